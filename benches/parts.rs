@@ -22,7 +22,7 @@ use portcullis::{
         },
         pool::Pool,
         server::LinkServer,
-        shares::{LinkShares, ShareRule},
+        shares::{GatewayShares, ShareRule},
         standing,
     },
     net::{stream::NetStream, tcp},
@@ -211,7 +211,7 @@ fn pool() -> Operation {
         links_per_peer: None,
     };
     let pool = runtime.block_on(async {
-        let pool = Pool::new(limits, 1, LinkShares::new(1, ShareRule::Divided(1)), tasks.clone());
+        let pool = Pool::new(limits, 1, GatewayShares::new(1, ShareRule::Divided(1)), tasks.clone());
         let (opener, mut server) = linked().await;
         pool.take_in(opener).unwrap();
         // The other gateway answers pings.

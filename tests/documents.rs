@@ -223,7 +223,7 @@ fn each_promise_of_security_names_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let code = sources(&root.join("tests")) + &sources(&root.join("src"));
     let text = page("SECURITY.md");
-    let tables = text.split("| promise | shown by |\n").skip(1);
+    let tables = text.split("| shown by |\n").skip(1);
     let rows: Vec<_> = tables
         .flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')))
         .map(|row| row.trim_end_matches('|').rsplit('|').next().unwrap())
@@ -238,13 +238,49 @@ fn each_promise_of_security_names_tests_that_exist() {
     assert!(rows.len() > 20, "the tables have moved: {} rows", rows.len());
 }
 
-/// What a constant of the sources says: the file of its module has a line for it.
-fn constant(path: &str) -> Duration {
+/// The source of the module that a constant is in, and the constant's name.
+fn module_of(path: &str) -> (String, &str) {
     let (module, name) = path.rsplit_once("::").unwrap_or_else(|| panic!("{path} names no constant"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(module.replace("::", "/"));
     let files = [source.with_extension("rs"), source.join("mod.rs")];
     let text = files.iter().find_map(|file| fs::read_to_string(file).ok());
-    let text = text.unwrap_or_else(|| panic!("no module {module}"));
+    (text.unwrap_or_else(|| panic!("no module {module}")), name)
+}
+
+/// A number of the sources, which may be written as a product.
+fn number(path: &str) -> u64 {
+    let (text, name) = module_of(path);
+    let found = Regex::new(&format!(r"const {name}: (?:usize|u32) = ([0-9_* ]+);")).unwrap();
+    let product =
+        found.captures(&text).unwrap_or_else(|| panic!("no number {path}"))[1].replace([' ', '_'], "");
+    product.split('*').map(|factor| factor.parse::<u64>().unwrap()).product()
+}
+
+#[test]
+fn every_number_of_security_is_that_of_its_constant() {
+    let text = page("SECURITY.md");
+    let table = text.split("| number | value | where |\n").nth(1).unwrap();
+    let rows: Vec<_> = table.lines().skip(1).take_while(|line| line.starts_with('|')).collect();
+    for row in &rows {
+        let [_, value, path] = row.trim_matches('|').split('|').collect::<Vec<_>>()[..] else {
+            panic!("{row}")
+        };
+        let (digits, unit) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
+        let unit = match unit {
+            "" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            other => panic!("{row} is in {other}"),
+        };
+        let written = digits.replace(',', "").parse::<u64>().unwrap() * unit;
+        assert_eq!(written, number(path.trim().trim_matches('`')), "{row}");
+    }
+    assert!(rows.len() >= 12, "the table has moved: {} rows", rows.len());
+}
+
+/// What a constant of the sources says: the file of its module has a line for it.
+fn constant(path: &str) -> Duration {
+    let (text, name) = module_of(path);
     let value = text.split(&format!("const {name}: Duration = Duration::from_")).nth(1);
     let value = value.unwrap_or_else(|| panic!("no constant {path}"));
     let (unit, number) = value.split(')').next().unwrap().split_once('(').unwrap();

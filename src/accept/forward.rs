@@ -25,7 +25,7 @@ use crate::{
         peer_links::{LOST_MAX, REMEMBERED},
         server::{IdleLossReason, LinkServer},
         session_side::SessionSide,
-        shares::LinkShares,
+        shares::GatewayShares,
         succession::{Succeeding, Succession, forget_succeeded},
     },
     net::tcp,
@@ -220,7 +220,7 @@ pub fn reception(
     greeter: HandshakeContext,
     visitors: Arc<DialledInPeers>,
     server: Arc<LinkServer>,
-    links: Arc<LinkShares>,
+    links: Arc<GatewayShares>,
     serve: ServeSession,
 ) -> LinkReception {
     let notices = greeter.notices.clone();

@@ -16,6 +16,7 @@ use crate::{
         multiplex::handle::{LinkGone, LocalSide, SessionFate, SessionHandle, SessionRemains, Undelivered},
         peer_record::{PEER_REST, PeerRecord},
         session_side::{LinkSlot, SessionSide},
+        shares::{GatewayShares, SharePermit},
     },
     net::{echo::EchoStream, stream::NetStream},
     proto::{Refusal, multiplex::frame::CutCause},
@@ -405,6 +406,27 @@ async fn grant_session(
 fn internal_end(counters: &SessionCounters, what: &str) -> SessionEnd {
     let reason = format!("{what}; this is a bug");
     SessionEnd { who: EndedBy::Internal, phase: counters.phase(), reason }
+}
+
+/// A place for the backend of a session that a gateway has sent, in that gateway's share.
+pub(super) fn take_backend(
+    gateway: Option<&Peer>,
+    backends: &Arc<GatewayShares>,
+) -> Result<Option<Box<SharePermit>>, ConnectFailure> {
+    let Some(gateway) = gateway.map(Peer::label) else { return Ok(None) };
+    let Some(permit) = backends.take(&gateway) else {
+        let (open, most) = (backends.held(), backends.max());
+        let reason = match open >= most {
+            true => format!("{open} backend connections are open, all that the limit of open files allows"),
+            false => format!(
+                "{gateway}'s part of the backend connections is used up: {open} are open of the {most} that the limit \
+                 of open files allows, and the rest is kept for other gateways"
+            ),
+        };
+        return Err(connect_failure(EndedBy::Limit, Refusal::Full, reason));
+    };
+    permit.note_used();
+    Ok(Some(Box::new(permit)))
 }
 
 pub(super) fn connect_failure(who: EndedBy, refusal: Refusal, reason: String) -> ConnectFailure {

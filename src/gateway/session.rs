@@ -11,19 +11,25 @@ use std::{
 };
 
 use super::{
-    attempt::{AttemptOutcome, DownstreamSide, EndWithRefusal, connect_failure, refuse_session},
+    attempt::{
+        AttemptOutcome, DownstreamSide, EndWithRefusal, connect_failure, refuse_session, take_backend,
+    },
     service::{Service, ServiceSettings, ServiceTable},
 };
 use crate::{
     accept::{SessionOutcome, SessionRequest, idle::IdleState},
     admission::{
         clients::{ClientAdmission, ClientGates, ClientPermit, ClientRefusal, LoginRefusal},
-        quota::{DescriptorQuota, QuotaPermit},
         usage_table::{LimitReached, UsagePlace},
     },
     auth::ClientLogins,
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
-    link::{Peer, lockdown::Lockdown, session_side::SessionSide},
+    link::{
+        Peer,
+        lockdown::Lockdown,
+        session_side::SessionSide,
+        shares::{GatewayShares, SharePermit},
+    },
     profile::{Half, SessionLimits},
     proto::Refusal,
     telemetry::{
@@ -33,7 +39,7 @@ use crate::{
         registry::{SessionCounters, SessionGuard, SessionKind, SessionRegistry, SessionStopper, StopReason},
         snapshot::{ServicePhase, SessionPhase},
     },
-    verify::probe::PendingProbes,
+    verify::probe::{self, PendingProbes},
 };
 use arc_swap::ArcSwap;
 use tokio::{
@@ -64,8 +70,8 @@ pub struct SessionContext {
     pub gates: Arc<ClientGates>,
     /// Who the clients of requests are.
     pub logins: Arc<ClientLogins>,
-    /// Connections of the internal half to backends.
-    pub backends: Arc<DescriptorQuota>,
+    /// Connections of the internal half to backends, shared out among the DMZ gateways.
+    pub backends: Arc<GatewayShares>,
     /// What the inside has locked.
     pub lockdown: Lockdown,
 }
@@ -147,8 +153,13 @@ async fn run_within_limit(
     stopper: &SessionStopper,
     sessions: &SessionContext,
 ) -> EndWithRefusal {
-    let limit = way.service.settings.load().session_limit.filter(|_| !asked.probe);
-    let limit = limit.map(|limit| (Instant::now() + limit, StopReason::SessionLimit(limit)));
+    let limit = match asked.probe {
+        false => way.service.settings.load().session_limit,
+        // Another gateway may say that it sends one, and never end it.
+        true => asked.peer.as_ref().map(|_| probe::WITHIN),
+    };
+    let late = if asked.probe { StopReason::ProbeLate } else { StopReason::SessionLimit };
+    let limit = limit.map(|limit| (Instant::now() + limit, late(limit)));
     let expiry = asked.expires.map(|at| (at, StopReason::TokenExpired));
     let end = limit.into_iter().chain(expiry).min_by_key(|(at, _)| *at);
     let revocation = asked.downstream.revocation();
@@ -315,7 +326,7 @@ struct SessionPermits {
     _client: ClientPermit,
     _peer: Option<Box<UsagePlace<Arc<str>>>>,
     _service: super::service::SessionPermit,
-    _backend: Option<QuotaPermit>,
+    _backend: Option<Box<SharePermit>>,
 }
 
 /// Decides whether a session may be served.
@@ -344,7 +355,7 @@ fn admit_session(
     }
     let peer = admit_peer(service, asked.peer.as_ref(), settings.per_peer.as_ref())?;
     let permit = admit(service, asked.peer.as_ref(), settings.peers.as_deref(), asked.idle_state.take())?;
-    let backend = take_backend(half, &sessions.backends)?;
+    let backend = take_backend(asked.peer.as_ref().filter(|_| half == Half::Internal), &sessions.backends)?;
     Ok(SessionPermits { _client: client, _peer: peer, _service: permit, _backend: backend })
 }
 
@@ -428,20 +439,6 @@ fn admit_peer(
             LimitReached::Rate { rate, .. } => format!("{rate} new sessions"),
         };
         let reason = format!("`per_peer` allows {} {most}", peer.label());
-        connect_failure(EndedBy::Limit, Refusal::Full, reason)
-    })
-}
-
-/// A place for the connection to a backend, where an internal half makes it.
-fn take_backend(half: Half, backends: &Arc<DescriptorQuota>) -> Result<Option<QuotaPermit>, ConnectFailure> {
-    if half == Half::Dmz {
-        return Ok(None);
-    }
-    backends.try_take().map(Some).ok_or_else(|| {
-        let reason = format!(
-            "{} backend connections are open, all that the limit of open files allows",
-            backends.max()
-        );
         connect_failure(EndedBy::Limit, Refusal::Full, reason)
     })
 }

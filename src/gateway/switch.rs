@@ -285,8 +285,8 @@ impl Engine {
         self.shared.clients.resize(shares.clients);
         self.shared.handshakes.resize(shares.client_handshakes);
         // Links of a half that goes may have opened sessions a moment ago, which are still served.
-        if profile.internal.is_some() {
-            self.shared.sessions.backends.resize(shares.backends);
+        if let Some(half) = &profile.internal {
+            self.shared.sessions.backends.divide(shares.backends, InternalSide::count_names(half));
         }
         if let Some(line) = self.budget.describe_shortage(profile, self.one_session_links) {
             self.shared.notices.warn(LogEvent::DescriptorsShort.line(line));

@@ -27,7 +27,7 @@ use super::{
     link_services::LinkServices,
     lockdown::Lockdown,
     server::IdleLossReason,
-    shares::{LinkPermit, LinkShares},
+    shares::{GatewayShares, SharePermit},
     target_addresses::TargetAddresses,
 };
 use crate::{
@@ -66,7 +66,7 @@ pub struct KeeperContext {
     pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,
     pub outer: OuterTlsCell,
     /// Links in all, ready or carrying.
-    pub links: Arc<LinkShares>,
+    pub links: Arc<GatewayShares>,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
     /// Gateways that are not dialled.
@@ -97,7 +97,7 @@ pub struct SocksLink {
     pub reached: DialledStream,
     /// What it is to be parked for.
     pub service: Option<ServiceName>,
-    pub place: LinkPermit,
+    pub place: SharePermit,
     /// Counts it as dialling until it stands or fails.
     pub under_way: DialGuard,
 }
@@ -195,7 +195,7 @@ impl LinkKeeper {
     }
 
     /// A place for a link that is dialled for one session.
-    pub fn take_permit(&self) -> Option<LinkPermit> {
+    pub fn take_permit(&self) -> Option<SharePermit> {
         self.shared.links.take(&self.name)
     }
 
@@ -328,7 +328,7 @@ impl LinkKeeper {
     }
 
     /// One link from its dial to where it is used.
-    async fn dial_link(self: Arc<Self>, service: Option<ServiceName>, mut place: LinkPermit) {
+    async fn dial_link(self: Arc<Self>, service: Option<ServiceName>, mut place: SharePermit) {
         let under_way = DialGuard { keeper: self.clone(), service: service.clone() };
         let terms = self.uses.terms();
         let holds = terms.generation.token();
@@ -356,7 +356,7 @@ impl LinkKeeper {
         uses.run_socks_link(self, SocksLink { reached, service, place, under_way }).await;
     }
 
-    async fn establish_link(&self, mut linked: EstablishedLink, place: LinkPermit) {
+    async fn establish_link(&self, mut linked: EstablishedLink, place: SharePermit) {
         self.uses.note_hello(&linked);
         if linked.grant.granted.is_empty() {
             let why = unused_reason(&linked);

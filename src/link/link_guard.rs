@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::{
     link_table::{LinkEntry, LinkTable},
     load::{LinkLoad, LinkRoom},
-    shares::LinkPermit,
+    shares::SharePermit,
 };
 use crate::{
     net::stream::NetStream,
@@ -171,7 +171,7 @@ pub struct LinkGuard {
     key: u64,
     entry: Arc<LinkEntry>,
     /// Its place in the share of its gateway.
-    permit: Option<LinkPermit>,
+    permit: Option<SharePermit>,
 }
 
 /// ```text
@@ -198,14 +198,14 @@ impl LinkActivity {
 }
 
 impl LinkGuard {
-    pub fn ready(counts: &Arc<LinkCounters>, place: Option<LinkPermit>) -> Self {
+    pub fn ready(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
         counts.counter(LinkActivity::Ready).fetch_add(1, Ordering::Relaxed);
         let (key, entry) = counts.table.add();
         Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: place }
     }
 
     /// The seat of a link that was dialled for one session.
-    pub fn carrying(counts: &Arc<LinkCounters>, place: Option<LinkPermit>) -> Self {
+    pub fn carrying(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
         let mut seat = Self::ready(counts, place);
         seat.mark_busy();
         seat
@@ -244,7 +244,7 @@ impl LinkGuard {
     pub fn note_session(&mut self) {
         self.counts.opened.fetch_add(1, Ordering::Relaxed);
         self.entry.note_session();
-        self.permit.iter().for_each(LinkPermit::note_used);
+        self.permit.iter().for_each(SharePermit::note_used);
     }
 
     /// It has more room than before, or less.

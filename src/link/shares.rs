@@ -1,5 +1,6 @@
-//! Limits how many of this half's links each gateway may have, by the name in its certificate, wherever it dials
-//! from. A gateway that takes all it can get leaves the others their share.
+//! Shares out among gateways what there is only so much of: the links of this half, and the connections to backends of an
+//! internal one. Each gateway is known by the name in its certificate, wherever it dials from, and one that takes all it
+//! can get leaves the others their share.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +16,7 @@ use crate::telemetry::clock;
 /// A gateway that has had no session for so long lends half of what it leaves unused.
 const IDLE_MS: u64 = 60_000;
 
-/// How links are shared out.
+/// How that is shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShareRule {
     /// So many gateways have an equal part each, and more only while the others leave theirs unused.
@@ -31,9 +32,9 @@ impl ShareRule {
     }
 }
 
-/// All links of one half.
+/// What gateways hold of one kind, and how much there is.
 #[derive(Debug)]
-pub struct LinkShares {
+pub struct GatewayShares {
     max: AtomicUsize,
     /// What each gateway may have, whatever is left.
     each_max: AtomicUsize,
@@ -44,7 +45,7 @@ pub struct LinkShares {
 #[derive(Debug)]
 struct HeldByGateway {
     rule: ShareRule,
-    links: HashMap<Arc<str>, HeldLinks>,
+    gateways: HashMap<Arc<str>, GatewayUse>,
     /// The names that gateways have shown last, by the addresses that are dialled.
     names: HashMap<Arc<str>, Arc<str>>,
 }
@@ -54,15 +55,15 @@ impl HeldByGateway {
         self.names.get(gateway).unwrap_or(gateway).clone()
     }
 
-    fn add_link(&mut self, name: &Arc<str>) {
-        self.links.entry(name.clone()).or_insert(HeldLinks { links: 0, used_ms: None }).links += 1;
+    fn add_one(&mut self, name: &Arc<str>) {
+        self.gateways.entry(name.clone()).or_insert(GatewayUse { held: 0, used_ms: None }).held += 1;
     }
 
-    fn remove_link(&mut self, name: &Arc<str>) {
-        let Some(held) = self.links.get_mut(name) else { return };
-        held.links = held.links.saturating_sub(1);
-        if held.links == 0 && held.used_ms.is_none() {
-            self.links.remove(name);
+    fn remove_one(&mut self, name: &Arc<str>) {
+        let Some(of_gateway) = self.gateways.get_mut(name) else { return };
+        of_gateway.held = of_gateway.held.saturating_sub(1);
+        if of_gateway.held == 0 && of_gateway.used_ms.is_none() {
+            self.gateways.remove(name);
         }
     }
 
@@ -72,48 +73,56 @@ impl HeldByGateway {
     }
 }
 
-/// Links of one gateway.
+/// What one gateway holds.
 #[derive(Debug)]
-struct HeldLinks {
-    links: usize,
+struct GatewayUse {
+    held: usize,
     /// `clock::coarse_ms` of its last session.
     used_ms: Option<u64>,
 }
 
-impl HeldLinks {
+impl GatewayUse {
     fn is_in_use(&self, now_ms: u64) -> bool {
         self.used_ms.is_some_and(|used_ms| now_ms.saturating_sub(used_ms) < IDLE_MS)
     }
 }
 
-/// A link's place in the share of its gateway, for as long as it lives.
-pub struct LinkPermit {
-    of: Arc<LinkShares>,
+/// A place in the share of a gateway, for as long as what it is for lives.
+pub struct SharePermit {
+    of: Arc<GatewayShares>,
     gateway: Arc<str>,
     /// Where it is dialled, or the same name.
     asked_for: Arc<str>,
 }
 
-impl fmt::Debug for LinkPermit {
+impl fmt::Debug for SharePermit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("LinkPlace").field(&self.gateway).finish()
+        out.debug_tuple("SharePermit").field(&self.gateway).finish()
     }
 }
 
-impl LinkShares {
+impl Default for GatewayShares {
+    /// Nothing, for nobody.
+    fn default() -> Self {
+        let held =
+            HeldByGateway { rule: ShareRule::Divided(1), gateways: HashMap::new(), names: HashMap::new() };
+        Self { max: AtomicUsize::new(0), each_max: AtomicUsize::new(usize::MAX), held: Mutex::new(held) }
+    }
+}
+
+impl GatewayShares {
     pub fn new(max: usize, rule: ShareRule) -> Arc<Self> {
-        Arc::new(Self {
-            max: AtomicUsize::new(max),
-            each_max: AtomicUsize::new(usize::MAX),
-            held: Mutex::new(HeldByGateway { rule, links: HashMap::new(), names: HashMap::new() }),
-        })
+        let shares = Self::default();
+        shares.resize(max);
+        shares.follow_rule(rule);
+        Arc::new(shares)
     }
 
     pub fn max(&self) -> usize {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Links that stand stay, even if they exceed the new bound.
+    /// What is held stays, even if it exceeds the new bound.
     pub fn resize(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }
@@ -128,28 +137,34 @@ impl LinkShares {
         }
     }
 
+    /// There is so much, for so many gateways.
+    pub fn divide(&self, max: usize, gateways: usize) {
+        self.resize(max);
+        self.follow_rule(ShareRule::Divided(gateways));
+    }
+
     /// No gateway may have more from now on; those that stand stay.
     pub fn bound_each(&self, max: Option<usize>) {
         self.each_max.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
-    /// Links of all gateways.
+    /// What all gateways hold.
     pub fn held(&self) -> usize {
-        self.lock().links.values().map(|held| held.links).sum()
+        self.lock().gateways.values().map(|of_gateway| of_gateway.held).sum()
     }
 
-    /// A place for one more link of a gateway, if it may have one.
-    pub fn take(self: &Arc<Self>, gateway: &Arc<str>) -> Option<LinkPermit> {
+    /// One more place for a gateway, if it may have one.
+    pub fn take(self: &Arc<Self>, gateway: &Arc<str>) -> Option<SharePermit> {
         let now_ms = clock::coarse_ms();
         let mut held = self.lock();
-        held.links.retain(|_, held| held.links > 0 || held.is_in_use(now_ms));
+        held.gateways.retain(|_, of_gateway| of_gateway.held > 0 || of_gateway.is_in_use(now_ms));
         let name = held.name_of(gateway);
-        let own = held.links.get(&name).map_or(0, |held| held.links);
+        let own = held.gateways.get(&name).map_or(0, |of_gateway| of_gateway.held);
         if own >= self.most(&held, &name, now_ms) {
             return None;
         }
-        held.add_link(&name);
-        Some(LinkPermit { of: self.clone(), gateway: name, asked_for: gateway.clone() })
+        held.add_one(&name);
+        Some(SharePermit { of: self.clone(), gateway: name, asked_for: gateway.clone() })
     }
 
     /// Links that a gateway may have now.
@@ -159,17 +174,17 @@ impl LinkShares {
     }
 
     fn most(&self, held: &HeldByGateway, gateway: &Arc<str>, now_ms: u64) -> usize {
-        let others = || held.links.iter().filter(|(name, _)| *name != gateway).map(|(_, held)| held);
-        let left_by_others = self.max().saturating_sub(others().map(|held| held.links).sum());
+        let others = || held.gateways.iter().filter(|(name, _)| *name != gateway).map(|(_, other)| other);
+        let left_by_others = self.max().saturating_sub(others().map(|other| other.held).sum());
         let share = match held.rule {
             ShareRule::HalfOfTheRest => left_by_others.div_ceil(2),
             ShareRule::Divided(gateways) => {
                 let known = others().count();
                 let gateways = gateways.saturating_sub(held.same_again()).max(1);
                 let share = (self.max() / gateways.max(known + 1)).max(1);
-                let kept_back = |held: &HeldLinks| {
-                    let unused = share.saturating_sub(held.links);
-                    if held.is_in_use(now_ms) { unused } else { unused.div_ceil(2) }
+                let kept_back = |other: &GatewayUse| {
+                    let unused = share.saturating_sub(other.held);
+                    if other.is_in_use(now_ms) { unused } else { unused.div_ceil(2) }
                 };
                 let absent = gateways.saturating_sub(known + 1) * share.div_ceil(2);
                 let kept_back = others().map(kept_back).sum::<usize>() + absent;
@@ -184,29 +199,29 @@ impl LinkShares {
     }
 }
 
-impl LinkPermit {
+impl SharePermit {
     /// The gateway at its other end has shown its name: all of that name share.
     pub fn note_name(&mut self, name: &Arc<str>) {
         let mut held = self.of.lock();
         held.names.insert(self.asked_for.clone(), name.clone());
         if self.gateway != *name {
-            held.remove_link(&self.gateway);
-            held.add_link(name);
+            held.remove_one(&self.gateway);
+            held.add_one(name);
             self.gateway = name.clone();
         }
     }
 
     /// A session has come over the link.
     pub fn note_used(&self) {
-        if let Some(held) = self.of.lock().links.get_mut(&self.gateway) {
-            held.used_ms = Some(clock::coarse_ms());
+        if let Some(of_gateway) = self.of.lock().gateways.get_mut(&self.gateway) {
+            of_gateway.used_ms = Some(clock::coarse_ms());
         }
     }
 }
 
-impl Drop for LinkPermit {
+impl Drop for SharePermit {
     fn drop(&mut self) {
-        self.of.lock().remove_link(&self.gateway);
+        self.of.lock().remove_one(&self.gateway);
     }
 }
 
@@ -219,13 +234,13 @@ mod tests {
     }
 
     /// Takes all that a gateway can get.
-    fn take_all(shares: &Arc<LinkShares>, gateway: &str) -> Vec<LinkPermit> {
+    fn take_all(shares: &Arc<GatewayShares>, gateway: &str) -> Vec<SharePermit> {
         std::iter::from_fn(|| shares.take(&name(gateway))).collect()
     }
 
     #[test]
     fn a_gateway_that_is_used_keeps_its_share_and_one_that_is_not_lends_half() {
-        let shares = LinkShares::new(64, ShareRule::Divided(2));
+        let shares = GatewayShares::new(64, ShareRule::Divided(2));
         let honest = shares.take(&name("honest")).expect("there is room");
         let greedy = take_all(&shares, "greedy");
         assert_eq!(greedy.len(), 47, "32 of its own, and half of the 31 that are unused");
@@ -241,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_gateway_that_is_not_there_is_left_half_of_its_share() {
-        let shares = LinkShares::new(64, ShareRule::Divided(2));
+        let shares = GatewayShares::new(64, ShareRule::Divided(2));
         let greedy = take_all(&shares, "greedy");
         assert_eq!(greedy.len(), 48);
         assert_eq!(take_all(&shares, "late").len(), 16);
@@ -249,21 +264,21 @@ mod tests {
 
     #[test]
     fn one_alone_may_have_all_and_few_links_are_shared_too() {
-        assert_eq!(take_all(&LinkShares::new(7, ShareRule::among(1)), "only").len(), 7);
-        let shares = LinkShares::new(3, ShareRule::Divided(4));
+        assert_eq!(take_all(&GatewayShares::new(7, ShareRule::among(1)), "only").len(), 7);
+        let shares = GatewayShares::new(3, ShareRule::Divided(4));
         assert_eq!(take_all(&shares, "one").len(), 1);
     }
 
     #[test]
     fn addresses_of_one_name_have_one_share_together() {
-        let shares = LinkShares::new(60, ShareRule::Divided(3));
+        let shares = GatewayShares::new(60, ShareRule::Divided(3));
         let mut dialled: Vec<_> =
             ["a:1", "b:1", "c:1"].map(|at| shares.take(&name(at)).expect("room")).into();
         assert_eq!(shares.links_allowed(&name("c:1")), 60 - 2 - 10 - 10, "two have one each");
         for (permit, shown) in dialled.iter_mut().zip(["twice", "twice", "other"]) {
             permit.note_name(&name(shown));
         }
-        dialled.iter().for_each(LinkPermit::note_used);
+        dialled.iter().for_each(SharePermit::note_used);
         assert_eq!(take_all(&shares, "a:1").len(), 28, "two of its thirty stand");
         let of_twice: Vec<_> = std::iter::from_fn(|| shares.take(&name("a:1"))).collect();
         assert_eq!((of_twice.len(), shares.take(&name("b:1")).is_none()), (28, true));
@@ -279,7 +294,7 @@ mod tests {
 
     #[test]
     fn none_has_more_than_each_may_have() {
-        let shares = LinkShares::new(100, ShareRule::among(1));
+        let shares = GatewayShares::new(100, ShareRule::among(1));
         shares.bound_each(Some(4));
         let held = take_all(&shares, "only");
         assert_eq!((held.len(), shares.links_allowed(&name("only"))), (4, 4));
@@ -291,7 +306,7 @@ mod tests {
 
     #[test]
     fn each_may_have_half_of_what_the_others_leave() {
-        let shares = LinkShares::new(100, ShareRule::among(3));
+        let shares = GatewayShares::new(100, ShareRule::among(3));
         let greedy = take_all(&shares, "greedy");
         let second = take_all(&shares, "second");
         let third = take_all(&shares, "third");

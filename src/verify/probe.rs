@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// The deadline of a probe: enough for a client's `wait`, the dial of a backend, and some more.
-const WITHIN: Duration = Duration::from_secs(10);
+pub const WITHIN: Duration = Duration::from_secs(10);
 /// SOCKS5 cannot express every refusal: one that it cannot shows as a cut within this time.
 const CUT_WITHIN: Duration = Duration::from_millis(500);
 const WORDLESS: &str = "its session ended without a word; this is a bug";

@@ -238,6 +238,37 @@ fn a_locked_half_does_not_leave_reverse_mode_and_says_so_before() {
     echoes(outside.accept("web"));
 }
 
+/// What a rollback needs must not be refused by then.
+#[test]
+fn a_switch_to_reverse_that_goes_back_has_taken_no_lock() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    for mode in ["forward", "reverse"] {
+        place.write(&format!("{mode}.yaml"), &format!("name: one\nmode: {mode}\n{}", ports.dmz(DMZ_TLS)));
+    }
+    let inside = format!("name: one\nmode: forward\n{}", ports.internal(INTERNAL_TLS, "echo://"));
+    place.write("inside.yaml", &inside);
+    let _inside = place.start_as("inside", &[], &["--no-ui", "--profile", "inside.yaml"]);
+    let outside = place.start_as("outside", &[], &["--no-ui", "--profile", "forward.yaml"]);
+    outside.wait_healthy();
+    std::thread::scope(|scope| {
+        let switch = scope.spawn(|| refused(&place, "outside", &["switch", "./reverse.yaml"]));
+        let under_way = |status: &Value| !status["switching"].is_null();
+        let status = outside.wait("the other half does not follow", SOON, under_way);
+        assert!(status["confined"]["dmz"].is_null(), "{status:#}");
+        echoes(outside.accept("web"));
+        let why = switch.join().expect("it is refused");
+        assert!(why.contains("rolled back"), "{why}");
+    });
+    let status = outside.status();
+    assert_eq!((&status["mode"], &status["confined"]["dmz"]), (&"forward".into(), &Value::Null));
+    assert!(!outside.log().contains("locked: the DMZ half can accept"), "{}", outside.log());
+    // It dials as before: its links are made anew.
+    done(&place, "inside", &["stop"]);
+    let _again = place.start_as("again", &[], &["--no-ui", "--profile", "inside.yaml"]);
+    outside.wait_healthy();
+    echoes(outside.accept("web"));
+}
+
 #[test]
 fn what_was_not_known_at_the_start_is_refused_by_its_path() {
     let place = Place::with_certificates();

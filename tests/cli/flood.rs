@@ -3,6 +3,8 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -40,7 +42,7 @@ fn a_flood_of_strangers_is_a_few_lines_in_the_log() {
 /// A client that is reset as soon as it is there.
 fn comes_and_is_cut(port: SocketAddr) {
     let client = connect(port);
-    SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).expect("it is set");
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("it is set");
 }
 
 /// Sessions that the log tells of: those with a line each, and those that were counted.
@@ -61,7 +63,7 @@ fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
     place.write("one.yaml", crate::DIRECT);
     let gateway = place.start_as("one", &[], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     (0..CUT).for_each(|_| comes_and_is_cut(port));
     gateway.wait("all have ended", SOON, |status| {
         status["totals"]["sessions_open"] == 0
@@ -127,5 +129,85 @@ fn how_many_may_begin_at_once_follows_the_limit_of_open_files() {
             status["descriptors"]["used"].as_u64() > Some(FLOOD as u64)
         });
         flood
+    });
+}
+
+/// Connections of the one address, those of them at once, and new ones that it may have.
+const FLOOD: usize = 20_000;
+const FLOODERS: usize = 8;
+const AT_ONCE: usize = 50;
+const BURST: usize = 40;
+const RATE: usize = 20;
+/// Clients that are measured before the flood, and at least during it.
+const MEASURED: usize = 300;
+
+const LIMITED: &str = "mode: direct\ndmz:\n  services:\n    echo: { accept: 'tcp://127.0.0.1:0', connect: 'echo://', \
+                       per_client: { sessions: 50, rate: 20/s, burst: 40 } }\n";
+
+/// Connections of 127.0.0.2, many at once; how many were served.
+fn floods(port: SocketAddr) -> usize {
+    let mut served = 0;
+    for _ in 0..FLOOD / FLOODERS / AT_ONCE {
+        let mut clients: Vec<_> = (0..AT_ONCE).map(|_| connect_from([127, 0, 0, 2], port)).collect();
+        for client in &mut clients {
+            // So that no port is kept for it when it is over.
+            SockRef::from(&*client).set_linger(Some(Duration::ZERO)).expect("it is set");
+            // It may be reset before, and is then.
+            let _ = client.write_all(b"x");
+            served += usize::from(client.read_exact(&mut [0]).is_ok());
+        }
+    }
+    served
+}
+
+/// How long clients of many other addresses take to be served, each once; all of them are.
+fn set_up(port: SocketAddr, first: usize, count: usize) -> Vec<Duration> {
+    let one = |at: usize| {
+        let began = Instant::now();
+        let mut client = connect_from([127, 1, (at / 250) as u8, 1 + (at % 250) as u8], port);
+        client.write_all(b"x").expect("it is sent");
+        client.read_exact(&mut [0]).expect("it is served, whatever another one does");
+        let took = began.elapsed();
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("it is set");
+        took
+    };
+    (first..first + count).map(one).collect()
+}
+
+/// A row of the table: clients, and two percentiles of their set-up.
+fn row(when: &str, mut took: Vec<Duration>) {
+    took.sort();
+    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+    println!("| {when} | {} | {:.2} | {:.2} |", took.len(), at(50), at(99));
+}
+
+#[test]
+fn twenty_thousand_connections_of_one_address_turn_no_other_away() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", LIMITED);
+    let gateway = place.start_as("one", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "one.yaml"]);
+    let port = gateway.accept("echo");
+    let quiet = set_up(port, 0, MEASURED);
+    let began = Instant::now();
+    let (served, under_flood) = thread::scope(|scope| {
+        let flood: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(|| floods(port))).collect();
+        let mut took = Vec::new();
+        while took.len() < MEASURED || flood.iter().any(|thread| !thread.is_finished()) {
+            took.extend(set_up(port, (MEASURED + took.len()) % 50_000, 10));
+        }
+        (flood.into_iter().map(|thread| thread.join().expect("it floods")).sum::<usize>(), took)
+    });
+    let seconds = began.elapsed().as_secs() as usize + 1;
+    let others = quiet.len() + under_flood.len();
+    println!("| set-up of others | clients | p50 ms | p99 ms |\n|---|---|---|---|");
+    row("quiet", quiet);
+    row(&format!("{FLOOD} connections of one address in {seconds} s, {served} served"), under_flood);
+    assert!(served <= BURST + RATE * seconds, "{served} of one address in {seconds} s");
+    gateway.wait("each was served or refused", SOON, |status| {
+        let totals = &status["totals"];
+        totals["sessions_open"] == 0
+            && totals["sessions"].as_u64() >= Some((others + served) as u64)
+            && totals["sessions"].as_u64().zip(totals["refused"].as_u64()).map(|(a, b)| a + b)
+                == Some((others + FLOOD) as u64)
     });
 }

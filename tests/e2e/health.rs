@@ -167,7 +167,7 @@ async fn a_drained_service_is_told_with_who_did_it() {
 #[tokio::test]
 async fn an_accepts_certificate_that_ends_soon_is_told() {
     let place = Place::new();
-    crate::tls::make_ending(&place, "www", 3);
+    crate::tls::make_ending(&place, "www", time::Duration::days(3));
     let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(place.pki("www.key"), only_ours).unwrap();
     let text = "mode: direct\ndmz:\n  services:\n    orders:\n      accept: [{ address: 'tls://127.0.0.1:0', \

@@ -16,6 +16,7 @@ mod pool;
 mod renewal;
 mod revoked;
 mod rollback;
+mod rotations;
 mod sessions;
 mod silence;
 mod socks;

@@ -31,21 +31,21 @@ use crate::{
     },
 };
 
-const WWW: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
+pub const WWW: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
 
 fn place() -> Place {
     Place::with(&["dmz", "internal", "www"])
 }
 
 /// A client that trusts the authority which `place` has now.
-async fn ask(place: &Place, at: SocketAddr) -> TlsStream<TcpStream> {
+pub async fn ask(place: &Place, at: SocketAddr) -> TlsStream<TcpStream> {
     let config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
     let name = ServerName::try_from("www").unwrap();
     let asking = TlsConnector::from(Arc::new(config)).connect(name, dial(at).await);
     timeout(PATIENCE, asking).await.expect("an answer in time").unwrap()
 }
 
-fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+pub fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap()[0].clone()
 }
 
@@ -55,7 +55,7 @@ async fn echoes(client: &mut TlsStream<TcpStream>) {
 }
 
 /// Issues anew by the same authority.
-fn renew(place: &Place, name: &str) {
+pub fn renew(place: &Place, name: &str) {
     for file in [format!("{name}.pem"), format!("{name}.key")] {
         fs::remove_file(place.pki(&file)).unwrap();
     }

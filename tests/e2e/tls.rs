@@ -85,17 +85,17 @@ async fn turned_away(config: ClientConfig, at: SocketAddr) -> SocketAddr {
 
 /// A certificate for `dmz` from the CA of `place` that ended yesterday, as `expired.pem`.
 fn make_expired(place: &Place) {
-    make_ending(place, "expired", -1);
+    make_ending(place, "expired", time::Duration::days(-1));
 }
 
-/// The same that ends in so many days, in files of this name.
-pub fn make_ending(place: &Place, file: &str, in_days: i64) {
+/// The same that ends after so long, in files of this name.
+pub fn make_ending(place: &Place, file: &str, after: time::Duration) {
     let authority = fs::read_to_string(place.pki("ca.pem")).unwrap();
     let authority_key = KeyPair::from_pem(&fs::read_to_string(place.pki("ca.key")).unwrap()).unwrap();
     let issuer = Issuer::from_ca_cert_pem(&authority, authority_key).unwrap();
     let mut params = CertificateParams::new(vec!["dmz".to_owned()]).unwrap();
     params.not_before = time::OffsetDateTime::now_utc() - time::Duration::days(9);
-    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(in_days);
+    params.not_after = time::OffsetDateTime::now_utc() + after;
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate().unwrap();

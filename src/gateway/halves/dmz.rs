@@ -21,7 +21,7 @@ use crate::{
         keeper::{KeeperContext, KeeperTarget},
         listener::LinkReception,
         pool::Pool,
-        shares::{LinkShares, ShareRule},
+        shares::{GatewayShares, ShareRule},
         standing,
     },
     net::{listen::BindError, resolver::ResolvedNames},
@@ -62,7 +62,7 @@ enum DmzParts {
     Direct(HashMap<ServiceName, BackendSet>),
     Forward {
         connect: Vec<LinkAddress>,
-        links: Arc<LinkShares>,
+        links: Arc<GatewayShares>,
         pool: Arc<Pool>,
         dialler: Option<Arc<ForwardDialler>>,
     },
@@ -85,13 +85,13 @@ impl DmzSide {
             DmzMode::Direct(_) => DmzParts::Direct(HashMap::new()),
             DmzMode::Forward { connect, pool, .. } => {
                 let links =
-                    LinkShares::new(common.shares.load().dmz_links, ShareRule::Divided(connect.len()));
+                    GatewayShares::new(common.shares.load().dmz_links, ShareRule::Divided(connect.len()));
                 let pool = Pool::new(*pool, half.services.len(), links.clone(), common.tasks.clone());
                 DmzParts::Forward { connect: connect.clone(), links, pool, dialler: None }
             }
             DmzMode::Reverse { listen, bind, pool, tls } => {
                 let rule = ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len()));
-                let links = LinkShares::new(common.shares.load().dmz_links, rule);
+                let links = GatewayShares::new(common.shares.load().dmz_links, rule);
                 let pool = Pool::new(*pool, half.services.len(), links, common.tasks.clone());
                 DmzParts::Reverse { ingress: LinkIngress::prepare(listen, *bind, found)?, pool }
             }

@@ -19,7 +19,7 @@ use crate::{
         handshake::{HandshakeTerms, HelloRole},
         keeper::{KeeperContext, KeeperTarget},
         server::LinkServer,
-        shares::{LinkShares, ShareRule},
+        shares::{GatewayShares, ShareRule},
     },
     net::{listen::BindError, resolver::ResolvedNames},
     profile::{Half, InternalHalf, InternalMode, InternalService, RetryPolicy, ServiceName},
@@ -31,7 +31,7 @@ use crate::{
 /// Where the internal half gets its sessions from.
 pub struct InternalSide {
     security: LinkSecurity,
-    links: Arc<LinkShares>,
+    links: Arc<GatewayShares>,
     maximum: usize,
     offering: Arc<ArcSwap<OfferedServices>>,
     parts: InternalParts,
@@ -52,7 +52,7 @@ impl InternalSide {
         common: &SharedContext,
     ) -> Result<Self, BindError> {
         let links =
-            LinkShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
+            GatewayShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
         let offering = Arc::new(ArcSwap::from_pointee(offered_services(half, links.max(), common)));
         let identity = succeed_identity(identity, before.map(|before| &before.security.identity));
         let security = LinkSecurity::new(identity, outer, half.link_listen());
@@ -68,6 +68,12 @@ impl InternalSide {
             }
         };
         Ok(Self { security, maximum: half.maximum, offering, links, parts })
+    }
+
+    /// DMZ gateways that its sessions come from, by the names that they may show.
+    pub fn count_names(half: &InternalHalf) -> usize {
+        let names = half.link_tls().map_or(usize::MAX, |tls| tls.peers.len());
+        count_gateways(half).min(names)
     }
 
     /// Whether this half can keep running under another profile.
@@ -294,7 +300,7 @@ impl InternalSide {
 /// The DMZ gateways that this half dials, in reverse mode.
 fn dialled_gateways(
     security: &LinkSecurity,
-    links: &Arc<LinkShares>,
+    links: &Arc<GatewayShares>,
     offering: &Arc<ArcSwap<OfferedServices>>,
     common: &SharedContext,
 ) -> Arc<DialledGateways<ReverseDialler>> {

@@ -36,7 +36,7 @@ use super::{
     peer_links::{PeerLinks, ReadyLink, ReadyLinkLost, ServedServices, SharedLink},
     server::IdleLossReason,
     session_side::SessionSide,
-    shares::LinkShares,
+    shares::GatewayShares,
     standing::{StandingEvent, StandingLink},
 };
 use crate::{
@@ -62,7 +62,7 @@ pub struct TakenLink {
 pub struct Pool {
     tasks: Tasks,
     /// Of the links that peers dial.
-    shares: Arc<LinkShares>,
+    shares: Arc<GatewayShares>,
     offered: AtomicBool,
     generation: Arc<TermsGeneration>,
     contents: Mutex<PoolContents>,
@@ -76,7 +76,7 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// One for so many services.
-    pub fn new(limits: PoolLimits, services: usize, shares: Arc<LinkShares>, tasks: Tasks) -> Arc<Self> {
+    pub fn new(limits: PoolLimits, services: usize, shares: Arc<GatewayShares>, tasks: Tasks) -> Arc<Self> {
         shares.bound_each(limits.links_per_peer);
         let books = Mutex::new(PoolContents::new(limits, services));
         Arc::new(Self {

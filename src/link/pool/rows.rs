@@ -106,7 +106,7 @@ mod tests {
             Peer,
             peer_links::ServedServices,
             pool::contents::ServiceCounts,
-            shares::{LinkShares, ShareRule},
+            shares::{GatewayShares, ShareRule},
         },
         profile::PoolLimits,
         tasks::Tasks,
@@ -132,7 +132,7 @@ mod tests {
             retire: Duration::from_secs(3600),
             links_per_peer: None,
         };
-        let pool = Pool::new(limits, 3, LinkShares::new(8, ShareRule::Divided(1)), Tasks::default());
+        let pool = Pool::new(limits, 3, GatewayShares::new(8, ShareRule::Divided(1)), Tasks::default());
         pool.lock().peers = lanes;
         pool
     }

@@ -38,7 +38,7 @@ fn pool() -> Arc<Pool> {
 }
 
 fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
-    let shares = LinkShares::new(links, ShareRule::Divided(1));
+    let shares = GatewayShares::new(links, ShareRule::Divided(1));
     Pool::new(
         PoolLimits { prepared: 1, wait, waiters: 1, retire: Duration::from_secs(3600), links_per_peer: None },
         1,
@@ -110,7 +110,7 @@ async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
     };
     let dead = ServiceName::parse("dead").expect("a name");
     for (services, expected) in [(2, (4, 2)), (1, (8, 0))] {
-        let shares = LinkShares::new(LINKS_MAX, ShareRule::Divided(1));
+        let shares = GatewayShares::new(LINKS_MAX, ShareRule::Divided(1));
         let pool = Pool::new(limits, services, shares, Tasks::default());
         let live = orders();
         let waits = async |service: &ServiceName| {
@@ -169,7 +169,7 @@ async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than
         assert_eq!(stands(&pool, linked(0).await), at < 9, "link {at}");
     }
     assert!(stands(&pool, linked(1).await), "another peer has its own");
-    let few = LinkShares::new(6, ShareRule::HalfOfTheRest);
+    let few = GatewayShares::new(6, ShareRule::HalfOfTheRest);
     let limits = PoolLimits {
         prepared: 1,
         wait: Duration::ZERO,

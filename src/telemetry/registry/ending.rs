@@ -26,6 +26,8 @@ pub enum StopReason {
     Operator,
     /// It has lived for its service's `session_limit`.
     SessionLimit(Duration),
+    /// A check of the path that another gateway has sent, and has not ended in its time.
+    ProbeLate(Duration),
     /// What its client, or its SOCKS5 link, has shown was revoked.
     Revoked,
     /// What says who its client is has ended.
@@ -63,6 +65,10 @@ impl SessionStopper {
             StopReason::Operator => (EndedBy::Operator, "cut by the operator".to_owned()),
             StopReason::Revoked => (EndedBy::Policy, REVOKED.to_owned()),
             StopReason::TokenExpired => (EndedBy::Time, "its token has expired".to_owned()),
+            StopReason::ProbeLate(within) => {
+                let within = humantime::format_duration(within);
+                (EndedBy::Time, format!("a probe that was not over within {within}"))
+            }
             StopReason::SessionLimit(limit) => {
                 let limit = humantime::format_duration(limit);
                 (EndedBy::Time, format!("`session_limit` is {limit}, and it has lived so long"))

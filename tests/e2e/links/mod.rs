@@ -3,12 +3,14 @@
 mod agreement;
 mod alive;
 mod beside;
+mod captured;
 mod carries;
 mod dialled;
 mod each;
 mod epochs;
 pub mod halves;
 mod hostile;
+mod hostile_inside;
 mod hours;
 mod let_go;
 mod lockdown;

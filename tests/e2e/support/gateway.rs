@@ -44,6 +44,18 @@ pub async fn happens_after<T>(value: Duration, event: impl Future<Output = T>) -
 /// Between two looks at a gateway.
 const LOOK: Duration = Duration::from_millis(4);
 
+/// The port that clients of a service come in by.
+pub fn client_port_in(snapshot: &Snapshot, service: &str) -> SocketAddr {
+    let row = snapshot.services.iter().find(|row| row.name == service && !row.accept.is_empty());
+    row.unwrap().accept[0].rsplit_once("//").unwrap().1.parse().unwrap()
+}
+
+/// The port that links come in by.
+pub fn link_port_in(snapshot: &Snapshot) -> SocketAddr {
+    let at = snapshot.listening[0].split_once("//").unwrap().1;
+    at.split('/').next().unwrap().parse().unwrap()
+}
+
 /// A folder with profiles and a `pki` folder beside them.
 #[derive(Clone)]
 pub struct Place {
@@ -160,16 +172,12 @@ impl Gateway {
 
     /// The port that clients of a service come in by.
     pub async fn client_port(&self, service: &str) -> SocketAddr {
-        let snapshot = self.now().await;
-        let row = snapshot.services.iter().find(|row| row.name == service && !row.accept.is_empty());
-        row.unwrap().accept[0].rsplit_once("//").unwrap().1.parse().unwrap()
+        client_port_in(&*self.now().await, service)
     }
 
     /// The port that links come in by.
     pub async fn link_port(&self) -> SocketAddr {
-        let snapshot = self.now().await;
-        let at = snapshot.listening[0].split_once("//").unwrap().1;
-        at.split('/').next().unwrap().parse().unwrap()
+        link_port_in(&*self.now().await)
     }
 
     /// Waits until a session has ended with these two letters.

@@ -5,6 +5,7 @@ pub mod frames;
 pub mod gateway;
 pub mod lists;
 pub mod peers;
+pub mod program;
 pub mod socks;
 pub mod tls;
 pub mod tokens;
