@@ -35,6 +35,8 @@ mod pair;
 mod passed;
 #[path = "cli/pressure.rs"]
 mod pressure;
+#[path = "cli/previous.rs"]
+mod previous;
 mod process;
 #[path = "cli/service_manager.rs"]
 mod service_manager;

@@ -312,7 +312,9 @@ pub struct PoolRow {
     pub cut: u64,
     /// Seconds until the next dial, while one is held back after a failure.
     pub retry_seconds: Option<f64>,
-    /// What its links speak: `portcullis/2` or `socks/5`; unknown before the first stood.
+    /// What its links speak: `portcullis/2` or `socks/5`; unknown before the first stood. Gateways of 0.1.0 and their
+    /// recordings call it `wire`.
+    #[serde(default, alias = "wire")]
     pub protocol: Option<String>,
     /// Sessions on its links.
     #[serde(default)]

@@ -1,5 +1,5 @@
 //! Upgrading a pair as `docs/operate.md` says it, command by command: no session is cut, and no client
-//! is refused where there are two DMZ gateways.
+//! is refused where there are two DMZ gateways. From this build to itself, and from the version before it.
 
 use std::{
     fs,
@@ -14,10 +14,13 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use crate::{
     connect,
+    previous::{self, OURS, SOCKS},
     process::{Gateway, Place, SOON, until},
-    setup::{dmz_half, free_port, internal_half},
+    setup::{dmz_half, free_ports, internal_half},
 };
 
 /// The command lines of the section, without what is said about them.
@@ -74,7 +77,7 @@ impl<'a> Steps<'a> {
 }
 
 /// Clients that come one after the other, to the gateways that a balancer sends them to.
-struct Clients {
+pub struct Clients {
     rotation: Arc<Mutex<Vec<SocketAddr>>>,
     served: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
@@ -82,7 +85,7 @@ struct Clients {
 }
 
 impl Clients {
-    fn start(addresses: &[SocketAddr]) -> Self {
+    pub fn start(addresses: &[SocketAddr]) -> Self {
         let rotation = Arc::new(Mutex::new(addresses.to_vec()));
         let (served, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (inside, count, over) = (rotation.clone(), served.clone(), is_over.clone());
@@ -114,14 +117,14 @@ impl Clients {
     }
 
     /// Waits until more have been served, so that a step has had clients.
-    fn some_more(&self) {
+    pub fn some_more(&self) {
         let before = self.served.load(Ordering::Relaxed);
         until("more clients are served", SOON, || {
             (self.served.load(Ordering::Relaxed) >= before + 20).then_some(())
         });
     }
 
-    fn end(self) {
+    pub fn end(self) {
         self.is_over.store(true, Ordering::Relaxed);
         let failures = self.thread.join().expect("no panic");
         assert!(failures.is_empty(), "{} clients failed: {:?}", failures.len(), failures.first());
@@ -167,30 +170,64 @@ impl LongSession {
 }
 
 fn dmz(place: &Place, name: &str) -> (SocketAddr, String) {
-    let (accept, link) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let [accept, link] = free_ports().map(|port| format!("127.0.0.1:{port}"));
     let text = dmz_half(&link, &["echo"]).replace("tcp://127.0.0.1:0", &format!("tcp://{accept}"));
     place.write(&format!("{name}.yaml"), &format!("{text}drain: 50ms\n"));
     (accept.parse().expect("an address"), link)
 }
 
-#[test]
-fn a_pair_is_upgraded_without_a_cut_session() {
-    let place = Place::with_certificates();
-    let ((first, one), (second, two)) = (dmz(&place, "dmz-1"), dmz(&place, "dmz-2"));
+/// A DMZ gateway is taken out of the balancer, ends with its last session, and comes back as this build.
+fn upgrade_dmz<'a>(steps: &mut Steps<'a>, clients: &Clients, old: Gateway, at: SocketAddr) -> Gateway<'a> {
+    let session = LongSession::open(at);
+    clients.take_out(at);
+    ends_with_its_last_session(steps, clients, old, session);
+    let new = steps.gateway();
+    steps.until_ready();
+    clients.put_in(at);
+    clients.some_more();
+    LongSession::open(at).ends_cleanly();
+    new
+}
+
+/// The next documented `stop`: clients are served meanwhile, and the session is carried to its end.
+fn ends_with_its_last_session(steps: &mut Steps, clients: &Clients, old: Gateway, mut session: LongSession) {
+    session.answers();
+    let mut stopping = steps.command("stop");
+    until("it drains", SOON, || (old.try_status()?["phase"] == "draining").then_some(()));
+    clients.some_more();
+    session.answers();
+    assert!(stopping.try_wait().expect("ours").is_none(), "it did not wait for its session");
+    session.ends_cleanly();
+    assert!(stopping.wait().expect("it ends").success());
+    assert_eq!(old.ended().code(), Some(0));
+    clients.some_more();
+}
+
+/// Whether the new half inside speaks this protocol with the DMZ gateway at `link`.
+fn speaks_with(internal: &Gateway, link: &str, protocol: &str) {
+    let is_of = |row: &&Value| row["address"].as_str().is_some_and(|address| address.contains(link));
+    internal.wait(protocol, SOON, |status| {
+        let rows = status["pools"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut rows = rows.iter().filter(is_of).peekable();
+        rows.peek().is_some() && rows.all(|row| row["state"] == "healthy" && row["protocol"] == protocol)
+    });
+}
+
+/// Walks the section from `start`'s version to this build.
+fn walk<'a>(place: &'a Place, start: impl Fn(&str, &str) -> Gateway<'a>, between: &str) {
+    let ((first, one), (second, two)) = (dmz(place, "dmz-1"), dmz(place, "dmz-2"));
     let both = format!("{one}\", \"socks+tls://{two}");
     let text = internal_half(&both, &[("echo", "echo://")]).replace("connect: \"socks", "connect: [\"socks");
     place.write(
         "internal.yaml",
         &format!("{}drain: 50ms\n", text.replace(&format!("{two}\""), &format!("{two}\"]"))),
     );
-    let start = |name: &str, profile: &str| place.start_as(name, &[], &["--no-ui", "--profile", profile]);
-    let (dmz_1, _dmz_2) = (start("dmz-1", "dmz-1.yaml"), start("dmz-2", "dmz-2.yaml"));
+    let (dmz_1, dmz_2) = (start("dmz-1", "dmz-1.yaml"), start("dmz-2", "dmz-2.yaml"));
     let old = start("old", "internal.yaml");
-    old.wait_healthy();
-    dmz_1.wait_healthy();
-    let mut steps = Steps { place: &place, lines: documented().into_iter() };
+    [&old, &dmz_1, &dmz_2].into_iter().for_each(|gateway| drop(gateway.wait_healthy()));
+    let mut steps = Steps { place, lines: documented().into_iter() };
     let clients = Clients::start(&[first, second]);
-    let mut session = LongSession::open(first);
+    let session = LongSession::open(first);
 
     // Sessions get the time they need.
     for name in ["dmz-1", "dmz-2", "internal"] {
@@ -203,33 +240,28 @@ fn a_pair_is_upgraded_without_a_cut_session() {
     // The inside: the new one beside the old one.
     let new = steps.gateway();
     steps.until_ready();
-    let mut stopping = steps.command("stop");
-    until("the old one drains", SOON, || (old.try_status()?["phase"] == "draining").then_some(()));
-    clients.some_more();
-    session.answers();
-    assert!(stopping.try_wait().expect("ours").is_none(), "it did not wait for its session");
-    session.ends_cleanly();
-    assert!(stopping.wait().expect("it ends").success());
-    assert_eq!(old.ended().code(), Some(0));
-    clients.some_more();
+    ends_with_its_last_session(&mut steps, &clients, old, session);
+    speaks_with(&new, &one, between);
 
-    // A DMZ gateway, taken out of the balancer first.
-    let mut session = LongSession::open(first);
-    clients.take_out(first);
-    let mut stopping = steps.command("stop");
-    until("it drains", SOON, || (dmz_1.try_status()?["phase"] == "draining").then_some(()));
-    clients.some_more();
-    session.answers();
-    assert!(stopping.try_wait().expect("ours").is_none(), "it did not wait for its session");
-    session.ends_cleanly();
-    assert!(stopping.wait().expect("it ends").success());
-    assert_eq!(dmz_1.ended().code(), Some(0));
-    let _dmz_1 = steps.gateway();
-    steps.until_ready();
-    clients.put_in(first);
-    clients.some_more();
-    LongSession::open(first).ends_cleanly();
+    let _dmz_1 = upgrade_dmz(&mut steps, &clients, dmz_1, first);
+    speaks_with(&new, &one, OURS);
+    speaks_with(&new, &two, between);
+    let _dmz_2 = upgrade_dmz(&mut steps, &clients, dmz_2, second);
+    speaks_with(&new, &two, OURS);
     clients.end();
     assert_eq!(steps.lines.as_slice(), [""; 0], "documented, and not walked");
     new.wait_healthy();
+}
+
+#[test]
+fn a_pair_is_upgraded_without_a_cut_session() {
+    let place = Place::with_certificates();
+    walk(&place, |name, profile| place.start_as(name, &[], &["--no-ui", "--profile", profile]), OURS);
+}
+
+#[test]
+fn a_pair_is_upgraded_from_the_previous_version() {
+    let Some(program) = previous::program("a_pair_is_upgraded_from_the_previous_version") else { return };
+    let place = Place::with_certificates();
+    walk(&place, |name, profile| place.start_by(&program, name, profile), SOCKS);
 }

@@ -55,7 +55,11 @@ impl Place {
 
     /// The same behind another program's command line, such as `prlimit …`.
     pub fn wrapped(&self, wrapper: &[&str], args: &[&str]) -> Command {
-        let line = [wrapper, &[env!("CARGO_BIN_EXE_portcullis")], args].concat();
+        self.command_line(&[wrapper, &[env!("CARGO_BIN_EXE_portcullis")], args].concat())
+    }
+
+    /// Any command line, with the surroundings that the program has here.
+    pub fn command_line(&self, line: &[&str]) -> Command {
         let mut command = Command::new(line[0]);
         command.args(&line[1..]).current_dir(self.0.path()).stdin(Stdio::null());
         command.env("XDG_RUNTIME_DIR", self.path("run")).env("HOME", self.0.path());

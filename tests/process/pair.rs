@@ -58,8 +58,14 @@ impl Gateway<'_> {
 
 /// A port of loopback that was free a moment ago.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    let [port] = free_ports();
+    port
+}
+
+/// Several of them, each another: two that are asked for one after the other may be the same.
+pub fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("its address").port())
 }
 
 /// A DMZ half in reverse mode: `link` is where it listens.
