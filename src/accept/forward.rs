@@ -283,5 +283,6 @@ fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest
         idle_state: None,
         admission: ClientAdmission::default(),
         expires: None,
+        arrival: None,
     }
 }

@@ -25,6 +25,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use self::idle::IdleState;
 use crate::{
+    admission::arrivals::ClientArrival,
     admission::clients::ClientAdmission,
     link::{
         Peer, handshake, link_guard::LinkGuard, multiplex::handle::IncomingSession, session_side::SessionSide,
@@ -66,6 +67,8 @@ pub struct SessionRequest {
     pub admission: ClientAdmission,
     /// When it ends, whatever goes on: what says who its client is holds no longer.
     pub expires: Option<Instant>,
+    /// Of a client that a port has let in, until the session is in the books.
+    pub arrival: Option<ClientArrival>,
 }
 
 /// How a session ended.
@@ -95,6 +98,7 @@ impl SessionRequest {
             idle_state: None,
             admission: ClientAdmission::default(),
             expires: None,
+            arrival: None,
         }
     }
 }

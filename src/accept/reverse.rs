@@ -326,6 +326,7 @@ fn carry_session(keeper: &Arc<LinkKeeper>, parked: ParkedLink, client: Address, 
         idle_state: None,
         admission: ClientAdmission::default(),
         expires: None,
+        arrival: None,
     }));
 }
 

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     admission::{
+        arrivals::{ClientArrival, ClientArrivals},
         clients::{ClientAdmission, ClientGates},
         handshakes::{HandshakeLimiter, HandshakePermit},
         quota::{DescriptorQuota, QuotaPermit},
@@ -63,6 +64,8 @@ pub struct ClientPortContext {
     pub quota: Arc<DescriptorQuota>,
     /// And of these, those that have yet to say what they want.
     pub handshakes: Arc<HandshakeLimiter>,
+    /// Whoever has no session yet.
+    pub arrivals: Arc<ClientArrivals>,
     pub requests: Arc<RequestBooks>,
     pub access: Arc<AccessLog>,
     /// The gateway drains.
@@ -82,12 +85,14 @@ pub async fn run(
     let is_for_links = || !front.load().has_services();
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
+    let _accepting = shared.arrivals.begin();
     let accepted = |stream, client: SocketAddr, place: QuotaPermit| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         if let Some(probe) = probes(client) {
             let probing = serve_probe(stream, client, probe, front.load_full(), serve.clone());
             return tasks.spawn("probe", serve_within_quota(place, probing));
         }
+        let arrival = shared.arrivals.begin();
         match &**front.load() {
             PortRoutes { proxy: None, table: RouteTable::One(service) } => {
                 let (service, origin) = (service.clone(), routes::origin_of(&stream));
@@ -96,7 +101,8 @@ pub async fn run(
                 let is_refused = matches!(admission, ClientAdmission::Refused(_));
                 let entered =
                     AdmittedClient { client, service, stream, prefix: Vec::new(), origin, admission };
-                let serving = serve_within_quota(place, serve(session_request(entered)));
+                let asked = SessionRequest { arrival: Some(arrival), ..session_request(entered) };
+                let serving = serve_within_quota(place, serve(asked));
                 match is_refused {
                     true => tasks.run_or_spawn("refusal", serving),
                     false => tasks.spawn("session", serving),
@@ -121,7 +127,10 @@ pub async fn run(
                 let greeting = HandshakePermit::begin(handshakes, client.ip());
                 tasks.spawn(
                     "session",
-                    serve_within_quota(place, serve_client(stream, client, serve.clone(), stay, greeting)),
+                    serve_within_quota(
+                        place,
+                        serve_client(stream, client, serve.clone(), stay, (greeting, arrival)),
+                    ),
                 );
             }
         }
@@ -184,7 +193,7 @@ async fn serve_client(
     client: SocketAddr,
     serve: ServeSession,
     stay: RouteLifetime,
-    greeting: HandshakePermit,
+    (greeting, arrival): (HandshakePermit, ClientArrival),
 ) {
     // Boxed: an open session holds no memory for how it came.
     let entered = routes::route_client(stream, client, &stay.entered_by, &stay.doors, &stay.gates);
@@ -193,9 +202,11 @@ async fn serve_client(
     let session = match entered {
         Ok(RoutedClient::Session(entered)) => {
             drop((stay, greeting));
-            Some(session_request(entered))
+            Some(SessionRequest { arrival: Some(arrival), ..session_request(entered) })
         }
-        Ok(RoutedClient::Web(came)) => Box::pin(web::serve(came, serve.clone(), stay, greeting)).await,
+        Ok(RoutedClient::Web(came)) => {
+            Box::pin(web::serve(came, serve.clone(), stay, (greeting, arrival))).await
+        }
         Err(error) => {
             stay.log.reject_client(client, &error.to_string());
             None
@@ -249,5 +260,6 @@ pub(super) fn session_request(entered: AdmittedClient) -> SessionRequest {
         idle_state: None,
         admission,
         expires: None,
+        arrival: None,
     }
 }

@@ -14,7 +14,10 @@ use super::{
     upstream_session::FAREWELL,
 };
 use crate::{
-    admission::clients::{ClientAdmission, ClientPermit},
+    admission::{
+        arrivals::ClientArrival,
+        clients::{ClientAdmission, ClientPermit},
+    },
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
     link::door::LinkDoor,
     net::{
@@ -48,6 +51,7 @@ pub struct UpgradedSocket {
     pub permit: ClientPermit,
     /// Of the request, for the access log; its line is written when the session ends.
     pub record: Option<AccessRecord>,
+    pub arrival: Option<ClientArrival>,
 }
 
 pub type ClientServiceError = Box<dyn std::error::Error + Send + Sync>;
@@ -67,7 +71,7 @@ pub async fn web_socket_session(
     connection: &ClientOrigin,
     reclaim: &Arc<IdleReclaim>,
 ) -> Result<SessionRequest, ClientServiceError> {
-    let UpgradedSocket { route, client, id, permit, record } = socket;
+    let UpgradedSocket { route, client, id, permit, record, arrival } = socket;
     let here = downgrade_client(left).await?;
     let expires = client.deadline();
     let WebOptions { message_limit, inactivity, frames, .. } = route.web;
@@ -84,7 +88,7 @@ pub async fn web_socket_session(
     record.into_iter().for_each(|record| work.finish_with_session(record));
     // It is told why it is closed before its session is cut.
     let expires = expires.map(|at| at + FAREWELL * 2);
-    Ok(SessionRequest { id: Some(id), idle_state: Some(work), expires, ..session_request(entered) })
+    Ok(SessionRequest { id: Some(id), idle_state: Some(work), expires, arrival, ..session_request(entered) })
 }
 
 /// A connection has become a link: from here on it is greeted as one.

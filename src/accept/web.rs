@@ -43,6 +43,7 @@ use super::{
 };
 use crate::{
     admission::{
+        arrivals::ClientArrival,
         clients::{ClientAdmission, ClientPermit},
         handshakes::HandshakePermit,
     },
@@ -97,6 +98,8 @@ struct ClientConnection {
     keep_alive: Mutex<Duration>,
     /// Until a service has let it in.
     handshake_permit: Mutex<Option<HandshakePermit>>,
+    /// Until its first request has a session, or an answer without one.
+    arrival: Mutex<Option<ClientArrival>>,
     /// Given when the certificate of the client is revoked.
     revocation: RevocationSignal,
 }
@@ -115,7 +118,7 @@ pub async fn serve(
     came: WebClient,
     serve: ServeSession,
     stay: RouteLifetime,
-    greeting: HandshakePermit,
+    (greeting, arrival): (HandshakePermit, ClientArrival),
 ) -> Option<SessionRequest> {
     let WebClient { client, stream, prefix: said, routes: doors, is_tls, origin } = came;
     let front = Arc::new(ClientConnection {
@@ -136,6 +139,7 @@ pub async fn serve(
         is_cut: Arc::default(),
         keep_alive: Mutex::new(defaults::KEEP_ALIVE),
         handshake_permit: Mutex::new(Some(greeting)),
+        arrival: Mutex::new(Some(arrival)),
         revocation: stream.revocation(),
     });
     front.serve_requests(stream, said).await;
@@ -204,13 +208,17 @@ impl ClientConnection {
         let (mut watch, mut late) = (PhaseTimer::begin(), None);
         let evicted = lock(&self.handshake_permit).as_ref().map(|greeting| greeting.evicted.clone());
         let mut evicted = evicted.map(|evicted| Box::pin(evicted.cancelled_owned()));
-        let mut leaving = CloseSignal::new(self.lifetime.leave.clone());
+        let given_up = lock(&self.arrival).as_ref().map(ClientArrival::ended).unwrap_or_default();
+        let (mut leaving, mut given_up) =
+            (CloseSignal::new(self.lifetime.leave.clone()), CloseSignal::new(given_up));
         let mut revoked = Box::pin(self.revocation.given());
         let ended = driver::serve(served.as_mut(), &self.drivers, |mut served, cx| {
             if revoked.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if leaving.poll(cx) {
+            // Who has just come is heard out: its first answer ends the connection.
+            let is_over = leaving.poll(cx) && lock(&self.arrival).is_none();
+            if given_up.poll(cx) || is_over {
                 served.as_mut().graceful_shutdown();
             }
             let is_evicted = evicted.as_mut().is_some_and(|evicted| evicted.as_mut().poll(cx).is_ready());
@@ -274,6 +282,7 @@ impl ClientConnection {
             self.lifetime.requests.add(service, response.status().as_u16());
         }
         self.interims.flushed().await;
+        lock(&self.arrival).take();
         let (mut response, unwritten) = trail.answer(response);
         if let Some(UpgradedTo::Socket(socket)) = &mut *lock(&self.upgraded) {
             socket.record = unwritten;
@@ -355,7 +364,8 @@ impl ClientConnection {
         let permit = self.enter(&door.service, &client).await?;
         let id = session_id();
         trail.note_session(&id, None);
-        let socket = UpgradedSocket { route: door.clone(), client, id, permit, record: None };
+        let arrival = lock(&self.arrival).take();
+        let socket = UpgradedSocket { route: door.clone(), client, id, permit, record: None, arrival };
         *lock(&self.upgraded) = Some(UpgradedTo::Socket(Box::new(socket)));
         lock(&self.handshake_permit).take();
         Ok(response)
@@ -474,6 +484,7 @@ impl ClientConnection {
             outcome_sender: Some(teller),
             idle_state: Some(rest.clone()),
             expires: client.deadline(),
+            arrival: lock(&self.arrival).take(),
             ..session_request(entered)
         };
         let unserved =

@@ -1,6 +1,7 @@
 //! Who is let in: how much one use may hold at once, and who gives way when there is too much. What is counted is
 //! opened and served elsewhere.
 
+pub mod arrivals;
 pub mod clients;
 pub mod handshakes;
 pub mod pace;

@@ -403,6 +403,7 @@ fn shared_context(lockdown: Lockdown) -> SharedContext {
         shares: Arc::default(),
         clients: Arc::default(),
         handshakes: Arc::new(HandshakeLimiter::new(1)),
+        arrivals: Arc::default(),
         requests: Arc::default(),
         access: Arc::default(),
         audit: Arc::default(),

@@ -140,6 +140,7 @@ impl ClientPort {
             logins: common.sessions.logins.clone(),
             quota: common.clients.clone(),
             handshakes: common.handshakes.clone(),
+            arrivals: common.arrivals.clone(),
             requests: common.requests.clone(),
             access: common.access.clone(),
             leaving: common.leaving.clone(),

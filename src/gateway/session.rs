@@ -112,8 +112,8 @@ impl SessionContext {
             of: sent.as_ref().and_then(|sent| sent.connector.clone()),
             service: &service,
         };
-        let teller = asked.outcome_sender.take();
-        let idle_state = asked.idle_state.clone();
+        drop(asked.arrival.take());
+        let (teller, idle_state) = (asked.outcome_sender.take(), asked.idle_state.clone());
         if let Some(idle_state) = &idle_state {
             idle_state.note_session(record.counters());
         }

@@ -15,12 +15,24 @@ use crate::telemetry::{format, log::LogEvent};
 
 /// A stop under way.
 pub struct PendingStop {
-    /// Until then clients are served as ever, while monitors are told that it is not ready.
-    closes_at: Option<Instant>,
+    stage: StopStage,
     pub(super) deadline: Instant,
     pub(super) cut: Option<usize>,
     by: String,
     pub(super) askers: Vec<CommandAudit>,
+}
+
+/// ```text
+/// open ─► closed ─► draining
+/// ```
+#[derive(Debug, Clone, Copy)]
+enum StopStage {
+    /// Clients are served as ever until then, while monitors are told that it is not ready.
+    Open { until: Instant },
+    /// No client comes any more. Those who came before get their sessions.
+    Closed { since: tokio::time::Instant },
+    /// There are no new sessions.
+    Draining,
 }
 
 impl Engine {
@@ -41,8 +53,8 @@ impl Engine {
         let (delay, now) = (self.profile.drain_delay, Instant::now());
         let deadline = now + delay + self.profile.drain;
         let askers = asker.into_iter().collect();
-        let closes_at = Some(now + delay);
-        self.state = EngineState::Stopping(PendingStop { closes_at, deadline, cut: None, by, askers });
+        let stage = StopStage::Open { until: now + delay };
+        self.state = EngineState::Stopping(PendingStop { stage, deadline, cut: None, by, askers });
         if !delay.is_zero() {
             let delay = humantime::format_duration(delay);
             self.shared.notices.info(
@@ -58,12 +70,27 @@ impl Engine {
         let EngineState::Stopping(stopping) = &mut self.state else { return };
         let now = Instant::now();
         // A second stop waits for nothing.
-        if !stopping.closes_at.is_some_and(|at| at <= now || stopping.deadline <= now) {
-            return;
+        let is_late = stopping.deadline <= now;
+        if let StopStage::Open { until } = stopping.stage
+            && (until <= now || is_late)
+        {
+            stopping.stage = StopStage::Closed { since: tokio::time::Instant::now() };
+            self.ports.clear();
         }
-        stopping.closes_at = None;
+        if let StopStage::Closed { since } = stopping.stage
+            && (is_late
+                || !(self.shared.arrivals.are_awaited(since) || self.shared.sessions.registry.is_opening()))
+        {
+            stopping.stage = StopStage::Draining;
+            self.drain_all();
+        }
+    }
+
+    /// No new sessions: those who would open some hear so, and links go with their last session.
+    fn drain_all(&mut self) {
+        let EngineState::Stopping(stopping) = &self.state else { return };
         let by = stopping.by.clone();
-        self.ports.clear();
+        self.shared.arrivals.end();
         self.retiring.retire();
         for service in self.shared.sessions.services.load().values() {
             service.drain(&by);
@@ -96,7 +123,7 @@ impl Engine {
         let links = self.dmz.as_ref().map_or(0, DmzSide::links)
             + self.internal.as_ref().map_or(0, InternalSide::links);
         let EngineState::Stopping(stopping) = &mut self.state else { return None };
-        if stopping.closes_at.is_some() {
+        if !matches!(stopping.stage, StopStage::Draining) {
             return None;
         }
         let now = Instant::now();

@@ -166,6 +166,12 @@ impl SessionRegistry {
         self.lock().clients().count()
     }
 
+    /// Whether some client's session is on its way to its backend.
+    pub fn is_opening(&self) -> bool {
+        let books = self.lock();
+        books.clients().any(|(_, session)| session.half == Half::Dmz && !session.counters.is_carried())
+    }
+
     /// Totals of each service that has had a session, open ones included.
     pub fn totals(&self) -> HashMap<(Half, ServiceName), TrafficTotals> {
         let books = self.lock();

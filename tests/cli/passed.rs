@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::{fd::OwnedFd, unix::net::UnixListener},
     process::{Command, Stdio},
     thread,
@@ -16,7 +16,8 @@ use crate::{
     connect,
     process::{Gateway, Place, SOON, until},
     said,
-    setup::internal_half,
+    setup::{free_port, free_ports, internal_half},
+    upgrade::Clients,
 };
 
 const WEB: &str =
@@ -127,6 +128,89 @@ fn links_come_in_by_a_passed_socket_and_one_that_is_not_named_is_closed() {
     echo(connect(dmz.accept("echo")));
     // Nobody else holds it.
     until("it refuses", SOON, || TcpStream::connect(unnamed).is_err().then_some(()));
+}
+
+/// Holds the sockets that it was passed, and starts a gateway with them as often as one has ended; none outlives it.
+const HOLDER: &str = "while :; do \
+     sh -c 'LISTEN_PID=$$ exec setpriv --pdeathsig KILL \"$0\" \"$@\"' \"$0\" \"$@\"; done";
+
+/// A DMZ half whose ports are opened by systemd's own program, which starts it when the first connection comes.
+fn activated<'a>(place: &'a Place, sockets: &[(&str, u16)]) -> Gateway<'a> {
+    let names: Vec<_> = sockets.iter().map(|(name, _)| *name).collect();
+    let names = format!("--fdname={}", names.join(":"));
+    let ports: Vec<_> = sockets.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
+    let mut line = vec!["systemd-socket-activate", &names];
+    ports.iter().for_each(|port| line.extend(["--listen", port]));
+    for variable in ["XDG_RUNTIME_DIR", "STATE_DIRECTORY"] {
+        line.extend(["--setenv", variable]);
+    }
+    let command =
+        place.wrapped(&[&line[..], &["sh", "-c", HOLDER]].concat(), &["--no-ui", "--profile", "dmz.yaml"]);
+    let log = File::create(place.path("dmz.log")).expect("a log file");
+    place.start_logging("dmz", command, log.into())
+}
+
+fn is_missing(test: &str) -> bool {
+    let is_there = Command::new("systemd-socket-activate").arg("--version").output().is_ok();
+    if !is_there {
+        println!("skipped: {test} needs systemd-socket-activate");
+    }
+    !is_there
+}
+
+#[test]
+fn the_first_client_starts_a_gateway_under_systemd_socket_activate() {
+    if is_missing("the_first_client_starts_a_gateway_under_systemd_socket_activate") {
+        return;
+    }
+    let place = Place::with_certificates();
+    place.write("dmz.yaml", WEB);
+    let port = free_port();
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    // It comes as soon as somebody listens, and waits until it is served.
+    let client = thread::spawn(move || echo(until("it listens", SOON, || TcpStream::connect(at).ok())));
+    let gateway = activated(&place, &[("web", port)]);
+    client.join().expect("it is served");
+    assert_eq!(gateway.status()["services"][0]["accept"][0], format!("tcp://{at}"));
+}
+
+#[test]
+fn restarts_under_systemd_socket_activate_refuse_no_client_and_no_link() {
+    if is_missing("restarts_under_systemd_socket_activate_refuse_no_client_and_no_link") {
+        return;
+    }
+    let place = Place::with_certificates();
+    let [web, links] = free_ports();
+    place.write(
+        "dmz.yaml",
+        "mode: reverse\ndmz:\n  link: { listen: 'socks+tls://fd@links', prepared: 2, wait: 20s, tls: { certificate: \
+         pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] } }\n  services: { echo: { accept: \
+         ['tcp://fd@web'] } }\n",
+    );
+    place.write("internal.yaml", &internal_half(&format!("127.0.0.1:{links}"), &[("echo", "echo://")]));
+    // The first link starts it.
+    let internal = place.start("internal");
+    let dmz = activated(&place, &[("web", web), ("links", links)]);
+    internal.wait_healthy();
+    let status = dmz.status();
+    assert_eq!(status["listening"][0], format!("socks+tls://127.0.0.1:{links}"));
+    let mut instance = status["instance"].clone();
+    // Until the port was there its dials were refused, and none is from here on.
+    let before = internal.log().len();
+    let clients = Clients::start(&[SocketAddr::from(([127, 0, 0, 1], web))]);
+    for _ in 0..3 {
+        clients.some_more();
+        let stopped = crate::run(&place, &["stop", "--admin", "run/dmz.sock"]);
+        assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+        let next = dmz.wait("the next one runs", SOON, |status| {
+            status["instance"].is_string() && status["instance"] != instance
+        });
+        instance = next["instance"].clone();
+    }
+    clients.some_more();
+    clients.end();
+    let log = internal.log();
+    assert!(!log[before..].contains("refused"), "{log}");
 }
 
 #[test]

@@ -13,8 +13,8 @@ use rustix::process::Signal;
 use crate::{
     DIRECT, connect,
     monitor::{asked, port},
-    process::{Place, SOON, until},
-    setup::free_port,
+    process::{Gateway, Place, SOON, until},
+    setup::{free_port, free_ports},
 };
 
 #[test]
@@ -104,6 +104,64 @@ fn requests_have_a_name_and_are_sent_elsewhere_while_it_drains() {
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
     let (status, told) = asked(&["-i"], &url);
     assert!(status == 200 && told.to_lowercase().contains("\r\nconnection: close"), "{told}");
+}
+
+/// Two ports whose clients have to say something before they have a session.
+fn asking_first(place: &Place, [bytes, pages]: [u16; 2]) -> Gateway<'_> {
+    let backend = head_server();
+    place.write(
+        "both.yaml",
+        &format!(
+            "mode: direct\ndmz:\n  services:\n    echo: {{ accept: [{{ address: \"tcp://127.0.0.1:{bytes}\", proxy: \
+             {{ from: [127.0.0.0/8] }} }}], connect: \"echo://\" }}\n    web: {{ accept: [\"http://127.0.0.1:{pages}\"], \
+             connect: \"http://127.0.0.1:{backend}\" }}\n"
+        ),
+    );
+    place.start("both")
+}
+
+/// A client at each of them that has said nothing, and is let in: others who came later have been served.
+fn let_in([bytes, pages]: [u16; 2]) -> [TcpStream; 2] {
+    let silent = [bytes, pages].map(|port| connect(([127, 0, 0, 1], port).into()));
+    ask_for_bytes(connect(([127, 0, 0, 1], bytes).into()));
+    assert_eq!(asked(&[], &format!("http://127.0.0.1:{pages}/")).0, 200);
+    silent
+}
+
+fn ask_for_bytes(mut client: TcpStream) {
+    client.write_all(b"PROXY TCP4 192.0.2.7 127.0.0.1 4000 80\r\nhello").expect("it is sent");
+    client.read_exact(&mut [0; 5]).expect("it comes back");
+}
+
+fn until_closed(ports: [u16; 2]) {
+    for port in ports {
+        until("its port closes", SOON, || TcpStream::connect(("127.0.0.1", port)).is_err().then_some(()));
+    }
+}
+
+#[test]
+fn who_was_let_in_before_a_stop_is_served() {
+    let (place, ports) = (Place::with_certificates(), free_ports());
+    let gateway = asking_first(&place, ports);
+    let [bytes, mut pages] = let_in(ports);
+    gateway.signal(Signal::TERM);
+    until_closed(ports);
+    ask_for_bytes(bytes);
+    pages.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is sent");
+    let mut told = String::new();
+    pages.read_to_string(&mut told).expect("it ends cleanly");
+    assert!(told.starts_with("HTTP/1.1 200 ") && told.contains("connection: close\r\n"), "{told}");
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn who_says_nothing_does_not_hold_a_stop_up_for_long() {
+    let (place, ports) = (Place::with_certificates(), free_ports());
+    let gateway = asking_first(&place, ports);
+    let [_bytes, mut pages] = let_in(ports);
+    gateway.signal(Signal::TERM);
+    assert_eq!(pages.read(&mut [0]).expect("a clean end"), 0);
+    assert_eq!(gateway.ended().code(), Some(0));
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub use self::{dmz::DmzSide, internal::InternalSide};
 use super::{descriptors::DescriptorShares, session::SessionContext};
 use crate::{
     accept::{ServeSession, routes::BorrowedRoutes},
-    admission::{handshakes::HandshakeLimiter, quota::DescriptorQuota},
+    admission::{arrivals::ClientArrivals, handshakes::HandshakeLimiter, quota::DescriptorQuota},
     link::{
         carrier::OuterTlsCell,
         door::{LinkDoor, LinkDoors},
@@ -56,9 +56,10 @@ pub struct SharedContext {
     pub notices: Arc<NoticeLog>,
     /// How many descriptors each use may have, under the current profile.
     pub shares: Arc<ArcSwap<DescriptorShares>>,
-    /// Clients of all ports, and those of them that are still in their handshake.
+    /// Clients of all ports, those of them that are still in their handshake, and those without a session.
     pub clients: Arc<DescriptorQuota>,
     pub handshakes: Arc<HandshakeLimiter>,
+    pub arrivals: Arc<ClientArrivals>,
     pub requests: Arc<RequestBooks>,
     pub access: Arc<AccessLog>,
     pub audit: Arc<AuditTrail>,

@@ -1,0 +1,86 @@
+//! Clients that a port has accepted and that have no session yet.
+//!
+//! A stop waits for them: whoever was let in before the port closed is served, so that a port which a service manager
+//! holds over a restart refuses nobody.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Once its port has closed, a client that says nothing is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+pub struct ClientArrivals {
+    count: AtomicUsize,
+    ended: CancellationToken,
+}
+
+/// One client, until it has a session or is gone; or a port, which may accept one at any moment.
+#[derive(Debug)]
+pub struct ClientArrival(Arc<ClientArrivals>);
+
+impl ClientArrivals {
+    pub fn begin(self: &Arc<Self>) -> ClientArrival {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        ClientArrival(self.clone())
+    }
+
+    /// Whether some have still to be waited for, where the ports closed at that time.
+    pub fn are_awaited(&self, closed: Instant) -> bool {
+        self.count.load(Ordering::SeqCst) > 0 && closed.elapsed() < PATIENCE
+    }
+
+    /// From now on nobody waits for them.
+    pub fn end(&self) {
+        self.ended.cancel();
+    }
+}
+
+impl ClientArrival {
+    /// Cancelled when nobody waits for it any more.
+    pub fn ended(&self) -> CancellationToken {
+        self.0.ended.clone()
+    }
+}
+
+impl Drop for ClientArrival {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{LITTLE, happens_after};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_waited_for_so_long() {
+        let arrivals = Arc::<ClientArrivals>::default();
+        let (closed, _silent) = (Instant::now(), arrivals.begin());
+        let given_up = async {
+            while arrivals.are_awaited(closed) {
+                tokio::time::sleep(LITTLE / 2).await;
+            }
+        };
+        happens_after(PATIENCE, given_up).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_have_a_session_nobody_is_waited_for() {
+        let arrivals = Arc::<ClientArrivals>::default();
+        let (closed, port, client) = (Instant::now(), arrivals.begin(), arrivals.begin());
+        drop(port);
+        assert!(arrivals.are_awaited(closed));
+        drop(client);
+        assert!(!arrivals.are_awaited(closed));
+    }
+}
