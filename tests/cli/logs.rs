@@ -232,7 +232,8 @@ fn the_backend_of_each_request_is_the_one_that_it_went_to() {
         line["backend"].as_str().expect("an address").to_owned()
     });
     let mut all = backends.clone();
-    (named.sort(), all.sort());
+    named.sort_unstable();
+    all.sort_unstable();
     assert_eq!(named, all);
 }
 
