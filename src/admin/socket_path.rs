@@ -104,7 +104,7 @@ pub fn sockets() -> Vec<PathBuf> {
     };
     let mut found: Vec<_> =
         entries.map(|entry| entry.path()).filter(is_socket).filter(|path| answers(path)).collect();
-    found.sort();
+    found.sort_unstable();
     found
 }
 

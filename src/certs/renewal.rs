@@ -94,7 +94,7 @@ pub(super) fn certificates(folder: &Path) -> Result<Vec<(String, ShownCertificat
         let Ok(text) = fs::read_to_string(folder.join(&name)) else { continue };
         found.extend(ShownCertificate::read(&text).map(|shown| (stem.to_owned(), shown)));
     }
-    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     Ok(found)
 }
 

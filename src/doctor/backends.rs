@@ -72,7 +72,7 @@ fn find_slow(snapshot: &Snapshot, service: &ServiceRow) -> Option<DoctorFinding>
     let of_service =
         snapshot.sessions.iter().filter(|row| row.role == service.role && row.service == service.name);
     let mut times: Vec<_> = of_service.filter_map(|row| row.connected_ms).collect();
-    times.sort_by(f64::total_cmp);
+    times.sort_unstable_by(f64::total_cmp);
     let middle = *times.get(times.len() / 2)?;
     if times.len() < SLOW_SESSIONS_MIN || middle < SLOW_MS {
         return None;

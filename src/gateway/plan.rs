@@ -219,7 +219,7 @@ impl Engine {
                 drain_seconds: profile.drain.as_secs(),
             })
             .collect();
-        end.sort_by(|one, other| one.service.cmp(&other.service));
+        end.sort_unstable_by(|one, other| one.service.cmp(&other.service));
         (kept.iter().map(|(_, service)| service.open_sessions()).sum(), end)
     }
 }

@@ -235,8 +235,8 @@ pub fn port_changes(profile: &Profile, current: &ClientPorts) -> (Vec<String>, V
             _ => line(at, service),
         };
     let mut closes: Vec<_> = closes.map(told).collect();
-    opens.sort();
-    closes.sort();
+    opens.sort_unstable();
+    closes.sort_unstable();
     (opens, closes)
 }
 
@@ -354,7 +354,7 @@ pub fn addresses_of_service(ports: &ClientPorts, service: &ServiceName) -> Vec<S
     let of_it = names.filter(|(_, _, of)| *of == service);
     let mut bound: Vec<_> =
         of_it.flat_map(|(port, at, _)| port.addresses_of(at)).map(|at| at.to_string()).collect();
-    bound.sort();
+    bound.sort_unstable();
     bound
 }
 

@@ -69,7 +69,7 @@ fn mode_and_halves(profile: &Profile) -> (Option<crate::profile::Mode>, Vec<Half
         profile.internal.as_ref().map(|half| half.services.iter().map(|service| service.name.to_string()));
     let roles = [dmz.is_some().then_some(Half::Dmz), internal.is_some().then_some(Half::Internal)];
     let mut services: Vec<_> = dmz.into_iter().flatten().chain(internal.into_iter().flatten()).collect();
-    services.sort();
+    services.sort_unstable();
     services.dedup();
     (Some(profile.mode), roles.into_iter().flatten().collect(), services)
 }

@@ -316,7 +316,7 @@ impl Engine {
                 }
             })
             .collect();
-        rows.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
+        rows.sort_unstable_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
         rows
     }
 

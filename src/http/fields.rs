@@ -147,7 +147,7 @@ mod tests {
         let mut map = map(fields);
         clean_headers(&mut map, of);
         let mut names: Vec<_> = map.keys().map(|name| name.as_str().to_owned()).collect();
-        names.sort();
+        names.sort_unstable();
         names
     }
 

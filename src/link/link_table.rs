@@ -149,7 +149,7 @@ impl LinkTable {
         let entries = self.lock();
         let mut links: Vec<_> = entries.links.iter().map(|(key, entry)| (*key, entry.clone())).collect();
         drop(entries);
-        links.sort_by_key(|(key, _)| *key);
+        links.sort_unstable_by_key(|(key, _)| *key);
         let expire = links.iter().filter_map(|(_, entry)| entry.details.get()?.secured.as_ref()?.expires);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let certificate_days = expire.min().map(|at| (at - now).div_euclid(DAY_SECONDS));

@@ -245,7 +245,7 @@ pub(super) fn proxies(
             None => {}
         }
     }
-    networks.sort();
+    networks.sort_unstable();
     (problems.len() == before).then_some(networks)
 }
 
@@ -266,7 +266,7 @@ fn server_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
         problems.push(fault.at(item.place()));
     }
     let mut names: Vec<_> = seen.into_iter().collect();
-    names.sort();
+    names.sort_unstable();
     Some(names)
 }
 

@@ -41,7 +41,7 @@ pub fn list(folder: &Path) -> Vec<PathBuf> {
     let is_profile =
         |path: &PathBuf| path.extension().is_some_and(|ending| ending == "yaml") && !path.is_dir();
     let mut files: Vec<_> = entries.map(|entry| entry.path()).filter(is_profile).collect();
-    files.sort();
+    files.sort_unstable();
     files
 }
 

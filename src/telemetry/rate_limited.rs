@@ -201,7 +201,7 @@ mod tests {
         let late = start + SECOND + SECOND / 4;
         assert_eq!(written(CUT, 5, late), 0);
         let mut left_out = log.take_left_out(late, SECOND);
-        left_out.sort_by_key(|left_out| left_out.lines);
+        left_out.sort_unstable_by_key(|left_out| left_out.lines);
         let of = |kind, lines| LeftOut { kind, lines, within: late - start };
         assert_eq!(left_out, [of(SERVED, 900), of(CUT, 995)]);
         assert_eq!(log.take_left_out(late + SECOND, SECOND), [], "nothing is left of it");

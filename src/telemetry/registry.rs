@@ -225,14 +225,14 @@ impl SessionRegistry {
         let mut open: Vec<_> = self.lock().clients().map(|(key, session)| (*key, session.clone())).collect();
         let left_out = open.len().saturating_sub(ROWS_MAX);
         if left_out > 0 {
-            open.sort_by_key(|(_, session)| {
+            open.sort_unstable_by_key(|(_, session)| {
                 std::cmp::Reverse(
                     session.rates[0].load(Ordering::Relaxed) + session.rates[1].load(Ordering::Relaxed),
                 )
             });
             open.truncate(ROWS_MAX);
         }
-        open.sort_by_key(|(key, _)| *key);
+        open.sort_unstable_by_key(|(key, _)| *key);
         (open.iter().map(|(_, session)| session.row()).collect(), left_out)
     }
 

@@ -259,7 +259,7 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     }
     // The other half's parts of its sessions are told with them.
     one.roles.extend(one.sessions.iter().map(|row| row.role).collect::<BTreeSet<_>>());
-    one.roles.sort();
+    one.roles.sort_unstable();
     one.roles.dedup();
     one.profile = scope.to_string();
     one

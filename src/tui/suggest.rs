@@ -46,7 +46,7 @@ impl App {
         let text = line.text().trim_start();
         let offered = keys::BINDINGS.iter().filter(|binding| self.is_offered(binding.action));
         let mut words: Vec<_> = offered.filter(|binding| !binding.word.is_empty()).collect();
-        words.sort_by_key(|binding| binding.word);
+        words.sort_unstable_by_key(|binding| binding.word);
         match text.split_once(' ') {
             None => words
                 .into_iter()
@@ -146,7 +146,7 @@ impl App {
             "code" => shown.ended.iter().map(|row| row.end.clone()).collect(),
             _ => Vec::new(),
         };
-        known.sort();
+        known.sort_unstable();
         known.dedup();
         known.truncate(VALUES_MAX);
         known

@@ -245,7 +245,7 @@ impl InternalSide {
             InternalParts::Forward { visitors, .. } => visitors.rows(),
             InternalParts::Reverse { gateways } => {
                 let mut rows = gateways.rows();
-                rows.sort_by(|a, b| (&a.service, &a.address).cmp(&(&b.service, &b.address)));
+                rows.sort_unstable_by(|a, b| (&a.service, &a.address).cmp(&(&b.service, &b.address)));
                 rows
             }
         }

@@ -30,7 +30,7 @@ impl Pool {
             true => "no internal gateway has a link for this service; those that had one left in good order",
         };
         add_services(&books, services, why, &mut rows);
-        rows.sort_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));
+        rows.sort_unstable_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));
         add_clients(&books, &mut rows);
         rows
     }
@@ -82,7 +82,7 @@ fn add_services<'a>(
 /// Every row that may serve clients who wait is starved; they are counted in the first of them alone.
 fn add_clients(books: &PoolContents, rows: &mut [PoolRow]) {
     let mut services: Vec<_> = books.services.iter().collect();
-    services.sort_by_key(|(service, _)| *service);
+    services.sort_unstable_by_key(|(service, _)| *service);
     for (service, of) in services {
         let mut serving = rows.iter_mut().filter(|row| row.may_serve(service.as_str())).peekable();
         if let Some(first) = serving.peek_mut() {

@@ -226,7 +226,7 @@ impl OfPeer<'_> {
 
     fn round_trip_seconds(&self) -> Option<f64> {
         let mut times: Vec<_> = self.rows.iter().filter_map(|row| row.round_trip_ms).collect();
-        times.sort_by(f64::total_cmp);
+        times.sort_unstable_by(f64::total_cmp);
         times.get(times.len() / 2).map(|ms| ms / 1e3)
     }
 }
