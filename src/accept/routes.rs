@@ -267,108 +267,131 @@ pub async fn route_probe(
 }
 
 async fn route_stream(
-    mut stream: TcpStream,
+    stream: TcpStream,
     from: SocketAddr,
     front: &PortRoutes,
     link_doors: &LinkDoors,
     gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
-    let mut origin = origin_of(&stream);
-    let (client, said) = match &front.proxy {
-        None => (from, Vec::new()),
-        Some(networks) if networks.iter().any(|network| network.contains(from.ip())) => {
-            let (header, said) = proxy::read(&mut stream).await?;
-            origin.destination = header.destination.or(origin.destination);
-            origin.proxy_tlvs = header.tlvs;
-            (header.client.unwrap_or(from), said)
+    let arrived = ArrivedClient::read(stream, from, front.proxy.as_deref()).await?;
+    match &front.table {
+        RouteTable::One(service) => Ok(RoutedClient::Session(arrived.admit_unchecked(service.clone()))),
+        RouteTable::Http(routes) => {
+            let ArrivedClient { client, stream, prefix, origin } = arrived;
+            let (stream, routes, is_tls) = (NetStream::Tcp(stream), routes.clone(), false);
+            Ok(RoutedClient::Web(WebClient { client, stream, prefix, routes, is_tls, origin }))
         }
-        Some(_) => return Err(RouteError::NotProxy),
-    };
-    let doors = match &front.table {
-        RouteTable::One(service) => {
-            let (service, stream) = (service.clone(), NetStream::Tcp(stream));
-            return Ok(RoutedClient::Session(AdmittedClient {
-                client,
-                service,
-                stream,
-                prefix: said,
-                origin,
-                admission: ClientAdmission::Unchecked,
-            }));
-        }
-        RouteTable::Http(doors) => {
-            let (stream, doors) = (NetStream::Tcp(stream), doors.clone());
-            return Ok(RoutedClient::Web(WebClient {
-                client,
-                stream,
-                prefix: said,
-                routes: doors,
-                is_tls: false,
-                origin,
-            }));
-        }
-        RouteTable::Named(doors) => doors,
-    };
-    let hello = ClientHello::read(&mut stream, said).await?;
+        RouteTable::Named(routes) => route_by_name(arrived, routes, link_doors, gates).await,
+    }
+}
+
+/// A client of whom no more is known than who it is.
+struct ArrivedClient {
+    client: SocketAddr,
+    stream: TcpStream,
+    /// What was read of it already.
+    prefix: Vec<u8>,
+    origin: Box<ClientOrigin>,
+}
+
+impl ArrivedClient {
+    /// Finds out who it is: whoever has connected, or whom a proxy in these networks names.
+    async fn read(
+        mut stream: TcpStream,
+        from: SocketAddr,
+        proxies: Option<&[Network]>,
+    ) -> Result<Self, RouteError> {
+        let mut origin = origin_of(&stream);
+        let (client, prefix) = match proxies {
+            None => (from, Vec::new()),
+            Some(networks) if networks.iter().any(|network| network.contains(from.ip())) => {
+                let (header, prefix) = proxy::read(&mut stream).await?;
+                origin.destination = header.destination.or(origin.destination);
+                origin.proxy_tlvs = header.tlvs;
+                (header.client.unwrap_or(from), prefix)
+            }
+            Some(_) => return Err(RouteError::NotProxy),
+        };
+        Ok(Self { client, stream, prefix, origin })
+    }
+
+    /// A client of this service, whatever it says; whether it gets in is seen later.
+    fn admit_unchecked(self, service: ServiceName) -> AdmittedClient {
+        let Self { client, stream, prefix, origin } = self;
+        let (stream, admission) = (NetStream::Tcp(stream), ClientAdmission::Unchecked);
+        AdmittedClient { client, service, stream, prefix, origin, admission }
+    }
+}
+
+/// Routes a client by the name in its ClientHello.
+async fn route_by_name(
+    mut arrived: ArrivedClient,
+    routes: &[SniRoute],
+    link_doors: &LinkDoors,
+    gates: &ClientGates,
+) -> Result<RoutedClient, RouteError> {
+    let prefix = std::mem::take(&mut arrived.prefix);
+    let hello = ClientHello::read(&mut arrived.stream, prefix).await?;
     let name = hello.name();
-    let Some(door) = find_sni_route(doors, name) else {
+    let Some(route) = find_sni_route(routes, name) else {
         // Links may have a certificate of their own.
         if let Some(server) = link_doors.outer_server() {
-            return route_requests(client, (hello, stream), &server, Arc::default(), origin).await;
+            let client = end_tls_for_requests(arrived, hello, &server, Arc::default()).await;
+            return client.map(RoutedClient::Web);
         }
-        client_hello::refuse_name(&mut stream).await;
+        client_hello::refuse_name(&mut arrived.stream).await;
         return Err(RouteError::UnknownName(name.map(str::to_owned)));
     };
-    match &door.handling {
+    match &route.handling {
         TlsHandling::Passed(service) => {
-            let (service, stream) = (service.clone(), NetStream::Tcp(stream));
-            let prefix = hello.into_bytes();
-            let admission = ClientAdmission::Unchecked;
-            Ok(RoutedClient::Session(AdmittedClient { client, service, stream, prefix, origin, admission }))
+            arrived.prefix = hello.into_bytes();
+            Ok(RoutedClient::Session(arrived.admit_unchecked(service.clone())))
         }
         TlsHandling::Down(service, why) => {
-            client_hello::refuse_service(&mut stream).await;
+            client_hello::refuse_service(&mut arrived.stream).await;
             Err(RouteError::Down { service: service.clone(), reason: why.clone() })
         }
         TlsHandling::Tls(service, server) => {
-            let admission = ClientAdmission::from(gates.enter(service, client.ip()));
-            let accepted = match &admission {
-                // Its session is refused before TLS, which would be spoken for nothing.
-                ClientAdmission::Refused(_) => Ok((NetStream::Tcp(stream), None)),
-                ClientAdmission::Admitted(_) | ClientAdmission::Unchecked => {
-                    server.accept(hello, stream).await
-                }
-            };
-            let (stream, user) =
-                accepted.map_err(|error| RouteError::ServiceTls { service: service.clone(), error })?;
-            origin.user = user;
-            origin.alpn = stream.alpn().unwrap_or_default().to_vec();
-            Ok(RoutedClient::Session(AdmittedClient {
-                client,
-                service: service.clone(),
-                stream,
-                prefix: Vec::new(),
-                origin,
-                admission,
-            }))
+            end_tls_for_session(arrived, hello, service, server, gates).await.map(RoutedClient::Session)
         }
-        TlsHandling::Http(doors, server) => {
-            route_requests(client, (hello, stream), server, doors.clone(), origin).await
+        TlsHandling::Http(routes, server) => {
+            end_tls_for_requests(arrived, hello, server, routes.clone()).await.map(RoutedClient::Web)
         }
     }
 }
 
-/// Ends TLS before requests.
-async fn route_requests(
-    client: SocketAddr,
-    (hello, stream): (ClientHello, TcpStream),
+async fn end_tls_for_session(
+    arrived: ArrivedClient,
+    hello: ClientHello,
+    service: &ServiceName,
+    server: &TlsServer,
+    gates: &ClientGates,
+) -> Result<AdmittedClient, RouteError> {
+    let ArrivedClient { client, stream, mut origin, .. } = arrived;
+    let admission = ClientAdmission::from(gates.enter(service, client.ip()));
+    let accepted = match &admission {
+        // Its session is refused before TLS, which would be spoken for nothing.
+        ClientAdmission::Refused(_) => Ok((NetStream::Tcp(stream), None)),
+        ClientAdmission::Admitted(_) | ClientAdmission::Unchecked => server.accept(hello, stream).await,
+    };
+    let (stream, user) =
+        accepted.map_err(|error| RouteError::ServiceTls { service: service.clone(), error })?;
+    origin.user = user;
+    origin.alpn = stream.alpn().unwrap_or_default().to_vec();
+    let (service, prefix) = (service.clone(), Vec::new());
+    Ok(AdmittedClient { client, service, stream, prefix, origin, admission })
+}
+
+async fn end_tls_for_requests(
+    arrived: ArrivedClient,
+    hello: ClientHello,
     server: &TlsServer,
     routes: Arc<Vec<HttpRoute>>,
-    mut origin: Box<ClientOrigin>,
-) -> Result<RoutedClient, RouteError> {
+) -> Result<WebClient, RouteError> {
+    let ArrivedClient { client, stream, mut origin, .. } = arrived;
     let (stream, user) = server.accept(hello, stream).await?;
     origin.user = user;
-    Ok(RoutedClient::Web(WebClient { client, stream, prefix: Vec::new(), routes, is_tls: true, origin }))
+    Ok(WebClient { client, stream, prefix: Vec::new(), routes, is_tls: true, origin })
 }
 
 /// Where a client has connected to; all that is known of it without being told.

@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
+    time::{Instant, Sleep},
 };
 
 use super::final_delivery::deliver_remaining;
@@ -60,14 +60,6 @@ pub enum RelayOutcome {
     Idle,
 }
 
-/// A session relays once it is connected, and drains once one side has finished.
-fn enter_phase(counters: &SessionCounters, steps: [DirectionState; 2]) {
-    counters.enter(match steps.contains(&DirectionState::Ended) {
-        true => SessionPhase::Draining,
-        false => SessionPhase::Relaying,
-    });
-}
-
 /// Which sides of a session are SOCKS5 links, which [`DeliveryWatch`] watches for silence.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkSides {
@@ -85,81 +77,133 @@ pub async fn relay(
     counters: &SessionCounters,
     idle: Option<Duration>,
 ) -> RelayOutcome {
-    let mut up = RelayDirection::starting_with(first);
-    let mut down = RelayDirection::default();
-    let mut watch = SocketWatch::new(counters.bytes(), idle);
-    let mut deliveries = [DeliveryWatch::default(), DeliveryWatch::default()];
-    let look = tokio::time::sleep_until(watch.next_check(Instant::now()));
-    let mut is_new = true;
-    tokio::pin!(look);
-    let relayed = poll_fn(|cx| {
-        up.is_last = down.state == DirectionState::Ended;
-        if let Poll::Ready(Err((side, error))) =
-            up.poll(cx, downstream, upstream, |bytes| counters.add_up(bytes))
-        {
-            return Poll::Ready(RelayOutcome::Failed(side, error));
-        }
-        down.is_last = up.state == DirectionState::Ended;
-        if let Poll::Ready(Err(failure)) =
-            down.poll(cx, upstream, downstream, |bytes| counters.add_down(bytes))
-        {
-            let (side, error) = mirror_failure(failure);
-            return Poll::Ready(RelayOutcome::Failed(side, error));
-        }
-        for (which, side, is_unread) in [
-            (WhichSide::Downstream, &mut *downstream, up.has_ended() || up.holds_bytes()),
-            (WhichSide::Upstream, &mut *upstream, down.has_ended() || down.holds_bytes()),
-        ] {
-            if is_unread && let Poll::Ready(error) = side.poll_control(cx) {
-                return Poll::Ready(RelayOutcome::Failed(which, error));
-            }
-        }
-        if (up.state, down.state) == (DirectionState::Ended, DirectionState::Ended) {
-            counters.enter(SessionPhase::Draining);
-            return Poll::Ready(RelayOutcome::Clean);
-        }
-        enter_phase(counters, [up.state, down.state]);
-        // A side that is not read any more shows by no event that it has gone.
-        let held = up.holds_bytes() || down.holds_bytes() || up.has_ended() || down.has_ended();
-        if watch.has_reason_to_wake(counters.bytes(), held) {
-            look.as_mut().reset(watch.next_check(Instant::now()));
-        }
-        while watch.awake && look.as_mut().poll(cx).is_ready() {
-            if std::mem::take(&mut is_new) && !links.upstream {
-                upstream.tcp().into_iter().for_each(tcp::keep_edge_alive);
-            }
-            let sides = [
-                (WhichSide::Downstream, &*downstream, links.downstream),
-                (WhichSide::Upstream, &*upstream, links.upstream),
-            ];
-            let mut owed = held;
-            for ((which, side, is_link), delivery) in sides.into_iter().zip(&mut deliveries) {
-                match check_socket(side, is_link.then_some(delivery)) {
-                    Ok(delivered) => owed |= delivered != DeliveryState::All,
-                    Err(error) => return Poll::Ready(RelayOutcome::Failed(which, error)),
-                }
-            }
-            if watch.check(counters.bytes(), owed) {
-                return Poll::Ready(RelayOutcome::Idle);
-            }
-            look.as_mut().reset(watch.next_check(Instant::now()));
-        }
-        Poll::Pending
-    })
-    .await;
-    match relayed {
-        RelayOutcome::Failed(side, error) => {
+    let watch = SocketWatch::new(counters.bytes(), idle);
+    let next_check = tokio::time::sleep_until(watch.next_check(Instant::now()));
+    tokio::pin!(next_check);
+    let up = RelayDirection::starting_with(first);
+    let (down, deliveries) = Default::default();
+    let mut relay =
+        Relay { downstream, upstream, links, counters, up, down, watch, deliveries, was_checked: false };
+    match poll_fn(|cx| relay.poll(cx, next_check.as_mut())).await {
+        Ok(ended) => ended,
+        Err((side, error)) => {
             // It may be that all of the session came at once, its failure with it.
-            enter_phase(counters, [up.state, down.state]);
+            relay.enter_phase();
+            let Relay { downstream, upstream, mut up, mut down, .. } = relay;
             let (direction, sides) = match side {
-                WhichSide::Downstream => (&mut up, (&mut *downstream, &mut *upstream)),
-                WhichSide::Upstream => (&mut down, (&mut *upstream, &mut *downstream)),
+                WhichSide::Downstream => (&mut up, (downstream, upstream)),
+                WhichSide::Upstream => (&mut down, (upstream, downstream)),
             };
             // Boxed: an open session holds no memory for how it may fail.
             let error = Box::pin(deliver_remaining(side, direction, sides, error, counters)).await;
             RelayOutcome::Failed(side, error)
         }
-        ended => ended,
+    }
+}
+
+/// A relay between two polls.
+struct Relay<'a> {
+    downstream: &'a mut NetStream,
+    upstream: &'a mut NetStream,
+    links: LinkSides,
+    counters: &'a SessionCounters,
+    up: RelayDirection,
+    down: RelayDirection,
+    watch: SocketWatch,
+    /// Of the downstream side and of the upstream side.
+    deliveries: [DeliveryWatch; 2],
+    /// Whether the sockets were checked at least once.
+    was_checked: bool,
+}
+
+impl Relay<'_> {
+    /// Moves what can be moved, and then judges the session by what is left.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        next_check: Pin<&mut Sleep>,
+    ) -> Poll<Result<RelayOutcome, SideFailure>> {
+        self.poll_directions(cx)?;
+        self.poll_control(cx)?;
+        if (self.up.state, self.down.state) == (DirectionState::Ended, DirectionState::Ended) {
+            self.counters.enter(SessionPhase::Draining);
+            return Poll::Ready(Ok(RelayOutcome::Clean));
+        }
+        self.enter_phase();
+        self.poll_watch(cx, next_check)
+    }
+
+    fn poll_directions(&mut self, cx: &mut Context<'_>) -> Result<(), SideFailure> {
+        let Self { downstream, upstream, counters, up, down, .. } = self;
+        up.is_last = down.state == DirectionState::Ended;
+        if let Poll::Ready(moved) = up.poll(cx, downstream, upstream, |bytes| counters.add_up(bytes)) {
+            moved?;
+        }
+        down.is_last = up.state == DirectionState::Ended;
+        match down.poll(cx, upstream, downstream, |bytes| counters.add_down(bytes)) {
+            Poll::Ready(moved) => moved.map_err(mirror_failure),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Hears of a side's failure where nothing is read from it now.
+    fn poll_control(&mut self, cx: &mut Context<'_>) -> Result<(), SideFailure> {
+        let Self { downstream, upstream, up, down, .. } = self;
+        for (which, side, direction) in
+            [(WhichSide::Downstream, downstream, up), (WhichSide::Upstream, upstream, down)]
+        {
+            let is_unread = direction.has_ended() || direction.holds_bytes();
+            if is_unread && let Poll::Ready(error) = side.poll_control(cx) {
+                return Err((which, error));
+            }
+        }
+        Ok(())
+    }
+
+    /// A session relays once it is connected, and drains once one side has finished.
+    fn enter_phase(&self) {
+        self.counters.enter(match [self.up.state, self.down.state].contains(&DirectionState::Ended) {
+            true => SessionPhase::Draining,
+            false => SessionPhase::Relaying,
+        });
+    }
+
+    /// Checks the sockets whenever that is due.
+    fn poll_watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut next_check: Pin<&mut Sleep>,
+    ) -> Poll<Result<RelayOutcome, SideFailure>> {
+        // A side that is not read any more shows by no event that it has gone.
+        let held = [&self.up, &self.down].iter().any(|way| way.holds_bytes() || way.has_ended());
+        if self.watch.has_reason_to_wake(self.counters.bytes(), held) {
+            next_check.as_mut().reset(self.watch.next_check(Instant::now()));
+        }
+        while self.watch.awake && next_check.as_mut().poll(cx).is_ready() {
+            let is_owed = self.check_sockets()?;
+            if self.watch.check(self.counters.bytes(), held || is_owed) {
+                return Poll::Ready(Ok(RelayOutcome::Idle));
+            }
+            next_check.as_mut().reset(self.watch.next_check(Instant::now()));
+        }
+        Poll::Pending
+    }
+
+    /// Whether a side has yet to acknowledge some of what it was sent.
+    fn check_sockets(&mut self) -> Result<bool, SideFailure> {
+        if !std::mem::replace(&mut self.was_checked, true) && !self.links.upstream {
+            self.upstream.tcp().into_iter().for_each(tcp::keep_edge_alive);
+        }
+        let sides = [
+            (WhichSide::Downstream, &*self.downstream, self.links.downstream),
+            (WhichSide::Upstream, &*self.upstream, self.links.upstream),
+        ];
+        let mut is_owed = false;
+        for ((which, side, is_link), delivery) in sides.into_iter().zip(&mut self.deliveries) {
+            let delivered = check_socket(side, is_link.then_some(delivery));
+            is_owed |= delivered.map_err(|error| (which, error))? != DeliveryState::All;
+        }
+        Ok(is_owed)
     }
 }
 
