@@ -542,44 +542,42 @@ async fn links_of_socks_carry_requests_too() {
     }
 }
 
-#[tokio::test]
-async fn what_could_be_read_in_two_ways_reaches_no_backend() {
-    let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
-    let at = port(&way).await;
-    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
-    let chunked = "Transfer-Encoding: chunked\r\n";
-    for (what, request, status) in [
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+
+/// Requests that are refused, and the status that says so.
+fn ambiguous_requests() -> Vec<(&'static str, String, &'static str)> {
+    vec![
         (
             "both lengths",
-            format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n{chunked}\r\n0\r\n\r\n{smuggled}"),
+            format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n{CHUNKED}\r\n0\r\n\r\n{SMUGGLED}"),
             "400",
         ),
         (
             "both lengths, turned",
-            format!("POST / HTTP/1.1\r\nHost: h\r\n{chunked}Content-Length: 4\r\n\r\n0\r\n\r\n{smuggled}"),
+            format!("POST / HTTP/1.1\r\nHost: h\r\n{CHUNKED}Content-Length: 4\r\n\r\n0\r\n\r\n{SMUGGLED}"),
             "400",
         ),
         (
             "two lengths",
             format!(
-                "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 40\r\n\r\n{smuggled}"
+                "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 40\r\n\r\n{SMUGGLED}"
             ),
             "400",
         ),
         (
             "a signed length",
-            format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n\r\n{smuggled}"),
+            format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n\r\n{SMUGGLED}"),
             "400",
         ),
         (
             "a strange coding",
-            format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n{smuggled}"),
+            format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n{SMUGGLED}"),
             "400",
         ),
-        ("chunks of old", format!("POST / HTTP/1.0\r\nHost: h\r\n{chunked}\r\n0\r\n\r\n{smuggled}"), "400"),
-        ("a bare LF", format!("GET / HTTP/1.1\nHost: h\r\n\r\n{smuggled}"), "400"),
-        ("a bare LF at the end", format!("GET / HTTP/1.1\r\nHost: h\r\n\n{smuggled}"), "400"),
+        ("chunks of old", format!("POST / HTTP/1.0\r\nHost: h\r\n{CHUNKED}\r\n0\r\n\r\n{SMUGGLED}"), "400"),
+        ("a bare LF", format!("GET / HTTP/1.1\nHost: h\r\n\r\n{SMUGGLED}"), "400"),
+        ("a bare LF at the end", format!("GET / HTTP/1.1\r\nHost: h\r\n\n{SMUGGLED}"), "400"),
         ("a folded line", "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n".into(), "400"),
         ("a space before the colon", "GET / HTTP/1.1\r\nHost : h\r\n\r\n".into(), "400"),
         ("a name with a space", "GET / HTTP/1.1\r\nHost: h\r\nX Y: a\r\n\r\n".into(), "400"),
@@ -595,29 +593,47 @@ async fn what_could_be_read_in_two_ways_reaches_no_backend() {
         ("an endless head", format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(200_000)), "431"),
         ("many fields", format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(200)), "431"),
         ("a long target", format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(66_000)), "4"),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn what_could_be_read_in_two_ways_reaches_no_backend() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let at = port(&way).await;
+    for (what, request, status) in ambiguous_requests() {
         let told = asked(at, &request).await;
         assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {told}");
         assert!(told.matches("HTTP/1.1 ").count() == 1, "{what}: {told}");
     }
+    // What reaches the backend first is a request that is good.
+    say(&mut dial(at).await, GET.as_bytes()).await;
+    assert_eq!(head(&mut backend.accept().await).await[0], "GET / HTTP/1.1");
+}
+
+#[tokio::test]
+async fn what_stands_within_a_body_is_no_request() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let at = port(&way).await;
     // A body that is spoilt on its way is cut, and what was within it is nothing of its own.
     let mut client = dial(at).await;
-    say(&mut client, format!("POST / HTTP/1.1\r\nHost: h\r\n{chunked}\r\n3\r\nabc\r\n").as_bytes()).await;
+    say(&mut client, format!("POST / HTTP/1.1\r\nHost: h\r\n{CHUNKED}\r\n3\r\nabc\r\n").as_bytes()).await;
     let mut server = backend.accept().await;
     head(&mut server).await;
     hear(&mut server, b"3\r\nabc\r\n").await;
-    say(&mut client, format!("5\n{smuggled}").as_bytes()).await;
+    say(&mut client, format!("5\n{SMUGGLED}").as_bytes()).await;
     assert_eq!(hear_reset(&mut server).await, b"");
     // A body of a given length is a body, whatever stands in it.
     let body = format!(
-        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{smuggled}",
-        smuggled.len()
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{SMUGGLED}",
+        SMUGGLED.len()
     );
     let ask = async { asked(at, &body).await };
     let serve = async {
         let mut server = backend.accept().await;
         assert_eq!(head(&mut server).await[0], "POST / HTTP/1.1");
-        hear(&mut server, smuggled.as_bytes()).await;
+        hear(&mut server, SMUGGLED.as_bytes()).await;
         say(&mut server, OK.as_bytes()).await;
         server
     };

@@ -268,6 +268,32 @@ async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
     }
 }
 
+/// What trusted proxies say of a client, the list that the backend is told, and who the client is.
+const FORWARDED_CLIENTS: [(&str, &str, &str); 6] = [
+    ("X-Forwarded-For: 192.0.2.7", "192.0.2.7, 127.0.0.1", "192.0.2.7:0"),
+    (
+        "X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\nX-Forwarded-For: , 127.0.0.9",
+        "6.6.6.6, 192.0.2.7, 127.0.0.9, 127.0.0.1",
+        "192.0.2.7:0",
+    ),
+    (
+        "X-Forwarded-For: [2001:db9::1]:443,2001:db8::7",
+        "[2001:db9::1]:443, 2001:db8::7, 127.0.0.1",
+        "[2001:db9::1]:0",
+    ),
+    ("X-Forwarded-For: 127.0.0.8, 127.0.0.9", "127.0.0.8, 127.0.0.9, 127.0.0.1", "127.0.0.8:0"),
+    (
+        "X-Forwarded-For: 192.0.2.7:5, unknown, 127.0.0.9",
+        "192.0.2.7:5, unknown, 127.0.0.9, 127.0.0.1",
+        "127.0.0.9:0",
+    ),
+    (
+        "Forwarded: for=192.0.2.7;proto=https, for=\"[2001:db8::7]:4711\"",
+        "192.0.2.7, [2001:db8::7]:4711, 127.0.0.1",
+        "192.0.2.7:0",
+    ),
+];
+
 #[tokio::test]
 async fn who_a_trusted_proxy_names_is_the_client() {
     for mode in MODES {
@@ -277,30 +303,7 @@ async fn who_a_trusted_proxy_names_is_the_client() {
         let way = Plan { accept, ..Plan::new(mode, &to) }.start().await;
         let at = port(&way).await;
         let mut served = ServedConnections::of(&backend);
-        for (fields, list, client) in [
-            ("X-Forwarded-For: 192.0.2.7", "192.0.2.7, 127.0.0.1", "192.0.2.7:0"),
-            (
-                "X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\nX-Forwarded-For: , 127.0.0.9",
-                "6.6.6.6, 192.0.2.7, 127.0.0.9, 127.0.0.1",
-                "192.0.2.7:0",
-            ),
-            (
-                "X-Forwarded-For: [2001:db9::1]:443,2001:db8::7",
-                "[2001:db9::1]:443, 2001:db8::7, 127.0.0.1",
-                "[2001:db9::1]:0",
-            ),
-            ("X-Forwarded-For: 127.0.0.8, 127.0.0.9", "127.0.0.8, 127.0.0.9, 127.0.0.1", "127.0.0.8:0"),
-            (
-                "X-Forwarded-For: 192.0.2.7:5, unknown, 127.0.0.9",
-                "192.0.2.7:5, unknown, 127.0.0.9, 127.0.0.1",
-                "127.0.0.9:0",
-            ),
-            (
-                "Forwarded: for=192.0.2.7;proto=https, for=\"[2001:db8::7]:4711\"",
-                "192.0.2.7, [2001:db8::7]:4711, 127.0.0.1",
-                "192.0.2.7:0",
-            ),
-        ] {
+        for (fields, list, client) in FORWARDED_CLIENTS {
             let more =
                 "X-Forwarded-Proto: https\r\nX-Forwarded-Host: public.example\r\nX-Real-IP: 6.6.6.6\r\n";
             let mut near = dial(at).await;
@@ -340,7 +343,10 @@ async fn who_a_trusted_proxy_names_is_the_client() {
         served.next_request().await;
         assert_eq!(way.dmz.now().await.totals.sessions_open, 2);
     }
-    // From anybody else they are dropped, and the request is served.
+}
+
+#[tokio::test]
+async fn who_anybody_else_names_is_dropped_and_the_request_is_served() {
     let backend = Backend::new().await;
     let to = address(&backend);
     let accept = "{ address: 'http://127.0.0.1:0', forwarded: { from: [192.0.2.0/24] } }";
@@ -350,7 +356,10 @@ async fn who_a_trusted_proxy_names_is_the_client() {
     for field in ["x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-host: h"] {
         assert!(heard.iter().any(|line| line == field), "{heard:?}");
     }
-    // The client of a WebSocket whose frames are taken off is told by it, too.
+}
+
+#[tokio::test]
+async fn the_client_of_a_websocket_whose_frames_are_taken_off_is_whom_its_proxy_names() {
     let backend = Backend::new().await;
     let accept = "{ address: 'ws://127.0.0.1:0', forwarded: { from: [127.0.0.1] } }";
     let to = format!("{{ address: '{}', proxy: v1 }}", backend.address());

@@ -210,17 +210,18 @@ fn v2(kinds: [u8; 2], length: u16, body: &[u8]) -> Vec<u8> {
     [b"\r\n\r\n\0\r\nQUIT\n", &kinds[..], &length.to_be_bytes(), body].concat()
 }
 
-/// Every form of the manual, and what is none: the client that is told, `None` for the proxy's own address.
-#[tokio::test]
-async fn every_header_names_a_client_or_is_refused() {
-    let four = b"\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb";
-    let six = [&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7][..], &[0; 16], b"\xc3\x50\x01\xbb"]
-        .concat();
+/// The addresses and ports of a header of version 2, of IPv4 and of IPv6.
+const FOUR: &[u8] = b"\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb";
+const SIX: &[u8] =
+    b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xc3\x50\x01\xbb";
+
+/// Every form of the manual: the client that is told, `None` for the proxy's own address.
+fn headers_of_the_manual() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     let unix = [7; 216];
     let longest = "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
     let named = Some("192.0.2.7:50000");
     let named6 = Some("[2001:db8::7]:50000");
-    let good = [
+    vec![
         ("version 1", V1.to_vec(), named),
         ("of IPv6", V6.to_vec(), named6),
         ("the longest", longest.into(), Some("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535")),
@@ -228,18 +229,22 @@ async fn every_header_names_a_client_or_is_refused() {
         ("port 0", b"PROXY TCP4 192.0.2.7 198.51.100.1 0 443\r\n".to_vec(), Some("192.0.2.7:0")),
         ("unknown", b"PROXY UNKNOWN\r\n".to_vec(), None),
         ("unknown, and more", b"PROXY UNKNOWN ffff::1 ::2 1 2\r\n".to_vec(), None),
-        ("version 2", v2([0x21, 0x11], 12, four), named),
-        ("version 2 of IPv6", v2([0x21, 0x21], 36, &six), named6),
+        ("version 2", v2([0x21, 0x11], 12, FOUR), named),
+        ("version 2 of IPv6", v2([0x21, 0x21], 36, SIX), named6),
         ("with extensions", V2.to_vec(), named),
         ("local", v2([0x20, 0], 0, b""), None),
-        ("local with an address", v2([0x20, 0x11], 12, four), None),
+        ("local with an address", v2([0x20, 0x11], 12, FOUR), None),
         ("no family", v2([0x21, 0], 0, b""), None),
         ("no family, and bytes", v2([0x21, 0], 3, b"abc"), None),
-        ("UDP", v2([0x21, 0x12], 12, four), None),
-        ("UDP of IPv6", v2([0x21, 0x22], 36, &six), None),
+        ("UDP", v2([0x21, 0x12], 12, FOUR), None),
+        ("UDP of IPv6", v2([0x21, 0x22], 36, SIX), None),
         ("a Unix socket", v2([0x21, 0x31], 216, &unix), None),
-    ];
-    let bad: [(&str, Vec<u8>); 17] = [
+    ]
+}
+
+/// What is none of them.
+fn headers_that_are_none() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
         ("nothing of it", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
         ("another case", b"proxy TCP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec()),
         ("an LF alone", b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\n".to_vec()),
@@ -253,11 +258,16 @@ async fn every_header_names_a_client_or_is_refused() {
         ("a port with a zero before", b"PROXY TCP4 192.0.2.7 198.51.100.1 01 2\r\n".to_vec()),
         ("one field more", b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2 3\r\n".to_vec()),
         ("one byte too long", [b"PROXY UNKNOWN ", &[b'x'; 92][..], b"\r\n"].concat()),
-        ("another version", v2([0x11, 0x11], 12, four)),
-        ("another command", v2([0x22, 0x11], 12, four)),
-        ("another family of version 2", v2([0x21, 0x41], 12, four)),
-        ("too short for its family", v2([0x21, 0x21], 12, four)),
-    ];
+        ("another version", v2([0x11, 0x11], 12, FOUR)),
+        ("another command", v2([0x22, 0x11], 12, FOUR)),
+        ("another family of version 2", v2([0x21, 0x41], 12, FOUR)),
+        ("too short for its family", v2([0x21, 0x21], 12, FOUR)),
+    ]
+}
+
+#[tokio::test]
+async fn every_header_names_a_client_or_is_refused() {
+    let (good, bad) = (headers_of_the_manual(), headers_that_are_none());
     for mode in MODES {
         let backend = Backend::new().await;
         let way = start(mode, &out(&backend, "v1")).await;
