@@ -180,8 +180,7 @@ fn sources() -> Vec<Source> {
                 if path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests") {
                     continue;
                 }
-                let text = fs::read_to_string(&path).unwrap();
-                let production = text.split("#[cfg(test)]").next().unwrap();
+                let production = without_tests(&fs::read_to_string(&path).unwrap());
                 let is_code = |line: &&str| !line.trim_start().starts_with("//");
                 let code = production.lines().filter(is_code).collect::<Vec<_>>().join("\n");
                 found.push(Source { path, lines: production.lines().count(), code });
@@ -189,6 +188,36 @@ fn sources() -> Vec<Source> {
         }
     }
     found
+}
+
+/// The text of a file without the items behind `#[cfg(test)]`, wherever they stand. A module of tests that is written
+/// out ends its file, as a lint demands; any other item ends with a semicolon or a brace that stands as far in as it.
+fn without_tests(text: &str) -> String {
+    let mut production = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            production.push_str(line);
+            production.push('\n');
+            continue;
+        }
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let Some(item) = lines.find(|line| !line.trim_start().starts_with(['#', '/'])) else { break };
+        if item.contains("mod ") && item.ends_with('{') {
+            break;
+        }
+        if !item.ends_with([';', '}']) {
+            lines.find(|line| line.strip_prefix(indent).is_some_and(|rest| rest.starts_with(['}', ']'])));
+        }
+    }
+    production
+}
+
+#[test]
+fn what_stands_between_tests_is_production() {
+    let code = "a\n#[cfg(test)]\nmod text;\nb\nimpl C {\n    #[cfg(test)]\n    /// Why.\n    fn d() {\n        {}\n    }\n\
+                \x20   e\n}\n#[cfg(test)]\n#[expect(x)]\nmod tests {\n}\nf";
+    assert_eq!(without_tests(code), "a\nb\nimpl C {\n    e\n}\n");
 }
 
 /// `src/gateway/halves.rs` and `src/gateway.rs` belong to `gateway`.

@@ -22,6 +22,7 @@ pub mod rate_limited;
 pub mod recording;
 pub mod refusals;
 pub mod registry;
+pub mod reopen;
 pub mod requests;
 mod rows;
 pub mod snapshot;

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::terminal;
-use crate::telemetry::log;
+use crate::telemetry::reopen;
 
 /// Listens from now on; the answer does what each signal asks for, until it is dropped.
 ///
@@ -27,7 +27,7 @@ pub fn handle_signals() -> io::Result<impl Future<Output = ()> + Send + 'static>
                 Some(()) = stops.recv() => tokio::task::block_in_place(terminal::stop_now),
                 Some(()) = quits.recv() => tokio::task::block_in_place(terminal::quit_now),
                 Some(()) = continues.recv() => terminal::continued(),
-                Some(()) = user.recv() => log::reopen_files(),
+                Some(()) = user.recv() => reopen::reopen_files(),
                 else => return,
             }
         }

@@ -46,20 +46,23 @@ fn use_paths(text: &str) -> Option<(Vec<Vec<String>>, &str)> {
     }
 }
 
-/// The paths within this crate that a file names, from the crate's root.
-fn named_paths(code: &str, own: &[String]) -> Vec<Vec<String>> {
-    let imports = code.lines().scan(0, |at, line| {
-        let begins = *at;
-        *at += line.len() + 1;
-        let line = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(super) ");
-        let line = line.trim_start_matches("pub(crate) ");
-        Some(line.starts_with("use ").then(|| &code[begins + code[begins..].find("use ").unwrap() + 4..]))
-    });
-    let mut paths: Vec<_> = imports.flatten().filter_map(use_paths).flat_map(|(paths, _)| paths).collect();
-    paths.extend(code.match_indices("crate::").filter_map(|(at, _)| {
-        let end = code[at..].find(|sign: char| !sign.is_alphanumeric() && sign != '_' && sign != ':')?;
-        Some(code[at..at + end].split("::").map(str::to_owned).collect())
-    }));
+/// The paths that are written out, within a `use` or not.
+fn written_paths(code: &str) -> impl Iterator<Item = Vec<String>> {
+    let words = code.split(|sign: char| !sign.is_alphanumeric() && sign != '_' && sign != ':');
+    let paths = words.filter(|word| word.contains("::") && !word.starts_with(':') && !word.ends_with(':'));
+    paths.map(|path| path.split("::").map(str::to_owned).collect())
+}
+
+/// What a file names of this crate, as paths from the crate's root.
+#[derive(Debug, Default)]
+struct NamedPaths {
+    used: Vec<Vec<String>>,
+    /// What it hands on by `pub use`, which is no use of its own.
+    reexported: Vec<Vec<String>>,
+}
+
+/// `is_module` tells the modules of this crate: one right below needs no `self::`.
+fn named_paths(code: &str, own: &[String], is_module: impl Fn(&[String]) -> bool) -> NamedPaths {
     let absolute = |path: Vec<String>| match path.first()?.as_str() {
         "crate" => Some(path[1..].to_vec()),
         "self" => Some([own, &path[1..]].concat()),
@@ -67,21 +70,72 @@ fn named_paths(code: &str, own: &[String]) -> Vec<Vec<String>> {
             let up = path.iter().take_while(|part| *part == "super").count();
             Some([&own[..own.len().saturating_sub(up)], &path[up..]].concat())
         }
-        _ => None,
+        _ => Some([own, &path].concat()).filter(|path| is_module(&path[..own.len() + 1])),
     };
-    paths.into_iter().filter_map(absolute).collect()
+    let mut named = NamedPaths::default();
+    // What is left of the text without its imports.
+    let (mut rest, mut others) = (code, String::new());
+    while let Some(line) = rest.lines().next() {
+        let item = line.trim_start();
+        let is_public = item.starts_with("pub");
+        let import = item
+            .find("use ")
+            .filter(|at| *at == 0 || is_public && item[..*at].trim_end().ends_with(['b', ')']));
+        let behind = rest.split_once('\n').map_or("", |(_, behind)| behind);
+        rest = match import.and_then(|_| use_paths(rest.split_once("use ")?.1)) {
+            Some((paths, behind)) => {
+                let paths = paths.into_iter().filter_map(absolute);
+                if is_public {
+                    named.reexported.extend(paths)
+                } else {
+                    named.used.extend(paths)
+                }
+                behind.split_once('\n').map_or("", |(_, behind)| behind)
+            }
+            None => {
+                others.push_str(line);
+                others.push('\n');
+                behind
+            }
+        };
+    }
+    named.used.extend(written_paths(&others).filter_map(absolute));
+    named
 }
 
-/// The files that each file uses.
+/// The files that each file uses, by whatever name they are handed on.
 fn uses(sources: &[Source]) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
     let files: BTreeMap<_, _> =
         sources.iter().map(|source| (module_path(&source.path), source.path.clone())).collect();
-    let file_of = |path: Vec<String>| (1..=path.len()).rev().find_map(|end| files.get(&path[..end]));
-    let used = |source: &Source| {
-        let named = named_paths(&source.code, &module_path(&source.path));
-        named.into_iter().filter_map(file_of).filter(|file| **file != source.path).cloned().collect()
+    let is_module = |path: &[String]| files.contains_key(path);
+    let named: BTreeMap<_, _> = files
+        .iter()
+        .map(|(module, file)| {
+            let source = sources.iter().find(|source| source.path == *file).unwrap();
+            (module.clone(), named_paths(&source.code, module, is_module))
+        })
+        .collect();
+    let handed_on = |module: &[String], name: &String| {
+        named.get(module)?.reexported.iter().find(|path| path.last() == Some(name))
     };
-    sources.iter().map(|source| (source.path.clone(), used(source))).collect()
+    let file_of = |mut path: Vec<String>| {
+        // A name may be handed on a few times.
+        for _ in 0..8 {
+            let end = (1..=path.len()).rev().find(|end| is_module(&path[..*end]))?;
+            let next = path.get(end).and_then(|name| handed_on(&path[..end], name));
+            match next {
+                Some(next) => path = [&next[..], &path[end + 1..]].concat(),
+                None => return files.get(&path[..end]),
+            }
+        }
+        None
+    };
+    let used = |(module, named): (&Vec<String>, &NamedPaths)| {
+        let file = &files[module];
+        let used = named.used.iter().cloned().filter_map(file_of).filter(|used| *used != file);
+        (file.clone(), used.cloned().collect())
+    };
+    named.iter().map(used).collect()
 }
 
 fn reached<'a>(from: &'a Path, uses: &'a BTreeMap<PathBuf, BTreeSet<PathBuf>>) -> BTreeSet<&'a Path> {
@@ -120,9 +174,13 @@ fn no_circle_goes_through_two_folders() {
 
 #[test]
 fn the_reader_of_uses_knows_their_forms() {
-    let code =
-        "use super::{\n    a::{self, B as C},\n    d,\n};\npub use self::e::F;\nlet x = crate::g::H::new();";
-    let own = ["m".to_owned(), "n".to_owned()];
-    let named: Vec<_> = named_paths(code, &own).into_iter().map(|path| path.join("::")).collect();
-    assert_eq!(named, ["m::a::self", "m::a::B", "m::d", "m::n::e::F", "g::H::new"]);
+    let code = "use super::{\n    a::{self, B as C},\n    d,\n};\npub use self::e::F;\nlet x = crate::g::H::new();\n\
+                let y = super::i::j();\nuse k::L;\nm::n(Vec::new());\npub(super) use k::Q;\n    use r as s;\n";
+    let own = ["o".to_owned(), "p".to_owned()];
+    let is_module = |path: &[String]| matches!(path.last().map(String::as_str), Some("k" | "m"));
+    let NamedPaths { used, reexported } = named_paths(code, &own, is_module);
+    let joined = |paths: Vec<Vec<String>>| paths.iter().map(|path| path.join("::")).collect::<BTreeSet<_>>();
+    let expected = ["g::H::new", "o::a::B", "o::a::self", "o::d", "o::i::j", "o::p::k::L", "o::p::m::n"];
+    assert_eq!(joined(used).into_iter().collect::<Vec<_>>(), expected);
+    assert_eq!(joined(reexported).into_iter().collect::<Vec<_>>(), ["o::p::e::F", "o::p::k::Q"]);
 }

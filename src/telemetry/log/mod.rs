@@ -24,11 +24,11 @@ use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util
 pub use self::{
     access::{AccessLog, AccessRecord},
     events::{LogEvent, NoticeLine},
-    sink::{lines_lost, loss_reason},
+    sink::{lines_lost, loss_reason, reopen_all},
 };
 use self::{
     line::{LogLayer, WARNING, plain_line, with_priority},
-    sink::{LineSink, LossLine, SinkTarget, reopen_all},
+    sink::{LineSink, LossLine, SinkTarget},
 };
 
 /// Environment variable with a filter such as `debug` or `portcullis::link=trace`.
@@ -109,12 +109,6 @@ pub fn set_file(path: Option<&Path>) {
         // Where no thread can be started there is worse to tell than this.
         *file = target.and_then(|target| LineSink::start(target, Some(missing_lines)).ok());
     }
-}
-
-/// Opens the files of the log anew: they may have been renamed.
-pub fn reopen_files() {
-    let files = reopen_all() + super::audit::reopen_all();
-    tracing::info!(event = %LogEvent::LogReopened, files, "the files of the log are opened anew");
 }
 
 /// Why a level was not taken.
