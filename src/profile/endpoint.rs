@@ -273,17 +273,17 @@ pub(super) enum PortUse {
 }
 
 /// The schemes of one use.
-pub(super) struct KnownSchemes {
+pub(super) struct AllowedUrlSchemes {
     pub known: &'static [&'static str],
     pub example: &'static str,
 }
 
-const ACCEPT: KnownSchemes = KnownSchemes {
+const ACCEPT: AllowedUrlSchemes = AllowedUrlSchemes {
     known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https"],
     example: "tcp://0.0.0.0:8000",
 };
 
-const CONNECT: KnownSchemes = KnownSchemes {
+const CONNECT: AllowedUrlSchemes = AllowedUrlSchemes {
     known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https", "unix", "http+unix", "echo"],
     example: "tcp://127.0.0.1:9000",
 };
@@ -291,7 +291,7 @@ const CONNECT: KnownSchemes = KnownSchemes {
 /// The scheme, which is one of those known, and what follows it.
 pub(super) fn split<'a>(
     text: &'a str,
-    schemes: &KnownSchemes,
+    schemes: &AllowedUrlSchemes,
 ) -> Result<(&'static str, &'a str), ValueProblem> {
     // First of all, since the text must not be shown if it holds a password.
     // A path may hold the sign as well.

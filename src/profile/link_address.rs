@@ -7,7 +7,7 @@ use super::{
     AcceptTls, ClientCheck, ConnectTls, GatewaysOfName, HostPort, KeyPair, PemSource, TlsVersion, ViaProxy,
     WEB_ALPN,
     edge::key_pair,
-    endpoint::{KnownSchemes, PortUse, host_of, host_port, path, split},
+    endpoint::{AllowedUrlSchemes, PortUse, host_of, host_port, path, split},
     fields::{Located, MapReader, ReadValue, ValueReader},
     keys::{self, AnyKey},
     link::material,
@@ -83,12 +83,12 @@ impl LinkWebSocket {
 /// Before the scheme of a name whose SRV records tell where the gateways are.
 const SRV: &str = "srv+";
 
-const LINK: KnownSchemes = KnownSchemes {
+const LINK: AllowedUrlSchemes = AllowedUrlSchemes {
     known: &["socks", "socks+tls", "socks+ssl", "socks+ws", "socks+wss"],
     example: "socks+tls://dmz.example.com:1443",
 };
 
-const DIALLED_LINK: KnownSchemes = KnownSchemes {
+const DIALLED_LINK: AllowedUrlSchemes = AllowedUrlSchemes {
     known: &[
         "socks",
         "socks+tls",

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     DmzMode, HostPort, InternalMode, PemSource, Profile,
-    endpoint::{KnownSchemes, PortUse, host_port, split},
+    endpoint::{AllowedUrlSchemes, PortUse, host_port, split},
     fields::{MapReader, ReadValue},
     keys,
     link::material,
@@ -55,8 +55,8 @@ impl fmt::Display for ViaProxy {
     }
 }
 
-const VIA: KnownSchemes =
-    KnownSchemes { known: &["http", "socks5"], example: "http://proxy.example.com:3128" };
+const VIA: AllowedUrlSchemes =
+    AllowedUrlSchemes { known: &["http", "socks5"], example: "http://proxy.example.com:3128" };
 /// Of each part, as SOCKS5 carries them (RFC 1929).
 const LOGIN_BYTES_MAX: usize = 255;
 const FILE_BYTES_MAX: u64 = 4096;

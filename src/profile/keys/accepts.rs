@@ -4,8 +4,8 @@ use super::{
     BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CLIENT_LOGIN, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS,
     KeyGroup, KeyMap, OPENING_HOURS, ProfileKey, REVOKED, REVOKED_EXPIRED, UNREADY,
     values::{
-        ALPN_NAMES, Address, Alone, Choice, Count, NAME_IN_CERTIFICATE, OptionalSpan, PEM_FILE, Size, Span,
-        SubMap, Text, TextList,
+        ALPN_NAMES, AddressValue, Alone, ChoiceValue, CountValue, DurationValue, NAME_IN_CERTIFICATE,
+        OptionalDurationValue, PEM_FILE, SizeValue, SubMap, TextListValue, TextValue,
     },
 };
 use crate::profile::{Carries, MessageKind, TlsVersion, defaults, fields::ZeroDuration};
@@ -23,11 +23,11 @@ pub(in crate::profile) static DMZ_SERVICE: KeyMap = KeyMap {
     ],
 };
 
-pub(in crate::profile) static ACCEPT: ProfileKey<Address> = ProfileKey {
+pub(in crate::profile) static ACCEPT: ProfileKey<AddressValue> = ProfileKey {
     name: "accept",
     about: "Where clients come in.",
     example: r#"["tcp://0.0.0.0:8000"]"#,
-    value: Address {
+    value: AddressValue {
         pattern: ACCEPT_PATTERN,
         words: ACCEPT_WORDS,
         options: &ACCEPT_ADDRESS,
@@ -35,11 +35,11 @@ pub(in crate::profile) static ACCEPT: ProfileKey<Address> = ProfileKey {
     },
 };
 
-pub(in crate::profile) static DMZ_SERVICE_CONNECT: ProfileKey<Address> = ProfileKey {
+pub(in crate::profile) static DMZ_SERVICE_CONNECT: ProfileKey<AddressValue> = ProfileKey {
     name: "connect",
     about: "What it reaches; in direct mode alone.",
     example: r#"tcp://127.0.0.1:9000"#,
-    value: Address {
+    value: AddressValue {
         pattern: CONNECT_PATTERN,
         words: CONNECT_WORDS,
         options: &CONNECT_ADDRESS,
@@ -47,43 +47,43 @@ pub(in crate::profile) static DMZ_SERVICE_CONNECT: ProfileKey<Address> = Profile
     },
 };
 
-pub(in crate::profile) static SESSIONS: ProfileKey<Count> = ProfileKey {
+pub(in crate::profile) static SESSIONS: ProfileKey<CountValue> = ProfileKey {
     name: "sessions",
     about: "Sessions at once; more are refused with a reset, or answered 503 where HTTP is spoken.",
     example: "",
-    value: Count { range: defaults::SESSIONS_RANGE, default: defaults::SESSIONS },
+    value: CountValue { range: defaults::SESSIONS_RANGE, default: defaults::SESSIONS },
 };
 
-pub(in crate::profile) static IDLE: ProfileKey<OptionalSpan> = ProfileKey {
+pub(in crate::profile) static IDLE: ProfileKey<OptionalDurationValue> = ProfileKey {
     name: "idle",
     about: "No byte either way for so long ends a session.",
     example: r#"10m"#,
-    value: OptionalSpan,
+    value: OptionalDurationValue,
 };
 
-pub(in crate::profile) static MAY_OFFER: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static MAY_OFFER: ProfileKey<TextListValue> = ProfileKey {
     name: "peers",
     about: "Which of the link's peers may offer this service. Unset: all of them.",
     example: r#"[internal]"#,
-    value: TextList { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
 };
 
-pub(in crate::profile) static CARRIES: ProfileKey<Choice<Carries>> = ProfileKey {
+pub(in crate::profile) static CARRIES: ProfileKey<ChoiceValue<Carries>> = ProfileKey {
     name: "carries",
     about: "What crosses the link, equally on both halves. Unset: `http` where an accept of this file is http, or what the service reaches is http or ws; else `bytes`.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("bytes", Carries::Bytes), ("http", Carries::Http)],
         default: None,
         is_not: "nothing that a service carries",
     },
 };
 
-pub(in crate::profile) static ANSWER: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static ANSWER: ProfileKey<DurationValue> = ProfileKey {
     name: "answer",
     about: "The longest wait for the head of an answer, after the last of its request; beside an http or ws connect.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::ANSWER },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::ANSWER },
 };
 
 pub(in crate::profile) static ACCEPT_ADDRESS: KeyMap = KeyMap {
@@ -91,11 +91,11 @@ pub(in crate::profile) static ACCEPT_ADDRESS: KeyMap = KeyMap {
     groups: &[&[&ACCEPT_ADDRESS_KEY, &BIND], ACCEPT_OPTIONS, ACCEPT_WEB, CLIENT_LOGIN],
 };
 
-pub(in crate::profile) static ACCEPT_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static ACCEPT_ADDRESS_KEY: ProfileKey<TextValue> = ProfileKey {
     name: "address",
     about: "The address, when it is written as a map.",
     example: "",
-    value: Text { pattern: ACCEPT_PATTERN, words: ACCEPT_WORDS },
+    value: TextValue { pattern: ACCEPT_PATTERN, words: ACCEPT_WORDS },
 };
 
 /// Options of one accept, or of a service for all of its accepts.
@@ -115,12 +115,12 @@ pub(in crate::profile) static ACCEPT_TLS_KEY: ProfileKey<SubMap> = ProfileKey {
     value: SubMap(&ACCEPT_TLS),
 };
 
-pub(in crate::profile) static SNI: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static SNI: ProfileKey<TextListValue> = ProfileKey {
     name: "sni",
     about: "The names in a ClientHello that mean this service. A `tcp` accept then passes TLS on as it is. Unset: all other names.",
     example: r#"[shop.example.com]"#,
-    value: TextList {
-        each: Text { pattern: "", words: "a DNS name; `*.` stands for one label" },
+    value: TextListValue {
+        each: TextValue { pattern: "", words: "a DNS name; `*.` stands for one label" },
         max: defaults::NAMES_MAX,
         alone: Alone::Allowed,
     },
@@ -136,11 +136,11 @@ pub(in crate::profile) static PROXY_FROM_KEY: ProfileKey<SubMap> = ProfileKey {
 pub(in crate::profile) static PROXY_FROM: KeyMap =
     KeyMap { about: "Proxies before an accept.", groups: &[&[&PROXY_NETWORKS]] };
 
-pub(in crate::profile) static PROXY_NETWORKS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static PROXY_NETWORKS: ProfileKey<TextListValue> = ProfileKey {
     name: "from",
     about: "The networks of the proxies; nobody else comes in.",
     example: r#"[10.1.0.0/24]"#,
-    value: TextList { each: NETWORK, max: defaults::NETWORKS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NETWORK, max: defaults::NETWORKS_MAX, alone: Alone::Refused },
 };
 
 pub(in crate::profile) static FORWARDED: ProfileKey<SubMap> = ProfileKey {
@@ -153,79 +153,79 @@ pub(in crate::profile) static FORWARDED: ProfileKey<SubMap> = ProfileKey {
 pub(in crate::profile) static FORWARDED_FROM: KeyMap =
     KeyMap { about: "Proxies that name the client of each request.", groups: &[&[&FORWARDED_NETWORKS]] };
 
-pub(in crate::profile) static FORWARDED_NETWORKS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static FORWARDED_NETWORKS: ProfileKey<TextListValue> = ProfileKey {
     name: "from",
     about: "The networks of the proxies; what others say is dropped, and their requests are served.",
     example: r#"[10.1.0.0/24]"#,
-    value: TextList { each: NETWORK, max: defaults::NETWORKS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NETWORK, max: defaults::NETWORKS_MAX, alone: Alone::Refused },
 };
 
-pub(in crate::profile) static HOSTS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static HOSTS: ProfileKey<TextListValue> = ProfileKey {
     name: "hosts",
     about: "The hosts of a request that mean this service. Unset: any.",
     example: r#"[www.example.com]"#,
-    value: TextList {
-        each: Text { pattern: "", words: "a name without a port; `*.` stands for one label" },
+    value: TextListValue {
+        each: TextValue { pattern: "", words: "a name without a port; `*.` stands for one label" },
         max: defaults::NAMES_MAX,
         alone: Alone::Allowed,
     },
 };
 
-pub(in crate::profile) static ORIGINS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static ORIGINS: ProfileKey<TextListValue> = ProfileKey {
     name: "origins",
     about: "The pages that may open a WebSocket. Unset: any, and clients that are no page.",
     example: r#"["https://www.example.com"]"#,
-    value: TextList {
-        each: Text { pattern: "", words: "an origin as a browser writes it" },
+    value: TextListValue {
+        each: TextValue { pattern: "", words: "an origin as a browser writes it" },
         max: defaults::NAMES_MAX,
         alone: Alone::Allowed,
     },
 };
 
-pub(in crate::profile) static BODY: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static BODY: ProfileKey<DurationValue> = ProfileKey {
     name: "body",
     about: "The longest pause of a request's body.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::BODY },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::BODY },
 };
 
-pub(in crate::profile) static KEEP_ALIVE: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static KEEP_ALIVE: ProfileKey<DurationValue> = ProfileKey {
     name: "keep_alive",
     about: "A client's connection without a request stays open for so long.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::KEEP_ALIVE },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::KEEP_ALIVE },
 };
 
-pub(in crate::profile) static MESSAGE_LIMIT: ProfileKey<Size> = ProfileKey {
+pub(in crate::profile) static MESSAGE_LIMIT: ProfileKey<SizeValue> = ProfileKey {
     name: "message_limit",
     about: "The longest message of a WebSocket client; a longer one closes with 1009.",
     example: "",
-    value: Size { range: defaults::MESSAGE_LIMIT_RANGE, default: defaults::MESSAGE_LIMIT },
+    value: SizeValue { range: defaults::MESSAGE_LIMIT_RANGE, default: defaults::MESSAGE_LIMIT },
 };
 
-pub(in crate::profile) static INACTIVITY: ProfileKey<OptionalSpan> = ProfileKey {
+pub(in crate::profile) static INACTIVITY: ProfileKey<OptionalDurationValue> = ProfileKey {
     name: "inactivity",
     about: "A WebSocket client that is silent for so long, though it is asked by a ping, is gone.",
     example: r#"60s"#,
-    value: OptionalSpan,
+    value: OptionalDurationValue,
 };
 
-pub(in crate::profile) static PROTOCOLS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static PROTOCOLS: ProfileKey<TextListValue> = ProfileKey {
     name: "protocols",
     about: "The subprotocols of a WebSocket whose frames are taken off; the first offered that is listed is taken. Unset: the first offered that is not `x-kaazing-*`.",
     example: r#"[mqtt]"#,
-    value: TextList {
-        each: Text { pattern: "", words: "a name as clients offer it" },
+    value: TextListValue {
+        each: TextValue { pattern: "", words: "a name as clients offer it" },
         max: defaults::NAMES_MAX,
         alone: Alone::Allowed,
     },
 };
 
-pub(in crate::profile) static FRAMES: ProfileKey<Choice<MessageKind>> = ProfileKey {
+pub(in crate::profile) static FRAMES: ProfileKey<ChoiceValue<MessageKind>> = ProfileKey {
     name: "frames",
     about: "The kind of the messages that go down such a WebSocket; text has to be UTF-8.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("binary", MessageKind::Binary), ("text", MessageKind::Text)],
         default: Some("binary"),
         is_not: "no kind of messages",
@@ -247,50 +247,50 @@ pub(in crate::profile) static ACCEPT_TLS: KeyMap = KeyMap {
     ]],
 };
 
-pub(in crate::profile) static SERVICE_CERTIFICATE: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static SERVICE_CERTIFICATE: ProfileKey<TextValue> = ProfileKey {
     name: "certificate",
     about: "The service's certificate, and those between it and its authority.",
     example: r#"pki/www.pem"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static SERVICE_KEY: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static SERVICE_KEY: ProfileKey<TextValue> = ProfileKey {
     name: "key",
     about: "The certificate's private key, mode 0600.",
     example: r#"pki/www.key"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static CLIENT_CA: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static CLIENT_CA: ProfileKey<TextValue> = ProfileKey {
     name: "ca",
     about: "The authority that clients' certificates come from.",
     example: r#"pki/clients.pem"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static MIN_VERSION: ProfileKey<Choice<TlsVersion>> = ProfileKey {
+pub(in crate::profile) static MIN_VERSION: ProfileKey<ChoiceValue<TlsVersion>> = ProfileKey {
     name: "min_version",
     about: "The oldest TLS that is spoken with clients.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)],
         default: Some("1.2"),
         is_not: "no TLS that is spoken here",
     },
 };
 
-pub(in crate::profile) static CLIENT_ALPN: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static CLIENT_ALPN: ProfileKey<TextListValue> = ProfileKey {
     name: "alpn",
     about: "The protocols that are agreed on with clients by ALPN, the preferred one first; who offers only others is refused. Unset: none. What is agreed on, the backend is offered.",
     example: r#"[h2, http/1.1]"#,
     value: ALPN_NAMES,
 };
 
-pub(in crate::profile) static VERIFY_CLIENT: ProfileKey<Choice<ClientVerification>> = ProfileKey {
+pub(in crate::profile) static VERIFY_CLIENT: ProfileKey<ChoiceValue<ClientVerification>> = ProfileKey {
     name: "verify_client",
     about: "Whether clients show certificates. Unset: `required` where there is a `ca`, else `none`.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[
             ("required", ClientVerification::Required),
             ("optional", ClientVerification::Optional),
@@ -301,11 +301,11 @@ pub(in crate::profile) static VERIFY_CLIENT: ProfileKey<Choice<ClientVerificatio
     },
 };
 
-pub(in crate::profile) static CLIENT_NAMES: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static CLIENT_NAMES: ProfileKey<TextListValue> = ProfileKey {
     name: "names",
     about: "Names of which a client's certificate must carry one. Unset: any.",
     example: r#"[partner-a]"#,
-    value: TextList { each: NAME_IN_CERTIFICATE, max: defaults::NAMES_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::NAMES_MAX, alone: Alone::Refused },
 };
 
 /// Whether clients of an accept show certificates.
@@ -316,7 +316,7 @@ pub(in crate::profile) enum ClientVerification {
     None,
 }
 
-const NETWORK: Text = Text { pattern: "", words: "an address, or one with its bits: `10.0.0.0/8`" };
+const NETWORK: TextValue = TextValue { pattern: "", words: "an address, or one with its bits: `10.0.0.0/8`" };
 
 const ACCEPT_WORDS: &str = "`tcp`, `tls`, `ws`, `wss`, `http` or `https`: `SCHEME://HOST:PORT[/PATH]`; `fd@NAME` instead of `HOST:PORT` for a socket that is passed in";
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     KeyGroup, KeyMap, ProfileKey,
-    values::{Alone, Choice, Flag, SubMap, Text, TextList, ValueKind},
+    values::{Alone, ChoiceValue, FlagValue, SubMap, TextListValue, TextValue, ValueKind},
 };
 use crate::profile::{PreflightPolicy, defaults};
 
@@ -18,12 +18,12 @@ pub(in crate::profile) static AUTH: ProfileKey<SubMap> = ProfileKey {
     value: SubMap(&AUTH_KEYS),
 };
 
-pub(in crate::profile) static USERS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static USERS: ProfileKey<TextListValue> = ProfileKey {
     name: "users",
     about: "Of those that `auth` knows, who may use the service; others are answered 403. Unset: all of them.",
     example: r#"[alice, bob]"#,
-    value: TextList {
-        each: Text { pattern: "", words: "a user's name, at most 255 bytes" },
+    value: TextListValue {
+        each: TextValue { pattern: "", words: "a user's name, at most 255 bytes" },
         max: defaults::USERS_MAX,
         alone: Alone::Allowed,
     },
@@ -34,11 +34,11 @@ pub(in crate::profile) static AUTH_KEYS: KeyMap = KeyMap {
     groups: &[&[&BASIC, &JWT, &REALM, &PASS, &PREFLIGHT, &AUTH_INSECURE]],
 };
 
-pub(in crate::profile) static BASIC: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static BASIC: ProfileKey<TextValue> = ProfileKey {
     name: "basic",
     about: "By name and password (RFC 7617). The file has a line `NAME:HASH` for each user, with a hash of bcrypt or argon2, and mode 0600; it is read again when it changes.",
     example: r#"users.htpasswd"#,
-    value: Text { pattern: "", words: "file, as `htpasswd -B` writes it" },
+    value: TextValue { pattern: "", words: "file, as `htpasswd -B` writes it" },
 };
 
 pub(in crate::profile) static JWT: ProfileKey<SubMap> = ProfileKey {
@@ -53,25 +53,25 @@ pub(in crate::profile) static JWT_KEYS: KeyMap = KeyMap {
     groups: &[&[&TOKEN_KEYS, &ISSUER, &AUDIENCE, &CLAIMS, &TOKEN_FROM, &UNTIL_EXPIRY]],
 };
 
-pub(in crate::profile) static TOKEN_KEYS: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static TOKEN_KEYS: ProfileKey<TextValue> = ProfileKey {
     name: "keys",
     about: "The keys that tokens are signed with (RFC 7517), of RS256, ES256 and EdDSA, none of them private; or secrets of HS256, 32 bytes at least, which stand alone in their file, mode 0600. It is read again when it changes.",
     example: r#"jwks.json"#,
-    value: Text { pattern: "", words: "file, JWKS" },
+    value: TextValue { pattern: "", words: "file, JWKS" },
 };
 
-pub(in crate::profile) static ISSUER: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static ISSUER: ProfileKey<TextValue> = ProfileKey {
     name: "issuer",
     about: "What `iss` has to be. Unset: anything.",
     example: r#""https://id.example.com""#,
-    value: Text { pattern: "", words: "text, as tokens have it" },
+    value: TextValue { pattern: "", words: "text, as tokens have it" },
 };
 
-pub(in crate::profile) static AUDIENCE: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static AUDIENCE: ProfileKey<TextValue> = ProfileKey {
     name: "audience",
     about: "What `aud` has to be, or to hold. Unset: anything.",
     example: r#"orders"#,
-    value: Text { pattern: "", words: "text, as tokens have it" },
+    value: TextValue { pattern: "", words: "text, as tokens have it" },
 };
 
 pub(in crate::profile) static CLAIMS: ProfileKey<ClaimMap> = ProfileKey {
@@ -81,12 +81,12 @@ pub(in crate::profile) static CLAIMS: ProfileKey<ClaimMap> = ProfileKey {
     value: ClaimMap,
 };
 
-pub(in crate::profile) static TOKEN_FROM: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static TOKEN_FROM: ProfileKey<TextListValue> = ProfileKey {
     name: "from",
     about: "Where a token may stand; the first place that has one counts. Unset: `header`, which is `Authorization: Bearer TOKEN`.",
     example: r#"[header, "cookie:token", "query:access_token"]"#,
-    value: TextList {
-        each: Text {
+    value: TextListValue {
+        each: TextValue {
             pattern: "^(header|(cookie|query):[A-Za-z0-9_.-]{1,64})$",
             words: "`header`, `cookie:NAME` or `query:NAME`",
         },
@@ -95,11 +95,11 @@ pub(in crate::profile) static TOKEN_FROM: ProfileKey<TextList> = ProfileKey {
     },
 };
 
-pub(in crate::profile) static UNTIL_EXPIRY: ProfileKey<Flag> = ProfileKey {
+pub(in crate::profile) static UNTIL_EXPIRY: ProfileKey<FlagValue> = ProfileKey {
     name: "until_expiry",
     about: "Whether a session ends when its token does; a WebSocket is closed with 1008.",
     example: "",
-    value: Flag,
+    value: FlagValue,
 };
 
 /// Claims by the operator's own names.
@@ -116,34 +116,37 @@ impl ValueKind for ClaimMap {
     }
 }
 
-pub(in crate::profile) static REALM: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static REALM: ProfileKey<TextValue> = ProfileKey {
     name: "realm",
     about: "What browsers show when they ask for it. Unset: the service's name.",
     example: r#"orders"#,
-    value: Text { pattern: r#"^[ !#-\[\]-~]{1,64}$"#, words: "1 to 64 visible ASCII signs, without quotes" },
+    value: TextValue {
+        pattern: r#"^[ !#-\[\]-~]{1,64}$"#,
+        words: "1 to 64 visible ASCII signs, without quotes",
+    },
 };
 
-pub(in crate::profile) static PASS: ProfileKey<Flag> = ProfileKey {
+pub(in crate::profile) static PASS: ProfileKey<FlagValue> = ProfileKey {
     name: "pass",
     about: "Whether the credential goes on to the backend, where requests do.",
     example: "",
-    value: Flag,
+    value: FlagValue,
 };
 
-pub(in crate::profile) static PREFLIGHT: ProfileKey<Choice<PreflightPolicy>> = ProfileKey {
+pub(in crate::profile) static PREFLIGHT: ProfileKey<ChoiceValue<PreflightPolicy>> = ProfileKey {
     name: "preflight",
     about: "Whether `OPTIONS` with `Origin` and `Access-Control-Request-Method` gets in without a credential, which browsers do not send with it.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("refuse", PreflightPolicy::Refuse), ("pass", PreflightPolicy::Pass)],
         default: Some("refuse"),
         is_not: "nothing to do with a preflight",
     },
 };
 
-pub(in crate::profile) static AUTH_INSECURE: ProfileKey<Flag> = ProfileKey {
+pub(in crate::profile) static AUTH_INSECURE: ProfileKey<FlagValue> = ProfileKey {
     name: "insecure",
     about: "Allows credentials in the clear beyond loopback.",
     example: "",
-    value: Flag,
+    value: FlagValue,
 };

@@ -3,8 +3,8 @@
 use super::{
     ANSWER, CARRIES, INTERNAL_SESSIONS, KeyGroup, KeyMap, OPENING_HOURS, PER_PEER, ProfileKey, SOURCE,
     values::{
-        ALPN_NAMES, Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, Span, StatusList,
-        SubMap, Text, TextList,
+        ALPN_NAMES, AddressValue, Alone, ChoiceValue, CountValue, DurationValue, FlagValue,
+        NAME_IN_CERTIFICATE, PEM_FILE, StatusList, SubMap, TextListValue, TextValue,
     },
 };
 use crate::profile::{Balance, ProxyVersion, defaults, fields::ZeroDuration};
@@ -19,11 +19,11 @@ pub(in crate::profile) static INTERNAL_SERVICE: KeyMap = KeyMap {
     ],
 };
 
-pub(in crate::profile) static INTERNAL_SERVICE_CONNECT: ProfileKey<Address> = ProfileKey {
+pub(in crate::profile) static INTERNAL_SERVICE_CONNECT: ProfileKey<AddressValue> = ProfileKey {
     name: "connect",
     about: "What it reaches.",
     example: r#"tcp://127.0.0.1:9000"#,
-    value: Address {
+    value: AddressValue {
         pattern: CONNECT_PATTERN,
         words: CONNECT_WORDS,
         options: &CONNECT_ADDRESS,
@@ -34,11 +34,11 @@ pub(in crate::profile) static INTERNAL_SERVICE_CONNECT: ProfileKey<Address> = Pr
 /// How several backends stand in for each other.
 pub(in crate::profile) static BACKEND_OPTIONS: KeyGroup = &[&BALANCE, &CHECK, &REST];
 
-pub(in crate::profile) static BALANCE: ProfileKey<Choice<Balance>> = ProfileKey {
+pub(in crate::profile) static BALANCE: ProfileKey<ChoiceValue<Balance>> = ProfileKey {
     name: "balance",
     about: "Which backend a session gets: in turn, the one with the fewest open sessions, or the same for the same client's address.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("turn", Balance::Turn), ("least", Balance::Least), ("client", Balance::Client)],
         default: Some("turn"),
         is_not: "no way to choose a backend",
@@ -52,11 +52,11 @@ pub(in crate::profile) static CHECK: ProfileKey<SubMap> = ProfileKey {
     value: SubMap(&CHECK_KEYS),
 };
 
-pub(in crate::profile) static REST: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static REST: ProfileKey<DurationValue> = ProfileKey {
     name: "rest",
     about: "A backend that refused, or was late, gets no sessions for so long while there is another.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::REST },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::REST },
 };
 
 pub(in crate::profile) static CHECK_KEYS: KeyMap = KeyMap {
@@ -64,39 +64,42 @@ pub(in crate::profile) static CHECK_KEYS: KeyMap = KeyMap {
     groups: &[&[&CHECK_EVERY, &CHECK_TIMEOUT, &CHECK_FALLS, &CHECK_RISES, &CHECK_REQUEST, &CHECK_EXPECT]],
 };
 
-pub(in crate::profile) static CHECK_EVERY: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static CHECK_EVERY: ProfileKey<DurationValue> = ProfileKey {
     name: "every",
     about: "From one check to the next, give or take a tenth.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::CHECK_EVERY },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::CHECK_EVERY },
 };
 
-pub(in crate::profile) static CHECK_TIMEOUT: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static CHECK_TIMEOUT: ProfileKey<DurationValue> = ProfileKey {
     name: "timeout",
     about: "A check that takes longer has failed.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::CHECK_TIMEOUT },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::CHECK_TIMEOUT },
 };
 
-pub(in crate::profile) static CHECK_FALLS: ProfileKey<Count> = ProfileKey {
+pub(in crate::profile) static CHECK_FALLS: ProfileKey<CountValue> = ProfileKey {
     name: "falls",
     about: "So many in a row that fail take a backend down.",
     example: "",
-    value: Count { range: defaults::CHECKS_RANGE, default: defaults::CHECK_FALLS },
+    value: CountValue { range: defaults::CHECKS_RANGE, default: defaults::CHECK_FALLS },
 };
 
-pub(in crate::profile) static CHECK_RISES: ProfileKey<Count> = ProfileKey {
+pub(in crate::profile) static CHECK_RISES: ProfileKey<CountValue> = ProfileKey {
     name: "rises",
     about: "So many in a row that pass bring it back.",
     example: "",
-    value: Count { range: defaults::CHECKS_RANGE, default: defaults::CHECK_RISES },
+    value: CountValue { range: defaults::CHECKS_RANGE, default: defaults::CHECK_RISES },
 };
 
-pub(in crate::profile) static CHECK_REQUEST: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static CHECK_REQUEST: ProfileKey<TextValue> = ProfileKey {
     name: "request",
     about: "What is asked for, by HTTP/1.1. Unset: a connection is enough.",
     example: r#""GET /healthz""#,
-    value: Text { pattern: "^(GET|HEAD|OPTIONS) /[!-~]*$", words: "`GET`, `HEAD` or `OPTIONS`, and a path" },
+    value: TextValue {
+        pattern: "^(GET|HEAD|OPTIONS) /[!-~]*$",
+        words: "`GET`, `HEAD` or `OPTIONS`, and a path",
+    },
 };
 
 pub(in crate::profile) static CHECK_EXPECT: ProfileKey<StatusList> = ProfileKey {
@@ -106,30 +109,30 @@ pub(in crate::profile) static CHECK_EXPECT: ProfileKey<StatusList> = ProfileKey 
     value: StatusList { default: 200 },
 };
 
-pub(in crate::profile) static MAY_USE: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static MAY_USE: ProfileKey<TextListValue> = ProfileKey {
     name: "peers",
     about: "Which of the link's peers may use this service. Unset: all of them.",
     example: r#"[dmz]"#,
-    value: TextList { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
 };
 
-pub(in crate::profile) static OWN_NAMES: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static OWN_NAMES: ProfileKey<TextListValue> = ProfileKey {
     name: "own_names",
     about: "What an HTTP backend calls itself: mended in answers as its address is.",
     example: r#"[app.internal]"#,
-    value: TextList {
-        each: Text { pattern: "", words: "a host, without a port" },
+    value: TextListValue {
+        each: TextValue { pattern: "", words: "a host, without a port" },
         max: defaults::NAMES_MAX,
         alone: Alone::Allowed,
     },
 };
 
-pub(in crate::profile) static SOCKET_HOSTS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static SOCKET_HOSTS: ProfileKey<TextListValue> = ProfileKey {
     name: "hosts",
     about: "How requests name a backend at an `http+unix` socket, which has no host: by the first. Unset: `localhost`.",
     example: r#"[app.internal]"#,
-    value: TextList {
-        each: Text { pattern: "", words: "a host, without a port" },
+    value: TextListValue {
+        each: TextValue { pattern: "", words: "a host, without a port" },
         max: defaults::NAMES_MAX,
         alone: Alone::Allowed,
     },
@@ -140,25 +143,25 @@ pub(in crate::profile) static CONNECT_ADDRESS: KeyMap = KeyMap {
     groups: &[&[&CONNECT_ADDRESS_KEY, &CONNECT_TLS_KEY, &PROXY_VERSION, &STANDBY, &EACH_BACKEND, &SOURCE]],
 };
 
-pub(in crate::profile) static STANDBY: ProfileKey<Flag> = ProfileKey {
+pub(in crate::profile) static STANDBY: ProfileKey<FlagValue> = ProfileKey {
     name: "standby",
     about: "Gets sessions only while every other is down or rests.",
     example: "",
-    value: Flag,
+    value: FlagValue,
 };
 
-pub(in crate::profile) static EACH_BACKEND: ProfileKey<Flag> = ProfileKey {
+pub(in crate::profile) static EACH_BACKEND: ProfileKey<FlagValue> = ProfileKey {
     name: "each",
     about: "Makes each address that the name has a backend of its own, and follows it: the first 64, which are looked up again at their time to live.",
     example: "",
-    value: Flag,
+    value: FlagValue,
 };
 
-pub(in crate::profile) static CONNECT_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static CONNECT_ADDRESS_KEY: ProfileKey<TextValue> = ProfileKey {
     name: "address",
     about: "The address, when it is written as a map.",
     example: "",
-    value: Text { pattern: CONNECT_PATTERN, words: CONNECT_WORDS },
+    value: TextValue { pattern: CONNECT_PATTERN, words: CONNECT_WORDS },
 };
 
 pub(in crate::profile) static CONNECT_TLS_KEY: ProfileKey<SubMap> = ProfileKey {
@@ -168,11 +171,11 @@ pub(in crate::profile) static CONNECT_TLS_KEY: ProfileKey<SubMap> = ProfileKey {
     value: SubMap(&CONNECT_TLS),
 };
 
-pub(in crate::profile) static PROXY_VERSION: ProfileKey<Choice<ProxyVersion>> = ProfileKey {
+pub(in crate::profile) static PROXY_VERSION: ProfileKey<ChoiceValue<ProxyVersion>> = ProfileKey {
     name: "proxy",
     about: "Tells the backend by this version of the PROXY protocol who the client is. Unset: it is not told.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)],
         default: None,
         is_not: "no version of the PROXY protocol",
@@ -184,35 +187,35 @@ pub(in crate::profile) static CONNECT_TLS: KeyMap = KeyMap {
     groups: &[&[&BACKEND_CA, &BACKEND_NAME, &SHOWN_CERTIFICATE, &SHOWN_KEY, &BACKEND_ALPN]],
 };
 
-pub(in crate::profile) static BACKEND_CA: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static BACKEND_CA: ProfileKey<TextValue> = ProfileKey {
     name: "ca",
     about: "The authority that the backend's certificate comes from.",
     example: r#"pki/shop-ca.pem"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static BACKEND_NAME: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static BACKEND_NAME: ProfileKey<TextValue> = ProfileKey {
     name: "name",
     about: "The name that its certificate carries. Unset: the host of the address.",
     example: r#"shop.internal"#,
-    value: Text { pattern: "", words: "a host" },
+    value: TextValue { pattern: "", words: "a host" },
 };
 
-pub(in crate::profile) static BACKEND_ALPN: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static BACKEND_ALPN: ProfileKey<TextListValue> = ProfileKey {
     name: "alpn",
     about: "The protocols that the backend is offered by ALPN; it has to take one. Unset: exactly the one that was agreed on with the client, if any was.",
     example: r#"[h2]"#,
     value: ALPN_NAMES,
 };
 
-pub(in crate::profile) static SHOWN_CERTIFICATE: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static SHOWN_CERTIFICATE: ProfileKey<TextValue> = ProfileKey {
     name: "certificate",
     about: "A certificate to show it.",
     example: r#"pki/gateway.pem"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static SHOWN_KEY: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static SHOWN_KEY: ProfileKey<TextValue> = ProfileKey {
     name: "key",
     about: "That certificate's private key, mode 0600.",
     example: r#"pki/gateway.key"#,

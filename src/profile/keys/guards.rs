@@ -2,8 +2,8 @@
 
 use super::{
     KeyGroup, KeyMap, ProfileKey,
-    rates::{OptionalCount, PerTime, Throughput, ThroughputOrMap},
-    values::{Alone, OptionalSpan, SubMap, Text, TextList},
+    rates::{OptionalCountValue, PerTime, Throughput, ThroughputOrMap},
+    values::{Alone, OptionalDurationValue, SubMap, TextListValue, TextValue},
 };
 use crate::profile::defaults;
 
@@ -13,21 +13,21 @@ pub(in crate::profile) static CLIENT_GUARDS: KeyGroup = &[&CLIENTS, &PER_CLIENT,
 /// Beside what a service reaches.
 pub(in crate::profile) static OPENING_HOURS: KeyGroup = &[&HOURS, &TIMEZONE];
 
-pub(in crate::profile) static HOURS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static HOURS: ProfileKey<TextListValue> = ProfileKey {
     name: "hours",
     about: "When it takes new sessions; open ones go on. Past midnight is allowed, and no day means each. Unset: always.",
     example: r#"["Mon-Fri 07:00-19:00", "Sat 22:00-06:00"]"#,
-    value: TextList { each: HOURS_SPAN, max: defaults::HOURS_MAX, alone: Alone::Allowed },
+    value: TextListValue { each: HOURS_SPAN, max: defaults::HOURS_MAX, alone: Alone::Allowed },
 };
 
-pub(in crate::profile) static TIMEZONE: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static TIMEZONE: ProfileKey<TextValue> = ProfileKey {
     name: "timezone",
     about: "Whose clock `hours` goes by. Unset: local time.",
     example: "Europe/Berlin",
-    value: Text::of("a name of the IANA database"),
+    value: TextValue::of("a name of the IANA database"),
 };
 
-const HOURS_SPAN: Text = Text {
+const HOURS_SPAN: TextValue = TextValue {
     pattern: r"^(((Mon|Tue|Wed|Thu|Fri|Sat|Sun)(-(Mon|Tue|Wed|Thu|Fri|Sat|Sun))?(,|(?= )))+ )?[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$",
     words: "days and times, `DAY[-DAY][,…] HH:MM-HH:MM`",
 };
@@ -44,18 +44,18 @@ pub(in crate::profile) static CLIENT_NETWORKS: KeyMap = KeyMap {
     groups: &[&[&ALLOWED_NETWORKS, &DENIED_NETWORKS]],
 };
 
-pub(in crate::profile) static ALLOWED_NETWORKS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static ALLOWED_NETWORKS: ProfileKey<TextListValue> = ProfileKey {
     name: "allow",
     about: "Networks that get in; with it, all others are denied. Unset: whoever is not denied.",
     example: r#"[203.0.113.0/24, "2001:db8::/32"]"#,
-    value: TextList { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
 };
 
-pub(in crate::profile) static DENIED_NETWORKS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static DENIED_NETWORKS: ProfileKey<TextListValue> = ProfileKey {
     name: "deny",
     about: "Networks that do not.",
     example: r#"[203.0.113.7]"#,
-    value: TextList { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
 };
 
 pub(in crate::profile) static PER_CLIENT: ProfileKey<SubMap> = ProfileKey {
@@ -68,11 +68,11 @@ pub(in crate::profile) static PER_CLIENT: ProfileKey<SubMap> = ProfileKey {
 pub(in crate::profile) static CLIENT_LIMITS: KeyMap =
     KeyMap { about: "What one client may have.", groups: &[&[&CLIENT_SESSIONS, &NEW_SESSIONS, &BURST]] };
 
-pub(in crate::profile) static INTERNAL_SESSIONS: ProfileKey<OptionalCount> = ProfileKey {
+pub(in crate::profile) static INTERNAL_SESSIONS: ProfileKey<OptionalCountValue> = ProfileKey {
     name: "sessions",
     about: "Sessions at once, of all DMZ gateways together. Unset: as many as its links carry.",
     example: "1000",
-    value: OptionalCount { range: defaults::SESSIONS_RANGE },
+    value: OptionalCountValue { range: defaults::SESSIONS_RANGE },
 };
 
 pub(in crate::profile) static PER_PEER: ProfileKey<SubMap> = ProfileKey {
@@ -85,11 +85,11 @@ pub(in crate::profile) static PER_PEER: ProfileKey<SubMap> = ProfileKey {
 pub(in crate::profile) static PEER_LIMITS: KeyMap =
     KeyMap { about: "What one DMZ gateway may have.", groups: &[&[&CLIENT_SESSIONS, &NEW_SESSIONS, &BURST]] };
 
-pub(in crate::profile) static CLIENT_SESSIONS: ProfileKey<OptionalCount> = ProfileKey {
+pub(in crate::profile) static CLIENT_SESSIONS: ProfileKey<OptionalCountValue> = ProfileKey {
     name: "sessions",
     about: "Its sessions at once. Unset: as many as the service takes.",
     example: "100",
-    value: OptionalCount { range: defaults::SESSIONS_RANGE },
+    value: OptionalCountValue { range: defaults::SESSIONS_RANGE },
 };
 
 pub(in crate::profile) static NEW_SESSIONS: ProfileKey<PerTime> = ProfileKey {
@@ -99,11 +99,11 @@ pub(in crate::profile) static NEW_SESSIONS: ProfileKey<PerTime> = ProfileKey {
     value: PerTime,
 };
 
-pub(in crate::profile) static BURST: ProfileKey<OptionalCount> = ProfileKey {
+pub(in crate::profile) static BURST: ProfileKey<OptionalCountValue> = ProfileKey {
     name: "burst",
     about: "Of these, so many at once. Unset: those of one second, at least one.",
     example: "40",
-    value: OptionalCount { range: defaults::SESSIONS_RANGE },
+    value: OptionalCountValue { range: defaults::SESSIONS_RANGE },
 };
 
 pub(in crate::profile) static RATE: ProfileKey<ThroughputOrMap> = ProfileKey {
@@ -126,15 +126,15 @@ pub(in crate::profile) static SERVICE_RATE: ProfileKey<Throughput> = ProfileKey 
     value: Throughput,
 };
 
-pub(in crate::profile) static SESSION_LIMIT: ProfileKey<OptionalSpan> = ProfileKey {
+pub(in crate::profile) static SESSION_LIMIT: ProfileKey<OptionalDurationValue> = ProfileKey {
     name: "session_limit",
     about: "A session's longest life.",
     example: r#"8h"#,
-    value: OptionalSpan,
+    value: OptionalDurationValue,
 };
 
-const CLIENT_NETWORK: Text =
-    Text { pattern: "", words: "an address, or a network with its bits: `10.0.0.0/8`" };
+const CLIENT_NETWORK: TextValue =
+    TextValue { pattern: "", words: "an address, or a network with its bits: `10.0.0.0/8`" };
 
 pub(in crate::profile) static LINKS_PER_PEER: ProfileKey<SubMap> = ProfileKey {
     name: "per_peer",
@@ -146,9 +146,9 @@ pub(in crate::profile) static LINKS_PER_PEER: ProfileKey<SubMap> = ProfileKey {
 pub(in crate::profile) static PEER_LINKS: KeyMap =
     KeyMap { about: "What one peer may have.", groups: &[&[&PEER_LINKS_MAX]] };
 
-pub(in crate::profile) static PEER_LINKS_MAX: ProfileKey<OptionalCount> = ProfileKey {
+pub(in crate::profile) static PEER_LINKS_MAX: ProfileKey<OptionalCountValue> = ProfileKey {
     name: "links",
     about: "Its links in all. Unset: what its `hello` says that it keeps, at most half of what is left.",
     example: "64",
-    value: OptionalCount { range: defaults::MAXIMUM_RANGE },
+    value: OptionalCountValue { range: defaults::MAXIMUM_RANGE },
 };

@@ -4,8 +4,8 @@ use super::{
     CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, LINKS_PER_PEER, OUTER,
     POST_QUANTUM, ProfileKey, RESOLVER, REVOKED, REVOKED_EXPIRED, SOURCE, VIA, VIA_CREDENTIALS,
     values::{
-        Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
-        SubMap, Text, TextList,
+        AddressValue, Alone, ChoiceValue, CountValue, DurationValue, FileOrMap, FlagValue,
+        NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, SubMap, TextListValue, TextValue,
     },
 };
 use crate::profile::{
@@ -33,25 +33,25 @@ pub(in crate::profile) static PROFILE: KeyMap = KeyMap {
     ]],
 };
 
-pub(in crate::profile) static EXTENDS: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static EXTENDS: ProfileKey<TextValue> = ProfileKey {
     name: "extends",
     about: "A file to start from, relative to this one; chains are allowed. Maps merge, lists and scalars replace, null removes a key; `name` and `extends` are not inherited.",
     example: r#"forward.yaml"#,
-    value: Text { pattern: "", words: "file" },
+    value: TextValue { pattern: "", words: "file" },
 };
 
-pub(in crate::profile) static NAME: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static NAME: ProfileKey<TextValue> = ProfileKey {
     name: "name",
     about: "The profile's name. Unset: the file's name without `.yaml`.",
     example: r#"reverse"#,
-    value: Text { pattern: "^[A-Za-z0-9._-]{1,64}$", words: "1 to 64 of `A-Za-z0-9._-`" },
+    value: TextValue { pattern: "^[A-Za-z0-9._-]{1,64}$", words: "1 to 64 of `A-Za-z0-9._-`" },
 };
 
-pub(in crate::profile) static MODE: ProfileKey<Choice<Mode>> = ProfileKey {
+pub(in crate::profile) static MODE: ProfileKey<ChoiceValue<Mode>> = ProfileKey {
     name: "mode",
     about: "Who dials the link: nobody, since there is none; the DMZ gateway; the internal gateway.",
     example: r#"reverse"#,
-    value: Choice {
+    value: ChoiceValue {
         options: &[("direct", Mode::Direct), ("forward", Mode::Forward), ("reverse", Mode::Reverse)],
         default: None,
         is_not: "not a mode",
@@ -72,39 +72,44 @@ pub(in crate::profile) static INTERNAL: ProfileKey<SubMap> = ProfileKey {
     value: SubMap(&INTERNAL_HALF),
 };
 
-pub(in crate::profile) static DRAIN: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static DRAIN: ProfileKey<DurationValue> = ProfileKey {
     name: "drain",
     about: "On stop, sessions get this long to end.",
     example: "",
-    value: Span { zero: ZeroDuration::Allowed, default: defaults::DRAIN },
+    value: DurationValue { zero: ZeroDuration::Allowed, default: defaults::DRAIN },
 };
 
-pub(in crate::profile) static DRAIN_DELAY: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static DRAIN_DELAY: ProfileKey<DurationValue> = ProfileKey {
     name: "drain_delay",
     about: "On stop, clients are served for so long before ports close, while /readyz says no.",
     example: "",
-    value: Span { zero: ZeroDuration::Allowed, default: std::time::Duration::ZERO },
+    value: DurationValue { zero: ZeroDuration::Allowed, default: std::time::Duration::ZERO },
 };
 
-pub(in crate::profile) static HEALTH: ProfileKey<Address> = ProfileKey {
+pub(in crate::profile) static HEALTH: ProfileKey<AddressValue> = ProfileKey {
     name: "health",
     about: "Where monitors ask the DMZ half over HTTP: /livez, /readyz, /readyz/SERVICE, /metrics. Unset: nowhere.",
     example: "127.0.0.1:9464",
-    value: Address { pattern: HEALTH_PATTERN, words: "`HOST:PORT`", options: &HEALTH_ADDRESS, max: None },
+    value: AddressValue {
+        pattern: HEALTH_PATTERN,
+        words: "`HOST:PORT`",
+        options: &HEALTH_ADDRESS,
+        max: None,
+    },
 };
 
-pub(in crate::profile) static READY: ProfileKey<Choice<ReadyWhen>> = ProfileKey {
+pub(in crate::profile) static READY: ProfileKey<ChoiceValue<ReadyWhen>> = ProfileKey {
     name: "ready",
     about: "When a service manager is told that the gateway is ready: with its ports open, or able to serve clients.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("ports", ReadyWhen::Ports), ("links", ReadyWhen::Links)],
         default: Some("ports"),
         is_not: "not when a gateway is ready",
     },
 };
 
-pub(in crate::profile) static LOG: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static LOG: ProfileKey<TextValue> = ProfileKey {
     name: "log",
     about: "A file for the log, as JSON lines, beside standard error. Unset: none.",
     example: r#"/var/log/portcullis/gate.json"#,
@@ -118,7 +123,7 @@ pub(in crate::profile) static ACCESS_LOG: ProfileKey<FileOrMap> = ProfileKey {
     value: FileOrMap { file: ACCESS_LOG_FILE, options: &ACCESS_LOG_MAP },
 };
 
-pub(in crate::profile) static AUDIT: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static AUDIT: ProfileKey<TextValue> = ProfileKey {
     name: "audit",
     about: "A file with a line for each command of an operator, each start, stop and change of certificates, chained by SHA-256. Each gateway needs its own. Unset: none.",
     example: r#"/var/log/portcullis/audit.jsonl"#,
@@ -130,32 +135,32 @@ pub(in crate::profile) static ACCESS_LOG_MAP: KeyMap = KeyMap {
     groups: &[&[&ACCESS_LOG_TARGET, &ACCESS_LOG_FORMAT]],
 };
 
-pub(in crate::profile) static ACCESS_LOG_TARGET: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static ACCESS_LOG_TARGET: ProfileKey<TextValue> = ProfileKey {
     name: "file",
     about: "The file, when it is written as a map.",
     example: "",
     value: ACCESS_LOG_FILE,
 };
 
-pub(in crate::profile) static ACCESS_LOG_FORMAT: ProfileKey<Choice<AccessLogFormat>> = ProfileKey {
+pub(in crate::profile) static ACCESS_LOG_FORMAT: ProfileKey<ChoiceValue<AccessLogFormat>> = ProfileKey {
     name: "format",
     about: "JSON lines, or the combined format of web servers.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("json", AccessLogFormat::Json), ("combined", AccessLogFormat::Combined)],
         default: Some("json"),
         is_not: "no format of a request's line",
     },
 };
 
-const LOG_FILE: Text = Text::of("file");
-const ACCESS_LOG_FILE: Text = Text::of("file, or `stderr`");
+const LOG_FILE: TextValue = TextValue::of("file");
+const ACCESS_LOG_FILE: TextValue = TextValue::of("file, or `stderr`");
 
-pub(in crate::profile) static CONFINE: ProfileKey<Choice<ConfinePolicy>> = ProfileKey {
+pub(in crate::profile) static CONFINE: ProfileKey<ChoiceValue<ConfinePolicy>> = ProfileKey {
     name: "confine",
     about: "Whether the kernel refuses this gateway what it never does, and in reverse mode, where a half has a process of its own, whatever is not its part; as much as the kernel offers, or all of it before it starts. A locked process does not leave reverse mode: `off` is for those who go back and forth.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[
             ("on", ConfinePolicy::On),
             ("off", ConfinePolicy::Off),
@@ -169,18 +174,18 @@ pub(in crate::profile) static CONFINE: ProfileKey<Choice<ConfinePolicy>> = Profi
 pub(in crate::profile) static HEALTH_ADDRESS: KeyMap =
     KeyMap { about: "The port that monitors ask at.", groups: &[&[&HEALTH_ADDRESS_KEY, &HEALTH_INSECURE]] };
 
-pub(in crate::profile) static HEALTH_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static HEALTH_ADDRESS_KEY: ProfileKey<TextValue> = ProfileKey {
     name: "address",
     about: "The address, when it is written as a map.",
     example: "",
-    value: Text { pattern: HEALTH_PATTERN, words: "`HOST:PORT`" },
+    value: TextValue { pattern: HEALTH_PATTERN, words: "`HOST:PORT`" },
 };
 
-pub(in crate::profile) static HEALTH_INSECURE: ProfileKey<Flag> = ProfileKey {
+pub(in crate::profile) static HEALTH_INSECURE: ProfileKey<FlagValue> = ProfileKey {
     name: "insecure",
     about: "Allows an address that other machines reach.",
     example: "",
-    value: Flag,
+    value: FlagValue,
 };
 
 pub(in crate::profile) static DMZ_HALF: KeyMap = KeyMap {
@@ -188,21 +193,21 @@ pub(in crate::profile) static DMZ_HALF: KeyMap = KeyMap {
     groups: &[&[&DMZ_LINK_KEY, &DMZ_SERVICES, &HALF_UNREADY], CLIENT_GUARDS, CLIENT_LOGIN],
 };
 
-pub(in crate::profile) static HALF_UNREADY: ProfileKey<Choice<UnreadyPolicy>> = ProfileKey {
+pub(in crate::profile) static HALF_UNREADY: ProfileKey<ChoiceValue<UnreadyPolicy>> = ProfileKey {
     name: "unready",
     about: "Whether a client port goes on accepting while no service on it is ready, or is closed for so long; for services that do not say it themselves.",
     example: "",
     value: UNREADY_CHOICE,
 };
 
-pub(in crate::profile) static UNREADY: ProfileKey<Choice<UnreadyPolicy>> = ProfileKey {
+pub(in crate::profile) static UNREADY: ProfileKey<ChoiceValue<UnreadyPolicy>> = ProfileKey {
     name: "unready",
     about: "The same for this service: a port is closed where all services on it say so. Unset: what the half says.",
     example: "refuse",
-    value: Choice { default: None, ..UNREADY_CHOICE },
+    value: ChoiceValue { default: None, ..UNREADY_CHOICE },
 };
 
-const UNREADY_CHOICE: Choice<UnreadyPolicy> = Choice {
+const UNREADY_CHOICE: ChoiceValue<UnreadyPolicy> = ChoiceValue {
     options: &[("accept", UnreadyPolicy::Accept), ("refuse", UnreadyPolicy::Refuse)],
     default: Some("accept"),
     is_not: "nothing that a port can do",
@@ -279,11 +284,11 @@ pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
     ]],
 };
 
-pub(in crate::profile) static DMZ_LISTEN: ProfileKey<Address> = ProfileKey {
+pub(in crate::profile) static DMZ_LISTEN: ProfileKey<AddressValue> = ProfileKey {
     name: "listen",
     about: "Where the internal gateway dials in, in reverse mode. Inside a WebSocket it may be the port of `http`, `https`, `ws` and `wss` accepts.",
     example: r#"socks+tls://0.0.0.0:1443"#,
-    value: Address {
+    value: AddressValue {
         pattern: PASSED_LINK_PATTERN,
         words: PASSED_LINK_WORDS,
         options: &LINK_LISTEN,
@@ -291,11 +296,11 @@ pub(in crate::profile) static DMZ_LISTEN: ProfileKey<Address> = ProfileKey {
     },
 };
 
-pub(in crate::profile) static DMZ_CONNECT: ProfileKey<Address> = ProfileKey {
+pub(in crate::profile) static DMZ_CONNECT: ProfileKey<AddressValue> = ProfileKey {
     name: "connect",
     about: "The internal gateways to dial, in forward mode.",
     example: r#"socks+tls://internal.example.com:1444"#,
-    value: Address {
+    value: AddressValue {
         pattern: DIALLED_LINK_PATTERN,
         words: DIALLED_LINK_WORDS,
         options: &LINK_ADDRESS,
@@ -303,18 +308,18 @@ pub(in crate::profile) static DMZ_CONNECT: ProfileKey<Address> = ProfileKey {
     },
 };
 
-pub(in crate::profile) static INTERNAL_LISTEN: ProfileKey<Address> = ProfileKey {
+pub(in crate::profile) static INTERNAL_LISTEN: ProfileKey<AddressValue> = ProfileKey {
     name: "listen",
     about: "Where the DMZ gateway dials in, in forward mode.",
     example: r#"socks+tls://0.0.0.0:1444"#,
-    value: Address { pattern: LINK_PATTERN, words: LINK_WORDS, options: &LINK_LISTEN, max: None },
+    value: AddressValue { pattern: LINK_PATTERN, words: LINK_WORDS, options: &LINK_LISTEN, max: None },
 };
 
-pub(in crate::profile) static INTERNAL_CONNECT: ProfileKey<Address> = ProfileKey {
+pub(in crate::profile) static INTERNAL_CONNECT: ProfileKey<AddressValue> = ProfileKey {
     name: "connect",
     about: "The DMZ gateways to dial, in reverse mode.",
     example: r#"["socks+tls://dmz.example.com:1443"]"#,
-    value: Address {
+    value: AddressValue {
         pattern: DIALLED_LINK_PATTERN,
         words: DIALLED_LINK_WORDS,
         options: &LINK_ADDRESS,
@@ -329,46 +334,46 @@ pub(in crate::profile) static LINK_TLS_KEY: ProfileKey<SubMap> = ProfileKey {
     value: SubMap(&LINK_TLS),
 };
 
-pub(in crate::profile) static INSECURE: ProfileKey<Flag> = ProfileKey {
+pub(in crate::profile) static INSECURE: ProfileKey<FlagValue> = ProfileKey {
     name: "insecure",
     about: "Allows `socks` without TLS beyond this machine.",
     example: "",
-    value: Flag,
+    value: FlagValue,
 };
 
-pub(in crate::profile) static DMZ_PREPARED: ProfileKey<Count> = ProfileKey {
+pub(in crate::profile) static DMZ_PREPARED: ProfileKey<CountValue> = ProfileKey {
     name: "prepared",
     about: "In forward mode, links to keep to each internal gateway, which its sessions share; in reverse mode, links that count as healthy until the peer tells its own target.",
     example: "",
-    value: Count { range: defaults::PREPARED_RANGE, default: defaults::DMZ_PREPARED },
+    value: CountValue { range: defaults::PREPARED_RANGE, default: defaults::DMZ_PREPARED },
 };
 
-pub(in crate::profile) static INTERNAL_PREPARED: ProfileKey<Count> = ProfileKey {
+pub(in crate::profile) static INTERNAL_PREPARED: ProfileKey<CountValue> = ProfileKey {
     name: "prepared",
     about: "Links to keep to each DMZ gateway, which its sessions share; over SOCKS5, for each service there.",
     example: "",
-    value: Count { range: defaults::PREPARED_RANGE, default: defaults::INTERNAL_PREPARED },
+    value: CountValue { range: defaults::PREPARED_RANGE, default: defaults::INTERNAL_PREPARED },
 };
 
-pub(in crate::profile) static WAIT: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static WAIT: ProfileKey<DurationValue> = ProfileKey {
     name: "wait",
     about: "A client waits this long for a ready link, then is refused.",
     example: "",
-    value: Span { zero: ZeroDuration::Allowed, default: defaults::WAIT },
+    value: DurationValue { zero: ZeroDuration::Allowed, default: defaults::WAIT },
 };
 
-pub(in crate::profile) static WAITERS: ProfileKey<Count> = ProfileKey {
+pub(in crate::profile) static WAITERS: ProfileKey<CountValue> = ProfileKey {
     name: "waiters",
     about: "Clients of all services together that wait at once.",
     example: "",
-    value: Count { range: defaults::WAITERS_RANGE, default: defaults::WAITERS },
+    value: CountValue { range: defaults::WAITERS_RANGE, default: defaults::WAITERS },
 };
 
-pub(in crate::profile) static MAXIMUM: ProfileKey<Count> = ProfileKey {
+pub(in crate::profile) static MAXIMUM: ProfileKey<CountValue> = ProfileKey {
     name: "maximum",
     about: "Links in all; several DMZ gateways have equal shares of it.",
     example: "",
-    value: Count { range: defaults::MAXIMUM_RANGE, default: defaults::MAXIMUM },
+    value: CountValue { range: defaults::MAXIMUM_RANGE, default: defaults::MAXIMUM },
 };
 
 pub(in crate::profile) static RETRY_KEY: ProfileKey<SubMap> = ProfileKey {
@@ -378,35 +383,35 @@ pub(in crate::profile) static RETRY_KEY: ProfileKey<SubMap> = ProfileKey {
     value: SubMap(&RETRY),
 };
 
-pub(in crate::profile) static RETIRE: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static RETIRE: ProfileKey<DurationValue> = ProfileKey {
     name: "retire",
     about: "A link is replaced at this age, give or take a tenth; its sessions go on. From 1m to 24h.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::RETIRE },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::RETIRE },
 };
 
-pub(in crate::profile) static SESSIONS_PER_LINK: ProfileKey<Count> = ProfileKey {
+pub(in crate::profile) static SESSIONS_PER_LINK: ProfileKey<CountValue> = ProfileKey {
     name: "sessions_per_link",
     about: "Sessions that one link carries at once, which is what its loss ends; for more, further links are dialled. The DMZ half is told, and keeps to it.",
     example: "",
-    value: Count { range: defaults::SESSIONS_PER_LINK_RANGE, default: defaults::SESSIONS_PER_LINK },
+    value: CountValue { range: defaults::SESSIONS_PER_LINK_RANGE, default: defaults::SESSIONS_PER_LINK },
 };
 
 pub(in crate::profile) static RETRY: KeyMap =
     KeyMap { about: "The pause between failed dials.", groups: &[&[&RETRY_FIRST, &RETRY_MAXIMUM]] };
 
-pub(in crate::profile) static RETRY_FIRST: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static RETRY_FIRST: ProfileKey<DurationValue> = ProfileKey {
     name: "first",
     about: "The first pause.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::RETRY_FIRST },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::RETRY_FIRST },
 };
 
-pub(in crate::profile) static RETRY_MAXIMUM: ProfileKey<Span> = ProfileKey {
+pub(in crate::profile) static RETRY_MAXIMUM: ProfileKey<DurationValue> = ProfileKey {
     name: "maximum",
     about: "The longest pause.",
     example: "",
-    value: Span { zero: ZeroDuration::Refused, default: defaults::RETRY_MAXIMUM },
+    value: DurationValue { zero: ZeroDuration::Refused, default: defaults::RETRY_MAXIMUM },
 };
 
 pub(in crate::profile) static LINK_ADDRESS: KeyMap = KeyMap {
@@ -417,25 +422,25 @@ pub(in crate::profile) static LINK_ADDRESS: KeyMap = KeyMap {
 pub(in crate::profile) static LINK_LISTEN: KeyMap =
     KeyMap { about: "An address of a link to listen on.", groups: &[&[&LINK_LISTEN_ADDRESS, &BIND]] };
 
-pub(in crate::profile) static LINK_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static LINK_ADDRESS_KEY: ProfileKey<TextValue> = ProfileKey {
     name: "address",
     about: "The address, when it is written as a map.",
     example: "",
-    value: Text { pattern: DIALLED_LINK_PATTERN, words: DIALLED_LINK_WORDS },
+    value: TextValue { pattern: DIALLED_LINK_PATTERN, words: DIALLED_LINK_WORDS },
 };
 
-pub(in crate::profile) static LINK_LISTEN_ADDRESS: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static LINK_LISTEN_ADDRESS: ProfileKey<TextValue> = ProfileKey {
     name: "address",
     about: "The address, when it is written as a map.",
     example: "",
-    value: Text { pattern: PASSED_LINK_PATTERN, words: PASSED_LINK_WORDS },
+    value: TextValue { pattern: PASSED_LINK_PATTERN, words: PASSED_LINK_WORDS },
 };
 
-pub(in crate::profile) static BIND: ProfileKey<Choice<BindPolicy>> = ProfileKey {
+pub(in crate::profile) static BIND: ProfileKey<ChoiceValue<BindPolicy>> = ProfileKey {
     name: "bind",
     about: "Whether an address that this machine lacks ends the start, or is waited for while everything else runs.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("now", BindPolicy::Now), ("wait", BindPolicy::Wait)],
         default: Some("now"),
         is_not: "no way to bind",
@@ -447,32 +452,32 @@ pub(in crate::profile) static LINK_TLS: KeyMap = KeyMap {
     groups: &[&[&LINK_CERTIFICATE, &LINK_KEY, &LINK_CA, &LINK_PEERS, &REVOKED, &REVOKED_EXPIRED]],
 };
 
-pub(in crate::profile) static LINK_CERTIFICATE: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static LINK_CERTIFICATE: ProfileKey<TextValue> = ProfileKey {
     name: "certificate",
     about: "This half's certificate, and those between it and its authority.",
     example: r#"pki/dmz.pem"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static LINK_KEY: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static LINK_KEY: ProfileKey<TextValue> = ProfileKey {
     name: "key",
     about: "The certificate's private key, mode 0600.",
     example: r#"pki/dmz.key"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static LINK_CA: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static LINK_CA: ProfileKey<TextValue> = ProfileKey {
     name: "ca",
     about: "The authority that peers' certificates come from.",
     example: r#"pki/ca.pem"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static LINK_PEERS: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static LINK_PEERS: ProfileKey<TextListValue> = ProfileKey {
     name: "peers",
     about: "Names of which a peer's certificate must carry one.",
     example: r#"[internal]"#,
-    value: TextList { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
 };
 
 const LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`; `socks+wss://HOST:PORT/PATH` or `socks+ws://HOST:PORT/PATH`";

@@ -13,11 +13,11 @@ use crate::profile::{
 };
 
 /// A whole number, of what is not bounded unless it is written.
-pub(in crate::profile) struct OptionalCount {
+pub(in crate::profile) struct OptionalCountValue {
     pub range: RangeInclusive<usize>,
 }
 
-impl ValueKind for OptionalCount {
+impl ValueKind for OptionalCountValue {
     fn schema(&self) -> Value {
         json!({ "type": "integer", "minimum": self.range.start(), "maximum": self.range.end() })
     }
@@ -27,7 +27,7 @@ impl ValueKind for OptionalCount {
     }
 }
 
-impl ProfileKey<OptionalCount> {
+impl ProfileKey<OptionalCountValue> {
     pub fn read(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
         fields.take(self)?.number(self.value.range.clone(), problems)
     }

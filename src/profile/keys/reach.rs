@@ -2,40 +2,40 @@
 
 use super::{
     KeyMap, ProfileKey,
-    values::{Alone, Flag, PEM_FILE, SubMap, Text, TextList},
+    values::{Alone, FlagValue, PEM_FILE, SubMap, TextListValue, TextValue},
 };
 use crate::profile::defaults;
 
-pub(in crate::profile) static VIA: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static VIA: ProfileKey<TextValue> = ProfileKey {
     name: "via",
     about: "The proxy that links are dialled through: HTTP's CONNECT, or SOCKS5. A name that is dialled is left for it to look up.",
     example: "http://proxy.example.com:3128",
-    value: Text {
+    value: TextValue {
         pattern: r"^(http|socks5)://[^/@?#]+:[0-9]{1,5}/?$",
         words: "`http://HOST:PORT` or `socks5://HOST:PORT`",
     },
 };
 
-pub(in crate::profile) static VIA_CREDENTIALS: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static VIA_CREDENTIALS: ProfileKey<TextValue> = ProfileKey {
     name: "via_credentials",
     about: "A file with one line, USER:PASSWORD, mode 0600: who this gateway is to the proxy. Read at the start and at a reload.",
     example: "proxy.login",
-    value: Text::of("file"),
+    value: TextValue::of("file"),
 };
 
-pub(in crate::profile) static EACH_GATEWAY: ProfileKey<Flag> = ProfileKey {
+pub(in crate::profile) static EACH_GATEWAY: ProfileKey<FlagValue> = ProfileKey {
     name: "each",
     about: "Keeps `prepared` links to each address that the name has, and follows it: the first 64, which are looked up again at their time to live.",
     example: "",
-    value: Flag,
+    value: FlagValue,
 };
 
-pub(in crate::profile) static RESOLVER: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static RESOLVER: ProfileKey<TextListValue> = ProfileKey {
     name: "resolver",
     about: "The name servers that are asked for names with `each` and for SRV records. `/etc/hosts` comes first. Unset: those of `/etc/resolv.conf`.",
     example: r#"["127.0.0.1:5353"]"#,
-    value: TextList {
-        each: Text {
+    value: TextListValue {
+        each: TextValue {
             pattern: r"^([0-9.]+|\[[0-9A-Fa-f:.]+(%[0-9]+)?\]):[0-9]{1,5}$",
             words: "`ADDRESS:PORT`",
         },
@@ -56,37 +56,37 @@ pub(in crate::profile) static OUTER_TLS: KeyMap = KeyMap {
     groups: &[&[&OUTER_CERTIFICATE, &OUTER_KEY, &OUTER_CA, &OUTER_NAME]],
 };
 
-pub(in crate::profile) static OUTER_CERTIFICATE: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static OUTER_CERTIFICATE: ProfileKey<TextValue> = ProfileKey {
     name: "certificate",
     about: "What `listen` shows.",
     example: r#"pki/www.pem"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static OUTER_KEY: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static OUTER_KEY: ProfileKey<TextValue> = ProfileKey {
     name: "key",
     about: "That certificate's private key, mode 0600.",
     example: r#"pki/www.key"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static OUTER_CA: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static OUTER_CA: ProfileKey<TextValue> = ProfileKey {
     name: "ca",
     about: "The authority that the certificate comes from which `connect` is shown: of a balancer, or of a proxy that inspects TLS. Unset: the system's authorities.",
     example: r#"pki/proxy-ca.pem"#,
     value: PEM_FILE,
 };
 
-pub(in crate::profile) static OUTER_NAME: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static OUTER_NAME: ProfileKey<TextValue> = ProfileKey {
     name: "name",
     about: "The name that it carries. Unset: the host of the address.",
     example: r#"gate.example.com"#,
-    value: Text { pattern: "", words: "a host" },
+    value: TextValue { pattern: "", words: "a host" },
 };
 
-pub(in crate::profile) static SOURCE: ProfileKey<Text> = ProfileKey {
+pub(in crate::profile) static SOURCE: ProfileKey<TextValue> = ProfileKey {
     name: "source",
     about: "The address of this machine that it is dialled from. Not for the internal half in reverse mode while `confine` is on, where the kernel refuses `bind`. Unset: the kernel chooses.",
     example: "192.0.2.8",
-    value: Text::of("an IPv4 or IPv6 address"),
+    value: TextValue::of("an IPv4 or IPv6 address"),
 };

@@ -3,33 +3,33 @@
 
 use super::{
     ProfileKey,
-    values::{Alone, Choice, PEM_OR_DER_FILE, TextList},
+    values::{Alone, ChoiceValue, PEM_OR_DER_FILE, TextListValue},
 };
 use crate::profile::{ExpiredListPolicy, KeyExchangePolicy, defaults};
 
-pub(in crate::profile) static REVOKED: ProfileKey<TextList> = ProfileKey {
+pub(in crate::profile) static REVOKED: ProfileKey<TextListValue> = ProfileKey {
     name: "revoked",
     about: "Lists of revoked certificates (CRLs) of the CAs in `ca`. Read again when they change: within 5 s, what stands on a revoked certificate is cut.",
     example: r#"[pki/crl.pem]"#,
-    value: TextList { each: PEM_OR_DER_FILE, max: defaults::REVOKED_MAX, alone: Alone::Allowed },
+    value: TextListValue { each: PEM_OR_DER_FILE, max: defaults::REVOKED_MAX, alone: Alone::Allowed },
 };
 
-pub(in crate::profile) static REVOKED_EXPIRED: ProfileKey<Choice<ExpiredListPolicy>> = ProfileKey {
+pub(in crate::profile) static REVOKED_EXPIRED: ProfileKey<ChoiceValue<ExpiredListPolicy>> = ProfileKey {
     name: "revoked_expired",
     about: "Whether certificates of a CA whose list has expired are taken in new handshakes: `refuse` or `accept`.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[("refuse", ExpiredListPolicy::Refuse), ("accept", ExpiredListPolicy::Accept)],
         default: Some("refuse"),
         is_not: "no policy for expired lists",
     },
 };
 
-pub(in crate::profile) static POST_QUANTUM: ProfileKey<Choice<KeyExchangePolicy>> = ProfileKey {
+pub(in crate::profile) static POST_QUANTUM: ProfileKey<ChoiceValue<KeyExchangePolicy>> = ProfileKey {
     name: "post_quantum",
     about: "`required` refuses a handshake without a hybrid key exchange, X25519MLKEM768, whose recordings no computer of later opens. `preferred` takes others from who does not know it.",
     example: "",
-    value: Choice {
+    value: ChoiceValue {
         options: &[
             ("preferred", KeyExchangePolicy::HybridPreferred),
             ("required", KeyExchangePolicy::HybridRequired),

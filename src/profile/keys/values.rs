@@ -34,12 +34,12 @@ pub(in crate::profile) trait ValueKind {
 }
 
 /// A whole number.
-pub(in crate::profile) struct Count {
+pub(in crate::profile) struct CountValue {
     pub range: RangeInclusive<usize>,
     pub default: usize,
 }
 
-impl ValueKind for Count {
+impl ValueKind for CountValue {
     fn schema(&self) -> Value {
         let (least, most) = (self.range.start(), self.range.end());
         json!({ "type": "integer", "minimum": least, "maximum": most, "default": self.default })
@@ -54,7 +54,7 @@ impl ValueKind for Count {
     }
 }
 
-impl ProfileKey<Count> {
+impl ProfileKey<CountValue> {
     pub fn written(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
         self.read_field(&fields.take(self)?, problems)
     }
@@ -69,21 +69,21 @@ impl ProfileKey<Count> {
 }
 
 /// A whole number with its unit of time.
-pub(in crate::profile) struct Span {
+pub(in crate::profile) struct DurationValue {
     /// Whether nothing at all means something.
     pub zero: ZeroDuration,
     pub default: Duration,
 }
 
-impl ValueKind for Span {
+impl ValueKind for DurationValue {
     fn schema(&self) -> Value {
-        let mut schema = OptionalSpan.schema();
+        let mut schema = OptionalDurationValue.schema();
         schema["default"] = json!(duration::format_duration(self.default));
         schema
     }
 
     fn words(&self) -> String {
-        OptionalSpan.words()
+        OptionalDurationValue.words()
     }
 
     fn default(&self) -> Option<String> {
@@ -91,7 +91,7 @@ impl ValueKind for Span {
     }
 }
 
-impl ProfileKey<Span> {
+impl ProfileKey<DurationValue> {
     pub fn written(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<Duration> {
         self.read_field(&fields.take(self)?, problems)
     }
@@ -106,9 +106,9 @@ impl ProfileKey<Span> {
 }
 
 /// The same, of what is off unless it is written.
-pub(in crate::profile) struct OptionalSpan;
+pub(in crate::profile) struct OptionalDurationValue;
 
-impl ValueKind for OptionalSpan {
+impl ValueKind for OptionalDurationValue {
     fn schema(&self) -> Value {
         json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" })
     }
@@ -122,19 +122,19 @@ impl ValueKind for OptionalSpan {
     }
 }
 
-impl ProfileKey<OptionalSpan> {
+impl ProfileKey<OptionalDurationValue> {
     pub fn read(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<Duration> {
         fields.take(self)?.duration(ZeroDuration::Refused, problems)
     }
 }
 
 /// A number of bytes with its unit.
-pub(in crate::profile) struct Size {
+pub(in crate::profile) struct SizeValue {
     pub range: RangeInclusive<usize>,
     pub default: usize,
 }
 
-impl ValueKind for Size {
+impl ValueKind for SizeValue {
     fn schema(&self) -> Value {
         let default = size::written(self.default);
         json!({ "type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB)$", "default": default })
@@ -149,7 +149,7 @@ impl ValueKind for Size {
     }
 }
 
-impl ProfileKey<Size> {
+impl ProfileKey<SizeValue> {
     pub fn written(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
         let field = fields.take(self)?;
         let text = field.text(problems)?;
@@ -169,9 +169,9 @@ impl ProfileKey<Size> {
 }
 
 /// True or false; false unless it is written.
-pub(in crate::profile) struct Flag;
+pub(in crate::profile) struct FlagValue;
 
-impl ValueKind for Flag {
+impl ValueKind for FlagValue {
     fn schema(&self) -> Value {
         json!({ "type": "boolean", "default": false })
     }
@@ -185,27 +185,27 @@ impl ValueKind for Flag {
     }
 }
 
-impl ProfileKey<Flag> {
+impl ProfileKey<FlagValue> {
     pub fn read(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> bool {
         fields.take(self).is_some_and(|field| field.flag(problems) == Some(true))
     }
 }
 
 /// One of a few words.
-pub(in crate::profile) struct Choice<T: 'static> {
+pub(in crate::profile) struct ChoiceValue<T: 'static> {
     pub options: &'static [(&'static str, T)],
     pub default: Option<&'static str>,
     /// How another word is refused: "`…` is " and this.
     pub is_not: &'static str,
 }
 
-impl<T> Choice<T> {
+impl<T> ChoiceValue<T> {
     fn words_alone(&self) -> Vec<&'static str> {
         self.options.iter().map(|(word, _)| *word).collect()
     }
 }
 
-impl<T> ValueKind for Choice<T> {
+impl<T> ValueKind for ChoiceValue<T> {
     fn schema(&self) -> Value {
         let mut schema = json!({ "enum": self.words_alone() });
         if let Some(default) = self.default {
@@ -223,7 +223,7 @@ impl<T> ValueKind for Choice<T> {
     }
 }
 
-impl<T: Copy + Sync> ProfileKey<Choice<T>> {
+impl<T: Copy + Sync> ProfileKey<ChoiceValue<T>> {
     pub fn written(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<T> {
         self.read_field(&fields.take(self)?, problems)
     }
@@ -280,13 +280,13 @@ impl ProfileKey<StatusList> {
 }
 
 /// Any other text, whose reader knows more about it.
-pub(in crate::profile) struct Text {
+pub(in crate::profile) struct TextValue {
     /// A regular expression for editors; empty: any text.
     pub pattern: &'static str,
     pub words: &'static str,
 }
 
-impl Text {
+impl TextValue {
     pub const fn of(words: &'static str) -> Self {
         Self { pattern: "", words }
     }
@@ -299,7 +299,7 @@ impl Text {
     }
 }
 
-impl ValueKind for Text {
+impl ValueKind for TextValue {
     fn schema(&self) -> Value {
         self.schema_of_one()
     }
@@ -310,23 +310,23 @@ impl ValueKind for Text {
 }
 
 /// Names that TLS agrees on (RFC 7301).
-pub(super) const ALPN_NAMES: TextList = TextList {
-    each: Text { pattern: "", words: "a protocol's name, at most 255 bytes" },
+pub(super) const ALPN_NAMES: TextListValue = TextListValue {
+    each: TextValue { pattern: "", words: "a protocol's name, at most 255 bytes" },
     max: defaults::ALPN_NAMES_MAX,
     alone: Alone::Allowed,
 };
 
 /// The name of a PEM file.
-pub(in crate::profile) const PEM_FILE: Text = Text::of("file, PEM");
-pub(in crate::profile) const PEM_OR_DER_FILE: Text = Text::of("file, PEM or DER");
+pub(in crate::profile) const PEM_FILE: TextValue = TextValue::of("file, PEM");
+pub(in crate::profile) const PEM_OR_DER_FILE: TextValue = TextValue::of("file, PEM or DER");
 
 /// A name that a certificate can carry.
-pub(in crate::profile) const NAME_IN_CERTIFICATE: Text =
-    Text { pattern: "^[!-~]{1,253}$", words: "a name as the certificate has it" };
+pub(in crate::profile) const NAME_IN_CERTIFICATE: TextValue =
+    TextValue { pattern: "^[!-~]{1,253}$", words: "a name as the certificate has it" };
 
 /// Several texts.
-pub(in crate::profile) struct TextList {
-    pub each: Text,
+pub(in crate::profile) struct TextListValue {
+    pub each: TextValue,
     pub max: usize,
     /// Whether a single text stands for a list of one.
     pub alone: Alone,
@@ -338,7 +338,7 @@ pub(in crate::profile) enum Alone {
     Refused,
 }
 
-impl ValueKind for TextList {
+impl ValueKind for TextListValue {
     fn schema(&self) -> Value {
         let one = self.each.schema_of_one();
         let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": self.max });
@@ -355,7 +355,7 @@ impl ValueKind for TextList {
 }
 
 /// An address, or a map with an address and the options of its scheme.
-pub(in crate::profile) struct Address {
+pub(in crate::profile) struct AddressValue {
     pub pattern: &'static str,
     pub words: &'static str,
     pub options: &'static KeyMap,
@@ -363,14 +363,14 @@ pub(in crate::profile) struct Address {
     pub max: Option<usize>,
 }
 
-impl Address {
+impl AddressValue {
     /// The address alone, as it stands under `address` of the map.
-    pub const fn plain(&self) -> Text {
-        Text { pattern: self.pattern, words: self.words }
+    pub const fn plain(&self) -> TextValue {
+        TextValue { pattern: self.pattern, words: self.words }
     }
 }
 
-impl ValueKind for Address {
+impl ValueKind for AddressValue {
     fn schema(&self) -> Value {
         let one = json!({ "anyOf": [self.plain().schema(), crate::profile::schema::map(self.options)] });
         match self.max {
@@ -396,7 +396,7 @@ impl ValueKind for Address {
 
 /// A file, or a map that names it and more.
 pub(in crate::profile) struct FileOrMap {
-    pub file: Text,
+    pub file: TextValue,
     pub options: &'static KeyMap,
 }
 
