@@ -1,42 +1,30 @@
 //! Runs the gateway of a profile, with a screen or without, until it ends.
 
-use std::{
-    collections::BTreeSet,
-    io::IsTerminal,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+mod prepare;
+
+use std::{collections::BTreeSet, io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rustix::process::{
-    Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
-};
-use signal_hook::consts::SIGUSR1;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::{Handle as RuntimeHandle, Runtime},
     signal::unix::{SignalKind, signal},
 };
 
 use crate::{
-    admin::{server::AdminSocket, socket_path},
+    admin::server::AdminSocket,
     cli::Cli,
-    commands,
-    confine::{ProcessLock, folders::LockedFolders},
     demo, exit,
     gateway::{
-        Engine, GatewayOutcome, KeptLockdown,
+        Engine, GatewayOutcome,
         handle::{Command, GatewayHandle},
-        lockdown_file::LockdownFile,
     },
     headless,
     net::passed,
     output::print_note,
-    profile::{ConfinePolicy, DemoPorts, Profile},
+    profile::Profile,
     record::{Recorder, RecorderEnd},
     signals,
-    source::{ChosenProfile, LoadedProfile, ProfileSource},
     systemd::notify::NotifySocket,
     tasks::Tasks,
     telemetry::{
@@ -47,125 +35,12 @@ use crate::{
     tui::{self, Dashboard, source::ScreenSource},
 };
 
+pub use self::prepare::{GatewayStart, PreparedGateway, prepare};
+
 /// The screen gets so long to restore the terminal when the gateway has stopped.
 const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
 /// The last picture of a recording gets so long to be written.
 const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
-
-/// A gateway whose profile has been read, before anything runs.
-pub enum PreparedGateway {
-    Ready(Box<GatewayStart>),
-    /// The profile does not read, and it was told why.
-    Refused(ExitCode),
-}
-
-/// What a gateway starts with.
-pub struct GatewayStart {
-    source: ProfileSource,
-    chosen: ChosenProfile,
-    loaded: LoadedProfile,
-    lock: ProcessLock,
-    lockdown: KeptLockdown,
-    demo_ports: Option<DemoPorts>,
-    /// Of its admin socket.
-    socket: Option<PathBuf>,
-}
-
-/// Reads the profile, and takes the part of the lock that holds from the start. No thread runs yet.
-pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
-    if let Some(parent) = cli.ends_with {
-        end_with_parent(parent)?;
-    }
-    // From now on it ends nothing, however early or often it comes; what it asks for is done by `obey_signals`.
-    signal_hook::flag::register(SIGUSR1, Arc::default())?;
-    let mut source = commands::profile_source(cli);
-    let chosen = cli
-        .profile
-        .as_deref()
-        .map_or(Ok(ChosenProfile::Demo(demo::free_ports())), |name| source.choose(name));
-    let (chosen, mut loaded) =
-        match chosen.and_then(|chosen| Ok((chosen.clone(), source.load_to_serve(&chosen, cli.mode)?))) {
-            Ok(loaded) => loaded,
-            Err(problems) => {
-                problems.iter().for_each(print_note);
-                return Ok(PreparedGateway::Refused(exit::BAD_INPUT.into()));
-            }
-        };
-    if let Some(folder) = chosen.file().and_then(Path::parent) {
-        source.add_folder(folder);
-    }
-    if cli.ends_with.is_some() {
-        // What `verify` starts writes nothing that is the gateway's own.
-        (loaded.profile.log, loaded.profile.access_log, loaded.profile.audit) = (None, None, None);
-    }
-    let socket = match cli.admin.as_deref() {
-        Some(path) if path == Path::new("none") => None,
-        Some(path) => Some(path.to_path_buf()),
-        None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
-    };
-    let file = lockdown_file(cli, &loaded.profile);
-    let mut folders = locked_folders(cli, &source, &chosen, socket.as_deref());
-    folders.written.extend(file.as_ref().map(|file| file.folder().to_path_buf()));
-    // What is wrong with the file is told when there is somewhere to tell it.
-    let lockdown = KeptLockdown::read(file);
-    let lock = ProcessLock::begin(&loaded.profile, &folders)?;
-    let demo_ports = match &chosen {
-        ChosenProfile::Demo(ports) => Some(*ports),
-        ChosenProfile::File(_) => None,
-    };
-    Ok(PreparedGateway::Ready(Box::new(GatewayStart {
-        source,
-        chosen,
-        loaded,
-        lock,
-        lockdown,
-        demo_ports,
-        socket,
-    })))
-}
-
-/// Where the locks of an internal half are kept. What `verify` starts neither keeps nor has any.
-fn lockdown_file(cli: &Cli, profile: &Profile) -> Option<LockdownFile> {
-    let is_kept = profile.internal.is_some() && cli.ends_with.is_none();
-    let file = LockdownFile::of_profile(&profile.name).filter(|_| is_kept)?;
-    if profile.confine != ConfinePolicy::Off && profile.dmz.is_none() {
-        // A locked half can not make the folder later; where it can not be made now, `lockdown` says so.
-        let _ = file.prepare_folder();
-    }
-    Some(file)
-}
-
-/// What is read and written while a gateway runs: the profiles that it can be switched to with what they name,
-/// and what its command line names.
-fn locked_folders(
-    cli: &Cli,
-    source: &ProfileSource,
-    chosen: &ChosenProfile,
-    socket: Option<&Path>,
-) -> LockedFolders {
-    let mut folders = LockedFolders { read: source.folders.clone(), written: Vec::new() };
-    let profiles = source.list().into_iter().chain(chosen.file().map(Path::to_path_buf));
-    for file in profiles.flat_map(|profile| source.files_of(&profile)) {
-        folders.read_folder_of(&file);
-    }
-    let of_profiles: Vec<_> = source
-        .list()
-        .iter()
-        .map(PathBuf::as_path)
-        .chain(chosen.file())
-        .flat_map(|it| source.files_written_by(it))
-        .collect();
-    let named = socket.into_iter().chain(cli.record.as_deref());
-    let written = named.chain(of_profiles.iter().map(PathBuf::as_path));
-    folders
-        .written
-        .extend(written.filter_map(|file| std::path::absolute(file).ok()?.parent().map(Path::to_path_buf)));
-    if !cli.no_ui && tui::check_terminal().is_ok() {
-        // Where tables are exported to.
-        folders.written.extend(std::env::current_dir().ok().filter(|folder| folder.parent().is_some()));
-    }
-    folders
-}
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<ExitCode> {
@@ -304,15 +179,6 @@ fn close_unnamed_sockets(named: &BTreeSet<String>) {
     for name in passed::close_others(|name| named.contains(name)) {
         tracing::info!(event = %LogEvent::PassedClosed, name, "a socket that the profile does not name is closed");
     }
-}
-
-/// A gateway that a `verify` has started does not outlive it, however that ends.
-fn end_with_parent(parent: u32) -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::TERM))?;
-    // It may have ended before the line above.
-    let is_there = getppid().is_some_and(|now| now.as_raw_pid() == parent as i32);
-    anyhow::ensure!(is_there, "process {parent} has not started this one, or has ended");
-    Ok(())
 }
 
 /// Each session needs two descriptors or more: the soft limit is raised to the hard one.

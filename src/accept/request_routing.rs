@@ -8,7 +8,7 @@ use hyper::{
     http::request::Parts,
 };
 
-use super::routes::{HttpRoute, WebKind, find_http_route};
+use super::routes::{HttpRoute, WebKind};
 use crate::http::{
     error_response::{self, ErrorResponse, bad_request},
     forwarded,
@@ -31,6 +31,25 @@ pub fn find_route<'a, B>(
         return Err(ErrorResponse::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
     }
     Ok(door)
+}
+
+/// The very host comes before `*.` and its parent, and these before any; then the longest path. A request without
+/// a host can mean a service with `hosts` where there is no other.
+fn find_http_route<'a>(doors: &'a [HttpRoute], asked: &RequestTarget<'_>) -> Option<&'a HttpRoute> {
+    let is_below = |path: &str| {
+        let rest = asked.path.strip_prefix(path.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let is_only = doors.iter().all(|door| door.service == doors[0].service);
+    let parent = asked.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    let nearness = |door: &HttpRoute| match &door.web.hosts {
+        hosts if hosts.iter().any(|host| host == asked.host) => Some(2),
+        hosts if parent.as_ref().is_some_and(|parent| hosts.contains(parent)) => Some(1),
+        hosts => (hosts.is_empty() || (asked.host.is_empty() && is_only)).then_some(0),
+    };
+    let meant = doors.iter().filter(|door| is_below(&door.path));
+    let downstream = meant.filter_map(|door| Some((door.path.len(), nearness(door)?, door)));
+    downstream.max_by_key(|(path, downstream, _)| (*downstream, *path)).map(|(.., door)| door)
 }
 
 /// What a request wants its connection to become, of what its service is for.

@@ -13,7 +13,6 @@ use crate::{
         clients::{ClientAdmission, ClientGates},
         handshakes::EVICTED,
     },
-    http::request::RequestTarget,
     link::{HANDSHAKE, door::LinkDoors},
     net::{
         proxy::{self, ProxyReadError},
@@ -399,25 +398,6 @@ pub fn origin_of(stream: &TcpStream) -> Box<ClientOrigin> {
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     let destination = stream.local_addr().ok().map(canonical);
     Box::new(ClientOrigin { destination, ..ClientOrigin::default() })
-}
-
-/// The very host comes before `*.` and its parent, and these before any; then the longest path. A request without
-/// a host can mean a service with `hosts` where there is no other.
-pub fn find_http_route<'a>(doors: &'a [HttpRoute], asked: &RequestTarget<'_>) -> Option<&'a HttpRoute> {
-    let is_below = |path: &str| {
-        let rest = asked.path.strip_prefix(path.trim_end_matches('/'));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    let is_only = doors.iter().all(|door| door.service == doors[0].service);
-    let parent = asked.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-    let nearness = |door: &HttpRoute| match &door.web.hosts {
-        hosts if hosts.iter().any(|host| host == asked.host) => Some(2),
-        hosts if parent.as_ref().is_some_and(|parent| hosts.contains(parent)) => Some(1),
-        hosts => (hosts.is_empty() || (asked.host.is_empty() && is_only)).then_some(0),
-    };
-    let meant = doors.iter().filter(|door| is_below(&door.path));
-    let downstream = meant.filter_map(|door| Some((door.path.len(), nearness(door)?, door)));
-    downstream.max_by_key(|(path, downstream, _)| (*downstream, *path)).map(|(.., door)| door)
 }
 
 /// The very name comes before `*.` and its parent, and these before a door that takes any.

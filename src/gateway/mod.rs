@@ -73,11 +73,7 @@ use crate::{
     confine::{LockError, ProcessLock},
     link::lockdown::Lockdown,
     monitor::{LastTurn, MonitorPort},
-    net::{
-        dns::DnsResolver,
-        listen::BindError,
-        resolver::{NameResolver, ResolvedNames},
-    },
+    net::{dns::DnsResolver, listen::BindError, resolved_names::ResolvedNames, resolver::NameResolver},
     profile::Profile,
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     tasks::Tasks,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Engine, audit::CommandAudit, handle::CommandAnswer, plan::HalfChange};
 use crate::{
     monitor::{MonitorPort, MonitoredGateway},
-    net::{listen::BindError, resolver::ResolvedNames},
+    net::{listen::BindError, resolved_names::ResolvedNames},
     profile::{DmzMode, Half, HealthPort, HostPort, InternalMode, LinkAddress, LinkTls, Profile},
     telemetry::{
         health::readiness::{NamedBy, NamedGateway, Readiness},

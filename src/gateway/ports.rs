@@ -17,7 +17,7 @@ use crate::{
     link::door::LinkDoors,
     net::{
         listen::{self, BindError, Listener, ListenerGuard, ListenerPlace},
-        resolver::ResolvedNames,
+        resolved_names::ResolvedNames,
     },
     profile::{
         Accept, AcceptAddress, BindPolicy, Carries, DmzMode, DmzService, EdgeScheme, Half, HostPort,

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::Engine;
 use crate::{
     disk::{FileWork, WorkError},
-    net::resolver::{NameResolver, ResolvedNames},
+    net::{resolved_names::ResolvedNames, resolver::NameResolver},
     profile::HostPort,
     tasks::Tasks,
 };

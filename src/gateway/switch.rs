@@ -29,7 +29,7 @@ use super::{
 use crate::{
     connect::{Connector, backend_group::BackendGroup},
     monitor::MonitorPort,
-    net::{listen::BindError, resolver::ResolvedNames},
+    net::{listen::BindError, resolved_names::ResolvedNames},
     profile::{Half, Problem, Profile, ServiceName},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{

@@ -14,9 +14,9 @@
 //! [`dialled_gateways`] for whom there is a keeper. [`pool::Pool`] holds the ready links of the
 //! half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`];
 //! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
-//! links, [`link_guard`] counts them, `link_table` lists them, [`load`] counts the sessions of each, [`link_services`]
-//! knows what each serves now, [`liveness`] notices dead ones, and [`generation`] tells whether the terms of a link
-//! still hold.
+//! links, [`link_guard`] counts them, `link_table` lists them, [`round_trip`] is how far away they end, [`load`] counts
+//! the sessions of each, [`link_services`] knows what each serves now, [`liveness`] notices dead ones, and
+//! [`generation`] tells whether the terms of a link still hold.
 
 pub mod carrier;
 pub mod dial_state;
@@ -40,6 +40,7 @@ pub mod name_notices;
 pub mod peer_links;
 pub mod peer_record;
 pub mod pool;
+pub mod round_trip;
 pub mod server;
 pub mod session_side;
 pub mod shares;

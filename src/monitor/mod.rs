@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::{
     net::{
         listen::{self, BindError, Listener, ListenerGuard},
-        resolver::ResolvedNames,
+        resolved_names::ResolvedNames,
     },
     profile::{BindPolicy, HostPort},
     tasks::Tasks,

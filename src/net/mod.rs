@@ -20,6 +20,7 @@ pub mod pipe;
 pub mod prefixed;
 pub mod proxy;
 pub mod read_ahead;
+pub mod resolved_names;
 pub mod resolver;
 mod socket_options;
 pub mod sockets;

@@ -14,13 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
 use rustix::net::netdevice::name_to_index;
 use socket2::{Domain, Socket, Type};
-use tokio::{
-    sync::watch,
-    time::{timeout, timeout_at},
-};
+use tokio::{sync::watch, time::timeout_at};
 
 use crate::profile::HostPort;
 
@@ -201,7 +197,7 @@ impl NameResolver {
     }
 }
 
-fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
+pub(super) fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
     let mut addresses = addresses.to_vec();
     addresses.iter_mut().for_each(|address| address.set_port(port));
     addresses
@@ -295,7 +291,7 @@ fn zone(host: &str) -> &str {
 }
 
 /// The address that is written, with its zone as this machine numbers it; `None` where it is a name.
-fn literal_address(at: &HostPort) -> Option<io::Result<SocketAddr>> {
+pub(super) fn literal_address(at: &HostPort) -> Option<io::Result<SocketAddr>> {
     if let Ok(ip) = at.host.parse::<IpAddr>() {
         return Some(Ok(SocketAddr::new(ip, at.port)));
     }
@@ -309,44 +305,6 @@ fn interface_index(zone: &str) -> io::Result<u32> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
     let none = |_| io::Error::new(io::ErrorKind::AddrNotAvailable, format!("there is no interface `{zone}`"));
     name_to_index(&socket, zone).or_else(|error| zone.parse().map_err(|_| error)).map_err(none)
-}
-
-/// Names that were looked up in advance, for callers that must not wait.
-#[derive(Debug, Default)]
-pub struct ResolvedNames(HashMap<String, io::Result<Vec<SocketAddr>>>);
-
-impl ResolvedNames {
-    /// Looks up the names among `wanted`, all at once.
-    pub async fn look_up(names: &NameResolver, wanted: Vec<HostPort>, within: Duration) -> Self {
-        let look_up = async |at: HostPort| {
-            let found =
-                timeout(within, names.resolve(&at)).await.unwrap_or_else(|_| Err(lookup_timeout(within)));
-            (at.host, found)
-        };
-        let named = wanted.into_iter().filter(|at| !needs_no_look_up(at));
-        Self(join_all(named.map(look_up)).await.into_iter().collect())
-    }
-
-    /// Whether all that is wanted is an address already.
-    pub fn needs_none(wanted: &[HostPort]) -> bool {
-        wanted.iter().all(needs_no_look_up)
-    }
-
-    pub fn addresses(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
-        if let Some(literal) = literal_address(at) {
-            return Ok(vec![literal?]);
-        }
-        match self.0.get(&at.host) {
-            Some(Ok(addresses)) => Ok(with_port(addresses, at.port)),
-            Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, "it was not looked up")),
-        }
-    }
-}
-
-/// An address, or a socket that was passed in and is bound already.
-fn needs_no_look_up(at: &HostPort) -> bool {
-    literal_address(at).is_some() || at.passed_name().is_some()
 }
 
 /// The error of a look-up that was not answered.

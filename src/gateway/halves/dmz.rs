@@ -24,7 +24,7 @@ use crate::{
         shares::{GatewayShares, ShareRule},
         standing,
     },
-    net::{listen::BindError, resolver::ResolvedNames},
+    net::{listen::BindError, resolved_names::ResolvedNames},
     profile::{BackendSet, Carries, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
     proto::{
         Refusal,

@@ -21,7 +21,7 @@ use crate::{
         server::LinkServer,
         shares::{GatewayShares, ShareRule},
     },
-    net::{listen::BindError, resolver::ResolvedNames},
+    net::{listen::BindError, resolved_names::ResolvedNames},
     profile::{Half, InternalHalf, InternalMode, InternalService, RetryPolicy, ServiceName},
     proto::multiplex::hello::OfferState,
     telemetry::snapshot::PoolRow,

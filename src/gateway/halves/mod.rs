@@ -28,7 +28,7 @@ use crate::{
     net::{
         dns::DnsResolver,
         listen::{self, BindError, Listener, ListenerGuard, ListenerPlace},
-        resolver::ResolvedNames,
+        resolved_names::ResolvedNames,
     },
     profile::{BindPolicy, LinkAddress, LinkCarrier, RetryPolicy},
     tasks::Tasks,

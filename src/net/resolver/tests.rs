@@ -5,6 +5,9 @@ use std::sync::{
     mpsc,
 };
 
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
 use super::*;
 use crate::tests::happens_after;
 

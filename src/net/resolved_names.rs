@@ -1,0 +1,47 @@
+//! Names that were looked up in advance, for callers that must not wait.
+
+use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::resolver::{NameResolver, literal_address, lookup_timeout, with_port};
+use crate::profile::HostPort;
+
+/// Names that were looked up in advance, for callers that must not wait.
+#[derive(Debug, Default)]
+pub struct ResolvedNames(HashMap<String, io::Result<Vec<SocketAddr>>>);
+
+impl ResolvedNames {
+    /// Looks up the names among `wanted`, all at once.
+    pub async fn look_up(names: &NameResolver, wanted: Vec<HostPort>, within: Duration) -> Self {
+        let look_up = async |at: HostPort| {
+            let found =
+                timeout(within, names.resolve(&at)).await.unwrap_or_else(|_| Err(lookup_timeout(within)));
+            (at.host, found)
+        };
+        let named = wanted.into_iter().filter(|at| !needs_no_look_up(at));
+        Self(join_all(named.map(look_up)).await.into_iter().collect())
+    }
+
+    /// Whether all that is wanted is an address already.
+    pub fn needs_none(wanted: &[HostPort]) -> bool {
+        wanted.iter().all(needs_no_look_up)
+    }
+
+    pub fn addresses(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
+        if let Some(literal) = literal_address(at) {
+            return Ok(vec![literal?]);
+        }
+        match self.0.get(&at.host) {
+            Some(Ok(addresses)) => Ok(with_port(addresses, at.port)),
+            Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "it was not looked up")),
+        }
+    }
+}
+
+/// An address, or a socket that was passed in and is bound already.
+fn needs_no_look_up(at: &HostPort) -> bool {
+    literal_address(at).is_some() || at.passed_name().is_some()
+}

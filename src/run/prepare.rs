@@ -1,0 +1,147 @@
+//! What is done before anything runs: the profile is read, and the lock that holds from the start is taken.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use signal_hook::consts::SIGUSR1;
+
+use crate::{
+    admin::socket_path,
+    cli::Cli,
+    commands,
+    confine::{ProcessLock, folders::LockedFolders},
+    demo, exit,
+    gateway::{KeptLockdown, lockdown_file::LockdownFile},
+    output::print_note,
+    profile::{ConfinePolicy, DemoPorts, Profile},
+    source::{ChosenProfile, LoadedProfile, ProfileSource},
+    tui,
+};
+
+/// A gateway whose profile has been read, before anything runs.
+pub enum PreparedGateway {
+    Ready(Box<GatewayStart>),
+    /// The profile does not read, and it was told why.
+    Refused(ExitCode),
+}
+
+/// What a gateway starts with.
+pub struct GatewayStart {
+    pub(super) source: ProfileSource,
+    pub(super) chosen: ChosenProfile,
+    pub(super) loaded: LoadedProfile,
+    pub(super) lock: ProcessLock,
+    pub(super) lockdown: KeptLockdown,
+    pub(super) demo_ports: Option<DemoPorts>,
+    /// Of its admin socket.
+    pub(super) socket: Option<PathBuf>,
+}
+
+/// Reads the profile, and takes the part of the lock that holds from the start. No thread runs yet.
+pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
+    if let Some(parent) = cli.ends_with {
+        end_with_parent(parent)?;
+    }
+    // From now on it ends nothing, however early or often it comes; what it asks for is done by `obey_signals`.
+    signal_hook::flag::register(SIGUSR1, Arc::default())?;
+    let mut source = commands::profile_source(cli);
+    let chosen = cli
+        .profile
+        .as_deref()
+        .map_or(Ok(ChosenProfile::Demo(demo::free_ports())), |name| source.choose(name));
+    let (chosen, mut loaded) =
+        match chosen.and_then(|chosen| Ok((chosen.clone(), source.load_to_serve(&chosen, cli.mode)?))) {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                problems.iter().for_each(print_note);
+                return Ok(PreparedGateway::Refused(exit::BAD_INPUT.into()));
+            }
+        };
+    if let Some(folder) = chosen.file().and_then(Path::parent) {
+        source.add_folder(folder);
+    }
+    if cli.ends_with.is_some() {
+        // What `verify` starts writes nothing that is the gateway's own.
+        (loaded.profile.log, loaded.profile.access_log, loaded.profile.audit) = (None, None, None);
+    }
+    let socket = match cli.admin.as_deref() {
+        Some(path) if path == Path::new("none") => None,
+        Some(path) => Some(path.to_path_buf()),
+        None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
+    };
+    let file = lockdown_file(cli, &loaded.profile);
+    let mut folders = locked_folders(cli, &source, &chosen, socket.as_deref());
+    folders.written.extend(file.as_ref().map(|file| file.folder().to_path_buf()));
+    // What is wrong with the file is told when there is somewhere to tell it.
+    let lockdown = KeptLockdown::read(file);
+    let lock = ProcessLock::begin(&loaded.profile, &folders)?;
+    let demo_ports = match &chosen {
+        ChosenProfile::Demo(ports) => Some(*ports),
+        ChosenProfile::File(_) => None,
+    };
+    Ok(PreparedGateway::Ready(Box::new(GatewayStart {
+        source,
+        chosen,
+        loaded,
+        lock,
+        lockdown,
+        demo_ports,
+        socket,
+    })))
+}
+
+/// Where the locks of an internal half are kept. What `verify` starts neither keeps nor has any.
+fn lockdown_file(cli: &Cli, profile: &Profile) -> Option<LockdownFile> {
+    let is_kept = profile.internal.is_some() && cli.ends_with.is_none();
+    let file = LockdownFile::of_profile(&profile.name).filter(|_| is_kept)?;
+    if profile.confine != ConfinePolicy::Off && profile.dmz.is_none() {
+        // A locked half can not make the folder later; where it can not be made now, `lockdown` says so.
+        let _ = file.prepare_folder();
+    }
+    Some(file)
+}
+
+/// What is read and written while a gateway runs: the profiles that it can be switched to with what they name,
+/// and what its command line names.
+fn locked_folders(
+    cli: &Cli,
+    source: &ProfileSource,
+    chosen: &ChosenProfile,
+    socket: Option<&Path>,
+) -> LockedFolders {
+    let mut folders = LockedFolders { read: source.folders.clone(), written: Vec::new() };
+    let profiles = source.list().into_iter().chain(chosen.file().map(Path::to_path_buf));
+    for file in profiles.flat_map(|profile| source.files_of(&profile)) {
+        folders.read_folder_of(&file);
+    }
+    let of_profiles: Vec<_> = source
+        .list()
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(chosen.file())
+        .flat_map(|it| source.files_written_by(it))
+        .collect();
+    let named = socket.into_iter().chain(cli.record.as_deref());
+    let written = named.chain(of_profiles.iter().map(PathBuf::as_path));
+    folders
+        .written
+        .extend(written.filter_map(|file| std::path::absolute(file).ok()?.parent().map(Path::to_path_buf)));
+    if !cli.no_ui && tui::check_terminal().is_ok() {
+        // Where tables are exported to.
+        folders.written.extend(std::env::current_dir().ok().filter(|folder| folder.parent().is_some()));
+    }
+    folders
+}
+
+/// A gateway that a `verify` has started does not outlive it, however that ends.
+fn end_with_parent(parent: u32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    // It may have ended before the line above.
+    let is_there = getppid().is_some_and(|now| now.as_raw_pid() == parent as i32);
+    anyhow::ensure!(is_there, "process {parent} has not started this one, or has ended");
+    Ok(())
+}
