@@ -1,14 +1,16 @@
 //! What each subcommand does. Answers go to standard output, trouble to standard error.
 
 mod audit;
+pub mod profile_folders;
 mod remote;
 mod verify;
 
-use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::bail;
 use clap::CommandFactory;
 
+use self::profile_folders::profile_source;
 use crate::{
     admin::{client, socket_path},
     attach,
@@ -101,21 +103,6 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Where profiles are looked up: the folder named, else ./profiles, the user's, the system's.
-pub fn profile_source(cli: &Cli) -> ProfileSource {
-    let folders = match &cli.profiles {
-        Some(folder) => vec![folder.clone()],
-        None => {
-            let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-            let user = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
-            let user = user.map(|folder| folder.join("portcullis/profiles"));
-            let system = PathBuf::from("/etc/portcullis/profiles");
-            [Some("profiles".into()), user, Some(system)].into_iter().flatten().collect()
-        }
-    };
-    ProfileSource { folders, role: cli.role, pipes: PipePolicy::Refused }
 }
 
 async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {

@@ -12,7 +12,7 @@ use signal_hook::consts::SIGUSR1;
 use crate::{
     admin::socket_path,
     cli::Cli,
-    commands,
+    commands::profile_folders::profile_source,
     confine::{ProcessLock, folders::LockedFolders},
     demo, exit,
     gateway::{KeptLockdown, lockdown_file::LockdownFile},
@@ -48,7 +48,7 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
     }
     // From now on it ends nothing, however early or often it comes; what it asks for is done by `obey_signals`.
     signal_hook::flag::register(SIGUSR1, Arc::default())?;
-    let mut source = commands::profile_source(cli);
+    let mut source = profile_source(cli);
     let chosen = cli
         .profile
         .as_deref()

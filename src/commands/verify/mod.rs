@@ -19,7 +19,8 @@ use crate::{
         socket_path,
     },
     cli::Cli,
-    commands, demo,
+    commands::profile_folders::profile_source,
+    demo,
     disk::PipePolicy,
     exit,
     gateway::handle::{Command, CommandAnswer},
@@ -40,7 +41,7 @@ const LOOK: Duration = Duration::from_millis(300);
 
 /// Walks the checklist of the profile and prints what was found.
 pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
-    let source = commands::profile_source(cli);
+    let source = profile_source(cli);
     let gateways = running_gateways(cli, &source).await?;
     if cli.profile.is_none() && gateways.is_empty() && !socket_path::sockets().is_empty() {
         print_note(format_args!(
