@@ -4,6 +4,9 @@
 //! handed over, and this end continues as that very stream. An end that is dropped before it was shut down is a
 //! cut, as with sockets, unless the other end has already finished and was read completely: then nobody is
 //! waiting for more.
+//!
+//! Each read and write takes a lock, since the two ends are held by different tasks. Only heads and bodies of HTTP
+//! come by here, a chunk at a time; the bytes of an upgraded connection go by the stream that this end has become.
 
 use std::{
     fmt,

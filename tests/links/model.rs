@@ -311,7 +311,7 @@ impl<'a> World<'a> {
         let count = if self.rng.bool() { held } else { self.rng.usize(1..=held) };
         let entry = self.sides[at].table.entry(number).unwrap();
         entry.row.held -= count;
-        if let Some(credit) = entry.channel.receive.take(count, entry.row.held, tokio::time::Instant::now()) {
+        if let Some(credit) = entry.channel.receive.take(count, entry.row.held, tokio::time::Instant::now) {
             self.tally.grown += usize::from(credit as usize > count + 64 * 1024);
             assert!(entry.channel.receive.open() + entry.row.held <= WINDOW_BYTES_MAX);
             self.say(at, number, LinkFrame::Credit(credit));

@@ -73,13 +73,15 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// The session's socket has taken bytes by `now`, `waiting` more are held for it; the credit that is due, if any.
-    pub fn take(&mut self, bytes: usize, waiting: usize, now: Instant) -> Option<u32> {
+    /// The session's socket has taken bytes, `waiting` more are held for it; the credit that is due, if any. The
+    /// clock is read for the first bytes and where credit is due, not for each chunk.
+    pub fn take(&mut self, bytes: usize, waiting: usize, clock: impl Fn() -> Instant) -> Option<u32> {
         self.taken += bytes;
-        let since = *self.since.get_or_insert(now);
+        let since = *self.since.get_or_insert_with(&clock);
         if self.taken < self.window / 2 {
             return None;
         }
+        let now = clock();
         let mut credit = std::mem::take(&mut self.taken);
         if waiting == 0 && now.saturating_duration_since(since) <= GROWS_WITHIN {
             credit += self.grow();
@@ -162,9 +164,9 @@ mod tests {
         window.receive(WINDOW_BYTES).expect("it had that much");
         assert_eq!(window.receive(1), Err(BeyondWindow));
         let now = Instant::now();
-        assert_eq!(window.take(WINDOW_BYTES / 2 - 1, 1, now), None);
+        assert_eq!(window.take(WINDOW_BYTES / 2 - 1, 1, || now), None);
         assert_eq!(
-            window.take(1, 1, now),
+            window.take(1, 1, || now),
             Some(WINDOW_BYTES as u32 / 2),
             "a slow reader's window does not grow"
         );
@@ -177,7 +179,7 @@ mod tests {
         // In pieces, as they come: each is taken before the next is there, so that most of the window stays open.
         for _ in 0..10_000 {
             window.receive(16_000).expect("it has credit");
-            window.take(16_000, 0, now);
+            window.take(16_000, 0, || now);
         }
         assert!(window.open() > WINDOW_BYTES_MAX / 2);
         assert_eq!(budget.left(), LINK_BUDGET_BYTES - (WINDOW_BYTES_MAX - WINDOW_BYTES));
@@ -191,8 +193,8 @@ mod tests {
         // 100,000 bytes a second.
         for second in 0..1_000 {
             window.receive(100_000.min(window.open())).expect("it has credit");
-            window.take(50_000, 0, began + Duration::from_millis(1000 * second));
-            window.take(50_000, 0, began + Duration::from_millis(1000 * second + 500));
+            window.take(50_000, 0, || began + Duration::from_millis(1000 * second));
+            window.take(50_000, 0, || began + Duration::from_millis(1000 * second + 500));
         }
         assert!(budget.left() >= LINK_BUDGET_BYTES - WINDOW_BYTES, "{}", budget.left());
     }
@@ -206,7 +208,7 @@ mod tests {
             for window in &mut windows {
                 let all = window.open();
                 window.receive(all).expect("it had that much");
-                window.take(all, 0, now);
+                window.take(all, 0, || now);
             }
         }
         let open: usize = windows.iter().map(ReceiveWindow::open).sum();
@@ -236,7 +238,7 @@ mod tests {
                 held += send;
                 let take = take.min(held);
                 held -= take;
-                if let Some(more) = window.take(take, held, now) {
+                if let Some(more) = window.take(take, held, || now) {
                     prop_assert!(credit.give(more).is_ok());
                 }
                 prop_assert_eq!(credit.left(), window.open());

@@ -1,5 +1,8 @@
 //! Which sessions of a link have something to do: their sockets' wakers put their numbers on one list and
 //! wake the link's task, which has all of them.
+//!
+//! A waker may be called on any thread, so the list has a lock. The task takes the whole list once a round; a waker
+//! takes the lock for as long as a push takes, and once for all that wakes its session until it is served.
 
 use std::{
     collections::VecDeque,
@@ -19,6 +22,14 @@ pub struct ReadyList {
     task: AtomicWaker,
 }
 
+/// The end of the list that the task has.
+#[derive(Debug, Default)]
+pub struct ReadyQueue {
+    list: Arc<ReadyList>,
+    /// What was listed when the last round began, and was not served yet.
+    due: VecDeque<u32>,
+}
+
 /// What wakes one session.
 #[derive(Debug)]
 pub struct SessionWaker {
@@ -28,21 +39,30 @@ pub struct SessionWaker {
 }
 
 impl ReadyList {
-    /// The task that is woken from now on.
-    pub fn register(&self, task: &Waker) {
-        self.task.register(task);
-    }
-
-    pub fn pop(&self) -> Option<u32> {
-        self.lock().pop_front()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<u32>> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReadyQueue {
+    /// The task that is woken from now on.
+    pub fn register(&self, task: &Waker) {
+        self.list.task.register(task);
+    }
+
+    pub fn waker(&self, number: u32) -> Arc<SessionWaker> {
+        SessionWaker::new(number, self.list.clone())
+    }
+
+    /// Takes what is listed now, unless some is left of the round before.
+    pub fn begin_round(&mut self) {
+        if self.due.is_empty() {
+            std::mem::swap(&mut *self.list.lock(), &mut self.due);
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<u32> {
+        self.due.pop_front()
     }
 }
 
@@ -84,17 +104,21 @@ mod tests {
 
     #[test]
     fn a_session_is_listed_once_until_it_is_taken() {
-        let list = Arc::new(ReadyList::default());
-        let (one, other) = (SessionWaker::new(1, list.clone()), SessionWaker::new(2, list.clone()));
+        let mut queue = ReadyQueue::default();
+        let (one, other) = (queue.waker(1), queue.waker(2));
         for _ in 0..3 {
             one.wake_by_ref();
             other.wake_by_ref();
         }
-        assert_eq!((list.pop(), list.pop(), list.pop()), (Some(1), Some(2), None));
+        let mut round = || {
+            queue.begin_round();
+            std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>()
+        };
+        assert_eq!(round(), [1, 2]);
         one.wake_by_ref();
-        assert!(list.is_empty(), "it has not been served yet");
+        assert!(round().is_empty(), "it has not been served yet");
         one.unlist();
         one.wake_by_ref();
-        assert_eq!(list.pop(), Some(1));
+        assert_eq!(round(), [1]);
     }
 }

@@ -338,14 +338,11 @@ impl MultiplexedLink {
     pub(super) fn give_credit(&mut self, number: u32, taken: usize) -> Result<(), LinkLoss> {
         let other = self.end.other();
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
-        let due = entry.channel.receive.take(taken, entry.row.held(), Instant::now());
+        let due = entry.channel.receive.take(taken, entry.row.held(), Instant::now);
         let has_ended = entry.channel.stage().has_ended(other);
         if entry.row.owes_opened && (due.is_some() || entry.row.moved >= BATCH_BYTES_MIN as u64) {
             self.say_opened(number)?;
         }
-        match due {
-            Some(credit) if !has_ended => self.say(LinkFrame::Credit(credit), number),
-            Some(_) | None => Ok(()),
-        }
+        due.filter(|_| !has_ended).map_or(Ok(()), |credit| self.say(LinkFrame::Credit(credit), number))
     }
 }

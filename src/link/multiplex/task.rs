@@ -26,7 +26,7 @@ use super::{
     handle::{
         COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, LocalSide, OpenCommand, SessionFate,
     },
-    ready::{ReadyList, SessionWaker},
+    ready::ReadyQueue,
     row::{LinkedSession, Outbound},
     sending::Outgoing,
     table::SessionTable,
@@ -103,7 +103,7 @@ pub struct MultiplexedLink {
     pub(super) table: SessionTable<LinkedSession>,
     pub(super) queue: TurnQueue,
     pub(super) outgoing: Outgoing,
-    pub(super) ready: Arc<ReadyList>,
+    pub(super) ready: ReadyQueue,
     commands: mpsc::Receiver<LinkCommand>,
     /// A server's, for its sessions; an opener's is its owner's to keep.
     commander: Option<mpsc::WeakSender<LinkCommand>>,
@@ -150,7 +150,7 @@ impl MultiplexedLink {
             table: SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES)),
             queue: TurnQueue::default(),
             outgoing,
-            ready: Arc::default(),
+            ready: ReadyQueue::default(),
             commands,
             commander: (end == LinkEnd::Server).then(|| commander.downgrade()),
             numbers,
@@ -284,7 +284,7 @@ impl MultiplexedLink {
                 number => break number,
             }
         };
-        let waker = SessionWaker::new(number, self.ready.clone());
+        let waker = self.ready.waker(number);
         let mut row = LinkedSession::outgoing(waker, owner, side, now);
         if self.stage != LinkStage::Running || self.closing != Closing::Running {
             row.end(SessionFate::Unsent, None);
@@ -360,7 +360,7 @@ impl MultiplexedLink {
     /// A session that was opened by the other end.
     pub(super) fn opened(&mut self, number: u32, request: Box<OpenRequest>) -> Result<(), LinkLoss> {
         let (owner, handle) = super::handle::session_owner();
-        let waker = SessionWaker::new(number, self.ready.clone());
+        let waker = self.ready.waker(number);
         let place = self.load.take();
         let has_place = place.is_some();
         self.table.open(number, LinkedSession::incoming(waker, owner, place))?;
@@ -393,6 +393,7 @@ impl MultiplexedLink {
 
     fn serve_ready(&mut self) -> Result<bool, LinkLoss> {
         let mut progress = false;
+        self.ready.begin_round();
         for _ in 0..SERVED_MAX {
             let Some(number) = self.ready.pop() else { break };
             progress = true;
