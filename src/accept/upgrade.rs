@@ -64,8 +64,22 @@ pub async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, 
     Ok(parts.io.into_inner().into_inner().with_prefix(&parts.read_buf))
 }
 
-/// The session of a client whose WebSocket ends here: it carries what is within the frames.
+/// The session of a client whose WebSocket ends here, if it is there still: it carries what is within the frames.
 pub async fn web_socket_session(
+    socket: UpgradedSocket,
+    left: Option<OnUpgrade>,
+    connection: &ClientOrigin,
+    reclaim: &Arc<IdleReclaim>,
+) -> Option<SessionRequest> {
+    let client = socket.client.address;
+    let begun = begin_web_socket_session(socket, left, connection, reclaim).await;
+    if let Err(error) = &begun {
+        tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "a WebSocket was lost: {error}");
+    }
+    begun.ok()
+}
+
+async fn begin_web_socket_session(
     socket: UpgradedSocket,
     left: Option<OnUpgrade>,
     connection: &ClientOrigin,
@@ -102,7 +116,13 @@ pub async fn greet_link(door: &LinkDoor, left: Option<OnUpgrade>, client: Socket
 }
 
 /// Joins a connection that was upgraded to the other end of its upstream session.
-pub async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), ClientServiceError> {
+pub async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade, client: SocketAddr) {
+    if let Err(error) = join_upgraded(left, there).await {
+        tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "an upgraded connection was lost: {error}");
+    }
+}
+
+async fn join_upgraded(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), ClientServiceError> {
     let (here, (there, read)) =
         (downgrade_client(left).await?, UpstreamConnection::into_upgraded::<PipeEnd>(there).await?);
     let PrefixedStream { prefix: said, stream } = here.into_inner();

@@ -67,7 +67,6 @@ use crate::{
     net::{certificate_watch::RevocationSignal, pipe::pipe, prefixed::PrefixedStream, stream::NetStream},
     profile::{ServiceName, defaults},
     proto::multiplex::open::ClientOrigin,
-    telemetry::log::LogEvent,
 };
 
 /// Sessions of one connection; the one that was idle longest gives way.
@@ -150,16 +149,11 @@ pub async fn serve(
     if !matches!(became, Some(UpgradedTo::Passed(_))) {
         let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
     }
+    let left = lock(&front.downstream_upgrade).take();
     match became {
         None => None,
         Some(UpgradedTo::Passed(there)) => {
-            let here = lock(&front.downstream_upgrade).take();
-            let handed = Box::pin(async move {
-                if let Err(error) = hand_over(here, there).await {
-                    tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "an upgraded connection was lost: {error}");
-                }
-            });
-            front.drivers.add(handed);
+            front.drivers.add(Box::pin(hand_over(left, there, client)));
             let sides = front.drivers.clone();
             drop(front);
             sides.all_ended().await;
@@ -168,17 +162,11 @@ pub async fn serve(
         Some(UpgradedTo::Link(door)) => {
             // From here on it counts among the links' handshakes.
             lock(&front.handshake_permit).take();
-            let left = lock(&front.downstream_upgrade).take();
             greet_link(&door, left, client).await;
             None
         }
         Some(UpgradedTo::Socket(socket)) => {
-            let left = lock(&front.downstream_upgrade).take();
-            let entered = web_socket_session(*socket, left, &front.origin, &front.reclaim).await;
-            if let Err(error) = &entered {
-                tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "a WebSocket was lost: {error}");
-            }
-            entered.ok()
+            web_socket_session(*socket, left, &front.origin, &front.reclaim).await
         }
     }
 }
