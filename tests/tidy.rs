@@ -49,6 +49,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "profile",
             "source",
             "telemetry",
+            "proto",
             "text",
             "tls",
         ],

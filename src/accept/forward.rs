@@ -36,7 +36,7 @@ use crate::{
         socks5,
     },
     telemetry::{
-        rate_limited::LogKind,
+        link_cause::{LinkCause, LinkFault},
         snapshot::{PoolRow, PoolState},
     },
 };
@@ -61,7 +61,7 @@ struct DialledInPeer {
     at: Instant,
     counts: Arc<LinkCounters>,
     protocol: Option<&'static str>,
-    last_error: Option<String>,
+    last_fault: Option<LinkFault>,
     goodbye: GoodbyeState,
     succession: Succession,
 }
@@ -84,8 +84,8 @@ impl DialledInPeers {
                 false => "no DMZ gateway has dialled in",
                 true => "no DMZ gateway has a link; those that had one left in good order",
             };
-            let last_error = Some(why.into());
-            return vec![PoolRow { last_error, ..PoolRow::new(Half::Internal, "*".into()) }];
+            let fault = LinkFault::new(LinkCause::NoDmzGateway, why);
+            return vec![PoolRow::new(Half::Internal, "*".into()).with_fault(Some(fault))];
         }
         seen.iter().map(DialledInPeer::row).collect()
     }
@@ -96,7 +96,7 @@ impl DialledInPeers {
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
             visitor.at = Instant::now();
             visitor.protocol = protocol.or(visitor.protocol);
-            visitor.last_error = None;
+            visitor.last_fault = None;
             visitor.goodbye.note_established();
             return visitor.counts.clone();
         }
@@ -113,7 +113,7 @@ impl DialledInPeers {
             at: Instant::now(),
             counts: counts.clone(),
             protocol,
-            last_error: None,
+            last_fault: None,
             goodbye: GoodbyeState::default(),
             succession: Succession::default(),
         };
@@ -132,10 +132,10 @@ impl DialledInPeers {
                 IdleLossReason::Drained => visitor.goodbye.note_drain(),
                 IdleLossReason::Failed(_) => visitor.goodbye.note_failure(),
             }
-            visitor.last_error = match loss {
+            visitor.last_fault = match loss {
                 IdleLossReason::Retired => None,
-                IdleLossReason::Drained => Some("it drains".into()),
-                IdleLossReason::Failed(why) => Some(format!("ready link lost: {why}")),
+                IdleLossReason::Drained => Some(LinkFault::new(LinkCause::Other, "it drains")),
+                IdleLossReason::Failed(why) => Some(why.fault()),
             };
         }
     }
@@ -186,10 +186,11 @@ impl DialledInPeer {
     fn row(&self) -> PoolRow {
         let is_own = self.protocol == Some(multiplex::PROTOCOL_NAME);
         let looks_in = !is_own && self.at.elapsed() < SEEN_WITHIN;
-        let (state, last_error) = match self.has_links() || looks_in {
+        let fault = |words: &str| LinkFault::new(LinkCause::Other, words);
+        let (state, last_fault) = match self.has_links() || looks_in {
             true => (PoolState::Healthy, None),
-            false if is_own => (PoolState::Down, Some(self.last_error.clone().unwrap_or("no link".into()))),
-            false => (PoolState::Down, Some("it has not dialled in lately".into())),
+            false if is_own => (PoolState::Down, self.last_fault.clone().or_else(|| Some(fault("no link")))),
+            false => (PoolState::Down, Some(fault("it has not dialled in lately"))),
         };
         PoolRow {
             peer: Some(self.peer.label().to_string()),
@@ -197,10 +198,10 @@ impl DialledInPeer {
             state,
             ready: self.counts.ready(),
             carrying: self.counts.carrying(),
-            last_error,
             protocol: self.protocol.map(Into::into),
             ..PoolRow::new(Half::Internal, "*".into())
         }
+        .with_fault(last_fault)
         .with_links(&self.counts)
     }
 }
@@ -233,8 +234,8 @@ pub fn reception(
                 HandshakeOutcome::Linked(EstablishedLink { mut link, .. }) => {
                     let counts = visitors.note_peer(link.peer(), Some(multiplex::PROTOCOL_NAME));
                     let Some(place) = links.take(&link.peer().label()) else {
-                        notices.warn_limited(
-                            LogKind::LinkRejected,
+                        notices.warn_rejected_link(
+                            LinkCause::AtMaximum,
                             format!("link from {}: {AT_MAXIMUM}", link.peer().label()),
                         );
                         return link.close_gracefully(FrameType::Retire).await;
@@ -245,8 +246,8 @@ pub fn reception(
                 HandshakeOutcome::SocksRequested(asked) => {
                     let counts = visitors.note_peer(&asked.peer, Some(socks5::PROTOCOL_NAME));
                     let Some(place) = links.take(&asked.peer.label()) else {
-                        notices.warn_limited(
-                            LogKind::LinkRejected,
+                        notices.warn_rejected_link(
+                            LinkCause::AtMaximum,
                             format!("link from {}: {AT_MAXIMUM}", asked.peer.label()),
                         );
                         return handshake::refuse(asked.stream, Refusal::Full).await;

@@ -21,6 +21,7 @@ use crate::{
         Peer,
         dial_state::DialFailure,
         dialled_gateways::GatewayDialler,
+        failure::{IdleLinkFailure, LinkFailure},
         handshake::{
             self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms, HelloRole, OfferDecision,
         },
@@ -258,15 +259,15 @@ async fn park_link(
 ) {
     let SocksLink { mut reached, service, place, under_way } = dialled;
     let Some(service) = service else {
-        return keeper.note_failed(None, "this half offers no service".into(), DialFailure::Way);
+        return keeper.note_failed(None, &LinkFailure::NothingOffered, DialFailure::Way);
     };
     let offered = offering.services.iter().find(|offered| offered.name == service);
     if offered.is_some_and(|offered| !reached.peer.is_among(offered.peers.as_deref())) {
-        let why = format!("{} is not among the service's `peers`", reached.peer.label());
-        return keeper.note_failed(Some(&service), why, DialFailure::Way);
+        let why = LinkFailure::PeerNotAllowed(reached.peer.label());
+        return keeper.note_failed(Some(&service), &why, DialFailure::Way);
     }
     if let Err(error) = handshake::park(&mut reached, &service).await {
-        return keeper.note_failed(Some(&service), error.to_string(), DialFailure::Way);
+        return keeper.note_failed(Some(&service), &error.into(), DialFailure::Way);
     }
     let DialledStream { mut stream, peer, .. } = reached;
     let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(place)).describe(&stream);
@@ -287,8 +288,9 @@ async fn park_link(
                 &serve,
             );
         }
-        Err(HandshakeError::Socks(SocksError::Closed)) => "the peer closed it".into(),
-        Err(error) => error.to_string(),
+        Err(HandshakeError::Socks(SocksError::Closed)) => IdleLinkFailure::CLOSED,
+        Err(HandshakeError::Revoked) => IdleLinkFailure::Revoked,
+        Err(error) => IdleLinkFailure::Announcement(Arc::new(error)),
     };
     drop(link_guard);
     keeper.note_lost(Some(&service), since.elapsed(), IdleLossReason::Failed(why));

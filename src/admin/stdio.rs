@@ -5,6 +5,7 @@
 
 use std::{io, path::Path, time::Duration};
 
+use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
@@ -106,18 +107,28 @@ async fn carry_looks(
                 let Some(answer) = read_message(answers, ANSWER_BYTES_MAX).await? else { return Ok(()) };
                 write_message(hears, &answer).await?;
             }
-            Err(why) => write_message(hears, &serde_json::to_vec(&CommandAnswer::Refused(why))?).await?,
+            Err(why) => {
+                let refused = CommandAnswer::Refused(why.to_string());
+                write_message(hears, &serde_json::to_vec(&refused)?).await?;
+            }
         }
     }
     Ok(())
 }
 
+/// Why a request goes no further.
+#[derive(Debug, Error)]
+enum LookRefusal {
+    #[error(transparent)]
+    Parse(#[from] RequestParseError),
+    #[error("this way to the gateway is read-only")]
+    ReadOnly,
+}
+
 /// What is asked, if it changes nothing.
-fn judge(request: &[u8]) -> Result<AdminRequest, String> {
-    match AdminRequest::parse(request).map_err(|error: RequestParseError| error.to_string())? {
-        AdminRequest::Command(command) if command.changes_gateway() => {
-            Err("this way to the gateway is read-only".into())
-        }
+fn judge(request: &[u8]) -> Result<AdminRequest, LookRefusal> {
+    match AdminRequest::parse(request)? {
+        AdminRequest::Command(command) if command.changes_gateway() => Err(LookRefusal::ReadOnly),
         request => Ok(request),
     }
 }

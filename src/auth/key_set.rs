@@ -41,11 +41,29 @@ pub enum KeySetError {
     #[error("key {at}{id} holds a private key (`d`)", id = named(.id))]
     Private { at: usize, id: Option<String> },
     #[error("key {at}{id}: {what}", id = named(.id))]
-    Damaged { at: usize, id: Option<String>, what: &'static str },
+    Damaged { at: usize, id: Option<String>, what: KeyFault },
     #[error("key {at}: there is another one called `{id}`")]
     Twice { at: usize, id: String },
     #[error("shared secrets (`oct`) and public keys stand in one file")]
     Mixed,
+}
+
+/// What is wrong with one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum KeyFault {
+    /// A member is not there, or no base64url.
+    #[error("it has no `{0}`")]
+    Missing(&'static str),
+    #[error("it is shorter than 2048 bits")]
+    ShortModulus,
+    #[error("its `x` and `y` have not 32 bytes each")]
+    PointLength,
+    #[error("its `x` has not 32 bytes")]
+    EdwardsLength,
+    #[error("its secret is shorter than 32 bytes")]
+    ShortSecret,
+    #[error("its secret is empty")]
+    EmptySecret,
 }
 
 const KEYS_MAX: usize = 64;
@@ -116,8 +134,8 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
 }
 
 /// `None` for a key that is for something else.
-fn read_key(fields: &Map<String, Value>) -> Result<Option<(Algorithm, DecodingKey)>, &'static str> {
-    let (kind, curve) = (text(fields, "kty").ok_or("it has no `kty`")?, text(fields, "crv"));
+fn read_key(fields: &Map<String, Value>) -> Result<Option<(Algorithm, DecodingKey)>, KeyFault> {
+    let (kind, curve) = (text(fields, "kty").ok_or(KeyFault::Missing("kty"))?, text(fields, "crv"));
     let algorithm = match (kind, curve) {
         ("RSA", _) => Algorithm::RS256,
         ("EC", Some("P-256")) => Algorithm::ES256,
@@ -137,38 +155,38 @@ fn read_key(fields: &Map<String, Value>) -> Result<Option<(Algorithm, DecodingKe
     if !is_for("use", &["sig"]) || !is_for("alg", names) {
         return Ok(None);
     }
-    let bytes = |name: &str, missing: &'static str| {
-        let value = text(fields, name).ok_or(missing)?;
-        BASE64URL_NOPAD.decode(value.as_bytes()).map_err(|_| missing)
+    let bytes = |name: &'static str| {
+        let value = text(fields, name).ok_or(KeyFault::Missing(name))?;
+        BASE64URL_NOPAD.decode(value.as_bytes()).map_err(|_| KeyFault::Missing(name))
     };
     let key = match algorithm {
         Algorithm::RS256 => {
-            let (modulus, exponent) = (bytes("n", "it has no `n`")?, bytes("e", "it has no `e`")?);
+            let (modulus, exponent) = (bytes("n")?, bytes("e")?);
             if modulus.iter().skip_while(|byte| **byte == 0).count() < RSA_BYTES_MIN {
-                return Err("it is shorter than 2048 bits");
+                return Err(KeyFault::ShortModulus);
             }
             DecodingKey::from_rsa_raw_components(&modulus, &exponent)
         }
         Algorithm::ES256 => {
-            let point = [vec![4], bytes("x", "it has no `x`")?, bytes("y", "it has no `y`")?].concat();
+            let point = [vec![4], bytes("x")?, bytes("y")?].concat();
             if point.len() != 65 {
-                return Err("its `x` and `y` have not 32 bytes each");
+                return Err(KeyFault::PointLength);
             }
             DecodingKey::from_ec_der(&point)
         }
         Algorithm::EdDSA => {
-            let point = bytes("x", "it has no `x`")?;
+            let point = bytes("x")?;
             if point.len() != 32 {
-                return Err("its `x` has not 32 bytes");
+                return Err(KeyFault::EdwardsLength);
             }
             DecodingKey::from_ed_der(&point)
         }
         _ => {
-            let secret = bytes("k", "it has no `k`")?;
+            let secret = bytes("k")?;
             if secret.len() < SECRET_BYTES_MIN {
-                return Err("its secret is shorter than 32 bytes");
+                return Err(KeyFault::ShortSecret);
             }
-            DecodingKey::from_secret(&secret).map_err(|_| "its secret is empty")?
+            DecodingKey::from_secret(&secret).map_err(|_| KeyFault::EmptySecret)?
         }
     };
     Ok(Some((algorithm, key)))

@@ -1,13 +1,16 @@
 //! Whether a backend is well: a connection that it takes, or a request that it answers as the profile says.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
 
-use super::direct::{self, BackendTarget};
+use super::{
+    ConnectFailure,
+    direct::{self, BackendTarget},
+};
 use crate::{
     net::stream::NetStream,
     profile::{BackendCheck, CheckRequest},
@@ -26,9 +29,11 @@ pub struct CheckedBackend<'a> {
 
 /// Why a backend is not well.
 #[derive(Debug, thiserror::Error)]
-enum CheckError {
-    #[error("{0}")]
-    Connect(String),
+pub enum CheckError {
+    #[error("{}", .0.reason)]
+    Connect(ConnectFailure),
+    #[error("its check was not answered within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
     #[error("its check was answered by {0}, not as expected")]
     Status(u16),
     #[error("its check was answered by no HTTP")]
@@ -37,12 +42,12 @@ enum CheckError {
     Cut(#[from] std::io::Error),
 }
 
-/// Checks a backend once; what is wrong with it, in words.
-pub async fn check_backend(checked: CheckedBackend<'_>) -> Result<(), String> {
+/// Checks a backend once.
+pub async fn check_backend(checked: CheckedBackend<'_>) -> Result<(), CheckError> {
     let CheckedBackend { target, check } = checked;
     let result = timeout(check.timeout, async {
         let stream = direct::reach_backend(target, None, &ClientOrigin::default()).await;
-        let stream = stream.map_err(|failure| CheckError::Connect(failure.reason))?;
+        let stream = stream.map_err(CheckError::Connect)?;
         match &check.request {
             None => {
                 stream.let_close_cleanly();
@@ -51,13 +56,7 @@ pub async fn check_backend(checked: CheckedBackend<'_>) -> Result<(), String> {
             Some(request) => ask(stream, request, &target.backend().authority()).await,
         }
     });
-    match result.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => {
-            Err(format!("its check was not answered within {}", humantime::format_duration(check.timeout)))
-        }
-    }
+    result.await.unwrap_or(Err(CheckError::Timeout(check.timeout)))
 }
 
 async fn ask(mut stream: NetStream, request: &CheckRequest, host: &str) -> Result<(), CheckError> {

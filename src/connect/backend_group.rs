@@ -211,7 +211,7 @@ impl BackendGroup {
             true => self.down_reason().unwrap_or_else(|| "no backend is up".into()),
             false => format!("no backend is up: {}", unanswered.join("; ")),
         };
-        ConnectFailure { who: EndedBy::Backend, refusal: Refusal::ServiceDown, reason }
+        ConnectFailure::here(EndedBy::Backend, Refusal::ServiceDown, reason)
     }
 
     fn note_unreached(&self, member: &BackendMember, error: &str) {

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::backend_group::{BackendGroup, BackendMember, BackendUse};
+use super::{
+    backend_group::BackendGroup,
+    backend_member::{BackendMember, BackendUse},
+};
 use crate::telemetry::registry::SessionCounters;
 
 /// It stays there as long as that backend is well.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::backend_check::CheckError;
+
 /// One that comes back has its whole share of sessions again after this time.
 const SLOW_START: Duration = Duration::from_secs(10);
 /// The least share of one that has just come back.
@@ -75,7 +77,7 @@ impl BackendState {
     /// A check has ended.
     pub fn note_check(
         &mut self,
-        outcome: Result<(), String>,
+        outcome: Result<(), CheckError>,
         (falls, rises): (u32, u32),
         now: Instant,
     ) -> BackendChange {
@@ -94,7 +96,7 @@ impl BackendState {
             Err(error) => {
                 self.passed_checks = 0;
                 self.failed_checks = self.failed_checks.saturating_add(1);
-                self.note_error(error);
+                self.note_error(error.to_string());
                 if self.is_down || self.failed_checks < falls {
                     return BackendChange::None;
                 }
@@ -156,7 +158,7 @@ mod tests {
     fn checks_take_it_down_and_bring_it_back_after_several() {
         let (mut state, now) = (BackendState::default(), Instant::now());
         let mut check = |is_good: bool| {
-            let outcome = if is_good { Ok(()) } else { Err("late".to_owned()) };
+            let outcome = if is_good { Ok(()) } else { Err(CheckError::NoHttp) };
             let change = state.note_check(outcome, RUN, now);
             (change, state.is_down())
         };

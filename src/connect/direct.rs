@@ -141,14 +141,12 @@ async fn dial(
     let began = Instant::now();
     if remote.tls.is_some() && caller.is_none() {
         let reason = format!("backend {at}: its `tls` can not be used");
-        return Err(ConnectFailure { who: EndedBy::Backend, refusal: Refusal::BackendUnreachable, reason });
+        return Err(ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason));
     }
     let mut stream =
         dial::dial_from(remote.source, at, BACKEND_CONNECT).await.map_err(|error| connect_failure(&error))?;
-    let unreachable = |refusal, error: String| ConnectFailure {
-        who: EndedBy::Backend,
-        refusal,
-        reason: format!("backend {at}: {error}"),
+    let unreachable = |refusal, error: String| {
+        ConnectFailure::here(EndedBy::Backend, refusal, format!("backend {at}: {error}"))
     };
     let prepared = tcp::prepare_backend(&stream);
     prepared.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
@@ -191,15 +189,14 @@ async fn dial_socket(
                 None => (EndedBy::Backend, Refusal::BackendUnreachable),
             },
         };
-        ConnectFailure { who, refusal, reason: format!("backend {error}") }
+        ConnectFailure::here(who, refusal, format!("backend {error}"))
     })?;
     if let Some(version) = proxy {
         // It has no address of its own that a client could have meant.
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        tell_client(&mut stream, version, client, origin, nowhere).await.map_err(|error| ConnectFailure {
-            who: EndedBy::Backend,
-            refusal: Refusal::BackendUnreachable,
-            reason: format!("backend unix://{}: {error}", file.display()),
+        tell_client(&mut stream, version, client, origin, nowhere).await.map_err(|error| {
+            let reason = format!("backend unix://{}: {error}", file.display());
+            ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason)
         })?;
     }
     Ok(NetStream::Unix(stream))
@@ -234,7 +231,7 @@ fn connect_failure(error: &DialError) -> ConnectFailure {
         DialError::Local { .. } if error.exhausted().is_some() => (EndedBy::Limit, Refusal::Unavailable),
         DialError::Local { .. } => (EndedBy::Backend, Refusal::BackendUnreachable),
     };
-    ConnectFailure { who, refusal, reason: format!("backend {error}") }
+    ConnectFailure::here(who, refusal, format!("backend {error}"))
 }
 
 #[cfg(test)]

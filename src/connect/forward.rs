@@ -16,7 +16,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use socks5_proto::Reply;
 use tokio::time::timeout;
 
-use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, direct::BACKEND_CONNECT, reverse};
+use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, RefusedAt, direct::BACKEND_CONNECT, reverse};
 use crate::{
     link::{
         Peer,
@@ -37,6 +37,7 @@ use crate::{
     },
     telemetry::{
         end::EndedBy,
+        link_cause::LinkCause,
         snapshot::{PoolRow, SessionPhase},
     },
 };
@@ -123,7 +124,7 @@ impl LinkUse for ForwardUse {
                     drop((place, under_way));
                     handshake::close_lingering(reached.stream).await;
                 }
-                Err(error) => keeper.note_failed(None, error.to_string(), DialFailure::Way),
+                Err(error) => keeper.note_failed(None, &error.into(), DialFailure::Way),
             }
         }
         .boxed()
@@ -211,7 +212,8 @@ impl ForwardDialler {
         let tried = timeout(CONNECT_TOTAL, self.try_gateways(order)).await;
         tried.unwrap_or_else(|_| {
             let reason = format!("no internal gateway answered within {}s", CONNECT_TOTAL.as_secs());
-            Err(ConnectFailure { who: EndedBy::Time, refusal: Refusal::Unavailable, reason })
+            let at = RefusedAt::Link(LinkCause::NoInternalGateway);
+            Err(ConnectFailure { who: EndedBy::Time, refusal: Refusal::Unavailable, at, reason })
         })
     }
 
@@ -262,7 +264,8 @@ async fn dial(
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     let Some(place) = keeper.take_permit() else {
         let reason = format!("link to {}: {AT_MAXIMUM}", keeper.gateway());
-        return Err(ConnectFailure { who: EndedBy::Limit, refusal: Refusal::Full, reason });
+        let at = RefusedAt::Link(LinkCause::AtMaximum);
+        return Err(ConnectFailure { who: EndedBy::Limit, refusal: Refusal::Full, at, reason });
     };
     let dialled = async {
         let mut reached = keeper.dial().await?;
@@ -271,18 +274,20 @@ async fn dial(
     };
     let DialledStream { mut stream, peer, .. } =
         dialled.await.map_err(|error: handshake::HandshakeError| {
-            keeper.note_failed(None, error.to_string(), DialFailure::Way);
-            ConnectFailure {
+            let failure = ConnectFailure {
                 who: if error.is_exhausted() { EndedBy::Limit } else { EndedBy::Peer },
                 refusal: Refusal::Unavailable,
+                at: RefusedAt::Link((&error).into()),
                 reason: format!("link to {}: {error}", keeper.gateway()),
-            }
+            };
+            keeper.note_failed(None, &error.into(), DialFailure::Way);
+            failure
         })?;
     keeper.note_reached(&peer.label());
     if !peer.is_among(order.peers) {
         handshake::close_lingering(stream).await;
         let reason = format!("{} is not among the service's `peers`", peer.label());
-        return Err(ConnectFailure { who: EndedBy::Policy, refusal: Refusal::NotAllowed, reason });
+        return Err(ConnectFailure::here(EndedBy::Policy, Refusal::NotAllowed, reason));
     }
     let link_guard = LinkGuard::carrying(&keeper.counts(None), Some(place)).describe(&stream);
     let answered = timeout(ANSWER, async {
@@ -307,6 +312,7 @@ async fn dial(
         Err(_) => Err(ConnectFailure {
             who: EndedBy::Time,
             refusal: Refusal::Unavailable,
+            at: RefusedAt::Peer,
             reason: format!("{} did not answer within {}s", peer.label(), ANSWER.as_secs()),
         }),
     }
@@ -323,5 +329,5 @@ fn refused_by_reply(peer: &Peer, error: &SocksError) -> ConnectFailure {
         SocksError::Refused(Reply::TtlExpired) => (EndedBy::Backend, Refusal::BackendLate),
         _ => (EndedBy::Peer, Refusal::Unavailable),
     };
-    ConnectFailure { who, refusal, reason: format!("{}: {error}", peer.label()) }
+    ConnectFailure { who, refusal, at: RefusedAt::Peer, reason: format!("{}: {error}", peer.label()) }
 }

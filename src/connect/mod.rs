@@ -19,7 +19,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use self::backend_group::{BackendGroup, BackendUse};
+use self::{backend_group::BackendGroup, backend_member::BackendUse};
 use crate::{
     link::{
         Peer,
@@ -32,6 +32,7 @@ use crate::{
     proto::{Refusal, multiplex::open::ClientOrigin},
     telemetry::{
         end::EndedBy,
+        link_cause::LinkCause,
         notices::{NoticeLog, ReportOnce},
         rate_limited::RateLimitedLog,
         registry::SessionCounters,
@@ -98,7 +99,32 @@ pub struct ConnectedUpstream {
 pub struct ConnectFailure {
     pub who: EndedBy,
     pub refusal: Refusal,
+    pub at: RefusedAt,
     pub reason: String,
+}
+
+/// Where a session was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedAt {
+    /// In this gateway, or by the backend that it tried.
+    Here,
+    /// By the other gateway.
+    Peer,
+    /// No link could be had.
+    Link(LinkCause),
+}
+
+/// How and where a session was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionRefusal {
+    pub refusal: Refusal,
+    pub at: RefusedAt,
+}
+
+impl ConnectFailure {
+    pub fn here(who: EndedBy, refusal: Refusal, reason: String) -> Self {
+        Self { who, refusal, at: RefusedAt::Here, reason }
+    }
 }
 
 impl Connector {

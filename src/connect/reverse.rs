@@ -1,24 +1,28 @@
 //! Takes a ready link and opens a session on it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
+use thiserror::Error;
 use tokio::time::timeout;
 
-use super::{ConnectFailure, ConnectRequest, ConnectedUpstream};
+use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, RefusedAt};
 use crate::{
     link::{
         HANDSHAKE,
         link_guard::LinkGuard,
-        pool::{Pool, TakeError, TakenLink},
+        pool::{Pool, ServiceClosed, TakeError, TakenLink},
         session_side::SessionSide,
     },
     net::{stream::NetStream, tcp},
     proto::{
         Refusal,
         multiplex::{hello::OfferState, open::OpenRequest},
-        socks5,
+        socks5::{self, SocksError},
     },
-    telemetry::{end::EndedBy, registry::SessionCounters, snapshot::SessionPhase},
+    telemetry::{end::EndedBy, link_cause::LinkCause, registry::SessionCounters, snapshot::SessionPhase},
 };
 
 /// Links that may die before they are opened, until a session gives up.
@@ -30,7 +34,7 @@ pub async fn connect(
     pool: &Pool,
     order: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
-    let mut last = String::new();
+    let mut last = None;
     for _ in 0..OPENS_MAX {
         order.counters.enter(SessionPhase::Waiting);
         let taken = match pool.take(order.service, &order.refused_by).await {
@@ -45,27 +49,46 @@ pub async fn connect(
         order.counters.enter(SessionPhase::Connecting);
         match open_session(taken, order).await {
             Ok(connected) => return Ok(connected),
-            Err(why) => last = why,
+            Err(error) => last = Some(error),
         }
     }
-    Err(ConnectFailure { who: EndedBy::Peer, refusal: Refusal::Unavailable, reason: last })
+    let reason = last.as_ref().map(ToString::to_string).unwrap_or_default();
+    let at = RefusedAt::Link(LinkCause::Other);
+    Err(ConnectFailure { who: EndedBy::Peer, refusal: Refusal::Unavailable, at, reason })
+}
+
+/// Why a link that was taken did not take the session.
+#[derive(Debug, Error)]
+#[error("link to {peer}: {why}")]
+pub struct OpenError {
+    peer: Arc<str>,
+    why: OpenFailure,
+}
+
+#[derive(Debug, Error)]
+enum OpenFailure {
+    #[error(transparent)]
+    Announcement(SocksError),
+    #[error("it takes no bytes")]
+    Timeout,
+    #[error("it has gone")]
+    Gone,
 }
 
 /// Opens a link that was taken. Where that fails, no byte of the client's was sent.
 pub async fn open_session(
     taken: TakenLink,
     order: &mut ConnectRequest<'_>,
-) -> Result<ConnectedUpstream, String> {
+) -> Result<ConnectedUpstream, OpenError> {
     let TakenLink { side, peer, guard: link_guard } = taken;
-    let failed = |error: &dyn std::fmt::Display| format!("link to {}: {error}", peer.label());
+    let failed = |why| OpenError { peer: peer.label(), why };
     match side {
         SessionSide::Stream(stream) => {
             if let Some(stream) = stream.tcp() {
                 // Fails only on a socket that is already gone, as the next lines find out.
                 let _ = tcp::prepare_busy_link(stream);
             }
-            let (stream, link_guard) =
-                announce_session(stream, link_guard, order).await.map_err(|error| failed(&error))?;
+            let (stream, link_guard) = announce_session(stream, link_guard, order).await.map_err(failed)?;
             // SOCKS5 can not refuse and can not be told again: a copy is of no use any more.
             Ok(ConnectedUpstream {
                 side: SessionSide::Stream(stream),
@@ -87,7 +110,7 @@ pub async fn open_session(
                 first,
             })
         }
-        SessionSide::Incoming(_) | SessionSide::Gone => Err(failed(&"it has gone")),
+        SessionSide::Incoming(_) | SessionSide::Gone => Err(failed(OpenFailure::Gone)),
     }
 }
 
@@ -95,15 +118,15 @@ async fn announce_session(
     mut stream: NetStream,
     mut link_guard: Option<LinkGuard>,
     order: &ConnectRequest<'_>,
-) -> Result<(NetStream, Option<LinkGuard>), String> {
+) -> Result<(NetStream, Option<LinkGuard>), OpenFailure> {
     let client = order.client.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     if let Some(link_guard) = &mut link_guard {
         link_guard.mark_busy();
     }
     match timeout(HANDSHAKE, socks5::send_announcement(&mut stream, client)).await {
         Ok(Ok(())) => Ok((stream, link_guard)),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it takes no bytes".into()),
+        Ok(Err(error)) => Err(OpenFailure::Announcement(error)),
+        Err(_) => Err(OpenFailure::Timeout),
     }
 }
 
@@ -112,7 +135,7 @@ fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFail
     let (who, refusal) = match error {
         TakeError::Full(_) | TakeError::ShareFull(_) => (EndedBy::Limit, Refusal::Unavailable),
         TakeError::Late(_) => (EndedBy::Time, Refusal::Unavailable),
-        TakeError::Unlike(_) => (EndedBy::Policy, Refusal::Unavailable),
+        TakeError::CarriesMismatch(_) => (EndedBy::Policy, Refusal::Unavailable),
         TakeError::Closed => (EndedBy::Operator, Refusal::Unavailable),
         TakeError::ServiceClosed(closed) => {
             let is_rule = closed.state == OfferState::Closed;
@@ -124,5 +147,14 @@ fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFail
             }
         }
     };
-    ConnectFailure { who, refusal, reason: error.to_string() }
+    let at = match error {
+        TakeError::ServiceClosed(ServiceClosed { state: OfferState::Down, .. }) => RefusedAt::Peer,
+        TakeError::Full(_)
+        | TakeError::ShareFull(_)
+        | TakeError::Late(_)
+        | TakeError::CarriesMismatch(_)
+        | TakeError::ServiceClosed(_)
+        | TakeError::Closed => RefusedAt::Link(LinkCause::Other),
+    };
+    ConnectFailure { who, refusal, at, reason: error.to_string() }
 }

@@ -36,7 +36,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ConnectFailure, ConnectRequest,
     backend_connection::{BackendConnection, ConnectionSharing, proves_client},
-    backend_group::{BackendGroup, BackendMember},
+    backend_group::BackendGroup,
+    backend_member::BackendMember,
     backend_place::BackendPlace,
     idle_connections::{ConnectionUser, WantedConnection},
 };
@@ -437,10 +438,9 @@ impl BackendRequests {
     /// Connects the first of them that answers, which is where the session is then.
     async fn dial(&self, candidates: Vec<Arc<BackendMember>>) -> Result<HeldConnection, ConnectFailure> {
         let (member, stream) = self.place.group.connect_first(candidates, self.client, &self.origin).await?;
-        let failed = |error: &dyn std::fmt::Display| ConnectFailure {
-            who: EndedBy::Backend,
-            refusal: Refusal::BackendUnreachable,
-            reason: format!("backend {}: {error}", member.target.backend()),
+        let failed = |error: &dyn std::fmt::Display| {
+            let reason = format!("backend {}: {error}", member.target.backend());
+            ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason)
         };
         let Some(HttpRemote { remote, path, own_names, answer, .. }) = member.http() else {
             return Err(failed(&"it takes no requests"));

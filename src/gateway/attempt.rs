@@ -7,16 +7,16 @@ use super::{
     relay::{self, LinkSides, RelayOutcome, WhichSide},
     session::unboxed,
     session_end::{cut_cause, pipe_failure, report_end, report_fate, unanswered_reason},
+    session_permits::SessionPermits,
 };
 use crate::{
     accept::SessionReply,
-    connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
+    connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector, RefusedAt, SessionRefusal},
     link::{
         HANDSHAKE, Peer,
         multiplex::handle::{LinkGone, LocalSide, SessionFate, SessionHandle, SessionRemains, Undelivered},
         peer_record::{PEER_REST, PeerRecord},
         session_side::{LinkSlot, SessionSide},
-        shares::{GatewayShares, SharePermit},
     },
     net::{echo::EchoStream, stream::NetStream},
     proto::{Refusal, multiplex::frame::CutCause},
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How a session ended and, if it was never connected, why.
-pub(super) type EndWithRefusal = (SessionEnd, Option<Refusal>);
+pub(super) type EndWithRefusal = (SessionEnd, Option<SessionRefusal>);
 
 const LATE: &str =
     "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
@@ -43,6 +43,8 @@ pub(super) struct DownstreamSide {
     /// It has already waited for a peer that did not answer, and does not wait for a second one.
     pub has_waited: bool,
     pub counters: Arc<SessionCounters>,
+    /// Its places under the limits, held until it ends.
+    pub permits: SessionPermits,
 }
 
 /// The result of one attempt with one upstream.
@@ -104,7 +106,9 @@ impl DownstreamSide {
         // Of a SOCKS5 link that it goes to.
         let revocation = upstream.revocation();
         let relayed = tokio::select! {
-            relayed = relay::relay(downstream, &mut upstream, unsent, links, counters, self.idle) => relayed,
+            relayed = relay::relay(
+                &self.permits, downstream, &mut upstream, unsent, links, counters, self.idle,
+            ) => relayed,
             () = stopper.stopped() => {
                 self.side = SessionSide::Gone;
                 return stopper.end(counters.phase());
@@ -212,11 +216,12 @@ impl DownstreamSide {
                 if is_unsent && !std::mem::replace(&mut self.has_waited, true) {
                     order.unsent = again;
                     order.refused_by.extend(peer);
-                    return AttemptOutcome::Refused(connect_failure(
-                        EndedBy::Time,
-                        Refusal::Unavailable,
-                        unanswered_reason(),
-                    ));
+                    return AttemptOutcome::Refused(ConnectFailure {
+                        who: EndedBy::Time,
+                        refusal: Refusal::Unavailable,
+                        at: RefusedAt::Peer,
+                        reason: unanswered_reason(),
+                    });
                 }
             }
             _ => {}
@@ -327,10 +332,10 @@ impl DownstreamSide {
         connected: Box<ConnectedUpstream>,
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
-    ) -> SessionEnd {
+    ) -> EndWithRefusal {
         let ConnectedUpstream { side: reached, link_guard, .. } = *connected;
         let SessionSide::Stream(mut reached) = reached else {
-            return internal_end(order.counters, "a probe without a backend");
+            return (internal_end(order.counters, "a probe without a backend"), None);
         };
         reached.let_close_cleanly();
         let echo = SessionSide::Stream(NetStream::Echo(EchoStream::default()));
@@ -341,16 +346,20 @@ impl DownstreamSide {
             {
                 match probe::is_refused_after_grant(&mut reached).await {
                     true => {
-                        SessionEnd { who: EndedBy::Peer, phase: order.counters.phase(), reason: LATE.into() }
+                        let phase = order.counters.phase();
+                        // Most often it is the backend.
+                        let refused =
+                            SessionRefusal { refusal: Refusal::BackendUnreachable, at: RefusedAt::Peer };
+                        (SessionEnd { who: EndedBy::Peer, phase, reason: LATE.into() }, Some(refused))
                     }
-                    false => end,
+                    false => (end, None),
                 }
             }
-            AttemptOutcome::Ended(end) => end,
-            AttemptOutcome::Refused(failure) => self.refuse(failure, order.counters).await.0,
+            AttemptOutcome::Ended(end) => (end, None),
+            AttemptOutcome::Refused(failure) => self.refuse(failure, order.counters).await,
             AttemptOutcome::Again => {
                 let end = internal_end(order.counters, "an echo was lost");
-                self.cut_downstream(end).await
+                (self.cut_downstream(end).await, None)
             }
         }
     }
@@ -387,7 +396,8 @@ fn refused_by_peer(why: Refusal, peer: Option<Peer>, order: &mut ConnectRequest<
         Refusal::Full | Refusal::Unavailable | Refusal::OtherLink => EndedBy::Peer,
         Refusal::Draining => EndedBy::Operator,
     };
-    connect_failure(who, why, format!("{label}: {}", why.words()))
+    let reason = format!("{label}: {}", why.words());
+    ConnectFailure { who, refusal: why, at: RefusedAt::Peer, reason }
 }
 
 async fn grant_session(
@@ -408,31 +418,6 @@ fn internal_end(counters: &SessionCounters, what: &str) -> SessionEnd {
     SessionEnd { who: EndedBy::Internal, phase: counters.phase(), reason }
 }
 
-/// A place for the backend of a session that a gateway has sent, in that gateway's share.
-pub(super) fn take_backend(
-    gateway: Option<&Peer>,
-    backends: &Arc<GatewayShares>,
-) -> Result<Option<Box<SharePermit>>, ConnectFailure> {
-    let Some(gateway) = gateway.map(Peer::label) else { return Ok(None) };
-    let Some(permit) = backends.take(&gateway) else {
-        let (open, most) = (backends.held(), backends.max());
-        let reason = match open >= most {
-            true => format!("{open} backend connections are open, all that the limit of open files allows"),
-            false => format!(
-                "{gateway}'s part of the backend connections is used up: {open} are open of the {most} that the limit \
-                 of open files allows, and the rest is kept for other gateways"
-            ),
-        };
-        return Err(connect_failure(EndedBy::Limit, Refusal::Full, reason));
-    };
-    permit.note_used();
-    Ok(Some(Box::new(permit)))
-}
-
-pub(super) fn connect_failure(who: EndedBy, refusal: Refusal, reason: String) -> ConnectFailure {
-    ConnectFailure { who, refusal, reason }
-}
-
 pub(super) async fn refuse_session(
     reply: SessionReply,
     downstream: SessionSide,
@@ -441,5 +426,6 @@ pub(super) async fn refuse_session(
 ) -> EndWithRefusal {
     let phase = counters.phase();
     Box::pin(reply.refuse(downstream, failure.refusal)).await;
-    (SessionEnd { who: failure.who, phase, reason: failure.reason }, Some(failure.refusal))
+    let ConnectFailure { who, refusal, at, reason } = failure;
+    (SessionEnd { who, phase, reason }, Some(SessionRefusal { refusal, at }))
 }

@@ -8,13 +8,12 @@ mod attempt;
 mod audit;
 mod certificate_reload;
 mod commands;
-#[cfg(test)]
-mod deadlines;
 mod descriptors;
 mod final_delivery;
 mod halves;
 pub mod handle;
 mod history;
+mod idle_watch;
 mod link_session;
 mod lockdown;
 pub mod lockdown_file;
@@ -31,10 +30,13 @@ mod service_faults;
 mod service_manager;
 mod session;
 mod session_end;
+mod session_permits;
 mod snapshot_builder;
 mod state;
 mod stop;
 mod switch;
+#[cfg(test)]
+mod tests;
 mod unready_ports;
 mod verifying;
 

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::final_delivery::deliver_remaining;
+use super::{final_delivery::deliver_remaining, idle_watch::SocketWatch, session_permits::SessionPermits};
 use crate::{
     net::{
         stream::NetStream,
@@ -30,11 +30,6 @@ use crate::{
 
 /// Bytes moved at once: eight TLS records.
 const CHUNK_BYTES: usize = 128 * 1024;
-/// How often a session's sockets are checked while data is in flight.
-const LOOK: Duration = Duration::from_secs(2);
-/// The longest pause between two checks when there is nothing to check for.
-const REST: Duration = Duration::from_secs(30);
-
 thread_local! {
     /// The worker's buffer; borrowed within one poll and never across one.
     static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
@@ -68,8 +63,9 @@ pub struct LinkSides {
 }
 
 /// Relays until both directions have ended, a side fails, or nothing moves for `idle`. `first` goes
-/// up before anything else.
+/// up before anything else. The permits show that the session holds its places.
 pub async fn relay(
+    _permits: &SessionPermits,
     downstream: &mut NetStream,
     upstream: &mut NetStream,
     first: Vec<u8>,
@@ -77,22 +73,28 @@ pub async fn relay(
     counters: &SessionCounters,
     idle: Option<Duration>,
 ) -> RelayOutcome {
-    let watch = SocketWatch::new(counters.bytes(), idle);
-    let next_check = tokio::time::sleep_until(watch.next_check(Instant::now()));
+    let mut relay = Relay {
+        downstream,
+        upstream,
+        links,
+        counters,
+        up: RelayDirection::starting_with(first),
+        down: RelayDirection::default(),
+        watch: SocketWatch::new(counters.bytes(), idle),
+        deliveries: Default::default(),
+        was_checked: false,
+    };
+    let next_check = tokio::time::sleep_until(relay.watch.next_check(Instant::now()));
     tokio::pin!(next_check);
-    let up = RelayDirection::starting_with(first);
-    let (down, deliveries) = Default::default();
-    let mut relay =
-        Relay { downstream, upstream, links, counters, up, down, watch, deliveries, was_checked: false };
     match poll_fn(|cx| relay.poll(cx, next_check.as_mut())).await {
         Ok(ended) => ended,
         Err((side, error)) => {
             // It may be that all of the session came at once, its failure with it.
             relay.enter_phase();
-            let Relay { downstream, upstream, mut up, mut down, .. } = relay;
+            let Relay { downstream, upstream, up, down, .. } = &mut relay;
             let (direction, sides) = match side {
-                WhichSide::Downstream => (&mut up, (downstream, upstream)),
-                WhichSide::Upstream => (&mut down, (upstream, downstream)),
+                WhichSide::Downstream => (up, (&mut **downstream, &mut **upstream)),
+                WhichSide::Upstream => (down, (&mut **upstream, &mut **downstream)),
             };
             // Boxed: an open session holds no memory for how it may fail.
             let error = Box::pin(deliver_remaining(side, direction, sides, error, counters)).await;
@@ -231,53 +233,6 @@ fn check_socket(side: &NetStream, link: Option<&mut DeliveryWatch>) -> io::Resul
     match link.map_or(DeliveryState::All, |delivery| delivery.check(socket)) {
         DeliveryState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
         delivered => Ok(delivered),
-    }
-}
-
-/// When to look at a session's sockets. While nothing moves and nothing is on the way there is
-/// nothing to see that the kernel's keep-alive does not report, so an idle session sleeps.
-struct SocketWatch {
-    idle: Option<Duration>,
-    bytes: u64,
-    /// Since when no byte has moved.
-    still_since: Instant,
-    busy: bool,
-    awake: bool,
-}
-
-impl SocketWatch {
-    fn new(bytes: u64, idle: Option<Duration>) -> Self {
-        Self { idle, bytes, still_since: Instant::now(), busy: true, awake: true }
-    }
-
-    /// When the next check is due.
-    fn next_check(&self, now: Instant) -> Instant {
-        let pause = if self.busy { LOOK } else { REST };
-        let at = match self.idle {
-            Some(idle) => (now + pause.min(idle / 4)).min(self.still_since + idle),
-            None => now + pause,
-        };
-        at.max(now + Duration::from_millis(1))
-    }
-
-    /// Whether a sleeping watch has a reason to wake up.
-    fn has_reason_to_wake(&mut self, bytes: u64, held: bool) -> bool {
-        let wakes = !(self.busy && self.awake) && (held || bytes != self.bytes);
-        self.busy |= wakes;
-        self.awake |= wakes;
-        wakes
-    }
-
-    /// Records the result of a check; true when nothing has moved for the service's `idle`.
-    fn check(&mut self, bytes: u64, owed: bool) -> bool {
-        let moved = self.bytes != bytes;
-        if moved {
-            self.bytes = bytes;
-            self.still_since = Instant::now();
-        }
-        self.busy = moved || owed;
-        self.awake = self.busy || self.idle.is_some();
-        self.idle.is_some_and(|idle| self.still_since.elapsed() >= idle)
     }
 }
 
@@ -467,7 +422,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::echo::EchoStream;
+    use crate::{gateway::idle_watch::LOOK, net::echo::EchoStream};
 
     const EDGES: LinkSides = LinkSides { downstream: false, upstream: false };
 
@@ -483,9 +438,10 @@ mod tests {
         talk: impl AsyncFnOnce(&mut TcpStream, &mut TcpStream),
     ) -> (RelayOutcome, SessionCounters) {
         let ((mut downstream, mut client), (mut upstream, mut backend)) = (pipe().await, pipe().await);
-        let counters = SessionCounters::default();
+        let (counters, permits) = (SessionCounters::default(), SessionPermits::of_test());
         let relaying = async {
-            let end = relay(&mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None).await;
+            let end =
+                relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None).await;
             downstream.let_close_cleanly();
             upstream.let_close_cleanly();
             drop((downstream, upstream));
@@ -547,38 +503,21 @@ mod tests {
         let ((mut downstream, _client), mut upstream) =
             (pipe().await, NetStream::Echo(EchoStream::default()));
         let (counters, idle) = (SessionCounters::default(), Duration::from_secs(3600));
+        let permits = SessionPermits::of_test();
         let began = tokio::time::Instant::now();
-        let end = relay(&mut downstream, &mut upstream, Vec::new(), EDGES, &counters, Some(idle)).await;
+        let end =
+            relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, Some(idle)).await;
         assert!(matches!(end, RelayOutcome::Idle), "{end:?}");
         let took = began.elapsed();
         assert!(took >= idle && took <= idle + 2 * LOOK, "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_sleeps_while_nothing_is_on_the_way() {
-        let mut watch = SocketWatch::new(0, None);
-        assert!(!watch.check(5, false) && watch.awake, "bytes have moved");
-        assert!(!watch.check(5, true) && watch.awake, "some are not acknowledged");
-        assert!(!watch.check(5, false) && !watch.awake, "nothing is on the way");
-        assert!(!watch.has_reason_to_wake(5, false) && watch.has_reason_to_wake(6, false) && watch.awake);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn movement_starts_the_idle_time_anew() {
-        let mut watch = SocketWatch::new(0, Some(Duration::from_secs(3)));
-        let mut ended = Vec::new();
-        for bytes in [0, 0, 5, 5, 5, 5] {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            ended.push(watch.check(bytes, false));
-        }
-        assert_eq!(ended, [false, false, false, false, false, true]);
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_client_may_be_silent_behind_its_end_and_not_leave() {
         let ((mut downstream, mut client), (mut upstream, mut backend)) = (pipe().await, pipe().await);
         let (counters, hour) = (SessionCounters::default(), Duration::from_secs(3600));
-        let relaying = relay(&mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None);
+        let permits = SessionPermits::of_test();
+        let relaying = relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None);
         let talking = async {
             client.shutdown().await.expect("it ends");
             assert_eq!(all(&mut backend).await, b"");
@@ -603,8 +542,9 @@ mod tests {
         while !downstream.tcp().is_some_and(tcp::is_closed) {
             tokio::task::yield_now().await;
         }
-        let counters = SessionCounters::default();
-        let relayed = relay(&mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None).await;
+        let (counters, permits) = (SessionCounters::default(), SessionPermits::of_test());
+        let relayed =
+            relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, None).await;
         assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Downstream, _)), "{relayed:?}");
         assert_eq!(counters.phase(), SessionPhase::Relaying);
     }

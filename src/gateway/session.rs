@@ -1,7 +1,6 @@
 //! One session, from its accept side to its end, in reading order.
 
 use std::{
-    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -11,35 +10,29 @@ use std::{
 };
 
 use super::{
-    attempt::{
-        AttemptOutcome, DownstreamSide, EndWithRefusal, connect_failure, refuse_session, take_backend,
-    },
-    service::{Service, ServiceSettings, ServiceTable},
+    attempt::{AttemptOutcome, DownstreamSide, EndWithRefusal, refuse_session},
+    service::{Service, ServiceTable},
+    session_permits::admit_session,
 };
 use crate::{
-    accept::{SessionOutcome, SessionRequest, idle::IdleState},
-    admission::{
-        clients::{ClientAdmission, ClientGates, ClientPermit, ClientRefusal, LoginRefusal},
-        usage_table::{LimitReached, UsagePlace},
-    },
+    accept::{SessionOutcome, SessionRequest},
+    admission::clients::ClientGates,
     auth::ClientLogins,
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
-    link::{
-        Peer,
-        lockdown::Lockdown,
-        session_side::SessionSide,
-        shares::{GatewayShares, SharePermit},
-    },
-    profile::{Half, SessionLimits},
+    link::{lockdown::Lockdown, session_side::SessionSide, shares::GatewayShares},
+    profile::Half,
     proto::Refusal,
     telemetry::{
         end::{EndedBy, SessionEnd},
         notices::NoticeLog,
         rate_limited::LogKind,
         registry::{SessionCounters, SessionGuard, SessionKind, SessionRegistry, SessionStopper, StopReason},
-        snapshot::{ServicePhase, SessionPhase},
+        snapshot::SessionPhase,
     },
-    verify::probe::{self, PendingProbes},
+    verify::{
+        probe::{self, PendingProbes},
+        probe_failure::ProbeEnd,
+    },
 };
 use arc_swap::ArcSwap;
 use tokio::{
@@ -117,14 +110,15 @@ impl SessionContext {
         if let Some(idle_state) = &idle_state {
             idle_state.note_session(record.counters());
         }
-        let (end, refusal) = run_within_limit(&way, asked, &record, &stopper, &self).await;
+        let (end, refused) = run_within_limit(&way, asked, &record, &stopper, &self).await;
         if let Some(teller) = teller {
             // Who does not wait any more need not know.
+            let refusal = refused.map(|refused| refused.refusal);
             let _ = teller.send(SessionOutcome { end: end.clone(), refusal });
         }
         if let Some(sent) = sent {
             // A prober that has given up needs no answer.
-            let _ = sent.ended.send(end.clone());
+            let _ = sent.ended.send(ProbeEnd { end: end.clone(), refused });
         }
         if let Some(idle_state) = idle_state {
             idle_state.note_end(&end.code());
@@ -209,7 +203,7 @@ async fn run(
     let settings = service.settings.load_full();
     let admitted = admit_session(&mut asked, service, &settings, sessions, counters);
     let request = unboxed(asked);
-    let _permits = match admitted {
+    let permits = match admitted {
         Ok(permits) => permits,
         Err(failure) => {
             return Box::pin(refuse_session(request.reply, request.downstream, failure, counters)).await;
@@ -240,6 +234,7 @@ async fn run(
         idle: settings.idle,
         has_waited: false,
         counters: counters.clone(),
+        permits,
     };
     try_upstreams(way, session, order, record, stopper, &sessions.switching).await
 }
@@ -270,7 +265,7 @@ async fn try_upstreams(
         {
             let connector = way.connector();
             let answer = session.answer_probe(&connector, connected, &mut order, stopper);
-            return (Box::pin(answer).await, None);
+            return Box::pin(answer).await;
         }
         match session.run_attempt(connected, &mut order, stopper).await {
             AttemptOutcome::Ended(end) => return (end, None),
@@ -284,7 +279,7 @@ async fn try_upstreams(
         }
     }
     let reason = format!("{TRIES_MAX} links or gateways were tried");
-    let failure = connect_failure(EndedBy::Peer, Refusal::Unavailable, reason);
+    let failure = ConnectFailure::here(EndedBy::Peer, Refusal::Unavailable, reason);
     Box::pin(session.refuse(failure, counters)).await
 }
 
@@ -321,126 +316,12 @@ pub(super) fn unboxed<T>(value: Box<T>) -> T {
     *value
 }
 
-/// What a session that may be served holds until it ends.
-struct SessionPermits {
-    _client: ClientPermit,
-    _peer: Option<Box<UsagePlace<Arc<str>>>>,
-    _service: super::service::SessionPermit,
-    _backend: Option<Box<SharePermit>>,
-}
-
-/// Decides whether a session may be served.
-fn admit_session(
-    asked: &mut SessionRequest,
-    service: &Arc<Service>,
-    settings: &ServiceSettings,
-    sessions: &SessionContext,
-    counters: &SessionCounters,
-) -> Result<SessionPermits, ConnectFailure> {
-    let half = asked.half;
-    let from = asked.peer.as_ref().map(Peer::label);
-    if half == Half::Internal && sessions.lockdown.locks_session(from.as_deref(), &service.name) {
-        return Err(connect_failure(EndedBy::Operator, Refusal::Unavailable, "it is locked".into()));
-    }
-    let (admission, client) = (std::mem::take(&mut asked.admission), asked.client.filter(|_| !asked.probe));
-    let client = check_client(admission, half, client, service, sessions).map_err(client_failure)?;
-    if service.is_closed() && !asked.probe {
-        let reason = "it is outside of its hours".into();
-        return Err(connect_failure(EndedBy::Policy, Refusal::NotAllowed, reason));
-    }
-    if let Some(why) = service.down_reason() {
-        counters.enter(SessionPhase::Connecting);
-        let reason = format!("the service is down: {why}");
-        return Err(connect_failure(EndedBy::Backend, Refusal::ServiceDown, reason));
-    }
-    let peer = admit_peer(service, asked.peer.as_ref(), settings.per_peer.as_ref())?;
-    let permit = admit(service, asked.peer.as_ref(), settings.peers.as_deref(), asked.idle_state.take())?;
-    let backend = take_backend(asked.peer.as_ref().filter(|_| half == Half::Internal), &sessions.backends)?;
-    Ok(SessionPermits { _client: client, _peer: peer, _service: permit, _backend: backend })
-}
-
-/// Whether a client gets in, where nobody has asked before it had a session.
-fn check_client(
-    admission: ClientAdmission,
-    half: Half,
-    client: Option<SocketAddr>,
-    service: &Service,
-    sessions: &SessionContext,
-) -> Result<ClientPermit, ClientRefusal> {
-    match (admission, half, client) {
-        (ClientAdmission::Admitted(permit), ..) => Ok(permit),
-        (ClientAdmission::Refused(refused), ..) => Err(refused),
-        (ClientAdmission::Unchecked, Half::Dmz, Some(client)) => {
-            sessions.gates.enter(&service.name, client.ip())
-        }
-        (ClientAdmission::Unchecked, ..) => Ok(ClientPermit::default()),
-    }
-}
-
-fn client_failure(refused: ClientRefusal) -> ConnectFailure {
-    let (who, refusal) = match refused {
-        ClientRefusal::Filter(_)
-        | ClientRefusal::Login(
-            LoginRefusal::NoCredential
-            | LoginRefusal::Unreadable
-            | LoginRefusal::WrongPassword
-            | LoginRefusal::WrongToken
-            | LoginRefusal::WrongClaims
-            | LoginRefusal::NotListed,
-        ) => (EndedBy::Policy, Refusal::NotAllowed),
-        ClientRefusal::Sessions(_)
-        | ClientRefusal::Rate { .. }
-        | ClientRefusal::Login(LoginRefusal::TooMany) => (EndedBy::ClientLimit, Refusal::Full),
-        ClientRefusal::Login(LoginRefusal::Busy) => (EndedBy::Limit, Refusal::Full),
-        ClientRefusal::Login(LoginRefusal::Unavailable) => (EndedBy::Policy, Refusal::Unavailable),
-    };
-    connect_failure(who, refusal, refused.to_string())
-}
-
 /// A client's bytes go no faster than its service allows.
 fn pace_client(side: SessionSide, half: Half, service: &Service) -> SessionSide {
     match (side, half) {
         (SessionSide::Stream(stream), Half::Dmz) => SessionSide::Stream(stream.paced(&service.pace)),
         (side, _) => side,
     }
-}
-
-/// Decides whether a session may be served, and takes a permit of the service's limit.
-fn admit(
-    service: &Arc<Service>,
-    peer: Option<&Peer>,
-    peers: Option<&[String]>,
-    rest: Option<Arc<IdleState>>,
-) -> Result<super::service::SessionPermit, ConnectFailure> {
-    if let Some(peer) = peer.filter(|peer| !peer.is_among(peers)) {
-        let reason = format!("{} is not among the service's `peers`", peer.label());
-        return Err(connect_failure(EndedBy::Policy, Refusal::NotAllowed, reason));
-    }
-    if service.phase() == ServicePhase::Draining {
-        return Err(connect_failure(EndedBy::Operator, Refusal::Draining, "the service is draining".into()));
-    }
-    service.admit(rest).map_err(|limit| {
-        let reason = format!("`sessions` is {limit}, and so many are open");
-        connect_failure(EndedBy::Limit, Refusal::Full, reason)
-    })
-}
-
-/// A place for one more session of a DMZ gateway, where each may have so many.
-fn admit_peer(
-    service: &Service,
-    peer: Option<&Peer>,
-    limits: Option<&SessionLimits>,
-) -> Result<Option<Box<UsagePlace<Arc<str>>>>, ConnectFailure> {
-    let Some((peer, limits)) = peer.zip(limits) else { return Ok(None) };
-    let taken = service.peer_usage.take(peer.label(), limits, std::time::Instant::now());
-    taken.map(|place| Some(Box::new(place))).map_err(|reached| {
-        let most = match reached {
-            LimitReached::Sessions(most) => format!("{most} sessions at once"),
-            LimitReached::Rate { rate, .. } => format!("{rate} new sessions"),
-        };
-        let reason = format!("`per_peer` allows {} {most}", peer.label());
-        connect_failure(EndedBy::Limit, Refusal::Full, reason)
-    })
 }
 
 /// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was

@@ -16,7 +16,10 @@ use crate::{
     admission::token_bucket::TokenBucket,
     net::backoff::Backoff,
     profile::RetryPolicy,
-    telemetry::snapshot::{PoolRow, PoolState},
+    telemetry::{
+        link_cause::{LinkCause, LinkFault},
+        snapshot::{PoolRow, PoolState},
+    },
 };
 
 /// Why no more links are dialled, or taken.
@@ -37,7 +40,7 @@ pub struct DialState {
     pub dialling: usize,
     /// Cancelled when such links are not wanted any more.
     pub retired: CancellationToken,
-    pub last_error: Option<String>,
+    pub last_fault: Option<LinkFault>,
     /// What the gateway had said when its links ended.
     pub goodbye: GoodbyeState,
     /// More links are wanted than may be.
@@ -83,7 +86,7 @@ impl DialState {
             counts,
             dialling: 0,
             retired,
-            last_error: None,
+            last_fault: None,
             goodbye: GoodbyeState::default(),
             at_maximum: false,
             look_in: None,
@@ -98,7 +101,7 @@ impl DialState {
 
     /// Whether the last dial stood.
     pub fn is_healthy(&self) -> bool {
-        self.good_since.is_some() && self.last_error.is_none()
+        self.good_since.is_some() && self.last_fault.is_none()
     }
 
     /// Enough links are ready, or sessions come already: under load they may never be seen ready.
@@ -168,14 +171,14 @@ impl DialState {
         self.backoff.reset();
         self.is_distrusted = false;
         self.paused_until = None;
-        self.last_error = None;
+        self.last_fault = None;
         failures
     }
 
     /// Something has failed; whether it is the first since the way was good.
     pub fn note_failure(
         &mut self,
-        error: &str,
+        fault: LinkFault,
         failure: DialFailure,
         retry: RetryPolicy,
         now: Instant,
@@ -189,13 +192,13 @@ impl DialState {
                 self.paused_until = Some(now + self.backoff.fail(retry, fastrand::f64()));
             }
         }
-        self.last_error.replace(error.to_owned()).is_none()
+        self.last_fault.replace(fault).is_none()
     }
 
     /// Adds to a row what is known here.
     pub fn fill_row(&self, row: PoolRow) -> PoolRow {
         let (ready, carrying) = (self.counts.ready(), self.counts.carrying());
-        let state = match &self.last_error {
+        let state = match &self.last_fault {
             Some(_) if ready == 0 && carrying == 0 => PoolState::Down,
             _ if ready >= row.target && self.good_since.is_some() => PoolState::Healthy,
             _ => PoolState::Filling,
@@ -204,7 +207,8 @@ impl DialState {
         let pause = self.paused_until.map(|at| at.saturating_duration_since(Instant::now()));
         let pause = pause.filter(|pause| !pause.is_zero());
         // One that stands may yet prove bad; until then it is what there is to see.
-        let last_error = self.last_error.clone().filter(|_| self.good_since.is_none());
+        let last_fault = self.last_fault.clone().filter(|_| self.good_since.is_none());
+        let of_limit = || at_maximum.then(|| LinkFault::new(LinkCause::AtMaximum, AT_MAXIMUM));
         PoolRow {
             state,
             ready,
@@ -213,10 +217,10 @@ impl DialState {
             failures: self.failures,
             left: self.goodbye.is_said(),
             at_maximum,
-            last_error: last_error.or_else(|| at_maximum.then(|| AT_MAXIMUM.into())),
             retry_seconds: pause.map(|pause| pause.as_secs_f64()),
             ..row
         }
+        .with_fault(last_fault.or_else(of_limit))
         .with_links(&self.counts)
     }
 }
@@ -229,6 +233,10 @@ mod tests {
     const RETRY: RetryPolicy =
         RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
 
+    fn fault(words: &str) -> LinkFault {
+        LinkFault::new(LinkCause::Other, words)
+    }
+
     fn course() -> DialState {
         DialState::new(Arc::default(), CancellationToken::new())
     }
@@ -236,24 +244,24 @@ mod tests {
     #[test]
     fn a_pause_ends_when_a_link_has_lived_and_not_when_it_stands() {
         let (mut course, now) = (course(), Instant::now());
-        assert!(course.note_failure("refused", DialFailure::Way, RETRY, now));
+        assert!(course.note_failure(fault("refused"), DialFailure::Way, RETRY, now));
         let paused_until = course.paused_until;
         let _seat = LinkGuard::ready(&course.counts, None);
         course.note_established(now);
         assert_eq!(course.check_proven(now), None);
-        assert_eq!((course.paused_until, course.last_error.as_deref()), (paused_until, Some("refused")));
-        assert!(!course.note_failure("lost", DialFailure::Link, RETRY, now), "it goes on");
+        assert_eq!((course.paused_until, &course.last_fault), (paused_until, &Some(fault("refused"))));
+        assert!(!course.note_failure(fault("lost"), DialFailure::Link, RETRY, now), "it goes on");
         assert_eq!(course.check_proven(now + LIVED), Some(1));
-        assert_eq!((course.paused_until, course.last_error), (None, None));
+        assert_eq!((course.paused_until, course.last_fault), (None, None));
     }
 
     #[test]
     fn a_session_that_was_answered_proves_the_way_until_the_protocol_is_broken() {
         let (mut course, now) = (course(), Instant::now());
-        course.note_failure("refused", DialFailure::Way, RETRY, now);
+        course.note_failure(fault("refused"), DialFailure::Way, RETRY, now);
         course.counts.note_carried();
         assert_eq!((course.check_proven(now), course.check_proven(now)), (Some(1), None));
-        course.note_failure("a violation", DialFailure::Protocol, RETRY, now);
+        course.note_failure(fault("a violation"), DialFailure::Protocol, RETRY, now);
         course.counts.note_carried();
         assert_eq!(course.check_proven(now), None);
         let _seat = LinkGuard::ready(&course.counts, None);
@@ -272,7 +280,7 @@ mod tests {
         assert_eq!(dials(&mut course, LinkReuse::OneSession, 0), 10_000, "each session needs one");
         assert!((64..=80).contains(&dials(&mut course, LinkReuse::Long, 0)));
         assert_eq!(dials(&mut course, LinkReuse::Long, 1), 64);
-        course.note_failure("refused", DialFailure::Way, RETRY, began);
+        course.note_failure(fault("refused"), DialFailure::Way, RETRY, began);
         for lasts in [LinkReuse::Long, LinkReuse::OneSession] {
             assert_eq!(dials(&mut course, lasts, 100), if lasts == LinkReuse::Long { 8 } else { 0 });
         }

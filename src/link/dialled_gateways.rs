@@ -29,7 +29,10 @@ use crate::{
         service_rules::ServiceRecords,
     },
     profile::{GatewaysOfName, LinkAddress, ServiceName},
-    telemetry::snapshot::{PoolRow, PoolState},
+    telemetry::{
+        link_cause::{LinkCause, LinkFault},
+        snapshot::{PoolRow, PoolState},
+    },
 };
 
 /// How often it is looked whether a target that stands by is to be dialled, or let go.
@@ -202,13 +205,12 @@ impl<D: GatewayDialler> DialledGateways<D> {
         let mut seen: HashSet<_> = dialled.iter().map(|of| of.keeper().gateway().to_string()).collect();
         for entry in &table.entries {
             if entry.is_empty() {
-                let why = entry.unanswered.as_deref().unwrap_or("its name is being looked up");
-                let last_error = Some(why.to_owned());
-                rows.push(PoolRow {
-                    target,
-                    last_error,
-                    ..row(Some(&entry.written.at.host), &entry.written)
-                });
+                let why = match &entry.unanswered {
+                    Some(why) => LinkFault::new(LinkCause::NameUnresolved, why.as_str()),
+                    None => LinkFault::new(LinkCause::Other, "its name is being looked up"),
+                };
+                let row = PoolRow { target, ..row(Some(&entry.written.at.host), &entry.written) };
+                rows.push(row.with_fault(Some(why)));
             }
             for spare in entry.gateways().filter(|of| seen.insert(of.to_string())) {
                 let last_error = Some("it stands by for those with a lower priority number".to_owned());

@@ -142,21 +142,12 @@ pub struct OfferDecision {
 }
 
 /// A service that carries one thing at the other half and another at this one, so that it is not granted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{service}` carries {there} there and {here} here: write the same `carries` on both halves")]
 pub struct CarriesMismatch {
     pub service: ServiceName,
     pub there: Carries,
     pub here: Carries,
-}
-
-impl fmt::Display for CarriesMismatch {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { service, there, here } = self;
-        write!(
-            out,
-            "`{service}` carries {there} there and {here} here: write the same `carries` on both halves"
-        )
-    }
 }
 
 /// What this half says in its `hello`, and how long that holds.

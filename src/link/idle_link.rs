@@ -14,6 +14,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::failure::IdleLinkFailure;
 use crate::net::stream::NetStream;
 
 /// A place that holds one ready link until it is taken or lost.
@@ -30,7 +31,7 @@ struct IdleLinkCell {
 #[derive(Debug)]
 pub enum RemovedReason {
     Taken,
-    Lost(String),
+    Lost(IdleLinkFailure),
     /// Over SOCKS5, which has no other goodbye: its peer has closed it in good order.
     Closed,
 }
@@ -62,7 +63,7 @@ impl IdleLink {
         tokio::select! {
             removed = removed => removed,
             () = revocation.given() => match self.lock().take() {
-                Some(_) => RemovedReason::Lost("the certificate of the other gateway was revoked".into()),
+                Some(_) => RemovedReason::Lost(IdleLinkFailure::Revoked),
                 None => RemovedReason::Taken,
             },
         }
@@ -97,11 +98,8 @@ fn poll_loss(stream: &mut NetStream, cx: &mut Context<'_>) -> Poll<RemovedReason
     let mut buf = ReadBuf::new(&mut byte);
     Poll::Ready(match Pin::new(stream).poll_read(cx, &mut buf) {
         Poll::Pending => return Poll::Pending,
-        Poll::Ready(Err(error)) => RemovedReason::Lost(error.to_string()),
+        Poll::Ready(Err(error)) => RemovedReason::Lost(error.into()),
         Poll::Ready(Ok(())) if buf.filled().is_empty() => RemovedReason::Closed,
-        Poll::Ready(Ok(())) => RemovedReason::Lost("the peer sent bytes before a client had come".into()),
+        Poll::Ready(Ok(())) => RemovedReason::Lost(IdleLinkFailure::EarlyBytes),
     })
 }
-
-/// What is told of a link that ended without a word.
-pub const CLOSED: &str = "the peer closed it";

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     carrier::OuterTlsCell,
     dial_state::{DialFailure, DialState, LinkReuse},
+    failure::LinkFailure,
     handshake::{self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
@@ -273,14 +274,15 @@ impl LinkKeeper {
         let (retry, now) = (books.wanted.retry, Instant::now());
         let lane = self.dial_state(books, service);
         let proven = lane.check_proven(now);
-        let broken = lane.counts.take_violation();
-        let is_first =
-            broken.as_ref().is_some_and(|error| lane.note_failure(error, DialFailure::Protocol, retry, now));
+        let broken = lane.counts.take_violation().map(LinkFailure::Violation);
+        let is_first = broken
+            .as_ref()
+            .is_some_and(|broken| lane.note_failure(broken.fault(), DialFailure::Protocol, retry, now));
         if let Some(failures) = proven {
             self.report_proven(service, failures);
         }
-        if let Some(error) = broken {
-            self.report_failed(service, &error, DialFailure::Protocol, is_first);
+        if let Some(broken) = broken {
+            self.report_failed(service, &broken, DialFailure::Protocol, is_first);
         }
     }
 
@@ -335,7 +337,7 @@ impl LinkKeeper {
         let Some(dialled) = self.retired.run_until_cancelled(self.dial()).await else { return };
         let reached = match dialled {
             Ok(reached) => reached,
-            Err(error) => return self.note_failed(service.as_ref(), error.to_string(), DialFailure::Way),
+            Err(error) => return self.note_failed(service.as_ref(), &error.into(), DialFailure::Way),
         };
         if let Some(name) = &reached.peer.name {
             place.note_name(name);
@@ -347,7 +349,7 @@ impl LinkKeeper {
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
                 Ok(linked) => self.establish_link(linked, place).await,
-                Err(error) => self.note_failed(None, error.to_string(), DialFailure::Way),
+                Err(error) => self.note_failed(None, &error.into(), DialFailure::Way),
             };
         }
         let parks = self.uses.parked_services();
@@ -360,7 +362,7 @@ impl LinkKeeper {
         self.uses.note_hello(&linked);
         if linked.grant.granted.is_empty() {
             let why = unused_reason(&linked);
-            self.note_failed(None, why, DialFailure::Way);
+            self.note_failed(None, &why, DialFailure::Way);
             return linked.link.close_gracefully(FrameType::Retire).await;
         }
         let peer = linked.link.peer().label();
@@ -417,13 +419,11 @@ impl LinkKeeper {
 
     /// An idle link has ended.
     pub fn note_lost(&self, service: Option<&ServiceName>, stood: Duration, loss: IdleLossReason) {
-        if loss == IdleLossReason::Drained {
-            self.dial_state(&mut self.lock(), service).goodbye.note_drain();
-        }
         match loss {
             IdleLossReason::Retired => self.changed.notify_one(),
             IdleLossReason::Drained => {
-                self.note_failed(service, "it drains, and takes no links now".into(), DialFailure::Drains)
+                self.dial_state(&mut self.lock(), service).goodbye.note_drain();
+                self.note_failed(service, &LinkFailure::Drains, DialFailure::Drains)
             }
             IdleLossReason::Failed(why) => {
                 // What breaks the protocol is a failure, however long it has stood.
@@ -433,21 +433,21 @@ impl LinkKeeper {
                     false if stood >= LIVED => DialFailure::Link,
                     false => DialFailure::Way,
                 };
-                self.note_failed(service, format!("ready link lost: {why}"), failure);
+                self.note_failed(service, &LinkFailure::Lost(why), failure);
             }
         }
     }
 
     /// A dial or a ready link has failed.
-    pub fn note_failed(&self, service: Option<&ServiceName>, error: String, failure: DialFailure) {
+    pub fn note_failed(&self, service: Option<&ServiceName>, error: &LinkFailure, failure: DialFailure) {
         let mut books = self.lock();
         let (retry, now) = (books.wanted.retry, Instant::now());
         let lane = self.dial_state(&mut books, service);
         let proven = lane.check_proven(now);
-        let is_first = lane.note_failure(&error, failure, retry, now);
+        let is_first = lane.note_failure(error.fault(), failure, retry, now);
         drop(books);
         self.report_proven(service, proven.unwrap_or_default());
-        self.report_failed(service, &error, failure, is_first);
+        self.report_failed(service, error, failure, is_first);
         self.changed.notify_one();
     }
 

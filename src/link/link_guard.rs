@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     net::stream::NetStream,
-    proto::multiplex::hello::InstanceId,
+    proto::multiplex::{PeerViolation, hello::InstanceId},
     telemetry::{
         clock,
         snapshot::{PoolRow, PoolState},
@@ -41,7 +41,7 @@ pub struct LinkCounters {
     /// Whether a session was answered since somebody asked.
     carried: AtomicBool,
     /// How a link has broken the protocol, until somebody asks.
-    broken: Mutex<Option<String>>,
+    broken: Mutex<Option<PeerViolation>>,
     /// Told when a ready link is taken or lost, or one has broken the protocol.
     fewer: Arc<Notify>,
 }
@@ -110,12 +110,12 @@ impl LinkCounters {
     }
 
     /// One of them has broken the protocol.
-    pub fn note_violation(&self, how: String) {
+    pub fn note_violation(&self, how: PeerViolation) {
         *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         self.fewer.notify_one();
     }
 
-    pub fn take_violation(&self) -> Option<String> {
+    pub fn take_violation(&self) -> Option<PeerViolation> {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

@@ -22,9 +22,9 @@ use crate::{
     proto::multiplex::PROTOCOL_NAME,
     tasks::Tasks,
     telemetry::{
+        link_cause::LinkCause,
         log::LogEvent,
         notices::{NoticeLog, ReportOnce},
-        rate_limited::LogKind,
     },
     tls::link::LinkIdentity,
 };
@@ -98,11 +98,11 @@ impl LinkReception {
                         context.report_versions(&accepted);
                         greeted(accepted.outcome, greeting).await;
                     }
-                    Err(error) => tell(&context.notices, from, &error.to_string()),
+                    Err(error) => tell(&context.notices, from, (&error).into(), &error),
                 }
             };
             if evicted.run_until_cancelled(served).await.is_none() {
-                tell(&context.notices, from, EVICTED);
+                tell(&context.notices, from, LinkCause::Other, &EVICTED);
             }
         });
     }
@@ -131,6 +131,6 @@ pub async fn run(listener: Arc<Listener>, reception: LinkReception) {
     listener.accept(accepted, tell).await;
 }
 
-fn tell(notices: &NoticeLog, from: SocketAddr, why: &str) {
-    notices.warn_limited(LogKind::LinkRejected, format!("link from {from}: {why}"));
+fn tell(notices: &NoticeLog, from: SocketAddr, cause: LinkCause, why: &dyn fmt::Display) {
+    notices.warn_rejected_link(cause, format!("link from {from}: {why}"));
 }

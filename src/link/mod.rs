@@ -10,9 +10,10 @@
 //! session sees either as a [`session_side::SessionSide`].
 //!
 //! In reading order: [`carrier`] is what a link goes over, [`handshake`] establishes it, [`listener`] greets those that
-//! come in, on a port of their own or by a [`door`], [`keeper`] the task that keeps links dialled, [`dial_state`] how that goes,
-//! [`dialled_gateways`] for whom there is a keeper. [`pool::Pool`] holds the ready links of the
-//! half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`];
+//! come in, on a port of their own or by a [`door`], [`keeper`] the task that keeps links dialled, [`dial_state`] how
+//! that goes, [`dialled_gateways`] for whom there is a keeper, [`failure`] why links fail. [`pool::Pool`] holds the
+//! ready links of the half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in
+//! [`peer_links::PeerLinks`];
 //! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
 //! links, [`link_guard`] counts them, `link_table` lists them, [`round_trip`] is how far away they end, [`load`] counts
 //! the sessions of each, [`link_services`] knows what each serves now, [`liveness`] notices dead ones, and
@@ -22,6 +23,7 @@ pub mod carrier;
 pub mod dial_state;
 pub mod dialled_gateways;
 pub mod door;
+pub mod failure;
 mod gateway_entry;
 pub mod generation;
 pub mod goodbye;

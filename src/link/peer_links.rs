@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Peer,
+    failure::IdleLinkFailure,
     goodbye::GoodbyeState,
-    idle_link::{CLOSED, IdleLink, RemovedReason},
+    idle_link::{IdleLink, RemovedReason},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
     load::LinkLoad,
@@ -27,7 +28,10 @@ use crate::{
         multiplex::{self, hello::OfferState},
         socks5,
     },
-    telemetry::snapshot::{PoolRow, PoolState},
+    telemetry::{
+        link_cause::LinkFault,
+        snapshot::{PoolRow, PoolState},
+    },
 };
 
 /// A peer that was lost without a goodbye is remembered, and shown as down, for so long.
@@ -58,7 +62,7 @@ pub struct PeerLinks {
     /// The take that was this lane's last.
     last_turn: u64,
     failures: u64,
-    last_error: Option<String>,
+    last_fault: Option<LinkFault>,
     goodbye: GoodbyeState,
     succession: Succession,
     seen: Instant,
@@ -135,7 +139,7 @@ impl PeerLinks {
             record: Arc::default(),
             last_turn: 0,
             failures: 0,
-            last_error: None,
+            last_fault: None,
             goodbye: GoodbyeState::default(),
             succession: Succession::default(),
             seen: Instant::now(),
@@ -205,7 +209,7 @@ impl PeerLinks {
     /// A link has come, or come back.
     pub fn note_seen(&mut self) {
         self.seen = Instant::now();
-        self.last_error = None;
+        self.last_fault = None;
         self.goodbye.note_established();
     }
 
@@ -215,7 +219,7 @@ impl PeerLinks {
             RemovedReason::Taken => {}
             RemovedReason::Lost(why) => self.note_lost(why),
             RemovedReason::Closed => {
-                self.note_lost(CLOSED);
+                self.note_lost(&IdleLinkFailure::CLOSED);
                 self.note_leaving(false);
             }
         }
@@ -230,10 +234,10 @@ impl PeerLinks {
         self.goodbye.note_retired(is_last && self.counts.count(LinkActivity::Full) == 0);
     }
 
-    pub fn note_lost(&mut self, why: &str) {
+    pub fn note_lost(&mut self, why: &IdleLinkFailure) {
         self.goodbye.note_failure();
         self.failures += 1;
-        self.last_error = Some(format!("ready link lost: {why}"));
+        self.last_fault = Some(why.fault());
         self.seen = Instant::now();
     }
 
@@ -258,11 +262,12 @@ impl PeerLinks {
             target: self.target,
             at_maximum: ready < self.target && self.counts.links() >= self.maximum,
             failures: self.failures,
-            last_error: self.last_error.clone().or_else(|| goodbye.map(Into::into)),
+            last_error: goodbye.map(Into::into),
             protocol: Some(protocol.into()),
             serves,
             ..PoolRow::new(Half::Dmz, service)
         }
+        .with_fault(self.last_fault.clone())
         .with_links(&self.counts)
     }
 }
@@ -297,8 +302,8 @@ pub fn forget_departed(lanes: &mut Vec<PeerLinks>) {
 }
 
 /// The row of a service that no peer offers, or none as it is carried here.
-pub fn row_without_peer(service: &ServiceName, target: usize, why: String) -> PoolRow {
-    PoolRow { target, last_error: Some(why), ..PoolRow::new(Half::Dmz, service.to_string()) }
+pub fn row_without_peer(service: &ServiceName, target: usize, why: LinkFault) -> PoolRow {
+    PoolRow { target, ..PoolRow::new(Half::Dmz, service.to_string()) }.with_fault(Some(why))
 }
 
 #[cfg(test)]
@@ -345,7 +350,7 @@ mod tests {
         (one.succession, other.succession) = (Succession::long_ago(), Succession::long_ago());
         let mut lanes = vec![one, other];
         drop(link);
-        lanes[1].note_lost("reset");
+        lanes[1].note_lost(&IdleLinkFailure::CLOSED);
         forget_departed(&mut lanes);
         assert_eq!(lanes.len(), 2, "it is lost, and the first is no other than before");
         let (back, _back) = began(3);
@@ -368,18 +373,18 @@ mod tests {
             says(&mut lane);
             lane.is_remembered()
         };
-        assert!(remembered(|lane| lane.note_lost("reset")), "killed");
+        assert!(remembered(|lane| lane.note_lost(&IdleLinkFailure::CLOSED)), "killed");
         assert!(!remembered(|lane| lane.note_leaving(true)), "it drains");
         assert!(!remembered(|lane| lane.note_leaving(false)), "its last link retired");
         let cut_while_it_drains = |lane: &mut PeerLinks| {
             lane.note_leaving(true);
-            lane.note_lost("reset");
+            lane.note_lost(&IdleLinkFailure::CLOSED);
         };
         assert!(!remembered(cut_while_it_drains));
         let back_and_killed = |lane: &mut PeerLinks| {
             lane.note_leaving(true);
             lane.note_seen();
-            lane.note_lost("reset");
+            lane.note_lost(&IdleLinkFailure::CLOSED);
         };
         assert!(remembered(back_and_killed));
         let mut drains = lane();
@@ -392,7 +397,7 @@ mod tests {
         );
         drop(carries);
         let mut killed = lane();
-        killed.note_lost("reset");
+        killed.note_lost(&IdleLinkFailure::CLOSED);
         assert!(killed.is_remembered_when(Some(Duration::from_secs(3600))), "an hour later");
         assert!(!killed.is_remembered_when(Some(REMEMBERED)));
         let mut busy = lane();

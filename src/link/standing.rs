@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     GOODBYE, LINGERING_CLOSE, Peer,
+    failure::IdleLinkFailure,
     handshake::CarriesMismatch,
     keeper::LIVED,
     link_guard::LinkGuard,
@@ -47,7 +48,6 @@ use crate::{
 /// What a gateway says that it is.
 pub const SOFTWARE: &str = concat!("portcullis ", env!("CARGO_PKG_VERSION"));
 /// Why a link ends whose other end has shown what was revoked.
-const REVOKED: &str = "the certificate of the other gateway was revoked";
 /// Sessions in a row for services that were not offered.
 const MISTAKES_MAX: u32 = 32;
 
@@ -221,7 +221,7 @@ impl StandingLink {
                     return StandingEvent::Leaves(FrameType::Retire);
                 }
                 () = wait_until(self.revoked_by), if self.revoked_by.is_some() => {
-                    return StandingEvent::Ended(IdleLossReason::Failed(REVOKED.into()));
+                    return StandingEvent::Ended(IdleLossReason::Failed(IdleLinkFailure::Revoked));
                 }
                 () = self.load.changed() => {
                     self.guard.iter_mut().for_each(|guard| guard.set_room(self.load.room()));
@@ -334,21 +334,20 @@ impl StandingLink {
 
     fn reason(&self, loss: &LinkLoss) -> IdleLossReason {
         match (loss, self.heard) {
-            _ if self.revoked_by.is_some() => IdleLossReason::Failed(REVOKED.into()),
-            (LinkLoss::Broken(_), _) => {
-                let reason = loss.to_string();
-                self.guard.iter().for_each(|guard| guard.counts().note_violation(reason.clone()));
-                IdleLossReason::Failed(reason)
+            _ if self.revoked_by.is_some() => IdleLossReason::Failed(IdleLinkFailure::Revoked),
+            (LinkLoss::Broken(how), _) => {
+                self.guard.iter().for_each(|guard| guard.counts().note_violation(how.clone()));
+                IdleLossReason::Failed(IdleLinkFailure::Link(loss.clone()))
             }
             (LinkLoss::Closed, Some(FrameType::Drain)) => IdleLossReason::Drained,
             // A link that its other end lets go as soon as it stands has failed: another would fare alike. One
             // that this end has asked for is none of the other's doing.
             (LinkLoss::Closed, Some(_)) if !self.has_asked && !self.has_carried && self.stood() < LIVED => {
-                IdleLossReason::Failed("the other gateway lets new links go at once".into())
+                IdleLossReason::Failed(IdleLinkFailure::LetGoAtOnce)
             }
             (LinkLoss::Closed, Some(_)) => IdleLossReason::Retired,
             (LinkLoss::Closed, None) if self.has_asked => IdleLossReason::Retired,
-            (loss, _) => IdleLossReason::Failed(loss.to_string()),
+            (loss, _) => IdleLossReason::Failed(IdleLinkFailure::Link(loss.clone())),
         }
     }
 

@@ -60,6 +60,19 @@ pub struct StepReport {
     /// The one thing to do next, on a failure.
     pub advice: Option<String>,
     pub milliseconds: u64,
+    /// What whoever merges the walks has to know of a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<StepFailure>,
+}
+
+/// A failure that somebody else may know more of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepFailure {
+    /// Its links did not come about in time: what the other half has met may tell why.
+    NotReady,
+    /// The port of forward mode is open, and it was seen who holds it.
+    PortHolderSeen,
 }
 
 /// What a step's check says; the time it took is added by whoever walks.
@@ -68,24 +81,30 @@ pub struct StepFinding {
     pub result: StepResult,
     pub seen: String,
     pub advice: Option<String>,
+    pub failure: Option<StepFailure>,
 }
 
 impl StepFinding {
     pub fn pass(seen: impl Into<String>) -> Self {
-        Self { result: StepResult::Pass, seen: seen.into(), advice: None }
+        Self { result: StepResult::Pass, seen: seen.into(), advice: None, failure: None }
     }
 
     pub fn skip(why: impl Into<String>) -> Self {
-        Self { result: StepResult::Skip, seen: why.into(), advice: None }
+        Self { result: StepResult::Skip, seen: why.into(), advice: None, failure: None }
     }
 
     pub fn fail(seen: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { result: StepResult::Fail, seen: seen.into(), advice: Some(advice.into()) }
+        Self { result: StepResult::Fail, seen: seen.into(), advice: Some(advice.into()), failure: None }
+    }
+
+    /// The same failure, of this kind.
+    pub fn of(self, failure: StepFailure) -> Self {
+        Self { failure: Some(failure), ..self }
     }
 
     pub fn at(self, step: CheckStep, took: std::time::Duration) -> StepReport {
-        let Self { result, seen, advice } = self;
-        StepReport { step, result, seen, advice, milliseconds: took.as_millis() as u64 }
+        let Self { result, seen, advice, failure } = self;
+        StepReport { step, result, seen, advice, milliseconds: took.as_millis() as u64, failure }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod format;
 pub mod health;
 pub mod histogram;
 pub mod history;
+pub mod link_cause;
 pub mod log;
 pub mod metrics;
 pub mod notices;

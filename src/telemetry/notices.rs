@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    link_cause::LinkCause,
     log::{self, NoticeLine},
     rate_limited::{LogKind, RateLimitedLog},
     snapshot::{Notice, NoticeLevel},
@@ -80,6 +81,14 @@ impl NoticeLog {
         }
     }
 
+    /// The same of a link that was rejected.
+    pub fn warn_rejected_link(&self, cause: LinkCause, text: impl Into<String>) {
+        if self.limited.admits(LogKind::LinkRejected) {
+            let line = LogKind::LinkRejected.event().line(text);
+            self.push(NoticeLevel::Warn, NoticeLine { rejected_link: Some(cause), ..line });
+        }
+    }
+
     /// The limits of such lines that are none of the operator's business.
     pub fn limited(&self) -> &Arc<RateLimitedLog> {
         &self.limited
@@ -95,18 +104,23 @@ impl NoticeLog {
         kept.iter().map(with_count).collect()
     }
 
-    fn push(&self, level: NoticeLevel, NoticeLine { event, text: line }: NoticeLine) {
+    fn push(&self, level: NoticeLevel, line: NoticeLine) {
+        let NoticeLine { event, text: line, rejected_link } = line;
         let line = text::clean_text(&line, TEXT_CHARS_MAX);
         match level {
             NoticeLevel::Info => tracing::info!(%event, "{line}"),
             NoticeLevel::Warn => tracing::warn!(%event, "{line}"),
             NoticeLevel::Error => tracing::error!(%event, "{line}"),
         }
-        self.push_logged(level, line);
+        self.keep(level, line, rejected_link);
     }
 
     /// Keeps a line that has its own line in the log already.
     pub fn push_logged(&self, level: NoticeLevel, line: String) {
+        self.keep(level, line, None);
+    }
+
+    fn keep(&self, level: NoticeLevel, line: String, rejected_link: Option<LinkCause>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (cause, at) = (text::cause(&line), Instant::now());
         let is_same = |kept: &Kept| {
@@ -114,7 +128,7 @@ impl NoticeLog {
         };
         let same = kept.iter().rposition(is_same);
         let count = same.and_then(|place| kept.remove(place)).map_or(1, |kept| kept.count + 1);
-        let notice = Notice { gateway: None, time: log::utc_now(), level, text: line };
+        let notice = Notice { gateway: None, time: log::utc_now(), level, text: line, rejected_link };
         kept.push_back(Kept { notice, cause, count, at });
         if kept.len() > KEPT_MAX {
             kept.pop_front();

@@ -1,8 +1,11 @@
 //! Empty snapshot rows to be filled in, and what several fields of a row mean together.
 
-use super::snapshot::{
-    DescriptorUsage, GatewayPhase, MonitorCounts, PoolRow, PoolState, ReloadCounts, ServicePhase, ServiceRow,
-    Snapshot, TrafficTotals,
+use super::{
+    link_cause::LinkFault,
+    snapshot::{
+        DescriptorUsage, GatewayPhase, MonitorCounts, PoolRow, PoolState, ReloadCounts, ServicePhase,
+        ServiceRow, Snapshot, TrafficTotals,
+    },
 };
 use crate::profile::{Half, Mode};
 
@@ -98,6 +101,7 @@ impl PoolRow {
             misses: 0,
             failures: 0,
             last_error: None,
+            last_cause: None,
             held: None,
             at_maximum: false,
             gone_seconds: None,
@@ -118,6 +122,12 @@ impl PoolRow {
             certificate_days: None,
             links: Vec::new(),
         }
+    }
+
+    /// The same with what is wrong with its links, where that is known.
+    pub fn with_fault(self, fault: Option<LinkFault>) -> Self {
+        let Some(LinkFault { cause, words }) = fault else { return self };
+        Self { last_error: Some(words), last_cause: Some(cause), ..self }
     }
 
     /// Whether no link of its stands, and one did.

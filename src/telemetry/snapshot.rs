@@ -31,6 +31,7 @@ pub use sessions::{EndedRow, SessionPhase, SessionRow};
 use super::{
     duration_buckets::DurationCounts,
     failures::FailureRow,
+    link_cause::LinkCause,
     requests::RequestCounts,
     verdict::{
         Alert, CertificateRow, DrainRequest, Health, Readiness, RefusalRow, RevocationListRow, ServiceLack,
@@ -295,6 +296,9 @@ pub struct PoolRow {
     /// Dials, handshakes and ready links that failed.
     pub failures: u64,
     pub last_error: Option<String>,
+    /// What that comes down to, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_cause: Option<LinkCause>,
     /// The state for eyes: a worse one shows at once, a better one when it has lasted a second.
     #[serde(default)]
     pub held: Option<PoolState>,

@@ -12,7 +12,10 @@ use crate::{
     },
     profile::{ConfinePolicy, InternalMode, LinkAddress, Mode, Profile},
     source::{ChosenProfile, ProfileSource},
-    telemetry::{checklist::StepFinding, snapshot::Snapshot},
+    telemetry::{
+        checklist::{StepFailure, StepFinding},
+        snapshot::Snapshot,
+    },
     text,
 };
 
@@ -126,13 +129,16 @@ impl VerifyRun {
         match dial::dial(&at, KNOCK).await {
             Err(error) => Ok(format!("the port of forward mode is closed: {error}")),
             Ok(_) => {
-                let by =
-                    sockets::port_holder(at.port).map(|holder| format!(" ({holder})")).unwrap_or_default();
-                let seen = format!("the port of forward mode, {at}, is open{by}");
-                Err(StepFinding::fail(
-                    seen,
+                let holder = sockets::port_holder(at.port);
+                let by = holder.as_ref().map(|holder| format!(" ({holder})")).unwrap_or_default();
+                let found = StepFinding::fail(
+                    format!("the port of forward mode, {at}, is open{by}"),
                     "stop the program that listens there; if it is a gateway, switch it to reverse",
-                ))
+                );
+                Err(match holder {
+                    Some(_) => found.of(StepFailure::PortHolderSeen),
+                    None => found,
+                })
             }
         }
     }

@@ -25,6 +25,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::probe_failure::{ProbeCause, ProbeEnd, ProbeFailure};
 use crate::{
     accept::{
         ServeSession,
@@ -36,6 +37,7 @@ use crate::{
     profile::{AcceptTls, Problem, ServiceName},
     telemetry::{
         end::{EndedBy, SessionEnd},
+        link_cause::LinkCause,
         snapshot::SessionPhase,
     },
     tls::edge::TlsClient,
@@ -45,7 +47,8 @@ use crate::{
 pub const WITHIN: Duration = Duration::from_secs(10);
 /// SOCKS5 cannot express every refusal: one that it cannot shows as a cut within this time.
 const CUT_WITHIN: Duration = Duration::from_millis(500);
-const WORDLESS: &str = "its session ended without a word; this is a bug";
+/// Nothing that is known how to change.
+const OTHER: ProbeCause = ProbeCause::Link(LinkCause::Other);
 
 /// Where a probe of a service enters.
 #[derive(Debug, Clone)]
@@ -89,7 +92,7 @@ pub struct PendingProbe {
     by_tls: bool,
     /// Where it goes, if not to the same place as sessions of its service.
     pub connector: Option<Arc<Connector>>,
-    pub ended: oneshot::Sender<SessionEnd>,
+    pub ended: oneshot::Sender<ProbeEnd>,
 }
 
 impl PendingProbes {
@@ -122,9 +125,9 @@ impl PendingProbes {
         entry: &ProbeEntry,
         way: Option<Connector>,
         passage: ProbePassage<'_>,
-    ) -> Result<Duration, SessionEnd> {
+    ) -> Result<Duration, ProbeFailure> {
         let port = local_address_of(entry.at);
-        let no_socket = |error| internal_end(format!("no socket for a probe: {error}"));
+        let no_socket = |error| internal_failure(OTHER, format!("no socket for a probe: {error}"));
         let (end, ended) = oneshot::channel();
         let by_tls = entry.tls.is_some();
         let sent =
@@ -154,7 +157,8 @@ impl PendingProbes {
         self.remove(from);
         result.unwrap_or_else(|_| {
             let reason = format!("the probe did not come back within {}s", WITHIN.as_secs());
-            Err(SessionEnd { who: EndedBy::Time, phase: SessionPhase::Relaying, reason })
+            let end = SessionEnd { who: EndedBy::Time, phase: SessionPhase::Relaying, reason };
+            Err(ProbeFailure { end, cause: OTHER })
         })
     }
 
@@ -184,15 +188,17 @@ async fn run_probe(
     opened: impl Future<Output = io::Result<TcpStream>>,
     port: SocketAddr,
     tls: Option<&TlsClient>,
-    ended: oneshot::Receiver<SessionEnd>,
+    ended: oneshot::Receiver<ProbeEnd>,
     is_unmet: impl Fn() -> bool,
-) -> Result<Duration, SessionEnd> {
+) -> Result<Duration, ProbeFailure> {
     let began = Instant::now();
     let stream = match opened.await {
         Ok(stream) => stream,
-        Err(error) if is_unmet() => return Err(internal_end(format!("client port {port}: {error}"))),
+        Err(error) if is_unmet() => {
+            return Err(internal_failure(ProbeCause::ClientPort, format!("client port {port}: {error}")));
+        }
         // Refused so soon that the reset has come before this call returned.
-        Err(_) => return Err(ended.await.unwrap_or_else(|_| internal_end(WORDLESS.into()))),
+        Err(_) => return Err(ended.await.map_or_else(|_| wordless_failure(), ProbeFailure::from)),
     };
     // It is timed, and its word must not wait for an acknowledgement of the handshake.
     let _ = stream.set_nodelay(true);
@@ -201,7 +207,7 @@ async fn run_probe(
         Some(tls) => tls
             .connect(stream, b"")
             .await
-            .map_err(|error| internal_end(format!("its clients' TLS: {error}")))?,
+            .map_err(|error| internal_failure(ProbeCause::ClientTls, format!("its clients' TLS: {error}")))?,
     };
     let word = fastrand::u128(..).to_be_bytes();
     let exchange = async {
@@ -217,17 +223,15 @@ async fn run_probe(
     if let Err(error) = &exchanged
         && is_unmet()
     {
-        return Err(internal_end(format!("client port {port}: it was let in by no door: {error}")));
+        let reason = format!("client port {port}: it was let in by no door: {error}");
+        return Err(internal_failure(ProbeCause::ClientPort, reason));
     }
-    let end = match ended.await {
-        Ok(end) => end,
-        Err(_) => return Err(internal_end(WORDLESS.into())),
-    };
+    let Ok(ended) = ended.await else { return Err(wordless_failure()) };
     match exchanged {
-        Ok(_) if end.who != EndedBy::Nobody => Err(end),
+        Ok(_) if ended.end.who != EndedBy::Nobody => Err(ended.into()),
         Ok((heard, took)) if heard == word => Ok(took),
-        Ok(_) => Err(internal_end("other bytes came back than were sent; this is a bug".into())),
-        Err(_) => Err(end),
+        Ok(_) => Err(internal_failure(OTHER, "other bytes came back than were sent; this is a bug".into())),
+        Err(_) => Err(ended.into()),
     }
 }
 
@@ -247,8 +251,13 @@ pub async fn is_refused_after_grant(stream: &mut NetStream) -> bool {
     heard.await.unwrap_or(false)
 }
 
-fn internal_end(reason: String) -> SessionEnd {
-    SessionEnd { who: EndedBy::Internal, phase: SessionPhase::Negotiating, reason }
+fn wordless_failure() -> ProbeFailure {
+    internal_failure(OTHER, "its session ended without a word; this is a bug".into())
+}
+
+fn internal_failure(cause: ProbeCause, reason: String) -> ProbeFailure {
+    let end = SessionEnd { who: EndedBy::Internal, phase: SessionPhase::Negotiating, reason };
+    ProbeFailure { end, cause }
 }
 
 /// Where a port is reached from this machine.

@@ -38,9 +38,10 @@ use crate::{
     },
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
-        checklist::{CheckStep, StepFinding, VerifyReport},
+        checklist::{CheckStep, StepFailure, StepFinding, VerifyReport},
+        link_cause::{LinkCause, LinkFault},
         log,
-        snapshot::{NoticeLevel, PoolRow, PoolState, Snapshot},
+        snapshot::{PoolRow, PoolState, Snapshot},
     },
     text,
     tls::edge::EdgeTls,
@@ -48,8 +49,6 @@ use crate::{
 
 /// The mode under test must be ready by then, or its step fails.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-/// How a step begins whose links did not come about; what the other half met may tell why.
-pub const NOT_READY: &str = "not ready within";
 
 /// The parts of the other mode, opened beside those in force for a run alone; dropping them closes them.
 pub trait TrialParts: Send + Sync {
@@ -68,6 +67,15 @@ pub enum TrialError {
     Bind(BindError),
     #[error("the gateway is stopping")]
     Stopping,
+}
+
+impl From<&TrialError> for LinkCause {
+    fn from(error: &TrialError) -> Self {
+        match error {
+            TrialError::Bind(error) => error.into(),
+            TrialError::Files(_) | TrialError::Stopping => Self::Other,
+        }
+    }
 }
 
 /// What a run of the checklist needs from its gateway.
@@ -135,8 +143,7 @@ impl VerifyRun {
             _ if self.profile.mode == mode => None,
             Some(Ok(trial)) => Some(&**trial),
             Some(Err(error)) => {
-                let why = error.to_string();
-                return StepFinding::fail(why.clone(), advice::advise_on_link(&why));
+                return StepFinding::fail(error.to_string(), advice::advise_on_link(error.into()));
             }
             None => return StepFinding::skip(self.skip_reason(mode)),
         };
@@ -208,13 +215,8 @@ impl VerifyRun {
                 return Ok(rows);
             }
             if began.elapsed() >= READY_WITHIN {
-                let mut seen = join(rows.iter().filter(|row| !is_healthy(row)).map(describe_pool));
-                if let Some(told) = refused_link(&snapshot, &since) {
-                    seen = format!("{seen}; last {told}");
-                }
-                let advice = advice::advise_on_link(&seen);
-                let seen = format!("{NOT_READY} {}s: {seen}", READY_WITHIN.as_secs());
-                return Err(StepFinding::fail(seen, advice));
+                rows.retain(|row| !is_healthy(row));
+                return Err(not_ready_finding(&rows, refused_link(&snapshot, &since)));
             }
         }
     }
@@ -232,9 +234,10 @@ impl VerifyRun {
                     let within = entry.tls.as_ref().map(|_| format!(" within the TLS of {at}"));
                     came_back.push(format!("{service} in {}{}", format_ms(took), within.unwrap_or_default()));
                 }
-                Err(end) => {
-                    let seen = format!("probe of `{service}` through {at}: {end}");
-                    return StepFinding::fail(seen.clone(), advice::advise_on_probe(service.as_str(), &seen));
+                Err(failure) => {
+                    let seen = format!("probe of `{service}` through {at}: {}", failure.end);
+                    let advice = advice::advise_on_probe(service.as_str(), failure.cause);
+                    return StepFinding::fail(seen, advice);
                 }
             }
         }
@@ -418,12 +421,29 @@ pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
 }
 
 /// The last link that this half has turned away since then, in the words of its notice.
-pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<String> {
-    let mut lines = snapshot.notices.iter().rev();
-    let found = lines.find(|line| {
-        line.level >= NoticeLevel::Warn && line.time.as_str() >= since && line.text.starts_with("link from")
-    });
-    found.map(|line| line.text.clone())
+pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<LinkFault> {
+    let mut lines = snapshot.notices.iter().rev().filter(|line| line.time.as_str() >= since);
+    lines.find_map(|line| Some(LinkFault::new(line.rejected_link?, line.text.as_str())))
+}
+
+/// What is told of links that did not come about.
+fn not_ready_finding(rows: &[PoolRow], refused: Option<LinkFault>) -> StepFinding {
+    let mut seen = join(rows.iter().map(describe_pool));
+    if let Some(refused) = &refused {
+        seen = format!("{seen}; last {}", refused.words);
+    }
+    let causes = rows.iter().filter_map(|row| row.last_cause).chain(refused.map(|refused| refused.cause));
+    let advice = match rows.iter().any(has_too_few) {
+        true => advice::LINKS_ARE_BOUNDED,
+        false => advice::advise_on_link(causes.min().unwrap_or(LinkCause::Other)),
+    };
+    let seen = format!("not ready within {}s: {seen}", READY_WITHIN.as_secs());
+    StepFinding::fail(seen, advice).of(StepFailure::NotReady)
+}
+
+/// Some links stand: what the others meet is a bound, not a fault of the set-up.
+fn has_too_few(row: &PoolRow) -> bool {
+    (1..row.target).contains(&row.ready)
 }
 
 /// Describes a pool row in words.
@@ -438,7 +458,7 @@ fn describe_pool(row: &PoolRow) -> String {
     if target == 0 && row.state == PoolState::Healthy {
         return format!("a link of its own for each session, {who}{address}{protocol}");
     }
-    let only = if (1..target).contains(&ready) { "only " } else { "" };
+    let only = if has_too_few(row) { "only " } else { "" };
     format!("{only}{ready} of {target} links ready{of}, {who}{address}{protocol}{why}")
 }
 

@@ -363,6 +363,7 @@ pub fn hostile() -> Snapshot {
         time: "\u{1b}now".into(),
         level: NoticeLevel::Error,
         text: bad,
+        rejected_link: None,
     });
     snapshot.totals = TrafficTotals {
         sessions_open: u64::MAX,
@@ -504,6 +505,7 @@ pub fn notices() -> Vec<Notice> {
         time: format!("2026-01-31T14:01:{second:02}.123Z"),
         level,
         text: text.into(),
+        rejected_link: None,
     };
     vec![
         notice(1, NoticeLevel::Info, "gateway runs profile reverse"),

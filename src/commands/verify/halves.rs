@@ -24,8 +24,11 @@ use crate::{
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     systemd,
     tasks::Tasks,
-    telemetry::checklist::{CheckStep, StepFinding, VerifyReport},
-    verify::steps,
+    telemetry::{
+        checklist::{CheckStep, StepFinding, VerifyReport},
+        link_cause::{LinkCause, LinkFault},
+    },
+    verify::{advice, steps},
 };
 
 /// A half answers, and ends, within this time.
@@ -51,6 +54,23 @@ pub enum TrialHalvesError {
     Ended(String),
     #[error("the internal half does not answer within {}s", PROMPT.as_secs())]
     Silent,
+}
+
+impl TrialHalvesError {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Bind(EngineStartError::Bind(error)) => advice::advise_on_link(error.into()),
+            // The last words of a process are words.
+            Self::Ended(_) => "correct what that line names, or stop the program that holds it",
+            Self::Bind(EngineStartError::Audit(_))
+            | Self::Profile(_)
+            | Self::Socket(_)
+            | Self::Program(_)
+            | Self::Spawn(_)
+            | Self::Silent => advice::advise_on_link(LinkCause::Other),
+        }
+    }
 }
 
 /// What runs of a profile.
@@ -132,7 +152,7 @@ impl TrialHalves {
     }
 
     /// The last link that the internal half has turned away or lost since then.
-    pub async fn refused_link(&self, since: &str) -> Option<String> {
+    pub async fn refused_link(&self, since: &str) -> Option<LinkFault> {
         match self.child.as_ref()?.ask(Command::Status).await {
             CommandAnswer::Status(snapshot) => steps::refused_link(&snapshot, since),
             _ => None,

@@ -28,7 +28,7 @@ use crate::{
     profile::Mode,
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
-        checklist::{CheckStep, StepFinding, StepReport, StepResult, VerifyReport},
+        checklist::{CheckStep, StepFailure, StepFinding, StepReport, StepResult, VerifyReport},
         log,
     },
     verify::{advice, closed, steps},
@@ -210,16 +210,15 @@ impl OwnVerifyRun<'_> {
         let halves = match started {
             Ok(halves) => halves,
             Err(error) => {
-                let why = error.to_string();
-                return failed(StepFinding::fail(why.clone(), advice::advise_on_link(&why)));
+                return failed(StepFinding::fail(error.to_string(), error.advice()));
             }
         };
         let steps = if mode == Mode::Reverse { vec![step, CheckStep::Closed] } else { vec![step] };
         let mut report = halves.verify(steps).await;
-        let first = report.steps.first_mut().filter(|walked| walked.seen.starts_with(steps::NOT_READY));
-        if let (Some(walked), Some(told)) = (first, halves.refused_link(&since).await) {
-            walked.seen = format!("{}; the internal half says: {told}", walked.seen);
-            walked.advice = Some(advice::advise_on_link(&told));
+        let first = report.steps.first_mut().filter(|walked| walked.failure == Some(StepFailure::NotReady));
+        if let (Some(walked), Some(refused)) = (first, halves.refused_link(&since).await) {
+            walked.seen = format!("{}; the internal half says: {}", walked.seen, refused.words);
+            walked.advice = Some(advice::advise_on_link(refused.cause).into());
         }
         halves.stop().await;
         name_port_holder(&mut report, &self.source, chosen);
@@ -229,10 +228,12 @@ impl OwnVerifyRun<'_> {
 
 /// Who holds the port of forward mode: a locked half sees no other process, and this one does.
 fn name_port_holder(report: &mut VerifyReport, source: &ProfileSource, chosen: &ChosenProfile) {
-    let is_open =
-        |walked: &&mut StepReport| walked.step == CheckStep::Closed && walked.result == StepResult::Fail;
-    let Some(walked) = report.steps.iter_mut().find(is_open) else { return };
-    if let Some(holder) = closed::forward_port_holder(source, chosen).filter(|by| !walked.seen.contains(by)) {
+    let is_unexplained = |walked: &&mut StepReport| {
+        let is_failed = walked.step == CheckStep::Closed && walked.result == StepResult::Fail;
+        is_failed && walked.failure != Some(StepFailure::PortHolderSeen)
+    };
+    let Some(walked) = report.steps.iter_mut().find(is_unexplained) else { return };
+    if let Some(holder) = closed::forward_port_holder(source, chosen) {
         walked.seen = format!("{}; the port of forward mode is held by {holder}", walked.seen);
     }
 }

@@ -35,7 +35,7 @@ use crate::{
         socks5,
     },
     telemetry::{
-        rate_limited::LogKind,
+        link_cause::LinkCause,
         snapshot::{PoolRow, ServicePhase},
     },
     tls::{edge::EdgeTls, link::LinkIdentity},
@@ -402,21 +402,20 @@ impl LinkIntake {
     async fn take_in_link(self, linked: EstablishedLink) {
         let who = linked.link.peer().label();
         for unlike in self.pool.note_offer(&linked) {
-            self.common.notices.warn_limited(LogKind::LinkRejected, format!("link from {who}: {unlike}"));
+            self.common.notices.warn_rejected_link(LinkCause::Other, format!("link from {who}: {unlike}"));
         }
         if !linked.grant.granted.is_empty() {
             let Err(refused) = self.pool.take_in(linked) else { return };
             let line =
                 format!("link from {who} refused: it has as many links as it may, or too many addresses");
-            self.common.notices.warn_limited(LogKind::LinkRejected, line);
+            self.common.notices.warn_rejected_link(LinkCause::Other, line);
             let kind = self.pool.leave_kind();
             return refused.close_gracefully(kind).await;
         }
         if linked.mismatches.is_empty() {
             let why = "it offers no service that is known here and allows it in its `peers`";
-            self.common
-                .notices
-                .warn_limited(LogKind::LinkRejected, format!("link from {who} refused: {why}"));
+            let line = format!("link from {who} refused: {why}");
+            self.common.notices.warn_rejected_link(LinkCause::NoKnownService, line);
         }
         linked.link.close_gracefully(FrameType::Retire).await;
     }
@@ -436,7 +435,7 @@ impl LinkIntake {
         if let Some((refusal, why)) = refusal {
             let who = peer.label();
             let line = format!("link from {who} for `{service}` refused: {why}");
-            self.common.notices.warn_limited(LogKind::LinkRejected, line);
+            self.common.notices.warn_rejected_link(LinkCause::Other, line);
             return handshake::refuse(stream, refusal).await;
         }
         let granted = tokio::time::timeout(

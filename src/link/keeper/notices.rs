@@ -2,7 +2,7 @@
 
 use super::{DialledStream, EstablishedLink, LinkKeeper};
 use crate::{
-    link::{dial_state::DialFailure, standing::SOFTWARE},
+    link::{dial_state::DialFailure, failure::LinkFailure, standing::SOFTWARE},
     profile::{Half, ServiceName},
     proto::{multiplex::PROTOCOL_NAME, socks5},
     telemetry::{log::LogEvent, rate_limited::LogKind},
@@ -20,7 +20,7 @@ impl LinkKeeper {
     pub(super) fn report_failed(
         &self,
         service: Option<&ServiceName>,
-        error: &str,
+        error: &LinkFailure,
         failure: DialFailure,
         is_first: bool,
     ) {
@@ -85,16 +85,13 @@ impl LinkKeeper {
 }
 
 /// Why a link can not be used for anything.
-pub(super) fn unused_reason(linked: &EstablishedLink) -> String {
+pub(super) fn unused_reason(linked: &EstablishedLink) -> LinkFailure {
     if !linked.mismatches.is_empty() {
-        return linked.mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        return LinkFailure::Mismatches(linked.mismatches.clone());
     }
     let offered: Vec<_> = linked.offer.services.iter().map(|of| of.name.to_string()).collect();
     match offered.is_empty() {
-        true => format!("{} is not among the `peers` of any service", linked.link.peer().label()),
-        false => format!(
-            "it knows none of {}, or it is not allowed for this gateway, or carries something else there",
-            offered.join(", ")
-        ),
+        true => LinkFailure::NothingAllowed(linked.link.peer().label()),
+        false => LinkFailure::NothingGranted(offered),
     }
 }

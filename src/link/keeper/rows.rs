@@ -50,7 +50,12 @@ impl LinkKeeper {
         let is_locked = self.is_locked(books);
         let row = self.dial_state(books, service.as_ref()).fill_row(row);
         if is_locked && row.ready == 0 && row.carrying == 0 {
-            return PoolRow { state: PoolState::Down, last_error: Some(LOCKED.into()), ..row };
+            return PoolRow {
+                state: PoolState::Down,
+                last_error: Some(LOCKED.into()),
+                last_cause: None,
+                ..row
+            };
         }
         PoolRow { last_error: row.last_error.or(unlike), ..row }
     }
@@ -73,7 +78,7 @@ impl LinkKeeper {
 
     /// Whether the last dial failed.
     pub fn is_down(&self) -> bool {
-        self.dial_state(&mut self.lock(), None).last_error.is_some()
+        self.dial_state(&mut self.lock(), None).last_fault.is_some()
     }
 
     /// Ready links wanted now.

@@ -128,8 +128,27 @@ pub enum LinkLoss {
     Silent,
     #[error("it broke the protocol: {0}")]
     Broken(#[from] PeerViolation),
-    #[error("{0}")]
-    Socket(String),
+    #[error(transparent)]
+    Socket(SocketError),
+}
+
+/// An error of a socket, which all who ask for it get.
+#[derive(Debug, Clone, Error)]
+#[error(transparent)]
+pub struct SocketError(Arc<io::Error>);
+
+impl PartialEq for SocketError {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0.kind(), self.0.raw_os_error()) == (other.0.kind(), other.0.raw_os_error())
+    }
+}
+
+impl Eq for SocketError {}
+
+impl From<io::Error> for SocketError {
+    fn from(error: io::Error) -> Self {
+        Self(Arc::new(error))
+    }
 }
 
 /// A session's owner, as the link's task sees it: told once how it ended; gone, it cuts the session.

@@ -136,7 +136,7 @@ impl Outgoing {
     }
 
     fn poll_flush(&mut self, stream: &mut NetStream, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
-        let socket = |error: std::io::Error| LinkLoss::Socket(error.to_string());
+        let socket = |error: std::io::Error| LinkLoss::Socket(error.into());
         while !self.unwritten.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, &self.unwritten) {
                 Poll::Ready(Ok(0)) => return Err(LinkLoss::Cut),
@@ -173,7 +173,7 @@ impl Outgoing {
     ) -> Result<(), LinkLoss> {
         let taken = match Pin::new(&mut *stream).poll_write(cx, bytes) {
             Poll::Ready(Ok(count)) => count,
-            Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.to_string())),
+            Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.into())),
             Poll::Pending => 0,
         };
         self.unwritten = bytes[taken..].to_vec();

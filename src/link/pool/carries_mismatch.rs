@@ -55,14 +55,14 @@ impl CarriesMismatches {
     }
 
     /// Why a service can not be had from a peer that offers it.
-    pub fn of_service(&self, service: &ServiceName) -> Option<String> {
+    pub fn of_service(&self, service: &ServiceName) -> Option<&CarriesMismatch> {
         let of = self.0.iter().filter(|((of, _), _)| of == service);
-        of.min_by_key(|((_, peer), _)| peer.label()).map(|(_, heard)| heard.unlike.to_string())
+        of.min_by_key(|((_, peer), _)| peer.label()).map(|(_, heard)| &heard.unlike)
     }
 
     /// What can not be had from a peer, by the first of its services.
-    pub fn of_peer(&self, peer: &Peer) -> Option<String> {
+    pub fn of_peer(&self, peer: &Peer) -> Option<&CarriesMismatch> {
         let of = self.0.iter().filter(|((_, of), _)| of == peer);
-        of.min_by_key(|((service, _), _)| service).map(|(_, heard)| heard.unlike.to_string())
+        of.min_by_key(|((service, _), _)| service).map(|(_, heard)| &heard.unlike)
     }
 }

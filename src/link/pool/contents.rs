@@ -144,7 +144,8 @@ impl PoolContents {
             return Some(TakeError::ServiceClosed(closed));
         }
         let is_served = self.peers.iter().any(|lane| lane.serves.serves(service));
-        self.mismatches.of_service(service).filter(|_| !is_served).map(TakeError::Unlike)
+        let mismatch = self.mismatches.of_service(service).filter(|_| !is_served);
+        mismatch.cloned().map(TakeError::CarriesMismatch)
     }
 
     /// How a service stands that every peer with links has closed; of several the one that opens first, if any.

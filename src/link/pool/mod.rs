@@ -29,6 +29,7 @@ pub use take_error::{ServiceClosed, TakeError};
 
 use super::{
     Peer,
+    failure::IdleLinkFailure,
     generation::TermsGeneration,
     handshake::{CarriesMismatch, EstablishedLink, close_lingering},
     idle_link::{self, IdleLink, RemovedReason},
@@ -275,7 +276,7 @@ impl Pool {
         let loss = match gone {
             RemovedReason::Taken => return,
             RemovedReason::Lost(why) => IdleLossReason::Failed(why),
-            RemovedReason::Closed => IdleLossReason::Failed(idle_link::CLOSED.into()),
+            RemovedReason::Closed => IdleLossReason::Failed(IdleLinkFailure::CLOSED),
         };
         lost.into_iter().for_each(|lost| lost(stood, loss.clone()));
     }

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     profile::ServiceName,
-    telemetry::snapshot::{PoolRow, PoolState},
+    telemetry::{
+        link_cause::{LinkCause, LinkFault},
+        snapshot::{PoolRow, PoolState},
+    },
 };
 
 impl Pool {
@@ -22,7 +25,8 @@ impl Pool {
         unlikes.forget(|peer| lanes.iter().any(|lane| lane.peer == *peer && lane.counts.links() > 0));
         let row = |lane: &PeerLinks| {
             let row = lane.row();
-            PoolRow { last_error: row.last_error.or_else(|| unlikes.of_peer(&lane.peer)), ..row }
+            let mismatch = || unlikes.of_peer(&lane.peer).map(ToString::to_string);
+            PoolRow { last_error: row.last_error.or_else(mismatch), ..row }
         };
         let mut rows: Vec<_> = lanes.iter().map(row).collect();
         let why = match self.was_offered() {
@@ -30,7 +34,9 @@ impl Pool {
             true => "no internal gateway has a link for this service; those that had one left in good order",
         };
         add_services(&books, services, why, &mut rows);
-        rows.sort_unstable_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));
+        rows.sort_unstable_by(|a, b| {
+            (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address))
+        });
         add_clients(&books, &mut rows);
         rows
     }
@@ -74,7 +80,9 @@ fn add_services<'a>(
         services.filter(|service| !rows.iter().any(|row| row.may_serve(service.as_str()))).collect();
     missing.sort_unstable();
     rows.extend(missing.into_iter().map(|service| {
-        let why = books.mismatches.of_service(service).unwrap_or_else(|| why.into());
+        let mismatch = books.mismatches.of_service(service);
+        let mismatch = mismatch.map(|mismatch| LinkFault::new(LinkCause::Other, mismatch.to_string()));
+        let why = mismatch.unwrap_or_else(|| LinkFault::new(LinkCause::NoInternalGateway, why));
         peer_links::row_without_peer(service, books.limits.prepared, why)
     }));
 }

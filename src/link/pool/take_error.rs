@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
-use crate::proto::multiplex::hello::OfferState;
+use crate::{link::handshake::CarriesMismatch, proto::multiplex::hello::OfferState};
 
 /// Why no link could be had.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
@@ -15,8 +15,8 @@ pub enum TakeError {
     ShareFull(usize),
     #[error("no link came within {}s", .0.as_secs_f32())]
     Late(Duration),
-    #[error("{0}")]
-    Unlike(String),
+    #[error(transparent)]
+    CarriesMismatch(CarriesMismatch),
     #[error("the service takes no sessions: {0}")]
     ServiceClosed(ServiceClosed),
     #[error("the pool has closed")]

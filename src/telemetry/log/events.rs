@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::telemetry::link_cause::LinkCause;
+
 macro_rules! log_events {
     ($($event:ident $name:literal [$($field:literal)*] $about:literal,)*) => {
         /// What a line of the log tells.
@@ -128,7 +130,7 @@ impl fmt::Display for LogEvent {
 impl LogEvent {
     /// A line for the operator that tells of it.
     pub fn line(self, text: impl Into<String>) -> NoticeLine {
-        NoticeLine { event: self, text: text.into() }
+        NoticeLine { event: self, text: text.into(), rejected_link: None }
     }
 }
 
@@ -143,4 +145,6 @@ impl<T: Into<String>> From<T> for NoticeLine {
 pub struct NoticeLine {
     pub event: LogEvent,
     pub text: String,
+    /// Of a link that was rejected: why.
+    pub rejected_link: Option<LinkCause>,
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::link_cause::LinkCause;
+
 /// One line worth an operator's eye.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
@@ -14,6 +16,9 @@ pub struct Notice {
     pub time: String,
     pub level: NoticeLevel,
     pub text: String,
+    /// Of a link that was rejected: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_link: Option<LinkCause>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -14,15 +14,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::link_session;
 use crate::{
+    gateway::link_session,
     link::{
         DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
+        failure::IdleLinkFailure,
         generation::TermsGeneration,
         handshake::{self, HandshakeError, HandshakeTerms, HelloRole, OfferDecision},
         liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
         multiplex::{
-            handle::{LocalSide, SessionFate},
+            handle::{LinkLoss, LocalSide, SessionFate},
             hearing::BEGUN,
             timing::ANSWER,
         },
@@ -32,6 +33,7 @@ use crate::{
     net::{dial, read_ahead::BelowTls, stream::NetStream, tcp},
     profile::{GatewaysOfName, HostPort, LinkAddress, LinkCarrier, ServiceName},
     proto::multiplex::{
+        PeerViolation,
         decoder::{FrameReader, HeardPiece},
         frame::{FrameType, LinkFrame},
         hello::ServerHello,
@@ -291,7 +293,8 @@ async fn check_begun(value: Duration) {
     // Read at the first turn, since it is here by then.
     link.tcp().expect("it is one").readable().await.expect("it lives");
     let reason = happens_after(value, ends(&mut link)).await;
-    assert!(matches!(&reason, IdleLossReason::Failed(why) if why.contains("begun")), "{reason:?}");
+    let IdleLossReason::Failed(IdleLinkFailure::Link(loss)) = reason else { panic!("{reason:?}") };
+    assert_eq!(loss, LinkLoss::Broken(PeerViolation::TooSlow));
 }
 
 async fn check_acknowledged(value: Duration) {

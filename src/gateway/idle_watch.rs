@@ -1,0 +1,85 @@
+//! When a relay looks at its session's sockets, and when the session has been idle for too long.
+//!
+//! A session on a shared link has no socket of its own to look at: `link::multiplex` watches for its `idle` itself
+//! (`IdleWatch`), and the link's pings tell whether the peer lives.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often a session's sockets are checked while data is in flight.
+pub(super) const LOOK: Duration = Duration::from_secs(2);
+/// The longest pause between two checks when there is nothing to check for.
+const REST: Duration = Duration::from_secs(30);
+
+/// When to look at a session's sockets. While nothing moves and nothing is on the way there is
+/// nothing to see that the kernel's keep-alive does not report, so an idle session sleeps.
+pub(super) struct SocketWatch {
+    idle: Option<Duration>,
+    bytes: u64,
+    /// Since when no byte has moved.
+    still_since: Instant,
+    busy: bool,
+    pub(super) awake: bool,
+}
+
+impl SocketWatch {
+    pub(super) fn new(bytes: u64, idle: Option<Duration>) -> Self {
+        Self { idle, bytes, still_since: Instant::now(), busy: true, awake: true }
+    }
+
+    /// When the next check is due.
+    pub(super) fn next_check(&self, now: Instant) -> Instant {
+        let pause = if self.busy { LOOK } else { REST };
+        let at = match self.idle {
+            Some(idle) => (now + pause.min(idle / 4)).min(self.still_since + idle),
+            None => now + pause,
+        };
+        at.max(now + Duration::from_millis(1))
+    }
+
+    /// Whether a sleeping watch has a reason to wake up.
+    pub(super) fn has_reason_to_wake(&mut self, bytes: u64, held: bool) -> bool {
+        let wakes = !(self.busy && self.awake) && (held || bytes != self.bytes);
+        self.busy |= wakes;
+        self.awake |= wakes;
+        wakes
+    }
+
+    /// Records the result of a check; true when nothing has moved for the service's `idle`.
+    pub(super) fn check(&mut self, bytes: u64, owed: bool) -> bool {
+        let moved = self.bytes != bytes;
+        if moved {
+            self.bytes = bytes;
+            self.still_since = Instant::now();
+        }
+        self.busy = moved || owed;
+        self.awake = self.busy || self.idle.is_some();
+        self.idle.is_some_and(|idle| self.still_since.elapsed() >= idle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_sleeps_while_nothing_is_on_the_way() {
+        let mut watch = SocketWatch::new(0, None);
+        assert!(!watch.check(5, false) && watch.awake, "bytes have moved");
+        assert!(!watch.check(5, true) && watch.awake, "some are not acknowledged");
+        assert!(!watch.check(5, false) && !watch.awake, "nothing is on the way");
+        assert!(!watch.has_reason_to_wake(5, false) && watch.has_reason_to_wake(6, false) && watch.awake);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn movement_starts_the_idle_time_anew() {
+        let mut watch = SocketWatch::new(0, Some(Duration::from_secs(3)));
+        let mut ended = Vec::new();
+        for bytes in [0, 0, 5, 5, 5, 5] {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            ended.push(watch.check(bytes, false));
+        }
+        assert_eq!(ended, [false, false, false, false, false, true]);
+    }
+}

@@ -1,0 +1,191 @@
+//! Whether a session may be served, and the places that it holds while it is.
+//!
+//! [`SessionPermits`] are made here alone, and nothing is relayed without them.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{
+    service::{Service, ServiceSettings, SessionPermit},
+    session::SessionContext,
+};
+#[cfg(test)]
+use {
+    crate::connect::{Connector, backend_group::BackendGroup},
+    crate::profile::{Backend, ServiceName},
+    crate::tls::edge::EdgeTls,
+    tokio_util::sync::CancellationToken,
+};
+
+use crate::{
+    accept::{SessionRequest, idle::IdleState},
+    admission::{
+        clients::{ClientAdmission, ClientPermit, ClientRefusal, LoginRefusal},
+        usage_table::{LimitReached, UsagePlace},
+    },
+    connect::ConnectFailure,
+    link::{
+        Peer,
+        shares::{GatewayShares, SharePermit},
+    },
+    profile::{Half, SessionLimits},
+    proto::Refusal,
+    telemetry::{
+        end::EndedBy,
+        registry::SessionCounters,
+        snapshot::{ServicePhase, SessionPhase},
+    },
+};
+
+/// What a session that may be served holds until it ends.
+#[derive(Debug)]
+pub(super) struct SessionPermits {
+    _client: ClientPermit,
+    _peer: Option<Box<UsagePlace<Arc<str>>>>,
+    _service: SessionPermit,
+    _backend: Option<Box<SharePermit>>,
+}
+
+#[cfg(test)]
+impl SessionPermits {
+    /// Those of the only session of a service.
+    pub(super) fn of_test() -> Self {
+        let name = ServiceName::parse("test").expect("a name");
+        let group = BackendGroup::new(&name, &Backend::Echo.into(), &EdgeTls::default());
+        let settings = ServiceSettings { sessions: 1, ..ServiceSettings::default() };
+        let connector = Connector::Direct(Arc::new(group));
+        let service = Service::new(name, settings, connector, CancellationToken::new());
+        let permit = service.admit(None).expect("its first session");
+        Self { _client: ClientPermit::default(), _peer: None, _service: permit, _backend: None }
+    }
+}
+
+/// Decides whether a session may be served.
+pub(super) fn admit_session(
+    asked: &mut SessionRequest,
+    service: &Arc<Service>,
+    settings: &ServiceSettings,
+    sessions: &SessionContext,
+    counters: &SessionCounters,
+) -> Result<SessionPermits, ConnectFailure> {
+    let half = asked.half;
+    let from = asked.peer.as_ref().map(Peer::label);
+    if half == Half::Internal && sessions.lockdown.locks_session(from.as_deref(), &service.name) {
+        return Err(ConnectFailure::here(EndedBy::Operator, Refusal::Unavailable, "it is locked".into()));
+    }
+    let (admission, client) = (std::mem::take(&mut asked.admission), asked.client.filter(|_| !asked.probe));
+    let client = check_client(admission, half, client, service, sessions).map_err(client_failure)?;
+    if service.is_closed() && !asked.probe {
+        let reason = "it is outside of its hours".into();
+        return Err(ConnectFailure::here(EndedBy::Policy, Refusal::NotAllowed, reason));
+    }
+    if let Some(why) = service.down_reason() {
+        counters.enter(SessionPhase::Connecting);
+        let reason = format!("the service is down: {why}");
+        return Err(ConnectFailure::here(EndedBy::Backend, Refusal::ServiceDown, reason));
+    }
+    let peer = admit_peer(service, asked.peer.as_ref(), settings.per_peer.as_ref())?;
+    let permit = admit(service, asked.peer.as_ref(), settings.peers.as_deref(), asked.idle_state.take())?;
+    let backend = take_backend(asked.peer.as_ref().filter(|_| half == Half::Internal), &sessions.backends)?;
+    Ok(SessionPermits { _client: client, _peer: peer, _service: permit, _backend: backend })
+}
+
+/// Whether a client gets in, where nobody has asked before it had a session.
+fn check_client(
+    admission: ClientAdmission,
+    half: Half,
+    client: Option<SocketAddr>,
+    service: &Service,
+    sessions: &SessionContext,
+) -> Result<ClientPermit, ClientRefusal> {
+    match (admission, half, client) {
+        (ClientAdmission::Admitted(permit), ..) => Ok(permit),
+        (ClientAdmission::Refused(refused), ..) => Err(refused),
+        (ClientAdmission::Unchecked, Half::Dmz, Some(client)) => {
+            sessions.gates.enter(&service.name, client.ip())
+        }
+        (ClientAdmission::Unchecked, ..) => Ok(ClientPermit::default()),
+    }
+}
+
+fn client_failure(refused: ClientRefusal) -> ConnectFailure {
+    let (who, refusal) = match refused {
+        ClientRefusal::Filter(_)
+        | ClientRefusal::Login(
+            LoginRefusal::NoCredential
+            | LoginRefusal::Unreadable
+            | LoginRefusal::WrongPassword
+            | LoginRefusal::WrongToken
+            | LoginRefusal::WrongClaims
+            | LoginRefusal::NotListed,
+        ) => (EndedBy::Policy, Refusal::NotAllowed),
+        ClientRefusal::Sessions(_)
+        | ClientRefusal::Rate { .. }
+        | ClientRefusal::Login(LoginRefusal::TooMany) => (EndedBy::ClientLimit, Refusal::Full),
+        ClientRefusal::Login(LoginRefusal::Busy) => (EndedBy::Limit, Refusal::Full),
+        ClientRefusal::Login(LoginRefusal::Unavailable) => (EndedBy::Policy, Refusal::Unavailable),
+    };
+    ConnectFailure::here(who, refusal, refused.to_string())
+}
+
+/// Decides whether a session may be served, and takes a permit of the service's limit.
+fn admit(
+    service: &Arc<Service>,
+    peer: Option<&Peer>,
+    peers: Option<&[String]>,
+    rest: Option<Arc<IdleState>>,
+) -> Result<SessionPermit, ConnectFailure> {
+    if let Some(peer) = peer.filter(|peer| !peer.is_among(peers)) {
+        let reason = format!("{} is not among the service's `peers`", peer.label());
+        return Err(ConnectFailure::here(EndedBy::Policy, Refusal::NotAllowed, reason));
+    }
+    if service.phase() == ServicePhase::Draining {
+        return Err(ConnectFailure::here(
+            EndedBy::Operator,
+            Refusal::Draining,
+            "the service is draining".into(),
+        ));
+    }
+    service.admit(rest).map_err(|limit| {
+        let reason = format!("`sessions` is {limit}, and so many are open");
+        ConnectFailure::here(EndedBy::Limit, Refusal::Full, reason)
+    })
+}
+
+/// A place for one more session of a DMZ gateway, where each may have so many.
+fn admit_peer(
+    service: &Service,
+    peer: Option<&Peer>,
+    limits: Option<&SessionLimits>,
+) -> Result<Option<Box<UsagePlace<Arc<str>>>>, ConnectFailure> {
+    let Some((peer, limits)) = peer.zip(limits) else { return Ok(None) };
+    let taken = service.peer_usage.take(peer.label(), limits, std::time::Instant::now());
+    taken.map(|place| Some(Box::new(place))).map_err(|reached| {
+        let most = match reached {
+            LimitReached::Sessions(most) => format!("{most} sessions at once"),
+            LimitReached::Rate { rate, .. } => format!("{rate} new sessions"),
+        };
+        let reason = format!("`per_peer` allows {} {most}", peer.label());
+        ConnectFailure::here(EndedBy::Limit, Refusal::Full, reason)
+    })
+}
+
+/// A place for the backend of a session that a gateway has sent, in that gateway's share.
+fn take_backend(
+    gateway: Option<&Peer>,
+    backends: &Arc<GatewayShares>,
+) -> Result<Option<Box<SharePermit>>, ConnectFailure> {
+    let Some(gateway) = gateway.map(Peer::label) else { return Ok(None) };
+    let Some(permit) = backends.take(&gateway) else {
+        let (open, most) = (backends.held(), backends.max());
+        let reason = match open >= most {
+            true => format!("{open} backend connections are open, all that the limit of open files allows"),
+            false => format!(
+                "{gateway}'s part of the backend connections is used up: {open} are open of the {most} that the limit \
+                 of open files allows, and the rest is kept for other gateways"
+            ),
+        };
+        return Err(ConnectFailure::here(EndedBy::Limit, Refusal::Full, reason));
+    };
+    permit.note_used();
+    Ok(Some(Box::new(permit)))
+}

@@ -1,0 +1,3 @@
+//! Tests that take the whole of a gateway.
+
+mod deadlines;

@@ -1,0 +1,303 @@
+//! Why links that this half keeps have failed, and which cause an operator knows each error by.
+//!
+//! Each kind of error is mapped to its [`LinkCause`] by one function here. The words are the errors' own.
+
+use std::{io, sync::Arc};
+
+use rustls::{AlertDescription as Alert, CertificateError, Error as RustlsError, InvalidMessage};
+use thiserror::Error;
+
+use super::{
+    carrier::CarrierError,
+    handshake::{CarriesMismatch, HandshakeError},
+    multiplex::handle::LinkLoss,
+};
+use crate::{
+    net::{
+        dial::DialError,
+        listen::BindError,
+        via::{ViaError, ViaFailure},
+    },
+    proto::multiplex::PeerViolation,
+    telemetry::link_cause::{LinkCause, LinkFault},
+    tls::{
+        chain::ChainFault,
+        error::{NameMismatch, TlsError},
+    },
+};
+
+/// Why links to a gateway do not come about, or do not last.
+#[derive(Debug, Error)]
+pub enum LinkFailure {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// Every service that it offers is carried in another way here.
+    #[error("{}", mismatch_words(.0))]
+    Mismatches(Vec<CarriesMismatch>),
+    /// It offers nothing: we are not allowed anything there, or there is nothing.
+    #[error("{0} is not among the `peers` of any service")]
+    NothingAllowed(Arc<str>),
+    #[error(
+        "it knows none of {}, or it is not allowed for this gateway, or carries something else there",
+        .0.join(", ")
+    )]
+    NothingGranted(Vec<String>),
+    #[error("this half offers no service")]
+    NothingOffered,
+    #[error("{0} is not among the service's `peers`")]
+    PeerNotAllowed(Arc<str>),
+    #[error("it drains, and takes no links now")]
+    Drains,
+    #[error("ready link lost: {0}")]
+    Lost(IdleLinkFailure),
+    /// A link that sessions were on has broken the protocol.
+    #[error("{}", LinkLoss::Broken(.0.clone()))]
+    Violation(PeerViolation),
+}
+
+/// Why an idle link has failed.
+#[derive(Debug, Clone, Error)]
+pub enum IdleLinkFailure {
+    #[error(transparent)]
+    Link(#[from] LinkLoss),
+    #[error("the other gateway lets new links go at once")]
+    LetGoAtOnce,
+    #[error("the certificate of the other gateway was revoked")]
+    Revoked,
+    /// Over SOCKS5, where the peer is to be silent until a client has come.
+    #[error("the peer sent bytes before a client had come")]
+    EarlyBytes,
+    /// Over SOCKS5: what should have announced a session did not.
+    #[error(transparent)]
+    Announcement(Arc<HandshakeError>),
+}
+
+impl From<io::Error> for IdleLinkFailure {
+    fn from(error: io::Error) -> Self {
+        Self::Link(LinkLoss::Socket(error.into()))
+    }
+}
+
+impl IdleLinkFailure {
+    /// The end of a link that was closed without a word.
+    pub const CLOSED: Self = Self::Link(LinkLoss::Closed);
+
+    pub fn fault(&self) -> LinkFault {
+        LinkFault::new(self.into(), format!("ready link lost: {self}"))
+    }
+}
+
+impl LinkFailure {
+    pub fn fault(&self) -> LinkFault {
+        LinkFault::new(self.into(), self.to_string())
+    }
+}
+
+fn mismatch_words(mismatches: &[CarriesMismatch]) -> String {
+    mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl From<&LinkFailure> for LinkCause {
+    fn from(failure: &LinkFailure) -> Self {
+        match failure {
+            LinkFailure::Handshake(error) => error.into(),
+            LinkFailure::Lost(failure) => failure.into(),
+            LinkFailure::Mismatches(_)
+            | LinkFailure::NothingAllowed(_)
+            | LinkFailure::NothingGranted(_)
+            | LinkFailure::NothingOffered
+            | LinkFailure::PeerNotAllowed(_)
+            | LinkFailure::Drains
+            | LinkFailure::Violation(_) => Self::Other,
+        }
+    }
+}
+
+impl From<&IdleLinkFailure> for LinkCause {
+    fn from(failure: &IdleLinkFailure) -> Self {
+        match failure {
+            IdleLinkFailure::Announcement(error) => (&**error).into(),
+            IdleLinkFailure::Link(_)
+            | IdleLinkFailure::LetGoAtOnce
+            | IdleLinkFailure::Revoked
+            | IdleLinkFailure::EarlyBytes => Self::Other,
+        }
+    }
+}
+
+impl From<&HandshakeError> for LinkCause {
+    fn from(error: &HandshakeError) -> Self {
+        match error {
+            HandshakeError::Dial(error) => error.into(),
+            HandshakeError::Via(error) => error.into(),
+            HandshakeError::Through(_, error) => (&**error).into(),
+            HandshakeError::Carrier(error) => error.into(),
+            HandshakeError::Tls(error) => error.into(),
+            HandshakeError::Socks(_)
+            | HandshakeError::Late
+            | HandshakeError::Socket(_)
+            | HandshakeError::Hello(_)
+            | HandshakeError::HalfAnnounced
+            | HandshakeError::Revoked => Self::Other,
+        }
+    }
+}
+
+impl From<&DialError> for LinkCause {
+    fn from(error: &DialError) -> Self {
+        match error {
+            DialError::Resolve { .. } => Self::NameUnresolved,
+            DialError::Refused { .. } => Self::ConnectionRefused,
+            DialError::Timeout { .. } => Self::NoAnswer,
+            DialError::Unreachable { .. } => Self::Unreachable,
+            DialError::Local { .. } => Self::Other,
+        }
+    }
+}
+
+impl From<&ViaError> for LinkCause {
+    fn from(error: &ViaError) -> Self {
+        match &error.failure {
+            ViaFailure::Dial(error) => error.into(),
+            ViaFailure::Late => Self::NoAnswer,
+            ViaFailure::Closed
+            | ViaFailure::Io(_)
+            | ViaFailure::NoLogin(_)
+            | ViaFailure::BadLogin(_)
+            | ViaFailure::OtherLogin(_)
+            | ViaFailure::Refused { .. }
+            | ViaFailure::Unreachable { .. }
+            | ViaFailure::Page(_)
+            | ViaFailure::OtherProtocol { .. }
+            | ViaFailure::LongHead
+            | ViaFailure::LongName => Self::Other,
+        }
+    }
+}
+
+impl From<&CarrierError> for LinkCause {
+    fn from(error: &CarrierError) -> Self {
+        match error {
+            // The names of a link's peers are looked for within it.
+            CarrierError::Tls(error) => match error.into() {
+                Self::PeerNotListed => Self::Other,
+                cause => cause,
+            },
+            CarrierError::Faulty | CarrierError::WebSocket(_) => Self::Other,
+        }
+    }
+}
+
+impl From<&TlsError> for LinkCause {
+    fn from(error: &TlsError) -> Self {
+        match error {
+            TlsError::Chain(fault) => (&**fault).into(),
+            TlsError::Handshake { error, .. } | TlsError::NotPeer(error) => of_rustls(error),
+            TlsError::NoCertificate => Self::CertificateMissing,
+            TlsError::Io(_) | TlsError::HostName(_) | TlsError::NoProtocol(_) => Self::Other,
+        }
+    }
+}
+
+impl From<&ChainFault> for LinkCause {
+    fn from(fault: &ChainFault) -> Self {
+        match fault {
+            ChainFault::IssuerMissing { .. } | ChainFault::SelfSigned { .. } => Self::OtherCa,
+            ChainFault::Expired { .. } | ChainFault::NotYet { .. } | ChainFault::ListExpired { .. } => {
+                Self::CertificateDates
+            }
+            ChainFault::IssuerNoCa { .. }
+            | ChainFault::NameExcluded { .. }
+            | ChainFault::Algorithm { .. }
+            | ChainFault::Version { .. }
+            | ChainFault::IsAuthority { .. }
+            | ChainFault::Revoked { .. } => Self::Other,
+        }
+    }
+}
+
+/// What rustls gave up for, or what the other side says by an alert (RFC 8446, 6.2).
+fn of_rustls(error: &RustlsError) -> LinkCause {
+    match error {
+        RustlsError::InvalidCertificate(CertificateError::Other(ours)) if ours.0.is::<NameMismatch>() => {
+            LinkCause::PeerNotListed
+        }
+        RustlsError::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        )
+        | RustlsError::AlertReceived(Alert::CertificateExpired) => LinkCause::CertificateDates,
+        RustlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)
+        | RustlsError::AlertReceived(Alert::UnknownCA | Alert::DecryptError) => LinkCause::OtherCa,
+        RustlsError::AlertReceived(
+            Alert::AccessDenied
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate,
+        ) => LinkCause::CertificateRefused,
+        RustlsError::AlertReceived(Alert::CertificateRequired) | RustlsError::NoCertificatesPresented => {
+            LinkCause::CertificateMissing
+        }
+        RustlsError::InvalidMessage(InvalidMessage::InvalidContentType) => LinkCause::NoTls,
+        _ => LinkCause::Other,
+    }
+}
+
+impl From<&BindError> for LinkCause {
+    fn from(error: &BindError) -> Self {
+        match error {
+            BindError::Taken { .. } => Self::PortTaken,
+            BindError::Forbidden { .. } => Self::PortForbidden,
+            BindError::Resolve { .. } => Self::NameUnresolved,
+            BindError::Absent { .. } | BindError::Passed { .. } | BindError::Other { .. } => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{net::dial::TriedAddresses, profile::HostPort, tls::party::TlsParty};
+
+    fn at() -> HostPort {
+        HostPort { host: "dmz".into(), port: 1444 }
+    }
+
+    #[test]
+    fn a_dial_fails_by_the_cause_that_its_error_is() {
+        let (tried, within) = (TriedAddresses::default, Duration::from_secs(3));
+        let source = || io::Error::other("it failed");
+        for (error, cause) in [
+            (DialError::Resolve { at: at(), source: source() }, LinkCause::NameUnresolved),
+            (DialError::Refused { at: at(), tried: tried() }, LinkCause::ConnectionRefused),
+            (DialError::Timeout { at: at(), within, tried: tried() }, LinkCause::NoAnswer),
+            (DialError::Unreachable { at: at(), source: source(), tried: tried() }, LinkCause::Unreachable),
+            (DialError::Local { at: at(), source: source(), tried: tried() }, LinkCause::Other),
+        ] {
+            let failure = LinkFailure::Handshake(error.into());
+            assert_eq!(failure.fault().cause, cause, "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_the_other_side_says_by_an_alert_has_its_cause() {
+        let of = |error| {
+            let error = TlsError::Handshake { with: TlsParty::Gateway, error: Box::new(error) };
+            LinkCause::from(&HandshakeError::Tls(error))
+        };
+        for (alert, cause) in [
+            (Alert::UnknownCA, LinkCause::OtherCa),
+            (Alert::CertificateExpired, LinkCause::CertificateDates),
+            (Alert::AccessDenied, LinkCause::CertificateRefused),
+            (Alert::CertificateRequired, LinkCause::CertificateMissing),
+            (Alert::InternalError, LinkCause::Other),
+        ] {
+            assert_eq!(of(RustlsError::AlertReceived(alert)), cause, "{alert:?}");
+        }
+        assert_eq!(of(RustlsError::InvalidMessage(InvalidMessage::InvalidContentType)), LinkCause::NoTls);
+    }
+}
