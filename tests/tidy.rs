@@ -4,6 +4,8 @@
 
 #[path = "tidy/circles.rs"]
 mod circles;
+#[path = "tidy/errors.rs"]
+mod errors;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,9 +49,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "link",
             "net",
             "profile",
+            "proto",
             "source",
             "telemetry",
-            "proto",
             "text",
             "tls",
         ],
@@ -147,6 +149,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 /// Lines of a file without its tests, which may stand in a `tests.rs` beside it; comments count.
 const FILE_LINES_MAX: usize = 500;
+/// The same of half of the files, and of nine in ten.
+const FILE_LINES_MEDIAN_MAX: usize = 150;
+const FILE_LINES_OF_NINE_IN_TEN_MAX: usize = 350;
 /// Of a hundred type names, so many may be a single everyday word.
 const ONE_WORD_NAMES_MAX: usize = 40;
 const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];
@@ -293,6 +298,15 @@ fn files_are_short_and_named_for_what_they_hold() {
         let stem = source.path.file_stem().unwrap().to_str().unwrap();
         assert!(!BANNED_FILE_NAMES.contains(&stem), "{}: what is it really?", source.path.display());
     }
+}
+
+#[test]
+fn most_files_are_short() {
+    let mut lines: Vec<_> = sources().iter().map(|source| source.lines).collect();
+    lines.sort_unstable();
+    let (median, of_nine_in_ten) = (lines[lines.len() / 2], lines[lines.len() * 9 / 10]);
+    assert!(median <= FILE_LINES_MEDIAN_MAX, "half of the files have {median} lines or more");
+    assert!(of_nine_in_ten <= FILE_LINES_OF_NINE_IN_TEN_MAX, "one in ten has {of_nine_in_ten} lines or more");
 }
 
 /// The types that a file defines, at any depth.
