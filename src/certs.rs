@@ -28,7 +28,7 @@ const HALF_DAYS: i64 = 398;
 
 #[derive(Debug, Error)]
 pub enum CertsError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), io_advice(source))]
     Io { path: PathBuf, source: io::Error },
     #[error("{}: {source}; mend or remove it", path.display())]
     Ca { path: PathBuf, source: rcgen::Error },
@@ -51,6 +51,15 @@ pub enum CertsError {
 
 const NAME_RULE: &str = "a certificate's name is 1 to 255 of A-Z, a-z, 0-9, `.`, `_`, `-`, begins with a letter or \
     digit, and is not `ca` or `crl`";
+
+fn io_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; choose a folder with --out that is this user's, or run this as the user whose it is"
+        }
+        _ => "",
+    }
+}
 
 /// Of the CA's own files.
 const OWN_STEMS: [&str; 2] = ["ca", "crl"];

@@ -5,7 +5,7 @@
 //! of the runtime. What is in a file is the caller's business.
 
 use std::{
-    fmt,
+    env, fmt,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read},
     os::{
@@ -37,33 +37,53 @@ pub enum PipePolicy {
     Read,
 }
 
-/// What was read, and the permission bits of the very file that was opened.
+/// What was read, and the permissions of the very file that was opened.
 #[derive(Debug)]
 pub struct FileContents {
     pub bytes: Vec<u8>,
+    pub access: FileAccess,
+}
+
+/// Who may read a file, as far as its owner and its permission bits tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileAccess {
     pub mode: u32,
     /// The user it belongs to, and the group.
     pub owner: u32,
     pub group: u32,
+    pub place: FilePlace,
 }
 
-impl FileContents {
-    /// Whether others than its owner may read or change it, as nobody may what is secret.
-    pub fn is_open_to_others(&self) -> bool {
-        self.mode & 0o077 != 0
-    }
+/// Where a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FilePlace {
+    /// In the folder of what a service manager has handed over to this process (`LoadCredential=`).
+    Credentials,
+    Elsewhere,
+}
 
-    /// Whether root lets a group of this process read it and nobody else, as secrets of Kubernetes and Debian's
-    /// `ssl-cert` do.
-    pub fn is_shared_by_root(&self) -> bool {
+impl FileAccess {
+    /// Of what is no file but text of this program.
+    pub const OWN: Self = Self { mode: 0o600, owner: 0, group: 0, place: FilePlace::Elsewhere };
+
+    /// Whether a secret may be in such a file: nobody reads or changes it but its owner, or those whom root lets.
+    pub fn keeps_secret(&self) -> bool {
         let mut own = rustix::process::getgroups().unwrap_or_default();
         own.push(rustix::process::getegid());
-        self.is_shared_by_root_with(&own)
+        self.keeps_secret_from_all_but(&own)
     }
 
-    fn is_shared_by_root_with(&self, groups: &[Gid]) -> bool {
-        let is_ours = groups.iter().any(|group| group.as_raw() == self.group);
-        matches!(self.mode, 0o440 | 0o640) && self.owner == 0 && is_ours
+    fn keeps_secret_from_all_but(&self, groups: &[Gid]) -> bool {
+        let is_of = |groups: &[Gid]| groups.iter().any(|group| group.as_raw() == self.group);
+        match (self.mode, self.owner, self.place) {
+            (mode, _, _) if mode & 0o077 == 0 => true,
+            // To a group of this process, as secrets of Kubernetes and Debian's `ssl-cert`.
+            (0o440 | 0o640, 0, _) if is_of(groups) => true,
+            // From version 254 on systemd lets the unit's user read by an access control list. Its mask stands
+            // where the group's bits do, and the group itself, root's, has no right at all.
+            (0o440, 0, FilePlace::Credentials) => is_of(&[Gid::ROOT]),
+            (_, _, _) => false,
+        }
     }
 }
 
@@ -90,6 +110,43 @@ pub enum FileKind {
     Pipe,
     Socket,
     Device,
+}
+
+impl ReadError {
+    /// How a file comes to be read that this process may not read.
+    pub fn permission_advice(&self, path: &Path) -> Option<String> {
+        match self {
+            Self::Io(error) if error.kind() == ErrorKind::PermissionDenied => Some(permission_advice(path)),
+            Self::Io(_) | Self::NotPlain(_) | Self::TooLarge { .. } | Self::Locked | Self::Silent => None,
+        }
+    }
+}
+
+fn permission_advice(path: &Path) -> String {
+    let (own, shown) = (rustix::process::geteuid().as_raw(), path.display());
+    let own_name = user_name(own);
+    match fs::metadata(path).map(|facts| facts.uid()) {
+        Ok(owner) if owner == own => "it belongs to this user: run chmod 600 on it".into(),
+        Ok(owner) => {
+            let owner = user_name(owner);
+            format!(
+                "it belongs to `{owner}`, and this runs as `{own_name}`: run `chown {own_name}: {shown}`, or run \
+                 this as `{owner}`"
+            )
+        }
+        Err(_) => format!(
+            "this runs as `{own_name}`, who may not enter a folder of this path: let it in, or correct the path"
+        ),
+    }
+}
+
+/// The name of a user, as the system's list of users has it, else the number.
+pub fn user_name(uid: u32) -> String {
+    let users = fs::read("/etc/passwd").unwrap_or_default();
+    let (users, uid) = (String::from_utf8_lossy(&users).into_owned(), uid.to_string());
+    let is_user = |line: &&str| line.split(':').nth(2) == Some(&*uid);
+    let name = users.lines().find(is_user).and_then(|line| line.split(':').next()).map(str::to_owned);
+    name.unwrap_or(uid)
 }
 
 impl fmt::Display for FileKind {
@@ -146,6 +203,12 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
     // Asked of the open file: a rename in between can not slip another one past the check.
     let facts = file.metadata()?;
     let kind = facts.file_type();
+    let access = FileAccess {
+        mode: facts.mode() & 0o7777,
+        owner: facts.uid(),
+        group: facts.gid(),
+        place: FilePlace::of(path),
+    };
     let mut bytes = Vec::new();
     if kind.is_fifo() && pipes == PipePolicy::Read {
         read_pipe(&mut file, bytes_max, &mut bytes)?;
@@ -160,10 +223,29 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
     }
     match bytes.len() as u64 > bytes_max {
         true => Err(ReadError::TooLarge { bytes_max }),
-        false => {
-            Ok(FileContents { bytes, mode: facts.mode() & 0o7777, owner: facts.uid(), group: facts.gid() })
+        false => Ok(FileContents { bytes, access }),
+    }
+}
+
+impl FilePlace {
+    fn of(path: &Path) -> Self {
+        // systemd.exec(5): set where the unit has credentials.
+        let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY") else { return Self::Elsewhere };
+        let is_below =
+            || Some(path.canonicalize().ok()?.starts_with(credentials_folder(Path::new(&folder))?));
+        match is_below() {
+            Some(true) => Self::Credentials,
+            Some(false) | None => Self::Elsewhere,
         }
     }
+}
+
+/// The real folder, if nobody but root or this user could have put anything into it.
+fn credentials_folder(named: &Path) -> Option<PathBuf> {
+    let folder = named.canonicalize().ok()?;
+    let facts = folder.metadata().ok()?;
+    let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&facts.uid());
+    (is_ours && facts.mode() & 0o022 == 0).then_some(folder)
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -244,7 +326,11 @@ impl FileWork {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::{os::unix::net::UnixListener, sync::mpsc, thread};
+    use std::{
+        os::unix::{fs::PermissionsExt, net::UnixListener},
+        sync::mpsc,
+        thread,
+    };
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
@@ -257,16 +343,37 @@ mod tests {
     #[test]
     fn root_may_share_a_file_with_a_group_of_this_process_and_with_nobody_else() {
         let ours = [Gid::from_raw(33), Gid::from_raw(998)];
-        let is_shared = |mode, owner, group| {
-            let file = FileContents { bytes: vec![], mode, owner, group };
-            file.is_shared_by_root_with(&ours)
+        let keeps = |mode, owner, group, place| {
+            FileAccess { mode, owner, group, place }.keeps_secret_from_all_but(&ours)
         };
-        assert!(is_shared(0o640, 0, 998) && is_shared(0o440, 0, 33));
-        for mode in [0o644, 0o660, 0o650, 0o4640, 0o604, 0o444] {
-            assert!(!is_shared(mode, 0, 998), "{mode:o}");
+        for place in [FilePlace::Elsewhere, FilePlace::Credentials] {
+            assert!(keeps(0o600, 1000, 1000, place) && keeps(0o400, 0, 0, place));
+            assert!(keeps(0o640, 0, 998, place) && keeps(0o440, 0, 33, place));
+            for mode in [0o644, 0o660, 0o650, 0o4640, 0o604, 0o444] {
+                assert!(!keeps(mode, 0, 998, place), "{mode:o}");
+            }
+            assert!(!keeps(0o640, 0, 0, place), "of another group");
+            assert!(!keeps(0o640, 1000, 998, place), "of another owner, who may change its group");
         }
-        assert!(!is_shared(0o640, 0, 0), "of another group");
-        assert!(!is_shared(0o640, 1000, 998), "of another owner, who may change its group");
+    }
+
+    #[test]
+    fn what_systemd_hands_over_is_a_secret_in_its_own_folder_alone() {
+        let ours = [Gid::from_raw(998)];
+        let keeps = |mode, owner, group, place| {
+            FileAccess { mode, owner, group, place }.keeps_secret_from_all_but(&ours)
+        };
+        assert!(keeps(0o440, 0, 0, FilePlace::Credentials));
+        assert!(!keeps(0o440, 0, 0, FilePlace::Elsewhere));
+        for (mode, owner, group) in [(0o460, 0, 0), (0o444, 0, 0), (0o440, 1000, 0), (0o440, 0, 1000)] {
+            assert!(!keeps(mode, owner, group, FilePlace::Credentials), "{mode:o} {owner} {group}");
+        }
+        // A folder that others may write to is nobody's in particular.
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().canonicalize().unwrap();
+        assert_eq!(credentials_folder(&at), Some(at.clone()));
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(credentials_folder(&at), None);
     }
 
     #[test]

@@ -33,6 +33,8 @@ mod operate;
 mod pair;
 #[path = "cli/passed.rs"]
 mod passed;
+#[path = "cli/permissions.rs"]
+mod permissions;
 #[path = "cli/pressure.rs"]
 mod pressure;
 #[path = "cli/previous.rs"]

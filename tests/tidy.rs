@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("certs", &[]),
     ("confine", &["disk", "profile"]),
     ("proto", &["profile"]),
-    ("telemetry", &["profile", "text"]),
+    ("telemetry", &["disk", "profile", "text"]),
     ("admission", &["profile"]),
     ("net", &["admission", "disk", "profile", "proto"]),
     ("http", &["net", "profile", "proto"]),

@@ -23,8 +23,10 @@ const ANSWER: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Error)]
 pub enum ClientError {
-    #[error("{at}: no gateway answers there: {source}")]
+    #[error("{at}: no gateway answers there: {source}; {}", connect_advice(source))]
     Connect { at: String, source: io::Error },
+    #[error("{at}: this does not start: {source}; correct the command")]
+    Start { at: String, source: io::Error },
     #[error("{at}: {source}")]
     Wire { at: String, source: WireError },
     /// The program that leads there has ended, or hangs, and said why.
@@ -38,6 +40,13 @@ pub enum ClientError {
     Version { at: String, theirs: String },
     #[error("{at}: the gateway refuses: {why}")]
     Refused { at: String, why: String },
+}
+
+fn connect_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "ask as the user that runs it, or with sudo",
+        _ => "start it with `portcullis --profile NAME`, or name another socket with --admin",
+    }
 }
 
 /// Sends one command and returns its answer; waits as long as the command takes, while the gateway turns.
@@ -100,7 +109,7 @@ impl AdminConnection {
     async fn over_program(target: &AdminTarget, command: &CarrierCommand) -> Result<Self, ClientError> {
         let started = Carrier::start(command);
         let (mut carrier, mut says, hears) =
-            started.map_err(|source| ClientError::Connect { at: target.to_string(), source })?;
+            started.map_err(|source| ClientError::Start { at: target.to_string(), source })?;
         let read = timeout(target.hello_within(), async {
             tokio::select! {
                 read = carrier::skip_greeting(&mut says) => read,

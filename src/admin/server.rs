@@ -50,7 +50,7 @@ pub enum AdminError {
     Taken(PathBuf),
     #[error("admin socket {}: there is something else of that name; remove it, or choose another with --admin", .0.display())]
     NoSocket(PathBuf),
-    #[error("admin socket {}: {source}", path.display())]
+    #[error("admin socket {}: {source}; choose another with --admin", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 

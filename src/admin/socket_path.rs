@@ -16,7 +16,7 @@ const PATH_BYTES_MAX: usize = 107;
 
 #[derive(Debug, Error)]
 pub enum PlaceError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; set XDG_RUNTIME_DIR to a folder of this user, or name a socket with --admin", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{}: it belongs to another user; remove it, or set XDG_RUNTIME_DIR", path.display())]
     Foreign { path: PathBuf },

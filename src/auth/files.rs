@@ -9,7 +9,7 @@ use super::{
     token::TokenKeys,
 };
 use crate::{
-    disk::{self, PipePolicy},
+    disk::{self, FileAccess, FileContents, PipePolicy},
     profile::{AuthSource, PemSource, Problem, ProfilePlace},
 };
 
@@ -134,7 +134,7 @@ fn open(source: &AuthSource, pipes: PipePolicy) -> Result<OpenedSource, Problem>
         AuthSource::Passwords(file) => {
             let advice = "make it with `htpasswd -B -c FILE NAME`, and run chmod 600 on it";
             let read = read_file(file, pipes, advice)?;
-            read.check_secret(file)?;
+            check_secret(file, read.access)?;
             let users = PasswordFile::parse(&read.bytes).map_err(|error| {
                 problem(file, error.to_string(), "write `NAME:HASH` in each line, as `htpasswd -B` does")
             })?;
@@ -151,43 +151,32 @@ fn open(source: &AuthSource, pipes: PipePolicy) -> Result<OpenedSource, Problem>
                 )
             })?;
             if keys.secrecy == KeySecrecy::Shared {
-                read.check_secret(file)?;
+                check_secret(file, read.access)?;
             }
             Ok(OpenedSource::Tokens(TokenKeys::new(keys, &read.bytes)))
         }
     }
 }
 
-/// What was read.
-struct ReadFile {
-    bytes: Vec<u8>,
-    mode: u32,
-    is_open_to_others: bool,
-}
-
-impl ReadFile {
-    /// A file that nobody else may read.
-    fn check_secret(&self, file: &PemSource) -> Result<(), Problem> {
-        if !self.is_open_to_others {
-            return Ok(());
-        }
-        let what = format!("others may read it (mode {:04o})", self.mode);
-        let advice = "run chmod 600 on it, and have what is in it changed if others had access";
-        Err(problem(file, what, advice))
+/// A file that nobody else may read.
+fn check_secret(file: &PemSource, access: FileAccess) -> Result<(), Problem> {
+    if access.keeps_secret() {
+        return Ok(());
     }
+    let what = format!("others may read it (mode {:04o})", access.mode);
+    let advice = "run chmod 600 on it, and have what is in it changed if others had access";
+    Err(problem(file, what, advice))
 }
 
-fn read_file(file: &PemSource, pipes: PipePolicy, advice: &str) -> Result<ReadFile, Problem> {
+fn read_file(file: &PemSource, pipes: PipePolicy, advice: &str) -> Result<FileContents, Problem> {
     match file {
         PemSource::Memory(text) => {
-            Ok(ReadFile { bytes: text.as_bytes().to_vec(), mode: 0o600, is_open_to_others: false })
+            Ok(FileContents { bytes: text.as_bytes().to_vec(), access: FileAccess::OWN })
         }
-        PemSource::File { path, .. } => {
-            let read = disk::read(path, FILE_BYTES_MAX, pipes);
-            let read = read.map_err(|error| problem(file, error.to_string(), advice))?;
-            let is_open_to_others = read.is_open_to_others();
-            Ok(ReadFile { bytes: read.bytes, mode: read.mode, is_open_to_others })
-        }
+        PemSource::File { path, .. } => disk::read(path, FILE_BYTES_MAX, pipes).map_err(|error| {
+            let advice = error.permission_advice(path).unwrap_or_else(|| advice.to_owned());
+            problem(file, error.to_string(), &advice)
+        }),
     }
 }
 

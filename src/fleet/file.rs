@@ -21,13 +21,15 @@ pub fn read(path: &Path, access: AdminAccess) -> Result<Vec<FleetTarget>, Vec<Pr
     let contents = disk::read(path, FILE_BYTES_MAX, PipePolicy::Refused)
         .map_err(|error| whole(format!("it can not be read: {error}"), "name a fleet file"))?;
     let user = rustix::process::geteuid().as_raw();
-    if contents.owner != user && contents.owner != 0 {
-        let what = format!("it belongs to user {}, who could have it run any command", contents.owner);
+    if contents.access.owner != user && contents.access.owner != 0 {
+        let what = format!("it belongs to user {}, who could have it run any command", contents.access.owner);
         return Err(whole(what, "it must belong to you or to root"));
     }
-    if contents.mode & OTHERS_WRITE != 0 {
-        let what =
-            format!("its mode {:04o} lets others write it, who could have it run any command", contents.mode);
+    if contents.access.mode & OTHERS_WRITE != 0 {
+        let what = format!(
+            "its mode {:04o} lets others write it, who could have it run any command",
+            contents.access.mode
+        );
         return Err(whole(what, "run chmod go-w on it"));
     }
     let text = String::from_utf8(contents.bytes)

@@ -29,7 +29,7 @@ use crate::{
 pub enum InitError {
     #[error("{} already: nothing was written; choose another folder with --out, or remove what is there", list(.0))]
     Exists(Vec<PathBuf>),
-    #[error("{}: {source}; nothing was written", path.display())]
+    #[error("{}: {source}; nothing was written: choose a folder with --out that this user may write to", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("the certificates cannot be made: {0}; please report this")]
     Certificates(#[from] rcgen::Error),

@@ -49,7 +49,7 @@ pub enum BindError {
         "{at}: this machine has no such address; correct it, or write `bind: wait` beside it to wait until it has"
     )]
     Absent { at: HostPort },
-    #[error("{at}: the port is taken by another program{}", .by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default())]
+    #[error("{at}: the port is taken by another program{}; stop that, or write another port", .by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default())]
     Taken { at: HostPort, by: Option<String> },
     #[error("{at}: this user may not bind it; a port below 1024 needs CAP_NET_BIND_SERVICE")]
     Forbidden { at: HostPort },

@@ -98,15 +98,17 @@ fn read_text(path: &Path, named_at: Option<ProfilePlace>, pipes: PipePolicy) -> 
             ValueProblem::new(format!("`{named}` cannot be read: {error}"), "restart with that profile")
         }
         ReadError::Silent => ValueProblem::new(format!("`{named}`: {error}"), "name a profile file"),
-        ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+        ReadError::Io(ref missing) if missing.kind() == io::ErrorKind::NotFound => {
             let advice = match &named_at {
                 Some(_) => "correct the name",
                 None => "correct the name, or write a first profile with `portcullis init`",
             };
             ValueProblem::new(format!("there is no file `{named}`"), advice)
         }
-        ReadError::Io(error) => {
-            ValueProblem::new(format!("`{named}` cannot be read: {error}"), "make it readable to this user")
+        ReadError::Io(_) => {
+            let usual = || "make it readable to this user".to_owned();
+            let advice = error.permission_advice(path).unwrap_or_else(usual);
+            ValueProblem::new(format!("`{named}` cannot be read: {error}"), advice)
         }
     };
     let contents = disk::read(path, FILE_BYTES_MAX, pipes)

@@ -116,10 +116,12 @@ fn read_login(path: &std::path::Path) -> Result<ProxyLogin, ValueProblem> {
     let shown = path.display();
     let advice = "write one line there, USER:PASSWORD, and run chmod 600 on it";
     let fault = |what: &str| ValueProblem::new(format!("{shown}: {what}"), advice);
-    let contents =
-        disk::read(path, FILE_BYTES_MAX, PipePolicy::Refused).map_err(|error| fault(&error.to_string()))?;
-    if contents.is_open_to_others() {
-        return Err(fault(&format!("others may read it (mode {:04o})", contents.mode)));
+    let contents = disk::read(path, FILE_BYTES_MAX, PipePolicy::Refused).map_err(|error| {
+        let advice = error.permission_advice(path).unwrap_or_else(|| advice.to_owned());
+        ValueProblem::new(format!("{shown}: {error}"), advice)
+    })?;
+    if !contents.access.keeps_secret() {
+        return Err(fault(&format!("others may read it (mode {:04o})", contents.access.mode)));
     }
     let text = std::str::from_utf8(&contents.bytes).map_err(|_| fault("it is no text"))?;
     let line = text.strip_suffix('\n').unwrap_or(text);

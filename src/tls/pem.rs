@@ -13,7 +13,7 @@ use x509_parser::{
 };
 
 use crate::{
-    disk::{self, FileContents, PipePolicy, ReadError},
+    disk::{self, FileAccess, FileContents, PipePolicy, ReadError},
     profile::{PemSource, Problem, ProfilePlace},
 };
 
@@ -119,8 +119,8 @@ enum FileAudience {
 fn read_pem(material: &PemSource, audience: FileAudience, pipes: PipePolicy) -> Result<Vec<u8>, Problem> {
     let contents = read_file(material, (FILE_BYTES_MAX, "name a PEM file"), pipes)?;
     let PemSource::File { path, .. } = material else { return Ok(contents.bytes) };
-    if audience == FileAudience::OwnerOnly && contents.is_open_to_others() && !contents.is_shared_by_root() {
-        let what = format!("{}: others may read it (mode {:04o})", path.display(), contents.mode);
+    if audience == FileAudience::OwnerOnly && !contents.access.keeps_secret() {
+        let what = format!("{}: others may read it (mode {:04o})", path.display(), contents.access.mode);
         return Err(pem_problem(
             material,
             what,
@@ -137,17 +137,18 @@ fn read_file(
 ) -> Result<FileContents, Problem> {
     let path = match material {
         PemSource::Memory(text) => {
-            return Ok(FileContents { bytes: text.as_bytes().to_vec(), mode: 0o600, owner: 0, group: 0 });
+            return Ok(FileContents { bytes: text.as_bytes().to_vec(), access: FileAccess::OWN });
         }
         PemSource::File { path, .. } => path,
     };
     disk::read(path, bytes_max, pipes).map_err(|error| {
-        let advice = match error {
+        let usual = match error {
             ReadError::Io(_) => "make it with `portcullis certs --out DIR`, or correct the path",
             ReadError::Locked => "restart with that profile, or keep the file beside the others",
             ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Silent => advice,
         };
-        pem_problem(material, format!("{}: {error}", path.display()), advice)
+        let advice = error.permission_advice(path).unwrap_or_else(|| usual.to_owned());
+        pem_problem(material, format!("{}: {error}", path.display()), &advice)
     })
 }
 

@@ -17,6 +17,7 @@ use super::{
     ActorPlace, AuditActor, AuditRecord,
     chain::{AuditLine, CUT, ChainWalk, LineHash, describe_cut},
 };
+use crate::disk;
 
 /// Why a file can not be the audit's.
 #[derive(Debug, Error)]
@@ -123,12 +124,7 @@ impl AuditFile {
 /// With the name of its user, as the system's list of users has it.
 fn named(mut actor: AuditActor) -> AuditActor {
     if let (true, Some(uid)) = (actor.name.is_empty(), actor.uid) {
-        let users = fs::read("/etc/passwd").unwrap_or_default();
-        let users = String::from_utf8_lossy(&users);
-        let uid = uid.to_string();
-        let is_user = |line: &&str| line.split(':').nth(2) == Some(&*uid);
-        let name = users.lines().find(is_user).and_then(|line| line.split(':').next()).map(str::to_owned);
-        actor.name = name.unwrap_or(uid);
+        actor.name = disk::user_name(uid);
     }
     actor
 }

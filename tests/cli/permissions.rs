@@ -1,0 +1,135 @@
+//! Who may read what is secret, and what a gateway says of files, ports and sockets that are not its own.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+};
+
+use crate::{DIRECT, Said, process::Place, said, setup::free_port};
+
+const NOBODY: u32 = 65534;
+/// Root without its power over the files of others.
+const WITHOUT_POWER: [&str; 3] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"];
+/// Root in a group that is nobody's in particular, as a unit's user is.
+const IN_NO_GROUP: [&str; 4] = ["setpriv", "--regid=65534", "--clear-groups", "--"];
+
+fn is_root(test: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: {test} needs root");
+    }
+    is_root
+}
+
+fn run_behind(place: &Place, wrapper: &[&str], args: &[&str]) -> Said {
+    said(place.wrapped(wrapper, args).output().expect("it runs"))
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}
+
+/// A key, a file of users and the login at a proxy, each in the folder `handed`.
+const ALL_SECRETS: &str = "mode: forward\ndmz:\n  link:\n    connect: 'socks+tls://127.0.0.1:9'\n    \
+    via: http://127.0.0.1:9\n    via_credentials: handed/login\n    \
+    tls: { certificate: pki/dmz.pem, key: handed/dmz.key, ca: pki/ca.pem, peers: [internal] }\n  services:\n    \
+    web:\n      accept: [{ address: 'https://127.0.0.1:0', tls: { certificate: pki/dmz.pem, key: handed/dmz.key } }]\n      \
+    auth: { basic: handed/users, realm: web }\n";
+const USERS: &str = "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n";
+
+#[test]
+fn what_systemd_hands_over_is_taken_from_its_own_folder_alone() {
+    if !is_root("what_systemd_hands_over_is_taken_from_its_own_folder_alone") {
+        return;
+    }
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("handed")).expect("a folder");
+    fs::copy(place.path("pki/dmz.key"), place.path("handed/dmz.key")).expect("a copy");
+    place.write("handed/users", USERS);
+    place.write("handed/login", "gate:secret\n");
+    // As systemd leaves them from version 254 on, where the unit has a user: an access control list lets that in,
+    // and its mask is what the mode shows for the group.
+    ["dmz.key", "users", "login"].iter().for_each(|name| set_mode(&place.path("handed").join(name), 0o440));
+    set_mode(&place.path("handed"), 0o550);
+    place.write("dmz.yaml", ALL_SECRETS);
+    let folder = format!("CREDENTIALS_DIRECTORY={}", place.path("handed").display());
+    let handed = [&["env", &folder][..], &IN_NO_GROUP].concat();
+    let well = run_behind(&place, &handed, &["check", "dmz.yaml"]);
+    assert_eq!(well.code, Some(0), "{}", well.out);
+    let gateway = place.start_as("dmz", &handed, &["--no-ui", "--profile", "dmz.yaml"]);
+    assert_eq!(gateway.status()["phase"], "running");
+    // The same files in a folder like any other are open to a group, each of them.
+    let other = format!("CREDENTIALS_DIRECTORY={}", place.path("pki").display());
+    for wrapper in [IN_NO_GROUP.to_vec(), [&["env", &other][..], &IN_NO_GROUP].concat()] {
+        for file in ["login", "dmz.key", "users"] {
+            let said = run_behind(&place, &wrapper, &["check", "dmz.yaml"]);
+            let open =
+                said.out.lines().find(|line| line.contains(&format!("handed/{file}: others may read it")));
+            assert!(said.code == Some(2) && open.is_some(), "{file}: {}", said.out);
+            set_mode(&place.path("handed").join(file), 0o600);
+        }
+        assert_eq!(run_behind(&place, &wrapper, &["check", "dmz.yaml"]).code, Some(0));
+        ["dmz.key", "users", "login"].iter().for_each(|it| set_mode(&place.path("handed").join(it), 0o440));
+    }
+}
+
+#[test]
+fn a_file_that_this_user_may_not_read_is_told_with_what_lets_it() {
+    if !is_root("a_file_that_this_user_may_not_read_is_told_with_what_lets_it") {
+        return;
+    }
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("handed")).expect("a folder");
+    fs::copy(place.path("pki/dmz.key"), place.path("handed/dmz.key")).expect("a copy");
+    place.write("handed/users", USERS);
+    place.write("handed/login", "gate:secret\n");
+    place.write("dmz.yaml", ALL_SECRETS);
+    let files = ["dmz.yaml", "handed/dmz.key", "handed/users", "handed/login"];
+    files.iter().for_each(|file| set_mode(&place.path(file), 0o600));
+    for file in files {
+        chown(place.path(file), Some(NOBODY), None).expect("another owner");
+        let said = run_behind(&place, &WITHOUT_POWER, &["check", "dmz.yaml"]);
+        let step = "it belongs to `nobody`, and this runs as `root`: run `chown root: ";
+        let told = said.out.lines().any(|line| line.contains(step) && line.contains(file));
+        assert!(said.code == Some(2) && told, "{file}: {}", said.out);
+        assert!(!said.out.contains("portcullis certs"), "{}", said.out);
+        chown(place.path(file), Some(0), None).expect("its owner again");
+    }
+}
+
+#[test]
+fn a_socket_a_port_and_a_folder_that_are_not_to_be_had_name_the_next_step() {
+    let place = Place::with_certificates();
+    let start = "start it with `portcullis --profile NAME`, or name another socket with --admin";
+    let absent = crate::run(&place, &["status", "--admin", "run/none.sock"]);
+    assert!(absent.code == Some(1) && absent.err.contains(start), "{}", absent.err);
+    let held = std::net::TcpListener::bind(("127.0.0.1", free_port())).expect("a free port");
+    let port = held.local_addr().expect("its address").port();
+    place.write("one.yaml", &DIRECT.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
+    let taken = crate::run(&place, &["--no-ui", "--profile", "one.yaml"]);
+    assert!(
+        taken.code == Some(1) && taken.err.contains("; stop that, or write another port"),
+        "{}",
+        taken.err
+    );
+    place.write("file", "no folder");
+    let init = crate::run(&place, &["init", "pair", "--out", "file"]);
+    assert!(init.code == Some(1) && init.err.contains("choose a folder with --out"), "{}", init.err);
+    if !is_root("a socket of another user") {
+        return;
+    }
+    place.write("one.yaml", DIRECT);
+    let _gateway = place.start("one");
+    chown(place.path("run/one.sock"), Some(NOBODY), None).expect("another owner");
+    let foreign = run_behind(&place, &WITHOUT_POWER, &["status", "--admin", "run/one.sock"]);
+    let step = "ask as the user that runs it, or with sudo";
+    assert!(foreign.code == Some(1) && foreign.err.contains(step), "{}", foreign.err);
+    fs::create_dir(place.path("theirs")).expect("a folder");
+    set_mode(&place.path("theirs"), 0o755);
+    chown(place.path("theirs"), Some(NOBODY), None).expect("another owner");
+    for command in [&["init", "pair", "--out", "theirs"][..], &["certs", "--out", "theirs"]] {
+        let said = run_behind(&place, &WITHOUT_POWER, command);
+        assert!(said.code == Some(1) && said.err.contains("choose a folder with --out"), "{}", said.err);
+    }
+}
