@@ -16,6 +16,9 @@ use crate::{
 
 /// A status line is told so often at most.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// Until it is ready, it asks for so much more time to start, so often.
+const EXTENDS_BY: Duration = Duration::from_secs(30);
+const EXTENDS_EVERY: Duration = Duration::from_secs(10);
 
 /// A service manager, and what it knows.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct ServiceManager {
     status: String,
     status_at: Option<Instant>,
     fed_at: Option<Instant>,
+    extended_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +42,7 @@ enum ManagerKnows {
 impl Engine {
     /// Tells a service manager from now on.
     pub fn with_service_manager(self, socket: Option<NotifySocket>) -> Self {
-        let manager = socket.map(|socket| ServiceManager {
-            socket,
-            told: ManagerKnows::Nothing,
-            status: String::new(),
-            status_at: None,
-            fed_at: None,
-        });
+        let manager = socket.map(ServiceManager::new);
         Self { manager, ..self }
     }
 
@@ -52,36 +50,8 @@ impl Engine {
     pub(super) fn tell_manager(&mut self) {
         let Some(mut manager) = self.manager.take() else { return };
         let snapshot = self.feed.snapshots.borrow().clone();
-        let mut told = Vec::new();
-        let now = Instant::now();
-        let before = manager.told;
-        let next = self.next_told(before, &snapshot);
-        if next != before {
-            told.push(match next {
-                ManagerKnows::Nothing | ManagerKnows::Ready => Notification::Ready,
-                ManagerKnows::Reloading => Notification::Reloading { at: monotonic() },
-                ManagerKnows::Stopping => Notification::Stopping,
-            });
-            manager.told = next;
-        }
-        let status = status(&snapshot);
-        let is_due = manager.status_at.is_none_or(|at| now - at >= STATUS_EVERY) || !told.is_empty();
-        if is_due && status != manager.status {
-            told.push(Notification::Status(status.clone()));
-            (manager.status, manager.status_at) = (status, Some(now));
-        }
-        // Twice within its time, as sd_watchdog_enabled(3) has it.
-        if let Some(within) = manager.socket.watchdog
-            && manager.fed_at.is_none_or(|at| now - at >= within / 2 - within / 8)
-        {
-            told.push(Notification::Watchdog);
-            manager.fed_at = Some(now);
-        }
-        if !told.is_empty() && !manager.socket.tell(&told) {
-            // A manager that is busy hears it at the next turn.
-            (manager.told, manager.fed_at) = (before, None);
-            manager.status.clear();
-        }
+        let next = self.next_told(manager.told, &snapshot);
+        manager.tell(next, status(&snapshot), Instant::now());
         self.manager = Some(manager);
     }
 
@@ -106,6 +76,55 @@ impl Engine {
     }
 }
 
+impl ServiceManager {
+    fn new(socket: NotifySocket) -> Self {
+        let told = ManagerKnows::Nothing;
+        Self { socket, told, status: String::new(), status_at: None, fed_at: None, extended_at: None }
+    }
+
+    /// Tells what is news to it.
+    fn tell(&mut self, next: ManagerKnows, status: String, now: Instant) {
+        let before = self.told;
+        let told = self.news(next, status, now);
+        if !told.is_empty() && !self.socket.tell(&told) {
+            // A manager that is busy hears it at the next turn.
+            (self.told, self.fed_at, self.extended_at) = (before, None, None);
+            self.status.clear();
+        }
+    }
+
+    fn news(&mut self, next: ManagerKnows, status: String, now: Instant) -> Vec<Notification> {
+        let is_due = |at: Option<Instant>, every: Duration| at.is_none_or(|at| now - at >= every);
+        let mut told = Vec::new();
+        if next != self.told {
+            told.push(match next {
+                ManagerKnows::Nothing | ManagerKnows::Ready => Notification::Ready,
+                ManagerKnows::Reloading => Notification::Reloading { at: monotonic() },
+                ManagerKnows::Stopping => Notification::Stopping,
+            });
+            self.told = next;
+        }
+        // Else it would end the start of a gateway whose other half is away.
+        if next == ManagerKnows::Nothing && is_due(self.extended_at, EXTENDS_EVERY) {
+            told.push(Notification::ExtendTimeout { by: EXTENDS_BY });
+            self.extended_at = Some(now);
+        }
+        let has_news = is_due(self.status_at, STATUS_EVERY) || !told.is_empty();
+        if has_news && status != self.status {
+            told.push(Notification::Status(status.clone()));
+            (self.status, self.status_at) = (status, Some(now));
+        }
+        // Twice within its time, as sd_watchdog_enabled(3) has it.
+        if let Some(within) = self.socket.watchdog
+            && is_due(self.fed_at, within / 2 - within / 8)
+        {
+            told.push(Notification::Watchdog);
+            self.fed_at = Some(now);
+        }
+        told
+    }
+}
+
 /// `ready; 8 of 8 links ready, 3 sessions open`.
 fn status(snapshot: &Snapshot) -> String {
     let links: (usize, usize) = snapshot.pools.iter().fold((0, 0), |(ready, wanted), pool| {
@@ -126,4 +145,99 @@ fn status(snapshot: &Snapshot) -> String {
 fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{
+        disk::PipePolicy,
+        gateway::handle::{Command, GatewayHandle},
+        source::{ChosenProfile, ProfileSource},
+        tasks::Tasks,
+    };
+
+    const WATCHDOG: Duration = Duration::from_millis(400);
+
+    struct ManagerEnd {
+        socket: UnixDatagram,
+        folder: tempfile::TempDir,
+    }
+
+    impl ManagerEnd {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            Self { socket, folder }
+        }
+
+        fn connect(&self) -> NotifySocket {
+            NotifySocket::connect(self.folder.path().join("notify").as_os_str(), Some(WATCHDOG)).unwrap()
+        }
+
+        /// All that was told until now.
+        fn heard(&self) -> String {
+            let mut heard = Vec::new();
+            let mut message = [0; 4096];
+            while let Ok(length) = self.socket.recv(&mut message) {
+                heard.extend_from_slice(&message[..length]);
+            }
+            String::from_utf8(heard).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_start_that_takes_long_asks_for_more_time_until_it_is_ready() {
+        let end = ManagerEnd::new();
+        let mut manager = ServiceManager::new(end.connect());
+        let began = Instant::now();
+        let mut heard_at = |seconds: u64, next| {
+            manager.tell(next, "not ready".into(), began + Duration::from_secs(seconds));
+            end.heard().contains("EXTEND_TIMEOUT_USEC=30000000\n")
+        };
+        let told = [0, 1, 9, 10, 11, 20].map(|second| heard_at(second, ManagerKnows::Nothing));
+        assert_eq!(told, [true, false, false, true, false, true]);
+        assert!(!heard_at(30, ManagerKnows::Ready) && !heard_at(60, ManagerKnows::Ready));
+    }
+
+    /// A gateway, and what runs it once the test says so.
+    async fn engine(socket: NotifySocket) -> (GatewayHandle, Engine) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("direct.yaml");
+        let services = "{ echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } }";
+        std::fs::write(&file, format!("mode: direct\ndmz: {{ services: {services} }}\n")).unwrap();
+        let source = ProfileSource { folders: Vec::new(), role: None, pipes: PipePolicy::Refused };
+        let chosen = ChosenProfile::File(file);
+        let loaded = source.load(&chosen, None).unwrap();
+        let (handle, engine) = Engine::start(source, chosen, loaded).await.unwrap();
+        (handle, engine.with_service_manager(Some(socket)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_by_the_turns_of_the_engine_and_by_nothing_else() {
+        let end = ManagerEnd::new();
+        let (handle, engine) = engine(end.connect()).await;
+        // All else turns: the runtime with its timers, and the tasks that the engine has started.
+        sleep(100 * WATCHDOG).await;
+        assert_eq!(end.heard(), "");
+        let tasks = Tasks::default();
+        tasks.spawn("gateway", async move {
+            // It ends as it is asked to.
+            let _ = engine.run().await;
+        });
+        let mut heard = String::new();
+        while heard.matches("WATCHDOG=1\n").count() < 3 {
+            sleep(WATCHDOG / 8).await;
+            heard += &end.heard();
+        }
+        assert!(heard.starts_with("READY=1\n"), "{heard}");
+        handle.ask(Command::Stop).await;
+        tasks.all_ended().await;
+    }
 }

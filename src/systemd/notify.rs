@@ -34,6 +34,10 @@ pub enum Notification {
     Stopping,
     Status(String),
     Watchdog,
+    /// The start takes longer: the next word comes within this time.
+    ExtendTimeout {
+        by: Duration,
+    },
 }
 
 /// A service manager that wants to be told.
@@ -92,6 +96,7 @@ impl Notification {
             // A line of its own would say something else.
             Self::Status(text) => format!("STATUS={}\n", text.replace('\n', " ")),
             Self::Watchdog => "WATCHDOG=1\n".into(),
+            Self::ExtendTimeout { by } => format!("EXTEND_TIMEOUT_USEC={}\n", by.as_micros()),
         }
     }
 }

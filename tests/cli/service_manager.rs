@@ -106,6 +106,8 @@ fn ready_can_wait_for_links() {
     let dmz = place.start_as("dmz", &["env", &manager.variable], &["--no-ui", "--profile", "dmz.yaml"]);
     let heard = manager.until("STATUS=not ready; 0 of ");
     assert!(!has(&heard, "READY=1"), "{heard:?}");
+    // Until then the start is given more time.
+    assert!(has(&heard, "EXTEND_TIMEOUT_USEC=30000000"), "{heard:?}");
     let link = format!("127.0.0.1:{}", dmz.link_port());
     place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
     let _internal = place.start("internal");
