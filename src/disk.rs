@@ -180,6 +180,11 @@ pub fn note_folders_allowed(folders: Vec<PathBuf>) {
     let _ = FOLDERS_ALLOWED.set(folders);
 }
 
+/// Whether the kernel refuses folders to this process.
+pub fn is_locked() -> bool {
+    FOLDERS_ALLOWED.get().is_some()
+}
+
 fn is_locked_out(path: &Path) -> bool {
     let real = path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into());
     FOLDERS_ALLOWED.get().is_some_and(|folders| !folders.iter().any(|folder| real.starts_with(folder)))

@@ -8,9 +8,8 @@ use crate::{
     certs::CertificateAuthority,
     disk::PipePolicy,
     profile::{
-        self, AccessLogOptions, AccessLogTarget, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf,
-        KeyExchangePolicy, LinkTls, Mode, PemSource, Problem, Profile, ProfileOverrides, ProfilePlace,
-        RevokedFiles,
+        self, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, KeyExchangePolicy, LinkTls, Mode, PemSource,
+        Problem, Profile, ProfileOverrides, ProfilePlace, RevokedFiles,
     },
     proto::{multiplex, socks5},
     text,
@@ -120,11 +119,7 @@ impl ProfileSource {
     pub fn files_written_by(&self, profile: &Path) -> Vec<PathBuf> {
         let choice = ProfileOverrides { mode: None, role: self.role };
         let Ok(profile) = profile::load_with(profile, &choice, self.pipes) else { return Vec::new() };
-        let requests = match profile.access_log {
-            Some(AccessLogOptions { target: AccessLogTarget::File(file), .. }) => Some(file),
-            Some(AccessLogOptions { target: AccessLogTarget::StandardError, .. }) | None => None,
-        };
-        profile.log.into_iter().chain(requests).chain(profile.audit).collect()
+        profile.files_written().map(Path::to_path_buf).collect()
     }
 
     /// The profiles in the folders, the first of a name winning.

@@ -14,7 +14,10 @@ use landlock::{
 use thiserror::Error;
 
 use super::count_threads;
-use crate::{disk, profile::Half};
+use crate::{
+    disk,
+    profile::{Half, Profile},
+};
 
 #[derive(Debug, Error)]
 pub enum FolderLockError {
@@ -29,9 +32,11 @@ pub enum FolderLockError {
 }
 
 /// A lock of folders that is in force.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FolderLock {
     pub abi: u32,
+    /// Where files may still be written.
+    written: Vec<PathBuf>,
 }
 
 /// What a locked gateway may still reach of the file system.
@@ -78,9 +83,10 @@ impl LockedFolders {
         if status.ruleset == RulesetStatus::NotEnforced {
             return Err(FolderLockError::Missing);
         }
-        let readable = read.into_iter().chain(self.written.iter().cloned());
-        disk::note_folders_allowed(readable.filter_map(|folder| folder.canonicalize().ok()).collect());
-        Ok(FolderLock { abi: kernel_abi.map_or(effective_abi as u32, i32::unsigned_abs) })
+        let real = |folder: &PathBuf| folder.canonicalize().ok();
+        let written: Vec<_> = self.written.iter().filter_map(real).collect();
+        disk::note_folders_allowed(read.iter().filter_map(real).chain(written.iter().cloned()).collect());
+        Ok(FolderLock { abi: kernel_abi.map_or(effective_abi as u32, i32::unsigned_abs), written })
     }
 
     fn readable(&self) -> BTreeSet<PathBuf> {
@@ -102,6 +108,28 @@ impl LockedFolders {
     }
 }
 
+impl FolderLock {
+    /// Why a gateway of `profile` could not write behind it.
+    pub fn refusal(&self, profile: &Profile) -> Option<String> {
+        let file = profile.files_written().find(|file| !self.lets_write(file))?;
+        Some(format!(
+            "this process is locked, and writes in the folders that it knew at its start: {} takes a restart with \
+             that profile",
+            file.display()
+        ))
+    }
+
+    fn lets_write(&self, file: &Path) -> bool {
+        let Ok(file) = std::path::absolute(file) else { return false };
+        // A device is there already; a log may have yet to be made, in folders that are there.
+        if let Ok(real) = file.canonicalize() {
+            return real.starts_with(DEVICES) || self.written.iter().any(|folder| real.starts_with(folder));
+        }
+        let there = file.ancestors().skip(1).find_map(|folder| folder.canonicalize().ok());
+        there.is_some_and(|there| self.written.iter().any(|folder| there.starts_with(folder)))
+    }
+}
+
 /// A folder that is not there needs no rule.
 fn allow(
     ruleset: RulesetCreated,
@@ -110,4 +138,40 @@ fn allow(
 ) -> Result<RulesetCreated, RulesetError> {
     let there = folders.into_iter().filter_map(|folder| PathFd::new(folder).ok());
     ruleset.add_rules(there.map(|folder| Ok::<_, RulesetError>(PathBeneath::new(folder, access))))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_may_be_written_is_known_by_its_real_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().canonicalize().unwrap().join(name);
+        for folder in ["logs", "logs/inner", "other"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        fs::write(at("other/there"), "").unwrap();
+        symlink(at("other/there"), at("logs/link")).unwrap();
+        symlink(at("logs"), at("to-logs")).unwrap();
+        let lock = FolderLock { abi: 1, written: vec![at("logs")] };
+        let table = [
+            ("logs/a", true),
+            ("logs/inner/a", true),
+            ("logs/new/a", true),
+            ("to-logs/a", true),
+            ("logs/link", false),
+            ("other/a", false),
+            ("other/there", false),
+            ("logs-2/a", false),
+            ("a", false),
+        ];
+        for (file, expected) in table {
+            assert_eq!(lock.lets_write(&at(file)), expected, "{file}");
+        }
+        assert!(lock.lets_write(Path::new("/dev/null")) && !lock.lets_write(Path::new("/dev/shm/none")));
+    }
 }

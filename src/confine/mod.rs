@@ -159,6 +159,11 @@ impl ProcessLock {
         self.folders.as_ref().map(|folders| folders.abi)
     }
 
+    /// The lock of folders, where there is one.
+    pub fn folders(&self) -> Option<&FolderLock> {
+        self.folders.as_ref()
+    }
+
     /// Why `profile` can not be run in this process any more.
     pub fn refusal(&self, profile: &Profile) -> Option<String> {
         if let Some(LockedHalf { half, .. }) = self.half
@@ -179,6 +184,9 @@ impl ProcessLock {
             return Some(format!(
                 "this process is locked, and opens no Unix socket: {backend} takes a restart with that profile"
             ));
+        }
+        if let Some(why) = self.folders.as_ref().and_then(|folders| folders.refusal(profile)) {
+            return Some(why);
         }
         let needs_folders =
             profile.confine == ConfinePolicy::Required && self.is_begun && self.folders.is_none();
@@ -235,7 +243,8 @@ fn half_alone(profile: &Profile) -> Option<Half> {
     }
 }
 
-fn half_to_lock(profile: &Profile) -> Option<Half> {
+/// The half that a process is locked as which runs `profile`.
+pub fn half_to_lock(profile: &Profile) -> Option<Half> {
     half_alone(profile).filter(|_| profile.confine != ConfinePolicy::Off)
 }
 

@@ -10,6 +10,7 @@ use super::{
     service_changes::{self, ServiceChange},
 };
 use crate::{
+    confine::folders::FolderLock,
     profile::{DmzMode, Half, HostPort, InternalMode, Mode, Problem, Profile, ServiceName},
     telemetry::audit::AuditTaken,
 };
@@ -283,8 +284,20 @@ impl fmt::Display for SwitchPlan {
 pub enum SwitchRefusal {
     #[error("{}", problem_lines(.0))]
     Profile(Vec<Problem>),
+    #[error("{0}")]
+    Locked(String),
     #[error(transparent)]
     Audit(#[from] AuditTaken),
+}
+
+impl SwitchRefusal {
+    /// To be asked before a file is opened that could not be written.
+    pub fn check_lock(folders: Option<&FolderLock>, profile: &Profile) -> Result<(), Self> {
+        match folders.and_then(|folders| folders.refusal(profile)) {
+            Some(why) => Err(Self::Locked(why)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl From<Vec<Problem>> for SwitchRefusal {

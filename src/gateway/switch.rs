@@ -117,9 +117,11 @@ impl Engine {
         self.state = EngineState::Loading;
         let source = self.source.clone();
         let (in_use, notices) = (self.profile.audit.clone(), self.shared.notices.clone());
+        let folders = self.lock.folders().cloned();
         let load = move || {
             let chosen = choose(&source)?;
             let loaded = source.load_to_serve(&chosen, None)?;
+            SwitchRefusal::check_lock(folders.as_ref(), &loaded.profile)?;
             let audit = open_audit(&loaded.profile, in_use.as_deref(), &notices)?;
             Ok::<_, SwitchRefusal>((loaded, chosen, audit))
         };
@@ -191,11 +193,8 @@ impl Engine {
 
     /// Commits a switch that is ready, rolls back one that is late.
     pub(super) fn advance_switch(&mut self) {
-        let is_late = |switching: &PendingSwitch| Instant::now() >= switching.deadline;
-        if self
-            .pending_switch()
-            .is_some_and(|pending| pending.missing_reason().is_some() && !is_late(pending))
-        {
+        let has_time = |pending: &PendingSwitch| Instant::now() < pending.deadline;
+        if self.pending_switch().is_some_and(|it| it.missing_reason().is_some() && has_time(it)) {
             return;
         }
         let Some(switching) = self.take_switch() else { return };

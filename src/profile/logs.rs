@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
+    Profile,
     fields::ValueReader,
     keys,
     problem::{Problem, ValueProblem, quote_for_problem},
@@ -22,6 +23,14 @@ impl AccessLogOptions {
             AccessLogTarget::File(file) => Some(file),
             AccessLogTarget::StandardError => None,
         }
+    }
+}
+
+impl Profile {
+    /// The files that a gateway of this profile writes.
+    pub fn files_written(&self) -> impl Iterator<Item = &Path> {
+        let requests = self.access_log.as_ref().and_then(AccessLogOptions::file);
+        self.log.as_deref().into_iter().chain(requests).chain(self.audit.as_deref())
     }
 }
 

@@ -1,6 +1,8 @@
 //! What is done before anything runs: the profile is read, and the lock that holds from the start is taken.
 
 use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -13,7 +15,7 @@ use crate::{
     admin::socket_path,
     cli::Cli,
     commands::profile_folders::profile_source,
-    confine::{ProcessLock, folders::LockedFolders},
+    confine::{self, ProcessLock, folders::LockedFolders},
     demo, exit,
     gateway::{KeptLockdown, lockdown_file::LockdownFile},
     output::print_note,
@@ -74,6 +76,7 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
     };
     let file = lockdown_file(cli, &loaded.profile);
+    make_log_folders(&loaded.profile);
     let mut folders = locked_folders(cli, &source, &chosen, socket.as_deref());
     folders.written.extend(file.as_ref().map(|file| file.folder().to_path_buf()));
     // What is wrong with the file is told when there is somewhere to tell it.
@@ -103,6 +106,17 @@ fn lockdown_file(cli: &Cli, profile: &Profile) -> Option<LockdownFile> {
         let _ = file.prepare_folder();
     }
     Some(file)
+}
+
+/// A locked half can not make them later. Where one can not be made now, the file in it is told with its lost lines.
+fn make_log_folders(profile: &Profile) {
+    if confine::half_to_lock(profile).is_none() {
+        return;
+    }
+    let files = profile.files_written().filter_map(|file| std::path::absolute(file).ok());
+    for folder in files.filter_map(|file| file.parent().map(Path::to_path_buf)) {
+        let _ = DirBuilder::new().mode(0o750).create(folder);
+    }
 }
 
 /// What is read and written while a gateway runs: the profiles that it can be switched to with what they name,

@@ -5,13 +5,16 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixListener,
+    process::Command,
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
+    commands::issued,
     connect,
-    process::{Gateway, Place, SOON},
+    process::{Gateway, Place, SOON, until},
     run,
     setup::{Pair, dmz_half, internal_half},
     verify::{DMZ_TLS, INTERNAL_TLS, Ports, results, step, verify},
@@ -166,7 +169,7 @@ fn verify_tries_the_lock_from_within_and_probes_a_half_that_can_not_connect() {
     let (_outside, _inside) = (start("outside"), start("inside"));
     let ready = |name: &str| {
         let socket = place.path(&format!("run/portcullis/{name}.sock")).display().to_string();
-        crate::until("it is ready", SOON, || {
+        until("it is ready", SOON, || {
             (run(&place, &["status", "--ready", "--strict", "--admin", &socket]).code == Some(0))
                 .then_some(())
         });
@@ -294,6 +297,82 @@ fn what_was_not_known_at_the_start_is_refused_by_its_path() {
     assert!(why.contains("elsewhere/ca.pem") && why.contains("lock of this gateway"), "{why}");
     place.write("profiles/dmz.yaml", &dmz);
     done(&place, "dmz", &["reload"]);
+}
+
+#[test]
+fn a_log_that_the_lock_does_not_cover_is_refused_by_its_path() {
+    let place = Place::with_certificates();
+    let dmz = dmz_half("127.0.0.1:0", &["echo"]);
+    // The folder of a log that is missing at the start is made then.
+    let logged = format!("log: logs/gate.json\n{dmz}");
+    place.write("dmz.yaml", &logged);
+    let gateway = place.start("dmz");
+    if gateway.status()["confined"]["dmz"]["landlock"].is_null() {
+        assert!(gateway.log().contains("Landlock"), "it is told: {}", gateway.log());
+        return;
+    }
+    let text = || fs::read_to_string(place.path("logs/gate.json")).unwrap_or_default();
+    until("it is written", SOON, || text().contains("profile_in_force").then_some(()));
+    fs::create_dir(place.path("elsewhere")).expect("a folder");
+    for key in ["log", "access_log", "audit"] {
+        let file = format!("elsewhere/{key}.json");
+        place.write("dmz.yaml", &format!("{key}: {file}\n{dmz}"));
+        let plan = done(&place, "dmz", &["switch", "--plan", "./dmz.yaml"]);
+        let reload = refused(&place, "dmz", &["reload"]);
+        for told in [&plan, &reload, &refused(&place, "dmz", &["switch", "./dmz.yaml"])] {
+            assert!(told.contains(&file) && told.contains("takes a restart with that profile"), "{told}");
+        }
+        assert!(plan.contains("refused: this process is locked"), "{plan}");
+        assert!(!place.path(&file).exists() && !gateway.log().contains("audit_file"), "{}", gateway.log());
+    }
+    // What it covers is taken, and a folder of the same name that is made anew is another one.
+    place.write("dmz.yaml", &format!("access_log: logs/access.json\n{logged}"));
+    done(&place, "dmz", &["reload"]);
+    fs::remove_dir_all(place.path("logs")).expect("it is removed");
+    fs::create_dir(place.path("logs")).expect("a folder");
+    done(&place, "dmz", &["reload"]);
+    let status = gateway.wait("it is told", SOON, |status| status["log_trouble"].is_string());
+    let why = status["log_trouble"].as_str().expect("text");
+    assert!(why.ends_with("covers no folder that was made after the start: a restart does"), "{why}");
+}
+
+/// What goes on behind the lock that opens files: renewed certificates, a recording, logs that are rotated.
+#[test]
+fn files_that_a_locked_half_was_started_with_are_read_and_opened_anew() {
+    let place = Place::with_certificates();
+    let keys = "log: logs/gate.json\naccess_log: logs/access.json\n";
+    place.write("dmz.yaml", &format!("{keys}{}", dmz_half("127.0.0.1:0", &["echo"])));
+    fs::create_dir(place.path("kept")).expect("a folder");
+    let args = ["--no-ui", "--profile", "dmz.yaml", "--record", "kept/dmz.jsonl"];
+    let dmz = place.start_as("dmz", &[], &args);
+    assert!(refuses(&dmz, "dmz").contains(&"connect".into()));
+    let written = |file: &str, what: &str| {
+        until(file, SOON, || fs::read_to_string(place.path(file)).ok()?.contains(what).then_some(()));
+    };
+    written("kept/dmz.jsonl", "\"phase\":\"running\"");
+    for name in ["gate", "access"] {
+        let (file, old) = (format!("logs/{name}.json"), format!("logs/{name}.json.1"));
+        until("it is there", SOON, || fs::rename(place.path(&file), place.path(&old)).ok());
+    }
+    dmz.signal(Signal::USR1);
+    written("logs/gate.json", "\"files\":2");
+    until("it is there again", SOON, || place.path("logs/access.json").exists().then_some(()));
+    // A certificate that is replaced is shown from then on.
+    let serial = || {
+        let at = format!("127.0.0.1:{}", dmz.link_port());
+        let line =
+            format!("openssl s_client -connect {at} 2>/dev/null </dev/null | openssl x509 -noout -serial");
+        let said = Command::new("sh").args(["-c", &line]).output().expect("openssl runs");
+        String::from_utf8(said.stdout).expect("UTF-8")
+    };
+    let before = serial();
+    assert!(before.starts_with("serial="), "{before}");
+    let (certificate, key) = issued(&place, "dmz", -1, 90);
+    for (file, text) in [("dmz.key", key), ("dmz.pem", certificate)] {
+        fs::write(place.path("pki").join(file), text).expect("it is written");
+    }
+    until("the new one is shown", SOON, || (serial() != before).then_some(()));
+    written("logs/gate.json", "certificates_renewed");
 }
 
 #[test]

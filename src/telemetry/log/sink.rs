@@ -23,7 +23,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{telemetry::clock, text};
+use crate::{disk, telemetry::clock, text};
 
 /// Lines that may wait for a slow reader.
 const QUEUED_LINES_MAX: usize = 8192;
@@ -34,6 +34,9 @@ const WRITTEN_BYTES: usize = 64 * 1024;
 const TRIED_AGAIN: Duration = Duration::from_secs(1);
 /// A loss is told for so long.
 const TOLD_MS: u64 = 60_000;
+/// A lock of folders goes by the folder, not by its name.
+const LOCKED_OUT: &str = "; the lock of this gateway (`confine`) covers no folder that was made after the start: a restart \
+                          does";
 /// No error: the queue was full.
 const TOO_SLOW: i32 = 0;
 
@@ -190,6 +193,9 @@ impl SinkState {
             },
             SinkTarget::File(path) if errno == TOO_SLOW => {
                 format!("{} is written too slowly", text::clean_path(path))
+            }
+            SinkTarget::File(path) if errno == libc::EACCES && disk::is_locked() => {
+                format!("{}: {error}{LOCKED_OUT}", text::clean_path(path))
             }
             SinkTarget::File(path) => format!("{}: {error}", text::clean_path(path)),
         }
