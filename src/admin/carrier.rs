@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::bytes::BytesMut;
 
 use super::{protocol::WireError, target::CarrierCommand};
-use crate::text;
+use crate::{systemd, text};
 
 /// What is kept of what it says on standard error: the end.
 const SAID_BYTES_MAX: usize = 2048;
@@ -60,7 +60,9 @@ pub(super) struct Carrier {
 impl Carrier {
     /// Starts it, and gives what it says and what it hears.
     pub fn start(command: &CarrierCommand) -> io::Result<(Self, pipe::Receiver, pipe::Sender)> {
-        let mut child = Command::new(&command.program)
+        let mut process = Command::new(&command.program);
+        systemd::keep_from(&mut process);
+        let mut child = process
             .args(&command.arguments)
             // Asked for a password, it is to fail and not to write across the screen.
             .env("SSH_ASKPASS_REQUIRE", "force")

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
 };
 
 use serde_json::Value;
@@ -173,6 +173,38 @@ fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
     let check = &after["forward_checks"][0];
     assert_eq!((&check["profile"], &check["passed"]), (&"pair".into(), &true.into()), "{after:#}");
     assert_eq!(after["walk"]["steps"].as_array().map(Vec::len), Some(5), "{after:#}");
+}
+
+/// The port for monitors, the logs, the audit and the locks are those of the gateway that serves.
+#[test]
+fn halves_of_its_own_open_no_health_port_and_write_no_file() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    // Whoever opened it would find it taken.
+    let health = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let keys = format!(
+        "health: {}\nlog: gate.json\naccess_log: access.json\naudit: audit.jsonl\n",
+        health.local_addr().expect("its address")
+    );
+    place.write("pair.yaml", &format!("{keys}{}", ports.pair("echo://")));
+    let manager = UnixDatagram::bind(place.path("notify")).expect("a socket");
+    manager.set_nonblocking(true).expect("it does not wait");
+    let told =
+        ["NOTIFY_SOCKET", "LISTEN_FDNAMES"].map(|name| format!("{name}={}", place.path("notify").display()));
+    let wrapper = ["env", &told[0], &told[1], "WATCHDOG_USEC=100000", "LISTEN_FDS=1", "LISTEN_PID=1"];
+    let line = ["verify", "--json", "--profile", "pair.yaml"];
+    let said = crate::said(place.wrapped(&wrapper, &line).output().expect("it runs"));
+    assert_eq!(
+        results(&report(&said)),
+        "profile pass, basic pass, forward pass, reverse pass, closed pass",
+        "{}",
+        said.out
+    );
+    for file in ["gate.json", "access.json", "audit.jsonl", "state"] {
+        assert!(!place.path(file).exists(), "{file}");
+    }
+    // Nor does one of them speak for this command to the service manager.
+    let error = manager.recv(&mut [0; 64]).expect_err("nothing was told");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]

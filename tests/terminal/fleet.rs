@@ -209,6 +209,32 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
     });
 }
 
+/// What carries the protocol is not the process that a service manager means.
+#[test]
+fn a_carrier_hears_nothing_of_the_service_manager() {
+    let place = place();
+    write_script(&place.path("bin/tells"), "env > told.new; mv told.new told; sleep 1000\n");
+    let path = format!("PATH={}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+    let ours = [
+        "NOTIFY_SOCKET=/run/notify",
+        "WATCHDOG_USEC=1000000",
+        "WATCHDOG_PID=1",
+        "LISTEN_FDS=1",
+        "LISTEN_PID=1",
+        "LISTEN_FDNAMES=web",
+    ];
+    let attach =
+        [&["env", &path][..], &ours, &[PROGRAM, "attach", "one=exec:tells", "two=run/none.sock"]].concat();
+    let mut terminal = Terminal::run(&place, &attach);
+    let told = until("it is told", SOON, || fs::read_to_string(place.path("told")).ok());
+    assert!(told.lines().any(|line| line == path), "{told}");
+    for (name, _) in ours.iter().filter_map(|one| one.split_once('=')) {
+        assert!(!told.lines().any(|line| line.starts_with(name)), "{name}: {told}");
+    }
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+}
+
 /// A key in `authorized_keys` that may only look: what is asked over it is refused where the gateway is.
 #[test]
 fn a_key_that_may_only_look_changes_nothing() {
