@@ -8,6 +8,8 @@ mod balancer;
 mod browser;
 #[path = "foreign/bulk.rs"]
 mod bulk;
+#[path = "foreign/clients.rs"]
+mod clients;
 #[path = "foreign/databases.rs"]
 mod databases;
 #[path = "foreign/http.rs"]

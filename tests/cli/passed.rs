@@ -14,6 +14,7 @@ use rustix::process::Signal;
 
 use crate::{
     connect,
+    monitor::asked,
     process::{Gateway, Place, SOON, until},
     said,
     setup::{free_port, free_ports, internal_half},
@@ -86,6 +87,48 @@ fn a_restart_refuses_no_connection_on_a_socket_that_was_passed_in() {
     let _gateway = start(&place, "one", "web", vec![again(&web)]);
     waiting.into_iter().for_each(|client| client.join().expect("each is served"));
     echo(connect(at));
+}
+
+/// One socket for several services, told apart by their paths, with TLS on it.
+#[test]
+fn services_of_requests_share_a_passed_socket() {
+    let place = Place::with_certificates();
+    let accept = |path: &str| {
+        format!(
+            "{{ accept: [{{ address: 'https://fd@web/{path}', tls: {{ certificate: pki/dmz.pem, key: pki/dmz.key }} \
+             }}], connect: 'http://{}' }}",
+            answering(path.to_owned())
+        )
+    };
+    place.write(
+        "one.yaml",
+        &format!("mode: direct\ndmz:\n  services:\n    one: {}\n    other: {}\n", accept("a"), accept("b")),
+    );
+    let web = listener();
+    let port = web.local_addr().expect("its address").port();
+    let gateway = start(&place, "one", "web", vec![again(&web)]);
+    assert_eq!(gateway.status()["services"][0]["accept"][0], format!("https://127.0.0.1:{port}/a"));
+    let ca = place.path("pki/ca.pem").display().to_string();
+    let to = format!("dmz:{port}:127.0.0.1");
+    for path in ["a", "b"] {
+        let line = ["--cacert", &ca, "--resolve", &to];
+        assert_eq!(asked(&line, &format!("https://dmz:{port}/{path}")), (200, path.to_owned()));
+    }
+}
+
+/// A backend that answers each request with this.
+fn answering(body: String) -> SocketAddr {
+    let listener = listener();
+    let at = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    at
 }
 
 #[test]

@@ -8,80 +8,226 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::{
-    Server, ended, has, printed,
+    Server,
+    clients::Clients,
+    ended, has, printed,
     process::{Gateway, Place, SOON, until},
-    setup::{Pair, free_port},
+    setup::{Pair, dmz_half, free_port, free_ports, internal_half},
 };
+
+const NAMES: [&str; 2] = ["alpha", "beta"];
+
+/// HAProxy: before two gateways, and as the backend of each, which answers with its name.
+struct Balancer {
+    front: u16,
+    /// The backends of the two.
+    backends: [u16; 2],
+    accepts: [u16; 2],
+    health: [u16; 2],
+    stats: String,
+}
+
+impl Balancer {
+    fn new(place: &Place) -> Self {
+        let [front, first, second, alpha, beta, one, two] = free_ports();
+        let stats = place.path("haproxy.sock").display().to_string();
+        Self { front, backends: [first, second], accepts: [alpha, beta], health: [one, two], stats }
+    }
+
+    /// Starts it; `front` is how it treats clients.
+    fn start(&self, place: &Place, front: &str) -> Server {
+        let Self { stats, front: port, .. } = self;
+        let mut config = format!(
+            "global\n  stats socket {stats} mode 600 level admin\n\
+             defaults\n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n  timeout check 5s\n"
+        );
+        for (name, port) in NAMES.iter().zip(self.backends) {
+            config += &format!(
+                "frontend {name}\n  mode http\n  bind 127.0.0.1:{port}\n  http-request return status 200 \
+                 content-type text/plain string {name}\n"
+            );
+        }
+        config += &format!("listen front\n  bind 127.0.0.1:{port}\n  option httpchk GET /readyz\n{front}");
+        for ((name, accept), check) in NAMES.iter().zip(self.accepts).zip(self.health) {
+            config +=
+                &format!("  server {name} 127.0.0.1:{accept} check port {check} inter 100ms fall 1 rise 1\n");
+        }
+        place.write("haproxy.cfg", &config);
+        let mut command = Command::new("/usr/sbin/haproxy");
+        let file = place.path("haproxy.cfg").display().to_string();
+        Server::start(command.args(["-db", "-f", &file]), *port)
+    }
+
+    /// As HAProxy sees it: `UP` or `DOWN`.
+    fn is_up(&self, name: &str) -> bool {
+        let all = printed(&["sh", "-c", &format!("echo show stat | socat - UNIX-CONNECT:{}", self.stats)]);
+        let row = all.lines().find(|row| row.starts_with(&format!("front,{name},"))).expect("its row");
+        row.split(',').nth(17) == Some("UP")
+    }
+
+    #[track_caller]
+    fn until_in(&self, name: &str) {
+        until("it is in", SOON, || self.is_up(name).then_some(()));
+    }
+
+    #[track_caller]
+    fn until_out(&self, name: &str) {
+        until("it is out", SOON, || (!self.is_up(name)).then_some(()));
+    }
+
+    /// Four at a time, each a connection and a request of its own.
+    fn start_clients(&self) -> Vec<Clients> {
+        let at = SocketAddr::from(([127, 0, 0, 1], self.front));
+        (0..4).map(|_| Clients::start(move || ask_name(at))).collect()
+    }
+
+    /// A gateway in direct mode.
+    fn direct(&self, at: usize) -> String {
+        format!(
+            "mode: direct\nhealth: 127.0.0.1:{}\ndrain_delay: 3s\ndmz:\n  services:\n    \
+             web: {{ accept: [\"tcp://127.0.0.1:{}\"], connect: \"tcp://127.0.0.1:{}\" }}\n",
+            self.health[at], self.accepts[at], self.backends[at]
+        )
+    }
+}
+
+/// Whether a client is answered by either.
+fn ask_name(at: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(at)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match NAMES.iter().any(|name| answer.starts_with("HTTP/1.1 200") && answer.ends_with(name)) {
+        true => Ok(()),
+        false => Err(std::io::Error::other(format!("answered {answer:?}"))),
+    }
+}
+
+fn has_all(test: &str) -> bool {
+    has(test, &["haproxy", "curl", "socat"])
+}
 
 #[test]
 fn haproxy_takes_an_unready_gateway_out_and_back_in() {
-    if !has("haproxy_takes_an_unready_gateway_out_and_back_in", &["haproxy", "curl", "socat"]) {
+    if !has_all("haproxy_takes_an_unready_gateway_out_and_back_in") {
         return;
     }
     let place = Place::with_certificates();
-    let at = |name: &str| place.path(name).display().to_string();
-    let (front, backends) = (free_port(), [free_port(), free_port()]);
-    let names = ["alpha", "beta"];
-    let stats = at("haproxy.sock");
-    let mut config = format!(
-        "global\n  stats socket {stats} mode 600 level admin\n\
-         defaults\n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n"
-    );
-    for (name, port) in names.iter().zip(backends) {
-        config += &format!(
-            "frontend {name}\n  mode http\n  bind 127.0.0.1:{port}\n  http-request return status 200 \
-             content-type text/plain string {name}\n"
-        );
-    }
-    config += &format!("listen front\n  mode tcp\n  bind 127.0.0.1:{front}\n  option httpchk GET /readyz\n");
-    let gateways: Vec<Gateway<'_>> = names
-        .iter()
-        .zip(backends)
-        .map(|(name, port)| {
-            let text = format!(
-                "mode: direct\nhealth: 127.0.0.1:0\ndmz:\n  services:\n    \
-                 echo: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"tcp://127.0.0.1:{port}\" }}\n"
-            );
-            place.write(&format!("{name}.yaml"), &text);
-            place.start(name)
+    let balancer = Balancer::new(&place);
+    let gateways: Vec<Gateway<'_>> = (0..2)
+        .map(|at| {
+            place.write(&format!("{}.yaml", NAMES[at]), &balancer.direct(at));
+            place.start(NAMES[at])
         })
         .collect();
-    for (name, gateway) in names.iter().zip(&gateways) {
-        let status = gateway.status();
-        let check = status["monitored_at"][0].as_str().and_then(|at| at.rsplit(':').next()).expect("a port");
-        let accept = gateway.accept("echo");
-        config += &format!("  server {name} {accept} check port {check} inter 100ms fall 1 rise 1\n");
-    }
-    place.write("haproxy.cfg", &config);
-    let mut command = Command::new("/usr/sbin/haproxy");
-    let _haproxy = Server::start(command.args(["-db", "-f", &at("haproxy.cfg")]), front);
-    // As HAProxy sees them: `UP` or `DOWN`.
-    let is_up = |name: &str| {
-        let all = printed(&["sh", "-c", &format!("echo show stat | socat - UNIX-CONNECT:{stats}")]);
-        let row =
-            all.lines().find(|row| row.starts_with(&format!("front,{name},"))).expect("its row").to_owned();
-        row.split(',').nth(17) == Some("UP")
-    };
-    let ask = || printed(&["curl", "-sSf", "--max-time", "10", &format!("http://127.0.0.1:{front}/")]);
+    let _haproxy = balancer.start(&place, "  mode tcp\n");
+    let ask =
+        || printed(&["curl", "-sSf", "--max-time", "10", &format!("http://127.0.0.1:{}/", balancer.front)]);
     let command = |gateway: &str, word: &str| {
-        let socket = at(&format!("run/{gateway}.sock"));
+        let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
         let said = ended(&mut place.command(&[word, "--admin", &socket]));
         assert!(said.status.success(), "{said:?}");
     };
-    until("both are in", SOON, || (is_up("alpha") && is_up("beta")).then_some(()));
+    NAMES.iter().for_each(|name| balancer.until_in(name));
     let both: std::collections::BTreeSet<_> = (0..8).map(|_| ask()).collect();
     assert_eq!(both.len(), 2, "{both:?}");
     // One service that drains is out, and so the gateway has none; what it carries goes on.
     command("alpha", "drain");
-    until("it is out", SOON, || (!is_up("alpha")).then_some(()));
+    balancer.until_out("alpha");
     for _ in 0..8 {
         assert_eq!(ask(), "beta");
     }
     command("alpha", "reload");
-    until("it is back in", SOON, || is_up("alpha").then_some(()));
+    balancer.until_in("alpha");
     let both: std::collections::BTreeSet<_> = (0..8).map(|_| ask()).collect();
     assert_eq!(both.len(), 2, "{both:?}");
+    drop(gateways);
+}
+
+/// With `drain_delay` clients are served until HAProxy has seen that the gateway stops.
+#[test]
+fn haproxy_loses_no_client_of_a_gateway_that_stops_and_comes_back() {
+    if !has_all("haproxy_loses_no_client_of_a_gateway_that_stops_and_comes_back") {
+        return;
+    }
+    let place = Place::with_certificates();
+    let balancer = Balancer::new(&place);
+    (0..2).for_each(|at| place.write(&format!("{}.yaml", NAMES[at]), &balancer.direct(at)));
+    let mut gateways = NAMES.map(|name| Some(place.start(name)));
+    let _haproxy = balancer.start(&place, "  mode tcp\n");
+    NAMES.iter().for_each(|name| balancer.until_in(name));
+    let clients = balancer.start_clients();
+    for (at, name) in NAMES.iter().enumerate() {
+        clients.iter().for_each(Clients::some_more);
+        let mut gateway = gateways[at].take().expect("it runs");
+        if at == 0 {
+            let pid = Pid::from_raw(gateway.child.id() as i32).expect("a process has an id");
+            kill_process(pid, Signal::TERM).expect("the signal is sent");
+        } else {
+            let socket = place.path(&format!("run/{name}.sock")).display().to_string();
+            let said = ended(&mut place.command(&["stop", "--admin", &socket]));
+            assert!(said.status.success(), "{said:?}");
+        }
+        balancer.until_out(name);
+        let status = until("it ends", SOON, || gateway.child.try_wait().expect("ours"));
+        assert_eq!(status.code(), Some(0));
+        clients.iter().for_each(Clients::some_more);
+        gateways[at] = Some(place.start(name));
+        balancer.until_in(name);
+    }
+    clients.iter().for_each(Clients::some_more);
+    clients.into_iter().for_each(Clients::end);
+}
+
+/// A DMZ gateway that has lost its links closes its port, and HAProxy asks the other one for whoever was not answered.
+#[test]
+fn haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed() {
+    if !has_all("haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed") {
+        return;
+    }
+    let place = Place::with_certificates();
+    let balancer = Balancer::new(&place);
+    let mut pairs: Vec<_> = (0..2).map(|at| start_pair(&place, &balancer, at)).collect();
+    let front = "  mode http\n  retries 3\n  option redispatch 1\n  retry-on conn-failure empty-response\n";
+    let _haproxy = balancer.start(&place, front);
+    NAMES.iter().for_each(|name| balancer.until_in(name));
+    let clients = balancer.start_clients();
+    for signal in [Signal::KILL, Signal::TERM] {
+        clients.iter().for_each(Clients::some_more);
+        let mut inside = pairs[0].1.take().expect("it runs");
+        let pid = Pid::from_raw(inside.child.id() as i32).expect("a process has an id");
+        kill_process(pid, signal).expect("the signal is sent");
+        balancer.until_out("alpha");
+        until("it ends", SOON, || inside.child.try_wait().expect("ours"));
+        until("its port is closed", SOON, || {
+            TcpStream::connect(("127.0.0.1", balancer.accepts[0])).is_err().then_some(())
+        });
+        clients.iter().for_each(Clients::some_more);
+        pairs[0].1 = Some(place.start("inside-alpha"));
+        balancer.until_in("alpha");
+    }
+    clients.iter().for_each(Clients::some_more);
+    clients.into_iter().for_each(Clients::end);
+}
+
+/// Both halves of a gateway's pair.
+fn start_pair<'a>(place: &'a Place, balancer: &Balancer, at: usize) -> (Gateway<'a>, Option<Gateway<'a>>) {
+    let (name, inside) = (NAMES[at], format!("inside-{}", NAMES[at]));
+    let dmz = dmz_half("127.0.0.1:0", &["web"])
+        .replace("tcp://127.0.0.1:0", &format!("tcp://127.0.0.1:{}", balancer.accepts[at]))
+        .replace("dmz:\n", "dmz:\n  unready: refuse\n");
+    place.write(&format!("{name}.yaml"), &format!("health: 127.0.0.1:{}\n{dmz}", balancer.health[at]));
+    let dmz = place.start(name);
+    let backend = format!("tcp://127.0.0.1:{}", balancer.backends[at]);
+    let link = format!("127.0.0.1:{}", dmz.link_port());
+    place.write(&format!("{inside}.yaml"), &internal_half(&link, &[("web", &backend)]));
+    let internal = place.start(&inside);
+    dmz.wait_healthy();
+    (dmz, Some(internal))
 }
 
 /// How a backend fails behind its answer.
