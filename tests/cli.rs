@@ -23,6 +23,8 @@ mod lifetime;
 mod lockdown;
 #[path = "cli/logs.rs"]
 mod logs;
+#[path = "cli/metric_values.rs"]
+mod metric_values;
 #[path = "cli/metrics.rs"]
 mod metrics;
 #[path = "cli/monitor.rs"]

@@ -4,6 +4,7 @@ use hyper::{Method, StatusCode, Uri};
 
 use super::MonitoredGateway;
 use crate::telemetry::{
+    clock,
     health::readiness::{self, ReadinessDemand},
     metrics::{self, MetricsFormat},
     snapshot::Snapshot,
@@ -37,10 +38,21 @@ pub fn answer_request(
     accepted: &[u8],
     watched: &MonitoredGateway,
 ) -> MonitorAnswer {
+    answer_at(clock::now_us(), method, uri, accepted, watched)
+}
+
+/// The same at a moment of the gateway's clock.
+fn answer_at(
+    now_us: u64,
+    method: &Method,
+    uri: &Uri,
+    accepted: &[u8],
+    watched: &MonitoredGateway,
+) -> MonitorAnswer {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return MonitorAnswer::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n");
     }
-    let stalled = watched.turned.stalled_for();
+    let stalled = watched.turned.stalled_for(now_us);
     let stalled =
         stalled.map(|time| format!("the gateway hangs: its engine has not turned for {}s", time.as_secs()));
     match (uri.path(), stalled) {
@@ -121,7 +133,50 @@ fn answer_service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> M
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+
+    use super::{
+        super::{LastTurn, TURNS_WITHIN},
+        *,
+    };
+    use crate::{
+        profile::{Half, Mode},
+        telemetry::snapshot::{GatewayPhase, ServiceRow},
+    };
+
+    #[test]
+    fn an_engine_that_hangs_is_neither_alive_nor_ready_and_its_last_numbers_are_told() {
+        let snapshot = Snapshot {
+            phase: GatewayPhase::Running,
+            services: vec![ServiceRow::new(Half::Dmz, "orders")],
+            readiness: Some(readiness::Readiness { ready: true, ..Default::default() }),
+            ..Snapshot::new("one", Mode::Direct)
+        };
+        // It has turned when the clock began, and not since.
+        let watched =
+            MonitoredGateway { snapshots: watch::channel(Arc::new(snapshot)).1, turned: LastTurn::default() };
+        let (well, hangs) = (TURNS_WITHIN.as_micros() as u64, TURNS_WITHIN.as_micros() as u64 + 1_000_000);
+        for (path, while_well, while_it_hangs) in [
+            ("/livez", 200, 503),
+            ("/readyz", 200, 503),
+            ("/readyz?strict", 200, 503),
+            ("/readyz/orders", 200, 503),
+            ("/readyz/nobody", 404, 404),
+            ("/metrics", 200, 200),
+            ("/", 404, 404),
+        ] {
+            let uri = Uri::from_static(path);
+            let answer = |now_us| answer_at(now_us, &Method::GET, &uri, b"", &watched);
+            assert_eq!(answer(well).status.as_u16(), while_well, "{path}");
+            let told = answer(hangs);
+            assert_eq!(told.status.as_u16(), while_it_hangs, "{path}");
+            if while_it_hangs == 503 {
+                assert_eq!(told.body, "the gateway hangs: its engine has not turned for 6s\n", "{path}");
+            }
+        }
+    }
 
     #[test]
     fn open_metrics_go_to_those_who_accept_them() {

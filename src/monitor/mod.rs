@@ -50,8 +50,8 @@ impl LastTurn {
     }
 
     /// For how long it has not turned, where that is longer than it takes one that is well.
-    fn stalled_for(&self) -> Option<Duration> {
-        let passed = Duration::from_micros(clock::now_us().saturating_sub(self.0.load(Ordering::Relaxed)));
+    fn stalled_for(&self, now_us: u64) -> Option<Duration> {
+        let passed = Duration::from_micros(now_us.saturating_sub(self.0.load(Ordering::Relaxed)));
         (passed > TURNS_WITHIN).then_some(passed)
     }
 }

@@ -2,9 +2,10 @@
 //! at a level that changes while it runs.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     thread,
 };
 
@@ -176,7 +177,8 @@ fn each_request_is_a_line_without_its_query_and_with_its_end() {
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&4.into(), &10.into()), "{line}");
     assert_eq!((&line["service"], &line["end"], &line["user"]), (&"web".into(), &"--".into(), &Value::Null));
     assert_eq!(line["backend"], format!("http://{backend}"));
-    assert!(line["first_byte_seconds"].as_f64() <= line["seconds"].as_f64(), "{line}");
+    let [first, all] = ["first_byte_seconds", "seconds"].map(|name| line[name].as_f64().expect("a number"));
+    assert!(first <= all, "{line}");
     let session = line["session"].as_str().expect("an id").to_owned();
     gateway.wait("the session is the log's", SOON, |status| {
         status["ended"].as_array().is_some_and(|ended| ended.iter().any(|row| row["id"] == session.as_str()))
@@ -290,4 +292,92 @@ fn the_request_of_a_websocket_is_written_when_it_ends() {
     assert_eq!((&line["status"], &line["service"]), (&101.into(), &"echo".into()), "{line}");
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&5.into(), &5.into()), "{line}");
     assert!(line["session"].is_string() && line["end"].is_string(), "{line}");
+}
+
+/// A service of requests in direct mode, whose access log is this.
+fn web_profile(access_log: &str, more: &str) -> String {
+    format!(
+        "mode: direct\naccess_log: {access_log}\ndmz:\n  services:\n    web: {{ accept: ['http://127.0.0.1:0/'], \
+         connect: 'http://{}'{more} }}\n",
+        backend()
+    )
+}
+
+#[test]
+fn a_client_that_is_known_is_named_in_both_forms() {
+    let place = Place::with_certificates();
+    place.write("users", "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n");
+    fs::set_permissions(place.path("users"), fs::Permissions::from_mode(0o600)).expect("a mode");
+    let auth = ", auth: { basic: users, realm: web }";
+    place.write("one.yaml", &web_profile("access.json", auth));
+    let gateway = place.start("one");
+    let url = |path: &str| format!("http://{}/{path}", web(&gateway));
+    assert_eq!(asked(&["-u", "alice:s3cret"], &url("known")).0, 200);
+    let line = line_of(&place, "access.json", |line| line["path"] == "/known");
+    assert_eq!((&line["user"], &line["status"]), (&"alice".into(), &200.into()), "{line}");
+    assert!(line["first_byte_seconds"].is_f64() && line["seconds"].is_f64(), "{line}");
+    // A name that was not proven is nobody's.
+    assert_eq!(asked(&["-u", "alice:wrong"], &url("unknown")).0, 401);
+    let line = line_of(&place, "access.json", |line| line["path"] == "/unknown");
+    assert_eq!((&line["user"], &line["status"]), (&Value::Null, &401.into()), "{line}");
+    place.write("one.yaml", &web_profile("{ file: access.log, format: combined }", auth));
+    let socket = place.path("run/one.sock").display().to_string();
+    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    assert_eq!(asked(&["-u", "alice:s3cret"], &url("known")).0, 200);
+    let text = until("its line", SOON, || {
+        fs::read_to_string(place.path("access.log")).ok().filter(|text| text.ends_with('\n'))
+    });
+    assert!(
+        text.starts_with("127.0.0.1 - alice [") && text.contains("\"GET /known HTTP/1.1\" 200"),
+        "{text}"
+    );
+}
+
+#[test]
+fn requests_are_lines_of_standard_error_where_the_profile_says_so_with_a_priority_in_the_journal() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &web_profile("stderr", ""));
+    for (name, is_journal) in [("plain", false), ("journal", true)] {
+        let log =
+            File::create(place.path(&format!("{name}.log"))).expect("a log").metadata().expect("its number");
+        let stream = match is_journal {
+            true => format!("JOURNAL_STREAM={}:{}", log.dev(), log.ino()),
+            false => "JOURNAL_STREAM=1:1".into(),
+        };
+        let gateway = place.start_as(name, &["env", &stream], &["--no-ui", "--profile", "one.yaml"]);
+        assert_eq!(asked(&[], &format!("http://{}/a?secret=1", web(&gateway))).0, 200);
+        let line = until("its line", SOON, || {
+            let log = gateway.log();
+            log.lines().find(|line| line.contains("\"path\":\"/a\"")).map(str::to_owned)
+        });
+        let line = match is_journal {
+            true => line.strip_prefix("<6>").expect("its priority"),
+            false => &line,
+        };
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!((&line["status"], &line["service"]), (&200.into(), &"web".into()), "{line}");
+        assert!(!gateway.log().contains("secret"), "{}", gateway.log());
+    }
+}
+
+#[test]
+fn a_signal_opens_the_access_log_and_the_audit_anew_as_well() {
+    let place = Place::with_certificates();
+    let keys = "log: gate.json\naudit: audit.jsonl\n";
+    place.write("one.yaml", &format!("{keys}{}", web_profile("access.json", "")));
+    let gateway = place.start("one");
+    let url = format!("http://{}", web(&gateway));
+    assert_eq!(asked(&[], &format!("{url}/before")).0, 200);
+    line_of(&place, "access.json", |line| line["path"] == "/before");
+    line_of(&place, "audit.jsonl", |line| line["action"] == "start");
+    line_of(&place, "gate.json", event("profile_in_force"));
+    for file in ["gate.json", "access.json", "audit.jsonl"] {
+        fs::rename(place.path(file), place.path(&format!("{file}.1"))).expect("it is renamed");
+    }
+    gateway.signal(Signal::USR1);
+    assert_eq!(line_of(&place, "gate.json", event("log_reopened"))["files"], 3);
+    assert_eq!(asked(&[], &format!("{url}/after")).0, 200);
+    line_of(&place, "access.json", |line| line["path"] == "/after");
+    line_of(&place, "audit.jsonl", |line| line["action"] == "signal");
+    assert!(lines(&place, "access.json.1").iter().all(|line| line["path"] != "/after"));
 }
