@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     cli::Cli,
@@ -13,9 +13,22 @@ use crate::{
     text,
 };
 
+/// How `check` tells what it has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckForm {
+    Text,
+    /// For programs: the problems alone.
+    Json,
+}
+
 /// Prints every problem of the profiles named, else of all in the folders. Those that are named one
 /// by one are also looked at together, as the halves of one shield.
-pub fn run(cli: &Cli, source: &ProfileSource, names: &[String]) -> Result<ExitCode, OutputError> {
+pub fn run(
+    cli: &Cli,
+    source: &ProfileSource,
+    names: &[String],
+    form: CheckForm,
+) -> Result<ExitCode, OutputError> {
     let named: Vec<_> = names.iter().chain(cli.profile.as_ref()).map(|name| source.choose(name)).collect();
     let is_named = !named.is_empty();
     let all = match is_named {
@@ -26,28 +39,48 @@ pub fn run(cli: &Cli, source: &ProfileSource, names: &[String]) -> Result<ExitCo
         print_note(format_args!("portcullis: {}", no_profiles(source)));
         return Ok(exit::BAD_INPUT.into());
     }
-    let (mut code, mut good) = (ExitCode::SUCCESS, Vec::new());
+    let (mut found, mut good) = (Vec::new(), Vec::new());
     for chosen in all {
         match chosen.and_then(|chosen| source.load(&chosen, cli.mode)) {
             Ok(loaded) => {
-                let file = loaded.profile.file.as_deref().unwrap_or(Path::new("demo"));
-                print_line(format_args!("{}: ok, {}", text::clean_path(file), describe(&loaded.profile)))?;
-                for warning in profile::warnings(&loaded.profile) {
-                    print_line(format_args!("{}: warning: {warning}", text::clean_path(file)))?;
-                }
+                print_good(&loaded.profile, form)?;
                 good.push(loaded);
             }
-            Err(problems) => code = print_problems(&problems)?,
+            Err(problems) => {
+                print_problems(&problems, form)?;
+                found.extend(problems);
+            }
         }
     }
     let apart = if is_named { compare_halves(cli, &good) } else { Vec::new() };
-    if !apart.is_empty() {
-        code = print_problems(&apart)?;
+    print_problems(&apart, form)?;
+    found.extend(apart);
+    match (form, found.is_empty()) {
+        (CheckForm::Json, _) => print_line(format_args!("{:#}", problems_json(&found)))?,
+        (CheckForm::Text, true) => print_plan(&good, is_named)?,
+        (CheckForm::Text, false) => {}
     }
-    if code == ExitCode::SUCCESS {
-        print_plan(&good, is_named)?;
+    Ok(if found.is_empty() { ExitCode::SUCCESS } else { exit::BAD_INPUT.into() })
+}
+
+fn print_good(profile: &Profile, form: CheckForm) -> Result<(), OutputError> {
+    if form == CheckForm::Json {
+        return Ok(());
     }
-    Ok(code)
+    let file = text::clean_path(profile.file.as_deref().unwrap_or(Path::new("demo")));
+    print_line(format_args!("{file}: ok, {}", describe(profile)))?;
+    let warnings = profile::warnings(profile);
+    warnings.iter().try_for_each(|warning| print_line(format_args!("{file}: warning: {warning}")))
+}
+
+fn problems_json(problems: &[Problem]) -> Value {
+    let row = |Problem { place, what, advice }: &Problem| {
+        json!({
+            "file": &*place.file, "line": place.line, "column": place.column, "key": place.key, "text": what,
+            "advice": advice,
+        })
+    };
+    problems.iter().map(row).collect()
 }
 
 /// What would run now: of profiles that are named in detail, else how to run one.
@@ -101,9 +134,12 @@ fn list(things: &[impl ToString]) -> String {
     things.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn print_problems(problems: &[Problem]) -> Result<ExitCode, OutputError> {
-    problems.iter().try_for_each(print_line)?;
-    Ok(exit::BAD_INPUT.into())
+/// One by one as they are found, but for programs, which get all at the end.
+fn print_problems(problems: &[Problem], form: CheckForm) -> Result<(), OutputError> {
+    match form {
+        CheckForm::Text => problems.iter().try_for_each(print_line),
+        CheckForm::Json => Ok(()),
+    }
 }
 
 /// Where no profile was found, and why.

@@ -74,6 +74,9 @@ pub enum CliAction {
         // An id of its own: clap keeps one value for each id, and `--profiles` has taken the name.
         #[arg(id = "checked", value_name = "PROFILE")]
         profiles: Vec<String>,
+        /// Print the problems as a JSON list, empty where there is none
+        #[arg(long)]
+        json: bool,
     },
     /// Walk the checklist: profile, basic, forward, reverse, closed
     ///

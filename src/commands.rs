@@ -15,7 +15,7 @@ use crate::{
     admin::{client, socket_path},
     attach,
     certs::{self, CertsRequest},
-    check,
+    check::{self, CheckForm},
     cli::{AuditAction, Cli, CliAction, KillOptions, LockdownOptions, SelftestSubject},
     disk::PipePolicy,
     doctor::{self, MachineFacts},
@@ -38,9 +38,10 @@ use crate::{
 pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
     let source = profile_source(cli);
     match action {
-        CliAction::Check { profiles } => {
+        CliAction::Check { profiles, json } => {
             let source = ProfileSource { pipes: PipePolicy::Read, ..source };
-            return Ok(check::run(cli, &source, profiles)?);
+            let form = if *json { CheckForm::Json } else { CheckForm::Text };
+            return Ok(check::run(cli, &source, profiles, form)?);
         }
         CliAction::Profiles => check::list_profiles(&source)?,
         CliAction::Verify { json } => return verify::run(cli, *json).await,

@@ -26,12 +26,22 @@ pub fn page() -> io::Result<Vec<u8>> {
     man.render_options_section(&mut out)?;
     commands(&command).to_writer(&mut out)?;
     man.render_extra_section(&mut out)?;
+    section("SIGNALS", SIGNALS).to_writer(&mut out)?;
     section("FILES", FILES).to_writer(&mut out)?;
     section("ENVIRONMENT", ENVIRONMENT).to_writer(&mut out)?;
     section("EXAMPLES", EXAMPLES).to_writer(&mut out)?;
     man.render_version_section(&mut out)?;
     Ok(out)
 }
+
+const SIGNALS: &[(&str, &str)] = &[
+    ("SIGTERM, SIGINT", "drains and stops; a second one cuts the sessions that are open"),
+    (
+        "SIGHUP",
+        "headless: reads the profile and its certificates again; with a dashboard its terminal is gone, and the gateway goes on headless",
+    ),
+    ("SIGUSR1", "opens the files of log, access_log and audit anew, for programs that have renamed them"),
+];
 
 const FILES: &[(&str, &str)] = &[
     (
@@ -42,6 +52,10 @@ const FILES: &[(&str, &str)] = &[
         "$RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/portcullis/, /run/portcullis/",
         "admin sockets of running gateways, PROFILE.sock or PROFILE-ROLE.sock: the first of these that is set, the last for root",
     ),
+    (
+        "$STATE_DIRECTORY, /var/lib/portcullis/, $XDG_STATE_HOME/portcullis/",
+        "what an internal half has locked, PROFILE-ROLE.lockdown: the first of these that is set, the second for root",
+    ),
 ];
 
 const ENVIRONMENT: &[(&str, &str)] = &[
@@ -50,7 +64,23 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "what is logged: a level (error, warn, info, debug, trace) for the gateway itself, or directives such as portcullis::link=debug,rustls=info; info unless set; debug shows every link that comes to stand or goes",
     ),
     ("NO_COLOR", "when set, the dashboard uses no colours"),
-    ("XDG_RUNTIME_DIR, XDG_CONFIG_HOME, RUNTIME_DIRECTORY", "see FILES; relative paths are ignored"),
+    (
+        "XDG_RUNTIME_DIR, XDG_CONFIG_HOME, XDG_STATE_HOME, RUNTIME_DIRECTORY, STATE_DIRECTORY",
+        "see FILES; relative paths are ignored",
+    ),
+    (
+        "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
+        "of a service manager: told that the gateway is ready, reloads, stops and turns; not handed on to programs that are started",
+    ),
+    (
+        "LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
+        "sockets that a service manager has opened, for addresses such as https://fd@NAME; not handed on",
+    ),
+    (
+        "CREDENTIALS_DIRECTORY",
+        "where systemd hands over files with LoadCredential=: a key or another secret there may be readable by the group root, as systemd leaves it",
+    ),
+    ("JOURNAL_STREAM", "where standard error is the journal, lines have a priority and no time of their own"),
 ];
 
 const EXAMPLES: &[(&str, &str)] = &[

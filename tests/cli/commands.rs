@@ -7,6 +7,10 @@ use std::{
     process::Stdio,
 };
 
+use clap::CommandFactory;
+use portcullis::cli::Cli;
+use serde_json::Value;
+
 use crate::{
     DIRECT,
     process::Place,
@@ -387,14 +391,51 @@ fn certificates_for_several_gateways_are_called_after_them() {
 }
 
 #[test]
+fn problems_are_told_to_programs_as_a_list() {
+    let place = Place::with_certificates();
+    place.write("good.yaml", crate::DIRECT);
+    place.write(
+        "bad.yaml",
+        "mode: sideways\ndmz:\n  services:\n    a: { accept: ['tcp://127.0.0.1:0'], conect: 'echo://' }\n",
+    );
+    let check = |args: &[&str]| {
+        let said = run(&place, &[&["check", "--json"], args].concat());
+        let told: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("no JSON: {}", said.out));
+        (said.code, told)
+    };
+    assert_eq!(check(&["good.yaml"]), (Some(0), serde_json::json!([])));
+    let (code, told) = check(&["good.yaml", "bad.yaml", "none.yaml"]);
+    assert_eq!(code, Some(2));
+    let told = told.as_array().expect("a list");
+    let lines = run(&place, &["check", "good.yaml", "bad.yaml", "none.yaml"]).out;
+    let lines: Vec<_> = lines.lines().filter(|line| !line.contains(": ok, ")).collect();
+    let said = |row: &Value| {
+        let text = |name: &str| row[name].as_str().expect("text").to_owned();
+        let [file, key, what, advice] = ["file", "key", "text", "advice"].map(text);
+        format!("{file}:{}:{}: {key}: {what}; {advice}", row["line"], row["column"])
+    };
+    assert_eq!(told.iter().map(said).collect::<Vec<_>>(), lines, "the same in both forms");
+    let mode = &told[0];
+    assert_eq!((&mode["file"], &mode["line"], &mode["key"]), (&"bad.yaml".into(), &1.into(), &"mode".into()));
+}
+
+#[test]
 fn the_manual_page_is_whole() {
     let place = Place::with_certificates();
     let page = run(&place, &["man"]).out;
-    for section in ["NAME", "SYNOPSIS", "OPTIONS", "COMMANDS", "FILES", "ENVIRONMENT", "EXAMPLES"] {
+    for section in ["NAME", "SYNOPSIS", "OPTIONS", "COMMANDS", "SIGNALS", "FILES", "ENVIRONMENT", "EXAMPLES"]
+    {
         assert!(page.contains(&format!(".SH {section}")), "no {section}");
     }
-    for command in ["check", "verify", "status", "switch", "certs", "replay"] {
-        assert!(page.contains(&format!("\\fB{command}\\fR")), "no {command}");
+    let commands = Cli::command();
+    let commands: Vec<_> = commands.get_subcommands().map(|command| command.get_name()).collect();
+    assert!(commands.len() > 20, "{commands:?}");
+    for command in commands {
+        let name = command.replace('-', "\\-");
+        assert!(page.contains(&format!("\\fB{name}\\fR")), "no {command}");
+    }
+    for word in ["SIGUSR1", "NOTIFY_SOCKET", "LISTEN_FDNAMES", "CREDENTIALS_DIRECTORY", "STATE_DIRECTORY"] {
+        assert!(page.contains(word), "no {word}");
     }
     assert!(!page.contains("portcullis\\-check(1)"), "it refers to pages that are not installed");
 }
