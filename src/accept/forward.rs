@@ -163,8 +163,8 @@ impl Succeeding for DialledInPeer {
         &mut self.succession
     }
 
-    fn has_links(&self) -> bool {
-        self.counts.links() > 0
+    fn counters(&self) -> &LinkCounters {
+        &self.counts
     }
 
     /// It kept links, and said no goodbye.
@@ -199,6 +199,7 @@ impl DialledInPeer {
             ready: self.counts.ready(),
             carrying: self.counts.carrying(),
             protocol: self.protocol.map(Into::into),
+            instance: self.peer.instance.map(|instance| instance.to_string()),
             ..PoolRow::new(Half::Internal, "*".into())
         }
         .with_fault(last_fault)
@@ -285,5 +286,39 @@ fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest
         admission: ClientAdmission::default(),
         expires: None,
         arrival: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::multiplex::hello::InstanceId;
+
+    #[test]
+    fn so_many_are_missed_and_the_longest_lost_gives_way() {
+        let mut seen = Vec::new();
+        for number in 0..=LOST_MAX as u8 {
+            let counts = Arc::new(LinkCounters::default());
+            drop(LinkGuard::ready(&counts, None));
+            seen.push(DialledInPeer {
+                peer: Peer {
+                    name: Some("dmz".into()),
+                    address: "192.0.2.1".into(),
+                    instance: Some(InstanceId([number; 16])),
+                },
+                at: Instant::now(),
+                counts,
+                protocol: Some(multiplex::PROTOCOL_NAME),
+                last_error: None,
+                goodbye: GoodbyeState::default(),
+                succession: Succession::default(),
+            });
+        }
+        assert!(seen.iter().all(|visitor| visitor.lost_for().is_some()));
+        let longest = seen.iter().max_by_key(|visitor| visitor.lost_for()).and_then(|it| it.peer.instance);
+        forget_departed(&mut seen);
+        assert_eq!(seen.len(), LOST_MAX);
+        assert!(seen.iter().all(|visitor| visitor.peer.instance != longest));
+        assert!(seen[0].row().instance.is_some(), "which process it was is still told");
     }
 }

@@ -74,7 +74,7 @@ pub enum IdleLinkFailure {
 
 impl From<io::Error> for IdleLinkFailure {
     fn from(error: io::Error) -> Self {
-        Self::Link(LinkLoss::Socket(error.into()))
+        Self::Link(error.into())
     }
 }
 

@@ -25,6 +25,9 @@ use crate::{
     },
 };
 
+/// Links of one process that is gone all fail in this time.
+const TOGETHER: Duration = Duration::from_secs(15);
+
 /// The links of one peer, counted.
 #[derive(Debug, Default)]
 pub struct LinkCounters {
@@ -36,6 +39,9 @@ pub struct LinkCounters {
     surplus: AtomicUsize,
     /// When the last link ended, in microseconds of the process; 0: none has.
     emptied_us: AtomicU64,
+    /// When the peer's process can have been gone, by the first of the links that failed since one came to
+    /// stand, in microseconds of the process; 0: none has.
+    gone_us: AtomicU64,
     round_trip: Mutex<RoundTrip>,
     table: LinkTable,
     /// Whether a session was answered since somebody asked.
@@ -77,6 +83,25 @@ impl LinkCounters {
         let emptied_us = Some(self.emptied_us.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
         let gone_us = clock::now_us().saturating_sub(emptied_us);
         (self.links() == 0).then(|| Duration::from_micros(gone_us))
+    }
+
+    /// How long the process of a peer without links can have been gone.
+    pub fn gone_for(&self) -> Option<Duration> {
+        let empty = self.empty_for()?;
+        let gone_us = Some(self.gone_us.load(Ordering::Relaxed)).filter(|&at| at > 0);
+        let gone = gone_us.map(|at| Duration::from_micros(clock::now_us().saturating_sub(at)));
+        Some(gone.map_or(empty, |gone| gone.max(empty)))
+    }
+
+    /// One of them has failed, which was noticed so long after its other end may have gone.
+    fn note_failed(&self, unnoticed: Duration) {
+        let at = clock::now_us().saturating_sub(unnoticed.as_micros() as u64).max(1);
+        // Of several that fail together the first to be noticed tells it best; one that failed long before,
+        // while others stood, tells nothing.
+        let is_news = |before: u64| before == 0 || at > before.saturating_add(TOGETHER.as_micros() as u64);
+        let first = |before: u64| is_news(before).then_some(at);
+        // It is kept where there is one already.
+        let _ = self.gone_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, first);
     }
 
     fn counter(&self, is: LinkActivity) -> &AtomicUsize {
@@ -180,6 +205,7 @@ impl LinkActivity {
 impl LinkGuard {
     pub fn ready(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
         counts.counter(LinkActivity::Ready).fetch_add(1, Ordering::Relaxed);
+        counts.gone_us.store(0, Ordering::Relaxed);
         let (key, entry) = counts.table.add();
         Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: place }
     }
@@ -236,6 +262,11 @@ impl LinkGuard {
                 LinkRoom::Full => LinkActivity::Full,
             });
         }
+    }
+
+    /// It has failed, which was noticed so long after its other end may have gone.
+    pub fn note_failed(&self, unnoticed: Duration) {
+        self.counts.note_failed(unnoticed);
     }
 
     /// It takes no more sessions.

@@ -18,6 +18,8 @@ use crate::{admission::token_bucket::TokenBucket, proto::multiplex::frame::PING_
 pub const HEARTBEAT: Duration = Duration::from_millis(2500);
 /// A ping without an answer for so long, and nothing else heard: the other end is dead.
 pub const UNANSWERED: Duration = Duration::from_secs(6);
+/// A link that is dead by silence was heard last so long ago at most, where this process is short of time.
+pub const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Pings that an end may send at once, and how many more each second: it asks once a [`HEARTBEAT`].
 const PINGS_AT_ONCE: f64 = 64.0;
 const PINGS_A_SECOND: f64 = 4.0;

@@ -265,6 +265,7 @@ impl PeerLinks {
             last_error: goodbye.map(Into::into),
             protocol: Some(protocol.into()),
             serves,
+            instance: self.peer.instance.map(|instance| instance.to_string()),
             ..PoolRow::new(Half::Dmz, service)
         }
         .with_fault(self.last_fault.clone())
@@ -281,8 +282,8 @@ impl Succeeding for PeerLinks {
         &mut self.succession
     }
 
-    fn has_links(&self) -> bool {
-        self.counts.links() > 0
+    fn counters(&self) -> &LinkCounters {
+        &self.counts
     }
 
     fn lost_for(&self) -> Option<Duration> {
@@ -309,7 +310,10 @@ pub fn row_without_peer(service: &ServiceName, target: usize, why: LinkFault) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::multiplex::hello::InstanceId;
+    use crate::{
+        link::{liveness::SILENCE_MAX, multiplex::handle::LinkLoss},
+        proto::multiplex::hello::InstanceId,
+    };
 
     #[test]
     fn a_peer_is_remembered_while_a_link_of_its_lives_though_it_only_leaves() {
@@ -333,31 +337,94 @@ mod tests {
         assert!(lane.is_remembered(), "it was here a moment ago");
     }
 
+    fn alpha(instance: u8) -> (PeerLinks, LinkGuard) {
+        let peer = Peer {
+            name: Some("alpha".into()),
+            address: "192.0.2.1".into(),
+            instance: Some(InstanceId([instance; 16])),
+        };
+        let mut lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
+        let link = LinkGuard::ready(&lane.counts, None);
+        lane.note_seen();
+        (lane, link)
+    }
+
+    fn reset() -> LinkLoss {
+        std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
+    }
+
+    fn lose(lane: &mut PeerLinks, link: LinkGuard, how: &LinkLoss) {
+        link.note_failed(how.unnoticed());
+        drop(link);
+        lane.note_lost(&how.clone().into());
+    }
+
+    /// Long enough for clocks of microseconds to tell before from behind.
+    fn moment_passes() {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_micros(50) {}
+    }
+
+    fn instances(lanes: &[PeerLinks]) -> Vec<u8> {
+        lanes.iter().filter_map(|lane| Some(lane.peer.instance?.0[0])).collect()
+    }
+
     #[test]
     fn of_two_gateways_of_one_name_one_that_is_lost_stays_until_it_is_back() {
-        let began = |instance: u8| {
-            let peer = Peer {
-                name: Some("alpha".into()),
-                address: "192.0.2.1".into(),
-                instance: Some(InstanceId([instance; 16])),
-            };
-            let mut lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
-            let link = LinkGuard::ready(&lane.counts, None);
-            lane.note_seen();
-            (lane, link)
-        };
-        let ((mut one, _one), (mut other, link)) = (began(1), began(2));
-        (one.succession, other.succession) = (Succession::long_ago(), Succession::long_ago());
-        let mut lanes = vec![one, other];
-        drop(link);
-        lanes[1].note_lost(&IdleLinkFailure::CLOSED);
+        for how in [reset(), LinkLoss::Cut, LinkLoss::Silent] {
+            let ((mut one, _one), (other, link)) = (alpha(1), alpha(2));
+            one.succession = Succession::began_before(2 * SILENCE_MAX);
+            let mut lanes = vec![one, other];
+            lose(&mut lanes[1], link, &how);
+            forget_departed(&mut lanes);
+            assert_eq!(instances(&lanes), [1, 2], "{how}: the first is no other than before");
+            assert!(lanes[1].row().instance.is_some_and(|instance| instance.starts_with("0202")));
+            moment_passes();
+            let (back, _back) = alpha(3);
+            lanes.push(back);
+            forget_departed(&mut lanes);
+            assert_eq!(instances(&lanes), [1, 3], "{how}: it was started anew");
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_came_a_moment_before_another_was_lost_is_no_other() {
+        // The first was reset: whoever stood then stood beside it.
+        let ((mut first, link), (mut second, _second)) = (alpha(1), alpha(2));
+        first.succession = Succession::began_before(Duration::from_secs(2));
+        second.succession = Succession::began_before(Duration::from_secs(1));
+        let mut lanes = vec![first, second];
+        lose(&mut lanes[0], link, &LinkLoss::Cut);
         forget_departed(&mut lanes);
-        assert_eq!(lanes.len(), 2, "it is lost, and the first is no other than before");
-        let (back, _back) = began(3);
-        lanes.push(back);
+        assert_eq!(instances(&lanes), [1, 2]);
+        // The other's silence was noticed late: it may have been started anew long before.
+        let ((mut first, link), (second, _second)) = (alpha(1), alpha(2));
+        first.succession = Succession::began_before(2 * SILENCE_MAX);
+        let mut lanes = vec![first, second];
+        lose(&mut lanes[0], link, &LinkLoss::Silent);
         forget_departed(&mut lanes);
-        let instances: Vec<_> = lanes.iter().filter_map(|lane| lane.peer.instance).collect();
-        assert_eq!(instances, [InstanceId([1; 16]), InstanceId([3; 16])], "it was started anew");
+        assert_eq!(instances(&lanes), [2]);
+        // One of its links was reset, and the reset of another was lost on the way.
+        let (mut first, link) = alpha(1);
+        let other = LinkGuard::ready(&first.counts, None);
+        lose(&mut first, link, &LinkLoss::Cut);
+        moment_passes();
+        let (second, _second) = alpha(2);
+        lose(&mut first, other, &reset());
+        let mut lanes = vec![first, second];
+        forget_departed(&mut lanes);
+        assert_eq!(instances(&lanes), [2], "it came behind the first reset");
+    }
+
+    #[test]
+    fn so_many_are_missed_and_the_longest_lost_gives_way() {
+        let mut lanes: Vec<_> = (0..=LOST_MAX as u8).map(|number| alpha(number).0).collect();
+        lanes.iter_mut().for_each(|lane| lane.note_lost(&reset().into()));
+        let gone = |lane: &PeerLinks| lane.lost_for();
+        let longest = lanes.iter().max_by_key(|lane| gone(lane)).and_then(|lane| lane.peer.instance);
+        forget_departed(&mut lanes);
+        assert_eq!(lanes.len(), LOST_MAX);
+        assert!(lanes.iter().all(|lane| lane.peer.instance != longest));
     }
 
     #[test]

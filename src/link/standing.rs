@@ -328,7 +328,13 @@ impl StandingLink {
                 self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
                 Some(StandingEvent::Leaves(kind))
             }
-            OwnerEvent::Ended(loss) => Some(StandingEvent::Ended(self.reason(&loss))),
+            OwnerEvent::Ended(loss) => {
+                let reason = self.reason(&loss);
+                if let (IdleLossReason::Failed(_), Some(guard)) = (&reason, &self.guard) {
+                    guard.note_failed(loss.unnoticed());
+                }
+                Some(StandingEvent::Ended(reason))
+            }
         }
     }
 

@@ -1,15 +1,13 @@
 //! Whether a gateway that has come is one that was lost, started anew.
 //!
 //! A gateway is told by its name, its address and its instance, so a restart looks like another gateway. One
-//! that comes while another of its name and address goes, or after that, stands for it, and for no second one;
-//! what stood beside it all the time does not.
+//! that comes once another of its name and address can have been gone stands for it, and for no second one; what
+//! stood beside it before that does not. How soon that is depends on how the loss was noticed: a socket that is
+//! reset tells of it at once, silence only after a while, by which the same gateway may have started anew.
 
 use std::time::{Duration, Instant};
 
-use super::Peer;
-
-/// A loss is noticed in this time, by which the same gateway may have started anew.
-const NOTICED_WITHIN: Duration = Duration::from_secs(15);
+use super::{Peer, link_guard::LinkCounters};
 
 /// When a gateway came, and whether it stands for another.
 #[derive(Debug)]
@@ -26,10 +24,10 @@ impl Default for Succession {
 
 #[cfg(test)]
 impl Succession {
-    /// Of a gateway that has been here longer than any loss takes to notice.
-    pub fn long_ago() -> Self {
-        let Some(began) = Instant::now().checked_sub(2 * NOTICED_WITHIN) else {
-            panic!("this clock began less than {NOTICED_WITHIN:?} ago")
+    /// Of a gateway that came so long ago.
+    pub fn began_before(by: Duration) -> Self {
+        let Some(began) = Instant::now().checked_sub(by) else {
+            panic!("this clock began less than {by:?} ago")
         };
         Self { began, is_successor: false }
     }
@@ -39,9 +37,13 @@ impl Succession {
 pub trait Succeeding {
     fn peer(&self) -> &Peer;
     fn succession(&mut self) -> &mut Succession;
-    fn has_links(&self) -> bool;
+    fn counters(&self) -> &LinkCounters;
     /// How long it has been lost.
     fn lost_for(&self) -> Option<Duration>;
+
+    fn has_links(&self) -> bool {
+        self.counters().links() > 0
+    }
 }
 
 /// Takes out each that was lost and has a successor.
@@ -59,11 +61,13 @@ pub fn forget_succeeded<T: Succeeding>(all: &mut Vec<T>) {
 }
 
 fn successor_of<T: Succeeding>(all: &mut [T], at: usize) -> Option<usize> {
-    let lost_for = all[at].lost_for()?;
-    let lost_at = Instant::now().checked_sub(lost_for + NOTICED_WITHIN)?;
-    let peer = all[at].peer().clone();
+    all[at].lost_for()?;
+    let now = Instant::now();
+    let gone_at = now.checked_sub(all[at].counters().gone_for()?)?;
+    let (peer, came_at) = (all[at].peer().clone(), all[at].succession().began);
     all.iter_mut().position(|one| {
         let Succession { began, is_successor } = *one.succession();
-        began >= lost_at && !is_successor && one.has_links() && one.peer().may_succeed(&peer)
+        let is_later = began > came_at && began >= gone_at;
+        is_later && !is_successor && one.has_links() && one.peer().may_succeed(&peer)
     })
 }

@@ -39,7 +39,7 @@ impl MultiplexedLink {
         self.stream.let_close_cleanly();
         match Pin::new(&mut self.stream).poll_shutdown(cx) {
             Poll::Ready(Ok(())) => self.closing = Closing::Ending,
-            Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.into())),
+            Poll::Ready(Err(error)) => return Err(error.into()),
             Poll::Pending => return Ok(false),
         }
         Ok(true)

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{credit::ReceiveWindow, held::HeldBytes};
 use crate::{
-    link::load::SessionPlace,
+    link::{liveness::SILENCE_MAX, load::SessionPlace},
     net::stream::NetStream,
     proto::{
         Refusal,
@@ -130,6 +130,30 @@ pub enum LinkLoss {
     Broken(#[from] PeerViolation),
     #[error(transparent)]
     Socket(SocketError),
+    /// The kernel has heard nothing of it for too long.
+    #[error(transparent)]
+    Unreachable(SocketError),
+}
+
+impl From<io::Error> for LinkLoss {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+        match error.kind() {
+            TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown => Self::Unreachable(error.into()),
+            _ => Self::Socket(error.into()),
+        }
+    }
+}
+
+impl LinkLoss {
+    /// For how long its other end may have been gone by now: what ends a link otherwise than by silence comes at
+    /// once.
+    pub fn unnoticed(&self) -> Duration {
+        match self {
+            Self::Closed | Self::Cut | Self::Broken(_) | Self::Socket(_) => Duration::ZERO,
+            Self::Silent | Self::Unreachable(_) => SILENCE_MAX,
+        }
+    }
 }
 
 /// An error of a socket, which all who ask for it get.

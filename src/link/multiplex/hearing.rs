@@ -58,7 +58,7 @@ impl MultiplexedLink {
                     Poll::Ready(Ok(false)) => return Err(self.heard_end(cx)),
                     // Both have said that it is over; how the other end lets go of it says nothing more.
                     Poll::Ready(Err(_)) if self.is_ending() => return Err(LinkLoss::Closed),
-                    Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.into())),
+                    Poll::Ready(Err(error)) => return Err(error.into()),
                 }
                 Ok(buf.filled().len())
             })?;

@@ -136,19 +136,18 @@ impl Outgoing {
     }
 
     fn poll_flush(&mut self, stream: &mut NetStream, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
-        let socket = |error: std::io::Error| LinkLoss::Socket(error.into());
         while !self.unwritten.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, &self.unwritten) {
                 Poll::Ready(Ok(0)) => return Err(LinkLoss::Cut),
                 Poll::Ready(Ok(count)) => drop(self.unwritten.drain(..count)),
-                Poll::Ready(Err(error)) => return Err(socket(error)),
+                Poll::Ready(Err(error)) => return Err(error.into()),
                 Poll::Pending => return Ok(self.blocked()),
             }
         }
         if self.is_unflushed {
             match Pin::new(&mut *stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.is_unflushed = false,
-                Poll::Ready(Err(error)) => return Err(socket(error)),
+                Poll::Ready(Err(error)) => return Err(error.into()),
                 Poll::Pending => return Ok(self.blocked()),
             }
         }
@@ -173,7 +172,7 @@ impl Outgoing {
     ) -> Result<(), LinkLoss> {
         let taken = match Pin::new(&mut *stream).poll_write(cx, bytes) {
             Poll::Ready(Ok(count)) => count,
-            Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.into())),
+            Poll::Ready(Err(error)) => return Err(error.into()),
             Poll::Pending => 0,
         };
         self.unwritten = bytes[taken..].to_vec();
