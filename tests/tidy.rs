@@ -80,7 +80,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "verify",
         ],
     ),
-    ("admin", &["gateway", "profile", "systemd", "tasks", "telemetry", "text"]),
+    ("admin", &["admission", "gateway", "profile", "systemd", "tasks", "telemetry", "text"]),
     ("record", &["gateway", "tasks", "telemetry"]),
     ("tui", &["disk", "doctor", "gateway", "profile", "record", "telemetry", "text"]),
     ("headless", &["gateway"]),

@@ -8,7 +8,7 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     carrier::{self, Carrier},
-    protocol::{AdminHello, AdminRequest, AdminStream, WireError},
+    protocol::{AdminHello, AdminRequest, AdminStream, WireError, in_parts},
     target::{AdminTarget, CarrierCommand},
 };
 use crate::{
@@ -54,8 +54,19 @@ pub async fn send_command(path: &Path, command: Command) -> Result<CommandAnswer
     send_command_to(&AdminTarget::from(path), command).await
 }
 
-/// The same, wherever the gateway is.
+/// The same, wherever the gateway is. What is too long for one request goes in several, and is answered as one.
 pub async fn send_command_to(target: &AdminTarget, command: Command) -> Result<CommandAnswer, ClientError> {
+    let mut killed_before = 0;
+    for part in in_parts(command) {
+        match send_part(target, part).await? {
+            CommandAnswer::Killed(killed) => killed_before += killed,
+            other => return Ok(other),
+        }
+    }
+    Ok(CommandAnswer::Killed(killed_before))
+}
+
+async fn send_part(target: &AdminTarget, command: Command) -> Result<CommandAnswer, ClientError> {
     let is_look = command == Command::Status;
     let mut client = AdminConnection::connect(target).await?;
     client.send(&AdminRequest::Command(command)).await?;
@@ -69,7 +80,7 @@ pub async fn send_command_to(target: &AdminTarget, command: Command) -> Result<C
 
 /// Whether the gateway answers anybody. One that is closing its socket does not, and is about to answer.
 async fn check_answers(target: &AdminTarget) -> Result<(), ClientError> {
-    match Box::pin(send_command_to(target, Command::Status)).await {
+    match Box::pin(send_part(target, Command::Status)).await {
         Err(silent @ ClientError::Silent { .. }) => Err(silent),
         Ok(_) | Err(_) => Ok(()),
     }

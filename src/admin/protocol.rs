@@ -23,13 +23,19 @@ use tokio_util::{
     either::Either,
 };
 
-use crate::{gateway::handle::Command, text};
+use crate::{
+    gateway::handle::Command,
+    telemetry::registry::{KillSelection, ListedSessions},
+    text,
+};
 
 /// A snapshot with all its rows fits; a length beyond it is no answer of ours.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The longest command names every session of a full picture; what is longer is no request, and is not
-/// waited for.
-pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// What is longer is no request, and is not waited for. Only a list of sessions comes near it, which goes
+/// [in parts](in_parts).
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Of the names of sessions in one request.
+const LIST_BYTES_MAX: usize = REQUEST_BYTES_MAX / 2;
 /// The slowest pace of pictures that may be asked for: who asks gives a gateway up that says nothing for longer.
 const PACE_MAX: Duration = Duration::from_secs(5);
 /// Of a fault that repeats what was asked.
@@ -54,6 +60,28 @@ pub enum AdminRequest {
     WatchEvery(WatchPace),
     #[serde(untagged)]
     Command(Command),
+}
+
+/// The commands that say the same, each short enough for a request.
+pub fn in_parts(command: Command) -> Vec<Command> {
+    let listed = match command {
+        Command::KillAll(KillSelection::Listed(listed)) => listed,
+        other => return vec![other],
+    };
+    let (mut lists, mut list, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for session in listed.sessions {
+        // As it is written: what has to be escaped is longer.
+        let more = serde_json::to_string(&session).map_or(session.len(), |text| text.len()) + 1;
+        if bytes + more > LIST_BYTES_MAX {
+            lists.push(std::mem::take(&mut list));
+            bytes = 0;
+        }
+        bytes += more;
+        list.push(session);
+    }
+    lists.push(list);
+    let part = |sessions| ListedSessions { sessions, by: listed.by.clone() };
+    lists.into_iter().map(|list| Command::KillAll(KillSelection::Listed(part(list)))).collect()
 }
 
 /// How fast pictures may come.
@@ -184,5 +212,32 @@ impl AdminStream {
                 false => WireError::Io(error),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_all_sessions_of_a_picture_goes_in_requests_that_are_heard() {
+        let peer = "a-gateway-with-a-rather-long-name.inside.example";
+        let all: Vec<_> = (0..20_000).map(|number| format!("{peer}/1f2e-{number:x}\u{1b}")).collect();
+        let by = "that passed `web`".to_owned();
+        let listed = ListedSessions { sessions: all.clone(), by: by.clone() };
+        let parts = in_parts(Command::KillAll(KillSelection::Listed(listed)));
+        assert!(parts.len() > 1);
+        let mut sent = Vec::new();
+        for part in parts {
+            let bytes = serde_json::to_vec(&AdminRequest::Command(part.clone())).expect("it is JSON");
+            assert!(bytes.len() <= REQUEST_BYTES_MAX, "{} bytes", bytes.len());
+            let Command::KillAll(KillSelection::Listed(listed)) = part else { panic!("another command") };
+            assert_eq!(listed.by, by);
+            sent.extend(listed.sessions);
+        }
+        assert!(sent == all);
+        let none = Command::KillAll(KillSelection::Listed(ListedSessions::default()));
+        assert_eq!(in_parts(none.clone()), [none]);
+        assert_eq!(in_parts(Command::Reload), [Command::Reload]);
     }
 }

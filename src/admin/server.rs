@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     fs, io,
+    net::Ipv4Addr,
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,15 +27,21 @@ use super::{
     socket_path,
 };
 use crate::{
+    admission::handshakes::{HandshakeLimiter, HandshakePermit},
     gateway::handle::{Command, CommandAnswer, GatewayHandle},
     tasks::Tasks,
     telemetry::{audit::AuditActor, snapshot},
 };
 
-/// Clients at once.
-const CLIENTS_MAX: usize = 64;
-/// So many of them may watch: the others' places are for commands.
+/// Commands that are worked on at once.
+const COMMANDS_MAX: usize = 32;
+/// Screens that watch at once.
 const WATCHES_MAX: usize = 32;
+/// Clients that are connected and ask nothing: past that the one that has been silent for longest gives way, so
+/// that scripts which leak their connections shut nobody out.
+const SILENT_MAX: usize = 32;
+/// What that one is told.
+const GIVES_WAY: &str = "too many clients are connected that ask nothing, and of these this was the oldest";
 /// A client that is connected and asks nothing is let go.
 const SILENT: Duration = Duration::from_secs(60);
 /// An answer that is not read in this time is dropped with its client.
@@ -92,8 +99,7 @@ impl AdminSocket {
     /// Answers until [`AdminSocket::close`].
     pub fn serve(&self, listener: UnixListener, handle: GatewayHandle) {
         let (stop, tasks, path) = (self.stop.clone(), self.tasks.clone(), self.path.clone());
-        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
-        let watches = Arc::new(Semaphore::new(WATCHES_MAX));
+        let places = Arc::new(AdminPlaces::default());
         self.tasks.spawn("admin socket", async move {
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 let Ok((stream, _)) = accepted else {
@@ -101,12 +107,11 @@ impl AdminSocket {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
-                let Ok(place) = places.clone().try_acquire_owned() else { continue };
                 let handle = handle.for_asker(&describe_asker(&stream, &path)).acting_for(actor(&stream));
-                let (stop, watches) = (stop.clone(), watches.clone());
+                let (stop, places) = (stop.clone(), places.clone());
+                let silent = places.begin_silence();
                 tasks.spawn("admin client", async move {
-                    let _place = place;
-                    serve_connection(AdminStream::server(stream), handle, &stop, &watches).await;
+                    serve_connection(AdminStream::server(stream), handle, &stop, (&*places, silent)).await;
                 });
             }
         });
@@ -155,43 +160,96 @@ impl SocketFile {
     }
 }
 
+/// What clients have taken up.
+struct AdminPlaces {
+    commands: Semaphore,
+    watches: Semaphore,
+    silent: Arc<HandshakeLimiter>,
+}
+
+impl Default for AdminPlaces {
+    fn default() -> Self {
+        Self {
+            commands: Semaphore::new(COMMANDS_MAX),
+            watches: Semaphore::new(WATCHES_MAX),
+            silent: Arc::new(HandshakeLimiter::new(SILENT_MAX)),
+        }
+    }
+}
+
+impl AdminPlaces {
+    /// A client asks nothing from now on. All are the same user's, so none has more than another.
+    fn begin_silence(&self) -> HandshakePermit {
+        HandshakePermit::begin(self.silent.clone(), Ipv4Addr::LOCALHOST.into())
+    }
+}
+
+/// What comes from a client that was silent.
+enum Heard {
+    Request(Result<AdminRequest, WireError>),
+    /// Others are as silent, and this one has been for longest.
+    GivesWay,
+    /// Nothing, for too long, or the gateway ends.
+    Nothing,
+}
+
+async fn hear(wire: &mut AdminStream, stop: &CancellationToken, silent: HandshakePermit) -> Heard {
+    tokio::select! {
+        biased;
+        // A request that has come is answered, though the place is another's by now.
+        asked = timeout(SILENT, wire.request()) => asked.map_or(Heard::Nothing, Heard::Request),
+        () = silent.evicted.cancelled() => Heard::GivesWay,
+        () = stop.cancelled() => Heard::Nothing,
+    }
+}
+
 async fn serve_connection(
     mut wire: AdminStream,
     handle: GatewayHandle,
     stop: &CancellationToken,
-    watches: &Semaphore,
+    (places, mut silent): (&AdminPlaces, HandshakePermit),
 ) {
     let hello = AdminHello { portcullis: env!("CARGO_PKG_VERSION").into(), snapshot: snapshot::VERSION };
     if !matches!(timeout(SEND, wire.send(&hello)).await, Ok(Ok(()))) {
         return;
     }
     loop {
-        let asked = timeout(SILENT, wire.request());
-        let Some(Ok(request)) = stop.run_until_cancelled(asked).await else { return };
-        // What follows a request that is too long is not known to begin where one does.
-        let is_last = matches!(request, Err(WireError::TooLong { .. }));
-        let answer = match (request, watches.try_acquire()) {
-            (Ok(AdminRequest::Command(command)), _) => answer_command(&handle, command).await,
-            (Ok(AdminRequest::Watch), Ok(_place)) => {
-                return send_snapshots(wire, handle, WatchPace::new(Duration::ZERO)).await;
-            }
-            (Ok(AdminRequest::WatchEvery(pace)), Ok(_place)) => {
-                return send_snapshots(wire, handle, pace).await;
-            }
-            (Ok(AdminRequest::Watch | AdminRequest::WatchEvery(_)), Err(_)) => {
-                CommandAnswer::Refused(format!("{WATCHES_MAX} screens watch already"))
-            }
-            (Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })), _) => {
-                CommandAnswer::Refused(error.to_string())
-            }
-            (Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed | WireError::Greeting(_)), _) => {
+        let (request, is_last) = match hear(&mut wire, stop, silent).await {
+            // What follows a request that is too long is not known to begin where one does.
+            Heard::Request(request @ Err(WireError::TooLong { .. })) => (request, true),
+            Heard::Request(request) => (request, false),
+            Heard::GivesWay => {
+                // One that does not read it is closed all the same.
+                let _ = timeout(SEND, wire.send(&refusal(GIVES_WAY.into()))).await;
                 return;
             }
+            Heard::Nothing => return,
+        };
+        let answer = match request {
+            Ok(AdminRequest::Command(command)) => match places.commands.try_acquire() {
+                Ok(_place) => answer_command(&handle, command).await,
+                Err(_) => refusal(format!("{COMMANDS_MAX} commands are at work already")),
+            },
+            Ok(AdminRequest::Watch) => match places.watches.try_acquire() {
+                Ok(_place) => return send_snapshots(wire, handle, WatchPace::new(Duration::ZERO)).await,
+                Err(_) => refusal(format!("{WATCHES_MAX} screens watch already")),
+            },
+            Ok(AdminRequest::WatchEvery(pace)) => match places.watches.try_acquire() {
+                Ok(_place) => return send_snapshots(wire, handle, pace).await,
+                Err(_) => refusal(format!("{WATCHES_MAX} screens watch already")),
+            },
+            Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })) => refusal(error.to_string()),
+            Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed | WireError::Greeting(_)) => return,
         };
         if !matches!(timeout(SEND, wire.send(&answer)).await, Ok(Ok(()))) || is_last {
             return;
         }
+        silent = places.begin_silence();
     }
+}
+
+fn refusal(why: String) -> CommandAnswer {
+    CommandAnswer::Refused(why)
 }
 
 /// The engine's answer, or that it gives none: an asker is not to wait for what does not come.
@@ -249,240 +307,4 @@ fn describe_asker(stream: &UnixStream, path: &Path) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-    use crate::{
-        admin::{
-            attach::attach,
-            client::{self, AdminConnection},
-            target::AdminTarget,
-        },
-        gateway::handle::{self, AdminAccess, HandleFeed},
-        profile::Mode as ProfileMode,
-        telemetry::snapshot::{Notice, NoticeLevel, Snapshot},
-        tests::happens_after,
-    };
-
-    /// A picture of 100 kB: a few fill every buffer between two ends of a socket.
-    fn picture() -> Arc<Snapshot> {
-        let text = "x".repeat(100_000);
-        let notice =
-            Notice { gateway: None, time: "now".into(), level: NoticeLevel::Info, text, rejected_link: None };
-        Arc::new(Snapshot { notices: vec![notice], ..Snapshot::new("demo", ProfileMode::Direct) })
-    }
-
-    struct Gateway {
-        folder: tempfile::TempDir,
-        socket: AdminSocket,
-        feed: HandleFeed,
-    }
-
-    impl Gateway {
-        fn start() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let (socket, listener) = AdminSocket::bind(&folder.path().join("a.sock")).unwrap();
-            let (handle, feed) = handle::channel(picture(), "test");
-            socket.serve(listener, handle);
-            Self { folder, socket, feed }
-        }
-
-        fn path(&self) -> std::path::PathBuf {
-            self.folder.path().join("a.sock")
-        }
-
-        async fn watcher(&self) -> AdminConnection {
-            let mut client = AdminConnection::connect(&AdminTarget::Socket(self.path())).await.unwrap();
-            client.send(&AdminRequest::Watch).await.unwrap();
-            client
-        }
-
-        /// Publishes a picture a quarter second until `done` says so; tells how many.
-        async fn publish_until(&mut self, done: impl Fn(&Self) -> bool) -> u32 {
-            for count in 0..1000 {
-                if done(self) {
-                    return count;
-                }
-                self.feed.snapshots.send_replace(picture());
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-            panic!("not within 1000 pictures");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_screen_that_does_not_read_costs_itself_only() {
-        let mut gateway = Gateway::start();
-        let stuck = gateway.watcher().await;
-        gateway.publish_until(|gateway| gateway.feed.is_watched()).await;
-        let began = tokio::time::Instant::now();
-        gateway.publish_until(|gateway| !gateway.feed.is_watched()).await;
-        // What it took to fill the socket is added.
-        assert!(began.elapsed() >= SEND && began.elapsed() < 2 * SEND, "after {:?}", began.elapsed());
-        assert_eq!(gateway.socket.tasks.count(), 1, "its task has ended, with what it held");
-        drop(stuck);
-    }
-
-    #[tokio::test]
-    async fn who_reads_late_gets_the_newest_and_commands_are_answered_meanwhile() {
-        let mut gateway = Gateway::start();
-        let mut late = gateway.watcher().await;
-        while !gateway.feed.is_watched() {
-            tokio::task::yield_now().await;
-        }
-        for number in 1..=50 {
-            let next = Snapshot { uptime_seconds: f64::from(number), ..(*picture()).clone() };
-            gateway.feed.snapshots.send_replace(Arc::new(next));
-            tokio::task::yield_now().await;
-        }
-        let path = gateway.path();
-        let answers = async {
-            let asked = gateway.feed.commands.recv().await.unwrap();
-            asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
-        };
-        let (answer, ()) = tokio::join!(client::send_command(&path, Command::Reload), answers);
-        assert!(matches!(answer, Ok(CommandAnswer::Done(text)) if text == "read again"));
-        let mut seen = vec![];
-        while seen.last() != Some(&50.0) {
-            seen.push(late.next_snapshot().await.unwrap().uptime_seconds);
-        }
-        assert!(seen.is_sorted() && seen.len() < 50, "{seen:?}");
-    }
-
-    #[tokio::test]
-    async fn watches_leave_places_for_commands() {
-        let mut gateway = Gateway::start();
-        let mut watchers = vec![];
-        for _ in 0..WATCHES_MAX {
-            let mut watcher = gateway.watcher().await;
-            // A first picture shows that it has its place.
-            let publish = async {
-                loop {
-                    gateway.feed.snapshots.send_replace(picture());
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            };
-            tokio::select! {
-                first = watcher.next_snapshot() => drop(first.unwrap()),
-                () = publish => {}
-            }
-            watchers.push(watcher);
-        }
-        let refused = gateway.watcher().await.next_snapshot().await;
-        assert!(refused.unwrap_err().to_string().contains("screens watch already"));
-        let path = gateway.path();
-        let asks = client::send_command(&path, Command::Reload);
-        let asked = tokio::select! {
-            asked = gateway.feed.commands.recv() => asked.unwrap(),
-            _ = asks => panic!("nobody has answered yet"),
-        };
-        assert_eq!(asked.command, Command::Reload);
-    }
-
-    #[tokio::test]
-    async fn a_read_only_handle_asks_nothing_of_the_gateway() {
-        let mut gateway = Gateway::start();
-        let (target, tasks) = (AdminTarget::Socket(gateway.path()), Tasks::default());
-        for (access, passes) in [(AdminAccess::ReadOnly, false), (AdminAccess::Full, true)] {
-            let publish = async {
-                loop {
-                    gateway.feed.snapshots.send_replace(picture());
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            };
-            let (handle, _contact) = tokio::select! {
-                attached = attach(&target, access, &tasks) => attached.unwrap(),
-                () = publish => unreachable!("it publishes for ever"),
-            };
-            let heard = tokio::select! {
-                answer = handle.ask(Command::Reload) => {
-                    assert!(matches!(answer, CommandAnswer::Refused(_)), "{answer:?}");
-                    false
-                }
-                asked = gateway.feed.commands.recv() => asked.is_some(),
-            };
-            assert_eq!(heard, passes, "{access:?}");
-        }
-    }
-
-    /// What the gateway answers to these bytes.
-    async fn said_at(path: &Path, messages: &[&[u8]]) -> Vec<String> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = UnixStream::connect(path).await.unwrap();
-        for message in messages {
-            stream.write_all(message).await.unwrap();
-        }
-        stream.shutdown().await.unwrap();
-        let (mut heard, mut answers) = (Vec::new(), Vec::new());
-        stream.read_to_end(&mut heard).await.unwrap();
-        let mut rest = heard.as_slice();
-        while let Some((length, after)) = rest.split_first_chunk() {
-            let (answer, after) = after.split_at(u32::from_be_bytes(*length) as usize);
-            answers.push(String::from_utf8(answer.to_vec()).unwrap());
-            rest = after;
-        }
-        answers.split_off(1)
-    }
-
-    fn framed(text: &str) -> Vec<u8> {
-        [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat()
-    }
-
-    #[tokio::test]
-    async fn a_request_that_does_not_parse_is_told_what_is_wrong_with_it() {
-        let mut gateway = Gateway::start();
-        let requests = ["{", "\"stpo\"", r#"{"kill":{}}"#, r#"{"drain":{"service":7}}"#, "\"reload\""];
-        let messages: Vec<_> = requests.iter().map(|text| framed(text)).collect();
-        let messages: Vec<_> = messages.iter().map(Vec::as_slice).collect();
-        let path = gateway.path();
-        let answering = async {
-            let asked = gateway.feed.commands.recv().await.unwrap();
-            asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
-            std::future::pending::<()>().await
-        };
-        let answers = tokio::select! {
-            answers = said_at(&path, &messages) => answers,
-            () = answering => unreachable!("it waits for ever"),
-        };
-        let told =
-            ["EOF while parsing", "unknown variant `stpo`, expected one of", "missing field `session`"];
-        for (answer, expected) in answers.iter().zip(told) {
-            assert!(answer.contains("it is no request: ") && answer.contains(expected), "{answer}");
-        }
-        assert!(answers[3].contains("invalid type: integer `7`"), "{}", answers[3]);
-        assert!(answers[4].contains("read again"), "the connection goes on: {answers:?}");
-    }
-
-    #[tokio::test]
-    async fn a_request_that_is_too_long_is_refused_before_it_is_heard() {
-        let gateway = Gateway::start();
-        let length = (super::super::protocol::REQUEST_BYTES_MAX as u32 + 1).to_be_bytes();
-        let answers = said_at(&gateway.path(), &[&length]).await;
-        assert_eq!(answers.len(), 1);
-        assert!(answers[0].contains("a message is longer than 1048576 bytes"), "{answers:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_engine_that_hangs_is_told_to_who_asks_it() {
-        let gateway = Gateway::start();
-        for command in [Command::Status, Command::Stop] {
-            let path = gateway.path();
-            match happens_after(2 * TURNS, client::send_command(&path, command)).await {
-                Ok(CommandAnswer::Refused(why)) => assert!(why.contains("its engine hangs"), "{why}"),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_socket_that_has_taken_the_path_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.sock");
-        let (first, listener) = AdminSocket::bind(&path).unwrap();
-        assert!(matches!(AdminSocket::bind(&path), Err(AdminError::Taken(_))));
-        drop(listener);
-        let (_second, _listener) = AdminSocket::bind(&path).unwrap();
-        drop(first);
-        assert!(socket_path::answers(&path), "the second's socket is gone");
-    }
-}
+mod tests;

@@ -287,8 +287,8 @@ pub fn admin() -> Rows {
         ("twice", said(&[b"{\"resize\":{\"prepared\":1,\"prepared\":2}}"]), END),
         ("deep", said(&[&[b'['; 40_000]]), END),
         ("long", said(&[long(60_000).as_bytes()]), END),
-        ("too-long", vec![0, 0x10, 0, 1], "a message is longer than 1048576 bytes"),
-        ("length-alone", vec![0xff, 0xff, 0xff, 0xff], "a message is longer than 1048576 bytes"),
+        ("too-long", vec![0, 1, 0, 1], "a message is longer than 65536 bytes"),
+        ("length-alone", vec![0xff, 0xff, 0xff, 0xff], "a message is longer than 65536 bytes"),
         ("cut-in-length", vec![0, 0], "bytes remaining on stream"),
         ("cut", said(&[b"\"status\""])[..7].to_vec(), "bytes remaining on stream"),
     ]
