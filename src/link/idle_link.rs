@@ -48,11 +48,6 @@ impl IdleLink {
         leg
     }
 
-    /// Whether the link has been taken or lost.
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_none()
-    }
-
     /// Waits until the link is taken or lost; a lost one has been dropped when this returns.
     pub async fn watch(&self) -> RemovedReason {
         let revocation = self.lock().as_ref().map(NetStream::revocation).unwrap_or_default();

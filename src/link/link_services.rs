@@ -92,6 +92,12 @@ impl LinkServices {
         names
     }
 
+    /// Those that are served, in whatever state.
+    pub fn services(&self) -> Vec<ServiceName> {
+        let states = self.states.load();
+        states.iter().filter(|(_, state)| state.is_some()).map(|(name, _)| name.clone()).collect()
+    }
+
     /// Whether sessions of a service may be opened now.
     pub fn is_open(&self, service: &ServiceName) -> bool {
         self.state(service) == Some(OfferState::Open)

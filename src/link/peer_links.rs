@@ -1,12 +1,13 @@
 //! The links of one peer in a pool: those that are ready, newest last, and what is known of them.
 
+mod shared_links;
+
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
-
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Peer,
@@ -15,8 +16,6 @@ use super::{
     idle_link::{IdleLink, RemovedReason},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
-    load::LinkLoad,
-    multiplex::handle::LinkHandle,
     peer_record::PeerRecord,
     server::IdleLossReason,
     session_side::{LinkSlot, SessionSide},
@@ -33,6 +32,10 @@ use crate::{
         snapshot::{PoolRow, PoolState},
     },
 };
+
+#[cfg(test)]
+pub use shared_links::tests::take_looks;
+pub use shared_links::{SharedLink, SharedLinks};
 
 /// A peer that was lost without a goodbye is remembered, and shown as down, for so long.
 pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -52,9 +55,10 @@ pub struct PeerLinks {
     pub target: usize,
     /// Links in all that it takes, as far as is known.
     pub maximum: usize,
-    pub ready: Vec<ReadyLink>,
+    /// Parked SOCKS5 links, all for the one service of the lane, by their numbers: the newest comes last.
+    pub ready: BTreeMap<u64, ReadyLink>,
     /// Links of our own that take sessions.
-    pub shared: Vec<SharedLink>,
+    pub shared: SharedLinks,
     pub counts: Arc<LinkCounters>,
     pub on_lost: Option<ReadyLinkLost>,
     /// Shared by all lanes of the peer.
@@ -74,19 +78,7 @@ pub struct ReadyLink {
     pub link: IdleLink,
     /// Of a SOCKS5 link; a link of our own holds its seat itself.
     pub guard: Option<LinkGuard>,
-    pub serves: ServedServices,
     pub since: Instant,
-}
-
-/// A link that takes sessions, and may carry others.
-#[derive(Debug)]
-pub struct SharedLink {
-    pub key: u64,
-    pub handle: LinkHandle,
-    pub load: Arc<LinkLoad>,
-    pub serves: Arc<LinkServices>,
-    /// Cancelled to let it go.
-    pub leave: CancellationToken,
 }
 
 /// What links are ready for.
@@ -132,8 +124,8 @@ impl PeerLinks {
             serves,
             target,
             maximum: usize::MAX,
-            ready: Vec::new(),
-            shared: Vec::new(),
+            ready: BTreeMap::new(),
+            shared: SharedLinks::default(),
             counts: Arc::default(),
             on_lost: None,
             record: Arc::default(),
@@ -147,15 +139,20 @@ impl PeerLinks {
     }
 
     /// The newest ready link for a service.
-    pub fn newest_for(&self, service: &ServiceName) -> Option<usize> {
-        self.ready.iter().rposition(|ready| ready.serves.serves(service))
+    pub fn newest_for(&self, service: &ServiceName) -> Option<u64> {
+        match &self.serves {
+            ServedServices::One(one) if one == service => {
+                self.ready.last_key_value().map(|(number, _)| *number)
+            }
+            ServedServices::One(_) | ServedServices::Granted(_) => None,
+        }
     }
 
     /// A place for a session on the link with the least to do, of those where its service is in this state.
     pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<SessionSide> {
         let is_so =
             |link: &&SharedLink| link.serves.state(service) == Some(state) && link.handle.takes_sessions();
-        let serving = self.shared.iter().filter(is_so);
+        let serving = self.shared.serving(service).filter(is_so);
         let link = serving.min_by_key(|link| link.load.sessions())?;
         let (handle, place) = (link.handle.clone(), link.load.take()?);
         let slot = LinkSlot { handle, place, record: self.record.clone(), request: None };
@@ -166,7 +163,7 @@ impl PeerLinks {
     pub fn can_take(&self, service: &ServiceName) -> bool {
         let has_room = |link: &SharedLink| link.load.has_room() && link.handle.takes_sessions();
         self.newest_for(service).is_some()
-            || self.shared.iter().any(|link| link.serves.is_open(service) && has_room(link))
+            || self.shared.serving(service).any(|link| link.serves.is_open(service) && has_room(link))
     }
 
     /// How a service stands at this peer; `None` where no link of its serves it.
@@ -178,7 +175,7 @@ impl PeerLinks {
             }
             // What one link has not heard yet, another one has.
             ServedServices::Granted(_) => {
-                self.shared.iter().filter_map(|link| link.serves.state(service)).min()
+                self.shared.serving(service).filter_map(|link| link.serves.state(service)).min()
             }
         }
     }

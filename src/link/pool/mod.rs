@@ -184,16 +184,16 @@ impl Pool {
                 return self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
             };
             books.next_link += 1;
+            let number = books.next_link;
             let shared = SharedLink {
-                key: books.next_link,
                 handle: link.handle().clone(),
                 load: link.load().clone(),
                 serves: link.serves().clone(),
                 leave: leave.clone(),
             };
             books.peers[lane].note_seen();
-            books.peers[lane].shared.push(shared);
-            books.next_link
+            books.peers[lane].shared.add(number, shared);
+            number
         };
         self.serve_waiters(&peer);
         self.tasks.spawn("shared link", self.clone().drive_link(link, key, leave, lost));
@@ -215,7 +215,7 @@ impl Pool {
             };
             match link.next_event(asked).await {
                 StandingEvent::HasRoom => self.serve_waiters(&peer),
-                StandingEvent::Offers(unlike) => self.note_offer_change(&peer, &unlike),
+                StandingEvent::Offers(unlike) => self.note_offer_change(&peer, key, &unlike),
                 // An opener hears no `open`.
                 StandingEvent::Opened(..) => {}
                 StandingEvent::Leaves(kind) => self.remove_link(&peer, key, |lane| {
@@ -239,7 +239,7 @@ impl Pool {
     fn remove_link(&self, peer: &Peer, key: u64, note: impl FnOnce(&mut PeerLinks)) {
         let mut books = self.lock();
         if let Some(lane) = books.peer_links_of(peer) {
-            books.peers[lane].shared.retain(|link| link.key != key);
+            books.peers[lane].shared.remove(key);
             note(&mut books.peers[lane]);
         }
     }
@@ -255,9 +255,15 @@ impl Pool {
     }
 
     /// A peer has replaced its offer: clients that wait are served, or refused where nobody takes their sessions.
-    fn note_offer_change(&self, peer: &Peer, unlike: &[CarriesMismatch]) {
-        // The row of the peer shows what it carries otherwise.
-        let _ = self.lock().mismatches.note_mismatches(peer, unlike);
+    fn note_offer_change(&self, peer: &Peer, link: u64, unlike: &[CarriesMismatch]) {
+        {
+            let mut books = self.lock();
+            // The row of the peer shows what it carries otherwise.
+            let _ = books.mismatches.note_mismatches(peer, unlike);
+            if let Some(lane) = books.peer_links_of(peer) {
+                books.peers[lane].shared.count_services(link);
+            }
+        }
         self.serve_waiters(peer);
         let refused = self.lock().take_refused_waiters();
         for (waiter, why) in refused {
@@ -312,12 +318,9 @@ impl Pool {
         let since = Instant::now();
         let peer = books.peers[lane].peer.clone();
         let lost = books.peers[lane].on_lost.clone();
-        books.peers[lane].ready.push(ReadyLink {
-            link: slot.clone(),
-            guard: seat,
-            serves: serves.clone(),
-            since,
-        });
+        books.next_link += 1;
+        let number = books.next_link;
+        books.peers[lane].ready.insert(number, ReadyLink { link: slot.clone(), guard: seat, since });
         drop(books);
         let pool = self.clone();
         self.tasks.spawn("ready link", async move {
@@ -325,7 +328,7 @@ impl Pool {
             if matches!(gone, RemovedReason::Taken) {
                 return;
             }
-            pool.note_lost(&peer, &serves, &gone);
+            pool.note_lost((&peer, &serves), number, &gone);
             pool.note_removed(gone, lost, since.elapsed());
         });
     }
@@ -378,12 +381,12 @@ impl Pool {
             books.takes += 1;
             let takes = books.takes;
             let lane = &mut books.peers[at];
-            let Some(newest) = lane.newest_for(service) else {
+            let newest = lane.newest_for(service).and_then(|newest| lane.ready.remove(&newest));
+            let Some(ReadyLink { link: slot, guard: seat, since }) = newest else {
                 let side = lane.take_slot(service, OfferState::Open)?;
                 lane.take_turn(takes);
                 return Some(TakenLink { side, peer: lane.peer.clone(), guard: None });
             };
-            let ReadyLink { link: slot, guard: seat, since, .. } = lane.ready.remove(newest);
             // A link that was lost a moment ago is skipped.
             let Some(stream) = slot.claim() else { continue };
             match idle_link::check_alive(stream) {
@@ -413,7 +416,7 @@ impl Pool {
         for lane in &mut books.peers {
             let ServedServices::One(service) = &lane.serves else { continue };
             if !may_offer(&lane.peer, service) {
-                self.close_all(lane.ready.drain(..));
+                self.close_all(std::mem::take(&mut lane.ready).into_values());
                 lane.note_leaving(true);
             }
         }
@@ -425,7 +428,7 @@ impl Pool {
         let mut books = self.lock();
         books.mismatches.clear();
         for lane in books.peers.iter_mut().filter(|lane| matches!(lane.serves, ServedServices::Granted(_))) {
-            lane.shared.drain(..).for_each(|link| link.leave.cancel());
+            lane.shared.take_all().for_each(|link| link.leave.cancel());
             lane.note_leaving(false);
         }
     }
@@ -435,8 +438,9 @@ impl Pool {
         let mut books = self.lock();
         books.closed = true;
         books.waiters.clear();
-        let slots: Vec<_> = books.peers.iter_mut().flat_map(|lane| lane.ready.drain(..)).collect();
-        let shared = books.peers.iter_mut().flat_map(|lane| lane.shared.drain(..));
+        let ready = |lane: &mut PeerLinks| std::mem::take(&mut lane.ready).into_values();
+        let slots: Vec<_> = books.peers.iter_mut().flat_map(ready).collect();
+        let shared = books.peers.iter_mut().flat_map(|lane| lane.shared.take_all());
         shared.for_each(|link| link.leave.cancel());
         drop(books);
         self.close_all(slots.into_iter());
@@ -448,12 +452,11 @@ impl Pool {
         }
     }
 
-    fn note_lost(&self, peer: &Peer, serves: &ServedServices, gone: &RemovedReason) {
+    fn note_lost(&self, (peer, serves): (&Peer, &ServedServices), number: u64, gone: &RemovedReason) {
         tracing::debug!(event = %LogEvent::LinkLost, peer = %peer.label(), "ready link gone: {gone:?}");
         let mut books = self.lock();
         for lane in books.peers.iter_mut().filter(|lane| lane.peer == *peer && lane.serves.is_alike(serves)) {
-            // The lost one is the slot that holds nothing any more.
-            lane.ready.retain(|ready| !ready.link.is_empty());
+            lane.ready.remove(&number);
             lane.note_removed(gone);
         }
     }

@@ -9,16 +9,19 @@ use super::{contents::LANES_MAX, *};
 use crate::{
     link::{
         keeper::LIVED,
+        link_services::LinkServices,
+        peer_links::take_looks,
         shares::ShareRule,
         standing::{self, Agreement},
     },
     net::echo::EchoStream,
-    profile::Carries,
+    profile::{Carries, defaults::WAIT},
     proto::multiplex::{
         frame::{HEADER_BYTES, LinkFrame},
         hello::{OfferState, OpenerHello, ServerHello, ServiceOffer},
         state::LinkEnd,
     },
+    tests::happens_after,
 };
 
 const NOBODY: &[Peer] = &[];
@@ -70,11 +73,16 @@ fn names(taken: &[TakenLink]) -> std::collections::HashSet<Peer> {
 
 /// A link of our own that stands, with room for two sessions, and its peer's end.
 async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
+    linked_for(number, orders()).await
+}
+
+/// The same of a peer that serves this.
+async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");
     let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
     let (theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
-    let (about, name, carries) = (standing::about(), orders(), Carries::Bytes);
+    let (about, name, carries) = (standing::about(), service.clone(), Carries::Bytes);
     let offer = ServerHello {
         about: about.clone(),
         links_kept: 1,
@@ -82,9 +90,10 @@ async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
         sessions_per_link: 2,
         services: vec![ServiceOffer { name, carries, state: OfferState::Open }],
     };
-    let grant = OpenerHello { about, links_max: 8, granted: vec![orders()] };
+    let grant = OpenerHello { about, links_max: 8, granted: vec![service.clone()] };
     let retired = CancellationToken::new();
-    let serves = [orders()].into_iter().collect();
+    let judge = |offer: &[ServiceOffer]| (offer.iter().map(|of| of.name.clone()).collect(), Vec::new());
+    let serves = LinkServices::of_opener(&offer.services, Box::new(judge));
     let agreed = Agreement { end: LinkEnd::Opener, sessions_max: 2, serves, retire: HOUR, retired };
     let link = StandingLink::new(NetStream::Tcp(ours), peer(number), agreed);
     (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
@@ -248,4 +257,46 @@ async fn a_session_takes_the_link_with_the_least_to_do_and_waits_where_all_are_f
     };
     let (served, ()) = tokio::join!(waiting, ending);
     served.expect("a session has ended");
+}
+
+#[tokio::test]
+async fn a_session_looks_at_no_link_of_a_peer_that_does_not_serve_it() {
+    let (pool, mut theirs) = (pool_of(LINKS_MAX, Duration::from_secs(5)), Vec::new());
+    let other = ServiceName::parse("other").expect("a name");
+    let mut take_in = |(newcomer, end): (EstablishedLink, TcpStream)| {
+        theirs.push(end);
+        let handle = newcomer.link.serves().clone();
+        assert!(pool.take_in(newcomer).is_ok());
+        handle
+    };
+    let mut crowd = Vec::new();
+    for _ in 0..9 {
+        crowd.push(take_in(linked_for(0, other.clone()).await));
+    }
+    take_in(linked(1).await);
+    take_looks();
+    let taken = pool.take_ready(&orders(), NOBODY).expect("it is served");
+    assert_eq!((taken.peer, take_looks()), (peer(1), 2), "one asks whether it can, one for the place");
+    assert!(pool.take_ready(&orders(), &[peer(1)]).is_none() && pool.service_closed(&orders()).is_none());
+    assert!(take_looks() <= 1, "and those of the crowd are none of them");
+    // What the crowd offers from now on is found, and what it offers no more is not.
+    for link in &crowd {
+        let offer =
+            |name: ServiceName| ServiceOffer { name, carries: Carries::Bytes, state: OfferState::Open };
+        link.note_offer(&[offer(orders())]);
+    }
+    let keys: Vec<_> = (1..=9).collect();
+    keys.into_iter().for_each(|link| pool.note_offer_change(&peer(0), link, &[]));
+    assert_eq!(pool.take_ready(&orders(), &[peer(1)]).map(|taken| taken.peer), Some(peer(0)));
+    assert!(pool.take_ready(&other, NOBODY).is_none());
+    (1..=9).for_each(|link| pool.remove_link(&peer(0), link, |_| {}));
+    assert!(pool.take_ready(&orders(), &[peer(1)]).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_waits_as_long_as_it_may_and_no_longer() {
+    let pool = pool_of(LINKS_MAX, WAIT);
+    let service = orders();
+    let taken = happens_after(WAIT, pool.take(&service, NOBODY)).await;
+    assert!(matches!(taken, Err(TakeError::Late(WAIT))), "{:?}", taken.err());
 }
