@@ -10,6 +10,7 @@ mod ending;
 mod ends;
 mod kill;
 mod rows;
+mod totals;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -30,7 +31,7 @@ use super::{
     notices::NoticeLog,
     rate_limited::{LogKind, RateLimitedLog},
     refusals::RefusalCounts,
-    snapshot::{NoticeLevel, SessionPhase, SessionRow, TrafficTotals},
+    snapshot::{NoticeLevel, SessionRow, TrafficTotals},
 };
 use crate::profile::{Half, ServiceName};
 
@@ -39,6 +40,7 @@ use ended::{EndedSession, EndedSessions};
 pub use ending::{SessionStopper, StopReason};
 pub use ends::ServiceEnds;
 pub use kill::{KillSelection, ListedSessions, NotKilled, SessionMatch};
+use totals::{CountedEnd, ServiceTotals, SessionTally};
 
 /// Rows of open sessions in one picture; the busiest, when there are more.
 pub const ROWS_MAX: usize = 20_000;
@@ -84,7 +86,8 @@ pub struct SessionRegistry {
 struct RegistryState {
     next: u64,
     open: foldhash::HashMap<u64, Arc<OpenSession>>,
-    closed: HashMap<(Half, ServiceName), TrafficTotals>,
+    /// Of each service that has had a session; one that went away keeps its own.
+    totals: HashMap<(Half, ServiceName), Arc<ServiceTotals>>,
     ended: EndedSessions,
     failures: FailureGroups,
     /// How many have ended how, by the two letters.
@@ -112,16 +115,19 @@ impl RegistryState {
         self.open.iter().filter(|(_, session)| session.kind == SessionKind::Client)
     }
 
-    /// A session that never came to its backend tells nothing of it.
+    /// A session that never came to its backend tells nothing of it, unless that was the backend's doing.
     fn judge_backend(&mut self, session: &OpenSession, end: &SessionEnd) {
-        let key = (session.half, session.service.clone());
-        if session.counters.is_carried() {
-            self.failing.remove(&key);
-        } else if end.who == EndedBy::Backend {
-            let failing = self.failing.entry(key).or_default();
-            failing.sessions += 1;
-            (failing.error, failing.at_us) = (end.reason.clone(), clock::now_us());
+        if session.counters.is_carried() || end.who != EndedBy::Backend {
+            return;
         }
+        let key = (session.half, session.service.clone());
+        let reached_us = self.totals.get(&key).map_or(0, |totals| totals.reached_us());
+        let failing = self.failing.entry(key).or_default();
+        if failing.at_us < reached_us {
+            failing.sessions = 0;
+        }
+        failing.sessions += 1;
+        (failing.error, failing.at_us) = (end.reason.clone(), clock::now_us());
     }
 }
 
@@ -142,7 +148,13 @@ impl SessionRegistry {
         let mut books = self.lock();
         books.next += 1;
         let key = books.next;
-        let meter = Arc::new(SessionCounters::default());
+        let meter = match kind {
+            SessionKind::Client => {
+                let totals = books.totals.entry((role, service.clone())).or_default().clone();
+                SessionCounters::adding_to(SessionTally::begin(totals))
+            }
+            SessionKind::Probe => SessionCounters::default(),
+        };
         let session = Arc::new(OpenSession {
             id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)),
             half: role,
@@ -152,7 +164,7 @@ impl SessionRegistry {
             peer: Mutex::default(),
             user: OnceLock::new(),
             started: Instant::now(),
-            counters: meter,
+            counters: Arc::new(meter),
             stopper,
             seen: Default::default(),
             rates: Default::default(),
@@ -163,7 +175,8 @@ impl SessionRegistry {
 
     /// Open sessions now.
     pub fn open_count(&self) -> usize {
-        self.lock().clients().count()
+        let open: u64 = self.lock().totals.values().map(|totals| totals.open()).sum();
+        usize::try_from(open).unwrap_or(usize::MAX)
     }
 
     /// Whether some client's session is on its way to its backend.
@@ -174,34 +187,18 @@ impl SessionRegistry {
 
     /// Totals of each service that has had a session, open ones included.
     pub fn totals(&self) -> HashMap<(Half, ServiceName), TrafficTotals> {
-        let books = self.lock();
-        let mut totals = books.closed.clone();
-        for (_, session) in books.clients() {
-            let of_service = totals.entry((session.half, session.service.clone())).or_default();
-            let carried = u64::from(session.counters.is_carried());
-            of_service.sessions_open += carried;
-            of_service.sessions_waiting += 1 - carried;
-            of_service.sessions += carried;
-            of_service.bytes_up += session.counters.up();
-            of_service.bytes_down += session.counters.down();
-        }
-        totals
+        self.lock().totals.iter().map(|(key, totals)| (key.clone(), totals.read())).collect()
     }
 
     /// The services whose last sessions all failed at the backend.
     pub fn backend_failures(&self) -> HashMap<(Half, ServiceName), BackendFailures> {
-        let books = self.lock();
-        let mut failing = books.failing.clone();
-        if !failing.is_empty() {
-            for (_, session) in books.clients() {
-                let reached = session.counters.entered(SessionPhase::Relaying);
-                let key = (session.half, session.service.clone());
-                if failing.get(&key).is_some_and(|failing| reached.is_some_and(|at| at > failing.at_us)) {
-                    failing.remove(&key);
-                }
-            }
-        }
-        failing
+        let mut books = self.lock();
+        let RegistryState { failing, totals, .. } = &mut *books;
+        failing.retain(|key, failing| {
+            let reached_us = totals.get(key).map_or(0, |totals| totals.reached_us());
+            failing.at_us >= reached_us
+        });
+        failing.clone()
     }
 
     /// Clients of a service that were refused lately, by what for.
@@ -291,13 +288,9 @@ impl SessionRegistry {
             session.counters.is_carried() || books.refusals.add(session.half, &session.service, &end, now);
         let of_service = books.ends.entry((session.half, session.service.clone())).or_default();
         *of_service.entry(end.code()).or_default() += 1;
-        let totals = books.closed.entry((session.half, session.service.clone())).or_default();
         // A client that left before it was carried was not refused by us.
-        let carried = session.counters.is_carried() || end.who == EndedBy::Client;
-        totals.sessions += u64::from(carried);
-        totals.refused += u64::from(!carried);
-        totals.bytes_up += session.counters.up();
-        totals.bytes_down += session.counters.down();
+        let otherwise = if end.who == EndedBy::Client { CountedEnd::Left } else { CountedEnd::Refused };
+        session.counters.tally.iter().for_each(|tally| tally.end(otherwise));
         if end.is_failure() {
             books.failures.add(session.as_failed(&end, session.peer().as_deref()), (now, SystemTime::now()));
         }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use super::totals::SessionTally;
 use crate::telemetry::{clock, duration_buckets::DurationBuckets, snapshot::SessionPhase};
 
 /// Bytes of one session, written by its relay alone.
@@ -28,22 +29,32 @@ pub struct SessionCounters {
     requests: OnceLock<Arc<AtomicU64>>,
     /// The backend that it is at, where this half knows it; one of requests may go from one to another.
     backend: Mutex<Option<Arc<str>>>,
+    /// Its part of its service's totals; a probe has none.
+    pub(super) tally: Option<SessionTally>,
 }
 
 impl SessionCounters {
+    /// Those of a client's session.
+    pub(super) fn adding_to(tally: SessionTally) -> Self {
+        Self { tally: Some(tally), ..Self::default() }
+    }
+
     pub fn add_up(&self, bytes: usize) {
         self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.tally.iter().for_each(|tally| tally.add_up(bytes as u64));
         self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
     }
 
     pub fn add_down(&self, bytes: usize) {
         self.down.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.tally.iter().for_each(|tally| tally.add_down(bytes as u64));
         self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
     }
 
     /// Bytes that were sent to a gateway which refused them, and will be sent again.
     pub fn take_back_up(&self, bytes: usize) {
         self.up.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.tally.iter().for_each(|tally| tally.take_back_up(bytes as u64));
     }
 
     /// A link of this number carries it from now on.
@@ -95,12 +106,13 @@ impl SessionCounters {
         // A client that has finished sending is carried without ever being in the first of these.
         let was_carried = [SessionPhase::Relaying, SessionPhase::Draining].map(|phase| self.entered(phase));
         self.entered_us[phase as usize].store(clock::now_us().max(1), Ordering::Relaxed);
-        if phase >= SessionPhase::Relaying
-            && was_carried == [None, None]
-            && let Some(connects) = self.connects.get()
-            && let Some(took) = self.between(SessionPhase::Connecting, phase)
-        {
-            connects.add(took);
+        if phase >= SessionPhase::Relaying && was_carried == [None, None] {
+            self.tally.iter().for_each(SessionTally::note_carried);
+            if let Some(connects) = self.connects.get()
+                && let Some(took) = self.between(SessionPhase::Connecting, phase)
+            {
+                connects.add(took);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the module above.
 
 use super::*;
+use crate::telemetry::snapshot::SessionPhase;
 
 fn registry() -> Arc<SessionRegistry> {
     Arc::new(SessionRegistry::new(Arc::new(NoticeLog::default())))
@@ -131,4 +132,95 @@ fn a_phase_is_timed_from_its_first_moment() {
     meter.enter(SessionPhase::Relaying);
     let after = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
     assert_eq!(before, after);
+}
+
+#[test]
+fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
+    let registry = registry();
+    let names = ["orders", "chat", "mail"].map(|name| ServiceName::parse(name).expect("a name"));
+    // Those of one thread, as it counts them itself.
+    let trial = |seed: u64| {
+        let (mut random, mut counted) = (fastrand::Rng::with_seed(seed), HashMap::new());
+        for _ in 0..2000 {
+            let service = random.choice(&names).expect("there are some").clone();
+            let kind = if random.u8(..) < 32 { SessionKind::Probe } else { SessionKind::Client };
+            let key = (Half::Dmz, service.clone());
+            let session =
+                registry.open(key.clone(), None, "a client".into(), kind, SessionStopper::default());
+            let counters = session.counters().clone();
+            let (is_carried, up, down) = (random.bool(), random.u64(1..9000), random.u64(1..9000));
+            counters.enter(SessionPhase::Connecting);
+            counters.add_up(up as usize);
+            if is_carried {
+                // The link's task and the relay both say so, and bytes come meanwhile.
+                std::thread::scope(|scope| {
+                    scope.spawn(|| counters.enter(SessionPhase::Relaying));
+                    scope.spawn(|| counters.enter(SessionPhase::Draining));
+                    counters.add_up(up as usize);
+                });
+                counters.add_down(down as usize);
+            }
+            let who = *random.choice(&[EndedBy::Client, EndedBy::Backend]).expect("there are some");
+            match random.u8(..4) {
+                // Nobody waits for it any more.
+                0 => drop(session),
+                _ => session.finish(SessionEnd { who, phase: counters.phase(), reason: "it ends".into() }),
+            }
+            counters.add_up(1);
+            if kind == SessionKind::Client {
+                counted.entry(key).or_insert_with(Vec::new).push((is_carried, up, down));
+            }
+        }
+        counted
+    };
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let trials: Vec<_> = (0..4).map(|seed| scope.spawn(move || trial(seed))).collect();
+        let reading = scope.spawn(|| {
+            while registry.lock().next < 8000 {
+                for totals in registry.totals().into_values() {
+                    // One that is told twice at once is counted twice for a moment.
+                    assert!(totals.sessions_open <= 8 && totals.sessions_waiting <= 4, "{totals:?}");
+                }
+            }
+        });
+        reading.join().expect("they hold together");
+        trials.into_iter().map(|trial| trial.join().expect("it ends")).collect()
+    });
+    let totals = registry.totals();
+    assert_eq!(totals.len(), names.len());
+    for (key, seen) in totals {
+        let of = || all.iter().filter_map(|counted| counted.get(&key)).flatten();
+        let carried = || of().filter(|(is_carried, ..)| *is_carried);
+        assert_eq!((seen.sessions_open, seen.sessions_waiting), (0, 0), "{key:?}");
+        assert_eq!(seen.sessions + seen.refused, of().count() as u64, "{key:?}");
+        assert!(seen.sessions >= carried().count() as u64, "{key:?}");
+        assert_eq!(seen.bytes_up, carried().map(|(_, up, _)| 2 * up).sum::<u64>(), "{key:?}");
+        assert_eq!(seen.bytes_down, carried().map(|(.., down)| down).sum::<u64>(), "{key:?}");
+    }
+    assert_eq!(registry.open_count(), 0);
+}
+
+#[test]
+fn what_failed_at_a_backend_counts_from_the_last_time_that_it_was_reached() {
+    let registry = registry();
+    let refused = || {
+        let session = open(&registry);
+        session.counters().enter(SessionPhase::Connecting);
+        session.finish(SessionEnd {
+            who: EndedBy::Backend,
+            phase: SessionPhase::Connecting,
+            reason: "refused".into(),
+        });
+    };
+    let seen = || registry.backend_failures().into_values().map(|of| of.sessions).collect::<Vec<_>>();
+    let early = open(&registry);
+    early.counters().enter(SessionPhase::Relaying);
+    (0..2).for_each(|_| refused());
+    assert_eq!(seen(), [2]);
+    early.finish(SessionEnd::clean());
+    assert_eq!(seen(), [2], "a session that came there before they failed tells nothing of it");
+    let again = open(&registry);
+    again.counters().enter(SessionPhase::Relaying);
+    refused();
+    assert_eq!(seen(), [1]);
 }

@@ -1,0 +1,170 @@
+//! What the sessions of a service add up to, kept as they go: a snapshot of thousands of sessions costs no more
+//! than one of none.
+//!
+//! Bytes are added where they move, so each thread has a part of the sum to itself, and no session waits for
+//! another's cache line. Nothing is counted of a probe.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use crate::telemetry::{clock, snapshot::TrafficTotals};
+
+/// Threads beyond that share parts.
+const PARTS: usize = 16;
+
+/// The totals of one service at one half.
+#[derive(Debug, Default)]
+pub struct ServiceTotals {
+    parts: [ByteTotals; PARTS],
+    /// Clients accepted so far.
+    begun: AtomicU64,
+    /// Those of them that were carried so far.
+    carried: AtomicU64,
+    /// Clients whose session has ended: carried, gone before that, and refused.
+    ended: AtomicU64,
+    left: AtomicU64,
+    refused: AtomicU64,
+    /// When a session was carried last, in microseconds of the process; 0: none was.
+    reached_us: AtomicU64,
+}
+
+/// Alone on its cache lines, of which some processors fetch two.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct ByteTotals {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+/// What became of a client whose session was never carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountedEnd {
+    /// It went by itself.
+    Left,
+    Refused,
+}
+
+impl ServiceTotals {
+    pub fn read(&self) -> TrafficTotals {
+        let read = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        let sum = |of: fn(&ByteTotals) -> &AtomicU64| self.parts.iter().map(|part| read(of(part))).sum();
+        // A session may be carried at any moment; all else changes under the registry's lock.
+        let (carried, ended, left, refused) =
+            (read(&self.carried), read(&self.ended), read(&self.left), read(&self.refused));
+        let sessions_open = carried.saturating_sub(ended);
+        TrafficTotals {
+            sessions_open,
+            sessions_waiting: read(&self.begun).saturating_sub(ended + left + refused + sessions_open),
+            sessions: carried + left,
+            refused,
+            bytes_up: sum(|part| &part.up),
+            bytes_down: sum(|part| &part.down),
+        }
+    }
+
+    /// Clients that have not ended.
+    pub fn open(&self) -> u64 {
+        let totals = self.read();
+        totals.sessions_open + totals.sessions_waiting
+    }
+
+    pub fn reached_us(&self) -> u64 {
+        self.reached_us.load(Ordering::Relaxed)
+    }
+
+    fn part(&self) -> &ByteTotals {
+        &self.parts[own_part()]
+    }
+}
+
+/// The part of this thread.
+fn own_part() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % PARTS);
+    }
+    OWN.get()
+}
+
+/// What one client's session adds to its service's totals.
+///
+/// ```text
+/// waiting ─► carried ─► ended
+///    └──────────────────► ended
+/// ```
+#[derive(Debug)]
+pub struct SessionTally {
+    totals: Arc<ServiceTotals>,
+    state: AtomicU8,
+    /// Bytes of the client that are in no total yet: before the session is carried they may come back.
+    pending_up: AtomicU64,
+}
+
+const WAITING: u8 = 0;
+const CARRIED: u8 = 1;
+const ENDED: u8 = 2;
+
+impl SessionTally {
+    /// A client was accepted.
+    pub fn begin(totals: Arc<ServiceTotals>) -> Self {
+        totals.begun.fetch_add(1, Ordering::Relaxed);
+        Self { totals, state: AtomicU8::new(WAITING), pending_up: AtomicU64::new(0) }
+    }
+
+    pub fn add_up(&self, bytes: u64) {
+        match self.state.load(Ordering::Relaxed) {
+            CARRIED => drop(self.totals.part().up.fetch_add(bytes, Ordering::Relaxed)),
+            WAITING => {
+                self.pending_up.fetch_add(bytes, Ordering::SeqCst);
+                // It may be carried since it was asked: then whoever comes second adds what is pending.
+                if self.state.load(Ordering::SeqCst) == CARRIED {
+                    self.add_pending();
+                }
+            }
+            // What moves behind the end of a session is in no total, as its end is told already.
+            _ => {}
+        }
+    }
+
+    pub fn take_back_up(&self, bytes: u64) {
+        self.pending_up.fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    pub fn add_down(&self, bytes: u64) {
+        if self.state.load(Ordering::Relaxed) != ENDED {
+            self.totals.part().down.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// A backend was reached; only the first time counts.
+    pub fn note_carried(&self) {
+        self.totals.reached_us.fetch_max(clock::now_us().max(1), Ordering::Relaxed);
+        // Counted first: an end that comes at once finds it.
+        self.totals.carried.fetch_add(1, Ordering::Relaxed);
+        match self.state.compare_exchange(WAITING, CARRIED, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => self.add_pending(),
+            Err(_) => drop(self.totals.carried.fetch_sub(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Its session has ended; `otherwise` is how, where it was never carried. Only the first time counts.
+    pub fn end(&self, otherwise: CountedEnd) {
+        let counter = match (self.state.swap(ENDED, Ordering::SeqCst), otherwise) {
+            (CARRIED, _) => &self.totals.ended,
+            (WAITING, CountedEnd::Left) => &self.totals.left,
+            (WAITING, CountedEnd::Refused) => &self.totals.refused,
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn add_pending(&self) {
+        let bytes = self.pending_up.swap(0, Ordering::SeqCst);
+        self.totals.part().up.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
