@@ -260,6 +260,22 @@ fn a_stop_counts_down_and_ends_with_the_summary() {
 }
 
 #[test]
+fn ctrl_c_cuts_what_a_stop_still_waits_for() {
+    let place = shop();
+    place.write("shop.yaml", &format!("{PROFILE}drain: 10m\n"));
+    let mut terminal = open(&place);
+    terminal.until_shown("running");
+    let accept = status(&place)["services"][0]["accept"][0].as_str().unwrap().to_owned();
+    let client = std::net::TcpStream::connect(accept.strip_prefix("tcp://").unwrap()).unwrap();
+    until("the session is open", SOON, || (status(&place)["totals"]["sessions_open"] == 1).then_some(()));
+    terminal.quit();
+    terminal.until_shown("s; Ctrl-C cuts now");
+    terminal.press("\u{3}");
+    assert_eq!(terminal.exit_code(), 3, "long before the ten minutes are over");
+    drop(client);
+}
+
+#[test]
 fn a_log_in_a_file_goes_on_beside_the_dashboard() {
     let place = shop();
     let program = env!("CARGO_BIN_EXE_portcullis");

@@ -412,7 +412,10 @@ fn find_sni_route<'a>(doors: &'a [SniRoute], name: Option<&str>) -> Option<&'a S
 
 #[cfg(test)]
 mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
     use super::*;
+    use crate::tests::happens_after;
 
     #[test]
     fn the_closest_name_is_meant() {
@@ -436,6 +439,32 @@ mod tests {
                 None => None,
             };
             assert_eq!((found(&named), found(&all)), (of_named, Some(of_all)), "{name:?}");
+        }
+    }
+
+    /// Before a PROXY header, within one, and before a ClientHello.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_has_said_who_it_is_and_what_it_wants_in_time_or_never() {
+        let named = || {
+            let handling = TlsHandling::Passed(ServiceName::parse("www").expect("a name"));
+            RouteTable::Named(vec![SniRoute { sni: Vec::new(), handling }])
+        };
+        let loopback: Network = "127.0.0.0/8".parse().expect("a network");
+        for (proxy, said) in [
+            (None, &b""[..]),
+            (None, b"\x16\x03\x01"),
+            (Some(vec![loopback]), b""),
+            (Some(vec![loopback]), b"PROXY "),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let at = listener.local_addr().expect("it is bound");
+            let mut client = TcpStream::connect(at).await.expect("it connects");
+            let (stream, from) = listener.accept().await.expect("it connects");
+            client.write_all(said).await.expect("it is taken");
+            let front = PortRoutes { proxy, table: named() };
+            let gates = ClientGates::default();
+            let routed = happens_after(HANDSHAKE, route_client(stream, from, &front, &gates)).await;
+            assert!(matches!(routed, Err(RouteError::Timeout)), "{said:?}");
         }
     }
 }

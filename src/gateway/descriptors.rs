@@ -190,3 +190,96 @@ pub fn usage_now() -> DescriptorUsage {
     let used = std::fs::read_dir("/proc/self/fd").map_or(0, count);
     DescriptorUsage { used, limit: limit.unwrap_or(u64::MAX) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::profile::{ProfileOverrides, parse};
+
+    const OPEN: usize = 20;
+    const LIMITS: [usize; 8] = [64, 80, 128, 256, 1024, 4096, 65_536, 1_048_576];
+
+    /// Each half in each mode, over links that sessions share and over those that carry one each.
+    fn profiles() -> Vec<(String, Profile)> {
+        let tls = |half: &str, peer: &str| {
+            format!("tls: {{ certificate: {half}.pem, key: {half}.key, ca: ca.pem, peers: [{peer}] }}")
+        };
+        let services =
+            "services: { echo: { accept: 'tcp://127.0.0.1:7000' }, web: { accept: 'tcp://127.0.0.1:7001' } }";
+        let inside = "services: { echo: { connect: 'echo://' }, web: { connect: 'echo://' } }";
+        let mut texts = vec![(
+            "direct".to_owned(),
+            format!("mode: direct\ndmz:\n  {}\n", services.replace("' }", "', connect: 'echo://' }")),
+        )];
+        for mode in ["forward", "reverse"] {
+            for scheme in ["socks", "socks+tls"] {
+                for half in ["dmz", "internal"] {
+                    let peer = if half == "dmz" { "internal" } else { "dmz" };
+                    let listens = (half == "dmz") == (mode == "reverse");
+                    let verb = if listens { "listen" } else { "connect" };
+                    let tls = if scheme == "socks" { "insecure: true".to_owned() } else { tls(half, peer) };
+                    let services = if half == "dmz" { services } else { inside };
+                    texts.push((
+                        format!("{mode}, {half}, {scheme}"),
+                        format!(
+                            "mode: {mode}\n{half}:\n  link: {{ {verb}: '{scheme}://127.0.0.1:7002', {tls} }}\n  {services}\n"
+                        ),
+                    ));
+                }
+            }
+        }
+        let parsed = texts.into_iter().map(|(what, text)| {
+            let profile = parse(&text, Path::new("p.yaml"), &ProfileOverrides::default());
+            let profile = profile.unwrap_or_else(|problems| panic!("{what}: {problems:?}"));
+            (what, profile)
+        });
+        parsed.collect()
+    }
+
+    #[test]
+    fn every_use_has_a_share_and_all_of_them_leave_a_reserve() {
+        for (what, profile) in profiles() {
+            for limit in LIMITS {
+                let budget = DescriptorBudget { limit, open: OPEN };
+                let of = budget.divide(&profile, OneSessionLinks::default());
+                let dmz = [of.clients, of.client_handshakes, of.dmz_links];
+                let internal = [of.backends, of.internal_links];
+                let (used, unused) = match profile.dmz.is_some() {
+                    true => (&dmz[..], &internal[..]),
+                    false => (&internal[..], &dmz[..]),
+                };
+                assert!(used.iter().all(|share| *share > 0), "{what}, {limit}: {of:?}");
+                assert!(unused.iter().all(|share| *share == 0), "{what}, {limit}: {of:?}");
+                assert!(of.client_handshakes <= of.clients.div_ceil(2), "{what}, {limit}: {of:?}");
+                // Those of clients are among them.
+                let all = of.clients
+                    + of.dmz_links
+                    + of.dmz_handshakes
+                    + of.internal_links
+                    + of.internal_handshakes
+                    + of.backends;
+                let left = limit - OPEN - 2 * count_ports(&profile);
+                assert!(all + KEPT_BACK.start() <= left, "{what}, {limit}: {all} of {left}, {of:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_too_low_is_told_and_the_one_that_is_advised_is_enough() {
+        let mut short = Vec::new();
+        for (what, profile) in profiles() {
+            let budget = |limit: usize| DescriptorBudget { limit, open: OPEN };
+            let shortage = |limit| budget(limit).describe_shortage(&profile, OneSessionLinks::default());
+            let Some(told) = shortage(64) else { continue };
+            assert!(told.starts_with("the limit of 64 open files has room for "), "{what}: {told}");
+            let advised = told.split("raise it to ").nth(1).and_then(|rest| rest.split(' ').next());
+            let advised = advised.and_then(|number| number.parse().ok()).expect("a number");
+            assert_eq!(shortage(advised), None, "{what}: {told}");
+            short.push(what);
+        }
+        // One half dials a few links that many sessions share, for which 64 are enough.
+        assert_eq!(short.len(), 8, "{short:?}");
+    }
+}

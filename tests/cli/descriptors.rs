@@ -93,9 +93,20 @@ fn comes_and_goes(port: SocketAddr) {
 
 #[test]
 fn with_few_descriptors_clients_links_and_the_admin_socket_each_have_their_share() {
+    check_shares(12, str::to_owned);
+}
+
+/// Where each session has a link of its own, and links and clients come and go together.
+#[test]
+fn with_few_descriptors_plain_links_and_clients_each_have_their_share() {
+    let tls = regex::Regex::new(r", tls: \{[^}]*\}").expect("a pattern");
+    check_shares(16, |half| tls.replace(half, "").replace("socks+tls", "socks"));
+}
+
+fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
     let place = Place::with_certificates();
-    let (dmz, link) = starved(&place, &dmz_half("127.0.0.1:0", &["echo"]), 12);
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let (dmz, link) = starved(&place, &written(&dmz_half("127.0.0.1:0", &["echo"])), spare);
+    place.write("internal.yaml", &written(&internal_half(&link, &[("echo", "echo://")])));
     let _internal = place.start("internal");
     dmz.wait_healthy();
     let port = dmz.accept("echo");

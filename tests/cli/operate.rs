@@ -1,12 +1,13 @@
 //! Commands to a running gateway.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read, Write},
     os::unix::{
         fs::{FileTypeExt, PermissionsExt},
         net::UnixListener,
     },
+    process::Stdio,
 };
 
 use serde_json::Value;
@@ -362,4 +363,43 @@ fn a_stop_that_cuts_ends_with_the_gateways_own_code() {
         stopped.err
     );
     assert_eq!(gateway.ended().code(), Some(3));
+}
+
+/// Every command that prints what a gateway has answered.
+const ASKED: &[&[&str]] = &[
+    &["status"],
+    &["status", "--json"],
+    &["metrics"],
+    &["doctor"],
+    &["switch", "--plan", "two.yaml"],
+    &["switch", "two.yaml"],
+    &["reload"],
+    &["drain", "echo"],
+    &["log-level", "info"],
+    &["kill", "nobody"],
+];
+
+#[test]
+fn whatever_becomes_of_an_answer_is_no_panic() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    place.write("two.yaml", DIRECT);
+    let _gateway = place.start("one");
+    let command = |words: &[&str]| place.command(&[words, &["--admin", "run/one.sock"]].concat());
+    for words in ASKED {
+        let is_refused = words[0] == "kill";
+        let mut child =
+            command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().expect("it ends");
+        let err = String::from_utf8_lossy(&ended.stderr).into_owned();
+        // What `doctor` finds is told by its code.
+        let is_it = |code: i32| code == i32::from(is_refused) || words[0] == "doctor" && code == 1;
+        assert!(ended.status.code().is_some_and(is_it), "{words:?}: {:?}, {err}", ended.status);
+        let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+        let output = command(words).stdout(full).output().expect("it runs");
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {err}");
+        assert!(is_refused || err.contains("No space left on device"), "{words:?}: {err}");
+    }
 }

@@ -45,7 +45,7 @@ struct Halves<'a> {
 }
 
 impl<'a> Halves<'a> {
-    fn start(place: &'a Place, mode: &str, speaks: Speaks) -> Self {
+    fn start(place: &'a Place, mode: &str, speaks: Speaks, backend: &str) -> Self {
         let scheme = if speaks == Speaks::OurOwn { "socks+tls" } else { "socks" };
         let tls = |half: &str, peer: &str| match speaks {
             Speaks::Socks => String::new(),
@@ -65,7 +65,7 @@ impl<'a> Halves<'a> {
         let internal = |link: &str| {
             let text = format!(
                 "mode: {mode}\ninternal:\n  link: {{ {link}, prepared: 2{} }}\n  \
-                 services: {{ echo: {{ connect: 'echo://' }} }}\n",
+                 services: {{ echo: {{ connect: '{backend}' }} }}\n",
                 tls("internal", "dmz")
             );
             place.write("internal.yaml", &text);
@@ -119,7 +119,7 @@ fn talk(at: SocketAddr, every: Duration, is_over: &AtomicBool, said: &AtomicU64)
 fn check(mode: &str, speaks: Speaks, half: Half) {
     let case = format!("{mode}, {speaks:?}, {half:?} is stopped");
     let place = Place::with_certificates();
-    let halves = Halves::start(&place, mode, speaks);
+    let halves = Halves::start(&place, mode, speaks, "echo://");
     let (is_over, said) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let sessions = EVERY_MS.map(|every| {
@@ -181,6 +181,64 @@ fn a_gateway_that_stands_still_for_a_while_costs_no_session() {
         }
         for case in cases {
             case.join().expect("every case holds");
+        }
+    });
+}
+
+/// A client and a backend that are gateways of their own between the words and the pair: each can be stopped.
+fn check_ends(mode: &str, speaks: Speaks) {
+    let case = format!("{mode}, {speaks:?}");
+    let place = Place::with_certificates();
+    let relay = |name: &'static str, to: &str| {
+        let service = format!("{{ accept: ['tcp://127.0.0.1:0'], connect: '{to}' }}");
+        place.write(
+            &format!("{name}.yaml"),
+            &format!("mode: direct\ndmz:\n  services: {{ echo: {service} }}\n"),
+        );
+        place.start(name)
+    };
+    let backend = relay("backend", "echo://");
+    let halves = Halves::start(&place, mode, speaks, &format!("tcp://{}", backend.accept("echo")));
+    let client = relay("client", &format!("tcp://{}", halves.clients));
+    let at = client.accept("echo");
+    let (is_over, said) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let sessions = EVERY_MS.map(|every| {
+            let (is_over, said) = (&is_over, &said);
+            scope.spawn(move || talk(at, Duration::from_millis(every), is_over, said))
+        });
+        until("every session speaks", SOON, || {
+            let open = halves.dmz.status()["totals"]["sessions_open"].as_u64();
+            (open == Some(EVERY_MS.len() as u64)).then_some(())
+        });
+        for stopped in [&client, &backend] {
+            for stall in STALLS {
+                stopped.signal(Signal::STOP);
+                thread::sleep(stall);
+                stopped.signal(Signal::CONT);
+                let before = said.load(Ordering::Relaxed);
+                until("they go on", ANSWERED, || (said.load(Ordering::Relaxed) > before).then_some(()));
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        for session in sessions {
+            assert_eq!(session.join().expect("no panic"), Ok(()), "{case}\n{}", halves.dmz.log());
+        }
+    });
+    for half in [&halves.dmz, &halves.internal] {
+        let ended = half.wait("all have ended", SOON, |status| status["totals"]["sessions_open"] == 0);
+        let ended = ended["ended"].as_array().expect("rows").clone();
+        assert!(ended.iter().all(|row| row["end"] == "--" || row["end"] == "CR"), "{case}: {ended:#?}");
+    }
+}
+
+#[test]
+fn a_client_or_a_backend_that_stands_still_for_a_while_loses_no_session() {
+    thread::scope(|scope| {
+        for mode in ["reverse", "forward"] {
+            for speaks in [Speaks::OurOwn, Speaks::Socks] {
+                scope.spawn(move || check_ends(mode, speaks));
+            }
         }
     });
 }

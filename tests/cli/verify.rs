@@ -173,6 +173,9 @@ fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
     let check = &after["forward_checks"][0];
     assert_eq!((&check["profile"], &check["passed"]), (&"pair".into(), &true.into()), "{after:#}");
     assert_eq!(after["walk"]["steps"].as_array().map(Vec::len), Some(5), "{after:#}");
+    let log = gateway.log();
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert!(warnings.is_empty(), "a check is no trouble: {warnings:?}");
 }
 
 /// The port for monitors, the logs, the audit and the locks are those of the gateway that serves.

@@ -1,7 +1,9 @@
 //! Addresses that come late, and those of one network alone.
 
+use std::process::Command;
+
 use crate::{
-    Wire, can_run, client_at, ip,
+    Server, Wire, can_run, client_at, ip,
     process::{Place, SOON},
     run,
 };
@@ -121,4 +123,46 @@ fn an_address_of_one_network_alone_is_listened_on_and_dialled() {
     let pair = [on(&wire.outside, "dmz"), on(&wire.inside, "internal")];
     pair.iter().for_each(|half| drop(half.wait_healthy()));
     assert_eq!(client_at(&wire, 8000, crate::HELLO).trim(), "hello.");
+}
+
+/// Answers each connection at 192.0.2.2:9000 by what it says.
+const ECHO: &str = "import socketserver\nclass Echo(socketserver.BaseRequestHandler):\n    def handle(self):\n        \
+                    while (said := self.request.recv(100)): self.request.sendall(said)\n\
+                    socketserver.ThreadingTCPServer.allow_reuse_address = True\n\
+                    socketserver.ThreadingTCPServer(('192.0.2.2', 9000), Echo).serve_forever()";
+
+#[test]
+fn local_ports_that_are_used_up_are_a_limit_and_told_by_their_name() {
+    if !can_run("local_ports_that_are_used_up_are_a_limit_and_told_by_their_name") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let range = "echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range";
+    run(&wire.outside, &["sh", "-c", range]);
+    let backend = ["netns", "exec", &wire.inside, "python3", "-c", ECHO];
+    let _backend = Server(Command::new("ip").args(backend).spawn().expect("a server"));
+    let reached = "import socket, time\nfor _ in range(200):\n    try: socket.create_connection(('192.0.2.2', 9000)); break\n    \
+                   except OSError: time.sleep(0.1)\nelse: raise SystemExit(1)";
+    run(&wire.inside, &["python3", "-c", reached]);
+    let profile = "mode: direct\ndmz:\n  services: { orders: { accept: 'tcp://192.0.2.1:8000', connect: 'tcp://192.0.2.2:9000' } }\n";
+    place.write("few.yaml", profile);
+    let host = ["ip", "netns", "exec", &wire.outside];
+    let gateway = place.start_as("few", &host, &["--no-ui", "--profile", "few.yaml"]);
+    // They come from the other host, whose ports are as many as ever.
+    let clients = "import socket\nheld, served = [], 0\nfor _ in range(12):\n    s = socket.create_connection(('192.0.2.1', 8000)); s.settimeout(60); held.append(s)\n    \
+                   try: s.sendall(b'x'); served += s.recv(1) == b'x'\n    except OSError: pass\nprint(served)";
+    assert_eq!(run(&wire.inside, &["python3", "-c", clients]).trim(), "4");
+    let status = gateway.wait("they have ended", SOON, |status| status["totals"]["sessions_open"] == 0);
+    assert_eq!(status["totals"]["refused"], 8, "{status:#}");
+    let reason = "no local port is left for it (net.ipv4.ip_local_port_range)";
+    let ended = status["ended"].as_array().expect("rows");
+    let refused: Vec<_> = ended.iter().filter(|row| row["end"] != "--").collect();
+    let is_told = |row: &&serde_json::Value| {
+        row["end"].as_str().is_some_and(|end| end.starts_with('L'))
+            && row["reason"].to_string().contains(reason)
+    };
+    assert!(refused.len() == 8 && refused.iter().all(is_told), "{refused:#?}");
+    let notices = status["notices"].as_array().expect("rows");
+    let told = notices.iter().filter(|notice| notice["text"].to_string().contains(reason)).count();
+    assert_eq!(told, 1, "{notices:#?}");
 }

@@ -14,6 +14,7 @@ mod operate;
 mod path;
 mod pictures;
 mod standing;
+mod status;
 mod styled;
 mod trouble;
 

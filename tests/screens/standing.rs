@@ -9,6 +9,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portcullis::{
     gateway::handle::{AdminAccess, GatewayContact},
     record::{PlayerAction, PlayerState, ReplayProgress},
+    telemetry::snapshot::{RecordingRow, Snapshot},
     tui::{
         ScreenEnd,
         app::{App, Reaction},
@@ -155,4 +156,22 @@ fn every_key_in_every_standing_at_every_size_can_be_drawn() {
             }
         }
     }
+}
+
+#[test]
+fn a_recording_is_marked_and_that_it_fails_too() {
+    let mut wrong = vec![];
+    for (name, mark, trouble) in
+        [("recording", "REC", None), ("recording-fails", "REC FAILS", Some("No space left on device"))]
+    {
+        let (file, trouble) = ("/var/lib/portcullis/kept.jsonl".into(), trouble.map(Into::into));
+        let row = RecordingRow { file, left_out: 7, trouble };
+        let app = app(Snapshot { recording: Some(row), ..pictures::healthy() });
+        for size in [(120, 36), (80, 24)] {
+            let header = styled::line(&styled::draw(&app, size.0, size.1), 0);
+            assert!(header.contains(mark), "{name} at {size:?}: {header}");
+            check(name, &app, size, &mut wrong);
+        }
+    }
+    report(&wrong);
 }

@@ -191,6 +191,9 @@ async fn a_name_that_a_ca_may_not_issue_is_told_with_the_ca_and_its_limits() {
         &pki.own_fault("dmz.pem", "dmz.key", "other.crt"),
         &["exclude", "certificate 2 of 2 in this link's `ca` (`CN=limited`)"],
     );
+    // A half that believes the same CA without limits shows it, and the other one tells of it.
+    openssl(pki.0.path(), "req -x509 -new -key limited.key -subj /CN=limited -days 9 -out free.pem");
+    check(&told_of(&pki, &["dmz", "limited"], &["free"], "root.pem").await, &[words]);
 }
 
 #[tokio::test]

@@ -205,9 +205,15 @@ async fn the_subprotocol_is_one_that_the_backend_may_speak() {
 
 #[tokio::test]
 async fn other_upgrades_are_lists_too() {
+    for mode in MODES {
+        check_other_upgrade(mode).await;
+    }
+}
+
+async fn check_other_upgrade(mode: Mode) {
     let backend = Backend::new().await;
     let address = backend.address().replace("tcp://", "http://");
-    let plan = Plan { accept: "http://127.0.0.1:0", ..Plan::new(Mode::Reverse, &address) };
+    let plan = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &address) };
     let way = plan.start().await;
     let mut client = dial(port(&way).await).await;
     let asked = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: h2c, , own/1\r\nUpgrade: other\r\n\
@@ -219,12 +225,12 @@ async fn other_upgrades_are_lists_too() {
         heard.push(tokio::io::AsyncReadExt::read_u8(&mut server).await.unwrap());
     }
     let heard = String::from_utf8(heard).unwrap();
-    assert!(heard.contains("\r\nupgrade: own/1, other\r\n"), "{heard}");
+    assert!(heard.contains("\r\nupgrade: own/1, other\r\n"), "{mode:?}: {heard}");
     say(&mut server, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: own/1\r\nConnection: Upgrade\r\n\r\nhi")
         .await;
     server.shutdown().await.unwrap();
     // What follows is looked at no more: it is the other protocol's.
     say(&mut client, b"\n\n").await;
     let told = String::from_utf8(hear_all(&mut client).await).unwrap();
-    assert!(told.starts_with("HTTP/1.1 101 ") && told.ends_with("\r\n\r\nhi"), "{told}");
+    assert!(told.starts_with("HTTP/1.1 101 ") && told.ends_with("\r\n\r\nhi"), "{mode:?}: {told}");
 }

@@ -542,6 +542,23 @@ async fn links_of_socks_carry_requests_too() {
     }
 }
 
+#[tokio::test]
+async fn a_body_whose_chunks_are_none_is_refused_whatever_the_method() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = start(mode, &backend).await;
+        let at = port(&way).await;
+        for method in ["GET", "HEAD", "POST", "DELETE"] {
+            for body in ["xyz\r\n", "-3\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n"] {
+                let request =
+                    format!("{method} / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+                let told = asked(at, &request).await;
+                assert!(told.starts_with("HTTP/1.1 400 "), "{mode:?}, {method}, {body:?}: {told}");
+            }
+        }
+    }
+}
+
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
@@ -598,13 +615,19 @@ fn ambiguous_requests() -> Vec<(&'static str, String, &'static str)> {
 
 #[tokio::test]
 async fn what_could_be_read_in_two_ways_reaches_no_backend() {
+    for mode in MODES {
+        check_ambiguous(mode).await;
+    }
+}
+
+async fn check_ambiguous(mode: Mode) {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
+    let way = start(mode, &backend).await;
     let at = port(&way).await;
     for (what, request, status) in ambiguous_requests() {
         let told = asked(at, &request).await;
-        assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {told}");
-        assert!(told.matches("HTTP/1.1 ").count() == 1, "{what}: {told}");
+        assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{mode:?}, {what}: {told}");
+        assert!(told.matches("HTTP/1.1 ").count() == 1, "{mode:?}, {what}: {told}");
     }
     // What reaches the backend first is a request that is good.
     say(&mut dial(at).await, GET.as_bytes()).await;
@@ -613,8 +636,14 @@ async fn what_could_be_read_in_two_ways_reaches_no_backend() {
 
 #[tokio::test]
 async fn what_stands_within_a_body_is_no_request() {
+    for mode in MODES {
+        check_within_body(mode).await;
+    }
+}
+
+async fn check_within_body(mode: Mode) {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
+    let way = start(mode, &backend).await;
     let at = port(&way).await;
     // A body that is spoilt on its way is cut, and what was within it is nothing of its own.
     let mut client = dial(at).await;

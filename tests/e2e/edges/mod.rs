@@ -4,6 +4,7 @@ mod alpn;
 mod answers;
 mod backends;
 mod cut_answers;
+mod cut_requests;
 mod down;
 mod each_backend;
 mod exchanges;

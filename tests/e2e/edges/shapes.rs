@@ -387,6 +387,29 @@ async fn a_client_that_has_said_all_is_answered_all_the_same() {
     is_as_direct(Sending::Ends).await;
 }
 
+/// A client of HTTP/1.0 knows no chunks.
+#[tokio::test]
+async fn an_old_client_gets_every_answer_whole() {
+    let backend = Answering::new(answers()).await;
+    for mode in MODES {
+        let (_way, at) = start(mode, backend.at).await;
+        for (number, (answer, _)) in answers().iter().enumerate() {
+            for (method, body) in [("GET", ""), ("HEAD", ""), ("POST", "Content-Length: 3\r\n\r\nabc")] {
+                let case = format!("{mode:?}, {method}, {answer}");
+                let rest = if body.is_empty() { "\r\n" } else { body };
+                let asked = |version: &str| format!("{method} /{number} HTTP/{version}\r\nHost: h\r\n{rest}");
+                let (straight, _) = asks(backend.at, method, &asked("1.1"), Sending::Stays).await;
+                let (heard, _) = asks(at, method, &asked("1.0"), Sending::Stays).await;
+                let (straight, heard) =
+                    (straight.expect("an answer"), heard.unwrap_or_else(|| panic!("{case}")));
+                assert!(heard.framing != Framing::Chunks, "{case}: {:?}", heard.fields);
+                assert_eq!(heard.body.len(), straight.body.len(), "{case}: {:?}", heard.fields);
+                assert!(heard.body == straight.body, "{case}");
+            }
+        }
+    }
+}
+
 /// What a backend does behind an answer that it gives before it has the whole request.
 #[derive(Debug, Clone, Copy)]
 enum Behind {

@@ -94,9 +94,15 @@ async fn what_could_be_read_in_two_ways_reaches_nobody() {
 
 #[tokio::test]
 async fn what_is_passed_on_has_one_length() {
+    for mode in MODES {
+        check_lengths(mode).await;
+    }
+}
+
+async fn check_lengths(mode: Mode) {
     let backend = Backend::new().await;
     let to = address(&backend);
-    let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(Mode::Reverse, &to) }.start().await;
+    let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &to) }.start().await;
     let at = port(&way).await;
     for (what, lines, body, length) in [
         ("a length", "Content-Length: 5\r\n", "12345", "content-length: 5"),
@@ -130,9 +136,9 @@ async fn what_is_passed_on_has_one_length() {
         let is_length =
             |line: &&String| line.starts_with("content-length") || line.starts_with("transfer-encoding");
         let lengths: Vec<_> = heard.iter().filter(is_length).collect();
-        assert_eq!(lengths, [length], "{what}: {heard:?}");
+        assert_eq!(lengths, [length], "{mode:?}, {what}: {heard:?}");
         say(&mut server, OK.as_bytes()).await;
-        assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK", "{what}");
+        assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK", "{mode:?}, {what}");
         client.shutdown().await.unwrap();
     }
 }

@@ -19,7 +19,7 @@ use crate::support::{
     gateway::{PATIENCE, Place},
     peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
     tls::roots,
-    ways::{MODES, Plan, Way},
+    ways::{DMZ_TLS, INTERNAL_TLS, MODES, Plan, Way, mode_word},
 };
 
 const WS: &str = "{ address: 'ws://127.0.0.1:0/live', message_limit: 64KiB }";
@@ -280,18 +280,57 @@ async fn whoever_breaks_a_rule_is_told_which_and_costs_nobody_else() {
     hear(&mut good_server, b"good").await;
 }
 
+/// Three services on one port, told apart by their paths and names, each with its backend.
+async fn start_three(mode: Mode, at: SocketAddr, backends: &[Backend; 3]) -> Way {
+    let connects = backends.each_ref().map(|backend| format!("connect: '{}'", backend.address()));
+    let accepts = [
+        format!("accept: 'ws://{at}'"),
+        format!("accept: 'ws://{at}/a/b', origins: 'https://ok.example'"),
+        format!("accept: 'ws://{at}', hosts: ['*.example']"),
+    ];
+    let both: Vec<_> = accepts.iter().zip(&connects).map(|(to, from)| format!("{to}, {from}")).collect();
+    let services = |of: &[String]| {
+        let rows = ["root", "deep", "named"].iter().zip(of);
+        let rows = rows.map(|(name, keys)| format!("    {name}: {{ {keys} }}\n"));
+        format!("  services:\n{}", rows.collect::<String>())
+    };
+    let (place, plan) = (Place::new(), Plan::new(mode, "echo://"));
+    let half = |half: &str, link: &str, tls: &str, of: &[String]| {
+        let mode = mode_word(mode);
+        format!("mode: {mode}\n{half}:\n  link: {{ {link}, tls: {tls} }}\n{}", services(of))
+    };
+    let listen = format!("listen: '{}'", plan.link("127.0.0.1:0"));
+    let connect = |at: SocketAddr| format!("connect: '{}'", plan.link(&at.to_string()));
+    let (dmz, internal) = match mode {
+        Mode::Direct => (place.start("direct", &format!("mode: direct\ndmz:\n{}", services(&both))), None),
+        Mode::Forward => {
+            let internal = place.start("internal", &half("internal", &listen, INTERNAL_TLS, &connects));
+            let link = connect(internal.link_port().await);
+            (place.start("dmz", &half("dmz", &link, DMZ_TLS, &accepts)), Some(internal))
+        }
+        Mode::Reverse => {
+            let dmz = place.start("dmz", &half("dmz", &listen, DMZ_TLS, &accepts));
+            let link = connect(dmz.link_port().await);
+            (dmz, Some(place.start("internal", &half("internal", &link, INTERNAL_TLS, &connects))))
+        }
+    };
+    let way = Way { place, dmz, internal };
+    way.ready().await;
+    way
+}
+
 #[tokio::test]
 async fn requests_are_read_strictly_and_choose_the_service() {
-    let (place, reserved) = (Place::new(), Reserved::new());
+    for mode in MODES {
+        check_strictness(mode).await;
+    }
+}
+
+async fn check_strictness(mode: Mode) {
+    let reserved = Reserved::new();
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
-    let [root, deep, named] = backends.each_ref().map(Backend::address);
-    let text = format!(
-        "mode: direct\ndmz:\n  services:\n    root: {{ accept: 'ws://{at}', connect: '{root}' }}\n    \
-         deep: {{ accept: 'ws://{at}/a/b', connect: '{deep}', origins: 'https://ok.example' }}\n    \
-         named: {{ accept: 'ws://{at}', hosts: ['*.example'], connect: '{named}' }}\n"
-    );
-    let _gateway = place.start("direct", &text);
+    let _way = start_three(mode, at, &backends).await;
     drop(reserved);
     let ok = [("origin", "https://OK.example")];
     for (url, headers, index) in [
@@ -302,7 +341,7 @@ async fn requests_are_read_strictly_and_choose_the_service() {
         ("ws://x.Example:99/a/b", &[], 2),
     ] {
         let _socket = open(at, url, headers).await.unwrap();
-        timeout(PATIENCE, backends[index].accept()).await.unwrap_or_else(|_| panic!("{url}"));
+        timeout(PATIENCE, backends[index].accept()).await.unwrap_or_else(|_| panic!("{mode:?}, {url}"));
     }
     for headers in [&[][..], &[("origin", "https://bad.example")]] {
         let refused = open(at, "ws://any/a/b", headers).await.unwrap_err();
@@ -336,7 +375,7 @@ async fn requests_are_read_strictly_and_choose_the_service() {
         let told = String::from_utf8_lossy(&told).into_owned();
         // A head that is not read to its end may be answered by a reset alone.
         let is_cut = told.is_empty() && what == "a huge head";
-        assert!(told.split(' ').nth(1) == Some(status) || is_cut, "{what}: {told}");
+        assert!(told.split(' ').nth(1) == Some(status) || is_cut, "{mode:?}, {what}: {told}");
     }
 }
 

@@ -186,6 +186,50 @@ async fn a_reader_that_stops_holds_up_nobody_and_no_more_than_its_window() {
     assert_eq!(heard, session.counters[0].bytes());
 }
 
+/// Each byte tells where it stands.
+fn pattern(from: usize, bytes: usize) -> Vec<u8> {
+    (from..from + bytes).map(|at| (at % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_for_an_hour_costs_no_session() {
+    for is_upward in [true, false] {
+        let (opener, mut server) = pair().await;
+        let mut session = session(&opener, &mut server).await;
+        let (from, to) = match is_upward {
+            true => (&mut session.client, &mut session.backend),
+            false => (&mut session.backend, &mut session.client),
+        };
+        // Until nothing moves any more.
+        let mut sent = 0;
+        while let Ok(taken) = timeout(Duration::from_millis(500), from.write(&pattern(sent, 65_536))).await {
+            sent += taken.expect("it is taken");
+        }
+        // The wire is as fast as ever, and pings go over it.
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        tokio::time::resume();
+        from.shutdown().await.expect("it lives");
+        to.shutdown().await.expect("it lives");
+        let reading = async {
+            let (mut heard, mut chunk) = (0, vec![0; 65_536]);
+            loop {
+                match timeout(PATIENCE, to.read(&mut chunk)).await.expect("in time").expect("no reset") {
+                    0 => return heard,
+                    count => {
+                        assert!(chunk[..count] == pattern(heard, count), "upward: {is_upward}, at {heard}");
+                        heard += count;
+                    }
+                }
+            }
+        };
+        let ends = async { tokio::join!(finish(&mut session.opener), finish(&mut session.server)) };
+        let (heard, ends) = tokio::join!(reading, ends);
+        assert_eq!(heard, sent, "upward: {is_upward}");
+        assert!(matches!(ends, (SessionFate::Clean, SessionFate::Clean)), "{ends:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_is_cut_is_passed_on_behind_what_it_had_sent() {
     let (opener, mut server) = pair().await;
