@@ -1,6 +1,11 @@
 //! The documents: their links lead somewhere, and the commands that they show exist.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "documents/durations.rs"]
+mod durations;
+#[path = "documents/outsiders.rs"]
+mod outsiders;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -98,6 +103,25 @@ fn every_command_that_is_shown_exists() {
         }
     }
     assert!(count > 20, "only {count} commands were found");
+}
+
+/// Whoever follows a walk to the letter publishes what stands in its folder: keys, where it is this one.
+#[test]
+fn no_web_server_of_a_walk_publishes_the_folder_that_it_is_started_in() {
+    let server = Regex::new(r"http\.server(.*)").unwrap();
+    let folder = Regex::new(r"(?:^| )(?:-d|--directory)[ =](\S+)").unwrap();
+    let mut count = 0;
+    for (file, text) in documents().into_iter().filter(|(file, _)| !file.ends_with("CHANGELOG.md")) {
+        for line in server.captures_iter(&text) {
+            let path = folder.captures(&line[1]).map(|found| found[1].to_owned());
+            let path = path.unwrap_or_else(|| panic!("{}: which folder?{}", file.display(), &line[0]));
+            let has_keys = path.contains("pki") || text.contains(&format!("--out {path}"));
+            let is_own = Path::new(&path).is_absolute() && path != "/" && !has_keys;
+            assert!(is_own, "{}: {path} is no folder of its own", file.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "only {count} were found");
 }
 
 #[test]

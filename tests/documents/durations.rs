@@ -1,0 +1,214 @@
+//! Every time that the program has: a deadline stands in a table with the test that keeps it, and whatever else is
+//! a time says here what it is.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use regex::Regex;
+
+use crate::{page, quoted};
+
+/// Nothing waits until one of these is over: what they are, and which.
+const NO_DEADLINES: &[(&str, &[&str])] = &[
+    (
+        "how often something is done, and how long is paused between two tries",
+        &[
+            "accept::forward::SEEN_WITHIN",
+            "admin::carrier::LOOK",
+            "admin::protocol::PACE_MAX",
+            "commands::verify::LOOK",
+            "commands::verify::halves::LOOK",
+            "connect::idle_connections::SWEEP",
+            "fleet::members::FIRST_PICTURES_EVERY",
+            "fleet::members::PICTURE_EVERY",
+            "gateway::TICK",
+            "gateway::TICK_HURRIED",
+            "gateway::certificate_reload::LOOK",
+            "gateway::certificate_reload::RETRY",
+            "gateway::relay::LOOK",
+            "gateway::relay::REST",
+            "gateway::service_manager::STATUS_EVERY",
+            "gateway::session::GONE_LOOK",
+            "gateway::session::SWITCH_LOOK",
+            "headless::SUMMARY",
+            "link::keeper::LOOK_AGAIN",
+            "link::keeper::LOOK_IN",
+            "link::multiplex::timing::LOOK",
+            "link::server::OFFER_PAUSE",
+            "net::dial::unix::FULL_LOOK_MAX",
+            "net::dns::name_rules::AGAIN_LEAST",
+            "net::dns::name_rules::AGAIN_MOST",
+            "net::dns::name_rules::FAILED_MOST",
+            "net::dns::system_files::HOSTS_LAST",
+            "net::framed::PING_EVERY",
+            "net::listen::RESOURCE_PAUSE",
+            "net::tcp::ACKNOWLEDGED_LOOK_MAX",
+            "profile::defaults::CHECK_EVERY",
+            "profile::defaults::REST",
+            "profile::defaults::RETRY_FIRST",
+            "profile::defaults::RETRY_MAXIMUM",
+            "record::writer::PACE",
+            "telemetry::audit::writer::TRIED_AGAIN",
+            "telemetry::log::sink::GATHER",
+            "telemetry::log::sink::TRIED_AGAIN",
+            "telemetry::refusals::TELL_EVERY",
+            "tui::frame_pacing::CALM",
+            "tui::frame_pacing::HELD_KEY",
+            "tui::run::MACHINE_EVERY",
+            "tui::terminal::STOP_WAIT",
+        ],
+    ),
+    (
+        "how long something is kept, holds, or counts as the same",
+        &[
+            "accept::forward::GLIMPSED",
+            "accept::request_auth::FAR",
+            "admission::pace::SAVED",
+            "auth::remembered::REMEMBERED",
+            "auth::token::SLACK",
+            "connect::backend_state::SLOW_START",
+            "gateway::switch::LINGER",
+            "link::keeper::LIVED",
+            "link::link_guard::TOGETHER",
+            "link::liveness::SILENCE_MAX",
+            "link::multiplex::credit::GROWS_WITHIN",
+            "link::multiplex::task::STOPPED_MIN",
+            "link::multiplex::timing::OPENED_WITHIN",
+            "link::multiplex::timing::PAUSED",
+            "link::multiplex::turns::BATCH_WAIT_MAX",
+            "link::multiplex::turns::LATELY",
+            "link::peer_links::GLIMPSED",
+            "link::peer_links::REMEMBERED",
+            "link::peer_record::PEER_REST",
+            "link::pool::carries_mismatch::REMEMBERED",
+            "net::dns::name_rules::MISSING_FOR",
+            "net::resolver::FRESH",
+            "net::resolver::LATE",
+            "profile::defaults::RETIRE",
+            "record::player::GAP",
+            "record::player::MINUTE",
+            "telemetry::cuts::APART",
+            "telemetry::cuts::REMEMBERED",
+            "telemetry::log::YEARS_9999",
+            "telemetry::notices::MERGED_OVER",
+            "telemetry::rate_limited::SECOND",
+            "telemetry::refusals::OVER",
+            "telemetry::registry::RATE_OVER",
+            "tui::run::SECOND",
+        ],
+    ),
+    (
+        "how long the end of a process or of a connection is held up at most, behind all that counts",
+        &[
+            "accept::upstream_session::FAREWELL",
+            "admin::carrier::LAST_WORDS",
+            "admin::server::FAREWELL",
+            "attach::SCREEN_FAREWELL",
+            "gateway::AUDIT_FAREWELL",
+            "gateway::FLUSH",
+            "monitor::server::FAREWELL",
+            "run::RECORDER_FAREWELL",
+            "run::SCREEN_FAREWELL",
+            "signals::LOG_FAREWELL",
+            "telemetry::log::FLUSH",
+            "tui::terminal::LEAVE_WAIT",
+        ],
+    ),
+    (
+        "deadlines that the table has by another constant of the same time",
+        &[
+            "gateway::link_session::STALLED_MAX",
+            "http::body::STALLED_MAX",
+            "link::multiplex::timing::STALLED_MAX",
+            "net::pipe::STALLED_MAX",
+        ],
+    ),
+    (
+        "deadlines that no test measures: they are the kernel's, or only a process that hangs shows them",
+        &[
+            "admin::client::ANSWER",
+            "admin::client::SEND",
+            "admin::stdio::QUIET",
+            "auth::hashing::TURN",
+            "commands::verify::halves::PROMPT",
+            "connect::forward::ANSWER",
+            "connect::forward::CONNECT_TOTAL",
+            "demo::ANSWER",
+            "gateway::session::SWITCH_PATIENCE",
+            "monitor::TURNS_WITHIN",
+            "monitor::server::WITHIN",
+            "net::dns::system_files::READ_WITHIN",
+            "net::tcp::READY_USER_TIMEOUT",
+            "profile::defaults::CHECK_TIMEOUT",
+            "profile::defaults::DRAIN",
+            "signals::TURNS_WITHIN",
+            "tui::run::ANSWER_WAIT",
+            "verify::closed::KNOCK",
+            "verify::probe::CUT_WITHIN",
+            "verify::probe::WITHIN",
+            "verify::steps::READY_WITHIN",
+        ],
+    ),
+];
+
+/// The path of each constant of this kind in the sources, without their tests, and its value as it is written.
+fn durations() -> BTreeMap<String, String> {
+    let constant = Regex::new(r"\bconst ([A-Z0-9_]+): (?:\[)?Duration\b[^=]*=\s*([^;]+);").unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut found, mut folders) = (BTreeMap::new(), vec![root.clone()]);
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let below = path.strip_prefix(&root).unwrap();
+            let is_test =
+                below.components().any(|part| part.as_os_str().to_string_lossy().starts_with("tests"));
+            // `gateway::deadlines` has tests alone.
+            if is_test || below.ends_with("deadlines.rs") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code = code.split("#[cfg(test)]\n#[expect").next().unwrap();
+            for each in constant.captures_iter(code) {
+                found.insert(format!("{}::{}", module(below), &each[1]), each[2].to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// `net/dns/mod.rs` is `net::dns`.
+fn module(below: &Path) -> String {
+    let path: PathBuf =
+        if below.ends_with("mod.rs") { below.parent().unwrap().into() } else { below.with_extension("") };
+    path.to_string_lossy().replace('/', "::")
+}
+
+#[test]
+fn every_time_in_the_sources_is_a_deadline_with_a_test_or_says_what_it_is() {
+    let (architecture, links) = (page("ARCHITECTURE.md"), page("docs/link-protocol.md"));
+    let deadlines = architecture.split("\n## Deadlines\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let of_links = links.split("\n## Deadlines\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let in_tables: Vec<_> = [quoted(deadlines), quoted(of_links)].concat();
+    let others: Vec<_> = NO_DEADLINES.iter().flat_map(|(_, paths)| *paths).copied().collect();
+    let found = durations();
+    for path in found.keys() {
+        let places = [in_tables.contains(&path.as_str()), others.contains(&path.as_str())];
+        assert!(places.contains(&true), "src: {path} is in no table of deadlines; what is it?");
+        assert!(places != [true, true], "{path} is a deadline, and said to be none");
+    }
+    for path in &others {
+        assert!(found.contains_key(*path), "no constant {path}");
+        assert_eq!(others.iter().filter(|other| other == &path).count(), 1, "{path}");
+    }
+    let (_, same) = NO_DEADLINES.iter().find(|(what, _)| what.contains("of the same time")).unwrap();
+    for path in *same {
+        assert_eq!(found[*path], found["gateway::final_delivery::STALLED_MAX"], "{path}");
+    }
+}
