@@ -117,7 +117,13 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn print_findings(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
-    let findings = doctor::find_limits(&*snapshot(cli).await?, &MachineFacts::read());
+    let mut findings = doctor::find_limits(&*snapshot(cli).await?, &MachineFacts::read());
+    // A gateway that keeps no history refuses.
+    if let CommandAnswer::History(report) =
+        client::send_command(&admin_socket(cli)?, Command::History(doctor::LAST_HOUR)).await?
+    {
+        findings.extend(doctor::find_lately(&report));
+    }
     print_line(match json {
         true => serde_json::to_string_pretty(&findings)?,
         false => doctor::findings_text(&findings),

@@ -218,6 +218,30 @@ impl Drop for Server {
     }
 }
 
+/// One packet in ten that comes to the inner host on its links is lost.
+#[test]
+fn doctor_finds_what_is_lost_on_a_link() {
+    if !can_run("doctor_finds_what_is_lost_on_a_link") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let [_dmz, _internal] = start(&place, &wire, "reverse", "echo://");
+    wire.rules(
+        "table inet gate {\nchain in { type filter hook input priority 0;\n\
+         tcp sport 1443 numgen random mod 10 == 0 drop\n}\n}",
+    );
+    let doctor = || {
+        let told = place.command(&["doctor", "--admin", "run/dmz.sock"]).output().expect("it runs");
+        String::from_utf8(told.stdout).expect("text")
+    };
+    let talks = "b = b'x' * 60000\nfor _ in range(20):\n    s.sendall(b)\n    n = 0\n    while n < 60000: n += len(s.recv(60000))";
+    let began = Instant::now();
+    while !doctor().contains("link-loss") {
+        assert!(began.elapsed() < Duration::from_secs(120), "{}", doctor());
+        client(&wire, talks);
+    }
+}
+
 #[test]
 fn the_inner_host_refuses_all_and_still_serves() {
     if !can_run("the_inner_host_refuses_all_and_still_serves") {

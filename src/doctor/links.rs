@@ -10,7 +10,7 @@ use crate::{
     telemetry::{
         format,
         health::is_linked,
-        snapshot::{GatewayPhase, PoolRow, PoolState, ServicePhase, ServiceRow, Snapshot},
+        snapshot::{EndedRow, GatewayPhase, LinkRow, PoolRow, PoolState, ServicePhase, ServiceRow, Snapshot},
     },
 };
 
@@ -32,9 +32,12 @@ pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
     };
     let of_pools = snapshot.pools.iter().filter(|pool| !drains(pool)).flat_map(|pool| {
         let found = [find_missing(pool), find_full(pool), find_flapping(pool), find_long_waits(pool)];
-        found.into_iter().flatten()
+        found.into_iter().flatten().chain(find_loss(pool))
     });
-    of_pools.chain(snapshot.services.iter().filter_map(find_hopeless_waits)).collect()
+    let of_services = snapshot.services.iter().flat_map(|service| {
+        [find_hopeless_waits(service), find_impatient_clients(snapshot, service)].into_iter().flatten()
+    });
+    of_pools.chain(of_services).collect()
 }
 
 /// `any service from internal at 10.0.0.5`.
@@ -115,6 +118,26 @@ fn find_flapping(pool: &PoolRow) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("peer-flaps", Must, figure, reason, advice).about(object(pool)))
 }
 
+/// By the links that stand, over all their time; a SOCKS5 link stands for one session.
+fn find_loss(pool: &PoolRow) -> Option<DoctorFinding> {
+    let sum = |of: fn(&LinkRow) -> u32| pool.links.iter().map(|link| u64::from(of(link))).sum::<u64>();
+    let (sent, resent) = (sum(|link| link.segments_sent), sum(|link| link.segments_resent));
+    let severity = match () {
+        () if sent < SEGMENTS_MIN => return None,
+        () if resent.saturating_mul(20) >= sent => Must,
+        () if resent.saturating_mul(100) >= sent => Should,
+        () => return None,
+    };
+    let figure =
+        format!("{resent} of {sent} segments were sent again, {:.1} %", 100.0 * resent as f64 / sent as f64);
+    let reason = "all sessions of a link wait for what was lost on it";
+    let advice = "look for what drops packets between the gateways: a full line, a policer, a bad cable, a smaller MTU on the way";
+    Some(DoctorFinding::new("link-loss", severity, figure, reason, advice).about(object(pool)))
+}
+
+/// Fewer say nothing of what is lost.
+const SEGMENTS_MIN: u64 = 1000;
+
 fn find_long_waits(pool: &PoolRow) -> Option<DoctorFinding> {
     let longest = pool.wait_p99_ms.filter(|&wait| wait >= LONG_WAIT_MS)?;
     let half = pool.wait_p50_ms.unwrap_or_default();
@@ -140,6 +163,33 @@ fn find_hopeless_waits(service: &ServiceRow) -> Option<DoctorFinding> {
     let reason = format!("no link came before they had to go: {reason}");
     Some(DoctorFinding::new("wait-in-vain", Must, figure, reason, advice).about(service.name.clone()))
 }
+
+/// Clients that went by themselves before `wait` was over.
+fn find_impatient_clients(snapshot: &Snapshot, service: &ServiceRow) -> Option<DoctorFinding> {
+    let is_one = |row: &&EndedRow| {
+        row.end == "CW"
+            && row.role == service.role
+            && row.service == service.name
+            && row.ago_seconds < LATELY_SECONDS
+    };
+    let mut waits: Vec<_> = snapshot.ended.iter().filter(is_one).map(|row| row.seconds).collect();
+    if waits.len() < IMPATIENT_MIN {
+        return None;
+    }
+    waits.sort_by(f64::total_cmp);
+    let half = waits[waits.len() / 2];
+    let figure = format!(
+        "{} clients left within a minute while they waited, half of them before {}",
+        waits.len(),
+        format::span(half)
+    );
+    let reason = "`wait` is longer than clients stay: it holds back an answer that they would hear";
+    let advice = "mend what keeps links away, or raise `prepared`; a `wait` shorter than the clients' patience tells them what is wrong";
+    Some(DoctorFinding::new("wait-outlasts", Should, figure, reason, advice).about(service.name.clone()))
+}
+
+/// Fewer may have changed their mind.
+const IMPATIENT_MIN: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -198,11 +248,50 @@ mod tests {
     }
 
     #[test]
+    fn links_that_lose_packets_are_told() {
+        let link = |segments_sent: u32, segments_resent: u32| -> LinkRow {
+            let row = serde_json::json!({
+                "age_seconds": 60.0, "state": "ready", "sessions": 1, "address": null, "tls": null, "group": null,
+                "segments_sent": segments_sent, "segments_resent": segments_resent,
+            });
+            serde_json::from_value(row).expect("it has every field that has no default")
+        };
+        let lost = |links: Vec<LinkRow>| found(&of(PoolRow { links, ..pool() }), "link-loss");
+        assert_eq!(lost(vec![link(900, 90)]), [], "too few to say");
+        assert_eq!(lost(vec![link(600, 3), link(600, 3)]), []);
+        assert_eq!(lost(vec![link(600, 3), link(600, 13)]), [Should]);
+        assert_eq!(lost(vec![link(u32::MAX, u32::MAX), link(u32::MAX, 0)]), [Must]);
+    }
+
+    #[test]
     fn long_waits_are_told() {
         let waits = |half, most| of(PoolRow { wait_p50_ms: Some(half), wait_p99_ms: Some(most), ..pool() });
         assert_eq!(found(&waits(1.0, 1500.0), "waits-long"), [Should]);
         assert_eq!(found(&waits(1200.0, 1500.0), "waits-long"), [Must]);
         assert_eq!(found(&waits(1.0, 20.0), "waits-long"), []);
+    }
+
+    #[test]
+    fn clients_that_leave_before_their_wait_is_over_are_told() {
+        let left = |seconds: f64, ago_seconds: f64, end: &str| -> EndedRow {
+            let row = serde_json::json!({
+                "id": "1", "role": "dmz", "service": "orders", "client": "192.0.2.7:50000", "peer": null,
+                "end": end, "reason": "the client left", "seconds": seconds, "ago_seconds": ago_seconds,
+                "bytes_up": 0, "bytes_down": 0,
+            });
+            serde_json::from_value(row).expect("it has every field that has no default")
+        };
+        let mut snapshot = healthy();
+        snapshot.ended =
+            vec![left(3.0, 1.0, "CW"), left(4.0, 2.0, "CW"), left(9.0, 3.0, "--"), left(9.0, 90.0, "CW")];
+        assert_eq!(found(&snapshot, "wait-outlasts"), [], "two may have changed their mind");
+        snapshot.ended.push(left(5.0, 4.0, "CW"));
+        assert_eq!(found(&snapshot, "wait-outlasts"), [Should]);
+        let told = find_limits_of_links(&snapshot);
+        assert!(
+            told[0].figure.starts_with("3 clients left") && told[0].figure.ends_with("before 4s"),
+            "{told:?}"
+        );
     }
 
     #[test]

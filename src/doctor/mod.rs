@@ -5,10 +5,12 @@
 mod backends;
 mod capacity;
 mod kernel;
+mod lately;
 mod links;
 mod machine;
 mod protection;
 
+pub use lately::{LAST_HOUR, find_lately};
 pub use machine::MachineFacts;
 
 pub use crate::telemetry::snapshot::{DoctorFinding, FindingSeverity};

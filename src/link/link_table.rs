@@ -107,6 +107,7 @@ impl LinkEntry {
             LinkActivity::Full => LinkState::Carrying,
             LinkActivity::Leaving => LinkState::Leaving,
         };
+        let segments = self.shared.get().map(|shared| shared.load.segments()).unwrap_or_default();
         LinkRow {
             id: self.shared.get().map_or(key, |shared| shared.id),
             age_seconds: self.since.elapsed().as_secs_f64(),
@@ -116,6 +117,8 @@ impl LinkEntry {
             address: about.and_then(|about| about.address.clone()),
             tls: secured.map(|secured| secured.version.clone()),
             group: secured.map(|secured| secured.group.clone()),
+            segments_sent: segments.sent,
+            segments_resent: segments.resent,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! How much a link has to do: the sessions on it, against how many it carries at once.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
+
+use crate::net::tcp::SegmentCounts;
 
 /// A link of which so much is used, in eighths, counts as one too few: another is dialled before clients
 /// have to wait for it.
@@ -16,6 +18,8 @@ const BRIMMING_EIGHTHS: usize = 6;
 pub struct LinkLoad {
     sessions: AtomicUsize,
     max: usize,
+    /// What its connection has sent, as it was when the link was looked at last.
+    segments: Mutex<SegmentCounts>,
     /// Told when one of the marks is passed, either way.
     changed: Notify,
 }
@@ -35,7 +39,12 @@ pub struct SessionPlace(Arc<LinkLoad>);
 
 impl LinkLoad {
     pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { sessions: AtomicUsize::new(0), max, changed: Notify::new() })
+        Arc::new(Self {
+            sessions: AtomicUsize::new(0),
+            max,
+            segments: Mutex::default(),
+            changed: Notify::new(),
+        })
     }
 
     pub fn max(&self) -> usize {
@@ -44,6 +53,14 @@ impl LinkLoad {
 
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
+    }
+
+    pub fn note_segments(&self, segments: SegmentCounts) {
+        *self.segments.lock().unwrap_or_else(PoisonError::into_inner) = segments;
+    }
+
+    pub fn segments(&self) -> SegmentCounts {
+        *self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn room(&self) -> LinkRoom {

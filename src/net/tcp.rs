@@ -117,6 +117,18 @@ fn outstanding(stream: &TcpStream) -> (u32, u32) {
     info.map_or((0, 0), |info| (info.tcpi_unacked, info.tcpi_notsent_bytes))
 }
 
+/// Segments that were sent in all, and those of them that were sent again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SegmentCounts {
+    pub sent: u32,
+    pub resent: u32,
+}
+
+pub fn count_segments(stream: &TcpStream) -> Option<SegmentCounts> {
+    let info = socket_options::tcp_info(stream.as_fd()).ok()?;
+    Some(SegmentCounts { sent: info.tcpi_segs_out, resent: info.tcpi_total_retrans })
+}
+
 /// Whether its connection is over, by a reset or by the kernel's having given it up.
 pub fn is_closed(stream: &TcpStream) -> bool {
     socket_options::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_state == TCP_CLOSE)

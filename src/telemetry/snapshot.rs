@@ -177,12 +177,12 @@ impl TrafficTotals {
 
     pub fn with(self, other: &Self) -> Self {
         Self {
-            sessions_open: self.sessions_open + other.sessions_open,
-            sessions_waiting: self.sessions_waiting + other.sessions_waiting,
-            sessions: self.sessions + other.sessions,
-            refused: self.refused + other.refused,
-            bytes_up: self.bytes_up + other.bytes_up,
-            bytes_down: self.bytes_down + other.bytes_down,
+            sessions_open: self.sessions_open.saturating_add(other.sessions_open),
+            sessions_waiting: self.sessions_waiting.saturating_add(other.sessions_waiting),
+            sessions: self.sessions.saturating_add(other.sessions),
+            refused: self.refused.saturating_add(other.refused),
+            bytes_up: self.bytes_up.saturating_add(other.bytes_up),
+            bytes_down: self.bytes_down.saturating_add(other.bytes_down),
         }
     }
 }
@@ -374,6 +374,11 @@ pub struct LinkRow {
     pub tls: Option<String>,
     /// The group of the key exchange.
     pub group: Option<String>,
+    /// Segments that its connection has sent from here, and those of them that were sent again.
+    #[serde(default)]
+    pub segments_sent: u32,
+    #[serde(default)]
+    pub segments_resent: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -411,6 +411,8 @@ fn link(number: usize) -> LinkRow {
         address: Some(format!("10.0.0.5:{}", 40_000 + number)),
         tls: Some("TLS 1.3".into()),
         group: Some("X25519MLKEM768".into()),
+        segments_sent: 40_000,
+        segments_resent: 12,
     }
 }
 

@@ -108,7 +108,7 @@ pub struct MultiplexedLink {
     /// A server's, for its sessions; an opener's is its owner's to keep.
     commander: Option<mpsc::WeakSender<LinkCommand>>,
     numbers: Arc<AtomicU32>,
-    load: Arc<LinkLoad>,
+    pub(super) load: Arc<LinkLoad>,
     pub(super) liveness: LinkLiveness,
     /// Offers that a server may still make.
     pub(super) offers: TokenBucket,

@@ -92,6 +92,7 @@ impl MultiplexedLink {
         let late = now.saturating_duration_since(self.liveness.next_check());
         let writing = if self.outgoing.is_blocked() { WriteState::Blocked } else { WriteState::Yes };
         let socket = self.stream.tcp();
+        socket.and_then(tcp::count_segments).into_iter().for_each(|counts| self.load.note_segments(counts));
         let unacknowledged = || socket.and_then(tcp::unacknowledged_for);
         match self.liveness.check(now, late, writing, unacknowledged) {
             LivenessVerdict::Alive => Ok(()),
