@@ -1,9 +1,18 @@
 //! A handle whose engine is in another process: pictures come through the admin socket, commands
 //! go through it. A gateway that is lost is called again until it answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     client::{self, AdminConnection, ClientError},
@@ -39,15 +48,35 @@ pub async fn attach(
     Ok((handle, contact))
 }
 
-/// The same of a gateway that may not be there yet, with pictures no faster than `every`. What the handle has
+/// How often pictures are read. It may be slowed down while they come: those that come faster are left unread.
+#[derive(Debug, Clone)]
+pub struct PicturePace(Arc<AtomicU64>);
+
+impl PicturePace {
+    pub fn new(every: Duration) -> Self {
+        let pace = Self(Arc::default());
+        pace.set(every);
+        pace
+    }
+
+    pub fn set(&self, every: Duration) {
+        self.0.store(u64::try_from(every.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub fn every(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The same of a gateway that may not be there yet, with pictures no faster than that. What the handle has
 /// before the first of them is empty.
 pub fn attach_when_there(
     target: &AdminTarget,
     access: AdminAccess,
-    every: Duration,
+    pace: &PicturePace,
     tasks: &Tasks,
 ) -> (GatewayHandle, watch::Receiver<GatewayContact>) {
-    let watcher = Watcher { target: target.clone(), pace: Some(WatchPace::new(every)) };
+    let watcher = Watcher { target: target.clone(), pace: Some(pace.clone()) };
     let (handle, feed) = handle::channel(Arc::new(Snapshot::new("-", Mode::Direct)), "attached screen");
     let (tell, contact) = watch::channel(GatewayContact::Calling);
     let snapshots = feed.snapshots;
@@ -61,16 +90,19 @@ pub fn attach_when_there(
     (handle, contact)
 }
 
+/// The next picture may be there a moment before it is due.
+const EARLY: Duration = Duration::from_millis(500);
+
 /// Calls one gateway and asks it for pictures.
 struct Watcher {
     target: AdminTarget,
-    pace: Option<WatchPace>,
+    pace: Option<PicturePace>,
 }
 
 impl Watcher {
     async fn connect(&self) -> Result<(AdminConnection, Arc<Snapshot>), ClientError> {
-        let Some(pace) = self.pace else { return self.connect_with(&AdminRequest::Watch).await };
-        match self.connect_with(&AdminRequest::WatchEvery(pace)).await {
+        let Some(pace) = &self.pace else { return self.connect_with(&AdminRequest::Watch).await };
+        match self.connect_with(&AdminRequest::WatchEvery(WatchPace::new(pace.every()))).await {
             // One that knows no pace has its own.
             Err(ClientError::Refused { .. }) => self.connect_with(&AdminRequest::Watch).await,
             connected => connected,
@@ -104,6 +136,12 @@ impl Watcher {
                 match client.next_snapshot().await {
                     Ok(snapshot) => drop(snapshots.send_replace(snapshot)),
                     Err(error) => break error,
+                }
+                if let Some(pace) = &self.pace
+                    && let Err(error) =
+                        client.skip_snapshots(Instant::now() + pace.every().saturating_sub(EARLY)).await
+                {
+                    break error;
                 }
             };
             tell.send_replace(GatewayContact::Lost { why: error.to_string() });

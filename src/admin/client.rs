@@ -4,7 +4,11 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, timeout},
+};
+use tokio_util::bytes::BytesMut;
 
 use super::{
     carrier::{self, Carrier},
@@ -169,11 +173,27 @@ impl AdminConnection {
         }
     }
 
+    /// Reads pictures until then, and looks into none of them: those of thousands of sessions cost much.
+    pub async fn skip_snapshots(&mut self, until: Instant) -> Result<(), ClientError> {
+        while Instant::now() < until {
+            self.message(self.target.picture_within()).await?;
+        }
+        Ok(())
+    }
+
     async fn receive<T: DeserializeOwned>(&mut self, within: Duration) -> Result<T, ClientError> {
+        let message = self.message(within).await?;
+        match serde_json::from_slice(&message) {
+            Ok(received) => Ok(received),
+            Err(error) => Err(self.client_error(error.into()).await),
+        }
+    }
+
+    async fn message(&mut self, within: Duration) -> Result<BytesMut, ClientError> {
         let received = timeout(within, async {
-            let Some(carrier) = &mut self.carrier else { return self.wire.receive().await };
+            let Some(carrier) = &mut self.carrier else { return self.wire.message().await };
             tokio::select! {
-                received = self.wire.receive() => received,
+                received = self.wire.message() => received,
                 () = carrier.keep_errors() => Err(WireError::Closed),
             }
         });

@@ -205,7 +205,8 @@ impl AdminStream {
         Ok(AdminRequest::parse(&self.message().await?)?)
     }
 
-    async fn message(&mut self) -> Result<BytesMut, WireError> {
+    /// One message, whatever it says.
+    pub async fn message(&mut self) -> Result<BytesMut, WireError> {
         self.heard.next().await.ok_or(WireError::Closed)?.map_err(|error| {
             match error.get_ref().is_some_and(|inner| inner.is::<LengthDelimitedCodecError>()) {
                 true => WireError::TooLong { bytes_max: self.heard.decoder().max_frame_length() },

@@ -4,12 +4,14 @@
 
 mod backends;
 mod capacity;
+mod clocks;
 mod kernel;
 mod lately;
 mod links;
 mod machine;
 mod protection;
 
+pub use clocks::{GatewayClock, find_clock_skew};
 pub use lately::{LAST_HOUR, find_lately};
 pub use machine::MachineFacts;
 

@@ -16,7 +16,7 @@ use super::{
     target::FleetTarget,
 };
 use crate::{
-    admin::attach,
+    admin::attach::{self, PicturePace},
     gateway::handle::{self, AdminAccess, FleetHandles, GatewayContact, GatewayHandle},
     tasks::Tasks,
     telemetry::snapshot::Snapshot,
@@ -24,6 +24,9 @@ use crate::{
 
 /// Each gateway is asked for a picture so often, and they are made one as often: rates and ages change by the second.
 const PICTURE_EVERY: Duration = Duration::from_secs(1);
+/// To read more rows than this each second would take more of a processor than a screen may have.
+const ROWS_A_SECOND: usize = 25_000;
+const CROWDED_PICTURE_EVERY: Duration = Duration::from_secs(2);
 
 /// What one gateway has told last.
 #[derive(Debug)]
@@ -68,8 +71,9 @@ pub fn attach(
     let (changed, over) = (Arc::new(Notify::new()), CancellationToken::new());
     let mut handles = FleetHandles::new();
     let mut members = Vec::with_capacity(targets.len());
+    let pace = PicturePace::new(PICTURE_EVERY);
     for target in targets {
-        let (handle, contact) = attach::attach_when_there(&target.at, access, PICTURE_EVERY, tasks);
+        let (handle, contact) = attach::attach_when_there(&target.at, access, &pace, tasks);
         handles.insert(Arc::clone(&target.name), handle.clone());
         let heard = MemberHeard { contact: GatewayContact::Calling, contact_since: began, picture: None };
         let member = Arc::new(Member { target, heard: Mutex::new(heard) });
@@ -85,7 +89,7 @@ pub fn attach(
     let (merged, feed) = handle::channel(Arc::new(first), "fleet screen");
     tasks.spawn("fleet", async move {
         tokio::select! {
-            () = publish(&members, merge, began, &changed, &feed.snapshots) => {}
+            () = publish(&members, merge, began, (&changed, &pace), &feed.snapshots) => {}
             () = feed.snapshots.closed() => {}
         }
         // The pictures of each end when nobody holds a watch of them.
@@ -128,23 +132,23 @@ async fn follow_member(
     }
 }
 
-/// Makes one picture of all whenever something came, at least every second, and no more often than that once it
-/// was made; for ever: the caller drops it when nobody looks any more.
+/// Makes one picture of all whenever something came, and no more often than every second once it was made; for ever:
+/// the caller drops it when nobody looks any more.
 async fn publish(
     members: &[Arc<Member>],
     mut merge: FleetMerge,
     began: Instant,
-    changed: &Notify,
+    (changed, pace): (&Notify, &PicturePace),
     snapshots: &watch::Sender<Arc<Snapshot>>,
 ) {
     let mut merged_at = began;
     let mut is_calling = true;
     loop {
         // Ages move on where nobody says anything.
-        let _ = timeout_at(merged_at + PICTURE_EVERY, changed.notified()).await;
+        let _ = timeout_at(merged_at + pace.every(), changed.notified()).await;
         if !is_calling {
             // What came meanwhile is in it too. While the first are called each is shown as it comes.
-            sleep_until(merged_at + PICTURE_EVERY).await;
+            sleep_until(merged_at + pace.every()).await;
         } else {
             sleep_until(merged_at + FIRST_PICTURES_EVERY).await;
         }
@@ -152,8 +156,14 @@ async fn publish(
         let pictures: Vec<_> = members.iter().map(|member| member.picture(merged_at)).collect();
         is_calling = pictures.iter().any(|picture| picture.contact == GatewayContact::Calling);
         let uptime_seconds = merged_at.saturating_duration_since(began).as_secs_f64();
-        snapshots.send_replace(Arc::new(merge.next(pictures, uptime_seconds)));
+        let merged = merge.next(pictures, uptime_seconds);
+        pace.set(pace_of(merged.sessions.len()));
+        snapshots.send_replace(Arc::new(merged));
     }
+}
+
+fn pace_of(rows: usize) -> Duration {
+    if rows > ROWS_A_SECOND { CROWDED_PICTURE_EVERY } else { PICTURE_EVERY }
 }
 
 const FIRST_PICTURES_EVERY: Duration = Duration::from_millis(250);
@@ -194,6 +204,37 @@ mod tests {
         picture.gateways.iter().find(|row| &*row.name == name).unwrap()
     }
 
+    const HELLO: &str = r#"{"portcullis":"0.1.0","snapshot":1}"#;
+
+    /// Its picture comes, then nothing for longer than a gateway is quiet, and then one more.
+    #[tokio::test]
+    async fn a_gateway_that_stalls_is_silent_and_then_is_there_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let framed = |text: &[u8]| [&u32::try_from(text.len()).unwrap().to_be_bytes(), text].concat();
+        let picture = CommandAnswer::Status(Arc::new(Snapshot::new("shop", Mode::Reverse)));
+        let picture = framed(&serde_json::to_vec(&picture).unwrap());
+        std::fs::write(folder.path().join("hello"), framed(HELLO.as_bytes())).unwrap();
+        std::fs::write(folder.path().join("picture"), picture).unwrap();
+        let at = folder.path().display();
+        let words =
+            [format!("slow=exec:sh -c 'cd {at}; cat hello picture; sleep 7; cat picture; exec sleep 1000'")];
+        let targets = target::parse_all(&words, AdminAccess::Full).unwrap();
+        let (merged, _handles) = attach(targets, AdminAccess::Full, &Tasks::default());
+        let mut pictures = merged.watch();
+        for reach in [GatewayReach::Reached, GatewayReach::Silent, GatewayReach::Reached] {
+            while row(&pictures.next().await.unwrap(), "slow").reach != reach {}
+        }
+        let told: Vec<_> = merged.latest().notices.iter().map(|notice| notice.text.clone()).collect();
+        assert!(told[0].starts_with("is silent") && told[1].starts_with("is reached again"), "{told:?}");
+        assert_eq!(told.len(), 2, "{told:?}");
+    }
+
+    #[test]
+    fn a_crowded_fleet_is_read_less_often() {
+        assert_eq!(pace_of(20_000), PICTURE_EVERY);
+        assert_eq!(pace_of(40_000), CROWDED_PICTURE_EVERY);
+    }
+
     /// In real time, since programs run in it: everything waits for a picture, and no wait is longer than the
     /// suite's patience.
     #[tokio::test]
@@ -217,7 +258,10 @@ mod tests {
             script("other", r#"{"portcullis":"9.9.9","snapshot":99}"#, "sleep 1000"),
             "rubbish=exec:echo command not found".into(),
             "missing=exec:/no/such/program".into(),
-            script("broken", r#"{"portcullis":"0.1.0","snapshot":1}"#, "sleep 0.2; exit 3"),
+            script("broken", HELLO, "sleep 0.2; exit 3"),
+            script("babbles", HELLO, "printf '\\000\\000\\000\\004nope'; sleep 1000"),
+            script("endless", HELLO, "printf '\\377\\377\\377\\377'; cat /dev/zero"),
+            script("trickles", HELLO, "printf '\\000\\001\\000\\000'; while sleep 0.1; do printf x; done"),
         ];
         let targets = target::parse_all(&words, AdminAccess::Full).unwrap();
         let tasks = Tasks::default();
@@ -227,9 +271,8 @@ mod tests {
             well.publish();
             let picture = pictures.next().await.unwrap();
             let is_told = |name| row(&picture, name).reach == GatewayReach::Unreachable;
-            if ["absent", "dies", "other", "rubbish", "missing", "broken"].into_iter().all(is_told)
-                && row(&picture, "well").reach == GatewayReach::Reached
-            {
+            let sick = ["absent", "dies", "other", "rubbish", "missing", "broken", "babbles", "endless"];
+            if sick.into_iter().all(is_told) && row(&picture, "well").reach == GatewayReach::Reached {
                 break picture;
             }
         };
@@ -240,11 +283,15 @@ mod tests {
             ("rubbish", "command not found"),
             ("missing", "No such file"),
             ("broken", "exit status: 3"),
+            ("babbles", "it does not speak as a gateway does"),
+            ("endless", "a message is longer than"),
         ] {
             let told = row(&picture, name).why.as_deref().unwrap_or_default();
             assert!(told.contains(why), "{name}: {told}");
         }
-        assert_eq!(row(&picture, "hangs").reach, GatewayReach::Calling);
+        for name in ["hangs", "trickles"] {
+            assert_eq!(row(&picture, name).reach, GatewayReach::Calling, "{name}");
+        }
         assert_eq!(picture.services.len(), 1);
         let told = handles["hangs"].clone();
         assert!(matches!(handles["absent"].ask(Command::Reload).await, CommandAnswer::Refused(_)));

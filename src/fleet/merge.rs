@@ -7,28 +7,28 @@ use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
+use super::{
+    clocks::FleetClocks,
+    reach::{self, ReachEvents},
+    shares,
+};
 use crate::{
     doctor::{self, DoctorFinding, MachineFacts},
     gateway::handle::GatewayContact,
     profile::{Half, Mode},
     telemetry::{
-        health::{Alert, AlertKind, Health},
+        health::{Alert, Health},
         log,
-        snapshot::{
-            GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, Notice, Snapshot, TrafficSample,
-            TrafficTotals,
-        },
+        snapshot::{GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, Snapshot, TrafficSample},
     },
 };
 
-/// Rows of sessions in one picture; each gateway has an equal share of them.
+/// Rows of sessions in one picture.
 const SESSIONS_MAX: usize = 40_000;
 const NOTICES_MAX: usize = 500;
-/// A gateway that is connected sends its pictures every second.
-const SILENT_SECONDS: f64 = 5.0;
 /// Rows of a gateway that is lost stay for so long: it may only be read again, or be started anew.
 const ROWS_KEPT_SECONDS: f64 = 10.0;
 
@@ -44,9 +44,12 @@ pub struct MemberPicture {
     pub heard: Option<(Arc<Snapshot>, f64)>,
 }
 
-/// Goes from one picture to the next: bytes are counted on where a gateway is lost or started anew.
+/// Goes from one picture to the next: bytes are counted on where a gateway is lost or started anew, and each loss is
+/// told once.
 #[derive(Debug, Default)]
 pub struct FleetMerge {
+    events: ReachEvents,
+    clocks: FleetClocks,
     bytes: TrafficSample,
     of_members: HashMap<Arc<str>, (String, TrafficSample)>,
 }
@@ -60,20 +63,21 @@ impl FleetMerge {
         let has_outer = members.iter().any(|member| {
             member.heard.as_ref().is_some_and(|(picture, _)| picture.roles.contains(&Half::Dmz))
         });
-        let share = SESSIONS_MAX / members.len().max(1);
+        merged.findings = doctor::find_clock_skew(self.clocks.read(&members, now));
+        let listed: Vec<_> =
+            members.iter().map(|member| kept_picture(member).map_or(0, |kept| kept.sessions.len())).collect();
+        let shares = shares::share_out(&listed, SESSIONS_MAX);
         let mut roles = BTreeSet::new();
-        for member in &members {
-            let reach = reach(member);
-            merged.gateways.push(row(member, reach));
-            if reach == GatewayReach::Unreachable {
-                merged.alerts.push(unreachable(member, now));
-            }
+        for (member, share) in members.iter().zip(shares) {
+            let reach = reach::reach(member);
+            let row = row(member, reach);
+            self.events.note(&row, now, uptime_seconds);
+            merged.alerts.extend(reach::alert(&row, now));
+            merged.gateways.push(row);
             let Some((picture, _)) = &member.heard else { continue };
             let counts = !has_outer || picture.roles.contains(&Half::Dmz);
             self.count_bytes(&member.name, picture, counts);
-            if reach == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS {
-                continue;
-            }
+            let Some(picture) = kept_picture(member) else { continue };
             // Of the machine of another gateway nothing is known here.
             let findings = doctor::find_limits(picture, &MachineFacts::default()).into_iter();
             let name = || Some(Arc::clone(&member.name));
@@ -81,9 +85,11 @@ impl FleetMerge {
             roles.extend(picture.roles.iter().copied());
             add_rows(&mut merged, &member.name, picture, share);
             if counts {
-                merged.totals = saturating_sum(&merged.totals, &picture.totals);
+                merged.totals = merged.totals.with(&picture.totals);
             }
         }
+        merged.notices.extend(self.events.notices().cloned());
+        self.clocks.sort_notices(&mut merged.notices, now);
         (merged.totals.bytes_up, merged.totals.bytes_down) = (self.bytes.up, self.bytes.down);
         merged.roles = roles.into_iter().collect();
         finish(&mut merged);
@@ -103,20 +109,15 @@ impl FleetMerge {
 }
 
 fn fleet_name(members: &[MemberPicture]) -> String {
-    let reached = members.iter().filter(|member| reach(member) == GatewayReach::Reached).count();
+    let reached = members.iter().filter(|member| reach::reach(member) == GatewayReach::Reached).count();
     format!("{reached} of {} gateways", members.len())
 }
 
-fn reach(member: &MemberPicture) -> GatewayReach {
-    let heard_seconds = member.heard.as_ref().map(|(_, seconds)| *seconds);
-    match &member.contact {
-        GatewayContact::Calling => GatewayReach::Calling,
-        GatewayContact::Lost { .. } => GatewayReach::Unreachable,
-        GatewayContact::There if heard_seconds.is_none_or(|seconds| seconds >= SILENT_SECONDS) => {
-            GatewayReach::Silent
-        }
-        GatewayContact::There => GatewayReach::Reached,
-    }
+/// What is shown of a gateway: of one that is lost not for long.
+fn kept_picture(member: &MemberPicture) -> Option<&Snapshot> {
+    let is_gone =
+        reach::reach(member) == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS;
+    member.heard.as_ref().map(|(picture, _)| &**picture).filter(|_| !is_gone)
 }
 
 fn row(member: &MemberPicture, reach: GatewayReach) -> GatewayRow {
@@ -162,20 +163,9 @@ fn facts(picture: &Snapshot) -> GatewayFacts {
         rate_down: rate.down,
         alerts: picture.alerts.len(),
         worst: picture.alerts.first().map(|alert| alert.text.clone()),
-    }
-}
-
-fn unreachable(member: &MemberPicture, now: SystemTime) -> Alert {
-    let since =
-        Duration::try_from_secs_f64(member.contact_seconds).ok().and_then(|gone| now.checked_sub(gone));
-    let why = row(member, GatewayReach::Unreachable).why.unwrap_or_default();
-    Alert {
-        gateway: Some(Arc::clone(&member.name)),
-        kind: AlertKind::Unreachable,
-        object: member.name.to_string(),
-        address: None,
-        since: log::format_utc(since.unwrap_or(now)),
-        text: format!("gateway {} can not be reached: {why}", member.name),
+        switching: picture.switching.clone(),
+        walk: picture.walk.clone(),
+        forward_checks: picture.forward_checks.clone(),
     }
 }
 
@@ -200,34 +190,22 @@ fn add_rows(merged: &mut Snapshot, name: &Arc<str>, picture: &Snapshot, sessions
         gateway: Some(Arc::clone(name)),
         ..alert
     }));
-    let taken = picture.sessions.len().min(sessions_max);
-    merged.sessions.extend(picture.sessions[..taken].iter().cloned().map(|mut row| {
+    let taken = shares::most_telling(&picture.sessions, sessions_max);
+    let left_out = picture.sessions_left_out.saturating_add(picture.sessions.len() - taken.len());
+    merged.sessions.extend(taken.into_iter().cloned().map(|mut row| {
         row.gateway = Some(Arc::clone(name));
         row
     }));
-    let left_out = picture.sessions_left_out.saturating_add(picture.sessions.len() - taken);
     merged.sessions_left_out = merged.sessions_left_out.saturating_add(left_out);
     merged.failures_left_out = merged.failures_left_out.saturating_add(picture.failures_left_out);
     merged.log_lines_lost = merged.log_lines_lost.saturating_add(picture.log_lines_lost);
-}
-
-fn saturating_sum(sum: &TrafficTotals, more: &TrafficTotals) -> TrafficTotals {
-    TrafficTotals {
-        sessions_open: sum.sessions_open.saturating_add(more.sessions_open),
-        sessions_waiting: sum.sessions_waiting.saturating_add(more.sessions_waiting),
-        sessions: sum.sessions.saturating_add(more.sessions),
-        refused: sum.refused.saturating_add(more.refused),
-        bytes_up: sum.bytes_up.saturating_add(more.bytes_up),
-        bytes_down: sum.bytes_down.saturating_add(more.bytes_down),
-    }
 }
 
 /// What is said of all of them together.
 fn finish(merged: &mut Snapshot) {
     merged.findings.sort_by_key(|finding| Reverse(finding.severity));
     merged.gateways.sort_by_key(|row| {
-        let health = row.heard.as_ref().and_then(|heard| heard.health);
-        Reverse((row.reach, health, row.heard.as_ref().map_or(0, |heard| heard.alerts)))
+        Reverse((reach::badness(row), row.heard.as_ref().map_or(0, |heard| heard.alerts)))
     });
     let heard = || merged.gateways.iter().filter_map(|row| row.heard.as_ref());
     // Reversed links are what a fleet is about, where there are any.
@@ -253,18 +231,17 @@ fn finish(merged: &mut Snapshot) {
     };
     merged.mode = mode.unwrap_or(Mode::Direct);
     merged.alerts.sort_by_key(|alert| Reverse(alert.kind.severity()));
-    merged.notices.sort_by(|a: &Notice, b| a.time.cmp(&b.time));
     let over = merged.notices.len().saturating_sub(NOTICES_MAX);
     merged.notices.drain(..over);
     merged.ended.sort_by(|a, b| a.ago_seconds.total_cmp(&b.ago_seconds));
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::telemetry::snapshot::{PoolRow, ServiceRow};
+    use crate::telemetry::snapshot::{PoolRow, ServiceRow, TrafficTotals};
 
-    fn picture(role: Half, instance: &str, bytes_up: u64) -> Snapshot {
+    pub(in crate::fleet) fn picture(role: Half, instance: &str, bytes_up: u64) -> Snapshot {
         let totals = TrafficTotals { sessions_open: 3, bytes_up, ..TrafficTotals::default() };
         Snapshot {
             roles: vec![role],
@@ -278,7 +255,7 @@ mod tests {
         }
     }
 
-    fn member(name: &str, heard: Option<Snapshot>) -> MemberPicture {
+    pub(in crate::fleet) fn member(name: &str, heard: Option<Snapshot>) -> MemberPicture {
         MemberPicture {
             name: name.into(),
             target: format!("/run/{name}.sock"),
@@ -288,7 +265,7 @@ mod tests {
         }
     }
 
-    fn lost(name: &str, seconds: f64, heard: Option<Snapshot>) -> MemberPicture {
+    pub(in crate::fleet) fn lost(name: &str, seconds: f64, heard: Option<Snapshot>) -> MemberPicture {
         let why = format!("/run/{name}.sock: it closed");
         let contact = GatewayContact::Lost { why };
         MemberPicture { contact, contact_seconds: seconds, ..member(name, heard) }
@@ -325,16 +302,18 @@ mod tests {
             member("down", Some(down)),
             lost("gone", 30.0, Some(picture(Half::Dmz, "b", 0))),
             lost("blinks", 3.0, Some(picture(Half::Dmz, "d", 0))),
+            MemberPicture { contact: GatewayContact::Calling, ..member("new", None) },
             member("mute", None),
         ];
         let merged = FleetMerge::default().next(members, 1.0);
         let rows: Vec<_> = merged.gateways.iter().map(|row| (&*row.name, row.reach)).collect();
-        use GatewayReach::{Reached, Silent, Unreachable};
+        use GatewayReach::{Calling, Reached, Silent, Unreachable};
         let expected = [
             ("gone", Unreachable),
             ("blinks", Unreachable),
             ("mute", Silent),
             ("down", Reached),
+            ("new", Calling),
             ("well", Reached),
         ];
         assert_eq!(rows, expected);

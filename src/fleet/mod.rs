@@ -11,7 +11,10 @@
 //! One that hangs, dies or says rubbish costs its own row: nobody waits for it. Which gateways there are is said by
 //! [`target`]s on the command line, or by a fleet file ([`file`]).
 
+mod clocks;
 pub mod file;
 pub mod members;
 mod merge;
+mod reach;
+mod shares;
 pub mod target;

@@ -43,6 +43,9 @@ fn gateway(name: &str, half: Half, reach: GatewayReach, health: Health) -> Gatew
         rate_down: 1_200_000,
         alerts: usize::from(health != Health::Healthy),
         worst: (health != Health::Healthy).then(|| "orders: clients wait for a link".into()),
+        switching: None,
+        walk: None,
+        forward_checks: Vec::new(),
     };
     GatewayRow {
         name: name.into(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::GatewayPhase;
+use super::{CheckRow, GatewayPhase, SwitchRow, WalkRow};
 use crate::{
     profile::{Half, Mode},
     telemetry::verdict::Health,
@@ -64,4 +64,11 @@ pub struct GatewayFacts {
     /// What is wrong with it, and the worst of that.
     pub alerts: usize,
     pub worst: Option<String>,
+    /// The switch and the walk of the checklist that are under way, and the last forward check of each profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switching: Option<SwitchRow>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub walk: Option<WalkRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forward_checks: Vec<CheckRow>,
 }

@@ -1,0 +1,133 @@
+//! The clocks of gateways, by the times of their pictures: how far each is ahead of this machine's.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{merge::MemberPicture, reach};
+use crate::{
+    doctor::GatewayClock,
+    telemetry::snapshot::{GatewayReach, Notice},
+};
+
+/// A picture may be on its way for so long.
+const DELAY_SECONDS: f64 = 1.0;
+
+#[derive(Debug, Default)]
+pub struct FleetClocks {
+    /// In seconds. That of a gateway which is lost stays: its events are still told.
+    ahead: HashMap<Arc<str>, f64>,
+}
+
+impl FleetClocks {
+    /// Reads them anew, and gives those of the gateways that are heard now.
+    pub fn read(&mut self, members: &[MemberPicture], now: SystemTime) -> Vec<GatewayClock> {
+        let now = seconds_since_1970(now);
+        let mut clocks = Vec::new();
+        for member in members.iter().filter(|member| reach::reach(member) == GatewayReach::Reached) {
+            let Some((picture, heard_seconds)) = &member.heard else { continue };
+            let Some(time) = parse_seconds(&picture.time) else { continue };
+            let ahead_seconds = time + heard_seconds - now;
+            self.ahead.insert(Arc::clone(&member.name), ahead_seconds);
+            clocks.push(GatewayClock { name: Arc::clone(&member.name), ahead_seconds });
+        }
+        clocks
+    }
+
+    /// Oldest first, by the clock of this machine. Each gateway has its own in their order; a time that is none, or
+    /// that its gateway has not reached yet, says nothing.
+    pub fn sort_notices(&self, notices: &mut Vec<Notice>, now: SystemTime) {
+        let latest = seconds_since_1970(now) + DELAY_SECONDS;
+        let mut before: HashMap<Option<Arc<str>>, f64> = HashMap::new();
+        let mut keyed: Vec<_> = std::mem::take(notices)
+            .into_iter()
+            .map(|notice| {
+                let ahead = notice.gateway.as_ref().and_then(|name| self.ahead.get(name)).copied();
+                let time = parse_seconds(&notice.time).map(|time| time - ahead.unwrap_or_default());
+                let before = before.entry(notice.gateway.clone()).or_default();
+                *before = time.filter(|time| *time <= latest).map_or(*before, |time| time.max(*before));
+                (*before, notice)
+            })
+            .collect();
+        keyed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        notices.extend(keyed.into_iter().map(|(_, notice)| notice));
+    }
+}
+
+fn parse_seconds(time: &str) -> Option<f64> {
+    humantime::parse_rfc3339_weak(time).ok().map(seconds_since_1970)
+}
+
+fn seconds_since_1970(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::merge::{
+            FleetMerge,
+            tests::{member, picture},
+        },
+        *,
+    };
+    use crate::{
+        profile::Half,
+        telemetry::{
+            log,
+            snapshot::{NoticeLevel, Snapshot},
+        },
+    };
+
+    /// A gateway whose clock is so far ahead, and what it has noticed so long ago.
+    fn gateway(name: &str, ahead: Duration, ago_seconds: &[u64]) -> MemberPicture {
+        let clock = |ago: u64| log::format_utc(SystemTime::now() + ahead - Duration::from_secs(ago));
+        let notice = |&ago: &u64| Notice {
+            gateway: None,
+            time: clock(ago),
+            level: NoticeLevel::Info,
+            text: format!("{name} {ago}"),
+        };
+        let notices = ago_seconds.iter().map(notice).collect();
+        member(name, Some(Snapshot { time: clock(0), notices, ..picture(Half::Dmz, name, 0) }))
+    }
+
+    fn texts(merged: &Snapshot) -> Vec<&str> {
+        merged.notices.iter().map(|notice| notice.text.as_str()).collect()
+    }
+
+    #[test]
+    fn events_stand_in_their_order_however_the_clocks_of_their_gateways_go() {
+        let (none, hours) = (Duration::ZERO, Duration::from_secs(7200));
+        let members = vec![gateway("right", none, &[300, 100]), gateway("ahead", hours, &[400, 200, 50])];
+        let merged = FleetMerge::default().next(members, 1.0);
+        assert_eq!(texts(&merged), ["ahead 400", "right 300", "ahead 200", "right 100", "ahead 50"]);
+        let found: Vec<_> = merged.findings.iter().filter(|found| found.id == "clock-skew").collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].gateway.as_deref(), Some("ahead"));
+        assert!(found[0].figure.ends_with("ahead of right"), "{found:?}");
+    }
+
+    #[test]
+    fn a_time_that_has_not_come_does_not_stay_on_top() {
+        let mut liar = gateway("liar", Duration::ZERO, &[500, 400]);
+        let picture = liar.heard.as_mut().map(|(picture, _)| Arc::make_mut(picture)).expect("it was heard");
+        for (notice, time) in picture.notices.iter_mut().zip(["9999-12-31T23:59:59.000Z", "no time at all"]) {
+            notice.time = time.into();
+        }
+        let members = vec![liar, gateway("right", Duration::ZERO, &[300, 100])];
+        let merged = FleetMerge::default().next(members, 1.0);
+        assert_eq!(texts(&merged), ["liar 500", "liar 400", "right 300", "right 100"]);
+        let far = Snapshot { time: "9999-12-31T23:59:59.000Z".into(), ..picture_of_none() };
+        let merged = FleetMerge::default().next(vec![member("far", Some(far))], f64::MAX);
+        assert_eq!(merged.findings, [], "with whom would it differ");
+    }
+
+    fn picture_of_none() -> Snapshot {
+        picture(Half::Dmz, "none", 0)
+    }
+}

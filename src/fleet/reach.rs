@@ -1,0 +1,184 @@
+//! Which gateways are there: a word for each, an alert while one is not, and an event when that changes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::merge::MemberPicture;
+use crate::{
+    gateway::handle::GatewayContact,
+    telemetry::{
+        format,
+        health::{Alert, AlertKind, Health},
+        log,
+        snapshot::{GatewayReach, GatewayRow, Notice, NoticeLevel},
+    },
+};
+
+/// A gateway that is connected sends its pictures every second.
+const SILENT_SECONDS: f64 = 5.0;
+/// The last losses and returns that are told.
+const EVENTS_MAX: usize = 100;
+
+pub fn reach(member: &MemberPicture) -> GatewayReach {
+    let heard_seconds = member.heard.as_ref().map(|(_, seconds)| *seconds);
+    match &member.contact {
+        GatewayContact::Calling => GatewayReach::Calling,
+        GatewayContact::Lost { .. } => GatewayReach::Unreachable,
+        GatewayContact::There if heard_seconds.is_some_and(|seconds| seconds < SILENT_SECONDS) => {
+            GatewayReach::Reached
+        }
+        // Its first picture is on its way.
+        GatewayContact::There if member.contact_seconds < SILENT_SECONDS => GatewayReach::Calling,
+        GatewayContact::There => GatewayReach::Silent,
+    }
+}
+
+/// The more, the further on top.
+pub fn badness(row: &GatewayRow) -> u8 {
+    let health = row.heard.as_ref().and_then(|heard| heard.health);
+    match (row.reach, health) {
+        (GatewayReach::Unreachable, _) => 6,
+        (GatewayReach::Silent, _) => 5,
+        (GatewayReach::Reached, Some(Health::Down)) => 4,
+        (GatewayReach::Reached, Some(Health::Full)) => 3,
+        (GatewayReach::Reached, Some(Health::Degraded)) => 2,
+        (GatewayReach::Calling, _) | (GatewayReach::Reached, None) => 1,
+        (GatewayReach::Reached, Some(Health::Healthy)) => 0,
+    }
+}
+
+/// While nobody knows how it is.
+pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
+    let away_seconds = match row.reach {
+        GatewayReach::Unreachable => row.since_seconds,
+        GatewayReach::Silent => row.heard_seconds.unwrap_or(row.since_seconds),
+        GatewayReach::Calling | GatewayReach::Reached => return None,
+    };
+    let since = Duration::try_from_secs_f64(away_seconds).ok().and_then(|gone| now.checked_sub(gone));
+    Some(Alert {
+        gateway: Some(Arc::clone(&row.name)),
+        kind: AlertKind::Unreachable,
+        object: row.name.to_string(),
+        address: None,
+        since: log::format_utc(since.unwrap_or(now)),
+        text: format!("gateway {} {}", row.name, describe_absence(row)),
+    })
+}
+
+fn describe_absence(row: &GatewayRow) -> String {
+    match row.reach {
+        GatewayReach::Silent => "is silent: it is connected, and no picture comes".into(),
+        _ => format!("can not be reached: {}", row.why.as_deref().unwrap_or("it does not answer")),
+    }
+}
+
+/// What has become of each gateway, an event for each change.
+#[derive(Debug, Default)]
+pub struct ReachEvents {
+    known: HashMap<Arc<str>, KnownReach>,
+    notices: VecDeque<Notice>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct KnownReach {
+    reach: GatewayReach,
+    /// Since when it is away, by the uptime of the screen.
+    away_at_seconds: Option<f64>,
+}
+
+impl ReachEvents {
+    pub fn note(&mut self, row: &GatewayRow, now: SystemTime, uptime_seconds: f64) {
+        let before = self.known.get(&row.name).copied();
+        let away_at_seconds = before.and_then(|before| before.away_at_seconds);
+        let (level, text, away_at_seconds) = match (row.reach, before.map(|before| before.reach)) {
+            // A call is no news before it has come to something.
+            (GatewayReach::Calling, _) => return,
+            (reach, Some(before)) if reach == before => return,
+            (GatewayReach::Reached, _) => {
+                let told = away_at_seconds
+                    .map(|at| format!("is reached again after {}", format::whole_span(uptime_seconds - at)));
+                (NoticeLevel::Info, told, None)
+            }
+            (GatewayReach::Silent | GatewayReach::Unreachable, _) => {
+                (NoticeLevel::Warn, Some(describe_absence(row)), away_at_seconds.or(Some(uptime_seconds)))
+            }
+        };
+        self.known.insert(Arc::clone(&row.name), KnownReach { reach: row.reach, away_at_seconds });
+        let Some(text) = text else { return };
+        if self.notices.len() == EVENTS_MAX {
+            self.notices.pop_front();
+        }
+        let gateway = Some(Arc::clone(&row.name));
+        self.notices.push_back(Notice { gateway, time: log::format_utc(now), level, text });
+    }
+
+    /// Oldest first.
+    pub fn notices(&self) -> impl Iterator<Item = &Notice> {
+        self.notices.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::merge::{
+            FleetMerge,
+            tests::{lost, member, picture},
+        },
+        *,
+    };
+    use crate::profile::Half;
+
+    fn silent(seconds: f64) -> MemberPicture {
+        let mut member = member("edge", Some(picture(Half::Dmz, "a", 0)));
+        member.heard.iter_mut().for_each(|(_, heard)| *heard = seconds);
+        member
+    }
+
+    #[test]
+    fn each_loss_and_each_return_is_one_event() {
+        let there = || member("edge", Some(picture(Half::Dmz, "a", 0)));
+        let gone = |seconds| lost("edge", seconds, Some(picture(Half::Dmz, "a", 0)));
+        let mut merge = FleetMerge::default();
+        let mut events = Vec::new();
+        for (second, now) in
+            [there(), gone(0.1), gone(60.0), there(), silent(6.0), silent(7.0), gone(0.0), there()]
+                .into_iter()
+                .enumerate()
+        {
+            let merged = merge.next(vec![now], 100.0 * second as f64);
+            events = merged.notices.iter().map(|notice| notice.text.clone()).collect();
+            assert!(merged.notices.iter().all(|notice| notice.gateway.as_deref() == Some("edge")));
+        }
+        let expected = [
+            "can not be reached: it closed",
+            "is reached again after 3m",
+            "is silent: it is connected, and no picture comes",
+            "can not be reached: it closed",
+            "is reached again after 5m",
+        ];
+        assert_eq!(events.len(), expected.len(), "{events:?}");
+        for (event, expected) in events.iter().zip(expected) {
+            assert!(event.starts_with(expected), "{events:?}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_comes_back_is_told_when_its_first_picture_has_come() {
+        let calls =
+            |contact_seconds, heard_seconds| MemberPicture { contact_seconds, ..silent(heard_seconds) };
+        assert_eq!(reach(&calls(0.1, 40.0)), GatewayReach::Calling, "what is known is from before the loss");
+        assert_eq!(reach(&calls(0.1, 0.05)), GatewayReach::Reached);
+        assert_eq!(reach(&calls(9.0, 40.0)), GatewayReach::Silent);
+    }
+
+    #[test]
+    fn a_gateway_that_is_silent_is_an_alert() {
+        let merged = FleetMerge::default().next(vec![silent(6.0)], 1.0);
+        let told: Vec<_> = merged.alerts.iter().map(|alert| alert.text.as_str()).collect();
+        assert_eq!(told, ["gateway edge is silent: it is connected, and no picture comes"]);
+    }
+}

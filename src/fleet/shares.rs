@@ -1,0 +1,113 @@
+//! Which sessions of a crowded fleet are listed: each gateway has a share of the room, and fills it with those that
+//! wait or move most.
+
+use std::cmp::Reverse;
+
+use crate::telemetry::snapshot::{SessionPhase, SessionRow};
+
+/// Shares `room` out among so many rows each: what one does not need is for the others.
+pub fn share_out(counts: &[usize], room: usize) -> Vec<usize> {
+    let mut places: Vec<_> = (0..counts.len()).collect();
+    places.sort_by_key(|&place| counts[place]);
+    let (mut shares, mut left) = (vec![0; counts.len()], room);
+    for (number, place) in places.into_iter().enumerate() {
+        shares[place] = counts[place].min(left / (counts.len() - number));
+        left -= shares[place];
+    }
+    shares
+}
+
+/// So many of the rows at most, in their order: those that wait first, then the busiest. Both halves of a session
+/// choose by the same rates, and where nothing moves by the id, so that its two parts meet.
+pub fn most_telling(rows: &[SessionRow], room: usize) -> Vec<&SessionRow> {
+    let mut rows: Vec<_> = rows.iter().enumerate().collect();
+    if rows.len() > room {
+        rows.select_nth_unstable_by(room, |(_, a), (_, b)| {
+            let key = |row: &SessionRow| {
+                let waits = row.phase == SessionPhase::Waiting;
+                Reverse((waits, row.rate_up.saturating_add(row.rate_down)))
+            };
+            key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
+        });
+        rows.truncate(room);
+        rows.sort_unstable_by_key(|(place, _)| *place);
+    }
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::{
+        super::merge::{
+            FleetMerge,
+            tests::{member, picture},
+        },
+        *,
+    };
+    use crate::{profile::Half, telemetry::snapshot::Snapshot};
+
+    /// So many open sessions of one half, of which none moves a byte.
+    fn rows(half: Half, count: usize) -> Vec<SessionRow> {
+        let one = json!({
+            "id": "", "role": half, "service": "orders", "client": "192.0.2.7:50000", "peer": null,
+            "phase": "relaying", "age_seconds": 1.0, "idle_seconds": 1.0, "bytes_up": 0, "bytes_down": 0,
+            "rate_up": 0, "rate_down": 0,
+        });
+        let one: SessionRow = serde_json::from_value(one).expect("it has every field that has no default");
+        (0..count).map(|number| SessionRow { id: format!("{number:06x}"), ..one.clone() }).collect()
+    }
+
+    fn ids(rows: &[&SessionRow]) -> Vec<String> {
+        rows.iter().map(|row| row.id.clone()).collect()
+    }
+
+    #[test]
+    fn what_waits_or_moves_now_is_listed_before_what_is_idle() {
+        let mut rows = rows(Half::Dmz, 100);
+        rows[70].rate_down = 5;
+        rows[80].phase = SessionPhase::Waiting;
+        (rows[90].rate_up, rows[90].rate_down) = (u64::MAX, u64::MAX);
+        assert_eq!(ids(&most_telling(&rows, 3)), ["000046", "000050", "00005a"], "in their order");
+        assert_eq!(ids(&most_telling(&rows, 1)), ["000050"]);
+        assert_eq!(most_telling(&rows, 0).len(), 0);
+        assert_eq!(most_telling(&rows, 1000).len(), 100);
+    }
+
+    #[test]
+    fn of_a_hundred_thousand_sessions_the_share_is_listed_and_the_rest_is_counted() {
+        let crowded = |half| Snapshot { sessions: rows(half, 100_000), ..picture(half, "a", 0) };
+        let few = Snapshot { sessions: rows(Half::Dmz, 10), ..picture(Half::Dmz, "b", 0) };
+        let members = vec![
+            member("edge", Some(crowded(Half::Dmz))),
+            member("inside", Some(crowded(Half::Internal))),
+            member("quiet", Some(few)),
+        ];
+        let merged = FleetMerge::default().next(members, 1.0);
+        let of = |name: &str| {
+            let rows = merged.sessions.iter().filter(|row| row.gateway.as_deref() == Some(name));
+            rows.map(|row| row.id.as_str()).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(of("quiet").len(), 10);
+        assert_eq!(of("edge").len(), 19_995);
+        assert_eq!(of("edge"), of("inside"), "both parts of a session are listed, or none");
+        assert_eq!(merged.sessions.len() + merged.sessions_left_out, 200_010);
+    }
+
+    #[test]
+    fn what_one_gateway_does_not_need_is_for_the_others() {
+        for (counts, room, expected) in [
+            (&[30_000, 10, 10][..], 40_000, &[30_000, 10, 10][..]),
+            (&[90_000, 10, 10], 40_000, &[39_980, 10, 10]),
+            (&[90_000, 5_000, 90_000], 40_000, &[17_500, 5_000, 17_500]),
+            (&[7, 7, 7], 4, &[1, 1, 2]),
+            (&[], 4, &[]),
+            (&[usize::MAX, 0], 4, &[4, 0]),
+        ] {
+            assert_eq!(share_out(counts, room), expected, "{counts:?}");
+        }
+    }
+}
