@@ -34,9 +34,13 @@ use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
 /// A name, the first moment of the recording to draw, and the keys pressed then.
 type Wanted = (&'static str, fn(&Snapshot) -> bool, &'static str);
 
-const PICTURES: [Wanted; 6] = [
+const PICTURES: [Wanted; 10] = [
     ("overview", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), ""),
     ("sessions", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), "3jjx"),
+    ("services", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), "4j"),
+    ("clients", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), "3aj"),
+    ("failures", |snapshot| snapshot.pools.iter().any(is_starved), "7j"),
+    ("events", |snapshot| snapshot.pools.iter().any(is_starved), "5"),
     ("pool", |snapshot| snapshot.pools.iter().any(is_starved), "2j"),
     ("path", |snapshot| snapshot.pools.iter().any(is_starved), "9"),
     ("doctor", |snapshot| snapshot.pools.iter().any(is_starved), "0"),

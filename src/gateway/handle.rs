@@ -135,7 +135,11 @@ impl CommandAnswer {
             Self::Cut(text) => Self::Cut(format!("{name}: {text}")),
             Self::Unkept(text) => Self::Unkept(format!("{name}: {text}")),
             Self::Refused(text) => Self::Refused(format!("{name}: {text}")),
-            answer => answer,
+            Self::Killed(sessions) => Self::Done(format!("{name}: {}", describe_killed(sessions))),
+            Self::Verified(report) if report.passed => Self::Done(format!("{name}: {}", report.line())),
+            Self::Verified(report) => Self::Refused(format!("{name}: {}", report.line())),
+            Self::Status(_) | Self::Profiles(_) | Self::Metrics(_) => self,
+            Self::History(_) | Self::Planned(_) => self,
         }
     }
 }

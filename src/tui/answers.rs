@@ -1,11 +1,14 @@
 //! What the screen says of a command that is on its way, and of what came of it.
 
+use std::sync::Arc;
+
 use crate::{
     gateway::handle::{Command, CommandAnswer, describe_killed},
     telemetry::snapshot::ProfileRow,
     tui::{
         app::{App, Overlay, ReloadState, StatusMessage},
         confirmation::Confirmation,
+        fleet::JointQuestion,
     },
 };
 
@@ -47,8 +50,37 @@ impl App {
         });
     }
 
+    /// Several gateways were asked the same: none of their answers may hide another's.
+    pub fn note_asked_together(&mut self, names: impl Iterator<Item = Arc<str>>) {
+        self.fleet.joint = Some(JointQuestion { awaited: names.collect(), ..JointQuestion::default() });
+    }
+
+    /// Puts the answer of one of them, which was just taken, to those of the others, refusals first.
+    pub(super) fn join_answer(&mut self, name: &Arc<str>) {
+        let Some(joint) = &mut self.fleet.joint else { return };
+        if !joint.awaited.remove(name) {
+            return;
+        }
+        match self.message.take() {
+            Some(StatusMessage::Refused(text)) => joint.refused.push(text),
+            Some(StatusMessage::Done(text) | StatusMessage::Waiting(text)) => joint.done.push(text),
+            None => {}
+        }
+        let text = joint.refused.iter().chain(&joint.done).cloned().collect::<Vec<_>>().join("; ");
+        let awaited: Vec<_> = joint.awaited.iter().map(|name| &**name).collect();
+        self.message = Some(match (awaited.is_empty(), joint.refused.is_empty()) {
+            (false, _) => StatusMessage::Waiting(format!("{text}; no answer yet of {}", awaited.join(", "))),
+            (true, true) => StatusMessage::Done(text),
+            (true, false) => StatusMessage::Refused(text),
+        });
+        if awaited.is_empty() {
+            self.fleet.joint = None;
+        }
+    }
+
     /// A command is on its way.
     pub fn note_sent(&mut self, command: &Command) {
+        self.fleet.joint = None;
         self.reload = if *command == Command::Reload { ReloadState::Asked } else { ReloadState::None };
         self.message = Some(StatusMessage::Waiting(describe_command(command)));
     }

@@ -376,7 +376,7 @@ impl App {
         let silent = self.silent_seconds.take().is_some();
         let seconds_before = self.latest.uptime_seconds as u64;
         let changed = *self.latest != *snapshot;
-        self.profiles_aged |= self.latest.profile != snapshot.profile;
+        self.profiles_aged |= self.running_profile(&self.latest) != self.running_profile(&snapshot);
         self.latest = snapshot;
         self.history.take_snapshot(&self.latest);
         if let Some(frozen) = &mut self.frozen {
@@ -406,6 +406,10 @@ impl App {
 
     /// What the screen asks for by itself, so that what it shows goes on being true.
     pub fn background_command(&mut self) -> Option<Command> {
+        // Whose they would be nobody has said yet.
+        if self.is_fleet() && self.profiles_of().is_none() {
+            return None;
+        }
         let shows_profiles =
             self.screen == Screen::Profiles && !matches!(self.attachment, Attachment::Replay(_));
         let aged = shows_profiles && std::mem::take(&mut self.profiles_aged);

@@ -1,7 +1,8 @@
-//! What is asked before sessions are closed: one, those of a client, or all that pass the filter.
+//! What is asked before sessions are closed: one, those of a client, all that pass the filter, or, in their own time,
+//! those of a service or of a gateway. In a fleet the numbers are those of the gateway that the question is for.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -13,6 +14,7 @@ use crate::{
         clients::{self, SessionGrouping},
         confirmation::Confirmation,
         filter::{ListedSession, SessionFilter},
+        fleet::is_of,
     },
 };
 
@@ -31,11 +33,7 @@ impl App {
             };
         }
         let found = match id {
-            Some(id) => shown
-                .sessions
-                .iter()
-                .find(|row| row.id == id || full_name(row) == id)
-                .map(ListedSession::Open),
+            Some(id) => self.named_session(&shown, id).map(ListedSession::Open),
             None => self.selected_session(&shown),
         };
         match found {
@@ -48,6 +46,41 @@ impl App {
             None if id.is_some() => self.refuse("no open session is called so"),
             None => self.refuse("no session is selected; the arrows select one"),
         }
+    }
+
+    /// The open session of this name: of two, that of the chosen gateway.
+    fn named_session<'a>(&self, shown: &'a Snapshot, id: &str) -> Option<&'a SessionRow> {
+        let chosen = self.selected_gateway(shown);
+        let rows = || shown.sessions.iter().filter(|row| row.id == id || full_name(row) == id);
+        rows().find(|row| row.gateway == chosen).or_else(|| rows().min_by_key(|row| row.role))
+    }
+
+    pub(super) fn ask_stop(&mut self) {
+        let shown = self.shown_snapshot();
+        let chosen = self.selected_gateway(&shown);
+        let row = shown.gateways.iter().find(|row| Some(&row.name) == chosen.as_ref());
+        let sessions_open = match row.and_then(|row| row.heard.as_ref()) {
+            Some(heard) => heard.sessions_open.saturating_add(heard.sessions_waiting),
+            None => self.latest().totals.clients(),
+        };
+        self.overlay = Overlay::Ask(Confirmation::Stop { sessions_open });
+    }
+
+    pub(super) fn ask_drain(&mut self, service: Option<&str>) {
+        let shown = self.shown_snapshot();
+        let service = service.map(str::to_owned).or_else(|| self.selected_service(&shown));
+        let Some(service) = service else {
+            return self.refuse("no service is selected; the arrows select one");
+        };
+        let gateway = drained_gateway(&shown, &service, self.selected_gateway(&shown).as_ref());
+        let rows = shown.services.iter().filter(|row| row.name == service);
+        let open =
+            rows.filter(|row| is_of(gateway.as_ref(), &row.gateway)).map(|row| row.totals.sessions_open);
+        // A pair counts a session in both halves.
+        let Some(sessions_open) = open.max() else {
+            return self.refuse(format!("no service is called {service}"));
+        };
+        self.overlay = Overlay::Ask(Confirmation::Drain { service, sessions_open });
     }
 
     /// All that pass the filter, or this one, which is put into force so that they are seen.
@@ -93,17 +126,35 @@ impl App {
     }
 }
 
+/// The gateway of a fleet whose service it is: the chosen one where it has it, or the only one that has.
+pub(super) fn drained_gateway(
+    shown: &Snapshot,
+    service: &str,
+    chosen: Option<&Arc<str>>,
+) -> Option<Arc<str>> {
+    let rows = shown.services.iter().filter(|row| row.name == service);
+    let mut names: BTreeSet<_> = rows.filter_map(|row| row.gateway.as_ref()).collect();
+    match chosen.filter(|name| names.contains(name)) {
+        Some(name) => Some(Arc::clone(name)),
+        None if names.len() == 1 => names.pop_first().cloned(),
+        None => None,
+    }
+}
+
 /// Names sessions for the gateway: by the id, and with the peer where two have the same.
 struct SessionNames<'a> {
-    /// The peers of the sessions of one half and id; `None`: several.
-    peers: HashMap<(Half, &'a str), Option<&'a Option<String>>>,
+    /// The peers of the sessions of one gateway, half and id; `None`: several.
+    peers: HashMap<IdPlace<'a>, Option<&'a Option<String>>>,
 }
+
+/// A gateway, one half of it, and an id there.
+type IdPlace<'a> = (Option<&'a Arc<str>>, Half, &'a str);
 
 impl<'a> SessionNames<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
         let mut peers = HashMap::new();
         for row in &snapshot.sessions {
-            let of_id = peers.entry((row.role, &*row.id)).or_insert(Some(&row.peer));
+            let of_id = peers.entry((row.gateway.as_ref(), row.role, &*row.id)).or_insert(Some(&row.peer));
             if *of_id != Some(&row.peer) {
                 *of_id = None;
             }
@@ -112,7 +163,8 @@ impl<'a> SessionNames<'a> {
     }
 
     fn name(&self, row: &SessionRow) -> String {
-        let is_shared = self.peers.get(&(row.role, &*row.id)).is_some_and(Option::is_none);
+        let key = (row.gateway.as_ref(), row.role, &*row.id);
+        let is_shared = self.peers.get(&key).is_some_and(Option::is_none);
         if is_shared { full_name(row) } else { row.id.clone() }
     }
 }

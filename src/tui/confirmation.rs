@@ -7,7 +7,7 @@ use crate::{
     },
     telemetry::{
         registry::{KillSelection, ListedSessions},
-        snapshot::Snapshot,
+        snapshot::CheckRow,
     },
     tui::{format, privacy::AddressMasking},
 };
@@ -112,9 +112,9 @@ impl Confirmation {
     }
 
     /// What is asked after a yes, before it is done.
-    pub fn next(self, snapshot: &Snapshot) -> Result<Command, Self> {
+    pub fn next(self, checks: &[CheckRow]) -> Result<Command, Self> {
         match self {
-            Self::Switch(plan) if plan.reverses() && !is_proven(snapshot, &plan) => Err(Self::Unproven(plan)),
+            Self::Switch(plan) if plan.reverses() && !is_proven(checks, &plan) => Err(Self::Unproven(plan)),
             question => Ok(question.command()),
         }
     }
@@ -143,7 +143,6 @@ fn chosen_by(client: Option<&str>, filter: &str) -> String {
 }
 
 /// Whether the forward check of what runs, or of what is switched to, has passed.
-fn is_proven(snapshot: &Snapshot, plan: &SwitchPlan) -> bool {
-    let mut checks = snapshot.forward_checks.iter();
-    checks.any(|check| check.passed && (check.profile == plan.from || check.profile == plan.to))
+fn is_proven(checks: &[CheckRow], plan: &SwitchPlan) -> bool {
+    checks.iter().any(|check| check.passed && (check.profile == plan.from || check.profile == plan.to))
 }

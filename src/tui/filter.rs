@@ -319,6 +319,13 @@ impl<'a> ListedSession<'a> {
         }
     }
 
+    pub fn peer(self) -> Option<&'a str> {
+        match self {
+            Self::Open(row) => row.peer.as_deref(),
+            Self::Ended(row) => row.peer.as_deref(),
+        }
+    }
+
     fn text(self, snapshot: &'a Snapshot, field: FilterField) -> Option<&'a str> {
         let (id, client, service, peer, role) = match self {
             Self::Open(row) => (&row.id, &row.client, &row.service, &row.peer, row.role),

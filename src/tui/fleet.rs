@@ -4,7 +4,7 @@
 //! are the same as for one. A command goes to the gateway of the chosen row, and the question names it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -12,10 +12,11 @@ use crate::{
     gateway::handle::{Command, CommandAnswer},
     telemetry::{
         registry::{KillSelection, ListedSessions},
-        snapshot::{GatewayReach, GatewayRow, Snapshot},
+        snapshot::{CheckRow, GatewayFacts, GatewayReach, GatewayRow, Snapshot, SwitchRow, WalkRow},
     },
     tui::{
-        app::{App, Freshness, Overlay, Reaction},
+        app::{App, Freshness, Overlay, Reaction, ReloadState},
+        closing::drained_gateway,
         confirmation::Confirmation,
         filter::ListedSession,
         keys::Action,
@@ -38,6 +39,16 @@ pub struct FleetState {
     sessions: BTreeMap<Arc<str>, Vec<String>>,
     /// Whose profiles are listed.
     profiles_of: Option<Arc<str>>,
+    /// What several were asked together, while not all have answered.
+    pub(super) joint: Option<JointQuestion>,
+}
+
+/// One question that several gateways were asked: their answers are told together.
+#[derive(Debug, Default)]
+pub struct JointQuestion {
+    pub awaited: BTreeSet<Arc<str>>,
+    pub refused: Vec<String>,
+    pub done: Vec<String>,
 }
 
 impl App {
@@ -61,6 +72,11 @@ impl App {
     /// The gateways that the question on the screen is about.
     pub fn addressees(&self) -> &[Arc<str>] {
         if self.is_fleet() { &self.fleet.addressees } else { &[] }
+    }
+
+    /// Whether what is shown of a gateway is what it says now; of one alone its own screen tells.
+    pub fn is_heard(&self, gateway: Option<&Arc<str>>) -> bool {
+        is_heard(self.snapshot(), gateway)
     }
 
     /// The picture of all gateways, whichever of them is looked at.
@@ -141,6 +157,51 @@ impl App {
         self.fleet.profiles_of.as_ref()
     }
 
+    /// What a gateway of the fleet has said of itself.
+    fn facts(&self, name: Option<&Arc<str>>) -> Option<&GatewayFacts> {
+        let row = self.latest().gateways.iter().find(|row| Some(&row.name) == name)?;
+        row.heard.as_ref()
+    }
+
+    /// The forward checks of a gateway; of a fleet's the one that is named.
+    pub(super) fn forward_checks(&self, name: Option<&Arc<str>>) -> &[CheckRow] {
+        match self.is_fleet() {
+            true => self.facts(name).map_or(&[], |facts| &facts.forward_checks),
+            false => &self.latest().forward_checks,
+        }
+    }
+
+    /// The same of the gateway whose profiles are listed.
+    pub fn listed_checks(&self) -> &[CheckRow] {
+        self.forward_checks(self.profiles_of())
+    }
+
+    /// The switch that is under way there.
+    pub fn switching(&self) -> Option<&SwitchRow> {
+        match self.is_fleet() {
+            true => self.facts(self.profiles_of())?.switching.as_ref(),
+            false => self.latest().switching.as_ref(),
+        }
+    }
+
+    /// The last walk of the checklist there, or the one under way.
+    pub fn walk(&self) -> Option<&WalkRow> {
+        match self.is_fleet() {
+            true => self.facts(self.profiles_of())?.walk.as_ref(),
+            false => self.latest().walk.as_ref(),
+        }
+    }
+
+    /// What the gateway runs whose profiles are listed.
+    pub(super) fn running_profile<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a str> {
+        if snapshot.gateways.is_empty() {
+            return Some(&snapshot.profile);
+        }
+        let of = self.profiles_of()?;
+        let row = snapshot.gateways.iter().find(|row| row.name == *of)?;
+        row.heard.as_ref().map(|heard| heard.profile.as_str())
+    }
+
     /// The sessions that a question will be about, since they may be of several gateways.
     pub(super) fn note_listed(&mut self, sessions: BTreeMap<Arc<str>, Vec<String>>) {
         self.fleet.sessions = sessions;
@@ -190,11 +251,27 @@ impl App {
         match &answer {
             CommandAnswer::Profiles(_) if self.fleet.profiles_of.as_ref() != Some(&name) => return,
             CommandAnswer::Planned(_) if matches!(self.overlay, Overlay::Nothing) => {
-                self.fleet.addressees = vec![name];
+                self.fleet.addressees = vec![Arc::clone(&name)];
+            }
+            // Its profiles tell which lines a reload was refused for.
+            CommandAnswer::Refused(_)
+                if self.reload == ReloadState::Asked && self.fleet.profiles_of.as_ref() != Some(&name) =>
+            {
+                self.lists.profiles.clear();
+                self.fleet.profiles_of = Some(Arc::clone(&name));
             }
             _ => {}
         }
+        let is_of_command = match answer {
+            CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::Unkept(_) => true,
+            CommandAnswer::Refused(_) | CommandAnswer::Killed(_) | CommandAnswer::Verified(_) => true,
+            CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => false,
+            CommandAnswer::Metrics(_) | CommandAnswer::History(_) => false,
+        };
         self.take_answer(answer);
+        if is_of_command {
+            self.join_answer(&name);
+        }
     }
 
     fn question_addressees(&self, question: &Confirmation, chosen: Option<&Arc<str>>) -> Vec<Arc<str>> {
@@ -207,21 +284,17 @@ impl App {
                 match chosen.filter(|name| rows().any(|row| row.gateway.as_ref() == Some(*name))) {
                     Some(name) => vec![Arc::clone(name)],
                     None => {
-                        let outer = rows().min_by_key(|row| row.role);
-                        outer.and_then(|row| row.gateway.clone()).into_iter().collect()
+                        let outer = rows().map(|row| row.role).min();
+                        let outer = rows().filter(|row| Some(row.role) == outer);
+                        let names: BTreeSet<_> = outer.filter_map(|row| row.gateway.clone()).collect();
+                        // Of several that call one so none was meant more than the others.
+                        if names.len() == 1 { names.into_iter().collect() } else { Vec::new() }
                     }
                 }
             }
             Confirmation::CloseAll { .. } => self.fleet.sessions.keys().cloned().collect(),
             Confirmation::Drain { service, .. } => {
-                let rows = shown.services.iter().filter(|row| row.name == *service);
-                let names: BTreeSet<_> = rows.filter_map(|row| row.gateway.clone()).collect();
-                match chosen.filter(|name| names.contains(*name)) {
-                    Some(name) => vec![Arc::clone(name)],
-                    // A typed name is enough where one gateway has it.
-                    None if names.len() == 1 => names.into_iter().collect(),
-                    None => Vec::new(),
-                }
+                drained_gateway(shown, service, chosen).into_iter().collect()
             }
             Confirmation::Switch(_)
             | Confirmation::Unproven(_)
@@ -230,6 +303,17 @@ impl App {
             | Confirmation::Stop { .. } => chosen.into_iter().cloned().collect(),
         }
     }
+}
+
+/// Whether a row is counted where it is asked about one gateway, or about all.
+pub(super) fn is_of(asked: Option<&Arc<str>>, gateway: &Option<Arc<str>>) -> bool {
+    asked.is_none() || gateway.as_ref() == asked
+}
+
+/// Whether the pictures of a gateway come; what it said last is not what it is.
+pub(super) fn is_heard(snapshot: &Snapshot, gateway: Option<&Arc<str>>) -> bool {
+    let row = snapshot.gateways.iter().find(|row| Some(&row.name) == gateway);
+    row.is_none_or(|row| row.reach == GatewayReach::Reached)
 }
 
 /// The rows of one gateway, and with them the other parts of its sessions; the list of gateways stays whole.
@@ -244,11 +328,10 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     one.findings.retain(|finding| is_of(&finding.gateway));
     // Which rows are one session is known by all pools, and no more by those of one gateway.
     let join = SessionJoin::of(whole);
-    let open: Vec<_> = whole.sessions.iter().map(ListedSession::Open).collect();
-    let ended: Vec<_> = whole.ended.iter().map(ListedSession::Ended).collect();
-    let (open, ended) = (shown_ids(&open, &join, scope), shown_ids(&ended, &join, scope));
-    one.sessions.retain(|row| is_of(&row.gateway) || open.contains(row.id.as_str()));
-    one.ended.retain(|row| is_of(&row.gateway) || ended.contains(row.id.as_str()));
+    let (open, ended) = kept_sessions(whole, &join, scope);
+    let (mut open, mut ended) = (open.into_iter(), ended.into_iter());
+    one.sessions.retain(|_| open.next().unwrap_or(false));
+    one.ended.retain(|_| ended.next().unwrap_or(false));
     let row = whole.gateways.iter().find(|row| row.name == *scope);
     if let Some(heard) = row.and_then(|row| row.heard.as_ref()) {
         one.health = heard.health.filter(|_| row.is_some_and(|row| row.reach != GatewayReach::Unreachable));
@@ -265,11 +348,24 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     one
 }
 
-/// The sessions of one gateway that another carries as well.
-fn shown_ids<'a>(rows: &[ListedSession<'a>], join: &SessionJoin<'a>, scope: &Arc<str>) -> HashSet<&'a str> {
-    let joined: HashSet<_> = rows.iter().filter(|row| join.is_inner(**row)).map(|row| row.id()).collect();
-    let own = rows.iter().filter(|row| row.gateway() == Some(scope)).map(|row| row.id());
-    own.filter(|id| joined.contains(id)).collect()
+/// Which rows of sessions are of one gateway, or the other part of one that is: open ones, and those that ended.
+fn kept_sessions(whole: &Snapshot, join: &SessionJoin<'_>, scope: &Arc<str>) -> (Vec<bool>, Vec<bool>) {
+    let is_of = |gateway: &Option<Arc<str>>| gateway.as_ref() == Some(scope);
+    let mut open: Vec<_> = whole.sessions.iter().map(|row| is_of(&row.gateway)).collect();
+    let mut ended: Vec<_> = whole.ended.iter().map(|row| is_of(&row.gateway)).collect();
+    for (place, row) in whole.sessions.iter().enumerate() {
+        if let Some(outer) = join.outer_open(ListedSession::Open(row)) {
+            let is_kept = open[place] || open[outer];
+            (open[place], open[outer]) = (is_kept, is_kept);
+        }
+    }
+    for (place, row) in whole.ended.iter().enumerate() {
+        if let Some(outer) = join.outer_ended(ListedSession::Ended(row)) {
+            let is_kept = ended[place] || ended[outer];
+            (ended[place], ended[outer]) = (is_kept, is_kept);
+        }
+    }
+    (open, ended)
 }
 
 /// Said to who asks for something where nothing says which gateway it is for.

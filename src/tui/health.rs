@@ -41,7 +41,9 @@ pub fn count_peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> PeerCount
 pub fn links_ready(snapshot: &Snapshot) -> (usize, usize) {
     let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
     let pools = snapshot.pools.iter().filter(|pool| pool.role == counted);
-    pools.fold((0, 0), |sum, pool| (sum.0 + pool.ready.min(pool.target), sum.1 + pool.target))
+    pools.fold((0_usize, 0_usize), |(ready, target), pool| {
+        (ready.saturating_add(pool.ready.min(pool.target)), target.saturating_add(pool.target))
+    })
 }
 
 #[cfg(test)]

@@ -201,7 +201,16 @@ impl Action {
 impl KeyBinding {
     /// What a newcomer needs comes first in the help: how to leave, go back, look closer, find, close.
     pub fn help_rank(&self) -> usize {
-        let first = [Action::Quit, Action::Back, Action::Enter, Action::Filter, Action::Close, Action::Help];
+        let first = [
+            Action::Quit,
+            Action::Back,
+            Action::Enter,
+            Action::Filter,
+            // Of a fleet alone.
+            Action::Only,
+            Action::Close,
+            Action::Help,
+        ];
         let place = first.iter().position(|&action| action == self.action && !self.keys.is_empty());
         place.unwrap_or(first.len())
     }

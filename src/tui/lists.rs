@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     doctor::{self, DoctorFinding, MachineFacts},
-    profile::Mode,
+    profile::{Half, Mode},
     telemetry::{
         failures::FailureRow,
         health::severity,
@@ -13,6 +13,7 @@ use crate::{
     text,
     tui::{
         clients::{ClientList, SessionGrouping},
+        filter::ListedSession,
         order::SessionOrder,
         path::{PathPart, ShieldPath},
         screen::Screen,
@@ -129,11 +130,7 @@ impl ListState {
             Screen::Overview | Screen::Sessions if self.grouping == SessionGrouping::ByClient => {
                 self.clients.rows().get(line).map(|row| row.client.clone())
             }
-            Screen::Overview | Screen::Sessions => {
-                let row = self.order.row(snapshot, line)?;
-                // In a pair both halves call a session the same.
-                Some(format!("{:?} {}", row.role(), row.id()))
-            }
+            Screen::Overview | Screen::Sessions => self.order.row(snapshot, line).map(session_key),
             Screen::Pool if snapshot.mode == Mode::Direct => {
                 services(snapshot).get(line).map(|row| service_key(row))
             }
@@ -154,8 +151,7 @@ impl ListState {
             return self.clients.rows().iter().position(|row| row.client == key);
         }
         if screen.lists_sessions() {
-            let (half, id) = key.split_once(' ')?;
-            return self.order.line_of(snapshot, |row| row.id() == id && format!("{:?}", row.role()) == half);
+            return self.order.line_of(snapshot, |row| is_session(row, key));
         }
         let lines = 0..self.len(screen, snapshot);
         match screen {
@@ -214,6 +210,29 @@ pub fn backend<'a>(snapshot: &'a Snapshot, service: &str, inside: Option<&Arc<st
     let is_there = |row: &&ServiceRow| inside.is_none() || row.gateway.as_ref() == inside;
     let mut rows = snapshot.services.iter().filter(|row| row.name == service).filter(is_there);
     rows.find_map(|row| row.connect.as_deref())
+}
+
+/// Both halves call a session the same, gateways of a fleet may, and so may peers of an internal half.
+pub fn session_key(row: ListedSession<'_>) -> String {
+    let parts = session_parts(row).into_iter().flatten().chain([row.id()]);
+    parts.collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a row is the one of this key, of which none is made for it: there may be thousands of rows.
+pub fn is_session(row: ListedSession<'_>, key: &str) -> bool {
+    let mut rest = Some(key);
+    for part in session_parts(row).into_iter().flatten() {
+        rest = rest.and_then(|rest| rest.strip_prefix(part)?.strip_prefix(' '));
+    }
+    rest == Some(row.id())
+}
+
+fn session_parts(row: ListedSession<'_>) -> [Option<&str>; 3] {
+    let gateway = row.gateway().map(|name| &**name);
+    match row.role() {
+        Half::Dmz => [gateway, Some("dmz"), None],
+        Half::Internal => [gateway, Some("internal"), Some(row.peer().unwrap_or("-"))],
+    }
 }
 
 pub fn pool_key(row: &PoolRow) -> String {

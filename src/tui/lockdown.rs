@@ -1,12 +1,15 @@
 //! What is asked before the inside is locked: it names what will be cut.
 
+use std::sync::Arc;
+
 use crate::{
     gateway::handle::LockdownTarget,
     profile::Half,
-    telemetry::snapshot::{PoolRow, SessionRow, Snapshot},
+    telemetry::snapshot::{PoolRow, ServiceRow, SessionRow, Snapshot},
     tui::{
         app::{App, Overlay},
         confirmation::Confirmation,
+        fleet::is_of,
     },
 };
 
@@ -33,33 +36,43 @@ pub(super) fn parse_target(text: Option<&str>) -> Result<LockdownTarget, String>
 impl App {
     pub(super) fn ask_lockdown(&mut self, target: LockdownTarget) {
         let shown = self.shown_snapshot();
+        let chosen = self.selected_gateway(&shown);
+        let is_there = |row: &ServiceRow, service: &str| {
+            row.role == Half::Internal && row.name == service && is_of(chosen.as_ref(), &row.gateway)
+        };
         if let Some(service) = &target.service
-            && !shown.services.iter().any(|row| row.role == Half::Internal && row.name == *service)
+            && !shown.services.iter().any(|row| is_there(row, service))
         {
             return self.refuse(format!("no service `{service}` of an internal half"));
         }
-        let (sessions_open, links) = count_cut(&shown, &target);
+        let (sessions_open, links) = count_cut(&shown, &target, chosen.as_ref());
         self.overlay = Overlay::Ask(Confirmation::Lockdown { target, sessions_open, links });
     }
 
     pub(super) fn ask_unlock(&mut self, target: LockdownTarget) {
-        if self.shown_snapshot().lockdown.is_empty() {
+        // What the gateways of a fleet have locked each of them knows itself.
+        if !self.is_fleet() && self.shown_snapshot().lockdown.is_empty() {
             return self.refuse("nothing is locked");
         }
         self.overlay = Overlay::Ask(Confirmation::Unlock { target });
     }
 }
 
-/// The sessions that a lock cuts, and the links that it closes.
-fn count_cut(shown: &Snapshot, target: &LockdownTarget) -> (u64, u64) {
+/// The sessions that a lock cuts, and the links that it closes; in a fleet those of one gateway.
+fn count_cut(shown: &Snapshot, target: &LockdownTarget, gateway: Option<&Arc<str>>) -> (u64, u64) {
     let is_of_peer = |peer: &Option<String>| target.peer.is_none() || *peer == target.peer;
     let is_cut = |row: &&SessionRow| {
         let is_of_service = target.service.as_ref().is_none_or(|service| row.service == *service);
-        row.role == Half::Internal && is_of_service && is_of_peer(&row.peer)
+        row.role == Half::Internal && is_of_service && is_of_peer(&row.peer) && is_of(gateway, &row.gateway)
     };
-    let is_closed =
-        |row: &&PoolRow| row.role == Half::Internal && target.service.is_none() && is_of_peer(&row.peer);
-    let links = shown.pools.iter().filter(is_closed).map(|row| row.ready + row.carrying).sum::<usize>();
+    let is_closed = |row: &&PoolRow| {
+        row.role == Half::Internal
+            && target.service.is_none()
+            && is_of_peer(&row.peer)
+            && is_of(gateway, &row.gateway)
+    };
+    let closed = shown.pools.iter().filter(is_closed);
+    let links = closed.fold(0, |sum: usize, row| sum.saturating_add(row.ready).saturating_add(row.carrying));
     (shown.sessions.iter().filter(is_cut).count() as u64, links as u64)
 }
 

@@ -3,7 +3,6 @@
 use std::{cmp::Ordering, collections::HashMap, ops::Range};
 
 use crate::{
-    profile::Half,
     telemetry::{
         end::EndWeight,
         snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
@@ -117,10 +116,10 @@ pub struct SessionOrder {
     failed: usize,
     /// Open rows that there are to list, whatever the filter says.
     listable: usize,
-    /// In a pair or a fleet, where the inner half's part of an open session is, by the session's id.
-    inner: HashMap<String, usize>,
+    /// In a pair or a fleet, where the inner half's part of a session is, by the place of its outer part.
+    inner: HashMap<usize, usize>,
     /// The same of those that ended.
-    inner_ended: HashMap<String, usize>,
+    inner_ended: HashMap<usize, usize>,
     /// The line each session had when the rows were sorted last.
     lines: HashMap<String, usize>,
     sorted_at_seconds: Option<f64>,
@@ -132,31 +131,38 @@ impl SessionOrder {
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         let rows = &snapshot.sessions;
         let join = SessionJoin::of(snapshot);
-        self.inner.clear();
-        self.inner_ended.clear();
         self.listable = 0;
         self.open.clear();
-        let inner = rows.iter().enumerate().filter(|(_, row)| join.is_inner(ListedSession::Open(row)));
-        self.inner.extend(inner.map(|(place, row)| (row.id.clone(), place)));
+        let outer = |row| join.outer_open(ListedSession::Open(row));
+        let outer: Vec<_> = rows.iter().map(outer).collect();
+        self.inner = outer.iter().enumerate().filter_map(|(place, outer)| Some(((*outer)?, place))).collect();
         for (place, row) in rows.iter().enumerate() {
-            if row.role == Half::Internal && self.inner.get(&row.id) == Some(&place) {
+            // A second one that says the same of itself is told by itself.
+            if outer[place].is_some_and(|outer| self.inner.get(&outer) == Some(&place)) {
                 continue;
             }
             self.listable += 1;
-            let inner = self.inner(snapshot, row).map(ListedSession::Open);
+            let inner = self.inner.get(&place).map(|&inner| ListedSession::Open(&rows[inner]));
             if self.filter.matches_parts(snapshot, ListedSession::Open(row), inner) {
                 self.open.push(place);
             }
         }
         let ended = snapshot.ended.iter().enumerate();
-        let inner = ended.clone().filter(|(_, row)| join.is_inner(ListedSession::Ended(row)));
-        self.inner_ended.extend(inner.map(|(place, row)| (row.id.clone(), place)));
+        let inner = ended
+            .clone()
+            .filter_map(|(place, row)| Some((join.outer_ended(ListedSession::Ended(row))?, place)));
+        self.inner_ended = inner.collect();
         let is_shown = |place: usize, row: &EndedRow| {
-            let is_inner = row.role == Half::Internal && self.inner_ended.get(&row.id) == Some(&place);
-            let inner = self.inner_ended(snapshot, row).map(ListedSession::Ended);
-            is_listed_still(row)
+            let row = ListedSession::Ended(row);
+            let is_inner = match join.outer_ended(row) {
+                Some(outer) => self.inner_ended.get(&outer) == Some(&place),
+                None => join.is_inner(row),
+            };
+            let inner =
+                self.inner_ended.get(&place).map(|&inner| ListedSession::Ended(&snapshot.ended[inner]));
+            is_listed_still(&snapshot.ended[place])
                 && !is_inner
-                && self.filter.matches_parts(snapshot, ListedSession::Ended(row), inner)
+                && self.filter.matches_parts(snapshot, row, inner)
         };
         self.ended = ended.filter(|(place, row)| is_shown(*place, row)).map(|(place, _)| place).collect();
         // Failures stand together, above the healthy ends: they keep lines of their own.
@@ -225,15 +231,15 @@ impl SessionOrder {
         self.listable
     }
 
-    /// The inner half's part of a session whose other part is listed.
+    /// The inner half's part of a session whose other part is listed; the row is one of this picture.
     pub fn inner<'a>(&self, snapshot: &'a Snapshot, row: &SessionRow) -> Option<&'a SessionRow> {
-        let &place = self.inner.get(&row.id).filter(|_| row.role == Half::Dmz)?;
+        let &place = self.inner.get(&place_of(&snapshot.sessions, row)?)?;
         snapshot.sessions.get(place).filter(|inner| inner.id == row.id)
     }
 
     /// The same of a session that has ended.
     pub fn inner_ended<'a>(&self, snapshot: &'a Snapshot, row: &EndedRow) -> Option<&'a EndedRow> {
-        let &place = self.inner_ended.get(&row.id).filter(|_| row.role == Half::Dmz)?;
+        let &place = self.inner_ended.get(&place_of(&snapshot.ended, row)?)?;
         snapshot.ended.get(place).filter(|inner| inner.id == row.id)
     }
 
@@ -257,6 +263,13 @@ impl SessionOrder {
     pub fn line_of(&self, snapshot: &Snapshot, is_it: impl Fn(ListedSession<'_>) -> bool) -> Option<usize> {
         (0..self.len()).find(|&line| self.row(snapshot, line).is_some_and(&is_it))
     }
+}
+
+/// Where a row stands among its like, found by where it lies: ids say less, and a search takes too long in each cell.
+fn place_of<R>(rows: &[R], row: &R) -> Option<usize> {
+    let bytes = std::ptr::from_ref(row).addr().checked_sub(rows.as_ptr().addr())?;
+    let place = bytes.checked_div(size_of::<R>())?;
+    rows.get(place).filter(|found| std::ptr::eq(*found, row)).map(|_| place)
 }
 
 fn waits(row: &SessionRow) -> bool {

@@ -21,6 +21,7 @@ use crate::{
         health::Severity,
         snapshot::{PoolRow, ServiceRow, Snapshot},
     },
+    tui::fleet,
 };
 
 /// The stages that bytes of a client go through, in order.
@@ -208,6 +209,10 @@ impl<'a> PathBuilder<'a> {
     fn pools(&self) -> impl Iterator<Item = &'a PoolRow> + use<'a> {
         let snapshot = self.snapshot;
         snapshot.pools.iter().filter(move |row| is_shown(snapshot, row.role) && !row.standby)
+    }
+
+    fn is_heard(&self, gateway: Option<&Arc<str>>) -> bool {
+        fleet::is_heard(self.snapshot, gateway)
     }
 
     fn add(&mut self, part: PathPart) -> PartKey {

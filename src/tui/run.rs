@@ -280,8 +280,12 @@ impl<B: Backend> ScreenLoop<B> {
             ));
             return;
         }
+        let names: Vec<_> = commands.iter().map(|(name, _)| Arc::clone(name)).collect();
+        commands.iter().for_each(|(_, command)| self.app.note_sent(command));
+        if names.len() > 1 {
+            self.app.note_asked_together(names.into_iter());
+        }
         for (name, command) in commands {
-            self.app.note_sent(&command);
             let answer = self.source.ask_gateway(&name, command);
             self.await_answer(Some(name), answer);
         }

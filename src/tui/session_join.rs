@@ -11,16 +11,15 @@ use std::{
 
 use crate::{
     profile::Half,
-    telemetry::snapshot::{EndedRow, SessionRow, Snapshot},
+    telemetry::snapshot::{SessionRow, Snapshot},
     tui::filter::ListedSession,
 };
 
 /// The outer parts of sessions, and who is linked with whom, of one picture.
 #[derive(Debug, Default)]
 pub struct SessionJoin<'a> {
-    /// By the id; the gateway, and the peer as that gateway names it.
-    open: HashMap<&'a str, SessionPart<'a>>,
-    ended: HashMap<&'a str, SessionPart<'a>>,
+    open: OuterParts<'a>,
+    ended: OuterParts<'a>,
     /// The process of each gateway of a fleet.
     instances: HashMap<&'a str, &'a str>,
     /// The processes that a half of a gateway calls by a name.
@@ -33,7 +32,35 @@ type NamedPeer<'a> = (Option<&'a Arc<str>>, Half, &'a str);
 #[derive(Debug, Clone, Copy)]
 struct SessionPart<'a> {
     gateway: Option<&'a Arc<str>>,
+    /// As that gateway names it.
     peer: Option<&'a str>,
+    /// Where its row stands in the picture.
+    place: usize,
+}
+
+/// Outer parts by their ids. Several gateways may use the same, by chance or to hide a session of another.
+#[derive(Debug, Default)]
+struct OuterParts<'a> {
+    /// Each with the one of the same id before it.
+    parts: Vec<(SessionPart<'a>, Option<usize>)>,
+    last: HashMap<&'a str, usize>,
+}
+
+impl<'a> OuterParts<'a> {
+    fn of(rows: impl Iterator<Item = ListedSession<'a>>) -> Self {
+        let mut outer = Self::default();
+        for (place, row) in rows.enumerate().filter(|(_, row)| row.role() == Half::Dmz) {
+            let before = outer.last.insert(row.id(), outer.parts.len());
+            outer.parts.push((part(row, place), before));
+        }
+        outer
+    }
+
+    fn with_id(&self, id: &str) -> impl Iterator<Item = &SessionPart<'a>> {
+        let first = self.last.get(id).and_then(|&at| self.parts.get(at));
+        let all = std::iter::successors(first, |(_, before)| before.and_then(|at| self.parts.get(at)));
+        all.map(|(part, _)| part)
+    }
 }
 
 impl<'a> SessionJoin<'a> {
@@ -43,11 +70,8 @@ impl<'a> SessionJoin<'a> {
         if !has_both {
             return join;
         }
-        let outer = |row: &ListedSession<'a>| row.role() == Half::Dmz;
-        let open = snapshot.sessions.iter().map(ListedSession::Open).filter(outer);
-        join.open.extend(open.map(|row| (row.id(), part(row))));
-        let ended = snapshot.ended.iter().map(ListedSession::Ended).filter(outer);
-        join.ended.extend(ended.map(|row| (row.id(), part(row))));
+        join.open = OuterParts::of(snapshot.sessions.iter().map(ListedSession::Open));
+        join.ended = OuterParts::of(snapshot.ended.iter().map(ListedSession::Ended));
         for row in &snapshot.gateways {
             if let Some(heard) = row.heard.as_ref().filter(|heard| !heard.instance.is_empty()) {
                 join.instances.insert(&row.name, &heard.instance);
@@ -64,21 +88,33 @@ impl<'a> SessionJoin<'a> {
 
     /// Whether this is the inner part of a session whose outer part is in the picture: it is told with it.
     pub fn is_inner(&self, row: ListedSession<'a>) -> bool {
+        // One half may end a moment before the other.
+        let has_ended = matches!(row, ListedSession::Ended(_));
+        (has_ended && self.outer_ended(row).is_some()) || self.outer_open(row).is_some()
+    }
+
+    /// Where the open outer part stands whose inner part this is.
+    pub fn outer_open(&self, row: ListedSession<'a>) -> Option<usize> {
+        self.outer(&self.open, row)
+    }
+
+    /// The same of those that have ended.
+    pub fn outer_ended(&self, row: ListedSession<'a>) -> Option<usize> {
+        self.outer(&self.ended, row)
+    }
+
+    fn outer(&self, parts: &OuterParts<'a>, row: ListedSession<'a>) -> Option<usize> {
         if row.role() != Half::Internal {
-            return false;
+            return None;
         }
-        let outer = match row {
-            ListedSession::Open(row) => self.open.get(row.id.as_str()),
-            // One half may end a moment before the other.
-            ListedSession::Ended(row) => {
-                self.ended.get(row.id.as_str()).or_else(|| self.open.get(row.id.as_str()))
-            }
-        };
-        let (Some(outer), inner) = (outer, part(row)) else { return false };
+        let inner = part(row, 0);
         // A pair in one process has one name for both.
-        outer.gateway == inner.gateway
-            || (self.may_be_at(outer, Half::Dmz, inner.gateway)
-                && self.may_be_at(&inner, Half::Internal, outer.gateway))
+        let is_outer = |outer: &&SessionPart<'a>| {
+            outer.gateway == inner.gateway
+                || (self.may_be_at(outer, Half::Dmz, inner.gateway)
+                    && self.may_be_at(&inner, Half::Internal, outer.gateway))
+        };
+        parts.with_id(row.id()).find(is_outer).map(|outer| outer.place)
     }
 
     /// Whether the peer of this part can be that gateway, as far as is known.
@@ -93,23 +129,15 @@ impl<'a> SessionJoin<'a> {
     }
 }
 
-fn part(row: ListedSession<'_>) -> SessionPart<'_> {
-    match row {
-        ListedSession::Open(row) => SessionPart { gateway: row.gateway.as_ref(), peer: row.peer.as_deref() },
-        ListedSession::Ended(row) => SessionPart { gateway: row.gateway.as_ref(), peer: row.peer.as_deref() },
-    }
+fn part(row: ListedSession<'_>, place: usize) -> SessionPart<'_> {
+    SessionPart { gateway: row.gateway(), peer: row.peer(), place }
 }
 
-/// Whether both halves have carried the same, as far as that can be said: while bytes move, and for a moment
+/// Whether both halves have carried the same one way, as far as that can be said: while bytes move, and for a moment
 /// after, two pictures of different moments differ.
-pub fn bytes_agree(outer: &SessionRow, inner: &SessionRow) -> bool {
+pub fn bytes_agree(outer: &SessionRow, inner: &SessionRow, bytes: fn(&SessionRow) -> u64) -> bool {
     let is_still = outer.idle_seconds >= STILL_SECONDS && inner.idle_seconds >= STILL_SECONDS;
-    !is_still || (outer.bytes_up, outer.bytes_down) == (inner.bytes_up, inner.bytes_down)
-}
-
-/// The same of a session that has ended on both.
-pub fn ended_bytes_agree(outer: &EndedRow, inner: &EndedRow) -> bool {
-    (outer.bytes_up, outer.bytes_down) == (inner.bytes_up, inner.bytes_down)
+    !is_still || bytes(outer) == bytes(inner)
 }
 
 /// Pictures of two gateways are a second apart, and one that is late a few.

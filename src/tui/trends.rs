@@ -22,6 +22,8 @@ const STEPS: u64 = 600;
 const CURSOR_PARTS: u64 = 100;
 /// A shorter window is asked for again so soon, a longer one not much later.
 const AGAIN_SECONDS: (f64, f64) = (3.0, 30.0);
+/// A report may have been on its way for so long.
+const DELAY_SECONDS: i128 = 5;
 /// The same of a fleet, where each question may take a program that leads to its gateway.
 const AGAIN_SECONDS_OF_FLEET: (f64, f64) = (10.0, 60.0);
 
@@ -55,11 +57,25 @@ impl HistorySpan {
 pub struct HistoryView {
     pub span: HistorySpan,
     /// Of each gateway that has answered, or why it has not.
-    told: BTreeMap<Option<Arc<str>>, Result<HistoryReport, String>>,
+    told: BTreeMap<Option<Arc<str>>, Result<TakenReport, String>>,
     /// In seconds of the picture's gateway; `None` where it is to be asked for at once.
     asked_at: Option<f64>,
     /// The moment that is looked at, in seconds since 1970; the newest where there is none.
     pub cursor: Option<u64>,
+}
+
+/// A report, and when it came, in seconds of the picture's gateway.
+#[derive(Debug)]
+struct TakenReport {
+    report: HistoryReport,
+    taken_at: u64,
+}
+
+impl TakenReport {
+    /// What its gateway's clock would have shown when the screen began.
+    fn clock(&self) -> i128 {
+        i128::from(self.report.now) - i128::from(self.taken_at)
+    }
 }
 
 impl Default for HistoryView {
@@ -92,8 +108,9 @@ impl App {
 
     /// Takes what a gateway has answered to that.
     pub fn take_history(&mut self, name: Option<Arc<str>>, answer: CommandAnswer) {
+        let taken_at = self.latest().uptime_seconds as u64;
         let told = match answer {
-            CommandAnswer::History(report) => Ok(*report),
+            CommandAnswer::History(report) => Ok(TakenReport { report: *report, taken_at }),
             CommandAnswer::Refused(why) => Err(why),
             _ => Err("it has answered something else".into()),
         };
@@ -113,7 +130,9 @@ impl App {
 
     /// Moves the cursor back in time, or on until it is gone: then the newest is told again.
     pub(super) fn move_history_cursor(&mut self, is_on: bool, parts: u64) {
-        let Some(now) = self.trends.told.values().flatten().map(|report| report.now).max() else { return };
+        let Some(now) = self.trends.told.values().flatten().map(|taken| taken.report.now).max() else {
+            return;
+        };
         let span = self.trends.span.seconds();
         let by = span / CURSOR_PARTS * parts;
         let at = self.trends.cursor.unwrap_or(now);
@@ -145,7 +164,7 @@ fn asked_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc
 }
 
 impl HistoryView {
-    /// One report: of a fleet the sum of those where clients come in, as its traffic is.
+    /// One report: of a fleet the sum of those where clients come in, as its traffic is, by one clock for all.
     pub fn report(&self, shown: &Snapshot) -> Option<HistoryReport> {
         let is_outer = |name: &Option<Arc<str>>| {
             let row = shown.gateways.iter().find(|row| Some(&row.name) == name.as_ref());
@@ -153,11 +172,16 @@ impl HistoryView {
         };
         let has_outer = self.told.iter().any(|(name, told)| told.is_ok() && is_outer(name));
         let counted = self.told.iter().filter(|(name, _)| !has_outer || is_outer(name));
-        let reports = counted.filter_map(|(_, told)| told.as_ref().ok());
+        let taken: Vec<_> = counted.filter_map(|(_, told)| told.as_ref().ok()).collect();
+        let mut clocks: Vec<_> = taken.iter().map(|taken| taken.clock()).collect();
+        clocks.sort_unstable();
+        // Of many most are right.
+        let clock = clocks.get(clocks.len() / 2).copied().unwrap_or_default();
+        let reports = taken.iter().map(|taken| shift(&taken.report, clock - taken.clock()));
         reports.fold(None, |sum: Option<HistoryReport>, report| match sum {
-            Some(sum) if sum.step_seconds == report.step_seconds => Some(sum_reports(&sum, report)),
+            Some(sum) if sum.step_seconds == report.step_seconds => Some(sum_reports(&sum, &report)),
             Some(sum) => Some(sum),
-            None => Some(report.clone()),
+            None => Some(report),
         })
     }
 
@@ -165,6 +189,20 @@ impl HistoryView {
     pub fn refusal(&self) -> Option<&str> {
         self.told.values().find_map(|told| told.as_ref().err()).map(String::as_str)
     }
+}
+
+/// The same by a clock that is so many seconds ahead, in whole steps. What a report may take on its way is none.
+fn shift(report: &HistoryReport, seconds: i128) -> HistoryReport {
+    let step = i128::from(report.step_seconds.max(1));
+    if seconds.abs() < DELAY_SECONDS.max(step) {
+        return report.clone();
+    }
+    let seconds = seconds / step * step;
+    let shifted = |at: u64| u64::try_from(i128::from(at) + seconds).unwrap_or(0);
+    let mut report = report.clone();
+    report.now = shifted(report.now);
+    report.samples.iter_mut().for_each(|sample| sample.at = shifted(sample.at));
+    report
 }
 
 fn sum_reports(one: &HistoryReport, other: &HistoryReport) -> HistoryReport {

@@ -18,7 +18,6 @@ use crate::{
         },
         clients::SessionGrouping,
         command_line::{self, InputLine},
-        confirmation::Confirmation,
         export,
         filter::{ListedSession, SessionFilter},
         keys::Action,
@@ -162,15 +161,10 @@ impl App {
         }
     }
 
-    fn ask_stop(&mut self) {
-        let sessions_open = self.latest().totals.clients();
-        self.overlay = Overlay::Ask(Confirmation::Stop { sessions_open });
-    }
-
     /// Yes to the question that is asked: its command, or the next question.
     fn confirm(&mut self) -> Reaction {
         if let Overlay::Ask(question) = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
-            match question.next(self.latest()) {
+            match question.next(self.forward_checks(self.addressees().first())) {
                 Ok(command) => return Reaction::Ask(command),
                 Err(question) => self.overlay = Overlay::Ask(question),
             }
@@ -266,21 +260,6 @@ impl App {
         Reaction::Ask(Command::Dismiss { peer: peer.to_owned() })
     }
 
-    fn ask_drain(&mut self, service: Option<&str>) {
-        let shown = self.shown_snapshot();
-        let service = service.map(str::to_owned).or_else(|| self.selected_service(&shown));
-        let Some(service) = service else {
-            return self.refuse("no service is selected; the arrows select one");
-        };
-        let rows = || shown.services.iter().filter(|row| row.name == service);
-        if rows().next().is_none() {
-            return self.refuse(format!("no service is called {service}"));
-        }
-        // A pair counts a session in both halves.
-        let sessions_open = rows().map(|row| row.totals.sessions_open).max().unwrap_or(0);
-        self.overlay = Overlay::Ask(Confirmation::Drain { service, sessions_open });
-    }
-
     /// Asks the gateway for the plan; the question is about that.
     fn ask_switch(&mut self, profile: Option<&str>) -> Reaction {
         let at = self.lists.selected_line(Screen::Profiles);
@@ -306,10 +285,8 @@ impl App {
             return None;
         }
         let key = self.selected_key()?;
-        let (half, id) = key.split_once(' ')?;
-        let is_it = |row: &ListedSession<'_>| row.id() == id && format!("{:?}", row.role()) == half;
         let open = shown.sessions.iter().map(ListedSession::Open);
-        open.chain(shown.ended.iter().map(ListedSession::Ended)).find(is_it)
+        open.chain(shown.ended.iter().map(ListedSession::Ended)).find(|row| lists::is_session(*row, key))
     }
 
     /// The client that is told of in full, or else the one under the cursor, where sessions are grouped.
@@ -347,7 +324,7 @@ impl App {
         }
     }
 
-    fn selected_service(&self, shown: &Snapshot) -> Option<String> {
+    pub(super) fn selected_service(&self, shown: &Snapshot) -> Option<String> {
         match self.selected_session(shown) {
             Some(ListedSession::Open(row)) => return Some(row.service.clone()),
             Some(ListedSession::Ended(row)) => return Some(row.service.clone()),

@@ -59,7 +59,7 @@ fn gateway(name: &str, half: Half, reach: GatewayReach, health: Health) -> Gatew
     }
 }
 
-fn session(id: &str, half: Half, gateway: &str, peer: &str, bytes: u64) -> SessionRow {
+pub fn session(id: &str, half: Half, gateway: &str, peer: &str, bytes: u64) -> SessionRow {
     SessionRow {
         gateway: Some(gateway.into()),
         id: id.into(),
@@ -72,6 +72,7 @@ fn session(id: &str, half: Half, gateway: &str, peer: &str, bytes: u64) -> Sessi
         waited_ms: (half == Half::Dmz).then_some(12.0),
         connected_ms: Some(if half == Half::Dmz { 4.0 } else { 3.0 }),
         via: Some(if half == Half::Dmz { 17 } else { 4 }),
+        backend: (half == Half::Internal).then(|| format!("tcp://{gateway}-db.corp:5432").into()),
         ..pictures::session(1, "orders", 1200, 3400)
     }
 }
@@ -89,8 +90,9 @@ fn pool(gateway: &str, half: Half, peer: &str, instance: &str) -> PoolRow {
     }
 }
 
-fn service(gateway: &str, half: Half) -> ServiceRow {
+fn service(gateway: &str, half: Half, sessions_open: u64) -> ServiceRow {
     ServiceRow {
+        totals: TrafficTotals { sessions_open, ..TrafficTotals::default() },
         gateway: Some(gateway.into()),
         accept: if half == Half::Dmz { vec!["tcp://0.0.0.0:8000".into()] } else { Vec::new() },
         connect: (half == Half::Internal).then(|| format!("tcp://{gateway}-db.corp:5432")),
@@ -132,11 +134,11 @@ pub fn fleet() -> Snapshot {
             sessions: 42,
             ..TrafficTotals::default()
         },
-        services: ["edge-1", "edge-2"]
-            .iter()
-            .map(|name| service(name, Half::Dmz))
-            .chain([service("inside-1", Half::Internal)])
-            .collect(),
+        services: vec![
+            service("edge-1", Half::Dmz, 7),
+            service("edge-2", Half::Dmz, 9),
+            service("inside-1", Half::Internal, 16),
+        ],
         pools: vec![
             pool("edge-1", Half::Dmz, "inside", "i-inside-1"),
             pool("edge-2", Half::Dmz, "inside", "i-inside-1"),
@@ -170,13 +172,13 @@ fn ended(id: &str, half: Half, gateway: &str, bytes_up: u64) -> EndedRow {
     EndedRow { gateway, role, id: id.into(), peer: Some(peer.into()), bytes_up, ..plain }
 }
 
-fn app() -> App {
+pub fn app() -> App {
     let mut app = App::new(Arc::new(fleet()), ScreenStyle::FULL);
     app.set_attachment(Attachment::Fleet(AdminAccess::Full));
     app
 }
 
-fn text(app: &App) -> String {
+pub fn text(app: &App) -> String {
     styled::dump(&styled::draw(app, 200, 50))
 }
 
@@ -224,6 +226,7 @@ fn a_session_that_two_gateways_carry_is_one_row_from_client_to_backend() {
     assert_eq!(line("00a3").len(), 2, "an id alone proves nothing: {shown}");
     assert_eq!(line("00b1").len(), 1, "the same of one that has ended");
     assert!(line("00b1")[0].contains("300≠"), "{:?}", line("00b1"));
+    assert_eq!(line("00b1")[0].matches('≠').count(), 1, "they agree the other way: {:?}", line("00b1"));
     press(&mut app, "/gateway:inside\n");
     assert!(text(&app).contains("00a1") && !text(&app).contains("00a4"), "a session is of both its gateways");
     press(&mut app, "/!gateway:inside\n");
@@ -244,7 +247,7 @@ fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
     let mut app = app();
     press(&mut app, "8jjjd");
     press(&mut app, "4jd");
-    assert!(text(&app).contains("edge-1: Drain orders?"), "{}", text(&app));
+    assert!(text(&app).contains("edge-1: Drain orders? No new sessions; 7 open ones"), "{}", text(&app));
     let drain = Command::Drain { service: Some("orders".into()) };
     assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![("edge-1".into(), drain)]));
 
@@ -252,7 +255,7 @@ fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
     let reload = |name: &str| Reaction::AskGateways(vec![(name.into(), Command::Reload)]);
     assert_eq!(press(&mut app, "r"), reload("edge-1"));
     press(&mut app, ":stop\n");
-    assert!(text(&app).contains("edge-1: Stop the gateway?"), "{}", text(&app));
+    assert!(text(&app).contains("edge-1: Stop the gateway? 2 open sessions"), "{}", text(&app));
     assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![("edge-1".into(), Command::Stop)]));
 
     press(&mut app, ":kill 00a2\n");
@@ -379,12 +382,46 @@ fn hostile_gateways_keep_to_their_rows() {
         }
         hostile.gateways.push(row);
     }
+    for row in &mut hostile.pools {
+        (row.ready, row.target, row.carrying) = (usize::MAX, usize::MAX, usize::MAX);
+        (row.sessions, row.waiting, row.dialling) = (usize::MAX, usize::MAX, usize::MAX);
+    }
+    for row in &mut hostile.services {
+        let most = u64::MAX;
+        row.totals = TrafficTotals {
+            sessions_open: most,
+            sessions_waiting: most,
+            sessions: most,
+            refused: most,
+            bytes_up: most,
+            bytes_down: most,
+        };
+    }
     for row in &mut hostile.sessions {
         (row.age_seconds, row.idle_seconds, row.bytes_up) = (-1e9, -1e9, u64::MAX);
         row.gateway = Some("\u{1b}[2J".into());
     }
     let mut app = App::new(Arc::new(hostile), ScreenStyle::FULL);
-    for keys in ["1", "2j", "3j", "3j\n", "4", "5", "8jjjjjjjj", "8G\n", "7", "9", "9G", "0G", "0G\n", "H"] {
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    for keys in [
+        "1",
+        "2j",
+        "3j",
+        "3j\n",
+        "4",
+        "4jd",
+        "5",
+        "8jjjjjjjj",
+        "8G\n",
+        "7",
+        "9",
+        "9G",
+        "0G",
+        "0G\n",
+        "H",
+        ":stop\n",
+        "2jjj:lockdown\n",
+    ] {
         press(&mut app, keys);
         for (width, height) in [(200, 50), (120, 36), (80, 24), (60, 15), (40, 10), (1, 1)] {
             let buffer = styled::draw(&app, width, height);

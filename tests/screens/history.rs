@@ -174,6 +174,28 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     assert!(text(&app, (120, 36)).contains("no history: it is no request"));
 }
 
+/// The clock of one goes two minutes behind: its samples are of the same moments all the same.
+#[test]
+fn a_fleet_whose_clocks_differ_has_no_dip_that_never_was() {
+    let draw = |behind: u64| {
+        let mut app = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
+        app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
+        press(&mut app, "H");
+        answer(&mut app, |name, asked| {
+            let mut own = told(asked);
+            if name == Some("edge-2") {
+                own.now -= behind;
+                own.samples.iter_mut().for_each(|sample| sample.at -= behind);
+            }
+            CommandAnswer::History(Box::new(own))
+        });
+        let shown = text(&app, (120, 36));
+        shown.lines().filter(|line| line.contains('█')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(draw(120), draw(0));
+    assert_eq!(draw(3600), draw(0));
+}
+
 /// Times at their ends, no samples at all, and numbers that overflow.
 #[test]
 fn hostile_histories_keep_to_their_place() {

@@ -5,10 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod assets;
 #[path = "../links/count.rs"]
 mod count;
 mod doctor;
 mod fleet;
+mod fleet_asked;
+mod fleet_heard;
 mod history;
 mod operate;
 mod path;
@@ -16,6 +19,8 @@ mod pictures;
 mod standing;
 mod status;
 mod styled;
+#[path = "../pictures/svg.rs"]
+mod svg;
 mod trouble;
 
 use std::{fs, path::PathBuf, sync::Arc};

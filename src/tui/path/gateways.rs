@@ -151,13 +151,22 @@ impl PathBuilder<'_> {
         snapshot.gateways.iter().find(is_it).map(|row| (stage, row.name.to_string()))
     }
 
+    /// Nor is anything told of a gateway by links that nobody knows.
+    pub(super) fn tell_nothing(&mut self, gateway: &PartKey) {
+        let part = self.parts.get_mut(gateway).filter(|part| part.state.is_empty());
+        if let Some(part) = part {
+            (part.state, part.severity, part.state_severity) =
+                ("not known".into(), Severity::Short, Severity::Short);
+        }
+    }
+
     /// A gateway that only its links tell of is as they are.
     pub(super) fn tell_by_link(&mut self, gateway: &PartKey, link: &PathPart) {
         let Some(part) = self.parts.get_mut(gateway) else { return };
         if matches!(part.rows, PartRows::Own | PartRows::Gateway(_)) {
             return;
         }
-        let is_first = part.state.is_empty();
+        let is_first = part.state.is_empty() || part.state_severity == Severity::Short;
         // One link that stands is enough.
         if is_first || link.severity < Severity::Lost {
             let is_linked = link.severity < Severity::Lost;

@@ -22,10 +22,22 @@ impl PathBuilder<'_> {
             by_ends.entry(ends).or_default().push(pool);
         }
         for ((dmz, internal), pools) in by_ends {
-            let part = link_part(&format!("{} {}", dmz.1, internal.1), &pools);
-            self.tell_by_link(&dmz, &part);
-            self.tell_by_link(&internal, &part);
-            let link = self.add(part);
+            let key = format!("{} {}", dmz.1, internal.1);
+            // Of two ends the one that is heard knows all that there is to know.
+            let is_heard = |pool: &&PoolRow| self.is_heard(pool.gateway.as_ref());
+            let heard: Vec<_> = pools.iter().copied().filter(is_heard).collect();
+            let link = if heard.is_empty() {
+                let rows = pools
+                    .iter()
+                    .max_by_key(|pool| severity(pool))
+                    .map_or(PartRows::Nowhere, |pool| rows_of(pool));
+                [&dmz, &internal].into_iter().for_each(|gateway| self.tell_nothing(gateway));
+                self.add(unknown_part(PathPart { rows, ..PathPart::new(PathStage::Links, key, "links") }))
+            } else {
+                let part = link_part(&key, &heard);
+                [&dmz, &internal].into_iter().for_each(|gateway| self.tell_by_link(gateway, &part));
+                self.add(part)
+            };
             self.lead(&dmz, &link);
             self.lead(&link, &internal);
         }
@@ -68,6 +80,18 @@ fn link_part(key: &str, pools: &[&PoolRow]) -> PathPart {
         why: first.filter(|_| level > Severity::Fine).map(why),
         rows: counted().max_by_key(|pool| severity(pool)).map_or(PartRows::Nowhere, |pool| rows_of(pool)),
         ..PathPart::new(PathStage::Links, key, name)
+    }
+}
+
+/// What the gateways said last that are not heard any more.
+pub(super) fn unknown_part(part: PathPart) -> PathPart {
+    PathPart {
+        state: "not known".into(),
+        severity: Severity::Short,
+        state_severity: Severity::Short,
+        facts: Vec::new(),
+        why: Some("no gateway that knows it is heard".into()),
+        ..part
     }
 }
 

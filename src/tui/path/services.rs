@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{PartKey, PartRows, PathBuilder, PathPart, PathStage};
+use super::{PartKey, PartRows, PathBuilder, PathPart, PathStage, links::unknown_part};
 use crate::{
     profile::Half,
     telemetry::{
@@ -20,7 +20,12 @@ impl PathBuilder<'_> {
             by_name.entry(&row.name).or_default().push(row);
         }
         for (name, rows) in by_name {
-            let service = self.add(service_part(name, &rows));
+            let heard: Vec<_> =
+                rows.iter().copied().filter(|row| self.is_heard(row.gateway.as_ref())).collect();
+            let service = self.add(match heard.as_slice() {
+                [] => unknown_part(service_part(name, &rows)),
+                heard => service_part(name, heard),
+            });
             let outer: Vec<_> = rows.iter().filter(|row| row.role == Half::Dmz).collect();
             for row in &outer {
                 let gateway = self.gateway_of(row.gateway.as_ref(), Half::Dmz);
@@ -41,11 +46,20 @@ impl PathBuilder<'_> {
         let is_direct = self.is_direct();
         let dials = |row: &&ServiceRow| row.role == Half::Internal || row.connect.is_some();
         let mut named = BTreeSet::new();
-        for row in self.services().filter(dials) {
+        let mut rows: Vec<_> = self.services().filter(dials).collect();
+        // One that is heard knows of a backend what another does not any more.
+        rows.sort_by_key(|row| !self.is_heard(row.gateway.as_ref()));
+        for row in rows {
             named.insert(row.name.as_str());
             let gateway = self.gateway_of(row.gateway.as_ref(), row.role);
+            let is_heard = self.is_heard(row.gateway.as_ref());
             for part in backend_parts(row) {
-                let backend = self.add_backend(part, &row.name);
+                let key = (part.stage, part.key.clone());
+                let backend = match is_heard {
+                    true => self.add_backend(part, &row.name),
+                    false if self.parts.contains_key(&key) => key,
+                    false => self.add(unknown_part(part)),
+                };
                 if row.role == Half::Internal || is_direct {
                     self.lead(&gateway, &backend);
                 }
@@ -103,7 +117,9 @@ impl PathBuilder<'_> {
             rows: PartRows::Sessions,
             ..PathPart::new(PathStage::Clients, "", "clients")
         };
-        let clients = self.add(part);
+        let is_known =
+            snapshot.services.is_empty() || self.services().any(|row| self.is_heard(row.gateway.as_ref()));
+        let clients = self.add(if is_known { part } else { unknown_part(part) });
         let services: Vec<_> =
             self.parts.keys().filter(|(stage, _)| *stage == PathStage::Services).cloned().collect();
         for service in services {

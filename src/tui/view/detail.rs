@@ -143,7 +143,7 @@ pub(super) fn fact(app: &App, about: &'static str, text: String) -> DetailLine {
 }
 
 /// In a fleet, the gateway whose row it is.
-fn gateway_line(app: &App, gateway: Option<&str>) -> Option<DetailLine> {
+pub(super) fn gateway_line(app: &App, gateway: Option<&str>) -> Option<DetailLine> {
     gateway.map(|name| fact(app, "gateway", name.to_owned()))
 }
 
@@ -161,7 +161,7 @@ fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLin
     ];
     facts.extend(gateway_line(app, row.gateway.as_deref()));
     facts.extend(inner.into_iter().flat_map(|inner| gateways::inner_lines(app, row, inner)));
-    facts.extend(peer_lines(app, shown, row.peer.as_deref()));
+    facts.extend(peer_lines(app, shown, row));
     facts.extend(row.via.map(|link| fact("via", format!("link {link}"))));
     facts.extend(row.waited_ms.map(|ms| fact("waited", format!("{} for a link", format::wait(ms)))));
     facts.extend(row.connected_ms.map(|ms| fact("connected", format!("in {}", format::wait(ms)))));
@@ -185,10 +185,7 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
     let code = end::explain_code(&row.end).unwrap_or_default();
-    let mut inner = shown.ended.iter().filter(|inner| inner.id == row.id && inner.role != row.role);
-    let inner = inner
-        .next()
-        .map(|inner| fact("other half", format!("{} {}", inner.end, addresses.text(&inner.reason))));
+    let inner = app.order().inner_ended(shown, row);
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
         fact("state", format!("ended {} ago", format::span(row.ago_seconds))),
@@ -205,7 +202,7 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
         fact("down", format::bytes(row.bytes_down)),
     ];
     facts.extend(gateway_line(app, row.gateway.as_deref()));
-    facts.extend(inner);
+    facts.extend(inner.into_iter().flat_map(|inner| gateways::inner_ended_lines(app, row, inner)));
     facts
 }
 
@@ -242,7 +239,8 @@ fn failure_lines(app: &App, row: &FailureRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
     let code = end::explain_code(&row.end).unwrap_or_default();
-    vec![
+    let mut facts: Vec<_> = gateway_line(app, row.gateway.as_deref()).into_iter().collect();
+    facts.extend([
         fact("service", format!("{} in the {} half", row.service, half_word(row.role))),
         DetailLine {
             style: sessions::end_style(app, &row.end),
@@ -255,16 +253,18 @@ fn failure_lines(app: &App, row: &FailureRow) -> Vec<DetailLine> {
         fact("example", format!("the last was session {}", row.session)),
         fact("client", addresses.client(&row.client)),
         fact("peer", addresses.text(row.peer.as_deref().unwrap_or("-"))),
-    ]
+    ]);
+    facts
 }
 
 /// The gateway a session goes over, and what is known of the links to it.
-fn peer_lines(app: &App, shown: &Snapshot, peer: Option<&str>) -> Vec<DetailLine> {
-    let Some(peer) = peer else {
+fn peer_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLine> {
+    let Some(peer) = row.peer.as_deref() else {
         let none = || fact(app, "peer", "none yet".into());
         return (shown.mode != Mode::Direct).then(none).into_iter().collect();
     };
-    let pool = shown.pools.iter().find(|pool| pool.peer.as_deref() == Some(peer));
+    let is_its = |pool: &&PoolRow| pool.gateway == row.gateway && pool.peer.as_deref() == Some(peer);
+    let pool = shown.pools.iter().find(is_its);
     let address =
         pool.and_then(|pool| pool.address.clone()).map(|at| format!(" at {at}")).unwrap_or_default();
     let protocol = pool
@@ -348,7 +348,8 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
             format::bytes(bytes)
         )
     };
-    let mut facts = vec![
+    let mut facts: Vec<_> = gateway_line(app, row.gateway.as_deref()).into_iter().collect();
+    facts.extend([
         fact("service", format!("{} in the {} half", row.name, half_word(row.role))),
         match &row.lack {
             Some(lack) => DetailLine {
@@ -365,7 +366,7 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
             },
         ),
         fact("goes to", addresses.text(row.connect.as_deref().unwrap_or("a link to the other half"))),
-    ];
+    ]);
     let is_shown = |backend: &&BackendRow| row.backends.len() > 1 || backend.name.is_some();
     facts.extend(row.backends.iter().filter(is_shown).map(|row| backend_line(app, row)));
     facts.extend(peers);
@@ -386,11 +387,13 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
 fn event_lines(app: &App) -> Option<Vec<DetailLine>> {
     let key = &app.detail()?.key;
     let notice = lists::notices(app.snapshot()).find(|notice| lists::notice_key(notice) == *key)?;
-    Some(vec![
+    let mut facts: Vec<_> = gateway_line(app, notice.gateway.as_deref()).into_iter().collect();
+    facts.extend([
         fact(app, "time", notice.time.clone()),
         fact(app, "level", format!("{:?}", notice.level).to_lowercase()),
         fact(app, "text", app.addresses().text(&notice.text)),
-    ])
+    ]);
+    Some(facts)
 }
 
 fn profile_lines(app: &App) -> Option<Vec<DetailLine>> {

@@ -5,7 +5,7 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use crate::{
     telemetry::{
         health::Health,
-        snapshot::{GatewayFacts, GatewayReach, GatewayRow, SessionRow, Snapshot},
+        snapshot::{EndedRow, GatewayFacts, GatewayReach, GatewayRow, SessionRow, Snapshot},
     },
     tui::{
         app::App,
@@ -62,18 +62,27 @@ pub const COLUMNS: [TableColumn<GatewayColumn>; 15] = [
 
 /// On the overview: those that fit, and how many of the rest are well.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.style, app.snapshot());
-    let inside = panel::margin(panel::draw_frame(look, "Gateways", &facts(snapshot), area, buffer));
-    let list = panel::below_heads(inside);
-    let rows: Vec<_> = snapshot.gateways.iter().collect();
+    let look = &app.style;
+    let inside = panel::margin(panel::draw_frame(look, "Gateways", &facts(app.snapshot()), area, buffer));
+    draw_worst(app, panel::below_heads(inside), buffer).draw_heads(look, inside, buffer);
+}
+
+/// The same without frame and heads, where there is no room for them.
+pub fn draw_short(app: &App, area: Rect, buffer: &mut Buffer) {
+    draw_worst(app, area, buffer);
+}
+
+fn draw_worst(app: &App, list: Rect, buffer: &mut Buffer) -> TableSheet<GatewayColumn> {
+    let look = &app.style;
+    let rows: Vec<_> = app.snapshot().gateways.iter().collect();
     let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
-    let sheet = TableSheet::new(&COLUMNS, drawn, inside.width, |row, kind| cell(app, row, kind));
-    sheet.draw_heads(look, inside, buffer);
+    let sheet = TableSheet::new(&COLUMNS, drawn, list.width, |row, kind| cell(app, row, kind));
     for (row, at) in panel::lines(list).take(drawn.len()).enumerate() {
         sheet.draw_row(look, row, at, buffer);
     }
     let well = rest.iter().filter(|row| is_well(row)).count();
     panel::draw_hidden_count(look, rest.len(), &format!(", {well} of them well; 8 shows all"), list, buffer);
+    sheet
 }
 
 /// A whole screen of them.
@@ -229,14 +238,27 @@ pub fn inner_lines(app: &App, row: &SessionRow, inner: &SessionRow) -> Vec<Detai
     lines.extend(inner.via.map(|link| fact(app, "by its link", format!("{link} as {gateway} counts"))));
     let backend = inner.connected_ms.map(|ms| format!("its backend was connected in {}", format::wait(ms)));
     lines.extend(backend.map(|text| fact(app, "", text)));
-    if !bytes_agree(row, inner) {
-        let counted = |row: &SessionRow| {
-            format!("{} up, {} down", format::bytes(row.bytes_up), format::bytes(row.bytes_down))
-        };
-        let text = format!("outside {}; inside {}", counted(row), counted(inner));
-        lines.push(DetailLine { style: app.style.theme.warn, ..fact(app, "differs", text) });
+    if !bytes_agree(row, inner, |row| row.bytes_up) || !bytes_agree(row, inner, |row| row.bytes_down) {
+        lines.push(difference(app, [row.bytes_up, row.bytes_down], [inner.bytes_up, inner.bytes_down]));
     }
     lines
+}
+
+/// The same of a session that has ended on both.
+pub fn inner_ended_lines(app: &App, row: &EndedRow, inner: &EndedRow) -> Vec<DetailLine> {
+    let said = format!("{} {}", inner.end, app.addresses().text(&inner.reason));
+    let Some(gateway) = &inner.gateway else { return vec![fact(app, "other half", said)] };
+    let mut lines = vec![fact(app, "inside", format!("{gateway}: {said}"))];
+    let (outside, inside) = ([row.bytes_up, row.bytes_down], [inner.bytes_up, inner.bytes_down]);
+    lines.extend((outside != inside).then(|| difference(app, outside, inside)));
+    lines
+}
+
+/// Bytes up and down that the two halves count differently.
+fn difference(app: &App, outside: [u64; 2], inside: [u64; 2]) -> DetailLine {
+    let counted = |[up, down]: [u64; 2]| format!("{} up, {} down", format::bytes(up), format::bytes(down));
+    let text = format!("outside {}; inside {}", counted(outside), counted(inside));
+    DetailLine { style: app.style.theme.warn, ..fact(app, "differs", text) }
 }
 
 const TEXT_CHARS: usize = 160;

@@ -10,7 +10,8 @@ use crate::{
         screen::Screen,
         view::{
             LayoutSize, compact_overview, doctor, edges, events, failures, full_overview, gateways,
-            list_edges, panel, path, pool, profiles, services, sessions, size, small_edges, table, tabs,
+            list_edges, panel, path, pool, profiles, services, sessions, size, small_edges, small_overview,
+            table, tabs,
         },
     },
 };
@@ -36,7 +37,12 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
         LayoutSize::List | LayoutSize::Small => {
             let list =
                 if size(area) == LayoutSize::List { list_edges(area)[2] } else { small_edges(area)[2] };
-            (Rect::ZERO, if app.screen().lists_sessions() { list } else { panel::margin(list) })
+            let list = match app.screen() {
+                Screen::Overview => small_overview(app, list)[1],
+                Screen::Sessions => list,
+                _ => panel::margin(list),
+            };
+            (Rect::ZERO, list)
         }
         LayoutSize::Line => return HitTarget::Nothing,
     };

@@ -202,7 +202,12 @@ fn draw_rows(app: &App, list: Rect, buffer: &mut Buffer) {
     let within = panel::margin(list);
     match app.screen() {
         _ if app.detail().is_some() => detail::draw_list(app, within, buffer),
-        Screen::Overview | Screen::Sessions => sessions::draw_list(app, list, buffer),
+        Screen::Overview => {
+            let [gateways, sessions] = small_overview(app, list);
+            gateways::draw_short(app, panel::margin(gateways), buffer);
+            sessions::draw_list(app, sessions, buffer);
+        }
+        Screen::Sessions => sessions::draw_list(app, list, buffer),
         Screen::Pool if app.snapshot().mode != Mode::Direct => pool::draw_list(app, within, buffer),
         Screen::Pool | Screen::Services => services::draw_list(app, within, buffer),
         Screen::Events => events::draw_list(app, within, buffer),
@@ -276,6 +281,14 @@ fn compact_overview(app: &App, area: Rect, body: Rect) -> [Rect; 4] {
     Layout::vertical([way, Constraint::Length(1), Constraint::Min(6), Constraint::Length(2)]).areas(body)
 }
 
+/// Where there are no panels: the worst gateways of a fleet, and the sessions.
+fn small_overview(app: &App, list: Rect) -> [Rect; 2] {
+    let is_shown = app.is_fleet() && app.detail().is_none() && list.height >= SMALL_OVERVIEW;
+    let gateways = if is_shown { app.snapshot().gateways.len().min(SMALL_GATEWAYS) } else { 0 };
+    let gateways = u16::try_from(gateways).unwrap_or(0);
+    Layout::vertical([Constraint::Length(gateways), Constraint::Min(0)]).areas(list)
+}
+
 /// The panel of the way to the backends: links of a pair, services where there are no links, the gateways of a fleet.
 fn draw_links(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.snapshot().mode {
@@ -299,5 +312,8 @@ fn links_height(app: &App, height_max: u16) -> u16 {
 
 /// With their frame and heads.
 const SESSION_LINES_MIN: u16 = 12;
+/// Lines below which a small overview has room for sessions alone; and how many of them gateways have.
+const SMALL_OVERVIEW: u16 = 6;
+const SMALL_GATEWAYS: usize = 3;
 /// Lines below which help has no room for its text.
 const SMALL_HELP: u16 = 6;

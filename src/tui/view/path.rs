@@ -1,6 +1,6 @@
 //! The path from clients to backends: where there is room a picture, a column for each stage; else a line for each.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ratatui::{
     buffer::Buffer,
@@ -139,7 +139,7 @@ fn shown_parts(
     (places, hidden)
 }
 
-fn draw_picture(app: &App, path: &ShieldPath, rates: &PathRates, area: Rect, buffer: &mut Buffer) {
+fn draw_picture(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
     let (look, theme) = (&app.style, app.style.theme);
     let stages = place_columns(path, app.selected_line(), area);
     for pair in stages.windows(2) {
@@ -189,7 +189,7 @@ fn draw_wires(app: &App, path: &ShieldPath, from: &PlacedStage, to: &PlacedStage
     wires::draw(&app.style, &wires.collect::<Vec<_>>(), gap, buffer);
 }
 
-fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates, placed: &PlacedPart, buffer: &mut Buffer) {
+fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates<'_>, placed: &PlacedPart, buffer: &mut Buffer) {
     let (look, part) = (&app.style, &path.parts[placed.place]);
     let line = table::line(placed.area, 0);
     draw_sign(app, part, line, buffer);
@@ -215,7 +215,7 @@ fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates, placed: &PlacedPar
 }
 
 /// What is told of a part below its name, in at most so many lines.
-fn facts(app: &App, part: &PathPart, rates: &PathRates, lines: u16) -> Vec<(String, Style)> {
+fn facts(app: &App, part: &PathPart, rates: &PathRates<'_>, lines: u16) -> Vec<(String, Style)> {
     let (look, plain) = (&app.style, app.style.theme.plain);
     let state = (!part.state.is_empty()).then(|| (part.state.clone(), state_style(app, part)));
     let known = part.facts.iter().map(|fact| (look.text(&app.addresses().text(fact), TEXT_CHARS), plain));
@@ -284,7 +284,7 @@ fn place_lines(path: &ShieldPath, selected: Option<usize>, area: Rect) -> Placed
     PlacedLines { stages, stage, parts, hidden }
 }
 
-fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates, area: Rect, buffer: &mut Buffer) {
+fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
     let (look, theme) = (&app.style, app.style.theme);
     let lines = place_lines(path, app.selected_line(), area);
     for &(stage, at) in &lines.stages {
@@ -317,7 +317,7 @@ fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates, area: Rect, buff
 fn draw_stage_line(
     app: &App,
     path: &ShieldPath,
-    rates: &PathRates,
+    rates: &PathRates<'_>,
     stage: PathStage,
     at: Rect,
     buffer: &mut Buffer,
@@ -354,27 +354,39 @@ fn draw_stage_line(
     table::write(&table::cut(look, &text, rest.width), style, rest, buffer);
 }
 
-fn one_line(app: &App, part: &PathPart, rates: &PathRates) -> String {
+fn one_line(app: &App, part: &PathPart, rates: &PathRates<'_>) -> String {
     let facts = facts(app, part, rates, u16::MAX);
     facts.into_iter().map(|(text, _)| text).collect::<Vec<_>>().join(", ")
 }
 
-/// Bytes a second by link; of gateways and services others know them.
-struct PathRates {
-    links: HashMap<LinkSessions, TrafficSample>,
+/// Bytes a second by link and by backend; of gateways and services others know them.
+struct PathRates<'a> {
+    /// By gateway, half and peer.
+    links: HashMap<(Option<&'a Arc<str>>, Half, &'a str), TrafficSample>,
+    backends: HashMap<&'a str, TrafficSample>,
 }
 
-impl PathRates {
-    fn of(app: &App) -> Self {
-        let mut links: HashMap<LinkSessions, TrafficSample> = HashMap::new();
+impl<'a> PathRates<'a> {
+    fn of(app: &'a App) -> Self {
+        let (mut links, mut backends) = (HashMap::new(), HashMap::new());
         for row in &app.snapshot().sessions {
-            let Some(peer) = row.peer.clone() else { continue };
-            let key = LinkSessions { gateway: row.gateway.clone(), half: row.role, peer };
-            let sum = links.entry(key).or_default();
-            sum.up = sum.up.saturating_add(row.rate_up);
-            sum.down = sum.down.saturating_add(row.rate_down);
+            let add = |sum: &mut TrafficSample| {
+                sum.up = sum.up.saturating_add(row.rate_up);
+                sum.down = sum.down.saturating_add(row.rate_down);
+            };
+            if let Some(peer) = row.peer.as_deref() {
+                add(links.entry((row.gateway.as_ref(), row.role, peer)).or_default());
+            }
+            // Only the half that has dialled it knows it, so that none counts twice.
+            if let Some(backend) = row.backend.as_deref() {
+                add(backends.entry(backend).or_default());
+            }
         }
-        Self { links }
+        Self { links, backends }
+    }
+
+    fn of_link(&self, sessions: &LinkSessions) -> Option<TrafficSample> {
+        self.links.get(&(sessions.gateway.as_ref(), sessions.half, sessions.peer.as_str())).copied()
     }
 
     fn of_part(&self, app: &App, part: &PathPart) -> Option<TrafficSample> {
@@ -383,7 +395,12 @@ impl PathRates {
             (PartRows::Sessions | PartRows::Own, _) => history.all().last().map(|(_, rate)| *rate),
             (PartRows::Gateway(name), _) => gateway_rate(snapshot, name),
             (PartRows::Services(name), PathStage::Services) => service_rate(app, name),
-            (PartRows::Pools { sessions, .. }, PathStage::Links) => self.links.get(sessions).copied(),
+            (PartRows::Pools { sessions, .. }, PathStage::Links) => self.of_link(sessions),
+            // A gateway that its links tell of moves what they do; in a fleet others may have links to it.
+            (PartRows::Pools { sessions, .. }, PathStage::DmzGateways | PathStage::InternalGateways) => {
+                self.of_link(sessions).filter(|_| sessions.gateway.is_none())
+            }
+            (_, PathStage::Backends) => self.backends.get(part.key.as_str()).copied(),
             (PartRows::Services(_) | PartRows::Pools { .. } | PartRows::Nowhere, _) => None,
         }
     }

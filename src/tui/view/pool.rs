@@ -201,6 +201,16 @@ fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
 }
 
 fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
+    let told = told_cell(app, row, kind);
+    match kind {
+        _ if app.is_heard(row.gateway.as_ref()) => told,
+        // What its gateway said last is not what it is.
+        PoolColumn::State => TableCell::new("unknown", app.style.theme.faint),
+        _ => TableCell { style: app.style.theme.faint, ..told },
+    }
+}
+
+fn told_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
     let (look, theme) = (&app.style, app.style.theme);
     match kind {
         PoolColumn::Gateway => {

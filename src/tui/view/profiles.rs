@@ -102,8 +102,7 @@ fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// The switch, or else the walk of the checklist, that is under way: its steps, as they are done.
 fn under_way(app: &App) -> Option<(String, Vec<String>)> {
-    let snapshot = app.latest();
-    if let Some(switching) = &snapshot.switching {
+    if let Some(switching) = app.switching() {
         let missing = switching.missing.as_deref().unwrap_or("ready");
         let left = switching.seconds_left.ceil();
         return Some((
@@ -116,7 +115,7 @@ fn under_way(app: &App) -> Option<(String, Vec<String>)> {
             ],
         ));
     }
-    let walk = snapshot.walk.as_ref().filter(|walk| walk.walking.is_some())?;
+    let walk = app.walk().filter(|walk| walk.walking.is_some())?;
     let done = walk
         .steps
         .iter()
@@ -147,15 +146,13 @@ fn cell(app: &App, row: &ProfileRow, kind: ProfileColumn) -> TableCell {
             1 => TableCell::new("1 problem", theme.bad),
             count => TableCell::new(format!("{count} problems"), theme.bad),
         },
-        ProfileColumn::Checked => {
-            match app.latest().forward_checks.iter().find(|check| check.profile == row.name) {
-                None => TableCell::new("-", theme.faint),
-                Some(check) => {
-                    let (word, style) = if check.passed { ("ok", theme.good) } else { ("failed", theme.bad) };
-                    TableCell::new(format!("{word} {}", format::age(check.age_seconds)), style)
-                }
+        ProfileColumn::Checked => match app.listed_checks().iter().find(|check| check.profile == row.name) {
+            None => TableCell::new("-", theme.faint),
+            Some(check) => {
+                let (word, style) = if check.passed { ("ok", theme.good) } else { ("failed", theme.bad) };
+                TableCell::new(format!("{word} {}", format::age(check.age_seconds)), style)
             }
-        }
+        },
         ProfileColumn::Note => {
             let note = match row.problems.first() {
                 Some(problem) => problem.text.clone(),

@@ -137,6 +137,17 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<ServiceColumn>> {
 }
 
 fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
+    let told = told_cell(app, row, kind);
+    match kind {
+        _ if app.is_heard(row.gateway.as_ref()) => told,
+        // What its gateway said last is not what it is.
+        ServiceColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
+        ServiceColumn::RateUp | ServiceColumn::RateDown => TableCell::new("-", app.style.theme.faint),
+        _ => TableCell { style: app.style.theme.faint, ..told },
+    }
+}
+
+fn told_cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
     let (look, theme) = (&app.style, app.style.theme);
     let accept = || app.addresses().text(&row.accept.join(" "));
     let backend = || app.addresses().text(row.connect.as_deref().unwrap_or("-"));

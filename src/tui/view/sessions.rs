@@ -1,5 +1,7 @@
 //! The sessions: open ones, waiting first, then the busiest; below them those that just ended, failures first.
 
+mod selected;
+
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
@@ -157,10 +159,29 @@ fn sheet(app: &App, area: Rect, lines: &[usize]) -> TableSheet<SessionColumn> {
 }
 
 fn selected_text(app: &App) -> Option<(String, Style)> {
-    app.selected_session(app.snapshot()).map(|row| describe_selected(app, row))
+    app.selected_session(app.snapshot()).map(|row| selected::describe(app, row))
 }
 
 fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
+    let told = told_cell(app, row, is_selected, kind);
+    let inner = match (kind, row) {
+        (SessionColumn::Inside | SessionColumn::Backend, ListedSession::Open(row)) => {
+            app.order().inner(app.snapshot(), row)
+        }
+        _ => None,
+    };
+    let gateway = inner.map_or(row.gateway(), |inner| inner.gateway.as_ref());
+    match kind {
+        SessionColumn::Mark => told,
+        // One that has ended is what it was.
+        _ if app.is_heard(gateway) || matches!(row, ListedSession::Ended(_)) => told,
+        SessionColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
+        SessionColumn::RateUp | SessionColumn::RateDown => TableCell::new("-", app.style.theme.faint),
+        _ => TableCell { style: app.style.theme.faint, ..told },
+    }
+}
+
+fn told_cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
     match (kind, row) {
         (SessionColumn::Mark, row) if is_selected => {
             let ended = if let ListedSession::Ended(row) = row { ended_mark(app, row) } else { "" };
@@ -169,40 +190,6 @@ fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColum
         (_, ListedSession::Open(row)) => open_cell(app, row, kind),
         (_, ListedSession::Ended(row)) => ended_cell(app, row, kind),
     }
-}
-
-/// The row under the cursor, with what its columns have no room for.
-fn describe_selected(app: &App, row: ListedSession<'_>) -> (String, Style) {
-    let addresses = app.addresses();
-    let moved = |up: u64, down: u64| format!("{} up, {} down in all", format::bytes(up), format::bytes(down));
-    let over = |peer: &Option<String>| peer.as_ref().map(|peer| format!(" over {}", addresses.text(peer)));
-    let text = match row {
-        ListedSession::Open(row) => {
-            let waited = row.waited_ms.map(|ms| format!(", waited {}", format::wait(ms)));
-            let connected = row.connected_ms.map(|ms| format!(", connected in {}", format::wait(ms)));
-            format!(
-                "{} {} to {}{}: {}{}{}",
-                row.id,
-                addresses.client(&row.client),
-                row.service,
-                over(&row.peer).unwrap_or_default(),
-                moved(row.bytes_up, row.bytes_down),
-                waited.unwrap_or_default(),
-                connected.unwrap_or_default()
-            )
-        }
-        ListedSession::Ended(row) => format!(
-            "{} {} to {}{}: {} {}; {}",
-            row.id,
-            addresses.client(&row.client),
-            row.service,
-            over(&row.peer).unwrap_or_default(),
-            row.end,
-            addresses.text(&row.reason),
-            moved(row.bytes_up, row.bytes_down)
-        ),
-    };
-    (text, app.style.theme.plain)
 }
 
 /// The head of the column that the list goes by has an arrow: up for the least on top.
@@ -315,8 +302,8 @@ fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
         SessionColumn::Backend => peer(app, backend(app, row)),
         SessionColumn::RateUp => number(look, row.rate_up),
         SessionColumn::RateDown => number(look, row.rate_down),
-        SessionColumn::Up => moved(app, row, row.bytes_up),
-        SessionColumn::Down => moved(app, row, row.bytes_down),
+        SessionColumn::Up => moved(app, row, |row| row.bytes_up),
+        SessionColumn::Down => moved(app, row, |row| row.bytes_down),
         SessionColumn::Phase => match app.order().inner(app.snapshot(), row) {
             // The outer half's, then the inner one's.
             Some(inner) if inner.phase != row.phase => {
@@ -390,8 +377,8 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
             peer(app, dialled.or_else(|| lists::backend(app.whole_snapshot(), &row.service, None))).text
         }
         SessionColumn::RateUp | SessionColumn::RateDown => "-".into(),
-        SessionColumn::Up => format!("{}{}", format::amount(row.bytes_up), ended_difference(app, row)),
-        SessionColumn::Down => format!("{}{}", format::amount(row.bytes_down), ended_difference(app, row)),
+        SessionColumn::Up => ended_moved(app, row, |row| row.bytes_up),
+        SessionColumn::Down => ended_moved(app, row, |row| row.bytes_down),
         SessionColumn::Phase => {
             look.text(&format!("{} {}", row.end, app.addresses().text(&row.reason)), TEXT_CHARS)
         }
@@ -432,20 +419,24 @@ pub(super) fn backend<'a>(app: &'a App, row: &'a SessionRow) -> Option<&'a str> 
 }
 
 /// Bytes that the two halves count differently are marked: nothing may be lost between them.
-fn moved(app: &App, row: &SessionRow, bytes: u64) -> TableCell {
+fn moved(app: &App, row: &SessionRow, bytes: fn(&SessionRow) -> u64) -> TableCell {
     match app.order().inner(app.snapshot(), row) {
-        Some(inner) if !session_join::bytes_agree(row, inner) => {
-            let text = format!("{}{}", format::amount(bytes), app.style.symbols.differs);
+        // What one of them said before it fell silent differs from what the other says now.
+        Some(inner) if !app.is_heard(row.gateway.as_ref()) || !app.is_heard(inner.gateway.as_ref()) => {
+            number(&app.style, bytes(row))
+        }
+        Some(inner) if !session_join::bytes_agree(row, inner, bytes) => {
+            let text = format!("{}{}", format::amount(bytes(row)), app.style.symbols.differs);
             TableCell::new(text, app.style.theme.warn)
         }
-        Some(_) | None => number(&app.style, bytes),
+        Some(_) | None => number(&app.style, bytes(row)),
     }
 }
 
-fn ended_difference(app: &App, row: &EndedRow) -> &'static str {
+fn ended_moved(app: &App, row: &EndedRow, bytes: fn(&EndedRow) -> u64) -> String {
     let inner = app.order().inner_ended(app.snapshot(), row);
-    let differs = inner.is_some_and(|inner| !session_join::ended_bytes_agree(row, inner));
-    if differs { app.style.symbols.differs } else { "" }
+    let differs = inner.is_some_and(|inner| bytes(row) != bytes(inner));
+    format!("{}{}", format::amount(bytes(row)), if differs { app.style.symbols.differs } else { "" })
 }
 
 fn half(app: &App, role: Half) -> TableCell {

@@ -1,6 +1,6 @@
 //! All that is known of one pool, and a line for each of its links.
 
-use super::{DetailLine, certificate, fact};
+use super::{DetailLine, certificate, fact, gateway_line};
 use crate::{
     telemetry::snapshot::{LinkRow, LinkState, PoolRow},
     tui::{
@@ -44,7 +44,8 @@ pub(super) fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
     let addresses = app.addresses();
     let known = |text: &Option<String>| addresses.text(text.as_deref().unwrap_or("-"));
     let service = if row.service == "*" { "any service of this peer" } else { &row.service };
-    let mut facts = vec![
+    let mut facts: Vec<_> = gateway_line(app, row.gateway.as_deref()).into_iter().collect();
+    facts.extend([
         fact("service", service.to_owned()),
         fact("half", role_word(row.role).to_owned()),
         DetailLine { style: app.style.theme.title, ..fact("state", pool_state(row)) },
@@ -64,9 +65,9 @@ pub(super) fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
             format!("{} wait, {} were refused because no link came in time", row.waiting, row.misses),
         ),
         fact("failures", format!("{} in the last minute, {} in all", row.failures_minute, row.failures)),
-    ];
+    ]);
     if row.name.is_some() {
-        facts.insert(5, fact("of name", known(&row.name)));
+        facts.insert(5 + usize::from(row.gateway.is_some()), fact("of name", known(&row.name)));
     }
     if let (Some(half), Some(most)) = (row.wait_p50_ms, row.wait_p99_ms) {
         let (half, most) = (format::wait(half), format::wait(most));
