@@ -113,6 +113,13 @@ mod tests {
             let read = read(&path, AdminAccess::Full);
             assert_eq!(read.is_ok(), is_fine, "{mode:o}: {read:?}");
         }
+        // Only root can give a file away.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let told = read(&path, AdminAccess::Full).unwrap_err();
+            assert!(told[0].to_string().contains("it belongs to user 12345"), "{told:?}");
+        }
         let gone = read(&folder.path().join("none.yaml"), AdminAccess::Full).unwrap_err();
         assert!(gone[0].to_string().contains("No such file"), "{gone:?}");
     }

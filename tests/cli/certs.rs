@@ -18,7 +18,7 @@ fn openssl(place: &Place, line: &str) -> String {
 }
 
 /// A pair in files of this name that ends in so many days, of the CA that is there.
-fn ending(place: &Place, name: &str, in_days: i64) {
+pub fn ending(place: &Place, name: &str, in_days: i64) {
     let read = |file: &str| fs::read_to_string(place.path(&format!("pki/{file}"))).unwrap();
     let issuer =
         Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap();

@@ -1,13 +1,19 @@
-//! `doctor` on a gateway that lacks nothing, and on one that has lost its peer.
+//! `doctor` on gateways that lack nothing, and each of its findings on real gateways that it limits.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
+use socket2::SockRef;
 
 use crate::{
+    DIRECT, certs, connect,
     process::{Place, SOON},
-    run,
-    setup::Pair,
+    run, said,
+    setup::{Pair, dmz_half, free_port, internal_half},
 };
 
 /// Links may be away for a second before they count as lost.
@@ -49,4 +55,162 @@ fn doctor_exits_1_when_the_peer_is_gone_and_0_while_it_is_there() {
     let nobody = run(&place, &["doctor", "--admin", "run/dmz.sock"]);
     assert_eq!(nobody.code, Some(1), "{}", nobody.out);
     assert!(nobody.out.is_empty() && !nobody.err.is_empty(), "{}", nobody.out);
+}
+
+/// A finding: its id, how bad it is, and part of its object and figure.
+type Told<'a> = (&'a str, &'a str, &'a str);
+
+/// Waits until this is found of the gateway.
+#[track_caller]
+fn until_found(place: &Place, gateway: &str, told: Told<'_>) {
+    until_found_by(place, &[], gateway, told);
+}
+
+/// The same of a `doctor` that another program starts.
+#[track_caller]
+fn until_found_by(place: &Place, wrapper: &[&str], gateway: &str, (id, severity, figure): Told<'_>) {
+    let admin = format!("run/{gateway}.sock");
+    let mut last = Value::Null;
+    let start = Instant::now();
+    while start.elapsed() < SOON {
+        let asked = place.wrapped(wrapper, &["doctor", "--json", "--admin", &admin]).output();
+        let told = said(asked.expect("the program runs"));
+        last = serde_json::from_str(&told.out).unwrap_or_else(|_| panic!("{}", told.err));
+        let is_it = |found: &Value| {
+            let about = format!("{} {}", found["object"], found["figure"]);
+            found["id"] == id && found["severity"] == severity && about.contains(figure)
+        };
+        if last.as_array().is_some_and(|found| found.iter().any(is_it)) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{id}, {severity}, {figure} is not found: {last:#}");
+}
+
+#[test]
+fn a_lock_that_is_off_and_descriptors_that_are_few_are_found() {
+    let place = Place::with_certificates();
+    place.write("dmz.yaml", &format!("confine: off\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+    let limited = ["prlimit", "--nofile=128:128"];
+    let _dmz = place.start_as("dmz", &limited, &["--no-ui", "--profile", "dmz.yaml"]);
+    until_found(&place, "dmz", ("lock-off", "should", "no lock is on"));
+    until_found(&place, "dmz", ("descriptors", "should", "128 descriptors"));
+}
+
+#[test]
+fn certificates_that_end_are_found_on_both_halves() {
+    let place = Place::with_certificates();
+    certs::ending(&place, "dmz", 10);
+    let _pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    for half in ["dmz", "internal"] {
+        until_found(&place, half, ("certificate-ends", "must", "dmz"));
+    }
+}
+
+#[test]
+fn a_service_that_is_full_is_found() {
+    let place = Place::with_certificates();
+    let dmz = dmz_half("127.0.0.1:0", &["echo"]).replace("accept:", "sessions: 1, accept:");
+    let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("echo", "echo://")]));
+    let mut client = connect(pair.dmz.accept("echo"));
+    client.write_all(b"x").expect("it is sent");
+    client.read_exact(&mut [0]).expect("it is served");
+    until_found(&place, "dmz", ("sessions-full", "must", "1 of 1 sessions open"));
+}
+
+#[test]
+fn backends_that_do_not_answer_are_found() {
+    let place = Place::with_certificates();
+    let (failing, checked) =
+        (format!("tcp://127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let names = ["failing", "checked"];
+    let pair = Pair::of(&place, &dmz_half("127.0.0.1:0", &names), |link| {
+        let profile = internal_half(link, &[("failing", &failing)]);
+        format!("{profile}    checked: {{ connect: \"tcp://{checked}\", check: {{ every: 500ms }} }}\n")
+    });
+    until_found(&place, "internal", ("backend-down", "must", &checked));
+    for _ in 0..5 {
+        // It is cut, whichever way that is told.
+        let _ = connect(pair.dmz.accept("failing")).read(&mut [0]);
+    }
+    until_found(&place, "internal", ("backend-failing", "must", "sessions failed at the backend"));
+}
+
+#[test]
+fn links_that_are_full_are_found() {
+    let place = Place::with_certificates();
+    let pair = Pair::of(&place, &dmz_half("127.0.0.1:0", &["echo"]), |link| {
+        let profile = internal_half(link, &[("echo", "echo://")]);
+        profile.replace("prepared: 2,", "prepared: 1, maximum: 1, sessions_per_link: 1,")
+    });
+    let mut client = connect(pair.dmz.accept("echo"));
+    client.write_all(b"x").expect("it is sent");
+    client.read_exact(&mut [0]).expect("it is served");
+    let _waits = connect(pair.dmz.accept("echo"));
+    until_found(&place, "dmz", ("links-full", "must", "0 of 1 links take a session, 1 clients wait"));
+}
+
+#[test]
+fn clients_that_wait_for_nothing_are_found() {
+    let place = Place::with_certificates();
+    for (wait, id, severity) in [("500ms", "wait-in-vain", "must"), ("60s", "wait-outlasts", "should")] {
+        let dmz = dmz_half("127.0.0.1:0", &["echo"])
+            .replace("prepared: 2,", &format!("prepared: 2, wait: {wait},"));
+        let Pair { dmz, internal } =
+            Pair::of(&place, &dmz, |link| internal_half(link, &[("echo", "echo://")]));
+        drop(internal);
+        dmz.wait("no link is left", SOON, |status| status["pools"][0]["gone_seconds"].is_number());
+        let port = dmz.accept("echo");
+        let clients: Vec<_> = (0..4).map(|_| connect(port)).collect();
+        if id == "wait-outlasts" {
+            dmz.wait("they wait", SOON, |status| status["totals"]["sessions_waiting"] == 4);
+            // Each is gone with a reset: the end of what it says would be no goodbye.
+            clients.iter().for_each(|client| {
+                SockRef::from(client).set_linger(Some(Duration::ZERO)).expect("it is set");
+            });
+            drop(clients);
+        }
+        until_found(&place, "dmz", (id, severity, "4 clients"));
+    }
+}
+
+/// The client comes before the first link does.
+#[test]
+fn long_waits_are_found() {
+    let place = Place::with_certificates();
+    let profile = dmz_half("127.0.0.1:0", &["echo"]).replace("prepared: 2,", "prepared: 2, wait: 60s,");
+    place.write("dmz.yaml", &profile);
+    let dmz = place.start("dmz");
+    let mut client = connect(dmz.accept("echo"));
+    client.write_all(b"x").expect("it is sent");
+    dmz.wait("it has waited for long", SOON, |status| {
+        status["sessions"][0]["age_seconds"].as_f64().is_some_and(|age| age > 1.1)
+    });
+    place.write(
+        "internal.yaml",
+        &internal_half(&format!("127.0.0.1:{}", dmz.link_port()), &[("echo", "echo://")]),
+    );
+    let _internal = place.start("internal");
+    client.read_exact(&mut [0]).expect("it is served");
+    until_found(&place, "dmz", ("waits-long", "must", "half waited"));
+}
+
+/// As in a container of its own: there the kernel has other limits, and the gateway's socket is the same.
+#[test]
+fn what_the_kernel_allows_where_doctor_runs_is_found() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &DIRECT.replace("echo://", "tcp://127.0.0.1:9"));
+    let _gateway = place.start("one");
+    let lower = "cd /proc/sys/net && echo 128 > core/somaxconn && echo 128 > ipv4/tcp_max_syn_backlog && \
+                 echo 0 > ipv4/tcp_syncookies && echo 40000 40099 > ipv4/ip_local_port_range && cd - > /dev/null \
+                 && exec \"$@\"";
+    let elsewhere = ["unshare", "--net", "sh", "-c", lower, "sh"];
+    for (id, figure) in [
+        ("accept-backlog", "somaxconn is 128"),
+        ("handshake-backlog", "tcp_max_syn_backlog is 128"),
+        ("local-ports", "100 local ports"),
+    ] {
+        until_found_by(&place, &elsewhere, "one", (id, "should", figure));
+    }
 }

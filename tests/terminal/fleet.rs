@@ -70,9 +70,11 @@ impl SshServer {
         let public = fs::read_to_string(place.path("user.pub")).unwrap();
         place.write("authorized_keys", &format!("{forced}{public}"));
         let at = |name: &str| place.path(name).display().to_string();
+        place.write("banner", "All that is done here is written down.\n");
         let config = format!(
-            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n\
+            "Banner {}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n\
              SetEnv PATH={}:/usr/bin:/bin XDG_RUNTIME_DIR={}\n",
+            at("banner"),
             at("host"),
             at("authorized_keys"),
             at("bin"),
@@ -168,6 +170,8 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
             "absent=run/none.sock",
             "hanging=exec:hangs",
             "talks=exec:echo no gateway lives here",
+            // It would ask for a password.
+            "asks=exec:/usr/bin/ssh -F ssh_config -o PreferredAuthentications=password locked",
         ],
     );
     terminal.press("8");
@@ -175,13 +179,15 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
     for name in ["here", "there", "greeting"] {
         until_row(&terminal, &["HEALTHY", name]);
     }
-    for name in ["locked", "absent", "talks"] {
+    for name in ["locked", "absent", "talks", "asks"] {
         until_row(&terminal, &["UNREACHABLE", name]);
     }
     terminal.press(":only locked\r\r");
     terminal.until_shown("Permission denied");
     terminal.press("\u{1b}");
     terminal.until("the list again", |screen| !screen.contents().contains("Esc goes back"));
+    terminal.press("o:only asks\r");
+    terminal.until_shown("gateway asks can not be reached: root@127.0.0.1: Permission denied");
     terminal.press("o");
 
     // A command goes over ssh as well, and the question names its gateway.
@@ -190,6 +196,15 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
     until("the reload is written down", SOON, || {
         there.log().contains("operator kind=\"reload\"").then_some(())
     });
+    // One that is refused stays on the screen, with the lines that it is about.
+    let profile = fs::read_to_string(place.path("shop.yaml")).unwrap();
+    place.write("shop.yaml", &profile.replacen("mode:", "mood:", 1));
+    terminal.press("r");
+    terminal.until("the reason and its lines", |screen| {
+        let shown = screen.contents();
+        shown.contains("refused: there: ") && shown.contains("1 | mood:")
+    });
+    place.write("shop.yaml", &profile);
     terminal.press("o8");
 
     server.kill_connections();
@@ -240,7 +255,7 @@ fn a_carrier_hears_nothing_of_the_service_manager() {
 fn a_key_that_may_only_look_changes_nothing() {
     let place = place();
     let forced = format!(
-        "restrict,command=\"XDG_RUNTIME_DIR={} {PROGRAM} admin --stdio --read-only\" ",
+        "restrict,command=\"echo Welcome to edge.; XDG_RUNTIME_DIR={} {PROGRAM} admin --stdio --read-only\" ",
         place.path("run").display()
     );
     let server = SshServer::start(&place, &forced);
@@ -281,6 +296,32 @@ fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_told_by_line() {
         let (code, told) = refused(bad);
         assert_eq!(code, Some(2), "{bad:?}: {told}");
     }
+}
+
+#[test]
+fn a_recording_of_a_fleet_is_replayed_with_all_its_gateways() {
+    let place = place();
+    let _shop = start(&place, "shop");
+    let mut terminal = attach(
+        &place,
+        &["--record", "kept.jsonl", "one=run/shop.sock", "two=run/shop.sock", "gone=run/none.sock"],
+    );
+    terminal.press("8");
+    for words in [["HEALTHY", "one"], ["HEALTHY", "two"], ["UNREACHABLE", "gone"]] {
+        until_row(&terminal, &words);
+    }
+    terminal.until_shown("REC");
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+    let mut replay = Terminal::run(&place, &[PROGRAM, "replay", "kept.jsonl"]);
+    replay.press("8");
+    replay.until("all its gateways", |screen| {
+        ["one", "two", "gone", "UNREACHABLE"].iter().all(|word| screen.contents().contains(word))
+    });
+    replay.press("r");
+    replay.until("nothing is asked of anybody", |screen| !screen.contents().contains("reloading"));
+    replay.press("q");
+    assert_eq!(replay.exit_code(), 0);
 }
 
 /// The far end of `attach ssh:` finds the gateway of a profile, and says when there is none.
