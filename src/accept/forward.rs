@@ -309,7 +309,7 @@ mod tests {
                 at: Instant::now(),
                 counts,
                 protocol: Some(multiplex::PROTOCOL_NAME),
-                last_error: None,
+                last_fault: None,
                 goodbye: GoodbyeState::default(),
                 succession: Succession::default(),
             });

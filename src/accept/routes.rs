@@ -462,8 +462,8 @@ mod tests {
             let (stream, from) = listener.accept().await.expect("it connects");
             client.write_all(said).await.expect("it is taken");
             let front = PortRoutes { proxy, table: named() };
-            let gates = ClientGates::default();
-            let routed = happens_after(HANDSHAKE, route_client(stream, from, &front, &gates)).await;
+            let (doors, gates) = (LinkDoors::default(), ClientGates::default());
+            let routed = happens_after(HANDSHAKE, route_client(stream, from, &front, &doors, &gates)).await;
             assert!(matches!(routed, Err(RouteError::Timeout)), "{said:?}");
         }
     }

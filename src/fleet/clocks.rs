@@ -91,6 +91,7 @@ mod tests {
             time: clock(ago),
             level: NoticeLevel::Info,
             text: format!("{name} {ago}"),
+            rejected_link: None,
         };
         let notices = ago_seconds.iter().map(notice).collect();
         member(name, Some(Snapshot { time: clock(0), notices, ..picture(Half::Dmz, name, 0) }))

@@ -112,7 +112,13 @@ impl ReachEvents {
             self.notices.pop_front();
         }
         let gateway = Some(Arc::clone(&row.name));
-        self.notices.push_back(Notice { gateway, time: log::format_utc(now), level, text });
+        self.notices.push_back(Notice {
+            gateway,
+            time: log::format_utc(now),
+            level,
+            text,
+            rejected_link: None,
+        });
     }
 
     /// Oldest first.

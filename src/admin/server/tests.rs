@@ -20,7 +20,8 @@ use crate::{
 /// A picture of 100 kB: a few fill every buffer between two ends of a socket.
 fn picture() -> Arc<Snapshot> {
     let text = "x".repeat(100_000);
-    let notice = Notice { gateway: None, time: "now".into(), level: NoticeLevel::Info, text, rejected_link: None };
+    let notice =
+        Notice { gateway: None, time: "now".into(), level: NoticeLevel::Info, text, rejected_link: None };
     Arc::new(Snapshot { notices: vec![notice], ..Snapshot::new("demo", ProfileMode::Direct) })
 }
 

@@ -34,7 +34,9 @@ impl Pool {
             true => "no internal gateway has a link for this service; those that had one left in good order",
         };
         add_services(&books, services, why, &mut rows);
-        rows.sort_unstable_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));
+        rows.sort_unstable_by(|a, b| {
+            (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address))
+        });
         add_clients(&books, &mut rows);
         rows
     }
