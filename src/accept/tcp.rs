@@ -135,25 +135,26 @@ pub async fn run(
             }
         }
     };
-    let tell = |told: ListenEvent<'_>| match told {
-        ListenEvent::Pauses(error) => {
-            notices.error(
-                LogEvent::PortPaused.line(format!(
-                    "client port: accept: {error}; accepting pauses until descriptors are free"
-                )),
-            );
-        }
-        ListenEvent::Waits { at, why } => {
-            notices.warn(
-                LogEvent::PortWaits.line(format!("client port {at}: {why}; it is tried again every second")),
-            );
-        }
-        ListenEvent::Listens(at) => {
-            notices.info(LogEvent::PortListens.line(format!("client port {at} listens now")))
-        }
-    };
+    let tell = |told: ListenEvent<'_>| report_port(&notices, &told);
     let quota = || if is_for_links() { unbounded.clone() } else { quota.clone() };
     listener.accept_within(quota, accepted, tell).await;
+}
+
+/// Tells how the port of clients is.
+fn report_port(notices: &NoticeLog, told: &ListenEvent<'_>) {
+    match told {
+        ListenEvent::Pauses(error) => {
+            let line = format!("client port: accept: {error}; accepting pauses until descriptors are free");
+            notices.error(LogEvent::PortPaused.line(line));
+        }
+        ListenEvent::Waits { at, why } => {
+            let line = format!("client port {at}: {why}; it is tried again every second");
+            notices.warn(LogEvent::PortWaits.line(line));
+        }
+        ListenEvent::Listens(at) => {
+            notices.info(LogEvent::PortListens.line(format!("client port {at} listens now")));
+        }
+    }
 }
 
 /// Serves a client while holding its descriptor permit.

@@ -22,18 +22,21 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "commands::verify::LOOK",
             "commands::verify::halves::LOOK",
             "connect::idle_connections::SWEEP",
+            "fleet::members::CROWDED_PICTURE_EVERY",
             "fleet::members::FIRST_PICTURES_EVERY",
             "fleet::members::PICTURE_EVERY",
             "gateway::TICK",
             "gateway::TICK_HURRIED",
             "gateway::certificate_reload::LOOK",
             "gateway::certificate_reload::RETRY",
-            "gateway::relay::LOOK",
-            "gateway::relay::REST",
+            "gateway::idle_watch::LOOK",
+            "gateway::idle_watch::REST",
+            "gateway::service_manager::EXTENDS_EVERY",
             "gateway::service_manager::STATUS_EVERY",
             "gateway::session::GONE_LOOK",
             "gateway::session::SWITCH_LOOK",
             "headless::SUMMARY",
+            "link::dialled_gateways::LOOK",
             "link::keeper::LOOK_AGAIN",
             "link::keeper::LOOK_IN",
             "link::multiplex::timing::LOOK",
@@ -66,11 +69,13 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
         &[
             "accept::forward::GLIMPSED",
             "accept::request_auth::FAR",
+            "admin::attach::EARLY",
             "admission::pace::SAVED",
             "auth::remembered::REMEMBERED",
             "auth::token::SLACK",
             "connect::backend_state::SLOW_START",
             "gateway::switch::LINGER",
+            "gateway::service_manager::EXTENDS_BY",
             "link::keeper::LIVED",
             "link::link_guard::TOGETHER",
             "link::liveness::SILENCE_MAX",
@@ -134,6 +139,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "admin::stdio::QUIET",
             "auth::hashing::TURN",
             "commands::verify::halves::PROMPT",
+            "connect::backend_group::LOOK_UP",
             "connect::forward::ANSWER",
             "connect::forward::CONNECT_TOTAL",
             "demo::ANSWER",
@@ -148,7 +154,6 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "tui::run::ANSWER_WAIT",
             "verify::closed::KNOCK",
             "verify::probe::CUT_WITHIN",
-            "verify::probe::WITHIN",
             "verify::steps::READY_WITHIN",
         ],
     ),
@@ -173,7 +178,7 @@ fn durations() -> BTreeMap<String, String> {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
             let code = code.split("#[cfg(test)]\n#[expect").next().unwrap();
             for each in constant.captures_iter(code) {
                 found.insert(format!("{}::{}", module(below), &each[1]), each[2].to_owned());
