@@ -15,6 +15,8 @@ fn words(list: &str) -> Vec<String> {
 #[test]
 fn the_container_runs_the_program_as_a_user_of_its_own_and_asks_it_whether_it_is_ready() {
     let text = fs::read_to_string(root().join("assets/Containerfile")).expect("the recipe");
+    // In the other format the health check would be left out.
+    assert!(text.contains("podman build --format docker "));
     let last = text.rsplit("\nFROM ").next().expect("a last stage");
     let value = |key: &str| last.lines().find_map(|line| line.strip_prefix(key)).expect("the key is there");
     assert_eq!((value("USER "), value("STOPSIGNAL ")), ("portcullis", "SIGTERM"));
