@@ -233,5 +233,5 @@ async fn answers_that_name_the_host_are_mended_at_whatever_address_it_is() {
     let moved = format!("HTTP/1.1 302 Found\r\nLocation: http://app.test:{}/next\r\n\r\n", servers.port);
     say(&mut server, moved.as_bytes()).await;
     let answer = head(&mut client).await;
-    assert!(answer.contains(&"location: http://h/next".to_owned()), "{answer:?}");
+    assert!(answer.contains(&"location: /next".to_owned()), "{answer:?}");
 }
