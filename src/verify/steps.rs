@@ -150,11 +150,10 @@ impl VerifyRun {
         if let (Some(_), Some(why)) = (trial, self.unanswered_reason(mode).await) {
             return StepFinding::skip(why);
         }
-        let rows = match self.wait_until_ready(role, mode, trial).await {
-            Ok(rows) => rows,
+        let links = match self.wait_until_ready(role, mode, trial).await {
+            Ok(links) => links,
             Err(failed) => return failed,
         };
-        let links = join(rows.iter().map(describe_pool));
         match role {
             Half::Dmz => self.probe_all(&links, trial).await,
             Half::Internal => StepFinding::pass(format!("links are parked: {links}")),
@@ -195,13 +194,13 @@ impl VerifyRun {
         Some(snapshots.borrow().clone())
     }
 
-    /// Waits for healthy pools. Why nobody offers a service, a probe over a dialled link tells best.
+    /// Waits for healthy pools, and says what they are and which gateway that is named has none. Why nobody offers a service, a probe over a dialled link tells best.
     async fn wait_until_ready(
         &self,
         role: Half,
         mode: Mode,
         trial: Option<&dyn TrialParts>,
-    ) -> Result<Vec<PoolRow>, StepFinding> {
+    ) -> Result<String, StepFinding> {
         let (began, since) = (Instant::now(), log::utc_now());
         loop {
             let Some(snapshot) = self.fresh_snapshot().await else { return Err(stopped_finding()) };
@@ -212,7 +211,10 @@ impl VerifyRun {
             rows.retain(|row| !row.standby && (mode != Mode::Forward || row.address.is_some()));
             let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
             if !rows.is_empty() && rows.iter().all(is_healthy) {
-                return Ok(rows);
+                // Of a trial's links, the gateway itself knows nothing.
+                let readiness = snapshot.readiness.as_ref().filter(|_| trial.is_none());
+                let missing = readiness.map_or(&[][..], |readiness| &readiness.unlinked).iter().cloned();
+                return Ok(join(rows.iter().map(describe_pool).chain(missing)));
             }
             if began.elapsed() >= READY_WITHIN {
                 rows.retain(|row| !is_healthy(row));

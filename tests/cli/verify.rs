@@ -238,6 +238,17 @@ fn a_running_gateway_walks_itself_and_counts_no_probe() {
 }
 
 #[test]
+fn a_gateway_that_is_named_and_has_never_come_is_missed() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let pair = ports.pair("echo://").replace("mode: forward", "mode: reverse");
+    place.write("pair.yaml", &pair.replace("peers: [internal]", "peers: [internal, spare]"));
+    let _gateway = start_unnamed(&place, "pair");
+    let report = verify(&place, "pair.yaml");
+    let (seen, _) = step(&report, "reverse");
+    assert!(seen.contains("internal") && seen.contains("no link from spare"), "{report:#}");
+}
+
+#[test]
 fn a_backend_that_is_down_is_named() {
     let (place, ports) = (Place::with_certificates(), Ports::new());
     let (_socket, port) = reserved();
