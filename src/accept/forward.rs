@@ -61,6 +61,7 @@ struct DialledInPeer {
     at: Instant,
     counts: Arc<LinkCounters>,
     protocol: Option<&'static str>,
+    failures: u64,
     last_fault: Option<LinkFault>,
     goodbye: GoodbyeState,
     succession: Succession,
@@ -113,6 +114,7 @@ impl DialledInPeers {
             at: Instant::now(),
             counts: counts.clone(),
             protocol,
+            failures: 0,
             last_fault: None,
             goodbye: GoodbyeState::default(),
             succession: Succession::default(),
@@ -130,7 +132,10 @@ impl DialledInPeers {
             match loss {
                 IdleLossReason::Retired => visitor.goodbye.note_retired(is_last),
                 IdleLossReason::Drained => visitor.goodbye.note_drain(),
-                IdleLossReason::Failed(_) => visitor.goodbye.note_failure(),
+                IdleLossReason::Failed(_) => {
+                    visitor.failures += 1;
+                    visitor.goodbye.note_failure();
+                }
             }
             visitor.last_fault = match loss {
                 IdleLossReason::Retired => None,
@@ -167,6 +172,10 @@ impl Succeeding for DialledInPeer {
         &self.counts
     }
 
+    fn failures(&mut self) -> &mut u64 {
+        &mut self.failures
+    }
+
     /// It kept links, and said no goodbye.
     fn lost_for(&self) -> Option<Duration> {
         let keeps_links = self.protocol == Some(multiplex::PROTOCOL_NAME) && !self.goodbye.is_said();
@@ -198,6 +207,7 @@ impl DialledInPeer {
             state,
             ready: self.counts.ready(),
             carrying: self.counts.carrying(),
+            failures: self.failures,
             protocol: self.protocol.map(Into::into),
             instance: self.peer.instance.map(|instance| instance.to_string()),
             ..PoolRow::new(Half::Internal, "*".into())
@@ -309,6 +319,7 @@ mod tests {
                 at: Instant::now(),
                 counts,
                 protocol: Some(multiplex::PROTOCOL_NAME),
+                failures: 0,
                 last_fault: None,
                 goodbye: GoodbyeState::default(),
                 succession: Succession::default(),

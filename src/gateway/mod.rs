@@ -23,6 +23,7 @@ pub mod plan;
 mod ports;
 mod profiles;
 mod reader;
+mod recent_history;
 mod relay;
 mod service;
 pub mod service_changes;
@@ -60,11 +61,12 @@ use self::{
     offers::ClosedServices,
     ports::ClientPorts,
     reader::{EngineReader, LOOK_UP},
+    recent_history::RecentHistory,
     service::ServiceTable,
     service_faults::ServiceFaults,
     service_manager::ServiceManager,
     session::SessionContext,
-    snapshot_builder::{RecentHistory, TrafficHistory},
+    snapshot_builder::TrafficHistory,
     state::EngineState,
     switch::RetiringParts,
 };

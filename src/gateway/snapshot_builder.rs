@@ -1,15 +1,11 @@
 //! Builds the snapshot, a few times a second and whenever somebody asks for it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, HashMap, VecDeque},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{
-    Engine, descriptors, offers, ports,
-    service::{Service, ServiceTable},
-};
+use super::{Engine, descriptors, offers, ports, service::Service};
 use crate::{
     confine::{self, LockedHalf, UnixSockets},
     connect::Connector,
@@ -18,12 +14,11 @@ use crate::{
     profile::{ExpiredListPolicy, Half, ServiceName},
     telemetry::{
         health::{self, CertificateRow, RevocationListRow},
-        histogram::{LastMinute, WaitCounts},
         log, recording,
         registry::ServiceEnds,
         snapshot::{
-            ConfinedRow, DescriptorUsage, MonitorCounts, PoolRow, PoolState, ServicePhase, ServiceRow,
-            Snapshot, TrafficSample, TrafficTotals,
+            ConfinedRow, DescriptorUsage, MonitorCounts, PoolRow, ServicePhase, ServiceRow, Snapshot,
+            TrafficSample, TrafficTotals,
         },
     },
     tls::{expiry::CertificateExpiry, revocation::ListExpiry},
@@ -72,90 +67,10 @@ impl TrafficHistory {
     }
 }
 
-/// What pictures before this one tell: failures of each pool row and waits of each service in the last
-/// minute, and the states that are held.
-#[derive(Debug, Default)]
-pub struct RecentHistory {
-    held: HashMap<PoolKey, HeldPoolState>,
-    /// For each pool, the failure counts of the last minute, one per second.
-    failures: HashMap<PoolKey, VecDeque<u64>>,
-    waits: HashMap<(Half, ServiceName), LastMinute>,
-}
-
-/// The state shown for a pool, and when it was last as bad as that, in seconds since the gateway started.
-#[derive(Debug, Clone, Copy)]
-struct HeldPoolState {
-    state: PoolState,
-    at: f64,
-}
-
 type TotalsByService = HashMap<(Half, ServiceName), TrafficTotals>;
-
-/// Half, service, peer, address.
-type PoolKey = (Half, String, Option<String>, Option<String>);
-
-fn pool_key(row: &PoolRow) -> PoolKey {
-    (row.role, row.service.clone(), row.peer.clone(), row.address.clone())
-}
-
-impl RecentHistory {
-    /// Must be called once a second.
-    pub(super) fn sample(&mut self, pools: &[PoolRow], services: &ServiceTable, now: f64) {
-        let keys: HashSet<_> = pools.iter().map(pool_key).collect();
-        self.failures.retain(|key, _| keys.contains(key));
-        for row in pools {
-            // A row that is new has failed within the minute, as far as it has.
-            let counts = self.failures.entry(pool_key(row)).or_insert_with(|| VecDeque::from([0]));
-            counts.push_back(row.failures);
-            if counts.len() > MINUTE_SECONDS {
-                counts.pop_front();
-            }
-        }
-        self.waits.retain(|key, _| services.contains_key(key));
-        for (key, service) in services {
-            self.waits.entry(key.clone()).or_default().sample(&service.waits, now);
-        }
-    }
-
-    /// To be called with each picture: a pool around its target would change its word several times a
-    /// second. A worse state is true at once, a better one when it has lasted.
-    pub(super) fn hold_states(&mut self, pools: &[PoolRow], now: f64) {
-        let held = pools.iter().map(|row| {
-            let before = self.held.get(&pool_key(row)).copied();
-            let goes_on = before.filter(|held| row.state < held.state && now - held.at < HOLD_SECONDS);
-            (pool_key(row), goes_on.unwrap_or(HeldPoolState { state: row.state, at: now }))
-        });
-        self.held = held.collect();
-    }
-
-    fn fill_rows(&self, rows: &mut [PoolRow], services: &ServiceTable) {
-        let mut told = HashSet::new();
-        let is_first = |service: &(Half, ServiceName), row: &PoolRow, told: &mut HashSet<_>| {
-            service.0 == row.role && row.may_serve(service.1.as_str()) && told.insert(service.clone())
-        };
-        for row in rows {
-            let before = self.failures.get(&pool_key(row)).and_then(|counts| counts.front());
-            row.held =
-                Some(self.held.get(&pool_key(row)).map_or(row.state, |held| held.state.max(row.state)));
-            row.failures_minute = row.failures.saturating_sub(before.copied().unwrap_or(0));
-            let of_row = |(key, service): (&(Half, ServiceName), &Arc<Service>)| {
-                let minute = self.waits.get(key).filter(|_| is_first(key, row, &mut told))?;
-                Some(minute.counts(&service.waits))
-            };
-            let seen =
-                services.iter().filter_map(of_row).fold(WaitCounts::default(), |sum, seen| sum.with(&seen));
-            let ms = |part| seen.percentile(part).map(|wait| wait.as_micros() as f64 / 1e3);
-            (row.wait_p50_ms, row.wait_p99_ms) = (ms(50.0), ms(99.0));
-        }
-    }
-}
 
 const DAY_SECONDS: i64 = 86_400;
 const DESCRIPTORS_EVERY: u64 = 5;
-/// A better state is shown when it has lasted so long.
-const HOLD_SECONDS: f64 = 1.0;
-/// Samples in a minute, one a second.
-const MINUTE_SECONDS: usize = 60;
 
 impl Engine {
     /// Pool rows with what the last minute tells, and what the loss of a peer has cost.
@@ -401,38 +316,4 @@ impl Engine {
 pub fn host_name() -> String {
     // Not /proc/sys, which a hardened unit hides.
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_better_state_is_shown_when_it_has_lasted_and_a_worse_one_at_once() {
-        use PoolState::{Down, Filling, Healthy, Starved};
-        let mut minute = RecentHistory::default();
-        let mut shown = |now: f64, state| {
-            let mut rows = vec![PoolRow { state, ..PoolRow::new(Half::Dmz, "orders".into()) }];
-            minute.fill_rows(&mut rows, &ServiceTable::new());
-            minute.hold_states(&rows, now);
-            (rows[0].held, rows[0].state)
-        };
-        let told = [
-            (0.0, Filling, Filling),
-            (0.25, Healthy, Filling),
-            (0.5, Filling, Filling),
-            (1.25, Healthy, Filling),
-            (1.5, Healthy, Filling),
-            (1.75, Healthy, Healthy),
-            (2.0, Starved, Starved),
-            (2.25, Filling, Starved),
-            (2.5, Starved, Starved),
-            (3.5, Filling, Starved),
-            (3.75, Filling, Filling),
-            (4.0, Down, Down),
-        ];
-        for (now, state, expected) in told {
-            assert_eq!(shown(now, state), (Some(expected), state), "at {now}");
-        }
-    }
 }

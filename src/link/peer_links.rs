@@ -283,6 +283,10 @@ impl Succeeding for PeerLinks {
         &self.counts
     }
 
+    fn failures(&mut self) -> &mut u64 {
+        &mut self.failures
+    }
+
     fn lost_for(&self) -> Option<Duration> {
         self.counts.empty_for()
     }
@@ -381,6 +385,8 @@ mod tests {
             lanes.push(back);
             forget_departed(&mut lanes);
             assert_eq!(instances(&lanes), [1, 3], "{how}: it was started anew");
+            assert_eq!(lanes[1].row().failures, 1, "{how}: that was its own");
+            assert_eq!(lanes[0].row().failures, 0, "{how}: the other one never failed");
         }
     }
 

@@ -4,6 +4,9 @@
 //! that comes once another of its name and address can have been gone stands for it, and for no second one; what
 //! stood beside it before that does not. How soon that is depends on how the loss was noticed: a socket that is
 //! reset tells of it at once, silence only after a while, by which the same gateway may have started anew.
+//!
+//! What has failed of the one counts on with the other. Otherwise a gateway that starts again and again would look
+//! like several that failed once each.
 
 use std::time::{Duration, Instant};
 
@@ -38,6 +41,8 @@ pub trait Succeeding {
     fn peer(&self) -> &Peer;
     fn succession(&mut self) -> &mut Succession;
     fn counters(&self) -> &LinkCounters;
+    /// Links that it has lost.
+    fn failures(&mut self) -> &mut u64;
     /// How long it has been lost.
     fn lost_for(&self) -> Option<Duration>;
 
@@ -52,7 +57,9 @@ pub fn forget_succeeded<T: Succeeding>(all: &mut Vec<T>) {
     while at < all.len() {
         match successor_of(all, at) {
             Some(successor) => {
+                let failed = *all[at].failures();
                 all[successor].succession().is_successor = true;
+                *all[successor].failures() += failed;
                 all.remove(at);
             }
             None => at += 1,

@@ -2,12 +2,13 @@
 
 use std::{
     io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     DIRECT, certs, connect,
@@ -130,11 +131,63 @@ fn backends_that_do_not_answer_are_found() {
         format!("{profile}    checked: {{ connect: \"tcp://{checked}\", check: {{ every: 500ms }} }}\n")
     });
     until_found(&place, "internal", ("backend-down", "must", &checked));
+    // The DMZ half has no backends: it hears that the service is down.
+    until_found(&place, "dmz", ("service-down", "must", "checked"));
     for _ in 0..5 {
         // It is cut, whichever way that is told.
         let _ = connect(pair.dmz.accept("failing")).read(&mut [0]);
     }
     until_found(&place, "internal", ("backend-failing", "must", "sessions failed at the backend"));
+}
+
+/// Its accept backlog is full when they come; the kernel knocks again after a second.
+#[test]
+fn a_backend_that_is_slow_to_connect_is_found() {
+    let place = Place::with_certificates();
+    let backend = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    backend.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+    backend.listen(0).expect("it listens");
+    let at = backend.local_addr().ok().and_then(|at| at.as_socket()).expect("its address");
+    let _fills_it = TcpStream::connect(at).expect("one has room");
+    let pair = Pair::reverse(&place, &[("slow", &format!("tcp://{at}"))]);
+    let _clients = [(); 3].map(|()| connect(pair.dmz.accept("slow")));
+    pair.internal.wait("all of them connect", SOON, |status| {
+        let sessions = status["sessions"].as_array();
+        sessions.is_some_and(|all| all.iter().filter(|row| row["phase"] == "connecting").count() == 3)
+    });
+    backend.listen(128).expect("it has room now");
+    until_found(&place, "internal", ("backend-slow", "should", "half of 3 open sessions"));
+}
+
+/// Each half sees that the other one comes and goes, whichever of them dials.
+#[test]
+fn peers_that_flap_are_found() {
+    for (mode, stays, falls) in [
+        ("reverse", "dmz", "internal"),
+        ("reverse", "internal", "dmz"),
+        ("forward", "dmz", "internal"),
+        ("forward", "internal", "dmz"),
+    ] {
+        let place = Place::with_certificates();
+        let link = format!("127.0.0.1:{}", free_port());
+        let (dmz, internal) = (dmz_half(&link, &["echo"]), internal_half(&link, &[("echo", "echo://")]));
+        let in_mode = |profile: String, dials: &str, listens: &str| match mode {
+            "forward" => profile.replace("reverse", "forward").replace(dials, listens),
+            _ => profile,
+        };
+        place.write("dmz.yaml", &in_mode(dmz, "listen:", "connect:"));
+        place.write("internal.yaml", &in_mode(internal, "link: { connect:", "link: { listen:"));
+        let watcher = place.start(stays);
+        let stand = |links: u64| move |status: &Value| status["pools"][0]["ready"] == links;
+        for _ in 0..2 {
+            let falling = place.start(falls);
+            watcher.wait("links stand", SOON, stand(2));
+            drop(falling);
+            watcher.wait("none is left", SOON, stand(0));
+        }
+        let _is_back = place.start(falls);
+        until_found(&place, stays, ("peer-flaps", "must", "links failed within a minute"));
+    }
 }
 
 #[test]
@@ -213,4 +266,16 @@ fn what_the_kernel_allows_where_doctor_runs_is_found() {
     ] {
         until_found_by(&place, &elsewhere, "one", (id, "should", figure));
     }
+}
+
+/// As in a container of its own, whose `/proc/meminfo` tells of that container.
+#[test]
+fn memory_that_runs_out_is_found() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    place.write("meminfo", "MemTotal:  1048576 kB\nMemAvailable:  10240 kB\n");
+    let _gateway = place.start("one");
+    let elsewhere =
+        ["unshare", "--mount", "sh", "-c", "mount --bind meminfo /proc/meminfo && exec \"$@\"", "sh"];
+    until_found_by(&place, &elsewhere, "one", ("memory", "must", "of memory can be had"));
 }
