@@ -77,3 +77,33 @@ async fn run_client(address: &str, handle: &GatewayHandle) -> std::io::Result<()
     }
     stream.shutdown().await
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+    use crate::{
+        gateway::handle,
+        profile::{Half, Mode},
+        telemetry::snapshot::{ServiceRow, Snapshot},
+        tests::happens_after,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sample_client_that_gets_no_answer_gives_up() {
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let accept = vec![format!("tcp://{address}")];
+        let echo = ServiceRow { accept, ..ServiceRow::new(Half::Dmz, "echo") };
+        let snapshot = Snapshot {
+            phase: GatewayPhase::Running,
+            services: vec![echo],
+            ..Snapshot::new("demo", Mode::Direct)
+        };
+        let (handle, _feed) = handle::channel(Arc::new(snapshot), "test");
+        let ended = happens_after(ANSWER, run_client(&address, &handle)).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -340,8 +340,15 @@ fn test_text(path: &str) -> Option<String> {
 }
 
 /// How tests measure when something happens.
-const MEASURES: [&str; 5] =
-    ["happens_after", ".elapsed()", "lasts(", ".after(4_999)", "is not kept to its time"];
+const MEASURES: [&str; 7] = [
+    "happens_after",
+    "fails_after(",
+    ".elapsed()",
+    "lasts(",
+    ".after(4_999)",
+    "is not kept to its time",
+    ".stalled_for(",
+];
 
 #[test]
 fn every_other_deadline_of_the_architecture_is_that_of_its_constant_and_has_a_test() {

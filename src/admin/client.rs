@@ -221,3 +221,58 @@ async fn carrier_error(target: &AdminTarget, carrier: &mut Carrier, source: Wire
         None => ClientError::Wire { at, source },
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::UnixListener};
+
+    use super::*;
+    use crate::tests::happens_after;
+
+    /// A gateway that says hello to everybody, and then neither reads nor answers.
+    async fn hang(listener: UnixListener) {
+        let hello = AdminHello { portcullis: "1.0.0".into(), snapshot: snapshot::VERSION };
+        let hello = serde_json::to_vec(&hello).unwrap();
+        let mut clients = Vec::new();
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            client.write_u32(hello.len() as u32).await.unwrap();
+            client.write_all(&hello).await.unwrap();
+            clients.push(client);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_does_not_answer_is_given_up_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let gateway = hang(UnixListener::bind(&path).unwrap());
+        let answer = tokio::select! {
+            answer = happens_after(ANSWER, send_command(&path, Command::Status)) => answer,
+            () = gateway => unreachable!("it hangs for ever"),
+        };
+        assert!(matches!(answer, Err(ClientError::Silent { .. })), "{answer:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_takes_nothing_is_given_up_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let gateway = hang(UnixListener::bind(&path).unwrap());
+        let asking = async {
+            let mut client = AdminConnection::connect(&AdminTarget::Socket(path)).await.unwrap();
+            // The kernel takes the first of them.
+            loop {
+                if let Err(error) = client.send(&AdminRequest::Watch).await {
+                    return error;
+                }
+            }
+        };
+        let error = tokio::select! {
+            error = happens_after(SEND, asking) => error,
+            () = gateway => unreachable!("it hangs for ever"),
+        };
+        assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
+    }
+}

@@ -170,6 +170,7 @@ mod tests {
         profile::Mode,
         tasks::Tasks,
         telemetry::snapshot::Snapshot,
+        tests::happens_after,
     };
 
     struct FarEnd {
@@ -245,5 +246,14 @@ mod tests {
         asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
         assert_eq!(far.hear().await, r#"{"done":"read again"}"#);
         assert_eq!(far.hear().await, "", "nobody asks any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_hangs_is_waited_for_no_longer_behind_the_last_question() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let _hangs = tokio::net::UnixListener::bind(&path).unwrap();
+        let carried = carry(&path, AdminAccess::Full, tokio::io::empty(), tokio::io::sink());
+        happens_after(QUIET, carried).await.unwrap();
     }
 }

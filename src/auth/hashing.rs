@@ -136,6 +136,7 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
+    use crate::tests::happens_after;
 
     fn address(last: u8) -> IpAddr {
         Ipv4Addr::new(192, 0, 2, last).into()
@@ -185,5 +186,15 @@ mod tests {
         let (waited, other) = (took(1).await, took(2).await);
         assert!(waited > Duration::from_millis(300) && waited <= Duration::from_secs(1), "{waited:?}");
         assert!(other < waited / 10, "{other:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_waits_no_longer_for_its_turn() {
+        let queue = HashingQueue::new(1);
+        let computing = queue.at_once.clone().try_acquire_owned().expect("nobody else asks");
+        let waited = happens_after(TURN, queue.run(address(1), || true)).await;
+        assert_eq!(waited, Err(HashingRefusal::OfAll));
+        drop(computing);
+        assert_eq!(queue.run(address(1), || true).await, Ok(true));
     }
 }

@@ -96,7 +96,17 @@ fn status(line: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
+    use crate::{
+        profile::{
+            Backend, HostPort, RemoteServer, ServerAddress,
+            defaults::{CHECK_EVERY, CHECK_TIMEOUT},
+        },
+        tests::happens_after,
+        tls::edge::EdgeTls,
+    };
 
     #[test]
     fn the_status_of_an_answer_is_read() {
@@ -112,5 +122,25 @@ mod tests {
         ] {
             assert_eq!(status(line.as_bytes()), read, "{line:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_does_not_answer_its_check_is_not_well() {
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = silent.local_addr().expect("it is bound").port();
+        let at = ServerAddress::Network(HostPort { host: "127.0.0.1".into(), port });
+        let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: None, source: None, ip: None });
+        let target = BackendTarget::new(&backend, &EdgeTls::default());
+        let request = CheckRequest { method: "GET", target: "/health".into(), expect: vec![200] };
+        let check = BackendCheck {
+            every: CHECK_EVERY,
+            timeout: CHECK_TIMEOUT,
+            falls: 1,
+            rises: 1,
+            request: Some(request),
+        };
+        let checking = check_backend(CheckedBackend { target: &target, check: &check });
+        let checked = happens_after(CHECK_TIMEOUT, checking).await;
+        assert!(matches!(checked, Err(CheckError::Timeout(CHECK_TIMEOUT))), "{checked:?}");
     }
 }

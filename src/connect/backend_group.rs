@@ -279,3 +279,28 @@ async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
         sleep(check.every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        profile::{Backend, HostPort, ListedBackend, RemoteServer, ServerAddress},
+        tests::happens_after,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_nothing_is_known_of_are_waited_for_so_long() {
+        let listed = |host: &str| {
+            let at = ServerAddress::Network(HostPort { host: host.into(), port: 5432 });
+            let backend =
+                Backend::Socket(RemoteServer { at, tls: None, proxy: None, source: None, ip: None });
+            ListedBackend { backend, is_standby: false, is_each: true }
+        };
+        let list = vec![listed("one.test"), listed("other.test")];
+        let set = BackendSet { list, ..Backend::Echo.into() };
+        let service = ServiceName::parse("orders").expect("a name");
+        // It is not watched yet, so nobody looks the names up.
+        let group = BackendGroup::new(&service, &set, &EdgeTls::default());
+        assert!(happens_after(LOOK_UP, group.find_candidates(None)).await.is_empty());
+    }
+}

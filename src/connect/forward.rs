@@ -16,7 +16,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use socks5_proto::Reply;
 use tokio::time::timeout;
 
-use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, RefusedAt, direct::BACKEND_CONNECT, reverse};
+use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, RefusedAt, reverse};
 use crate::{
     link::{
         Peer,
@@ -42,8 +42,8 @@ use crate::{
     },
 };
 
-/// A SOCKS5 gateway answers a request in this time: its backend's deadline, and the way.
-const ANSWER: Duration = BACKEND_CONNECT.saturating_add(Duration::from_secs(1));
+/// A SOCKS5 gateway answers a request in this time: its backend's deadline, and a second for the way.
+const ANSWER: Duration = Duration::from_secs(5);
 /// All gateways together.
 const CONNECT_TOTAL: Duration = Duration::from_secs(15);
 /// Ready links that may die before they are opened, until a session gives up.
@@ -330,4 +330,93 @@ fn refused_by_reply(peer: &Peer, error: &SocksError) -> ConnectFailure {
         _ => (EndedBy::Peer, Refusal::Unavailable),
     };
     ConnectFailure { who, refusal, at: RefusedAt::Peer, reason: format!("{}: {error}", peer.label()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        connect::{TestSession, direct::BACKEND_CONNECT},
+        link::handshake::GrantDecision,
+        net::dns::DnsResolver,
+        profile::{GatewaysOfName, Half, HostPort, LinkCarrier, PoolLimits, RetryPolicy},
+        tasks::Tasks,
+        tests::happens_after,
+    };
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A gateway that speaks SOCKS5, and answers no request.
+    async fn serve_silently(listener: &TcpListener) {
+        let mut links = Vec::<TcpStream>::new();
+        loop {
+            let (mut link, _) = listener.accept().await.expect("it comes");
+            link.write_all(&[5, 0]).await.expect("it is taken");
+            links.push(link);
+        }
+    }
+
+    fn dialler(listeners: &[TcpListener]) -> Arc<ForwardDialler> {
+        let address = |listener: &TcpListener| {
+            let at = listener.local_addr().expect("it is bound");
+            let at = HostPort { host: at.ip().to_string(), port: at.port() };
+            let (carrier, gateways) = (LinkCarrier::Tcp, GatewaysOfName::default());
+            LinkAddress { at, tls: false, carrier, via: None, gateways, source: None }
+        };
+        let addresses: Vec<_> = listeners.iter().map(address).collect();
+        let limits = PoolLimits { prepared: 1, wait: HOUR, waiters: 1, retire: HOUR, links_per_peer: None };
+        let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());
+        let granting: GrantFn = Arc::new(|_, _| -> GrantDecision { unreachable!("it speaks SOCKS5") });
+        let shared = KeeperContext {
+            half: Half::Dmz,
+            identity: Arc::default(),
+            outer: Arc::default(),
+            links: Arc::default(),
+            tasks: Tasks::default(),
+            notices: Arc::default(),
+            lockdown: Default::default(),
+            dns: DnsResolver::default(),
+        };
+        shared.links.resize(8);
+        let retry = RetryPolicy { first: HOUR, maximum: HOUR };
+        let wanted = KeeperTarget { prepared: 1, retry };
+        let dialler = ForwardDialler::start(&addresses, wanted, pool, &granting, &shared);
+        // Sessions alone dial.
+        dialler.stop_dialling();
+        dialler
+    }
+
+    /// How a session fails that so many silent gateways may take, at its deadline.
+    async fn fails_after(deadline: Duration, gateways: usize) -> ConnectFailure {
+        let listeners = join_all((0..gateways).map(|_| TcpListener::bind("127.0.0.1:0"))).await;
+        let listeners: Vec<_> = listeners.into_iter().map(|bound| bound.expect("a free port")).collect();
+        let (dialler, session) = (dialler(&listeners), TestSession::of("orders"));
+        let mut order = session.order();
+        let connected = tokio::select! {
+            connected = happens_after(deadline, dialler.connect(&mut order)) => connected,
+            _ = join_all(listeners.iter().map(serve_silently)) => unreachable!("they serve for ever"),
+        };
+        let failure = connected.expect_err("nobody answers");
+        assert_eq!(failure.who, EndedBy::Time, "{}", failure.reason);
+        failure
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socks_gateway_that_does_not_answer_is_given_up_in_time() {
+        assert!(ANSWER > BACKEND_CONNECT, "it may wait for its backend first");
+        let failure = fails_after(ANSWER, 1).await;
+        assert_eq!(failure.at, RefusedAt::Peer);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_gateways_together_have_no_longer_than_so_long() {
+        let failure = fails_after(CONNECT_TOTAL, 4).await;
+        assert_eq!(failure.at, RefusedAt::Link(LinkCause::NoInternalGateway));
+    }
 }

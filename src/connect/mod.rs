@@ -200,6 +200,52 @@ impl Connector {
     }
 }
 
+/// What a request to connect borrows, of a session that a test makes up.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct TestSession {
+    service: ServiceName,
+    counters: Arc<SessionCounters>,
+    log: Arc<RateLimitedLog>,
+    leave: CancellationToken,
+    notices: Arc<NoticeLog>,
+    reported: Arc<ReportOnce>,
+}
+
+#[cfg(test)]
+impl TestSession {
+    pub fn of(service: &str) -> Self {
+        Self {
+            service: ServiceName::parse(service).expect("a name"),
+            counters: Arc::default(),
+            log: Arc::default(),
+            leave: CancellationToken::new(),
+            notices: Arc::default(),
+            reported: Arc::default(),
+        }
+    }
+
+    pub fn order(&self) -> ConnectRequest<'_> {
+        ConnectRequest {
+            service: &self.service,
+            peers: None,
+            id: "s-1",
+            client: None,
+            origin: Box::default(),
+            probe: false,
+            counters: &self.counters,
+            refused_by: Vec::new(),
+            resend: Vec::new(),
+            unsent: Vec::new(),
+            log: &self.log,
+            leave: &self.leave,
+            notices: &self.notices,
+            reported: &self.reported,
+            backend: None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::{io::AsyncReadExt, net::TcpListener};
@@ -231,25 +277,9 @@ mod tests {
     /// that is told all that its client has said.
     #[tokio::test]
     async fn a_backend_that_does_not_answer_costs_no_byte_of_the_clients() {
-        let (service, counters) =
-            (ServiceName::parse("orders").expect("a name"), Arc::<SessionCounters>::default());
-        let mut order = ConnectRequest {
-            service: &service,
-            peers: None,
-            id: "s-1",
-            client: None,
-            origin: Box::default(),
-            probe: false,
-            counters: &counters,
-            refused_by: Vec::new(),
-            resend: b"only".to_vec(),
-            unsent: b" once".to_vec(),
-            log: &Arc::default(),
-            leave: &CancellationToken::new(),
-            notices: &Arc::default(),
-            reported: &Arc::default(),
-            backend: None,
-        };
+        let session = TestSession::of("orders");
+        let mut order =
+            ConnectRequest { resend: b"only".to_vec(), unsent: b" once".to_vec(), ..session.order() };
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = port.local_addr().expect("it is bound");
         let direct = backend(at);
@@ -275,31 +305,15 @@ mod tests {
     /// The backend takes a probe for what it is to it: a connection of the gateway's own.
     #[tokio::test]
     async fn a_probe_is_no_clients_to_a_backend_that_asks_who_it_is() {
-        let (service, counters) =
-            (ServiceName::parse("orders").expect("a name"), Arc::<SessionCounters>::default());
+        let session = TestSession::of("orders");
         for (version, header) in [
             (ProxyVersion::V1, &b"PROXY UNKNOWN\r\n"[..]),
             (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
         ] {
             let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let at = port.local_addr().expect("it is bound");
-            let mut order = ConnectRequest {
-                service: &service,
-                peers: None,
-                id: "s-1",
-                client: Some(([127, 0, 0, 1], 50_000).into()),
-                origin: Box::default(),
-                probe: true,
-                counters: &counters,
-                refused_by: Vec::new(),
-                resend: Vec::new(),
-                unsent: Vec::new(),
-                log: &Arc::default(),
-                leave: &CancellationToken::new(),
-                notices: &Arc::default(),
-                reported: &Arc::default(),
-                backend: None,
-            };
+            let client = Some(([127, 0, 0, 1], 50_000).into());
+            let mut order = ConnectRequest { client, probe: true, ..session.order() };
             let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
             let at = ServerAddress::Network(at);
             let proxy = Some(version);

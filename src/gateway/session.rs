@@ -376,3 +376,33 @@ async fn wait_until_gone(downstream: &mut SessionSide, counters: &SessionCounter
     // An error of this wait is one of the runtime, which ends.
     let _ = stream.ready(Interest::ERROR).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        connect::TestSession,
+        gateway::service::ServiceSettings,
+        link::pool::Pool,
+        profile::{PoolLimits, ServiceName},
+        tasks::Tasks,
+        tests::happens_after,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_way_that_stays_closed_under_a_switch_is_given_up_in_time() {
+        let (wait, retire) = (SWITCH_PATIENCE * 9, SWITCH_PATIENCE * 99);
+        let limits = PoolLimits { prepared: 1, wait, waiters: 1, retire, links_per_peer: None };
+        let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());
+        pool.close();
+        let name = ServiceName::parse("orders").expect("a name");
+        let closed = Connector::Reverse(pool);
+        let service = Service::new(name, ServiceSettings::default(), closed, CancellationToken::new());
+        let (way, session) = (SessionDestination { of: None, service: &service }, TestSession::of("orders"));
+        let (mut order, switching) = (session.order(), AtomicBool::new(true));
+        let connected = happens_after(SWITCH_PATIENCE, connect_upstream(&way, &mut order, &switching)).await;
+        assert_eq!(connected.expect_err("it is closed").who, EndedBy::Operator);
+    }
+}

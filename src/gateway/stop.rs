@@ -1,9 +1,8 @@
 //! How a gateway stops: not ready for a while, then closed to new clients, then, when its time is up, cut.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
     Engine, FLUSH, GatewayOutcome,
@@ -30,7 +29,7 @@ enum StopStage {
     /// Clients are served as ever until then, while monitors are told that it is not ready.
     Open { until: Instant },
     /// No client comes any more. Those who came before get their sessions.
-    Closed { since: tokio::time::Instant },
+    Closed { since: Instant },
     /// There are no new sessions.
     Draining,
 }
@@ -74,7 +73,7 @@ impl Engine {
         if let StopStage::Open { until } = stopping.stage
             && (until <= now || is_late)
         {
-            stopping.stage = StopStage::Closed { since: tokio::time::Instant::now() };
+            stopping.stage = StopStage::Closed { since: now };
             self.ports.clear();
         }
         if let StopStage::Closed { since } = stopping.stage
@@ -141,5 +140,57 @@ impl Engine {
             Some(cut) if open == 0 || now >= stopping.deadline => Some(GatewayOutcome::Cut(cut)),
             None | Some(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        time::pause,
+    };
+
+    use crate::{
+        disk::PipePolicy,
+        gateway::{Engine, GatewayOutcome, handle::Command},
+        profile::defaults::DRAIN,
+        source::{ChosenProfile, ProfileSource},
+        tests::LITTLE,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_that_does_not_end_is_cut_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("direct.yaml");
+        let services = "{ echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } }";
+        std::fs::write(&file, format!("mode: direct\ndmz: {{ services: {services} }}\n")).unwrap();
+        let source =
+            ProfileSource { folders: vec![folder.path().into()], role: None, pipes: PipePolicy::Refused };
+        let chosen = ChosenProfile::File(file);
+        let loaded = source.load(&chosen, None).unwrap();
+        let (handle, engine) = Engine::start(source, chosen, loaded).await.unwrap();
+        let port = handle.latest().services[0].accept[0].trim_start_matches("tcp://").to_owned();
+        let session = async {
+            let mut client = TcpStream::connect(port).await.unwrap();
+            client.write_all(b"a").await.unwrap();
+            client.read_exact(&mut [0; 1]).await.unwrap();
+            pause();
+            let stopped = Instant::now();
+            let asked = async { handle.ask(Command::Stop).await };
+            let cut = async {
+                let heard = client.read(&mut [0; 1]).await;
+                (heard, stopped.elapsed())
+            };
+            tokio::join!(cut, asked).0
+        };
+        let ((heard, took), outcome) = tokio::join!(session, engine.run());
+        assert!(matches!(heard, Ok(0) | Err(_)), "{heard:?}");
+        // The engine looks every so often.
+        assert!(took >= DRAIN && took <= DRAIN + 2 * LITTLE, "{took:?}");
+        assert_eq!(outcome, GatewayOutcome::Cut(1));
     }
 }

@@ -82,3 +82,18 @@ impl MonitorPort {
         self.closer.describe().into_iter().map(|at| format!("http://{at}")).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::LITTLE;
+
+    #[test]
+    fn an_engine_hangs_that_has_not_turned_for_so_long() {
+        // It has turned when the clock began, and not since.
+        let turned = LastTurn::default();
+        let stalled_after = |passed: Duration| turned.stalled_for(passed.as_micros() as u64);
+        assert_eq!(stalled_after(TURNS_WITHIN - LITTLE), None);
+        assert_eq!(stalled_after(TURNS_WITHIN + LITTLE), Some(TURNS_WITHIN + LITTLE));
+    }
+}

@@ -129,3 +129,35 @@ impl Drop for MonitorPlace {
         taken.retain(|(number, _)| *number != self.number);
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use tokio::{io::AsyncWriteExt, sync::watch};
+
+    use super::*;
+    use crate::{
+        monitor::LastTurn,
+        net::listen,
+        profile::{BindPolicy, HostPort, Mode},
+        telemetry::snapshot::Snapshot,
+        tests::happens_after,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_that_does_not_end_its_request_is_cut_in_time() {
+        let at = HostPort { host: "127.0.0.1".into(), port: 0 };
+        let found = Ok(vec![([127, 0, 0, 1], 0).into()]);
+        let listener = listen::bind(&at, found, BindPolicy::Now).unwrap();
+        let mut monitor = TcpStream::connect(listener.local_addrs()[0]).await.unwrap();
+        monitor.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
+        let snapshots = watch::channel(Arc::new(Snapshot::new("one", Mode::Direct))).1;
+        let watched = MonitoredGateway { snapshots, turned: LastTurn::default() };
+        let mut heard = [0; 1];
+        let heard = tokio::select! {
+            heard = happens_after(WITHIN, monitor.read(&mut heard)) => heard,
+            () = run(listener, watched, Tasks::default(), Arc::default()) => unreachable!("it listens"),
+        };
+        assert!(matches!(heard, Ok(0) | Err(_)), "{heard:?}");
+    }
+}

@@ -288,3 +288,16 @@ fn bind(port: SocketAddr) -> io::Result<(TcpSocket, SocketAddr)> {
     let local = socket.local_addr()?;
     Ok((socket, SocketAddr::new(local.ip().to_canonical(), local.port())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{net::pipe::pipe, tests::happens_after};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_is_not_cut_in_time_was_not_refused() {
+        let (ours, _theirs) = pipe();
+        let mut stream = NetStream::Pipe(ours);
+        assert!(!happens_after(CUT_WITHIN, is_refused_after_grant(&mut stream)).await);
+    }
+}

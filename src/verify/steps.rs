@@ -3,15 +3,11 @@
 //!
 //! `verify` merges the results of two halves, and starts halves of its own where none are running.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     advice,
@@ -150,7 +146,7 @@ impl VerifyRun {
         if let (Some(_), Some(why)) = (trial, self.unanswered_reason(mode).await) {
             return StepFinding::skip(why);
         }
-        let links = match self.wait_until_ready(role, mode, trial).await {
+        let links = match wait_until_ready(&self.snapshots, role, mode, trial).await {
             Ok(links) => links,
             Err(failed) => return failed,
         };
@@ -188,39 +184,7 @@ impl VerifyRun {
 
     /// A picture that was taken after now.
     pub(super) async fn fresh_snapshot(&self) -> Option<Arc<Snapshot>> {
-        let mut snapshots = self.snapshots.clone();
-        snapshots.mark_unchanged();
-        snapshots.changed().await.ok()?;
-        Some(snapshots.borrow().clone())
-    }
-
-    /// Waits for healthy pools, and says what they are and which gateway that is named has none. Why nobody offers a service, a probe over a dialled link tells best.
-    async fn wait_until_ready(
-        &self,
-        role: Half,
-        mode: Mode,
-        trial: Option<&dyn TrialParts>,
-    ) -> Result<String, StepFinding> {
-        let (began, since) = (Instant::now(), log::utc_now());
-        loop {
-            let Some(snapshot) = self.fresh_snapshot().await else { return Err(stopped_finding()) };
-            let mut rows: Vec<_> = match trial {
-                Some(trial) => trial.rows(role),
-                None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
-            };
-            rows.retain(|row| !row.standby && (mode != Mode::Forward || row.address.is_some()));
-            let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
-            if !rows.is_empty() && rows.iter().all(is_healthy) {
-                // Of a trial's links, the gateway itself knows nothing.
-                let readiness = snapshot.readiness.as_ref().filter(|_| trial.is_none());
-                let missing = readiness.map_or(&[][..], |readiness| &readiness.unlinked).iter().cloned();
-                return Ok(join(rows.iter().map(describe_pool).chain(missing)));
-            }
-            if began.elapsed() >= READY_WITHIN {
-                rows.retain(|row| !is_healthy(row));
-                return Err(not_ready_finding(&rows, refused_link(&snapshot, &since)));
-            }
-        }
+        next_snapshot(&self.snapshots).await
     }
 
     async fn probe_all(&self, links: &str, trial: Option<&dyn TrialParts>) -> StepFinding {
@@ -422,6 +386,44 @@ pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
     }
 }
 
+/// A picture that was taken after now.
+async fn next_snapshot(snapshots: &watch::Receiver<Arc<Snapshot>>) -> Option<Arc<Snapshot>> {
+    let mut snapshots = snapshots.clone();
+    snapshots.mark_unchanged();
+    snapshots.changed().await.ok()?;
+    Some(snapshots.borrow().clone())
+}
+
+/// Waits for healthy pools, and says what they are and which gateway that is named has none. Why nobody offers a
+/// service, a probe over a dialled link tells best.
+async fn wait_until_ready(
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    role: Half,
+    mode: Mode,
+    trial: Option<&dyn TrialParts>,
+) -> Result<String, StepFinding> {
+    let (began, since) = (Instant::now(), log::utc_now());
+    loop {
+        let Some(snapshot) = next_snapshot(snapshots).await else { return Err(stopped_finding()) };
+        let mut rows: Vec<_> = match trial {
+            Some(trial) => trial.rows(role),
+            None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
+        };
+        rows.retain(|row| !row.standby && (mode != Mode::Forward || row.address.is_some()));
+        let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
+        if !rows.is_empty() && rows.iter().all(is_healthy) {
+            // Of a trial's links, the gateway itself knows nothing.
+            let readiness = snapshot.readiness.as_ref().filter(|_| trial.is_none());
+            let missing = readiness.map_or(&[][..], |readiness| &readiness.unlinked).iter().cloned();
+            return Ok(join(rows.iter().map(describe_pool).chain(missing)));
+        }
+        if began.elapsed() >= READY_WITHIN {
+            rows.retain(|row| !is_healthy(row));
+            return Err(not_ready_finding(&rows, refused_link(&snapshot, &since)));
+        }
+    }
+}
+
 /// The last link that this half has turned away since then, in the words of its notice.
 pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<LinkFault> {
     let mut lines = snapshot.notices.iter().rev().filter(|line| line.time.as_str() >= since);
@@ -470,4 +472,29 @@ pub(super) fn join(parts: impl Iterator<Item = String>) -> String {
 
 fn format_ms(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{LITTLE, happens_after};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mode_that_does_not_get_ready_in_time_fails_its_step() {
+        let picture = || Arc::new(Snapshot::new("one", Mode::Reverse));
+        let (publish, snapshots) = watch::channel(picture());
+        let publishing = async {
+            loop {
+                tokio::time::sleep(LITTLE / 2).await;
+                publish.send_replace(picture());
+            }
+        };
+        let waiting = wait_until_ready(&snapshots, Half::Dmz, Mode::Reverse, None);
+        let ready = tokio::select! {
+            ready = happens_after(READY_WITHIN, waiting) => ready,
+            () = publishing => unreachable!("it publishes for ever"),
+        };
+        let failed = ready.expect_err("there is no pool");
+        assert!(failed.seen.starts_with("not ready within 10s"), "{}", failed.seen);
+    }
 }

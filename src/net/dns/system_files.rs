@@ -128,7 +128,10 @@ pub(super) fn absolute_name(host: &str) -> Option<Name> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+    use crate::{disk::WorkError, tests::happens_after_beside_a_thread};
 
     #[test]
     fn a_host_has_the_addresses_of_every_line_that_names_it() {
@@ -156,5 +159,14 @@ mod tests {
         assert_eq!(tried("gate."), "gate.");
         let none = ResolverSettings::parse(b"");
         assert_eq!(none.servers, ["127.0.0.1:53".parse().expect("one"), "[::1]:53".parse().expect("one")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_hangs_is_given_up_at_its_deadline() {
+        let (release, held) = mpsc::channel::<()>();
+        let files = SystemFiles::default();
+        let read = files.work.run(move || held.recv().is_ok());
+        assert_eq!(happens_after_beside_a_thread(READ_WITHIN, read).await, Err(WorkError::Late(READ_WITHIN)));
+        drop(release);
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     gateway::handle::{self, PendingCommand},
     profile::Mode,
     telemetry::snapshot::TrafficTotals,
+    tests::happens_after,
     tui::{
         app::StatusMessage,
         export_writer::tests::{hanging, release},
@@ -160,4 +161,12 @@ async fn a_lost_terminal_ends_the_screen_and_not_the_gateway() {
     let (tell, told) = mpsc::channel(1);
     tell.try_send(ScreenEnd::TerminalGone).unwrap();
     assert_eq!(screen.run(stream::pending(), told).await, ScreenEnd::TerminalGone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_come_is_told_in_time() {
+    let asked = answered_in_time(None, Box::pin(std::future::pending()));
+    let (_, answer) = happens_after(ANSWER_WAIT, asked).await;
+    let CommandAnswer::Refused(why) = answer else { panic!("{answer:?}") };
+    assert_eq!(why, "no answer within 30 s");
 }
