@@ -14,6 +14,8 @@ mod clients;
 mod databases;
 #[path = "foreign/http.rs"]
 mod http;
+#[path = "foreign/inspecting_proxy.rs"]
+mod inspecting_proxy;
 #[path = "foreign/link_balancers.rs"]
 mod link_balancers;
 #[path = "foreign/logins.rs"]

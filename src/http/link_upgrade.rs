@@ -32,7 +32,10 @@ pub enum UpgradeError {
     #[error(
         "it answers {answer} where a WebSocket was asked for: is it the path of the other gateway's `listen`?"
     )]
-    Refused { status: u16, answer: String },
+    Refused { answer: String },
+    /// RFC 9110, sections 15.6.3 to 15.6.5: no gateway answers so.
+    #[error("it answers {answer}: whoever is on the way does not reach the other gateway")]
+    OfNobody { answer: String },
     #[error("it does not speak HTTP: its answer begins with `{0}`")]
     OtherProtocol(String),
     #[error("it answers 101 without the right {0}")]
@@ -42,9 +45,9 @@ pub enum UpgradeError {
 }
 
 impl UpgradeError {
-    /// Whether a balancer says that nobody is behind it (RFC 9110, sections 15.6.3 to 15.6.5).
+    /// Whether a proxy or a balancer says that nobody is behind it.
     pub fn is_of_nobody(&self) -> bool {
-        matches!(self, Self::Refused { status: 502..=504, .. })
+        matches!(self, Self::OfNobody { .. })
     }
 }
 
@@ -101,7 +104,11 @@ fn judge_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
     };
     if status != 101 {
         let said = format!("{status} {}", answer.reason.unwrap_or_default());
-        return Err(UpgradeError::Refused { status, answer: shown(said.trim().as_bytes()) });
+        let answer = shown(said.trim().as_bytes());
+        return Err(match status {
+            502..=504 => UpgradeError::OfNobody { answer },
+            _ => UpgradeError::Refused { answer },
+        });
     }
     let field = |name: &str| {
         let fields = answer.headers.iter();

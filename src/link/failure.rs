@@ -158,8 +158,10 @@ impl From<&DialError> for LinkCause {
 impl From<&ViaError> for LinkCause {
     fn from(error: &ViaError) -> Self {
         match &error.failure {
+            ViaFailure::Dial(DialError::Refused { .. } | DialError::Timeout { .. }) | ViaFailure::Late => {
+                Self::ProxyAway
+            }
             ViaFailure::Dial(error) => error.into(),
-            ViaFailure::Late => Self::NoAnswer,
             ViaFailure::Closed
             | ViaFailure::Io(_)
             | ViaFailure::NoLogin(_)
@@ -178,10 +180,11 @@ impl From<&ViaError> for LinkCause {
 impl From<&CarrierError> for LinkCause {
     fn from(error: &CarrierError) -> Self {
         match error {
-            // The names of a link's peers are looked for within it.
+            // The link's own names and certificates are looked at within it.
             CarrierError::Tls(error) => match error.into() {
-                Self::PeerNotListed => Self::Other,
-                cause => cause,
+                Self::OtherCa => Self::OuterOtherCa,
+                cause @ Self::CertificateDates => cause,
+                _ => Self::Other,
             },
             CarrierError::Faulty | CarrierError::WebSocket(_) => Self::Other,
         }
@@ -280,6 +283,22 @@ mod tests {
         ] {
             let failure = LinkFailure::Handshake(error.into());
             assert_eq!(failure.fault().cause, cause, "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_around_a_link_is_not_taken_for_what_is_wrong_with_it() {
+        let outer = |error| {
+            let error = TlsError::Handshake { with: TlsParty::Gateway, error: Box::new(error) };
+            LinkCause::from(&CarrierError::Tls(error))
+        };
+        for (error, cause) in [
+            (RustlsError::InvalidCertificate(CertificateError::UnknownIssuer), LinkCause::OuterOtherCa),
+            (RustlsError::InvalidCertificate(CertificateError::Expired), LinkCause::CertificateDates),
+            (RustlsError::InvalidMessage(InvalidMessage::InvalidContentType), LinkCause::Other),
+            (RustlsError::AlertReceived(Alert::CertificateRequired), LinkCause::Other),
+        ] {
+            assert_eq!(outer(error), cause);
         }
     }
 

@@ -14,6 +14,8 @@ pub enum LinkCause {
     /// A certificate has expired or is not valid yet, by the clock of one of the hosts.
     CertificateDates,
     OtherCa,
+    /// What is shown around the WebSocket of a link, often by somebody on the way, is by another CA than `outer` has.
+    OuterOtherCa,
     /// The other gateway refuses our certificate; its log says why.
     CertificateRefused,
     CertificateMissing,
@@ -21,6 +23,8 @@ pub enum LinkCause {
     NoTls,
     PortTaken,
     PortForbidden,
+    /// The proxy of `via` is not there.
+    ProxyAway,
     ConnectionRefused,
     NameUnresolved,
     NoAnswer,

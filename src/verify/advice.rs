@@ -19,6 +19,9 @@ pub fn advise_on_link(cause: LinkCause) -> &'static str {
         LinkCause::OtherCa => {
             "give both halves certificates of one CA: copy the same `ca.pem` to both and issue both pairs from it"
         }
+        LinkCause::OuterOtherCa => {
+            "take up the CA of the proxy or balancer on the way in the link's `outer`, or that of the other gateway's `outer`"
+        }
         LinkCause::CertificateRefused => "look at the other gateway's log, then at its `peers` and its `ca`",
         LinkCause::CertificateMissing => {
             "write `socks+tls` on both halves: the other end shows no certificate"
@@ -26,6 +29,7 @@ pub fn advise_on_link(cause: LinkCause) -> &'static str {
         LinkCause::NoTls => "write `socks+tls` on both halves: the other end does not speak TLS",
         LinkCause::PortTaken => "stop the program that holds it, or choose another port",
         LinkCause::PortForbidden => "choose a port above 1023, or give the gateway CAP_NET_BIND_SERVICE",
+        LinkCause::ProxyAway => "start the proxy, let this host through to it, or correct `via`",
         LinkCause::ConnectionRefused => "start the other gateway in this mode, or correct the address",
         LinkCause::NameUnresolved => "correct the name, or the resolver of this host",
         LinkCause::NoAnswer => {

@@ -151,10 +151,10 @@ fn serve_pages() -> u16 {
 }
 
 /// A client of the echo, whose session stays.
-struct Session(TcpStream);
+pub struct Session(TcpStream);
 
 impl Session {
-    fn open(at: SocketAddr) -> Self {
+    pub fn open(at: SocketAddr) -> Self {
         let stream = TcpStream::connect(at).expect("the port is open");
         stream.set_read_timeout(Some(SOON)).expect("a timeout is set");
         let mut session = Self(stream);
@@ -162,7 +162,7 @@ impl Session {
         session
     }
 
-    fn check(&mut self, byte: u8) {
+    pub fn check(&mut self, byte: u8) {
         self.0.write_all(&[byte; PIECE_BYTES]).expect("it is sent");
         let mut came = vec![0; PIECE_BYTES];
         self.0.read_exact(&mut came).expect("it comes back");
@@ -170,23 +170,23 @@ impl Session {
     }
 }
 
-fn check_all(sessions: &mut [Session], byte: u8) {
+pub fn check_all(sessions: &mut [Session], byte: u8) {
     sessions.iter_mut().for_each(|session| session.check(byte));
 }
 
-fn command(place: &Place, gateway: &str, words: &[&str]) -> Output {
+pub fn admin_command(place: &Place, gateway: &str, words: &[&str]) -> Output {
     let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
     ended(&mut place.command(&[words, &["--admin", &socket]].concat()))
 }
 
 #[track_caller]
-fn done(place: &Place, gateway: &str, words: &[&str]) {
-    let said = command(place, gateway, words);
+pub fn done(place: &Place, gateway: &str, words: &[&str]) {
+    let said = admin_command(place, gateway, words);
     assert!(said.status.success(), "{words:?}: {said:?}");
 }
 
 /// Of those that take sessions: what is replaced stays for as long as it carries some.
-fn oldest_link(status: &Value) -> f64 {
+pub fn oldest_link(status: &Value) -> f64 {
     let pools = status["pools"].as_array().into_iter().flatten();
     let links = pools.flat_map(|pool| pool["links"].as_array().cloned().unwrap_or_default());
     let ready = links.filter(|link| link["state"] == "ready");
@@ -253,7 +253,7 @@ fn check_links(place: &Place, ports: &Ports) {
     });
 }
 
-fn is_healthy(status: &Value) -> bool {
+pub fn is_healthy(status: &Value) -> bool {
     status["pools"].as_array().is_some_and(|pools| pools.iter().all(|pool| pool["state"] == "healthy"))
 }
 
@@ -273,7 +273,8 @@ fn check_front(place: &Place, ports: &Ports) {
 
 fn check_verified(place: &Place, outside: &Gateway<'_>, inside: &Gateway<'_>) {
     for name in ["outside", "inside"] {
-        let said = command(place, name, &["verify", "--json", "--profile", &format!("{name}-reverse.yaml")]);
+        let said =
+            admin_command(place, name, &["verify", "--json", "--profile", &format!("{name}-reverse.yaml")]);
         let report: Value = serde_json::from_slice(&said.stdout).expect("a report");
         let steps = report["steps"].as_array().expect("a list of steps");
         let result = |wanted: &str| {
