@@ -11,7 +11,7 @@ use criterion::Criterion;
 use portcullis::{
     certs,
     link::{
-        HANDSHAKE, Peer,
+        HANDSHAKE, Peer, agreement,
         handshake::{
             DialledStream, EstablishedLink, GrantDecision, HelloRole, OfferDecision, exchange_hello,
         },
@@ -23,7 +23,6 @@ use portcullis::{
         pool::Pool,
         server::LinkServer,
         shares::{GatewayShares, ShareRule},
-        standing,
     },
     net::{stream::NetStream, tcp},
     profile::{
@@ -111,9 +110,9 @@ impl Voice {
 
     /// A frame of a session.
     fn says(&mut self, to: &mut Self, number: u32, frame: &LinkFrame) {
-        self.table.say(number, frame.kind()).unwrap();
+        self.table.send(number, frame.kind()).unwrap();
         self.hands(to, number, frame);
-        to.table.hear(number, frame.kind()).unwrap();
+        to.table.receive(number, frame.kind()).unwrap();
     }
 
     /// Any frame, from its meaning to bytes and back.
@@ -121,21 +120,21 @@ impl Voice {
         self.out.clear();
         frame.push(&mut self.out, number);
         let mut rest = &black_box(&self.out)[..];
-        while let Some(heard) = to.decoder.decode(&mut rest).unwrap() {
-            black_box(heard);
+        while let Some(received) = to.decoder.decode(&mut rest).unwrap() {
+            black_box(received);
         }
     }
 
     fn says_data(&mut self, to: &mut Self, number: u32, body: &[u8]) {
-        self.table.say(number, FrameType::Data).unwrap();
+        self.table.send(number, FrameType::Data).unwrap();
         self.out.clear();
         let head = FrameHead { kind: FrameType::Data, length: body.len(), session: number };
         self.out.extend_from_slice(&head.bytes());
         self.out.extend_from_slice(body);
         let mut rest = &black_box(&self.out)[..];
-        while let Some(heard) = to.decoder.decode(&mut rest).unwrap() {
-            if let HeardPiece::Data { session, bytes } = black_box(heard) {
-                to.table.hear_data(session, bytes.len()).unwrap();
+        while let Some(received) = to.decoder.decode(&mut rest).unwrap() {
+            if let HeardPiece::Data { session, bytes } = black_box(received) {
+                to.table.receive_data(session, bytes.len()).unwrap();
             }
         }
     }
@@ -163,7 +162,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
     let (opener, server) = linked().await;
     let ((client, near), (far, backend)) = (connected().await, connected().await);
     let far = std::sync::Mutex::new(Some(far));
-    let (tell, mut told) = mpsc::channel(1);
+    let (tell, mut reported) = mpsc::channel(1);
     let opened =
         Arc::new(move |_: &Peer, _, session: portcullis::link::multiplex::handle::IncomingSession| {
             let (far, tell) = (far.lock().unwrap().take().unwrap(), tell.clone());
@@ -176,13 +175,13 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
     let mut link = opener.link;
     tasks.spawn("opener", async move {
         loop {
-            if let standing::StandingEvent::Ended(_) = link.next_event(std::future::pending()).await {
+            if let agreement::AgreedLinkEvent::Ended(_) = link.next_event(std::future::pending()).await {
                 return;
             }
         }
     });
     let outer = handle.open(open(), side(near).into()).await.unwrap();
-    let inner = told.recv().await.unwrap();
+    let inner = reported.recv().await.unwrap();
     // The link is kept for as long as anybody may open sessions on it.
     std::mem::forget((handle, serving));
     (client, backend, [outer, inner])
@@ -311,7 +310,7 @@ async fn linked() -> (EstablishedLink, EstablishedLink) {
 fn offer() -> OfferDecision {
     let (name, carries) = (service(), Carries::Bytes);
     let hello = ServerHello {
-        about: standing::about(),
+        about: agreement::about(),
         links_kept: 1,
         links_max: 4,
         sessions_per_link: 256,
@@ -321,7 +320,7 @@ fn offer() -> OfferDecision {
 }
 
 fn granted() -> GrantDecision {
-    let hello = OpenerHello { about: standing::about(), links_max: 4, granted: vec![service()] };
+    let hello = OpenerHello { about: agreement::about(), links_max: 4, granted: vec![service()] };
     GrantDecision { hello, mismatches: Vec::new(), retire: HOUR }
 }
 

@@ -144,12 +144,12 @@ impl Ear {
                 }
                 Ok(Some(HeardPiece::Data { session, bytes })) => {
                     assert!((1..=DATA_BYTES_MAX).contains(&bytes.len()) && self.heard.ends_with(bytes));
-                    self.hear_data(session, bytes.len())
+                    self.receive_data(session, bytes.len())
                 }
                 Ok(Some(HeardPiece::Frame { session, frame })) => {
                     check_written(&self.heard, self.end.other(), session, &frame);
                     self.frames += 1;
-                    self.hear_frame(session, &frame)
+                    self.receive_frame(session, &frame)
                 }
                 Err(violation) => Err(violation),
             };
@@ -161,16 +161,16 @@ impl Ear {
         }
     }
 
-    fn hear_data(&mut self, session: u32, bytes: usize) -> Result<(), PeerViolation> {
+    fn receive_data(&mut self, session: u32, bytes: usize) -> Result<(), PeerViolation> {
         self.step(self.end.other(), FrameType::Data)?;
         // How much of it came at once is not the same in pieces.
-        self.table.hear_data(session, bytes).map(drop).map_err(|violation| match violation {
+        self.table.receive_data(session, bytes).map(drop).map_err(|violation| match violation {
             PeerViolation::BeyondCredit(session, _) => PeerViolation::BeyondCredit(session, 0),
             other => other,
         })
     }
 
-    fn hear_frame(&mut self, session: u32, frame: &LinkFrame) -> Result<(), PeerViolation> {
+    fn receive_frame(&mut self, session: u32, frame: &LinkFrame) -> Result<(), PeerViolation> {
         let kind = frame.kind();
         self.step(self.end.other(), kind)?;
         match frame {
@@ -178,9 +178,9 @@ impl Ear {
                 self.last = session;
                 self.table.open(session, ())
             }
-            LinkFrame::Credit(bytes) => self.table.hear_credit(session, *bytes).map(drop),
+            LinkFrame::Credit(bytes) => self.table.receive_credit(session, *bytes).map(drop),
             _ if kind.is_about_session() => {
-                let entry = self.table.hear(session, kind)?;
+                let entry = self.table.receive(session, kind)?;
                 if entry.is_some_and(|entry| entry.channel.stage() == SessionStage::Closed) {
                     self.table.close(session);
                 }
@@ -209,9 +209,9 @@ impl Ear {
             _ if kind.is_about_session() => {
                 let before = self.table.entry(self.last).map(|entry| entry.channel.stage());
                 let may = before.is_some_and(|stage| stage.after(self.end, kind).is_some());
-                let said = self.table.say(self.last, kind);
-                assert_eq!(said.is_ok(), may, "{kind} in {before:?}");
-                if said == Ok(SessionStage::Closed) {
+                let sent = self.table.send(self.last, kind);
+                assert_eq!(sent.is_ok(), may, "{kind} in {before:?}");
+                if sent == Ok(SessionStage::Closed) {
                     self.table.close(self.last);
                 }
             }

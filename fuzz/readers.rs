@@ -63,7 +63,7 @@ fn checked(reason: String) -> String {
 /// A header of the PROXY protocol.
 pub fn proxy(input: &[u8]) -> String {
     let whole = proxy::parse(input);
-    let first = (1..=input.len()).map(|cut| proxy::parse(&input[..cut])).find(|said| *said != Ok(None));
+    let first = (1..=input.len()).map(|cut| proxy::parse(&input[..cut])).find(|sent| *sent != Ok(None));
     assert_eq!(whole, first.unwrap_or(Ok(None)), "at once, and byte by byte");
     let (client, length) = match whole {
         Err(fault) => return checked(fault.to_string()),
@@ -79,47 +79,47 @@ pub fn proxy(input: &[u8]) -> String {
     assert_eq!(their_length, length);
     for version in [ProxyVersion::V1, ProxyVersion::V2] {
         let again = proxy::write_header(version, Some(client), client, b"");
-        let heard = proxy::parse(&again).expect("it was written here").expect("it is whole");
-        assert_eq!((heard.client, heard.length), (Some(client), again.len()));
+        let received = proxy::parse(&again).expect("it was written here").expect("it is whole");
+        assert_eq!((received.client, received.length), (Some(client), again.len()));
     }
     format!("{client}, {length} bytes")
 }
 
 /// What the far side of a SOCKS5 link says: `who (1)`, and then a method and a request, or replies.
 pub fn socks(input: &[u8]) -> String {
-    let Some((&who, said)) = input.split_first() else { return "more".into() };
-    let (told, left, answered) = match who % 3 {
-        2 => replies(said),
-        asks => asked(said, if asks == 0 { SocksCommand::Connect } else { SocksCommand::Bind }),
+    let Some((&who, sent)) = input.split_first() else { return "more".into() };
+    let (reported, left, answered) = match who % 3 {
+        2 => replies(sent),
+        asks => asked(sent, if asks == 0 { SocksCommand::Connect } else { SocksCommand::Bind }),
     };
     // Nothing is read past a message: what follows is the session's.
-    assert!(said.ends_with(&left), "{} bytes left", left.len());
+    assert!(sent.ends_with(&left), "{} bytes left", left.len());
     assert!(answered.len() <= 12, "{answered:?}");
-    told
+    reported
 }
 
-fn asked(said: &[u8], serves: SocksCommand) -> (String, Vec<u8>, Vec<u8>) {
-    let mut stream = tokio::io::join(said, Vec::new());
-    let told = at_once(async {
+fn asked(sent: &[u8], serves: SocksCommand) -> (String, Vec<u8>, Vec<u8>) {
+    let mut stream = tokio::io::join(sent, Vec::new());
+    let reported = at_once(async {
         socks5::accept_method(&mut stream).await?;
         socks5::read_request(&mut stream, serves).await
     });
-    let told =
-        told.map_or_else(|error| checked(error.to_string()), |service| format!("asks for `{service}`"));
+    let reported =
+        reported.map_or_else(|error| checked(error.to_string()), |service| format!("asks for `{service}`"));
     let (left, answered) = stream.into_inner();
-    (told, left.to_vec(), answered)
+    (reported, left.to_vec(), answered)
 }
 
-fn replies(said: &[u8]) -> (String, Vec<u8>, Vec<u8>) {
-    let mut left = said;
-    let told = at_once(async {
+fn replies(sent: &[u8]) -> (String, Vec<u8>, Vec<u8>) {
+    let mut left = sent;
+    let reported = at_once(async {
         socks5::read_reply(&mut left).await?;
         let first = socks5::await_announcement(&mut left).await?;
         socks5::read_announcement(first, &mut left).await
     });
-    let told =
-        told.map_or_else(|error| checked(error.to_string()), |address| format!("client at {address:?}"));
-    (told, left.to_vec(), Vec::new())
+    let reported =
+        reported.map_or_else(|error| checked(error.to_string()), |address| format!("client at {address:?}"));
+    (reported, left.to_vec(), Vec::new())
 }
 
 /// Of bytes that are all there nobody waits.
@@ -177,19 +177,19 @@ fn answered(method: &Method, wire: &[u8], piece: usize) -> String {
             let mut request = Request::new(MessageBody::empty());
             *request.method_mut() = method.clone();
             request.headers_mut().insert("host", HeaderValue::from_static("h"));
-            let told = match line.send(request).await {
+            let reported = match line.send(request).await {
                 Ok(answer) => read_out(method, answer).await,
                 Err(ResponseFailure::Invalid(flaw)) => flaw.to_string(),
                 Err(ResponseFailure::Unanswered) => ResponseParseError::Nothing.to_string(),
                 Err(lost) => panic!("{lost:?}"),
             };
             drop(line);
-            told
+            reported
         };
         let says = async {
-            let mut heard = Vec::new();
-            while !heard.ends_with(b"\r\n\r\n") {
-                heard.push(theirs.read_u8().await.expect("a request"));
+            let mut received = Vec::new();
+            while !received.ends_with(b"\r\n\r\n") {
+                received.push(theirs.read_u8().await.expect("a request"));
             }
             for piece in wire.chunks(piece) {
                 // An answer may be over before all is said.
@@ -199,7 +199,7 @@ fn answered(method: &Method, wire: &[u8], piece: usize) -> String {
                 tokio::task::yield_now().await;
             }
             let _ = theirs.shutdown().await;
-            let _ = theirs.read_to_end(&mut heard).await;
+            let _ = theirs.read_to_end(&mut received).await;
         };
         tokio::join!(asks, says, going).0
     })
@@ -211,7 +211,7 @@ async fn read_out(method: &Method, answer: Response<Incoming>) -> String {
     if framing::frame_response(&mut head, method, &body).is_err() {
         return "a coding".into();
     }
-    let said =
+    let sent =
         head.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let mut count = 0;
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -220,8 +220,8 @@ async fn read_out(method: &Method, answer: Response<Incoming>) -> String {
             Err(_) => return format!("{}, cut", head.status.as_u16()),
         }
     }
-    let is_told = said.is_none_or(|said| said == count || count == 0);
-    assert!(is_told && !head.headers.contains_key("transfer-encoding"), "{said:?} of {count} bytes");
+    let is_told = sent.is_none_or(|sent| sent == count || count == 0);
+    assert!(is_told && !head.headers.contains_key("transfer-encoding"), "{sent:?} of {count} bytes");
     format!("{}, {count} bytes", head.status.as_u16())
 }
 
@@ -240,11 +240,11 @@ fn hello_in(input: &[u8], piece: usize) -> String {
             Ok(Some(hello)) => {
                 let name =
                     hello.name().map_or("no name".into(), |name| format!("`{}`", checked(name.into())));
-                let said = hello.into_bytes();
+                let sent = hello.into_bytes();
                 assert!(
-                    input.starts_with(&said) && said.len() == (at * piece + bytes.len()),
+                    input.starts_with(&sent) && sent.len() == (at * piece + bytes.len()),
                     "{}",
-                    said.len()
+                    sent.len()
                 );
                 return name;
             }
@@ -301,8 +301,8 @@ fn frames_in(wire: &[u8], limit: usize, piece: usize) -> Heard {
         (WebSocketDecoder::new(FrameSource::Client { message_max: limit }), Vec::new(), Vec::new());
     for bytes in wire.chunks(piece) {
         let mut bytes = bytes.to_vec();
-        let heard = decoder.decode(&mut bytes, &mut answers);
-        data.extend_from_slice(&bytes[..heard]);
+        let received = decoder.decode(&mut bytes, &mut answers);
+        data.extend_from_slice(&bytes[..received]);
     }
     Heard { data, answers, end: decoder.end() }
 }
@@ -367,12 +367,12 @@ pub fn profile(file: &Path, input: &[u8]) -> String {
     let ends = |byte: &&u8| matches!(**byte, b'\n' | b'\r' | 0x85 | 0xa8 | 0xa9);
     let (lines, name) = (1 + input.iter().filter(ends).count(), file.display().to_string());
     for problem in &problems {
-        let told = problem.to_string();
-        assert!(!told.chars().any(char::is_control) && told.len() < 4096, "{told:?}");
+        let reported = problem.to_string();
+        assert!(!reported.chars().any(char::is_control) && reported.len() < 4096, "{reported:?}");
         // What it extends may be another file.
-        let place = told.strip_prefix(&format!("{name}:")).and_then(|rest| rest.split(':').next());
+        let place = reported.strip_prefix(&format!("{name}:")).and_then(|rest| rest.split(':').next());
         let line = place.and_then(|line| line.parse::<usize>().ok());
-        assert!(line.is_none_or(|line| line <= lines + 1), "{told:?}, of {lines} lines");
+        assert!(line.is_none_or(|line| line <= lines + 1), "{reported:?}, of {lines} lines");
     }
     problems[0].to_string()
 }
@@ -415,9 +415,12 @@ async fn requests(input: &[u8]) -> String {
 }
 
 /// What repeats what was said is one line all the same.
-fn one_line(told: String) -> String {
-    assert!(!told.chars().any(char::is_control) && (1..400).contains(&told.chars().count()), "{told:?}");
-    told
+fn one_line(reported: String) -> String {
+    assert!(
+        !reported.chars().any(char::is_control) && (1..400).contains(&reported.chars().count()),
+        "{reported:?}"
+    );
+    reported
 }
 
 /// One file as a link's certificate, key and `ca`.
@@ -440,18 +443,18 @@ pub fn pem(file: &Path, input: &[u8]) -> String {
     assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
     match loaded {
         Ok(identity) => {
-            let told = [Some(identity.describe()), identity.refusal_reason(&identity)];
-            let told: Vec<_> = told.into_iter().flatten().collect();
-            assert!(told.iter().all(|told| !told.chars().any(char::is_control)), "{told:?}");
+            let reported = [Some(identity.describe()), identity.refusal_reason(&identity)];
+            let reported: Vec<_> = reported.into_iter().flatten().collect();
+            assert!(reported.iter().all(|reported| !reported.chars().any(char::is_control)), "{reported:?}");
             "loads".into()
         }
         Err(problems) => {
             assert!(!problems.is_empty());
-            let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            for told in &told {
-                assert!(!told.chars().any(char::is_control) && told.len() < 2048, "{told:?}");
+            let reported: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            for reported in &reported {
+                assert!(!reported.chars().any(char::is_control) && reported.len() < 2048, "{reported:?}");
             }
-            told.join(", ")
+            reported.join(", ")
         }
     }
 }

@@ -84,7 +84,7 @@ fn check_terminal() -> anyhow::Result<()> {
 /// Opens the screen and waits for its end, by the operator or by a signal.
 async fn show_screen(source: ScreenSource) -> anyhow::Result<ExitCode> {
     let (ends, mut ended) = oneshot::channel();
-    let gone = |why| {
+    let on_end = |why| {
         // Where nobody waits for its end any more, nobody needs to know.
         let _ = ends.send(why);
     };
@@ -93,7 +93,7 @@ async fn show_screen(source: ScreenSource) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut others = pin!(tui::signals::handle_signals()?);
-    let screen = tui::spawn(source, gone)?;
+    let screen = tui::spawn(source, on_end)?;
     tokio::select! {
         ended = &mut ended => return Ok(exit_code(ended.ok())),
         _ = terminate.recv() => screen.end(ScreenEnd::Left),

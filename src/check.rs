@@ -100,14 +100,14 @@ fn print_plan(good: &[LoadedProfile], is_named: bool) -> Result<(), OutputError>
 fn what_runs(profile: &Profile) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(half) = &profile.dmz {
-        lines.push(match &half.way {
+        lines.push(match &half.mode {
             DmzMode::Direct(_) => "the DMZ half, which reaches the back-ends itself".to_owned(),
             DmzMode::Forward { connect, .. } => format!("the DMZ half, which dials {}", list(connect)),
             DmzMode::Reverse { listen, .. } => format!("the DMZ half, which waits for links at {listen}"),
         });
         for service in &half.services {
             let accepts: Vec<_> = service.accept.iter().map(|accept| accept.address.to_string()).collect();
-            let backend = match &half.way {
+            let backend = match &half.mode {
                 DmzMode::Direct(backends) => backends.get(&service.name),
                 DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
             };
@@ -116,7 +116,7 @@ fn what_runs(profile: &Profile) -> Vec<String> {
         }
     }
     if let Some(half) = &profile.internal {
-        lines.push(match &half.way {
+        lines.push(match &half.mode {
             InternalMode::Forward { listen, .. } => {
                 format!("the internal half, which waits for links at {listen}")
             }

@@ -138,10 +138,10 @@ async fn print_readiness(cli: &Cli, demand: ReadinessDemand, json: bool) -> anyh
     };
     let is_ready = readiness.meets(demand);
     print_line(match json {
-        true => serde_json::json!({ "ready": is_ready, "reasons": readiness.lacks(demand) }).to_string(),
+        true => serde_json::json!({ "ready": is_ready, "reasons": readiness.unmet(demand) }).to_string(),
         false => {
             let word = if is_ready { "ready" } else { "not ready" };
-            [vec![word.to_owned()], readiness.lacks(demand)].concat().join("\n")
+            [vec![word.to_owned()], readiness.unmet(demand)].concat().join("\n")
         }
     })?;
     Ok(if is_ready { ExitCode::SUCCESS } else { exit::FAILED.into() })

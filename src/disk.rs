@@ -388,7 +388,7 @@ mod tests {
         pipe(&at("pipe"));
         let _listener = UnixListener::bind(at("socket")).unwrap();
         fs::write(at("large"), vec![b'x'; 2049]).unwrap();
-        let told = [
+        let reported = [
             (at("pipe"), "it is a pipe"),
             (at("socket"), "it is a socket"),
             (folder.path().to_owned(), "it is a folder"),
@@ -396,7 +396,7 @@ mod tests {
             (at("large"), "it is larger than 2 KiB"),
             (at("none"), "No such file or directory (os error 2)"),
         ];
-        for (path, expected) in told {
+        for (path, expected) in reported {
             let error = read(&path, 2048, PipePolicy::Refused).unwrap_err();
             assert_eq!(error.to_string(), expected, "{}", path.display());
         }
@@ -408,16 +408,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
         pipe(&path);
-        let (told, goes_on) = mpsc::channel();
+        let (reported, continues) = mpsc::channel();
         let to = path.clone();
         let writer = thread::spawn(move || {
             use std::io::Write;
             let mut pipe = OpenOptions::new().write(true).open(to).unwrap();
             pipe.write_all(b"one, ").unwrap();
-            goes_on.recv().unwrap();
+            continues.recv().unwrap();
             pipe.write_all(b"two").unwrap();
         });
-        told.send(()).unwrap();
+        reported.send(()).unwrap();
         assert_eq!(read(&path, 8, PipePolicy::Read).unwrap().bytes, b"one, two");
         writer.join().unwrap();
         let began = Instant::now();

@@ -133,7 +133,7 @@ fn open_screen(
     let (quit, tasks, runtime) = (on_screen(handle), tasks.clone(), RuntimeHandle::current());
     // Asked while it is there: of a lost one nothing can be told any more.
     let logs_there = std::io::stderr().is_terminal();
-    let gone = move |ended| {
+    let on_end = move |ended| {
         // Of a stop that was asked for on the screen the countdown and the summary tell.
         log::set_quiet(logs_there && matches!(ended, tui::ScreenEnd::TerminalGone | tui::ScreenEnd::Quit));
         match ended {
@@ -157,7 +157,7 @@ fn open_screen(
             tui::ScreenEnd::GatewayStopped | tui::ScreenEnd::Left => {}
         }
     };
-    Ok(Some(Arc::new(tui::spawn(ScreenSource::own(on_screen(handle)), gone)?)))
+    Ok(Some(Arc::new(tui::spawn(ScreenSource::own(on_screen(handle)), on_end)?)))
 }
 
 /// What is asked on the screen of this very process.
@@ -169,8 +169,9 @@ fn on_screen(handle: &GatewayHandle) -> GatewayHandle {
 fn refuse_sockets_inside(profile: &Profile) -> anyhow::Result<()> {
     let names = passed::names();
     let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let told = "was passed in, and the internal half takes no sockets; take it out of the service's units";
-    anyhow::ensure!(profile.dmz.is_some() || names.is_empty(), "{listed} {told}");
+    let reported =
+        "was passed in, and the internal half takes no sockets; take it out of the service's units";
+    anyhow::ensure!(profile.dmz.is_some() || names.is_empty(), "{listed} {reported}");
     Ok(())
 }
 
@@ -196,7 +197,7 @@ fn obey_signals(
 ) -> std::io::Result<()> {
     tasks.spawn("signals", tui::signals::handle_signals()?);
     signals::obey(handle, exit::CUT)?;
-    let (mut hangups, handle, asks) = (
+    let (mut hangups, handle, commands) = (
         signal(SignalKind::hangup())?,
         handle.for_asker("SIGHUP").acting_for(AuditActor::signal("SIGHUP")),
         tasks.clone(),
@@ -207,7 +208,7 @@ fn obey_signals(
             match screen.take() {
                 // With a screen it means that the terminal is gone; after that there is none.
                 Some(screen) if screen.wait(Duration::ZERO).is_none() => screen.terminal_gone(),
-                _ => asks.spawn("reload", send_command(handle.clone(), Command::Reload)),
+                _ => commands.spawn("reload", send_command(handle.clone(), Command::Reload)),
             }
         }
     });

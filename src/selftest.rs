@@ -44,20 +44,20 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
     };
     print_line(format_args!("{word}: what this process was refused, in its own thread and in an older one"))?;
     for attempt in of_folders.iter().flatten() {
-        print_line(format_args!("  {:<48} {}", attempt.way, attempt.outcome))?;
+        print_line(format_args!("  {:<48} {}", attempt.method, attempt.outcome))?;
     }
     if let Err(why) = &of_folders {
         print_line(format_args!("  {why}"))?;
     }
     for (own, older) in own.iter().zip(&older) {
-        print_line(format_args!("  {:<48} {:<18} {}", own.way, own.outcome.to_string(), older.outcome))?;
+        print_line(format_args!("  {:<48} {:<18} {}", own.method, own.outcome.to_string(), older.outcome))?;
     }
     let all: Vec<_> = of_folders.into_iter().flatten().chain(own).chain(older).collect();
     let refused = all.iter().filter(|attempt| attempt.outcome == EscapeOutcome::Refused).count();
     print_line(format_args!("  {refused} of {} attempts refused", all.len()))?;
     let through: Vec<_> = all.iter().filter(|attempt| attempt.is_let_through()).collect();
-    for EscapeAttempt { way, outcome } in &through {
-        print_note(format_args!("portcullis: {word}: {way}: {outcome}"));
+    for EscapeAttempt { method, outcome } in &through {
+        print_note(format_args!("portcullis: {word}: {method}: {outcome}"));
     }
     Ok(if through.is_empty() { ExitCode::SUCCESS } else { exit::FAILED.into() })
 }

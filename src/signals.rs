@@ -34,13 +34,13 @@ fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<
     start("signals", move || {
         for (count, signal) in signals.forever().enumerate() {
             let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-            let asked = handle.for_asker(name).acting_for(AuditActor::signal(name));
+            let requested = handle.for_asker(name).acting_for(AuditActor::signal(name));
             // Each on a thread: an engine that hangs would hold up the next. A third has nothing to add.
             let started = match count {
-                0 => start("stop", move || stop(&asked)),
+                0 => start("stop", move || stop(&requested)),
                 1 => {
                     // Where it has stopped already, there is nothing to cut.
-                    let cutting = start("stop", move || asked.send(Command::Stop).unwrap_or_default());
+                    let cutting = start("stop", move || requested.send(Command::Stop).unwrap_or_default());
                     start("end", move || end(cut, within)).and(cutting)
                 }
                 _ => Ok(()),

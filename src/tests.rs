@@ -11,10 +11,10 @@ pub const LITTLE: Duration = Duration::from_millis(20);
 /// It happens then, and not before. The clock is paused and moves by itself.
 pub async fn happens_after<T>(value: Duration, event: impl Future<Output = T>) -> T {
     let began = Instant::now();
-    let came = event.await;
+    let arrived = event.await;
     let took = began.elapsed();
     assert!(took + LITTLE >= value && took <= value + LITTLE, "after {took:?}, not {value:?}");
-    came
+    arrived
 }
 
 /// The same where a thread is at work meanwhile, which holds a paused clock.

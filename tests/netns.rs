@@ -231,8 +231,8 @@ fn doctor_finds_what_is_lost_on_a_link() {
          tcp sport 1443 numgen random mod 10 == 0 drop\n}\n}",
     );
     let doctor = || {
-        let told = place.command(&["doctor", "--admin", "run/dmz.sock"]).output().expect("it runs");
-        String::from_utf8(told.stdout).expect("text")
+        let reported = place.command(&["doctor", "--admin", "run/dmz.sock"]).output().expect("it runs");
+        String::from_utf8(reported.stdout).expect("text")
     };
     let talks = "b = b'x' * 60000\nfor _ in range(20):\n    s.sendall(b)\n    n = 0\n    while n < 60000: n += len(s.recv(60000))";
     let began = Instant::now();

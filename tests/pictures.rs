@@ -91,8 +91,8 @@ fn draw(recording: &Path, moment: fn(&Snapshot) -> bool, keys: &str) -> Buffer {
         app.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
     }
     for (name, command) in app.history_requests() {
-        let Command::History(asked) = command else { panic!("{command:?}") };
-        let report = history.ring.report(asked, history.now);
+        let Command::History(requested) = command else { panic!("{command:?}") };
+        let report = history.ring.report(requested, history.now);
         app.take_history(name, CommandAnswer::History(Box::new(report)));
     }
     let mut terminal = Terminal::new(TestBackend::new(120, 36)).unwrap();

@@ -117,7 +117,7 @@ fn two_hosts_agree_with_each_other() {
             |name: &str| timed(&root("profiles").join(format!("{name}.yaml"))).expect("a sample loads");
         let (outside, inside) = (load(dmz).dmz.expect("a half"), load(internal).internal.expect("a half"));
         let (DmzMode::Reverse { listen, .. }, InternalMode::Reverse { connect, .. }) =
-            (&outside.way, &inside.way)
+            (&outside.mode, &inside.mode)
         else {
             panic!("both are in reverse mode");
         };
@@ -179,7 +179,7 @@ fn who_listens_may_wait_for_its_address() {
     let text = "mode: reverse\ndmz:\n  link: { listen: { address: 'socks://127.0.0.1:1080', bind: wait } }\n  \
                 services: { a: { accept: { address: 'tcp://192.0.2.7:80', bind: wait } } }\n";
     let dmz = load_text(text, None).expect("it is valid").dmz.expect("a half");
-    assert!(matches!(dmz.way, DmzMode::Reverse { bind: BindPolicy::Wait, .. }), "{:?}", dmz.way);
+    assert!(matches!(dmz.mode, DmzMode::Reverse { bind: BindPolicy::Wait, .. }), "{:?}", dmz.mode);
     assert_eq!(dmz.services[0].accept[0].bind, BindPolicy::Wait);
 }
 
@@ -189,7 +189,7 @@ fn what_is_left_out_is_what_the_manual_says() {
     assert_eq!((profile.name.as_str(), profile.drain), ("text", Duration::from_secs(30)));
 
     let dmz = profile.dmz.expect("a half");
-    let DmzMode::Reverse { tls: None, pool, .. } = dmz.way else { panic!("{:?}", dmz.way) };
+    let DmzMode::Reverse { tls: None, pool, .. } = dmz.mode else { panic!("{:?}", dmz.mode) };
     assert_eq!(
         pool,
         PoolLimits {
@@ -214,8 +214,8 @@ fn what_is_left_out_is_what_the_manual_says() {
     assert_eq!((service.sessions, service.idle, &service.peers), (1000, None, &None));
 
     let internal = profile.internal.expect("a half");
-    let InternalMode::Reverse { tls: None, prepared: 8, retry, .. } = internal.way else {
-        panic!("{:?}", internal.way)
+    let InternalMode::Reverse { tls: None, prepared: 8, retry, .. } = internal.mode else {
+        panic!("{:?}", internal.mode)
     };
     assert_eq!(retry, RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) });
     assert_eq!((internal.maximum, &internal.services[0].peers), (1024, &None));
@@ -242,7 +242,7 @@ fn what_a_service_carries_is_said_once_or_by_its_edges() {
             let outside = profile.dmz.expect("a half");
             assert_eq!(outside.services[0].carries, carries, "{accept} {key} {connect}");
             assert_eq!(outside.services[0].accept[0].address.to_string(), accept);
-            let inside = match (profile.internal, outside.way) {
+            let inside = match (profile.internal, outside.mode) {
                 (Some(half), _) => (half.services[0].carries, half.services[0].connect.to_string()),
                 (None, DmzMode::Direct(backends)) => {
                     (carries, backends.into_values().map(|to| to.to_string()).collect())
@@ -299,7 +299,7 @@ fn the_built_in_profile_resolves_in_every_mode() {
     }
     let moved = DemoPorts([7000, 40_001, 7002]);
     let demo = builtin_demo(&ProfileOverrides::default(), &tls, moved).expect("it is valid");
-    let way = demo.dmz.map(|half| half.way);
+    let way = demo.dmz.map(|half| half.mode);
     assert!(matches!(way, Some(DmzMode::Reverse { tls: Some(seen), listen, .. })
         if seen == tls.dmz && listen.at.port == 40_001));
 }
@@ -384,10 +384,10 @@ fn a_certificate_of_links_that_is_never_shown_is_warned_of() {
     };
     assert_eq!(warned("www", ""), [""; 0]);
     assert_eq!(warned("gate", "sni: www.example.com, "), [""; 0]);
-    let told = warned("gate", "");
+    let reported = warned("gate", "");
     assert!(
-        told.len() == 1 && told[0].starts_with("dmz.link.outer: its certificate is never shown"),
-        "{told:?}"
+        reported.len() == 1 && reported[0].starts_with("dmz.link.outer: its certificate is never shown"),
+        "{reported:?}"
     );
 }
 
@@ -401,10 +401,16 @@ fn ready_links_are_counted_for_each_service_only_where_they_speak_socks() {
     };
     let own = "connect: ['socks+tls://192.0.2.1:1', 'socks+tls://192.0.2.2:1'], maximum: 100";
     assert_eq!(warned(&format!("{own}, {tls}, prepared: 25")), Vec::<String>::new(), "fifty of a hundred");
-    let told = warned(&format!("{own}, {tls}, prepared: 26"));
-    assert!(told.len() == 1 && told[0].contains("2 gateways") && told[0].contains("make 52"), "{told:?}");
-    let told = warned("connect: 'socks://127.0.0.1:1', prepared: 8");
-    assert!(told.len() == 1 && told[0].contains("70 services") && told[0].contains("make 560"), "{told:?}");
+    let reported = warned(&format!("{own}, {tls}, prepared: 26"));
+    assert!(
+        reported.len() == 1 && reported[0].contains("2 gateways") && reported[0].contains("make 52"),
+        "{reported:?}"
+    );
+    let reported = warned("connect: 'socks://127.0.0.1:1', prepared: 8");
+    assert!(
+        reported.len() == 1 && reported[0].contains("70 services") && reported[0].contains("make 560"),
+        "{reported:?}"
+    );
 }
 
 #[test]
@@ -421,7 +427,7 @@ fn a_chain_has_an_end_and_paths_belong_to_their_file() {
     }
     let profile = timed(&folder.path().join("16.yaml")).expect("sixteen files are taken");
     assert_eq!((profile.name.as_str(), profile.drain), ("16", Duration::from_secs(16)));
-    let way = profile.dmz.map(|half| half.way);
+    let way = profile.dmz.map(|half| half.mode);
     let Some(DmzMode::Reverse { tls: Some(tls), .. }) = way else { panic!("{way:?}") };
     let PemSource::File { path, place } = tls.certificate else { panic!("a file is named") };
     assert_eq!(path, folder.path().join("base/pki/a.pem"));
@@ -462,8 +468,8 @@ fn a_files_name_is_shown_as_every_text_from_outside() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("a\u{1b}[2J\n\u{202e}b.yaml");
     fs::write(&file, "name: shop\nmode: sideways\n").expect("it is written");
-    let told = problems(&file, folder.path());
-    assert!(told.starts_with("a[2J b.yaml:2:7: mode: "), "{told:?}");
+    let reported = problems(&file, folder.path());
+    assert!(reported.starts_with("a[2J b.yaml:2:7: mode: "), "{reported:?}");
     let missing = load(&folder.path().join("\u{9b}2Jc.yaml"), &ProfileOverrides::default())
         .expect_err("it is not there");
     assert!(missing[0].to_string().contains("/2Jc.yaml"), "{missing:?}");
@@ -562,7 +568,7 @@ proptest! {
             signs.splice(from..to, instead.chars());
         }
         let text: String = signs.into_iter().collect();
-        let told = load_text(text, Some(mode)).map_or_else(|problems| !problems.is_empty(), |_| true);
-        prop_assert!(told, "a refusal has a reason");
+        let reported = load_text(text, Some(mode)).map_or_else(|problems| !problems.is_empty(), |_| true);
+        prop_assert!(reported, "a refusal has a reason");
     }
 }

@@ -97,10 +97,10 @@ fn a_gateway_that_lost_its_terminal_goes_on_and_burns_nothing() {
     let burnt = terminal.cpu_ticks() - before;
     assert!(burnt < 40, "{burnt} ticks in 2 s");
     let status = status(&place);
-    let told = status["notices"].as_array().unwrap().iter().any(|line| {
+    let reported = status["notices"].as_array().unwrap().iter().any(|line| {
         line["text"] == "the terminal is gone, and the log that went there; the gateway goes on headless"
     });
-    assert!(told, "{}", status["notices"]);
+    assert!(reported, "{}", status["notices"]);
     assert_eq!((&status["log_lines_lost"], &status["log_trouble"]), (&0.into(), &serde_json::Value::Null));
     assert!(place.command(&["stop"]).output().unwrap().status.success());
     assert_eq!(terminal.exit_code(), 0);
@@ -330,8 +330,8 @@ fn a_recording_on_a_full_disk_is_told_and_goes_on_when_there_is_room() {
     fs::remove_file(format!("{inside}/filler")).unwrap();
     let well = row(|row| row["trouble"].is_null());
     assert!(well["left_out"].as_u64().unwrap() >= 1, "{well}");
-    for told in ["it is tried again every second", "goes on; "] {
-        assert!(gateway.log().contains(told), "{}", gateway.log());
+    for reported in ["it is tried again every second", "goes on; "] {
+        assert!(gateway.log().contains(reported), "{}", gateway.log());
     }
     fs::copy(format!("{inside}/kept.jsonl"), place.path("kept.jsonl")).unwrap();
     let kept = fs::read_to_string(place.path("kept.jsonl")).unwrap();

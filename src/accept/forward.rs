@@ -124,7 +124,7 @@ impl DialledInPeers {
     }
 
     /// A ready link of a peer's has ended.
-    pub fn note_loss(&self, peer: &Peer, loss: &IdleLossReason) {
+    pub fn record_loss(&self, peer: &Peer, loss: &IdleLossReason) {
         let mut seen = self.lock();
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
             visitor.at = Instant::now();
@@ -229,18 +229,18 @@ fn forget_departed(seen: &mut Vec<DialledInPeer>) {
 
 /// Greets links; `links` bounds how many there are.
 pub fn reception(
-    greeter: HandshakeContext,
+    context: HandshakeContext,
     visitors: Arc<DialledInPeers>,
     server: Arc<LinkServer>,
     links: Arc<GatewayShares>,
     serve: ServeSession,
 ) -> LinkReception {
-    let notices = greeter.notices.clone();
-    let greeted = move |greeted, greeting: HandshakePermit| {
+    let notices = context.notices.clone();
+    let handshake_done = move |handshake_done, permit: HandshakePermit| {
         let (visitors, server, links) = (visitors.clone(), server.clone(), links.clone());
         let (serve, notices) = (serve.clone(), notices.clone());
         async move {
-            match greeted {
+            match handshake_done {
                 HandshakeOutcome::Seen(peer) => drop(visitors.note_peer(&peer, None)),
                 HandshakeOutcome::Linked(EstablishedLink { mut link, .. }) => {
                     let counts = visitors.note_peer(link.peer(), Some(multiplex::PROTOCOL_NAME));
@@ -254,39 +254,39 @@ pub fn reception(
                     link.set_guard(LinkGuard::ready(&counts, Some(place)));
                     server.serve_link(link);
                 }
-                HandshakeOutcome::SocksRequested(asked) => {
-                    let counts = visitors.note_peer(&asked.peer, Some(socks5::PROTOCOL_NAME));
-                    let Some(place) = links.take(&asked.peer.label()) else {
+                HandshakeOutcome::SocksRequested(requested) => {
+                    let counts = visitors.note_peer(&requested.peer, Some(socks5::PROTOCOL_NAME));
+                    let Some(place) = links.take(&requested.peer.label()) else {
                         notices.warn_rejected_link(
                             LinkCause::AtMaximum,
-                            format!("link from {}: {AT_MAXIMUM}", asked.peer.label()),
+                            format!("link from {}: {AT_MAXIMUM}", requested.peer.label()),
                         );
-                        return handshake::refuse(asked.stream, Refusal::Full).await;
+                        return handshake::refuse(requested.stream, Refusal::Full).await;
                     };
-                    let link_guard = LinkGuard::carrying(&counts, Some(place)).describe(&asked.stream);
-                    drop(greeting);
-                    serve(session_request(asked, link_guard)).await;
+                    let link_guard = LinkGuard::carrying(&counts, Some(place)).describe(&requested.stream);
+                    drop(permit);
+                    serve(session_request(requested, link_guard)).await;
                 }
             }
         }
         .boxed()
     };
-    LinkReception::new(greeter, Arc::new(greeted))
+    LinkReception::new(context, Arc::new(handshake_done))
 }
 
-fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest {
-    if let Some(stream) = asked.stream.tcp() {
+fn session_request(requested: SocksRequest, link_guard: LinkGuard) -> SessionRequest {
+    if let Some(stream) = requested.stream.tcp() {
         // Fails only on a socket that is already gone, as the session will find out.
         let _ = tcp::prepare_busy_link(stream);
     }
     SessionRequest {
         half: Half::Internal,
-        downstream: SessionSide::Stream(asked.stream),
-        service: asked.service,
+        downstream: SessionSide::Stream(requested.stream),
+        service: requested.service,
         id: None,
         client: None,
         origin: Box::default(),
-        peer: Some(asked.peer),
+        peer: Some(requested.peer),
         reply: SessionReply::Socks,
         prefix: Vec::new(),
         link_guard: Some(link_guard),

@@ -43,10 +43,10 @@ enum AwaitedEnd {
 }
 
 impl IdleState {
-    pub fn new_busy(room: &Arc<IdleReclaim>) -> Arc<Self> {
+    pub fn new_busy(reclaim: &Arc<IdleReclaim>) -> Arc<Self> {
         let fate = Mutex::new(AwaitedEnd::Open(Vec::new()));
         let (state, requests) = (AtomicU64::new(AT_WORK), Arc::new(AtomicU64::new(1)));
-        Arc::new(Self { state, reclaim: room.clone(), requests, counters: OnceLock::new(), fate })
+        Arc::new(Self { state, reclaim: reclaim.clone(), requests, counters: OnceLock::new(), fate })
     }
 
     fn change(&self, from: u64, to: u64) -> bool {
@@ -166,16 +166,16 @@ mod tests {
 
     #[test]
     fn a_place_is_given_up_at_rest_alone_and_once() {
-        let room = Arc::default();
-        let [one, other] = [IdleState::new_busy(&room), IdleState::new_busy(&room)];
+        let reclaim = Arc::default();
+        let [one, other] = [IdleState::new_busy(&reclaim), IdleState::new_busy(&reclaim)];
         assert_eq!(one.idle_since(), None);
         drop(BusyGuard::new(&one));
         drop(BusyGuard::new(&other));
         let (first, second) = (one.idle_since().expect("it rests"), other.idle_since().expect("it rests"));
         assert!(first < second);
         let cx = Context::from_waker(std::task::Waker::noop());
-        assert!(other.try_mark_busy() && !other.try_reclaim(second) && !room.poll(&cx));
-        assert!(one.try_reclaim(first) && !one.try_reclaim(first) && room.poll(&cx) && !room.poll(&cx));
+        assert!(other.try_mark_busy() && !other.try_reclaim(second) && !reclaim.poll(&cx));
+        assert!(one.try_reclaim(first) && !one.try_reclaim(first) && reclaim.poll(&cx) && !reclaim.poll(&cx));
         assert!(one.is_reclaimed() && !one.try_mark_busy() && one.idle_since().is_none());
         // What comes to its end later changes nothing.
         drop(BusyGuard::new(&one));

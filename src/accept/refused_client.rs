@@ -36,10 +36,10 @@ pub async fn refuse_client(
         origin: client.origin(&ClientOrigin::default()),
         admission: ClientAdmission::Refused(refused),
     };
-    let asked =
+    let request =
         SessionRequest { id: Some(id.clone()), downstream: SessionSide::Gone, ..session_request(entered) };
-    serve(asked).await;
-    let (status, told) = match refused {
+    serve(request).await;
+    let (status, reason) = match refused {
         ClientRefusal::Filter(_)
         | ClientRefusal::Login(LoginRefusal::NotListed | LoginRefusal::WrongClaims) => {
             (StatusCode::FORBIDDEN, "this service is not for you")
@@ -60,6 +60,6 @@ pub async fn refuse_client(
             (StatusCode::TOO_MANY_REQUESTS, "you have as much of this service as you may")
         }
     };
-    let response = ErrorResponse::refused_client(status, told, refused.retry_after());
+    let response = ErrorResponse::refused_client(status, reason, refused.retry_after());
     RequestFailure { response, session: Some(id), end: None, backend: None }
 }

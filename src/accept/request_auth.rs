@@ -51,34 +51,35 @@ impl RequestClient {
 /// Finds out whose a request is; a client that does not get in is answered with what it lacks.
 pub async fn identify_client(
     client: &mut RequestClient,
-    door: &HttpRoute,
+    route: &HttpRoute,
     head: AskingHead<'_>,
     lifetime: &RouteLifetime,
     serve: &ServeSession,
 ) -> Result<(), RequestFailure> {
-    let Some(asked) = &door.web.auth else { return Ok(()) };
+    let Some(required) = &route.web.auth else { return Ok(()) };
     // Whatever the connection's certificate says, it is the request that counts here.
     client.user = None;
-    let known = lifetime.logins.identify(asked, head, client.address.ip()).await;
+    let known = lifetime.logins.identify(required, head, client.address.ip()).await;
     let refused = match known {
         Ok(known) => {
             client.expires = known.as_ref().and_then(|known| known.expires);
             client.user = known.map(|known| known.user);
             match &client.user {
-                Some(user) if !asked.admits(&user.name) => LoginRefusal::NotListed,
+                Some(user) if !required.admits(&user.name) => LoginRefusal::NotListed,
                 Some(_) | None => return Ok(()),
             }
         }
         // There is nobody to blame for it but us.
         Err(LoginRefusal::Unavailable) => {
-            let told = "who may use this service is not known at the moment";
-            return Err(ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, told).into());
+            let reason = "who may use this service is not known at the moment";
+            return Err(ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, reason).into());
         }
         Err(refused) => refused,
     };
-    let mut failure = refuse_client(serve, &door.service, client, ClientRefusal::Login(refused)).await;
+    let mut failure = refuse_client(serve, &route.service, client, ClientRefusal::Login(refused)).await;
     if failure.response.status == StatusCode::UNAUTHORIZED {
-        failure.response.challenge = Some(Box::new(auth::challenge(asked, door.service.as_str(), refused)));
+        failure.response.challenge =
+            Some(Box::new(auth::challenge(required, route.service.as_str(), refused)));
     }
     Err(failure)
 }

@@ -22,44 +22,44 @@ pub fn find_route<'a, B>(
     host: &str,
 ) -> Result<&'a HttpRoute, ErrorResponse> {
     let origin = request::origin(request.headers())?;
-    let asked = RequestTarget { host, path: request.uri().path(), origin };
-    let door = find_http_route(routes, &asked).ok_or_else(error_response::no_such_service)?;
-    let is_socket = door.web_kind != WebKind::Requests || request.headers().contains_key(header::UPGRADE);
-    let allowed = &door.web.origins;
+    let requested = RequestTarget { host, path: request.uri().path(), origin };
+    let route = find_http_route(routes, &requested).ok_or_else(error_response::no_such_service)?;
+    let is_socket = route.web_kind != WebKind::Requests || request.headers().contains_key(header::UPGRADE);
+    let allowed = &route.web.origins;
     let is_allowed = |origin: &[u8]| allowed.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin));
-    if is_socket && !allowed.is_empty() && !asked.origin.is_some_and(is_allowed) {
+    if is_socket && !allowed.is_empty() && !requested.origin.is_some_and(is_allowed) {
         return Err(ErrorResponse::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
     }
-    Ok(door)
+    Ok(route)
 }
 
 /// The very host comes before `*.` and its parent, and these before any; then the longest path. A request without
 /// a host can mean a service with `hosts` where there is no other.
-fn find_http_route<'a>(doors: &'a [HttpRoute], asked: &RequestTarget<'_>) -> Option<&'a HttpRoute> {
+fn find_http_route<'a>(routes: &'a [HttpRoute], requested: &RequestTarget<'_>) -> Option<&'a HttpRoute> {
     let is_below = |path: &str| {
-        let rest = asked.path.strip_prefix(path.trim_end_matches('/'));
+        let rest = requested.path.strip_prefix(path.trim_end_matches('/'));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let is_only = doors.iter().all(|door| door.service == doors[0].service);
-    let parent = asked.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-    let nearness = |door: &HttpRoute| match &door.web.hosts {
-        hosts if hosts.iter().any(|host| host == asked.host) => Some(2),
+    let is_only = routes.iter().all(|route| route.service == routes[0].service);
+    let parent = requested.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    let nearness = |route: &HttpRoute| match &route.web.hosts {
+        hosts if hosts.iter().any(|host| host == requested.host) => Some(2),
         hosts if parent.as_ref().is_some_and(|parent| hosts.contains(parent)) => Some(1),
-        hosts => (hosts.is_empty() || (asked.host.is_empty() && is_only)).then_some(0),
+        hosts => (hosts.is_empty() || (requested.host.is_empty() && is_only)).then_some(0),
     };
-    let meant = doors.iter().filter(|door| is_below(&door.path));
-    let downstream = meant.filter_map(|door| Some((door.path.len(), nearness(door)?, door)));
-    downstream.max_by_key(|(path, downstream, _)| (*downstream, *path)).map(|(.., door)| door)
+    let meant = routes.iter().filter(|route| is_below(&route.path));
+    let downstream = meant.filter_map(|route| Some((route.path.len(), nearness(route)?, route)));
+    downstream.max_by_key(|(path, downstream, _)| (*downstream, *path)).map(|(.., route)| route)
 }
 
 /// What a request wants its connection to become, of what its service is for.
 pub fn wanted_upgrade(
-    door: &HttpRoute,
+    route: &HttpRoute,
     parts: &Parts,
     has_body: bool,
 ) -> Result<Option<HeaderValue>, ErrorResponse> {
     let wanted = request::requested_upgrade(&parts.headers, parts.version);
-    match door.web_kind {
+    match route.web_kind {
         WebKind::Frames | WebKind::Requests => Ok(wanted.filter(|_| !has_body)),
         WebKind::Sockets if !request::is_websocket(wanted.as_ref()) => {
             Err(ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"))
@@ -73,11 +73,11 @@ pub fn wanted_upgrade(
 pub fn client_of(
     connected: SocketAddr,
     by: ForwardedHeaders,
-    door: &HttpRoute,
+    route: &HttpRoute,
     headers: &HeaderMap,
 ) -> (SocketAddr, ForwardedHeaders) {
     let peer = connected.ip();
-    let networks = door.web.forwarded.as_deref().unwrap_or_default();
+    let networks = route.web.forwarded.as_deref().unwrap_or_default();
     let is_trusted = |address| networks.iter().any(|network| network.contains(address));
     if !is_trusted(peer) {
         return (connected, by);

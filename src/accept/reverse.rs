@@ -18,7 +18,7 @@ use super::{ServeSession, SessionReply, SessionRequest};
 use crate::{
     admission::clients::ClientAdmission,
     link::{
-        Peer,
+        Peer, agreement,
         dial_state::DialFailure,
         dialled_gateways::GatewayDialler,
         failure::{IdleLinkFailure, LinkFailure},
@@ -30,7 +30,6 @@ use crate::{
         lockdown::Lockdown,
         server::{CurrentOffer, IdleLossReason, LinkServer},
         session_side::SessionSide,
-        standing,
     },
     net::{stream::NetStream, tcp},
     profile::{Carries, Half, LinkAddress, ServiceName},
@@ -75,7 +74,7 @@ impl OfferedServices {
     fn offer_of_links(&self, peer: &Peer, prepared: usize) -> OfferDecision {
         let bounded = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         let hello = ServerHello {
-            about: standing::about(),
+            about: agreement::about(),
             links_kept: bounded(prepared),
             links_max: bounded(self.maximum),
             sessions_per_link: bounded(self.sessions_per_link),
@@ -166,8 +165,8 @@ impl ReverseDialler {
     }
 
     /// The services or their states have changed: the gateway is told, and SOCKS5 links follow.
-    pub fn tell_offers(&self) {
-        self.server.tell_offers();
+    pub fn send_offers(&self) {
+        self.server.send_offers();
         self.keeper.notify_changed();
     }
 }
@@ -203,9 +202,9 @@ pub fn current_offer(offering: Arc<ArcSwap<OfferedServices>>) -> CurrentOffer {
 }
 
 fn idle_link_lost(keeper: Weak<LinkKeeper>) -> crate::link::server::IdleLinkLost {
-    Arc::new(move |_, stood, loss| {
+    Arc::new(move |_, lifetime, loss| {
         if let Some(keeper) = keeper.upgrade() {
-            keeper.note_lost(None, stood, loss);
+            keeper.note_lost(None, lifetime, loss);
         }
     })
 }
@@ -215,11 +214,11 @@ impl LinkUse for ReverseUse {
         let (keeper, offering) = (self.keeper.clone(), self.offering.clone());
         // Of the targets of one name, each gets its share of what is prepared.
         let prepared = move || Some(keeper.upgrade()?.wanted().prepared);
-        let says = HelloRole::Serves(Arc::new(move |peer| match prepared() {
+        let hello_role = HelloRole::Serves(Arc::new(move |peer| match prepared() {
             Some(prepared) => offering.load().offer_of_links(peer, prepared),
             None => offering.load().offer_for(peer),
         }));
-        HandshakeTerms { role: says, generation: self.server.generation().clone() }
+        HandshakeTerms { role: hello_role, generation: self.server.generation().clone() }
     }
 
     fn note_hello(&self, _: &EstablishedLink) {}

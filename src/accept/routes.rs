@@ -13,7 +13,7 @@ use crate::{
         clients::{ClientAdmission, ClientGates},
         handshakes::EVICTED,
     },
-    link::{HANDSHAKE, door::LinkDoors},
+    link::{HANDSHAKE, endpoint::LinkEndpoints},
     net::{
         proxy::{self, ProxyReadError},
         stream::NetStream,
@@ -71,8 +71,8 @@ impl TlsHandling {
         match self {
             Self::Passed(_) | Self::Down(..) => None,
             Self::Tls(service, server) => (service == wanted).then_some(&server.config),
-            Self::Http(doors, server) => {
-                doors.iter().any(|door| door.service == *wanted).then_some(&server.config)
+            Self::Http(routes, server) => {
+                routes.iter().any(|route| route.service == *wanted).then_some(&server.config)
             }
         }
     }
@@ -230,11 +230,11 @@ pub enum RouteError {
 pub async fn route_client(
     stream: TcpStream,
     from: SocketAddr,
-    front: &PortRoutes,
-    link_doors: &LinkDoors,
+    port_routes: &PortRoutes,
+    link_endpoints: &LinkEndpoints,
     gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
-    match timeout(HANDSHAKE, route_stream(stream, from, front, link_doors, gates)).await {
+    match timeout(HANDSHAKE, route_stream(stream, from, port_routes, link_endpoints, gates)).await {
         Ok(entered) => entered,
         Err(_) => Err(RouteError::Timeout),
     }
@@ -245,15 +245,15 @@ pub async fn route_probe(
     mut stream: TcpStream,
     client: SocketAddr,
     service: ServiceName,
-    front: &PortRoutes,
+    port_routes: &PortRoutes,
 ) -> Result<AdmittedClient, RouteError> {
     let shaken = async {
-        let RouteTable::Named(doors) = &front.table else {
+        let RouteTable::Named(routes) = &port_routes.table else {
             return Err(RouteError::ProbeWithoutTls);
         };
         let hello = ClientHello::read(&mut stream, Vec::new()).await?;
         let Some(config) =
-            find_sni_route(doors, hello.name()).and_then(|door| door.handling.tls_config_for(&service))
+            find_sni_route(routes, hello.name()).and_then(|route| route.handling.tls_config_for(&service))
         else {
             client_hello::refuse_name(&mut stream).await;
             return Err(RouteError::ProbeOfOther);
@@ -268,19 +268,19 @@ pub async fn route_probe(
 async fn route_stream(
     stream: TcpStream,
     from: SocketAddr,
-    front: &PortRoutes,
-    link_doors: &LinkDoors,
+    port_routes: &PortRoutes,
+    link_endpoints: &LinkEndpoints,
     gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
-    let arrived = ArrivedClient::read(stream, from, front.proxy.as_deref()).await?;
-    match &front.table {
+    let arrived = ArrivedClient::read(stream, from, port_routes.proxy.as_deref()).await?;
+    match &port_routes.table {
         RouteTable::One(service) => Ok(RoutedClient::Session(arrived.admit_unchecked(service.clone()))),
         RouteTable::Http(routes) => {
             let ArrivedClient { client, stream, prefix, origin } = arrived;
             let (stream, routes, is_tls) = (NetStream::Tcp(stream), routes.clone(), false);
             Ok(RoutedClient::Web(WebClient { client, stream, prefix, routes, is_tls, origin }))
         }
-        RouteTable::Named(routes) => route_by_name(arrived, routes, link_doors, gates).await,
+        RouteTable::Named(routes) => route_by_name(arrived, routes, link_endpoints, gates).await,
     }
 }
 
@@ -326,7 +326,7 @@ impl ArrivedClient {
 async fn route_by_name(
     mut arrived: ArrivedClient,
     routes: &[SniRoute],
-    link_doors: &LinkDoors,
+    link_endpoints: &LinkEndpoints,
     gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
     let prefix = std::mem::take(&mut arrived.prefix);
@@ -334,7 +334,7 @@ async fn route_by_name(
     let name = hello.name();
     let Some(route) = find_sni_route(routes, name) else {
         // Links may have a certificate of their own.
-        if let Some(server) = link_doors.outer_server() {
+        if let Some(server) = link_endpoints.outer_server() {
             let client = end_tls_for_requests(arrived, hello, &server, Arc::default()).await;
             return client.map(RoutedClient::Web);
         }
@@ -401,13 +401,13 @@ pub fn origin_of(stream: &TcpStream) -> Box<ClientOrigin> {
 }
 
 /// The very name comes before `*.` and its parent, and these before a door that takes any.
-fn find_sni_route<'a>(doors: &'a [SniRoute], name: Option<&str>) -> Option<&'a SniRoute> {
-    let has = |wanted: &str| doors.iter().find(|door| door.sni.iter().any(|name| name == wanted));
+fn find_sni_route<'a>(routes: &'a [SniRoute], name: Option<&str>) -> Option<&'a SniRoute> {
+    let has = |wanted: &str| routes.iter().find(|route| route.sni.iter().any(|name| name == wanted));
     let named = name.and_then(|name| {
         let parent = || name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
         has(name).or_else(|| has(&parent()?))
     });
-    named.or_else(|| doors.iter().find(|door| door.sni.is_empty()))
+    named.or_else(|| routes.iter().find(|route| route.sni.is_empty()))
 }
 
 #[cfg(test)]
@@ -419,12 +419,12 @@ mod tests {
 
     #[test]
     fn the_closest_name_is_meant() {
-        let door = |service: &str, sni: &[&str]| SniRoute {
+        let route = |service: &str, sni: &[&str]| SniRoute {
             sni: sni.iter().map(|name| (*name).to_owned()).collect(),
             handling: TlsHandling::Passed(ServiceName::parse(service).expect("a name")),
         };
-        let named = [door("stars", &["*.example.com"]), door("www", &["www.example.com"])];
-        let all = [door("stars", &["*.example.com"]), door("any", &[]), door("www", &["www.example.com"])];
+        let named = [route("stars", &["*.example.com"]), route("www", &["www.example.com"])];
+        let all = [route("stars", &["*.example.com"]), route("any", &[]), route("www", &["www.example.com"])];
         let table = [
             (Some("www.example.com"), Some("www"), "www"),
             (Some("a.example.com"), Some("stars"), "stars"),
@@ -433,7 +433,7 @@ mod tests {
             (None, None, "any"),
         ];
         for (name, of_named, of_all) in table {
-            let found = |doors| match find_sni_route(doors, name).map(|door| &door.handling) {
+            let found = |routes| match find_sni_route(routes, name).map(|route| &route.handling) {
                 Some(TlsHandling::Passed(service)) => Some(service.as_str()),
                 Some(other) => panic!("{other:?}"),
                 None => None,
@@ -450,7 +450,7 @@ mod tests {
             RouteTable::Named(vec![SniRoute { sni: Vec::new(), handling }])
         };
         let loopback: Network = "127.0.0.0/8".parse().expect("a network");
-        for (proxy, said) in [
+        for (proxy, sent) in [
             (None, &b""[..]),
             (None, b"\x16\x03\x01"),
             (Some(vec![loopback]), b""),
@@ -460,11 +460,12 @@ mod tests {
             let at = listener.local_addr().expect("it is bound");
             let mut client = TcpStream::connect(at).await.expect("it connects");
             let (stream, from) = listener.accept().await.expect("it connects");
-            client.write_all(said).await.expect("it is taken");
-            let front = PortRoutes { proxy, table: named() };
-            let (doors, gates) = (LinkDoors::default(), ClientGates::default());
-            let routed = happens_after(HANDSHAKE, route_client(stream, from, &front, &doors, &gates)).await;
-            assert!(matches!(routed, Err(RouteError::Timeout)), "{said:?}");
+            client.write_all(sent).await.expect("it is taken");
+            let port_routes = PortRoutes { proxy, table: named() };
+            let (routes, gates) = (LinkEndpoints::default(), ClientGates::default());
+            let routed =
+                happens_after(HANDSHAKE, route_client(stream, from, &port_routes, &routes, &gates)).await;
+            assert!(matches!(routed, Err(RouteError::Timeout)), "{sent:?}");
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
         quota::{DescriptorQuota, QuotaPermit},
     },
     auth::ClientLogins,
-    link::{door::LinkDoors, session_side::SessionSide},
+    link::{endpoint::LinkEndpoints, session_side::SessionSide},
     net::{
         listen::{ListenEvent, Listener},
         stream::NetStream,
@@ -75,25 +75,25 @@ pub struct ClientPortContext {
 /// Accepts clients until the port is closed; who serves them may change while it runs.
 pub async fn run(
     listener: Arc<Listener>,
-    front: Arc<ArcSwap<PortRoutes>>,
-    doors: Arc<LinkDoors>,
+    port_routes: Arc<ArcSwap<PortRoutes>>,
+    endpoints: Arc<LinkEndpoints>,
     shared: ClientPortContext,
 ) {
     let ClientPortContext { serve, tasks, notices, probes, quota, .. } = shared.clone();
     let unbounded = DescriptorQuota::new(usize::MAX);
     // Where nobody but links comes in, no client takes their room.
-    let is_for_links = || !front.load().has_services();
+    let is_for_links = || !port_routes.load().has_services();
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
     let _accepting = shared.arrivals.begin();
     let accepted = |stream, client: SocketAddr, place: QuotaPermit| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         if let Some(probe) = probes(client) {
-            let probing = serve_probe(stream, client, probe, front.load_full(), serve.clone());
+            let probing = serve_probe(stream, client, probe, port_routes.load_full(), serve.clone());
             return tasks.spawn("probe", serve_within_quota(place, probing));
         }
         let arrival = shared.arrivals.begin();
-        match &**front.load() {
+        match &**port_routes.load() {
             PortRoutes { proxy: None, table: RouteTable::One(service) } => {
                 let (service, origin) = (service.clone(), routes::origin_of(&stream));
                 let stream = NetStream::Tcp(stream);
@@ -101,8 +101,8 @@ pub async fn run(
                 let is_refused = matches!(admission, ClientAdmission::Refused(_));
                 let entered =
                     AdmittedClient { client, service, stream, prefix: Vec::new(), origin, admission };
-                let asked = SessionRequest { arrival: Some(arrival), ..session_request(entered) };
-                let serving = serve_within_quota(place, serve(asked));
+                let requested = SessionRequest { arrival: Some(arrival), ..session_request(entered) };
+                let serving = serve_within_quota(place, serve(requested));
                 match is_refused {
                     true => tasks.run_or_spawn("refusal", serving),
                     false => tasks.spawn("session", serving),
@@ -110,11 +110,11 @@ pub async fn run(
             }
             PortRoutes { proxy: Some(_), .. }
             | PortRoutes { table: RouteTable::Named(_) | RouteTable::Http(_), .. } => {
-                let stay = RouteLifetime {
+                let lifetime = RouteLifetime {
                     leave: leave.clone(),
-                    entered_by: front.load_full(),
-                    current: front.clone(),
-                    doors: doors.clone(),
+                    entered_by: port_routes.load_full(),
+                    current: port_routes.clone(),
+                    endpoints: endpoints.clone(),
                     log: notices.limited().clone(),
                     gates: shared.gates.clone(),
                     logins: shared.logins.clone(),
@@ -122,27 +122,27 @@ pub async fn run(
                     access: shared.access.clone(),
                     leaving: shared.leaving.clone(),
                 };
-                let of_links = is_for_links().then(|| doors.handshakes()).flatten();
+                let of_links = is_for_links().then(|| endpoints.handshakes()).flatten();
                 let handshakes = of_links.unwrap_or_else(|| shared.handshakes.clone());
-                let greeting = HandshakePermit::begin(handshakes, client.ip());
+                let handshake = HandshakePermit::begin(handshakes, client.ip());
                 tasks.spawn(
                     "session",
                     serve_within_quota(
                         place,
-                        serve_client(stream, client, serve.clone(), stay, (greeting, arrival)),
+                        serve_client(stream, client, serve.clone(), lifetime, (handshake, arrival)),
                     ),
                 );
             }
         }
     };
-    let tell = |told: ListenEvent<'_>| report_port(&notices, &told);
+    let tell = |event: ListenEvent<'_>| report_port(&notices, &event);
     let quota = || if is_for_links() { unbounded.clone() } else { quota.clone() };
     listener.accept_within(quota, accepted, tell).await;
 }
 
 /// Tells how the port of clients is.
-fn report_port(notices: &NoticeLog, told: &ListenEvent<'_>) {
-    match told {
+fn report_port(notices: &NoticeLog, event: &ListenEvent<'_>) {
+    match event {
         ListenEvent::Pauses(error) => {
             let line = format!("client port: accept: {error}; accepting pauses until descriptors are free");
             notices.error(LogEvent::PortPaused.line(line));
@@ -168,7 +168,7 @@ pub async fn serve_probe(
     stream: TcpStream,
     client: SocketAddr,
     probe: ExpectedProbe,
-    front: Arc<PortRoutes>,
+    port_routes: Arc<PortRoutes>,
     serve: ServeSession,
 ) {
     let ExpectedProbe { service, by_tls } = probe;
@@ -178,7 +178,7 @@ pub async fn serve_probe(
             let (origin, admission) = (Box::default(), ClientAdmission::Unchecked);
             Ok(AdmittedClient { client, service, stream, prefix, origin, admission })
         }
-        true => Box::pin(routes::route_probe(stream, client, service, &front)).await,
+        true => Box::pin(routes::route_probe(stream, client, service, &port_routes)).await,
     };
     match entered {
         Ok(entered) => serve(session_request(entered)).await,
@@ -193,23 +193,24 @@ async fn serve_client(
     stream: TcpStream,
     client: SocketAddr,
     serve: ServeSession,
-    stay: RouteLifetime,
-    (greeting, arrival): (HandshakePermit, ClientArrival),
+    lifetime: RouteLifetime,
+    (handshake, arrival): (HandshakePermit, ClientArrival),
 ) {
     // Boxed: an open session holds no memory for how it came.
-    let entered = routes::route_client(stream, client, &stay.entered_by, &stay.doors, &stay.gates);
-    let entered = Box::pin(greeting.evicted.run_until_cancelled(entered)).await;
+    let entered =
+        routes::route_client(stream, client, &lifetime.entered_by, &lifetime.endpoints, &lifetime.gates);
+    let entered = Box::pin(handshake.evicted.run_until_cancelled(entered)).await;
     let entered = entered.unwrap_or_else(|| Err(RouteError::Evicted));
     let session = match entered {
         Ok(RoutedClient::Session(entered)) => {
-            drop((stay, greeting));
+            drop((lifetime, handshake));
             Some(SessionRequest { arrival: Some(arrival), ..session_request(entered) })
         }
-        Ok(RoutedClient::Web(came)) => {
-            Box::pin(web::serve(came, serve.clone(), stay, (greeting, arrival))).await
+        Ok(RoutedClient::Web(arrived)) => {
+            Box::pin(web::serve(arrived, serve.clone(), lifetime, (handshake, arrival))).await
         }
         Err(error) => {
-            stay.log.reject_client(client, &error.to_string());
+            lifetime.log.reject_client(client, &error.to_string());
             None
         }
     };
@@ -225,7 +226,7 @@ pub struct RouteLifetime {
     current: Arc<ArcSwap<PortRoutes>>,
     entered_by: Arc<PortRoutes>,
     /// Where links come in by this port.
-    pub doors: Arc<LinkDoors>,
+    pub endpoints: Arc<LinkEndpoints>,
     pub log: Arc<RateLimitedLog>,
     pub gates: Arc<ClientGates>,
     pub logins: Arc<ClientLogins>,
@@ -244,7 +245,7 @@ impl RouteLifetime {
 }
 
 pub(super) fn session_request(entered: AdmittedClient) -> SessionRequest {
-    let AdmittedClient { client, service, stream, prefix: said, origin, admission } = entered;
+    let AdmittedClient { client, service, stream, prefix, origin, admission } = entered;
     SessionRequest {
         half: Half::Dmz,
         downstream: SessionSide::Stream(stream),
@@ -254,7 +255,7 @@ pub(super) fn session_request(entered: AdmittedClient) -> SessionRequest {
         origin,
         peer: None,
         reply: SessionReply::Silent,
-        prefix: said,
+        prefix,
         link_guard: None,
         probe: false,
         outcome_sender: None,

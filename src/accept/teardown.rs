@@ -59,8 +59,8 @@ fn poll_driver(side: &mut Option<ConnectionDriver>, cx: &mut Context<'_>) {
 }
 
 /// What a client is told of the end of a session.
-pub(super) fn error_response_for(told: &SessionOutcome) -> ErrorResponse {
-    let (status, words) = match (told.refusal, told.end.who) {
+pub(super) fn error_response_for(answer: &SessionOutcome) -> ErrorResponse {
+    let (status, words) = match (answer.refusal, answer.end.who) {
         (Some(Refusal::BackendRefused | Refusal::BackendUnreachable), _) => {
             (StatusCode::BAD_GATEWAY, "the service can not be reached")
         }
@@ -95,12 +95,12 @@ pub(super) fn error_response_for(told: &SessionOutcome) -> ErrorResponse {
 pub(super) async fn close_connection(
     left: Option<CheckedStream>,
     ended: hyper::Result<()>,
-    late: Option<ConnectionPhase>,
+    timed_out: Option<ConnectionPhase>,
     (client, log): (SocketAddr, &RateLimitedLog),
 ) {
     let left = left.map(CheckedStream::into_inner);
     let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
-    match (&ended, late) {
+    match (&ended, timed_out) {
         (Err(error), _) => log.reject_client(client, &error.to_string()),
         (Ok(()), Some(ConnectionPhase::Head)) => {
             log.reject_client(client, "its request was not complete in time");
@@ -117,21 +117,21 @@ pub(super) async fn close_connection(
     if let Some(left) = left
         && !is_cut
     {
-        let last = if late == Some(ConnectionPhase::Head) { error_response::LATE_HEAD } else { b"" };
+        let last = if timed_out == Some(ConnectionPhase::Head) { error_response::LATE_HEAD } else { b"" };
         close_lingering(left.stream, last).await;
     }
 }
 
 /// Reads and forgets, so that no reset overtakes what was said last.
 pub(super) async fn close_lingering(mut stream: NetStream, last: &[u8]) {
-    let heard = async {
+    let received = async {
         // A client that has left already hears nothing.
         let _ = stream.write_all(last).await;
         let _ = stream.shutdown().await;
         let mut scratch = vec![0; READ_BYTES_MAX];
         while matches!(timeout(LINGER_QUIET, stream.read(&mut scratch)).await, Ok(Ok(1..))) {}
     };
-    let _ = timeout(LINGER, heard).await;
+    let _ = timeout(LINGER, received).await;
     stream.let_close_cleanly();
 }
 
@@ -147,24 +147,24 @@ mod tests {
     async fn who_is_told_no_is_heard_for_as_long_as_that_takes() {
         for (every, expected) in [(None, LINGER_QUIET), (Some(Duration::from_secs(1)), LINGER)] {
             let (ours, theirs) = pipe();
-            let (mut hears, mut says) = tokio::io::split(theirs);
-            let goes_on = async {
+            let (mut reader, mut writer) = tokio::io::split(theirs);
+            let continues = async {
                 let Some(every) = every else { return std::future::pending().await };
                 // Until the other end is closed.
-                while says.write_all(b"more").await.is_ok() {
+                while writer.write_all(b"more").await.is_ok() {
                     tokio::time::sleep(every).await;
                 }
             };
-            let told = async {
-                let mut told = Vec::new();
-                let _ = hears.read_to_end(&mut told).await;
-                assert_eq!(told, b"no");
+            let answer = async {
+                let mut answer = Vec::new();
+                let _ = reader.read_to_end(&mut answer).await;
+                assert_eq!(answer, b"no");
                 std::future::pending().await
             };
             tokio::select! {
                 () = happens_after(expected, close_lingering(NetStream::Pipe(ours), b"no")) => {}
-                () = goes_on => panic!("it is not heard any more"),
-                () = told => {}
+                () = continues => panic!("it is not heard any more"),
+                () = answer => {}
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::{
         clients::{ClientAdmission, ClientPermit},
     },
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
-    link::door::LinkDoor,
+    link::endpoint::LinkEndpoint,
     net::{
         pipe::PipeEnd,
         prefixed::PrefixedStream,
@@ -36,7 +36,7 @@ pub enum UpgradedTo {
     /// A WebSocket, whose frames are taken off here.
     Socket(Box<UpgradedSocket>),
     /// The same for a link.
-    Link(Box<LinkDoor>),
+    Link(Box<LinkEndpoint>),
     /// Something that is passed on as it is, with the other end of its channel.
     Passed(OnUpgrade),
 }
@@ -106,9 +106,9 @@ async fn begin_web_socket_session(
 }
 
 /// A connection has become a link: from here on it is greeted as one.
-pub async fn greet_link(door: &LinkDoor, left: Option<OnUpgrade>, client: SocketAddr) {
+pub async fn accept_link(endpoint: &LinkEndpoint, left: Option<OnUpgrade>, client: SocketAddr) {
     match downgrade_client(left).await {
-        Ok(here) => door.receive(here.into_inner(), client),
+        Ok(here) => endpoint.receive(here.into_inner(), client),
         Err(error) => {
             tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "a link was lost: {error}");
         }
@@ -125,6 +125,6 @@ pub async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade, client: Socket
 async fn join_upgraded(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), ClientServiceError> {
     let (here, (there, read)) =
         (downgrade_client(left).await?, UpstreamConnection::into_upgraded::<PipeEnd>(there).await?);
-    let PrefixedStream { prefix: said, stream } = here.into_inner();
-    Ok(there.hand_over(stream, said, read).await?)
+    let PrefixedStream { prefix, stream } = here.into_inner();
+    Ok(there.hand_over(stream, prefix, read).await?)
 }

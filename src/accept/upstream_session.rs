@@ -54,7 +54,7 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
     if matches!(lost, ResponseFailure::BodyStalled | ResponseFailure::TimedOut) {
         channel.failure_sender.report_timeout();
     }
-    let objection = match lost {
+    let response = match lost {
         ResponseFailure::BodyStalled => {
             ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped")
         }
@@ -65,9 +65,9 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
         ResponseFailure::Unanswered | ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_) => {
             drop(channel.connection);
             match timeout(FAREWELL, channel.outcome).await {
-                Ok(Ok(told)) => {
-                    end = Some(told.end.code());
-                    error_response_for(&told)
+                Ok(Ok(outcome)) => {
+                    end = Some(outcome.end.code());
+                    error_response_for(&outcome)
                 }
                 Ok(Err(_)) | Err(_) => {
                     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service ended before it had answered")
@@ -75,7 +75,7 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
             }
         }
     };
-    RequestFailure { response: objection, session: Some(channel.id), end, backend }
+    RequestFailure { response, session: Some(channel.id), end, backend }
 }
 
 /// The failure of a session whose answer can not be passed on.

@@ -38,7 +38,7 @@ use super::{
     routes::{AdmittedClient, HttpRoute, WebClient, WebKind},
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},
-    upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, greet_link, hand_over, web_socket_session},
+    upgrade::{UpgradedSocket, UpgradedTo, accept_link, downgrade_client, hand_over, web_socket_session},
     upstream_session::{FAREWELL, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
 };
 use crate::{
@@ -114,19 +114,19 @@ const UNENCODED: &str = "its target has signs that have to be percent-encoded, s
 
 /// Serves a client until it leaves; the session that its connection has become, if it has.
 pub async fn serve(
-    came: WebClient,
+    client_stream: WebClient,
     serve: ServeSession,
-    stay: RouteLifetime,
-    (greeting, arrival): (HandshakePermit, ClientArrival),
+    lifetime: RouteLifetime,
+    (handshake, arrival): (HandshakePermit, ClientArrival),
 ) -> Option<SessionRequest> {
-    let WebClient { client, stream, prefix: said, routes: doors, is_tls, origin } = came;
-    let front = Arc::new(ClientConnection {
+    let WebClient { client, stream, prefix, routes, is_tls, origin } = client_stream;
+    let connection = Arc::new(ClientConnection {
         client,
         origin,
         forwarded: ForwardedHeaders::new(client.ip(), is_tls),
-        routes: doors,
+        routes,
         serve,
-        lifetime: stay,
+        lifetime,
         drivers: ConnectionDrivers::default(),
         tracker: Arc::default(),
         interims: InterimResponses::default(),
@@ -137,36 +137,36 @@ pub async fn serve(
         reclaim: Arc::default(),
         is_cut: Arc::default(),
         keep_alive: Mutex::new(defaults::KEEP_ALIVE),
-        handshake_permit: Mutex::new(Some(greeting)),
+        handshake_permit: Mutex::new(Some(handshake)),
         arrival: Mutex::new(Some(arrival)),
         revocation: stream.revocation(),
     });
-    front.serve_requests(stream, said).await;
+    connection.serve_requests(stream, prefix).await;
     // Each session hears an end.
-    lock(&front.idle_sessions).clear();
-    let became = lock(&front.upgraded).take();
+    lock(&connection.idle_sessions).clear();
+    let became = lock(&connection.upgraded).take();
     // Who is late is cut; what is passed on goes over a session that stays.
     if !matches!(became, Some(UpgradedTo::Passed(_))) {
-        let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
+        let _ = timeout(FAREWELL, connection.drivers.all_ended()).await;
     }
-    let left = lock(&front.downstream_upgrade).take();
+    let left = lock(&connection.downstream_upgrade).take();
     match became {
         None => None,
         Some(UpgradedTo::Passed(there)) => {
-            front.drivers.add(Box::pin(hand_over(left, there, client)));
-            let sides = front.drivers.clone();
-            drop(front);
+            connection.drivers.add(Box::pin(hand_over(left, there, client)));
+            let sides = connection.drivers.clone();
+            drop(connection);
             sides.all_ended().await;
             None
         }
-        Some(UpgradedTo::Link(door)) => {
+        Some(UpgradedTo::Link(endpoint)) => {
             // From here on it counts among the links' handshakes.
-            lock(&front.handshake_permit).take();
-            greet_link(&door, left, client).await;
+            lock(&connection.handshake_permit).take();
+            accept_link(&endpoint, left, client).await;
             None
         }
         Some(UpgradedTo::Socket(socket)) => {
-            web_socket_session(*socket, left, &front.origin, &front.reclaim).await
+            web_socket_session(*socket, left, &connection.origin, &connection.reclaim).await
         }
     }
 }
@@ -177,24 +177,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl ClientConnection {
     /// Serves requests until one has made the connection something else, or it ends.
-    async fn serve_requests(self: &Arc<Self>, stream: NetStream, said: Vec<u8>) {
-        let guarded =
-            CheckedStream::new(PrefixedStream { prefix: said.into(), stream }, self.tracker.clone());
-        let guarded = InterimStream::new(guarded, self.interims.clone(), self.flushes.clone());
+    async fn serve_requests(self: &Arc<Self>, stream: NetStream, prefix: Vec<u8>) {
+        let checked =
+            CheckedStream::new(PrefixedStream { prefix: prefix.into(), stream }, self.tracker.clone());
+        let checked = InterimStream::new(checked, self.interims.clone(), self.flushes.clone());
         let service = {
-            let front = self.clone();
+            let connection = self.clone();
             service_fn(move |request| {
-                let front = front.clone();
-                async move { Ok::<_, Infallible>(front.answer_request(request).await) }
+                let connection = connection.clone();
+                async move { Ok::<_, Infallible>(connection.answer_request(request).await) }
             })
         };
         let mut served = Box::pin(
             driver::server_builder(HeadSource::Outside)
-                .serve_connection(TokioIo::new(guarded), service)
+                .serve_connection(TokioIo::new(checked), service)
                 .with_upgrades(),
         );
-        let (mut watch, mut late) = (PhaseTimer::begin(), None);
-        let evicted = lock(&self.handshake_permit).as_ref().map(|greeting| greeting.evicted.clone());
+        let (mut watch, mut timed_out) = (PhaseTimer::begin(), None);
+        let evicted = lock(&self.handshake_permit).as_ref().map(|handshake| handshake.evicted.clone());
         let mut evicted = evicted.map(|evicted| Box::pin(evicted.cancelled_owned()));
         let given_up = lock(&self.arrival).as_ref().map(ClientArrival::ended).unwrap_or_default();
         let (mut leaving, mut given_up) =
@@ -211,7 +211,7 @@ impl ClientConnection {
             }
             let is_evicted = evicted.as_mut().is_some_and(|evicted| evicted.as_mut().poll(cx).is_ready());
             if is_evicted && lock(&self.handshake_permit).is_some() {
-                late = Some(ConnectionPhase::Head);
+                timed_out = Some(ConnectionPhase::Head);
                 return Poll::Ready(Ok(()));
             }
             if self.reclaim.poll(cx) && self.close_reclaimed() {
@@ -220,7 +220,7 @@ impl ClientConnection {
             }
             match watch.poll(self.tracker.phase(), *lock(&self.keep_alive), cx) {
                 Poll::Ready(phase) => {
-                    late = Some(phase);
+                    timed_out = Some(phase);
                     Poll::Ready(Ok(()))
                 }
                 Poll::Pending => Poll::Pending,
@@ -239,7 +239,7 @@ impl ClientConnection {
             None => None,
         };
         let left = left.filter(|_| !self.revocation.is_given());
-        close_connection(left, ended, late, (self.client, &self.lifetime.log)).await;
+        close_connection(left, ended, timed_out, (self.client, &self.lifetime.log)).await;
     }
 
     /// Lets the sessions go that have given their place up; whether nothing is under way on the connection, which
@@ -260,10 +260,10 @@ impl ClientConnection {
             Ok(response) => response,
             Err(failure) => {
                 trail.note_failure(&failure);
-                let RequestFailure { response: objection, session, .. } = failure;
-                let why = format!("{}: {}", objection.status, objection.reason);
+                let RequestFailure { response: refusal, session, .. } = failure;
+                let why = format!("{}: {}", refusal.status, refusal.reason);
                 self.lifetime.log.reject_client(self.client, &why);
-                objection.into_response(session.as_deref())
+                refusal.into_response(session.as_deref())
             }
         };
         if let Some(service) = &trail.service {
@@ -299,61 +299,62 @@ impl ClientConnection {
         if request.uri().path() == "*" {
             return Ok(error_response::options_response());
         }
-        if let Some(door) = self.lifetime.doors.find(request.uri().path()) {
+        if let Some(endpoint) = self.lifetime.endpoints.find(request.uri().path()) {
             let response = link_upgrade::grant_upgrade(&request)?;
-            *lock(&self.upgraded) = Some(UpgradedTo::Link(Box::new(door)));
+            *lock(&self.upgraded) = Some(UpgradedTo::Link(Box::new(endpoint)));
             return Ok(response);
         }
-        let door = find_route(&self.routes, &request, &host)?;
-        let (address, by) = client_of(self.client, self.forwarded.clone(), door, request.headers());
+        let route = find_route(&self.routes, &request, &host)?;
+        let (address, by) = client_of(self.client, self.forwarded.clone(), route, request.headers());
         let mut client = RequestClient::of_connection(address, self.origin.user.clone());
-        trail.note_service(&door.service, address);
-        *lock(&self.keep_alive) = door.web.keep_alive;
-        if let Err(refused) = self.lifetime.gates.check(&door.service, address.ip()) {
-            return Err(refuse_client(&self.serve, &door.service, &client, refused).await);
+        trail.note_service(&route.service, address);
+        *lock(&self.keep_alive) = route.web.keep_alive;
+        if let Err(refused) = self.lifetime.gates.check(&route.service, address.ip()) {
+            return Err(refuse_client(&self.serve, &route.service, &client, refused).await);
         }
         let head = AskingHead { method: request.method(), uri: request.uri(), headers: request.headers() };
-        let identified = identify_client(&mut client, door, head, &self.lifetime, &self.serve).await;
+        let identified = identify_client(&mut client, route, head, &self.lifetime, &self.serve).await;
         trail.note_user(client.user.as_ref());
         identified?;
-        if door.web_kind == WebKind::Frames {
-            let response = websocket::grant_upgrade(&request, door.web.protocols.as_deref())?;
-            return self.begin_web_socket(door, client, response, trail).await;
+        if route.web_kind == WebKind::Frames {
+            let response = websocket::grant_upgrade(&request, route.web.protocols.as_deref())?;
+            return self.begin_web_socket(route, client, response, trail).await;
         }
         let (mut parts, body) = request.into_parts();
-        if let Some(asked) = &door.web.auth {
-            auth::remove_credential(asked, &mut parts);
+        if let Some(requested) = &route.web.auth {
+            auth::remove_credential(requested, &mut parts);
         }
-        let payload = MessageBody::request(body, HeadOrigin::Client, Some(door.web.body));
+        let payload = MessageBody::request(body, HeadOrigin::Client, Some(route.web.body));
         let payload = trail.count_request(payload);
-        let wanted = wanted_upgrade(door, &parts, payload.progress().is_some())?;
+        let wanted = wanted_upgrade(route, &parts, payload.progress().is_some())?;
         let passed = InterimPolicy::for_request(&parts);
         let by = by.with_user(client.user.as_ref().map(|user| &*user.name));
-        request::clean_request(&mut parts, wanted.clone(), &by, &door.path, &door.web.hosts);
+        request::clean_request(&mut parts, wanted.clone(), &by, &route.path, &route.web.hosts);
         framing::frame_request(&mut parts.headers, &payload);
-        let asked = SentRequest { method: parts.method.clone(), wanted, body_progress: payload.progress() };
+        let requested =
+            SentRequest { method: parts.method.clone(), wanted, body_progress: payload.progress() };
         let mut request = Request::from_parts(parts, payload);
         if let Some(passed) = passed {
             self.interims.pass_those_of(&mut request, passed);
         }
-        let (channel, response) = self.send_request(door, client, request).await?;
+        let (channel, response) = self.send_request(route, client, request).await?;
         trail.note_session(&channel.id, Some(&channel.idle_state));
-        self.clean_response(channel, response, asked, exchange, trail)
+        self.clean_response(channel, response, requested, exchange, trail)
     }
 
     /// The connection becomes a session whose frames are taken off.
     async fn begin_web_socket(
         &self,
-        door: &HttpRoute,
+        route: &HttpRoute,
         client: RequestClient,
         response: Response<MessageBody>,
         trail: &mut RequestTrail,
     ) -> Result<Response<MessageBody>, RequestFailure> {
-        let permit = self.enter(&door.service, &client).await?;
+        let permit = self.enter(&route.service, &client).await?;
         let id = session_id();
         trail.note_session(&id, None);
         let arrival = lock(&self.arrival).take();
-        let socket = UpgradedSocket { route: door.clone(), client, id, permit, record: None, arrival };
+        let socket = UpgradedSocket { route: route.clone(), client, id, permit, record: None, arrival };
         *lock(&self.upgraded) = Some(UpgradedTo::Socket(Box::new(socket)));
         lock(&self.handshake_permit).take();
         Ok(response)
@@ -404,7 +405,7 @@ impl ClientConnection {
     /// Sends a request; over a new session where there is none, or it has ended since the last one.
     async fn send_request(
         &self,
-        door: &HttpRoute,
+        route: &HttpRoute,
         client: RequestClient,
         mut request: Request<MessageBody>,
     ) -> Result<(UpstreamSession, Response<Incoming>), RequestFailure> {
@@ -412,7 +413,7 @@ impl ClientConnection {
             let mut channels = lock(&self.idle_sessions);
             let at = channels
                 .iter()
-                .position(|channel| channel.service == door.service && channel.client == client);
+                .position(|channel| channel.service == route.service && channel.client == client);
             at.map(|at| channels.remove(at))
                 .filter(|channel| channel.connection.is_open() && channel.idle_state.try_mark_busy())
         };
@@ -425,7 +426,7 @@ impl ClientConnection {
                 Err(lost) => return Err(failure_response(channel, &lost).await),
             }
         }
-        let mut channel = self.open_session(&door.service, client).await?;
+        let mut channel = self.open_session(&route.service, client).await?;
         request::set_request_id(request.headers_mut(), names_itself, &channel.id);
         match channel.connection.send(request).await {
             Ok(response) => Ok((channel, response)),
@@ -454,7 +455,7 @@ impl ClientConnection {
         let admission = ClientAdmission::Admitted(self.enter(service, &client).await?);
         let (ours, theirs) = pipe();
         let deadline = ours.failure_sender();
-        let (teller, told) = oneshot::channel();
+        let (outcome_sender, outcome) = oneshot::channel();
         let id = session_id();
         let entered = AdmittedClient {
             client: client.address,
@@ -467,9 +468,9 @@ impl ClientConnection {
             admission,
         };
         let rest = IdleState::new_busy(&self.reclaim);
-        let asked = SessionRequest {
+        let requested = SessionRequest {
             id: Some(id.clone()),
-            outcome_sender: Some(teller),
+            outcome_sender: Some(outcome_sender),
             idle_state: Some(rest.clone()),
             expires: client.deadline(),
             arrival: lock(&self.arrival).take(),
@@ -485,14 +486,14 @@ impl ClientConnection {
         }
         drop(channels);
         lock(&self.handshake_permit).take();
-        self.drivers.add(drive_until_closed(going, (self.serve)(asked), self.is_cut.clone()));
+        self.drivers.add(drive_until_closed(going, (self.serve)(requested), self.is_cut.clone()));
         Ok(UpstreamSession {
             service: service.clone(),
             client,
             id,
             connection: line,
             failure_sender: deadline,
-            outcome: told,
+            outcome,
             idle_state: rest,
         })
     }

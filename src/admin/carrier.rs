@@ -53,8 +53,8 @@ fn kill_group(group: i32) {
 pub(super) struct Carrier {
     child: Option<Child>,
     errors: pipe::Receiver,
-    said: Vec<u8>,
-    has_said_all: bool,
+    error_output: Vec<u8>,
+    has_closed: bool,
 }
 
 impl Carrier {
@@ -75,26 +75,32 @@ impl Carrier {
             .spawn()?;
         let group = i32::try_from(child.id()).unwrap_or_default();
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
-        let (hears, says, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(hears), Some(says), Some(errors)) = (hears, says, errors) else {
+        let (child_input, child_output, errors) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(child_input), Some(child_output), Some(errors)) = (child_input, child_output, errors)
+        else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         let errors = pipe::Receiver::from_owned_fd(OwnedFd::from(errors))?;
-        let says = pipe::Receiver::from_owned_fd(OwnedFd::from(says))?;
-        let hears = pipe::Sender::from_owned_fd(OwnedFd::from(hears))?;
-        Ok((Self { child: Some(child), errors, said: Vec::new(), has_said_all: false }, says, hears))
+        let child_output = pipe::Receiver::from_owned_fd(OwnedFd::from(child_output))?;
+        let child_input = pipe::Sender::from_owned_fd(OwnedFd::from(child_input))?;
+        Ok((
+            Self { child: Some(child), errors, error_output: Vec::new(), has_closed: false },
+            child_output,
+            child_input,
+        ))
     }
 
     /// Keeps what it says on standard error, for ever: a full pipe would hold it up. May be dropped half-way.
     pub async fn keep_errors(&mut self) {
-        while !self.has_said_all {
+        while !self.has_closed {
             let mut chunk = [0; 1024];
             match self.errors.read(&mut chunk).await {
-                Ok(0) | Err(_) => self.has_said_all = true,
+                Ok(0) | Err(_) => self.has_closed = true,
                 Ok(count) => {
-                    self.said.extend_from_slice(&chunk[..count]);
-                    let over = self.said.len().saturating_sub(SAID_BYTES_MAX);
-                    self.said.drain(..over);
+                    self.error_output.extend_from_slice(&chunk[..count]);
+                    let over = self.error_output.len().saturating_sub(SAID_BYTES_MAX);
+                    self.error_output.drain(..over);
                 }
             }
         }
@@ -104,7 +110,7 @@ impl Carrier {
     /// Why it carries nothing any more: what it said last, else how it ended.
     pub async fn last_words(&mut self) -> Option<String> {
         let ended = async {
-            while !self.has_said_all {
+            while !self.has_closed {
                 // It returns never; what it has read is kept.
                 let _ = timeout(LOOK, self.keep_errors()).await;
             }
@@ -117,8 +123,8 @@ impl Carrier {
             }
         };
         let status = timeout(LAST_WORDS, ended).await.ok().flatten();
-        let said = String::from_utf8_lossy(&self.said);
-        let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        let error_output = String::from_utf8_lossy(&self.error_output);
+        let last = error_output.lines().rev().map(str::trim).find(|line| !line.is_empty());
         let last = last.map(|line| text::clean_text(line, SAID_CHARS_MAX));
         last.or_else(|| status.filter(|status| !status.success()).map(|status| status.to_string()))
     }
@@ -139,7 +145,7 @@ impl Drop for Carrier {
 }
 
 /// Reads up to a gateway's first message, and gives what was read of it: a greeting before it is left out.
-pub(super) async fn skip_greeting(says: &mut (impl AsyncRead + Unpin)) -> Result<BytesMut, WireError> {
+pub(super) async fn skip_banner(child_output: &mut (impl AsyncRead + Unpin)) -> Result<BytesMut, WireError> {
     let mut read = BytesMut::new();
     loop {
         if let Some(at) = hello_at(&read) {
@@ -148,7 +154,7 @@ pub(super) async fn skip_greeting(says: &mut (impl AsyncRead + Unpin)) -> Result
         if read.len() > GREETING_BYTES_MAX {
             return Err(WireError::Greeting(describe_greeting(&read)));
         }
-        if says.read_buf(&mut read).await? == 0 {
+        if child_output.read_buf(&mut read).await? == 0 {
             return Err(match read.iter().all(u8::is_ascii_whitespace) {
                 true => WireError::Closed,
                 false => WireError::Greeting(describe_greeting(&read)),
@@ -163,8 +169,8 @@ fn hello_at(read: &[u8]) -> Option<usize> {
 }
 
 fn describe_greeting(read: &[u8]) -> String {
-    let said = String::from_utf8_lossy(&read[..read.len().min(SAID_BYTES_MAX)]).into_owned();
-    let line = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let error_output = String::from_utf8_lossy(&read[..read.len().min(SAID_BYTES_MAX)]).into_owned();
+    let line = error_output.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     text::clean_text(line, SAID_CHARS_MAX)
 }
 
@@ -176,17 +182,18 @@ mod tests {
     #[tokio::test]
     async fn a_greeting_is_skipped_and_rubbish_is_told() {
         let hello = b"\x00\x00\x00\x25{\"portcullis\":\"0.1.0\",\"snapshot\":1}";
-        for greeting in ["", "Welcome to edge-1!\n", "tty: no terminal\r\n\r\n"] {
-            let said = [greeting.as_bytes(), hello, b"more"].concat();
-            let read = skip_greeting(&mut said.as_slice()).await.unwrap();
-            assert!(read.starts_with(hello), "{greeting:?}: {read:?}");
+        for banner in ["", "Welcome to edge-1!\n", "tty: no terminal\r\n\r\n"] {
+            let error_output = [banner.as_bytes(), hello, b"more"].concat();
+            let read = skip_banner(&mut error_output.as_slice()).await.unwrap();
+            assert!(read.starts_with(hello), "{banner:?}: {read:?}");
         }
-        let told =
-            |said: Vec<u8>| async move { skip_greeting(&mut said.as_slice()).await.unwrap_err().to_string() };
-        assert_eq!(told(Vec::new()).await, "it closed without an answer");
-        let rubbish = told(b"\x1b[31mbash: portcullis: command not found\n".to_vec()).await;
+        let reported = |error_output: Vec<u8>| async move {
+            skip_banner(&mut error_output.as_slice()).await.unwrap_err().to_string()
+        };
+        assert_eq!(reported(Vec::new()).await, "it closed without an answer");
+        let rubbish = reported(b"\x1b[31mbash: portcullis: command not found\n".to_vec()).await;
         assert!(rubbish.contains("bash: portcullis: command not found"), "{rubbish}");
-        let endless = told(b"x".repeat(10 * GREETING_BYTES_MAX)).await;
+        let endless = reported(b"x".repeat(10 * GREETING_BYTES_MAX)).await;
         assert!(endless.contains("xxx") && endless.len() < 400, "{endless}");
     }
 }

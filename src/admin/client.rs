@@ -34,8 +34,8 @@ pub enum ClientError {
     #[error("{at}: {source}")]
     Wire { at: String, source: WireError },
     /// The program that leads there has ended, or hangs, and said why.
-    #[error("{at}: {said}")]
-    Carrier { at: String, said: String },
+    #[error("{at}: {error_output}")]
+    Carrier { at: String, error_output: String },
     #[error("{at}: the gateway does not answer; it hangs, or is stopped by a signal")]
     Silent { at: String },
     #[error(
@@ -123,22 +123,22 @@ impl AdminConnection {
 
     async fn over_program(target: &AdminTarget, command: &CarrierCommand) -> Result<Self, ClientError> {
         let started = Carrier::start(command);
-        let (mut carrier, mut says, hears) =
+        let (mut carrier, mut child_output, child_input) =
             started.map_err(|source| ClientError::Start { at: target.to_string(), source })?;
         let read = timeout(target.hello_within(), async {
             tokio::select! {
-                read = carrier::skip_greeting(&mut says) => read,
+                read = carrier::skip_banner(&mut child_output) => read,
                 () = carrier.keep_errors() => Err(WireError::Closed),
             }
         });
         match read.await {
             Ok(Ok(read)) => {
-                let wire = AdminStream::piped(read, says, hears);
+                let wire = AdminStream::piped(read, child_output, child_input);
                 Ok(Self { target: target.clone(), wire, carrier: Some(carrier) })
             }
             Ok(Err(error)) => Err(carrier_error(target, &mut carrier, error).await),
             Err(_) => Err(match carrier.last_words().await {
-                Some(said) => ClientError::Carrier { at: target.to_string(), said },
+                Some(error_output) => ClientError::Carrier { at: target.to_string(), error_output },
                 None => ClientError::Silent { at: target.to_string() },
             }),
         }
@@ -155,7 +155,7 @@ impl AdminConnection {
     /// The next of the pictures that were asked for.
     pub async fn next_snapshot(&mut self) -> Result<Arc<Snapshot>, ClientError> {
         let at = self.target.to_string();
-        match self.receive(self.target.picture_within()).await? {
+        match self.receive(self.target.snapshot_within()).await? {
             CommandAnswer::Status(snapshot) => Ok(snapshot),
             CommandAnswer::Profiles(_)
             | CommandAnswer::Planned(_)
@@ -176,7 +176,7 @@ impl AdminConnection {
     /// Reads pictures until then, and looks into none of them: those of thousands of sessions cost much.
     pub async fn skip_snapshots(&mut self, until: Instant) -> Result<(), ClientError> {
         while Instant::now() < until {
-            self.message(self.target.picture_within()).await?;
+            self.message(self.target.snapshot_within()).await?;
         }
         Ok(())
     }
@@ -217,7 +217,7 @@ async fn carrier_error(target: &AdminTarget, carrier: &mut Carrier, source: Wire
     let at = target.to_string();
     let has_ended = matches!(source, WireError::Closed | WireError::Io(_));
     match carrier.last_words().await.filter(|_| has_ended) {
-        Some(said) => ClientError::Carrier { at, said },
+        Some(error_output) => ClientError::Carrier { at, error_output },
         None => ClientError::Wire { at, source },
     }
 }

@@ -155,8 +155,8 @@ type ReadOnPipe = Chain<Cursor<BytesMut>, pipe::Receiver>;
 /// One end of the socket.
 #[derive(Debug)]
 pub struct AdminStream {
-    heard: FramedRead<Either<OwnedReadHalf, ReadOnPipe>, LengthDelimitedCodec>,
-    said: FramedWrite<Either<OwnedWriteHalf, pipe::Sender>, LengthDelimitedCodec>,
+    incoming: FramedRead<Either<OwnedReadHalf, ReadOnPipe>, LengthDelimitedCodec>,
+    outgoing: FramedWrite<Either<OwnedWriteHalf, pipe::Sender>, LengthDelimitedCodec>,
 }
 
 impl AdminStream {
@@ -171,30 +171,30 @@ impl AdminStream {
     }
 
     /// The same over the pipes of a program, some of whose answer has been read.
-    pub(super) fn piped(read: BytesMut, hears: pipe::Receiver, says: pipe::Sender) -> Self {
-        let hears = Cursor::new(read).chain(hears);
-        Self::over(Either::Right(hears), Either::Right(says), ANSWER_BYTES_MAX)
+    pub(super) fn piped(read: BytesMut, reader: pipe::Receiver, writer: pipe::Sender) -> Self {
+        let reader = Cursor::new(read).chain(reader);
+        Self::over(Either::Right(reader), Either::Right(writer), ANSWER_BYTES_MAX)
     }
 
     fn new(stream: UnixStream, bytes_max: usize) -> Self {
-        let (hears, says) = stream.into_split();
-        Self::over(Either::Left(hears), Either::Left(says), bytes_max)
+        let (reader, writer) = stream.into_split();
+        Self::over(Either::Left(reader), Either::Left(writer), bytes_max)
     }
 
     fn over(
-        hears: Either<OwnedReadHalf, ReadOnPipe>,
-        says: Either<OwnedWriteHalf, pipe::Sender>,
+        reader: Either<OwnedReadHalf, ReadOnPipe>,
+        writer: Either<OwnedWriteHalf, pipe::Sender>,
         bytes_max: usize,
     ) -> Self {
         let codec = |bytes_max| LengthDelimitedCodec::builder().max_frame_length(bytes_max).new_codec();
         Self {
-            heard: FramedRead::new(hears, codec(bytes_max)),
-            said: FramedWrite::new(says, codec(ANSWER_BYTES_MAX)),
+            incoming: FramedRead::new(reader, codec(bytes_max)),
+            outgoing: FramedWrite::new(writer, codec(ANSWER_BYTES_MAX)),
         }
     }
 
     pub async fn send(&mut self, message: &impl Serialize) -> Result<(), WireError> {
-        Ok(self.said.send(Bytes::from(serde_json::to_vec(message)?)).await?)
+        Ok(self.outgoing.send(Bytes::from(serde_json::to_vec(message)?)).await?)
     }
 
     pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, WireError> {
@@ -207,9 +207,9 @@ impl AdminStream {
 
     /// One message, whatever it says.
     pub async fn message(&mut self) -> Result<BytesMut, WireError> {
-        self.heard.next().await.ok_or(WireError::Closed)?.map_err(|error| {
+        self.incoming.next().await.ok_or(WireError::Closed)?.map_err(|error| {
             match error.get_ref().is_some_and(|inner| inner.is::<LengthDelimitedCodecError>()) {
-                true => WireError::TooLong { bytes_max: self.heard.decoder().max_frame_length() },
+                true => WireError::TooLong { bytes_max: self.incoming.decoder().max_frame_length() },
                 false => WireError::Io(error),
             }
         })

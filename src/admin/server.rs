@@ -197,7 +197,7 @@ async fn hear(wire: &mut AdminStream, stop: &CancellationToken, silent: Handshak
     tokio::select! {
         biased;
         // A request that has come is answered, though the place is another's by now.
-        asked = timeout(SILENT, wire.request()) => asked.map_or(Heard::Nothing, Heard::Request),
+        requested = timeout(SILENT, wire.request()) => requested.map_or(Heard::Nothing, Heard::Request),
         () = silent.evicted.cancelled() => Heard::GivesWay,
         () = stop.cancelled() => Heard::Nothing,
     }

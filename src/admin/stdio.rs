@@ -25,8 +25,8 @@ const QUIET: Duration = Duration::from_secs(30);
 pub async fn carry(
     path: &Path,
     access: AdminAccess,
-    mut asks: impl AsyncRead + Unpin,
-    mut hears: impl AsyncWrite + Unpin,
+    mut request_stream: impl AsyncRead + Unpin,
+    mut answer_stream: impl AsyncWrite + Unpin,
 ) -> Result<(), ClientError> {
     let at = path.display().to_string();
     let gateway = UnixStream::connect(path).await;
@@ -35,13 +35,15 @@ pub async fn carry(
     let carried = match access {
         AdminAccess::Full => tokio::select! {
             // What is asked ends first: its last answer is still on its way.
-            asked = carry_all(&mut asks, &mut requests) => match asked {
-                Ok(()) => carry_rest(&mut answers, &mut hears).await,
+            requested = carry_all(&mut request_stream, &mut requests) => match requested {
+                Ok(()) => carry_rest(&mut answers, &mut answer_stream).await,
                 Err(error) => Err(error),
             },
-            answered = carry_all(&mut answers, &mut hears) => answered,
+            answered = carry_all(&mut answers, &mut answer_stream) => answered,
         },
-        AdminAccess::ReadOnly => carry_looks(&mut asks, &mut requests, &mut answers, &mut hears).await,
+        AdminAccess::ReadOnly => {
+            carry_looks(&mut request_stream, &mut requests, &mut answers, &mut answer_stream).await
+        }
     };
     match carried {
         // The other end has gone: nobody is left to be told anything.
@@ -84,32 +86,32 @@ async fn carry_rest(
 
 /// Request by request, so that each can be judged and answers stay in their order.
 async fn carry_looks(
-    asks: &mut (impl AsyncRead + Unpin),
+    request_stream: &mut (impl AsyncRead + Unpin),
     requests: &mut (impl AsyncWrite + Unpin),
     answers: &mut (impl AsyncRead + Unpin),
-    hears: &mut (impl AsyncWrite + Unpin),
+    answer_stream: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     let Some(hello) = read_message(answers, ANSWER_BYTES_MAX).await? else { return Ok(()) };
-    write_message(hears, &hello).await?;
-    while let Some(request) = read_message(asks, REQUEST_BYTES_MAX).await? {
+    write_message(answer_stream, &hello).await?;
+    while let Some(request) = read_message(request_stream, REQUEST_BYTES_MAX).await? {
         match judge(&request) {
             Ok(AdminRequest::Watch | AdminRequest::WatchEvery(_)) => {
                 write_message(requests, &request).await?;
                 let mut nothing = [0; 1];
                 return tokio::select! {
-                    watched = carry_all(answers, hears) => watched,
+                    watched = carry_all(answers, answer_stream) => watched,
                     // Who watches asks nothing more; that he has left is all that can come.
-                    _ = asks.read(&mut nothing) => Ok(()),
+                    _ = request_stream.read(&mut nothing) => Ok(()),
                 };
             }
             Ok(AdminRequest::Command(_)) => {
                 write_message(requests, &request).await?;
                 let Some(answer) = read_message(answers, ANSWER_BYTES_MAX).await? else { return Ok(()) };
-                write_message(hears, &answer).await?;
+                write_message(answer_stream, &answer).await?;
             }
             Err(why) => {
                 let refused = CommandAnswer::Refused(why.to_string());
-                write_message(hears, &serde_json::to_vec(&refused)?).await?;
+                write_message(answer_stream, &serde_json::to_vec(&refused)?).await?;
             }
         }
     }
@@ -178,8 +180,8 @@ mod tests {
         _folder: tempfile::TempDir,
         _socket: AdminSocket,
         feed: HandleFeed,
-        asks: DuplexStream,
-        hears: DuplexStream,
+        request_stream: DuplexStream,
+        answer_stream: DuplexStream,
     }
 
     /// A gateway, and this way to it.
@@ -189,21 +191,21 @@ mod tests {
         let (socket, listener) = AdminSocket::bind(&path).unwrap();
         let (handle, feed) = handle::channel(Arc::new(Snapshot::new("demo", Mode::Direct)), "test");
         socket.serve(listener, handle);
-        let (asks, from) = duplex(1024 * 1024);
-        let (to, hears) = duplex(1024 * 1024);
+        let (request_stream, from) = duplex(1024 * 1024);
+        let (to, answer_stream) = duplex(1024 * 1024);
         Tasks::default().spawn("carrier", async move {
             carry(&path, access, from, to).await.unwrap();
         });
-        FarEnd { _folder: folder, _socket: socket, feed, asks, hears }
+        FarEnd { _folder: folder, _socket: socket, feed, request_stream, answer_stream }
     }
 
     impl FarEnd {
         async fn ask(&mut self, request: &[u8]) {
-            write_message(&mut self.asks, request).await.unwrap();
+            write_message(&mut self.request_stream, request).await.unwrap();
         }
 
         async fn hear(&mut self) -> String {
-            let message = read_message(&mut self.hears, ANSWER_BYTES_MAX).await.unwrap();
+            let message = read_message(&mut self.answer_stream, ANSWER_BYTES_MAX).await.unwrap();
             String::from_utf8(message.unwrap_or_default()).unwrap()
         }
     }
@@ -240,10 +242,10 @@ mod tests {
         let mut far = far_end(AdminAccess::Full);
         assert!(far.hear().await.contains("portcullis"));
         far.ask(b"\"reload\"").await;
-        far.asks.shutdown().await.unwrap();
-        let asked = far.feed.commands.recv().await.unwrap();
-        assert_eq!(asked.command, Command::Reload);
-        asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
+        far.request_stream.shutdown().await.unwrap();
+        let requested = far.feed.commands.recv().await.unwrap();
+        assert_eq!(requested.command, Command::Reload);
+        requested.answer.send(CommandAnswer::Done("read again".into())).unwrap();
         assert_eq!(far.hear().await, r#"{"done":"read again"}"#);
         assert_eq!(far.hear().await, "", "nobody asks any more");
     }

@@ -32,7 +32,7 @@ impl AdminTarget {
     }
 
     /// Pictures come several times a second; through a network a large one may take its time.
-    pub(super) fn picture_within(&self) -> Duration {
+    pub(super) fn snapshot_within(&self) -> Duration {
         match self {
             Self::Socket(_) => Duration::from_secs(10),
             Self::Program(_) => Duration::from_secs(30),

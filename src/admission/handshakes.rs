@@ -44,7 +44,7 @@ type EvictionRank = (usize, Reverse<u64>, IpAddr);
 #[derive(Debug)]
 pub struct HandshakePermit {
     number: u64,
-    whose: IpAddr,
+    network: IpAddr,
     /// Cancelled when a newer handshake takes its place.
     pub evicted: CancellationToken,
     of: Arc<HandshakeLimiter>,
@@ -52,15 +52,15 @@ pub struct HandshakePermit {
 
 impl HandshakePermit {
     pub fn begin(of: Arc<HandshakeLimiter>, from: IpAddr) -> Self {
-        let (whose, evicted) = (source_network(from), CancellationToken::new());
-        let number = of.lock().begin(whose, evicted.clone());
-        Self { number, whose, evicted, of }
+        let (network, evicted) = (source_network(from), CancellationToken::new());
+        let number = of.lock().begin(network, evicted.clone());
+        Self { number, network, evicted, of }
     }
 }
 
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        self.of.lock().remove(self.whose, self.number);
+        self.of.lock().remove(self.network, self.number);
     }
 }
 
@@ -87,10 +87,10 @@ impl HandshakeLimiter {
 }
 
 impl PendingHandshakes {
-    fn begin(&mut self, whose: IpAddr, token: CancellationToken) -> u64 {
+    fn begin(&mut self, network: IpAddr, token: CancellationToken) -> u64 {
         let oldest_of = |tokens: &BTreeMap<u64, _>| tokens.first_key_value().map(|(oldest, _)| *oldest);
-        match self.of.get(&whose).filter(|tokens| tokens.len() >= self.max_each).and_then(oldest_of) {
-            Some(oldest) => self.evict(whose, oldest),
+        match self.of.get(&network).filter(|tokens| tokens.len() >= self.max_each).and_then(oldest_of) {
+            Some(oldest) => self.evict(network, oldest),
             None if self.all >= self.max => {
                 if let Some(&(_, Reverse(oldest), most)) = self.ranks.last() {
                     self.evict(most, oldest);
@@ -101,18 +101,18 @@ impl PendingHandshakes {
         self.count += 1;
         self.all += 1;
         let number = self.count;
-        self.change(whose, |tokens| tokens.insert(number, token));
+        self.change(network, |tokens| tokens.insert(number, token));
         number
     }
 
-    fn evict(&mut self, whose: IpAddr, oldest: u64) {
-        if let Some(token) = self.remove(whose, oldest) {
+    fn evict(&mut self, network: IpAddr, oldest: u64) {
+        if let Some(token) = self.remove(network, oldest) {
             token.cancel();
         }
     }
 
-    fn remove(&mut self, whose: IpAddr, number: u64) -> Option<CancellationToken> {
-        let token = self.change(whose, |tokens| tokens.remove(&number))?;
+    fn remove(&mut self, network: IpAddr, number: u64) -> Option<CancellationToken> {
+        let token = self.change(network, |tokens| tokens.remove(&number))?;
         self.all -= 1;
         Some(token)
     }
@@ -120,12 +120,12 @@ impl PendingHandshakes {
     /// Changes the handshakes of one address, and its rank with them.
     fn change<T>(
         &mut self,
-        whose: IpAddr,
+        network: IpAddr,
         change: impl FnOnce(&mut BTreeMap<u64, CancellationToken>) -> T,
     ) -> T {
-        let tokens = self.of.entry(whose).or_default();
+        let tokens = self.of.entry(network).or_default();
         let rank = |tokens: &BTreeMap<u64, _>| {
-            tokens.first_key_value().map(|(first, _)| (tokens.len(), Reverse(*first), whose))
+            tokens.first_key_value().map(|(first, _)| (tokens.len(), Reverse(*first), network))
         };
         let before = rank(tokens);
         let changed = change(tokens);
@@ -138,7 +138,7 @@ impl PendingHandshakes {
                 self.ranks.insert(after);
             }
             None => {
-                self.of.remove(&whose);
+                self.of.remove(&network);
             }
         }
         changed

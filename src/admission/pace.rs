@@ -26,7 +26,7 @@ const SECOND_NS: u128 = 1_000_000_000;
 
 /// The direction that bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PacedWay {
+pub enum PaceDirection {
     Up,
     Down,
 }
@@ -44,14 +44,14 @@ pub struct ServicePace {
     /// Bytes a second; 0: no bound.
     session: AtomicU64,
     service: AtomicU64,
-    ways: [PaceClock; 2],
+    clocks: [PaceClock; 2],
 }
 
 /// One direction of one session.
 #[derive(Debug)]
 pub struct SessionPace {
     of: Arc<ServicePace>,
-    way: PacedWay,
+    direction: PaceDirection,
     own: PaceClock,
 }
 
@@ -68,7 +68,7 @@ impl Default for ServicePace {
             start: Instant::now(),
             session: AtomicU64::new(0),
             service: AtomicU64::new(0),
-            ways: Default::default(),
+            clocks: Default::default(),
         }
     }
 }
@@ -89,8 +89,8 @@ impl ServicePace {
         (self.session.load(Ordering::Relaxed), self.service.load(Ordering::Relaxed))
     }
 
-    fn way(&self, way: PacedWay) -> &PaceClock {
-        &self.ways[way as usize]
+    fn direction(&self, direction: PaceDirection) -> &PaceClock {
+        &self.clocks[direction as usize]
     }
 
     fn now_ns(&self) -> u64 {
@@ -100,16 +100,16 @@ impl ServicePace {
 }
 
 impl SessionPace {
-    pub fn new(of: Arc<ServicePace>, way: PacedWay) -> Self {
-        Self { of, way, own: PaceClock::default() }
+    pub fn new(of: Arc<ServicePace>, direction: PaceDirection) -> Self {
+        Self { of, direction, own: PaceClock::default() }
     }
 
     /// Books some of `wanted` bytes. What does not go is given back.
-    pub fn book(&self, wanted: usize) -> PaceBooking {
+    pub fn reserve(&self, wanted: usize) -> PaceBooking {
         let (session, service) = self.of.rates();
         let now_ns = self.of.now_ns();
-        let own = self.own.book(session, now_ns, wanted, SESSION_TURN_NS);
-        let shared = self.of.way(self.way).book(service, now_ns, own.bytes, SERVICE_TURN_NS);
+        let own = self.own.reserve(session, now_ns, wanted, SESSION_TURN_NS);
+        let shared = self.of.direction(self.direction).reserve(service, now_ns, own.bytes, SERVICE_TURN_NS);
         self.own.give_back(session, own.bytes - shared.bytes);
         PaceBooking { bytes: shared.bytes, wait: own.wait.max(shared.wait) }
     }
@@ -118,13 +118,13 @@ impl SessionPace {
     pub fn give_back(&self, bytes: usize) {
         let (session, service) = self.of.rates();
         self.own.give_back(session, bytes);
-        self.of.way(self.way).give_back(service, bytes);
+        self.of.direction(self.direction).give_back(service, bytes);
     }
 }
 
 impl PaceClock {
     /// Books what is saved up, or what a turn is worth, behind all that was booked before.
-    fn book(&self, rate: u64, now_ns: u64, wanted: usize, turn_ns: u64) -> PaceBooking {
+    fn reserve(&self, rate: u64, now_ns: u64, wanted: usize, turn_ns: u64) -> PaceBooking {
         let mut booking = PaceBooking { bytes: wanted, wait: Duration::ZERO };
         if rate == 0 {
             return booking;
@@ -171,7 +171,7 @@ mod tests {
     async fn take(pace: SessionPace, chunk: usize, lasting: Duration) -> Vec<(Duration, usize)> {
         let (start, mut taken) = (Instant::now(), Vec::new());
         while start.elapsed() < lasting {
-            let PaceBooking { bytes, wait } = pace.book(chunk);
+            let PaceBooking { bytes, wait } = pace.reserve(chunk);
             if !wait.is_zero() {
                 sleep(wait).await;
             }
@@ -196,7 +196,7 @@ mod tests {
             let pace = paced(Some(rate), None);
             // What was not used meanwhile is saved up no further.
             advance(Duration::from_secs(60)).await;
-            let own = SessionPace::new(pace, PacedWay::Up);
+            let own = SessionPace::new(pace, PaceDirection::Up);
             let taken = take(own, 128 * 1024, Duration::from_secs(10)).await;
             let expected = rate as f64 * 10.0;
             assert!((total(&taken) / expected - 1.0).abs() < 0.05, "{rate}: {}", total(&taken));
@@ -212,7 +212,7 @@ mod tests {
     async fn sessions_share_the_rate_of_their_service() {
         let pace = paced(None, Some(1_000_000));
         let each = (0..10).map(|_| {
-            take(SessionPace::new(pace.clone(), PacedWay::Down), 64 * 1024, Duration::from_secs(10))
+            take(SessionPace::new(pace.clone(), PaceDirection::Down), 64 * 1024, Duration::from_secs(10))
         });
         let taken = futures_util::future::join_all(each).await;
         let all: f64 = taken.iter().map(|one| total(one)).sum();
@@ -220,23 +220,23 @@ mod tests {
         for one in &taken {
             assert!((900_000.0..1_200_000.0).contains(&total(one)), "one of ten gets {}", total(one));
         }
-        let other = SessionPace::new(pace, PacedWay::Up);
-        assert!(other.book(50_000).wait.is_zero(), "the other direction has its own");
+        let other = SessionPace::new(pace, PaceDirection::Up);
+        assert!(other.reserve(50_000).wait.is_zero(), "the other direction has its own");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_go_is_given_back() {
         let pace = paced(Some(1_000), Some(1_000));
-        let own = SessionPace::new(pace.clone(), PacedWay::Up);
+        let own = SessionPace::new(pace.clone(), PaceDirection::Up);
         for _ in 0..1000 {
-            let booking = own.book(80);
+            let booking = own.reserve(80);
             assert!(booking.wait.is_zero(), "nothing was used");
             own.give_back(booking.bytes);
         }
-        assert_eq!(own.book(80), PaceBooking { bytes: 80, wait: Duration::ZERO });
-        assert!(!own.book(80).wait.is_zero());
+        assert_eq!(own.reserve(80), PaceBooking { bytes: 80, wait: Duration::ZERO });
+        assert!(!own.reserve(80).wait.is_zero());
         // An unbounded service bounds nothing from then on.
         pace.set(None, None);
-        assert_eq!(own.book(1 << 20), PaceBooking { bytes: 1 << 20, wait: Duration::ZERO });
+        assert_eq!(own.reserve(1 << 20), PaceBooking { bytes: 1 << 20, wait: Duration::ZERO });
     }
 }

@@ -205,7 +205,7 @@ mod tests {
         let edwards = format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"e","x":"{}"}}"#, word(32));
         let point = format!(r#"{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}}"#, word(32), word(31));
         let empty = Err(KeySetError::Empty.to_string());
-        let damaged = |told: &str| Err(told.to_owned());
+        let damaged = |reported: &str| Err(reported.to_owned());
         let table = [
             ([rsa(256, ""), edwards.clone()].join(","), Ok(2)),
             (oct(32), Ok(1)),

@@ -50,15 +50,15 @@ impl ClientLogins {
     /// Who has sent a request; `None` for a preflight that is let in as it is.
     pub async fn identify(
         &self,
-        asked: &ClientAuth,
+        required: &ClientAuth,
         head: AskingHead<'_>,
         client: IpAddr,
     ) -> Result<Option<KnownClient>, LoginRefusal> {
-        if asked.preflight == PreflightPolicy::Pass && is_preflight(head.method, head.headers) {
+        if required.preflight == PreflightPolicy::Pass && is_preflight(head.method, head.headers) {
             return Ok(None);
         }
-        let source = self.sources.load().get(&asked.source).cloned();
-        match (source.as_deref(), &asked.source) {
+        let source = self.sources.load().get(&required.source).cloned();
+        match (source.as_deref(), &required.source) {
             (Some(OpenedSource::Passwords(users)), _) => {
                 let login = basic::login(head.headers)?;
                 let user = ProvenUser { method: BASIC_METHOD.into(), name: login.user.clone() };
@@ -116,9 +116,9 @@ fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 
 /// How a client is told what it has to show (RFC 9110, section 11.6.1; RFC 6750, section 3). `service` stands in for a
 /// realm.
-pub fn challenge(asked: &ClientAuth, service: &str, refused: LoginRefusal) -> HeaderValue {
-    let realm = asked.realm.as_deref().unwrap_or(service);
-    let text = match &asked.source {
+pub fn challenge(required: &ClientAuth, service: &str, refused: LoginRefusal) -> HeaderValue {
+    let realm = required.realm.as_deref().unwrap_or(service);
+    let text = match &required.source {
         AuthSource::Passwords(_) => format!("Basic realm=\"{realm}\""),
         AuthSource::Tokens(_) if refused == LoginRefusal::NoCredential => format!("Bearer realm=\"{realm}\""),
         AuthSource::Tokens(_) => format!("Bearer realm=\"{realm}\", error=\"invalid_token\""),
@@ -128,8 +128,8 @@ pub fn challenge(asked: &ClientAuth, service: &str, refused: LoginRefusal) -> He
 }
 
 /// Takes the credential out of a request, unless it is to go on.
-pub fn remove_credential(asked: &ClientAuth, parts: &mut Parts) {
-    match (asked.credential, &asked.source) {
+pub fn remove_credential(required: &ClientAuth, parts: &mut Parts) {
+    match (required.credential, &required.source) {
         (CredentialPolicy::Passed, _) => {}
         (CredentialPolicy::Removed, AuthSource::Passwords(_)) => {
             parts.headers.remove(header::AUTHORIZATION);

@@ -148,15 +148,15 @@ mod tests {
     async fn a_right_password_is_computed_once_and_a_wrong_one_each_time() {
         let file = PasswordFile::parse(format!("alice:{HASH}").as_bytes()).expect("it is right");
         let (hashing, busy) = (HashingQueue::new(1), HashingQueue::new(0));
-        let late = Err(HashingRefusal::OfAll);
+        let timed_out = Err(HashingRefusal::OfAll);
         for (user, password, by, expected) in [
-            ("alice", "s3cret", &busy, late),
+            ("alice", "s3cret", &busy, timed_out),
             ("alice", "s3cret", &hashing, Ok(true)),
             ("alice", "s3cret", &busy, Ok(true)),
             ("alice", "wrong", &hashing, Ok(false)),
-            ("alice", "wrong", &busy, late),
+            ("alice", "wrong", &busy, timed_out),
             ("nobody", "s3cret", &hashing, Ok(false)),
-            ("nobody", "s3cret", &busy, late),
+            ("nobody", "s3cret", &busy, timed_out),
         ] {
             assert_eq!(file.check(login(user, password), CLIENT, by).await, expected, "{user} {password}");
         }

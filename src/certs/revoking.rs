@@ -42,14 +42,14 @@ pub(super) fn revoke(
             .push(format!("no certificate for `{name}` of the CA in {folder} is there, so none is revoked"));
         return Ok(());
     }
-    let mut book = read_book(&file, authority)?;
+    let mut register = read_register(&file, authority)?;
     let now = OffsetDateTime::now_utc();
-    let before = book.revoked.len();
+    let before = register.revoked.len();
     for one in meant {
-        book.revoked.entry(one.serial).or_insert(now);
+        register.revoked.entry(one.serial).or_insert(now);
     }
-    let is_news = book.revoked.len() > before;
-    let list = issue(&book, authority, now)?;
+    let is_news = register.revoked.len() > before;
+    let list = issue(&register, authority, now)?;
     // Of a list that was cut short.
     let _ = fs::remove_file(&new);
     write_new(&new, &list, 0o644)?;
@@ -63,7 +63,7 @@ pub(super) fn revoke(
 
 /// It holds for as long as the CA does: it is replaced when there is more to say.
 fn issue(
-    book: &RevokedBook,
+    register: &RevokedBook,
     authority: &CertificateAuthority,
     now: OffsetDateTime,
 ) -> Result<String, CertsError> {
@@ -78,15 +78,15 @@ fn issue(
         // A clock that runs a little behind must not refuse it.
         this_update: now - time::Duration::hours(1),
         next_update: ends.unwrap_or(now).max(now + time::Duration::days(1)),
-        crl_number: SerialNumber::from(book.number.saturating_add(1)),
+        crl_number: SerialNumber::from(register.number.saturating_add(1)),
         issuing_distribution_point: None,
-        revoked_certs: book.revoked.iter().map(revoked).collect(),
+        revoked_certs: register.revoked.iter().map(revoked).collect(),
         key_identifier_method: KeyIdMethod::Sha256,
     };
     Ok(params.signed_by(&authority.issuer)?.pem()?)
 }
 
-fn read_book(file: &Path, authority: &CertificateAuthority) -> Result<RevokedBook, CertsError> {
+fn read_register(file: &Path, authority: &CertificateAuthority) -> Result<RevokedBook, CertsError> {
     let text = match fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RevokedBook::default()),

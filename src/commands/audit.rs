@@ -23,19 +23,20 @@ pub fn verify(path: &Path, head: Option<LineHash>) -> anyhow::Result<ExitCode> {
     let file = opened.with_context(|| name.clone()).map_err(in_one_line)?;
     let facts = file.metadata().with_context(|| name.clone()).map_err(in_one_line)?;
     ensure!(facts.is_file(), "{name}: it is no file");
-    let walk = ChainWalk::through(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
-    let missing = head.filter(|head| *head != walk.last).map(|head| AuditFault {
-        line: walk.lines,
+    let chain =
+        ChainWalk::through(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
+    let missing = head.filter(|head| *head != chain.last).map(|head| AuditFault {
+        line: chain.lines,
         what: format!(
             "the last has the hash {}, not {head}: lines at the end are missing, were changed or were added",
-            walk.last
+            chain.last
         ),
     });
-    if let Some(fault) = walk.fault.or(missing) {
+    if let Some(fault) = chain.fault.or(missing) {
         print_note(format_args!("{name}: {fault}"));
         return Ok(exit::FAILED.into());
     }
-    print_line(format_args!("{}, last {}", format::count(walk.lines, "line"), walk.last))?;
+    print_line(format_args!("{}, last {}", format::count(chain.lines, "line"), chain.last))?;
     Ok(ExitCode::SUCCESS)
 }
 

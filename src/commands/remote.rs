@@ -66,8 +66,8 @@ pub async fn carry(cli: &Cli, access: AdminAccess) -> anyhow::Result<ExitCode> {
         _ => admin_socket(cli)?,
     };
     // As files: what they are, a pipe, a socket or a terminal, is for whoever has started this to say.
-    let [asks, hears] = [rustix::stdio::stdin(), rustix::stdio::stdout()].map(rustix::io::dup);
-    let [asks, hears] = [asks?, hears?].map(|end| File::from_std(end.into()));
-    stdio::carry(&path, access, asks, hears).await?;
+    let [input, output] = [rustix::stdio::stdin(), rustix::stdio::stdout()].map(rustix::io::dup);
+    let [input, output] = [input?, output?].map(|end| File::from_std(end.into()));
+    stdio::carry(&path, access, input, output).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use crate::profile::Half;
 /// One way, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EscapeAttempt {
-    pub way: &'static str,
+    pub method: &'static str,
     pub outcome: EscapeOutcome,
 }
 
@@ -130,8 +130,8 @@ pub fn try_all(locked: LockedHalf) -> Vec<EscapeAttempt> {
         Half::Dmz => OF_DMZ,
         Half::Internal => OF_INTERNAL,
     };
-    let attempt = |(way, attempt): &Way| EscapeAttempt { way, outcome: judge(attempt()) };
-    let is_refused = |(way, _): &&Way| locked.unix == UnixSockets::Refused || *way != UNIX_SOCKET;
+    let attempt = |(method, attempt): &Way| EscapeAttempt { method, outcome: judge(attempt()) };
+    let is_refused = |(method, _): &&Way| locked.unix == UnixSockets::Refused || *method != UNIX_SOCKET;
     of_half.iter().filter(is_refused).chain(ALWAYS).map(attempt).collect()
 }
 
@@ -143,7 +143,7 @@ pub fn try_folders(half: Half) -> Vec<EscapeAttempt> {
             ("Landlock alone: TCP bind", || bind(Domain::IPV4, Type::STREAM, [127, 0, 0, 1].into()))
         }
     };
-    let attempt = |(way, attempt): &Way| EscapeAttempt { way, outcome: judge(attempt()) };
+    let attempt = |(method, attempt): &Way| EscapeAttempt { method, outcome: judge(attempt()) };
     [port].iter().chain(OF_FOLDERS).map(attempt).collect()
 }
 

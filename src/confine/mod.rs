@@ -69,7 +69,7 @@ pub struct ProcessLock {
     half: Option<LockedHalf>,
     folders: Option<FolderLock>,
     /// What has yet to be told.
-    untold: Vec<String>,
+    unreported: Vec<String>,
 }
 
 impl ProcessLock {
@@ -84,7 +84,7 @@ impl ProcessLock {
             match folders.lock(half) {
                 Ok(taken) => lock.folders = Some(taken),
                 Err(error) if profile.confine == ConfinePolicy::Required => return Err(error.into()),
-                Err(error) => lock.untold.push(error.to_string()),
+                Err(error) => lock.unreported.push(error.to_string()),
             }
         }
         lock.refuse_always(profile.confine)?;
@@ -95,21 +95,21 @@ impl ProcessLock {
         match filters::refuse_always() {
             Ok(()) => self.refuses_always = true,
             Err(error) if policy == ConfinePolicy::Required => return Err(error.into()),
-            Err(error) => self.untold.push(format!("the kernel takes no seccomp filter: {error}")),
+            Err(error) => self.unreported.push(format!("the kernel takes no seccomp filter: {error}")),
         }
         Ok(())
     }
 
     /// Takes the lock of the half that `profile` runs in reverse mode; what is to be told of it.
     pub fn enter(&mut self, profile: &Profile) -> Result<Vec<String>, LockError> {
-        let mut told = std::mem::take(&mut self.untold);
+        let mut lines = std::mem::take(&mut self.unreported);
         if !self.is_begun || profile.confine == ConfinePolicy::Off {
-            return Ok(told);
+            return Ok(lines);
         }
         let is_first = !self.refuses_always;
         if is_first {
             self.refuse_always(profile.confine)?;
-            told.append(&mut self.untold);
+            lines.append(&mut self.unreported);
         }
         match half_to_lock(profile) {
             Some(half) if self.half.is_none() && self.refuses_always => {
@@ -117,18 +117,18 @@ impl ProcessLock {
                 match filters::refuse_to(half, unix) {
                     Ok(()) => {
                         self.half = Some(LockedHalf { half, unix });
-                        told.push(self.describe(half));
+                        lines.push(self.describe(half));
                     }
                     Err(error) if profile.confine == ConfinePolicy::Required => return Err(error.into()),
-                    Err(error) => told.push(format!("not locked: {error}")),
+                    Err(error) => lines.push(format!("not locked: {error}")),
                 }
             }
             Some(_) => {}
-            None if profile.mode == Mode::Reverse => told.push(ONE_PROCESS_EACH.into()),
-            None if is_first && self.refuses_always => told.push(IN_EVERY_MODE.into()),
+            None if profile.mode == Mode::Reverse => lines.push(ONE_PROCESS_EACH.into()),
+            None if is_first && self.refuses_always => lines.push(IN_EVERY_MODE.into()),
             None => {}
         }
-        Ok(told)
+        Ok(lines)
     }
 
     /// The same where it is too late to refuse: what can not be is told.

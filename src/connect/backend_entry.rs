@@ -139,14 +139,14 @@ async fn follow_name(
     notices: Arc<NoticeLog>,
 ) {
     loop {
-        let news = watch.next_news().await;
+        let event = watch.next_news().await;
         let Some(group) = group.upgrade() else { return };
         let Some(entry) = group.entries().get(at) else { return };
-        report_news(&notices, &host, &news);
-        if !news.change.is_empty() {
+        report_news(&notices, &host, &event);
+        if !event.change.is_empty() {
             entry.take_addresses(watch.targets().copied());
         }
-        match (&news.answer, news.unanswered()) {
+        match (&event.answer, event.unanswered()) {
             (Some(_), _) => drop(entry.look_up.send_replace(NameState::Known)),
             (None, Some(why)) => drop(entry.look_up.send_replace(NameState::Unanswered(why.to_owned()))),
             (None, None) => {}

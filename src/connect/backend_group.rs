@@ -176,17 +176,17 @@ impl BackendGroup {
                     (member, reached)
                 });
             }
-            let late = sleep(LATE);
+            let silent = sleep(LATE);
             let (member, reached) = tokio::select! {
                 Some(ended) = dials.next() => ended,
-                () = late, if left.peek().is_some() => continue,
+                () = silent, if left.peek().is_some() => continue,
                 else => return Err(failure),
             };
             pending.retain(|(_, other)| !Arc::ptr_eq(other, &member));
             match reached {
                 Ok(stream) => {
-                    for (_, late) in pending.iter().filter(|(began, _)| began.elapsed() >= LATE) {
-                        self.note_unreached(late, "it did not answer in time");
+                    for (_, silent) in pending.iter().filter(|(began, _)| began.elapsed() >= LATE) {
+                        self.note_unreached(silent, "it did not answer in time");
                     }
                     let change = member.lock().note_reached();
                     self.report(&member, change);
@@ -245,7 +245,7 @@ impl BackendGroup {
         let now = Instant::now();
         let serves = |member: &Arc<BackendMember>| {
             let state = member.lock();
-            !member.is_standby && !state.is_down() && !state.rests(now)
+            !member.is_standby && !state.is_down() && !state.is_resting(now)
         };
         let stands_by = self.members().iter().any(serves);
         let rows = |entry: &BackendEntry| {

@@ -65,7 +65,7 @@ impl BackendMember {
     /// Whether sessions that are here may stay.
     pub fn is_usable(&self) -> bool {
         let state = self.lock();
-        !state.is_down() && !state.rests(Instant::now())
+        !state.is_down() && !state.is_resting(Instant::now())
     }
 
     /// The address that it is, of those of its name.
@@ -79,7 +79,7 @@ impl BackendMember {
             address: &self.address,
             is_standby: self.is_standby,
             is_down: state.is_down(),
-            rests: state.rests(now),
+            is_resting: state.is_resting(now),
             share: state.share(now),
             open: state.open + state.dialling,
         }
@@ -91,7 +91,7 @@ impl BackendMember {
         BackendRow {
             address: self.address.to_string(),
             name: name.map(ToOwned::to_owned),
-            state: match (state.is_down(), state.rests(now)) {
+            state: match (state.is_down(), state.is_resting(now)) {
                 (true, _) => BackendRowState::Down,
                 (false, true) => BackendRowState::Resting,
                 (false, false) if self.is_standby && stands_by => BackendRowState::Standby,

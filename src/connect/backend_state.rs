@@ -49,7 +49,7 @@ impl BackendState {
         self.is_down
     }
 
-    pub fn rests(&self, now: Instant) -> bool {
+    pub fn is_resting(&self, now: Instant) -> bool {
         self.rests_until.is_some_and(|until| until > now)
     }
 
@@ -140,16 +140,16 @@ mod tests {
     #[test]
     fn one_that_refuses_rests_and_comes_back_slowly() {
         let (mut state, now) = (BackendState::default(), Instant::now());
-        assert_eq!((state.rests(now), state.share(now)), (false, 1.0));
+        assert_eq!((state.is_resting(now), state.share(now)), (false, 1.0));
         assert_eq!(state.note_unreached("refused", REST, now), BackendChange::Failed);
-        assert!(state.rests(now + REST - seconds(1)) && !state.rests(now + REST));
+        assert!(state.is_resting(now + REST - seconds(1)) && !state.is_resting(now + REST));
         assert_eq!(state.share(now + REST), SHARE_MIN);
         assert_eq!(state.share(now + REST + seconds(5)), 0.5);
         assert_eq!(state.share(now + REST + seconds(30)), 1.0);
         // It is told once, until it is back.
         assert_eq!(state.note_unreached("refused", REST, now + REST), BackendChange::None);
         assert_eq!(state.note_reached(), BackendChange::Recovered);
-        assert!(!state.rests(now + REST));
+        assert!(!state.is_resting(now + REST));
         assert_eq!(state.note_reached(), BackendChange::None);
         assert_eq!((state.failures, state.last_error.as_deref()), (2, Some("refused")));
     }
@@ -183,6 +183,6 @@ mod tests {
         // Of one that rests, checks say only whether it is down.
         state.note_unreached("refused", REST, now);
         assert_eq!(state.note_check(Ok(()), RUN, now), BackendChange::None);
-        assert!(state.rests(now));
+        assert!(state.is_resting(now));
     }
 }

@@ -12,7 +12,7 @@ pub struct Candidate<'a> {
     /// Its check has failed.
     pub is_down: bool,
     /// It has refused a session a moment ago.
-    pub rests: bool,
+    pub is_resting: bool,
     /// Of its usual sessions, while it has just come back: above 0, at most 1.
     pub share: f64,
     pub open: u64,
@@ -58,8 +58,8 @@ pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: Bal
         chance >= share
     };
     order.sort_by_key(|at| {
-        let Candidate { is_standby, rests, .. } = candidates[*at];
-        (rests, is_standby, gives_way(*at))
+        let Candidate { is_standby, is_resting, .. } = candidates[*at];
+        (is_resting, is_standby, gives_way(*at))
     });
     order
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     const GOOD: Candidate<'_> =
-        Candidate { address: "", is_standby: false, is_down: false, rests: false, share: 1.0, open: 0 };
+        Candidate { address: "", is_standby: false, is_down: false, is_resting: false, share: 1.0, open: 0 };
     const INPUT: BalanceInput = BalanceInput { turn: 0, client: None, chance: 0.5 };
 
     fn addressed() -> [Candidate<'static>; 3] {
@@ -119,8 +119,8 @@ mod tests {
         for balance in [Balance::Turn, Balance::Least] {
             assert_eq!(order_backends(&backends, balance, INPUT), [1, 2, 0]);
         }
-        backends[1].rests = true;
-        backends[2].rests = true;
+        backends[1].is_resting = true;
+        backends[2].is_resting = true;
         assert_eq!(order_backends(&backends, Balance::Turn, INPUT), [0, 1, 2]);
         backends[1].is_down = true;
         assert_eq!(order_backends(&backends, Balance::Turn, INPUT), [0, 2]);
@@ -151,7 +151,7 @@ mod tests {
             assert!((50..120).contains(&share), "{at}: {share}");
         }
         let mut backends = addressed();
-        backends[1].rests = true;
+        backends[1].is_resting = true;
         let after: Vec<_> = (0..=255).map(|last| of(&backends, last)).collect();
         for (before, after) in before.iter().zip(&after) {
             assert!(*before == 1 && *after != 1 || before == after);
@@ -159,7 +159,7 @@ mod tests {
         // It comes back for some, and for ever more of them.
         let mut seen = 0;
         for share in [0.1, 0.4, 0.7, 1.0] {
-            (backends[1].rests, backends[1].share) = (false, share);
+            (backends[1].is_resting, backends[1].share) = (false, share);
             let back: Vec<u8> = (0..=255).filter(|last| of(&backends, *last) == 1).collect();
             assert!(back.len() > seen, "{share}: {}", back.len());
             assert!(back.iter().all(|last| before[usize::from(*last)] == 1));

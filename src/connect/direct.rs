@@ -92,8 +92,8 @@ pub async fn connect(
     // A probe is no client's: it is a connection of our own.
     let client = order.client.filter(|_| !order.probe);
     let candidates = group.find_candidates(order.client.map(|client| client.ip())).await;
-    let asks = candidates.first().is_some_and(|first| first.http().is_some());
-    let stream = match asks && !order.probe {
+    let sends_request = candidates.first().is_some_and(|first| first.http().is_some());
+    let stream = match sends_request && !order.probe {
         true => web::connect_backend(group, candidates, order).await?,
         // A probe asks for nothing.
         false => {
@@ -151,11 +151,11 @@ async fn dial(
     let prepared = tcp::prepare_backend(&stream);
     prepared.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     if let Some(version) = remote.proxy {
-        let told = match stream.peer_addr() {
+        let reported = match stream.peer_addr() {
             Ok(backend) => tell_client(&mut stream, version, client, origin, backend).await,
             Err(error) => Err(error),
         };
-        told.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
+        reported.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     }
     let Some(caller) = caller else { return Ok(NetStream::Tcp(stream)) };
     match timeout_at(began + BACKEND_CONNECT, caller.connect(stream, &origin.alpn)).await {

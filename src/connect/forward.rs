@@ -102,9 +102,9 @@ impl LinkUse for ForwardUse {
 
     fn take_link(&self, keeper: &LinkKeeper, linked: EstablishedLink) {
         let keeper_of = self.keeper.clone();
-        let lost = Arc::new(move |stood, loss| {
+        let lost = Arc::new(move |lifetime, loss| {
             if let Some(keeper) = keeper_of.upgrade() {
-                keeper.note_lost(None, stood, loss);
+                keeper.note_lost(None, lifetime, loss);
             }
         });
         self.pool.take_in_dialled(linked, &keeper.counts(None), lost);

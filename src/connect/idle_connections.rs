@@ -137,19 +137,19 @@ async fn sweep(waiting: Weak<Mutex<WaitingConnections>>) {
     loop {
         sleep(SWEEP).await;
         let Some(waiting) = waiting.upgrade() else { return };
-        let (late, is_empty) = {
+        let (expired, is_empty) = {
             let mut waiting = lock(&waiting);
             let now = Instant::now();
             let is_late = |idle: &IdleConnection| idle.since + KEPT_FOR <= now;
-            let (late, kept): (Vec<_>, Vec<_>) = waiting.list.drain(..).partition(is_late);
+            let (expired, kept): (Vec<_>, Vec<_>) = waiting.list.drain(..).partition(is_late);
             waiting.list = kept.into();
             // Whoever uses one polls it again, with a waker of his own.
             let mut cx = Context::from_waker(Waker::noop());
             waiting.list.retain_mut(|idle| idle.is_usable(&mut cx));
             waiting.is_swept = !waiting.list.is_empty();
-            (late, !waiting.is_swept)
+            (expired, !waiting.is_swept)
         };
-        late.into_iter().for_each(IdleConnection::close);
+        expired.into_iter().for_each(IdleConnection::close);
         if is_empty {
             return;
         }

@@ -296,10 +296,10 @@ mod tests {
         assert_eq!(connected.first, b"only once");
         assert!(order.resend.is_empty() && order.unsent.is_empty());
         drop(connected);
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let mut served = port.accept().await.expect("it has come").0;
         // Not one byte by itself: they are the relay's to send.
-        assert!(matches!(served.read_to_end(&mut heard).await, Ok(0) | Err(_)));
+        assert!(matches!(served.read_to_end(&mut received).await, Ok(0) | Err(_)));
     }
 
     /// The backend takes a probe for what it is to it: a connection of the gateway's own.
@@ -320,9 +320,9 @@ mod tests {
             let backend = Backend::Socket(RemoteServer { at, tls: None, proxy, source: None, ip: None });
             let connected = direct_to(backend).connect(&mut order).await.expect("it listens");
             let mut served = port.accept().await.expect("it has come").0;
-            let mut heard = vec![0; header.len()];
-            served.read_exact(&mut heard).await.expect("a header");
-            assert_eq!(heard, header);
+            let mut received = vec![0; header.len()];
+            served.read_exact(&mut received).await.expect("a header");
+            assert_eq!(received, header);
             drop(connected);
         }
     }

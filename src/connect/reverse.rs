@@ -41,8 +41,8 @@ pub async fn connect(
             Ok(taken) => taken,
             Err(error) => {
                 // What is checked is the way, whatever the hour.
-                let goes_on = || pool.take_outside_hours(order.service, &order.refused_by);
-                let of_probe = order.probe.then(goes_on).flatten();
+                let continues = || pool.take_outside_hours(order.service, &order.refused_by);
+                let of_probe = order.probe.then(continues).flatten();
                 of_probe.ok_or_else(|| connect_failure(&error, order.counters))?
             }
         };

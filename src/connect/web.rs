@@ -226,8 +226,8 @@ impl BackendRequests {
             drain_pipe(pipe).await;
             return Ok(());
         };
-        let (there, heard) = UpstreamConnection::into_upgraded::<NetStream>(there).await?;
-        Ok(pipe.hand_over(there, heard, here.read_buf).await?)
+        let (there, received) = UpstreamConnection::into_upgraded::<NetStream>(there).await?;
+        Ok(pipe.hand_over(there, received, here.read_buf).await?)
     }
 
     fn lock_connection(&self) -> std::sync::MutexGuard<'_, Option<HeldConnection>> {
@@ -251,19 +251,19 @@ impl BackendRequests {
         self.interims.flushed().await;
         match passed {
             Ok(response) => response,
-            Err(objection) => {
+            Err(failure) => {
                 if self.log.admits(LogKind::RequestFailed) {
                     tracing::info!(
                         event = %LogEvent::RequestFailed, id = self.id,
                         "request not answered by the backend: {}: {}",
-                        objection.status,
-                        objection.reason
+                        failure.status,
+                        failure.reason
                     );
                 }
-                if let Some(failure) = objection.failure() {
+                if let Some(failure) = failure.failure() {
                     self.failure_sender.report_failure(failure);
                 }
-                objection.into_peer_response(&self.id)
+                failure.into_peer_response(&self.id)
             }
         }
     }
@@ -287,7 +287,7 @@ impl BackendRequests {
         let public = Arc::new(public_address(&parts.headers));
         request::clean_peer_request(&mut parts, wanted.clone());
         framing::frame_request(&mut parts.headers, &payload);
-        let fares = payload.progress();
+        let progress = payload.progress();
         let is_bound = wanted.is_some() || proves_client(&parts.headers, &header::AUTHORIZATION);
         let (mut reached, mut response) =
             self.send_request(Request::from_parts(parts, payload), &public).await?;
@@ -318,7 +318,7 @@ impl BackendRequests {
             ErrorResponse::bad_gateway(ResponseParseError::Coded.to_string())
         })?;
         let (protocols, is_last) =
-            (UpgradeProtocols::from_response(&head), ends_connection(&head.headers, fares.as_deref()));
+            (UpgradeProtocols::from_response(&head), ends_connection(&head.headers, progress.as_deref()));
         reached
             .connection
             .mapping
@@ -338,12 +338,12 @@ impl BackendRequests {
         public: &Arc<PublicAddress>,
     ) -> Result<(HeldConnection, Response<Incoming>), ErrorResponse> {
         let (parts, body) = request.into_parts();
-        let asked = AskedTarget::of(&parts);
+        let requested = AskedTarget::of(&parts);
         let mut request = Request::from_parts(parts, body);
         let repeated = repeatable_head(&request);
         if let Some(mut reached) = self.take_open(repeated.is_some()).await {
             let was_used = reached.connection.sharing != ConnectionSharing::Fresh;
-            self.prepare_request(&mut request, &asked, &reached, public);
+            self.prepare_request(&mut request, &requested, &reached, public);
             request = match (reached.connection.upstream.send(request).await, repeated) {
                 (Ok(response), _) => return Ok((reached, response)),
                 (Err(ResponseFailure::Unsent(unsent)), _) => *unsent,
@@ -367,7 +367,7 @@ impl BackendRequests {
                 _ => ErrorResponse::bad_gateway("the backend can not be reached"),
             }
         })?;
-        self.prepare_request(&mut request, &asked, &reached, public);
+        self.prepare_request(&mut request, &requested, &reached, public);
         match reached.connection.upstream.send(request).await {
             Ok(response) => Ok((reached, response)),
             Err(lost) => Err(error_response(&lost)),
@@ -378,7 +378,7 @@ impl BackendRequests {
     fn prepare_request(
         &self,
         request: &mut Request<MessageBody>,
-        asked: &AskedTarget,
+        requested: &AskedTarget,
         reached: &HeldConnection,
         public: &Arc<PublicAddress>,
     ) {
@@ -389,7 +389,7 @@ impl BackendRequests {
             // It has no host of its own, and is asked by the name that the profile gives it.
             request.headers_mut().remove(header::HOST);
         }
-        asked.write_to(request, path, &backend.authority());
+        requested.write_to(request, path, &backend.authority());
         self.forward_interims(request, &connection.mapping, public);
     }
 

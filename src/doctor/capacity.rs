@@ -123,8 +123,8 @@ mod tests {
         let inner = Snapshot { roles: vec![Half::Internal], services: vec![inner], ..of(40, 1024) };
         let inner = Snapshot { confined: Default::default(), ..inner };
         assert_eq!(found(&inner, "descriptors"), [], "nobody has asked for so many");
-        let told = find_descriptors(&socks).map(|told| told.figure);
+        let reported = find_descriptors(&socks).map(|reported| reported.figure);
         let figure = "1024 descriptors, 2008 needed for all sessions that are allowed; 40 open";
-        assert_eq!(told.as_deref(), Some(figure));
+        assert_eq!(reported.as_deref(), Some(figure));
     }
 }

@@ -28,14 +28,14 @@ pub fn find_clock_skew(mut clocks: Vec<GatewayClock>) -> Vec<DoctorFinding> {
 }
 
 fn find_skew(clock: &GatewayClock, middle: &GatewayClock) -> Option<DoctorFinding> {
-    let ahead = clock.ahead_seconds - middle.ahead_seconds;
-    let severity = match ahead.abs() {
+    let offset = clock.ahead_seconds - middle.ahead_seconds;
+    let severity = match offset.abs() {
         LONG_SKEW_SECONDS.. => Must,
         SKEW_SECONDS.. => Should,
         _ => return None,
     };
-    let direction = if ahead > 0.0 { "ahead of" } else { "behind" };
-    let figure = format!("its clock is {} {direction} {}", format::uptime(ahead.abs()), middle.name);
+    let direction = if offset > 0.0 { "ahead of" } else { "behind" };
+    let figure = format!("its clock is {} {direction} {}", format::uptime(offset.abs()), middle.name);
     let reason = "certificates, tokens and lists of revoked ones begin and end at other times on each, and two logs can not be laid side by side";
     let advice =
         "let chronyd or systemd-timesyncd set the clocks of both, and see that it reaches its servers";

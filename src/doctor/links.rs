@@ -224,10 +224,10 @@ mod tests {
         assert_eq!(found(&drained, "links-missing"), [], "nobody is to come");
         let draining = Snapshot { phase: GatewayPhase::Draining, ..of(down) };
         assert_eq!(found(&draining, "links-missing"), []);
-        let told = find_missing(&failing).expect("it is found");
-        assert_eq!(told.figure, "2 of 8 links up");
-        assert_eq!(told.object.as_deref(), Some("any service, from internal at 10.0.0.5"));
-        assert!(told.reason.ends_with("the last error: connection refused"), "{}", told.reason);
+        let reported = find_missing(&failing).expect("it is found");
+        assert_eq!(reported.figure, "2 of 8 links up");
+        assert_eq!(reported.object.as_deref(), Some("any service, from internal at 10.0.0.5"));
+        assert!(reported.reason.ends_with("the last error: connection refused"), "{}", reported.reason);
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(found(&of(PoolRow { at_maximum: true, ..full.clone() }), "links-full"), [Must]);
         assert_eq!(found(&of(PoolRow { ready: 1, carrying: 7, ..pool() }), "links-full"), []);
         let single = PoolRow { protocol: Some("socks/5".into()), ..full };
-        assert!(find_full(&single).is_some_and(|told| told.reason.contains("SOCKS5")));
+        assert!(find_full(&single).is_some_and(|reported| reported.reason.contains("SOCKS5")));
     }
 
     #[test]
@@ -287,10 +287,10 @@ mod tests {
         assert_eq!(found(&snapshot, "wait-outlasts"), [], "two may have changed their mind");
         snapshot.ended.push(left(5.0, 4.0, "CW"));
         assert_eq!(found(&snapshot, "wait-outlasts"), [Should]);
-        let told = find_limits_of_links(&snapshot);
+        let reported = find_limits_of_links(&snapshot);
         assert!(
-            told[0].figure.starts_with("3 clients left") && told[0].figure.ends_with("before 4s"),
-            "{told:?}"
+            reported[0].figure.starts_with("3 clients left") && reported[0].figure.ends_with("before 4s"),
+            "{reported:?}"
         );
     }
 

@@ -6,13 +6,13 @@ mod backends;
 mod capacity;
 mod clocks;
 mod kernel;
-mod lately;
+mod last_hour;
 mod links;
 mod machine;
 mod protection;
 
 pub use clocks::{GatewayClock, find_clock_skew};
-pub use lately::{LAST_HOUR, find_lately};
+pub use last_hour::{LAST_HOUR, find_lately};
 pub use machine::MachineFacts;
 
 pub use crate::telemetry::snapshot::{DoctorFinding, FindingSeverity};

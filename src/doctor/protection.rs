@@ -58,13 +58,13 @@ pub fn find_open_locks(snapshot: &Snapshot) -> Option<DoctorFinding> {
         Half::Dmz => "dmz",
         Half::Internal => "internal",
     };
-    let lacks = match snapshot.confined.get(&half)? {
+    let missing = match snapshot.confined.get(&half)? {
         None => "no lock is on",
         Some(lock) if !lock.seccomp => "seccomp is off",
         Some(lock) if lock.landlock.is_none() => "Landlock is off",
         Some(_) => return None,
     };
-    let figure = lacks.to_owned();
+    let figure = missing.to_owned();
     let reason = "who takes over the process can do what the lock would have refused";
     let advice =
         "take `confine: off` out of the profile and start the gateway again; Landlock needs Linux 5.13";

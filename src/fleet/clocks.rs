@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{merge::MemberPicture, reach};
+use super::{merge::MemberSnapshot, reach};
 use crate::{
     doctor::GatewayClock,
     telemetry::snapshot::{GatewayReach, Notice},
@@ -18,19 +18,19 @@ const DELAY_SECONDS: f64 = 1.0;
 #[derive(Debug, Default)]
 pub struct FleetClocks {
     /// In seconds. That of a gateway which is lost stays: its events are still told.
-    ahead: HashMap<Arc<str>, f64>,
+    offset: HashMap<Arc<str>, f64>,
 }
 
 impl FleetClocks {
     /// Reads them anew, and gives those of the gateways that are heard now.
-    pub fn read(&mut self, members: &[MemberPicture], now: SystemTime) -> Vec<GatewayClock> {
+    pub fn read(&mut self, members: &[MemberSnapshot], now: SystemTime) -> Vec<GatewayClock> {
         let now = seconds_since_1970(now);
         let mut clocks = Vec::new();
         for member in members.iter().filter(|member| reach::reach(member) == GatewayReach::Reached) {
-            let Some((picture, heard_seconds)) = &member.heard else { continue };
-            let Some(time) = parse_seconds(&picture.time) else { continue };
+            let Some((snapshot, heard_seconds)) = &member.latest else { continue };
+            let Some(time) = parse_seconds(&snapshot.time) else { continue };
             let ahead_seconds = time + heard_seconds - now;
-            self.ahead.insert(Arc::clone(&member.name), ahead_seconds);
+            self.offset.insert(Arc::clone(&member.name), ahead_seconds);
             clocks.push(GatewayClock { name: Arc::clone(&member.name), ahead_seconds });
         }
         clocks
@@ -44,8 +44,8 @@ impl FleetClocks {
         let mut keyed: Vec<_> = std::mem::take(notices)
             .into_iter()
             .map(|notice| {
-                let ahead = notice.gateway.as_ref().and_then(|name| self.ahead.get(name)).copied();
-                let time = parse_seconds(&notice.time).map(|time| time - ahead.unwrap_or_default());
+                let offset = notice.gateway.as_ref().and_then(|name| self.offset.get(name)).copied();
+                let time = parse_seconds(&notice.time).map(|time| time - offset.unwrap_or_default());
                 let before = before.entry(notice.gateway.clone()).or_default();
                 *before = time.filter(|time| *time <= latest).map_or(*before, |time| time.max(*before));
                 (*before, notice)
@@ -71,7 +71,7 @@ mod tests {
     use super::{
         super::merge::{
             FleetMerge,
-            tests::{member, picture},
+            tests::{member, snapshot},
         },
         *,
     };
@@ -84,8 +84,8 @@ mod tests {
     };
 
     /// A gateway whose clock is so far ahead, and what it has noticed so long ago.
-    fn gateway(name: &str, ahead: Duration, ago_seconds: &[u64]) -> MemberPicture {
-        let clock = |ago: u64| log::format_utc(SystemTime::now() + ahead - Duration::from_secs(ago));
+    fn gateway(name: &str, offset: Duration, ago_seconds: &[u64]) -> MemberSnapshot {
+        let clock = |ago: u64| log::format_utc(SystemTime::now() + offset - Duration::from_secs(ago));
         let notice = |&ago: &u64| Notice {
             gateway: None,
             time: clock(ago),
@@ -94,7 +94,7 @@ mod tests {
             rejected_link: None,
         };
         let notices = ago_seconds.iter().map(notice).collect();
-        member(name, Some(Snapshot { time: clock(0), notices, ..picture(Half::Dmz, name, 0) }))
+        member(name, Some(Snapshot { time: clock(0), notices, ..snapshot(Half::Dmz, name, 0) }))
     }
 
     fn texts(merged: &Snapshot) -> Vec<&str> {
@@ -115,12 +115,14 @@ mod tests {
 
     #[test]
     fn a_time_that_has_not_come_does_not_stay_on_top() {
-        let mut liar = gateway("liar", Duration::ZERO, &[500, 400]);
-        let picture = liar.heard.as_mut().map(|(picture, _)| Arc::make_mut(picture)).expect("it was heard");
-        for (notice, time) in picture.notices.iter_mut().zip(["9999-12-31T23:59:59.000Z", "no time at all"]) {
+        let mut faulty = gateway("liar", Duration::ZERO, &[500, 400]);
+        let snapshot =
+            faulty.latest.as_mut().map(|(snapshot, _)| Arc::make_mut(snapshot)).expect("it was heard");
+        for (notice, time) in snapshot.notices.iter_mut().zip(["9999-12-31T23:59:59.000Z", "no time at all"])
+        {
             notice.time = time.into();
         }
-        let members = vec![liar, gateway("right", Duration::ZERO, &[300, 100])];
+        let members = vec![faulty, gateway("right", Duration::ZERO, &[300, 100])];
         let merged = FleetMerge::default().next(members, 1.0);
         assert_eq!(texts(&merged), ["liar 500", "liar 400", "right 300", "right 100"]);
         let far = Snapshot { time: "9999-12-31T23:59:59.000Z".into(), ..picture_of_none() };
@@ -129,6 +131,6 @@ mod tests {
     }
 
     fn picture_of_none() -> Snapshot {
-        picture(Half::Dmz, "none", 0)
+        snapshot(Half::Dmz, "none", 0)
     }
 }

@@ -50,8 +50,8 @@ fn parse(text: &str, label: &str, access: AdminAccess) -> Result<Vec<FleetTarget
         match target::parse(&text, access) {
             Ok(at) => targets.push(FleetTarget { name: name.into(), at }),
             Err(error) => {
-                let told = error.to_string();
-                let (what, advice) = told.split_once("; ").unwrap_or((&told, "write a target"));
+                let reported = error.to_string();
+                let (what, advice) = reported.split_once("; ").unwrap_or((&reported, "write a target"));
                 problems.push(Problem { place, what: what.into(), advice: advice.into() });
             }
         }
@@ -84,22 +84,23 @@ mod tests {
 
     #[test]
     fn each_bad_entry_is_told_with_its_line() {
-        let told = problems("edge: /run/a.sock\nedge: /run/b.sock\n");
-        assert!(told[0].starts_with("f.yaml:2:1: edge: "), "{told:?}");
-        let told = problems("a: ssh:-x\nb c: /run/x\nc: { target: /run/x, colour: red }\nd:\ne: \"exec:\"\n");
-        assert_eq!(told.len(), 5, "{told:?}");
+        let reported = problems("edge: /run/a.sock\nedge: /run/b.sock\n");
+        assert!(reported[0].starts_with("f.yaml:2:1: edge: "), "{reported:?}");
+        let reported =
+            problems("a: ssh:-x\nb c: /run/x\nc: { target: /run/x, colour: red }\nd:\ne: \"exec:\"\n");
+        assert_eq!(reported.len(), 5, "{reported:?}");
         for (line, part) in
             [(3, "c: "), (4, "d: "), (1, "begins with `-`"), (2, "no gateway's name"), (5, "lacks")]
         {
             let begins = format!("f.yaml:{line}:");
             assert!(
-                told.iter().any(|it| it.starts_with(&begins) && it.contains(part)),
-                "{line} {part}: {told:?}"
+                reported.iter().any(|it| it.starts_with(&begins) && it.contains(part)),
+                "{line} {part}: {reported:?}"
             );
         }
         for text in ["", "# nothing\n", "- /run/a.sock\n", "just text\n", "a: [\n", "a: \u{1}\n"] {
-            let told = problems(text);
-            assert!(told.len() == 1 && !told[0].contains("profile"), "{text:?}: {told:?}");
+            let reported = problems(text);
+            assert!(reported.len() == 1 && !reported[0].contains("profile"), "{text:?}: {reported:?}");
         }
     }
 
@@ -117,10 +118,10 @@ mod tests {
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            let told = read(&path, AdminAccess::Full).unwrap_err();
-            assert!(told[0].to_string().contains("it belongs to user 12345"), "{told:?}");
+            let reported = read(&path, AdminAccess::Full).unwrap_err();
+            assert!(reported[0].to_string().contains("it belongs to user 12345"), "{reported:?}");
         }
-        let gone = read(&folder.path().join("none.yaml"), AdminAccess::Full).unwrap_err();
-        assert!(gone[0].to_string().contains("No such file"), "{gone:?}");
+        let removed = read(&folder.path().join("none.yaml"), AdminAccess::Full).unwrap_err();
+        assert!(removed[0].to_string().contains("No such file"), "{removed:?}");
     }
 }

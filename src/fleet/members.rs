@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    merge::{FleetMerge, MemberPicture},
+    merge::{FleetMerge, MemberSnapshot},
     target::FleetTarget,
 };
 use crate::{
@@ -32,30 +32,30 @@ const CROWDED_PICTURE_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Member {
     target: FleetTarget,
-    heard: Mutex<MemberHeard>,
+    state: Mutex<MemberState>,
 }
 
 #[derive(Debug)]
-struct MemberHeard {
+struct MemberState {
     contact: GatewayContact,
     contact_since: Instant,
-    picture: Option<(Arc<Snapshot>, Instant)>,
+    snapshot: Option<(Arc<Snapshot>, Instant)>,
 }
 
 impl Member {
-    fn update(&self, change: impl FnOnce(&mut MemberHeard)) {
-        change(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+    fn update(&self, change: impl FnOnce(&mut MemberState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn picture(&self, now: Instant) -> MemberPicture {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+    fn snapshot(&self, now: Instant) -> MemberSnapshot {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
-        MemberPicture {
+        MemberSnapshot {
             name: Arc::clone(&self.target.name),
             target: self.target.at.to_string(),
-            contact: heard.contact.clone(),
-            contact_seconds: seconds(heard.contact_since),
-            heard: heard.picture.as_ref().map(|(picture, at)| (Arc::clone(picture), seconds(*at))),
+            contact: state.contact.clone(),
+            contact_seconds: seconds(state.contact_since),
+            latest: state.snapshot.as_ref().map(|(snapshot, at)| (Arc::clone(snapshot), seconds(*at))),
         }
     }
 }
@@ -75,8 +75,8 @@ pub fn attach(
     for target in targets {
         let (handle, contact) = attach::attach_when_there(&target.at, access, &pace, tasks);
         handles.insert(Arc::clone(&target.name), handle.clone());
-        let heard = MemberHeard { contact: GatewayContact::Calling, contact_since: began, picture: None };
-        let member = Arc::new(Member { target, heard: Mutex::new(heard) });
+        let state = MemberState { contact: GatewayContact::Calling, contact_since: began, snapshot: None };
+        let member = Arc::new(Member { target, state: Mutex::new(state) });
         let follows = follow_member(Arc::clone(&member), handle, contact, Arc::clone(&changed));
         let over = over.clone();
         tasks.spawn("fleet member", async move {
@@ -85,7 +85,7 @@ pub fn attach(
         members.push(member);
     }
     let mut merge = FleetMerge::default();
-    let first = merge.next(members.iter().map(|member| member.picture(began)).collect(), 0.0);
+    let first = merge.next(members.iter().map(|member| member.snapshot(began)).collect(), 0.0);
     let (merged, feed) = handle::channel(Arc::new(first), "fleet screen");
     tasks.spawn("fleet", async move {
         tokio::select! {
@@ -105,27 +105,27 @@ async fn follow_member(
     mut contact: watch::Receiver<GatewayContact>,
     changed: Arc<Notify>,
 ) {
-    let mut pictures = handle.watch();
+    let mut snapshots = handle.watch();
     drop(handle);
     loop {
         tokio::select! {
             biased;
-            told = contact.changed() => {
-                if told.is_err() {
+            reported = contact.changed() => {
+                if reported.is_err() {
                     return;
                 }
                 let now = contact.borrow_and_update().clone();
-                member.update(|heard| {
+                member.update(|state| {
                     // One that is called again and again has been away since the first time.
-                    if std::mem::discriminant(&heard.contact) != std::mem::discriminant(&now) {
-                        heard.contact_since = Instant::now();
+                    if std::mem::discriminant(&state.contact) != std::mem::discriminant(&now) {
+                        state.contact_since = Instant::now();
                     }
-                    heard.contact = now;
+                    state.contact = now;
                 });
             }
-            picture = pictures.next() => {
-                let Some(picture) = picture else { return };
-                member.update(|heard| heard.picture = Some((picture, Instant::now())));
+            snapshot = snapshots.next() => {
+                let Some(snapshot) = snapshot else { return };
+                member.update(|state| state.snapshot = Some((snapshot, Instant::now())));
             }
         }
         changed.notify_one();
@@ -153,10 +153,10 @@ async fn publish(
             sleep_until(merged_at + FIRST_PICTURES_EVERY).await;
         }
         merged_at = Instant::now();
-        let pictures: Vec<_> = members.iter().map(|member| member.picture(merged_at)).collect();
-        is_calling = pictures.iter().any(|picture| picture.contact == GatewayContact::Calling);
+        let of_members: Vec<_> = members.iter().map(|member| member.snapshot(merged_at)).collect();
+        is_calling = of_members.iter().any(|snapshot| snapshot.contact == GatewayContact::Calling);
         let uptime_seconds = merged_at.saturating_duration_since(began).as_secs_f64();
-        let merged = merge.next(pictures, uptime_seconds);
+        let merged = merge.next(of_members, uptime_seconds);
         pace.set(pace_of(merged.sessions.len()));
         snapshots.send_replace(Arc::new(merged));
     }
@@ -187,9 +187,9 @@ mod tests {
 
     fn gateway(path: &std::path::Path) -> Gateway {
         let services = vec![ServiceRow::new(Half::Dmz, "orders")];
-        let picture = Snapshot { services, roles: vec![Half::Dmz], ..Snapshot::new("shop", Mode::Reverse) };
+        let snapshot = Snapshot { services, roles: vec![Half::Dmz], ..Snapshot::new("shop", Mode::Reverse) };
         let (socket, listener) = AdminSocket::bind(path).unwrap();
-        let (handle, feed) = handle::channel(Arc::new(picture), "test");
+        let (handle, feed) = handle::channel(Arc::new(snapshot), "test");
         socket.serve(listener, handle);
         Gateway { socket, feed }
     }
@@ -200,8 +200,8 @@ mod tests {
         }
     }
 
-    fn row<'a>(picture: &'a Snapshot, name: &str) -> &'a GatewayRow {
-        picture.gateways.iter().find(|row| &*row.name == name).unwrap()
+    fn row<'a>(snapshot: &'a Snapshot, name: &str) -> &'a GatewayRow {
+        snapshot.gateways.iter().find(|row| &*row.name == name).unwrap()
     }
 
     const HELLO: &str = r#"{"portcullis":"0.1.0","snapshot":1}"#;
@@ -211,22 +211,25 @@ mod tests {
     async fn a_gateway_that_stalls_is_silent_and_then_is_there_again() {
         let folder = tempfile::tempdir().unwrap();
         let framed = |text: &[u8]| [&u32::try_from(text.len()).unwrap().to_be_bytes(), text].concat();
-        let picture = CommandAnswer::Status(Arc::new(Snapshot::new("shop", Mode::Reverse)));
-        let picture = framed(&serde_json::to_vec(&picture).unwrap());
+        let snapshot = CommandAnswer::Status(Arc::new(Snapshot::new("shop", Mode::Reverse)));
+        let snapshot = framed(&serde_json::to_vec(&snapshot).unwrap());
         std::fs::write(folder.path().join("hello"), framed(HELLO.as_bytes())).unwrap();
-        std::fs::write(folder.path().join("picture"), picture).unwrap();
+        std::fs::write(folder.path().join("picture"), snapshot).unwrap();
         let at = folder.path().display();
         let words =
             [format!("slow=exec:sh -c 'cd {at}; cat hello picture; sleep 7; cat picture; exec sleep 1000'")];
         let targets = target::parse_all(&words, AdminAccess::Full).unwrap();
         let (merged, _handles) = attach(targets, AdminAccess::Full, &Tasks::default());
-        let mut pictures = merged.watch();
+        let mut snapshots = merged.watch();
         for reach in [GatewayReach::Reached, GatewayReach::Silent, GatewayReach::Reached] {
-            while row(&pictures.next().await.unwrap(), "slow").reach != reach {}
+            while row(&snapshots.next().await.unwrap(), "slow").reach != reach {}
         }
-        let told: Vec<_> = merged.latest().notices.iter().map(|notice| notice.text.clone()).collect();
-        assert!(told[0].starts_with("is silent") && told[1].starts_with("is reached again"), "{told:?}");
-        assert_eq!(told.len(), 2, "{told:?}");
+        let reported: Vec<_> = merged.latest().notices.iter().map(|notice| notice.text.clone()).collect();
+        assert!(
+            reported[0].starts_with("is silent") && reported[1].starts_with("is reached again"),
+            "{reported:?}"
+        );
+        assert_eq!(reported.len(), 2, "{reported:?}");
     }
 
     #[test]
@@ -266,14 +269,14 @@ mod tests {
         let targets = target::parse_all(&words, AdminAccess::Full).unwrap();
         let tasks = Tasks::default();
         let (merged, handles) = attach(targets, AdminAccess::Full, &tasks);
-        let mut pictures = merged.watch();
-        let picture = loop {
+        let mut snapshots = merged.watch();
+        let snapshot = loop {
             well.publish();
-            let picture = pictures.next().await.unwrap();
-            let is_told = |name| row(&picture, name).reach == GatewayReach::Unreachable;
+            let snapshot = snapshots.next().await.unwrap();
+            let is_told = |name| row(&snapshot, name).reach == GatewayReach::Unreachable;
             let sick = ["absent", "dies", "other", "rubbish", "missing", "broken", "babbles", "endless"];
-            if sick.into_iter().all(is_told) && row(&picture, "well").reach == GatewayReach::Reached {
-                break picture;
+            if sick.into_iter().all(is_told) && row(&snapshot, "well").reach == GatewayReach::Reached {
+                break snapshot;
             }
         };
         for (name, why) in [
@@ -286,23 +289,23 @@ mod tests {
             ("babbles", "it does not speak as a gateway does"),
             ("endless", "a message is longer than"),
         ] {
-            let told = row(&picture, name).why.as_deref().unwrap_or_default();
-            assert!(told.contains(why), "{name}: {told}");
+            let reported = row(&snapshot, name).why.as_deref().unwrap_or_default();
+            assert!(reported.contains(why), "{name}: {reported}");
         }
         for name in ["hangs", "trickles"] {
-            assert_eq!(row(&picture, name).reach, GatewayReach::Calling, "{name}");
+            assert_eq!(row(&snapshot, name).reach, GatewayReach::Calling, "{name}");
         }
-        assert_eq!(picture.services.len(), 1);
-        let told = handles["hangs"].clone();
+        assert_eq!(snapshot.services.len(), 1);
+        let reported = handles["hangs"].clone();
         assert!(matches!(handles["absent"].ask(Command::Reload).await, CommandAnswer::Refused(_)));
-        let asks = async { handles["well"].ask(Command::Reload).await };
+        let requests = async { handles["well"].ask(Command::Reload).await };
         let answers = async {
-            let asked = well.feed.commands.recv().await.unwrap();
-            asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
+            let requested = well.feed.commands.recv().await.unwrap();
+            requested.answer.send(CommandAnswer::Done("read again".into())).unwrap();
         };
-        let (answer, ()) = tokio::join!(asks, answers);
+        let (answer, ()) = tokio::join!(requests, answers);
         assert!(matches!(answer, CommandAnswer::Done(_)), "{answer:?}");
-        drop((told, handles, merged, pictures));
+        drop((reported, handles, merged, snapshots));
         tasks.all_ended().await;
     }
 
@@ -313,13 +316,13 @@ mod tests {
         let words = [format!("edge={}", path.display()), "hangs=exec:sleep 1000".to_owned()];
         let targets = target::parse_all(&words, AdminAccess::Full).unwrap();
         let (merged, _handles) = attach(targets, AdminAccess::Full, &Tasks::default());
-        let mut pictures = merged.watch();
+        let mut snapshots = merged.watch();
         for _ in 0..2 {
-            while row(&pictures.next().await.unwrap(), "edge").reach != GatewayReach::Unreachable {}
+            while row(&snapshots.next().await.unwrap(), "edge").reach != GatewayReach::Unreachable {}
             let edge = gateway(&path);
             loop {
                 edge.publish();
-                if row(&pictures.next().await.unwrap(), "edge").reach == GatewayReach::Reached {
+                if row(&snapshots.next().await.unwrap(), "edge").reach == GatewayReach::Reached {
                     break;
                 }
             }

@@ -34,14 +34,14 @@ const ROWS_KEPT_SECONDS: f64 = 10.0;
 
 /// What one gateway has told, and whether it is there.
 #[derive(Debug, Clone)]
-pub struct MemberPicture {
+pub struct MemberSnapshot {
     pub name: Arc<str>,
     pub target: String,
     pub contact: GatewayContact,
     /// Since the contact is so.
     pub contact_seconds: f64,
     /// Its last picture, and since when.
-    pub heard: Option<(Arc<Snapshot>, f64)>,
+    pub latest: Option<(Arc<Snapshot>, f64)>,
 }
 
 /// Goes from one picture to the next: bytes are counted on where a gateway is lost or started anew, and each loss is
@@ -56,16 +56,18 @@ pub struct FleetMerge {
 
 impl FleetMerge {
     /// The picture of all; `uptime_seconds` since the first.
-    pub fn next(&mut self, members: Vec<MemberPicture>, uptime_seconds: f64) -> Snapshot {
+    pub fn next(&mut self, members: Vec<MemberSnapshot>, uptime_seconds: f64) -> Snapshot {
         let now = SystemTime::now();
         let mut merged = Snapshot::new(&fleet_name(&members), Mode::Direct);
         (merged.time, merged.uptime_seconds) = (log::format_utc(now), uptime_seconds);
         let has_outer = members.iter().any(|member| {
-            member.heard.as_ref().is_some_and(|(picture, _)| picture.roles.contains(&Half::Dmz))
+            member.latest.as_ref().is_some_and(|(snapshot, _)| snapshot.roles.contains(&Half::Dmz))
         });
         merged.findings = doctor::find_clock_skew(self.clocks.read(&members, now));
-        let listed: Vec<_> =
-            members.iter().map(|member| kept_picture(member).map_or(0, |kept| kept.sessions.len())).collect();
+        let listed: Vec<_> = members
+            .iter()
+            .map(|member| kept_snapshot(member).map_or(0, |kept| kept.sessions.len()))
+            .collect();
         let shares = shares::share_out(&listed, SESSIONS_MAX);
         let mut roles = BTreeSet::new();
         for (member, share) in members.iter().zip(shares) {
@@ -74,18 +76,18 @@ impl FleetMerge {
             self.events.note(&row, now, uptime_seconds);
             merged.alerts.extend(reach::alert(&row, now));
             merged.gateways.push(row);
-            let Some((picture, _)) = &member.heard else { continue };
-            let counts = !has_outer || picture.roles.contains(&Half::Dmz);
-            self.count_bytes(&member.name, picture, counts);
-            let Some(picture) = kept_picture(member) else { continue };
+            let Some((snapshot, _)) = &member.latest else { continue };
+            let counts = !has_outer || snapshot.roles.contains(&Half::Dmz);
+            self.count_bytes(&member.name, snapshot, counts);
+            let Some(snapshot) = kept_snapshot(member) else { continue };
             // Of the machine of another gateway nothing is known here.
-            let findings = doctor::find_limits(picture, &MachineFacts::default()).into_iter();
+            let findings = doctor::find_limits(snapshot, &MachineFacts::default()).into_iter();
             let name = || Some(Arc::clone(&member.name));
             merged.findings.extend(findings.map(|finding| DoctorFinding { gateway: name(), ..finding }));
-            roles.extend(picture.roles.iter().copied());
-            add_rows(&mut merged, &member.name, picture, share);
+            roles.extend(snapshot.roles.iter().copied());
+            add_rows(&mut merged, &member.name, snapshot, share);
             if counts {
-                merged.totals = merged.totals.with(&picture.totals);
+                merged.totals = merged.totals.with(&snapshot.totals);
             }
         }
         merged.notices.extend(self.events.notices().cloned());
@@ -97,10 +99,11 @@ impl FleetMerge {
     }
 
     /// A gateway that was not seen before, or was started anew, has moved what it moved before nobody's eyes.
-    fn count_bytes(&mut self, name: &Arc<str>, picture: &Snapshot, counts: bool) {
-        let now = TrafficSample { up: picture.totals.bytes_up, down: picture.totals.bytes_down };
-        let before = self.of_members.insert(Arc::clone(name), (picture.instance.clone(), now));
-        let Some((_, before)) = before.filter(|(instance, _)| *instance == picture.instance && counts) else {
+    fn count_bytes(&mut self, name: &Arc<str>, snapshot: &Snapshot, counts: bool) {
+        let now = TrafficSample { up: snapshot.totals.bytes_up, down: snapshot.totals.bytes_down };
+        let before = self.of_members.insert(Arc::clone(name), (snapshot.instance.clone(), now));
+        let Some((_, before)) = before.filter(|(instance, _)| *instance == snapshot.instance && counts)
+        else {
             return;
         };
         self.bytes.up = self.bytes.up.saturating_add(now.up.saturating_sub(before.up));
@@ -108,19 +111,19 @@ impl FleetMerge {
     }
 }
 
-fn fleet_name(members: &[MemberPicture]) -> String {
+fn fleet_name(members: &[MemberSnapshot]) -> String {
     let reached = members.iter().filter(|member| reach::reach(member) == GatewayReach::Reached).count();
     format!("{reached} of {} gateways", members.len())
 }
 
 /// What is shown of a gateway: of one that is lost not for long.
-fn kept_picture(member: &MemberPicture) -> Option<&Snapshot> {
+fn kept_snapshot(member: &MemberSnapshot) -> Option<&Snapshot> {
     let is_gone =
         reach::reach(member) == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS;
-    member.heard.as_ref().map(|(picture, _)| &**picture).filter(|_| !is_gone)
+    member.latest.as_ref().map(|(snapshot, _)| &**snapshot).filter(|_| !is_gone)
 }
 
-fn row(member: &MemberPicture, reach: GatewayReach) -> GatewayRow {
+fn row(member: &MemberSnapshot, reach: GatewayReach) -> GatewayRow {
     let why = match &member.contact {
         // Its target stands in the row already.
         GatewayContact::Lost { why } => {
@@ -134,46 +137,46 @@ fn row(member: &MemberPicture, reach: GatewayReach) -> GatewayRow {
         reach,
         since_seconds: member.contact_seconds,
         why,
-        heard_seconds: member.heard.as_ref().map(|(_, seconds)| *seconds),
-        heard: member.heard.as_ref().map(|(picture, _)| facts(picture)),
+        heard_seconds: member.latest.as_ref().map(|(_, seconds)| *seconds),
+        heard: member.latest.as_ref().map(|(snapshot, _)| facts(snapshot)),
     }
 }
 
-fn facts(picture: &Snapshot) -> GatewayFacts {
+fn facts(snapshot: &Snapshot) -> GatewayFacts {
     // Of one half: both ends of a link stand in a pair's picture.
-    let counted = picture.roles.first().copied().unwrap_or(Half::Dmz);
-    let pools = || picture.pools.iter().filter(|pool| pool.role == counted);
-    let rate = picture.traffic.last().copied().unwrap_or_default();
+    let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
+    let pools = || snapshot.pools.iter().filter(|pool| pool.role == counted);
+    let rate = snapshot.traffic.last().copied().unwrap_or_default();
     GatewayFacts {
-        version: picture.version.clone(),
-        host: picture.host.clone(),
-        profile: picture.profile.clone(),
-        mode: picture.mode,
-        roles: picture.roles.clone(),
-        phase: picture.phase,
-        health: picture.health,
-        ready: picture.readiness.as_ref().map(|readiness| readiness.ready),
-        uptime_seconds: picture.uptime_seconds,
-        instance: picture.instance.clone(),
+        version: snapshot.version.clone(),
+        host: snapshot.host.clone(),
+        profile: snapshot.profile.clone(),
+        mode: snapshot.mode,
+        roles: snapshot.roles.clone(),
+        phase: snapshot.phase,
+        health: snapshot.health,
+        ready: snapshot.readiness.as_ref().map(|readiness| readiness.ready),
+        uptime_seconds: snapshot.uptime_seconds,
+        instance: snapshot.instance.clone(),
         links_ready: pools().fold(0, |sum: usize, pool| sum.saturating_add(pool.ready.min(pool.target))),
         links_wanted: pools().fold(0, |sum: usize, pool| sum.saturating_add(pool.target)),
-        sessions_open: picture.totals.sessions_open,
-        sessions_waiting: picture.totals.sessions_waiting,
+        sessions_open: snapshot.totals.sessions_open,
+        sessions_waiting: snapshot.totals.sessions_waiting,
         rate_up: rate.up,
         rate_down: rate.down,
-        alerts: picture.alerts.len(),
-        worst: picture.alerts.first().map(|alert| alert.text.clone()),
-        switching: picture.switching.clone(),
-        walk: picture.walk.clone(),
-        forward_checks: picture.forward_checks.clone(),
+        alerts: snapshot.alerts.len(),
+        worst: snapshot.alerts.first().map(|alert| alert.text.clone()),
+        switching: snapshot.switching.clone(),
+        walk: snapshot.walk.clone(),
+        forward_checks: snapshot.forward_checks.clone(),
     }
 }
 
 /// Every row of one gateway, with its name.
-fn add_rows(merged: &mut Snapshot, name: &Arc<str>, picture: &Snapshot, sessions_max: usize) {
+fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, sessions_max: usize) {
     macro_rules! take {
         ($rows:ident) => {
-            merged.$rows.extend(picture.$rows.iter().cloned().map(|mut row| {
+            merged.$rows.extend(snapshot.$rows.iter().cloned().map(|mut row| {
                 row.gateway = Some(Arc::clone(name));
                 row
             }));
@@ -184,37 +187,37 @@ fn add_rows(merged: &mut Snapshot, name: &Arc<str>, picture: &Snapshot, sessions
     take!(ended);
     take!(failures);
     take!(notices);
-    let alerts = picture.alerts.iter().cloned();
+    let alerts = snapshot.alerts.iter().cloned();
     merged.alerts.extend(alerts.map(|alert| Alert {
         text: format!("{name}: {}", alert.text),
         gateway: Some(Arc::clone(name)),
         ..alert
     }));
-    let taken = shares::most_telling(&picture.sessions, sessions_max);
-    let left_out = picture.sessions_left_out.saturating_add(picture.sessions.len() - taken.len());
+    let taken = shares::most_telling(&snapshot.sessions, sessions_max);
+    let left_out = snapshot.sessions_left_out.saturating_add(snapshot.sessions.len() - taken.len());
     merged.sessions.extend(taken.into_iter().cloned().map(|mut row| {
         row.gateway = Some(Arc::clone(name));
         row
     }));
     merged.sessions_left_out = merged.sessions_left_out.saturating_add(left_out);
-    merged.failures_left_out = merged.failures_left_out.saturating_add(picture.failures_left_out);
-    merged.log_lines_lost = merged.log_lines_lost.saturating_add(picture.log_lines_lost);
+    merged.failures_left_out = merged.failures_left_out.saturating_add(snapshot.failures_left_out);
+    merged.log_lines_lost = merged.log_lines_lost.saturating_add(snapshot.log_lines_lost);
 }
 
 /// What is said of all of them together.
 fn finish(merged: &mut Snapshot) {
     merged.findings.sort_by_key(|finding| Reverse(finding.severity));
     merged.gateways.sort_by_key(|row| {
-        Reverse((reach::badness(row), row.heard.as_ref().map_or(0, |heard| heard.alerts)))
+        Reverse((reach::badness(row), row.heard.as_ref().map_or(0, |facts| facts.alerts)))
     });
-    let heard = || merged.gateways.iter().filter_map(|row| row.heard.as_ref());
+    let facts = || merged.gateways.iter().filter_map(|row| row.heard.as_ref());
     // Reversed links are what a fleet is about, where there are any.
-    let mode = heard().map(|heard| heard.mode).max_by_key(|mode| match mode {
+    let mode = facts().map(|facts| facts.mode).max_by_key(|mode| match mode {
         Mode::Direct => 0,
         Mode::Forward => 1,
         Mode::Reverse => 2,
     });
-    let phases: Vec<_> = heard().map(|heard| heard.phase).collect();
+    let phases: Vec<_> = facts().map(|facts| facts.phase).collect();
     let reached = || merged.gateways.iter().filter(|row| row.reach == GatewayReach::Reached);
     let worst = reached().filter_map(|row| row.heard.as_ref()?.health).max();
     merged.health = match (reached().count(), worst) {
@@ -241,7 +244,7 @@ pub(super) mod tests {
     use super::*;
     use crate::telemetry::snapshot::{PoolRow, ServiceRow, TrafficTotals};
 
-    pub(in crate::fleet) fn picture(role: Half, instance: &str, bytes_up: u64) -> Snapshot {
+    pub(in crate::fleet) fn snapshot(role: Half, instance: &str, bytes_up: u64) -> Snapshot {
         let totals = TrafficTotals { sessions_open: 3, bytes_up, ..TrafficTotals::default() };
         Snapshot {
             roles: vec![role],
@@ -255,27 +258,27 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::fleet) fn member(name: &str, heard: Option<Snapshot>) -> MemberPicture {
-        MemberPicture {
+    pub(in crate::fleet) fn member(name: &str, latest: Option<Snapshot>) -> MemberSnapshot {
+        MemberSnapshot {
             name: name.into(),
             target: format!("/run/{name}.sock"),
             contact: GatewayContact::There,
             contact_seconds: 60.0,
-            heard: heard.map(|picture| (Arc::new(picture), 0.5)),
+            latest: latest.map(|snapshot| (Arc::new(snapshot), 0.5)),
         }
     }
 
-    pub(in crate::fleet) fn lost(name: &str, seconds: f64, heard: Option<Snapshot>) -> MemberPicture {
+    pub(in crate::fleet) fn lost(name: &str, seconds: f64, latest: Option<Snapshot>) -> MemberSnapshot {
         let why = format!("/run/{name}.sock: it closed");
         let contact = GatewayContact::Lost { why };
-        MemberPicture { contact, contact_seconds: seconds, ..member(name, heard) }
+        MemberSnapshot { contact, contact_seconds: seconds, ..member(name, latest) }
     }
 
     #[test]
     fn rows_carry_their_gateways_name_and_clients_are_counted_where_they_come_in() {
         let both = vec![
-            member("edge", Some(picture(Half::Dmz, "a", 0))),
-            member("inside", Some(picture(Half::Internal, "b", 0))),
+            member("edge", Some(snapshot(Half::Dmz, "a", 0))),
+            member("inside", Some(snapshot(Half::Internal, "b", 0))),
         ];
         let merged = FleetMerge::default().next(both, 1.0);
         let names: Vec<_> = merged.services.iter().map(|row| row.gateway.as_deref().unwrap_or("-")).collect();
@@ -288,7 +291,7 @@ pub(super) mod tests {
     fn bytes_are_counted_on_where_a_gateway_is_lost_or_started_anew() {
         let mut merge = FleetMerge::default();
         let mut up = |instance: &str, bytes| {
-            let members = vec![member("edge", Some(picture(Half::Dmz, instance, bytes)))];
+            let members = vec![member("edge", Some(snapshot(Half::Dmz, instance, bytes)))];
             merge.next(members, 1.0).totals.bytes_up
         };
         assert_eq!([up("a", 1000), up("a", 1500), up("b", 7), up("b", 9)], [0, 500, 500, 502]);
@@ -296,13 +299,13 @@ pub(super) mod tests {
 
     #[test]
     fn the_worst_stand_on_top_and_one_that_is_lost_keeps_its_row_alone() {
-        let down = Snapshot { health: Some(Health::Down), ..picture(Half::Dmz, "c", 0) };
+        let down = Snapshot { health: Some(Health::Down), ..snapshot(Half::Dmz, "c", 0) };
         let members = vec![
-            member("well", Some(picture(Half::Dmz, "a", 0))),
+            member("well", Some(snapshot(Half::Dmz, "a", 0))),
             member("down", Some(down)),
-            lost("gone", 30.0, Some(picture(Half::Dmz, "b", 0))),
-            lost("blinks", 3.0, Some(picture(Half::Dmz, "d", 0))),
-            MemberPicture { contact: GatewayContact::Calling, ..member("new", None) },
+            lost("gone", 30.0, Some(snapshot(Half::Dmz, "b", 0))),
+            lost("blinks", 3.0, Some(snapshot(Half::Dmz, "d", 0))),
+            MemberSnapshot { contact: GatewayContact::Calling, ..member("new", None) },
             member("mute", None),
         ];
         let merged = FleetMerge::default().next(members, 1.0);
@@ -336,12 +339,12 @@ pub(super) mod tests {
                 totals,
                 pools: vec![pool.clone(), pool],
                 sessions_left_out: left,
-                ..picture(Half::Dmz, "a", 0)
+                ..snapshot(Half::Dmz, "a", 0)
             }
         };
         let merged =
             FleetMerge::default().next(vec![member("a", Some(most())), member("b", Some(most()))], f64::MAX);
         assert_eq!((merged.totals.sessions_open, merged.sessions_left_out), (u64::MAX, usize::MAX));
-        assert_eq!(merged.gateways[0].heard.as_ref().map(|heard| heard.links_ready), Some(usize::MAX));
+        assert_eq!(merged.gateways[0].heard.as_ref().map(|facts| facts.links_ready), Some(usize::MAX));
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::merge::MemberPicture;
+use super::merge::MemberSnapshot;
 use crate::{
     gateway::handle::GatewayContact,
     telemetry::{
@@ -22,8 +22,8 @@ const SILENT_SECONDS: f64 = 5.0;
 /// The last losses and returns that are told.
 const EVENTS_MAX: usize = 100;
 
-pub fn reach(member: &MemberPicture) -> GatewayReach {
-    let heard_seconds = member.heard.as_ref().map(|(_, seconds)| *seconds);
+pub fn reach(member: &MemberSnapshot) -> GatewayReach {
+    let heard_seconds = member.latest.as_ref().map(|(_, seconds)| *seconds);
     match &member.contact {
         GatewayContact::Calling => GatewayReach::Calling,
         GatewayContact::Lost { .. } => GatewayReach::Unreachable,
@@ -38,7 +38,7 @@ pub fn reach(member: &MemberPicture) -> GatewayReach {
 
 /// The more, the further on top.
 pub fn badness(row: &GatewayRow) -> u8 {
-    let health = row.heard.as_ref().and_then(|heard| heard.health);
+    let health = row.heard.as_ref().and_then(|facts| facts.health);
     match (row.reach, health) {
         (GatewayReach::Unreachable, _) => 6,
         (GatewayReach::Silent, _) => 5,
@@ -57,7 +57,7 @@ pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
         GatewayReach::Silent => row.heard_seconds.unwrap_or(row.since_seconds),
         GatewayReach::Calling | GatewayReach::Reached => return None,
     };
-    let since = Duration::try_from_secs_f64(away_seconds).ok().and_then(|gone| now.checked_sub(gone));
+    let since = Duration::try_from_secs_f64(away_seconds).ok().and_then(|away| now.checked_sub(away));
     Some(Alert {
         gateway: Some(Arc::clone(&row.name)),
         kind: AlertKind::Unreachable,
@@ -98,9 +98,9 @@ impl ReachEvents {
             (GatewayReach::Calling, _) => return,
             (reach, Some(before)) if reach == before => return,
             (GatewayReach::Reached, _) => {
-                let told = away_at_seconds
+                let reported = away_at_seconds
                     .map(|at| format!("is reached again after {}", format::whole_span(uptime_seconds - at)));
-                (NoticeLevel::Info, told, None)
+                (NoticeLevel::Info, reported, None)
             }
             (GatewayReach::Silent | GatewayReach::Unreachable, _) => {
                 (NoticeLevel::Warn, Some(describe_absence(row)), away_at_seconds.or(Some(uptime_seconds)))
@@ -132,26 +132,26 @@ mod tests {
     use super::{
         super::merge::{
             FleetMerge,
-            tests::{lost, member, picture},
+            tests::{lost, member, snapshot},
         },
         *,
     };
     use crate::profile::Half;
 
-    fn silent(seconds: f64) -> MemberPicture {
-        let mut member = member("edge", Some(picture(Half::Dmz, "a", 0)));
-        member.heard.iter_mut().for_each(|(_, heard)| *heard = seconds);
+    fn silent(seconds: f64) -> MemberSnapshot {
+        let mut member = member("edge", Some(snapshot(Half::Dmz, "a", 0)));
+        member.latest.iter_mut().for_each(|(_, facts)| *facts = seconds);
         member
     }
 
     #[test]
     fn each_loss_and_each_return_is_one_event() {
-        let there = || member("edge", Some(picture(Half::Dmz, "a", 0)));
-        let gone = |seconds| lost("edge", seconds, Some(picture(Half::Dmz, "a", 0)));
+        let there = || member("edge", Some(snapshot(Half::Dmz, "a", 0)));
+        let away = |seconds| lost("edge", seconds, Some(snapshot(Half::Dmz, "a", 0)));
         let mut merge = FleetMerge::default();
         let mut events = Vec::new();
         for (second, now) in
-            [there(), gone(0.1), gone(60.0), there(), silent(6.0), silent(7.0), gone(0.0), there()]
+            [there(), away(0.1), away(60.0), there(), silent(6.0), silent(7.0), away(0.0), there()]
                 .into_iter()
                 .enumerate()
         {
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_gateway_that_comes_back_is_told_when_its_first_picture_has_come() {
         let calls =
-            |contact_seconds, heard_seconds| MemberPicture { contact_seconds, ..silent(heard_seconds) };
+            |contact_seconds, heard_seconds| MemberSnapshot { contact_seconds, ..silent(heard_seconds) };
         assert_eq!(reach(&calls(0.1, 40.0)), GatewayReach::Calling, "what is known is from before the loss");
         assert_eq!(reach(&calls(0.1, 0.05)), GatewayReach::Reached);
         assert_eq!(reach(&calls(9.0, 40.0)), GatewayReach::Silent);
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_gateway_that_is_silent_is_an_alert() {
         let merged = FleetMerge::default().next(vec![silent(6.0)], 1.0);
-        let told: Vec<_> = merged.alerts.iter().map(|alert| alert.text.as_str()).collect();
-        assert_eq!(told, ["gateway edge is silent: it is connected, and no picture comes"]);
+        let reported: Vec<_> = merged.alerts.iter().map(|alert| alert.text.as_str()).collect();
+        assert_eq!(reported, ["gateway edge is silent: it is connected, and no picture comes"]);
     }
 }

@@ -5,11 +5,11 @@ use std::cmp::Reverse;
 
 use crate::telemetry::snapshot::{SessionPhase, SessionRow};
 
-/// Shares `room` out among so many rows each: what one does not need is for the others.
-pub fn share_out(counts: &[usize], room: usize) -> Vec<usize> {
+/// Shares `space` out among so many rows each: what one does not need is for the others.
+pub fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
     let mut places: Vec<_> = (0..counts.len()).collect();
     places.sort_by_key(|&place| counts[place]);
-    let (mut shares, mut left) = (vec![0; counts.len()], room);
+    let (mut shares, mut left) = (vec![0; counts.len()], space);
     for (number, place) in places.into_iter().enumerate() {
         shares[place] = counts[place].min(left / (counts.len() - number));
         left -= shares[place];
@@ -19,17 +19,17 @@ pub fn share_out(counts: &[usize], room: usize) -> Vec<usize> {
 
 /// So many of the rows at most, in their order: those that wait first, then the busiest. Both halves of a session
 /// choose by the same rates, and where nothing moves by the id, so that its two parts meet.
-pub fn most_telling(rows: &[SessionRow], room: usize) -> Vec<&SessionRow> {
+pub fn most_telling(rows: &[SessionRow], space: usize) -> Vec<&SessionRow> {
     let mut rows: Vec<_> = rows.iter().enumerate().collect();
-    if rows.len() > room {
-        rows.select_nth_unstable_by(room, |(_, a), (_, b)| {
+    if rows.len() > space {
+        rows.select_nth_unstable_by(space, |(_, a), (_, b)| {
             let key = |row: &SessionRow| {
                 let waits = row.phase == SessionPhase::Waiting;
                 Reverse((waits, row.rate_up.saturating_add(row.rate_down)))
             };
             key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
         });
-        rows.truncate(room);
+        rows.truncate(space);
         rows.sort_unstable_by_key(|(place, _)| *place);
     }
     rows.into_iter().map(|(_, row)| row).collect()
@@ -44,7 +44,7 @@ mod tests {
     use super::{
         super::merge::{
             FleetMerge,
-            tests::{member, picture},
+            tests::{member, snapshot},
         },
         *,
     };
@@ -79,8 +79,8 @@ mod tests {
 
     #[test]
     fn of_a_hundred_thousand_sessions_the_share_is_listed_and_the_rest_is_counted() {
-        let crowded = |half| Snapshot { sessions: rows(half, 100_000), ..picture(half, "a", 0) };
-        let few = Snapshot { sessions: rows(Half::Dmz, 10), ..picture(Half::Dmz, "b", 0) };
+        let crowded = |half| Snapshot { sessions: rows(half, 100_000), ..snapshot(half, "a", 0) };
+        let few = Snapshot { sessions: rows(Half::Dmz, 10), ..snapshot(Half::Dmz, "b", 0) };
         let members = vec![
             member("edge", Some(crowded(Half::Dmz))),
             member("inside", Some(crowded(Half::Internal))),
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_one_gateway_does_not_need_is_for_the_others() {
-        for (counts, room, expected) in [
+        for (counts, space, expected) in [
             (&[30_000, 10, 10][..], 40_000, &[30_000, 10, 10][..]),
             (&[90_000, 10, 10], 40_000, &[39_980, 10, 10]),
             (&[90_000, 5_000, 90_000], 40_000, &[17_500, 5_000, 17_500]),
@@ -107,7 +107,7 @@ mod tests {
             (&[], 4, &[]),
             (&[usize::MAX, 0], 4, &[4, 0]),
         ] {
-            assert_eq!(share_out(counts, room), expected, "{counts:?}");
+            assert_eq!(share_out(counts, space), expected, "{counts:?}");
         }
     }
 }

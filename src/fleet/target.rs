@@ -89,7 +89,7 @@ fn ssh(shown: &str, text: &str, access: AdminAccess) -> Result<AdminTarget, Targ
     let (user, rest) = text.rsplit_once('@').map_or((None, text), |(user, rest)| (Some(user), rest));
     let (host, profile) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
-        Some((host, behind)) => (host, Some(behind.strip_prefix(':').unwrap_or(behind))),
+        Some((host, remainder)) => (host, Some(remainder.strip_prefix(':').unwrap_or(remainder))),
         None => rest.split_once(':').map_or((rest, None), |(host, profile)| (host, Some(profile))),
     };
     for part in user.into_iter().chain([host]) {
@@ -187,12 +187,15 @@ mod tests {
     #[test]
     fn ssh_is_told_nothing_that_it_could_take_for_an_option() {
         let full = |text| command(text, AdminAccess::Full);
-        let way = "ssh -T -o BatchMode=yes --";
+        let route = "ssh -T -o BatchMode=yes --";
         let far = "portcullis admin --stdio";
-        assert_eq!(full("ssh:edge-1"), format!("{way} edge-1 {far}"));
-        assert_eq!(full("ssh:ops@10.0.0.5:shop"), format!("{way} ops@10.0.0.5 {far} --profile shop"));
-        assert_eq!(full("ssh:ops@[2001:db8::1]:shop"), format!("{way} ops@2001:db8::1 {far} --profile shop"));
-        assert_eq!(command("ssh:edge", AdminAccess::ReadOnly), format!("{way} edge {far} --read-only"));
+        assert_eq!(full("ssh:edge-1"), format!("{route} edge-1 {far}"));
+        assert_eq!(full("ssh:ops@10.0.0.5:shop"), format!("{route} ops@10.0.0.5 {far} --profile shop"));
+        assert_eq!(
+            full("ssh:ops@[2001:db8::1]:shop"),
+            format!("{route} ops@2001:db8::1 {far} --profile shop")
+        );
+        assert_eq!(command("ssh:edge", AdminAccess::ReadOnly), format!("{route} edge {far} --read-only"));
         for bad in ["ssh:-oProxyCommand=x", "ssh:-x@host", "ssh:ops@-host"] {
             assert!(full(bad).contains("begins with `-`"), "{bad}");
         }

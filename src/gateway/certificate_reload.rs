@@ -119,13 +119,13 @@ impl Engine {
         };
         self.certificate_reload.is_looking = true;
         self.certificate_reload.retry = Instant::now() + RETRY;
-        let told = files.changed_since(&self.certificate_reload.in_force);
+        let changed_files = files.changed_since(&self.certificate_reload.in_force);
         let profile = self.profile.clone();
         self.read_periodically(
             move || source::open_materials(&profile, PipePolicy::Refused),
             move |engine, opened| {
                 if Arc::ptr_eq(&of, &engine.certificate_reload.of) {
-                    engine.handle_opened_files(files, &told, opened);
+                    engine.handle_opened_files(files, &changed_files, opened);
                 }
             },
         );
@@ -135,28 +135,28 @@ impl Engine {
     fn handle_opened_files(
         &mut self,
         files: CertificateFiles,
-        told: &ChangedFiles,
+        changed_files: &ChangedFiles,
         opened: Result<OpenedMaterials, WorkError>,
     ) {
         self.certificate_reload.schedule_next_check();
         let Some(opened) = self.report_file_silence(opened).filter(|_| self.busy_reason().is_none()) else {
             return;
         };
-        let problems = self.apply_renewed(opened, told);
+        let problems = self.apply_renewed(opened, changed_files);
         self.enforce_revocations();
         if problems.is_empty() {
             self.certificate_reload.in_force = files.clone();
             self.certificate_reload.refused = None;
-            if !told.is_empty() {
-                self.shared
-                    .notices
-                    .info(LogEvent::CertificatesRenewed.line(format!("certificates renewed: {told}")));
-                self.audit_own("certificate", &told.to_string(), "done: renewed, and in force");
+            if !changed_files.is_empty() {
+                self.shared.notices.info(
+                    LogEvent::CertificatesRenewed.line(format!("certificates renewed: {changed_files}")),
+                );
+                self.audit_own("certificate", &changed_files.to_string(), "done: renewed, and in force");
             }
         } else if self.certificate_reload.refused.as_ref() != Some(&files) {
             let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            self.audit_own("certificate", &told.to_string(), &format!("refused: {why}"));
-            let line = format!("{told} changed, and can not be used: {why}");
+            self.audit_own("certificate", &changed_files.to_string(), &format!("refused: {why}"));
+            let line = format!("{changed_files} changed, and can not be used: {why}");
             self.shared
                 .notices
                 .warn(LogEvent::CertificatesRefused.line(format!("{line}; those before stay in force")));
@@ -222,14 +222,14 @@ impl Engine {
         let clients = self.edge_tls.enforce_revocations();
         self.revocation_lists =
             links().flat_map(LinkIdentity::list_expiries).chain(self.edge_tls.list_expiries()).collect();
-        let told = [(cut, "link"), (clients, "client connection")];
-        let told: Vec<_> = told
+        let cut_counts = [(cut, "link"), (clients, "client connection")];
+        let cut_counts: Vec<_> = cut_counts
             .into_iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format::count(count as u64, what))
             .collect();
-        if !told.is_empty() {
-            let line = format!("{} cut: the certificate was revoked", told.join(" and "));
+        if !cut_counts.is_empty() {
+            let line = format!("{} cut: the certificate was revoked", cut_counts.join(" and "));
             self.shared.notices.warn(LogEvent::CertificateRevoked.line(line));
         }
     }

@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Engine {
-    pub(super) fn handle_command(&mut self, asked: PendingCommand) {
-        let (command, asker) = CommandAudit::new(asked, &self.shared, self.reloads.clone());
+    pub(super) fn handle_command(&mut self, requested: PendingCommand) {
+        let (command, asker) = CommandAudit::new(requested, &self.shared, self.reloads.clone());
         if matches!(command, Command::Reload | Command::Switch { .. })
             && let Some(why) = self.busy_reason()
         {
@@ -33,7 +33,7 @@ impl Engine {
             Command::Lockdown(target) => return self.lock_down(target, asker),
             Command::Unlock(target) => return self.unlock(target, asker),
             Command::Metrics { format } => return self.tell_metrics(format, asker),
-            Command::History(asked) => CommandAnswer::History(Box::new(self.history_report(asked))),
+            Command::History(requested) => CommandAnswer::History(Box::new(self.history_report(requested))),
             Command::Profiles => return self.list_profiles(asker),
             Command::LogLevel { level } => set_log_level(&level),
             Command::Resize { prepared } => self.resize(prepared),

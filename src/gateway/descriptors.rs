@@ -108,14 +108,14 @@ impl DescriptorBudget {
         let mut shares = DescriptorShares::default();
         if let Some(half) = &profile.dmz {
             // In direct mode each session has a backend of its own.
-            let one_session = seen.dmz || matches!(half.way, DmzMode::Direct(_));
-            let of = divide_half(of_half, one_session, matches!(half.way, DmzMode::Reverse { .. }));
+            let one_session = seen.dmz || matches!(half.mode, DmzMode::Direct(_));
+            let of = divide_half(of_half, one_session, matches!(half.mode, DmzMode::Reverse { .. }));
             (shares.clients, shares.dmz_links, shares.dmz_handshakes) =
                 (of.ends, of.links.min(LINKS_MAX), of.handshakes);
             shares.client_handshakes = bounded_handshakes(shares.clients / 2);
         }
         if let Some(half) = &profile.internal {
-            let accepts_links = matches!(half.way, InternalMode::Forward { .. });
+            let accepts_links = matches!(half.mode, InternalMode::Forward { .. });
             let of = divide_half(of_half, seen.internal, accepts_links);
             (shares.backends, shares.internal_links, shares.internal_handshakes) =
                 (of.ends, of.links.clamp(1, half.maximum), of.handshakes);
@@ -131,11 +131,11 @@ impl DescriptorBudget {
         let mut wanted = 0;
         if let Some(half) = &profile.dmz {
             let sessions = half.services.iter().map(|service| service.sessions).sum::<usize>();
-            let is_direct = matches!(half.way, DmzMode::Direct(_));
-            let room =
+            let is_direct = matches!(half.mode, DmzMode::Direct(_));
+            let space =
                 if seen.dmz && !is_direct { shares.clients.min(shares.dmz_links) } else { shares.clients };
-            if room < sessions.min(LINKS_MAX) {
-                short.push(format!("{room} of the {sessions} sessions that all `sessions` allow together"));
+            if space < sessions.min(LINKS_MAX) {
+                short.push(format!("{space} of the {sessions} sessions that all `sessions` allow together"));
             }
             wanted += match (is_direct, seen.dmz) {
                 (true, _) => 2 * sessions,
@@ -144,7 +144,7 @@ impl DescriptorBudget {
             };
         }
         if let Some(half) = &profile.internal {
-            let links = match (&half.way, seen.internal) {
+            let links = match (&half.mode, seen.internal) {
                 (InternalMode::Reverse { connect, prepared, .. }, false) => {
                     half.maximum.min(connect.len().saturating_mul(*prepared))
                 }
@@ -175,9 +175,9 @@ fn bounded_handshakes(number: usize) -> usize {
 /// The most ports that a profile can open.
 fn count_ports(profile: &Profile) -> usize {
     let of_clients = profile.dmz.iter().flat_map(|half| &half.services).map(|service| service.accept.len());
-    let of_dmz = profile.dmz.as_ref().is_some_and(|half| matches!(half.way, DmzMode::Reverse { .. }));
+    let of_dmz = profile.dmz.as_ref().is_some_and(|half| matches!(half.mode, DmzMode::Reverse { .. }));
     let of_internal =
-        profile.internal.as_ref().is_some_and(|half| matches!(half.way, InternalMode::Forward { .. }));
+        profile.internal.as_ref().is_some_and(|half| matches!(half.mode, InternalMode::Forward { .. }));
     let of_monitors = profile.health.address().map_or(0, |_| monitor::DESCRIPTORS_MAX);
     of_clients.sum::<usize>() + usize::from(of_dmz) + usize::from(of_internal) + of_monitors
 }
@@ -272,11 +272,11 @@ mod tests {
         for (what, profile) in profiles() {
             let budget = |limit: usize| DescriptorBudget { limit, open: OPEN };
             let shortage = |limit| budget(limit).describe_shortage(&profile, OneSessionLinks::default());
-            let Some(told) = shortage(64) else { continue };
-            assert!(told.starts_with("the limit of 64 open files has room for "), "{what}: {told}");
-            let advised = told.split("raise it to ").nth(1).and_then(|rest| rest.split(' ').next());
+            let Some(reported) = shortage(64) else { continue };
+            assert!(reported.starts_with("the limit of 64 open files has room for "), "{what}: {reported}");
+            let advised = reported.split("raise it to ").nth(1).and_then(|rest| rest.split(' ').next());
             let advised = advised.and_then(|number| number.parse().ok()).expect("a number");
-            assert_eq!(shortage(advised), None, "{what}: {told}");
+            assert_eq!(shortage(advised), None, "{what}: {reported}");
             short.push(what);
         }
         // One half dials a few links that many sessions share, for which 64 are enough.

@@ -159,9 +159,9 @@ mod tests {
         tcp::await_acknowledged(&backend, STALLED_MAX).await;
         cut(backend);
         until_closed(&upstream).await;
-        let told = upstream.tcp().and_then(|socket| socket.take_error().expect("it is open"));
+        let reported = upstream.tcp().and_then(|socket| socket.take_error().expect("it is open"));
         let (mut direction, counters) = (kept(b"kept"), SessionCounters::default());
-        let error = told.expect("it tells it");
+        let error = reported.expect("it tells it");
         let delivering = async {
             let error = deliver_remaining(
                 WhichSide::Upstream,
@@ -174,10 +174,10 @@ mod tests {
             drop(downstream);
             error
         };
-        let mut heard = Vec::new();
-        let (error, _) = tokio::join!(delivering, client.read_to_end(&mut heard));
+        let mut received = Vec::new();
+        let (error, _) = tokio::join!(delivering, client.read_to_end(&mut received));
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        assert!(heard == [&b"kept"[..], &[7; 60_000]].concat(), "{} bytes", heard.len());
+        assert!(received == [&b"kept"[..], &[7; 60_000]].concat(), "{} bytes", received.len());
         assert_eq!(counters.bytes(), 60_004);
         // The socket has told its error, and shows an end now, which is none.
         assert_eq!(direction.state, DirectionState::Lost);
@@ -206,9 +206,9 @@ mod tests {
         )
         .await;
         assert_eq!(direction.state, DirectionState::Ended);
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).await.expect("a clean end");
-        assert_eq!(heard, b"last");
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.expect("a clean end");
+        assert_eq!(received, b"last");
     }
 
     #[tokio::test(start_paused = true)]
@@ -224,9 +224,9 @@ mod tests {
             &counters,
         )
         .await;
-        let mut heard = [0; 4];
-        client.read_exact(&mut heard).await.expect("bytes");
-        assert_eq!((heard, direction.state), (*b"kept", DirectionState::Lost));
+        let mut received = [0; 4];
+        client.read_exact(&mut received).await.expect("bytes");
+        assert_eq!((received, direction.state), (*b"kept", DirectionState::Lost));
         assert!(began.elapsed() <= STALLED_MAX, "{:?}", began.elapsed());
     }
 

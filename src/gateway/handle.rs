@@ -233,15 +233,15 @@ impl GatewayHandle {
     /// more to do than it should.
     pub fn send(&self, command: Command) -> Result<(), EngineStopped> {
         let (answer, _) = oneshot::channel();
-        let asked = self.pending(command, answer);
-        self.commands.blocking_send(asked).map_err(|_| EngineStopped)
+        let requested = self.pending(command, answer);
+        self.commands.blocking_send(requested).map_err(|_| EngineStopped)
     }
 
     /// Sends one command and waits for its answer.
     pub async fn ask(&self, command: Command) -> CommandAnswer {
         let (answer, answered) = oneshot::channel();
-        let asked = self.pending(command, answer);
-        if self.commands.send(asked).await.is_err() {
+        let requested = self.pending(command, answer);
+        if self.commands.send(requested).await.is_err() {
             return CommandAnswer::Refused("the gateway has stopped".into());
         }
         answered

@@ -31,8 +31,8 @@ impl Engine {
         ));
     }
 
-    pub(super) fn history_report(&self, asked: HistoryRequest) -> HistoryReport {
-        self.history.ring.report(asked, self.unix_now())
+    pub(super) fn history_report(&self, requested: HistoryRequest) -> HistoryReport {
+        self.history.ring.report(requested, self.unix_now())
     }
 
     fn unix_now(&self) -> u64 {

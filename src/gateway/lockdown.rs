@@ -23,7 +23,7 @@ use crate::{
 pub struct KeptLockdown {
     pub(super) rows: Vec<LockdownRow>,
     /// Why they could not be read, so that all is locked.
-    trouble: Option<LockdownFileError>,
+    file_error: Option<LockdownFileError>,
     file: Option<LockdownFile>,
 }
 
@@ -31,10 +31,10 @@ impl KeptLockdown {
     /// Reads the file; one that does not read locks everything.
     pub fn read(file: Option<LockdownFile>) -> Self {
         match file.as_ref().map_or(Ok(Vec::new()), LockdownFile::read) {
-            Ok(rows) => Self { rows, trouble: None, file },
+            Ok(rows) => Self { rows, file_error: None, file },
             Err(error) => {
                 let all = LockdownRow { peer: None, service: None, since: log::utc_now() };
-                Self { rows: vec![all], trouble: Some(error), file }
+                Self { rows: vec![all], file_error: Some(error), file }
             }
         }
     }
@@ -56,7 +56,7 @@ impl Engine {
     /// Tells what is locked from the start on, and keeps what will be.
     pub(super) fn take_kept_lockdown(&mut self, kept: KeptLockdown) {
         let notices = &self.shared.notices;
-        if let Some(error) = kept.trouble {
+        if let Some(error) = kept.file_error {
             let line = format!("{error}; so everything is locked until `unlock`");
             notices.warn(LogEvent::Lockdown.line(line));
         } else {
@@ -140,10 +140,10 @@ impl Engine {
         for ((half, name), service) in self.shared.sessions.services.load().iter() {
             service.set_locked(*half == Half::Internal && lockdown.locks_service(name));
         }
-        self.tell_offers();
+        self.send_offers();
         if let Some(internal) = &self.internal {
             // What is locked for one gateway alone is in no state.
-            internal.tell_offers();
+            internal.send_offers();
         }
     }
 }

@@ -165,7 +165,7 @@ pub struct Engine {
     host: String,
     /// Where monitors ask.
     health: Option<MonitorPort>,
-    turned: LastTurn,
+    last_turn: LastTurn,
     reloads: Arc<ReloadTally>,
     manager: Option<ServiceManager>,
     /// Its admin socket, the only one that an internal half may listen on.
@@ -231,7 +231,7 @@ impl Engine {
             wall_clock: WallClock::default(),
             host: host_name(),
             health: None,
-            turned: LastTurn::default(),
+            last_turn: LastTurn::default(),
             reloads: Arc::default(),
             manager: None,
             admin: None,
@@ -256,7 +256,7 @@ impl Engine {
     pub fn with_wall_clock(self, clock: WallClock) -> Self {
         let engine = Self { wall_clock: clock, ..self };
         engine.follow_hours();
-        engine.tell_offers();
+        engine.send_offers();
         engine
     }
 
@@ -280,11 +280,11 @@ impl Engine {
     pub async fn run(mut self) -> GatewayOutcome {
         let mut unattended = false;
         loop {
-            let hurried = self.is_waiting_for_parts() || !self.retiring.is_empty();
-            let pause = if hurried { TICK_HURRIED } else { TICK };
+            let quick_retry = self.is_waiting_for_parts() || !self.retiring.is_empty();
+            let pause = if quick_retry { TICK_HURRIED } else { TICK };
             tokio::select! {
-                asked = self.feed.commands.recv(), if !unattended => match asked {
-                    Some(asked) => self.handle_command(asked),
+                requested = self.feed.commands.recv(), if !unattended => match requested {
+                    Some(requested) => self.handle_command(requested),
                     // Without a handle nobody can stop it any more, so it stops by itself, unless
                     // it does already: a second stop would cut.
                     None => {
@@ -307,14 +307,14 @@ impl Engine {
 
     fn tick(&mut self) {
         clock::tick();
-        self.turned.is_now();
+        self.last_turn.is_now();
         self.advance_switch();
         self.close_when_due();
         self.shared.sessions.switching.store(self.pending_switch().is_some(), Ordering::SeqCst);
         self.retire_old_parts();
         self.check_certificate_files();
         self.follow_hours();
-        self.tell_offers();
+        self.send_offers();
         self.shared.notices.limited().flush();
         self.shared.sessions.registry.report_refusals();
         let totals = self.totals();
@@ -394,7 +394,7 @@ fn shared_context(lockdown: Lockdown) -> SharedContext {
     };
     let serving = sessions.clone();
     let serve: ServeSession =
-        Arc::new(move |asked: SessionRequest| Box::pin(serving.clone().serve(Box::new(asked))));
+        Arc::new(move |requested: SessionRequest| Box::pin(serving.clone().serve(Box::new(requested))));
     SharedContext {
         sessions,
         serve,

@@ -39,8 +39,10 @@ impl Engine {
     /// Opens the new port, or closes the one that is not wanted any more.
     pub(super) fn install_health(&mut self, new: Option<MonitorPort>, profile: &Profile) {
         if let Some(mut port) = new {
-            let watched =
-                MonitoredGateway { snapshots: self.feed.snapshots.subscribe(), turned: self.turned.clone() };
+            let watched = MonitoredGateway {
+                snapshots: self.feed.snapshots.subscribe(),
+                last_turn: self.last_turn.clone(),
+            };
             port.start(&watched, &self.shared.tasks, &self.shared.notices);
             self.health = Some(port);
         } else if profile.health.address().is_none() {
@@ -87,12 +89,12 @@ fn named_gateways(profile: &Profile) -> Vec<NamedGateway> {
         true => NamedBy::Name(address.at.host.clone()),
         false => NamedBy::Address(address.to_string()),
     };
-    let of_dmz = profile.dmz.iter().flat_map(|half| match &half.way {
+    let of_dmz = profile.dmz.iter().flat_map(|half| match &half.mode {
         DmzMode::Direct(_) => Vec::new(),
         DmzMode::Forward { connect, .. } => connect.iter().map(dialled).collect(),
         DmzMode::Reverse { .. } => certificates(half.link_tls()),
     });
-    let of_internal = profile.internal.iter().flat_map(|half| match &half.way {
+    let of_internal = profile.internal.iter().flat_map(|half| match &half.mode {
         InternalMode::Forward { .. } => certificates(half.link_tls()),
         InternalMode::Reverse { connect, .. } => connect.iter().map(dialled).collect(),
     });

@@ -66,7 +66,7 @@ impl Engine {
     }
 
     /// Tells DMZ gateways which services take no sessions; called often, and silent while nothing has changed.
-    pub(super) fn tell_offers(&self) {
+    pub(super) fn send_offers(&self) {
         let Some(internal) = &self.internal else { return };
         let services = self.shared.sessions.services.load();
         let of_half = services.iter().filter(|((half, _), _)| *half == Half::Internal);

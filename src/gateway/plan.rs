@@ -72,12 +72,12 @@ pub enum HalfChange {
 }
 
 impl HalfChange {
-    pub(super) fn between(runs: bool, wanted: bool, goes_on: bool) -> Self {
+    pub(super) fn between(runs: bool, wanted: bool, continues: bool) -> Self {
         match (runs, wanted) {
             (false, false) => Self::None,
             (false, true) => Self::Opens,
             (true, false) => Self::Closes,
-            (true, true) if goes_on => Self::Stays,
+            (true, true) if continues => Self::Stays,
             (true, true) => Self::Replaced,
         }
     }
@@ -106,15 +106,15 @@ impl Engine {
     /// Compares what runs with what `profile` wants.
     pub(super) fn plan_switch(&self, profile: &Profile) -> SwitchPlan {
         let (running, wanted) = (self.dmz.as_ref(), profile.dmz.as_ref());
-        let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
-        let dmz = HalfChange::between(running.is_some(), wanted.is_some(), goes_on);
+        let continues = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
+        let dmz = HalfChange::between(running.is_some(), wanted.is_some(), continues);
         let (running, wanted) = (self.internal.as_ref(), profile.internal.as_ref());
-        let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
-        let internal = HalfChange::between(running.is_some(), wanted.is_some(), goes_on);
+        let continues = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
+        let internal = HalfChange::between(running.is_some(), wanted.is_some(), continues);
         let (mut opens, mut closes) = ports::port_changes(profile, &self.ports);
         let (mut links, mut retires) = (Vec::new(), 0);
         if dmz.opens() {
-            match profile.dmz.as_ref().map(|half| &half.way) {
+            match profile.dmz.as_ref().map(|half| &half.mode) {
                 Some(DmzMode::Reverse { listen, .. }) => opens.push(format!("{listen} for links")),
                 Some(DmzMode::Forward { connect, pool, .. }) => {
                     links.extend(connect.iter().map(|at| describe_dialling("dmz", pool.prepared, at)));
@@ -123,7 +123,7 @@ impl Engine {
             }
         }
         if internal.opens() {
-            match profile.internal.as_ref().map(|half| &half.way) {
+            match profile.internal.as_ref().map(|half| &half.mode) {
                 Some(InternalMode::Forward { listen, .. }) => opens.push(format!("{listen} for links")),
                 Some(InternalMode::Reverse { connect, prepared, .. }) => {
                     links.extend(connect.iter().map(|at| describe_dialling("internal", *prepared, at)));
@@ -170,12 +170,12 @@ impl Engine {
     /// What `profile` listens on and what runs does not.
     pub(super) fn addresses_to_bind(&self, profile: &Profile) -> Vec<HostPort> {
         let plan = self.plan_switch(profile);
-        let of_dmz = profile.dmz.as_ref().filter(|_| plan.dmz.opens()).and_then(|half| match &half.way {
+        let of_dmz = profile.dmz.as_ref().filter(|_| plan.dmz.opens()).and_then(|half| match &half.mode {
             DmzMode::Reverse { listen, .. } => Some(listen),
             DmzMode::Direct(_) | DmzMode::Forward { .. } => None,
         });
         let of_internal =
-            profile.internal.as_ref().filter(|_| plan.internal.opens()).and_then(|half| match &half.way {
+            profile.internal.as_ref().filter(|_| plan.internal.opens()).and_then(|half| match &half.mode {
                 InternalMode::Forward { listen, .. } => Some(listen),
                 InternalMode::Reverse { .. } => None,
             });
@@ -194,7 +194,7 @@ impl Engine {
         let of_internal = profile.internal.iter().flat_map(|half| &half.services);
         let of_internal =
             of_internal.filter_map(|service| Some((Half::Internal, &service.name, service.sessions?)));
-        let told = |(half, name, limit): (Half, &ServiceName, usize)| {
+        let reported = |(half, name, limit): (Half, &ServiceName, usize)| {
             let open = running.get(&(half, name.clone()))?.open_sessions();
             (open > limit).then(|| {
                 format!(
@@ -202,7 +202,7 @@ impl Engine {
                 )
             })
         };
-        of_dmz.chain(of_internal).filter_map(told).collect()
+        of_dmz.chain(of_internal).filter_map(reported).collect()
     }
 
     /// How many open sessions stay, and those that will have to end.

@@ -14,7 +14,7 @@ use crate::{
         routes::{BorrowedRoutes, HttpRoute, PortRoutes, RouteTable, SniRoute, TlsHandling, WebKind},
         tcp,
     },
-    link::door::LinkDoors,
+    link::endpoint::LinkEndpoints,
     net::{
         listen::{self, BindError, Listener, ListenerGuard, ListenerPlace},
         resolved_names::ResolvedNames,
@@ -43,7 +43,7 @@ pub(super) enum PortOwner {
 pub struct ClientPort {
     routes: Arc<ArcSwap<PortRoutes>>,
     /// Where links come in by it.
-    doors: Arc<LinkDoors>,
+    endpoints: Arc<LinkEndpoints>,
     /// What the profile calls it for each service.
     names: Vec<(AcceptAddress, ServiceName)>,
     entries: Vec<ProbeEntry>,
@@ -109,11 +109,11 @@ fn wanted_ports(profile: &Profile) -> HashMap<PortKey, WantedPort<'_>> {
             wanted.entry((at, own)).or_default().accepts.push((service, accept));
         }
     }
-    let of_dmz = profile.dmz.as_ref().and_then(|half| match &half.way {
+    let of_dmz = profile.dmz.as_ref().and_then(|half| match &half.mode {
         DmzMode::Reverse { listen, bind, .. } => Some((Half::Dmz, listen, *bind)),
         DmzMode::Direct(_) | DmzMode::Forward { .. } => None,
     });
-    let of_internal = profile.internal.as_ref().and_then(|half| match &half.way {
+    let of_internal = profile.internal.as_ref().and_then(|half| match &half.mode {
         InternalMode::Forward { listen, bind, .. } => Some((Half::Internal, listen, *bind)),
         InternalMode::Reverse { .. } => None,
     });
@@ -147,7 +147,7 @@ impl ClientPort {
         };
         common
             .tasks
-            .spawn("client port", tcp::run(listener, self.routes.clone(), self.doors.clone(), shared));
+            .spawn("client port", tcp::run(listener, self.routes.clone(), self.endpoints.clone(), shared));
     }
 
     /// An address of a service at each place where it listens, with the real port.
@@ -178,7 +178,7 @@ pub fn bind_missing(
                     proxy: None,
                     table: RouteTable::Named(Vec::new()),
                 })),
-                doors: Arc::default(),
+                endpoints: Arc::default(),
                 names: Vec::new(),
                 entries: Vec::new(),
                 closer: listener.closer(),
@@ -194,24 +194,24 @@ pub fn bind_missing(
 
 /// The links of new parts come in: by a port that runs, or by a new one, which is started for that. Its services come
 /// later.
-pub fn open_doors(
+pub fn open_endpoints(
     (dmz, internal): (Option<&DmzSide>, Option<&InternalSide>),
     (running, new): (&ClientPorts, &mut ClientPorts),
     (profile, edges): (&Profile, &EdgeTls),
     common: &SharedContext,
 ) {
-    let of_dmz = dmz.and_then(DmzSide::door).map(|door| (Half::Dmz, door));
-    let of_internal = internal.and_then(InternalSide::door).map(|door| (Half::Internal, door));
-    for (half, door) in of_dmz.into_iter().chain(of_internal) {
-        let key = key_of_links(half, &door.address);
+    let of_dmz = dmz.and_then(DmzSide::endpoint).map(|endpoint| (Half::Dmz, endpoint));
+    let of_internal = internal.and_then(InternalSide::endpoint).map(|endpoint| (Half::Internal, endpoint));
+    for (half, endpoint) in of_dmz.into_iter().chain(of_internal) {
+        let key = key_of_links(half, &endpoint.address);
         let Some(wanted) = wanted_ports(profile).remove(&key) else { continue };
         let routes = build_routes(&wanted, edges).without_services();
         if let Some(port) = running.get(&key) {
             let borrowed = BorrowedRoutes::join(&port.routes, routes);
-            door.open_in(&port.doors, ListenerPlace::clone(&port.closer), borrowed);
+            endpoint.open_in(&port.endpoints, ListenerPlace::clone(&port.closer), borrowed);
         } else if let Some(port) = new.get_mut(&key) {
             port.routes.store(Arc::new(routes));
-            door.open_in(&port.doors, ListenerPlace::clone(&port.closer), None);
+            endpoint.open_in(&port.endpoints, ListenerPlace::clone(&port.closer), None);
             if let Some(listener) = port.listener.take() {
                 port.start(listener, common);
             }
@@ -229,12 +229,12 @@ pub fn port_changes(profile: &Profile, current: &ClientPorts) -> (Vec<String>, V
     let mut opens: Vec<_> = opens.map(|(service, accept)| line(&accept.address, &service.name)).collect();
     let closes = current.iter().filter(|(key, _)| !wanted.contains_key(key));
     let closes = closes.flat_map(|(_, port)| port.names.iter().map(move |(at, service)| (port, at, service)));
-    let told =
+    let reported =
         |(port, at, service): (&ClientPort, &AcceptAddress, &ServiceName)| match &port.addresses_of(at)[..] {
             [one] => line(one, service),
             _ => line(at, service),
         };
-    let mut closes: Vec<_> = closes.map(told).collect();
+    let mut closes: Vec<_> = closes.map(reported).collect();
     opens.sort_unstable();
     closes.sort_unstable();
     (opens, closes)
@@ -253,7 +253,7 @@ pub fn replace_ports(
     for (key, wanted) in wanted_ports(profile) {
         let Some(mut port) = before.remove(&key) else { continue };
         port.routes.store(Arc::new(build_routes(&wanted, edges)));
-        port.doors.forget_closed();
+        port.endpoints.forget_closed();
         port.unready = wanted.unready();
         let services = wanted.accepts;
         port.names =
@@ -267,7 +267,7 @@ pub fn replace_ports(
             tls: edges.probe_client(accept, local.ip()),
             fault: accept_fault(accept, edges).cloned(),
             routes: port.routes.clone(),
-            spoken: (accept.tls.clone(), accept.sni.clone()),
+            tls_and_sni: (accept.tls.clone(), accept.sni.clone()),
         };
         port.entries = services.iter().map(entry).collect();
         if let Some(listener) = port.listener.take() {
@@ -281,7 +281,7 @@ fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
     let services = &port.accepts;
     // The same for all of a port.
     let proxy = services.iter().find_map(|(_, accept)| accept.proxy.clone());
-    let (mut doors, mut plain_web) = (Vec::<SniRoute>::new(), Vec::new());
+    let (mut routes, mut plain_web) = (Vec::<SniRoute>::new(), Vec::new());
     for (service, accept) in services {
         let (service, carries) = (service.name.clone(), service.carries);
         let scheme = accept.address.scheme;
@@ -290,7 +290,7 @@ fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
             Some(HttpRoute { service, path, web, web_kind: web_kind(scheme, carries) })
         };
         let config = |tls: &Option<_>| edges.accept_server(tls.as_ref()?, scheme);
-        let behind = match (scheme, &accept.tls) {
+        let handling = match (scheme, &accept.tls) {
             (EdgeScheme::Tcp, _) if accept.sni.is_empty() => {
                 return PortRoutes { proxy, table: RouteTable::One(service) };
             }
@@ -311,10 +311,10 @@ fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
                 let config = config(tls);
                 // Requests choose among services of the same names and the same TLS alone.
                 let same =
-                    doors.iter_mut().find(|door| door.sni == accept.sni).map(|door| &mut door.handling);
+                    routes.iter_mut().find(|route| route.sni == accept.sni).map(|route| &mut route.handling);
                 match (same, config) {
-                    (Some(TlsHandling::Http(doors, same)), Some(config)) if same.is_same_as(&config) => {
-                        Arc::make_mut(doors).extend(web(service));
+                    (Some(TlsHandling::Http(routes, same)), Some(config)) if same.is_same_as(&config) => {
+                        Arc::make_mut(routes).extend(web(service));
                         None
                     }
                     (_, config) => config.map(|config| {
@@ -323,12 +323,12 @@ fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
                 }
             }
         };
-        doors.extend(behind.map(|behind| SniRoute { sni: accept.sni.clone(), handling: behind }));
+        routes.extend(handling.map(|handling| SniRoute { sni: accept.sni.clone(), handling }));
     }
     let links_are_plain =
         port.links.is_some_and(|(links, _)| links.web_socket().is_some_and(|socket| !socket.is_secure()));
     let table = match plain_web.is_empty() && !links_are_plain {
-        true => RouteTable::Named(doors),
+        true => RouteTable::Named(routes),
         false => RouteTable::Http(Arc::new(plain_web)),
     };
     PortRoutes { proxy, table }
@@ -389,7 +389,7 @@ pub fn probe_entries(ports: &ClientPorts) -> Vec<ProbeEntry> {
     let mut chosen: Vec<ProbeEntry> = Vec::new();
     for entry in entries {
         let is_told = |other: &&ProbeEntry| {
-            other.service == entry.service && (entry.tls.is_none() || other.spoken == entry.spoken)
+            other.service == entry.service && (entry.tls.is_none() || other.tls_and_sni == entry.tls_and_sni)
         };
         if !chosen.iter().rev().any(|other| is_told(&other)) {
             chosen.push(entry);

@@ -119,7 +119,8 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let source = ProfileSource { folders: vec![link], role: None, pipes: PipePolicy::Refused };
         let rows = profile_rows(&source, &ChosenProfile::File(real.join("one.yaml")));
-        let told: Vec<_> = rows.iter().map(|row| (&*row.name, row.is_current, row.problems.len())).collect();
-        assert_eq!(told, [("one", true, 0), ("two", false, 0)]);
+        let reported: Vec<_> =
+            rows.iter().map(|row| (&*row.name, row.is_current, row.problems.len())).collect();
+        assert_eq!(reported, [("one", true, 0), ("two", false, 0)]);
     }
 }

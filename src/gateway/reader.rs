@@ -30,26 +30,26 @@ pub type EngineContinuation = Box<dyn FnOnce(&mut Engine) + Send>;
 
 #[derive(Debug)]
 pub struct EngineReader {
-    pub(super) asked: FileWork,
-    looks: FileWork,
+    pub(super) on_request: FileWork,
+    periodic: FileWork,
     /// Kept apart from the engine's other tasks: a stop does not wait for these.
     tasks: Tasks,
-    tell: mpsc::Sender<EngineContinuation>,
-    heard: mpsc::Receiver<EngineContinuation>,
+    continuation_sender: mpsc::Sender<EngineContinuation>,
+    continuations: mpsc::Receiver<EngineContinuation>,
 }
 
 impl Default for EngineReader {
     fn default() -> Self {
-        let (tell, heard) = mpsc::channel(UNHEARD_MAX);
-        let (asked, looks) = (FileWork::new(AT_ONCE, WITHIN), FileWork::new(1, WITHIN));
-        Self { asked, looks, tasks: Tasks::default(), tell, heard }
+        let (continuation_sender, continuations) = mpsc::channel(UNHEARD_MAX);
+        let (on_request, periodic) = (FileWork::new(AT_ONCE, WITHIN), FileWork::new(1, WITHIN));
+        Self { on_request, periodic, tasks: Tasks::default(), continuation_sender, continuations }
     }
 }
 
 impl EngineReader {
     /// The next read that has finished.
     pub async fn next(&mut self) -> EngineContinuation {
-        self.heard.recv().await.expect("`tell` lives as long as `heard`")
+        self.continuations.recv().await.expect("`tell` lives as long as `heard`")
     }
 }
 
@@ -60,7 +60,7 @@ impl Engine {
         work: impl FnOnce() -> T + Send + 'static,
         then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
     ) {
-        self.read_with(self.reader.asked.clone(), work, then);
+        self.read_with(self.reader.on_request.clone(), work, then);
     }
 
     /// Reads files for a periodic check.
@@ -69,7 +69,7 @@ impl Engine {
         work: impl FnOnce() -> T + Send + 'static,
         then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
     ) {
-        self.read_with(self.reader.looks.clone(), work, then);
+        self.read_with(self.reader.periodic.clone(), work, then);
     }
 
     /// Looks up what is to be listened on; goes on at once where there are addresses alone.
@@ -81,11 +81,11 @@ impl Engine {
         if ResolvedNames::needs_none(&wanted) {
             return then(self, ResolvedNames::default());
         }
-        let tell = self.reader.tell.clone();
+        let continuation_sender = self.reader.continuation_sender.clone();
         self.reader.tasks.spawn("look-up", async move {
             let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOK_UP).await;
             // An engine that has ended needs nothing any more.
-            let _ = tell.send(Box::new(move |engine: &mut Self| then(engine, found))).await;
+            let _ = continuation_sender.send(Box::new(move |engine: &mut Self| then(engine, found))).await;
         });
     }
 
@@ -95,11 +95,11 @@ impl Engine {
         work: impl FnOnce() -> T + Send + 'static,
         then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
     ) {
-        let tell = self.reader.tell.clone();
+        let continuation_sender = self.reader.continuation_sender.clone();
         self.reader.tasks.spawn("files", async move {
             let read = files.run(work).await;
             // An engine that has ended needs nothing any more.
-            let _ = tell.send(Box::new(move |engine: &mut Self| then(engine, read))).await;
+            let _ = continuation_sender.send(Box::new(move |engine: &mut Self| then(engine, read))).await;
         });
     }
 }
@@ -132,7 +132,7 @@ mod tests {
         let chosen = ChosenProfile::File(file);
         let loaded = source.load(&chosen, None).unwrap();
         let (handle, mut engine) = crate::gateway::Engine::start(source, chosen, loaded).await.unwrap();
-        engine.reader.asked = FileWork::new(1, Duration::from_millis(200));
+        engine.reader.on_request = FileWork::new(1, Duration::from_millis(200));
         let (release, held) = threads::channel::<()>();
         let (begun, begins) = tokio::sync::oneshot::channel();
         let hangs = move || begun.send(()).is_ok() && held.recv().is_ok();
@@ -156,7 +156,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_file_that_hangs_is_given_up_at_its_deadline() {
         let reader = EngineReader::default();
-        for files in [reader.asked, reader.looks] {
+        for files in [reader.on_request, reader.periodic] {
             let (release, held) = threads::channel::<()>();
             let read = files.run(move || held.recv().is_ok());
             assert_eq!(happens_after_beside_a_thread(WITHIN, read).await, Err(WorkError::Late(WITHIN)));

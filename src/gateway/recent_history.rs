@@ -93,16 +93,16 @@ impl RecentHistory {
     pub(super) fn hold_states(&mut self, pools: &[PoolRow], now: f64) {
         let held = pools.iter().map(|row| {
             let before = self.held.get(&PoolKey::of(row)).copied();
-            let goes_on = before.filter(|held| row.state < held.state && now - held.at < HOLD_SECONDS);
-            (PoolKey::of(row), goes_on.unwrap_or(HeldPoolState { state: row.state, at: now }))
+            let continues = before.filter(|held| row.state < held.state && now - held.at < HOLD_SECONDS);
+            (PoolKey::of(row), continues.unwrap_or(HeldPoolState { state: row.state, at: now }))
         });
         self.held = held.collect();
     }
 
     pub(super) fn fill_rows(&self, rows: &mut [PoolRow], services: &ServiceTable) {
-        let mut told = HashSet::new();
-        let is_first = |service: &(Half, ServiceName), row: &PoolRow, told: &mut HashSet<_>| {
-            service.0 == row.role && row.may_serve(service.1.as_str()) && told.insert(service.clone())
+        let mut counted = HashSet::new();
+        let is_first = |service: &(Half, ServiceName), row: &PoolRow, counted: &mut HashSet<_>| {
+            service.0 == row.role && row.may_serve(service.1.as_str()) && counted.insert(service.clone())
         };
         for row in rows {
             let before = self.failures_before(row).and_then(|counts| counts.front());
@@ -110,7 +110,7 @@ impl RecentHistory {
                 Some(self.held.get(&PoolKey::of(row)).map_or(row.state, |held| held.state.max(row.state)));
             row.failures_minute = row.failures.saturating_sub(before.copied().unwrap_or(0));
             let of_row = |(key, service): (&(Half, ServiceName), &Arc<Service>)| {
-                let minute = self.waits.get(key).filter(|_| is_first(key, row, &mut told))?;
+                let minute = self.waits.get(key).filter(|_| is_first(key, row, &mut counted))?;
                 Some(minute.counts(&service.waits))
             };
             let seen =
@@ -140,7 +140,7 @@ mod tests {
             minute.hold_states(&rows, now);
             (rows[0].held, rows[0].state)
         };
-        let told = [
+        let counted = [
             (0.0, Filling, Filling),
             (0.25, Healthy, Filling),
             (0.5, Filling, Filling),
@@ -154,7 +154,7 @@ mod tests {
             (3.75, Filling, Filling),
             (4.0, Down, Down),
         ];
-        for (now, state, expected) in told {
+        for (now, state, expected) in counted {
             assert_eq!(shown(now, state), (Some(expected), state), "at {now}");
         }
     }

@@ -177,7 +177,8 @@ impl Relay<'_> {
         mut next_check: Pin<&mut Sleep>,
     ) -> Poll<Result<RelayOutcome, SideFailure>> {
         // A side that is not read any more shows by no event that it has gone.
-        let held = [&self.up, &self.down].iter().any(|way| way.holds_bytes() || way.has_ended());
+        let held =
+            [&self.up, &self.down].iter().any(|direction| direction.holds_bytes() || direction.has_ended());
         if self.watch.has_reason_to_wake(self.counters.bytes(), held) {
             next_check.as_mut().reset(self.watch.next_check(Instant::now()));
         }
@@ -452,9 +453,9 @@ mod tests {
     }
 
     async fn all(stream: &mut TcpStream) -> Vec<u8> {
-        let mut heard = Vec::new();
-        stream.read_to_end(&mut heard).await.expect("a clean end");
-        heard
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.expect("a clean end");
+        received
     }
 
     #[tokio::test]
@@ -484,14 +485,14 @@ mod tests {
                 client.shutdown().await.expect("it ends");
             };
             let reading = async {
-                let mut heard = Vec::new();
+                let mut received = Vec::new();
                 // Small reads, so that the receive window shuts again and again.
-                while backend.take(3_000).read_to_end(&mut heard).await.expect("bytes") > 0 {}
+                while backend.take(3_000).read_to_end(&mut received).await.expect("bytes") > 0 {}
                 backend.shutdown().await.expect("it ends");
-                heard
+                received
             };
-            let ((), heard) = tokio::join!(writing, reading);
-            assert!(heard == sent, "{} bytes", heard.len());
+            let ((), received) = tokio::join!(writing, reading);
+            assert!(received == sent, "{} bytes", received.len());
         })
         .await;
         assert!(matches!(end, RelayOutcome::Clean), "{end:?}");

@@ -110,7 +110,7 @@ fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
         facts.described.push(("peers", describe_peers(service.peers.as_deref())));
         facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
         facts.undescribed.push(("options of its accept", format!("{:?}", service.accept)));
-        let direct = profile.dmz.as_ref().and_then(|half| match &half.way {
+        let direct = profile.dmz.as_ref().and_then(|half| match &half.mode {
             DmzMode::Direct(backends) => backends.get(&service.name),
             DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
         });

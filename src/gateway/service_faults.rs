@@ -112,7 +112,7 @@ fn worst_fault(faults: Vec<Option<ServiceFault>>) -> Option<ServiceFault> {
 
 /// In direct mode the DMZ half reaches the backends itself.
 fn fault_of_direct(half: &DmzHalf, service: &DmzService, edges: &EdgeTls) -> Option<ServiceFault> {
-    let DmzMode::Direct(backends) = &half.way else { return None };
+    let DmzMode::Direct(backends) = &half.mode else { return None };
     fault_of_backends(backends.get(&service.name)?, edges)
 }
 
@@ -133,24 +133,24 @@ impl Engine {
             service.set_down(fault.map(|fault| fault.problem.to_string()));
         }
         let before = std::mem::replace(&mut self.faults, faults);
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for (key @ (_, name), fault) in &self.faults.0 {
             if before.0.get(key) != Some(fault) {
                 let line = format!("service `{name}` {fault}");
                 if fault.effect > FaultEffect::Kept {
                     self.shared.notices.warn(LogEvent::ServiceDown.line(line.clone()));
                 }
-                told.push(line);
+                reported.push(line);
             }
         }
         for ((role, name), _) in before.0.iter().filter(|(_, fault)| fault.effect > FaultEffect::Kept) {
-            let goes_on = self.shared.sessions.services.load().contains_key(&(*role, name.clone()));
-            if goes_on && !self.faults.0.contains_key(&(*role, name.clone())) {
+            let continues = self.shared.sessions.services.load().contains_key(&(*role, name.clone()));
+            if continues && !self.faults.0.contains_key(&(*role, name.clone())) {
                 self.shared
                     .notices
                     .info(LogEvent::ServiceUp.line(format!("service `{name}` is served again")));
             }
         }
-        told
+        reported
     }
 }

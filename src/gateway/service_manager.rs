@@ -24,7 +24,7 @@ const EXTENDS_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: NotifySocket,
-    told: ManagerKnows,
+    reported: ManagerKnows,
     status: String,
     status_at: Option<Instant>,
     fed_at: Option<Instant>,
@@ -50,16 +50,16 @@ impl Engine {
     pub(super) fn tell_manager(&mut self) {
         let Some(mut manager) = self.manager.take() else { return };
         let snapshot = self.feed.snapshots.borrow().clone();
-        let next = self.next_told(manager.told, &snapshot);
-        manager.tell(next, status(&snapshot), Instant::now());
+        let next = self.next_report(manager.reported, &snapshot);
+        manager.notify(next, status(&snapshot), Instant::now());
         self.manager = Some(manager);
     }
 
-    fn next_told(&self, told: ManagerKnows, snapshot: &Snapshot) -> ManagerKnows {
+    fn next_report(&self, reported: ManagerKnows, snapshot: &Snapshot) -> ManagerKnows {
         if self.is_stopping() {
             return ManagerKnows::Stopping;
         }
-        match told {
+        match reported {
             ManagerKnows::Nothing => {
                 let is_linked = snapshot.readiness.as_ref().is_some_and(|readiness| readiness.ready);
                 match self.profile.ready {
@@ -78,50 +78,50 @@ impl Engine {
 
 impl ServiceManager {
     fn new(socket: NotifySocket) -> Self {
-        let told = ManagerKnows::Nothing;
-        Self { socket, told, status: String::new(), status_at: None, fed_at: None, extended_at: None }
+        let reported = ManagerKnows::Nothing;
+        Self { socket, reported, status: String::new(), status_at: None, fed_at: None, extended_at: None }
     }
 
     /// Tells what is news to it.
-    fn tell(&mut self, next: ManagerKnows, status: String, now: Instant) {
-        let before = self.told;
-        let told = self.news(next, status, now);
-        if !told.is_empty() && !self.socket.tell(&told) {
+    fn notify(&mut self, next: ManagerKnows, status: String, now: Instant) {
+        let before = self.reported;
+        let notifications = self.notifications(next, status, now);
+        if !notifications.is_empty() && !self.socket.notify(&notifications) {
             // A manager that is busy hears it at the next turn.
-            (self.told, self.fed_at, self.extended_at) = (before, None, None);
+            (self.reported, self.fed_at, self.extended_at) = (before, None, None);
             self.status.clear();
         }
     }
 
-    fn news(&mut self, next: ManagerKnows, status: String, now: Instant) -> Vec<Notification> {
+    fn notifications(&mut self, next: ManagerKnows, status: String, now: Instant) -> Vec<Notification> {
         let is_due = |at: Option<Instant>, every: Duration| at.is_none_or(|at| now - at >= every);
-        let mut told = Vec::new();
-        if next != self.told {
-            told.push(match next {
+        let mut notifications = Vec::new();
+        if next != self.reported {
+            notifications.push(match next {
                 ManagerKnows::Nothing | ManagerKnows::Ready => Notification::Ready,
                 ManagerKnows::Reloading => Notification::Reloading { at: monotonic() },
                 ManagerKnows::Stopping => Notification::Stopping,
             });
-            self.told = next;
+            self.reported = next;
         }
         // Else it would end the start of a gateway whose other half is away.
         if next == ManagerKnows::Nothing && is_due(self.extended_at, EXTENDS_EVERY) {
-            told.push(Notification::ExtendTimeout { by: EXTENDS_BY });
+            notifications.push(Notification::ExtendTimeout { by: EXTENDS_BY });
             self.extended_at = Some(now);
         }
-        let has_news = is_due(self.status_at, STATUS_EVERY) || !told.is_empty();
+        let has_news = is_due(self.status_at, STATUS_EVERY) || !notifications.is_empty();
         if has_news && status != self.status {
-            told.push(Notification::Status(status.clone()));
+            notifications.push(Notification::Status(status.clone()));
             (self.status, self.status_at) = (status, Some(now));
         }
         // Twice within its time, as sd_watchdog_enabled(3) has it.
         if let Some(within) = self.socket.watchdog
             && is_due(self.fed_at, within / 2 - within / 8)
         {
-            told.push(Notification::Watchdog);
+            notifications.push(Notification::Watchdog);
             self.fed_at = Some(now);
         }
-        told
+        notifications
     }
 }
 
@@ -182,13 +182,13 @@ mod tests {
         }
 
         /// All that was told until now.
-        fn heard(&self) -> String {
-            let mut heard = Vec::new();
+        fn received(&self) -> String {
+            let mut received = Vec::new();
             let mut message = [0; 4096];
             while let Ok(length) = self.socket.recv(&mut message) {
-                heard.extend_from_slice(&message[..length]);
+                received.extend_from_slice(&message[..length]);
             }
-            String::from_utf8(heard).unwrap()
+            String::from_utf8(received).unwrap()
         }
     }
 
@@ -198,11 +198,11 @@ mod tests {
         let mut manager = ServiceManager::new(end.connect());
         let began = Instant::now();
         let mut heard_at = |seconds: u64, next| {
-            manager.tell(next, "not ready".into(), began + Duration::from_secs(seconds));
-            end.heard().contains("EXTEND_TIMEOUT_USEC=30000000\n")
+            manager.notify(next, "not ready".into(), began + Duration::from_secs(seconds));
+            end.received().contains("EXTEND_TIMEOUT_USEC=30000000\n")
         };
-        let told = [0, 1, 9, 10, 11, 20].map(|second| heard_at(second, ManagerKnows::Nothing));
-        assert_eq!(told, [true, false, false, true, false, true]);
+        let reported = [0, 1, 9, 10, 11, 20].map(|second| heard_at(second, ManagerKnows::Nothing));
+        assert_eq!(reported, [true, false, false, true, false, true]);
         assert!(!heard_at(30, ManagerKnows::Ready) && !heard_at(60, ManagerKnows::Ready));
     }
 
@@ -225,18 +225,18 @@ mod tests {
         let (handle, engine) = engine(end.connect()).await;
         // All else turns: the runtime with its timers, and the tasks that the engine has started.
         sleep(100 * WATCHDOG).await;
-        assert_eq!(end.heard(), "");
+        assert_eq!(end.received(), "");
         let tasks = Tasks::default();
         tasks.spawn("gateway", async move {
             // It ends as it is asked to.
             let _ = engine.run().await;
         });
-        let mut heard = String::new();
-        while heard.matches("WATCHDOG=1\n").count() < 3 {
+        let mut received = String::new();
+        while received.matches("WATCHDOG=1\n").count() < 3 {
             sleep(WATCHDOG / 8).await;
-            heard += &end.heard();
+            received += &end.received();
         }
-        assert!(heard.starts_with("READY=1\n"), "{heard}");
+        assert!(received.starts_with("READY=1\n"), "{received}");
         handle.ask(Command::Stop).await;
         tasks.all_ended().await;
     }

@@ -71,50 +71,50 @@ pub struct SessionContext {
 
 impl SessionContext {
     /// Serves one session to its end.
-    pub async fn serve(self, mut asked: Box<SessionRequest>) {
+    pub async fn serve(self, mut request: Box<SessionRequest>) {
         // A probe comes in as a client does; only its address tells.
-        let sent = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.claim(from));
-        asked.probe |= sent.is_some();
-        let client = asked.client.map_or_else(|| "unknown".into(), |client| client.to_string());
-        let key = (asked.half, asked.service.clone());
+        let sent = request.client.filter(|_| request.peer.is_none()).and_then(|from| self.probes.claim(from));
+        request.probe |= sent.is_some();
+        let client = request.client.map_or_else(|| "unknown".into(), |client| client.to_string());
+        let key = (request.half, request.service.clone());
         let service = self.services.load().get(&key).cloned();
         let service = service.or_else(|| self.leaving.load().get(&key).cloned());
         let Some(service) = service else {
             // A name from outside gets no place in the books.
-            let peer = asked.peer.as_ref().map_or(client.into(), |peer| peer.label());
+            let peer = request.peer.as_ref().map_or(client.into(), |peer| peer.label());
             self.notices.warn_limited(
                 LogKind::UnknownService,
-                format!("{peer} asked for an unknown service `{}`", asked.service),
+                format!("{peer} asked for an unknown service `{}`", request.service),
             );
-            return Box::pin(asked.reply.refuse(asked.downstream, Refusal::UnknownService)).await;
+            return Box::pin(request.reply.refuse(request.downstream, Refusal::UnknownService)).await;
         };
         let stopper = SessionStopper::within(&service.cut);
-        let kind = if asked.probe { SessionKind::Probe } else { SessionKind::Client };
-        let books = (asked.half, service.name.clone());
-        let record = self.registry.open(books, asked.id.clone(), client, kind, stopper.clone());
-        if let Some(peer) = &asked.peer {
+        let kind = if request.probe { SessionKind::Probe } else { SessionKind::Client };
+        let key = (request.half, service.name.clone());
+        let record = self.registry.open(key, request.id.clone(), client, kind, stopper.clone());
+        if let Some(peer) = &request.peer {
             record.set_peer(&peer.label());
         }
-        if let Some(user) = &asked.origin.user {
+        if let Some(user) = &request.origin.user {
             record.set_user(&user.name);
         }
         if kind == SessionKind::Client {
             record.counters().time_connects(service.connect_times.clone());
         }
-        let way = SessionDestination {
+        let destination = SessionDestination {
             of: sent.as_ref().and_then(|sent| sent.connector.clone()),
             service: &service,
         };
-        drop(asked.arrival.take());
-        let (teller, idle_state) = (asked.outcome_sender.take(), asked.idle_state.clone());
+        drop(request.arrival.take());
+        let (outcome_sender, idle_state) = (request.outcome_sender.take(), request.idle_state.clone());
         if let Some(idle_state) = &idle_state {
             idle_state.note_session(record.counters());
         }
-        let (end, refused) = run_within_limit(&way, asked, &record, &stopper, &self).await;
-        if let Some(teller) = teller {
+        let (end, refused) = run_within_limit(&destination, request, &record, &stopper, &self).await;
+        if let Some(outcome_sender) = outcome_sender {
             // Who does not wait any more need not know.
             let refusal = refused.map(|refused| refused.refusal);
-            let _ = teller.send(SessionOutcome { end: end.clone(), refusal });
+            let _ = outcome_sender.send(SessionOutcome { end: end.clone(), refusal });
         }
         if let Some(sent) = sent {
             // A prober that has given up needs no answer.
@@ -141,23 +141,23 @@ impl SessionDestination<'_> {
 
 /// Runs it for as long as its service lets a session live, and what its client has shown is good.
 async fn run_within_limit(
-    way: &SessionDestination<'_>,
-    asked: Box<SessionRequest>,
+    destination: &SessionDestination<'_>,
+    request: Box<SessionRequest>,
     record: &SessionGuard,
     stopper: &SessionStopper,
     sessions: &SessionContext,
 ) -> EndWithRefusal {
-    let limit = match asked.probe {
-        false => way.service.settings.load().session_limit,
+    let limit = match request.probe {
+        false => destination.service.settings.load().session_limit,
         // Another gateway may say that it sends one, and never end it.
-        true => asked.peer.as_ref().map(|_| probe::WITHIN),
+        true => request.peer.as_ref().map(|_| probe::WITHIN),
     };
-    let late = if asked.probe { StopReason::ProbeLate } else { StopReason::SessionLimit };
-    let limit = limit.map(|limit| (Instant::now() + limit, late(limit)));
-    let expiry = asked.expires.map(|at| (at, StopReason::TokenExpired));
+    let stop_reason = if request.probe { StopReason::ProbeLate } else { StopReason::SessionLimit };
+    let limit = limit.map(|limit| (Instant::now() + limit, stop_reason(limit)));
+    let expiry = request.expires.map(|at| (at, StopReason::TokenExpired));
     let end = limit.into_iter().chain(expiry).min_by_key(|(at, _)| *at);
-    let revocation = asked.downstream.revocation();
-    let running = run(way, asked, record, stopper, sessions);
+    let revocation = request.downstream.revocation();
+    let running = run(destination, request, record, stopper, sessions);
     if end.is_none() && !revocation.can_come() {
         return running.await;
     }
@@ -192,17 +192,17 @@ async fn run_within_limit(
 }
 
 async fn run(
-    way: &SessionDestination<'_>,
-    mut asked: Box<SessionRequest>,
+    destination: &SessionDestination<'_>,
+    mut request: Box<SessionRequest>,
     record: &SessionGuard,
     stopper: &SessionStopper,
     sessions: &SessionContext,
 ) -> EndWithRefusal {
-    let (counters, service) = (record.counters(), way.service);
+    let (counters, service) = (record.counters(), destination.service);
     counters.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
-    let admitted = admit_session(&mut asked, service, &settings, sessions, counters);
-    let request = unboxed(asked);
+    let admitted = admit_session(&mut request, service, &settings, sessions, counters);
+    let request = unboxed(request);
     let permits = match admitted {
         Ok(permits) => permits,
         Err(failure) => {
@@ -236,12 +236,12 @@ async fn run(
         counters: counters.clone(),
         permits,
     };
-    try_upstreams(way, session, order, record, stopper, &sessions.switching).await
+    try_upstreams(destination, session, order, record, stopper, &sessions.switching).await
 }
 
 /// Tries one link or backend after the other, until one carries the session or none is left.
 async fn try_upstreams(
-    way: &SessionDestination<'_>,
+    destination: &SessionDestination<'_>,
     mut session: DownstreamSide,
     mut order: ConnectRequest<'_>,
     record: &SessionGuard,
@@ -251,7 +251,8 @@ async fn try_upstreams(
     let counters = record.counters();
     for _ in 0..TRIES_MAX {
         // Boxed, as are refusals: an open session holds no memory for what it will not do again.
-        let connecting = Box::pin(connect_unless_gone(way, &mut session, &mut order, stopper, switching));
+        let connecting =
+            Box::pin(connect_unless_gone(destination, &mut session, &mut order, stopper, switching));
         let connected = match connecting.await {
             Err(end) => return (session.cut_downstream(end).await, None),
             Ok(Ok(connected)) => connected,
@@ -263,7 +264,7 @@ async fn try_upstreams(
         if order.probe
             && let SessionSide::Stream(_) = connected.side
         {
-            let connector = way.connector();
+            let connector = destination.connector();
             let answer = session.answer_probe(&connector, connected, &mut order, stopper);
             return Box::pin(answer).await;
         }
@@ -271,7 +272,7 @@ async fn try_upstreams(
             AttemptOutcome::Ended(end) => return (end, None),
             // A backend that was waited for is not waited for again elsewhere.
             AttemptOutcome::Refused(failure)
-                if failure.refusal == Refusal::BackendLate || !way.connector().has_other(&order) =>
+                if failure.refusal == Refusal::BackendLate || !destination.connector().has_other(&order) =>
             {
                 return Box::pin(session.refuse(failure, counters)).await;
             }
@@ -285,17 +286,17 @@ async fn try_upstreams(
 
 /// Connects, unless the session is stopped or its client leaves first: then how it ended.
 async fn connect_unless_gone(
-    way: &SessionDestination<'_>,
+    destination: &SessionDestination<'_>,
     session: &mut DownstreamSide,
     order: &mut ConnectRequest<'_>,
     stopper: &SessionStopper,
     switching: &AtomicBool,
 ) -> Result<Result<Box<ConnectedUpstream>, ConnectFailure>, SessionEnd> {
-    let (counters, service, is_probe) = (order.counters, way.service, order.probe);
+    let (counters, service, is_probe) = (order.counters, destination.service, order.probe);
     tokio::select! {
         biased;
         () = stopper.stopped() => Err(stopper.end(counters.phase())),
-        connected = connect_upstream(way, order, switching) => {
+        connected = connect_upstream(destination, order, switching) => {
             if let Some(wait) = counters.waited() {
                 service.waits.add(wait);
                 if !is_probe {
@@ -327,19 +328,19 @@ fn pace_client(side: SessionSide, half: Half, service: &Service) -> SessionSide 
 /// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
 /// sent yet: the other half may have closed the old way a moment before this one takes the new.
 async fn connect_upstream(
-    way: &SessionDestination<'_>,
+    destination: &SessionDestination<'_>,
     order: &mut ConnectRequest<'_>,
     switching: &AtomicBool,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     let mut failing_since = None;
     loop {
-        let connector = way.connector();
+        let connector = destination.connector();
         let result = connector.connect(order).await;
         let of_the_way = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
         // Read first: a switch replaces the way before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
         match result {
-            Err(_) if !Arc::ptr_eq(&connector, &way.connector()) => {}
+            Err(_) if !Arc::ptr_eq(&connector, &destination.connector()) => {}
             Err(failure) if of_the_way(&failure) && is_switching => {
                 if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_PATIENCE {
                     return Err(failure);
@@ -400,9 +401,11 @@ mod tests {
         let name = ServiceName::parse("orders").expect("a name");
         let closed = Connector::Reverse(pool);
         let service = Service::new(name, ServiceSettings::default(), closed, CancellationToken::new());
-        let (way, session) = (SessionDestination { of: None, service: &service }, TestSession::of("orders"));
+        let (destination, session) =
+            (SessionDestination { of: None, service: &service }, TestSession::of("orders"));
         let (mut order, switching) = (session.order(), AtomicBool::new(true));
-        let connected = happens_after(SWITCH_PATIENCE, connect_upstream(&way, &mut order, &switching)).await;
+        let connected =
+            happens_after(SWITCH_PATIENCE, connect_upstream(&destination, &mut order, &switching)).await;
         assert_eq!(connected.expect_err("it is closed").who, EndedBy::Operator);
     }
 }

@@ -61,20 +61,21 @@ impl SessionPermits {
 
 /// Decides whether a session may be served.
 pub(super) fn admit_session(
-    asked: &mut SessionRequest,
+    request: &mut SessionRequest,
     service: &Arc<Service>,
     settings: &ServiceSettings,
     sessions: &SessionContext,
     counters: &SessionCounters,
 ) -> Result<SessionPermits, ConnectFailure> {
-    let half = asked.half;
-    let from = asked.peer.as_ref().map(Peer::label);
+    let half = request.half;
+    let from = request.peer.as_ref().map(Peer::label);
     if half == Half::Internal && sessions.lockdown.locks_session(from.as_deref(), &service.name) {
         return Err(ConnectFailure::here(EndedBy::Operator, Refusal::Unavailable, "it is locked".into()));
     }
-    let (admission, client) = (std::mem::take(&mut asked.admission), asked.client.filter(|_| !asked.probe));
+    let (admission, client) =
+        (std::mem::take(&mut request.admission), request.client.filter(|_| !request.probe));
     let client = check_client(admission, half, client, service, sessions).map_err(client_failure)?;
-    if service.is_closed() && !asked.probe {
+    if service.is_closed() && !request.probe {
         let reason = "it is outside of its hours".into();
         return Err(ConnectFailure::here(EndedBy::Policy, Refusal::NotAllowed, reason));
     }
@@ -83,9 +84,9 @@ pub(super) fn admit_session(
         let reason = format!("the service is down: {why}");
         return Err(ConnectFailure::here(EndedBy::Backend, Refusal::ServiceDown, reason));
     }
-    let peer = admit_peer(service, asked.peer.as_ref(), settings.per_peer.as_ref())?;
-    let permit = admit(service, asked.peer.as_ref(), settings.peers.as_deref(), asked.idle_state.take())?;
-    let backend = take_backend(asked.peer.as_ref().filter(|_| half == Half::Internal), &sessions.backends)?;
+    let peer = admit_peer(service, request.peer.as_ref(), settings.per_peer.as_ref())?;
+    let permit = admit(service, request.peer.as_ref(), settings.peers.as_deref(), request.idle_state.take())?;
+    let backend = take_backend(request.peer.as_ref().filter(|_| half == Half::Internal), &sessions.backends)?;
     Ok(SessionPermits { _client: client, _peer: peer, _service: permit, _backend: backend })
 }
 

@@ -9,7 +9,7 @@ use super::{Engine, descriptors, offers, ports, service::Service};
 use crate::{
     confine::{self, LockedHalf, UnixSockets},
     connect::Connector,
-    link::standing,
+    link::agreement,
     monitor::MonitorPort,
     profile::{ExpiredListPolicy, Half, ServiceName},
     telemetry::{
@@ -79,8 +79,8 @@ impl Engine {
         pools.extend(self.internal.as_ref().map(|side| side.rows()).unwrap_or_default());
         self.recent.fill_rows(&mut pools, &self.shared.sessions.services.load());
         for pool in &mut pools {
-            if let (Some(peer), Some(gone)) = (&pool.peer, pool.gone_seconds) {
-                pool.cut = self.shared.sessions.registry.cut_with(pool.role, peer, gone);
+            if let (Some(peer), Some(away)) = (&pool.peer, pool.gone_seconds) {
+                pool.cut = self.shared.sessions.registry.cut_with(pool.role, peer, away);
             }
         }
         pools
@@ -126,7 +126,7 @@ impl Engine {
             alerts: Vec::new(),
             readiness: None,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            instance: standing::about().instance.to_string(),
+            instance: agreement::about().instance.to_string(),
             gateways: Vec::new(),
             findings: Vec::new(),
             listening: of_dmz
@@ -153,7 +153,7 @@ impl Engine {
             revocation_lists: self.revocation_list_rows(now),
             lockdown: self.shared.sessions.lockdown.rows(),
             switching: switching.map(|switching| switching.row()),
-            walk: self.verify_progress.walk_row(),
+            walk: self.verify_progress.row(),
             forward_checks: self.verify_progress.forward_rows(),
             cut_in_seconds: self.time_until_cut().map(|left| left.as_secs_f64()),
             recording: recording::state(),

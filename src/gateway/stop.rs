@@ -180,15 +180,15 @@ mod tests {
             client.read_exact(&mut [0; 1]).await.unwrap();
             pause();
             let stopped = Instant::now();
-            let asked = async { handle.ask(Command::Stop).await };
+            let requested = async { handle.ask(Command::Stop).await };
             let cut = async {
-                let heard = client.read(&mut [0; 1]).await;
-                (heard, stopped.elapsed())
+                let received = client.read(&mut [0; 1]).await;
+                (received, stopped.elapsed())
             };
-            tokio::join!(cut, asked).0
+            tokio::join!(cut, requested).0
         };
-        let ((heard, took), outcome) = tokio::join!(session, engine.run());
-        assert!(matches!(heard, Ok(0) | Err(_)), "{heard:?}");
+        let ((received, took), outcome) = tokio::join!(session, engine.run());
+        assert!(matches!(received, Ok(0) | Err(_)), "{received:?}");
         // The engine looks every so often.
         assert!(took >= DRAIN && took <= DRAIN + 2 * LITTLE, "{took:?}");
         assert_eq!(outcome, GatewayOutcome::Cut(1));

@@ -103,7 +103,7 @@ impl Engine {
         dmz.iter_mut().zip(new_dmz).for_each(|(side, half)| side.start(half, common));
         internal.iter_mut().zip(new_internal).for_each(|(side, half)| side.start(half, common));
         let sides = (dmz.as_ref(), internal.as_ref());
-        ports::open_doors(sides, (&self.ports, &mut ports), (&loaded.profile, edges), common);
+        ports::open_endpoints(sides, (&self.ports, &mut ports), (&loaded.profile, edges), common);
         let deadline = Instant::now() + READY_WITHIN;
         Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, audit, deadline, asker: None, plan })
     }
@@ -252,25 +252,26 @@ impl Engine {
         self.install_health(health, &profile);
         self.install_logs(&profile);
         self.install_audit(audit, &profile, asker.as_ref());
-        let told = self.take_over_faults(ServiceFaults::find(&profile, &edges, &auth));
-        self.tell_offers();
+        let reported = self.take_over_faults(ServiceFaults::find(&profile, &edges, &auth));
+        self.send_offers();
         (self.edge_tls, self.auth_files) = (edges, auth);
         self.enforce_revocations();
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
-        let line = [line].into_iter().chain(told).chain(self.lock.enter_told(&profile)).collect::<Vec<_>>();
+        let line =
+            [line].into_iter().chain(reported).chain(self.lock.enter_told(&profile)).collect::<Vec<_>>();
         let line = line.join("; ");
         self.profile = profile;
         self.chosen = chosen;
-        let lasts = match self.chosen == self.first {
+        let how_long = match self.chosen == self.first {
             true => String::new(),
             false => {
                 format!("; it lasts until this process ends: a restart begins with {}", self.first.describe())
             }
         };
         match asker {
-            Some(asker) => asker.answer(CommandAnswer::Done(line + &lasts)),
+            Some(asker) => asker.answer(CommandAnswer::Done(line + &how_long)),
             None => {
                 self.audit_start(&self.profile.name, &line);
                 self.shared.notices.info(LogEvent::ProfileInForce.line(line));
@@ -367,14 +368,15 @@ impl Engine {
             .collect();
         let deadline = Instant::now() + profile.drain;
         // A half that the new mode does without is no reason to cut: its service goes on elsewhere.
-        let lacks = |name: &ServiceName| !services.keys().any(|(_, kept)| kept == name);
-        let removed = before.iter().filter(|((_, name), _)| lacks(name));
+        let is_missing = |name: &ServiceName| !services.keys().any(|(_, kept)| kept == name);
+        let removed = before.iter().filter(|((_, name), _)| is_missing(name));
         self.retiring.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
         // A link may have been opened a moment ago: its session is still served.
         let of_links = |role: Half| role == Half::Internal && !services.keys().any(|(kept, _)| *kept == role);
-        let gone = before.iter().filter(|((role, _), _)| of_links(*role));
-        let gone = gone.map(|(key, service)| (key.clone(), service.clone())).collect::<ServiceTable>();
-        self.shared.sessions.leaving.store(gone.into());
+        let departed = before.iter().filter(|((role, _), _)| of_links(*role));
+        let departed =
+            departed.map(|(key, service)| (key.clone(), service.clone())).collect::<ServiceTable>();
+        self.shared.sessions.leaving.store(departed.into());
         self.shared.sessions.services.store(services.into());
     }
 

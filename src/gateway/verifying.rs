@@ -71,7 +71,7 @@ impl Engine {
             self.verify_progress.end();
             return asker.answer(CommandAnswer::Refused("the gateway is stopping".into()));
         }
-        let walk = VerifyRun {
+        let run = VerifyRun {
             snapshots: self.feed.snapshots.subscribe(),
             source: self.source.clone(),
             chosen: self.chosen.clone(),
@@ -82,11 +82,11 @@ impl Engine {
             entries: ports::probe_entries(&self.ports),
             admin: self.admin.clone(),
             checks: self.verify_progress.clone(),
-            files: self.reader.asked.clone(),
+            files: self.reader.on_request.clone(),
             trial,
         };
         self.shared.tasks.spawn("verify", async move {
-            let report = walk.run(&steps).await;
+            let report = run.run(&steps).await;
             asker.answer(CommandAnswer::Verified(report));
         });
     }

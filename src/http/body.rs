@@ -172,11 +172,11 @@ impl MessageBody {
 
     /// A request's body, which may pause for so long, if it is for this half to say.
     pub fn request(body: Incoming, of: HeadOrigin, pause: Option<Duration>) -> Self {
-        let fares = (!body.is_end_stream()).then(|| {
+        let progress = (!body.is_end_stream()).then(|| {
             let begun = BodyProgressState { given: Some(Instant::now()), ..BodyProgressState::default() };
             Arc::new(BodyProgress(Mutex::new(begun)))
         });
-        Self { progress: fares, pause, ..Self::passed(body, of) }
+        Self { progress, pause, ..Self::passed(body, of) }
     }
 
     /// A response's body.
@@ -215,24 +215,24 @@ impl MessageBody {
                 failed.poll(cx).map(|error| Some(Err(error)))
             }
             Poll::Pending => {
-                let Some(fares) = &self.progress else { return Poll::Pending };
-                fares.lock().given = None;
+                let Some(progress) = &self.progress else { return Poll::Pending };
+                progress.lock().given = None;
                 let Some(pause) = self.pause else { return Poll::Pending };
                 let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(pause)));
                 if stalled.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                fares.lock().has_stopped = true;
+                progress.lock().has_stopped = true;
                 Poll::Ready(Some(Err("the body of the request has stopped".into())))
             }
             Poll::Ready(frame) => {
                 self.stalled = None;
-                if let Some(fares) = &self.progress {
+                if let Some(progress) = &self.progress {
                     // A body of a known length is asked for no end.
                     let has_ended = frame.is_none() || self.is_end_stream();
-                    let mut fares = fares.lock();
-                    fares.given = Some(Instant::now());
-                    fares.has_ended = has_ended;
+                    let mut progress = progress.lock();
+                    progress.given = Some(Instant::now());
+                    progress.has_ended = has_ended;
                 }
                 let cleaned =
                     frame.map(|frame| frame.map(|frame| clean_trailers(frame, of)).map_err(BodyError::from));
@@ -287,8 +287,8 @@ impl Body for MessageBody {
 
 /// Whether an answer is the last of its connection: it has come before the end of the request's body, and
 /// says that no more is wanted.
-pub fn ends_connection(headers: &HeaderMap, fares: Option<&BodyProgress>) -> bool {
-    fields::wants_close(headers) && fares.is_some_and(|fares| !fares.state().has_ended)
+pub fn ends_connection(headers: &HeaderMap, progress: Option<&BodyProgress>) -> bool {
+    fields::wants_close(headers) && progress.is_some_and(|progress| !progress.state().has_ended)
 }
 
 /// Trailers are cleaned as heads are: some readers take them for fields of the head.

@@ -27,14 +27,8 @@ pub struct CheckedStream {
 }
 
 impl CheckedStream {
-    pub fn new(stream: PrefixedStream, pulse: Arc<KeepAliveTracker>) -> Self {
-        Self {
-            stream,
-            tracker: pulse,
-            checker: RequestChecker::default(),
-            held: Vec::new(),
-            refusal: Vec::new(),
-        }
+    pub fn new(stream: PrefixedStream, tracker: Arc<KeepAliveTracker>) -> Self {
+        Self { stream, tracker, checker: RequestChecker::default(), held: Vec::new(), refusal: Vec::new() }
     }
 
     /// With what was read of it already and not used.

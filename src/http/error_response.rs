@@ -57,29 +57,29 @@ enum AfterResponse {
     Stays,
 }
 
-pub fn bad_request(told: &'static str) -> ErrorResponse {
-    ErrorResponse::new(StatusCode::BAD_REQUEST, told)
+pub fn bad_request(reason: &'static str) -> ErrorResponse {
+    ErrorResponse::new(StatusCode::BAD_REQUEST, reason)
 }
 
 impl ErrorResponse {
-    pub fn new(status: StatusCode, told: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(status: StatusCode, reason: impl Into<Cow<'static, str>>) -> Self {
         let after = AfterResponse::ByStatus;
-        Self { status, reason: told.into(), of: None, retry_after: None, challenge: None, after }
+        Self { status, reason: reason.into(), of: None, retry_after: None, challenge: None, after }
     }
 
     /// A client that may not have what it asked for in good order, or not before so long.
-    pub fn refused_client(status: StatusCode, told: &'static str, retry_after: Option<Duration>) -> Self {
-        Self { retry_after, after: AfterResponse::Stays, ..Self::new(status, told) }
+    pub fn refused_client(status: StatusCode, reason: &'static str, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, after: AfterResponse::Stays, ..Self::new(status, reason) }
     }
 
     /// The backend's failure.
-    pub fn bad_gateway(told: impl Into<Cow<'static, str>>) -> Self {
-        Self { of: Some(FailedParty::Backend), ..Self::new(StatusCode::BAD_GATEWAY, told) }
+    pub fn bad_gateway(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { of: Some(FailedParty::Backend), ..Self::new(StatusCode::BAD_GATEWAY, reason) }
     }
 
     /// Also the backend's failure, noticed by a timeout of ours.
-    pub fn gateway_timeout(told: &'static str) -> Self {
-        Self { of: Some(FailedParty::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, told) }
+    pub fn gateway_timeout(reason: &'static str) -> Self {
+        Self { of: Some(FailedParty::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, reason) }
     }
 
     /// What the session ends of.

@@ -129,8 +129,12 @@ mod tests {
                 headers.append(*name, HeaderValue::from_bytes(&value).expect("a value"));
             }
             let through = read_chain(&headers, peer, is_trusted);
-            let told: String = through.list.iter().copied().map(char::from).collect();
-            assert_eq!((through.client.to_string().as_str(), told.as_str()), (client, list), "{fields:?}");
+            let reported: String = through.list.iter().copied().map(char::from).collect();
+            assert_eq!(
+                (through.client.to_string().as_str(), reported.as_str()),
+                (client, list),
+                "{fields:?}"
+            );
         }
     }
 }

@@ -26,7 +26,7 @@ pub trait UnreadBytes {
 
 pub struct HalfOpenStream<S> {
     stream: S,
-    heard: Arc<ResponseCapture>,
+    capture: Arc<ResponseCapture>,
 }
 
 /// The state of such a connection, shared with whoever sends requests on it.
@@ -84,8 +84,8 @@ impl ResponseCapture {
 }
 
 impl<S> HalfOpenStream<S> {
-    pub fn new(stream: S, heard: Arc<ResponseCapture>) -> Self {
-        Self { stream, heard }
+    pub fn new(stream: S, capture: Arc<ResponseCapture>) -> Self {
+        Self { stream, capture }
     }
 
     pub fn into_inner(self) -> S {
@@ -97,9 +97,9 @@ impl<S> HalfOpenStream<S> {
         match written {
             Poll::Ready(Err(error)) => {
                 if error.kind() != io::ErrorKind::BrokenPipe {
-                    *self.heard.failure() = Some(error.kind());
+                    *self.capture.failure() = Some(error.kind());
                 }
-                self.heard.write_failed.store(true, Ordering::Relaxed);
+                self.capture.write_failed.store(true, Ordering::Relaxed);
                 Poll::Ready(Ok(count))
             }
             written => written,
@@ -122,14 +122,14 @@ impl UnreadBytes for PipeEnd {
 impl<S: AsyncRead + UnreadBytes + Unpin> AsyncRead for HalfOpenStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.heard.expects_silence.load(Ordering::Relaxed) && this.stream.has_unread() {
+        if this.capture.expects_silence.load(Ordering::Relaxed) && this.stream.has_unread() {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let fresh = &buf.filled()[before..];
-        this.heard.keep(fresh);
-        match *this.heard.failure() {
+        this.capture.keep(fresh);
+        match *this.capture.failure() {
             Some(failure) if fresh.is_empty() => Poll::Ready(Err(failure.into())),
             _ => Poll::Ready(Ok(())),
         }
@@ -139,7 +139,7 @@ impl<S: AsyncRead + UnreadBytes + Unpin> AsyncRead for HalfOpenStream<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for HalfOpenStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.heard.has_peer_stopped_reading() {
+        if this.capture.has_peer_stopped_reading() {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -153,7 +153,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfOpenStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let count = bufs.iter().map(|buf| buf.len()).sum();
-        if this.heard.has_peer_stopped_reading() {
+        if this.capture.has_peer_stopped_reading() {
             return Poll::Ready(Ok(count));
         }
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
@@ -166,7 +166,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfOpenStream<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.heard.has_peer_stopped_reading() {
+        if this.capture.has_peer_stopped_reading() {
             return Poll::Ready(Ok(()));
         }
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
@@ -175,7 +175,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfOpenStream<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.heard.has_peer_stopped_reading() {
+        if this.capture.has_peer_stopped_reading() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_shutdown(cx)
@@ -194,15 +194,15 @@ mod tests {
         let (ours, mut theirs) = pipe();
         theirs.write_all(b"said").await.expect("it is taken");
         drop(theirs);
-        let heard = Arc::<ResponseCapture>::default();
-        heard.start();
-        let mut ours = HalfOpenStream::new(ours, heard.clone());
+        let received = Arc::<ResponseCapture>::default();
+        received.start();
+        let mut ours = HalfOpenStream::new(ours, received.clone());
         ours.write_all(&[0; 100_000]).await.expect("nobody reads it, and nobody minds");
-        assert!(heard.has_peer_stopped_reading());
-        let mut said = Vec::new();
-        let error = ours.read_to_end(&mut said).await.expect_err("a cut");
-        assert_eq!((said.as_slice(), error.kind()), (&b"said"[..], io::ErrorKind::ConnectionReset));
-        assert_eq!(heard.take(), b"said");
+        assert!(received.has_peer_stopped_reading());
+        let mut sent = Vec::new();
+        let error = ours.read_to_end(&mut sent).await.expect_err("a cut");
+        assert_eq!((sent.as_slice(), error.kind()), (&b"said"[..], io::ErrorKind::ConnectionReset));
+        assert_eq!(received.take(), b"said");
     }
 
     /// A socket that was reset: it tells its error to who writes first, and shows an end to who reads then.
@@ -236,8 +236,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_error_of_a_write_is_told_in_place_of_an_end() {
-        let mut untold = HalfOpenStream::new(ToldOnce, Arc::default());
-        assert_eq!(untold.read(&mut [0]).await.expect("an end"), 0, "nothing was written");
+        let mut unreported = HalfOpenStream::new(ToldOnce, Arc::default());
+        assert_eq!(unreported.read(&mut [0]).await.expect("an end"), 0, "nothing was written");
         let mut stream = HalfOpenStream::new(ToldOnce, Arc::default());
         stream.write_all(b"a request").await.expect("it is taken, and forgotten");
         let error = stream.read(&mut [0]).await.expect_err("no end, which would be a whole answer");

@@ -23,7 +23,7 @@ const HEAD: Duration = Duration::from_secs(10);
 pub struct KeepAliveTracker {
     exchanges: AtomicUsize,
     /// Whether something has been heard since the last request.
-    heard: AtomicBool,
+    has_input: AtomicBool,
     /// Requests that have been read, and which of them is refused for its target.
     requests: AtomicU64,
     refused: AtomicU64,
@@ -32,7 +32,7 @@ pub struct KeepAliveTracker {
     /// An exchange has ended whose last bytes may yet have to be written.
     unflushed: AtomicBool,
     /// A request asked for an upgrade, and the connection was not upgraded.
-    stays: AtomicBool,
+    stays_open: AtomicBool,
     /// Reads on when no exchange is under way, or when it is known that the connection stays.
     reader: Mutex<Option<Waker>>,
 }
@@ -60,7 +60,7 @@ impl ConnectionPhase {
 impl KeepAliveTracker {
     /// A request has come.
     pub fn begin_exchange(self: &Arc<Self>) -> ExchangeGuard {
-        self.heard.store(false, Ordering::Relaxed);
+        self.has_input.store(false, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.exchange()
     }
@@ -92,17 +92,17 @@ impl KeepAliveTracker {
 
     /// A request asks that the connection become something else.
     pub fn note_upgrade_asked(&self) {
-        self.stays.store(false, Ordering::Relaxed);
+        self.stays_open.store(false, Ordering::Relaxed);
     }
 
     /// A request was answered, and the connection stays what it is.
     pub fn note_not_upgraded(&self) {
-        self.stays.store(true, Ordering::Relaxed);
+        self.stays_open.store(true, Ordering::Relaxed);
         self.wake();
     }
 
     pub fn is_not_upgraded(&self) -> bool {
-        self.stays.load(Ordering::Relaxed)
+        self.stays_open.load(Ordering::Relaxed)
     }
 
     /// Whoever reads is polled again when an exchange has ended.
@@ -123,7 +123,7 @@ impl KeepAliveTracker {
 
     /// Something has come.
     pub fn note_heard(&self) {
-        self.heard.store(true, Ordering::Relaxed);
+        self.has_input.store(true, Ordering::Relaxed);
     }
 
     /// Whether something is being answered, or was, and is not written yet.
@@ -137,7 +137,7 @@ impl KeepAliveTracker {
     }
 
     pub fn phase(&self) -> ConnectionPhase {
-        match (self.exchanges.load(Ordering::Relaxed), self.heard.load(Ordering::Relaxed)) {
+        match (self.exchanges.load(Ordering::Relaxed), self.has_input.load(Ordering::Relaxed)) {
             (0, false) => ConnectionPhase::Idle,
             (0, true) => ConnectionPhase::Head,
             (1.., _) => ConnectionPhase::Exchange,
@@ -221,37 +221,41 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(75);
 
-    /// How long a connection may stay as `pulse` has it.
-    async fn lasts(watch: &mut PhaseTimer, pulse: &KeepAliveTracker) -> (ConnectionPhase, Duration) {
+    /// How long a connection may stay as `tracker` has it.
+    async fn time_phase(watch: &mut PhaseTimer, tracker: &KeepAliveTracker) -> (ConnectionPhase, Duration) {
         let since = Instant::now();
-        let phase = poll_fn(|cx| watch.poll(pulse.phase(), IDLE, cx)).await;
+        let phase = poll_fn(|cx| watch.poll(tracker.phase(), IDLE, cx)).await;
         (phase, Duration::from_secs(since.elapsed().as_secs()))
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_phase_of_a_connection_has_its_time() {
-        let pulse = Arc::new(KeepAliveTracker::default());
+        let tracker = Arc::new(KeepAliveTracker::default());
         assert_eq!(
-            lasts(&mut PhaseTimer::begin(), &pulse).await,
+            time_phase(&mut PhaseTimer::begin(), &tracker).await,
             (ConnectionPhase::Head, HEAD),
             "nothing is said at all"
         );
         let mut watch = PhaseTimer::begin();
-        let exchange = pulse.begin_exchange();
-        let asked = tokio::time::timeout(IDLE * 10, lasts(&mut watch, &pulse)).await;
-        assert!(asked.is_err(), "an exchange ends by deadlines of its own");
+        let exchange = tracker.begin_exchange();
+        let requested = tokio::time::timeout(IDLE * 10, time_phase(&mut watch, &tracker)).await;
+        assert!(requested.is_err(), "an exchange ends by deadlines of its own");
         let held = exchange.into_body_guard();
         drop(exchange);
-        assert_eq!(pulse.phase(), ConnectionPhase::Exchange, "its response is on its way");
+        assert_eq!(tracker.phase(), ConnectionPhase::Exchange, "its response is on its way");
         drop(held);
-        assert_eq!(lasts(&mut watch, &pulse).await, (ConnectionPhase::Idle, IDLE));
+        assert_eq!(time_phase(&mut watch, &tracker).await, (ConnectionPhase::Idle, IDLE));
         let mut watch = PhaseTimer::begin();
-        drop(pulse.begin_exchange());
-        for phase in [ConnectionPhase::Exchange, pulse.phase()] {
+        drop(tracker.begin_exchange());
+        for phase in [ConnectionPhase::Exchange, tracker.phase()] {
             assert!(poll_fn(|cx| Poll::Ready(watch.poll(phase, IDLE, cx))).await.is_pending());
         }
         tokio::time::advance(IDLE / 2).await;
-        pulse.note_heard();
-        assert_eq!(lasts(&mut watch, &pulse).await, (ConnectionPhase::Head, HEAD), "a next head has begun");
+        tracker.note_heard();
+        assert_eq!(
+            time_phase(&mut watch, &tracker).await,
+            (ConnectionPhase::Head, HEAD),
+            "a next head has begun"
+        );
     }
 }

@@ -64,9 +64,9 @@ pub async fn ask_upgrade(
     );
     stream.write_all(head.as_bytes()).await?;
     stream.flush().await?;
-    let (head, behind) = read_head(&mut stream).await?;
+    let (head, remainder) = read_head(&mut stream).await?;
     judge_answer(&head, &key)?;
-    Ok(PrefixedStream { prefix: behind, stream })
+    Ok(PrefixedStream { prefix: remainder, stream })
 }
 
 /// The head of an answer, and what was read behind it.
@@ -86,8 +86,8 @@ async fn read_head(stream: &mut NetStream) -> Result<(Vec<u8>, Bytes), UpgradeEr
             return Err(other_protocol(&head));
         }
         if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
-            let behind = head.split_off(end + 4);
-            return Ok((head, behind.into()));
+            let remainder = head.split_off(end + 4);
+            return Ok((head, remainder.into()));
         }
         if head.len() > HEAD_BYTES_MAX {
             return Err(UpgradeError::LongHead);
@@ -103,8 +103,8 @@ fn judge_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
         Ok(httparse::Status::Partial) | Err(_) => return Err(other_protocol(head)),
     };
     if status != 101 {
-        let said = format!("{status} {}", answer.reason.unwrap_or_default());
-        let answer = shown(said.trim().as_bytes());
+        let sent = format!("{status} {}", answer.reason.unwrap_or_default());
+        let answer = shown(sent.trim().as_bytes());
         return Err(match status {
             502..=504 => UpgradeError::OfNobody { answer },
             _ => UpgradeError::Refused { answer },
@@ -129,8 +129,8 @@ fn shown(bytes: &[u8]) -> String {
     text.escape_default().to_string()
 }
 
-fn other_protocol(heard: &[u8]) -> UpgradeError {
-    UpgradeError::OtherProtocol(shown(&heard[..heard.len().min(16)]))
+fn other_protocol(received: &[u8]) -> UpgradeError {
+    UpgradeError::OtherProtocol(shown(&received[..received.len().min(16)]))
 }
 
 /// The answer to a request for a link's path: whatever asks for no WebSocket is not there.

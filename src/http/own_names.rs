@@ -51,10 +51,10 @@ impl OwnNames {
             let mut found = starts.filter(|(_, window)| window.eq_ignore_ascii_case(host.as_bytes()));
             found.any(|(at, _)| {
                 let (before, after) = (&value[..at], &value[at + host.len()..]);
-                let goes_on = |byte: Option<&u8>| {
+                let continues = |byte: Option<&u8>| {
                     byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
                 };
-                let is_whole = !goes_on(before.last()) && !goes_on(after.first());
+                let is_whole = !continues(before.last()) && !continues(after.first());
                 let is_host = before.ends_with(b"//")
                     || before.ends_with(b"@")
                     || matches!(after, [b':', digit, ..] if digit.is_ascii_digit());

@@ -33,23 +33,23 @@ pub enum ResponseParseError {
 
 impl ResponseParseError {
     /// What is wrong with what was heard of an answer, which hyper has refused.
-    pub fn diagnose(mut heard: &[u8]) -> Self {
+    pub fn diagnose(mut received: &[u8]) -> Self {
         loop {
             let mut fields = [httparse::EMPTY_HEADER; ANSWER_FIELDS_MAX];
             let mut head = httparse::Response::new(&mut fields);
-            match head.parse(heard) {
+            match head.parse(received) {
                 Ok(httparse::Status::Complete(length)) if length > HEAD_BYTES_MAX => return Self::Long,
                 Ok(httparse::Status::Complete(length)) => match head.code {
                     // What is said before an answer (RFC 9110, section 15.2).
-                    Some(100 | 102..=199) => heard = &heard[length..],
+                    Some(100 | 102..=199) => received = &received[length..],
                     _ => return Self::diagnose_fields(&head),
                 },
-                Ok(httparse::Status::Partial) if heard.len() >= HEAD_BYTES_MAX => return Self::Long,
-                Ok(httparse::Status::Partial) if heard.is_empty() => return Self::Nothing,
+                Ok(httparse::Status::Partial) if received.len() >= HEAD_BYTES_MAX => return Self::Long,
+                Ok(httparse::Status::Partial) if received.is_empty() => return Self::Nothing,
                 Ok(httparse::Status::Partial) => return Self::Cut,
                 Err(httparse::Error::TooManyHeaders) => return Self::Many,
                 Err(httparse::Error::Version | httparse::Error::Token) => {
-                    return Self::diagnose_version(heard);
+                    return Self::diagnose_version(received);
                 }
                 Err(httparse::Error::Status) => return Self::Status,
                 Err(
@@ -71,8 +71,8 @@ impl ResponseParseError {
         }
     }
 
-    fn diagnose_version(heard: &[u8]) -> Self {
-        let word = heard.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+    fn diagnose_version(received: &[u8]) -> Self {
+        let word = received.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
         match str::from_utf8(word) {
             Ok(word) if word.starts_with("HTTP/") && (6..16).contains(&word.len()) => {
                 Self::Version(word.chars().filter(char::is_ascii_graphic).collect())
@@ -90,7 +90,7 @@ mod tests {
     fn each_flaw_has_its_name() {
         let ok = "HTTP/1.1 200 OK\r\n";
         let long = format!("{ok}X: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
-        for (heard, told) in [
+        for (received, reported) in [
             ("", "the backend ended before it had answered"),
             ("HTTP/1.1 103 Early Hints\r\n\r\n", "the backend ended before it had answered"),
             ("HTTP/1.1 200 OK\r\nX: ", "the backend ended within the head of its answer"),
@@ -107,7 +107,11 @@ mod tests {
                 "the backend's answer has a malformed Content-Length",
             ),
         ] {
-            assert_eq!(ResponseParseError::diagnose(heard.as_bytes()).to_string(), told, "{heard:.60}");
+            assert_eq!(
+                ResponseParseError::diagnose(received.as_bytes()).to_string(),
+                reported,
+                "{received:.60}"
+            );
         }
     }
 }

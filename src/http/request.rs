@@ -61,13 +61,13 @@ impl ForwardedHeaders {
 
     /// Of a request that a trusted proxy has passed on.
     pub fn via_proxies(self, through: &ForwardedChain, headers: &HeaderMap) -> Self {
-        let mut told = HeaderMap::new();
+        let mut reported = HeaderMap::new();
         for name in [FORWARDED_PROTO, FORWARDED_HOST] {
             for value in headers.get_all(&name) {
-                told.append(name.clone(), value.clone());
+                reported.append(name.clone(), value.clone());
             }
         }
-        Self { list: HeaderValue::from_bytes(&through.list).unwrap_or(self.list), trusted: told, ..self }
+        Self { list: HeaderValue::from_bytes(&through.list).unwrap_or(self.list), trusted: reported, ..self }
     }
 }
 
@@ -199,12 +199,12 @@ fn leaves_folder(path: &str) -> bool {
 /// Another version of HTTP is not passed on: what it asks could not be looked at.
 pub fn requested_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let mut options = fields::list_members(headers, header::CONNECTION);
-    let asks = options.any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    let wants_upgrade = options.any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     let is_plain = |protocol: &&[u8]| protocol.split(|byte| *byte == b'/').all(fields::is_token);
     let protocols = fields::list_members(headers, header::UPGRADE);
     let protocols: Vec<_> =
         protocols.filter(|protocol| is_passable_upgrade(protocol)).filter(is_plain).collect();
-    if !asks || protocols.is_empty() || version != Version::HTTP_11 {
+    if !wants_upgrade || protocols.is_empty() || version != Version::HTTP_11 {
         return None;
     }
     HeaderValue::from_bytes(&protocols.join(&b", "[..])).ok()
@@ -288,15 +288,15 @@ impl AskedTarget {
         {
             request.headers_mut().insert(header::HOST, host);
         }
-        let asked = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        if path == "/" || !asked.starts_with('/') {
+        let requested = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        if path == "/" || !requested.starts_with('/') {
             *request.uri_mut() = self.uri.clone();
             return;
         }
         let prefix = request.headers().get(FORWARDED_PREFIX);
-        let below = prefix.and_then(|prefix| strip_folder(asked.as_bytes(), prefix.as_bytes()));
+        let below = prefix.and_then(|prefix| strip_folder(requested.as_bytes(), prefix.as_bytes()));
         // What was taken off is whole letters: it stands in the path.
-        let below = below.and_then(|below| std::str::from_utf8(below).ok()).unwrap_or(asked);
+        let below = below.and_then(|below| std::str::from_utf8(below).ok()).unwrap_or(requested);
         let slash = if below.starts_with('/') { "" } else { "/" };
         let full = if below.is_empty() { path.to_owned() } else { format!("{path}{slash}{below}") };
         if let Ok(uri) = full.parse::<PathAndQuery>() {
@@ -347,17 +347,17 @@ mod tests {
     }
 
     fn status(parts: &Parts) -> Result<String, u16> {
-        check_request(&Request::from_parts(parts.clone(), ())).map_err(|objection| objection.status.as_u16())
+        check_request(&Request::from_parts(parts.clone(), ())).map_err(|error| error.status.as_u16())
     }
 
     #[test]
     fn a_users_name_is_told_in_one_spelling_and_not_at_length() {
-        for (name, told) in [
+        for (name, reported) in [
             ("alice@example.com", "alice@example.com"),
             ("CN=a b,O=\u{fc}", "CN=a%20b,O=%C3%BC"),
             ("100%20", "100%2520"),
         ] {
-            assert_eq!(user_value(name), Some(HeaderValue::from_static(told)), "{name}");
+            assert_eq!(user_value(name), Some(HeaderValue::from_static(reported)), "{name}");
         }
         let long = user_value(&"\u{fc}".repeat(100)).expect("a value");
         assert_eq!((long.len(), long.as_bytes().ends_with(b"%C3%BC")), (252, true));
@@ -429,11 +429,11 @@ mod tests {
             ("", "upgrade", None),
         ];
         for (protocol, connection, expected) in table {
-            let asked = parts("GET", "/", &[("upgrade", protocol), ("connection", connection)]);
-            let wanted = requested_upgrade(&asked.headers, Version::HTTP_11);
+            let requested = parts("GET", "/", &[("upgrade", protocol), ("connection", connection)]);
+            let wanted = requested_upgrade(&requested.headers, Version::HTTP_11);
             let expected = expected.map(HeaderValue::from_static);
             assert_eq!(wanted, expected, "{protocol} {connection}");
-            assert_eq!(requested_upgrade(&asked.headers, Version::HTTP_10), None);
+            assert_eq!(requested_upgrade(&requested.headers, Version::HTTP_10), None);
         }
         let lines = [("upgrade", "a"), ("upgrade", "b"), ("connection", "x"), ("connection", "upgrade")];
         let wanted = requested_upgrade(&parts("GET", "/", &lines).headers, Version::HTTP_11);
@@ -443,7 +443,7 @@ mod tests {
     #[test]
     fn what_goes_on_says_who_asks_in_our_words() {
         let by = ForwardedHeaders::new("192.0.2.7".parse().expect("an address"), true);
-        let mut asked = parts(
+        let mut requested = parts(
             "GET",
             "http://h/shop/x?y",
             &[
@@ -454,15 +454,15 @@ mod tests {
                 ("connection", "cookies"),
             ],
         );
-        clean_request(&mut asked, None, &by, "/shop", &[]);
-        let told = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok());
-        assert_eq!(asked.uri.to_string(), "/shop/x?y");
-        assert_eq!(told("x-forwarded-for"), Some("192.0.2.7"));
-        assert_eq!(told("x-forwarded-proto"), Some("https"));
-        assert_eq!(told("x-forwarded-host"), Some("h"));
-        assert_eq!(told("x-forwarded-prefix"), Some("/shop"));
-        assert_eq!((told("host"), told("cookie")), (Some("h"), Some("a=b")));
-        assert_eq!((told("x-real-ip"), told("connection")), (None, None));
+        clean_request(&mut requested, None, &by, "/shop", &[]);
+        let reported = |name: &str| requested.headers.get(name).and_then(|value| value.to_str().ok());
+        assert_eq!(requested.uri.to_string(), "/shop/x?y");
+        assert_eq!(reported("x-forwarded-for"), Some("192.0.2.7"));
+        assert_eq!(reported("x-forwarded-proto"), Some("https"));
+        assert_eq!(reported("x-forwarded-host"), Some("h"));
+        assert_eq!(reported("x-forwarded-prefix"), Some("/shop"));
+        assert_eq!((reported("host"), reported("cookie")), (Some("h"), Some("a=b")));
+        assert_eq!((reported("x-real-ip"), reported("connection")), (None, None));
         // Without an accept's path there is no prefix, and an upgrade that is wanted stands.
         let mut socket = parts(
             "GET",
@@ -493,22 +493,22 @@ mod tests {
             ("/", &[("host", "d")], hosts(&["b"]), [Some("d"), Some("d")], "d"),
         ];
         for (target, fields, hosts, [host, forwarded], backends) in table {
-            let mut asked = parts("GET", target, fields);
-            let told = |asked: &Parts, name: &HeaderName| asked.headers.get(name).cloned();
-            clean_request(&mut asked, None, &by, "/", hosts);
+            let mut requested = parts("GET", target, fields);
+            let reported = |requested: &Parts, name: &HeaderName| requested.headers.get(name).cloned();
+            clean_request(&mut requested, None, &by, "/", hosts);
             let value = |text: &Option<&'static str>| text.map(HeaderValue::from_static);
-            assert_eq!(told(&asked, &header::HOST), value(host), "{target} {fields:?}");
-            assert_eq!(told(&asked, &FORWARDED_HOST), value(forwarded), "{target} {fields:?}");
-            let asked = addressed(asked, "/");
-            assert_eq!(told(&asked, &header::HOST), Some(HeaderValue::from_static(backends)));
+            assert_eq!(reported(&requested, &header::HOST), value(host), "{target} {fields:?}");
+            assert_eq!(reported(&requested, &FORWARDED_HOST), value(forwarded), "{target} {fields:?}");
+            let requested = addressed(requested, "/");
+            assert_eq!(reported(&requested, &header::HOST), Some(HeaderValue::from_static(backends)));
         }
     }
 
     /// What a backend is asked, after another that could not be reached.
-    fn addressed(mut asked: Parts, path: &str) -> Parts {
-        clean_peer_request(&mut asked, None);
-        let target = AskedTarget::of(&asked);
-        let mut request = hyper::Request::from_parts(asked, ());
+    fn addressed(mut requested: Parts, path: &str) -> Parts {
+        clean_peer_request(&mut requested, None);
+        let target = AskedTarget::of(&requested);
+        let mut request = hyper::Request::from_parts(requested, ());
         target.write_to(&mut request, "/other", "other:1");
         target.write_to(&mut request, path, "app:9000");
         request.into_parts().0
@@ -526,12 +526,12 @@ mod tests {
             ("/shop/a", Some("/shop"), "/", "/shop/a"),
         ];
         for (target, prefix, path, expected) in table {
-            let mut asked = parts("GET", target, &[]);
+            let mut requested = parts("GET", target, &[]);
             if let Some(prefix) = prefix {
-                asked.headers.insert(FORWARDED_PREFIX, prefix.parse().expect("a value"));
+                requested.headers.insert(FORWARDED_PREFIX, prefix.parse().expect("a value"));
             }
-            let asked = addressed(asked, path);
-            assert_eq!(asked.uri.to_string(), expected, "{target} {prefix:?} {path}");
+            let requested = addressed(requested, path);
+            assert_eq!(requested.uri.to_string(), expected, "{target} {prefix:?} {path}");
         }
     }
 }

@@ -349,10 +349,10 @@ mod tests {
             let text = format!("{before}{line}GET /smuggled HTTP/1.1\r\n\r\n");
             assert_eq!(spoilt(&text), Some(before.len() + line.len() - 1), "{text:?}");
         }
-        for behind in ["ab", "a\n", "a\rb"] {
+        for remainder in ["ab", "a\n", "a\rb"] {
             let head = "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n";
-            let at = head.len() + behind.len() - 1;
-            assert_eq!(spoilt(&format!("{head}{behind}\r\n0\r\n\r\n")), Some(at), "{behind:?}");
+            let at = head.len() + remainder.len() - 1;
+            assert_eq!(spoilt(&format!("{head}{remainder}\r\n0\r\n\r\n")), Some(at), "{remainder:?}");
         }
     }
 }

@@ -168,7 +168,7 @@ impl NameMapping {
                 let words = directive.split_inclusive(|sign| b" \t;,".contains(sign)).map(|word| {
                     let end =
                         word.len() - usize::from(word.last().is_some_and(|sign| b" \t;,".contains(sign)));
-                    let (source, behind) = word.split_at(end);
+                    let (source, remainder) = word.split_at(end);
                     let mended = match names_sources {
                         Some(true) => self.map_source(source, public),
                         Some(false) => None,
@@ -178,7 +178,7 @@ impl NameMapping {
                             None
                         }
                     };
-                    [mended.as_deref().unwrap_or(source), behind].concat()
+                    [mended.as_deref().unwrap_or(source), remainder].concat()
                 });
                 words.collect::<Vec<_>>().concat()
             })
@@ -240,7 +240,7 @@ mod tests {
         headers.insert(&name, HeaderValue::from_bytes(&bytes).expect("a value"));
         let public = PublicAddress { prefix: prefix.into(), host: b"shop.example".into() };
         let mut is_told = false;
-        names.clean_response(&mut headers, &public, |told| is_told |= *told == name);
+        names.clean_response(&mut headers, &public, |reported| is_told |= *reported == name);
         let value = headers.get(name).map(|value| value.as_bytes().iter().copied().map(char::from).collect());
         (value, is_told)
     }

@@ -29,7 +29,7 @@ pub struct UpstreamConnection {
     sender: SendRequest<MessageBody>,
     /// Ends the connection at once.
     cut: CancellationToken,
-    heard: Arc<ResponseCapture>,
+    capture: Arc<ResponseCapture>,
     answer: Option<Duration>,
 }
 
@@ -65,8 +65,8 @@ impl UpstreamConnection {
             .max_buf_size(READ_BYTES_MAX)
             .max_header_size(from.head_bytes_max())
             .max_headers(from.fields_max(ANSWER_FIELDS_MAX));
-        let heard = Arc::<ResponseCapture>::default();
-        let connection = HalfOpenStream::new(connection, heard.clone());
+        let capture = Arc::<ResponseCapture>::default();
+        let connection = HalfOpenStream::new(connection, capture.clone());
         let (sender, connection) = builder.handshake(TokioIo::new(connection)).await?;
         let cut = CancellationToken::new();
         let until = cut.clone();
@@ -82,7 +82,7 @@ impl UpstreamConnection {
                 }
             }
         };
-        Ok((Self { sender, cut, heard, answer }, Box::pin(going)))
+        Ok((Self { sender, cut, capture, answer }, Box::pin(going)))
     }
 
     /// The connection itself, once a request has made it something else, and what of it was read already.
@@ -98,7 +98,7 @@ impl UpstreamConnection {
     }
 
     pub fn is_open(&self) -> bool {
-        !self.sender.is_closed() && !self.heard.has_peer_stopped_reading()
+        !self.sender.is_closed() && !self.capture.has_peer_stopped_reading()
     }
 
     /// Whether the last exchange is over, on both sides.
@@ -109,7 +109,7 @@ impl UpstreamConnection {
     /// The same of a connection that has waited since, with its driver: nothing may have come on it. What did
     /// come, nobody has asked for; it would be taken for the answer to the next request.
     pub fn poll_unused(&self, driver: &mut ConnectionDriver, cx: &mut Context<'_>) -> bool {
-        let polled = self.heard.during_silence(|| driver.as_mut().poll(cx));
+        let polled = self.capture.during_silence(|| driver.as_mut().poll(cx));
         polled.is_pending() && self.is_idle()
     }
 
@@ -120,9 +120,9 @@ impl UpstreamConnection {
         request: Request<MessageBody>,
     ) -> Result<Response<Incoming>, ResponseFailure> {
         let cutting = self.cut.clone().drop_guard();
-        self.heard.start();
+        self.capture.start();
         let response = self.try_send(request).await;
-        self.heard.take();
+        self.capture.take();
         let response = response?;
         cutting.disarm();
         Ok(response)
@@ -132,43 +132,43 @@ impl UpstreamConnection {
         &mut self,
         request: Request<MessageBody>,
     ) -> Result<Response<Incoming>, ResponseFailure> {
-        let fares = request.body().progress();
-        let (sender, heard) = (&mut self.sender, &self.heard);
-        let asked = async {
+        let progress = request.body().progress();
+        let (sender, capture) = (&mut self.sender, &self.capture);
+        let sending = async {
             match sender.ready().await {
                 Ok(()) => {
                     sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
                         Some(unsent) => ResponseFailure::Unsent(Box::new(unsent)),
-                        None => response_failure(&error.into_error(), heard),
+                        None => response_failure(&error.into_error(), capture),
                     })
                 }
                 Err(_) => Err(ResponseFailure::Unsent(Box::new(request))),
             }
         };
-        tokio::pin!(asked);
+        tokio::pin!(sending);
         let began = Instant::now();
         loop {
-            let due = match &fares {
+            let due = match &progress {
                 None => Some(began),
-                Some(fares) => fares.state().given,
+                Some(progress) => progress.state().given,
             };
             // While more of the request is waited for, nobody owes an answer; the time begins with the next
             // piece, which may have come when this is over.
             let due = self.answer.map(|answer| due.unwrap_or_else(Instant::now) + answer);
-            let asked = match due {
-                Some(due) => timeout_at(due, &mut asked).await,
-                None => Ok(asked.as_mut().await),
+            let sending = match due {
+                Some(due) => timeout_at(due, &mut sending).await,
+                None => Ok(sending.as_mut().await),
             };
-            let faring = fares.as_ref().map(|fares| fares.state());
-            match asked {
+            let body_state = progress.as_ref().map(|progress| progress.state());
+            match sending {
                 Ok(Err(
                     ResponseFailure::BodyCut | ResponseFailure::Unanswered | ResponseFailure::Invalid(_),
-                )) if faring.is_some_and(|faring| faring.has_stopped) => {
+                )) if body_state.is_some_and(|body_state| body_state.has_stopped) => {
                     return Err(ResponseFailure::BodyStalled);
                 }
-                Ok(asked) => return asked,
+                Ok(sending) => return sending,
                 Err(_) => {
-                    let given = faring.map_or(Some(began), |faring| faring.given);
+                    let given = body_state.map_or(Some(began), |body_state| body_state.given);
                     let answer = self.answer.unwrap_or_default();
                     if given.is_some_and(|given| given.elapsed() >= answer) {
                         return Err(ResponseFailure::TimedOut);
@@ -180,11 +180,11 @@ impl UpstreamConnection {
 }
 
 /// Why an answer could not be read.
-fn response_failure(error: &hyper::Error, heard: &ResponseCapture) -> ResponseFailure {
+fn response_failure(error: &hyper::Error, capture: &ResponseCapture) -> ResponseFailure {
     if error.is_user() {
         return ResponseFailure::BodyCut;
     }
-    let head = heard.take();
+    let head = capture.take();
     if head.is_empty() && !error.is_parse() {
         return ResponseFailure::Unanswered;
     }
@@ -208,7 +208,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// Asks over a line while `other` plays its other end.
-    async fn asked(
+    async fn send_request(
         request: Request<MessageBody>,
         other: impl AsyncFnOnce(PipeEnd),
     ) -> Result<u16, ResponseFailure> {
@@ -241,17 +241,17 @@ mod tests {
             let error = other.read_to_end(&mut Vec::new()).await.expect_err("a cut, and no end");
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         };
-        assert!(matches!(asked(get(), silent).await, Err(ResponseFailure::TimedOut)));
+        assert!(matches!(send_request(get(), silent).await, Err(ResponseFailure::TimedOut)));
         assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
         let in_time = async |mut other: PipeEnd| {
             sleep(PATIENCE - Duration::from_secs(1)).await;
             other.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("it is taken");
             let _ = other.read_to_end(&mut Vec::new()).await;
         };
-        assert!(matches!(asked(get(), in_time).await, Ok(204)));
-        let gone = async |other: PipeEnd| drop(other);
+        assert!(matches!(send_request(get(), in_time).await, Ok(204)));
+        let removed = async |other: PipeEnd| drop(other);
         assert!(matches!(
-            asked(get(), gone).await,
+            send_request(get(), removed).await,
             Err(ResponseFailure::Unanswered | ResponseFailure::Unsent(_))
         ));
     }
@@ -267,7 +267,7 @@ mod tests {
             let silent = async |mut other: PipeEnd| {
                 let _ = other.read_to_end(&mut Vec::new()).await;
             };
-            *lost.lock().expect("no panic") = asked(request, silent).await.err();
+            *lost.lock().expect("no panic") = send_request(request, silent).await.err();
             Ok::<_, std::convert::Infallible>(Response::new(MessageBody::empty()))
         });
         let serving =

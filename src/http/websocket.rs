@@ -68,20 +68,20 @@ fn is_key(key: &[u8]) -> bool {
 /// these are.
 fn choose_protocol(
     headers: &HeaderMap,
-    spoken: Option<&[String]>,
+    subprotocols: Option<&[String]>,
 ) -> Result<Option<HeaderValue>, ErrorResponse> {
     let mut offered = fields::list_members(headers, header::SEC_WEBSOCKET_PROTOCOL).peekable();
-    if spoken.is_none() && offered.peek().is_none() {
+    if subprotocols.is_none() && offered.peek().is_none() {
         return Ok(None);
     }
     let is_gateways = |name: &[u8]| {
         name.get(..OF_A_GATEWAY.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(OF_A_GATEWAY))
     };
-    let is_spoken = |name: &[u8]| match spoken {
-        Some(spoken) => spoken.iter().any(|spoken| spoken.as_bytes() == name),
+    let is_known = |name: &[u8]| match subprotocols {
+        Some(subprotocols) => subprotocols.iter().any(|known| known.as_bytes() == name),
         None => !is_gateways(name),
     };
-    let agreed = offered.find(|name| fields::is_token(name) && is_spoken(name));
+    let agreed = offered.find(|name| fields::is_token(name) && is_known(name));
     match agreed.map(HeaderValue::from_bytes) {
         Some(Ok(agreed)) => Ok(Some(agreed)),
         Some(Err(_)) | None => Err(bad_request("it offers no subprotocol that is spoken here")),

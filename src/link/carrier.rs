@@ -1,5 +1,5 @@
 //! What carries a link that is dialled to where its handshake begins: TCP itself, or a WebSocket, perhaps with TLS
-//! around it that somebody on the way may end. How the other end becomes a WebSocket is [`super::door`]'s story.
+//! around it that somebody on the way may end. How the other end becomes a WebSocket is [`super::endpoint`]'s story.
 
 use std::sync::Arc;
 

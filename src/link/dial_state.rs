@@ -132,8 +132,8 @@ impl DialState {
 
     /// Whether one of them may begin now, so that a gateway that takes links and lets each go is not
     /// dialled without end.
-    pub fn may_dial(&mut self, wanted: KeeperTarget, lasts: LinkReuse, now: Instant) -> bool {
-        match (self.backoff.failures(), lasts) {
+    pub fn may_dial(&mut self, wanted: KeeperTarget, reuse: LinkReuse, now: Instant) -> bool {
+        match (self.backoff.failures(), reuse) {
             (0, LinkReuse::OneSession) => return true,
             (0, LinkReuse::Long) => {
                 self.dials.earn(now, OWN_A_SECOND, OWN_AT_ONCE + 2.0 * wanted.prepared as f64)
@@ -237,53 +237,56 @@ mod tests {
         LinkFault::new(LinkCause::Other, words)
     }
 
-    fn course() -> DialState {
+    fn dial_state() -> DialState {
         DialState::new(Arc::default(), CancellationToken::new())
     }
 
     #[test]
     fn a_pause_ends_when_a_link_has_lived_and_not_when_it_stands() {
-        let (mut course, now) = (course(), Instant::now());
-        assert!(course.note_failure(fault("refused"), DialFailure::Way, RETRY, now));
-        let paused_until = course.paused_until;
-        let _seat = LinkGuard::ready(&course.counts, None);
-        course.note_established(now);
-        assert_eq!(course.check_proven(now), None);
-        assert_eq!((course.paused_until, &course.last_fault), (paused_until, &Some(fault("refused"))));
-        assert!(!course.note_failure(fault("lost"), DialFailure::Link, RETRY, now), "it goes on");
-        assert_eq!(course.check_proven(now + LIVED), Some(1));
-        assert_eq!((course.paused_until, course.last_fault), (None, None));
+        let (mut dial_state, now) = (dial_state(), Instant::now());
+        assert!(dial_state.note_failure(fault("refused"), DialFailure::Way, RETRY, now));
+        let paused_until = dial_state.paused_until;
+        let _guard = LinkGuard::ready(&dial_state.counts, None);
+        dial_state.note_established(now);
+        assert_eq!(dial_state.check_proven(now), None);
+        assert_eq!(
+            (dial_state.paused_until, &dial_state.last_fault),
+            (paused_until, &Some(fault("refused")))
+        );
+        assert!(!dial_state.note_failure(fault("lost"), DialFailure::Link, RETRY, now), "it goes on");
+        assert_eq!(dial_state.check_proven(now + LIVED), Some(1));
+        assert_eq!((dial_state.paused_until, dial_state.last_fault), (None, None));
     }
 
     #[test]
     fn a_session_that_was_answered_proves_the_way_until_the_protocol_is_broken() {
-        let (mut course, now) = (course(), Instant::now());
-        course.note_failure(fault("refused"), DialFailure::Way, RETRY, now);
-        course.counts.note_carried();
-        assert_eq!((course.check_proven(now), course.check_proven(now)), (Some(1), None));
-        course.note_failure(fault("a violation"), DialFailure::Protocol, RETRY, now);
-        course.counts.note_carried();
-        assert_eq!(course.check_proven(now), None);
-        let _seat = LinkGuard::ready(&course.counts, None);
-        course.note_established(now);
-        assert_eq!(course.check_proven(now + LIVED), Some(1));
+        let (mut dial_state, now) = (dial_state(), Instant::now());
+        dial_state.note_failure(fault("refused"), DialFailure::Way, RETRY, now);
+        dial_state.counts.note_carried();
+        assert_eq!((dial_state.check_proven(now), dial_state.check_proven(now)), (Some(1), None));
+        dial_state.note_failure(fault("a violation"), DialFailure::Protocol, RETRY, now);
+        dial_state.counts.note_carried();
+        assert_eq!(dial_state.check_proven(now), None);
+        let _guard = LinkGuard::ready(&dial_state.counts, None);
+        dial_state.note_established(now);
+        assert_eq!(dial_state.check_proven(now + LIVED), Some(1));
     }
 
     #[test]
     fn dials_are_bounded_by_the_time_that_passes() {
-        let (mut course, began) = (course(), Instant::now());
+        let (mut dial_state, began) = (dial_state(), Instant::now());
         let wanted = KeeperTarget { prepared: 8, retry: RETRY };
-        let dials = |course: &mut DialState, lasts, seconds: u64| {
+        let dials = |dial_state: &mut DialState, reuse, seconds: u64| {
             let now = began + Duration::from_secs(seconds);
-            (0..10_000).take_while(|_| course.may_dial(wanted, lasts, now)).count()
+            (0..10_000).take_while(|_| dial_state.may_dial(wanted, reuse, now)).count()
         };
-        assert_eq!(dials(&mut course, LinkReuse::OneSession, 0), 10_000, "each session needs one");
-        assert!((64..=80).contains(&dials(&mut course, LinkReuse::Long, 0)));
-        assert_eq!(dials(&mut course, LinkReuse::Long, 1), 64);
-        course.note_failure(fault("refused"), DialFailure::Way, RETRY, began);
-        for lasts in [LinkReuse::Long, LinkReuse::OneSession] {
-            assert_eq!(dials(&mut course, lasts, 100), if lasts == LinkReuse::Long { 8 } else { 0 });
+        assert_eq!(dials(&mut dial_state, LinkReuse::OneSession, 0), 10_000, "each session needs one");
+        assert!((64..=80).contains(&dials(&mut dial_state, LinkReuse::Long, 0)));
+        assert_eq!(dials(&mut dial_state, LinkReuse::Long, 1), 64);
+        dial_state.note_failure(fault("refused"), DialFailure::Way, RETRY, began);
+        for reuse in [LinkReuse::Long, LinkReuse::OneSession] {
+            assert_eq!(dials(&mut dial_state, reuse, 100), if reuse == LinkReuse::Long { 8 } else { 0 });
         }
-        assert_eq!(dials(&mut course, LinkReuse::OneSession, 102), 4);
+        assert_eq!(dials(&mut dial_state, LinkReuse::OneSession, 102), 4);
     }
 }

@@ -93,7 +93,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
     fn new_entry(self: &Arc<Self>, address: &LinkAddress) -> GatewayEntry {
         let (stop, dns, name) = (CancellationToken::new(), &self.shared.dns, Arc::from(&*address.at.host));
         let (gateways, written) = (Arc::downgrade(self), address.clone());
-        let behind = match address.gateways {
+        let gateways_behind = match address.gateways {
             GatewaysOfName::Any | GatewaysOfName::One(_) | GatewaysOfName::Target(_) => {
                 return GatewayEntry::new(address, GatewaysBehind::All(vec![written]), None);
             }
@@ -113,7 +113,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
                 GatewaysBehind::Ranked { targets: Vec::new(), rule: StandbyRule::default() }
             }
         };
-        GatewayEntry::new(address, behind, Some(stop.drop_guard()))
+        GatewayEntry::new(address, gateways_behind, Some(stop.drop_guard()))
     }
 
     /// Starts what is missing and retires what is not wanted any more.
@@ -224,14 +224,14 @@ impl<D: GatewayDialler> DialledGateways<D> {
     fn note_news<A: FollowedAnswer>(
         &self,
         written: &LinkAddress,
-        news: &NameNews<A>,
+        event: &NameNews<A>,
         take_in: impl FnOnce(&mut GatewayEntry),
     ) {
         let mut table = self.lock();
         // It may have been taken out of the profile meanwhile.
         let Some(entry) = table.entries.iter_mut().find(|entry| entry.written == *written) else { return };
-        report_news(&self.shared.notices, &written.at.host, news);
-        match (&news.answer, news.unanswered()) {
+        report_news(&self.shared.notices, &written.at.host, event);
+        match (&event.answer, event.unanswered()) {
             (Some(_), _) => entry.unanswered = None,
             (None, Some(why)) => entry.unanswered = Some(why.to_owned()),
             (None, None) => {}
@@ -257,10 +257,10 @@ async fn follow_addresses<D: GatewayDialler>(
     mut watch: NameWatch<HostAddresses>,
     stop: CancellationToken,
 ) {
-    while let Some(news) = stop.run_until_cancelled(watch.next_news()).await {
+    while let Some(event) = stop.run_until_cancelled(watch.next_news()).await {
         let Some(gateways) = gateways.upgrade() else { return };
         let addresses = watch.targets().map(|ip| written.at_address(*ip)).collect();
-        gateways.note_news(&written, &news, |entry| entry.behind = GatewaysBehind::All(addresses));
+        gateways.note_news(&written, &event, |entry| entry.gateways_behind = GatewaysBehind::All(addresses));
     }
 }
 
@@ -270,15 +270,15 @@ async fn follow_services<D: GatewayDialler>(
     written: LinkAddress,
     mut watch: NameWatch<ServiceRecords>,
 ) {
-    let mut looks = interval(LOOK);
+    let mut checks = interval(LOOK);
     loop {
-        let news = {
+        let event = {
             // Kept over the looks: one that were begun anew each time might never end.
             let mut next = pin!(watch.next_news());
             loop {
                 tokio::select! {
-                    news = &mut next => break news,
-                    _ = looks.tick() => {
+                    event = &mut next => break event,
+                    _ = checks.tick() => {
                         let Some(gateways) = gateways.upgrade() else { return };
                         gateways.look_at_standbys();
                     }
@@ -286,7 +286,7 @@ async fn follow_services<D: GatewayDialler>(
             }
         };
         let Some(gateways) = gateways.upgrade() else { return };
-        let ranks = news.answer.as_ref().map(ServiceRecords::ranks).unwrap_or_default();
-        gateways.note_news(&written, &news, |entry| entry.rank_targets(watch.targets(), &ranks));
+        let ranks = event.answer.as_ref().map(ServiceRecords::ranks).unwrap_or_default();
+        gateways.note_news(&written, &event, |entry| entry.rank_targets(watch.targets(), &ranks));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 
 pub(super) struct GatewayEntry {
     pub written: LinkAddress,
-    pub behind: GatewaysBehind,
+    pub gateways_behind: GatewaysBehind,
     /// Why its name is not known.
     pub unanswered: Option<String>,
     /// Ends the look-ups of its name.
@@ -40,8 +40,8 @@ pub(super) struct DialledState {
 }
 
 impl GatewayEntry {
-    pub fn new(written: &LinkAddress, behind: GatewaysBehind, follows: Option<DropGuard>) -> Self {
-        Self { written: written.clone(), behind, unanswered: None, follows }
+    pub fn new(written: &LinkAddress, gateways_behind: GatewaysBehind, follows: Option<DropGuard>) -> Self {
+        Self { written: written.clone(), gateways_behind, unanswered: None, follows }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -50,7 +50,7 @@ impl GatewayEntry {
 
     /// All of them, those that stand by too.
     pub fn gateways(&self) -> impl Iterator<Item = &LinkAddress> {
-        let (all, ranked): (&[_], &[_]) = match &self.behind {
+        let (all, ranked): (&[_], &[_]) = match &self.gateways_behind {
             GatewaysBehind::All(all) => (all, &[]),
             GatewaysBehind::Ranked { targets, .. } => (&[], targets),
         };
@@ -64,7 +64,7 @@ impl GatewayEntry {
         state_of: impl Fn(&LinkAddress) -> DialledState,
         now: Instant,
     ) -> Vec<(LinkAddress, usize)> {
-        let (targets, rule) = match &mut self.behind {
+        let (targets, rule) = match &mut self.gateways_behind {
             GatewaysBehind::All(all) => return all.iter().map(|of| (of.clone(), prepared)).collect(),
             GatewaysBehind::Ranked { targets, rule } => (targets, rule),
         };
@@ -92,7 +92,7 @@ impl GatewayEntry {
         known: impl Iterator<Item = &'a HostPort>,
         ranks: &BTreeMap<HostPort, TargetRank>,
     ) {
-        let GatewaysBehind::Ranked { targets, .. } = &mut self.behind else { return };
+        let GatewaysBehind::Ranked { targets, .. } = &mut self.gateways_behind else { return };
         let before = std::mem::take(targets);
         let rank_before = |target: &HostPort| Some(before.iter().find(|of| of.address.at == *target)?.rank);
         let ranked = known.filter_map(|target| {

@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     HANDSHAKE, LINGERING_CLOSE, Peer,
+    agreement::{AgreedLink, Agreement},
     carrier::{CarrierError, dial_carrier},
     generation::TermsGeneration,
     link_services::{JudgeOffer, LinkServices},
     multiplex::handle::LinkLoss,
-    standing::{Agreement, StandingLink},
     target_addresses::{self, TargetAddresses},
 };
 use crate::{
@@ -75,7 +75,7 @@ impl HandshakeOutcome {
     pub fn peer(&self) -> &Peer {
         match self {
             Self::Linked(linked) => linked.link.peer(),
-            Self::SocksRequested(asked) => &asked.peer,
+            Self::SocksRequested(requested) => &requested.peer,
             Self::Seen(peer) => peer,
         }
     }
@@ -94,7 +94,7 @@ impl HandshakeError {
     /// A `hello` that failed: where the other half has refused our certificate, it says so only now.
     fn of_hello(error: io::Error) -> Self {
         match TlsError::alert(&error, TlsParty::Gateway) {
-            Some(told) => Self::Tls(told),
+            Some(reported) => Self::Tls(reported),
             None => Self::Hello(error),
         }
     }
@@ -186,7 +186,7 @@ impl HandshakeTerms {
 /// A link of our own protocol that stands, and what the two ends have told each other.
 #[derive(Debug)]
 pub struct EstablishedLink {
-    pub link: Box<StandingLink>,
+    pub link: Box<AgreedLink>,
     pub offer: ServerHello,
     pub grant: OpenerHello,
     /// What the opener has found; nothing where this end serves.
@@ -228,7 +228,7 @@ pub async fn accept(
     let holds = terms.generation.token();
     let identity = identity.load_full();
     let by = Instant::now() + HANDSHAKE;
-    let greeting = async {
+    let handshake = async {
         below.tcp().map_or(Ok(()), tcp::prepare_link).map_err(HandshakeError::Socket)?;
         let address: Arc<str> = from.ip().to_canonical().to_string().into();
         let (mut stream, name, offered) = match identity.as_ref() {
@@ -257,7 +257,7 @@ pub async fn accept(
         let versions = offered.into_iter().filter(|name| multiplex::is_version(name)).collect();
         Ok(AcceptedLink { outcome, versions })
     };
-    timeout_at(by, greeting).await.unwrap_or(Err(HandshakeError::Late))
+    timeout_at(by, handshake).await.unwrap_or(Err(HandshakeError::Late))
 }
 
 async fn read_request(stream: &mut NetStream, serves: SocksCommand) -> Result<ServiceName, HandshakeError> {
@@ -274,17 +274,17 @@ pub fn speaks_own_protocol(stream: &NetStream) -> bool {
 /// terms before the certificate was.
 pub async fn exchange_hello(
     reached: DialledStream,
-    says: &HelloRole,
+    hello_role: &HelloRole,
     holds: CancellationToken,
 ) -> Result<EstablishedLink, HandshakeError> {
     let DialledStream { stream, peer, by } = reached;
-    let greeting = async {
-        match says {
+    let handshake = async {
+        match hello_role {
             HelloRole::Opens(grant) => grant_services(stream, peer, grant, holds).await,
             HelloRole::Serves(offer) => offer_services(stream, peer, offer, holds).await,
         }
     };
-    match timeout_at(by, greeting).await {
+    match timeout_at(by, handshake).await {
         Ok(linked) => linked.map_err(HandshakeError::of_hello),
         Err(_) => Err(HandshakeError::Late),
     }
@@ -301,7 +301,7 @@ async fn grant_services(
     };
     peer.instance = Some(offer.about.instance);
     let GrantDecision { hello, mismatches, retire } = grant(&peer, &offer);
-    say_hello(&mut stream, &LinkFrame::OpenerHello(hello.clone())).await?;
+    send_hello(&mut stream, &LinkFrame::OpenerHello(hello.clone())).await?;
     let judge = judge_offer(grant.clone(), peer.clone(), offer.clone());
     let agreed = Agreement {
         end: LinkEnd::Opener,
@@ -310,7 +310,7 @@ async fn grant_services(
         retire,
         retired: holds,
     };
-    Ok(EstablishedLink { link: StandingLink::new(stream, peer, agreed), offer, grant: hello, mismatches })
+    Ok(EstablishedLink { link: AgreedLink::new(stream, peer, agreed), offer, grant: hello, mismatches })
 }
 
 /// Judges what a server offers later, by what this half grants then.
@@ -329,7 +329,7 @@ async fn offer_services(
     holds: CancellationToken,
 ) -> io::Result<EstablishedLink> {
     let OfferDecision { hello: offer, retire } = offer(&peer);
-    say_hello(&mut stream, &LinkFrame::ServerHello(offer.clone())).await?;
+    send_hello(&mut stream, &LinkFrame::ServerHello(offer.clone())).await?;
     let LinkFrame::OpenerHello(mut grant) = read_hello(&mut stream, LinkEnd::Opener).await? else {
         return Err(unexpected_frame());
     };
@@ -343,11 +343,11 @@ async fn offer_services(
         retire,
         retired: holds,
     };
-    let link = StandingLink::new(stream, peer, agreed);
+    let link = AgreedLink::new(stream, peer, agreed);
     Ok(EstablishedLink { link, offer, grant, mismatches: Vec::new() })
 }
 
-async fn say_hello(stream: &mut NetStream, frame: &LinkFrame) -> io::Result<()> {
+async fn send_hello(stream: &mut NetStream, frame: &LinkFrame) -> io::Result<()> {
     let mut out = Vec::new();
     frame.push(&mut out, 0);
     stream.write_all(&out).await?;
@@ -361,8 +361,8 @@ async fn read_hello(stream: &mut NetStream, from: LinkEnd) -> io::Result<LinkFra
     stream.read_exact(&mut bytes).await?;
     loop {
         let mut input = bytes.as_slice();
-        let heard = reader.decode(&mut input).map_err(|how| io::Error::other(LinkLoss::Broken(how)))?;
-        match heard {
+        let received = reader.decode(&mut input).map_err(|how| io::Error::other(LinkLoss::Broken(how)))?;
+        match received {
             Some(HeardPiece::Frame { frame, .. }) => return Ok(frame),
             Some(HeardPiece::Data { .. }) => return Err(unexpected_frame()),
             None => {
@@ -404,7 +404,7 @@ pub async fn dial(
 ) -> Result<DialledStream, HandshakeError> {
     let stream = target_addresses::connect(address, target).await?;
     let by = Instant::now() + HANDSHAKE;
-    let greeting = async {
+    let handshake = async {
         tcp::prepare_link(&stream).map_err(HandshakeError::Socket)?;
         let below = dial_carrier(stream, address, outer).await.map_err(HandshakeError::Carrier)?;
         let (stream, name) = match identity {
@@ -421,7 +421,7 @@ pub async fn dial(
             by,
         })
     };
-    let dialled = timeout_at(by, greeting).await.unwrap_or(Err(HandshakeError::Late));
+    let dialled = timeout_at(by, handshake).await.unwrap_or(Err(HandshakeError::Late));
     match &address.via {
         None => dialled,
         // It may be the proxy that says it.
@@ -445,13 +445,13 @@ pub async fn read_announcement(stream: &mut NetStream) -> Result<Address, Handsh
 /// The dialling side of a SOCKS5 link that is to be parked: method, BIND and its first reply.
 pub async fn park(reached: &mut DialledStream, service: &ServiceName) -> Result<(), HandshakeError> {
     let DialledStream { stream, by, .. } = reached;
-    let greeting = async {
+    let handshake = async {
         socks5::offer_method(stream).await?;
         socks5::send_request(stream, SocksCommand::Bind, service).await?;
         socks5::read_reply(stream).await?;
         Ok(())
     };
-    timeout_at(*by, greeting).await.unwrap_or(Err(HandshakeError::Late))
+    timeout_at(*by, handshake).await.unwrap_or(Err(HandshakeError::Late))
 }
 
 /// Answers a request with a refusal, and lets the other side hear it.

@@ -43,9 +43,9 @@ impl IdleLink {
 
     /// Takes the link, if it is still there.
     pub fn claim(&self) -> Option<NetStream> {
-        let leg = self.lock().take();
+        let link = self.lock().take();
         self.0.watch.wake();
-        leg
+        link
     }
 
     /// Waits until the link is taken or lost; a lost one has been dropped when this returns.
@@ -66,8 +66,8 @@ impl IdleLink {
 
     fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<RemovedReason> {
         let mut held = self.lock();
-        let Some(leg) = held.as_mut() else { return Poll::Ready(RemovedReason::Taken) };
-        let ended = poll_loss(leg, cx);
+        let Some(link) = held.as_mut() else { return Poll::Ready(RemovedReason::Taken) };
+        let ended = poll_loss(link, cx);
         if ended.is_ready() {
             *held = None;
         }

@@ -147,7 +147,7 @@ impl LinkKeeper {
         shared: KeeperContext,
         uses: impl FnOnce(Weak<Self>) -> Arc<dyn LinkUse>,
     ) -> Arc<Self> {
-        let books = KeeperState {
+        let state = KeeperState {
             wanted,
             links_max: usize::MAX,
             // A plain link speaks SOCKS5 only.
@@ -165,7 +165,7 @@ impl LinkKeeper {
             gateway,
             shared,
             uses: uses(weak.clone()),
-            state: Mutex::new(books),
+            state: Mutex::new(state),
             changed: Arc::default(),
             retired,
             stop_dialling: CancellationToken::new(),
@@ -218,18 +218,18 @@ impl LinkKeeper {
     /// Whether new sessions of a service can come this way: enough links are ready, or sessions
     /// come already, and under load a pool may never be seen full.
     pub fn can_serve(&self, service: Option<&ServiceName>) -> bool {
-        let mut books = self.lock();
-        let prepared = books.wanted.prepared;
+        let mut state = self.lock();
+        let prepared = state.wanted.prepared;
         let parks = self.uses.parked_services();
-        match (books.protocol, service) {
+        match (state.protocol, service) {
             (None, _) => false,
-            (Some(LinkProtocol::Own), _) => self.dial_state(&mut books, None).has_enough(prepared),
+            (Some(LinkProtocol::Own), _) => self.dial_state(&mut state, None).has_enough(prepared),
             (Some(LinkProtocol::Socks), _) if parks.is_empty() => {
-                self.dial_state(&mut books, None).is_healthy()
+                self.dial_state(&mut state, None).is_healthy()
             }
-            (Some(LinkProtocol::Socks), Some(_)) => self.dial_state(&mut books, service).has_enough(prepared),
+            (Some(LinkProtocol::Socks), Some(_)) => self.dial_state(&mut state, service).has_enough(prepared),
             (Some(LinkProtocol::Socks), None) => {
-                parks.iter().all(|service| self.dial_state(&mut books, Some(service)).has_enough(prepared))
+                parks.iter().all(|service| self.dial_state(&mut state, Some(service)).has_enough(prepared))
             }
         }
     }
@@ -252,32 +252,32 @@ impl LinkKeeper {
 
     /// Starts the dials that are missing; how long until there is reason to look again.
     fn reconcile(self: &Arc<Self>) -> Duration {
-        let mut books = self.lock();
-        if self.is_locked(&books) {
+        let mut state = self.lock();
+        if self.is_locked(&state) {
             return LOOK_AGAIN;
         }
-        self.release_surplus(&mut books);
+        self.release_surplus(&mut state);
         let parks = self.uses.parked_services();
-        let lanes: Vec<_> = match books.protocol {
+        let dialled_for: Vec<_> = match state.protocol {
             Some(LinkProtocol::Socks) if !parks.is_empty() => parks.into_iter().map(Some).collect(),
             Some(_) | None => vec![None],
         };
-        let pauses = lanes.into_iter().map(|service| {
-            self.check_links(&mut books, service.as_ref());
-            self.dial_missing(&mut books, service)
+        let pauses = dialled_for.into_iter().map(|service| {
+            self.check_links(&mut state, service.as_ref());
+            self.dial_missing(&mut state, service)
         });
         pauses.min().unwrap_or(LOOK_AGAIN)
     }
 
     /// What its links have shown of the way since the last look.
-    fn check_links(&self, books: &mut KeeperState, service: Option<&ServiceName>) {
-        let (retry, now) = (books.wanted.retry, Instant::now());
-        let lane = self.dial_state(books, service);
-        let proven = lane.check_proven(now);
-        let broken = lane.counts.take_violation().map(LinkFailure::Violation);
+    fn check_links(&self, state: &mut KeeperState, service: Option<&ServiceName>) {
+        let (retry, now) = (state.wanted.retry, Instant::now());
+        let dial_state = self.dial_state(state, service);
+        let proven = dial_state.check_proven(now);
+        let broken = dial_state.counts.take_violation().map(LinkFailure::Violation);
         let is_first = broken
             .as_ref()
-            .is_some_and(|broken| lane.note_failure(broken.fault(), DialFailure::Protocol, retry, now));
+            .is_some_and(|broken| dial_state.note_failure(broken.fault(), DialFailure::Protocol, retry, now));
         if let Some(failures) = proven {
             self.report_proven(service, failures);
         }
@@ -287,43 +287,43 @@ impl LinkKeeper {
     }
 
     /// Lets go of what is too much.
-    fn release_surplus(&self, books: &mut KeeperState) {
-        if books.protocol == Some(LinkProtocol::Own) {
-            let counts = self.dial_state(books, None).counts.clone();
-            let target = self.target(books, None);
+    fn release_surplus(&self, state: &mut KeeperState) {
+        if state.protocol == Some(LinkProtocol::Own) {
+            let counts = self.dial_state(state, None).counts.clone();
+            let target = self.target(state, None);
             // A quarter more is no reason to close links that may be wanted again.
             let spare = counts.count(LinkActivity::Ready);
             counts.set_surplus(spare.saturating_sub(target + target / 4));
         }
     }
 
-    fn dial_missing(self: &Arc<Self>, books: &mut KeeperState, service: Option<ServiceName>) -> Duration {
-        let wanted = match books.protocol {
+    fn dial_missing(self: &Arc<Self>, state: &mut KeeperState, service: Option<ServiceName>) -> Duration {
+        let wanted = match state.protocol {
             // One, to learn what the far side speaks; or to look in.
             None => 1,
             Some(LinkProtocol::Socks) if service.is_none() => 1,
-            Some(_) => self.target(books, service.as_ref()),
+            Some(_) => self.target(state, service.as_ref()),
         };
-        let room = books.links_max.saturating_sub(books.links());
-        let kept = books.wanted;
-        let lasts =
-            if books.protocol == Some(LinkProtocol::Socks) { LinkReuse::OneSession } else { LinkReuse::Long };
-        let lane = self.dial_state(books, service.as_ref());
+        let space = state.links_max.saturating_sub(state.links());
+        let kept = state.wanted;
+        let reuse =
+            if state.protocol == Some(LinkProtocol::Socks) { LinkReuse::OneSession } else { LinkReuse::Long };
+        let dial_state = self.dial_state(state, service.as_ref());
         let now = Instant::now();
-        if let Some(pause) = lane.pause(now) {
+        if let Some(pause) = dial_state.pause(now) {
             return pause.min(LOOK_AGAIN);
         }
-        let missing = lane.missing_dials(wanted);
-        lane.at_maximum = missing > room;
-        for _ in 0..missing.min(room) {
+        let missing = dial_state.missing_dials(wanted);
+        dial_state.at_maximum = missing > space;
+        for _ in 0..missing.min(space) {
             let Some(place) = self.shared.links.take(&self.name) else {
-                lane.at_maximum = true;
+                dial_state.at_maximum = true;
                 break;
             };
-            if !lane.may_dial(KeeperTarget { prepared: wanted, ..kept }, lasts, now) {
+            if !dial_state.may_dial(KeeperTarget { prepared: wanted, ..kept }, reuse, now) {
                 break;
             }
-            lane.dialling += 1;
+            dial_state.dialling += 1;
             self.shared.tasks.spawn("dialled link", self.clone().dial_link(service.clone(), place));
         }
         LOOK_AGAIN
@@ -369,9 +369,9 @@ impl LinkKeeper {
         self.report_refused(&linked);
         linked.link.set_guard(LinkGuard::ready(&self.counts(None), Some(place)));
         {
-            let mut books = self.lock();
-            books.serves = Some(linked.link.serves().clone());
-            books.links_max = match self.shared.half {
+            let mut state = self.lock();
+            state.serves = Some(linked.link.serves().clone());
+            state.links_max = match self.shared.half {
                 Half::Internal => linked.grant.links_max,
                 Half::Dmz => linked.offer.links_max,
             }
@@ -383,9 +383,9 @@ impl LinkKeeper {
     }
 
     fn note_protocol(&self, protocol: LinkProtocol, reached: &DialledStream) {
-        let mut books = self.lock();
-        if books.protocol.replace(protocol) != Some(protocol) {
-            drop(books);
+        let mut state = self.lock();
+        if state.protocol.replace(protocol) != Some(protocol) {
+            drop(state);
             self.report_other_version(reached);
             self.changed.notify_one();
         }
@@ -393,10 +393,10 @@ impl LinkKeeper {
 
     /// A link stands, for a service or for any.
     pub fn note_established(&self, service: Option<&ServiceName>, peer: &Arc<str>) {
-        let mut books = self.lock();
-        books.peer = Some(peer.clone());
-        self.dial_state(&mut books, service).note_established(Instant::now());
-        drop(books);
+        let mut state = self.lock();
+        state.peer = Some(peer.clone());
+        self.dial_state(&mut state, service).note_established(Instant::now());
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -409,16 +409,16 @@ impl LinkKeeper {
     pub fn note_reached(&self, peer: &Arc<str>) {
         self.note_established(None, peer);
         let failures = {
-            let mut books = self.lock();
-            let lane = self.dial_state(&mut books, None);
-            lane.look_in = Some(Instant::now() + LOOK_IN);
-            lane.note_proven()
+            let mut state = self.lock();
+            let dial_state = self.dial_state(&mut state, None);
+            dial_state.look_in = Some(Instant::now() + LOOK_IN);
+            dial_state.note_proven()
         };
         self.report_proven(None, failures);
     }
 
     /// An idle link has ended.
-    pub fn note_lost(&self, service: Option<&ServiceName>, stood: Duration, loss: IdleLossReason) {
+    pub fn note_lost(&self, service: Option<&ServiceName>, lifetime: Duration, loss: IdleLossReason) {
         match loss {
             IdleLossReason::Retired => self.changed.notify_one(),
             IdleLossReason::Drained => {
@@ -430,7 +430,7 @@ impl LinkKeeper {
                 let is_broken = self.dial_state(&mut self.lock(), service).counts.take_violation().is_some();
                 let failure = match is_broken {
                     true => DialFailure::Protocol,
-                    false if stood >= LIVED => DialFailure::Link,
+                    false if lifetime >= LIVED => DialFailure::Link,
                     false => DialFailure::Way,
                 };
                 self.note_failed(service, &LinkFailure::Lost(why), failure);
@@ -440,21 +440,21 @@ impl LinkKeeper {
 
     /// A dial or a ready link has failed.
     pub fn note_failed(&self, service: Option<&ServiceName>, error: &LinkFailure, failure: DialFailure) {
-        let mut books = self.lock();
-        let (retry, now) = (books.wanted.retry, Instant::now());
-        let lane = self.dial_state(&mut books, service);
-        let proven = lane.check_proven(now);
-        let is_first = lane.note_failure(error.fault(), failure, retry, now);
-        drop(books);
+        let mut state = self.lock();
+        let (retry, now) = (state.wanted.retry, Instant::now());
+        let dial_state = self.dial_state(&mut state, service);
+        let proven = dial_state.check_proven(now);
+        let is_first = dial_state.note_failure(error.fault(), failure, retry, now);
+        drop(state);
         self.report_proven(service, proven.unwrap_or_default());
         self.report_failed(service, error, failure, is_first);
         self.changed.notify_one();
     }
 
-    fn dial_state<'a>(&self, books: &'a mut KeeperState, service: Option<&ServiceName>) -> &'a mut DialState {
+    fn dial_state<'a>(&self, state: &'a mut KeeperState, service: Option<&ServiceName>) -> &'a mut DialState {
         let new =
             || DialState::new(LinkCounters::notifying(self.changed.clone()), self.retired.child_token());
-        books.dial_states.entry(service.cloned()).or_insert_with(new)
+        state.dial_states.entry(service.cloned()).or_insert_with(new)
     }
 
     fn lock(&self) -> MutexGuard<'_, KeeperState> {
@@ -465,7 +465,7 @@ impl LinkKeeper {
 impl KeeperState {
     /// Links in all, those under way included.
     fn links(&self) -> usize {
-        let of = |lane: &DialState| lane.counts.links() + lane.dialling;
+        let of = |dial_state: &DialState| dial_state.counts.links() + dial_state.dialling;
         self.dial_states.values().map(of).sum()
     }
 }
@@ -478,9 +478,9 @@ pub struct DialGuard {
 
 impl Drop for DialGuard {
     fn drop(&mut self) {
-        if let Some(lane) = self.keeper.lock().dial_states.get_mut(&self.service) {
+        if let Some(dial_state) = self.keeper.lock().dial_states.get_mut(&self.service) {
             // A lane may have been made anew meanwhile.
-            lane.dialling = lane.dialling.saturating_sub(1);
+            dial_state.dialling = dial_state.dialling.saturating_sub(1);
         }
         self.keeper.changed.notify_one();
     }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     link_table::{LinkEntry, LinkTable},
-    load::{LinkLoad, LinkRoom},
+    load::{LinkFillLevel, LinkLoad},
     round_trip::RoundTrip,
     shares::SharePermit,
 };
@@ -89,8 +89,8 @@ impl LinkCounters {
     pub fn gone_for(&self) -> Option<Duration> {
         let empty = self.empty_for()?;
         let gone_us = Some(self.gone_us.load(Ordering::Relaxed)).filter(|&at| at > 0);
-        let gone = gone_us.map(|at| Duration::from_micros(clock::now_us().saturating_sub(at)));
-        Some(gone.map_or(empty, |gone| gone.max(empty)))
+        let away = gone_us.map(|at| Duration::from_micros(clock::now_us().saturating_sub(at)));
+        Some(away.map_or(empty, |away| away.max(empty)))
     }
 
     /// One of them has failed, which was noticed so long after its other end may have gone.
@@ -162,7 +162,7 @@ impl PoolRow {
         counts.table.fill_row(Self {
             round_trip_ms: seen.smoothed.map(ms),
             round_trip_spread_ms: seen.smoothed.map(|_| ms(seen.spread)),
-            gone_seconds: counts.empty_for().filter(|_| is_down).map(|gone| gone.as_secs_f64()),
+            gone_seconds: counts.empty_for().filter(|_| is_down).map(|away| away.as_secs_f64()),
             ..self
         })
     }
@@ -212,9 +212,9 @@ impl LinkGuard {
 
     /// The seat of a link that was dialled for one session.
     pub fn carrying(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
-        let mut seat = Self::ready(counts, place);
-        seat.mark_busy();
-        seat
+        let mut guard = Self::ready(counts, place);
+        guard.mark_busy();
+        guard
     }
 
     /// The seat of a link whose stream is this one.
@@ -254,12 +254,12 @@ impl LinkGuard {
     }
 
     /// It has more room than before, or less.
-    pub fn set_room(&mut self, room: LinkRoom) {
+    pub fn set_fill_level(&mut self, fill_level: LinkFillLevel) {
         if self.activity != LinkActivity::Leaving {
-            self.set_activity(match room {
-                LinkRoom::Much => LinkActivity::Ready,
-                LinkRoom::Brimming => LinkActivity::Brimming,
-                LinkRoom::Full => LinkActivity::Full,
+            self.set_activity(match fill_level {
+                LinkFillLevel::Much => LinkActivity::Ready,
+                LinkFillLevel::Brimming => LinkActivity::Brimming,
+                LinkFillLevel::Full => LinkActivity::Full,
             });
         }
     }
@@ -313,14 +313,14 @@ mod tests {
         one.mark_busy();
         assert_eq!(seen(), (0, 2, 2));
         drop(other);
-        for (room, ready, spare) in
-            [(LinkRoom::Brimming, 1, 0), (LinkRoom::Much, 1, 1), (LinkRoom::Full, 0, 0)]
+        for (fill_level, ready, spare) in
+            [(LinkFillLevel::Brimming, 1, 0), (LinkFillLevel::Much, 1, 1), (LinkFillLevel::Full, 0, 0)]
         {
-            one.set_room(room);
-            assert_eq!((counts.ready(), counts.count(LinkActivity::Ready)), (ready, spare), "{room:?}");
+            one.set_fill_level(fill_level);
+            assert_eq!((counts.ready(), counts.count(LinkActivity::Ready)), (ready, spare), "{fill_level:?}");
         }
         one.mark_leaving();
-        one.set_room(LinkRoom::Much);
+        one.set_fill_level(LinkFillLevel::Much);
         assert_eq!((seen(), counts.links()), ((0, 1, 2), 1));
         drop(one);
         assert_eq!((seen(), counts.links()), ((0, 0, 2), 0));

@@ -1,4 +1,4 @@
-//! Where links come in: on a port of their own, or by a [`LinkDoor`](super::door::LinkDoor).
+//! Where links come in: on a port of their own, or by a [`LinkEndpoint`](super::endpoint::LinkEndpoint).
 //!
 //! Each link is greeted in a task of its own under a deadline, so a silent one stalls nobody. The number of
 //! handshakes at once is bounded by [`crate::admission::handshakes`].
@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use tokio::net::TcpStream;
 
 use super::{
+    agreement::SOFTWARE,
     handshake::{self, AcceptedLink, HandshakeOutcome, HandshakeTerms},
-    standing::SOFTWARE,
 };
 use crate::{
     admission::handshakes::{EVICTED, HandshakeLimiter, HandshakePermit},
@@ -66,7 +66,7 @@ pub type LinkGreeted = Arc<dyn Fn(HandshakeOutcome, HandshakePermit) -> BoxFutur
 #[derive(Clone)]
 pub struct LinkReception {
     context: HandshakeContext,
-    greeted: LinkGreeted,
+    on_handshake: LinkGreeted,
 }
 
 impl fmt::Debug for LinkReception {
@@ -76,8 +76,8 @@ impl fmt::Debug for LinkReception {
 }
 
 impl LinkReception {
-    pub fn new(context: HandshakeContext, greeted: LinkGreeted) -> Self {
-        Self { context, greeted }
+    pub fn new(context: HandshakeContext, on_handshake: LinkGreeted) -> Self {
+        Self { context, on_handshake }
     }
 
     /// Those that are greeted at the moment.
@@ -87,16 +87,16 @@ impl LinkReception {
 
     /// Greets a link, in a task of its own.
     pub fn receive(&self, below: BelowTls, from: SocketAddr) {
-        let Self { context, greeted } = self.clone();
-        let greeting = HandshakePermit::begin(context.handshakes.clone(), from.ip());
+        let Self { context, on_handshake } = self.clone();
+        let permit = HandshakePermit::begin(context.handshakes.clone(), from.ip());
         self.context.tasks.spawn("link", async move {
-            let evicted = greeting.evicted.clone();
+            let evicted = permit.evicted.clone();
             let served = async {
                 match handshake::accept(below, from, &context.identity, &context.terms).await {
                     // One that is turned away has its place until it is closed.
                     Ok(accepted) => {
                         context.report_versions(&accepted);
-                        greeted(accepted.outcome, greeting).await;
+                        on_handshake(accepted.outcome, permit).await;
                     }
                     Err(error) => tell(&context.notices, from, (&error).into(), &error),
                 }
@@ -112,7 +112,7 @@ impl LinkReception {
 pub async fn run(listener: Arc<Listener>, reception: LinkReception) {
     let notices = reception.context.notices.clone();
     let accepted = |stream: TcpStream, from: SocketAddr| reception.receive(BelowTls::Socket(stream), from);
-    let tell = |told: ListenEvent<'_>| match told {
+    let tell = |event: ListenEvent<'_>| match event {
         ListenEvent::Pauses(error) => {
             notices.error(
                 LogEvent::PortPaused

@@ -28,7 +28,7 @@ const PINGS_A_SECOND: f64 = 4.0;
 pub struct LinkLiveness {
     /// When the next look is due.
     due: Instant,
-    heard: bool,
+    has_received: bool,
     question: Option<PendingPing>,
     /// Since when no ping of ours could be written.
     blocked_since: Option<Instant>,
@@ -41,7 +41,7 @@ pub struct LinkLiveness {
 #[derive(Debug)]
 struct PendingPing {
     token: u64,
-    asked: Instant,
+    sent_at: Instant,
     dead_at: Instant,
 }
 
@@ -66,7 +66,7 @@ impl LinkLiveness {
     pub fn new(now: Instant) -> Self {
         Self {
             due: now + HEARTBEAT,
-            heard: false,
+            has_received: false,
             question: None,
             blocked_since: None,
             pings: TokenBucket::new(PINGS_AT_ONCE, now.into_std()),
@@ -81,7 +81,7 @@ impl LinkLiveness {
 
     /// Any byte has come.
     pub fn note_heard(&mut self) {
-        self.heard = true;
+        self.has_received = true;
     }
 
     /// A ping has come; false when there are too many of them for the time.
@@ -93,21 +93,21 @@ impl LinkLiveness {
     /// An answer has come; the round trip, if it answers the last question.
     pub fn note_pong(&mut self, token: [u8; PING_BYTES], now: Instant) -> Option<Duration> {
         let question = self.question.take_if(|question| question.token.to_be_bytes() == token)?;
-        Some(now.saturating_duration_since(question.asked))
+        Some(now.saturating_duration_since(question.sent_at))
     }
 
-    /// One look, `late` after it was due. `unacknowledged` tells for how long the other end's kernel
+    /// One look, `delay` after it was due. `unacknowledged` tells for how long the other end's kernel
     /// has not acknowledged what is on its way to it; `None`: it has acknowledged all.
     pub fn check(
         &mut self,
         now: Instant,
-        late: Duration,
+        delay: Duration,
         writing: WriteState,
         unacknowledged: impl FnOnce() -> Option<Duration>,
     ) -> LivenessVerdict {
         self.due = now + HEARTBEAT;
         self.earn_pings(now);
-        let heard = std::mem::take(&mut self.heard);
+        let has_received = std::mem::take(&mut self.has_received);
         if writing == WriteState::Blocked {
             self.question = None;
             let since = *self.blocked_since.get_or_insert(now);
@@ -116,13 +116,13 @@ impl LinkLiveness {
         }
         self.blocked_since = None;
         match &mut self.question {
-            _ if heard => {
+            _ if has_received => {
                 self.question = None;
                 LivenessVerdict::Alive
             }
             None => self.send_ping(now),
             Some(question) => {
-                question.dead_at += late;
+                question.dead_at += delay;
                 if now >= question.dead_at {
                     let silent = unacknowledged().unwrap_or(UNANSWERED);
                     let Some(left) = UNANSWERED.checked_sub(silent).filter(|left| !left.is_zero()) else {
@@ -142,7 +142,7 @@ impl LinkLiveness {
 
     fn send_ping(&mut self, now: Instant) -> LivenessVerdict {
         let token = self.token();
-        self.question = Some(PendingPing { token: self.next, asked: now, dead_at: now + UNANSWERED });
+        self.question = Some(PendingPing { token: self.next, sent_at: now, dead_at: now + UNANSWERED });
         LivenessVerdict::Ping(token)
     }
 
@@ -179,20 +179,20 @@ mod tests {
             liveness.check(liveness.next_check(), Duration::ZERO, OPEN, || None),
             LivenessVerdict::Alive
         );
-        let asked = liveness.next_check();
-        let LivenessVerdict::Ping(token) = liveness.check(asked, Duration::ZERO, OPEN, || None) else {
+        let checked_at = liveness.next_check();
+        let LivenessVerdict::Ping(token) = liveness.check(checked_at, Duration::ZERO, OPEN, || None) else {
             panic!("a ping is due")
         };
-        assert!(liveness.note_pong([9; PING_BYTES], asked + MS).is_none(), "not what was asked");
-        assert_eq!(liveness.note_pong(token, asked + MS), Some(MS));
-        assert!(liveness.note_pong(token, asked + MS).is_none(), "answered once");
+        assert!(liveness.note_pong([9; PING_BYTES], checked_at + MS).is_none(), "not what was asked");
+        assert_eq!(liveness.note_pong(token, checked_at + MS), Some(MS));
+        assert!(liveness.note_pong(token, checked_at + MS).is_none(), "answered once");
         liveness.note_heard();
         assert_eq!(
             liveness.check(liveness.next_check(), Duration::ZERO, OPEN, || None),
             LivenessVerdict::Alive
         );
-        let asked = liveness.next_check();
-        assert_eq!(dies(&mut liveness, asked), UNANSWERED);
+        let checked_at = liveness.next_check();
+        assert_eq!(dies(&mut liveness, checked_at), UNANSWERED);
     }
 
     #[test]
@@ -217,9 +217,9 @@ mod tests {
         let mut liveness = LinkLiveness::new(began);
         assert!(matches!(liveness.check(began, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)));
         // Stopped for an hour, from just before a look.
-        let late = Duration::from_secs(3600);
-        let woken = liveness.next_check() + late;
-        assert_eq!(liveness.check(woken, late, OPEN, || None), LivenessVerdict::Alive);
+        let delay = Duration::from_secs(3600);
+        let woken = liveness.next_check() + delay;
+        assert_eq!(liveness.check(woken, delay, OPEN, || None), LivenessVerdict::Alive);
         assert_eq!(dies(&mut liveness, woken), UNANSWERED - HEARTBEAT);
     }
 

@@ -26,7 +26,7 @@ pub struct LinkLoad {
 
 /// How much room a link has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkRoom {
+pub enum LinkFillLevel {
     Much,
     /// It takes sessions, and soon will not.
     Brimming,
@@ -63,12 +63,12 @@ impl LinkLoad {
         *self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn room(&self) -> LinkRoom {
-        self.room_with(self.sessions())
+    pub fn fill_level(&self) -> LinkFillLevel {
+        self.fill_level_with(self.sessions())
     }
 
     pub fn has_room(&self) -> bool {
-        self.room() != LinkRoom::Full
+        self.fill_level() != LinkFillLevel::Full
     }
 
     pub fn take(self: &Arc<Self>) -> Option<SessionPlace> {
@@ -84,16 +84,16 @@ impl LinkLoad {
         self.changed.notified().await;
     }
 
-    fn room_with(&self, sessions: usize) -> LinkRoom {
+    fn fill_level_with(&self, sessions: usize) -> LinkFillLevel {
         match sessions {
-            _ if sessions >= self.max => LinkRoom::Full,
-            _ if sessions * 8 >= self.max * BRIMMING_EIGHTHS => LinkRoom::Brimming,
-            _ => LinkRoom::Much,
+            _ if sessions >= self.max => LinkFillLevel::Full,
+            _ if sessions * 8 >= self.max * BRIMMING_EIGHTHS => LinkFillLevel::Brimming,
+            _ => LinkFillLevel::Much,
         }
     }
 
     fn note_change(&self, before: usize, now: usize) {
-        if self.room_with(before) != self.room_with(now) {
+        if self.fill_level_with(before) != self.fill_level_with(now) {
             self.changed.notify_one();
         }
     }
@@ -114,12 +114,12 @@ mod tests {
     fn a_place_is_given_back_and_each_mark_is_told() {
         let load = LinkLoad::new(8);
         let mut places: Vec<_> = (0..8).map_while(|_| load.take()).collect();
-        assert_eq!((places.len(), load.room(), load.take().is_none()), (8, LinkRoom::Full, true));
+        assert_eq!((places.len(), load.fill_level(), load.take().is_none()), (8, LinkFillLevel::Full, true));
         let mut rooms = Vec::new();
         while places.pop().is_some() {
-            rooms.push(load.room());
+            rooms.push(load.fill_level());
         }
-        let expected = [LinkRoom::Brimming; 2].into_iter().chain([LinkRoom::Much; 6]);
+        let expected = [LinkFillLevel::Brimming; 2].into_iter().chain([LinkFillLevel::Much; 6]);
         assert!(rooms.iter().copied().eq(expected), "{rooms:?}");
         assert_eq!(load.sessions(), 0);
     }
@@ -127,8 +127,8 @@ mod tests {
     #[test]
     fn a_link_for_one_session_has_room_for_it() {
         let load = LinkLoad::new(1);
-        assert_eq!(load.room(), LinkRoom::Much);
+        assert_eq!(load.fill_level(), LinkFillLevel::Much);
         let _place = load.take();
-        assert_eq!(load.room(), LinkRoom::Full);
+        assert_eq!(load.fill_level(), LinkFillLevel::Full);
     }
 }

@@ -6,11 +6,11 @@
 //! ```
 //!
 //! There are two kinds of link. One that speaks SOCKS5 is a plain stream that carries one session and ends with
-//! it; a [`standing::StandingLink`] speaks `portcullis/2` and carries many at once, as [`multiplex`] does it. A
+//! it; a [`agreement::AgreedLink`] speaks `portcullis/2` and carries many at once, as [`multiplex`] does it. A
 //! session sees either as a [`session_side::SessionSide`].
 //!
 //! In reading order: [`carrier`] is what a link goes over, [`handshake`] establishes it, [`listener`] greets those that
-//! come in, on a port of their own or by a [`door`], [`keeper`] the task that keeps links dialled, [`dial_state`] how
+//! come in, on a port of their own or by a [`endpoint`], [`keeper`] the task that keeps links dialled, [`dial_state`] how
 //! that goes, [`dialled_gateways`] for whom there is a keeper, [`failure`] why links fail. [`pool::Pool`] holds the
 //! ready links of the half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in
 //! [`peer_links::PeerLinks`];
@@ -19,10 +19,11 @@
 //! the sessions of each, [`link_services`] knows what each serves now, [`liveness`] notices dead ones, and
 //! [`generation`] tells whether the terms of a link still hold.
 
+pub mod agreement;
 pub mod carrier;
 pub mod dial_state;
 pub mod dialled_gateways;
-pub mod door;
+pub mod endpoint;
 pub mod failure;
 mod gateway_entry;
 pub mod generation;
@@ -46,7 +47,6 @@ pub mod round_trip;
 pub mod server;
 pub mod session_side;
 pub mod shares;
-pub mod standing;
 pub mod succession;
 mod target_addresses;
 mod target_rules;

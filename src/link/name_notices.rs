@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// Tells what a look-up has brought.
-pub fn report_news<A: FollowedAnswer>(notices: &NoticeLog, name: &str, news: &NameNews<A>) {
-    for report in &news.lines {
+pub fn report_news<A: FollowedAnswer>(notices: &NoticeLog, name: &str, event: &NameNews<A>) {
+    for report in &event.lines {
         let line = format!("name {name}: {report}");
         match report {
             NameReport::Unanswered(_) => notices.warn(LogEvent::NameUnanswered.line(line)),
@@ -20,7 +20,7 @@ pub fn report_news<A: FollowedAnswer>(notices: &NoticeLog, name: &str, news: &Na
             }
         }
     }
-    if !news.change.is_empty() {
-        notices.info(LogEvent::NameChanged.line(format!("name {name}: {}", news.change)));
+    if !event.change.is_empty() {
+        notices.info(LogEvent::NameChanged.line(format!("name {name}: {}", event.change)));
     }
 }

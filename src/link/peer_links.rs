@@ -196,9 +196,9 @@ impl PeerLinks {
         self.counts.links() > 0 || self.is_remembered_when(self.counts.empty_for())
     }
 
-    fn is_remembered_when(&self, gone: Option<Duration>) -> bool {
-        match gone {
-            Some(gone) => !self.goodbye.is_said() && gone < REMEMBERED,
+    fn is_remembered_when(&self, away: Option<Duration>) -> bool {
+        match away {
+            Some(away) => !self.goodbye.is_said() && away < REMEMBERED,
             None => self.seen.elapsed() < GLIMPSED,
         }
     }
@@ -211,8 +211,8 @@ impl PeerLinks {
     }
 
     /// A link of its is not ready any more.
-    pub fn note_removed(&mut self, gone: &RemovedReason) {
-        match gone {
+    pub fn note_removed(&mut self, away: &RemovedReason) {
+        match away {
             RemovedReason::Taken => {}
             RemovedReason::Lost(why) => self.note_lost(why),
             RemovedReason::Closed => {
@@ -294,12 +294,12 @@ impl Succeeding for PeerLinks {
 
 /// Forgets those who have said goodbye or were started anew, and the longest lost where there are too many
 /// of them.
-pub fn forget_departed(lanes: &mut Vec<PeerLinks>) {
-    lanes.retain(PeerLinks::is_remembered);
-    forget_succeeded(lanes);
-    while lanes.iter().filter(|lane| lane.lost_for().is_some()).count() > LOST_MAX {
-        let longest = (0..lanes.len()).max_by_key(|&at| lanes[at].lost_for());
-        longest.into_iter().for_each(|at| drop(lanes.remove(at)));
+pub fn forget_departed(groups: &mut Vec<PeerLinks>) {
+    groups.retain(PeerLinks::is_remembered);
+    forget_succeeded(groups);
+    while groups.iter().filter(|group| group.lost_for().is_some()).count() > LOST_MAX {
+        let longest = (0..groups.len()).max_by_key(|&at| groups[at].lost_for());
+        longest.into_iter().for_each(|at| drop(groups.remove(at)));
     }
 }
 
@@ -319,23 +319,23 @@ mod tests {
     #[test]
     fn a_peer_is_remembered_while_a_link_of_its_lives_though_it_only_leaves() {
         let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into(), instance: None };
-        let mut lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
-        let mut seat = LinkGuard::ready(&lane.counts, None);
-        seat.mark_leaving();
-        assert!(lane.is_remembered());
+        let mut group = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
+        let mut guard = LinkGuard::ready(&group.counts, None);
+        guard.mark_leaving();
+        assert!(group.is_remembered());
         let Some(long_ago) = Instant::now().checked_sub(GLIMPSED) else {
             panic!("this clock began less than {GLIMPSED:?} ago")
         };
-        lane.seen = long_ago;
-        assert!(lane.is_remembered(), "a link of its leaves");
-        drop(seat);
-        assert!(lane.is_remembered(), "it said nothing, and its last link is gone");
-        assert!(lane.row().gone_seconds.is_some_and(|gone| gone < 60.0));
-        lane.counts = Arc::default();
-        assert!(!lane.is_remembered());
-        assert_eq!(lane.row().gone_seconds, None, "it never had one");
-        lane.note_seen();
-        assert!(lane.is_remembered(), "it was here a moment ago");
+        group.seen = long_ago;
+        assert!(group.is_remembered(), "a link of its leaves");
+        drop(guard);
+        assert!(group.is_remembered(), "it said nothing, and its last link is gone");
+        assert!(group.row().gone_seconds.is_some_and(|away| away < 60.0));
+        group.counts = Arc::default();
+        assert!(!group.is_remembered());
+        assert_eq!(group.row().gone_seconds, None, "it never had one");
+        group.note_seen();
+        assert!(group.is_remembered(), "it was here a moment ago");
     }
 
     fn alpha(instance: u8) -> (PeerLinks, LinkGuard) {
@@ -344,20 +344,20 @@ mod tests {
             address: "192.0.2.1".into(),
             instance: Some(InstanceId([instance; 16])),
         };
-        let mut lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
-        let link = LinkGuard::ready(&lane.counts, None);
-        lane.note_seen();
-        (lane, link)
+        let mut group = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
+        let link = LinkGuard::ready(&group.counts, None);
+        group.note_seen();
+        (group, link)
     }
 
     fn reset() -> LinkLoss {
         std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
     }
 
-    fn lose(lane: &mut PeerLinks, link: LinkGuard, how: &LinkLoss) {
+    fn lose(group: &mut PeerLinks, link: LinkGuard, how: &LinkLoss) {
         link.note_failed(how.unnoticed());
         drop(link);
-        lane.note_lost(&how.clone().into());
+        group.note_lost(&how.clone().into());
     }
 
     /// Long enough for clocks of microseconds to tell before from behind.
@@ -366,8 +366,8 @@ mod tests {
         while began.elapsed() < Duration::from_micros(50) {}
     }
 
-    fn instances(lanes: &[PeerLinks]) -> Vec<u8> {
-        lanes.iter().filter_map(|lane| Some(lane.peer.instance?.0[0])).collect()
+    fn instances(groups: &[PeerLinks]) -> Vec<u8> {
+        groups.iter().filter_map(|group| Some(group.peer.instance?.0[0])).collect()
     }
 
     #[test]
@@ -375,18 +375,18 @@ mod tests {
         for how in [reset(), LinkLoss::Cut, LinkLoss::Silent] {
             let ((mut one, _one), (other, link)) = (alpha(1), alpha(2));
             one.succession = Succession::began_before(2 * SILENCE_MAX);
-            let mut lanes = vec![one, other];
-            lose(&mut lanes[1], link, &how);
-            forget_departed(&mut lanes);
-            assert_eq!(instances(&lanes), [1, 2], "{how}: the first is no other than before");
-            assert!(lanes[1].row().instance.is_some_and(|instance| instance.starts_with("0202")));
+            let mut groups = vec![one, other];
+            lose(&mut groups[1], link, &how);
+            forget_departed(&mut groups);
+            assert_eq!(instances(&groups), [1, 2], "{how}: the first is no other than before");
+            assert!(groups[1].row().instance.is_some_and(|instance| instance.starts_with("0202")));
             moment_passes();
             let (back, _back) = alpha(3);
-            lanes.push(back);
-            forget_departed(&mut lanes);
-            assert_eq!(instances(&lanes), [1, 3], "{how}: it was started anew");
-            assert_eq!(lanes[1].row().failures, 1, "{how}: that was its own");
-            assert_eq!(lanes[0].row().failures, 0, "{how}: the other one never failed");
+            groups.push(back);
+            forget_departed(&mut groups);
+            assert_eq!(instances(&groups), [1, 3], "{how}: it was started anew");
+            assert_eq!(groups[1].row().failures, 1, "{how}: that was its own");
+            assert_eq!(groups[0].row().failures, 0, "{how}: the other one never failed");
         }
     }
 
@@ -396,17 +396,17 @@ mod tests {
         let ((mut first, link), (mut second, _second)) = (alpha(1), alpha(2));
         first.succession = Succession::began_before(Duration::from_secs(2));
         second.succession = Succession::began_before(Duration::from_secs(1));
-        let mut lanes = vec![first, second];
-        lose(&mut lanes[0], link, &LinkLoss::Cut);
-        forget_departed(&mut lanes);
-        assert_eq!(instances(&lanes), [1, 2]);
+        let mut groups = vec![first, second];
+        lose(&mut groups[0], link, &LinkLoss::Cut);
+        forget_departed(&mut groups);
+        assert_eq!(instances(&groups), [1, 2]);
         // The other's silence was noticed late: it may have been started anew long before.
         let ((mut first, link), (second, _second)) = (alpha(1), alpha(2));
         first.succession = Succession::began_before(2 * SILENCE_MAX);
-        let mut lanes = vec![first, second];
-        lose(&mut lanes[0], link, &LinkLoss::Silent);
-        forget_departed(&mut lanes);
-        assert_eq!(instances(&lanes), [2]);
+        let mut groups = vec![first, second];
+        lose(&mut groups[0], link, &LinkLoss::Silent);
+        forget_departed(&mut groups);
+        assert_eq!(instances(&groups), [2]);
         // One of its links was reset, and the reset of another was lost on the way.
         let (mut first, link) = alpha(1);
         let other = LinkGuard::ready(&first.counts, None);
@@ -414,50 +414,50 @@ mod tests {
         moment_passes();
         let (second, _second) = alpha(2);
         lose(&mut first, other, &reset());
-        let mut lanes = vec![first, second];
-        forget_departed(&mut lanes);
-        assert_eq!(instances(&lanes), [2], "it came behind the first reset");
+        let mut groups = vec![first, second];
+        forget_departed(&mut groups);
+        assert_eq!(instances(&groups), [2], "it came behind the first reset");
     }
 
     #[test]
     fn so_many_are_missed_and_the_longest_lost_gives_way() {
-        let mut lanes: Vec<_> = (0..=LOST_MAX as u8).map(|number| alpha(number).0).collect();
-        lanes.iter_mut().for_each(|lane| lane.note_lost(&reset().into()));
-        let gone = |lane: &PeerLinks| lane.lost_for();
-        let longest = lanes.iter().max_by_key(|lane| gone(lane)).and_then(|lane| lane.peer.instance);
-        forget_departed(&mut lanes);
-        assert_eq!(lanes.len(), LOST_MAX);
-        assert!(lanes.iter().all(|lane| lane.peer.instance != longest));
+        let mut groups: Vec<_> = (0..=LOST_MAX as u8).map(|number| alpha(number).0).collect();
+        groups.iter_mut().for_each(|group| group.note_lost(&reset().into()));
+        let away = |group: &PeerLinks| group.lost_for();
+        let longest = groups.iter().max_by_key(|group| away(group)).and_then(|group| group.peer.instance);
+        forget_departed(&mut groups);
+        assert_eq!(groups.len(), LOST_MAX);
+        assert!(groups.iter().all(|group| group.peer.instance != longest));
     }
 
     #[test]
     fn a_peer_that_has_said_goodbye_is_forgotten_with_its_last_link() {
-        let lane = || {
+        let group = || {
             let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into(), instance: None };
-            let lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
-            drop(LinkGuard::ready(&lane.counts, None));
-            lane
+            let group = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
+            drop(LinkGuard::ready(&group.counts, None));
+            group
         };
-        let remembered = |says: fn(&mut PeerLinks)| {
-            let mut lane = lane();
-            says(&mut lane);
-            lane.is_remembered()
+        let remembered = |writer: fn(&mut PeerLinks)| {
+            let mut group = group();
+            writer(&mut group);
+            group.is_remembered()
         };
-        assert!(remembered(|lane| lane.note_lost(&IdleLinkFailure::CLOSED)), "killed");
-        assert!(!remembered(|lane| lane.note_leaving(true)), "it drains");
-        assert!(!remembered(|lane| lane.note_leaving(false)), "its last link retired");
-        let cut_while_it_drains = |lane: &mut PeerLinks| {
-            lane.note_leaving(true);
-            lane.note_lost(&IdleLinkFailure::CLOSED);
+        assert!(remembered(|group| group.note_lost(&IdleLinkFailure::CLOSED)), "killed");
+        assert!(!remembered(|group| group.note_leaving(true)), "it drains");
+        assert!(!remembered(|group| group.note_leaving(false)), "its last link retired");
+        let cut_while_it_drains = |group: &mut PeerLinks| {
+            group.note_leaving(true);
+            group.note_lost(&IdleLinkFailure::CLOSED);
         };
         assert!(!remembered(cut_while_it_drains));
-        let back_and_killed = |lane: &mut PeerLinks| {
-            lane.note_leaving(true);
-            lane.note_seen();
-            lane.note_lost(&IdleLinkFailure::CLOSED);
+        let back_and_killed = |group: &mut PeerLinks| {
+            group.note_leaving(true);
+            group.note_seen();
+            group.note_lost(&IdleLinkFailure::CLOSED);
         };
         assert!(remembered(back_and_killed));
-        let mut drains = lane();
+        let mut drains = group();
         let carries = LinkGuard::carrying(&drains.counts, None);
         drains.note_leaving(true);
         let row = drains.row();
@@ -466,11 +466,11 @@ mod tests {
             (1, Some("it drains, and takes no new sessions"))
         );
         drop(carries);
-        let mut killed = lane();
+        let mut killed = group();
         killed.note_lost(&IdleLinkFailure::CLOSED);
         assert!(killed.is_remembered_when(Some(Duration::from_secs(3600))), "an hour later");
         assert!(!killed.is_remembered_when(Some(REMEMBERED)));
-        let mut busy = lane();
+        let mut busy = group();
         let carries = LinkGuard::carrying(&busy.counts, None);
         busy.note_leaving(false);
         drop(carries);

@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Peer,
+    agreement::{AgreedLink, AgreedLinkEvent},
     failure::IdleLinkFailure,
     generation::TermsGeneration,
     lockdown::Lockdown,
     multiplex::handle::IncomingSession,
-    standing::{StandingEvent, StandingLink},
 };
 use crate::{
     proto::multiplex::{frame::FrameType, hello::ServiceOffer, open::OpenRequest},
@@ -93,12 +93,12 @@ impl LinkServer {
     }
 
     /// The services or their states have changed: the opener of each link hears of it.
-    pub fn tell_offers(&self) {
+    pub fn send_offers(&self) {
         self.offers.send_replace(());
     }
 
     /// A link stands; its sessions are served until it ends.
-    pub fn serve_link(self: &Arc<Self>, link: Box<StandingLink>) {
+    pub fn serve_link(self: &Arc<Self>, link: Box<AgreedLink>) {
         self.tasks.spawn("link", self.clone().drive_link(link));
     }
 
@@ -112,14 +112,14 @@ impl LinkServer {
         &self.generation
     }
 
-    async fn drive_link(self: Arc<Self>, mut link: Box<StandingLink>) {
+    async fn drive_link(self: Arc<Self>, mut link: Box<AgreedLink>) {
         let peer = link.peer().clone();
         let mut offers = self.offers.subscribe();
         // What its `hello` said may be old already.
         offers.mark_changed();
         let mut next_offer_at = Instant::now();
         loop {
-            let asked = async {
+            let requested = async {
                 tokio::select! {
                     () = self.drained.cancelled() => {}
                     () = self.lockdown.locked(&peer) => {}
@@ -135,19 +135,19 @@ impl LinkServer {
                     next_offer_at = Instant::now() + OFFER_PAUSE;
                     continue;
                 }
-                event = link.next_event(asked) => event,
+                event = link.next_event(requested) => event,
             };
             match event {
-                StandingEvent::Opened(request, session) => {
+                AgreedLinkEvent::Opened(request, session) => {
                     self.tasks.spawn("session", (self.opened)(&peer, request, session));
                 }
                 // The offers are this end's own.
-                StandingEvent::Leaves(_) | StandingEvent::HasRoom | StandingEvent::Offers(_) => {}
-                StandingEvent::Ended(loss) => {
-                    let stood = link.stood();
+                AgreedLinkEvent::Leaves(_) | AgreedLinkEvent::HasRoom | AgreedLinkEvent::Offers(_) => {}
+                AgreedLinkEvent::Ended(loss) => {
+                    let lifetime = link.lifetime();
                     // Its guard is free before anybody looks.
                     drop(link);
-                    return (self.lost)(&peer, stood, loss);
+                    return (self.lost)(&peer, lifetime, loss);
                 }
             }
         }
@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        link::{GOODBYE, keeper::LIVED, link_services::LinkServices, standing::Agreement},
+        link::{GOODBYE, agreement::Agreement, keeper::LIVED, link_services::LinkServices},
         net::stream::NetStream,
         proto::multiplex::{
             frame::{HEADER_BYTES, LinkFrame},
@@ -185,7 +185,7 @@ mod tests {
     };
 
     /// A server's link that stands, and its opener's end.
-    async fn standing(retired: CancellationToken) -> (Box<StandingLink>, TcpStream) {
+    async fn agreed_link(retired: CancellationToken) -> (Box<AgreedLink>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
@@ -198,13 +198,13 @@ mod tests {
             retire: GOODBYE * 6,
             retired,
         };
-        (StandingLink::new(NetStream::Tcp(ours), peer, agreed), theirs)
+        (AgreedLink::new(NetStream::Tcp(ours), peer, agreed), theirs)
     }
 
-    async fn says(theirs: &mut TcpStream, frame: LinkFrame) {
-        let mut said = Vec::new();
-        frame.push(&mut said, 0);
-        theirs.write_all(&said).await.expect("it is taken");
+    async fn send_frame(theirs: &mut TcpStream, frame: LinkFrame) {
+        let mut sent = Vec::new();
+        frame.push(&mut sent, 0);
+        theirs.write_all(&sent).await.expect("it is taken");
     }
 
     /// Answers pings until the link ends; nothing else is said on it.
@@ -221,14 +221,14 @@ mod tests {
         }
     }
 
-    fn serve(link: Box<StandingLink>) -> (Arc<LinkServer>, mpsc::Receiver<(Duration, IdleLossReason)>) {
-        let (tell, told) = mpsc::channel(1);
+    fn serve(link: Box<AgreedLink>) -> (Arc<LinkServer>, mpsc::Receiver<(Duration, IdleLossReason)>) {
+        let (tell, reported) = mpsc::channel(1);
         let lost: IdleLinkLost =
-            Arc::new(move |_, stood, loss| tell.try_send((stood, loss)).expect("it is heard"));
+            Arc::new(move |_, lifetime, loss| tell.try_send((lifetime, loss)).expect("it is heard"));
         let opened: SessionOpened = Arc::new(|_, open, _| panic!("nobody says {open:?}"));
         let server = LinkServer::new(Tasks::default(), opened, Arc::new(|_| Vec::new()), lost);
         server.serve_link(link);
-        (server, told)
+        (server, reported)
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,42 +236,44 @@ mod tests {
         for (says_so, expected) in
             [(LinkFrame::Retire, IdleLossReason::Retired), (LinkFrame::Drain, IdleLossReason::Drained)]
         {
-            let (link, mut theirs) = standing(CancellationToken::new()).await;
-            says(&mut theirs, says_so).await;
+            let (link, mut theirs) = agreed_link(CancellationToken::new()).await;
+            send_frame(&mut theirs, says_so).await;
             link.tcp().expect("it is one").readable().await.expect("it lives");
-            let (_server, mut told) = serve(link);
-            let ends = timeout(2 * GOODBYE, told.recv());
+            let (_server, mut reported) = serve(link);
+            let ends = timeout(2 * GOODBYE, reported.recv());
             let (ended, ()) = tokio::join!(ends, answers(&mut theirs));
-            let (stood, loss) = ended.expect("it ends").expect("it is told");
+            let (lifetime, loss) = ended.expect("it ends").expect("it is told");
             assert_eq!(discriminant(&loss), discriminant(&expected));
-            assert!(stood >= GOODBYE && stood < GOODBYE + Duration::from_millis(10), "{stood:?}");
+            assert!(lifetime >= GOODBYE && lifetime < GOODBYE + Duration::from_millis(10), "{lifetime:?}");
         }
     }
 
     #[tokio::test]
     async fn a_new_link_that_this_end_has_asked_to_go_is_no_failure_of_its_opener() {
-        for asks in [None, Some(FrameType::Drain), Some(FrameType::Retire)] {
+        for goodbye_sent in [None, Some(FrameType::Drain), Some(FrameType::Retire)] {
             let worn = CancellationToken::new();
-            let (link, mut theirs) = standing(worn.clone()).await;
-            let (server, mut told) = serve(link);
-            match asks {
+            let (link, mut theirs) = agreed_link(worn.clone()).await;
+            let (server, mut reported) = serve(link);
+            match goodbye_sent {
                 Some(FrameType::Drain) => server.drain(),
                 Some(_) => worn.cancel(),
                 None => {}
             }
-            if let Some(expected) = asks {
-                let mut asked = [0; HEADER_BYTES];
-                theirs.read_exact(&mut asked).await.expect("it is asked");
-                assert_eq!(asked, [expected as u8, 0, 0, 0, 0, 0, 0, 0]);
+            if let Some(expected) = goodbye_sent {
+                let mut requested = [0; HEADER_BYTES];
+                theirs.read_exact(&mut requested).await.expect("it is asked");
+                assert_eq!(requested, [expected as u8, 0, 0, 0, 0, 0, 0, 0]);
             }
             // The opener lets it go in good order.
-            says(&mut theirs, LinkFrame::Retire).await;
+            send_frame(&mut theirs, LinkFrame::Retire).await;
             theirs.shutdown().await.expect("it ends");
-            let ended = timeout(Duration::from_secs(10), told.recv()).await;
-            let (stood, loss) = ended.expect("it ends").expect("it is told");
-            assert!(stood < LIVED, "{stood:?}");
-            match asks {
-                Some(_) => assert!(matches!(loss, IdleLossReason::Retired), "this end had asked by {asks:?}"),
+            let ended = timeout(Duration::from_secs(10), reported.recv()).await;
+            let (lifetime, loss) = ended.expect("it ends").expect("it is told");
+            assert!(lifetime < LIVED, "{lifetime:?}");
+            match goodbye_sent {
+                Some(_) => {
+                    assert!(matches!(loss, IdleLossReason::Retired), "this end had asked by {goodbye_sent:?}")
+                }
                 None => {
                     assert!(matches!(loss, IdleLossReason::Failed(IdleLinkFailure::LetGoAtOnce)), "{loss:?}")
                 }

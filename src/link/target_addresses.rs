@@ -67,12 +67,12 @@ async fn follow_target(
     notices: Arc<NoticeLog>,
 ) {
     while !found.is_closed() {
-        let news = watch.next_news().await;
-        report_news(&notices, &host, &news);
-        let unanswered = news.unanswered().map(ToOwned::to_owned);
+        let event = watch.next_news().await;
+        report_news(&notices, &host, &event);
+        let unanswered = event.unanswered().map(ToOwned::to_owned);
         found.send_modify(|found| {
             found.addresses = watch.targets().copied().collect();
-            found.unanswered = match news.answer {
+            found.unanswered = match event.answer {
                 Some(_) => None,
                 None => unanswered.or(found.unanswered.take()),
             };

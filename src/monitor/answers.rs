@@ -52,7 +52,7 @@ fn answer_at(
     if !matches!(*method, Method::GET | Method::HEAD) {
         return MonitorAnswer::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n");
     }
-    let stalled = watched.turned.stalled_for(now_us);
+    let stalled = watched.last_turn.stalled_for(now_us);
     let stalled =
         stalled.map(|time| format!("the gateway hangs: its engine has not turned for {}s", time.as_secs()));
     match (uri.path(), stalled) {
@@ -109,7 +109,7 @@ fn answer_ready(snapshot: &Snapshot, demand: ReadinessDemand) -> MonitorAnswer {
     };
     let is_ready = readiness.meets(demand);
     let word = if is_ready { "ready" } else { "not ready" };
-    MonitorAnswer::lines(is_ready, [vec![word.to_owned()], readiness.lacks(demand)].concat())
+    MonitorAnswer::lines(is_ready, [vec![word.to_owned()], readiness.unmet(demand)].concat())
 }
 
 fn answer_service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> MonitorAnswer {
@@ -155,8 +155,10 @@ mod tests {
             ..Snapshot::new("one", Mode::Direct)
         };
         // It has turned when the clock began, and not since.
-        let watched =
-            MonitoredGateway { snapshots: watch::channel(Arc::new(snapshot)).1, turned: LastTurn::default() };
+        let watched = MonitoredGateway {
+            snapshots: watch::channel(Arc::new(snapshot)).1,
+            last_turn: LastTurn::default(),
+        };
         let (well, hangs) = (TURNS_WITHIN.as_micros() as u64, TURNS_WITHIN.as_micros() as u64 + 1_000_000);
         for (path, while_well, while_it_hangs) in [
             ("/livez", 200, 503),
@@ -170,10 +172,10 @@ mod tests {
             let uri = Uri::from_static(path);
             let answer = |now_us| answer_at(now_us, &Method::GET, &uri, b"", &watched);
             assert_eq!(answer(well).status.as_u16(), while_well, "{path}");
-            let told = answer(hangs);
-            assert_eq!(told.status.as_u16(), while_it_hangs, "{path}");
+            let reported = answer(hangs);
+            assert_eq!(reported.status.as_u16(), while_it_hangs, "{path}");
             if while_it_hangs == 503 {
-                assert_eq!(told.body, "the gateway hangs: its engine has not turned for 6s\n", "{path}");
+                assert_eq!(reported.body, "the gateway hangs: its engine has not turned for 6s\n", "{path}");
             }
         }
     }

@@ -37,7 +37,7 @@ pub const DESCRIPTORS_MAX: usize = server::CONNECTIONS_MAX + 1;
 #[derive(Debug, Clone)]
 pub struct MonitoredGateway {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    pub turned: LastTurn,
+    pub last_turn: LastTurn,
 }
 
 /// When the engine turned last.
@@ -91,8 +91,8 @@ mod tests {
     #[test]
     fn an_engine_hangs_that_has_not_turned_for_so_long() {
         // It has turned when the clock began, and not since.
-        let turned = LastTurn::default();
-        let stalled_after = |passed: Duration| turned.stalled_for(passed.as_micros() as u64);
+        let last_turn = LastTurn::default();
+        let stalled_after = |passed: Duration| last_turn.stalled_for(passed.as_micros() as u64);
         assert_eq!(stalled_after(TURNS_WITHIN - LITTLE), None);
         assert_eq!(stalled_after(TURNS_WITHIN + LITTLE), Some(TURNS_WITHIN + LITTLE));
     }

@@ -49,7 +49,7 @@ pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Task
             let _ = gives_way.run_until_cancelled(timeout(WITHIN, serve(stream, watched))).await;
         });
     };
-    let tell = |told: ListenEvent<'_>| match told {
+    let tell = |reported: ListenEvent<'_>| match reported {
         ListenEvent::Pauses(error) => notices.warn(
             LogEvent::PortPaused
                 .line(format!("the port for monitors can not accept for the moment: {error}")),
@@ -82,13 +82,13 @@ async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
 
 fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Response<String> {
     let accepted = request.headers().get(ACCEPT).map_or(&b""[..], |accepted| accepted.as_bytes());
-    let told = answers::answer_request(request.method(), request.uri(), accepted, watched);
-    let mut response = Response::new(told.body);
-    *response.status_mut() = told.status;
+    let reported = answers::answer_request(request.method(), request.uri(), accepted, watched);
+    let mut response = Response::new(reported.body);
+    *response.status_mut() = reported.status;
     let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static(told.content_type));
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(reported.content_type));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if told.status == hyper::StatusCode::METHOD_NOT_ALLOWED {
+    if reported.status == hyper::StatusCode::METHOD_NOT_ALLOWED {
         fields.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
     response
@@ -152,12 +152,12 @@ mod tests {
         let mut monitor = TcpStream::connect(listener.local_addrs()[0]).await.unwrap();
         monitor.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
         let snapshots = watch::channel(Arc::new(Snapshot::new("one", Mode::Direct))).1;
-        let watched = MonitoredGateway { snapshots, turned: LastTurn::default() };
-        let mut heard = [0; 1];
-        let heard = tokio::select! {
-            heard = happens_after(WITHIN, monitor.read(&mut heard)) => heard,
+        let watched = MonitoredGateway { snapshots, last_turn: LastTurn::default() };
+        let mut received = [0; 1];
+        let received = tokio::select! {
+            received = happens_after(WITHIN, monitor.read(&mut received)) => received,
             () = run(listener, watched, Tasks::default(), Arc::default()) => unreachable!("it listens"),
         };
-        assert!(matches!(heard, Ok(0) | Err(_)), "{heard:?}");
+        assert!(matches!(received, Ok(0) | Err(_)), "{received:?}");
     }
 }

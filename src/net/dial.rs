@@ -53,12 +53,12 @@ pub struct TriedAddresses(Vec<(SocketAddr, String)>);
 
 impl fmt::Display for TriedAddresses {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told: Vec<_> = match &self.0[..] {
+        let reported: Vec<_> = match &self.0[..] {
             [] => return Ok(()),
             [(address, _)] => vec![address.ip().to_string()],
             all => all.iter().take(TOLD_MAX).map(|(at, why)| format!("{}: {why}", at.ip())).collect(),
         };
-        write!(out, " ({}", told.join("; "))?;
+        write!(out, " ({}", reported.join("; "))?;
         match self.0.len().saturating_sub(TOLD_MAX) {
             0 => write!(out, ")"),
             more => write!(out, "; and {more} more)"),
@@ -132,9 +132,10 @@ async fn dial_addresses(
         Ok(Some(stream)) => Ok(stream),
         Ok(None) => Err(all_failed(at, failed)),
         Err(_) => {
-            let said = |address: &SocketAddr| failed.iter().find(|(at, _)| at == address);
-            let why =
-                |address| said(address).map_or_else(|| "no answer".into(), |(_, error)| dial_reason(error));
+            let failure_of = |address: &SocketAddr| failed.iter().find(|(at, _)| at == address);
+            let why = |address| {
+                failure_of(address).map_or_else(|| "no answer".into(), |(_, error)| dial_reason(error))
+            };
             let tried = addresses.iter().map(|address| (*address, why(address)));
             Err(DialError::Timeout { at: at.clone(), within, tried: tried_addresses(at, tried) })
         }
@@ -338,17 +339,17 @@ mod tests {
         let (of_two, at) = names(&[silent.at, local(3, port)]);
         let error =
             dial_with(&of_two, None, &at, Duration::from_millis(600)).await.expect_err("nobody answers");
-        let told =
+        let reported =
             format!("db:{port}: no answer within 0.6s (127.0.0.2: no answer; 127.0.0.3: connection refused)");
-        assert_eq!(error.to_string(), told);
+        assert_eq!(error.to_string(), reported);
         let many: Vec<_> = (100..120).map(|last| local(last, port)).collect();
         let (of_many, at) = names(&many);
-        let told = dial_with(&of_many, None, &at, WITHIN).await.expect_err("nobody listens").to_string();
-        assert!(told.ends_with("127.0.0.103: connection refused; and 16 more)"), "{told}");
+        let reported = dial_with(&of_many, None, &at, WITHIN).await.expect_err("nobody listens").to_string();
+        assert!(reported.ends_with("127.0.0.103: connection refused; and 16 more)"), "{reported}");
         let (_, literal) = names(&[local(3, port)]);
         let literal = HostPort { host: "127.0.0.3".into(), ..literal };
-        let told = dial(&literal, WITHIN).await.expect_err("nobody listens").to_string();
-        assert_eq!(told, format!("127.0.0.3:{port}: connection refused"));
+        let reported = dial(&literal, WITHIN).await.expect_err("nobody listens").to_string();
+        assert_eq!(reported, format!("127.0.0.3:{port}: connection refused"));
     }
 
     #[tokio::test]
@@ -363,9 +364,9 @@ mod tests {
         }
         let of_other_family = Some("::1".parse().expect("an address"));
         let literal = HostPort { host: "127.0.0.1".into(), port };
-        let told = dial_from(of_other_family, &literal, WITHIN).await.expect_err("another family");
+        let reported = dial_from(of_other_family, &literal, WITHIN).await.expect_err("another family");
         assert_eq!(
-            told.to_string(),
+            reported.to_string(),
             format!("127.0.0.1:{port}: unreachable: no address of it can be dialled from ::1")
         );
         let strange = Some("192.0.2.77".parse().expect("an address"));
@@ -383,8 +384,8 @@ mod tests {
         let at = HostPort { host: "db.late.test".into(), port: 1 };
         let error =
             dial_with(&names, None, &at, Duration::from_millis(50)).await.expect_err("nobody answers");
-        let told = "db.late.test:1: the name does not resolve: no answer within 0.05s";
-        assert!(matches!(error, DialError::Resolve { .. }) && error.to_string() == told, "{error}");
+        let reported = "db.late.test:1: the name does not resolve: no answer within 0.05s";
+        assert!(matches!(error, DialError::Resolve { .. }) && error.to_string() == reported, "{error}");
     }
 
     #[test]

@@ -31,9 +31,9 @@ impl AsyncRead for EchoStream {
             self.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let (front, _) = self.held.as_slices();
-        let count = front.len().min(buf.remaining());
-        buf.put_slice(&front[..count]);
+        let (head, _) = self.held.as_slices();
+        let count = head.len().min(buf.remaining());
+        buf.put_slice(&head[..count]);
         self.held.drain(..count);
         if self.held.is_empty() {
             // An idle session holds no buffer.
@@ -46,12 +46,12 @@ impl AsyncRead for EchoStream {
 
 impl AsyncWrite for EchoStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let room = HELD_MAX - self.held.len();
-        if room == 0 {
+        let space = HELD_MAX - self.held.len();
+        if space == 0 {
             self.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let count = room.min(buf.len());
+        let count = space.min(buf.len());
         self.held.extend(&buf[..count]);
         wake(&mut self.reader);
         Poll::Ready(Ok(count))
@@ -86,9 +86,9 @@ mod tests {
         let mut echo = EchoStream::default();
         echo.write_all(b"hello").await.expect("there is room");
         echo.shutdown().await.expect("it can always end");
-        let mut heard = Vec::new();
-        echo.read_to_end(&mut heard).await.expect("it never fails");
-        assert_eq!(heard, b"hello");
+        let mut received = Vec::new();
+        echo.read_to_end(&mut received).await.expect("it never fails");
+        assert_eq!(received, b"hello");
     }
 
     #[tokio::test]

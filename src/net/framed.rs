@@ -237,17 +237,17 @@ impl FramedSocket {
                     return Poll::Pending;
                 }
             }
-            let room = buf.remaining();
+            let space = buf.remaining();
             ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
             let read = buf.filled().len() - before;
-            self.was_full = room > 0 && read == room;
+            self.was_full = space > 0 && read == space;
             if read == 0 {
                 return Poll::Ready(Err(without_close()));
             }
-            let heard = self.decoder.decode(&mut buf.filled_mut()[before..], &mut self.control);
-            buf.set_filled(before + heard);
+            let received = self.decoder.decode(&mut buf.filled_mut()[before..], &mut self.control);
+            buf.set_filled(before + received);
             self.note_end(cx)?;
-            if heard > 0 {
+            if received > 0 {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -187,7 +187,7 @@ impl Listener {
         bind: BindPolicy,
         prepare: PrepareSocket,
     ) -> Result<Arc<Self>, BindError> {
-        let (sockets, lacks) = match (found, bind) {
+        let (sockets, missing) = match (found, bind) {
             (_, _) if let Some(name) = at.passed_name() => {
                 let sockets = open_passed(at, name, prepare)?;
                 (sockets, MissingAddresses::Nothing)
@@ -195,12 +195,12 @@ impl Listener {
             (Ok(addresses), _) => {
                 let BindOutcome { sockets, absent } = BindOutcome::at(at, addresses, prepare)?;
                 // A name may have addresses of a family that this machine does without.
-                let lacks = match (sockets.is_empty(), absent.is_empty(), bind) {
+                let missing = match (sockets.is_empty(), absent.is_empty(), bind) {
                     (_, true, _) | (false, false, BindPolicy::Now) => MissingAddresses::Nothing,
                     (true, false, BindPolicy::Now) => return Err(BindError::Absent { at: at.clone() }),
                     (_, false, BindPolicy::Wait) => MissingAddresses::Addresses(absent),
                 };
-                (sockets, lacks)
+                (sockets, missing)
             }
             (Err(error), BindPolicy::Wait) => (Vec::new(), MissingAddresses::Name(error)),
             (Err(_), BindPolicy::Now) if at.is_address() => return Err(BindError::Absent { at: at.clone() }),
@@ -210,7 +210,7 @@ impl Listener {
             at: at.clone(),
             prepare,
             sockets: Mutex::new(sockets),
-            missing: Mutex::new(lacks),
+            missing: Mutex::new(missing),
             stop: CancellationToken::new(),
         }))
     }
@@ -253,9 +253,9 @@ impl Listener {
         let mut again = self.report_missing(&mut last, &mut tell);
         let mut sockets = self.lock_sockets().clone();
         while !self.stop.is_cancelled() {
-            let came = tokio::select! {
+            let arrived = tokio::select! {
                 () = self.stop.cancelled() => return,
-                came = accept_any(&sockets) => came,
+                arrived = accept_any(&sockets) => arrived,
                 () = sleep_until(again) => {
                     self.retry_bind(NameResolver::system(), &mut tell).await;
                     again = self.report_missing(&mut last, &mut tell);
@@ -263,7 +263,7 @@ impl Listener {
                     continue;
                 }
             };
-            match came {
+            match arrived {
                 Ok((stream, address)) => {
                     let quota = quota();
                     let mut place = quota.try_take();
@@ -313,8 +313,8 @@ impl Listener {
 
     /// Binds what it waits for, as far as it is there now.
     async fn retry_bind(&self, names: &NameResolver, tell: &mut impl FnMut(ListenEvent<'_>)) {
-        let lacks = std::mem::replace(&mut *self.lock_missing(), MissingAddresses::Nothing);
-        let addresses = match lacks {
+        let missing = std::mem::replace(&mut *self.lock_missing(), MissingAddresses::Nothing);
+        let addresses = match missing {
             MissingAddresses::Nothing => return,
             MissingAddresses::Addresses(absent) => absent.into_iter().map(|(address, _)| address).collect(),
             MissingAddresses::Name(before) => {
@@ -360,8 +360,8 @@ async fn accept_any(sockets: &[Arc<BoundSocket>]) -> io::Result<(TcpStream, Sock
     let (before, after) = sockets.split_at(first.min(sockets.len()));
     poll_fn(|cx| {
         for open in after.iter().chain(before) {
-            if let Poll::Ready(came) = open.socket.poll_accept(cx) {
-                return Poll::Ready(came);
+            if let Poll::Ready(arrived) = open.socket.poll_accept(cx) {
+                return Poll::Ready(arrived);
             }
         }
         Poll::Pending

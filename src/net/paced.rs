@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::stream::NetStream;
-use crate::admission::pace::{PaceBooking, PacedWay, ServicePace, SessionPace};
+use crate::admission::pace::{PaceBooking, PaceDirection, ServicePace, SessionPace};
 
 #[derive(Debug)]
 pub struct PacedStream {
@@ -36,9 +36,17 @@ struct PacedDirection {
 
 impl PacedStream {
     pub fn new(stream: NetStream, pace: &Arc<ServicePace>) -> Self {
-        let direction =
-            |way| PacedDirection { pace: SessionPace::new(pace.clone(), way), booked: None, timer: None };
-        Self { stream, up: direction(PacedWay::Up), down: direction(PacedWay::Down), is_free: false }
+        let direction = |direction| PacedDirection {
+            pace: SessionPace::new(pace.clone(), direction),
+            booked: None,
+            timer: None,
+        };
+        Self {
+            stream,
+            up: direction(PaceDirection::Up),
+            down: direction(PaceDirection::Down),
+            is_free: false,
+        }
     }
 
     pub fn inner(&self) -> &NetStream {
@@ -59,7 +67,7 @@ impl PacedDirection {
     /// How many of `wanted` bytes may go.
     fn poll_booking(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize> {
         if self.booked.is_none() {
-            let PaceBooking { bytes, wait } = self.pace.book(wanted);
+            let PaceBooking { bytes, wait } = self.pace.reserve(wanted);
             if wait.is_zero() {
                 return Poll::Ready(bytes);
             }

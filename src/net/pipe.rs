@@ -171,20 +171,20 @@ impl PipeDirection {
         if self.is_reader_gone || self.state != PipeDirectionState::Open {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let mut room = HELD_MAX.saturating_sub(self.held.len() - self.taken);
-        if room == 0 {
+        let mut space = HELD_MAX.saturating_sub(self.held.len() - self.taken);
+        if space == 0 {
             keep_waker(&mut self.writer, cx);
             return Poll::Pending;
         }
-        if self.taken > 0 && self.held.len() + room > HELD_MAX {
+        if self.taken > 0 && self.held.len() + space > HELD_MAX {
             self.held.drain(..self.taken);
             self.taken = 0;
         }
         let mut count = 0;
         for buf in bufs {
-            let piece = &buf[..buf.len().min(room)];
+            let piece = &buf[..buf.len().min(space)];
             self.held.extend_from_slice(piece);
-            (count, room) = (count + piece.len(), room - piece.len());
+            (count, space) = (count + piece.len(), space - piece.len());
         }
         wake(&mut self.reader);
         Poll::Ready(Ok(count))
@@ -245,7 +245,7 @@ impl PipeEnd {
 
     /// What this end has become, if it has.
     pub fn stream(&self) -> Option<&NetStream> {
-        self.stream.as_ref().map(|rewound| &rewound.stream)
+        self.stream.as_ref().map(|prefixed| &prefixed.stream)
     }
 
     /// What has failed, if either end has said so.
@@ -259,61 +259,61 @@ impl PipeEnd {
             return stream.has_unread();
         }
         let shared = self.lock();
-        let heard = &shared.directions[1 - self.side];
-        heard.taken < heard.held.len() || heard.state != PipeDirectionState::Open
+        let incoming = &shared.directions[1 - self.side];
+        incoming.taken < incoming.held.len() || incoming.state != PipeDirectionState::Open
     }
 
     /// Returns when the other end has gone.
     pub async fn other_end_gone(&self) {
         poll_fn(|cx| {
             let mut shared = self.lock();
-            let way = &mut shared.directions[self.side];
-            if way.is_reader_gone {
+            let direction = &mut shared.directions[self.side];
+            if direction.is_reader_gone {
                 return Poll::Ready(());
             }
-            keep_waker(&mut way.writer, cx);
+            keep_waker(&mut direction.writer, cx);
             Poll::Pending
         })
         .await;
     }
 
-    /// The other end goes on as `stream`. It reads what was written here, then what was `heard` of the
+    /// The other end goes on as `stream`. It reads what was written here, then what was `incoming` of the
     /// stream already; `unsaid` was read here already, and goes first of what it has written. Where it is
     /// cut before, the stream still gets what it had written.
-    pub async fn hand_over(self, mut stream: NetStream, heard: Bytes, unsaid: Bytes) -> io::Result<()> {
-        let (mut said, mut has_ended) = (unsaid, false);
+    pub async fn hand_over(self, mut stream: NetStream, received: Bytes, unsent: Bytes) -> io::Result<()> {
+        let (mut output, mut has_ended) = (unsent, false);
         loop {
-            let telling = async {
-                stream.write_all(&said).await?;
+            let reporting = async {
+                stream.write_all(&output).await?;
                 stream.flush().await
             };
-            let mut telling = pin!(telling);
+            let mut reporting = pin!(reporting);
             let has_left = tokio::select! {
                 biased;
                 () = self.other_end_gone() => {
-                    timeout(STALLED_MAX, telling).await.map_err(|_| io::ErrorKind::TimedOut)??;
+                    timeout(STALLED_MAX, reporting).await.map_err(|_| io::ErrorKind::TimedOut)??;
                     true
                 }
-                told = &mut telling => told.map(|()| false)?,
+                reported = &mut reporting => reported.map(|()| false)?,
             };
             let is_over;
             {
                 let mut shared = self.lock();
-                let way = &mut shared.directions[1 - self.side];
-                said = way.held.split_off(way.taken).into();
-                way.discard();
-                wake(&mut way.writer);
-                is_over = way.state == PipeDirectionState::Ended;
-                if said.is_empty() && is_over == has_ended && !has_left {
-                    wake(&mut way.writer);
+                let direction = &mut shared.directions[1 - self.side];
+                output = direction.held.split_off(direction.taken).into();
+                direction.discard();
+                wake(&mut direction.writer);
+                is_over = direction.state == PipeDirectionState::Ended;
+                if output.is_empty() && is_over == has_ended && !has_left {
+                    wake(&mut direction.writer);
                     wake(&mut shared.directions[self.side].reader);
-                    shared.left[1 - self.side] = Some(Box::new(PrefixedStream { prefix: heard, stream }));
+                    shared.left[1 - self.side] = Some(Box::new(PrefixedStream { prefix: received, stream }));
                     return Ok(());
                 }
             }
-            if said.is_empty() && !std::mem::replace(&mut has_ended, is_over) && is_over {
+            if output.is_empty() && !std::mem::replace(&mut has_ended, is_over) && is_over {
                 stream.shutdown().await?;
-            } else if said.is_empty() && has_left {
+            } else if output.is_empty() && has_left {
                 if let Some(socket) = stream.tcp() {
                     tcp::await_acknowledged(socket, STALLED_MAX).await;
                 }
@@ -344,8 +344,8 @@ impl PipeEnd {
         let adopted = {
             let mut shared = self.lock();
             let Some(mut left) = shared.left[self.side].take() else { return };
-            let way = &mut shared.directions[1 - self.side];
-            let unread = way.held.split_off(way.taken);
+            let direction = &mut shared.directions[1 - self.side];
+            let unread = direction.held.split_off(direction.taken);
             if !unread.is_empty() {
                 left.prefix = [&unread, &left.prefix[..]].concat().into();
             }
@@ -366,10 +366,10 @@ impl Drop for PipeEnd {
             PipeDirectionState::Cut
         });
         wake(&mut shared.directions[side].writer);
-        let heard = &mut shared.directions[1 - side];
-        heard.is_reader_gone = true;
-        heard.discard();
-        wake(&mut heard.writer);
+        let incoming = &mut shared.directions[1 - side];
+        incoming.is_reader_gone = true;
+        incoming.discard();
+        wake(&mut incoming.writer);
     }
 }
 
@@ -389,8 +389,8 @@ impl AsyncRead for PipeEnd {
         if let Some(stream) = &mut this.stream {
             return Pin::new(&mut **stream).poll_read(cx, buf);
         }
-        let heard = 1 - this.side;
-        this.lock().directions[heard].poll_read(cx, buf)
+        let incoming = 1 - this.side;
+        this.lock().directions[incoming].poll_read(cx, buf)
     }
 }
 

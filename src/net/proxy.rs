@@ -20,18 +20,18 @@ pub enum ProxyReadError {
 
 /// Reads a header, and what was read behind it.
 pub async fn read(stream: &mut TcpStream) -> Result<(ProxyHeader, Vec<u8>), ProxyReadError> {
-    let mut said = Vec::new();
+    let mut sent = Vec::new();
     loop {
-        match stream.read_buf(&mut said).await {
+        match stream.read_buf(&mut sent).await {
             Ok(0) => return Err(ProxyReadError::Left),
             Ok(_) => {}
             Err(error) => return Err(ProxyReadError::Io(error)),
         }
-        if let Some(mut header) = proxy::parse(&said)? {
+        if let Some(mut header) = proxy::parse(&sent)? {
             let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
             header.client = header.client.map(canonical);
             header.destination = header.destination.map(canonical);
-            let rest = said.split_off(header.length);
+            let rest = sent.split_off(header.length);
             return Ok((header, rest));
         }
     }

@@ -71,11 +71,11 @@ impl BelowTls {
 
     /// Reads, and says whether that may have left something behind.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
-        let room = buf.remaining();
+        let space = buf.remaining();
         match self {
             Self::Socket(socket) => {
                 ready!(Pin::new(socket).poll_read(cx, buf))?;
-                Poll::Ready(Ok(room > 0 && buf.remaining() == 0))
+                Poll::Ready(Ok(space > 0 && buf.remaining() == 0))
             }
             Self::Framed(framed) => {
                 ready!(Pin::new(&mut **framed).poll_read(cx, buf))?;
@@ -203,23 +203,23 @@ mod tests {
         let sent: Vec<u8> = (0..3_000_001_u32).map(|at| (at ^ (at >> 9)) as u8).collect();
         let (mut dialled, accepted) =
             tokio::try_join!(TcpStream::connect(at), listener.accept()).expect("it connects");
-        let mut ahead = ReadAhead::of_socket(accepted.0);
+        let mut offset = ReadAhead::of_socket(accepted.0);
         let writing = async {
             tokio::io::AsyncWriteExt::write_all(&mut dialled, &sent).await.expect("it is taken");
         };
         let reading = async {
-            let (mut heard, mut piece, mut held) = (Vec::new(), [0; 4096], 0);
-            while heard.len() < sent.len() {
-                let count = ahead.read(&mut piece).await.expect("bytes");
-                heard.extend_from_slice(&piece[..count]);
-                held = held.max(ahead.left.len());
+            let (mut received, mut piece, mut held) = (Vec::new(), [0; 4096], 0);
+            while received.len() < sent.len() {
+                let count = offset.read(&mut piece).await.expect("bytes");
+                received.extend_from_slice(&piece[..count]);
+                held = held.max(offset.left.len());
             }
-            (heard, held)
+            (received, held)
         };
-        let ((), (heard, held)) = tokio::join!(writing, reading);
-        assert!(heard == sent && held > 4096, "{} bytes, {held} ahead", heard.len());
+        let ((), (received, held)) = tokio::join!(writing, reading);
+        assert!(received == sent && held > 4096, "{} bytes, {held} ahead", received.len());
         drop(dialled);
-        assert_eq!(ahead.read(&mut [0; 4096]).await.expect("its end"), 0);
-        assert_eq!(ahead.held.capacity(), 0);
+        assert_eq!(offset.read(&mut [0; 4096]).await.expect("its end"), 0);
+        assert_eq!(offset.held.capacity(), 0);
     }
 }

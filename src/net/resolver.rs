@@ -65,12 +65,12 @@ struct NameTable {
     /// Those whose look-up has yet to begin.
     queue: VecDeque<String>,
     running: usize,
-    late: usize,
+    slow: usize,
     of_zones: HashMap<String, usize>,
 }
 
 struct NameEntry {
-    asked: Instant,
+    asked_at: Instant,
     last: Option<(ResolvedAddresses, Instant)>,
     /// It was told that the last answer is used though a new one was wanted.
     is_reported: bool,
@@ -79,7 +79,7 @@ struct NameEntry {
 }
 
 struct RunningLookup {
-    asked: Instant,
+    asked_at: Instant,
     answer: watch::Sender<Option<LookupResult>>,
 }
 
@@ -147,13 +147,13 @@ impl NameResolver {
         let now = Instant::now();
         table.make_room(host);
         let name = table.names.entry(host.to_owned()).or_insert_with(|| NameEntry {
-            asked: now,
+            asked_at: now,
             last: None,
             is_reported: false,
             was_late: false,
             under_way: None,
         });
-        name.asked = now;
+        name.asked_at = now;
         let last = name.last.as_ref().map(|(addresses, at)| (addresses.clone(), *at));
         if let Some((addresses, at)) = &last
             && at.elapsed() < self.fresh
@@ -161,11 +161,11 @@ impl NameResolver {
             return LookupState::Known(addresses.clone());
         }
         let last = last.map(|(addresses, _)| addresses);
-        if let Some(RunningLookup { asked, answer }) = &name.under_way {
-            return LookupState::UnderWay { since: *asked, answer: answer.subscribe(), last };
+        if let Some(RunningLookup { asked_at, answer }) = &name.under_way {
+            return LookupState::UnderWay { since: *asked_at, answer: answer.subscribe(), last };
         }
         let (sender, answer) = watch::channel(None);
-        name.under_way = Some(RunningLookup { asked: now, answer: sender });
+        name.under_way = Some(RunningLookup { asked_at: now, answer: sender });
         table.queue.push_back(host.to_owned());
         self.start_queued(&mut table);
         LookupState::UnderWay { since: now, answer, last }
@@ -205,9 +205,9 @@ pub(super) fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> 
 
 /// The end of a look-up. One that nobody begins, since its name gave way, is an error.
 async fn await_lookup(mut answer: watch::Receiver<Option<LookupResult>>) -> LookupResult {
-    let gone = || Arc::new(io::Error::other("too many names are looked up at once"));
-    let answer = answer.wait_for(Option::is_some).await.map_err(|_| gone())?;
-    answer.clone().unwrap_or_else(|| Err(gone()))
+    let too_many = || Arc::new(io::Error::other("too many names are looked up at once"));
+    let answer = answer.wait_for(Option::is_some).await.map_err(|_| too_many())?;
+    answer.clone().unwrap_or_else(|| Err(too_many()))
 }
 
 impl NameTable {
@@ -217,7 +217,7 @@ impl NameTable {
             return;
         }
         let idle = self.names.iter().filter(|(_, name)| name.under_way.is_none());
-        if let Some(oldest) = idle.min_by_key(|(_, name)| name.asked).map(|(host, _)| host.clone()) {
+        if let Some(oldest) = idle.min_by_key(|(_, name)| name.asked_at).map(|(host, _)| host.clone()) {
             self.names.remove(&oldest);
         } else if let Some(waiting) = self.queue.pop_front() {
             self.names.remove(&waiting);
@@ -229,7 +229,7 @@ impl NameTable {
         if self.running >= THREADS_MAX {
             return None;
         }
-        let Self { names, queue, of_zones, late, .. } = self;
+        let Self { names, queue, of_zones, slow, .. } = self;
         // Nobody waits for them any more, so they are not worth a thread.
         queue.retain(|host| {
             let is_wanted = |under_way: &RunningLookup| under_way.answer.receiver_count() > 0;
@@ -243,11 +243,11 @@ impl NameTable {
         let may_begin = |host: &String| {
             let was_late = names.get(host).is_some_and(|name| name.was_late);
             let in_zone = of_zones.get(zone(host)).copied().unwrap_or(0);
-            in_zone < OF_ZONE_MAX && !(was_late && *late >= LATE_MAX)
+            in_zone < OF_ZONE_MAX && !(was_late && *slow >= LATE_MAX)
         };
         let host = queue.iter().position(may_begin).and_then(|at| queue.remove(at))?;
         self.running += 1;
-        self.late += usize::from(names.get(&host).is_some_and(|name| name.was_late));
+        self.slow += usize::from(names.get(&host).is_some_and(|name| name.was_late));
         *of_zones.entry(zone(&host).to_owned()).or_default() += 1;
         Some(host)
     }
@@ -262,7 +262,7 @@ impl NameTable {
         }
         // A name whose look-up runs is not forgotten.
         let Some(name) = self.names.get_mut(host) else { return };
-        self.late -= usize::from(name.was_late);
+        self.slow -= usize::from(name.was_late);
         name.was_late = took > LATE;
         let answer: LookupResult = match found {
             Ok(mut addresses) if !addresses.is_empty() => {

@@ -16,7 +16,7 @@ impl TimeoutError {
 }
 
 impl From<TimeoutError> for io::Error {
-    fn from(late: TimeoutError) -> Self {
-        Self::new(io::ErrorKind::TimedOut, late)
+    fn from(elapsed: TimeoutError) -> Self {
+        Self::new(io::ErrorKind::TimedOut, elapsed)
     }
 }

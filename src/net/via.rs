@@ -52,14 +52,14 @@ pub enum ViaFailure {
     BadLogin(String),
     #[error("it asks for `{0}`; `via_credentials` is for `Basic` alone")]
     OtherLogin(String),
-    #[error("it refuses to connect to {to}: {said}")]
-    Refused { to: HostPort, said: String },
-    #[error("it can not reach {to}: {said}")]
-    Unreachable { to: HostPort, said: String },
+    #[error("it refuses to connect to {to}: {message}")]
+    Refused { to: HostPort, message: String },
+    #[error("it can not reach {to}: {message}")]
+    Unreachable { to: HostPort, message: String },
     #[error("it answered with a page ({0}) and not with a way through")]
     Page(String),
-    #[error("it does not speak {spoken}: its answer begins with {begins}")]
-    OtherProtocol { spoken: &'static str, begins: String },
+    #[error("it does not speak {expected}: its answer begins with {begins}")]
+    OtherProtocol { expected: &'static str, begins: String },
     #[error("the head of its answer has more than {HEAD_BYTES_MAX} bytes")]
     LongHead,
     #[error("SOCKS5 carries names of at most 255 bytes")]
@@ -100,13 +100,13 @@ pub async fn dial_via(
     // The request is one segment, and so is what follows it.
     stream.set_nodelay(true).map_err(|error| failed(error.into()))?;
     let login = proxy.login.as_ref();
-    let asked = async {
+    let requested = async {
         match proxy.kind {
             ProxyKind::Http => connect(&mut stream, to, login).await,
             ProxyKind::Socks5 => socks5::connect(&mut stream, to, login).await,
         }
     };
-    match timeout(ANSWER, asked).await {
+    match timeout(ANSWER, requested).await {
         Ok(Ok(())) => Ok(stream),
         Ok(Err(failure)) => Err(failed(failure)),
         Err(_) => Err(failed(ViaFailure::Late)),
@@ -172,30 +172,30 @@ fn judge_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
         let fields = answer.headers.iter();
         fields.filter(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value).next()
     };
-    let said = shown(format!("{status} {}", answer.reason.unwrap_or_default()).trim().as_bytes());
+    let message = shown(format!("{status} {}", answer.reason.unwrap_or_default()).trim().as_bytes());
     let has_body = field("content-length").is_some_and(|length| length != b"0");
     match status {
         200..=299 if has_body || field("content-type").is_some_and(|kind| kind.starts_with(b"text/")) => {
-            Err(ViaFailure::Page(said))
+            Err(ViaFailure::Page(message))
         }
         200..=299 => Ok(()),
         407 => {
-            let asked =
+            let requested =
                 answer.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("proxy-authenticate"));
-            let schemes: Vec<_> = asked.map(|field| field.value).collect();
+            let schemes: Vec<_> = requested.map(|field| field.value).collect();
             let is_basic = |value: &&[u8]| value.len() >= 5 && value[..5].eq_ignore_ascii_case(b"basic");
             if !schemes.is_empty() && !schemes.iter().any(is_basic) {
                 return Err(ViaFailure::OtherLogin(shown(schemes[0])));
             }
             let realm = schemes.iter().find(|value| is_basic(value)).map(|value| shown(value));
-            let told = realm.map_or(said.clone(), |realm| format!("{said}, {realm}"));
+            let reported = realm.map_or(message.clone(), |realm| format!("{message}, {realm}"));
             Err(match login {
-                None => ViaFailure::NoLogin(told),
-                Some(_) => ViaFailure::BadLogin(told),
+                None => ViaFailure::NoLogin(reported),
+                Some(_) => ViaFailure::BadLogin(reported),
             })
         }
-        502..=504 => Err(ViaFailure::Unreachable { to: to.clone(), said }),
-        _ => Err(ViaFailure::Refused { to: to.clone(), said }),
+        502..=504 => Err(ViaFailure::Unreachable { to: to.clone(), message }),
+        _ => Err(ViaFailure::Refused { to: to.clone(), message }),
     }
 }
 
@@ -205,8 +205,11 @@ fn shown(bytes: &[u8]) -> String {
     text.escape_default().to_string().replace("\\\"", "\"").replace("\\'", "'")
 }
 
-fn other_protocol(spoken: &'static str, heard: &[u8]) -> ViaFailure {
-    ViaFailure::OtherProtocol { spoken, begins: format!("`{}`", shown(&heard[..heard.len().min(16)])) }
+fn other_protocol(expected: &'static str, received: &[u8]) -> ViaFailure {
+    ViaFailure::OtherProtocol {
+        expected,
+        begins: format!("`{}`", shown(&received[..received.len().min(16)])),
+    }
 }
 
 #[cfg(test)]

@@ -247,8 +247,8 @@ impl WebSocket {
                 (watch.since, watch.is_asked) = (Instant::now(), false);
             }
             let (staged, wire) = (self.out.len(), &mut buf.filled_mut()[before..]);
-            let heard = self.decoder.decode(wire, &mut self.out);
-            buf.set_filled(before + heard);
+            let received = self.decoder.decode(wire, &mut self.out);
+            buf.set_filled(before + received);
             self.answers |= self.out.len() > staged;
             match self.decoder.end() {
                 Some(WebSocketEnd::Closed(code)) => self.handle_close(cx, code),
@@ -258,7 +258,7 @@ impl WebSocket {
                 }
                 None => {}
             }
-            if heard > 0 {
+            if received > 0 {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -64,9 +64,11 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
     let sound: HashMap<_, _> = inside
         .iter()
         .map(|(name, service)| {
-            let told = declared_by_internal_service(service);
-            let is_sound = told.as_ref().is_some_and(|told| check_connects(told, &service.connect, problems));
-            (*name, told.filter(|_| is_sound))
+            let declaration = declared_by_internal_service(service);
+            let is_sound = declaration
+                .as_ref()
+                .is_some_and(|declaration| check_connects(declaration, &service.connect, problems));
+            (*name, declaration.filter(|_| is_sound))
         })
         .collect();
     for outer in raw.dmz.good().into_iter().flat_map(|half| &half.services) {
@@ -76,16 +78,22 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
         if matches!(outer.carries, ReadValue::Bad) || matches!(connect, Some(ReadValue::Bad)) {
             continue;
         }
-        let told = declared_by_dmz(outer, connect.and_then(ReadValue::good).map(|connect| &connect.first));
+        let declaration =
+            declared_by_dmz(outer, connect.and_then(ReadValue::good).map(|connect| &connect.first));
         let before = problems.len();
-        check_accepts(outer, &told, problems);
+        check_accepts(outer, &declaration, problems);
         if own.is_some() && mode == Some(Mode::Direct) {
-            check_connects(&told, &outer.connect, problems);
+            check_connects(&declaration, &outer.connect, problems);
         } else if let Some(Some(inner)) = sound.get(&outer.name)
             && problems.len() == before
-            && inner.carries != told.carries
+            && inner.carries != declaration.carries
         {
-            problems.push(mismatch_problem(outer, &told, inner, partner.map(|partner| &partner.place)));
+            problems.push(mismatch_problem(
+                outer,
+                &declaration,
+                inner,
+                partner.map(|partner| &partner.place),
+            ));
         }
     }
 }
@@ -132,8 +140,8 @@ fn declared_by_internal_service(service: &RawInternalService) -> Option<Declared
     Some(declared_by_internal(&service.carries, &connect.first))
 }
 
-fn declared(told: Option<(Carries, &ProfilePlace)>) -> DeclaredCarries<'_> {
-    told.map_or(DeclaredCarries { carries: Carries::Bytes, declared_at: None }, |(carries, by)| {
+fn declared(declaration: Option<(Carries, &ProfilePlace)>) -> DeclaredCarries<'_> {
+    declaration.map_or(DeclaredCarries { carries: Carries::Bytes, declared_at: None }, |(carries, by)| {
         DeclaredCarries { carries, declared_at: Some(by) }
     })
 }
@@ -154,14 +162,16 @@ pub(super) fn carries_of_backend(backend: &Backend) -> Carries {
     }
 }
 
-fn check_accepts(service: &RawDmzService, told: &DeclaredCarries<'_>, problems: &mut Vec<Problem>) {
+fn check_accepts(service: &RawDmzService, declaration: &DeclaredCarries<'_>, problems: &mut Vec<Problem>) {
     for Located { value: Accept { address, .. }, place } in &service.accept.list {
-        let Some(brought) = carries_of_scheme(address.scheme).filter(|brought| *brought != told.carries)
+        let Some(brought) =
+            carries_of_scheme(address.scheme).filter(|brought| *brought != declaration.carries)
         else {
             continue;
         };
-        let what = format!("`{address}` brings {brought}, and this service carries {}", declared_where(told));
-        let advice = match told.carries {
+        let what =
+            format!("`{address}` brings {brought}, and this service carries {}", declared_where(declaration));
+        let advice = match declaration.carries {
             Carries::Http => {
                 "write `http://…`, `https://…`, `ws://…` or `wss://…`, or give it a service of its own"
             }
@@ -169,9 +179,10 @@ fn check_accepts(service: &RawDmzService, told: &DeclaredCarries<'_>, problems: 
         };
         problems.push(ValueProblem::new(what, advice).at(place.clone()));
     }
-    if told.carries == Carries::Http {
+    if declaration.carries == Carries::Http {
         for place in &service.accept.of_frames {
-            let what = format!("no frames are taken off: this service carries {}", declared_where(told));
+            let what =
+                format!("no frames are taken off: this service carries {}", declared_where(declaration));
             problems.push(ValueProblem::new(what, "remove it, or write `carries: bytes`").at(place.clone()));
         }
     }
@@ -179,26 +190,27 @@ fn check_accepts(service: &RawDmzService, told: &DeclaredCarries<'_>, problems: 
 
 /// Whether all that a service reaches goes with what it carries; a problem if not.
 fn check_connects(
-    told: &DeclaredCarries<'_>,
+    declaration: &DeclaredCarries<'_>,
     connect: &ReadValue<RawBackends>,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let backends = connect.good().into_iter().flat_map(RawBackends::iter);
     // Each is looked at, so that all problems are told at once.
-    let unsound = backends.filter(|backend| !check_connect(told, backend, problems)).count();
+    let unsound = backends.filter(|backend| !check_connect(declaration, backend, problems)).count();
     unsound == 0
 }
 
 fn check_connect(
-    told: &DeclaredCarries<'_>,
+    declaration: &DeclaredCarries<'_>,
     Located { value: backend, place }: &Located<Backend>,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let wanted = carries_of_backend(backend);
-    if wanted == told.carries {
+    if wanted == declaration.carries {
         return true;
     }
-    let what = format!("`{backend}` takes {wanted}, and this service carries {}", declared_where(told));
+    let what =
+        format!("`{backend}` takes {wanted}, and this service carries {}", declared_where(declaration));
     let advice = match wanted {
         Carries::Bytes => {
             "write `http://…`, `https://…`, `ws://…`, `wss://…` or `http+unix://…`, or `carries: bytes`"
@@ -211,15 +223,16 @@ fn check_connect(
 
 fn mismatch_problem(
     outer: &RawDmzService,
-    told: &DeclaredCarries<'_>,
+    declaration: &DeclaredCarries<'_>,
     inner: &DeclaredCarries<'_>,
     partner: Option<&ProfilePlace>,
 ) -> Problem {
-    let by = told.declared_at.map(|by| format!(" (by `{}`, line {})", by.key, by.line)).unwrap_or_default();
+    let by =
+        declaration.declared_at.map(|by| format!(" (by `{}`, line {})", by.key, by.line)).unwrap_or_default();
     let what = format!(
         "`{}` carries {} on the DMZ half{by}, and {} here",
         quote_for_problem(outer.name.as_str()),
-        told.carries,
+        declaration.carries,
         inner.carries
     );
     let advice = match inner.carries {
@@ -229,9 +242,9 @@ fn mismatch_problem(
     ValueProblem::new(what, advice).at(inner.declared_at.or(partner).unwrap_or(&outer.place).clone())
 }
 
-fn declared_where(told: &DeclaredCarries<'_>) -> String {
-    match told.declared_at {
-        Some(by) => format!("{} (by `{}`, line {})", told.carries, by.key, by.line),
-        None => told.carries.to_string(),
+fn declared_where(declaration: &DeclaredCarries<'_>) -> String {
+    match declaration.declared_at {
+        Some(by) => format!("{} (by `{}`, line {})", declaration.carries, by.key, by.line),
+        None => declaration.carries.to_string(),
     }
 }

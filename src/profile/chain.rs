@@ -141,7 +141,7 @@ fn take_extends(
     problems: &mut Vec<Problem>,
 ) -> Option<(PathBuf, Option<ProfilePlace>)> {
     let value = remove_entry(node, "extends")?.node;
-    let place = value.spot.place("extends");
+    let place = value.position.place("extends");
     match value.value {
         YamlValue::Null => None,
         YamlValue::Text(name) if !name.is_empty() => {
@@ -168,9 +168,9 @@ fn remove_entry(node: &mut YamlNode, key: &str) -> Option<YamlEntry> {
 fn merge(under: YamlNode, over: YamlNode) -> YamlNode {
     match (under.value, over.value) {
         (YamlValue::Map(under), YamlValue::Map(over_entries)) => {
-            YamlNode { spot: over.spot, value: YamlValue::Map(merge_entries(under, over_entries)) }
+            YamlNode { position: over.position, value: YamlValue::Map(merge_entries(under, over_entries)) }
         }
-        (_, value) => YamlNode { spot: over.spot, value },
+        (_, value) => YamlNode { position: over.position, value },
     }
 }
 

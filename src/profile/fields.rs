@@ -67,14 +67,17 @@ pub(super) struct MapReader<'a> {
 impl<'a> MapReader<'a> {
     /// The map at the top of a tree.
     pub fn from_top(node: &'a YamlNode, keys: &'static KeyMap, problems: &mut Vec<Problem>) -> Option<Self> {
-        ValueReader { path: String::new(), spot: &node.spot, node }.map(keys, problems)
+        ValueReader { path: String::new(), position: &node.position, node }.map(keys, problems)
     }
 
     /// A key's value. Null is absent: there was nothing to remove.
     pub fn take(&self, key: &dyn AnyKey) -> Option<ValueReader<'a>> {
         let entry = self.entries.iter().find(|entry| entry.key == key.name())?;
-        let field =
-            ValueReader { path: join_path(&self.path, key.name()), spot: &entry.spot, node: &entry.node };
+        let field = ValueReader {
+            path: join_path(&self.path, key.name()),
+            position: &entry.position,
+            node: &entry.node,
+        };
         (entry.node.value != YamlValue::Null).then_some(field)
     }
 
@@ -94,19 +97,19 @@ impl<'a> MapReader<'a> {
 pub(super) struct ValueReader<'a> {
     /// Dotted, and with the index of an item of a list.
     pub path: String,
-    spot: &'a SourcePosition,
+    position: &'a SourcePosition,
     pub node: &'a YamlNode,
 }
 
 impl<'a> ValueReader<'a> {
     /// Where the value stands.
     pub fn place(&self) -> ProfilePlace {
-        self.node.spot.place(&self.path)
+        self.node.position.place(&self.path)
     }
 
     /// Where the key stands.
     pub fn key_place(&self) -> ProfilePlace {
-        self.spot.place(&self.path)
+        self.position.place(&self.path)
     }
 
     pub fn at<T>(&self, value: T) -> Located<T> {
@@ -139,7 +142,7 @@ impl<'a> ValueReader<'a> {
         };
         let faults = entries.iter().filter_map(|entry| {
             let path = join_path(&self.path, &entry.key);
-            keys.fault(&entry.key).map(|fault| fault.at(entry.spot.place(&path)))
+            keys.fault(&entry.key).map(|fault| fault.at(entry.position.place(&path)))
         });
         problems.extend(faults);
         Some(MapReader { path: self.path.clone(), keys, place: self.key_place(), entries })
@@ -156,7 +159,7 @@ impl<'a> ValueReader<'a> {
         };
         let field = |entry: &'a YamlEntry| {
             let path = join_path(&self.path, &entry.key);
-            (entry.key.as_str(), ValueReader { path, spot: &entry.spot, node: &entry.node })
+            (entry.key.as_str(), ValueReader { path, position: &entry.position, node: &entry.node })
         };
         Some(entries.iter().map(field).collect())
     }
@@ -224,8 +227,11 @@ impl<'a> ValueReader<'a> {
             let what = format!("the list has {} items", items.len());
             return self.refuse(ValueProblem::new(what, format!("write {max} at most")), problems);
         }
-        let item =
-            |(index, node)| ValueReader { path: format!("{}[{index}]", self.path), spot: self.spot, node };
+        let item = |(index, node)| ValueReader {
+            path: format!("{}[{index}]", self.path),
+            position: self.position,
+            node,
+        };
         Some(items.iter().enumerate().map(item).collect())
     }
 

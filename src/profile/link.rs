@@ -255,7 +255,7 @@ pub(super) fn named_file(
         let what = format!("`{}` is not a file's name", quote_for_problem(text));
         return field.refuse(ValueProblem::new(what, advice), problems);
     }
-    let path = field.node.spot.source.folder.join(text);
+    let path = field.node.position.source.folder.join(text);
     Some(PemSource::File { path, place: field.place() })
 }
 

@@ -120,7 +120,7 @@ impl LinkAddress {
             "socks+wss" => Some(OuterTls::OfPort),
             _ => None,
         };
-        let (at, asked) = match outer {
+        let (at, requested) = match outer {
             Some(_) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
             None => (rest, ""),
         };
@@ -131,7 +131,7 @@ impl LinkAddress {
         };
         let carrier = match outer {
             None => LinkCarrier::Tcp,
-            Some(outer) => LinkCarrier::WebSocket(LinkWebSocket { path: path(asked)?, outer }),
+            Some(outer) => LinkCarrier::WebSocket(LinkWebSocket { path: path(requested)?, outer }),
         };
         // Whether a link inside a WebSocket has `tls` is not known yet.
         let tls = matches!(scheme, "socks+tls" | "socks+ssl");

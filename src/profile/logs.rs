@@ -56,7 +56,7 @@ pub(super) fn file(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Opti
         let what = format!("`{}` is not a file's name", quote_for_problem(text));
         return field.refuse(ValueProblem::new(what, "write the name of the file to write"), problems);
     }
-    Some(field.node.spot.source.folder.join(text))
+    Some(field.node.position.source.folder.join(text))
 }
 
 /// A file that nothing else writes, or its chain would break.

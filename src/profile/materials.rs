@@ -33,11 +33,11 @@ impl Profile {
 
     /// Who the other ends of the TLS around the WebSockets of links have to be.
     pub fn outer_connect_tls(&self) -> impl Iterator<Item = &ConnectTls> {
-        let dmz = self.dmz.iter().filter_map(|half| match &half.way {
+        let dmz = self.dmz.iter().filter_map(|half| match &half.mode {
             DmzMode::Forward { connect, .. } => Some(connect),
             DmzMode::Direct(_) | DmzMode::Reverse { .. } => None,
         });
-        let internal = self.internal.iter().filter_map(|half| match &half.way {
+        let internal = self.internal.iter().filter_map(|half| match &half.mode {
             InternalMode::Reverse { connect, .. } => Some(connect),
             InternalMode::Forward { .. } => None,
         });
@@ -58,7 +58,7 @@ impl Profile {
 
     /// How TLS is spoken with backends.
     pub fn connect_tls(&self) -> impl Iterator<Item = &ConnectTls> {
-        let direct = self.dmz.iter().filter_map(|half| match &half.way {
+        let direct = self.dmz.iter().filter_map(|half| match &half.mode {
             DmzMode::Direct(backends) => Some(backends.values()),
             DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
         });
@@ -78,7 +78,7 @@ impl Accept {
 impl DmzHalf {
     /// Where its links come in, where they do.
     pub fn link_listen(&self) -> Option<&LinkAddress> {
-        match &self.way {
+        match &self.mode {
             DmzMode::Direct(_) | DmzMode::Forward { .. } => None,
             DmzMode::Reverse { listen, .. } => Some(listen),
         }
@@ -86,7 +86,7 @@ impl DmzHalf {
 
     /// Of its link, where it has one that speaks TLS.
     pub fn link_tls(&self) -> Option<&LinkTls> {
-        match &self.way {
+        match &self.mode {
             DmzMode::Direct(_) => None,
             DmzMode::Forward { tls, .. } | DmzMode::Reverse { tls, .. } => tls.as_ref(),
         }
@@ -96,7 +96,7 @@ impl DmzHalf {
 impl InternalHalf {
     /// Where its links come in, where they do.
     pub fn link_listen(&self) -> Option<&LinkAddress> {
-        match &self.way {
+        match &self.mode {
             InternalMode::Forward { listen, .. } => Some(listen),
             InternalMode::Reverse { .. } => None,
         }
@@ -104,7 +104,7 @@ impl InternalHalf {
 
     /// Of its link, where that speaks TLS.
     pub fn link_tls(&self) -> Option<&LinkTls> {
-        match &self.way {
+        match &self.mode {
             InternalMode::Forward { tls, .. } | InternalMode::Reverse { tls, .. } => tls.as_ref(),
         }
     }

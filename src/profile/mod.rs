@@ -204,7 +204,7 @@ impl Profile {
 /// The half that clients reach.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DmzHalf {
-    pub way: DmzMode,
+    pub mode: DmzMode,
     pub services: Vec<DmzService>,
 }
 
@@ -263,7 +263,7 @@ pub enum UnreadyPolicy {
 /// The half that reaches the backends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InternalHalf {
-    pub way: InternalMode,
+    pub mode: InternalMode,
     pub services: Vec<InternalService>,
     /// Links in all.
     pub maximum: usize,

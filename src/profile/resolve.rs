@@ -193,7 +193,7 @@ fn dmz_half(
     if mode != Mode::Direct {
         backends_stay_inside(raw, mode, problems);
     }
-    let way = match mode {
+    let mode_settings = match mode {
         Mode::Direct => DmzMode::Direct(backends(raw, partner, problems)),
         Mode::Forward => {
             let link = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
@@ -210,11 +210,11 @@ fn dmz_half(
     };
     let inside = connects(partner);
     let service = |service| dmz_service(service, raw, reached(service, &inside).good(), mode);
-    Some(DmzHalf { way, services: raw.services.iter().map(service).collect() })
+    Some(DmzHalf { mode: mode_settings, services: raw.services.iter().map(service).collect() })
 }
 
 fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> Option<InternalHalf> {
-    let (way, link) = match mode {
+    let (mode_settings, link) = match mode {
         Mode::Direct => return None,
         Mode::Forward => {
             let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
@@ -231,7 +231,7 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
     };
     let services = raw.services.iter().filter_map(internal_service).collect();
     let InternalLink { maximum, retire, sessions_per_link, .. } = *link;
-    Some(InternalHalf { way, services, maximum, retire, sessions_per_link })
+    Some(InternalHalf { mode: mode_settings, services, maximum, retire, sessions_per_link })
 }
 
 fn dmz_service(raw: &RawDmzService, half: &RawDmz, connect: Option<&RawBackends>, mode: Mode) -> DmzService {

@@ -34,7 +34,7 @@ pub fn read_text_map(text: &str, label: &str) -> Result<(Vec<NamedText>, Vec<Pro
     let entries = if let YamlValue::Map(entries) = top.value { entries } else { Vec::new() };
     let mut texts = Vec::new();
     for entry in entries {
-        let place = entry.spot.place(&yaml::join_path("", &entry.key));
+        let place = entry.position.place(&yaml::join_path("", &entry.key));
         match entry.node.value {
             YamlValue::Text(text) => texts.push(NamedText { name: entry.key, text, place }),
             _ => problems.push(

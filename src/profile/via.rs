@@ -90,11 +90,11 @@ pub(super) fn read(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> ReadVal
 
 /// Reads the logins of the halves that run. A change is seen at a reload.
 pub(super) fn read_logins(profile: &mut Profile, problems: &mut Vec<Problem>) {
-    let dmz = profile.dmz.iter_mut().filter_map(|half| match &mut half.way {
+    let dmz = profile.dmz.iter_mut().filter_map(|half| match &mut half.mode {
         DmzMode::Forward { connect, .. } => Some(connect),
         DmzMode::Direct(_) | DmzMode::Reverse { .. } => None,
     });
-    let internal = profile.internal.iter_mut().filter_map(|half| match &mut half.way {
+    let internal = profile.internal.iter_mut().filter_map(|half| match &mut half.mode {
         InternalMode::Reverse { connect, .. } => Some(connect),
         InternalMode::Forward { .. } => None,
     });
@@ -140,11 +140,11 @@ fn read_login(path: &std::path::Path) -> Result<ProxyLogin, ValueProblem> {
 impl Profile {
     /// The files with logins of proxies.
     pub fn credentials(&self) -> impl Iterator<Item = &PemSource> {
-        let dmz = self.dmz.iter().filter_map(|half| match &half.way {
+        let dmz = self.dmz.iter().filter_map(|half| match &half.mode {
             DmzMode::Forward { connect, .. } => Some(connect),
             DmzMode::Direct(_) | DmzMode::Reverse { .. } => None,
         });
-        let internal = self.internal.iter().filter_map(|half| match &half.way {
+        let internal = self.internal.iter().filter_map(|half| match &half.mode {
             InternalMode::Reverse { connect, .. } => Some(connect),
             InternalMode::Forward { .. } => None,
         });

@@ -11,7 +11,7 @@ pub fn warnings(profile: &Profile) -> Vec<String> {
 
 /// Ready links leave too little room for those that carry sessions.
 fn warn_of_crowding(half: &InternalHalf) -> Option<String> {
-    let InternalMode::Reverse { connect, tls, prepared, .. } = &half.way else { return None };
+    let InternalMode::Reverse { connect, tls, prepared, .. } = &half.mode else { return None };
     let gateways = connect.len();
     // A link without TLS speaks SOCKS5, and is ready for one service.
     let (of, count) = match tls {
@@ -53,14 +53,14 @@ fn warn_of_nameless_peers(profile: &Profile) -> Vec<String> {
         ));
     };
     if let Some(half) = &profile.dmz
-        && matches!(half.way, DmzMode::Forward { tls: None, .. } | DmzMode::Reverse { tls: None, .. })
+        && matches!(half.mode, DmzMode::Forward { tls: None, .. } | DmzMode::Reverse { tls: None, .. })
     {
         let named = half.services.iter().filter(|service| service.peers.is_some());
         named.for_each(|service| warn("dmz", service.name.as_str()));
     }
     if let Some(half) = &profile.internal
         && matches!(
-            half.way,
+            half.mode,
             InternalMode::Forward { tls: None, .. } | InternalMode::Reverse { tls: None, .. }
         )
     {

@@ -45,7 +45,7 @@ impl SourcePosition {
 /// A value and where it was written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct YamlNode {
-    pub spot: SourcePosition,
+    pub position: SourcePosition,
     pub value: YamlValue,
 }
 
@@ -64,7 +64,7 @@ pub(super) enum YamlValue {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct YamlEntry {
     pub key: String,
-    pub spot: SourcePosition,
+    pub position: SourcePosition,
     pub node: YamlNode,
 }
 
@@ -100,8 +100,8 @@ pub(super) fn read_map(
     }
     let refused = |problems: Vec<_>| {
         let problem = |refusal: SyntaxProblem| {
-            let spot = SourcePosition { line: refusal.line, column: refusal.column, ..top.clone() };
-            refusal.fault.at(spot.place(&refusal.key))
+            let position = SourcePosition { line: refusal.line, column: refusal.column, ..top.clone() };
+            refusal.fault.at(position.place(&refusal.key))
         };
         problems.into_iter().map(problem).collect::<Vec<_>>()
     };
@@ -116,9 +116,9 @@ pub(super) fn read_map(
         Err(error) => return Err(vec![parse_problem(&error, &top)]),
     };
     match node.value {
-        YamlValue::Map(_) => Ok((YamlNode { spot: top, ..node }, problems.into_inner())),
+        YamlValue::Map(_) => Ok((YamlNode { position: top, ..node }, problems.into_inner())),
         YamlValue::Null => Err(vec![described(words.empty, &top)]),
-        _ => Err(vec![described(words.not_a_map, &node.spot)]),
+        _ => Err(vec![described(words.not_a_map, &node.position)]),
     }
 }
 
@@ -134,8 +134,8 @@ fn control_sign(text: &str, top: &SourcePosition) -> Option<Problem> {
     Some(ValueProblem::new(what, "remove it").at(SourcePosition { line, column, ..top.clone() }.place("")))
 }
 
-fn described([what, advice]: [&'static str; 2], spot: &SourcePosition) -> Problem {
-    ValueProblem::new(what, advice).at(spot.place(""))
+fn described([what, advice]: [&'static str; 2], position: &SourcePosition) -> Problem {
+    ValueProblem::new(what, advice).at(position.place(""))
 }
 
 fn parse_problem(error: &serde_yaml::Error, top: &SourcePosition) -> Problem {
@@ -173,7 +173,7 @@ struct NodeSeed<'a> {
 impl NodeSeed<'_> {
     fn node<E>(&self, value: YamlValue) -> Result<YamlNode, E> {
         let SourceMark { line, column, .. } = *self.mark;
-        Ok(YamlNode { spot: SourcePosition { source: self.source.clone(), line, column }, value })
+        Ok(YamlNode { position: SourcePosition { source: self.source.clone(), line, column }, value })
     }
 
     /// The two parsers see different things: an odd text, better refused than guessed at.
@@ -248,13 +248,13 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
             let path = join_path(self.path, name);
             let kind = map.next_key_seed(KeySeed)?.ok_or_else(Self::disagree)?;
             let node = map.next_value_seed(NodeSeed { mark: value, path: &path, ..self })?;
-            let spot = SourcePosition { source: self.source.clone(), line, column };
+            let position = SourcePosition { source: self.source.clone(), line, column };
             if let Some(fault) = key_fault(kind, again) {
-                self.problems.borrow_mut().push(fault.at(spot.place(&path)));
+                self.problems.borrow_mut().push(fault.at(position.place(&path)));
             }
             // Of equal keys the first stays, so that the rest can be checked.
             if !again {
-                entries.push(YamlEntry { key: name.clone(), spot, node });
+                entries.push(YamlEntry { key: name.clone(), position, node });
             }
         }
         self.node(YamlValue::Map(entries))

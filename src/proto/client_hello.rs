@@ -188,10 +188,10 @@ mod tests {
         record(&[&[1, 0][..], &long(&body)].concat())
     }
 
-    fn read(said: &[u8]) -> Result<Option<Option<String>>, ClientHelloError> {
-        let whole = RecordReader::default().feed(said);
+    fn read(bytes: &[u8]) -> Result<Option<Option<String>>, ClientHelloError> {
+        let whole = RecordReader::default().feed(bytes);
         let mut reader = RecordReader::default();
-        let bytewise = said.iter().map(|byte| reader.feed(&[*byte])).find(|heard| *heard != Ok(None));
+        let bytewise = bytes.iter().map(|byte| reader.feed(&[*byte])).find(|received| *received != Ok(None));
         assert_eq!(whole, bytewise.unwrap_or(Ok(None)), "at once, and byte by byte");
         whole
     }
@@ -210,12 +210,12 @@ mod tests {
                 (Some(vec![]), None),
                 (None, None),
             ] {
-                let said = hello(version, extensions.as_deref());
-                assert_eq!(read(&said), Ok(Some(name.map(str::to_owned))), "{version} {extensions:?}");
-                assert_eq!(read(&[&said[..], b"\x17more"].concat()), read(&said));
-                assert_eq!(read(&said[..said.len() - 1]), Ok(None));
-                let pieces: Vec<_> = said[5..].chunks(3).map(record).collect();
-                assert_eq!(read(&pieces.concat()), read(&said), "in records of three bytes");
+                let bytes = hello(version, extensions.as_deref());
+                assert_eq!(read(&bytes), Ok(Some(name.map(str::to_owned))), "{version} {extensions:?}");
+                assert_eq!(read(&[&bytes[..], b"\x17more"].concat()), read(&bytes));
+                assert_eq!(read(&bytes[..bytes.len() - 1]), Ok(None));
+                let pieces: Vec<_> = bytes[5..].chunks(3).map(record).collect();
+                assert_eq!(read(&pieces.concat()), read(&bytes), "in records of three bytes");
             }
         }
     }
@@ -224,7 +224,7 @@ mod tests {
     fn what_is_no_hello_is_told_at_once() {
         let spoilt = |extensions: &[u8]| hello(3, Some(extensions));
         let two = [names(&[(0, b"a")]), names(&[(0, b"b")])].concat();
-        for (said, fault) in [
+        for (bytes, fault) in [
             (b"GET / HTTP/1.1\r\n".to_vec(), ClientHelloError::NoTls(b'G')),
             (b"\x80\x2e\x01\x03\x01".to_vec(), ClientHelloError::NoTls(0x80)),
             (b"\x16\x02".to_vec(), ClientHelloError::Version(2)),
@@ -241,7 +241,7 @@ mod tests {
             (spoilt(&names(&[(0, b"a/b")])), ClientHelloError::Name),
             (spoilt(&names(&[(0, &[b'a'; 254])])), ClientHelloError::Name),
         ] {
-            assert_eq!(read(&said), Err(fault), "{said:?}");
+            assert_eq!(read(&bytes), Err(fault), "{bytes:?}");
         }
     }
 }

@@ -43,8 +43,8 @@ pub enum ProxyHeaderError {
     Command(u8),
     #[error("byte 13 of its PROXY header is {0:#04x}, which is no family of addresses")]
     Kind(u8),
-    #[error("bytes 14 and 15 of its PROXY header say that {said} bytes follow, where {least} have to")]
-    Short { said: usize, least: usize },
+    #[error("bytes 14 and 15 of its PROXY header say that {announced} bytes follow, where {least} have to")]
+    Short { announced: usize, least: usize },
     #[error("a field of its PROXY header, type {0:#04x}, does not end within it")]
     Unfinished(u8),
     #[error("the checksum of its PROXY header is not that of its bytes")]
@@ -76,21 +76,21 @@ const CHECKSUM: u8 = 0x03;
 const PADDING: u8 = 0x04;
 
 /// Reads a header; `None` while it is not complete.
-pub fn parse(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
-    let is_line = said.first() == LINE.first();
+pub fn parse(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+    let is_line = bytes.first() == LINE.first();
     let begins = if is_line { LINE } else { SIGNATURE };
-    if let Some(at) = said.iter().zip(begins).position(|(said, meant)| said != meant) {
-        return Err(ProxyHeaderError::Begin { at, byte: said[at] });
+    if let Some(at) = bytes.iter().zip(begins).position(|(byte, meant)| byte != meant) {
+        return Err(ProxyHeaderError::Begin { at, byte: bytes[at] });
     }
     match is_line {
-        _ if said.len() < begins.len() => Ok(None),
-        true => parse_text(said),
-        false => parse_binary(said),
+        _ if bytes.len() < begins.len() => Ok(None),
+        true => parse_text(bytes),
+        false => parse_binary(bytes),
     }
 }
 
-fn parse_text(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
-    let within = &said[..said.len().min(LINE_BYTES_MAX)];
+fn parse_text(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+    let within = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
     let Some(end) = within.iter().position(|byte| *byte == b'\n') else {
         return if within.len() < LINE_BYTES_MAX { Ok(None) } else { Err(ProxyHeaderError::Long) };
     };
@@ -129,10 +129,10 @@ fn addresses<T: FromStr + Into<IpAddr>>(
     }
 }
 
-fn parse_binary(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
-    let Some(&[command, kind, high, low]) = said[SIGNATURE.len()..].first_chunk() else {
+fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+    let Some(&[command, kind, high, low]) = bytes[SIGNATURE.len()..].first_chunk() else {
         // What is there may be wrong already.
-        return said.get(SIGNATURE.len()).map_or(Ok(None), |command| is_local(*command).map(|_| None));
+        return bytes.get(SIGNATURE.len()).map_or(Ok(None), |command| is_local(*command).map(|_| None));
     };
     let is_local = is_local(command)?;
     let length = usize::from(u16::from_be_bytes([high, low]));
@@ -145,12 +145,12 @@ fn parse_binary(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
         kind => return Err(ProxyHeaderError::Kind(kind)),
     };
     if length < least {
-        return Err(ProxyHeaderError::Short { said: length, least });
+        return Err(ProxyHeaderError::Short { announced: length, least });
     }
-    let Some(body) = said[HEAD_BYTES..].get(..length) else { return Ok(None) };
+    let Some(body) = bytes[HEAD_BYTES..].get(..length) else { return Ok(None) };
     let mut header = ProxyHeader::of(binary_addresses(body, least), HEAD_BYTES + length);
     if least > 0 {
-        header.tlvs = check_fields(&said[..header.length], HEAD_BYTES + least)?;
+        header.tlvs = check_fields(&bytes[..header.length], HEAD_BYTES + least)?;
     }
     Ok(Some(header))
 }
@@ -238,15 +238,16 @@ pub fn fields_of(user: Option<&ProvenUser>, tlvs: &[u8]) -> Vec<u8> {
         (USER, field(USER, format!("{method}:{name}").as_bytes()))
     };
     let (mut kept, mut rest) = (Vec::new(), tlvs);
-    while let Some((&[kind, high, low], behind)) = rest.split_first_chunk() {
-        let Some((value, behind)) = behind.split_at_checked(usize::from(u16::from_be_bytes([high, low])))
+    while let Some((&[kind, high, low], remainder)) = rest.split_first_chunk() {
+        let Some((value, remainder)) =
+            remainder.split_at_checked(usize::from(u16::from_be_bytes([high, low])))
         else {
             break;
         };
         if kind != replaced {
             kept.extend(field(kind, value));
         }
-        rest = behind;
+        rest = remainder;
     }
     [kept, own].concat()
 }
@@ -313,10 +314,10 @@ mod tests {
                     }
                     let more = [&bytes[..], b"PROXY"].concat();
                     let is_alike = client.is_some_and(|client| client.is_ipv4() == destination.is_ipv4());
-                    let heard = parse(&more).expect("a header").expect("it is whole");
-                    assert_eq!((heard.client, heard.length), (client, bytes.len()), "{version:?}");
-                    assert_eq!(heard.destination == Some(destination), is_alike, "{heard:?}");
-                    assert_eq!(heard.tlvs, if client.is_some() { tlvs } else { b"" });
+                    let received = parse(&more).expect("a header").expect("it is whole");
+                    assert_eq!((received.client, received.length), (client, bytes.len()), "{version:?}");
+                    assert_eq!(received.destination == Some(destination), is_alike, "{received:?}");
+                    assert_eq!(received.tlvs, if client.is_some() { tlvs } else { b"" });
                 }
             }
         }
@@ -347,8 +348,8 @@ mod tests {
             ),
             (Some(user("basic")), b"\x02\0\x01h\x20\0\x05\x07\0\0\0\0\xe0\0\x0abasic:al\xc3\xbc"),
         ];
-        for (user, told) in table {
-            assert_eq!(fields_of(user.as_ref(), before), told, "{user:?}");
+        for (user, reported) in table {
+            assert_eq!(fields_of(user.as_ref(), before), reported, "{user:?}");
         }
     }
 
@@ -364,15 +365,15 @@ mod tests {
         let mut sealed = unsealed.clone();
         let at = sealed.len() - 8;
         sealed[at..at + 4].copy_from_slice(&seal);
-        let heard = parse(&sealed).expect("a header").expect("it is whole");
-        assert_eq!(heard.tlvs, b"\x02\0\x01h\xe0\0\x01u");
+        let received = parse(&sealed).expect("a header").expect("it is whole");
+        assert_eq!(received.tlvs, b"\x02\0\x01h\xe0\0\x01u");
         assert_eq!(parse(&unsealed), Err(ProxyHeaderError::Checksum));
         for cut in [&b"\x02"[..], b"\x02\0", b"\x02\0\x02a"] {
             assert_eq!(parse(&header(cut)), Err(ProxyHeaderError::Unfinished(2)), "{cut:?}");
         }
         let long = [&b"\x05\x20\0"[..], &[7; 0x2000]].concat();
-        let heard = parse(&header(&long)).expect("a header").expect("it is whole");
-        assert_eq!((heard.client.is_some(), heard.tlvs.len()), (true, 0), "more than a link takes");
+        let received = parse(&header(&long)).expect("a header").expect("it is whole");
+        assert_eq!((received.client.is_some(), received.tlvs.len()), (true, 0), "more than a link takes");
     }
 
     #[test]
@@ -390,7 +391,7 @@ mod tests {
     fn what_is_none_is_told_where_and_at_once() {
         let v2 = |rest: &[u8]| [SIGNATURE, rest].concat();
         let long = format!("PROXY UNKNOWN {}", "x".repeat(93));
-        for (bytes, told) in [
+        for (bytes, reported) in [
             (b"GET / HTTP/1.1\r\n".to_vec(), "its byte 0 is 0x47; let the proxy send one"),
             (b"PROXX".to_vec(), "its byte 4 is 0x58;"),
             (b"\r\n\r\n\0\r\nQUIX".to_vec(), "its byte 10 is 0x58;"),
@@ -412,7 +413,7 @@ mod tests {
             (v2(b"\x21\x21\0\x0c"), "say that 12 bytes follow, where 36 have to"),
         ] {
             let fault = parse(&bytes).expect_err("it is none").to_string();
-            assert!(fault.contains(told), "{bytes:?}: {fault}");
+            assert!(fault.contains(reported), "{bytes:?}: {fault}");
         }
     }
 }

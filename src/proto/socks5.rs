@@ -130,10 +130,10 @@ pub async fn accept_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -
 /// Asks for a service by name; the port of a request means nothing and is 0.
 pub async fn send_request(
     stream: &mut (impl AsyncWrite + Unpin),
-    asks: SocksCommand,
+    requested: SocksCommand,
     service: &ServiceName,
 ) -> Result<(), SocksError> {
-    let command = match asks {
+    let command = match requested {
         SocksCommand::Connect => Command::Connect,
         SocksCommand::Bind => Command::Bind,
     };

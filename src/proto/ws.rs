@@ -194,7 +194,7 @@ impl WebSocketDecoder {
                         frame.mask.apply(&mut wire[at..until]);
                     }
                     frame.left -= until - at;
-                    let heard = match frame.kind.is_control() {
+                    let received = match frame.kind.is_control() {
                         true => {
                             self.control.extend_from_slice(&wire[at..until]);
                             Ok(())
@@ -203,12 +203,12 @@ impl WebSocketDecoder {
                             self.message.as_mut().map_or(Ok(()), |message| message.feed(&wire[at..until]))
                         }
                     };
-                    if !frame.kind.is_control() && heard.is_ok() {
+                    if !frame.kind.is_control() && received.is_ok() {
                         wire.copy_within(at..until, kept);
                         kept += until - at;
                     }
                     at = until;
-                    heard
+                    received
                 }
             };
             if let Err(breach) = result.and_then(|()| self.finish(answers)) {
@@ -280,8 +280,8 @@ impl WebSocketDecoder {
             (Opcode::Text | Opcode::Binary, None) => 0,
         };
         let message_max = self.source.message_max();
-        let room = (message_max - before) as u64;
-        if length > room { Err(WebSocketError::Long(message_max)) } else { Ok(length as usize) }
+        let space = (message_max - before) as u64;
+        if length > space { Err(WebSocketError::Long(message_max)) } else { Ok(length as usize) }
     }
 
     /// Begins a message, or goes on with it, where the frame is of one.

@@ -94,8 +94,8 @@ impl RecordingPlayer {
     }
 
     /// Does what was asked, and gives the picture that is shown then.
-    pub fn perform(&mut self, asked: PlayerAction) -> Result<Arc<Snapshot>, RecordError> {
-        match asked {
+    pub fn perform(&mut self, requested: PlayerAction) -> Result<Arc<Snapshot>, RecordError> {
+        match requested {
             PlayerAction::Pause => self.pause(),
             PlayerAction::StepBack => self.step_to(self.place.saturating_sub(1)),
             PlayerAction::StepOn => self.step_to(self.place + 1),
@@ -194,8 +194,8 @@ mod tests {
         let path = file(&folder, &[0], "");
         let text = fs::read_to_string(&path).unwrap().replace("\"health\":\"healthy\",", "");
         fs::write(&path, text.replace("\"running\"", "\"stopped\"")).unwrap();
-        let picture = Recording::open(&path).unwrap().snapshot(0).unwrap();
-        assert_eq!(picture.health, Some(Health::Down));
+        let snapshot = Recording::open(&path).unwrap().snapshot(0).unwrap();
+        assert_eq!(snapshot.health, Some(Health::Down));
     }
 
     /// A file with one picture for each second of `seconds`, whose uptime is that second.
@@ -204,11 +204,11 @@ mod tests {
             format!("{}\n", serde_json::to_string(&super::super::RecordingHeader::current()).unwrap());
         for &second in seconds {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-            let picture = super::super::RecordedSnapshot {
+            let snapshot = super::super::RecordedSnapshot {
                 at: humantime::format_rfc3339_millis(at).to_string(),
                 snapshot: std::borrow::Cow::Owned((*snapshot(second as f64, GatewayPhase::Running)).clone()),
             };
-            text += &format!("{}\n", serde_json::to_string(&picture).unwrap());
+            text += &format!("{}\n", serde_json::to_string(&snapshot).unwrap());
         }
         let path = folder.path().join("recording");
         fs::write(&path, text + rest).unwrap();
@@ -228,13 +228,13 @@ mod tests {
     async fn pictures_come_at_the_pace_they_were_made_at() {
         let mut player = player(&[0, 1, 3, 100, 101]);
         let began = Instant::now();
-        let mut came = vec![];
+        let mut arrived = vec![];
         for _ in 0..4 {
-            let picture = shown(player.next().await);
-            came.push((picture, began.elapsed().as_secs()));
+            let snapshot = shown(player.next().await);
+            arrived.push((snapshot, began.elapsed().as_secs()));
         }
         // The wait of 97 s is told and cut short.
-        assert_eq!(came, [(1, 1), (3, 3), (100, 6), (101, 7)]);
+        assert_eq!(arrived, [(1, 1), (3, 3), (100, 6), (101, 7)]);
         assert_eq!(player.progress().state, PlayerState::Ended);
     }
 
@@ -249,11 +249,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn speed_divides_the_waits() {
         let mut player = player(&[0, 2, 4]);
-        for (asked, millis) in [(PlayerAction::Faster, 1000), (PlayerAction::Slower, 2000)] {
-            player.perform(asked).unwrap();
+        for (requested, millis) in [(PlayerAction::Faster, 1000), (PlayerAction::Slower, 2000)] {
+            player.perform(requested).unwrap();
             let began = Instant::now();
             player.next().await.unwrap();
-            assert_eq!(began.elapsed().as_millis(), millis, "{asked:?}");
+            assert_eq!(began.elapsed().as_millis(), millis, "{requested:?}");
         }
         for _ in 0..20 {
             player.perform(PlayerAction::Slower).unwrap();
@@ -282,9 +282,9 @@ mod tests {
             (PlayerAction::StepOn, 199, PlayerState::Ended),
             (PlayerAction::Pause, 0, PlayerState::Playing),
         ];
-        for (asked, picture, state) in steps {
-            assert_eq!(shown(player.perform(asked)), picture, "{asked:?}");
-            assert_eq!(player.progress().state, state, "{asked:?} at {picture}");
+        for (requested, snapshot, state) in steps {
+            assert_eq!(shown(player.perform(requested)), snapshot, "{requested:?}");
+            assert_eq!(player.progress().state, state, "{requested:?} at {snapshot}");
         }
         player.perform(PlayerAction::Pause).unwrap();
         let waits = tokio::time::timeout(MINUTE, player.next()).await;
@@ -295,18 +295,18 @@ mod tests {
     fn what_is_no_recording_is_told_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("recording");
-        let told = |text: &str| {
+        let reported = |text: &str| {
             fs::write(&path, text).unwrap();
             Recording::open(&path).unwrap_err().to_string()
         };
         let header = serde_json::to_string(&super::super::RecordingHeader::current()).unwrap();
-        assert!(told("").contains("line 1: not a recording"));
-        assert!(told("{\"at\":1}\n").contains("line 1: not a recording"));
-        assert!(told(&header.replace(":1}", ":999}")).contains("version"));
-        assert!(told(&format!("{header}\n")).contains("no picture"));
-        assert!(told(&format!("{header}\nnonsense\n")).contains("line 2: "));
+        assert!(reported("").contains("line 1: not a recording"));
+        assert!(reported("{\"at\":1}\n").contains("line 1: not a recording"));
+        assert!(reported(&header.replace(":1}", ":999}")).contains("version"));
+        assert!(reported(&format!("{header}\n")).contains("no picture"));
+        assert!(reported(&format!("{header}\nnonsense\n")).contains("line 2: "));
         let good = fs::read_to_string(file(&folder, &[7], "")).unwrap();
-        assert!(told(&format!("{good}{{\"at\":\"yesterday\"}}\n")).contains("line 3: at: "));
+        assert!(reported(&format!("{good}{{\"at\":\"yesterday\"}}\n")).contains("line 3: at: "));
     }
 
     #[test]

@@ -63,9 +63,9 @@ impl Recording {
         let sought = self.file.seek(SeekFrom::Start(offset));
         sought.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
         let line = self.line()?;
-        let picture: RecordedSnapshot<'_> =
+        let snapshot: RecordedSnapshot<'_> =
             serde_json::from_slice(&line).map_err(|error| self.line_error(number, error.into()))?;
-        let mut snapshot = picture.snapshot.into_owned();
+        let mut snapshot = snapshot.snapshot.into_owned();
         if snapshot.health.is_none() {
             // Recorded before gateways said so themselves.
             health::judge_snapshot(&mut snapshot, self.at(place));

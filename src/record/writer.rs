@@ -118,12 +118,14 @@ async fn count_while(
         }
         (missed, row.left_out) = (missed + 1, row.left_out + 1);
         if missed == MISSED_TOLD && row.trouble.is_none() {
-            let trouble = "the disk does not take what is written".to_owned();
+            let error_text = "the disk does not take what is written".to_owned();
             notices.warn(
-                LogEvent::Recording
-                    .line(format!("recording {}: {trouble}; snapshots are left out until it does", row.file)),
+                LogEvent::Recording.line(format!(
+                    "recording {}: {error_text}; snapshots are left out until it does",
+                    row.file
+                )),
             );
-            row.trouble = Some(trouble);
+            row.trouble = Some(error_text);
         }
         recording::set_state(Some(row.clone()));
     }
@@ -186,7 +188,7 @@ mod tests {
     async fn a_last_snapshot_that_the_disk_does_not_take_in_time_is_an_error() {
         let (_ends, ended) = oneshot::channel();
         let recorded = RecorderEnd { path: "r.rec".into(), ended };
-        let told = recorded.wait(Duration::from_secs(1)).await.expect_err("it is late").to_string();
-        assert_eq!(told, "recording r.rec: the last snapshots were not written within 1s");
+        let reported = recorded.wait(Duration::from_secs(1)).await.expect_err("it is late").to_string();
+        assert_eq!(reported, "recording r.rec: the last snapshots were not written within 1s");
     }
 }

@@ -81,8 +81,8 @@ impl NotifySocket {
     }
 
     /// One message for all of them. Whether it was taken: one that is busy misses it.
-    pub fn tell(&self, told: &[Notification]) -> bool {
-        let text: String = told.iter().map(Notification::line).collect();
+    pub fn notify(&self, notifications: &[Notification]) -> bool {
+        let text: String = notifications.iter().map(Notification::line).collect();
         self.socket.send(text.as_bytes()).is_ok()
     }
 }
@@ -119,18 +119,18 @@ mod tests {
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
         let socket = NotifySocket::connect(path.as_os_str(), None).unwrap();
-        assert!(socket.tell(&[Notification::Ready, Notification::Status("1 of 2\nlinks".into())]));
-        let mut heard = [0; 256];
-        let length = manager.recv(&mut heard).unwrap();
-        assert_eq!(&heard[..length], b"READY=1\nSTATUS=1 of 2 links\n");
+        assert!(socket.notify(&[Notification::Ready, Notification::Status("1 of 2\nlinks".into())]));
+        let mut received = [0; 256];
+        let length = manager.recv(&mut received).unwrap();
+        assert_eq!(&received[..length], b"READY=1\nSTATUS=1 of 2 links\n");
         // The socket outlives its name, as in a gateway that may open nothing any more.
         std::fs::remove_file(&path).unwrap();
-        assert!(socket.tell(&[Notification::Reloading { at: Duration::from_micros(7) }]));
-        let length = manager.recv(&mut heard).unwrap();
-        assert_eq!(&heard[..length], b"RELOADING=1\nMONOTONIC_USEC=7\n");
-        while socket.tell(&[Notification::Watchdog]) {}
+        assert!(socket.notify(&[Notification::Reloading { at: Duration::from_micros(7) }]));
+        let length = manager.recv(&mut received).unwrap();
+        assert_eq!(&received[..length], b"RELOADING=1\nMONOTONIC_USEC=7\n");
+        while socket.notify(&[Notification::Watchdog]) {}
         drop(manager);
-        assert!(!socket.tell(&[Notification::Stopping]));
+        assert!(!socket.notify(&[Notification::Stopping]));
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         let address = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
         let socket = NotifySocket::connect(OsStr::new(&format!("@{name}")), None).unwrap();
-        assert!(socket.tell(&[Notification::Stopping]));
+        assert!(socket.notify(&[Notification::Stopping]));
         assert_eq!(manager.recv(&mut [0; 64]).unwrap(), "STOPPING=1\n".len());
         for wrong in ["", "relative", "/nowhere/at/all"] {
             assert!(NotifySocket::connect(OsStr::new(wrong), None).is_err(), "{wrong}");

@@ -118,14 +118,16 @@ pub struct VerifyReport {
 
 impl VerifyReport {
     pub fn new(steps: Vec<StepReport>) -> Self {
-        Self { passed: steps.iter().all(|walked| walked.result != StepResult::Fail), steps }
+        Self { passed: steps.iter().all(|step_report| step_report.result != StepResult::Fail), steps }
     }
 
     /// The steps and their results in one line, with what was seen where one failed.
     pub fn line(&self) -> String {
-        let word = |walked: &StepReport| match walked.result {
-            StepResult::Fail => format!("{} fail ({})", walked.step.word(), walked.seen),
-            StepResult::Pass | StepResult::Skip => format!("{} {}", walked.step.word(), walked.result.word()),
+        let word = |step_report: &StepReport| match step_report.result {
+            StepResult::Fail => format!("{} fail ({})", step_report.step.word(), step_report.seen),
+            StepResult::Pass | StepResult::Skip => {
+                format!("{} {}", step_report.step.word(), step_report.result.word())
+            }
         };
         self.steps.iter().map(word).collect::<Vec<_>>().join(", ")
     }
@@ -139,7 +141,7 @@ impl VerifyReport {
                 None => steps.push(theirs),
             }
         }
-        steps.sort_by_key(|walked| walked.step);
+        steps.sort_by_key(|step_report| step_report.step);
         Self::new(steps)
     }
 }

@@ -213,9 +213,9 @@ mod tests {
         fail(EndedBy::Backend, "10.0.0.9:9000 did not answer within 4s", "c", 3);
         fail(EndedBy::Backend, "10.0.0.8:9000 did not answer within 3.9s", "d", 9);
         let rows = groups.rows(start + Duration::from_secs(10));
-        let told: Vec<_> =
+        let reported: Vec<_> =
             rows.iter().map(|row| (&*row.end, row.count, &*row.session, row.ago_seconds)).collect();
-        assert_eq!(told, [("BC", 2, "d", 1.0), ("BC", 1, "c", 7.0), ("TC", 1, "b", 8.0)]);
+        assert_eq!(reported, [("BC", 2, "d", 1.0), ("BC", 1, "c", 7.0), ("TC", 1, "b", 8.0)]);
         assert_eq!(
             (&*rows[0].first, &*rows[0].last),
             ("1970-01-01T00:00:01.000Z", "1970-01-01T00:00:09.000Z")

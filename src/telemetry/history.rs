@@ -142,10 +142,10 @@ impl HistoryRing {
         }
     }
 
-    pub fn report(&self, asked: HistoryRequest, now: u64) -> HistoryReport {
-        let steps = asked.steps.clamp(1, HISTORY_STEPS_MAX);
+    pub fn report(&self, requested: HistoryRequest, now: u64) -> HistoryReport {
+        let steps = requested.steps.clamp(1, HISTORY_STEPS_MAX);
         let longest = TIERS.map(|(step, most)| step * most as u64)[TIERS.len() - 1];
-        let step_seconds = asked.step_seconds.clamp(1, longest);
+        let step_seconds = requested.step_seconds.clamp(1, longest);
         let span = step_seconds.saturating_mul(steps).min(longest);
         let keeps = |(_, (step, most)): &(usize, (u64, usize))| step * *most as u64 >= span;
         let (place, (finest, _)) =
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    fn asked(step_seconds: u64, steps: u64) -> HistoryRequest {
+    fn history_request(step_seconds: u64, steps: u64) -> HistoryRequest {
         HistoryRequest { step_seconds, steps }
     }
 
@@ -212,10 +212,11 @@ mod tests {
         let kept: usize = ring.tiers.iter().map(VecDeque::len).sum();
         assert_eq!(kept, 600 + 720 + 1440);
         assert!(kept * size_of::<HistorySample>() <= 2 << 20);
-        let day = ring.report(asked(288, 300), NOW);
+        let day = ring.report(history_request(288, 300), NOW);
         assert!((288..=289).contains(&day.samples.len()), "{}", day.samples.len());
         assert!(day.samples.iter().all(|sample| (sample.up, sample.links) == (7, 8)));
-        let bytes = serde_json::to_vec(&ring.report(asked(1, u64::MAX), NOW)).map(|text| text.len());
+        let bytes =
+            serde_json::to_vec(&ring.report(history_request(1, u64::MAX), NOW)).map(|text| text.len());
         assert!(bytes.is_ok_and(|bytes| bytes < 128 << 10), "an answer is bounded");
     }
 
@@ -227,8 +228,8 @@ mod tests {
         {
             ring.take_second(HistorySample { links, refused, wait_ms, ..second(NOW - back, up) });
         }
-        let told = ring.report(asked(10, 60), NOW).samples;
-        let [step] = told.as_slice() else { panic!("{told:?}") };
+        let reported = ring.report(history_request(10, 60), NOW).samples;
+        let [step] = reported.as_slice() else { panic!("{reported:?}") };
         assert_eq!((step.seconds, step.up, step.up_max, step.open), (4, 100, 300, 30));
         assert_eq!((step.links, step.links_wanted, step.refused, step.wait_ms), (2, 8, 3, Some(40.0)));
     }
@@ -239,20 +240,20 @@ mod tests {
         for at in [NOW - 50, NOW - 9, NOW] {
             ring.take_second(second(at, 1));
         }
-        let told: Vec<_> =
-            ring.report(asked(1, 60), NOW).samples.iter().map(|sample| NOW - sample.at).collect();
-        assert_eq!(told, [50, 9, 0]);
+        let reported: Vec<_> =
+            ring.report(history_request(1, 60), NOW).samples.iter().map(|sample| NOW - sample.at).collect();
+        assert_eq!(reported, [50, 9, 0]);
     }
 
     #[test]
     fn what_is_older_than_the_fine_steps_is_told_in_coarser_ones() {
         let mut ring = HistoryRing::default();
         (NOW - 3600..=NOW).for_each(|at| ring.take_second(second(at, 5)));
-        let hour = ring.report(asked(2, 600), NOW);
+        let hour = ring.report(history_request(2, 600), NOW);
         assert_eq!(hour.step_seconds, 10, "twenty minutes are not kept by the second");
         assert!((120..=121).contains(&hour.samples.len()));
-        assert_eq!(ring.report(asked(2, 300), NOW).step_seconds, 2);
-        assert_eq!(ring.report(asked(0, 0), NOW).samples.len(), 2, "nonsense is answered too");
+        assert_eq!(ring.report(history_request(2, 300), NOW).step_seconds, 2);
+        assert_eq!(ring.report(history_request(0, 0), NOW).samples.len(), 2, "nonsense is answered too");
     }
 
     #[test]
@@ -260,9 +261,9 @@ mod tests {
         let mut ring = HistoryRing::default();
         (NOW - 30..=NOW).for_each(|at| ring.take_second(second(at, 5)));
         (NOW - 10..=NOW - 5).for_each(|at| ring.take_second(second(at, 9)));
-        let told = ring.report(asked(1, 60), NOW).samples;
-        assert!(told.is_sorted_by(|a, b| a.at < b.at), "{told:?}");
-        assert_eq!(told.last().map(|sample| (sample.at, sample.up)), Some((NOW - 5, 9)));
+        let reported = ring.report(history_request(1, 60), NOW).samples;
+        assert!(reported.is_sorted_by(|a, b| a.at < b.at), "{reported:?}");
+        assert_eq!(reported.last().map(|sample| (sample.at, sample.up)), Some((NOW - 5, 9)));
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub struct ReportOnce(Mutex<HashSet<String>>);
 impl ReportOnce {
     /// Whether it is to be told now. What is seen when much was told already is not told any more.
     pub fn is_first(&self, thing: &str) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < ONCE_MAX && !told.contains(thing) && told.insert(thing.to_owned())
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.len() < ONCE_MAX && !reported.contains(thing) && reported.insert(thing.to_owned())
     }
 }
 

@@ -198,14 +198,14 @@ mod tests {
         assert_eq!(written(LogKind::LinkRejected, 3, start), 3);
         assert_eq!(log.take_left_out(start + SECOND / 2, SECOND), [], "the second is not over");
         // Until it is flushed it goes on.
-        let late = start + SECOND + SECOND / 4;
-        assert_eq!(written(CUT, 5, late), 0);
-        let mut left_out = log.take_left_out(late, SECOND);
+        let timed_out = start + SECOND + SECOND / 4;
+        assert_eq!(written(CUT, 5, timed_out), 0);
+        let mut left_out = log.take_left_out(timed_out, SECOND);
         left_out.sort_unstable_by_key(|left_out| left_out.lines);
-        let of = |kind, lines| LeftOut { kind, lines, within: late - start };
+        let of = |kind, lines| LeftOut { kind, lines, within: timed_out - start };
         assert_eq!(left_out, [of(SERVED, 900), of(CUT, 995)]);
-        assert_eq!(log.take_left_out(late + SECOND, SECOND), [], "nothing is left of it");
-        assert_eq!(written(CUT, 3, late), 3);
+        assert_eq!(log.take_left_out(timed_out + SECOND, SECOND), [], "nothing is left of it");
+        assert_eq!(written(CUT, 3, timed_out), 3);
     }
 
     #[test]

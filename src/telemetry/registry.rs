@@ -145,12 +145,12 @@ impl SessionRegistry {
         kind: SessionKind,
         stopper: SessionStopper,
     ) -> SessionGuard {
-        let mut books = self.lock();
-        books.next += 1;
-        let key = books.next;
-        let meter = match kind {
+        let mut state = self.lock();
+        state.next += 1;
+        let key = state.next;
+        let counters = match kind {
             SessionKind::Client => {
-                let totals = books.totals.entry((role, service.clone())).or_default().clone();
+                let totals = state.totals.entry((role, service.clone())).or_default().clone();
                 SessionCounters::adding_to(SessionTally::begin(totals))
             }
             SessionKind::Probe => SessionCounters::default(),
@@ -164,12 +164,12 @@ impl SessionRegistry {
             peer: Mutex::default(),
             user: OnceLock::new(),
             started: Instant::now(),
-            counters: Arc::new(meter),
+            counters: Arc::new(counters),
             stopper,
             seen: Default::default(),
             rates: Default::default(),
         });
-        books.open.insert(key, session.clone());
+        state.open.insert(key, session.clone());
         SessionGuard { registry: self.clone(), key, session, end: None }
     }
 
@@ -181,8 +181,8 @@ impl SessionRegistry {
 
     /// Whether some client's session is on its way to its backend.
     pub fn is_opening(&self) -> bool {
-        let books = self.lock();
-        books.clients().any(|(_, session)| session.half == Half::Dmz && !session.counters.is_carried())
+        let state = self.lock();
+        state.clients().any(|(_, session)| session.half == Half::Dmz && !session.counters.is_carried())
     }
 
     /// Totals of each service that has had a session, open ones included.
@@ -192,8 +192,8 @@ impl SessionRegistry {
 
     /// The services whose last sessions all failed at the backend.
     pub fn backend_failures(&self) -> HashMap<(Half, ServiceName), BackendFailures> {
-        let mut books = self.lock();
-        let RegistryState { failing, totals, .. } = &mut *books;
+        let mut state = self.lock();
+        let RegistryState { failing, totals, .. } = &mut *state;
         failing.retain(|key, failing| {
             let reached_us = totals.get(key).map_or(0, |totals| totals.reached_us());
             failing.at_us >= reached_us
@@ -240,15 +240,15 @@ impl SessionRegistry {
     }
 
     fn tick_at(&self, now: Instant) {
-        let mut books = self.lock();
+        let mut state = self.lock();
         let is_old = |at: Instant| now.saturating_duration_since(at) >= RATE_OVER;
-        while books.ticked.len() >= TICKS_KEPT || books.ticked.get(1).is_some_and(|(_, at)| is_old(*at)) {
-            books.ticked.pop_front();
+        while state.ticked.len() >= TICKS_KEPT || state.ticked.get(1).is_some_and(|(_, at)| is_old(*at)) {
+            state.ticked.pop_front();
         }
         let slot = |tick: u64| (tick % TICKS_KEPT as u64) as usize;
-        let from = books.ticked.front().map(|&(tick, at)| (slot(tick), now.saturating_duration_since(at)));
-        let tick = books.ticks;
-        for session in books.open.values() {
+        let from = state.ticked.front().map(|&(tick, at)| (slot(tick), now.saturating_duration_since(at)));
+        let tick = state.ticks;
+        for session in state.open.values() {
             for (direction, bytes) in [session.counters.up(), session.counters.down()].into_iter().enumerate()
             {
                 let rate = from.map_or(0.0, |(slot, passed)| {
@@ -259,8 +259,8 @@ impl SessionRegistry {
                 session.rates[direction].store(rate as u64, Ordering::Relaxed);
             }
         }
-        books.ticks += 1;
-        books.ticked.push_back((tick, now));
+        state.ticks += 1;
+        state.ticked.push_back((tick, now));
     }
 
     fn lock(&self) -> MutexGuard<'_, RegistryState> {
@@ -271,31 +271,31 @@ impl SessionRegistry {
     fn close(&self, key: u64, session: Arc<OpenSession>, end: SessionEnd) {
         let seconds = session.started.elapsed().as_secs_f64();
         session.log(&end, seconds, &self.notices);
-        let mut books = self.lock();
-        books.open.remove(&key);
+        let mut state = self.lock();
+        state.open.remove(&key);
         if session.kind == SessionKind::Probe {
             return;
         }
-        books.judge_backend(&session, &end);
+        state.judge_backend(&session, &end);
         let now = Instant::now();
         if end.who == EndedBy::Peer
             && session.counters.is_carried()
             && let Some(peer) = session.peer()
         {
-            books.cuts.add(session.half, peer, now);
+            state.cuts.add(session.half, peer, now);
         }
         let is_told =
-            session.counters.is_carried() || books.refusals.add(session.half, &session.service, &end, now);
-        let of_service = books.ends.entry((session.half, session.service.clone())).or_default();
+            session.counters.is_carried() || state.refusals.add(session.half, &session.service, &end, now);
+        let of_service = state.ends.entry((session.half, session.service.clone())).or_default();
         *of_service.entry(end.code()).or_default() += 1;
         // A client that left before it was carried was not refused by us.
         let otherwise = if end.who == EndedBy::Client { CountedEnd::Left } else { CountedEnd::Refused };
         session.counters.tally.iter().for_each(|tally| tally.end(otherwise));
         if end.is_failure() {
-            books.failures.add(session.as_failed(&end, session.peer().as_deref()), (now, SystemTime::now()));
+            state.failures.add(session.as_failed(&end, session.peer().as_deref()), (now, SystemTime::now()));
         }
-        books.ended.add(EndedSession { session: session.clone(), end: end.clone(), at: now, seconds });
-        drop(books);
+        state.ended.add(EndedSession { session: session.clone(), end: end.clone(), at: now, seconds });
+        drop(state);
         if is_told {
             session.notify_operator(&end, &self.notices);
         }

@@ -30,16 +30,16 @@ impl RequestBooks {
         else {
             return;
         };
-        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match books.get_mut(service) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.get_mut(service) {
             Some(counts) => counts.0[class] += 1,
-            None => books.entry(service.clone()).or_default().0[class] += 1,
+            None => state.entry(service.clone()).or_default().0[class] += 1,
         }
     }
 
     pub fn of(&self, service: &ServiceName) -> RequestCounts {
-        let books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        books.get(service).copied().unwrap_or_default()
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.get(service).copied().unwrap_or_default()
     }
 }
 
@@ -49,9 +49,9 @@ mod tests {
 
     #[test]
     fn answers_are_counted_by_their_first_digit() {
-        let (books, orders) = (RequestBooks::default(), ServiceName::parse("orders").expect("a name"));
-        [101, 200, 204, 404, 599, 600, 99].iter().for_each(|status| books.add(&orders, *status));
-        let counts: Vec<_> = books.of(&orders).by_class().collect();
+        let (state, orders) = (RequestBooks::default(), ServiceName::parse("orders").expect("a name"));
+        [101, 200, 204, 404, 599, 600, 99].iter().for_each(|status| state.add(&orders, *status));
+        let counts: Vec<_> = state.of(&orders).by_class().collect();
         assert_eq!(counts, [("1xx", 1), ("2xx", 2), ("4xx", 1), ("5xx", 1)]);
     }
 }

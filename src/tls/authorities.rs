@@ -29,7 +29,7 @@ pub struct Authorities {
     /// None where nothing issues certificates.
     clients: Option<Arc<dyn ClientCertVerifier>>,
     hints: Vec<DistinguishedName>,
-    pinned: Vec<CertificateDer<'static>>,
+    self_issued: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
     /// Who shows certificates.
     of: TlsParty,
@@ -54,8 +54,8 @@ impl Authorities {
                 Some(builder.build()? as Arc<dyn ClientCertVerifier>)
             }
         };
-        let pinned = all.iter().filter(|one| is_self_issued(one)).cloned().collect();
-        Ok(Self { all, issuers, clients, hints, pinned, provider, of })
+        let self_issued = all.iter().filter(|one| is_self_issued(one)).cloned().collect();
+        Ok(Self { all, issuers, clients, hints, self_issued, provider, of })
     }
 
     /// Whether a certificate comes from here, is in date, and may serve as a TLS server.
@@ -65,7 +65,7 @@ impl Authorities {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        if self.pinned.contains(leaf) {
+        if self.self_issued.contains(leaf) {
             return check_dates(leaf, now);
         }
         verify_server_cert_signed_by_trust_anchor(
@@ -84,7 +84,7 @@ impl Authorities {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        if self.pinned.contains(leaf) {
+        if self.self_issued.contains(leaf) {
             return check_dates(leaf, now);
         }
         let clients = self.clients.as_ref().ok_or(CertificateError::UnknownIssuer)?;

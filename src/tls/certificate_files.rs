@@ -62,8 +62,8 @@ impl ChangedFiles {
 
 impl fmt::Display for ChangedFiles {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told: Vec<_> = self.0.iter().take(TOLD_MAX).map(|path| path.display().to_string()).collect();
-        out.write_str(&told.join(", "))?;
+        let reported: Vec<_> = self.0.iter().take(TOLD_MAX).map(|path| path.display().to_string()).collect();
+        out.write_str(&reported.join(", "))?;
         match self.0.len().saturating_sub(TOLD_MAX) {
             0 => Ok(()),
             more => write!(out, " and {more} more"),
@@ -111,13 +111,13 @@ mod tests {
         fs::copy(at("old"), at("same")).expect("it is copied");
         fs::rename(at("same"), at("moved")).expect("it is renamed");
         fs::write(at("written"), "and more").expect("it is written");
-        let unlike = look().changed_since(&before);
+        let changed = look().changed_since(&before);
         for (material, is_unlike) in materials.iter().zip([true, true, true, false]) {
-            assert_eq!(unlike.has_any_of([material].into_iter()), is_unlike, "{material:?}");
+            assert_eq!(changed.has_any_of([material].into_iter()), is_unlike, "{material:?}");
         }
-        let told = unlike.to_string();
+        let reported = changed.to_string();
         let expected = ["linked", "moved", "written"].map(|name| at(name).display().to_string());
-        assert_eq!(told, expected.join(", "));
+        assert_eq!(reported, expected.join(", "));
         fs::remove_file(at("old")).expect("it is removed");
         assert_ne!(look(), before);
     }

@@ -315,7 +315,7 @@ fn excludes(limits: &NameConstraints<'_>, name: &str) -> bool {
 }
 
 fn told_limits(limits: &NameConstraints<'_>) -> String {
-    let told = |word: &str, trees: &Option<Vec<GeneralSubtree<'_>>>| {
+    let reported = |word: &str, trees: &Option<Vec<GeneralSubtree<'_>>>| {
         let trees = trees.as_ref().filter(|trees| !trees.is_empty())?;
         let bases = trees.iter().take(NAMES_MAX).map(|tree| match &tree.base {
             GeneralName::DNSName(base) | GeneralName::URI(base) | GeneralName::RFC822Name(base) => {
@@ -325,8 +325,10 @@ fn told_limits(limits: &NameConstraints<'_>) -> String {
         });
         Some(format!("{word} {}", bases.collect::<Vec<_>>().join(", ")))
     };
-    let parts =
-        [told("permitted:", &limits.permitted_subtrees), told("excluded:", &limits.excluded_subtrees)];
+    let parts = [
+        reported("permitted:", &limits.permitted_subtrees),
+        reported("excluded:", &limits.excluded_subtrees),
+    ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 

@@ -48,9 +48,9 @@ pub struct ClientHello {
 
 impl ClientHello {
     /// Reads one, over however many segments and records it comes.
-    /// Some of it may be `said` already.
-    pub async fn read(stream: &mut TcpStream, said: Vec<u8>) -> Result<Self, HelloReadError> {
-        let (mut reader, mut more) = (ClientHelloReader::default(), said);
+    /// Some of it may be `bytes` already.
+    pub async fn read(stream: &mut TcpStream, bytes: Vec<u8>) -> Result<Self, HelloReadError> {
+        let (mut reader, mut more) = (ClientHelloReader::default(), bytes);
         loop {
             match reader.feed(&more) {
                 Ok(Some(hello)) => return Ok(hello),
@@ -82,8 +82,8 @@ impl ClientHello {
 
     /// Begins to answer it; rustls reads it for itself, and tells a client that it can not serve.
     pub(super) async fn start_handshake(self, stream: TcpStream) -> io::Result<StartHandshake<ReadAhead>> {
-        let ahead = ReadAhead::with_prefix(self.bytes, stream);
-        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), ahead);
+        let read_ahead = ReadAhead::with_prefix(self.bytes, stream);
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), read_ahead);
         let begun = (&mut acceptor).await;
         if let Some(stream) = acceptor.take_io() {
             stream.tcp().into_iter().for_each(tcp::let_close_cleanly);

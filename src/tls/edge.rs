@@ -165,8 +165,8 @@ impl EdgeTls {
             HashMap::new();
         for (tls, edge) in &self.accepts {
             let (Some(clients), Some(edge)) = (tls.client_certificates(), edge.opened()) else { continue };
-            let book = enforced.entry(&clients.ca).or_insert_with(|| (edge.bytes.shown.clone(), Vec::new()));
-            book.1.push(edge.revoked.clone());
+            let entry = enforced.entry(&clients.ca).or_insert_with(|| (edge.bytes.shown.clone(), Vec::new()));
+            entry.1.push(edge.revoked.clone());
         }
         enforced.into_values().map(|(shown, lists)| shown.enforce(lists)).sum()
     }
@@ -222,17 +222,17 @@ impl AcceptTlsConfig {
 
 /// Accepts that believe one `ca` have one book of what was shown, those of before and now.
 fn share_books(accepts: &mut HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>, before: &EdgeTls) {
-    let mut books: HashMap<PemSource, Arc<ShownCertificates>> = HashMap::new();
+    let mut by_ca: HashMap<PemSource, Arc<ShownCertificates>> = HashMap::new();
     for (tls, edge) in &before.accepts {
         if let (Some(clients), Some(edge)) = (tls.client_certificates(), edge.opened()) {
-            books.entry(clients.ca.clone()).or_insert_with(|| edge.bytes.shown.clone());
+            by_ca.entry(clients.ca.clone()).or_insert_with(|| edge.bytes.shown.clone());
         }
     }
     for (tls, edge) in accepts {
         if let (Some(clients), EdgeConfig::Opened(edge) | EdgeConfig::Kept(edge, _)) =
             (tls.client_certificates(), edge)
         {
-            edge.share_shown(books.entry(clients.ca.clone()).or_default());
+            edge.share_shown(by_ca.entry(clients.ca.clone()).or_default());
         }
     }
 }

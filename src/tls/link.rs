@@ -47,7 +47,7 @@ pub struct LinkIdentity {
     shown: Arc<Vec<CertificateDer<'static>>>,
     key_exchange: KeyExchangePolicy,
     /// What peers have shown on links that stand.
-    standing: Arc<ShownCertificates>,
+    shown_by_peers: Arc<ShownCertificates>,
 }
 
 /// A handshake of the side that listens, done.
@@ -153,7 +153,7 @@ impl LinkIdentity {
             pair,
             shown,
             key_exchange: KeyExchangePolicy::default(),
-            standing: Arc::default(),
+            shown_by_peers: Arc::default(),
         }
     }
 
@@ -166,13 +166,13 @@ impl LinkIdentity {
 
     /// The same, which goes on with the links of the one before.
     pub fn succeeding(self, before: Option<&Self>) -> Self {
-        let standing = before.map_or(self.standing, |before| before.standing.clone());
-        Self { standing, ..self }
+        let shown_by_peers = before.map_or(self.shown_by_peers, |before| before.shown_by_peers.clone());
+        Self { shown_by_peers, ..self }
     }
 
     /// Its lists of revoked certificates hold for the links that stand; how many of those are to go.
     pub fn enforce_revocations(&self) -> usize {
-        self.standing.enforce(vec![self.verifier.revoked().clone()])
+        self.shown_by_peers.enforce(vec![self.verifier.revoked().clone()])
     }
 
     pub fn list_expiries(&self) -> impl Iterator<Item = ListExpiry> {
@@ -194,9 +194,9 @@ impl LinkIdentity {
 
     /// What its certificates are for and how many days they have left, for an operator.
     pub fn describe(&self) -> String {
-        let told = |certificate| describe_certificate(certificate).unwrap_or_else(|| "unreadable".into());
+        let reported = |certificate| describe_certificate(certificate).unwrap_or_else(|| "unreadable".into());
         let (leaf, ca) = (self.shown.first(), self.shown.last());
-        let [leaf, ca] = [leaf, ca].map(|certificate| certificate.map(told).unwrap_or_default());
+        let [leaf, ca] = [leaf, ca].map(|certificate| certificate.map(reported).unwrap_or_default());
         format!("certificate {leaf}; CA {ca}")
     }
 
@@ -210,7 +210,7 @@ impl LinkIdentity {
         let peer = self.peer_name(stream.get_ref().1.peer_certificates())?;
         let offered = witness.offered.get().cloned().unwrap_or_default();
         let mut stream = NetStream::Tls(Box::new(stream.into()));
-        self.standing.watch(&mut stream);
+        self.shown_by_peers.watch(&mut stream);
         Ok(AcceptedTls { stream, peer, offered })
     }
 
@@ -222,7 +222,7 @@ impl LinkIdentity {
         let stream = shake(connecting.into_fallible(), TlsParty::Gateway).await?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         let mut stream = NetStream::Tls(Box::new(stream.into()));
-        self.standing.watch(&mut stream);
+        self.shown_by_peers.watch(&mut stream);
         Ok((stream, name))
     }
 

@@ -14,10 +14,10 @@ use crate::{
 
 impl App {
     pub fn take_answer(&mut self, answer: CommandAnswer) {
-        let said = self.message.take();
+        let message = self.message.take();
         self.reload = match (self.reload, &answer) {
             (ReloadState::Asked, CommandAnswer::Refused(_)) => ReloadState::Refused,
-            (told, CommandAnswer::Profiles(_)) => told,
+            (reported, CommandAnswer::Profiles(_)) => reported,
             _ => ReloadState::None,
         };
         // A reload or a switch may be behind it.
@@ -44,7 +44,7 @@ impl App {
                 self.profiles_aged = false;
                 self.arrange();
                 // What was asked for is on the screen: there is nothing to say of it.
-                self.message = said.filter(|said| !matches!(said, StatusMessage::Waiting(_)));
+                self.message = message.filter(|message| !matches!(message, StatusMessage::Waiting(_)));
                 return;
             }
         });
@@ -99,8 +99,8 @@ impl App {
     }
 
     /// Something that was asked of the world is done, or is not.
-    pub fn note_result(&mut self, told: Result<String, String>) {
-        self.message = Some(match told {
+    pub fn note_result(&mut self, reported: Result<String, String>) {
+        self.message = Some(match reported {
             Ok(text) => StatusMessage::Done(text),
             Err(text) => StatusMessage::Refused(text),
         });

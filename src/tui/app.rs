@@ -181,13 +181,13 @@ pub struct TableExport {
 }
 
 impl App {
-    pub fn new(snapshot: Arc<Snapshot>, look: ScreenStyle) -> Self {
+    pub fn new(snapshot: Arc<Snapshot>, screen_style: ScreenStyle) -> Self {
         let mut lists = ListState::default();
         lists.order.arrange(&snapshot);
         let mut history = RateHistory::default();
         history.take_snapshot(&snapshot);
         Self {
-            style: look,
+            style: screen_style,
             attachment: Attachment::Own,
             latest: snapshot,
             frozen: None,
@@ -345,9 +345,9 @@ impl App {
     }
 
     /// Takes a new standing; says whether the screen changes by it.
-    pub fn set_attachment(&mut self, standing: Attachment) -> bool {
-        let changed = self.attachment != standing;
-        self.attachment = standing;
+    pub fn set_attachment(&mut self, attachment: Attachment) -> bool {
+        let changed = self.attachment != attachment;
+        self.attachment = attachment;
         changed
     }
 
@@ -395,10 +395,10 @@ impl App {
 
     /// No snapshot has come for so long; says whether the screen changes by it.
     pub fn set_silence(&mut self, seconds: u64) -> bool {
-        let telling = seconds >= STALE_SECONDS || self.lost_reason().is_some();
+        let reporting = seconds >= STALE_SECONDS || self.lost_reason().is_some();
         // A recording has times of its own, and they are told.
         let replayed = matches!(self.attachment, Attachment::Replay(_));
-        let silent = (telling && !replayed).then_some(seconds);
+        let silent = (reporting && !replayed).then_some(seconds);
         let changed = silent != self.silent_seconds;
         self.silent_seconds = silent;
         changed
@@ -428,7 +428,7 @@ impl App {
     }
 
     fn press_key(&mut self, key: KeyEvent) -> Reaction {
-        let said = self.message.take();
+        let message = self.message.take();
         match keys::action_for(self.context(), key) {
             Some(action) if self.is_offered(action) => return self.perform(action),
             Some(action) if action.changes() => {
@@ -449,7 +449,7 @@ impl App {
             self.overlay = Overlay::Nothing;
             return Reaction::Redraw;
         }
-        if said.is_some() { Reaction::Redraw } else { Reaction::Nothing }
+        if message.is_some() { Reaction::Redraw } else { Reaction::Nothing }
     }
 
     pub(super) fn toggle_freeze(&mut self) {

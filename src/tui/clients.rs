@@ -102,7 +102,7 @@ impl ClientSessions {
 fn compare(column: SortColumn, a: &ClientSessions, b: &ClientSessions) -> Ordering {
     let most = |of: fn(&ClientSessions) -> u64| of(b).cmp(&of(a));
     match column {
-        SortColumn::Trouble => {
+        SortColumn::Waiting => {
             let key = |row: &ClientSessions| Reverse((row.waiting, row.sessions, row.rate()));
             key(a).cmp(&key(b))
         }

@@ -60,7 +60,7 @@ impl App {
         let chosen = self.selected_gateway(&shown);
         let row = shown.gateways.iter().find(|row| Some(&row.name) == chosen.as_ref());
         let sessions_open = match row.and_then(|row| row.heard.as_ref()) {
-            Some(heard) => heard.sessions_open.saturating_add(heard.sessions_waiting),
+            Some(facts) => facts.sessions_open.saturating_add(facts.sessions_waiting),
             None => self.latest().totals.clients(),
         };
         self.overlay = Overlay::Ask(Confirmation::Stop { sessions_open });

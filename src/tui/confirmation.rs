@@ -64,11 +64,11 @@ impl Confirmation {
                     true => String::new(),
                     false => format!(" that pass `{}`", addresses.text(filter)),
                 };
-                let stay = match not_listed {
+                let kept = match not_listed {
                     0 => String::new(),
                     _ => format!(" {not_listed} more are not listed, and stay."),
                 };
-                format!("Close {} {which}{passing}?{stay}", format::count(sessions.len() as u64, "session"))
+                format!("Close {} {which}{passing}?{kept}", format::count(sessions.len() as u64, "session"))
             }
             Self::Drain { service, sessions_open } => {
                 format!(

@@ -128,9 +128,9 @@ impl SessionFilter {
         let mut terms = Vec::new();
         let mut rest = text.trim();
         while !rest.is_empty() {
-            let (term, behind) = first_term(rest)?;
+            let (term, remainder) = first_term(rest)?;
             terms.push(term);
-            rest = behind.trim_start();
+            rest = remainder.trim_start();
         }
         Ok(Self { text: text.trim().to_owned(), terms })
     }
@@ -169,7 +169,7 @@ fn first_term(text: &str) -> Result<(FilterTerm, &str), String> {
         _ => ("", ":", rest),
     };
     if let Some(pattern) = value.strip_prefix('/').filter(|_| sign == ":") {
-        let (pattern, behind) =
+        let (pattern, remainder) =
             split_pattern(pattern).ok_or("a pattern ends in `/` as it begins: /app-[12]/")?;
         if name == "port" {
             return Err("a port is a number: port:8443".into());
@@ -180,15 +180,15 @@ fn first_term(text: &str) -> Result<(FilterTerm, &str), String> {
         } else {
             FilterTest::In(field(name)?, pattern)
         };
-        return Ok((FilterTerm { is_inverted, test }, behind));
+        return Ok((FilterTerm { is_inverted, test }, remainder));
     }
-    let (value, behind) = value.split_at(value.find(char::is_whitespace).unwrap_or(value.len()));
+    let (value, remainder) = value.split_at(value.find(char::is_whitespace).unwrap_or(value.len()));
     let test = match (name, value) {
         ("", "") => return Err("`!` stands alone; write the word that must not match behind it".into()),
         ("", word) => FilterTest::Anywhere(TextPattern::Word(word.to_ascii_lowercase())),
         (name, value) => test(name, sign, value)?,
     };
-    Ok((FilterTerm { is_inverted, test }, behind))
+    Ok((FilterTerm { is_inverted, test }, remainder))
 }
 
 fn is_name(text: &str) -> bool {
@@ -206,8 +206,8 @@ fn regex(pattern: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(pattern).case_insensitive(true).size_limit(REGEX_BYTES_MAX).build();
     built.map_err(|error| {
         // Its last line is the reason; those before draw the pattern.
-        let told = error.to_string();
-        let why = told.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
+        let reported = error.to_string();
+        let why = reported.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
         format!("`/{pattern}/` is no pattern: {why}")
     })
 }

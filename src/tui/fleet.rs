@@ -185,7 +185,7 @@ impl App {
     }
 
     /// The last walk of the checklist there, or the one under way.
-    pub fn walk(&self) -> Option<&WalkRow> {
+    pub fn verify_row(&self) -> Option<&WalkRow> {
         match self.is_fleet() {
             true => self.facts(self.profiles_of())?.walk.as_ref(),
             false => self.latest().walk.as_ref(),
@@ -199,7 +199,7 @@ impl App {
         }
         let of = self.profiles_of()?;
         let row = snapshot.gateways.iter().find(|row| row.name == *of)?;
-        row.heard.as_ref().map(|heard| heard.profile.as_str())
+        row.heard.as_ref().map(|facts| facts.profile.as_str())
     }
 
     /// The sessions that a question will be about, since they may be of several gateways.
@@ -306,8 +306,8 @@ impl App {
 }
 
 /// Whether a row is counted where it is asked about one gateway, or about all.
-pub(super) fn is_of(asked: Option<&Arc<str>>, gateway: &Option<Arc<str>>) -> bool {
-    asked.is_none() || gateway.as_ref() == asked
+pub(super) fn is_of(requested: Option<&Arc<str>>, gateway: &Option<Arc<str>>) -> bool {
+    requested.is_none() || gateway.as_ref() == requested
 }
 
 /// Whether the pictures of a gateway come; what it said last is not what it is.
@@ -333,12 +333,12 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     one.sessions.retain(|_| open.next().unwrap_or(false));
     one.ended.retain(|_| ended.next().unwrap_or(false));
     let row = whole.gateways.iter().find(|row| row.name == *scope);
-    if let Some(heard) = row.and_then(|row| row.heard.as_ref()) {
-        one.health = heard.health.filter(|_| row.is_some_and(|row| row.reach != GatewayReach::Unreachable));
-        (one.mode, one.phase) = (heard.mode, heard.phase);
-        one.roles = heard.roles.clone();
+    if let Some(facts) = row.and_then(|row| row.heard.as_ref()) {
+        one.health = facts.health.filter(|_| row.is_some_and(|row| row.reach != GatewayReach::Unreachable));
+        (one.mode, one.phase) = (facts.mode, facts.phase);
+        one.roles = facts.roles.clone();
         (one.totals.sessions_open, one.totals.sessions_waiting) =
-            (heard.sessions_open, heard.sessions_waiting);
+            (facts.sessions_open, facts.sessions_waiting);
     }
     // The other half's parts of its sessions are told with them.
     one.roles.extend(one.sessions.iter().map(|row| row.role).collect::<BTreeSet<_>>());

@@ -66,11 +66,11 @@ mod tests {
             address: Some(address.into()),
             ..pool(PoolState::Healthy, ready)
         };
-        let gone = PoolRow { gone_seconds: Some(34.0), state: PoolState::Down, ..at("10.0.0.6", 0) };
+        let away = PoolRow { gone_seconds: Some(34.0), state: PoolState::Down, ..at("10.0.0.6", 0) };
         let inner = PoolRow { role: Half::Internal, peer: Some("dmz".into()), ..at("10.0.0.1", 8) };
         let seen = Snapshot {
             roles: vec![Half::Dmz, Half::Internal],
-            pools: vec![at("10.0.0.5", 8), gone, inner],
+            pools: vec![at("10.0.0.5", 8), away, inner],
             ..Snapshot::new("edge", crate::profile::Mode::Reverse)
         };
         assert_eq!(count_peers(&seen), PeerCounts { linked: 1, known: 2, gone_seconds: Some(34.0) });

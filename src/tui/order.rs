@@ -18,7 +18,7 @@ use crate::{
 pub enum SortColumn {
     /// Those that wait first, then the busiest.
     #[default]
-    Trouble,
+    Waiting,
     Busiest,
     Age,
     Client,
@@ -31,7 +31,7 @@ pub enum SortColumn {
 
 impl SortColumn {
     pub const ALL: [Self; 9] = [
-        Self::Trouble,
+        Self::Waiting,
         Self::Busiest,
         Self::Age,
         Self::Client,
@@ -44,7 +44,7 @@ impl SortColumn {
 
     pub fn name(self) -> &'static str {
         match self {
-            Self::Trouble => "waiting",
+            Self::Waiting => "waiting",
             Self::Busiest => "busiest",
             Self::Age => "age",
             Self::Client => "client",
@@ -59,7 +59,7 @@ impl SortColumn {
     /// What stands on top, in words.
     fn words(self, is_flipped: bool) -> &'static str {
         let (first, flipped) = match self {
-            Self::Trouble => ("waiting first", "waiting last"),
+            Self::Waiting => ("waiting first", "waiting last"),
             Self::Busiest => ("busiest first", "quietest first"),
             Self::Age => ("oldest first", "newest first"),
             Self::Client => ("clients from A", "clients from Z"),
@@ -87,7 +87,7 @@ impl SortColumn {
     fn compare(self, a: &SessionRow, b: &SessionRow) -> Ordering {
         let rate = |row: &SessionRow| row.rate_up.saturating_add(row.rate_down);
         match self {
-            Self::Trouble => waits(b).cmp(&waits(a)).then_with(|| Self::Busiest.compare(a, b)),
+            Self::Waiting => waits(b).cmp(&waits(a)).then_with(|| Self::Busiest.compare(a, b)),
             Self::Busiest => rate(b).cmp(&rate(a)).then_with(|| b.age_seconds.total_cmp(&a.age_seconds)),
             Self::Age => b.age_seconds.total_cmp(&a.age_seconds),
             Self::Client => a.client.cmp(&b.client),
@@ -174,7 +174,7 @@ impl SessionOrder {
         if !self.sorted_at_seconds.is_none_or(due) {
             let (lines, column, is_flipped) = (&self.lines, self.column, self.is_flipped);
             self.open.sort_by_key(|&place| {
-                let stands_below = column == SortColumn::Trouble && waits(&rows[place]) == is_flipped;
+                let stands_below = column == SortColumn::Waiting && waits(&rows[place]) == is_flipped;
                 (stands_below, lines.get(&rows[place].id).copied().unwrap_or(usize::MAX))
             });
             return;

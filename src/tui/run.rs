@@ -73,8 +73,8 @@ enum LoopEvent {
 
 impl<B: Backend> ScreenLoop<B> {
     /// `terminal` has a fixed viewport of `area`.
-    pub fn new(terminal: Terminal<B>, area: Rect, source: ScreenSource, look: ScreenStyle) -> Self {
-        let mut app = App::new(source.first(), look);
+    pub fn new(terminal: Terminal<B>, area: Rect, source: ScreenSource, screen_style: ScreenStyle) -> Self {
+        let mut app = App::new(source.first(), screen_style);
         app.set_attachment(source.attachment());
         Self {
             terminal,
@@ -96,7 +96,7 @@ impl<B: Backend> ScreenLoop<B> {
     pub async fn run(
         &mut self,
         input: impl Stream<Item = io::Result<Event>>,
-        mut told: mpsc::Receiver<ScreenEnd>,
+        mut end_receiver: mpsc::Receiver<ScreenEnd>,
     ) -> ScreenEnd {
         let mut input = std::pin::pin!(input);
         loop {
@@ -105,7 +105,7 @@ impl<B: Backend> ScreenLoop<B> {
             if self.draw_if_due().is_err() {
                 return ScreenEnd::TerminalGone;
             }
-            let woke = self.wait(input.as_mut(), &mut told).await;
+            let woke = self.wait(input.as_mut(), &mut end_receiver).await;
             if let Some(ended) = self.handle_wakeup(woke) {
                 return ended;
             }
@@ -134,7 +134,11 @@ impl<B: Backend> ScreenLoop<B> {
     }
 
     /// Every arm may be dropped half-way: streams, channels and clocks lose nothing by it.
-    async fn wait<I>(&mut self, mut input: Pin<&mut I>, told: &mut mpsc::Receiver<ScreenEnd>) -> LoopEvent
+    async fn wait<I>(
+        &mut self,
+        mut input: Pin<&mut I>,
+        end_receiver: &mut mpsc::Receiver<ScreenEnd>,
+    ) -> LoopEvent
     where
         I: Stream<Item = io::Result<Event>>,
     {
@@ -143,7 +147,7 @@ impl<B: Backend> ScreenLoop<B> {
         tokio::select! {
             biased;
             // Closed, nobody is left to tell anything: the screen goes on.
-            Some(told) = told.recv() => LoopEvent::ToldToEnd(told),
+            Some(end) = end_receiver.recv() => LoopEvent::ToldToEnd(end),
             event = input.next() => loop_event(event),
             () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => LoopEvent::FrameDue,
             Some((of, answer)) = self.asking.next(), if !self.asking.is_empty() => {
@@ -153,7 +157,7 @@ impl<B: Backend> ScreenLoop<B> {
                 LoopEvent::HistoryCame(of, answer)
             }
             result = self.exports.next() => LoopEvent::Exported(result),
-            news = self.source.next() => LoopEvent::News(news),
+            source_event = self.source.next() => LoopEvent::News(source_event),
             () = tokio::time::sleep_until(second) => LoopEvent::Second,
         }
     }
@@ -178,7 +182,7 @@ impl<B: Backend> ScreenLoop<B> {
                 self.resized = Some(size);
                 self.pacing.note_input();
             }
-            LoopEvent::News(news) => return self.handle_event(news),
+            LoopEvent::News(source_event) => return self.handle_event(source_event),
             LoopEvent::Answered(of, answer) => {
                 match of {
                     Some(name) => self.app.take_answer_of(name, answer),
@@ -204,22 +208,22 @@ impl<B: Backend> ScreenLoop<B> {
         None
     }
 
-    fn handle_event(&mut self, news: SourceEvent) -> Option<ScreenEnd> {
-        match news {
+    fn handle_event(&mut self, source_event: SourceEvent) -> Option<ScreenEnd> {
+        match source_event {
             SourceEvent::Snapshot(snapshot) => {
                 self.heard_at = Instant::now();
                 self.change(|app| app.take_snapshot(snapshot));
                 self.send_background_command();
             }
             SourceEvent::Attachment => {}
-            SourceEvent::Trouble(why) => {
+            SourceEvent::Failed(why) => {
                 self.app.take_answer(CommandAnswer::Refused(why));
                 self.pacing.note_input();
             }
             SourceEvent::Ended => return Some(ScreenEnd::GatewayStopped),
         }
-        let standing = self.source.attachment();
-        self.change(|app| app.set_attachment(standing));
+        let attachment = self.source.attachment();
+        self.change(|app| app.set_attachment(attachment));
         None
     }
 
@@ -235,9 +239,9 @@ impl<B: Backend> ScreenLoop<B> {
             Reaction::Redraw => {}
             Reaction::Ask(command) => self.ask(command),
             Reaction::AskGateways(commands) => self.ask_gateways(commands),
-            Reaction::Play(asked) => {
-                if let Some(news) = self.source.play(asked) {
-                    self.handle_event(news);
+            Reaction::Play(requested) => {
+                if let Some(source_event) = self.source.play(requested) {
+                    self.handle_event(source_event);
                 }
             }
             Reaction::Export(export) => match self.exports.begin(export) {
@@ -364,8 +368,8 @@ fn answered_in_time(
 ) -> BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)> {
     let answer = timeout(ANSWER_WAIT, answer);
     Box::pin(async move {
-        let late = || CommandAnswer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
-        (of, answer.await.unwrap_or_else(|_| late()))
+        let timed_out = || CommandAnswer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
+        (of, answer.await.unwrap_or_else(|_| timed_out()))
     })
 }
 

@@ -73,8 +73,8 @@ impl<'a> SessionJoin<'a> {
         join.open = OuterParts::of(snapshot.sessions.iter().map(ListedSession::Open));
         join.ended = OuterParts::of(snapshot.ended.iter().map(ListedSession::Ended));
         for row in &snapshot.gateways {
-            if let Some(heard) = row.heard.as_ref().filter(|heard| !heard.instance.is_empty()) {
-                join.instances.insert(&row.name, &heard.instance);
+            if let Some(facts) = row.heard.as_ref().filter(|facts| !facts.instance.is_empty()) {
+                join.instances.insert(&row.name, &facts.instance);
             }
         }
         for pool in &snapshot.pools {

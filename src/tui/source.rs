@@ -37,7 +37,7 @@ pub enum SourceEvent {
     /// The standing has changed.
     Attachment,
     /// A picture that should have come can not be had; the text says why.
-    Trouble(String),
+    Failed(String),
     Ended,
 }
 
@@ -104,7 +104,7 @@ impl ScreenSource {
                 biased;
                 // Where its teller has ended, so have the pictures.
                 Ok(()) = contact.changed() => SourceEvent::Attachment,
-                news = snapshot_event(watch) => with_own_recording(news),
+                source_event = snapshot_event(watch) => with_own_recording(source_event),
             },
             Self::Fleet(_, watch, ..) => with_own_recording(snapshot_event(watch).await),
             Self::Replay(player, _) => replay_event(player.next().await),
@@ -144,10 +144,10 @@ impl ScreenSource {
     }
 
     /// Moves through a recording; `None` where there is none.
-    pub fn play(&mut self, asked: PlayerAction) -> Option<SourceEvent> {
+    pub fn play(&mut self, requested: PlayerAction) -> Option<SourceEvent> {
         match self {
             Self::Own(..) | Self::Attached(..) | Self::Fleet(..) => None,
-            Self::Replay(player, _) => Some(replay_event(player.perform(asked))),
+            Self::Replay(player, _) => Some(replay_event(player.perform(requested))),
         }
     }
 }
@@ -157,17 +157,17 @@ async fn snapshot_event(watch: &mut SnapshotWatch) -> SourceEvent {
 }
 
 /// An attached screen may record too; its header tells of that, and not of the gateway's own.
-fn with_own_recording(news: SourceEvent) -> SourceEvent {
-    match (news, recording::state()) {
+fn with_own_recording(source_event: SourceEvent) -> SourceEvent {
+    match (source_event, recording::state()) {
         (SourceEvent::Snapshot(snapshot), Some(own)) => {
             SourceEvent::Snapshot(Arc::new(Snapshot { recording: Some(own), ..(*snapshot).clone() }))
         }
-        (news, _) => news,
+        (source_event, _) => source_event,
     }
 }
 
 fn replay_event(read: Result<Arc<Snapshot>, RecordError>) -> SourceEvent {
-    read.map_or_else(|error| SourceEvent::Trouble(error.to_string()), SourceEvent::Snapshot)
+    read.map_or_else(|error| SourceEvent::Failed(error.to_string()), SourceEvent::Snapshot)
 }
 
 impl Attachment {

@@ -164,9 +164,10 @@ portcullis edge[2J: DOWN, up 12:34
     #[test]
     fn a_gateway_that_was_stopped_has_no_trouble() {
         let stopped = Snapshot { phase: GatewayPhase::Stopped, ..Snapshot::clone(app().latest()) };
-        let told = summary_text(ScreenEnd::GatewayStopped, &App::new(Arc::new(stopped), ScreenStyle::FULL));
-        assert!(told.starts_with("portcullis edge[2J: stopped, up 12:34\n"), "{told}");
-        assert!(!told.contains("links") && !told.contains("trouble"), "{told}");
+        let reported =
+            summary_text(ScreenEnd::GatewayStopped, &App::new(Arc::new(stopped), ScreenStyle::FULL));
+        assert!(reported.starts_with("portcullis edge[2J: stopped, up 12:34\n"), "{reported}");
+        assert!(!reported.contains("links") && !reported.contains("trouble"), "{reported}");
     }
 
     #[test]

@@ -32,26 +32,26 @@ pub struct Dashboard {
     ended: Mutex<sync_mpsc::Receiver<ScreenEnd>>,
 }
 
-/// Opens the screen on a thread of its own. `gone` is called on that thread, once the terminal is
+/// Opens the screen on a thread of its own. `on_end` is called on that thread, once the terminal is
 /// restored and the summary is printed.
 ///
 /// # Errors
 ///
 /// The terminal or the thread cannot be had; the terminal is then as it was.
-pub fn spawn(source: ScreenSource, gone: impl FnOnce(ScreenEnd) + Send + 'static) -> io::Result<Dashboard> {
-    open(move |entered, told| show_screen(entered, source, told), gone, print_closing)
+pub fn spawn(source: ScreenSource, on_end: impl FnOnce(ScreenEnd) + Send + 'static) -> io::Result<Dashboard> {
+    open(move |entered, end_receiver| show_screen(entered, source, end_receiver), on_end, print_closing)
 }
 
 /// The same for whatever is shown: `show` has the terminal until it ends, or panics; `farewell` has
 /// what it leaves behind.
 fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
     show: impl FnOnce(TerminalGuard, mpsc::Receiver<ScreenEnd>) -> F + Send + 'static,
-    gone: impl FnOnce(ScreenEnd) + Send + 'static,
+    on_end: impl FnOnce(ScreenEnd) + Send + 'static,
     farewell: impl FnOnce(ScreenEnd, T) -> G + Send + 'static,
 ) -> io::Result<Dashboard> {
     terminal::check_terminal().map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let (told, hears) = mpsc::channel(TOLD_MAX);
+    let (end_sender, end_receiver) = mpsc::channel(TOLD_MAX);
     let (opened, has_opened) = sync_mpsc::sync_channel(1);
     let (ends, ended) = sync_mpsc::sync_channel(1);
     let run = move || {
@@ -61,7 +61,7 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
             Err(error) => return drop(opened.send(Err(error))),
         };
         drop(opened.send(Ok(())));
-        let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, hears))));
+        let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, end_receiver))));
         // The hook has told of the panic and restored the terminal.
         let (ended, left) =
             shown.map_or((ScreenEnd::TerminalGone, None), |(ended, left)| (ended, Some(left)));
@@ -75,11 +75,11 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
         };
         // A stop is only followed once it was asked for; else the process may end as soon as it hears.
         if ended == ScreenEnd::Quit {
-            gone(ended);
+            on_end(ended);
             farewell();
         } else {
             farewell();
-            gone(ended);
+            on_end(ended);
         }
         // Nobody may be waiting for the end.
         let _ = ends.send(ended);
@@ -88,7 +88,7 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
     };
     thread::Builder::new().name("screen".into()).spawn(run)?;
     has_opened.recv().map_err(io::Error::other)??;
-    Ok(Dashboard { end_sender: told, ended: Mutex::new(ended) })
+    Ok(Dashboard { end_sender, ended: Mutex::new(ended) })
 }
 
 impl Dashboard {
@@ -118,7 +118,7 @@ impl Dashboard {
 async fn show_screen(
     entered: TerminalGuard,
     source: ScreenSource,
-    told: mpsc::Receiver<ScreenEnd>,
+    end_receiver: mpsc::Receiver<ScreenEnd>,
 ) -> (ScreenEnd, Option<TerminalScreen>) {
     // The stream watches for changes of size from here on, so that none is missed after `size`.
     let input = EventStream::new();
@@ -130,7 +130,7 @@ async fn show_screen(
         return (ScreenEnd::TerminalGone, None);
     };
     let mut screen = ScreenLoop::new(terminal, area, source, ScreenStyle::from_environment());
-    let ended = screen.run(input, told).await;
+    let ended = screen.run(input, end_receiver).await;
     terminal::stop_drawing();
     drop(entered);
     (ended, Some(screen))
@@ -201,7 +201,7 @@ mod tests {
             assert!(shown.contains("a view that fails"), "the panic is told on the restored screen\n{shown}");
             return;
         }
-        let (tell, told) = channel();
+        let (tell, end_receiver) = channel();
         let show = |entered: TerminalGuard, _| async move {
             let _entered = entered;
             assert!(!is_cooked(), "it has the terminal");
@@ -209,9 +209,9 @@ mod tests {
             #[expect(unreachable_code, reason = "it says what would be left behind")]
             (ScreenEnd::Left, ())
         };
-        let gone = move |ended| tell.send((ended, is_cooked())).unwrap();
-        let screen = open(show, gone, |_, ()| async {}).unwrap();
-        assert_eq!(told.recv_timeout(SOON).unwrap(), (ScreenEnd::TerminalGone, true), "as it was");
+        let on_end = move |ended| tell.send((ended, is_cooked())).unwrap();
+        let screen = open(show, on_end, |_, ()| async {}).unwrap();
+        assert_eq!(end_receiver.recv_timeout(SOON).unwrap(), (ScreenEnd::TerminalGone, true), "as it was");
         assert_eq!(screen.wait(SOON), Some(ScreenEnd::TerminalGone));
     }
 
@@ -224,9 +224,9 @@ mod tests {
             assert!(!shown.contains("a task that fails"), "{shown}");
             return;
         }
-        let show = |entered: TerminalGuard, mut told: mpsc::Receiver<ScreenEnd>| async move {
+        let show = |entered: TerminalGuard, mut end_receiver: mpsc::Receiver<ScreenEnd>| async move {
             let _entered = entered;
-            (told.recv().await.unwrap(), ())
+            (end_receiver.recv().await.unwrap(), ())
         };
         let screen = open(show, |_| (), |_, ()| async {}).unwrap();
         assert!(!terminal::take_needs_redraw());

@@ -57,7 +57,7 @@ impl HistorySpan {
 pub struct HistoryView {
     pub span: HistorySpan,
     /// Of each gateway that has answered, or why it has not.
-    told: BTreeMap<Option<Arc<str>>, Result<TakenReport, String>>,
+    reports: BTreeMap<Option<Arc<str>>, Result<TakenReport, String>>,
     /// In seconds of the picture's gateway; `None` where it is to be asked for at once.
     asked_at: Option<f64>,
     /// The moment that is looked at, in seconds since 1970; the newest where there is none.
@@ -80,7 +80,7 @@ impl TakenReport {
 
 impl Default for HistoryView {
     fn default() -> Self {
-        Self { span: HistorySpan(0), told: BTreeMap::new(), asked_at: None, cursor: None }
+        Self { span: HistorySpan(0), reports: BTreeMap::new(), asked_at: None, cursor: None }
     }
 }
 
@@ -100,21 +100,21 @@ impl App {
             return Vec::new();
         }
         self.trends.asked_at = Some(now);
-        let whom = asked_gateways(self.latest(), self.scope());
-        self.trends.told.retain(|name, _| whom.contains(name));
-        let asked = HistoryRequest { step_seconds: span / STEPS, steps: STEPS };
-        whom.into_iter().map(|name| (name, Command::History(asked))).collect()
+        let names = asked_gateways(self.latest(), self.scope());
+        self.trends.reports.retain(|name, _| names.contains(name));
+        let requested = HistoryRequest { step_seconds: span / STEPS, steps: STEPS };
+        names.into_iter().map(|name| (name, Command::History(requested))).collect()
     }
 
     /// Takes what a gateway has answered to that.
     pub fn take_history(&mut self, name: Option<Arc<str>>, answer: CommandAnswer) {
         let taken_at = self.latest().uptime_seconds as u64;
-        let told = match answer {
+        let report = match answer {
             CommandAnswer::History(report) => Ok(TakenReport { report: *report, taken_at }),
             CommandAnswer::Refused(why) => Err(why),
             _ => Err("it has answered something else".into()),
         };
-        self.trends.told.insert(name, told);
+        self.trends.reports.insert(name, report);
     }
 
     pub fn trends(&self) -> &HistoryView {
@@ -130,7 +130,7 @@ impl App {
 
     /// Moves the cursor back in time, or on until it is gone: then the newest is told again.
     pub(super) fn move_history_cursor(&mut self, is_on: bool, parts: u64) {
-        let Some(now) = self.trends.told.values().flatten().map(|taken| taken.report.now).max() else {
+        let Some(now) = self.trends.reports.values().flatten().map(|taken| taken.report.now).max() else {
             return;
         };
         let span = self.trends.span.seconds();
@@ -168,11 +168,11 @@ impl HistoryView {
     pub fn report(&self, shown: &Snapshot) -> Option<HistoryReport> {
         let is_outer = |name: &Option<Arc<str>>| {
             let row = shown.gateways.iter().find(|row| Some(&row.name) == name.as_ref());
-            row.and_then(|row| row.heard.as_ref()).is_some_and(|heard| heard.roles.contains(&Half::Dmz))
+            row.and_then(|row| row.heard.as_ref()).is_some_and(|facts| facts.roles.contains(&Half::Dmz))
         };
-        let has_outer = self.told.iter().any(|(name, told)| told.is_ok() && is_outer(name));
-        let counted = self.told.iter().filter(|(name, _)| !has_outer || is_outer(name));
-        let taken: Vec<_> = counted.filter_map(|(_, told)| told.as_ref().ok()).collect();
+        let has_outer = self.reports.iter().any(|(name, report)| report.is_ok() && is_outer(name));
+        let counted = self.reports.iter().filter(|(name, _)| !has_outer || is_outer(name));
+        let taken: Vec<_> = counted.filter_map(|(_, report)| report.as_ref().ok()).collect();
         let mut clocks: Vec<_> = taken.iter().map(|taken| taken.clock()).collect();
         clocks.sort_unstable();
         // Of many most are right.
@@ -187,7 +187,7 @@ impl HistoryView {
 
     /// Why nothing can be told, where all have said so.
     pub fn refusal(&self) -> Option<&str> {
-        self.told.values().find_map(|told| told.as_ref().err()).map(String::as_str)
+        self.reports.values().find_map(|report| report.as_ref().err()).map(String::as_str)
     }
 }
 

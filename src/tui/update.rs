@@ -70,7 +70,7 @@ impl App {
             Action::Later => self.recall_typed(InputLine::later),
             Action::Run => return self.run_line(),
             Action::Freeze => return self.freeze(),
-            Action::Play(asked) => return Reaction::Play(asked),
+            Action::Play(requested) => return Reaction::Play(requested),
             Action::NextAlert => self.next_alert(),
             Action::Mask => self.toggle_masking(),
             Action::Theme => self.next_theme(),

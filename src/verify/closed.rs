@@ -88,7 +88,7 @@ impl VerifyRun {
                         "{} of {} ways were let through by the lock: {} ({})",
                         through.len(),
                         tried.len(),
-                        first.way,
+                        first.method,
                         first.outcome
                     );
                     return Err(StepFinding::fail(seen, "run `portcullis selftest confine` on this host"));
@@ -146,7 +146,7 @@ impl VerifyRun {
 
 /// Where the internal half would listen in forward mode.
 fn forward_port(source: &ProfileSource, chosen: &ChosenProfile) -> Option<LinkAddress> {
-    match source.load_to_serve(chosen, Some(Mode::Forward)).ok()?.profile.internal?.way {
+    match source.load_to_serve(chosen, Some(Mode::Forward)).ok()?.profile.internal?.mode {
         InternalMode::Forward { listen, .. } => Some(listen),
         InternalMode::Reverse { .. } => None,
     }

@@ -62,7 +62,7 @@ pub struct ProbeEntry {
     /// Where clients of that port are routed to.
     pub routes: Arc<ArcSwap<PortRoutes>>,
     /// What clients speak there: its TLS, and the names that it answers to.
-    pub spoken: (Option<AcceptTls>, Vec<String>),
+    pub tls_and_sni: (Option<AcceptTls>, Vec<String>),
 }
 
 /// How a probe gets to the accept.
@@ -123,15 +123,19 @@ impl PendingProbes {
     pub async fn send(
         &self,
         entry: &ProbeEntry,
-        way: Option<Connector>,
+        connector: Option<Connector>,
         passage: ProbePassage<'_>,
     ) -> Result<Duration, ProbeFailure> {
         let port = local_address_of(entry.at);
         let no_socket = |error| internal_failure(OTHER, format!("no socket for a probe: {error}"));
         let (end, ended) = oneshot::channel();
         let by_tls = entry.tls.is_some();
-        let sent =
-            PendingProbe { service: entry.service.clone(), by_tls, connector: way.map(Arc::new), ended: end };
+        let sent = PendingProbe {
+            service: entry.service.clone(),
+            by_tls,
+            connector: connector.map(Arc::new),
+            ended: end,
+        };
         let is_unmet = |from| self.remove(from).is_some();
         let (from, result) = match passage {
             ProbePassage::Port => {
@@ -211,13 +215,13 @@ async fn run_probe(
     };
     let word = fastrand::u128(..).to_be_bytes();
     let exchange = async {
-        let mut heard = [0; 16];
+        let mut received = [0; 16];
         stream.write_all(&word).await?;
         stream.flush().await?;
-        stream.read_exact(&mut heard).await?;
+        stream.read_exact(&mut received).await?;
         let took = began.elapsed();
         stream.shutdown().await?;
-        Ok::<_, io::Error>((heard, took))
+        Ok::<_, io::Error>((received, took))
     };
     let exchanged = exchange.await;
     if let Err(error) = &exchanged
@@ -229,7 +233,7 @@ async fn run_probe(
     let Ok(ended) = ended.await else { return Err(wordless_failure()) };
     match exchanged {
         Ok(_) if ended.end.who != EndedBy::Nobody => Err(ended.into()),
-        Ok((heard, took)) if heard == word => Ok(took),
+        Ok((received, took)) if received == word => Ok(took),
         Ok(_) => Err(internal_failure(OTHER, "other bytes came back than were sent; this is a bug".into())),
         Err(_) => Err(ended.into()),
     }
@@ -238,7 +242,7 @@ async fn run_probe(
 /// Whether a SOCKS5 link that was taken is cut, since the inside or its backend refuses.
 pub async fn is_refused_after_grant(stream: &mut NetStream) -> bool {
     let mut bytes = [0; 512];
-    let heard = timeout(CUT_WITHIN, async {
+    let received = timeout(CUT_WITHIN, async {
         loop {
             match stream.read(&mut bytes).await {
                 // A backend that speaks first; only its end is of interest.
@@ -248,7 +252,7 @@ pub async fn is_refused_after_grant(stream: &mut NetStream) -> bool {
             }
         }
     });
-    heard.await.unwrap_or(false)
+    received.await.unwrap_or(false)
 }
 
 fn wordless_failure() -> ProbeFailure {

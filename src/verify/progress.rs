@@ -20,7 +20,7 @@ pub struct VerifyProgress(Arc<Mutex<ProgressState>>);
 
 #[derive(Debug, Default)]
 struct ProgressState {
-    walk: Option<RunProgress>,
+    run: Option<RunProgress>,
     forward: BTreeMap<String, (bool, Instant)>,
 }
 
@@ -36,43 +36,43 @@ impl VerifyProgress {
     /// Begins a run. The engine sees to it that there is one at a time.
     pub fn begin(&self, profile: &str) {
         let walking = Some(CheckStep::Profile);
-        let walk = RunProgress { profile: profile.into(), walking, steps: Vec::new(), at: Instant::now() };
-        self.lock().walk = Some(walk);
+        let run = RunProgress { profile: profile.into(), walking, steps: Vec::new(), at: Instant::now() };
+        self.lock().run = Some(run);
     }
 
     pub fn start_step(&self, step: CheckStep) {
-        if let Some(walk) = &mut self.lock().walk {
-            walk.walking = Some(step);
+        if let Some(run) = &mut self.lock().run {
+            run.walking = Some(step);
         }
     }
 
-    pub fn finish_step(&self, walked: &StepReport) {
+    pub fn finish_step(&self, report: &StepReport) {
         let mut kept = self.lock();
-        let Some(walk) = &mut kept.walk else { return };
-        walk.steps.push(walked.clone());
-        let name = walk.profile.clone();
-        let is_told = walked.step == CheckStep::Forward && walked.result != StepResult::Skip;
+        let Some(run) = &mut kept.run else { return };
+        run.steps.push(report.clone());
+        let name = run.profile.clone();
+        let is_told = report.step == CheckStep::Forward && report.result != StepResult::Skip;
         if is_told && (kept.forward.len() < PROFILES_MAX || kept.forward.contains_key(&name)) {
-            kept.forward.insert(name, (walked.result == StepResult::Pass, Instant::now()));
+            kept.forward.insert(name, (report.result == StepResult::Pass, Instant::now()));
         }
     }
 
     pub fn end(&self) {
-        if let Some(walk) = &mut self.lock().walk {
-            (walk.walking, walk.at) = (None, Instant::now());
+        if let Some(run) = &mut self.lock().run {
+            (run.walking, run.at) = (None, Instant::now());
         }
     }
 
     pub fn is_running(&self) -> bool {
-        self.lock().walk.as_ref().is_some_and(|walk| walk.walking.is_some())
+        self.lock().run.as_ref().is_some_and(|run| run.walking.is_some())
     }
 
-    pub fn walk_row(&self) -> Option<WalkRow> {
-        self.lock().walk.as_ref().map(|walk| WalkRow {
-            profile: walk.profile.clone(),
-            walking: walk.walking,
-            steps: walk.steps.clone(),
-            age_seconds: walk.at.elapsed().as_secs_f64(),
+    pub fn row(&self) -> Option<WalkRow> {
+        self.lock().run.as_ref().map(|run| WalkRow {
+            profile: run.profile.clone(),
+            walking: run.walking,
+            steps: run.steps.clone(),
+            age_seconds: run.at.elapsed().as_secs_f64(),
         })
     }
 

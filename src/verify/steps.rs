@@ -97,7 +97,7 @@ pub struct VerifyRun {
 impl VerifyRun {
     /// Runs these steps in order, and measures each.
     pub async fn run(self, steps: &[CheckStep]) -> VerifyReport {
-        let mut walked = Vec::new();
+        let mut step_report = Vec::new();
         for step in steps {
             self.checks.start_step(*step);
             let began = Instant::now();
@@ -110,9 +110,9 @@ impl VerifyRun {
             };
             let found = found.at(*step, began.elapsed());
             self.checks.finish_step(&found);
-            walked.push(found);
+            step_report.push(found);
         }
-        VerifyReport::new(walked)
+        VerifyReport::new(step_report)
     }
 
     async fn check_profile(&self) -> StepFinding {
@@ -194,8 +194,8 @@ impl VerifyRun {
             if let Some(Problem { what, advice, .. }) = &entry.fault {
                 return StepFinding::fail(format!("`{service}` is down at {at}: {what}"), advice.clone());
             }
-            let way = trial.and_then(|trial| trial.connector(service));
-            match self.probes.send(entry, way, self.probe_passage()).await {
+            let connector = trial.and_then(|trial| trial.connector(service));
+            match self.probes.send(entry, connector, self.probe_passage()).await {
                 Ok(took) => {
                     let within = entry.tls.as_ref().map(|_| format!(" within the TLS of {at}"));
                     came_back.push(format!("{service} in {}{}", format_ms(took), within.unwrap_or_default()));
@@ -238,7 +238,7 @@ pub(super) fn stopped_finding() -> StepFinding {
 pub async fn unanswered_alone(loaded: &LoadedProfile) -> Option<String> {
     let LoadedProfile { profile, edges, .. } = loaded;
     let (Some(half), None) = (&profile.dmz, &profile.internal) else { return None };
-    let DmzMode::Forward { connect, .. } = &half.way else { return None };
+    let DmzMode::Forward { connect, .. } = &half.mode else { return None };
     let dns = DnsResolver::default();
     dns.use_servers(profile.resolver.as_slice().into());
     let last = first_answer(connect.iter().map(|address| unanswered(address, &dns, edges))).await?;
@@ -331,7 +331,7 @@ pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
         (_, Some(half)) => {
             half.services.iter().map(|service| (service.name.clone(), service.connect.clone())).collect()
         }
-        (Some(half), None) => match &half.way {
+        (Some(half), None) => match &half.mode {
             DmzMode::Direct(backends) => {
                 backends.iter().map(|(name, to)| (name.clone(), to.clone())).collect()
             }
@@ -481,12 +481,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_mode_that_does_not_get_ready_in_time_fails_its_step() {
-        let picture = || Arc::new(Snapshot::new("one", Mode::Reverse));
-        let (publish, snapshots) = watch::channel(picture());
+        let snapshot = || Arc::new(Snapshot::new("one", Mode::Reverse));
+        let (publish, snapshots) = watch::channel(snapshot());
         let publishing = async {
             loop {
                 tokio::time::sleep(LITTLE / 2).await;
-                publish.send_replace(picture());
+                publish.send_replace(snapshot());
             }
         };
         let waiting = wait_until_ready(&snapshots, Half::Dmz, Mode::Reverse, None);

@@ -58,19 +58,19 @@ fn commands_signals_starts_and_stops_are_chained_lines() {
         .expect("the system has it");
     let hash = String::from_utf8(sum.stdout).expect("digits").trim().to_owned();
     let file = file.display().to_string();
-    let said = run(&place, &["audit", "verify", &file]);
-    assert_eq!((said.code, said.out), (Some(0), format!("6 lines, last {hash}\n")));
+    let sent = run(&place, &["audit", "verify", &file]);
+    assert_eq!((sent.code, sent.out), (Some(0), format!("6 lines, last {hash}\n")));
     assert_eq!(run(&place, &["audit", "verify", &file, "--head", &hash]).code, Some(0));
     // Without its last line it is whole, but for who knows its head.
     let text = fs::read_to_string(&file).expect("it is there");
     let kept = text.trim_end().rfind('\n').expect("several lines") + 1;
     fs::write(&file, &text[..kept]).expect("it is written");
     assert_eq!(run(&place, &["audit", "verify", &file]).code, Some(0));
-    let said = run(&place, &["audit", "verify", &file, "--head", &hash]);
-    assert!(said.code == Some(1) && said.err.contains("line 5: "), "{}", said.err);
+    let sent = run(&place, &["audit", "verify", &file, "--head", &hash]);
+    assert!(sent.code == Some(1) && sent.err.contains("line 5: "), "{}", sent.err);
     fs::write(&file, text.replace("nobody", "somebody")).expect("it is written");
-    let said = run(&place, &["audit", "verify", &file]);
-    assert!(said.code == Some(1) && said.err.contains("line 4: "), "{}", said.err);
+    let sent = run(&place, &["audit", "verify", &file]);
+    assert!(sent.code == Some(1) && sent.err.contains("line 4: "), "{}", sent.err);
 }
 
 #[test]
@@ -79,17 +79,17 @@ fn a_second_gateway_does_not_write_into_the_file_of_the_first() {
     place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
     place.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
     let _one = place.start("one");
-    let said = run(&place, &["--profile", "two.yaml", "--no-ui"]);
-    assert_eq!(said.code, Some(1));
-    assert!(said.err.contains("audit: another gateway writes "), "{}", said.err);
+    let sent = run(&place, &["--profile", "two.yaml", "--no-ui"]);
+    assert_eq!(sent.code, Some(1));
+    assert!(sent.err.contains("audit: another gateway writes "), "{}", sent.err);
     // The same of a reload, which changes nothing.
     place.write("two.yaml", DIRECT);
     let two = place.start("two");
     place.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
     let socket = place.path("run/two.sock").display().to_string();
-    let said = run(&place, &["reload", "--admin", &socket]);
-    assert_eq!(said.code, Some(1));
-    assert!(said.err.contains("audit: another gateway writes "), "{}", said.err);
+    let sent = run(&place, &["reload", "--admin", &socket]);
+    assert_eq!(sent.code, Some(1));
+    assert!(sent.err.contains("audit: another gateway writes "), "{}", sent.err);
     assert_eq!(two.status()["phase"], "running");
 }
 
@@ -101,8 +101,8 @@ fn a_gateway_goes_on_with_its_own_file_however_that_is_spelled() {
     place.write("two.yaml", &format!("audit: logs/../audit.jsonl\n{DIRECT}"));
     let _one = place.start("one");
     let socket = place.path("run/one.sock").display().to_string();
-    let said = run(&place, &["switch", "two.yaml", "--admin", &socket]);
-    assert_eq!(said.code, Some(0), "{}", said.err);
+    let sent = run(&place, &["switch", "two.yaml", "--admin", &socket]);
+    assert_eq!(sent.code, Some(0), "{}", sent.err);
     until("its line", SOON, || actions(&place, "audit.jsonl").contains(&"switch".into()).then_some(()));
 }
 
@@ -118,8 +118,8 @@ fn a_killed_gateway_leaves_a_cut_line_and_the_next_goes_on() {
     let text = fs::read(&file).expect("it is there");
     fs::write(&file, &text[..text.len() - 20]).expect("it is written");
     let name = file.display().to_string();
-    let said = run(&place, &["audit", "verify", &name]);
-    assert!(said.code == Some(1) && said.err.contains("line 1: "), "{}", said.err);
+    let sent = run(&place, &["audit", "verify", &name]);
+    assert!(sent.code == Some(1) && sent.err.contains("line 1: "), "{}", sent.err);
     let gateway = place.start("one");
     until("it goes on", SOON, || (actions(&place, "audit.jsonl") == ["cut", "start"]).then_some(()));
     drop(gateway);
@@ -133,8 +133,8 @@ fn a_file_that_can_not_be_written_is_told_and_stops_nothing() {
     for (file, why) in [("folder", "it is no file"), ("/dev/full", "No space left on device")] {
         place.write("one.yaml", &format!("audit: {file}\n{DIRECT}"));
         let gateway = place.start("one");
-        let told = format!("can not be written: {why}");
-        until("it is told", SOON, || gateway.log().contains(&told).then_some(()));
+        let reported = format!("can not be written: {why}");
+        until("it is told", SOON, || gateway.log().contains(&reported).then_some(()));
         assert_eq!(gateway.status()["phase"], "running");
     }
 }

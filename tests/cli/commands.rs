@@ -60,9 +60,9 @@ fn exit_codes_without_a_gateway() {
         (&["check", "bad.yaml"], 2),
         (&["check", "nobody"], 2),
     ] {
-        let said = run(&place, args);
-        assert_eq!(said.code, Some(code), "{args:?}: {}{}", said.out, said.err);
-        let text = if code == 0 || args[0] == "check" { &said.out } else { &said.err };
+        let sent = run(&place, args);
+        assert_eq!(sent.code, Some(code), "{args:?}: {}{}", sent.out, sent.err);
+        let text = if code == 0 || args[0] == "check" { &sent.out } else { &sent.err };
         assert!(!text.trim().is_empty(), "{args:?} says nothing");
     }
     assert_eq!(run(&place, &["schema"]).out.parse::<serde_json::Value>().map(|_| ()).ok(), Some(()));
@@ -105,10 +105,10 @@ fn missing_certificates_are_named_one_by_one() {
     place.write("pair.yaml", &pair());
     assert_eq!(run(&place, &["check", "pair.yaml"]).code, Some(0));
     fs::remove_dir_all(place.path("pki")).expect("they are removed");
-    let said = run(&place, &["check", "pair.yaml"]);
-    assert_eq!(said.code, Some(2));
+    let sent = run(&place, &["check", "pair.yaml"]);
+    assert_eq!(sent.code, Some(2));
     for file in ["ca.pem", "dmz.pem", "dmz.key", "internal.pem", "internal.key"] {
-        assert!(said.out.contains(&format!("pki/{file}")), "{file} is not named:\n{}", said.out);
+        assert!(sent.out.contains(&format!("pki/{file}")), "{file} is not named:\n{}", sent.out);
     }
     // The gateway says the same and opens nothing.
     let start = run(&place, &["--profile", "pair.yaml", "--no-ui"]);
@@ -126,8 +126,8 @@ fn a_role_leaves_the_files_of_the_other_half_alone() {
             let (file, aside) = (format!("pki/{other}.{ending}"), format!("{other}.{ending}"));
             fs::rename(place.path(&file), place.path(&aside)).expect("it is moved");
         }
-        let said = run(&place, &["check", "pair.yaml", "--role", role]);
-        assert_eq!(said.code, Some(0), "{}", said.out);
+        let sent = run(&place, &["check", "pair.yaml", "--role", role]);
+        assert_eq!(sent.code, Some(0), "{}", sent.out);
         for ending in ["pem", "key"] {
             let (file, aside) = (format!("pki/{other}.{ending}"), format!("{other}.{ending}"));
             fs::rename(place.path(&aside), place.path(&file)).expect("it is moved back");
@@ -180,10 +180,10 @@ fn bad_keys_and_certificates_are_refused_with_their_reason() {
     let place = Place::with_certificates();
     place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["web"]));
     let check = |wanted: &str| {
-        let said = run(&place, &["check", "dmz.yaml"]);
-        assert_eq!(said.code, Some(2), "{wanted}: {}", said.out);
-        assert!(said.out.contains(wanted), "`{wanted}` is not in: {}", said.out);
-        assert!(said.out.starts_with("dmz.yaml:3:"), "the place is not told: {}", said.out);
+        let sent = run(&place, &["check", "dmz.yaml"]);
+        assert_eq!(sent.code, Some(2), "{wanted}: {}", sent.out);
+        assert!(sent.out.contains(wanted), "`{wanted}` is not in: {}", sent.out);
+        assert!(sent.out.starts_with("dmz.yaml:3:"), "the place is not told: {}", sent.out);
         let start = run(&place, &["--profile", "dmz.yaml", "--no-ui"]);
         assert_eq!(start.code, Some(2), "{}", start.err);
     };
@@ -294,9 +294,9 @@ fn a_folder_without_profiles_is_no_success() {
     let place = Place::with_certificates();
     fs::create_dir(place.path("none")).expect("a folder");
     for (folder, why) in [("none", "holds none"), ("missing", "No such file or directory")] {
-        let said = run(&place, &["check", "--profiles", folder]);
-        assert_eq!(said.code, Some(2), "{}", said.out);
-        assert!(said.err.contains(folder) && said.err.contains(why), "{}", said.err);
+        let sent = run(&place, &["check", "--profiles", folder]);
+        assert_eq!(sent.code, Some(2), "{}", sent.out);
+        assert!(sent.err.contains(folder) && sent.err.contains(why), "{}", sent.err);
     }
 }
 
@@ -305,9 +305,9 @@ fn check_looks_at_the_profile_that_is_named_and_no_other() {
     let place = with_a_profile();
     place.write("profiles/bad.yaml", "mode: sideways\n");
     assert_eq!(run(&place, &["check"]).code, Some(2));
-    let said = run(&place, &["check", "--profile", "direct"]);
-    assert_eq!(said.code, Some(0), "{}", said.out);
-    assert!(!said.out.contains("bad.yaml"), "{}", said.out);
+    let sent = run(&place, &["check", "--profile", "direct"]);
+    assert_eq!(sent.code, Some(0), "{}", sent.out);
+    assert!(!sent.out.contains("bad.yaml"), "{}", sent.out);
     assert_eq!(run(&place, &["check", "--profile", "bad"]).code, Some(2));
 }
 
@@ -315,10 +315,10 @@ fn check_looks_at_the_profile_that_is_named_and_no_other() {
 fn halves_that_are_checked_together_have_to_go_together() {
     let place = Place::with_certificates();
     let check = |files: &[&str], wanted: &[&str]| {
-        let said = run(&place, &[&["check"], files].concat());
-        assert_eq!(said.code, Some(if wanted.is_empty() { 0 } else { 2 }), "{files:?}: {}", said.out);
+        let sent = run(&place, &[&["check"], files].concat());
+        assert_eq!(sent.code, Some(if wanted.is_empty() { 0 } else { 2 }), "{files:?}: {}", sent.out);
         for wanted in wanted {
-            assert!(said.out.contains(wanted), "`{wanted}` is not in: {}", said.out);
+            assert!(sent.out.contains(wanted), "`{wanted}` is not in: {}", sent.out);
         }
     };
     place.write("edge.yaml", &dmz_half("127.0.0.1:0", &["db"]));
@@ -399,23 +399,24 @@ fn problems_are_told_to_programs_as_a_list() {
         "mode: sideways\ndmz:\n  services:\n    a: { accept: ['tcp://127.0.0.1:0'], conect: 'echo://' }\n",
     );
     let check = |args: &[&str]| {
-        let said = run(&place, &[&["check", "--json"], args].concat());
-        let told: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("no JSON: {}", said.out));
-        (said.code, told)
+        let sent = run(&place, &[&["check", "--json"], args].concat());
+        let reported: Value =
+            serde_json::from_str(&sent.out).unwrap_or_else(|_| panic!("no JSON: {}", sent.out));
+        (sent.code, reported)
     };
     assert_eq!(check(&["good.yaml"]), (Some(0), serde_json::json!([])));
-    let (code, told) = check(&["good.yaml", "bad.yaml", "none.yaml"]);
+    let (code, reported) = check(&["good.yaml", "bad.yaml", "none.yaml"]);
     assert_eq!(code, Some(2));
-    let told = told.as_array().expect("a list");
+    let reported = reported.as_array().expect("a list");
     let lines = run(&place, &["check", "good.yaml", "bad.yaml", "none.yaml"]).out;
     let lines: Vec<_> = lines.lines().filter(|line| !line.contains(": ok, ")).collect();
-    let said = |row: &Value| {
+    let sent = |row: &Value| {
         let text = |name: &str| row[name].as_str().expect("text").to_owned();
         let [file, key, what, advice] = ["file", "key", "text", "advice"].map(text);
         format!("{file}:{}:{}: {key}: {what}; {advice}", row["line"], row["column"])
     };
-    assert_eq!(told.iter().map(said).collect::<Vec<_>>(), lines, "the same in both forms");
-    let mode = &told[0];
+    assert_eq!(reported.iter().map(sent).collect::<Vec<_>>(), lines, "the same in both forms");
+    let mode = &reported[0];
     assert_eq!((&mode["file"], &mode["line"], &mode["key"]), (&"bad.yaml".into(), &1.into(), &"mode".into()));
 }
 

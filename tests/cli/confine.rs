@@ -24,27 +24,27 @@ use crate::{
 fn echoes(at: SocketAddr) {
     let mut client = connect(at);
     client.write_all(b"hello").expect("it is sent");
-    let mut heard = [0; 5];
-    client.read_exact(&mut heard).expect("it comes back");
-    assert_eq!(&heard, b"hello");
+    let mut received = [0; 5];
+    client.read_exact(&mut received).expect("it comes back");
+    assert_eq!(&received, b"hello");
 }
 
 /// Asks a running gateway, which does it.
 #[track_caller]
 fn done(place: &Place, gateway: &str, command: &[&str]) -> String {
     let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
-    let said = run(place, &[command, &["--admin", &socket]].concat());
-    assert_eq!(said.code, Some(0), "{command:?}: {}", said.err);
-    said.out
+    let sent = run(place, &[command, &["--admin", &socket]].concat());
+    assert_eq!(sent.code, Some(0), "{command:?}: {}", sent.err);
+    sent.out
 }
 
 /// Asks a running gateway, which refuses.
 #[track_caller]
 fn refused(place: &Place, gateway: &str, command: &[&str]) -> String {
     let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
-    let said = run(place, &[command, &["--admin", &socket]].concat());
-    assert_eq!(said.code, Some(1), "{command:?}: {}", said.out);
-    said.err
+    let sent = run(place, &[command, &["--admin", &socket]].concat());
+    assert_eq!(sent.code, Some(1), "{command:?}: {}", sent.out);
+    sent.err
 }
 
 fn refuses(gateway: &Gateway<'_>, half: &str) -> Vec<Value> {
@@ -57,15 +57,15 @@ fn refuses(gateway: &Gateway<'_>, half: &str) -> Vec<Value> {
 #[test]
 fn every_known_way_out_of_a_locked_half_is_refused() {
     let place = Place::with_certificates();
-    let said = run(&place, &["selftest", "confine"]);
-    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    let sent = run(&place, &["selftest", "confine"]);
+    assert_eq!(sent.code, Some(0), "{}\n{}", sent.out, sent.err);
     for half in ["internal:", "dmz:"] {
-        assert!(said.out.contains(half), "{}", said.out);
+        assert!(sent.out.contains(half), "{}", sent.out);
     }
     for way in
         ["listen without bind", "TCP connect", "io_uring_setup", "execve", "MPTCP socket", "by its x32"]
     {
-        let row = said
+        let row = sent
             .out
             .lines()
             .find(|line| !line.contains("Landlock") && line.contains(way))
@@ -73,9 +73,9 @@ fn every_known_way_out_of_a_locked_half_is_refused() {
         let words = row.matches("refused").count() + 2 * row.matches("not in this kernel").count();
         assert_eq!(words, 2, "in both threads: {row}");
     }
-    assert!(!said.out.contains("let through"), "{}", said.out);
+    assert!(!sent.out.contains("let through"), "{}", sent.out);
     // Where the kernel has it, it was put on: no other thread was running.
-    assert!(!said.out.contains("other threads run"), "{}", said.out);
+    assert!(!sent.out.contains("other threads run"), "{}", sent.out);
 }
 
 #[test]
@@ -224,8 +224,8 @@ fn a_locked_half_does_not_leave_reverse_mode_and_says_so_before() {
     assert!(why.contains("needs Landlock"), "{why}");
     std::thread::scope(|scope| {
         let other = scope.spawn(|| done(&place, "inside", &["switch", "./inside-reverse.yaml"]));
-        let told = done(&place, "outside", &["switch", "./reverse.yaml"]);
-        assert!(told.contains("locked: the DMZ half can accept and nothing else"), "{told}");
+        let reported = done(&place, "outside", &["switch", "./reverse.yaml"]);
+        assert!(reported.contains("locked: the DMZ half can accept and nothing else"), "{reported}");
         assert!(other.join().expect("it is done").contains("can dial and nothing else"));
     });
     assert!(outside.status()["confined"]["dmz"]["landlock"].is_null(), "it has not started in reverse mode");
@@ -319,8 +319,11 @@ fn a_log_that_the_lock_does_not_cover_is_refused_by_its_path() {
         place.write("dmz.yaml", &format!("{key}: {file}\n{dmz}"));
         let plan = done(&place, "dmz", &["switch", "--plan", "./dmz.yaml"]);
         let reload = refused(&place, "dmz", &["reload"]);
-        for told in [&plan, &reload, &refused(&place, "dmz", &["switch", "./dmz.yaml"])] {
-            assert!(told.contains(&file) && told.contains("takes a restart with that profile"), "{told}");
+        for reported in [&plan, &reload, &refused(&place, "dmz", &["switch", "./dmz.yaml"])] {
+            assert!(
+                reported.contains(&file) && reported.contains("takes a restart with that profile"),
+                "{reported}"
+            );
         }
         assert!(plan.contains("refused: this process is locked"), "{plan}");
         assert!(!place.path(&file).exists() && !gateway.log().contains("audit_file"), "{}", gateway.log());
@@ -362,8 +365,8 @@ fn files_that_a_locked_half_was_started_with_are_read_and_opened_anew() {
         let at = format!("127.0.0.1:{}", dmz.link_port());
         let line =
             format!("openssl s_client -connect {at} 2>/dev/null </dev/null | openssl x509 -noout -serial");
-        let said = Command::new("sh").args(["-c", &line]).output().expect("openssl runs");
-        String::from_utf8(said.stdout).expect("UTF-8")
+        let sent = Command::new("sh").args(["-c", &line]).output().expect("openssl runs");
+        String::from_utf8(sent.stdout).expect("UTF-8")
     };
     let before = serial();
     assert!(before.starts_with("serial="), "{before}");
@@ -391,6 +394,6 @@ fn a_lock_is_off_where_the_profile_says_so_and_words_of_two_kinds_mean_it() {
     assert_eq!(pair.status()["confined"], serde_json::json!({ "dmz": null, "internal": null }));
     assert!(pair.log().contains("the full lock needs a process for each half"), "{}", pair.log());
     place.write("bad.yaml", &format!("confine: never\n{}", dmz_half("127.0.0.1:0", &["echo"])));
-    let said = run(&place, &["check", "bad.yaml"]);
-    assert!(said.out.contains("confine") || said.err.contains("confine"), "{} {}", said.out, said.err);
+    let sent = run(&place, &["check", "bad.yaml"]);
+    assert!(sent.out.contains("confine") || sent.err.contains("confine"), "{} {}", sent.out, sent.err);
 }

@@ -125,8 +125,8 @@ fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
     assert_eq!((&status["totals"]["sessions"], &status["totals"]["refused"]), (&200.into(), &0.into()));
     comes_and_goes(port);
     let log = dmz.log();
-    let told: Vec<_> = log.lines().filter(|line| line.contains("open files")).collect();
-    assert!(told.iter().any(|line| line.contains("WARN") && line.contains("1000")), "{told:?}");
+    let reported: Vec<_> = log.lines().filter(|line| line.contains("open files")).collect();
+    assert!(reported.iter().any(|line| line.contains("WARN") && line.contains("1000")), "{reported:?}");
     assert!(!log.contains("Too many open files"), "{log}");
 }
 
@@ -182,8 +182,8 @@ fn a_limit_that_falls_under_a_running_gateway_is_told_and_it_recovers_by_itself(
     thread::spawn(move || {
         while let Ok((mut stream, _)) = backend.accept() {
             thread::spawn(move || {
-                let mut heard = [0];
-                while stream.read_exact(&mut heard).is_ok() && stream.write_all(&heard).is_ok() {}
+                let mut received = [0];
+                while stream.read_exact(&mut received).is_ok() && stream.write_all(&received).is_ok() {}
             });
         }
     });
@@ -200,8 +200,8 @@ fn a_limit_that_falls_under_a_running_gateway_is_told_and_it_recovers_by_itself(
     leave(&gateway, Some(1));
     let mut refused = connect(port);
     refused.set_read_timeout(Some(SOON)).expect("a timeout");
-    let heard = refused.read(&mut [0]);
-    assert!(!matches!(heard, Ok(1..)), "{heard:?}");
+    let received = refused.read(&mut [0]);
+    assert!(!matches!(received, Ok(1..)), "{received:?}");
     until("what is missing is named", SOON, || {
         gateway.log().contains("this process has no descriptor left").then_some(())
     });

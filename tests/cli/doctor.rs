@@ -63,8 +63,8 @@ type Told<'a> = (&'a str, &'a str, &'a str);
 
 /// Waits until this is found of the gateway.
 #[track_caller]
-fn until_found(place: &Place, gateway: &str, told: Told<'_>) {
-    until_found_by(place, &[], gateway, told);
+fn until_found(place: &Place, gateway: &str, reported: Told<'_>) {
+    until_found_by(place, &[], gateway, reported);
 }
 
 /// The same of a `doctor` that another program starts.
@@ -74,9 +74,9 @@ fn until_found_by(place: &Place, wrapper: &[&str], gateway: &str, (id, severity,
     let mut last = Value::Null;
     let start = Instant::now();
     while start.elapsed() < SOON {
-        let asked = place.wrapped(wrapper, &["doctor", "--json", "--admin", &admin]).output();
-        let told = said(asked.expect("the program runs"));
-        last = serde_json::from_str(&told.out).unwrap_or_else(|_| panic!("{}", told.err));
+        let requested = place.wrapped(wrapper, &["doctor", "--json", "--admin", &admin]).output();
+        let reported = said(requested.expect("the program runs"));
+        last = serde_json::from_str(&reported.out).unwrap_or_else(|_| panic!("{}", reported.err));
         let is_it = |found: &Value| {
             let about = format!("{} {}", found["object"], found["figure"]);
             found["id"] == id && found["severity"] == severity && about.contains(figure)

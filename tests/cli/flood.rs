@@ -103,9 +103,9 @@ fn check_unharmed(limit: usize, flood: impl Fn(&Gateway<'_>, SocketAddr) -> Vec<
     honest.write_all(b"PROXY UNK").expect("it is sent");
     let _flood = flood(&gateway, port);
     honest.write_all(b"NOWN\r\nstill here").expect("it is sent");
-    let mut heard = [0; 10];
-    honest.read_exact(&mut heard).expect("it is served");
-    assert_eq!(&heard, b"still here");
+    let mut received = [0; 10];
+    honest.read_exact(&mut received).expect("it is served");
+    assert_eq!(&received, b"still here");
 }
 
 #[test]

@@ -32,8 +32,8 @@ fn web_server() -> String {
 }
 
 /// The three commands that stand under `next:`.
-fn next(said: &Said) -> Vec<String> {
-    let (_, rest) = said.out.split_once("next:\n").expect("it says how to go on");
+fn next(sent: &Said) -> Vec<String> {
+    let (_, rest) = sent.out.split_once("next:\n").expect("it says how to go on");
     rest.lines().map_while(|line| line.strip_prefix("  ")).map(str::to_owned).collect()
 }
 
@@ -62,7 +62,7 @@ fn a_first_pair_serves_as_its_own_words_say() {
     let place = Place::with_certificates();
     let (backend, accept, link) = (web_server(), free_port(), free_port());
     let (accept, link) = (accept.to_string(), link.to_string());
-    let said = run(
+    let sent = run(
         &place,
         &[
             "init",
@@ -77,8 +77,8 @@ fn a_first_pair_serves_as_its_own_words_say() {
             &link,
         ],
     );
-    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
-    let next = next(&said);
+    assert_eq!(sent.code, Some(0), "{}{}", sent.out, sent.err);
+    let next = next(&sent);
     assert_eq!(next.len(), 3, "{next:?}");
 
     // As a shell runs them, from the folder where `init` ran.
@@ -103,15 +103,15 @@ fn a_first_pair_serves_as_its_own_words_say() {
     let output = Command::new("curl").args(["-sS", "--max-time", "20", &page]).output();
     let output = output.expect("curl runs");
     assert_eq!(String::from_utf8_lossy(&output.stdout), PAGE, "{output:?}");
-    assert!(said.out.contains(&format!("tcp://127.0.0.1:{accept} reaches tcp://{backend}")), "{}", said.out);
+    assert!(sent.out.contains(&format!("tcp://127.0.0.1:{accept} reaches tcp://{backend}")), "{}", sent.out);
 }
 
 #[test]
 fn each_half_gets_what_belongs_to_its_host() {
     let place = Place::with_certificates();
-    let said =
+    let sent =
         run(&place, &["init", "dmz", "--out", "edge", "--dmz-host", "gate.example.com", "--service", "no"]);
-    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(sent.code, Some(0), "{}", sent.err);
     assert_eq!(
         files(&place.path("edge")),
         [
@@ -137,13 +137,13 @@ fn each_half_gets_what_belongs_to_its_host() {
     let both = run(&place, &["check", "edge/dmz.yaml", "edge/internal-host/internal.yaml"]);
     assert_eq!(both.code, Some(0), "{}", both.out);
     assert!(both.out.contains("no: clients at tcp://0.0.0.0:8000"), "{}", both.out);
-    let next = next(&said);
+    let next = next(&sent);
     assert_eq!(next[1], "scp -rp edge/internal-host OTHER-HOST:portcullis");
 
     let hosts = ["--internal-host", "fd00::5", "--dmz-host", "gate.example.com"];
-    let said =
+    let sent =
         run(&place, &[&["init", "internal", "--out", "inside", "--mode", "forward"], &hosts[..]].concat());
-    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(sent.code, Some(0), "{}", sent.err);
     let dmz = text("inside/dmz-host/dmz.yaml");
     assert!(dmz.contains("\n    connect: \"socks+tls://[fd00::5]:1443\"\n"), "{dmz}");
     assert!(files(&place.path("inside")).contains(&"pki/ca.key".to_owned()));
@@ -168,12 +168,12 @@ fn init_overwrites_nothing_and_leaves_nothing_half_made() {
         let there = place.path(&out).join(file);
         fs::create_dir_all(there.parent().expect("a folder")).expect("a folder");
         std::os::unix::fs::symlink("nowhere", &there).expect("a link");
-        let said = init(&out);
-        assert_eq!(said.code, Some(1), "{file}: {}", said.out);
+        let sent = init(&out);
+        assert_eq!(sent.code, Some(1), "{file}: {}", sent.out);
         assert!(
-            said.err.contains(&format!("{out}/{file} is there already: nothing was written")),
+            sent.err.contains(&format!("{out}/{file} is there already: nothing was written")),
             "{}",
-            said.err
+            sent.err
         );
         assert_eq!(files(&place.path(&out)), std::slice::from_ref(file));
     }
@@ -207,9 +207,9 @@ fn a_bad_answer_says_what_to_do_and_writes_nothing() {
         (&["pair", "--link-port", "8000"], "8000"),
         (&["dmz", "--dmz-host", "a host"], "a host"),
     ] {
-        let said = run(&place, &[&["init", "--out", "bad"], args].concat());
-        assert_eq!(said.code, Some(2), "{args:?}: {}{}", said.out, said.err);
-        assert!(said.err.contains(words), "{args:?}: {}", said.err);
+        let sent = run(&place, &[&["init", "--out", "bad"], args].concat());
+        assert_eq!(sent.code, Some(2), "{args:?}: {}{}", sent.out, sent.err);
+        assert!(sent.err.contains(words), "{args:?}: {}", sent.err);
         assert!(!place.path("bad").exists(), "{args:?}");
     }
     // What clients send as requests goes where requests are answered.
@@ -231,8 +231,8 @@ fn the_first_errors_name_the_next_step() {
         (&["attach"], "start one with `portcullis --profile NAME`"),
         (&["replay", "yesterday"], "name a file that `--record` has written"),
     ] {
-        let said = run(&place, args);
-        assert!(said.err.contains(words), "{args:?}: {}", said.err);
+        let sent = run(&place, args);
+        assert!(sent.err.contains(words), "{args:?}: {}", sent.err);
     }
 }
 
@@ -240,10 +240,10 @@ fn the_first_errors_name_the_next_step() {
 fn check_says_what_would_run() {
     let place = Place::with_certificates();
     place.write("direct.yaml", crate::DIRECT);
-    let said = run(&place, &["check", "direct.yaml"]);
+    let sent = run(&place, &["check", "direct.yaml"]);
     let end = "`portcullis --profile direct.yaml` would run:\n  the DMZ half, which reaches the back-ends itself\n  \
                echo: clients at tcp://127.0.0.1:0 → echo://\n";
-    assert!(said.out.ends_with(end), "{}", said.out);
+    assert!(sent.out.ends_with(end), "{}", sent.out);
     // Of what does not read there is nothing to say.
     place.write("bad.yaml", "mode: sideways\n");
     assert!(!run(&place, &["check", "bad.yaml", "direct.yaml"]).out.contains("would run"));

@@ -25,9 +25,9 @@ fn ask(place: &Place, args: &[&str]) -> Said {
 
 #[track_caller]
 fn done(place: &Place, args: &[&str]) -> String {
-    let said = ask(place, args);
-    assert_eq!(said.code, Some(0), "{args:?}: {}{}", said.out, said.err);
-    said.out
+    let sent = ask(place, args);
+    assert_eq!(sent.code, Some(0), "{args:?}: {}{}", sent.out, sent.err);
+    sent.out
 }
 
 fn echo(stream: &mut TcpStream) {
@@ -73,8 +73,8 @@ fn a_locked_service_is_cut_and_offered_no_more_and_links_stay() {
     let place = Place::with_certificates();
     let pair = Pair::reverse(&place, &[("orders", "echo://"), ("other", "echo://")]);
     let (mut cut, mut spared) = (open(&pair, "orders"), open(&pair, "other"));
-    let said = done(&place, &["lockdown", "orders"]);
-    assert!(said.contains("`orders`") && said.contains("1 session"), "{said}");
+    let sent = done(&place, &["lockdown", "orders"]);
+    assert!(sent.contains("`orders`") && sent.contains("1 session"), "{sent}");
     assert!(is_reset(&cut.read(&mut [0])));
     wait_ended(&pair.dmz, "OR");
     wait_ended(&pair.internal, "OR");
@@ -198,9 +198,9 @@ fn what_can_not_be_written_holds_and_is_told_and_a_dmz_half_refuses() {
     let pair = Pair::reverse(&place, &[("orders", "echo://")]);
     fs::create_dir_all(place.path(&format!("{KEPT}/in-the-way"))).expect("a folder");
     let mut cut = open(&pair, "orders");
-    let said = ask(&place, &["lockdown", "orders"]);
-    assert_eq!(said.code, Some(1), "{}", said.out);
-    assert!(said.err.contains("until this process ends"), "{}", said.err);
+    let sent = ask(&place, &["lockdown", "orders"]);
+    assert_eq!(sent.code, Some(1), "{}", sent.out);
+    assert!(sent.err.contains("until this process ends"), "{}", sent.err);
     assert!(is_reset(&cut.read(&mut [0])));
     wait_phase(&pair.internal, "orders", "locked");
     for args in [&["lockdown", "orders"][..], &["lockdown"], &["unlock"]] {

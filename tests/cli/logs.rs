@@ -54,12 +54,12 @@ fn backend() -> SocketAddr {
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || {
-                let mut heard = Vec::new();
+                let mut received = Vec::new();
                 let mut byte = [0];
-                while !heard.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
-                    heard.push(byte[0]);
+                while !received.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                    received.push(byte[0]);
                 }
-                let sent: &[u8] = if heard.starts_with(b"GET /cut") { b"012" } else { b"0123456789" };
+                let sent: &[u8] = if received.starts_with(b"GET /cut") { b"012" } else { b"0123456789" };
                 let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\n";
                 let _ = stream.write_all(&[head, sent].concat());
             });

@@ -65,10 +65,10 @@ fn backend() -> SocketAddr {
     let at = listener.local_addr().expect("its address");
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            let mut heard = vec![0; 4096];
-            let length = stream.read(&mut heard).unwrap_or_default();
+            let mut received = vec![0; 4096];
+            let length = stream.read(&mut received).unwrap_or_default();
             let status =
-                if heard[..length].starts_with(b"GET /missing") { "404 Not Found" } else { "200 OK" };
+                if received[..length].starts_with(b"GET /missing") { "404 Not Found" } else { "200 OK" };
             let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
             let _ = stream.write_all(head.as_bytes());
         }
@@ -86,9 +86,9 @@ fn each_name_has_its_labels_and_each_value_is_what_was_done() {
     let dmz = place.start("dmz");
     let metrics = |half: &str| {
         let socket = place.path(&format!("run/{half}.sock")).display().to_string();
-        let said = run(&place, &["metrics", "--text", "--admin", &socket]);
-        assert_eq!(said.code, Some(0), "{}", said.err);
-        said.out
+        let sent = run(&place, &["metrics", "--text", "--admin", &socket]);
+        assert_eq!(sent.code, Some(0), "{}", sent.err);
+        sent.out
     };
     let until_is = |half: &str, series: &str, is_it: &dyn Fn(f64) -> bool| {
         until(series, SOON, || value(&metrics(half), series).filter(|value| is_it(*value)))

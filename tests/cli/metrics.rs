@@ -33,9 +33,9 @@ fn fed(line: &[&str], text: &str) -> String {
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", line[0]));
     child.stdin.take().expect("its input").write_all(text.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{said}");
-    said
+    let sent = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{sent}");
+    sent
 }
 
 /// The value of a series in a text.
@@ -77,8 +77,8 @@ impl Prometheus {
         let line =
             ["-sS", "--max-time", "10", "-G", &url, "--data-urlencode", &format!("query={expression}")];
         let output = Command::new("curl").args(line).output().expect("curl runs");
-        let told: Value = serde_json::from_slice(&output.stdout).ok()?;
-        told["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+        let reported: Value = serde_json::from_slice(&output.stdout).ok()?;
+        reported["data"]["result"][0]["value"][1].as_str()?.parse().ok()
     }
 }
 
@@ -132,8 +132,8 @@ fn prometheus_reads_what_status_shows() {
     // Those that the load has called for are let go again.
     until("the links are the same", 2 * SOON, || {
         let ready = dmz.status()["pools"][0]["ready"].as_f64()?;
-        let told = prometheus.ask("portcullis_links{role=\"dmz\",peer=\"internal\",state=\"ready\"}")?;
-        (told == ready).then_some(())
+        let reported = prometheus.ask("portcullis_links{role=\"dmz\",peer=\"internal\",state=\"ready\"}")?;
+        (reported == ready).then_some(())
     });
     let expiry =
         prometheus.ask("portcullis_certificate_expiry_timestamp_seconds{role=\"dmz\",use=\"link\"} - time()");
@@ -310,7 +310,7 @@ fn a_thousand_connections_to_the_monitors_port_cost_nobody_else_anything() {
     let used = |status: &Value| status["descriptors"]["used"].as_u64().expect("a number");
     let before = used(&gateway.status());
     let mut session = connect(accept);
-    let said: [&[u8]; 4] = [
+    let sent: [&[u8]; 4] = [
         b"",
         b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /metrics HTTP/1.1\r\nX: ",
@@ -320,7 +320,7 @@ fn a_thousand_connections_to_the_monitors_port_cost_nobody_else_anything() {
     for number in 0..1000 {
         let mut stream = connect(at);
         // Those that gave way may have been cut already.
-        let _ = stream.write_all(said[number % said.len()]);
+        let _ = stream.write_all(sent[number % sent.len()]);
         flood.push(stream);
         if number % 50 == 0 {
             session.write_all(b"ping").expect("it is sent");

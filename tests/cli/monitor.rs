@@ -46,9 +46,9 @@ fn a_dmz_half_is_ready_with_its_first_link_and_says_what_is_missing() {
     assert_eq!(asked(&[], &url("/readyz/echo")).0, 503);
     let said = run(&place, &["status", "--ready", "--json", "--admin", &socket]);
     assert_eq!(said.code, Some(1));
-    let told: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
-    assert_eq!(told["ready"], false);
-    assert!(told["reasons"][0].as_str().is_some_and(|why| why.starts_with("echo: ")), "{told}");
+    let reported: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!(reported["ready"], false);
+    assert!(reported["reasons"][0].as_str().is_some_and(|why| why.starts_with("echo: ")), "{reported}");
 
     let link = format!("127.0.0.1:{}", dmz.link_port());
     place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
@@ -170,8 +170,8 @@ fn those_who_mean_no_good_cost_nobody_else_anything() {
     let mut last = silent.pop().expect("one of them");
     drop(silent);
     last.set_read_timeout(Some(Duration::from_secs(15))).expect("a timeout");
-    let mut heard = Vec::new();
-    let ended = last.read_to_end(&mut heard);
+    let mut received = Vec::new();
+    let ended = last.read_to_end(&mut received);
     let timed_out = ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
     assert!(!timed_out, "it stays open");
 }

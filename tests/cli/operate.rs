@@ -326,7 +326,7 @@ fn a_switch_is_planned_done_and_written_down() {
     let notices = gateway.status()["notices"].to_string();
     assert!(!log.contains("kind=\"plan\""), "a look is no action: {log}");
     let socket = place.path("run/one.sock").display().to_string();
-    for (kind, asked, outcome) in [
+    for (kind, requested, outcome) in [
         ("switch", "switch to `", "done"),
         ("switch", "switch to `", "refused"),
         ("reload", "reload", "done"),
@@ -336,14 +336,14 @@ fn a_switch_is_planned_done_and_written_down() {
         let is_it = |line: &&str| {
             [
                 format!("operator kind=\"{kind}\" by=\"admin socket {socket} (uid "),
-                format!("asked=\"{asked}"),
+                format!("asked=\"{requested}"),
                 format!("outcome=\"{outcome}\""),
             ]
             .iter()
             .all(|part| line.contains(part.as_str()))
         };
         assert_eq!(log.lines().filter(is_it).count(), 1, "{kind} {outcome}\n{log}");
-        assert!(notices.contains(asked), "{asked}: {notices}");
+        assert!(notices.contains(requested), "{requested}: {notices}");
     }
     assert!(notices.contains("switch begun, asked by admin socket"), "{notices}");
 }

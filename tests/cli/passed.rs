@@ -49,12 +49,12 @@ fn start<'a>(place: &'a Place, name: &str, names: &str, sockets: Vec<OwnedFd>) -
 
 /// How a start ends that is refused.
 #[track_caller]
-fn refused(place: &Place, names: &str, sockets: Vec<OwnedFd>, profile: &str, told: &str) {
+fn refused(place: &Place, names: &str, sockets: Vec<OwnedFd>, profile: &str, reported: &str) {
     place.write("refused.yaml", profile);
     let args = ["--no-ui", "--profile", "refused.yaml", "--admin", "none"];
     let said = said(passing(place, names, sockets, &args).output().expect("it ends"));
     assert_eq!(said.code, Some(1), "{}", said.err);
-    assert!(said.err.contains(told), "{}", said.err);
+    assert!(said.err.contains(reported), "{}", said.err);
 }
 
 fn listener() -> TcpListener {

@@ -91,8 +91,8 @@ fn a_file_that_this_user_may_not_read_is_told_with_what_lets_it() {
         chown(place.path(file), Some(NOBODY), None).expect("another owner");
         let said = run_behind(&place, &WITHOUT_POWER, &["check", "dmz.yaml"]);
         let step = "it belongs to `nobody`, and this runs as `root`: run `chown root: ";
-        let told = said.out.lines().any(|line| line.contains(step) && line.contains(file));
-        assert!(said.code == Some(2) && told, "{file}: {}", said.out);
+        let reported = said.out.lines().any(|line| line.contains(step) && line.contains(file));
+        assert!(said.code == Some(2) && reported, "{file}: {}", said.out);
         assert!(!said.out.contains("portcullis certs"), "{}", said.out);
         chown(place.path(file), Some(0), None).expect("its owner again");
     }

@@ -87,16 +87,16 @@ fn a_backend_that_does_not_read_slows_the_client() {
     let sent = press(&mut client, &unit);
     check_memory(&pair, before, sent);
     let hearing = thread::spawn(move || {
-        let mut heard = Vec::new();
-        server.read_to_end(&mut heard).expect("its end");
-        heard
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).expect("its end");
+        received
     });
     let rest = &unit[sent % unit.len()..];
     client.write_all(rest).expect("it goes on");
     client.write_all(&[0x88, 0x80, 0, 0, 0, 0]).expect("it goes on");
-    let heard = hearing.join().expect("no panic");
-    assert_eq!(heard.len(), (sent + rest.len()) / unit.len() * BODY);
-    assert!(heard.iter().all(|byte| *byte == 7));
+    let received = hearing.join().expect("no panic");
+    assert_eq!(received.len(), (sent + rest.len()) / unit.len() * BODY);
+    assert!(received.iter().all(|byte| *byte == 7));
     let mut last = Vec::new();
     client.read_to_end(&mut last).expect("a clean end");
     assert_eq!(last, [0x88, 0]);
@@ -110,7 +110,7 @@ fn a_client_that_does_not_read_slows_the_backend() {
     let sent = press(&mut server, &[7; BODY]);
     check_memory(&pair, before, sent);
     server.shutdown(Shutdown::Write).expect("it is open");
-    let mut heard = 0;
+    let mut received = 0;
     loop {
         let mut head = [0; 2];
         client.read_exact(&mut head).expect("a frame");
@@ -130,7 +130,7 @@ fn a_client_that_does_not_read_slows_the_backend() {
         let mut body = vec![0; u64::from_be_bytes(long) as usize];
         client.read_exact(&mut body).expect("a body");
         assert!(body.iter().all(|byte| *byte == 7));
-        heard += body.len();
+        received += body.len();
     }
-    assert_eq!(heard, sent);
+    assert_eq!(received, sent);
 }

@@ -89,10 +89,10 @@ fn clients_are_carried(at: SocketAddr) {
             sending.write_all(&bytes).expect("they are sent");
             sending.shutdown(Shutdown::Write).expect("it is open");
         });
-        let mut heard = Vec::new();
-        stream.read_to_end(&mut heard).expect("a clean end");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("a clean end");
         sender.join().expect("no panic");
-        assert!(heard == sent, "client {number} heard {} other bytes", heard.len());
+        assert!(received == sent, "client {number} heard {} other bytes", received.len());
     };
     let clients: Vec<_> = (0..CLIENTS).map(|number| thread::spawn(move || client(number))).collect();
     clients.into_iter().for_each(|client| client.join().expect("it is carried"));
@@ -101,12 +101,12 @@ fn clients_are_carried(at: SocketAddr) {
 /// One WARN in the log and one notice, with all of `words`.
 #[track_caller]
 fn is_told_once(gateway: &Gateway, words: &[&str]) {
-    let told = |text: &str| text.contains("SOCKS5, one session each");
+    let reported = |text: &str| text.contains("SOCKS5, one session each");
     let notices = gateway.status()["notices"].as_array().cloned().expect("a list");
     let notices: Vec<_> =
-        notices.into_iter().filter(|notice| told(notice["text"].as_str().expect("text"))).collect();
+        notices.into_iter().filter(|notice| reported(notice["text"].as_str().expect("text"))).collect();
     let log = gateway.log();
-    let lines: Vec<_> = log.lines().filter(|line| told(line)).collect();
+    let lines: Vec<_> = log.lines().filter(|line| reported(line)).collect();
     assert!(notices.len() == 1 && lines.len() == 1, "{notices:?}\n{log}");
     assert!(notices[0]["level"] == "warn" && lines[0].contains(" WARN "), "{notices:?}\n{log}");
     for word in words {

@@ -37,14 +37,14 @@ impl Manager {
     /// Everything up to the message with this line, which has to come.
     #[track_caller]
     fn until(&self, line: &str) -> Vec<String> {
-        let (mut heard, began) = (Vec::new(), Instant::now());
+        let (mut received, began) = (Vec::new(), Instant::now());
         while began.elapsed() < SOON {
-            heard.extend(self.next());
-            if heard.last().is_some_and(|message| message.lines().any(|one| one.starts_with(line))) {
-                return heard;
+            received.extend(self.next());
+            if received.last().is_some_and(|message| message.lines().any(|one| one.starts_with(line))) {
+                return received;
             }
         }
-        panic!("no {line} in {heard:?}");
+        panic!("no {line} in {received:?}");
     }
 }
 
@@ -59,8 +59,8 @@ fn a_manager_hears_of_start_reload_turns_and_stop() {
     let manager = Manager::new(&place);
     let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=2000000"];
     let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
-    let heard = manager.until("READY=1");
-    assert!(has(&heard, "STATUS=ready; 0 sessions open"), "{heard:?}");
+    let received = manager.until("READY=1");
+    assert!(has(&received, "STATUS=ready; 0 sessions open"), "{received:?}");
     // The engine turns, twice and more within the watchdog's time.
     let began = Instant::now();
     for _ in 0..4 {
@@ -68,9 +68,9 @@ fn a_manager_hears_of_start_reload_turns_and_stop() {
     }
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     gateway.signal(Signal::HUP);
-    let heard = manager.until("RELOADING=1");
-    assert!(heard.last().is_some_and(|message| message.contains("\nMONOTONIC_USEC=")), "{heard:?}");
-    assert!(!has(&heard, "READY=1"), "it says so once, and again when it has reloaded: {heard:?}");
+    let received = manager.until("RELOADING=1");
+    assert!(received.last().is_some_and(|message| message.contains("\nMONOTONIC_USEC=")), "{received:?}");
+    assert!(!has(&received, "READY=1"), "it says so once, and again when it has reloaded: {received:?}");
     manager.until("READY=1");
     // A reload that is refused ends as well.
     place.write("one.yaml", "mode: nonsense\n");
@@ -104,15 +104,15 @@ fn ready_can_wait_for_links() {
     place.write("dmz.yaml", &format!("ready: links\n{}", dmz_half("127.0.0.1:0", &["echo"])));
     let manager = Manager::new(&place);
     let dmz = place.start_as("dmz", &["env", &manager.variable], &["--no-ui", "--profile", "dmz.yaml"]);
-    let heard = manager.until("STATUS=not ready; 0 of ");
-    assert!(!has(&heard, "READY=1"), "{heard:?}");
+    let received = manager.until("STATUS=not ready; 0 of ");
+    assert!(!has(&received, "READY=1"), "{received:?}");
     // Until then the start is given more time.
-    assert!(has(&heard, "EXTEND_TIMEOUT_USEC=30000000"), "{heard:?}");
+    assert!(has(&received, "EXTEND_TIMEOUT_USEC=30000000"), "{received:?}");
     let link = format!("127.0.0.1:{}", dmz.link_port());
     place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
     let _internal = place.start("internal");
-    let heard = manager.until("READY=1");
-    assert!(has(&heard, "STATUS=ready; "), "{heard:?}");
+    let received = manager.until("READY=1");
+    assert!(has(&received, "STATUS=ready; "), "{received:?}");
 }
 
 #[test]

@@ -100,16 +100,16 @@ impl<'a> Halves<'a> {
 
 /// One session: says something again and again, hears it come back, until it is told to end; why it
 /// ended, if that was before.
-fn talk(at: SocketAddr, every: Duration, is_over: &AtomicBool, said: &AtomicU64) -> Result<(), String> {
-    let told = |what: &str, error: std::io::Error| format!("every {every:?}: {what}: {error}");
-    let mut stream = TcpStream::connect(at).map_err(|error| told("it connects", error))?;
-    stream.set_read_timeout(Some(ANSWERED)).map_err(|error| told("a timeout", error))?;
+fn talk(at: SocketAddr, every: Duration, is_over: &AtomicBool, sent: &AtomicU64) -> Result<(), String> {
+    let reported = |what: &str, error: std::io::Error| format!("every {every:?}: {what}: {error}");
+    let mut stream = TcpStream::connect(at).map_err(|error| reported("it connects", error))?;
+    stream.set_read_timeout(Some(ANSWERED)).map_err(|error| reported("a timeout", error))?;
     let words = vec![7; if every.is_zero() { 60_000 } else { 64 }];
-    let mut heard = vec![0; words.len()];
+    let mut received = vec![0; words.len()];
     while !is_over.load(Ordering::Relaxed) {
-        stream.write_all(&words).map_err(|error| told("it says", error))?;
-        stream.read_exact(&mut heard).map_err(|error| told("it hears", error))?;
-        said.fetch_add(1, Ordering::Relaxed);
+        stream.write_all(&words).map_err(|error| reported("it says", error))?;
+        stream.read_exact(&mut received).map_err(|error| reported("it hears", error))?;
+        sent.fetch_add(1, Ordering::Relaxed);
         thread::sleep(every);
     }
     Ok(())
@@ -120,11 +120,11 @@ fn check(mode: &str, speaks: Speaks, half: Half) {
     let case = format!("{mode}, {speaks:?}, {half:?} is stopped");
     let place = Place::with_certificates();
     let halves = Halves::start(&place, mode, speaks, "echo://");
-    let (is_over, said) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let sessions = EVERY_MS.map(|every| {
-            let (at, is_over, said) = (halves.clients, &is_over, &said);
-            scope.spawn(move || talk(at, Duration::from_millis(every), is_over, said))
+            let (at, is_over, sent) = (halves.clients, &is_over, &sent);
+            scope.spawn(move || talk(at, Duration::from_millis(every), is_over, sent))
         });
         until("every session speaks", SOON, || {
             let open = halves.dmz.status()["totals"]["sessions_open"].as_u64();
@@ -134,8 +134,8 @@ fn check(mode: &str, speaks: Speaks, half: Half) {
             halves.of(half).signal(Signal::STOP);
             thread::sleep(stall);
             halves.of(half).signal(Signal::CONT);
-            let before = said.load(Ordering::Relaxed);
-            until("they go on", ANSWERED, || (said.load(Ordering::Relaxed) > before).then_some(()));
+            let before = sent.load(Ordering::Relaxed);
+            until("they go on", ANSWERED, || (sent.load(Ordering::Relaxed) > before).then_some(()));
         }
         is_over.store(true, Ordering::Relaxed);
         for session in sessions {
@@ -201,11 +201,11 @@ fn check_ends(mode: &str, speaks: Speaks) {
     let halves = Halves::start(&place, mode, speaks, &format!("tcp://{}", backend.accept("echo")));
     let client = relay("client", &format!("tcp://{}", halves.clients));
     let at = client.accept("echo");
-    let (is_over, said) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let sessions = EVERY_MS.map(|every| {
-            let (is_over, said) = (&is_over, &said);
-            scope.spawn(move || talk(at, Duration::from_millis(every), is_over, said))
+            let (is_over, sent) = (&is_over, &sent);
+            scope.spawn(move || talk(at, Duration::from_millis(every), is_over, sent))
         });
         until("every session speaks", SOON, || {
             let open = halves.dmz.status()["totals"]["sessions_open"].as_u64();
@@ -216,8 +216,8 @@ fn check_ends(mode: &str, speaks: Speaks) {
                 stopped.signal(Signal::STOP);
                 thread::sleep(stall);
                 stopped.signal(Signal::CONT);
-                let before = said.load(Ordering::Relaxed);
-                until("they go on", ANSWERED, || (said.load(Ordering::Relaxed) > before).then_some(()));
+                let before = sent.load(Ordering::Relaxed);
+                until("they go on", ANSWERED, || (sent.load(Ordering::Relaxed) > before).then_some(()));
             }
         }
         is_over.store(true, Ordering::Relaxed);

@@ -102,8 +102,8 @@ fn requests_have_a_name_and_are_sent_elsewhere_while_it_drains() {
     assert!(!asked(&["-i"], &url).1.to_lowercase().contains("\r\nconnection: close"));
     gateway.signal(Signal::TERM);
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
-    let (status, told) = asked(&["-i"], &url);
-    assert!(status == 200 && told.to_lowercase().contains("\r\nconnection: close"), "{told}");
+    let (status, reported) = asked(&["-i"], &url);
+    assert!(status == 200 && reported.to_lowercase().contains("\r\nconnection: close"), "{reported}");
 }
 
 /// Two ports whose clients have to say something before they have a session.
@@ -148,9 +148,12 @@ fn who_was_let_in_before_a_stop_is_served() {
     until_closed(ports);
     ask_for_bytes(bytes);
     pages.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is sent");
-    let mut told = String::new();
-    pages.read_to_string(&mut told).expect("it ends cleanly");
-    assert!(told.starts_with("HTTP/1.1 200 ") && told.contains("connection: close\r\n"), "{told}");
+    let mut reported = String::new();
+    pages.read_to_string(&mut reported).expect("it ends cleanly");
+    assert!(
+        reported.starts_with("HTTP/1.1 200 ") && reported.contains("connection: close\r\n"),
+        "{reported}"
+    );
     assert_eq!(gateway.ended().code(), Some(0));
 }
 
@@ -182,10 +185,10 @@ fn the_journal_gets_priorities_and_no_time() {
     assert!(lines.contains("<4>NOTIFY_SOCKET") && lines.contains("<6>profile `one` is in force"), "{lines}");
     // Another stream than the one that is named is none.
     let plain = place.start_as("two", &["env", "JOURNAL_STREAM=1:1"], &["--no-ui", "--profile", "one.yaml"]);
-    let said = until("it has said something", Duration::from_secs(20), || {
+    let sent = until("it has said something", Duration::from_secs(20), || {
         Some(plain.log()).filter(|log| log.contains("is in force"))
     });
-    assert!(said.contains(" INFO ") && !said.contains("<6>"), "{said}");
+    assert!(sent.contains(" INFO ") && !sent.contains("<6>"), "{sent}");
 }
 
 #[test]
@@ -204,8 +207,8 @@ fn a_client_of_an_older_tls_is_turned_away_where_the_profile_says_so() {
         let at = gateway.accept(service).to_string();
         let mut command = std::process::Command::new("openssl");
         command.args(["s_client", "-connect", &at, version]).stdin(std::process::Stdio::null());
-        let said = command.output().expect("openssl runs");
-        String::from_utf8_lossy(&said.stdout).contains("Server certificate")
+        let sent = command.output().expect("openssl runs");
+        String::from_utf8_lossy(&sent.stdout).contains("Server certificate")
     };
     assert!(speaks("old", "-tls1_2") && speaks("old", "-tls1_3"));
     assert!(!speaks("new", "-tls1_2") && speaks("new", "-tls1_3"));

@@ -63,9 +63,9 @@ fn short(at: SocketAddr, enough: &AtomicBool, carried: &AtomicUsize) {
         let sent: Vec<u8> = (0..fastrand::usize(1..40_000)).map(|_| fastrand::u8(..)).collect();
         client.write_all(&sent).expect("it is sent");
         client.shutdown(Shutdown::Write).expect("it is half closed");
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).expect("a clean end");
-        assert!(heard == sent, "{} bytes came back of {}", heard.len(), sent.len());
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).expect("a clean end");
+        assert!(received == sent, "{} bytes came back of {}", received.len(), sent.len());
         carried.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -77,9 +77,9 @@ fn long(at: SocketAddr, enough: &AtomicBool, _: &AtomicUsize) {
     while !enough.load(Ordering::Relaxed) {
         let words: Vec<u8> = (number..number + 100).flat_map(u64::to_be_bytes).collect();
         client.write_all(&words).expect("it is sent");
-        let mut heard = vec![0; words.len()];
-        client.read_exact(&mut heard).expect("it comes back");
-        assert_eq!(heard, words);
+        let mut received = vec![0; words.len()];
+        client.read_exact(&mut received).expect("it comes back");
+        assert_eq!(received, words);
         number += 100;
         thread::sleep(Duration::from_millis(1));
     }
@@ -105,8 +105,8 @@ fn switches_under_load_cut_nothing_and_leave_nothing() {
     let gateway = place.start("forward");
     gateway.wait_healthy();
     let switch = |to: &str| {
-        let said = run(&place, &["switch", &format!("{to}.yaml"), "--admin", "run/forward.sock"]);
-        assert_eq!(said.code, Some(0), "{}\n{}", said.err, gateway.log());
+        let output = run(&place, &["switch", &format!("{to}.yaml"), "--admin", "run/forward.sock"]);
+        assert_eq!(output.code, Some(0), "{}\n{}", output.err, gateway.log());
     };
     let back_and_forth = |load: &Load, count: usize| {
         for number in 0..count {

@@ -71,7 +71,7 @@ fn a_log_that_nobody_reads_loses_lines_and_holds_nothing_up() {
     let mut lines = BufReader::new(reader).lines().map(|line| line.expect("the pipe is read"));
     let count = lines.find_map(|line| told(&line)).expect("the count is told");
     assert!(count >= before, "{count} of {before} are told");
-    let (tell, heard) = mpsc::channel();
+    let (tell, received) = mpsc::channel();
     thread::spawn(move || lines.try_for_each(|line| tell.send(line)));
     let mut late_clients = Vec::new();
     until("the log goes on", SOON, || {
@@ -80,7 +80,7 @@ fn a_log_that_nobody_reads_loses_lines_and_holds_nothing_up() {
         late.write_all(b"x").expect("it is sent");
         late_clients.push(at);
         let is_late = |line: String| late_clients.iter().any(|at| line.contains(at));
-        heard.try_iter().any(is_late).then_some(())
+        received.try_iter().any(is_late).then_some(())
     });
 }
 

@@ -68,10 +68,10 @@ impl Ports {
 
 /// The report of `verify --json`.
 #[track_caller]
-fn report(said: &Said) -> Value {
+fn report(sent: &Said) -> Value {
     let report: Value =
-        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}\n{}", said.err));
-    assert_eq!(said.code, Some(if report["passed"] == true { 0 } else { 1 }), "{report:#}");
+        serde_json::from_str(&sent.out).unwrap_or_else(|error| panic!("{error}\n{}", sent.err));
+    assert_eq!(sent.code, Some(if report["passed"] == true { 0 } else { 1 }), "{report:#}");
     report
 }
 
@@ -124,11 +124,11 @@ fn a_good_pair_passes_every_step_and_leaves_nothing_behind() {
     backend.set_nonblocking(true).expect("it does not wait");
     let mut seen = 0;
     while let Ok((mut stream, _)) = backend.accept() {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         stream.set_nonblocking(false).expect("it waits");
         stream.set_read_timeout(Some(SOON)).expect("a timeout is set");
-        stream.read_to_end(&mut heard).expect("a clean end");
-        assert_eq!(heard, b"");
+        stream.read_to_end(&mut received).expect("a clean end");
+        assert_eq!(received, b"");
         seen += 1;
     }
     assert_eq!(seen, 3, "`basic` and two probes");
@@ -191,16 +191,16 @@ fn halves_of_its_own_open_no_health_port_and_write_no_file() {
     place.write("pair.yaml", &format!("{keys}{}", ports.pair("echo://")));
     let manager = UnixDatagram::bind(place.path("notify")).expect("a socket");
     manager.set_nonblocking(true).expect("it does not wait");
-    let told =
+    let reported =
         ["NOTIFY_SOCKET", "LISTEN_FDNAMES"].map(|name| format!("{name}={}", place.path("notify").display()));
-    let wrapper = ["env", &told[0], &told[1], "WATCHDOG_USEC=100000", "LISTEN_FDS=1", "LISTEN_PID=1"];
+    let wrapper = ["env", &reported[0], &reported[1], "WATCHDOG_USEC=100000", "LISTEN_FDS=1", "LISTEN_PID=1"];
     let line = ["verify", "--json", "--profile", "pair.yaml"];
-    let said = crate::said(place.wrapped(&wrapper, &line).output().expect("it runs"));
+    let sent = crate::said(place.wrapped(&wrapper, &line).output().expect("it runs"));
     assert_eq!(
-        results(&report(&said)),
+        results(&report(&sent)),
         "profile pass, basic pass, forward pass, reverse pass, closed pass",
         "{}",
-        said.out
+        sent.out
     );
     for file in ["gate.json", "access.json", "audit.jsonl", "state"] {
         assert!(!place.path(file).exists(), "{file}");
@@ -232,9 +232,9 @@ fn a_running_gateway_walks_itself_and_counts_no_probe() {
     let written = || Some(gateway.log()).filter(|log| log.contains("operator kind=\"verify\""));
     let log = crate::until("the walk is written down", SOON, written);
     assert_eq!(log.matches("probe ended").count(), 2, "one on each half\n{log}");
-    let told = "verify, asked by admin socket ";
+    let reported = "verify, asked by admin socket ";
     assert!(log.contains("operator kind=\"verify\" by=\"admin socket "), "{log}");
-    assert!(status["notices"].to_string().contains(told), "{status:#}");
+    assert!(status["notices"].to_string().contains(reported), "{status:#}");
 }
 
 #[test]

@@ -121,8 +121,8 @@ fn every_event_says_who_can_cause_it_and_what_bounds_its_lines() {
             + usize::from(OUR_OWN.contains(event))
     };
     for event in LogEvent::ALL {
-        let told = "can somebody outside cause it, and what bounds its rate?";
-        assert_eq!(lists(event), 1, "{event:?} stands in one list: {told}");
+        let reported = "can somebody outside cause it, and what bounds its rate?";
+        assert_eq!(lists(event), 1, "{event:?} stands in one list: {reported}");
     }
     let mut count = 0;
     for (file, lines) in sources() {

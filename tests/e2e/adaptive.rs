@@ -40,10 +40,10 @@ async fn a_burst_is_carried_by_the_links_that_stand() {
                 let mut client = dial(port).await;
                 say(&mut client, b"all at once").await;
                 // Its turn may come as late as `wait` allows.
-                let mut heard = [0; 11];
-                let answer = tokio::io::AsyncReadExt::read_exact(&mut client, &mut heard);
+                let mut received = [0; 11];
+                let answer = tokio::io::AsyncReadExt::read_exact(&mut client, &mut received);
                 tokio::time::timeout(Duration::from_secs(30), answer).await.expect("in time").unwrap();
-                assert_eq!(&heard, b"all at once");
+                assert_eq!(&received, b"all at once");
                 client
             });
         }

@@ -53,8 +53,8 @@ async fn an_answer_arrives_whose_backend_closes_with_input_unread() {
             say(&mut server, b"the answer").await;
             // The kernel makes a reset of it, since not all was read.
             drop(server);
-            let heard = hear_reset(&mut client).await;
-            assert_eq!(heard, b"the answer", "{number} in {mode:?}, plain: {is_plain}");
+            let received = hear_reset(&mut client).await;
+            assert_eq!(received, b"the answer", "{number} in {mode:?}, plain: {is_plain}");
         }
         let ended = |row: &portcullis::telemetry::snapshot::EndedRow| row.end == "BR";
         way.inner()
@@ -80,13 +80,17 @@ async fn an_answer_arrives_at_a_client_that_is_still_sending() {
                 drop(server);
             };
             let reading = async {
-                let mut heard = Vec::new();
-                let _ = reader.read_to_end(&mut heard).await;
-                heard
+                let mut received = Vec::new();
+                let _ = reader.read_to_end(&mut received).await;
+                received
             };
             let all = async { tokio::join!(sending, answering, reading) };
-            let ((), (), heard) = timeout(PATIENCE, all).await.expect("all ends in time");
-            assert!(heard == [3; 30_000], "{} bytes, {number} in {mode:?}, plain: {is_plain}", heard.len());
+            let ((), (), received) = timeout(PATIENCE, all).await.expect("all ends in time");
+            assert!(
+                received == [3; 30_000],
+                "{} bytes, {number} in {mode:?}, plain: {is_plain}",
+                received.len()
+            );
         }
     }
 }
@@ -105,8 +109,8 @@ async fn a_backend_that_has_ended_cleanly_did_so_for_a_client_that_sends_on() {
             say(&mut server, &[3; 30_000]).await;
             drop(server);
             let sending = async { while writer.write_all(&[7; 1000]).await.is_ok() {} };
-            let mut heard = Vec::new();
-            let reading = reader.read_to_end(&mut heard);
+            let mut received = Vec::new();
+            let reading = reader.read_to_end(&mut received);
             let all = async { tokio::join!(sending, reading) };
             let ((), end) = timeout(PATIENCE, all).await.expect("all ends in time");
             assert_eq!(end.ok(), Some(30_000), "{number} in {mode:?}, plain: {is_plain}");
@@ -128,8 +132,12 @@ async fn what_a_client_has_said_arrives_before_its_reset() {
             hear(&mut server, b"first").await;
             say(&mut client, &[5; 3000]).await;
             cut(client);
-            let heard = hear_reset(&mut server).await;
-            assert!(heard == [5; 3000], "{} bytes, {number} in {mode:?}, plain: {is_plain}", heard.len());
+            let received = hear_reset(&mut server).await;
+            assert!(
+                received == [5; 3000],
+                "{} bytes, {number} in {mode:?}, plain: {is_plain}",
+                received.len()
+            );
         }
     }
 }
@@ -159,8 +167,8 @@ async fn an_answer_in_tls_arrives_without_close_notify() {
             hear(&mut server, b"?").await;
             say(&mut server, b"the answer").await;
             drop(server.into_inner());
-            let heard = hear_reset(&mut client).await;
-            assert_eq!(heard, b"the answer", "{number} in {mode:?}, plain: {is_plain}");
+            let received = hear_reset(&mut client).await;
+            assert_eq!(received, b"the answer", "{number} in {mode:?}, plain: {is_plain}");
         }
     }
 }
@@ -185,8 +193,8 @@ async fn a_request_in_tls_arrives_without_close_notify() {
             hear(&mut server, b"first").await;
             say(&mut client, b"the request").await;
             drop(client.into_inner());
-            let heard = hear_reset(&mut server).await;
-            assert_eq!(heard, b"the request", "{number} in {mode:?}, plain: {is_plain}");
+            let received = hear_reset(&mut server).await;
+            assert_eq!(received, b"the request", "{number} in {mode:?}, plain: {is_plain}");
         }
     }
 }
@@ -206,9 +214,9 @@ async fn a_message_arrives_before_the_reset_of_the_other_side() {
             holds(&server, ASKED.len()).await;
             say(&mut server, b"the answer").await;
             drop(server);
-            let heard = timeout(PATIENCE, socket.next()).await.expect("a message in time").unwrap();
+            let received = timeout(PATIENCE, socket.next()).await.expect("a message in time").unwrap();
             let which = format!("{number} in {mode:?}, plain: {is_plain}");
-            assert_eq!(heard.expect(&which), Message::binary(&b"the answer"[..]), "{which}");
+            assert_eq!(received.expect(&which), Message::binary(&b"the answer"[..]), "{which}");
             assert!(timeout(PATIENCE, socket.next()).await.expect("an end in time").unwrap().is_err());
 
             let client = dial(at).await;

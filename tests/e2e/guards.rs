@@ -77,10 +77,10 @@ async fn clients_that_are_not_allowed_are_refused_before_a_byte_is_read() {
             ("127.2.0.9", "`clients` does not allow this address"),
         ] {
             refused_from(from, at).await;
-            let told = |shown: &Snapshot| {
+            let reported = |shown: &Snapshot| {
                 shown.ended.iter().any(|row| row.client.starts_with(from) && row.end == "XA")
             };
-            let shown = way.dmz.until("it is told", told).await;
+            let shown = way.dmz.until("it is told", reported).await;
             let row = shown.ended.iter().find(|row| row.client.starts_with(from)).unwrap();
             assert_eq!((&*row.end, &*row.reason), ("XA", reason), "{mode:?}");
         }

@@ -191,14 +191,14 @@ async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() 
         }
         dmz.until("both wait", |seen| seen.totals.sessions_waiting == 2).await;
         let internal = place.start("internal", &plan.internal(&link(of_internal)));
-        let mut said = Vec::new();
+        let mut sent = Vec::new();
         for _ in 0..2 {
             let mut server = backend.accept().await;
-            said.push(hear_all(&mut server).await);
+            sent.push(hear_all(&mut server).await);
             say(&mut server, b"!").await;
         }
-        said.sort();
-        assert_eq!(said, [&b""[..], b"?"], "{mode:?}, plain: {is_plain}");
+        sent.sort();
+        assert_eq!(sent, [&b""[..], b"?"], "{mode:?}, plain: {is_plain}");
         for client in [&mut silent, &mut talks] {
             assert_eq!(hear_all(client).await, b"!");
         }
@@ -463,9 +463,9 @@ async fn a_client_is_carried_or_refused_in_time_while_links_die_at_random() {
     for _ in 0..300 {
         clients.spawn(async move {
             let mut client = dial(port).await;
-            let mut heard = Vec::new();
-            let end = timeout(PATIENCE, client.read_to_end(&mut heard)).await.expect("never left hanging");
-            match heard.as_slice() {
+            let mut received = Vec::new();
+            let end = timeout(PATIENCE, client.read_to_end(&mut received)).await.expect("never left hanging");
+            match received.as_slice() {
                 b"carried" => true,
                 b"" => end.is_err().then_some(false).expect("an empty clean end"),
                 other => panic!("{other:?}"),

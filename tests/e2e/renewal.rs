@@ -81,8 +81,11 @@ async fn new_clients_are_shown_what_is_new_and_open_sessions_go_on() {
     echoes(&mut open).await;
     let before = shown(&open);
     renew(&place, "www");
-    let told = gateway.until_told("certificates renewed: ").await;
-    assert!(told.contains("www.pem") && told.contains("www.key") && !told.contains("dmz.pem"), "{told}");
+    let reported = gateway.until_told("certificates renewed: ").await;
+    assert!(
+        reported.contains("www.pem") && reported.contains("www.key") && !reported.contains("dmz.pem"),
+        "{reported}"
+    );
     let mut new = ask(&place, at).await;
     assert_eq!(shown(&new), chain(&place, "www.pem")[0]);
     assert_ne!(shown(&new), before);
@@ -102,9 +105,12 @@ async fn a_pair_that_is_written_by_halves_is_taken_when_it_is_whole() {
     renew(&place, "www");
     let new_key = fs::read(place.pki("www.key")).unwrap();
     fs::write(place.pki("www.key"), old_key).unwrap();
-    let told = gateway.until_told("and can not be used: ").await;
-    assert!(told.contains("it is not the key of the certificate; name the pair that belongs"), "{told}");
-    assert!(told.ends_with("; those before stay in force"), "{told}");
+    let reported = gateway.until_told("and can not be used: ").await;
+    assert!(
+        reported.contains("it is not the key of the certificate; name the pair that belongs"),
+        "{reported}"
+    );
+    assert!(reported.ends_with("; those before stay in force"), "{reported}");
     assert_eq!(shown(&ask(&place, at).await), before);
     // Looked at many times more.
     let then = gateway.now().await.uptime_seconds;

@@ -308,10 +308,11 @@ async fn a_list_that_is_half_written_changes_nothing() {
     is_turned_away(&place, "partner", &gateway).await;
     let whole = std::fs::read(place.pki("crl.pem")).unwrap();
     std::fs::write(place.pki("crl.pem"), &whole[..whole.len() / 2]).unwrap();
-    let told = gateway.until_told("and can not be used: ").await;
+    let reported = gateway.until_told("and can not be used: ").await;
     assert!(
-        told.contains("crl.pem: list 1 is damaged: ") && told.ends_with("; those before stay in force"),
-        "{told}"
+        reported.contains("crl.pem: list 1 is damaged: ")
+            && reported.ends_with("; those before stay in force"),
+        "{reported}"
     );
     is_turned_away(&place, "partner", &gateway).await;
     let mut other = shaken(&place, "other", gateway.client_port("orders").await).await;

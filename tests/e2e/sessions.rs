@@ -163,14 +163,14 @@ async fn concurrent_sessions_carry_random_bytes_exactly() {
             sides.spawn(async move {
                 let mut client = dial(port).await;
                 say(&mut client, &of_session.to_be_bytes()).await;
-                let heard = exchange(client, of_session, &payload(of_session, 1)).await;
-                assert!(heard == payload(of_session, 2), "down of session {number}: {} bytes", heard.len());
+                let input = exchange(client, of_session, &payload(of_session, 1)).await;
+                assert!(input == payload(of_session, 2), "down of session {number}: {} bytes", input.len());
             });
             let mut server = backend.accept().await;
             sides.spawn(async move {
                 let of_session = server.read_u64().await.unwrap();
-                let heard = exchange(server, of_session, &payload(of_session, 2)).await;
-                assert!(heard == payload(of_session, 1), "up of {of_session}: {} bytes", heard.len());
+                let input = exchange(server, of_session, &payload(of_session, 2)).await;
+                assert!(input == payload(of_session, 1), "up of {of_session}: {} bytes", input.len());
             });
         }
         while let Some(side) = sides.join_next().await {
@@ -341,8 +341,8 @@ async fn totals_hold_together_at_every_moment() {
                     let Ok(mut client) = TcpStream::connect(port).await else { return false };
                     let _ = client.write_all(b"words").await;
                     let _ = client.shutdown().await;
-                    let mut heard = Vec::new();
-                    client.read_to_end(&mut heard).await.is_ok_and(|_| heard == b"words")
+                    let mut input = Vec::new();
+                    client.read_to_end(&mut input).await.is_ok_and(|_| input == b"words")
                 });
             }
             let mut before = way.dmz.now().await;
@@ -392,10 +392,10 @@ async fn a_client_that_waits_is_told_apart_from_those_that_go_on() {
     assert_eq!(waits.last_byte_seconds, None, "no byte has moved: {waits:?}");
     let carries = seen.sessions.iter().find(|row| row.phase == SessionPhase::Relaying).unwrap();
     assert!(carries.last_byte_seconds.is_some(), "{carries:?}");
-    let told = gateway.done(Command::Drain { service: Some("orders".into()) }).await;
+    let reported = gateway.done(Command::Drain { service: Some("orders".into()) }).await;
     let expected =
         "service `orders`: no new sessions, 1 go on, 1 still wait to be carried; `reload` undoes it";
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[tokio::test]

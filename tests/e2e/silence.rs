@@ -42,9 +42,9 @@ fn internal(link: &str, mute: &str) -> String {
 }
 
 /// A client that says this and no more, but stays.
-async fn silent_client(dmz: &Gateway, service: &str, said: &[u8]) -> TcpStream {
+async fn silent_client(dmz: &Gateway, service: &str, sent: &[u8]) -> TcpStream {
     let mut client = dial(dmz.client_port(service).await).await;
-    say(&mut client, said).await;
+    say(&mut client, sent).await;
     client
 }
 
@@ -85,7 +85,7 @@ async fn silence_anywhere_holds_up_nobody_else_and_no_stop() {
     let handshake = b"GET / HTTP/1.1\r\nHost: live\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
     let mut clients = Vec::new();
-    for (service, said) in [
+    for (service, sent) in [
         ("mute", &b""[..]),
         ("mute", b"a question without an answer"),
         ("sealed", b""),
@@ -101,7 +101,7 @@ async fn silence_anywhere_holds_up_nobody_else_and_no_stop() {
         ("void", b"to nobody"),
     ] {
         for _ in 0..3 {
-            clients.push(silent_client(&outer, service, said).await);
+            clients.push(silent_client(&outer, service, sent).await);
         }
     }
     let backends = async {

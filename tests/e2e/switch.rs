@@ -178,7 +178,7 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
         "changes  pages: accept http://127.0.0.1:0/b, was http://127.0.0.1:0/a",
         "over     orders: 2 open sessions stay, and new ones are refused until fewer than 1 are",
     ] {
-        assert!(text.lines().any(|told| told.trim() == line), "{line}\nis not in\n{text}");
+        assert!(text.lines().any(|reported| reported.trim() == line), "{line}\nis not in\n{text}");
     }
     let CommandAnswer::Planned(same) = gateway.handle.ask(Command::Plan { profile: "before".into() }).await
     else {

@@ -308,13 +308,13 @@ async fn the_dialling_half_is_told_so_by_a_listener_that_is_no_gateway() {
             let _ = acceptor.accept(listener.accept().await.unwrap().0).await;
         }
     };
-    let told = gateway.until_pool("it is told", |row| {
+    let reported = gateway.until_pool("it is told", |row| {
         let last = row.last_error.as_deref().unwrap_or_default();
         last.contains(
             "TLS: the other gateway says that this one's certificate comes from another CA than its `ca`",
         )
     });
-    tokio::select! { _ = told => {}, () = refuses => {} }
+    tokio::select! { _ = reported => {}, () = refuses => {} }
 }
 
 #[tokio::test]

@@ -129,8 +129,8 @@ fn haproxy_takes_an_unready_gateway_out_and_back_in() {
         || printed(&["curl", "-sSf", "--max-time", "10", &format!("http://127.0.0.1:{}/", balancer.front)]);
     let command = |gateway: &str, word: &str| {
         let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
-        let said = ended(&mut place.command(&[word, "--admin", &socket]));
-        assert!(said.status.success(), "{said:?}");
+        let sent = ended(&mut place.command(&[word, "--admin", &socket]));
+        assert!(sent.status.success(), "{sent:?}");
     };
     NAMES.iter().for_each(|name| balancer.until_in(name));
     let both: std::collections::BTreeSet<_> = (0..8).map(|_| ask()).collect();
@@ -169,8 +169,8 @@ fn haproxy_loses_no_client_of_a_gateway_that_stops_and_comes_back() {
             kill_process(pid, Signal::TERM).expect("the signal is sent");
         } else {
             let socket = place.path(&format!("run/{name}.sock")).display().to_string();
-            let said = ended(&mut place.command(&["stop", "--admin", &socket]));
-            assert!(said.status.success(), "{said:?}");
+            let sent = ended(&mut place.command(&["stop", "--admin", &socket]));
+            assert!(sent.status.success(), "{sent:?}");
         }
         balancer.until_out(name);
         let status = until("it ends", SOON, || gateway.child.try_wait().expect("ours"));
@@ -266,7 +266,7 @@ fn start_failing(failing: Failing) -> u16 {
 
 /// What a client gets of so many answers, in bytes.
 fn answered(at: SocketAddr) -> usize {
-    let heard = (0..TIMES).map(|_| {
+    let received = (0..TIMES).map(|_| {
         let mut client = TcpStream::connect(at).expect("the port is open");
         client.set_read_timeout(Some(SOON)).expect("a timeout is set");
         client.write_all(&[b'a'; 2000]).expect("it is sent");
@@ -275,7 +275,7 @@ fn answered(at: SocketAddr) -> usize {
         let _ = client.read_to_end(&mut bytes);
         bytes.len()
     });
-    heard.sum()
+    received.sum()
 }
 
 /// A client gets of the answer of a backend that fails at least what it gets through HAProxy, in each mode.

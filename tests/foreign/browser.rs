@@ -20,7 +20,7 @@ const talk = path => new Promise((done, failed) => {
   let told = "nothing";
   socket.onopen = () => socket.send("from the page");
   socket.onmessage = event => { told = heard(event.data); socket.close(1000); };
-  socket.onclose = event => done(`${path}: ${told}, ${event.code} ${event.wasClean}`);
+  socket.onclose = event => done(`${path}: ${reported}, ${event.code} ${event.wasClean}`);
   socket.onerror = () => failed(`${path}: failed`);
 });
 const show = text => document.querySelector("pre").textContent += text + "\n";
@@ -100,9 +100,10 @@ fn a_page_talks_through_both_gateways() {
         let pair =
             Pair::of(&place, &dmz_half(&at, page, socket), |link| internal_half(link, pages, sockets, bytes));
         let _browser = Browser::open(&place, &format!("{page}://{at}/"));
-        let told = until("the page has told", SOON * 3, || fs::read_to_string(place.path("told.txt")).ok());
+        let reported =
+            until("the page has told", SOON * 3, || fs::read_to_string(place.path("told.txt")).ok());
         assert_eq!(
-            told,
+            reported,
             "/bytes: bytes from the page, 1000 true\n/socket: text from the page, 1000 true\n",
             "{page}\n{}",
             pair.dmz.log()

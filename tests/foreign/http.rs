@@ -62,8 +62,8 @@ fn curl_reaches_nginx_by_requests() {
     let count = ["curl", "-sSf", "-w", "%{num_connects}\n", &page, &page, &page];
     let line = "a page from the inside\n";
     assert_eq!(printed(&count), format!("{line}1\n{line}0\n{line}0\n"));
-    let told = printed(&["curl", "-sSf", "-H", "X-Forwarded-For: 192.0.2.1", &format!("{base}/told")]);
-    assert_eq!(told, format!("127.0.0.1 {at} {at}\n"));
+    let reported = printed(&["curl", "-sSf", "-H", "X-Forwarded-For: 192.0.2.1", &format!("{base}/told")]);
+    assert_eq!(reported, format!("127.0.0.1 {at} {at}\n"));
     assert_eq!(printed(&["curl", "-sSfL", &format!("{base}/moved")]), line);
     let fetched = place.path("fetched.bin");
     let fetched = fetched.to_str().expect("UTF-8");
@@ -94,11 +94,11 @@ fn curl_says_who_it_is_before_its_requests() {
         .replace("tcp://127.0.0.1:0\"]", "http://127.0.0.1:0\"], proxy: { from: [127.0.0.0/8] }");
     let pair =
         Pair::of(&place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]));
-    let told = format!("http://{}/told", pair.dmz.accept("web"));
-    let answer = printed(&["curl", "-sSf", "--haproxy-protocol", &told]);
+    let reported = format!("http://{}/told", pair.dmz.accept("web"));
+    let answer = printed(&["curl", "-sSf", "--haproxy-protocol", &reported]);
     assert!(answer.starts_with("127.0.0.1 "), "{answer}");
     // Who does not is no proxy.
-    let without = crate::ended(Command::new("timeout").args(["30", "curl", "-sS", &told]));
+    let without = crate::ended(Command::new("timeout").args(["30", "curl", "-sS", &reported]));
     assert!(!without.status.success(), "{without:?}");
 }
 
@@ -111,9 +111,9 @@ fn h2load_sees_no_error() {
     let (_server, port) = nginx(&place);
     let pair = pair(&place, port);
     let url = format!("http://{}/page.txt", pair.dmz.accept("web"));
-    let told = printed(&["h2load", "--h1", "-n", "500", "-c", "8", "-t", "1", &url]);
-    assert!(told.contains("500 succeeded, 0 failed, 0 errored, 0 timeout"), "{told}");
-    assert!(told.contains("status codes: 500 2xx"), "{told}");
+    let reported = printed(&["h2load", "--h1", "-n", "500", "-c", "8", "-t", "1", &url]);
+    assert!(reported.contains("500 succeeded, 0 failed, 0 errored, 0 timeout"), "{reported}");
+    assert!(reported.contains("status codes: 500 2xx"), "{reported}");
     // Each client keeps its connection, and its session.
     assert_eq!(pair.dmz.status()["totals"]["sessions"], 8);
 }
@@ -127,11 +127,13 @@ fn wrk_sees_no_error() {
     let (_server, port) = nginx(&place);
     let pair = pair(&place, port);
     let url = format!("http://{}/page.txt", pair.dmz.accept("web"));
-    let told = printed(&["wrk", "-t1", "-c16", "-d2", &url]);
-    println!("{told}");
+    let reported = printed(&["wrk", "-t1", "-c16", "-d2", &url]);
+    println!("{reported}");
     assert!(
-        told.contains("Requests/sec") && !told.contains("Socket errors") && !told.contains("Non-2xx"),
-        "{told}"
+        reported.contains("Requests/sec")
+            && !reported.contains("Socket errors")
+            && !reported.contains("Non-2xx"),
+        "{reported}"
     );
     assert_eq!(pair.dmz.status()["totals"]["refused"], 0);
 }
@@ -168,12 +170,12 @@ fn curl_hears_early_hints_and_then_the_answer() {
     let pair = pair(&place, start_early_hints());
     let url = format!("http://{}/", pair.dmz.accept("web"));
     // The second request goes over the same connections.
-    let heard = printed(&["curl", "-sSf", "-D", "-", "-w", "%{http_code} %{num_connects}\n", &url, &url]);
-    let heads: Vec<_> = heard.lines().filter(|line| line.starts_with("HTTP/")).map(str::trim).collect();
+    let received = printed(&["curl", "-sSf", "-D", "-", "-w", "%{http_code} %{num_connects}\n", &url, &url]);
+    let heads: Vec<_> = received.lines().filter(|line| line.starts_with("HTTP/")).map(str::trim).collect();
     let each = ["HTTP/1.1 103 Early Hints", "HTTP/1.1 200 OK"];
-    assert_eq!(heads, [each, each].concat(), "{heard}");
-    assert_eq!(heard.matches("link: </style.css>; rel=preload").count(), 2, "{heard}");
-    assert!(heard.contains("page\n200 1\n") && heard.contains("page\n200 0\n"), "{heard}");
+    assert_eq!(heads, [each, each].concat(), "{received}");
+    assert_eq!(received.matches("link: </style.css>; rel=preload").count(), 2, "{received}");
+    assert!(received.contains("page\n200 1\n") && received.contains("page\n200 0\n"), "{received}");
     // A client that speaks HTTP/1.0 is told the answer alone (RFC 9110, section 15.2).
     let old = printed(&["curl", "-sSf", "-0", "-D", "-", &url]);
     assert!(!old.contains("103") && old.contains("200 OK") && old.ends_with("page\n"), "{old}");

@@ -140,11 +140,11 @@ fn whoever_does_not_know_the_ca_of_mitmproxy_is_told_so() {
     let inside = start_told(&place, &other);
     // The proxy was not asked for the path of links.
     assert!(!seen(&place).contains("/link"), "{}", seen(&place));
-    let said = admin_command(&place, "inside", &["verify", "--profile", "inside.yaml"]);
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let sent = admin_command(&place, "inside", &["verify", "--profile", "inside.yaml"]);
+    let sent = String::from_utf8_lossy(&sent.stdout).into_owned();
     assert!(
-        said.contains("take up the CA of the proxy or balancer on the way in the link's `outer`"),
-        "{said}"
+        sent.contains("take up the CA of the proxy or balancer on the way in the link's `outer`"),
+        "{sent}"
     );
     place.write("inside.yaml", &profile(KNOWN));
     done(&place, "inside", &["reload"]);
@@ -170,8 +170,8 @@ fn where_mitmproxy_does_not_know_the_ca_of_the_dmz_half_it_is_the_one_to_ask() {
 fn start_told<'a>(place: &'a Place, words: &[&str]) -> Gateway<'a> {
     let inside = place.start("inside");
     let status = inside.wait("it is told", SOON, |status| {
-        let told = status["pools"][0]["last_error"].as_str().unwrap_or_default();
-        words.iter().all(|words| told.contains(words))
+        let reported = status["pools"][0]["last_error"].as_str().unwrap_or_default();
+        words.iter().all(|words| reported.contains(words))
     });
     assert_eq!(status["pools"][0]["ready"], 0, "{status:#}");
     inside
@@ -196,10 +196,10 @@ fn serve_counts() -> SocketAddr {
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || {
-                let mut said = Vec::new();
-                if stream.read_to_end(&mut said).is_ok() {
+                let mut sent = Vec::new();
+                if stream.read_to_end(&mut sent).is_ok() {
                     // Whoever asked may have gone.
-                    let _ = stream.write_all(said.len().to_string().as_bytes());
+                    let _ = stream.write_all(sent.len().to_string().as_bytes());
                 }
             });
         }
@@ -254,9 +254,9 @@ fn check_half_close(at: SocketAddr) {
 }
 
 fn check_verified(place: &Place, gateway: &str) {
-    let said = admin_command(place, gateway, &["verify", "--json", "--profile", &format!("{gateway}.yaml")]);
-    let report: Value = serde_json::from_slice(&said.stdout).expect("a report");
-    assert!(report["passed"] == true && said.status.success(), "{report:#}");
+    let sent = admin_command(place, gateway, &["verify", "--json", "--profile", &format!("{gateway}.yaml")]);
+    let report: Value = serde_json::from_slice(&sent.stdout).expect("a report");
+    assert!(report["passed"] == true && sent.status.success(), "{report:#}");
 }
 
 /// Links of other terms take the place of those that stand, which end when their sessions do.

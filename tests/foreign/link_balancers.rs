@@ -181,8 +181,8 @@ pub fn admin_command(place: &Place, gateway: &str, words: &[&str]) -> Output {
 
 #[track_caller]
 pub fn done(place: &Place, gateway: &str, words: &[&str]) {
-    let said = admin_command(place, gateway, words);
-    assert!(said.status.success(), "{words:?}: {said:?}");
+    let sent = admin_command(place, gateway, words);
+    assert!(sent.status.success(), "{words:?}: {sent:?}");
 }
 
 /// Of those that take sessions: what is replaced stays for as long as it carries some.
@@ -273,9 +273,9 @@ fn check_front(place: &Place, ports: &Ports) {
 
 fn check_verified(place: &Place, outside: &Gateway<'_>, inside: &Gateway<'_>) {
     for name in ["outside", "inside"] {
-        let said =
+        let sent =
             admin_command(place, name, &["verify", "--json", "--profile", &format!("{name}-reverse.yaml")]);
-        let report: Value = serde_json::from_slice(&said.stdout).expect("a report");
+        let report: Value = serde_json::from_slice(&sent.stdout).expect("a report");
         let steps = report["steps"].as_array().expect("a list of steps");
         let result = |wanted: &str| {
             let step = steps.iter().find(|step| step["step"] == wanted);

@@ -53,14 +53,14 @@ fn a_web_socket_of_python_is_asked_who_it_is() {
         + "    web: { accept: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }\n";
     let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("web", "echo://")]));
     let at = pair.dmz.accept("web");
-    let said = |user: &str| {
+    let sent = |user: &str| {
         let script = place.path("echo.py");
         let script = script.to_str().expect("UTF-8");
         printed(&["/usr/bin/python3", script, &format!("ws://{user}{at}/live")])
     };
-    assert_eq!(said("alice:s3cret@").trim(), "word");
+    assert_eq!(sent("alice:s3cret@").trim(), "word");
     for other in ["", "alice:wrong@", "bob:s3cret@"] {
-        assert_eq!(said(other).trim(), "refused", "{other}");
+        assert_eq!(sent(other).trim(), "refused", "{other}");
     }
     let url = format!("http://{at}/live");
     assert_eq!(status_of(&[], &url), "401");

@@ -72,7 +72,7 @@ fn paho_and_mosquitto_meet_through_a_websocket() {
     let sub = ["mosquitto_sub", "-h", "127.0.0.1", "-p", &plain, "-t", "back", "-C", "1", "-W", "30"];
     let publish =
         ["mosquitto_pub", "-h", "127.0.0.1", "-p", &plain, "-t", "all/other", "-m", "from elsewhere"];
-    let heard = thread::scope(|scope| {
+    let received = thread::scope(|scope| {
         let hearing = scope.spawn(|| printed(&sub));
         let paho = ready(paho);
         printed(&publish);
@@ -80,14 +80,14 @@ fn paho_and_mosquitto_meet_through_a_websocket() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         hearing.join().expect("no panic")
     });
-    assert_eq!(heard, "from the web\n");
+    assert_eq!(received, "from the web\n");
 }
 
 /// Waits until the client says that it is ready.
 fn ready(mut paho: Child) -> Child {
-    let mut told = [0; 6];
-    let heard = paho.stdout.as_mut().expect("it is piped").read_exact(&mut told);
-    if heard.is_err() || &told != b"ready\n" {
+    let mut reported = [0; 6];
+    let received = paho.stdout.as_mut().expect("it is piped").read_exact(&mut reported);
+    if received.is_err() || &reported != b"ready\n" {
         let output = paho.wait_with_output().expect("it ends");
         panic!("{}", String::from_utf8_lossy(&output.stderr));
     }

@@ -93,9 +93,9 @@ fn addresses(status: &Value) -> Vec<&str> {
 #[track_caller]
 fn echoes(client: &mut TcpStream) {
     client.write_all(b"hello").expect("it is sent");
-    let mut heard = [0; 5];
-    client.read_exact(&mut heard).expect("it comes back");
-    assert_eq!(&heard, b"hello");
+    let mut received = [0; 5];
+    client.read_exact(&mut received).expect("it comes back");
+    assert_eq!(&received, b"hello");
 }
 
 #[track_caller]
@@ -166,8 +166,9 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
 
     knot.stop();
     until("it is told", SOON, || {
-        let told = "127.0.0.1:{port}: Connection refused (os error 111); what is known of it stays in use";
-        internal.log().contains(&told.replace("{port}", &knot.port.to_string())).then_some(())
+        let reported =
+            "127.0.0.1:{port}: Connection refused (os error 111); what is known of it stays in use";
+        internal.log().contains(&reported.replace("{port}", &knot.port.to_string())).then_some(())
     });
     echoes(&mut client(other.accept("app")));
     knot.start();
@@ -305,9 +306,9 @@ fn named_server(at: SocketAddr, name: &'static str) {
             let mut client = client.expect("a connection");
             thread::spawn(move || {
                 client.write_all(name.as_bytes()).expect("it is sent");
-                let mut heard = client.try_clone().expect("the same socket");
+                let mut received = client.try_clone().expect("the same socket");
                 // The client has gone, one way or the other.
-                let _ = std::io::copy(&mut heard, &mut client);
+                let _ = std::io::copy(&mut received, &mut client);
             });
         }
     });

@@ -116,8 +116,8 @@ fn ask(more: &[&str], at: &str) -> (String, String) {
     let url = format!("http://{at}/");
     // The port that curl came from is what the server has to know.
     let line = [&["curl", "-sSf", "-w", "%{local_ip}:%{local_port}\n"], more, &[&url]].concat();
-    let told = printed(&line);
-    let lines: Vec<String> = told.lines().map(str::to_owned).collect();
-    assert_eq!(lines.len(), 2, "{told}");
+    let reported = printed(&line);
+    let lines: Vec<String> = reported.lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 2, "{reported}");
     (lines[0].clone(), lines[1].clone())
 }

@@ -26,10 +26,10 @@ fn all_are_answered(pair: &Pair<'_>, count: &str) {
     let url = format!("http://{}/", pair.dmz.accept("web"));
     for keeps in [&[][..], &["-k"]] {
         let line = [&["ab", "-q", "-l", "-n", count, "-c", "8"], keeps, &[&url]].concat();
-        let told = printed(&line);
-        assert!(told.contains(&format!("Complete requests:      {count}")), "{told}");
-        assert!(told.contains("Failed requests:        0"), "{told}");
-        assert!(!told.contains("Non-2xx responses"), "{told}");
+        let reported = printed(&line);
+        assert!(reported.contains(&format!("Complete requests:      {count}")), "{reported}");
+        assert!(reported.contains("Failed requests:        0"), "{reported}");
+        assert!(!reported.contains("Non-2xx responses"), "{reported}");
     }
 }
 

@@ -40,26 +40,27 @@ fn sslscan_finds_two_versions_and_no_weakness() {
         let running: Vec<_> = edges.iter().chain([&link]).map(|at| (at, scope.spawn(|| scan(at)))).collect();
         running.into_iter().map(|(at, scan)| (at, scan.join().expect("no panic"))).collect()
     });
-    for (at, told) in scans {
+    for (at, reported) in scans {
         let is_link = *at == link;
         let values = |element: &str, key: &str| -> Vec<String> {
-            let lines = told.lines().filter(|line| line.trim_start().starts_with(&format!("<{element} ")));
+            let lines =
+                reported.lines().filter(|line| line.trim_start().starts_with(&format!("<{element} ")));
             let value =
                 |line: &str| line.split(&format!("{key}=\"")).nth(1)?.split('"').next().map(str::to_owned);
             lines.filter_map(value).collect()
         };
         let (versions, on) = (values("protocol", "version"), values("protocol", "enabled"));
-        assert_eq!(versions, ["2", "3", "1.0", "1.1", "1.2", "1.3"], "{told}");
-        assert_eq!(on, ["0", "0", "0", "0", if is_link { "0" } else { "1" }, "1"], "{at}: {told}");
+        assert_eq!(versions, ["2", "3", "1.0", "1.1", "1.2", "1.3"], "{reported}");
+        assert_eq!(on, ["0", "0", "0", "0", if is_link { "0" } else { "1" }, "1"], "{at}: {reported}");
         assert_eq!(values("renegotiation", "supported"), ["0"], "{at}");
-        assert!(values("heartbleed", "vulnerable").iter().all(|found| found == "0"), "{at}: {told}");
+        assert!(values("heartbleed", "vulnerable").iter().all(|found| found == "0"), "{at}: {reported}");
         // Where sslscan does not speak of compression, it has not looked.
-        assert!(values("compression", "supported").iter().all(|found| found == "0"), "{at}: {told}");
+        assert!(values("compression", "supported").iter().all(|found| found == "0"), "{at}: {reported}");
         let mut ciphers = values("cipher", "cipher");
         let mut meant: Vec<&str> = [OF_13, if is_link { &[] } else { OF_12 }].concat();
         ciphers.sort();
         meant.sort_unstable();
-        assert_eq!(ciphers, meant, "{at}: {told}");
+        assert_eq!(ciphers, meant, "{at}: {reported}");
     }
 }
 
@@ -87,15 +88,18 @@ fn openssl_gets_neither_old_nor_weak_nor_compressed_tls() {
             &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES128-SHA"],
         ] {
             let output = ended(client(at, shown).args(wrong).current_dir(place.path("")));
-            let told = String::from_utf8_lossy(&output.stdout);
-            assert!(!output.status.success() && told.contains("Cipher is (NONE)"), "{at} {wrong:?}: {told}");
+            let reported = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                !output.status.success() && reported.contains("Cipher is (NONE)"),
+                "{at} {wrong:?}: {reported}"
+            );
         }
         let versions: &[&str] = if *at == link { &["-tls1_3"] } else { &["-tls1_2", "-tls1_3"] };
         for version in versions {
             let output = ended(client(at, shown).args([version, "-comp"]).current_dir(place.path("")));
-            let told = String::from_utf8_lossy(&output.stdout);
-            let good = output.status.success() && !told.contains("Cipher is (NONE)");
-            assert!(good && told.contains("Compression: NONE"), "{at} {version}: {told}");
+            let reported = String::from_utf8_lossy(&output.stdout);
+            let good = output.status.success() && !reported.contains("Cipher is (NONE)");
+            assert!(good && reported.contains("Compression: NONE"), "{at} {version}: {reported}");
         }
     }
 }

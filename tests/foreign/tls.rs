@@ -70,8 +70,8 @@ fn openssl_and_curl_meet_each_service_by_its_name() {
         let at = format!("127.0.0.1:{port}");
         for version in ["-tls1_2", "-tls1_3"] {
             let line = ["openssl", "s_client", "-connect", &at, "-servername", name, "-CAfile", &ca, version];
-            let told = printed(&[&line[..], &["-verify_return_error"]].concat());
-            assert!(told.contains(&format!("subject=CN = {name}")), "{told}");
+            let reported = printed(&[&line[..], &["-verify_return_error"]].concat());
+            assert!(reported.contains(&format!("subject=CN = {name}")), "{reported}");
         }
     }
     // Neither an older version nor another name is answered, and both cost nobody else.

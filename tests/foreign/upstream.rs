@@ -24,9 +24,9 @@ fn carries_through(place: &Place, via: &str) {
     let mut client = TcpStream::connect(pair.dmz.accept("app")).expect("it listens");
     let (mut session, _) = backend.accept().expect("it is dialled");
     client.write_all(b"hello").expect("it is sent");
-    let mut heard = [0; 5];
-    session.read_exact(&mut heard).expect("it arrives");
-    assert_eq!(&heard, b"hello");
+    let mut received = [0; 5];
+    session.read_exact(&mut received).expect("it arrives");
+    assert_eq!(&received, b"hello");
 }
 
 fn write_login(place: &Place) {

@@ -66,9 +66,9 @@ fn curl_is_the_far_side_of_forward_mode() {
     // curl ends with 97 and names the reply's code.
     for (url, code) in [("http://nobody/", "(2)"), ("http://gone/", "(5)")] {
         let output = crate::ended(Command::new("timeout").arg("30").args(curl).arg(url));
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(97), "{url}: {told}");
-        assert!(told.contains(code), "{url}: {told}");
+        let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(97), "{url}: {reported}");
+        assert!(reported.contains(code), "{url}: {reported}");
     }
     // An address instead of a name is not ours to serve: what a name reaches is decided inside.
     let output = crate::ended(
@@ -76,9 +76,9 @@ fn curl_is_the_far_side_of_forward_mode() {
             .args(["30", "curl", "-sS", "--socks5", &socks])
             .arg(format!("http://127.0.0.1:{port}/")),
     );
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(97), "{told}");
-    assert!(told.contains("(8)"), "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(97), "{reported}");
+    assert!(reported.contains("(8)"), "{reported}");
     let status = internal.status();
     assert_eq!(status["ended"].as_array().map(Vec::len), Some(3), "{status:#}");
     assert_eq!(status["ended"][0]["client"], "unknown");

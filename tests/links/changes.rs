@@ -40,14 +40,14 @@ pub fn keep(target: &str, name: &str, input: &[u8]) {
 /// Has each input heard as it is, then changed at random for so long.
 pub fn endure<T>(inputs: &[Vec<u8>], seconds: f64, hear: impl Fn(&[u8]) -> T) {
     // Shows the input that fails.
-    let heard = |input: &[u8]| {
+    let received = |input: &[u8]| {
         let hearing = std::panic::AssertUnwindSafe(|| drop(hear(input)));
         if std::panic::catch_unwind(hearing).is_err() {
             panic!("the input {}", input.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         }
     };
     let mut rng = Rng::with_seed(crate::seed());
-    inputs.iter().for_each(|input| heard(input));
+    inputs.iter().for_each(|input| received(input));
     let ends = Instant::now() + Duration::from_secs_f64(seconds);
     let mut count = 0_u64;
     while Instant::now() < ends {
@@ -55,7 +55,7 @@ pub fn endure<T>(inputs: &[Vec<u8>], seconds: f64, hear: impl Fn(&[u8]) -> T) {
         for _ in 0..rng.usize(1..5) {
             change(&mut input, inputs, &mut rng);
         }
-        heard(&input);
+        received(&input);
         count += 1;
     }
     println!("{count} inputs");

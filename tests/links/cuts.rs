@@ -72,14 +72,14 @@ async fn a_server_that_resets_anywhere_ends_no_session_cleanly_that_it_had_not_e
 }
 
 async fn cut_anywhere(hears: LinkEnd, close: impl Fn(usize) -> Close) {
-    let said = says(hears.other());
-    for at in 0..=said.len() {
+    let sent = says(hears.other());
+    for at in 0..=sent.len() {
         let close = close(at);
-        let heard = timeout(PATIENCE, play(hears, &said[..at], close)).await;
-        let (sessions, loss) = heard.unwrap_or_else(|_| panic!("a hang after {at} bytes"));
+        let received = timeout(PATIENCE, play(hears, &sent[..at], close)).await;
+        let (sessions, loss) = received.unwrap_or_else(|_| panic!("a hang after {at} bytes"));
         let is_begun = !sessions.is_empty();
         assert!(loss != LinkLoss::Closed || !is_begun, "one never ends: {at}");
-        for (number, meant) in passed(&said[..at]) {
+        for (number, meant) in passed(&sent[..at]) {
             let Some((fate, bytes)) = sessions.get(&number) else {
                 // A reset may overtake what was sent before it.
                 assert!(hears == LinkEnd::Server && close != Close::Cleanly, "session {number}, {at}");
@@ -102,30 +102,30 @@ async fn cut_anywhere(hears: LinkEnd, close: impl Fn(usize) -> Close) {
 
 /// What one end says, the frames of all sessions in turns.
 fn says(end: LinkEnd) -> Vec<u8> {
-    let mut said = Vec::new();
+    let mut sent = Vec::new();
     for number in 1..=SESSIONS {
         match end {
-            LinkEnd::Opener => LinkFrame::Open(request(number).into()).push(&mut said, number),
-            LinkEnd::Server => LinkFrame::Opened.push(&mut said, number),
+            LinkEnd::Opener => LinkFrame::Open(request(number).into()).push(&mut sent, number),
+            LinkEnd::Server => LinkFrame::Opened.push(&mut sent, number),
         }
     }
     for part in 0..3 {
         for number in 1..=SESSIONS {
             let bytes = format!("part {part} of session {number}");
             let head = FrameHead { kind: FrameType::Data, length: bytes.len(), session: number };
-            said.extend(head.bytes());
-            said.extend(bytes.as_bytes());
+            sent.extend(head.bytes());
+            sent.extend(bytes.as_bytes());
         }
-        LinkFrame::Ping([part; 8]).push(&mut said, 0);
+        LinkFrame::Ping([part; 8]).push(&mut sent, 0);
     }
     for number in 1..=SESSIONS {
         match number {
-            RESET => LinkFrame::Reset(CutCause::Client).push(&mut said, number),
-            UNENDED => LinkFrame::Credit(1).push(&mut said, number),
-            _ => LinkFrame::End.push(&mut said, number),
+            RESET => LinkFrame::Reset(CutCause::Client).push(&mut sent, number),
+            UNENDED => LinkFrame::Credit(1).push(&mut sent, number),
+            _ => LinkFrame::End.push(&mut sent, number),
         }
     }
-    said
+    sent
 }
 
 fn request(number: u32) -> OpenRequest {
@@ -142,15 +142,15 @@ struct Passed {
 }
 
 /// Of each session whose first frame is whole. Frames are read without the gateway's decoder.
-fn passed(mut said: &[u8]) -> BTreeMap<u32, Passed> {
+fn passed(mut sent: &[u8]) -> BTreeMap<u32, Passed> {
     let mut all = BTreeMap::<u32, Passed>::new();
-    while let Some((head, rest)) = said.split_first_chunk::<HEADER_BYTES>() {
+    while let Some((head, rest)) = sent.split_first_chunk::<HEADER_BYTES>() {
         let [kind, a, b, c, number @ ..] = *head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let number = u32::from_be_bytes(number);
         let body = &rest[..length.min(rest.len())];
         let is_whole = body.len() == length;
-        said = &rest[body.len()..];
+        sent = &rest[body.len()..];
         match kind {
             3 | 4 if is_whole => _ = all.entry(number).or_default(),
             6 => all.entry(number).or_default().bytes.extend(body),

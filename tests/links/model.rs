@@ -350,7 +350,7 @@ impl<'a> World<'a> {
         if number != 0 && kind != FrameType::Open {
             let before = side.table.entry(number).unwrap().channel.stage();
             self.tally.of_sessions.insert((false, before, side.end, kind));
-            let after = side.table.say(number, kind).unwrap();
+            let after = side.table.send(number, kind).unwrap();
             self.note_stage(at, number, kind, after);
         }
     }
@@ -382,7 +382,7 @@ impl<'a> World<'a> {
                 None => break,
                 Some(HeardPiece::Data { session, bytes }) => {
                     let bytes = bytes.to_vec();
-                    self.hear_data(at, session, &bytes);
+                    self.receive_data(at, session, &bytes);
                 }
                 Some(HeardPiece::Frame { session, frame }) => self.hear(at, session, frame),
             }
@@ -396,12 +396,12 @@ impl<'a> World<'a> {
         side.stage = side.stage.after(from, kind).unwrap();
     }
 
-    fn hear_data(&mut self, at: usize, number: u32, bytes: &[u8]) {
+    fn receive_data(&mut self, at: usize, number: u32, bytes: &[u8]) {
         self.note_heard(at, FrameType::Data);
         let side = &mut self.sides[at];
         let from = side.end.other();
         let before = side.table.entry(number).map(|entry| entry.channel.stage());
-        let Some(entry) = side.table.hear_data(number, bytes.len()).unwrap() else {
+        let Some(entry) = side.table.receive_data(number, bytes.len()).unwrap() else {
             self.tally.late += 1;
             return;
         };
@@ -433,16 +433,16 @@ impl<'a> World<'a> {
         }
         let before = side.table.entry(number).map(|entry| entry.channel.stage());
         let Some(before) = before else {
-            assert!(side.table.hear(number, kind).unwrap().is_none());
+            assert!(side.table.receive(number, kind).unwrap().is_none());
             self.tally.late += 1;
             return;
         };
         self.tally.of_sessions.insert((true, before, from, kind));
         if let LinkFrame::Credit(bytes) = frame {
-            side.table.hear_credit(number, bytes).unwrap();
+            side.table.receive_credit(number, bytes).unwrap();
             return;
         }
-        let entry = side.table.hear(number, kind).unwrap().unwrap();
+        let entry = side.table.receive(number, kind).unwrap().unwrap();
         let (after, heard) = (entry.channel.stage(), entry.row.heard);
         if kind == FrameType::End {
             self.told.entry(number).or_default().heard[1 - at] = Some(heard);

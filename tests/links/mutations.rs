@@ -53,9 +53,9 @@ fn a_length_alone_costs_no_memory() {
                 let mut reader = FrameReader::new(LinkEnd::Server);
                 assert_eq!(reader.decode(&mut &header[..]), Ok(None));
                 for _ in 0..given {
-                    let heard = reader.decode(&mut &b"x"[..]);
-                    let is_data = matches!(heard, Ok(Some(HeardPiece::Data { bytes: b"x", .. })));
-                    assert!(heard == Ok(None) || kind == FrameType::Data && is_data, "{heard:?}");
+                    let received = reader.decode(&mut &b"x"[..]);
+                    let is_data = matches!(received, Ok(Some(HeardPiece::Data { bytes: b"x", .. })));
+                    assert!(received == Ok(None) || kind == FrameType::Data && is_data, "{received:?}");
                 }
                 assert_eq!(reader.missing(), length - given);
             });

@@ -26,9 +26,9 @@ fn an_address_that_comes_late_is_listened_on_without_a_restart() {
     place.write("now.yaml", &profile("now"));
     let refused = place.wrapped(&host, &["--no-ui", "--admin", "none", "--profile", "now.yaml"]);
     let refused = { refused }.output().expect("it ends");
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(1), "{told}");
-    assert!(told.contains("192.0.2.7:") && told.contains("write `bind: wait`"), "{told}");
+    let reported = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{reported}");
+    assert!(reported.contains("192.0.2.7:") && reported.contains("write `bind: wait`"), "{reported}");
 
     place.write("late.yaml", &profile("wait"));
     let gateway = place.start_as("late", &host, &["--no-ui", "--profile", "late.yaml"]);
@@ -163,6 +163,6 @@ fn local_ports_that_are_used_up_are_a_limit_and_told_by_their_name() {
     };
     assert!(refused.len() == 8 && refused.iter().all(is_told), "{refused:#?}");
     let notices = status["notices"].as_array().expect("rows");
-    let told = notices.iter().filter(|notice| notice["text"].to_string().contains(reason)).count();
-    assert_eq!(told, 1, "{notices:#?}");
+    let reported = notices.iter().filter(|notice| notice["text"].to_string().contains(reason)).count();
+    assert_eq!(reported, 1, "{notices:#?}");
 }

@@ -72,8 +72,8 @@ fn start<'a>(place: &'a Place, wire: &Wire, profile: &str) -> Gateway<'a> {
 const GREETED: &str = "print(s.recv(100).decode(), time.time() - began)";
 
 /// What a client was told, and the seconds that it took.
-fn greeted(told: &str) -> (String, f64) {
-    let (word, seconds) = told.trim().split_once(' ').unwrap_or_else(|| panic!("{told}"));
+fn greeted(reported: &str) -> (String, f64) {
+    let (word, seconds) = reported.trim().split_once(' ').unwrap_or_else(|| panic!("{reported}"));
     (word.to_owned(), seconds.parse().expect("seconds"))
 }
 
@@ -128,13 +128,13 @@ fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
          time.sleep(1); began = time.time()\n\
          for port in (8000, 8001):\n    s = socket.create_connection(('192.0.2.1', port)); s.settimeout(60)\n    {GREETED}"
     );
-    let told = client_at(&wire, 8001, &script);
-    for line in told.lines() {
+    let reported = client_at(&wire, 8001, &script);
+    for line in reported.lines() {
         let (word, seconds) = greeted(line);
-        assert_eq!(word, "hello", "{told}");
-        assert!(seconds < 2.0, "{told}");
+        assert_eq!(word, "hello", "{reported}");
+        assert!(seconds < 2.0, "{reported}");
     }
-    assert_eq!(told.lines().count(), 2, "{told}");
+    assert_eq!(reported.lines().count(), 2, "{reported}");
 }
 
 #[test]

@@ -35,9 +35,9 @@ impl Script {
         command.current_dir(folder).env("CARGO_MANIFEST_DIR", folder);
         command.env("PROFILE", "release").env("TARGET", "some-target").env_remove("PORTCULLIS_COMMIT");
         command.envs(named.map(|name| ("PORTCULLIS_COMMIT", name)));
-        let said = succeed(&mut command);
-        assert!(said.contains("cargo::rustc-env=PORTCULLIS_TARGET=some-target\n"), "{said}");
-        let line = said.lines().find_map(|line| line.strip_prefix("cargo::rustc-env=PORTCULLIS_BUILT_FROM="));
+        let sent = succeed(&mut command);
+        assert!(sent.contains("cargo::rustc-env=PORTCULLIS_TARGET=some-target\n"), "{sent}");
+        let line = sent.lines().find_map(|line| line.strip_prefix("cargo::rustc-env=PORTCULLIS_BUILT_FROM="));
         line.expect("it names what it was built from").to_owned()
     }
 }

@@ -21,8 +21,8 @@ fn the_container_runs_the_program_as_a_user_of_its_own_and_asks_it_whether_it_is
     let value = |key: &str| last.lines().find_map(|line| line.strip_prefix(key)).expect("the key is there");
     assert_eq!((value("USER "), value("STOPSIGNAL ")), ("portcullis", "SIGTERM"));
     let health = value("HEALTHCHECK ").split_once("CMD ").expect("a command").1;
-    let asked = Cli::try_parse_from(words(health)).expect("it is understood");
-    assert!(matches!(asked.command, Some(CliAction::Status { ready: true, .. })));
+    let requested = Cli::try_parse_from(words(health)).expect("it is understood");
+    assert!(matches!(requested.command, Some(CliAction::Status { ready: true, .. })));
     let mut run = words(value("ENTRYPOINT "));
     run.extend(["--profile".into(), "dmz".into()]);
     let run = Cli::try_parse_from(run).expect("it is understood");

@@ -301,7 +301,7 @@ fn gateways_run_under_systemd() {
         assert!(begun.elapsed() < BOOTED, "{}\n{}", text("/root/log"), text("/root/said"));
         thread::sleep(Duration::from_millis(50));
     }
-    let said = text("/root/said");
+    let sent = text("/root/said");
     for line in [
         "started: active active",
         "answered: hello",
@@ -313,7 +313,7 @@ fn gateways_run_under_systemd() {
         "stopped: success",
         "purged: inactive ",
     ] {
-        assert!(said.lines().any(|other| other == line), "no `{line}`:\n{said}\n{}", text("/root/journal"));
+        assert!(sent.lines().any(|other| other == line), "no `{line}`:\n{sent}\n{}", text("/root/journal"));
     }
     // A reload that is refused says why.
     assert!(

@@ -257,20 +257,20 @@ fn long(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub fn admin() -> Rows {
-    let said = |texts: &[&[u8]]| texts.iter().flat_map(|text| asked(text)).collect::<Vec<_>>();
+    let sent = |texts: &[&[u8]]| texts.iter().flat_map(|text| asked(text)).collect::<Vec<_>>();
     let long = |count: usize| format!("{{\"kill\":{{\"session\":\"{}\"}}}}", "x".repeat(count));
     const END: &str = "it closed without an answer";
     vec![
         ("nothing", vec![], END),
-        ("watch", said(&[b"\"watch\""]), "Watch, it closed without an answer"),
+        ("watch", sent(&[b"\"watch\""]), "Watch, it closed without an answer"),
         (
             "words",
-            said(&[b"\"status\"", b"\"stop\"", b"\"reload\"", b"\"profiles\""]),
+            sent(&[b"\"status\"", b"\"stop\"", b"\"reload\"", b"\"profiles\""]),
             "Command(Status), Command(Stop), Command(Reload), Command(Profiles), it closed without an answer",
         ),
         (
             "with-fields",
-            said(&[
+            sent(&[
                 b"{\"drain\":{\"service\":\"shop\"}}",
                 b"{\"drain\":{\"service\":null}}",
                 b"{\"switch\":{\"profile\":\"/etc/portcullis/dmz.yaml\"}}",
@@ -280,17 +280,17 @@ pub fn admin() -> Rows {
             ]),
             END,
         ),
-        ("unknown", said(&[b"\"burn\"", b"{}", b"[]", b"7", b"\"watch"]), END),
-        ("no-utf-8", said(&[b"\"\xff\xfe\"", b"\"status\""]), "Command(Status), it closed without an answer"),
-        ("control-signs", said(&[b"\"a\\u001b[2J\\n\""]), END),
-        ("negative", said(&[b"{\"resize\":{\"prepared\":-1}}"]), END),
-        ("twice", said(&[b"{\"resize\":{\"prepared\":1,\"prepared\":2}}"]), END),
-        ("deep", said(&[&[b'['; 40_000]]), END),
-        ("long", said(&[long(60_000).as_bytes()]), END),
+        ("unknown", sent(&[b"\"burn\"", b"{}", b"[]", b"7", b"\"watch"]), END),
+        ("no-utf-8", sent(&[b"\"\xff\xfe\"", b"\"status\""]), "Command(Status), it closed without an answer"),
+        ("control-signs", sent(&[b"\"a\\u001b[2J\\n\""]), END),
+        ("negative", sent(&[b"{\"resize\":{\"prepared\":-1}}"]), END),
+        ("twice", sent(&[b"{\"resize\":{\"prepared\":1,\"prepared\":2}}"]), END),
+        ("deep", sent(&[&[b'['; 40_000]]), END),
+        ("long", sent(&[long(60_000).as_bytes()]), END),
         ("too-long", vec![0, 1, 0, 1], "a message is longer than 65536 bytes"),
         ("length-alone", vec![0xff, 0xff, 0xff, 0xff], "a message is longer than 65536 bytes"),
         ("cut-in-length", vec![0, 0], "bytes remaining on stream"),
-        ("cut", said(&[b"\"status\""])[..7].to_vec(), "bytes remaining on stream"),
+        ("cut", sent(&[b"\"status\""])[..7].to_vec(), "bytes remaining on stream"),
     ]
 }
 

@@ -26,8 +26,8 @@ fn seed() -> u64 {
 fn check(target: &str, rows: Vec<(&str, Vec<u8>, &str)>, read: fn(&[u8]) -> String) {
     for (name, input, comes_to) in rows {
         changes::keep(target, name, &input);
-        let told = read(&input);
-        assert!(told.ends_with(comes_to), "{name}: {told}");
+        let reported = read(&input);
+        assert!(reported.ends_with(comes_to), "{name}: {reported}");
     }
     let inputs = changes::files(&format!("fuzz/corpus/{target}"));
     changes::endure(&inputs, changes::seconds() / 8.0, read);
@@ -84,8 +84,8 @@ fn a_file_of_certificates_and_keys_loads_or_says_why_not() {
     let file = folder.path().join("text.pem");
     for (name, comes_to) in inputs::PEM {
         let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pem");
-        let told = readers::pem(&file, &std::fs::read(corpus.join(name)).unwrap());
-        assert!(told.contains(comes_to), "{name}: {told}");
+        let reported = readers::pem(&file, &std::fs::read(corpus.join(name)).unwrap());
+        assert!(reported.contains(comes_to), "{name}: {reported}");
     }
     let inputs = changes::files("fuzz/corpus/pem");
     changes::endure(&inputs, changes::seconds() / 8.0, |input| readers::pem(&file, input));

@@ -24,7 +24,7 @@ use portcullis::{
 use crate::{check, pictures, press, report, styled};
 
 fn gateway(name: &str, half: Half, reach: GatewayReach, health: Health) -> GatewayRow {
-    let heard = GatewayFacts {
+    let received = GatewayFacts {
         version: "0.1.0".into(),
         host: format!("{name}.example"),
         profile: "shop".into(),
@@ -55,7 +55,7 @@ fn gateway(name: &str, half: Half, reach: GatewayReach, health: Health) -> Gatew
         why: (reach == GatewayReach::Unreachable)
             .then(|| "ops@10.0.0.9: Permission denied (publickey).".into()),
         heard_seconds: Some(0.4),
-        heard: (reach != GatewayReach::Calling).then_some(heard),
+        heard: (reach != GatewayReach::Calling).then_some(received),
     }
 }
 
@@ -271,8 +271,8 @@ fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
         press(&mut app, filter);
         press(&mut app, "jx");
         assert!(text(&app).contains(&format!("{name}: Close session")), "{name}: {}", text(&app));
-        let Reaction::AskGateways(asked) = press(&mut app, "y") else { panic!("it asks nobody") };
-        assert_eq!(asked.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), [name]);
+        let Reaction::AskGateways(requested) = press(&mut app, "y") else { panic!("it asks nobody") };
+        assert_eq!(requested.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), [name]);
     }
 }
 
@@ -282,9 +282,9 @@ fn closing_all_that_pass_names_every_gateway_and_asks_each_for_its_own() {
     press(&mut app, "3/service:orders\nX");
     let shown = text(&app);
     assert!(shown.contains("edge-1, edge-2, inside-1: Close 5 sessions of 1 client"), "{shown}");
-    let Reaction::AskGateways(mut asked) = press(&mut app, "y") else { panic!("it asks nobody") };
+    let Reaction::AskGateways(mut requested) = press(&mut app, "y") else { panic!("it asks nobody") };
     let mut listed = Vec::new();
-    for (gateway, command) in &mut asked {
+    for (gateway, command) in &mut requested {
         let Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by })) = command else {
             panic!("{gateway}: {command:?}")
         };
@@ -302,10 +302,10 @@ fn what_no_row_says_the_gateway_of_is_asked_of_nobody() {
         let mut app = app();
         let reaction = press(&mut app, keys);
         assert!(!matches!(reaction, Reaction::Ask(_) | Reaction::AskGateways(_)), "{keys}: {reaction:?}");
-        let told = app.status_message();
+        let reported = app.status_message();
         assert!(
-            matches!(told, Some(StatusMessage::Refused(why)) if why.contains("no gateway is chosen")),
-            "{keys}: {told:?}"
+            matches!(reported, Some(StatusMessage::Refused(why)) if why.contains("no gateway is chosen")),
+            "{keys}: {reported:?}"
         );
         assert_eq!(press(&mut app, "y"), Reaction::Redraw, "{keys}: no question stands");
     }
@@ -375,10 +375,11 @@ fn hostile_gateways_keep_to_their_rows() {
         row.why = Some("\u{1b}]0;title\u{7}".repeat(100));
         row.since_seconds = f64::MAX;
         row.heard_seconds = Some(-1e300);
-        if let Some(heard) = &mut row.heard {
-            (heard.links_ready, heard.links_wanted, heard.rate_up) = (usize::MAX, usize::MAX, u64::MAX);
-            (heard.sessions_open, heard.uptime_seconds) = (u64::MAX, -5.0);
-            heard.version = "\u{1b}[31m9.9".into();
+        if let Some(received) = &mut row.heard {
+            (received.links_ready, received.links_wanted, received.rate_up) =
+                (usize::MAX, usize::MAX, u64::MAX);
+            (received.sessions_open, received.uptime_seconds) = (u64::MAX, -5.0);
+            received.version = "\u{1b}[31m9.9".into();
         }
         hostile.gateways.push(row);
     }

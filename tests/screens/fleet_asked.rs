@@ -32,11 +32,11 @@ fn what_a_gateway_has_locked_is_unlocked_by_its_row() {
     let shown = text(&app);
     assert!(shown.contains("inside-1: Lock service orders? 3 sessions cut, links stay"), "{shown}");
     let target = LockdownTarget { service: Some("orders".into()), peer: None };
-    let asked = |command| Reaction::AskGateways(vec![("inside-1".into(), command)]);
-    assert_eq!(press(&mut app, "y"), asked(Command::Lockdown(target.clone())));
+    let requested = |command| Reaction::AskGateways(vec![("inside-1".into(), command)]);
+    assert_eq!(press(&mut app, "y"), requested(Command::Lockdown(target.clone())));
     press(&mut app, ":unlock orders\n");
     assert!(text(&app).contains("inside-1: Unlock service orders?"), "{}", text(&app));
-    assert_eq!(press(&mut app, "y"), asked(Command::Unlock(target)));
+    assert_eq!(press(&mut app, "y"), requested(Command::Unlock(target)));
 }
 
 /// Two internal gateways have the service, and two DMZ gateways are at each.
@@ -80,8 +80,8 @@ fn a_refused_reload_is_told_and_its_gateways_profiles_are_read() {
 fn profiles_that_belong_to_no_gateway_yet_are_not_asked_for() {
     let mut app = app();
     press(&mut app, "6");
-    let told = Snapshot { profile: "4 of 5 gateways".into(), uptime_seconds: 63.0, ..fleet() };
-    app.take_snapshot(Arc::new(told));
+    let reported = Snapshot { profile: "4 of 5 gateways".into(), uptime_seconds: 63.0, ..fleet() };
+    app.take_snapshot(Arc::new(reported));
     assert_eq!(app.background_command(), None);
 }
 
@@ -89,9 +89,9 @@ fn profiles_that_belong_to_no_gateway_yet_are_not_asked_for() {
 fn a_refusal_by_one_of_many_is_not_hidden_by_what_the_others_did() {
     let mut app = app();
     press(&mut app, "3/service:orders\nX");
-    let Reaction::AskGateways(asked) = press(&mut app, "y") else { panic!("it asks nobody") };
-    asked.iter().for_each(|(_, command)| app.note_sent(command));
-    app.note_asked_together(asked.iter().map(|(name, _)| name.clone()));
+    let Reaction::AskGateways(requested) = press(&mut app, "y") else { panic!("it asks nobody") };
+    requested.iter().for_each(|(_, command)| app.note_sent(command));
+    app.note_asked_together(requested.iter().map(|(name, _)| name.clone()));
     let killed = |name: &str, sessions| CommandAnswer::Killed(sessions).of_gateway(name);
     app.take_answer_of("edge-1".into(), killed("edge-1", 2));
     assert!(
@@ -104,8 +104,8 @@ fn a_refusal_by_one_of_many_is_not_hidden_by_what_the_others_did() {
         CommandAnswer::Refused("this way is read-only".into()).of_gateway("edge-2"),
     );
     app.take_answer_of("inside-1".into(), killed("inside-1", 1));
-    let told = "edge-2: this way is read-only; edge-1: 2 sessions are cut; inside-1: 1 session is cut";
-    assert_eq!(app.status_message(), Some(&StatusMessage::Refused(told.into())));
+    let reported = "edge-2: this way is read-only; edge-1: 2 sessions are cut; inside-1: 1 session is cut";
+    assert_eq!(app.status_message(), Some(&StatusMessage::Refused(reported.into())));
 }
 
 /// What one gateway has proven says nothing of another.
@@ -117,8 +117,8 @@ fn a_switch_of_one_gateway_is_asked_for_and_followed_by_its_own_checks() {
     let with = |name: &str| {
         let mut fleet = fleet();
         let row = fleet.gateways.iter_mut().find(|row| &*row.name == name);
-        let heard = row.and_then(|row| row.heard.as_mut()).expect("it was heard");
-        (heard.forward_checks, heard.switching) = (vec![passed.clone()], Some(switching.clone()));
+        let received = row.and_then(|row| row.heard.as_mut()).expect("it was heard");
+        (received.forward_checks, received.switching) = (vec![passed.clone()], Some(switching.clone()));
         fleet
     };
     let plan = pictures::plan();
@@ -129,7 +129,7 @@ fn a_switch_of_one_gateway_is_asked_for_and_followed_by_its_own_checks() {
         assert_eq!(text(&app).contains("Switch to reverse"), is_proven, "{}", text(&app));
         app.take_answer_of("edge-1".into(), CommandAnswer::Planned(plan.clone().into()));
         let reaction = press(&mut app, "y");
-        let asks = matches!(&reaction, Reaction::AskGateways(asked) if &*asked[0].0 == "edge-1");
+        let asks = matches!(&reaction, Reaction::AskGateways(requested) if &*requested[0].0 == "edge-1");
         assert_eq!(asks, is_proven, "{name}: {reaction:?} {}", text(&app));
     }
 }
@@ -159,9 +159,9 @@ fn two_sessions_of_one_id_are_two_rows_and_each_is_its_own_gateways() {
     app.press(crossterm::event::KeyCode::Esc.into());
     app.press(crossterm::event::KeyCode::Esc.into());
     press(&mut app, ":kill 00a1\n");
-    let told = app.status_message();
+    let reported = app.status_message();
     assert!(
-        matches!(told, Some(StatusMessage::Refused(why)) if why.contains("no gateway is chosen")),
-        "which of them is meant nobody knows: {told:?}"
+        matches!(reported, Some(StatusMessage::Refused(why)) if why.contains("no gateway is chosen")),
+        "which of them is meant nobody knows: {reported:?}"
     );
 }

@@ -103,9 +103,9 @@ fn the_line_below_the_list_names_both_gateways_the_link_and_both_waits() {
     for part in
         ["over edge-1 by link 17 to inside-1", "waited 12ms, connected in 4.0ms, its backend inside in 3.0ms"]
     {
-        let told: Vec<_> =
+        let reported: Vec<_> =
             shown.split(|sign: char| "│| \n".contains(sign)).filter(|word| !word.is_empty()).collect();
-        assert!(told.join(" ").contains(part), "{part}: {shown}");
+        assert!(reported.join(" ").contains(part), "{part}: {shown}");
     }
 }
 

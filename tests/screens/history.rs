@@ -17,10 +17,11 @@ use crate::{app, check, fleet, pictures, press, report, styled};
 const NOW: u64 = 1_769_868_120;
 
 /// A working day: clients come and go, the links are lost once, and for ten minutes the gateway was off.
-fn told(asked: HistoryRequest) -> HistoryReport {
-    let step = asked.step_seconds;
-    let first = (NOW - step * asked.steps) / step * step;
-    let samples = (0..asked.steps).map(|n| (n, first + n * step)).filter(|(n, _)| !(120..132).contains(n));
+fn told(requested: HistoryRequest) -> HistoryReport {
+    let step = requested.step_seconds;
+    let first = (NOW - step * requested.steps) / step * step;
+    let samples =
+        (0..requested.steps).map(|n| (n, first + n * step)).filter(|(n, _)| !(120..132).contains(n));
     let samples = samples.map(|(n, at)| {
         let n = n / 2;
         let up = 84_200_000 / 150 * n.min(300 - n) * (10 + n * 7 % 5) / 14;
@@ -46,16 +47,16 @@ fn told(asked: HistoryRequest) -> HistoryReport {
 /// Answers what the screen asks by itself.
 #[track_caller]
 fn answer(app: &mut App, of: impl Fn(Option<&str>, HistoryRequest) -> CommandAnswer) -> usize {
-    let asked = app.history_requests();
-    for (name, command) in &asked {
+    let requested = app.history_requests();
+    for (name, command) in &requested {
         let Command::History(request) = command else { panic!("{command:?}") };
         app.take_history(name.clone(), of(name.as_deref(), *request));
     }
-    asked.len()
+    requested.len()
 }
 
-fn report_of(_: Option<&str>, asked: HistoryRequest) -> CommandAnswer {
-    CommandAnswer::History(Box::new(told(asked)))
+fn report_of(_: Option<&str>, requested: HistoryRequest) -> CommandAnswer {
+    CommandAnswer::History(Box::new(told(requested)))
 }
 
 fn text(app: &App, (width, height): (u16, u16)) -> String {
@@ -97,9 +98,9 @@ fn it_is_asked_for_while_it_is_shown_and_not_too_often() {
     assert_eq!((later(&mut app, 1.0), later(&mut app, 2.5)), (0, 1));
     press(&mut app, "+++");
     assert_eq!(
-        answer(&mut app, |_, asked| {
-            assert_eq!(asked.step_seconds * asked.steps, 86_400);
-            report_of(None, asked)
+        answer(&mut app, |_, requested| {
+            assert_eq!(requested.step_seconds * requested.steps, 86_400);
+            report_of(None, requested)
         }),
         1,
         "another time is asked for at once"
@@ -136,8 +137,8 @@ fn columns_move_left_and_never_change_their_shape() {
     let draw = |now: u64| {
         let mut app = app(pictures::healthy());
         press(&mut app, "H");
-        answer(&mut app, |_, asked| {
-            let mut whole = told(asked);
+        answer(&mut app, |_, requested| {
+            let mut whole = told(requested);
             whole.now = now;
             whole.samples.retain(|sample| sample.at <= now);
             CommandAnswer::History(Box::new(whole))
@@ -155,16 +156,16 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     let mut app = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
     app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
     press(&mut app, "H");
-    let asked = answer(&mut app, |name, asked| match name {
+    let requested = answer(&mut app, |name, requested| match name {
         Some("edge-2") => CommandAnswer::Refused("it is no request".into()),
         Some("inside-1") => {
-            let mut inner = told(asked);
+            let mut inner = told(requested);
             inner.samples.iter_mut().for_each(|sample| sample.open = 77_777);
             CommandAnswer::History(Box::new(inner))
         }
-        _ => report_of(name, asked),
+        _ => report_of(name, requested),
     });
-    assert_eq!(asked, 3, "those that are reached");
+    assert_eq!(requested, 3, "those that are reached");
     let shown = text(&app, (120, 36));
     assert!(shown.contains("119 open") && !shown.contains("77.8k"), "{shown}");
     press(&mut app, ":only edge-2\n");
@@ -181,8 +182,8 @@ fn a_fleet_whose_clocks_differ_has_no_dip_that_never_was() {
         let mut app = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
         app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
         press(&mut app, "H");
-        answer(&mut app, |name, asked| {
-            let mut own = told(asked);
+        answer(&mut app, |name, requested| {
+            let mut own = told(requested);
             if name == Some("edge-2") {
                 own.now -= behind;
                 own.samples.iter_mut().for_each(|sample| sample.at -= behind);

@@ -324,7 +324,7 @@ fn only_the_palette_of_the_terminal_is_used() {
 
 /// Everything that is told by the help of some screen or detail, scrolled to its end.
 fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
-    let mut told = String::new();
+    let mut reported = String::new();
     for screen in ["1", "2", "3", "4", "5", "6", "7", "9", "0", "H", "1j\n", "4j\n", "3a"] {
         let mut app = app(pictures::healthy());
         app.set_attachment(standing.clone());
@@ -332,18 +332,18 @@ fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
         press(&mut app, "?");
         for _ in 0..8 {
             let buffer = styled::draw(&app, width, height);
-            told.extend((0..height).map(|y| styled::line(&buffer, y) + "\n"));
+            reported.extend((0..height).map(|y| styled::line(&buffer, y) + "\n"));
             // Ten lines on.
             press(&mut app, " ");
         }
     }
-    told
+    reported
 }
 
 #[test]
 fn help_tells_every_line_of_the_key_table() {
     for size in [(120, 36), (80, 24), (60, 15)] {
-        let told = all_help(&Attachment::Own, size);
+        let reported = all_help(&Attachment::Own, size);
         for binding in keys::BINDINGS {
             let offered = Attachment::Own.offers(binding.action);
             let elsewhere = matches!(
@@ -355,7 +355,7 @@ fn help_tells_every_line_of_the_key_table() {
             );
             assert_eq!(offered, !elsewhere, "a gateway's own screen: {binding:?}");
             assert!(
-                !offered || told.contains(binding.label),
+                !offered || reported.contains(binding.label),
                 "{} is not in the help at {size:?}",
                 binding.label
             );

@@ -86,12 +86,12 @@ fn the_order_is_told_in_words_and_by_an_arrow() {
 fn what_a_row_has_no_room_for_is_told_below_the_list() {
     let mut app = app(pictures::degraded());
     let error = "10.1.4.9:41443: connection refused (os error 111)";
-    for (keys, told) in
+    for (keys, reported) in
         [("2", error), ("3G", "-- both sides finished; 6.8 kB up"), ("3gj", "over internal: 697 MB up")]
     {
         press(&mut app, keys);
         let shown = shown(&app, (120, 36));
-        assert!(shown.contains(told), "{told} is not on\n{shown}");
+        assert!(shown.contains(reported), "{reported} is not on\n{shown}");
     }
     press(&mut app, "2");
     let narrow = shown(&app, (80, 24)).replace("│\n│ ", "").replace("  ", "");
@@ -400,7 +400,7 @@ fn the_mouse_is_taken_when_asked_and_selects_scrolls_and_sorts() {
 fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
     let kill = Command::Kill { session: "00499a".into() };
     let drain = Command::Drain { service: Some("chat".into()) };
-    for (keys, asked, command) in [
+    for (keys, requested, command) in [
         ("3jx", "Close session 00499a of 203.0.113.92:58842 to chat?", kill.clone()),
         ("3j\nx", "Close session 00499a", kill.clone()),
         (":close 00499a\n", "Close session 00499a", kill.clone()),
@@ -413,7 +413,7 @@ fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
             let mut app = app(pictures::healthy());
             app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
             press(&mut app, keys);
-            shows(&app, asked);
+            shows(&app, requested);
             let reaction = press(&mut app, answer);
             match answer {
                 "y" => assert_eq!(reaction, Reaction::Ask(command.clone()), "{keys}"),
@@ -434,7 +434,7 @@ fn locking_names_what_it_cuts_and_unlocking_asks_too() {
     assert!(of_chat > 1 && links > 1 && of_chat < inside.sessions.len());
     let chat = LockdownTarget { peer: None, service: Some("chat".into()) };
     let all = inside.sessions.len();
-    for (keys, asked, target) in [
+    for (keys, requested, target) in [
         (":lockdown chat\n", format!("Lock service chat? {of_chat} sessions cut, links stay"), chat.clone()),
         (
             ":lockdown\n",
@@ -445,7 +445,7 @@ fn locking_names_what_it_cuts_and_unlocking_asks_too() {
         for answer in ["y", "\n"] {
             let mut app = app(inside.clone());
             press(&mut app, keys);
-            shows(&app, &asked);
+            shows(&app, &requested);
             let wanted = if answer == "y" {
                 Reaction::Ask(Command::Lockdown(target.clone()))
             } else {

@@ -144,9 +144,9 @@ fn the_same_trouble_many_times_is_one_event() {
     }
     let all = notices.all();
     assert_eq!(all.len(), 22, "{all:?}");
-    let told = |text: &str| all.iter().any(|notice| notice.text == text);
-    assert!(told("chat: dial 10.1.4.9:143 refused, next in 27.5s (28x)"), "{all:?}");
-    assert!(told("chat: dial 10.1.4.8:143 refused, next in 1.5s (28x)"), "{all:?}");
+    let reported = |text: &str| all.iter().any(|notice| notice.text == text);
+    assert!(reported("chat: dial 10.1.4.9:143 refused, next in 27.5s (28x)"), "{all:?}");
+    assert!(reported("chat: dial 10.1.4.8:143 refused, next in 1.5s (28x)"), "{all:?}");
 }
 
 /// Services that share a backend fail together; that is one trouble with their names.

@@ -168,21 +168,21 @@ async fn cut(
     after: u64,
 ) -> Seen {
     let failed = async {
-        let heard = hearing.await;
-        match heard.end {
+        let received = hearing.await;
+        match received.end {
             // Heard out, it still has its part to say.
-            Ok(()) if heard.is_right => std::future::pending().await,
-            Ok(()) | Err(_) => heard,
+            Ok(()) if received.is_right => std::future::pending().await,
+            Ok(()) | Err(_) => received,
         }
     };
     tokio::select! {
-        said = say(writer, seed, after) => match said {
+        sent = say(writer, seed, after) => match sent {
             Ok(()) => Seen::Well,
             Err(error) => Seen::Early(format!("before its own cut: {error}")),
         },
-        heard = failed => match heard.is_right {
-            true => Seen::Early(format!("before its own cut: {:?}", heard.end)),
-            false => Seen::Wrong(format!("a byte before {}", heard.count)),
+        received = failed => match received.is_right {
+            true => Seen::Early(format!("before its own cut: {:?}", received.end)),
+            false => Seen::Wrong(format!("a byte before {}", received.count)),
         },
     }
 }
@@ -197,18 +197,19 @@ async fn talk(
         say(writer, side.seed ^ side.says.0, side.says.1).await?;
         writer.shutdown().await
     };
-    let (said, mut heard) = tokio::join!(saying, hearing);
+    let (sent, mut received) = tokio::join!(saying, hearing);
     // A socket tells of its reset once, here to the writer, and shows its reader an end afterwards.
-    if said.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
-        heard.end = heard.end.and(Err(io::ErrorKind::ConnectionReset.into()));
+    if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+        received.end = received.end.and(Err(io::ErrorKind::ConnectionReset.into()));
     }
     let expected = side.hears.1;
-    let all = format!("{} of {expected} bytes heard, then {:?}; said: {said:?}", heard.count, heard.end);
-    match (&heard.end, heard.count == expected) {
-        _ if !heard.is_right => Seen::Wrong(format!("a byte before {}", heard.count)),
+    let all =
+        format!("{} of {expected} bytes heard, then {:?}; said: {sent:?}", received.count, received.end);
+    match (&received.end, received.count == expected) {
+        _ if !received.is_right => Seen::Wrong(format!("a byte before {}", received.count)),
         (Ok(()), false) => Seen::Wrong(format!("a cut that looks like an end: {all}")),
         (Ok(()), true) if side.is_cut => Seen::Wrong(format!("more than was said: {all}")),
-        (Ok(()), true) if said.is_ok() => Seen::Well,
+        (Ok(()), true) if sent.is_ok() => Seen::Well,
         (Err(_), _) if side.is_cut => Seen::Well,
         (Ok(()) | Err(_), _) => Seen::Early(all),
     }
@@ -216,12 +217,12 @@ async fn talk(
 
 async fn say(writer: &mut (impl AsyncWrite + Unpin), seed: u64, count: u64) -> io::Result<()> {
     let mut random = fastrand::Rng::new();
-    let (mut piece, mut said) = (vec![0; PIECE_MAX], 0);
-    while said < count {
-        let length = random.usize(1..=PIECE_MAX).min((count - said) as usize);
-        fill(&mut piece[..length], seed, said);
+    let (mut piece, mut sent) = (vec![0; PIECE_MAX], 0);
+    while sent < count {
+        let length = random.usize(1..=PIECE_MAX).min((count - sent) as usize);
+        fill(&mut piece[..length], seed, sent);
         writer.write_all(&piece[..length]).await?;
-        said += length as u64;
+        sent += length as u64;
         pause(&mut random).await;
     }
     Ok(())
@@ -229,23 +230,23 @@ async fn say(writer: &mut (impl AsyncWrite + Unpin), seed: u64, count: u64) -> i
 
 async fn hear(reader: &mut (impl AsyncRead + Unpin), seed: u64, count: u64) -> Heard {
     let mut random = fastrand::Rng::new();
-    let (mut piece, mut expected, mut heard) = (vec![0; PIECE_MAX], vec![0; PIECE_MAX], 0);
+    let (mut piece, mut expected, mut received) = (vec![0; PIECE_MAX], vec![0; PIECE_MAX], 0);
     loop {
         let length = random.usize(1..=PIECE_MAX);
         let end = match reader.read(&mut piece[..length]).await {
             Ok(0) => Ok(()),
             Ok(length) => {
-                fill(&mut expected[..length], seed, heard);
-                heard += length as u64;
-                if piece[..length] == expected[..length] && heard <= count {
+                fill(&mut expected[..length], seed, received);
+                received += length as u64;
+                if piece[..length] == expected[..length] && received <= count {
                     pause(&mut random).await;
                     continue;
                 }
-                return Heard { count: heard, end: Ok(()), is_right: false };
+                return Heard { count: received, end: Ok(()), is_right: false };
             }
             Err(error) => Err(error),
         };
-        return Heard { count: heard, end, is_right: true };
+        return Heard { count: received, end, is_right: true };
     }
 }
 

@@ -237,18 +237,18 @@ impl Trial {
 
     /// What both halves have said of sessions that nobody planned to end so, and all that they warned of.
     fn unplanned(&self) -> String {
-        let mut said = String::new();
+        let mut sent = String::new();
         for (name, rows) in ["dmz", "internal"].iter().zip(&*self.rows.lock().unwrap()) {
             for (id, Row { client, end, reason }) in rows {
                 if !["-", "C", "B"].contains(&&end[..1]) || ["C", "W"].contains(&&end[1..]) {
-                    said += &format!("{name} {id} {client}: {end} {reason}\n");
+                    sent += &format!("{name} {id} {client}: {end} {reason}\n");
                 }
             }
             let log = fs::read_to_string(self.place.path(&format!("{name}.log"))).unwrap();
             let warned = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
-            warned.for_each(|line| said += &format!("{name} {line}\n"));
+            warned.for_each(|line| sent += &format!("{name} {line}\n"));
         }
-        said
+        sent
     }
 
     /// Both halves have carried the same sessions, all of them and not one more, have refused none, name each

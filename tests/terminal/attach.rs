@@ -169,17 +169,17 @@ fn a_screen_whose_terminal_goes_away_ends() {
 #[test]
 fn attaching_without_a_terminal_or_a_gateway_says_so() {
     let place = shop();
-    let told = |args: &[&str]| {
+    let reported = |args: &[&str]| {
         let output = place.command(args).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
-    assert!(told(&["attach"]).contains("no gateway runs here"));
-    assert!(told(&["attach", "--admin", "run/none.sock"]).contains("no gateway answers there"));
+    assert!(reported(&["attach"]).contains("no gateway runs here"));
+    assert!(reported(&["attach", "--admin", "run/none.sock"]).contains("no gateway answers there"));
     let _gateway = start(&place);
-    assert!(told(&["attach", "--admin", SOCKET]).contains("standard input is not a terminal"));
-    assert!(told(&["replay", "shop.yaml"]).contains("line 1: not a recording"));
-    assert!(told(&["replay", "missing"]).contains("missing: "));
+    assert!(reported(&["attach", "--admin", SOCKET]).contains("standard input is not a terminal"));
+    assert!(reported(&["replay", "shop.yaml"]).contains("line 1: not a recording"));
+    assert!(reported(&["replay", "missing"]).contains("missing: "));
 }
 
 #[test]

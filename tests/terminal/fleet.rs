@@ -241,10 +241,10 @@ fn a_carrier_hears_nothing_of_the_service_manager() {
     let attach =
         [&["env", &path][..], &ours, &[PROGRAM, "attach", "one=exec:tells", "two=run/none.sock"]].concat();
     let mut terminal = Terminal::run(&place, &attach);
-    let told = until("it is told", SOON, || fs::read_to_string(place.path("told")).ok());
-    assert!(told.lines().any(|line| line == path), "{told}");
+    let reported = until("it is told", SOON, || fs::read_to_string(place.path("told")).ok());
+    assert!(reported.lines().any(|line| line == path), "{reported}");
     for (name, _) in ours.iter().filter_map(|one| one.split_once('=')) {
-        assert!(!told.lines().any(|line| line.starts_with(name)), "{name}: {told}");
+        assert!(!reported.lines().any(|line| line.starts_with(name)), "{name}: {reported}");
     }
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
@@ -286,15 +286,15 @@ fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_told_by_line() {
         let output = place.command(&[&["attach"], args].concat()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, told) = refused(&["--fleet", "bad.yaml"]);
-    assert_eq!(code, Some(2), "{told}");
-    assert!(told.starts_with("bad.yaml:2:1: one: "), "{told}");
+    let (code, reported) = refused(&["--fleet", "bad.yaml"]);
+    assert_eq!(code, Some(2), "{reported}");
+    assert!(reported.starts_with("bad.yaml:2:1: one: "), "{reported}");
     fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o666)).unwrap();
-    let (code, told) = refused(&["--fleet", "fleet.yaml"]);
-    assert!(code == Some(2) && told.contains("chmod go-w"), "{told}");
+    let (code, reported) = refused(&["--fleet", "fleet.yaml"]);
+    assert!(code == Some(2) && reported.contains("chmod go-w"), "{reported}");
     for bad in [&["ssh:-oProxyCommand=id"][..], &["a=run/x.sock", "a=run/y.sock"], &["exec:"]] {
-        let (code, told) = refused(bad);
-        assert_eq!(code, Some(2), "{bad:?}: {told}");
+        let (code, reported) = refused(bad);
+        assert_eq!(code, Some(2), "{bad:?}: {reported}");
     }
 }
 
@@ -336,7 +336,7 @@ fn the_far_end_carries_to_the_gateway_of_a_profile() {
     assert!(output.status.success(), "{output:?}");
     assert!(output.stdout[4..].starts_with(b"{\"portcullis\":"), "{output:?}");
     let output = carried(&["--profile", "other"]);
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("no gateway of profile other runs here"), "{told}");
+    let reported = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{reported}");
+    assert!(reported.contains("no gateway of profile other runs here"), "{reported}");
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A picture of 100 kB: a few fill every buffer between two ends of a socket.
-fn picture() -> Arc<Snapshot> {
+fn snapshot() -> Arc<Snapshot> {
     let text = "x".repeat(100_000);
     let notice =
         Notice { gateway: None, time: "now".into(), level: NoticeLevel::Info, text, rejected_link: None };
@@ -35,7 +35,7 @@ impl Gateway {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (socket, listener) = AdminSocket::bind(&folder.path().join("a.sock")).unwrap();
-        let (handle, feed) = handle::channel(picture(), "test");
+        let (handle, feed) = handle::channel(snapshot(), "test");
         socket.serve(listener, handle);
         Self { folder, socket, feed }
     }
@@ -56,7 +56,7 @@ impl Gateway {
             if done(self) {
                 return count;
             }
-            self.feed.snapshots.send_replace(picture());
+            self.feed.snapshots.send_replace(snapshot());
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
         panic!("not within 1000 pictures");
@@ -79,25 +79,25 @@ async fn a_screen_that_does_not_read_costs_itself_only() {
 #[tokio::test]
 async fn who_reads_late_gets_the_newest_and_commands_are_answered_meanwhile() {
     let mut gateway = Gateway::start();
-    let mut late = gateway.watcher().await;
+    let mut slow = gateway.watcher().await;
     while !gateway.feed.is_watched() {
         tokio::task::yield_now().await;
     }
     for number in 1..=50 {
-        let next = Snapshot { uptime_seconds: f64::from(number), ..(*picture()).clone() };
+        let next = Snapshot { uptime_seconds: f64::from(number), ..(*snapshot()).clone() };
         gateway.feed.snapshots.send_replace(Arc::new(next));
         tokio::task::yield_now().await;
     }
     let path = gateway.path();
     let answers = async {
-        let asked = gateway.feed.commands.recv().await.unwrap();
-        asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
+        let requested = gateway.feed.commands.recv().await.unwrap();
+        requested.answer.send(CommandAnswer::Done("read again".into())).unwrap();
     };
     let (answer, ()) = tokio::join!(client::send_command(&path, Command::Reload), answers);
     assert!(matches!(answer, Ok(CommandAnswer::Done(text)) if text == "read again"));
     let mut seen = vec![];
     while seen.last() != Some(&50.0) {
-        seen.push(late.next_snapshot().await.unwrap().uptime_seconds);
+        seen.push(slow.next_snapshot().await.unwrap().uptime_seconds);
     }
     assert!(seen.is_sorted() && seen.len() < 50, "{seen:?}");
 }
@@ -111,7 +111,7 @@ async fn watches_leave_places_for_commands() {
         // A first picture shows that it has its place.
         let publish = async {
             loop {
-                gateway.feed.snapshots.send_replace(picture());
+                gateway.feed.snapshots.send_replace(snapshot());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -124,12 +124,12 @@ async fn watches_leave_places_for_commands() {
     let refused = gateway.watcher().await.next_snapshot().await;
     assert!(refused.unwrap_err().to_string().contains("screens watch already"));
     let path = gateway.path();
-    let asks = client::send_command(&path, Command::Reload);
-    let asked = tokio::select! {
-        asked = gateway.feed.commands.recv() => asked.unwrap(),
-        _ = asks => panic!("nobody has answered yet"),
+    let command_answer = client::send_command(&path, Command::Reload);
+    let requested = tokio::select! {
+        requested = gateway.feed.commands.recv() => requested.unwrap(),
+        _ = command_answer => panic!("nobody has answered yet"),
     };
-    assert_eq!(asked.command, Command::Reload);
+    assert_eq!(requested.command, Command::Reload);
 }
 
 #[tokio::test]
@@ -148,17 +148,17 @@ async fn who_connects_and_asks_nothing_shuts_nobody_out() {
         silent.push(client);
     }
     for _ in 0..2 {
-        let asks = client::send_command(&path, Command::Reload);
+        let command_answer = client::send_command(&path, Command::Reload);
         let answers = async {
-            let asked = gateway.feed.commands.recv().await.unwrap();
-            asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
+            let requested = gateway.feed.commands.recv().await.unwrap();
+            requested.answer.send(CommandAnswer::Done("read again".into())).unwrap();
         };
-        let (answer, ()) = tokio::join!(asks, answers);
+        let (answer, ()) = tokio::join!(command_answer, answers);
         assert!(matches!(answer, Ok(CommandAnswer::Done(_))), "{answer:?}");
     }
-    let (mut oldest, mut told) = (silent.remove(0), String::new());
-    oldest.read_to_string(&mut told).await.unwrap_or_else(|_| panic!("{told}"));
-    assert!(told.contains("too many clients are connected that ask nothing"), "{told}");
+    let (mut oldest, mut reported) = (silent.remove(0), String::new());
+    oldest.read_to_string(&mut reported).await.unwrap_or_else(|_| panic!("{reported}"));
+    assert!(reported.contains("too many clients are connected that ask nothing"), "{reported}");
     let newest = silent.last_mut().unwrap();
     newest.write_all(&framed("\"reload\"")[2..]).await.unwrap_or_else(|error| panic!("{error}"));
 }
@@ -181,7 +181,7 @@ async fn a_read_only_handle_asks_nothing_of_the_gateway() {
     for (access, passes) in [(AdminAccess::ReadOnly, false), (AdminAccess::Full, true)] {
         let publish = async {
             loop {
-                gateway.feed.snapshots.send_replace(picture());
+                gateway.feed.snapshots.send_replace(snapshot());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -189,14 +189,14 @@ async fn a_read_only_handle_asks_nothing_of_the_gateway() {
             attached = attach(&target, access, &tasks) => attached.unwrap(),
             () = publish => unreachable!("it publishes for ever"),
         };
-        let heard = tokio::select! {
+        let received = tokio::select! {
             answer = handle.ask(Command::Reload) => {
                 assert!(matches!(answer, CommandAnswer::Refused(_)), "{answer:?}");
                 false
             }
-            asked = gateway.feed.commands.recv() => asked.is_some(),
+            requested = gateway.feed.commands.recv() => requested.is_some(),
         };
-        assert_eq!(heard, passes, "{access:?}");
+        assert_eq!(received, passes, "{access:?}");
     }
 }
 
@@ -208,9 +208,9 @@ async fn said_at(path: &Path, messages: &[&[u8]]) -> Vec<String> {
         stream.write_all(message).await.unwrap();
     }
     stream.shutdown().await.unwrap();
-    let (mut heard, mut answers) = (Vec::new(), Vec::new());
-    stream.read_to_end(&mut heard).await.unwrap();
-    let mut rest = heard.as_slice();
+    let (mut received, mut answers) = (Vec::new(), Vec::new());
+    stream.read_to_end(&mut received).await.unwrap();
+    let mut rest = received.as_slice();
     while let Some((length, after)) = rest.split_first_chunk() {
         let (answer, after) = after.split_at(u32::from_be_bytes(*length) as usize);
         answers.push(String::from_utf8(answer.to_vec()).unwrap());
@@ -231,16 +231,17 @@ async fn a_request_that_does_not_parse_is_told_what_is_wrong_with_it() {
     let messages: Vec<_> = messages.iter().map(Vec::as_slice).collect();
     let path = gateway.path();
     let answering = async {
-        let asked = gateway.feed.commands.recv().await.unwrap();
-        asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
+        let requested = gateway.feed.commands.recv().await.unwrap();
+        requested.answer.send(CommandAnswer::Done("read again".into())).unwrap();
         std::future::pending::<()>().await
     };
     let answers = tokio::select! {
         answers = said_at(&path, &messages) => answers,
         () = answering => unreachable!("it waits for ever"),
     };
-    let told = ["EOF while parsing", "unknown variant `stpo`, expected one of", "missing field `session`"];
-    for (answer, expected) in answers.iter().zip(told) {
+    let reported =
+        ["EOF while parsing", "unknown variant `stpo`, expected one of", "missing field `session`"];
+    for (answer, expected) in answers.iter().zip(reported) {
         assert!(answer.contains("it is no request: ") && answer.contains(expected), "{answer}");
     }
     assert!(answers[3].contains("invalid type: integer `7`"), "{}", answers[3]);
@@ -262,15 +263,15 @@ async fn a_list_that_is_too_long_for_one_request_is_answered_as_one() {
     let sessions: Vec<_> = (0..20_000).map(|number| format!("1f2e-{number:x}")).collect();
     let listed = ListedSessions { sessions, by: "that passed `x`".into() };
     let path = gateway.path();
-    let asks = client::send_command(&path, Command::KillAll(KillSelection::Listed(listed)));
+    let command_answer = client::send_command(&path, Command::KillAll(KillSelection::Listed(listed)));
     let answers = async {
-        while let Some(asked) = gateway.feed.commands.recv().await {
-            let Command::KillAll(KillSelection::Listed(part)) = asked.command else { panic!("another") };
-            asked.answer.send(CommandAnswer::Killed(part.sessions.len() as u64)).unwrap();
+        while let Some(requested) = gateway.feed.commands.recv().await {
+            let Command::KillAll(KillSelection::Listed(part)) = requested.command else { panic!("another") };
+            requested.answer.send(CommandAnswer::Killed(part.sessions.len() as u64)).unwrap();
         }
     };
     let answer = tokio::select! {
-        answer = asks => answer,
+        answer = command_answer => answer,
         () = answers => unreachable!("the gateway lives"),
     };
     assert!(matches!(answer, Ok(CommandAnswer::Killed(20_000))), "{answer:?}");

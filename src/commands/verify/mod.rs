@@ -108,27 +108,27 @@ async fn verify_running(
     if let Ok(chosen) = choose(cli, source) {
         name_port_holder(&mut report, source, &chosen);
     }
-    report.steps.iter().try_for_each(|walked| print_step(walked, json))?;
+    report.steps.iter().try_for_each(|step_report| print_step(step_report, json))?;
     Ok(report)
 }
 
 /// Has one gateway walk, and says on standard error how far it is.
 async fn verify_with_progress(path: &Path) -> Result<CommandAnswer, ClientError> {
-    let mut walk = pin!(client::send_command(path, Command::Verify { steps: CheckStep::ALL.to_vec() }));
-    let mut told = None;
+    let mut verify_run = pin!(client::send_command(path, Command::Verify { steps: CheckStep::ALL.to_vec() }));
+    let mut reported = None;
     loop {
         tokio::select! {
-            answer = &mut walk => return answer,
+            answer = &mut verify_run => return answer,
             () = tokio::time::sleep(LOOK) => {}
         }
         let Ok(CommandAnswer::Status(snapshot)) = client::send_command(path, Command::Status).await else {
             continue;
         };
-        let walking = snapshot.walk.as_ref().and_then(|walk| walk.walking);
-        if let Some(step) = walking.filter(|_| walking != told) {
+        let walking = snapshot.walk.as_ref().and_then(|verify_run| verify_run.walking);
+        if let Some(step) = walking.filter(|_| walking != reported) {
             print_note(format_args!("verify: {} ...", step.word()));
         }
-        told = walking;
+        reported = walking;
     }
 }
 
@@ -171,16 +171,16 @@ impl OwnVerifyRun<'_> {
             print_note(format_args!(
                 "verify: {word}: starting halves of its own and waiting for links, at most 10 s"
             ));
-            for walked in self.check_mode(&chosen, mode).await.steps {
-                self.add_step(&mut steps, walked)?;
+            for step_report in self.check_mode(&chosen, mode).await.steps {
+                self.add_step(&mut steps, step_report)?;
             }
         }
         Ok(VerifyReport::new(steps))
     }
 
-    fn add_step(&self, steps: &mut Vec<StepReport>, walked: StepReport) -> Result<(), OutputError> {
-        print_step(&walked, self.json)?;
-        steps.push(walked);
+    fn add_step(&self, steps: &mut Vec<StepReport>, step_report: StepReport) -> Result<(), OutputError> {
+        print_step(&step_report, self.json)?;
+        steps.push(step_report);
         Ok(())
     }
 
@@ -215,10 +215,11 @@ impl OwnVerifyRun<'_> {
         };
         let steps = if mode == Mode::Reverse { vec![step, CheckStep::Closed] } else { vec![step] };
         let mut report = halves.verify(steps).await;
-        let first = report.steps.first_mut().filter(|walked| walked.failure == Some(StepFailure::NotReady));
-        if let (Some(walked), Some(refused)) = (first, halves.refused_link(&since).await) {
-            walked.seen = format!("{}; the internal half says: {}", walked.seen, refused.words);
-            walked.advice = Some(advice::advise_on_link(refused.cause).into());
+        let first =
+            report.steps.first_mut().filter(|step_report| step_report.failure == Some(StepFailure::NotReady));
+        if let (Some(step_report), Some(refused)) = (first, halves.refused_link(&since).await) {
+            step_report.seen = format!("{}; the internal half says: {}", step_report.seen, refused.words);
+            step_report.advice = Some(advice::advise_on_link(refused.cause).into());
         }
         halves.stop().await;
         name_port_holder(&mut report, &self.source, chosen);
@@ -228,13 +229,13 @@ impl OwnVerifyRun<'_> {
 
 /// Who holds the port of forward mode: a locked half sees no other process, and this one does.
 fn name_port_holder(report: &mut VerifyReport, source: &ProfileSource, chosen: &ChosenProfile) {
-    let is_unexplained = |walked: &&mut StepReport| {
-        let is_failed = walked.step == CheckStep::Closed && walked.result == StepResult::Fail;
-        is_failed && walked.failure != Some(StepFailure::PortHolderSeen)
+    let is_unexplained = |step_report: &&mut StepReport| {
+        let is_failed = step_report.step == CheckStep::Closed && step_report.result == StepResult::Fail;
+        is_failed && step_report.failure != Some(StepFailure::PortHolderSeen)
     };
-    let Some(walked) = report.steps.iter_mut().find(is_unexplained) else { return };
+    let Some(step_report) = report.steps.iter_mut().find(is_unexplained) else { return };
     if let Some(holder) = closed::forward_port_holder(source, chosen) {
-        walked.seen = format!("{}; the port of forward mode is held by {holder}", walked.seen);
+        step_report.seen = format!("{}; the port of forward mode is held by {holder}", step_report.seen);
     }
 }
 
@@ -256,9 +257,10 @@ fn step_of(mode: Mode) -> CheckStep {
 }
 
 /// One step, as soon as it is known; with `--json` standard output is for the report alone.
-fn print_step(walked: &StepReport, json: bool) -> Result<(), OutputError> {
-    let mut text = format!("{:<8} {}  {}", walked.step.word(), walked.result.word(), walked.seen);
-    if let Some(advice) = &walked.advice {
+fn print_step(step_report: &StepReport, json: bool) -> Result<(), OutputError> {
+    let mut text =
+        format!("{:<8} {}  {}", step_report.step.word(), step_report.result.word(), step_report.seen);
+    if let Some(advice) = &step_report.advice {
         text.push_str(&format!("\n         do    {advice}"));
     }
     match json {
@@ -269,7 +271,7 @@ fn print_step(walked: &StepReport, json: bool) -> Result<(), OutputError> {
 }
 
 fn describe_result(report: &VerifyReport) -> String {
-    let count = |result| report.steps.iter().filter(|walked| walked.result == result).count();
+    let count = |result| report.steps.iter().filter(|step_report| step_report.result == result).count();
     let (passed, failed, skipped) =
         (count(StepResult::Pass), count(StepResult::Fail), count(StepResult::Skip));
     let verdict = if report.passed { "verified" } else { "not verified" };

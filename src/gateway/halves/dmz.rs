@@ -6,14 +6,15 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 
 use super::{
-    DoorToLinks, LinkIngress, LinkSecurity, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
-    handshake_context, replace_identity, succeed_identity,
+    EndpointIngress, LinkIngress, LinkSecurity, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext,
+    down_reason, handshake_context, replace_identity, succeed_identity,
 };
 use crate::{
     admission::handshakes::HandshakePermit,
     connect::{Connector, backend_group::BackendGroup, forward::ForwardDialler},
     gateway::descriptors::DescriptorShares,
     link::{
+        agreement,
         handshake::{
             self, CarriesMismatch, EstablishedLink, GrantDecision, GrantFn, HandshakeOutcome, HandshakeTerms,
             HelloRole, SocksRequest,
@@ -22,7 +23,6 @@ use crate::{
         listener::LinkReception,
         pool::Pool,
         shares::{GatewayShares, ShareRule},
-        standing,
     },
     net::{listen::BindError, resolved_names::ResolvedNames},
     profile::{BackendSet, Carries, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
@@ -81,7 +81,7 @@ impl DmzSide {
         found: &ResolvedNames,
         common: &SharedContext,
     ) -> Result<Self, BindError> {
-        let parts = match &half.way {
+        let parts = match &half.mode {
             DmzMode::Direct(_) => DmzParts::Direct(HashMap::new()),
             DmzMode::Forward { connect, pool, .. } => {
                 let links =
@@ -103,7 +103,7 @@ impl DmzSide {
 
     /// Whether this half can keep running under another profile.
     pub fn fits(&self, half: &DmzHalf) -> bool {
-        match (&self.parts, &half.way) {
+        match (&self.parts, &half.mode) {
             (DmzParts::Direct(_), DmzMode::Direct(_)) => true,
             (DmzParts::Forward { connect, .. }, DmzMode::Forward { connect: wanted, .. }) => {
                 connect == wanted
@@ -117,7 +117,7 @@ impl DmzSide {
         self.update_policy(half);
         let Some(pool) = self.pool().cloned() else { return };
         let granting = grant_fn(self.policy.clone(), pool);
-        match (&mut self.parts, &half.way) {
+        match (&mut self.parts, &half.mode) {
             (DmzParts::Forward { connect, links, pool, dialler }, DmzMode::Forward { pool: limits, .. }) => {
                 let shared = KeeperContext {
                     half: Half::Dmz,
@@ -138,11 +138,12 @@ impl DmzSide {
                     generation: pool.generation().clone(),
                 };
                 let handshakes = common.shares.load().dmz_handshakes;
-                let greeter = handshake_context(ingress, &self.security, terms, handshakes, common);
+                let context = handshake_context(ingress, &self.security, terms, handshakes, common);
                 let intake =
                     LinkIntake { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
-                let greeted = move |greeted, greeting| intake.clone().take_in(greeted, greeting).boxed();
-                let reception = LinkReception::new(greeter, Arc::new(greeted));
+                let handshake_done =
+                    move |handshake_done, permit| intake.clone().take_in(handshake_done, permit).boxed();
+                let reception = LinkReception::new(context, Arc::new(handshake_done));
                 ingress.start(reception, &self.security, &common.tasks);
             }
             _ => {}
@@ -217,9 +218,9 @@ impl DmzSide {
             |service: &DmzService| ServicePolicy { peers: service.peers.clone(), carries: service.carries };
         let policy =
             half.services.iter().map(|service| (service.name.clone(), of_service(service))).collect();
-        let stays = **self.policy.load() == policy;
+        let is_unchanged = **self.policy.load() == policy;
         self.policy.store(Arc::new(policy));
-        match (&mut self.parts, &half.way) {
+        match (&mut self.parts, &half.mode) {
             (DmzParts::Direct(backends), DmzMode::Direct(wanted)) => {
                 *backends = wanted.iter().map(|(name, to)| (name.clone(), to.clone())).collect();
             }
@@ -241,7 +242,7 @@ impl DmzSide {
             }
             _ => {}
         }
-        stays
+        is_unchanged
     }
 
     /// Where sessions of a service go.
@@ -286,7 +287,7 @@ impl DmzSide {
     /// A switch has ended: gateways that do not answer are retried at the normal pace.
     pub fn use_normal_retry(&self, half: &DmzHalf) {
         if let (DmzParts::Forward { dialler: Some(dialler), .. }, DmzMode::Forward { pool, .. }) =
-            (&self.parts, &half.way)
+            (&self.parts, &half.mode)
         {
             dialler.update(KeeperTarget { prepared: pool.prepared, retry: RETRY });
         }
@@ -319,9 +320,9 @@ impl DmzSide {
     }
 
     /// Where links come in by a port whose clients begin with a request.
-    pub fn door(&self) -> Option<&DoorToLinks> {
+    pub fn endpoint(&self) -> Option<&EndpointIngress> {
         match &self.parts {
-            DmzParts::Reverse { ingress, .. } => ingress.door(),
+            DmzParts::Reverse { ingress, .. } => ingress.endpoint(),
             DmzParts::Direct(_) | DmzParts::Forward { .. } => None,
         }
     }
@@ -355,7 +356,7 @@ impl DmzSide {
 fn grant_fn(policy: Arc<ArcSwap<PeerPolicy>>, pool: Arc<Pool>) -> GrantFn {
     Arc::new(move |peer, offer| {
         let policy = policy.load();
-        let (mut services, mut unlike) = (Vec::new(), Vec::new());
+        let (mut services, mut mismatches) = (Vec::new(), Vec::new());
         for ServiceOffer { name: service, carries: there, .. } in &offer.services {
             let Some(here) = policy.get(service).filter(|of| peer.is_among(of.peers.as_deref())) else {
                 continue;
@@ -363,7 +364,7 @@ fn grant_fn(policy: Arc<ArcSwap<PeerPolicy>>, pool: Arc<Pool>) -> GrantFn {
             match here.carries == *there {
                 true => services.push(service.clone()),
                 false => {
-                    unlike.push(CarriesMismatch {
+                    mismatches.push(CarriesMismatch {
                         service: service.clone(),
                         there: *there,
                         here: here.carries,
@@ -373,8 +374,8 @@ fn grant_fn(policy: Arc<ArcSwap<PeerPolicy>>, pool: Arc<Pool>) -> GrantFn {
         }
         let links_max = u16::try_from(pool.links_allowed(peer)).unwrap_or(u16::MAX);
         GrantDecision {
-            hello: OpenerHello { about: standing::about(), links_max, granted: services },
-            mismatches: unlike,
+            hello: OpenerHello { about: agreement::about(), links_max, granted: services },
+            mismatches,
             retire: pool.retire_age(),
         }
     })
@@ -391,18 +392,18 @@ struct LinkIntake {
 impl LinkIntake {
     /// One that is turned away keeps its place among greetings until it is closed, so that a peer that
     /// dials without end holds no more than that.
-    async fn take_in(self, greeted: HandshakeOutcome, _greeting: HandshakePermit) {
-        match greeted {
+    async fn take_in(self, handshake_done: HandshakeOutcome, _permit: HandshakePermit) {
+        match handshake_done {
             HandshakeOutcome::Seen(_) => {}
             HandshakeOutcome::Linked(linked) => self.take_in_link(linked).await,
-            HandshakeOutcome::SocksRequested(asked) => self.take_in_parked(asked).await,
+            HandshakeOutcome::SocksRequested(requested) => self.take_in_parked(requested).await,
         }
     }
 
     async fn take_in_link(self, linked: EstablishedLink) {
         let who = linked.link.peer().label();
-        for unlike in self.pool.note_offer(&linked) {
-            self.common.notices.warn_rejected_link(LinkCause::Other, format!("link from {who}: {unlike}"));
+        for mismatch in self.pool.note_offer(&linked) {
+            self.common.notices.warn_rejected_link(LinkCause::Other, format!("link from {who}: {mismatch}"));
         }
         if !linked.grant.granted.is_empty() {
             let Err(refused) = self.pool.take_in(linked) else { return };
@@ -421,8 +422,8 @@ impl LinkIntake {
     }
 
     /// A SOCKS5 link, for the service that it names.
-    async fn take_in_parked(self, asked: SocksRequest) {
-        let SocksRequest { mut stream, peer, service } = asked;
+    async fn take_in_parked(self, requested: SocksRequest) {
+        let SocksRequest { mut stream, peer, service } = requested;
         let allowed = self.policy.load().get(&service).map(|of| peer.is_among(of.peers.as_deref()));
         let known = self.common.sessions.services.load().get(&(Half::Dmz, service.clone())).cloned();
         let drains = known.is_some_and(|known| known.phase() == ServicePhase::Draining);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arc_swap::ArcSwap;
 
 use super::{
-    DoorToLinks, LinkIngress, LinkSecurity, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
+    EndpointIngress, LinkIngress, LinkSecurity, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
     handshake_context, replace_identity, succeed_identity,
 };
 use crate::{
@@ -56,7 +56,7 @@ impl InternalSide {
         let offering = Arc::new(ArcSwap::from_pointee(offered_services(half, links.max(), common)));
         let identity = succeed_identity(identity, before.map(|before| &before.security.identity));
         let security = LinkSecurity::new(identity, outer, half.link_listen());
-        let parts = match &half.way {
+        let parts = match &half.mode {
             InternalMode::Forward { listen, bind, .. } => {
                 let ingress = LinkIngress::prepare(listen, *bind, found)?;
                 let visitors = Arc::<forward::DialledInPeers>::default();
@@ -79,22 +79,22 @@ impl InternalSide {
     /// Whether this half can keep running under another profile.
     pub fn fits(&self, half: &InternalHalf) -> bool {
         // The bound on links is made with the way; another one is another way.
-        let same_way = match (&self.parts, &half.way) {
+        let same_mode = match (&self.parts, &half.mode) {
             (InternalParts::Forward { ingress, .. }, InternalMode::Forward { listen, .. }) => {
                 ingress.fits(listen)
             }
             (InternalParts::Reverse { .. }, InternalMode::Reverse { .. }) => true,
             _ => false,
         };
-        same_way && self.maximum == half.maximum
+        same_mode && self.maximum == half.maximum
     }
 
     pub fn start(&mut self, half: &InternalHalf, common: &SharedContext) {
         match &mut self.parts {
             InternalParts::Forward { ingress, visitors, server } => {
                 let offering = self.offering.clone();
-                let says = HelloRole::Serves(Arc::new(move |peer| offering.load().offer_for(peer)));
-                let terms = HandshakeTerms { role: says, generation: server.generation().clone() };
+                let hello_role = HelloRole::Serves(Arc::new(move |peer| offering.load().offer_for(peer)));
+                let terms = HandshakeTerms { role: hello_role, generation: server.generation().clone() };
                 let handshakes = common.shares.load().internal_handshakes;
                 let reception = forward::reception(
                     handshake_context(ingress, &self.security, terms, handshakes, common),
@@ -124,7 +124,7 @@ impl InternalSide {
         if !(identity_stays && terms_stay) {
             self.retire_links();
         } else if !services_stay {
-            self.tell_offers();
+            self.send_offers();
         }
     }
 
@@ -152,10 +152,10 @@ impl InternalSide {
         }
     }
 
-    fn keep_links(&mut self, half: &InternalHalf, hurried: Option<RetryPolicy>) {
+    fn keep_links(&mut self, half: &InternalHalf, quick_retry: Option<RetryPolicy>) {
         let InternalParts::Reverse { gateways } = &self.parts else { return };
-        let InternalMode::Reverse { connect, prepared, retry, .. } = &half.way else { return };
-        gateways.dial(connect, KeeperTarget { prepared: *prepared, retry: hurried.unwrap_or(*retry) });
+        let InternalMode::Reverse { connect, prepared, retry, .. } = &half.mode else { return };
+        gateways.dial(connect, KeeperTarget { prepared: *prepared, retry: quick_retry.unwrap_or(*retry) });
     }
 
     /// Keeps so many links ready for each gateway, and for each service that speaks SOCKS5.
@@ -201,14 +201,14 @@ impl InternalSide {
             return;
         }
         self.offering.store(Arc::new(OfferedServices { states, ..OfferedServices::clone(&before) }));
-        self.tell_offers();
+        self.send_offers();
     }
 
     /// Every DMZ gateway hears what it may use now, and what is dialled follows.
-    pub fn tell_offers(&self) {
+    pub fn send_offers(&self) {
         match &self.parts {
-            InternalParts::Forward { server, .. } => server.tell_offers(),
-            InternalParts::Reverse { gateways } => gateways.for_each(ReverseDialler::tell_offers),
+            InternalParts::Forward { server, .. } => server.send_offers(),
+            InternalParts::Reverse { gateways } => gateways.for_each(ReverseDialler::send_offers),
         }
     }
 
@@ -267,9 +267,9 @@ impl InternalSide {
     }
 
     /// Where links come in by a port whose clients begin with a request.
-    pub fn door(&self) -> Option<&DoorToLinks> {
+    pub fn endpoint(&self) -> Option<&EndpointIngress> {
         match &self.parts {
-            InternalParts::Forward { ingress, .. } => ingress.door(),
+            InternalParts::Forward { ingress, .. } => ingress.endpoint(),
             InternalParts::Reverse { .. } => None,
         }
     }
@@ -323,7 +323,7 @@ fn dialled_gateways(
 
 /// DMZ gateways that share the links: those that are dialled, or the names that may dial in.
 fn count_gateways(half: &InternalHalf) -> usize {
-    match &half.way {
+    match &half.mode {
         InternalMode::Reverse { connect, .. } => connect.len(),
         InternalMode::Forward { tls, .. } => tls.as_ref().map_or(1, |tls| tls.peers.len()),
     }
@@ -336,7 +336,7 @@ fn offered_services(half: &InternalHalf, maximum: usize, common: &SharedContext)
         carries: service.carries,
     };
     let services = half.services.iter().map(offered).collect();
-    let prepared = match &half.way {
+    let prepared = match &half.mode {
         InternalMode::Reverse { prepared, .. } => *prepared,
         // Whoever dials says how many are kept.
         InternalMode::Forward { .. } => 0,
@@ -365,6 +365,6 @@ fn forward_server(
         common.tasks.clone(),
         Arc::new(move |peer, open, session| serve(SessionRequest::from_open(peer, *open, session))),
         reverse::current_offer(offering.clone()),
-        Arc::new(move |peer, _, loss| visitors.note_loss(peer, &loss)),
+        Arc::new(move |peer, _, loss| visitors.record_loss(peer, &loss)),
     )
 }

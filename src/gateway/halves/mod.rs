@@ -21,7 +21,7 @@ use crate::{
     admission::{arrivals::ClientArrivals, handshakes::HandshakeLimiter, quota::DescriptorQuota},
     link::{
         carrier::OuterTlsCell,
-        door::{LinkDoor, LinkDoors},
+        endpoint::{LinkEndpoint, LinkEndpoints},
         handshake::HandshakeTerms,
         listener::{self, HandshakeContext, LinkReception},
     },
@@ -45,7 +45,7 @@ const RETRY_HURRIED: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
 
 /// Links of one address that may be greeted at once where they come in by a door: by such a port anybody may ask.
-const DOOR_HANDSHAKES_EACH: usize = 64;
+const ENDPOINT_HANDSHAKES_EACH: usize = 64;
 
 /// What the halves share with the rest of the engine.
 #[derive(Clone)]
@@ -83,22 +83,22 @@ enum LinkIngress {
         closer: ListenerGuard,
     },
     /// A port whose clients begin with a request, and which may be that of services as well.
-    Door(Box<DoorToLinks>),
+    Endpoint(Box<EndpointIngress>),
 }
 
 /// The links' part of such a port.
 #[derive(Debug)]
-pub struct DoorToLinks {
+pub struct EndpointIngress {
     pub address: LinkAddress,
     closed: CancellationToken,
     /// Once it is started.
-    door: Option<LinkDoor>,
+    endpoint: Option<LinkEndpoint>,
     /// Once it is in its port.
-    place: OnceLock<OpenDoor>,
+    place: OnceLock<OpenEndpoint>,
 }
 
 #[derive(Debug)]
-struct OpenDoor {
+struct OpenEndpoint {
     at: ListenerPlace,
     /// What the port has for it alone, until it has it for services as well.
     _borrowed: Option<BorrowedRoutes>,
@@ -110,7 +110,7 @@ impl LinkIngress {
         let address = address.clone();
         if address.web_socket().is_some() {
             let (closed, place) = (CancellationToken::new(), OnceLock::new());
-            return Ok(Self::Door(Box::new(DoorToLinks { address, closed, door: None, place })));
+            return Ok(Self::Endpoint(Box::new(EndpointIngress { address, closed, endpoint: None, place })));
         }
         let listener = listen::bind(&address.at, found.addresses(&address.at), bind)?;
         Ok(Self::Port { address, closer: listener.closer(), listener: Some(listener) })
@@ -129,19 +129,19 @@ impl LinkIngress {
                     tasks.spawn("link port", listener::run(listener, reception));
                 }
             }
-            Self::Door(to) => {
-                let DoorToLinks { address, closed, door, .. } = &mut **to;
+            Self::Endpoint(to) => {
+                let EndpointIngress { address, closed, endpoint, .. } = &mut **to;
                 let path = address.web_socket().map_or("/", |socket| &socket.path).into();
                 let (carrier, outer) = (security.carrier.clone(), security.outer.clone());
-                *door = Some(LinkDoor { path, reception, carrier, outer, closed: closed.clone() });
+                *endpoint = Some(LinkEndpoint { path, reception, carrier, outer, closed: closed.clone() });
             }
         }
     }
 
-    fn door(&self) -> Option<&DoorToLinks> {
+    fn endpoint(&self) -> Option<&EndpointIngress> {
         match self {
             Self::Port { .. } => None,
-            Self::Door(door) => Some(door),
+            Self::Endpoint(endpoint) => Some(endpoint),
         }
     }
 
@@ -149,14 +149,14 @@ impl LinkIngress {
     fn close(&self) {
         match self {
             Self::Port { closer, .. } => closer.close(),
-            Self::Door(door) => door.closed.cancel(),
+            Self::Endpoint(endpoint) => endpoint.closed.cancel(),
         }
     }
 
     fn address(&self) -> &LinkAddress {
         match self {
             Self::Port { address, .. } => address,
-            Self::Door(door) => &door.address,
+            Self::Endpoint(endpoint) => &endpoint.address,
         }
     }
 
@@ -164,7 +164,9 @@ impl LinkIngress {
     fn listening(&self) -> Vec<String> {
         let place = match self {
             Self::Port { closer, .. } => Some(&**closer),
-            Self::Door(door) => door.place.get().filter(|_| !door.closed.is_cancelled()).map(|open| &open.at),
+            Self::Endpoint(endpoint) => {
+                endpoint.place.get().filter(|_| !endpoint.closed.is_cancelled()).map(|open| &open.at)
+            }
         };
         let real = |at| LinkAddress { at, ..self.address().clone() }.to_string();
         place.map(ListenerPlace::describe).unwrap_or_default().into_iter().map(real).collect()
@@ -179,13 +181,13 @@ impl LinkIngress {
     }
 }
 
-impl DoorToLinks {
+impl EndpointIngress {
     /// Puts it in its port.
-    pub fn open_in(&self, doors: &LinkDoors, at: ListenerPlace, borrowed: Option<BorrowedRoutes>) {
-        if let Some(door) = &self.door
-            && self.place.set(OpenDoor { at, _borrowed: borrowed }).is_ok()
+    pub fn open_in(&self, endpoints: &LinkEndpoints, at: ListenerPlace, borrowed: Option<BorrowedRoutes>) {
+        if let Some(endpoint) = &self.endpoint
+            && self.place.set(OpenEndpoint { at, _borrowed: borrowed }).is_ok()
         {
-            doors.open(door.clone());
+            endpoints.open(endpoint.clone());
         }
     }
 }
@@ -225,9 +227,9 @@ fn succeed_identity(identity: Option<LinkIdentity>, before: Option<&IdentityCell
 fn replace_identity(cell: &IdentityCell, identity: Option<LinkIdentity>) -> bool {
     let before = cell.load_full();
     let identity = identity.map(|identity| identity.succeeding(before.as_ref().as_ref()));
-    let stays = same_identity(&before, &identity);
+    let is_unchanged = same_identity(&before, &identity);
     cell.store(Arc::new(identity));
-    stays
+    is_unchanged
 }
 
 /// How the links of a half are secured.
@@ -270,7 +272,7 @@ fn handshake_context(
 ) -> HandshakeContext {
     let of_one_address = match ingress {
         LinkIngress::Port { .. } => usize::MAX,
-        LinkIngress::Door(_) => DOOR_HANDSHAKES_EACH,
+        LinkIngress::Endpoint(_) => ENDPOINT_HANDSHAKES_EACH,
     };
     HandshakeContext {
         identity: security.identity.clone(),

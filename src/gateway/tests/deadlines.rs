@@ -18,17 +18,17 @@ use crate::{
     gateway::link_session,
     link::{
         DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
+        agreement::{self, AgreedLink, AgreedLinkEvent, Agreement},
         failure::IdleLinkFailure,
         generation::TermsGeneration,
         handshake::{self, HandshakeError, HandshakeTerms, HelloRole, OfferDecision},
         liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
         multiplex::{
             handle::{LinkLoss, LocalSide, SessionFate},
-            hearing::BEGUN,
+            receiving::BEGUN,
             timing::ANSWER,
         },
         server::{IdleLinkLost, IdleLossReason, LinkServer},
-        standing::{self, Agreement, StandingEvent, StandingLink},
     },
     net::{dial, read_ahead::BelowTls, stream::NetStream, tcp},
     profile::{GatewaysOfName, HostPort, LinkAddress, LinkCarrier, ServiceName},
@@ -141,18 +141,18 @@ fn peer() -> Peer {
 }
 
 /// A link of one end that stands, and its peer's socket.
-async fn standing(end: LinkEnd) -> (Box<StandingLink>, TcpStream) {
+async fn agreed_link(end: LinkEnd) -> (Box<AgreedLink>, TcpStream) {
     let (ours, theirs) = connection().await;
     let serves = [orders()].into_iter().collect();
     let agreed =
         Agreement { end, sessions_max: 8, serves, retire: GOODBYE * 6, retired: CancellationToken::new() };
-    (StandingLink::new(NetStream::Tcp(ours), peer(), agreed), theirs)
+    (AgreedLink::new(NetStream::Tcp(ours), peer(), agreed), theirs)
 }
 
 /// Drives a link until it has ended.
-async fn ends(link: &mut StandingLink) -> IdleLossReason {
+async fn ends(link: &mut AgreedLink) -> IdleLossReason {
     loop {
-        if let StandingEvent::Ended(reason) = link.next_event(std::future::pending()).await {
+        if let AgreedLinkEvent::Ended(reason) = link.next_event(std::future::pending()).await {
             return reason;
         }
     }
@@ -164,8 +164,8 @@ async fn answer_pings(theirs: &mut TcpStream, end: LinkEnd) {
     let mut chunk = [0; 1024];
     while let Ok(count @ 1..) = theirs.read(&mut chunk).await {
         let mut bytes = &chunk[..count];
-        while let Some(heard) = decoder.decode(&mut bytes).expect("frames") {
-            let HeardPiece::Frame { frame: LinkFrame::Ping(token), .. } = heard else { continue };
+        while let Some(received) = decoder.decode(&mut bytes).expect("frames") {
+            let HeardPiece::Frame { frame: LinkFrame::Ping(token), .. } = received else { continue };
             let mut pong = Vec::new();
             LinkFrame::Pong(token).push(&mut pong, 0);
             if theirs.write_all(&pong).await.is_err() {
@@ -192,7 +192,7 @@ fn host(at: SocketAddr) -> HostPort {
 
 fn terms() -> HandshakeTerms {
     let hello = ServerHello {
-        about: standing::about(),
+        about: agreement::about(),
         links_kept: 1,
         links_max: 8,
         sessions_per_link: 8,
@@ -207,9 +207,9 @@ async fn check_accepted(value: Duration) {
     let (ours, _silent) = connection().await;
     let from = ours.peer_addr().expect("it is connected");
     let identity = ArcSwap::from_pointee(None);
-    let greeted =
+    let handshake_done =
         happens_after(value, handshake::accept(BelowTls::Socket(ours), from, &identity, &terms())).await;
-    assert!(matches!(greeted, Err(HandshakeError::Late)), "{greeted:?}");
+    assert!(matches!(handshake_done, Err(HandshakeError::Late)), "{handshake_done:?}");
 }
 
 /// All steps together: the method comes a moment before it would be late, and the first reply never.
@@ -242,7 +242,7 @@ async fn check_second_reply(value: Duration) {
 
 /// The link itself lives: its peer answers pings, and no `open`.
 async fn check_answer(value: Duration) {
-    let (mut link, mut theirs) = standing(LinkEnd::Opener).await;
+    let (mut link, mut theirs) = agreed_link(LinkEnd::Opener).await;
     let (ours, _client) = connection().await;
     let local = LocalSide {
         stream: NetStream::Tcp(ours),
@@ -288,7 +288,7 @@ async fn check_ping(value: Duration) {
 }
 
 async fn check_begun(value: Duration) {
-    let (mut link, mut theirs) = standing(LinkEnd::Server).await;
+    let (mut link, mut theirs) = agreed_link(LinkEnd::Server).await;
     theirs.write_all(&[FrameType::Ping as u8]).await.expect("it is taken");
     // Read at the first turn, since it is here by then.
     link.tcp().expect("it is one").readable().await.expect("it lives");
@@ -312,25 +312,25 @@ async fn check_lingering_close(value: Duration) {
 
 /// Its opener says that it leaves, answers pings, and closes nothing.
 async fn check_goodbye(value: Duration) {
-    let (link, mut theirs) = standing(LinkEnd::Server).await;
-    let mut said = Vec::new();
-    LinkFrame::Retire.push(&mut said, 0);
-    theirs.write_all(&said).await.expect("it is taken");
+    let (link, mut theirs) = agreed_link(LinkEnd::Server).await;
+    let mut sent = Vec::new();
+    LinkFrame::Retire.push(&mut sent, 0);
+    theirs.write_all(&sent).await.expect("it is taken");
     link.tcp().expect("it is one").readable().await.expect("it lives");
-    let (tell, mut told) = mpsc::channel(1);
+    let (tell, mut reported) = mpsc::channel(1);
     let lost: IdleLinkLost = Arc::new(move |_, _, _| tell.try_send(()).expect("it is told once"));
     let opened = Arc::new(|_: &Peer, open, _| panic!("nobody says {open:?}"));
     let server = LinkServer::new(Tasks::default(), opened, Arc::new(|_: &Peer| Vec::new()), lost);
     let ending = async {
         server.serve_link(link);
-        told.recv().await
+        reported.recv().await
     };
     let (ended, ()) = tokio::join!(happens_after(value, ending), answer_pings(&mut theirs, LinkEnd::Server));
     assert_eq!(ended, Some(()));
 }
 
 async fn check_parting(value: Duration) {
-    let (link, mut silent) = standing(LinkEnd::Opener).await;
+    let (link, mut silent) = agreed_link(LinkEnd::Opener).await;
     let socket = socket2::SockRef::from(link.tcp().expect("it is one")).try_clone().expect("a handle");
     let socket = TcpStream::from_std(socket.into()).expect("it is open");
     // The kernel's clock is not paused: time stands still here until it has acknowledged the goodbye.

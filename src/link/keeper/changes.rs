@@ -6,33 +6,33 @@ use crate::profile::ServiceName;
 impl LinkKeeper {
     /// Wants something else from now on, of the same gateway.
     pub fn update(&self, wanted: KeeperTarget) {
-        let mut books = self.lock();
-        books.wanted = wanted;
-        books.dial_states.values_mut().for_each(|lane| lane.shorten_pause(wanted.retry));
-        drop(books);
+        let mut state = self.lock();
+        state.wanted = wanted;
+        state.dial_states.values_mut().for_each(|dial_state| dial_state.shorten_pause(wanted.retry));
+        drop(state);
         self.notify_changed();
     }
 
     /// What it is used for has changed.
     pub fn notify_changed(&self) {
         let parks = self.uses.parked_services();
-        let mut books = self.lock();
-        let is_locked = self.is_locked(&books);
+        let mut state = self.lock();
+        let is_locked = self.is_locked(&state);
         let is_kept = |service: &ServiceName| !is_locked && parks.contains(service);
-        books.dial_states.retain(|service, lane| {
+        state.dial_states.retain(|service, dial_state| {
             let kept = service.as_ref().is_none_or(is_kept);
             if !kept {
-                lane.retired.cancel();
+                dial_state.retired.cancel();
             }
             kept
         });
-        drop(books);
+        drop(state);
         self.changed.notify_one();
     }
 
     /// Whether it may not be dialled: by its name, once that is known, or by its address.
-    pub(super) fn is_locked(&self, books: &KeeperState) -> bool {
+    pub(super) fn is_locked(&self, state: &KeeperState) -> bool {
         let lockdown = &self.shared.lockdown;
-        lockdown.locks_links(books.peer.as_deref()) || lockdown.locks_links(Some(&self.name))
+        lockdown.locks_links(state.peer.as_deref()) || lockdown.locks_links(Some(&self.name))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{DialledStream, EstablishedLink, LinkKeeper};
 use crate::{
-    link::{dial_state::DialFailure, failure::LinkFailure, standing::SOFTWARE},
+    link::{agreement::SOFTWARE, dial_state::DialFailure, failure::LinkFailure},
     profile::{Half, ServiceName},
     proto::{multiplex::PROTOCOL_NAME, socks5},
     telemetry::{log::LogEvent, rate_limited::LogKind},
@@ -37,16 +37,16 @@ impl LinkKeeper {
 
     /// Names the services that links are not used for, when that changes.
     pub(super) fn report_refused(&self, linked: &EstablishedLink) {
-        let unlike: Vec<_> = linked.mismatches.iter().map(ToString::to_string).collect();
+        let mismatch: Vec<_> = linked.mismatches.iter().map(ToString::to_string).collect();
         let is_unlike =
-            |service: &ServiceName| linked.mismatches.iter().any(|unlike| unlike.service == *service);
+            |service: &ServiceName| linked.mismatches.iter().any(|mismatch| mismatch.service == *service);
         let is_refused =
             |service: &&ServiceName| !linked.grant.granted.contains(*service) && !is_unlike(service);
         let offered = linked.offer.services.iter().map(|of| &of.name);
         let names: Vec<_> = offered.filter(is_refused).map(ToString::to_string).collect();
-        let mut books = self.lock();
-        books.mismatch = unlike.first().cloned();
-        let mut refused = unlike;
+        let mut state = self.lock();
+        state.mismatch = mismatch.first().cloned();
+        let mut refused = mismatch;
         if !names.is_empty() {
             let why = match self.shared.half {
                 Half::Dmz => "unknown here, or not allowed",
@@ -54,11 +54,11 @@ impl LinkKeeper {
             };
             refused.push(format!("not used for {}: {why}", names.join(", ")));
         }
-        if books.refused == refused {
+        if state.refused == refused {
             return;
         }
-        books.refused = refused.clone();
-        drop(books);
+        state.refused = refused.clone();
+        drop(state);
         for line in refused {
             let line = format!("link to {}: {line}", self.gateway);
             self.shared.notices.warn_limited(LogKind::LinkChanged, line);

@@ -15,24 +15,24 @@ const LOCKED: &str = "it is locked, and `portcullis unlock` lifts that";
 impl LinkKeeper {
     /// A row for each kind of link it keeps.
     pub fn rows(&self) -> Vec<PoolRow> {
-        let mut books = self.lock();
-        let services: Vec<_> = match books.protocol {
+        let mut state = self.lock();
+        let services: Vec<_> = match state.protocol {
             Some(LinkProtocol::Socks) => self.uses.parked_services().into_iter().map(Some).collect(),
             None | Some(LinkProtocol::Own) => Vec::new(),
         };
         if services.is_empty() {
-            return vec![self.row(&mut books, None)];
+            return vec![self.row(&mut state, None)];
         }
-        services.into_iter().map(|service| self.row(&mut books, service)).collect()
+        services.into_iter().map(|service| self.row(&mut state, service)).collect()
     }
 
-    fn row(&self, books: &mut KeeperState, service: Option<ServiceName>) -> PoolRow {
-        let target = self.target(books, service.as_ref());
-        let protocol = books.protocol.map(|protocol| match protocol {
+    fn row(&self, state: &mut KeeperState, service: Option<ServiceName>) -> PoolRow {
+        let target = self.target(state, service.as_ref());
+        let protocol = state.protocol.map(|protocol| match protocol {
             LinkProtocol::Own => multiplex::PROTOCOL_NAME.into(),
             LinkProtocol::Socks => socks5::PROTOCOL_NAME.into(),
         });
-        let peer = books.peer.as_ref().map(ToString::to_string);
+        let peer = state.peer.as_ref().map(ToString::to_string);
         let name = service.as_ref().map_or_else(|| "*".into(), ToString::to_string);
         let row = PoolRow {
             peer,
@@ -40,15 +40,15 @@ impl LinkKeeper {
             name: self.gateway.followed_name().map(ToOwned::to_owned),
             target,
             protocol,
-            serves: match (books.protocol, &books.serves) {
+            serves: match (state.protocol, &state.serves) {
                 (Some(LinkProtocol::Own), Some(serves)) => serves.names(),
                 _ => Vec::new(),
             },
             ..PoolRow::new(self.shared.half, name)
         };
-        let unlike = books.mismatch.clone();
-        let is_locked = self.is_locked(books);
-        let row = self.dial_state(books, service.as_ref()).fill_row(row);
+        let mismatch = state.mismatch.clone();
+        let is_locked = self.is_locked(state);
+        let row = self.dial_state(state, service.as_ref()).fill_row(row);
         if is_locked && row.ready == 0 && row.carrying == 0 {
             return PoolRow {
                 state: PoolState::Down,
@@ -57,17 +57,17 @@ impl LinkKeeper {
                 ..row
             };
         }
-        PoolRow { last_error: row.last_error.or(unlike), ..row }
+        PoolRow { last_error: row.last_error.or(mismatch), ..row }
     }
 
     /// Whether a link stands that has lived, so that it is no gateway which takes links and lets each go. One that is
     /// dialled for each session is there when it was reached at the last look.
     pub fn is_linked(&self) -> bool {
-        let books = self.lock();
+        let state = self.lock();
         let is_dialled_by_session =
-            books.protocol == Some(LinkProtocol::Socks) && self.uses.parked_services().is_empty();
+            state.protocol == Some(LinkProtocol::Socks) && self.uses.parked_services().is_empty();
         let now = Instant::now();
-        let mut states = books.dial_states.values();
+        let mut states = state.dial_states.values();
         states.any(|state| if is_dialled_by_session { state.is_healthy() } else { state.has_lived(now) })
     }
 
@@ -82,9 +82,9 @@ impl LinkKeeper {
     }
 
     /// Ready links wanted now.
-    pub(super) fn target(&self, books: &KeeperState, service: Option<&ServiceName>) -> usize {
-        let wanted = books.wanted.prepared;
-        match (books.protocol, service) {
+    pub(super) fn target(&self, state: &KeeperState, service: Option<&ServiceName>) -> usize {
+        let wanted = state.wanted.prepared;
+        match (state.protocol, service) {
             (Some(LinkProtocol::Socks), None) => 0,
             _ => wanted,
         }

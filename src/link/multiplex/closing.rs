@@ -61,9 +61,9 @@ impl MultiplexedLink {
     /// Cuts every session, since the certificate of the other end was revoked: it is told of each, and that the link
     /// is to go. Whoever drives the link drops it when that has had a moment to get out.
     pub fn revoke(&mut self) {
-        let said = self.table.numbers().into_iter().try_for_each(|number| self.cut(number, CutCause::Policy));
+        let sent = self.table.numbers().into_iter().try_for_each(|number| self.cut(number, CutCause::Policy));
         // Where nothing can be said any more, it has ended.
-        let _ = said.and_then(|()| self.leave(FrameType::Retire));
+        let _ = sent.and_then(|()| self.leave(FrameType::Retire));
     }
 
     /// The link is over, and every session on it.

@@ -67,7 +67,7 @@ mod tests {
             steps in proptest::collection::vec((1_usize..150_000, 1_usize..150_000), 1..30),
         ) {
             let (mut held, mut next) = (HeldBytes::default(), 0_u32);
-            let (mut expected, mut heard) = (Vec::new(), Vec::new());
+            let (mut expected, mut received) = (Vec::new(), Vec::new());
             for (push, take) in steps {
                 let bytes: Vec<u8> = (next..).take(push).map(|at| (at ^ (at >> 8)) as u8).collect();
                 next += push as u32;
@@ -75,15 +75,15 @@ mod tests {
                 held.push(&bytes);
                 let first = held.pieces().next().expect("something is held");
                 let first = &first[..take.min(first.len())];
-                heard.extend_from_slice(first);
+                received.extend_from_slice(first);
                 let count = first.len();
                 held.consume(count);
-                prop_assert_eq!(held.len(), expected.len() - heard.len());
+                prop_assert_eq!(held.len(), expected.len() - received.len());
                 let memory: usize = held.pieces.iter().map(Vec::capacity).sum();
                 prop_assert!(memory <= held.len() + 3 * PIECE_BYTES, "{} for {}", memory, held.len());
             }
-            held.pieces().for_each(|piece| heard.extend_from_slice(piece));
-            prop_assert!(heard == expected);
+            held.pieces().for_each(|piece| received.extend_from_slice(piece));
+            prop_assert!(received == expected);
         }
     }
 }

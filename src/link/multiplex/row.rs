@@ -275,12 +275,12 @@ impl LinkedSession {
         Ok(all)
     }
 
-    /// Reads what the stream has into `room`, or what has to go before it.
-    pub fn read_turn(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> TurnRead {
+    /// Reads what the stream has into `space`, or what has to go before it.
+    pub fn read_turn(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> TurnRead {
         let Some(side) = &mut self.local else { return TurnRead::Nothing };
-        let ahead = &side.unsent[self.sent_ahead..];
-        let count = if ahead.is_empty() {
-            let mut buf = ReadBuf::new(room);
+        let unsent = &side.unsent[self.sent_ahead..];
+        let count = if unsent.is_empty() {
+            let mut buf = ReadBuf::new(space);
             match Pin::new(&mut side.stream).poll_read(cx, &mut buf) {
                 Poll::Pending => return self.nothing_now(),
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => return self.stream_ended(),
@@ -297,8 +297,8 @@ impl LinkedSession {
                 }
             }
         } else {
-            let count = ahead.len().min(room.len());
-            room[..count].copy_from_slice(&ahead[..count]);
+            let count = unsent.len().min(space.len());
+            space[..count].copy_from_slice(&unsent[..count]);
             self.sent_ahead += count;
             if self.sent_ahead == side.unsent.len() {
                 side.unsent = Vec::new();
@@ -306,7 +306,7 @@ impl LinkedSession {
             }
             count
         };
-        self.sent(&room[..count]);
+        self.sent(&space[..count]);
         TurnRead::Bytes(count)
     }
 

@@ -63,12 +63,12 @@ pub struct Outgoing {
 
 impl Batch {
     fn push(&mut self, bytes: &[u8]) {
-        self.room(bytes.len()).copy_from_slice(bytes);
+        self.space(bytes.len()).copy_from_slice(bytes);
         self.filled += bytes.len();
     }
 
     /// The next so many bytes.
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
+    fn space(&mut self, bytes: usize) -> &mut [u8] {
         let end = self.filled + bytes;
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
@@ -278,14 +278,14 @@ impl MultiplexedLink {
         let Some(entry) = self.table.entry(number) else { return TurnRead::Nothing };
         let row = &mut entry.row;
         let head = if row.owes_opened { 2 * HEADER_BYTES } else { HEADER_BYTES };
-        let room = &mut batch.room(head + most)[head..];
+        let space = &mut batch.space(head + most)[head..];
         let waker = Waker::from(row.waker.clone());
-        row.read_turn(&mut Context::from_waker(&waker), room)
+        row.read_turn(&mut Context::from_waker(&waker), space)
     }
 
     fn push_data(&mut self, number: u32, count: usize, batch: &mut Batch) -> Result<(), PeerViolation> {
         self.push_opened(number, batch)?;
-        self.table.say(number, FrameType::Data)?;
+        self.table.send(number, FrameType::Data)?;
         let header = FrameHead { kind: FrameType::Data, length: count, session: number };
         batch.push(&header.bytes());
         batch.filled += count;
@@ -301,7 +301,7 @@ impl MultiplexedLink {
             return Ok(());
         }
         entry.row.answered();
-        self.table.say(number, FrameType::Opened)?;
+        self.table.send(number, FrameType::Opened)?;
         self.events.push_back(OwnerEvent::Answered);
         batch.push(&FrameHead { kind: FrameType::Opened, length: 0, session: number }.bytes());
         Ok(())
@@ -313,7 +313,7 @@ impl MultiplexedLink {
         let end = self.end;
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         if !entry.channel.stage().has_ended(end) {
-            let stage = self.table.say(number, FrameType::End)?;
+            let stage = self.table.send(number, FrameType::End)?;
             batch.push(&FrameHead { kind: FrameType::End, length: 0, session: number }.bytes());
             if stage == SessionStage::Closed {
                 self.outgoing.finish_when_sent(number);
@@ -340,8 +340,8 @@ impl MultiplexedLink {
         let due = entry.channel.receive.take(taken, entry.row.held(), Instant::now);
         let has_ended = entry.channel.stage().has_ended(other);
         if entry.row.owes_opened && (due.is_some() || entry.row.moved >= BATCH_BYTES_MIN as u64) {
-            self.say_opened(number)?;
+            self.send_opened(number)?;
         }
-        due.filter(|_| !has_ended).map_or(Ok(()), |credit| self.say(LinkFrame::Credit(credit), number))
+        due.filter(|_| !has_ended).map_or(Ok(()), |credit| self.send(LinkFrame::Credit(credit), number))
     }
 }

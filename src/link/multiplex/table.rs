@@ -83,7 +83,7 @@ impl<R> SessionTable<R> {
     }
 
     /// The other end has sent a frame of a session that is no `data`; `None` where it comes late.
-    pub fn hear(
+    pub fn receive(
         &mut self,
         number: u32,
         kind: FrameType,
@@ -91,7 +91,7 @@ impl<R> SessionTable<R> {
         let other = self.end.other();
         // Asked first: the borrow that is returned would hold the rest of the table.
         if !self.sessions.contains_key(&number) {
-            self.hear_late(number)?;
+            self.receive_late(number)?;
             let left = self.late_frames.checked_sub(1);
             self.late_frames = left.ok_or(PeerViolation::TooMany("frames for sessions that have ended"))?;
             return Ok(None);
@@ -101,37 +101,37 @@ impl<R> SessionTable<R> {
     }
 
     /// The same of bytes of a session, which have to be within its credit.
-    pub fn hear_data(
+    pub fn receive_data(
         &mut self,
         number: u32,
         bytes: usize,
     ) -> Result<Option<&mut TableEntry<R>>, PeerViolation> {
         let other = self.end.other();
         if !self.sessions.contains_key(&number) {
-            self.hear_late(number)?;
+            self.receive_late(number)?;
             let left = self.late_bytes.checked_sub(bytes as u64);
             self.late_bytes = left.ok_or(PeerViolation::TooMany("bytes for sessions that have ended"))?;
             return Ok(None);
         }
         let entry = self.sessions.get_mut(&number);
-        let heard = |entry| {
+        let input = |entry| {
             let entry = step(entry, other, number, FrameType::Data)?;
             let received = entry.channel.receive.receive(bytes);
             received.map_err(|BeyondWindow| PeerViolation::BeyondCredit(number, bytes))?;
             Ok(entry)
         };
-        entry.map(heard).transpose()
+        entry.map(input).transpose()
     }
 
     /// The other end gives a session credit; whether it had none before.
-    pub fn hear_credit(&mut self, number: u32, bytes: u32) -> Result<bool, PeerViolation> {
-        let Some(entry) = self.hear(number, FrameType::Credit)? else { return Ok(false) };
+    pub fn receive_credit(&mut self, number: u32, bytes: u32) -> Result<bool, PeerViolation> {
+        let Some(entry) = self.receive(number, FrameType::Credit)? else { return Ok(false) };
         let given = entry.channel.send.give(bytes);
         given.map_err(|CreditOverflow| PeerViolation::CreditOverflow(number))
     }
 
     /// This end sends a frame of a session; an error is a bug of ours, and nothing was sent.
-    pub fn say(&mut self, number: u32, kind: FrameType) -> Result<SessionStage, PeerViolation> {
+    pub fn send(&mut self, number: u32, kind: FrameType) -> Result<SessionStage, PeerViolation> {
         let end = self.end;
         let entry = self.sessions.get_mut(&number).ok_or(PeerViolation::NeverOpened(number))?;
         step(entry, end, number, kind).map(|entry| entry.channel.stage)
@@ -151,7 +151,7 @@ impl<R> SessionTable<R> {
         self.sessions.keys().copied().collect()
     }
 
-    fn hear_late(&self, number: u32) -> Result<(), PeerViolation> {
+    fn receive_late(&self, number: u32) -> Result<(), PeerViolation> {
         match self.last == 0 || is_after(number, self.last) {
             true => Err(PeerViolation::NeverOpened(number)),
             false => Ok(()),
@@ -202,11 +202,11 @@ mod tests {
     #[test]
     fn a_session_that_never_was_is_told_from_one_that_has_ended() {
         let mut table = table(LinkEnd::Server);
-        assert_eq!(table.hear(1, FrameType::End).err(), Some(PeerViolation::NeverOpened(1)));
+        assert_eq!(table.receive(1, FrameType::End).err(), Some(PeerViolation::NeverOpened(1)));
         table.open(7, ()).expect("it is the first");
-        assert_eq!(table.hear_data(8, 1).err(), Some(PeerViolation::NeverOpened(8)));
+        assert_eq!(table.receive_data(8, 1).err(), Some(PeerViolation::NeverOpened(8)));
         table.close(7);
-        assert!(matches!(table.hear(7, FrameType::End), Ok(None)), "it comes late");
+        assert!(matches!(table.receive(7, FrameType::End), Ok(None)), "it comes late");
     }
 
     #[test]
@@ -214,22 +214,22 @@ mod tests {
         let mut table = table(LinkEnd::Server);
         table.open(1, ()).expect("it is the first");
         table.close(1);
-        assert!(matches!(table.hear_data(1, WINDOW_BYTES), Ok(None)));
-        assert!(matches!(table.hear_data(1, 1), Err(PeerViolation::TooMany(_))));
+        assert!(matches!(table.receive_data(1, WINDOW_BYTES), Ok(None)));
+        assert!(matches!(table.receive_data(1, 1), Err(PeerViolation::TooMany(_))));
         for _ in 0..LATE_FRAMES {
-            assert!(matches!(table.hear(1, FrameType::Reset), Ok(None)));
+            assert!(matches!(table.receive(1, FrameType::Reset), Ok(None)));
         }
-        assert!(matches!(table.hear(1, FrameType::Reset), Err(PeerViolation::TooMany(_))));
+        assert!(matches!(table.receive(1, FrameType::Reset), Err(PeerViolation::TooMany(_))));
     }
 
     #[test]
     fn data_beyond_credit_and_credit_that_overflows_break_the_protocol() {
         let mut table = table(LinkEnd::Server);
         table.open(1, ()).expect("it is the first");
-        assert!(table.hear_data(1, WINDOW_BYTES).is_ok());
-        assert_eq!(table.hear_data(1, 1).err(), Some(PeerViolation::BeyondCredit(1, 1)));
-        table.say(1, FrameType::Opened).expect("it is asked for");
-        assert_eq!(table.hear_credit(1, u32::MAX), Err(PeerViolation::CreditOverflow(1)));
+        assert!(table.receive_data(1, WINDOW_BYTES).is_ok());
+        assert_eq!(table.receive_data(1, 1).err(), Some(PeerViolation::BeyondCredit(1, 1)));
+        table.send(1, FrameType::Opened).expect("it is asked for");
+        assert_eq!(table.receive_credit(1, u32::MAX), Err(PeerViolation::CreditOverflow(1)));
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         let mut table = table(LinkEnd::Server);
         for number in 1..100_000 {
             table.open(number, ()).expect("it rises");
-            table.hear(number, FrameType::Reset).expect("it may be reset");
+            table.receive(number, FrameType::Reset).expect("it may be reset");
             table.close(number);
         }
         assert!(table.is_empty());
@@ -252,21 +252,21 @@ mod tests {
         ) {
             let mut table = table(LinkEnd::Server);
             for (number, what, bytes) in frames {
-                let heard = match what {
+                let input = match what {
                     0 => table.open(number, ()).map(|()| false),
-                    1 | 2 => table.hear_data(number, bytes).map(|_| false),
-                    3 => table.hear_credit(number, bytes as u32),
-                    4 => table.hear(number, FrameType::End).map(|_| false),
-                    5 => table.hear(number, FrameType::Reset).map(|entry| entry.is_some()).inspect(|is_live| {
+                    1 | 2 => table.receive_data(number, bytes).map(|_| false),
+                    3 => table.receive_credit(number, bytes as u32),
+                    4 => table.receive(number, FrameType::End).map(|_| false),
+                    5 => table.receive(number, FrameType::Reset).map(|entry| entry.is_some()).inspect(|is_live| {
                         if *is_live { table.close(number); }
                     }),
                     6 => { table.close(number); Ok(false) }
-                    _ => { let _ = table.say(number, FrameType::Opened); Ok(false) }
+                    _ => { let _ = table.send(number, FrameType::Opened); Ok(false) }
                 };
                 for entry in table.sessions.values() {
                     prop_assert!(entry.channel.receive.open() <= WINDOW_BYTES);
                 }
-                if heard.is_err() { break; }
+                if input.is_err() { break; }
             }
         }
     }

@@ -198,7 +198,7 @@ impl MultiplexedLink {
     pub fn offer(&mut self, services: Vec<ServiceOffer>) {
         if self.closing != Closing::Ended {
             // The same.
-            let _ = self.say(LinkFrame::Services(services), 0);
+            let _ = self.send(LinkFrame::Services(services), 0);
         }
     }
 
@@ -242,7 +242,7 @@ impl MultiplexedLink {
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let mut progress = self.poll_commands(cx)?;
         progress |= self.serve_ready()?;
-        progress |= self.poll_hear(cx)?;
+        progress |= self.poll_receive(cx)?;
         progress |= self.poll_send(cx)?;
         progress |= self.poll_close(cx)?;
         Ok(progress)
@@ -320,7 +320,7 @@ impl MultiplexedLink {
 
     fn refuse(&mut self, number: u32, refusal: Refusal) -> Result<(), LinkLoss> {
         if self.table.entry(number).is_some() {
-            self.say(LinkFrame::Refused(refusal), number)?;
+            self.send(LinkFrame::Refused(refusal), number)?;
             self.finish(number, SessionFate::Refused(refusal));
         }
         Ok(())
@@ -341,14 +341,14 @@ impl MultiplexedLink {
         self.closing = Closing::Leaving;
         self.leaves.store(true, Ordering::Release);
         let frame = if kind == FrameType::Drain { LinkFrame::Drain } else { LinkFrame::Retire };
-        self.say(frame, 0)
+        self.send(frame, 0)
     }
 
     /// Puts a frame in line.
-    pub(super) fn say(&mut self, frame: LinkFrame, number: u32) -> Result<(), LinkLoss> {
+    pub(super) fn send(&mut self, frame: LinkFrame, number: u32) -> Result<(), LinkLoss> {
         let kind = frame.kind();
         if number != 0 {
-            self.table.say(number, kind)?;
+            self.table.send(number, kind)?;
         }
         let stage = self.stage.after(self.end, kind);
         let violation = PeerViolation::LinkState(kind, self.stage);
@@ -456,7 +456,7 @@ impl MultiplexedLink {
     /// Cuts a session: the other end is told why, and its stream is reset.
     pub(super) fn cut(&mut self, number: u32, cause: CutCause) -> Result<(), LinkLoss> {
         if !self.is_closed(number) {
-            self.say(LinkFrame::Reset(cause), number)?;
+            self.send(LinkFrame::Reset(cause), number)?;
         }
         self.finish(number, SessionFate::Reset(cause));
         Ok(())
@@ -486,9 +486,9 @@ impl MultiplexedLink {
         }
         let now = Instant::now();
         // Every look is a little late, and were that counted, what waits for an answer would wait for ever.
-        let late = now.saturating_duration_since(due);
-        if late >= STOPPED_MIN {
-            self.stopped_for += late;
+        let delay = now.saturating_duration_since(due);
+        if delay >= STOPPED_MIN {
+            self.stopped_for += delay;
         }
         self.time_is_up(now, cx)?;
         Ok(true)

@@ -77,7 +77,7 @@ impl MultiplexedLink {
         }
         if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
             // What has come by now counts: it may be that this process did not run.
-            self.poll_hear(cx)?;
+            self.poll_receive(cx)?;
             if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
                 return Err(PeerViolation::TooSlow.into());
             }
@@ -89,17 +89,17 @@ impl MultiplexedLink {
     }
 
     fn check_alive(&mut self, now: Instant) -> Result<(), LinkLoss> {
-        let late = now.saturating_duration_since(self.liveness.next_check());
+        let delay = now.saturating_duration_since(self.liveness.next_check());
         let writing = if self.outgoing.is_blocked() { WriteState::Blocked } else { WriteState::Yes };
         let socket = self.stream.tcp();
         socket.and_then(tcp::count_segments).into_iter().for_each(|counts| self.load.note_segments(counts));
         let unacknowledged = || socket.and_then(tcp::unacknowledged_for);
-        match self.liveness.check(now, late, writing, unacknowledged) {
+        match self.liveness.check(now, delay, writing, unacknowledged) {
             LivenessVerdict::Alive => Ok(()),
             LivenessVerdict::Dead => Err(LinkLoss::Silent),
             // It has been asked to close, and what it says shows that it lives.
             LivenessVerdict::Ping(_) if self.is_ending() => Ok(()),
-            LivenessVerdict::Ping(token) => self.say(LinkFrame::Ping(token), 0),
+            LivenessVerdict::Ping(token) => self.send(LinkFrame::Ping(token), 0),
         }
     }
 
@@ -123,14 +123,14 @@ impl MultiplexedLink {
                 Ok(())
             }
             TimerKind::Answer => {
-                self.say(LinkFrame::Reset(CutCause::Time), number)?;
+                self.send(LinkFrame::Reset(CutCause::Time), number)?;
                 self.finish(number, SessionFate::Unanswered);
                 Ok(())
             }
-            TimerKind::Opened => self.say_opened(number),
+            TimerKind::Opened => self.send_opened(number),
             TimerKind::Idle => match row.look_idle(now) {
                 (true, _) => {
-                    self.say(LinkFrame::Reset(CutCause::Time), number)?;
+                    self.send(LinkFrame::Reset(CutCause::Time), number)?;
                     self.finish(number, SessionFate::Idle);
                     Ok(())
                 }
@@ -174,10 +174,10 @@ impl MultiplexedLink {
     }
 
     /// Says `opened`, if that is owed.
-    pub(super) fn say_opened(&mut self, number: u32) -> Result<(), LinkLoss> {
+    pub(super) fn send_opened(&mut self, number: u32) -> Result<(), LinkLoss> {
         let owes = |row: &mut super::row::LinkedSession| std::mem::take(&mut row.owes_opened);
         if self.table.entry(number).is_some_and(|entry| owes(&mut entry.row)) {
-            self.say(LinkFrame::Opened, number)?;
+            self.send(LinkFrame::Opened, number)?;
             if let Some(entry) = self.table.entry(number) {
                 entry.row.answered();
             }
@@ -195,7 +195,7 @@ impl MultiplexedLink {
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         let cause = entry.row.failure_cause();
         let how = entry.row.take_failure();
-        self.say(LinkFrame::Reset(cause), number)?;
+        self.send(LinkFrame::Reset(cause), number)?;
         self.finish(number, how);
         Ok(())
     }

@@ -64,13 +64,13 @@ impl TurnQueue {
 
     /// The next turn in a batch of `limit` bytes; `None` when it is full, or nobody is in line.
     pub fn next_turn(&mut self, limit: usize) -> Option<Turn> {
-        let room = limit.checked_sub(self.used).filter(|room| *room >= ROOM_BYTES_MIN)?;
+        let space = limit.checked_sub(self.used).filter(|space| *space >= ROOM_BYTES_MIN)?;
         let may_be_fresh = self.fresh_bytes < limit / 2 || self.waiting.is_empty();
         let fresh = if may_be_fresh { self.fresh.pop_front() } else { None };
         self.is_fresh = fresh.is_some();
         let (session, left) = fresh.map(|session| (session, None)).or_else(|| self.waiting.pop_front())?;
         self.whole_turn = left.unwrap_or(turn_bytes(limit));
-        Some(Turn { session, bytes: self.whole_turn.min(room) })
+        Some(Turn { session, bytes: self.whole_turn.min(space) })
     }
 
     /// A turn is over: so many bytes went into the batch, frames included.

@@ -96,7 +96,7 @@ pub mod tests {
     }
 
     pub fn note_look() {
-        LOOKS.with(|looks| looks.set(looks.get() + 1));
+        LOOKS.with(|checks| checks.set(checks.get() + 1));
     }
 
     /// Links that this thread has looked at since it asked last.

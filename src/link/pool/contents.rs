@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 use super::{
     super::{
         Peer,
+        agreement::AgreedLink,
         peer_links::{PeerLinks, ServedServices},
         session_side::SessionSide,
-        standing::StandingLink,
     },
     ServiceClosed, TakeError, TakenLink,
     carries_mismatch::CarriesMismatches,
@@ -73,56 +73,56 @@ impl PoolContents {
     pub fn peer_links_of(&self, peer: &Peer) -> Option<usize> {
         self.peers
             .iter()
-            .position(|lane| lane.peer == *peer && matches!(lane.serves, ServedServices::Granted(_)))
+            .position(|group| group.peer == *peer && matches!(group.serves, ServedServices::Granted(_)))
     }
 
     /// The same for a link of our own that has just come to stand.
-    pub fn peer_links_for(&mut self, link: &mut StandingLink, target: usize) -> Option<usize> {
+    pub fn peer_links_for(&mut self, link: &mut AgreedLink, target: usize) -> Option<usize> {
         // Greeted under what does not hold any more.
         if link.is_worn() {
             return None;
         }
         let serves = ServedServices::Granted(link.serves().clone());
-        let lane = self.peer_links(link.peer(), serves.clone(), target)?;
-        self.peers[lane].serves = serves;
-        link.set_peer_record(self.peers[lane].record.clone());
-        Some(lane)
+        let group = self.peer_links(link.peer(), serves.clone(), target)?;
+        self.peers[group].serves = serves;
+        link.set_peer_record(self.peers[group].record.clone());
+        Some(group)
     }
 
     /// A peer's lane; none where there are too many of them already.
     pub fn peer_links(&mut self, peer: &Peer, serves: ServedServices, target: usize) -> Option<usize> {
-        let same = |lane: &PeerLinks| lane.peer == *peer && lane.serves.is_alike(&serves);
+        let same = |group: &PeerLinks| group.peer == *peer && group.serves.is_alike(&serves);
         if let Some(at) = self.peers.iter().position(same) {
             self.peers[at].target = target;
             return Some(at);
         }
         if self.is_full_for(peer) {
             // Only peers with certificates of ours come this far. Those without links give way.
-            self.peers.retain(|lane| lane.counts.links() > 0);
+            self.peers.retain(|group| group.counts.links() > 0);
         }
         if self.is_full_for(peer) {
             return None;
         }
-        let conduct = self.peers.iter().find(|lane| lane.peer.is_same_gateway(peer));
-        let conduct = conduct.map(|lane| lane.record.clone()).unwrap_or_default();
-        let mut lane = PeerLinks::new(peer.clone(), serves, target);
-        lane.record = conduct;
-        self.peers.push(lane);
+        let conduct = self.peers.iter().find(|group| group.peer.is_same_gateway(peer));
+        let conduct = conduct.map(|group| group.record.clone()).unwrap_or_default();
+        let mut group = PeerLinks::new(peer.clone(), serves, target);
+        group.record = conduct;
+        self.peers.push(group);
         Some(self.peers.len() - 1)
     }
 
     /// Whether a peer has as many lanes as it may, wherever it dials from.
     fn is_full_for(&self, peer: &Peer) -> bool {
-        let of_peer = self.peers.iter().filter(|lane| lane.peer.is_same_gateway(peer)).count();
+        let of_peer = self.peers.iter().filter(|group| group.peer.is_same_gateway(peer)).count();
         let left_by_others = LANES_MAX.saturating_sub(self.peers.len() - of_peer);
         of_peer >= left_by_others.div_ceil(2)
     }
 
     /// The newest ready link for a service of the peer whose turn it is: its lane.
     pub fn next_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<usize> {
-        let lanes = self.peers.iter().enumerate().filter(|(_, lane)| !not.contains(&lane.peer));
-        let ready = lanes.filter(|(_, lane)| lane.can_take(service));
-        ready.min_by_key(|(_, lane)| lane.rank()).map(|(at, _)| at)
+        let groups = self.peers.iter().enumerate().filter(|(_, group)| !not.contains(&group.peer));
+        let ready = groups.filter(|(_, group)| group.can_take(service));
+        ready.min_by_key(|(_, group)| group.rank()).map(|(at, _)| at)
     }
 
     /// Why no more clients of a service may wait. One of several services may have half of what the others
@@ -143,16 +143,16 @@ impl PoolContents {
         if let Some(closed) = self.closed_at_all(service) {
             return Some(TakeError::ServiceClosed(closed));
         }
-        let is_served = self.peers.iter().any(|lane| lane.serves.serves(service));
+        let is_served = self.peers.iter().any(|group| group.serves.serves(service));
         let mismatch = self.mismatches.of_service(service).filter(|_| !is_served);
         mismatch.cloned().map(TakeError::CarriesMismatch)
     }
 
     /// How a service stands that every peer with links has closed; of several the one that opens first, if any.
     pub fn closed_at_all(&self, service: &ServiceName) -> Option<ServiceClosed> {
-        let states = self.peers.iter().filter_map(|lane| Some((lane.service_state(service)?, lane)));
-        let (state, lane) = states.min_by_key(|(state, _)| *state)?;
-        (state != OfferState::Open).then(|| ServiceClosed { state, peer: lane.peer.label() })
+        let states = self.peers.iter().filter_map(|group| Some((group.service_state(service)?, group)));
+        let (state, group) = states.min_by_key(|(state, _)| *state)?;
+        (state != OfferState::Open).then(|| ServiceClosed { state, peer: group.peer.label() })
     }
 
     /// Takes out the clients whose service nobody takes sessions of any more, and why.
@@ -172,16 +172,16 @@ impl PoolContents {
     }
 
     /// The first client in the queue that a link of a lane can serve.
-    pub fn next_waiter_for(&mut self, lane: usize, serves: &ServedServices) -> Option<WaitingClient> {
-        let peer = &self.peers[lane].peer;
+    pub fn next_waiter_for(&mut self, group: usize, serves: &ServedServices) -> Option<WaitingClient> {
+        let peer = &self.peers[group].peer;
         let can_serve = |waiter: &WaitingClient| serves.serves(&waiter.service) && !waiter.not.contains(peer);
         let at = self.waiters.iter().position(can_serve)?;
         self.waiters.remove(at)
     }
 
     /// The first client in the queue that a place on a lane's shared links can be had for.
-    pub fn next_waiter_with_place(&mut self, lane: usize) -> Option<(WaitingClient, SessionSide)> {
-        let of = &self.peers[lane];
+    pub fn next_waiter_with_place(&mut self, group: usize) -> Option<(WaitingClient, SessionSide)> {
+        let of = &self.peers[group];
         let can_serve =
             |waiter: &WaitingClient| !waiter.not.contains(&of.peer) && of.can_take(&waiter.service);
         let at = self.waiters.iter().position(can_serve)?;

@@ -11,8 +11,8 @@ use crate::{
 impl Pool {
     pub fn set_limits(&self, limits: PoolLimits, services: usize) {
         self.shares.bound_each(limits.links_per_peer);
-        let mut books = self.lock();
-        (books.limits, books.services_max) = (limits, services);
+        let mut contents = self.lock();
+        (contents.limits, contents.services_max) = (limits, services);
     }
 
     /// The age at which this end replaces a link.

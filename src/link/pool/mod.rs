@@ -29,6 +29,7 @@ pub use take_error::{ServiceClosed, TakeError};
 
 use super::{
     Peer,
+    agreement::{AgreedLink, AgreedLinkEvent},
     failure::IdleLinkFailure,
     generation::TermsGeneration,
     handshake::{CarriesMismatch, EstablishedLink, close_lingering},
@@ -38,7 +39,6 @@ use super::{
     server::IdleLossReason,
     session_side::SessionSide,
     shares::GatewayShares,
-    standing::{StandingEvent, StandingLink},
 };
 use crate::{
     net::stream::NetStream,
@@ -79,13 +79,13 @@ impl Pool {
     /// One for so many services.
     pub fn new(limits: PoolLimits, services: usize, shares: Arc<GatewayShares>, tasks: Tasks) -> Arc<Self> {
         shares.bound_each(limits.links_per_peer);
-        let books = Mutex::new(PoolContents::new(limits, services));
+        let contents = Mutex::new(PoolContents::new(limits, services));
         Arc::new(Self {
             tasks,
             shares,
             offered: AtomicBool::new(false),
             generation: Arc::default(),
-            contents: books,
+            contents,
         })
     }
 
@@ -111,35 +111,36 @@ impl Pool {
         service: ServiceName,
         stream: NetStream,
     ) -> Result<(), NetStream> {
-        let mut books = self.lock();
-        if books.closed {
+        let mut contents = self.lock();
+        if contents.closed {
             return Err(stream);
         }
         let serves = ServedServices::One(service);
-        let target = books.limits.prepared;
+        let target = contents.limits.prepared;
         let Some(place) = self.shares.take(&peer.label()) else { return Err(stream) };
-        let Some(lane) = books.peer_links(&peer, serves, target) else { return Err(stream) };
-        let seat = LinkGuard::ready(&books.peers[lane].counts, Some(place)).describe(&stream);
-        self.put_link(books, lane, stream, Some(seat));
+        let Some(group) = contents.peer_links(&peer, serves, target) else { return Err(stream) };
+        let link_guard = LinkGuard::ready(&contents.peers[group].counts, Some(place)).describe(&stream);
+        self.put_link(contents, group, stream, Some(link_guard));
         Ok(())
     }
 
     /// Takes in a link of our own that its peer has dialled; gives it back, to be closed in good order,
     /// where there is no room for one more of that peer.
-    pub fn take_in(self: &Arc<Self>, linked: EstablishedLink) -> Result<(), Box<StandingLink>> {
+    pub fn take_in(self: &Arc<Self>, linked: EstablishedLink) -> Result<(), Box<AgreedLink>> {
         let EstablishedLink { mut link, offer, .. } = linked;
         let guard = {
-            let mut books = self.lock();
+            let mut contents = self.lock();
             // Whoever dials means to keep one at least: no link is never as many as it wants.
             let place = self.shares.take(&link.peer().label());
             let kept = usize::from(offer.links_kept);
-            let lane = place.and_then(|place| Some((place, books.peer_links_for(&mut link, kept.max(1))?)));
-            lane.and_then(|(place, lane)| {
-                let lane = &mut books.peers[lane];
-                lane.maximum = offer.links_max.into();
+            let group =
+                place.and_then(|place| Some((place, contents.peer_links_for(&mut link, kept.max(1))?)));
+            group.and_then(|(place, group)| {
+                let group = &mut contents.peers[group];
+                group.maximum = offer.links_max.into();
                 // Those that have ended there may not be seen yet.
-                let most = lane.maximum.saturating_add(kept);
-                (lane.counts.links() < most).then(|| LinkGuard::ready(&lane.counts, Some(place)))
+                let most = group.maximum.saturating_add(kept);
+                (group.counts.links() < most).then(|| LinkGuard::ready(&group.counts, Some(place)))
             })
         };
         let Some(guard) = guard else { return Err(link) };
@@ -162,37 +163,37 @@ impl Pool {
     ) {
         let mut link = linked.link;
         {
-            let mut books = self.lock();
-            let Some(lane) = books.peer_links_for(&mut link, 0) else {
-                drop(books);
+            let mut contents = self.lock();
+            let Some(group) = contents.peer_links_for(&mut link, 0) else {
+                drop(contents);
                 return self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
             };
-            let lane = &mut books.peers[lane];
-            lane.counts = counts.clone();
-            lane.on_lost = Some(lost.clone());
+            let group = &mut contents.peers[group];
+            group.counts = counts.clone();
+            group.on_lost = Some(lost.clone());
         }
         self.keep_link(link, Some(lost));
     }
 
-    fn keep_link(self: &Arc<Self>, link: Box<StandingLink>, lost: Option<ReadyLinkLost>) {
+    fn keep_link(self: &Arc<Self>, link: Box<AgreedLink>, lost: Option<ReadyLinkLost>) {
         self.offered.store(true, Ordering::Relaxed);
         let (peer, leave) = (link.peer().clone(), CancellationToken::new());
         let key = {
-            let mut books = self.lock();
-            let Some(lane) = books.peer_links_of(&peer).filter(|_| !books.closed) else {
-                drop(books);
+            let mut contents = self.lock();
+            let Some(group) = contents.peer_links_of(&peer).filter(|_| !contents.closed) else {
+                drop(contents);
                 return self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
             };
-            books.next_link += 1;
-            let number = books.next_link;
+            contents.next_link += 1;
+            let number = contents.next_link;
             let shared = SharedLink {
                 handle: link.handle().clone(),
                 load: link.load().clone(),
                 serves: link.serves().clone(),
                 leave: leave.clone(),
             };
-            books.peers[lane].note_seen();
-            books.peers[lane].shared.add(number, shared);
+            contents.peers[group].note_seen();
+            contents.peers[group].shared.add(number, shared);
             number
         };
         self.serve_waiters(&peer);
@@ -202,66 +203,66 @@ impl Pool {
     /// The life of a link that sessions share.
     async fn drive_link(
         self: Arc<Self>,
-        mut link: Box<StandingLink>,
+        mut link: Box<AgreedLink>,
         key: u64,
         leave: CancellationToken,
         lost: Option<ReadyLinkLost>,
     ) {
         let peer = link.peer().clone();
         loop {
-            let asked = async {
+            let requested = async {
                 leave.cancelled().await;
                 self.leave_kind()
             };
-            match link.next_event(asked).await {
-                StandingEvent::HasRoom => self.serve_waiters(&peer),
-                StandingEvent::Offers(unlike) => self.note_offer_change(&peer, key, &unlike),
+            match link.next_event(requested).await {
+                AgreedLinkEvent::HasRoom => self.serve_waiters(&peer),
+                AgreedLinkEvent::Offers(mismatch) => self.note_offer_change(&peer, key, &mismatch),
                 // An opener hears no `open`.
-                StandingEvent::Opened(..) => {}
-                StandingEvent::Leaves(kind) => self.remove_link(&peer, key, |lane| {
-                    lane.note_leaving(kind == FrameType::Drain);
+                AgreedLinkEvent::Opened(..) => {}
+                AgreedLinkEvent::Leaves(kind) => self.remove_link(&peer, key, |group| {
+                    group.note_leaving(kind == FrameType::Drain);
                 }),
-                StandingEvent::Ended(loss) => {
-                    let stood = link.stood();
+                AgreedLinkEvent::Ended(loss) => {
+                    let lifetime = link.lifetime();
                     // Its guard is free before anybody looks.
                     drop(link);
-                    self.remove_link(&peer, key, |lane| match &loss {
+                    self.remove_link(&peer, key, |group| match &loss {
                         IdleLossReason::Retired => {}
-                        IdleLossReason::Drained => lane.note_leaving(true),
-                        IdleLossReason::Failed(why) => lane.note_lost(why),
+                        IdleLossReason::Drained => group.note_leaving(true),
+                        IdleLossReason::Failed(why) => group.note_lost(why),
                     });
-                    return lost.into_iter().for_each(|lost| lost(stood, loss.clone()));
+                    return lost.into_iter().for_each(|lost| lost(lifetime, loss.clone()));
                 }
             }
         }
     }
 
     fn remove_link(&self, peer: &Peer, key: u64, note: impl FnOnce(&mut PeerLinks)) {
-        let mut books = self.lock();
-        if let Some(lane) = books.peer_links_of(peer) {
-            books.peers[lane].shared.remove(key);
-            note(&mut books.peers[lane]);
+        let mut contents = self.lock();
+        if let Some(group) = contents.peer_links_of(peer) {
+            contents.peers[group].shared.remove(key);
+            note(&mut contents.peers[group]);
         }
     }
 
     /// Gives places on a peer's links to clients that wait.
     fn serve_waiters(&self, peer: &Peer) {
-        let mut books = self.lock();
-        let Some(lane) = books.peer_links_of(peer) else { return };
-        while let Some((waiter, side)) = books.next_waiter_with_place(lane) {
+        let mut contents = self.lock();
+        let Some(group) = contents.peer_links_of(peer) else { return };
+        while let Some((waiter, side)) = contents.next_waiter_with_place(group) {
             // One that has given up gives its place back.
             let _ = waiter.give.send(Ok(TakenLink { side, peer: peer.clone(), guard: None }));
         }
     }
 
     /// A peer has replaced its offer: clients that wait are served, or refused where nobody takes their sessions.
-    fn note_offer_change(&self, peer: &Peer, link: u64, unlike: &[CarriesMismatch]) {
+    fn note_offer_change(&self, peer: &Peer, link: u64, mismatch: &[CarriesMismatch]) {
         {
-            let mut books = self.lock();
+            let mut contents = self.lock();
             // The row of the peer shows what it carries otherwise.
-            let _ = books.mismatches.note_mismatches(peer, unlike);
-            if let Some(lane) = books.peer_links_of(peer) {
-                books.peers[lane].shared.count_services(link);
+            let _ = contents.mismatches.note_mismatches(peer, mismatch);
+            if let Some(group) = contents.peer_links_of(peer) {
+                contents.peers[group].shared.count_services(link);
             }
         }
         self.serve_waiters(peer);
@@ -278,58 +279,64 @@ impl Pool {
     }
 
     /// Whoever parked it is told of a link that is not ready any more.
-    fn note_removed(&self, gone: RemovedReason, lost: Option<ReadyLinkLost>, stood: Duration) {
-        let loss = match gone {
+    fn note_removed(&self, reason: RemovedReason, lost: Option<ReadyLinkLost>, lifetime: Duration) {
+        let loss = match reason {
             RemovedReason::Taken => return,
             RemovedReason::Lost(why) => IdleLossReason::Failed(why),
             RemovedReason::Closed => IdleLossReason::Failed(IdleLinkFailure::CLOSED),
         };
-        lost.into_iter().for_each(|lost| lost(stood, loss.clone()));
+        lost.into_iter().for_each(|lost| lost(lifetime, loss.clone()));
     }
 
     /// Gives a ready link to the first client that it can serve, or keeps it.
     fn put_link(
         self: &Arc<Self>,
-        mut books: MutexGuard<'_, PoolContents>,
-        lane: usize,
+        mut contents: MutexGuard<'_, PoolContents>,
+        group: usize,
         stream: NetStream,
-        mut seat: Option<LinkGuard>,
+        mut link_guard: Option<LinkGuard>,
     ) {
         let mut stream = match idle_link::check_alive(stream) {
             Ok(stream) => stream,
-            Err(gone) => {
-                books.peers[lane].note_removed(&gone);
-                return self.note_removed(gone, books.peers[lane].on_lost.clone(), Duration::ZERO);
+            Err(reason) => {
+                contents.peers[group].note_removed(&reason);
+                return self.note_removed(reason, contents.peers[group].on_lost.clone(), Duration::ZERO);
             }
         };
-        let serves = books.peers[lane].serves.clone();
+        let serves = contents.peers[group].serves.clone();
         self.offered.store(true, Ordering::Relaxed);
-        books.peers[lane].note_seen();
-        while let Some(waiter) = books.next_waiter_for(lane, &serves) {
-            let peer = books.peers[lane].peer.clone();
-            match waiter.give.send(Ok(TakenLink { side: SessionSide::Stream(stream), peer, guard: seat })) {
+        contents.peers[group].note_seen();
+        while let Some(waiter) = contents.next_waiter_for(group, &serves) {
+            let peer = contents.peers[group].peer.clone();
+            match waiter.give.send(Ok(TakenLink {
+                side: SessionSide::Stream(stream),
+                peer,
+                guard: link_guard,
+            })) {
                 Err(Ok(TakenLink { side: SessionSide::Stream(unwanted), guard, .. })) => {
-                    (stream, seat) = (unwanted, guard);
+                    (stream, link_guard) = (unwanted, guard);
                 }
                 Ok(()) | Err(_) => return,
             }
         }
         let slot = IdleLink::new(stream);
         let since = Instant::now();
-        let peer = books.peers[lane].peer.clone();
-        let lost = books.peers[lane].on_lost.clone();
-        books.next_link += 1;
-        let number = books.next_link;
-        books.peers[lane].ready.insert(number, ReadyLink { link: slot.clone(), guard: seat, since });
-        drop(books);
+        let peer = contents.peers[group].peer.clone();
+        let lost = contents.peers[group].on_lost.clone();
+        contents.next_link += 1;
+        let number = contents.next_link;
+        contents.peers[group]
+            .ready
+            .insert(number, ReadyLink { link: slot.clone(), guard: link_guard, since });
+        drop(contents);
         let pool = self.clone();
         self.tasks.spawn("ready link", async move {
-            let gone = slot.watch().await;
-            if matches!(gone, RemovedReason::Taken) {
+            let reason = slot.watch().await;
+            if matches!(reason, RemovedReason::Taken) {
                 return;
             }
-            pool.note_lost((&peer, &serves), number, &gone);
-            pool.note_removed(gone, lost, since.elapsed());
+            pool.note_lost((&peer, &serves), number, &reason);
+            pool.note_removed(reason, lost, since.elapsed());
         });
     }
 
@@ -337,29 +344,29 @@ impl Pool {
     /// none. Peers in `not` have refused it already.
     pub async fn take(&self, service: &ServiceName, not: &[Peer]) -> Result<TakenLink, TakeError> {
         let (mut place, wait) = {
-            let mut books = self.lock();
-            if books.closed {
+            let mut contents = self.lock();
+            if contents.closed {
                 return Err(TakeError::Closed);
             }
-            if let Some(taken) = self.pop(&mut books, service, not) {
+            if let Some(taken) = self.pop(&mut contents, service, not) {
                 return Ok(taken);
             }
-            if let Some(why) = books.unserved_reason(service) {
+            if let Some(why) = contents.unserved_reason(service) {
                 return Err(why);
             }
-            let full = books.why_full_for(service);
-            let of_service = books.services.entry(service.clone()).or_default();
+            let full = contents.why_full_for(service);
+            let of_service = contents.services.entry(service.clone()).or_default();
             if let Some(full) = full {
                 of_service.misses += 1;
                 return Err(full);
             }
             of_service.waiting += 1;
             let (give, given) = oneshot::channel();
-            let key = books.next_waiter;
-            books.next_waiter += 1;
+            let key = contents.next_waiter;
+            contents.next_waiter += 1;
             let not = not.to_vec();
-            books.waiters.push_back(WaitingClient { key, service: service.clone(), not, give });
-            (QueuePlace { pool: self, key, service, given }, books.limits.wait)
+            contents.waiters.push_back(WaitingClient { key, service: service.clone(), not, give });
+            (QueuePlace { pool: self, key, service, given }, contents.limits.wait)
         };
         match timeout(wait, &mut place.given).await {
             Ok(Ok(taken)) => taken,
@@ -376,28 +383,28 @@ impl Pool {
         self.pop(&mut self.lock(), service, not)
     }
 
-    fn pop(&self, books: &mut PoolContents, service: &ServiceName, not: &[Peer]) -> Option<TakenLink> {
-        while let Some(at) = books.next_ready(service, not) {
-            books.takes += 1;
-            let takes = books.takes;
-            let lane = &mut books.peers[at];
-            let newest = lane.newest_for(service).and_then(|newest| lane.ready.remove(&newest));
-            let Some(ReadyLink { link: slot, guard: seat, since }) = newest else {
-                let side = lane.take_slot(service, OfferState::Open)?;
-                lane.take_turn(takes);
-                return Some(TakenLink { side, peer: lane.peer.clone(), guard: None });
+    fn pop(&self, contents: &mut PoolContents, service: &ServiceName, not: &[Peer]) -> Option<TakenLink> {
+        while let Some(at) = contents.next_ready(service, not) {
+            contents.takes += 1;
+            let takes = contents.takes;
+            let group = &mut contents.peers[at];
+            let newest = group.newest_for(service).and_then(|newest| group.ready.remove(&newest));
+            let Some(ReadyLink { link: slot, guard: link_guard, since }) = newest else {
+                let side = group.take_slot(service, OfferState::Open)?;
+                group.take_turn(takes);
+                return Some(TakenLink { side, peer: group.peer.clone(), guard: None });
             };
             // A link that was lost a moment ago is skipped.
             let Some(stream) = slot.claim() else { continue };
             match idle_link::check_alive(stream) {
                 Ok(stream) => {
-                    lane.take_turn(takes);
+                    group.take_turn(takes);
                     let side = SessionSide::Stream(stream);
-                    return Some(TakenLink { side, peer: lane.peer.clone(), guard: seat });
+                    return Some(TakenLink { side, peer: group.peer.clone(), guard: link_guard });
                 }
-                Err(gone) => {
-                    lane.note_removed(&gone);
-                    self.note_removed(gone, lane.on_lost.clone(), since.elapsed());
+                Err(reason) => {
+                    group.note_removed(&reason);
+                    self.note_removed(reason, group.on_lost.clone(), since.elapsed());
                 }
             }
         }
@@ -406,18 +413,18 @@ impl Pool {
 
     /// Whether any peer but these has a ready link for a service.
     pub fn has_peer_for(&self, service: &ServiceName, not: &[Peer]) -> bool {
-        let books = self.lock();
-        books.peers.iter().any(|lane| !not.contains(&lane.peer) && lane.can_take(service))
+        let contents = self.lock();
+        contents.peers.iter().any(|group| !not.contains(&group.peer) && group.can_take(service))
     }
 
     /// Lets go of the ready SOCKS5 links of peers that may not offer their service any more.
     pub fn retain_allowed(&self, may_offer: impl Fn(&Peer, &ServiceName) -> bool) {
-        let mut books = self.lock();
-        for lane in &mut books.peers {
-            let ServedServices::One(service) = &lane.serves else { continue };
-            if !may_offer(&lane.peer, service) {
-                self.close_all(std::mem::take(&mut lane.ready).into_values());
-                lane.note_leaving(true);
+        let mut contents = self.lock();
+        for group in &mut contents.peers {
+            let ServedServices::One(service) = &group.serves else { continue };
+            if !may_offer(&group.peer, service) {
+                self.close_all(std::mem::take(&mut group.ready).into_values());
+                group.note_leaving(true);
             }
         }
     }
@@ -425,24 +432,26 @@ impl Pool {
     /// Replaces the links that stand: what was agreed when they came does not hold any more.
     pub fn retire_links(&self) {
         self.generation.advance();
-        let mut books = self.lock();
-        books.mismatches.clear();
-        for lane in books.peers.iter_mut().filter(|lane| matches!(lane.serves, ServedServices::Granted(_))) {
-            lane.shared.take_all().for_each(|link| link.leave.cancel());
-            lane.note_leaving(false);
+        let mut contents = self.lock();
+        contents.mismatches.clear();
+        for group in
+            contents.peers.iter_mut().filter(|group| matches!(group.serves, ServedServices::Granted(_)))
+        {
+            group.shared.take_all().for_each(|link| link.leave.cancel());
+            group.note_leaving(false);
         }
     }
 
     /// No more links and no more takers; ready links end cleanly.
     pub fn close(&self) {
-        let mut books = self.lock();
-        books.closed = true;
-        books.waiters.clear();
-        let ready = |lane: &mut PeerLinks| std::mem::take(&mut lane.ready).into_values();
-        let slots: Vec<_> = books.peers.iter_mut().flat_map(ready).collect();
-        let shared = books.peers.iter_mut().flat_map(|lane| lane.shared.take_all());
+        let mut contents = self.lock();
+        contents.closed = true;
+        contents.waiters.clear();
+        let ready = |group: &mut PeerLinks| std::mem::take(&mut group.ready).into_values();
+        let slots: Vec<_> = contents.peers.iter_mut().flat_map(ready).collect();
+        let shared = contents.peers.iter_mut().flat_map(|group| group.shared.take_all());
         shared.for_each(|link| link.leave.cancel());
-        drop(books);
+        drop(contents);
         self.close_all(slots.into_iter());
     }
 
@@ -452,12 +461,14 @@ impl Pool {
         }
     }
 
-    fn note_lost(&self, (peer, serves): (&Peer, &ServedServices), number: u64, gone: &RemovedReason) {
-        tracing::debug!(event = %LogEvent::LinkLost, peer = %peer.label(), "ready link gone: {gone:?}");
-        let mut books = self.lock();
-        for lane in books.peers.iter_mut().filter(|lane| lane.peer == *peer && lane.serves.is_alike(serves)) {
-            lane.ready.remove(&number);
-            lane.note_removed(gone);
+    fn note_lost(&self, (peer, serves): (&Peer, &ServedServices), number: u64, reason: &RemovedReason) {
+        tracing::debug!(event = %LogEvent::LinkLost, peer = %peer.label(), "ready link gone: {reason:?}");
+        let mut contents = self.lock();
+        for group in
+            contents.peers.iter_mut().filter(|group| group.peer == *peer && group.serves.is_alike(serves))
+        {
+            group.ready.remove(&number);
+            group.note_removed(reason);
         }
     }
 
@@ -476,9 +487,9 @@ struct QueuePlace<'a> {
 
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        let mut books = self.pool.lock();
-        books.waiters.retain(|waiter| waiter.key != self.key);
-        if let Some(of_service) = books.services.get_mut(self.service) {
+        let mut contents = self.pool.lock();
+        contents.waiters.retain(|waiter| waiter.key != self.key);
+        if let Some(of_service) = contents.services.get_mut(self.service) {
             of_service.waiting -= 1;
         }
     }

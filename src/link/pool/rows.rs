@@ -19,25 +19,25 @@ use crate::{
 impl Pool {
     /// A row for each peer's links, and one for each of `services` that no peer offers.
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
-        let mut books = self.lock();
-        peer_links::forget_departed(&mut books.peers);
-        let PoolContents { peers: lanes, mismatches: unlikes, .. } = &mut *books;
-        unlikes.forget(|peer| lanes.iter().any(|lane| lane.peer == *peer && lane.counts.links() > 0));
-        let row = |lane: &PeerLinks| {
-            let row = lane.row();
-            let mismatch = || unlikes.of_peer(&lane.peer).map(ToString::to_string);
+        let mut contents = self.lock();
+        peer_links::forget_departed(&mut contents.peers);
+        let PoolContents { peers: groups, mismatches, .. } = &mut *contents;
+        mismatches.forget(|peer| groups.iter().any(|group| group.peer == *peer && group.counts.links() > 0));
+        let row = |group: &PeerLinks| {
+            let row = group.row();
+            let mismatch = || mismatches.of_peer(&group.peer).map(ToString::to_string);
             PoolRow { last_error: row.last_error.or_else(mismatch), ..row }
         };
-        let mut rows: Vec<_> = lanes.iter().map(row).collect();
+        let mut rows: Vec<_> = groups.iter().map(row).collect();
         let why = match self.was_offered() {
             false => "no internal gateway has dialled in for this service",
             true => "no internal gateway has a link for this service; those that had one left in good order",
         };
-        add_services(&books, services, why, &mut rows);
+        add_services(&contents, services, why, &mut rows);
         rows.sort_unstable_by(|a, b| {
             (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address))
         });
-        add_clients(&books, &mut rows);
+        add_clients(&contents, &mut rows);
         rows
     }
 
@@ -47,31 +47,31 @@ impl Pool {
         services: impl Iterator<Item = &'a ServiceName>,
         mut rows: Vec<PoolRow>,
     ) -> Vec<PoolRow> {
-        let books = self.lock();
-        add_services(&books, services, "no internal gateway offers this service", &mut rows);
-        add_clients(&books, &mut rows);
+        let contents = self.lock();
+        add_services(&contents, services, "no internal gateway offers this service", &mut rows);
+        add_clients(&contents, &mut rows);
         rows
     }
 
     /// Forgets lost peers of this name or address; how many.
     pub fn dismiss(&self, name: &str) -> usize {
-        let mut books = self.lock();
-        let before = books.peers.len();
+        let mut contents = self.lock();
+        let before = contents.peers.len();
         let is_meant = |peer: &Peer| *peer.label() == *name || *peer.address == *name;
-        books.peers.retain(|lane| lane.counts.links() > 0 || !is_meant(&lane.peer));
-        before - books.peers.len()
+        contents.peers.retain(|group| group.counts.links() > 0 || !is_meant(&group.peer));
+        before - contents.peers.len()
     }
 
     /// Links that have yet to be closed.
     pub fn links(&self) -> usize {
-        let books = self.lock();
-        books.peers.iter().map(|lane| lane.counts.links()).sum()
+        let contents = self.lock();
+        contents.peers.iter().map(|group| group.counts.links()).sum()
     }
 }
 
 /// A row for each service that no other row may serve.
 fn add_services<'a>(
-    books: &PoolContents,
+    contents: &PoolContents,
     services: impl Iterator<Item = &'a ServiceName>,
     why: &str,
     rows: &mut Vec<PoolRow>,
@@ -80,16 +80,16 @@ fn add_services<'a>(
         services.filter(|service| !rows.iter().any(|row| row.may_serve(service.as_str()))).collect();
     missing.sort_unstable();
     rows.extend(missing.into_iter().map(|service| {
-        let mismatch = books.mismatches.of_service(service);
+        let mismatch = contents.mismatches.of_service(service);
         let mismatch = mismatch.map(|mismatch| LinkFault::new(LinkCause::Other, mismatch.to_string()));
         let why = mismatch.unwrap_or_else(|| LinkFault::new(LinkCause::NoInternalGateway, why));
-        peer_links::row_without_peer(service, books.limits.prepared, why)
+        peer_links::row_without_peer(service, contents.limits.prepared, why)
     }));
 }
 
 /// Every row that may serve clients who wait is starved; they are counted in the first of them alone.
-fn add_clients(books: &PoolContents, rows: &mut [PoolRow]) {
-    let mut services: Vec<_> = books.services.iter().collect();
+fn add_clients(contents: &PoolContents, rows: &mut [PoolRow]) {
+    let mut services: Vec<_> = contents.services.iter().collect();
     services.sort_unstable_by_key(|(service, _)| *service);
     for (service, of) in services {
         let mut serving = rows.iter_mut().filter(|row| row.may_serve(service.as_str())).peekable();
@@ -126,13 +126,13 @@ mod tests {
     }
 
     /// Of a peer that is granted these, and keeps two links.
-    fn lane(peer: &str, services: &[&str]) -> PeerLinks {
+    fn group(peer: &str, services: &[&str]) -> PeerLinks {
         let granted = services.iter().map(|service| name(service)).collect();
         let peer = Peer { name: Some(peer.into()), address: "192.0.2.1".into(), instance: None };
         PeerLinks::new(peer, ServedServices::Granted(Arc::new(granted)), 2)
     }
 
-    fn pool(lanes: Vec<PeerLinks>) -> Arc<Pool> {
+    fn pool(groups: Vec<PeerLinks>) -> Arc<Pool> {
         let limits = PoolLimits {
             prepared: 2,
             wait: Duration::from_secs(3),
@@ -141,14 +141,14 @@ mod tests {
             links_per_peer: None,
         };
         let pool = Pool::new(limits, 3, GatewayShares::new(8, ShareRule::Divided(1)), Tasks::default());
-        pool.lock().peers = lanes;
+        pool.lock().peers = groups;
         pool
     }
 
     /// Peer, state, waiting, misses, and what is waited for.
     type Told<'a> = (Option<&'a str>, PoolState, usize, u64, &'a [String]);
 
-    fn told(rows: &[PoolRow]) -> Vec<Told<'_>> {
+    fn shown(rows: &[PoolRow]) -> Vec<Told<'_>> {
         let row = |row: &PoolRow| (row.state, row.waiting, row.misses);
         rows.iter()
             .map(|of| {
@@ -160,12 +160,12 @@ mod tests {
 
     #[test]
     fn clients_are_charged_to_the_peer_that_may_serve_them() {
-        let pool = pool(vec![lane("inside", &["web", "db"]), lane("mailhost", &["mail"])]);
+        let pool = pool(vec![group("inside", &["web", "db"]), group("mailhost", &["mail"])]);
         pool.lock().services.insert(name("mail"), ServiceCounts { waiting: 3, misses: 117 });
         let rows = pool.rows([name("web"), name("db"), name("mail")].iter());
         let waited_for = ["mail".to_owned()];
         assert_eq!(
-            told(&rows),
+            shown(&rows),
             [
                 (Some("inside"), PoolState::Down, 0, 0, &[][..]),
                 (Some("mailhost"), PoolState::Starved, 3, 117, &waited_for[..]),

@@ -8,11 +8,11 @@ use tokio::{
 use super::{contents::LANES_MAX, *};
 use crate::{
     link::{
+        agreement::{self, Agreement},
         keeper::LIVED,
         link_services::LinkServices,
         peer_links::take_looks,
         shares::ShareRule,
-        standing::{self, Agreement},
     },
     net::echo::EchoStream,
     profile::{Carries, defaults::WAIT},
@@ -82,7 +82,7 @@ async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, Tc
     let at = listener.local_addr().expect("it is bound");
     let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
     let (theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
-    let (about, name, carries) = (standing::about(), service.clone(), Carries::Bytes);
+    let (about, name, carries) = (agreement::about(), service.clone(), Carries::Bytes);
     let offer = ServerHello {
         about: about.clone(),
         links_kept: 1,
@@ -95,17 +95,17 @@ async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, Tc
     let judge = |offer: &[ServiceOffer]| (offer.iter().map(|of| of.name.clone()).collect(), Vec::new());
     let serves = LinkServices::of_opener(&offer.services, Box::new(judge));
     let agreed = Agreement { end: LinkEnd::Opener, sessions_max: 2, serves, retire: HOUR, retired };
-    let link = StandingLink::new(NetStream::Tcp(ours), peer(number), agreed);
+    let link = AgreedLink::new(NetStream::Tcp(ours), peer(number), agreed);
     (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
 }
 
 const RETIRE: [u8; HEADER_BYTES] = [FrameType::Retire as u8, 0, 0, 0, 0, 0, 0, 0];
 
 async fn hear_all(theirs: &mut TcpStream) -> Vec<u8> {
-    let mut heard = Vec::new();
-    let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
+    let mut received = Vec::new();
+    let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut received)).await;
     assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
-    heard
+    received
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,8 +149,8 @@ async fn a_peer_whose_links_carry_or_leave_keeps_its_place() {
     assert!(!parks(&pool, LANES_MAX), "all of them carry");
     taken.iter_mut().filter_map(|taken| taken.guard.as_mut()).for_each(LinkGuard::mark_leaving);
     assert!(!parks(&pool, LANES_MAX), "all of them leave");
-    let gone = taken.pop().expect("there are some").peer;
-    assert!(parks(&pool, LANES_MAX), "{gone:?} has no links any more");
+    let removed = taken.pop().expect("there are some").peer;
+    assert!(parks(&pool, LANES_MAX), "{removed:?} has no links any more");
     assert!(!parks(&pool, LANES_MAX + 1));
     assert_eq!(names(&take_all(&pool)), [peer(LANES_MAX)].into());
 }
@@ -204,32 +204,33 @@ async fn a_newcomer_that_was_dialled_is_asked_to_go_and_closed() {
 
 #[tokio::test]
 async fn a_link_that_has_ended_by_the_time_it_stands_is_lost_and_told() {
-    for says in [None, Some(LinkFrame::Retire), Some(LinkFrame::Drain)] {
+    for writer in [None, Some(LinkFrame::Retire), Some(LinkFrame::Drain)] {
         let pool = pool();
         let (linked, mut theirs) = linked(0).await;
-        if let Some(says) = &says {
-            let mut said = Vec::new();
-            says.push(&mut said, 0);
-            theirs.write_all(&said).await.expect("it is taken");
+        if let Some(writer) = &writer {
+            let mut sent = Vec::new();
+            writer.push(&mut sent, 0);
+            theirs.write_all(&sent).await.expect("it is taken");
         }
         theirs.shutdown().await.expect("it ends");
         // Here before anybody looks.
         linked.link.tcp().expect("it is one").readable().await.expect("it lives");
-        let (tell, told) = oneshot::channel();
+        let (tell, reported) = oneshot::channel();
         let tell = Mutex::new(Some(tell));
-        let lost: ReadyLinkLost = Arc::new(move |stood, loss| {
+        let lost: ReadyLinkLost = Arc::new(move |lifetime, loss| {
             let tell = tell.lock().unwrap_or_else(PoisonError::into_inner).take();
-            tell.expect("told once").send((stood, loss)).expect("it is waited for");
+            tell.expect("told once").send((lifetime, loss)).expect("it is waited for");
         });
         pool.take_in_dialled(linked, &Arc::default(), lost);
-        let (stood, loss) = timeout(Duration::from_secs(5), told).await.expect("it is told").expect("once");
+        let (lifetime, loss) =
+            timeout(Duration::from_secs(5), reported).await.expect("it is told").expect("once");
         assert!(pool.take_ready(&orders(), NOBODY).is_none());
-        assert!(stood < LIVED, "{stood:?}");
+        assert!(lifetime < LIVED, "{lifetime:?}");
         let is_told = matches!(
-            (&says, &loss),
+            (&writer, &loss),
             (Some(LinkFrame::Drain), IdleLossReason::Drained) | (_, IdleLossReason::Failed(_))
         );
-        assert!(is_told, "{says:?}: {loss:?}");
+        assert!(is_told, "{writer:?}: {loss:?}");
     }
 }
 

@@ -80,7 +80,7 @@ mod tests {
 
     const WITHIN: Duration = Duration::from_millis(200);
 
-    async fn told(at: &Path) -> String {
+    async fn dial_error(at: &Path) -> String {
         let error = dial_unix(at, WITHIN).await.expect_err("nobody answers").to_string();
         error.replace(&at.display().to_string(), "PATH")
     }
@@ -99,7 +99,7 @@ mod tests {
             ("datagrams", "unix://PATH: it is no stream socket"),
             ("left", "unix://PATH: connection refused: nobody listens at it"),
         ] {
-            assert_eq!(told(&path(name)).await, words, "{name}");
+            assert_eq!(dial_error(&path(name)).await, words, "{name}");
         }
         let _listens = UnixListener::bind(path("there")).expect("it binds");
         dial_unix(&path("there"), WITHIN).await.expect("it listens");
@@ -114,7 +114,7 @@ mod tests {
         socket.bind(&socket2::SockAddr::unix(&path).expect("an address")).expect("it binds");
         socket.listen(0).expect("it listens");
         let _queued = dial_unix(&path, WITHIN).await.expect("the kernel takes one");
-        assert_eq!(told(&path).await, "unix://PATH: no answer within 0.2s: its queue is full");
+        assert_eq!(dial_error(&path).await, "unix://PATH: no answer within 0.2s: its queue is full");
         let (dialled, ()) = tokio::join!(dial_unix(&path, Duration::from_secs(20)), async {
             socket.accept().map(drop).expect("one waits");
         });

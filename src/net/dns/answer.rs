@@ -14,7 +14,7 @@ use super::{ALIASES_MAX, DnsError};
 pub(super) struct FoundRecords<T> {
     pub records: Vec<T>,
     /// The shortest time to live on the way to them; the longest there is where there are none.
-    pub lasts: Duration,
+    pub ttl: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -33,26 +33,26 @@ pub(super) fn read_answer<T>(
     if message.metadata.response_code == ResponseCode::NXDomain {
         return Err(DnsError::NoName);
     }
-    let (mut name, mut lasts) = (&query.name, Duration::MAX);
+    let (mut name, mut ttl) = (&query.name, Duration::MAX);
     for step in 0..ALIASES_MAX {
         let of_name = || message.answers.iter().filter(|record| record.name == *name);
         let records: Vec<_> =
             of_name().filter_map(|record| Some((pick(&record.data)?, time_to_live(record)))).collect();
         if !records.is_empty() {
-            let least = records.iter().map(|(_, lasts)| *lasts).min().unwrap_or(lasts);
+            let least = records.iter().map(|(_, ttl)| *ttl).min().unwrap_or(ttl);
             let records = records.into_iter().map(|(record, _)| record).collect();
-            return Ok(Answer::Records(FoundRecords { records, lasts: lasts.min(least) }));
+            return Ok(Answer::Records(FoundRecords { records, ttl: ttl.min(least) }));
         }
         let alias = of_name().find_map(|record| match &record.data {
             RData::CNAME(other) => Some((&other.0, time_to_live(record))),
             _ => None,
         });
         match alias {
-            Some((other, holds)) => (name, lasts) = (other, lasts.min(holds)),
+            Some((other, holds)) => (name, ttl) = (other, ttl.min(holds)),
             None if step == 0 => {
-                return Ok(Answer::Records(FoundRecords { records: Vec::new(), lasts: Duration::MAX }));
+                return Ok(Answer::Records(FoundRecords { records: Vec::new(), ttl: Duration::MAX }));
             }
-            None => return Ok(Answer::Alias(name.clone(), lasts)),
+            None => return Ok(Answer::Alias(name.clone(), ttl)),
         }
     }
     Err(DnsError::LongChain)

@@ -6,8 +6,8 @@
 //! locked may do the one and not the other; that is why the queries are sent here and not by a library.
 
 mod answer;
-mod ask;
 pub mod name_rules;
+mod name_server;
 pub mod name_watch;
 pub mod service_rules;
 mod system_files;
@@ -103,7 +103,7 @@ pub struct HostAddresses {
     pub v4: Option<Vec<Ipv4Addr>>,
     pub v6: Option<Vec<Ipv6Addr>>,
     /// For how long that holds.
-    pub lasts: Duration,
+    pub ttl: Duration,
 }
 
 impl HostAddresses {
@@ -178,8 +178,8 @@ impl DnsResolver {
             }),
             _ => None,
         });
-        let FoundRecords { records, lasts } = found.await?;
-        if records.is_empty() { Err(DnsError::NoService) } else { Ok(ServiceRecords { records, lasts }) }
+        let FoundRecords { records, ttl } = found.await?;
+        if records.is_empty() { Err(DnsError::NoService) } else { Ok(ServiceRecords { records, ttl }) }
     }
 
     /// Names that are given in full are asked for as they are where the profile says who is asked.
@@ -216,22 +216,22 @@ impl DnsResolver {
         record_type: RecordType,
         pick: impl Fn(&RData) -> Option<T>,
     ) -> Result<FoundRecords<T>, DnsError> {
-        let (mut name, mut lasts) = (name.clone(), Duration::MAX);
+        let (mut name, mut ttl) = (name.clone(), Duration::MAX);
         for _ in 0..ALIASES_MAX {
             let query = Query::query(name, record_type);
-            let message = self.ask(&query).await?;
+            let message = self.query_server(&query).await?;
             match read_answer(&message, &query, &pick)? {
                 Answer::Records(found) => {
-                    return Ok(FoundRecords { lasts: found.lasts.min(lasts), ..found });
+                    return Ok(FoundRecords { ttl: found.ttl.min(ttl), ..found });
                 }
-                Answer::Alias(other, holds) => (name, lasts) = (other, lasts.min(holds)),
+                Answer::Alias(other, holds) => (name, ttl) = (other, ttl.min(holds)),
             }
         }
         Err(DnsError::LongChain)
     }
 
     /// Asks one server after the other, twice, the one first that was the last to answer.
-    async fn ask(&self, query: &Query) -> Result<hickory_proto::op::Message, DnsError> {
+    async fn query_server(&self, query: &Query) -> Result<hickory_proto::op::Message, DnsError> {
         let servers = self.servers.borrow().clone();
         let servers = match servers {
             NameServers::Named(servers) => servers,
@@ -241,7 +241,7 @@ impl DnsResolver {
         let mut last = DnsError::Late;
         for step in 0..2 * servers.len() {
             let number = good.wrapping_add(step) % servers.len();
-            match ask::ask(servers[number], query).await {
+            match name_server::query_server(servers[number], query).await {
                 Ok(message) => {
                     self.good.store(number, Ordering::Relaxed);
                     return Ok(message);
@@ -257,11 +257,11 @@ type FamilyAnswer<T> = Option<Result<FoundRecords<T>, DnsError>>;
 
 /// What is known of a name from an answer for each family; `None` did not come in time.
 fn join_families(v4: FamilyAnswer<Ipv4Addr>, v6: FamilyAnswer<Ipv6Addr>) -> Result<HostAddresses, DnsError> {
-    let lasts = |lasts: &mut Duration, of: Duration| *lasts = (*lasts).min(of);
-    let (mut joined, mut error) = (HostAddresses { lasts: Duration::MAX, ..HostAddresses::default() }, None);
+    let ttl = |ttl: &mut Duration, of: Duration| *ttl = (*ttl).min(of);
+    let (mut joined, mut error) = (HostAddresses { ttl: Duration::MAX, ..HostAddresses::default() }, None);
     match v4 {
         Some(Ok(found)) => {
-            lasts(&mut joined.lasts, found.lasts);
+            ttl(&mut joined.ttl, found.ttl);
             joined.v4 = Some(found.records);
         }
         Some(Err(why)) => error = Some(why),
@@ -269,7 +269,7 @@ fn join_families(v4: FamilyAnswer<Ipv4Addr>, v6: FamilyAnswer<Ipv6Addr>) -> Resu
     }
     match v6 {
         Some(Ok(found)) => {
-            lasts(&mut joined.lasts, found.lasts);
+            ttl(&mut joined.ttl, found.ttl);
             joined.v6 = Some(found.records);
         }
         Some(Err(why)) => error = error.or(Some(why)),
@@ -280,8 +280,8 @@ fn join_families(v4: FamilyAnswer<Ipv4Addr>, v6: FamilyAnswer<Ipv6Addr>) -> Resu
     if has_any { Ok(joined) } else { Err(error.unwrap_or(DnsError::NoAddress)) }
 }
 
-fn of_family(addresses: impl Iterator<Item = IpAddr>, lasts: Duration) -> HostAddresses {
-    let mut known = HostAddresses { v4: Some(Vec::new()), v6: Some(Vec::new()), lasts };
+fn of_family(addresses: impl Iterator<Item = IpAddr>, ttl: Duration) -> HostAddresses {
+    let mut known = HostAddresses { v4: Some(Vec::new()), v6: Some(Vec::new()), ttl };
     for address in addresses {
         match address {
             IpAddr::V4(v4) => known.v4.get_or_insert_default().push(v4),

@@ -38,7 +38,7 @@ pub trait FollowedAnswer {
     /// Whether it would have named the target, if that were still one.
     fn tells_of(&self, target: &Self::Target) -> bool;
 
-    fn lasts(&self) -> Duration;
+    fn ttl(&self) -> Duration;
 }
 
 /// What of an answer is used.
@@ -75,8 +75,8 @@ impl FollowedAnswer for HostAddresses {
         }
     }
 
-    fn lasts(&self) -> Duration {
-        self.lasts
+    fn ttl(&self) -> Duration {
+        self.ttl
     }
 }
 
@@ -113,10 +113,10 @@ impl<T> Default for TargetChange<T> {
 impl<T: fmt::Display> fmt::Display for TargetChange<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |targets: &[T]| targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let told = [("new: ", list(&self.added)), ("given up: ", list(&self.retired))];
-        let told: Vec<_> = told.iter().filter(|(_, list)| !list.is_empty()).collect();
-        let told: Vec<_> = told.iter().map(|(word, list)| format!("{word}{list}")).collect();
-        out.write_str(&told.join("; "))
+        let reported = [("new: ", list(&self.added)), ("given up: ", list(&self.retired))];
+        let reported: Vec<_> = reported.iter().filter(|(_, list)| !list.is_empty()).collect();
+        let reported: Vec<_> = reported.iter().map(|(word, list)| format!("{word}{list}")).collect();
+        out.write_str(&reported.join("; "))
     }
 }
 
@@ -158,22 +158,22 @@ impl<T: Ord + Clone> KnownTargets<T> {
             }
             true
         });
-        let room = KNOWN_MAX.saturating_sub(self.0.len());
+        let space = KNOWN_MAX.saturating_sub(self.0.len());
         let new = answered.iter().filter(|target| !self.0.contains_key(*target));
-        let added: Vec<_> = new.take(room).cloned().collect();
+        let added: Vec<_> = new.take(space).cloned().collect();
         self.0.extend(added.iter().map(|target| (target.clone(), None)));
         TargetChange { added, retired }
     }
 }
 
 /// When a name is looked up again that holds for so long; `random` is from 0 to 1.
-pub fn next_look_up(lasts: Duration, random: f64) -> Duration {
-    let lasts = lasts.clamp(AGAIN_LEAST, AGAIN_MOST);
-    let spread = (lasts / 10).mul_f64(random);
+pub fn next_look_up(ttl: Duration, random: f64) -> Duration {
+    let ttl = ttl.clamp(AGAIN_LEAST, AGAIN_MOST);
+    let spread = (ttl / 10).mul_f64(random);
     // A little later than the answer ends, so that a server that remembers it has forgotten it.
-    match lasts == AGAIN_MOST {
-        true => lasts - spread,
-        false => (lasts + spread.min(AGAIN_LEAST)).min(AGAIN_MOST),
+    match ttl == AGAIN_MOST {
+        true => ttl - spread,
+        false => (ttl + spread.min(AGAIN_LEAST)).min(AGAIN_MOST),
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     /// Seconds, what is answered then, what is new and what is given up.
-    fn walk(steps: &[(u64, &str, &str, &str)]) {
+    fn run_steps(steps: &[(u64, &str, &str, &str)]) {
         let (mut known, began) = (KnownTargets::default(), Instant::now());
         for (second, answered, added, retired) in steps {
             let now = began + Duration::from_secs(*second);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_from_three_answers_and_for_half_a_minute_is_given_up() {
-        walk(&[
+        run_steps(&[
             (0, "10.0.0.1 10.0.0.2", "10.0.0.1 10.0.0.2", ""),
             (10, "10.0.0.1", "", ""),
             (20, "10.0.0.1", "", ""),
@@ -234,7 +234,7 @@ mod tests {
             (41, "10.0.0.2", "10.0.0.2", ""),
         ]);
         // Time alone does not do it, and one answer with it begins anew.
-        walk(&[
+        run_steps(&[
             (0, "10.0.0.1 10.0.0.2", "10.0.0.1 10.0.0.2", ""),
             (60, "10.0.0.1", "", ""),
             (120, "10.0.0.1", "", ""),
@@ -270,12 +270,12 @@ mod tests {
 
     #[test]
     fn the_next_look_up_comes_at_the_time_to_live_and_within_bounds() {
-        let seconds = |lasts, random| next_look_up(Duration::from_secs(lasts), random).as_secs_f64();
-        for (lasts, least, most) in [(0, 1.0, 1.1), (5, 5.0, 5.5), (30, 30.0, 31.0), (86_400, 54.0, 60.0)] {
-            let [one, other] = [seconds(lasts, 0.0), seconds(lasts, 1.0)];
-            assert_eq!([one.min(other), one.max(other)], [least, most], "{lasts}s");
+        let seconds = |ttl, random| next_look_up(Duration::from_secs(ttl), random).as_secs_f64();
+        for (ttl, least, most) in [(0, 1.0, 1.1), (5, 5.0, 5.5), (30, 30.0, 31.0), (86_400, 54.0, 60.0)] {
+            let [one, other] = [seconds(ttl, 0.0), seconds(ttl, 1.0)];
+            assert_eq!([one.min(other), one.max(other)], [least, most], "{ttl}s");
         }
-        assert!((59..86_400).all(|lasts| (1.0..=60.0).contains(&seconds(lasts, 1.0))));
+        assert!((59..86_400).all(|ttl| (1.0..=60.0).contains(&seconds(ttl, 1.0))));
         let pause = |failures, random| pause_after_failure(failures, random).as_secs_f64();
         assert_eq!([pause(1, 0.0), pause(1, 1.0), pause(2, 1.0), pause(99, 1.0)], [1.0, 2.0, 4.0, 8.0]);
     }

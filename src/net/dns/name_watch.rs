@@ -147,7 +147,7 @@ impl<A: FollowedAnswer> NameWatch<A> {
             lines.push(NameReport::Answered { failures: std::mem::take(&mut self.failures) });
         }
         let change = self.known.note_answer(&chosen.used, |target| answer.tells_of(target), now);
-        self.next = now + next_look_up(answer.lasts(), fastrand::f64());
+        self.next = now + next_look_up(answer.ttl(), fastrand::f64());
         NameNews { change, lines, answer: Some(answer) }
     }
 
@@ -205,9 +205,9 @@ mod tests {
         NameWatch::with(Arc::new(look_up), watch::Sender::default().subscribe())
     }
 
-    fn hosts(text: &str, lasts: u64) -> Result<HostAddresses, DnsError> {
+    fn hosts(text: &str, ttl: u64) -> Result<HostAddresses, DnsError> {
         let addresses = text.split_whitespace().map(|ip| ip.parse().expect("an address"));
-        Ok(of_family(addresses, Duration::from_secs(lasts)))
+        Ok(of_family(addresses, Duration::from_secs(ttl)))
     }
 
     fn used(watch: &NameWatch<HostAddresses>) -> String {
@@ -229,9 +229,9 @@ mod tests {
         assert_eq!(used(&watch), "10.0.0.1 10.0.0.2 10.0.0.3");
         let first_missing = Instant::now();
         let retired = loop {
-            let news = watch.next_news().await;
-            if !news.change.retired.is_empty() {
-                break news.change.retired;
+            let event = watch.next_news().await;
+            if !event.change.retired.is_empty() {
+                break event.change.retired;
             }
         };
         assert_eq!(retired, ["10.0.0.1".parse::<IpAddr>().expect("one")]);
@@ -253,14 +253,14 @@ mod tests {
             600..900 => Err(DnsError::Late),
             _ => hosts("10.0.0.2", 1),
         });
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         while began.elapsed() < Duration::from_secs(920) {
-            let news = watch.next_news().await;
-            assert!(news.change.retired.is_empty());
+            let event = watch.next_news().await;
+            assert!(event.change.retired.is_empty());
             assert!(used(&watch).starts_with("10.0.0.1"), "{}", used(&watch));
-            told.extend(news.lines);
+            reported.extend(event.lines);
         }
-        let lines: Vec<_> = told.iter().map(ToString::to_string).collect();
+        let lines: Vec<_> = reported.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert_eq!(lines[0], "there is no such name; what is known of it stays in use");
         assert_eq!(lines[1], "not dialled, since nobody can be reached there: 0.0.0.0");
@@ -270,18 +270,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn however_long_an_answer_holds_the_name_is_looked_up_each_minute_and_at_most_each_second() {
-        for (lasts, least, most) in [(0, 900, 1001), (86_400, 16, 20)] {
-            let (began, looks) = (Instant::now(), Arc::new(Mutex::new(0)));
-            let counted = looks.clone();
+        for (ttl, least, most) in [(0, 900, 1001), (86_400, 16, 20)] {
+            let (began, checks) = (Instant::now(), Arc::new(Mutex::new(0)));
+            let counted = checks.clone();
             let mut watch = watch_of(move || {
                 *counted.lock().expect("nobody panics with it") += 1;
-                hosts("10.0.0.1", lasts)
+                hosts("10.0.0.1", ttl)
             });
             while began.elapsed() < Duration::from_secs(1000) {
                 watch.next_news().await;
             }
-            let looks = *looks.lock().expect("nobody panics with it");
-            assert!((least..=most).contains(&looks), "{looks} of {lasts}s");
+            let checks = *checks.lock().expect("nobody panics with it");
+            assert!((least..=most).contains(&checks), "{checks} of {ttl}s");
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct TargetRank {
 pub struct ServiceRecords {
     pub records: Vec<ServiceRecord>,
     /// For how long that holds.
-    pub lasts: Duration,
+    pub ttl: Duration,
 }
 
 impl ServiceRecords {
@@ -73,8 +73,8 @@ impl FollowedAnswer for ServiceRecords {
         true
     }
 
-    fn lasts(&self) -> Duration {
-        self.lasts
+    fn ttl(&self) -> Duration {
+        self.ttl
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
             port: *port,
             target: (*target).to_owned(),
         };
-        ServiceRecords { records: all.iter().map(record).collect(), lasts: Duration::ZERO }
+        ServiceRecords { records: all.iter().map(record).collect(), ttl: Duration::ZERO }
     }
 
     fn used(chosen: &ChosenTargets<HostPort>) -> Vec<String> {

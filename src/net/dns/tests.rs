@@ -32,7 +32,7 @@ enum Transport {
 /// A name server on one port, UDP and TCP; gone when dropped.
 struct Server {
     at: SocketAddr,
-    asked: Arc<AtomicUsize>,
+    query_count: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
@@ -47,9 +47,9 @@ impl Server {
             }
         };
         let at = listener.local_addr().expect("its address");
-        let (respond, asked): (Arc<Respond>, _) = (Arc::new(respond), Arc::<AtomicUsize>::default());
+        let (respond, query_count): (Arc<Respond>, _) = (Arc::new(respond), Arc::<AtomicUsize>::default());
         let mut tasks = JoinSet::new();
-        let (by_datagram, counted) = (respond.clone(), asked.clone());
+        let (by_datagram, counted) = (respond.clone(), query_count.clone());
         tasks.spawn(async move {
             let mut buffer = vec![0; 4096];
             while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
@@ -71,7 +71,7 @@ impl Server {
                 }
             }
         });
-        Self { at, asked, _tasks: tasks }
+        Self { at, query_count, _tasks: tasks }
     }
 }
 
@@ -138,7 +138,7 @@ async fn both_families_are_asked_for_and_the_shorter_time_to_live_holds() {
     .await;
     let found = resolver(&[server.at]).addresses("gate.test").await.expect("an answer");
     assert_eq!(shown(&found), ["10.0.0.2", "10.0.0.1", "2001:db8::1"]);
-    assert_eq!(found.lasts, Duration::from_secs(20));
+    assert_eq!(found.ttl, Duration::from_secs(20));
 }
 
 #[tokio::test]
@@ -179,10 +179,10 @@ async fn a_guess_and_garbage_are_passed_over_for_the_answer() {
 #[tokio::test]
 async fn aliases_are_followed_within_an_answer_and_from_one_to_the_next() {
     let server = Server::new(|question, _| {
-        let asked = question.queries[0].name.to_ascii();
+        let query_count = question.queries[0].name.to_ascii();
         vec![answered(
             question,
-            &match asked.as_str() {
+            &match query_count.as_str() {
                 "gate.test." => vec![alias("gate.test", "one.test", 60), alias("one.test", "two.test", 7)],
                 "two.test." => vec![a("two.test", "10.0.0.1", 60), a("gate.test", "10.6.6.6", 1)],
                 _ => Vec::new(),
@@ -191,15 +191,15 @@ async fn aliases_are_followed_within_an_answer_and_from_one_to_the_next() {
     })
     .await;
     let found = resolver(&[server.at]).addresses("gate.test").await.expect("an answer");
-    assert_eq!((shown(&found), found.lasts), (vec!["10.0.0.1".to_owned()], Duration::from_secs(7)));
+    assert_eq!((shown(&found), found.ttl), (vec!["10.0.0.1".to_owned()], Duration::from_secs(7)));
 }
 
 #[tokio::test]
 async fn aliases_that_lead_round_end_and_are_told() {
     let server = Server::new(|question, _| {
-        let asked = question.queries[0].name.to_ascii();
+        let query_count = question.queries[0].name.to_ascii();
         let mut reply = reply(question);
-        reply.add_answer(match asked.as_str() {
+        reply.add_answer(match query_count.as_str() {
             "gate.test." => alias("gate.test", "one.test", 60),
             _ => alias("one.test", "gate.test", 60),
         });
@@ -218,9 +218,9 @@ async fn a_name_that_is_not_there_is_told_from_one_without_an_address() {
     })
     .await;
     let resolver = resolver(&[server.at]);
-    let told = async |host: &str| resolver.addresses(host).await.expect_err("nothing").to_string();
-    assert_eq!(told("gate.test").await, "there is no such name");
-    assert_eq!(told("empty.test").await, "it has no address");
+    let reported = async |host: &str| resolver.addresses(host).await.expect_err("nothing").to_string();
+    assert_eq!(reported("gate.test").await, "there is no such name");
+    assert_eq!(reported("empty.test").await, "it has no address");
 }
 
 #[tokio::test]
@@ -233,11 +233,11 @@ async fn a_server_that_does_not_know_how_to_answer_gives_way_to_the_next_which_i
         let found = resolver.addresses("gate.test").await.expect("an answer");
         assert_eq!(shown(&found), ["10.0.0.1"]);
     }
-    assert!(failing.asked.load(Ordering::Relaxed) <= 2, "once for each family");
+    assert!(failing.query_count.load(Ordering::Relaxed) <= 2, "once for each family");
     let error = self::resolver(&[closed, failing.at]).addresses("gate.test").await.expect_err("nothing");
-    let told = format!("name server {} answers: Server Failure", failing.at);
+    let reported = format!("name server {} answers: Server Failure", failing.at);
     let refused = format!("name server {closed}: Connection refused");
-    assert!(error.to_string() == told || error.to_string().starts_with(&refused), "{error}");
+    assert!(error.to_string() == reported || error.to_string().starts_with(&refused), "{error}");
 }
 
 #[tokio::test]
@@ -297,7 +297,7 @@ async fn what_the_file_of_hosts_knows_is_not_asked_for() {
     resolver.use_servers(NameServers::Named(vec![server.at]));
     let found = resolver.addresses("gate.test").await.expect("an answer");
     assert_eq!(shown(&found), ["10.0.0.1", "2001:db8::1"]);
-    assert_eq!(server.asked.load(Ordering::Relaxed), 0);
+    assert_eq!(server.query_count.load(Ordering::Relaxed), 0);
     std::fs::write(&hosts, "").expect("it is written");
     assert_eq!(shown(&resolver.addresses("gate.test").await.expect("an answer")), ["10.6.6.6"]);
 }

@@ -41,12 +41,12 @@ async fn what_is_written_comes_out_however_the_kernel_takes_it() {
             writer.flush().await.expect("it is out");
         };
         let reading = async {
-            let mut heard = vec![0; sent.len()];
-            reader.read_exact(&mut heard).await.expect("bytes");
-            heard
+            let mut received = vec![0; sent.len()];
+            reader.read_exact(&mut received).await.expect("bytes");
+            received
         };
-        let ((), heard) = tokio::join!(writing, reading);
-        assert!(heard == sent);
+        let ((), received) = tokio::join!(writing, reading);
+        assert!(received == sent);
         ends.reverse();
     }
 }
@@ -57,14 +57,14 @@ async fn each_direction_ends_for_itself() {
     let (mut one, mut other) = (framed(dialled, FramedEnd::Dialled), framed(accepted, FramedEnd::Accepted));
     one.write_all(b"asked").await.expect("it is taken");
     one.shutdown().await.expect("it is taken");
-    let mut heard = Vec::new();
-    other.read_to_end(&mut heard).await.expect("an end");
-    assert_eq!(heard, b"asked");
+    let mut received = Vec::new();
+    other.read_to_end(&mut received).await.expect("an end");
+    assert_eq!(received, b"asked");
     other.write_all(b"answered").await.expect("it is taken");
     other.shutdown().await.expect("it is taken");
-    heard.clear();
-    one.read_to_end(&mut heard).await.expect("an end");
-    assert_eq!(heard, b"answered");
+    received.clear();
+    one.read_to_end(&mut received).await.expect("an end");
+    assert_eq!(received, b"answered");
 }
 
 #[tokio::test]
@@ -97,10 +97,10 @@ async fn what_breaks_the_protocol_is_told_and_costs_the_link() {
         theirs.write_all(wire).await.expect("it is taken");
         let error = ours.read(&mut [0; 64]).await.expect_err(why);
         assert_eq!(error.to_string(), format!("WebSocket: {why}"));
-        let mut told = vec![0; if end == FramedEnd::Accepted { 4 } else { 8 }];
-        theirs.read_exact(&mut told).await.expect("a close frame");
+        let mut reported = vec![0; if end == FramedEnd::Accepted { 4 } else { 8 }];
+        theirs.read_exact(&mut reported).await.expect("a close frame");
         if end == FramedEnd::Accepted {
-            assert_eq!(told, [&[0x88, 2], &code.to_be_bytes()[..]].concat());
+            assert_eq!(reported, [&[0x88, 2], &code.to_be_bytes()[..]].concat());
         }
     }
 }
@@ -113,7 +113,7 @@ async fn a_link_is_pinged_read_or_not() {
     let mut ping = [0; 2];
     tokio::select! {
         read = reading => panic!("{read:?}"),
-        heard = happens_after(PING_EVERY, theirs.read_exact(&mut ping)) => drop(heard.expect("a ping")),
+        received = happens_after(PING_EVERY, theirs.read_exact(&mut ping)) => drop(received.expect("a ping")),
     }
     assert_eq!(ping, [0x89, 0]);
     let idle = poll_fn(|cx| {
@@ -122,14 +122,14 @@ async fn a_link_is_pinged_read_or_not() {
     });
     tokio::select! {
         () = idle => {}
-        heard = happens_after(PING_EVERY, theirs.read_exact(&mut ping)) => drop(heard.expect("a ping")),
+        received = happens_after(PING_EVERY, theirs.read_exact(&mut ping)) => drop(received.expect("a ping")),
     }
     assert_eq!(ping, [0x89, 0]);
     ours.stop_pings();
     let reading = async { ours.read(&mut [0; 8]).await };
     tokio::select! {
         read = reading => panic!("{read:?}"),
-        heard = theirs.read(&mut ping) => panic!("{heard:?}"),
+        received = theirs.read(&mut ping) => panic!("{received:?}"),
         () = sleep(3 * PING_EVERY) => {}
     }
 }

@@ -26,7 +26,7 @@ async fn a_closed_port_refuses_at_once_though_nobody_has_run_since() {
     assert_eq!(dial().expect_err("it is closed").kind(), io::ErrorKind::ConnectionRefused);
     assert_eq!(closer.listens_at(), []);
     let unused = |_, _| ();
-    listener.accept(unused, |told| panic!("a closed port is no trouble: {told:?}")).await;
+    listener.accept(unused, |event| panic!("a closed port is no trouble: {event:?}")).await;
 }
 
 #[tokio::test]
@@ -39,18 +39,18 @@ async fn a_name_listens_at_every_address_it_has_on_one_port() {
     assert!(all.iter().all(|at| at.port() == all[0].port()), "{all:?}");
     let clients: Vec<_> =
         all.iter().map(|at| std::net::TcpStream::connect(at).expect("it listens")).collect();
-    let (closer, mut came) = (listener.closer(), Vec::new());
+    let (closer, mut arrived) = (listener.closer(), Vec::new());
     let accepted = |_, from| {
-        came.push(from);
-        if came.len() == clients.len() {
+        arrived.push(from);
+        if arrived.len() == clients.len() {
             closer.close();
         }
     };
-    listener.accept(accepted, |told| panic!("{told:?}")).await;
+    listener.accept(accepted, |event| panic!("{event:?}")).await;
     let mut dialled: Vec<_> = clients.iter().map(|client| client.local_addr().expect("its end")).collect();
-    came.sort_unstable();
+    arrived.sort_unstable();
     dialled.sort_unstable();
-    assert_eq!(came, dialled);
+    assert_eq!(arrived, dialled);
 }
 
 #[tokio::test]
@@ -70,9 +70,9 @@ async fn the_two_families_are_two_addresses() {
 #[tokio::test]
 async fn an_address_that_this_machine_lacks_is_named() {
     let error = bind_now("192.0.2.7", &["192.0.2.7"], 443).expect_err("a documentation address");
-    let told = error.to_string();
-    assert!(told.starts_with("192.0.2.7:443: this machine has no such address"), "{told}");
-    assert!(told.contains("`bind: wait`"), "{told}");
+    let event = error.to_string();
+    assert!(event.starts_with("192.0.2.7:443: this machine has no such address"), "{event}");
+    assert!(event.contains("`bind: wait`"), "{event}");
     // Another address of the same name is enough.
     let listener = bind_now("db", &["192.0.2.7", "127.0.0.1"], 0).expect("the one that is there");
     assert_eq!(listener.local_addrs().len(), 1);
@@ -87,27 +87,27 @@ async fn what_is_not_there_yet_is_waited_for_and_then_listens() {
     let listener = bind(&at("localhost", 0), Err(io::ErrorKind::NotFound.into()), BindPolicy::Wait);
     let listener = listener.expect("it waits");
     assert_eq!(listener.local_addrs(), []);
-    let (closer, mut told) = (listener.closer(), Vec::new());
-    let (mut listens, mut came) = (None, 0);
+    let (closer, mut event) = (listener.closer(), Vec::new());
+    let (mut listens, mut arrived) = (None, 0);
     let mut client = None;
     listener
         .accept(
             |_, _| {
-                came += 1;
+                arrived += 1;
                 closer.close();
             },
-            |tells| {
-                if let (ListenEvent::Listens(at), None) = (&tells, &client) {
+            |reports| {
+                if let (ListenEvent::Listens(at), None) = (&reports, &client) {
                     listens = Some(*at);
                     client = Some(std::net::TcpStream::connect(at));
                 }
-                told.push(format!("{tells:?}"));
+                event.push(format!("{reports:?}"));
             },
         )
         .await;
-    assert!(told[0].contains("Waits") && told[0].contains("does not resolve"), "{told:?}");
-    assert!(listens.is_some_and(|at| at.ip().is_loopback()), "{told:?}");
-    assert_eq!(came, 1);
+    assert!(event[0].contains("Waits") && event[0].contains("does not resolve"), "{event:?}");
+    assert!(listens.is_some_and(|at| at.ip().is_loopback()), "{event:?}");
+    assert_eq!(arrived, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,8 +115,8 @@ async fn an_address_that_came_is_bound_at_the_next_try() {
     let missing = Err(io::ErrorKind::NotFound.into());
     let listener = bind(&at("127.0.0.1", 0), missing, BindPolicy::Wait).expect("it waits");
     let (closer, mut client) = (listener.closer(), None);
-    let listens = |tells: ListenEvent<'_>| {
-        if let ListenEvent::Listens(at) = tells {
+    let listens = |reports: ListenEvent<'_>| {
+        if let ListenEvent::Listens(at) = reports {
             client = Some(std::net::TcpStream::connect(at));
         }
     };
@@ -127,9 +127,9 @@ async fn an_address_that_came_is_bound_at_the_next_try() {
 async fn an_address_that_never_comes_is_told_once_and_waited_for() {
     let bound = bind(&at("db", 0), found(&["192.0.2.7", "127.0.0.1"], 0), BindPolicy::Wait);
     let listener = bound.expect("the one that is there");
-    let mut told = Vec::new();
-    let accepting = listener.accept(|_, _| (), |tells| told.push(format!("{tells:?}")));
+    let mut event = Vec::new();
+    let accepting = listener.accept(|_, _| (), |reports| event.push(format!("{reports:?}")));
     assert!(timeout(60 * AGAIN, accepting).await.is_err(), "it goes on");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("192.0.2.7") && told[0].contains("no such address"), "{told:?}");
+    assert_eq!(event.len(), 1, "{event:?}");
+    assert!(event[0].contains("192.0.2.7") && event[0].contains("no such address"), "{event:?}");
 }

@@ -23,17 +23,17 @@ async fn what_one_end_writes_the_other_reads_and_no_more_is_held() {
         one.shutdown().await.expect("it is told");
     };
     let reading = async {
-        let (mut heard, mut piece, mut held) = (Vec::new(), [0; 999], 0);
+        let (mut received, mut piece, mut held) = (Vec::new(), [0; 999], 0);
         loop {
             match other.read(&mut piece).await.expect("bytes") {
-                0 => return (heard, held),
-                count => heard.extend_from_slice(&piece[..count]),
+                0 => return (received, held),
+                count => received.extend_from_slice(&piece[..count]),
             }
             held = held.max(other.lock().directions[0].held.len());
         }
     };
-    let ((), (heard, held)) = tokio::join!(writing, reading);
-    assert!(heard == sent && held <= HELD_MAX, "{} bytes, {held} held", heard.len());
+    let ((), (received, held)) = tokio::join!(writing, reading);
+    assert!(received == sent && held <= HELD_MAX, "{} bytes, {held} held", received.len());
     assert!(other.lock().directions[0].held.capacity() <= KEPT_MAX);
     other.write_all(b"after its end").await.expect("the other direction is open");
     let mut rest = [0; 13];
@@ -52,9 +52,9 @@ async fn an_end_that_is_dropped_is_a_cut_behind_what_it_has_said() {
     };
     let dropping = async { drop(one) };
     let (mut other, ()) = tokio::join!(left, dropping);
-    let mut heard = Vec::new();
-    let error = other.read_to_end(&mut heard).await.expect_err("a cut");
-    assert_eq!((heard.as_slice(), error.kind()), (&b"said"[..], io::ErrorKind::ConnectionReset));
+    let mut received = Vec::new();
+    let error = other.read_to_end(&mut received).await.expect_err("a cut");
+    assert_eq!((received.as_slice(), error.kind()), (&b"said"[..], io::ErrorKind::ConnectionReset));
 }
 
 #[tokio::test]
@@ -76,14 +76,14 @@ async fn an_end_goes_on_as_the_stream_behind_the_other() {
     handed.await.expect("the stream is there");
     peer.write_all(b"streamed").await.expect("it is taken");
     peer.shutdown().await.expect("it is told");
-    let mut heard = String::new();
-    other.read_to_string(&mut heard).await.expect("a clean end");
-    assert_eq!(heard, "1 written heard streamed");
+    let mut received = String::new();
+    other.read_to_string(&mut received).await.expect("a clean end");
+    assert_eq!(received, "1 written heard streamed");
     other.write_all(b"straight").await.expect("it is taken");
     other.shutdown().await.expect("it is told");
-    let mut told = String::new();
-    peer.read_to_string(&mut told).await.expect("a clean end");
-    assert_eq!(told, "unsaid 2 written straight");
+    let mut reported = String::new();
+    peer.read_to_string(&mut reported).await.expect("a clean end");
+    assert_eq!(reported, "unsaid 2 written straight");
     assert!(other.stream().is_some_and(|stream| stream.tcp().is_some()));
 }
 
@@ -93,9 +93,9 @@ async fn an_end_that_had_ended_is_passed_on_with_the_stream() {
     other.write_all(b"last").await.expect("it is taken");
     other.shutdown().await.expect("it is told");
     one.hand_over(stream, Bytes::new(), Bytes::new()).await.expect("the stream is there");
-    let mut told = String::new();
-    peer.read_to_string(&mut told).await.expect("a clean end");
-    assert_eq!(told, "last");
+    let mut reported = String::new();
+    peer.read_to_string(&mut reported).await.expect("a clean end");
+    assert_eq!(reported, "last");
     // And one that has gone leaves nothing behind.
     let ((one, other), (stream, mut peer)) = (pipe(), sockets().await);
     drop(other);
@@ -114,9 +114,9 @@ async fn an_end_that_is_cut_before_the_stream_is_there_is_heard_all_the_same() {
         drop(other);
         let handed = one.hand_over(stream, Bytes::new(), Bytes::from_static(b"unsaid, "));
         handed.await.expect_err("nobody reads the stream");
-        let mut told = String::new();
-        peer.read_to_string(&mut told).await.expect("this socket ends cleanly when it is dropped");
-        assert_eq!(told, "unsaid, not to be lost");
+        let mut reported = String::new();
+        peer.read_to_string(&mut reported).await.expect("this socket ends cleanly when it is dropped");
+        assert_eq!(reported, "unsaid, not to be lost");
     }
 }
 
@@ -124,19 +124,19 @@ async fn an_end_that_is_cut_before_the_stream_is_there_is_heard_all_the_same() {
 async fn a_driver_is_kept_going_by_the_end_that_is_read() {
     let (near, mut far) = pipe();
     let mut near = near.driven_by(Box::pin(async move {
-        let mut heard = [0; 4];
-        while far.read_exact(&mut heard).await.is_ok() {
-            far.write_all(&heard).await.expect("it is taken");
+        let mut received = [0; 4];
+        while far.read_exact(&mut received).await.is_ok() {
+            far.write_all(&received).await.expect("it is taken");
         }
         far.shutdown().await.expect("it is told");
     }));
-    let (mut sent, mut heard) = (vec![7; 4 * HELD_MAX], Vec::new());
+    let (mut sent, mut received) = (vec![7; 4 * HELD_MAX], Vec::new());
     sent.extend_from_slice(b"last");
     let (mut reading, mut writing) = tokio::io::split(&mut near);
-    let says = async {
+    let writer = async {
         writing.write_all(&sent).await.expect("it is taken");
         writing.shutdown().await.expect("it is told");
     };
-    tokio::join!(says, async { reading.read_to_end(&mut heard).await.expect("a clean end") });
-    assert!(heard == sent, "{} bytes", heard.len());
+    tokio::join!(writer, async { reading.read_to_end(&mut received).await.expect("a clean end") });
+    assert!(received == sent, "{} bytes", received.len());
 }

@@ -105,8 +105,8 @@ async fn a_zone_that_does_not_answer_stalls_nobody_else() {
         }
         Ok(one(1))
     });
-    let late: Vec<_> = (0..1000).map(|number| at(&format!("n{number}.late.test"))).collect();
-    let mut stalled = Box::pin(join_all(late.iter().map(|at| names.resolve(at))));
+    let slow: Vec<_> = (0..1000).map(|number| at(&format!("n{number}.late.test"))).collect();
+    let mut stalled = Box::pin(join_all(slow.iter().map(|at| names.resolve(at))));
     let others = async {
         for host in ["db", "www.example.com", "localhost", "192.0.2.1", "fe80::1%1"] {
             ask(&names, host).await.expect(host);
@@ -130,8 +130,8 @@ async fn what_nobody_waits_for_any_more_is_not_looked_up() {
         wait();
         Ok(one(1))
     });
-    let late: Vec<_> = (0..200).map(|number| at(&format!("n{number}.late.test"))).collect();
-    let asking = join_all(late.iter().map(|at| names.resolve(at)));
+    let slow: Vec<_> = (0..200).map(|number| at(&format!("n{number}.late.test"))).collect();
+    let asking = join_all(slow.iter().map(|at| names.resolve(at)));
     assert!(timeout(Duration::from_millis(1), asking).await.is_err(), "nobody has answered");
     drop(hold);
     ask(&names, "last.late.test").await.expect("there is room again");
@@ -143,22 +143,23 @@ fn names_that_were_late_have_a_part_of_the_threads() {
     let mut table = NameTable::default();
     let mut add = |host: String, was_late| {
         let (answer, receiver) = watch::channel(None);
-        let under_way = Some(RunningLookup { asked: Instant::now(), answer });
-        let name = NameEntry { asked: Instant::now(), last: None, is_reported: false, was_late, under_way };
+        let under_way = Some(RunningLookup { asked_at: Instant::now(), answer });
+        let name =
+            NameEntry { asked_at: Instant::now(), last: None, is_reported: false, was_late, under_way };
         table.names.insert(host.clone(), name);
         table.queue.push_back(host);
         receiver
     };
-    let late = (0..300).map(|number| (format!("www.late{number}.test"), true));
+    let slow = (0..300).map(|number| (format!("www.late{number}.test"), true));
     let prompt = (0..300).map(|number| (format!("www.prompt{number}.test"), false));
-    let _asking: Vec<_> = late.chain(prompt).map(|(host, was_late)| add(host, was_late)).collect();
+    let _asking: Vec<_> = slow.chain(prompt).map(|(host, was_late)| add(host, was_late)).collect();
     let begun: Vec<_> = std::iter::from_fn(|| table.next_queued()).collect();
     assert_eq!(begun.len(), THREADS_MAX);
     assert_eq!(begun.iter().filter(|host| host.contains("late")).count(), LATE_MAX);
     for host in &begun {
         table.finish(host, Ok(one(1)), Duration::ZERO);
     }
-    assert_eq!((table.running, table.late, table.of_zones.len()), (0, 0, 0));
+    assert_eq!((table.running, table.slow, table.of_zones.len()), (0, 0, 0));
 }
 
 #[test]

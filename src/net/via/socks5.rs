@@ -53,17 +53,17 @@ pub(super) async fn connect(
     };
     // One that refuses may close before it has said all.
     let read_off = stream.read_exact(&mut vec![0; rest]).await;
-    let (to, said) = (to.clone(), |words: &str| format!("{words} (reply {reply})"));
+    let (to, message) = (to.clone(), |words: &str| format!("{words} (reply {reply})"));
     match reply {
         0 => Ok(read_off.map(|_| ())?),
-        2 => Err(ViaFailure::Refused { to, said: said("not allowed by its rules") }),
-        3 => Err(ViaFailure::Unreachable { to, said: said("network unreachable") }),
-        4 => Err(ViaFailure::Unreachable { to, said: said("host unreachable") }),
-        5 => Err(ViaFailure::Unreachable { to, said: said("connection refused") }),
-        6 => Err(ViaFailure::Unreachable { to, said: said("no answer in time") }),
-        7 => Err(ViaFailure::Refused { to, said: said("it does not serve CONNECT") }),
-        8 => Err(ViaFailure::Refused { to, said: said("it does not serve this kind of address") }),
-        _ => Err(ViaFailure::Refused { to, said: said("general failure") }),
+        2 => Err(ViaFailure::Refused { to, message: message("not allowed by its rules") }),
+        3 => Err(ViaFailure::Unreachable { to, message: message("network unreachable") }),
+        4 => Err(ViaFailure::Unreachable { to, message: message("host unreachable") }),
+        5 => Err(ViaFailure::Unreachable { to, message: message("connection refused") }),
+        6 => Err(ViaFailure::Unreachable { to, message: message("no answer in time") }),
+        7 => Err(ViaFailure::Refused { to, message: message("it does not serve CONNECT") }),
+        8 => Err(ViaFailure::Refused { to, message: message("it does not serve this kind of address") }),
+        _ => Err(ViaFailure::Refused { to, message: message("general failure") }),
     }
 }
 

@@ -18,28 +18,28 @@ fn login() -> ProxyLogin {
 }
 
 /// Dials through a proxy that says this, whatever it hears first; what it has heard.
-async fn told(kind: ProxyKind, login: Option<ProxyLogin>, answers: &[&[u8]]) -> (String, Vec<u8>) {
+async fn dial_through(kind: ProxyKind, login: Option<ProxyLogin>, answers: &[&[u8]]) -> (String, Vec<u8>) {
     let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = HostPort { host: "127.0.0.1".into(), port: port.local_addr().expect("its address").port() };
     let proxy = ViaProxy { kind, at, login, credentials: None };
     let to = target();
     let serving = async {
         let (mut theirs, _) = port.accept().await.expect("it comes");
-        let (mut heard, mut scratch) = (Vec::new(), [0; 1024]);
+        let (mut received, mut scratch) = (Vec::new(), [0; 1024]);
         for answer in answers {
             let count = theirs.read(&mut scratch).await.expect("it asks");
-            heard.extend_from_slice(&scratch[..count]);
+            received.extend_from_slice(&scratch[..count]);
             theirs.write_all(answer).await.expect("it is taken");
         }
-        (theirs, heard)
+        (theirs, received)
     };
-    let (dialled, (_theirs, heard)) = tokio::join!(dial_via(&proxy, None, &to, WITHIN), serving);
+    let (dialled, (_theirs, received)) = tokio::join!(dial_via(&proxy, None, &to, WITHIN), serving);
     let prefix = format!("proxy {proxy}: ");
-    let told = match dialled {
+    let reported = match dialled {
         Ok(_) => "a way through".into(),
         Err(error) => error.to_string().strip_prefix(&prefix).expect("it names the proxy").to_owned(),
     };
-    (told, heard)
+    (reported, received)
 }
 
 #[tokio::test]
@@ -65,27 +65,27 @@ async fn each_answer_to_connect_has_its_own_words() {
         ("\x05\x00", "it does not speak HTTP: its answer begins with `\\u{5}\\u{0}`"),
         ("<html>sign in</html>", "it does not speak HTTP: its answer begins with `<html>sign in</h`"),
     ] {
-        let (said, heard) = told(ProxyKind::Http, None, &[answer.as_bytes()]).await;
-        assert_eq!(said, words);
-        let heard = String::from_utf8(heard).expect("text");
+        let (sent, received) = dial_through(ProxyKind::Http, None, &[answer.as_bytes()]).await;
+        assert_eq!(sent, words);
+        let received = String::from_utf8(received).expect("text");
         assert!(
-            heard.starts_with("CONNECT gate.example:443 HTTP/1.1\r\nHost: gate.example:443\r\n"),
-            "{heard}"
+            received.starts_with("CONNECT gate.example:443 HTTP/1.1\r\nHost: gate.example:443\r\n"),
+            "{received}"
         );
-        assert!(!heard.contains("Authorization"), "{heard}");
+        assert!(!received.contains("Authorization"), "{received}");
     }
 }
 
 #[tokio::test]
 async fn a_login_goes_to_the_proxy_and_into_no_words() {
     let refused = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n";
-    let (said, heard) = told(ProxyKind::Http, Some(login()), &[refused]).await;
+    let (sent, received) = dial_through(ProxyKind::Http, Some(login()), &[refused]).await;
     assert_eq!(
-        said,
+        sent,
         "it does not take the user and the password of `via_credentials` (407 No, Basic realm=\"office\")"
     );
-    let heard = String::from_utf8(heard).expect("text");
-    assert!(heard.contains("\r\nProxy-Authorization: Basic Z2F0ZTpzM2NyZXQ=\r\n"), "{heard}");
+    let received = String::from_utf8(received).expect("text");
+    assert!(received.contains("\r\nProxy-Authorization: Basic Z2F0ZTpzM2NyZXQ=\r\n"), "{received}");
     assert!(!format!("{:?}", login()).contains("s3cret"));
 }
 
@@ -119,7 +119,7 @@ async fn each_answer_of_a_socks_proxy_has_its_own_words() {
         ),
         (None, [&b"HT"[..]].to_vec(), "it does not speak SOCKS5: its answer begins with `HT`"),
     ] {
-        assert_eq!(told(ProxyKind::Socks5, login, &answers).await.0, words);
+        assert_eq!(dial_through(ProxyKind::Socks5, login, &answers).await.0, words);
     }
 }
 
@@ -140,9 +140,9 @@ async fn a_head_in_pieces_is_read_to_its_end_and_not_beyond() {
     };
     let to = target();
     let (dialled, ()) = tokio::join!(dial_via(&proxy, None, &to, WITHIN), serving);
-    let mut heard = Vec::new();
-    dialled.expect("a way through").read_to_end(&mut heard).await.expect("an end");
-    assert_eq!(heard, b"the other end");
+    let mut received = Vec::new();
+    dialled.expect("a way through").read_to_end(&mut received).await.expect("an end");
+    assert_eq!(received, b"the other end");
 }
 
 #[tokio::test]
@@ -158,11 +158,11 @@ async fn a_proxy_that_is_down_or_closes_is_told() {
             .expect("it comes")
             .await
     });
-    let told = dialled.expect_err("it closes").to_string();
-    assert!(told.ends_with("it closed the connection before it answered"), "{told}");
+    let reported = dialled.expect_err("it closes").to_string();
+    assert!(reported.ends_with("it closed the connection before it answered"), "{reported}");
     drop(port);
-    let told = dial_via(&proxy, None, &to, WITHIN).await.expect_err("it is down").to_string();
-    assert_eq!(told, format!("proxy {proxy}: {}: connection refused", proxy.at));
+    let reported = dial_via(&proxy, None, &to, WITHIN).await.expect_err("it is down").to_string();
+    assert_eq!(reported, format!("proxy {proxy}: {}: connection refused", proxy.at));
 }
 
 /// Shortly before its time nothing happens, and shortly after it the dial is over.
@@ -179,7 +179,7 @@ async fn a_proxy_answers_in_its_time_or_not_at_all() {
         _ = &mut dialling => panic!("it is too early"),
         () = sleep(early) => {}
     }
-    let late = timeout(Duration::from_secs(1), dialling).await.expect("it is late");
-    let told = late.expect_err("it says nothing").to_string();
-    assert!(told.ends_with("no answer within 5s") && began.elapsed() >= ANSWER, "{told}");
+    let timed_out = timeout(Duration::from_secs(1), dialling).await.expect("it is late");
+    let reported = timed_out.expect_err("it says nothing").to_string();
+    assert!(reported.ends_with("no answer within 5s") && began.elapsed() >= ANSWER, "{reported}");
 }

@@ -157,13 +157,13 @@ mod tests {
     type Pieces = Vec<(u32, Option<LinkFrame>, Vec<u8>)>;
 
     /// All that is heard of pieces, `data` of one frame joined.
-    fn heard(pieces: &[&[u8]]) -> Result<Pieces, PeerViolation> {
+    fn decode_pieces(pieces: &[&[u8]]) -> Result<Pieces, PeerViolation> {
         let mut decoder = FrameReader::new(LinkEnd::Opener);
         let mut all = Pieces::new();
         for piece in pieces {
             let mut input = *piece;
-            while let Some(heard) = decoder.decode(&mut input)? {
-                match (heard, all.last_mut()) {
+            while let Some(received) = decoder.decode(&mut input)? {
+                match (received, all.last_mut()) {
                     (HeardPiece::Frame { session, frame }, _) => all.push((session, Some(frame), Vec::new())),
                     (HeardPiece::Data { session, bytes }, Some((last, None, before))) if *last == session => {
                         before.extend_from_slice(bytes);
@@ -179,13 +179,13 @@ mod tests {
     #[test]
     fn a_cut_at_any_offset_changes_nothing() {
         let stream = stream();
-        let whole = heard(&[&stream]).expect("frames");
+        let whole = decode_pieces(&[&stream]).expect("frames");
         assert_eq!(whole.len(), 9);
         for at in 0..stream.len() {
-            assert_eq!(heard(&[&stream[..at], &stream[at..]]), Ok(whole.clone()), "cut at {at}");
+            assert_eq!(decode_pieces(&[&stream[..at], &stream[at..]]), Ok(whole.clone()), "cut at {at}");
         }
         let bytes: Vec<_> = stream.chunks(1).collect();
-        assert_eq!(heard(&bytes), Ok(whole));
+        assert_eq!(decode_pieces(&bytes), Ok(whole));
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
                 if rest.is_empty() { break; }
                 pieces.push(take(&mut rest, *size));
             }
-            prop_assert_eq!(heard(&[&bytes]), heard(&pieces));
+            prop_assert_eq!(decode_pieces(&[&bytes]), decode_pieces(&pieces));
         }
 
         #[test]
@@ -219,7 +219,7 @@ mod tests {
             out.extend((0..size).map(|at| at as u8));
             let expected: Vec<_> = (0..size).map(|at| at as u8).collect();
             let pieces: Vec<_> = out.chunks(cut).collect();
-            prop_assert_eq!(heard(&pieces), Ok(vec![(7, None, expected)]));
+            prop_assert_eq!(decode_pieces(&pieces), Ok(vec![(7, None, expected)]));
         }
     }
 }

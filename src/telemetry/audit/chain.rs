@@ -96,22 +96,22 @@ pub struct ChainWalk {
 impl ChainWalk {
     /// Walks all lines; what can be told of the last of them is told as well.
     pub fn through(mut file: impl BufRead) -> io::Result<Self> {
-        let (mut walk, mut line) = (Self::default(), Vec::new());
+        let (mut chain, mut line) = (Self::default(), Vec::new());
         loop {
             line.clear();
             let read = file.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line)?;
-            if read == 0 || walk.is_foreign {
+            if read == 0 || chain.is_foreign {
                 break;
             }
-            walk.is_open = line.pop_if(|last| *last == b'\n').is_none();
-            walk.take(&line);
+            chain.is_open = line.pop_if(|last| *last == b'\n').is_none();
+            chain.take(&line);
         }
-        if walk.fault.is_none() && walk.is_open {
-            walk.note_fault(walk.lines, "it has no end: it was cut, and no line behind it says so");
-        } else if !walk.unmarked.is_empty() {
-            walk.note_unmarked();
+        if chain.fault.is_none() && chain.is_open {
+            chain.note_fault(chain.lines, "it has no end: it was cut, and no line behind it says so");
+        } else if !chain.unmarked.is_empty() {
+            chain.note_unmarked();
         }
-        Ok(walk)
+        Ok(chain)
     }
 
     fn take(&mut self, line: &[u8]) {

@@ -62,9 +62,9 @@ impl AuditFile {
             return Err(AuditFileError::NoFile);
         }
         // A device has no chain to go on from, and no other writers that matter.
-        let walk = if is_device { ChainWalk::default() } else { Self::take_over(&file, &facts)? };
-        let (lines, last, cut) = (walk.lines, walk.last, walk.cut_lines());
-        Ok(Self { file, lines, last, cut, is_open: walk.is_open })
+        let chain = if is_device { ChainWalk::default() } else { Self::take_over(&file, &facts)? };
+        let (lines, last, cut) = (chain.lines, chain.last, chain.cut_lines());
+        Ok(Self { file, lines, last, cut, is_open: chain.is_open })
     }
 
     fn take_over(file: &File, facts: &fs::Metadata) -> Result<ChainWalk, AuditFileError> {
@@ -72,14 +72,14 @@ impl AuditFile {
             Err(Errno::WOULDBLOCK) => return Err(AuditFileError::Taken),
             locked => locked.map_err(io::Error::from)?,
         }
-        let walk = ChainWalk::through(BufReader::new(file))?;
-        if walk.is_foreign {
+        let chain = ChainWalk::through(BufReader::new(file))?;
+        if chain.is_foreign {
             return Err(AuditFileError::Foreign);
         }
         if facts.mode() & 0o077 != 0 {
             file.set_permissions(Permissions::from_mode(0o600))?;
         }
-        Ok(walk)
+        Ok(chain)
     }
 
     /// Somebody has removed it: what is written now is lost when it is closed.

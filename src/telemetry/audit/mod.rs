@@ -94,8 +94,8 @@ impl AuditTrail {
     pub fn replace(&self, log: Option<AuditLog>, actor: AuditActor, action: &'static str) {
         let object = log.as_ref().map_or_else(|| "none".into(), |log| crate::text::clean_path(log.path()));
         if let Some(before) = self.0.swap(log.map(Into::into)) {
-            let told = "the audit goes on there, and no more in this file";
-            before.write(AuditRecord::new(actor, action, &object, told));
+            let reported = "the audit goes on there, and no more in this file";
+            before.write(AuditRecord::new(actor, action, &object, reported));
         }
     }
 

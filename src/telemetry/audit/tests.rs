@@ -29,7 +29,7 @@ fn append(path: &Path, objects: &[&str]) {
     objects.iter().for_each(|object| file.append(vec![record(object)]).unwrap());
 }
 
-fn walk(text: &[u8]) -> ChainWalk {
+fn check_chain(text: &[u8]) -> ChainWalk {
     ChainWalk::through(text).unwrap()
 }
 
@@ -55,19 +55,19 @@ fn a_changed_a_missing_and_a_foreign_line_are_named() {
     append(&path, &["one", "two"]);
     append(&path, &["three"]);
     let text = fs::read_to_string(&path).unwrap();
-    let whole = walk(text.as_bytes());
+    let whole = check_chain(text.as_bytes());
     assert_eq!((whole.lines, whole.fault), (3, None));
     assert_eq!(whole.last, LineHash::of(text.lines().last().unwrap().as_bytes()));
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let lines: Vec<_> = text.split_inclusive('\n').collect();
-    let fault = |text: String| walk(text.as_bytes()).fault.map(|fault| fault.line);
+    let fault = |text: String| check_chain(text.as_bytes()).fault.map(|fault| fault.line);
     assert_eq!(fault(text.replace("two", "six")), Some(3), "the one behind it does not fit");
     assert_eq!(fault(lines[1..].concat()), Some(1));
     assert_eq!(fault([lines[0], lines[2]].concat()), Some(2));
     assert_eq!(fault([lines[0], "{}\n", lines[1]].concat()), Some(2));
     assert_eq!(fault("root:x:0:0\n".into()), Some(1));
     assert_eq!(fault("x".repeat(300_000)), Some(1));
-    assert_eq!((walk(b"").lines, walk(b"").last.to_string()), (0, "0".repeat(64)));
+    assert_eq!((check_chain(b"").lines, check_chain(b"").last.to_string()), (0, "0".repeat(64)));
 }
 
 #[test]
@@ -80,12 +80,12 @@ fn a_file_that_is_cut_at_any_byte_is_seen_and_goes_on_marked() {
     for at in 0..text.len() {
         fs::write(&path, &text[..at]).unwrap();
         let lines = text[..at].iter().filter(|byte| **byte == b'\n').count() as u64;
-        let fault = walk(&text[..at]).fault.map(|fault| fault.line);
+        let fault = check_chain(&text[..at]).fault.map(|fault| fault.line);
         assert_eq!(fault, (!ends(at)).then_some(lines + 1), "cut at {at}");
         append(&path, &["three"]);
         let repaired = fs::read(&path).unwrap();
         assert!(repaired.starts_with(&text[..at]), "what was cut stays");
-        assert_eq!(walk(&repaired).fault, None, "cut at {at}");
+        assert_eq!(check_chain(&repaired).fault, None, "cut at {at}");
         let marks = actions(&path).iter().filter(|(action, _)| action == "cut").count();
         assert_eq!(marks, usize::from(!ends(at)), "cut at {at}");
     }
@@ -105,10 +105,10 @@ fn a_line_that_marks_a_cut_may_be_cut_itself() {
         fs::write(&path, &text[..at]).unwrap();
         append(&path, &["four"]);
         let repaired = fs::read_to_string(&path).unwrap();
-        assert_eq!(walk(repaired.as_bytes()).fault, None, "cut at {at}");
+        assert_eq!(check_chain(repaired.as_bytes()).fault, None, "cut at {at}");
         // What was cut is covered by the chain as well.
         let changed = repaired.replacen("\"object\":\"two\"", "\"object\":\"six\"", 1);
-        assert!(changed == repaired || walk(changed.as_bytes()).fault.is_some(), "cut at {at}");
+        assert!(changed == repaired || check_chain(changed.as_bytes()).fault.is_some(), "cut at {at}");
     }
 }
 
@@ -138,9 +138,13 @@ fn what_a_full_disk_has_lost_is_told_and_counted_by_a_line() {
     let full = AuditLog::open(Path::new("/dev/full"), notices.clone()).unwrap();
     full.write(record("one"));
     settle(&full);
-    let told =
+    let reported =
         |notices: &NoticeLog| notices.all().iter().map(|it| it.text.clone()).collect::<Vec<_>>().join("\n");
-    assert!(told(&notices).contains("/dev/full can not be written: No space left"), "{}", told(&notices));
+    assert!(
+        reported(&notices).contains("/dev/full can not be written: No space left"),
+        "{}",
+        reported(&notices)
+    );
     // The folder comes later.
     let notices = Arc::new(NoticeLog::default());
     let log = AuditLog::open(&path, notices.clone()).unwrap();
@@ -151,7 +155,7 @@ fn what_a_full_disk_has_lost_is_told_and_counted_by_a_line() {
     settle(&log);
     let written = actions(&path);
     assert_eq!(written, [("lost".into(), "2".into()), ("kill".into(), "three".into())]);
-    assert!(told(&notices).contains("is written again; 2 lines were lost"), "{}", told(&notices));
+    assert!(reported(&notices).contains("is written again; 2 lines were lost"), "{}", reported(&notices));
     assert!(AuditLog::open(&path, notices).is_err(), "it has a writer");
 }
 
@@ -168,10 +172,11 @@ fn a_renamed_file_is_left_on_a_signal_and_the_next_names_its_end() {
     settle(&log);
     assert_eq!(actions(&old), [("kill".into(), "one".into())]);
     let text = fs::read_to_string(&path).unwrap();
-    assert_eq!(walk(text.as_bytes()).fault, None);
+    assert_eq!(check_chain(text.as_bytes()).fault, None);
     let first = text.lines().next().unwrap();
     assert!(
-        first.contains("\"signal\"") && first.contains(&walk(&fs::read(&old).unwrap()).last.to_string()),
+        first.contains("\"signal\"")
+            && first.contains(&check_chain(&fs::read(&old).unwrap()).last.to_string()),
         "{first}"
     );
     assert_eq!(actions(&path).last(), Some(&("kill".into(), "two".into())));

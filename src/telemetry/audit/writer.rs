@@ -159,11 +159,11 @@ impl AuditWriter {
     fn write(&mut self, record: Option<AuditRecord>) {
         let count = record.iter().count() as u64;
         let lost = self.state.lost.load(Ordering::Relaxed);
-        let told = (lost > 0).then(|| {
+        let reported = (lost > 0).then(|| {
             let actor = AuditActor::own(ActorPlace::Gateway);
             AuditRecord::new(actor, "lost", &lost.to_string(), "lines that could not be written")
         });
-        match self.append(told.into_iter().chain(record).collect()) {
+        match self.append(reported.into_iter().chain(record).collect()) {
             Ok(()) => {
                 self.state.lost.fetch_sub(lost, Ordering::Relaxed);
                 if std::mem::take(&mut self.is_failing) {
@@ -194,13 +194,13 @@ impl AuditWriter {
     /// The first line of a new file names the last of the one before, which was renamed.
     fn reopen(&mut self) {
         let before = self.file.take().map(|file| (file.lines, file.last));
-        let told = before.map_or_else(
+        let reported = before.map_or_else(
             || "the file is opened anew".into(),
             |(lines, last)| {
                 format!("the file is opened anew; before it had {lines} lines, the last is {last}")
             },
         );
-        self.write(Some(AuditRecord::new(AuditActor::signal("SIGUSR1"), "signal", "SIGUSR1", &told)));
+        self.write(Some(AuditRecord::new(AuditActor::signal("SIGUSR1"), "signal", "SIGUSR1", &reported)));
     }
 
     /// Once, until it is written again.

@@ -201,9 +201,9 @@ mod tests {
         }
 
         fn lines(&self) -> Vec<String> {
-            let told = self.notices.all();
+            let reported = self.notices.all();
             let level = |level| if level == NoticeLevel::Warn { "WARN" } else { "INFO" };
-            told.into_iter().map(|notice| format!("{} {}", level(notice.level), notice.text)).collect()
+            reported.into_iter().map(|notice| format!("{} {}", level(notice.level), notice.text)).collect()
         }
     }
 
@@ -211,11 +211,11 @@ mod tests {
     fn a_gateway_that_is_lost_and_back_is_told_once_each_and_so_is_the_health() {
         let well = pool(PoolState::Healthy, 8);
         let lost = PoolRow { gone_seconds: Some(2.0), cut: 3, ..pool(PoolState::Down, 0) };
-        let mut told = AlertTrace::default();
-        told.over(5.0, std::slice::from_ref(&well));
-        let seen = told.over(70.0, &[lost]);
+        let mut reported = AlertTrace::default();
+        reported.over(5.0, std::slice::from_ref(&well));
+        let seen = reported.over(70.0, &[lost]);
         assert_eq!(seen.health, Some(Health::Down));
-        let seen = told.over(5.0, &[well]);
+        let seen = reported.over(5.0, &[well]);
         assert_eq!((seen.health, seen.alerts.len()), (Some(Health::Healthy), 0));
         let expected = [
             "WARN internal at 10.0.0.5: lost, 3 sessions cut; no link for orders",
@@ -223,28 +223,28 @@ mod tests {
             "INFO internal at 10.0.0.5: back after 1m 9s",
             "INFO health: HEALTHY, was DOWN",
         ];
-        assert_eq!(told.lines(), expected);
+        assert_eq!(reported.lines(), expected);
     }
 
     #[test]
     fn what_comes_and_goes_is_seen_and_leaves_no_line() {
         let (well, short) = (pool(PoolState::Healthy, 8), pool(PoolState::Filling, 2));
-        let mut told = AlertTrace::default();
+        let mut reported = AlertTrace::default();
         for _ in 0..20 {
-            let seen = told.over(1.0, std::slice::from_ref(&short));
+            let seen = reported.over(1.0, std::slice::from_ref(&short));
             assert_eq!(seen.health, Some(Health::Degraded));
-            told.over(2.0, std::slice::from_ref(&well));
+            reported.over(2.0, std::slice::from_ref(&well));
         }
-        assert_eq!(told.lines(), [""; 0]);
+        assert_eq!(reported.lines(), [""; 0]);
     }
 
     #[test]
     fn an_alert_keeps_the_time_at_which_it_began() {
-        let mut told = AlertTrace::default();
-        let first = told.over(1.0, &[pool(PoolState::Filling, 2)]).alerts[0].clone();
+        let mut reported = AlertTrace::default();
+        let first = reported.over(1.0, &[pool(PoolState::Filling, 2)]).alerts[0].clone();
         let error = Some("connection refused".to_owned());
         let worse = PoolRow { last_error: error, ..pool(PoolState::Filling, 1) };
-        let later = told.over(9.0, &[worse]).alerts[0].clone();
+        let later = reported.over(9.0, &[worse]).alerts[0].clone();
         assert_eq!(first.since, later.since);
         assert_eq!(later.text, "any service: 1 of 8 links ready from internal: connection refused");
     }
@@ -252,13 +252,13 @@ mod tests {
     #[test]
     fn a_certificate_that_ends_is_told_at_its_marks_and_not_as_an_alert() {
         let ends_in = |days| PoolRow { certificate_days: Some(days), ..pool(PoolState::Healthy, 8) };
-        let mut told = AlertTrace::default();
+        let mut reported = AlertTrace::default();
         for days in [31, 30, 29, 8, 7] {
-            told.over(5.0, &[ends_in(days)]);
+            reported.over(5.0, &[ends_in(days)]);
         }
-        let seen = told.over(5.0, &[ends_in(7)]);
+        let seen = reported.over(5.0, &[ends_in(7)]);
         assert_eq!(seen.alerts.len(), 1, "it is an alert all the same: {:?}", seen.alerts);
-        let lines = told.lines();
+        let lines = reported.lines();
         let of_certificates: Vec<_> = lines.iter().filter(|line| line.contains("certificate")).collect();
         // At 30, 8 and 7 days; such lines within a short time are one.
         assert_eq!(of_certificates, ["WARN the certificate of internal ends in 7 days (3x)"]);

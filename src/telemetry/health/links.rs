@@ -107,10 +107,10 @@ fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
 
 fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &mut Vec<Alert>) {
     let Some(first) = rows.first() else { return };
-    let gone = rows.iter().filter_map(|pool| pool.gone_seconds).reduce(f64::min);
-    let is_lost = gone.is_some() && rows.iter().all(|pool| !pool.left);
+    let away = rows.iter().filter_map(|pool| pool.gone_seconds).reduce(f64::min);
+    let is_lost = away.is_some() && rows.iter().all(|pool| !pool.left);
     let kind = if is_lost { AlertKind::PeerLost } else { AlertKind::NoLink };
-    let mut alert = alert_about(first, kind, gone.map_or(now, |gone| time_before(now, gone)));
+    let mut alert = alert_about(first, kind, away.map_or(now, |away| time_before(now, away)));
     let text = &mut alert.text;
     text.push_str(if is_lost { ": lost" } else { ": no link" });
     match rows.iter().map(|pool| pool.cut).max() {
@@ -273,23 +273,23 @@ mod tests {
             ..pool(PoolState::Down, 0)
         };
         let chat = ServiceRow::new(Half::Dmz, "chat");
-        let told = judged(vec![chat.clone(), orders()], vec![lost.clone()]);
+        let reported = judged(vec![chat.clone(), orders()], vec![lost.clone()]);
         let expected = "internal at 10.0.0.5: lost, 12 sessions cut; no link for chat, orders: \
                         ready link lost: connection reset";
-        assert_eq!(texts(&told), [expected]);
-        let alert = &told.alerts[0];
+        assert_eq!(texts(&reported), [expected]);
+        let alert = &reported.alerts[0];
         assert_eq!((alert.kind, &*alert.object), (AlertKind::PeerLost, "internal"));
         assert_eq!(alert.since, log::format_utc(time_before(noon(), 34.0)));
         let other = PoolRow { address: Some("10.0.0.6".into()), ..pool(PoolState::Healthy, 8) };
-        let told = judged(vec![chat, orders()], vec![lost.clone(), other]);
+        let reported = judged(vec![chat, orders()], vec![lost.clone(), other]);
         assert_eq!(
-            texts(&told),
+            texts(&reported),
             ["internal at 10.0.0.5: lost, 12 sessions cut: ready link lost: connection reset"]
         );
         let left = PoolRow { left: true, cut: 0, last_error: Some("it drains".into()), ..lost };
-        let told = judged(vec![orders()], vec![left]);
-        assert_eq!(told.alerts[0].kind, AlertKind::NoLink);
-        assert_eq!(texts(&told), ["internal at 10.0.0.5: no link; no link for orders: it drains"]);
+        let reported = judged(vec![orders()], vec![left]);
+        assert_eq!(reported.alerts[0].kind, AlertKind::NoLink);
+        assert_eq!(texts(&reported), ["internal at 10.0.0.5: no link; no link for orders: it drains"]);
     }
 
     #[test]
@@ -300,11 +300,11 @@ mod tests {
         };
         let waits = PoolRow { waiting: 3, waited_for: vec!["orders".into()], ..nobody("orders") };
         let services = vec![orders(), ServiceRow::new(Half::Dmz, "chat")];
-        let told = judged(services, vec![nobody("chat"), waits]);
+        let reported = judged(services, vec![nobody("chat"), waits]);
         let expected = "no link for chat, orders; 3 clients wait: \
                         no internal gateway has dialled in for this service";
-        assert_eq!(texts(&told), [expected]);
-        assert_eq!(told.alerts[0].object, "chat, orders");
+        assert_eq!(texts(&reported), [expected]);
+        assert_eq!(reported.alerts[0].object, "chat, orders");
     }
 
     #[test]
@@ -331,9 +331,9 @@ mod tests {
             waited_for: vec!["orders".into()],
             ..pool(PoolState::Starved, 0)
         };
-        let told = judged(vec![orders()], vec![starved("10.0.0.5", 3), starved("10.0.0.6", 0)]);
-        assert_eq!(texts(&told), ["orders: 3 waiting, 0 of 16 links ready"]);
-        let why = told.services[0].lack.as_ref().map(|lack| &*lack.why);
+        let reported = judged(vec![orders()], vec![starved("10.0.0.5", 3), starved("10.0.0.6", 0)]);
+        assert_eq!(texts(&reported), ["orders: 3 waiting, 0 of 16 links ready"]);
+        let why = reported.services[0].lack.as_ref().map(|lack| &*lack.why);
         assert_eq!(why, Some("3 clients wait, 0 of 16 links ready"));
     }
 
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn links_of_services_that_drain_are_not_missed() {
         let drained = ServiceRow { phase: crate::telemetry::snapshot::ServicePhase::Draining, ..orders() };
-        let told = judged(vec![drained], vec![pool(PoolState::Down, 0)]);
-        assert_eq!(told.alerts.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::Drained]);
+        let reported = judged(vec![drained], vec![pool(PoolState::Down, 0)]);
+        assert_eq!(reported.alerts.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::Drained]);
     }
 }

@@ -232,25 +232,25 @@ mod tests {
             (vec![drained], vec![well], Health::Down),
         ];
         for (services, pools, expected) in cases {
-            let told = judged(services.clone(), pools.clone());
-            assert_eq!(told.health, Some(expected), "{services:?} {pools:?}");
-            assert_eq!(told.alerts.is_empty(), expected == Health::Healthy, "{:?}", told.alerts);
+            let reported = judged(services.clone(), pools.clone());
+            assert_eq!(reported.health, Some(expected), "{services:?} {pools:?}");
+            assert_eq!(reported.alerts.is_empty(), expected == Health::Healthy, "{:?}", reported.alerts);
         }
     }
 
     #[test]
     fn a_service_without_a_link_is_down_and_the_others_are_not() {
         let serves_chat = PoolRow { serves: vec!["chat".into()], ..pool(PoolState::Healthy, 8) };
-        let told = judged(vec![ServiceRow::new(Half::Dmz, "chat"), orders()], vec![serves_chat]);
-        let of_services: Vec<_> = told.services.iter().map(|row| row.health).collect();
+        let reported = judged(vec![ServiceRow::new(Half::Dmz, "chat"), orders()], vec![serves_chat]);
+        let of_services: Vec<_> = reported.services.iter().map(|row| row.health).collect();
         assert_eq!(of_services, [Some(Health::Healthy), Some(Health::Down)]);
-        assert_eq!(told.health, Some(Health::Degraded));
-        assert_eq!(told.alerts[0].object, "orders");
+        assert_eq!(reported.health, Some(Health::Degraded));
+        assert_eq!(reported.alerts[0].object, "orders");
     }
 
     #[test]
     fn certificates_are_told_from_two_weeks_on() {
-        let told = |days| {
+        let reported = |days| {
             let row = CertificateRow {
                 role: Half::Dmz,
                 used: "accept".into(),
@@ -264,20 +264,21 @@ mod tests {
             (snapshot.health, snapshot.alerts.first().map(|alert| (alert.kind, alert.text.clone())))
         };
         let (healthy, degraded) = (Some(Health::Healthy), Some(Health::Degraded));
-        assert_eq!(told(15), (healthy, None));
+        assert_eq!(reported(15), (healthy, None));
         let text = |text: &str| format!("the accept certificate pki/www.pem {text}");
-        assert_eq!(told(14), (degraded, Some((AlertKind::Certificate, text("ends in 14 days")))));
-        assert_eq!(told(0), (degraded, Some((AlertKind::Certificate, text("ends within a day")))));
-        assert_eq!(told(-1), (degraded, Some((AlertKind::Expired, text("has ended")))));
+        assert_eq!(reported(14), (degraded, Some((AlertKind::Certificate, text("ends in 14 days")))));
+        assert_eq!(reported(0), (degraded, Some((AlertKind::Certificate, text("ends within a day")))));
+        assert_eq!(reported(-1), (degraded, Some((AlertKind::Expired, text("has ended")))));
     }
 
     #[test]
     fn a_drained_service_says_since_when_and_by_whom() {
         let drained = DrainRequest { since: "2026-01-31T14:01:58.000Z".into(), by: "uid 0".into() };
         let row = ServiceRow { phase: ServicePhase::Draining, drained: Some(drained), ..orders() };
-        let told = judged(vec![ServiceRow::new(Half::Dmz, "chat"), row], vec![pool(PoolState::Healthy, 8)]);
-        assert_eq!(texts(&told), ["orders: drained since 2026-01-31T14:01:58.000Z by uid 0"]);
-        assert_eq!(told.alerts[0].since, "2026-01-31T14:01:58.000Z");
+        let reported =
+            judged(vec![ServiceRow::new(Half::Dmz, "chat"), row], vec![pool(PoolState::Healthy, 8)]);
+        assert_eq!(texts(&reported), ["orders: drained since 2026-01-31T14:01:58.000Z by uid 0"]);
+        assert_eq!(reported.alerts[0].since, "2026-01-31T14:01:58.000Z");
     }
 
     #[test]
@@ -288,13 +289,16 @@ mod tests {
             ..orders()
         };
         let well = pool(PoolState::Healthy, 8);
-        let told = judged(vec![closed(None), ServiceRow::new(Half::Dmz, "chat")], vec![well.clone()]);
-        assert_eq!((told.health, told.services[0].health), (Some(Health::Degraded), Some(Health::Down)));
-        assert_eq!(texts(&told), ["orders: it is outside of its hours"]);
-        assert_eq!(told.alerts[0].kind, AlertKind::Closed);
-        let told = judged(vec![closed(Some("alpha: it is outside of its hours"))], vec![well]);
+        let reported = judged(vec![closed(None), ServiceRow::new(Half::Dmz, "chat")], vec![well.clone()]);
         assert_eq!(
-            (told.health, texts(&told)),
+            (reported.health, reported.services[0].health),
+            (Some(Health::Degraded), Some(Health::Down))
+        );
+        assert_eq!(texts(&reported), ["orders: it is outside of its hours"]);
+        assert_eq!(reported.alerts[0].kind, AlertKind::Closed);
+        let reported = judged(vec![closed(Some("alpha: it is outside of its hours"))], vec![well]);
+        assert_eq!(
+            (reported.health, texts(&reported)),
             (Some(Health::Down), vec!["orders: alpha: it is outside of its hours"])
         );
     }
@@ -309,10 +313,10 @@ mod tests {
         };
         let well = pool(PoolState::Healthy, 8);
         assert!(judged(vec![failing(2)], vec![well.clone()]).alerts.is_empty());
-        let told = judged(vec![failing(300)], vec![well]);
+        let reported = judged(vec![failing(300)], vec![well]);
         let expected = "orders: the last 300 sessions failed: backend 127.0.0.1:5432: connection refused";
-        assert_eq!(texts(&told), [expected]);
-        let word = told.services[0].lack.as_ref().map(|lack| lack.kind.word());
+        assert_eq!(texts(&reported), [expected]);
+        let word = reported.services[0].lack.as_ref().map(|lack| lack.kind.word());
         assert_eq!(word, Some("FAILING"));
     }
 }

@@ -70,7 +70,7 @@ impl Readiness {
     }
 
     /// What is not ready of what was asked for.
-    pub fn lacks(&self, demand: ReadinessDemand) -> Vec<String> {
+    pub fn unmet(&self, demand: ReadinessDemand) -> Vec<String> {
         let unlinked = match demand {
             ReadinessDemand::Usual => &[],
             ReadinessDemand::Strict => &*self.unlinked,
@@ -141,12 +141,15 @@ mod tests {
     #[test]
     fn one_service_that_is_served_makes_a_gateway_ready_and_all_make_it_strictly_so() {
         let chat = ServiceRow { phase: ServicePhase::Draining, ..ServiceRow::new(Half::Dmz, "chat") };
-        let told = of(vec![chat, orders()], vec![pool(PoolState::Healthy, 8)], &[]);
-        assert_eq!((told.meets(ReadinessDemand::Usual), told.meets(ReadinessDemand::Strict)), (true, false));
-        assert_eq!(told.reasons, ["chat: drained"]);
-        let told = of(vec![orders()], vec![pool(PoolState::Down, 0)], &[]);
-        assert!(!told.meets(ReadinessDemand::Usual));
-        assert_eq!(told.reasons, ["orders: no link"]);
+        let reported = of(vec![chat, orders()], vec![pool(PoolState::Healthy, 8)], &[]);
+        assert_eq!(
+            (reported.meets(ReadinessDemand::Usual), reported.meets(ReadinessDemand::Strict)),
+            (true, false)
+        );
+        assert_eq!(reported.reasons, ["chat: drained"]);
+        let reported = of(vec![orders()], vec![pool(PoolState::Down, 0)], &[]);
+        assert!(!reported.meets(ReadinessDemand::Usual));
+        assert_eq!(reported.reasons, ["orders: no link"]);
     }
 
     #[test]
@@ -156,12 +159,12 @@ mod tests {
         let (alpha, internal) =
             (NamedBy::Certificate("alpha".into()), NamedBy::Certificate("internal".into()));
         let well = vec![pool(PoolState::Filling, 1)];
-        let told = of(vec![orders()], well.clone(), &[named(internal.clone())]);
-        assert!(told.meets(ReadinessDemand::Strict), "{told:?}");
-        let told = of(vec![orders()], well, &[named(internal), named(alpha)]);
-        assert!(told.meets(ReadinessDemand::Usual) && !told.meets(ReadinessDemand::Strict));
+        let reported = of(vec![orders()], well.clone(), &[named(internal.clone())]);
+        assert!(reported.meets(ReadinessDemand::Strict), "{reported:?}");
+        let reported = of(vec![orders()], well, &[named(internal), named(alpha)]);
+        assert!(reported.meets(ReadinessDemand::Usual) && !reported.meets(ReadinessDemand::Strict));
         assert_eq!(
-            (told.lacks(ReadinessDemand::Usual).len(), told.lacks(ReadinessDemand::Strict)),
+            (reported.unmet(ReadinessDemand::Usual).len(), reported.unmet(ReadinessDemand::Strict)),
             (0, vec!["no link from alpha".into()])
         );
     }
@@ -173,8 +176,11 @@ mod tests {
             roles: vec![Half::Dmz],
             ..judged(vec![orders()], vec![pool(PoolState::Healthy, 8)])
         };
-        let told = Readiness::of(&drains, &[]);
-        assert_eq!((told.ready, &*told.reasons), (false, &["the gateway is draining".to_owned()][..]));
+        let reported = Readiness::of(&drains, &[]);
+        assert_eq!(
+            (reported.ready, &*reported.reasons),
+            (false, &["the gateway is draining".to_owned()][..])
+        );
     }
 
     #[test]
@@ -185,7 +191,7 @@ mod tests {
             Readiness::of(&Snapshot { roles: vec![Half::Internal], ..judged(rows, pools) }, &[])
         };
         assert!(inside(vec![link]).ready);
-        let told = inside(vec![]);
-        assert_eq!((told.ready, &*told.reasons), (false, &["no link stands".to_owned()][..]));
+        let reported = inside(vec![]);
+        assert_eq!((reported.ready, &*reported.reasons), (false, &["no link stands".to_owned()][..]));
     }
 }

@@ -34,21 +34,21 @@ impl<S: Subscriber> Layer<S> for LogLayer {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_quiet = self.quiet.load(Ordering::Relaxed);
         let is_text = !is_quiet && self.format == LogFormat::Text;
-        let mut said = EventText::for_forms(is_text, file.is_some() || !is_quiet && !is_text);
-        event.record(&mut said);
+        let mut event_text = EventText::for_forms(is_text, file.is_some() || !is_quiet && !is_text);
+        event.record(&mut event_text);
         let (level, time) = (*event.metadata().level(), utc_now());
         if !is_quiet {
             let line = match (self.format, self.is_journal) {
-                (LogFormat::Text, false) => format!("{time} {level:>5} {}", said.as_text()),
-                (LogFormat::Text, true) => said.as_text(),
-                (LogFormat::Json, false) => said.as_json(level, Some(&time)),
-                (LogFormat::Json, true) => said.as_json(level, None),
+                (LogFormat::Text, false) => format!("{time} {level:>5} {}", event_text.as_text()),
+                (LogFormat::Text, true) => event_text.as_text(),
+                (LogFormat::Json, false) => event_text.as_json(level, Some(&time)),
+                (LogFormat::Json, true) => event_text.as_json(level, None),
             };
             let priority = self.is_journal.then(|| priority(level));
             self.stderr.write(with_priority(line, priority));
         }
         if let Some(file) = file {
-            file.write(said.as_json(level, Some(&time)));
+            file.write(event_text.as_json(level, Some(&time)));
         }
     }
 }
@@ -76,11 +76,11 @@ pub(super) fn with_priority(line: String, priority: Option<u8>) -> String {
 
 /// A line that is made here and not by an event.
 pub(super) fn plain_line(level: Level, event: LogEvent, message: &str, field: (&str, u64)) -> String {
-    let mut said = EventText::for_forms(false, true);
-    said.event = Some(event.name().into());
-    said.message.push_str(message);
-    said.add_number(field.0, field.1);
-    said.as_json(level, Some(&utc_now()))
+    let mut event_text = EventText::for_forms(false, true);
+    event_text.event = Some(event.name().into());
+    event_text.message.push_str(message);
+    event_text.add_number(field.0, field.1);
+    event_text.as_json(level, Some(&utc_now()))
 }
 
 /// Room for the fields of most events.
@@ -99,8 +99,8 @@ struct EventText {
 
 impl EventText {
     fn for_forms(is_text: bool, is_json: bool) -> Self {
-        let room = || String::with_capacity(FIELDS_BYTES);
-        Self { text: is_text.then(room), json: is_json.then(room), ..Self::default() }
+        let space = || String::with_capacity(FIELDS_BYTES);
+        Self { text: is_text.then(space), json: is_json.then(space), ..Self::default() }
     }
 
     fn as_text(&self) -> String {
@@ -220,13 +220,13 @@ mod tests {
 
     #[test]
     fn a_line_says_the_same_to_people_and_to_programs() {
-        let mut said = EventText::for_forms(true, true);
-        said.event = Some("session_ended".into());
-        said.message.push_str("session\nended");
-        said.add_string("end", format_args!("{:?}", "-\"-"), "-\"-");
-        said.add_number("seconds", 0.5);
-        assert_eq!(said.as_text(), r#"session\nended end="-\"-" seconds=0.5"#);
-        let line = said.as_json(Level::INFO, Some("2026-11-28T23:00:00.000Z"));
+        let mut event_text = EventText::for_forms(true, true);
+        event_text.event = Some("session_ended".into());
+        event_text.message.push_str("session\nended");
+        event_text.add_string("end", format_args!("{:?}", "-\"-"), "-\"-");
+        event_text.add_number("seconds", 0.5);
+        assert_eq!(event_text.as_text(), r#"session\nended end="-\"-" seconds=0.5"#);
+        let line = event_text.as_json(Level::INFO, Some("2026-11-28T23:00:00.000Z"));
         let expected = concat!(
             r#"{"timestamp":"2026-11-28T23:00:00.000Z","level":"INFO","event":"session_ended","#,
             r#""message":"session\nended","end":"-\"-","seconds":0.5}"#

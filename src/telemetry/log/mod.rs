@@ -97,8 +97,8 @@ fn loss_line(format: LogFormat, is_journal: bool) -> LossLine {
 }
 
 fn missing_lines(lost: u64, cause: &str) -> String {
-    let told = format!("{lost} log lines lost: {cause}");
-    plain_line(Level::WARN, LogEvent::LinesLost, &told, ("lines", lost))
+    let reported = format!("{lost} log lines lost: {cause}");
+    plain_line(Level::WARN, LogEvent::LinesLost, &reported, ("lines", lost))
 }
 
 /// Writes the log into this file too, or into none; the one that is open stays where it is the same.

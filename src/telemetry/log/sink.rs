@@ -92,7 +92,8 @@ impl LineSink {
     pub fn start(target: SinkTarget, loss_line: Option<LossLine>) -> io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUED_LINES_MAX);
         let state = Arc::new(SinkState::new(target));
-        let writer = SinkWriter { state: state.clone(), lines, loss_line, file: None, tried: None, told: 0 };
+        let writer =
+            SinkWriter { state: state.clone(), lines, loss_line, file: None, tried: None, reported: 0 };
         thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
         let handle = Arc::new(SinkHandle { state, queue });
         let mut sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,8 +178,8 @@ impl SinkState {
 
     fn loss_reason(&self, now_ms: u64) -> Option<String> {
         let at_ms = Some(self.lost_at_ms.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
-        let goes_on = now_ms.saturating_sub(at_ms) < TOLD_MS;
-        goes_on.then(|| self.describe_loss())
+        let continues = now_ms.saturating_sub(at_ms) < TOLD_MS;
+        continues.then(|| self.describe_loss())
     }
 
     fn describe_loss(&self) -> String {
@@ -211,7 +212,7 @@ struct SinkWriter {
     /// When the file was last tried in vain, and what came of it.
     tried: Option<(Instant, i32)>,
     /// So many losses have a line.
-    told: u64,
+    reported: u64,
 }
 
 impl SinkWriter {
@@ -244,14 +245,14 @@ impl SinkWriter {
     fn write_batch(&mut self, text: &[u8], count: u64) {
         self.open_if_due();
         let lost = self.state.lost.load(Ordering::Relaxed);
-        let missing = self.loss_line.filter(|_| lost > self.told);
+        let missing = self.loss_line.filter(|_| lost > self.reported);
         // What is missing behind the last line has no line to go with.
         if text.is_empty() && missing.is_none() {
             return;
         }
         let missing = missing.map(|line| line(lost, &self.state.describe_loss()) + "\n");
         match self.write_all(&[missing.unwrap_or_default().as_bytes(), text].concat()) {
-            Ok(()) => self.told = lost,
+            Ok(()) => self.reported = lost,
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
                 self.file = None;

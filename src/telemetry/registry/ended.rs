@@ -52,8 +52,8 @@ impl SessionRegistry {
 
     /// Those that failed, grouped by cause, and how many of them no group tells of any more.
     pub fn failures(&self) -> (Vec<FailureRow>, u64) {
-        let books = self.lock();
-        (books.failures.rows(Instant::now()), books.failures.left_out())
+        let state = self.lock();
+        (state.failures.rows(Instant::now()), state.failures.left_out())
     }
 }
 

@@ -18,13 +18,13 @@ pub struct ServiceEnds {
 impl SessionRegistry {
     /// How the sessions of each service have ended so far, and how many clients wait for a link.
     pub fn ends(&self) -> HashMap<(Half, ServiceName), ServiceEnds> {
-        let books = self.lock();
-        let ended = books.ends.iter().map(|(key, ended)| {
+        let state = self.lock();
+        let ended = state.ends.iter().map(|(key, ended)| {
             (key.clone(), ServiceEnds { ended: ended.clone().into_iter().collect(), waiting: 0 })
         });
         let mut ends: HashMap<_, _> = ended.collect();
         for (_, session) in
-            books.clients().filter(|(_, session)| session.counters.phase() == SessionPhase::Waiting)
+            state.clients().filter(|(_, session)| session.counters.phase() == SessionPhase::Waiting)
         {
             ends.entry((session.half, session.service.clone())).or_default().waiting += 1;
         }

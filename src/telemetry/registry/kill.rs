@@ -56,8 +56,8 @@ impl SessionRegistry {
     /// Ends a session by its id, in a pair run by one process on both halves; or by `PEER/ID`, since two
     /// peers may use the same.
     pub fn kill(&self, named: &str) -> Result<(), NotKilled> {
-        let books = self.lock();
-        let sessions = || books.open.values();
+        let state = self.lock();
+        let sessions = || state.open.values();
         let mut found: Vec<_> =
             sessions().filter(|session| session.peer().is_some() && session.full_name() == named).collect();
         if found.is_empty() {
@@ -77,8 +77,8 @@ impl SessionRegistry {
     /// Ends the sessions inside of which `is_meant` says so, by peer and service; how many.
     pub fn cut_inside(&self, is_meant: impl Fn(Option<&str>, &ServiceName) -> bool) -> u64 {
         let found: Vec<Arc<OpenSession>> = {
-            let books = self.lock();
-            let inside = books.open.values().filter(|session| session.half == Half::Internal);
+            let state = self.lock();
+            let inside = state.open.values().filter(|session| session.half == Half::Internal);
             inside.filter(|it| is_meant(it.peer().as_deref(), &it.service)).cloned().collect()
         };
         // Each of them wakes a task, so it is not done under the lock.
@@ -100,8 +100,8 @@ impl SessionRegistry {
             KillSelection::Matching(wanted) => wanted.holds(session),
         };
         let found: Vec<Arc<OpenSession>> = {
-            let books = self.lock();
-            books.open.values().filter(|session| is_client(session) && is_meant(session)).cloned().collect()
+            let state = self.lock();
+            state.open.values().filter(|session| is_client(session) && is_meant(session)).cloned().collect()
         };
         // Each of them wakes a task, so it is not done under the lock.
         found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));

@@ -118,19 +118,19 @@ fn a_backend_fails_until_a_session_reaches_it() {
 
 #[test]
 fn a_phase_is_timed_from_its_first_moment() {
-    let meter = SessionCounters::default();
-    assert_eq!(meter.waited(), None, "a session that needs no link");
-    meter.enter(SessionPhase::Waiting);
-    assert!(meter.waited().is_some(), "while it waits");
+    let counters = SessionCounters::default();
+    assert_eq!(counters.waited(), None, "a session that needs no link");
+    counters.enter(SessionPhase::Waiting);
+    assert!(counters.waited().is_some(), "while it waits");
     std::thread::sleep(Duration::from_millis(3));
-    meter.enter(SessionPhase::Connecting);
-    meter.enter(SessionPhase::Relaying);
-    let before = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
+    counters.enter(SessionPhase::Connecting);
+    counters.enter(SessionPhase::Relaying);
+    let before = (counters.waited(), counters.between(SessionPhase::Connecting, SessionPhase::Relaying));
     assert!(before.0.is_some_and(|wait| wait >= Duration::from_millis(3)));
     std::thread::sleep(Duration::from_millis(3));
     // As the relay does at every turn.
-    meter.enter(SessionPhase::Relaying);
-    let after = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
+    counters.enter(SessionPhase::Relaying);
+    let after = (counters.waited(), counters.between(SessionPhase::Connecting, SessionPhase::Relaying));
     assert_eq!(before, after);
 }
 

@@ -141,9 +141,9 @@ async fn told_of(pki: &Pki, chain: &[&str], own_ca: &[&str], ca: &str) -> String
 }
 
 #[track_caller]
-fn check(told: &str, parts: &[&str]) {
+fn check(reported: &str, parts: &[&str]) {
     for part in parts {
-        assert!(told.contains(part), "`{part}` is not in: {told}");
+        assert!(reported.contains(part), "`{part}` is not in: {reported}");
     }
 }
 
@@ -167,8 +167,8 @@ async fn a_missing_intermediate_is_told_by_its_name() {
     pki.bundle("short.crt", &["dmz", "lower"]);
     let own = pki.own_fault("short.crt", "dmz.key", "root.pem");
     check(&own, &[words[0], advice, "short.crt: "]);
-    let told = told_of(&pki, &["dmz", "lower"], &["middle"], "root.pem").await;
-    check(&told, &[words[0], advice, "its certificate comes from another CA than this link's `ca`"]);
+    let reported = told_of(&pki, &["dmz", "lower"], &["middle"], "root.pem").await;
+    check(&reported, &[words[0], advice, "its certificate comes from another CA than this link's `ca`"]);
     // Whole, it is believed.
     pki.bundle("whole.crt", &["dmz", "lower", "middle"]);
     let whole = pki.identity("whole.crt", "dmz.key", "root.pem", "judge");
@@ -203,8 +203,8 @@ async fn an_algorithm_that_is_not_accepted_is_told_with_its_certificate() {
     pki.leaf("dmz", "middle");
     let words =
         "certificate 2 of 2 (`CN=middle`) is signed with SHA-1 (ecdsa-with-SHA1), which is not accepted";
-    let told = told_of(&pki, &["dmz", "middle"], &["middle"], "root.pem").await;
-    check(&told, &[words, "have it issued anew"]);
+    let reported = told_of(&pki, &["dmz", "middle"], &["middle"], "root.pem").await;
+    check(&reported, &[words, "have it issued anew"]);
 }
 
 #[tokio::test]
@@ -243,7 +243,10 @@ async fn a_backend_is_believed_by_a_certificate_that_signs_itself_and_stands_in_
     pki.root("other", "-addext subjectAltName=DNS:shop");
     assert_eq!(called(&pki, "shop", "shop.pem", "shop").await, Ok(()));
     check(&called(&pki, "shop", "shop.pem", "else").await.unwrap_err(), &["not valid for name"]);
-    let told = called(&pki, "other", "shop.pem", "shop").await.unwrap_err();
-    check(&told, &["certificate 1 of 1 (`CN=other`) signs itself, and this connect's `ca` does not hold it"]);
-    assert!(!told.contains("this link's"), "{told}");
+    let reported = called(&pki, "other", "shop.pem", "shop").await.unwrap_err();
+    check(
+        &reported,
+        &["certificate 1 of 1 (`CN=other`) signs itself, and this connect's `ca` does not hold it"],
+    );
+    assert!(!reported.contains("this link's"), "{reported}");
 }

@@ -169,7 +169,7 @@ fn what_is_no_list_of_this_ca_is_told_by_file_and_fault() {
         other.list("crl.pem", "");
         authority.write(file, &other.read("crl.pem"));
     }
-    for (file, told) in [
+    for (file, reported) in [
         ("half.pem", "list 1 is damaged: "),
         ("short.pem", "it is damaged: "),
         ("half.der", "it is damaged: "),
@@ -188,7 +188,7 @@ fn what_is_no_list_of_this_ca_is_told_by_file_and_fault() {
         ("missing.pem", "No such file or directory"),
     ] {
         let problem = authority.problem(file);
-        assert!(problem.contains(told), "{file}: {problem}");
+        assert!(problem.contains(reported), "{file}: {problem}");
     }
     // No cut of a list is taken for a list, and none stops the reading.
     for length in (0..der.len()).step_by(7) {

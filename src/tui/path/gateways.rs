@@ -28,7 +28,7 @@ impl PathBuilder<'_> {
         let scope = snapshot.gateways.iter().find(|row| *row.name == *snapshot.profile);
         for row in snapshot.gateways.iter().filter(|row| scope.is_none_or(|scope| scope.name == row.name)) {
             // One that was never heard stands where most do.
-            let halves = row.heard.as_ref().map_or(&[Half::Dmz][..], |heard| heard.roles.as_slice());
+            let halves = row.heard.as_ref().map_or(&[Half::Dmz][..], |facts| facts.roles.as_slice());
             for &half in halves {
                 self.add(self.member_part(row, half));
             }
@@ -38,7 +38,7 @@ impl PathBuilder<'_> {
     fn own_part(&self, half: Half) -> PathPart {
         let snapshot = self.snapshot;
         let name = if snapshot.host.is_empty() { &snapshot.profile } else { &snapshot.host };
-        let (severity, why) = self.own_trouble(None);
+        let (severity, why) = self.own_state(None);
         let (state, state_severity) = health_word(snapshot.health, snapshot.phase);
         PathPart {
             state: state.into(),
@@ -52,16 +52,16 @@ impl PathBuilder<'_> {
     }
 
     fn member_part(&self, row: &GatewayRow, half: Half) -> PathPart {
-        let unheard = |state, severity| (state, severity, severity, row.why.clone());
+        let no_data = |state, severity| (state, severity, severity, row.why.clone());
         let (state, state_severity, severity, why) = match row.reach {
-            GatewayReach::Unreachable => unheard("UNREACHABLE", Severity::Lost),
-            GatewayReach::Silent => unheard("SILENT", Severity::Starved),
-            GatewayReach::Calling => unheard("calling", Severity::Fine),
+            GatewayReach::Unreachable => no_data("UNREACHABLE", Severity::Lost),
+            GatewayReach::Silent => no_data("SILENT", Severity::Starved),
+            GatewayReach::Calling => no_data("calling", Severity::Fine),
             GatewayReach::Reached => {
-                let (severity, why) = self.own_trouble(Some(&row.name));
-                let heard = row.heard.as_ref();
-                let phase = heard.map_or(GatewayPhase::Starting, |heard| heard.phase);
-                let (state, of_state) = health_word(heard.and_then(|heard| heard.health), phase);
+                let (severity, why) = self.own_state(Some(&row.name));
+                let facts = row.heard.as_ref();
+                let phase = facts.map_or(GatewayPhase::Starting, |facts| facts.phase);
+                let (state, of_state) = health_word(facts.and_then(|facts| facts.health), phase);
                 (state, of_state.max(severity), severity, why)
             }
         };
@@ -71,7 +71,7 @@ impl PathBuilder<'_> {
             severity,
             state_severity,
             facts: sessions
-                .map(|heard| format!("{} open", format::amount(heard.sessions_open)))
+                .map(|facts| format!("{} open", format::amount(facts.sessions_open)))
                 .into_iter()
                 .collect(),
             why,
@@ -81,7 +81,7 @@ impl PathBuilder<'_> {
     }
 
     /// What is wrong with a gateway itself; the troubles of links, services and backends stand at those.
-    fn own_trouble(&self, gateway: Option<&Arc<str>>) -> (Severity, Option<String>) {
+    fn own_state(&self, gateway: Option<&Arc<str>>) -> (Severity, Option<String>) {
         let is_own = |kind| {
             matches!(
                 kind,
@@ -142,10 +142,10 @@ impl PathBuilder<'_> {
             return (snapshot.roles.len() > 1 && is_own).then(|| (stage, OWN.to_owned()));
         }
         let is_it = |row: &&GatewayRow| {
-            row.heard.as_ref().is_some_and(|heard| {
-                heard.roles.contains(&half)
-                    && !heard.instance.is_empty()
-                    && Some(heard.instance.as_str()) == instance
+            row.heard.as_ref().is_some_and(|facts| {
+                facts.roles.contains(&half)
+                    && !facts.instance.is_empty()
+                    && Some(facts.instance.as_str()) == instance
             })
         };
         snapshot.gateways.iter().find(is_it).map(|row| (stage, row.name.to_string()))

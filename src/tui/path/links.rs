@@ -25,8 +25,8 @@ impl PathBuilder<'_> {
             let key = format!("{} {}", dmz.1, internal.1);
             // Of two ends the one that is heard knows all that there is to know.
             let is_heard = |pool: &&PoolRow| self.is_heard(pool.gateway.as_ref());
-            let heard: Vec<_> = pools.iter().copied().filter(is_heard).collect();
-            let link = if heard.is_empty() {
+            let received: Vec<_> = pools.iter().copied().filter(is_heard).collect();
+            let link = if received.is_empty() {
                 let rows = pools
                     .iter()
                     .max_by_key(|pool| severity(pool))
@@ -34,7 +34,7 @@ impl PathBuilder<'_> {
                 [&dmz, &internal].into_iter().for_each(|gateway| self.tell_nothing(gateway));
                 self.add(unknown_part(PathPart { rows, ..PathPart::new(PathStage::Links, key, "links") }))
             } else {
-                let part = link_part(&key, &heard);
+                let part = link_part(&key, &received);
                 [&dmz, &internal].into_iter().for_each(|gateway| self.tell_by_link(gateway, &part));
                 self.add(part)
             };
@@ -50,19 +50,20 @@ fn link_part(key: &str, pools: &[&PoolRow]) -> PathPart {
     let counted = || pools.iter().filter(move |pool| (pool.role == Half::Dmz) == outer);
     let sum = |of: fn(&PoolRow) -> u64| counted().fold(0_u64, |sum, pool| sum.saturating_add(of(pool)));
     let (ready, target) = (sum(|pool| pool.ready as u64), sum(|pool| pool.target as u64));
-    let standing = ready.saturating_add(sum(|pool| pool.carrying as u64));
+    let open_links = ready.saturating_add(sum(|pool| pool.carrying as u64));
     let worst = pools.iter().rev().max_by_key(|pool| severity(pool));
     let level = worst.map_or(Severity::Fine, |pool| severity(pool));
     let name = match level {
-        Severity::Lost if standing == 0 => "none".into(),
+        Severity::Lost if open_links == 0 => "none".into(),
         _ if target > 0 => format!("{} of {} ready", format::amount(ready), format::amount(target)),
-        _ => format!("{} up", format::amount(standing)),
+        _ => format!("{} up", format::amount(open_links)),
     };
-    let told = |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", format::amount(number)));
+    let reported =
+        |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", format::amount(number)));
     let facts = [
-        told(sum(|pool| pool.waiting as u64), "clients wait"),
+        reported(sum(|pool| pool.waiting as u64), "clients wait"),
         Some(format!("{} sessions", format::amount(sum(|pool| pool.sessions as u64)))),
-        told(sum(|pool| pool.failures_minute), "failed /min"),
+        reported(sum(|pool| pool.failures_minute), "failed /min"),
         pools
             .iter()
             .find_map(|pool| pool.retry_seconds)
@@ -111,10 +112,10 @@ fn link_word(pool: &PoolRow) -> &'static str {
 }
 
 fn why(pool: &PoolRow) -> String {
-    let since = pool.gone_seconds.map(|gone| format!("for {}", format::whole_span(gone)));
+    let since = pool.gone_seconds.map(|away| format!("for {}", format::whole_span(away)));
     let cut = (pool.cut > 0).then(|| format!("{} were cut", format::count(pool.cut, "session")));
     let waits = (pool.waiting > 0).then(|| format!("{} wait", format::count(pool.waiting as u64, "client")));
     let error = pool.last_error.as_ref().map(|error| format!("the last error: {error}"));
-    let told: Vec<_> = [since, cut, waits, error].into_iter().flatten().collect();
-    if told.is_empty() { "fewer links are ready than wanted".into() } else { told.join(", ") }
+    let reported: Vec<_> = [since, cut, waits, error].into_iter().flatten().collect();
+    if reported.is_empty() { "fewer links are ready than wanted".into() } else { reported.join(", ") }
 }

@@ -20,11 +20,11 @@ impl PathBuilder<'_> {
             by_name.entry(&row.name).or_default().push(row);
         }
         for (name, rows) in by_name {
-            let heard: Vec<_> =
+            let received: Vec<_> =
                 rows.iter().copied().filter(|row| self.is_heard(row.gateway.as_ref())).collect();
-            let service = self.add(match heard.as_slice() {
+            let service = self.add(match received.as_slice() {
                 [] => unknown_part(service_part(name, &rows)),
-                heard => service_part(name, heard),
+                received => service_part(name, received),
             });
             let outer: Vec<_> = rows.iter().filter(|row| row.role == Half::Dmz).collect();
             for row in &outer {
@@ -187,9 +187,10 @@ fn row_word(row: &ServiceRow) -> &'static str {
 
 /// What there is of them, the open ones always.
 fn counts(totals: &TrafficTotals) -> Vec<String> {
-    let told = |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", format::amount(number)));
+    let reported =
+        |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", format::amount(number)));
     let open = Some(format!("{} open", format::amount(totals.sessions_open)));
-    let rest = [told(totals.sessions_waiting, "waiting"), told(totals.refused, "refused")];
+    let rest = [reported(totals.sessions_waiting, "waiting"), reported(totals.refused, "refused")];
     std::iter::once(open).chain(rest).flatten().collect()
 }
 

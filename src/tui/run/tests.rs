@@ -44,22 +44,22 @@ async fn run(keys: Keys, next: fn(u32) -> Arc<Snapshot>) -> (ScreenEnd, u64, Vec
         }
     };
     let engine = async {
-        let mut heard = vec![];
+        let mut received = vec![];
         while let Some(PendingCommand { command, answer, .. }) = feed.commands.recv().await {
-            heard.push(command);
+            received.push(command);
             answer.send(CommandAnswer::Done("it is done".into())).ok();
         }
-        heard
+        received
     };
-    let (_keep, told) = mpsc::channel(1);
+    let (_keep, end_receiver) = mpsc::channel(1);
     let screen_runs = async {
-        let ended = screen.run(input, told).await;
+        let ended = screen.run(input, end_receiver).await;
         let frames = screen.frames;
         drop(screen);
         (ended, frames)
     };
-    let ((ended, frames), heard, ()) = tokio::join!(screen_runs, engine, gateway);
-    (ended, frames, heard)
+    let ((ended, frames), received, ()) = tokio::join!(screen_runs, engine, gateway);
+    (ended, frames, received)
 }
 
 fn key(code: char) -> (Duration, KeyCode) {
@@ -128,8 +128,8 @@ async fn frozen_only_the_age_is_drawn() {
 
 #[tokio::test(start_paused = true)]
 async fn a_command_is_sent_and_its_answer_drawn() {
-    let (_, frames, heard) = run(vec![key('r')], |_| snapshot(5.0, 0)).await;
-    assert_eq!(heard, [Command::Reload]);
+    let (_, frames, received) = run(vec![key('r')], |_| snapshot(5.0, 0)).await;
+    assert_eq!(received, [Command::Reload]);
     assert!((2..=3).contains(&frames), "{frames} frames");
 }
 
@@ -156,17 +156,17 @@ async fn a_lost_terminal_ends_the_screen_and_not_the_gateway() {
     let (handle, _feed) = handle::channel(snapshot(5.0, 1), "test");
     let area = Rect::new(0, 0, 80, 24);
     let mut screen = ScreenLoop::new(terminal, area, ScreenSource::own(handle), ScreenStyle::FULL);
-    let (_tell, told) = mpsc::channel(1);
-    assert_eq!(screen.run(stream::empty(), told).await, ScreenEnd::TerminalGone);
-    let (tell, told) = mpsc::channel(1);
+    let (_tell, end_receiver) = mpsc::channel(1);
+    assert_eq!(screen.run(stream::empty(), end_receiver).await, ScreenEnd::TerminalGone);
+    let (tell, end_receiver) = mpsc::channel(1);
     tell.try_send(ScreenEnd::TerminalGone).unwrap();
-    assert_eq!(screen.run(stream::pending(), told).await, ScreenEnd::TerminalGone);
+    assert_eq!(screen.run(stream::pending(), end_receiver).await, ScreenEnd::TerminalGone);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_does_not_come_is_told_in_time() {
-    let asked = answered_in_time(None, Box::pin(std::future::pending()));
-    let (_, answer) = happens_after(ANSWER_WAIT, asked).await;
+    let requested = answered_in_time(None, Box::pin(std::future::pending()));
+    let (_, answer) = happens_after(ANSWER_WAIT, requested).await;
     let CommandAnswer::Refused(why) = answer else { panic!("{answer:?}") };
     assert_eq!(why, "no answer within 30 s");
 }

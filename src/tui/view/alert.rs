@@ -9,7 +9,7 @@ use crate::{
         snapshot::{GatewayPhase, Snapshot},
     },
     tui::{
-        alerts::{self, Trouble},
+        alerts::{self, AlertGroup},
         app::App,
         format, progress,
         source::Attachment,
@@ -26,19 +26,19 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// Without trouble, where peers find this gateway.
 fn line(app: &App, width: u16) -> (String, Style) {
-    let (look, snapshot) = (&app.style, app.snapshot());
+    let (screen_style, snapshot) = (&app.style, app.snapshot());
     if let Some(why) = app.lost_reason() {
-        let text = format!("{} gateway lost, calling it again: {why}", look.symbols.alert);
-        return (look.text(&text, TEXT_CHARS), look.theme.bad);
+        let text = format!("{} gateway lost, calling it again: {why}", screen_style.symbols.alert);
+        return (screen_style.text(&text, TEXT_CHARS), screen_style.theme.bad);
     }
     if let Attachment::Replay(progress) = app.attachment()
         && let Some(gap) = progress::describe_gap(progress)
     {
-        return (format!("{} {gap}", look.symbols.alert), look.theme.warn);
+        return (format!("{} {gap}", screen_style.symbols.alert), screen_style.theme.warn);
     }
-    let alerts = alerts::troubles(snapshot);
+    let alerts = alerts::group_alerts(snapshot);
     let at = app.alert() % alerts.len().max(1);
-    if let Some(&Trouble { alert: worst, count: alike }) = alerts.get(at) {
+    if let Some(&AlertGroup { alert: worst, count: alike }) = alerts.get(at) {
         let age = age(snapshot, worst);
         let of = match (alerts.len(), age) {
             (1, None) => String::new(),
@@ -50,8 +50,9 @@ fn line(app: &App, width: u16) -> (String, Style) {
         };
         let text = app.addresses().text(&worst.text);
         let alike = if alike > 1 { format!("{alike} alike, ") } else { String::new() };
-        let text = format!("{} {of}{alike}{}", look.symbols.alert, look.text(&text, TEXT_CHARS));
-        return (text, style(look, worst.kind.severity()));
+        let text =
+            format!("{} {of}{alike}{}", screen_style.symbols.alert, screen_style.text(&text, TEXT_CHARS));
+        return (text, style(screen_style, worst.kind.severity()));
     }
     let state = match snapshot.phase {
         GatewayPhase::Starting => "starting",
@@ -65,7 +66,7 @@ fn line(app: &App, width: u16) -> (String, Style) {
         listening => format!("{state}; links come in at {}", listening.join(", ")),
     };
     let text = app.addresses().text(&text);
-    (look.text(&text, TEXT_CHARS), look.theme.faint)
+    (screen_style.text(&text, TEXT_CHARS), screen_style.theme.faint)
 }
 
 /// How long it has held; nothing of one that is new.
@@ -76,11 +77,11 @@ fn age(snapshot: &Snapshot, alert: &Alert) -> Option<String> {
     (seconds >= 1.0).then(|| format::whole_span(seconds))
 }
 
-pub fn style(look: &ScreenStyle, severity: Severity) -> Style {
+pub fn style(screen_style: &ScreenStyle, severity: Severity) -> Style {
     match severity {
-        Severity::Fine => look.theme.plain,
-        Severity::Short | Severity::Starved => look.theme.warn,
-        Severity::Lost => look.theme.bad,
+        Severity::Fine => screen_style.theme.plain,
+        Severity::Short | Severity::Starved => screen_style.theme.warn,
+        Severity::Lost => screen_style.theme.bad,
     }
 }
 

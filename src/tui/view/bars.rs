@@ -15,7 +15,7 @@ pub struct BarChartData {
 }
 
 /// Columns stand side by side from the left; those that have no room are not drawn.
-pub fn draw(look: &ScreenStyle, data: &BarChartData, area: Rect, buffer: &mut Buffer) {
+pub fn draw(screen_style: &ScreenStyle, data: &BarChartData, area: Rect, buffer: &mut Buffer) {
     let area = area.intersection(buffer.area);
     if area.is_empty() {
         return;
@@ -25,14 +25,14 @@ pub fn draw(look: &ScreenStyle, data: &BarChartData, area: Rect, buffer: &mut Bu
         let is_lit = data.lit == Some(usize::from(x - area.x));
         let (mut left, style) = match column {
             Some((value, style)) => (eighths(*value, data.scale, area.height), *style),
-            None => (0, look.theme.faint),
+            None => (0, screen_style.theme.faint),
         };
-        let style = if is_lit { style.patch(look.theme.selected) } else { style };
+        let style = if is_lit { style.patch(screen_style.theme.selected) } else { style };
         for line in 0..area.height {
             // A gap is told at the foot alone.
             let sign = match column {
-                None if line == 0 => look.symbols.gap,
-                _ => look.symbols.eighth(left.min(8)),
+                None if line == 0 => screen_style.symbols.gap,
+                _ => screen_style.symbols.eighth(left.min(8)),
             };
             table::write(sign, style, Rect { x, y: foot - line, width: 1, height: 1 }, buffer);
             left = left.saturating_sub(8);

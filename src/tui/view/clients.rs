@@ -50,24 +50,24 @@ pub fn facts(app: &App) -> String {
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let look = &app.style;
+    let screen_style = &app.style;
     let rows = app.lists().clients.rows();
     if rows.is_empty() {
         return sessions::draw_none(app, area, buffer);
     }
     let (area, lines) = visible_lines(app, area);
     let sheet = sheet(app, area, &lines);
-    sheet.draw_heads(look, area, buffer);
+    sheet.draw_heads(screen_style, area, buffer);
     let (selected, drawn) = (app.selected_line(), lines.len());
     for (place, (at, line)) in panel::lines(panel::below_heads(area)).zip(lines).enumerate() {
-        sheet.draw_row(look, place, at, buffer);
+        sheet.draw_row(screen_style, place, at, buffer);
         if selected == Some(line) {
-            panel::select(look, at, buffer);
+            panel::select(screen_style, at, buffer);
             let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
-            table::write(look.symbols.selected, look.theme.selected, mark, buffer);
+            table::write(screen_style.symbols.selected, screen_style.theme.selected, mark, buffer);
         }
     }
-    panel::draw_hidden_count(look, rows.len() - drawn, "", panel::below_heads(area), buffer);
+    panel::draw_hidden_count(screen_style, rows.len() - drawn, "", panel::below_heads(area), buffer);
 }
 
 /// What of the area of the sessions the list has, with its heads, and the lines that are drawn there.
@@ -98,7 +98,7 @@ fn sheet(app: &App, area: Rect, lines: &[usize]) -> TableSheet<ClientColumn> {
 fn sorted_by(kind: ClientColumn) -> Option<order::SortColumn> {
     Some(match kind {
         ClientColumn::Client => order::SortColumn::Client,
-        ClientColumn::Waiting => order::SortColumn::Trouble,
+        ClientColumn::Waiting => order::SortColumn::Waiting,
         ClientColumn::Oldest => order::SortColumn::Age,
         ClientColumn::RateUp => order::SortColumn::RateUp,
         ClientColumn::RateDown => order::SortColumn::RateDown,
@@ -110,22 +110,22 @@ fn sorted_by(kind: ClientColumn) -> Option<order::SortColumn> {
 }
 
 fn cell(app: &App, row: &ClientSessions, kind: ClientColumn) -> TableCell {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     match kind {
         ClientColumn::Client => {
-            TableCell::new(look.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain)
+            TableCell::new(screen_style.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain)
         }
-        ClientColumn::Sessions => number(look, row.sessions),
+        ClientColumn::Sessions => number(screen_style, row.sessions),
         ClientColumn::Waiting if row.waiting > 0 => TableCell::new(format::amount(row.waiting), theme.warn),
-        ClientColumn::Waiting => number(look, 0),
+        ClientColumn::Waiting => number(screen_style, 0),
         ClientColumn::Oldest => TableCell::new(format::age(row.oldest_seconds), theme.plain),
-        ClientColumn::RateUp => number(look, row.rate_up),
-        ClientColumn::RateDown => number(look, row.rate_down),
-        ClientColumn::Up => number(look, row.bytes_up),
-        ClientColumn::Down => number(look, row.bytes_down),
+        ClientColumn::RateUp => number(screen_style, row.rate_up),
+        ClientColumn::RateDown => number(screen_style, row.rate_down),
+        ClientColumn::Up => number(screen_style, row.bytes_up),
+        ClientColumn::Down => number(screen_style, row.bytes_down),
         ClientColumn::Services => {
             let services: Vec<_> = row.services.iter().map(String::as_str).collect();
-            TableCell::new(look.text(&services.join(" "), TEXT_CHARS), theme.accent)
+            TableCell::new(screen_style.text(&services.join(" "), TEXT_CHARS), theme.accent)
         }
     }
 }

@@ -9,17 +9,17 @@ use crate::tui::{
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.style, app.style.theme);
-    let asked = asked(app, area);
+    let (screen_style, theme) = (&app.style, app.style.theme);
+    let text_lines = question_lines(app, area);
     let bindings: Vec<_> = keys::bindings_in(app.context()).collect();
-    let lines = u16::try_from(bindings.len() + asked.len() + 1).unwrap_or(u16::MAX);
-    let width = asked.iter().map(|line| table::width(line)).max().unwrap_or(0).max(WIDTH_MIN);
-    let inside = panel::draw_centered(look, "Question", width, lines, area, buffer);
-    for (at, line) in panel::lines(inside).zip(&asked) {
+    let lines = u16::try_from(bindings.len() + text_lines.len() + 1).unwrap_or(u16::MAX);
+    let width = text_lines.iter().map(|line| table::width(line)).max().unwrap_or(0).max(WIDTH_MIN);
+    let inside = panel::draw_centered(screen_style, "Question", width, lines, area, buffer);
+    for (at, line) in panel::lines(inside).zip(&text_lines) {
         table::write(line, theme.title, at, buffer);
     }
-    for (at, binding) in panel::lines(inside).skip(asked.len() + 1).zip(bindings) {
-        let name = binding.keys.first().map(|key| key.name(&look.symbols)).unwrap_or_default();
+    for (at, binding) in panel::lines(inside).skip(text_lines.len() + 1).zip(bindings) {
+        let name = binding.keys.first().map(|key| key.name(&screen_style.symbols)).unwrap_or_default();
         table::write(&name, theme.accent, at, buffer);
         let indent = KEY_CELLS.min(at.width);
         let label = Rect { x: at.x + indent, width: at.width - indent, ..at };
@@ -29,18 +29,20 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// Lines that it takes inside its frame.
 pub fn lines(app: &App, area: Rect) -> usize {
-    asked(app, area).len() + 1 + keys::bindings_in(app.context()).count()
+    question_lines(app, area).len() + 1 + keys::bindings_in(app.context()).count()
 }
 
-fn asked(app: &App, area: Rect) -> Vec<String> {
-    let look = &app.style;
-    let room = area.width.saturating_sub(4).clamp(1, WIDTH_MAX);
-    let mut asked = table::wrap(&text(app), room);
+fn question_lines(app: &App, area: Rect) -> Vec<String> {
+    let screen_style = &app.style;
+    let space = area.width.saturating_sub(4).clamp(1, WIDTH_MAX);
+    let mut text_lines = table::wrap(&text(app), space);
     if let Overlay::Ask(question) = app.overlay() {
         let plan = question.plan();
-        asked.extend(plan.iter().map(|line| table::cut(look, &look.text(line, TEXT_CHARS), room)));
+        text_lines.extend(
+            plan.iter().map(|line| table::cut(screen_style, &screen_style.text(line, TEXT_CHARS), space)),
+        );
     }
-    asked
+    text_lines
 }
 
 /// The question by itself; empty when there is none.

@@ -56,12 +56,12 @@ pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let look = &app.style;
+    let screen_style = &app.style;
     let lines = wrapped(app, &facts(app), area.width);
     let scroll = app.detail().map_or(0, |detail| detail.scroll);
     let first = scroll.min(lines.len().saturating_sub(usize::from(area.height)));
     for (at, fact) in panel::lines(area).zip(&lines[first..]) {
-        table::write(fact.about, look.theme.faint, at, buffer);
+        table::write(fact.about, screen_style.theme.faint, at, buffer);
         let indent = ABOUT_CELLS.min(at.width);
         let rest = Rect { x: at.x + indent, width: at.width - indent, ..at };
         table::write(&fact.text, fact.style, rest, buffer);
@@ -72,7 +72,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         let last = table::line(area, area.height - 1);
         table::write(
             &text,
-            look.theme.attention,
+            screen_style.theme.attention,
             Rect { x: last.x + indent, width: last.width - indent, ..last },
             buffer,
         );
@@ -99,11 +99,11 @@ fn title(app: &App) -> &'static str {
 
 /// Long facts go on below, so that no part of a reason is lost.
 fn wrapped(app: &App, facts: &[DetailLine], width: u16) -> Vec<DetailLine> {
-    let room = width.saturating_sub(ABOUT_CELLS).max(8);
+    let space = width.saturating_sub(ABOUT_CELLS).max(8);
     let mut lines = Vec::new();
     for fact in facts {
         let text = app.style.text(&fact.text, TEXT_CHARS);
-        for (number, text) in table::wrap(&text, room).into_iter().enumerate() {
+        for (number, text) in table::wrap(&text, space).into_iter().enumerate() {
             let about = if number == 0 { fact.about } else { "" };
             lines.push(DetailLine { about, text, style: fact.style });
         }
@@ -134,8 +134,8 @@ fn facts(app: &App) -> Vec<DetailLine> {
         Screen::History => None,
         Screen::Doctor => app.selected_finding().map(|finding| doctor::detail_lines(app, &finding)),
     };
-    let gone = || vec![fact(app, "", "it is gone, and not remembered any more".into())];
-    facts.unwrap_or_else(gone)
+    let removed = || vec![fact(app, "", "it is gone, and not remembered any more".into())];
+    facts.unwrap_or_else(removed)
 }
 
 pub(super) fn fact(app: &App, about: &'static str, text: String) -> DetailLine {
@@ -294,12 +294,12 @@ fn peers(app: &App, row: &ServiceRow) -> Option<DetailLine> {
     let serving = |pool: &&PoolRow| pool.role == row.role && pool.may_serve(&row.name);
     let pools = || app.snapshot().pools.iter().filter(serving);
     let PeerCounts { linked, known, .. } = count_peers_of(pools());
-    let gone = pools().filter_map(|pool| {
+    let removed = pools().filter_map(|pool| {
         let name = pool.peer.as_deref().or(pool.address.as_deref())?;
         Some(format!("{name} gone for {}", format::whole_span(pool.gone_seconds?)))
     });
     let mut text = format!("{linked} of {known} linked");
-    gone.for_each(|gone| text.push_str(&format!("; {gone}")));
+    removed.for_each(|removed| text.push_str(&format!("; {removed}")));
     (known > 0).then(|| fact(app, "peers", app.addresses().text(&text)))
 }
 
@@ -336,7 +336,7 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
     };
     let totals = &row.totals;
     let peers = peers(app, row);
-    let way = |bytes, now, peak| {
+    let direction = |bytes, now, peak| {
         if samples.is_empty() {
             return format!("{} in all, not watched long enough for a rate", format::bytes(bytes));
         }
@@ -378,8 +378,8 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
                 totals.sessions_open, totals.sessions_waiting, totals.sessions, totals.refused
             ),
         ),
-        fact("up", way(totals.bytes_up, now.up, peak(|sample| sample.up))),
-        fact("down", way(totals.bytes_down, now.down, peak(|sample| sample.down))),
+        fact("up", direction(totals.bytes_up, now.up, peak(|sample| sample.up))),
+        fact("down", direction(totals.bytes_down, now.down, peak(|sample| sample.down))),
     ]);
     facts
 }

@@ -33,10 +33,10 @@ fn facts(app: &App) -> String {
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, findings) = (&app.style, app.findings());
+    let (screen_style, findings) = (&app.style, app.findings());
     if findings.is_empty() {
-        let whom = if app.is_fleet() { "these gateways" } else { "this gateway" };
-        return panel::draw_empty(look, &format!("nothing limits {whom}"), area, buffer);
+        let names = if app.is_fleet() { "these gateways" } else { "this gateway" };
+        return panel::draw_empty(screen_style, &format!("nothing limits {names}"), area, buffer);
     }
     let blocks = place_blocks(app, &findings, area);
     for block in &blocks {
@@ -44,13 +44,13 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
             table::write(text, *style, at, buffer);
         }
         if app.selected_line() == Some(block.place) {
-            panel::select(look, table::line(block.area, 0), buffer);
+            panel::select(screen_style, table::line(block.area, 0), buffer);
             let mark = Rect { x: area.x.saturating_sub(1), width: 1, height: 1, ..block.area };
-            table::write(look.symbols.selected, look.theme.selected, mark, buffer);
+            table::write(screen_style.symbols.selected, screen_style.theme.selected, mark, buffer);
         }
     }
     let shown = blocks.len();
-    panel::draw_hidden_count(look, findings.len() - shown.min(findings.len()), "", area, buffer);
+    panel::draw_hidden_count(screen_style, findings.len() - shown.min(findings.len()), "", area, buffer);
 }
 
 /// The finding that stands there.
@@ -72,13 +72,13 @@ struct FindingBlock {
 /// Those that fit, the selected one always; the last line is left for how many do not.
 fn place_blocks(app: &App, findings: &[DoctorFinding], area: Rect) -> Vec<FindingBlock> {
     let blocks: Vec<_> = findings.iter().map(|finding| lines_of(app, finding, area.width)).collect();
-    let room = |first: usize, last: usize| blocks[first..=last].iter().map(Vec::len).sum::<usize>();
+    let space = |first: usize, last: usize| blocks[first..=last].iter().map(Vec::len).sum::<usize>();
     let selected = app.selected_line().unwrap_or(0).min(blocks.len() - 1);
-    let all = room(0, blocks.len() - 1);
+    let all = space(0, blocks.len() - 1);
     let height = usize::from(area.height);
     let height = if all > height && height > 2 { height - 1 } else { height };
     let mut first = 0;
-    while first < selected && room(first, selected) > height {
+    while first < selected && space(first, selected) > height {
         first += 1;
     }
     let (mut placed, mut y) = (Vec::new(), 0);
@@ -99,22 +99,22 @@ fn place_blocks(app: &App, findings: &[DoctorFinding], area: Rect) -> Vec<Findin
 
 /// What was measured, why it limits, and what to do; long ones go on below.
 fn lines_of(app: &App, finding: &DoctorFinding, width: u16) -> Vec<(String, Style)> {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     let style = severity_style(app, finding.severity);
-    let mark = if finding.severity == FindingSeverity::Must { look.symbols.alert } else { " " };
+    let mark = if finding.severity == FindingSeverity::Must { screen_style.symbols.alert } else { " " };
     let gateway = finding.gateway.as_ref().map_or(String::new(), |name| format!("{name}: "));
     let object = finding.object.as_ref().map_or(String::new(), |object| format!("{object}: "));
     let head = format!("{gateway}{object}{}", finding.figure);
-    let told = [
+    let reported = [
         (format!("{mark} {:<6} ", finding.severity.word()), format!("{head}  [{}]", finding.id), style),
         ("  why    ".into(), finding.reason.clone(), theme.plain),
         ("  do     ".into(), finding.advice.clone(), theme.plain),
     ];
     let mut lines = Vec::new();
-    for (before, text, style) in told {
-        let text = look.text(&app.addresses().text(&text), TEXT_CHARS);
-        let room = width.saturating_sub(table::width(&before)).max(8);
-        for (number, line) in table::wrap(&text, room).into_iter().enumerate() {
+    for (before, text, style) in reported {
+        let text = screen_style.text(&app.addresses().text(&text), TEXT_CHARS);
+        let space = width.saturating_sub(table::width(&before)).max(8);
+        for (number, line) in table::wrap(&text, space).into_iter().enumerate() {
             let before = if number == 0 { before.clone() } else { " ".repeat(before.chars().count()) };
             lines.push((format!("{before}{line}"), style));
         }

@@ -62,9 +62,9 @@ pub fn draw_lines(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, notices) = (&app.style, &app.snapshot().notices);
+    let (screen_style, notices) = (&app.style, &app.snapshot().notices);
     if notices.is_empty() {
-        return panel::draw_empty(look, "nothing has happened yet", area, buffer);
+        return panel::draw_empty(screen_style, "nothing has happened yet", area, buffer);
     }
     let mut rest = area;
     for notice in notices.iter().rev() {
@@ -76,16 +76,16 @@ fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 /// With the end of its text on a second line, where there is one; says how many lines it took.
 fn draw_whole(app: &App, notice: &Notice, area: Rect, buffer: &mut Buffer) -> u16 {
     let text = app.style.text(&app.addresses().text(&notice.text), TEXT_CHARS);
-    let room = area.width.saturating_sub(HEAD_CELLS);
-    let lines = table::wrap(&text, room);
-    if lines.len() < 2 || area.height < 2 || room == 0 {
+    let space = area.width.saturating_sub(HEAD_CELLS);
+    let lines = table::wrap(&text, space);
+    if lines.len() < 2 || area.height < 2 || space == 0 {
         draw_notice(app, notice, table::line(area, 0), buffer);
         return area.height.min(1);
     }
     draw_line(app, notice, &lines[0], table::line(area, 0), buffer);
     let below = table::line(area, 1);
-    let below = Rect { x: below.x + HEAD_CELLS, width: room, ..below };
-    table::write(&table::cut(&app.style, &lines[1..].join(" "), room), app.style.theme.plain, below, buffer);
+    let below = Rect { x: below.x + HEAD_CELLS, width: space, ..below };
+    table::write(&table::cut(&app.style, &lines[1..].join(" "), space), app.style.theme.plain, below, buffer);
     2
 }
 
@@ -96,32 +96,32 @@ fn draw_notice(app: &App, notice: &Notice, at: Rect, buffer: &mut Buffer) {
 }
 
 fn draw_line(app: &App, notice: &Notice, text: &str, at: Rect, buffer: &mut Buffer) {
-    let look = &app.style;
-    let (word, style) = level(look, notice.level);
+    let screen_style = &app.style;
+    let (word, style) = level(screen_style, notice.level);
     let parts = [
-        (format!("{:<8} ", clock(look, &notice.time)), look.theme.faint),
+        (format!("{:<8} ", clock(screen_style, &notice.time)), screen_style.theme.faint),
         (format!("{word:<5} "), style),
-        (text.to_owned(), look.theme.plain),
+        (text.to_owned(), screen_style.theme.plain),
     ];
     let mut rest = at;
     for (text, style) in parts {
-        table::write(&table::cut(look, &text, rest.width), style, rest, buffer);
+        table::write(&table::cut(screen_style, &text, rest.width), style, rest, buffer);
         let step = table::width(&text).min(rest.width);
         rest = Rect { x: rest.x + step, width: rest.width - step, ..rest };
     }
 }
 
-fn level(look: &ScreenStyle, level: NoticeLevel) -> (&'static str, Style) {
+fn level(screen_style: &ScreenStyle, level: NoticeLevel) -> (&'static str, Style) {
     match level {
-        NoticeLevel::Info => ("INFO", look.theme.plain),
-        NoticeLevel::Warn => ("WARN", look.theme.warn),
-        NoticeLevel::Error => ("ERROR", look.theme.bad),
+        NoticeLevel::Info => ("INFO", screen_style.theme.plain),
+        NoticeLevel::Warn => ("WARN", screen_style.theme.warn),
+        NoticeLevel::Error => ("ERROR", screen_style.theme.bad),
     }
 }
 
 /// Hours to seconds of an RFC 3339 time; the panel is about the last minutes.
-fn clock(look: &ScreenStyle, time: &str) -> String {
-    look.text(time.get(11..19).unwrap_or(time), 8)
+fn clock(screen_style: &ScreenStyle, time: &str) -> String {
+    screen_style.text(time.get(11..19).unwrap_or(time), 8)
 }
 
 /// Time and level.

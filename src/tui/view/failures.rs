@@ -94,24 +94,26 @@ fn facts(app: &App) -> String {
 }
 
 fn cell(app: &App, row: &FailureRow, kind: FailureColumn) -> TableCell {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     match kind {
         FailureColumn::Count => TableCell::new(format::amount(row.count), theme.plain),
         FailureColumn::End => {
-            TableCell::new(look.text(&row.end, TEXT_CHARS), sessions::end_style(app, &row.end))
+            TableCell::new(screen_style.text(&row.end, TEXT_CHARS), sessions::end_style(app, &row.end))
         }
         FailureColumn::Gateway => {
-            TableCell::new(look.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
+            TableCell::new(screen_style.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
         }
         FailureColumn::Half => TableCell::new(half_word(row.role), theme.plain),
-        FailureColumn::Service => TableCell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
+        FailureColumn::Service => TableCell::new(screen_style.text(&row.service, TEXT_CHARS), theme.accent),
         FailureColumn::Last => TableCell::new(format::age(row.ago_seconds), theme.plain),
-        FailureColumn::First => TableCell::new(look.text(&day_and_time(&row.first), TEXT_CHARS), theme.faint),
+        FailureColumn::First => {
+            TableCell::new(screen_style.text(&day_and_time(&row.first), TEXT_CHARS), theme.faint)
+        }
         FailureColumn::Client => {
-            TableCell::new(look.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain)
+            TableCell::new(screen_style.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain)
         }
         FailureColumn::Reason => {
-            TableCell::new(look.text(&app.addresses().text(&row.reason), TEXT_CHARS), theme.plain)
+            TableCell::new(screen_style.text(&app.addresses().text(&row.reason), TEXT_CHARS), theme.plain)
         }
     }
 }

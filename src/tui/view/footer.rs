@@ -18,8 +18,8 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let inner = table::line(all, all.height.saturating_sub(1));
     match (app.overlay(), app.status_message()) {
         (Overlay::Typing(line), _) => typing::draw(app, line, inner, buffer),
-        (_, Some(said)) => {
-            let (text, style) = answer(app, said);
+        (_, Some(message)) => {
+            let (text, style) = answer(app, message);
             table::write(&table::cut(&app.style, &text, inner.width), style, inner, buffer);
         }
         (_, None) => draw_keys(app, all, buffer),
@@ -27,9 +27,9 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 /// The answer with a word before it: colour alone would not tell a refusal.
-pub fn answer(app: &App, said: &StatusMessage) -> (String, Style) {
+pub fn answer(app: &App, message: &StatusMessage) -> (String, Style) {
     let theme = app.style.theme;
-    let (word, text, style) = match said {
+    let (word, text, style) = match message {
         StatusMessage::Waiting(text) => ("waiting: ", text, theme.plain),
         StatusMessage::Done(text) => ("done: ", text, theme.good),
         StatusMessage::Refused(text) => ("refused: ", text, theme.bad),
@@ -41,23 +41,26 @@ pub fn answer(app: &App, said: &StatusMessage) -> (String, Style) {
 /// A refusal that its line has no room for, in full above it until the next key; a refused reload with
 /// the lines of the profile that it is about.
 pub fn draw_refusal(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.style, app.style.theme);
-    let Some(said @ StatusMessage::Refused(_)) = app.status_message() else { return };
-    let (text, style) = answer(app, said);
-    let room = area.width.saturating_sub(4);
+    let (screen_style, theme) = (&app.style, app.style.theme);
+    let Some(message @ StatusMessage::Refused(_)) = app.status_message() else { return };
+    let (text, style) = answer(app, message);
+    let space = area.width.saturating_sub(4);
     let lines: Vec<_> = match app.refused_profile() {
         Some(row) => profiles::problem_lines(row)
             .into_iter()
             .flat_map(|line| match line.starts_with(' ') {
-                true => vec![(table::cut(look, &look.text(&line, ANSWER_CHARS), room), theme.plain)],
-                false => table::wrap(&look.text(&app.addresses().text(&line), ANSWER_CHARS), room)
+                true => vec![(
+                    table::cut(screen_style, &screen_style.text(&line, ANSWER_CHARS), space),
+                    theme.plain,
+                )],
+                false => table::wrap(&screen_style.text(&app.addresses().text(&line), ANSWER_CHARS), space)
                     .into_iter()
                     .map(|line| (line, theme.warn))
                     .collect(),
             })
             .collect(),
         None if table::width(&text) <= area.width.saturating_sub(2) => return,
-        None => table::wrap(&text, room).into_iter().map(|line| (line, style)).collect(),
+        None => table::wrap(&text, space).into_iter().map(|line| (line, style)).collect(),
     };
     let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2);
     let height = height.min(area.height.saturating_sub(2));
@@ -66,7 +69,7 @@ pub fn draw_refusal(app: &App, area: Rect, buffer: &mut Buffer) {
     }
     let place = Rect { y: area.y + area.height - height, height, ..area };
     Clear.render(place, buffer);
-    let inside = panel::margin(panel::draw_frame(look, "Refused", "any key goes on", place, buffer));
+    let inside = panel::margin(panel::draw_frame(screen_style, "Refused", "any key goes on", place, buffer));
     for (at, (line, style)) in panel::lines(inside).zip(lines) {
         table::write(&line, style, at, buffer);
     }
@@ -81,10 +84,10 @@ fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
     let cells = |hint: &(String, &str)| table::width(&hint.0) + table::width(hint.1) + GAP_CELLS;
     let mut rest = hints.as_slice();
     for line in (0..area.height).rev() {
-        let mut room = area.width.saturating_add(2);
+        let mut space = area.width.saturating_add(2);
         let fitting = rest.iter().rev().take_while(|hint| {
-            let fits = cells(hint) <= room;
-            room = room.saturating_sub(cells(hint));
+            let fits = cells(hint) <= space;
+            space = space.saturating_sub(cells(hint));
             fits
         });
         let (before, shown) = rest.split_at(rest.len() - fitting.count());
@@ -97,13 +100,13 @@ fn draw_hints(app: &App, hints: &[(String, &str)], area: Rect, buffer: &mut Buff
     let mut rest = area;
     for (key, hint) in hints {
         table::write(key, app.style.theme.accent, rest, buffer);
-        rest = behind(rest, table::width(key) + 1);
+        rest = area_after(rest, table::width(key) + 1);
         table::write(hint, app.style.theme.plain, rest, buffer);
-        rest = behind(rest, table::width(hint) + GAP_CELLS - 1);
+        rest = area_after(rest, table::width(hint) + GAP_CELLS - 1);
     }
 }
 
-fn behind(area: Rect, cells: u16) -> Rect {
+fn area_after(area: Rect, cells: u16) -> Rect {
     let step = cells.min(area.width);
     Rect { x: area.x + step, width: area.width - step, ..area }
 }

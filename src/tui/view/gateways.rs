@@ -62,9 +62,10 @@ pub const COLUMNS: [TableColumn<GatewayColumn>; 15] = [
 
 /// On the overview: those that fit, and how many of the rest are well.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let look = &app.style;
-    let inside = panel::margin(panel::draw_frame(look, "Gateways", &facts(app.snapshot()), area, buffer));
-    draw_worst(app, panel::below_heads(inside), buffer).draw_heads(look, inside, buffer);
+    let screen_style = &app.style;
+    let inside =
+        panel::margin(panel::draw_frame(screen_style, "Gateways", &facts(app.snapshot()), area, buffer));
+    draw_worst(app, panel::below_heads(inside), buffer).draw_heads(screen_style, inside, buffer);
 }
 
 /// The same without frame and heads, where there is no room for them.
@@ -73,15 +74,21 @@ pub fn draw_short(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 fn draw_worst(app: &App, list: Rect, buffer: &mut Buffer) -> TableSheet<GatewayColumn> {
-    let look = &app.style;
+    let screen_style = &app.style;
     let rows: Vec<_> = app.snapshot().gateways.iter().collect();
     let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
     let sheet = TableSheet::new(&COLUMNS, drawn, list.width, |row, kind| cell(app, row, kind));
     for (row, at) in panel::lines(list).take(drawn.len()).enumerate() {
-        sheet.draw_row(look, row, at, buffer);
+        sheet.draw_row(screen_style, row, at, buffer);
     }
     let well = rest.iter().filter(|row| is_well(row)).count();
-    panel::draw_hidden_count(look, rest.len(), &format!(", {well} of them well; 8 shows all"), list, buffer);
+    panel::draw_hidden_count(
+        screen_style,
+        rest.len(),
+        &format!(", {well} of them well; 8 shows all"),
+        list,
+        buffer,
+    );
     sheet
 }
 
@@ -106,7 +113,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let snapshot = app.snapshot();
     let row = app.selected_gateway_row(snapshot).or_else(|| snapshot.gateways.first())?;
-    let text = format!("{} at {}: {}", row.name, row.target, told(row)?);
+    let text = format!("{} at {}: {}", row.name, row.target, detail_text(row)?);
     Some((app.addresses().text(&text), state(app, row).style))
 }
 
@@ -117,12 +124,12 @@ fn facts(snapshot: &Snapshot) -> String {
 }
 
 fn is_well(row: &GatewayRow) -> bool {
-    let health = row.heard.as_ref().and_then(|heard| heard.health);
+    let health = row.heard.as_ref().and_then(|facts| facts.health);
     row.reach == GatewayReach::Reached && health == Some(Health::Healthy)
 }
 
 /// Why it is not reached, or else what is worst of it.
-fn told(row: &GatewayRow) -> Option<&str> {
+fn detail_text(row: &GatewayRow) -> Option<&str> {
     row.why.as_deref().or_else(|| row.heard.as_ref()?.worst.as_deref())
 }
 
@@ -134,7 +141,7 @@ pub fn state(app: &App, row: &GatewayRow) -> TableCell {
         GatewayReach::Silent => TableCell::new("SILENT", theme.warn),
         GatewayReach::Calling => TableCell::new("calling", theme.faint),
         GatewayReach::Reached => {
-            let health = row.heard.as_ref().and_then(|heard| heard.health);
+            let health = row.heard.as_ref().and_then(|facts| facts.health);
             let style = match health {
                 Some(Health::Healthy) => theme.good,
                 Some(Health::Degraded) => theme.warn,
@@ -147,42 +154,43 @@ pub fn state(app: &App, row: &GatewayRow) -> TableCell {
 }
 
 fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     // What it said last is not what it is.
     let style = if row.reach == GatewayReach::Reached { theme.plain } else { theme.faint };
-    let text = |text: &str| TableCell::new(look.text(&app.addresses().text(text), TEXT_CHARS), style);
-    let heard = |of: &dyn Fn(&GatewayFacts) -> TableCell| {
+    let text = |text: &str| TableCell::new(screen_style.text(&app.addresses().text(text), TEXT_CHARS), style);
+    let of_facts = |of: &dyn Fn(&GatewayFacts) -> TableCell| {
         row.heard.as_ref().map_or_else(|| TableCell::new("-", theme.faint), of)
     };
-    let count = |of: u64| TableCell { style: if of == 0 { theme.faint } else { style }, ..number(look, of) };
+    let count =
+        |of: u64| TableCell { style: if of == 0 { theme.faint } else { style }, ..number(screen_style, of) };
     match kind {
         GatewayColumn::State => state(app, row),
-        GatewayColumn::Name => TableCell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
-        GatewayColumn::Halves => heard(&|heard| text(&halves(heard))),
-        GatewayColumn::Mode => heard(&|heard| text(mode_word(heard.mode))),
+        GatewayColumn::Name => TableCell::new(screen_style.text(&row.name, TEXT_CHARS), theme.accent),
+        GatewayColumn::Halves => of_facts(&|facts| text(&halves(facts))),
+        GatewayColumn::Mode => of_facts(&|facts| text(mode_word(facts.mode))),
         // Clients should not be sent where nobody knows.
         GatewayColumn::Ready if row.reach != GatewayReach::Reached => TableCell::new("-", theme.faint),
-        GatewayColumn::Ready => heard(&|heard| text(ready_word(heard.ready))),
-        GatewayColumn::Links => heard(&|heard| {
+        GatewayColumn::Ready => of_facts(&|facts| text(ready_word(facts.ready))),
+        GatewayColumn::Links => of_facts(&|facts| {
             let [ready, wanted] =
-                [heard.links_ready, heard.links_wanted].map(|links| format::amount(links as u64));
+                [facts.links_ready, facts.links_wanted].map(|links| format::amount(links as u64));
             TableCell::new(format!("{ready}/{wanted}"), style)
         }),
-        GatewayColumn::Sessions => heard(&|heard| count(heard.sessions_open)),
-        GatewayColumn::Waiting => heard(&|heard| count(heard.sessions_waiting)),
-        GatewayColumn::RateUp => heard(&|heard| count(heard.rate_up)),
-        GatewayColumn::RateDown => heard(&|heard| count(heard.rate_down)),
+        GatewayColumn::Sessions => of_facts(&|facts| count(facts.sessions_open)),
+        GatewayColumn::Waiting => of_facts(&|facts| count(facts.sessions_waiting)),
+        GatewayColumn::RateUp => of_facts(&|facts| count(facts.rate_up)),
+        GatewayColumn::RateDown => of_facts(&|facts| count(facts.rate_down)),
         GatewayColumn::Since => TableCell::new(format::age(row.since_seconds), style),
-        GatewayColumn::Version => heard(&|heard| text(&heard.version)),
-        GatewayColumn::Profile => heard(&|heard| text(&heard.profile)),
+        GatewayColumn::Version => of_facts(&|facts| text(&facts.version)),
+        GatewayColumn::Profile => of_facts(&|facts| text(&facts.profile)),
         GatewayColumn::Target => text(&row.target),
-        GatewayColumn::Why => text(told(row).unwrap_or("")),
+        GatewayColumn::Why => text(detail_text(row).unwrap_or("")),
     }
 }
 
 /// `dmz`, or `dmz+internal` of a pair.
-pub fn halves(heard: &GatewayFacts) -> String {
-    heard.roles.iter().map(|&role| role_word(role)).collect::<Vec<_>>().join("+")
+pub fn halves(facts: &GatewayFacts) -> String {
+    facts.roles.iter().map(|&role| role_word(role)).collect::<Vec<_>>().join("+")
 }
 
 pub fn ready_word(ready: Option<bool>) -> &'static str {
@@ -207,18 +215,18 @@ pub fn lines(app: &App, shown: &Snapshot, row: &GatewayRow) -> Vec<DetailLine> {
     ];
     lines.extend(row.why.as_ref().map(|why| fact("why", app.addresses().text(why))));
     lines.extend(row.heard_seconds.map(|seconds| fact("heard", format!("{} ago", format::span(seconds)))));
-    if let Some(heard) = &row.heard {
+    if let Some(facts) = &row.heard {
         lines.extend([
-            fact("host", heard.host.clone()),
-            fact("version", heard.version.clone()),
-            fact("profile", format!("{} [{}] {}", heard.profile, mode_word(heard.mode), halves(heard))),
-            fact("ready", ready_word(heard.ready).into()),
-            fact("up", format::age(heard.uptime_seconds)),
-            fact("links", format!("{} ready of {} wanted", heard.links_ready, heard.links_wanted)),
-            fact("sessions", format!("{} open, {} waiting", heard.sessions_open, heard.sessions_waiting)),
+            fact("host", facts.host.clone()),
+            fact("version", facts.version.clone()),
+            fact("profile", format!("{} [{}] {}", facts.profile, mode_word(facts.mode), halves(facts))),
+            fact("ready", ready_word(facts.ready).into()),
+            fact("up", format::age(facts.uptime_seconds)),
+            fact("links", format!("{} ready of {} wanted", facts.links_ready, facts.links_wanted)),
+            fact("sessions", format!("{} open, {} waiting", facts.sessions_open, facts.sessions_waiting)),
             fact(
                 "moves",
-                format!("{} up, {} down", format::rate(heard.rate_up), format::rate(heard.rate_down)),
+                format!("{} up, {} down", format::rate(facts.rate_up), format::rate(facts.rate_down)),
             ),
         ]);
     }
@@ -232,9 +240,9 @@ pub fn lines(app: &App, shown: &Snapshot, row: &GatewayRow) -> Vec<DetailLine> {
 
 /// What the other half of a session says, in the detail of that session.
 pub fn inner_lines(app: &App, row: &SessionRow, inner: &SessionRow) -> Vec<DetailLine> {
-    let said = format!("{}, last byte {}", phase_word(inner.phase), last_byte(inner));
-    let Some(gateway) = &inner.gateway else { return vec![fact(app, "inside", said)] };
-    let mut lines = vec![fact(app, "inside", format!("{gateway}: {said}"))];
+    let sent = format!("{}, last byte {}", phase_word(inner.phase), last_byte(inner));
+    let Some(gateway) = &inner.gateway else { return vec![fact(app, "inside", sent)] };
+    let mut lines = vec![fact(app, "inside", format!("{gateway}: {sent}"))];
     lines.extend(inner.via.map(|link| fact(app, "by its link", format!("{link} as {gateway} counts"))));
     let backend = inner.connected_ms.map(|ms| format!("its backend was connected in {}", format::wait(ms)));
     lines.extend(backend.map(|text| fact(app, "", text)));
@@ -246,9 +254,9 @@ pub fn inner_lines(app: &App, row: &SessionRow, inner: &SessionRow) -> Vec<Detai
 
 /// The same of a session that has ended on both.
 pub fn inner_ended_lines(app: &App, row: &EndedRow, inner: &EndedRow) -> Vec<DetailLine> {
-    let said = format!("{} {}", inner.end, app.addresses().text(&inner.reason));
-    let Some(gateway) = &inner.gateway else { return vec![fact(app, "other half", said)] };
-    let mut lines = vec![fact(app, "inside", format!("{gateway}: {said}"))];
+    let sent = format!("{} {}", inner.end, app.addresses().text(&inner.reason));
+    let Some(gateway) = &inner.gateway else { return vec![fact(app, "other half", sent)] };
+    let mut lines = vec![fact(app, "inside", format!("{gateway}: {sent}"))];
     let (outside, inside) = ([row.bytes_up, row.bytes_down], [inner.bytes_up, inner.bytes_down]);
     lines.extend((outside != inside).then(|| difference(app, outside, inside)));
     lines

@@ -28,22 +28,26 @@ struct HeaderPart {
 }
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.style, app.snapshot());
+    let (screen_style, snapshot) = (&app.style, app.snapshot());
     let mut left = parts_left(app, snapshot);
-    let mut right: Vec<_> = descriptors(look, snapshot).into_iter().collect();
+    let mut right: Vec<_> = descriptors(screen_style, snapshot).into_iter().collect();
     right.extend(place_and_time(app, snapshot));
     if let Attachment::Attached(AdminAccess::ReadOnly, _) | Attachment::Fleet(AdminAccess::ReadOnly) =
         app.attachment()
     {
-        right.push(HeaderPart { rank: 1, text: "READ-ONLY".into(), style: look.theme.warn });
+        right.push(HeaderPart { rank: 1, text: "READ-ONLY".into(), style: screen_style.theme.warn });
     }
     right.extend(snapshot.recording.as_ref().map(|recording| HeaderPart {
         rank: 3,
         text: if recording.trouble.is_some() { "REC FAILS".into() } else { "REC".into() },
-        style: if recording.trouble.is_some() { look.theme.bad } else { look.theme.attention },
+        style: if recording.trouble.is_some() {
+            screen_style.theme.bad
+        } else {
+            screen_style.theme.attention
+        },
     }));
     right.push(freshness(app));
-    let gap = look.symbols.separator;
+    let gap = screen_style.symbols.separator;
     while total(&left) + total(&right) + 2 > usize::from(area.width) {
         let Some(worst) = left.iter().chain(&right).map(|part| part.rank).max().filter(|&rank| rank > 0)
         else {
@@ -53,23 +57,24 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         right.retain(|part| part.rank < worst);
     }
     let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
-    draw_parts(look, &left, gap, inner, buffer);
+    draw_parts(screen_style, &left, gap, inner, buffer);
     let width =
         u16::try_from(total(&right).saturating_sub(SEPARATOR_CELLS)).unwrap_or(u16::MAX).min(inner.width);
     let place = Rect { x: inner.x + inner.width - width, width, ..inner };
-    draw_parts(look, &right, gap, place, buffer);
+    draw_parts(screen_style, &right, gap, place, buffer);
 }
 
 fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
-    let (look, theme) = (&app.style, app.style.theme);
-    let profile = format!("{} [{}]", look.text(&snapshot.profile, PROFILE_CHARS), mode_word(snapshot.mode));
+    let (screen_style, theme) = (&app.style, app.style.theme);
+    let profile =
+        format!("{} [{}]", screen_style.text(&snapshot.profile, PROFILE_CHARS), mode_word(snapshot.mode));
     let roles: Vec<_> = snapshot.roles.iter().map(|&role| role_word(role)).collect();
     let mut parts = vec![
         HeaderPart { rank: 8, text: "portcullis".into(), style: theme.accent },
         HeaderPart { rank: 2, text: profile, style: theme.title },
         HeaderPart { rank: 7, text: roles.join("+"), style: theme.plain },
         health_part(app, snapshot),
-        phase(look, snapshot.phase),
+        phase(screen_style, snapshot.phase),
     ];
     if snapshot.confined.values().any(Option::is_some) {
         parts.push(HeaderPart { rank: 7, text: "locked".into(), style: theme.good });
@@ -78,8 +83,8 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
         let PeerCounts { linked, known, gone_seconds } = count_peers(snapshot);
         let style = if linked < known { theme.warn } else { theme.plain };
         parts.push(HeaderPart { rank: 5, text: format!("peers {linked}/{known}"), style });
-        let gone = gone_seconds.filter(|_| linked < known);
-        parts.extend(gone.map(|seconds| HeaderPart {
+        let away = gone_seconds.filter(|_| linked < known);
+        parts.extend(away.map(|seconds| HeaderPart {
             rank: 7,
             text: format!("gone {}", format::whole_span(seconds)),
             style,
@@ -99,15 +104,23 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
 
 /// Of a gateway that is away nothing is known.
 fn health_part(app: &App, snapshot: &Snapshot) -> HeaderPart {
-    let look = &app.style;
+    let screen_style = &app.style;
     if app.lost_reason().is_some() {
-        return HeaderPart { rank: 0, text: format!("{} LOST", look.symbols.health), style: look.theme.bad };
+        return HeaderPart {
+            rank: 0,
+            text: format!("{} LOST", screen_style.symbols.health),
+            style: screen_style.theme.bad,
+        };
     }
-    let text = format!("{} {}", look.symbols.health, health_word(snapshot));
+    let text = format!("{} {}", screen_style.symbols.health, health_word(snapshot));
     HeaderPart {
         rank: 0,
         text,
-        style: if app.is_outdated() { look.theme.faint } else { health_style(look, snapshot) },
+        style: if app.is_outdated() {
+            screen_style.theme.faint
+        } else {
+            health_style(screen_style, snapshot)
+        },
     }
 }
 
@@ -115,17 +128,17 @@ pub fn health_word(snapshot: &Snapshot) -> &'static str {
     snapshot.health.map_or("UNKNOWN", Health::word)
 }
 
-pub fn health_style(look: &ScreenStyle, snapshot: &Snapshot) -> Style {
+pub fn health_style(screen_style: &ScreenStyle, snapshot: &Snapshot) -> Style {
     match snapshot.health {
-        Some(Health::Healthy) => look.theme.good,
-        Some(Health::Degraded) => look.theme.warn,
-        Some(Health::Full | Health::Down) => look.theme.bad,
-        None => look.theme.faint,
+        Some(Health::Healthy) => screen_style.theme.good,
+        Some(Health::Degraded) => screen_style.theme.warn,
+        Some(Health::Full | Health::Down) => screen_style.theme.bad,
+        None => screen_style.theme.faint,
     }
 }
 
-fn phase(look: &ScreenStyle, phase: GatewayPhase) -> HeaderPart {
-    let theme = look.theme;
+fn phase(screen_style: &ScreenStyle, phase: GatewayPhase) -> HeaderPart {
+    let theme = screen_style.theme;
     let (rank, text, style) = match phase {
         GatewayPhase::Starting => (3, "STARTING", theme.warn),
         GatewayPhase::Running => (7, "running", theme.plain),
@@ -150,9 +163,9 @@ fn place_and_time(app: &App, snapshot: &Snapshot) -> impl Iterator<Item = Header
 }
 
 /// Those of this process; a fleet has none of its own.
-fn descriptors(look: &ScreenStyle, snapshot: &Snapshot) -> Option<HeaderPart> {
+fn descriptors(screen_style: &ScreenStyle, snapshot: &Snapshot) -> Option<HeaderPart> {
     let text = format!("fd {}/{}", snapshot.descriptors.used, snapshot.descriptors.limit);
-    let part = HeaderPart { rank: 9, text, style: look.theme.faint };
+    let part = HeaderPart { rank: 9, text, style: screen_style.theme.faint };
     snapshot.gateways.is_empty().then_some(part)
 }
 
@@ -189,11 +202,11 @@ fn total(parts: &[HeaderPart]) -> usize {
     parts.iter().map(|part| usize::from(table::width(&part.text)) + SEPARATOR_CELLS).sum()
 }
 
-fn draw_parts(look: &ScreenStyle, parts: &[HeaderPart], gap: &str, area: Rect, buffer: &mut Buffer) {
+fn draw_parts(screen_style: &ScreenStyle, parts: &[HeaderPart], gap: &str, area: Rect, buffer: &mut Buffer) {
     let mut rest = area;
     for (place, part) in parts.iter().enumerate() {
         if place > 0 {
-            rest = advance(gap, look.theme.faint, rest, buffer);
+            rest = advance(gap, screen_style.theme.faint, rest, buffer);
         }
         rest = advance(&part.text, part.style, rest, buffer);
     }

@@ -29,9 +29,9 @@ pub fn draw(app: &App, page: HelpPage, scroll: usize, area: Rect, buffer: &mut B
     let (cells, names) = (width / columns, widest_name(&lines));
     let lines = wrapped(lines, names, cells);
     let height = lines.len().div_ceil(usize::from(columns));
-    let room = usize::from(area.height.saturating_sub(2));
-    let first = scroll.min(height.saturating_sub(room));
-    let title = format!("Help {name}; Tab next page{}", if height > room { ", j k move it" } else { "" });
+    let space = usize::from(area.height.saturating_sub(2));
+    let first = scroll.min(height.saturating_sub(space));
+    let title = format!("Help {name}; Tab next page{}", if height > space { ", j k move it" } else { "" });
     let tall = u16::try_from(height).unwrap_or(u16::MAX);
     let inside = panel::draw_centered(&app.style, &title, width, tall, area, buffer);
     for (column, lines) in (0..columns).zip(lines.chunks(height.max(1))) {
@@ -53,13 +53,13 @@ fn widest_name(lines: &[HelpLine]) -> u16 {
 
 /// What is too long goes on below.
 fn wrapped(lines: Vec<HelpLine>, names: u16, cells: u16) -> Vec<HelpLine> {
-    let room = cells.saturating_sub(names + GAP_CELLS).max(8);
+    let space = cells.saturating_sub(names + GAP_CELLS).max(8);
     let mut out = Vec::new();
     for line in lines {
         match line {
             HelpLine::Title(_) => out.push(line),
             HelpLine::Entry(mut name, text) => {
-                for text in table::wrap(&text, room) {
+                for text in table::wrap(&text, space) {
                     out.push(HelpLine::Entry(std::mem::take(&mut name), text));
                 }
             }

@@ -160,20 +160,20 @@ fn columns(app: &App, report: &HistoryReport, width: u16) -> HistoryColumns {
 /// What it is, the newest or what the cursor stands on, and the worst of the time that is shown.
 fn draw_label(app: &App, chart: &HistoryChart, columns: &HistoryColumns, area: Rect, buffer: &mut Buffer) {
     let theme = app.style.theme;
-    let told = match columns.cursor {
+    let reported = match columns.cursor {
         Some(place) => columns.samples.get(place).copied().flatten(),
         None => columns.samples.iter().rev().copied().flatten().next(),
     };
-    let now = told.map_or("-".into(), |sample| (chart.text)(&sample));
+    let now = reported.map_or("-".into(), |sample| (chart.text)(&sample));
     let known = columns.samples.iter().flatten();
     let worst =
         known.copied().reduce(|worst, sample| if (chart.is_worse)(&sample, &worst) { sample } else { worst });
     let worst = worst.map_or("-".into(), |sample| (chart.text)(&sample));
-    let style = told.map_or(theme.faint, |sample| (chart.style)(&theme, &sample));
-    let room = area.width.saturating_sub(1);
+    let style = reported.map_or(theme.faint, |sample| (chart.style)(&theme, &sample));
+    let space = area.width.saturating_sub(1);
     let mut put = |text: String, style, line: u16| {
-        let at = Rect { width: room, ..table::line(area, line) };
-        table::write(&table::cut(&app.style, &text, room), style, at, buffer);
+        let at = Rect { width: space, ..table::line(area, line) };
+        table::write(&table::cut(&app.style, &text, space), style, at, buffer);
     };
     match area.height {
         0 => {}

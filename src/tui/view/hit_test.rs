@@ -96,7 +96,7 @@ fn framed(app: &App, area: Rect, body: Rect) -> Rect {
 /// Where its rows are drawn, and the lines of the list that they are.
 fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     let snapshot = app.snapshot();
-    let (told, count) = match app.screen() {
+    let (reported, count) = match app.screen() {
         Screen::Overview | Screen::Sessions => {
             let (area, lines) = sessions::visible_lines(app, area);
             return (panel::below_heads(area), lines);
@@ -113,7 +113,7 @@ fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
         // Their rows are no lines.
         Screen::Path | Screen::Doctor | Screen::History => (None, 0),
     };
-    let (left, ..) = panel::split_selected_text(&app.style, told, area);
+    let (left, ..) = panel::split_selected_text(&app.style, reported, area);
     let list = panel::below_heads(left);
     (list, table::visible_range(app.selected_line(), count, list).collect())
 }

@@ -229,18 +229,18 @@ fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
     fade_outdated(app, list, buffer);
     footer::draw(app, footer, buffer);
     let last = table::line(area, area.height.saturating_sub(1));
-    let asks = matches!(app.overlay(), Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. });
+    let is_question = matches!(app.overlay(), Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. });
     let has_room = match app.overlay() {
         Overlay::Help { .. } => area.height >= SMALL_HELP,
         _ => confirmation::lines(app, area) + 2 <= usize::from(area.height),
     };
-    match (asks, app.status_message()) {
+    match (is_question, app.status_message()) {
         (true, _) if has_room => draw_over(app, area, buffer),
         (false, None) if !matches!(app.overlay(), Overlay::Typing(_)) => {}
         _ => {
             Clear.render(last, buffer);
             one_line::draw(app, last, buffer);
-            if !asks {
+            if !is_question {
                 draw_over(app, area, buffer);
             }
         }
@@ -268,17 +268,19 @@ fn list_edges(area: Rect) -> [Rect; 5] {
 
 /// The way to the backends, sessions, traffic and events.
 fn full_overview(app: &App, area: Rect, body: Rect) -> [Rect; 3] {
-    let way = links_height(app, area.height / 3);
+    let direction = links_height(app, area.height / 3);
     // The sessions come first: only what they can spare makes the curves higher.
-    let has_room = body.height.saturating_sub(way) >= SESSION_LINES_MIN + traffic::FRAMED_HIGH;
+    let has_room = body.height.saturating_sub(direction) >= SESSION_LINES_MIN + traffic::FRAMED_HIGH;
     let traffic = if has_room { traffic::FRAMED_HIGH } else { traffic::FRAMED };
-    Layout::vertical([Constraint::Length(way), Constraint::Min(6), Constraint::Length(traffic)]).areas(body)
+    Layout::vertical([Constraint::Length(direction), Constraint::Min(6), Constraint::Length(traffic)])
+        .areas(body)
 }
 
 /// The way to the backends, traffic, sessions, events.
 fn compact_overview(app: &App, area: Rect, body: Rect) -> [Rect; 4] {
-    let way = Constraint::Length(links_height(app, area.height / 4));
-    Layout::vertical([way, Constraint::Length(1), Constraint::Min(6), Constraint::Length(2)]).areas(body)
+    let direction = Constraint::Length(links_height(app, area.height / 4));
+    Layout::vertical([direction, Constraint::Length(1), Constraint::Min(6), Constraint::Length(2)])
+        .areas(body)
 }
 
 /// Where there are no panels: the worst gateways of a fleet, and the sessions.

@@ -18,7 +18,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
             (keys_and_question(app), app.style.theme.attention)
         }
         (Overlay::Typing(line), _) => return typing::draw(app, line, area, buffer),
-        (Overlay::Nothing, Some(said)) => footer::answer(app, said),
+        (Overlay::Nothing, Some(message)) => footer::answer(app, message),
         (Overlay::Nothing, None) if app.is_outdated() => (status_with_health(app), app.style.theme.faint),
         (Overlay::Nothing, None) => {
             (status_with_health(app), header::health_style(&app.style, app.snapshot()))

@@ -19,14 +19,20 @@ const TOLD_HEIGHT_MIN: u16 = 6;
 const TOLD_CHARS: usize = 600;
 
 /// Draws the frame with its title and, at its right, a few facts; returns what is inside.
-pub fn draw_frame(look: &ScreenStyle, title: &str, facts: &str, area: Rect, buffer: &mut Buffer) -> Rect {
-    let theme = look.theme;
+pub fn draw_frame(
+    screen_style: &ScreenStyle,
+    title: &str,
+    facts: &str,
+    area: Rect,
+    buffer: &mut Buffer,
+) -> Rect {
+    let theme = screen_style.theme;
     let mut block = Block::bordered()
-        .border_set(look.symbols.border)
+        .border_set(screen_style.symbols.border)
         .border_style(theme.faint)
         .title(Line::from(Span::styled(format!(" {title} "), on_border(theme.title))));
-    let room = area.width.saturating_sub(table::width(title).saturating_add(8));
-    let facts = fitting(facts, room);
+    let space = area.width.saturating_sub(table::width(title).saturating_add(8));
+    let facts = fitting(facts, space);
     if !facts.is_empty() {
         block = block
             .title(Line::from(Span::styled(format!(" {facts} "), on_border(theme.plain))).right_aligned());
@@ -37,9 +43,9 @@ pub fn draw_frame(look: &ScreenStyle, title: &str, facts: &str, area: Rect, buff
 }
 
 /// As many of the facts as fit, whole ones, from the first.
-fn fitting(facts: &str, room: u16) -> &str {
+fn fitting(facts: &str, space: u16) -> &str {
     let mut facts = facts;
-    while table::width(facts) > room {
+    while table::width(facts) > space {
         facts = facts.rfind(", ").map_or("", |at| &facts[..at]);
     }
     facts
@@ -52,7 +58,7 @@ fn on_border(style: Style) -> Style {
 
 /// A frame over the middle of the screen, as large as its text and no larger than the screen.
 pub fn draw_centered(
-    look: &ScreenStyle,
+    screen_style: &ScreenStyle,
     title: &str,
     width: u16,
     lines: u16,
@@ -63,25 +69,25 @@ pub fn draw_centered(
     let place =
         Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     Clear.render(place, buffer);
-    let inside = draw_frame(look, title, "", place, buffer);
+    let inside = draw_frame(screen_style, title, "", place, buffer);
     margin(inside)
 }
 
 /// Said where a list has nothing to show.
-pub fn draw_empty(look: &ScreenStyle, text: &str, area: Rect, buffer: &mut Buffer) {
-    table::write(text, look.theme.faint, table::line(area, 0), buffer);
+pub fn draw_empty(screen_style: &ScreenStyle, text: &str, area: Rect, buffer: &mut Buffer) {
+    table::write(text, screen_style.theme.faint, table::line(area, 0), buffer);
 }
 
 /// Writes what is told of one row below its list, in a third of the lines at most; returns the area
 /// that is left for the list.
 pub fn draw_selected_text(
-    look: &ScreenStyle,
+    screen_style: &ScreenStyle,
     text: Option<(String, Style)>,
     area: Rect,
     buffer: &mut Buffer,
 ) -> Rect {
-    let style = text.as_ref().map_or(look.theme.plain, |(_, style)| *style);
-    let (left, below, lines) = split_selected_text(look, text, area);
+    let style = text.as_ref().map_or(screen_style.theme.plain, |(_, style)| *style);
+    let (left, below, lines) = split_selected_text(screen_style, text, area);
     for (at, line) in self::lines(below).zip(&lines) {
         table::write(line, style, at, buffer);
     }
@@ -90,21 +96,21 @@ pub fn draw_selected_text(
 
 /// The area of the list, the one below, and the lines that stand there.
 pub fn split_selected_text(
-    look: &ScreenStyle,
+    screen_style: &ScreenStyle,
     text: Option<(String, Style)>,
     area: Rect,
 ) -> (Rect, Rect, Vec<String>) {
     let Some((text, _)) = text.filter(|_| area.width > 0) else {
         return (area, Rect { height: 0, ..area }, Vec::new());
     };
-    let mut lines = table::wrap(&look.text(&text, TOLD_CHARS), area.width);
-    let room =
+    let mut lines = table::wrap(&screen_style.text(&text, TOLD_CHARS), area.width);
+    let space =
         if area.height < TOLD_HEIGHT_MIN { 0 } else { usize::from(area.height / 3).min(TOLD_LINES_MAX) };
-    if lines.len() > room && room > 0 {
-        let rest = lines.split_off(room - 1).join(" ");
-        lines.push(table::cut(look, &rest, area.width));
+    if lines.len() > space && space > 0 {
+        let rest = lines.split_off(space - 1).join(" ");
+        lines.push(table::cut(screen_style, &rest, area.width));
     }
-    lines.truncate(room);
+    lines.truncate(space);
     let height = u16::try_from(lines.len()).unwrap_or(0);
     let left = Rect { height: area.height - height, ..area };
     (left, Rect { y: left.y + left.height, height, ..area }, lines)
@@ -135,32 +141,38 @@ pub fn lines(area: Rect) -> impl Iterator<Item = Rect> {
 
 /// How many of so many rows are drawn: where they do not fit, the last line tells of the rest.
 pub fn rows_drawn(rows: usize, list: Rect) -> usize {
-    let room = usize::from(list.height);
-    match room {
+    let space = usize::from(list.height);
+    match space {
         // Of so few none is given up.
-        0..=2 => rows.min(room),
-        _ if rows > room => room - 1,
+        0..=2 => rows.min(space),
+        _ if rows > space => space - 1,
         _ => rows,
     }
 }
 
 /// Marks the row under the cursor: one style for all of it, whatever its cells have.
-pub fn select(look: &ScreenStyle, row: Rect, buffer: &mut Buffer) {
-    buffer.set_style(row.intersection(buffer.area), Style::reset().patch(look.theme.selected));
+pub fn select(screen_style: &ScreenStyle, row: Rect, buffer: &mut Buffer) {
+    buffer.set_style(row.intersection(buffer.area), Style::reset().patch(screen_style.theme.selected));
 }
 
 /// What is not true any more steps back: no colour and nothing bold, and the row under the cursor stays one.
-pub fn fade(look: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
+pub fn fade(screen_style: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
     for at in area.intersection(buffer.area).positions() {
         let kept = buffer[at].modifier.intersection(Modifier::REVERSED);
-        buffer[at].set_style(Style::reset().patch(look.theme.faint).add_modifier(kept));
+        buffer[at].set_style(Style::reset().patch(screen_style.theme.faint).add_modifier(kept));
     }
 }
 
 /// The last line of a list whose rows did not all fit, so that nothing is hidden silently.
-pub fn draw_hidden_count(look: &ScreenStyle, hidden: usize, detail: &str, list: Rect, buffer: &mut Buffer) {
+pub fn draw_hidden_count(
+    screen_style: &ScreenStyle,
+    hidden: usize,
+    detail: &str,
+    list: Rect,
+    buffer: &mut Buffer,
+) {
     if hidden > 0 && list.height > 2 {
         let last = table::line(list, list.height.saturating_sub(1));
-        table::write(&format!("+{hidden} more{detail}"), look.theme.faint, last, buffer);
+        table::write(&format!("+{hidden} more{detail}"), screen_style.theme.faint, last, buffer);
     }
 }

@@ -36,7 +36,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if path.parts.is_empty() {
         return panel::draw_empty(&app.style, "no part of the path is known yet", area, buffer);
     }
-    let area = panel::draw_selected_text(&app.style, told(app, &path, area), area, buffer);
+    let area = panel::draw_selected_text(&app.style, detail_text(app, &path, area), area, buffer);
     let rates = PathRates::of(app);
     if is_picture(area) {
         draw_picture(app, &path, &rates, area, buffer);
@@ -46,7 +46,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 /// What is wrong with the part under the cursor, or else with the worst; few lines are needed for the stages.
-fn told(app: &App, path: &ShieldPath, area: Rect) -> Option<(String, Style)> {
+fn detail_text(app: &App, path: &ShieldPath, area: Rect) -> Option<(String, Style)> {
     if area.height < TOLD_LINES_MIN {
         return None;
     }
@@ -69,7 +69,7 @@ fn is_picture(area: Rect) -> bool {
 /// The part that is drawn there, of the whole area of the list.
 pub fn part_at(app: &App, area: Rect, at: Position) -> Option<usize> {
     let path = ShieldPath::of(app.snapshot());
-    let (area, ..) = panel::split_selected_text(&app.style, told(app, &path, area), area);
+    let (area, ..) = panel::split_selected_text(&app.style, detail_text(app, &path, area), area);
     let placed = match is_picture(area) {
         true => place_columns(&path, app.selected_line(), area)
             .into_iter()
@@ -125,22 +125,22 @@ fn shown_parts(
     path: &ShieldPath,
     stage: PathStage,
     selected: Option<usize>,
-    room: usize,
+    space: usize,
 ) -> (Vec<usize>, usize) {
     let mut places: Vec<_> = path.of_stage(stage).map(|(place, _)| place).collect();
     let count = places.len();
-    if count <= room {
+    if count <= space {
         return (places, 0);
     }
     let rank = |&place: &usize| (selected == Some(place), path.parts[place].severity);
     places.sort_by_key(|place| std::cmp::Reverse(rank(place)));
-    places.truncate(room.saturating_sub(1));
+    places.truncate(space.saturating_sub(1));
     let hidden = count - places.len();
     (places, hidden)
 }
 
 fn draw_picture(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     let stages = place_columns(path, app.selected_line(), area);
     for pair in stages.windows(2) {
         if let [from, to] = pair {
@@ -156,7 +156,7 @@ fn draw_picture(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect,
         let last = table::line(stage.area, u16::try_from(stage.parts.len()).unwrap_or(u16::MAX));
         if stage.hidden > 0 {
             table::write(
-                &table::cut(look, &format!("  +{} more", stage.hidden), last.width),
+                &table::cut(screen_style, &format!("  +{} more", stage.hidden), last.width),
                 theme.faint,
                 last,
                 buffer,
@@ -190,35 +190,36 @@ fn draw_wires(app: &App, path: &ShieldPath, from: &PlacedStage, to: &PlacedStage
 }
 
 fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates<'_>, placed: &PlacedPart, buffer: &mut Buffer) {
-    let (look, part) = (&app.style, &path.parts[placed.place]);
+    let (screen_style, part) = (&app.style, &path.parts[placed.place]);
     let line = table::line(placed.area, 0);
     draw_sign(app, part, line, buffer);
     let beside = indented(line);
     table::write(
-        &table::cut_address(look, &name(app, part), beside.width),
-        look.theme.accent,
+        &table::cut_address(screen_style, &name(app, part), beside.width),
+        screen_style.theme.accent,
         beside,
         buffer,
     );
     if app.selected_line() == Some(placed.place) {
         let cells = SIGN_CELLS + table::width(&name(app, part));
-        panel::select(look, Rect { width: cells.min(line.width), ..line }, buffer);
-        table::write(look.symbols.selected, look.theme.selected, line, buffer);
+        panel::select(screen_style, Rect { width: cells.min(line.width), ..line }, buffer);
+        table::write(screen_style.symbols.selected, screen_style.theme.selected, line, buffer);
     }
     // The last line parts it from the next one, where there is one to spare.
     let spare = u16::from(placed.area.height > 2);
     let below = Rect { y: line.y + 1, height: placed.area.height - 1 - spare, ..placed.area };
     for ((text, style), at) in facts(app, part, rates, below.height).into_iter().zip(panel::lines(below)) {
         let at = indented(at);
-        table::write(&table::cut_address(look, &text, at.width), style, at, buffer);
+        table::write(&table::cut_address(screen_style, &text, at.width), style, at, buffer);
     }
 }
 
 /// What is told of a part below its name, in at most so many lines.
 fn facts(app: &App, part: &PathPart, rates: &PathRates<'_>, lines: u16) -> Vec<(String, Style)> {
-    let (look, plain) = (&app.style, app.style.theme.plain);
+    let (screen_style, plain) = (&app.style, app.style.theme.plain);
     let state = (!part.state.is_empty()).then(|| (part.state.clone(), state_style(app, part)));
-    let known = part.facts.iter().map(|fact| (look.text(&app.addresses().text(fact), TEXT_CHARS), plain));
+    let known =
+        part.facts.iter().map(|fact| (screen_style.text(&app.addresses().text(fact), TEXT_CHARS), plain));
     let mut known = known.collect::<Vec<_>>().into_iter();
     if lines == 1 {
         let first = known.next();
@@ -285,13 +286,13 @@ fn place_lines(path: &ShieldPath, selected: Option<usize>, area: Rect) -> Placed
 }
 
 fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     let lines = place_lines(path, app.selected_line(), area);
     for &(stage, at) in &lines.stages {
         draw_stage_line(app, path, rates, stage, at, buffer);
         if stage == lines.stage && !lines.parts.is_empty() {
             let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
-            table::write(look.symbols.selected, theme.plain, mark, buffer);
+            table::write(screen_style.symbols.selected, theme.plain, mark, buffer);
         }
     }
     for placed in &lines.parts {
@@ -300,10 +301,10 @@ fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, 
         draw_sign(app, part, at, buffer);
         let text = format!("{} {}", name(app, part), one_line(app, part, rates));
         let beside = indented(at);
-        table::write(&table::cut(look, &text, beside.width), theme.plain, beside, buffer);
+        table::write(&table::cut(screen_style, &text, beside.width), theme.plain, beside, buffer);
         if app.selected_line() == Some(placed.place) {
-            panel::select(look, placed.area, buffer);
-            table::write(look.symbols.selected, theme.selected, placed.area, buffer);
+            panel::select(screen_style, placed.area, buffer);
+            table::write(screen_style.symbols.selected, theme.selected, placed.area, buffer);
         }
     }
     if lines.hidden > 0 {
@@ -322,7 +323,7 @@ fn draw_stage_line(
     at: Rect,
     buffer: &mut Buffer,
 ) {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     let parts: Vec<_> = path.of_stage(stage).map(|(_, part)| part).collect();
     let worst = parts.iter().copied().rev().max_by_key(|part| part.severity);
     let beside = indented(at);
@@ -351,7 +352,7 @@ fn draw_stage_line(
             (text, state_style(app, worst))
         }
     };
-    table::write(&table::cut(look, &text, rest.width), style, rest, buffer);
+    table::write(&table::cut(screen_style, &text, rest.width), style, rest, buffer);
 }
 
 fn one_line(app: &App, part: &PathPart, rates: &PathRates<'_>) -> String {
@@ -408,8 +409,8 @@ impl<'a> PathRates<'a> {
 
 fn gateway_rate(snapshot: &Snapshot, name: &str) -> Option<TrafficSample> {
     let row = snapshot.gateways.iter().find(|row| &*row.name == name)?;
-    let heard = row.heard.as_ref().filter(|_| row.reach == GatewayReach::Reached)?;
-    Some(TrafficSample { up: heard.rate_up, down: heard.rate_down })
+    let facts = row.heard.as_ref().filter(|_| row.reach == GatewayReach::Reached)?;
+    Some(TrafficSample { up: facts.rate_up, down: facts.rate_down })
 }
 
 /// A session of a pair is counted where its client comes in.

@@ -72,11 +72,11 @@ pub const COLUMNS: [TableColumn<PoolColumn>; 21] = [
 ];
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.style, app.snapshot());
-    let inside = panel::draw_frame(look, title(snapshot), &facts(snapshot), area, buffer);
+    let (screen_style, snapshot) = (&app.style, app.snapshot());
+    let inside = panel::draw_frame(screen_style, title(snapshot), &facts(snapshot), area, buffer);
     let inside = panel::margin(inside);
     if snapshot.pools.is_empty() {
-        return panel::draw_empty(look, "no links yet", inside, buffer);
+        return panel::draw_empty(screen_style, "no links yet", inside, buffer);
     }
     let rows = lists::pools(snapshot);
     let list = panel::below_heads(inside);
@@ -88,25 +88,31 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     });
     let columns: Vec<_> = columns.collect();
     let sheet = TableSheet::new(&columns, drawn, inside.width, |row, kind| cell(app, row, kind));
-    sheet.draw_heads(look, inside, buffer);
+    sheet.draw_heads(screen_style, inside, buffer);
     for (row, at) in panel::lines(list).take(drawn.len()).enumerate() {
-        sheet.draw_row(look, row, at, buffer);
+        sheet.draw_row(screen_style, row, at, buffer);
     }
     let well = rest.iter().filter(|row| severity(row) == Severity::Fine).count();
-    panel::draw_hidden_count(look, rest.len(), &format!(", {well} of them fine; 2 shows all"), list, buffer);
+    panel::draw_hidden_count(
+        screen_style,
+        rest.len(),
+        &format!(", {well} of them fine; 2 shows all"),
+        list,
+        buffer,
+    );
 }
 
 /// A whole screen of them, and all of what the one under the cursor failed with last.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, signs) = (&app.style, &app.style.symbols);
-    let inside = panel::draw_frame(look, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
+    let (screen_style, signs) = (&app.style, &app.style.symbols);
+    let inside = panel::draw_frame(screen_style, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
     let inside = panel::margin(inside);
     draw_list(app, list_area(area), buffer);
     let resize = if app.offers(Action::Resize) { "   n resizes the pool" } else { "" };
     let text =
         format!("{} ready  {} dialling  {} missing{resize}", signs.ready, signs.dialling, signs.missing);
     let last = table::line(inside, inside.height.saturating_sub(1));
-    table::write(&table::cut(look, &text, last.width), look.theme.faint, last, buffer);
+    table::write(&table::cut(screen_style, &text, last.width), screen_style.theme.faint, last, buffer);
 }
 
 /// Above the legend.
@@ -201,28 +207,28 @@ fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
 }
 
 fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
-    let told = told_cell(app, row, kind);
+    let reported = row_cell(app, row, kind);
     match kind {
-        _ if app.is_heard(row.gateway.as_ref()) => told,
+        _ if app.is_heard(row.gateway.as_ref()) => reported,
         // What its gateway said last is not what it is.
         PoolColumn::State => TableCell::new("unknown", app.style.theme.faint),
-        _ => TableCell { style: app.style.theme.faint, ..told },
+        _ => TableCell { style: app.style.theme.faint, ..reported },
     }
 }
 
-fn told_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
-    let (look, theme) = (&app.style, app.style.theme);
+fn row_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
+    let (screen_style, theme) = (&app.style, app.style.theme);
     match kind {
         PoolColumn::Gateway => {
-            TableCell::new(look.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
+            TableCell::new(screen_style.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
         }
-        PoolColumn::State => TableCell::new(state_word(row), state_style(look, row)),
+        PoolColumn::State => TableCell::new(state_word(row), state_style(screen_style, row)),
         PoolColumn::Half => TableCell::new(half_word(row.role), theme.plain),
         PoolColumn::Service if !row.waited_for.is_empty() => {
-            TableCell::new(look.text(&row.waited_for.join(" "), TEXT_CHARS), theme.accent)
+            TableCell::new(screen_style.text(&row.waited_for.join(" "), TEXT_CHARS), theme.accent)
         }
         PoolColumn::Service if row.service == "*" => TableCell::new("any", theme.accent),
-        PoolColumn::Service => TableCell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
+        PoolColumn::Service => TableCell::new(screen_style.text(&row.service, TEXT_CHARS), theme.accent),
         // What its links speak stands elsewhere; here host and port have to be read.
         PoolColumn::Peer => {
             let address = row.address.as_deref().map(|at| at.split_once("://").map_or(at, |(_, host)| host));
@@ -231,41 +237,41 @@ fn told_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
         // Where the peer's name is not known, its address stands there.
         PoolColumn::Address => known(app, row.peer.as_ref().and(row.address.as_deref())),
         PoolColumn::Name => known(app, row.name.as_deref()),
-        PoolColumn::Bar => TableCell::new(bar(look, row, BAR_CELLS), state_style(look, row)),
+        PoolColumn::Bar => TableCell::new(bar(screen_style, row, BAR_CELLS), state_style(screen_style, row)),
         PoolColumn::Ready => TableCell::new(
             format!("{}/{}", format::amount(row.ready as u64), format::amount(row.target as u64)),
             theme.plain,
         ),
-        PoolColumn::Carrying => number(look, row.carrying as u64),
-        PoolColumn::Sessions => number(look, row.sessions as u64),
-        PoolColumn::Dialling => dialling(look, row),
+        PoolColumn::Carrying => number(screen_style, row.carrying as u64),
+        PoolColumn::Sessions => number(screen_style, row.sessions as u64),
+        PoolColumn::Dialling => dialling(screen_style, row),
         PoolColumn::Protocol => TableCell::new(row.protocol.clone().unwrap_or_default(), theme.plain),
-        PoolColumn::RoundTrip => TableCell::new(round_trip(look, row), theme.plain),
-        PoolColumn::Waiting => number(look, row.waiting as u64),
-        PoolColumn::Misses => number(look, row.misses),
-        PoolColumn::Wait50 => wait(look, row.wait_p50_ms),
-        PoolColumn::Wait99 => wait(look, row.wait_p99_ms),
-        PoolColumn::FailuresMinute => number(look, row.failures_minute),
-        PoolColumn::Failures => number(look, row.failures),
+        PoolColumn::RoundTrip => TableCell::new(round_trip(screen_style, row), theme.plain),
+        PoolColumn::Waiting => number(screen_style, row.waiting as u64),
+        PoolColumn::Misses => number(screen_style, row.misses),
+        PoolColumn::Wait50 => wait(screen_style, row.wait_p50_ms),
+        PoolColumn::Wait99 => wait(screen_style, row.wait_p99_ms),
+        PoolColumn::FailuresMinute => number(screen_style, row.failures_minute),
+        PoolColumn::Failures => number(screen_style, row.failures),
         PoolColumn::LastError => {
-            let style = if row.last_error.is_some() { state_style(look, row) } else { theme.faint };
+            let style = if row.last_error.is_some() { state_style(screen_style, row) } else { theme.faint };
             TableCell { style, ..known(app, row.last_error.as_deref()) }
         }
     }
 }
 
 /// A wait of the last minute; `-` where nobody came.
-fn wait(look: &ScreenStyle, ms: Option<f64>) -> TableCell {
+fn wait(screen_style: &ScreenStyle, ms: Option<f64>) -> TableCell {
     ms.map_or_else(
-        || TableCell::new("-", look.theme.faint),
-        |ms| TableCell::new(format::wait(ms), look.theme.plain),
+        || TableCell::new("-", screen_style.theme.faint),
+        |ms| TableCell::new(format::wait(ms), screen_style.theme.plain),
     )
 }
 
 /// Milliseconds, and the spread.
-fn round_trip(look: &ScreenStyle, row: &PoolRow) -> String {
+fn round_trip(screen_style: &ScreenStyle, row: &PoolRow) -> String {
     match (row.round_trip_ms, row.round_trip_spread_ms) {
-        (Some(time), Some(spread)) => format!("{time:.1} {}{spread:.1}", look.symbols.spread),
+        (Some(time), Some(spread)) => format!("{time:.1} {}{spread:.1}", screen_style.symbols.spread),
         (time, _) => time.map_or_else(String::new, |time| format!("{time:.1}")),
     }
 }
@@ -277,18 +283,18 @@ fn known(app: &App, text: Option<&str>) -> TableCell {
 }
 
 /// Dials under way, or how long the next one is held back.
-fn dialling(look: &ScreenStyle, row: &PoolRow) -> TableCell {
+fn dialling(screen_style: &ScreenStyle, row: &PoolRow) -> TableCell {
     match row.retry_seconds {
         Some(seconds) if row.dialling == 0 => {
-            TableCell::new(format!("in {}", format::whole_span(seconds)), look.theme.plain)
+            TableCell::new(format!("in {}", format::whole_span(seconds)), screen_style.theme.plain)
         }
-        Some(_) | None => number(look, row.dialling as u64),
+        Some(_) | None => number(screen_style, row.dialling as u64),
     }
 }
 
 /// Zeros step back, so that the eye finds what is not zero.
-pub fn number(look: &ScreenStyle, count: u64) -> TableCell {
-    let style = if count == 0 { look.theme.faint } else { look.theme.plain };
+pub fn number(screen_style: &ScreenStyle, count: u64) -> TableCell {
+    let style = if count == 0 { screen_style.theme.faint } else { screen_style.theme.plain };
     TableCell::new(format::amount(count), style)
 }
 
@@ -303,11 +309,11 @@ pub fn state_word(row: &PoolRow) -> &'static str {
     }
 }
 
-fn state_style(look: &ScreenStyle, row: &PoolRow) -> Style {
+fn state_style(screen_style: &ScreenStyle, row: &PoolRow) -> Style {
     match severity(row) {
-        _ if row.standby => look.theme.faint,
-        Severity::Fine => look.theme.good,
-        worse => alert::style(look, worse),
+        _ if row.standby => screen_style.theme.faint,
+        Severity::Fine => screen_style.theme.good,
+        worse => alert::style(screen_style, worse),
     }
 }
 
@@ -319,7 +325,7 @@ pub fn half_word(role: Half) -> &'static str {
 }
 
 /// One cell a link where they fit, else in proportion: full only when ready, empty only when none is.
-fn bar(look: &ScreenStyle, row: &PoolRow, cells: usize) -> String {
+fn bar(screen_style: &ScreenStyle, row: &PoolRow, cells: usize) -> String {
     let whole = row.target.max(row.ready.saturating_add(row.dialling));
     let scaled = |count: usize| match (count, whole <= cells) {
         (0, _) => 0,
@@ -329,8 +335,11 @@ fn bar(look: &ScreenStyle, row: &PoolRow, cells: usize) -> String {
     let ready = scaled(row.ready).min(cells);
     let dialling = scaled(row.dialling).min(cells - ready);
     let missing = whole.min(cells) - ready - dialling;
-    let signs =
-        [(look.symbols.ready, ready), (look.symbols.dialling, dialling), (look.symbols.missing, missing)];
+    let signs = [
+        (screen_style.symbols.ready, ready),
+        (screen_style.symbols.dialling, dialling),
+        (screen_style.symbols.missing, missing),
+    ];
     signs.iter().flat_map(|&(sign, count)| std::iter::repeat_n(sign, count)).collect()
 }
 

@@ -71,13 +71,13 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
-    let look = &app.style;
+    let screen_style = &app.style;
     if let Some((title, lines)) = under_way(app) {
-        let inside = panel::margin(panel::draw_frame(look, &title, "", area, buffer));
+        let inside = panel::margin(panel::draw_frame(screen_style, &title, "", area, buffer));
         for (at, line) in panel::lines(inside).zip(lines) {
             table::write(
-                &table::cut(look, &look.text(&line, LINE_CHARS), inside.width),
-                look.theme.plain,
+                &table::cut(screen_style, &screen_style.text(&line, LINE_CHARS), inside.width),
+                screen_style.theme.plain,
                 at,
                 buffer,
             );
@@ -85,18 +85,24 @@ fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
         return;
     }
     let row = app.selected_line().and_then(|line| app.profiles().get(line));
-    let title =
-        row.map_or("Problems".into(), |row| format!("Problems of {}", look.text(&row.name, NAME_CHARS)));
-    let inside = panel::margin(panel::draw_frame(look, &title, "", area, buffer));
+    let title = row
+        .map_or("Problems".into(), |row| format!("Problems of {}", screen_style.text(&row.name, NAME_CHARS)));
+    let inside = panel::margin(panel::draw_frame(screen_style, &title, "", area, buffer));
     let lines = match row {
         None => vec!["the arrows select a profile, p shows what switching to it would change".to_owned()],
         Some(row) if row.problems.is_empty() => vec!["none: the gateway can be switched to it".to_owned()],
         Some(row) => problem_lines(row),
     };
     for (at, line) in panel::lines(inside).zip(lines) {
-        let style = if line.starts_with(' ') { look.theme.plain } else { look.theme.warn };
-        let style = if row.is_none_or(|row| row.problems.is_empty()) { look.theme.faint } else { style };
-        table::write(&table::cut(look, &look.text(&line, LINE_CHARS), inside.width), style, at, buffer);
+        let style = if line.starts_with(' ') { screen_style.theme.plain } else { screen_style.theme.warn };
+        let style =
+            if row.is_none_or(|row| row.problems.is_empty()) { screen_style.theme.faint } else { style };
+        table::write(
+            &table::cut(screen_style, &screen_style.text(&line, LINE_CHARS), inside.width),
+            style,
+            at,
+            buffer,
+        );
     }
 }
 
@@ -115,13 +121,15 @@ fn under_way(app: &App) -> Option<(String, Vec<String>)> {
             ],
         ));
     }
-    let walk = app.walk().filter(|walk| walk.walking.is_some())?;
-    let done = walk
-        .steps
-        .iter()
-        .map(|walked| format!("{:<8} {}  {}", walked.step.word(), walked.result.word(), walked.seen));
-    let now = walk.walking.map(|step| format!("{:<8} ...", step.word()));
-    Some((format!("Checklist of {}", app.style.text(&walk.profile, NAME_CHARS)), done.chain(now).collect()))
+    let verify_run = app.verify_row().filter(|verify_run| verify_run.walking.is_some())?;
+    let done = verify_run.steps.iter().map(|step_report| {
+        format!("{:<8} {}  {}", step_report.step.word(), step_report.result.word(), step_report.seen)
+    });
+    let now = verify_run.walking.map(|step| format!("{:<8} ...", step.word()));
+    Some((
+        format!("Checklist of {}", app.style.text(&verify_run.profile, NAME_CHARS)),
+        done.chain(now).collect(),
+    ))
 }
 
 /// Each problem, below it the lines it is about.
@@ -133,9 +141,9 @@ pub fn problem_lines(row: &ProfileRow) -> Vec<String> {
 }
 
 fn cell(app: &App, row: &ProfileRow, kind: ProfileColumn) -> TableCell {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     match kind {
-        ProfileColumn::Profile => TableCell::new(look.text(&row.name, NAME_CHARS), theme.accent),
+        ProfileColumn::Profile => TableCell::new(screen_style.text(&row.name, NAME_CHARS), theme.accent),
         ProfileColumn::Mode => TableCell::new(row.mode.map_or("-", mode_word), theme.plain),
         ProfileColumn::Halves => {
             let halves: Vec<_> = row.roles.iter().map(|&role| role_word(role)).collect();
@@ -159,7 +167,7 @@ fn cell(app: &App, row: &ProfileRow, kind: ProfileColumn) -> TableCell {
                 None => format!("services {}", row.services.join(", ")),
             };
             let now = if row.is_current { "RUNS NOW; " } else { "" };
-            TableCell::new(look.text(&format!("{now}{note}"), LINE_CHARS), theme.plain)
+            TableCell::new(screen_style.text(&format!("{now}{note}"), LINE_CHARS), theme.plain)
         }
     }
 }

@@ -137,18 +137,18 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<ServiceColumn>> {
 }
 
 fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
-    let told = told_cell(app, row, kind);
+    let reported = row_cell(app, row, kind);
     match kind {
-        _ if app.is_heard(row.gateway.as_ref()) => told,
+        _ if app.is_heard(row.gateway.as_ref()) => reported,
         // What its gateway said last is not what it is.
         ServiceColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
         ServiceColumn::RateUp | ServiceColumn::RateDown => TableCell::new("-", app.style.theme.faint),
-        _ => TableCell { style: app.style.theme.faint, ..told },
+        _ => TableCell { style: app.style.theme.faint, ..reported },
     }
 }
 
-fn told_cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
-    let (look, theme) = (&app.style, app.style.theme);
+fn row_cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
+    let (screen_style, theme) = (&app.style, app.style.theme);
     let accept = || app.addresses().text(&row.accept.join(" "));
     let backend = || app.addresses().text(row.connect.as_deref().unwrap_or("-"));
     match kind {
@@ -158,43 +158,43 @@ fn told_cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
                 ServicePhase::Open | ServicePhase::Down | ServicePhase::Locked | ServicePhase::Closed,
                 Some(lack),
             ) => {
-                let style = alert::style(look, lack.kind.severity());
-                TableCell::new(format!("{} {}", look.symbols.alert, lack.kind.word()), style)
+                let style = alert::style(screen_style, lack.kind.severity());
+                TableCell::new(format!("{} {}", screen_style.symbols.alert, lack.kind.word()), style)
             }
             (ServicePhase::Open, None) => TableCell::new("open", theme.good),
             (ServicePhase::Locked, None) => TableCell::new("LOCKED", theme.warn),
             (ServicePhase::Closed, None) => TableCell::new("closed", theme.warn),
             (ServicePhase::Down, None) => TableCell::new("down", theme.warn),
         },
-        ServiceColumn::Service => TableCell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
+        ServiceColumn::Service => TableCell::new(screen_style.text(&row.name, TEXT_CHARS), theme.accent),
         ServiceColumn::Gateway => {
-            TableCell::new(look.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
+            TableCell::new(screen_style.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
         }
         ServiceColumn::Half => TableCell::new(half_word(row.role), theme.plain),
         ServiceColumn::RateUp => rate(app, row, |sample| sample.up),
         ServiceColumn::RateDown => rate(app, row, |sample| sample.down),
         ServiceColumn::Address if row.accept.is_empty() => {
-            TableCell::new(look.text(&backend(), TEXT_CHARS), theme.plain)
+            TableCell::new(screen_style.text(&backend(), TEXT_CHARS), theme.plain)
         }
         ServiceColumn::Accept | ServiceColumn::Address => {
-            TableCell::new(look.text(&accept(), TEXT_CHARS), theme.plain)
+            TableCell::new(screen_style.text(&accept(), TEXT_CHARS), theme.plain)
         }
-        ServiceColumn::Backend => TableCell::new(look.text(&backend(), TEXT_CHARS), theme.plain),
-        ServiceColumn::Open => number(look, row.totals.sessions_open),
+        ServiceColumn::Backend => TableCell::new(screen_style.text(&backend(), TEXT_CHARS), theme.plain),
+        ServiceColumn::Open => number(screen_style, row.totals.sessions_open),
         ServiceColumn::Waiting if row.totals.sessions_waiting > 0 => {
             TableCell::new(format::amount(row.totals.sessions_waiting), theme.warn)
         }
-        ServiceColumn::Waiting => number(look, 0),
-        ServiceColumn::Sessions => number(look, row.totals.sessions),
+        ServiceColumn::Waiting => number(screen_style, 0),
+        ServiceColumn::Sessions => number(screen_style, row.totals.sessions),
         ServiceColumn::Refused if row.totals.refused > 0 => {
             TableCell::new(format::amount(row.totals.refused), theme.warn)
         }
-        ServiceColumn::Refused => number(look, 0),
-        ServiceColumn::Up => number(look, row.totals.bytes_up),
-        ServiceColumn::Down => number(look, row.totals.bytes_down),
+        ServiceColumn::Refused => number(screen_style, 0),
+        ServiceColumn::Up => number(screen_style, row.totals.bytes_up),
+        ServiceColumn::Down => number(screen_style, row.totals.bytes_down),
         ServiceColumn::Lack => {
             let why = row.lack.as_ref().map(|lack| app.addresses().text(&lack.why));
-            TableCell::new(look.text(why.as_deref().unwrap_or(""), TEXT_CHARS), theme.plain)
+            TableCell::new(screen_style.text(why.as_deref().unwrap_or(""), TEXT_CHARS), theme.plain)
         }
     }
 }

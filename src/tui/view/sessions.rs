@@ -84,7 +84,7 @@ pub fn list_area(framed: Rect) -> Rect {
 
 /// Heads and rows alone.
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, order) = (&app.style, app.order());
+    let (screen_style, order) = (&app.style, app.order());
     if app.grouping() == SessionGrouping::ByClient {
         return clients::draw_list(app, area, buffer);
     }
@@ -92,19 +92,19 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         return draw_none(app, area, buffer);
     }
     let below = Rect { x: area.x.saturating_add(2), width: area.width.saturating_sub(2), ..area };
-    panel::draw_selected_text(look, selected_text(app), below, buffer);
+    panel::draw_selected_text(screen_style, selected_text(app), below, buffer);
     let (area, lines) = visible_lines(app, area);
     let sheet = sheet(app, area, &lines);
-    sheet.draw_heads(look, area, buffer);
+    sheet.draw_heads(screen_style, area, buffer);
     let (selected, drawn) = (app.selected_line(), lines.len());
     for (place, (at, line)) in panel::lines(panel::below_heads(area)).zip(lines).enumerate() {
-        sheet.draw_row(look, place, at, buffer);
+        sheet.draw_row(screen_style, place, at, buffer);
         if selected == Some(line) {
-            panel::select(look, at, buffer);
+            panel::select(screen_style, at, buffer);
         }
     }
     let below = Rect { x: below.x, width: below.width, ..panel::below_heads(area) };
-    panel::draw_hidden_count(look, order.len() - drawn, "", below, buffer);
+    panel::draw_hidden_count(screen_style, order.len() - drawn, "", below, buffer);
 }
 
 /// Said where the list has nothing to show.
@@ -163,7 +163,7 @@ fn selected_text(app: &App) -> Option<(String, Style)> {
 }
 
 fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
-    let told = told_cell(app, row, is_selected, kind);
+    let reported = row_cell(app, row, is_selected, kind);
     let inner = match (kind, row) {
         (SessionColumn::Inside | SessionColumn::Backend, ListedSession::Open(row)) => {
             app.order().inner(app.snapshot(), row)
@@ -172,16 +172,16 @@ fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColum
     };
     let gateway = inner.map_or(row.gateway(), |inner| inner.gateway.as_ref());
     match kind {
-        SessionColumn::Mark => told,
+        SessionColumn::Mark => reported,
         // One that has ended is what it was.
-        _ if app.is_heard(gateway) || matches!(row, ListedSession::Ended(_)) => told,
+        _ if app.is_heard(gateway) || matches!(row, ListedSession::Ended(_)) => reported,
         SessionColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
         SessionColumn::RateUp | SessionColumn::RateDown => TableCell::new("-", app.style.theme.faint),
-        _ => TableCell { style: app.style.theme.faint, ..told },
+        _ => TableCell { style: app.style.theme.faint, ..reported },
     }
 }
 
-fn told_cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
+fn row_cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
     match (kind, row) {
         (SessionColumn::Mark, row) if is_selected => {
             let ended = if let ListedSession::Ended(row) = row { ended_mark(app, row) } else { "" };
@@ -211,7 +211,7 @@ fn sorted_by(kind: SessionColumn) -> Option<order::SortColumn> {
         SessionColumn::RateDown => order::SortColumn::RateDown,
         SessionColumn::Up => order::SortColumn::Up,
         SessionColumn::Down => order::SortColumn::Down,
-        SessionColumn::Phase => order::SortColumn::Trouble,
+        SessionColumn::Phase => order::SortColumn::Waiting,
         SessionColumn::Mark
         | SessionColumn::Id
         | SessionColumn::Half
@@ -279,19 +279,19 @@ fn share([open, failed, healthy]: [usize; 3], lines: usize) -> [usize; 3] {
 }
 
 fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     match kind {
         SessionColumn::Mark => TableCell::new("", theme.plain),
-        SessionColumn::Id => TableCell::new(look.text(&row.id, TEXT_CHARS), theme.plain),
+        SessionColumn::Id => TableCell::new(screen_style.text(&row.id, TEXT_CHARS), theme.plain),
         SessionColumn::Half if app.order().inner(app.snapshot(), row).is_some() => {
             TableCell::new("both", theme.plain)
         }
         SessionColumn::Half => half(app, row.role),
         SessionColumn::Age => TableCell::new(format::age(row.age_seconds), theme.plain),
         SessionColumn::Client => {
-            TableCell::new(look.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain)
+            TableCell::new(screen_style.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain)
         }
-        SessionColumn::Service => TableCell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
+        SessionColumn::Service => TableCell::new(screen_style.text(&row.service, TEXT_CHARS), theme.accent),
         SessionColumn::Peer => peer(app, row.peer.as_deref()),
         SessionColumn::Gateway => gateway(app, row),
         SessionColumn::Link => {
@@ -300,8 +300,8 @@ fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
         SessionColumn::Inside => inside(app, row),
         SessionColumn::Waits => waits(app, row),
         SessionColumn::Backend => peer(app, backend(app, row)),
-        SessionColumn::RateUp => number(look, row.rate_up),
-        SessionColumn::RateDown => number(look, row.rate_down),
+        SessionColumn::RateUp => number(screen_style, row.rate_up),
+        SessionColumn::RateDown => number(screen_style, row.rate_down),
         SessionColumn::Up => moved(app, row, |row| row.bytes_up),
         SessionColumn::Down => moved(app, row, |row| row.bytes_down),
         SessionColumn::Phase => match app.order().inner(app.snapshot(), row) {
@@ -351,19 +351,19 @@ fn ended_mark(app: &App, row: &EndedRow) -> &'static str {
 
 /// Rates are unknown by now; the end stands where the phase stood.
 fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
-    let look = &app.style;
+    let screen_style = &app.style;
     let style = match kind {
         SessionColumn::Mark | SessionColumn::Phase => end_style(app, &row.end),
-        _ if EndWeight::of_code(&row.end).is_failure() => look.theme.plain,
-        _ => look.theme.faint,
+        _ if EndWeight::of_code(&row.end).is_failure() => screen_style.theme.plain,
+        _ => screen_style.theme.faint,
     };
     let text = match kind {
         SessionColumn::Mark => format!(" {}", ended_mark(app, row)),
-        SessionColumn::Id => look.text(&row.id, TEXT_CHARS),
+        SessionColumn::Id => screen_style.text(&row.id, TEXT_CHARS),
         SessionColumn::Half => half_word(row.role).into(),
         SessionColumn::Age => format::age(row.seconds),
-        SessionColumn::Client => look.text(&app.addresses().client(&row.client), TEXT_CHARS),
-        SessionColumn::Service => look.text(&row.service, TEXT_CHARS),
+        SessionColumn::Client => screen_style.text(&app.addresses().client(&row.client), TEXT_CHARS),
+        SessionColumn::Service => screen_style.text(&row.service, TEXT_CHARS),
         SessionColumn::Peer => peer(app, row.peer.as_deref()).text,
         SessionColumn::Gateway => peer(app, row.gateway.as_deref()).text,
         SessionColumn::Link | SessionColumn::Waits => "-".into(),
@@ -380,7 +380,7 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
         SessionColumn::Up => ended_moved(app, row, |row| row.bytes_up),
         SessionColumn::Down => ended_moved(app, row, |row| row.bytes_down),
         SessionColumn::Phase => {
-            look.text(&format!("{} {}", row.end, app.addresses().text(&row.reason)), TEXT_CHARS)
+            screen_style.text(&format!("{} {}", row.end, app.addresses().text(&row.reason)), TEXT_CHARS)
         }
     };
     TableCell::new(text, style)

@@ -117,20 +117,26 @@ impl<K: Copy> TableSheet<K> {
     }
 
     /// The heads of the columns, on the first line of `area`, unless it is the only one.
-    pub fn draw_heads(&self, look: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
+    pub fn draw_heads(&self, screen_style: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
         if area.height < 2 {
             return;
         }
         let area = line(area, 0);
         for column in &self.columns {
-            draw_cell(look, column, &TableCell::new(column.head.as_str(), look.theme.title), area, buffer);
+            draw_cell(
+                screen_style,
+                column,
+                &TableCell::new(column.head.as_str(), screen_style.theme.title),
+                area,
+                buffer,
+            );
         }
     }
 
     /// One row, on the first line of `area`.
-    pub fn draw_row(&self, look: &ScreenStyle, row: usize, area: Rect, buffer: &mut Buffer) {
+    pub fn draw_row(&self, screen_style: &ScreenStyle, row: usize, area: Rect, buffer: &mut Buffer) {
         for column in &self.columns {
-            draw_cell(look, column, &self.rows[row][column.cell], area, buffer);
+            draw_cell(screen_style, column, &self.rows[row][column.cell], area, buffer);
         }
     }
 }
@@ -166,11 +172,11 @@ fn fit_columns<K: Copy>(mut kept: Vec<ColumnNeed<K>>, width: u16) -> Vec<PlacedC
     let mut spare = u16::try_from(usize::from(width) - width_needed(&kept)).unwrap_or(u16::MAX);
     let mut widths: Vec<u16> = kept.iter().map(ColumnNeed::least).collect();
     // Those first that lack least, so that as few as can be are cut.
-    let lacks = |place: usize, widths: &[u16]| kept[place].need().saturating_sub(widths[place]);
+    let missing = |place: usize, widths: &[u16]| kept[place].need().saturating_sub(widths[place]);
     let mut places: Vec<_> = (0..kept.len()).collect();
-    places.sort_by_key(|&place| lacks(place, &widths));
+    places.sort_by_key(|&place| missing(place, &widths));
     for place in places {
-        let given = lacks(place, &widths).min(spare);
+        let given = missing(place, &widths).min(spare);
         widths[place] += given;
         spare -= given;
     }
@@ -207,7 +213,7 @@ fn place_columns<K: Copy>(columns: Vec<ColumnNeed<K>>, widths: &[u16]) -> Vec<Pl
 /// Heads and rows; those that do not fit are counted on the last line. The row under the cursor is
 /// always in sight, reversed, with a sign left of it.
 pub fn draw_list<K: Copy, R>(
-    look: &ScreenStyle,
+    screen_style: &ScreenStyle,
     columns: &[TableColumn<K>],
     rows: &[R],
     selected: Option<usize>,
@@ -219,16 +225,16 @@ pub fn draw_list<K: Copy, R>(
     let window = visible_range(selected, rows.len(), list);
     let drawn = window.len();
     let sheet = TableSheet::new(columns, &rows[window.clone()], area.width, cell);
-    sheet.draw_heads(look, area, buffer);
+    sheet.draw_heads(screen_style, area, buffer);
     for (row, (at, number)) in panel::lines(list).zip(window).enumerate() {
-        sheet.draw_row(look, row, at, buffer);
+        sheet.draw_row(screen_style, row, at, buffer);
         if selected == Some(number) {
-            panel::select(look, at, buffer);
+            panel::select(screen_style, at, buffer);
             let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
-            write(look.symbols.selected, look.theme.selected, mark, buffer);
+            write(screen_style.symbols.selected, screen_style.theme.selected, mark, buffer);
         }
     }
-    panel::draw_hidden_count(look, rows.len() - drawn, "", list, buffer);
+    panel::draw_hidden_count(screen_style, rows.len() - drawn, "", list, buffer);
 }
 
 /// The lines that are drawn of a list, where one may be left for how many are not.
@@ -243,20 +249,25 @@ pub fn window(selected: Option<usize>, count: usize, lines: usize) -> Range<usiz
 }
 
 fn draw_cell<K>(
-    look: &ScreenStyle,
+    screen_style: &ScreenStyle,
     column: &PlacedColumn<K>,
     cell: &TableCell,
     area: Rect,
     buffer: &mut Buffer,
 ) {
-    let room = Rect { x: area.x.saturating_add(column.left), width: column.width, height: 1, ..area };
-    let room = room.intersection(area);
-    let text = cut_address(look, &cell.text, room.width);
+    let available = Rect { x: area.x.saturating_add(column.left), width: column.width, height: 1, ..area };
+    let available = available.intersection(area);
+    let text = cut_address(screen_style, &cell.text, available.width);
     let indent = match column.side {
         CellAlign::Left => 0,
-        CellAlign::Right => room.width.saturating_sub(width(&text)),
+        CellAlign::Right => available.width.saturating_sub(width(&text)),
     };
-    write(&text, cell.style, Rect { x: room.x + indent, width: room.width - indent, ..room }, buffer);
+    write(
+        &text,
+        cell.style,
+        Rect { x: available.x + indent, width: available.width - indent, ..available },
+        buffer,
+    );
 }
 
 /// Writes one line of text and nothing outside `area`, also where `area` lies off the screen.
@@ -273,7 +284,7 @@ pub fn width(text: &str) -> u16 {
 }
 
 /// `text` in at most `cells` cells; a cut ends in an ellipsis.
-pub fn cut(look: &ScreenStyle, text: &str, cells: u16) -> String {
+pub fn cut(screen_style: &ScreenStyle, text: &str, cells: u16) -> String {
     if width(text) <= cells {
         return text.into();
     }
@@ -289,30 +300,30 @@ pub fn cut(look: &ScreenStyle, text: &str, cells: u16) -> String {
         out.push(letter);
     }
     if cells > 0 {
-        out.push(look.symbols.ellipsis);
+        out.push(screen_style.symbols.ellipsis);
     }
     out
 }
 
 /// The same, but the port of an address stays: without it two of one host look alike.
-pub fn cut_address(look: &ScreenStyle, text: &str, cells: u16) -> String {
+pub fn cut_address(screen_style: &ScreenStyle, text: &str, cells: u16) -> String {
     let port = text.rfind(':').map_or("", |at| &text[at..]);
     let is_port = (2..=6).contains(&port.len()) && port[1..].bytes().all(|byte| byte.is_ascii_digit());
-    let room = cells.saturating_sub(width(port));
-    if width(text) <= cells || !is_port || room < HOST_CELLS_MIN {
-        return cut(look, text, cells);
+    let available = cells.saturating_sub(width(port));
+    if width(text) <= cells || !is_port || available < HOST_CELLS_MIN {
+        return cut(screen_style, text, cells);
     }
-    cut(look, &text[..text.len() - port.len()], room) + port
+    cut(screen_style, &text[..text.len() - port.len()], available) + port
 }
 
-/// `text` in lines of at most `room` cells, parted between words where that can be.
-pub fn wrap(text: &str, room: u16) -> Vec<String> {
+/// `text` in lines of at most `available` cells, parted between words where that can be.
+pub fn wrap(text: &str, available: u16) -> Vec<String> {
     let mut lines = Vec::new();
     let mut rest = text;
     loop {
-        let (line, behind) = rest.split_at(cut_at(rest, room));
+        let (line, remainder) = rest.split_at(cut_at(rest, available));
         lines.push(line.to_owned());
-        rest = behind.trim_start();
+        rest = remainder.trim_start();
         if rest.is_empty() {
             return lines;
         }
@@ -320,12 +331,12 @@ pub fn wrap(text: &str, room: u16) -> Vec<String> {
 }
 
 /// Behind the last word that fits, or in the middle of one that fits nowhere.
-fn cut_at(text: &str, room: u16) -> usize {
+fn cut_at(text: &str, available: u16) -> usize {
     let mut cells = 0;
     let mut space = None;
     for (at, letter) in text.char_indices() {
         cells += usize::from(width(letter.encode_utf8(&mut [0; 4])));
-        if cells > usize::from(room) {
+        if cells > usize::from(available) {
             return space.unwrap_or(at).max(text.chars().next().map_or(0, char::len_utf8));
         }
         if letter == ' ' && at > 0 {

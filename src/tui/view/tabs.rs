@@ -5,7 +5,7 @@ use ratatui::{buffer::Buffer, layout::Rect};
 use crate::tui::{app::App, screen::Screen, view::table};
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     let mut rest = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
     for (screen, text) in names(app, area.width) {
         let style = if screen == app.screen() { theme.selected } else { theme.plain };
@@ -24,7 +24,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
             // As it is typed.
             text = format!("/{}", filter_text(app));
         }
-        let text = table::cut(look, &text, rest.width);
+        let text = table::cut(screen_style, &text, rest.width);
         let indent = rest.width.saturating_sub(table::width(&text));
         let place = Rect { x: rest.x + indent, width: rest.width - indent, ..rest };
         let style = if order.filter.is_empty() { theme.plain } else { theme.attention };
@@ -34,12 +34,12 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// The screen whose name is so far from the left, on a line of so many cells.
 pub fn at(app: &App, width: u16, cells: u16) -> Option<Screen> {
-    let mut behind = 1;
+    let mut remainder = 1;
     names(app, width)
         .find(|(_, text)| {
-            let begins = behind;
-            behind += table::width(text);
-            (begins..behind).contains(&cells)
+            let begins = remainder;
+            remainder += table::width(text);
+            (begins..remainder).contains(&cells)
         })
         .map(|(screen, _)| screen)
 }
@@ -60,17 +60,17 @@ fn names(app: &App, width: u16) -> impl Iterator<Item = (Screen, String)> {
         // A space and a slash stand before it.
         false => table::width(&filter_text(app)) + 2,
     };
-    let said = match app.screen().lists_sessions() {
+    let sent = match app.screen().lists_sessions() {
         true => [table::width(&listed(app)), filter_cells.min(FILTER_CELLS_MIN), 0],
         false => [0; 3],
     };
     let kinds = [TabNames::Whole, TabNames::Short, TabNames::Numbers];
-    let fits = |&(kind, said): &(TabNames, u16)| {
+    let fits = |&(kind, sent): &(TabNames, u16)| {
         let cells =
             names_of(app, kind).fold(0, |sum: u16, (_, text)| sum.saturating_add(table::width(&text)));
-        cells.saturating_add(said).saturating_add(2) <= width
+        cells.saturating_add(sent).saturating_add(2) <= width
     };
-    let kind = kinds.into_iter().zip(said).find(fits).map_or(TabNames::Numbers, |(kind, _)| kind);
+    let kind = kinds.into_iter().zip(sent).find(fits).map_or(TabNames::Numbers, |(kind, _)| kind);
     names_of(app, kind)
 }
 

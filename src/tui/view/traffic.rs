@@ -66,25 +66,30 @@ fn draw_framed(
     area: Rect,
     buffer: &mut Buffer,
 ) {
-    let look = &app.style;
-    let inside = panel::margin(panel::draw_frame(look, title, app.window().words(), area, buffer));
+    let screen_style = &app.style;
+    let inside = panel::margin(panel::draw_frame(screen_style, title, app.window().words(), area, buffer));
     // A head above each curve, and the totals below both.
     let curve_lines = (inside.height.saturating_sub(3) / 2).max(1);
-    for (way, top) in traffic_directions(look).iter().zip([0, curve_lines + 1]) {
+    for (direction, top) in traffic_directions(screen_style).iter().zip([0, curve_lines + 1]) {
         let head = table::line(inside, top);
-        table::write(&format!("{:<4} {}", way.word, now(samples, way)), way.style, head, buffer);
-        let peak = if samples.is_empty() { "-".into() } else { format::rate(peak(samples, way)) };
+        table::write(
+            &format!("{:<4} {}", direction.word, now(samples, direction)),
+            direction.style,
+            head,
+            buffer,
+        );
+        let peak = if samples.is_empty() { "-".into() } else { format::rate(peak(samples, direction)) };
         let peak = format!("peak {peak}");
         let indent = head.width.saturating_sub(table::width(&peak));
         let right = Rect { x: head.x + indent, width: head.width - indent, ..head };
-        table::write(&peak, look.theme.faint, right, buffer);
+        table::write(&peak, screen_style.theme.faint, right, buffer);
         let curve = Rect { y: inside.y + top + 1, height: curve_lines, ..inside };
-        draw_curve(app, samples, way, curve.intersection(inside), buffer);
+        draw_curve(app, samples, direction, curve.intersection(inside), buffer);
     }
     let text = format!("total {} up, {} down", format::bytes(up), format::bytes(down));
     table::write(
-        &table::cut(look, &text, inside.width),
-        look.theme.plain,
+        &table::cut(screen_style, &text, inside.width),
+        screen_style.theme.plain,
         table::line(inside, 2 * curve_lines + 2),
         buffer,
     );
@@ -94,44 +99,50 @@ fn draw_framed(
 pub fn draw_line(app: &App, area: Rect, buffer: &mut Buffer) {
     let samples = in_window(app, app.history().all());
     let halves: [Rect; 2] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(area);
-    for (way, half) in traffic_directions(&app.style).iter().zip(halves) {
+    for (direction, half) in traffic_directions(&app.style).iter().zip(halves) {
         let half = panel::margin(half);
-        let label = format!("{:<4} {:>9} ", way.word, now(&samples, way));
-        table::write(&label, way.style, half, buffer);
+        let label = format!("{:<4} {:>9} ", direction.word, now(&samples, direction));
+        table::write(&label, direction.style, half, buffer);
         let indent = table::width(&label).min(half.width);
         let curve = Rect { x: half.x + indent, width: half.width - indent, ..half };
-        draw_curve(app, &samples, way, curve, buffer);
+        draw_curve(app, &samples, direction, curve, buffer);
     }
 }
 
-fn traffic_directions(look: &ScreenStyle) -> [TrafficDirection; 2] {
+fn traffic_directions(screen_style: &ScreenStyle) -> [TrafficDirection; 2] {
     [
-        TrafficDirection { word: "up", rate: |sample| sample.up, style: look.theme.up },
-        TrafficDirection { word: "down", rate: |sample| sample.down, style: look.theme.down },
+        TrafficDirection { word: "up", rate: |sample| sample.up, style: screen_style.theme.up },
+        TrafficDirection { word: "down", rate: |sample| sample.down, style: screen_style.theme.down },
     ]
 }
 
-fn now(samples: &RateSamples, way: &TrafficDirection) -> String {
-    samples.last().map_or("-".into(), |(_, sample)| format::rate((way.rate)(sample)))
+fn now(samples: &RateSamples, direction: &TrafficDirection) -> String {
+    samples.last().map_or("-".into(), |(_, sample)| format::rate((direction.rate)(sample)))
 }
 
-fn peak(samples: &RateSamples, way: &TrafficDirection) -> u64 {
-    samples.iter().map(|(_, sample)| (way.rate)(sample)).max().unwrap_or(0)
+fn peak(samples: &RateSamples, direction: &TrafficDirection) -> u64 {
+    samples.iter().map(|(_, sample)| (direction.rate)(sample)).max().unwrap_or(0)
 }
 
-fn draw_curve(app: &App, samples: &RateSamples, way: &TrafficDirection, area: Rect, buffer: &mut Buffer) {
+fn draw_curve(
+    app: &App,
+    samples: &RateSamples,
+    direction: &TrafficDirection,
+    area: Rect,
+    buffer: &mut Buffer,
+) {
     let area = area.intersection(buffer.area);
     if area.is_empty() {
         return;
     }
-    let rates: Vec<_> = samples.iter().map(|(second, sample)| (*second, (way.rate)(sample))).collect();
+    let rates: Vec<_> = samples.iter().map(|(second, sample)| (*second, (direction.rate)(sample))).collect();
     let window = app.window().seconds();
     let columns = columns(&rates, app.snapshot().uptime_seconds as u64, area.width, window);
     // A short time takes several cells a second.
     let cells_each = (usize::from(area.width) / columns.len().max(1)).max(1);
     let drawn = columns.into_iter().flat_map(|column| std::iter::repeat_n(column, cells_each));
-    let columns = drawn.map(|rate| rate.map(|rate| (rate as f64, way.style))).collect();
-    let scale = peak(samples, way).max(1) as f64;
+    let columns = drawn.map(|rate| rate.map(|rate| (rate as f64, direction.style))).collect();
+    let scale = peak(samples, direction).max(1) as f64;
     bars::draw(&app.style, &BarChartData { columns, scale, lit: None }, area, buffer);
 }
 

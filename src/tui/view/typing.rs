@@ -15,25 +15,25 @@ use crate::tui::{
 };
 
 pub fn draw(app: &App, line: &InputLine, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     // Its end is what is being typed: a long line loses its beginning.
-    let room = usize::from(area.width).saturating_sub(3).max(1);
-    let skipped = line.text().chars().count().saturating_sub(room);
+    let space = usize::from(area.width).saturating_sub(3).max(1);
+    let skipped = line.text().chars().count().saturating_sub(space);
     let text: String = line.text().chars().skip(skipped).collect();
-    let text = format!("{}{}_", line.sign(), look.text(&text, room));
+    let text = format!("{}{}_", line.sign(), screen_style.text(&text, space));
     table::write(&text, theme.title, area, buffer);
     let indent = table::width(&text).saturating_add(2).min(area.width);
     let rest = Rect { x: area.x + indent, width: area.width - indent, ..area };
-    let (told, style) = match &line.wrong {
-        Some(wrong) => (look.text(wrong, TOLD_CHARS), theme.warn),
+    let (reported, style) = match &line.wrong {
+        Some(wrong) => (screen_style.text(wrong, TOLD_CHARS), theme.warn),
         None => (hints(app), theme.faint),
     };
-    table::write(&table::cut(look, &told, rest.width), style, rest, buffer);
+    table::write(&table::cut(screen_style, &reported, rest.width), style, rest, buffer);
 }
 
 /// Over the lowest lines of `area`, those that fit what is typed; the rest is counted.
 pub fn draw_suggestions(app: &App, line: &InputLine, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     let suggestions = app.suggestions();
     let count = u16::try_from(suggestions.len()).unwrap_or(u16::MAX);
     let columns = (area.width / COLUMN_CELLS_MIN).max(1);
@@ -52,7 +52,7 @@ pub fn draw_suggestions(app: &App, line: &InputLine, area: Rect, buffer: &mut Bu
     let first = line.scroll.min(suggestions.len() - drawn);
     let title = if line.is_filter() { "Filter" } else { "Commands" };
     let facts = if drawn < suggestions.len() { "Tab completes, PgDn shows more" } else { "Tab completes" };
-    let inside = panel::margin(panel::draw_frame(look, title, facts, place, buffer));
+    let inside = panel::margin(panel::draw_frame(screen_style, title, facts, place, buffer));
     let width = inside.width / columns;
     for (column, shown) in
         (0..columns).zip(suggestions[first..first + drawn].chunks(usize::from(lines.max(1))))
@@ -69,15 +69,15 @@ pub fn draw_suggestions(app: &App, line: &InputLine, area: Rect, buffer: &mut Bu
 }
 
 fn draw_column(app: &App, shown: &[Suggestion], area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.style, app.style.theme);
+    let (screen_style, theme) = (&app.style, app.style.theme);
     let widest = shown.iter().map(|suggestion| table::width(&suggestion.shown)).max().unwrap_or(0);
     let indent = widest.min(area.width);
     for (at, suggestion) in panel::lines(area).zip(shown) {
-        let text = table::cut(look, &look.text(&suggestion.shown, TOLD_CHARS), indent);
+        let text = table::cut(screen_style, &screen_style.text(&suggestion.shown, TOLD_CHARS), indent);
         table::write(&text, theme.accent, at, buffer);
         let step = (indent + 2).min(at.width);
         let rest = Rect { x: at.x + step, width: at.width - step, ..at };
-        let help = table::cut(look, &look.text(&suggestion.help, TOLD_CHARS), rest.width);
+        let help = table::cut(screen_style, &screen_style.text(&suggestion.help, TOLD_CHARS), rest.width);
         table::write(&help, theme.plain, rest, buffer);
     }
 }

@@ -44,37 +44,37 @@ const WEST: usize = 8;
 type WireCells = BTreeMap<(u16, u16), (usize, WireTone)>;
 
 /// Draws them; `gap` is what lies between the columns: lanes, an arrow, and a free cell.
-pub fn draw(look: &ScreenStyle, wires: &[PathWire], gap: Range<u16>, buffer: &mut Buffer) {
+pub fn draw(screen_style: &ScreenStyle, wires: &[PathWire], gap: Range<u16>, buffer: &mut Buffer) {
     let arrow = gap.end.saturating_sub(2);
-    let lanes = usize::from(arrow.saturating_sub(gap.start)).max(1);
+    let queues = usize::from(arrow.saturating_sub(gap.start)).max(1);
     let mut cells = WireCells::new();
-    let mut taken: Vec<Vec<Range<u16>>> = vec![Vec::new(); lanes];
+    let mut taken: Vec<Vec<Range<u16>>> = vec![Vec::new(); queues];
     for bundle in bundles(wires) {
         let ys = bundle.iter().flat_map(|wire| [wire.begin.y, wire.end.y]);
         let (top, bottom) = ys.fold((u16::MAX, 0), |(top, bottom), y| (top.min(y), bottom.max(y)));
         let is_free =
-            |lane: &Vec<Range<u16>>| lane.iter().all(|taken| bottom < taken.start || taken.end <= top);
-        let lane = taken.iter().position(is_free).unwrap_or(lanes - 1);
-        taken[lane].push(top..bottom.saturating_add(1));
-        let x = gap.start + u16::try_from(lane).unwrap_or(0);
+            |queue: &Vec<Range<u16>>| queue.iter().all(|taken| bottom < taken.start || taken.end <= top);
+        let queue = taken.iter().position(is_free).unwrap_or(queues - 1);
+        taken[queue].push(top..bottom.saturating_add(1));
+        let x = gap.start + u16::try_from(queue).unwrap_or(0);
         bundle.iter().for_each(|wire| add_wire(&mut cells, wire, x, arrow));
     }
     let mut put = |(x, y): (u16, u16), sign: &str, tone| {
         let style = match tone {
-            WireTone::Faint => look.theme.faint,
-            WireTone::Lit => look.theme.accent,
-            WireTone::Lost => look.theme.bad,
+            WireTone::Faint => screen_style.theme.faint,
+            WireTone::Lit => screen_style.theme.accent,
+            WireTone::Lost => screen_style.theme.bad,
         };
         table::write(sign, style, Rect { x, y, width: 1, height: 1 }.intersection(buffer.area), buffer);
     };
     for (&at, &(sides, tone)) in &cells {
-        put(at, look.symbols.wires[sides], tone);
+        put(at, screen_style.symbols.wires[sides], tone);
     }
     for wire in wires {
         let (sign, tone) = match (wire.is_target_lost, wire.is_lit) {
-            (true, _) => (look.symbols.broken, WireTone::Lost),
-            (false, true) => (look.symbols.arrow_right, WireTone::Lit),
-            (false, false) => (look.symbols.arrow_right, WireTone::Faint),
+            (true, _) => (screen_style.symbols.broken, WireTone::Lost),
+            (false, true) => (screen_style.symbols.arrow_right, WireTone::Lit),
+            (false, false) => (screen_style.symbols.arrow_right, WireTone::Faint),
         };
         put((arrow, wire.end.y), sign, tone);
     }
@@ -94,7 +94,7 @@ fn bundles(wires: &[PathWire]) -> Vec<Vec<&PathWire>> {
 }
 
 /// From its source to the lane, along it, and to the arrow.
-fn add_wire(cells: &mut WireCells, wire: &PathWire, lane: u16, arrow: u16) {
+fn add_wire(cells: &mut WireCells, wire: &PathWire, queue: u16, arrow: u16) {
     let tone = if wire.is_lit { WireTone::Lit } else { WireTone::Faint };
     let mut add = |x, y, sides, tone: WireTone| {
         let cell = cells.entry((x, y)).or_insert((0, tone));
@@ -103,14 +103,14 @@ fn add_wire(cells: &mut WireCells, wire: &PathWire, lane: u16, arrow: u16) {
     // What is broken is the part, not the lane that others use too.
     let at_source = if wire.is_source_lost { WireTone::Lost } else { tone };
     let at_target = if wire.is_target_lost { WireTone::Lost } else { tone };
-    (wire.begin.x..lane).for_each(|x| add(x, wire.begin.y, EAST | WEST, at_source));
-    (lane + 1..arrow).for_each(|x| add(x, wire.end.y, EAST | WEST, at_target));
+    (wire.begin.x..queue).for_each(|x| add(x, wire.begin.y, EAST | WEST, at_source));
+    (queue + 1..arrow).for_each(|x| add(x, wire.end.y, EAST | WEST, at_target));
     let (top, bottom) = (wire.begin.y.min(wire.end.y), wire.begin.y.max(wire.end.y));
     for y in top..=bottom {
         let begin = if y == wire.begin.y { WEST } else { 0 };
         let end = if y == wire.end.y { EAST } else { 0 };
         let above = if y > top { NORTH } else { 0 };
         let below = if y < bottom { SOUTH } else { 0 };
-        add(lane, y, begin | end | above | below, tone);
+        add(queue, y, begin | end | above | below, tone);
     }
 }

@@ -71,8 +71,8 @@ async fn exchange(way: &Way, backend: &Backend, offered: &[&str], known: &[&str]
         let mut client = client(&way.place, at, offered).await.unwrap();
         client.write_all(b"word").await.unwrap();
         client.flush().await.unwrap();
-        let mut heard = [0; 4];
-        client.read_exact(&mut heard).await.unwrap();
+        let mut received = [0; 4];
+        client.read_exact(&mut received).await.unwrap();
         client.get_ref().1.alpn_protocol().unwrap_or_default().to_vec()
     };
     timeout(PATIENCE, async { tokio::join!(asking, serve(&way.place, backend, known)) }).await.unwrap()
@@ -83,14 +83,14 @@ async fn the_backend_is_offered_what_the_client_has_agreed_on() {
     for mode in MODES {
         let backend = Backend::new().await;
         let way = start(mode, &backend, "").await;
-        for (offered, agreed, told) in [
+        for (offered, agreed, reported) in [
             // The accept's own order counts.
             (&["http/1.1", "other", "h2"][..], &b"h2"[..], &["h2"][..]),
             (&["http/1.1"], b"http/1.1", &["http/1.1"]),
             (&[], b"", &[]),
         ] {
             let seen = exchange(&way, &backend, offered, &["http/1.1", "h2"]).await;
-            assert_eq!(seen, (agreed.to_vec(), names(told)), "{mode:?}, {offered:?}");
+            assert_eq!(seen, (agreed.to_vec(), names(reported)), "{mode:?}, {offered:?}");
         }
         assert!(
             client(&way.place, way.dmz.client_port("orders").await, &["other"]).await.is_err(),
@@ -105,8 +105,8 @@ async fn a_backend_with_protocols_of_its_own_is_offered_these() {
         let backend = Backend::new().await;
         let way = start(mode, &backend, ", alpn: [grpc-exp, h2]").await;
         for offered in [&["http/1.1"][..], &[]] {
-            let (_, told) = exchange(&way, &backend, offered, &["h2"]).await;
-            assert_eq!(told, names(&["grpc-exp", "h2"]), "{mode:?}");
+            let (_, reported) = exchange(&way, &backend, offered, &["h2"]).await;
+            assert_eq!(reported, names(&["grpc-exp", "h2"]), "{mode:?}");
         }
     }
 }

@@ -93,9 +93,9 @@ async fn own_names_are_mended_where_they_are_followed_and_told_elsewhere() {
         }
         let snapshot = way.inner().now().await;
         for field in ["www-authenticate", "server", "x-by", "via"] {
-            let told = told_of(&snapshot, field);
-            assert_eq!(told.len(), 1, "{mode:?} {field}: {told:?}");
-            assert!(told[0].contains("`orders`") && !told[0].contains("x)"), "{told:?}");
+            let reported = told_of(&snapshot, field);
+            assert_eq!(reported.len(), 1, "{mode:?} {field}: {reported:?}");
+            assert!(reported[0].contains("`orders`") && !reported[0].contains("x)"), "{reported:?}");
         }
         assert_eq!(told_of(&snapshot, "location"), [""; 0]);
     }

@@ -98,8 +98,8 @@ async fn one_that_refuses_costs_no_client_its_session() {
         assert_eq!((gone_row.failures, gone_row.sessions), (1, 0), "{mode:?}");
         assert!(gone_row.last_error.as_ref().unwrap().contains("refused"), "{gone_row:?}");
         assert_eq!(good_row.sessions, 4);
-        let told = way.inner().until_told("is down").await;
-        assert!(told.contains("`orders`") && told.contains(&gone.at().to_string()), "{told}");
+        let reported = way.inner().until_told("is down").await;
+        assert!(reported.contains("`orders`") && reported.contains(&gone.at().to_string()), "{reported}");
         assert!(!now.ended.iter().any(|row| row.end != "--" && row.end != "CR"), "{:?}", now.ended);
     }
 }
@@ -185,8 +185,8 @@ async fn a_service_without_a_backend_that_is_well_is_down() {
         dial_refused(at).await;
         way.dmz.until("it is down for clients too", is_down).await;
         dial_refused(at).await;
-        let told = |row: &EndedRow| row.end == "BC" && row.reason.contains("no backend is up");
-        way.dmz.until("it is refused as down", |now| now.ended.iter().any(told)).await;
+        let reported = |row: &EndedRow| row.end == "BC" && row.reason.contains("no backend is up");
+        way.dmz.until("it is refused as down", |now| now.ended.iter().any(reported)).await;
         // It comes back.
         drop(reserved);
         let Ok(listener) = TcpListener::bind(backend).await else { continue };
@@ -236,8 +236,8 @@ async fn a_backend_is_as_well_as_its_answers() {
     }
     // While it is down, clients are told so at once.
     checks("500 No", Down).await;
-    let told = asked(super::http::port(&way).await, LAST).await;
-    assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+    let reported = asked(super::http::port(&way).await, LAST).await;
+    assert!(reported.starts_with("HTTP/1.1 503 "), "{reported}");
 }
 
 #[tokio::test]
@@ -322,9 +322,9 @@ async fn requests_go_on_at_another_backend_under_its_own_path() {
             say(&mut client, super::http::GET.as_bytes()).await;
             head(&mut client).await
         };
-        let (told, _server) = tokio::join!(ask, serve);
-        assert_eq!(told[0], "HTTP/1.1 200 OK", "{mode:?}");
-        assert!(told.contains(&"location: /next".to_owned()), "{told:?}");
+        let (reported, _server) = tokio::join!(ask, serve);
+        assert_eq!(reported[0], "HTTP/1.1 200 OK", "{mode:?}");
+        assert!(reported.contains(&"location: /next".to_owned()), "{reported:?}");
         hear(&mut client, b"ok").await;
         let seen = way.inner().now().await;
         let open: Vec<_> = rows(&seen).iter().map(|row| row.sessions_open).collect();

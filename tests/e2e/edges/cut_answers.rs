@@ -79,8 +79,8 @@ async fn exchanged(backend: &Backend, client: &mut TcpStream, request: &str, ans
         }
         cut(server);
     };
-    let ((), heard) = tokio::join!(serve, hear_answer(client));
-    heard
+    let ((), received) = tokio::join!(serve, hear_answer(client));
+    received
 }
 
 async fn each_cut_answer(mode: Mode) {
@@ -92,10 +92,10 @@ async fn each_cut_answer(mode: Mode) {
             for number in 0..TIMES {
                 let mut client = dial(at).await;
                 let request = LAST.replace("1.1", version);
-                let heard = exchanged(&backend, &mut client, &request, &cut_answer(framed, size)).await;
+                let received = exchanged(&backend, &mut client, &request, &cut_answer(framed, size)).await;
                 let which = format!("{number} in {mode:?}, {framed:?}, HTTP/{version}");
-                assert_eq!(heard.body, size, "{which}");
-                assert!(!heard.is_whole && heard.is_reset, "{which}, {size}: a clean end");
+                assert_eq!(received.body, size, "{which}");
+                assert!(!received.is_whole && received.is_reset, "{which}, {size}: a clean end");
             }
         }
     }
@@ -129,9 +129,9 @@ async fn a_whole_answer_arrives_whose_backend_closes_with_input_unread() {
             for number in 0..TIMES {
                 let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n");
                 let answer = [head.as_bytes(), &vec![b'z'; size]].concat();
-                let heard = exchanged(&backend, &mut dial(at).await, &request, &answer).await;
-                assert_eq!(heard.body, size, "{number} in {mode:?}");
-                assert!(heard.is_whole, "{number} in {mode:?}, {size}");
+                let received = exchanged(&backend, &mut dial(at).await, &request, &answer).await;
+                assert_eq!(received.body, size, "{number} in {mode:?}");
+                assert!(received.is_whole, "{number} in {mode:?}, {size}");
             }
         }
     }

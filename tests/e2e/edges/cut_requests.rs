@@ -48,10 +48,10 @@ async fn a_request_that_is_cut_within_its_body_is_no_whole_one_at_the_backend() 
                 let mut server = backend.accept().await;
                 assert_eq!(head(&mut server).await[0], "POST / HTTP/1.1", "{mode:?}, {lines}, {how:?}");
                 let _left = leave(client, how).await;
-                let heard = hear_reset(&mut server).await;
+                let received = hear_reset(&mut server).await;
                 let is_whole =
-                    heard.len() >= 9 && lines.starts_with("Content") || heard.ends_with(b"0\r\n\r\n");
-                assert!(!is_whole, "{mode:?}, {lines}, {how:?}: {heard:?}");
+                    received.len() >= 9 && lines.starts_with("Content") || received.ends_with(b"0\r\n\r\n");
+                assert!(!is_whole, "{mode:?}, {lines}, {how:?}: {received:?}");
             }
         }
     }
@@ -72,8 +72,8 @@ async fn check_waits(mode: Mode) {
     hear(&mut client, b"HTTP/1.1 100 Continue\r\n\r\n").await;
     say(&mut client, b"body").await;
     let mut server = backend.accept().await;
-    let heard = head(&mut server).await;
-    assert!(!heard.iter().any(|line| line.starts_with("expect")), "{mode:?}: {heard:?}");
+    let received = head(&mut server).await;
+    assert!(!received.iter().any(|line| line.starts_with("expect")), "{mode:?}: {received:?}");
     hear(&mut server, b"body").await;
     say(&mut server, LAST_OK.as_bytes()).await;
     assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK", "{mode:?}");
@@ -106,8 +106,8 @@ async fn check_upgrade(mode: Mode) {
     let asks = "POST / HTTP/1.1\r\nHost: h\r\nUpgrade: own/1\r\nConnection: Upgrade\r\nContent-Length: 4\r\n\r\nbody";
     say(&mut client, asks.as_bytes()).await;
     let mut server = backend.accept().await;
-    let heard = head(&mut server).await;
-    assert!(!heard.iter().any(|line| line.starts_with("upgrade")), "{mode:?}: {heard:?}");
+    let received = head(&mut server).await;
+    assert!(!received.iter().any(|line| line.starts_with("upgrade")), "{mode:?}: {received:?}");
     hear(&mut server, b"body").await;
     say(&mut server, LAST_OK.as_bytes()).await;
     assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK", "{mode:?}");

@@ -136,8 +136,8 @@ async fn every_address_of_a_name_is_a_backend_and_new_ones_get_their_turn() {
         let mut numbers: Vec<_> = held.iter().map(|(number, ..)| *number).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, [1, 1, 2, 2], "{mode:?}");
-        let told = "name app.test: not dialled, since nobody can be reached there: 0.0.0.0";
-        reached.inner().until_told(told).await;
+        let reported = "name app.test: not dialled, since nobody can be reached there: 0.0.0.0";
+        reached.inner().until_told(reported).await;
         dns.say(addresses("127.0.0.3 127.0.0.2 127.0.0.1"));
         reached.until_backends(&[row(1), row(2), row(3)]).await;
         for _ in 0..3 {

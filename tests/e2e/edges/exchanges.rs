@@ -96,8 +96,11 @@ async fn an_answer_that_goes_wrong_within_its_body_is_the_backends_failure() {
             say(&mut client, GET.as_bytes()).await;
             drop(answer(&backend, wrong).await);
             // It may be known before the head has gone on.
-            let told = head(&mut client).await.remove(0);
-            assert!(["HTTP/1.1 200 OK", "HTTP/1.1 502 Bad Gateway"].contains(&told.as_str()), "{told}");
+            let reported = head(&mut client).await.remove(0);
+            assert!(
+                ["HTTP/1.1 200 OK", "HTTP/1.1 502 Bad Gateway"].contains(&reported.as_str()),
+                "{reported}"
+            );
             let row = until_ended_by(way.inner(), "the backend's answer was cut within its body").await;
             assert_eq!(row.end, "BR", "{mode:?}: {row:?}");
             assert_eq!(way.dmz.until_ended("BR").await.id, row.id, "{mode:?}");
@@ -111,8 +114,8 @@ async fn a_backend_does_not_speak_in_the_name_of_the_inside() {
     let way = start(Mode::Reverse, &backend).await;
     let forged = OK.replace("Content", "X-Portcullis-Failure: backend it is broken\r\nContent");
     let ask = async { asked(port(&way).await, LAST).await };
-    let (told, _server) = tokio::join!(ask, answer(&backend, &forged));
-    assert!(told.starts_with("HTTP/1.1 200 OK") && !told.contains("broken"), "{told}");
+    let (reported, _server) = tokio::join!(ask, answer(&backend, &forged));
+    assert!(reported.starts_with("HTTP/1.1 200 OK") && !reported.contains("broken"), "{reported}");
     way.dmz.until_ended("--").await;
 }
 
@@ -155,8 +158,8 @@ async fn what_is_said_before_an_answer_goes_on_at_once() {
             head(server).await;
             say(server, format!("HTTP/1.1 103 Early Hints\r\n\r\n{OK}").as_bytes()).await;
         };
-        let (told, ()) = tokio::join!(ask, serve);
-        assert!(told.starts_with("HTTP/1.0 200 OK\r\n"), "{told}");
+        let (reported, ()) = tokio::join!(ask, serve);
+        assert!(reported.starts_with("HTTP/1.0 200 OK\r\n"), "{reported}");
     }
 }
 
@@ -222,8 +225,8 @@ async fn a_body_and_an_idle_connection_have_the_time_that_their_service_says() {
     let way = waits(Mode::Reverse, &backend, "", ", body: 300ms, keep_alive: 400ms").await;
     let at = port(&way).await;
     let began = Instant::now();
-    let told = asked(at, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbo").await;
-    assert!(told.starts_with("HTTP/1.1 408 "), "{told}");
+    let reported = asked(at, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbo").await;
+    assert!(reported.starts_with("HTTP/1.1 408 "), "{reported}");
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
     // What the backend had of it is cut.
     let _cut = backend.accept().await;

@@ -216,16 +216,16 @@ async fn check_other_upgrade(mode: Mode) {
     let plan = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &address) };
     let way = plan.start().await;
     let mut client = dial(port(&way).await).await;
-    let asked = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: h2c, , own/1\r\nUpgrade: other\r\n\
+    let requested = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: h2c, , own/1\r\nUpgrade: other\r\n\
                  Connection: keep-alive\r\nConnection: , Upgrade\r\n\r\n";
-    say(&mut client, asked.as_bytes()).await;
+    say(&mut client, requested.as_bytes()).await;
     let mut server = backend.accept().await;
-    let mut heard = Vec::new();
-    while !heard.ends_with(b"\r\n\r\n") {
-        heard.push(tokio::io::AsyncReadExt::read_u8(&mut server).await.unwrap());
+    let mut received = Vec::new();
+    while !received.ends_with(b"\r\n\r\n") {
+        received.push(tokio::io::AsyncReadExt::read_u8(&mut server).await.unwrap());
     }
-    let heard = String::from_utf8(heard).unwrap();
-    assert!(heard.contains("\r\nupgrade: own/1, other\r\n"), "{mode:?}: {heard}");
+    let received = String::from_utf8(received).unwrap();
+    assert!(received.contains("\r\nupgrade: own/1, other\r\n"), "{mode:?}: {received}");
     say(&mut server, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: own/1\r\nConnection: Upgrade\r\n\r\nhi")
         .await;
     server.shutdown().await.unwrap();

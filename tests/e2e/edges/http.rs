@@ -125,11 +125,11 @@ async fn one_connection_carries_request_after_request() {
             "x-forwarded-proto: http".into(),
             "x-own: 1".into(),
         ];
-        let mut heard = head(&mut server).await;
+        let mut received = head(&mut server).await;
         // The session's id, which is another each time.
-        let id = heard.pop().unwrap();
+        let id = received.pop().unwrap();
         assert_eq!(id.strip_prefix("x-request-id: ").map(str::len), Some(12), "{id}");
-        assert_eq!(heard, expected);
+        assert_eq!(received, expected);
         say(&mut server, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-B: 2\r\n\r\nfirst").await;
         assert_eq!(head(&mut client).await, ["HTTP/1.1 200 OK", "content-length: 5", "x-b: 2"]);
         hear(&mut client, b"first").await;
@@ -161,9 +161,9 @@ async fn bodies_in_chunks_and_their_trailers_go_both_ways() {
                    Trailer: X-Sum\r\n\r\n5\r\nfirst\r\n";
     say(&mut client, request.as_bytes()).await;
     let mut server = backend.accept().await;
-    let heard = head(&mut server).await;
+    let received = head(&mut server).await;
     for field in ["transfer-encoding: chunked", "te: trailers", "trailer: X-Sum"] {
-        assert!(heard.contains(&field.to_owned()), "{field}: {heard:?}");
+        assert!(received.contains(&field.to_owned()), "{field}: {received:?}");
     }
     // A chunk goes on before the next has come.
     hear(&mut server, b"5\r\nfirst\r\n").await;
@@ -171,8 +171,8 @@ async fn bodies_in_chunks_and_their_trailers_go_both_ways() {
     assert_eq!(chunks(&mut server).await, (" second".to_owned(), vec!["x-sum: 7".to_owned()]));
     let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\none\r\n";
     say(&mut server, response.as_bytes()).await;
-    let heard = head(&mut client).await;
-    assert_eq!(heard, ["HTTP/1.1 200 OK", "trailer: X-Sum", "transfer-encoding: chunked"]);
+    let received = head(&mut client).await;
+    assert_eq!(received, ["HTTP/1.1 200 OK", "trailer: X-Sum", "transfer-encoding: chunked"]);
     hear(&mut client, b"3\r\none\r\n").await;
     say(&mut server, b"3\r\ntwo\r\n0\r\nX-Sum: 8\r\n\r\n").await;
     assert_eq!(chunks(&mut client).await, ("two".to_owned(), vec!["x-sum: 8".to_owned()]));
@@ -208,19 +208,19 @@ async fn upgraded(way: &Way, backend: &Backend) -> (TcpStream, TcpStream) {
     let mut client = dial(port(way).await).await;
     say(&mut client, UPGRADE.as_bytes()).await;
     let mut server = backend.accept().await;
-    let heard = head(&mut server).await;
+    let received = head(&mut server).await;
     for field in ["upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13"] {
-        assert!(heard.contains(&field.to_owned()), "{field}: {heard:?}");
+        assert!(received.contains(&field.to_owned()), "{field}: {received:?}");
     }
     say(&mut server, format!("{SWITCHING}first\n").as_bytes()).await;
-    let heard = head(&mut client).await;
+    let received = head(&mut client).await;
     let expected = [
         "HTTP/1.1 101 Switching Protocols",
         "connection: upgrade",
         "sec-websocket-accept: x",
         "upgrade: websocket",
     ];
-    assert_eq!(heard, expected);
+    assert_eq!(received, expected);
     hear(&mut client, b"first\n").await;
     (client, server)
 }
@@ -273,13 +273,13 @@ async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
     let refusal = "HTTP/1.1 426 Upgrade Required\r\nUpgrade: own/2, other\r\nConnection: Upgrade\r\n\
                    Content-Length: 2\r\n\r\nno";
     let mut server = answer(&backend, refusal).await;
-    let told = [
+    let reported = [
         "HTTP/1.1 426 Upgrade Required",
         "connection: upgrade",
         "content-length: 2",
         "upgrade: own/2, other",
     ];
-    assert_eq!(head(&mut client).await, told);
+    assert_eq!(head(&mut client).await, reported);
     hear(&mut client, b"no").await;
     // Both connections stay.
     for _ in 0..2 {
@@ -300,15 +300,15 @@ async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
     };
     let serve = async {
         let mut server = backend.accept().await;
-        let heard = head(&mut server).await;
+        let received = head(&mut server).await;
         assert!(
-            !heard.iter().any(|line| line.starts_with("upgrade") || line.starts_with("connection")),
-            "{heard:?}"
+            !received.iter().any(|line| line.starts_with("upgrade") || line.starts_with("connection")),
+            "{received:?}"
         );
         say(&mut server, OK.as_bytes()).await;
     };
-    let (told, ()) = tokio::join!(ask, serve);
-    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    let (reported, ()) = tokio::join!(ask, serve);
+    assert!(reported.starts_with("HTTP/1.1 200 "), "{reported}");
     // A page of another origin opens no WebSocket, and asks for pages as it likes.
     let accept = "{ address: 'http://127.0.0.1:0', origins: 'https://ok.example' }";
     let way = Plan { accept, ..plan(Mode::Direct, &address(&backend)) }.start().await;
@@ -316,8 +316,8 @@ async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
     assert!(asked(port(&way).await, &other).await.starts_with("HTTP/1.1 403 "));
     let other = LAST.replace("Host", "Origin: https://bad.example\r\nHost");
     let ask = async { asked(port(&way).await, &other).await };
-    let (told, _server) = tokio::join!(ask, answer(&backend, OK));
-    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    let (reported, _server) = tokio::join!(ask, answer(&backend, OK));
+    assert!(reported.starts_with("HTTP/1.1 200 "), "{reported}");
 }
 
 #[tokio::test]
@@ -343,8 +343,11 @@ async fn signs_that_a_target_may_not_have_are_named() {
     let way = start(Mode::Direct, &backend).await;
     let at = port(&way).await;
     for target in ["/a?b=\"c\"", "/a?<b>", "/<a>", "/a#b", "/a?b#c"] {
-        let told = asked(at, &GET.replace("/ ", &format!("{target} "))).await;
-        assert!(told.starts_with("HTTP/1.1 400 ") && told.contains("percent-encoded"), "{target}: {told}");
+        let reported = asked(at, &GET.replace("/ ", &format!("{target} "))).await;
+        assert!(
+            reported.starts_with("HTTP/1.1 400 ") && reported.contains("percent-encoded"),
+            "{target}: {reported}"
+        );
     }
     // Those before it are served.
     let mut client = dial(at).await;
@@ -374,19 +377,22 @@ async fn a_head_that_can_not_be_read_is_answered_in_words() {
         (GET.replace("GET", "G=T"), "400 Bad Request", malformed),
         (long, "431 Request Header Fields Too Large", large),
     ] {
-        let told = asked(at, &head).await;
-        assert!(told.starts_with(&format!("HTTP/1.1 {status}\r\n")) && told.ends_with(words), "{told}");
+        let reported = asked(at, &head).await;
+        assert!(
+            reported.starts_with(&format!("HTTP/1.1 {status}\r\n")) && reported.ends_with(words),
+            "{reported}"
+        );
     }
     // Behind an answer, and not in its place: a backend's own empty one stays empty.
     let mut client = dial(at).await;
     say(&mut client, GET.as_bytes()).await;
     let empty = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
     let _server = answer(&backend, empty).await;
-    let told = head(&mut client).await;
-    assert!(told.contains(&"content-length: 0".to_owned()), "{told:?}");
+    let reported = head(&mut client).await;
+    assert!(reported.contains(&"content-length: 0".to_owned()), "{reported:?}");
     say(&mut client, GET.replace("Host:", "Host :").as_bytes()).await;
-    let told = hear_all(&mut client).await;
-    assert!(told.ends_with(malformed.as_bytes()), "{}", String::from_utf8_lossy(&told));
+    let reported = hear_all(&mut client).await;
+    assert!(reported.ends_with(malformed.as_bytes()), "{}", String::from_utf8_lossy(&reported));
 }
 
 #[tokio::test]
@@ -412,9 +418,9 @@ async fn services_share_a_port_and_a_connection_by_path() {
                 servers.push(backends[index].accept().await);
             }
             let server = &mut servers[index];
-            let heard = head(server).await;
-            assert_eq!(heard[0], format!("GET {sees} HTTP/1.1"));
-            let prefix = heard.iter().find(|line| line.starts_with("x-forwarded-prefix"));
+            let received = head(server).await;
+            assert_eq!(received[0], format!("GET {sees} HTTP/1.1"));
+            let prefix = received.iter().find(|line| line.starts_with("x-forwarded-prefix"));
             assert_eq!(prefix.map(String::as_str), (index == 0).then_some("x-forwarded-prefix: /shop"));
             let response = format!(
                 "HTTP/1.1 302 Found\r\nLocation: {}/app/next\r\nX-By: {}\r\nContent-Length: 0\r\n\r\n",
@@ -423,8 +429,8 @@ async fn services_share_a_port_and_a_connection_by_path() {
             );
             say(server, response.as_bytes()).await;
             let place = ["location: /shop/next", "location: /app/next"][index];
-            let heard = head(&mut client).await;
-            assert_eq!(heard[..3], ["HTTP/1.1 302 Found", "content-length: 0", place]);
+            let received = head(&mut client).await;
+            assert_eq!(received[..3], ["HTTP/1.1 302 Found", "content-length: 0", place]);
         }
         // What is not there costs the connection nothing.
         let (head, body) = answered(&mut client, GET).await;
@@ -552,8 +558,8 @@ async fn a_body_whose_chunks_are_none_is_refused_whatever_the_method() {
             for body in ["xyz\r\n", "-3\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n"] {
                 let request =
                     format!("{method} / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-                let told = asked(at, &request).await;
-                assert!(told.starts_with("HTTP/1.1 400 "), "{mode:?}, {method}, {body:?}: {told}");
+                let reported = asked(at, &request).await;
+                assert!(reported.starts_with("HTTP/1.1 400 "), "{mode:?}, {method}, {body:?}: {reported}");
             }
         }
     }
@@ -625,9 +631,9 @@ async fn check_ambiguous(mode: Mode) {
     let way = start(mode, &backend).await;
     let at = port(&way).await;
     for (what, request, status) in ambiguous_requests() {
-        let told = asked(at, &request).await;
-        assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{mode:?}, {what}: {told}");
-        assert!(told.matches("HTTP/1.1 ").count() == 1, "{mode:?}, {what}: {told}");
+        let reported = asked(at, &request).await;
+        assert!(reported.starts_with(&format!("HTTP/1.1 {status}")), "{mode:?}, {what}: {reported}");
+        assert!(reported.matches("HTTP/1.1 ").count() == 1, "{mode:?}, {what}: {reported}");
     }
     // What reaches the backend first is a request that is good.
     say(&mut dial(at).await, GET.as_bytes()).await;
@@ -666,8 +672,8 @@ async fn check_within_body(mode: Mode) {
         say(&mut server, OK.as_bytes()).await;
         server
     };
-    let (told, mut server) = tokio::join!(ask, serve);
-    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    let (reported, mut server) = tokio::join!(ask, serve);
+    assert!(reported.starts_with("HTTP/1.1 200 "), "{reported}");
     // Two requests at once are answered one after the other.
     let mut client = dial(at).await;
     say(&mut client, format!("{GET}{LAST}").as_bytes()).await;
@@ -686,20 +692,20 @@ async fn a_request_that_does_not_come_to_its_end_is_told_so() {
     let backend = Backend::new().await;
     let way = start(Mode::Direct, &backend).await;
     let at = port(&way).await;
-    let heard = async |said: &[u8]| {
+    let received = async |sent: &[u8]| {
         let mut slow = dial(at).await;
-        say(&mut slow, said).await;
-        let mut heard = Vec::new();
+        say(&mut slow, sent).await;
+        let mut received = Vec::new();
         let patience = Duration::from_secs(14);
-        timeout(patience, slow.read_to_end(&mut heard)).await.expect("an end in time").unwrap();
-        String::from_utf8(heard).unwrap()
+        timeout(patience, slow.read_to_end(&mut received)).await.expect("an end in time").unwrap();
+        String::from_utf8(received).unwrap()
     };
-    let (begun, silent) = tokio::join!(heard(&GET.as_bytes()[..10]), heard(b""));
+    let (begun, silent) = tokio::join!(received(&GET.as_bytes()[..10]), received(b""));
     assert!(begun.starts_with("HTTP/1.1 408 ") && silent.starts_with("HTTP/1.1 408 "), "{begun} {silent}");
 }
 
-fn session(told: &str) -> &str {
-    told.trim_end().rsplit_once("session ").unwrap().1
+fn session(reported: &str) -> &str {
+    reported.trim_end().rsplit_once("session ").unwrap().1
 }
 
 #[tokio::test]
@@ -790,8 +796,8 @@ async fn a_backend_that_dies_is_never_a_clean_end() {
     }
     let ask = async { asked(at, LAST).await };
     let serve = async { drop(answer(&backend, "HTTP/1.1 200 OK\r\n\r\nto its end").await) };
-    let (told, ()) = tokio::join!(ask, serve);
-    assert!(told.ends_with("to its end\r\n0\r\n\r\n"), "{told}");
+    let (reported, ()) = tokio::join!(ask, serve);
+    assert!(reported.ends_with("to its end\r\n0\r\n\r\n"), "{reported}");
 }
 
 #[tokio::test]
@@ -884,13 +890,13 @@ async fn an_older_client_is_served() {
     let ask = async { asked(port(&way).await, "GET / HTTP/1.0\r\n\r\n").await };
     let serve = async {
         let mut server = backend.accept().await;
-        let heard = head(&mut server).await;
+        let received = head(&mut server).await;
         let host = format!("host: {}", backend.listener.local_addr().unwrap());
-        assert!(heard[0] == "GET / HTTP/1.1" && heard.contains(&host), "{heard:?}");
+        assert!(received[0] == "GET / HTTP/1.1" && received.contains(&host), "{received:?}");
         say(&mut server, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
     };
-    let (told, ()) = tokio::join!(ask, serve);
-    assert!(told.starts_with("HTTP/1.0 200 OK\r\n") && told.ends_with("\r\n\r\nok"), "{told}");
+    let (reported, ()) = tokio::join!(ask, serve);
+    assert!(reported.starts_with("HTTP/1.0 200 OK\r\n") && reported.ends_with("\r\n\r\nok"), "{reported}");
     // One that would stay is told where the end of the connection is the end of the body.
     const STAYS: &str = "GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n";
     let mut client = dial(port(&way).await).await;
@@ -921,13 +927,13 @@ async fn https_is_spoken_at_both_edges() {
     let serve = async {
         let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
         let mut server = acceptor.accept(backend.accept().await).await.unwrap();
-        let mut heard = Vec::new();
-        while !heard.ends_with(b"\r\n\r\n") {
-            heard.push(timeout(PATIENCE, server.read_u8()).await.expect("a head in time").unwrap());
+        let mut received = Vec::new();
+        while !received.ends_with(b"\r\n\r\n") {
+            received.push(timeout(PATIENCE, server.read_u8()).await.expect("a head in time").unwrap());
         }
         say(&mut server, OK.as_bytes()).await;
         let _ = server.shutdown().await;
-        String::from_utf8(heard).unwrap()
+        String::from_utf8(received).unwrap()
     };
     let config =
         rustls::ClientConfig::builder().with_root_certificates(roots(&way.place)).with_no_client_auth();
@@ -935,8 +941,8 @@ async fn https_is_spoken_at_both_edges() {
     let name = rustls::pki_types::ServerName::try_from("www").unwrap();
     let mut client = connector.connect(name, dial(port(&way).await).await).await.unwrap();
     say(&mut client, LAST.as_bytes()).await;
-    let (told, heard) = tokio::join!(hear_all(&mut client), serve);
-    assert!(heard.contains("x-forwarded-proto: https\r\n"), "{heard}");
-    assert!(told.ends_with(b"\r\n\r\nok"), "{}", String::from_utf8_lossy(&told));
+    let (reported, received) = tokio::join!(hear_all(&mut client), serve);
+    assert!(received.contains("x-forwarded-proto: https\r\n"), "{received}");
+    assert!(reported.ends_with(b"\r\n\r\nok"), "{}", String::from_utf8_lossy(&reported));
     way.dmz.until_ended("--").await;
 }

@@ -66,9 +66,10 @@ impl DescribingBackend {
             while let Ok((mut server, _)) = listener.accept().await {
                 served.spawn(async move {
                     loop {
-                        let asked = head(&mut server).await.join("\n");
-                        let length = asked.len();
-                        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{asked}");
+                        let requested = head(&mut server).await.join("\n");
+                        let length = requested.len();
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{requested}");
                         say(&mut server, answer.as_bytes()).await;
                     }
                 });
@@ -117,9 +118,9 @@ async fn requests_of_known_users_alone_go_inside_and_without_their_password() {
             assert_eq!(internal.now().await.totals.sessions, 0, "no byte went inside");
         }
         for _ in 0..2 {
-            let (status, _, asked) = told(&mut client, &with(GET, OF_ALICE)).await;
+            let (status, _, requested) = told(&mut client, &with(GET, OF_ALICE)).await;
             assert_eq!(status, "200 OK", "{mode:?}");
-            assert!(!asked.to_ascii_lowercase().contains("authorization"), "{asked}");
+            assert!(!requested.to_ascii_lowercase().contains("authorization"), "{requested}");
         }
         for gateway in [&way.dmz, way.inner()] {
             gateway
@@ -142,9 +143,9 @@ async fn each_user_of_one_connection_has_a_session_of_its_own() {
     let mut client = dial(port(&way).await).await;
     let preflight = "OPTIONS /a HTTP/1.1\r\nHost: h\r\nOrigin: https://a.example\r\nAccess-Control-Request-Method: PUT\r\n\r\n";
     for credential in [OF_ALICE, OF_BOB, OF_ALICE] {
-        let (status, _, asked) = told(&mut client, &with(GET, credential)).await;
+        let (status, _, requested) = told(&mut client, &with(GET, credential)).await;
         assert_eq!(status, "200 OK");
-        assert!(asked.contains(credential), "it is passed: {asked}");
+        assert!(requested.contains(credential), "it is passed: {requested}");
     }
     assert_eq!(status(&mut client, preflight).await, "200 OK");
     let plain = preflight.replace("Origin: https://a.example\r\n", "");
@@ -168,9 +169,9 @@ async fn a_web_socket_begins_for_a_known_user_alone() {
         assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
         // A masked message of one byte, and its echo.
         say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
-        let mut heard = [0; 3];
-        client.read_exact(&mut heard).await.unwrap();
-        assert_eq!(heard, [0x82, 1, b'x']);
+        let mut received = [0; 3];
+        client.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, [0x82, 1, b'x']);
         for gateway in [&way.dmz, way.inner()] {
             gateway
                 .until("alice", |shown| shown.sessions.iter().any(|row| row.user.as_deref() == Some("alice")))

@@ -21,10 +21,10 @@ async fn passed(at: SocketAddr, backend: &Backend, request: &str) -> Vec<String>
     let mut client = dial(at).await;
     say(&mut client, request.as_bytes()).await;
     let mut server = backend.accept().await;
-    let heard = head(&mut server).await;
+    let received = head(&mut server).await;
     say(&mut server, OK.as_bytes()).await;
     assert!(head_line(&mut client).await.ends_with(" 200 OK"), "{request}");
-    heard
+    received
 }
 
 #[tokio::test]
@@ -53,9 +53,9 @@ async fn a_host_is_the_same_however_it_is_written() {
         ("/", "[0:0:0:0:0:0:0:1]", 2),
     ] {
         let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let heard = passed(at, &backends[index], &request).await;
-        assert_eq!(heard[0], "GET / HTTP/1.1");
-        assert!(heard.contains(&format!("host: {host}")), "{heard:?}");
+        let received = passed(at, &backends[index], &request).await;
+        assert_eq!(received[0], "GET / HTTP/1.1");
+        assert!(received.contains(&format!("host: {host}")), "{received:?}");
     }
     for (target, host, status) in [
         ("/", "shop.example..", "404"),
@@ -64,9 +64,9 @@ async fn a_host_is_the_same_however_it_is_written() {
         ("http://me@shop.example/", "shop.example", "400"),
         ("/", "gr\u{fc}n.example", "400"),
     ] {
-        let told =
+        let reported =
             asked(at, &format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
-        assert!(told.starts_with(&format!("HTTP/1.1 {status} ")), "{target} {host}: {told}");
+        assert!(reported.starts_with(&format!("HTTP/1.1 {status} ")), "{target} {host}: {reported}");
     }
     // Several services have hosts, so none can mean one.
     assert!(asked(at, "GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 404 "));
@@ -89,10 +89,10 @@ async fn a_client_that_names_no_host_reaches_a_backend_that_wants_one() {
             ),
         ] {
             let way = Plan { accept, ..Plan::new(mode, &to) }.start().await;
-            let heard = passed(port(&way).await, &backend, request).await;
-            assert_eq!(heard[0], "GET / HTTP/1.1");
-            assert!(heard.iter().any(|line| line == host), "{mode:?} {accept} {request}: {heard:?}");
-            assert!(!heard.contains(&"x-forwarded-host:".to_owned()), "{heard:?}");
+            let received = passed(port(&way).await, &backend, request).await;
+            assert_eq!(received[0], "GET / HTTP/1.1");
+            assert!(received.iter().any(|line| line == host), "{mode:?} {accept} {request}: {received:?}");
+            assert!(!received.contains(&"x-forwarded-host:".to_owned()), "{received:?}");
         }
     }
 }
@@ -248,11 +248,11 @@ async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
             let pieces = hello[5..]
                 .chunks(7)
                 .flat_map(|piece| [&[22, 3, 1, 0, u8::try_from(piece.len()).unwrap()][..], piece].concat());
-            for said in [[&hello[..], b"more"].concat(), pieces.collect()] {
+            for sent in [[&hello[..], b"more"].concat(), pieces.collect()] {
                 let mut client = dial(at).await;
-                say(&mut client, &said).await;
+                say(&mut client, &sent).await;
                 let mut server = backends[index].accept().await;
-                hear(&mut server, &said).await;
+                hear(&mut server, &sent).await;
                 say(&mut server, b"back").await;
                 hear(&mut client, b"back").await;
                 client.shutdown().await.unwrap();
@@ -308,17 +308,17 @@ async fn who_a_trusted_proxy_names_is_the_client() {
                 "X-Forwarded-Proto: https\r\nX-Forwarded-Host: public.example\r\nX-Real-IP: 6.6.6.6\r\n";
             let mut near = dial(at).await;
             say(&mut near, GET.replace("Host", &format!("{fields}\r\n{more}Host")).as_bytes()).await;
-            let (mut server, heard) = served.next_head().await;
+            let (mut server, received) = served.next_head().await;
             for field in [
                 &format!("x-forwarded-for: {list}"),
                 "x-forwarded-proto: https",
                 "x-forwarded-host: public.example",
             ] {
-                assert!(heard.iter().any(|line| line == field), "{mode:?} {fields} {field}: {heard:?}");
+                assert!(received.iter().any(|line| line == field), "{mode:?} {fields} {field}: {received:?}");
             }
             assert!(
-                !heard.iter().any(|line| line.contains("real-ip") || line.starts_with("forwarded")),
-                "{heard:?}"
+                !received.iter().any(|line| line.contains("real-ip") || line.starts_with("forwarded")),
+                "{received:?}"
             );
             let seen = way.dmz.until("it is open", |snapshot| !snapshot.sessions.is_empty()).await;
             assert_eq!(seen.sessions[0].client, client, "{mode:?} {fields}");
@@ -352,9 +352,9 @@ async fn who_anybody_else_names_is_dropped_and_the_request_is_served() {
     let accept = "{ address: 'http://127.0.0.1:0', forwarded: { from: [192.0.2.0/24] } }";
     let way = Plan { accept, ..Plan::new(Mode::Direct, &to) }.start().await;
     let claimed = LAST.replace("Host", "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\nHost");
-    let heard = passed(port(&way).await, &backend, &claimed).await;
+    let received = passed(port(&way).await, &backend, &claimed).await;
     for field in ["x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-host: h"] {
-        assert!(heard.iter().any(|line| line == field), "{heard:?}");
+        assert!(received.iter().any(|line| line == field), "{received:?}");
     }
 }
 

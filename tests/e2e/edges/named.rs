@@ -31,8 +31,8 @@ async fn shaken(way: &Way, at: std::net::SocketAddr) -> tokio_rustls::client::Tl
 }
 
 /// The lines of a request that name somebody.
-fn names(asked: &str) -> Vec<&str> {
-    asked.lines().filter(|line| line.contains("user") || line.contains("root")).collect()
+fn names(requested: &str) -> Vec<&str> {
+    requested.lines().filter(|line| line.contains("user") || line.contains("root")).collect()
 }
 
 #[tokio::test]
@@ -46,8 +46,9 @@ async fn a_backend_of_requests_is_told_the_user_and_no_claim_of_a_client() {
             let accept = "http://127.0.0.1:0";
             let plan = Plan { accept, dmz_service: auth, ..Plan::new(mode, &backend.address) };
             let way = plan.start_in(place(ALICE)).await;
-            let (_, asked) = answered(&mut dial(port(&way).await).await, &with(&claiming, OF_ALICE)).await;
-            assert_eq!(names(&asked), told, "{mode:?} {asked}");
+            let (_, requested) =
+                answered(&mut dial(port(&way).await).await, &with(&claiming, OF_ALICE)).await;
+            assert_eq!(names(&requested), told, "{mode:?} {requested}");
         }
         let accept = format!("{{ address: 'https://127.0.0.1:0', {TLS} }}");
         let plan = Plan { accept: &accept, ..Plan::new(mode, &backend.address) };
@@ -55,9 +56,9 @@ async fn a_backend_of_requests_is_told_the_user_and_no_claim_of_a_client() {
         let mut client = shaken(&way, way.dmz.client_port("orders").await).await;
         let last = claiming.replace("Host:", "Connection: close\r\nHost:");
         client.write_all(last.as_bytes()).await.unwrap();
-        let mut heard = String::new();
-        client.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(names(&heard), ["x-forwarded-user: partner"], "{mode:?} {heard}");
+        let mut received = String::new();
+        client.read_to_string(&mut received).await.unwrap();
+        assert_eq!(names(&received), ["x-forwarded-user: partner"], "{mode:?} {received}");
     }
 }
 

@@ -47,7 +47,7 @@ async fn told(server: &mut TcpStream) -> Vec<u8> {
 #[tokio::test]
 async fn the_backend_learns_the_client_that_a_proxy_names() {
     for mode in MODES {
-        for (said, client, expected) in [
+        for (sent, client, expected) in [
             (V1, "192.0.2.7:50000", &[0x21, 0x11, 192, 0, 2, 7][..]),
             (V2, "192.0.2.7:50000", &[0x21, 0x11, 192, 0, 2, 7]),
             (
@@ -60,12 +60,12 @@ async fn the_backend_learns_the_client_that_a_proxy_names() {
             let way = start(mode, &out(&backend, "v2")).await;
             let mut near = way.client().await;
             // The header and what follows come in one segment.
-            say(&mut near, &[said, b"and then"].concat()).await;
+            say(&mut near, &[sent, b"and then"].concat()).await;
             let mut server = backend.accept().await;
             let header = told(&mut server).await;
             assert_eq!(&header[..expected.len()], expected, "{mode:?}");
             // Where the client had connected to, as it came in.
-            let destination: &[u8] = match said == V6 {
+            let destination: &[u8] = match sent == V6 {
                 true => &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xc3, 0x50, 0x01, 0xbb],
                 false => &[198, 51, 100, 1, 0xc3, 0x50, 0x01, 0xbb],
             };
@@ -296,9 +296,9 @@ async fn every_header_names_a_client_or_is_refused() {
             let mut near = way.client().await;
             // It may be ended before all is taken.
             let _ = near.write_all(&[&header[..], b"after"].concat()).await;
-            let mut heard = Vec::new();
-            let _ = timeout(PATIENCE, near.read_to_end(&mut heard)).await.expect("it ends in time");
-            assert_eq!(heard, b"", "{what}");
+            let mut received = Vec::new();
+            let _ = timeout(PATIENCE, near.read_to_end(&mut received)).await.expect("it ends in time");
+            assert_eq!(received, b"", "{what}");
         }
         // Who is refused reaches nobody.
         way.dmz.until("each good one", |snapshot| snapshot.totals.sessions == good.len() as u64).await;

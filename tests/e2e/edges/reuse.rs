@@ -74,8 +74,8 @@ async fn first_client_with(way: &Way, backend: &Backend, request: &str, answer: 
         say(&mut server, answer.as_bytes()).await;
         server
     };
-    let (told, server) = tokio::join!(asked(at, request), serve);
-    assert!(told.starts_with("HTTP/1.1 "), "{told}");
+    let (reported, server) = tokio::join!(asked(at, request), serve);
+    assert!(reported.starts_with("HTTP/1.1 "), "{reported}");
     server
 }
 
@@ -99,8 +99,8 @@ async fn is_used_again(way: &Way, backend: &Backend, used: &mut TcpStream, reque
             () = &mut new => false,
         }
     };
-    let (told, used_again) = tokio::join!(asked(at, request), serve);
-    assert!(told.starts_with("HTTP/1.1 200 OK\r\n") && told.ends_with("\r\n\r\nok"), "{told}");
+    let (reported, used_again) = tokio::join!(asked(at, request), serve);
+    assert!(reported.starts_with("HTTP/1.1 200 OK\r\n") && reported.ends_with("\r\n\r\nok"), "{reported}");
     used_again
 }
 
@@ -171,8 +171,8 @@ async fn one_that_the_backend_has_closed_is_not_used() {
             ends(first_client(&way, &backend).await);
             // Of a request that may not be repeated, the client would see that.
             let serve = serve_new(&backend);
-            let (told, ()) = tokio::join!(async { asked(port(&way).await, POST).await }, serve);
-            assert!(told.starts_with("HTTP/1.1 200 OK\r\n"), "{mode:?}: {told}");
+            let (reported, ()) = tokio::join!(async { asked(port(&way).await, POST).await }, serve);
+            assert!(reported.starts_with("HTTP/1.1 200 OK\r\n"), "{mode:?}: {reported}");
         }
     }
 }
@@ -194,9 +194,9 @@ async fn a_request_that_meets_a_closing_backend_is_sent_again() {
             };
             let request = "PUT /a?b HTTP/1.1\r\nHost: h\r\nX-Own: 1\r\nContent-Length: 0\r\n\
                            Connection: close\r\n\r\n";
-            let (told, (repeated, again)) =
+            let (reported, (repeated, again)) =
                 tokio::join!(async { asked(port(&way).await, request).await }, serve);
-            assert!(told.starts_with("HTTP/1.1 200 OK\r\n"), "{mode:?}: {told}");
+            assert!(reported.starts_with("HTTP/1.1 200 OK\r\n"), "{mode:?}: {reported}");
             assert_eq!(repeated[0], "PUT /a?b HTTP/1.1");
             for field in ["content-length: 0", "host: h", "x-own: 1"] {
                 assert!(repeated.iter().any(|line| line == field), "{field}: {repeated:?}");
@@ -208,8 +208,8 @@ async fn a_request_that_meets_a_closing_backend_is_sent_again() {
                 head(&mut server).await;
                 ends(server);
             };
-            let (told, ()) = tokio::join!(async { asked(port(&way).await, LAST).await }, serve);
-            assert!(told.starts_with("HTTP/1.1 502 "), "{mode:?}: {told}");
+            let (reported, ()) = tokio::join!(async { asked(port(&way).await, LAST).await }, serve);
+            assert!(reported.starts_with("HTTP/1.1 502 "), "{mode:?}: {reported}");
         }
     }
 }
@@ -225,8 +225,8 @@ async fn an_answer_that_has_begun_is_not_asked_for_again() {
             say(&mut used, begun.as_bytes()).await;
             drop(used);
         };
-        let (told, ()) = tokio::join!(async { asked(port(&way).await, LAST).await }, serve);
-        assert!(told.contains("HTTP/1.1 502 "), "{told}");
+        let (reported, ()) = tokio::join!(async { asked(port(&way).await, LAST).await }, serve);
+        assert!(reported.contains("HTTP/1.1 502 "), "{reported}");
     }
 }
 
@@ -259,8 +259,8 @@ async fn a_request_that_may_not_be_repeated_goes_first_over_no_shared_connection
                 say(&mut server, OK.as_bytes()).await;
                 server
             };
-            let ((told, _), served) = tokio::join!(answered(&mut client, request), serve);
-            assert_eq!(told[0], "HTTP/1.1 200 OK", "{mode:?}");
+            let ((reported, _), served) = tokio::join!(answered(&mut client, request), serve);
+            assert_eq!(reported[0], "HTTP/1.1 200 OK", "{mode:?}");
             server = Some(served);
         }
     }
@@ -289,8 +289,8 @@ async fn a_connection_that_knows_its_client_is_no_others() {
                 say(&mut server, answer.as_bytes()).await;
                 server
             };
-            let ((told, _), mut server) = tokio::join!(answered(&mut client, &stays), serve);
-            assert_eq!(told[0], "HTTP/1.1 200 OK", "{mode:?} {request}");
+            let ((reported, _), mut server) = tokio::join!(answered(&mut client, &stays), serve);
+            assert_eq!(reported[0], "HTTP/1.1 200 OK", "{mode:?} {request}");
             assert!(!is_used_again(&way, &backend, &mut server, LAST).await, "{mode:?} {request} {answer}");
             // Its own client stays on it.
             let serve = async {
@@ -320,8 +320,8 @@ async fn a_backend_that_is_told_its_client_gets_a_connection_for_each() {
         for _ in 0..2 {
             let serve = async {
                 let mut server = backend.accept().await;
-                let told = head(&mut server).await;
-                assert!(told[0].starts_with("PROXY TCP4 127.0.0.1 "), "{told:?}");
+                let reported = head(&mut server).await;
+                assert!(reported[0].starts_with("PROXY TCP4 127.0.0.1 "), "{reported:?}");
                 say(&mut server, OK.as_bytes()).await;
                 hear_end(&mut server).await;
             };
@@ -345,8 +345,8 @@ async fn an_answer_that_is_cut_or_never_read_costs_its_connection_alone() {
         let mut client = dial(port(&way).await).await;
         say(&mut client, LAST.as_bytes()).await;
         serve.await;
-        let mut told = Vec::new();
-        timeout(PATIENCE, client.read_to_end(&mut told)).await.expect("in time").expect_err("a cut");
+        let mut reported = Vec::new();
+        timeout(PATIENCE, client.read_to_end(&mut reported)).await.expect("in time").expect_err("a cut");
         // The client leaves within the answer.
         let mut server = first_client(&way, &backend).await;
         let mut client = dial(port(&way).await).await;
@@ -375,7 +375,7 @@ async fn names_are_mended_by_the_connection_that_the_answer_came_over() {
             let field = format!("Location: {}/app/next\r\nContent", address(&backend));
             say(&mut used, OK.replace("Content", &field).as_bytes()).await;
         };
-        let (told, ()) = tokio::join!(async { asked(port(&way).await, &shop).await }, serve);
-        assert!(told.contains("\r\nlocation: /shop/next\r\n"), "{mode:?}: {told}");
+        let (reported, ()) = tokio::join!(async { asked(port(&way).await, &shop).await }, serve);
+        assert!(reported.contains("\r\nlocation: /shop/next\r\n"), "{mode:?}: {reported}");
     }
 }

@@ -68,44 +68,44 @@ fn value<'a>(fields: &'a [String], name: &str) -> Option<&'a str> {
     fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix(": "))
 }
 
-/// Reads a whole message; `None` where it is cut, or none comes. `asked` is the method that a response
+/// Reads a whole message; `None` where it is cut, or none comes. `requested` is the method that a response
 /// answers.
-async fn message(reader: &mut Reader, asked: Option<&str>) -> Option<Heard> {
+async fn message(reader: &mut Reader, requested: Option<&str>) -> Option<Heard> {
     let first = line(reader).await?;
     let fields = fields(reader).await?;
-    let is_empty = asked == Some("HEAD") || first.contains(" 204 ") || first.contains(" 304 ");
+    let is_empty = requested == Some("HEAD") || first.contains(" 204 ") || first.contains(" 304 ");
     let framing = match (value(&fields, "transfer-encoding"), value(&fields, "content-length")) {
         _ if is_empty => Framing::Nothing,
         (Some(_), _) => Framing::Chunks,
         (None, Some(_)) => Framing::Length,
-        (None, None) if asked.is_some() => Framing::Close,
+        (None, None) if requested.is_some() => Framing::Close,
         (None, None) => Framing::Nothing,
     };
-    let mut heard = Heard { line: first, fields, framing, body: Vec::new(), trailers: Vec::new() };
+    let mut received = Heard { line: first, fields, framing, body: Vec::new(), trailers: Vec::new() };
     match framing {
         Framing::Nothing => {}
         Framing::Length => {
-            let length = value(&heard.fields, "content-length")?.split(',').next()?;
-            heard.body = vec![0; length.parse().ok()?];
-            reader.read_exact(&mut heard.body).await.ok()?;
+            let length = value(&received.fields, "content-length")?.split(',').next()?;
+            received.body = vec![0; length.parse().ok()?];
+            reader.read_exact(&mut received.body).await.ok()?;
         }
-        Framing::Close => drop(reader.read_to_end(&mut heard.body).await.ok()?),
+        Framing::Close => drop(reader.read_to_end(&mut received.body).await.ok()?),
         Framing::Chunks => loop {
             let size = line(reader).await?;
             let size = usize::from_str_radix(size.split(';').next()?, 16).ok()?;
             if size == 0 {
-                heard.trailers = self::fields(reader).await?;
+                received.trailers = self::fields(reader).await?;
                 break;
             }
-            let from = heard.body.len();
-            heard.body.resize(from + size, 0);
-            reader.read_exact(&mut heard.body[from..]).await.ok()?;
+            let from = received.body.len();
+            received.body.resize(from + size, 0);
+            reader.read_exact(&mut received.body[from..]).await.ok()?;
             if !line(reader).await?.is_empty() {
                 return None;
             }
         },
     }
-    Some(heard)
+    Some(received)
 }
 
 const LARGE: usize = 150_000;
@@ -194,16 +194,16 @@ impl Answering {
 async fn serve(stream: TcpStream, answers: Arc<Vec<(&'static str, String)>>, seen: Seen) {
     let (reading, mut writing) = stream.into_split();
     let mut reader = BufReader::new(reading);
-    while let Some(heard) = message(&mut reader, None).await {
-        let (method, target) = heard.line.split_once(' ').unwrap();
+    while let Some(received) = message(&mut reader, None).await {
+        let (method, target) = received.line.split_once(' ').unwrap();
         let number: usize = target[1..].split(' ').next().unwrap().parse().unwrap();
         let answer = &answers[number].1;
         let length = if method == "HEAD" { answer.find("\r\n\r\n").unwrap() + 4 } else { answer.len() };
         let head = &answer[..answer.find("\r\n\r\n").unwrap()];
         let is_framed = ["Content-Length", "Transfer-Encoding", " 304 ", " 204 "];
         let closes = head.contains("close") || !is_framed.iter().any(|word| head.contains(word));
-        if let Some(case) = value(&heard.fields, "x-case") {
-            seen.lock().unwrap().insert(case.to_owned(), heard.clone());
+        if let Some(case) = value(&received.fields, "x-case") {
+            seen.lock().unwrap().insert(case.to_owned(), received.clone());
         }
         if writing.write_all(&answer.as_bytes()[..length]).await.is_err() || closes {
             break;
@@ -229,7 +229,7 @@ async fn asks(
 ) -> (Option<Heard>, Option<String>) {
     let (reading, mut writing) = dial(at).await.into_split();
     let mut reader = BufReader::new(reading);
-    let told = async {
+    let reported = async {
         let say = async {
             // It may be answered before all is taken.
             let _ = writing.write_all(request.as_bytes()).await;
@@ -237,17 +237,17 @@ async fn asks(
                 let _ = writing.shutdown().await;
             }
         };
-        let ((), heard) = tokio::join!(say, message(&mut reader, Some(method)));
-        let stays = heard.as_ref().is_some_and(|heard| {
-            heard.framing != Framing::Close && value(&heard.fields, "connection") != Some("close")
+        let ((), received) = tokio::join!(say, message(&mut reader, Some(method)));
+        let stays = received.as_ref().is_some_and(|received| {
+            received.framing != Framing::Close && value(&received.fields, "connection") != Some("close")
         });
         if sending == Sending::Ends || !stays {
-            return (heard, None);
+            return (received, None);
         }
         let next = again(&mut reader, &mut writing).await;
-        (heard, Some(next))
+        (received, Some(next))
     };
-    timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("no answer to {method} {:.80}", request))
+    timeout(PATIENCE, reported).await.unwrap_or_else(|_| panic!("no answer to {method} {:.80}", request))
 }
 
 async fn again(reader: &mut Reader, writing: &mut OwnedWriteHalf) -> String {
@@ -356,9 +356,14 @@ async fn is_as_direct(sending: Sending) {
             }
             let ours = came.answered.map(without_hop);
             if ours != answered {
-                let short = |heard: &Option<Heard>| {
-                    heard.as_ref().map(|heard| {
-                        (heard.line.clone(), heard.fields.clone(), heard.framing, heard.body.len())
+                let short = |received: &Option<Heard>| {
+                    received.as_ref().map(|received| {
+                        (
+                            received.line.clone(),
+                            received.fields.clone(),
+                            received.framing,
+                            received.body.len(),
+                        )
                     })
                 };
                 wrong.push(format!("{case}: {:?}, and directly {:?}", short(&ours), short(&answered)));
@@ -397,14 +402,15 @@ async fn an_old_client_gets_every_answer_whole() {
             for (method, body) in [("GET", ""), ("HEAD", ""), ("POST", "Content-Length: 3\r\n\r\nabc")] {
                 let case = format!("{mode:?}, {method}, {answer}");
                 let rest = if body.is_empty() { "\r\n" } else { body };
-                let asked = |version: &str| format!("{method} /{number} HTTP/{version}\r\nHost: h\r\n{rest}");
-                let (straight, _) = asks(backend.at, method, &asked("1.1"), Sending::Stays).await;
-                let (heard, _) = asks(at, method, &asked("1.0"), Sending::Stays).await;
-                let (straight, heard) =
-                    (straight.expect("an answer"), heard.unwrap_or_else(|| panic!("{case}")));
-                assert!(heard.framing != Framing::Chunks, "{case}: {:?}", heard.fields);
-                assert_eq!(heard.body.len(), straight.body.len(), "{case}: {:?}", heard.fields);
-                assert!(heard.body == straight.body, "{case}");
+                let requested =
+                    |version: &str| format!("{method} /{number} HTTP/{version}\r\nHost: h\r\n{rest}");
+                let (straight, _) = asks(backend.at, method, &requested("1.1"), Sending::Stays).await;
+                let (received, _) = asks(at, method, &requested("1.0"), Sending::Stays).await;
+                let (straight, received) =
+                    (straight.expect("an answer"), received.unwrap_or_else(|| panic!("{case}")));
+                assert!(received.framing != Framing::Chunks, "{case}: {:?}", received.fields);
+                assert_eq!(received.body.len(), straight.body.len(), "{case}: {:?}", received.fields);
+                assert!(received.body == straight.body, "{case}");
             }
         }
     }
@@ -462,7 +468,7 @@ async fn uploads(at: SocketAddr, client: Client) -> Option<Heard> {
         }
         Ok::<_, std::io::Error>(())
     };
-    let told = async {
+    let reported = async {
         match client {
             Client::Attentive => tokio::join!(message(&mut reader, Some("POST")), sending).0,
             Client::Lazy => {
@@ -471,7 +477,7 @@ async fn uploads(at: SocketAddr, client: Client) -> Option<Heard> {
             }
         }
     };
-    timeout(PATIENCE, told).await.expect("an answer in time")
+    timeout(PATIENCE, reported).await.expect("an answer in time")
 }
 
 #[tokio::test]
@@ -487,10 +493,11 @@ async fn an_answer_before_the_end_of_an_upload_arrives() {
             for client in [Client::Attentive, Client::Lazy] {
                 let mut clients = JoinSet::new();
                 (0..CLIENTS).for_each(|_| drop(clients.spawn(uploads(at, client))));
-                let heard = clients.join_all().await;
-                let told = |heard: &Heard| heard.line.contains(" 413 ") && heard.body == b"too large";
-                let count = heard.iter().flatten().filter(|heard| told(heard)).count();
-                assert_eq!(count, CLIENTS, "{mode:?} {behind:?} {client:?}: {heard:?}");
+                let received = clients.join_all().await;
+                let reported =
+                    |received: &Heard| received.line.contains(" 413 ") && received.body == b"too large";
+                let count = received.iter().flatten().filter(|received| reported(received)).count();
+                assert_eq!(count, CLIENTS, "{mode:?} {behind:?} {client:?}: {received:?}");
             }
             // They were answered, so nothing has failed.
             way.dmz.until("all have ended", |snapshot| snapshot.totals.sessions_open == 0).await;

@@ -77,9 +77,9 @@ async fn what_could_be_read_in_two_ways_reaches_nobody() {
         let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &to) }.start().await;
         let at = port(&way).await;
         for (what, request, status) in &refused {
-            let told = asked(at, &format!("{request}{SMUGGLED}")).await;
-            let is_refused = told.split(' ').nth(1) == Some(*status);
-            assert!(is_refused && told.matches("HTTP/1.").count() == 1, "{mode:?} {what}: {told}");
+            let reported = asked(at, &format!("{request}{SMUGGLED}")).await;
+            let is_refused = reported.split(' ').nth(1) == Some(*status);
+            assert!(is_refused && reported.matches("HTTP/1.").count() == 1, "{mode:?} {what}: {reported}");
         }
         // Nothing of all that has reached the backend: what comes first is the one that is good.
         let mut client = dial(at).await;
@@ -132,11 +132,11 @@ async fn check_lengths(mode: Mode) {
         let mut client = dial(at).await;
         say(&mut client, post(lines, body).as_bytes()).await;
         let mut server = backend.accept().await;
-        let heard = head(&mut server).await;
+        let received = head(&mut server).await;
         let is_length =
             |line: &&String| line.starts_with("content-length") || line.starts_with("transfer-encoding");
-        let lengths: Vec<_> = heard.iter().filter(is_length).collect();
-        assert_eq!(lengths, [length], "{mode:?}, {what}: {heard:?}");
+        let lengths: Vec<_> = received.iter().filter(is_length).collect();
+        assert_eq!(lengths, [length], "{mode:?}, {what}: {received:?}");
         say(&mut server, OK.as_bytes()).await;
         assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK", "{mode:?}, {what}");
         client.shutdown().await.unwrap();

@@ -62,9 +62,9 @@ async fn exchange(stream: &mut client::TlsStream<TcpStream>) -> std::io::Result<
     let word = async {
         stream.write_all(b"word").await?;
         stream.flush().await?;
-        let mut heard = [0; 4];
-        stream.read_exact(&mut heard).await?;
-        assert_eq!(&heard, b"word");
+        let mut received = [0; 4];
+        stream.read_exact(&mut received).await?;
+        assert_eq!(&received, b"word");
         Ok(())
     };
     timeout(PATIENCE, word).await.expect("an answer in time")
@@ -253,42 +253,42 @@ fn hello(place: &Place) -> Vec<u8> {
     let config = Arc::new(nobody(place, &[&TLS13]));
     let mut connection =
         rustls::ClientConnection::new(config, ServerName::try_from("partner").unwrap()).unwrap();
-    let mut said = Vec::new();
-    connection.write_tls(&mut said).unwrap();
-    said
+    let mut sent = Vec::new();
+    connection.write_tls(&mut sent).unwrap();
+    sent
 }
 
 #[tokio::test]
 async fn a_hello_in_a_thousand_segments_arrives_as_it_came() {
     let (place, backend) = (place(), Backend::new().await);
     let (_gateway, at) = shared(&place, &backend).await;
-    let said = hello(&place);
+    let sent = hello(&place);
     let mut client = dial(at).await;
     client.set_nodelay(true).unwrap();
-    for byte in &said {
+    for byte in &sent {
         say(&mut client, std::slice::from_ref(byte)).await;
         tokio::task::yield_now().await;
     }
     client.shutdown().await.unwrap();
-    assert_eq!(hear_all(&mut backend.accept().await).await, said);
+    assert_eq!(hear_all(&mut backend.accept().await).await, sent);
 }
 
 #[tokio::test]
 async fn what_is_no_hello_costs_its_own_connection_alone() {
     let (place, backend) = (place(), Backend::new().await);
     let (gateway, at) = shared(&place, &backend).await;
-    let said = hello(&place);
+    let sent = hello(&place);
     // Unfinished: nothing, half of one, and one that goes on for ever in records of one byte.
     let endless: Vec<u8> =
         [&[22, 3, 1, 0, 4, 1, 0, 255, 255][..], &[22, 3, 1, 0, 1, 0].repeat(40_000)].concat();
-    let unfinished = [&said[..0], &said[..said.len() / 2], &endless[..]].map(|bytes| {
+    let unfinished = [&sent[..0], &sent[..sent.len() / 2], &endless[..]].map(|bytes| {
         let bytes = bytes.to_vec();
         async move {
             let mut client = dial(at).await;
             // It may be ended before all is taken.
             let _ = client.write_all(&bytes).await;
-            let mut heard = Vec::new();
-            let _ = timeout(PATIENCE, client.read_to_end(&mut heard)).await.expect("it ends in time");
+            let mut received = Vec::new();
+            let _ = timeout(PATIENCE, client.read_to_end(&mut received)).await.expect("it ends in time");
         }
     });
     let good = async {
@@ -412,9 +412,9 @@ async fn a_reload_shows_the_new_certificate_and_drops_no_session() {
     exchange(&mut after).await.unwrap();
     // One that can not be used is told, and its service goes on with the one it has.
     std::fs::write(way.place.pki("www.key"), "no key").unwrap();
-    let told = way.dmz.done(Command::Reload).await;
-    assert!(told.contains("service `orders` goes on with the certificates it had: "), "{told}");
-    assert!(told.contains("tls.key: it holds no private key"), "{told}");
+    let reported = way.dmz.done(Command::Reload).await;
+    assert!(reported.contains("service `orders` goes on with the certificates it had: "), "{reported}");
+    assert!(reported.contains("tls.key: it holds no private key"), "{reported}");
     let mut third = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();
     exchange(&mut third).await.unwrap();
     assert_eq!(way.dmz.now().await.totals.sessions_open, 3);

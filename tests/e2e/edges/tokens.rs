@@ -76,13 +76,16 @@ async fn tokens_of_each_kind_name_their_client_and_go_no_further() {
                 GET.replace("Host:", &format!("Cookie: a=b; token={token}; c=d\r\nHost:")),
                 GET.replace("GET / ", &format!("GET /path?a=b&access_token={token} ")),
             ] {
-                let (head, asked) = answered(&mut client, &request).await;
+                let (head, requested) = answered(&mut client, &request).await;
                 assert_eq!(head[0], "HTTP/1.1 200 OK", "{mode:?} {algorithm}");
-                assert!(asked.contains(&format!("x-forwarded-user: {algorithm}")), "{asked}");
-                assert!(!asked.contains("eyJ"), "{asked}");
+                assert!(requested.contains(&format!("x-forwarded-user: {algorithm}")), "{requested}");
+                assert!(!requested.contains("eyJ"), "{requested}");
                 let kept = [("cookie", "cookie: a=b; c=d"), ("/path", "GET /path?a=b HTTP/1.1")];
                 for (about, kept) in kept {
-                    assert!(!request.to_ascii_lowercase().contains(about) || asked.contains(kept), "{asked}");
+                    assert!(
+                        !request.to_ascii_lowercase().contains(about) || requested.contains(kept),
+                        "{requested}"
+                    );
                 }
             }
         }
@@ -186,8 +189,8 @@ async fn broken_tokens_let_nobody_in_and_are_not_shown() {
         assert_eq!(status(&mut client, &bearer(token)).await, "401 Unauthorized", "{what}: {token}");
     }
     let shown = way.dmz.until("all are told", |shown| shown.totals.refused == corpus.len() as u64).await;
-    let told = format!("{:?} {:?}", shown.ended, shown.notices);
-    assert!(!told.contains("eyJ"), "{told}");
+    let reported = format!("{:?} {:?}", shown.ended, shown.notices);
+    assert!(!reported.contains("eyJ"), "{reported}");
     let within = [
         json!({}),
         json!({ "exp": now() - 50, "nbf": now() + 50 }),
@@ -219,15 +222,15 @@ async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
     let oct = |secret: &[u8]| json!({ "kty": "oct", "kid": "shared", "k": BASE64URL.encode(secret) });
     let mut private = old.keys("old");
     private[2]["d"] = json!("AAAA");
-    for (keys, mode, told) in [
+    for (keys, mode, reported) in [
         (private, 0o600, "key 3 (`old-ed`) holds a private key (`d`)"),
         (vec![oct(&old.secret)], 0o644, "others may read it (mode 0644)"),
     ] {
         write_keys(&way.place, &keys, mode);
-        let line = way.dmz.until_told(told).await;
+        let line = way.dmz.until_told(reported).await;
         assert!(line.contains("can not be used"), "{line}");
         let mut client = dial(port(&way).await).await;
-        assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "200 OK", "{told}");
+        assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "200 OK", "{reported}");
     }
     write_keys(&way.place, &[oct(&old.secret)], 0o600);
     // The second time, beside the first.
@@ -253,9 +256,13 @@ async fn a_session_ends_when_its_token_does() {
         let (head, _) = answered(&mut client, &with(UPGRADE, &format!("Bearer {token}"))).await;
         assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
         say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
-        let mut heard = [0; 3 + 4];
-        timeout(PATIENCE, client.read_exact(&mut heard)).await.expect("it is closed in time").unwrap();
-        assert_eq!(heard, [0x82, 1, b'x', 0x88, 2, 0x03, 0xf0], "{mode:?}: an echo, and a close with 1008");
+        let mut received = [0; 3 + 4];
+        timeout(PATIENCE, client.read_exact(&mut received)).await.expect("it is closed in time").unwrap();
+        assert_eq!(
+            received,
+            [0x82, 1, b'x', 0x88, 2, 0x03, 0xf0],
+            "{mode:?}: an echo, and a close with 1008"
+        );
         assert!(now() >= ends, "not before");
         drop(client);
         for gateway in [&way.dmz, way.inner()] {

@@ -87,12 +87,12 @@ async fn requests_reach_a_unix_socket_by_the_first_of_its_hosts() {
         let at = way.dmz.client_port("orders").await;
         let (answer, ()) = tokio::join!(asked(at, LAST), async {
             let mut server = backend.accept().await;
-            let mut heard = Vec::new();
-            while !heard.ends_with(b"\r\n\r\n") {
-                heard.push(timeout(PATIENCE, server.read_u8()).await.expect("in time").unwrap());
+            let mut received = Vec::new();
+            while !received.ends_with(b"\r\n\r\n") {
+                received.push(timeout(PATIENCE, server.read_u8()).await.expect("in time").unwrap());
             }
-            let heard = String::from_utf8(heard).unwrap().to_lowercase();
-            assert!(heard.contains(&format!("host: {host}\r\n")), "{heard}");
+            let received = String::from_utf8(received).unwrap().to_lowercase();
+            assert!(received.contains(&format!("host: {host}\r\n")), "{received}");
             let location =
                 format!("HTTP/1.1 302 Found\r\nLocation: http://{host}/x\r\nContent-Length: 0\r\n\r\n");
             say(&mut server, location.as_bytes()).await;

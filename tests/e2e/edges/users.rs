@@ -37,8 +37,8 @@ async fn shaken(config: &Arc<ClientConfig>, at: SocketAddr) -> TlsStream<TcpStre
 async fn echoes(client: &mut TlsStream<TcpStream>) {
     client.write_all(b"word").await.unwrap();
     client.flush().await.unwrap();
-    let mut heard = [0; 4];
-    timeout(PATIENCE, client.read_exact(&mut heard)).await.unwrap().unwrap();
+    let mut received = [0; 4];
+    timeout(PATIENCE, client.read_exact(&mut received)).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -112,9 +112,9 @@ async fn a_session_of_requests_says_how_many() {
         let asking = async {
             for _ in 0..3 {
                 say(&mut client, b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-                let mut heard = Vec::new();
-                while !heard.ends_with(b"\r\n\r\nok") {
-                    heard.push(client.read_u8().await.unwrap());
+                let mut received = Vec::new();
+                while !received.ends_with(b"\r\n\r\nok") {
+                    received.push(client.read_u8().await.unwrap());
                 }
             }
         };

@@ -120,10 +120,10 @@ async fn basic_shakes_hands_with_backends() {
             let shaking = async {
                 let stream = backend.accept().await;
                 let mut stream = TlsAcceptor::from(Arc::new(config.unwrap())).accept(stream).await?;
-                let mut heard = Vec::new();
+                let mut received = Vec::new();
                 // Its end may come without a farewell of TLS.
-                let _ = timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("it ends in time");
-                assert_eq!(heard, b"");
+                let _ = timeout(PATIENCE, stream.read_to_end(&mut received)).await.expect("it ends in time");
+                assert_eq!(received, b"");
                 Ok::<_, std::io::Error>(())
             };
             let (walked, shaken) = tokio::join!(walk(&gateway, CheckStep::Basic), shaking);

@@ -125,13 +125,13 @@ async fn a_client_that_closes_hears_the_backend_out() {
                 say(&mut server, &answer).await;
                 server.shutdown().await.unwrap();
             };
-            let (heard, ()) = tokio::join!(hear_all(&mut client), answering);
-            let mut heard = frames(&heard);
+            let (received, ()) = tokio::join!(hear_all(&mut client), answering);
+            let mut received = frames(&received);
             // The code comes back, without the words.
-            assert_eq!(heard.pop(), Some((0x88, close[..close.len().min(2)].to_vec())), "{mode:?}");
-            assert!(heard.iter().all(|(first, body)| *first == 0x82 && body.len() <= 64 * 1024));
-            let heard: Vec<u8> = heard.into_iter().flat_map(|(_, body)| body).collect();
-            assert!(heard == answer, "{mode:?}: {} bytes", heard.len());
+            assert_eq!(received.pop(), Some((0x88, close[..close.len().min(2)].to_vec())), "{mode:?}");
+            assert!(received.iter().all(|(first, body)| *first == 0x82 && body.len() <= 64 * 1024));
+            let received: Vec<u8> = received.into_iter().flat_map(|(_, body)| body).collect();
+            assert!(received == answer, "{mode:?}: {} bytes", received.len());
         }
         let clean = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
             snapshot.ended.len() == 2 && snapshot.ended.iter().all(|row| row.end == "--")
@@ -198,15 +198,15 @@ async fn a_stream_longer_than_the_message_limit_goes_both_ways() {
     let way = start(Mode::Reverse, WS, "echo://").await;
     let mut socket = open(port(&way).await, "ws://host/live", &[]).await.unwrap();
     let piece = vec![7; 60_000];
-    let mut heard = 0;
+    let mut received = 0;
     for _ in 0..50 {
         socket.send(Message::binary(piece.clone())).await.unwrap();
-        while heard < piece.len() {
-            heard += next(&mut socket).await.into_data().len();
+        while received < piece.len() {
+            received += next(&mut socket).await.into_data().len();
         }
-        heard -= piece.len();
+        received -= piece.len();
     }
-    assert_eq!(heard, 0);
+    assert_eq!(received, 0);
 }
 
 #[tokio::test]
@@ -220,11 +220,11 @@ async fn a_client_that_does_not_read_stops_the_backend() {
         sent += written.unwrap();
         assert!(sent < 256 << 20, "nothing stops the sender");
     }
-    let mut heard = 0;
-    while heard < sent {
-        heard += next(&mut socket).await.into_data().len();
+    let mut received = 0;
+    while received < sent {
+        received += next(&mut socket).await.into_data().len();
     }
-    assert_eq!(heard, sent);
+    assert_eq!(received, sent);
 }
 
 /// An upgrade by hand.
@@ -271,8 +271,8 @@ async fn whoever_breaks_a_rule_is_told_which_and_costs_nobody_else() {
         let mut client = raw(at).await;
         let mut server = backend.accept().await;
         say(&mut client, &bytes).await;
-        let told = hear_all(&mut client).await;
-        assert_eq!(told, [&[0x88, 2][..], &code.to_be_bytes()].concat(), "{what}");
+        let reported = hear_all(&mut client).await;
+        assert_eq!(reported, [&[0x88, 2][..], &code.to_be_bytes()].concat(), "{what}");
         drop(client);
         hear_reset(&mut server).await;
     }
@@ -370,12 +370,12 @@ async fn check_strictness(mode: Mode) {
         let mut client = dial(at).await;
         // It may be answered before all is taken.
         let _ = client.write_all(head.as_bytes()).await;
-        let mut told = Vec::new();
-        let _ = timeout(PATIENCE, client.read_to_end(&mut told)).await.expect("an end in time");
-        let told = String::from_utf8_lossy(&told).into_owned();
+        let mut reported = Vec::new();
+        let _ = timeout(PATIENCE, client.read_to_end(&mut reported)).await.expect("an end in time");
+        let reported = String::from_utf8_lossy(&reported).into_owned();
         // A head that is not read to its end may be answered by a reset alone.
-        let is_cut = told.is_empty() && what == "a huge head";
-        assert!(told.split(' ').nth(1) == Some(status) || is_cut, "{mode:?}, {what}: {told}");
+        let is_cut = reported.is_empty() && what == "a huge head";
+        assert!(reported.split(' ').nth(1) == Some(status) || is_cut, "{mode:?}, {what}: {reported}");
     }
 }
 
@@ -429,12 +429,12 @@ async fn wss_is_ws_within_tls() {
     let stream = TlsConnector::from(std::sync::Arc::new(config)).connect(name, dial(port(&way).await).await);
     let (mut socket, _) = client_async("wss://www/", stream.await.unwrap()).await.unwrap();
     socket.send(Message::binary(&b"within"[..])).await.unwrap();
-    let heard = timeout(PATIENCE, socket.next()).await.expect("in time").unwrap().unwrap();
-    assert_eq!(heard, Message::binary(&b"within"[..]));
+    let received = timeout(PATIENCE, socket.next()).await.expect("in time").unwrap().unwrap();
+    assert_eq!(received, Message::binary(&b"within"[..]));
     socket.close(None).await.unwrap();
     // TLS ends cleanly too: a cut of it would be an error here.
-    while let Some(said) = timeout(PATIENCE, socket.next()).await.expect("an end in time") {
-        said.unwrap();
+    while let Some(output) = timeout(PATIENCE, socket.next()).await.expect("an end in time") {
+        output.unwrap();
     }
     way.dmz.until_ended("--").await;
 }
@@ -469,8 +469,8 @@ async fn what_is_text_comes_down_as_text_and_nothing_else_does() {
             if ends {
                 server.shutdown().await.unwrap();
             }
-            let told = hear_all(&mut client).await;
-            assert!(told.ends_with(&[0x88, 2, 0x03, 0xf3]), "{told:?}");
+            let reported = hear_all(&mut client).await;
+            assert!(reported.ends_with(&[0x88, 2, 0x03, 0xf3]), "{reported:?}");
             drop(client);
         }
         let of_backend = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {

@@ -171,7 +171,7 @@ async fn a_plain_port_does_not_understand_our_own() {
     let gateway = Place::new().start("dmz", text);
     let mut link = dial(gateway.link_port().await).await;
     say(&mut link, &frame(HELLO, &frames::offer(1, 8, &["orders"]))).await;
-    let heard = hear_all(&mut link).await;
-    assert!(heard.first().is_none_or(|first| *first != HELLO), "{heard:?}");
+    let received = hear_all(&mut link).await;
+    assert!(received.first().is_none_or(|first| *first != HELLO), "{received:?}");
     assert!(gateway.now().await.pools.iter().all(|row| row.ready == 0));
 }

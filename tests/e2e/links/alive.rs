@@ -148,13 +148,13 @@ async fn check_slow_backend() {
     let mut served = backend.accept().await;
     link.hear(OPENED, &[]).await;
     // As much as there is credit for, which comes back while its kernel takes bytes.
-    let (mut credit, mut said) = (WINDOW, 0);
+    let (mut credit, mut sent) = (WINDOW, 0);
     let until = Instant::now() + LIVES;
     while Instant::now() < until {
         let count = credit.min(DATA_MAX);
         if count > 0 {
             link.say_frame(DATA, &vec![7; count]).await;
-            (credit, said) = (credit - count, said + count);
+            (credit, sent) = (credit - count, sent + count);
             continue;
         }
         match link.next().await.expect("it lives") {
@@ -164,7 +164,7 @@ async fn check_slow_backend() {
         }
     }
     assert_eq!(credit, 0, "it fits on the way");
-    let mut bytes = vec![0; said];
+    let mut bytes = vec![0; sent];
     tokio::time::timeout(DEAD_WITHIN, served.read_exact(&mut bytes))
         .await
         .expect("all of it in time")
@@ -185,9 +185,9 @@ async fn check_slow_reader() {
     let saying = Saying::start(says, vec![7; MUCH]);
     tokio::time::sleep(LIVES).await;
     assert!(!saying.is_done(), "it fits on the way");
-    let mut heard = 0;
-    while heard < MUCH {
-        heard += link.hear_kind(DATA).await.len();
+    let mut received = 0;
+    while received < MUCH {
+        received += link.hear_kind(DATA).await.len();
     }
     let _says = saying.done().await;
     link.pongs(b"and now?").await;

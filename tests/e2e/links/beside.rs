@@ -113,8 +113,12 @@ async fn in_tls(place: &Place, at: SocketAddr, name: &'static str) -> std::io::R
 }
 
 /// Asks, and reads the answer: its status and its body.
-async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), asked: &str, host: &str) -> (u16, String) {
-    say(stream, format!("{asked} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await;
+async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    requested: &str,
+    host: &str,
+) -> (u16, String) {
+    say(stream, format!("{requested} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(timeout(PATIENCE, stream.read_u8()).await.expect("a head in time").unwrap());
@@ -222,8 +226,8 @@ async fn strangers_at_the_path_cost_themselves_alone() {
     ] {
         let mut stranger = open_socket(dial(at).await, "/link").await;
         stranger.get_mut().write_all(wire).await.unwrap();
-        let told = dmz.until_told(words).await;
-        assert!(told.contains("link from 127.0.0.1"), "{told}");
+        let reported = dmz.until_told(words).await;
+        assert!(reported.contains("link from 127.0.0.1"), "{reported}");
         echo(&mut live, "still").await;
         assert_eq!(ask(&mut page, "GET /", "any").await, found("/"));
     }

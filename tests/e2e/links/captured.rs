@@ -186,7 +186,7 @@ async fn press(link: &mut Wire) {
 
 /// All the links that it can get, each of them seized; they go on while what is returned lives.
 async fn seize_all(captured: Arc<Port>) -> JoinSet<()> {
-    let (tell, mut told) = mpsc::channel(2 * SHARE);
+    let (tell, mut reported) = mpsc::channel(2 * SHARE);
     let mut links = JoinSet::new();
     for number in 0..SHARE {
         let link = greeted(&captured).await;
@@ -194,7 +194,7 @@ async fn seize_all(captured: Arc<Port>) -> JoinSet<()> {
     }
     for stage in ["pressed", "dripped"] {
         for _ in 0..SHARE {
-            let stages = timeout(6 * PATIENCE, told.recv()).await;
+            let stages = timeout(6 * PATIENCE, reported.recv()).await;
             assert_eq!(stages.expect("it comes so far"), Some(stage));
         }
     }
@@ -245,13 +245,13 @@ async fn a_captured_dmz_half_costs_bounded_memory_descriptors_and_backends() {
 async fn flood(captured: Arc<Port>) {
     let mut link = greeted(&captured).await;
     for batch in 0..FLOOD / BATCH {
-        let mut said = Vec::new();
+        let mut sent = Vec::new();
         for at in 0..BATCH {
             let service = ["echo", "closed", "hidden", "orders"][at % 4];
             let open = frames::open(&format!("f{batch}-{at}"), claimed(batch, at), service);
-            said.extend([frame(OPEN, &open), frame(RESET, &frames::reset(1))].concat());
+            sent.extend([frame(OPEN, &open), frame(RESET, &frames::reset(1))].concat());
         }
-        link.say(&said).await;
+        link.say(&sent).await;
         link.say_frame(PING, b"all seen").await;
         loop {
             match link.next().await.expect("it lives") {
@@ -284,20 +284,20 @@ async fn a_captured_dmz_half_fills_neither_the_log_nor_the_disk() {
     let seen = program.until("all of it is over", |seen| seen.totals.sessions_open == 0).await;
     let seconds = began.elapsed().as_secs() as usize + 2;
     let lines = |text: &str| text.lines().count();
-    let (told, file) = (program.log(), fs::read_to_string(besieged.place.path("inside.log")).unwrap());
+    let (reported, file) = (program.log(), fs::read_to_string(besieged.place.path("inside.log")).unwrap());
     let written = bytes_in(&besieged.place.path("")) - disk;
     println!(
         "{FLOOD} sessions in {seconds} s: {} and {} lines, {written} bytes; {served} sessions of the other gateway meanwhile",
-        lines(&told),
+        lines(&reported),
         lines(&file)
     );
-    for text in [&told, &file] {
+    for text in [&reported, &file] {
         assert!(lines(text) <= seconds * LINES_PER_SECOND + OWN_LINES, "{} lines", lines(text));
         assert!(lines(text) < FLOOD / 2, "{} lines", lines(text));
         let longest = text.lines().map(str::len).max().unwrap();
         assert!(longest <= LINE_BYTES, "{longest} bytes in a line");
     }
-    assert!(told.contains("more sessions ended"), "the rest is counted");
+    assert!(reported.contains("more sessions ended"), "the rest is counted");
     // Nothing that it does is an operator's.
     let audit = fs::read_to_string(besieged.place.path("audit.jsonl")).unwrap();
     assert_eq!(lines(&audit), 1, "{audit}");
@@ -367,9 +367,9 @@ async fn a_probe_that_a_captured_dmz_half_makes_up_carries_no_byte_and_ends() {
     };
     let (cause, mut served) = happens_after(PROBE, is_cut).await;
     assert_eq!(cause, frames::reset(3), "its time is over");
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     // However it ends.
-    let _ = timeout(PATIENCE, served.read_to_end(&mut heard)).await.expect("it ends in time");
-    assert_eq!(heard, b"");
+    let _ = timeout(PATIENCE, served.read_to_end(&mut received)).await.expect("it ends in time");
+    assert_eq!(received, b"");
     link.pongs(b"as ever.").await;
 }

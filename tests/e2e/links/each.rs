@@ -85,14 +85,14 @@ async fn survives_empty_answers(mode: Mode) {
     let pair = EachPair::start(mode, &backend, &dns, "gate.test").await;
     pair.until_linked().await;
     let before = pair.dials.now().await.pools[0].failures;
-    for (answer, told) in [
+    for (answer, reported) in [
         (DnsAnswer::NoName, "name gate.test: there is no such name; what is known of it stays in use"),
         (DnsAnswer::Empty, "name gate.test: it has no address; what is known"),
         (addresses("0.0.0.0"), "name gate.test: it has no address that can be dialled; what is known"),
         (DnsAnswer::Failure, "answers: Server Failure; what is known"),
     ] {
         dns.say(answer);
-        pair.dials.until_told(told).await;
+        pair.dials.until_told(reported).await;
         assert_eq!(pair.dialled().await, [pair.address("127.0.0.1")]);
         dns.say_often(addresses("127.0.0.1"), 2).await;
     }
@@ -126,9 +126,9 @@ async fn addresses_that_nobody_is_reached_at_are_left_out_one_by_one() {
     let pair = EachPair::start(Mode::Reverse, &backend, &dns, "gate.test").await;
     pair.until_linked().await;
     assert_eq!(pair.dialled().await, [pair.address("127.0.0.1"), pair.address("[::1]")]);
-    let told =
+    let reported =
         "name gate.test: not dialled, since nobody can be reached there: 0.0.0.0, 224.0.0.1, ::, ff02::1";
-    pair.dials.until_told(told).await;
+    pair.dials.until_told(reported).await;
 }
 
 #[tokio::test]

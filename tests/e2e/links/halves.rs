@@ -157,8 +157,8 @@ impl Echoing {
 
     pub async fn serves(&mut self) {
         say(&mut self.client, b"are you there").await;
-        let heard = self.link.hear_data(13).await;
-        self.link.say_frame(DATA, &heard).await;
+        let received = self.link.hear_data(13).await;
+        self.link.say_frame(DATA, &received).await;
         hear(&mut self.client, b"are you there").await;
     }
 }
@@ -224,7 +224,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Saying<W> {
 
     /// All of it is said.
     pub async fn done(mut self) -> W {
-        let said = timeout(PATIENCE, self.task.join_next()).await.expect("the bytes are taken in time");
-        said.unwrap().unwrap().unwrap()
+        let sent = timeout(PATIENCE, self.task.join_next()).await.expect("the bytes are taken in time");
+        sent.unwrap().unwrap().unwrap()
     }
 }

@@ -419,24 +419,24 @@ async fn credit_that_no_number_holds_and_bytes_beyond_credit_cost_the_link() {
     let inside = Inside::new("echo: { connect: 'echo://' }").await;
     let mut good = Echoed::on(inside.link().await).await;
     let overflow = frame(CREDIT, &frames::credit(u32::MAX));
-    for said in [overflow, frame(DATA, &[7; DATA_MAX / 2]).repeat(64 * WINDOW / DATA_MAX)] {
+    for sent in [overflow, frame(DATA, &[7; DATA_MAX / 2]).repeat(64 * WINDOW / DATA_MAX)] {
         let mut link = inside.link().await;
         link.gives_credit = false;
         link.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
         link.hear(OPENED, &[]).await;
         // It may cut the link while we still speak.
-        let _ = link.try_say(&said).await;
+        let _ = link.try_say(&sent).await;
         link.over().await;
         good.serves().await;
     }
     let (outside, mut good) = Outside::beside_another().await;
-    for said in [frame(CREDIT, &frames::credit(u32::MAX)), frame(DATA, &[7; DATA_MAX]).repeat(512)] {
+    for sent in [frame(CREDIT, &frames::credit(u32::MAX)), frame(DATA, &[7; DATA_MAX]).repeat(512)] {
         let mut link = outside.ready("alpha", 1).await;
         let mut client = outside.client().await;
         link.hear_kind(OPEN).await;
         link.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
         crate::support::peers::hear(&mut client, b"x").await;
-        let _ = link.try_say(&said).await;
+        let _ = link.try_say(&sent).await;
         link.over().await;
         outside.until_ready("alpha", 0).await;
         good.serves().await;

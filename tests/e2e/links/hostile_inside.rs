@@ -116,14 +116,14 @@ impl Guarded {
 async fn serves(mut link: Wire) {
     while let Ok((kind, body)) = link.next_within(LONG).await {
         let session = link.heard_of;
-        let said = match kind {
+        let sent = match kind {
             PING => frames::frame(PONG, &body),
             OPEN => frame_of(session, OPENED, &[]),
             DATA => frame_of(session, DATA, &body),
             END => frame_of(session, END, &[]),
             _ => continue,
         };
-        if link.try_say(&said).await.is_err() {
+        if link.try_say(&sent).await.is_err() {
             return;
         }
     }
@@ -134,7 +134,7 @@ async fn hoards(mut link: Wire, asked: Arc<Mutex<Vec<String>>>, hostility: Hosti
     link.gives_credit = false;
     while let Ok((kind, body)) = link.next_within(LONG).await {
         let session = link.heard_of;
-        let said = match kind {
+        let sent = match kind {
             PING => frames::frame(PONG, &body),
             OPEN => {
                 let service = frames::fields(&body).into_iter().find(|(tag, _)| *tag == 1).unwrap().1;
@@ -146,7 +146,7 @@ async fn hoards(mut link: Wire, asked: Arc<Mutex<Vec<String>>>, hostility: Hosti
             }
             _ => continue,
         };
-        if link.try_say(&said).await.is_err() {
+        if link.try_say(&sent).await.is_err() {
             return;
         }
     }
@@ -156,8 +156,8 @@ async fn hoards(mut link: Wire, asked: Arc<Mutex<Vec<String>>>, hostility: Hosti
 async fn is_served(at: SocketAddr) -> bool {
     let mut client = dial(at).await;
     say(&mut client, b"ping").await;
-    let mut heard = [0; 4];
-    let read = timeout(2 * PATIENCE, client.read_exact(&mut heard)).await;
+    let mut received = [0; 4];
+    let read = timeout(2 * PATIENCE, client.read_exact(&mut received)).await;
     read.expect("served or cut, and never left hanging").is_ok()
 }
 
@@ -201,9 +201,9 @@ async fn whole(at: SocketAddr, bytes: usize) {
     let client = dial(at).await;
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     let (mut hears, mut says) = client.into_split();
-    let (said, mut heard) = (vec![7; bytes], vec![0; bytes]);
-    let (said, read) = tokio::join!(says.write_all(&said), hears.read_exact(&mut heard));
-    assert!(said.is_ok() && read.is_ok() && heard.iter().all(|byte| *byte == 7));
+    let (sent, mut received) = (vec![7; bytes], vec![0; bytes]);
+    let (sent, read) = tokio::join!(says.write_all(&sent), hears.read_exact(&mut received));
+    assert!(sent.is_ok() && read.is_ok() && received.iter().all(|byte| *byte == 7));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -134,8 +134,8 @@ async fn a_gateway_that_opens_sessions_outside_of_the_hours_is_refused() {
     let inside = Inside { port, gateway };
     let mut link = inside.link().await;
     clock.set(20);
-    let told = link.hear_kind(SERVICES).await;
-    assert_eq!(told, frames::services_in(&[("orders", frames::CLOSED)]));
+    let reported = link.hear_kind(SERVICES).await;
+    assert_eq!(reported, frames::services_in(&[("orders", frames::CLOSED)]));
     link.say_frame(OPEN, &frames::open("late", None, "orders")).await;
     let refused = link.hear_kind(REFUSED).await;
     let row = inside.gateway.until_ended("XA").await;
@@ -147,8 +147,8 @@ async fn a_gateway_that_opens_sessions_outside_of_the_hours_is_refused() {
     link.hear(OPENED, &[]).await;
     // Of open to closed to open each is told.
     clock.set(9);
-    let told = link.hear_kind(SERVICES).await;
-    assert_eq!(told, frames::services_in(&[("orders", frames::OPEN_STATE)]));
+    let reported = link.hear_kind(SERVICES).await;
+    assert_eq!(reported, frames::services_in(&[("orders", frames::OPEN_STATE)]));
 }
 
 #[tokio::test]
@@ -162,8 +162,8 @@ async fn hours_that_a_reload_changes_are_in_the_plan_and_hold_at_once() {
     let night = "{ address: 'echo://' }, hours: '22:00-06:00', timezone: UTC";
     let connect = format!("connect: 'socks+tls://{}'", way.dmz.link_port().await);
     let file = way.place.profile("internal", &Plan { backend: night, ..plan }.internal(&connect));
-    let asked = Command::Plan { profile: file.to_str().unwrap().into() };
-    let CommandAnswer::Planned(planned) = way.inner().handle.ask(asked).await else { panic!("no plan") };
+    let requested = Command::Plan { profile: file.to_str().unwrap().into() };
+    let CommandAnswer::Planned(planned) = way.inner().handle.ask(requested).await else { panic!("no plan") };
     let planned = planned.to_string();
     assert!(planned.contains("orders: hours 22:00-06:00 (UTC), was Mon-Fri 07:00-19:00 (UTC)"), "{planned}");
     way.inner().done(Command::Reload).await;

@@ -30,11 +30,11 @@ const WAYS: [Goes; 4] = [Goes::Asks(RETIRE), Goes::Asks(DRAIN), Goes::Closes, Go
 /// Lets a link go whose greeting is over but for what is said here, in the same breath. Whoever asks
 /// ends it as well: an opener has to.
 async fn lets_go(mut link: Wire, hello: &[u8], goes: Goes) {
-    let mut said = frame(HELLO, hello);
+    let mut sent = frame(HELLO, hello);
     if let Goes::Asks(kind) = goes {
-        said.extend(frame(kind, &[]));
+        sent.extend(frame(kind, &[]));
     }
-    link.say(&said).await;
+    link.say(&sent).await;
     match goes {
         Goes::Asks(_) | Goes::Closes => {
             link.stream.shutdown().await.unwrap();
@@ -211,8 +211,8 @@ async fn a_session_that_meets_a_link_too_many_was_never_looked_at() {
     second.hear_kind(HELLO).await;
     let grant = frame(HELLO, &frames::grant(8, &["orders"]));
     let open = frame(OPEN, &frames::open("s-1", None, "orders"));
-    let said = frame(frames::DATA, b"words");
-    second.say(&[grant, open, said].concat()).await;
+    let sent = frame(frames::DATA, b"words");
+    second.say(&[grant, open, sent].concat()).await;
     second.hear(RETIRE, &[]).await;
     // It was not looked at, and may be opened on another link.
     second.hear(REFUSED, &[9]).await;

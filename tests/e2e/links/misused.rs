@@ -169,11 +169,11 @@ async fn more_sessions_at_once_than_a_link_carries_are_refused() {
 async fn credit_for_nothing_and_late_frames_without_end_cost_the_link() {
     let inside = Inside::new(ECHO).await;
     let mut good = Echoed::on(inside.link().await).await;
-    for said in [frame(CREDIT, &frames::credit(1)), frame(END, &[]), frame(RESET, &frames::reset(1))] {
+    for sent in [frame(CREDIT, &frames::credit(1)), frame(END, &[]), frame(RESET, &frames::reset(1))] {
         let mut link = Echoed::on(inside.link().await).await.ends().await;
-        link.say(&said.repeat(3)).await;
+        link.say(&sent.repeat(3)).await;
         link.pongs(b"allowed.").await;
-        let _ = link.try_say(&said.repeat(1_000)).await;
+        let _ = link.try_say(&sent.repeat(1_000)).await;
         link.over().await;
         good.serves().await;
     }
@@ -223,11 +223,11 @@ async fn tiny_frames_to_the_half_that_opens_arrive_each_once() {
     let mut client = outside.client().await;
     link.hear_kind(OPEN).await;
     link.say_frame(OPENED, &[]).await;
-    let mut heard = vec![0; BATCH];
+    let mut received = vec![0; BATCH];
     for batch in 0..FLOOD / BATCH {
         link.say(&frame(DATA, &[batch as u8]).repeat(BATCH)).await;
-        tokio::time::timeout(LONG, client.read_exact(&mut heard)).await.unwrap().unwrap();
-        assert!(heard.iter().all(|byte| *byte == batch as u8));
+        tokio::time::timeout(LONG, client.read_exact(&mut received)).await.unwrap().unwrap();
+        assert!(received.iter().all(|byte| *byte == batch as u8));
         if batch % 10 == 0 {
             good.serves().await;
         }
@@ -254,7 +254,7 @@ async fn tiny_frames_for_a_receiver_that_does_not_read_stop_their_sender_and_nob
     link.hear(DATA, b"I am").await;
     let (other, slow) = if link.heard_of == other { (other, slow) } else { (slow, other) };
     let tiny = frames::frame_of(slow, DATA, b"x");
-    let (mut credit, mut said) = (WINDOW, 0);
+    let (mut credit, mut sent) = (WINDOW, 0);
     // Until its receiver takes no more: credit comes back for what the kernel holds, and then no more.
     loop {
         let small = credit.min(BATCH);
@@ -262,7 +262,7 @@ async fn tiny_frames_for_a_receiver_that_does_not_read_stop_their_sender_and_nob
             link.say(&frames::frame_of(slow, DATA, large)).await;
         }
         link.say(&tiny.repeat(small)).await;
-        said += credit;
+        sent += credit;
         credit = 0;
         // What is heard before the answer to a ping is all that there is for now.
         link.say_frame(PING, b"any more").await;
@@ -280,7 +280,7 @@ async fn tiny_frames_for_a_receiver_that_does_not_read_stop_their_sender_and_nob
         if credit == 0 {
             break;
         }
-        assert!(said < 64 * 1024 * 1024, "a receiver that does not read takes it all");
+        assert!(sent < 64 * 1024 * 1024, "a receiver that does not read takes it all");
     }
     for _ in 0..100 {
         say(&mut good, b"are you there").await;
@@ -288,8 +288,8 @@ async fn tiny_frames_for_a_receiver_that_does_not_read_stop_their_sender_and_nob
         link.say(&frames::frame_of(other, DATA, b"yes")).await;
         hear(&mut good, b"yes").await;
     }
-    let mut heard = vec![0; said];
-    tokio::time::timeout(LONG, stuck.read_exact(&mut heard)).await.unwrap().unwrap();
-    assert!(heard.iter().all(|byte| *byte == b'x'));
+    let mut received = vec![0; sent];
+    tokio::time::timeout(LONG, stuck.read_exact(&mut received)).await.unwrap().unwrap();
+    assert!(received.iter().all(|byte| *byte == b'x'));
     link.pongs(b"as ever.").await;
 }

@@ -80,12 +80,12 @@ async fn what_a_client_said_first_comes_with_open() {
     let mut alpha = outside.shaken("alpha").await;
     alpha.say_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
     alpha.hear_kind(HELLO).await;
-    let mut heard = [0; 4096];
-    let count = tokio::time::timeout(PATIENCE, alpha.stream.read(&mut heard)).await.unwrap().unwrap();
-    let session = u32::from_be_bytes(*heard[4..].first_chunk().unwrap());
+    let mut received = [0; 4096];
+    let count = tokio::time::timeout(PATIENCE, alpha.stream.read(&mut received)).await.unwrap().unwrap();
+    let session = u32::from_be_bytes(*received[4..].first_chunk().unwrap());
     let expected = frames::frame_of(session, DATA, b"GET / HTTP/1.0");
-    assert_eq!(heard[0], OPEN);
-    assert!(heard[..count].ends_with(&expected), "{:?}", &heard[..count]);
+    assert_eq!(received[0], OPEN);
+    assert!(received[..count].ends_with(&expected), "{:?}", &received[..count]);
 }
 
 #[tokio::test]
@@ -138,17 +138,17 @@ async fn before_the_answer_only_so_many_bytes_come_as_are_kept() {
     let expected: Vec<u8> = (0..200 * 1024_usize).map(|at| (at % 251) as u8).collect();
     let saying = Saying::start(says, expected.clone());
     alpha.hear_kind(OPEN).await;
-    let mut heard = alpha.hear_data(COPY_MAX).await;
+    let mut received = alpha.hear_data(COPY_MAX).await;
     // It says no more than that, and answers all the same.
     alpha.pongs(b"anything").await;
     alpha.pongs(b"at all ?").await;
     alpha.say_frame(OPENED, &[]).await;
-    while heard.len() < expected.len() {
+    while received.len() < expected.len() {
         let more = alpha.hear_kind(DATA).await;
         assert!(more.len() <= DATA_MAX);
-        heard.extend(more);
+        received.extend(more);
     }
-    assert!(heard == expected, "in order, and each once");
+    assert!(received == expected, "in order, and each once");
     drop(saying.done().await);
     alpha.hear(END, &[]).await;
     alpha.say_frame(END, &[]).await;
@@ -325,9 +325,9 @@ async fn an_http_client_that_leaves_an_inside_that_stands_still_is_no_bug() {
     link.hear_kind(DATA).await;
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     link.say(&[frame(OPENED, &[]), frame(DATA, answer)].concat()).await;
-    let mut heard = Vec::new();
-    while !heard.ends_with(b"ok") {
-        assert!(client.read_buf(&mut heard).await.unwrap() > 0, "{heard:?}");
+    let mut received = Vec::new();
+    while !received.ends_with(b"ok") {
+        assert!(client.read_buf(&mut received).await.unwrap() > 0, "{received:?}");
     }
     drop(client);
     link.hear(END, &[]).await;

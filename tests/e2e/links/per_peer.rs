@@ -159,8 +159,8 @@ async fn an_internal_gateway_has_so_many_links_wherever_it_dials_from() {
     };
     let mut held = Vec::new();
     for _ in 0..2 {
-        let (link, told) = dial("alpha").await;
-        assert_eq!(told, [0, 2]);
+        let (link, reported) = dial("alpha").await;
+        assert_eq!(reported, [0, 2]);
         held.push(link);
     }
     gateway.until("two of alpha", |seen| stand(seen, "alpha") == 2).await;

@@ -138,13 +138,13 @@ async fn what_waits_behind_the_copy_is_not_lost_when_a_peer_refuses() {
     alpha.say_frame(REFUSED, &[6]).await;
     beta.hear_kind(OPEN).await;
     beta.say_frame(OPENED, &[]).await;
-    let mut heard = Vec::new();
-    while heard.len() < bytes.len() {
+    let mut received = Vec::new();
+    while received.len() < bytes.len() {
         let more = beta.hear_any().await;
-        assert_eq!(more.0, DATA, "after {} bytes", heard.len());
-        heard.extend(more.1);
-        let whole = heard == bytes[..heard.len()];
-        assert!(whole, "the first {} bytes are not those that the client said", heard.len());
+        assert_eq!(more.0, DATA, "after {} bytes", received.len());
+        received.extend(more.1);
+        let whole = received == bytes[..received.len()];
+        assert!(whole, "the first {} bytes are not those that the client said", received.len());
     }
     drop(saying.done().await);
     beta.hear(END, &[]).await;

@@ -21,8 +21,8 @@ fn opens(id: &str, service: &str) -> Vec<u8> {
 }
 
 /// `open`, and all that its client says.
-fn whole(id: &str, service: &str, said: &[u8]) -> Vec<u8> {
-    [opens(id, service), frame(DATA, said), frame(END, &[])].concat()
+fn whole(id: &str, service: &str, sent: &[u8]) -> Vec<u8> {
+    [opens(id, service), frame(DATA, sent), frame(END, &[])].concat()
 }
 
 /// With a service `orders` whose backend the test plays, and `echo`.
@@ -91,18 +91,18 @@ async fn a_session_opens_carries_and_ends_by_either_side_first() {
 
 /// All that comes until so many sessions have ended: frames of each, its bytes joined.
 async fn hear_each(link: &mut Wire, count: usize) -> BTreeMap<u32, Vec<(u8, Vec<u8>)>> {
-    let mut heard = BTreeMap::<u32, Vec<(u8, Vec<u8>)>>::new();
+    let mut received = BTreeMap::<u32, Vec<(u8, Vec<u8>)>>::new();
     let mut over = 0;
     while over < count {
         let (kind, body) = link.hear_any().await;
         over += usize::from(matches!(kind, END | REFUSED | RESET));
-        let frames = heard.entry(link.heard_of).or_default();
+        let frames = received.entry(link.heard_of).or_default();
         match frames.last_mut() {
             Some((DATA, bytes)) if kind == DATA => bytes.extend(body),
             _ => frames.push((kind, body)),
         }
     }
-    heard
+    received
 }
 
 /// What comes of a session that echoes these words.
@@ -114,12 +114,12 @@ fn echoed(words: &str) -> Vec<(u8, Vec<u8>)> {
 async fn one_link_carries_many_sessions_of_one_write_each_for_itself() {
     let inside = Inside::new(ECHO).await;
     let mut link = inside.link().await;
-    let said: Vec<u8> =
+    let sent: Vec<u8> =
         (0..50).flat_map(|at| whole(&format!("s-{at}"), "echo", format!("words {at}").as_bytes())).collect();
-    link.say(&said).await;
-    let heard = hear_each(&mut link, 50).await;
+    link.say(&sent).await;
+    let received = hear_each(&mut link, 50).await;
     let expected = (0..50).map(|at| (at + 1, echoed(&format!("words {at}"))));
-    assert_eq!(heard, expected.collect());
+    assert_eq!(received, expected.collect());
     let snapshot = inside.gateway.until("all ended", |snapshot| snapshot.totals.sessions == 50).await;
     assert_eq!((snapshot.totals.sessions_open, snapshot.totals.refused), (0, 0));
     inside.until_pool("ready again", |row| row.ready >= 1 && row.carrying == 0).await;
@@ -162,11 +162,11 @@ async fn no_body_is_larger_than_a_turn_however_much_credit_there_is() {
     link.hear(OPENED, &[]).await;
     link.say_frame(CREDIT, &frames::credit(MUCH as u32)).await;
     let saying = Saying::start(served, vec![7; MUCH]);
-    let mut heard = 0;
-    while heard < MUCH {
+    let mut received = 0;
+    while received < MUCH {
         let body = link.hear_kind(DATA).await;
         assert!((1..=DATA_MAX).contains(&body.len()), "{}", body.len());
-        heard += body.len();
+        received += body.len();
     }
     drop(saying.done().await);
     link.hear(END, &[]).await;

@@ -138,9 +138,9 @@ async fn a_backend_that_never_reads_holds_up_its_own_client_alone() {
     check_others_finish(&way, &backend).await;
     assert!(!saying.is_done(), "it fits on the way");
     assert_eq!(way.dmz.now().await.pools[0].ready, 1, "on the only link");
-    let mut heard = vec![0; MUCH];
-    served.read_exact(&mut heard).await.unwrap();
-    assert!(heard.iter().all(|byte| *byte == 7));
+    let mut received = vec![0; MUCH];
+    served.read_exact(&mut received).await.unwrap();
+    assert!(received.iter().all(|byte| *byte == 7));
     drop(saying.done().await);
     hear_end(&mut served).await;
 }
@@ -155,9 +155,9 @@ async fn a_client_that_never_reads_holds_up_its_own_backend_alone() {
     let saying = Saying::start(served, vec![7; MUCH]);
     check_others_finish(&way, &backend).await;
     assert!(!saying.is_done(), "it fits on the way");
-    let mut heard = vec![0; MUCH];
-    client.read_exact(&mut heard).await.unwrap();
-    assert!(heard.iter().all(|byte| *byte == 7));
+    let mut received = vec![0; MUCH];
+    client.read_exact(&mut received).await.unwrap();
+    assert!(received.iter().all(|byte| *byte == 7));
     drop(saying.done().await);
     hear_end(&mut client).await;
 }
@@ -176,13 +176,13 @@ async fn what_a_session_leaves_to_a_slow_backend_holds_up_no_other() {
     hear_end(&mut slow).await;
     let saying = Saying::start(slow, vec![7; TAIL]);
     check_others_finish(&way, &backend).await;
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let reading = async {
-        behind.read_to_end(&mut heard).await.unwrap();
+        behind.read_to_end(&mut received).await.unwrap();
     };
     let saying = async { drop(saying.done().await) };
     tokio::join!(reading, saying);
-    assert!(heard.len() == TAIL && heard.iter().all(|byte| *byte == 7), "{} bytes", heard.len());
+    assert!(received.len() == TAIL && received.iter().all(|byte| *byte == 7), "{} bytes", received.len());
 }
 
 /// A sender at full speed in each direction, and others beside it.
@@ -197,9 +197,9 @@ async fn sessions_at_full_speed_leave_their_turn_to_others() {
     let (down_reads, down) = served.into_split();
     let saying = [Saying::start(up, vec![7; MUCH]), Saying::start(down, vec![8; MUCH])];
     let drain = |mut from: tokio::net::tcp::OwnedReadHalf, byte: u8| async move {
-        let mut heard = vec![0; MUCH];
-        from.read_exact(&mut heard).await.unwrap();
-        assert!(heard.iter().all(|heard| *heard == byte));
+        let mut received = vec![0; MUCH];
+        from.read_exact(&mut received).await.unwrap();
+        assert!(received.iter().all(|received| *received == byte));
         from
     };
     let all = async { tokio::join!(drain(up_reads, 8), drain(down_reads, 7)) };

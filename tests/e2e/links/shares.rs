@@ -131,8 +131,8 @@ async fn session(place: &Place, name: &str, at: SocketAddr) -> Option<Wire> {
     assert_eq!(kind, HELLO);
     link.say_frame(HELLO, &frames::grant_of(64, &offer)).await;
     link.try_say(&frames::frame(OPEN, &frames::open("s-1", None, "echo"))).await.ok()?;
-    let heard = timeout(PATIENCE, link.next()).await.expect("an answer in time");
-    matches!(heard, Ok((OPENED, _))).then_some(link)
+    let received = timeout(PATIENCE, link.next()).await.expect("an answer in time");
+    matches!(received, Ok((OPENED, _))).then_some(link)
 }
 
 #[tokio::test]

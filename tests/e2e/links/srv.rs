@@ -227,12 +227,12 @@ async fn what_a_server_says_of_targets_is_taken_for_no_more_than_it_is() {
         ))
         .await;
     // Nothing of this is a reason to let go of what stands.
-    for (answer, told) in [
+    for (answer, reported) in [
         (zone(&[(0, 0, port, ".")]), "it has no target that can be dialled; what is known"),
         (zone(&[]), "it has no SRV record; what is known"),
     ] {
         dns.say(DnsAnswer::Zone(answer));
-        dials.until_told(&format!("{name}: {told}")).await;
+        dials.until_told(&format!("{name}: {reported}")).await;
         until_linked(&dials, &to_alias).await;
         dns.say_often(DnsAnswer::Zone(honest.clone()), 4).await;
         dials.until_told(&format!("{name}: it is answered again")).await;
@@ -259,9 +259,9 @@ async fn a_target_without_an_address_is_told_and_costs_the_others_nothing() {
     let dials = gateways.dialling(&dns);
     until_linked(&dials, &gateways.address("one.test", port)).await;
     let to_gone = gateways.address("gone.test", port);
-    let told = format!("gone.test:{port}: the name does not resolve: it has no address");
+    let reported = format!("gone.test:{port}: the name does not resolve: it has no address");
     let is_told = |snapshot: &Snapshot| {
-        row(snapshot, &to_gone).is_some_and(|row| row.last_error.as_deref() == Some(told.as_str()))
+        row(snapshot, &to_gone).is_some_and(|row| row.last_error.as_deref() == Some(reported.as_str()))
     };
     dials.until("why there is no link", is_told).await;
     let mut found = zone;

@@ -152,9 +152,9 @@ async fn a_client_of_http_is_told_at_once_that_the_service_is_down() {
         let way = plan.start().await;
         until_phase(&way.dmz, ServicePhase::Down).await;
         let began = Instant::now();
-        let told = asked(&mut way.client().await).await;
+        let reported = asked(&mut way.client().await).await;
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
-        assert!(told.starts_with("HTTP/1.1 503 "), "{mode:?}: {told}");
+        assert!(reported.starts_with("HTTP/1.1 503 "), "{mode:?}: {reported}");
         let row = way.dmz.until_ended("BC").await;
         assert!(row.reason.contains("no backend is up"), "{row:?}");
         assert_eq!(way.inner().now().await.totals.sessions, 0, "nothing was asked inside");

@@ -183,8 +183,8 @@ async fn a_proxy_that_gives_no_way_through_is_told_in_its_own_words() {
         let port = proxy.as_ref().map_or(down.at(), |proxy| proxy.at);
         let gateway = dials(&place, at, &format!("via: 'http://{port}'"));
         let row = gateway.until_pool(words, |row| row.last_error.is_some()).await;
-        let told = row.last_error.unwrap();
-        assert!(told.contains(words) && told.contains(&port.to_string()), "{at}: {told}");
+        let reported = row.last_error.unwrap();
+        assert!(reported.contains(words) && reported.contains(&port.to_string()), "{at}: {reported}");
     }
 }
 

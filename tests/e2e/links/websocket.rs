@@ -225,14 +225,14 @@ async fn a_foreign_server_is_a_peer() {
     let link = format!("connect: 'socks+ws://{at}/a/link', prepared: 1");
     let internal = place.start("internal", &plan.internal(&link));
     let (stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
-    let mut asked = None;
+    let mut requested = None;
     #[expect(clippy::result_large_err, reason = "the library asks for it")]
     let look = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
-        asked = Some((request.uri().to_string(), request.headers()["host"].to_str().unwrap().to_owned()));
+        requested = Some((request.uri().to_string(), request.headers()["host"].to_str().unwrap().to_owned()));
         Ok(response)
     };
     let mut link = ForeignEnd::new(accept_hdr_async(stream, look).await.unwrap());
-    assert_eq!(asked, Some(("/a/link".into(), at.to_string())));
+    assert_eq!(requested, Some(("/a/link".into(), at.to_string())));
     link.hear(b"\x05\x01\x00").await;
     link.say(b"\x05\x00").await;
     link.hear(BIND).await;
@@ -293,10 +293,10 @@ async fn a_link_that_is_refused_on_the_way_says_why() {
             say(&mut stream, b"SSH-2.0-x\r\n").await;
             std::future::pending::<()>().await;
         };
-        let told = internal
+        let reported = internal
             .until_pool(words, |row| row.last_error.as_ref().is_some_and(|error| error.contains(words)));
         tokio::select! {
-            _ = told => {}
+            _ = reported => {}
             () = answering => {}
         }
     }
@@ -318,8 +318,8 @@ async fn bad_frames_cost_their_link_and_are_told() {
     ] {
         let mut link = foreign_dials(at, "/link").await;
         link.socket.get_mut().write_all(wire).await.unwrap();
-        let told = dmz.until_told(words).await;
-        assert!(told.contains("link from 127.0.0.1"), "{told}");
+        let reported = dmz.until_told(words).await;
+        assert!(reported.contains("link from 127.0.0.1"), "{reported}");
     }
     // Others are linked all the while.
     let internal = place.start("internal", &plan.internal(&format!("connect: 'socks+ws://{at}/link'")));

@@ -81,8 +81,8 @@ async fn bytes_that_come_with_the_request_never_reach_a_client_that_waits() {
     gateway.until_pool("a waiting client", |row| row.waiting == 1).await;
     let mut hasty = dial(gateway.link_port().await).await;
     say(&mut hasty, &[&GREETING[..], &request(BIND, b"orders"), b"too early"].concat()).await;
-    let heard = hear_reset(&mut hasty).await;
-    assert_eq!(heard, [&GREETED[..], &reply(0)].concat());
+    let received = hear_reset(&mut hasty).await;
+    assert_eq!(received, [&GREETED[..], &reply(0)].concat());
     let mut quiet = park(&gateway).await;
     hear(&mut quiet, &reply_at(client.local_addr().unwrap())).await;
     say(&mut quiet, b"in time").await;
@@ -93,7 +93,7 @@ async fn bytes_that_come_with_the_request_never_reach_a_client_that_waits() {
 async fn only_bind_of_a_known_name_is_served() {
     let gateway = dmz("127.0.0.1:0");
     let at = gateway.link_port().await;
-    for (command, name, expected, told) in [
+    for (command, name, expected, reported) in [
         (CONNECT, "orders", 7, "asked for CONNECT"),
         (ASSOCIATE, "orders", 7, "asked for UDP ASSOCIATE"),
         (BIND, "others", 2, "link from 127.0.0.1 for `others` refused: no such service here"),
@@ -102,7 +102,7 @@ async fn only_bind_of_a_known_name_is_served() {
         let (mut stream, code) = link(at, command, name.as_bytes()).await;
         assert_eq!(code, expected, "{command} {name}");
         hear_end(&mut stream).await;
-        gateway.until_told(told).await;
+        gateway.until_told(reported).await;
     }
     let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;
     assert_eq!((row.peer, row.ready, row.failures), (None, 0, 0));

@@ -112,14 +112,14 @@ async fn what_is_not_served_is_answered_by_its_code_and_ends_that_link() {
         ([&[5, 1, 0, 4][..], &[0; 18]].concat(), 8, "named an address"),
         (vec![5, 1, 0, 2, 1, 2, 3], 8, "named an address"),
     ];
-    for (request, code, told) in cases {
+    for (request, code, reported) in cases {
         let mut stream = dial(gateway.link_port().await).await;
         say(&mut stream, &GREETING).await;
         hear(&mut stream, &GREETED).await;
         say(&mut stream, &request).await;
         assert_eq!(hear_reply(&mut stream).await, code, "{request:?}");
         hear_end(&mut stream).await;
-        gateway.until_told(told).await;
+        gateway.until_told(reported).await;
     }
     let (mut good, code) = link(gateway.link_port().await, CONNECT, b"orders").await;
     assert_eq!(code, 0);
@@ -155,12 +155,12 @@ async fn other_protocols_are_named_and_ended() {
         (b"GET / HTTP/1.1\r\n\r\n", "HTTP?"),
         (b"\x16\x03\x01\x00\x05hello", "TLS; this link is plain"),
     ];
-    for (bytes, told) in cases {
+    for (bytes, reported) in cases {
         let mut stream = dial(gateway.link_port().await).await;
         let from = stream.local_addr().unwrap();
         say(&mut stream, bytes).await;
         hear_end(&mut stream).await;
-        let line = gateway.until_told(told).await;
+        let line = gateway.until_told(reported).await;
         assert!(line.starts_with(&format!("link from {from}: ")), "{line}");
     }
 }
@@ -171,12 +171,12 @@ async fn a_silent_greeting_ends_within_its_deadline_wherever_it_stops() {
     let at = gateway.link_port().await;
     let whole = [&GREETING[..], &request(CONNECT, b"orders")].concat();
     let silent = [0, 1, 2, 3, 4, 8, 12, whole.len() - 1].map(|length| {
-        let said = whole[..length].to_vec();
+        let sent = whole[..length].to_vec();
         async move {
             let mut stream = dial(at).await;
-            say(&mut stream, &said).await;
-            let heard = hear_reset_within(GREETING_ENDS, &mut stream).await;
-            assert_eq!(heard, if said.len() < 3 { &[][..] } else { &GREETED });
+            say(&mut stream, &sent).await;
+            let received = hear_reset_within(GREETING_ENDS, &mut stream).await;
+            assert_eq!(received, if sent.len() < 3 { &[][..] } else { &GREETED });
         }
     });
     let others = async {

@@ -178,6 +178,6 @@ async fn a_ready_link_is_retired_by_a_reset() {
     let gateway = internal(&server, "echo://");
     let mut link = parked(&server).await;
     gateway.until_pool("ready", |row| row.ready == 1).await;
-    let (outcome, heard) = tokio::join!(gateway.stop(), hear_reset(&mut link));
-    assert_eq!((outcome, heard.len()), (GatewayOutcome::Clean, 0));
+    let (outcome, received) = tokio::join!(gateway.stop(), hear_reset(&mut link));
+    assert_eq!((outcome, received.len()), (GatewayOutcome::Clean, 0));
 }

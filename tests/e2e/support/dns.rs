@@ -53,17 +53,17 @@ pub struct Zone {
 }
 
 impl Zone {
-    fn answer(&self, asked: &Name, record_type: RecordType) -> Vec<Record> {
+    fn answer(&self, requested: &Name, record_type: RecordType) -> Vec<Record> {
         let record = |name: &Name, data| Record::from_rdata(name.clone(), 1, data);
         if record_type == RecordType::SRV {
             let of_record = |(priority, weight, port, target): &(u16, u16, u16, String)| {
-                record(asked, RData::SRV(SRV::new(*priority, *weight, *port, name(target))))
+                record(requested, RData::SRV(SRV::new(*priority, *weight, *port, name(target))))
             };
             return self.services.iter().map(of_record).collect();
         }
-        let alias = self.aliases.iter().find(|(alias, _)| name(alias) == *asked);
-        let owner = alias.map_or_else(|| asked.clone(), |(_, other)| name(other));
-        let alias = alias.map(|(_, other)| record(asked, RData::CNAME(CNAME(name(other)))));
+        let alias = self.aliases.iter().find(|(alias, _)| name(alias) == *requested);
+        let owner = alias.map_or_else(|| requested.clone(), |(_, other)| name(other));
+        let alias = alias.map(|(_, other)| record(requested, RData::CNAME(CNAME(name(other)))));
         let hosts = self.hosts.iter().filter(|(host, _)| name(host) == owner);
         let data = hosts.filter_map(|(_, ip)| address_data(ip, record_type));
         alias.into_iter().chain(data.map(|data| record(&owner, data))).collect()
@@ -102,15 +102,15 @@ impl Dns {
             }
         };
         let (at, tasks) = (listener.local_addr().unwrap(), Tasks::default());
-        let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::<AtomicUsize>::default());
-        let (current, counted) = (answer.clone(), asked.clone());
+        let (answer, requested) = (Arc::new(Mutex::new(answer)), Arc::<AtomicUsize>::default());
+        let (current, counted) = (answer.clone(), requested.clone());
         tasks.spawn("datagrams", async move {
             let mut buffer = [0; 4096];
             while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
                 let question = Message::from_vec(&buffer[..count]).unwrap();
-                let said = write_answer(&question, &current.lock().unwrap().clone(), 1232);
-                if !said.is_empty() {
-                    socket.send_to(&said, from).await.unwrap();
+                let sent = write_answer(&question, &current.lock().unwrap().clone(), 1232);
+                if !sent.is_empty() {
+                    socket.send_to(&sent, from).await.unwrap();
                 }
                 if matches!(question.queries[0].query_type, RecordType::A | RecordType::SRV) {
                     counted.fetch_add(1, Ordering::SeqCst);
@@ -124,7 +124,7 @@ impl Dns {
                 streams.spawn("stream", serve(stream, answer));
             }
         });
-        Self { at, answer, asked, _tasks: tasks }
+        Self { at, answer, asked: requested, _tasks: tasks }
     }
 
     /// Answers so from now on.
@@ -136,29 +136,31 @@ impl Dns {
     /// The same, until it was asked for so often.
     pub async fn say_often(&self, answer: DnsAnswer, times: usize) {
         self.say(answer.clone());
-        let heard = async {
+        let received = async {
             let mut looks = interval(std::time::Duration::from_millis(5));
             while self.asked.load(Ordering::SeqCst) < times {
                 looks.tick().await;
             }
         };
-        timeout(10 * PATIENCE, heard).await.unwrap_or_else(|_| panic!("not asked {times} times: {answer:?}"));
+        timeout(10 * PATIENCE, received)
+            .await
+            .unwrap_or_else(|_| panic!("not asked {times} times: {answer:?}"));
     }
 }
 
 async fn serve(mut stream: TcpStream, answer: DnsAnswer) {
     let mut question = vec![0; stream.read_u16().await.unwrap().into()];
     stream.read_exact(&mut question).await.unwrap();
-    let said = write_answer(&Message::from_vec(&question).unwrap(), &answer, u16::MAX);
+    let sent = write_answer(&Message::from_vec(&question).unwrap(), &answer, u16::MAX);
     // Whoever has asked may be gone.
-    let _ = stream.write_u16(said.len().try_into().unwrap()).await;
-    let _ = stream.write_all(&said).await;
+    let _ = stream.write_u16(sent.len().try_into().unwrap()).await;
+    let _ = stream.write_all(&sent).await;
 }
 
 fn write_answer(question: &Message, answer: &DnsAnswer, bytes_max: u16) -> Vec<u8> {
     let mut reply = Message::response(question.metadata.id, question.metadata.op_code);
     reply.add_queries(question.queries.clone());
-    let asked = &question.queries[0];
+    let requested = &question.queries[0];
     match answer {
         DnsAnswer::Silence => return Vec::new(),
         DnsAnswer::Garbage => return vec![0xa5; 600],
@@ -173,14 +175,14 @@ fn write_answer(question: &Message, answer: &DnsAnswer, bytes_max: u16) -> Vec<u
             return bytes;
         }
         DnsAnswer::Addresses(addresses, lives) => {
-            let of_type = addresses.iter().filter_map(|address| address_data(address, asked.query_type));
+            let of_type = addresses.iter().filter_map(|address| address_data(address, requested.query_type));
             reply.insert_answers(
-                of_type.map(|data| Record::from_rdata(asked.name.clone(), *lives, data)).collect(),
+                of_type.map(|data| Record::from_rdata(requested.name.clone(), *lives, data)).collect(),
             );
         }
     }
     if let DnsAnswer::Zone(zone) = answer {
-        reply.insert_answers(zone.answer(&asked.name, asked.query_type));
+        reply.insert_answers(zone.answer(&requested.name, requested.query_type));
         let beside = zone.beside.iter().filter_map(|(host, ip)| {
             Some(Record::from_rdata(name(host), 60, address_data(ip, RecordType::A)?))
         });

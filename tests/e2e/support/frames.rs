@@ -260,11 +260,11 @@ impl Wire {
 
     /// The same, as they are: no number is put in.
     pub async fn say_raw(&mut self, bytes: &[u8]) {
-        let said = async {
+        let sent = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
-        timeout(PATIENCE, said).await.expect("the bytes are taken in time").unwrap();
+        timeout(PATIENCE, sent).await.expect("the bytes are taken in time").unwrap();
     }
 
     /// The same as [`Wire::say`], to a gateway that may have cut the link already.
@@ -276,11 +276,11 @@ impl Wire {
                 bytes.extend(frame_of(number, CREDIT, &(owed as u32).to_be_bytes()));
             }
         }
-        let said = async {
+        let sent = async {
             self.stream.write_all(&bytes).await?;
             self.stream.flush().await
         };
-        timeout(PATIENCE, said).await.expect("the bytes are taken in time")
+        timeout(PATIENCE, sent).await.expect("the bytes are taken in time")
     }
 
     /// These frames with the numbers of their sessions, where they have none.
@@ -359,10 +359,10 @@ impl Wire {
 
     /// The next frame is this one.
     pub async fn hear(&mut self, kind: u8, body: &[u8]) {
-        let (heard, bytes) = self.hear_any().await;
+        let (received, bytes) = self.hear_any().await;
         assert!(
-            heard == kind && bytes == body,
-            "type {heard}, {} bytes {:?}, and not {kind}, {} bytes {body:?}",
+            received == kind && bytes == body,
+            "type {received}, {} bytes {:?}, and not {kind}, {} bytes {body:?}",
             bytes.len(),
             String::from_utf8_lossy(&bytes[..bytes.len().min(64)]),
             body.len()
@@ -377,8 +377,8 @@ impl Wire {
 
     /// The next frame is of this type; its body.
     pub async fn hear_kind(&mut self, kind: u8) -> Vec<u8> {
-        let (heard, body) = self.hear_any().await;
-        assert_eq!(heard, kind, "{body:?}");
+        let (received, body) = self.hear_any().await;
+        assert_eq!(received, kind, "{body:?}");
         body
     }
 
@@ -391,13 +391,13 @@ impl Wire {
 
     /// The same of services that carry what stands beside them.
     pub async fn hear_offer_of(&mut self, target: u16, maximum: u16, services: &[(&str, u8)]) {
-        let heard = fields(&self.hear_kind(HELLO).await);
-        let instance = heard.iter().find(|(tag, _)| *tag == 3).expect("an instance");
+        let received = fields(&self.hear_kind(HELLO).await);
+        let instance = received.iter().find(|(tag, _)| *tag == 3).expect("an instance");
         assert_eq!(instance.1.len(), 16);
         let own = |(tag, _): &&(u8, Vec<u8>)| !matches!(tag, 2 | 3);
-        let heard: Vec<_> = heard.iter().filter(own).collect();
+        let received: Vec<_> = received.iter().filter(own).collect();
         let expected = fields(&offer_of(target, maximum, services));
-        assert_eq!(heard, expected.iter().filter(own).collect::<Vec<_>>());
+        assert_eq!(received, expected.iter().filter(own).collect::<Vec<_>>());
     }
 
     /// The next frame is an opener's `hello` that grants these services, and links as descriptors allow.

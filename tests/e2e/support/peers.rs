@@ -62,25 +62,25 @@ pub async fn dial_refused(at: SocketAddr) {
 }
 
 pub async fn say(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
-    let said = async {
+    let sent = async {
         stream.write_all(bytes).await?;
         stream.flush().await
     };
-    timeout(PATIENCE, said).await.expect("the bytes are taken in time").unwrap();
+    timeout(PATIENCE, sent).await.expect("the bytes are taken in time").unwrap();
 }
 
 /// Reads exactly `expected`.
 pub async fn hear(stream: &mut (impl AsyncRead + Unpin), expected: &[u8]) {
-    let mut heard = vec![0; expected.len()];
-    timeout(PATIENCE, stream.read_exact(&mut heard)).await.expect("bytes come in time").unwrap();
-    assert_eq!(heard, expected);
+    let mut received = vec![0; expected.len()];
+    timeout(PATIENCE, stream.read_exact(&mut received)).await.expect("bytes come in time").unwrap();
+    assert_eq!(received, expected);
 }
 
 /// Reads to the clean end.
 pub async fn hear_all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
-    let mut heard = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("an end in time").unwrap();
-    heard
+    let mut received = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut received)).await.expect("an end in time").unwrap();
+    received
 }
 
 /// The other side ends its direction cleanly, with nothing before.
@@ -94,10 +94,10 @@ pub async fn hear_reset(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
 }
 
 pub async fn hear_reset_within(patience: Duration, stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
-    let mut heard = Vec::new();
-    match timeout(patience, stream.read_to_end(&mut heard)).await.expect("a reset in time") {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => heard,
-        other => panic!("no reset but {other:?}, after {} bytes", heard.len()),
+    let mut received = Vec::new();
+    match timeout(patience, stream.read_to_end(&mut received)).await.expect("a reset in time") {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => received,
+        other => panic!("no reset but {other:?}, after {} bytes", received.len()),
     }
 }
 

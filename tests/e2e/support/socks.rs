@@ -55,10 +55,10 @@ pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), command: u8
 
 /// Any reply whose address is 0.0.0.0:0; its code.
 pub async fn hear_reply(stream: &mut (impl AsyncRead + Unpin)) -> u8 {
-    let mut heard = [0; 10];
-    timeout(PATIENCE, stream.read_exact(&mut heard)).await.expect("a reply in time").unwrap();
-    assert_eq!(heard, reply(heard[1]));
-    heard[1]
+    let mut received = [0; 10];
+    timeout(PATIENCE, stream.read_exact(&mut received)).await.expect("a reply in time").unwrap();
+    assert_eq!(received, reply(received[1]));
+    received[1]
 }
 
 /// A plain link that has greeted and asked; the reply's code.
@@ -93,10 +93,10 @@ impl Server {
             let mut stream = self.accept().await;
             hear(&mut stream, &GREETING).await;
             say(&mut stream, &GREETED).await;
-            let mut heard = vec![0; expected.len()];
-            match timeout(PATIENCE, stream.read_exact(&mut heard)).await.expect("a request in time") {
+            let mut received = vec![0; expected.len()];
+            match timeout(PATIENCE, stream.read_exact(&mut received)).await.expect("a request in time") {
                 Ok(_) => {
-                    assert_eq!(heard, expected);
+                    assert_eq!(received, expected);
                     return stream;
                 }
                 Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof),

@@ -17,8 +17,8 @@ async fn bytes_go_both_ways_and_either_end_may_finish_first() {
         last.write_all(b"other").await.expect("it is taken");
         last.shutdown().await.expect("it ends");
         let ends = async { tokio::join!(finish(&mut session.opener), finish(&mut session.server)) };
-        let (heard, ends) = tokio::join!(read_all(first), ends);
-        assert_eq!(heard, b"other");
+        let (received, ends) = tokio::join!(read_all(first), ends);
+        assert_eq!(received, b"other");
         assert!(matches!(ends, (SessionFate::Clean, SessionFate::Clean)), "{ends:?}");
         assert_eq!(session.counters.map(|counters| counters.bytes()), [8, 8]);
     }
@@ -29,7 +29,7 @@ async fn carry(at: usize, session: Session, up: Vec<u8>, down: Vec<u8>) {
     let Session { client, backend, mut opener, mut server, counters } = session;
     let (mut client_in, mut client_out) = client.into_split();
     let (mut backend_in, mut backend_out) = backend.into_split();
-    let says = async {
+    let writer = async {
         client_out.write_all(&up).await.expect("it is taken");
         client_out.shutdown().await.expect("it ends");
     };
@@ -39,7 +39,7 @@ async fn carry(at: usize, session: Session, up: Vec<u8>, down: Vec<u8>) {
     };
     let (mut up_heard, mut down_heard) = (Vec::new(), Vec::new());
     let (.., opener, server) = tokio::join!(
-        says,
+        writer,
         answers,
         backend_in.read_to_end(&mut up_heard),
         client_in.read_to_end(&mut down_heard),
@@ -105,7 +105,7 @@ async fn pass(mut from: TcpStream, mut to: TcpStream, bytes: usize) {
 
 #[tokio::test]
 async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean_end() {
-    let said = payload(5, 40);
+    let output = payload(5, 40);
     // `open`, two frames of data and `end`: cut at each of their bytes, and behind them.
     for offset in 1..=87 {
         let ((ours, near), (far, theirs)) = (connected().await, connected().await);
@@ -115,9 +115,9 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
         let wire = pass(near, far, offset);
         let talk = async {
             let counters = Arc::new(SessionCounters::default());
-            let local = LocalSide { unsent: said[..20].to_vec(), ..side(edge, &counters) };
+            let local = LocalSide { unsent: output[..20].to_vec(), ..side(edge, &counters) };
             let mut opened = opener.handle.open(request(), local.into()).await.expect("the link lives");
-            client.write_all(&said[20..]).await.expect("it is taken");
+            client.write_all(&output[20..]).await.expect("it is taken");
             client.shutdown().await.expect("it ends");
             let arrives = async {
                 let Some(incoming) = server.incoming.recv().await else { return (None, Vec::new()) };
@@ -128,17 +128,17 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
                 }
                 drop(outcome.stream);
                 // It ends with a reset, behind what had come before.
-                let mut heard = Vec::new();
-                let _ = backend.read_to_end(&mut heard).await;
-                outcome.rest.bytes.pieces().for_each(|piece| heard.extend_from_slice(piece));
-                (Some(outcome.how), heard)
+                let mut received = Vec::new();
+                let _ = backend.read_to_end(&mut received).await;
+                outcome.rest.bytes.pieces().for_each(|piece| received.extend_from_slice(piece));
+                (Some(outcome.how), received)
             };
             let (ours, theirs) = tokio::join!(opened.outcome(), arrives);
             (ours.how, theirs)
         };
         let ended = timeout(PATIENCE, async { tokio::join!(talk, wire).0 }).await;
-        let (ours, (theirs, heard)) = ended.unwrap_or_else(|_| panic!("cut at {offset}: it hangs"));
-        assert!(said.starts_with(&heard), "cut at {offset}");
+        let (ours, (theirs, received)) = ended.unwrap_or_else(|_| panic!("cut at {offset}: it hangs"));
+        assert!(output.starts_with(&received), "cut at {offset}");
         assert!(!matches!(ours, SessionFate::Clean), "cut at {offset}: {ours:?}");
         assert!(!matches!(theirs, Some(SessionFate::Clean)), "cut at {offset}: {theirs:?}");
     }
@@ -160,9 +160,9 @@ async fn a_reader_that_stops_holds_up_nobody_and_no_more_than_its_window() {
     let mut other = session(&opener, &mut server).await;
     for round in 0..20_u8 {
         other.client.write_all(&[round; 64]).await.expect("it is taken");
-        let mut heard = [0; 64];
-        timeout(PATIENCE, other.backend.read_exact(&mut heard)).await.expect("in time").expect("bytes");
-        assert_eq!(heard, [round; 64]);
+        let mut received = [0; 64];
+        timeout(PATIENCE, other.backend.read_exact(&mut received)).await.expect("in time").expect("bytes");
+        assert_eq!(received, [round; 64]);
     }
     // What is on the way is what the two kernels and one window hold.
     let sent = stopped.iter().map(|session| session.counters[0].bytes()).max().unwrap_or(0);
@@ -182,8 +182,8 @@ async fn a_reader_that_stops_holds_up_nobody_and_no_more_than_its_window() {
             }
         }
     };
-    let heard = reading.await;
-    assert_eq!(heard, session.counters[0].bytes());
+    let received = reading.await;
+    assert_eq!(received, session.counters[0].bytes());
 }
 
 /// Each byte tells where it stands.
@@ -212,20 +212,23 @@ async fn a_reader_that_takes_nothing_for_an_hour_costs_no_session() {
         from.shutdown().await.expect("it lives");
         to.shutdown().await.expect("it lives");
         let reading = async {
-            let (mut heard, mut chunk) = (0, vec![0; 65_536]);
+            let (mut received, mut chunk) = (0, vec![0; 65_536]);
             loop {
                 match timeout(PATIENCE, to.read(&mut chunk)).await.expect("in time").expect("no reset") {
-                    0 => return heard,
+                    0 => return received,
                     count => {
-                        assert!(chunk[..count] == pattern(heard, count), "upward: {is_upward}, at {heard}");
-                        heard += count;
+                        assert!(
+                            chunk[..count] == pattern(received, count),
+                            "upward: {is_upward}, at {received}"
+                        );
+                        received += count;
                     }
                 }
             }
         };
         let ends = async { tokio::join!(finish(&mut session.opener), finish(&mut session.server)) };
-        let (heard, ends) = tokio::join!(reading, ends);
-        assert_eq!(heard, sent, "upward: {is_upward}");
+        let (received, ends) = tokio::join!(reading, ends);
+        assert_eq!(received, sent, "upward: {is_upward}");
         assert!(matches!(ends, (SessionFate::Clean, SessionFate::Clean)), "{ends:?}");
     }
 }
@@ -278,7 +281,7 @@ async fn an_owner_that_cuts_or_goes_resets_its_session_and_no_other() {
         assert!(matches!(how, SessionFate::Reset(cause) if cause == expected), "{how:?}");
     }
     three.client.write_all(b"still here").await.expect("it is taken");
-    let mut heard = [0; 10];
-    three.backend.read_exact(&mut heard).await.expect("bytes");
-    assert_eq!(&heard, b"still here");
+    let mut received = [0; 10];
+    three.backend.read_exact(&mut received).await.expect("bytes");
+    assert_eq!(&received, b"still here");
 }

@@ -15,10 +15,10 @@ async fn a_lost_link_ends_its_sessions_and_gives_back_what_was_not_sent() {
         sessions.push(opened);
     }
     for expected in [&b"answered"[..], b"not answered"] {
-        while peer.hear().await.2 != expected {}
+        while peer.receive().await.2 != expected {}
     }
-    peer.say(1, LinkFrame::Opened).await;
-    peer.say_data(1, b"answer").await;
+    peer.send(1, LinkFrame::Opened).await;
+    peer.send_data(1, b"answer").await;
     clients[0].read_exact(&mut [0; 6]).await.expect("the answer");
     drop(peer);
     let mut ends = Vec::new();
@@ -70,21 +70,21 @@ async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
         let (mut client, near) = connected().await;
         let mut session =
             opener.handle.open(request(), side(near, &counters).into()).await.expect("the link lives");
-        assert_eq!(peer.hear().await, (1, Some(open()), vec![]));
-        let mut said = Vec::new();
+        assert_eq!(peer.receive().await, (1, Some(open()), vec![]));
+        let mut sent = Vec::new();
         if opened {
-            LinkFrame::Opened.push(&mut said, 1);
+            LinkFrame::Opened.push(&mut sent, 1);
         }
         if !answer.is_empty() {
             let head = FrameHead { kind: FrameType::Data, length: answer.len(), session: 1 };
-            said.extend_from_slice(&head.bytes());
-            said.extend_from_slice(answer);
+            sent.extend_from_slice(&head.bytes());
+            sent.extend_from_slice(answer);
         }
-        LinkFrame::Reset(CutCause::Backend).push(&mut said, 1);
-        peer.stream.write_all(&said).await.expect("it is taken");
+        LinkFrame::Reset(CutCause::Backend).push(&mut sent, 1);
+        peer.stream.write_all(&sent).await.expect("it is taken");
         let how = finish(&mut session).await;
         assert!(matches!(how, SessionFate::Reset(CutCause::Backend)), "{how:?}");
-        assert_eq!((counters.phase(), counters.bytes()), (expected, answer.len() as u64), "{said:?}");
+        assert_eq!((counters.phase(), counters.bytes()), (expected, answer.len() as u64), "{sent:?}");
         client.read_exact(&mut vec![0; answer.len()]).await.expect("the answer");
     }
 }
@@ -96,20 +96,20 @@ async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
     let mut session =
         opener.handle.open(request(), side(near, &Arc::default()).into()).await.expect("the link lives");
     let others = async {
-        assert_eq!(peer.hear().await, (1, Some(open()), vec![]));
+        assert_eq!(peer.receive().await, (1, Some(open()), vec![]));
         tokio::time::sleep(Duration::from_millis(100)).await;
         // Stopped until just before the answer is due; time to read what has come is left all the same.
         tokio::time::advance(Duration::from_millis(4_850)).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        peer.say(1, LinkFrame::Opened).await;
-        peer.say_data(1, b"answer").await;
-        let mut heard = [0; 6];
-        client.read_exact(&mut heard).await.expect("the answer");
-        heard
+        peer.send(1, LinkFrame::Opened).await;
+        peer.send_data(1, b"answer").await;
+        let mut received = [0; 6];
+        client.read_exact(&mut received).await.expect("the answer");
+        received
     };
     tokio::select! {
         outcome = session.outcome() => panic!("it has ended: {:?}", outcome.how),
-        heard = others => assert_eq!(&heard, b"answer"),
+        received = others => assert_eq!(&received, b"answer"),
     }
 }
 
@@ -158,10 +158,10 @@ async fn whoever_breaks_the_protocol_loses_its_link_and_is_told_how() {
         ),
         (|| (0..100).map(|_| (0, LinkFrame::Ping(*b"question"))).collect(), PeerViolation::TooMany("pings")),
     ];
-    for (says, expected) in cases {
+    for (writer, expected) in cases {
         let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
         let mut out = Vec::new();
-        says().into_iter().for_each(|(session, frame)| frame.push(&mut out, session));
+        writer().into_iter().for_each(|(session, frame)| frame.push(&mut out, session));
         peer.stream.write_all(&out).await.expect("it is taken");
         assert_eq!(server.ended().await, LinkLoss::Broken(expected));
     }
@@ -170,29 +170,29 @@ async fn whoever_breaks_the_protocol_loses_its_link_and_is_told_how() {
 #[tokio::test]
 async fn bytes_beyond_credit_cost_the_link() {
     let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
-    peer.say(1, open()).await;
+    peer.send(1, open()).await;
     let _incoming = server.incoming().await;
-    peer.say_data(1, &[0; 60_000]).await;
-    peer.say_data(1, &[0; WINDOW_BYTES - 60_000]).await;
-    peer.say_data(1, b"x").await;
+    peer.send_data(1, &[0; 60_000]).await;
+    peer.send_data(1, &[0; WINDOW_BYTES - 60_000]).await;
+    peer.send_data(1, b"x").await;
     assert_eq!(server.ended().await, LinkLoss::Broken(PeerViolation::BeyondCredit(1, 1)));
 }
 
 #[tokio::test]
 async fn credit_that_overflows_costs_the_link() {
     let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
-    peer.say(1, open()).await;
+    peer.send(1, open()).await;
     let (far, _backend) = connected().await;
     let _session = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
-    assert_eq!(peer.hear().await, (1, Some(LinkFrame::Opened), vec![]));
-    peer.say(1, LinkFrame::Credit(u32::MAX)).await;
+    assert_eq!(peer.receive().await, (1, Some(LinkFrame::Opened), vec![]));
+    peer.send(1, LinkFrame::Credit(u32::MAX)).await;
     assert_eq!(server.ended().await, LinkLoss::Broken(PeerViolation::CreditOverflow(1)));
 }
 
 #[tokio::test]
 async fn thousands_of_opens_and_resets_leave_nothing_and_others_go_on() {
     let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
-    peer.say(1, open()).await;
+    peer.send(1, open()).await;
     let (far, mut backend) = connected().await;
     let _session = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
     let mut out = Vec::new();
@@ -214,10 +214,10 @@ async fn thousands_of_opens_and_resets_leave_nothing_and_others_go_on() {
     };
     let (written, _) = tokio::join!(peer.stream.write_all(&out), count);
     written.expect("it is taken");
-    peer.say_data(1, b"still here").await;
-    let mut heard = [0; 10];
-    timeout(PATIENCE, backend.read_exact(&mut heard)).await.expect("in time").expect("bytes");
-    assert_eq!(&heard, b"still here");
+    peer.send_data(1, b"still here").await;
+    let mut received = [0; 10];
+    timeout(PATIENCE, backend.read_exact(&mut received)).await.expect("in time").expect("bytes");
+    assert_eq!(&received, b"still here");
 }
 
 #[tokio::test]
@@ -225,11 +225,11 @@ async fn more_sessions_than_a_link_carries_are_refused() {
     let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
     let mut held = Vec::new();
     for number in 1..=256 {
-        peer.say(number, open()).await;
+        peer.send(number, open()).await;
         held.push(server.incoming().await);
     }
-    peer.say(257, open()).await;
-    assert_eq!(peer.hear().await, (257, Some(LinkFrame::Refused(Refusal::Full)), vec![]));
+    peer.send(257, open()).await;
+    assert_eq!(peer.receive().await, (257, Some(LinkFrame::Refused(Refusal::Full)), vec![]));
 }
 
 /// A session that was reset counts while somebody is still at work for it, so that resets do not make room without end.
@@ -238,14 +238,14 @@ async fn sessions_that_were_reset_count_until_their_server_has_let_go() {
     let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
     let mut held = Vec::new();
     for number in 1..=512 {
-        peer.say(number, open()).await;
+        peer.send(number, open()).await;
         held.push(server.incoming().await);
-        peer.say(number, LinkFrame::Reset(CutCause::Client)).await;
+        peer.send(number, LinkFrame::Reset(CutCause::Client)).await;
     }
-    peer.say(513, open()).await;
-    assert_eq!(peer.hear().await, (513, Some(LinkFrame::Refused(Refusal::Full)), vec![]));
+    peer.send(513, open()).await;
+    assert_eq!(peer.receive().await, (513, Some(LinkFrame::Refused(Refusal::Full)), vec![]));
     held.pop();
-    peer.say(514, open()).await;
+    peer.send(514, open()).await;
     server.incoming().await;
 }
 
@@ -258,7 +258,7 @@ async fn an_open_without_an_answer_is_given_up() {
     let began = Instant::now();
     let talks = async {
         loop {
-            if let (_, Some(LinkFrame::Reset(cause)), _) = peer.hear().await {
+            if let (_, Some(LinkFrame::Reset(cause)), _) = peer.receive().await {
                 return cause;
             }
         }
@@ -292,14 +292,14 @@ async fn a_peer_that_says_nothing_is_dead_and_one_that_answers_is_not() {
     // It answers for a minute.
     while began.elapsed() < Duration::from_secs(60) {
         peer.read().await;
-        while let Some(heard) = peer.heard.pop_front() {
-            let (0, Some(LinkFrame::Ping(token)), _) = heard else { panic!("{heard:?}") };
-            peer.say(0, LinkFrame::Pong(token)).await;
+        while let Some(received) = peer.received.pop_front() {
+            let (0, Some(LinkFrame::Ping(token)), _) = received else { panic!("{received:?}") };
+            peer.send(0, LinkFrame::Pong(token)).await;
         }
     }
     let silent = Instant::now();
     // Its kernel lives, and acknowledges at once: its delay would be of real time, and none passes here.
-    let hears = async {
+    let reader = async {
         let mut chunk = [0; 256];
         loop {
             let _ = socket2::SockRef::from(&peer.stream).set_tcp_quickack(true);
@@ -308,7 +308,7 @@ async fn a_peer_that_says_nothing_is_dead_and_one_that_answers_is_not() {
     };
     let loss = tokio::select! {
         loss = opener.ended() => loss,
-        () = hears => unreachable!("it hears for ever"),
+        () = reader => unreachable!("it hears for ever"),
     };
     assert_eq!(loss, LinkLoss::Silent);
     let took = silent.elapsed();
@@ -321,8 +321,9 @@ async fn a_link_that_leaves_ends_with_its_last_session() {
     let mut session = session(&opener, &mut server).await;
     opener.handle.leave(FrameType::Retire).await;
     let (_client, near) = connected().await;
-    let mut late = opener.handle.open(request(), side(near, &Arc::default()).into()).await.expect("it lives");
-    let outcome = timeout(PATIENCE, late.outcome()).await.expect("in time");
+    let mut timed_out =
+        opener.handle.open(request(), side(near, &Arc::default()).into()).await.expect("it lives");
+    let outcome = timeout(PATIENCE, timed_out.outcome()).await.expect("in time");
     assert!(matches!(outcome.how, SessionFate::Unsent) && outcome.stream.is_some(), "{:?}", outcome.how);
     session.client.write_all(b"on it goes").await.expect("it is taken");
     session.client.shutdown().await.expect("it ends");

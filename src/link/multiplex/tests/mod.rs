@@ -156,9 +156,9 @@ async fn session(opener: &Served, server: &mut Served) -> Session {
 }
 
 async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
-    let mut heard = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("in time").expect("a clean end");
-    heard
+    let mut received = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut received)).await.expect("in time").expect("a clean end");
+    received
 }
 
 fn payload(seed: usize, bytes: usize) -> Vec<u8> {
@@ -186,23 +186,23 @@ async fn finish(handle: &mut SessionHandle) -> SessionFate {
 struct ByHand {
     stream: TcpStream,
     decoder: FrameReader,
-    heard: std::collections::VecDeque<(u32, Option<LinkFrame>, Vec<u8>)>,
+    received: std::collections::VecDeque<(u32, Option<LinkFrame>, Vec<u8>)>,
 }
 
 impl ByHand {
     async fn to(end: LinkEnd) -> (Self, Served) {
         let (ours, theirs) = connected().await;
         let decoder = FrameReader::new(end);
-        (Self { stream: theirs, decoder, heard: Default::default() }, serve(NetStream::Tcp(ours), end))
+        (Self { stream: theirs, decoder, received: Default::default() }, serve(NetStream::Tcp(ours), end))
     }
 
-    async fn say(&mut self, session: u32, frame: LinkFrame) {
+    async fn send(&mut self, session: u32, frame: LinkFrame) {
         let mut out = Vec::new();
         frame.push(&mut out, session);
         self.stream.write_all(&out).await.expect("it is taken");
     }
 
-    async fn say_data(&mut self, session: u32, bytes: &[u8]) {
+    async fn send_data(&mut self, session: u32, bytes: &[u8]) {
         let header = FrameHead { kind: FrameType::Data, length: bytes.len(), session };
         let out = [&header.bytes()[..], bytes].concat();
         // It may be cut meanwhile.
@@ -210,11 +210,11 @@ impl ByHand {
     }
 
     /// The next frame that is no ping.
-    async fn hear(&mut self) -> (u32, Option<LinkFrame>, Vec<u8>) {
+    async fn receive(&mut self) -> (u32, Option<LinkFrame>, Vec<u8>) {
         loop {
-            match self.heard.pop_front() {
-                Some((_, Some(LinkFrame::Ping(token)), _)) => self.say(0, LinkFrame::Pong(token)).await,
-                Some(heard) => return heard,
+            match self.received.pop_front() {
+                Some((_, Some(LinkFrame::Ping(token)), _)) => self.send(0, LinkFrame::Pong(token)).await,
+                Some(received) => return received,
                 None => self.read().await,
             }
         }
@@ -225,8 +225,8 @@ impl ByHand {
         let count = timeout(PATIENCE, self.stream.read(&mut chunk)).await.expect("in time").expect("bytes");
         assert!(count > 0, "the link ended");
         let mut input = &chunk[..count];
-        while let Some(heard) = self.decoder.decode(&mut input).expect("frames") {
-            self.heard.push_back(match heard {
+        while let Some(received) = self.decoder.decode(&mut input).expect("frames") {
+            self.received.push_back(match received {
                 HeardPiece::Frame { session, frame } => (session, Some(frame), Vec::new()),
                 HeardPiece::Data { session, bytes } => (session, None, bytes.to_vec()),
             });

@@ -24,7 +24,7 @@ pub(super) fn describe(app: &App, row: ListedSession<'_>) -> (String, Style) {
                 row.id,
                 addresses.client(&row.client),
                 row.service,
-                between(row, inner).map(|way| addresses.text(&way)).or(over(&row.peer)).unwrap_or_default(),
+                between(row, inner).map(|path| addresses.text(&path)).or(over(&row.peer)).unwrap_or_default(),
                 moved(row.bytes_up, row.bytes_down),
                 waited.unwrap_or_default(),
                 connected.unwrap_or_default(),

@@ -22,7 +22,7 @@ use crate::{
 
 /// One path of a port that leads to a half's links.
 #[derive(Debug, Clone)]
-pub struct LinkDoor {
+pub struct LinkEndpoint {
     pub path: Arc<str>,
     pub reception: LinkReception,
     /// What the profile says of the TLS around the links' WebSockets, and that TLS; a reload replaces both.
@@ -32,7 +32,7 @@ pub struct LinkDoor {
     pub closed: CancellationToken,
 }
 
-impl LinkDoor {
+impl LinkEndpoint {
     /// A connection has become the WebSocket of a link.
     pub fn receive(&self, upgraded: PrefixedStream, from: SocketAddr) {
         let framed = FramedSocket::new(upgraded, FramedEnd::Accepted);
@@ -52,12 +52,12 @@ impl LinkDoor {
 
 /// The doors of one port: one, or during a switch perhaps that of before and the new one.
 #[derive(Debug, Default)]
-pub struct LinkDoors(ArcSwap<Vec<LinkDoor>>);
+pub struct LinkEndpoints(ArcSwap<Vec<LinkEndpoint>>);
 
-impl LinkDoors {
+impl LinkEndpoints {
     /// Opens one more, which comes before others of its path.
-    pub fn open(&self, door: LinkDoor) {
-        self.keep_open_behind(Some(door));
+    pub fn open(&self, endpoint: LinkEndpoint) {
+        self.keep_open_behind(Some(endpoint));
     }
 
     /// Lets go of those that nobody comes in by any more.
@@ -65,28 +65,28 @@ impl LinkDoors {
         self.keep_open_behind(None);
     }
 
-    fn keep_open_behind(&self, first: Option<LinkDoor>) {
+    fn keep_open_behind(&self, first: Option<LinkEndpoint>) {
         let others = self.0.load();
         let open = others.iter().filter(|other| !other.closed.is_cancelled()).cloned();
         self.0.store(Arc::new(first.into_iter().chain(open).collect()));
     }
 
     /// The one that a request means, whatever its host.
-    pub fn find(&self, path: &str) -> Option<LinkDoor> {
-        self.first(|door| (&*door.path == path).then(|| door.clone()))
+    pub fn find(&self, path: &str) -> Option<LinkEndpoint> {
+        self.first(|endpoint| (&*endpoint.path == path).then(|| endpoint.clone()))
     }
 
     /// How TLS ends here for those who ask for a name that means no service.
     pub fn outer_server(&self) -> Option<TlsServer> {
-        self.first(LinkDoor::outer_server)
+        self.first(LinkEndpoint::outer_server)
     }
 
     /// The bound on links that are greeted.
     pub fn handshakes(&self) -> Option<Arc<HandshakeLimiter>> {
-        self.first(|door| Some(door.reception.handshakes().clone()))
+        self.first(|endpoint| Some(endpoint.reception.handshakes().clone()))
     }
 
-    fn first<T>(&self, found: impl FnMut(&LinkDoor) -> Option<T>) -> Option<T> {
-        self.0.load().iter().filter(|door| !door.closed.is_cancelled()).find_map(found)
+    fn first<T>(&self, found: impl FnMut(&LinkEndpoint) -> Option<T>) -> Option<T> {
+        self.0.load().iter().filter(|endpoint| !endpoint.closed.is_cancelled()).find_map(found)
     }
 }

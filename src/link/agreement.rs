@@ -62,7 +62,7 @@ pub fn about() -> HelloAbout {
 }
 
 #[derive(Debug)]
-pub struct StandingLink {
+pub struct AgreedLink {
     link: MultiplexedLink,
     handle: LinkHandle,
     peer: Peer,
@@ -79,7 +79,7 @@ pub struct StandingLink {
     /// When either end said first that it goes.
     leaves_since: Option<Instant>,
     /// The other end has said that it leaves, or asked for it.
-    heard: Option<FrameType>,
+    received: Option<FrameType>,
     /// A session was opened on it, and looked at.
     has_carried: bool,
     /// Sessions in a row for services that were not offered on it.
@@ -92,7 +92,7 @@ pub struct StandingLink {
 
 /// What its owner is told of a link.
 #[derive(Debug)]
-pub enum StandingEvent {
+pub enum AgreedLinkEvent {
     Opened(Box<OpenRequest>, IncomingSession),
     /// A session has ended, and it may have been full before.
     HasRoom,
@@ -116,7 +116,7 @@ pub struct Agreement {
     pub retired: CancellationToken,
 }
 
-impl StandingLink {
+impl AgreedLink {
     pub fn new(stream: NetStream, peer: Peer, agreed: Agreement) -> Box<Self> {
         let Agreement { end, sessions_max, serves, retire, retired } = agreed;
         let load = LinkLoad::new(sessions_max);
@@ -140,7 +140,7 @@ impl StandingLink {
             since: now,
             has_asked: false,
             leaves_since: None,
-            heard: None,
+            received: None,
             has_carried: false,
             mistakes: 0,
             revocation,
@@ -185,7 +185,7 @@ impl StandingLink {
     }
 
     /// How long it has stood.
-    pub fn stood(&self) -> Duration {
+    pub fn lifetime(&self) -> Duration {
         self.since.elapsed()
     }
 
@@ -205,9 +205,9 @@ impl StandingLink {
         }
     }
 
-    /// The next event; `asked` resolves when its owner wants it to leave.
-    pub async fn next_event(&mut self, asked: impl Future<Output = FrameType>) -> StandingEvent {
-        tokio::pin!(asked);
+    /// The next event; `requested` resolves when its owner wants it to leave.
+    pub async fn next_event(&mut self, requested: impl Future<Output = FrameType>) -> AgreedLinkEvent {
+        tokio::pin!(requested);
         loop {
             let gone_by = self.gone_by();
             let kind = tokio::select! {
@@ -218,22 +218,22 @@ impl StandingLink {
                 },
                 () = self.revocation.given(), if self.revoked_by.is_none() => {
                     self.revoke();
-                    return StandingEvent::Leaves(FrameType::Retire);
+                    return AgreedLinkEvent::Leaves(FrameType::Retire);
                 }
                 () = wait_until(self.revoked_by), if self.revoked_by.is_some() => {
-                    return StandingEvent::Ended(IdleLossReason::Failed(IdleLinkFailure::Revoked));
+                    return AgreedLinkEvent::Ended(IdleLossReason::Failed(IdleLinkFailure::Revoked));
                 }
                 () = self.load.changed() => {
-                    self.guard.iter_mut().for_each(|guard| guard.set_room(self.load.room()));
+                    self.guard.iter_mut().for_each(|guard| guard.set_fill_level(self.load.fill_level()));
                     match self.load.has_room() {
-                        true => return StandingEvent::HasRoom,
+                        true => return AgreedLinkEvent::HasRoom,
                         false => continue,
                     }
                 }
-                kind = &mut asked, if !self.has_asked => kind,
+                kind = &mut requested, if !self.has_asked => kind,
                 () = self.retired.cancelled(), if !self.has_asked => FrameType::Retire,
                 () = wait_until(gone_by) => match self.overstayed() {
-                    Some(reason) => return StandingEvent::Ended(reason),
+                    Some(reason) => return AgreedLinkEvent::Ended(reason),
                     None => continue,
                 },
                 () = sleep_until(self.check_at.min(self.expires_at)), if !self.has_asked => {
@@ -248,7 +248,7 @@ impl StandingLink {
                 }
             };
             self.leave(kind);
-            return StandingEvent::Leaves(kind);
+            return AgreedLinkEvent::Leaves(kind);
         }
     }
 
@@ -271,7 +271,7 @@ impl StandingLink {
     /// How it ended that its other end lives, does not close it, and nothing is carried on it.
     fn overstayed(&self) -> Option<IdleLossReason> {
         self.gone_by().filter(|by| *by <= Instant::now())?;
-        Some(match self.heard {
+        Some(match self.received {
             Some(FrameType::Drain) => IdleLossReason::Drained,
             _ => IdleLossReason::Retired,
         })
@@ -285,7 +285,7 @@ impl StandingLink {
         }
     }
 
-    fn note(&mut self, event: OwnerEvent) -> Option<StandingEvent> {
+    fn note(&mut self, event: OwnerEvent) -> Option<AgreedLinkEvent> {
         match event {
             OwnerEvent::Opened(_, session) if self.revoked_by.is_some() => {
                 self.link.refuse_incoming(session, Refusal::NotAllowed);
@@ -295,7 +295,7 @@ impl StandingLink {
                 self.has_carried = true;
                 self.judge_service(&request.service);
                 self.guard.iter_mut().for_each(LinkGuard::note_session);
-                Some(StandingEvent::Opened(request, session))
+                Some(AgreedLinkEvent::Opened(request, session))
             }
             OwnerEvent::Answered => {
                 self.has_carried = true;
@@ -320,26 +320,26 @@ impl StandingLink {
             OwnerEvent::Services(offer) => {
                 let change = self.serves.note_offer(&offer);
                 let is_news = change.has_changed || !change.mismatches.is_empty();
-                is_news.then_some(StandingEvent::Offers(change.mismatches))
+                is_news.then_some(AgreedLinkEvent::Offers(change.mismatches))
             }
             OwnerEvent::Leaving(kind) => {
-                self.heard = Some(kind);
+                self.received = Some(kind);
                 self.leaves_since.get_or_insert_with(Instant::now);
                 self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
-                Some(StandingEvent::Leaves(kind))
+                Some(AgreedLinkEvent::Leaves(kind))
             }
             OwnerEvent::Ended(loss) => {
                 let reason = self.reason(&loss);
                 if let (IdleLossReason::Failed(_), Some(guard)) = (&reason, &self.guard) {
                     guard.note_failed(loss.unnoticed());
                 }
-                Some(StandingEvent::Ended(reason))
+                Some(AgreedLinkEvent::Ended(reason))
             }
         }
     }
 
     fn reason(&self, loss: &LinkLoss) -> IdleLossReason {
-        match (loss, self.heard) {
+        match (loss, self.received) {
             _ if self.revoked_by.is_some() => IdleLossReason::Failed(IdleLinkFailure::Revoked),
             (LinkLoss::Broken(how), _) => {
                 self.guard.iter().for_each(|guard| guard.counts().note_violation(how.clone()));
@@ -348,7 +348,9 @@ impl StandingLink {
             (LinkLoss::Closed, Some(FrameType::Drain)) => IdleLossReason::Drained,
             // A link that its other end lets go as soon as it stands has failed: another would fare alike. One
             // that this end has asked for is none of the other's doing.
-            (LinkLoss::Closed, Some(_)) if !self.has_asked && !self.has_carried && self.stood() < LIVED => {
+            (LinkLoss::Closed, Some(_))
+                if !self.has_asked && !self.has_carried && self.lifetime() < LIVED =>
+            {
                 IdleLossReason::Failed(IdleLinkFailure::LetGoAtOnce)
             }
             (LinkLoss::Closed, Some(_)) => IdleLossReason::Retired,
@@ -364,11 +366,11 @@ impl StandingLink {
         let ends = async {
             loop {
                 match self.next_event(std::future::pending()).await {
-                    StandingEvent::Opened(_, session) => {
+                    AgreedLinkEvent::Opened(_, session) => {
                         self.link.refuse_incoming(session, Refusal::OtherLink);
                     }
-                    StandingEvent::Leaves(_) | StandingEvent::HasRoom | StandingEvent::Offers(_) => {}
-                    StandingEvent::Ended(_) => return,
+                    AgreedLinkEvent::Leaves(_) | AgreedLinkEvent::HasRoom | AgreedLinkEvent::Offers(_) => {}
+                    AgreedLinkEvent::Ended(_) => return,
                 }
             }
         };

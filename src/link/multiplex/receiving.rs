@@ -43,14 +43,14 @@ thread_local! {
 
 impl MultiplexedLink {
     /// Reads what has come; whether anything has.
-    pub(super) fn poll_hear(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let (mut all, mut is_empty) = (0, false);
         while all < ROUND_BYTES && !is_empty {
             all += BUFFER.with_borrow_mut(|buffer| {
                 let mut buf = ReadBuf::new(buffer);
                 let filled = poll_fill(&mut self.stream, cx, &mut buf);
                 if !buf.filled().is_empty() {
-                    self.hear(buf.filled())?;
+                    self.receive(buf.filled())?;
                 }
                 match filled {
                     Poll::Pending => is_empty = true,
@@ -66,13 +66,13 @@ impl MultiplexedLink {
         Ok(all > 0)
     }
 
-    fn hear(&mut self, mut bytes: &[u8]) -> Result<(), LinkLoss> {
+    fn receive(&mut self, mut bytes: &[u8]) -> Result<(), LinkLoss> {
         self.liveness.note_heard();
-        while let Some(heard) = self.decoder.decode(&mut bytes)? {
+        while let Some(received) = self.decoder.decode(&mut bytes)? {
             self.whole_by = None;
-            match heard {
-                HeardPiece::Data { session, bytes } => self.hear_data(session, bytes)?,
-                HeardPiece::Frame { session, frame } => self.hear_frame(session, frame)?,
+            match received {
+                HeardPiece::Data { session, bytes } => self.receive_data(session, bytes)?,
+                HeardPiece::Frame { session, frame } => self.receive_frame(session, frame)?,
             }
         }
         match self.decoder.is_within_frame() {
@@ -82,8 +82,8 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    fn hear_data(&mut self, number: u32, bytes: &[u8]) -> Result<(), LinkLoss> {
-        let Some(entry) = self.table.hear_data(number, bytes.len())? else { return Ok(()) };
+    fn receive_data(&mut self, number: u32, bytes: &[u8]) -> Result<(), LinkLoss> {
+        let Some(entry) = self.table.receive_data(number, bytes.len())? else { return Ok(()) };
         let row = &mut entry.row;
         match row.receive(bytes) {
             Ok(0) => {}
@@ -101,22 +101,22 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    fn hear_frame(&mut self, number: u32, frame: LinkFrame) -> Result<(), LinkLoss> {
+    fn receive_frame(&mut self, number: u32, frame: LinkFrame) -> Result<(), LinkLoss> {
         let kind = frame.kind();
         let stage = self.stage.after(self.end.other(), kind);
         self.stage = stage.ok_or(PeerViolation::LinkState(kind, self.stage))?;
         match frame {
             LinkFrame::Open(request) => self.opened(number, request),
             LinkFrame::Credit(bytes) => {
-                if self.table.hear_credit(number, bytes)? {
+                if self.table.receive_credit(number, bytes)? {
                     self.line_up(number);
                 }
                 Ok(())
             }
             LinkFrame::Opened | LinkFrame::Refused(_) | LinkFrame::End | LinkFrame::Reset(_) => {
-                self.hear_of_session(number, &frame)
+                self.receive_session_frame(number, &frame)
             }
-            LinkFrame::Ping(token) => self.hear_ping(token),
+            LinkFrame::Ping(token) => self.receive_ping(token),
             LinkFrame::Pong(token) => {
                 if let Some(took) = self.liveness.note_pong(token, Instant::now()) {
                     self.events.push_back(OwnerEvent::RoundTrip(took));
@@ -143,8 +143,8 @@ impl MultiplexedLink {
         }
     }
 
-    fn hear_of_session(&mut self, number: u32, frame: &LinkFrame) -> Result<(), LinkLoss> {
-        let Some(entry) = self.table.hear(number, frame.kind())? else { return Ok(()) };
+    fn receive_session_frame(&mut self, number: u32, frame: &LinkFrame) -> Result<(), LinkLoss> {
+        let Some(entry) = self.table.receive(number, frame.kind())? else { return Ok(()) };
         let (stage, row) = (entry.channel.stage(), &mut entry.row);
         match frame {
             LinkFrame::Opened => {
@@ -176,13 +176,13 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    fn hear_ping(&mut self, token: [u8; 8]) -> Result<(), LinkLoss> {
+    fn receive_ping(&mut self, token: [u8; 8]) -> Result<(), LinkLoss> {
         if !self.liveness.note_ping(Instant::now()) {
             return Err(PeerViolation::TooMany("pings").into());
         }
         // An end that does not take what it is sent judges nobody, and needs no answer.
         if !self.outgoing.is_full() && !self.is_ending() {
-            self.say(LinkFrame::Pong(token), 0)?;
+            self.send(LinkFrame::Pong(token), 0)?;
         }
         Ok(())
     }

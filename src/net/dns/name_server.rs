@@ -17,8 +17,8 @@ use super::{DnsError, SERVER_ANSWER};
 const DATAGRAM_BYTES_MAX: u16 = 1232;
 
 /// The answer of one server, which knows the name or knows that there is none.
-pub(super) async fn ask(server: SocketAddr, query: &Query) -> Result<Message, DnsError> {
-    let asked = async {
+pub(super) async fn query_server(server: SocketAddr, query: &Query) -> Result<Message, DnsError> {
+    let requested = async {
         let message = exchange(server, query, Some(DATAGRAM_BYTES_MAX)).await?;
         match message.metadata.response_code {
             // It knows nothing of EDNS (RFC 6891, section 7).
@@ -26,7 +26,7 @@ pub(super) async fn ask(server: SocketAddr, query: &Query) -> Result<Message, Dn
             _ => Ok(message),
         }
     };
-    let message = timeout(SERVER_ANSWER, asked).await.unwrap_or(Err(DnsError::ServerLate(server)))?;
+    let message = timeout(SERVER_ANSWER, requested).await.unwrap_or(Err(DnsError::ServerLate(server)))?;
     match message.metadata.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain => Ok(message),
         code => Err(DnsError::Failed(server, code)),
@@ -34,29 +34,29 @@ pub(super) async fn ask(server: SocketAddr, query: &Query) -> Result<Message, Dn
 }
 
 async fn exchange(server: SocketAddr, query: &Query, payload: Option<u16>) -> Result<Message, DnsError> {
-    let mut asked = Message::query();
-    asked.metadata.recursion_desired = true;
-    asked.add_query(query.clone());
+    let mut requested = Message::query();
+    requested.metadata.recursion_desired = true;
+    requested.add_query(query.clone());
     if let Some(payload) = payload {
         let mut edns = Edns::new();
         edns.set_max_payload(payload);
-        asked.set_edns(edns);
+        requested.set_edns(edns);
     }
-    let bytes = asked.to_vec().map_err(|_| DnsError::BadName)?;
+    let bytes = requested.to_vec().map_err(|_| DnsError::BadName)?;
     let failed = |error| DnsError::Socket(server, error);
-    let message = ask_by_datagram(server, &asked, &bytes).await.map_err(failed)?;
+    let message = ask_by_datagram(server, &requested, &bytes).await.map_err(failed)?;
     if !message.metadata.truncation {
         return Ok(message);
     }
     let answered = ask_by_stream(server, &bytes).await.map_err(failed)?;
     let message = Message::from_vec(&answered).map_err(|why| DnsError::Garbled(server, why.to_string()))?;
-    match answers(&message, &asked) {
+    match answers(&message, &requested) {
         true => Ok(message),
         false => Err(DnsError::Garbled(server, "it answers something else".into())),
     }
 }
 
-async fn ask_by_datagram(server: SocketAddr, asked: &Message, bytes: &[u8]) -> io::Result<Message> {
+async fn ask_by_datagram(server: SocketAddr, requested: &Message, bytes: &[u8]) -> io::Result<Message> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.connect(&server.into())?;
@@ -67,7 +67,7 @@ async fn ask_by_datagram(server: SocketAddr, asked: &Message, bytes: &[u8]) -> i
         let count = socket.recv(&mut buffer).await?;
         // What is none of its answers may be a guess of somebody else's; the answer may still come.
         match Message::from_vec(&buffer[..count]) {
-            Ok(message) if answers(&message, asked) => return Ok(message),
+            Ok(message) if answers(&message, requested) => return Ok(message),
             Ok(_) | Err(_) => {}
         }
     }
@@ -84,10 +84,10 @@ async fn ask_by_stream(server: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> 
 }
 
 /// Whether it is the answer to that very question. A server that did not understand it need not repeat it.
-fn answers(message: &Message, asked: &Message) -> bool {
-    let is_repeated = message.queries == asked.queries;
+fn answers(message: &Message, requested: &Message) -> bool {
+    let is_repeated = message.queries == requested.queries;
     let is_unread = message.queries.is_empty() && message.metadata.response_code == ResponseCode::FormErr;
     message.metadata.message_type == MessageType::Response
-        && message.metadata.id == asked.metadata.id
+        && message.metadata.id == requested.metadata.id
         && (is_repeated || is_unread)
 }

@@ -65,8 +65,8 @@ mod tests {
         let (away, there) = ((0, None), (8, None));
         assert_eq!(found(&[]), [""; 0]);
         assert_eq!(found(&[away, there, there]), [""; 0], "it had only begun");
-        let told = ["links-were-away: no link took a session in 3 minutes of the last hour"];
-        assert_eq!(found(&[there, away, away, there, away, there]), told);
+        let reported = ["links-were-away: no link took a session in 3 minutes of the last hour"];
+        assert_eq!(found(&[there, away, away, there, away, there]), reported);
         assert_eq!(found(&[there, away, away]), [""; 0], "that they are away now is told by themselves");
     }
 
@@ -74,8 +74,8 @@ mod tests {
     fn long_waits_of_the_last_hour_are_told() {
         let waited = |ms| (8, Some(ms));
         assert_eq!(found(&[waited(20.0), waited(1500.0)]), [""; 0]);
-        let told = found(&[waited(2900.0), waited(20.0), waited(1500.0), (8, None)]);
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with("waits-were-long: ") && told[0].contains("2.9s"), "{told:?}");
+        let reported = found(&[waited(2900.0), waited(20.0), waited(1500.0), (8, None)]);
+        assert_eq!(reported.len(), 1, "{reported:?}");
+        assert!(reported[0].starts_with("waits-were-long: ") && reported[0].contains("2.9s"), "{reported:?}");
     }
 }
