@@ -49,7 +49,7 @@ pub enum RouteTable {
 /// The route of some server names of a port.
 #[derive(Debug, Clone)]
 pub struct SniRoute {
-    /// The names; none: any that mean no other door.
+    /// The names; none: any that mean no other route.
     pub sni: Vec<String>,
     pub handling: TlsHandling,
 }
@@ -240,7 +240,7 @@ pub async fn route_client(
     }
 }
 
-/// Lets a probe of our own through the TLS of its service's door; proxies and requests are none of its.
+/// Lets a probe of our own through the TLS of its service's route; proxies and requests are none of its.
 pub async fn route_probe(
     mut stream: TcpStream,
     client: SocketAddr,
@@ -400,7 +400,7 @@ pub fn origin_of(stream: &TcpStream) -> Box<ClientOrigin> {
     Box::new(ClientOrigin { destination, ..ClientOrigin::default() })
 }
 
-/// The very name comes before `*.` and its parent, and these before a door that takes any.
+/// The very name comes before `*.` and its parent, and these before a route that takes any.
 fn find_sni_route<'a>(routes: &'a [SniRoute], name: Option<&str>) -> Option<&'a SniRoute> {
     let has = |wanted: &str| routes.iter().find(|route| route.sni.iter().any(|name| name == wanted));
     let named = name.and_then(|name| {

@@ -188,7 +188,7 @@ pub async fn serve_probe(
     }
 }
 
-/// Serves a client that has come through one of the doors.
+/// Serves a client that has come in by one of the routes.
 async fn serve_client(
     stream: TcpStream,
     client: SocketAddr,

@@ -202,7 +202,7 @@ impl Engine {
         self.shared.sessions.logins.update(&auth);
         let faults = ServiceFaults::find(&self.profile, &edges, &auth);
         self.auth_files = auth;
-        // Clients that ask again and again are let go where their doors change.
+        // Clients that ask again and again are closed where their routes change.
         if changed.has_any_of(self.profile.edge_materials()) || faults != self.faults {
             self.apply_edge_tls(&edges);
             self.set_outer_tls(&edges);

@@ -50,7 +50,7 @@ impl LinkEndpoint {
     }
 }
 
-/// The doors of one port: one, or during a switch perhaps that of before and the new one.
+/// The endpoints of one port: one, or during a switch perhaps that of before and the new one.
 #[derive(Debug, Default)]
 pub struct LinkEndpoints(ArcSwap<Vec<LinkEndpoint>>);
 

@@ -5,8 +5,19 @@ use super::{module_of, sources};
 /// The command line and the screen: what their functions answer is shown to whoever has typed something.
 const MAY_ANSWER_WITH_WORDS: &[&str] = &["cli", "commands", "init", "tui"];
 /// What holds the words of an error, a notice or an answer, by its name.
-const WORDS: &[&str] =
-    &["error", "failure", "info", "message", "reason", "seen", "told", "what", "why", "words", "to_string()"];
+const WORDS: &[&str] = &[
+    "error",
+    "failure",
+    "info",
+    "message",
+    "reason",
+    "reported",
+    "seen",
+    "what",
+    "why",
+    "words",
+    "to_string()",
+];
 const SEARCHES: &[&str] = &["contains", "ends_with", "starts_with"];
 /// Files in which words are searched, and why.
 const MAY_SEARCH_WORDS: &[(&str, &str)] =

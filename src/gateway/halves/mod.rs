@@ -44,7 +44,7 @@ const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(500), maxi
 const RETRY_HURRIED: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
 
-/// Links of one address that may be greeted at once where they come in by a door: by such a port anybody may ask.
+/// Handshakes that one address may have open at once at an endpoint: by such a port anybody may ask.
 const ENDPOINT_HANDSHAKES_EACH: usize = 64;
 
 /// What the halves share with the rest of the engine.
@@ -105,7 +105,7 @@ struct OpenEndpoint {
 }
 
 impl LinkIngress {
-    /// A port is bound; a door waits for its port.
+    /// A port is bound; an endpoint waits for its port.
     fn prepare(address: &LinkAddress, bind: BindPolicy, found: &ResolvedNames) -> Result<Self, BindError> {
         let address = address.clone();
         if address.web_socket().is_some() {
@@ -121,7 +121,7 @@ impl LinkIngress {
         self.address().is_same_port(listen)
     }
 
-    /// Lets links in; where there is a door, as soon as its port is open.
+    /// Lets links in; at an endpoint as soon as its port is open.
     fn start(&mut self, reception: LinkReception, security: &LinkSecurity, tasks: &Tasks) {
         match self {
             Self::Port { listener, .. } => {
