@@ -203,7 +203,7 @@ pub struct AdmittedClient {
 pub enum RouteError {
     #[error("{EVICTED}")]
     Evicted,
-    #[error("its greeting was not complete within {}s", HANDSHAKE.as_secs())]
+    #[error("its handshake was not complete within {}s", HANDSHAKE.as_secs())]
     Timeout,
     #[error("it is none of the accept's proxies")]
     NotProxy,
@@ -220,7 +220,7 @@ pub enum RouteError {
     /// Of a port whose services are known by their requests, so that none is known yet.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("no door of its port speaks TLS")]
+    #[error("no route of its port ends TLS")]
     ProbeWithoutTls,
     #[error("the name it asks for means another service")]
     ProbeOfOther,

@@ -16,7 +16,7 @@ use super::source_network::source_network;
 
 /// What an evicted handshake is told.
 pub const EVICTED: &str =
-    "too many greetings at once, and of these this was the oldest of the address with the most";
+    "too many handshakes at once, and of these this was the oldest of the address with the most";
 
 /// The handshakes under way. One past the bound evicts the oldest of the address that has the most, so that a
 /// single address cannot keep the others out.

@@ -59,11 +59,11 @@ pub enum HandshakeError {
     Tls(TlsError),
     #[error(transparent)]
     Socks(SocksError),
-    #[error("its greeting was not complete within {}s", HANDSHAKE.as_secs())]
+    #[error("its handshake was not complete within {}s", HANDSHAKE.as_secs())]
     Late,
     #[error("socket: {0}")]
     Socket(io::Error),
-    #[error("greeting: {0}")]
+    #[error("handshake: {0}")]
     Hello(io::Error),
     #[error("the second reply did not come whole")]
     HalfAnnounced,

@@ -62,7 +62,7 @@ impl VerifyRun {
         let rest = match rest.is_empty() {
             true => "none listens".into(),
             false => format!(
-                "those that listen are no door inwards: {}",
+                "those that listen do not lead inside: {}",
                 join(rest.iter().map(|open| self.describe_owner(open)))
             ),
         };

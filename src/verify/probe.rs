@@ -227,7 +227,7 @@ async fn run_probe(
     if let Err(error) = &exchanged
         && is_unmet()
     {
-        let reason = format!("client port {port}: it was let in by no door: {error}");
+        let reason = format!("client port {port}: no route let it in: {error}");
         return Err(internal_failure(ProbeCause::ClientPort, reason));
     }
     let Ok(ended) = ended.await else { return Err(wordless_failure()) };

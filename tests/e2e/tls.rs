@@ -165,7 +165,7 @@ async fn half_a_client_hello_and_silence_end_within_the_deadline() {
     let silent = [0, 3, hello.len() / 2].map(|length| ended_after(at, &hello[..length]));
     let (froms, ()) = tokio::join!(futures_util::future::join_all(silent), good_link_is_carried(&place, at));
     for from in froms {
-        one_line_says(&gateway, from, "its greeting was not complete within 5s").await;
+        one_line_says(&gateway, from, "its handshake was not complete within 5s").await;
     }
 }
 

@@ -282,7 +282,7 @@ async fn check_begun_greeting() {
     };
     silent.say(&[]).await;
     tokio::join!(ends(silent), ends(half));
-    outside.gateway.until_told("its greeting was not complete within 5s").await;
+    outside.gateway.until_told("its handshake was not complete within 5s").await;
 }
 
 /// It answers pings, and never `open`: its client is told in the time that is promised, whenever

@@ -222,7 +222,7 @@ async fn strangers_at_the_path_cost_themselves_alone() {
         (b"\x81\x81\0\0\0\0a", "WebSocket: a text message, where all are binary"),
         (b"GET / HTTP/1.1\r\n\r\n", "WebSocket: a frame with a reserved bit"),
         (b"\x82\x85\0\0\0\0hello", "TLS: "),
-        (b"\x82\xff\0\0\0\0\0\x01\0\0\0\0\0\0\x16\x03", "its greeting was not complete within 5s"),
+        (b"\x82\xff\0\0\0\0\0\x01\0\0\0\0\0\0\x16\x03", "its handshake was not complete within 5s"),
     ] {
         let mut stranger = open_socket(dial(at).await, "/link").await;
         stranger.get_mut().write_all(wire).await.unwrap();
@@ -261,7 +261,7 @@ async fn upgrades_without_end_leave_room_for_services_and_peers() {
     let at = port.at();
     let dmz = place.start("dmz", &Outer::None.dmz(at, ""));
     let _flooding = flood(at, &Tasks::default()).await;
-    dmz.until_told("too many greetings at once").await;
+    dmz.until_told("too many handshakes at once").await;
     let internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
     until_healthy(&internal).await;
     let mut page = dial(at).await;

@@ -314,7 +314,7 @@ async fn bad_frames_cost_their_link_and_are_told() {
         (b"\x81\x81\0\0\0\0a", "WebSocket: a text message, where all are binary"),
         (b"GET / HTTP/1.1\r\n\r\n", "WebSocket: a frame with a reserved bit"),
         (b"\x82\x85\0\0\0\0hello", "TLS: "),
-        (b"\x82\xff\0\0\0\0\0\x01\0\0\0\0\0\0\x16\x03", "its greeting was not complete within 5s"),
+        (b"\x82\xff\0\0\0\0\0\x01\0\0\0\0\0\0\x16\x03", "its handshake was not complete within 5s"),
     ] {
         let mut link = foreign_dials(at, "/link").await;
         link.socket.get_mut().write_all(wire).await.unwrap();

@@ -187,7 +187,7 @@ async fn a_silent_greeting_ends_within_its_deadline_wherever_it_stops() {
         hear(&mut good, b"quick").await;
     };
     tokio::join!(futures_util::future::join_all(silent), others);
-    let late = |line: &&Notice| line.text.ends_with("its greeting was not complete within 5s");
+    let late = |line: &&Notice| line.text.ends_with("its handshake was not complete within 5s");
     gateway.until("a line for each", |snapshot| snapshot.notices.iter().filter(late).count() == 8).await;
 }
 

@@ -137,7 +137,7 @@ async fn silence_ends_within_the_deadline_wherever_it_begins() {
         let gateway = internal(&server, "echo://");
         let mut link = server.accept().await;
         assert_eq!(hear_reset_within(patience, &mut link).await, GREETING);
-        gateway.until_told("its greeting was not complete within 5s").await;
+        gateway.until_told("its handshake was not complete within 5s").await;
     };
     let answered_never = async {
         let server = Server::new().await;
@@ -145,7 +145,7 @@ async fn silence_ends_within_the_deadline_wherever_it_begins() {
         let mut link = server.accept().await;
         say(&mut link, &GREETED).await;
         hear_reset_within(patience, &mut link).await;
-        gateway.until_told("its greeting was not complete within 5s").await;
+        gateway.until_told("its handshake was not complete within 5s").await;
     };
     let announced_half = async {
         let server = Server::new().await;
