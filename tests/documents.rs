@@ -19,7 +19,14 @@ use regex::Regex;
 /// What a newcomer reads first stays short.
 const README_BYTES_MAX: usize = 9 * 1024;
 /// Pages that a newcomer meets, and how long a paragraph of theirs may be.
-const SHORT_PARAGRAPHS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "SECURITY.md", "docs/link-protocol.md"];
+const SHORT_PARAGRAPHS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "SECURITY.md",
+    "docs/link-protocol.md",
+    "docs/operate.md",
+    "docs/tutorial.md",
+];
 const PARAGRAPH_WORDS_MAX: usize = 60;
 /// The column of the map where its descriptions may begin.
 const MAP_DESCRIPTIONS: usize = 16;
