@@ -211,7 +211,8 @@ impl Ear {
                 let may = before.is_some_and(|stage| stage.after(self.end, kind).is_some());
                 let sent = self.table.send(self.last, kind);
                 assert_eq!(sent.is_ok(), may, "{kind} in {before:?}");
-                if sent == Ok(SessionStage::Closed) {
+                let after = self.table.entry(self.last).map(|entry| entry.channel.stage());
+                if sent.is_ok() && after == Some(SessionStage::Closed) {
                     self.table.close(self.last);
                 }
             }

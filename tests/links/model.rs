@@ -350,7 +350,8 @@ impl<'a> World<'a> {
         if number != 0 && kind != FrameType::Open {
             let before = side.table.entry(number).unwrap().channel.stage();
             self.tally.of_sessions.insert((false, before, side.end, kind));
-            let after = side.table.send(number, kind).unwrap();
+            side.table.send(number, kind).unwrap();
+            let after = side.table.entry(number).unwrap().channel.stage();
             self.note_stage(at, number, kind, after);
         }
     }

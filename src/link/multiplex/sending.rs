@@ -23,8 +23,8 @@ use crate::{
     net::stream::NetStream,
     proto::multiplex::{
         PeerViolation,
-        frame::{DATA_BYTES_MAX, FrameHead, FrameType, HEADER_BYTES, LinkFrame},
-        state::SessionStage,
+        frame::{DATA_BYTES_MAX, FrameType, HEADER_BYTES, LinkFrame},
+        state::FramePermit,
     },
 };
 
@@ -47,7 +47,7 @@ struct Batch {
 #[derive(Debug)]
 pub struct Outgoing {
     /// Frames that go before any session's turn.
-    pub control: Vec<u8>,
+    control: Vec<u8>,
     /// What the stream did not take of the last batch.
     unwritten: Vec<u8>,
     is_unflushed: bool,
@@ -98,6 +98,11 @@ impl Outgoing {
         };
         outgoing.follow_limit(stream);
         outgoing
+    }
+
+    /// Puts a frame in line.
+    pub fn push(&mut self, permit: FramePermit, frame: &LinkFrame) {
+        permit.push(frame, &mut self.control);
     }
 
     /// Whether anything has yet to go out.
@@ -285,9 +290,8 @@ impl MultiplexedLink {
 
     fn push_data(&mut self, number: u32, count: usize, batch: &mut Batch) -> Result<(), PeerViolation> {
         self.push_opened(number, batch)?;
-        self.table.send(number, FrameType::Data)?;
-        let header = FrameHead { kind: FrameType::Data, length: count, session: number };
-        batch.push(&header.bytes());
+        let permit = self.table.send(number, FrameType::Data)?;
+        batch.push(&permit.head(count));
         batch.filled += count;
         if let Some(entry) = self.table.entry(number) {
             entry.channel.send.spend(count);
@@ -301,9 +305,9 @@ impl MultiplexedLink {
             return Ok(());
         }
         entry.row.answered();
-        self.table.send(number, FrameType::Opened)?;
+        let permit = self.table.send(number, FrameType::Opened)?;
         self.events.push_back(OwnerEvent::Answered);
-        batch.push(&FrameHead { kind: FrameType::Opened, length: 0, session: number }.bytes());
+        batch.push(&permit.head(0));
         Ok(())
     }
 
@@ -313,9 +317,9 @@ impl MultiplexedLink {
         let end = self.end;
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         if !entry.channel.stage().has_ended(end) {
-            let stage = self.table.send(number, FrameType::End)?;
-            batch.push(&FrameHead { kind: FrameType::End, length: 0, session: number }.bytes());
-            if stage == SessionStage::Closed {
+            let permit = self.table.send(number, FrameType::End)?;
+            batch.push(&permit.head(0));
+            if self.is_closed(number) {
                 self.outgoing.finish_when_sent(number);
             }
         }

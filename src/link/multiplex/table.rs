@@ -12,7 +12,7 @@ use super::credit::{BeyondWindow, CreditOverflow, ReceiveWindow, SendCredit, Win
 use crate::proto::multiplex::{
     PeerViolation,
     frame::FrameType,
-    state::{LinkEnd, SessionStage},
+    state::{FramePermit, LinkEnd, SessionStage},
 };
 
 /// Frames beside `data` that may be on their way when a session is closed.
@@ -131,10 +131,9 @@ impl<R> SessionTable<R> {
     }
 
     /// This end sends a frame of a session; an error is a bug of ours, and nothing was sent.
-    pub fn send(&mut self, number: u32, kind: FrameType) -> Result<SessionStage, PeerViolation> {
-        let end = self.end;
+    pub fn send(&mut self, number: u32, kind: FrameType) -> Result<FramePermit, PeerViolation> {
         let entry = self.sessions.get_mut(&number).ok_or(PeerViolation::NeverOpened(number))?;
-        step(entry, end, number, kind).map(|entry| entry.channel.stage)
+        entry.channel.stage.permit(self.end, kind, number)
     }
 
     /// Takes a session out: this end has nothing more to say or hear of it.

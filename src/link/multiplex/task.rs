@@ -295,7 +295,8 @@ impl MultiplexedLink {
         self.timers.add(answer_by, number, TimerKind::Answer);
         self.watch_idle(&row, number, now);
         self.table.open(number, row)?;
-        LinkFrame::Open(Box::new(request)).push(&mut self.outgoing.control, number);
+        let permit = self.stage.permit_open(number)?;
+        self.outgoing.push(permit, &LinkFrame::Open(Box::new(request)));
         self.list(number);
         Ok(())
     }
@@ -346,14 +347,11 @@ impl MultiplexedLink {
 
     /// Puts a frame in line.
     pub(super) fn send(&mut self, frame: LinkFrame, number: u32) -> Result<(), LinkLoss> {
-        let kind = frame.kind();
-        if number != 0 {
-            self.table.send(number, kind)?;
-        }
-        let stage = self.stage.after(self.end, kind);
-        let violation = PeerViolation::LinkState(kind, self.stage);
-        self.stage = stage.ok_or(violation)?;
-        frame.push(&mut self.outgoing.control, number);
+        let permit = match number {
+            0 => self.stage.permit(self.end, frame.kind())?,
+            number => self.table.send(number, frame.kind())?,
+        };
+        self.outgoing.push(permit, &frame);
         Ok(())
     }
 

@@ -8,10 +8,63 @@
 //! Each end steps through them by what it sends and what it hears, in its own order; the tables hold
 //! for both, since they name who speaks and not who listens. What one end has closed, the other may
 //! still be speaking of: such frames are late, they mean nothing, and there may be only so many.
+//!
+//! What is sent needs a [`FramePermit`], which only a stage gives.
 
 use std::fmt;
 
-use super::frame::FrameType;
+use super::{
+    PeerViolation,
+    frame::{FrameHead, FrameType, HEADER_BYTES, LinkFrame},
+};
+
+/// Shows that a frame may be sent now: a stage gives it, and the frame takes it.
+///
+/// ```
+/// use portcullis::proto::multiplex::{frame::*, state::*};
+///
+/// let (mut stage, mut out) = (SessionStage::Opening, Vec::new());
+/// let permit: FramePermit = stage.permit(LinkEnd::Server, FrameType::Opened, 1).expect("it is asked for");
+/// permit.push(&LinkFrame::Opened, &mut out);
+/// assert!(stage.permit(LinkEnd::Server, FrameType::Opened, 1).is_err(), "it is answered once");
+/// ```
+///
+/// No other place can make one:
+///
+/// ```compile_fail,E0451
+/// use portcullis::proto::multiplex::{frame::*, state::*};
+///
+/// let permit: FramePermit = FramePermit { kind: FrameType::Opened, session: 1 };
+/// ```
+///
+/// It is good for one frame:
+///
+/// ```compile_fail,E0382
+/// use portcullis::proto::multiplex::{frame::*, state::*};
+///
+/// let (mut stage, mut out) = (SessionStage::Opening, Vec::new());
+/// let permit: FramePermit = stage.permit(LinkEnd::Server, FrameType::Opened, 1).expect("it is asked for");
+/// permit.push(&LinkFrame::Opened, &mut out);
+/// permit.push(&LinkFrame::Opened, &mut out);
+/// ```
+#[derive(Debug)]
+pub struct FramePermit {
+    kind: FrameType,
+    session: u32,
+}
+
+impl FramePermit {
+    /// The first bytes of the frame, whose body has so many.
+    pub fn head(self, length: usize) -> [u8; HEADER_BYTES] {
+        FrameHead { kind: self.kind, length, session: self.session }.bytes()
+    }
+
+    /// Appends the frame to what is to be sent.
+    pub fn push(self, frame: &LinkFrame, out: &mut Vec<u8>) {
+        debug_assert_eq!(frame.kind(), self.kind);
+        frame.push(out, self.session);
+    }
+}
 
 /// The two ends of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,6 +111,24 @@ impl LinkStage {
             (_, Opener, FrameType::Services) => return None,
             (stage, _, _) => stage,
         })
+    }
+
+    /// An end sends a frame about the link.
+    pub fn permit(&mut self, from: LinkEnd, kind: FrameType) -> Result<FramePermit, PeerViolation> {
+        if kind.is_about_session() {
+            return Err(PeerViolation::BadSession(kind, 0));
+        }
+        self.step(from, kind, 0)
+    }
+
+    /// The opener opens a session.
+    pub fn permit_open(&mut self, session: u32) -> Result<FramePermit, PeerViolation> {
+        self.step(LinkEnd::Opener, FrameType::Open, session)
+    }
+
+    fn step(&mut self, from: LinkEnd, kind: FrameType, session: u32) -> Result<FramePermit, PeerViolation> {
+        *self = self.after(from, kind).ok_or(PeerViolation::LinkState(kind, *self))?;
+        Ok(FramePermit { kind, session })
     }
 
     fn word(self) -> &'static str {
@@ -125,6 +196,17 @@ impl SessionStage {
             (Self::ServerEnded, Opener, FrameType::End) => Self::Closed,
             (Self::Carrying | Self::OpenerEnded | Self::ServerEnded, _, _) => return None,
         })
+    }
+
+    /// An end sends a frame of the session.
+    pub fn permit(
+        &mut self,
+        from: LinkEnd,
+        kind: FrameType,
+        session: u32,
+    ) -> Result<FramePermit, PeerViolation> {
+        *self = self.after(from, kind).ok_or(PeerViolation::SessionState(kind, session, *self))?;
+        Ok(FramePermit { kind, session })
     }
 
     /// Whether an end has said that no more of its bytes come.
