@@ -38,7 +38,33 @@ pub struct ProfileSource {
     pub pipes: PipePolicy,
 }
 
-/// A profile with the certificates of its links and edges, all checked.
+/// A profile with the certificates of its links and edges, all checked. A gateway starts with nothing less:
+///
+/// ```
+/// use portcullis::{gateway::Engine, profile::Problem, source::*};
+///
+/// async fn start(source: ProfileSource, chosen: ChosenProfile) -> Result<(), Vec<Problem>> {
+///     let loaded: LoadedProfile = source.load(&chosen, None)?;
+///     Engine::start(source, chosen, loaded).await;
+///     Ok(())
+/// }
+/// ```
+///
+/// ```compile_fail,E0308
+/// use portcullis::{gateway::Engine, profile::Profile, source::*};
+///
+/// async fn start(source: ProfileSource, chosen: ChosenProfile, profile: Profile) {
+///     Engine::start(source, chosen, profile).await;
+/// }
+/// ```
+///
+/// ```compile_fail,E0451
+/// use portcullis::{profile::Profile, source::LoadedProfile};
+///
+/// fn with_its_certificates(profile: Profile, of_another: LoadedProfile) -> LoadedProfile {
+///     LoadedProfile { profile, ..of_another }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct LoadedProfile {
     pub profile: Profile,
@@ -51,6 +77,8 @@ pub struct LoadedProfile {
     pub files: CertificateFiles,
     /// When the certificates end.
     pub certificates: Vec<CertificateExpiry>,
+    /// Nothing outside of this module makes one.
+    _checked: (),
 }
 
 impl ProfileSource {
@@ -182,7 +210,7 @@ impl OpenedMaterials {
         let has_outer_fault = outer_accepts.chain(outer_connects).next().is_some();
         match (dmz, internal) {
             (Ok(dmz), Ok(internal)) if !has_outer_fault => {
-                Ok(LoadedProfile { profile, dmz, internal, edges, auth, files, certificates })
+                Ok(LoadedProfile { profile, dmz, internal, edges, auth, files, certificates, _checked: () })
             }
             (dmz, internal) => {
                 let of_links = [dmz.err(), internal.err()].into_iter().flatten().flatten();

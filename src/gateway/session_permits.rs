@@ -36,9 +36,48 @@ use crate::{
     },
 };
 
-/// What a session that may be served holds until it ends.
+/// What a session that may be served holds until it ends. Who relays shows it:
+///
+/// ```
+/// use portcullis::{
+///     gateway::{relay::*, session_permits::SessionPermits},
+///     net::stream::NetStream,
+///     telemetry::registry::SessionCounters,
+/// };
+///
+/// async fn carry(places: &SessionPermits, client: &mut NetStream, backend: &mut NetStream) -> RelayOutcome {
+///     let (links, counters) = (LinkSides { downstream: false, upstream: false }, SessionCounters::default());
+///     relay(places, client, backend, Vec::new(), links, &counters, None).await
+/// }
+/// ```
+///
+/// Without it there is no relay:
+///
+/// ```compile_fail,E0061
+/// use portcullis::{gateway::relay::*, net::stream::NetStream, telemetry::registry::SessionCounters};
+///
+/// async fn carry(client: &mut NetStream, backend: &mut NetStream) -> RelayOutcome {
+///     let (links, counters) = (LinkSides { downstream: false, upstream: false }, SessionCounters::default());
+///     relay(client, backend, Vec::new(), links, &counters, None).await
+/// }
+/// ```
+///
+/// Nobody makes one without asking, and one is no session's but its own:
+///
+/// ```compile_fail,E0599
+/// use portcullis::gateway::session_permits::SessionPermits;
+///
+/// let places = SessionPermits::default();
+/// ```
+///
+/// ```compile_fail,E0277
+/// use portcullis::gateway::session_permits::SessionPermits;
+///
+/// fn is_shared<T: Clone>() {}
+/// is_shared::<SessionPermits>();
+/// ```
 #[derive(Debug)]
-pub(super) struct SessionPermits {
+pub struct SessionPermits {
     _client: ClientPermit,
     _peer: Option<Box<UsagePlace<Arc<str>>>>,
     _service: SessionPermit,

@@ -235,6 +235,7 @@ impl Engine {
             auth,
             files,
             certificates,
+            ..
         } = loaded;
         self.certificate_reload = CertificateReload::new(files);
         self.share_descriptors(&profile);

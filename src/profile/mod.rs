@@ -125,6 +125,24 @@ pub enum Half {
 }
 
 /// What one gateway should be, resolved for one mode.
+///
+/// ```
+/// use portcullis::profile::{Mode, Profile, ProfileOverrides, parse};
+///
+/// let text = "{ mode: direct, dmz: { services: { echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } } } }";
+/// let profile: Profile = parse(text, "echo.yaml".as_ref(), &ProfileOverrides::default()).expect("it is right");
+/// assert_eq!(profile.mode, Mode::Direct);
+/// ```
+///
+/// Without a look at the whole of it there is none:
+///
+/// ```compile_fail,E0451
+/// use portcullis::profile::{Mode, Profile};
+///
+/// fn in_another_mode(profile: Profile) -> Profile {
+///     Profile { mode: Mode::Direct, ..profile }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     pub name: String,
@@ -151,6 +169,8 @@ pub struct Profile {
     pub confine: ConfinePolicy,
     /// The name servers that we ask ourselves; empty: those of the system.
     pub resolver: Vec<SocketAddr>,
+    /// Nothing outside of this module makes one.
+    _checked: (),
 }
 
 /// Whether the kernel refuses a gateway what it never does.

@@ -107,6 +107,7 @@ fn resolve(
             audit: raw.audit,
             confine: raw.confine,
             resolver: raw.resolver,
+            _checked: (),
         })
     });
     if let Some(profile) = &mut profile {

@@ -42,6 +42,39 @@ use crate::profile::{Half, Mode};
 /// Version of the form of [`Snapshot`], told in the admin socket's hello.
 pub const VERSION: u32 = 1;
 
+/// What it is made of can be compared, sent and read again:
+///
+/// ```
+/// use portcullis::telemetry::snapshot::Snapshot;
+///
+/// #[derive(PartialEq, serde::Serialize, serde::Deserialize)]
+/// struct SnapshotWithMore {
+///     snapshot: Snapshot,
+///     started: String,
+/// }
+/// ```
+///
+/// So nothing fits in that is alive:
+///
+/// ```compile_fail,E0277
+/// use portcullis::{gateway::handle::GatewayHandle, telemetry::snapshot::Snapshot};
+///
+/// #[derive(PartialEq, serde::Serialize, serde::Deserialize)]
+/// struct SnapshotWithMore {
+///     snapshot: Snapshot,
+///     gateway: GatewayHandle,
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// use portcullis::telemetry::snapshot::Snapshot;
+///
+/// #[derive(PartialEq, serde::Serialize, serde::Deserialize)]
+/// struct SnapshotWithMore {
+///     snapshot: Snapshot,
+///     started: std::time::Instant,
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     pub version: String,
