@@ -8,6 +8,7 @@ use super::{
     halves::ResizeOutcome,
     handle::{Command, CommandAnswer, PendingCommand},
     plan::{SwitchPlan, problem_lines},
+    snapshot_builder::SessionRows,
 };
 use crate::{
     profile::ServiceName,
@@ -23,7 +24,7 @@ impl Engine {
             return asker.answer(CommandAnswer::Refused(why.into()));
         }
         let answer = match command {
-            Command::Status => CommandAnswer::Status(Arc::new(self.snapshot(true))),
+            Command::Status => CommandAnswer::Status(Arc::new(self.snapshot(SessionRows::Listed))),
             Command::Drain { service } => self.drain(service.as_deref(), &asker.by),
             Command::Dismiss { peer } => self.dismiss(&peer),
             Command::Kill { session } => self.kill(&session),

@@ -19,18 +19,29 @@ pub(super) struct SocketWatch {
     bytes: u64,
     /// Since when no byte has moved.
     still_since: Instant,
-    busy: bool,
-    pub(super) awake: bool,
+    pace: WatchPace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WatchPace {
+    /// Something moves, or is on the way.
+    Busy,
+    /// Nothing does, which is to have an end.
+    Quiet,
+    Asleep,
 }
 
 impl SocketWatch {
     pub(super) fn new(bytes: u64, idle: Option<Duration>) -> Self {
-        Self { idle, bytes, still_since: Instant::now(), busy: true, awake: true }
+        Self { idle, bytes, still_since: Instant::now(), pace: WatchPace::Busy }
     }
 
     /// When the next check is due.
     pub(super) fn next_check(&self, now: Instant) -> Instant {
-        let pause = if self.busy { LOOK } else { REST };
+        let pause = match self.pace {
+            WatchPace::Busy => LOOK,
+            WatchPace::Quiet | WatchPace::Asleep => REST,
+        };
         let at = match self.idle {
             Some(idle) => (now + pause.min(idle / 4)).min(self.still_since + idle),
             None => now + pause,
@@ -40,10 +51,15 @@ impl SocketWatch {
 
     /// Whether a sleeping watch has a reason to wake up.
     pub(super) fn has_reason_to_wake(&mut self, bytes: u64, held: bool) -> bool {
-        let wakes = !(self.busy && self.awake) && (held || bytes != self.bytes);
-        self.busy |= wakes;
-        self.awake |= wakes;
+        let wakes = self.pace != WatchPace::Busy && (held || bytes != self.bytes);
+        if wakes {
+            self.pace = WatchPace::Busy;
+        }
         wakes
+    }
+
+    pub(super) fn is_awake(&self) -> bool {
+        self.pace != WatchPace::Asleep
     }
 
     /// Records the result of a check; true when nothing has moved for the service's `idle`.
@@ -53,8 +69,11 @@ impl SocketWatch {
             self.bytes = bytes;
             self.still_since = Instant::now();
         }
-        self.busy = moved || owed;
-        self.awake = self.busy || self.idle.is_some();
+        self.pace = match self.idle {
+            _ if moved || owed => WatchPace::Busy,
+            Some(_) => WatchPace::Quiet,
+            None => WatchPace::Asleep,
+        };
         self.idle.is_some_and(|idle| self.still_since.elapsed() >= idle)
     }
 }
@@ -66,10 +85,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watch_sleeps_while_nothing_is_on_the_way() {
         let mut watch = SocketWatch::new(0, None);
-        assert!(!watch.check(5, false) && watch.awake, "bytes have moved");
-        assert!(!watch.check(5, true) && watch.awake, "some are not acknowledged");
-        assert!(!watch.check(5, false) && !watch.awake, "nothing is on the way");
-        assert!(!watch.has_reason_to_wake(5, false) && watch.has_reason_to_wake(6, false) && watch.awake);
+        assert!(!watch.check(5, false) && watch.is_awake(), "bytes have moved");
+        assert!(!watch.check(5, true) && watch.is_awake(), "some are not acknowledged");
+        assert!(!watch.check(5, false) && !watch.is_awake(), "nothing is on the way");
+        assert!(
+            !watch.has_reason_to_wake(5, false) && watch.has_reason_to_wake(6, false) && watch.is_awake()
+        );
     }
 
     #[tokio::test(start_paused = true)]

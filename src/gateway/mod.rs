@@ -66,7 +66,7 @@ use self::{
     service_faults::ServiceFaults,
     service_manager::ServiceManager,
     session::SessionContext,
-    snapshot_builder::TrafficHistory,
+    snapshot_builder::{SessionRows, TrafficHistory},
     state::EngineState,
     switch::RetiringParts,
 };
@@ -335,11 +335,14 @@ impl Engine {
     }
 
     fn publish(&mut self) {
-        let with_rows = self.feed.is_watched();
-        if with_rows {
+        let sessions = match self.feed.is_watched() {
+            true => SessionRows::Listed,
+            false => SessionRows::LeftOut,
+        };
+        if sessions == SessionRows::Listed {
             self.shared.sessions.registry.tick();
         }
-        let mut snapshot = self.judged_snapshot(with_rows);
+        let mut snapshot = self.judged_snapshot(sessions);
         self.follow_readiness(&snapshot);
         self.recent.hold_states(&snapshot.pools, snapshot.uptime_seconds);
         if self.is_judged() {

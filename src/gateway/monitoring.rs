@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Engine, audit::CommandAudit, handle::CommandAnswer, plan::HalfChange};
+use super::{
+    Engine, audit::CommandAudit, handle::CommandAnswer, plan::HalfChange, snapshot_builder::SessionRows,
+};
 use crate::{
     monitor::{MonitorPort, MonitoredGateway},
     net::{listen::BindError, resolved_names::ResolvedNames},
@@ -67,7 +69,7 @@ impl Engine {
 
     /// Written beside the engine, which has other things to do.
     pub(super) fn tell_metrics(&self, format: MetricsFormat, asker: CommandAudit) {
-        let snapshot = Arc::new(self.snapshot(false));
+        let snapshot = Arc::new(self.snapshot(SessionRows::LeftOut));
         let write = move || metrics::render(snapshot, format);
         self.read_for_operator(write, move |_, written| {
             asker.answer(match written {

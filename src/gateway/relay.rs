@@ -182,7 +182,7 @@ impl Relay<'_> {
         if self.watch.has_reason_to_wake(self.counters.bytes(), held) {
             next_check.as_mut().reset(self.watch.next_check(Instant::now()));
         }
-        while self.watch.awake && next_check.as_mut().poll(cx).is_ready() {
+        while self.watch.is_awake() && next_check.as_mut().poll(cx).is_ready() {
             let is_owed = self.check_sockets()?;
             if self.watch.check(self.counters.bytes(), held || is_owed) {
                 return Poll::Ready(Ok(RelayOutcome::Idle));

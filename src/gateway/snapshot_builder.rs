@@ -24,6 +24,13 @@ use crate::{
     tls::{expiry::CertificateExpiry, revocation::ListExpiry},
 };
 
+/// Whether a snapshot has the rows of sessions, which only those who look at it need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SessionRows {
+    Listed,
+    LeftOut,
+}
+
 /// Samples of traffic kept: two minutes, one a second.
 const TRAFFIC_SAMPLES: usize = 120;
 
@@ -87,24 +94,25 @@ impl Engine {
     }
 
     /// The whole snapshot, with its health verdict.
-    pub(super) fn snapshot(&self, with_rows: bool) -> Snapshot {
-        let mut snapshot = self.judged_snapshot(with_rows);
+    pub(super) fn snapshot(&self, sessions: SessionRows) -> Snapshot {
+        let mut snapshot = self.judged_snapshot(sessions);
         self.alert_tracker.set_times(&mut snapshot);
         snapshot
     }
 
     /// The same, with alerts that do not consider earlier snapshots.
-    pub(super) fn judged_snapshot(&self, with_rows: bool) -> Snapshot {
+    pub(super) fn judged_snapshot(&self, sessions: SessionRows) -> Snapshot {
         let now = SystemTime::now();
-        let mut snapshot = self.snapshot_rows(with_rows, now);
+        let mut snapshot = self.snapshot_rows(sessions, now);
         health::judge_snapshot(&mut snapshot, now);
         snapshot.readiness = Some(self.readiness(&snapshot));
         snapshot
     }
 
     /// Builds session rows only if somebody will read them.
-    fn snapshot_rows(&self, with_rows: bool, now: SystemTime) -> Snapshot {
+    fn snapshot_rows(&self, sessions: SessionRows, now: SystemTime) -> Snapshot {
         let registry = &self.shared.sessions.registry;
+        let with_rows = sessions == SessionRows::Listed;
         let (sessions, sessions_left_out) =
             if with_rows { registry.rows() } else { (Vec::new(), registry.open_count()) };
         let (failures, failures_left_out) = if with_rows { registry.failures() } else { Default::default() };

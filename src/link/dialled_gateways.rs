@@ -15,11 +15,11 @@ use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    gateway_entry::{DialledState, GatewayEntry, GatewaysBehind},
+    gateway_entry::{GatewayEntry, GatewaysBehind},
     keeper::{KeeperContext, KeeperTarget, LinkKeeper},
     name_notices::report_news,
     shares::ShareRule,
-    target_rules::StandbyRule,
+    target_rules::{DialProgress, StandbyRule},
 };
 use crate::{
     net::dns::{
@@ -121,13 +121,15 @@ impl<D: GatewayDialler> DialledGateways<D> {
         let Some(wanted) = table.wanted else { return };
         let (before, now) = (self.dialled.load_full(), Instant::now());
         let known = |gateway: &LinkAddress| before.iter().find(|of| of.keeper().gateway() == gateway);
-        let state_of = |gateway: &LinkAddress| match known(gateway) {
-            Some(of) => DialledState { is_dialled: true, is_linked: of.keeper().is_linked() },
-            None => DialledState::default(),
+        let progress_of = |gateway: &LinkAddress| match known(gateway) {
+            Some(of) if of.keeper().is_linked() => DialProgress::Linked,
+            Some(_) => DialProgress::Dialled,
+            None => DialProgress::NotDialled,
         };
         // Two names may have the same address, or one of them an address that is written beside it.
         let mut seen = HashSet::new();
-        let chosen = table.entries.iter_mut().flat_map(|entry| entry.choose(wanted.prepared, state_of, now));
+        let chosen =
+            table.entries.iter_mut().flat_map(|entry| entry.choose(wanted.prepared, progress_of, now));
         let chosen: Vec<_> = chosen.filter(|(gateway, _)| seen.insert(gateway.to_string())).collect();
         let dialler = |(gateway, prepared): (LinkAddress, usize)| {
             let wanted = KeeperTarget { prepared, ..wanted };

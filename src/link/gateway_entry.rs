@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
-use super::target_rules::{StandbyRule, TargetState, share_links};
+use super::target_rules::{DialProgress, StandbyRule, TargetState, share_links};
 use crate::{
     net::dns::service_rules::TargetRank,
     profile::{HostPort, LinkAddress},
@@ -32,13 +32,6 @@ pub(super) struct RankedGateway {
     pub rank: TargetRank,
 }
 
-/// How a gateway is doing that may be dialled already.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct DialledState {
-    pub is_dialled: bool,
-    pub is_linked: bool,
-}
-
 impl GatewayEntry {
     pub fn new(written: &LinkAddress, gateways_behind: GatewaysBehind, follows: Option<DropGuard>) -> Self {
         Self { written: written.clone(), gateways_behind, unanswered: None, follows }
@@ -61,16 +54,16 @@ impl GatewayEntry {
     pub fn choose(
         &mut self,
         prepared: usize,
-        state_of: impl Fn(&LinkAddress) -> DialledState,
+        progress_of: impl Fn(&LinkAddress) -> DialProgress,
         now: Instant,
     ) -> Vec<(LinkAddress, usize)> {
         let (targets, rule) = match &mut self.gateways_behind {
             GatewaysBehind::All(all) => return all.iter().map(|of| (of.clone(), prepared)).collect(),
             GatewaysBehind::Ranked { targets, rule } => (targets, rule),
         };
-        let state = |target: &RankedGateway| {
-            let DialledState { is_dialled, is_linked } = state_of(&target.address);
-            TargetState { rank: target.rank, is_dialled, is_linked }
+        let state = |target: &RankedGateway| TargetState {
+            rank: target.rank,
+            progress: progress_of(&target.address),
         };
         let states: Vec<_> = targets.iter().map(state).collect();
         let Some(last) = rule.last_priority(&states, now) else { return Vec::new() };

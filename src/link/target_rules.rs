@@ -17,9 +17,16 @@ pub const LINKLESS: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy)]
 pub struct TargetState {
     pub rank: TargetRank,
-    pub is_dialled: bool,
+    pub progress: DialProgress,
+}
+
+/// How far it is with a gateway that may be dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DialProgress {
+    NotDialled,
+    Dialled,
     /// It has a link that has proven to be good.
-    pub is_linked: bool,
+    Linked,
 }
 
 /// Since when nobody is reached.
@@ -35,12 +42,12 @@ impl StandbyRule {
             targets.iter().filter(move |target| is_meant(target)).map(|target| target.rank.priority)
         };
         let first = of(|_| true).min()?;
-        if let Some(linked) = of(|target| target.is_linked).min() {
+        if let Some(linked) = of(|target| target.progress == DialProgress::Linked).min() {
             self.linkless_since = None;
             return Some(linked);
         }
         // Whoever is dialled goes on being so, whatever number it has now.
-        let last = of(|target| target.is_dialled).max().unwrap_or(first);
+        let last = of(|target| target.progress >= DialProgress::Dialled).max().unwrap_or(first);
         let since = *self.linkless_since.get_or_insert(now);
         let next = of(|_| true).filter(|priority| *priority > last).min();
         match next {
@@ -124,19 +131,18 @@ mod tests {
         fn new(priorities: &[u16]) -> Self {
             let state = |priority: &u16| TargetState {
                 rank: TargetRank { priority: *priority, weight: 0 },
-                is_dialled: false,
-                is_linked: false,
+                progress: DialProgress::NotDialled,
             };
             Self { rule: StandbyRule::default(), states: priorities.iter().map(state).collect() }
         }
 
         fn link(&mut self, at: usize) {
-            assert!(self.states[at].is_dialled, "{at}");
-            self.states[at].is_linked = true;
+            assert_ne!(self.states[at].progress, DialProgress::NotDialled, "{at}");
+            self.states[at].progress = DialProgress::Linked;
         }
 
         fn lose(&mut self, at: usize) {
-            self.states[at].is_linked = false;
+            self.states[at].progress = DialProgress::Dialled;
         }
 
         /// The numbers of those that are dialled so much later.
@@ -144,10 +150,13 @@ mod tests {
             tokio::time::advance(Duration::from_millis(milliseconds)).await;
             let last = self.rule.last_priority(&self.states, Instant::now());
             for state in &mut self.states {
-                state.is_dialled = last.is_some_and(|last| state.rank.priority <= last);
-                state.is_linked &= state.is_dialled;
+                state.progress = match last.is_some_and(|last| state.rank.priority <= last) {
+                    true => state.progress.max(DialProgress::Dialled),
+                    false => DialProgress::NotDialled,
+                };
             }
-            (0..self.states.len()).filter(|at| self.states[*at].is_dialled).collect()
+            let is_dialled = |at: &usize| self.states[*at].progress != DialProgress::NotDialled;
+            (0..self.states.len()).filter(is_dialled).collect()
         }
     }
 

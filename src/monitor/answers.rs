@@ -26,8 +26,16 @@ impl MonitorAnswer {
         Self { status, content_type: TEXT, body: body.into() }
     }
 
-    fn lines(is_well: bool, lines: Vec<String>) -> Self {
-        let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    /// All is well.
+    fn well(lines: Vec<String>) -> Self {
+        Self::lines(StatusCode::OK, lines)
+    }
+
+    fn unwell(lines: Vec<String>) -> Self {
+        Self::lines(StatusCode::SERVICE_UNAVAILABLE, lines)
+    }
+
+    fn lines(status: StatusCode, lines: Vec<String>) -> Self {
         Self::new(status, lines.into_iter().map(|line| line + "\n").collect::<String>())
     }
 }
@@ -56,8 +64,8 @@ fn answer_at(
     let stalled =
         stalled.map(|time| format!("the gateway hangs: its engine has not turned for {}s", time.as_secs()));
     match (uri.path(), stalled) {
-        ("/livez", None) => MonitorAnswer::lines(true, vec!["alive".into()]),
-        ("/livez" | "/readyz", Some(why)) => MonitorAnswer::lines(false, vec![why]),
+        ("/livez", None) => MonitorAnswer::well(vec!["alive".into()]),
+        ("/livez" | "/readyz", Some(why)) => MonitorAnswer::unwell(vec![why]),
         ("/readyz", None) => answer_ready(&watched.snapshots.borrow(), requested_demand(uri)),
         ("/metrics", _) => answer_metrics(watched, accepted_format(accepted)),
         (path, stalled) => match path.strip_prefix("/readyz/") {
@@ -105,11 +113,13 @@ fn requested_demand(uri: &Uri) -> ReadinessDemand {
 
 fn answer_ready(snapshot: &Snapshot, demand: ReadinessDemand) -> MonitorAnswer {
     let Some(readiness) = &snapshot.readiness else {
-        return MonitorAnswer::lines(false, vec!["the gateway is starting".into()]);
+        return MonitorAnswer::unwell(vec!["the gateway is starting".into()]);
     };
-    let is_ready = readiness.meets(demand);
-    let word = if is_ready { "ready" } else { "not ready" };
-    MonitorAnswer::lines(is_ready, [vec![word.to_owned()], readiness.unmet(demand)].concat())
+    let lines = |word: &str| [vec![word.to_owned()], readiness.unmet(demand)].concat();
+    match readiness.meets(demand) {
+        true => MonitorAnswer::well(lines("ready")),
+        false => MonitorAnswer::unwell(lines("not ready")),
+    }
 }
 
 fn answer_service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> MonitorAnswer {
@@ -117,10 +127,10 @@ fn answer_service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> M
         return MonitorAnswer::new(StatusCode::NOT_FOUND, "there is no such service\n");
     }
     if let Some(why) = stalled {
-        return MonitorAnswer::lines(false, vec![why]);
+        return MonitorAnswer::unwell(vec![why]);
     }
     if readiness::is_service_ready(snapshot, name) {
-        return MonitorAnswer::lines(true, vec!["ready".into()]);
+        return MonitorAnswer::well(vec!["ready".into()]);
     }
     let rows = snapshot.services.iter().filter(|row| row.name == name);
     let mut reasons: Vec<_> = rows.filter_map(readiness::unready_reason).collect();
@@ -128,7 +138,7 @@ fn answer_service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> M
         reasons.extend(snapshot.readiness.iter().flat_map(|readiness| readiness.reasons.clone()));
     }
     reasons.dedup();
-    MonitorAnswer::lines(false, [vec!["not ready".to_owned()], reasons].concat())
+    MonitorAnswer::unwell([vec!["not ready".to_owned()], reasons].concat())
 }
 
 #[cfg(test)]

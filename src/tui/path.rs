@@ -24,6 +24,13 @@ use crate::{
     tui::fleet,
 };
 
+/// To the part beside: with the bytes of a client, or against them; in the history, with time or back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SideStep {
+    Left,
+    Right,
+}
+
 /// The stages that bytes of a client go through, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -175,16 +182,16 @@ impl ShieldPath {
     }
 
     /// The part of the next stage, or of the one before, that this one leads to; else the first of that stage.
-    pub fn beside(&self, at: usize, is_next: bool) -> Option<usize> {
+    pub fn beside(&self, at: usize, step: SideStep) -> Option<usize> {
         let part = self.parts.get(at)?;
-        let led = self.leads.iter().find_map(|&(from, to)| match is_next {
-            true => (from == at).then_some(to),
-            false => (to == at).then_some(from),
+        let led = self.leads.iter().find_map(|&(from, to)| match step {
+            SideStep::Right => (from == at).then_some(to),
+            SideStep::Left => (to == at).then_some(from),
         });
         let mut stages = self.parts.iter().map(|other| other.stage);
-        let stage = match is_next {
-            true => stages.find(|&stage| stage > part.stage),
-            false => stages.rfind(|&stage| stage < part.stage),
+        let stage = match step {
+            SideStep::Right => stages.find(|&stage| stage > part.stage),
+            SideStep::Left => stages.rfind(|&stage| stage < part.stage),
         };
         led.or_else(|| self.parts.iter().position(|other| Some(other.stage) == stage))
     }

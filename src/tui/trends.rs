@@ -11,6 +11,7 @@ use crate::{
     },
     tui::{
         app::{App, Freshness},
+        path::SideStep,
         screen::Screen,
         source::Attachment,
     },
@@ -129,22 +130,25 @@ impl App {
     }
 
     /// Moves the cursor back in time, or on until it is gone: then the newest is told again.
-    pub(super) fn move_history_cursor(&mut self, is_on: bool, parts: u64) {
+    pub(super) fn move_history_cursor(&mut self, step: SideStep, parts: u64) {
         let Some(now) = self.trends.reports.values().flatten().map(|taken| taken.report.now).max() else {
             return;
         };
         let span = self.trends.span.seconds();
         let by = span / CURSOR_PARTS * parts;
         let at = self.trends.cursor.unwrap_or(now);
-        let at = if is_on { at.saturating_add(by) } else { at.saturating_sub(by) };
+        let at = match step {
+            SideStep::Right => at.saturating_add(by),
+            SideStep::Left => at.saturating_sub(by),
+        };
         self.trends.cursor = (at < now).then_some(at.max(now.saturating_sub(span)));
     }
 
     /// To the part beside, or to another time.
-    pub(super) fn move_sideways(&mut self, is_on: bool) {
+    pub(super) fn move_sideways(&mut self, step: SideStep) {
         match self.screen() {
-            Screen::History => self.move_history_cursor(is_on, 1),
-            _ => self.select_part_beside(is_on),
+            Screen::History => self.move_history_cursor(step, 1),
+            _ => self.select_part_beside(step),
         }
     }
 

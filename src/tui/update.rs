@@ -23,6 +23,7 @@ use crate::{
         keys::Action,
         lists, lockdown,
         order::SortColumn,
+        path::SideStep,
         screen::Screen,
         source::Attachment,
         theme::Theme,
@@ -41,8 +42,8 @@ impl App {
             Action::Show(screen) => return self.show(screen),
             Action::NextScreen => return self.show(self.screen_beside(1)),
             Action::PreviousScreen => return self.show(self.screen_beside(-1)),
-            Action::Left => self.move_sideways(false),
-            Action::Right => self.move_sideways(true),
+            Action::Left => self.move_sideways(SideStep::Left),
+            Action::Right => self.move_sideways(SideStep::Right),
             Action::Only => self.set_scope(None),
             Action::LastScreen => return self.show_last_screen(),
             Action::Longer | Action::Shorter if self.screen == Screen::History => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{PartRows, PathPart, PathStage, ShieldPath};
+use super::{PartRows, PathPart, PathStage, ShieldPath, SideStep};
 use crate::{
     telemetry::snapshot::Snapshot,
     tui::{
@@ -14,10 +14,10 @@ use crate::{
 
 impl App {
     /// Selects what the part under the cursor leads to, or what leads to it; without one, the first.
-    pub(in crate::tui) fn select_part_beside(&mut self, is_next: bool) {
+    pub(in crate::tui) fn select_part_beside(&mut self, step: SideStep) {
         let path = ShieldPath::of(self.snapshot());
         let beside = match self.selected_line() {
-            Some(at) => path.beside(at, is_next).unwrap_or(at),
+            Some(at) => path.beside(at, step).unwrap_or(at),
             None => 0,
         };
         self.move_selection(|_, _| beside);
