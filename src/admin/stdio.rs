@@ -131,7 +131,9 @@ enum LookRefusal {
 fn judge(request: &[u8]) -> Result<AdminRequest, LookRefusal> {
     match AdminRequest::parse(request)? {
         AdminRequest::Command(command) if command.changes_gateway() => Err(LookRefusal::ReadOnly),
-        request => Ok(request),
+        request @ (AdminRequest::Watch | AdminRequest::WatchEvery(_) | AdminRequest::Command(_)) => {
+            Ok(request)
+        }
     }
 }
 

@@ -71,7 +71,9 @@ pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
 fn describe_absence(row: &GatewayRow) -> String {
     match row.reach {
         GatewayReach::Silent => "is silent: it is connected, and no picture comes".into(),
-        _ => format!("can not be reached: {}", row.why.as_deref().unwrap_or("it does not answer")),
+        GatewayReach::Reached | GatewayReach::Calling | GatewayReach::Unreachable => {
+            format!("can not be reached: {}", row.why.as_deref().unwrap_or("it does not answer"))
+        }
     }
 }
 

@@ -233,7 +233,7 @@ fn check_socket(side: &NetStream, link: Option<&mut DeliveryWatch>) -> io::Resul
     }
     match link.map_or(DeliveryState::All, |delivery| delivery.check(socket)) {
         DeliveryState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
-        delivered => Ok(delivered),
+        delivered @ (DeliveryState::All | DeliveryState::NotYet) => Ok(delivered),
     }
 }
 

@@ -122,7 +122,12 @@ impl Engine {
     pub(super) fn take_switch(&mut self) -> Option<PendingSwitch> {
         match mem::replace(&mut self.state, EngineState::Serving) {
             EngineState::Switching(switch) => Some(*switch),
-            other => {
+            other @ (EngineState::Starting
+            | EngineState::Serving
+            | EngineState::Loading
+            | EngineState::Verifying
+            | EngineState::Stopping(_)
+            | EngineState::Stopped(_)) => {
                 self.state = other;
                 None
             }
@@ -139,7 +144,12 @@ impl Engine {
     pub(super) fn mark_stopped(&mut self) {
         self.state = match mem::replace(&mut self.state, EngineState::Serving) {
             EngineState::Stopping(stop) => EngineState::Stopped(stop),
-            other => other,
+            other @ (EngineState::Starting
+            | EngineState::Serving
+            | EngineState::Loading
+            | EngineState::Switching(_)
+            | EngineState::Verifying
+            | EngineState::Stopped(_)) => other,
         };
     }
 

@@ -75,7 +75,14 @@ impl RequestChecker {
                     if *length == 0 {
                         self.state = match self.state {
                             CheckerState::Chunk(_) => CheckerState::ChunkEnd(b'\r'),
-                            _ => CheckerState::FirstLine,
+                            CheckerState::FirstLine
+                            | CheckerState::Head
+                            | CheckerState::Body(_)
+                            | CheckerState::ChunkSize
+                            | CheckerState::ChunkEnd(_)
+                            | CheckerState::Trailers
+                            | CheckerState::Undecided
+                            | CheckerState::Done => CheckerState::FirstLine,
                         };
                     }
                     count
@@ -175,7 +182,12 @@ impl RequestChecker {
                 size => CheckerState::Chunk(size),
             },
             CheckerState::Trailers if line.is_empty() => CheckerState::FirstLine,
-            step => step,
+            step @ (CheckerState::Body(_)
+            | CheckerState::Chunk(_)
+            | CheckerState::ChunkEnd(_)
+            | CheckerState::Trailers
+            | CheckerState::Undecided
+            | CheckerState::Done) => step,
         };
         Ok(())
     }

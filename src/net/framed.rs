@@ -259,7 +259,10 @@ impl FramedSocket {
             Some(WebSocketEnd::Closed(code)) => {
                 self.state = match self.state {
                     CloseState::WeClosed => CloseState::BothClosed,
-                    _ => CloseState::TheyClosed(code),
+                    CloseState::Open
+                    | CloseState::TheyClosed(_)
+                    | CloseState::BothClosed
+                    | CloseState::Broken => CloseState::TheyClosed(code),
                 };
                 if self.state == CloseState::BothClosed {
                     // An end of TLS and of TCP; whether it is heard is the other end's affair.
@@ -396,7 +399,9 @@ impl AsyncWrite for FramedSocket {
         ready!(this.poll_control(cx))?;
         match this.state {
             CloseState::BothClosed => Pin::new(&mut this.stream).poll_shutdown(cx),
-            _ => Poll::Ready(Ok(())),
+            CloseState::Open | CloseState::WeClosed | CloseState::TheyClosed(_) | CloseState::Broken => {
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

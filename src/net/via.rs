@@ -82,7 +82,18 @@ impl ViaError {
     pub fn exhausted(&self) -> Option<ExhaustedResource> {
         match &self.failure {
             ViaFailure::Dial(error) => error.exhausted(),
-            _ => None,
+            ViaFailure::Late
+            | ViaFailure::Closed
+            | ViaFailure::Io(_)
+            | ViaFailure::NoLogin(_)
+            | ViaFailure::BadLogin(_)
+            | ViaFailure::OtherLogin(_)
+            | ViaFailure::Refused { .. }
+            | ViaFailure::Unreachable { .. }
+            | ViaFailure::Page(_)
+            | ViaFailure::OtherProtocol { .. }
+            | ViaFailure::LongHead
+            | ViaFailure::LongName => None,
         }
     }
 }

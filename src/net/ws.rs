@@ -456,7 +456,11 @@ impl AsyncWrite for WebSocket {
         ready!(this.poll_flushed(cx))?;
         match this.step {
             WebSocketState::BothClosed => Pin::new(&mut this.stream).poll_shutdown(cx),
-            _ => Poll::Ready(Ok(())),
+            WebSocketState::Open
+            | WebSocketState::WeClosed
+            | WebSocketState::TheyClosed(_)
+            | WebSocketState::Failing(_)
+            | WebSocketState::Failed => Poll::Ready(Ok(())),
         }
     }
 }

@@ -224,7 +224,7 @@ mod tests {
             YamlValue::Text(text) => text.clone(),
             YamlValue::Integer(number) => number.to_string(),
             YamlValue::Null => "null".to_owned(),
-            other => format!("{other:?}"),
+            other @ (YamlValue::Bool(_) | YamlValue::Float(_)) => format!("{other:?}"),
         }
     }
 

@@ -68,7 +68,10 @@ impl fmt::Display for LinkAddress {
         };
         match self.gateways {
             GatewaysOfName::Service => write!(out, "{SRV}{scheme}://{}{path}", self.at.host),
-            _ => write!(out, "{scheme}://{}{path}", self.at),
+            GatewaysOfName::Any
+            | GatewaysOfName::Each
+            | GatewaysOfName::One(_)
+            | GatewaysOfName::Target(_) => write!(out, "{scheme}://{}{path}", self.at),
         }
     }
 }
@@ -166,7 +169,10 @@ impl LinkAddress {
         let path = path.unwrap_or_default();
         match self.gateways {
             GatewaysOfName::Service => format!("{}{path}", self.at.host),
-            _ => format!("{}{path}", self.at),
+            GatewaysOfName::Any
+            | GatewaysOfName::Each
+            | GatewaysOfName::One(_)
+            | GatewaysOfName::Target(_) => format!("{}{path}", self.at),
         }
     }
 
@@ -222,7 +228,7 @@ impl OuterOptions {
     pub fn read(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> ReadValue<Self> {
         match ReadValue::read(link.take(&keys::OUTER), |field| Self::read_map(&field, problems)) {
             ReadValue::Absent => ReadValue::Good(Self::default()),
-            read => read,
+            read @ (ReadValue::Bad | ReadValue::Good(_)) => read,
         }
     }
 

@@ -137,7 +137,7 @@ impl RecordingPlayer {
         self.state = match self.state {
             _ if self.place == self.last() => PlayerState::Ended,
             PlayerState::Ended => PlayerState::Paused,
-            other => other,
+            other @ (PlayerState::Playing | PlayerState::Paused) => other,
         };
     }
 

@@ -85,7 +85,12 @@ impl LogKind {
     fn by(self) -> char {
         match self {
             Self::SessionEnded(who) => who.letter(),
-            _ => '-',
+            Self::ProbeEnded
+            | Self::UnknownService
+            | Self::ClientRejected
+            | Self::LinkRejected
+            | Self::LinkChanged
+            | Self::RequestFailed => '-',
         }
     }
 }

@@ -112,7 +112,14 @@ impl ChainFault {
                 format!("its certificate comes from another CA than {ca}: {self}; {advice}")
             }
             Self::ListExpired { .. } => format!("{self}; {advice}"),
-            _ => format!("its {self}; {advice}"),
+            Self::IssuerNoCa { .. }
+            | Self::NameExcluded { .. }
+            | Self::Algorithm { .. }
+            | Self::Version { .. }
+            | Self::IsAuthority { .. }
+            | Self::Expired { .. }
+            | Self::NotYet { .. }
+            | Self::Revoked { .. } => format!("its {self}; {advice}"),
         }
     }
 

@@ -115,7 +115,14 @@ impl Confirmation {
     pub fn next(self, checks: &[CheckRow]) -> Result<Command, Self> {
         match self {
             Self::Switch(plan) if plan.reverses() && !is_proven(checks, &plan) => Err(Self::Unproven(plan)),
-            question => Ok(question.command()),
+            question @ (Self::Close { .. }
+            | Self::CloseAll { .. }
+            | Self::Drain { .. }
+            | Self::Lockdown { .. }
+            | Self::Unlock { .. }
+            | Self::Switch(_)
+            | Self::Unproven(_)
+            | Self::Stop { .. }) => Ok(question.command()),
         }
     }
 

@@ -165,7 +165,9 @@ impl ListState {
             Screen::Failures => failures(snapshot).iter().position(|row| failure_key(row) == key),
             Screen::Gateways => snapshot.gateways.iter().position(|row| &*row.name == key),
             Screen::Path => ShieldPath::of(snapshot).parts.iter().position(|part| part.path_key() == key),
-            _ => lines.into_iter().find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key)),
+            Screen::Overview | Screen::Sessions | Screen::Profiles | Screen::Doctor | Screen::History => {
+                lines.into_iter().find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key))
+            }
         }
     }
 }

@@ -72,7 +72,9 @@ fn summary_text(ended: ScreenEnd, app: &App) -> String {
 fn health_word(app: &App) -> String {
     let health = match app.latest().phase {
         GatewayPhase::Stopped => "stopped",
-        _ => app.latest().health.map_or("health unknown", Health::word),
+        GatewayPhase::Starting | GatewayPhase::Running | GatewayPhase::Draining => {
+            app.latest().health.map_or("health unknown", Health::word)
+        }
     };
     match app.lost_reason() {
         Some(why) => format!("lost ({why}); before that {health}"),

@@ -168,7 +168,7 @@ impl VerifyRun {
             Mode::Direct => {
                 "this gateway runs in mode direct, where there is no link; stop it to walk with halves of its own".into()
             }
-            running => {
+            running @ (Mode::Forward | Mode::Reverse) => {
                 let [running, wanted] = [running, mode].map(Mode::word);
                 format!("this gateway runs in mode {running}, and its profile can not go in mode {wanted}")
             }

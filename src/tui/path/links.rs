@@ -56,7 +56,9 @@ fn link_part(key: &str, pools: &[&PoolRow]) -> PathPart {
     let name = match level {
         Severity::Lost if open_links == 0 => "none".into(),
         _ if target > 0 => format!("{} of {} ready", format::amount(ready), format::amount(target)),
-        _ => format!("{} up", format::amount(open_links)),
+        Severity::Fine | Severity::Short | Severity::Starved | Severity::Lost => {
+            format!("{} up", format::amount(open_links))
+        }
     };
     let reported =
         |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", format::amount(number)));

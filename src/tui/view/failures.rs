@@ -56,7 +56,13 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let is_shown = |column: &TableColumn<FailureColumn>| match column.kind {
         FailureColumn::Gateway => app.is_fleet(),
         FailureColumn::Half => has_halves,
-        _ => true,
+        FailureColumn::Count
+        | FailureColumn::End
+        | FailureColumn::Service
+        | FailureColumn::Last
+        | FailureColumn::First
+        | FailureColumn::Client
+        | FailureColumn::Reason => true,
     };
     let mut columns: Vec<_> = COLUMNS.into_iter().filter(is_shown).collect();
     if area.width < NARROW {

@@ -71,7 +71,11 @@ fn wrapped(lines: Vec<HelpLine>, names: u16, cells: u16) -> Vec<HelpLine> {
 fn keys_page(app: &App) -> Vec<HelpLine> {
     let (below, title) = match app.context_below() {
         KeyContext::Detail(screen) => (KeyContext::Detail(screen), "In this detail"),
-        below => (below, "On this screen"),
+        below @ (KeyContext::Screen(_)
+        | KeyContext::Help
+        | KeyContext::Typing
+        | KeyContext::AskQuit
+        | KeyContext::Ask) => (below, "On this screen"),
     };
     let sections = [
         (below, title),

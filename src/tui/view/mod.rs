@@ -232,7 +232,9 @@ fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
     let is_question = matches!(app.overlay(), Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. });
     let has_room = match app.overlay() {
         Overlay::Help { .. } => area.height >= SMALL_HELP,
-        _ => confirmation::lines(app, area) + 2 <= usize::from(area.height),
+        Overlay::Nothing | Overlay::Typing(_) | Overlay::AskQuit | Overlay::Ask(_) => {
+            confirmation::lines(app, area) + 2 <= usize::from(area.height)
+        }
     };
     match (is_question, app.status_message()) {
         (true, _) if has_room => draw_over(app, area, buffer),

@@ -56,7 +56,11 @@ fn detail_text(app: &App, path: &ShieldPath, area: Rect) -> Option<(String, Styl
     let state = if part.state.is_empty() { String::new() } else { format!("{}, ", part.state) };
     let name = match part.stage {
         PathStage::Clients => part.name.clone(),
-        stage => format!("{} {}", stage.title(), part.name),
+        stage @ (PathStage::Services
+        | PathStage::DmzGateways
+        | PathStage::Links
+        | PathStage::InternalGateways
+        | PathStage::Backends) => format!("{} {}", stage.title(), part.name),
     };
     let text = format!("{name}: {state}{facts}");
     Some((app.addresses().text(&text), alert::style(&app.style, part.severity)))
@@ -245,7 +249,7 @@ fn state_style(app: &App, part: &PathPart) -> Style {
 fn severity_style(app: &App, severity: Severity) -> Style {
     match severity {
         Severity::Fine => app.style.theme.good,
-        worse => alert::style(&app.style, worse),
+        worse @ (Severity::Short | Severity::Starved | Severity::Lost) => alert::style(&app.style, worse),
     }
 }
 

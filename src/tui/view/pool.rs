@@ -313,7 +313,7 @@ fn state_style(screen_style: &ScreenStyle, row: &PoolRow) -> Style {
     match severity(row) {
         _ if row.standby => screen_style.theme.faint,
         Severity::Fine => screen_style.theme.good,
-        worse => alert::style(screen_style, worse),
+        worse @ (Severity::Short | Severity::Starved | Severity::Lost) => alert::style(screen_style, worse),
     }
 }
 
