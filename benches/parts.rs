@@ -7,19 +7,20 @@
 
 use std::{env, hint::black_box, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use criterion::Criterion;
 use portcullis::{
     certs,
     link::{
         HANDSHAKE, Peer, agreement,
-        handshake::{
-            DialledStream, EstablishedLink, GrantDecision, HelloRole, OfferDecision, exchange_hello,
-        },
+        grants::{GrantRule, ServiceGrants},
+        handshake::{DialledStream, EstablishedLink, HelloRole, exchange_hello},
         multiplex::{
             credit::{LINK_BUDGET_BYTES, WindowBudget},
             handle::{LocalSide, SessionHandle},
             table::SessionTable,
         },
+        offered_services::{OfferedService, OfferedServices},
         pool::Pool,
         server::LinkServer,
         shares::{GatewayShares, ShareRule},
@@ -32,7 +33,6 @@ use portcullis::{
         PROTOCOL_NAME,
         decoder::{FrameReader, HeardPiece},
         frame::{CutCause, FrameHead, FrameType, LinkFrame},
-        hello::{OfferState, OpenerHello, ServerHello, ServiceOffer},
         open::OpenRequest,
         state::LinkEnd,
     },
@@ -161,16 +161,14 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
     let tasks = Tasks::default();
     let (opener, server) = linked().await;
     let ((client, near), (far, backend)) = (connected().await, connected().await);
-    let far = std::sync::Mutex::new(Some(far));
+    let mut far = Some(far);
     let (tell, mut reported) = mpsc::channel(1);
-    let opened =
-        Arc::new(move |_: &Peer, _, session: portcullis::link::multiplex::handle::IncomingSession| {
-            let (far, tell) = (far.lock().unwrap().take().unwrap(), tell.clone());
-            let attaching = async move { tell.send(session.attach(side(far).into()).await).await.unwrap() };
-            Box::pin(attaching) as futures_util::future::BoxFuture<'static, ()>
-        });
-    let serving = LinkServer::new(tasks.clone(), opened, Arc::new(|_| Vec::new()), Arc::new(|_, _, _| ()));
-    serving.serve_link(server.link);
+    let mut served = LinkServer::new(offered()).serve(server.link);
+    tasks.spawn("server", async move {
+        while let Ok((_, session)) = served.next_session().await {
+            tell.send(session.attach(side(far.take().unwrap()).into()).await).await.unwrap();
+        }
+    });
     let handle = opener.link.handle().clone();
     let mut link = opener.link;
     tasks.spawn("opener", async move {
@@ -183,7 +181,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
     let outer = handle.open(open(), side(near).into()).await.unwrap();
     let inner = reported.recv().await.unwrap();
     // The link is kept for as long as anybody may open sessions on it.
-    std::mem::forget((handle, serving));
+    std::mem::forget(handle);
     (client, backend, [outer, inner])
 }
 
@@ -293,35 +291,35 @@ async fn linked() -> (EstablishedLink, EstablishedLink) {
     let (listener, at) = listener().await.unwrap();
     let (dialled, accepted) = tokio::join!(dial(at), listener.accept());
     let peer = Peer { name: Some("peer".into()), address: "127.0.0.1".into(), instance: None };
-    let (opens, serves) =
-        (HelloRole::Opens(Arc::new(|_, _| granted())), HelloRole::Serves(Arc::new(|_| offer())));
+    let (opens, serves) = (HelloRole::Opens(grants()), HelloRole::Serves(offered()));
     let reached = |stream| DialledStream {
         stream: NetStream::Tcp(stream),
         peer: peer.clone(),
         by: Instant::now() + HANDSHAKE,
     };
     let (opener, server) = tokio::join!(
-        exchange_hello(reached(accepted.unwrap().0), &opens, CancellationToken::new()),
-        exchange_hello(reached(dialled), &serves, CancellationToken::new()),
+        exchange_hello(reached(accepted.unwrap().0), &opens, 0, CancellationToken::new()),
+        exchange_hello(reached(dialled), &serves, 1, CancellationToken::new()),
     );
     (opener.unwrap(), server.unwrap())
 }
 
-fn offer() -> OfferDecision {
-    let (name, carries) = (service(), Carries::Bytes);
-    let hello = ServerHello {
-        about: agreement::about(),
-        links_kept: 1,
-        links_max: 4,
+fn offered() -> Arc<ArcSwap<OfferedServices>> {
+    let offered = OfferedServices {
+        services: vec![OfferedService { name: service(), peers: None, carries: Carries::Bytes }],
+        maximum: 4,
         sessions_per_link: 256,
-        services: vec![ServiceOffer { name, carries, state: OfferState::Open }],
+        retire: HOUR,
+        ..OfferedServices::default()
     };
-    OfferDecision { hello, retire: HOUR }
+    Arc::new(ArcSwap::from_pointee(offered))
 }
 
-fn granted() -> GrantDecision {
-    let hello = OpenerHello { about: agreement::about(), links_max: 4, granted: vec![service()] };
-    GrantDecision { hello, mismatches: Vec::new(), retire: HOUR }
+fn grants() -> Arc<ServiceGrants> {
+    let grants = ServiceGrants::new(GatewayShares::new(4, ShareRule::Divided(1)));
+    grants.set_policy([(service(), GrantRule { peers: None, carries: Carries::Bytes })].into());
+    grants.set_retire(HOUR);
+    grants
 }
 
 fn open() -> OpenRequest {

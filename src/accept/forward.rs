@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{ServeSession, SessionReply, SessionRequest};
+use super::{ServeSession, SessionReply, SessionRequest, served_links::serve_link};
 use crate::{
     admission::{clients::ClientAdmission, handshakes::HandshakePermit},
     link::{
@@ -235,10 +235,10 @@ pub fn reception(
     links: Arc<GatewayShares>,
     serve: ServeSession,
 ) -> LinkReception {
-    let notices = context.notices.clone();
+    let (notices, tasks) = (context.notices.clone(), context.tasks.clone());
     let handshake_done = move |handshake_done, permit: HandshakePermit| {
         let (visitors, server, links) = (visitors.clone(), server.clone(), links.clone());
-        let (serve, notices) = (serve.clone(), notices.clone());
+        let (serve, notices, tasks) = (serve.clone(), notices.clone(), tasks.clone());
         async move {
             match handshake_done {
                 HandshakeOutcome::Seen(peer) => drop(visitors.note_peer(&peer, None)),
@@ -252,7 +252,11 @@ pub fn reception(
                         return link.close_gracefully(FrameType::Retire).await;
                     };
                     link.set_guard(LinkGuard::ready(&counts, Some(place)));
-                    server.serve_link(link);
+                    let (peer, served) = (link.peer().clone(), server.serve(link));
+                    tasks.clone().spawn("link", async move {
+                        let lost = serve_link(served, serve, tasks).await;
+                        visitors.record_loss(&peer, &lost.why);
+                    });
                 }
                 HandshakeOutcome::SocksRequested(requested) => {
                     let counts = visitors.note_peer(&requested.peer, Some(socks5::PROTOCOL_NAME));

@@ -12,6 +12,7 @@ mod request_auth;
 mod request_routing;
 pub mod reverse;
 pub mod routes;
+mod served_links;
 pub mod tcp;
 mod teardown;
 mod upgrade;

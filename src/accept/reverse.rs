@@ -3,125 +3,32 @@
 //! A link of our own waits for a session of any service, as [`LinkServer`] does. A SOCKS5 link is parked by BIND
 //! for one service and carries one session. It is replaced when its session starts, not when that ends.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{Arc, Weak},
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::{FutureExt, future::BoxFuture};
 use socks5_proto::Address;
+use tokio::sync::mpsc;
 
-use super::{ServeSession, SessionReply, SessionRequest};
+use super::{ServeSession, SessionReply, SessionRequest, served_links::serve_link};
 use crate::{
     admission::clients::ClientAdmission,
     link::{
-        Peer, agreement,
+        Peer,
         dial_state::DialFailure,
         dialled_gateways::GatewayDialler,
         failure::{IdleLinkFailure, LinkFailure},
-        handshake::{
-            self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms, HelloRole, OfferDecision,
-        },
-        keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
+        handshake::{self, DialledStream, EstablishedLink, HandshakeError},
+        keeper::{KeeperContext, KeeperEvent, KeeperTarget, LinkKeeper, SocksLink},
         link_guard::LinkGuard,
-        lockdown::Lockdown,
-        server::{CurrentOffer, IdleLossReason, LinkServer},
+        offered_services::OfferedServices,
+        server::{IdleLossReason, LinkLost, LinkServer},
         session_side::SessionSide,
     },
     net::{stream::NetStream, tcp},
-    profile::{Carries, Half, LinkAddress, ServiceName},
-    proto::{
-        multiplex::hello::{OfferState, ServerHello, ServiceOffer},
-        socks5::SocksError,
-    },
+    profile::{Half, LinkAddress, ServiceName},
+    proto::socks5::SocksError,
+    tasks::Tasks,
 };
-
-/// A service of an internal half.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OfferedService {
-    pub name: ServiceName,
-    /// Which gateways may use it; `None`: all of the link's peers.
-    pub peers: Option<Vec<String>>,
-    pub carries: Carries,
-}
-
-/// What an internal half offers over its links, as its profile says now.
-#[derive(Debug, Clone)]
-pub struct OfferedServices {
-    pub services: Vec<OfferedService>,
-    /// The state of those that are not open.
-    pub states: BTreeMap<ServiceName, OfferState>,
-    /// Those that take no new sessions: nothing is parked for them, and `open` is refused.
-    pub drained: Vec<ServiceName>,
-    /// What is locked, for some gateways or for all.
-    pub lockdown: Lockdown,
-    pub prepared: usize,
-    pub maximum: usize,
-    pub sessions_per_link: usize,
-    pub retire: Duration,
-}
-
-impl OfferedServices {
-    /// What a DMZ gateway is told, and may use.
-    pub fn offer_for(&self, peer: &Peer) -> OfferDecision {
-        self.offer_of_links(peer, self.prepared)
-    }
-
-    /// The same by a half that keeps so many links there.
-    fn offer_of_links(&self, peer: &Peer, prepared: usize) -> OfferDecision {
-        let bounded = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
-        let hello = ServerHello {
-            about: agreement::about(),
-            links_kept: bounded(prepared),
-            links_max: bounded(self.maximum),
-            sessions_per_link: bounded(self.sessions_per_link),
-            services: self.services_for(peer),
-        };
-        OfferDecision { hello, retire: self.retire }
-    }
-
-    /// Whether links that were opened under `before` can go on: what `hello` alone says is the same, and each service
-    /// carries what it did.
-    pub fn has_terms_of(&self, before: &Self) -> bool {
-        let carries_the_same = |service: &OfferedService| {
-            let was = before.services.iter().find(|was| was.name == service.name);
-            was.is_none_or(|was| was.carries == service.carries)
-        };
-        (self.prepared, self.sessions_per_link) == (before.prepared, before.sessions_per_link)
-            && self.services.iter().all(carries_the_same)
-    }
-
-    /// What a DMZ gateway may use, and whether it can be used now.
-    pub fn services_for(&self, peer: &Peer) -> Vec<ServiceOffer> {
-        let allowed = self.services.iter().filter(|service| peer.is_among(service.peers.as_deref()));
-        let offer = |service: &OfferedService| ServiceOffer {
-            name: service.name.clone(),
-            carries: service.carries,
-            state: match self.lockdown.locks_session(Some(&peer.label()), &service.name) {
-                true => OfferState::Locked,
-                false => self.state(&service.name),
-            },
-        };
-        allowed.map(offer).collect()
-    }
-
-    fn state(&self, service: &ServiceName) -> OfferState {
-        self.states.get(service).copied().unwrap_or(OfferState::Open)
-    }
-
-    /// The services that SOCKS5 links are parked for. A service whose backends are down keeps its links: it may be
-    /// back in a moment, and over SOCKS5 a client hears of it as of any backend that does not answer.
-    fn parked_services(&self) -> Vec<ServiceName> {
-        let names = self.services.iter().map(|service| &service.name);
-        let is_parked = |name: &&ServiceName| {
-            matches!(self.state(name), OfferState::Open | OfferState::Down) && !self.drained.contains(name)
-        };
-        names.filter(is_parked).cloned().collect()
-    }
-}
 
 /// The links to one DMZ gateway.
 pub struct ReverseDialler {
@@ -129,36 +36,13 @@ pub struct ReverseDialler {
     server: Arc<LinkServer>,
 }
 
-struct ReverseUse {
-    keeper: Weak<LinkKeeper>,
-    offering: Arc<ArcSwap<OfferedServices>>,
-    server: Arc<LinkServer>,
-    serve: ServeSession,
+/// What the diallers of one half share.
+pub struct ReverseSessions {
+    pub offered: Arc<ArcSwap<OfferedServices>>,
+    pub serve: ServeSession,
 }
 
 impl ReverseDialler {
-    /// Starts to keep links there.
-    pub fn start(
-        gateway: LinkAddress,
-        wanted: KeeperTarget,
-        offering: Arc<ArcSwap<OfferedServices>>,
-        shared: KeeperContext,
-        serve: ServeSession,
-    ) -> Self {
-        let (tasks, lockdown) = (shared.tasks.clone(), shared.lockdown.clone());
-        let mut made = None;
-        let keeper = LinkKeeper::start(gateway, wanted, shared, |keeper| {
-            let opened = session_opened(serve.clone());
-            let offer = current_offer(offering.clone());
-            let lost = idle_link_lost(keeper.clone());
-            let server = LinkServer::with_lockdown(lockdown, tasks, opened, offer, lost);
-            made = Some(server.clone());
-            Arc::new(ReverseUse { keeper, offering, server, serve })
-        });
-        let server = made.expect("the closure above has run");
-        Self { keeper, server }
-    }
-
     /// Replaces the links that stand: what was told or shown on them does not hold any more.
     pub fn retire_links(&self) {
         self.server.generation().advance();
@@ -172,6 +56,28 @@ impl ReverseDialler {
 }
 
 impl GatewayDialler for ReverseDialler {
+    type Shared = ReverseSessions;
+
+    fn start(
+        gateway: LinkAddress,
+        wanted: KeeperTarget,
+        keepers: &KeeperContext,
+        shared: &ReverseSessions,
+    ) -> Self {
+        let ReverseSessions { offered, serve } = shared;
+        let server = LinkServer::new(offered.clone());
+        let (keeper, events) = LinkKeeper::start(gateway, wanted, keepers.clone(), server.terms());
+        let links = DialledLinks {
+            keeper: keeper.clone(),
+            server: server.clone(),
+            offered: offered.clone(),
+            serve: serve.clone(),
+            tasks: keepers.tasks.clone(),
+        };
+        keepers.tasks.spawn("dialled links", links.take(events));
+        Self { keeper, server }
+    }
+
     fn keeper(&self) -> &Arc<LinkKeeper> {
         &self.keeper
     }
@@ -192,107 +98,85 @@ impl GatewayDialler for ReverseDialler {
     }
 }
 
-fn session_opened(serve: ServeSession) -> crate::link::server::SessionOpened {
-    Arc::new(move |peer, open, session| serve(SessionRequest::from_open(peer, *open, session)))
-}
-
-/// What each peer is offered at the moment.
-pub fn current_offer(offering: Arc<ArcSwap<OfferedServices>>) -> CurrentOffer {
-    Arc::new(move |peer| offering.load().services_for(peer))
-}
-
-fn idle_link_lost(keeper: Weak<LinkKeeper>) -> crate::link::server::IdleLinkLost {
-    Arc::new(move |_, lifetime, loss| {
-        if let Some(keeper) = keeper.upgrade() {
-            keeper.note_lost(None, lifetime, loss);
-        }
-    })
-}
-
-impl LinkUse for ReverseUse {
-    fn terms(&self) -> HandshakeTerms {
-        let (keeper, offering) = (self.keeper.clone(), self.offering.clone());
-        // Of the targets of one name, each gets its share of what is prepared.
-        let prepared = move || Some(keeper.upgrade()?.wanted().prepared);
-        let hello_role = HelloRole::Serves(Arc::new(move |peer| match prepared() {
-            Some(prepared) => offering.load().offer_of_links(peer, prepared),
-            None => offering.load().offer_for(peer),
-        }));
-        HandshakeTerms { role: hello_role, generation: self.server.generation().clone() }
-    }
-
-    fn note_hello(&self, _: &EstablishedLink) {}
-
-    fn take_link(&self, _: &LinkKeeper, linked: EstablishedLink) {
-        self.server.serve_link(linked.link);
-    }
-
-    fn parked_services(&self) -> Vec<ServiceName> {
-        self.offering.load().parked_services()
-    }
-
-    fn run_socks_link(&self, keeper: Arc<LinkKeeper>, dialled: SocksLink) -> BoxFuture<'static, ()> {
-        let (offering, serve) = (self.offering.clone(), self.serve.clone());
-        async move {
-            // Asked for first: a change after the next line cancels it.
-            let retired = keeper.retired_token(dialled.service.as_ref());
-            let offering = offering.load_full();
-            if dialled.service.as_ref().is_some_and(|service| !offering.parked_services().contains(service)) {
-                return;
-            }
-            retired.run_until_cancelled(park_link(&keeper, &offering, dialled, serve)).await;
-        }
-        .boxed()
-    }
-}
-
-/// One SOCKS5 link, from its method to its session's start, which goes on in a task of its own.
-///
-/// Dropped at a retirement, which resets it: the other side may have taken it a moment ago, and a
-/// clean end would be its client's.
-async fn park_link(
-    keeper: &Arc<LinkKeeper>,
-    offering: &OfferedServices,
-    dialled: SocksLink,
+/// Takes the links that a keeper has dialled.
+#[derive(Clone)]
+struct DialledLinks {
+    keeper: Arc<LinkKeeper>,
+    server: Arc<LinkServer>,
+    offered: Arc<ArcSwap<OfferedServices>>,
     serve: ServeSession,
-) {
-    let SocksLink { mut reached, service, place, under_way } = dialled;
-    let Some(service) = service else {
-        return keeper.note_failed(None, &LinkFailure::NothingOffered, DialFailure::Way);
-    };
-    let offered = offering.services.iter().find(|offered| offered.name == service);
-    if offered.is_some_and(|offered| !reached.peer.is_among(offered.peers.as_deref())) {
-        let why = LinkFailure::PeerNotAllowed(reached.peer.label());
-        return keeper.note_failed(Some(&service), &why, DialFailure::Way);
-    }
-    if let Err(error) = handshake::park(&mut reached, &service).await {
-        return keeper.note_failed(Some(&service), &error.into(), DialFailure::Way);
-    }
-    let DialledStream { mut stream, peer, .. } = reached;
-    let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(place)).describe(&stream);
-    keeper.note_established(Some(&service), &peer.label());
-    drop(under_way);
-    let since = Instant::now();
-    let revocation = stream.revocation();
-    let announced = tokio::select! {
-        announced = handshake::read_announcement(&mut stream) => announced,
-        () = revocation.given() => Err(HandshakeError::Revoked),
-    };
-    let why = match announced {
-        Ok(client) => {
-            return carry_session(
-                keeper,
-                ParkedLink { stream, peer, service, guard: link_guard },
-                client,
-                &serve,
-            );
+    tasks: Tasks,
+}
+
+impl DialledLinks {
+    async fn take(self, mut events: mpsc::Receiver<KeeperEvent>) {
+        while let Some(event) = events.recv().await {
+            let links = self.clone();
+            match event {
+                KeeperEvent::Linked(linked) => self.tasks.spawn("link", links.serve(linked)),
+                KeeperEvent::Reached(link) => self.tasks.spawn("dialled link", links.keep_parked(link)),
+                KeeperEvent::Unused(..) => {}
+            }
         }
-        Err(HandshakeError::Socks(SocksError::Closed)) => IdleLinkFailure::CLOSED,
-        Err(HandshakeError::Revoked) => IdleLinkFailure::Revoked,
-        Err(error) => IdleLinkFailure::Announcement(Arc::new(error)),
-    };
-    drop(link_guard);
-    keeper.note_lost(Some(&service), since.elapsed(), IdleLossReason::Failed(why));
+    }
+
+    async fn serve(self, linked: EstablishedLink) {
+        let lost = serve_link(self.server.serve(linked.link), self.serve, self.tasks).await;
+        self.keeper.note_lost(None, lost);
+    }
+
+    async fn keep_parked(self, dialled: SocksLink) {
+        // Asked for first: a change after the next line cancels it.
+        let retired = self.keeper.retired_token(dialled.service.as_ref());
+        let offered = self.offered.load_full();
+        if dialled.service.as_ref().is_some_and(|service| !offered.parked_services().contains(service)) {
+            return;
+        }
+        retired.run_until_cancelled(self.park(&offered, dialled)).await;
+    }
+
+    /// One SOCKS5 link, from its method to its session's start, which goes on in a task of its own.
+    ///
+    /// Dropped at a retirement, which resets it: the other side may have taken it a moment ago, and a
+    /// clean end would be its client's.
+    async fn park(&self, offered: &OfferedServices, dialled: SocksLink) {
+        let keeper = &self.keeper;
+        let SocksLink { mut reached, service, place, under_way } = dialled;
+        let Some(service) = service else {
+            return keeper.note_failed(None, &LinkFailure::NothingOffered, DialFailure::Way);
+        };
+        let of_service = offered.services.iter().find(|of| of.name == service);
+        if of_service.is_some_and(|of| !reached.peer.is_among(of.peers.as_deref())) {
+            let why = LinkFailure::PeerNotAllowed(reached.peer.label());
+            return keeper.note_failed(Some(&service), &why, DialFailure::Way);
+        }
+        if let Err(error) = handshake::park(&mut reached, &service).await {
+            return keeper.note_failed(Some(&service), &error.into(), DialFailure::Way);
+        }
+        let DialledStream { mut stream, peer, .. } = reached;
+        let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(place)).describe(&stream);
+        keeper.note_established(Some(&service), &peer.label());
+        drop(under_way);
+        let since = Instant::now();
+        let revocation = stream.revocation();
+        let announced = tokio::select! {
+            announced = handshake::read_announcement(&mut stream) => announced,
+            () = revocation.given() => Err(HandshakeError::Revoked),
+        };
+        let why = match announced {
+            Ok(client) => {
+                let parked = ParkedLink { stream, peer, service, guard: link_guard };
+                // In a task of its own, which a retirement does not cut.
+                return self.tasks.spawn("session", (self.serve)(parked.into_session(client)));
+            }
+            Err(HandshakeError::Socks(SocksError::Closed)) => IdleLinkFailure::CLOSED,
+            Err(HandshakeError::Revoked) => IdleLinkFailure::Revoked,
+            Err(error) => IdleLinkFailure::Announcement(Arc::new(error)),
+        };
+        drop(link_guard);
+        let lost = LinkLost { lifetime: since.elapsed(), why: IdleLossReason::Failed(why) };
+        keeper.note_lost(Some(&service), lost);
+    }
 }
 
 struct ParkedLink {
@@ -302,33 +186,35 @@ struct ParkedLink {
     guard: LinkGuard,
 }
 
-fn carry_session(keeper: &Arc<LinkKeeper>, parked: ParkedLink, client: Address, serve: &ServeSession) {
-    let ParkedLink { stream, peer, service, guard: mut link_guard } = parked;
-    link_guard.mark_busy();
-    link_guard.counts().note_carried();
-    if let Some(stream) = stream.tcp() {
-        // Fails only on a socket that is already gone, as the session will find out.
-        let _ = tcp::prepare_busy_link(stream);
+impl ParkedLink {
+    /// The session that has come over it.
+    fn into_session(self, client: Address) -> SessionRequest {
+        let Self { stream, peer, service, guard: mut link_guard } = self;
+        link_guard.mark_busy();
+        link_guard.counts().note_carried();
+        if let Some(stream) = stream.tcp() {
+            // Fails only on a socket that is already gone, as the session will find out.
+            let _ = tcp::prepare_busy_link(stream);
+        }
+        SessionRequest {
+            half: Half::Internal,
+            downstream: SessionSide::Stream(stream),
+            service,
+            id: None,
+            client: client_address(client),
+            origin: Box::default(),
+            peer: Some(peer),
+            reply: SessionReply::Silent,
+            prefix: Vec::new(),
+            link_guard: Some(link_guard),
+            probe: false,
+            outcome_sender: None,
+            idle_state: None,
+            admission: ClientAdmission::default(),
+            expires: None,
+            arrival: None,
+        }
     }
-    // In a task of its own, which a retirement does not cut.
-    keeper.spawn_session(serve(SessionRequest {
-        half: Half::Internal,
-        downstream: SessionSide::Stream(stream),
-        service,
-        id: None,
-        client: client_address(client),
-        origin: Box::default(),
-        peer: Some(peer),
-        reply: SessionReply::Silent,
-        prefix: Vec::new(),
-        link_guard: Some(link_guard),
-        probe: false,
-        outcome_sender: None,
-        idle_state: None,
-        admission: ClientAdmission::default(),
-        expires: None,
-        arrival: None,
-    }));
 }
 
 /// The client's address in a second reply; another gateway's software may name it otherwise.

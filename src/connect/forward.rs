@@ -6,15 +6,14 @@
 
 use std::{
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
 use socks5_proto::Reply;
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, RefusedAt, reverse};
 use crate::{
@@ -23,8 +22,9 @@ use crate::{
         dial_state::{AT_MAXIMUM, DialFailure},
         dialled_gateways::{DialledGateways, GatewayDialler},
         generation::TermsGeneration,
-        handshake::{self, DialledStream, EstablishedLink, GrantFn, HandshakeTerms, HelloRole},
-        keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
+        grants::ServiceGrants,
+        handshake::{self, DialledStream, HandshakeTerms, HelloRole},
+        keeper::{KeeperContext, KeeperEvent, KeeperTarget, LinkKeeper, SocksLink},
         link_guard::LinkGuard,
         pool::{Pool, ServiceClosed},
         session_side::SessionSide,
@@ -35,6 +35,7 @@ use crate::{
         Refusal,
         socks5::{self, SocksCommand, SocksError},
     },
+    tasks::Tasks,
     telemetry::{
         end::EndedBy,
         link_cause::LinkCause,
@@ -63,7 +64,30 @@ struct ForwardGateway {
     generation: Arc<TermsGeneration>,
 }
 
+/// What the diallers of one half share.
+struct ForwardLinks {
+    pool: Arc<Pool>,
+    grants: Arc<ServiceGrants>,
+}
+
 impl GatewayDialler for ForwardGateway {
+    type Shared = ForwardLinks;
+
+    fn start(
+        gateway: LinkAddress,
+        wanted: KeeperTarget,
+        keepers: &KeeperContext,
+        shared: &ForwardLinks,
+    ) -> Self {
+        let generation = Arc::<TermsGeneration>::default();
+        let role = HelloRole::Opens(shared.grants.clone());
+        let terms = HandshakeTerms { role, generation: generation.clone() };
+        let (keeper, events) = LinkKeeper::start(gateway, wanted, keepers.clone(), terms);
+        let taking = take_links(events, keeper.clone(), shared.pool.clone(), keepers.tasks.clone());
+        keepers.tasks.spawn("dialled links", taking);
+        Self { keeper, generation }
+    }
+
     fn keeper(&self) -> &Arc<LinkKeeper> {
         &self.keeper
     }
@@ -84,50 +108,41 @@ impl std::fmt::Debug for ForwardDialler {
     }
 }
 
-struct ForwardUse {
+/// Puts the links that a keeper has dialled into the pool.
+async fn take_links(
+    mut events: mpsc::Receiver<KeeperEvent>,
+    keeper: Arc<LinkKeeper>,
     pool: Arc<Pool>,
-    grant: GrantFn,
-    generation: Arc<TermsGeneration>,
-    keeper: Weak<LinkKeeper>,
+    tasks: Tasks,
+) {
+    while let Some(event) = events.recv().await {
+        let keeper = keeper.clone();
+        match event {
+            KeeperEvent::Linked(linked) => {
+                // The keeper tells what is carried otherwise.
+                let _ = pool.note_mismatches(linked.link.peer(), &linked.mismatches);
+                let Some(kept) = pool.take_in_dialled(linked, &keeper.counts(None)) else { continue };
+                tasks.spawn("shared link", async move { keeper.note_lost(None, kept.await) });
+            }
+            KeeperEvent::Unused(peer, mismatches) => {
+                // The same.
+                let _ = pool.note_mismatches(&peer, &mismatches);
+            }
+            KeeperEvent::Reached(link) => tasks.spawn("dialled link", look_in(keeper, link)),
+        }
+    }
 }
 
-impl LinkUse for ForwardUse {
-    fn terms(&self) -> HandshakeTerms {
-        HandshakeTerms { role: HelloRole::Opens(self.grant.clone()), generation: self.generation.clone() }
-    }
-
-    fn note_hello(&self, linked: &EstablishedLink) {
-        self.pool.note_offer(linked);
-    }
-
-    fn take_link(&self, keeper: &LinkKeeper, linked: EstablishedLink) {
-        let keeper_of = self.keeper.clone();
-        let lost = Arc::new(move |lifetime, loss| {
-            if let Some(keeper) = keeper_of.upgrade() {
-                keeper.note_lost(None, lifetime, loss);
-            }
-        });
-        self.pool.take_in_dialled(linked, &keeper.counts(None), lost);
-    }
-
-    fn parked_services(&self) -> Vec<ServiceName> {
-        Vec::new()
-    }
-
-    /// Looks in: the method shows that it is there and is who it should be.
-    fn run_socks_link(&self, keeper: Arc<LinkKeeper>, dialled: SocksLink) -> BoxFuture<'static, ()> {
-        async move {
-            let SocksLink { mut reached, place, under_way, .. } = dialled;
-            match handshake::offer_method(&mut reached).await {
-                Ok(()) => {
-                    keeper.note_reached(&reached.peer.label());
-                    drop((place, under_way));
-                    handshake::close_lingering(reached.stream).await;
-                }
-                Err(error) => keeper.note_failed(None, &error.into(), DialFailure::Way),
-            }
+/// The method shows that a gateway is there and is who it should be.
+async fn look_in(keeper: Arc<LinkKeeper>, dialled: SocksLink) {
+    let SocksLink { mut reached, place, under_way, .. } = dialled;
+    match handshake::offer_method(&mut reached).await {
+        Ok(()) => {
+            keeper.note_reached(&reached.peer.label());
+            drop((place, under_way));
+            handshake::close_lingering(reached.stream).await;
         }
-        .boxed()
+        Err(error) => keeper.note_failed(None, &error.into(), DialFailure::Way),
     }
 }
 
@@ -137,21 +152,10 @@ impl ForwardDialler {
         addresses: &[LinkAddress],
         wanted: KeeperTarget,
         pool: Arc<Pool>,
-        granting: &GrantFn,
-        shared: &KeeperContext,
+        grants: Arc<ServiceGrants>,
+        keepers: KeeperContext,
     ) -> Arc<Self> {
-        let (of_pool, granting, of_keepers) = (pool.clone(), granting.clone(), shared.clone());
-        let start = move |address, wanted| {
-            let (pool, grant, generation) =
-                (of_pool.clone(), granting.clone(), Arc::<TermsGeneration>::default());
-            let of_links = generation.clone();
-            let uses = |keeper| {
-                Arc::new(ForwardUse { pool, grant, generation: of_links, keeper }) as Arc<dyn LinkUse>
-            };
-            let keeper = LinkKeeper::start(address, wanted, of_keepers.clone(), uses);
-            ForwardGateway { keeper, generation }
-        };
-        let gateways = DialledGateways::new(shared.clone(), start);
+        let gateways = DialledGateways::new(keepers, ForwardLinks { pool: pool.clone(), grants });
         gateways.dial(addresses, wanted);
         Arc::new(Self { pool, gateways, turn: AtomicUsize::new(0) })
     }

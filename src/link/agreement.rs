@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     GOODBYE, LINGERING_CLOSE, Peer,
     failure::IdleLinkFailure,
-    handshake::CarriesMismatch,
+    grants::CarriesMismatch,
     keeper::LIVED,
     link_guard::LinkGuard,
     link_services::LinkServices,
@@ -47,7 +47,6 @@ use crate::{
 
 /// What a gateway says that it is.
 pub const SOFTWARE: &str = concat!("portcullis ", env!("CARGO_PKG_VERSION"));
-/// Why a link ends whose other end has shown what was revoked.
 /// Sessions in a row for services that were not offered.
 const MISTAKES_MAX: u32 = 32;
 

@@ -40,6 +40,17 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What keeps links to one gateway.
 pub trait GatewayDialler: Send + Sync + 'static {
+    /// What those of one half share, beside what their keepers do.
+    type Shared: Send + Sync;
+
+    /// Starts to keep links to a gateway.
+    fn start(
+        gateway: LinkAddress,
+        wanted: KeeperTarget,
+        keepers: &KeeperContext,
+        shared: &Self::Shared,
+    ) -> Self;
+
     fn keeper(&self) -> &Arc<LinkKeeper>;
 
     /// Keeps so many links from now on.
@@ -49,11 +60,9 @@ pub trait GatewayDialler: Send + Sync + 'static {
     fn retire(&self);
 }
 
-type StartDialler<D> = Box<dyn Fn(LinkAddress, KeeperTarget) -> D + Send + Sync>;
-
-pub struct DialledGateways<D> {
-    shared: KeeperContext,
-    start: StartDialler<D>,
+pub struct DialledGateways<D: GatewayDialler> {
+    keepers: KeeperContext,
+    shared: D::Shared,
     table: Mutex<GatewayTable>,
     /// Those that are dialled, in the order of the profile.
     dialled: ArcSwap<Vec<Arc<D>>>,
@@ -66,13 +75,9 @@ struct GatewayTable {
 }
 
 impl<D: GatewayDialler> DialledGateways<D> {
-    /// Dials nobody yet; `start` begins to keep links to one gateway.
-    pub fn new(
-        shared: KeeperContext,
-        start: impl Fn(LinkAddress, KeeperTarget) -> D + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        let (table, dialled) = (Mutex::default(), ArcSwap::default());
-        Arc::new(Self { shared, start: Box::new(start), table, dialled })
+    /// Dials nobody yet.
+    pub fn new(keepers: KeeperContext, shared: D::Shared) -> Arc<Self> {
+        Arc::new(Self { keepers, shared, table: Mutex::default(), dialled: ArcSwap::default() })
     }
 
     /// Dials these from now on, and retires all others.
@@ -91,7 +96,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
     }
 
     fn new_entry(self: &Arc<Self>, address: &LinkAddress) -> GatewayEntry {
-        let (stop, dns, name) = (CancellationToken::new(), &self.shared.dns, Arc::from(&*address.at.host));
+        let (stop, dns, name) = (CancellationToken::new(), &self.keepers.dns, Arc::from(&*address.at.host));
         let (gateways, written) = (Arc::downgrade(self), address.clone());
         let gateways_behind = match address.gateways {
             GatewaysOfName::Any | GatewaysOfName::One(_) | GatewaysOfName::Target(_) => {
@@ -100,14 +105,14 @@ impl<D: GatewayDialler> DialledGateways<D> {
             GatewaysOfName::Each => {
                 let watch = NameWatch::of_addresses(dns, name);
                 let follow = follow_addresses(gateways, written, watch, stop.clone());
-                self.shared.tasks.spawn("followed name", follow);
+                self.keepers.tasks.spawn("followed name", follow);
                 GatewaysBehind::All(Vec::new())
             }
             GatewaysOfName::Service => {
                 let watch = NameWatch::of_services(dns, name);
                 let follow = follow_services(gateways, written, watch);
                 let stop = stop.clone();
-                self.shared.tasks.spawn("followed name", async move {
+                self.keepers.tasks.spawn("followed name", async move {
                     stop.run_until_cancelled(follow).await;
                 });
                 GatewaysBehind::Ranked { targets: Vec::new(), rule: StandbyRule::default() }
@@ -133,7 +138,9 @@ impl<D: GatewayDialler> DialledGateways<D> {
         let chosen: Vec<_> = chosen.filter(|(gateway, _)| seen.insert(gateway.to_string())).collect();
         let dialler = |(gateway, prepared): (LinkAddress, usize)| {
             let wanted = KeeperTarget { prepared, ..wanted };
-            let Some(of) = known(&gateway) else { return Arc::new((self.start)(gateway, wanted)) };
+            let Some(of) = known(&gateway) else {
+                return Arc::new(D::start(gateway, wanted, &self.keepers, &self.shared));
+            };
             if of.keeper().wanted() != wanted {
                 of.want(wanted);
             }
@@ -142,7 +149,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         let now: Vec<_> = chosen.into_iter().map(dialler).collect();
         let is_kept = |of: &Arc<D>| now.iter().any(|kept| Arc::ptr_eq(kept, of));
         before.iter().filter(|of| !is_kept(of)).for_each(|of| of.retire());
-        self.shared.links.follow_rule(ShareRule::Divided(now.len().max(table.entries.len())));
+        self.keepers.links.follow_rule(ShareRule::Divided(now.len().max(table.entries.len())));
         self.dialled.store(Arc::new(now));
     }
 
@@ -202,7 +209,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
             address: Some(at.to_string()),
             name: name.map(ToOwned::to_owned),
             state: PoolState::Down,
-            ..PoolRow::new(self.shared.half, "*".into())
+            ..PoolRow::new(self.keepers.half, "*".into())
         };
         let mut seen: HashSet<_> = dialled.iter().map(|of| of.keeper().gateway().to_string()).collect();
         for entry in &table.entries {
@@ -232,7 +239,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         let mut table = self.lock();
         // It may have been taken out of the profile meanwhile.
         let Some(entry) = table.entries.iter_mut().find(|entry| entry.written == *written) else { return };
-        report_news(&self.shared.notices, &written.at.host, event);
+        report_news(&self.keepers.notices, &written.at.host, event);
         match (&event.answer, event.unanswered()) {
             (Some(_), _) => entry.unanswered = None,
             (None, Some(why)) => entry.unanswered = Some(why.to_owned()),

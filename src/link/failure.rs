@@ -8,9 +8,7 @@ use rustls::{AlertDescription as Alert, CertificateError, Error as RustlsError, 
 use thiserror::Error;
 
 use super::{
-    carrier::CarrierError,
-    handshake::{CarriesMismatch, HandshakeError},
-    multiplex::handle::LinkLoss,
+    carrier::CarrierError, grants::CarriesMismatch, handshake::HandshakeError, multiplex::handle::LinkLoss,
 };
 use crate::{
     net::{

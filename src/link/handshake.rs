@@ -1,7 +1,7 @@
 //! Both ends of a link's handshake, each under one deadline: TLS, and then what was agreed on there, which is a
 //! `hello` from each side, or SOCKS5's method and request.
 
-use std::{collections::HashSet, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use socks5_proto::Address;
@@ -15,24 +15,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     HANDSHAKE, LINGERING_CLOSE, Peer,
-    agreement::{AgreedLink, Agreement},
+    agreement::{self, AgreedLink, Agreement},
     carrier::{CarrierError, dial_carrier},
     generation::TermsGeneration,
-    link_services::{JudgeOffer, LinkServices},
+    grants::{CarriesMismatch, ServiceGrants},
+    link_services::LinkServices,
     multiplex::handle::LinkLoss,
+    offered_services::OfferedServices,
     target_addresses::{self, TargetAddresses},
 };
 use crate::{
     net::{dial::DialError, read_ahead::BelowTls, stream::NetStream, tcp, via::ViaError},
-    profile::{Carries, LinkAddress, ServiceName, ViaProxy},
+    profile::{LinkAddress, ServiceName, ViaProxy},
     proto::{
         Refusal,
         multiplex::{
-            self, PROTOCOL_NAME,
+            self, PROTOCOL_NAME, PeerViolation,
             decoder::{FrameReader, HeardPiece},
-            frame::{HEADER_BYTES, LinkFrame},
+            frame::{FrameType, HEADER_BYTES, LinkFrame},
             hello::{OpenerHello, ServerHello},
-            state::LinkEnd,
+            state::{LinkEnd, LinkStage},
         },
         socks5::{self, SocksCommand, SocksError},
     },
@@ -43,6 +45,9 @@ use crate::{
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 /// Of a `hello`, read at once: a length alone costs no memory.
 const HELLO_READ_BYTES: usize = 16 * 1024;
+
+/// Whoever dials says how many links it keeps, and this end none.
+const DIALLER_KEEPS: usize = 0;
 
 /// Why a link did not come to stand.
 #[derive(Debug, Error)]
@@ -87,7 +92,15 @@ impl HandshakeError {
         match self {
             Self::Dial(error) => error.exhausted().is_some(),
             Self::Via(error) => error.exhausted().is_some(),
-            _ => false,
+            Self::Through(..)
+            | Self::Carrier(_)
+            | Self::Tls(_)
+            | Self::Socks(_)
+            | Self::Late
+            | Self::Socket(_)
+            | Self::Hello(_)
+            | Self::HalfAnnounced
+            | Self::Revoked => false,
         }
     }
 
@@ -120,65 +133,34 @@ pub struct DialledStream {
     pub by: Instant,
 }
 
-/// Makes what an opener says to a server.
-pub type GrantFn = Arc<dyn Fn(&Peer, &ServerHello) -> GrantDecision + Send + Sync>;
-/// Makes what a server says to an opener.
-pub type OfferFn = Arc<dyn Fn(&Peer) -> OfferDecision + Send + Sync>;
-
-/// What an opener makes of an offer.
-#[derive(Debug)]
-pub struct GrantDecision {
-    pub hello: OpenerHello,
-    pub mismatches: Vec<CarriesMismatch>,
-    /// The age at which this end replaces the link.
-    pub retire: Duration,
-}
-
-/// What a server offers.
-#[derive(Debug)]
-pub struct OfferDecision {
-    pub hello: ServerHello,
-    pub retire: Duration,
-}
-
-/// A service that carries one thing at the other half and another at this one, so that it is not granted.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{service}` carries {there} there and {here} here: write the same `carries` on both halves")]
-pub struct CarriesMismatch {
-    pub service: ServiceName,
-    pub there: Carries,
-    pub here: Carries,
-}
-
 /// What this half says in its `hello`, and how long that holds.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct HandshakeTerms {
     pub role: HelloRole,
     pub generation: Arc<TermsGeneration>,
 }
 
 /// What it says, and with it which end of its links it is.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum HelloRole {
-    Opens(GrantFn),
-    Serves(OfferFn),
+    Opens(Arc<ServiceGrants>),
+    Serves(Arc<ArcSwap<OfferedServices>>),
 }
 
-impl fmt::Debug for HandshakeTerms {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self.role {
-            HelloRole::Opens(_) => "Opens",
-            HelloRole::Serves(_) => "Serves",
-        })
-    }
-}
-
-impl HandshakeTerms {
+impl HelloRole {
     /// What this half is asked for where a link speaks SOCKS5.
     fn served_over_socks(&self) -> SocksCommand {
-        match self.role {
-            HelloRole::Opens(_) => SocksCommand::Bind,
-            HelloRole::Serves(_) => SocksCommand::Connect,
+        match self {
+            Self::Opens(_) => SocksCommand::Bind,
+            Self::Serves(_) => SocksCommand::Connect,
+        }
+    }
+
+    /// The services that a half which dials parks SOCKS5 links for; none where each session dials its own.
+    pub fn parked_services(&self) -> Vec<ServiceName> {
+        match self {
+            Self::Opens(_) => Vec::new(),
+            Self::Serves(offered) => offered.load().parked_services(),
         }
     }
 }
@@ -240,10 +222,11 @@ pub async fn accept(
         };
         let peer = Peer { name, address, instance: None };
         if speaks_own_protocol(&stream) {
-            let linked = exchange_hello(DialledStream { stream, peer, by }, &terms.role, holds).await?;
+            let reached = DialledStream { stream, peer, by };
+            let linked = exchange_hello(reached, &terms.role, DIALLER_KEEPS, holds).await?;
             return Ok(AcceptedLink { outcome: HandshakeOutcome::Linked(linked), versions: Vec::new() });
         }
-        let outcome = match read_request(&mut stream, terms.served_over_socks()).await {
+        let outcome = match read_request(&mut stream, terms.role.served_over_socks()).await {
             Ok(service) => HandshakeOutcome::SocksRequested(SocksRequest { stream, peer, service }),
             Err(HandshakeError::Socks(SocksError::NothingAsked)) => {
                 close_lingering(stream).await;
@@ -270,18 +253,22 @@ pub fn speaks_own_protocol(stream: &NetStream) -> bool {
     stream.alpn() == Some(PROTOCOL_NAME.as_bytes())
 }
 
-/// The exchange of `hello`: the server offers, the opener grants. What `holds` was taken from the
-/// terms before the certificate was.
+/// The exchange of `hello`: the server offers, and says how many links it keeps, if it dials; the opener grants. What
+/// `holds` was taken from the terms before the certificate was.
 pub async fn exchange_hello(
     reached: DialledStream,
     hello_role: &HelloRole,
+    links_kept: usize,
     holds: CancellationToken,
 ) -> Result<EstablishedLink, HandshakeError> {
     let DialledStream { stream, peer, by } = reached;
     let handshake = async {
         match hello_role {
-            HelloRole::Opens(grant) => grant_services(stream, peer, grant, holds).await,
-            HelloRole::Serves(offer) => offer_services(stream, peer, offer, holds).await,
+            HelloRole::Opens(grants) => grant_services(stream, peer, grants, holds).await,
+            HelloRole::Serves(offered) => {
+                let offered = offered.load_full();
+                offer_services(stream, peer, &offered, links_kept, holds).await
+            }
         }
     };
     match timeout_at(by, handshake).await {
@@ -293,63 +280,62 @@ pub async fn exchange_hello(
 async fn grant_services(
     mut stream: NetStream,
     mut peer: Peer,
-    grant: &GrantFn,
+    grants: &Arc<ServiceGrants>,
     holds: CancellationToken,
 ) -> io::Result<EstablishedLink> {
     let LinkFrame::ServerHello(offer) = read_hello(&mut stream, LinkEnd::Server).await? else {
         return Err(unexpected_frame());
     };
     peer.instance = Some(offer.about.instance);
-    let GrantDecision { hello, mismatches, retire } = grant(&peer, &offer);
-    send_hello(&mut stream, &LinkFrame::OpenerHello(hello.clone())).await?;
-    let judge = judge_offer(grant.clone(), peer.clone(), offer.clone());
+    let (granted, mismatches) = grants.judge(&peer, &offer.services);
+    let links_max = grants.links_allowed(&peer);
+    let grant = OpenerHello { about: standing::about(), links_max, granted };
+    let hello = LinkFrame::OpenerHello(grant.clone());
+    send_hello(&mut stream, (LinkStage::AwaitingGrant, LinkEnd::Opener), hello).await?;
     let agreed = Agreement {
         end: LinkEnd::Opener,
         sessions_max: offer.sessions_per_link.into(),
-        serves: LinkServices::of_opener(&offer.services, judge),
-        retire,
+        serves: LinkServices::of_opener(&offer.services, grants.clone(), peer.clone()),
+        retire: grants.retire(),
         retired: holds,
     };
-    Ok(EstablishedLink { link: AgreedLink::new(stream, peer, agreed), offer, grant: hello, mismatches })
-}
-
-/// Judges what a server offers later, by what this half grants then.
-fn judge_offer(grant: GrantFn, peer: Peer, hello: ServerHello) -> JudgeOffer {
-    Box::new(move |services| {
-        let offer = ServerHello { services: services.to_vec(), ..hello.clone() };
-        let GrantDecision { hello, mismatches, .. } = grant(&peer, &offer);
-        (hello.granted.into_iter().collect(), mismatches)
-    })
+    Ok(EstablishedLink { link: AgreedLink::new(stream, peer, agreed), offer, grant, mismatches })
 }
 
 async fn offer_services(
     mut stream: NetStream,
     mut peer: Peer,
-    offer: &OfferFn,
+    offered: &OfferedServices,
+    links_kept: usize,
     holds: CancellationToken,
 ) -> io::Result<EstablishedLink> {
-    let OfferDecision { hello: offer, retire } = offer(&peer);
-    send_hello(&mut stream, &LinkFrame::ServerHello(offer.clone())).await?;
+    let offer = offered.hello_for(&peer, links_kept);
+    let hello = LinkFrame::ServerHello(offer.clone());
+    send_hello(&mut stream, (LinkStage::AwaitingOffer, LinkEnd::Server), hello).await?;
     let LinkFrame::OpenerHello(mut grant) = read_hello(&mut stream, LinkEnd::Opener).await? else {
         return Err(unexpected_frame());
     };
     peer.instance = Some(grant.about.instance);
-    let offered: HashSet<_> = offer.services.iter().map(|of| &of.name).collect();
-    grant.granted.retain(|service| offered.contains(service));
+    let names: HashSet<_> = offer.services.iter().map(|of| &of.name).collect();
+    grant.granted.retain(|service| names.contains(service));
     let agreed = Agreement {
         end: LinkEnd::Server,
         sessions_max: offer.sessions_per_link.into(),
         serves: LinkServices::of_server(&offer.services, &grant.granted),
-        retire,
+        retire: offered.retire,
         retired: holds,
     };
     let link = AgreedLink::new(stream, peer, agreed);
     Ok(EstablishedLink { link, offer, grant, mismatches: Vec::new() })
 }
 
-async fn send_hello(stream: &mut NetStream, frame: &LinkFrame) -> io::Result<()> {
+async fn send_hello(
+    stream: &mut NetStream,
+    (mut stage, from): (LinkStage, LinkEnd),
+    hello: LinkFrame,
+) -> io::Result<()> {
     let mut out = Vec::new();
-    frame.push(&mut out, 0);
+    stage.permit(from, FrameType::Hello).map_err(broken_link)?.push(&hello, &mut out);
     stream.write_all(&out).await?;
     stream.flush().await
 }
@@ -361,7 +347,7 @@ async fn read_hello(stream: &mut NetStream, from: LinkEnd) -> io::Result<LinkFra
     stream.read_exact(&mut bytes).await?;
     loop {
         let mut input = bytes.as_slice();
-        let received = reader.decode(&mut input).map_err(|how| io::Error::other(LinkLoss::Broken(how)))?;
+        let received = reader.decode(&mut input).map_err(broken_link)?;
         match received {
             Some(HeardPiece::Frame { frame, .. }) => return Ok(frame),
             Some(HeardPiece::Data { .. }) => return Err(unexpected_frame()),
@@ -371,6 +357,10 @@ async fn read_hello(stream: &mut NetStream, from: LinkEnd) -> io::Result<LinkFra
             }
         }
     }
+}
+
+fn broken_link(how: PeerViolation) -> io::Error {
+    io::Error::other(LinkLoss::Broken(how))
 }
 
 /// Nothing but `hello` may come here.

@@ -7,44 +7,46 @@
 //! gateway may accept links and close each at once. Which protocol the other gateway speaks shows with the first
 //! link: links of our own are for any service; SOCKS5 links are parked for one service each or, where this half
 //! opens sessions, dialled for one session each.
+//!
+//! What becomes of a link that stands is not here: whoever has started a keeper takes each from its
+//! [`KeeperEvent`]s, and says when it has ended.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use futures_util::future::BoxFuture;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     carrier::OuterTlsCell,
-    dial_state::{DialFailure, DialState, LinkReuse},
+    dial_state::{DialFailure, DialState},
     failure::LinkFailure,
-    handshake::{self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms},
-    link_guard::{LinkActivity, LinkCounters, LinkGuard},
+    handshake::{self, DialledStream, HandshakeError, HandshakeTerms},
+    link_guard::{LinkActivity, LinkCounters},
     link_services::LinkServices,
     lockdown::Lockdown,
-    server::IdleLossReason,
+    server::{IdleLossReason, LinkLost},
     shares::{GatewayShares, SharePermit},
     target_addresses::TargetAddresses,
 };
 use crate::{
     net::dns::DnsResolver,
     profile::{Half, LinkAddress, RetryPolicy, ServiceName},
-    proto::multiplex::frame::FrameType,
     tasks::Tasks,
     telemetry::notices::NoticeLog,
     tls::link::LinkIdentity,
 };
 
 mod changes;
+mod dialling;
 mod notices;
 mod rows;
 
-use notices::unused_reason;
+pub use dialling::{KeeperEvent, SocksLink};
 
 /// A keeper looks again at least this often, whatever events it has seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -52,6 +54,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub const LIVED: Duration = Duration::from_secs(1);
 /// A SOCKS5 gateway that is dialled for each session is looked in on this often.
 const LOOK_IN: Duration = Duration::from_secs(5);
+/// Links that may wait to be taken; the dials of more wait.
+const EVENTS_MAX: usize = 16;
 
 /// How many links a keeper keeps, and how it goes on after a failure.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,33 +80,6 @@ pub struct KeeperContext {
     pub dns: DnsResolver,
 }
 
-/// What becomes of the links that a keeper dials.
-pub trait LinkUse: Send + Sync {
-    fn terms(&self) -> HandshakeTerms;
-
-    /// The two ends of a link of our own have told each other all.
-    fn note_hello(&self, linked: &EstablishedLink);
-
-    /// A link of our own stands, and is counted already.
-    fn take_link(&self, keeper: &LinkKeeper, linked: EstablishedLink);
-
-    /// The services that SOCKS5 links are parked for; empty where each session dials its own.
-    fn parked_services(&self) -> Vec<ServiceName>;
-
-    /// A SOCKS5 link stands up to its TLS; from here to its end.
-    fn run_socks_link(&self, keeper: Arc<LinkKeeper>, dialled: SocksLink) -> BoxFuture<'static, ()>;
-}
-
-/// A SOCKS5 link that has just been dialled.
-pub struct SocksLink {
-    pub reached: DialledStream,
-    /// What it is to be parked for.
-    pub service: Option<ServiceName>,
-    pub place: SharePermit,
-    /// Counts it as dialling until it stands or fails.
-    pub under_way: DialGuard,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkProtocol {
     Own,
@@ -116,7 +93,7 @@ pub struct LinkKeeper {
     /// Its address, which stands for it until it has shown its certificate.
     name: Arc<str>,
     shared: KeeperContext,
-    uses: Arc<dyn LinkUse>,
+    terms: HandshakeTerms,
     state: Mutex<KeeperState>,
     changed: Arc<Notify>,
     retired: CancellationToken,
@@ -140,13 +117,13 @@ struct KeeperState {
 }
 
 impl LinkKeeper {
-    /// Starts to keep links dialled; `uses` is made with the keeper that it will belong to.
+    /// Starts to keep links dialled, each of which is taken from the events until it dials no more.
     pub fn start(
         gateway: LinkAddress,
         wanted: KeeperTarget,
         shared: KeeperContext,
-        uses: impl FnOnce(Weak<Self>) -> Arc<dyn LinkUse>,
-    ) -> Arc<Self> {
+        terms: HandshakeTerms,
+    ) -> (Arc<Self>, mpsc::Receiver<KeeperEvent>) {
         let state = KeeperState {
             wanted,
             links_max: usize::MAX,
@@ -159,19 +136,20 @@ impl LinkKeeper {
             mismatch: None,
         };
         let retired = CancellationToken::new();
-        let keeper = Arc::new_cyclic(|weak| Self {
+        let keeper = Arc::new(Self {
             name: gateway.to_string().into(),
             target: TargetAddresses::follow(&gateway, &shared, retired.clone()),
             gateway,
             shared,
-            uses: uses(weak.clone()),
+            terms,
             state: Mutex::new(state),
             changed: Arc::default(),
             retired,
             stop_dialling: CancellationToken::new(),
         });
-        keeper.shared.tasks.spawn("keeper", keeper.clone().run());
-        keeper
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        keeper.shared.tasks.spawn("keeper", keeper.clone().run(events));
+        (keeper, receiver)
     }
 
     /// Links in all that the far side takes, as far as is known.
@@ -220,7 +198,7 @@ impl LinkKeeper {
     pub fn can_serve(&self, service: Option<&ServiceName>) -> bool {
         let mut state = self.lock();
         let prepared = state.wanted.prepared;
-        let parks = self.uses.parked_services();
+        let parks = self.parked_services();
         match (state.protocol, service) {
             (None, _) => false,
             (Some(LinkProtocol::Own), _) => self.dial_state(&mut state, None).has_enough(prepared),
@@ -239,9 +217,14 @@ impl LinkKeeper {
         self.dial_state(&mut self.lock(), service).counts.clone()
     }
 
-    async fn run(self: Arc<Self>) {
+    /// The services that SOCKS5 links are parked for; empty where each session dials its own.
+    fn parked_services(&self) -> Vec<ServiceName> {
+        self.terms.role.parked_services()
+    }
+
+    async fn run(self: Arc<Self>, events: mpsc::Sender<KeeperEvent>) {
         loop {
-            let pause = self.reconcile();
+            let pause = self.reconcile(&events);
             tokio::select! {
                 () = self.stop_dialling.cancelled() => return,
                 () = self.changed.notified() => {}
@@ -251,20 +234,20 @@ impl LinkKeeper {
     }
 
     /// Starts the dials that are missing; how long until there is reason to look again.
-    fn reconcile(self: &Arc<Self>) -> Duration {
+    fn reconcile(self: &Arc<Self>, events: &mpsc::Sender<KeeperEvent>) -> Duration {
         let mut state = self.lock();
         if self.is_locked(&state) {
             return LOOK_AGAIN;
         }
         self.release_surplus(&mut state);
-        let parks = self.uses.parked_services();
+        let parks = self.parked_services();
         let dialled_for: Vec<_> = match state.protocol {
             Some(LinkProtocol::Socks) if !parks.is_empty() => parks.into_iter().map(Some).collect(),
             Some(_) | None => vec![None],
         };
         let pauses = dialled_for.into_iter().map(|service| {
             self.check_links(&mut state, service.as_ref());
-            self.dial_missing(&mut state, service)
+            self.dial_missing(&mut state, service, events)
         });
         pauses.min().unwrap_or(LOOK_AGAIN)
     }
@@ -297,100 +280,6 @@ impl LinkKeeper {
         }
     }
 
-    fn dial_missing(self: &Arc<Self>, state: &mut KeeperState, service: Option<ServiceName>) -> Duration {
-        let wanted = match state.protocol {
-            // One, to learn what the far side speaks; or to look in.
-            None => 1,
-            Some(LinkProtocol::Socks) if service.is_none() => 1,
-            Some(_) => self.target(state, service.as_ref()),
-        };
-        let space = state.links_max.saturating_sub(state.links());
-        let kept = state.wanted;
-        let reuse =
-            if state.protocol == Some(LinkProtocol::Socks) { LinkReuse::OneSession } else { LinkReuse::Long };
-        let dial_state = self.dial_state(state, service.as_ref());
-        let now = Instant::now();
-        if let Some(pause) = dial_state.pause(now) {
-            return pause.min(LOOK_AGAIN);
-        }
-        let missing = dial_state.missing_dials(wanted);
-        dial_state.at_maximum = missing > space;
-        for _ in 0..missing.min(space) {
-            let Some(place) = self.shared.links.take(&self.name) else {
-                dial_state.at_maximum = true;
-                break;
-            };
-            if !dial_state.may_dial(KeeperTarget { prepared: wanted, ..kept }, reuse, now) {
-                break;
-            }
-            dial_state.dialling += 1;
-            self.shared.tasks.spawn("dialled link", self.clone().dial_link(service.clone(), place));
-        }
-        LOOK_AGAIN
-    }
-
-    /// One link from its dial to where it is used.
-    async fn dial_link(self: Arc<Self>, service: Option<ServiceName>, mut place: SharePermit) {
-        let under_way = DialGuard { keeper: self.clone(), service: service.clone() };
-        let terms = self.uses.terms();
-        let holds = terms.generation.token();
-        let Some(dialled) = self.retired.run_until_cancelled(self.dial()).await else { return };
-        let reached = match dialled {
-            Ok(reached) => reached,
-            Err(error) => return self.note_failed(service.as_ref(), &error.into(), DialFailure::Way),
-        };
-        if let Some(name) = &reached.peer.name {
-            place.note_name(name);
-        }
-        let is_own = handshake::speaks_own_protocol(&reached.stream);
-        self.note_protocol(if is_own { LinkProtocol::Own } else { LinkProtocol::Socks }, &reached);
-        if is_own {
-            let hello = handshake::exchange_hello(reached, &terms.role, holds);
-            let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
-            return match linked {
-                Ok(linked) => self.establish_link(linked, place).await,
-                Err(error) => self.note_failed(None, &error.into(), DialFailure::Way),
-            };
-        }
-        let parks = self.uses.parked_services();
-        let service = service.or_else(|| parks.first().cloned());
-        let uses = self.uses.clone();
-        uses.run_socks_link(self, SocksLink { reached, service, place, under_way }).await;
-    }
-
-    async fn establish_link(&self, mut linked: EstablishedLink, place: SharePermit) {
-        self.uses.note_hello(&linked);
-        if linked.grant.granted.is_empty() {
-            let why = unused_reason(&linked);
-            self.note_failed(None, &why, DialFailure::Way);
-            return linked.link.close_gracefully(FrameType::Retire).await;
-        }
-        let peer = linked.link.peer().label();
-        self.report_refused(&linked);
-        linked.link.set_guard(LinkGuard::ready(&self.counts(None), Some(place)));
-        {
-            let mut state = self.lock();
-            state.serves = Some(linked.link.serves().clone());
-            state.links_max = match self.shared.half {
-                Half::Internal => linked.grant.links_max,
-                Half::Dmz => linked.offer.links_max,
-            }
-            .max(1)
-            .into();
-        }
-        self.note_established(None, &peer);
-        self.uses.take_link(self, linked);
-    }
-
-    fn note_protocol(&self, protocol: LinkProtocol, reached: &DialledStream) {
-        let mut state = self.lock();
-        if state.protocol.replace(protocol) != Some(protocol) {
-            drop(state);
-            self.report_other_version(reached);
-            self.changed.notify_one();
-        }
-    }
-
     /// A link stands, for a service or for any.
     pub fn note_established(&self, service: Option<&ServiceName>, peer: &Arc<str>) {
         let mut state = self.lock();
@@ -398,11 +287,6 @@ impl LinkKeeper {
         self.dial_state(&mut state, service).note_established(Instant::now());
         drop(state);
         self.changed.notify_one();
-    }
-
-    /// Runs the session of a link that is nobody's to retire any more.
-    pub fn spawn_session(&self, session: BoxFuture<'static, ()>) {
-        self.shared.tasks.spawn("session", session);
     }
 
     /// A gateway that each session dials was reached: it is looked in on later.
@@ -418,8 +302,8 @@ impl LinkKeeper {
     }
 
     /// An idle link has ended.
-    pub fn note_lost(&self, service: Option<&ServiceName>, lifetime: Duration, loss: IdleLossReason) {
-        match loss {
+    pub fn note_lost(&self, service: Option<&ServiceName>, LinkLost { lifetime, why }: LinkLost) {
+        match why {
             IdleLossReason::Retired => self.changed.notify_one(),
             IdleLossReason::Drained => {
                 self.dial_state(&mut self.lock(), service).goodbye.note_drain();
@@ -467,21 +351,5 @@ impl KeeperState {
     fn links(&self) -> usize {
         let of = |dial_state: &DialState| dial_state.counts.links() + dial_state.dialling;
         self.dial_states.values().map(of).sum()
-    }
-}
-
-/// Counts a dial as under way until it is dropped.
-pub struct DialGuard {
-    keeper: Arc<LinkKeeper>,
-    service: Option<ServiceName>,
-}
-
-impl Drop for DialGuard {
-    fn drop(&mut self) {
-        if let Some(dial_state) = self.keeper.lock().dial_states.get_mut(&self.service) {
-            // A lane may have been made anew meanwhile.
-            dial_state.dialling = dial_state.dialling.saturating_sub(1);
-        }
-        self.keeper.changed.notify_one();
     }
 }

@@ -4,22 +4,21 @@
 //! in `hello`. The server sees by it what it has yet to tell, and what it has ever offered there: an `open` for what it
 //! has taken back may be on its way.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, sync::Arc};
 
 use arc_swap::ArcSwap;
 use foldhash::HashMap;
 
-use super::handshake::CarriesMismatch;
+use super::{
+    Peer,
+    grants::{CarriesMismatch, ServiceGrants},
+};
 use crate::{
     profile::ServiceName,
     proto::multiplex::hello::{OfferState, ServiceOffer},
 };
 
-/// What an opener makes of an offer: the services that it uses of it, and those that are carried otherwise here.
-pub type JudgeOffer =
-    Box<dyn Fn(&[ServiceOffer]) -> (HashSet<ServiceName>, Vec<CarriesMismatch>) + Send + Sync>;
-
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct LinkServices {
     /// `None`: not offered any more.
     states: ArcSwap<HashMap<ServiceName, Option<OfferState>>>,
@@ -27,23 +26,17 @@ pub struct LinkServices {
 }
 
 /// Which end of the link keeps it.
+#[derive(Debug)]
 enum ServicesEnd {
-    Opener(JudgeOffer),
+    /// What it grants to whom.
+    Opener(Arc<ServiceGrants>, Peer),
     /// What the opener has left of the offer in `hello`.
-    Server {
-        declined: HashSet<ServiceName>,
-    },
+    Server { declined: HashSet<ServiceName> },
 }
 
 impl Default for ServicesEnd {
     fn default() -> Self {
         Self::Server { declined: HashSet::new() }
-    }
-}
-
-impl fmt::Debug for LinkServices {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("LinkServices").field(&self.states.load()).finish()
     }
 }
 
@@ -57,8 +50,8 @@ pub struct OfferChange {
 
 impl LinkServices {
     /// Those of an opener, by the offer in `hello`.
-    pub fn of_opener(offer: &[ServiceOffer], judge: JudgeOffer) -> Self {
-        let services = Self { end: ServicesEnd::Opener(judge), ..Self::default() };
+    pub fn of_opener(offer: &[ServiceOffer], grants: Arc<ServiceGrants>, server: Peer) -> Self {
+        let services = Self { end: ServicesEnd::Opener(grants, server), ..Self::default() };
         services.note_offer(offer);
         services
     }
@@ -112,9 +105,9 @@ impl LinkServices {
     pub fn note_offer(&self, offer: &[ServiceOffer]) -> OfferChange {
         let before = self.states.load();
         let (used, mismatches) = match &self.end {
-            ServicesEnd::Opener(judge) => {
-                let (used, mismatches) = judge(offer);
-                (Some(used), mismatches)
+            ServicesEnd::Opener(grants, server) => {
+                let (used, mismatches) = grants.judge(server, offer);
+                (Some(used.into_iter().collect::<HashSet<_>>()), mismatches)
             }
             ServicesEnd::Server { .. } => (None, Vec::new()),
         };
@@ -130,7 +123,7 @@ impl LinkServices {
 
     fn is_declined(&self, service: &ServiceName) -> bool {
         match &self.end {
-            ServicesEnd::Opener(_) => false,
+            ServicesEnd::Opener(..) => false,
             ServicesEnd::Server { declined } => declined.contains(service),
         }
     }
@@ -147,7 +140,7 @@ impl FromIterator<ServiceName> for LinkServices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Carries;
+    use crate::{link::grants::granting, profile::Carries};
 
     fn name(text: &str) -> ServiceName {
         ServiceName::parse(text).expect("a name")
@@ -179,11 +172,9 @@ mod tests {
 
     #[test]
     fn an_opener_judges_every_offer() {
-        let judge = |offer: &[ServiceOffer]| {
-            let known = offer.iter().map(|of| of.name.clone()).filter(|name| name.as_str() != "strange");
-            (known.collect(), Vec::new())
-        };
-        let services = LinkServices::of_opener(&[offer("orders", OfferState::Open)], Box::new(judge));
+        let grants = granting([&name("orders"), &name("chat")]);
+        let server = Peer { name: None, address: "server".into(), instance: None };
+        let services = LinkServices::of_opener(&[offer("orders", OfferState::Open)], grants, server);
         let strange = [offer("orders", OfferState::Open), offer("strange", OfferState::Open)];
         assert!(!services.note_offer(&strange).has_changed);
         assert!(!services.was_offered(&name("strange")));

@@ -16,7 +16,8 @@
 //! [`peer_links::PeerLinks`];
 //! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
 //! links, [`link_guard`] counts them, `link_table` lists them, [`round_trip`] is how far away they end, [`load`] counts
-//! the sessions of each, [`link_services`] knows what each serves now, [`liveness`] notices dead ones, and
+//! the sessions of each, [`offered_services`] and [`grants`] are what the two ends make of it, [`link_services`] knows
+//! what each serves now, [`liveness`] notices dead ones, and
 //! [`generation`] tells whether the terms of a link still hold.
 
 pub mod agreement;
@@ -28,6 +29,7 @@ pub mod failure;
 mod gateway_entry;
 pub mod generation;
 pub mod goodbye;
+pub mod grants;
 pub mod handshake;
 pub mod idle_link;
 pub mod keeper;
@@ -40,6 +42,7 @@ pub mod load;
 pub mod lockdown;
 pub mod multiplex;
 pub mod name_notices;
+pub mod offered_services;
 pub mod peer_links;
 pub mod peer_record;
 pub mod pool;

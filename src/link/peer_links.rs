@@ -17,7 +17,6 @@ use super::{
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
     peer_record::PeerRecord,
-    server::IdleLossReason,
     session_side::{LinkSlot, SessionSide},
     succession::{Succeeding, Succession, forget_succeeded},
 };
@@ -44,9 +43,6 @@ pub const LOST_MAX: usize = 64;
 /// One whose link was never seen to stand has said nothing that could be missed.
 const GLIMPSED: Duration = Duration::from_secs(60);
 
-/// Told of each ready link of a lane that ends, how long it was ready, and why.
-pub type ReadyLinkLost = Arc<dyn Fn(Duration, IdleLossReason) + Send + Sync>;
-
 pub struct PeerLinks {
     pub peer: Peer,
     /// What its newest link is ready for; an older one may have been granted something else.
@@ -60,7 +56,6 @@ pub struct PeerLinks {
     /// Links of our own that take sessions.
     pub shared: SharedLinks,
     pub counts: Arc<LinkCounters>,
-    pub on_lost: Option<ReadyLinkLost>,
     /// Shared by all lanes of the peer.
     pub record: Arc<PeerRecord>,
     /// The take that was this lane's last.
@@ -78,7 +73,6 @@ pub struct ReadyLink {
     pub link: IdleLink,
     /// Of a SOCKS5 link; a link of our own holds its seat itself.
     pub guard: Option<LinkGuard>,
-    pub since: Instant,
 }
 
 /// What links are ready for.
@@ -127,7 +121,6 @@ impl PeerLinks {
             ready: BTreeMap::new(),
             shared: SharedLinks::default(),
             counts: Arc::default(),
-            on_lost: None,
             record: Arc::default(),
             last_turn: 0,
             failures: 0,
@@ -217,16 +210,18 @@ impl PeerLinks {
             RemovedReason::Lost(why) => self.note_lost(why),
             RemovedReason::Closed => {
                 self.note_lost(&IdleLinkFailure::CLOSED);
-                self.note_leaving(false);
+                self.note_retired();
             }
         }
     }
 
+    /// It wants no more links.
+    pub fn note_drain(&mut self) {
+        self.goodbye.note_drain();
+    }
+
     /// A link of its is let go in good order.
-    pub fn note_leaving(&mut self, drains: bool) {
-        if drains {
-            return self.goodbye.note_drain();
-        }
+    pub fn note_retired(&mut self) {
         let is_last = self.ready.is_empty() && self.shared.is_empty();
         self.goodbye.note_retired(is_last && self.counts.count(LinkActivity::Full) == 0);
     }
@@ -444,22 +439,22 @@ mod tests {
             group.is_remembered()
         };
         assert!(remembered(|group| group.note_lost(&IdleLinkFailure::CLOSED)), "killed");
-        assert!(!remembered(|group| group.note_leaving(true)), "it drains");
-        assert!(!remembered(|group| group.note_leaving(false)), "its last link retired");
+        assert!(!remembered(|group| group.note_drain()), "it drains");
+        assert!(!remembered(|group| group.note_retired()), "its last link retired");
         let cut_while_it_drains = |group: &mut PeerLinks| {
-            group.note_leaving(true);
+            group.note_drain();
             group.note_lost(&IdleLinkFailure::CLOSED);
         };
         assert!(!remembered(cut_while_it_drains));
         let back_and_killed = |group: &mut PeerLinks| {
-            group.note_leaving(true);
+            group.note_drain();
             group.note_seen();
             group.note_lost(&IdleLinkFailure::CLOSED);
         };
         assert!(remembered(back_and_killed));
         let mut drains = group();
         let carries = LinkGuard::carrying(&drains.counts, None);
-        drains.note_leaving(true);
+        drains.note_drain();
         let row = drains.row();
         assert_eq!(
             (row.carrying, row.last_error.as_deref()),
@@ -472,7 +467,7 @@ mod tests {
         assert!(!killed.is_remembered_when(Some(REMEMBERED)));
         let mut busy = group();
         let carries = LinkGuard::carrying(&busy.counts, None);
-        busy.note_leaving(false);
+        busy.note_retired();
         drop(carries);
         assert!(busy.is_remembered(), "one link of several retired, and then the rest was cut");
     }

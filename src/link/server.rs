@@ -1,13 +1,15 @@
-//! The serving end of links that sessions share: each `open` becomes a session of its own.
+//! The serving end of links that sessions share: it tells the opener what is offered, and hears what is opened.
 //!
 //! A link that should go (the gateway drains, its certificates have changed, it is too old, there are too many)
 //! is not closed from here, since a session may already be on its way, or bytes of the last one on theirs to a slow
 //! client. The opener is asked instead, and closes the link when it gets to it. A link whose opener stays alive but
-//! does not close it is dropped after [`GOODBYE`].
+//! does not close it is dropped after [`GOODBYE`](super::GOODBYE).
+//!
+//! What becomes of a session is not here: whoever serves a link asks for the next one.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use arc_swap::ArcSwap;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -19,24 +21,15 @@ use super::{
     agreement::{AgreedLink, AgreedLinkEvent},
     failure::IdleLinkFailure,
     generation::TermsGeneration,
+    handshake::{HandshakeTerms, HelloRole},
     lockdown::Lockdown,
     multiplex::handle::IncomingSession,
+    offered_services::OfferedServices,
 };
-use crate::{
-    proto::multiplex::{frame::FrameType, hello::ServiceOffer, open::OpenRequest},
-    tasks::Tasks,
-};
+use crate::proto::multiplex::{frame::FrameType, open::OpenRequest};
 
 /// Between two offers on one link: a service that comes and goes all the time is told as often as openers take it.
 const OFFER_PAUSE: Duration = Duration::from_millis(300);
-
-/// Serves one session that a peer has opened.
-pub type SessionOpened =
-    Arc<dyn Fn(&Peer, Box<OpenRequest>, IncomingSession) -> BoxFuture<'static, ()> + Send + Sync>;
-/// What a peer is offered now.
-pub type CurrentOffer = Arc<dyn Fn(&Peer) -> Vec<ServiceOffer> + Send + Sync>;
-/// Told of each link that ends without a session, how long it stood idle, and why.
-pub type IdleLinkLost = Arc<dyn Fn(&Peer, Duration, IdleLossReason) + Send + Sync>;
 
 /// Why an idle link has ended.
 #[derive(Debug, Clone)]
@@ -48,48 +41,48 @@ pub enum IdleLossReason {
     Failed(IdleLinkFailure),
 }
 
+/// A link that has ended: how long it stood, and why it ended.
+#[derive(Debug)]
+pub struct LinkLost {
+    pub lifetime: Duration,
+    pub why: IdleLossReason,
+}
+
 /// The serving ends of one way.
+#[derive(Debug)]
 pub struct LinkServer {
-    tasks: Tasks,
-    opened: SessionOpened,
-    offer: CurrentOffer,
+    offered: Arc<ArcSwap<OfferedServices>>,
     /// Told when what is offered is another.
     offers: watch::Sender<()>,
-    lost: IdleLinkLost,
     drained: CancellationToken,
+    /// Gateways that are locked keep no links.
     lockdown: Lockdown,
     generation: Arc<TermsGeneration>,
 }
 
-impl fmt::Debug for LinkServer {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Server")
-    }
+/// A link that is served.
+#[derive(Debug)]
+pub struct ServedLink {
+    server: Arc<LinkServer>,
+    link: Box<AgreedLink>,
+    offers: watch::Receiver<()>,
+    next_offer_at: Instant,
 }
 
 impl LinkServer {
-    pub fn new(tasks: Tasks, opened: SessionOpened, offer: CurrentOffer, lost: IdleLinkLost) -> Arc<Self> {
-        Self::with_lockdown(Lockdown::default(), tasks, opened, offer, lost)
-    }
-
-    /// The same, without links to gateways that are locked.
-    pub fn with_lockdown(
-        lockdown: Lockdown,
-        tasks: Tasks,
-        opened: SessionOpened,
-        offer: CurrentOffer,
-        lost: IdleLinkLost,
-    ) -> Arc<Self> {
+    pub fn new(offered: Arc<ArcSwap<OfferedServices>>) -> Arc<Self> {
         Arc::new(Self {
-            tasks,
-            opened,
-            offer,
+            lockdown: offered.load().lockdown.clone(),
+            offered,
             offers: watch::Sender::new(()),
-            lost,
             drained: CancellationToken::new(),
-            lockdown,
             generation: Arc::default(),
         })
+    }
+
+    /// What its links are established with.
+    pub fn terms(&self) -> HandshakeTerms {
+        HandshakeTerms { role: HelloRole::Serves(self.offered.clone()), generation: self.generation.clone() }
     }
 
     /// The services or their states have changed: the opener of each link hears of it.
@@ -97,9 +90,12 @@ impl LinkServer {
         self.offers.send_replace(());
     }
 
-    /// A link stands; its sessions are served until it ends.
-    pub fn serve_link(self: &Arc<Self>, link: Box<AgreedLink>) {
-        self.tasks.spawn("link", self.clone().drive_link(link));
+    /// A link stands.
+    pub fn serve(self: &Arc<Self>, link: Box<AgreedLink>) -> ServedLink {
+        let mut offers = self.offers.subscribe();
+        // What its `hello` said may be old already.
+        offers.mark_changed();
+        ServedLink { server: self.clone(), link, offers, next_offer_at: Instant::now() }
     }
 
     /// No more sessions, on any link.
@@ -111,44 +107,41 @@ impl LinkServer {
     pub fn generation(&self) -> &Arc<TermsGeneration> {
         &self.generation
     }
+}
 
-    async fn drive_link(self: Arc<Self>, mut link: Box<AgreedLink>) {
+impl ServedLink {
+    pub fn peer(&self) -> &Peer {
+        self.link.peer()
+    }
+
+    /// The next session that its peer opens, until the link ends. It may be dropped and asked for again.
+    pub async fn next_session(&mut self) -> Result<(Box<OpenRequest>, IncomingSession), LinkLost> {
+        let Self { server, link, offers, next_offer_at } = self;
         let peer = link.peer().clone();
-        let mut offers = self.offers.subscribe();
-        // What its `hello` said may be old already.
-        offers.mark_changed();
-        let mut next_offer_at = Instant::now();
         loop {
             let requested = async {
                 tokio::select! {
-                    () = self.drained.cancelled() => {}
-                    () = self.lockdown.locked(&peer) => {}
+                    () = server.drained.cancelled() => {}
+                    () = server.lockdown.locked(&peer) => {}
                 }
                 FrameType::Drain
             };
             let event = tokio::select! {
                 biased;
                 // Dropped and asked for again, neither loses anything.
-                () = offer_changed(&mut offers, next_offer_at) => {
+                () = offer_changed(offers, *next_offer_at) => {
                     offers.mark_unchanged();
-                    link.offer((self.offer)(&peer));
-                    next_offer_at = Instant::now() + OFFER_PAUSE;
+                    link.offer(server.offered.load().services_for(&peer));
+                    *next_offer_at = Instant::now() + OFFER_PAUSE;
                     continue;
                 }
                 event = link.next_event(requested) => event,
             };
             match event {
-                AgreedLinkEvent::Opened(request, session) => {
-                    self.tasks.spawn("session", (self.opened)(&peer, request, session));
-                }
+                AgreedLinkEvent::Opened(request, session) => return Ok((request, session)),
                 // The offers are this end's own.
                 AgreedLinkEvent::Leaves(_) | AgreedLinkEvent::HasRoom | AgreedLinkEvent::Offers(_) => {}
-                AgreedLinkEvent::Ended(loss) => {
-                    let lifetime = link.lifetime();
-                    // Its guard is free before anybody looks.
-                    drop(link);
-                    return (self.lost)(&peer, lifetime, loss);
-                }
+                AgreedLinkEvent::Ended(why) => return Err(LinkLost { lifetime: link.lifetime(), why }),
             }
         }
     }
@@ -170,7 +163,6 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
-        sync::mpsc,
         time::timeout,
     };
 
@@ -221,14 +213,15 @@ mod tests {
         }
     }
 
-    fn serve(link: Box<AgreedLink>) -> (Arc<LinkServer>, mpsc::Receiver<(Duration, IdleLossReason)>) {
-        let (tell, reported) = mpsc::channel(1);
-        let lost: IdleLinkLost =
-            Arc::new(move |_, lifetime, loss| tell.try_send((lifetime, loss)).expect("it is heard"));
-        let opened: SessionOpened = Arc::new(|_, open, _| panic!("nobody says {open:?}"));
-        let server = LinkServer::new(Tasks::default(), opened, Arc::new(|_| Vec::new()), lost);
-        server.serve_link(link);
-        (server, reported)
+    fn serve(link: Box<AgreedLink>) -> (Arc<LinkServer>, ServedLink) {
+        let server = LinkServer::new(Arc::new(ArcSwap::from_pointee(OfferedServices::default())));
+        let served = server.serve(link);
+        (server, served)
+    }
+
+    async fn ends(mut served: ServedLink) -> LinkLost {
+        let opened = timeout(2 * GOODBYE, served.next_session()).await.expect("it ends");
+        opened.expect_err("nobody opens a session")
     }
 
     #[tokio::test(start_paused = true)]
@@ -239,12 +232,10 @@ mod tests {
             let (link, mut theirs) = agreed_link(CancellationToken::new()).await;
             send_frame(&mut theirs, says_so).await;
             link.tcp().expect("it is one").readable().await.expect("it lives");
-            let (_server, mut reported) = serve(link);
-            let ends = timeout(2 * GOODBYE, reported.recv());
-            let (ended, ()) = tokio::join!(ends, answers(&mut theirs));
-            let (lifetime, loss) = ended.expect("it ends").expect("it is told");
-            assert_eq!(discriminant(&loss), discriminant(&expected));
-            assert!(lifetime >= GOODBYE && lifetime < GOODBYE + Duration::from_millis(10), "{lifetime:?}");
+            let (_server, served) = serve(link);
+            let (LinkLost { lifetime, why }, ()) = tokio::join!(ends(served), answers(&mut theirs));
+            assert_eq!(discriminant(&why), discriminant(&expected));
+            assert!((GOODBYE..GOODBYE + Duration::from_millis(10)).contains(&lifetime), "{lifetime:?}");
         }
     }
 
@@ -253,29 +244,30 @@ mod tests {
         for goodbye_sent in [None, Some(FrameType::Drain), Some(FrameType::Retire)] {
             let worn = CancellationToken::new();
             let (link, mut theirs) = agreed_link(worn.clone()).await;
-            let (server, mut reported) = serve(link);
+            let (server, served) = serve(link);
             match goodbye_sent {
                 Some(FrameType::Drain) => server.drain(),
                 Some(_) => worn.cancel(),
                 None => {}
             }
-            if let Some(expected) = goodbye_sent {
-                let mut requested = [0; HEADER_BYTES];
-                theirs.read_exact(&mut requested).await.expect("it is asked");
-                assert_eq!(requested, [expected as u8, 0, 0, 0, 0, 0, 0, 0]);
-            }
-            // The opener lets it go in good order.
-            send_frame(&mut theirs, LinkFrame::Retire).await;
-            theirs.shutdown().await.expect("it ends");
-            let ended = timeout(Duration::from_secs(10), reported.recv()).await;
-            let (lifetime, loss) = ended.expect("it ends").expect("it is told");
+            let talks = async {
+                if let Some(expected) = goodbye_sent {
+                    let mut requested = [0; HEADER_BYTES];
+                    theirs.read_exact(&mut requested).await.expect("it is asked");
+                    assert_eq!(requested, [expected as u8, 0, 0, 0, 0, 0, 0, 0]);
+                }
+                // The opener lets it go in good order.
+                send_frame(&mut theirs, LinkFrame::Retire).await;
+                theirs.shutdown().await.expect("it ends");
+            };
+            let (LinkLost { lifetime, why }, ()) = tokio::join!(ends(served), talks);
             assert!(lifetime < LIVED, "{lifetime:?}");
             match goodbye_sent {
                 Some(_) => {
-                    assert!(matches!(loss, IdleLossReason::Retired), "this end had asked by {goodbye_sent:?}")
+                    assert!(matches!(why, IdleLossReason::Retired), "this end had asked by {goodbye_sent:?}")
                 }
                 None => {
-                    assert!(matches!(loss, IdleLossReason::Failed(IdleLinkFailure::LetGoAtOnce)), "{loss:?}")
+                    assert!(matches!(why, IdleLossReason::Failed(IdleLinkFailure::LetGoAtOnce)), "{why:?}")
                 }
             }
         }

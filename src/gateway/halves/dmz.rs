@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 
 use super::{
@@ -14,26 +13,16 @@ use crate::{
     connect::{Connector, backend_group::BackendGroup, forward::ForwardDialler},
     gateway::descriptors::DescriptorShares,
     link::{
-        agreement,
-        handshake::{
-            self, CarriesMismatch, EstablishedLink, GrantDecision, GrantFn, HandshakeOutcome, HandshakeTerms,
-            HelloRole, SocksRequest,
-        },
+        grants::{GrantRule, ServiceGrants},
+        handshake::{self, EstablishedLink, HandshakeOutcome, HandshakeTerms, HelloRole, SocksRequest},
         keeper::{KeeperContext, KeeperTarget},
         listener::LinkReception,
         pool::Pool,
         shares::{GatewayShares, ShareRule},
     },
     net::{listen::BindError, resolved_names::ResolvedNames},
-    profile::{BackendSet, Carries, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
-    proto::{
-        Refusal,
-        multiplex::{
-            frame::FrameType,
-            hello::{OpenerHello, ServiceOffer},
-        },
-        socks5,
-    },
+    profile::{BackendSet, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
+    proto::{Refusal, multiplex::frame::FrameType, socks5},
     telemetry::{
         link_cause::LinkCause,
         snapshot::{PoolRow, ServicePhase},
@@ -41,20 +30,10 @@ use crate::{
     tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
-/// The services of a DMZ half, and the conditions for peers that offer them.
-type PeerPolicy = HashMap<ServiceName, ServicePolicy>;
-
-#[derive(Debug, PartialEq, Eq)]
-struct ServicePolicy {
-    /// Which peers may offer it; `None`: all of the link's peers.
-    peers: Option<Vec<String>>,
-    carries: Carries,
-}
-
 /// Where the DMZ half takes its sessions.
 pub struct DmzSide {
     security: LinkSecurity,
-    policy: Arc<ArcSwap<PeerPolicy>>,
+    grants: Arc<ServiceGrants>,
     parts: DmzParts,
 }
 
@@ -81,24 +60,27 @@ impl DmzSide {
         found: &ResolvedNames,
         common: &SharedContext,
     ) -> Result<Self, BindError> {
+        let rule = match &half.mode {
+            DmzMode::Direct(_) => ShareRule::Divided(1),
+            DmzMode::Forward { connect, .. } => ShareRule::Divided(connect.len()),
+            DmzMode::Reverse { tls, .. } => ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len())),
+        };
+        let links = GatewayShares::new(common.shares.load().dmz_links, rule);
+        let grants = ServiceGrants::new(links.clone());
         let parts = match &half.mode {
             DmzMode::Direct(_) => DmzParts::Direct(HashMap::new()),
             DmzMode::Forward { connect, pool, .. } => {
-                let links =
-                    GatewayShares::new(common.shares.load().dmz_links, ShareRule::Divided(connect.len()));
                 let pool = Pool::new(*pool, half.services.len(), links.clone(), common.tasks.clone());
                 DmzParts::Forward { connect: connect.clone(), links, pool, dialler: None }
             }
-            DmzMode::Reverse { listen, bind, pool, tls } => {
-                let rule = ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len()));
-                let links = GatewayShares::new(common.shares.load().dmz_links, rule);
+            DmzMode::Reverse { listen, bind, pool, .. } => {
                 let pool = Pool::new(*pool, half.services.len(), links, common.tasks.clone());
                 DmzParts::Reverse { ingress: LinkIngress::prepare(listen, *bind, found)?, pool }
             }
         };
         let identity = succeed_identity(identity, before.map(|before| &before.security.identity));
         let security = LinkSecurity::new(identity, outer, half.link_listen());
-        Ok(Self { security, policy: Arc::default(), parts })
+        Ok(Self { security, grants, parts })
     }
 
     /// Whether this half can keep running under another profile.
@@ -109,17 +91,16 @@ impl DmzSide {
                 connect == wanted
             }
             (DmzParts::Reverse { ingress, .. }, DmzMode::Reverse { listen, .. }) => ingress.fits(listen),
-            _ => false,
+            (DmzParts::Direct(_) | DmzParts::Forward { .. } | DmzParts::Reverse { .. }, _) => false,
         }
     }
 
     pub fn start(&mut self, half: &DmzHalf, common: &SharedContext) {
         self.update_policy(half);
-        let Some(pool) = self.pool().cloned() else { return };
-        let granting = grant_fn(self.policy.clone(), pool);
+        let grants = self.grants.clone();
         match (&mut self.parts, &half.mode) {
             (DmzParts::Forward { connect, links, pool, dialler }, DmzMode::Forward { pool: limits, .. }) => {
-                let shared = KeeperContext {
+                let keepers = KeeperContext {
                     half: Half::Dmz,
                     identity: self.security.identity.clone(),
                     outer: self.security.outer.clone(),
@@ -130,23 +111,22 @@ impl DmzSide {
                     dns: common.dns.clone(),
                 };
                 let wanted = KeeperTarget { prepared: limits.prepared, retry: RETRY_HURRIED };
-                *dialler = Some(ForwardDialler::start(connect, wanted, pool.clone(), &granting, &shared));
+                *dialler = Some(ForwardDialler::start(connect, wanted, pool.clone(), grants, keepers));
             }
             (DmzParts::Reverse { ingress, pool }, _) => {
                 let terms = HandshakeTerms {
-                    role: HelloRole::Opens(granting),
+                    role: HelloRole::Opens(grants.clone()),
                     generation: pool.generation().clone(),
                 };
                 let handshakes = common.shares.load().dmz_handshakes;
                 let context = handshake_context(ingress, &self.security, terms, handshakes, common);
-                let intake =
-                    LinkIntake { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
+                let intake = LinkIntake { pool: pool.clone(), grants, common: common.clone() };
                 let handshake_done =
                     move |handshake_done, permit| intake.clone().take_in(handshake_done, permit).boxed();
                 let reception = LinkReception::new(context, Arc::new(handshake_done));
                 ingress.start(reception, &self.security, &common.tasks);
             }
-            _ => {}
+            (DmzParts::Direct(_) | DmzParts::Forward { .. }, _) => {}
         }
     }
 
@@ -214,33 +194,33 @@ impl DmzSide {
 
     /// Takes over the policy of a profile; whether it was the same before.
     fn update_policy(&mut self, half: &DmzHalf) -> bool {
-        let of_service =
-            |service: &DmzService| ServicePolicy { peers: service.peers.clone(), carries: service.carries };
-        let policy =
-            half.services.iter().map(|service| (service.name.clone(), of_service(service))).collect();
-        let is_unchanged = **self.policy.load() == policy;
-        self.policy.store(Arc::new(policy));
+        let rule =
+            |service: &DmzService| GrantRule { peers: service.peers.clone(), carries: service.carries };
+        let rules = half.services.iter().map(|service| (service.name.clone(), rule(service)));
+        let is_unchanged = self.grants.set_policy(rules.collect());
         match (&mut self.parts, &half.mode) {
             (DmzParts::Direct(backends), DmzMode::Direct(wanted)) => {
                 *backends = wanted.iter().map(|(name, to)| (name.clone(), to.clone())).collect();
             }
             (DmzParts::Forward { pool, dialler, .. }, DmzMode::Forward { pool: limits, .. }) => {
+                self.grants.set_retire(limits.retire);
                 pool.set_limits(*limits, half.services.len());
                 if let Some(dialler) = dialler {
                     dialler.update(KeeperTarget { prepared: limits.prepared, retry: RETRY });
                 }
             }
             (DmzParts::Reverse { pool, .. }, DmzMode::Reverse { pool: limits, tls, .. }) => {
+                self.grants.set_retire(limits.retire);
                 pool.set_limits(*limits, half.services.len());
                 pool.share_links(ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len())));
                 let of_link = tls.as_ref().map(|tls| tls.peers.as_slice());
-                let policy = self.policy.load();
+                let policy = self.grants.policy();
                 pool.retain_allowed(|peer, service| {
                     peer.is_among(of_link)
                         && policy.get(service).is_some_and(|of| peer.is_among(of.peers.as_deref()))
                 });
             }
-            _ => {}
+            (DmzParts::Direct(_) | DmzParts::Forward { .. } | DmzParts::Reverse { .. }, _) => {}
         }
         is_unchanged
     }
@@ -297,10 +277,10 @@ impl DmzSide {
         match &self.parts {
             DmzParts::Direct(_) => Vec::new(),
             DmzParts::Forward { dialler, .. } => {
-                let services = self.policy.load();
+                let services = self.grants.policy();
                 dialler.as_ref().map(|dialler| dialler.rows(services.keys())).unwrap_or_default()
             }
-            DmzParts::Reverse { pool, .. } => pool.rows(self.policy.load().keys()),
+            DmzParts::Reverse { pool, .. } => pool.rows(self.grants.policy().keys()),
         }
     }
 
@@ -352,40 +332,11 @@ impl DmzSide {
     }
 }
 
-/// Decides what a DMZ half grants a peer: those of its offers that clients may reach through it.
-fn grant_fn(policy: Arc<ArcSwap<PeerPolicy>>, pool: Arc<Pool>) -> GrantFn {
-    Arc::new(move |peer, offer| {
-        let policy = policy.load();
-        let (mut services, mut mismatches) = (Vec::new(), Vec::new());
-        for ServiceOffer { name: service, carries: there, .. } in &offer.services {
-            let Some(here) = policy.get(service).filter(|of| peer.is_among(of.peers.as_deref())) else {
-                continue;
-            };
-            match here.carries == *there {
-                true => services.push(service.clone()),
-                false => {
-                    mismatches.push(CarriesMismatch {
-                        service: service.clone(),
-                        there: *there,
-                        here: here.carries,
-                    });
-                }
-            }
-        }
-        let links_max = u16::try_from(pool.links_allowed(peer)).unwrap_or(u16::MAX);
-        GrantDecision {
-            hello: OpenerHello { about: agreement::about(), links_max, granted: services },
-            mismatches,
-            retire: pool.retire_age(),
-        }
-    })
-}
-
 /// Takes in the links that internal gateways dial.
 #[derive(Clone)]
 struct LinkIntake {
     pool: Arc<Pool>,
-    policy: Arc<ArcSwap<PeerPolicy>>,
+    grants: Arc<ServiceGrants>,
     common: SharedContext,
 }
 
@@ -402,7 +353,7 @@ impl LinkIntake {
 
     async fn take_in_link(self, linked: EstablishedLink) {
         let who = linked.link.peer().label();
-        for mismatch in self.pool.note_offer(&linked) {
+        for mismatch in self.pool.note_mismatches(linked.link.peer(), &linked.mismatches) {
             self.common.notices.warn_rejected_link(LinkCause::Other, format!("link from {who}: {mismatch}"));
         }
         if !linked.grant.granted.is_empty() {
@@ -424,7 +375,7 @@ impl LinkIntake {
     /// A SOCKS5 link, for the service that it names.
     async fn take_in_parked(self, requested: SocksRequest) {
         let SocksRequest { mut stream, peer, service } = requested;
-        let allowed = self.policy.load().get(&service).map(|of| peer.is_among(of.peers.as_deref()));
+        let allowed = self.grants.policy().get(&service).map(|of| peer.is_among(of.peers.as_deref()));
         let known = self.common.sessions.services.load().get(&(Half::Dmz, service.clone())).cloned();
         let drains = known.is_some_and(|known| known.phase() == ServicePhase::Draining);
         let refusal = match allowed {

@@ -10,14 +10,14 @@ use super::{
 };
 use crate::{
     accept::{
-        SessionRequest, forward,
-        reverse::{self, OfferedService, OfferedServices, ReverseDialler},
+        forward,
+        reverse::{ReverseDialler, ReverseSessions},
     },
     gateway::descriptors::DescriptorShares,
     link::{
         dialled_gateways::DialledGateways,
-        handshake::{HandshakeTerms, HelloRole},
         keeper::{KeeperContext, KeeperTarget},
+        offered_services::{OfferedService, OfferedServices},
         server::LinkServer,
         shares::{GatewayShares, ShareRule},
     },
@@ -60,7 +60,7 @@ impl InternalSide {
             InternalMode::Forward { listen, bind, .. } => {
                 let ingress = LinkIngress::prepare(listen, *bind, found)?;
                 let visitors = Arc::<forward::DialledInPeers>::default();
-                let server = forward_server(common, &visitors, &offering);
+                let server = LinkServer::new(offering.clone());
                 InternalParts::Forward { ingress, visitors, server }
             }
             InternalMode::Reverse { .. } => {
@@ -84,7 +84,7 @@ impl InternalSide {
                 ingress.fits(listen)
             }
             (InternalParts::Reverse { .. }, InternalMode::Reverse { .. }) => true,
-            _ => false,
+            (InternalParts::Forward { .. } | InternalParts::Reverse { .. }, _) => false,
         };
         same_mode && self.maximum == half.maximum
     }
@@ -92,12 +92,9 @@ impl InternalSide {
     pub fn start(&mut self, half: &InternalHalf, common: &SharedContext) {
         match &mut self.parts {
             InternalParts::Forward { ingress, visitors, server } => {
-                let offering = self.offering.clone();
-                let hello_role = HelloRole::Serves(Arc::new(move |peer| offering.load().offer_for(peer)));
-                let terms = HandshakeTerms { role: hello_role, generation: server.generation().clone() };
                 let handshakes = common.shares.load().internal_handshakes;
                 let reception = forward::reception(
-                    handshake_context(ingress, &self.security, terms, handshakes, common),
+                    handshake_context(ingress, &self.security, server.terms(), handshakes, common),
                     visitors.clone(),
                     server.clone(),
                     self.links.clone(),
@@ -304,7 +301,7 @@ fn dialled_gateways(
     offering: &Arc<ArcSwap<OfferedServices>>,
     common: &SharedContext,
 ) -> Arc<DialledGateways<ReverseDialler>> {
-    let shared = KeeperContext {
+    let keepers = KeeperContext {
         half: Half::Internal,
         identity: security.identity.clone(),
         outer: security.outer.clone(),
@@ -314,11 +311,8 @@ fn dialled_gateways(
         lockdown: common.sessions.lockdown.clone(),
         dns: common.dns.clone(),
     };
-    let (offering, serve, of_keepers) = (offering.clone(), common.serve.clone(), shared.clone());
-    let start = move |gateway, wanted| {
-        ReverseDialler::start(gateway, wanted, offering.clone(), of_keepers.clone(), serve.clone())
-    };
-    DialledGateways::new(shared, start)
+    let sessions = ReverseSessions { offered: offering.clone(), serve: common.serve.clone() };
+    DialledGateways::new(keepers, sessions)
 }
 
 /// DMZ gateways that share the links: those that are dialled, or the names that may dial in.
@@ -351,20 +345,4 @@ fn offered_services(half: &InternalHalf, maximum: usize, common: &SharedContext)
         sessions_per_link: half.sessions_per_link,
         retire: half.retire,
     }
-}
-
-/// The serving ends of links that DMZ gateways dial.
-fn forward_server(
-    common: &SharedContext,
-    visitors: &Arc<forward::DialledInPeers>,
-    offering: &Arc<ArcSwap<OfferedServices>>,
-) -> Arc<LinkServer> {
-    let (serve, visitors) = (common.serve.clone(), visitors.clone());
-    LinkServer::with_lockdown(
-        common.sessions.lockdown.clone(),
-        common.tasks.clone(),
-        Arc::new(move |peer, open, session| serve(SessionRequest::from_open(peer, *open, session))),
-        reverse::current_offer(offering.clone()),
-        Arc::new(move |peer, _, loss| visitors.record_loss(peer, &loss)),
-    )
 }

@@ -9,7 +9,6 @@ use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
     time::{Instant, advance, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -18,17 +17,17 @@ use crate::{
     gateway::link_session,
     link::{
         DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
-        agreement::{self, AgreedLink, AgreedLinkEvent, Agreement},
+        agreement::{AgreedLink, AgreedLinkEvent, Agreement},
         failure::IdleLinkFailure,
-        generation::TermsGeneration,
-        handshake::{self, HandshakeError, HandshakeTerms, HelloRole, OfferDecision},
+        handshake::{self, HandshakeError, HandshakeTerms},
         liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
         multiplex::{
             handle::{LinkLoss, LocalSide, SessionFate},
             receiving::BEGUN,
             timing::ANSWER,
         },
-        server::{IdleLinkLost, IdleLossReason, LinkServer},
+        offered_services::OfferedServices,
+        server::{IdleLossReason, LinkServer},
     },
     net::{dial, read_ahead::BelowTls, stream::NetStream, tcp},
     profile::{GatewaysOfName, HostPort, LinkAddress, LinkCarrier, ServiceName},
@@ -36,11 +35,9 @@ use crate::{
         PeerViolation,
         decoder::{FrameReader, HeardPiece},
         frame::{FrameType, LinkFrame},
-        hello::ServerHello,
         open::OpenRequest,
         state::LinkEnd,
     },
-    tasks::Tasks,
     telemetry::registry::SessionCounters,
     tests::{LITTLE, happens_after},
     tls::edge::EdgeTls,
@@ -191,16 +188,7 @@ fn host(at: SocketAddr) -> HostPort {
 }
 
 fn terms() -> HandshakeTerms {
-    let hello = ServerHello {
-        about: agreement::about(),
-        links_kept: 1,
-        links_max: 8,
-        sessions_per_link: 8,
-        services: Vec::new(),
-    };
-    let retire = Duration::from_secs(3600);
-    let offering = Arc::new(move |_: &Peer| OfferDecision { hello: hello.clone(), retire });
-    HandshakeTerms { role: HelloRole::Serves(offering), generation: Arc::new(TermsGeneration::default()) }
+    link_server().terms()
 }
 
 async fn check_accepted(value: Duration) {
@@ -317,16 +305,14 @@ async fn check_goodbye(value: Duration) {
     LinkFrame::Retire.push(&mut sent, 0);
     theirs.write_all(&sent).await.expect("it is taken");
     link.tcp().expect("it is one").readable().await.expect("it lives");
-    let (tell, mut reported) = mpsc::channel(1);
-    let lost: IdleLinkLost = Arc::new(move |_, _, _| tell.try_send(()).expect("it is told once"));
-    let opened = Arc::new(|_: &Peer, open, _| panic!("nobody says {open:?}"));
-    let server = LinkServer::new(Tasks::default(), opened, Arc::new(|_: &Peer| Vec::new()), lost);
-    let ending = async {
-        server.serve_link(link);
-        reported.recv().await
-    };
+    let mut served = link_server().serve(link);
+    let ending = async move { served.next_session().await.map(|_| ()) };
     let (ended, ()) = tokio::join!(happens_after(value, ending), answer_pings(&mut theirs, LinkEnd::Server));
-    assert_eq!(ended, Some(()));
+    ended.expect_err("nobody opens a session");
+}
+
+fn link_server() -> Arc<LinkServer> {
+    LinkServer::new(Arc::new(ArcSwap::from_pointee(OfferedServices::default())))
 }
 
 async fn check_parting(value: Duration) {

@@ -15,7 +15,7 @@ impl LinkKeeper {
 
     /// What it is used for has changed.
     pub fn notify_changed(&self) {
-        let parks = self.uses.parked_services();
+        let parks = self.parked_services();
         let mut state = self.lock();
         let is_locked = self.is_locked(&state);
         let is_kept = |service: &ServiceName| !is_locked && parks.contains(service);

@@ -1,8 +1,13 @@
 //! The notices that a keeper writes for operators about its links.
 
-use super::{DialledStream, EstablishedLink, LinkKeeper};
+use super::LinkKeeper;
 use crate::{
-    link::{agreement::SOFTWARE, dial_state::DialFailure, failure::LinkFailure},
+    link::{
+        agreement::SOFTWARE,
+        dial_state::DialFailure,
+        failure::LinkFailure,
+        handshake::{DialledStream, EstablishedLink},
+    },
     profile::{Half, ServiceName},
     proto::{multiplex::PROTOCOL_NAME, socks5},
     telemetry::{log::LogEvent, rate_limited::LogKind},

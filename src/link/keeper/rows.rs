@@ -17,7 +17,7 @@ impl LinkKeeper {
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut state = self.lock();
         let services: Vec<_> = match state.protocol {
-            Some(LinkProtocol::Socks) => self.uses.parked_services().into_iter().map(Some).collect(),
+            Some(LinkProtocol::Socks) => self.parked_services().into_iter().map(Some).collect(),
             None | Some(LinkProtocol::Own) => Vec::new(),
         };
         if services.is_empty() {
@@ -65,7 +65,7 @@ impl LinkKeeper {
     pub fn is_linked(&self) -> bool {
         let state = self.lock();
         let is_dialled_by_session =
-            state.protocol == Some(LinkProtocol::Socks) && self.uses.parked_services().is_empty();
+            state.protocol == Some(LinkProtocol::Socks) && self.parked_services().is_empty();
         let now = Instant::now();
         let mut states = state.dial_states.values();
         states.any(|state| if is_dialled_by_session { state.is_healthy() } else { state.has_lived(now) })

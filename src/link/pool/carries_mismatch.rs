@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    link::{Peer, handshake::CarriesMismatch},
+    link::{Peer, grants::CarriesMismatch},
     profile::ServiceName,
 };
 

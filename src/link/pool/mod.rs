@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{sync::oneshot, time::timeout};
@@ -30,13 +30,13 @@ pub use take_error::{ServiceClosed, TakeError};
 use super::{
     Peer,
     agreement::{AgreedLink, AgreedLinkEvent},
-    failure::IdleLinkFailure,
     generation::TermsGeneration,
-    handshake::{CarriesMismatch, EstablishedLink, close_lingering},
+    grants::CarriesMismatch,
+    handshake::{EstablishedLink, close_lingering},
     idle_link::{self, IdleLink, RemovedReason},
     link_guard::{LinkCounters, LinkGuard},
-    peer_links::{PeerLinks, ReadyLink, ReadyLinkLost, ServedServices, SharedLink},
-    server::IdleLossReason,
+    peer_links::{PeerLinks, ReadyLink, ServedServices, SharedLink},
+    server::{IdleLossReason, LinkLost},
     session_side::SessionSide,
     shares::GatewayShares,
 };
@@ -100,8 +100,8 @@ impl Pool {
     }
 
     /// A peer has said what it offers; what it carries otherwise than this half, and had not said yet.
-    pub fn note_offer(&self, linked: &EstablishedLink) -> Vec<CarriesMismatch> {
-        self.lock().mismatches.note_mismatches(linked.link.peer(), &linked.mismatches)
+    pub fn note_mismatches(&self, peer: &Peer, mismatches: &[CarriesMismatch]) -> Vec<CarriesMismatch> {
+        self.lock().mismatches.note_mismatches(peer, mismatches)
     }
 
     /// Takes in a SOCKS5 link that its peer has parked; gives it back when the pool takes none.
@@ -145,7 +145,10 @@ impl Pool {
         };
         let Some(guard) = guard else { return Err(link) };
         link.set_guard(guard);
-        self.keep_link(link, None);
+        if let Some(kept) = self.keep_link(link) {
+            // Its row tells how it ended.
+            self.tasks.spawn("shared link", async move { drop(kept.await) });
+        }
         Ok(())
     }
 
@@ -154,35 +157,34 @@ impl Pool {
         if self.lock().closed { FrameType::Drain } else { FrameType::Retire }
     }
 
-    /// Takes in a link of our own that this half has dialled and counts itself.
+    /// Takes in a link of our own that this half has dialled and counts itself; its life, until it is lost.
     pub fn take_in_dialled(
         self: &Arc<Self>,
         linked: EstablishedLink,
         counts: &Arc<LinkCounters>,
-        lost: ReadyLinkLost,
-    ) {
+    ) -> Option<impl Future<Output = LinkLost> + use<>> {
         let mut link = linked.link;
         {
             let mut contents = self.lock();
             let Some(group) = contents.peer_links_for(&mut link, 0) else {
                 drop(contents);
-                return self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
+                self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
+                return None;
             };
-            let group = &mut contents.peers[group];
-            group.counts = counts.clone();
-            group.on_lost = Some(lost.clone());
+            contents.peers[group].counts = counts.clone();
         }
-        self.keep_link(link, Some(lost));
+        self.keep_link(link)
     }
 
-    fn keep_link(self: &Arc<Self>, link: Box<AgreedLink>, lost: Option<ReadyLinkLost>) {
+    fn keep_link(self: &Arc<Self>, link: Box<AgreedLink>) -> Option<impl Future<Output = LinkLost> + use<>> {
         self.offered.store(true, Ordering::Relaxed);
         let (peer, leave) = (link.peer().clone(), CancellationToken::new());
         let key = {
             let mut contents = self.lock();
             let Some(group) = contents.peer_links_of(&peer).filter(|_| !contents.closed) else {
                 drop(contents);
-                return self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
+                self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
+                return None;
             };
             contents.next_link += 1;
             let number = contents.next_link;
@@ -197,7 +199,7 @@ impl Pool {
             number
         };
         self.serve_waiters(&peer);
-        self.tasks.spawn("shared link", self.clone().drive_link(link, key, leave, lost));
+        Some(self.clone().drive_link(link, key, leave))
     }
 
     /// The life of a link that sessions share.
@@ -206,8 +208,7 @@ impl Pool {
         mut link: Box<AgreedLink>,
         key: u64,
         leave: CancellationToken,
-        lost: Option<ReadyLinkLost>,
-    ) {
+    ) -> LinkLost {
         let peer = link.peer().clone();
         loop {
             let requested = async {
@@ -219,19 +220,20 @@ impl Pool {
                 AgreedLinkEvent::Offers(mismatch) => self.note_offer_change(&peer, key, &mismatch),
                 // An opener hears no `open`.
                 AgreedLinkEvent::Opened(..) => {}
-                AgreedLinkEvent::Leaves(kind) => self.remove_link(&peer, key, |group| {
-                    group.note_leaving(kind == FrameType::Drain);
-                }),
-                AgreedLinkEvent::Ended(loss) => {
+                AgreedLinkEvent::Leaves(FrameType::Drain) => {
+                    self.remove_link(&peer, key, PeerLinks::note_drain);
+                }
+                AgreedLinkEvent::Leaves(_) => self.remove_link(&peer, key, PeerLinks::note_retired),
+                AgreedLinkEvent::Ended(why) => {
                     let lifetime = link.lifetime();
                     // Its guard is free before anybody looks.
                     drop(link);
-                    self.remove_link(&peer, key, |group| match &loss {
+                    self.remove_link(&peer, key, |group| match &why {
                         IdleLossReason::Retired => {}
-                        IdleLossReason::Drained => group.note_leaving(true),
+                        IdleLossReason::Drained => group.note_drain(),
                         IdleLossReason::Failed(why) => group.note_lost(why),
                     });
-                    return lost.into_iter().for_each(|lost| lost(lifetime, loss.clone()));
+                    return LinkLost { lifetime, why };
                 }
             }
         }
@@ -278,16 +280,6 @@ impl Pool {
         self.lock().closed_at_all(service)
     }
 
-    /// Whoever parked it is told of a link that is not ready any more.
-    fn note_removed(&self, reason: RemovedReason, lost: Option<ReadyLinkLost>, lifetime: Duration) {
-        let loss = match reason {
-            RemovedReason::Taken => return,
-            RemovedReason::Lost(why) => IdleLossReason::Failed(why),
-            RemovedReason::Closed => IdleLossReason::Failed(IdleLinkFailure::CLOSED),
-        };
-        lost.into_iter().for_each(|lost| lost(lifetime, loss.clone()));
-    }
-
     /// Gives a ready link to the first client that it can serve, or keeps it.
     fn put_link(
         self: &Arc<Self>,
@@ -299,8 +291,7 @@ impl Pool {
         let mut stream = match idle_link::check_alive(stream) {
             Ok(stream) => stream,
             Err(reason) => {
-                contents.peers[group].note_removed(&reason);
-                return self.note_removed(reason, contents.peers[group].on_lost.clone(), Duration::ZERO);
+                return contents.peers[group].note_removed(&reason);
             }
         };
         let serves = contents.peers[group].serves.clone();
@@ -320,23 +311,17 @@ impl Pool {
             }
         }
         let slot = IdleLink::new(stream);
-        let since = Instant::now();
         let peer = contents.peers[group].peer.clone();
-        let lost = contents.peers[group].on_lost.clone();
         contents.next_link += 1;
         let number = contents.next_link;
-        contents.peers[group]
-            .ready
-            .insert(number, ReadyLink { link: slot.clone(), guard: link_guard, since });
+        contents.peers[group].ready.insert(number, ReadyLink { link: slot.clone(), guard: link_guard });
         drop(contents);
         let pool = self.clone();
         self.tasks.spawn("ready link", async move {
             let reason = slot.watch().await;
-            if matches!(reason, RemovedReason::Taken) {
-                return;
+            if !matches!(reason, RemovedReason::Taken) {
+                pool.note_lost((&peer, &serves), number, &reason);
             }
-            pool.note_lost((&peer, &serves), number, &reason);
-            pool.note_removed(reason, lost, since.elapsed());
         });
     }
 
@@ -389,7 +374,7 @@ impl Pool {
             let takes = contents.takes;
             let group = &mut contents.peers[at];
             let newest = group.newest_for(service).and_then(|newest| group.ready.remove(&newest));
-            let Some(ReadyLink { link: slot, guard: link_guard, since }) = newest else {
+            let Some(ReadyLink { link: slot, guard: link_guard }) = newest else {
                 let side = group.take_slot(service, OfferState::Open)?;
                 group.take_turn(takes);
                 return Some(TakenLink { side, peer: group.peer.clone(), guard: None });
@@ -402,10 +387,7 @@ impl Pool {
                     let side = SessionSide::Stream(stream);
                     return Some(TakenLink { side, peer: group.peer.clone(), guard: link_guard });
                 }
-                Err(reason) => {
-                    group.note_removed(&reason);
-                    self.note_removed(reason, group.on_lost.clone(), since.elapsed());
-                }
+                Err(reason) => group.note_removed(&reason),
             }
         }
         None
@@ -424,7 +406,7 @@ impl Pool {
             let ServedServices::One(service) = &group.serves else { continue };
             if !may_offer(&group.peer, service) {
                 self.close_all(std::mem::take(&mut group.ready).into_values());
-                group.note_leaving(true);
+                group.note_drain();
             }
         }
     }
@@ -438,7 +420,7 @@ impl Pool {
             contents.peers.iter_mut().filter(|group| matches!(group.serves, ServedServices::Granted(_)))
         {
             group.shared.take_all().for_each(|link| link.leave.cancel());
-            group.note_leaving(false);
+            group.note_retired();
         }
     }
 

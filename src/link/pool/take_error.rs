@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
-use crate::{link::handshake::CarriesMismatch, proto::multiplex::hello::OfferState};
+use crate::{link::grants::CarriesMismatch, proto::multiplex::hello::OfferState};
 
 /// Why no link could be had.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use super::{contents::LANES_MAX, *};
 use crate::{
     link::{
         agreement::{self, Agreement},
+        grants::granting,
         keeper::LIVED,
         link_services::LinkServices,
         peer_links::take_looks,
@@ -92,8 +93,8 @@ async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, Tc
     };
     let grant = OpenerHello { about, links_max: 8, granted: vec![service.clone()] };
     let retired = CancellationToken::new();
-    let judge = |offer: &[ServiceOffer]| (offer.iter().map(|of| of.name.clone()).collect(), Vec::new());
-    let serves = LinkServices::of_opener(&offer.services, Box::new(judge));
+    let grants = granting([&service, &orders()]);
+    let serves = LinkServices::of_opener(&offer.services, grants, peer(number));
     let agreed = Agreement { end: LinkEnd::Opener, sessions_max: 2, serves, retire: HOUR, retired };
     let link = AgreedLink::new(NetStream::Tcp(ours), peer(number), agreed);
     (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
@@ -198,7 +199,7 @@ async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than
 async fn a_newcomer_that_was_dialled_is_asked_to_go_and_closed() {
     let pool = full();
     let (newcomer, mut theirs) = linked(LANES_MAX).await;
-    pool.take_in_dialled(newcomer, &Arc::default(), Arc::new(|_, _| {}));
+    assert!(pool.take_in_dialled(newcomer, &Arc::default()).is_none());
     assert_eq!(hear_all(&mut theirs).await, RETIRE);
 }
 
@@ -215,22 +216,15 @@ async fn a_link_that_has_ended_by_the_time_it_stands_is_lost_and_told() {
         theirs.shutdown().await.expect("it ends");
         // Here before anybody looks.
         linked.link.tcp().expect("it is one").readable().await.expect("it lives");
-        let (tell, reported) = oneshot::channel();
-        let tell = Mutex::new(Some(tell));
-        let lost: ReadyLinkLost = Arc::new(move |lifetime, loss| {
-            let tell = tell.lock().unwrap_or_else(PoisonError::into_inner).take();
-            tell.expect("told once").send((lifetime, loss)).expect("it is waited for");
-        });
-        pool.take_in_dialled(linked, &Arc::default(), lost);
-        let (lifetime, loss) =
-            timeout(Duration::from_secs(5), reported).await.expect("it is told").expect("once");
+        let kept = pool.take_in_dialled(linked, &Arc::default()).expect("there is room");
+        let LinkLost { lifetime, why } = timeout(Duration::from_secs(5), kept).await.expect("it ends");
         assert!(pool.take_ready(&orders(), NOBODY).is_none());
         assert!(lifetime < LIVED, "{lifetime:?}");
         let is_told = matches!(
-            (&writer, &loss),
+            (&writer, &why),
             (Some(LinkFrame::Drain), IdleLossReason::Drained) | (_, IdleLossReason::Failed(_))
         );
-        assert!(is_told, "{writer:?}: {loss:?}");
+        assert!(is_told, "{writer:?}: {why:?}");
     }
 }
 
