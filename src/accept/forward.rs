@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{ServeSession, SessionReply, SessionRequest, served_links::serve_link};
+use super::{ServeSession, SessionRequest, served_links::serve_link};
 use crate::{
     admission::{clients::ClientAdmission, handshakes::HandshakePermit},
     link::{
@@ -24,7 +24,7 @@ use crate::{
         listener::{HandshakeContext, LinkReception},
         peer_links::{LOST_MAX, REMEMBERED},
         server::{IdleLossReason, LinkServer},
-        session_side::SessionSide,
+        session_side::Downstream,
         shares::GatewayShares,
         succession::{Succeeding, Succession, forget_succeeded},
     },
@@ -285,15 +285,13 @@ fn session_request(requested: SocksRequest, link_guard: LinkGuard) -> SessionReq
     }
     SessionRequest {
         half: Half::Internal,
-        downstream: SessionSide::Stream(requested.stream),
+        downstream: Downstream::requested(requested.stream, link_guard),
         service: requested.service,
         id: None,
         client: None,
         origin: Box::default(),
         peer: Some(requested.peer),
-        reply: SessionReply::Socks,
         prefix: Vec::new(),
-        link_guard: Some(link_guard),
         probe: false,
         outcome_sender: None,
         idle_state: None,

@@ -19,7 +19,7 @@ mod upgrade;
 mod upstream_session;
 pub mod web;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::{sync::oneshot, time::Instant};
@@ -28,14 +28,11 @@ use self::idle::IdleState;
 use crate::{
     admission::arrivals::ClientArrival,
     admission::clients::ClientAdmission,
-    link::{
-        Peer, handshake, link_guard::LinkGuard, multiplex::handle::IncomingSession, session_side::SessionSide,
-    },
+    link::{Peer, multiplex::handle::IncomingSession, session_side::Downstream},
     profile::{Half, ServiceName},
     proto::{
         Refusal,
         multiplex::open::{ClientOrigin, OpenRequest},
-        socks5,
     },
     telemetry::end::SessionEnd,
 };
@@ -44,7 +41,7 @@ use crate::{
 #[derive(Debug)]
 pub struct SessionRequest {
     pub half: Half,
-    pub downstream: SessionSide,
+    pub downstream: Downstream,
     pub service: ServiceName,
     /// The id that the other gateway has given it.
     pub id: Option<String>,
@@ -53,11 +50,8 @@ pub struct SessionRequest {
     pub origin: Box<ClientOrigin>,
     /// The gateway it came through, if any.
     pub peer: Option<Peer>,
-    pub reply: SessionReply,
     /// What the client has said already.
     pub prefix: Vec<u8>,
-    /// The place of a SOCKS5 link, held for as long as the session lives.
-    pub link_guard: Option<LinkGuard>,
     /// No client but a check of the way.
     pub probe: bool,
     /// Gets the outcome, where somebody waits for it.
@@ -86,54 +80,18 @@ impl SessionRequest {
         Self {
             half: Half::Internal,
             peer: Some(peer.clone()),
-            downstream: SessionSide::Incoming(Box::new(session)),
+            downstream: Downstream::Opened(Box::new(session)),
             service: open.service,
             id: Some(open.id),
             client: open.client,
             origin: Box::new(open.origin),
-            reply: SessionReply::Framed,
             prefix: Vec::new(),
-            link_guard: None,
             probe: open.is_probe,
             outcome_sender: None,
             idle_state: None,
             admission: ClientAdmission::default(),
             expires: None,
             arrival: None,
-        }
-    }
-}
-
-/// The reply that whoever asked for a session is waiting for; given once.
-#[derive(Debug)]
-#[must_use]
-pub enum SessionReply {
-    /// Nothing to say: a refusal is a reset.
-    Silent,
-    /// The reply to CONNECT.
-    Socks,
-    /// `opened` or `refused`.
-    Framed,
-}
-
-impl SessionReply {
-    /// From here on the leg carries the session's bytes. `opened` goes out with the first of them,
-    /// or when the relay has none to send.
-    pub async fn grant(self, side: &mut SessionSide) -> io::Result<()> {
-        match (self, side) {
-            (Self::Socks, SessionSide::Stream(stream)) => {
-                socks5::send_reply(stream, socks5_proto::Reply::Succeeded).await.map_err(io::Error::other)
-            }
-            (Self::Silent | Self::Socks | Self::Framed, _) => Ok(()),
-        }
-    }
-
-    pub async fn refuse(self, side: SessionSide, refusal: Refusal) {
-        match (self, side) {
-            (Self::Socks, SessionSide::Stream(stream)) => handshake::refuse(stream, refusal).await,
-            (Self::Framed, SessionSide::Incoming(session)) => session.refuse(refusal).await,
-            // Dropped with linger 0 armed, the socket is reset.
-            (Self::Silent | Self::Socks | Self::Framed, side) => drop(side),
         }
     }
 }

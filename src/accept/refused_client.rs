@@ -13,7 +13,6 @@ use super::{
 use crate::{
     admission::clients::{ClientAdmission, ClientRefusal, LoginRefusal},
     http::error_response::ErrorResponse,
-    link::session_side::SessionSide,
     net::{echo::EchoStream, stream::NetStream},
     profile::ServiceName,
     proto::multiplex::open::ClientOrigin,
@@ -36,9 +35,7 @@ pub async fn refuse_client(
         origin: client.origin(&ClientOrigin::default()),
         admission: ClientAdmission::Refused(refused),
     };
-    let request =
-        SessionRequest { id: Some(id.clone()), downstream: SessionSide::Gone, ..session_request(entered) };
-    serve(request).await;
+    serve(SessionRequest { id: Some(id.clone()), ..session_request(entered) }).await;
     let (status, reason) = match refused {
         ClientRefusal::Filter(_)
         | ClientRefusal::Login(LoginRefusal::NotListed | LoginRefusal::WrongClaims) => {

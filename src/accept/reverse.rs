@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use socks5_proto::Address;
 use tokio::sync::mpsc;
 
-use super::{ServeSession, SessionReply, SessionRequest, served_links::serve_link};
+use super::{ServeSession, SessionRequest, served_links::serve_link};
 use crate::{
     admission::clients::ClientAdmission,
     link::{
@@ -22,7 +22,7 @@ use crate::{
         link_guard::LinkGuard,
         offered_services::OfferedServices,
         server::{IdleLossReason, LinkLost, LinkServer},
-        session_side::SessionSide,
+        session_side::Downstream,
     },
     net::{stream::NetStream, tcp},
     profile::{Half, LinkAddress, ServiceName},
@@ -198,15 +198,13 @@ impl ParkedLink {
         }
         SessionRequest {
             half: Half::Internal,
-            downstream: SessionSide::Stream(stream),
+            downstream: Downstream::parked(stream, link_guard),
             service,
             id: None,
             client: client_address(client),
             origin: Box::default(),
             peer: Some(peer),
-            reply: SessionReply::Silent,
             prefix: Vec::new(),
-            link_guard: Some(link_guard),
             probe: false,
             outcome_sender: None,
             idle_state: None,

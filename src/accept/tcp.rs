@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ServeSession, SessionReply, SessionRequest,
+    ServeSession, SessionRequest,
     routes::{self, AdmittedClient, PortRoutes, RouteError, RouteTable, RoutedClient},
     web,
 };
@@ -25,7 +25,7 @@ use crate::{
         quota::{DescriptorQuota, QuotaPermit},
     },
     auth::ClientLogins,
-    link::{endpoint::LinkEndpoints, session_side::SessionSide},
+    link::{endpoint::LinkEndpoints, session_side::Downstream},
     net::{
         listen::{ListenEvent, Listener},
         stream::NetStream,
@@ -248,15 +248,13 @@ pub(super) fn session_request(entered: AdmittedClient) -> SessionRequest {
     let AdmittedClient { client, service, stream, prefix, origin, admission } = entered;
     SessionRequest {
         half: Half::Dmz,
-        downstream: SessionSide::Stream(stream),
+        downstream: Downstream::Client(stream),
         service,
         id: None,
         client: Some(client),
         origin,
         peer: None,
-        reply: SessionReply::Silent,
         prefix,
-        link_guard: None,
         probe: false,
         outcome_sender: None,
         idle_state: None,

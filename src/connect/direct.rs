@@ -18,7 +18,7 @@ use super::{
     idle_connections::IdleConnections, web,
 };
 use crate::{
-    link::session_side::SessionSide,
+    link::session_side::Upstream,
     net::{
         dial::{
             self, DialError,
@@ -102,12 +102,7 @@ pub async fn connect(
             stream
         }
     };
-    Ok(ConnectedUpstream {
-        side: SessionSide::Stream(stream),
-        peer: None,
-        link_guard: None,
-        first: Vec::new(),
-    })
+    Ok(ConnectedUpstream { side: Upstream::Backend(stream), peer: None, first: Vec::new() })
 }
 
 /// The backend itself.

@@ -27,7 +27,7 @@ use crate::{
         keeper::{KeeperContext, KeeperEvent, KeeperTarget, LinkKeeper, SocksLink},
         link_guard::LinkGuard,
         pool::{Pool, ServiceClosed},
-        session_side::SessionSide,
+        session_side::Upstream,
     },
     net::tcp,
     profile::{LinkAddress, ServiceName},
@@ -305,12 +305,7 @@ async fn dial(
                 let _ = tcp::prepare_busy_link(stream);
             }
             let first = order.take_unsent();
-            Ok(ConnectedUpstream {
-                side: SessionSide::Stream(stream),
-                peer: Some(peer),
-                link_guard: Some(link_guard),
-                first,
-            })
+            Ok(ConnectedUpstream { side: Upstream::Socks(stream, link_guard), peer: Some(peer), first })
         }
         Ok(Err(error)) => Err(refused_by_reply(&peer, &error)),
         Err(_) => Err(ConnectFailure {

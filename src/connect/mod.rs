@@ -23,9 +23,8 @@ use self::{backend_group::BackendGroup, backend_member::BackendUse};
 use crate::{
     link::{
         Peer,
-        link_guard::LinkGuard,
         pool::{Pool, ServiceClosed},
-        session_side::SessionSide,
+        session_side::Upstream,
     },
     net::dns::DnsResolver,
     profile::ServiceName,
@@ -86,10 +85,8 @@ impl ConnectRequest<'_> {
 /// The upstream side of a session: connected, or opened and not answered yet.
 #[derive(Debug)]
 pub struct ConnectedUpstream {
-    pub side: SessionSide,
+    pub side: Upstream,
     pub peer: Option<Peer>,
-    /// Of a SOCKS5 link, held for as long as the session lives.
-    pub link_guard: Option<LinkGuard>,
     /// Bytes of the client's that have to go before all others.
     pub first: Vec<u8>,
 }

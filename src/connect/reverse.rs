@@ -13,8 +13,8 @@ use crate::{
     link::{
         HANDSHAKE,
         link_guard::LinkGuard,
-        pool::{Pool, ServiceClosed, TakeError, TakenLink},
-        session_side::SessionSide,
+        pool::{Pool, ServiceClosed, TakeError, TakenLink, TakenSide},
+        session_side::{SessionOpening, Upstream},
     },
     net::{stream::NetStream, tcp},
     proto::{
@@ -71,8 +71,6 @@ enum OpenFailure {
     Announcement(SocksError),
     #[error("it takes no bytes")]
     Timeout,
-    #[error("it has gone")]
-    Gone,
 }
 
 /// Opens a link that was taken. Where that fails, no byte of the client's was sent.
@@ -80,51 +78,37 @@ pub async fn open_session(
     taken: TakenLink,
     order: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, OpenError> {
-    let TakenLink { side, peer, guard: link_guard } = taken;
+    let TakenLink { side, peer } = taken;
     let failed = |why| OpenError { peer: peer.label(), why };
     match side {
-        SessionSide::Stream(stream) => {
+        TakenSide::Parked(stream, guard) => {
             if let Some(stream) = stream.tcp() {
                 // Fails only on a socket that is already gone, as the next lines find out.
                 let _ = tcp::prepare_busy_link(stream);
             }
-            let (stream, link_guard) = announce_session(stream, link_guard, order).await.map_err(failed)?;
+            let side = announce_session(stream, guard, order).await.map_err(failed)?;
             // SOCKS5 can not refuse and can not be told again: a copy is of no use any more.
-            Ok(ConnectedUpstream {
-                side: SessionSide::Stream(stream),
-                peer: Some(peer),
-                link_guard,
-                first: order.take_unsent(),
-            })
+            Ok(ConnectedUpstream { side, peer: Some(peer), first: order.take_unsent() })
         }
-        SessionSide::Shared(mut slot) => {
+        TakenSide::Slot(slot) => {
             let mut request = OpenRequest::new(order.service.clone(), order.id.to_owned());
             (request.client, request.is_probe) = (order.client, order.probe);
             request.origin = (*order.origin).clone();
-            slot.request = Some(request);
-            let first = order.take_unsent();
-            Ok(ConnectedUpstream {
-                side: SessionSide::Shared(slot),
-                peer: Some(peer),
-                link_guard: None,
-                first,
-            })
+            let side = Upstream::Shared(Box::new(SessionOpening { slot, request }));
+            Ok(ConnectedUpstream { side, peer: Some(peer), first: order.take_unsent() })
         }
-        SessionSide::Incoming(_) | SessionSide::Gone => Err(failed(OpenFailure::Gone)),
     }
 }
 
 async fn announce_session(
     mut stream: NetStream,
-    mut link_guard: Option<LinkGuard>,
+    mut guard: LinkGuard,
     order: &ConnectRequest<'_>,
-) -> Result<(NetStream, Option<LinkGuard>), OpenFailure> {
+) -> Result<Upstream, OpenFailure> {
     let client = order.client.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-    if let Some(link_guard) = &mut link_guard {
-        link_guard.mark_busy();
-    }
+    guard.mark_busy();
     match timeout(HANDSHAKE, socks5::send_announcement(&mut stream, client)).await {
-        Ok(Ok(())) => Ok((stream, link_guard)),
+        Ok(Ok(())) => Ok(Upstream::Socks(stream, guard)),
         Ok(Err(error)) => Err(OpenFailure::Announcement(error)),
         Err(_) => Err(OpenFailure::Timeout),
     }

@@ -10,13 +10,13 @@ use super::{
     session_permits::SessionPermits,
 };
 use crate::{
-    accept::SessionReply,
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector, RefusedAt, SessionRefusal},
     link::{
         HANDSHAKE, Peer,
+        link_guard::LinkGuard,
         multiplex::handle::{LinkGone, LocalSide, SessionFate, SessionHandle, SessionRemains, Undelivered},
         peer_record::{PEER_REST, PeerRecord},
-        session_side::{LinkSlot, SessionSide},
+        session_side::{Downstream, LinkSlot, SessionOpening, Upstream},
     },
     net::{echo::EchoStream, stream::NetStream},
     proto::{Refusal, multiplex::frame::CutCause},
@@ -36,9 +36,7 @@ const LATE: &str =
 
 /// The downstream side of a session, and what it is still waiting for.
 pub(super) struct DownstreamSide {
-    pub side: SessionSide,
-    pub peer: Option<Peer>,
-    pub reply: Option<SessionReply>,
+    pub side: Downstream,
     pub idle: Option<Duration>,
     /// It has already waited for a peer that did not answer, and does not wait for a second one.
     pub has_waited: bool,
@@ -63,44 +61,38 @@ impl DownstreamSide {
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
-        let ConnectedUpstream { side: upstream, peer: far_peer, link_guard: _link_guard, first: unsent } =
-            unboxed(connected);
+        let ConnectedUpstream { side: upstream, peer, first: unsent } = unboxed(connected);
         let counters = order.counters;
-        match (upstream, &self.side) {
-            (SessionSide::Shared(slot), _) => {
-                self.carry_on_link(slot, far_peer, unsent, order, stopper).await
+        let (upstream, link_guard) = match upstream {
+            Upstream::Shared(opening) => {
+                return self.carry_on_link(opening, peer, unsent, order, stopper).await;
             }
-            (SessionSide::Stream(upstream), SessionSide::Incoming(_)) => {
-                self.reply = None;
-                AttemptOutcome::Ended(self.attach_to_link(upstream, unsent, counters, stopper).await)
+            Upstream::Backend(stream) => (stream, None),
+            Upstream::Socks(stream, guard) => (stream, Some(guard)),
+        };
+        AttemptOutcome::Ended(match &self.side {
+            Downstream::Opened(_) => self.attach_to_link(upstream, unsent, counters, stopper).await,
+            Downstream::Client(_) | Downstream::Socks(_) | Downstream::Gone => {
+                let relaying = self.relay_to(upstream, link_guard, unsent, counters, stopper);
+                Box::pin(relaying).await
             }
-            (SessionSide::Stream(upstream), _) => {
-                let links = LinkSides { downstream: self.peer.is_some(), upstream: far_peer.is_some() };
-                AttemptOutcome::Ended(
-                    Box::pin(self.relay_to(upstream, unsent, links, counters, stopper)).await,
-                )
-            }
-            (SessionSide::Incoming(_) | SessionSide::Gone, _) => {
-                AttemptOutcome::Ended(internal_end(counters, "a session to nowhere"))
-            }
-        }
+        })
     }
 
-    /// Relays between two streams.
+    /// Relays between two streams; the guard is of a SOCKS5 link that it goes to.
     async fn relay_to(
         &mut self,
         mut upstream: NetStream,
+        link_guard: Option<LinkGuard>,
         unsent: Vec<u8>,
-        links: LinkSides,
         counters: &SessionCounters,
         stopper: &SessionStopper,
     ) -> SessionEnd {
-        if let Some(reply) = self.reply.take()
-            && let Err(end) = grant_session(reply, &mut self.side, counters).await
-        {
+        let links = LinkSides { downstream: self.side.is_socks_link(), upstream: link_guard.is_some() };
+        if let Err(end) = grant_session(&mut self.side, counters).await {
             return end;
         }
-        let SessionSide::Stream(downstream) = &mut self.side else {
+        let Some(downstream) = self.side.stream_mut() else {
             return internal_end(counters, "a session without a client");
         };
         // Of a SOCKS5 link that it goes to.
@@ -110,11 +102,11 @@ impl DownstreamSide {
                 &self.permits, downstream, &mut upstream, unsent, links, counters, self.idle,
             ) => relayed,
             () = stopper.stopped() => {
-                self.side = SessionSide::Gone;
+                self.side = Downstream::Gone;
                 return stopper.end(counters.phase());
             }
             () = revocation.given() => {
-                self.side = SessionSide::Gone;
+                self.side = Downstream::Gone;
                 stopper.stop(StopReason::Revoked);
                 return stopper.end(counters.phase());
             }
@@ -124,10 +116,11 @@ impl DownstreamSide {
             downstream.let_close_cleanly();
             upstream.let_close_cleanly();
         }
-        let failed = pipe_failure(&self.side).or_else(|| pipe_failure(&SessionSide::Stream(upstream)));
+        let failed = pipe_failure(downstream).or_else(|| pipe_failure(&upstream));
+        drop(upstream);
         if !is_clean {
             // Dropped with linger 0 armed.
-            self.side = SessionSide::Gone;
+            self.side = Downstream::Gone;
         }
         failed.unwrap_or_else(|| report_end(relayed, links, counters.phase(), self.idle))
     }
@@ -135,15 +128,15 @@ impl DownstreamSide {
     /// Opens the session on a link and gives the link the client's stream, until one of the two is over.
     async fn carry_on_link(
         &mut self,
-        slot: Box<LinkSlot>,
+        opening: Box<SessionOpening>,
         peer: Option<Peer>,
         unsent: Vec<u8>,
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
-        let record = slot.record.clone();
+        let record = opening.slot.record.clone();
         // Boxed, as is what follows its end: an open session holds no memory for how it begins and ends.
-        let mut handle = match Box::pin(self.open_on_link(slot, unsent, order)).await {
+        let mut handle = match Box::pin(self.open_on_link(opening, unsent, order)).await {
             Ok(handle) => handle,
             Err(outcome) => return outcome,
         };
@@ -160,14 +153,12 @@ impl DownstreamSide {
 
     async fn open_on_link(
         &mut self,
-        slot: Box<LinkSlot>,
+        opening: Box<SessionOpening>,
         unsent: Vec<u8>,
         order: &mut ConnectRequest<'_>,
     ) -> Result<SessionHandle, AttemptOutcome> {
-        let LinkSlot { handle: link, place, request, .. } = *slot;
-        let (Some(request), SessionSide::Stream(stream)) =
-            (request, std::mem::replace(&mut self.side, SessionSide::Gone))
-        else {
+        let SessionOpening { slot: LinkSlot { handle: link, place, .. }, request } = *opening;
+        let Downstream::Client(stream) = std::mem::replace(&mut self.side, Downstream::Gone) else {
             let end = internal_end(order.counters, "a session without a client");
             return Err(AttemptOutcome::Ended(end));
         };
@@ -181,7 +172,7 @@ impl DownstreamSide {
             place: Some(place),
         };
         link.open(request, Box::new(local)).await.map_err(|LinkGone(local)| {
-            self.side = SessionSide::Stream(local.stream);
+            self.side = Downstream::Client(local.stream);
             order.unsent = local.unsent;
             AttemptOutcome::Again
         })
@@ -196,16 +187,15 @@ impl DownstreamSide {
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
-        let SessionRemains { how, stream, rest, again, is_unsent } = *remains;
-        if let Some(stream) = stream {
-            self.side = SessionSide::Stream(stream);
-        }
+        let SessionRemains { how, mut stream, rest, again, is_unsent } = *remains;
         match how {
             SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink) => {
+                self.take_back(&mut stream);
                 order.unsent = again;
                 return AttemptOutcome::Again;
             }
             SessionFate::Refused(why) => {
+                self.take_back(&mut stream);
                 order.unsent = again;
                 return AttemptOutcome::Refused(refused_by_peer(why, peer, order));
             }
@@ -214,6 +204,7 @@ impl DownstreamSide {
                     order.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
                 }
                 if is_unsent && !std::mem::replace(&mut self.has_waited, true) {
+                    self.take_back(&mut stream);
                     order.unsent = again;
                     order.refused_by.extend(peer);
                     return AttemptOutcome::Refused(ConnectFailure {
@@ -224,10 +215,21 @@ impl DownstreamSide {
                     });
                 }
             }
-            _ => {}
+            SessionFate::Clean
+            | SessionFate::StreamFailed(_)
+            | SessionFate::Reset(_)
+            | SessionFate::LinkLost(_)
+            | SessionFate::Idle => {}
         }
-        let ended = self.finish_on_link(how, &rest, Toward::Client, order.counters, stopper).await;
-        AttemptOutcome::Ended(ended)
+        let local = LocalEnd { stream, toward: Toward::Client, idle: self.idle };
+        AttemptOutcome::Ended(local.finish(how, &rest, order.counters, stopper).await)
+    }
+
+    /// The client's stream is back from a link.
+    fn take_back(&mut self, stream: &mut Option<NetStream>) {
+        if let Some(stream) = stream.take() {
+            self.side = Downstream::Client(stream);
+        }
     }
 
     /// Gives a link the stream of the backend that a session was opened for.
@@ -238,7 +240,7 @@ impl DownstreamSide {
         counters: &SessionCounters,
         stopper: &SessionStopper,
     ) -> SessionEnd {
-        let SessionSide::Incoming(session) = std::mem::replace(&mut self.side, SessionSide::Gone) else {
+        let Downstream::Opened(session) = std::mem::replace(&mut self.side, Downstream::Gone) else {
             return internal_end(counters, "a session that no link has brought");
         };
         counters.set_via(session.link());
@@ -271,57 +273,8 @@ impl DownstreamSide {
         stopper: &SessionStopper,
     ) -> SessionEnd {
         let SessionRemains { how, stream, rest, .. } = *remains;
-        if let Some(stream) = stream {
-            self.side = SessionSide::Stream(stream);
-        }
-        self.finish_on_link(how, &rest, Toward::Backend, counters, stopper).await
-    }
-
-    /// Delivers what the local stream has yet to take, and names the end.
-    async fn finish_on_link(
-        &mut self,
-        how: SessionFate,
-        rest: &Undelivered,
-        toward: Toward,
-        counters: &SessionCounters,
-        stopper: &SessionStopper,
-    ) -> SessionEnd {
-        let failed = pipe_failure(&self.side);
-        let SessionSide::Stream(stream) = &mut self.side else {
-            // Its backend was never attached, or the link's task has ended in between.
-            let reason = "the link was lost".into();
-            return SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
-        };
-        let how = match how {
-            SessionFate::Clean => {
-                let delivered = tokio::select! {
-                    delivered = link_session::deliver(stream, rest, toward, counters, None) => delivered,
-                    () = stopper.stopped() => {
-                        return stopper.end(counters.phase());
-                    }
-                };
-                delivered.map_or_else(SessionFate::StreamFailed, |()| SessionFate::Clean)
-            }
-            how @ (SessionFate::StreamFailed(_) | SessionFate::Idle | SessionFate::Unanswered) => how,
-            // Who is not believed any more is not heard to the end.
-            how @ SessionFate::Reset(CutCause::Policy) => how,
-            how => {
-                link_session::deliver_before_cut(stream, rest, toward, counters).await;
-                how
-            }
-        };
-        if matches!(how, SessionFate::Clean) {
-            stream.let_close_cleanly();
-            return failed.unwrap_or_else(SessionEnd::clean);
-        }
-        let failed = failed.or_else(|| pipe_failure(&self.side));
-        // Dropped with linger 0 armed.
-        self.side = SessionSide::Gone;
-        let local = match toward {
-            Toward::Client => WhichSide::Downstream,
-            Toward::Backend => WhichSide::Upstream,
-        };
-        failed.unwrap_or_else(|| report_fate(how, local, counters.phase(), self.idle))
+        let local = LocalEnd { stream, toward: Toward::Backend, idle: self.idle };
+        local.finish(how, &rest, counters, stopper).await
     }
 
     /// A probe goes no further than it can be told for what it is, so that no byte of it reaches a
@@ -333,13 +286,15 @@ impl DownstreamSide {
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> EndWithRefusal {
-        let ConnectedUpstream { side: reached, link_guard, .. } = *connected;
-        let SessionSide::Stream(mut reached) = reached else {
-            return (internal_end(order.counters, "a probe without a backend"), None);
+        // Its guard is held to the end.
+        let (mut reached, _guard) = match connected.side {
+            Upstream::Backend(stream) => (stream, None),
+            Upstream::Socks(stream, guard) => (stream, Some(guard)),
+            Upstream::Shared(_) => return (internal_end(order.counters, "a probe without a backend"), None),
         };
         reached.let_close_cleanly();
-        let echo = SessionSide::Stream(NetStream::Echo(EchoStream::default()));
-        let echo = ConnectedUpstream { side: echo, peer: None, link_guard, first: Vec::new() };
+        let echo = Upstream::Backend(NetStream::Echo(EchoStream::default()));
+        let echo = ConnectedUpstream { side: echo, peer: None, first: Vec::new() };
         match self.run_attempt(Box::new(echo), order, stopper).await {
             AttemptOutcome::Ended(end)
                 if end.who == EndedBy::Nobody && connector.may_refuse_after_grant() =>
@@ -365,14 +320,70 @@ impl DownstreamSide {
     }
 
     pub async fn refuse(self, failure: ConnectFailure, counters: &SessionCounters) -> EndWithRefusal {
-        let reply = self.reply.unwrap_or(SessionReply::Silent);
-        refuse_session(reply, self.side, failure, counters).await
+        refuse_session(self.side, failure, counters).await
     }
 
     /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
     pub async fn cut_downstream(&mut self, end: SessionEnd) -> SessionEnd {
-        std::mem::replace(&mut self.side, SessionSide::Gone).cut(cut_cause(end.who));
+        std::mem::replace(&mut self.side, Downstream::Gone).cut(cut_cause(end.who));
         end
+    }
+}
+
+/// The local stream of a session that is over on its link.
+struct LocalEnd {
+    /// None where it was never attached, or the link's task has ended in between.
+    stream: Option<NetStream>,
+    toward: Toward,
+    idle: Option<Duration>,
+}
+
+impl LocalEnd {
+    /// Delivers what the stream has yet to take, and names the end. A stream that has not ended well is dropped with
+    /// linger 0 armed.
+    async fn finish(
+        self,
+        how: SessionFate,
+        rest: &Undelivered,
+        counters: &SessionCounters,
+        stopper: &SessionStopper,
+    ) -> SessionEnd {
+        let Some(mut stream) = self.stream else {
+            let reason = "the link was lost".into();
+            return SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
+        };
+        let failed = pipe_failure(&stream);
+        let how = match how {
+            SessionFate::Clean => {
+                let delivered = tokio::select! {
+                    delivered = link_session::deliver(&mut stream, rest, self.toward, counters, None) => delivered,
+                    () = stopper.stopped() => {
+                        return stopper.end(counters.phase());
+                    }
+                };
+                delivered.map_or_else(SessionFate::StreamFailed, |()| SessionFate::Clean)
+            }
+            how @ (SessionFate::StreamFailed(_) | SessionFate::Idle | SessionFate::Unanswered) => how,
+            // Who is not believed any more is not heard to the end.
+            how @ SessionFate::Reset(CutCause::Policy) => how,
+            how @ (SessionFate::Reset(_)
+            | SessionFate::Refused(_)
+            | SessionFate::Unsent
+            | SessionFate::LinkLost(_)) => {
+                link_session::deliver_before_cut(&mut stream, rest, self.toward, counters).await;
+                how
+            }
+        };
+        if matches!(how, SessionFate::Clean) {
+            stream.let_close_cleanly();
+            return failed.unwrap_or_else(SessionEnd::clean);
+        }
+        let failed = failed.or_else(|| pipe_failure(&stream));
+        let local = match self.toward {
+            Toward::Client => WhichSide::Downstream,
+            Toward::Backend => WhichSide::Upstream,
+        };
+        failed.unwrap_or_else(|| report_fate(how, local, counters.phase(), self.idle))
     }
 }
 
@@ -400,13 +411,9 @@ fn refused_by_peer(why: Refusal, peer: Option<Peer>, order: &mut ConnectRequest<
     ConnectFailure { who, refusal: why, at: RefusedAt::Peer, reason }
 }
 
-async fn grant_session(
-    reply: SessionReply,
-    downstream: &mut SessionSide,
-    counters: &SessionCounters,
-) -> Result<(), SessionEnd> {
+async fn grant_session(downstream: &mut Downstream, counters: &SessionCounters) -> Result<(), SessionEnd> {
     let end = |reason| SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
-    match tokio::time::timeout(HANDSHAKE, Box::pin(reply.grant(downstream))).await {
+    match tokio::time::timeout(HANDSHAKE, Box::pin(downstream.grant())).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(end(format!("the link was lost before the answer: {error}"))),
         Err(_) => Err(end("the link takes no bytes".into())),
@@ -419,13 +426,12 @@ fn internal_end(counters: &SessionCounters, what: &str) -> SessionEnd {
 }
 
 pub(super) async fn refuse_session(
-    reply: SessionReply,
-    downstream: SessionSide,
+    downstream: Downstream,
     failure: ConnectFailure,
     counters: &SessionCounters,
 ) -> EndWithRefusal {
     let phase = counters.phase();
-    Box::pin(reply.refuse(downstream, failure.refusal)).await;
+    Box::pin(downstream.refuse(failure.refusal)).await;
     let ConnectFailure { who, refusal, at, reason } = failure;
     (SessionEnd { who, phase, reason }, Some(SessionRefusal { refusal, at }))
 }

@@ -19,7 +19,11 @@ use crate::{
     admission::clients::ClientGates,
     auth::ClientLogins,
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
-    link::{lockdown::Lockdown, session_side::SessionSide, shares::GatewayShares},
+    link::{
+        lockdown::Lockdown,
+        session_side::{Downstream, Upstream},
+        shares::GatewayShares,
+    },
     profile::Half,
     proto::Refusal,
     telemetry::{
@@ -86,7 +90,7 @@ impl SessionContext {
                 LogKind::UnknownService,
                 format!("{peer} asked for an unknown service `{}`", request.service),
             );
-            return Box::pin(request.reply.refuse(request.downstream, Refusal::UnknownService)).await;
+            return Box::pin(request.downstream.refuse(Refusal::UnknownService)).await;
         };
         let stopper = SessionStopper::within(&service.cut);
         let kind = if request.probe { SessionKind::Probe } else { SessionKind::Client };
@@ -206,10 +210,9 @@ async fn run(
     let permits = match admitted {
         Ok(permits) => permits,
         Err(failure) => {
-            return Box::pin(refuse_session(request.reply, request.downstream, failure, counters)).await;
+            return Box::pin(refuse_session(request.downstream, failure, counters)).await;
         }
     };
-    let _link_guard = request.link_guard;
     let order = ConnectRequest {
         service: &service.name,
         peers: settings.peers.as_deref(),
@@ -229,8 +232,6 @@ async fn run(
     };
     let session = DownstreamSide {
         side: pace_client(request.downstream, request.half, service),
-        peer: request.peer,
-        reply: Some(request.reply),
         idle: settings.idle,
         has_waited: false,
         counters: counters.clone(),
@@ -262,7 +263,7 @@ async fn try_upstreams(
             record.set_peer(&peer.label());
         }
         if order.probe
-            && let SessionSide::Stream(_) = connected.side
+            && let Upstream::Backend(_) | Upstream::Socks(..) = connected.side
         {
             let connector = destination.connector();
             let answer = session.answer_probe(&connector, connected, &mut order, stopper);
@@ -318,9 +319,9 @@ pub(super) fn unboxed<T>(value: Box<T>) -> T {
 }
 
 /// A client's bytes go no faster than its service allows.
-fn pace_client(side: SessionSide, half: Half, service: &Service) -> SessionSide {
+fn pace_client(side: Downstream, half: Half, service: &Service) -> Downstream {
     match (side, half) {
-        (SessionSide::Stream(stream), Half::Dmz) => SessionSide::Stream(stream.paced(&service.pace)),
+        (Downstream::Client(stream), Half::Dmz) => Downstream::Client(stream.paced(&service.pace)),
         (side, _) => side,
     }
 }
@@ -357,12 +358,12 @@ const GONE_LOOK: Duration = Duration::from_millis(100);
 
 /// Returns when the client has left before its session was connected: its connection has failed. One
 /// that has only finished sending waits like any other.
-async fn wait_until_gone(downstream: &mut SessionSide, counters: &SessionCounters) {
-    if let SessionSide::Incoming(session) = downstream {
+async fn wait_until_gone(downstream: &mut Downstream, counters: &SessionCounters) {
+    if let Downstream::Opened(session) = downstream {
         session.given_up().await;
         return;
     }
-    let SessionSide::Stream(stream) = downstream else { return std::future::pending().await };
+    let Some(stream) = downstream.stream_mut() else { return std::future::pending().await };
     if let Some(pipe) = stream.pipe() {
         // Whoever asks, and has ended its sending, is answered; but it may have left, and keeps no place
         // among those that wait for a link.

@@ -4,13 +4,11 @@ use std::{io, time::Duration};
 
 use super::relay::{LinkSides, RelayOutcome, WhichSide};
 use crate::{
-    link::{
-        multiplex::{handle::SessionFate, timing::ANSWER},
-        session_side::SessionSide,
-    },
+    link::multiplex::{handle::SessionFate, timing::ANSWER},
     net::{
         exhausted::ExhaustedResource,
         pipe::{FailedParty, PipeFailure},
+        stream::NetStream,
         timeout::TimeoutError,
         ws::NotUtf8,
     },
@@ -137,8 +135,7 @@ pub(super) fn cut_cause(who: EndedBy) -> CutCause {
 }
 
 /// What has failed in what is spoken at the other end of a pipe; its bytes may have ended well.
-pub(super) fn pipe_failure(side: &SessionSide) -> Option<SessionEnd> {
-    let SessionSide::Stream(stream) = side else { return None };
+pub(super) fn pipe_failure(stream: &NetStream) -> Option<SessionEnd> {
     let PipeFailure { of, reason } = stream.pipe()?.failure()?;
     let who = match of {
         FailedParty::Backend => EndedBy::Backend,

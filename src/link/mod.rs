@@ -7,7 +7,7 @@
 //!
 //! There are two kinds of link. One that speaks SOCKS5 is a plain stream that carries one session and ends with
 //! it; a [`agreement::AgreedLink`] speaks `portcullis/2` and carries many at once, as [`multiplex`] does it. A
-//! session sees either as a [`session_side::SessionSide`].
+//! session sees either as one of its two sides ([`session_side`]).
 //!
 //! In reading order: [`carrier`] is what a link goes over, [`handshake`] establishes it, [`listener`] greets those that
 //! come in, on a port of their own or by a [`endpoint`], [`keeper`] the task that keeps links dialled, [`dial_state`] how

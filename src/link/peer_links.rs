@@ -17,7 +17,7 @@ use super::{
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
     peer_record::PeerRecord,
-    session_side::{LinkSlot, SessionSide},
+    session_side::LinkSlot,
     succession::{Succeeding, Succession, forget_succeeded},
 };
 use crate::{
@@ -71,8 +71,7 @@ pub struct PeerLinks {
 #[derive(Debug)]
 pub struct ReadyLink {
     pub link: IdleLink,
-    /// Of a SOCKS5 link; a link of our own holds its seat itself.
-    pub guard: Option<LinkGuard>,
+    pub guard: LinkGuard,
 }
 
 /// What links are ready for.
@@ -142,14 +141,13 @@ impl PeerLinks {
     }
 
     /// A place for a session on the link with the least to do, of those where its service is in this state.
-    pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<SessionSide> {
+    pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<LinkSlot> {
         let is_so =
             |link: &&SharedLink| link.serves.state(service) == Some(state) && link.handle.takes_sessions();
         let serving = self.shared.serving(service).filter(is_so);
         let link = serving.min_by_key(|link| link.load.sessions())?;
         let (handle, place) = (link.handle.clone(), link.load.take()?);
-        let slot = LinkSlot { handle, place, record: self.record.clone(), request: None };
-        Some(SessionSide::Shared(Box::new(slot)))
+        Some(LinkSlot { handle, place, record: self.record.clone() })
     }
 
     /// Whether a session of a service can be taken to it now.

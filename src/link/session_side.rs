@@ -1,61 +1,163 @@
-//! One side of a session: a client's or backend's stream, a SOCKS5 link, or a place on a link that
-//! others share.
+//! The two sides of a session. What belongs to one kind of side alone is within that kind: a SOCKS5 link has its reply
+//! and its guard, a link that others share a place, and a session that was opened on one is answered there.
 
-use std::sync::Arc;
-
-use tokio::net::TcpStream;
+use std::{io, sync::Arc};
 
 use super::{
+    handshake,
+    link_guard::LinkGuard,
     load::SessionPlace,
     multiplex::handle::{IncomingSession, LinkHandle},
     peer_record::PeerRecord,
 };
 use crate::{
     net::{certificate_watch::RevocationSignal, stream::NetStream},
-    proto::multiplex::{frame::CutCause, open::OpenRequest},
+    proto::{
+        Refusal,
+        multiplex::{frame::CutCause, open::OpenRequest},
+        socks5,
+    },
 };
 
+/// The side a session came from, with the answer that is waited for there.
+///
+/// ```
+/// use portcullis::link::{link_guard::LinkGuard, multiplex::handle::IncomingSession, session_side::Downstream};
+/// use portcullis::net::stream::NetStream;
+///
+/// fn asked_over_socks(link: NetStream, guard: LinkGuard) -> Downstream {
+///     Downstream::requested(link, guard)
+/// }
+///
+/// fn opened_on_a_link(session: IncomingSession) -> Downstream {
+///     Downstream::Opened(Box::new(session))
+/// }
+/// ```
+///
+/// A SOCKS5 reply is for a SOCKS5 link, and for no link of our own:
+///
+/// ```compile_fail,E0308
+/// use portcullis::link::{link_guard::LinkGuard, multiplex::handle::IncomingSession, session_side::Downstream};
+///
+/// fn asked_over_socks(session: IncomingSession, guard: LinkGuard) -> Downstream {
+///     Downstream::requested(session, guard)
+/// }
+/// ```
 #[derive(Debug)]
-pub enum SessionSide {
-    Stream(NetStream),
-    /// A place on a link, on which the session has yet to be opened.
-    Shared(Box<LinkSlot>),
-    /// The other gateway has opened the session on a link.
-    Incoming(Box<IncomingSession>),
+pub enum Downstream {
+    /// A client's connection: it hears nothing, and a refusal is a reset.
+    Client(NetStream),
+    /// A SOCKS5 link, which carries this session alone.
+    Socks(SocksDownstream),
+    /// The other gateway has opened the session on a link of our own.
+    Opened(Box<IncomingSession>),
     /// It was given away.
     Gone,
 }
 
-/// A place on a link, and what is to be said when the session is opened there.
+/// A SOCKS5 link that a session has come over.
 #[derive(Debug)]
-pub struct LinkSlot {
-    pub handle: LinkHandle,
-    pub place: SessionPlace,
-    pub record: Arc<PeerRecord>,
-    pub request: Option<OpenRequest>,
+pub struct SocksDownstream {
+    stream: NetStream,
+    reply: SocksReply,
+    /// Its place, held for as long as the session lives.
+    _guard: LinkGuard,
 }
 
-impl SessionSide {
-    /// The socket below, where there is one.
-    pub fn tcp(&self) -> Option<&TcpStream> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SocksReply {
+    /// CONNECT was asked for, and is not answered yet.
+    Owed,
+    /// It was given, or the link was parked: BIND can not refuse any more.
+    Given,
+}
+
+impl Downstream {
+    /// A SOCKS5 link whose other end waits for the reply to CONNECT.
+    pub fn requested(stream: NetStream, guard: LinkGuard) -> Self {
+        Self::Socks(SocksDownstream { stream, reply: SocksReply::Owed, _guard: guard })
+    }
+
+    /// A SOCKS5 link that was parked, and taken.
+    pub fn parked(stream: NetStream, guard: LinkGuard) -> Self {
+        Self::Socks(SocksDownstream { stream, reply: SocksReply::Given, _guard: guard })
+    }
+
+    /// What it is that bytes come from, where it has not to be attached to a link first.
+    pub fn stream(&self) -> Option<&NetStream> {
         match self {
-            Self::Stream(stream) => stream.tcp(),
-            Self::Shared(_) | Self::Incoming(_) | Self::Gone => None,
+            Self::Client(stream) | Self::Socks(SocksDownstream { stream, .. }) => Some(stream),
+            Self::Opened(_) | Self::Gone => None,
         }
+    }
+
+    pub fn stream_mut(&mut self) -> Option<&mut NetStream> {
+        match self {
+            Self::Client(stream) | Self::Socks(SocksDownstream { stream, .. }) => Some(stream),
+            Self::Opened(_) | Self::Gone => None,
+        }
+    }
+
+    pub fn is_socks_link(&self) -> bool {
+        matches!(self, Self::Socks(_))
     }
 
     /// Tells when what was shown on it is revoked; of a link that others share, the link's task knows.
     pub fn revocation(&self) -> RevocationSignal {
+        self.stream().map(NetStream::revocation).unwrap_or_default()
+    }
+
+    /// From here on it carries the session's bytes. `opened` goes out with the first of them, or when the relay has none
+    /// to send.
+    pub async fn grant(&mut self) -> io::Result<()> {
+        if let Self::Socks(SocksDownstream { stream, reply: reply @ SocksReply::Owed, .. }) = self {
+            *reply = SocksReply::Given;
+            let sent = socks5::send_reply(stream, socks5_proto::Reply::Succeeded);
+            return sent.await.map_err(io::Error::other);
+        }
+        Ok(())
+    }
+
+    pub async fn refuse(self, refusal: Refusal) {
         match self {
-            Self::Stream(stream) => stream.revocation(),
-            Self::Shared(_) | Self::Incoming(_) | Self::Gone => RevocationSignal::default(),
+            Self::Socks(SocksDownstream { stream, reply: SocksReply::Owed, _guard }) => {
+                handshake::refuse(stream, refusal).await;
+            }
+            Self::Opened(session) => session.refuse(refusal).await,
+            // Dropped with linger 0 armed, the socket is reset.
+            Self::Client(_) | Self::Socks(_) | Self::Gone => {}
         }
     }
 
     /// The session is cut: a socket is dropped with linger 0 armed, a link is told why.
     pub fn cut(self, cause: CutCause) {
-        if let Self::Incoming(session) = self {
+        if let Self::Opened(session) = self {
             session.cut(cause);
         }
     }
+}
+
+/// The side that a session goes to: connected, or to be opened.
+#[derive(Debug)]
+pub enum Upstream {
+    Backend(NetStream),
+    /// A SOCKS5 link, with its place.
+    Socks(NetStream, LinkGuard),
+    /// A link that others share.
+    Shared(Box<SessionOpening>),
+}
+
+/// A session that is to be opened on a link that others share, and what is to be said then.
+#[derive(Debug)]
+pub struct SessionOpening {
+    pub slot: LinkSlot,
+    pub request: OpenRequest,
+}
+
+/// A place on a link.
+#[derive(Debug)]
+pub struct LinkSlot {
+    pub handle: LinkHandle,
+    pub place: SessionPlace,
+    pub record: Arc<PeerRecord>,
 }

@@ -9,7 +9,7 @@ use super::{
         Peer,
         agreement::AgreedLink,
         peer_links::{PeerLinks, ServedServices},
-        session_side::SessionSide,
+        session_side::LinkSlot,
     },
     ServiceClosed, TakeError, TakenLink,
     carries_mismatch::CarriesMismatches,
@@ -180,12 +180,12 @@ impl PoolContents {
     }
 
     /// The first client in the queue that a place on a lane's shared links can be had for.
-    pub fn next_waiter_with_place(&mut self, group: usize) -> Option<(WaitingClient, SessionSide)> {
+    pub fn next_waiter_with_place(&mut self, group: usize) -> Option<(WaitingClient, LinkSlot)> {
         let of = &self.peers[group];
         let can_serve =
             |waiter: &WaitingClient| !waiter.not.contains(&of.peer) && of.can_take(&waiter.service);
         let at = self.waiters.iter().position(can_serve)?;
-        let side = of.take_slot(&self.waiters[at].service, OfferState::Open)?;
-        Some((self.waiters.remove(at)?, side))
+        let slot = of.take_slot(&self.waiters[at].service, OfferState::Open)?;
+        Some((self.waiters.remove(at)?, slot))
     }
 }

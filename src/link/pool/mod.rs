@@ -37,7 +37,7 @@ use super::{
     link_guard::{LinkCounters, LinkGuard},
     peer_links::{PeerLinks, ReadyLink, ServedServices, SharedLink},
     server::{IdleLossReason, LinkLost},
-    session_side::SessionSide,
+    session_side::LinkSlot,
     shares::GatewayShares,
 };
 use crate::{
@@ -54,10 +54,16 @@ pub const LINKS_MAX: usize = 16_384;
 /// A link that was ready and is now somebody's.
 #[derive(Debug)]
 pub struct TakenLink {
-    pub side: SessionSide,
+    pub side: TakenSide,
     pub peer: Peer,
-    /// Of a SOCKS5 link; a link of our own holds its seat itself.
-    pub guard: Option<LinkGuard>,
+}
+
+#[derive(Debug)]
+pub enum TakenSide {
+    /// A SOCKS5 link, which is its session's alone.
+    Parked(NetStream, LinkGuard),
+    /// A place on a link of our own.
+    Slot(LinkSlot),
 }
 
 pub struct Pool {
@@ -120,7 +126,7 @@ impl Pool {
         let Some(place) = self.shares.take(&peer.label()) else { return Err(stream) };
         let Some(group) = contents.peer_links(&peer, serves, target) else { return Err(stream) };
         let link_guard = LinkGuard::ready(&contents.peers[group].counts, Some(place)).describe(&stream);
-        self.put_link(contents, group, stream, Some(link_guard));
+        self.put_link(contents, group, stream, link_guard);
         Ok(())
     }
 
@@ -251,9 +257,9 @@ impl Pool {
     fn serve_waiters(&self, peer: &Peer) {
         let mut contents = self.lock();
         let Some(group) = contents.peer_links_of(peer) else { return };
-        while let Some((waiter, side)) = contents.next_waiter_with_place(group) {
+        while let Some((waiter, slot)) = contents.next_waiter_with_place(group) {
             // One that has given up gives its place back.
-            let _ = waiter.give.send(Ok(TakenLink { side, peer: peer.clone(), guard: None }));
+            let _ = waiter.give.send(Ok(TakenLink { side: TakenSide::Slot(slot), peer: peer.clone() }));
         }
     }
 
@@ -286,7 +292,7 @@ impl Pool {
         mut contents: MutexGuard<'_, PoolContents>,
         group: usize,
         stream: NetStream,
-        mut link_guard: Option<LinkGuard>,
+        mut link_guard: LinkGuard,
     ) {
         let mut stream = match idle_link::check_alive(stream) {
             Ok(stream) => stream,
@@ -299,12 +305,8 @@ impl Pool {
         contents.peers[group].note_seen();
         while let Some(waiter) = contents.next_waiter_for(group, &serves) {
             let peer = contents.peers[group].peer.clone();
-            match waiter.give.send(Ok(TakenLink {
-                side: SessionSide::Stream(stream),
-                peer,
-                guard: link_guard,
-            })) {
-                Err(Ok(TakenLink { side: SessionSide::Stream(unwanted), guard, .. })) => {
+            match waiter.give.send(Ok(TakenLink { side: TakenSide::Parked(stream, link_guard), peer })) {
+                Err(Ok(TakenLink { side: TakenSide::Parked(unwanted, guard), .. })) => {
                     (stream, link_guard) = (unwanted, guard);
                 }
                 Ok(()) | Err(_) => return,
@@ -375,17 +377,17 @@ impl Pool {
             let group = &mut contents.peers[at];
             let newest = group.newest_for(service).and_then(|newest| group.ready.remove(&newest));
             let Some(ReadyLink { link: slot, guard: link_guard }) = newest else {
-                let side = group.take_slot(service, OfferState::Open)?;
+                let side = TakenSide::Slot(group.take_slot(service, OfferState::Open)?);
                 group.take_turn(takes);
-                return Some(TakenLink { side, peer: group.peer.clone(), guard: None });
+                return Some(TakenLink { side, peer: group.peer.clone() });
             };
             // A link that was lost a moment ago is skipped.
             let Some(stream) = slot.claim() else { continue };
             match idle_link::check_alive(stream) {
                 Ok(stream) => {
                     group.take_turn(takes);
-                    let side = SessionSide::Stream(stream);
-                    return Some(TakenLink { side, peer: group.peer.clone(), guard: link_guard });
+                    let side = TakenSide::Parked(stream, link_guard);
+                    return Some(TakenLink { side, peer: group.peer.clone() });
                 }
                 Err(reason) => group.note_removed(&reason),
             }

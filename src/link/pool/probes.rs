@@ -1,6 +1,6 @@
 //! Takes of probes, which check the way whatever the hour.
 
-use super::{Pool, TakenLink};
+use super::{Pool, TakenLink, TakenSide};
 use crate::{link::Peer, profile::ServiceName, proto::multiplex::hello::OfferState};
 
 impl Pool {
@@ -9,8 +9,8 @@ impl Pool {
         let contents = self.lock();
         let mut peers = contents.peers.iter().filter(|links| !not.contains(&links.peer));
         peers.find_map(|links| {
-            let side = links.take_slot(service, OfferState::Closed)?;
-            Some(TakenLink { side, peer: links.peer.clone(), guard: None })
+            let side = TakenSide::Slot(links.take_slot(service, OfferState::Closed)?);
+            Some(TakenLink { side, peer: links.peer.clone() })
         })
     }
 }

@@ -148,7 +148,10 @@ async fn a_peer_whose_links_carry_or_leave_keeps_its_place() {
     let pool = full();
     let mut taken = take_all(&pool);
     assert!(!parks(&pool, LANES_MAX), "all of them carry");
-    taken.iter_mut().filter_map(|taken| taken.guard.as_mut()).for_each(LinkGuard::mark_leaving);
+    for taken in &mut taken {
+        let TakenSide::Parked(_, guard) = &mut taken.side else { panic!("{taken:?}") };
+        guard.mark_leaving();
+    }
     assert!(!parks(&pool, LANES_MAX), "all of them leave");
     let removed = taken.pop().expect("there are some").peer;
     assert!(parks(&pool, LANES_MAX), "{removed:?} has no links any more");
