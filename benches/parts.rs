@@ -169,7 +169,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
             tell.send(session.attach(side(far.take().unwrap()).into()).await).await.unwrap();
         }
     });
-    let handle = opener.link.handle().clone();
+    let (handle, place) = (opener.link.handle().clone(), opener.link.load().take().unwrap());
     let mut link = opener.link;
     tasks.spawn("opener", async move {
         loop {
@@ -178,7 +178,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
             }
         }
     });
-    let outer = handle.open(open(), side(near).into()).await.unwrap();
+    let outer = handle.open(open(), side(near).into(), place).await.unwrap();
     let inner = reported.recv().await.unwrap();
     // The link is kept for as long as anybody may open sessions on it.
     std::mem::forget(handle);
@@ -192,7 +192,6 @@ fn side(stream: TcpStream) -> LocalSide {
         counters: Arc::new(SessionCounters::default()),
         idle: None,
         cause_of: |_, _| CutCause::Other,
-        place: None,
     }
 }
 

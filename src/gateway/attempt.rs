@@ -169,9 +169,8 @@ impl DownstreamSide {
             counters: self.counters.clone(),
             idle: self.idle,
             cause_of: link_session::cause_of_client,
-            place: Some(place),
         };
-        link.open(request, Box::new(local)).await.map_err(|LinkGone(local)| {
+        link.open(request, Box::new(local), place).await.map_err(|LinkGone(local)| {
             self.side = Downstream::Client(local.stream);
             order.unsent = local.unsent;
             AttemptOutcome::Again
@@ -250,7 +249,6 @@ impl DownstreamSide {
             counters: self.counters.clone(),
             idle: self.idle,
             cause_of: link_session::cause_of_backend,
-            place: None,
         });
         // Boxed for the same reason.
         let mut handle = Box::pin(session.attach(local)).await;

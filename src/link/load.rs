@@ -33,7 +33,23 @@ pub enum LinkFillLevel {
     Full,
 }
 
-/// A session's place on a link; given back when it is dropped.
+/// A session's place on a link; given back when it is dropped. None is opened without one:
+///
+/// ```
+/// use portcullis::{link::{load::SessionPlace, multiplex::handle::*}, proto::multiplex::open::OpenRequest};
+///
+/// async fn open(link: &LinkHandle, request: OpenRequest, client: Box<LocalSide>, place: SessionPlace) {
+///     link.open(request, client, place).await;
+/// }
+/// ```
+///
+/// ```compile_fail,E0061
+/// use portcullis::{link::multiplex::handle::*, proto::multiplex::open::OpenRequest};
+///
+/// async fn open(link: &LinkHandle, request: OpenRequest, client: Box<LocalSide>) {
+///     link.open(request, client).await;
+/// }
+/// ```
 #[derive(Debug)]
 pub struct SessionPlace(Arc<LinkLoad>);
 

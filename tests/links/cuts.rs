@@ -230,7 +230,8 @@ async fn play(hears: LinkEnd, bytes: &[u8], close: Close) -> (Sessions, LinkLoss
 async fn opens(handle: &LinkHandle, sessions: &mut JoinSet<(u32, (SessionFate, Vec<u8>))>) {
     for number in 1..=SESSIONS {
         let (ours, theirs) = connection().await;
-        let handle = handle.open(request(number), side(theirs)).await.unwrap();
+        let place = LinkLoad::new(1).take().unwrap();
+        let handle = handle.open(request(number), side(theirs), place).await.unwrap();
         sessions.spawn(carried(number, handle, ours));
     }
 }
@@ -241,7 +242,7 @@ fn side(stream: TcpStream) -> Box<LocalSide> {
     }
     let stream = NetStream::Tcp(stream);
     let counters = Arc::new(SessionCounters::default());
-    Box::new(LocalSide { stream, unsent: Vec::new(), counters, idle: None, cause_of: cause, place: None })
+    Box::new(LocalSide { stream, unsent: Vec::new(), counters, idle: None, cause_of: cause })
 }
 
 /// The far end of a session's stream says nothing and ends at once; how the session ended, and what it was given.

@@ -238,11 +238,10 @@ async fn check_answer(value: Duration) {
         counters: Arc::new(SessionCounters::default()),
         idle: None,
         cause_of: link_session::cause_of_client,
-        place: None,
     };
-    let handle = link.handle().clone();
+    let (handle, place) = (link.handle().clone(), link.load().take().expect("a place"));
     let opening = async {
-        let opened = handle.open(OpenRequest::new(orders(), "s-1".into()), Box::new(local)).await;
+        let opened = handle.open(OpenRequest::new(orders(), "s-1".into()), Box::new(local), place).await;
         opened.expect("the link lives").outcome().await.how
     };
     let how = tokio::select! {

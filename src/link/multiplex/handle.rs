@@ -44,6 +44,7 @@ pub(super) enum LinkCommand {
 pub(super) struct OpenCommand {
     pub request: OpenRequest,
     pub side: Box<LocalSide>,
+    pub place: SessionPlace,
     pub owner: SessionOwner,
 }
 
@@ -58,8 +59,6 @@ pub struct LocalSide {
     pub idle: Option<Duration>,
     /// What a failure of the stream is to the other gateway.
     pub cause_of: fn(&NetStream, &io::Error) -> CutCause,
-    /// An opener's place on the link.
-    pub place: Option<SessionPlace>,
 }
 
 /// What a session leaves when it is over on its link.
@@ -294,10 +293,15 @@ impl LinkHandle {
         self.id
     }
 
-    /// Opens a session; it is under way when this returns, and not answered yet.
-    pub async fn open(&self, request: OpenRequest, side: Box<LocalSide>) -> Result<SessionHandle, LinkGone> {
+    /// Opens a session, which takes a place on the link; it is under way when this returns, and not answered yet.
+    pub async fn open(
+        &self,
+        request: OpenRequest,
+        side: Box<LocalSide>,
+        place: SessionPlace,
+    ) -> Result<SessionHandle, LinkGone> {
         let (owner, handle) = session_owner();
-        let command = LinkCommand::Open(Box::new(OpenCommand { request, side, owner }));
+        let command = LinkCommand::Open(Box::new(OpenCommand { request, side, place, owner }));
         match self.commands.send(command).await {
             Ok(()) => Ok(handle),
             Err(mpsc::error::SendError(LinkCommand::Open(command))) => Err(LinkGone(command.side)),

@@ -130,10 +130,11 @@ impl LinkedSession {
     pub fn outgoing(
         waker: Arc<SessionWaker>,
         owner: SessionOwner,
-        mut side: Box<LocalSide>,
+        side: Box<LocalSide>,
+        place: SessionPlace,
         now: Instant,
     ) -> Self {
-        let mut row = Self::incoming(waker, owner, side.place.take());
+        let mut row = Self::incoming(waker, owner, Some(place));
         row.end = LinkEnd::Opener;
         row.copy = Some(Vec::new());
         row.attach(side, now);

@@ -275,7 +275,7 @@ impl MultiplexedLink {
     }
 
     fn open(&mut self, open: OpenCommand) -> Result<(), LinkLoss> {
-        let OpenCommand { request, side, owner } = open;
+        let OpenCommand { request, side, place, owner } = open;
         let now = Instant::now();
         // 0 is the link's own.
         let number = loop {
@@ -285,7 +285,7 @@ impl MultiplexedLink {
             }
         };
         let waker = self.ready.waker(number);
-        let mut row = LinkedSession::outgoing(waker, owner, side, now);
+        let mut row = LinkedSession::outgoing(waker, owner, side, place, now);
         if self.stage != LinkStage::Running || self.closing != Closing::Running {
             row.end(SessionFate::Unsent, None);
             return Ok(());

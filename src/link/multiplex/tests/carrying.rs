@@ -116,7 +116,8 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
         let talk = async {
             let counters = Arc::new(SessionCounters::default());
             let local = LocalSide { unsent: output[..20].to_vec(), ..side(edge, &counters) };
-            let mut opened = opener.handle.open(request(), local.into()).await.expect("the link lives");
+            let mut opened =
+                opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
             client.write_all(&output[20..]).await.expect("it is taken");
             client.shutdown().await.expect("it ends");
             let arrives = async {
@@ -255,7 +256,7 @@ async fn a_refused_session_gets_back_what_its_client_had_sent() {
     let (mut client, near) = connected().await;
     let counters = Arc::new(SessionCounters::default());
     let local = LocalSide { unsent: b"first ".to_vec(), ..side(near, &counters) };
-    let mut opened = opener.handle.open(request(), local.into()).await.expect("the link lives");
+    let mut opened = opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
     client.write_all(b"and more").await.expect("it is taken");
     let incoming = server.incoming().await;
     incoming.refuse(Refusal::BackendRefused).await;

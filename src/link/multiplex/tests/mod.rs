@@ -23,7 +23,10 @@ use super::{
     task::{LinkParts, MultiplexedLink, OwnerEvent},
 };
 use crate::{
-    link::{Peer, load::LinkLoad},
+    link::{
+        Peer,
+        load::{LinkLoad, SessionPlace},
+    },
     net::{read_ahead::ReadAhead, stream::NetStream},
     profile::ServiceName,
     proto::{
@@ -133,7 +136,11 @@ async fn pair_in_tls() -> (Served, Served) {
 
 fn side(stream: TcpStream, counters: &Arc<SessionCounters>) -> LocalSide {
     let stream = NetStream::Tcp(stream);
-    LocalSide { stream, unsent: Vec::new(), counters: counters.clone(), idle: None, cause_of, place: None }
+    LocalSide { stream, unsent: Vec::new(), counters: counters.clone(), idle: None, cause_of }
+}
+
+fn place() -> SessionPlace {
+    LinkLoad::new(1).take().expect("the only one")
 }
 
 /// A session from a client to a backend, and both of its owners.
@@ -148,8 +155,11 @@ struct Session {
 async fn session(opener: &Served, server: &mut Served) -> Session {
     let ((client, near), (far, backend)) = (connected().await, connected().await);
     let counters = [Arc::new(SessionCounters::default()), Arc::new(SessionCounters::default())];
-    let opened =
-        opener.handle.open(request(), side(near, &counters[0]).into()).await.expect("the link lives");
+    let opened = opener
+        .handle
+        .open(request(), side(near, &counters[0]).into(), place())
+        .await
+        .expect("the link lives");
     let incoming = server.incoming().await;
     let attached = incoming.attach(side(far, &counters[1]).into()).await;
     Session { client, backend, opener: opened, server: attached, counters }
