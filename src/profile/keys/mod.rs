@@ -5,6 +5,7 @@
 mod accepts;
 mod auth;
 mod backends;
+mod gateway;
 mod guards;
 mod links;
 mod rates;
@@ -20,6 +21,7 @@ use super::{
 pub(super) use accepts::*;
 pub(super) use auth::*;
 pub(super) use backends::*;
+pub(super) use gateway::*;
 pub(super) use guards::*;
 pub(super) use links::*;
 pub(super) use rates::throughput;
