@@ -14,50 +14,30 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use thiserror::Error;
+use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    passed::{self, PassedError},
-    resolver::NameResolver,
-    sockets, tcp,
-};
+use super::{resolver::NameResolver, tcp};
 use crate::{
     admission::quota::{DescriptorQuota, QuotaPermit},
     profile::{BindPolicy, HostPort},
 };
 
-/// Clients that the kernel holds for us between two accepts.
-pub const BACKLOG: i32 = 4096;
+mod binding;
+
+pub use binding::{BACKLOG, BindError};
+use binding::{
+    BindOutcome, BoundSocket, PrepareSocket, SocketOrigin, described_address, is_absence, open_passed,
+};
+
 /// Pause when a resource has run out; some will be free by then.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
 /// An address that is not there yet is tried again so often; its name is looked up within that time.
 const AGAIN: Duration = Duration::from_secs(1);
-/// One free port for all addresses of a name is looked for so often.
-const FREE_PORT_TRIES: usize = 16;
-
-#[derive(Debug, Error)]
-pub enum BindError {
-    #[error("{at}: the name does not resolve: {source}")]
-    Resolve { at: HostPort, source: io::Error },
-    #[error(
-        "{at}: this machine has no such address; correct it, or write `bind: wait` beside it to wait until it has"
-    )]
-    Absent { at: HostPort },
-    #[error("{at}: the port is taken by another program{}; stop that, or write another port", .by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default())]
-    Taken { at: HostPort, by: Option<String> },
-    #[error("{at}: this user may not bind it; a port below 1024 needs CAP_NET_BIND_SERVICE")]
-    Forbidden { at: HostPort },
-    #[error("{at}: {source}")]
-    Passed { at: HostPort, source: PassedError },
-    #[error("{at}: {source}")]
-    Other { at: HostPort, source: io::Error },
-}
 
 /// What a listener reports besides connections.
 #[derive(Debug)]
@@ -80,24 +60,6 @@ pub struct Listener {
     missing: Mutex<MissingAddresses>,
     stop: CancellationToken,
 }
-
-/// A socket that listens, and where: asked for in every picture, it is kept.
-#[derive(Debug)]
-struct BoundSocket {
-    socket: TcpListener,
-    at: SocketAddr,
-    origin: SocketOrigin,
-}
-
-/// Who holds the port when this process does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SocketOrigin {
-    Own,
-    /// Whoever passed it in; it is theirs to close.
-    Passed,
-}
-
-type PrepareSocket = fn(&Socket) -> io::Result<()>;
 
 #[derive(Debug)]
 enum MissingAddresses {
@@ -374,108 +336,6 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => pending().await,
     }
-}
-
-/// The result of binding some addresses.
-struct BindOutcome {
-    sockets: Vec<Arc<BoundSocket>>,
-    absent: Vec<(SocketAddr, io::Error)>,
-}
-
-impl BindOutcome {
-    /// All but those that this machine lacks, on one port; or nothing.
-    fn at(at: &HostPort, addresses: Vec<SocketAddr>, prepare: PrepareSocket) -> Result<Self, BindError> {
-        let mut tries = if at.port == 0 { FREE_PORT_TRIES } else { 1 };
-        loop {
-            tries -= 1;
-            let bound = Self::each(&addresses, at.port, prepare);
-            let Some((address, source)) = bound.absent.iter().find(|(_, error)| !is_absence(error)) else {
-                return Ok(bound);
-            };
-            // A port that is free at the first address may be taken at the second.
-            if tries > 0 && source.kind() == io::ErrorKind::AddrInUse {
-                continue;
-            }
-            let at = described_address(at, *address);
-            return Err(match source.kind() {
-                io::ErrorKind::AddrInUse => BindError::Taken { by: sockets::port_holder(address.port()), at },
-                io::ErrorKind::PermissionDenied => BindError::Forbidden { at },
-                _ => BindError::Other { at, source: io::Error::new(source.kind(), source.to_string()) },
-            });
-        }
-    }
-
-    /// Each that can be bound; on port 0, on the port that the first one gets.
-    fn each(addresses: &[SocketAddr], mut port: u16, prepare: PrepareSocket) -> Self {
-        let mut bound = Self { sockets: Vec::new(), absent: Vec::new() };
-        for address in addresses {
-            let address = with_port(*address, port);
-            // A file of hosts may name it twice.
-            if bound.sockets.iter().any(|open| open.at == address) {
-                continue;
-            }
-            match open_socket(address, prepare) {
-                Ok(open) => {
-                    port = open.at.port();
-                    bound.sockets.push(Arc::new(open));
-                }
-                Err(error) => bound.absent.push((address, error)),
-            }
-        }
-        bound.absent.iter_mut().for_each(|(address, _)| address.set_port(port));
-        bound
-    }
-}
-
-fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
-    address.set_port(port);
-    address
-}
-
-fn open_socket(address: SocketAddr, prepare: PrepareSocket) -> io::Result<BoundSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        // Else it depends on the system's `net.ipv6.bindv6only` whether IPv4 is meant too.
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    prepare(&socket)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    let socket = TcpListener::from_std(socket.into())?;
-    Ok(BoundSocket { at: socket.local_addr()?, socket, origin: SocketOrigin::Own })
-}
-
-/// The sockets that were passed in by that name: bound, and listening already.
-fn open_passed(
-    at: &HostPort,
-    name: &str,
-    prepare: PrepareSocket,
-) -> Result<Vec<Arc<BoundSocket>>, BindError> {
-    let passed = passed::listeners(name).map_err(|source| BindError::Passed { at: at.clone(), source })?;
-    let open = |socket: std::net::TcpListener| {
-        let socket = Socket::from(socket);
-        prepare(&socket)?;
-        let socket = TcpListener::from_std(socket.into())?;
-        Ok(Arc::new(BoundSocket { at: socket.local_addr()?, socket, origin: SocketOrigin::Passed }))
-    };
-    let opened: io::Result<Vec<_>> = passed.into_iter().map(open).collect();
-    opened.map_err(|source| BindError::Other { at: at.clone(), source })
-}
-
-/// An address as an operator reads it: one that is written in the profile as it is there.
-fn described_address(at: &HostPort, address: SocketAddr) -> HostPort {
-    match at.is_address() {
-        true => HostPort { host: at.host.clone(), port: address.port() },
-        false => HostPort { host: address.ip().to_string(), port: address.port() },
-    }
-}
-
-/// Whether this machine has no such address, or nothing of its family.
-fn is_absence(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::ENODEV))
 }
 
 fn bind_reason(error: &io::Error) -> String {
