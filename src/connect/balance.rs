@@ -32,21 +32,7 @@ pub struct BalanceInput {
 /// One that is down is none of them.
 pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: BalanceInput) -> Vec<usize> {
     let mut order: Vec<_> = (0..candidates.len()).filter(|at| !candidates[*at].is_down).collect();
-    if order.len() < 2 {
-        return order;
-    }
-    let (turn, client) = (input.turn, input.client.map(|client| client.to_canonical()));
-    match (balance, client) {
-        (Balance::Turn, _) | (Balance::Client, None) => rotate(&mut order, turn),
-        (Balance::Least, _) => {
-            rotate(&mut order, turn);
-            let load = |at: &usize| (candidates[*at].open + 1) as f64 / candidates[*at].share;
-            order.sort_by(|one, other| load(one).total_cmp(&load(other)));
-        }
-        (Balance::Client, Some(client)) => {
-            order.sort_by_key(|at| std::cmp::Reverse(weigh([&client.to_string(), candidates[*at].address])));
-        }
-    }
+    let client = input.client.map(|client| client.to_canonical());
     // One that has just come back gives most of its turns away; with `client`, always those of the same addresses.
     let gives_way = |at: usize| {
         let Candidate { address, share, .. } = candidates[at];
@@ -57,16 +43,32 @@ pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: Bal
         };
         chance >= share
     };
-    order.sort_by_key(|at| {
+    let rank = |at: &usize| {
         let Candidate { is_standby, is_resting, .. } = candidates[*at];
         (is_resting, is_standby, gives_way(*at))
-    });
+    };
+    order.sort_by_key(rank);
+    // Turns are taken within a rank: else the turns of one that rests would all go to the next in the list.
+    for equals in order.chunk_by_mut(|one, other| rank(one) == rank(other)) {
+        match (balance, client) {
+            (Balance::Turn, _) | (Balance::Client, None) => rotate(equals, input.turn),
+            (Balance::Least, _) => {
+                rotate(equals, input.turn);
+                let load = |at: &usize| (candidates[*at].open + 1) as f64 / candidates[*at].share;
+                equals.sort_by(|one, other| load(one).total_cmp(&load(other)));
+            }
+            (Balance::Client, Some(client)) => {
+                let weight = |at: &usize| weigh([&client.to_string(), candidates[*at].address]);
+                equals.sort_by_key(|at| std::cmp::Reverse(weight(at)));
+            }
+        }
+    }
     order
 }
 
-fn rotate(order: &mut [usize], turn: usize) {
-    let by = turn % order.len();
-    order.rotate_left(by);
+fn rotate(equals: &mut [usize], turn: usize) {
+    let by = turn % equals.len();
+    equals.rotate_left(by);
 }
 
 /// The same on every gateway, after every start and in every version: FNV-1a, whose bits are then spread, since
@@ -110,6 +112,30 @@ mod tests {
             assert_eq!(order_backends(&addressed(), Balance::Client, input), order);
         }
         assert_eq!(order_backends(&[GOOD], Balance::Turn, INPUT), [0]);
+    }
+
+    #[test]
+    fn those_in_use_share_the_turns_of_those_that_are_not() {
+        let check = |backends: &[Candidate<'_>], balance| {
+            let firsts =
+                (0..300).map(|turn| order_backends(backends, balance, BalanceInput { turn, ..INPUT })[0]);
+            let firsts: Vec<_> = firsts.collect();
+            let in_use = |it: &Candidate<'_>| !(it.is_standby || it.is_resting || it.is_down);
+            let each = 300 / backends.iter().filter(|it| in_use(it)).count();
+            for (at, backend) in backends.iter().enumerate() {
+                let turns = firsts.iter().filter(|first| **first == at).count();
+                assert_eq!(turns, if in_use(backend) { each } else { 0 }, "{at} of {backends:?}");
+            }
+        };
+        let (standby, resting) =
+            (Candidate { is_standby: true, ..GOOD }, Candidate { is_resting: true, ..GOOD });
+        let down = Candidate { is_down: true, ..GOOD };
+        for balance in [Balance::Turn, Balance::Least] {
+            check(&[GOOD, GOOD, standby], balance);
+            check(&[resting, GOOD, GOOD], balance);
+            check(&[GOOD, down, standby, GOOD, resting], balance);
+            check(&[GOOD, resting, resting, resting, resting, GOOD, GOOD, GOOD, GOOD, GOOD], balance);
+        }
     }
 
     #[test]

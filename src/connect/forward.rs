@@ -249,14 +249,18 @@ impl ForwardDialler {
         }
     }
 
-    /// The gateways that speak SOCKS5, those that do not answer last.
+    /// The gateways that speak SOCKS5. Those that answer take turns; the others come behind them.
     fn socks_keepers_in_order(&self) -> Vec<Arc<LinkKeeper>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let gateways = self.gateways.list();
-        let count = gateways.len();
-        let turns = (0..count).map(|step| &gateways[turn.wrapping_add(step) % count].keeper);
-        let mut socks: Vec<_> = turns.filter(|keeper| keeper.speaks_socks()).cloned().collect();
-        socks.sort_by_key(|keeper| keeper.is_down());
+        let keepers = gateways.iter().map(|gateway| gateway.keeper.clone());
+        let (mut socks, mut down): (Vec<_>, Vec<_>) =
+            keepers.filter(|keeper| keeper.speaks_socks()).partition(|keeper| !keeper.is_down());
+        for equals in [&mut socks, &mut down] {
+            let by = turn % equals.len().max(1);
+            equals.rotate_left(by);
+        }
+        socks.append(&mut down);
         socks
     }
 }
@@ -342,7 +346,6 @@ mod tests {
     use super::*;
     use crate::{
         connect::{TestSession, direct::BACKEND_CONNECT},
-        link::handshake::GrantDecision,
         net::dns::DnsResolver,
         profile::{GatewaysOfName, Half, HostPort, LinkCarrier, PoolLimits, RetryPolicy},
         tasks::Tasks,
@@ -371,7 +374,6 @@ mod tests {
         let addresses: Vec<_> = listeners.iter().map(address).collect();
         let limits = PoolLimits { prepared: 1, wait: HOUR, waiters: 1, retire: HOUR, links_per_peer: None };
         let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());
-        let granting: GrantFn = Arc::new(|_, _| -> GrantDecision { unreachable!("it speaks SOCKS5") });
         let shared = KeeperContext {
             half: Half::Dmz,
             identity: Arc::default(),
@@ -385,7 +387,8 @@ mod tests {
         shared.links.resize(8);
         let retry = RetryPolicy { first: HOUR, maximum: HOUR };
         let wanted = KeeperTarget { prepared: 1, retry };
-        let dialler = ForwardDialler::start(&addresses, wanted, pool, &granting, &shared);
+        let dialler =
+            ForwardDialler::start(&addresses, wanted, pool, ServiceGrants::new(shared.links.clone()), shared);
         // Sessions alone dial.
         dialler.stop_dialling();
         dialler
