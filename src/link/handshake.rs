@@ -289,7 +289,7 @@ async fn grant_services(
     peer.instance = Some(offer.about.instance);
     let (granted, mismatches) = grants.judge(&peer, &offer.services);
     let links_max = grants.links_allowed(&peer);
-    let grant = OpenerHello { about: standing::about(), links_max, granted };
+    let grant = OpenerHello { about: agreement::about(), links_max, granted };
     let hello = LinkFrame::OpenerHello(grant.clone());
     send_hello(&mut stream, (LinkStage::AwaitingGrant, LinkEnd::Opener), hello).await?;
     let agreed = Agreement {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Peer, lockdown::Lockdown, standing};
+use super::{Peer, agreement, lockdown::Lockdown};
 use crate::{
     profile::{Carries, ServiceName},
     proto::multiplex::hello::{OfferState, ServerHello, ServiceOffer},
@@ -37,7 +37,7 @@ impl OfferedServices {
     pub fn hello_for(&self, peer: &Peer, links_kept: usize) -> ServerHello {
         let bounded = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         ServerHello {
-            about: standing::about(),
+            about: agreement::about(),
             links_kept: bounded(links_kept),
             links_max: bounded(self.maximum),
             sessions_per_link: bounded(self.sessions_per_link),
