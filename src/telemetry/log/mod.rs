@@ -19,7 +19,13 @@ use std::{
 };
 
 use tracing::Level;
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Registry,
+    filter::{ParseError, Targets},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
+};
 
 pub use self::{
     access::{AccessLog, AccessRecord},
@@ -56,7 +62,7 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 /// Where the profile's `log` goes.
 static FILE: Mutex<Option<LineSink>> = Mutex::new(None);
 /// What is written, once the log is installed.
-static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Writes no lines while `quiet`.
 pub fn set_quiet(quiet: bool) {
@@ -72,7 +78,7 @@ pub fn init_log(format: LogFormat) -> io::Result<LogGuard> {
     let is_journal = is_journal();
     let stderr = LineSink::start(SinkTarget::StandardError, Some(loss_line(format, is_journal)))?;
     let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
-    let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|_| EnvFilter::new(directives("")));
+    let filter = parse_filter(&wanted).or_else(|_| parse_filter("")).unwrap_or_default();
     let (filter, handle) = reload::Layer::new(filter);
     let layer = LogLayer { format, is_journal, stderr: stderr.clone(), file: &FILE, quiet: &QUIET };
     // Fails only where a test has installed one before; that one serves as well.
@@ -128,7 +134,7 @@ pub fn set_level(wanted: &str) -> Result<(), LogLevelError> {
     if wanted.trim().is_empty() {
         return Err(unknown());
     }
-    let filter = EnvFilter::try_new(directives(wanted)).map_err(|_| unknown())?;
+    let filter = parse_filter(wanted).map_err(|_| unknown())?;
     let handle = FILTER.get().ok_or(LogLevelError::NoLog)?;
     handle.reload(filter).map_err(|_| LogLevelError::NoLog)
 }
@@ -138,6 +144,10 @@ fn is_journal() -> bool {
     let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let own = rustix::fs::fstat(rustix::stdio::stderr());
     own.is_ok_and(|own| named == format!("{}:{}", own.st_dev, own.st_ino))
+}
+
+fn parse_filter(wanted: &str) -> Result<Targets, ParseError> {
+    directives(wanted).parse()
 }
 
 /// The directives of a filter: a level alone is ours, the libraries keep theirs.
