@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -29,11 +30,19 @@ impl Script {
         folder
     }
 
+    fn command(&self, folder: &Path) -> Command {
+        let mut command = Command::new(self.0.path().join("script"));
+        command.current_dir(folder).env("CARGO_MANIFEST_DIR", folder).env("OUT_DIR", folder);
+        command.env("PROFILE", "release").env("TARGET", "some-target").env("CARGO_CFG_TARGET_OS", "linux");
+        for variable in ["HOST", "PORTCULLIS_COMMIT", "RUSTC_LINKER"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
     /// The commit that a release says when it is built in `folder`.
     fn names(&self, folder: &Path, named: Option<&str>) -> String {
-        let mut command = Command::new(self.0.path().join("script"));
-        command.current_dir(folder).env("CARGO_MANIFEST_DIR", folder);
-        command.env("PROFILE", "release").env("TARGET", "some-target").env_remove("PORTCULLIS_COMMIT");
+        let mut command = self.command(folder);
         command.envs(named.map(|name| ("PORTCULLIS_COMMIT", name)));
         let sent = succeed(&mut command);
         assert!(sent.contains("cargo::rustc-env=PORTCULLIS_TARGET=some-target\n"), "{sent}");
@@ -70,6 +79,33 @@ fn a_release_names_its_commit_wherever_it_is_built() {
     let alone = script.folder("alone");
     assert_eq!(script.names(&alone, None), "unknown: built outside of a checkout");
     assert_eq!(script.names(&alone, Some("a\ncargo::error=b")), "unknown: built outside of a checkout");
+}
+
+/// A linker that is too old leaves a program that does not run.
+#[test]
+fn a_release_packs_its_relocations_where_such_a_program_runs() {
+    let script = Script::compiled();
+    let folder = script.folder("sources");
+    let linker = |name: &str, lines: &str| {
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{lines}\n")).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is made to run");
+        path
+    };
+    let makes = |ends: &str| format!("printf '#!/bin/sh\\n{ends}' > relocated && chmod +x relocated");
+    let packs = |host: &str, profile: &str, linker: &Path| {
+        let mut command = script.command(&folder);
+        command.env("HOST", host).env("PROFILE", profile).env("RUSTC_LINKER", linker);
+        succeed(&mut command).contains("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs\n")
+    };
+    let (able, old) = (linker("able", &makes("exit 0")), linker("old", &makes("kill -SEGV $$")));
+    let refuses = linker("refuses", "exit 1");
+    assert!(packs("some-target", "release", &able));
+    assert!(!packs("some-target", "release", &old));
+    assert!(!packs("some-target", "release", &refuses));
+    assert!(!packs("some-target", "release", Path::new("/no/such/linker")));
+    assert!(!packs("another-host", "release", &able), "what runs there is not known here");
+    assert!(!packs("some-target", "debug", &able));
 }
 
 #[test]
