@@ -418,6 +418,7 @@ fn start_half(folder: &Path, half: &str, profile: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .arg("--no-ui")
         .args([Path::new("--profile"), &file, Path::new("--admin"), &admin])
+        .env("STATE_DIRECTORY", folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

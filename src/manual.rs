@@ -54,7 +54,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "$STATE_DIRECTORY, /var/lib/portcullis/, $XDG_STATE_HOME/portcullis/",
-        "what an internal half has locked, PROFILE-ROLE.lockdown: the first of these that is set, the second for root",
+        "what an internal half has locked, PROFILE-ROLE.lockdown, and the last hour of the history, PROFILE-ROLE.history: the first of these that is set, the second for root",
     ),
 ];
 

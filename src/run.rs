@@ -44,7 +44,7 @@ const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<ExitCode> {
-    let GatewayStart { source, chosen, loaded, lock, lockdown, demo_ports, socket } = start;
+    let GatewayStart { source, chosen, loaded, lock, lockdown, history, demo_ports, socket } = start;
     let _inside = runtime.enter();
     let _log = log::init_log(cli.log_format)?;
     log::set_file(loaded.profile.log.as_deref());
@@ -63,7 +63,7 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
         tracing::warn!(event = %LogEvent::ServiceManager, "{error}");
         None
     });
-    let engine = engine.with_service_manager(manager);
+    let engine = engine.with_kept_history(history).with_service_manager(manager);
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Not before it is sure that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;

@@ -173,7 +173,7 @@ const ENGINE_FILES: [&str; 5] = [
     // Tests alone.
     "src/gateway/deadlines.rs",
     "src/gateway/reader.rs",
-    "src/gateway/lockdown_file.rs",
+    "src/gateway/state_file.rs",
     "src/gateway/audit.rs",
     "src/gateway/descriptors.rs",
 ];

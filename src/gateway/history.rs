@@ -1,21 +1,67 @@
-//! What the engine keeps of its last 24 hours, a sample a second.
+//! What the engine keeps of its last 24 hours, a sample a second, and the last hour of it over a restart.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Engine;
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Engine,
+    history_file::{HistoryFile, HistoryFileError},
+};
 use crate::telemetry::{
     history::{HistoryReport, HistoryRequest, HistoryRing, HistorySample},
+    log::LogEvent,
     snapshot::{PoolRow, TrafficSample, TrafficTotals},
 };
+
+/// The file is written so often, and at the end. A process that is killed loses as much.
+const KEPT_EVERY: Duration = Duration::from_secs(300);
+/// A disk that does not answer holds no exit up.
+const HISTORY_FAREWELL: Duration = Duration::from_millis(500);
 
 /// The ring, and what was counted when its last sample was taken.
 #[derive(Debug, Default)]
 pub(super) struct GatewayHistory {
     ring: HistoryRing,
     refused: u64,
+    file: Option<HistoryFile>,
+    /// When the file was written last, or read.
+    kept_at: Option<Instant>,
+    /// Whether it was said already that it can not be written.
+    is_unkept: bool,
+}
+
+/// What a gateway starts with: the last hour of the process before it.
+#[derive(Debug, Default)]
+pub struct KeptHistory {
+    ring: HistoryRing,
+    /// Why it could not be read.
+    trouble: Option<HistoryFileError>,
+    file: Option<HistoryFile>,
+}
+
+impl KeptHistory {
+    pub fn read(file: Option<HistoryFile>) -> Self {
+        let now = unix_seconds(SystemTime::now());
+        match file.as_ref().map_or(Ok(HistoryRing::default()), |file| file.read(now)) {
+            Ok(ring) => Self { ring, trouble: None, file },
+            Err(error) => Self { ring: HistoryRing::default(), trouble: Some(error), file },
+        }
+    }
 }
 
 impl Engine {
+    /// Goes on with what was measured before a restart, and keeps what will be.
+    pub fn with_kept_history(mut self, kept: KeptHistory) -> Self {
+        if let Some(error) = kept.trouble {
+            let line = format!("nothing is known of the hour before the start: {error}");
+            self.shared.notices.warn(LogEvent::HistoryFile.line(line));
+        }
+        let kept_at = Some(Instant::now());
+        self.history = GatewayHistory { ring: kept.ring, file: kept.file, kept_at, ..self.history };
+        self
+    }
+
     /// To be called once a second.
     pub(super) fn sample_history(&mut self, totals: &TrafficTotals, pools: &[PoolRow]) {
         let (role, at) = (self.first_role(), self.unix_now());
@@ -29,6 +75,46 @@ impl Engine {
             totals,
             pools.iter().filter(|pool| pool.role == role),
         ));
+        if self.history.kept_at.is_some_and(|at| at.elapsed() >= KEPT_EVERY) {
+            self.keep_history();
+        }
+    }
+
+    fn keep_history(&mut self) {
+        let Some(write) = self.history_write() else { return };
+        self.history.kept_at = Some(Instant::now());
+        self.write_state(write, |engine, written| {
+            // Of one that is late the next one tells.
+            if let Ok(written) = written {
+                engine.note_history_written(written);
+            }
+        });
+    }
+
+    /// Keeps what was measured up to the end.
+    pub(super) async fn keep_last_history(&mut self) {
+        let Some(write) = self.history_write() else { return };
+        let files = self.reader.states.clone();
+        if let Ok(Ok(written)) = timeout(HISTORY_FAREWELL, files.run(write)).await {
+            self.note_history_written(written);
+        }
+    }
+
+    /// Writes the file as it is to be now, which may take its time.
+    fn history_write(&self) -> Option<impl FnOnce() -> Result<(), HistoryFileError> + Send + use<>> {
+        let (file, kept) = (self.history.file.clone()?, self.history.ring.last_hour(self.unix_now()));
+        Some(move || file.write(kept))
+    }
+
+    fn note_history_written(&mut self, written: Result<(), HistoryFileError>) {
+        let was_unkept = self.history.is_unkept;
+        self.history.is_unkept = written.is_err();
+        if let Err(error) = written
+            && !was_unkept
+        {
+            let line = format!("the history is not kept over a restart: {error}");
+            self.shared.notices.info(LogEvent::HistoryFile.line(line));
+        }
     }
 
     pub(super) fn history_report(&self, requested: HistoryRequest) -> HistoryReport {
@@ -36,8 +122,12 @@ impl Engine {
     }
 
     fn unix_now(&self) -> u64 {
-        self.wall_clock.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        unix_seconds(self.wall_clock.now())
     }
+}
+
+fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn sample<'a>(

@@ -13,6 +13,7 @@ mod final_delivery;
 mod halves;
 pub mod handle;
 mod history;
+pub mod history_file;
 mod idle_watch;
 mod link_session;
 mod lockdown;
@@ -34,6 +35,7 @@ mod session_end;
 pub mod session_permits;
 mod snapshot_builder;
 mod state;
+pub mod state_file;
 mod stop;
 mod switch;
 #[cfg(test)]
@@ -94,7 +96,7 @@ use crate::{
     verify::progress::VerifyProgress,
 };
 
-pub use self::{lockdown::KeptLockdown, snapshot_builder::host_name};
+pub use self::{history::KeptHistory, lockdown::KeptLockdown, snapshot_builder::host_name};
 
 /// How often a snapshot is taken.
 const TICK: Duration = Duration::from_millis(250);
@@ -357,6 +359,7 @@ impl Engine {
         let _ = tokio::time::timeout(FLUSH, self.shared.tasks.all_ended()).await;
         self.mark_stopped();
         self.publish();
+        self.keep_last_history().await;
         self.shared.notices.limited().flush_all();
         let line = match outcome {
             GatewayOutcome::Clean => "stopped; every session ended by itself".to_owned(),

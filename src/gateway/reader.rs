@@ -32,6 +32,8 @@ pub type EngineContinuation = Box<dyn FnOnce(&mut Engine) + Send>;
 pub struct EngineReader {
     pub(super) on_request: FileWork,
     periodic: FileWork,
+    /// For files in the state folder: the next one is written when the last is done.
+    pub(super) states: FileWork,
     /// Kept apart from the engine's other tasks: a stop does not wait for these.
     tasks: Tasks,
     continuation_sender: mpsc::Sender<EngineContinuation>,
@@ -41,8 +43,15 @@ pub struct EngineReader {
 impl Default for EngineReader {
     fn default() -> Self {
         let (continuation_sender, continuations) = mpsc::channel(UNHEARD_MAX);
-        let (on_request, periodic) = (FileWork::new(AT_ONCE, WITHIN), FileWork::new(1, WITHIN));
-        Self { on_request, periodic, tasks: Tasks::default(), continuation_sender, continuations }
+        let [periodic, states] = [(); 2].map(|()| FileWork::new(1, WITHIN));
+        Self {
+            on_request: FileWork::new(AT_ONCE, WITHIN),
+            periodic,
+            states,
+            tasks: Tasks::default(),
+            continuation_sender,
+            continuations,
+        }
     }
 }
 
@@ -70,6 +79,15 @@ impl Engine {
         then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
     ) {
         self.read_with(self.reader.periodic.clone(), work, then);
+    }
+
+    /// Writes into the state folder.
+    pub(super) fn write_state<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
+    ) {
+        self.read_with(self.reader.states.clone(), work, then);
     }
 
     /// Looks up what is to be listened on; goes on at once where there are addresses alone.
@@ -156,7 +174,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_file_that_hangs_is_given_up_at_its_deadline() {
         let reader = EngineReader::default();
-        for files in [reader.on_request, reader.periodic] {
+        for files in [reader.on_request, reader.periodic, reader.states] {
             let (release, held) = threads::channel::<()>();
             let read = files.run(move || held.recv().is_ok());
             assert_eq!(happens_after_beside_a_thread(WITHIN, read).await, Err(WorkError::Late(WITHIN)));

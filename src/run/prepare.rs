@@ -17,9 +17,9 @@ use crate::{
     commands::profile_folders::profile_source,
     confine::{self, ProcessLock, folders::LockedFolders},
     demo, exit,
-    gateway::{KeptLockdown, lockdown_file::LockdownFile},
+    gateway::{KeptHistory, KeptLockdown, history_file::HistoryFile, lockdown_file::LockdownFile},
     output::print_note,
-    profile::{ConfinePolicy, DemoPorts, Profile},
+    profile::{DemoPorts, Profile},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     tui,
 };
@@ -38,6 +38,7 @@ pub struct GatewayStart {
     pub(super) loaded: LoadedProfile,
     pub(super) lock: ProcessLock,
     pub(super) lockdown: KeptLockdown,
+    pub(super) history: KeptHistory,
     pub(super) demo_ports: Option<DemoPorts>,
     /// Of its admin socket.
     pub(super) socket: Option<PathBuf>,
@@ -76,11 +77,20 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
     };
     let file = lockdown_file(cli, &loaded.profile);
+    let history = history_file(cli, &chosen, &loaded.profile);
     make_log_folders(&loaded.profile);
     let mut folders = locked_folders(cli, &source, &chosen, socket.as_deref());
-    folders.written.extend(file.as_ref().map(|file| file.folder().to_path_buf()));
-    // What is wrong with the file is told when there is somewhere to tell it.
-    let lockdown = KeptLockdown::read(file);
+    let state_files =
+        [file.as_ref().map(LockdownFile::state_file), history.as_ref().map(HistoryFile::state_file)];
+    for file in state_files.into_iter().flatten() {
+        if confine::half_to_lock(&loaded.profile).is_some() {
+            // A locked half can not make the folder later; where it can not be made now, who writes there says so.
+            let _ = file.prepare_folder();
+        }
+        folders.written.push(file.folder().to_path_buf());
+    }
+    // What is wrong with the files is told when there is somewhere to tell it.
+    let (lockdown, history) = (KeptLockdown::read(file), KeptHistory::read(history));
     let lock = ProcessLock::begin(&loaded.profile, &folders)?;
     let demo_ports = match &chosen {
         ChosenProfile::Demo(ports) => Some(*ports),
@@ -92,6 +102,7 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         loaded,
         lock,
         lockdown,
+        history,
         demo_ports,
         socket,
     })))
@@ -100,12 +111,13 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
 /// Where the locks of an internal half are kept. What `verify` starts neither keeps nor has any.
 fn lockdown_file(cli: &Cli, profile: &Profile) -> Option<LockdownFile> {
     let is_kept = profile.internal.is_some() && cli.ends_with.is_none();
-    let file = LockdownFile::of_profile(&profile.name).filter(|_| is_kept)?;
-    if profile.confine != ConfinePolicy::Off && profile.dmz.is_none() {
-        // A locked half can not make the folder later; where it can not be made now, `lockdown` says so.
-        let _ = file.prepare_folder();
-    }
-    Some(file)
+    LockdownFile::of_profile(&profile.name).filter(|_| is_kept)
+}
+
+/// Where the last hour is kept. What `verify` starts keeps none, nor does the built-in profile.
+fn history_file(cli: &Cli, chosen: &ChosenProfile, profile: &Profile) -> Option<HistoryFile> {
+    let is_kept = chosen.file().is_some() && cli.ends_with.is_none();
+    HistoryFile::of_profile(profile).filter(|_| is_kept)
 }
 
 /// A locked half can not make them later. Where one can not be made now, the file in it is told with its lost lines.

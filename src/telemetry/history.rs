@@ -11,10 +11,15 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// Seconds of a step, and how many are kept.
 const TIERS: [(u64, usize); 3] = [(1, 600), (10, 720), (60, 1440)];
 const DAY_SECONDS: u64 = 86_400;
+/// How much outlives a restart.
+const KEPT_SECONDS: u64 = 3600;
+/// A clock may be set right by so much while a gateway does not run.
+const CLOCK_SLACK_SECONDS: u64 = 120;
 /// Steps in one answer: of what is asked for no more is sent.
 pub const HISTORY_STEPS_MAX: u64 = 600;
 
@@ -142,6 +147,33 @@ impl HistoryRing {
         }
     }
 
+    /// What is to outlive a restart: the last hour of each grain.
+    pub fn last_hour(&self, now: u64) -> Vec<Vec<HistorySample>> {
+        let oldest = now.saturating_sub(KEPT_SECONDS);
+        let kept = |tier: &VecDeque<HistorySample>| {
+            tier.iter().filter(|sample| sample.at >= oldest).copied().collect()
+        };
+        self.tiers.iter().map(kept).collect()
+    }
+
+    /// What a process before this one has kept so.
+    pub fn from_kept(tiers: Vec<Vec<HistorySample>>, now: u64) -> Result<Self, KeptHistoryError> {
+        let latest = now.saturating_add(CLOCK_SLACK_SECONDS);
+        if tiers.iter().flatten().any(|sample| sample.at > latest) {
+            return Err(KeptHistoryError::Future);
+        }
+        let is_whole = |(tier, (step, most)): (&Vec<HistorySample>, (u64, usize))| {
+            tier.len() <= most
+                && tier.is_sorted_by(|a, b| a.at < b.at)
+                && tier.iter().all(|sample| sample.at.is_multiple_of(step) && sample.seconds <= step)
+        };
+        if !tiers.iter().zip(TIERS).all(is_whole) {
+            return Err(KeptHistoryError::Damaged);
+        }
+        let tiers: Vec<_> = tiers.into_iter().map(VecDeque::from).collect();
+        tiers.try_into().map(|tiers| Self { tiers }).map_err(|_| KeptHistoryError::Damaged)
+    }
+
     pub fn report(&self, requested: HistoryRequest, now: u64) -> HistoryReport {
         let steps = requested.steps.clamp(1, HISTORY_STEPS_MAX);
         let longest = TIERS.map(|(step, most)| step * most as u64)[TIERS.len() - 1];
@@ -163,6 +195,15 @@ impl HistoryRing {
         }
         report
     }
+}
+
+/// Why nothing is known of the time before a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum KeptHistoryError {
+    #[error("it is damaged")]
+    Damaged,
+    #[error("it tells of the future, as this machine's clock goes now")]
+    Future,
 }
 
 /// Adds to the step under way, or begins the next one.

@@ -75,6 +75,7 @@ const OUR_OWN: &[LogEvent] = &[
     CertificateRevoked,
     CertificatesSilent,
     Lockdown,
+    HistoryFile,
     Locked,
     DescriptorLimit,
     DescriptorsShort,

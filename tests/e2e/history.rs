@@ -1,6 +1,9 @@
 //! What a gateway keeps of its last hours, as it is asked for.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use portcullis::{
     gateway::handle::{Command, CommandAnswer},
@@ -8,8 +11,9 @@ use portcullis::{
 };
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE},
-    peers::{hear, say},
+    gateway::{Gateway, PATIENCE, Place, client_port_in},
+    peers::{dial, hear, say},
+    program::Program,
     ways::{MODES, Plan},
 };
 
@@ -49,4 +53,61 @@ async fn what_sessions_move_is_kept_by_the_second_and_told_at_every_grain() {
         assert!(day.samples.iter().any(|sample| sample.up_max > 0 && sample.open == 1), "{mode:?}");
         drop(client);
     }
+}
+
+const EDGE: &str =
+    "mode: direct\ndmz: { services: { echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } } }\n";
+const KEPT: &str = "state/edge-dmz.history";
+
+async fn kept_history(program: &Program) -> HistoryReport {
+    match program.answer(Command::History(HistoryRequest { step_seconds: 1, steps: 600 })).await {
+        Ok(CommandAnswer::History(report)) => *report,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until a second is kept in which a client has sent something.
+async fn until_moved(program: &Program) -> HistoryReport {
+    let mut client = dial(client_port_in(&*program.now().await, "echo")).await;
+    let began = Instant::now();
+    loop {
+        say(&mut client, b"there?").await;
+        hear(&mut client, b"there?").await;
+        let report = kept_history(program).await;
+        if report.samples.iter().any(|sample| sample.up > 0) {
+            return report;
+        }
+        assert!(began.elapsed() < PATIENCE, "{:?}", report.samples);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_last_hour_outlives_a_restart_and_a_file_that_is_damaged_is_told_once() {
+    let place = Place::new();
+    let program = Program::start(&place, "edge", EDGE, 256).await;
+    let before = until_moved(&program).await;
+    let moved = before.samples.iter().find(|sample| sample.up > 0).expect("it was seen").at;
+    program.stop().await;
+
+    let program = Program::start(&place, "edge", EDGE, 256).await;
+    let after = kept_history(&program).await;
+    let again = after.samples.iter().find(|sample| sample.at == moved);
+    assert!(again.is_some_and(|sample| sample.up > 0), "{moved}: {:?}", after.samples);
+    assert!(!program.log().contains("hour before"), "{}", program.log());
+    program.stop().await;
+
+    let whole = fs::read(place.path(KEPT)).expect("it is kept");
+    fs::write(place.path(KEPT), &whole[..whole.len() / 2]).expect("it is damaged");
+    let program = Program::start(&place, "edge", EDGE, 256).await;
+    let known = kept_history(&program).await.samples;
+    assert!(known.iter().all(|sample| sample.at > moved), "{known:?}");
+    let log = program.log();
+    assert_eq!(log.matches("nothing is known of the hour before the start").count(), 1, "{log}");
+    // It is whole again after the next stop.
+    until_moved(&program).await;
+    program.stop().await;
+    let program = Program::start(&place, "edge", EDGE, 256).await;
+    assert!(kept_history(&program).await.samples.iter().any(|sample| sample.up > 0));
+    assert!(!program.log().contains("hour before"), "{}", program.log());
 }

@@ -45,6 +45,7 @@ impl Terminal {
             command.env(name, value);
         }
         command.env("XDG_RUNTIME_DIR", place.path("run"));
+        command.env("STATE_DIRECTORY", place.path("state"));
         let child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
         let (rows, columns) = (NonZeroU16::new(30).unwrap(), NonZeroU16::new(100).unwrap());

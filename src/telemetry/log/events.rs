@@ -98,6 +98,7 @@ log_events! {
     CertificateRevoked "certificate_revoked" [] "links and connections of clients were cut, since what they have shown was revoked",
     CertificatesSilent "certificates_silent" [] "the files of certificates do not answer, or do again",
     Lockdown "lockdown" [] "what the inside has locked, as it starts",
+    HistoryFile "history_file" [] "the hour before a restart can not be read, or this one can not be kept for the next",
     Locked "locked" [] "what the kernel refuses this process from now on, or why it refuses less",
     DescriptorLimit "descriptor_limit" ["limit"] "how many files may be open",
     DescriptorsShort "descriptors_short" [] "that are fewer than the profile may need",

@@ -9,7 +9,7 @@ use std::{
 };
 
 use portcullis::{
-    admin::client,
+    admin::client::{self, ClientError},
     gateway::handle::{Command, CommandAnswer},
     telemetry::snapshot::Snapshot,
 };
@@ -51,9 +51,19 @@ impl Program {
         program
     }
 
+    /// Stops it in order.
+    pub async fn stop(mut self) {
+        self.answer(Command::Stop).await.expect("an answer");
+        // The answer comes a moment before the end.
+        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+    }
+
+    pub async fn answer(&self, command: Command) -> Result<CommandAnswer, ClientError> {
+        client::send_command(&self.place.path(&format!("{}.sock", self.name)), command).await
+    }
+
     async fn ask(&self) -> Option<Arc<Snapshot>> {
-        let socket = self.place.path(&format!("{}.sock", self.name));
-        match client::send_command(&socket, Command::Status).await {
+        match self.answer(Command::Status).await {
             Ok(CommandAnswer::Status(snapshot)) => Some(snapshot),
             Ok(_) | Err(_) => None,
         }
