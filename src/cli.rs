@@ -99,13 +99,19 @@ pub enum CliAction {
         #[arg(long, requires = "ready")]
         strict: bool,
     },
-    /// Say what limits a running gateway, and what to change
+    /// Say what limits a running gateway, or several, and what to change
     ///
-    /// Exit 1 when something must be done, 0 when nothing.
+    /// Of several, named as for `attach`, the clocks are compared too. Exit 1 when something must be done, 0 when
+    /// nothing.
     Doctor {
         /// A list of findings as JSON
         #[arg(long)]
         json: bool,
+        /// Gateways from a YAML file of NAME: TARGET, which nobody else may be able to write
+        #[arg(long, value_name = "FILE")]
+        fleet: Option<PathBuf>,
+        #[arg(value_name = "NAME=TARGET")]
+        targets: Vec<String>,
     },
     /// Print the numbers of a running gateway once, as monitors read them
     Metrics {

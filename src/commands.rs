@@ -1,6 +1,7 @@
 //! What each subcommand does. Answers go to standard output, trouble to standard error.
 
 mod audit;
+mod doctor;
 pub mod profile_folders;
 mod remote;
 mod verify;
@@ -10,15 +11,14 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::bail;
 use clap::CommandFactory;
 
-use self::profile_folders::profile_source;
+use self::{doctor::FindingsForm, profile_folders::profile_source};
 use crate::{
-    admin::{client, socket_path},
+    admin::{client, socket_path, target::AdminTarget},
     attach,
     certs::{self, CertsRequest},
     check::{self, CheckForm},
     cli::{AuditAction, Cli, CliAction, KillOptions, LockdownOptions, SelftestSubject},
     disk::PipePolicy,
-    doctor::{self, MachineFacts},
     exit,
     gateway::handle::{AdminAccess, Command, CommandAnswer, LockdownTarget},
     init, manual,
@@ -50,7 +50,10 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             let demand = if *strict { ReadinessDemand::Strict } else { ReadinessDemand::Usual };
             return print_readiness(cli, demand, *json).await;
         }
-        CliAction::Doctor { json } => return print_findings(cli, *json).await,
+        CliAction::Doctor { json, fleet, targets } => {
+            let form = if *json { FindingsForm::Json } else { FindingsForm::Text };
+            return doctor::run(cli, form, fleet.as_deref(), targets).await;
+        }
         CliAction::Metrics { text } => {
             let format = if *text { MetricsFormat::Text } else { MetricsFormat::OpenMetrics };
             return send_command(cli, Command::Metrics { format }).await;
@@ -116,21 +119,6 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn print_findings(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
-    let mut findings = doctor::find_limits(&*snapshot(cli).await?, &MachineFacts::read());
-    // A gateway that keeps no history refuses.
-    if let CommandAnswer::History(report) =
-        client::send_command(&admin_socket(cli)?, Command::History(doctor::LAST_HOUR)).await?
-    {
-        findings.extend(doctor::find_lately(&report));
-    }
-    print_line(match json {
-        true => serde_json::to_string_pretty(&findings)?,
-        false => doctor::findings_text(&findings),
-    })?;
-    Ok(if doctor::must_act(&findings) { exit::FAILED.into() } else { ExitCode::SUCCESS })
-}
-
 async fn print_readiness(cli: &Cli, demand: ReadinessDemand, json: bool) -> anyhow::Result<ExitCode> {
     let snapshot = snapshot(cli).await?;
     let Some(readiness) = &snapshot.readiness else {
@@ -148,7 +136,11 @@ async fn print_readiness(cli: &Cli, demand: ReadinessDemand, json: bool) -> anyh
 }
 
 async fn snapshot(cli: &Cli) -> anyhow::Result<Arc<Snapshot>> {
-    match client::send_command(&admin_socket(cli)?, Command::Status).await? {
+    ask_status(&AdminTarget::Socket(admin_socket(cli)?)).await
+}
+
+async fn ask_status(at: &AdminTarget) -> anyhow::Result<Arc<Snapshot>> {
+    match client::send_command_to(at, Command::Status).await? {
         CommandAnswer::Status(snapshot) => Ok(snapshot),
         CommandAnswer::Refused(text) => bail!("the gateway gave no status: {text}"),
         other => bail!("the gateway gave no status but {other:?}"),

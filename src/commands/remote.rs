@@ -39,7 +39,7 @@ pub async fn attach(
 }
 
 /// Those of the file, then those of the command line; else what is wrong with them.
-fn read_targets(
+pub(super) fn read_targets(
     access: AdminAccess,
     file: Option<&Path>,
     words: &[String],

@@ -1,12 +1,15 @@
-//! Clocks that differ. Only who hears several gateways knows; the command asks one, and does not.
+//! Clocks that differ. Only who hears several gateways knows.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use super::{
     DoctorFinding,
     FindingSeverity::{Must, Should},
 };
-use crate::telemetry::format;
+use crate::telemetry::{format, snapshot::Snapshot};
 
 /// Less may be the way of a picture through a network.
 const SKEW_SECONDS: f64 = 5.0;
@@ -18,6 +21,21 @@ const LONG_SKEW_SECONDS: f64 = 60.0;
 pub struct GatewayClock {
     pub name: Arc<str>,
     pub ahead_seconds: f64,
+}
+
+impl GatewayClock {
+    /// By the time of a picture that came so long before `now`; none where that is no time.
+    pub fn of_picture(
+        name: &Arc<str>,
+        picture: &Snapshot,
+        heard_seconds: f64,
+        now: SystemTime,
+    ) -> Option<Self> {
+        let time = humantime::parse_rfc3339_weak(&picture.time).ok()?;
+        let [time, now] =
+            [time, now].map(|at| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        Some(Self { name: Arc::clone(name), ahead_seconds: time + heard_seconds - now })
+    }
 }
 
 /// Each that goes otherwise than the one in the middle: of many most are right.

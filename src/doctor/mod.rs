@@ -63,15 +63,19 @@ pub fn must_act(findings: &[DoctorFinding]) -> bool {
     findings.iter().any(|finding| finding.severity == FindingSeverity::Must)
 }
 
-/// The findings in lines, for people.
-pub fn findings_text(findings: &[DoctorFinding]) -> String {
+/// The findings in lines, for people; `whom` says of what there is none.
+pub fn findings_text(findings: &[DoctorFinding], whom: &str) -> String {
     if findings.is_empty() {
-        return "nothing limits this gateway".into();
+        return format!("nothing limits {whom}");
     }
     let blocks = findings.iter().map(|finding| {
-        let DoctorFinding { gateway: _, id, severity, object, figure, reason, advice } = finding;
-        let object = object.as_ref().map_or(String::new(), |object| format!("{object}: "));
-        let line = text::clean_text(&format!("{object}{figure}"), FIELD_CHARS_MAX);
+        let DoctorFinding { gateway, id, severity, object, figure, reason, advice } = finding;
+        let about: String = [gateway.as_deref(), object.as_deref()]
+            .into_iter()
+            .flatten()
+            .map(|name| format!("{name}: "))
+            .collect();
+        let line = text::clean_text(&format!("{about}{figure}"), FIELD_CHARS_MAX);
         let reason = text::clean_text(reason, FIELD_CHARS_MAX);
         let advice = text::clean_text(advice, FIELD_CHARS_MAX);
         format!("{:<6}  {id}  {line}\n        why: {reason}\n        do:  {advice}", severity.word())
@@ -157,7 +161,7 @@ mod tests {
         let findings = find_limits(&healthy(), &spacious());
         assert_eq!(findings, []);
         assert!(!must_act(&findings));
-        assert_eq!(findings_text(&findings), "nothing limits this gateway");
+        assert_eq!(findings_text(&findings, "this gateway"), "nothing limits this gateway");
         let unknown = find_limits(&healthy(), &MachineFacts::default());
         assert_eq!(unknown, [], "of what can not be read nothing is said");
     }
@@ -168,13 +172,13 @@ mod tests {
         let certificates = vec![other, certificate(3)];
         let findings = find_limits(&Snapshot { certificates, ..healthy() }, &spacious());
         assert!(must_act(&findings));
-        let text = findings_text(&findings);
+        let text = findings_text(&findings, "this gateway");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 6, "{text}");
         assert_eq!(lines[0], "must    certificate-ends  pki/dmz.pem: ends in 3 days");
         assert!(lines[1].starts_with("        why: ") && lines[2].starts_with("        do:  "), "{text}");
         assert_eq!(lines[3], "should  certificate-ends  pki/www.pem: ends in 20 days");
-        let less = findings_text(&findings[1..]);
+        let less = findings_text(&findings[1..], "this gateway");
         assert!(less.ends_with("\nnothing must be done"), "{less}");
     }
 
@@ -182,7 +186,7 @@ mod tests {
     fn names_from_outside_stay_on_their_line() {
         let row = CertificateRow { object: "a\nmust  b\u{1b}[2J".into(), ..certificate(3) };
         let findings = find_limits(&Snapshot { certificates: vec![row], ..healthy() }, &spacious());
-        let text = findings_text(&findings);
+        let text = findings_text(&findings, "this gateway");
         assert!(text.lines().count() == 3 && !text.contains('\u{1b}'), "{text:?}");
     }
 }

@@ -24,14 +24,13 @@ pub struct FleetClocks {
 impl FleetClocks {
     /// Reads them anew, and gives those of the gateways that are heard now.
     pub fn read(&mut self, members: &[MemberSnapshot], now: SystemTime) -> Vec<GatewayClock> {
-        let now = seconds_since_1970(now);
         let mut clocks = Vec::new();
         for member in members.iter().filter(|member| reach::reach(member) == GatewayReach::Reached) {
             let Some((snapshot, heard_seconds)) = &member.latest else { continue };
-            let Some(time) = parse_seconds(&snapshot.time) else { continue };
-            let ahead_seconds = time + heard_seconds - now;
-            self.offset.insert(Arc::clone(&member.name), ahead_seconds);
-            clocks.push(GatewayClock { name: Arc::clone(&member.name), ahead_seconds });
+            let clock = GatewayClock::of_picture(&member.name, snapshot, *heard_seconds, now);
+            let Some(clock) = clock else { continue };
+            self.offset.insert(Arc::clone(&member.name), clock.ahead_seconds);
+            clocks.push(clock);
         }
         clocks
     }

@@ -279,3 +279,41 @@ fn memory_that_runs_out_is_found() {
         ["unshare", "--mount", "sh", "-c", "mount --bind meminfo /proc/meminfo && exec \"$@\"", "sh"];
     until_found_by(&place, &elsewhere, "one", ("memory", "must", "of memory can be had"));
 }
+
+/// What stands between `doctor` and a gateway, and says another year in each of its pictures.
+const OTHER_YEAR: &str = "import os, subprocess, sys\n\
+    link = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)\n\
+    while len(head := link.stdout.read(4)) == 4:\n    \
+        body = link.stdout.read(int.from_bytes(head, 'big'))\n    \
+        os.write(1, head + body.replace(b'\"time\":\"20', b'\"time\":\"21'))\n";
+
+#[test]
+fn of_two_gateways_the_clocks_are_compared_and_one_that_is_away_is_told() {
+    let place = Place::with_certificates();
+    let _pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    place.write("year.py", OTHER_YEAR);
+    let ask = |args: &[&str]| run(&place, &[&["doctor", "--json"], args].concat());
+    let findings = |reported: &str| -> Vec<Value> { serde_json::from_str(reported).expect("a list") };
+    let (edge, inside) = ("edge=run/dmz.sock", "inside=run/internal.sock");
+
+    let well = ask(&[edge, inside]);
+    assert_eq!(well.code, Some(0), "{}{}", well.out, well.err);
+    let named = ["edge", "inside"].map(Value::from);
+    assert!(findings(&well.out).iter().all(|finding| named.contains(&finding["gateway"])), "{}", well.out);
+
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    let far = format!("edge=exec:python3 year.py {program} admin --stdio --admin run/dmz.sock");
+    let skewed = ask(&[&far, inside]);
+    assert_eq!(skewed.code, Some(1), "{}{}", skewed.out, skewed.err);
+    let first = &findings(&skewed.out)[0];
+    assert_eq!((&first["id"], &first["gateway"]), (&"clock-skew".into(), &"edge".into()), "{}", skewed.out);
+    let text = run(&place, &["doctor", &far, inside]).out;
+    assert!(text.starts_with("must    clock-skew  edge: its clock is ") && text.contains("ahead of inside"));
+
+    let away = ask(&["away=run/none.sock", inside]);
+    assert_eq!(away.code, Some(1), "{}", away.out);
+    assert!(away.err.contains("away: run/none.sock: no gateway answers there"), "{}", away.err);
+    assert!(findings(&away.out).iter().all(|finding| finding["gateway"] == "inside"), "{}", away.out);
+    let wrong = run(&place, &["doctor", "x=ssh:-oProxyCommand=id"]);
+    assert_eq!((wrong.code, wrong.out.as_str()), (Some(2), ""), "{}", wrong.err);
+}
