@@ -173,7 +173,8 @@ impl SessionOrder {
         let due = |at: f64| !(0.0..SORT_SECONDS).contains(&(now - at));
         if !self.sorted_at_seconds.is_none_or(due) {
             let (lines, column, is_flipped) = (&self.lines, self.column, self.is_flipped);
-            self.open.sort_by_key(|&place| {
+            // Cached: each line is looked up once, and not in each comparison.
+            self.open.sort_by_cached_key(|&place| {
                 let stands_below = column == SortColumn::Waiting && waits(&rows[place]) == is_flipped;
                 (stands_below, lines.get(&rows[place].id).copied().unwrap_or(usize::MAX))
             });
