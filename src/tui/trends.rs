@@ -1,6 +1,6 @@
 //! The last hours of the gateway that is shown, as it keeps them: what is asked of it, and where the cursor is.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use crate::{
     gateway::handle::{Command, CommandAnswer},
@@ -176,17 +176,34 @@ impl HistoryView {
         };
         let has_outer = self.reports.iter().any(|(name, report)| report.is_ok() && is_outer(name));
         let counted = self.reports.iter().filter(|(name, _)| !has_outer || is_outer(name));
-        let taken: Vec<_> = counted.filter_map(|(_, report)| report.as_ref().ok()).collect();
-        let mut clocks: Vec<_> = taken.iter().map(|taken| taken.clock()).collect();
-        clocks.sort_unstable();
-        // Of many most are right.
-        let clock = clocks.get(clocks.len() / 2).copied().unwrap_or_default();
-        let reports = taken.iter().map(|taken| shift(&taken.report, clock - taken.clock()));
+        let taken = counted.filter_map(|(_, report)| report.as_ref().ok());
+        let clock = self.clock();
+        let reports = taken.map(|taken| shift(&taken.report, clock - taken.clock()));
         reports.fold(None, |sum: Option<HistoryReport>, report| match sum {
             Some(sum) if sum.step_seconds == report.step_seconds => Some(sum_reports(&sum, &report)),
             Some(sum) => Some(sum),
             None => Some(report),
         })
+    }
+
+    /// What each gateway of a fleet has kept of this time, by one clock for all; nothing where it was not measured, or
+    /// why nothing is known of it.
+    pub fn of_gateways(&self, time: Range<u64>) -> Vec<(&str, Result<Option<HistorySample>, &str>)> {
+        let clock = self.clock();
+        let of_gateway = |taken: &TakenReport| {
+            let report = shift(&taken.report, clock - taken.clock());
+            let then = report.samples.iter().filter(|sample| time.contains(&sample.at)).copied();
+            then.reduce(|sum, sample| sum.followed_by(&sample))
+        };
+        let named = self.reports.iter().filter_map(|(name, report)| Some((name.as_deref()?, report)));
+        named.map(|(name, report)| (name, report.as_ref().map(of_gateway).map_err(String::as_str))).collect()
+    }
+
+    /// What the clock of most gateways would have shown when the screen began.
+    fn clock(&self) -> i128 {
+        let mut clocks: Vec<_> = self.reports.values().flatten().map(TakenReport::clock).collect();
+        clocks.sort_unstable();
+        clocks.get(clocks.len() / 2).copied().unwrap_or_default()
     }
 
     /// Why nothing can be told, where all have said so.

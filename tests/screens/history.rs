@@ -168,6 +168,18 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     assert_eq!(requested, 3, "those that are reached");
     let shown = text(&app, (120, 36));
     assert!(shown.contains("119 open") && !shown.contains("77.8k"), "{shown}");
+    // Under the cursor each of them has a line: what it kept itself, or why it has kept nothing.
+    (0..33).for_each(|_| drop(press(&mut app, "h")));
+    let mut wrong = vec![];
+    check("history-fleet-cursor", &app, (120, 36), &mut wrong);
+    report(&wrong);
+    let then = text(&app, (120, 36));
+    let line = |name: &str| then.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    assert!(line("edge-1").contains("87 open"), "{then}");
+    assert!(line("inside-1").contains("77.8k open") && line("inside-1").contains("9 wait"), "{then}");
+    assert!(line("edge-2").contains("it is no request"), "{then}");
+    app.press(KeyCode::Esc.into());
+    assert!(!text(&app, (120, 36)).contains("inside-1"), "now the charts have the room");
     press(&mut app, ":only edge-2\n");
     let later = Snapshot { uptime_seconds: 99.0, ..fleet::fleet() };
     app.take_snapshot(Arc::new(later));

@@ -5,7 +5,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+use ratatui::{
+    buffer::Buffer,
+    layout::{Constraint, Layout, Rect},
+    style::Style,
+};
 
 use crate::{
     telemetry::history::{HistoryReport, HistorySample},
@@ -119,8 +123,15 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         return panel::draw_empty(&app.style, &why, area, buffer);
     };
     let label = LABEL_CELLS.min(area.width / 3);
+    let columns = columns(app, &report, area.width - label);
+    let gateways = gateways_then(app, &columns);
+    let [area, below] = Layout::vertical([
+        Constraint::Min(0),
+        Constraint::Length(gateway_lines(gateways.len(), area.height)),
+    ])
+    .areas(area);
+    draw_gateways(app, &gateways, below, buffer);
     let plot = Rect { x: area.x + label, width: area.width - label, ..area };
-    let columns = columns(app, &report, plot.width);
     let axis = area.height.saturating_sub(1);
     let charts = u16::try_from(CHARTS.len()).unwrap_or(1).min(axis);
     let mut y = area.y;
@@ -133,6 +144,75 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         draw_chart(app, chart, &columns, Rect { x: plot.x, width: plot.width, ..place }, buffer);
     }
     draw_axis(app, &report, &columns, label, table::line(area, axis), buffer);
+}
+
+/// What a gateway of a fleet was like where the cursor stands.
+type GatewayThen<'a> = (&'a str, Result<Option<HistorySample>, &'a str>);
+
+fn gateways_then<'a>(app: &'a App, columns: &HistoryColumns) -> Vec<GatewayThen<'a>> {
+    let Some(place) = columns.cursor else { return Vec::new() };
+    let begins = columns.begins.saturating_add(columns.seconds.saturating_mul(place as u64));
+    app.trends().of_gateways(begins..begins.saturating_add(columns.seconds))
+}
+
+/// Heads, the gateways and a line before them, where the charts leave that much.
+fn gateway_lines(gateways: usize, lines: u16) -> u16 {
+    match (gateways, lines) {
+        (0, _) | (_, ..GATEWAYS_LINES_MIN) => 0,
+        (gateways, lines) => u16::try_from(gateways.saturating_add(2)).unwrap_or(u16::MAX).min(lines / 3),
+    }
+}
+
+/// A line for each gateway, with what the charts tell of all.
+fn draw_gateways(app: &App, gateways: &[GatewayThen<'_>], area: Rect, buffer: &mut Buffer) {
+    let theme = app.style.theme;
+    let Some(rows) = usize::from(area.height).checked_sub(2) else { return };
+    let titles = CHARTS.iter().map(|chart| (chart.title.to_uppercase(), theme.title));
+    draw_cells(app, ("GATEWAY", theme.title), titles, table::line(area, 1), buffer);
+    let is_cut = gateways.len() > rows;
+    let shown = if is_cut { rows.saturating_sub(1) } else { gateways.len() };
+    for ((name, then), at) in gateways.iter().take(shown).zip(panel::lines(area).skip(2)) {
+        let name = app.style.text(name, TEXT_CHARS);
+        match then {
+            Ok(Some(sample)) => {
+                let cells = CHARTS.iter().map(|chart| ((chart.text)(sample), (chart.style)(&theme, sample)));
+                draw_cells(app, (&name, theme.accent), cells, at, buffer);
+            }
+            Ok(None) => {
+                draw_cells(app, (&name, theme.faint), [("not measured".into(), theme.faint)], at, buffer)
+            }
+            Err(why) => {
+                let why = app.style.text(&app.addresses().text(why), TEXT_CHARS);
+                table::write(
+                    &table::cut(&app.style, &format!("{name} {why}"), at.width),
+                    theme.faint,
+                    at,
+                    buffer,
+                );
+            }
+        }
+    }
+    if is_cut {
+        let last = table::line(area, area.height.saturating_sub(1));
+        table::write(&format!("+{} more", gateways.len() - shown), theme.faint, last, buffer);
+    }
+}
+
+/// The first cell stands where the labels of the charts do, the others share what is left.
+fn draw_cells(
+    app: &App,
+    (name, style): (&str, Style),
+    cells: impl IntoIterator<Item = (String, Style)>,
+    area: Rect,
+    buffer: &mut Buffer,
+) {
+    let label = LABEL_CELLS.min(area.width / 3);
+    table::write(&table::cut(&app.style, name, label.saturating_sub(1)), style, area, buffer);
+    let width = (area.width - label) / CHARTS.len() as u16;
+    for ((text, style), number) in cells.into_iter().zip(0..) {
+        let at = Rect { x: area.x + label + number * width, width, ..area };
+        table::write(&table::cut(&app.style, &text, width.saturating_sub(1)), style, at, buffer);
+    }
 }
 
 fn columns(app: &App, report: &HistoryReport, width: u16) -> HistoryColumns {
@@ -245,6 +325,8 @@ fn time(at: u64) -> String {
 }
 
 const LABEL_CELLS: u16 = 20;
+/// Fewer lines are for the charts alone.
+const GATEWAYS_LINES_MIN: u16 = 18;
 const TIME_CELLS: u16 = 10;
 /// The end of the year 9999, which is as far as times are written.
 const LATEST_SECONDS: u64 = 253_402_300_799;
