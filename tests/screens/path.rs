@@ -62,6 +62,20 @@ fn a_peer_that_is_no_gateway_of_the_fleet_is_a_part_by_itself() {
     assert!(text.contains("seen by links"), "{text}");
 }
 
+/// What all links to it move, whichever gateways they are of.
+#[test]
+fn a_gateway_that_is_not_shown_moves_what_its_links_do() {
+    let mut outer = fleet::fleet();
+    outer.gateways.retain(|row| &*row.name != "inside-1");
+    outer.services.retain(|row| row.role == Half::Dmz);
+    outer.pools.retain(|row| row.role == Half::Dmz);
+    outer.sessions.retain(|row| row.role == Half::Dmz);
+    let app = fleet_app(outer);
+    line_with(&app, &["▶ ● edge-1", "▶ ● 8 of 8 ready", "▶ ● inside"]);
+    // Two sessions of the one edge and one of the other, 1.2 kB and 3.4 kB a second each.
+    line_with(&app, &["2.4k", "6.8k", "3.6k", "10.2k"]);
+}
+
 #[test]
 fn what_is_broken_is_marked_where_it_is() {
     let mut broken = fleet::fleet();

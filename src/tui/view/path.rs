@@ -1,6 +1,9 @@
 //! The path from clients to backends: where there is room a picture, a column for each stage; else a line for each.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ratatui::{
     buffer::Buffer,
@@ -37,7 +40,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         return panel::draw_empty(&app.style, "no part of the path is known yet", area, buffer);
     }
     let area = panel::draw_selected_text(&app.style, detail_text(app, &path, area), area, buffer);
-    let rates = PathRates::of(app);
+    let rates = PathRates::of(app, &path);
     if is_picture(area) {
         draw_picture(app, &path, &rates, area, buffer);
     } else {
@@ -368,26 +371,40 @@ fn one_line(app: &App, part: &PathPart, rates: &PathRates<'_>) -> String {
 struct PathRates<'a> {
     /// By gateway, half and peer.
     links: HashMap<(Option<&'a Arc<str>>, Half, &'a str), TrafficSample>,
+    /// Of gateways that only their links tell of, by stage and key: what all of these move.
+    linked: BTreeMap<(PathStage, &'a str), TrafficSample>,
     backends: HashMap<&'a str, TrafficSample>,
 }
 
 impl<'a> PathRates<'a> {
-    fn of(app: &'a App) -> Self {
+    fn of(app: &'a App, path: &'a ShieldPath) -> Self {
         let (mut links, mut backends) = (HashMap::new(), HashMap::new());
         for row in &app.snapshot().sessions {
-            let add = |sum: &mut TrafficSample| {
-                sum.up = sum.up.saturating_add(row.rate_up);
-                sum.down = sum.down.saturating_add(row.rate_down);
-            };
+            let rate = TrafficSample { up: row.rate_up, down: row.rate_down };
             if let Some(peer) = row.peer.as_deref() {
-                add(links.entry((row.gateway.as_ref(), row.role, peer)).or_default());
+                add_rate(links.entry((row.gateway.as_ref(), row.role, peer)).or_default(), rate);
             }
             // Only the half that has dialled it knows it, so that none counts twice.
             if let Some(backend) = row.backend.as_deref() {
-                add(backends.entry(backend).or_default());
+                add_rate(backends.entry(backend).or_default(), rate);
             }
         }
-        Self { links, backends }
+        let mut rates = Self { links, linked: BTreeMap::new(), backends };
+        for &(source, target) in &path.leads {
+            for (gateway, link) in [(source, target), (target, source)] {
+                rates.add_link(&path.parts[gateway], &path.parts[link]);
+            }
+        }
+        rates
+    }
+
+    fn add_link(&mut self, gateway: &'a PathPart, link: &PathPart) {
+        if let (PartRows::Pools { .. }, PathStage::Links, PartRows::Pools { sessions, .. }) =
+            (&gateway.rows, link.stage, &link.rows)
+            && let Some(rate) = self.of_link(sessions)
+        {
+            add_rate(self.linked.entry((gateway.stage, &gateway.key)).or_default(), rate);
+        }
     }
 
     fn of_link(&self, sessions: &LinkSessions) -> Option<TrafficSample> {
@@ -401,9 +418,8 @@ impl<'a> PathRates<'a> {
             (PartRows::Gateway(name), _) => gateway_rate(snapshot, name),
             (PartRows::Services(name), PathStage::Services) => service_rate(app, name),
             (PartRows::Pools { sessions, .. }, PathStage::Links) => self.of_link(sessions),
-            // A gateway that its links tell of moves what they do; in a fleet others may have links to it.
-            (PartRows::Pools { sessions, .. }, PathStage::DmzGateways | PathStage::InternalGateways) => {
-                self.of_link(sessions).filter(|_| sessions.gateway.is_none())
+            (PartRows::Pools { .. }, PathStage::DmzGateways | PathStage::InternalGateways) => {
+                self.linked.get(&(part.stage, part.key.as_str())).copied()
             }
             (_, PathStage::Backends) => self.backends.get(part.key.as_str()).copied(),
             (PartRows::Services(_) | PartRows::Pools { .. } | PartRows::Nowhere, _) => None,
@@ -423,10 +439,15 @@ fn service_rate(app: &App, name: &str) -> Option<TrafficSample> {
     let has_outer = rows().any(|row| row.role == Half::Dmz);
     let counted = rows().filter(|row| (row.role == Half::Dmz) == has_outer);
     let rates = counted.filter_map(|row| app.history().of(row).last().map(|(_, rate)| *rate));
-    rates.reduce(|sum, rate| TrafficSample {
-        up: sum.up.saturating_add(rate.up),
-        down: sum.down.saturating_add(rate.down),
+    rates.reduce(|mut sum, rate| {
+        add_rate(&mut sum, rate);
+        sum
     })
+}
+
+fn add_rate(sum: &mut TrafficSample, rate: TrafficSample) {
+    sum.up = sum.up.saturating_add(rate.up);
+    sum.down = sum.down.saturating_add(rate.down);
 }
 
 /// Less has no room for six columns, or for what stands in them.
