@@ -120,6 +120,18 @@ fn every_screen_of_every_picture_at_every_size_is_as_it_was() {
     report(&wrong);
 }
 
+/// What a large terminal has room for goes to the charts and to the lists.
+#[test]
+fn large_screens_use_their_room() {
+    let mut wrong = vec![];
+    for (name, keys) in [("overview", "1"), ("services", "4j"), ("detail-service", "4j\n")] {
+        let mut app = app(pictures::degraded());
+        press(&mut app, keys);
+        check(&format!("degraded-{name}"), &app, (160, 50), &mut wrong);
+    }
+    report(&wrong);
+}
+
 /// Too small for any layout: what fits of one list, below header and alert.
 #[test]
 fn small_screens_show_what_fits() {

@@ -42,11 +42,7 @@ pub(super) struct DetailLine {
 
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     let chart = app.selected_service_row(app.snapshot()).filter(|_| area.height >= 2 * traffic::FRAMED);
-    let height = match chart {
-        Some(_) if area.height >= 2 * traffic::FRAMED_HIGH => traffic::FRAMED_HIGH,
-        Some(_) => traffic::FRAMED,
-        None => 0,
-    };
+    let height = chart.map_or(0, |_| traffic::lines_below_list(area.height));
     let [area, below] = Layout::vertical([Constraint::Min(0), Constraint::Length(height)]).areas(area);
     if let Some(row) = chart {
         traffic::draw_service(app, row, below, buffer);

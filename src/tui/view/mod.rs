@@ -271,9 +271,10 @@ fn list_edges(area: Rect) -> [Rect; 5] {
 /// The way to the backends, sessions, traffic and events.
 fn full_overview(app: &App, area: Rect, body: Rect) -> [Rect; 3] {
     let direction = links_height(app, area.height / 3);
-    // The sessions come first: only what they can spare makes the curves higher.
-    let has_room = body.height.saturating_sub(direction) >= SESSION_LINES_MIN + traffic::FRAMED_HIGH;
-    let traffic = if has_room { traffic::FRAMED_HIGH } else { traffic::FRAMED };
+    // The sessions come first: what they can spare makes the curves higher, and of what is left both have half.
+    let spare = body.height.saturating_sub(direction).saturating_sub(SESSION_LINES_MIN);
+    let high = spare.min(traffic::FRAMED_HIGH) + spare.saturating_sub(traffic::FRAMED_HIGH) / 2;
+    let traffic = traffic::framed_lines(high);
     Layout::vertical([Constraint::Length(direction), Constraint::Min(6), Constraint::Length(traffic)])
         .areas(body)
 }

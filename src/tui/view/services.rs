@@ -81,8 +81,8 @@ pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// The frame of the list, and the chart below it.
 pub fn areas(area: Rect) -> [Rect; 2] {
-    let high = if area.height >= 2 * traffic::FRAMED_HIGH { traffic::FRAMED_HIGH } else { traffic::FRAMED };
-    let chart = high.min(area.height.saturating_sub(panel::FRAME_AND_HEADS + 2));
+    let chart =
+        traffic::lines_below_list(area.height).min(area.height.saturating_sub(panel::FRAME_AND_HEADS + 2));
     Layout::vertical([Constraint::Min(0), Constraint::Length(chart)]).areas(area)
 }
 

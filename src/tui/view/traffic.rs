@@ -161,9 +161,22 @@ fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16, window_seconds: u
     columns
 }
 
-/// Lines of a framed chart: two ways of two lines, the totals.
+/// Lines of a framed chart with two curves of the same height, in at most so many lines if these are enough for any.
+pub fn framed_lines(lines_max: u16) -> u16 {
+    FRAMED + lines_max.saturating_sub(FRAMED) / 2 * 2
+}
+
+/// Lines of a chart below a list that has the rest of so many.
+pub fn lines_below_list(lines: u16) -> u16 {
+    match lines >= 2 * FRAMED_HIGH {
+        true => framed_lines((lines * 2 / 5).max(FRAMED_HIGH)),
+        false => FRAMED,
+    }
+}
+
+/// Two ways of two lines, and the totals.
 pub const FRAMED: u16 = 7;
-/// The same with curves of three lines, where there is room.
+/// The same with curves of three lines, which are enough to read.
 pub const FRAMED_HIGH: u16 = 11;
 const NAME_CHARS: usize = 40;
 
