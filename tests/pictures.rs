@@ -1,17 +1,22 @@
-//! The pictures of the README, drawn from a recording: each is as it was, or is drawn anew.
+//! The pictures of the README, drawn from recordings: each is as it was, or is drawn anew.
 //!
 //! ```text
-//! PORTCULLIS_BLESS=1      cargo test --test pictures     draws assets/*.svg from the recording
-//! PORTCULLIS_BLESS=record cargo test --test pictures     makes the recording first: two minutes
+//! PORTCULLIS_BLESS=1      cargo test --test pictures         draws assets/*.svg and walk.cast from the recordings
+//! PORTCULLIS_BLESS=record cargo test --test pictures         makes the recordings first: two minutes
+//! PORTCULLIS_BLESS=record cargo test --test pictures walk    that of the walk alone: half a minute
 //! ```
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "pictures/cast.rs"]
+mod cast;
 mod process;
 #[path = "pictures/shop.rs"]
 mod shop;
 #[path = "pictures/svg.rs"]
 mod svg;
+#[path = "pictures/walk.rs"]
+mod walk;
 
 use std::{
     fs,
@@ -22,6 +27,7 @@ use std::{
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portcullis::{
     gateway::handle::{Command, CommandAnswer},
+    profile::Mode,
     record::Recording,
     telemetry::{
         history::{HistoryRing, HistorySample},
@@ -64,10 +70,53 @@ fn the_pictures_are_what_the_recording_shows() {
         if !bless.is_empty() {
             fs::write(&file, &drawn).unwrap();
         }
-        let kept = fs::read_to_string(&file).unwrap_or_default();
-        let line = kept.lines().zip(drawn.lines()).position(|(kept, drawn)| kept != drawn);
-        let how = "PORTCULLIS_BLESS=1 cargo test --test pictures draws them anew; look at them";
-        assert!(kept == drawn, "{} differs, line {:?}; {how}", file.display(), line.map(|line| line + 1));
+        assert_kept(&file, &drawn);
+    }
+}
+
+#[track_caller]
+fn assert_kept(file: &Path, drawn: &str) {
+    let kept = fs::read_to_string(file).unwrap_or_default();
+    let line = kept.lines().zip(drawn.lines()).position(|(kept, drawn)| kept != drawn);
+    let how = "PORTCULLIS_BLESS=1 cargo test --test pictures draws them anew; look at them";
+    assert!(kept == drawn, "{} differs, line {:?}; {how}", file.display(), line.map(|line| line + 1));
+}
+
+/// Bytes that somebody may have to fetch before the walk is seen.
+const WALK_BYTES_MAX: usize = 300_000;
+
+#[test]
+fn the_walk_is_what_its_recording_shows() {
+    let bless = std::env::var("PORTCULLIS_BLESS").unwrap_or_default();
+    if bless == "record" {
+        walk::record(&asset("walk.jsonl"));
+    }
+    let mut recording = Recording::open(&asset("walk.jsonl")).unwrap();
+    let mut app = App::new(recording.snapshot(0).unwrap(), ScreenStyle::FULL);
+    let mut cast = cast::Cast::begin("Portcullis: from forward to reverse under load", (120, 36));
+    let (mut reverse_since, mut shown) = (None, None);
+    for place in 0..recording.count() {
+        let snapshot = recording.snapshot(place).unwrap();
+        let at = recording.between(0, place).as_secs_f64();
+        if snapshot.mode == Mode::Reverse {
+            reverse_since.get_or_insert(at);
+        }
+        app.take_snapshot(Arc::clone(&snapshot));
+        // The overview until reverse mode has stood for a moment, and then the path.
+        if reverse_since.is_some_and(|since| at - since > 4.0) && shown.is_none() {
+            shown = Some(buffer(&app));
+            app.press(KeyEvent::new(KeyCode::Char('9'), KeyModifiers::NONE));
+        }
+        assert_eq!(snapshot.ended.len(), 0, "the switch cuts no session");
+        cast.draw(at, &app);
+    }
+    let drawn = [("walk.svg", svg::of(&shown.expect("both modes are seen"))), ("walk.cast", cast.text())];
+    for (name, text) in drawn {
+        assert!(text.len() <= WALK_BYTES_MAX, "{name}: {} bytes", text.len());
+        if !bless.is_empty() {
+            fs::write(asset(name), &text).unwrap();
+        }
+        assert_kept(&asset(name), &text);
     }
 }
 
@@ -95,8 +144,12 @@ fn draw(recording: &Path, moment: fn(&Snapshot) -> bool, keys: &str) -> Buffer {
         let report = history.ring.report(requested, history.now);
         app.take_history(name, CommandAnswer::History(Box::new(report)));
     }
+    buffer(&app)
+}
+
+fn buffer(app: &App) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(120, 36)).unwrap();
-    terminal.draw(|frame| view::draw(frame, &app)).unwrap();
+    terminal.draw(|frame| view::draw(frame, app)).unwrap();
     terminal.backend().buffer().clone()
 }
 

@@ -19,9 +19,9 @@ use serde_json::Value;
 use crate::process::{Gateway, Place};
 
 /// A name, and how many bytes come back for each that is sent, in tenths.
-const SERVICES: [(&str, usize); 3] = [("orders", 40), ("chat", 10), ("files", 1)];
+pub const SERVICES: [(&str, usize); 3] = [("orders", 40), ("chat", 10), ("files", 1)];
 /// A service, a client's address, and its bytes a second: 0 for one that waits.
-const CLIENTS: [(&str, &str, usize); 9] = [
+pub const CLIENTS: [(&str, &str, usize); 9] = [
     ("orders", "127.20.7.7", 310_000),
     ("orders", "127.51.100.24", 120_000),
     ("orders", "127.51.100.9", 4_000),
@@ -70,7 +70,7 @@ pub fn record(file: &Path) {
     over.store(true, Ordering::Relaxed);
     drop((edge, inside));
     clients.into_iter().for_each(|client| client.join().unwrap());
-    keep_end(&place.path("all.jsonl"), file);
+    keep_end(&place.path("all.jsonl"), file, KEPT_PICTURES);
 }
 
 fn outer() -> String {
@@ -109,7 +109,7 @@ fn nobody() -> SocketAddr {
 }
 
 /// A backend that answers so many tenths of what it is sent; it ends with the test.
-fn backend(tenths: usize) -> SocketAddr {
+pub fn backend(tenths: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -141,7 +141,7 @@ fn connect(from: &str, to: SocketAddr) -> TcpStream {
 }
 
 /// Sends at a rate that swells and sinks, until all is over or its gateway has gone.
-fn work(from: &str, to: SocketAddr, rate: usize, over: &AtomicBool) {
+pub fn work(from: &str, to: SocketAddr, rate: usize, over: &AtomicBool) {
     const STEP: Duration = Duration::from_millis(100);
     let mut stream = connect(from, to);
     let reader = stream.try_clone().unwrap();
@@ -168,9 +168,9 @@ fn visit(from: &str, to: SocketAddr) {
 }
 
 /// The header, and the last pictures.
-fn keep_end(all: &Path, file: &Path) {
+pub fn keep_end(all: &Path, file: &Path, pictures: usize) {
     let text = fs::read_to_string(all).unwrap();
     let lines: Vec<_> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
-    let from = lines.len().saturating_sub(KEPT_PICTURES).max(1);
+    let from = lines.len().saturating_sub(pictures).max(1);
     fs::write(file, lines[..1].concat() + &lines[from..].concat()).unwrap();
 }
