@@ -34,7 +34,7 @@ impl Script {
         let mut command = Command::new(self.0.path().join("script"));
         command.current_dir(folder).env("CARGO_MANIFEST_DIR", folder).env("OUT_DIR", folder);
         command.env("PROFILE", "release").env("TARGET", "some-target").env("CARGO_CFG_TARGET_OS", "linux");
-        for variable in ["HOST", "PORTCULLIS_COMMIT", "RUSTC_LINKER"] {
+        for variable in ["HOST", "PORTCULLIS_COMMIT", "RUSTC_LINKER", "CARGO_ENCODED_RUSTFLAGS"] {
             command.env_remove(variable);
         }
         command
@@ -81,31 +81,39 @@ fn a_release_names_its_commit_wherever_it_is_built() {
     assert_eq!(script.names(&alone, Some("a\ncargo::error=b")), "unknown: built outside of a checkout");
 }
 
-/// A linker that is too old leaves a program that does not run.
+/// A linker that is too old refuses, or leaves a program that does not run.
 #[test]
-fn a_release_packs_its_relocations_where_such_a_program_runs() {
+fn a_release_is_linked_smaller_where_such_a_program_runs() {
     let script = Script::compiled();
     let folder = script.folder("sources");
-    let linker = |name: &str, lines: &str| {
+    let compiler = |name: &str, lines: &str| {
         let path = folder.join(name);
         fs::write(&path, format!("#!/bin/sh\n{lines}\n")).expect("a file");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is made to run");
         path
     };
-    let makes = |ends: &str| format!("printf '#!/bin/sh\\n{ends}' > relocated && chmod +x relocated");
-    let packs = |host: &str, profile: &str, linker: &Path| {
+    let makes = |ends: &str| format!("printf '#!/bin/sh\\n{ends}' > linked && chmod +x linked");
+    let options = |host: &str, profile: &str, compiler: &Path, flags: &str| -> Vec<String> {
         let mut command = script.command(&folder);
-        command.env("HOST", host).env("PROFILE", profile).env("RUSTC_LINKER", linker);
-        succeed(&mut command).contains("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs\n")
+        command.env("HOST", host).env("PROFILE", profile).env("RUSTC", compiler);
+        let sent = succeed(command.env("CARGO_ENCODED_RUSTFLAGS", flags));
+        let options = sent.lines().filter_map(|line| line.strip_prefix("cargo::rustc-link-arg-bins="));
+        options.map(str::to_owned).collect()
     };
-    let (able, old) = (linker("able", &makes("exit 0")), linker("old", &makes("kill -SEGV $$")));
-    let refuses = linker("refuses", "exit 1");
-    assert!(packs("some-target", "release", &able));
-    assert!(!packs("some-target", "release", &old));
-    assert!(!packs("some-target", "release", &refuses));
-    assert!(!packs("some-target", "release", Path::new("/no/such/linker")));
-    assert!(!packs("another-host", "release", &able), "what runs there is not known here");
-    assert!(!packs("some-target", "debug", &able));
+    let (able, old) = (compiler("able", &makes("exit 0")), compiler("old", &makes("kill -SEGV $$")));
+    let folds_nothing =
+        compiler("folds-nothing", &format!("case $* in *icf*) exit 1;; esac; {}", makes("exit 0")));
+    let (packs, folds) = ("-Wl,-z,pack-relative-relocs", "-Wl,--icf=all");
+    assert_eq!(options("some-target", "release", &able, ""), [packs, folds]);
+    assert_eq!(options("some-target", "release", &folds_nothing, ""), [packs]);
+    let none: [&str; 0] = [];
+    assert_eq!(options("some-target", "release", &old, ""), none);
+    assert_eq!(options("another-host", "release", &able, ""), none, "what runs there is not known here");
+    assert_eq!(options("some-target", "debug", &able, ""), none);
+    // The linker that the surroundings name decides.
+    let rustc = Path::new("rustc");
+    assert_eq!(options("some-target", "release", rustc, "-Clink-arg=-fuse-ld=none"), none);
+    assert_eq!(options("some-target", "release", rustc, "-C\u{1f}linker=/no/such/linker"), none);
 }
 
 #[test]
