@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::{
     DIRECT,
-    process::{Place, SOON},
+    process::{Place, SOON, until},
     setup::{dmz_half, internal_half},
 };
 
@@ -121,7 +121,7 @@ fn a_manager_that_is_not_there_is_told_in_the_log_and_costs_nothing() {
     place.write("one.yaml", DIRECT);
     let wrapper = ["env", "NOTIFY_SOCKET=/nowhere/notify"];
     let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
-    let log = gateway.log();
-    assert!(log.contains("WARN NOTIFY_SOCKET /nowhere/notify: No such file"), "{log}");
+    let told = "WARN NOTIFY_SOCKET /nowhere/notify: No such file";
+    until("it is told", SOON, || gateway.log().contains(told).then_some(()));
     assert_eq!(gateway.status()["phase"], "running");
 }
