@@ -77,9 +77,12 @@ pub struct LoadedProfile {
     pub files: CertificateFiles,
     /// When the certificates end.
     pub certificates: Vec<CertificateExpiry>,
-    /// Nothing outside of this module makes one.
-    _checked: (),
+    _checked: MaterialsChecked,
 }
+
+/// Nothing outside of this module makes one.
+#[derive(Debug)]
+struct MaterialsChecked;
 
 impl ProfileSource {
     /// A plain name is looked up in the folders; `demo` is built in unless a folder has one.
@@ -209,9 +212,16 @@ impl OpenedMaterials {
         let outer_connects = profile.outer_connect_tls().filter_map(|tls| edges.fault_of_connect(tls));
         let has_outer_fault = outer_accepts.chain(outer_connects).next().is_some();
         match (dmz, internal) {
-            (Ok(dmz), Ok(internal)) if !has_outer_fault => {
-                Ok(LoadedProfile { profile, dmz, internal, edges, auth, files, certificates, _checked: () })
-            }
+            (Ok(dmz), Ok(internal)) if !has_outer_fault => Ok(LoadedProfile {
+                profile,
+                dmz,
+                internal,
+                edges,
+                auth,
+                files,
+                certificates,
+                _checked: MaterialsChecked,
+            }),
             (dmz, internal) => {
                 let of_links = [dmz.err(), internal.err()].into_iter().flatten().flatten();
                 let others = [edges.problems(), auth.problems()].concat();

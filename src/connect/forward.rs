@@ -374,7 +374,7 @@ mod tests {
         let addresses: Vec<_> = listeners.iter().map(address).collect();
         let limits = PoolLimits { prepared: 1, wait: HOUR, waiters: 1, retire: HOUR, links_per_peer: None };
         let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());
-        let shared = KeeperContext {
+        let keepers = KeeperContext {
             half: Half::Dmz,
             identity: Arc::default(),
             outer: Arc::default(),
@@ -384,11 +384,12 @@ mod tests {
             lockdown: Default::default(),
             dns: DnsResolver::default(),
         };
-        shared.links.resize(8);
+        keepers.links.resize(8);
         let retry = RetryPolicy { first: HOUR, maximum: HOUR };
         let wanted = KeeperTarget { prepared: 1, retry };
-        let dialler =
-            ForwardDialler::start(&addresses, wanted, pool, ServiceGrants::new(shared.links.clone()), shared);
+        // It speaks SOCKS5, and is granted nothing.
+        let grants = ServiceGrants::new(Arc::default());
+        let dialler = ForwardDialler::start(&addresses, wanted, pool, grants, keepers);
         // Sessions alone dial.
         dialler.stop_dialling();
         dialler

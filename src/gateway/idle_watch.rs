@@ -19,11 +19,11 @@ pub(super) struct SocketWatch {
     bytes: u64,
     /// Since when no byte has moved.
     still_since: Instant,
-    pace: WatchPace,
+    activity: SocketActivity,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WatchPace {
+enum SocketActivity {
     /// Something moves, or is on the way.
     Busy,
     /// Nothing does, which is to have an end.
@@ -33,14 +33,14 @@ enum WatchPace {
 
 impl SocketWatch {
     pub(super) fn new(bytes: u64, idle: Option<Duration>) -> Self {
-        Self { idle, bytes, still_since: Instant::now(), pace: WatchPace::Busy }
+        Self { idle, bytes, still_since: Instant::now(), activity: SocketActivity::Busy }
     }
 
     /// When the next check is due.
     pub(super) fn next_check(&self, now: Instant) -> Instant {
-        let pause = match self.pace {
-            WatchPace::Busy => LOOK,
-            WatchPace::Quiet | WatchPace::Asleep => REST,
+        let pause = match self.activity {
+            SocketActivity::Busy => LOOK,
+            SocketActivity::Quiet | SocketActivity::Asleep => REST,
         };
         let at = match self.idle {
             Some(idle) => (now + pause.min(idle / 4)).min(self.still_since + idle),
@@ -51,15 +51,15 @@ impl SocketWatch {
 
     /// Whether a sleeping watch has a reason to wake up.
     pub(super) fn has_reason_to_wake(&mut self, bytes: u64, held: bool) -> bool {
-        let wakes = self.pace != WatchPace::Busy && (held || bytes != self.bytes);
+        let wakes = self.activity != SocketActivity::Busy && (held || bytes != self.bytes);
         if wakes {
-            self.pace = WatchPace::Busy;
+            self.activity = SocketActivity::Busy;
         }
         wakes
     }
 
     pub(super) fn is_awake(&self) -> bool {
-        self.pace != WatchPace::Asleep
+        self.activity != SocketActivity::Asleep
     }
 
     /// Records the result of a check; true when nothing has moved for the service's `idle`.
@@ -69,10 +69,10 @@ impl SocketWatch {
             self.bytes = bytes;
             self.still_since = Instant::now();
         }
-        self.pace = match self.idle {
-            _ if moved || owed => WatchPace::Busy,
-            Some(_) => WatchPace::Quiet,
-            None => WatchPace::Asleep,
+        self.activity = match self.idle {
+            _ if moved || owed => SocketActivity::Busy,
+            Some(_) => SocketActivity::Quiet,
+            None => SocketActivity::Asleep,
         };
         self.idle.is_some_and(|idle| self.still_since.elapsed() >= idle)
     }

@@ -169,9 +169,12 @@ pub struct Profile {
     pub confine: ConfinePolicy,
     /// The name servers that we ask ourselves; empty: those of the system.
     pub resolver: Vec<SocketAddr>,
-    /// Nothing outside of this module makes one.
-    _checked: (),
+    _checked: ProfileChecked,
 }
+
+/// Nothing outside of this module makes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ProfileChecked;
 
 /// Whether the kernel refuses a gateway what it never does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     BackendSet, DmzHalf, DmzMode, DmzService, Half, InternalHalf, InternalMode, InternalService, LinkAddress,
-    LinkTls, Mode, Profile, ServiceName,
+    LinkTls, Mode, Profile, ProfileChecked, ServiceName,
     backends::RawBackends,
     carries, chain, cross_checks,
     fields::{Located, ReadValue},
@@ -107,7 +107,7 @@ fn resolve(
             audit: raw.audit,
             confine: raw.confine,
             resolver: raw.resolver,
-            _checked: (),
+            _checked: ProfileChecked,
         })
     });
     if let Some(profile) = &mut profile {
