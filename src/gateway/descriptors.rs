@@ -1,6 +1,8 @@
 //! Divides the file descriptors of the process: a share for clients, one for links, and a reserve for the
 //! admin socket and files, so that no use can starve another.
 
+use std::fs;
+
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
@@ -10,6 +12,9 @@ use crate::{
     proto::socks5,
     telemetry::snapshot::{DescriptorUsage, PoolRow},
 };
+
+/// The open files of this process.
+const OPEN_FILES: &str = "/proc/self/fd";
 
 /// The reserve: an eighth, within these bounds. A status takes two, a reload a few more.
 const KEPT_BACK: std::ops::RangeInclusive<usize> = 4..=125;
@@ -185,15 +190,28 @@ fn count_ports(profile: &Profile) -> usize {
 /// Open files against the soft limit.
 pub fn usage_now() -> DescriptorUsage {
     let limit = getrlimit(Resource::Nofile).current;
-    // But for the one that lists them.
-    let count = |entries: std::fs::ReadDir| (entries.count() as u64).saturating_sub(1);
-    let used = std::fs::read_dir("/proc/self/fd").map_or(0, count);
+    let used = told_by_kernel(OPEN_FILES).unwrap_or_else(count_listed);
     DescriptorUsage { used, limit: limit.unwrap_or(u64::MAX) }
+}
+
+/// Since 6.2 the number is the length of the folder. Listing thousands takes milliseconds.
+fn told_by_kernel(folder: &str) -> Option<u64> {
+    fs::metadata(folder).ok().map(|folder| folder.len()).filter(|number| *number > 0)
+}
+
+fn count_listed() -> u64 {
+    // But for the one that lists them.
+    let count = |entries: fs::ReadDir| (entries.count() as u64).saturating_sub(1);
+    fs::read_dir(OPEN_FILES).map_or(0, count)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{
+        io::{Read, Write},
+        path::Path,
+        process::{Command, Stdio},
+    };
 
     use super::*;
     use crate::profile::{ProfileOverrides, parse};
@@ -264,6 +282,23 @@ mod tests {
                 assert!(all + KEPT_BACK.start() <= left, "{what}, {limit}: {all} of {left}, {of:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_kernel_tells_how_many_files_are_open() {
+        let piped = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = piped.expect("cat runs");
+        let (mut input, mut output) =
+            (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
+        input.write_all(b"x").expect("it reads");
+        output.read_exact(&mut [0]).expect("it has begun, and has opened what it needs");
+        let folder = format!("/proc/{}/fd", process.id());
+        let listed = fs::read_dir(&folder).expect("it runs").count() as u64;
+        assert!(listed >= 3);
+        // An older kernel does not tell.
+        assert_eq!(told_by_kernel(&folder).unwrap_or(listed), listed);
+        drop(input);
+        process.wait().expect("it ends");
     }
 
     #[test]

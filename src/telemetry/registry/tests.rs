@@ -117,6 +117,25 @@ fn a_backend_fails_until_a_session_reaches_it() {
 }
 
 #[test]
+fn clients_that_wait_are_counted_beside_those_that_are_carried() {
+    let registry = registry();
+    let waiting = || registry.ends().values().map(|ends| ends.waiting).sum::<u64>();
+    let (one, other) = (open(&registry), open(&registry));
+    one.counters().enter(SessionPhase::Relaying);
+    other.counters().enter(SessionPhase::Waiting);
+    assert_eq!(waiting(), 1);
+    other.counters().enter(SessionPhase::Connecting);
+    assert_eq!(waiting(), 0, "it has a link");
+    other.counters().enter(SessionPhase::Relaying);
+    assert_eq!(waiting(), 0);
+    let third = open(&registry);
+    third.counters().enter(SessionPhase::Waiting);
+    assert_eq!(waiting(), 1);
+    drop(third);
+    assert_eq!(waiting(), 0);
+}
+
+#[test]
 fn a_phase_is_timed_from_its_first_moment() {
     let counters = SessionCounters::default();
     assert_eq!(counters.waited(), None, "a session that needs no link");
