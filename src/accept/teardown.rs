@@ -19,7 +19,7 @@ use tokio::{
 use super::SessionOutcome;
 use crate::{
     http::{
-        LINGER, LINGER_QUIET, READ_BYTES_MAX,
+        LINGER, LINGER_QUIET,
         body::STALLED_MAX,
         checked_stream::CheckedStream,
         driver::ConnectionDriver,
@@ -30,6 +30,9 @@ use crate::{
     proto::Refusal,
     telemetry::{end::EndedBy, rate_limited::RateLimitedLog},
 };
+
+/// Of what is read and forgotten, mostly nothing: a buffer that costs little to have.
+const FORGOTTEN_BYTES_MAX: usize = 8 * 1024;
 
 /// A channel's two ends: requests written into its pipe are read by the session in the same turn, and what
 /// the session has brought is read as well. Of a client that has left in the middle of an exchange the
@@ -128,8 +131,10 @@ pub(super) async fn close_lingering(mut stream: NetStream, last: &[u8]) {
         // A client that has left already hears nothing.
         let _ = stream.write_all(last).await;
         let _ = stream.shutdown().await;
-        let mut scratch = vec![0; READ_BYTES_MAX];
-        while matches!(timeout(LINGER_QUIET, stream.read(&mut scratch)).await, Ok(Ok(1..))) {}
+        let mut scratch = Vec::with_capacity(FORGOTTEN_BYTES_MAX);
+        while matches!(timeout(LINGER_QUIET, stream.read_buf(&mut scratch)).await, Ok(Ok(1..))) {
+            scratch.clear();
+        }
     };
     let _ = timeout(LINGER, received).await;
     stream.let_close_cleanly();

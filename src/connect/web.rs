@@ -28,7 +28,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{self, AsyncWriteExt},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     http::{
-        HeadSource, LINGER, READ_BYTES_MAX,
+        HeadSource, LINGER,
         body::{MessageBody, ends_connection},
         driver::{self, CloseSignal, ConnectionDrivers, DriverKey},
         error_response::{self, ErrorResponse, bad_request},
@@ -202,10 +202,8 @@ fn error_cause(error: &hyper::Error) -> String {
 /// Reads and forgets what of a request is still on its way behind an early answer: ended at once, the pipe
 /// would be a failure to its other end, which could overtake the answer.
 async fn drain_pipe(mut pipe: PipeEnd) {
-    let mut scratch = vec![0; READ_BYTES_MAX];
-    let reading = async { while matches!(pipe.read(&mut scratch).await, Ok(1..)) {} };
     // Whoever does not stop by then is cut.
-    let _ = timeout(LINGER, reading).await;
+    let _ = timeout(LINGER, io::copy(&mut pipe, &mut io::sink())).await;
 }
 
 type BackendServiceError = Box<dyn std::error::Error + Send + Sync>;
