@@ -4,15 +4,17 @@
 //! of each comes of sessions alone, and of its checks (`super::backend_check`) where the profile has any.
 
 use std::{
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep};
 
 pub use super::backend_member::{BackendMember, BackendUse};
@@ -164,23 +166,23 @@ impl BackendGroup {
         origin: &ClientOrigin,
     ) -> Result<(Arc<BackendMember>, NetStream), ConnectFailure> {
         let mut left = candidates.into_iter().peekable();
-        let (mut dials, mut pending) = (FuturesUnordered::new(), Vec::<(Instant, Arc<BackendMember>)>::new());
-        let mut failure = self.none_up();
+        let (mut dials, mut pending) = (Vec::new(), Vec::<(Instant, Arc<BackendMember>)>::new());
+        let mut failure = None;
         loop {
             if let Some(member) = left.next() {
                 pending.push((Instant::now(), member.clone()));
                 let dialling = member.begin_dial();
-                dials.push(async move {
+                dials.push(Box::pin(async move {
                     let _dialling = dialling;
                     let reached = direct::reach_backend(&member.target, client, origin).await;
                     (member, reached)
-                });
+                }));
             }
             let silent = sleep(LATE);
             let (member, reached) = tokio::select! {
-                Some(ended) = dials.next() => ended,
+                ended = first_ended(&mut dials), if !dials.is_empty() => ended,
                 () = silent, if left.peek().is_some() => continue,
-                else => return Err(failure),
+                else => return Err(failure.unwrap_or_else(|| self.none_up())),
             };
             pending.retain(|(_, other)| !Arc::ptr_eq(other, &member));
             match reached {
@@ -196,11 +198,8 @@ impl BackendGroup {
                 Err(error) if error.who != EndedBy::Backend => return Err(error),
                 Err(error) => {
                     self.note_unreached(&member, &error.reason);
-                    failure = error;
+                    failure = Some(error);
                 }
-            }
-            if left.peek().is_none() && dials.is_empty() {
-                return Err(failure);
             }
         }
     }
@@ -255,6 +254,21 @@ impl BackendGroup {
         };
         self.entries.iter().flat_map(rows).collect()
     }
+}
+
+/// The first of the dials that ends, which is taken out. `FuturesUnordered` wakes its own task when it has asked all
+/// of its futures once, for which the runtime wakes another worker: for one or two of them that is dear.
+async fn first_ended<D: Future + Unpin>(dials: &mut Vec<D>) -> D::Output {
+    let (at, ended) = poll_fn(|cx| {
+        let ended = dials.iter_mut().enumerate().find_map(|(at, dial)| match dial.poll_unpin(cx) {
+            Poll::Ready(ended) => Some((at, ended)),
+            Poll::Pending => None,
+        });
+        ended.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await;
+    drop(dials.swap_remove(at));
+    ended
 }
 
 /// Checks the backends again and again, as long as the group is used.
