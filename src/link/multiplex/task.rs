@@ -476,10 +476,14 @@ impl MultiplexedLink {
 
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let due = self.due();
-        if self.sleep.deadline() != due {
+        if due < self.sleep.deadline() {
             self.sleep.as_mut().reset(due);
         }
-        if std::future::Future::poll(self.sleep.as_mut(), cx).is_pending() {
+        // Put off no sooner than it has run out: the runtime asks the kernel to wake it whenever it is set to less.
+        while std::future::Future::poll(self.sleep.as_mut(), cx).is_ready() && Instant::now() < due {
+            self.sleep.as_mut().reset(due);
+        }
+        if !self.sleep.is_elapsed() {
             return Ok(false);
         }
         let now = Instant::now();

@@ -54,21 +54,26 @@ impl Timers {
         self.0.remove(&(at, number, TimerKind::Answer));
     }
 
-    fn first(&self) -> Option<Instant> {
-        self.0.first().map(|(at, _, _)| *at)
+    fn first(&self) -> Option<&(Instant, u32, TimerKind)> {
+        self.0.first()
     }
 
     fn pop_due(&mut self, now: Instant) -> Option<(Instant, u32, TimerKind)> {
-        let is_due = self.first().is_some_and(|at| at <= now);
+        let is_due = self.first().is_some_and(|(at, _, _)| *at <= now);
         if is_due { self.0.pop_first() } else { None }
     }
 }
 
 impl MultiplexedLink {
-    /// When the next time is up.
-    pub(super) fn due(&self) -> Instant {
-        let times = [self.whole_by, self.timers.first()].into_iter().flatten();
-        times.fold(self.liveness.next_check(), Instant::min)
+    /// When the next time is up. An `opened` that was said is waited for no more: each would wake this process.
+    pub(super) fn due(&mut self) -> Instant {
+        while let Some(&(_, number, TimerKind::Opened)) = self.timers.first()
+            && self.table.entry(number).is_none_or(|entry| !entry.row.owes_opened)
+        {
+            self.timers.0.pop_first();
+        }
+        let first = self.timers.first().map(|(at, _, _)| *at);
+        [self.whole_by, first].into_iter().flatten().fold(self.liveness.next_check(), Instant::min)
     }
 
     pub(super) fn time_is_up(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(), LinkLoss> {
