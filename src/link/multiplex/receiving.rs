@@ -2,9 +2,9 @@
 
 use std::{
     cell::RefCell,
-    io,
+    io::IoSlice,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -16,46 +16,67 @@ use tokio::{
 use super::{
     handle::{LinkLoss, SessionFate},
     task::{MultiplexedLink, OFFERS_A_SECOND, OFFERS_AT_ONCE, OwnerEvent},
+    turns::BATCH_BYTES_MAX,
 };
-use crate::{
-    net::stream::NetStream,
-    proto::{
-        Refusal,
-        multiplex::{
-            PeerViolation,
-            decoder::HeardPiece,
-            frame::{FrameType, LinkFrame},
-            state::{LinkEnd, SessionStage},
-        },
+use crate::proto::{
+    Refusal,
+    multiplex::{
+        PeerViolation,
+        decoder::HeardPiece,
+        frame::{FrameType, LinkFrame},
+        state::{LinkEnd, SessionStage},
     },
 };
 
 /// A frame that has begun is whole in this time.
 pub const BEGUN: Duration = Duration::from_secs(6);
-/// Read at once; and in one round, until it is time to write.
-const READ_BYTES: usize = 64 * 1024;
-const ROUND_BYTES: usize = 256 * 1024;
+/// Read at once: the other end's largest batch, sealed, so that it ends with a record. After as much it is time to
+/// write.
+const READ_BYTES: usize = BATCH_BYTES_MAX + 16 * 1024;
+/// Pieces of one session that follow each other and are written at once: those of what is read at once, at least.
+const PIECES_MAX: usize = 8;
 
 thread_local! {
     /// The worker's buffer; borrowed within one poll and never across one.
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
+/// Data of one session that came in one piece, but for the headers of its frames.
+struct PieceRun<'a> {
+    session: u32,
+    pieces: [IoSlice<'a>; PIECES_MAX],
+    count: usize,
+}
+
+impl Default for PieceRun<'_> {
+    fn default() -> Self {
+        Self { session: 0, pieces: [IoSlice::new(&[]); PIECES_MAX], count: 0 }
+    }
+}
+
+impl<'a> PieceRun<'a> {
+    fn takes(&self, session: u32) -> bool {
+        self.count == 0 || self.session == session && self.count < PIECES_MAX
+    }
+
+    fn push(&mut self, session: u32, bytes: &'a [u8]) {
+        self.session = session;
+        self.pieces[self.count] = IoSlice::new(bytes);
+        self.count += 1;
+    }
+}
+
 impl MultiplexedLink {
     /// Reads what has come; whether anything has.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let (mut all, mut is_empty) = (0, false);
-        while all < ROUND_BYTES && !is_empty {
+        while all < READ_BYTES && !is_empty {
             all += BUFFER.with_borrow_mut(|buffer| {
                 let mut buf = ReadBuf::new(buffer);
-                let filled = poll_fill(&mut self.stream, cx, &mut buf);
-                if !buf.filled().is_empty() {
-                    self.receive(buf.filled())?;
-                }
-                match filled {
+                match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
                     Poll::Pending => is_empty = true,
-                    Poll::Ready(Ok(true)) => {}
-                    Poll::Ready(Ok(false)) => return Err(self.heard_end(cx)),
+                    Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(self.heard_end(cx)),
+                    Poll::Ready(Ok(())) => self.receive(buf.filled())?,
                     // Both have said that it is over; how the other end lets go of it says nothing more.
                     Poll::Ready(Err(_)) if self.is_ending() => return Err(LinkLoss::Closed),
                     Poll::Ready(Err(error)) => return Err(error.into()),
@@ -68,10 +89,18 @@ impl MultiplexedLink {
 
     fn receive(&mut self, mut bytes: &[u8]) -> Result<(), LinkLoss> {
         self.liveness.note_heard();
-        while let Some(received) = self.decoder.decode(&mut bytes)? {
+        let mut run = PieceRun::default();
+        loop {
+            let received = self.decoder.decode(&mut bytes);
+            let goes_on =
+                matches!(received, Ok(Some(HeardPiece::Data { session, .. })) if run.takes(session));
+            if !goes_on {
+                self.receive_data(std::mem::take(&mut run))?;
+            }
+            let Some(received) = received? else { break };
             self.whole_by = None;
             match received {
-                HeardPiece::Data { session, bytes } => self.receive_data(session, bytes)?,
+                HeardPiece::Data { session, bytes } => run.push(session, bytes),
                 HeardPiece::Frame { session, frame } => self.receive_frame(session, frame)?,
             }
         }
@@ -82,10 +111,15 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    fn receive_data(&mut self, number: u32, bytes: &[u8]) -> Result<(), LinkLoss> {
-        let Some(entry) = self.table.receive_data(number, bytes.len())? else { return Ok(()) };
+    fn receive_data(&mut self, mut run: PieceRun<'_>) -> Result<(), LinkLoss> {
+        let (number, pieces) = (run.session, &mut run.pieces[..run.count]);
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let bytes = pieces.iter().map(|piece| piece.len()).sum();
+        let Some(entry) = self.table.receive_data(number, bytes)? else { return Ok(()) };
         let row = &mut entry.row;
-        match row.receive(bytes) {
+        match row.receive(pieces) {
             Ok(0) => {}
             Ok(taken) => {
                 if row.needs_flush() {
@@ -194,17 +228,4 @@ impl MultiplexedLink {
             false => Ok(()),
         }
     }
-}
-
-/// Fills the buffer as far as there is something to read: TLS gives no more than a record at once, and a session's
-/// stream should take more. Whether the stream goes on.
-fn poll_fill(stream: &mut NetStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
-    while buf.remaining() > 0 {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
-        if buf.filled().len() == before {
-            return Poll::Ready(Ok(false));
-        }
-    }
-    Poll::Ready(Ok(true))
 }

@@ -2,7 +2,7 @@
 //! has yet to be sent from it. While nothing moves it holds no buffer.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -200,18 +200,18 @@ impl LinkedSession {
     }
 
     /// Bytes have come from the link; how many the stream took at once.
-    pub fn receive(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn receive(&mut self, pieces: &mut [IoSlice<'_>]) -> io::Result<usize> {
         let is_failed = matches!(self.outbound, Outbound::Failed { .. });
         if is_failed {
             // Nobody is left to take them.
             return Ok(0);
         }
-        let mut taken = 0;
+        let (mut taken, mut left) = (0, pieces);
         if self.held.is_empty() && self.has_stream() {
             let waker = Waker::from(self.waker.clone());
-            taken = self.write(&mut Context::from_waker(&waker), bytes)?;
+            taken = self.write(&mut Context::from_waker(&waker), &mut left)?;
         }
-        self.held.push(&bytes[taken..]);
+        left.iter().for_each(|piece| self.held.push(piece));
         Ok(taken)
     }
 
@@ -221,14 +221,18 @@ impl LinkedSession {
         self.update_phase();
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes as much as the stream takes, and leaves the rest in `pieces`.
+    fn write(&mut self, cx: &mut Context<'_>, pieces: &mut &mut [IoSlice<'_>]) -> io::Result<usize> {
         let Some(side) = &mut self.local else { return Ok(0) };
         let mut taken = 0;
-        while taken < bytes.len() {
-            match Pin::new(&mut side.stream).poll_write(cx, &bytes[taken..]) {
+        while !pieces.is_empty() {
+            match Pin::new(&mut side.stream).poll_write_vectored(cx, pieces) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => taken += count,
+                Poll::Ready(Ok(count)) => {
+                    taken += count;
+                    IoSlice::advance_slices(pieces, count);
+                }
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
@@ -251,7 +255,8 @@ impl LinkedSession {
         let mut all = 0;
         while !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
-            let taken = self.write(cx, held.pieces().next().unwrap_or_default());
+            let taken =
+                self.write(cx, &mut &mut [IoSlice::new(held.pieces().next().unwrap_or_default())][..]);
             self.held = held;
             let taken = taken?;
             if taken == 0 {
