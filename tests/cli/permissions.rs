@@ -2,11 +2,22 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, chown},
+    net::TcpStream,
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::UnixListener,
+    },
     path::Path,
 };
 
-use crate::{DIRECT, Said, process::Place, said, setup::free_port};
+use serde_json::Value;
+
+use crate::{
+    DIRECT, Said,
+    process::{Place, SOON},
+    said,
+    setup::free_port,
+};
 
 const NOBODY: u32 = 65534;
 /// Root without its power over the files of others.
@@ -132,4 +143,27 @@ fn a_socket_a_port_and_a_folder_that_are_not_to_be_had_name_the_next_step() {
         let said = run_behind(&place, &WITHOUT_POWER, command);
         assert!(said.code == Some(1) && said.err.contains("choose a folder with --out"), "{}", said.err);
     }
+}
+
+#[test]
+fn a_unix_socket_of_a_backend_that_may_not_be_written_to_is_told_by_its_own_words() {
+    if !is_root("a_unix_socket_of_a_backend_that_may_not_be_written_to_is_told_by_its_own_words") {
+        return;
+    }
+    let place = Place::with_certificates();
+    let path = place.path("app.sock");
+    let _backend = UnixListener::bind(&path).expect("it binds");
+    chown(&path, Some(NOBODY), None).expect("another owner");
+    set_mode(&path, 0o600);
+    let address = format!("unix://{}", path.display());
+    place.write("one.yaml", &DIRECT.replace("echo://", &address));
+    let gateway = place.start_as("one", &WITHOUT_POWER, &["--no-ui", "--profile", "one.yaml"]);
+    // It is refused, which may be before its connect call returns.
+    let _client = TcpStream::connect(gateway.accept("echo"));
+    let words = "this gateway may not write to it";
+    gateway.wait("it is refused", SOON, |status: &Value| {
+        let row = &status["ended"][0];
+        let reason = row["reason"].as_str().unwrap_or_default();
+        row["end"] == "BC" && reason.contains(words) && reason.contains(&address)
+    });
 }
