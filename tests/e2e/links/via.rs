@@ -1,7 +1,7 @@
 //! Links through a proxy: both halves, every scheme, and proxies that do not do what they should.
 
 use std::{
-    fs,
+    fs, io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     sync::{
@@ -21,10 +21,11 @@ use tokio::{
 use crate::support::{
     gateway::Place,
     peers::{Backend, Reserved, hear, say},
-    ways::{Plan, Way},
+    socks,
+    ways::{Carrier, Plan, Way},
 };
 
-/// A proxy that speaks CONNECT, and what it says to each who asks.
+/// A proxy that speaks CONNECT or SOCKS5, and what it says to each who asks.
 struct Proxy {
     at: SocketAddr,
     passed: Arc<AtomicUsize>,
@@ -38,6 +39,8 @@ enum Behaviour {
     Passes(Option<&'static str>),
     /// Lets everybody through, and cuts what is silent for so long.
     CutsAfter(Duration),
+    /// Lets everybody through, by SOCKS5.
+    SpeaksSocks,
     Says(&'static [u8]),
 }
 
@@ -61,6 +64,11 @@ impl Proxy {
 }
 
 async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsize>) {
+    if matches!(behaviour, Behaviour::SpeaksSocks) {
+        // Whoever has asked may be gone.
+        let _ = pass_by_socks(stream, &passed).await;
+        return;
+    }
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -77,7 +85,7 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsi
             return;
         }
         Behaviour::Passes(login) => login,
-        Behaviour::CutsAfter(_) => None,
+        Behaviour::CutsAfter(_) | Behaviour::SpeaksSocks => None,
     };
     if login.is_some_and(|login| !head.contains(&format!("Proxy-Authorization: Basic {login}\r\n"))) {
         let refused = "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n";
@@ -93,10 +101,27 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsi
     stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
     match behaviour {
         Behaviour::CutsAfter(silence) => pass_while_heard(stream, other, silence).await,
-        Behaviour::Passes(_) | Behaviour::Says(_) => {
+        Behaviour::Passes(_) | Behaviour::SpeaksSocks | Behaviour::Says(_) => {
             let _ = copy_bidirectional(&mut stream, &mut other).await;
         }
     }
+}
+
+/// For one who asks without a login for an IPv4 address.
+async fn pass_by_socks(mut stream: TcpStream, passed: &AtomicUsize) -> io::Result<()> {
+    let mut greeting = [0; 3];
+    stream.read_exact(&mut greeting).await?;
+    assert_eq!(greeting, socks::GREETING);
+    stream.write_all(&socks::GREETED).await?;
+    let mut request = [0; 10];
+    stream.read_exact(&mut request).await?;
+    let [5, socks::CONNECT, 0, 1, a, b, c, d, high, low] = request else { panic!("{request:?}") };
+    let to = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low])));
+    let mut other = TcpStream::connect(to).await?;
+    passed.fetch_add(1, Ordering::Relaxed);
+    stream.write_all(&socks::reply(0)).await?;
+    copy_bidirectional(&mut stream, &mut other).await?;
+    Ok(())
 }
 
 /// Passes bytes on until none have come from either side for so long.
@@ -128,20 +153,34 @@ async fn carries_a_session(way: &Way, backend: &Backend) {
     hear(&mut client, b"pong").await;
 }
 
-#[tokio::test]
-async fn links_of_both_halves_go_through_a_proxy() {
-    for (mode, is_plain) in
-        [(Mode::Forward, false), (Mode::Reverse, false), (Mode::Forward, true), (Mode::Reverse, true)]
-    {
-        let (proxy, backend) = (Proxy::new(Behaviour::Passes(None)).await, Backend::new().await);
-        let via = format!(", via: 'http://{}'", proxy.at);
+/// What a link may be: plain or in TLS, bare or inside a WebSocket.
+const SCHEMES: [(Carrier, bool); 5] = [
+    (Carrier::Tcp, true),
+    (Carrier::Tcp, false),
+    (Carrier::Ws, true),
+    (Carrier::Ws, false),
+    (Carrier::Wss, false),
+];
+
+async fn links_go_through(mode: Mode, scheme: &str, behaviour: Behaviour) {
+    for (carrier, is_plain) in SCHEMES {
+        let (proxy, backend) = (Proxy::new(behaviour).await, Backend::new().await);
+        let via = format!(", via: '{scheme}://{}'", proxy.at);
         let address = backend.address();
         let (dmz_link, internal_link) =
             if mode == Mode::Forward { (via.as_str(), "") } else { ("", via.as_str()) };
-        let plan = Plan { dmz_link, internal_link, is_plain, ..Plan::new(mode, &address) };
+        let plan = Plan { dmz_link, internal_link, is_plain, carrier, ..Plan::new(mode, &address) };
         let way = plan.start().await;
         carries_a_session(&way, &backend).await;
-        assert!(proxy.passed() >= 1, "{mode:?}");
+        assert!(proxy.passed() >= 1, "{mode:?} {scheme} {carrier:?} {is_plain}");
+    }
+}
+
+#[tokio::test]
+async fn links_of_both_halves_go_through_a_proxy() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        links_go_through(mode, "http", Behaviour::Passes(None)).await;
+        links_go_through(mode, "socks5", Behaviour::SpeaksSocks).await;
     }
 }
 
