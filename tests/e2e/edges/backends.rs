@@ -206,6 +206,28 @@ async fn a_service_without_a_backend_that_is_well_is_down() {
 }
 
 #[tokio::test]
+async fn a_service_that_goes_down_inside_is_soon_refused_outside() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let backend = Backend::new().await;
+        let connect = format!("{{ address: '{}' }}", backend.address());
+        let check = ", check: { every: 50ms, timeout: 500ms, falls: 1, rises: 1 }";
+        let way = start(mode, "tcp://127.0.0.1:0", &connect, check).await;
+        let at = client_port(&way).await;
+        until_states(way.inner(), &[Up]).await;
+        let is_down = |now: &Snapshot| now.services.iter().any(|row| row.phase == ServicePhase::Down);
+        assert!(!is_down(&*way.dmz.now().await), "{mode:?}");
+        let gone = Instant::now();
+        drop(backend);
+        way.dmz.until("it is down for clients too", is_down).await;
+        // Within a second; the other one is a busy machine's.
+        assert!(gone.elapsed() < Duration::from_secs(2), "{mode:?}: {:?}", gone.elapsed());
+        dial_refused(at).await;
+        let reported = |row: &EndedRow| row.end == "BC" && row.reason.contains("no backend is up");
+        way.dmz.until("it is refused as down", |now| now.ended.iter().any(reported)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_backend_is_as_well_as_its_answers() {
     let backend = Backend::new().await;
     let connect = format!("{{ address: '{}' }}", backend.address().replace("tcp", "http"));
