@@ -19,6 +19,7 @@ mod shapes;
 mod smuggling;
 mod tls;
 mod tokens;
+mod under_load;
 mod unix;
 mod users;
 mod verified;
