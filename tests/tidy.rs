@@ -29,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &["profile"]),
     ("telemetry", &["disk", "profile", "text"]),
     ("admission", &["profile"]),
-    ("net", &["admission", "disk", "profile", "proto"]),
+    ("net", &["admission", "confine", "disk", "profile", "proto"]),
     ("http", &["net", "profile", "proto"]),
     ("tls", &["disk", "net", "profile", "proto"]),
     ("link", &["admission", "http", "net", "profile", "proto", "tasks", "telemetry", "tls"]),

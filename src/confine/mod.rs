@@ -6,12 +6,13 @@
 //!
 //! `filters` is the first lock (seccomp), in every thread: it is what "can dial and nothing else" rests on.
 //! `folders` is the second one (Landlock), which can be put on only before another thread has started.
-//! `attempts` tries what should be refused. Who takes the lock, and when, is up to the command line and the
-//! engine: a gateway that runs as a library has none.
+//! `attempts` tries what should be refused, and `refused_call` words what is refused later. Who takes the lock, and
+//! when, is up to the command line and the engine: a gateway that runs as a library has none.
 
 pub mod attempts;
 mod filters;
 pub mod folders;
+pub mod refused_call;
 mod system_call;
 
 use std::{fs, io};
@@ -117,6 +118,7 @@ impl ProcessLock {
                 match filters::refuse_to(half, unix) {
                     Ok(()) => {
                         self.half = Some(LockedHalf { half, unix });
+                        refused_call::begin(refused_calls(half));
                         lines.push(self.describe(half));
                     }
                     Err(error) if profile.confine == ConfinePolicy::Required => return Err(error.into()),

@@ -76,7 +76,7 @@ use crate::{
     accept::{ServeSession, SessionRequest},
     admission::handshakes::HandshakeLimiter,
     auth::AuthFiles,
-    confine::{LockError, ProcessLock},
+    confine::{LockError, ProcessLock, refused_call},
     link::lockdown::Lockdown,
     monitor::{LastTurn, MonitorPort},
     net::{dns::DnsResolver, listen::BindError, resolved_names::ResolvedNames, resolver::NameResolver},
@@ -317,6 +317,7 @@ impl Engine {
         self.check_certificate_files();
         self.follow_hours();
         self.send_offers();
+        self.report_refused_calls();
         self.shared.notices.limited().flush();
         self.shared.sessions.registry.report_refusals();
         let totals = self.totals();
@@ -333,6 +334,12 @@ impl Engine {
         }
         if is_second || since >= TICK.as_secs_f64() {
             self.publish();
+        }
+    }
+
+    fn report_refused_calls(&self) {
+        for line in refused_call::take_unreported() {
+            self.shared.notices.warn(LogEvent::CallRefused.line(line));
         }
     }
 

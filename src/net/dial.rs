@@ -25,7 +25,7 @@ use super::{
     resolver::{self, NameResolver},
     socket_options,
 };
-use crate::profile::HostPort;
+use crate::{confine::refused_call, profile::HostPort};
 
 /// The next address is tried so long after the one before it began (RFC 8305, section 5).
 const NEXT: Duration = Duration::from_millis(250);
@@ -153,18 +153,16 @@ fn of_family(source: Option<IpAddr>, mut addresses: Vec<SocketAddr>) -> io::Resu
 }
 
 async fn connect(source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
-    let Some(source) = source else { return TcpStream::connect(to).await };
+    let refused = |error| refused_call::explain("connect", error);
+    let Some(source) = source else { return TcpStream::connect(to).await.map_err(refused) };
     let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // The port is chosen when it is known whom it is for, so that one port may serve for many.
     socket_options::choose_port_late(socket.as_fd())?;
     socket.bind((source, 0).into()).map_err(|error| match error.raw_os_error() {
         Some(libc::EADDRNOTAVAIL) => io::Error::other(format!("this machine has no address {source}")),
-        Some(libc::EPERM) => {
-            io::Error::other(format!("the kernel refuses to dial from {source}: this half is locked"))
-        }
-        _ => error,
+        _ => refused_call::explain("bind", error),
     })?;
-    socket.connect(to).await
+    socket.connect(to).await.map_err(refused)
 }
 
 /// The families in turn, beginning with that of the first address; each in its own order, which is

@@ -241,6 +241,34 @@ fn a_locked_half_does_not_leave_reverse_mode_and_says_so_before() {
     echoes(outside.accept("web"));
 }
 
+/// A profile without the lock may ask for what this process is refused all the same.
+#[test]
+fn what_the_lock_refuses_later_is_told_by_its_name_and_once() {
+    let place = Place::with_certificates();
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = format!("tcp://{}", backend.local_addr().expect("its address"));
+    let pair = Pair::reverse(&place, &[("orders", &address)]);
+    let link = format!("127.0.0.1:{}", pair.dmz.link_port());
+    let half = internal_half(&link, &[("orders", &address)]);
+    let dialled_from = format!("connect: {{ address: \"{address}\", source: 127.0.0.1 }}");
+    let half = half.replace(&format!("connect: \"{address}\""), &dialled_from);
+    place.write("internal.yaml", &format!("confine: off\n{half}"));
+    done(&place, "internal", &["reload"]);
+    pair.dmz.wait_healthy();
+    let words = "the lock of this process refuses `bind`";
+    for _ in 0..2 {
+        let mut client = connect(pair.dmz.accept("orders"));
+        assert!(crate::is_reset(&client.read(&mut [0])), "it was served");
+    }
+    let status = pair.internal.wait("both are told", SOON, |status| {
+        ["ended", "notices"].iter().all(|list| status[*list].to_string().contains(words))
+    });
+    let notices = status["notices"].as_array().expect("a list");
+    let told =
+        notices.iter().filter(|line| line["text"].as_str().is_some_and(|text| text.starts_with(words)));
+    assert_eq!(told.count(), 1, "{notices:#?}");
+}
+
 /// What a rollback needs must not be refused by then.
 #[test]
 fn a_switch_to_reverse_that_goes_back_has_taken_no_lock() {

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::net::exhausted::ExhaustedResource;
+use crate::{confine::refused_call, net::exhausted::ExhaustedResource};
 
 /// Between two tries at a socket whose queue is full: the kernel has no event for room in it.
 const FULL_LOOK_MAX: Duration = Duration::from_millis(100);
@@ -44,7 +44,7 @@ pub async fn dial_unix(at: &Path, within: Duration) -> Result<UnixStream, UnixDi
     loop {
         let error = match UnixStream::connect(at).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => error,
+            Err(error) => refused_call::explain("socket", error),
         };
         if error.kind() != io::ErrorKind::WouldBlock {
             return Err(dial_error(at, error));

@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{DnsError, SERVER_ANSWER};
+use crate::confine::refused_call;
 
 /// What fits a datagram wherever it goes (RFC 9715, appendix A).
 const DATAGRAM_BYTES_MAX: u16 = 1232;
@@ -59,7 +60,7 @@ async fn exchange(server: SocketAddr, query: &Query, payload: Option<u16>) -> Re
 async fn ask_by_datagram(server: SocketAddr, requested: &Message, bytes: &[u8]) -> io::Result<Message> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
-    socket.connect(&server.into())?;
+    socket.connect(&server.into()).map_err(|error| refused_call::explain("connect", error))?;
     let socket = UdpSocket::from_std(socket.into())?;
     socket.send(bytes).await?;
     let mut buffer = vec![0; 4096];
@@ -75,7 +76,8 @@ async fn ask_by_datagram(server: SocketAddr, requested: &Message, bytes: &[u8]) 
 
 /// The same over TCP (RFC 7766), where a length comes before the message.
 async fn ask_by_stream(server: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+    let connected = TcpStream::connect(server).await;
+    let mut stream = connected.map_err(|error| refused_call::explain("connect", error))?;
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
     let mut answer = vec![0; usize::from(stream.read_u16().await?)];

@@ -7,6 +7,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 
 use crate::{
+    confine::refused_call,
     net::{
         passed::{self, PassedError},
         sockets,
@@ -120,8 +121,8 @@ fn open_socket(address: SocketAddr, prepare: PrepareSocket) -> io::Result<BoundS
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     prepare(&socket)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.bind(&address.into()).map_err(|error| refused_call::explain("bind", error))?;
+    socket.listen(BACKLOG).map_err(|error| refused_call::explain("listen", error))?;
     let socket = TcpListener::from_std(socket.into())?;
     Ok(BoundSocket { at: socket.local_addr()?, socket, origin: SocketOrigin::Own })
 }

@@ -100,6 +100,7 @@ log_events! {
     Lockdown "lockdown" [] "what the inside has locked, as it starts",
     HistoryFile "history_file" [] "the hour before a restart can not be read, or this one can not be kept for the next",
     Locked "locked" [] "what the kernel refuses this process from now on, or why it refuses less",
+    CallRefused "call_refused" [] "the lock of this process has refused a system call, told once for each",
     DescriptorLimit "descriptor_limit" ["limit"] "how many files may be open",
     DescriptorsShort "descriptors_short" [] "that are fewer than the profile may need",
     ServiceManager "service_manager" [] "the service manager can not be told anything",
