@@ -7,8 +7,10 @@ use serde_json::Value;
 
 use crate::{
     DIRECT,
+    commands::issued,
     process::{Place, SOON, until},
     run,
+    setup::{Pair, dmz_half, internal_half},
 };
 
 fn lines(place: &Place, name: &str) -> Vec<Value> {
@@ -71,6 +73,40 @@ fn commands_signals_starts_and_stops_are_chained_lines() {
     fs::write(&file, text.replace("nobody", "somebody")).expect("it is written");
     let sent = run(&place, &["audit", "verify", &file]);
     assert!(sent.code == Some(1) && sent.err.contains("line 4: "), "{}", sent.err);
+}
+
+#[test]
+fn what_an_operator_cuts_and_renewed_certificates_have_their_lines() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("trail")).expect("it is made");
+    let _pair = Pair::of(&place, &dmz_half("127.0.0.1:0", &["orders"]), |link| {
+        format!("audit: trail/audit.jsonl\n{}", internal_half(link, &[("orders", "echo://")]))
+    });
+    for command in [&["lockdown", "orders"][..], &["unlock", "orders"], &["kill", "--service", "orders"]] {
+        let sent = run(&place, &[command, &["--admin", "run/internal.sock"]].concat());
+        assert_eq!(sent.code, Some(0), "{command:?}: {}", sent.err);
+    }
+    let (certificate, key) = issued(&place, "internal", -1, 90);
+    for (file, text) in [("internal.key", key), ("internal.pem", certificate)] {
+        fs::write(place.path("pki").join(file), text).expect("it is written");
+    }
+    let is_done = |line: &Value| line["result"].as_str().is_some_and(|result| result.starts_with("done: "));
+    let row = |action: &str| {
+        let found = lines(&place, "trail/audit.jsonl").into_iter();
+        found.filter(is_done).find(|line| line["action"] == action)
+    };
+    for (action, object, from) in [
+        ("lockdown", "service orders", "socket"),
+        ("unlock", "service orders", "socket"),
+        ("kill", "sessions of service orders", "socket"),
+        ("certificate", "internal.pem", "gateway"),
+    ] {
+        let line = until(action, SOON, || row(action));
+        assert_eq!(line["actor"]["from"], from, "{line}");
+        assert!(line["object"].as_str().is_some_and(|text| text.contains(object)), "{line}");
+    }
+    let file = place.path("trail/audit.jsonl").display().to_string();
+    assert_eq!(run(&place, &["audit", "verify", &file]).code, Some(0));
 }
 
 #[test]
@@ -144,7 +180,7 @@ fn a_file_that_can_not_be_written_is_told_and_stops_nothing() {
 fn a_locked_half_writes_its_audit() {
     let place = Place::with_certificates();
     fs::create_dir(place.path("trail")).expect("it is made");
-    let half = crate::setup::dmz_half("127.0.0.1:0", &["echo"]);
+    let half = dmz_half("127.0.0.1:0", &["echo"]);
     place.write("dmz.yaml", &format!("audit: trail/audit.jsonl\n{half}"));
     let dmz = place.start("dmz");
     let file = place.path("trail/audit.jsonl");
