@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::{
     DIRECT,
-    process::{Place, SOON, until},
+    process::{Gateway, Place, SOON, until},
     setup::{dmz_half, internal_half},
 };
 
@@ -21,7 +21,11 @@ struct Manager {
 
 impl Manager {
     fn new(place: &Place) -> Self {
-        let path = place.path("notify");
+        Self::at(place, "notify")
+    }
+
+    fn at(place: &Place, name: &str) -> Self {
+        let path = place.path(name);
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
         Self { socket, variable: format!("NOTIFY_SOCKET={}", path.display()) }
@@ -80,6 +84,41 @@ fn a_manager_hears_of_start_reload_turns_and_stop() {
     gateway.signal(Signal::TERM);
     manager.until("STOPPING=1");
     assert_eq!(gateway.ended().code(), Some(0));
+}
+
+/// A locked half opens no Unix socket any more, and writes to the one that it has.
+#[test]
+fn a_manager_hears_locked_halves_over_three_periods_and_a_reload() {
+    let place = Place::with_certificates();
+    let [of_dmz, of_internal] = ["notify-dmz", "notify-internal"].map(|name| Manager::at(&place, name));
+    let start = |manager: &Manager, name: &str| {
+        let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=2000000"];
+        place.start_as(name, &wrapper, &["--no-ui", "--profile", &format!("{name}.yaml")])
+    };
+    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
+    let dmz = start(&of_dmz, "dmz");
+    let link = format!("127.0.0.1:{}", dmz.link_port());
+    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = start(&of_internal, "internal");
+    let hears = |manager: &Manager, gateway: &Gateway<'_>, half: &str| {
+        manager.until("READY=1");
+        assert_eq!(gateway.status()["confined"][half]["seccomp"], true, "{half} is not locked");
+        while manager.next().is_some() {}
+        // Two for each period.
+        for _ in 0..6 {
+            let began = Instant::now();
+            manager.until("WATCHDOG=1");
+            assert!(began.elapsed() < Duration::from_secs(2), "{half} would be ended: {:?}", began.elapsed());
+        }
+        gateway.signal(Signal::HUP);
+        for line in ["RELOADING=1", "READY=1", "WATCHDOG=1"] {
+            manager.until(line);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| hears(&of_dmz, &dmz, "dmz"));
+        scope.spawn(|| hears(&of_internal, &internal, "internal"));
+    });
 }
 
 #[test]
