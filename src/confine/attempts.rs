@@ -60,6 +60,7 @@ const ALWAYS: &[Way] = &[
     ("clone into a new namespace", || {
         by_number(libc::SYS_clone, [(libc::CLONE_NEWUSER | libc::CLONE_FS) as u32, 0, 0, 0, 0])
     }),
+    ("clone3", clone3),
     ("bpf", || by_number(libc::SYS_bpf, [NONE, 0, 0, 0, 0])),
     ("raw socket", || open(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))),
     ("packet socket", || open(Domain::PACKET, Type::RAW, None)),
@@ -73,6 +74,9 @@ const ALWAYS: &[Way] = &[
     ("ICMP datagram socket", || open(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))),
     ("DCCP socket", || open(Domain::IPV4, Type::from(libc::SOCK_DCCP), None)),
 ];
+
+/// The kernel may load a module for these. They are not tried where nothing keeps them from that.
+const LOADING: &[&str] = &["packet socket", "vsock socket", "SMC socket", "SCTP socket", "DCCP socket"];
 
 /// The way that is left open where a backend is one.
 const UNIX_SOCKET: &str = "Unix socket";
@@ -126,13 +130,24 @@ const DISCARD: u16 = 9;
 
 /// Tries every way, in this thread. Only a process that is locked may call it: otherwise some of them succeed.
 pub fn try_all(locked: LockedHalf) -> Vec<EscapeAttempt> {
+    let attempt = |(method, attempt): &Way| EscapeAttempt { method, outcome: judge(attempt()) };
+    ways(locked).map(attempt).collect()
+}
+
+/// The same ways before there is a lock, in the same order: what is refused by then says nothing of the lock.
+/// `None` was not tried.
+pub fn try_unlocked(locked: LockedHalf) -> Vec<Option<EscapeOutcome>> {
+    let attempt = |(method, attempt): &Way| (!LOADING.contains(method)).then(|| judge(attempt()));
+    ways(locked).map(attempt).collect()
+}
+
+fn ways(locked: LockedHalf) -> impl Iterator<Item = &'static Way> {
     let of_half = match locked.half {
         Half::Dmz => OF_DMZ,
         Half::Internal => OF_INTERNAL,
     };
-    let attempt = |(method, attempt): &Way| EscapeAttempt { method, outcome: judge(attempt()) };
-    let is_refused = |(method, _): &&Way| locked.unix == UnixSockets::Refused || *method != UNIX_SOCKET;
-    of_half.iter().filter(is_refused).chain(ALWAYS).map(attempt).collect()
+    let is_refused = move |(method, _): &&Way| locked.unix == UnixSockets::Refused || *method != UNIX_SOCKET;
+    of_half.iter().filter(is_refused).chain(ALWAYS)
 }
 
 /// Tries what the lock of folders refuses without any filter.
@@ -162,6 +177,14 @@ fn judge(result: io::Result<()>) -> EscapeOutcome {
 
 fn by_number(number: libc::c_long, arguments: [u32; 5]) -> io::Result<()> {
     call(number, arguments).map(drop)
+}
+
+/// Without arguments. The lock answers as a kernel does that does not have it, so that the C library takes `clone`.
+fn clone3() -> io::Result<()> {
+    by_number(libc::SYS_clone3, [0; 5]).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOSYS) => io::Error::from_raw_os_error(libc::EPERM),
+        _ => error,
+    })
 }
 
 fn by_x32(number: libc::c_long) -> io::Result<()> {

@@ -62,9 +62,16 @@ fn every_known_way_out_of_a_locked_half_is_refused() {
     for half in ["internal:", "dmz:"] {
         assert!(sent.out.contains(half), "{}", sent.out);
     }
-    for way in
-        ["listen without bind", "TCP connect", "io_uring_setup", "execve", "MPTCP socket", "by its x32"]
-    {
+    let ways = [
+        "listen without bind",
+        "TCP connect",
+        "io_uring_setup",
+        "execve",
+        "MPTCP socket",
+        "by its x32",
+        "clone3",
+    ];
+    for way in ways {
         let row = sent
             .out
             .lines()
@@ -72,6 +79,12 @@ fn every_known_way_out_of_a_locked_half_is_refused() {
             .unwrap_or_else(|| panic!("{way}"));
         let words = row.matches("refused").count() + 2 * row.matches("not in this kernel").count();
         assert_eq!(words, 2, "in both threads: {row}");
+    }
+    // What the lock alone refuses, wherever this runs: each was open before it.
+    let was_open = |row: &str| row.split("  ").any(|cell| cell.trim() == "open");
+    for way in ["TCP bind", "listen without bind", "UDP connect", "sendmsg", "execve"] {
+        let mut rows = sent.out.lines().filter(|row| row.trim_start().starts_with(&format!("{way}  ")));
+        assert!(rows.next().is_some_and(was_open), "{way}: {}", sent.out);
     }
     assert!(!sent.out.contains("let through"), "{}", sent.out);
     // Where the kernel has it, it was put on: no other thread was running.
