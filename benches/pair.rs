@@ -82,12 +82,35 @@ fn main() {
         kept_memory(&fresh)
     );
     print_growth(backend, rounds);
+    print_carriers(backend, rounds);
+}
+
+/// What links inside WebSockets cost beside bare ones: TLS from gateway to gateway is in both.
+fn print_carriers(backend: SocketAddr, rounds: usize) {
+    let [bare, framed] = ["socks+tls://127.0.0.1:0", "socks+ws://127.0.0.1:0/link"]
+        .map(|listen| Pair::start_with(backend, 2, listen));
+    let targets = [bare.address, framed.address];
+    println!("\n| figure | bare links | links inside WebSockets | ratio |");
+    println!("|---|---|---|---|");
+    let row = |name: &str, unit: &str, measure: &mut dyn FnMut(SocketAddr) -> f64| {
+        let [bare, framed] = in_turn(rounds, targets, measure);
+        println!("| {name} | {bare:.2} {unit} | {framed:.2} {unit} | {:.2} |", framed / bare);
+    };
+    row("session set-up, one at a time", "us", &mut |to| set_up(to, SETUPS) * 1e6);
+    for (name, operation) in [("up", b'U'), ("down", b'D')] {
+        row(&format!("CPU of both gateways, bulk {name}, 1 stream"), "s/GiB", &mut |to| {
+            let pair = if to == bare.address { &bare } else { &framed };
+            let before = pair.cpu_seconds();
+            bulk(to, operation, 1);
+            (pair.cpu_seconds() - before) / (BULK_BYTES as f64 / (1u64 << 30) as f64)
+        });
+    }
 }
 
 /// What a session costs while others are open, and beside other services.
 fn print_growth(backend: SocketAddr, rounds: usize) {
     let few = Pair::start(backend);
-    let many = Pair::start_with(backend, SERVICES_MAX);
+    let many = Pair::start_with(backend, SERVICES_MAX, "socks+tls://127.0.0.1:0");
     let mut seen: Vec<Vec<f64>> = vec![Vec::new(); OPEN_SESSIONS.len() + 1];
     let mut open = Vec::new();
     let of_64 = |seen: &mut Vec<f64>| seen.extend((0..rounds).map(|_| cpu_of_sessions(&many)));
@@ -330,11 +353,11 @@ struct Pair {
 
 impl Pair {
     fn start(backend: SocketAddr) -> Self {
-        Self::start_with(backend, 2)
+        Self::start_with(backend, 2, "socks+tls://127.0.0.1:0")
     }
 
-    /// With so many services; the first leads to the backend.
-    fn start_with(backend: SocketAddr, services: usize) -> Self {
+    /// With so many services; the first leads to the backend. Links come in at `listen`.
+    fn start_with(backend: SocketAddr, services: usize, listen: &str) -> Self {
         let of = |at: usize| match at {
             0 => format!("tcp://{backend}"),
             _ => "echo://".into(),
@@ -354,7 +377,7 @@ impl Pair {
             format!("tls: {{ certificate: {half}.pem, key: {half}.key, ca: ca.pem, peers: [{peer}] }}")
         };
         let dmz = format!(
-            "mode: reverse\ndmz:\n  link:\n    listen: socks+tls://127.0.0.1:0\n    {}\n    prepared: 64\n    wait: 10s\n  services:\n{accepts}",
+            "mode: reverse\ndmz:\n  link:\n    listen: {listen}\n    {}\n    prepared: 64\n    wait: 10s\n  services:\n{accepts}",
             tls("dmz", "internal")
         );
         let mut halves = vec![start_half(folder.path(), "dmz", &dmz)];
