@@ -82,24 +82,28 @@ fn main() {
         kept_memory(&fresh)
     );
     print_growth(backend, rounds);
-    print_carriers(backend, rounds);
+    // TLS from gateway to gateway is in both.
+    let framed = PairPlan { listen: "socks+ws://127.0.0.1:0/link", ..USUAL };
+    print_beside(backend, rounds, [("bare links", USUAL), ("links inside WebSockets", framed)]);
+    let unlocked = PairPlan { confine: "off", ..USUAL };
+    print_beside(backend, rounds, [("`confine: off`", unlocked), ("`confine: on`", USUAL)]);
 }
 
-/// What links inside WebSockets cost beside bare ones: TLS from gateway to gateway is in both.
-fn print_carriers(backend: SocketAddr, rounds: usize) {
-    let [bare, framed] = ["socks+tls://127.0.0.1:0", "socks+ws://127.0.0.1:0/link"]
-        .map(|listen| Pair::start_with(backend, 2, listen));
-    let targets = [bare.address, framed.address];
-    println!("\n| figure | bare links | links inside WebSockets | ratio |");
+/// What one kind of pair costs beside another.
+fn print_beside(backend: SocketAddr, rounds: usize, kinds: [(&str, PairPlan); 2]) {
+    let names = kinds.map(|(name, _)| name);
+    let [first, second] = kinds.map(|(_, plan)| Pair::start_with(backend, plan));
+    let targets = [first.address, second.address];
+    println!("\n| figure | {} | {} | ratio |", names[0], names[1]);
     println!("|---|---|---|---|");
     let row = |name: &str, unit: &str, measure: &mut dyn FnMut(SocketAddr) -> f64| {
-        let [bare, framed] = in_turn(rounds, targets, measure);
-        println!("| {name} | {bare:.2} {unit} | {framed:.2} {unit} | {:.2} |", framed / bare);
+        let [first, second] = in_turn(rounds, targets, measure);
+        println!("| {name} | {first:.2} {unit} | {second:.2} {unit} | {:.2} |", second / first);
     };
     row("session set-up, one at a time", "us", &mut |to| set_up(to, SETUPS) * 1e6);
     for (name, operation) in [("up", b'U'), ("down", b'D')] {
         row(&format!("CPU of both gateways, bulk {name}, 1 stream"), "s/GiB", &mut |to| {
-            let pair = if to == bare.address { &bare } else { &framed };
+            let pair = if to == first.address { &first } else { &second };
             let before = pair.cpu_seconds();
             bulk(to, operation, 1);
             (pair.cpu_seconds() - before) / (BULK_BYTES as f64 / (1u64 << 30) as f64)
@@ -110,7 +114,7 @@ fn print_carriers(backend: SocketAddr, rounds: usize) {
 /// What a session costs while others are open, and beside other services.
 fn print_growth(backend: SocketAddr, rounds: usize) {
     let few = Pair::start(backend);
-    let many = Pair::start_with(backend, SERVICES_MAX, "socks+tls://127.0.0.1:0");
+    let many = Pair::start_with(backend, PairPlan { services: SERVICES_MAX, ..USUAL });
     let mut seen: Vec<Vec<f64>> = vec![Vec::new(); OPEN_SESSIONS.len() + 1];
     let mut open = Vec::new();
     let of_64 = |seen: &mut Vec<f64>| seen.extend((0..rounds).map(|_| cpu_of_sessions(&many)));
@@ -342,6 +346,18 @@ fn serve(mut stream: TcpStream) -> Option<()> {
     if operation == *b"U" { stream.write_all(b".").ok() } else { Some(()) }
 }
 
+/// What pairs differ by.
+#[derive(Clone, Copy)]
+struct PairPlan {
+    /// The first leads to the backend.
+    services: usize,
+    /// Where links come in.
+    listen: &'static str,
+    confine: &'static str,
+}
+
+const USUAL: PairPlan = PairPlan { services: 2, listen: "socks+tls://127.0.0.1:0", confine: "on" };
+
 /// Two gateways, each a process of its own.
 struct Pair {
     address: SocketAddr,
@@ -353,11 +369,10 @@ struct Pair {
 
 impl Pair {
     fn start(backend: SocketAddr) -> Self {
-        Self::start_with(backend, 2, "socks+tls://127.0.0.1:0")
+        Self::start_with(backend, USUAL)
     }
 
-    /// With so many services; the first leads to the backend. Links come in at `listen`.
-    fn start_with(backend: SocketAddr, services: usize, listen: &str) -> Self {
+    fn start_with(backend: SocketAddr, PairPlan { services, listen, confine }: PairPlan) -> Self {
         let of = |at: usize| match at {
             0 => format!("tcp://{backend}"),
             _ => "echo://".into(),
@@ -377,7 +392,7 @@ impl Pair {
             format!("tls: {{ certificate: {half}.pem, key: {half}.key, ca: ca.pem, peers: [{peer}] }}")
         };
         let dmz = format!(
-            "mode: reverse\ndmz:\n  link:\n    listen: {listen}\n    {}\n    prepared: 64\n    wait: 10s\n  services:\n{accepts}",
+            "mode: reverse\nconfine: {confine}\ndmz:\n  link:\n    listen: {listen}\n    {}\n    prepared: 64\n    wait: 10s\n  services:\n{accepts}",
             tls("dmz", "internal")
         );
         let mut halves = vec![start_half(folder.path(), "dmz", &dmz)];
@@ -388,7 +403,7 @@ impl Pair {
             text.trim_start_matches("tcp://").parse().unwrap()
         };
         let internal = format!(
-            "mode: reverse\ninternal:\n  link:\n    connect: {link}\n    {}\n    prepared: 64\n    maximum: 20000\n  services:\n{connects}",
+            "mode: reverse\nconfine: {confine}\ninternal:\n  link:\n    connect: {link}\n    {}\n    prepared: 64\n    maximum: 20000\n  services:\n{connects}",
             tls("internal", "dmz")
         );
         halves.push(start_half(folder.path(), "internal", &internal));
