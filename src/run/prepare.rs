@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 use signal_hook::consts::SIGUSR1;
 
 use crate::{
@@ -49,6 +49,7 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
     if let Some(parent) = cli.ends_with {
         end_with_parent(parent)?;
     }
+    forbid_core_dumps();
     // From now on it ends nothing, however early or often it comes; what it asks for is done by `obey_signals`.
     signal_hook::flag::register(SIGUSR1, Arc::default())?;
     let mut source = profile_source(cli);
@@ -106,6 +107,13 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         demo_ports,
         socket,
     })))
+}
+
+/// Keys are in memory, and would be in a core dump. Under a limit of 0 the kernel still hands the dump to a program,
+/// where there is one for them (core(5)); at 1 it writes none and starts none.
+fn forbid_core_dumps() {
+    // Refused only where even that is too much, and then the limit is 0.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) });
 }
 
 /// Where the locks of an internal half are kept. What `verify` starts neither keeps nor has any.

@@ -6,10 +6,12 @@ use std::{
     os::unix::{
         fs::{PermissionsExt, chown},
         net::UnixListener,
+        process::ExitStatusExt,
     },
     path::Path,
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -107,6 +109,23 @@ fn a_file_that_this_user_may_not_read_is_told_with_what_lets_it() {
         assert!(!said.out.contains("portcullis certs"), "{}", said.out);
         chown(place.path(file), Some(0), None).expect("its owner again");
     }
+}
+
+/// However much its surroundings allow, and though its owner may look at it as ever.
+#[test]
+fn a_gateway_leaves_no_core_dump() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let allowed = ["sh", "-c", "ulimit -S -c \"$(ulimit -H -c)\"; exec \"$@\"", "sh"];
+    let gateway = place.start_as("one", &allowed, &["--no-ui", "--profile", "one.yaml"]);
+    let process = format!("/proc/{}", gateway.child.id());
+    assert!(fs::read_dir(format!("{process}/fd")).is_ok_and(|open| open.count() > 3));
+    let limits = fs::read_to_string(format!("{process}/limits")).expect("its limits");
+    let limit = limits.lines().find(|line| line.starts_with("Max core file size")).expect("it has one");
+    assert!(limit.split_whitespace().skip(4).take(2).all(|bytes| ["0", "1"].contains(&bytes)), "{limit}");
+    gateway.signal(Signal::ABORT);
+    let ended = gateway.ended();
+    assert!(ended.signal().is_some() && !ended.core_dumped(), "{ended}");
 }
 
 #[test]
