@@ -64,3 +64,41 @@ pub fn is_same_name(one: &str, other: &str) -> bool {
         _ => one.eq_ignore_ascii_case(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    fn certificate(alternatives: Vec<SanType>, common_name: Option<&str>) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
+        params.subject_alt_names = alternatives;
+        params.distinguished_name.remove(DnType::CommonName);
+        if let Some(name) = common_name {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        let key = KeyPair::generate().expect("a key");
+        params.self_signed(&key).expect("a certificate").der().clone()
+    }
+
+    #[test]
+    fn a_subject_is_its_first_dns_or_mail_name_and_else_its_common_name() {
+        let dns = || SanType::DnsName("host.test".try_into().expect("a name"));
+        let mail = || SanType::Rfc822Name("alice@example.test".try_into().expect("an address"));
+        let uri = || SanType::URI("https://example.test".try_into().expect("an address"));
+        let ip = || SanType::IpAddress([192, 0, 2, 7].into());
+        for (alternatives, common_name, subject) in [
+            (vec![dns(), mail()], Some("common"), Some("host.test")),
+            (vec![mail(), dns()], Some("common"), Some("alice@example.test")),
+            (vec![uri(), ip(), mail()], None, Some("alice@example.test")),
+            (vec![uri(), ip()], Some("common"), Some("common")),
+            (Vec::new(), Some("Älice"), Some("Älice")),
+            (Vec::new(), None, None),
+        ] {
+            let certificate = certificate(alternatives, common_name);
+            assert_eq!(subject_name(&certificate).as_deref(), subject, "{common_name:?}");
+        }
+        assert_eq!(subject_name(&CertificateDer::from(vec![1, 2, 3])), None);
+    }
+}
