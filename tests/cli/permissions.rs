@@ -18,7 +18,7 @@ use crate::{
     DIRECT, Said,
     process::{Place, SOON},
     said,
-    setup::free_port,
+    setup::{dmz_half, free_port},
 };
 
 const NOBODY: u32 = 65534;
@@ -85,6 +85,28 @@ fn what_systemd_hands_over_is_taken_from_its_own_folder_alone() {
         assert_eq!(run_behind(&place, &wrapper, &["check", "dmz.yaml"]).code, Some(0));
         ["dmz.key", "users", "login"].iter().for_each(|it| set_mode(&place.path("handed").join(it), 0o440));
     }
+}
+
+#[test]
+fn a_key_of_root_and_a_group_is_taken_by_its_members_alone() {
+    if !is_root("a_key_of_root_and_a_group_is_taken_by_its_members_alone") {
+        return;
+    }
+    let place = Place::with_certificates();
+    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
+    let key = place.path("pki/dmz.key");
+    chown(&key, Some(0), Some(4242)).expect("another group");
+    let member = ["setpriv", "--regid=65534", "--groups=4242", "--"];
+    for mode in [0o640, 0o440] {
+        set_mode(&key, mode);
+        let taken = run_behind(&place, &member, &["check", "dmz.yaml"]);
+        assert_eq!(taken.code, Some(0), "{mode:o}: {}", taken.out);
+        let refused = run_behind(&place, &IN_NO_GROUP, &["check", "dmz.yaml"]);
+        assert_eq!(refused.code, Some(2), "{mode:o}: {}", refused.out);
+        assert!(refused.out.contains("dmz.key: others may read it"), "{}", refused.out);
+    }
+    let gateway = place.start_as("dmz", &member, &["--no-ui", "--profile", "dmz.yaml"]);
+    assert_eq!(gateway.status()["phase"], "running");
 }
 
 #[test]
