@@ -52,6 +52,8 @@ mod stalls;
 mod stopping;
 #[path = "cli/switching.rs"]
 mod switching;
+#[path = "cli/takeover.rs"]
+mod takeover;
 #[path = "cli/twins.rs"]
 mod twins;
 #[path = "cli/unread_log.rs"]

@@ -42,6 +42,8 @@ pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 pub const LOST_MAX: usize = 64;
 /// One whose link was never seen to stand has said nothing that could be missed.
 const GLIMPSED: Duration = Duration::from_secs(60);
+/// One that has lost a link may have lost all of them, which is not seen of each at once: others are used first.
+const DOUBTED: Duration = Duration::from_secs(1);
 
 pub struct PeerLinks {
     pub peer: Peer,
@@ -172,8 +174,12 @@ impl PeerLinks {
     }
 
     /// Where it stands among lanes; the lowest goes next.
-    pub fn rank(&self) -> ((bool, u64), u64) {
-        (self.record.rank(), self.last_turn)
+    pub fn rank(&self) -> (bool, (bool, u64), u64) {
+        (self.is_doubted(), self.record.rank(), self.last_turn)
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.last_fault.is_some() && self.seen.elapsed() < DOUBTED
     }
 
     /// A session takes one of its links.
@@ -410,6 +416,17 @@ mod tests {
         let mut groups = vec![first, second];
         forget_departed(&mut groups);
         assert_eq!(instances(&groups), [2], "it came behind the first reset");
+    }
+
+    #[test]
+    fn one_that_has_lost_a_link_is_used_last_until_another_stands() {
+        let ((mut lost, link), (mut other, _link)) = (alpha(1), alpha(2));
+        other.take_turn(7);
+        assert!(lost.rank() < other.rank());
+        lose(&mut lost, link, &LinkLoss::Cut);
+        assert!(lost.rank() > other.rank(), "its other links may be about to go");
+        lost.note_seen();
+        assert!(lost.rank() < other.rank());
     }
 
     #[test]

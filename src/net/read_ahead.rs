@@ -35,6 +35,8 @@ pub struct ReadAhead {
     left: Range<usize>,
     /// Whether the last read has left something in the socket.
     has_more: bool,
+    /// Bytes that what is below has taken.
+    written: u64,
     /// Of the certificate that was shown over it.
     watch: Option<Arc<CertificateWatch>>,
 }
@@ -87,7 +89,7 @@ impl BelowTls {
 
 impl ReadAhead {
     pub fn new(below: BelowTls) -> Self {
-        Self { below, held: Vec::new(), left: 0..0, has_more: false, watch: None }
+        Self { below, held: Vec::new(), left: 0..0, has_more: false, written: 0, watch: None }
     }
 
     pub fn of_socket(socket: TcpStream) -> Self {
@@ -102,6 +104,21 @@ impl ReadAhead {
     /// The socket below, where there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         self.below.tcp()
+    }
+
+    /// Bytes that the kernel has taken; not known of a WebSocket, which may hold some back.
+    pub fn written(&self) -> Option<u64> {
+        match &self.below {
+            BelowTls::Socket(_) => Some(self.written),
+            BelowTls::Framed(_) => None,
+        }
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = written {
+            self.written += count as u64;
+        }
+        written
     }
 
     /// The WebSocket below, where there is one.
@@ -154,10 +171,12 @@ impl AsyncRead for ReadAhead {
 
 impl AsyncWrite for ReadAhead {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().below {
+        let this = self.get_mut();
+        let written = match &mut this.below {
             BelowTls::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
             BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_write(cx, buf),
-        }
+        };
+        this.count(written)
     }
 
     fn poll_write_vectored(
@@ -165,10 +184,12 @@ impl AsyncWrite for ReadAhead {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().below {
+        let this = self.get_mut();
+        let written = match &mut this.below {
             BelowTls::Socket(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_write_vectored(cx, bufs),
-        }
+        };
+        this.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -86,6 +86,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "link::multiplex::timing::PAUSED",
             "link::multiplex::turns::BATCH_WAIT_MAX",
             "link::multiplex::turns::LATELY",
+            "link::peer_links::DOUBTED",
             "link::peer_links::GLIMPSED",
             "link::peer_links::REMEMBERED",
             "link::peer_record::PEER_REST",

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::atomic::Ordering,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::AsyncWrite;
@@ -70,10 +70,25 @@ impl MultiplexedLink {
     pub(super) fn lose(&mut self, loss: &LinkLoss) {
         self.closing = Closing::Ended;
         self.leaves.store(true, Ordering::Release);
+        self.commands.close();
+        let unsent = self.outgoing.unsent_batch(&self.stream);
         for number in self.table.numbers() {
+            if let (Some(batch), Some(entry)) = (unsent, self.table.entry(number)) {
+                entry.row.note_unsent_batch(batch);
+            }
             self.finish(number, SessionFate::LinkLost(loss.clone()));
         }
-        self.events.push_back(OwnerEvent::Ended(loss.clone()));
+        self.lost = Some(loss.clone());
+    }
+
+    /// Gives back the sessions that were asked for when it was lost, so that they are opened elsewhere; then
+    /// tells its owner.
+    pub(super) fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<OwnerEvent> {
+        while let Some(command) = ready!(self.commands.poll_recv(cx)) {
+            // Nothing can be said any more, so nothing can fail.
+            let _ = self.obey(command);
+        }
+        self.lost.take().map_or(Poll::Pending, |loss| Poll::Ready(OwnerEvent::Ended(loss)))
     }
 
     /// Our direction has ended: nothing can be asked any more.

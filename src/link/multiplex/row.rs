@@ -39,6 +39,10 @@ pub struct LinkedSession {
     sent_ahead: usize,
     /// An opener's, until the answer: client bytes that were sent.
     copy: Option<Vec<u8>>,
+    /// The batch that takes its `open` along, of one that this end opens.
+    pub open_batch: u64,
+    /// That batch has never left.
+    is_taken_back: bool,
     /// Received and not taken.
     held: HeldBytes,
     inbound: Inbound,
@@ -112,6 +116,8 @@ impl LinkedSession {
             outbound: Outbound::Reading,
             sent_ahead: 0,
             copy: None,
+            open_batch: 0,
+            is_taken_back: false,
             held: HeldBytes::default(),
             inbound: Inbound::Open,
             is_unflushed: false,
@@ -379,10 +385,15 @@ impl LinkedSession {
         (is_over, Some(idle.next_look(now)))
     }
 
+    /// Its link is lost, with a batch of which nothing has left.
+    pub fn note_unsent_batch(&mut self, batch: u64) {
+        self.is_taken_back = self.end == LinkEnd::Opener && self.open_batch >= batch;
+    }
+
     /// Whether nothing of it may have been sent but `open`, which was not answered.
     fn is_unsent(&self) -> bool {
         let nothing = self.copy.as_ref().is_some_and(Vec::is_empty);
-        nothing && !matches!(self.outbound, Outbound::Ended)
+        self.is_taken_back || nothing && !matches!(self.outbound, Outbound::Ended)
     }
 
     /// It is over: tells its owner, and gives it what is left.

@@ -54,6 +54,10 @@ pub struct Outgoing {
     /// Since when the last batch has had to wait.
     blocked_since: Option<Instant>,
     batch_bytes: usize,
+    /// Batches that are out.
+    batches: u64,
+    /// Bytes that the kernel had taken below TLS before the last batch.
+    written_before: Option<u64>,
     limit: BatchLimit,
     /// TCP_NOTSENT_LOWAT as it was set last.
     low_water: usize,
@@ -92,6 +96,8 @@ impl Outgoing {
             is_unflushed: false,
             blocked_since: None,
             batch_bytes: 0,
+            batches: 0,
+            written_before: None,
             limit: BatchLimit::default(),
             low_water: 0,
             finished: Vec::new(),
@@ -122,6 +128,29 @@ impl Outgoing {
 
     pub fn is_beyond_bound(&self) -> bool {
         self.is_blocked() && self.control.len() > CONTROL_BYTES_MAX
+    }
+
+    /// The number of the batch that takes along what is put in line now.
+    pub fn next_batch(&self) -> u64 {
+        self.batches + 1 + u64::from(self.is_blocked())
+    }
+
+    /// The number of the batch that is being sent, or is the next, if surely nothing of it has left.
+    pub fn unsent_batch(&self, stream: &NetStream) -> Option<u64> {
+        let has_begun = match stream {
+            NetStream::Tcp(_) => self.unwritten.len() < self.batch_bytes,
+            NetStream::Tls(tls) => {
+                let written = tls.get_ref().0.written();
+                written.is_none() || written != self.written_before
+            }
+            NetStream::Unix(_)
+            | NetStream::Ws(_)
+            | NetStream::Framed(_)
+            | NetStream::Pipe(_)
+            | NetStream::Echo(_)
+            | NetStream::Paced(_) => true,
+        };
+        (!has_begun).then_some(self.batches + 1)
     }
 
     /// A session is over as soon as its last frame is out.
@@ -161,6 +190,7 @@ impl Outgoing {
         self.limit.went_out(self.batch_bytes, waited);
         self.follow_limit(stream);
         self.batch_bytes = 0;
+        self.batches += 1;
         Ok(true)
     }
 
@@ -175,6 +205,9 @@ impl Outgoing {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Result<(), LinkLoss> {
+        if let NetStream::Tls(tls) = stream {
+            self.written_before = tls.get_ref().0.written();
+        }
         let taken = match Pin::new(&mut *stream).poll_write(cx, bytes) {
             Poll::Ready(Ok(count)) => count,
             Poll::Ready(Err(error)) => return Err(error.into()),

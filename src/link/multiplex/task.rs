@@ -104,7 +104,7 @@ pub struct MultiplexedLink {
     pub(super) queue: TurnQueue,
     pub(super) outgoing: Outgoing,
     pub(super) ready: ReadyQueue,
-    commands: mpsc::Receiver<LinkCommand>,
+    pub(super) commands: mpsc::Receiver<LinkCommand>,
     /// A server's, for its sessions; an opener's is its owner's to keep.
     commander: Option<mpsc::WeakSender<LinkCommand>>,
     numbers: Arc<AtomicU32>,
@@ -121,6 +121,8 @@ pub struct MultiplexedLink {
     sleep: Pin<Box<Sleep>>,
     pub(super) events: VecDeque<OwnerEvent>,
     pub(super) closing: Closing,
+    /// Why it was lost, until its owner is told.
+    pub(super) lost: Option<LinkLoss>,
     /// When its last session ended, or it began.
     quiet_since: Instant,
     /// Shared with its handles.
@@ -164,6 +166,7 @@ impl MultiplexedLink {
             sleep: Box::pin(sleep_until(now)),
             events: VecDeque::new(),
             closing: Closing::Running,
+            lost: None,
             quiet_since: now,
             leaves: leaves.clone(),
         };
@@ -221,7 +224,7 @@ impl MultiplexedLink {
                 return Poll::Ready(event);
             }
             if self.closing == Closing::Ended {
-                return Poll::Pending;
+                return self.poll_lost(cx);
             }
             match self.poll_round(cx).and_then(|progress| Ok(progress || self.poll_time(cx)?)) {
                 Ok(true) => {}
@@ -262,7 +265,7 @@ impl MultiplexedLink {
         Ok(progress)
     }
 
-    fn obey(&mut self, command: LinkCommand) -> Result<(), LinkLoss> {
+    pub(super) fn obey(&mut self, command: LinkCommand) -> Result<(), LinkLoss> {
         match command {
             LinkCommand::Open(open) => self.open(*open),
             LinkCommand::Attach(number, side) => {
@@ -292,6 +295,7 @@ impl MultiplexedLink {
         }
         let answer_by = now + super::timing::ANSWER;
         (row.answer_by, row.stopped_before) = (Some(answer_by), self.stopped_for);
+        row.open_batch = self.outgoing.next_batch();
         self.timers.add(answer_by, number, TimerKind::Answer);
         self.watch_idle(&row, number, now);
         self.table.open(number, row)?;

@@ -57,6 +57,50 @@ async fn what_a_failing_link_was_not_given_comes_back_for_the_next() {
     assert_eq!(rest, b" once");
 }
 
+/// More of them at once than a link looks at in one round, and one that comes behind the loss. The first come into a
+/// batch that the kernel does not take, since it has been told of the loss and this process has not.
+#[tokio::test]
+async fn sessions_of_which_nothing_has_left_come_back_for_the_next() {
+    let (ours, theirs) = connected().await;
+    check_come_back(NetStream::Tcp(ours), NetStream::Tcp(theirs)).await;
+    let (ours, theirs) = connected_in_tls().await;
+    check_come_back(ours, theirs).await;
+}
+
+async fn check_come_back(ours: NetStream, theirs: NetStream) {
+    let peer = Peer { name: None, address: "peer".into(), instance: None };
+    let (end, load, numbers) = (LinkEnd::Opener, LinkLoad::new(256), Arc::default());
+    let parts = LinkParts { id: 1, stream: ours, peer, end, load, numbers };
+    let (mut link, handle) = MultiplexedLink::new(parts);
+    let local = || LocalSide {
+        stream: NetStream::Echo(EchoStream::default()),
+        unsent: b"said".to_vec(),
+        counters: Arc::default(),
+        idle: None,
+        cause_of,
+        place: None,
+    };
+    drop(theirs);
+    let opens = futures_util::future::join_all((0..3 * COMMANDS_MAX).map(async |_| {
+        match handle.open(request(), local().into()).await {
+            Err(LinkGone(local)) => local.unsent,
+            Ok(mut session) => {
+                let outcome = session.outcome().await;
+                let is_back = matches!(outcome.how, SessionFate::Unsent) && outcome.stream.is_some();
+                assert!(is_back, "{:?}", outcome.how);
+                outcome.again
+            }
+        }
+    }));
+    let lost = async {
+        while !matches!(link.next_event().await, OwnerEvent::Ended(_)) {}
+        assert!(handle.open(request(), local().into()).await.is_err(), "it takes no more");
+        drop(link);
+    };
+    let (back, ()) = timeout(PATIENCE, async { tokio::join!(opens, lost) }).await.expect("in time");
+    assert!(back.iter().all(|unsent| unsent == b"said"));
+}
+
 #[tokio::test]
 async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
     use crate::telemetry::snapshot::SessionPhase::{Connecting, Relaying};

@@ -19,7 +19,9 @@ use tokio::{
 
 use super::{
     credit::{WINDOW_BYTES, WINDOW_BYTES_MAX},
-    handle::{IncomingSession, LinkHandle, LinkLoss, LocalSide, SessionFate, SessionHandle},
+    handle::{
+        COMMANDS_MAX, IncomingSession, LinkGone, LinkHandle, LinkLoss, LocalSide, SessionFate, SessionHandle,
+    },
     task::{LinkParts, MultiplexedLink, OwnerEvent},
 };
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
         Peer,
         load::{LinkLoad, SessionPlace},
     },
-    net::{read_ahead::ReadAhead, stream::NetStream},
+    net::{echo::EchoStream, read_ahead::ReadAhead, stream::NetStream},
     profile::ServiceName,
     proto::{
         Refusal,
@@ -113,6 +115,11 @@ async fn pair() -> (Served, Served) {
 
 /// The same inside TLS, as links are.
 async fn pair_in_tls() -> (Served, Served) {
+    let (one, other) = connected_in_tls().await;
+    (serve(one, LinkEnd::Opener), serve(other, LinkEnd::Server))
+}
+
+async fn connected_in_tls() -> (NetStream, NetStream) {
     let made = rcgen::generate_simple_self_signed(["inside.test".to_owned()]).expect("a certificate");
     let certificate = made.cert.der().clone();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
@@ -131,7 +138,7 @@ async fn pair_in_tls() -> (Served, Served) {
     );
     let one = NetStream::Tls(Box::new(one.expect("a handshake").into()));
     let other = NetStream::Tls(Box::new(other.expect("a handshake").into()));
-    (serve(one, LinkEnd::Opener), serve(other, LinkEnd::Server))
+    (one, other)
 }
 
 fn side(stream: TcpStream, counters: &Arc<SessionCounters>) -> LocalSide {
