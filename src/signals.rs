@@ -13,7 +13,7 @@ use signal_hook::{
 
 use crate::{
     gateway::handle::{Command, GatewayHandle},
-    telemetry::audit::AuditActor,
+    telemetry::{audit::AuditActor, snapshot::Snapshot},
 };
 
 /// What a gateway takes at most to cut its sessions and to close what it has open, and some.
@@ -63,13 +63,14 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 fn stop(handle: &GatewayHandle) {
     let before = handle.latest();
     // Where it has stopped already, the process ends by itself.
-    if handle.send(Command::Stop).is_err() {
-        return;
-    }
-    thread::sleep(TURNS_WITHIN);
-    if Arc::ptr_eq(&before, &handle.latest()) {
+    if handle.send(Command::Stop).is_ok() && stands_still(handle, &before) {
         tracing::error!(event = "hangs", "the gateway hangs; a second signal ends the process");
     }
+}
+
+fn stands_still(handle: &GatewayHandle, before: &Arc<Snapshot>) -> bool {
+    thread::sleep(TURNS_WITHIN);
+    Arc::ptr_eq(before, &handle.latest())
 }
 
 /// Ends the process, if it does not end by itself.
@@ -97,11 +98,33 @@ mod tests {
     use rustix::process::{Pid, Signal, kill_process};
 
     use super::*;
-    use crate::{gateway::handle, profile::Mode, telemetry::snapshot::Snapshot};
+    use crate::{gateway::handle, profile::Mode};
 
     /// In place of [`CUT_WITHIN`].
     const CUT_SOONER: Duration = Duration::from_millis(300);
     const CHILD: &str = "PORTCULLIS_TEST_HANGS";
+
+    /// An engine whose last picture comes at half of the time turns.
+    #[test]
+    fn an_engine_that_takes_no_picture_for_so_long_hangs() {
+        let picture = || Arc::new(Snapshot::new("demo", Mode::Direct));
+        let began = Instant::now();
+        let [hangs, turns] = [false, true].map(|turns| {
+            let (handle, feed) = handle::channel(picture(), "test");
+            thread::spawn(move || {
+                let (before, requested) = (handle.latest(), handle.clone());
+                let stood = thread::spawn(move || stands_still(&requested, &before));
+                thread::sleep(TURNS_WITHIN / 2);
+                if turns {
+                    feed.snapshots.send_replace(picture());
+                }
+                stood.join().unwrap()
+            })
+        });
+        assert_eq!([hangs.join().unwrap(), turns.join().unwrap()], [true, false]);
+        let took = began.elapsed();
+        assert!(took >= TURNS_WITHIN && took < 2 * TURNS_WITHIN, "{took:?}");
+    }
 
     /// A process whose engine never takes a command, and whose runtime has no thread left.
     fn hang() -> ! {

@@ -200,6 +200,37 @@ impl KeepaliveSettings {
 mod tests {
     use super::*;
 
+    /// The kernel's clock is not paused. One that carries is judged otherwise, and stays.
+    #[tokio::test]
+    async fn a_ready_link_whose_other_end_takes_nothing_is_ended_in_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it is bound");
+        let (mut streams, mut silent) = (Vec::new(), Vec::new());
+        for prepare in [prepare_link, prepare_busy_link] {
+            let (ours, theirs) = tokio::join!(TcpStream::connect(at), listener.accept());
+            let ours = ours.expect("it connects");
+            prepare_link(&ours).and_then(|()| prepare(&ours)).expect("it is open");
+            // Until both kernels hold as much as they take, and for a moment longer.
+            let fills = async {
+                loop {
+                    ours.writable().await.expect("it lives");
+                    // It may be full again.
+                    let _ = ours.try_write(&[0; 65_536]);
+                }
+            };
+            let filled: Result<(), _> = tokio::time::timeout(Duration::from_millis(500), fills).await;
+            filled.expect_err("nobody reads it");
+            streams.push(ours);
+            silent.push(theirs);
+        }
+        let began = Instant::now();
+        let ended = streams[0].ready(tokio::io::Interest::ERROR);
+        tokio::time::timeout(2 * READY_USER_TIMEOUT, ended).await.expect("it ends").expect("it is watched");
+        let took = began.elapsed() + Duration::from_secs(2);
+        assert!(took >= READY_USER_TIMEOUT && took < READY_USER_TIMEOUT * 3 / 2, "{took:?}");
+        assert!(!is_closed(&streams[1]));
+    }
+
     #[test]
     fn silence_begins_with_what_is_on_its_way_and_not_before() {
         let (mut delivery, began) = (DeliveryWatch::default(), Instant::now());

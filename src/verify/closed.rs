@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpStream;
+
 use super::steps::{VerifyRun, join, stopped_finding, unanswered_finding};
 use crate::{
     confine::attempts::{self, EscapeOutcome},
     net::{
-        dial,
+        dial::{self, DialError},
         sockets::{self, SocketAddress},
     },
-    profile::{ConfinePolicy, InternalMode, LinkAddress, Mode, Profile},
+    profile::{ConfinePolicy, HostPort, InternalMode, LinkAddress, Mode, Profile},
     source::{ChosenProfile, ProfileSource},
     telemetry::{
         checklist::{StepFailure, StepFinding},
@@ -126,7 +128,7 @@ impl VerifyRun {
         if at.is_any() {
             at.host = if at.host.contains(':') { "::1".into() } else { "127.0.0.1".into() };
         }
-        match dial::dial(&at, KNOCK).await {
+        match knock(&at).await {
             Err(error) => Ok(format!("the port of forward mode is closed: {error}")),
             Ok(_) => {
                 let holder = sockets::port_holder(at.port);
@@ -142,6 +144,10 @@ impl VerifyRun {
             }
         }
     }
+}
+
+async fn knock(at: &HostPort) -> Result<TcpStream, DialError> {
+    dial::dial(at, KNOCK).await
 }
 
 /// Where the internal half would listen in forward mode.
@@ -161,4 +167,27 @@ fn dmz_ports(snapshot: &Snapshot) -> Vec<u16> {
     let accepts = snapshot.services.iter().flat_map(|service| &service.accept);
     let port = |address: &String| address.rsplit_once(':')?.1.parse().ok();
     accepts.chain(&snapshot.listening).filter_map(port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+    use crate::tests::happens_after;
+
+    /// A port whose queue is full: requests for a connection are dropped, as by a firewall.
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_says_nothing_is_not_waited_for_longer() {
+        let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        silent.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        silent.listen(0).expect("it listens");
+        let at = silent.local_addr().expect("it is bound").as_socket().expect("an address");
+        let _fills = TcpStream::connect(at).await.expect("it connects");
+        let at = HostPort { host: at.ip().to_string(), port: at.port() };
+        let knocked = happens_after(KNOCK, knock(&at)).await;
+        assert!(knocked.is_err_and(|error| error.to_string().contains("no answer within 1s")));
+    }
 }

@@ -134,15 +134,6 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "net::pipe::STALLED_MAX",
         ],
     ),
-    (
-        "deadlines that no test measures: they are the kernel's, or only a process that hangs shows them",
-        &[
-            "commands::verify::halves::PROMPT",
-            "net::tcp::READY_USER_TIMEOUT",
-            "signals::TURNS_WITHIN",
-            "verify::closed::KNOCK",
-        ],
-    ),
 ];
 
 /// The path of each constant of this kind in the sources, without their tests, and its value as it is written.

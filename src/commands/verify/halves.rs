@@ -4,7 +4,7 @@ use std::{
     io::{self, Read},
     path::PathBuf,
     process::{Child, Command as Process, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -205,21 +205,24 @@ impl InternalProcess {
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let process = spawned.map_err(TrialHalvesError::Spawn)?;
         let mut inside = Self { process, socket };
-        let began = Instant::now();
-        // An answer, not a connection: the socket is there before the ports are.
-        while !matches!(
-            client::send_command(&inside.socket, Command::Status).await,
-            Ok(CommandAnswer::Status(_))
-        ) {
-            if let Ok(Some(_)) = inside.process.try_wait() {
-                return Err(TrialHalvesError::Ended(inside.last_output()));
+        inside.wait_until_answers().await.map(|()| inside)
+    }
+
+    async fn wait_until_answers(&mut self) -> Result<(), TrialHalvesError> {
+        let answers = async {
+            // An answer, not a connection: the socket is there before the ports are.
+            while !matches!(
+                client::send_command(&self.socket, Command::Status).await,
+                Ok(CommandAnswer::Status(_))
+            ) {
+                if let Ok(Some(_)) = self.process.try_wait() {
+                    return Err(TrialHalvesError::Ended(self.last_output()));
+                }
+                sleep(LOOK).await;
             }
-            if began.elapsed() >= PROMPT {
-                return Err(TrialHalvesError::Silent);
-            }
-            sleep(LOOK).await;
-        }
-        Ok(inside)
+            Ok(())
+        };
+        timeout(PROMPT, answers).await.unwrap_or(Err(TrialHalvesError::Silent))
     }
 
     /// What a child that has ended has said last.
@@ -243,11 +246,14 @@ impl InternalProcess {
     }
 
     async fn stop(mut self) {
-        self.ask(Command::Stop).await;
-        let began = Instant::now();
-        while began.elapsed() < PROMPT && !matches!(self.process.try_wait(), Ok(Some(_))) {
-            sleep(LOOK).await;
-        }
+        let ended = async {
+            self.ask(Command::Stop).await;
+            while !matches!(self.process.try_wait(), Ok(Some(_))) {
+                sleep(LOOK).await;
+            }
+        };
+        // One that hangs is killed.
+        let _ = timeout(PROMPT, ended).await;
     }
 }
 
@@ -257,5 +263,26 @@ impl Drop for InternalProcess {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::tests::happens_after;
+
+    /// It takes whoever asks, and says nothing.
+    #[tokio::test(start_paused = true)]
+    async fn a_half_that_does_not_answer_is_given_up_in_time_and_is_ended() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("half.sock");
+        let _silent = UnixListener::bind(&socket).expect("a socket");
+        let process = Process::new("sleep").arg("600").spawn().expect("it starts");
+        let mut inside = InternalProcess { process, socket };
+        let answered = happens_after(PROMPT, inside.wait_until_answers()).await;
+        assert!(matches!(answered, Err(TrialHalvesError::Silent)), "{answered:?}");
+        happens_after(PROMPT, inside.stop()).await;
     }
 }
