@@ -24,6 +24,9 @@ const CONCURRENT_SETUPS: usize = 3200;
 const BULK_BYTES: u64 = 512 << 20;
 const ROUND_TRIPS: usize = 4000;
 const IDLE_SESSIONS: usize = 1000;
+/// Sessions whose links alone are busy, and for how long they are watched.
+const WATCHED_SESSIONS: usize = 3000;
+const WATCHED_FOR: Duration = Duration::from_secs(20);
 const BURST: usize = 5000;
 const OPEN_SESSIONS: [usize; 3] = [10, 1000, 9000];
 const SERVICES_MAX: usize = 64;
@@ -75,6 +78,11 @@ fn main() {
     let fresh = Pair::start(backend);
     set_up(fresh.address, 200);
     println!("| memory of an idle session, both gateways | | {:.1} KiB | |", idle_memory(&fresh));
+    let fresh = Pair::start(backend);
+    set_up(fresh.address, 200);
+    let [none, many] = idle_cpu(&fresh);
+    println!("| CPU of both gateways, no session | | {none:.2} % of a core | |");
+    println!("| CPU of both gateways, {WATCHED_SESSIONS} idle sessions | | {many:.2} % of a core | |");
     let fresh = Pair::start(backend);
     set_up(fresh.address, 200);
     println!(
@@ -276,6 +284,20 @@ fn idle_memory(pair: &Pair) -> f64 {
         .collect();
     thread::sleep(Duration::from_secs(1));
     (pair.resident_kib() - before) / sessions.len() as f64
+}
+
+/// Percent of a core that both gateways take while nothing moves: with no session, and with many.
+fn idle_cpu(pair: &Pair) -> [f64; 2] {
+    let watched = || {
+        // What has just ended, or begun, is over by then.
+        thread::sleep(Duration::from_secs(5));
+        let before = pair.cpu_seconds();
+        thread::sleep(WATCHED_FOR);
+        (pair.cpu_seconds() - before) / WATCHED_FOR.as_secs_f64() * 100.0
+    };
+    let none = watched();
+    let _sessions: Vec<_> = (0..WATCHED_SESSIONS).map(|_| open_session(pair.idle)).collect();
+    [none, watched()]
 }
 
 fn connect(to: SocketAddr) -> TcpStream {
