@@ -22,7 +22,7 @@ use super::{
     handshake::shake,
     party::TlsParty,
     peer_verifier::name_among,
-    pem::{pem_problem, read_chain, read_key, read_roots},
+    pem::{pem_problem, read_chain, read_key, read_roots, unfit_problem},
     probe,
     revocation::{ListExpiry, RevocationLists},
     shown_certificates::ShownCertificates,
@@ -422,14 +422,18 @@ fn authorities(
 fn load_pair(pair: &KeyPair, provider: &CryptoProvider, pipes: PipePolicy) -> Result<CertifiedKey, Problem> {
     let chain = read_chain(&pair.certificate, pipes)?;
     check_in_date(&pair.certificate, &chain)?;
-    CertifiedKey::from_der(chain, read_key(&pair.key, pipes)?, provider).map_err(|error| match error {
-        Error::InconsistentKeys(_) => pem_problem(
-            &pair.key,
-            "it is not the key of the certificate".into(),
-            "name the pair that belongs together",
-        ),
-        other => pem_problem(&pair.key, format!("it can not be used: {other}"), "make a new pair"),
-    })
+    CertifiedKey::from_der(chain.clone(), read_key(&pair.key, pipes)?, provider).map_err(
+        |error| match error {
+            Error::InconsistentKeys(_) => pem_problem(
+                &pair.key,
+                "it is not the key of the certificate".into(),
+                "name the pair that belongs together",
+            ),
+            other => unfit_problem(&chain, &pair.certificate).unwrap_or_else(|| {
+                pem_problem(&pair.key, format!("it can not be used: {other}"), "make a new pair")
+            }),
+        },
+    )
 }
 
 fn check_in_date(material: &PemSource, chain: &[CertificateDer<'_>]) -> Result<(), Problem> {

@@ -23,7 +23,7 @@ use super::{
     handshake::shake,
     party::TlsParty,
     peer_verifier::PeerVerifier,
-    pem::{find_unfit, name_prefix, pem_problem, read_chain, read_key, read_roots},
+    pem::{name_prefix, pem_problem, read_chain, read_key, read_roots, unfit_problem},
     revocation::{ListExpiry, RevocationLists},
     shown_certificates::ShownCertificates,
 };
@@ -98,11 +98,14 @@ impl LinkIdentity {
                 "it is not the key of the certificate".into(),
                 "name the pair that belongs together",
             ),
-            other => at(
-                &tls.key,
-                format!("it can not be used: {other}"),
-                "make a new pair with `portcullis certs`",
-            ),
+            other => match unfit_problem(&chain, &tls.certificate) {
+                Some(problem) => vec![problem],
+                None => at(
+                    &tls.key,
+                    format!("it can not be used: {other}"),
+                    "make a new pair with `portcullis certs`",
+                ),
+            },
         })?;
         let issuing = Authorities::new(authorities.clone(), &roots, provider.clone(), TlsParty::Gateway)
             .map_err(|error| {
@@ -257,9 +260,8 @@ fn check_own(
     let as_server = authorities.check_server(leaf, intermediates, now).map_err(|error| ("server", error));
     let as_client = authorities.check_client(leaf, intermediates, now).map_err(|error| ("client", error));
     as_server.and(as_client).map_err(|(side, error)| {
-        if let Some((number, why)) = find_unfit(chain) {
-            let what = format!("{}certificate {number} of {} {why}", name_prefix(certificate), chain.len());
-            return vec![pem_problem(certificate, what, "have it issued anew, or make one with `portcullis certs`")];
+        if let Some(problem) = unfit_problem(chain, certificate) {
+            return vec![problem];
         }
         if let Some(fault) = authorities.fault(&error, leaf, intermediates) {
             let what = format!("{}it can not serve as a TLS {side}: {fault}", name_prefix(certificate));

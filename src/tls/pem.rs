@@ -169,7 +169,7 @@ fn check_whole(certificate: &CertificateDer<'_>) -> Result<(), X509Error> {
 }
 
 /// The first certificate of a chain that nobody would accept, by its number, and why.
-pub(super) fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
+fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
     chain.iter().enumerate().find_map(|(at, certificate)| {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let signed = parsed.signature_algorithm.algorithm.to_id_string();
@@ -182,6 +182,13 @@ pub(super) fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'stati
         };
         Some((at + 1, why))
     })
+}
+
+/// The problem of a certificate of ours that is unfit.
+pub(super) fn unfit_problem(chain: &[CertificateDer<'_>], certificate: &PemSource) -> Option<Problem> {
+    let (number, why) = find_unfit(chain)?;
+    let what = format!("{}certificate {number} of {} {why}", name_prefix(certificate), chain.len());
+    Some(pem_problem(certificate, what, "have it issued anew, or make one with `portcullis certs`"))
 }
 
 /// Signatures with SHA-1 and MD5 (RFC 8017, appendix C; RFC 3279, section 2.2.3).

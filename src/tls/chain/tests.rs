@@ -1,16 +1,23 @@
 //! Tests of the module above.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::aws_lc_rs::sign::any_supported_type,
+    pki_types::ServerName,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
     disk::PipePolicy,
     net::read_ahead::BelowTls,
     profile::{ConnectTls, KeyExchangePolicy, LinkTls, PemSource, ProfilePlace, RevokedFiles},
-    tls::{edge::EdgeTls, link::LinkIdentity, party::TlsParty},
+    tls::{edge::EdgeTls, link::LinkIdentity, party::TlsParty, pem},
 };
 
 fn openssl(folder: &Path, line: &str) {
@@ -115,11 +122,15 @@ fn named(name: &str) -> String {
     format!("basicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:{name}\n")
 }
 
-/// What both ends say of a handshake: who listens, and who dials.
-async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>; 2] {
+async fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let accepted = listener.accept().await.unwrap().0;
+    (listener.accept().await.unwrap().0, dialled)
+}
+
+/// What both ends say of a handshake: who listens, and who dials.
+async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>; 2] {
+    let (accepted, dialled) = connected().await;
     let (accepted, dialled) = tokio::join!(
         listens.accept(BelowTls::Socket(accepted)),
         dials.connect(BelowTls::Socket(dialled), "127.0.0.1"),
@@ -205,6 +216,45 @@ async fn an_algorithm_that_is_not_accepted_is_told_with_its_certificate() {
         "certificate 2 of 2 (`CN=middle`) is signed with SHA-1 (ecdsa-with-SHA1), which is not accepted";
     let reported = told_of(&pki, &["dmz", "middle"], &["middle"], "root.pem").await;
     check(&reported, &[words, "have it issued anew"]);
+}
+
+/// A gateway of ours does not start with one; other programs show it.
+#[tokio::test]
+async fn a_certificate_of_version_1_is_told_by_either_half_that_is_shown_it() {
+    let (pki, without) =
+        (with_judge(), "x509 -req -in dmz.csr -CA root.pem -CAkey root.key -days 8 -out dmz.pem");
+    pki.key("dmz");
+    openssl(pki.0.path(), "req -new -key dmz.key -subj /CN=dmz -out dmz.csr");
+    openssl(pki.0.path(), &format!("{without} -CAcreateserial"));
+    let own = pki.own_fault("dmz.pem", "dmz.key", "root.pem");
+    check(&own, &["dmz.pem: certificate 1 of 1 is not of X.509 version 3", "have it issued anew"]);
+    let chain = |name: &str| pem::read_chain(&pki.material(name), PipePolicy::Refused).unwrap();
+    let key = pem::read_key(&pki.material("dmz.key"), PipePolicy::Refused).unwrap();
+    let shown = CertifiedKey::new(chain("dmz.pem"), any_supported_type(&key).unwrap());
+    let shown = Arc::new(SingleCertAndKey::from(shown));
+    let mut roots = RootCertStore::empty();
+    roots.add(chain("root.pem").remove(0)).unwrap();
+    let dials = ClientConfig::builder().with_root_certificates(roots);
+    let mut dials = dials.with_client_cert_resolver(shown.clone());
+    dials.alpn_protocols = vec![b"a".to_vec()];
+    let mut listens = ServerConfig::builder().with_no_client_auth().with_cert_resolver(shown);
+    listens.alpn_protocols = vec![b"a".to_vec()];
+    let judge = pki.identity("judge.pem", "judge.key", "root.pem", "dmz");
+    let (near, far) = connected().await;
+    let name = ServerName::try_from("judge").unwrap();
+    let (accepted, _) = tokio::join!(
+        judge.accept(BelowTls::Socket(near)),
+        TlsConnector::from(Arc::new(dials)).connect(name, far)
+    );
+    let (near, far) = connected().await;
+    let (connected, _) = tokio::join!(
+        judge.connect(BelowTls::Socket(near), "127.0.0.1"),
+        TlsAcceptor::from(Arc::new(listens)).accept(far)
+    );
+    let words =
+        "its certificate 1 of 1 (`CN=dmz`) is not of X.509 version 3; have it issued anew as version 3";
+    check(&accepted.unwrap_err().to_string(), &[words]);
+    check(&connected.unwrap_err().to_string(), &[words]);
 }
 
 #[tokio::test]
