@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use tokio::{
     fs::{self, File, OpenOptions},
     io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
@@ -39,7 +40,10 @@ impl RecordingFile {
 
     pub(super) async fn open_within(path: &Path, bytes_max: u64) -> Result<Self, RecordError> {
         let io = |source| RecordError::Io { path: path.to_path_buf(), source };
-        let mut file = open_private(path).await.map_err(io)?;
+        let mut file = open_private(path).await.map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => RecordError::Taken(path.into()),
+            _ => io(error),
+        })?;
         if !file.metadata().await.map_err(io)?.is_file() {
             return Err(io(io::Error::new(ErrorKind::InvalidInput, "it is no plain file")));
         }
@@ -113,11 +117,14 @@ impl RecordingFile {
     }
 }
 
+/// Locked as well: two that write to one file would cut each other's lines.
 async fn open_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     // A pipe in the file's place must not hold the start up.
-    options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).await
+    let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).await?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
 }
 
 /// Where the last whole line ends; 0 where there is none.
@@ -171,6 +178,25 @@ mod tests {
         std::fs::write(&path, "something else\n").unwrap();
         assert!(matches!(RecordingFile::open(&path).await, Err(RecordError::Other(_))));
         assert_eq!(text(&path), "something else\n", "it is left as it was");
+    }
+
+    #[tokio::test]
+    async fn a_recording_has_one_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kept.jsonl");
+        let mut first = RecordingFile::open_within(&path, 200).await.unwrap();
+        first.write(b"{\"at\":1}\n").await.unwrap();
+        // As it is in the middle of a line.
+        std::fs::write(&path, format!("{}{{\"at\":2,", text(&path))).unwrap();
+        let before = text(&path);
+        let taken = || async { matches!(RecordingFile::open(&path).await, Err(RecordError::Taken(_))) };
+        assert!(taken().await);
+        assert_eq!(text(&path), before, "it is left as it was");
+        // The next file as well.
+        first.write(&[b'x'; 200]).await.unwrap();
+        assert!(taken().await);
+        drop(first);
+        assert!(!taken().await);
     }
 
     #[tokio::test]

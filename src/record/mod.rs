@@ -34,6 +34,8 @@ pub enum RecordError {
     Open { path: PathBuf, source: std::io::Error },
     #[error("recording {}: something else, or a recording of another version, is there; choose another name", .0.display())]
     Other(PathBuf),
+    #[error("recording {}: another process records to it; choose another name", .0.display())]
+    Taken(PathBuf),
     #[error("recording {}, line {line}: {fault}", path.display())]
     Line { path: PathBuf, line: usize, fault: LineFault },
     #[error("recording {}: the last snapshots were not written within {seconds}s", path.display())]

@@ -226,3 +226,14 @@ fn a_log_at_debug_shows_links_and_no_noise_of_libraries() {
     drop(internal);
     until("the links are gone", SOON, || dmz.log().contains("a link is gone").then_some(()));
 }
+
+#[test]
+fn a_recording_that_another_gateway_writes_is_refused() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let args = ["--no-ui", "--profile", "one.yaml", "--record", "kept.jsonl"];
+    let _gateway = place.start_as("one", &[], &args);
+    let second = run(&place, &[&args[..], &["--admin", "none"]].concat());
+    let told = "recording kept.jsonl: another process records to it; choose another name";
+    assert!(second.code == Some(1) && second.err.contains(told), "{}", second.err);
+}
