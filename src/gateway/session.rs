@@ -20,6 +20,7 @@ use crate::{
     auth::ClientLogins,
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
     link::{
+        Peer, agreement,
         lockdown::Lockdown,
         session_side::{Downstream, Upstream},
         shares::GatewayShares,
@@ -93,7 +94,7 @@ impl SessionContext {
             return Box::pin(request.downstream.refuse(Refusal::UnknownService)).await;
         };
         let stopper = SessionStopper::within(&service.cut);
-        let kind = if request.probe { SessionKind::Probe } else { SessionKind::Client };
+        let kind = session_kind(&request);
         let key = (request.half, service.name.clone());
         let record = self.registry.open(key, request.id.clone(), client, kind, stopper.clone());
         if let Some(peer) = &request.peer {
@@ -102,7 +103,7 @@ impl SessionContext {
         if let Some(user) = &request.origin.user {
             record.set_user(&user.name);
         }
-        if kind == SessionKind::Client {
+        if kind.is_client() {
             record.counters().time_connects(service.connect_times.clone());
         }
         let destination = SessionDestination {
@@ -128,6 +129,19 @@ impl SessionContext {
             idle_state.note_end(&end.code());
         }
         record.finish(end);
+    }
+}
+
+fn session_kind(request: &SessionRequest) -> SessionKind {
+    // The DMZ half of this process has told its instance, or has a link without TLS.
+    let is_elsewhere = |peer: &Peer| match (peer.instance, &peer.name) {
+        (Some(instance), _) => instance != agreement::instance(),
+        (None, name) => name.is_some(),
+    };
+    match request.half {
+        _ if request.probe => SessionKind::Probe,
+        Half::Internal if request.peer.as_ref().is_some_and(is_elsewhere) => SessionKind::ClientElsewhere,
+        Half::Dmz | Half::Internal => SessionKind::Client,
     }
 }
 

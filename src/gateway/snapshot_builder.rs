@@ -172,11 +172,15 @@ impl Engine {
         self.totals_of(&self.shared.sessions.registry.totals())
     }
 
-    /// A pair's sessions are counted once, where clients come in.
+    /// A pair's sessions are counted once: where clients come in or, where they have come in elsewhere, inside.
     fn totals_of(&self, of_services: &TotalsByService) -> TrafficTotals {
         let role = self.first_role();
         let of_role = of_services.iter().filter(|((of, _), _)| *of == role);
-        of_role.fold(TrafficTotals::default(), |sum, (_, service)| sum.with(service))
+        let elsewhere = match role {
+            Half::Dmz => self.shared.sessions.registry.totals_elsewhere(),
+            Half::Internal => TrafficTotals::default(),
+        };
+        of_role.fold(elsewhere, |sum, (_, service)| sum.with(service))
     }
 
     /// The half whose sessions are counted.

@@ -53,7 +53,18 @@ const TICKS_KEPT: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionKind {
     Client,
+    /// A client of another DMZ gateway: the DMZ half of this process, if it has one, has no part in it.
+    ClientElsewhere,
     Probe,
+}
+
+impl SessionKind {
+    pub fn is_client(self) -> bool {
+        match self {
+            Self::Client | Self::ClientElsewhere => true,
+            Self::Probe => false,
+        }
+    }
 }
 
 /// What is known of an open session.
@@ -88,6 +99,8 @@ struct RegistryState {
     open: foldhash::HashMap<u64, Arc<OpenSession>>,
     /// Of each service that has had a session; one that went away keeps its own.
     totals: HashMap<(Half, ServiceName), Arc<ServiceTotals>>,
+    /// Those of clients elsewhere, once more and of all services together.
+    elsewhere: Arc<ServiceTotals>,
     ended: EndedSessions,
     failures: FailureGroups,
     /// How many have ended how, by the two letters.
@@ -112,7 +125,7 @@ pub struct BackendFailures {
 
 impl RegistryState {
     fn clients(&self) -> impl Iterator<Item = (&u64, &Arc<OpenSession>)> + Clone {
-        self.open.iter().filter(|(_, session)| session.kind == SessionKind::Client)
+        self.open.iter().filter(|(_, session)| session.kind.is_client())
     }
 
     /// A session that never came to its backend tells nothing of it, unless that was the backend's doing.
@@ -148,12 +161,13 @@ impl SessionRegistry {
         let mut state = self.lock();
         state.next += 1;
         let key = state.next;
-        let counters = match kind {
-            SessionKind::Client => {
+        let also = (kind == SessionKind::ClientElsewhere).then(|| state.elsewhere.clone());
+        let counters = match kind.is_client() {
+            true => {
                 let totals = state.totals.entry((role, service.clone())).or_default().clone();
-                SessionCounters::adding_to(SessionTally::begin(totals))
+                SessionCounters::adding_to(SessionTally::begin(totals, also))
             }
-            SessionKind::Probe => SessionCounters::default(),
+            false => SessionCounters::default(),
         };
         let session = Arc::new(OpenSession {
             id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)),
@@ -188,6 +202,11 @@ impl SessionRegistry {
     /// Totals of each service that has had a session, open ones included.
     pub fn totals(&self) -> HashMap<(Half, ServiceName), TrafficTotals> {
         self.lock().totals.iter().map(|(key, totals)| (key.clone(), totals.read())).collect()
+    }
+
+    /// Those of all clients of other DMZ gateways.
+    pub fn totals_elsewhere(&self) -> TrafficTotals {
+        self.lock().elsewhere.read()
     }
 
     /// The services whose last sessions all failed at the backend.
@@ -324,7 +343,7 @@ impl OpenSession {
     /// One line for each session, unless there are too many.
     fn log(&self, end: &SessionEnd, seconds: f64, notices: &NoticeLog) {
         let kind = match self.kind {
-            SessionKind::Client => LogKind::SessionEnded(end.who),
+            SessionKind::Client | SessionKind::ClientElsewhere => LogKind::SessionEnded(end.who),
             SessionKind::Probe => LogKind::ProbeEnded,
         };
         if notices.limited().admits(kind) {
@@ -334,7 +353,7 @@ impl OpenSession {
 
     fn log_line(&self, end: &SessionEnd, seconds: f64) {
         let (event, what) = match self.kind {
-            SessionKind::Client => (LogEvent::SessionEnded, "session ended"),
+            SessionKind::Client | SessionKind::ClientElsewhere => (LogEvent::SessionEnded, "session ended"),
             SessionKind::Probe => (LogEvent::ProbeEnded, "probe ended"),
         };
         tracing::info!(

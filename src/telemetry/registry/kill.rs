@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{OpenSession, SessionKind, SessionRegistry, StopReason};
+use super::{OpenSession, SessionRegistry, StopReason};
 use crate::{
     profile::{Half, Network, ServiceName},
     telemetry::format,
@@ -123,7 +123,7 @@ fn count_once<'a>(sessions: impl Iterator<Item = &'a Arc<OpenSession>> + Clone) 
 
 /// Probes are no business of an operator's: they end by themselves.
 fn is_client(session: &OpenSession) -> bool {
-    session.kind == SessionKind::Client
+    session.kind.is_client()
 }
 
 impl SessionMatch {
@@ -170,7 +170,7 @@ mod tests {
         profile::ServiceName,
         telemetry::{
             notices::NoticeLog,
-            registry::{SessionGuard, SessionStopper},
+            registry::{SessionGuard, SessionKind, SessionStopper},
         },
     };
 

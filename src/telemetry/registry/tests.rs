@@ -186,7 +186,7 @@ fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
                 _ => session.finish(SessionEnd { who, phase: counters.phase(), reason: "it ends".into() }),
             }
             counters.add_up(1);
-            if kind == SessionKind::Client {
+            if kind.is_client() {
                 counted.entry(key).or_insert_with(Vec::new).push((is_carried, up, down));
             }
         }

@@ -100,6 +100,8 @@ fn own_part() -> usize {
 #[derive(Debug)]
 pub struct SessionTally {
     totals: Arc<ServiceTotals>,
+    /// Where it counts as well.
+    also: Option<Arc<ServiceTotals>>,
     state: AtomicU8,
     /// Bytes of the client that are in no total yet: before the session is carried they may come back.
     pending_up: AtomicU64,
@@ -111,14 +113,20 @@ const ENDED: u8 = 2;
 
 impl SessionTally {
     /// A client was accepted.
-    pub fn begin(totals: Arc<ServiceTotals>) -> Self {
-        totals.begun.fetch_add(1, Ordering::Relaxed);
-        Self { totals, state: AtomicU8::new(WAITING), pending_up: AtomicU64::new(0) }
+    pub fn begin(totals: Arc<ServiceTotals>, also: Option<Arc<ServiceTotals>>) -> Self {
+        let tally = Self { totals, also, state: AtomicU8::new(WAITING), pending_up: AtomicU64::new(0) };
+        tally.each(|totals| _ = totals.begun.fetch_add(1, Ordering::Relaxed));
+        tally
+    }
+
+    fn each(&self, count: impl Fn(&ServiceTotals)) {
+        count(&self.totals);
+        self.also.iter().for_each(|also| count(also));
     }
 
     pub fn add_up(&self, bytes: u64) {
         match self.state.load(Ordering::Relaxed) {
-            CARRIED => drop(self.totals.part().up.fetch_add(bytes, Ordering::Relaxed)),
+            CARRIED => self.each(|totals| _ = totals.part().up.fetch_add(bytes, Ordering::Relaxed)),
             WAITING => {
                 self.pending_up.fetch_add(bytes, Ordering::SeqCst);
                 // It may be carried since it was asked: then whoever comes second adds what is pending.
@@ -137,7 +145,7 @@ impl SessionTally {
 
     pub fn add_down(&self, bytes: u64) {
         if self.state.load(Ordering::Relaxed) != ENDED {
-            self.totals.part().down.fetch_add(bytes, Ordering::Relaxed);
+            self.each(|totals| _ = totals.part().down.fetch_add(bytes, Ordering::Relaxed));
         }
     }
 
@@ -145,26 +153,27 @@ impl SessionTally {
     pub fn note_carried(&self) {
         self.totals.reached_us.fetch_max(clock::now_us().max(1), Ordering::Relaxed);
         // Counted first: an end that comes at once finds it.
-        self.totals.carried.fetch_add(1, Ordering::Relaxed);
+        self.each(|totals| _ = totals.carried.fetch_add(1, Ordering::Relaxed));
         match self.state.compare_exchange(WAITING, CARRIED, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => self.add_pending(),
-            Err(_) => drop(self.totals.carried.fetch_sub(1, Ordering::Relaxed)),
+            Err(_) => self.each(|totals| _ = totals.carried.fetch_sub(1, Ordering::Relaxed)),
         }
     }
 
     /// Its session has ended; `otherwise` is how, where it was never carried. Only the first time counts.
     pub fn end(&self, otherwise: CountedEnd) {
-        let counter = match (self.state.swap(ENDED, Ordering::SeqCst), otherwise) {
-            (CARRIED, _) => &self.totals.ended,
-            (WAITING, CountedEnd::Left) => &self.totals.left,
-            (WAITING, CountedEnd::Refused) => &self.totals.refused,
-            _ => return,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        let counter: fn(&ServiceTotals) -> &AtomicU64 =
+            match (self.state.swap(ENDED, Ordering::SeqCst), otherwise) {
+                (CARRIED, _) => |totals| &totals.ended,
+                (WAITING, CountedEnd::Left) => |totals| &totals.left,
+                (WAITING, CountedEnd::Refused) => |totals| &totals.refused,
+                _ => return,
+            };
+        self.each(|totals| _ = counter(totals).fetch_add(1, Ordering::Relaxed));
     }
 
     fn add_pending(&self) {
         let bytes = self.pending_up.swap(0, Ordering::SeqCst);
-        self.totals.part().up.fetch_add(bytes, Ordering::Relaxed);
+        self.each(|totals| _ = totals.part().up.fetch_add(bytes, Ordering::Relaxed));
     }
 }

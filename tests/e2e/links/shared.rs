@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 
-use portcullis::profile::Mode;
+use portcullis::{profile::Mode, telemetry::snapshot::Snapshot};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use super::halves::{Outside, Saying};
+use super::halves::{Echoed, Outside, Saying};
 use crate::support::{
-    frames::{self, BYTES, DATA, END, HELLO, OPEN, OPENED, Wire, frame, frame_of},
-    peers::{Backend, dial, hear, hear_end, say},
-    ways::Plan,
+    frames::{self, BYTES, DATA, END, HELLO, OPEN, OPENED, OURS, Port, Wire, frame, frame_of},
+    gateway::Place,
+    peers::{Backend, Reserved, dial, hear, hear_end, say},
+    ways::{DMZ_TLS, INTERNAL_TLS, Plan},
 };
 
 /// A link of `alpha` that carries so many sessions at once.
@@ -231,4 +232,33 @@ async fn a_link_that_takes_no_more_sessions_carries_those_that_it_has() {
         hear(client, b"old").await;
         hear_end(client).await;
     }
+}
+
+/// A pair in one process, whose internal half another DMZ gateway has as well.
+#[tokio::test]
+async fn sessions_of_another_dmz_gateway_are_in_the_totals_of_a_pair() {
+    let place = Place::with(&["dmz", "internal", "other"]);
+    let (other, own) = (Port::new(&place, "other", &[OURS]).await, Reserved::new());
+    let (own, tls) = (format!("socks+tls://{}", own.at()), INTERNAL_TLS.replace("[dmz]", "[dmz, other]"));
+    let text = format!(
+        "mode: reverse\ndmz:\n  link: {{ listen: '{own}', tls: {DMZ_TLS} }}\n  \
+         services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n\
+         internal:\n  link: {{ connect: ['{own}', '{}'], prepared: 1, tls: {tls} }}\n  \
+         services: {{ orders: {{ connect: 'echo://' }} }}\n",
+        other.address()
+    );
+    let gateway = place.start("pair", &text);
+    let mut link = other.accept().await;
+    let (_, offer) = link.hear_any().await;
+    link.say_frame(HELLO, &frames::grant_of(8, &offer)).await;
+    let elsewhere = Echoed::on_service(link, "orders").await;
+    let counts = |seen: &Snapshot| (seen.totals.sessions_open, seen.totals.sessions, seen.totals.bytes_up);
+    gateway.until("the other's alone", |seen| counts(seen) == (1, 1, 13)).await;
+    let mut client = dial(gateway.client_port("orders").await).await;
+    say(&mut client, b"here").await;
+    hear(&mut client, b"here").await;
+    gateway.until("both, each once", |seen| counts(seen) == (2, 2, 17)).await;
+    drop(elsewhere.ends().await);
+    drop(client);
+    gateway.until("both are over", |seen| counts(seen) == (0, 2, 17)).await;
 }
