@@ -20,7 +20,10 @@ use crate::{
     cli::{AuditAction, Cli, CliAction, KillOptions, LockdownOptions, SelftestSubject},
     disk::PipePolicy,
     exit,
-    gateway::handle::{AdminAccess, Command, CommandAnswer, LockdownTarget},
+    gateway::{
+        handle::{AdminAccess, Command, CommandAnswer, LockdownTarget},
+        plan::SwitchOutlook,
+    },
     init, manual,
     output::{print, print_line, print_note},
     profile, selftest,
@@ -171,8 +174,12 @@ async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         CommandAnswer::Planned(plan) => {
+            let outlook = plan.outlook;
             print_line(plan)?;
-            Ok(ExitCode::SUCCESS)
+            Ok(match outlook {
+                SwitchOutlook::Possible => ExitCode::SUCCESS,
+                SwitchOutlook::Refused => exit::FAILED.into(),
+            })
         }
         CommandAnswer::Status(_)
         | CommandAnswer::History(_)

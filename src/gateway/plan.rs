@@ -47,6 +47,18 @@ pub struct SwitchPlan {
     /// What it does to the lock of this process, or why that refuses it.
     #[serde(default)]
     pub lock: Option<String>,
+    /// Whether the switch would be refused for the lock.
+    #[serde(default)]
+    pub outlook: SwitchOutlook,
+}
+
+/// What would come of a switch if it were asked for now, as far as this process decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SwitchOutlook {
+    #[default]
+    Possible,
+    Refused,
 }
 
 /// Open sessions of a service that the profile lacks.
@@ -164,6 +176,10 @@ impl Engine {
             stay,
             end,
             lock: self.lock.forecast(profile),
+            outlook: match self.lock.refusal(profile) {
+                Some(_) => SwitchOutlook::Refused,
+                None => SwitchOutlook::Possible,
+            },
         }
     }
 

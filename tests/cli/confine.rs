@@ -47,6 +47,15 @@ fn refused(place: &Place, gateway: &str, command: &[&str]) -> String {
     sent.err
 }
 
+/// What a plan says that its gateway refuses.
+#[track_caller]
+fn refused_plan(place: &Place, gateway: &str, profile: &str) -> String {
+    let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
+    let sent = run(place, &["switch", "--plan", profile, "--admin", &socket]);
+    assert_eq!(sent.code, Some(1), "{}: {}", sent.out, sent.err);
+    sent.out
+}
+
 fn refuses(gateway: &Gateway<'_>, half: &str) -> Vec<Value> {
     let status = gateway.status();
     let confined = &status["confined"][half];
@@ -245,7 +254,7 @@ fn a_locked_half_does_not_leave_reverse_mode_and_says_so_before() {
     outside.wait_healthy();
     echoes(outside.accept("web"));
     for (gateway, forward) in [("outside", "./forward.yaml"), ("inside", "./inside-forward.yaml")] {
-        let plan = done(&place, gateway, &["switch", "--plan", forward]);
+        let plan = refused_plan(&place, gateway, forward);
         assert!(plan.contains("refused: ") && plan.contains("takes a restart"), "{plan}");
         let why = refused(&place, gateway, &["switch", forward]);
         assert!(why.contains("out of reverse mode takes a restart"), "{why}");
@@ -358,7 +367,7 @@ fn a_log_that_the_lock_does_not_cover_is_refused_by_its_path() {
     for key in ["log", "access_log", "audit"] {
         let file = format!("elsewhere/{key}.json");
         place.write("dmz.yaml", &format!("{key}: {file}\n{dmz}"));
-        let plan = done(&place, "dmz", &["switch", "--plan", "./dmz.yaml"]);
+        let plan = refused_plan(&place, "dmz", "./dmz.yaml");
         let reload = refused(&place, "dmz", &["reload"]);
         for reported in [&plan, &reload, &refused(&place, "dmz", &["switch", "./dmz.yaml"])] {
             assert!(

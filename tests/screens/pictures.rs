@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use portcullis::{
     gateway::{
-        plan::{EndingSessions, HalfChange, SwitchPlan},
+        plan::{EndingSessions, HalfChange, SwitchOutlook, SwitchPlan},
         service_changes::{ServiceChange, ServiceChangeKind},
     },
     profile::{Half, Mode},
@@ -313,6 +313,7 @@ pub fn plan() -> SwitchPlan {
         stay: 4,
         end: vec![EndingSessions { service: "chat".into(), sessions: 2, drain_seconds: 30 }],
         lock: None,
+        outlook: SwitchOutlook::Possible,
     }
 }
 
