@@ -115,7 +115,14 @@ impl From<&IdleLinkFailure> for LinkCause {
     fn from(failure: &IdleLinkFailure) -> Self {
         match failure {
             IdleLinkFailure::Announcement(error) => (&**error).into(),
-            IdleLinkFailure::Link(_)
+            IdleLinkFailure::Link(
+                LinkLoss::Closed
+                | LinkLoss::Cut
+                | LinkLoss::Silent
+                | LinkLoss::Socket(_)
+                | LinkLoss::Unreachable(_),
+            ) => Self::GatewayLost,
+            IdleLinkFailure::Link(LinkLoss::Broken(_))
             | IdleLinkFailure::LetGoAtOnce
             | IdleLinkFailure::Revoked
             | IdleLinkFailure::EarlyBytes => Self::Other,

@@ -35,6 +35,8 @@ pub enum LinkCause {
     NoKnownService,
     NoInternalGateway,
     NoDmzGateway,
+    /// Its links stood, and were lost without a goodbye.
+    GatewayLost,
     /// Anything else, and what a later version knows.
     #[serde(other)]
     Other,

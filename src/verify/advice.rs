@@ -44,6 +44,9 @@ pub fn advise_on_link(cause: LinkCause) -> &'static str {
             "start the internal gateway in reverse mode; if it runs, look at its log"
         }
         LinkCause::NoDmzGateway => "start the DMZ gateway in forward mode; if it runs, look at its log",
+        LinkCause::GatewayLost => {
+            "start that gateway again, if it does not run; if it does, look at its log and at the way between the two hosts"
+        }
         LinkCause::Other => "look at the logs of both gateways",
     }
 }

@@ -410,7 +410,6 @@ async fn wait_until_ready(
             None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
         };
         rows.retain(|row| !row.standby && (mode != Mode::Forward || row.address.is_some()));
-        let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
         if !rows.is_empty() && rows.iter().all(is_healthy) {
             // Of a trial's links, the gateway itself knows nothing.
             let readiness = snapshot.readiness.as_ref().filter(|_| trial.is_none());
@@ -418,7 +417,6 @@ async fn wait_until_ready(
             return Ok(join(rows.iter().map(describe_pool).chain(missing)));
         }
         if began.elapsed() >= READY_WITHIN {
-            rows.retain(|row| !is_healthy(row));
             return Err(not_ready_finding(&rows, refused_link(&snapshot, &since)));
         }
     }
@@ -430,14 +428,23 @@ pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<LinkFault> {
     lines.find_map(|line| Some(LinkFault::new(line.rejected_link?, line.text.as_str())))
 }
 
-/// What is told of links that did not come about.
+fn is_healthy(row: &PoolRow) -> bool {
+    row.state == PoolState::Healthy
+}
+
+/// What is told of links that did not come about, and of those that did.
 fn not_ready_finding(rows: &[PoolRow], refused: Option<LinkFault>) -> StepFinding {
-    let mut seen = join(rows.iter().map(describe_pool));
+    let missing = || rows.iter().filter(|row| !is_healthy(row));
+    let mut seen = join(missing().map(describe_pool));
     if let Some(refused) = &refused {
         seen = format!("{seen}; last {}", refused.words);
     }
-    let causes = rows.iter().filter_map(|row| row.last_cause).chain(refused.map(|refused| refused.cause));
-    let advice = match rows.iter().any(has_too_few) {
+    let well = join(rows.iter().filter(|row| is_healthy(row)).map(describe_pool));
+    if !well.is_empty() {
+        seen = format!("{seen}; well: {well}");
+    }
+    let causes = missing().filter_map(|row| row.last_cause).chain(refused.map(|refused| refused.cause));
+    let advice = match missing().any(has_too_few) {
         true => advice::LINKS_ARE_BOUNDED,
         false => advice::advise_on_link(causes.min().unwrap_or(LinkCause::Other)),
     };

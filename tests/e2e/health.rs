@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use portcullis::{
-    gateway::handle::Command,
+    gateway::handle::{Command, CommandAnswer},
     profile::Mode,
     telemetry::{
+        checklist::CheckStep,
         health::{Alert, AlertKind, Health},
         snapshot::{NoticeLevel, Snapshot},
     },
@@ -84,6 +85,24 @@ async fn the_only_gateway_killed_is_down_with_the_true_cause() {
     let dmz = dmz(&place, "dmz", 0, "");
     let beta = internal(&place, "beta", &[dmz.link_port().await], "");
     until_ready(&dmz, &[("beta", 2)]).await;
+    #[tokio::test]
+    async fn verify_names_who_is_missing_and_who_is_well_and_says_what_to_do() {
+        let place = four();
+        let dmz = dmz(&place, "dmz", 0, "");
+        let at = [dmz.link_port().await];
+        let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+        until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+        beta.kill();
+        dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
+        let answer = dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
+        let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
+        let (seen, advice) = (&report.steps[0].seen, report.steps[0].advice.as_deref().unwrap_or_default());
+        let (missing, well) = seen.split_once("; well: ").expect("both are told");
+        assert!(missing.contains("0 of 2 links ready, beta at 127.0.0.1"), "{seen}");
+        assert!(well.starts_with("2 of 2 links ready, alpha at 127.0.0.1"), "{seen}");
+        assert!(advice.starts_with("start that gateway again"), "{advice}");
+    }
+
     until_healthy(&dmz).await;
     beta.kill();
     let is_down = |seen: &Snapshot| seen.health == Some(Health::Down) && seen.alerts.len() == 1;
