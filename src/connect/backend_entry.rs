@@ -118,8 +118,9 @@ impl BackendEntry {
         Some(follow_name(group, at, host, watch, notices))
     }
 
-    /// The addresses of its name are these from now on; whoever is at one that was there stays as it is.
-    fn take_addresses(&self, addresses: impl Iterator<Item = IpAddr>) {
+    /// The addresses of its name are these from now on; whoever is at one that was there stays as it is. Returns who
+    /// was at the others.
+    fn take_addresses(&self, addresses: impl Iterator<Item = IpAddr>) -> Vec<Arc<BackendMember>> {
         let before = self.members();
         let member = |ip: IpAddr| {
             let known = before.iter().find(|member| member.ip() == Some(ip)).cloned();
@@ -127,7 +128,11 @@ impl BackendEntry {
                 Arc::new(BackendMember::new(self.target.at_address(ip).into(), self.is_standby))
             })
         };
-        self.members.store(Arc::new(addresses.map(member).collect()));
+        let now: Vec<_> = addresses.map(member).collect();
+        let is_gone = |known: &&Arc<BackendMember>| !now.iter().any(|member| Arc::ptr_eq(member, known));
+        let gone = before.iter().filter(is_gone).cloned().collect();
+        self.members.store(Arc::new(now));
+        gone
     }
 }
 
@@ -144,7 +149,7 @@ async fn follow_name(
         let Some(entry) = group.entries().get(at) else { return };
         report_news(&notices, &host, &event);
         if !event.change.is_empty() {
-            entry.take_addresses(watch.targets().copied());
+            group.note_leaving(entry.take_addresses(watch.targets().copied()).into_iter());
         }
         match (&event.answer, event.unanswered()) {
             (Some(_), _) => drop(entry.look_up.send_replace(NameState::Known)),

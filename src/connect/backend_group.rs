@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
@@ -47,6 +47,8 @@ pub struct BackendGroup {
     set: BackendSet,
     entries: Vec<BackendEntry>,
     turn: AtomicUsize,
+    /// Not backends of the service any more; their sessions go on.
+    leaving: Mutex<Vec<Arc<BackendMember>>>,
     watch: OnceLock<GroupWatch>,
 }
 
@@ -66,6 +68,7 @@ impl BackendGroup {
             entries: set.list.iter().map(|listed| BackendEntry::new(listed, edges)).collect(),
             set: set.clone(),
             turn: AtomicUsize::new(0),
+            leaving: Mutex::default(),
             watch: OnceLock::new(),
         }
     }
@@ -79,13 +82,29 @@ impl BackendGroup {
         self.entries.iter().flat_map(|entry| entry.members().iter().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Keeps what is known of the backends that an older group has as well.
+    /// Keeps what is known of the backends that an older group has as well, and the sessions of the others.
     pub fn inherit(&mut self, older: &Self) {
         for entry in &self.entries {
             if let Some(known) = older.entries.iter().find(|other| other.is_same_as(entry)) {
                 entry.inherit(known);
             }
         }
+        let kept = self.members();
+        let is_kept = |member: &Arc<BackendMember>| kept.iter().any(|other| Arc::ptr_eq(other, member));
+        let before = [older.members(), older.leaving().clone()].concat();
+        self.note_leaving(before.into_iter().filter(|member| !is_kept(member)));
+    }
+
+    /// These are no backends of the service any more.
+    pub(super) fn note_leaving(&self, members: impl Iterator<Item = Arc<BackendMember>>) {
+        self.leaving().extend(members);
+    }
+
+    /// Without those that no session is at, or on its way to.
+    fn leaving(&self) -> MutexGuard<'_, Vec<Arc<BackendMember>>> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|member| member.is_in_use());
+        leaving
     }
 
     /// From now on changes are told, backends are checked, and names are followed.
@@ -239,7 +258,7 @@ impl BackendGroup {
         }
     }
 
-    /// A row for each backend, and for each name that stands for nobody.
+    /// A row for each backend, for each name that stands for nobody, and for each that has sessions left.
     pub fn rows(&self) -> Vec<BackendRow> {
         let now = Instant::now();
         let serves = |member: &Arc<BackendMember>| {
@@ -252,7 +271,8 @@ impl BackendGroup {
             let rows: Vec<_> = members.iter().map(|member| member.row(now, stands_by)).collect();
             rows.into_iter().chain(entry.row_without_member())
         };
-        self.entries.iter().flat_map(rows).collect()
+        let left = self.leaving().iter().map(|member| member.leaving_row(now)).collect::<Vec<_>>();
+        self.entries.iter().flat_map(rows).chain(left).collect()
     }
 }
 

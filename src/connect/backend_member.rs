@@ -104,6 +104,18 @@ impl BackendMember {
         }
     }
 
+    /// Whether a session is here, or on its way.
+    pub(super) fn is_in_use(&self) -> bool {
+        let state = self.lock();
+        state.open + state.dialling > 0
+    }
+
+    /// It is no backend of its service any more, and sessions are left.
+    pub(super) fn leaving_row(&self, now: Instant) -> BackendRow {
+        let why = "taken out of the profile, or of its name's addresses; its sessions go on";
+        BackendRow { state: BackendRowState::Standby, last_error: Some(why.into()), ..self.row(now, true) }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, BackendState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

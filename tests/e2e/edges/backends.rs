@@ -6,6 +6,7 @@ use std::{
 };
 
 use portcullis::{
+    gateway::handle::Command,
     profile::{Half, Mode},
     telemetry::snapshot::{BackendRow, BackendRowState, EndedRow, ServicePhase, Snapshot},
 };
@@ -260,6 +261,36 @@ async fn a_backend_is_as_well_as_its_answers() {
     checks("500 No", Down).await;
     let reported = asked(super::http::port(&way).await, LAST).await;
     assert!(reported.starts_with("HTTP/1.1 503 "), "{reported}");
+}
+
+#[tokio::test]
+async fn one_that_is_taken_out_has_a_row_until_its_sessions_have_ended() {
+    for mode in MODES {
+        let backends = [Backend::new().await, Backend::new().await];
+        let both = format!("['{}', '{}']", backends[0].address(), backends[1].address());
+        let way = start(mode, "tcp://127.0.0.1:0", &both, "").await;
+        let at = client_port(&way).await;
+        let mut client = dial(at).await;
+        let mut server = backends[0].accept().await;
+        let name = if mode == Mode::Direct { "direct" } else { "internal" };
+        let file = way.place.path(&format!("{name}.yaml"));
+        let profile = std::fs::read_to_string(&file).unwrap();
+        let one = format!("'{}'", backends[1].address());
+        std::fs::write(&file, profile.replace(&both, &one)).unwrap();
+        way.inner().done(Command::Reload).await;
+        let shown = |seen: &Snapshot| {
+            let of = |row: BackendRow| (row.address, row.state, row.sessions_open);
+            rows(seen).into_iter().map(of).collect::<Vec<_>>()
+        };
+        let stays = (backends[1].address(), Up, 0);
+        let leaves = (backends[0].address(), Standby, 1);
+        assert_eq!(shown(&*way.inner().now().await), [stays.clone(), leaves], "{mode:?}");
+        reaches(at, &backends[1]).await;
+        say(&mut client, b"still here").await;
+        hear(&mut server, b"still here").await;
+        drop((client, server));
+        way.inner().until("its row goes", |seen| shown(seen) == [stays.clone()]).await;
+    }
 }
 
 #[tokio::test]
