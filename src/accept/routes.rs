@@ -19,7 +19,10 @@ use crate::{
         stream::NetStream,
     },
     profile::{Network, ServiceName, WebOptions},
-    proto::multiplex::open::ClientOrigin,
+    proto::{
+        self,
+        multiplex::open::{ClientOrigin, ProvenUser},
+    },
     tls::{
         client_hello::{self, ClientHello, HelloReadError},
         edge::{self, TlsServer},
@@ -375,7 +378,7 @@ async fn end_tls_for_session(
     };
     let (stream, user) =
         accepted.map_err(|error| RouteError::ServiceTls { service: service.clone(), error })?;
-    origin.user = user;
+    note_user(&mut origin, user, &stream);
     origin.alpn = stream.alpn().unwrap_or_default().to_vec();
     let (service, prefix) = (service.clone(), Vec::new());
     Ok(AdmittedClient { client, service, stream, prefix, origin, admission })
@@ -389,8 +392,17 @@ async fn end_tls_for_requests(
 ) -> Result<WebClient, RouteError> {
     let ArrivedClient { client, stream, mut origin, .. } = arrived;
     let (stream, user) = server.accept(hello, stream).await?;
-    origin.user = user;
+    note_user(&mut origin, user, &stream);
     Ok(WebClient { client, stream, prefix: Vec::new(), routes, is_tls: true, origin })
+}
+
+/// Who a client has proven to be by TLS, and what TLS that was.
+fn note_user(origin: &mut ClientOrigin, user: Option<ProvenUser>, stream: &NetStream) {
+    if let (Some(_), Some(version)) = (&user, stream.tls_version()) {
+        let told = std::mem::take(&mut origin.proxy_tlvs);
+        origin.proxy_tlvs = proto::proxy::with_tls_version(told, version);
+    }
+    origin.user = user;
 }
 
 /// Where a client has connected to; all that is known of it without being told.

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustls::{CommonState, pki_types::CertificateDer};
+use rustls::{CommonState, ProtocolVersion, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -134,6 +134,21 @@ impl NetStream {
             Self::Pipe(pipe) => pipe.revocation(),
             Self::Paced(paced) => paced.inner().revocation(),
             Self::Tcp(_) | Self::Unix(_) | Self::Framed(_) | Self::Echo(_) => RevocationSignal::default(),
+        }
+    }
+
+    /// The version of TLS that is spoken, as openssl calls it.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(stream) => match stream.get_ref().1.protocol_version()? {
+                ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+                ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+                _ => None,
+            },
+            Self::Paced(paced) => paced.inner().tls_version(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Framed(_) | Self::Pipe(_) | Self::Echo(_) => {
+                None
+            }
         }
     }
 

@@ -212,9 +212,10 @@ fn is_local(command: u8) -> Result<bool, ProxyHeaderError> {
     }
 }
 
-/// Types of version 2's further fields (2.2.6): what is known of the client's TLS, and within that, the name in its
-/// certificate.
+/// Types of version 2's further fields (2.2.6): what is known of the client's TLS, and within that, its version and the
+/// name in the client's certificate.
 const SSL: u8 = 0x20;
+const SSL_VERSION: u8 = 0x21;
 const SSL_CN: u8 = 0x22;
 /// Of the range for what is agreed on between two (2.2.8): `METHOD:NAME`.
 const USER: u8 = 0xE0;
@@ -227,29 +228,48 @@ pub const CERTIFICATE_METHOD: &str = "certificate";
 /// the proxy said of that gives way to it.
 pub fn fields_of(user: Option<&ProvenUser>, tlvs: &[u8]) -> Vec<u8> {
     let Some(ProvenUser { method, name }) = user else { return tlvs.to_vec() };
-    let field = |kind: u8, value: &[u8]| {
-        // A name and a method are bounded where they come from.
-        let length = u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes();
-        [&[kind], &length[..], value].concat()
-    };
-    let (replaced, own) = if method == CERTIFICATE_METHOD {
-        (SSL, field(SSL, &[&CERTIFIED[..], &field(SSL_CN, name.as_bytes())].concat()))
-    } else {
-        (USER, field(USER, format!("{method}:{name}").as_bytes()))
-    };
-    let (mut kept, mut rest) = (Vec::new(), tlvs);
-    while let Some((&[kind, high, low], remainder)) = rest.split_first_chunk() {
-        let Some((value, remainder)) =
-            remainder.split_at_checked(usize::from(u16::from_be_bytes([high, low])))
-        else {
-            break;
-        };
-        if kind != replaced {
-            kept.extend(field(kind, value));
-        }
-        rest = remainder;
+    if method != CERTIFICATE_METHOD {
+        return replace_field(tlvs, USER, format!("{method}:{name}").as_bytes());
     }
-    [kept, own].concat()
+    let name = field(SSL_CN, name.as_bytes());
+    let version = find_field(tlvs, SSL).and_then(|tls| find_field(tls.get(CERTIFIED.len()..)?, SSL_VERSION));
+    let version = version.map(|version| field(SSL_VERSION, version)).unwrap_or_default();
+    replace_field(tlvs, SSL, &[&CERTIFIED[..], &version, &name].concat())
+}
+
+/// The further fields with the TLS version of a client that has shown a certificate, as the half that has spoken TLS
+/// with it tells the other one.
+pub fn with_tls_version(tlvs: Vec<u8>, version: &str) -> Vec<u8> {
+    let reported =
+        replace_field(&tlvs, SSL, &[&CERTIFIED[..], &field(SSL_VERSION, version.as_bytes())].concat());
+    if reported.len() > PROXY_TLVS_BYTES_MAX { tlvs } else { reported }
+}
+
+fn field(kind: u8, value: &[u8]) -> Vec<u8> {
+    // Bounded where they come from.
+    let length = u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes();
+    [&[kind], &length[..], value].concat()
+}
+
+/// The kind and the value of each.
+fn fields(mut tlvs: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let (&[kind, high, low], remainder) = tlvs.split_first_chunk()?;
+        let (value, rest) = remainder.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
+        tlvs = rest;
+        Some((kind, value))
+    })
+}
+
+fn find_field(tlvs: &[u8], wanted: u8) -> Option<&[u8]> {
+    fields(tlvs).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// With this one behind the others, in place of any of its kind.
+fn replace_field(tlvs: &[u8], replaced: u8, value: &[u8]) -> Vec<u8> {
+    let kept =
+        fields(tlvs).filter(|(kind, _)| *kind != replaced).flat_map(|(kind, value)| field(kind, value));
+    kept.chain(field(replaced, value)).collect()
 }
 
 /// The header for a backend: who the client is, where that is known, what it connected to, and what a
@@ -351,6 +371,20 @@ mod tests {
         for (user, reported) in table {
             assert_eq!(fields_of(user.as_ref(), before), reported, "{user:?}");
         }
+    }
+
+    #[test]
+    fn the_tls_version_of_a_client_with_a_certificate_is_told_with_its_name() {
+        let user = ProvenUser { method: CERTIFICATE_METHOD.into(), name: "al".into() };
+        // What the proxy before us said of TLS is not about that of the client.
+        let before = b"\x02\0\x01h\x20\0\x0f\x07\0\0\0\0\x21\0\x07TLSv1.0".to_vec();
+        let reported = with_tls_version(before, "TLSv1.3");
+        let ssl = b"\x07\0\0\0\0\x21\0\x07TLSv1.3";
+        assert_eq!(reported, [&b"\x02\0\x01h\x20\0\x0f"[..], ssl].concat());
+        let to_backend = [&b"\x02\0\x01h\x20\0\x14"[..], ssl, b"\x22\0\x02al"].concat();
+        assert_eq!(fields_of(Some(&user), &reported), to_backend);
+        let full = field(5, &[7; PROXY_TLVS_BYTES_MAX - 3]);
+        assert_eq!(with_tls_version(full.clone(), "TLSv1.3"), full, "no more goes over a link");
     }
 
     #[test]

@@ -73,6 +73,7 @@ async fn told(server: &mut TcpStream) -> (Option<String>, Option<String>) {
     let (header, _) = ProxyHeader::parse(&header, ParseConfig::default()).unwrap();
     let certified = header.ssl().map(|ssl| {
         assert!(ssl.client_ssl() && ssl.client_cert_conn() && ssl.verify() == 0);
+        assert_eq!(ssl.version(), Some("TLSv1.3"));
         ssl.cn().unwrap().to_owned()
     });
     let own = header.tlvs().find_map(|field| match field.unwrap() {
