@@ -37,8 +37,14 @@ fn told(snapshot: &Snapshot, begin: &str) -> Vec<(NoticeLevel, String)> {
     lines.map(|notice| (notice.level, notice.text.clone())).collect()
 }
 
+/// All is well, and was told where another state had been: a start that takes long on a busy machine is an event too, and
+/// what comes next is told against it.
 async fn until_healthy(gateway: &Gateway) -> std::sync::Arc<Snapshot> {
-    let is_well = |seen: &Snapshot| seen.health == Some(Health::Healthy) && seen.alerts.is_empty();
+    let is_told = |seen: &Snapshot| {
+        told(seen, "health: ").last().is_none_or(|(_, line)| line.starts_with("health: HEALTHY"))
+    };
+    let is_well =
+        |seen: &Snapshot| seen.health == Some(Health::Healthy) && seen.alerts.is_empty() && is_told(seen);
     gateway.until_within(Duration::from_secs(30), "all is well", is_well).await
 }
 
@@ -80,29 +86,29 @@ async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
 }
 
 #[tokio::test]
+async fn verify_names_who_is_missing_and_who_is_well_and_says_what_to_do() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let at = [dmz.link_port().await];
+    let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+    beta.kill();
+    dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
+    let answer = dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
+    let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
+    let (seen, advice) = (&report.steps[0].seen, report.steps[0].advice.as_deref().unwrap_or_default());
+    let (missing, well) = seen.split_once("; well: ").expect("both are told");
+    assert!(missing.contains("0 of 2 links ready, beta at 127.0.0.1"), "{seen}");
+    assert!(well.starts_with("2 of 2 links ready, alpha at 127.0.0.1"), "{seen}");
+    assert!(advice.starts_with("start that gateway again"), "{advice}");
+}
+
+#[tokio::test]
 async fn the_only_gateway_killed_is_down_with_the_true_cause() {
     let place = four();
     let dmz = dmz(&place, "dmz", 0, "");
     let beta = internal(&place, "beta", &[dmz.link_port().await], "");
     until_ready(&dmz, &[("beta", 2)]).await;
-    #[tokio::test]
-    async fn verify_names_who_is_missing_and_who_is_well_and_says_what_to_do() {
-        let place = four();
-        let dmz = dmz(&place, "dmz", 0, "");
-        let at = [dmz.link_port().await];
-        let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
-        until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
-        beta.kill();
-        dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
-        let answer = dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
-        let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
-        let (seen, advice) = (&report.steps[0].seen, report.steps[0].advice.as_deref().unwrap_or_default());
-        let (missing, well) = seen.split_once("; well: ").expect("both are told");
-        assert!(missing.contains("0 of 2 links ready, beta at 127.0.0.1"), "{seen}");
-        assert!(well.starts_with("2 of 2 links ready, alpha at 127.0.0.1"), "{seen}");
-        assert!(advice.starts_with("start that gateway again"), "{advice}");
-    }
-
     until_healthy(&dmz).await;
     beta.kill();
     let is_down = |seen: &Snapshot| seen.health == Some(Health::Down) && seen.alerts.len() == 1;
@@ -143,7 +149,8 @@ async fn a_dialled_gateway_that_is_killed_is_told_on_this_half_too() {
     let seen = beta.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
     let lost = alert(&seen, AlertKind::PeerLost).unwrap();
     assert!(lost.object == "dmz" && lost.text.contains(": lost; no link for orders"), "{lost:?}");
-    beta.until_told("health: DOWN, was HEALTHY").await;
+    // A machine that is busy for seconds sees one link go long before the other.
+    beta.until_told("health: DOWN, was ").await;
     assert_eq!(told(&*beta.now().await, "dmz at socks+tls://").len(), 1);
 }
 

@@ -1,8 +1,6 @@
 //! What an internal half offers may change at any time, as `services` tells it: a DMZ half refuses at once what no
 //! internal half takes, and takes up what is new, over the links that stand.
 
-use std::time::{Duration, Instant};
-
 use portcullis::{
     gateway::handle::Command,
     profile::Mode,
@@ -18,9 +16,6 @@ use crate::support::{
     ways::{DMZ_TLS, INTERNAL_TLS, Plan, mode_word},
 };
 
-/// A client that waits for a link waits 5 s.
-const AT_ONCE: Duration = Duration::from_secs(2);
-
 async fn until_phase(gateway: &Gateway, wanted: ServicePhase) {
     let is_so =
         |snapshot: &Snapshot| snapshot.services.iter().any(|row| row.name == "orders" && row.phase == wanted);
@@ -31,11 +26,10 @@ async fn tell(link: &mut Wire, state: u8) {
     link.say_frame(SERVICES, &frames::services_in(&[("orders", state)])).await;
 }
 
+/// How it ends says that it has not waited.
 async fn refused_at_once(outside: &Outside) -> EndedRow {
     let before = outside.gateway.now().await.totals.refused;
-    let began = Instant::now();
     dial_refused(outside.clients).await;
-    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     let seen = outside.gateway.until("it is refused", |seen| seen.totals.refused > before).await;
     seen.ended.iter().min_by(|one, other| one.ago_seconds.total_cmp(&other.ago_seconds)).unwrap().clone()
 }
@@ -86,10 +80,9 @@ async fn clients_that_wait_are_refused_when_the_service_closes() {
     link.say_frame(OPENED, &[]).await;
     let mut waits = outside.client().await;
     outside.gateway.until("it waits", |seen| seen.pools.iter().any(|row| row.waiting == 1)).await;
-    let began = Instant::now();
     tell(&mut link, DOWN).await;
     hear_reset(&mut waits).await;
-    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    outside.gateway.until_ended("BC").await;
     // The session that is open is none of its business.
     say(&mut first, b"still here").await;
     assert_eq!(link.hear_data(10).await, b"still here");
@@ -151,9 +144,7 @@ async fn a_client_of_http_is_told_at_once_that_the_service_is_down() {
         let plan = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &backend) };
         let way = plan.start().await;
         until_phase(&way.dmz, ServicePhase::Down).await;
-        let began = Instant::now();
         let reported = asked(&mut way.client().await).await;
-        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
         assert!(reported.starts_with("HTTP/1.1 503 "), "{mode:?}: {reported}");
         let row = way.dmz.until_ended("BC").await;
         assert!(row.reason.contains("no backend is up"), "{row:?}");
