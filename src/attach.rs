@@ -1,5 +1,5 @@
-//! The front ends that have no gateway of their own: the dashboard on one that runs in another
-//! process, and on a recording.
+//! The front ends without a gateway of their own: the dashboard on a gateway in another process, and on a
+//! recording.
 
 use std::{path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     tui::{self, ScreenEnd, source::ScreenSource},
 };
 
-/// After a signal a terminal that nobody reads may hold the screen for so long.
+/// After a signal, a terminal that nobody reads may hold the screen for this long.
 const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Shows the gateway at `target` until the operator leaves.
@@ -34,7 +34,7 @@ pub async fn run(
     show_recorded(ScreenSource::attached(handle, access, contact), &recording, record, &tasks).await
 }
 
-/// Shows all these gateways until the operator leaves, whether they are there or not.
+/// Shows all these gateways until the operator leaves, whether they can be reached or not.
 pub async fn run_fleet(
     targets: Vec<FleetTarget>,
     access: AdminAccess,
@@ -55,7 +55,7 @@ async fn show_recorded(
 ) -> anyhow::Result<ExitCode> {
     let recorder = match record {
         Some(file) => Some({
-            // What it tells is on the screen; here is no log.
+            // Its notices would only be seen on the screen; there is no log here.
             Recorder::open(file).await?.start(handle.watch(), tasks, Arc::default())
         }),
         None => None,
@@ -64,7 +64,7 @@ async fn show_recorded(
     carrier::end_all();
     let code = code?;
     if let Some(recorder) = recorder {
-        // The gateway goes on; only what went wrong so far is told.
+        // The gateway goes on; only what has gone wrong so far is reported.
         recorder.so_far()?;
     }
     Ok(code)
@@ -85,10 +85,10 @@ fn check_terminal() -> anyhow::Result<()> {
 async fn show_screen(source: ScreenSource) -> anyhow::Result<ExitCode> {
     let (ends, mut ended) = oneshot::channel();
     let on_end = |why| {
-        // Where nobody waits for its end any more, nobody needs to know.
+        // If nobody waits for its end any more, nobody needs to know.
         let _ = ends.send(why);
     };
-    // Before the screen opens: a signal must not find it without a way to leave.
+    // Before the screen opens, so that a signal always finds a way to end it.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;

@@ -22,7 +22,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-/// A CA lasts long enough not to surprise anyone, a half's certificate a year.
+/// A CA is valid long enough not to surprise anyone; a half's certificate is valid for a year.
 const CA_DAYS: i64 = 3650;
 const HALF_DAYS: i64 = 398;
 
@@ -61,7 +61,7 @@ fn io_advice(source: &io::Error) -> &'static str {
     }
 }
 
-/// Of the CA's own files.
+/// The names of the CA's own files.
 const OWN_STEMS: [&str; 2] = ["ca", "crl"];
 
 fn list(names: &[String]) -> String {
@@ -77,7 +77,7 @@ pub struct CertificatePair {
     pub key: String,
 }
 
-/// A CA that can issue.
+/// A CA that can issue certificates.
 pub struct CertificateAuthority {
     pub pair: CertificatePair,
     issuer: Issuer<'static, KeyPair>,
@@ -86,7 +86,7 @@ pub struct CertificateAuthority {
 impl CertificateAuthority {
     pub fn create() -> Result<Self, rcgen::Error> {
         let mut params = with_validity(CertificateParams::default(), CA_DAYS);
-        // A name of its own: of two CAs of one name, a wrong one would look like a bad signature.
+        // A unique name: with two CAs of one name, the wrong one would look like a bad signature.
         let name = format!("portcullis private CA {:08x}", fastrand::u32(..));
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -101,7 +101,7 @@ impl CertificateAuthority {
         Ok(Self { pair: CertificatePair { certificate: certificate.into(), key: key.into() }, issuer })
     }
 
-    /// A certificate that serves as TLS server and as TLS client under `name`.
+    /// Issues a certificate for a TLS server and TLS client called `name`.
     pub fn issue(&self, name: &str) -> Result<CertificatePair, rcgen::Error> {
         self.issue_for(vec![name.to_owned()], CertificateUsage::Both)
     }
@@ -130,19 +130,19 @@ impl CertificateAuthority {
     }
 }
 
-/// What a certificate serves as.
+/// What a certificate may be used for.
 #[derive(Debug, Clone, Copy)]
 enum CertificateUsage {
-    /// TLS server and TLS client: a gateway is either.
+    /// TLS server and TLS client, because a gateway may be either.
     Both,
     Client,
 }
 
-/// One half's certificates: a single one is called after the half, several after their names.
+/// The certificates of one half: a single one is called after the half, several after their names.
 #[derive(Debug, Clone)]
 pub struct HalfNames<'a> {
     pub half: &'a str,
-    /// Empty: any name will do, and a new certificate is for the half's own.
+    /// If empty, any name will do, and a new certificate is for the half's own name.
     pub names: &'a [String],
 }
 
@@ -165,16 +165,16 @@ impl<'a> HalfNames<'a> {
 /// A certificate that should be there.
 #[derive(Debug)]
 struct WantedCertificate {
-    /// Of its files.
+    /// The name of its files.
     stem: String,
-    /// Of a new one.
+    /// The name in a new certificate.
     name: String,
-    /// Whether one that is there has to have that name.
+    /// Whether an existing certificate must have that name.
     has_to_match: bool,
     usage: CertificateUsage,
 }
 
-/// What `portcullis certs` is asked for; names that are not given are not compared with what is there.
+/// What `portcullis certs` should do. Names that are not given are not compared with existing files.
 #[derive(Debug, Clone, Default)]
 pub struct CertsRequest {
     pub dmz: Vec<String>,
@@ -184,7 +184,7 @@ pub struct CertsRequest {
     pub revoke: Vec<String>,
 }
 
-/// What was done, and what was not and why.
+/// What was done, and what was not, with the reasons.
 #[derive(Debug, Default)]
 pub struct CertsReport {
     pub done: Vec<String>,
@@ -198,8 +198,8 @@ impl CertsReport {
 }
 
 impl CertsRequest {
-    /// What should be there: the certificates of names, and both halves' where nothing else is asked for, or where
-    /// the CA is new.
+    /// The certificates that should exist: those for the given names, and those of both halves if nothing else
+    /// was requested or the CA is new.
     fn wanted(&self, has_authority: bool) -> Vec<WantedCertificate> {
         let changes = self.renew || !self.revoke.is_empty();
         let client = |name: &String| WantedCertificate {
@@ -219,8 +219,8 @@ impl CertsRequest {
     }
 }
 
-/// Does what is asked for, in this order: makes what is missing, renews, revokes. What can not be done keeps nothing
-/// else from being done.
+/// Does everything requested, in this order: makes what is missing, renews, revokes. If one thing cannot be
+/// done, the others still are.
 pub fn run(folder: &Path, request: &CertsRequest) -> Result<CertsReport, CertsError> {
     let mut report = CertsReport::default();
     let names: Vec<_> =
@@ -251,8 +251,8 @@ pub fn run(folder: &Path, request: &CertsRequest) -> Result<CertsReport, CertsEr
     Ok(report)
 }
 
-/// Writes what is missing of `ca`, and of a pair for each name; returns the files written. Nothing is
-/// ever overwritten.
+/// Writes what is missing of `ca`, and of a pair for each name; returns the files written. Nothing is ever
+/// overwritten.
 pub fn write(folder: &Path, halves: &[HalfNames<'_>]) -> Result<Vec<PathBuf>, CertsError> {
     let wanted: Vec<_> = halves.iter().flat_map(HalfNames::certificates).collect();
     let (written, failed) = make_missing(folder, &wanted)?;
@@ -262,7 +262,7 @@ pub fn write(folder: &Path, halves: &[HalfNames<'_>]) -> Result<Vec<PathBuf>, Ce
     }
 }
 
-/// The files written, and why others were not.
+/// The files written, and the reasons why others were not.
 fn make_missing(
     folder: &Path,
     wanted: &[WantedCertificate],
@@ -301,7 +301,7 @@ fn read_authority(folder: &Path) -> Result<Option<CertificateAuthority>, CertsEr
     read.map(Some).map_err(|source| CertsError::Ca { path: folder.join("ca.pem"), source })
 }
 
-/// A name that a file can have as well.
+/// A name that can also be a file name.
 fn is_name(name: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
@@ -317,16 +317,16 @@ fn check_name(path: &Path, pair: &CertificatePair, wanted: &str) -> Result<(), C
     Err(CertsError::OtherName { path: path.into(), found, wanted: wanted.to_owned() })
 }
 
-/// What is known of a certificate in a file.
+/// What is known about a certificate in a file.
 struct ShownCertificate {
-    /// Hosts and addresses.
+    /// Host names and addresses.
     names: Vec<String>,
     has_other_names: bool,
     is_authority: bool,
     ends: OffsetDateTime,
     serial: Vec<u8>,
     subject: Vec<u8>,
-    /// It serves no TLS server.
+    /// It cannot be used by a TLS server.
     is_client_only: bool,
     der: Vec<u8>,
 }
@@ -366,7 +366,7 @@ impl ShownCertificate {
     }
 }
 
-/// A name that is a host or an address.
+/// A name that is a host name or an address.
 fn host_name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(text) => Some((*text).to_owned()),
@@ -378,7 +378,7 @@ fn host_name(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// A serial number without the zeros before it, by which it is compared.
+/// A serial number without leading zeros, for comparison.
 fn serial_bytes(raw: &[u8]) -> Vec<u8> {
     raw.iter().skip_while(|byte| **byte == 0).copied().collect()
 }
@@ -418,7 +418,7 @@ fn store(
     Ok(())
 }
 
-/// Writes a file that is not there yet.
+/// Writes a file that does not exist yet.
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
     let io = |source| CertsError::Io { path: path.into(), source };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(io)?;
@@ -427,7 +427,7 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
 
 fn with_validity(mut params: CertificateParams, days: i64) -> CertificateParams {
     let now = OffsetDateTime::now_utc();
-    // A clock that runs a little behind the other gateway's must not refuse a new certificate.
+    // If the other gateway's clock is a little behind, it must not refuse a new certificate.
     params.not_before = now - time::Duration::hours(1);
     params.not_after = now + time::Duration::days(days);
     params

@@ -1,4 +1,4 @@
-//! `check` and `profiles`: what is wrong with profiles, and which there are.
+//! `check` and `profiles`: what is wrong with profiles, and which profiles there are.
 
 use std::{path::Path, process::ExitCode};
 
@@ -13,16 +13,16 @@ use crate::{
     text,
 };
 
-/// How `check` tells what it has found.
+/// The output format of `check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckForm {
     Text,
-    /// For programs: the problems alone.
+    /// For programs: only the problems.
     Json,
 }
 
-/// Prints every problem of the profiles named, else of all in the folders. Those that are named one
-/// by one are also looked at together, as the halves of one shield.
+/// Prints every problem of the named profiles, or of all in the folders. Profiles that are named one by one are
+/// also compared, as the halves of one pair.
 pub fn run(
     cli: &Cli,
     source: &ProfileSource,
@@ -83,7 +83,7 @@ fn problems_json(problems: &[Problem]) -> Value {
     problems.iter().map(row).collect()
 }
 
-/// What would run now: of profiles that are named in detail, else how to run one.
+/// What would run now: in detail for named profiles, otherwise how to run one.
 fn print_plan(good: &[LoadedProfile], is_named: bool) -> Result<(), OutputError> {
     if !is_named {
         return print_line("no problem found; `portcullis --profile NAME` runs one of them");
@@ -134,7 +134,7 @@ fn list(things: &[impl ToString]) -> String {
     things.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// One by one as they are found, but for programs, which get all at the end.
+/// Prints them as they are found; programs get all of them at the end.
 fn print_problems(problems: &[Problem], form: CheckForm) -> Result<(), OutputError> {
     match form {
         CheckForm::Text => problems.iter().try_for_each(print_line),
@@ -158,7 +158,7 @@ fn no_profiles(source: &ProfileSource) -> String {
     )
 }
 
-/// What only shows when the halves of a pair stand side by side.
+/// Problems that appear only when the halves of a pair are compared.
 fn compare_halves(cli: &Cli, loaded: &[LoadedProfile]) -> Vec<Problem> {
     let files: Vec<_> = loaded.iter().filter_map(|loaded| loaded.profile.file.as_deref()).collect();
     let mut problems = profile::compare_files(&files, cli.mode);

@@ -1,4 +1,4 @@
-//! What each subcommand does. Answers go to standard output, trouble to standard error.
+//! What each subcommand does. Answers go to standard output, errors to standard error.
 
 mod audit;
 mod doctor;
@@ -103,7 +103,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut text);
             print(&String::from_utf8_lossy(&text))?;
         }
-        // Not in the runtime: its threads would be older than the lock.
+        // Outside the runtime, whose threads would be older than the lock.
         CliAction::Selftest { of: SelftestSubject::Confine } => return selftest::run(cli.role),
         CliAction::Man => {
             print(&String::from_utf8_lossy(&manual::page()?))?;
@@ -164,7 +164,7 @@ async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             print_line(sessions)?;
             Ok(ExitCode::SUCCESS)
         }
-        // The same code as the gateway itself ends with.
+        // The same code as the gateway's own.
         CommandAnswer::Cut(text) => {
             print_line(text)?;
             Ok(exit::CUT.into())
@@ -217,8 +217,8 @@ fn admin_socket(cli: &Cli) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// A file name is made absolute here, since the gateway stands elsewhere; a plain name is looked
-/// up by the gateway.
+/// A file name is made absolute, since the gateway runs in another folder; a plain name is looked up by the
+/// gateway.
 fn absolute_profile(profile: &str) -> anyhow::Result<String> {
     let is_file = profile.contains('/') || profile.ends_with(".yaml") || profile.ends_with(".yml");
     if !is_file {

@@ -1,4 +1,4 @@
-//! Sample clients of the built-in profile, so that its screen has something to show.
+//! Sample clients for the built-in profile, so that its screen has something to show.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -15,11 +15,11 @@ use crate::{
     gateway::handle::GatewayHandle, profile::DemoPorts, tasks::Tasks, telemetry::snapshot::GatewayPhase,
 };
 
-/// Clients at once.
+/// How many clients run at once.
 const CLIENTS: usize = 4;
-/// A client that gets no answer gives up.
+/// A client gives up if there is no answer within this time.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Largest message; each is sent and read back whole.
+/// The largest message; each is sent and read back as a whole.
 const MESSAGE_BYTES_MAX: usize = 48 * 1024;
 
 /// The usual ports of the built-in profile, with a free one in place of each that is taken.
@@ -27,26 +27,26 @@ pub fn free_ports() -> DemoPorts {
     let free = |port: u16| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         let listener = listener.or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        // Without any free port the start itself says so.
+        // If no port is free at all, the start itself reports it.
         listener.and_then(|listener| Ok(listener.local_addr()?.port())).unwrap_or(port)
     };
     DemoPorts(DemoPorts::USUAL.0.map(free))
 }
 
-/// Which ports had to be replaced, for the operator; `None` where all are the usual ones.
+/// The ports that had to be replaced, for the operator; `None` if none had to be.
 pub fn replaced_ports(ports: DemoPorts) -> Option<String> {
     let pairs = DemoPorts::USUAL.0.into_iter().zip(ports.0).filter(|(usual, port)| usual != port);
     let moved: Vec<_> = pairs.map(|(usual, port)| format!("{port} instead of {usual}")).collect();
     (!moved.is_empty()).then(|| format!("a port of the demo is taken; it uses {}", moved.join(", ")))
 }
 
-/// Starts a few clients that talk to the demo's echo service for as long as it is in force.
+/// Starts a few clients that talk to the demo's echo service as long as it runs.
 pub fn start_clients(handle: &GatewayHandle, tasks: &Tasks) {
     for _ in 0..CLIENTS {
         let handle = handle.for_asker("sample client");
         tasks.spawn("sample client", async move {
             while let Some(address) = echo_address(&handle) {
-                // A lost session is shown by the gateway; the client only comes again.
+                // The gateway shows a lost session; the client simply comes again.
                 let _ = run_client(&address, &handle).await;
                 sleep(Duration::from_millis(fastrand::u64(500..3000))).await;
             }

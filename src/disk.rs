@@ -1,8 +1,8 @@
-//! Reading files that may not answer: a pipe that nobody writes to, a network file system that hangs.
+//! Reads files that may not respond: a pipe that nobody writes to, a network file system that hangs.
 //!
-//! [`read`] opens without blocking and refuses by name what is no plain file. [`FileWork`] does such work
-//! on threads of their own, under a deadline, for callers that must not wait: the engine and the tasks
-//! of the runtime. What is in a file is the caller's business.
+//! [`read`] opens without blocking and refuses, by name, anything that is not a plain file. [`FileWork`] does
+//! such work on threads of its own, with a deadline, for callers that must not wait: the engine and the tasks
+//! of the runtime. What the files contain is up to the caller.
 
 use std::{
     env, fmt,
@@ -24,31 +24,31 @@ use rustix::{
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::timeout};
 
-/// A command waits so long for what comes through a pipe.
+/// How long a command waits for data from a pipe.
 pub const PIPE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether a pipe may stand where a file is expected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PipePolicy {
-    /// A gateway reads its files again and again; from a pipe that can not be done.
+    /// A gateway reads its files again and again, which is impossible with a pipe.
     #[default]
     Refused,
     /// A command reads once: `check <(…)`.
     Read,
 }
 
-/// What was read, and the permissions of the very file that was opened.
+/// The contents, and the permissions of the file that was actually opened.
 #[derive(Debug)]
 pub struct FileContents {
     pub bytes: Vec<u8>,
     pub access: FileAccess,
 }
 
-/// Who may read a file, as far as its owner and its permission bits tell.
+/// Who may read a file, according to its owner and permission bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileAccess {
     pub mode: u32,
-    /// The user it belongs to, and the group.
+    /// The user that owns it, and its group.
     pub owner: u32,
     pub group: u32,
     pub place: FilePlace,
@@ -57,16 +57,17 @@ pub struct FileAccess {
 /// Where a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FilePlace {
-    /// In the folder of what a service manager has handed over to this process (`LoadCredential=`).
+    /// In the folder that a service manager has handed over to this process (`LoadCredential=`).
     Credentials,
     Elsewhere,
 }
 
 impl FileAccess {
-    /// Of what is no file but text of this program.
+    /// For text of this program that is not a file.
     pub const OWN: Self = Self { mode: 0o600, owner: 0, group: 0, place: FilePlace::Elsewhere };
 
-    /// Whether a secret may be in such a file: nobody reads or changes it but its owner, or those whom root lets.
+    /// Whether such a file may contain a secret: only its owner, or those whom root allows, can read or change
+    /// it.
     pub fn keeps_secret(&self) -> bool {
         let mut own = rustix::process::getgroups().unwrap_or_default();
         own.push(rustix::process::getegid());
@@ -77,10 +78,10 @@ impl FileAccess {
         let is_of = |groups: &[Gid]| groups.iter().any(|group| group.as_raw() == self.group);
         match (self.mode, self.owner, self.place) {
             (mode, _, _) if mode & 0o077 == 0 => true,
-            // To a group of this process, as secrets of Kubernetes and Debian's `ssl-cert`.
+            // Readable by a group of this process, as with secrets of Kubernetes and Debian's `ssl-cert`.
             (0o440 | 0o640, 0, _) if is_of(groups) => true,
-            // From version 254 on systemd lets the unit's user read by an access control list. Its mask stands
-            // where the group's bits do, and the group itself, root's, has no right at all.
+            // From version 254 on, systemd lets the unit's user read through an access control list. Its mask
+            // appears as the group's bits, while the group itself, root's, has no rights at all.
             (0o440, 0, FilePlace::Credentials) => is_of(&[Gid::ROOT]),
             (_, _, _) => false,
         }
@@ -103,7 +104,7 @@ pub enum ReadError {
     Silent,
 }
 
-/// What stands where a plain file is expected.
+/// What was found in place of a plain file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     Folder,
@@ -113,7 +114,7 @@ pub enum FileKind {
 }
 
 impl ReadError {
-    /// How a file comes to be read that this process may not read.
+    /// What to do about a file that this process may not read.
     pub fn permission_advice(&self, path: &Path) -> Option<String> {
         match self {
             Self::Io(error) if error.kind() == ErrorKind::PermissionDenied => Some(permission_advice(path)),
@@ -140,7 +141,7 @@ fn permission_advice(path: &Path) -> String {
     }
 }
 
-/// The name of a user, as the system's list of users has it, else the number.
+/// The name of a user, from the system's list of users, or else the number.
 pub fn user_name(uid: u32) -> String {
     let users = fs::read("/etc/passwd").unwrap_or_default();
     let (users, uid) = (String::from_utf8_lossy(&users).into_owned(), uid.to_string());
@@ -171,12 +172,12 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// The folders that may still be read, where the kernel refuses all others.
+/// The folders that may still be read, if the kernel refuses all others.
 static FOLDERS_ALLOWED: OnceLock<Vec<PathBuf>> = OnceLock::new();
 
-/// From now on what is refused outside of these folders is refused by the lock.
+/// From now on, an access refused outside these folders is due to the lock.
 pub fn note_folders_allowed(folders: Vec<PathBuf>) {
-    // Taken once: a lock is never lifted.
+    // Set once, since a lock is never lifted.
     let _ = FOLDERS_ALLOWED.set(folders);
 }
 
@@ -190,13 +191,13 @@ fn is_locked_out(path: &Path) -> bool {
     FOLDERS_ALLOWED.get().is_some_and(|folders| !folders.iter().any(|folder| real.starts_with(folder)))
 }
 
-/// The whole of a file, which is at most `bytes_max` long.
+/// Reads a whole file of at most `bytes_max` bytes.
 pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileContents, ReadError> {
-    // Opening a pipe that nobody writes to would wait, and so would some devices.
+    // Opening a pipe without a writer would wait, and so would opening some devices.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path);
     let mut file = match opened {
-        // How open(2) refuses a socket.
+        // open(2) refuses a socket like this.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_socket(path) => {
             return Err(ReadError::NotPlain(FileKind::Socket));
         }
@@ -205,7 +206,7 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
         }
         opened => opened?,
     };
-    // Asked of the open file: a rename in between can not slip another one past the check.
+    // Checked on the open file, so that a rename in between cannot get round the check.
     let facts = file.metadata()?;
     let kind = facts.file_type();
     let access = FileAccess {
@@ -234,7 +235,7 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
 
 impl FilePlace {
     fn of(path: &Path) -> Self {
-        // systemd.exec(5): set where the unit has credentials.
+        // systemd.exec(5): set if the unit has credentials.
         let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY") else { return Self::Elsewhere };
         let is_below =
             || Some(path.canonicalize().ok()?.starts_with(credentials_folder(Path::new(&folder))?));
@@ -245,7 +246,7 @@ impl FilePlace {
     }
 }
 
-/// The real folder, if nobody but root or this user could have put anything into it.
+/// The real folder, if only root or this user could have put anything into it.
 fn credentials_folder(named: &Path) -> Option<PathBuf> {
     let folder = named.canonicalize().ok()?;
     let facts = folder.metadata().ok()?;
@@ -257,13 +258,13 @@ fn is_socket(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|facts| facts.file_type().is_socket())
 }
 
-/// Reads until the last writer has closed, or more came than may.
+/// Reads until the last writer has closed, or too much has arrived.
 fn read_pipe(pipe: &mut File, bytes_max: u64, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
     let deadline = Instant::now() + PIPE_WITHIN;
     let mut chunk = vec![0; 64 * 1024];
     loop {
         match pipe.read(&mut chunk) {
-            // Before the first writer has come, a pipe reads as ended.
+            // Before the first writer has opened it, a pipe reads as ended.
             Ok(0) if bytes.is_empty() => {}
             Ok(0) => return Ok(()),
             Ok(count) => bytes.extend_from_slice(&chunk[..count]),
@@ -285,9 +286,9 @@ fn read_pipe(pipe: &mut File, bytes_max: u64, bytes: &mut Vec<u8>) -> Result<(),
     }
 }
 
-/// Work on files for those who must not wait: so many pieces at once, each under a deadline. A piece that
-/// hangs keeps its thread and its place until it ends, so that no file system can use up the threads of
-/// the runtime.
+/// Work on files for callers that must not wait: a limited number of pieces at once, each with a deadline. A
+/// piece that hangs keeps its thread and its place until it ends, so that no file system can use up the
+/// runtime's threads.
 #[derive(Debug, Clone)]
 pub struct FileWork {
     places: Arc<Semaphore>,
@@ -307,7 +308,7 @@ impl FileWork {
         Self { places: Arc::new(Semaphore::new(at_once)), within }
     }
 
-    /// Waits for a place and for the work, both within the deadline; work that is late is left to itself.
+    /// Waits for a place and for the work, both within the deadline. Work that is late is abandoned.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -373,7 +374,7 @@ mod tests {
         for (mode, owner, group) in [(0o460, 0, 0), (0o444, 0, 0), (0o440, 1000, 0), (0o440, 0, 1000)] {
             assert!(!keeps(mode, owner, group, FilePlace::Credentials), "{mode:o} {owner} {group}");
         }
-        // A folder that others may write to is nobody's in particular.
+        // A folder that others may write to cannot be trusted.
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().canonicalize().unwrap();
         assert_eq!(credentials_folder(&at), Some(at.clone()));

@@ -1,4 +1,4 @@
-//! The front end without a screen: the log, and a summary line from time to time.
+//! The front end without a screen: the log, with a summary line from time to time.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub async fn log_summaries(handle: GatewayHandle) {
         let ready: usize = snapshot.pools.iter().map(|pool| pool.ready).sum();
         let target: usize = snapshot.pools.iter().map(|pool| pool.target).sum();
         let facts = (snapshot.totals, ready, target);
-        // A gateway where nothing happens says nothing.
+        // Nothing is logged while nothing changes.
         if last == Some(facts) {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Portcullis: a gateway pair for a trusted network without one open inbound port.
+//! Portcullis: a gateway pair for a trusted network that has no open inbound port.
 #![deny(clippy::print_stdout, clippy::print_stderr)] // They panic when nobody reads: see `output`.
 
 pub mod accept;

@@ -1,4 +1,4 @@
-//! Process entry: command line, profile, runtime, front end, exit code.
+//! The process's entry point: command line, profile, runtime, front end, exit code.
 
 use std::process::ExitCode;
 
@@ -16,18 +16,18 @@ use tokio::runtime::{Builder, Runtime};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Memory that is not used goes back to the system within seconds. The allocator's own threads are not started by
-/// this: a part of the lock holds only for threads that are started after it.
+/// Unused memory goes back to the system within seconds. This does not start the allocator's own threads: a
+/// part of the lock applies only to threads that are started after it.
 #[expect(unsafe_code, reason = "the allocator looks for this symbol")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static MALLOC_CONF: &[u8] = b"background_thread:false,dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:4\0";
 
 fn main() -> ExitCode {
-    // Before anything is opened, whose number could be taken for theirs.
+    // Before anything is opened that could get their numbers.
     passed::take_over_all();
     let cli = Cli::parse();
     let result = match &cli.command {
-        // The lock that it tries is one for a process without other threads.
+        // The lock under test needs a process without other threads.
         Some(CliAction::Selftest { of: SelftestSubject::Confine }) => selftest::run(cli.role),
         Some(action) => in_runtime(|runtime| runtime.block_on(commands::run(&cli, action))),
         None => match run::prepare(&cli) {
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         },
     };
     result.unwrap_or_else(|error| {
-        // Each of our errors names its cause already.
+        // Each of our errors includes its cause already.
         print_note(format_args!("portcullis: {error}"));
         exit::FAILED.into()
     })
@@ -45,12 +45,12 @@ fn main() -> ExitCode {
 
 /// Starts the threads of this process, and runs in them.
 fn in_runtime(run: impl FnOnce(&Runtime) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
-    // Without its threads the allocator gives memory back whenever it is asked for some.
+    // Without its threads, the allocator gives memory back only when memory is requested.
     let _ = tikv_jemalloc_ctl::background_thread::write(true);
     let runtime = Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| anyhow::anyhow!("the runtime does not start: {error}"))?;
     let result = run(&runtime);
-    // What still blocks a thread (a name being resolved) must not hold the exit up.
+    // What still blocks a thread (a name being resolved) must not delay the exit.
     runtime.shutdown_background();
     result
 }

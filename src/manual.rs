@@ -1,7 +1,7 @@
 //! The manual page: one page for all commands, made from the grammar of the command line.
 //!
-//! `clap_mangen` writes a page for each subcommand; here they are sections of the one page, so that
-//! nothing refers to a page that is not installed.
+//! `clap_mangen` writes a page for each subcommand. Here they are sections of one page, so that nothing refers
+//! to a page that is not installed.
 
 use std::io;
 
@@ -93,7 +93,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("portcullis attach --read-only", "opens the dashboard on a running gateway, to look only"),
 ];
 
-/// Every subcommand with its arguments and options, those of the program left out.
+/// Every subcommand with its arguments and options, without those of the program itself.
 fn commands(program: &Command) -> Roff {
     let mut page = Roff::new();
     page.control("SH", ["COMMANDS"]);
@@ -119,7 +119,7 @@ fn value_name(argument: &clap::Arg) -> String {
     names.first().map_or_else(|| argument.get_id().to_string().to_uppercase(), ToString::to_string)
 }
 
-/// `switch [--plan] PROFILE`: bold what is written as it stands.
+/// `switch [--plan] PROFILE`: bold for words that are typed as they are.
 fn usage(command: &Command) -> Vec<Inline> {
     let mut words = vec![bold(command.get_name())];
     for argument in command.get_arguments() {

@@ -1,5 +1,5 @@
-//! What commands print. A reader such as `head` may close its end of the pipe early, which is no
-//! error; a disk that is full is one, and ends the command with a word instead of a panic.
+//! What commands print. A reader such as `head` may close its end of the pipe early, which is not an error. A
+//! full disk is one, and ends the command with a message instead of a panic.
 
 use std::{
     fmt::Display,
@@ -26,8 +26,7 @@ pub fn print_line(line: impl Display) -> Result<(), OutputError> {
     print(&format!("{line}\n"))
 }
 
-/// Writes a line to standard error: progress, or what went wrong. Where nobody takes it, nobody is
-/// left to tell.
+/// Writes a line to standard error: progress, or what went wrong. If that fails, there is nobody left to tell.
 pub fn print_note(line: impl Display) {
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }

@@ -37,9 +37,9 @@ use crate::{
 
 pub use self::prepare::{GatewayStart, PreparedGateway, prepare};
 
-/// The screen gets so long to restore the terminal when the gateway has stopped.
+/// How long the screen gets to restore the terminal after the gateway has stopped.
 const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
-/// The last picture of a recording gets so long to be written.
+/// How long the last snapshot of a recording gets to be written.
 const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs the gateway until it ends; its outcome is the exit code.
@@ -48,13 +48,13 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
     let _inside = runtime.enter();
     let _log = log::init_log(cli.log_format)?;
     log::set_file(loaded.profile.log.as_deref());
-    // From the first line on: a line written late would tear the screen.
+    // From the first line on, since a late line would spoil the screen.
     log::set_quiet(!cli.no_ui && tui::check_terminal().is_ok() && std::io::stderr().is_terminal());
     refuse_sockets_inside(&loaded.profile)?;
     let limit = raise_descriptors();
-    // The admin socket and its folder are nobody else's business from the moment they exist.
+    // From the moment they exist, nobody else may access the admin socket and its folder.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    // The admin socket first: where it answers, this gateway runs already.
+    // The admin socket first: if it answers, this gateway is running already.
     let named = loaded.profile.passed.clone();
     let admin = socket.as_deref().map(AdminSocket::bind).transpose()?;
     let (handle, engine) = runtime.block_on(Engine::start_locked(source, chosen, loaded, lockdown))?;
@@ -65,9 +65,9 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
     });
     let engine = engine.with_kept_history(history).with_service_manager(manager);
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
-    // Not before it is sure that there will be something to record.
+    // Only when it is certain that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;
-    // From here on nothing is opened that the half does not need.
+    // From here on, only what the half needs is opened.
     let engine = engine.with_lock(lock)?;
     tracing::info!(event = %LogEvent::DescriptorLimit, limit, "up to {limit} open files");
     let tasks = Tasks::default();
@@ -95,7 +95,7 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
     })
 }
 
-/// Ends whatever shows the gateway, which has ended.
+/// Closes everything that shows the gateway, after the gateway has ended.
 async fn close_front_ends(
     admin: Option<AdminSocket>,
     screen: Option<Arc<Dashboard>>,
@@ -110,12 +110,12 @@ async fn close_front_ends(
         let _ = screen.wait(SCREEN_FAREWELL);
     }
     if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.wait(RECORDER_FAREWELL))).await {
-        // Again, and at the end: a screen may have hidden the log's line.
+        // Once more at the end, since a screen may have hidden the log line.
         print_note(format_args!("portcullis: {error}"));
     }
 }
 
-/// Opens the dashboard where there is a terminal; otherwise the gateway runs headless and says so.
+/// Opens the dashboard if there is a terminal; otherwise the gateway runs headless and says so.
 fn open_screen(
     cli: &Cli,
     handle: &GatewayHandle,
@@ -131,10 +131,10 @@ fn open_screen(
         return Ok(None);
     }
     let (quit, tasks, runtime) = (on_screen(handle), tasks.clone(), RuntimeHandle::current());
-    // Asked while it is there: of a lost one nothing can be told any more.
+    // Checked while it exists: nothing can be found out about a lost terminal.
     let logs_there = std::io::stderr().is_terminal();
     let on_end = move |ended| {
-        // Of a stop that was asked for on the screen the countdown and the summary tell.
+        // After a stop from the screen, the countdown and the summary report it.
         log::set_quiet(logs_there && matches!(ended, tui::ScreenEnd::TerminalGone | tui::ScreenEnd::Quit));
         match ended {
             tui::ScreenEnd::Quit => {
@@ -160,12 +160,12 @@ fn open_screen(
     Ok(Some(Arc::new(tui::spawn(ScreenSource::own(on_screen(handle)), on_end)?)))
 }
 
-/// What is asked on the screen of this very process.
+/// The handle for commands from the screen of this process.
 fn on_screen(handle: &GatewayHandle) -> GatewayHandle {
     handle.for_asker("dashboard").acting_for(AuditActor::own(ActorPlace::Screen))
 }
 
-/// The internal half listens by nothing that others opened.
+/// The internal half does not use listening sockets that others have opened.
 fn refuse_sockets_inside(profile: &Profile) -> anyhow::Result<()> {
     let names = passed::names();
     let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -175,17 +175,17 @@ fn refuse_sockets_inside(profile: &Profile) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was passed in and is not named is closed; not before all that is named was found.
+/// Closes sockets that were passed in but not named, once all named ones were found.
 fn close_unnamed_sockets(named: &BTreeSet<String>) {
     for name in passed::close_others(|name| named.contains(name)) {
         tracing::info!(event = %LogEvent::PassedClosed, name, "a socket that the profile does not name is closed");
     }
 }
 
-/// Each session needs two descriptors or more: the soft limit is raised to the hard one.
+/// Raises the soft limit to the hard one, because each session needs at least two descriptors.
 fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    // Where it may not be raised, the one there is will do.
+    // If it cannot be raised, the existing limit has to do.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
@@ -206,7 +206,7 @@ fn obey_signals(
         let mut screen = screen;
         while hangups.recv().await.is_some() {
             match screen.take() {
-                // With a screen it means that the terminal is gone; after that there is none.
+                // With a screen, it means that the terminal is gone; after that there is no screen.
                 Some(screen) if screen.wait(Duration::ZERO).is_none() => screen.terminal_gone(),
                 _ => commands.spawn("reload", send_command(handle.clone(), Command::Reload)),
             }
@@ -215,7 +215,7 @@ fn obey_signals(
     Ok(())
 }
 
-/// The gateway writes down itself what came of it.
+/// The gateway itself records the result.
 async fn send_command(handle: GatewayHandle, command: Command) {
     drop(handle.ask(command).await);
 }

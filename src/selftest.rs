@@ -17,7 +17,7 @@ use crate::{
     profile::Half,
 };
 
-/// Tries the lock of one half, or of each in a process of its own.
+/// Tests the lock of one half, or of each in a process of its own.
 pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
     let Some(half) = half else {
         let program = std::env::current_exe()?;

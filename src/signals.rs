@@ -1,8 +1,8 @@
-//! SIGTERM and SIGINT, on a thread of their own, so that they work whatever hangs: the engine, every thread
-//! of the runtime, a file system.
+//! SIGTERM and SIGINT, on a thread of their own, so that they work whatever hangs: the engine, every thread of
+//! the runtime, a file system.
 //!
-//! The first asks the gateway to stop, the second to cut. A process that is still there a while after the
-//! second is ended from here.
+//! The first one asks the gateway to stop, the second one to cut. If the process is still there a while after
+//! the second, it is ended from here.
 
 use std::{io, process::exit, sync::Arc, thread, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     telemetry::{audit::AuditActor, snapshot::Snapshot},
 };
 
-/// What a gateway takes at most to cut its sessions and to close what it has open, and some.
+/// A little longer than a gateway needs to cut its sessions and close everything.
 const CUT_WITHIN: Duration = Duration::from_secs(8);
-/// An engine that turns takes a picture several times in this time.
+/// A running engine makes several snapshots in this time.
 const TURNS_WITHIN: Duration = Duration::from_secs(5);
-/// The last line of the log gets so long to be written.
+/// How long the last log line gets to be written.
 const LOG_FAREWELL: Duration = Duration::from_millis(100);
 
-/// Obeys both signals until the process ends; `cut` is the exit code where it has to be ended from here.
+/// Handles both signals until the process ends; `cut` is the exit code if it has to be ended from here.
 pub fn obey(handle: &GatewayHandle, cut: u8) -> io::Result<()> {
     obey_within(handle, cut, CUT_WITHIN)
 }
@@ -35,11 +35,12 @@ fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<
         for (count, signal) in signals.forever().enumerate() {
             let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
             let requested = handle.for_asker(name).acting_for(AuditActor::signal(name));
-            // Each on a thread: an engine that hangs would hold up the next. A third has nothing to add.
+            // Each on a thread, since a hanging engine would block the next one. A third signal has no further
+            // effect.
             let started = match count {
                 0 => start("stop", move || stop(&requested)),
                 1 => {
-                    // Where it has stopped already, there is nothing to cut.
+                    // If it has stopped already, there is nothing to cut.
                     let cutting = start("stop", move || requested.send(Command::Stop).unwrap_or_default());
                     start("end", move || end(cut, within)).and(cutting)
                 }
@@ -62,7 +63,7 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 
 fn stop(handle: &GatewayHandle) {
     let before = handle.latest();
-    // Where it has stopped already, the process ends by itself.
+    // If it has stopped already, the process ends by itself.
     if handle.send(Command::Stop).is_ok() && stands_still(handle, &before) {
         tracing::error!(event = "hangs", "the gateway hangs; a second signal ends the process");
     }
@@ -73,7 +74,7 @@ fn stands_still(handle: &GatewayHandle, before: &Arc<Snapshot>) -> bool {
     Arc::ptr_eq(before, &handle.latest())
 }
 
-/// Ends the process, if it does not end by itself.
+/// Ends the process, if it does not end by itself in time.
 fn end(code: u8, within: Duration) {
     thread::sleep(within);
     tracing::error!(
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
     use crate::{gateway::handle, profile::Mode};
 
-    /// In place of [`CUT_WITHIN`].
+    /// Used in place of [`CUT_WITHIN`].
     const CUT_SOONER: Duration = Duration::from_millis(300);
     const CHILD: &str = "PORTCULLIS_TEST_HANGS";
 
@@ -126,7 +127,7 @@ mod tests {
         assert!(took >= TURNS_WITHIN && took < 2 * TURNS_WITHIN, "{took:?}");
     }
 
-    /// A process whose engine never takes a command, and whose runtime has no thread left.
+    /// A process whose engine never takes a command, and whose runtime has no free thread.
     fn hang() -> ! {
         let (handle, _feed) = handle::channel(Arc::new(Snapshot::new("demo", Mode::Direct)), "test");
         obey_within(&handle, 3, CUT_SOONER).unwrap();

@@ -1,5 +1,5 @@
-//! Where profiles come from: the folders they are looked up in, the built-in one, the certificates
-//! they name.
+//! Where profiles come from: the folders they are looked up in, the built-in one, and the certificates they
+//! name.
 
 use std::path::{Path, PathBuf};
 
@@ -71,9 +71,9 @@ pub struct LoadedProfile {
     pub dmz: Option<LinkIdentity>,
     pub internal: Option<LinkIdentity>,
     pub edges: EdgeTls,
-    /// Who clients of requests are.
+    /// The files that identify the clients of requests.
     pub auth: AuthFiles,
-    /// How the files of the certificates looked before they were opened.
+    /// The state of the certificate files before they were opened.
     pub files: CertificateFiles,
     /// When the certificates end.
     pub certificates: Vec<CertificateExpiry>,
@@ -85,7 +85,7 @@ pub struct LoadedProfile {
 struct MaterialsChecked;
 
 impl ProfileSource {
-    /// A plain name is looked up in the folders; `demo` is built in unless a folder has one.
+    /// A plain name is looked up in the folders; `demo` is built in, unless a folder has one.
     pub fn choose(&self, name_or_file: &str) -> Result<ChosenProfile, Vec<Problem>> {
         match profile::find(name_or_file, &self.folders) {
             Ok(file) => Ok(ChosenProfile::File(file)),
@@ -94,7 +94,7 @@ impl ProfileSource {
         }
     }
 
-    /// Reads and checks a profile and the certificates it names; every problem.
+    /// Loads and checks a profile and its certificates; returns every problem.
     pub fn load(&self, chosen: &ChosenProfile, mode: Option<Mode>) -> Result<LoadedProfile, Vec<Problem>> {
         let loaded = self.load_to_serve(chosen, mode)?;
         match [loaded.edges.problems(), loaded.auth.problems()].concat() {
@@ -103,8 +103,8 @@ impl ProfileSource {
         }
     }
 
-    /// The same, as a gateway serves it: what is wrong with the TLS of one service, or with the file of its users, is
-    /// its own fault, and is told with the edges.
+    /// The same for running a gateway: a fault in the TLS of one service, or in the file of its users, affects
+    /// only that service and is reported with the edges.
     pub fn load_to_serve(
         &self,
         chosen: &ChosenProfile,
@@ -118,7 +118,7 @@ impl ProfileSource {
         open_materials(&profile, self.pipes).into_loaded(profile)
     }
 
-    /// Looks in the folder of a profile that was named as a file, too, and there first.
+    /// Also looks in the folder of a profile that was named as a file, and there first.
     pub fn add_folder(&mut self, folder: &Path) {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let is_same = |other: &PathBuf| match (other.canonicalize(), folder.canonicalize()) {
@@ -130,7 +130,7 @@ impl ProfileSource {
         }
     }
 
-    /// The files that a profile is made of and those that it names, in its own mode and in reverse mode.
+    /// The files that make up a profile and those that it names, in its own mode and in reverse mode.
     pub fn files_of(&self, profile: &Path) -> Vec<PathBuf> {
         let mut files = profile::profile_files(profile);
         for mode in [None, Some(Mode::Reverse)] {
@@ -146,14 +146,14 @@ impl ProfileSource {
         files
     }
 
-    /// The files that a profile names to be written.
+    /// The files that a profile writes.
     pub fn files_written_by(&self, profile: &Path) -> Vec<PathBuf> {
         let choice = ProfileOverrides { mode: None, role: self.role };
         let Ok(profile) = profile::load_with(profile, &choice, self.pipes) else { return Vec::new() };
         profile.files_written().map(Path::to_path_buf).collect()
     }
 
-    /// The profiles in the folders, the first of a name winning.
+    /// The profiles in the folders; of several with one name, the first counts.
     pub fn list(&self) -> Vec<PathBuf> {
         let mut found: Vec<PathBuf> = Vec::new();
         for file in self.folders.iter().flat_map(|folder| profile::list(folder)) {
@@ -166,12 +166,12 @@ impl ProfileSource {
 }
 
 impl ChosenProfile {
-    /// Its file, or what stands for one.
+    /// Its file, or a description if it has none.
     pub fn describe(&self) -> String {
         self.file().map_or_else(|| "the built-in `demo`".into(), |file| format!("`{}`", file.display()))
     }
 
-    /// The file, where there is one.
+    /// The file, if there is one.
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::Demo(_) => None,
@@ -180,14 +180,14 @@ impl ChosenProfile {
     }
 }
 
-/// What a profile names, opened and checked part by part.
+/// What a profile names, loaded and checked part by part.
 #[derive(Debug)]
 pub struct OpenedMaterials {
     pub dmz: Result<Option<LinkIdentity>, Vec<Problem>>,
     pub internal: Result<Option<LinkIdentity>, Vec<Problem>>,
     pub edges: EdgeTls,
     pub auth: AuthFiles,
-    /// How the files looked before they were opened.
+    /// The state of the files before they were opened.
     pub files: CertificateFiles,
     /// When the certificates end.
     pub certificates: Vec<CertificateExpiry>,
@@ -205,7 +205,7 @@ pub fn open_materials(profile: &Profile, pipes: PipePolicy) -> OpenedMaterials {
 }
 
 impl OpenedMaterials {
-    /// Without its links a half serves nobody: what is wrong with those is the whole profile's fault.
+    /// A half without links serves nobody, so a fault in them makes the whole profile fail.
     fn into_loaded(self, profile: Profile) -> Result<LoadedProfile, Vec<Problem>> {
         let Self { dmz, internal, edges, auth, files, certificates } = self;
         let outer_accepts = profile.outer_accept_tls().filter_map(|(_, tls)| edges.fault_of_accept(tls));
@@ -231,8 +231,8 @@ impl OpenedMaterials {
     }
 }
 
-/// Whether the links of a DMZ half and an internal half, each in a profile of its own, would accept
-/// each other's certificates.
+/// Whether the links of a DMZ half and an internal half, in separate profiles, would accept each other's
+/// certificates.
 pub fn compare_certificates(dmz: &LoadedProfile, internal: &LoadedProfile) -> Vec<Problem> {
     let dmz_tls = dmz.profile.dmz.as_ref().and_then(DmzHalf::link_tls);
     let internal_tls = internal.profile.internal.as_ref().and_then(InternalHalf::link_tls);
@@ -261,7 +261,7 @@ fn load_identity(tls: Option<&LinkTls>, pipes: PipePolicy) -> Result<Option<Link
     tls.map(|tls| LinkIdentity::load(tls, &alpn, pipes)).transpose()
 }
 
-/// How TLS is spoken with the clients and backends of a profile, and around the WebSockets of its links.
+/// The TLS for the clients and backends of a profile, and around the WebSockets of its links.
 pub fn load_edges(profile: &Profile, pipes: PipePolicy) -> EdgeTls {
     let accepts = profile.accept_tls().chain(profile.outer_accept_tls().map(|(_, tls)| tls));
     let backends = profile.connect_tls().map(|tls| (TlsParty::Backend, tls));
@@ -269,7 +269,7 @@ pub fn load_edges(profile: &Profile, pipes: PipePolicy) -> EdgeTls {
     EdgeTls::load(accepts, connects, pipes)
 }
 
-/// Certificates for the demo's two halves, in memory only.
+/// Certificates for the demo's two halves, only in memory.
 fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
     let make = || -> Result<DemoTls, rcgen::Error> {
         let authority = CertificateAuthority::create()?;

@@ -1,4 +1,4 @@
-//! `status` as text: the facts of a snapshot in lines, for eyes and screen readers.
+//! `status` as text: the facts of a snapshot in lines, for people and screen readers.
 
 use std::fmt::Write;
 
@@ -13,13 +13,13 @@ use crate::{
     text,
 };
 
-/// Sessions printed; `--json` prints them all.
+/// How many sessions are printed; `--json` prints them all.
 const SESSIONS_MAX: usize = 50;
-/// Ended sessions printed, newest first.
+/// How many ended sessions are printed, newest first.
 const ENDED_MAX: usize = 10;
-/// Causes of failures printed, those first that failed last.
+/// How many causes of failures are printed, the most recent first.
 const FAILURES_MAX: usize = 10;
-/// Longest foreign text in a line.
+/// The longest foreign text in a line.
 const FIELD_CHARS_MAX: usize = 120;
 
 pub fn status_text(snapshot: &Snapshot) -> String {

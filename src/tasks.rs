@@ -14,13 +14,14 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Starts a task; it ends by itself or by the token it was given.
+    /// Starts a task, which ends by itself or by the token it was given.
     #[expect(clippy::disallowed_methods, reason = "this is the helper that the ban points to")]
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(catch_panic(name, future));
     }
 
-    /// The same, of what is probably over at its first turn, which it has at once: a flood of those costs no tasks.
+    /// The same for something that is probably finished after its first poll, which happens at once: a flood of
+    /// those costs no tasks.
     #[expect(clippy::disallowed_methods, reason = "as above")]
     pub fn run_or_spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let mut future = Box::pin(catch_panic(name, future));

@@ -1,14 +1,14 @@
-//! What tests of several modules share: whether something happens at its deadline.
+//! Helpers shared by tests of several modules: whether something happens at its deadline.
 
 use std::{future::Future, pin::pin, time::Duration};
 
 use futures_util::poll;
 use tokio::time::{Instant, advance};
 
-/// What a paused clock may be off by.
+/// How far a paused clock may be off.
 pub const LITTLE: Duration = Duration::from_millis(20);
 
-/// It happens then, and not before. The clock is paused and moves by itself.
+/// Checks that it happens then, and not before. The clock is paused and advances by itself.
 pub async fn happens_after<T>(value: Duration, event: impl Future<Output = T>) -> T {
     let began = Instant::now();
     let arrived = event.await;
@@ -17,7 +17,7 @@ pub async fn happens_after<T>(value: Duration, event: impl Future<Output = T>) -
     arrived
 }
 
-/// The same where a thread is at work meanwhile, which holds a paused clock.
+/// The same if a thread is at work meanwhile, which stops a paused clock.
 pub async fn happens_after_beside_a_thread<T>(value: Duration, event: impl Future<Output = T>) -> T {
     let mut event = pin!(event);
     assert!(poll!(event.as_mut()).is_pending(), "at once");

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-/// Stands for what [`clean_text`] cut off.
+/// Replaces what [`clean_text`] cut off.
 pub const ELLIPSIS: char = '…';
 
 /// `text` on one line without invisible or directing characters, at most `chars_max` long.
@@ -20,14 +20,14 @@ pub fn clean_text(text: &str, chars_max: usize) -> String {
     out
 }
 
-/// `text` without its counts and times: lines that differ in these alone tell of the same.
+/// `text` without its counts and times: lines that differ only in these report the same thing.
 pub fn cause(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_inclusive(char::is_whitespace) {
         let core = word.trim_matches(|letter: char| !letter.is_alphanumeric());
         let digits = core.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
         let is_number = digits.parse::<f64>().is_ok() && core.len() - digits.len() <= UNIT_CHARS_MAX;
-        // An address is no number: two of them are two causes.
+        // An address does not count as a number: two addresses are two causes.
         out.push_str(&if is_number { word.replacen(core, "#", 1) } else { word.to_owned() });
     }
     out
@@ -46,12 +46,12 @@ fn visible(letter: char) -> Option<char> {
     }
 }
 
-/// Bidi controls: they would let an address read backwards.
+/// Bidi controls, which could make an address read backwards.
 fn is_bidi_control(letter: char) -> bool {
     matches!(letter, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Characters without width: two names that look alike would differ.
+/// Characters without width, which make different names look alike.
 fn is_invisible(letter: char) -> bool {
     matches!(
         letter,

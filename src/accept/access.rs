@@ -1,4 +1,4 @@
-//! What is learnt of a request while it is served, for the access log.
+//! What is recorded about a request while it is served, for the access log.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     telemetry::log::{AccessLog, AccessRecord},
 };
 
-/// What is learnt of one request. Without an access log it remembers the service alone.
+/// What is recorded about one request. Without an access log it remembers only the service.
 pub struct RequestTrail {
     pub service: Option<ServiceName>,
     record: Option<AccessRecord>,
@@ -23,7 +23,7 @@ pub struct RequestTrail {
     request_body: Option<Arc<BodyTally>>,
     /// The session that carries it.
     session: Option<Arc<IdleState>>,
-    /// Whether its answer says that the session has failed, which then knows how.
+    /// Whether its answer says that the session has failed; the session then knows how.
     has_session_failed: bool,
 }
 
@@ -55,7 +55,7 @@ impl RequestTrail {
         }
     }
 
-    /// Its service is known, and on whose behalf it comes.
+    /// Records its service, and on whose behalf it comes.
     pub fn note_service(&mut self, service: &ServiceName, client: SocketAddr) {
         self.service = Some(service.clone());
         if let Some(record) = &mut self.record {
@@ -64,7 +64,7 @@ impl RequestTrail {
         }
     }
 
-    /// Who has sent it, where it says so itself.
+    /// Records who has sent it, if the request itself says so.
     pub fn note_user(&mut self, user: Option<&ProvenUser>) {
         if let Some(record) = &mut self.record {
             record.fields.user = user.map(|user| user.name.clone());
@@ -79,7 +79,7 @@ impl RequestTrail {
         }
     }
 
-    /// The other half has answered in the backend's place.
+    /// Records that the other half has answered in the backend's place.
     pub fn note_session_failed(&mut self) {
         self.has_session_failed = true;
     }
@@ -105,8 +105,9 @@ impl RequestTrail {
         body.with_tally(tally)
     }
 
-    /// The answer is on its way: the line is written when all of it was taken, or none of it can be any more. What a
-    /// connection is upgraded to is written when its session ends; without a session yet, the record comes back.
+    /// Wraps the answer that is about to be sent. The line is written when all of the answer was taken, or none
+    /// of it can be any more. A connection that was upgraded has its line written when its session ends; if
+    /// there is no session yet, the record is returned.
     pub fn answer(self, response: Response<MessageBody>) -> (Response<MessageBody>, Option<AccessRecord>) {
         let Some(mut record) = self.record else { return (response, None) };
         let status = response.status();
@@ -135,7 +136,7 @@ impl RequestTrail {
     }
 }
 
-/// The letters for an answer of our own, where no session has ended for it.
+/// The letters for an answer of our own, if no session has ended for it.
 fn local_end(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => "XA",
@@ -147,7 +148,7 @@ fn local_end(status: StatusCode) -> &'static str {
     }
 }
 
-/// A response that is being sent; dropped with its body.
+/// A response that is being sent; dropped together with its body.
 struct SentResponse {
     record: Option<AccessRecord>,
     has_no_body: bool,

@@ -41,11 +41,11 @@ use crate::{
     },
 };
 
-/// A DMZ gateway of ours looks in every 5 s; one that missed three is gone.
+/// Our DMZ gateways check every 5 s; one that has missed three checks is gone.
 const SEEN_WITHIN: Duration = Duration::from_secs(15);
-/// One that dials for each session keeps no links, and is shown for so long.
+/// A gateway that dials for each session keeps no links, and is shown for this long.
 const GLIMPSED: Duration = Duration::from_secs(60);
-/// Peers in the books at once.
+/// How many peers are remembered at once.
 const PEERS_MAX: usize = 256;
 
 /// The DMZ gateways that have dialled in.
@@ -102,7 +102,7 @@ impl DialledInPeers {
             return visitor.counts.clone();
         }
         if seen.len() >= PEERS_MAX {
-            // Of the gateway that has come from the most addresses.
+            // Takes the entry of the gateway that has connected from the most addresses.
             let of_same =
                 |at: usize| seen.iter().filter(|it| it.peer.is_same_gateway(&seen[at].peer)).count();
             let first = (0..seen.len()).min_by_key(|&at| (Reverse(of_same(at)), seen[at].at));
@@ -123,7 +123,7 @@ impl DialledInPeers {
         counts
     }
 
-    /// A ready link of a peer's has ended.
+    /// Notes that a peer's ready link has ended.
     pub fn record_loss(&self, peer: &Peer, loss: &IdleLossReason) {
         let mut seen = self.lock();
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
@@ -145,7 +145,7 @@ impl DialledInPeers {
         }
     }
 
-    /// Forgets lost peers of this name or address; how many.
+    /// Forgets lost peers with this name or address; returns how many.
     pub fn dismiss(&self, name: &str) -> usize {
         let mut seen = self.lock();
         let before = seen.len();
@@ -176,7 +176,7 @@ impl Succeeding for DialledInPeer {
         &mut self.failures
     }
 
-    /// It kept links, and said no goodbye.
+    /// How long a peer has been lost that kept links and said no goodbye.
     fn lost_for(&self) -> Option<Duration> {
         let keeps_links = self.protocol == Some(multiplex::PROTOCOL_NAME) && !self.goodbye.is_said();
         self.counts.empty_for().filter(|_| keeps_links)
@@ -217,7 +217,7 @@ impl DialledInPeer {
     }
 }
 
-/// Those who have said goodbye or were started anew, and the longest lost where there are too many of them.
+/// Forgets peers that have said goodbye or were restarted, and those lost longest ago if there are too many.
 fn forget_departed(seen: &mut Vec<DialledInPeer>) {
     seen.retain(DialledInPeer::is_remembered);
     forget_succeeded(seen);
@@ -227,7 +227,7 @@ fn forget_departed(seen: &mut Vec<DialledInPeer>) {
     }
 }
 
-/// Greets links; `links` bounds how many there are.
+/// Runs the handshakes of links; `links` limits how many there are.
 pub fn reception(
     context: HandshakeContext,
     visitors: Arc<DialledInPeers>,
@@ -280,7 +280,7 @@ pub fn reception(
 
 fn session_request(requested: SocksRequest, link_guard: LinkGuard) -> SessionRequest {
     if let Some(stream) = requested.stream.tcp() {
-        // Fails only on a socket that is already gone, as the session will find out.
+        // This fails only on a socket that is already gone, as the session will find out.
         let _ = tcp::prepare_busy_link(stream);
     }
     SessionRequest {

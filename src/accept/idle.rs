@@ -1,5 +1,5 @@
-//! The idle state of sessions whose clients keep their connection open between requests. A service's limit is
-//! about work, so an idle session gives its permit up when another client needs it.
+//! The idle state of sessions whose clients keep their connection open between requests. A service's limit
+//! applies to sessions at work, so an idle one gives up its permit when another client needs it.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use crate::telemetry::{log::AccessRecord, registry::SessionCounters};
 const AT_WORK: u64 = 0;
 const LEFT: u64 = u64::MAX;
 
-/// Grows with each session that comes to rest, so that a smaller one has rested for longer.
+/// Grows with each session that becomes idle, so a smaller number means a longer rest.
 static TURN: AtomicU64 = AtomicU64::new(AT_WORK + 1);
 
 /// ```text
@@ -25,17 +25,17 @@ static TURN: AtomicU64 = AtomicU64::new(AT_WORK + 1);
 /// ```
 #[derive(Debug)]
 pub struct IdleState {
-    /// The turn at which it came to rest, or one of the other two states.
+    /// The turn at which it became idle, or one of the other two states.
     state: AtomicU64,
     reclaim: Arc<IdleReclaim>,
-    /// Times that it went to work: a request each.
+    /// How often it went to work: once for each request.
     requests: Arc<AtomicU64>,
-    /// Of the session, from when it begins.
+    /// The counters of the session, from when it begins.
     counters: OnceLock<Arc<SessionCounters>>,
     fate: Mutex<AwaitedEnd>,
 }
 
-/// How the session has ended, or whose lines in the access log wait for that.
+/// How the session has ended, or which lines of the access log wait for that.
 #[derive(Debug)]
 enum AwaitedEnd {
     Open(Vec<AccessRecord>),
@@ -57,7 +57,7 @@ impl IdleState {
         self.change(AT_WORK, TURN.fetch_add(1, Ordering::Relaxed));
     }
 
-    /// Goes to work again, unless its place is somebody else's by now.
+    /// Marks it busy again, unless its permit has been reclaimed.
     pub fn try_mark_busy(&self) -> bool {
         let state = self.state.load(Ordering::Acquire);
         let is_ours = state != LEFT && self.change(state, AT_WORK);
@@ -65,25 +65,25 @@ impl IdleState {
         is_ours
     }
 
-    /// The session has begun, and counts its requests from here on.
+    /// Notes that the session has begun; its requests are counted from here on.
     pub fn note_session(&self, counters: &Arc<SessionCounters>) {
         counters.set_requests(self.requests.clone());
-        // It begins once.
+        // A session begins only once.
         let _ = self.counters.set(counters.clone());
     }
 
-    /// The backend that its last request went to, where this half knows it.
+    /// The backend that its last request went to, if this half knows it.
     pub fn backend(&self) -> Option<Arc<str>> {
         self.counters.get()?.backend()
     }
 
-    /// Since which turn it rests, where it does.
+    /// The turn since which it is idle, if it is.
     pub fn idle_since(&self) -> Option<u64> {
         let state = self.state.load(Ordering::Acquire);
         (state != AT_WORK && state != LEFT).then_some(state)
     }
 
-    /// Gives its place up, if it has rested since then; its client's connection hears of it.
+    /// Takes its permit away if it has been idle since that turn, and tells its client's connection.
     pub fn try_reclaim(&self, since: u64) -> bool {
         let gives = self.change(since, LEFT);
         if gives {
@@ -96,7 +96,7 @@ impl IdleState {
         self.state.load(Ordering::Acquire) == LEFT
     }
 
-    /// The line of a request that ends as its session does, now or later.
+    /// Writes the line of a request that ends together with its session, now or later.
     pub fn finish_with_session(&self, record: AccessRecord) {
         match &mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner) {
             AwaitedEnd::Open(records) => records.push(record),
@@ -109,7 +109,7 @@ impl IdleState {
         record.finish(code, traffic, self.backend());
     }
 
-    /// How its session has ended.
+    /// Notes how its session has ended.
     pub fn note_end(&self, code: &str) {
         let ended = AwaitedEnd::Ended { code: code.to_owned() };
         let before = std::mem::replace(&mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner), ended);
@@ -118,7 +118,7 @@ impl IdleState {
         }
     }
 
-    /// Its session is over; whether it still had its place.
+    /// Notes that its session has ended; returns whether it still had its permit.
     pub fn end(&self) -> bool {
         self.state.swap(LEFT, Ordering::AcqRel) != LEFT
     }
@@ -153,7 +153,7 @@ impl IdleReclaim {
         self.waker.wake();
     }
 
-    /// Whether some have since the last look.
+    /// Whether any were reclaimed since the last check.
     pub fn poll(&self, cx: &Context<'_>) -> bool {
         self.waker.register(cx.waker());
         self.is_asked.swap(false, Ordering::AcqRel)
@@ -177,7 +177,7 @@ mod tests {
         assert!(other.try_mark_busy() && !other.try_reclaim(second) && !reclaim.poll(&cx));
         assert!(one.try_reclaim(first) && !one.try_reclaim(first) && reclaim.poll(&cx) && !reclaim.poll(&cx));
         assert!(one.is_reclaimed() && !one.try_mark_busy() && one.idle_since().is_none());
-        // What comes to its end later changes nothing.
+        // A guard that is dropped later changes nothing.
         drop(BusyGuard::new(&one));
         assert!(one.is_reclaimed() && !one.end() && other.end());
     }

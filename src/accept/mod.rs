@@ -37,7 +37,7 @@ use crate::{
     telemetry::end::SessionEnd,
 };
 
-/// A session that is to be served.
+/// A session to be served.
 #[derive(Debug)]
 pub struct SessionRequest {
     pub half: Half,
@@ -45,24 +45,24 @@ pub struct SessionRequest {
     pub service: ServiceName,
     /// The id that the other gateway has given it.
     pub id: Option<String>,
-    /// The client's address where it is known; SOCKS5 CONNECT can not carry it.
+    /// The client's address, if it is known; SOCKS5's CONNECT cannot carry it.
     pub client: Option<SocketAddr>,
     pub origin: Box<ClientOrigin>,
     /// The gateway it came through, if any.
     pub peer: Option<Peer>,
-    /// What the client has said already.
+    /// Bytes that the client has already sent.
     pub prefix: Vec<u8>,
-    /// No client but a check of the way.
+    /// Whether it is a probe instead of a client.
     pub probe: bool,
-    /// Gets the outcome, where somebody waits for it.
+    /// Receives the outcome, if somebody waits for it.
     pub outcome_sender: Option<oneshot::Sender<SessionOutcome>>,
-    /// Its idle state, where it can become idle.
+    /// Its idle state, if it can become idle.
     pub idle_state: Option<Arc<IdleState>>,
-    /// Whether its client gets in, where that is known.
+    /// Whether its client may come in, if that is known.
     pub admission: ClientAdmission,
-    /// When it ends, whatever goes on: what says who its client is holds no longer.
+    /// When it must end in any case, because what proves its client's identity expires.
     pub expires: Option<Instant>,
-    /// Of a client that a port has let in, until the session is in the books.
+    /// For a client that a port has accepted, until the session is in the registry.
     pub arrival: Option<ClientArrival>,
 }
 
@@ -70,7 +70,7 @@ pub struct SessionRequest {
 #[derive(Debug)]
 pub struct SessionOutcome {
     pub end: SessionEnd,
-    /// Why it was never connected.
+    /// Why it was never connected, if so.
     pub refusal: Option<Refusal>,
 }
 

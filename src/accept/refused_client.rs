@@ -1,5 +1,5 @@
-//! A client of requests that does not get in: its request is answered, and its session is refused in the books as any
-//! other is.
+//! A client of requests that may not come in: its request is answered, and its session is recorded as refused
+//! like any other.
 
 use hyper::StatusCode;
 
@@ -18,7 +18,7 @@ use crate::{
     proto::multiplex::open::ClientOrigin,
 };
 
-/// Has the session refused, and says what the client is told.
+/// Records the refused session, and returns what the client is told.
 pub async fn refuse_client(
     serve: &ServeSession,
     service: &ServiceName,
@@ -29,7 +29,7 @@ pub async fn refuse_client(
     let entered = AdmittedClient {
         client: client.address,
         service: service.clone(),
-        // Nothing of it is ever read.
+        // Nothing is ever read from it.
         stream: NetStream::Echo(EchoStream::default()),
         prefix: Vec::new(),
         origin: client.origin(&ClientOrigin::default()),

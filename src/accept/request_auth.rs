@@ -1,4 +1,4 @@
-//! Who has sent a request, where its service asks for that: before anything of it goes further.
+//! Identifies who has sent a request, if its service asks for that, before anything of it goes further.
 
 use std::{
     net::SocketAddr,
@@ -19,36 +19,36 @@ use crate::{
     proto::multiplex::open::{ClientOrigin, ProvenUser},
 };
 
-/// On whose behalf a request comes.
+/// The client on whose behalf a request comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestClient {
     pub address: SocketAddr,
     pub user: Option<ProvenUser>,
-    /// When its session ends, since what says who it is does.
+    /// When its session ends, because the proof of its identity expires then.
     pub expires: Option<SystemTime>,
 }
 
 impl RequestClient {
-    /// One that has not been asked, of whom its connection says so much.
+    /// A client that was not asked, known only from its connection.
     pub fn of_connection(address: SocketAddr, user: Option<ProvenUser>) -> Self {
         Self { address, user, expires: None }
     }
 
-    /// When its session ends, by the clock that goes on when others are set.
+    /// When its session ends, on a clock that is not changed when other clocks are set.
     pub fn deadline(&self) -> Option<Instant> {
-        // No token lasts for so long that this matters.
+        // No token is valid for so long that this matters.
         const FAR: Duration = Duration::from_secs(400 * 24 * 60 * 60);
         let left = self.expires?.duration_since(SystemTime::now()).unwrap_or_default();
         Some(Instant::now() + left.min(FAR))
     }
 
-    /// What is known of it, on a connection of which this is known.
+    /// The client's origin, on a connection about which this is known.
     pub fn origin(&self, connection: &ClientOrigin) -> Box<ClientOrigin> {
         Box::new(ClientOrigin { user: self.user.clone(), ..connection.clone() })
     }
 }
 
-/// Finds out whose a request is; a client that does not get in is answered with what it lacks.
+/// Finds out who has sent a request. A client that may not come in gets an answer that says what it lacks.
 pub async fn identify_client(
     client: &mut RequestClient,
     route: &HttpRoute,
@@ -57,7 +57,7 @@ pub async fn identify_client(
     serve: &ServeSession,
 ) -> Result<(), RequestFailure> {
     let Some(required) = &route.web.auth else { return Ok(()) };
-    // Whatever the connection's certificate says, it is the request that counts here.
+    // Whatever the connection's certificate says, the request decides here.
     client.user = None;
     let known = lifetime.logins.identify(required, head, client.address.ip()).await;
     let refused = match known {
@@ -69,7 +69,7 @@ pub async fn identify_client(
                 Some(_) | None => return Ok(()),
             }
         }
-        // There is nobody to blame for it but us.
+        // Only this gateway is at fault.
         Err(LoginRefusal::Unavailable) => {
             let reason = "who may use this service is not known at the moment";
             return Err(ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, reason).into());

@@ -1,4 +1,4 @@
-//! Which service a request means, and on whose behalf it comes.
+//! Which service a request is for, and on whose behalf it comes.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use crate::http::{
     request::{self, ForwardedHeaders, RequestTarget},
 };
 
-/// The route that a request means.
+/// The route of a request.
 pub fn find_route<'a, B>(
     routes: &'a [HttpRoute],
     request: &Request<B>,
@@ -33,8 +33,8 @@ pub fn find_route<'a, B>(
     Ok(route)
 }
 
-/// The very host comes before `*.` and its parent, and these before any; then the longest path. A request without
-/// a host can mean a service with `hosts` where there is no other.
+/// An exact host is preferred to `*.` with its parent, and that to no host at all; then the longest path wins.
+/// A request without a host may reach a service with `hosts` if there is no other.
 fn find_http_route<'a>(routes: &'a [HttpRoute], requested: &RequestTarget<'_>) -> Option<&'a HttpRoute> {
     let is_below = |path: &str| {
         let rest = requested.path.strip_prefix(path.trim_end_matches('/'));
@@ -52,7 +52,7 @@ fn find_http_route<'a>(routes: &'a [HttpRoute], requested: &RequestTarget<'_>) -
     downstream.max_by_key(|(path, downstream, _)| (*downstream, *path)).map(|(.., route)| route)
 }
 
-/// What a request wants its connection to become, of what its service is for.
+/// What a request wants its connection to become, among the things that its service is for.
 pub fn wanted_upgrade(
     route: &HttpRoute,
     parts: &Parts,
@@ -69,7 +69,7 @@ pub fn wanted_upgrade(
     }
 }
 
-/// Who has sent a request: the client of the connection, or the one that it tells, where it is a trusted proxy.
+/// Who has sent a request: the client of the connection or, if that is a trusted proxy, the client it names.
 pub fn client_of(
     connected: SocketAddr,
     by: ForwardedHeaders,

@@ -43,12 +43,12 @@ pub struct ReverseSessions {
 }
 
 impl ReverseDialler {
-    /// Replaces the links that stand: what was told or shown on them does not hold any more.
+    /// Replaces the existing links, because what was said or shown on them no longer applies.
     pub fn retire_links(&self) {
         self.server.generation().advance();
     }
 
-    /// The services or their states have changed: the gateway is told, and SOCKS5 links follow.
+    /// Tells the gateway that the services or their states have changed, and adapts SOCKS5 links.
     pub fn send_offers(&self) {
         self.server.send_offers();
         self.keeper.notify_changed();
@@ -82,7 +82,7 @@ impl GatewayDialler for ReverseDialler {
         &self.keeper
     }
 
-    /// The gateway hears of another number with new links alone.
+    /// The gateway learns another number only from new links.
     fn want(&self, wanted: KeeperTarget) {
         let is_other = self.keeper.wanted().prepared != wanted.prepared;
         self.keeper.update(wanted);
@@ -91,7 +91,7 @@ impl GatewayDialler for ReverseDialler {
         }
     }
 
-    /// Asks the gateway for no more sessions, and ends.
+    /// Asks the gateway to open no more sessions, and ends.
     fn retire(&self) {
         self.server.drain();
         self.keeper.retire();
@@ -126,7 +126,7 @@ impl DialledLinks {
     }
 
     async fn keep_parked(self, dialled: SocksLink) {
-        // Asked for first: a change after the next line cancels it.
+        // Taken first: a change after the next line cancels it.
         let retired = self.keeper.retired_token(dialled.service.as_ref());
         let offered = self.offered.load_full();
         if dialled.service.as_ref().is_some_and(|service| !offered.parked_services().contains(service)) {
@@ -135,10 +135,10 @@ impl DialledLinks {
         retired.run_until_cancelled(self.park(&offered, dialled)).await;
     }
 
-    /// One SOCKS5 link, from its method to its session's start, which goes on in a task of its own.
+    /// One SOCKS5 link, from its method to the start of its session, which goes on in a task of its own.
     ///
-    /// Dropped at a retirement, which resets it: the other side may have taken it a moment ago, and a
-    /// clean end would be its client's.
+    /// A retirement drops it, which resets it. The other side may have taken it a moment ago, and its client would
+    /// take a clean end for the end of its session.
     async fn park(&self, offered: &OfferedServices, dialled: SocksLink) {
         let keeper = &self.keeper;
         let SocksLink { mut reached, service, place, under_way } = dialled;
@@ -166,7 +166,7 @@ impl DialledLinks {
         let why = match announced {
             Ok(client) => {
                 let parked = ParkedLink { stream, peer, service, guard: link_guard };
-                // In a task of its own, which a retirement does not cut.
+                // Runs in a task of its own, which a retirement does not cut.
                 return self.tasks.spawn("session", (self.serve)(parked.into_session(client)));
             }
             Err(HandshakeError::Socks(SocksError::Closed)) => IdleLinkFailure::CLOSED,
@@ -193,7 +193,7 @@ impl ParkedLink {
         link_guard.mark_busy();
         link_guard.counts().note_carried();
         if let Some(stream) = stream.tcp() {
-            // Fails only on a socket that is already gone, as the session will find out.
+            // This fails only on a socket that is already gone, as the session will find out.
             let _ = tcp::prepare_busy_link(stream);
         }
         SessionRequest {
@@ -215,7 +215,7 @@ impl ParkedLink {
     }
 }
 
-/// The client's address in a second reply; another gateway's software may name it otherwise.
+/// The client's address in a second reply; other software may name the client in another way.
 fn client_address(client: Address) -> Option<SocketAddr> {
     match client {
         Address::SocketAddress(address) => Some(SocketAddr::new(address.ip().to_canonical(), address.port())),

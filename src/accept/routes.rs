@@ -1,5 +1,5 @@
-//! Routes a client of a port to its service. This is needed where the port is behind proxies, is shared by
-//! several services, or speaks TLS: the name that the client asks for decides.
+//! Routes a client of a port to its service. This is needed if the port is behind proxies, is shared by several
+//! services, or speaks TLS. The name that the client asks for decides.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -34,42 +34,42 @@ use crate::{
 /// How the clients of a port are routed.
 #[derive(Debug, Clone)]
 pub struct PortRoutes {
-    /// Clients come through proxies in these networks, which say who they are.
+    /// Clients come through proxies in these networks, which say who the clients are.
     pub proxy: Option<Vec<Network>>,
     pub table: RouteTable,
 }
 
 #[derive(Debug, Clone)]
 pub enum RouteTable {
-    /// One service, whatever its clients say.
+    /// One service, whatever its clients send.
     One(ServiceName),
-    /// What is named in a ClientHello.
+    /// The name in the ClientHello decides.
     Named(Vec<SniRoute>),
-    /// The service that a request means.
+    /// Each request decides.
     Http(Arc<Vec<HttpRoute>>),
 }
 
 /// The route of some server names of a port.
 #[derive(Debug, Clone)]
 pub struct SniRoute {
-    /// The names; none: any that mean no other route.
+    /// The names; if empty, any name that matches no other route.
     pub sni: Vec<String>,
     pub handling: TlsHandling,
 }
 
 #[derive(Debug, Clone)]
 pub enum TlsHandling {
-    /// What the client says is passed on as it is.
+    /// TLS is passed on as it is.
     Passed(ServiceName),
     /// TLS ends here.
     Tls(ServiceName, TlsServer),
     Http(Arc<Vec<HttpRoute>>, TlsServer),
-    /// TLS should end here, and can not.
+    /// TLS should end here, but cannot.
     Down(ServiceName, String),
 }
 
 impl TlsHandling {
-    /// How TLS ends here for clients of a service; `None` where it does not, or not for that one.
+    /// The TLS to end here for clients of a service; `None` if it does not end here, or not for that service.
     fn tls_config_for(&self, wanted: &ServiceName) -> Option<&ServerConfig> {
         match self {
             Self::Passed(_) | Self::Down(..) => None,
@@ -82,7 +82,7 @@ impl TlsHandling {
 }
 
 impl PortRoutes {
-    /// Whether clients of any service come in by it.
+    /// Whether clients of any service use this port.
     pub fn has_services(&self) -> bool {
         match &self.table {
             RouteTable::One(_) => true,
@@ -94,7 +94,8 @@ impl PortRoutes {
         }
     }
 
-    /// The same while its services do not come by this port yet: TLS is spoken so, and nobody is found.
+    /// The same routes before its services use this port: TLS is spoken in the same way, but no service is
+    /// found.
     pub fn without_services(self) -> Self {
         let table = match self.table {
             RouteTable::Http(_) => RouteTable::Http(Arc::default()),
@@ -113,8 +114,8 @@ impl PortRoutes {
     }
 }
 
-/// TLS that links need in a port that runs, before the profile that has it is in force: for names that mean nobody there
-/// yet. Dropped, it is taken out again, unless the port has got other routes since.
+/// TLS that links need on an open port before the profile that brings it is in force, for names that belong to
+/// no route yet. It is removed on drop, unless the port has got other routes since.
 #[derive(Debug)]
 pub struct BorrowedRoutes {
     port: Arc<ArcSwap<PortRoutes>>,
@@ -123,7 +124,7 @@ pub struct BorrowedRoutes {
 }
 
 impl BorrowedRoutes {
-    /// Nothing where the port has all of it.
+    /// Returns `None` if the port has all of it already.
     pub fn join(port: &Arc<ArcSwap<PortRoutes>>, wanted: PortRoutes) -> Option<Self> {
         let before = port.load_full();
         let (RouteTable::Named(routes), RouteTable::Named(wanted)) = (&before.table, wanted.table) else {
@@ -154,7 +155,7 @@ impl Drop for BorrowedRoutes {
     }
 }
 
-/// One service that requests mean.
+/// One service that requests can be for.
 #[derive(Debug, Clone)]
 pub struct HttpRoute {
     pub service: ServiceName,
@@ -163,12 +164,12 @@ pub struct HttpRoute {
     pub web_kind: WebKind,
 }
 
-/// What the clients of a service ask for.
+/// The kind of requests that clients of a service send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebKind {
-    /// WebSockets, whose frames are taken off here.
+    /// WebSockets whose frames are decoded here.
     Frames,
-    /// WebSockets, passed on as they are.
+    /// WebSockets that are passed on as they are.
     Sockets,
     Requests,
 }
@@ -179,7 +180,7 @@ pub enum RoutedClient {
     Web(WebClient),
 }
 
-/// A client whose requests will say which services it means.
+/// A client whose requests will say which services they are for.
 pub struct WebClient {
     pub client: SocketAddr,
     pub stream: NetStream,
@@ -194,10 +195,10 @@ pub struct AdmittedClient {
     pub client: SocketAddr,
     pub service: ServiceName,
     pub stream: NetStream,
-    /// What it has said already, for the backend.
+    /// Bytes that it has already sent, for the backend.
     pub prefix: Vec<u8>,
     pub origin: Box<ClientOrigin>,
-    /// Whether it gets in, where that had to be known already.
+    /// Whether it may come in, if that had to be decided already.
     pub admission: ClientAdmission,
 }
 
@@ -220,7 +221,7 @@ pub enum RouteError {
     Down { service: ServiceName, reason: String },
     #[error("{service}: {error}")]
     ServiceTls { service: ServiceName, error: TlsError },
-    /// Of a port whose services are known by their requests, so that none is known yet.
+    /// On a port where requests decide about the service, so none is known yet.
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("no route of its port ends TLS")]
@@ -229,7 +230,7 @@ pub enum RouteError {
     ProbeOfOther,
 }
 
-/// Finds out who a client is and which service it means, under a deadline.
+/// Finds out who a client is and which service it wants, under a deadline.
 pub async fn route_client(
     stream: TcpStream,
     from: SocketAddr,
@@ -243,7 +244,7 @@ pub async fn route_client(
     }
 }
 
-/// Lets a probe of our own through the TLS of its service's route; proxies and requests are none of its.
+/// Takes a probe of our own through the TLS of its service's route; it skips proxies and requests.
 pub async fn route_probe(
     mut stream: TcpStream,
     client: SocketAddr,
@@ -287,17 +288,17 @@ async fn route_stream(
     }
 }
 
-/// A client of whom no more is known than who it is.
+/// A client about whom nothing is known yet except who it is.
 struct ArrivedClient {
     client: SocketAddr,
     stream: TcpStream,
-    /// What was read of it already.
+    /// Bytes that were already read from it.
     prefix: Vec<u8>,
     origin: Box<ClientOrigin>,
 }
 
 impl ArrivedClient {
-    /// Finds out who it is: whoever has connected, or whom a proxy in these networks names.
+    /// Finds out who it is: whoever has connected or, if that is a proxy in these networks, whom it names.
     async fn read(
         mut stream: TcpStream,
         from: SocketAddr,
@@ -317,7 +318,7 @@ impl ArrivedClient {
         Ok(Self { client, stream, prefix, origin })
     }
 
-    /// A client of this service, whatever it says; whether it gets in is seen later.
+    /// Assigns it to this service, whatever it sends. Whether it may come in is decided later.
     fn admit_unchecked(self, service: ServiceName) -> AdmittedClient {
         let Self { client, stream, prefix, origin } = self;
         let (stream, admission) = (NetStream::Tcp(stream), ClientAdmission::Unchecked);
@@ -372,7 +373,7 @@ async fn end_tls_for_session(
     let ArrivedClient { client, stream, mut origin, .. } = arrived;
     let admission = ClientAdmission::from(gates.enter(service, client.ip()));
     let accepted = match &admission {
-        // Its session is refused before TLS, which would be spoken for nothing.
+        // Its session is refused before TLS, which would be wasted.
         ClientAdmission::Refused(_) => Ok((NetStream::Tcp(stream), None)),
         ClientAdmission::Admitted(_) | ClientAdmission::Unchecked => server.accept(hello, stream).await,
     };
@@ -405,14 +406,14 @@ fn note_user(origin: &mut ClientOrigin, user: Option<ProvenUser>, stream: &NetSt
     origin.user = user;
 }
 
-/// Where a client has connected to; all that is known of it without being told.
+/// Where a client has connected to: all that is known without being told.
 pub fn origin_of(stream: &TcpStream) -> Box<ClientOrigin> {
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     let destination = stream.local_addr().ok().map(canonical);
     Box::new(ClientOrigin { destination, ..ClientOrigin::default() })
 }
 
-/// The very name comes before `*.` and its parent, and these before a route that takes any.
+/// An exact name is preferred to `*.` with its parent, and that to a route for any name.
 fn find_sni_route<'a>(routes: &'a [SniRoute], name: Option<&str>) -> Option<&'a SniRoute> {
     let has = |wanted: &str| routes.iter().find(|route| route.sni.iter().any(|name| name == wanted));
     let named = name.and_then(|name| {

@@ -38,7 +38,7 @@ use crate::{
     },
 };
 
-/// The probe of our own that comes from there, if one does: it does not speak the PROXY protocol.
+/// Looks up the probe of our own that comes from an address, if any. It does not use the PROXY protocol.
 pub type ProbeLookup = Arc<dyn Fn(SocketAddr) -> Option<ExpectedProbe> + Send + Sync>;
 
 /// A probe that is on its way.
@@ -49,30 +49,30 @@ pub struct ExpectedProbe {
     pub by_tls: bool,
 }
 
-/// What the ports for clients share.
+/// What the client ports share.
 #[derive(Clone)]
 pub struct ClientPortContext {
     pub serve: ServeSession,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
     pub probes: ProbeLookup,
-    /// Who gets in, of the clients of each service.
+    /// Which clients of each service may come in.
     pub gates: Arc<ClientGates>,
-    /// And who they are, where requests say so.
+    /// And who they are, if requests say so.
     pub logins: Arc<ClientLogins>,
-    /// Clients at once, of all ports.
+    /// Limits clients of all ports.
     pub quota: Arc<DescriptorQuota>,
-    /// And of these, those that have yet to say what they want.
+    /// Limits the clients among them that have not said yet what they want.
     pub handshakes: Arc<HandshakeLimiter>,
-    /// Whoever has no session yet.
+    /// Clients that have no session yet.
     pub arrivals: Arc<ClientArrivals>,
     pub requests: Arc<RequestBooks>,
     pub access: Arc<AccessLog>,
-    /// The gateway drains.
+    /// Set while the gateway drains.
     pub leaving: Arc<AtomicBool>,
 }
 
-/// Accepts clients until the port is closed; who serves them may change while it runs.
+/// Accepts clients until the port is closed. The routes may change while it runs.
 pub async fn run(
     listener: Arc<Listener>,
     port_routes: Arc<ArcSwap<PortRoutes>>,
@@ -81,7 +81,7 @@ pub async fn run(
 ) {
     let ClientPortContext { serve, tasks, notices, probes, quota, .. } = shared.clone();
     let unbounded = DescriptorQuota::new(usize::MAX);
-    // Where nobody but links comes in, no client takes their room.
+    // On a port that is only for links, no client takes their places.
     let is_for_links = || !port_routes.load().has_services();
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
@@ -140,7 +140,7 @@ pub async fn run(
     listener.accept_within(quota, accepted, tell).await;
 }
 
-/// Tells how the port of clients is.
+/// Reports the state of a client port.
 fn report_port(notices: &NoticeLog, event: &ListenEvent<'_>) {
     match event {
         ListenEvent::Pauses(error) => {
@@ -163,7 +163,7 @@ async fn serve_within_quota(place: QuotaPermit, serving: impl Future<Output = ()
     drop(place);
 }
 
-/// Serves a probe; one that does not come so far hears of it by its TLS.
+/// Serves a probe. If it fails before it has a session, it learns that from its TLS.
 pub async fn serve_probe(
     stream: TcpStream,
     client: SocketAddr,
@@ -188,7 +188,7 @@ pub async fn serve_probe(
     }
 }
 
-/// Serves a client that has come in by one of the routes.
+/// Serves a client that has come in at one of the routes.
 async fn serve_client(
     stream: TcpStream,
     client: SocketAddr,
@@ -196,7 +196,7 @@ async fn serve_client(
     lifetime: RouteLifetime,
     (handshake, arrival): (HandshakePermit, ClientArrival),
 ) {
-    // Boxed: an open session holds no memory for how it came.
+    // Boxed, so that an open session holds no memory for how it came in.
     let entered =
         routes::route_client(stream, client, &lifetime.entered_by, &lifetime.endpoints, &lifetime.gates);
     let entered = Box::pin(handshake.evicted.run_until_cancelled(entered)).await;
@@ -219,13 +219,13 @@ async fn serve_client(
     }
 }
 
-/// Until when a client's further requests are served by the routes that it came in by.
+/// Until when a client's further requests are served by the routes it came in by.
 pub struct RouteLifetime {
-    /// The port has been closed.
+    /// Cancelled when the port is closed.
     pub leave: CancellationToken,
     current: Arc<ArcSwap<PortRoutes>>,
     entered_by: Arc<PortRoutes>,
-    /// Where links come in by this port.
+    /// The endpoints for links on this port.
     pub endpoints: Arc<LinkEndpoints>,
     pub log: Arc<RateLimitedLog>,
     pub gates: Arc<ClientGates>,
@@ -236,7 +236,7 @@ pub struct RouteLifetime {
 }
 
 impl RouteLifetime {
-    /// Whether the port is closed, or leads to others now, or the gateway drains.
+    /// Whether the port is closed or has other routes now, or the gateway drains.
     pub fn is_over(&self) -> bool {
         self.leave.is_cancelled()
             || self.leaving.load(Ordering::Relaxed)

@@ -1,5 +1,5 @@
-//! How a client connection and what belongs to it come to their end: an upstream session together with its
-//! session, a session that could not serve a request, the connection itself.
+//! How a client connection, and what belongs to it, ends: an upstream session together with its session, a
+//! session that could not serve a request, or the connection itself.
 
 use std::{
     net::SocketAddr,
@@ -34,9 +34,9 @@ use crate::{
 /// Of what is read and forgotten, mostly nothing: a buffer that costs little to have.
 const FORGOTTEN_BYTES_MAX: usize = 8 * 1024;
 
-/// A channel's two ends: requests written into its pipe are read by the session in the same turn, and what
-/// the session has brought is read as well. Of a client that has left in the middle of an exchange the
-/// session hears a cut.
+/// Drives both ends of an upstream session. Requests that are written into its pipe are read by the session in
+/// the same turn, and what the session has produced is read as well. If a client leaves in the middle of an
+/// exchange, the session sees a cut.
 pub(super) fn drive_until_closed(
     going: ConnectionDriver,
     session: ConnectionDriver,
@@ -94,7 +94,7 @@ pub(super) fn error_response_for(answer: &SessionOutcome) -> ErrorResponse {
     ErrorResponse::new(status, words)
 }
 
-/// Says what went wrong with a connection that has ended, and closes what hyper has left of it.
+/// Reports what went wrong with a connection that has ended, and closes what hyper has left of it.
 pub(super) async fn close_connection(
     left: Option<CheckedStream>,
     ended: hyper::Result<()>,
@@ -114,7 +114,7 @@ pub(super) async fn close_connection(
         && ended.as_ref().is_err_and(hyper::Error::is_user)
         && let Some(socket) = left.stream.tcp()
     {
-        // An answer has failed: the reset must not overtake what came of it.
+        // An answer has failed, and the reset must not overtake the part of it that was sent.
         tcp::await_acknowledged(socket, STALLED_MAX).await;
     }
     if let Some(left) = left
@@ -125,10 +125,10 @@ pub(super) async fn close_connection(
     }
 }
 
-/// Reads and forgets, so that no reset overtakes what was said last.
+/// Reads and discards, so that no reset overtakes the last answer.
 pub(super) async fn close_lingering(mut stream: NetStream, last: &[u8]) {
     let received = async {
-        // A client that has left already hears nothing.
+        // A client that has already left receives nothing.
         let _ = stream.write_all(last).await;
         let _ = stream.shutdown().await;
         let mut scratch = Vec::with_capacity(FORGOTTEN_BYTES_MAX);
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::{net::pipe::pipe, tests::happens_after};
 
-    /// A client that is silent is not waited for; one that goes on sending is heard, and not for ever.
+    /// A silent client is not waited for; one that goes on sending is read, but not for ever.
     #[tokio::test(start_paused = true)]
     async fn who_is_told_no_is_heard_for_as_long_as_that_takes() {
         for (every, expected) in [(None, LINGER_QUIET), (Some(Duration::from_secs(1)), LINGER)] {

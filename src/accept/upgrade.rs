@@ -1,4 +1,5 @@
-//! A client connection whose request has turned it into something else: a WebSocket, or what two ends agreed on.
+//! A client connection that a request has turned into something else: a WebSocket, or a protocol that both ends
+//! agreed on.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -33,11 +34,11 @@ use crate::{
 
 /// What a request has upgraded the connection to.
 pub enum UpgradedTo {
-    /// A WebSocket, whose frames are taken off here.
+    /// A WebSocket whose frames are decoded here.
     Socket(Box<UpgradedSocket>),
     /// The same for a link.
     Link(Box<LinkEndpoint>),
-    /// Something that is passed on as it is, with the other end of its channel.
+    /// Something that is passed on as it is, with the other end of its upstream session.
     Passed(OnUpgrade),
 }
 
@@ -45,11 +46,11 @@ pub enum UpgradedTo {
 pub struct UpgradedSocket {
     pub route: HttpRoute,
     pub client: RequestClient,
-    /// What the session will be called.
+    /// The id of the future session.
     pub id: String,
-    /// Its client's place.
+    /// The client's permit.
     pub permit: ClientPermit,
-    /// Of the request, for the access log; its line is written when the session ends.
+    /// The record of the request for the access log; its line is written when the session ends.
     pub record: Option<AccessRecord>,
     pub arrival: Option<ClientArrival>,
 }
@@ -64,7 +65,8 @@ pub async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, 
     Ok(parts.io.into_inner().into_inner().with_prefix(&parts.read_buf))
 }
 
-/// The session of a client whose WebSocket ends here, if it is there still: it carries what is within the frames.
+/// The session of a client whose WebSocket ends here, if the client is still there. It carries the payload of
+/// the frames.
 pub async fn web_socket_session(
     socket: UpgradedSocket,
     left: Option<OnUpgrade>,
@@ -100,12 +102,12 @@ async fn begin_web_socket_session(
     };
     let work = IdleState::new_busy(reclaim);
     record.into_iter().for_each(|record| work.finish_with_session(record));
-    // It is told why it is closed before its session is cut.
+    // The client is told why it is closed before its session is cut.
     let expires = expires.map(|at| at + FAREWELL * 2);
     Ok(SessionRequest { id: Some(id), idle_state: Some(work), expires, arrival, ..session_request(entered) })
 }
 
-/// A connection has become a link: from here on it is greeted as one.
+/// Runs the link handshake on a connection that has become a link.
 pub async fn accept_link(endpoint: &LinkEndpoint, left: Option<OnUpgrade>, client: SocketAddr) {
     match downgrade_client(left).await {
         Ok(here) => endpoint.receive(here.into_inner(), client),
@@ -115,7 +117,7 @@ pub async fn accept_link(endpoint: &LinkEndpoint, left: Option<OnUpgrade>, clien
     }
 }
 
-/// Joins a connection that was upgraded to the other end of its upstream session.
+/// Joins an upgraded connection to the other end of its upstream session.
 pub async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade, client: SocketAddr) {
     if let Err(error) = join_upgraded(left, there).await {
         tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "an upgraded connection was lost: {error}");

@@ -21,7 +21,7 @@ pub const FAREWELL: Duration = Duration::from_secs(1);
 /// A session that requests are sent over.
 pub struct UpstreamSession {
     pub service: ServiceName,
-    /// The client whose requests these are: one proxy may send those of many.
+    /// The client whose requests these are; one proxy may send requests of many.
     pub client: RequestClient,
     pub id: String,
     pub connection: UpstreamConnection,
@@ -30,14 +30,14 @@ pub struct UpstreamSession {
     pub idle_state: Arc<IdleState>,
 }
 
-/// A request that got no answer from a backend.
+/// A request for which there was no answer from a backend.
 pub struct RequestFailure {
     /// What the client is told.
     pub response: ErrorResponse,
     pub session: Option<String>,
-    /// How that session has ended, where it is known.
+    /// How its session has ended, if known.
     pub end: Option<String>,
-    /// The backend that it was sent to, where this half knows it.
+    /// The backend that it was sent to, if this half knows it.
     pub backend: Option<Arc<str>>,
 }
 
@@ -47,10 +47,10 @@ impl From<ErrorResponse> for RequestFailure {
     }
 }
 
-/// Makes the response for a request that got none from its session; the session knows why, if it has ended.
+/// Makes the response for a request that got none from its session. If the session has ended, it knows why.
 pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) -> RequestFailure {
     let (mut end, backend) = (None, channel.idle_state.backend());
-    // The line was cut, and hears so when it is next polled.
+    // The connection was cut, and learns that when it is next polled.
     if matches!(lost, ResponseFailure::BodyStalled | ResponseFailure::TimedOut) {
         channel.failure_sender.report_timeout();
     }
@@ -78,7 +78,7 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
     RequestFailure { response, session: Some(channel.id), end, backend }
 }
 
-/// The failure of a session whose answer can not be passed on.
+/// The failure of a session whose answer cannot be passed on.
 pub fn unreadable(channel: UpstreamSession) -> RequestFailure {
     let response = ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service's answer is no HTTP/1.1");
     let backend = channel.idle_state.backend();

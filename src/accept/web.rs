@@ -1,9 +1,9 @@
 //! Clients that begin with an HTTP request: one [`ClientConnection`] for the whole life of the connection.
 //!
-//! Each request names a service of the port by its host and path. A WebSocket whose frames are decoded here turns
-//! the connection into a session. A request for a service that carries HTTP is cleaned and sent over a session of
-//! that service, which stays open for further requests of the same client; two clients never share one. A request
-//! that is refused gets an answer that says why, and the connection stays open.
+//! Each request names a service of the port by its host and path. A WebSocket whose frames are decoded here
+//! turns the connection into a session. A request for a service that carries HTTP is cleaned and sent over a
+//! session of that service. The session stays open for further requests of the same client; two clients never
+//! share one. A request that is refused gets an answer that says why, and the connection stays open.
 
 use std::{
     convert::Infallible,
@@ -69,7 +69,7 @@ use crate::{
     proto::multiplex::open::ClientOrigin,
 };
 
-/// Sessions of one connection; the one that was idle longest gives way.
+/// The most sessions of one connection; past that the one that was idle longest is closed.
 const CHANNELS_MAX: usize = 8;
 
 /// What all requests of one connection share.
@@ -84,26 +84,26 @@ struct ClientConnection {
     tracker: Arc<KeepAliveTracker>,
     interims: InterimResponses,
     flushes: Flushes,
-    /// Idle ones, the last used one last.
+    /// Idle sessions; the one used last comes last.
     idle_sessions: Mutex<Vec<UpstreamSession>>,
     upgraded: Mutex<Option<UpgradedTo>>,
     /// Where hyper leaves the connection when it ends, if a request has asked for an upgrade.
     downstream_upgrade: Mutex<Option<OnUpgrade>>,
-    /// Tells when idle sessions have been reclaimed.
+    /// Signals that idle sessions have been reclaimed.
     reclaim: Arc<IdleReclaim>,
-    /// The client has left in the middle of an exchange, which is a cut.
+    /// Set when the client has left in the middle of an exchange, which is a cut.
     is_cut: Arc<AtomicBool>,
-    /// How long the connection stays without a request: what the service says that was asked last.
+    /// How long the connection stays open without a request, according to the service that was used last.
     keep_alive: Mutex<Duration>,
-    /// Until a service has let it in.
+    /// Held until a service has let it in.
     handshake_permit: Mutex<Option<HandshakePermit>>,
-    /// Until its first request has a session, or an answer without one.
+    /// Held until its first request has a session, or an answer without one.
     arrival: Mutex<Option<ClientArrival>>,
-    /// Given when the certificate of the client is revoked.
+    /// Signals that the client's certificate is revoked.
     revocation: RevocationSignal,
 }
 
-/// What must be remembered of a request to handle its response.
+/// What is needed from a request to handle its response.
 struct SentRequest {
     method: Method,
     wanted: Option<HeaderValue>,
@@ -112,7 +112,7 @@ struct SentRequest {
 
 const UNENCODED: &str = "its target has signs that have to be percent-encoded, such as %22 %23 %3C %3E";
 
-/// Serves a client until it leaves; the session that its connection has become, if it has.
+/// Serves a client until it leaves. Returns the session that its connection has become, if any.
 pub async fn serve(
     client_stream: WebClient,
     serve: ServeSession,
@@ -142,10 +142,10 @@ pub async fn serve(
         revocation: stream.revocation(),
     });
     connection.serve_requests(stream, prefix).await;
-    // Each session hears an end.
+    // Each session sees an end.
     lock(&connection.idle_sessions).clear();
     let became = lock(&connection.upgraded).take();
-    // Who is late is cut; what is passed on goes over a session that stays.
+    // A connection that takes too long is cut; what is passed on uses a session that stays.
     if !matches!(became, Some(UpgradedTo::Passed(_))) {
         let _ = timeout(FAREWELL, connection.drivers.all_ended()).await;
     }
@@ -176,7 +176,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ClientConnection {
-    /// Serves requests until one has made the connection something else, or it ends.
+    /// Serves requests until one has turned the connection into something else, or it ends.
     async fn serve_requests(self: &Arc<Self>, stream: NetStream, prefix: Vec<u8>) {
         let checked =
             CheckedStream::new(PrefixedStream { prefix: prefix.into(), stream }, self.tracker.clone());
@@ -204,7 +204,7 @@ impl ClientConnection {
             if revoked.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            // Who has just come is heard out: its first answer ends the connection.
+            // A client that has just connected still gets its first answer, which then ends the connection.
             let is_over = leaving.poll(cx) && lock(&self.arrival).is_none();
             if given_up.poll(cx) || is_over {
                 served.as_mut().graceful_shutdown();
@@ -231,7 +231,7 @@ impl ClientConnection {
         self.is_cut.store(is_busy, Ordering::Relaxed);
         let left = match Pin::into_inner(served).into_parts() {
             Some(parts) => Some(parts.io.into_inner().into_inner()),
-            // Nothing has become of an upgrade that was asked for.
+            // A requested upgrade did not happen.
             None if lock(&self.upgraded).is_none() => {
                 let left = lock(&self.downstream_upgrade).take();
                 downgrade_client(left).await.ok()
@@ -242,8 +242,8 @@ impl ClientConnection {
         close_connection(left, ended, timed_out, (self.client, &self.lifetime.log)).await;
     }
 
-    /// Lets the sessions go that have given their place up; whether nothing is under way on the connection, which
-    /// goes with them then.
+    /// Closes the sessions that have given up their permits. Returns whether nothing is under way on the
+    /// connection, which then ends with them.
     fn close_reclaimed(&self) -> bool {
         lock(&self.idle_sessions).retain(|channel| !channel.idle_state.is_reclaimed());
         self.tracker.phase() == ConnectionPhase::Idle
@@ -342,7 +342,7 @@ impl ClientConnection {
         self.clean_response(channel, response, requested, exchange, trail)
     }
 
-    /// The connection becomes a session whose frames are taken off.
+    /// Turns the connection into a session that carries the payload of its frames.
     async fn begin_web_socket(
         &self,
         route: &HttpRoute,
@@ -360,7 +360,7 @@ impl ClientConnection {
         Ok(response)
     }
 
-    /// What a backend has answered, for the client.
+    /// Prepares a backend's answer for the client.
     fn clean_response(
         &self,
         channel: UpstreamSession,
@@ -402,7 +402,7 @@ impl ClientConnection {
         }
     }
 
-    /// Sends a request; over a new session where there is none, or it has ended since the last one.
+    /// Sends a request, over a new session if there is none or the last one has ended.
     async fn send_request(
         &self,
         route: &HttpRoute,
@@ -434,7 +434,7 @@ impl ClientConnection {
         }
     }
 
-    /// A client gets in with one more session, or is refused.
+    /// Checks whether a client may have one more session.
     async fn enter(
         &self,
         service: &ServiceName,

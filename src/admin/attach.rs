@@ -1,5 +1,5 @@
-//! A handle whose engine is in another process: pictures come through the admin socket, commands
-//! go through it. A gateway that is lost is called again until it answers.
+//! A handle whose engine is in another process: snapshots come through the admin socket, and commands go
+//! through it. If the gateway is lost, it is called again until it answers.
 
 use std::{
     sync::{
@@ -26,8 +26,8 @@ use crate::{
     telemetry::snapshot::Snapshot,
 };
 
-/// Attaches to the gateway at `target`; an error where it does not answer now. Pictures come, and
-/// word of whether it is there, until nobody holds the handle or a watch of it.
+/// Attaches to the gateway at `target`; an error if it does not answer now. Snapshots, and whether it can be
+/// reached, are followed until nobody holds the handle or a watch of it.
 pub async fn attach(
     target: &AdminTarget,
     access: AdminAccess,
@@ -48,7 +48,7 @@ pub async fn attach(
     Ok((handle, contact))
 }
 
-/// How often pictures are read. It may be slowed down while they come: those that come faster are left unread.
+/// How often snapshots are read. It may be slowed down while they arrive; faster ones are then not read.
 #[derive(Debug, Clone)]
 pub struct PicturePace(Arc<AtomicU64>);
 
@@ -68,8 +68,8 @@ impl PicturePace {
     }
 }
 
-/// The same of a gateway that may not be there yet, with pictures no faster than that. What the handle has
-/// before the first of them is empty.
+/// The same for a gateway that may not be there yet, with at most one snapshot per pace. Until the first one
+/// arrives, the handle has an empty one.
 pub fn attach_when_there(
     target: &AdminTarget,
     access: AdminAccess,
@@ -90,10 +90,10 @@ pub fn attach_when_there(
     (handle, contact)
 }
 
-/// The next picture may be there a moment before it is due.
+/// The next snapshot may arrive a moment before it is due.
 const EARLY: Duration = Duration::from_millis(500);
 
-/// Calls one gateway and asks it for pictures.
+/// Calls one gateway and asks it for snapshots.
 struct Watcher {
     target: AdminTarget,
     pace: Option<PicturePace>,
@@ -103,7 +103,7 @@ impl Watcher {
     async fn connect(&self) -> Result<(AdminConnection, Arc<Snapshot>), ClientError> {
         let Some(pace) = &self.pace else { return self.connect_with(&AdminRequest::Watch).await };
         match self.connect_with(&AdminRequest::WatchEvery(WatchPace::new(pace.every()))).await {
-            // One that knows no pace has its own.
+            // A version that does not know the pace uses its own.
             Err(ClientError::Refused { .. }) => self.connect_with(&AdminRequest::Watch).await,
             connected => connected,
         }
@@ -119,7 +119,7 @@ impl Watcher {
         Ok((client, first))
     }
 
-    /// Passes pictures on, for ever: the caller drops it when nobody looks any more.
+    /// Passes snapshots on for ever; the caller drops the future when nobody looks any more.
     async fn forward(
         &self,
         client: Option<AdminConnection>,
@@ -149,7 +149,7 @@ impl Watcher {
         }
     }
 
-    /// Calls until it answers.
+    /// Calls the gateway until it answers.
     async fn connect_until_there(
         &self,
         snapshots: &watch::Sender<Arc<Snapshot>>,
@@ -159,7 +159,7 @@ impl Watcher {
         loop {
             match self.connect().await {
                 Ok((client, first)) => {
-                    // First that it is there: a picture is never drawn as one from before the loss.
+                    // The contact first, so that no snapshot is drawn as one from before the loss.
                     tell.send_replace(GatewayContact::There);
                     snapshots.send_replace(first);
                     return client;
@@ -174,8 +174,7 @@ impl Watcher {
     }
 }
 
-/// Each command goes through a connection of its own: an answer that takes long holds up neither
-/// pictures nor other commands.
+/// Each command uses a connection of its own, so a slow answer delays neither snapshots nor other commands.
 async fn forward_commands(
     target: AdminTarget,
     access: AdminAccess,
@@ -196,7 +195,7 @@ async fn forward_commands(
                     }
                 }
             };
-            // An asker that has left needs no answer.
+            // Nobody may be waiting for the answer any more.
             let _ = answer.send(answered);
         });
     }

@@ -1,5 +1,5 @@
-//! A program that carries the admin protocol: it is started, what it says beside the protocol is kept for
-//! the operator, and it is ended with whoever called it.
+//! A program that carries the admin protocol: it is started, its standard error is kept for the operator, and
+//! it is ended with its caller.
 
 use std::{
     collections::BTreeSet,
@@ -22,19 +22,19 @@ use tokio_util::bytes::BytesMut;
 use super::{protocol::WireError, target::CarrierCommand};
 use crate::{systemd, text};
 
-/// What is kept of what it says on standard error: the end.
+/// How much of its standard error is kept, from the end.
 const SAID_BYTES_MAX: usize = 2048;
 const SAID_CHARS_MAX: usize = 200;
-/// A login may print a greeting before the program at the far end begins.
+/// The longest greeting that a login may print before the program at the far end begins.
 const GREETING_BYTES_MAX: usize = 16 * 1024;
-/// A program that has closed its output gets so long to say why, and to end.
+/// How long a program that has closed its output gets to say why, and to end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(10);
-/// What every gateway's first message begins with, behind its length.
+/// How every gateway's first message begins, after its length.
 const HELLO_BEGINS: &[u8] = b"{\"portcullis\":";
 const LENGTH_BYTES: usize = 4;
 
-/// The process groups of those that run: a process that exits drops nothing that is held by its tasks.
+/// The process groups of running carriers: when a process exits, what its tasks hold is not dropped.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// Ends every carrier of this process, before it exits.
@@ -43,7 +43,7 @@ pub fn end_all() {
     running.into_iter().for_each(kill_group);
 }
 
-/// One that has ended meanwhile is as good.
+/// A carrier that has already ended is fine.
 fn kill_group(group: i32) {
     let _ = Pid::from_raw(group).map(|group| kill_process_group(group, Signal::KILL));
 }
@@ -58,19 +58,19 @@ pub(super) struct Carrier {
 }
 
 impl Carrier {
-    /// Starts it, and gives what it says and what it hears.
+    /// Starts it; returns its output and its input.
     pub fn start(command: &CarrierCommand) -> io::Result<(Self, pipe::Receiver, pipe::Sender)> {
         let mut process = Command::new(&command.program);
         systemd::keep_from(&mut process);
         let mut child = process
             .args(&command.arguments)
-            // Asked for a password, it is to fail and not to write across the screen.
+            // If it is asked for a password, it should fail and not write over the screen.
             .env("SSH_ASKPASS_REQUIRE", "force")
             .env("SSH_ASKPASS", "false")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A key that ends the screen is not for it, and what it starts ends with it.
+            // A key that ends the screen must not reach it, and whatever it starts ends with it.
             .process_group(0)
             .spawn()?;
         let group = i32::try_from(child.id()).unwrap_or_default();
@@ -91,7 +91,7 @@ impl Carrier {
         ))
     }
 
-    /// Keeps what it says on standard error, for ever: a full pipe would hold it up. May be dropped half-way.
+    /// Reads its standard error for ever, since a full pipe would stop it. May be dropped at any point.
     pub async fn keep_errors(&mut self) {
         while !self.has_closed {
             let mut chunk = [0; 1024];
@@ -107,11 +107,11 @@ impl Carrier {
         std::future::pending().await
     }
 
-    /// Why it carries nothing any more: what it said last, else how it ended.
+    /// Why it carries nothing any more: its last output or, if there is none, how it ended.
     pub async fn last_words(&mut self) -> Option<String> {
         let ended = async {
             while !self.has_closed {
-                // It returns never; what it has read is kept.
+                // This never returns by itself; what it has read is kept.
                 let _ = timeout(LOOK, self.keep_errors()).await;
             }
             loop {
@@ -134,17 +134,18 @@ impl Drop for Carrier {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let group = i32::try_from(child.id()).unwrap_or_default();
-        // What is not in the list has been killed already.
+        // A group that is not in the list has been killed already.
         if RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&group) {
             kill_group(group);
         }
-        // Its number is free when it was waited for, which is done aside: the kernel may take its time.
+        // Its process id is free once it was waited for. That is done on another thread, since the kernel may
+        // take its time.
         let reaper = thread::Builder::new().name("carrier end".into());
         let _ = reaper.spawn(move || drop(child.wait()));
     }
 }
 
-/// Reads up to a gateway's first message, and gives what was read of it: a greeting before it is left out.
+/// Reads up to a gateway's first message, and returns what was read of that; a greeting before it is dropped.
 pub(super) async fn skip_banner(child_output: &mut (impl AsyncRead + Unpin)) -> Result<BytesMut, WireError> {
     let mut read = BytesMut::new();
     loop {

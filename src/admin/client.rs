@@ -1,4 +1,4 @@
-//! Asks a running gateway, at its admin socket or through a program that leads there.
+//! Sends commands to a running gateway, through its admin socket or a program that leads there.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -20,9 +20,10 @@ use crate::{
     telemetry::snapshot::{self, Snapshot},
 };
 
-/// A gateway that is well takes what it is asked.
+/// A healthy gateway reads a request within this time.
 const SEND: Duration = Duration::from_secs(5);
-/// It answers most commands at once; of those that take longer, whether it turns is asked so often.
+/// Most commands are answered at once. During longer ones, this is how often to check that the gateway
+/// responds.
 const ANSWER: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Error)]
@@ -33,7 +34,7 @@ pub enum ClientError {
     Start { at: String, source: io::Error },
     #[error("{at}: {source}")]
     Wire { at: String, source: WireError },
-    /// The program that leads there has ended, or hangs, and said why.
+    /// The program that leads there has ended or hangs; it said why.
     #[error("{at}: {error_output}")]
     Carrier { at: String, error_output: String },
     #[error("{at}: the gateway does not answer; it hangs, or is stopped by a signal")]
@@ -53,12 +54,13 @@ fn connect_advice(source: &io::Error) -> &'static str {
     }
 }
 
-/// Sends one command and returns its answer; waits as long as the command takes, while the gateway turns.
+/// Sends one command and returns its answer; waits as long as the command takes, while the gateway responds.
 pub async fn send_command(path: &Path, command: Command) -> Result<CommandAnswer, ClientError> {
     send_command_to(&AdminTarget::from(path), command).await
 }
 
-/// The same, wherever the gateway is. What is too long for one request goes in several, and is answered as one.
+/// The same, wherever the gateway is. A command that is too long for one request is sent in several, and
+/// answered as one.
 pub async fn send_command_to(target: &AdminTarget, command: Command) -> Result<CommandAnswer, ClientError> {
     let mut killed_before = 0;
     for part in in_parts(command) {
@@ -82,7 +84,7 @@ async fn send_part(target: &AdminTarget, command: Command) -> Result<CommandAnsw
     }
 }
 
-/// Whether the gateway answers anybody. One that is closing its socket does not, and is about to answer.
+/// Whether the gateway answers anybody. One that is closing its socket does not, but is about to answer.
 async fn check_answers(target: &AdminTarget) -> Result<(), ClientError> {
     match Box::pin(send_part(target, Command::Status)).await {
         Err(silent @ ClientError::Silent { .. }) => Err(silent),
@@ -90,7 +92,7 @@ async fn check_answers(target: &AdminTarget) -> Result<(), ClientError> {
     }
 }
 
-/// A connection to a gateway that has said hello.
+/// A connection to a gateway that has sent its hello.
 #[derive(Debug)]
 pub(super) struct AdminConnection {
     target: AdminTarget,
@@ -114,7 +116,7 @@ impl AdminConnection {
     async fn over_socket(target: &AdminTarget, path: &Path) -> Result<Self, ClientError> {
         let at = || target.to_string();
         let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
-            // Its queue is full: it listens, and takes nobody in.
+            // Its queue is full: it listens, but accepts nobody.
             io::ErrorKind::WouldBlock => ClientError::Silent { at: at() },
             _ => ClientError::Connect { at: at(), source },
         })?;
@@ -152,7 +154,7 @@ impl AdminConnection {
         }
     }
 
-    /// The next of the pictures that were asked for.
+    /// The next of the requested snapshots.
     pub async fn next_snapshot(&mut self) -> Result<Arc<Snapshot>, ClientError> {
         let at = self.target.to_string();
         match self.receive(self.target.snapshot_within()).await? {
@@ -173,7 +175,7 @@ impl AdminConnection {
         }
     }
 
-    /// Reads pictures until then, and looks into none of them: those of thousands of sessions cost much.
+    /// Reads snapshots until then without parsing them: those with thousands of sessions are costly.
     pub async fn skip_snapshots(&mut self, until: Instant) -> Result<(), ClientError> {
         while Instant::now() < until {
             self.message(self.target.snapshot_within()).await?;
@@ -212,7 +214,7 @@ impl AdminConnection {
     }
 }
 
-/// What a carrier says of its end is nearer to the cause than that it has ended.
+/// The carrier's own message is closer to the cause than the fact that it has ended.
 async fn carrier_error(target: &AdminTarget, carrier: &mut Carrier, source: WireError) -> ClientError {
     let at = target.to_string();
     let has_ended = matches!(source, WireError::Closed | WireError::Io(_));
@@ -262,7 +264,7 @@ mod tests {
         let gateway = hang(UnixListener::bind(&path).unwrap());
         let asking = async {
             let mut client = AdminConnection::connect(&AdminTarget::Socket(path)).await.unwrap();
-            // The kernel takes the first of them.
+            // The kernel accepts the first of them.
             loop {
                 if let Err(error) = client.send(&AdminRequest::Watch).await {
                     return error;

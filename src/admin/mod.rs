@@ -1,5 +1,5 @@
-//! The engine's handle across a local socket: [`server`] offers it, [`client`] asks it once,
-//! [`attach`] keeps one, `protocol` is what they say, [`socket_path`] where the socket is. A gateway of another
+//! The engine's handle through a local socket: [`server`] offers it, [`client`] uses it once, and [`attach`]
+//! keeps one. `protocol` is their language, and [`socket_path`] says where the socket is. A gateway on another
 //! host is a [`target`] that a program leads to (`carrier`), with [`stdio`] at its far end.
 
 pub mod attach;

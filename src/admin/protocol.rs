@@ -1,6 +1,6 @@
-//! What the admin socket says: a hello from the server, then one answer for each command, each a
-//! JSON text behind its length in four bytes. To `watch` the answers are pictures, without end;
-//! `{"watch":{"every_ms":1000}}` asks for them no faster than that.
+//! The protocol of the admin socket: a hello from the server, then one answer for each command. Each is a JSON
+//! text, preceded by its length in four bytes. The answers to `watch` are snapshots without end;
+//! `{"watch":{"every_ms":1000}}` asks for no more than one in that time.
 
 use std::{
     io::{self, Cursor},
@@ -29,16 +29,16 @@ use crate::{
     text,
 };
 
-/// A snapshot with all its rows fits; a length beyond it is no answer of ours.
+/// A snapshot with all its rows fits; a longer message is not an answer of ours.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What is longer is no request, and is not waited for. Only a list of sessions comes near it, which goes
-/// [in parts](in_parts).
+/// A longer message is not a request, and is not waited for. Only a list of sessions comes near this, and is
+/// sent [in parts](in_parts).
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Of the names of sessions in one request.
+/// The limit for the names of sessions in one request.
 const LIST_BYTES_MAX: usize = REQUEST_BYTES_MAX / 2;
-/// The slowest pace of pictures that may be asked for: who asks gives a gateway up that says nothing for longer.
+/// The slowest pace that may be requested: callers give up on a gateway that sends nothing for longer.
 const PACE_MAX: Duration = Duration::from_secs(5);
-/// Of a fault that repeats what was asked.
+/// The longest error message that repeats a request.
 const FAULT_CHARS_MAX: usize = 200;
 
 /// The server's first message.
@@ -49,20 +49,20 @@ pub struct AdminHello {
     pub snapshot: u32,
 }
 
-/// What a client asks.
+/// A client's request.
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdminRequest {
-    /// Every picture from now on; one that is not read in time is left out for a newer one.
+    /// Every snapshot from now on; one that is not read in time is replaced by a newer one.
     Watch,
-    /// The same, no faster than this.
+    /// The same, but no faster than this.
     #[serde(rename = "watch")]
     WatchEvery(WatchPace),
     #[serde(untagged)]
     Command(Command),
 }
 
-/// The commands that say the same, each short enough for a request.
+/// Commands with the same effect, each short enough for a request.
 pub fn in_parts(command: Command) -> Vec<Command> {
     let listed = match command {
         Command::KillAll(KillSelection::Listed(listed)) => listed,
@@ -70,7 +70,7 @@ pub fn in_parts(command: Command) -> Vec<Command> {
     };
     let (mut lists, mut list, mut bytes) = (Vec::new(), Vec::new(), 0);
     for session in listed.sessions {
-        // As it is written: what has to be escaped is longer.
+        // In its escaped form, which is longer.
         let more = serde_json::to_string(&session).map_or(session.len(), |text| text.len()) + 1;
         if bytes + more > LIST_BYTES_MAX {
             lists.push(std::mem::take(&mut list));
@@ -84,7 +84,7 @@ pub fn in_parts(command: Command) -> Vec<Command> {
     lists.into_iter().map(|list| Command::KillAll(KillSelection::Listed(part(list)))).collect()
 }
 
-/// How fast pictures may come.
+/// How fast snapshots may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchPace {
@@ -108,7 +108,7 @@ struct PacedWatch {
 }
 
 impl AdminRequest {
-    /// Read by hand: of two kinds that do not fit, serde could not say what is wrong.
+    /// Parsed by hand: if neither kind fits, serde could not say what is wrong.
     pub fn parse(message: &[u8]) -> Result<Self, RequestParseError> {
         if serde_json::from_slice::<String>(message).is_ok_and(|word| word == "watch") {
             return Ok(Self::Watch);
@@ -149,7 +149,7 @@ pub enum WireError {
     Greeting(String),
 }
 
-/// What was read of a pipe already, and the rest.
+/// The bytes already read from a pipe, and the rest of it.
 type ReadOnPipe = Chain<Cursor<BytesMut>, pipe::Receiver>;
 
 /// One end of the socket.
@@ -160,17 +160,17 @@ pub struct AdminStream {
 }
 
 impl AdminStream {
-    /// The gateway's end, which hears requests.
+    /// The gateway's end, which receives requests.
     pub fn server(stream: UnixStream) -> Self {
         Self::new(stream, REQUEST_BYTES_MAX)
     }
 
-    /// The asker's end, which hears answers.
+    /// The client's end, which receives answers.
     pub fn client(stream: UnixStream) -> Self {
         Self::new(stream, ANSWER_BYTES_MAX)
     }
 
-    /// The same over the pipes of a program, some of whose answer has been read.
+    /// The same over the pipes of a program, from which some of the answer was already read.
     pub(super) fn piped(read: BytesMut, reader: pipe::Receiver, writer: pipe::Sender) -> Self {
         let reader = Cursor::new(read).chain(reader);
         Self::over(Either::Right(reader), Either::Right(writer), ANSWER_BYTES_MAX)

@@ -33,22 +33,22 @@ use crate::{
     telemetry::{audit::AuditActor, snapshot},
 };
 
-/// Commands that are worked on at once.
+/// How many commands are processed at once.
 const COMMANDS_MAX: usize = 32;
-/// Screens that watch at once.
+/// How many screens watch at once.
 const WATCHES_MAX: usize = 32;
-/// Clients that are connected and ask nothing: past that the one that has been silent for longest gives way, so
-/// that scripts which leak their connections shut nobody out.
+/// How many connected clients may be silent. Past that, the one that has been silent for longest is closed, so
+/// that scripts which leak their connections lock nobody out.
 const SILENT_MAX: usize = 32;
-/// What that one is told.
+/// The message for that client.
 const GIVES_WAY: &str = "too many clients are connected that ask nothing, and of these this was the oldest";
-/// A client that is connected and asks nothing is let go.
+/// After this long, a connected client that sends nothing is closed.
 const SILENT: Duration = Duration::from_secs(60);
-/// An answer that is not read in this time is dropped with its client.
+/// If an answer is not read within this time, it is dropped with its client.
 const SEND: Duration = Duration::from_secs(10);
-/// An engine that turns takes several pictures in this time.
+/// A running engine makes several snapshots in this time.
 const TURNS: Duration = Duration::from_secs(3);
-/// Answers under way get so long when the gateway ends.
+/// How long answers under way get when the gateway ends.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Error)]
@@ -61,7 +61,7 @@ pub enum AdminError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// The bound socket; dropping it removes it, unless another has taken its path meanwhile.
+/// The bound socket. Dropping it removes it, unless another process has taken its path meanwhile.
 #[derive(Debug)]
 pub struct AdminSocket {
     path: PathBuf,
@@ -83,7 +83,7 @@ impl AdminSocket {
             }
             there.remove(path).map_err(io)?;
         }
-        // The process's umask (077) keeps others out between these two lines.
+        // Between these two lines, the process's umask (077) keeps others out.
         let listener = UnixListener::bind(path).map_err(io)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io)?;
         let own = SocketFile::open(path).map_err(io)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
@@ -103,7 +103,7 @@ impl AdminSocket {
         self.tasks.spawn("admin socket", async move {
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 let Ok((stream, _)) = accepted else {
-                    // Out of descriptors: some will be free in a moment.
+                    // Out of descriptors; some will be free in a moment.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
@@ -127,12 +127,12 @@ impl AdminSocket {
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        // Gone already is as good.
+        // It may be gone already.
         let _ = self.own.remove(&self.path);
     }
 }
 
-/// What stood at a path at one moment. It is kept open: its number is given to no other file meanwhile.
+/// The file at a path at one moment. It is kept open, so that no other file gets its number meanwhile.
 #[derive(Debug)]
 struct SocketFile {
     file: OwnedFd,
@@ -150,7 +150,7 @@ impl SocketFile {
         Ok(Some(Self { file, is_socket }))
     }
 
-    /// Removes it from its path, where it still stands there.
+    /// Removes it from its path, if it is still there.
     fn remove(&self, path: &Path) -> io::Result<()> {
         let (own, now) = (rustix::fs::fstat(&self.file)?, rustix::fs::lstat(path)?);
         match (own.st_dev, own.st_ino) == (now.st_dev, now.st_ino) {
@@ -160,7 +160,7 @@ impl SocketFile {
     }
 }
 
-/// What clients have taken up.
+/// The places that clients have taken.
 struct AdminPlaces {
     commands: Semaphore,
     watches: Semaphore,
@@ -178,16 +178,17 @@ impl Default for AdminPlaces {
 }
 
 impl AdminPlaces {
-    /// A client asks nothing from now on. All are the same user's, so none has more than another.
+    /// Notes that a client is silent from now on. All clients belong to the same user, so none may have more
+    /// than another.
     fn begin_silence(&self) -> HandshakePermit {
         HandshakePermit::begin(self.silent.clone(), Ipv4Addr::LOCALHOST.into())
     }
 }
 
-/// What comes from a client that was silent.
+/// What a silent client sends.
 enum Heard {
     Request(Result<AdminRequest, WireError>),
-    /// Others are as silent, and this one has been for longest.
+    /// Too many are silent, and this one has been for longest.
     GivesWay,
     /// Nothing, for too long, or the gateway ends.
     Nothing,
@@ -196,7 +197,7 @@ enum Heard {
 async fn hear(wire: &mut AdminStream, stop: &CancellationToken, silent: HandshakePermit) -> Heard {
     tokio::select! {
         biased;
-        // A request that has come is answered, though the place is another's by now.
+        // A request that has arrived is answered, even if the place belongs to another client by now.
         requested = timeout(SILENT, wire.request()) => requested.map_or(Heard::Nothing, Heard::Request),
         () = silent.evicted.cancelled() => Heard::GivesWay,
         () = stop.cancelled() => Heard::Nothing,
@@ -215,11 +216,11 @@ async fn serve_connection(
     }
     loop {
         let (request, is_last) = match hear(&mut wire, stop, silent).await {
-            // What follows a request that is too long is not known to begin where one does.
+            // After a request that is too long, it is unknown where the next one begins.
             Heard::Request(request @ Err(WireError::TooLong { .. })) => (request, true),
             Heard::Request(request) => (request, false),
             Heard::GivesWay => {
-                // One that does not read it is closed all the same.
+                // A client that does not read this is closed all the same.
                 let _ = timeout(SEND, wire.send(&refusal(GIVES_WAY.into()))).await;
                 return;
             }
@@ -252,7 +253,7 @@ fn refusal(why: String) -> CommandAnswer {
     CommandAnswer::Refused(why)
 }
 
-/// The engine's answer, or that it gives none: an asker is not to wait for what does not come.
+/// The engine's answer, or that there is none: nobody should wait for what does not come.
 async fn answer_command(handle: &GatewayHandle, command: Command) -> CommandAnswer {
     tokio::select! {
         answer = handle.ask(command) => answer,
@@ -260,8 +261,8 @@ async fn answer_command(handle: &GatewayHandle, command: Command) -> CommandAnsw
     }
 }
 
-/// Returns when the engine has taken no picture for a while. Twice: a process that was stopped goes on
-/// with its clocks first.
+/// Returns when the engine has made no snapshot for a while. It waits twice, since after a stop of the process
+/// the timers fire first.
 async fn wait_until_hung(handle: &GatewayHandle) {
     let (mut last, mut same) = (handle.latest(), 0);
     while same < 2 {
@@ -272,8 +273,8 @@ async fn wait_until_hung(handle: &GatewayHandle) {
     }
 }
 
-/// Sends picture after picture until the client or the engine ends: a client that does not read
-/// holds one picture, and misses those that are made meanwhile.
+/// Sends snapshots until the client or the engine ends. A client that does not read holds one snapshot, and
+/// misses those made meanwhile.
 async fn send_snapshots(mut wire: AdminStream, handle: GatewayHandle, pace: WatchPace) {
     let mut watch = handle.watch();
     // The handle would keep an engine running that nobody can stop any more.

@@ -1,4 +1,4 @@
-//! Where admin sockets are: the runtime folder, and the one gateway in it.
+//! Where admin sockets are: the runtime folder, and the only gateway in it.
 
 use std::{
     env, fs, io,
@@ -36,13 +36,13 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The folder of this user's gateways: what a service manager has made for the unit
-/// (`RuntimeDirectory=` of systemd.exec(5)), else one in the user's own runtime folder.
+/// The folder of this user's gateways: the one that a service manager has created for the unit
+/// (`RuntimeDirectory=` of systemd.exec(5)), or else one in the user's own runtime folder.
 pub fn runtime_folder() -> PathBuf {
     let user = rustix::process::geteuid();
     let of_unit = env::var_os("RUNTIME_DIRECTORY").and_then(|list| env::split_paths(&list).next());
     let of_user = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    // The XDG base directory specification: a relative path is invalid and is to be ignored.
+    // The XDG base directory specification says that a relative path is invalid and must be ignored.
     let absolute = |path: Option<PathBuf>| path.filter(|path| path.is_absolute());
     match (absolute(of_unit), absolute(of_user)) {
         (Some(folder), _) => folder,
@@ -52,7 +52,7 @@ pub fn runtime_folder() -> PathBuf {
     }
 }
 
-/// The default socket of a profile, in a folder that is made if it is missing.
+/// The default socket of a profile, in a folder that is created if it is missing.
 pub fn default_socket(profile: &str, role: Option<Half>) -> Result<PathBuf, PlaceError> {
     private_socket(&match role {
         None => format!("{profile}.sock"),
@@ -61,7 +61,7 @@ pub fn default_socket(profile: &str, role: Option<Half>) -> Result<PathBuf, Plac
     })
 }
 
-/// A socket of this name in the runtime folder, which is made if it is missing.
+/// A socket of this name in the runtime folder, which is created if it is missing.
 pub fn private_socket(name: &str) -> Result<PathBuf, PlaceError> {
     let folder = runtime_folder();
     make_private(&folder)?;
@@ -72,7 +72,7 @@ pub fn private_socket(name: &str) -> Result<PathBuf, PlaceError> {
     }
 }
 
-/// The socket of the one gateway that answers in the runtime folder.
+/// The socket of the only gateway that answers in the runtime folder.
 pub fn only_socket() -> Result<PathBuf, PlaceError> {
     let mut found = sockets();
     match found.len() {
@@ -82,7 +82,7 @@ pub fn only_socket() -> Result<PathBuf, PlaceError> {
     }
 }
 
-/// The socket of the one gateway of this profile, whichever its halves are.
+/// The socket of the only gateway with this profile, whichever halves it has.
 pub fn socket_of(profile: &str) -> Result<PathBuf, PlaceError> {
     let names = ["", "-dmz", "-internal"].map(|role| format!("{profile}{role}.sock"));
     let is_of =
@@ -108,7 +108,7 @@ pub fn sockets() -> Vec<PathBuf> {
     found
 }
 
-/// Whether somebody listens at a socket; one whose queue is full does, though it may hang.
+/// Whether somebody listens at a socket. One whose queue is full does, even if it hangs.
 pub fn answers(path: &Path) -> bool {
     let connected = || -> io::Result<()> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;

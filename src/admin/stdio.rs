@@ -1,7 +1,7 @@
 //! The admin protocol between standard input and output and a gateway's socket: the far end of `attach ssh:`.
 //!
-//! Whoever may only look is held to that here, where nobody at the other end can change it: a key in
-//! `authorized_keys` may name this very command.
+//! Read-only access is enforced here, where nobody at the other end can change it: a key in `authorized_keys`
+//! may be restricted to this command.
 
 use std::{io, path::Path, time::Duration};
 
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::gateway::handle::{AdminAccess, CommandAnswer};
 
-/// A gateway answers a command, or says that it hangs, in less.
+/// A gateway answers a command, or reports that it hangs, in less time.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Carries what is asked and answered until either end closes.
+/// Carries requests and answers until either end closes.
 pub async fn carry(
     path: &Path,
     access: AdminAccess,
@@ -34,7 +34,7 @@ pub async fn carry(
     let (mut answers, mut requests) = gateway.into_split();
     let carried = match access {
         AdminAccess::Full => tokio::select! {
-            // What is asked ends first: its last answer is still on its way.
+            // The requests end first: the last answer is still on its way.
             requested = carry_all(&mut request_stream, &mut requests) => match requested {
                 Ok(()) => carry_rest(&mut answers, &mut answer_stream).await,
                 Err(error) => Err(error),
@@ -46,7 +46,7 @@ pub async fn carry(
         }
     };
     match carried {
-        // The other end has gone: nobody is left to be told anything.
+        // The other end has gone, so nobody is left to be told.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(ClientError::Wire { at, source: error.into() })
         }
@@ -54,7 +54,7 @@ pub async fn carry(
     }
 }
 
-/// Every byte, each as soon as it comes.
+/// Copies every byte as soon as it arrives.
 async fn carry_all(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
@@ -69,7 +69,7 @@ async fn carry_all(
     }
 }
 
-/// What is still answered to somebody who asks nothing more; a gateway that says nothing then is not waited for.
+/// Carries the remaining answers after the last request; a gateway that sends nothing is not waited for.
 async fn carry_rest(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
@@ -84,7 +84,7 @@ async fn carry_rest(
     }
 }
 
-/// Request by request, so that each can be judged and answers stay in their order.
+/// Copies request by request, so that each can be checked and answers stay in order.
 async fn carry_looks(
     request_stream: &mut (impl AsyncRead + Unpin),
     requests: &mut (impl AsyncWrite + Unpin),
@@ -100,7 +100,7 @@ async fn carry_looks(
                 let mut nothing = [0; 1];
                 return tokio::select! {
                     watched = carry_all(answers, answer_stream) => watched,
-                    // Who watches asks nothing more; that he has left is all that can come.
+                    // A watching client requests nothing more; only its end can come.
                     _ = request_stream.read(&mut nothing) => Ok(()),
                 };
             }
@@ -118,7 +118,7 @@ async fn carry_looks(
     Ok(())
 }
 
-/// Why a request goes no further.
+/// Why a request is not passed on.
 #[derive(Debug, Error)]
 enum LookRefusal {
     #[error(transparent)]
@@ -127,7 +127,7 @@ enum LookRefusal {
     ReadOnly,
 }
 
-/// What is asked, if it changes nothing.
+/// The request, if it changes nothing.
 fn judge(request: &[u8]) -> Result<AdminRequest, LookRefusal> {
     match AdminRequest::parse(request)? {
         AdminRequest::Command(command) if command.changes_gateway() => Err(LookRefusal::ReadOnly),
@@ -147,7 +147,7 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> 
         let what = format!("a message is longer than {bytes_max} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    // No more than what comes is held: a length alone costs nothing.
+    // Only as much is held as arrives: an announced length alone costs nothing.
     let mut message = Vec::new();
     from.take(length as u64).read_to_end(&mut message).await?;
     Ok((message.len() == length).then_some(message))
@@ -233,7 +233,7 @@ mod tests {
         }
         far.feed.snapshots.send_replace(Arc::new(Snapshot::new("seen", Mode::Direct)));
         assert!(far.hear().await.contains(r#""profile":"seen""#));
-        // What is asked behind a watch is heard by nobody, and ends it.
+        // A request after a watch is not read, and ends the watch.
         far.ask(b"\"stop\"").await;
         assert_eq!(far.hear().await, "", "it has ended");
         assert!(far.feed.commands.try_recv().is_err());

@@ -1,4 +1,4 @@
-//! Where a gateway's admin protocol is spoken: at a socket of this host, or by a program that carries it.
+//! Where to reach a gateway's admin protocol: at a socket of this host, or through a program.
 
 use std::{
     fmt,
@@ -16,14 +16,14 @@ pub enum AdminTarget {
 /// A program whose standard input and output are the gateway's, such as `ssh`. No shell reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CarrierCommand {
-    /// As the operator named it.
+    /// In the operator's words.
     pub shown: String,
     pub program: String,
     pub arguments: Vec<String>,
 }
 
 impl AdminTarget {
-    /// A socket says hello at once; a program may have to find its way through a network first.
+    /// A socket sends its hello at once; a program may have to go through a network first.
     pub(super) fn hello_within(&self) -> Duration {
         match self {
             Self::Socket(_) => Duration::from_secs(5),
@@ -31,7 +31,7 @@ impl AdminTarget {
         }
     }
 
-    /// Pictures come several times a second; through a network a large one may take its time.
+    /// Snapshots come several times a second; a large one may take its time through a network.
     pub(super) fn snapshot_within(&self) -> Duration {
         match self {
             Self::Socket(_) => Duration::from_secs(10),
@@ -39,8 +39,8 @@ impl AdminTarget {
         }
     }
 
-    /// How long to wait before it is called again, after so many calls in a row that came to nothing. What
-    /// stands behind a program, such as a guard against guessed passwords, is not to be knocked at often.
+    /// How long to wait before the next call, after this many failed calls in a row. What is behind a program,
+    /// such as a guard against guessed passwords, must not be called too often.
     pub(super) fn wait_before_call(&self, failed_in_a_row: u32) -> Duration {
         match self {
             Self::Socket(_) => Duration::from_millis(500),

@@ -1,7 +1,7 @@
 //! Clients that a port has accepted and that have no session yet.
 //!
-//! A stop waits for them: whoever was let in before the port closed is served, so that a port which a service manager
-//! holds over a restart refuses nobody.
+//! A stop waits for them: a client that was accepted before the port closed is served. So a port that a service
+//! manager holds during a restart refuses nobody.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Once its port has closed, a client that says nothing is waited for so long.
+/// After its port has closed, a client that sends nothing is waited for this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub struct ClientArrivals {
     ended: CancellationToken,
 }
 
-/// One client, until it has a session or is gone; or a port, which may accept one at any moment.
+/// One client, until it has a session or is gone; or a port, which may accept a client at any moment.
 #[derive(Debug)]
 pub struct ClientArrival(Arc<ClientArrivals>);
 
@@ -33,7 +33,7 @@ impl ClientArrivals {
         ClientArrival(self.clone())
     }
 
-    /// Whether some have still to be waited for, where the ports closed at that time.
+    /// Whether clients still have to be waited for, if the ports closed at that time.
     pub fn are_awaited(&self, closed: Instant) -> bool {
         self.count.load(Ordering::SeqCst) > 0 && closed.elapsed() < PATIENCE
     }

@@ -1,5 +1,5 @@
-//! Which clients of each service get in, and how many sessions each may have: `clients` and `per_client` of the
-//! profile. Who a client is, behind proxies too, is known by whoever asks here.
+//! Which clients of each service may come in, and how many sessions each may have: `clients` and `per_client`
+//! of the profile. The caller knows who a client is, even behind proxies.
 
 use std::{
     collections::HashMap,
@@ -20,14 +20,15 @@ use crate::profile::{ClientRules, ClientScope, FilterRefusal, NewSessionRate, Se
 /// A client of one service, or of all that share their limits.
 type ClientKey = (Option<ServiceName>, IpAddr);
 
-/// What all services ask of their clients. Profiles replace it; what clients have used up stays.
+/// The rules of all services for their clients. A new profile replaces the rules, and keeps what clients have
+/// used.
 #[derive(Debug, Default)]
 pub struct ClientGates {
     rules: ArcSwap<HashMap<ServiceName, ClientRules>>,
     table: Arc<UsageTable<ClientKey>>,
 }
 
-/// Why a client does not get in.
+/// Why a client may not come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ClientRefusal {
     #[error("{0}")]
@@ -40,7 +41,7 @@ pub enum ClientRefusal {
     Login(LoginRefusal),
 }
 
-/// Why it is not known who a client is, or why that one does not get in.
+/// Why a client is not identified, or may not come in after it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LoginRefusal {
     #[error("it shows no credential")]
@@ -64,7 +65,7 @@ pub enum LoginRefusal {
 }
 
 impl ClientRefusal {
-    /// When it may come again, of one that may.
+    /// When it may come again, if it may at all.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Filter(_) => None,
@@ -77,16 +78,16 @@ impl ClientRefusal {
     }
 }
 
-/// A client that got in; what it has of its limits is given back when this is dropped.
+/// A client that may come in; dropping this gives back what it uses of its limits.
 #[derive(Debug, Default)]
 pub struct ClientPermit {
     _place: Option<Box<UsagePlace<ClientKey>>>,
 }
 
-/// How far the check of a session's client is.
+/// The state of the check of a session's client.
 #[derive(Debug, Default)]
 pub enum ClientAdmission {
-    /// Nobody has asked yet.
+    /// Nobody has checked yet.
     #[default]
     Unchecked,
     Admitted(ClientPermit),
@@ -100,19 +101,19 @@ impl From<Result<ClientPermit, ClientRefusal>> for ClientAdmission {
 }
 
 impl ClientGates {
-    /// Goes by these from now on.
+    /// Applies these rules from now on.
     pub fn update(&self, rules: impl Iterator<Item = (ServiceName, ClientRules)>) {
         self.rules.store(Arc::new(rules.collect()));
     }
 
-    /// Whether its address gets in; it takes nothing of its limits.
+    /// Whether its address may come in; this uses nothing of its limits.
     pub fn check(&self, service: &ServiceName, client: IpAddr) -> Result<(), ClientRefusal> {
         let rules = self.rules.load();
         let filter = rules.get(service).and_then(|rules| rules.filter.as_ref());
         filter.map_or(Ok(()), |filter| filter.check(client).map_err(ClientRefusal::Filter))
     }
 
-    /// Whether it gets in with one more session.
+    /// Whether it may have one more session.
     pub fn enter(&self, service: &ServiceName, client: IpAddr) -> Result<ClientPermit, ClientRefusal> {
         self.check(service, client)?;
         let rules = self.rules.load();

@@ -1,7 +1,7 @@
-//! Handshakes under way, of links or of clients, and who gives way when there are too many.
+//! Handshakes under way, of links or of clients, and which one gives way if there are too many.
 //!
-//! Past the bound, the oldest one of the address that has the most is evicted: an honest handshake takes
-//! milliseconds, a silent one would stay until its deadline.
+//! Past the limit, the oldest handshake of the address with the most is evicted. An honest handshake takes
+//! milliseconds, and a silent one would stay until its deadline.
 
 use std::{
     cmp::Reverse,
@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::source_network::source_network;
 
-/// What an evicted handshake is told.
+/// The message for an evicted handshake.
 pub const EVICTED: &str =
     "too many handshakes at once, and of these this was the oldest of the address with the most";
 
-/// The handshakes under way. One past the bound evicts the oldest of the address that has the most, so that a
+/// The handshakes under way. One past the limit evicts the oldest of the address with the most, so that a
 /// single address cannot keep the others out.
 #[derive(Debug)]
 pub struct HandshakeLimiter {
@@ -28,12 +28,12 @@ pub struct HandshakeLimiter {
 #[derive(Debug, Default)]
 struct PendingHandshakes {
     max: usize,
-    /// Of one address.
+    /// The limit of one address.
     max_each: usize,
     count: u64,
     /// By address, oldest first.
     of: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
-    /// The address that has the most comes last; among equals, the one whose oldest is the oldest of all.
+    /// The address with the most comes last; among equals, the one with the oldest handshake of all.
     ranks: BTreeSet<EvictionRank>,
     all: usize,
 }
@@ -70,13 +70,13 @@ impl HandshakeLimiter {
         Self::with_each(max, usize::MAX)
     }
 
-    /// The same, and so many of one address.
+    /// The same, with a limit for each address.
     pub fn with_each(max: usize, max_each: usize) -> Self {
         let under_way = PendingHandshakes { max, max_each, ..PendingHandshakes::default() };
         Self { under_way: Mutex::new(under_way) }
     }
 
-    /// Changes the bound; those under way stay.
+    /// Changes the limit; handshakes under way continue.
     pub fn resize(&self, max: usize) {
         self.lock().max = max;
     }
@@ -162,11 +162,11 @@ mod tests {
         assert_eq!(evicted(&flood), 0);
         let _newcomer = begin("198.51.100.1");
         assert!(flood[0].evicted.is_cancelled() && evicted(&flood) == 1 && !honest.evicted.is_cancelled());
-        // The flood goes on, and is alone in paying.
+        // The flood goes on, and only the flood pays for it.
         let more: Vec<_> = (0..2 * MAX).map(|_| begin("2001:db8::1")).collect();
         assert_eq!(evicted(&flood), flood.len());
         assert!(!honest.evicted.is_cancelled() && !more[more.len() - 1].evicted.is_cancelled());
-        // A place that is given back is free.
+        // A permit that is given back is free.
         drop(leaving);
         let before = evicted(&more);
         let one = begin("203.0.113.1");

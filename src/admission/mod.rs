@@ -1,5 +1,5 @@
-//! Who is let in: how much one use may hold at once, and who gives way when there is too much. What is counted is
-//! opened and served elsewhere.
+//! Who may come in: how much one use may hold at once, and who gives way when there is too much. Opening and
+//! serving what is counted here happens elsewhere.
 
 pub mod arrivals;
 pub mod clients;

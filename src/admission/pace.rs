@@ -1,8 +1,8 @@
-//! How fast the bytes of a service and of each of its sessions go: `rate` of the profile.
+//! How fast the bytes of a service and of each of its sessions may go: `rate` of the profile.
 //!
-//! A [`PaceClock`] is one atomic number, so that sessions share one without a lock. Whoever comes books bytes, and
-//! waits until they have been earned; those who come later book behind, so that each has its turn. What nobody uses
-//! is saved up for [`SAVED`] and no longer, which bounds a burst.
+//! A [`PaceClock`] is a single atomic number, so sessions share one without a lock. Each caller books bytes and
+//! waits until they are earned. Later callers book after that, so each has its turn. Unused time is saved up
+//! for [`SAVED`] and no longer, which limits a burst.
 
 use std::{
     sync::{
@@ -14,34 +14,34 @@ use std::{
 
 use tokio::time::Instant;
 
-/// No burst is longer than what so long is worth.
+/// No burst has more bytes than this time is worth.
 const SAVED: Duration = Duration::from_millis(80);
-/// What a session waits for is worth so long, so that a fast one does not wake for a few bytes.
+/// What a session books is worth at least this time, so that a fast one does not wake up for a few bytes.
 const SESSION_TURN_NS: u64 = 10_000_000;
-/// A turn of one among many, which others wait for.
+/// The same for the rate that all sessions of a service share, where others wait for their turn.
 const SERVICE_TURN_NS: u64 = 2_000_000;
 
 const SAVED_NS: u64 = SAVED.as_nanos() as u64;
 const SECOND_NS: u128 = 1_000_000_000;
 
-/// The direction that bytes go.
+/// The direction of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaceDirection {
     Up,
     Down,
 }
 
-/// Bytes of a steady stream: when what was given away has been earned.
+/// The time at which everything booked so far is earned.
 #[derive(Debug, Default)]
 pub struct PaceClock {
     earned_ns: AtomicU64,
 }
 
-/// The bounds of one service, and what its sessions have used of them together.
+/// The limits of one service, and what its sessions together have used of them.
 #[derive(Debug)]
 pub struct ServicePace {
     start: Instant,
-    /// Bytes a second; 0: no bound.
+    /// Bytes a second; 0 means no limit.
     session: AtomicU64,
     service: AtomicU64,
     clocks: [PaceClock; 2],
@@ -74,13 +74,13 @@ impl Default for ServicePace {
 }
 
 impl ServicePace {
-    /// Bounds in bytes a second, of sessions that are open as well.
+    /// Sets the limits in bytes a second, also for open sessions.
     pub fn set(&self, session: Option<u64>, service: Option<u64>) {
         self.session.store(session.unwrap_or(0), Ordering::Relaxed);
         self.service.store(service.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Whether anything is bounded.
+    /// Whether anything is limited.
     pub fn is_bounded(&self) -> bool {
         self.rates() != (0, 0)
     }
@@ -104,7 +104,7 @@ impl SessionPace {
         Self { of, direction, own: PaceClock::default() }
     }
 
-    /// Books some of `wanted` bytes. What does not go is given back.
+    /// Books some of `wanted` bytes. What is not sent must be given back.
     pub fn reserve(&self, wanted: usize) -> PaceBooking {
         let (session, service) = self.of.rates();
         let now_ns = self.of.now_ns();
@@ -114,7 +114,7 @@ impl SessionPace {
         PaceBooking { bytes: shared.bytes, wait: own.wait.max(shared.wait) }
     }
 
-    /// So many of them did not go.
+    /// Gives back bytes that were not sent.
     pub fn give_back(&self, bytes: usize) {
         let (session, service) = self.of.rates();
         self.own.give_back(session, bytes);
@@ -123,13 +123,13 @@ impl SessionPace {
 }
 
 impl PaceClock {
-    /// Books what is saved up, or what a turn is worth, behind all that was booked before.
+    /// Books what is saved up, or one turn, after everything booked before.
     fn reserve(&self, rate: u64, now_ns: u64, wanted: usize, turn_ns: u64) -> PaceBooking {
         let mut booking = PaceBooking { bytes: wanted, wait: Duration::ZERO };
         if rate == 0 {
             return booking;
         }
-        // Whoever comes in between has booked of the same: it is worked out again.
+        // If somebody else has booked in between, this is calculated again.
         let _ = self.earned_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |earned| {
             let from = earned.max(now_ns.saturating_sub(SAVED_NS));
             let worth = now_ns.saturating_sub(from).max(turn_ns);
@@ -143,7 +143,7 @@ impl PaceClock {
 
     fn give_back(&self, rate: u64, bytes: usize) {
         if rate > 0 && bytes > 0 {
-            // A profile may have changed the rate since they were taken.
+            // A profile may have changed the rate since they were booked.
             let cost = cost_ns(rate, bytes);
             let less = |earned: u64| Some(earned.saturating_sub(cost));
             let _ = self.earned_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
@@ -151,12 +151,12 @@ impl PaceClock {
     }
 }
 
-/// How long so many bytes take.
+/// How long this many bytes take.
 fn cost_ns(rate: u64, bytes: usize) -> u64 {
     u64::try_from(bytes as u128 * SECOND_NS / u128::from(rate)).unwrap_or(u64::MAX / 4)
 }
 
-/// What is worth so long.
+/// How many bytes this time is worth.
 fn bytes_in(rate: u64, ns: u64) -> usize {
     usize::try_from(u128::from(ns) * u128::from(rate) / SECOND_NS).unwrap_or(usize::MAX)
 }
@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes what it gets, in chunks of so much, for so long; bytes by the time they went.
+    /// Takes what it gets, in chunks of this size, for this long; returns the bytes by the time they went.
     async fn take(pace: SessionPace, chunk: usize, lasting: Duration) -> Vec<(Duration, usize)> {
         let (start, mut taken) = (Instant::now(), Vec::new());
         while start.elapsed() < lasting {
@@ -194,7 +194,7 @@ mod tests {
     async fn a_stream_keeps_its_rate_and_bursts_no_longer_than_a_tenth_of_a_second() {
         for rate in [10, 1_000, 1_000_000, 50_000_000] {
             let pace = paced(Some(rate), None);
-            // What was not used meanwhile is saved up no further.
+            // Time that was not used meanwhile is not saved up any further.
             advance(Duration::from_secs(60)).await;
             let own = SessionPace::new(pace, PaceDirection::Up);
             let taken = take(own, 128 * 1024, Duration::from_secs(10)).await;
@@ -235,7 +235,7 @@ mod tests {
         }
         assert_eq!(own.reserve(80), PaceBooking { bytes: 80, wait: Duration::ZERO });
         assert!(!own.reserve(80).wait.is_zero());
-        // An unbounded service bounds nothing from then on.
+        // A service without a limit limits nothing from then on.
         pace.set(None, None);
         assert_eq!(own.reserve(1 << 20), PaceBooking { bytes: 1 << 20, wait: Duration::ZERO });
     }

@@ -1,4 +1,4 @@
-//! Bounds how many descriptors one use may hold at once, so that every other use keeps its own share.
+//! Limits how many descriptors one use may hold at once, so that every other use keeps its own share.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// A bound on descriptors that may change while they are held.
+/// A limit on descriptors that may change while some are held.
 #[derive(Debug, Default)]
 pub struct DescriptorQuota {
     places: Mutex<QuotaState>,
@@ -20,7 +20,7 @@ struct QuotaState {
     held: usize,
 }
 
-/// One descriptor's place, held for as long as it is open.
+/// The permit for one descriptor, held for as long as it is open.
 pub struct QuotaPermit(Arc<DescriptorQuota>);
 
 impl fmt::Debug for QuotaPermit {
@@ -36,7 +36,7 @@ impl DescriptorQuota {
         Arc::new(quota)
     }
 
-    /// Permits that are held stay valid, even if they exceed the new bound.
+    /// Permits that are held stay valid, even if they exceed the new limit.
     pub fn resize(&self, max: usize) {
         self.lock().max = max;
         self.freed.notify_waiters();
@@ -53,7 +53,7 @@ impl DescriptorQuota {
         is_free.then(|| QuotaPermit(self.clone()))
     }
 
-    /// Waits for a place.
+    /// Waits for a permit.
     pub async fn take(self: &Arc<Self>) -> QuotaPermit {
         loop {
             let freed = self.freed.notified();

@@ -1,4 +1,4 @@
-//! A token bucket: so many at once, and so many more each second.
+//! A token bucket: a number at once, and a number more each second.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ impl TokenBucket {
         Self { left, at: now }
     }
 
-    /// Earns what the time since the last call is worth, up to `most` in all.
+    /// Adds what the time since the last call is worth, up to `most` in all.
     pub fn earn(&mut self, now: Instant, per_second: f64, most: f64) {
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * per_second;
         self.at = now;

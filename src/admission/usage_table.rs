@@ -1,8 +1,8 @@
-//! Who has come lately, clients by their addresses or gateways by their names: how many sessions each has open, and
-//! how many new ones it may begin.
+//! What recent clients, by their addresses, or gateways, by their names, have used: how many sessions each has
+//! open, and how many new ones it may start.
 //!
-//! The table is bounded, since addresses cost a sender nothing: of those without an open session the one that was
-//! seen longest ago is forgotten first. Its lock is taken when a session begins and when it ends, and for no byte.
+//! The table is bounded, since addresses cost a sender nothing. Of those without an open session, the one seen
+//! longest ago is forgotten first. The lock is taken when a session begins and when it ends, but for no byte.
 
 use std::{
     hash::Hash,
@@ -15,12 +15,12 @@ use lru::LruCache;
 use super::token_bucket::TokenBucket;
 use crate::profile::{NewSessionRate, SessionLimits};
 
-/// Those that are remembered at once, of all services.
+/// How many are remembered at once, for all services.
 pub const REMEMBERED_MAX: usize = 65_536;
-/// Those with open sessions that are passed over before one of them is forgotten after all.
+/// How many with open sessions are skipped before one of them is forgotten after all.
 const SECOND_CHANCES: usize = 8;
 
-/// What each of those has used up that `K` tells apart.
+/// What each user has used; `K` identifies the users.
 #[derive(Debug)]
 pub struct UsageTable<K: Hash + Eq>(Mutex<TableState<K>>);
 
@@ -28,26 +28,26 @@ pub struct UsageTable<K: Hash + Eq>(Mutex<TableState<K>>);
 struct TableState<K: Hash + Eq> {
     max: usize,
     users: LruCache<K, UsageEntry>,
-    /// Of the last entry that was made.
+    /// The number of the last entry that was made.
     number: u64,
 }
 
 #[derive(Debug)]
 struct UsageEntry {
-    /// Tells it from an earlier one of the same user, which was forgotten.
+    /// Distinguishes it from an earlier entry of the same user, which was forgotten.
     number: u64,
     open: usize,
     begins: TokenBucket,
 }
 
-/// What somebody has used up.
+/// Which limit was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitReached {
     Sessions(usize),
     Rate { rate: NewSessionRate, retry_after: Duration },
 }
 
-/// A place for one session, held for as long as that is open.
+/// One session's place, held for as long as the session is open.
 #[derive(Debug)]
 pub struct UsagePlace<K: Hash + Eq> {
     table: Arc<UsageTable<K>>,
@@ -101,7 +101,7 @@ impl<K: Hash + Eq> UsageTable<K> {
 }
 
 impl<K: Hash + Eq> TableState<K> {
-    /// The user's entry, which is the one seen last from now on.
+    /// The user's entry, marked as the one seen last.
     fn entry(&mut self, user: &K, limits: &SessionLimits, now: Instant) -> &mut UsageEntry
     where
         K: Clone,
@@ -135,12 +135,12 @@ impl<K: Hash + Eq> Drop for UsagePlace<K> {
     fn drop(&mut self) {
         let mut table = self.table.lock();
         let Some(entry) = table.users.peek_mut(&self.user) else { return };
-        // An entry of its own was forgotten, and this one is a later one's.
+        // Its own entry was forgotten, and this is a later one.
         if entry.number != self.number {
             return;
         }
         entry.open = entry.open.saturating_sub(1);
-        // Without a rate there is nothing to remember of it.
+        // Without a rate there is nothing to remember about it.
         if entry.open == 0 && !self.is_rated {
             table.users.pop(&self.user);
         }
@@ -190,10 +190,10 @@ mod tests {
         assert_eq!(table.lock().users.len(), MAX);
         assert!(take(1).is_err() && take(0).is_err(), "seen lately, or with a session open");
         assert!(take(2).is_ok(), "the one that was forgotten");
-        // An attacker with many addresses forgets whom it likes, and the bound holds.
+        // An attacker with many addresses can make the table forget others, but the limit holds.
         let kept: Vec<_> = (1000..1000 + 3 * MAX).map(|at| take(at).expect("a new one")).collect();
         assert_eq!(table.lock().users.len(), MAX);
-        // Places of those that were forgotten take nothing from those that came later.
+        // Places of forgotten users take nothing from later ones.
         drop((kept, held));
         assert!(table.lock().users.iter().all(|(_, entry)| entry.open == 0));
     }

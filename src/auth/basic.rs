@@ -5,13 +5,13 @@ use hyper::header::{self, HeaderMap};
 
 use crate::{admission::clients::LoginRefusal, profile::is_user_name};
 
-/// What a client says of itself.
+/// The login that a client sends.
 pub struct BasicLogin {
     pub user: String,
     pub password: Vec<u8>,
 }
 
-/// What a request names.
+/// The login in a request.
 pub fn login(headers: &HeaderMap) -> Result<BasicLogin, LoginRefusal> {
     let encoded = credentials(headers, b"basic")?;
     let decoded = BASE64.decode(encoded).map_err(|_| LoginRefusal::Unreadable)?;
@@ -23,11 +23,11 @@ pub fn login(headers: &HeaderMap) -> Result<BasicLogin, LoginRefusal> {
     Ok(BasicLogin { user: user.to_owned(), password: decoded[colon + 1..].to_vec() })
 }
 
-/// What stands in `Authorization` behind the name of a scheme.
+/// The value of `Authorization` after the name of a scheme.
 pub fn credentials<'a>(headers: &'a HeaderMap, scheme: &[u8]) -> Result<&'a [u8], LoginRefusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().ok_or(LoginRefusal::NoCredential)?.as_bytes();
-    // Readers would not agree on which of them counts.
+    // Parsers would not agree on which of them counts.
     if values.next().is_some() {
         return Err(LoginRefusal::Unreadable);
     }

@@ -1,5 +1,5 @@
-//! The files that tell who clients are, opened and checked. What is wrong with one puts its services down, or leaves in
-//! force what it held before: nobody gets in for want of a file.
+//! The files that identify clients, loaded and checked. A faulty file takes its services down, or leaves its
+//! previous contents in force: a missing file lets nobody in.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,17 +13,17 @@ use crate::{
     profile::{AuthSource, PemSource, Problem, ProfilePlace},
 };
 
-/// As large as a file of users may be.
+/// The largest file of users.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// All that a profile names.
+/// All files that a profile names.
 #[derive(Debug, Clone, Default)]
 pub struct AuthFiles {
     sources: HashMap<AuthSource, SourceState>,
     problems: Vec<Problem>,
 }
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug)]
 pub enum OpenedSource {
     Passwords(Box<PasswordFile>),
@@ -33,7 +33,7 @@ pub enum OpenedSource {
 #[derive(Debug, Clone)]
 enum SourceState {
     Opened(Arc<OpenedSource>),
-    /// The file can not be used; what it held before stays in force.
+    /// The file cannot be used; its previous contents stay in force.
     Kept(Arc<OpenedSource>, Problem),
     Faulty(Problem),
 }
@@ -42,7 +42,7 @@ enum SourceState {
 #[derive(Debug, Clone, Copy)]
 pub struct AuthFault<'a> {
     pub problem: &'a Problem,
-    /// What was in force before goes on.
+    /// The previous contents stay in force.
     pub is_kept: bool,
 }
 
@@ -74,13 +74,13 @@ impl AuthFiles {
         files
     }
 
-    /// All that is wrong, in the order of the profile.
+    /// All problems, in the order of the profile.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// The same, where what can not be used leaves in force what the file held before. A file that holds the same as
-    /// before stays what it was, with all that is remembered of it.
+    /// The same, but what cannot be used keeps its previous contents in force. A file with the same contents as
+    /// before stays the same value, with everything that is remembered for it.
     pub fn falling_back_to(self, before: &Self) -> Self {
         let sources = self.sources.into_iter().map(|(source, state)| {
             let was = before.sources.get(&source).and_then(SourceState::opened);
@@ -104,7 +104,7 @@ impl AuthFiles {
         }
     }
 
-    /// What is wrong with what is named now, where what was in force goes on.
+    /// Problems with the current files where the previous contents stay in force.
     pub fn kept_problems(&self) -> impl Iterator<Item = &Problem> {
         self.sources.values().filter_map(|state| match state {
             SourceState::Kept(_, problem) => Some(problem),
@@ -158,7 +158,7 @@ fn open(source: &AuthSource, pipes: PipePolicy) -> Result<OpenedSource, Problem>
     }
 }
 
-/// A file that nobody else may read.
+/// Checks that nobody else may read a file.
 fn check_secret(file: &PemSource, access: FileAccess) -> Result<(), Problem> {
     if access.keeps_secret() {
         return Ok(());

@@ -1,6 +1,7 @@
-//! Who has a password's hash computed, and when. A hash is slow by design, so a flood of logins could take all
-//! processors: few are computed at once, on threads beside the runtime's; each client has one computed at a time, and
-//! clients take turns; one that has sent many wrong passwords waits longer for each.
+//! Schedules the computation of password hashes. A hash is slow by design, so a flood of logins could occupy
+//! all processors. Therefore few are computed at once, on threads beside the runtime's. Each client has one
+//! computed at a time, and clients take turns. A client that has sent many wrong passwords waits longer for
+//! each.
 
 use std::{
     net::IpAddr,
@@ -19,18 +20,18 @@ use tokio::{
 
 use crate::admission::{source_network::source_network, token_bucket::TokenBucket};
 
-/// Of one client, computed or waiting.
+/// How many logins of one client may be computed or wait.
 const PER_CLIENT_MAX: usize = 8;
-/// Of all clients.
+/// The same for all clients together.
 const IN_ALL_MAX: usize = 256;
-/// Computed at once, where there are the processors for it: half of them at most.
+/// How many are computed at once, and never on more than half of the processors.
 const AT_ONCE_MAX: usize = 4;
-/// Wrong passwords of one client that cost it no wait, and how many it earns back in a second.
+/// How many wrong passwords a client may send without waiting, and how many it earns back each second.
 const WRONG_FREE: f64 = 32.0;
 const WRONG_PER_SECOND: f64 = 1.0;
-/// A login waits no longer for its turn.
+/// The longest wait of a login for its turn.
 const TURN: Duration = Duration::from_secs(10);
-/// Clients that are remembered.
+/// How many clients are remembered.
 const CLIENTS_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("it is not zero");
 
 #[derive(Debug)]
@@ -44,17 +45,17 @@ pub struct HashingQueue {
 #[derive(Debug)]
 struct HashingClient {
     places: Arc<Semaphore>,
-    /// Given to one of its logins at a time, in order.
+    /// Held by one of its logins at a time, in order.
     turn: Arc<Semaphore>,
     wrong: Mutex<TokenBucket>,
 }
 
-/// Why a login is not looked at.
+/// Why a login is not checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashingRefusal {
-    /// Its client has too many others waiting.
+    /// Too many others of its client wait.
     OfClient,
-    /// All clients together have, or its turn did not come.
+    /// Too many of all clients wait, or its turn did not come.
     OfAll,
 }
 
@@ -74,7 +75,7 @@ impl HashingQueue {
         }
     }
 
-    /// Computes whether a login is right, as soon as it is the client's turn.
+    /// Checks a login as soon as it is the client's turn.
     pub async fn run(
         &self,
         client: IpAddr,
@@ -84,7 +85,8 @@ impl HashingQueue {
         let place = client.places.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfClient)?;
         let place_of_all = self.in_all.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfAll)?;
         let turn = timeout(TURN, self.wait_for_turn(&client)).await.map_err(|_| HashingRefusal::OfAll)?;
-        // It can not be stopped: its places are held until it is over, whether or not its client still waits.
+        // The computation cannot be stopped, so its permits are held until it ends, even if its client has
+        // left.
         let computing = spawn_blocking(move || {
             let is_right = is_right();
             drop((place, place_of_all, turn));
@@ -99,7 +101,7 @@ impl HashingQueue {
         Ok(is_right)
     }
 
-    /// First among the client's own logins, then among the clients, who come in the order in which they ask.
+    /// Waits first among the client's own logins, then among the clients, in the order of arrival.
     async fn wait_for_turn(&self, client: &HashingClient) -> [Option<OwnedSemaphorePermit>; 2] {
         let own = client.turn.clone().acquire_owned().await.ok();
         let wait = {
@@ -148,7 +150,7 @@ mod tests {
         let (open, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
         let order = Arc::new(Mutex::new(Vec::new()));
-        // The first waits until all have asked, so that there is a queue.
+        // The first one waits until all have asked, so that there is a queue.
         let from = |client: u8| {
             let (gate, order) = (gate.clone(), order.clone());
             queue.run(address(client), move || {

@@ -1,4 +1,4 @@
-//! The keys that tokens are signed with (RFC 7517), and the one algorithm that each of them is for.
+//! The keys that tokens are signed with (RFC 7517), and the single algorithm that each is for.
 
 use std::collections::HashSet;
 
@@ -7,17 +7,17 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-/// Keys that tokens may be signed with.
+/// The keys that tokens may be signed with.
 pub struct KeySet {
     keys: Vec<TokenKey>,
     pub secrecy: KeySecrecy,
 }
 
-/// Whether nobody else may read the file.
+/// Whether the file must be secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeySecrecy {
     Public,
-    /// Who can check a token can make one.
+    /// Whoever can check a token can also make one.
     Shared,
 }
 
@@ -51,7 +51,7 @@ pub enum KeySetError {
 /// What is wrong with one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyFault {
-    /// A member is not there, or no base64url.
+    /// A member is missing, or is not base64url.
     #[error("it has no `{0}`")]
     Missing(&'static str),
     #[error("it is shorter than 2048 bits")]
@@ -67,11 +67,11 @@ pub enum KeyFault {
 }
 
 const KEYS_MAX: usize = 64;
-/// As long as what HS256 makes of it (RFC 7518, section 3.2).
+/// As long as the output of HS256 (RFC 7518, section 3.2).
 const SECRET_BYTES_MIN: usize = 32;
 /// RFC 7518, section 3.3.
 const RSA_BYTES_MIN: usize = 2048 / 8;
-/// What only a private key has (RFC 7518, section 6.2.2 and 6.3.2).
+/// Members that only a private key has (RFC 7518, sections 6.2.2 and 6.3.2).
 const PRIVATE: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 
 fn named(id: &Option<String>) -> String {
@@ -111,7 +111,7 @@ impl KeySet {
         Ok(Self { keys, secrecy })
     }
 
-    /// The keys that a token may have been signed with, by what it says of that.
+    /// The keys that a token may have been signed with, according to its header.
     pub fn find<'a>(
         &'a self,
         algorithm: Algorithm,
@@ -133,7 +133,7 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     fields.get(name).and_then(Value::as_str)
 }
 
-/// `None` for a key that is for something else.
+/// `None` for a key with another purpose.
 fn read_key(fields: &Map<String, Value>) -> Result<Option<(Algorithm, DecodingKey)>, KeyFault> {
     let (kind, curve) = (text(fields, "kty").ok_or(KeyFault::Missing("kty"))?, text(fields, "crv"));
     let algorithm = match (kind, curve) {
@@ -209,7 +209,7 @@ mod tests {
         let table = [
             ([rsa(256, ""), edwards.clone()].join(","), Ok(2)),
             (oct(32), Ok(1)),
-            // Of these none is for signatures that are taken.
+            // None of these is for signatures that are accepted.
             (rsa(256, r#","use":"enc""#), empty.clone()),
             (rsa(256, r#","alg":"RS512""#), empty.clone()),
             (r#"{"kty":"EC","crv":"P-384"}"#.to_owned(), empty.clone()),

@@ -1,8 +1,8 @@
-//! Who the clients of requests are, by the credential that a request carries: a name and a password, which are looked
-//! up in a file ([`password_file`]), or a signed token ([`token`]).
+//! Identifies the clients of requests by the credential in each request: a name and a password, which are
+//! looked up in a file ([`password_file`]), or a signed token ([`token`]).
 //!
-//! Files are opened with the certificates of a profile ([`AuthFiles`]) and looked at again as they are. What is asked of
-//! a client is the profile's (`ClientAuth`); what it is answered is `accept`'s.
+//! The files are loaded with the certificates of a profile ([`AuthFiles`]) and checked for changes like them.
+//! What a client must show is set in the profile (`ClientAuth`); how it is answered is decided in `accept`.
 
 mod basic;
 mod files;
@@ -34,7 +34,7 @@ use crate::{
     proto::multiplex::open::ProvenUser,
 };
 
-/// What tells who clients are, of all accepts of the gateway.
+/// What identifies clients, for all accepts of the gateway.
 #[derive(Debug, Default)]
 pub struct ClientLogins {
     sources: ArcSwap<HashMap<AuthSource, Arc<OpenedSource>>>,
@@ -42,12 +42,12 @@ pub struct ClientLogins {
 }
 
 impl ClientLogins {
-    /// Goes by these from now on.
+    /// Uses these files from now on.
     pub fn update(&self, files: &AuthFiles) {
         self.sources.store(Arc::new(files.in_force()));
     }
 
-    /// Who has sent a request; `None` for a preflight that is let in as it is.
+    /// Who has sent a request; `None` for a preflight that is let in without a login.
     pub async fn identify(
         &self,
         required: &ClientAuth,
@@ -80,7 +80,7 @@ impl ClientLogins {
     }
 }
 
-/// What of a request says who has sent it.
+/// The parts of a request that identify its sender.
 #[derive(Debug, Clone, Copy)]
 pub struct AskingHead<'a> {
     pub method: &'a Method,
@@ -94,28 +94,29 @@ impl<'a> AskingHead<'a> {
     }
 }
 
-/// Who has sent a request.
+/// An identified sender of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownClient {
     pub user: ProvenUser,
-    /// When what says so ends, and its session with it.
+    /// When the proof ends, and its session with it.
     pub expires: Option<SystemTime>,
 }
 
-/// How a user is proven who has shown a token.
+/// The method of a user who has shown a token.
 const TOKEN_METHOD: &str = "jwt";
-/// How a user is proven who has named a password.
+/// The method of a user who has given a password.
 const BASIC_METHOD: &str = "basic";
 
-/// A browser asks whether a page may send a request, and sends no credential with that (CORS-preflight fetch).
+/// With a preflight, a browser asks whether a page may send a request; it has no credential (CORS-preflight
+/// fetch).
 fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS
         && headers.contains_key(header::ORIGIN)
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// How a client is told what it has to show (RFC 9110, section 11.6.1; RFC 6750, section 3). `service` stands in for a
-/// realm.
+/// Tells a client what it has to show (RFC 9110, section 11.6.1; RFC 6750, section 3). `service` is used if
+/// there is no realm.
 pub fn challenge(required: &ClientAuth, service: &str, refused: LoginRefusal) -> HeaderValue {
     let realm = required.realm.as_deref().unwrap_or(service);
     let text = match &required.source {
@@ -127,7 +128,7 @@ pub fn challenge(required: &ClientAuth, service: &str, refused: LoginRefusal) ->
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Basic"))
 }
 
-/// Takes the credential out of a request, unless it is to go on.
+/// Removes the credential from a request, unless it is to be passed on.
 pub fn remove_credential(required: &ClientAuth, parts: &mut Parts) {
     match (required.credential, &required.source) {
         (CredentialPolicy::Passed, _) => {}

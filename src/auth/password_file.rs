@@ -1,4 +1,4 @@
-//! Users with hashes of their passwords, a line each: what `htpasswd -B` writes.
+//! Users with hashes of their passwords, one per line, as written by `htpasswd -B`.
 
 use std::{collections::HashMap, fmt, net::IpAddr, str::FromStr};
 
@@ -16,7 +16,7 @@ use crate::profile::is_user_name;
 /// One file.
 pub struct PasswordFile {
     users: HashMap<String, PasswordHash>,
-    /// What is computed for a name that is nobody's, so that it takes as long.
+    /// Computed for an unknown name, so that it takes equally long.
     stand_in: PasswordHash,
     remembered: RememberedPasswords,
     digest: digest::Digest,
@@ -28,7 +28,7 @@ impl fmt::Debug for PasswordFile {
     }
 }
 
-/// What is wrong with one. No line is shown, since it may hold a password.
+/// What is wrong with a file. No line is shown, since it may contain a password.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum PasswordFileError {
     #[error("it is no text")]
@@ -83,12 +83,12 @@ impl PasswordFile {
         })
     }
 
-    /// Whether both hold the very same.
+    /// Whether both have exactly the same contents.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.digest.as_ref() == other.digest.as_ref()
     }
 
-    /// Whether a login is right. One that is not remembered is computed, which a client waits for in its turn.
+    /// Whether a login is right. If it is not remembered, the hash is computed when it is the client's turn.
     pub async fn check(
         &self,
         login: BasicLogin,

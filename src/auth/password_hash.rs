@@ -1,4 +1,4 @@
-//! The hashes of passwords that a file may hold: bcrypt and argon2, which take as long to guess as they are told to.
+//! The password hashes that a file may contain: bcrypt and argon2, whose cost can be set.
 
 use std::str::FromStr;
 
@@ -6,14 +6,14 @@ use argon2::{Argon2, PasswordVerifier, password_hash::phc};
 use bcrypt::HashParts;
 use thiserror::Error;
 
-/// One that reads well, and whose cost is bounded.
+/// A hash that could be parsed and whose cost is limited.
 #[derive(Clone)]
 pub enum PasswordHash {
     Bcrypt(Box<str>),
     Argon2(Box<phc::PasswordHash>),
 }
 
-/// What is wrong with one; nothing of it is shown, which may be a password.
+/// What is wrong with a hash. Nothing of it is shown, since it may be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PasswordHashError {
     #[error("it is MD5 (`htpasswd -m`), which is guessed in no time")]
@@ -32,7 +32,7 @@ pub enum PasswordHashError {
     Argon2Cost,
 }
 
-/// Each step takes twice as long: 16 is some four seconds of a processor.
+/// Each step doubles the time; 16 takes about four seconds of a processor.
 const BCRYPT_COST: std::ops::RangeInclusive<u32> = 4..=16;
 const ARGON2_KIB_MAX: u32 = 256 * 1024;
 const ARGON2_PASSES_MAX: u32 = 64;
@@ -76,10 +76,10 @@ fn read_argon2(hash: phc::PasswordHash) -> Result<PasswordHash, PasswordHashErro
 }
 
 impl PasswordHash {
-    /// Whether it is this password's. This takes as long as the hash says.
+    /// Whether it belongs to this password. This takes as long as the hash demands.
     pub fn is_of(&self, password: &[u8]) -> bool {
         match self {
-            // What can not be checked is nobody's.
+            // A hash that cannot be checked matches nothing.
             Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
             Self::Argon2(hash) => Argon2::default().verify_password(password, &**hash).is_ok(),
         }
@@ -90,7 +90,7 @@ impl PasswordHash {
 mod tests {
     use super::*;
 
-    /// Of `s3cret`, by Python's bcrypt and argon2-cffi.
+    /// Hashes of `s3cret`, made by Python's bcrypt and argon2-cffi.
     const BCRYPT: &str = "$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS";
     const ARGON2: &str =
         "$argon2id$v=19$m=64,t=1,p=1$M6yKp8SmKRuZtNnd2SnxCQ$h4vmPB3UjrPqi+JIABCuiKLXMonwZeDKlqVHOydPjAE";

@@ -1,5 +1,5 @@
-//! Logins that were right a moment ago. A client sends its password with every request, and no gateway could compute a
-//! hash that is meant to be slow for each.
+//! Logins that were right a moment ago. A client sends its password with every request, and no gateway could
+//! compute a hash that is slow by design for each of them.
 
 use std::{
     fmt,
@@ -13,17 +13,17 @@ use lru::LruCache;
 
 use super::basic::BasicLogin;
 
-/// How long, and how many.
+/// How long logins are remembered, and how many.
 const REMEMBERED: Duration = Duration::from_secs(60);
 const REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not zero");
 
-/// No password is kept: what is, is of no use without a key that was made for this table.
+/// No password is stored. What is stored is useless without a key that was made for this table.
 pub struct RememberedPasswords {
     key: Option<hmac::Key>,
     known: Mutex<LruCache<LoginKey, Instant>>,
 }
 
-/// What stands for a login; `None` where the system gives no random key, so that nothing is remembered.
+/// The key that stands for a login; `None` if the system provides no random key, so that nothing is remembered.
 pub type LoginKey = Option<[u8; 32]>;
 
 impl fmt::Debug for RememberedPasswords {
@@ -43,7 +43,7 @@ impl RememberedPasswords {
     pub fn key_of(&self, login: &BasicLogin) -> LoginKey {
         let mut keyed = hmac::Context::with_key(self.key.as_ref()?);
         keyed.update(login.user.as_bytes());
-        // No name holds one.
+        // No name contains one.
         keyed.update(&[0]);
         keyed.update(&login.password);
         keyed.sign().as_ref().try_into().ok()

@@ -1,4 +1,4 @@
-//! A signed token that names its bearer (RFC 7519), where it stands in a request, and whether it holds.
+//! A signed token that names its bearer (RFC 7519): where it is in a request, and whether it is valid.
 
 use std::{
     fmt,
@@ -32,18 +32,18 @@ impl fmt::Debug for TokenKeys {
     }
 }
 
-/// Who a token is of, and until when.
+/// The bearer of a token, and when it expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenBearer {
     pub user: String,
     pub expires: SystemTime,
 }
 
-/// Longer than any that fits into a cookie.
+/// Longer than anything that fits into a cookie.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Keys that a token is tried with which names none.
+/// How many keys are tried for a token that names none.
 const TRIED_MAX: usize = 8;
-/// How far the clocks of two hosts may be apart.
+/// How far the clocks of two hosts may differ.
 const SLACK: Duration = Duration::from_secs(60);
 
 impl TokenKeys {
@@ -51,12 +51,13 @@ impl TokenKeys {
         Self { keys, digest: digest::digest(&SHA256, file) }
     }
 
-    /// Whether both hold the very same.
+    /// Whether both have exactly the same contents.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.digest.as_ref() == other.digest.as_ref()
     }
 
-    /// Who has sent a request with this token, if it is good. Nothing of it is told, whatever is wrong with it.
+    /// Who has sent a request with this token, if the token is valid. Nothing of it is shown, whatever is wrong
+    /// with it.
     pub fn check(&self, token: &[u8], rules: &TokenRules) -> Result<TokenBearer, LoginRefusal> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(LoginRefusal::Unreadable);
@@ -93,7 +94,7 @@ impl TokenKeys {
         let has = |(name, wanted): (&String, &ClaimValue)| {
             claims.get(name).is_some_and(|claim| holds(claim, wanted))
         };
-        // One that is over, and taken for the clocks' sake, is over when the slack is.
+        // A token that has expired, and is accepted because clocks differ, expires when that tolerance ends.
         let expires = if expires > SystemTime::now() { expires } else { expires + SLACK };
         match rules.claims.iter().all(has) {
             true => Ok(TokenBearer { user, expires }),
@@ -102,7 +103,7 @@ impl TokenKeys {
     }
 }
 
-/// Whether a claim is this value, or a list that holds it.
+/// Whether a claim has this value, or is a list that contains it.
 fn holds(claim: &Value, wanted: &ClaimValue) -> bool {
     let is_it = |value: &Value| match wanted {
         ClaimValue::Text(text) => value.as_str() == Some(text),
@@ -112,7 +113,7 @@ fn holds(claim: &Value, wanted: &ClaimValue) -> bool {
     is_it(claim) || claim.as_array().is_some_and(|list| list.iter().any(is_it))
 }
 
-/// The token of a request: of the places where it may stand, the first that has one.
+/// The token of a request, from the first of the allowed places that has one.
 pub fn find_token<'a>(
     places: &[TokenPlace],
     headers: &'a HeaderMap,
@@ -134,7 +135,7 @@ pub fn find_token<'a>(
     Err(LoginRefusal::NoCredential)
 }
 
-/// Of two, readers would not agree on which counts.
+/// If there are two, parsers would not agree on which counts.
 fn only<'a>(mut found: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, LoginRefusal> {
     match (found.next(), found.next()) {
         (_, Some(_)) => Err(LoginRefusal::Unreadable),
@@ -155,7 +156,7 @@ fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
-/// Takes tokens out of a request, wherever one may stand.
+/// Removes tokens from a request, wherever one may be.
 pub fn remove_token(places: &[TokenPlace], parts: &mut Parts) {
     for place in places {
         match place {
@@ -187,7 +188,7 @@ fn remove_member(uri: &mut Uri, name: &str) {
     }
     let target = if left.is_empty() { uri.path().to_owned() } else { format!("{}?{left}", uri.path()) };
     let mut parts = std::mem::take(uri).into_parts();
-    // What was taken off leaves a target as good as it was.
+    // A target is still valid after something was removed from it.
     parts.path_and_query = target.parse::<PathAndQuery>().ok().or(Some(PathAndQuery::from_static("/")));
     *uri = Uri::from_parts(parts).unwrap_or_default();
 }

@@ -1,4 +1,4 @@
-//! `certs --renew`: pairs whose certificate ends soon are replaced; what they were stays beside them as `.old`.
+//! `certs --renew`: replaces pairs whose certificate ends soon; the old files are kept as `.old`.
 
 use std::{
     fs, io,
@@ -14,7 +14,7 @@ use super::{
     read_existing, write_new,
 };
 
-/// What ends within so many days is replaced.
+/// Certificates that end within this many days are replaced.
 const DUE_DAYS: i64 = 30;
 
 /// Why a certificate that is due is not renewed.
@@ -30,7 +30,7 @@ enum RenewalError {
     Write(#[from] CertsError),
 }
 
-/// Replaces what is due of the pairs of these names, or of all in the folder.
+/// Replaces the due pairs with these names, or all in the folder.
 pub(super) fn renew(
     folder: &Path,
     authority: &CertificateAuthority,
@@ -84,7 +84,7 @@ fn renew_pair(
     Ok(replace(folder, stem, shown, authority)?)
 }
 
-/// All certificates of a folder that read, by the stem of their file.
+/// All readable certificates of a folder, by the stem of their file.
 pub(super) fn certificates(folder: &Path) -> Result<Vec<(String, ShownCertificate)>, CertsError> {
     let io = |source| CertsError::Io { path: folder.into(), source };
     let mut found = Vec::new();
@@ -98,21 +98,21 @@ pub(super) fn certificates(folder: &Path) -> Result<Vec<(String, ShownCertificat
     Ok(found)
 }
 
-/// The new pair is whole before the old one goes, and its key is there before its certificate.
+/// The new pair is complete before the old one is moved, and its key is in place before its certificate.
 fn replace(
     folder: &Path,
     stem: &str,
     shown: &ShownCertificate,
     authority: &CertificateAuthority,
 ) -> Result<(), CertsError> {
-    // A certificate whose key is elsewhere is renewed where that is.
+    // A certificate whose key is elsewhere is renewed there.
     read_existing(folder, stem)?;
     let usage = if shown.is_client_only { CertificateUsage::Client } else { CertificateUsage::Both };
     let CertificatePair { certificate, key } = authority.issue_for(shown.names.clone(), usage)?;
     let parts = [("key", key, 0o600), ("pem", certificate, 0o644)];
     for (extension, text, mode) in &parts {
         let new = folder.join(format!("{stem}.{extension}.new"));
-        // Of a renewal that was cut short.
+        // Left over from an interrupted renewal.
         let _ = fs::remove_file(&new);
         write_new(&new, text, *mode)?;
         take_owner(&folder.join(format!("{stem}.{extension}")), &new)?;
@@ -130,7 +130,7 @@ fn replace(
     Ok(())
 }
 
-/// Who could read the old file can read the new one.
+/// Whoever could read the old file can read the new one.
 fn take_owner(old: &Path, new: &Path) -> Result<(), CertsError> {
     let io = |source| CertsError::Io { path: new.into(), source };
     let (was, is) = (fs::metadata(old).map_err(io)?, fs::metadata(new).map_err(io)?);

@@ -11,15 +11,15 @@ use super::{
     write_new,
 };
 
-/// The list, as it is known from its file.
+/// The list, as read from its file.
 #[derive(Default)]
 struct RevokedBook {
-    /// When each was revoked, by serial number.
+    /// When each certificate was revoked, by serial number.
     revoked: BTreeMap<Vec<u8>, OffsetDateTime>,
     number: u64,
 }
 
-/// Adds all certificates of a name to the list, those that were renewed since too.
+/// Adds all certificates of a name to the list, including renewed ones.
 pub(super) fn revoke(
     folder: &Path,
     authority: &CertificateAuthority,
@@ -50,7 +50,7 @@ pub(super) fn revoke(
     }
     let is_news = register.revoked.len() > before;
     let list = issue(&register, authority, now)?;
-    // Of a list that was cut short.
+    // Left over from an interrupted write.
     let _ = fs::remove_file(&new);
     write_new(&new, &list, 0o644)?;
     fs::rename(&new, &file).map_err(|source| CertsError::Io { path: file.clone(), source })?;
@@ -61,7 +61,7 @@ pub(super) fn revoke(
     Ok(())
 }
 
-/// It holds for as long as the CA does: it is replaced when there is more to say.
+/// The list is valid for as long as the CA is; it is replaced when something is added.
 fn issue(
     register: &RevokedBook,
     authority: &CertificateAuthority,
@@ -75,7 +75,7 @@ fn issue(
         invalidity_date: None,
     };
     let params = CertificateRevocationListParams {
-        // A clock that runs a little behind must not refuse it.
+        // A clock that is a little behind must not refuse it.
         this_update: now - time::Duration::hours(1),
         next_update: ends.unwrap_or(now).max(now + time::Duration::days(1)),
         crl_number: SerialNumber::from(register.number.saturating_add(1)),

@@ -1,4 +1,4 @@
-//! `audit verify`: whether the chain of an audit file is whole.
+//! `audit verify`: checks the chain of an audit file.
 
 use std::{fs::OpenOptions, io::BufReader, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode};
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// Prints how many lines there are and the hash of the last, or names the first that is wrong.
+/// Prints the number of lines and the hash of the last one, or names the first wrong one.
 pub fn verify(path: &Path, head: Option<LineHash>) -> anyhow::Result<ExitCode> {
     let name = path.display().to_string();
-    // Nobody may ever write what is no file.
+    // A FIFO without a writer must not block it.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = opened.with_context(|| name.clone()).map_err(in_one_line)?;
@@ -40,7 +40,7 @@ pub fn verify(path: &Path, head: Option<LineHash>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// With its cause, which is otherwise left out.
+/// With its cause, which would otherwise be left out.
 fn in_one_line(error: anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
 }

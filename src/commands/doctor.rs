@@ -79,7 +79,7 @@ async fn examine(name: &Arc<str>, at: &AdminTarget) -> anyhow::Result<ExaminedGa
         AdminTarget::Program(_) => MachineFacts::default(),
     };
     let mut findings = doctor::find_limits(&snapshot, &machine);
-    // A gateway that keeps no history refuses.
+    // A gateway without a history refuses.
     if let CommandAnswer::History(report) =
         client::send_command_to(at, Command::History(doctor::LAST_HOUR)).await?
     {

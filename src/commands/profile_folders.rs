@@ -1,10 +1,10 @@
-//! Where commands look profiles up.
+//! Where commands look for profiles.
 
 use std::{env, path::PathBuf};
 
 use crate::{cli::Cli, disk::PipePolicy, source::ProfileSource};
 
-/// The folder named, else ./profiles, the user's, the system's.
+/// The folder given on the command line, or else ./profiles, the user's, and the system's.
 pub fn profile_source(cli: &Cli) -> ProfileSource {
     let folders = match &cli.profiles {
         Some(folder) => vec![folder.clone()],

@@ -1,4 +1,4 @@
-//! `attach`, to one gateway or to many, and `admin --stdio`, which is the far end of it.
+//! `attach`, to one gateway or to many, and its far end, `admin --stdio`.
 
 use std::{path::Path, process::ExitCode};
 
@@ -15,7 +15,7 @@ use crate::{
     output::print_note,
 };
 
-/// Opens the dashboard on the gateways that are named, or on the one that runs here.
+/// Opens the dashboard on the named gateways, or on the one that runs here.
 pub async fn attach(
     cli: &Cli,
     access: AdminAccess,
@@ -32,13 +32,13 @@ pub async fn attach(
     };
     match targets.as_slice() {
         [] => attach::run(&AdminTarget::Socket(admin_socket(cli)?), access, record).await,
-        // One that is named alone is looked at as closely as the one that runs here.
+        // A single named gateway gets the same screen as the one that runs here.
         [only] if file.is_none() => attach::run(&only.at, access, record).await,
         _ => attach::run_fleet(targets, access, record).await,
     }
 }
 
-/// Those of the file, then those of the command line; else what is wrong with them.
+/// The targets of the file, then those of the command line; or what is wrong with them.
 pub(super) fn read_targets(
     access: AdminAccess,
     file: Option<&Path>,
@@ -65,7 +65,7 @@ pub async fn carry(cli: &Cli, access: AdminAccess) -> anyhow::Result<ExitCode> {
         (None, Some(profile)) => socket_path::socket_of(profile)?,
         _ => admin_socket(cli)?,
     };
-    // As files: what they are, a pipe, a socket or a terminal, is for whoever has started this to say.
+    // As files: whether they are pipes, sockets or terminals depends on whoever started this.
     let [input, output] = [rustix::stdio::stdin(), rustix::stdio::stdout()].map(rustix::io::dup);
     let [input, output] = [input?, output?].map(|end| File::from_std(end.into()));
     stdio::carry(&path, access, input, output).await?;

@@ -1,5 +1,5 @@
-//! Every known way round the lock, tried from within. Each is made so that it changes nothing where it is not
-//! refused: for a gateway that finds out about itself, and for `selftest confine`.
+//! Every known way round the lock, tried from within. Each attempt changes nothing even if it is not refused.
+//! They are used by a gateway that checks itself, and by `selftest confine`.
 
 use std::{fmt, io, net::SocketAddr, os::fd::AsRawFd};
 
@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::{LockedHalf, UnixSockets, filters::X32, system_call::call};
 use crate::profile::Half;
 
-/// One way, and what came of it.
+/// One attempt, and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EscapeAttempt {
     pub method: &'static str,
@@ -18,9 +18,9 @@ pub struct EscapeAttempt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EscapeOutcome {
     Refused,
-    /// It was let through: it worked, or failed for a reason of its own.
+    /// It was not refused: it worked, or failed for another reason.
     LetThrough(String),
-    /// This kernel has nothing of the kind.
+    /// This kernel does not have it.
     Unknown,
 }
 
@@ -53,10 +53,10 @@ const ALWAYS: &[Way] = &[
     ("io_uring_setup", || by_number(libc::SYS_io_uring_setup, [0; 5])),
     ("io_uring_enter", || by_number(libc::SYS_io_uring_enter, [NONE, 0, 0, 0, 0])),
     ("io_uring_register", || by_number(libc::SYS_io_uring_register, [NONE, 0, 0, 0, 0])),
-    // A flag that does not exist: where it is let through, nothing is done.
+    // This flag does not exist, so nothing happens if the call is not refused.
     ("unshare", || by_number(libc::SYS_unshare, [libc::CLONE_NEWUSER as u32 | 1, 0, 0, 0, 0])),
     ("setns", || by_number(libc::SYS_setns, [NONE, 0, 0, 0, 0])),
-    // Two flags that do not go together.
+    // Two flags that exclude each other.
     ("clone into a new namespace", || {
         by_number(libc::SYS_clone, [(libc::CLONE_NEWUSER | libc::CLONE_FS) as u32, 0, 0, 0, 0])
     }),
@@ -78,10 +78,10 @@ const ALWAYS: &[Way] = &[
 /// The kernel may load a module for these. They are not tried where nothing keeps them from that.
 const LOADING: &[&str] = &["packet socket", "vsock socket", "SMC socket", "SCTP socket", "DCCP socket"];
 
-/// The way that is left open where a backend is one.
+/// The one that stays allowed if a backend is a Unix socket.
 const UNIX_SOCKET: &str = "Unix socket";
 
-/// Ways to be reached.
+/// Ways to become reachable.
 const OF_INTERNAL: &[Way] = &[
     ("TCP bind", || bind(Domain::IPV4, Type::STREAM, [127, 0, 0, 1].into())),
     ("TCP bind, IPv6", || bind(Domain::IPV6, Type::STREAM, LOOPBACK_V6.into())),
@@ -112,7 +112,7 @@ const OF_DMZ: &[Way] = &[
     ("socket by its x32 number", || by_x32(libc::SYS_socket)),
 ];
 
-/// What the lock of folders and ports refuses by itself.
+/// What Landlock refuses by itself.
 const OF_FOLDERS: &[Way] = &[
     ("Landlock alone: reading /", || std::fs::read_dir("/").map(drop)),
     ("Landlock alone: writing to the temporary folder", || {
@@ -121,14 +121,14 @@ const OF_FOLDERS: &[Way] = &[
     }),
 ];
 
-/// No descriptor.
+/// No valid descriptor.
 const NONE: u32 = u32::MAX;
 const AF_SMC: libc::c_int = 43;
 const LOOPBACK_V6: [u16; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
-/// A port that nobody answers at, on this host.
+/// A port of this host at which nobody answers.
 const DISCARD: u16 = 9;
 
-/// Tries every way, in this thread. Only a process that is locked may call it: otherwise some of them succeed.
+/// Makes every attempt in this thread. Only a locked process may call it: otherwise some of them succeed.
 pub fn try_all(locked: LockedHalf) -> Vec<EscapeAttempt> {
     let attempt = |(method, attempt): &Way| EscapeAttempt { method, outcome: judge(attempt()) };
     ways(locked).map(attempt).collect()
@@ -150,7 +150,7 @@ fn ways(locked: LockedHalf) -> impl Iterator<Item = &'static Way> {
     of_half.iter().filter(is_refused).chain(ALWAYS)
 }
 
-/// Tries what the lock of folders refuses without any filter.
+/// Makes the attempts that Landlock refuses without any filter.
 pub fn try_folders(half: Half) -> Vec<EscapeAttempt> {
     let port: Way = match half {
         Half::Dmz => ("Landlock alone: TCP connect", || connect(Domain::IPV4, Type::STREAM)),
@@ -191,7 +191,7 @@ fn by_x32(number: libc::c_long) -> io::Result<()> {
     by_number(number | libc::c_long::from(X32), [NONE, 0, 0, 0, 0])
 }
 
-/// A call whose first argument is a socket, and that is given nothing beside.
+/// A call with a socket as its first argument and nothing else.
 fn on_socket(kind: Type, number: libc::c_long) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, kind, None)?;
     by_number(number, [socket.as_raw_fd().cast_unsigned(), 0, 0, 0, 0])

@@ -1,7 +1,7 @@
-//! The filters of system calls (seccomp). Each is put on in every thread at once, those that have been running
-//! included, and what is refused is an error like any other: EPERM, or ENOSYS where a caller then does without.
+//! The filters of system calls (seccomp). Each one is applied to all threads at once, including those already
+//! running. A refused call returns an ordinary error: EPERM, or ENOSYS if the caller then does without it.
 //!
-//! A filter sees numbers and not what pointers lead to. So whatever names an address in memory (`sendmsg`) is
+//! A filter sees numbers, not what pointers lead to. So a call whose address is in memory (`sendmsg`) is
 //! refused as a whole, or not at all.
 
 use std::{collections::BTreeMap, env::consts::ARCH};
@@ -23,10 +23,10 @@ pub enum FilterError {
     Refused(#[from] seccompiler::Error),
 }
 
-/// Calls that are refused whatever they are given, by name.
+/// Calls that are refused whatever their arguments, by name.
 type RefusedCalls = &'static [(&'static str, libc::c_long)];
 
-/// What no gateway ever does: other programs, other processes, what steps round this filter.
+/// What no gateway ever does: other programs, other processes, and ways round this filter.
 const ALWAYS: RefusedCalls = &[
     ("execve", libc::SYS_execve),
     ("execveat", libc::SYS_execveat),
@@ -41,18 +41,18 @@ const ALWAYS: RefusedCalls = &[
     ("setns", libc::SYS_setns),
     ("bpf", libc::SYS_bpf),
 ];
-/// The internal half is reached by nobody. `sendmmsg` stays: the system's resolver needs it.
+/// Nobody may reach the internal half. `sendmmsg` is allowed, because the system's resolver needs it.
 const OF_INTERNAL: RefusedCalls =
     &[("bind", libc::SYS_bind), ("listen", libc::SYS_listen), ("sendmsg", libc::SYS_sendmsg)];
-/// The DMZ half reaches nobody.
+/// The DMZ half may reach nobody.
 const OF_DMZ: RefusedCalls =
     &[("connect", libc::SYS_connect), ("sendmsg", libc::SYS_sendmsg), ("sendmmsg", libc::SYS_sendmmsg)];
-/// Refused where they are given what is not allowed.
+/// Refused with certain arguments.
 const IN_PART: [&str; 4] = ["sendto", "socket", "socketpair", "clone"];
 
-/// `SOCK_CLOEXEC` and `SOCK_NONBLOCK` stand beside the type, above these bits.
+/// `SOCK_CLOEXEC` and `SOCK_NONBLOCK` are above these bits of the type.
 const TYPE_BITS: u64 = 0xf;
-/// Namespaces that clone(2) makes.
+/// Namespaces that clone(2) can create.
 const NEW_NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNS,
     libc::CLONE_NEWCGROUP,
@@ -62,10 +62,10 @@ const NEW_NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWPID,
     libc::CLONE_NEWNET,
 ];
-/// Where the numbers of the x32 ABI begin: each call has a second number there, on kernels that know it.
+/// The first number of the x32 ABI: on kernels that support it, each call has a second number from there on.
 pub const X32: u32 = 0x4000_0000;
 
-/// The names of what a locked half is refused.
+/// The names of the calls that a locked half is refused.
 pub fn refused_calls(half: Half) -> Vec<&'static str> {
     let names = |calls: RefusedCalls| calls.iter().map(|(name, _)| *name);
     names(of_half(half)).chain(IN_PART).chain(names(ALWAYS)).collect()
@@ -78,10 +78,10 @@ fn of_half(half: Half) -> RefusedCalls {
     }
 }
 
-/// Refuses what no gateway ever does, in every mode.
+/// Refuses, in every mode, what no gateway ever does.
 pub fn refuse_always() -> Result<(), FilterError> {
     apply_filter_all_threads(&refuse_x32())?;
-    // Its flags are in memory, where no filter can look. The C library then takes `clone`.
+    // Its flags are in memory, where a filter cannot look. The C library then uses `clone`.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     apply_filter_all_threads(&program(clone3, libc::ENOSYS)?)?;
     let mut rules = refused(ALWAYS);
@@ -102,7 +102,7 @@ pub fn refuse_to(half: Half, unix: UnixSockets) -> Result<(), FilterError> {
         UnixSockets::Refused => strange_sockets(&[libc::AF_INET, libc::AF_INET6])?,
         UnixSockets::ForBackends => {
             let mut sockets = strange_sockets(&[libc::AF_INET, libc::AF_INET6, libc::AF_UNIX])?;
-            // Backends are streams.
+            // Backends use streams.
             let is_unix = condition(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?;
             let is_datagram = condition(1, SeccompCmpOp::MaskedEq(TYPE_BITS), libc::SOCK_DGRAM as u64)?;
             sockets.push(rule(&[is_unix, is_datagram])?);
@@ -137,7 +137,7 @@ fn strange_sockets(families: &[libc::c_int]) -> Result<Vec<SeccompRule>, Backend
     Ok(rules)
 }
 
-/// All of them together.
+/// All conditions together.
 fn rule(conditions: &[SeccompCondition]) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(conditions.to_vec())
 }
@@ -146,7 +146,7 @@ fn not(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     condition(argument, SeccompCmpOp::Ne, value)
 }
 
-/// Of an argument of 32 bits, as the kernel reads it.
+/// A condition on a 32-bit argument, as the kernel reads it.
 fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
 }
@@ -157,7 +157,7 @@ fn program(rules: Rules, errno: libc::c_int) -> Result<BpfProgram, FilterError> 
     Ok(filter.try_into()?)
 }
 
-/// Every number of the x32 ABI at once; `seccompiler` looks at whole numbers alone.
+/// Refuses every number of the x32 ABI at once; `seccompiler` compares only whole numbers.
 fn refuse_x32() -> BpfProgram {
     let step = |code: u32, jt, k| sock_filter { code: code as u16, jt, jf: 0, k };
     vec![

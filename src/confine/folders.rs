@@ -1,5 +1,5 @@
-//! The lock of files and of TCP ports (Landlock): a second one, behind the filters. It holds for the thread that
-//! takes it and for what that starts, so it is taken before any other thread runs.
+//! The lock of files and of TCP ports (Landlock), a second layer behind the filters. It applies to the calling
+//! thread and those it starts later, so it is taken before any other thread runs.
 
 use std::{
     collections::BTreeSet,
@@ -31,7 +31,7 @@ pub enum FolderLockError {
     Ruleset(#[from] RulesetError),
 }
 
-/// A lock of folders that is in force.
+/// A Landlock lock that is in force.
 #[derive(Debug, Clone)]
 pub struct FolderLock {
     pub abi: u32,
@@ -39,10 +39,10 @@ pub struct FolderLock {
     written: Vec<PathBuf>,
 }
 
-/// What a locked gateway may still reach of the file system.
+/// What a locked gateway may still access in the file system.
 #[derive(Debug, Default)]
 pub struct LockedFolders {
-    /// Beside the system's.
+    /// In addition to the system's folders.
     pub read: Vec<PathBuf>,
     pub written: Vec<PathBuf>,
 }
@@ -50,15 +50,15 @@ pub struct LockedFolders {
 /// What the system's libraries, the resolver and the clock read.
 const SYSTEM: [&str; 9] =
     ["/etc", "/usr", "/lib", "/lib32", "/lib64", "/libx32", "/proc/self", "/sys", "/dev"];
-/// Files of the resolver that are often links to elsewhere.
+/// Files of the resolver that are often links.
 const LINKED: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime"];
-/// What is written to there: a terminal, and what swallows everything.
+/// Written to: a terminal, and /dev/null.
 const DEVICES: &str = "/dev";
-/// The newest version whose rights are used; later ones are about what nothing here does.
+/// The newest version whose rights are used; later ones concern things that nothing here does.
 const NEWEST: ABI = ABI::V5;
 
 impl LockedFolders {
-    /// Takes the lock, as far as this kernel knows it.
+    /// Takes the lock, as far as this kernel supports it.
     pub fn lock(&self, half: Half) -> Result<FolderLock, FolderLockError> {
         if count_threads()? != 1 {
             return Err(FolderLockError::Threads);
@@ -95,7 +95,7 @@ impl LockedFolders {
         SYSTEM.into_iter().map(PathBuf::from).chain(linked).chain(self.read.iter().cloned()).collect()
     }
 
-    /// Lets the folder of `file` be read, and the one that it really is in where it is a link.
+    /// Allows reading the folder of `file` and, if it is a link, the folder it leads to.
     pub fn read_folder_of(&mut self, file: &Path) {
         let of_file = |file: &Path| {
             file.parent().map(|folder| match folder.as_os_str().is_empty() {
@@ -109,7 +109,7 @@ impl LockedFolders {
 }
 
 impl FolderLock {
-    /// Why a gateway of `profile` could not write behind it.
+    /// Why a gateway of `profile` could not write once it is locked.
     pub fn refusal(&self, profile: &Profile) -> Option<String> {
         let file = profile.files_written().find(|file| !self.lets_write(file))?;
         Some(format!(
@@ -121,7 +121,7 @@ impl FolderLock {
 
     fn lets_write(&self, file: &Path) -> bool {
         let Ok(file) = std::path::absolute(file) else { return false };
-        // A device is there already; a log may have yet to be made, in folders that are there.
+        // A device exists already; a log file may have to be created, in a folder that exists.
         if let Ok(real) = file.canonicalize() {
             return real.starts_with(DEVICES) || self.written.iter().any(|folder| real.starts_with(folder));
         }
@@ -130,7 +130,7 @@ impl FolderLock {
     }
 }
 
-/// A folder that is not there needs no rule.
+/// A missing folder needs no rule.
 fn allow(
     ruleset: RulesetCreated,
     folders: impl IntoIterator<Item = impl AsRef<Path>>,

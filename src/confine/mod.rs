@@ -60,22 +60,22 @@ pub struct LockedHalf {
     pub unix: UnixSockets,
 }
 
-/// What the kernel has been told to refuse this process. Without [`ProcessLock::begin`] that is nothing.
+/// What the kernel has been told to refuse this process; nothing without [`ProcessLock::begin`].
 #[derive(Debug, Default)]
 pub struct ProcessLock {
-    /// Somebody has begun it: this process is a gateway's own.
+    /// It was begun, so this process belongs to a gateway.
     is_begun: bool,
     /// What no gateway ever does is refused.
     refuses_always: bool,
     half: Option<LockedHalf>,
     folders: Option<FolderLock>,
-    /// What has yet to be told.
+    /// What has not been reported yet.
     unreported: Vec<String>,
 }
 
 impl ProcessLock {
-    /// Puts on what holds from the start: what no gateway does and, where a half starts alone in reverse mode,
-    /// the lock of its folders. To be called before another thread is started.
+    /// Applies what holds from the start: the filter of what no gateway does and, if a half starts alone in
+    /// reverse mode, the lock of its folders. Must be called before another thread is started.
     pub fn begin(profile: &Profile, folders: &LockedFolders) -> Result<Self, LockError> {
         let mut lock = Self { is_begun: true, ..Self::default() };
         if profile.confine == ConfinePolicy::Off {
@@ -101,7 +101,8 @@ impl ProcessLock {
         Ok(())
     }
 
-    /// Takes the lock of the half that `profile` runs in reverse mode; what is to be told of it.
+    /// Takes the lock of the half that `profile` runs in reverse mode; returns what should be reported about
+    /// it.
     pub fn enter(&mut self, profile: &Profile) -> Result<Vec<String>, LockError> {
         let mut lines = std::mem::take(&mut self.unreported);
         if !self.is_begun || profile.confine == ConfinePolicy::Off {
@@ -133,7 +134,7 @@ impl ProcessLock {
         Ok(lines)
     }
 
-    /// The same where it is too late to refuse: what can not be is told.
+    /// The same when it is too late to refuse: what cannot be locked is reported.
     pub fn enter_told(&mut self, profile: &Profile) -> Vec<String> {
         self.enter(profile).unwrap_or_else(|error| vec![error.to_string()])
     }
@@ -151,22 +152,22 @@ impl ProcessLock {
         self.half.map(|locked| locked.half)
     }
 
-    /// The same, and what it is let through.
+    /// The locked half, with what it is still allowed.
     pub fn locked(&self) -> Option<LockedHalf> {
         self.half
     }
 
-    /// The version of Landlock that is in force.
+    /// The version of Landlock in force.
     pub fn landlock(&self) -> Option<u32> {
         self.folders.as_ref().map(|folders| folders.abi)
     }
 
-    /// The lock of folders, where there is one.
+    /// The Landlock lock, if there is one.
     pub fn folders(&self) -> Option<&FolderLock> {
         self.folders.as_ref()
     }
 
-    /// Why `profile` can not be run in this process any more.
+    /// Why this process can no longer run `profile`.
     pub fn refusal(&self, profile: &Profile) -> Option<String> {
         if let Some(LockedHalf { half, .. }) = self.half
             && half_alone(profile) != Some(half)
@@ -217,8 +218,8 @@ impl ProcessLock {
     }
 }
 
-/// Locks this process as a half is locked, for a trial of the lock itself. `before_filters` is called when the lock
-/// of folders is on and the filters are not.
+/// Locks this process like a half, to test the lock itself. `before_filters` is called when Landlock is on and
+/// the filters are not.
 pub fn lock_as<T>(
     half: Half,
     before_filters: impl FnOnce(Result<FolderLock, FolderLockError>) -> T,
@@ -245,7 +246,7 @@ fn half_alone(profile: &Profile) -> Option<Half> {
     }
 }
 
-/// The half that a process is locked as which runs `profile`.
+/// The half that a process running `profile` is locked as.
 pub fn half_to_lock(profile: &Profile) -> Option<Half> {
     half_alone(profile).filter(|_| profile.confine != ConfinePolicy::Off)
 }
@@ -257,12 +258,12 @@ fn half_words(half: Half) -> &'static str {
     }
 }
 
-/// The calls that a locked half is refused, those of its half first.
+/// The calls that a locked half is refused, with those of its half first.
 pub fn refused_calls(half: Half) -> Vec<&'static str> {
     filters::refused_calls(half)
 }
 
-/// Threads of this process.
+/// The number of threads of this process.
 fn count_threads() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }

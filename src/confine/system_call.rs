@@ -3,7 +3,7 @@
 
 use std::io;
 
-/// Makes the call with small numbers. No argument may be an address in memory of this process.
+/// Makes a call with small numbers. No argument may be an address in memory of this process.
 pub(super) fn call(number: i64, arguments: [u32; 5]) -> io::Result<i64> {
     let [a, b, c, d, e] = arguments.map(|argument| libc::c_long::from(argument.cast_signed()));
     // SAFETY: nothing that the kernel is given leads to memory of ours: an address below the first page, or in

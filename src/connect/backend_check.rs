@@ -1,4 +1,4 @@
-//! Whether a backend is well: a connection that it takes, or a request that it answers as the profile says.
+//! Checks whether a backend is well: it accepts a connection, or answers a request as the profile says.
 
 use std::{fmt::Write, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     proto::multiplex::open::ClientOrigin,
 };
 
-/// A status line is no longer.
+/// The longest accepted status line.
 const LINE_BYTES_MAX: usize = 1024;
 
 /// What is checked, and how.
@@ -61,7 +61,7 @@ pub async fn check_backend(checked: CheckedBackend<'_>) -> Result<(), CheckError
 
 async fn ask(mut stream: NetStream, request: &CheckRequest, host: &str) -> Result<(), CheckError> {
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
-    // Writing into a text does not fail.
+    // Writing to a string does not fail.
     let _ = write!(head, "Host: {host}\r\nUser-Agent: portcullis\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     stream.flush().await?;
@@ -83,7 +83,7 @@ async fn ask(mut stream: NetStream, request: &CheckRequest, host: &str) -> Resul
     }
 }
 
-/// The status of an answer's first line (RFC 9112, section 4).
+/// The status in the first line of an answer (RFC 9112, section 4).
 fn status(line: &[u8]) -> Option<u16> {
     let rest = line.strip_prefix(b"HTTP/1.")?;
     let [b'0'..=b'9', b' ', status @ ..] = rest else { return None };

@@ -19,11 +19,11 @@ pub struct BackendConnection {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionSharing {
-    /// Nothing was answered on it.
+    /// Nothing has been answered on it.
     Fresh,
     /// It has answered, and may be used for anybody's requests.
     Shared,
-    /// It knows its client, and is used for no other.
+    /// It is tied to its client, and is used for no other.
     Bound,
 }
 
@@ -32,7 +32,7 @@ impl BackendConnection {
         Self { upstream, mapping: Arc::new(mapping), sharing: ConnectionSharing::Fresh }
     }
 
-    /// It has answered; what is `bound` once stays so.
+    /// Notes an answer. A connection that is once `bound` stays so.
     pub fn note_answer(&mut self, is_bound: bool) {
         self.sharing = match self.sharing {
             ConnectionSharing::Fresh | ConnectionSharing::Shared if !is_bound => ConnectionSharing::Shared,

@@ -1,4 +1,5 @@
-//! What stands in a service's `connect`: one backend or, with `each`, one at every address that a name has at the moment.
+//! One entry of a service's `connect`: a backend or, with `each`, one backend at every address that a name has
+//! at the moment.
 
 use std::{
     net::IpAddr,
@@ -25,7 +26,7 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct BackendEntry {
-    /// As it is written.
+    /// As written in the profile.
     target: Arc<BackendTarget>,
     is_standby: bool,
     is_each: bool,
@@ -37,7 +38,7 @@ pub(super) struct BackendEntry {
 #[derive(Debug, Clone)]
 enum NameState {
     Pending,
-    /// Why it stands for nobody.
+    /// Why it has no address.
     Unanswered(String),
     Known,
 }
@@ -63,13 +64,13 @@ impl BackendEntry {
             && self.target.is_same_as(&other.target)
     }
 
-    /// Keeps what an older entry knows, if that is the same.
+    /// Takes over what an older entry knows, if it is the same entry.
     pub fn inherit(&self, older: &Self) {
         self.members.store(older.members());
         self.look_up.send_replace(older.look_up.borrow().clone());
     }
 
-    /// Why it stands for nobody.
+    /// Why it has no address.
     pub fn unanswered(&self) -> Option<String> {
         match &*self.look_up.borrow() {
             NameState::Unanswered(why) if self.members.load().is_empty() => {
@@ -79,15 +80,15 @@ impl BackendEntry {
         }
     }
 
-    /// Waits for the first answer, if that is still to come.
+    /// Waits for the first answer, if it is still to come.
     pub async fn wait_until_looked_up(&self, by: Instant) {
         let mut look_up = self.look_up.subscribe();
         let is_over = look_up.wait_for(|state| !matches!(state, NameState::Pending));
-        // Late or not, what is known by then is what there is.
+        // Late or not, only what is known by then can be used.
         let _ = timeout_at(by, is_over).await;
     }
 
-    /// A name that stands for nobody has a row as well.
+    /// A name without an address has a row as well.
     pub fn row_without_member(&self) -> Option<BackendRow> {
         let why = match &*self.look_up.borrow() {
             NameState::Unanswered(why) => why.clone(),
@@ -104,7 +105,7 @@ impl BackendEntry {
         })
     }
 
-    /// What follows its name, where it has one; `at` is its place in the group.
+    /// The task that follows its name, if it has one; `at` is its position in the group.
     pub fn follow(
         &self,
         group: Weak<BackendGroup>,

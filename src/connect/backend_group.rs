@@ -1,7 +1,7 @@
-//! The backends of a service, which stand in for each other: which of them a session gets, and how each is doing.
+//! The backends of a service, which stand in for each other: which one a session gets, and how each is doing.
 //!
-//! A session that meets one which refuses, or is late, goes on to the next before anything was sent. What is known
-//! of each comes of sessions alone, and of its checks (`super::backend_check`) where the profile has any.
+//! If a backend refuses or is late, the session goes on to the next one before anything was sent. What is known
+//! about each comes only from sessions, and from its checks (`super::backend_check`) if the profile has any.
 
 use std::{
     future::poll_fn,
@@ -35,10 +35,10 @@ use crate::{
     tls::edge::EdgeTls,
 };
 
-/// A backend that has not answered for so long is late, where there is another to try.
+/// A backend that has not answered within this time is late, if there is another one to try.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The first answer about names that nothing is known of: a silent server, and the next.
+/// How long a session waits for the first look-up of a name: long enough for one silent server and the next.
 const LOOK_UP: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub struct BackendGroup {
     watch: OnceLock<GroupWatch>,
 }
 
-/// What begins when the group is used.
+/// What runs while the group is in use.
 #[derive(Debug)]
 struct GroupWatch {
     notices: Arc<NoticeLog>,
@@ -107,7 +107,7 @@ impl BackendGroup {
         leaving
     }
 
-    /// From now on changes are told, backends are checked, and names are followed.
+    /// From now on changes are reported, backends are checked, and names are followed.
     pub fn watch(self: &Arc<Self>, notices: &Arc<NoticeLog>, dns: &DnsResolver) {
         self.watch.get_or_init(|| {
             let tasks = Tasks::default();
@@ -128,12 +128,12 @@ impl BackendGroup {
             && self.entries.iter().zip(&other.entries).all(|(one, other)| one.is_same_as(other))
     }
 
-    /// The backends, as operators know them.
+    /// The backends, as operators see them.
     pub fn addresses(&self) -> String {
         self.set.to_string()
     }
 
-    /// Why no session can be served, where checks say so.
+    /// Why no session can be served, according to the checks.
     pub fn down_reason(&self) -> Option<String> {
         self.set.check.as_ref()?;
         let mut reasons = Vec::new();
@@ -151,7 +151,7 @@ impl BackendGroup {
         Some(format!("no backend is up: {}", reasons.join("; ")))
     }
 
-    /// Those that a session may try, the best first. Where nobody is known yet, it waits for the names.
+    /// The backends that a session may try, the best first. If no address is known yet, it waits for the names.
     pub async fn find_candidates(&self, client: Option<IpAddr>) -> Vec<Arc<BackendMember>> {
         let by = Instant::now() + LOOK_UP;
         for entry in &self.entries {
@@ -163,7 +163,7 @@ impl BackendGroup {
         self.candidates(client)
     }
 
-    /// Those that a session may try, the best first.
+    /// The backends that a session may try, the best first.
     pub fn candidates(&self, client: Option<IpAddr>) -> Vec<Arc<BackendMember>> {
         let members = self.members();
         if let [only] = &members[..] {
@@ -213,7 +213,7 @@ impl BackendGroup {
                     self.report(&member, change);
                     return Ok((member, stream));
                 }
-                // It is this host that can open no more.
+                // This host cannot open any more connections.
                 Err(error) if error.who != EndedBy::Backend => return Err(error),
                 Err(error) => {
                     self.note_unreached(&member, &error.reason);
@@ -237,7 +237,7 @@ impl BackendGroup {
         self.report(member, change);
     }
 
-    /// Tells what operators would want to know; of a backend that is alone, its sessions tell it.
+    /// Reports what operators would want to know. For a single backend, its sessions already show it.
     fn report(&self, member: &BackendMember, change: BackendChange) {
         if self.set.check.is_none() && self.members().len() == 1 {
             return;
@@ -291,9 +291,9 @@ async fn first_ended<D: Future + Unpin>(dials: &mut Vec<D>) -> D::Output {
     ended
 }
 
-/// Checks the backends again and again, as long as the group is used.
+/// Checks the backends again and again while the group is in use.
 async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
-    // Those of many services are spread in time.
+    // Checks of many services are spread over time.
     sleep(check.every.mul_f64(fastrand::f64())).await;
     while let Some(group) = group.upgrade() {
         let (run, members) = ((check.falls, check.rises), group.members());
@@ -333,7 +333,7 @@ mod tests {
         let list = vec![listed("one.test"), listed("other.test")];
         let set = BackendSet { list, ..Backend::Echo.into() };
         let service = ServiceName::parse("orders").expect("a name");
-        // It is not watched yet, so nobody looks the names up.
+        // It is not in use yet, so nobody looks the names up.
         let group = BackendGroup::new(&service, &set, &EdgeTls::default());
         assert!(happens_after(LOOK_UP, group.find_candidates(None)).await.is_empty());
     }

@@ -24,11 +24,11 @@ pub struct BackendMember {
     state: Mutex<BackendState>,
 }
 
-/// A session's place at a backend, until it is dropped.
+/// A session's use of a backend, until it is dropped.
 #[derive(Debug)]
 pub struct BackendUse(Arc<BackendMember>);
 
-/// A session on its way to a backend, until it is dropped.
+/// A session that is connecting to a backend, until it is dropped.
 #[derive(Debug)]
 pub(super) struct BackendDial(Arc<BackendMember>);
 
@@ -38,7 +38,7 @@ impl BackendMember {
         Self { address, target, is_standby, state: Mutex::default() }
     }
 
-    /// For a session that begins here, whose row says so.
+    /// Counts a session that begins here; its row shows the backend.
     pub fn begin_use(self: &Arc<Self>, session: &SessionCounters) -> BackendUse {
         session.set_backend(&self.address);
         let mut state = self.lock();
@@ -48,13 +48,13 @@ impl BackendMember {
         BackendUse(self.clone())
     }
 
-    /// It counts as a session already: those that come at once are spread as well.
+    /// Counts a session that is connecting, so that sessions which arrive together are spread as well.
     pub(super) fn begin_dial(self: &Arc<Self>) -> BackendDial {
         self.lock().dialling += 1;
         BackendDial(self.clone())
     }
 
-    /// How it is asked, where it takes requests.
+    /// How requests are sent to it, if it accepts requests.
     pub fn http(&self) -> Option<&HttpRemote> {
         match self.target.backend() {
             Backend::Http(http) => Some(http),
@@ -68,7 +68,7 @@ impl BackendMember {
         !state.is_down() && !state.is_resting(Instant::now())
     }
 
-    /// The address that it is, of those of its name.
+    /// Its address, among those of its name.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         self.target.backend().remote()?.ip
     }

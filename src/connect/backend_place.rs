@@ -1,4 +1,4 @@
-//! At which of its service's backends the requests of a session are.
+//! Which of its service's backends the requests of a session go to.
 
 use std::{
     net::IpAddr,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::telemetry::registry::SessionCounters;
 
-/// It stays there as long as that backend is well.
+/// A session's choice of a backend; it stays there as long as that backend is well.
 pub struct BackendPlace {
     pub group: Arc<BackendGroup>,
     session: Arc<SessionCounters>,
@@ -34,7 +34,7 @@ impl BackendPlace {
         }
     }
 
-    /// Those that may be dialled, its own first as long as that is well.
+    /// The backends that may be dialled, its own first as long as that is well.
     pub fn candidates(&self, client: Option<IpAddr>) -> Vec<Arc<BackendMember>> {
         let mut candidates = self.group.candidates(client);
         if let Some(member) = self.member().filter(|member| member.is_usable())
@@ -45,7 +45,7 @@ impl BackendPlace {
         candidates
     }
 
-    /// Written `ws` or `wss`: only what becomes a WebSocket goes there.
+    /// Written `ws` or `wss`: only requests for a WebSocket go there.
     pub fn takes_sockets_alone(&self) -> bool {
         self.member().is_some_and(|member| member.http().is_some_and(|http| http.socket))
     }

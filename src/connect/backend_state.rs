@@ -1,4 +1,4 @@
-//! How one backend of a service is doing, by its sessions and by its checks.
+//! How one backend of a service is doing, judged by its sessions and its checks.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::backend_check::CheckError;
 
-/// One that comes back has its whole share of sessions again after this time.
+/// A backend that comes back has its whole share of sessions again after this time.
 const SLOW_START: Duration = Duration::from_secs(10);
-/// The least share of one that has just come back.
+/// The smallest share of a backend that has just come back.
 const SHARE_MIN: f64 = 0.1;
 
-/// What was heard of a backend.
+/// What an event has changed for a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendChange {
     None,
@@ -28,7 +28,7 @@ pub enum BackendChange {
 #[derive(Debug, Clone, Default)]
 pub struct BackendState {
     pub open: u64,
-    /// Sessions on their way to it.
+    /// Sessions that are connecting to it.
     pub dialling: u64,
     pub sessions: u64,
     /// Sessions that could not reach it, and checks that failed.
@@ -39,7 +39,7 @@ pub struct BackendState {
     /// It has failed, and nothing has reached it since.
     is_failing: bool,
     returned_at: Option<Instant>,
-    /// Checks of one outcome, one after another.
+    /// Number of checks in a row with the same result.
     failed_checks: u32,
     passed_checks: u32,
 }
@@ -53,20 +53,20 @@ impl BackendState {
         self.rests_until.is_some_and(|until| until > now)
     }
 
-    /// Of its usual sessions.
+    /// Its share of its usual sessions.
     pub fn share(&self, now: Instant) -> f64 {
         let Some(since) = self.returned_at else { return 1.0 };
         let grown = now.saturating_duration_since(since).as_secs_f64() / SLOW_START.as_secs_f64();
         grown.clamp(SHARE_MIN, 1.0)
     }
 
-    /// A session has reached it.
+    /// Notes that a session has reached it.
     pub fn note_reached(&mut self) -> BackendChange {
         self.rests_until = None;
         self.recover()
     }
 
-    /// A session could not reach it.
+    /// Notes that a session could not reach it.
     pub fn note_unreached(&mut self, error: &str, rest: Duration, now: Instant) -> BackendChange {
         self.rests_until = Some(now + rest);
         self.returned_at = Some(now + rest);
@@ -74,7 +74,7 @@ impl BackendState {
         self.begin_failing()
     }
 
-    /// A check has ended.
+    /// Notes the result of a check.
     pub fn note_check(
         &mut self,
         outcome: Result<(), CheckError>,
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(state.share(now + REST), SHARE_MIN);
         assert_eq!(state.share(now + REST + seconds(5)), 0.5);
         assert_eq!(state.share(now + REST + seconds(30)), 1.0);
-        // It is told once, until it is back.
+        // Reported once, until it is back.
         assert_eq!(state.note_unreached("refused", REST, now + REST), BackendChange::None);
         assert_eq!(state.note_reached(), BackendChange::Recovered);
         assert!(!state.is_resting(now + REST));
@@ -180,7 +180,7 @@ mod tests {
             assert_eq!(check(is_good), seen);
         }
         assert_eq!(state.share(now), SHARE_MIN, "it comes back slowly");
-        // Of one that rests, checks say only whether it is down.
+        // For a resting backend, checks only say whether it is down.
         state.note_unreached("refused", REST, now);
         assert_eq!(state.note_check(Ok(()), RUN, now), BackendChange::None);
         assert!(state.is_resting(now));

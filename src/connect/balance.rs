@@ -1,39 +1,40 @@
-//! In which order a session tries the backends of its service. Pure: no sockets, no clock.
+//! The order in which a session tries the backends of its service. Pure: no sockets, no clock.
 
 use std::net::IpAddr;
 
 use crate::profile::Balance;
 
-/// What is known of a backend when a session comes.
+/// What is known about a backend when a session comes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate<'a> {
     pub address: &'a str,
     pub is_standby: bool,
     /// Its check has failed.
     pub is_down: bool,
-    /// It has refused a session a moment ago.
+    /// It has recently refused a session.
     pub is_resting: bool,
-    /// Of its usual sessions, while it has just come back: above 0, at most 1.
+    /// Its share of its usual sessions while it has just come back: above 0, at most 1.
     pub share: f64,
     pub open: u64,
 }
 
-/// Who asks, and what chance says.
+/// The client, and the numbers that decide between equals.
 #[derive(Debug, Clone, Copy)]
 pub struct BalanceInput {
-    /// Rises with each session.
+    /// Increases with each session.
     pub turn: usize,
     pub client: Option<IpAddr>,
-    /// From 0 to 1.
+    /// A random number from 0 to 1.
     pub chance: f64,
 }
 
-/// The backends that may be tried, the best first: those in use, then those that stand by, then those that rest.
-/// One that is down is none of them.
+/// The backends that may be tried, the best first: those in use, then those that stand by, then those that
+/// rest. Those that are down are left out.
 pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: BalanceInput) -> Vec<usize> {
     let mut order: Vec<_> = (0..candidates.len()).filter(|at| !candidates[*at].is_down).collect();
     let client = input.client.map(|client| client.to_canonical());
-    // One that has just come back gives most of its turns away; with `client`, always those of the same addresses.
+    // One that has just come back passes on most of its turns; with `client`, always those of the same
+    // addresses.
     let gives_way = |at: usize| {
         let Candidate { address, share, .. } = candidates[at];
         let chance = match (balance, client) {
@@ -71,8 +72,8 @@ fn rotate(equals: &mut [usize], turn: usize) {
     equals.rotate_left(by);
 }
 
-/// The same on every gateway, after every start and in every version: FNV-1a, whose bits are then spread, since
-/// addresses differ in their last letters.
+/// A hash that is the same on every gateway, after every start and in every version: FNV-1a, whose bits are
+/// then mixed, since addresses differ in their last characters.
 fn weigh(what: [&str; 2]) -> u64 {
     let bytes = what.iter().flat_map(|text| text.bytes().chain([0]));
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -108,7 +109,7 @@ mod tests {
         for (turn, order) in [(0, [0, 1, 2]), (1, [1, 2, 0]), (2, [2, 0, 1]), (3, [0, 1, 2])] {
             let input = BalanceInput { turn, ..INPUT };
             assert_eq!(order_backends(&addressed(), Balance::Turn, input), order);
-            // A client that is not known has no backend of its own.
+            // An unknown client has no backend of its own.
             assert_eq!(order_backends(&addressed(), Balance::Client, input), order);
         }
         assert_eq!(order_backends(&[GOOD], Balance::Turn, INPUT), [0]);
@@ -160,7 +161,7 @@ mod tests {
         let mut backends = addressed();
         (backends[0].open, backends[1].open, backends[2].open) = (4, 2, 3);
         assert_eq!(order_backends(&backends, Balance::Least, INPUT), [1, 2, 0]);
-        // While it has just come back, it counts for more than it has.
+        // While it has just come back, its sessions count for more.
         backends[1].share = 0.1;
         assert_eq!(order_backends(&backends, Balance::Least, INPUT), [2, 0, 1]);
     }
@@ -182,7 +183,7 @@ mod tests {
         for (before, after) in before.iter().zip(&after) {
             assert!(*before == 1 && *after != 1 || before == after);
         }
-        // It comes back for some, and for ever more of them.
+        // It is used again for some clients, and for more and more of them.
         let mut seen = 0;
         for share in [0.1, 0.4, 0.7, 1.0] {
             (backends[1].is_resting, backends[1].share) = (false, share);
@@ -191,7 +192,7 @@ mod tests {
             assert!(back.iter().all(|last| before[usize::from(*last)] == 1));
             seen = back.len();
         }
-        // As an IPv6 socket has it, it is the same client.
+        // The same client, as an IPv6 socket shows it.
         let mapped = BalanceInput { client: Some("::ffff:192.0.2.7".parse().expect("an address")), ..INPUT };
         assert_eq!(order_backends(&addressed(), Balance::Client, mapped)[0], before[7]);
     }

@@ -1,4 +1,4 @@
-//! Dials the backend, and performs TLS with it where the profile says so.
+//! Dials the backend, and runs TLS with it if the profile says so.
 
 use std::{
     io,
@@ -35,16 +35,16 @@ use crate::{
     tls::edge::{EdgeTls, TlsClient},
 };
 
-/// A backend answers the connection in this time or not at all. With the way over a link it stays
-/// below the 5 s after which a client must have been told.
+/// Deadline for the backend to accept the connection. With the time for the link it stays below the 5 s after
+/// which a client must have an answer.
 pub const BACKEND_CONNECT: Duration = Duration::from_secs(4);
 
-/// A backend, and how TLS is spoken with it where it is.
+/// A backend, and the TLS to use with it, if any.
 #[derive(Debug)]
 pub struct BackendTarget {
     backend: Backend,
     tls: Option<TlsClient>,
-    /// Connections of requests that wait for the next one.
+    /// Connections for requests that wait for the next one.
     idle: IdleConnections,
 }
 
@@ -59,7 +59,7 @@ impl BackendTarget {
         }
     }
 
-    /// The same at one address of its name.
+    /// The same backend at one address of its name.
     pub fn at_address(&self, ip: IpAddr) -> Self {
         let (backend, tls) = (self.backend.at_address(ip), self.tls.clone());
         Self { backend, tls, idle: IdleConnections::default() }
@@ -83,19 +83,19 @@ impl BackendTarget {
     }
 }
 
-/// The far side of a session. Where requests go to the backend, what it hears is what the other half has
-/// made of a client's.
+/// Connects the upstream side of a session. If requests go to the backend, it receives what the other half has
+/// made of the client's.
 pub async fn connect(
     group: &Arc<BackendGroup>,
     order: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
-    // A probe is no client's: it is a connection of our own.
+    // A probe belongs to no client: it is a connection of our own.
     let client = order.client.filter(|_| !order.probe);
     let candidates = group.find_candidates(order.client.map(|client| client.ip())).await;
     let sends_request = candidates.first().is_some_and(|first| first.http().is_some());
     let stream = match sends_request && !order.probe {
         true => web::connect_backend(group, candidates, order).await?,
-        // A probe asks for nothing.
+        // A probe requests nothing.
         false => {
             let (member, stream) = group.connect_first(candidates, client, &order.origin).await?;
             order.backend = (!order.probe).then(|| member.begin_use(order.counters));
@@ -105,7 +105,7 @@ pub async fn connect(
     Ok(ConnectedUpstream { side: Upstream::Backend(stream), peer: None, first: Vec::new() })
 }
 
-/// The backend itself.
+/// Connects to the backend itself.
 pub async fn reach_backend(
     target: &BackendTarget,
     client: Option<SocketAddr>,
@@ -117,7 +117,7 @@ pub async fn reach_backend(
     }
 }
 
-/// Whether a backend answers, its TLS included; it hears nothing more.
+/// Whether a backend answers, including TLS; nothing else is sent to it.
 pub async fn check_backend(target: &BackendTarget) -> Result<(), ConnectFailure> {
     reach_backend(target, None, &ClientOrigin::default()).await?.let_close_cleanly();
     Ok(())
@@ -187,7 +187,7 @@ async fn dial_socket(
         ConnectFailure::here(who, refusal, format!("backend {error}"))
     })?;
     if let Some(version) = proxy {
-        // It has no address of its own that a client could have meant.
+        // It has no address of its own that a client could have connected to.
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         tell_client(&mut stream, version, client, origin, nowhere).await.map_err(|error| {
             let reason = format!("backend unix://{}: {error}", file.display());
@@ -197,7 +197,7 @@ async fn dial_socket(
     Ok(NetStream::Unix(stream))
 }
 
-/// Says who the client is. A new socket takes it at once, or is gone.
+/// Tells the backend who the client is. A new socket takes that at once, or is gone.
 async fn tell_client(
     stream: &mut (impl AsyncWrite + Unpin),
     version: ProxyVersion,

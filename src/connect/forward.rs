@@ -43,11 +43,12 @@ use crate::{
     },
 };
 
-/// A SOCKS5 gateway answers a request in this time: its backend's deadline, and a second for the way.
+/// Deadline for a SOCKS5 gateway to answer a request: its backend's deadline, and a second for the way there
+/// and back.
 const ANSWER: Duration = Duration::from_secs(5);
-/// All gateways together.
+/// Deadline for all gateways together.
 const CONNECT_TOTAL: Duration = Duration::from_secs(15);
-/// Ready links that may die before they are opened, until a session gives up.
+/// How many ready links may die before they are opened until a session gives up.
 const OPENS_MAX: usize = 8;
 
 /// The internal gateways that this half dials.
@@ -60,7 +61,7 @@ pub struct ForwardDialler {
 /// The links to one internal gateway.
 struct ForwardGateway {
     keeper: Arc<LinkKeeper>,
-    /// Of its links alone: it may be given up while the others go on.
+    /// Of its own links only: they may be replaced while the others go on.
     generation: Arc<TermsGeneration>,
 }
 
@@ -147,7 +148,7 @@ async fn look_in(keeper: Arc<LinkKeeper>, dialled: SocksLink) {
 }
 
 impl ForwardDialler {
-    /// Starts to keep links to each gateway.
+    /// Starts keeping links to each gateway.
     pub fn start(
         addresses: &[LinkAddress],
         wanted: KeeperTarget,
@@ -168,18 +169,18 @@ impl ForwardDialler {
         self.gateways.stop_dialling();
     }
 
-    /// What was agreed on links that are on their way does not hold any more.
+    /// Replaces the links, because the terms they were opened under have changed.
     pub fn retire_links(&self) {
         self.gateways.for_each(|gateway| gateway.generation.advance());
     }
 
-    /// Ready links go; sessions stay.
+    /// Closes ready links; sessions go on.
     pub fn retire(&self) {
         self.gateways.retire();
         self.pool.close();
     }
 
-    /// Links in all that each gateway takes, as far as is known.
+    /// How many links in all each gateway accepts, as far as is known.
     pub fn links_max(&self) -> usize {
         self.gateways.list().iter().map(|of| of.keeper.links_max()).min().unwrap_or(usize::MAX)
     }
@@ -197,13 +198,13 @@ impl ForwardDialler {
         self.pool.rows_of_dialled(services, self.gateways.rows())
     }
 
-    /// How a service stands that no gateway takes sessions of; one that speaks SOCKS5 can not say.
+    /// The state of a service that no gateway takes sessions for. A SOCKS5 gateway cannot tell it.
     pub fn service_closed(&self, service: &ServiceName) -> Option<ServiceClosed> {
         let closed = self.pool.service_closed(service)?;
         (!self.any_speaks_socks()).then_some(closed)
     }
 
-    /// Whether there is a gateway left that has not refused the session.
+    /// Whether there is another gateway that has not refused the session.
     pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
         self.pool.has_peer_for(order.service, &order.refused_by) || self.any_speaks_socks()
     }
@@ -237,7 +238,7 @@ impl ForwardDialler {
             order.counters.enter(SessionPhase::Connecting);
             match dial(&keeper, order).await {
                 Ok(connected) => return Ok(connected),
-                // The gateway has spoken for its backend; another one's would be another answer.
+                // The gateway has answered for its backend; another gateway would give another answer.
                 Err(failure) if failure.who == EndedBy::Backend => return Err(failure),
                 Err(failure) => last = Some(failure),
             }
@@ -265,7 +266,7 @@ impl ForwardDialler {
     }
 }
 
-/// A SOCKS5 link for one session.
+/// Dials a SOCKS5 link for one session.
 async fn dial(
     keeper: &LinkKeeper,
     order: &mut ConnectRequest<'_>,
@@ -305,7 +306,7 @@ async fn dial(
     match answered.await {
         Ok(Ok(_)) => {
             if let Some(stream) = stream.tcp() {
-                // Fails only on a socket that is already gone, as the session will find out.
+                // This fails only on a socket that is already gone, as the session will find out.
                 let _ = tcp::prepare_busy_link(stream);
             }
             let first = order.take_unsent();
@@ -321,7 +322,7 @@ async fn dial(
     }
 }
 
-/// A refused request: whose doing it is, by the reply code.
+/// A refused request; the reply code says who refused.
 fn refused_by_reply(peer: &Peer, error: &SocksError) -> ConnectFailure {
     let (who, refusal) = match error {
         SocksError::Refused(Reply::ConnectionNotAllowed) => (EndedBy::Policy, Refusal::NotAllowed),
@@ -390,12 +391,12 @@ mod tests {
         // It speaks SOCKS5, and is granted nothing.
         let grants = ServiceGrants::new(Arc::default());
         let dialler = ForwardDialler::start(&addresses, wanted, pool, grants, keepers);
-        // Sessions alone dial.
+        // From now on only sessions dial.
         dialler.stop_dialling();
         dialler
     }
 
-    /// How a session fails that so many silent gateways may take, at its deadline.
+    /// How a session fails at its deadline if this many gateways are silent.
     async fn fails_after(deadline: Duration, gateways: usize) -> ConnectFailure {
         let listeners = join_all((0..gateways).map(|_| TcpListener::bind("127.0.0.1:0"))).await;
         let listeners: Vec<_> = listeners.into_iter().map(|bound| bound.expect("a free port")).collect();

@@ -1,8 +1,9 @@
-//! Connections to one HTTP backend that no request is under way on, kept for the next request of any client.
+//! Connections to one HTTP backend that carry no request at the moment, kept for the next request of any
+//! client.
 //!
-//! Nobody keeps them going meanwhile. Each is looked at before it is used, down to its socket: one that the
-//! backend has closed is not used, and neither is one on which the backend has said something that nobody asked
-//! for, since the next client would take it for its answer. A sweep closes what has ended or waited too long.
+//! No task drives them meanwhile. Each is checked before it is used, down to its socket. One that the backend
+//! has closed is not used. Neither is one on which the backend has sent something without a request, since the
+//! next client would take that for its answer. A sweep closes connections that have ended or waited too long.
 
 use std::{
     collections::VecDeque,
@@ -17,18 +18,18 @@ use tokio::time::{Instant, sleep};
 use super::backend_connection::BackendConnection;
 use crate::{http::driver::ConnectionDriver, tasks::Tasks};
 
-/// More are closed, the one that has waited longest first.
+/// How many are kept; past that the one that has waited longest is closed.
 const KEPT_MAX: usize = 128;
-/// One that no request has come for is closed after this time.
+/// A connection for which no request has come is closed after this time.
 const KEPT_FOR: Duration = Duration::from_secs(30);
-/// Between two looks at those that wait.
+/// Time between two checks of waiting connections.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Which session used a connection last.
+/// The session that used a connection last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionUser(pub u64);
 
-/// A connection with what keeps it going.
+/// A connection with the future that drives it.
 pub struct IdleConnection {
     pub connection: BackendConnection,
     pub driver: ConnectionDriver,
@@ -36,16 +37,16 @@ pub struct IdleConnection {
     since: Instant,
 }
 
-/// Who may use a connection for what comes next.
+/// Which connection may be used for the next request.
 #[derive(Debug, Clone, Copy)]
 pub enum WantedConnection {
-    /// A request that may be repeated goes over any.
+    /// Any: for a request that may be repeated.
     Any,
-    /// One that may not goes over what its own session has used last.
+    /// Only one that its own session has used last: for other requests.
     UsedBy(ConnectionUser),
 }
 
-/// The last used one last.
+/// The waiting connections; the one used last comes last.
 #[derive(Default)]
 pub struct IdleConnections {
     waiting: Arc<Mutex<WaitingConnections>>,
@@ -78,7 +79,7 @@ impl IdleConnections {
         }
     }
 
-    /// The last used one that can still be used.
+    /// The most recently used one that can still be used.
     pub fn take(&self, wanted: WantedConnection, cx: &mut Context<'_>) -> Option<IdleConnection> {
         loop {
             let mut idle = self.remove(wanted)?;
@@ -88,7 +89,7 @@ impl IdleConnections {
         }
     }
 
-    /// Whether a request that comes now would find one; those that would be of no use are dropped.
+    /// Whether a request that comes now would find one; useless ones are dropped.
     pub fn has_any(&self, cx: &mut Context<'_>) -> bool {
         let Some(idle) = self.take(WantedConnection::Any, cx) else { return false };
         self.keep(idle);
@@ -124,7 +125,7 @@ impl IdleConnection {
         self.connection.upstream.poll_unused(&mut self.driver, cx)
     }
 
-    /// Ends it cleanly: the backend hears an end, within TLS as well.
+    /// Ends it cleanly, within TLS as well, so that the backend sees an end.
     fn close(self) {
         let Self { connection, mut driver, .. } = self;
         drop(connection);
@@ -132,7 +133,7 @@ impl IdleConnection {
     }
 }
 
-/// Closes what has ended or waited too long, until none is left.
+/// Closes connections that have ended or waited too long, until none is left.
 async fn sweep(waiting: Weak<Mutex<WaitingConnections>>) {
     loop {
         sleep(SWEEP).await;
@@ -143,7 +144,7 @@ async fn sweep(waiting: Weak<Mutex<WaitingConnections>>) {
             let is_late = |idle: &IdleConnection| idle.since + KEPT_FOR <= now;
             let (expired, kept): (Vec<_>, Vec<_>) = waiting.list.drain(..).partition(is_late);
             waiting.list = kept.into();
-            // Whoever uses one polls it again, with a waker of his own.
+            // Whoever uses one polls it again, with a waker of its own.
             let mut cx = Context::from_waker(Waker::noop());
             waiting.list.retain_mut(|idle| idle.is_usable(&mut cx));
             waiting.is_swept = !waiting.list.is_empty();
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!(take(&idle, WantedConnection::Any).await, Some(1));
         assert_eq!(take(&idle, WantedConnection::Any).await, None);
         young.read(&mut [0]).await.expect_err("whoever took it has dropped it");
-        // The sweep begins again with the next.
+        // The sweep begins again with the next one.
         let mut next = put_one(&idle, 2).await;
         assert_eq!(next.read(&mut [0]).await.expect("a clean end"), 0);
         let mut last = put_one(&idle, 3).await;
@@ -218,7 +219,7 @@ mod tests {
         assert_eq!(take(&idle, WantedConnection::Any).await, Some(KEPT_MAX as u64));
         assert_eq!(take(&idle, WantedConnection::UsedBy(ConnectionUser(7))).await, Some(7));
         assert_eq!(take(&idle, WantedConnection::UsedBy(ConnectionUser(7))).await, None);
-        // What the other end has closed, or said, is passed over.
+        // Connections that the other end has closed, or on which it has sent something, are skipped.
         drop(ends.remove(KEPT_MAX - 1));
         tokio::io::AsyncWriteExt::write_all(&mut ends[KEPT_MAX - 2], b"x").await.expect("it is taken");
         assert_eq!(take(&idle, WantedConnection::Any).await, Some(KEPT_MAX as u64 - 3));

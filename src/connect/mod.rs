@@ -1,5 +1,6 @@
-//! Where sessions go: straight to a backend ([`direct`]), over a link that this half dials ([`forward`]),
-//! or over one that the other half keeps ready ([`reverse`]).
+//! Where sessions go: straight to a backend ([`direct`]), over a link that this half dials ([`forward`]), or
+//! over one that the other half keeps ready ([`reverse`]). What comes in, and the relay between both, is not
+//! here.
 
 mod backend_check;
 mod backend_connection;
@@ -47,11 +48,11 @@ pub enum Connector {
     Reverse(Arc<Pool>),
 }
 
-/// What a connector is asked to connect.
+/// A request to connect one session.
 #[derive(Debug)]
 pub struct ConnectRequest<'a> {
     pub service: &'a ServiceName,
-    /// The peers that may offer the service; `None`: all.
+    /// The peers that may offer the service; `None` means all.
     pub peers: Option<&'a [String]>,
     /// The session's id, the same on both gateways.
     pub id: &'a str,
@@ -61,22 +62,22 @@ pub struct ConnectRequest<'a> {
     pub counters: &'a Arc<SessionCounters>,
     /// Peers that have refused the session.
     pub refused_by: Vec<Peer>,
-    /// What its client has sent to them.
+    /// Bytes of its client that were sent to them, to be sent again.
     pub resend: Vec<u8>,
-    /// What its client has said that was never sent.
+    /// Bytes of its client that were never sent.
     pub unsent: Vec<u8>,
     pub log: &'a Arc<RateLimitedLog>,
-    /// At a stop: what is under way ends, and no more follows it.
+    /// Cancelled at a stop: what is under way ends, and nothing follows it.
     pub leave: &'a CancellationToken,
     pub notices: &'a Arc<NoticeLog>,
-    /// The fields of the backend's answers that were told already.
+    /// Response fields that were already reported.
     pub reported: &'a Arc<ReportOnce>,
-    /// Its place at a backend, held for as long as the session lives.
+    /// Its use of a backend, held for as long as the session lives.
     pub backend: Option<BackendUse>,
 }
 
 impl ConnectRequest<'_> {
-    /// What its client has said so far, for a far side that can not be told again.
+    /// All bytes that its client has sent so far, for a far side that cannot be sent them again.
     fn take_unsent(&mut self) -> Vec<u8> {
         [std::mem::take(&mut self.resend), std::mem::take(&mut self.unsent)].concat()
     }
@@ -87,11 +88,11 @@ impl ConnectRequest<'_> {
 pub struct ConnectedUpstream {
     pub side: Upstream,
     pub peer: Option<Peer>,
-    /// Bytes of the client's that have to go before all others.
+    /// Bytes of the client that have to go before all others.
     pub first: Vec<u8>,
 }
 
-/// Nothing was connected, and no byte of the client's was sent anywhere.
+/// The error when nothing was connected, and no byte of the client was sent anywhere.
 #[derive(Debug)]
 pub struct ConnectFailure {
     pub who: EndedBy,
@@ -107,7 +108,7 @@ pub enum RefusedAt {
     Here,
     /// By the other gateway.
     Peer,
-    /// No link could be had.
+    /// No link was available.
     Link(LinkCause),
 }
 
@@ -125,7 +126,7 @@ impl ConnectFailure {
 }
 
 impl Connector {
-    /// Whether sessions go the very same way.
+    /// Whether sessions take exactly the same path.
     pub fn is_same_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Direct(one), Self::Direct(other)) => one.is_same_as(other),
@@ -135,8 +136,8 @@ impl Connector {
         }
     }
 
-    /// It is used from now on: its backends are checked, where that is asked for, names are followed, and what becomes of
-    /// them is told.
+    /// Starts its use: backends are checked if the profile says so, names are followed, and changes are
+    /// reported.
     pub fn watch(&self, notices: &Arc<NoticeLog>, dns: &DnsResolver) {
         match self {
             Self::Direct(group) => group.watch(notices, dns),
@@ -144,7 +145,7 @@ impl Connector {
         }
     }
 
-    /// Keeps what an older one has learnt of the backends that both have.
+    /// Takes over what an older connector knows about the backends that both have.
     pub fn inherit(&mut self, older: &Self) {
         if let (Self::Direct(group), Self::Direct(older)) = (self, older)
             && let Some(group) = Arc::get_mut(group)
@@ -153,7 +154,7 @@ impl Connector {
         }
     }
 
-    /// Why its service can serve nobody, where that is known of its backends.
+    /// Why its service can serve nobody, if its backends tell.
     pub fn down_reason(&self) -> Option<String> {
         match self {
             Self::Direct(group) => group.down_reason(),
@@ -161,7 +162,7 @@ impl Connector {
         }
     }
 
-    /// How a service stands that no other gateway takes sessions of, where all have said so.
+    /// The state of a service that no other gateway takes sessions for, if all have said so.
     pub fn service_closed(&self, service: &ServiceName) -> Option<ServiceClosed> {
         match self {
             Self::Direct(_) => None,
@@ -170,12 +171,12 @@ impl Connector {
         }
     }
 
-    /// Whether a far side that speaks SOCKS5 is taken before it can refuse: BIND has no such reply.
+    /// Whether a SOCKS5 far side can refuse a session only after the grant, since BIND has no reply for it.
     pub fn may_refuse_after_grant(&self) -> bool {
         matches!(self, Self::Reverse(_))
     }
 
-    /// Whether there is somebody left to ask who has not refused the session.
+    /// Whether there is anybody left to try who has not refused the session.
     pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
         match self {
             Self::Direct(_) => false,
@@ -197,7 +198,7 @@ impl Connector {
     }
 }
 
-/// What a request to connect borrows, of a session that a test makes up.
+/// What a connect request borrows from a session, for tests.
 #[cfg(test)]
 #[derive(Debug)]
 pub struct TestSession {
@@ -270,8 +271,8 @@ mod tests {
         direct_to(backend)
     }
 
-    /// As under a switch: the first way has refused the session, the next fails, and the one after
-    /// that is told all that its client has said.
+    /// As during a switch: the first connector has refused the session, the next one fails, and the one after
+    /// that is sent everything that the client has sent.
     #[tokio::test]
     async fn a_backend_that_does_not_answer_costs_no_byte_of_the_clients() {
         let session = TestSession::of("orders");
@@ -280,7 +281,7 @@ mod tests {
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = port.local_addr().expect("it is bound");
         let direct = backend(at);
-        // Bound and not listening: nobody else gets it, and nobody answers.
+        // Bound but not listening: nobody else gets it, and nobody answers.
         let closed =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         closed.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
@@ -295,11 +296,11 @@ mod tests {
         drop(connected);
         let mut received = Vec::new();
         let mut served = port.accept().await.expect("it has come").0;
-        // Not one byte by itself: they are the relay's to send.
+        // It sends not one byte by itself: that is up to the relay.
         assert!(matches!(served.read_to_end(&mut received).await, Ok(0) | Err(_)));
     }
 
-    /// The backend takes a probe for what it is to it: a connection of the gateway's own.
+    /// For the backend, a probe is a connection of the gateway's own.
     #[tokio::test]
     async fn a_probe_is_no_clients_to_a_backend_that_asks_who_it_is() {
         let session = TestSession::of("orders");

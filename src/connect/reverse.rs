@@ -25,11 +25,11 @@ use crate::{
     telemetry::{end::EndedBy, link_cause::LinkCause, registry::SessionCounters, snapshot::SessionPhase},
 };
 
-/// Links that may die before they are opened, until a session gives up.
+/// How many links may die before they are opened until a session gives up.
 const OPENS_MAX: usize = 8;
 
-/// A take is final once the second reply, or `open` with bytes of the client's, is written; until
-/// then another link is tried.
+/// Takes a link. The choice is final once the second reply, or `open` with bytes of the client, is written;
+/// until then another link can be tried.
 pub async fn connect(
     pool: &Pool,
     order: &mut ConnectRequest<'_>,
@@ -40,7 +40,7 @@ pub async fn connect(
         let taken = match pool.take(order.service, &order.refused_by).await {
             Ok(taken) => taken,
             Err(error) => {
-                // What is checked is the way, whatever the hour.
+                // A probe tests the path at any hour.
                 let continues = || pool.take_outside_hours(order.service, &order.refused_by);
                 let of_probe = order.probe.then(continues).flatten();
                 of_probe.ok_or_else(|| connect_failure(&error, order.counters))?
@@ -57,7 +57,7 @@ pub async fn connect(
     Err(ConnectFailure { who: EndedBy::Peer, refusal: Refusal::Unavailable, at, reason })
 }
 
-/// Why a link that was taken did not take the session.
+/// Why a link that was taken did not accept the session.
 #[derive(Debug, Error)]
 #[error("link to {peer}: {why}")]
 pub struct OpenError {
@@ -73,7 +73,7 @@ enum OpenFailure {
     Timeout,
 }
 
-/// Opens a link that was taken. Where that fails, no byte of the client's was sent.
+/// Opens a session on a link that was taken. If that fails, no byte of the client was sent.
 pub async fn open_session(
     taken: TakenLink,
     order: &mut ConnectRequest<'_>,
@@ -83,11 +83,11 @@ pub async fn open_session(
     match side {
         TakenSide::Parked(stream, guard) => {
             if let Some(stream) = stream.tcp() {
-                // Fails only on a socket that is already gone, as the next lines find out.
+                // This fails only on a socket that is already gone, as the next lines find out.
                 let _ = tcp::prepare_busy_link(stream);
             }
             let side = announce_session(stream, guard, order).await.map_err(failed)?;
-            // SOCKS5 can not refuse and can not be told again: a copy is of no use any more.
+            // SOCKS5 cannot refuse, and bytes cannot be sent again: a copy is no longer useful.
             Ok(ConnectedUpstream { side, peer: Some(peer), first: order.take_unsent() })
         }
         TakenSide::Slot(slot) => {
@@ -114,7 +114,7 @@ async fn announce_session(
     }
 }
 
-/// Nothing was taken; a service that all peers have closed is refused as they would refuse it.
+/// No link was taken. A service that all peers have closed is refused as they would refuse it.
 fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFailure {
     let (who, refusal) = match error {
         TakeError::Full(_) | TakeError::ShareFull(_) => (EndedBy::Limit, Refusal::Unavailable),

@@ -1,10 +1,9 @@
 //! A backend that requests are sent to.
 //!
-//! The session's upstream side is a pipe. At its other end the requests of one client are parsed, as strictly as
-//! if nobody had checked them yet, and sent over a connection to the backend: one of those that wait for the next
-//! request of any client, or a new one. Where the backend closes a used connection just as a request is sent, one
-//! that may be repeated is sent again over a new connection. After an upgrade, the pipe becomes the backend's
-//! connection itself.
+//! The session's upstream side is a pipe. At its other end, the requests of one client are parsed as strictly
+//! as if nobody had checked them before, and sent over an idle connection to the backend or a new one. If the
+//! backend closes a used connection just as a request is sent, a request that may be repeated is sent again
+//! over a new one. After an upgrade, the pipe becomes the backend's connection itself.
 
 use std::{
     convert::Infallible,
@@ -85,11 +84,11 @@ struct BackendRequests {
     drivers: ConnectionDrivers,
     log: Arc<RateLimitedLog>,
     user: ConnectionUser,
-    /// What its last request was sent over, until it may be shared; taken while one is on its way.
+    /// The connection of its last request until it may be shared; taken out while a request is under way.
     connection: Mutex<Option<HeldConnection>>,
     /// Where hyper leaves the pipe when it ends, if a request has asked for an upgrade.
     downstream_upgrade: Mutex<Option<OnUpgrade>>,
-    /// The backend's connection, where it has become something else.
+    /// The backend's connection, if it has become something else.
     upstream_upgrade: Mutex<Option<OnUpgrade>>,
     /// Tells the session what has failed.
     failure_sender: PipeFailureSender,
@@ -97,14 +96,15 @@ struct BackendRequests {
     flushes: Flushes,
 }
 
-/// A connection that is kept going by the session.
+/// A connection that the session drives.
 struct HeldConnection {
     member: Arc<BackendMember>,
     connection: BackendConnection,
     driver: DriverKey,
 }
 
-/// The session's far side; the backend is connected, unless a connection of another session waits for its requests.
+/// Connects the session's upstream side. The backend is dialled, unless a waiting connection of another session
+/// can be used.
 pub async fn connect_backend(
     group: &Arc<BackendGroup>,
     candidates: Vec<Arc<BackendMember>>,
@@ -168,7 +168,7 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
     .await;
     let left = Pin::into_inner(served).into_parts();
     requests.share_idle_connection();
-    // Of one that nobody else may use, the backend hears an end.
+    // Of a connection that nobody else may use, the backend sees an end.
     *requests.lock_connection() = None;
     match ended {
         Ok(()) => {
@@ -190,7 +190,7 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
     sides.all_ended().await;
 }
 
-/// What an error comes of, in its own words.
+/// The innermost cause of an error, in its own words.
 fn error_cause(error: &hyper::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -199,8 +199,8 @@ fn error_cause(error: &hyper::Error) -> String {
     cause.to_string()
 }
 
-/// Reads and forgets what of a request is still on its way behind an early answer: ended at once, the pipe
-/// would be a failure to its other end, which could overtake the answer.
+/// Reads and discards what is still coming of a request after an early answer. Ending at once would look like a
+/// failure to the other end of the pipe, and could overtake the answer.
 async fn drain_pipe(mut pipe: PipeEnd) {
     // Whoever does not stop by then is cut.
     let _ = timeout(LINGER, io::copy(&mut pipe, &mut io::sink())).await;
@@ -209,7 +209,7 @@ async fn drain_pipe(mut pipe: PipeEnd) {
 type BackendServiceError = Box<dyn std::error::Error + Send + Sync>;
 
 impl BackendRequests {
-    /// Hands the backend's connection over where an upgrade has come of it, and ends the pipe where none has.
+    /// Hands over the backend's connection after an upgrade, and ends the pipe if there was none.
     async fn hand_over_upgrade(&self) -> Result<(), BackendServiceError> {
         let Some(here) = self.downstream_upgrade.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
@@ -232,7 +232,7 @@ impl BackendRequests {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves the connection of an exchange that is over to whoever needs one next.
+    /// Leaves the connection of a finished exchange to whoever needs one next.
     fn share_idle_connection(&self) {
         let may_be_shared = |held: &mut HeldConnection| {
             held.connection.sharing == ConnectionSharing::Shared && held.connection.upstream.is_idle()
@@ -308,9 +308,9 @@ impl BackendRequests {
         let is_bound = is_bound || proves_client(&head.headers, &header::WWW_AUTHENTICATE);
         let has_proxy = reached.member.http().is_some_and(|http| http.remote.proxy.is_some());
         reached.connection.note_answer(is_bound || has_proxy);
-        // Of the backend's connection, which may be older.
+        // That of the backend's connection may be older.
         head.version = Version::HTTP_11;
-        // No backend speaks in our name.
+        // A backend must not use our own field for failures.
         error_response::take_failure(&mut head.headers);
         framing::frame_response(&mut head, &method, &body).map_err(|framing::UnsupportedCoding| {
             ErrorResponse::bad_gateway(ResponseParseError::Coded.to_string())
@@ -329,7 +329,7 @@ impl BackendRequests {
         Ok(Response::from_parts(head, MessageBody::response(body, self.flushes.clone())))
     }
 
-    /// Sends a request over a connection that is open, else over a new one.
+    /// Sends a request over an open connection, or else over a new one.
     async fn send_request(
         &self,
         request: Request<MessageBody>,
@@ -345,7 +345,7 @@ impl BackendRequests {
             request = match (reached.connection.upstream.send(request).await, repeated) {
                 (Ok(response), _) => return Ok((reached, response)),
                 (Err(ResponseFailure::Unsent(unsent)), _) => *unsent,
-                // The backend has closed it just as the request came.
+                // The backend closed the connection just as the request came.
                 (Err(ResponseFailure::Unanswered), Some(head)) if was_used => {
                     tracing::debug!(event = %LogEvent::RequestResent, id = self.id, "a request is sent again over a new connection");
                     Request::from_parts(head, MessageBody::empty())
@@ -372,7 +372,7 @@ impl BackendRequests {
         }
     }
 
-    /// Makes it a request of this backend's.
+    /// Turns it into a request for this backend.
     fn prepare_request(
         &self,
         request: &mut Request<MessageBody>,
@@ -384,15 +384,15 @@ impl BackendRequests {
         let path = member.http().map_or("/", |http| &http.path);
         let backend = member.target.backend();
         if backend.remote().is_some_and(|remote| remote.at.unix().is_some()) {
-            // It has no host of its own, and is asked by the name that the profile gives it.
+            // A backend at a Unix socket has no host of its own; the profile gives it a name.
             request.headers_mut().remove(header::HOST);
         }
         requested.write_to(request, path, &backend.authority());
         self.forward_interims(request, &connection.mapping, public);
     }
 
-    /// The session's own connection, or one that waits for a request; one that may not be repeated goes over none
-    /// that somebody else has used last.
+    /// The session's own connection, or one that waits for a request. A request that may not be repeated never
+    /// uses a connection that somebody else has used last.
     async fn take_open(&self, may_be_repeated: bool) -> Option<HeldConnection> {
         let own = self.lock_connection().take().filter(|held| held.connection.upstream.is_open());
         if own.is_some() {
@@ -407,7 +407,7 @@ impl BackendRequests {
         Some(HeldConnection { member, connection: idle.connection, driver: self.drivers.add(idle.driver) })
     }
 
-    /// Tells that a field shows clients one of the backend's own names.
+    /// Reports that a field shows clients one of the backend's own names.
     fn report_own_name(&self, field: &HeaderName) {
         if self.reported.is_first(field.as_str()) {
             let line = "names the back-end, and goes to clients as it is";
@@ -418,7 +418,7 @@ impl BackendRequests {
         }
     }
 
-    /// What the backend says before its answer goes on at once.
+    /// Interim responses of the backend are passed on at once.
     fn forward_interims(
         &self,
         request: &mut Request<MessageBody>,
@@ -433,7 +433,7 @@ impl BackendRequests {
         });
     }
 
-    /// Connects the first of them that answers, which is where the session is then.
+    /// Connects to the first candidate that answers; the session then stays with it.
     async fn dial(&self, candidates: Vec<Arc<BackendMember>>) -> Result<HeldConnection, ConnectFailure> {
         let (member, stream) = self.place.group.connect_first(candidates, self.client, &self.origin).await?;
         let failed = |error: &dyn std::fmt::Display| {
@@ -449,7 +449,7 @@ impl BackendRequests {
         });
         let own = match remote.at.network() {
             Some(at) => OwnNames::new(at.host_without_zone(), at.port, reached, own_names),
-            // It knows itself by the name that requests have.
+            // It knows itself by the name that requests carry.
             None => OwnNames::new(&member.target.backend().authority(), 80, None, own_names),
         };
         let mapping = NameMapping::new(own, path);
@@ -461,8 +461,8 @@ impl BackendRequests {
     }
 }
 
-/// What is sent again of a request that may be repeated (RFC 9110, section 9.2.2): its method says so, and there is
-/// no body that is on its way already.
+/// The head to send again for a repeatable request (RFC 9110, section 9.2.2): its method allows it, and no body
+/// is already on its way.
 fn repeatable_head(request: &Request<MessageBody>) -> Option<hyper::http::request::Parts> {
     if !request.method().is_idempotent() || request.body().progress().is_some() {
         return None;

@@ -1,4 +1,4 @@
-//! Backends that are down or slow, and services that can not be served.
+//! Backends that are down or slow, and services that cannot be served.
 
 use super::{
     DoctorFinding,
@@ -10,9 +10,9 @@ use crate::telemetry::{
     snapshot::{BackendRow, BackendRowState, ServicePhase, ServiceRow, Snapshot},
 };
 
-/// Sessions that have to tell the same before it is believed.
+/// How many sessions must show the same.
 const SLOW_SESSIONS_MIN: usize = 3;
-/// Connecting within one network takes less by far.
+/// Connecting within one network takes far less.
 const SLOW_MS: f64 = 500.0;
 
 pub fn find_limits_of_backends(snapshot: &Snapshot) -> Vec<DoctorFinding> {
@@ -66,7 +66,7 @@ fn find_failing(service: &ServiceRow) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("backend-failing", Must, figure, reason, advice).about(service.name.clone()))
 }
 
-/// As the open sessions tell it, on the half that dials.
+/// According to the open sessions, on the half that dials.
 fn find_slow(snapshot: &Snapshot, service: &ServiceRow) -> Option<DoctorFinding> {
     let to = service.connect.as_ref()?;
     let of_service =

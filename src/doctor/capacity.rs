@@ -1,4 +1,4 @@
-//! Limits of the gateway's own: sessions of a service, and descriptors of the process.
+//! The gateway's own limits: sessions of a service, and descriptors of the process.
 
 use super::{
     DoctorFinding,
@@ -10,11 +10,11 @@ use crate::{
     telemetry::snapshot::{ServiceRow, Snapshot},
 };
 
-/// Refusals that still hold.
+/// How long refusals still count.
 const LATELY_SECONDS: f64 = 60.0;
 
 pub fn find_full_services(snapshot: &Snapshot) -> Vec<DoctorFinding> {
-    // What the internal half may carry follows from its links, which are told by themselves.
+    // The internal half's capacity follows from its links, which have findings of their own.
     let of_clients = snapshot.services.iter().filter(|service| service.role == Half::Dmz);
     of_clients.filter_map(find_full_service).collect()
 }
@@ -38,7 +38,7 @@ fn find_full_service(service: &ServiceRow) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("sessions-full", severity, figure, reason, advice).about(service.name.clone()))
 }
 
-/// Nine tenths and more.
+/// Nine tenths or more.
 fn is_most(used: u64, limit: u64) -> bool {
     limit > 0 && used.saturating_mul(10) >= limit.saturating_mul(9)
 }
@@ -61,12 +61,13 @@ pub fn find_descriptors(snapshot: &Snapshot) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("descriptors", Should, figure, reason, advice))
 }
 
-/// If each service had as many sessions as it may. How many the internal half gets is up to the DMZ half.
+/// What would be needed if each service had as many sessions as allowed. How many the internal half gets is up
+/// to the DMZ half.
 fn needed_descriptors(snapshot: &Snapshot) -> u64 {
     let mut pools = snapshot.pools.iter();
     let has_one_session_links = pools.any(|pool| pool.protocol.as_deref() == Some(socks5::PROTOCOL_NAME));
     let halves = snapshot.roles.len() as u64;
-    // A client, its backend where this process dials that too, and each end of a link that is not shared.
+    // A client, its backend if this process dials that too, and each end of a link that is not shared.
     let ends = if snapshot.mode == Mode::Direct { 2 } else { halves.max(1) };
     let each = if has_one_session_links { ends.saturating_add(halves) } else { ends };
     let limits = snapshot.services.iter().filter(|service| service.role == Half::Dmz);

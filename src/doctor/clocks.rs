@@ -11,12 +11,12 @@ use super::{
 };
 use crate::telemetry::{format, snapshot::Snapshot};
 
-/// Less may be the way of a picture through a network.
+/// A smaller difference may be a snapshot's time on the way.
 const SKEW_SECONDS: f64 = 5.0;
-/// Certificates, tokens and lists of revoked ones are given out with less to spare.
+/// Certificates, tokens and revocation lists are issued with less tolerance than this.
 const LONG_SKEW_SECONDS: f64 = 60.0;
 
-/// The clock of one gateway, against one that is the same for all.
+/// One gateway's clock, compared with a clock that is the same for all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatewayClock {
     pub name: Arc<str>,
@@ -38,7 +38,7 @@ impl GatewayClock {
     }
 }
 
-/// Each that goes otherwise than the one in the middle: of many most are right.
+/// Each clock that differs from the median: most of many are right.
 pub fn find_clock_skew(mut clocks: Vec<GatewayClock>) -> Vec<DoctorFinding> {
     clocks.sort_by(|a, b| a.ahead_seconds.total_cmp(&b.ahead_seconds));
     let Some(middle) = clocks.get(clocks.len().saturating_sub(1) / 2) else { return Vec::new() };

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Connections that are half open; fewer are soon taken where nothing stands in for them.
+/// Half-open connections; fewer are soon used up if there are no SYN cookies.
 const HANDSHAKES_MIN: u64 = 1024;
 
 pub fn find_limits_of_kernel(snapshot: &Snapshot, machine: &MachineFacts) -> Vec<DoctorFinding> {
@@ -47,7 +47,7 @@ fn find_accept_backlog(machine: &MachineFacts) -> Option<DoctorFinding> {
 
 fn find_handshake_backlog(machine: &MachineFacts) -> Option<DoctorFinding> {
     let allowed = machine.handshake_backlog.filter(|&allowed| allowed < HANDSHAKES_MIN)?;
-    // With them the kernel holds no state for a connection that is half open.
+    // With them, the kernel holds no state for half-open connections.
     if machine.syn_cookies != Some(false) {
         return None;
     }
@@ -59,7 +59,7 @@ fn find_handshake_backlog(machine: &MachineFacts) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("handshake-backlog", Should, figure, reason, advice))
 }
 
-/// Each session to one address of a backend takes a local port.
+/// Each session to one address of a backend uses a local port.
 fn find_local_ports(service: &ServiceRow, machine: &MachineFacts) -> Option<DoctorFinding> {
     let ports = machine.local_ports?;
     let connect = service.connect.as_ref().filter(|connect| takes_ports(connect))?;
@@ -68,7 +68,7 @@ fn find_local_ports(service: &ServiceRow, machine: &MachineFacts) -> Option<Doct
     let (open, limit) = (service.totals.sessions_open, service.limit? as u64);
     let severity = match () {
         () if open.saturating_mul(10) >= ports.saturating_mul(9) => Must,
-        // Of the internal half the profile names no limit.
+        // For the internal half, the profile has no limit.
         () if limit > ports && service.role == Half::Dmz => Should,
         () => return None,
     };
@@ -80,7 +80,7 @@ fn find_local_ports(service: &ServiceRow, machine: &MachineFacts) -> Option<Doct
     Some(DoctorFinding::new("local-ports", severity, figure, reason, advice).about(service.name.clone()))
 }
 
-/// Unix sockets and the built-in backends take none.
+/// Unix sockets and the built-in backend use none.
 fn takes_ports(connect: &str) -> bool {
     !["echo:", "unix:", "http+unix:"].iter().any(|scheme| connect.starts_with(scheme))
 }

@@ -1,4 +1,4 @@
-//! What the last hour tells that this moment does not: links that were away, and clients that waited.
+//! Problems within the last hour that are over now: links that were away, and clients that waited.
 
 use super::{DoctorFinding, FindingSeverity::Should};
 use crate::telemetry::{
@@ -6,14 +6,14 @@ use crate::telemetry::{
     history::{HistoryReport, HistoryRequest, HistorySample},
 };
 
-/// The hour, by the minute.
+/// The last hour, by the minute.
 pub const LAST_HOUR: HistoryRequest = HistoryRequest { step_seconds: 60, steps: 60 };
-/// One is what a start takes.
+/// A single minute is what a start takes.
 const MINUTES_MIN: usize = 2;
 /// A wait that people notice.
 const LONG_WAIT_MS: f64 = 1000.0;
 
-/// What is so now is told of the snapshot.
+/// What is still true now is found in the snapshot.
 pub fn find_lately(report: &HistoryReport) -> Vec<DoctorFinding> {
     [find_links_away(report), find_long_waits(report)].into_iter().flatten().collect()
 }

@@ -1,4 +1,4 @@
-//! Links: too few, full, or unsteady, and clients that wait for one.
+//! Links: too few, full, or unstable, and clients that wait for one.
 
 use super::{
     DoctorFinding,
@@ -14,15 +14,15 @@ use crate::{
     },
 };
 
-/// Failures of one peer's links within a minute that are no accident.
+/// This many failures of one peer's links within a minute are no accident.
 const FLAPS_MIN: u64 = 3;
 /// A wait that people notice.
 const LONG_WAIT_MS: f64 = 1000.0;
-/// Refusals that still hold.
+/// How long refusals still count.
 const LATELY_SECONDS: f64 = 60.0;
 
 pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
-    // One that drains or starts has fewer links on purpose.
+    // A gateway that drains or starts has fewer links on purpose.
     if snapshot.phase != GatewayPhase::Running {
         return Vec::new();
     }
@@ -62,7 +62,7 @@ fn find_missing(pool: &PoolRow) -> Option<DoctorFinding> {
     let up = pool.ready.saturating_add(pool.carrying);
     let is_kept_few = pool.state != PoolState::Healthy && up < pool.target;
     let is_short = is_kept_few && (!is_linked(pool) || pool.last_error.is_some());
-    // One that has said goodbye is not missed; whether others serve is told by the rows of those.
+    // A peer that has said goodbye is not missed; the rows of others show whether they serve.
     if !is_short || pool.left {
         return None;
     }
@@ -83,7 +83,7 @@ fn find_missing(pool: &PoolRow) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("links-missing", severity, figure, reason, advice).about(object(pool)))
 }
 
-/// Links stand, and none of them takes a session.
+/// Links are up, and none of them takes a session.
 fn find_full(pool: &PoolRow) -> Option<DoctorFinding> {
     if pool.ready > 0 || pool.carrying == 0 {
         return None;
@@ -118,7 +118,7 @@ fn find_flapping(pool: &PoolRow) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("peer-flaps", Must, figure, reason, advice).about(object(pool)))
 }
 
-/// By the links that stand, over all their time; a SOCKS5 link stands for one session.
+/// Measured over the whole life of the links that are up; a SOCKS5 link lasts for one session.
 fn find_loss(pool: &PoolRow) -> Option<DoctorFinding> {
     let sum = |of: fn(&LinkRow) -> u32| pool.links.iter().map(|link| u64::from(of(link))).sum::<u64>();
     let (sent, resent) = (sum(|link| link.segments_sent), sum(|link| link.segments_resent));
@@ -135,7 +135,7 @@ fn find_loss(pool: &PoolRow) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("link-loss", severity, figure, reason, advice).about(object(pool)))
 }
 
-/// Fewer say nothing of what is lost.
+/// With fewer segments, the loss cannot be judged.
 const SEGMENTS_MIN: u64 = 1000;
 
 fn find_long_waits(pool: &PoolRow) -> Option<DoctorFinding> {
@@ -164,7 +164,7 @@ fn find_hopeless_waits(service: &ServiceRow) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("wait-in-vain", Must, figure, reason, advice).about(service.name.clone()))
 }
 
-/// Clients that went by themselves before `wait` was over.
+/// Clients that left by themselves before `wait` was over.
 fn find_impatient_clients(snapshot: &Snapshot, service: &ServiceRow) -> Option<DoctorFinding> {
     let is_one = |row: &&EndedRow| {
         row.end == "CW"
@@ -188,7 +188,7 @@ fn find_impatient_clients(snapshot: &Snapshot, service: &ServiceRow) -> Option<D
     Some(DoctorFinding::new("wait-outlasts", Should, figure, reason, advice).about(service.name.clone()))
 }
 
-/// Fewer may have changed their mind.
+/// Fewer may have left for other reasons.
 const IMPATIENT_MIN: usize = 3;
 
 #[cfg(test)]

@@ -2,20 +2,20 @@
 
 use std::fs;
 
-/// What could be read; where `/proc` does not tell, nothing is said about it.
+/// The values that could be read; if `/proc` does not have one, nothing is said about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MachineFacts {
-    /// `net.core.somaxconn`: connections that wait to be accepted, at one port.
+    /// `net.core.somaxconn`: how many connections may wait at one port to be accepted.
     pub accept_backlog: Option<u64>,
-    /// Connections that were dropped because so many waited already, since the machine started.
+    /// Connections that were dropped since the machine started because too many were waiting.
     pub accept_overflows: Option<u64>,
-    /// `net.ipv4.tcp_max_syn_backlog`: connections that are half open.
+    /// `net.ipv4.tcp_max_syn_backlog`: half-open connections.
     pub handshake_backlog: Option<u64>,
     pub syn_cookies: Option<bool>,
-    /// How many `net.ipv4.ip_local_port_range` holds.
+    /// The number of ports in `net.ipv4.ip_local_port_range`.
     pub local_ports: Option<u64>,
     pub memory_bytes: Option<u64>,
-    /// What the kernel thinks can be had without swapping.
+    /// What the kernel considers available without swapping.
     pub free_memory_bytes: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ impl MachineFacts {
     }
 }
 
-/// Each group has two lines, with the names and the numbers.
+/// Each group has two lines: one with the names, one with the numbers.
 fn netstat_field(text: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
     let (names, numbers) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());

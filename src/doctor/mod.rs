@@ -1,6 +1,6 @@
 //! `doctor`: what limits a gateway, and what to change.
 //!
-//! Each finding is a pure function of a snapshot and of [`MachineFacts`]; nothing is asked or changed here.
+//! Each finding is a pure function of a snapshot and of [`MachineFacts`]; nothing is requested or changed here.
 
 mod backends;
 mod capacity;
@@ -18,7 +18,7 @@ pub use machine::MachineFacts;
 pub use crate::telemetry::snapshot::{DoctorFinding, FindingSeverity};
 use crate::{telemetry::snapshot::Snapshot, text};
 
-/// Longest foreign text in a line.
+/// The longest foreign text in a line.
 const FIELD_CHARS_MAX: usize = 240;
 
 impl DoctorFinding {
@@ -58,7 +58,7 @@ pub fn find_limits(snapshot: &Snapshot, machine: &MachineFacts) -> Vec<DoctorFin
     findings
 }
 
-/// Whether one of them can not wait.
+/// Whether one of them is urgent.
 pub fn must_act(findings: &[DoctorFinding]) -> bool {
     findings.iter().any(|finding| finding.severity == FindingSeverity::Must)
 }
@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    /// What is found of a kind, as severities.
+    /// The findings of a kind, as severities.
     #[track_caller]
     pub(super) fn found(snapshot: &Snapshot, id: &str) -> Vec<FindingSeverity> {
         found_on(snapshot, &spacious(), id)

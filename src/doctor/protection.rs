@@ -11,9 +11,9 @@ use crate::{
     telemetry::snapshot::Snapshot,
 };
 
-/// As early as it is worth a word.
+/// How long before the end it is worth mentioning.
 const SOON_DAYS: i64 = 30;
-/// As long as it may take to get another.
+/// The time that it may take to get another one.
 const LATE_DAYS: i64 = 14;
 
 pub fn find_certificates(snapshot: &Snapshot) -> Vec<DoctorFinding> {
@@ -22,7 +22,7 @@ pub fn find_certificates(snapshot: &Snapshot) -> Vec<DoctorFinding> {
         let peer = pool.peer.as_ref()?;
         Some((format!("the certificate of {peer}"), pool.certificate_days?))
     });
-    // One file may serve twice, and one peer have many rows.
+    // One file may be used twice, and one peer may have many rows.
     let mut first_end = BTreeMap::new();
     for (object, days) in own.chain(of_peers) {
         let known = first_end.entry(object).or_insert(days);
@@ -48,7 +48,8 @@ fn find_certificate(object: String, days: i64) -> Option<DoctorFinding> {
     Some(DoctorFinding::new("certificate-ends", severity, figure, reason, advice).about(object))
 }
 
-/// A half alone in a process can be locked in reverse mode; elsewhere it has to listen and to dial.
+/// A half that is alone in its process can be locked in reverse mode; otherwise the process has to listen and
+/// to dial.
 pub fn find_open_locks(snapshot: &Snapshot) -> Option<DoctorFinding> {
     let &[half] = snapshot.roles.as_slice() else { return None };
     if snapshot.mode != Mode::Reverse {

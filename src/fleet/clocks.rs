@@ -1,4 +1,4 @@
-//! The clocks of gateways, by the times of their pictures: how far each is ahead of this machine's.
+//! The clocks of gateways, from the times of their snapshots: how far each is ahead of this machine's.
 
 use std::{
     collections::HashMap,
@@ -12,17 +12,17 @@ use crate::{
     telemetry::snapshot::{GatewayReach, Notice},
 };
 
-/// A picture may be on its way for so long.
+/// How long a snapshot may be on its way.
 const DELAY_SECONDS: f64 = 1.0;
 
 #[derive(Debug, Default)]
 pub struct FleetClocks {
-    /// In seconds. That of a gateway which is lost stays: its events are still told.
+    /// In seconds. A lost gateway's value is kept, because its events are still shown.
     offset: HashMap<Arc<str>, f64>,
 }
 
 impl FleetClocks {
-    /// Reads them anew, and gives those of the gateways that are heard now.
+    /// Measures them again, and returns those of the gateways that answer now.
     pub fn read(&mut self, members: &[MemberSnapshot], now: SystemTime) -> Vec<GatewayClock> {
         let mut clocks = Vec::new();
         for member in members.iter().filter(|member| reach::reach(member) == GatewayReach::Reached) {
@@ -35,8 +35,8 @@ impl FleetClocks {
         clocks
     }
 
-    /// Oldest first, by the clock of this machine. Each gateway has its own in their order; a time that is none, or
-    /// that its gateway has not reached yet, says nothing.
+    /// Sorts notices by this machine's clock, oldest first. Those of one gateway keep their order. An invalid
+    /// time, or one that the gateway's clock has not reached yet, is ignored.
     pub fn sort_notices(&self, notices: &mut Vec<Notice>, now: SystemTime) {
         let latest = seconds_since_1970(now) + DELAY_SECONDS;
         let mut before: HashMap<Option<Arc<str>>, f64> = HashMap::new();
@@ -82,7 +82,7 @@ mod tests {
         },
     };
 
-    /// A gateway whose clock is so far ahead, and what it has noticed so long ago.
+    /// A gateway whose clock is this far ahead, and how long ago its notices were.
     fn gateway(name: &str, offset: Duration, ago_seconds: &[u64]) -> MemberSnapshot {
         let clock = |ago: u64| log::format_utc(SystemTime::now() + offset - Duration::from_secs(ago));
         let notice = |&ago: &u64| Notice {

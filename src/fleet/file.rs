@@ -1,6 +1,7 @@
 //! A fleet file: a YAML map of names and targets.
 //!
-//! A target may be a command that is run as the user who reads the file. So nobody else may be able to write it.
+//! A target may be a command that runs as the user who reads the file. So nobody else may be able to write to
+//! the file.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::{
     profile::{NamedText, Problem, ProfilePlace, is_gateway_name, read_text_map},
 };
 
-/// The gateways that a file names, in its order; else everything that is wrong with it.
+/// The gateways that a file names, in its order; or everything that is wrong with it.
 pub fn read(path: &Path, access: AdminAccess) -> Result<Vec<FleetTarget>, Vec<Problem>> {
     let label = path.display().to_string();
     let whole = |what: String, advice: &str| {
@@ -60,7 +61,7 @@ fn parse(text: &str, label: &str, access: AdminAccess) -> Result<Vec<FleetTarget
 }
 
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// Of the group and of all others.
+/// Write permission for the group or for all others.
 const OTHERS_WRITE: u32 = 0o022;
 const NAME_CHARS: usize = 80;
 

@@ -1,4 +1,4 @@
-//! The gateways of a fleet, each called by tasks of its own, and the one picture of them all.
+//! The gateways of a fleet, each called by tasks of its own, and the combined snapshot of them all.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,13 +22,14 @@ use crate::{
     telemetry::snapshot::Snapshot,
 };
 
-/// Each gateway is asked for a picture so often, and they are made one as often: rates and ages change by the second.
+/// How often each gateway is asked for a snapshot, and the combined one is made: rates and ages change by the
+/// second.
 const PICTURE_EVERY: Duration = Duration::from_secs(1);
-/// To read more rows than this each second would take more of a processor than a screen may have.
+/// Reading more rows than this each second would take more processor time than a screen may use.
 const ROWS_A_SECOND: usize = 25_000;
 const CROWDED_PICTURE_EVERY: Duration = Duration::from_secs(2);
 
-/// What one gateway has told last.
+/// The last state of one gateway.
 #[derive(Debug)]
 struct Member {
     target: FleetTarget,
@@ -60,8 +61,8 @@ impl Member {
     }
 }
 
-/// Attaches to all of them, whether they are there or not. The first handle has the pictures of all, until nobody
-/// holds it or a watch of it; commands go by the others.
+/// Attaches to all of them, whether they can be reached or not. The first handle has the combined snapshots,
+/// until nobody holds it or a watch of it; the others are for commands.
 pub fn attach(
     targets: Vec<FleetTarget>,
     access: AdminAccess,
@@ -92,13 +93,13 @@ pub fn attach(
             () = publish(&members, merge, began, (&changed, &pace), &feed.snapshots) => {}
             () = feed.snapshots.closed() => {}
         }
-        // The pictures of each end when nobody holds a watch of them.
+        // The snapshots of each end when nobody holds a watch of them.
         over.cancel();
     });
     (merged, handles)
 }
 
-/// Keeps what one gateway says, until its pictures end with the screen.
+/// Follows one gateway until its snapshots end with the screen.
 async fn follow_member(
     member: Arc<Member>,
     handle: GatewayHandle,
@@ -116,7 +117,7 @@ async fn follow_member(
                 }
                 let now = contact.borrow_and_update().clone();
                 member.update(|state| {
-                    // One that is called again and again has been away since the first time.
+                    // A gateway that is called again and again has been away since the first call.
                     if std::mem::discriminant(&state.contact) != std::mem::discriminant(&now) {
                         state.contact_since = Instant::now();
                     }
@@ -132,8 +133,8 @@ async fn follow_member(
     }
 }
 
-/// Makes one picture of all whenever something came, and no more often than every second once it was made; for ever:
-/// the caller drops it when nobody looks any more.
+/// Makes a combined snapshot whenever something has arrived, but at most one a second. It runs for ever; the
+/// caller drops it when nobody looks any more.
 async fn publish(
     members: &[Arc<Member>],
     mut merge: FleetMerge,
@@ -144,10 +145,11 @@ async fn publish(
     let mut merged_at = began;
     let mut is_calling = true;
     loop {
-        // Ages move on where nobody says anything.
+        // Ages advance even if nothing arrives.
         let _ = timeout_at(merged_at + pace.every(), changed.notified()).await;
         if !is_calling {
-            // What came meanwhile is in it too. While the first are called each is shown as it comes.
+            // It includes what arrives meanwhile. While the first gateways are being called, each is shown as
+            // it answers.
             sleep_until(merged_at + pace.every()).await;
         } else {
             sleep_until(merged_at + FIRST_PICTURES_EVERY).await;
@@ -206,7 +208,7 @@ mod tests {
 
     const HELLO: &str = r#"{"portcullis":"0.1.0","snapshot":1}"#;
 
-    /// Its picture comes, then nothing for longer than a gateway is quiet, and then one more.
+    /// Its snapshot arrives, then nothing for longer than a gateway may be silent, and then one more.
     #[tokio::test]
     async fn a_gateway_that_stalls_is_silent_and_then_is_there_again() {
         let folder = tempfile::tempdir().unwrap();
@@ -238,14 +240,14 @@ mod tests {
         assert_eq!(pace_of(40_000), CROWDED_PICTURE_EVERY);
     }
 
-    /// In real time, since programs run in it: everything waits for a picture, and no wait is longer than the
-    /// suite's patience.
+    /// In real time, since programs run in it: everything waits for a snapshot, and no wait is longer than the
+    /// suite allows.
     #[tokio::test]
     async fn one_that_is_sick_costs_its_own_row_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("well.sock");
         let mut well = gateway(&path);
-        // A hello of this many bytes, as a gateway sends it.
+        // A hello with this many bytes, as a gateway sends it.
         let script = |name: &str, hello: &str, then: &str| {
             let file = folder.path().join(name);
             let text = format!("printf '\\000\\000\\000\\{:03o}%s' '{hello}'; {then}\n", hello.len());

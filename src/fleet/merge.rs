@@ -1,7 +1,7 @@
-//! One picture of many: the rows of all gateways, each with its gateway's name, and sums over all.
+//! Combines many snapshots: the rows of all gateways, each with its gateway's name, and sums over all.
 //!
-//! Nothing is joined here: which rows tell of one session is for the screen to see. A gateway that can not be
-//! reached keeps its row; what it said last is shown for a moment longer, and then no more.
+//! Rows are not joined here; the screen works out which rows are one session. A gateway that cannot be reached
+//! keeps its row; its last state is shown for a moment longer, and then no more.
 
 use std::{
     cmp::Reverse,
@@ -26,26 +26,26 @@ use crate::{
     },
 };
 
-/// Rows of sessions in one picture.
+/// The most session rows in one snapshot.
 const SESSIONS_MAX: usize = 40_000;
 const NOTICES_MAX: usize = 500;
-/// Rows of a gateway that is lost stay for so long: it may only be read again, or be started anew.
+/// How long rows of a lost gateway stay: it may only be reloading, or restarting.
 const ROWS_KEPT_SECONDS: f64 = 10.0;
 
-/// What one gateway has told, and whether it is there.
+/// The last snapshot of one gateway, and whether it can be reached.
 #[derive(Debug, Clone)]
 pub struct MemberSnapshot {
     pub name: Arc<str>,
     pub target: String,
     pub contact: GatewayContact,
-    /// Since the contact is so.
+    /// Seconds since the contact changed.
     pub contact_seconds: f64,
-    /// Its last picture, and since when.
+    /// Its last snapshot, and seconds since it arrived.
     pub latest: Option<(Arc<Snapshot>, f64)>,
 }
 
-/// Goes from one picture to the next: bytes are counted on where a gateway is lost or started anew, and each loss is
-/// told once.
+/// State between snapshots: byte counts continue when a gateway is lost or restarted, and each loss is reported
+/// once.
 #[derive(Debug, Default)]
 pub struct FleetMerge {
     events: ReachEvents,
@@ -55,7 +55,7 @@ pub struct FleetMerge {
 }
 
 impl FleetMerge {
-    /// The picture of all; `uptime_seconds` since the first.
+    /// The combined snapshot; `uptime_seconds` counts from the first.
     pub fn next(&mut self, members: Vec<MemberSnapshot>, uptime_seconds: f64) -> Snapshot {
         let now = SystemTime::now();
         let mut merged = Snapshot::new(&fleet_name(&members), Mode::Direct);
@@ -80,7 +80,7 @@ impl FleetMerge {
             let counts = !has_outer || snapshot.roles.contains(&Half::Dmz);
             self.count_bytes(&member.name, snapshot, counts);
             let Some(snapshot) = kept_snapshot(member) else { continue };
-            // Of the machine of another gateway nothing is known here.
+            // Nothing is known here about another gateway's machine.
             let findings = doctor::find_limits(snapshot, &MachineFacts::default()).into_iter();
             let name = || Some(Arc::clone(&member.name));
             merged.findings.extend(findings.map(|finding| DoctorFinding { gateway: name(), ..finding }));
@@ -98,7 +98,7 @@ impl FleetMerge {
         merged
     }
 
-    /// A gateway that was not seen before, or was started anew, has moved what it moved before nobody's eyes.
+    /// What a new or restarted gateway had transferred before was not observed here.
     fn count_bytes(&mut self, name: &Arc<str>, snapshot: &Snapshot, counts: bool) {
         let now = TrafficSample { up: snapshot.totals.bytes_up, down: snapshot.totals.bytes_down };
         let before = self.of_members.insert(Arc::clone(name), (snapshot.instance.clone(), now));
@@ -116,7 +116,7 @@ fn fleet_name(members: &[MemberSnapshot]) -> String {
     format!("{reached} of {} gateways", members.len())
 }
 
-/// What is shown of a gateway: of one that is lost not for long.
+/// What is shown for a gateway; for a lost one, only for a short time.
 fn kept_snapshot(member: &MemberSnapshot) -> Option<&Snapshot> {
     let is_gone =
         reach::reach(member) == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS;
@@ -125,7 +125,7 @@ fn kept_snapshot(member: &MemberSnapshot) -> Option<&Snapshot> {
 
 fn row(member: &MemberSnapshot, reach: GatewayReach) -> GatewayRow {
     let why = match &member.contact {
-        // Its target stands in the row already.
+        // Its target is already in the row.
         GatewayContact::Lost { why } => {
             Some(why.strip_prefix(&format!("{}: ", member.target)).unwrap_or(why).to_owned())
         }
@@ -143,7 +143,7 @@ fn row(member: &MemberSnapshot, reach: GatewayReach) -> GatewayRow {
 }
 
 fn facts(snapshot: &Snapshot) -> GatewayFacts {
-    // Of one half: both ends of a link stand in a pair's picture.
+    // For one half only: a pair's snapshot has both ends of a link.
     let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
     let pools = || snapshot.pools.iter().filter(|pool| pool.role == counted);
     let rate = snapshot.traffic.last().copied().unwrap_or_default();
@@ -172,7 +172,7 @@ fn facts(snapshot: &Snapshot) -> GatewayFacts {
     }
 }
 
-/// Every row of one gateway, with its name.
+/// Adds every row of one gateway, with its name.
 fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, sessions_max: usize) {
     macro_rules! take {
         ($rows:ident) => {
@@ -204,14 +204,14 @@ fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, session
     merged.log_lines_lost = merged.log_lines_lost.saturating_add(snapshot.log_lines_lost);
 }
 
-/// What is said of all of them together.
+/// Adds what applies to all of them together.
 fn finish(merged: &mut Snapshot) {
     merged.findings.sort_by_key(|finding| Reverse(finding.severity));
     merged.gateways.sort_by_key(|row| {
         Reverse((reach::badness(row), row.heard.as_ref().map_or(0, |facts| facts.alerts)))
     });
     let facts = || merged.gateways.iter().filter_map(|row| row.heard.as_ref());
-    // Reversed links are what a fleet is about, where there are any.
+    // If any gateway is in reverse mode, the fleet is shown in that mode.
     let mode = facts().map(|facts| facts.mode).max_by_key(|mode| match mode {
         Mode::Direct => 0,
         Mode::Forward => 1,
@@ -223,7 +223,7 @@ fn finish(merged: &mut Snapshot) {
     merged.health = match (reached().count(), worst) {
         (0, _) if merged.gateways.iter().any(|row| row.reach == GatewayReach::Calling) => None,
         (0, _) => Some(Health::Down),
-        // Nobody is served by one gateway, but by others.
+        // If one gateway serves nobody, others may still do.
         (reached, worst) if reached < merged.gateways.len() => worst.max(Some(Health::Degraded)),
         (_, worst) => worst,
     };

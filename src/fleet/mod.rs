@@ -1,5 +1,5 @@
-//! Many gateways on one screen: each is called by a task of its own ([`members`]), and what they say becomes
-//! one picture ([`merge`]), so that a screen, a recording and an export have nothing to learn.
+//! Many gateways on one screen: each is called by a task of its own ([`members`]), and their snapshots are
+//! combined into one ([`merge`]). So a screen, a recording and an export need no special handling.
 //!
 //! ```text
 //! socket ─► attached ─┐
@@ -8,8 +8,8 @@
 //! commands ◄──────────── by the gateway's name ◄── screen
 //! ```
 //!
-//! One that hangs, dies or says rubbish costs its own row: nobody waits for it. Which gateways there are is said by
-//! [`target`]s on the command line, or by a fleet file ([`file`]).
+//! A gateway that hangs, dies or sends nonsense affects its own row only: nobody waits for it. [`target`]s on
+//! the command line, or a fleet file ([`file`]), say which gateways there are.
 
 mod clocks;
 pub mod file;

@@ -1,4 +1,5 @@
-//! Which gateways are there: a word for each, an alert while one is not, and an event when that changes.
+//! Which gateways can be reached: a word for each, an alert for one that cannot, and an event when that
+//! changes.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,9 +18,9 @@ use crate::{
     },
 };
 
-/// A gateway that is connected sends its pictures every second.
+/// A connected gateway sends its snapshots every second.
 const SILENT_SECONDS: f64 = 5.0;
-/// The last losses and returns that are told.
+/// How many recent losses and returns are shown.
 const EVENTS_MAX: usize = 100;
 
 pub fn reach(member: &MemberSnapshot) -> GatewayReach {
@@ -30,13 +31,13 @@ pub fn reach(member: &MemberSnapshot) -> GatewayReach {
         GatewayContact::There if heard_seconds.is_some_and(|seconds| seconds < SILENT_SECONDS) => {
             GatewayReach::Reached
         }
-        // Its first picture is on its way.
+        // Its first snapshot is on its way.
         GatewayContact::There if member.contact_seconds < SILENT_SECONDS => GatewayReach::Calling,
         GatewayContact::There => GatewayReach::Silent,
     }
 }
 
-/// The more, the further on top.
+/// The worse, the higher up.
 pub fn badness(row: &GatewayRow) -> u8 {
     let health = row.heard.as_ref().and_then(|facts| facts.health);
     match (row.reach, health) {
@@ -50,7 +51,7 @@ pub fn badness(row: &GatewayRow) -> u8 {
     }
 }
 
-/// While nobody knows how it is.
+/// The alert while its state is unknown.
 pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
     let away_seconds = match row.reach {
         GatewayReach::Unreachable => row.since_seconds,
@@ -77,7 +78,7 @@ fn describe_absence(row: &GatewayRow) -> String {
     }
 }
 
-/// What has become of each gateway, an event for each change.
+/// The state of each gateway, and an event for each change.
 #[derive(Debug, Default)]
 pub struct ReachEvents {
     known: HashMap<Arc<str>, KnownReach>,
@@ -96,7 +97,7 @@ impl ReachEvents {
         let before = self.known.get(&row.name).copied();
         let away_at_seconds = before.and_then(|before| before.away_at_seconds);
         let (level, text, away_at_seconds) = match (row.reach, before.map(|before| before.reach)) {
-            // A call is no news before it has come to something.
+            // A call is no news until it has succeeded or failed.
             (GatewayReach::Calling, _) => return,
             (reach, Some(before)) if reach == before => return,
             (GatewayReach::Reached, _) => {

@@ -1,11 +1,11 @@
-//! Which sessions of a crowded fleet are listed: each gateway has a share of the room, and fills it with those that
-//! wait or move most.
+//! Which sessions of a large fleet are listed: each gateway has a share of the rows, for those that wait or
+//! move most.
 
 use std::cmp::Reverse;
 
 use crate::telemetry::snapshot::{SessionPhase, SessionRow};
 
-/// Shares `space` out among so many rows each: what one does not need is for the others.
+/// Divides `space` among this many rows each; what one does not need goes to the others.
 pub fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
     let mut places: Vec<_> = (0..counts.len()).collect();
     places.sort_by_key(|&place| counts[place]);
@@ -17,8 +17,8 @@ pub fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
     shares
 }
 
-/// So many of the rows at most, in their order: those that wait first, then the busiest. Both halves of a session
-/// choose by the same rates, and where nothing moves by the id, so that its two parts meet.
+/// At most this many of the rows, in their order: those that wait first, then the busiest. Both halves choose
+/// by the same rates, and by the id if nothing moves, so that both parts of a session are included.
 pub fn most_telling(rows: &[SessionRow], space: usize) -> Vec<&SessionRow> {
     let mut rows: Vec<_> = rows.iter().enumerate().collect();
     if rows.len() > space {
@@ -50,7 +50,7 @@ mod tests {
     };
     use crate::{profile::Half, telemetry::snapshot::Snapshot};
 
-    /// So many open sessions of one half, of which none moves a byte.
+    /// This many open sessions of one half, none of which moves a byte.
     fn rows(half: Half, count: usize) -> Vec<SessionRow> {
         let one = json!({
             "id": "", "role": half, "service": "orders", "client": "192.0.2.7:50000", "peer": null,

@@ -1,4 +1,4 @@
-//! How the operator names a gateway: `NAME=TARGET`, a target being a socket's path, `ssh:` or `exec:`.
+//! An operator's name for a gateway: `NAME=TARGET`, where a target is a socket's path, `ssh:` or `exec:`.
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
     profile::is_gateway_name,
 };
 
-/// One gateway of a fleet: what it is called, and where it is.
+/// One gateway of a fleet: its name, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetTarget {
     pub name: Arc<str>,
@@ -42,7 +42,7 @@ pub enum TargetError {
     Twice(Arc<str>),
 }
 
-/// Reads what stands on a command line, in its order; what has no name is called after its target.
+/// Parses the command line, in order; a target without a name gets one derived from it.
 pub fn parse_all(words: &[String], access: AdminAccess) -> Result<Vec<FleetTarget>, (String, TargetError)> {
     let split: Vec<_> = words.iter().map(|word| (word, split_name(word))).collect();
     let mut taken = HashSet::new();
@@ -65,7 +65,7 @@ pub fn parse_all(words: &[String], access: AdminAccess) -> Result<Vec<FleetTarge
     Ok(targets)
 }
 
-/// At the first `=`, if what stands before is a name: a path may hold one too.
+/// Splits at the first `=` if a name comes before it, since a path may contain one too.
 fn split_name(word: &str) -> (Option<&str>, &str) {
     match word.split_once('=') {
         Some((name, target)) if is_gateway_name(name) => (Some(name), target),
@@ -73,7 +73,7 @@ fn split_name(word: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Where a gateway is, as an operator writes it. Over `ssh` the far end holds who may only look to that.
+/// An operator's description of where a gateway is. Over `ssh`, the far end enforces read-only access.
 pub fn parse(text: &str, access: AdminAccess) -> Result<AdminTarget, TargetError> {
     let text = text.trim();
     match (text.strip_prefix("ssh:"), text.strip_prefix("exec:")) {
@@ -84,7 +84,7 @@ pub fn parse(text: &str, access: AdminAccess) -> Result<AdminTarget, TargetError
     }
 }
 
-/// `[USER@]HOST[:PROFILE]`; an IPv6 address stands in brackets.
+/// `[USER@]HOST[:PROFILE]`; an IPv6 address is in brackets.
 fn ssh(shown: &str, text: &str, access: AdminAccess) -> Result<AdminTarget, TargetError> {
     let (user, rest) = text.rsplit_once('@').map_or((None, text), |(user, rest)| (Some(user), rest));
     let (host, profile) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -122,7 +122,7 @@ fn exec(shown: &str, text: &str) -> Result<AdminTarget, TargetError> {
     Ok(AdminTarget::Program(CarrierCommand { shown: shown.into(), program, arguments: words.collect() }))
 }
 
-/// At blanks, but for those between quotes, single or double; no sign means anything else, since no shell reads it.
+/// Splits at blanks outside single or double quotes. No other character is special, since no shell is involved.
 fn split_words(text: &str) -> Result<Vec<String>, TargetError> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for sign in text.chars() {
@@ -140,7 +140,7 @@ fn split_words(text: &str) -> Result<Vec<String>, TargetError> {
     if quote.is_some() { Err(TargetError::OpenQuote) } else { Ok(words) }
 }
 
-/// A socket's file, a host, or a program.
+/// The name of a socket's file, a host, or a program.
 fn derived_name(target: &str) -> String {
     let named = match (target.strip_prefix("ssh:"), target.strip_prefix("exec:")) {
         (Some(host), _) => host.rsplit_once('@').map_or(host, |(_, host)| host).to_owned(),
@@ -157,7 +157,7 @@ fn file_stem(path: &str) -> String {
     Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The name itself, or with a number behind it where it is taken.
+/// The name itself, or with a number appended if it is taken.
 fn free_name(name: &str, taken: &mut HashSet<String>) -> String {
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut names = std::iter::once(name.to_owned()).chain(numbered);
@@ -166,7 +166,7 @@ fn free_name(name: &str, taken: &mut HashSet<String>) -> String {
     free
 }
 
-/// Enough to know a gateway by, and to leave its row some room.
+/// Enough to recognise a gateway, and short enough to leave its row some room.
 const NAME_CHARS: usize = 24;
 
 #[cfg(test)]

@@ -38,17 +38,17 @@ const LATE: &str =
 pub(super) struct DownstreamSide {
     pub side: Downstream,
     pub idle: Option<Duration>,
-    /// It has already waited for a peer that did not answer, and does not wait for a second one.
+    /// It has already waited for a peer that did not answer, and will not wait for a second one.
     pub has_waited: bool,
     pub counters: Arc<SessionCounters>,
-    /// Its places under the limits, held until it ends.
+    /// Its permits under the limits, held until it ends.
     pub permits: SessionPermits,
 }
 
 /// The result of one attempt with one upstream.
 pub(super) enum AttemptOutcome {
     Ended(SessionEnd),
-    /// It refused. No byte reached a backend, and what the client sent is back in the request.
+    /// It refused. No byte reached a backend, and the client's bytes are back in the request.
     Refused(ConnectFailure),
     /// It was lost before it was opened; nothing was sent.
     Again,
@@ -95,7 +95,7 @@ impl DownstreamSide {
         let Some(downstream) = self.side.stream_mut() else {
             return internal_end(counters, "a session without a client");
         };
-        // Of a SOCKS5 link that it goes to.
+        // The signal of the SOCKS5 link it uses, if any.
         let revocation = upstream.revocation();
         let relayed = tokio::select! {
             relayed = relay::relay(
@@ -119,13 +119,13 @@ impl DownstreamSide {
         let failed = pipe_failure(downstream).or_else(|| pipe_failure(&upstream));
         drop(upstream);
         if !is_clean {
-            // Dropped with linger 0 armed.
+            // Dropped with linger 0 set.
             self.side = Downstream::Gone;
         }
         failed.unwrap_or_else(|| report_end(relayed, links, counters.phase(), self.idle))
     }
 
-    /// Opens the session on a link and gives the link the client's stream, until one of the two is over.
+    /// Opens the session on a link and gives the link the client's stream, until either of them ends.
     async fn carry_on_link(
         &mut self,
         opening: Box<SessionOpening>,
@@ -135,7 +135,7 @@ impl DownstreamSide {
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
         let record = opening.slot.record.clone();
-        // Boxed, as is what follows its end: an open session holds no memory for how it begins and ends.
+        // Boxed, like what follows its end: an open session should hold no memory for how it begins and ends.
         let mut handle = match Box::pin(self.open_on_link(opening, unsent, order)).await {
             Ok(handle) => handle,
             Err(outcome) => return outcome,
@@ -177,7 +177,7 @@ impl DownstreamSide {
         })
     }
 
-    /// What came of a session that this half has opened on a link.
+    /// The result of a session that this half has opened on a link.
     async fn conclude(
         &mut self,
         remains: Box<SessionRemains>,
@@ -231,7 +231,7 @@ impl DownstreamSide {
         }
     }
 
-    /// Gives a link the stream of the backend that a session was opened for.
+    /// Gives a link the stream of the backend for which a session was opened.
     async fn attach_to_link(
         &mut self,
         stream: NetStream,
@@ -263,7 +263,7 @@ impl DownstreamSide {
         Box::pin(self.conclude_attached(remains, counters, stopper)).await
     }
 
-    /// What came of a session that the other half has opened on a link.
+    /// The result of a session that the other half has opened on a link.
     async fn conclude_attached(
         &mut self,
         remains: Box<SessionRemains>,
@@ -275,8 +275,8 @@ impl DownstreamSide {
         local.finish(how, &rest, counters, stopper).await
     }
 
-    /// A probe goes no further than it can be told for what it is, so that no byte of it reaches a
-    /// backend: that one was connected, and from here on an echo answers.
+    /// Answers a probe at the last half that recognises it as one. Its backend was connected; from here on an
+    /// echo answers, so that no byte of the probe reaches the backend.
     pub async fn answer_probe(
         mut self,
         connector: &Connector,
@@ -300,7 +300,7 @@ impl DownstreamSide {
                 match probe::is_refused_after_grant(&mut reached).await {
                     true => {
                         let phase = order.counters.phase();
-                        // Most often it is the backend.
+                        // Most often the backend is the cause.
                         let refused =
                             SessionRefusal { refusal: Refusal::BackendUnreachable, at: RefusedAt::Peer };
                         (SessionEnd { who: EndedBy::Peer, phase, reason: LATE.into() }, Some(refused))
@@ -362,7 +362,7 @@ impl LocalEnd {
                 delivered.map_or_else(SessionFate::StreamFailed, |()| SessionFate::Clean)
             }
             how @ (SessionFate::StreamFailed(_) | SessionFate::Idle | SessionFate::Unanswered) => how,
-            // Who is not believed any more is not heard to the end.
+            // Nothing more is delivered from a client or gateway that is no longer trusted.
             how @ SessionFate::Reset(CutCause::Policy) => how,
             how @ (SessionFate::Reset(_)
             | SessionFate::Refused(_)
@@ -401,7 +401,7 @@ fn refused_by_peer(why: Refusal, peer: Option<Peer>, order: &mut ConnectRequest<
         | Refusal::BackendLate
         | Refusal::BackendUnreachable
         | Refusal::ServiceDown => EndedBy::Backend,
-        // A limit of the other gateway's is none of ours.
+        // A limit of the other gateway is not one of ours.
         Refusal::Full | Refusal::Unavailable | Refusal::OtherLink => EndedBy::Peer,
         Refusal::Draining => EndedBy::Operator,
     };

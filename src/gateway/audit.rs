@@ -1,5 +1,5 @@
-//! The audit trail of operator commands: one log line, one notice and one line of the audit file for each, saying
-//! who asked for what and how it ended. The audit file has what the gateway does by itself as well.
+//! The audit trail of operator commands: one log line, one notice and one line of the audit file for each,
+//! saying who asked for what and how it ended. The audit file also records what the gateway does by itself.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// What came of reloads and switches.
+/// Counts the results of reloads and switches.
 #[derive(Debug, Default)]
 pub struct ReloadTally {
     done: AtomicU64,
@@ -59,7 +59,7 @@ pub struct CommandAudit {
     /// `None` for a command that changes nothing: those are not recorded.
     kind: Option<&'static str>,
     asked: String,
-    /// What it is about, for the audit file.
+    /// What the command applies to, for the audit file.
     object: String,
     actor: AuditActor,
     trail: Arc<AuditTrail>,
@@ -90,7 +90,7 @@ impl CommandAudit {
         (command, audit)
     }
 
-    /// Who asks, and by what command, for a line of its own.
+    /// Who sent it, and which command it is, for a line of its own.
     pub fn actor(&self) -> (AuditActor, &'static str) {
         (self.actor.clone(), self.kind.unwrap_or("reload"))
     }
@@ -114,12 +114,13 @@ impl CommandAudit {
             self.trail.write(AuditRecord::new(self.actor, kind, &self.object, &result));
             self.notices.push_logged(level, format!("{asked}, asked by {by}: {text}"));
         }
-        // An asker that has left needs no answer.
+        // If whoever sent the command has left, no answer is needed.
         let _ = self.answer.send(answer);
     }
 }
 
-/// The audit file of a profile that is not in force yet; nothing where it has none, or goes on with its own.
+/// Opens the audit file of a profile that is not in force yet. Returns `None` if it has none, or keeps the one
+/// in use.
 pub fn open_audit(
     profile: &Profile,
     in_use: Option<&Path>,
@@ -137,7 +138,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 impl Engine {
-    /// Writes the audit of `profile` from now on, and tells of the change in the file before it.
+    /// Writes the audit of `profile` from now on, and records the change in the previous file.
     pub(super) fn install_audit(
         &self,
         new: Option<AuditLog>,
@@ -156,7 +157,7 @@ impl Engine {
         self.shared.audit.write(AuditRecord::new(actor, "start", profile, result));
     }
 
-    /// What it does by itself.
+    /// Records something that the gateway does by itself.
     pub(super) fn audit_own(&self, action: &'static str, object: &str, result: &str) {
         let actor = AuditActor::own(ActorPlace::Gateway);
         self.shared.audit.write(AuditRecord::new(actor, action, object, result));
@@ -199,7 +200,7 @@ fn command_name(command: &Command) -> Option<&'static str> {
     })
 }
 
-/// What a command is about.
+/// What a command applies to.
 fn command_object(command: &Command) -> String {
     match command {
         Command::Drain { service } => service.clone().unwrap_or_else(|| "all services".into()),

@@ -72,7 +72,7 @@ impl CertificateReload {
         (self.is_looking, self.next) = (false, Instant::now() + LOOK);
     }
 
-    /// The files, where they have changed, look as they did the last time, and were not refused.
+    /// The files, if they have changed, look the same as last time, and were not refused.
     fn settled_change(&mut self, files: CertificateFiles) -> Option<CertificateFiles> {
         self.is_still = self.last == files;
         self.last = files;
@@ -106,8 +106,8 @@ impl Engine {
         );
     }
 
-    /// Opens the files where they have changed, and from time to time while something is wrong with them:
-    /// a certificate may have become valid, or a key readable.
+    /// Opens the files if they have changed, and from time to time while something is wrong with them: a
+    /// certificate may have become valid, or a key readable.
     fn handle_file_check(&mut self, of: Arc<()>, seen: Result<CertificateFiles, WorkError>) {
         self.certificate_reload.schedule_next_check();
         let Some(files) = self.report_file_silence(seen) else { return };
@@ -202,7 +202,7 @@ impl Engine {
         self.shared.sessions.logins.update(&auth);
         let faults = ServiceFaults::find(&self.profile, &edges, &auth);
         self.auth_files = auth;
-        // Clients that ask again and again are closed where their routes change.
+        // Clients that keep sending requests are closed if their routes change.
         if changed.has_any_of(self.profile.edge_materials()) || faults != self.faults {
             self.apply_edge_tls(&edges);
             self.set_outer_tls(&edges);
@@ -212,7 +212,7 @@ impl Engine {
         problems
     }
 
-    /// What stands on a certificate that is revoked by now is cut.
+    /// Cuts every connection whose certificate is now revoked.
     pub(super) fn enforce_revocations(&mut self) {
         let links =
             [self.dmz.as_ref().map(DmzSide::identity), self.internal.as_ref().map(InternalSide::identity)];
@@ -234,7 +234,7 @@ impl Engine {
         }
     }
 
-    /// The halves speak TLS so around the WebSockets of their links.
+    /// Sets the TLS that the halves use around the WebSockets of their links.
     pub(super) fn set_outer_tls(&self, edges: &EdgeTls) {
         self.dmz.iter().for_each(|half| half.set_outer(edges));
         self.internal.iter().for_each(|half| half.set_outer(edges));

@@ -1,4 +1,4 @@
-//! What each command of an operator does, as far as it is no switch, no stop and no run of the checklist.
+//! What each operator command does, except switch, stop and the checklist.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -118,7 +118,7 @@ impl Engine {
         }
     }
 
-    /// Keeps so many links ready from now on. The half that dials decides.
+    /// Keeps this many links ready from now on. The dialling half decides.
     fn resize(&mut self, prepared: usize) -> CommandAnswer {
         let of_internal = self.internal.as_mut().map(|half| half.resize(prepared));
         let resized = match of_internal {

@@ -21,7 +21,7 @@ const KEPT_BACK: std::ops::RangeInclusive<usize> = 4..=125;
 /// A handshake costs up to some 10 KiB of memory, and lasts for 5 s at most.
 const HANDSHAKES_MAX: usize = 16_384;
 
-/// Links that do for many sessions, where they share them.
+/// This many links are enough for many sessions, where sessions share links.
 const LINKS_FEW: usize = 16;
 
 /// The descriptor limit and the open descriptors when the process started.
@@ -46,7 +46,7 @@ pub struct DescriptorShares {
     pub backends: usize,
 }
 
-/// Whether links of a half carry one session each, as over SOCKS5; else sessions share them.
+/// Whether the links of a half carry one session each, as over SOCKS5, or are shared by sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OneSessionLinks {
     pub dmz: bool,
@@ -54,7 +54,7 @@ pub struct OneSessionLinks {
 }
 
 impl OneSessionLinks {
-    /// As far as the links show that stand now, or stood last.
+    /// As far as existing links show, or those that existed last.
     pub fn seen_in(pools: &[PoolRow]) -> Self {
         let speaks_socks =
             |row: &&PoolRow| row.protocol.as_deref() == Some(socks5::PROTOCOL_NAME) && !row.is_gone();
@@ -62,7 +62,7 @@ impl OneSessionLinks {
         Self { dmz: any(Half::Dmz), internal: any(Half::Internal) }
     }
 
-    /// Of a profile: a plain link speaks SOCKS5 alone.
+    /// Adds what the profile says: a plain link can only speak SOCKS5.
     fn with_plain(self, profile: &Profile) -> Self {
         let dmz_is_plain = profile.dmz.as_ref().is_some_and(|half| half.link_tls().is_none());
         let internal_is_plain = profile.internal.as_ref().is_some_and(|half| half.link_tls().is_none());
@@ -70,7 +70,7 @@ impl OneSessionLinks {
     }
 }
 
-/// What one half has, divided.
+/// The shares of one half.
 struct HalfShares {
     /// Clients or backends: one for each session.
     ends: usize,
@@ -78,7 +78,7 @@ struct HalfShares {
     handshakes: usize,
 }
 
-/// `accepts_links`: those in their handshake have a share of their own.
+/// If the half accepts links (`accepts_links`), their handshakes have a share of their own.
 fn divide_half(of_half: usize, one_session: bool, accepts_links: bool) -> HalfShares {
     let handshakes = |whole: usize| if accepts_links { bounded_handshakes(whole) } else { 0 };
     if one_session {
@@ -87,14 +87,14 @@ fn divide_half(of_half: usize, one_session: bool, accepts_links: bool) -> HalfSh
         let handshakes = handshakes(links / 4);
         return HalfShares { ends, links: links.saturating_sub(handshakes).max(1), handshakes };
     }
-    // Many sessions share few links; where there is little, a quarter has to do.
+    // Many sessions share few links; where descriptors are scarce, a quarter has to be enough.
     let links = (of_half / 32).max(LINKS_FEW.min(of_half / 4)).max(1);
     let handshakes = handshakes(of_half / 32);
     HalfShares { ends: of_half.saturating_sub(links + handshakes).max(1), links, handshakes }
 }
 
 impl DescriptorBudget {
-    /// To be called before the first port is opened.
+    /// Must be called before the first port is opened.
     pub fn measure() -> Self {
         let DescriptorUsage { used, limit } = usage_now();
         let bounded = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
@@ -106,13 +106,13 @@ impl DescriptorBudget {
         let seen = seen.with_plain(profile);
         let ports = count_ports(profile);
         let left = self.limit.saturating_sub(self.open + ports);
-        // Each port holds one that it has accepted before there is a place for it.
+        // Each port holds one socket that it has accepted before there is a place for it.
         let kept_back = (left / 8).clamp(*KEPT_BACK.start(), *KEPT_BACK.end()) + ports;
         let halves = usize::from(profile.dmz.is_some()) + usize::from(profile.internal.is_some());
         let of_half = left.saturating_sub(kept_back) / halves.max(1);
         let mut shares = DescriptorShares::default();
         if let Some(half) = &profile.dmz {
-            // In direct mode each session has a backend of its own.
+            // In direct mode each session has a connection to a backend of its own.
             let one_session = seen.dmz || matches!(half.mode, DmzMode::Direct(_));
             let of = divide_half(of_half, one_session, matches!(half.mode, DmzMode::Reverse { .. }));
             (shares.clients, shares.dmz_links, shares.dmz_handshakes) =
@@ -187,7 +187,7 @@ fn count_ports(profile: &Profile) -> usize {
     of_clients.sum::<usize>() + usize::from(of_dmz) + usize::from(of_internal) + of_monitors
 }
 
-/// Open files against the soft limit.
+/// The number of open files, and the soft limit.
 pub fn usage_now() -> DescriptorUsage {
     let limit = getrlimit(Resource::Nofile).current;
     let used = told_by_kernel(OPEN_FILES).unwrap_or_else(count_listed);
@@ -200,7 +200,7 @@ fn told_by_kernel(folder: &str) -> Option<u64> {
 }
 
 fn count_listed() -> u64 {
-    // But for the one that lists them.
+    // The descriptor that lists them does not count.
     let count = |entries: fs::ReadDir| (entries.count() as u64).saturating_sub(1);
     fs::read_dir(OPEN_FILES).map_or(0, count)
 }
@@ -219,7 +219,7 @@ mod tests {
     const OPEN: usize = 20;
     const LIMITS: [usize; 8] = [64, 80, 128, 256, 1024, 4096, 65_536, 1_048_576];
 
-    /// Each half in each mode, over links that sessions share and over those that carry one each.
+    /// Each half in each mode, with links that sessions share and with those that carry one each.
     fn profiles() -> Vec<(String, Profile)> {
         let tls = |half: &str, peer: &str| {
             format!("tls: {{ certificate: {half}.pem, key: {half}.key, ca: ca.pem, peers: [{peer}] }}")
@@ -271,7 +271,7 @@ mod tests {
                 assert!(used.iter().all(|share| *share > 0), "{what}, {limit}: {of:?}");
                 assert!(unused.iter().all(|share| *share == 0), "{what}, {limit}: {of:?}");
                 assert!(of.client_handshakes <= of.clients.div_ceil(2), "{what}, {limit}: {of:?}");
-                // Those of clients are among them.
+                // Those of clients are included.
                 let all = of.clients
                     + of.dmz_links
                     + of.dmz_handshakes
@@ -314,7 +314,7 @@ mod tests {
             assert_eq!(shortage(advised), None, "{what}: {reported}");
             short.push(what);
         }
-        // One half dials a few links that many sessions share, for which 64 are enough.
+        // The half dials a few links that many sessions share, for which 64 are enough.
         assert_eq!(short.len(), 8, "{short:?}");
     }
 }

@@ -1,9 +1,10 @@
 //! The last part of a session after one of its sides has failed.
 //!
-//! Whatever the failed side sent is still delivered to the other side, at that side's own speed: the bytes this
-//! gateway has read, and those the kernel still holds for a socket that was reset (Linux keeps them until they
-//! are read). The other side may be reset only after it has acknowledged everything, because with linger 0 a
-//! reset discards what the kernel has not sent yet. What the other side sends in the meantime is dropped.
+//! Whatever the failed side sent is still delivered to the other side, at that side's own speed. That is the
+//! bytes this gateway has read, and those the kernel still holds for a socket that was reset (Linux keeps them
+//! until they are read). The other side may be reset only after it has acknowledged everything, because with
+//! linger 0 a reset discards what the kernel has not sent yet. What the other side sends in the meantime is
+//! dropped.
 //!
 //! How the sides are reset, and which end code the session gets, is decided by the session.
 
@@ -27,8 +28,8 @@ use crate::{
     telemetry::registry::SessionCounters,
 };
 
-/// A receiver that takes nothing for so long gets no more. There is no limit to the whole, since a
-/// side that has failed sends nothing new.
+/// A receiver that takes nothing for this long gets no more. The whole delivery has no limit, since a side that
+/// has failed sends nothing new.
 const STALLED_MAX: Duration = Duration::from_secs(5);
 
 /// Delivers what the `failed` side had sent to the other side; returns the error that explains the failure
@@ -40,8 +41,8 @@ pub async fn deliver_remaining(
     error: io::Error,
     counters: &SessionCounters,
 ) -> io::Error {
-    // A socket tells its error once, and then shows an end. That was one only where a peer that has
-    // finished sending is what the write has failed at, which is EPIPE and not ECONNRESET (tcp(7)).
+    // A socket reports its error once, and then shows an end. That end is real only if a write failed because a
+    // peer that had finished sending was gone, which is EPIPE and not ECONNRESET (tcp(7)).
     from.stop_pacing();
     let may_end = direction.has_ended() || error.kind() == io::ErrorKind::BrokenPipe;
     let mut rest = FinalDelivery { direction, from, to, error, may_end };
@@ -75,7 +76,7 @@ struct FinalDelivery<'a> {
 }
 
 impl FinalDelivery<'_> {
-    /// Whether all was delivered, as far as this gateway can tell.
+    /// Whether everything was delivered, as far as this gateway can tell.
     fn poll(&mut self, cx: &mut Context<'_>, moved: &impl Fn(usize)) -> Poll<bool> {
         loop {
             if ready!(self.direction.poll_kept(cx, self.to, moved)).is_err() {
@@ -98,10 +99,11 @@ impl FinalDelivery<'_> {
     fn poll_more(&mut self, cx: &mut Context<'_>, moved: &impl Fn(usize)) -> Poll<()> {
         match self.direction.poll_chunk(cx, self.from, self.to, moved) {
             Ok(Poll::Ready(())) => {}
-            // It may be that the runtime has yet to hear what a closed socket holds, or lets others go first.
+            // The runtime may not have noticed yet what a closed socket still holds, or it lets other tasks run
+            // first.
             Ok(Poll::Pending) if !coop::has_budget_remaining() || self.is_closed() => return Poll::Pending,
             Ok(Poll::Pending) => self.direction.state = DirectionState::Lost,
-            // The first error explains it best.
+            // The first error explains the failure best.
             Err((WhichSide::Downstream, _)) => {}
             Err((WhichSide::Upstream, _)) => self.direction.state = DirectionState::Lost,
         }
@@ -140,7 +142,7 @@ mod tests {
         drop(stream);
     }
 
-    /// Its socket has been reset, which is not seen yet.
+    /// Waits until its socket has been reset, without reading it.
     async fn until_closed(side: &NetStream) {
         while !side.tcp().is_some_and(tcp::is_closed) {
             tokio::task::yield_now().await;
@@ -179,7 +181,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert!(received == [&b"kept"[..], &[7; 60_000]].concat(), "{} bytes", received.len());
         assert_eq!(counters.bytes(), 60_004);
-        // The socket has told its error, and shows an end now, which is none.
+        // The socket has reported its error, and now shows an end that is not real.
         assert_eq!(direction.state, DirectionState::Lost);
     }
 

@@ -26,10 +26,10 @@ use crate::telemetry::{
     snapshot::{ProfileRow, Snapshot},
 };
 
-/// Commands that may wait for the engine at once.
+/// How many commands may wait for the engine at once.
 pub const COMMANDS_MAX: usize = 64;
 
-/// What an operator locks or unlocks; everything, where it names nothing.
+/// What an operator locks or unlocks; everything, if it names nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockdownTarget {
     #[serde(default)]
@@ -49,13 +49,13 @@ impl fmt::Display for LockdownTarget {
     }
 }
 
-/// One thing an operator asks.
+/// A command of an operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Command {
-    /// A snapshot of this very moment, with all its rows.
+    /// A snapshot of this moment, with all its rows.
     Status,
-    /// No new sessions, of one service or of all; those open go on.
+    /// Take no new sessions, of one service or of all; open ones go on.
     Drain { service: Option<String> },
     /// Drain with the deadline, then exit.
     Stop,
@@ -63,35 +63,35 @@ pub enum Command {
     Reload,
     /// Move to another profile: a name or an absolute file name.
     Switch { profile: String },
-    /// What a switch to that profile would change; nothing does.
+    /// Report what a switch to that profile would change, without changing anything.
     Plan { profile: String },
-    /// Walk these steps of the checklist, as far as this gateway can.
+    /// Run these steps of the checklist, as far as this gateway can.
     Verify { steps: Vec<CheckStep> },
-    /// Keep so many links ready, until the next reload or switch.
+    /// Keep this many links ready, until the next reload or switch.
     Resize { prepared: usize },
     /// The numbers for monitors.
     Metrics { format: MetricsFormat },
-    /// What was moved, carried and refused in the last hours.
+    /// What was transferred, carried and refused in the last hours.
     History(HistoryRequest),
     /// The profiles that `switch` finds by name, each read and checked.
     Profiles,
     /// Forget a gateway that was lost, by its name or its address.
     Dismiss { peer: String },
-    /// Write more or less into the log.
+    /// Change how much is written to the log.
     #[serde(rename = "log-level")]
     LogLevel { level: String },
-    /// Cut, refuse and offer no more, over a restart, until it is unlocked.
+    /// Cut and refuse, and stop offering, even after a restart, until it is unlocked.
     Lockdown(LockdownTarget),
     /// Lift one lock, or all.
     Unlock(LockdownTarget),
     /// End one session.
     Kill { session: String },
-    /// End all of a selection.
+    /// End all sessions of a selection.
     KillAll(KillSelection),
 }
 
 impl Command {
-    /// Whether it changes anything; what does not is open to those who may only look.
+    /// Whether it changes anything; commands that change nothing are allowed with read-only access.
     pub fn changes_gateway(&self) -> bool {
         match self {
             Self::Status | Self::Profiles | Self::Plan { .. } | Self::Metrics { .. } | Self::History(_) => {
@@ -104,7 +104,7 @@ impl Command {
     }
 }
 
-/// What the engine says to a [`Command`].
+/// The engine's answer to a [`Command`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CommandAnswer {
@@ -112,23 +112,23 @@ pub enum CommandAnswer {
     Profiles(Vec<ProfileRow>),
     Metrics(String),
     History(Box<HistoryReport>),
-    /// So many sessions are cut.
+    /// This many sessions are cut.
     Killed(u64),
     /// It was done; the text says what.
     Done(String),
     /// It was done, and sessions were cut for it.
     Cut(String),
     Planned(Box<SwitchPlan>),
-    /// What a walk has found.
+    /// The result of a run of the checklist.
     Verified(VerifyReport),
-    /// It was done, and holds only until this process ends.
+    /// It was done, but holds only until this process ends.
     Unkept(String),
     /// It was not done; the text says why, and nothing changed.
     Refused(String),
 }
 
 impl CommandAnswer {
-    /// The same, with the name of the gateway that gave it.
+    /// The same, with the name of the gateway that answered.
     pub fn of_gateway(self, name: &str) -> Self {
         match self {
             Self::Done(text) => Self::Done(format!("{name}: {text}")),
@@ -217,7 +217,7 @@ impl GatewayHandle {
         self.snapshots.borrow().clone()
     }
 
-    /// All snapshots from the next one on.
+    /// Watches all snapshots from the next one on.
     pub fn watch(&self) -> SnapshotWatch {
         self.watches.fetch_add(1, Ordering::Relaxed);
         let mut snapshots = self.snapshots.clone();
@@ -229,8 +229,8 @@ impl GatewayHandle {
         PendingCommand { command, by: self.by.to_string(), actor: self.actor.clone(), answer }
     }
 
-    /// Sends one command, from outside the runtime, and asks for no answer; waits while the engine has
-    /// more to do than it should.
+    /// Sends one command from outside the runtime, without an answer; waits if the engine has too many commands
+    /// already.
     pub fn send(&self, command: Command) -> Result<(), EngineStopped> {
         let (answer, _) = oneshot::channel();
         let requested = self.pending(command, answer);
@@ -258,8 +258,8 @@ pub type FleetHandles = BTreeMap<Arc<str>, GatewayHandle>;
 #[error("the gateway has stopped")]
 pub struct EngineStopped;
 
-/// Every picture has all its rows while one of these lives. A slow reader sees fewer pictures,
-/// never an older one, and holds nobody up.
+/// While one of these exists, every snapshot has all its rows. A slow reader skips snapshots but never gets an
+/// older one, and delays nobody.
 #[derive(Debug)]
 pub struct SnapshotWatch {
     snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -267,7 +267,7 @@ pub struct SnapshotWatch {
 }
 
 impl SnapshotWatch {
-    /// Waits for the next picture; `None` when the engine has ended.
+    /// Waits for the next snapshot; `None` when the engine has ended.
     pub async fn next(&mut self) -> Option<Arc<Snapshot>> {
         self.snapshots.changed().await.ok()?;
         Some(self.snapshots.borrow_and_update().clone())
@@ -280,10 +280,10 @@ impl Drop for SnapshotWatch {
     }
 }
 
-/// Whether the gateway behind an attached handle is there.
+/// Whether the gateway behind an attached handle can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GatewayContact {
-    /// It is called for the first time.
+    /// The first connection is being made.
     Calling,
     There,
     Lost {

@@ -19,7 +19,7 @@ const KEPT_EVERY: Duration = Duration::from_secs(300);
 /// A disk that does not answer holds no exit up.
 const HISTORY_FAREWELL: Duration = Duration::from_millis(500);
 
-/// The ring, and what was counted when its last sample was taken.
+/// The ring, and the totals when its last sample was taken.
 #[derive(Debug, Default)]
 pub(super) struct GatewayHistory {
     ring: HistoryRing,
@@ -62,7 +62,7 @@ impl Engine {
         self
     }
 
-    /// To be called once a second.
+    /// Must be called once a second.
     pub(super) fn sample_history(&mut self, totals: &TrafficTotals, pools: &[PoolRow]) {
         let (role, at) = (self.first_role(), self.unix_now());
         let rate = self.traffic.newest();
@@ -140,7 +140,7 @@ fn sample<'a>(
     let sum = |of: fn(&PoolRow) -> usize| {
         pools.clone().fold(0_u64, |sum, pool| sum.saturating_add(of(pool) as u64))
     };
-    // Links that are dialled for a session each are none that could be ready.
+    // Links that are dialled for one session each cannot be ready.
     let links =
         sum(|pool| if pool.target > 0 { pool.ready } else { pool.ready.saturating_add(pool.carrying) });
     HistorySample {

@@ -1,7 +1,7 @@
 //! When a relay looks at its session's sockets, and when the session has been idle for too long.
 //!
-//! A session on a shared link has no socket of its own to look at: `link::multiplex` watches for its `idle` itself
-//! (`IdleWatch`), and the link's pings tell whether the peer lives.
+//! A session on a shared link has no socket of its own to check: `link::multiplex` watches its `idle` itself
+//! (`IdleWatch`), and the link's pings tell whether the peer is alive.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ pub(super) const LOOK: Duration = Duration::from_secs(2);
 /// The longest pause between two checks when there is nothing to check for.
 const REST: Duration = Duration::from_secs(30);
 
-/// When to look at a session's sockets. While nothing moves and nothing is on the way there is
-/// nothing to see that the kernel's keep-alive does not report, so an idle session sleeps.
+/// When to check a session's sockets. While nothing moves and nothing is on the way, there is nothing to see
+/// that the kernel's keep-alive does not report, so an idle session sleeps.
 pub(super) struct SocketWatch {
     idle: Option<Duration>,
     bytes: u64,

@@ -1,8 +1,8 @@
-//! A session whose other side is on a link: its stream is given to the link's task, and what comes back
-//! says how it ended.
+//! A session whose other side is on a link: its stream is given to the link's task, whose answer says how the
+//! session ended.
 //!
-//! What was received and not taken by then is delivered here, so that a link is free of a session as soon
-//! as that is over on the wire.
+//! Bytes that were received but not yet taken by then are delivered here, so that a link is finished with a
+//! session as soon as it is over on the wire.
 
 use std::{io, time::Duration};
 
@@ -15,17 +15,17 @@ use crate::{
     telemetry::registry::SessionCounters,
 };
 
-/// A receiver that takes nothing for so long gets no more of a session that was cut.
+/// After a session was cut, a receiver that takes nothing for this long gets no more.
 const STALLED_MAX: Duration = Duration::from_secs(5);
 
-/// The direction that bytes for a stream are counted in.
+/// The direction in which bytes for a stream are counted.
 #[derive(Debug, Clone, Copy)]
 pub enum Toward {
     Client,
     Backend,
 }
 
-/// What a failure of a client's stream is to the other gateway.
+/// The cause to report to the other gateway when a client's stream fails.
 pub fn cause_of_client(stream: &NetStream, error: &io::Error) -> CutCause {
     if let Some(failure) = stream.pipe().and_then(|pipe| pipe.failure()) {
         return match failure.of {
@@ -41,12 +41,12 @@ pub fn cause_of_client(stream: &NetStream, error: &io::Error) -> CutCause {
     }
 }
 
-/// The same of a backend's.
+/// The same for a backend's stream.
 pub fn cause_of_backend(_: &NetStream, error: &io::Error) -> CutCause {
     if ExhaustedResource::of(error).is_some() { CutCause::Other } else { CutCause::Backend }
 }
 
-/// Gives a stream what it has yet to take; `stalled` bounds how long it may take nothing.
+/// Gives a stream the bytes it has yet to take; `stalled` limits how long it may take nothing.
 pub async fn deliver(
     stream: &mut NetStream,
     rest: &Undelivered,
@@ -78,7 +78,7 @@ pub async fn deliver(
     Ok(())
 }
 
-/// The same of a session that was cut: what came before the cut goes first, and is waited for.
+/// The same for a session that was cut: bytes that came before the cut are delivered first.
 pub async fn deliver_before_cut(
     stream: &mut NetStream,
     rest: &Undelivered,

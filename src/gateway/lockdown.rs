@@ -1,4 +1,5 @@
-//! The inside's own switch: what is locked is cut, refused and offered no more, over a restart, until it is unlocked.
+//! The lock that operators set from the inside: whatever is locked is cut, refused and no longer offered, even
+//! after a restart, until it is unlocked.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,17 +19,17 @@ use crate::{
     },
 };
 
-/// What a gateway starts with: the locks of the process before it.
+/// What a gateway starts with: the locks of the previous process.
 #[derive(Debug, Default)]
 pub struct KeptLockdown {
     pub(super) rows: Vec<LockdownRow>,
-    /// Why they could not be read, so that all is locked.
+    /// Why they could not be read, in which case everything is locked.
     file_error: Option<LockdownFileError>,
     file: Option<LockdownFile>,
 }
 
 impl KeptLockdown {
-    /// Reads the file; one that does not read locks everything.
+    /// Reads the file; a file that cannot be read locks everything.
     pub fn read(file: Option<LockdownFile>) -> Self {
         match file.as_ref().map_or(Ok(Vec::new()), LockdownFile::read) {
             Ok(rows) => Self { rows, file_error: None, file },
@@ -40,7 +41,7 @@ impl KeptLockdown {
     }
 }
 
-/// Writes what is locked, one after another, and always what is locked then.
+/// Writes what is locked, one write after another, always with the latest state.
 #[derive(Debug, Clone, Default)]
 pub struct LockdownWriter(Arc<Mutex<Option<LockdownFile>>>);
 
@@ -53,7 +54,7 @@ impl LockdownWriter {
 }
 
 impl Engine {
-    /// Tells what is locked from the start on, and keeps what will be.
+    /// Reports what is locked at the start, and prepares to write later changes.
     pub(super) fn take_kept_lockdown(&mut self, kept: KeptLockdown) {
         let notices = &self.shared.notices;
         if let Some(error) = kept.file_error {
@@ -78,7 +79,7 @@ impl Engine {
         if !rows.iter().any(|held| is_same(held, &row)) {
             rows.push(row.clone());
         }
-        // Before anything is cut, or it would come again.
+        // Set before anything is cut, so that nothing can come back in between.
         lockdown.set_rows(rows);
         let cut =
             self.shared.sessions.registry.cut_inside(|peer, service| lockdown.locks_session(peer, service));
@@ -116,7 +117,7 @@ impl Engine {
         (!is_known).then(|| format!("no service `{service}`"))
     }
 
-    /// Answers when it is written; what can not be written holds all the same.
+    /// Answers when the file is written. A lock that cannot be written still applies.
     fn keep_lockdown(&self, done: String, asker: CommandAudit) {
         let (writer, lockdown) = (self.lockdown_writer.clone(), self.shared.sessions.lockdown.clone());
         self.read_for_operator(
@@ -134,7 +135,7 @@ impl Engine {
         );
     }
 
-    /// Services, offers and links go by what is locked now.
+    /// Applies the current locks to services, offers and links.
     pub(super) fn follow_lockdown(&self) {
         let lockdown = &self.shared.sessions.lockdown;
         for ((half, name), service) in self.shared.sessions.services.load().iter() {
@@ -142,7 +143,7 @@ impl Engine {
         }
         self.send_offers();
         if let Some(internal) = &self.internal {
-            // What is locked for one gateway alone is in no state.
+            // A lock for one gateway alone does not change the state of a service.
             internal.send_offers();
         }
     }

@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::state_file::{StateFile, StateFileError};
 use crate::telemetry::snapshot::LockdownRow;
 
-/// More than any operator locks by hand.
+/// Larger than any list that operators would lock by hand.
 const BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Error)]
@@ -20,7 +20,7 @@ pub enum LockdownFileError {
     Form { path: PathBuf, source: serde_json::Error },
 }
 
-/// Where the locks of one profile's internal half are kept.
+/// Where the locks of one profile's internal half are stored.
 #[derive(Debug, Clone)]
 pub struct LockdownFile(StateFile);
 
@@ -33,14 +33,14 @@ impl LockdownFile {
         &self.0
     }
 
-    /// The locks that are kept; none where there is no file.
+    /// The stored locks; empty if there is no file.
     pub fn read(&self) -> Result<Vec<LockdownRow>, LockdownFileError> {
         let Some(bytes) = self.0.read(BYTES_MAX)? else { return Ok(Vec::new()) };
         let form = |source| LockdownFileError::Form { path: self.0.path(), source };
         serde_json::from_slice(&bytes).map_err(form)
     }
 
-    /// Keeps these from now on: all of them, or those before.
+    /// Stores these locks: either all of them, or the previous ones stay.
     pub fn write(&self, rows: &[LockdownRow]) -> Result<(), LockdownFileError> {
         if rows.is_empty() {
             return Ok(self.0.remove()?);

@@ -1,8 +1,8 @@
 //! The engine: one task that owns the running parts and answers commands.
 //!
-//! In reading order: [`handle`] is its public surface, `switch` takes it from one profile to another (the
-//! first start included), `halves` and `ports` are the running parts, `session` is one client from start to
-//! end, `relay` copies its bytes, `snapshot_builder` makes the snapshot.
+//! In reading order: [`handle`] is its public surface. `switch` takes it from one profile to another, including
+//! the first start. `halves` and `ports` are the running parts, `session` is one client from start to end, and
+//! `relay` copies its bytes. `snapshot_builder` makes the snapshot.
 
 mod attempt;
 mod audit;
@@ -102,10 +102,10 @@ pub use self::{history::KeptHistory, lockdown::KeptLockdown, snapshot_builder::h
 const TICK: Duration = Duration::from_millis(250);
 /// The same while a switch or a stop is under way.
 const TICK_HURRIED: Duration = Duration::from_millis(20);
-/// Sessions that were cut, and links that say farewell, get so long to end.
+/// How long sessions that were cut, and links that are closing, get to end.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// The last lines of the audit get so long to be written.
+/// How long the last lines of the audit get to be written.
 const AUDIT_FAREWELL: Duration = Duration::from_millis(500);
 
 /// Why a gateway does not start.
@@ -121,7 +121,7 @@ pub enum EngineStartError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatewayOutcome {
     Clean,
-    /// So many sessions were cut.
+    /// This many sessions were cut.
     Cut(usize),
 }
 
@@ -134,7 +134,7 @@ pub struct Engine {
     /// The profile that a restart begins with.
     first: ChosenProfile,
     profile: Profile,
-    /// How TLS is spoken at its edges.
+    /// The TLS of its edges.
     edge_tls: EdgeTls,
     auth_files: AuthFiles,
     faults: ServiceFaults,
@@ -156,7 +156,7 @@ pub struct Engine {
     reader: EngineReader,
     /// What is wrong, and since when.
     alert_tracker: AlertTracker,
-    /// Looked at from time to time.
+    /// Updated from time to time.
     descriptors: DescriptorUsage,
     one_session_links: OneSessionLinks,
     certificates: Vec<CertificateExpiry>,
@@ -165,7 +165,7 @@ pub struct Engine {
     closed_services: ClosedServices,
     wall_clock: WallClock,
     host: String,
-    /// Where monitors ask.
+    /// The port for monitors.
     health: Option<MonitorPort>,
     last_turn: LastTurn,
     reloads: Arc<ReloadTally>,
@@ -177,7 +177,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens everything the profile names; an error means that nothing is open.
+    /// Opens everything that the profile names. After an error, nothing is open.
     pub async fn start(
         source: ProfileSource,
         chosen: ChosenProfile,
@@ -186,7 +186,7 @@ impl Engine {
         Self::start_locked(source, chosen, loaded, KeptLockdown::default()).await
     }
 
-    /// The same, with what was locked before: not even its first link or session may come.
+    /// The same with earlier locks, which apply before the first link or session.
     pub async fn start_locked(
         source: ProfileSource,
         chosen: ChosenProfile,
@@ -249,12 +249,12 @@ impl Engine {
         Ok((handle, engine))
     }
 
-    /// Says where its admin socket is.
+    /// Sets the path of its admin socket.
     pub fn with_admin_socket(self, path: Option<&Path>) -> Self {
         Self { admin: path.map(Path::to_path_buf), ..self }
     }
 
-    /// Goes by another clock for the hours of services.
+    /// Uses another clock for the hours of services.
     pub fn with_wall_clock(self, clock: WallClock) -> Self {
         let engine = Self { wall_clock: clock, ..self };
         engine.follow_hours();
@@ -262,8 +262,8 @@ impl Engine {
         engine
     }
 
-    /// Locks this process as its profile wants, now and with each switch. Whatever needs what is refused from
-    /// now on has to be done before.
+    /// Locks this process as its profile says, now and with each switch. Anything that needs what is refused
+    /// from then on has to be done first.
     pub fn with_lock(mut self, lock: ProcessLock) -> Result<Self, LockError> {
         self.lock = lock;
         self.lock
@@ -273,7 +273,7 @@ impl Engine {
         Ok(self)
     }
 
-    /// Where lines for the operator go.
+    /// The log of lines for the operator.
     pub fn notices(&self) -> Arc<NoticeLog> {
         self.shared.notices.clone()
     }
@@ -287,8 +287,8 @@ impl Engine {
             tokio::select! {
                 requested = self.feed.commands.recv(), if !unattended => match requested {
                     Some(requested) => self.handle_command(requested),
-                    // Without a handle nobody can stop it any more, so it stops by itself, unless
-                    // it does already: a second stop would cut.
+                    // Without a handle nobody can stop it any more, so it stops by itself. If it is stopping
+                    // already, it does nothing: a second stop would cut.
                     None => {
                         unattended = true;
                         if !self.is_stopping() {
@@ -362,7 +362,7 @@ impl Engine {
     }
 
     async fn finish(mut self, outcome: GatewayOutcome) -> GatewayOutcome {
-        // Links say farewell in tasks of their own; a stuck one is dropped with the process.
+        // Links close in tasks of their own; one that is stuck is dropped with the process.
         let _ = tokio::time::timeout(FLUSH, self.shared.tasks.all_ended()).await;
         self.mark_stopped();
         self.publish();
@@ -385,7 +385,7 @@ impl Engine {
                 GatewayOutcome::Cut(_) => CommandAnswer::Cut(line.clone()),
             });
         }
-        // A disk that does not answer holds no exit up.
+        // A disk that does not answer must not delay the exit.
         let _ = tokio::time::timeout(AUDIT_FAREWELL, audit.flush()).await;
         outcome
     }

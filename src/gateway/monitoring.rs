@@ -1,4 +1,4 @@
-//! The engine's part in what monitors are told: the port they ask at, and the gateways that the profile names.
+//! The engine's part in monitoring: the port for monitors, and the gateways that the profile names.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use crate::{
 };
 
 impl Engine {
-    /// The files that the profile wants written.
+    /// Sets up the log files that the profile names.
     pub(super) fn install_logs(&self, profile: &Profile) {
         log::set_file(profile.log.as_deref());
         self.shared.access.configure(profile.access_log.as_ref());
     }
 
-    /// The port for monitors that `profile` wants and that is not open.
+    /// The port for monitors that `profile` asks for and that is not open.
     pub(super) fn missing_health<'a>(&self, profile: &'a Profile) -> Option<&'a HostPort> {
         let open = self.health.as_ref().map(|port| &port.at);
         profile.health.address().filter(|at| Some(*at) != open)
@@ -38,7 +38,7 @@ impl Engine {
         self.missing_health(profile).map(|at| MonitorPort::bind(at, found)).transpose()
     }
 
-    /// Opens the new port, or closes the one that is not wanted any more.
+    /// Opens the new port, or closes one that is no longer wanted.
     pub(super) fn install_health(&mut self, new: Option<MonitorPort>, profile: &Profile) {
         if let Some(mut port) = new {
             let watched = MonitoredGateway {
@@ -58,7 +58,7 @@ impl Engine {
         }
     }
 
-    /// What becomes of the port, for a plan: what opens, and what closes.
+    /// Which port for monitors a plan opens, and which it closes.
     pub(super) fn health_changes(&self, profile: &Profile) -> (Option<String>, Option<String>) {
         let opens = self.missing_health(profile).map(|at| format!("http://{at} for monitors"));
         let change =
@@ -67,7 +67,7 @@ impl Engine {
         (opens, closes.map(|port| format!("{} for monitors", port.listening().join(" and "))))
     }
 
-    /// Written beside the engine, which has other things to do.
+    /// Formatted beside the engine, so that it does not wait.
     pub(super) fn tell_metrics(&self, format: MetricsFormat, asker: CommandAudit) {
         let snapshot = Arc::new(self.snapshot(SessionRows::LeftOut));
         let write = move || metrics::render(snapshot, format);
@@ -79,7 +79,7 @@ impl Engine {
         });
     }
 
-    /// Whether it is ready, of a picture that has been judged.
+    /// Whether it is ready, according to a snapshot that has been judged.
     pub(super) fn readiness(&self, snapshot: &Snapshot) -> Readiness {
         Readiness::of(snapshot, &named_gateways(&self.profile))
     }

@@ -1,5 +1,5 @@
-//! What the halves tell each other of the states of services: the internal half's services as they are offered, and at
-//! the DMZ half those that no internal gateway takes sessions for.
+//! What the halves tell each other about the states of services: the internal half offers its services with
+//! their states, and the DMZ half learns which ones no internal gateway takes sessions for.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,22 @@ use crate::{
     telemetry::{log::LogEvent, snapshot::ServicePhase},
 };
 
-/// The services of a DMZ half that are closed inside, and why, as was told last.
+/// The services of a DMZ half that are closed inside, with the reason last reported.
 #[derive(Debug, Default)]
 pub struct ClosedServices(BTreeMap<ServiceName, String>);
 
-/// The state that DMZ gateways hear of a service.
+/// The state of a service that DMZ gateways are told.
 fn offer_state(service: &Service) -> OfferState {
     match service.phase() {
         ServicePhase::Locked => OfferState::Locked,
         ServicePhase::Down => OfferState::Down,
         ServicePhase::Closed => OfferState::Closed,
-        // `open` is refused one by one: an operator ends that soon, one way or the other.
+        // Each `open` is refused by itself, because an operator usually ends this state soon.
         ServicePhase::Open | ServicePhase::Draining => OfferState::Open,
     }
 }
 
-/// Why a service of a DMZ half has no peer that takes its sessions, though it is open here.
+/// Why no peer takes sessions for a service of the DMZ half, though it is open here.
 pub(super) fn closed_reason(service: &Service) -> Option<String> {
     closed_by_peers(service).map(|closed| closed.to_string())
 }
@@ -35,7 +35,7 @@ fn closed_by_peers(service: &Service) -> Option<ServiceClosed> {
     service.connector.load().service_closed(&service.name)
 }
 
-/// The phase of a service as it is for clients.
+/// The phase of a service as clients experience it.
 pub(super) fn shown_phase(service: &Service) -> ServicePhase {
     match (service.phase(), closed_by_peers(service).map(|closed| closed.state)) {
         (ServicePhase::Open, Some(OfferState::Closed)) => ServicePhase::Closed,
@@ -44,7 +44,7 @@ pub(super) fn shown_phase(service: &Service) -> ServicePhase {
     }
 }
 
-/// Why a service can serve nobody: its own backends, or those of all that are asked.
+/// Why a service can serve nobody: because of its own backends, or those of all its peers.
 pub(super) fn down_reason(service: &Service) -> Option<String> {
     service.connector.load().down_reason().or_else(|| closed_reason(service))
 }
@@ -65,7 +65,8 @@ impl Engine {
         }
     }
 
-    /// Tells DMZ gateways which services take no sessions; called often, and silent while nothing has changed.
+    /// Tells DMZ gateways which services take no sessions. It is called often, and does nothing if nothing has
+    /// changed.
     pub(super) fn send_offers(&self) {
         let Some(internal) = &self.internal else { return };
         let services = self.shared.sessions.services.load();
@@ -74,8 +75,8 @@ impl Engine {
         internal.set_states(states.filter(|(_, state)| *state != OfferState::Open).collect());
     }
 
-    /// A line and a notice for each service that the internal gateways close and open. Where both halves are in one
-    /// process, the internal half has told it already.
+    /// Writes a line and a notice for each service that the internal gateways close or open. If both halves
+    /// share a process, the internal half has reported it already.
     pub(super) fn follow_closed_services(&mut self) {
         if self.internal.is_some() {
             return;

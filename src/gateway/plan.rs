@@ -18,7 +18,7 @@ use crate::{
 /// What a switch from the running profile to another one will do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchPlan {
-    /// As it was asked for: a name or a file.
+    /// As the operator named it: a name or a file.
     pub profile: String,
     pub from: String,
     pub from_mode: Mode,
@@ -26,10 +26,10 @@ pub struct SwitchPlan {
     pub to_mode: Mode,
     pub dmz: HalfChange,
     pub internal: HalfChange,
-    /// The services that are not the same afterwards.
+    /// The services that change.
     #[serde(default)]
     pub services: Vec<ServiceChange>,
-    /// New limits that are already exceeded: no new sessions until enough have ended.
+    /// New limits that are already exceeded: there are no new sessions until enough have ended.
     #[serde(default)]
     pub over: Vec<String>,
     /// Listeners, for clients and for links.
@@ -40,11 +40,11 @@ pub struct SwitchPlan {
     pub links: Vec<String>,
     /// Ready links of the old parts, retired a moment later.
     pub retires: usize,
-    /// Open sessions that notice nothing.
+    /// Open sessions that are not affected.
     pub stay: usize,
-    /// Those of services that the profile lacks: they have `drain` to end.
+    /// Sessions of services that the profile lacks: they have `drain` to end.
     pub end: Vec<EndingSessions>,
-    /// What it does to the lock of this process, or why that refuses it.
+    /// What it does to the lock of this process, or why the lock forbids it.
     #[serde(default)]
     pub lock: Option<String>,
     /// Whether the switch would be refused for the lock.
@@ -78,7 +78,7 @@ pub enum HalfChange {
     /// It keeps running, with the settings of the new profile.
     Stays,
     Opens,
-    /// A new one opens beside it, then this one closes.
+    /// A new one opens beside it, then the old one closes.
     Replaced,
     Closes,
 }
@@ -104,7 +104,7 @@ impl HalfChange {
 }
 
 impl SwitchPlan {
-    /// Whether the internal half begins to dial, instead of being dialled.
+    /// Whether the internal half begins to dial instead of being dialled.
     pub fn reverses(&self) -> bool {
         self.to_mode == Mode::Reverse && self.from_mode != Mode::Reverse
     }
@@ -147,7 +147,7 @@ impl Engine {
             closes.extend(side.listening().iter().map(|at| format!("{at} for links")));
             retires += side.rows().iter().map(|row| row.ready).sum::<usize>();
         } else if let Some(side) = self.internal.as_ref().filter(|_| internal.closes()) {
-            // In a pair each link has both ends here; they are counted once.
+            // In a pair, both ends of each link are here, so they are counted once.
             retires += side.rows().iter().map(|row| row.ready).sum::<usize>();
         }
         if let Some(side) = self.internal.as_ref().filter(|_| internal.closes()) {
@@ -183,7 +183,7 @@ impl Engine {
         }
     }
 
-    /// What `profile` listens on and what runs does not.
+    /// The addresses that `profile` listens on and the running parts do not.
     pub(super) fn addresses_to_bind(&self, profile: &Profile) -> Vec<HostPort> {
         let plan = self.plan_switch(profile);
         let of_dmz = profile.dmz.as_ref().filter(|_| plan.dmz.opens()).and_then(|half| match &half.mode {
@@ -195,14 +195,14 @@ impl Engine {
                 InternalMode::Forward { listen, .. } => Some(listen),
                 InternalMode::Reverse { .. } => None,
             });
-        // Links inside WebSockets come in by ports of clients.
+        // Links inside WebSockets come in at client ports.
         let bare = [of_dmz, of_internal].into_iter().flatten().filter(|listen| listen.web_socket().is_none());
         let of_clients = ports::missing_addresses(profile, &self.ports);
         let of_monitors = self.missing_health(profile).cloned();
         of_clients.into_iter().chain(bare.map(|listen| listen.at.clone())).chain(of_monitors).collect()
     }
 
-    /// Limits that more sessions than they allow are under already.
+    /// Limits that are exceeded already, by more sessions than they allow.
     fn limits_exceeded(&self, profile: &Profile) -> Vec<String> {
         let running = self.shared.sessions.services.load();
         let of_dmz = profile.dmz.iter().flat_map(|half| &half.services);
@@ -295,7 +295,7 @@ impl fmt::Display for SwitchPlan {
     }
 }
 
-/// Why a profile can not be switched to, before anything is opened for it.
+/// Why a profile cannot be switched to, found before anything is opened for it.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchRefusal {
     #[error("{}", problem_lines(.0))]
@@ -307,7 +307,7 @@ pub enum SwitchRefusal {
 }
 
 impl SwitchRefusal {
-    /// To be asked before a file is opened that could not be written.
+    /// Must be called before a file is opened that could not be written.
     pub fn check_lock(folders: Option<&FolderLock>, profile: &Profile) -> Result<(), Self> {
         match folders.and_then(|folders| folders.refusal(profile)) {
             Some(why) => Err(Self::Locked(why)),

@@ -1,4 +1,5 @@
-//! The ports that clients connect to, and links inside WebSockets: by one path of a port, alone or beside services.
+//! The ports for clients, and for links inside WebSockets, which use one path of a port, alone or beside
+//! services.
 
 use std::{
     collections::HashMap,
@@ -28,12 +29,12 @@ use crate::{
 };
 
 pub type ClientPorts = HashMap<PortKey, ClientPort>;
-/// Identifies a port by its address in the profile; whoever is on `port 0` has a port of its own.
+/// Identifies a port by its address in the profile. An owner that asks for port 0 has a port of its own.
 type PortKey = (HostPort, Option<PortOwner>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum PortOwner {
-    /// An accept of a service, by its place.
+    /// An accept of a service, by its position.
     Accept(ServiceName, usize),
     Links(Half),
 }
@@ -42,18 +43,18 @@ pub(super) enum PortOwner {
 #[derive(Debug)]
 pub struct ClientPort {
     routes: Arc<ArcSwap<PortRoutes>>,
-    /// Where links come in by it.
+    /// The endpoints for links on this port.
     endpoints: Arc<LinkEndpoints>,
-    /// What the profile calls it for each service.
+    /// The address in the profile for each service on it.
     names: Vec<(AcceptAddress, ServiceName)>,
     entries: Vec<ProbeEntry>,
     /// Until it is started.
     listener: Option<Arc<Listener>>,
-    /// Closes the port when it is not wanted any more.
+    /// Closes the port when it is no longer wanted.
     pub(super) closer: ListenerGuard,
-    /// What becomes of it while none of its services is ready.
+    /// What happens to it while none of its services is ready.
     pub(super) unready: UnreadyPolicy,
-    /// Where it listened before it was closed for that.
+    /// Where it listened before it was closed because of that.
     pub(super) shut: Option<ShutPort>,
 }
 
@@ -61,21 +62,21 @@ pub struct ClientPort {
 #[derive(Debug)]
 pub(super) struct ShutPort {
     pub at: Vec<SocketAddr>,
-    /// It could not be opened again, which was told.
+    /// It could not be opened again, and that was reported.
     pub is_taken: bool,
 }
 
-/// What a profile has on one port.
+/// What a profile wants on one port.
 #[derive(Default)]
 struct WantedPort<'a> {
-    /// The services, and how they are reached.
+    /// The services, and their accepts.
     accepts: Vec<(&'a DmzService, &'a Accept)>,
-    /// Where links come in by it, and whether they wait for its address.
+    /// The links that come in here, and whether they wait for its address.
     links: Option<(&'a LinkAddress, BindPolicy)>,
 }
 
 impl WantedPort<'_> {
-    /// One of those that share it is enough to wait for it.
+    /// If one of those that share it waits, that is enough to wait.
     fn bind(&self) -> BindPolicy {
         let mut all = self.accepts.iter().map(|(_, accept)| accept.bind);
         let waits = all.any(|bind| bind == BindPolicy::Wait)
@@ -83,7 +84,7 @@ impl WantedPort<'_> {
         if waits { BindPolicy::Wait } else { BindPolicy::Now }
     }
 
-    /// Links come in by it whatever becomes of its services.
+    /// Links use it whatever happens to its services.
     fn unready(&self) -> UnreadyPolicy {
         let refuses = |(service, _): &(&DmzService, _)| service.unready == UnreadyPolicy::Refuse;
         match self.links.is_none() && self.accepts.iter().all(refuses) {
@@ -125,7 +126,7 @@ fn wanted_ports(profile: &Profile) -> HashMap<PortKey, WantedPort<'_>> {
 }
 
 impl ClientPort {
-    /// The services that clients reach by it.
+    /// The services that clients reach through it.
     pub(super) fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.names.iter().map(|(_, service)| service)
     }
@@ -150,7 +151,7 @@ impl ClientPort {
             .spawn("client port", tcp::run(listener, self.routes.clone(), self.endpoints.clone(), shared));
     }
 
-    /// An address of a service at each place where it listens, with the real port.
+    /// A service's address at each place where the port listens, with the real port number.
     fn addresses_of(&self, address: &AcceptAddress) -> Vec<AcceptAddress> {
         let real = |at| AcceptAddress { at, ..address.clone() };
         self.closer.describe().into_iter().map(real).collect()
@@ -173,7 +174,7 @@ pub fn bind_missing(
         if !current.contains_key(&key) {
             let listener = listen::bind_for_clients(&key.0, found.addresses(&key.0), wanted.bind())?;
             let port = ClientPort {
-                // Replaced before it is started.
+                // Replaced before the port is started.
                 routes: Arc::new(ArcSwap::from_pointee(PortRoutes {
                     proxy: None,
                     table: RouteTable::Named(Vec::new()),
@@ -192,8 +193,8 @@ pub fn bind_missing(
     Ok(bound)
 }
 
-/// The links of new parts come in: by a port that runs, or by a new one, which is started for that. Its services come
-/// later.
+/// Opens the doors for links of new parts: on a port that is open, or on a new one, which is started for that.
+/// Its services follow later.
 pub fn open_endpoints(
     (dmz, internal): (Option<&DmzSide>, Option<&InternalSide>),
     (running, new): (&ClientPorts, &mut ClientPorts),
@@ -219,8 +220,8 @@ pub fn open_endpoints(
     }
 }
 
-/// The ports that `profile` wants and `current` lacks, and those that it does not want, in words; of clients, since a
-/// half tells of its links' itself.
+/// The ports that `profile` wants and `current` lacks, and those that it does not want, in words. Only client
+/// ports: a half reports its link ports itself.
 pub fn port_changes(profile: &Profile, current: &ClientPorts) -> (Vec<String>, Vec<String>) {
     let wanted = wanted_ports(profile);
     let line = |at: &AcceptAddress, service: &ServiceName| format!("{at} for clients of `{service}`");
@@ -259,7 +260,7 @@ pub fn replace_ports(
         port.names =
             services.iter().map(|(service, accept)| (accept.address.clone(), service.name.clone())).collect();
         let local = port.closer.listens_at().first().copied();
-        // Who waits for its address has nowhere to be probed yet.
+        // A port that waits for its address has no place to probe yet.
         let local = local.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let entry = |(service, accept): &(&DmzService, &Accept)| ProbeEntry {
             service: service.name.clone(),
@@ -279,7 +280,7 @@ pub fn replace_ports(
 
 fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
     let services = &port.accepts;
-    // The same for all of a port.
+    // It is the same for all accepts of a port.
     let proxy = services.iter().find_map(|(_, accept)| accept.proxy.clone());
     let (mut routes, mut plain_web) = (Vec::<SniRoute>::new(), Vec::new());
     for (service, accept) in services {
@@ -299,7 +300,8 @@ fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
                 plain_web.extend(web(service));
                 None
             }
-            // An accept that should end TLS and can not turns its clients away: nothing is passed on by mistake.
+            // An accept that should end TLS and cannot turns its clients away, so that nothing is passed on by
+            // mistake.
             (EdgeScheme::Tls | EdgeScheme::Https | EdgeScheme::Wss, _)
                 if accept_fault(accept, edges).is_some() =>
             {
@@ -309,7 +311,7 @@ fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
             (EdgeScheme::Tls, tls) => config(tls).map(|config| TlsHandling::Tls(service, config)),
             (EdgeScheme::Https | EdgeScheme::Wss, tls) => {
                 let config = config(tls);
-                // Requests choose among services of the same names and the same TLS alone.
+                // Requests may choose only among services of the same names and the same TLS.
                 let same =
                     routes.iter_mut().find(|route| route.sni == accept.sni).map(|route| &mut route.handling);
                 match (same, config) {
@@ -334,7 +336,7 @@ fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
     PortRoutes { proxy, table }
 }
 
-/// What is wrong with the TLS of an accept, so that it can not be spoken.
+/// What is wrong with the TLS of an accept, so that it cannot be used.
 fn accept_fault<'a>(accept: &Accept, edges: &'a EdgeTls) -> Option<&'a Problem> {
     let fault = edges.fault_of_accept(accept.tls.as_ref()?)?;
     (!fault.is_kept).then_some(fault.problem)
@@ -348,7 +350,7 @@ fn web_kind(scheme: EdgeScheme, carries: Carries) -> WebKind {
     }
 }
 
-/// Where clients of a service come in, with the real ports.
+/// Where clients of a service connect, with the real port numbers.
 pub fn addresses_of_service(ports: &ClientPorts, service: &ServiceName) -> Vec<String> {
     let names = ports.values().flat_map(|port| port.names.iter().map(move |(at, of)| (port, at, of)));
     let of_it = names.filter(|(_, _, of)| *of == service);
@@ -358,14 +360,14 @@ pub fn addresses_of_service(ports: &ClientPorts, service: &ServiceName) -> Vec<S
     bound
 }
 
-/// What the ports of a service wait for.
+/// Why the ports of a service wait.
 pub struct AwaitedPorts {
     pub reason: String,
-    /// Whether clients can come in by none of them.
+    /// Whether clients can use none of them.
     pub are_all: bool,
 }
 
-/// What the ports of a service wait for, where they do.
+/// Why the ports of a service wait, if they do.
 pub fn awaited_ports(ports: &ClientPorts, service: &ServiceName) -> Option<AwaitedPorts> {
     let of_it = || ports.values().filter(|port| port.services().any(|of| of == service));
     let reason = of_it().find_map(|port| port.closer.awaited())?;
@@ -373,7 +375,7 @@ pub fn awaited_ports(ports: &ClientPorts, service: &ServiceName) -> Option<Await
     Some(AwaitedPorts { reason: format!("its port is not open yet, {reason}"), are_all })
 }
 
-/// Where probes of each service go in: by each kind of TLS that its clients speak, or by any of its ports.
+/// Where probes enter each service: one entry for each kind of TLS that its clients use, or any of its ports.
 pub fn probe_entries(ports: &ClientPorts) -> Vec<ProbeEntry> {
     let open = |port: &ClientPort| {
         let at = port.closer.listens_at().first().copied();

@@ -28,7 +28,7 @@ impl Engine {
 
 fn profile_rows(source: &ProfileSource, current: &ChosenProfile) -> Vec<ProfileRow> {
     let mut chosen: Vec<_> = source.list().into_iter().map(ChosenProfile::File).collect();
-    // The one that runs may lie in no folder, or be the built-in one.
+    // The running profile may be in no folder, or be the built-in one.
     if !chosen.iter().any(|chosen| is_same(chosen, current)) {
         chosen.insert(0, current.clone());
     }
@@ -36,7 +36,7 @@ fn profile_rows(source: &ProfileSource, current: &ChosenProfile) -> Vec<ProfileR
     chosen.iter().map(|chosen| profile_row(source, chosen, is_same(chosen, current))).collect()
 }
 
-/// Whether they are one file, which may have been named in two ways.
+/// Whether two names lead to the same file.
 fn is_same(one: &ChosenProfile, other: &ChosenProfile) -> bool {
     let real = |chosen: &ChosenProfile| chosen.file().and_then(|file| file.canonicalize().ok());
     one == other || real(one).is_some_and(|file| Some(file) == real(other))
@@ -48,7 +48,7 @@ fn profile_row(source: &ProfileSource, chosen: &ChosenProfile, is_current: bool)
     let choice = ProfileOverrides { mode: None, role: source.role };
     let (profile, problems) = match source.load(chosen, None) {
         Ok(loaded) => (Some(loaded.profile), Vec::new()),
-        // What can be read of one with missing certificates is still worth telling.
+        // If certificates are missing, whatever can be read is still worth showing.
         Err(problems) => (file.and_then(|file| load(file, &choice).ok()), problems),
     };
     let (mode, roles, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), mode_and_halves);
@@ -78,7 +78,7 @@ fn problem_row(problem: &Problem) -> ProblemRow {
     ProblemRow { text: problem.to_string(), excerpt: excerpt(problem).unwrap_or_default() }
 }
 
-/// The line before, the line itself, and a sign under its column.
+/// The line before, the line itself, and a mark under its column.
 fn excerpt(problem: &Problem) -> Option<Vec<String>> {
     let (line, column) = (problem.place.line.checked_sub(1)?, problem.place.column.saturating_sub(1));
     let read = disk::read(Path::new(&*problem.place.file), EXCERPT_BYTES_MAX, PipePolicy::Refused).ok()?;

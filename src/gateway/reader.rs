@@ -90,7 +90,7 @@ impl Engine {
         self.read_with(self.reader.states.clone(), work, then);
     }
 
-    /// Looks up what is to be listened on; goes on at once where there are addresses alone.
+    /// Looks up the addresses to listen on; continues at once if there are only IP addresses.
     pub(super) fn look_up(
         &mut self,
         wanted: Vec<HostPort>,
@@ -102,7 +102,7 @@ impl Engine {
         let continuation_sender = self.reader.continuation_sender.clone();
         self.reader.tasks.spawn("look-up", async move {
             let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOK_UP).await;
-            // An engine that has ended needs nothing any more.
+            // An engine that has ended needs no result.
             let _ = continuation_sender.send(Box::new(move |engine: &mut Self| then(engine, found))).await;
         });
     }
@@ -116,7 +116,7 @@ impl Engine {
         let continuation_sender = self.reader.continuation_sender.clone();
         self.reader.tasks.spawn("files", async move {
             let read = files.run(work).await;
-            // An engine that has ended needs nothing any more.
+            // An engine that has ended needs no result.
             let _ = continuation_sender.send(Box::new(move |engine: &mut Self| then(engine, read))).await;
         });
     }

@@ -1,4 +1,4 @@
-//! What each picture takes from those before it: the last minute, and the states that are held.
+//! What each snapshot takes from those before it: the last minute, and the states that are held.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// What pictures before this one tell: failures of each pool row and waits of each service in the last
-/// minute, and the states that are held.
+/// What previous snapshots contribute: failures of each pool row and waits of each service in the last minute,
+/// and the states that are held.
 #[derive(Debug, Default)]
 pub struct RecentHistory {
     held: HashMap<PoolKey, HeldPoolState>,
@@ -31,7 +31,7 @@ struct HeldPoolState {
     at: f64,
 }
 
-/// What tells a row of the pools from the others. Two gateways of one name and address differ in the instance.
+/// Identifies a pool row. Two gateways with one name and address differ in the instance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct PoolKey {
     half: Half,
@@ -52,7 +52,7 @@ impl PoolKey {
         }
     }
 
-    /// Whether it may be the same gateway, started anew.
+    /// Whether it may be the same gateway after a restart.
     fn may_succeed(&self, other: &Self) -> bool {
         let unnamed = |key: &Self| Self { instance: None, ..key.clone() };
         unnamed(self) == unnamed(other)
@@ -63,7 +63,7 @@ impl RecentHistory {
     /// Must be called once a second.
     pub(super) fn sample(&mut self, pools: &[PoolRow], services: &ServiceTable, now: f64) {
         let failures = pools.iter().map(|row| {
-            // A row that is new has failed within the minute, as far as it has.
+            // All failures of a new row happened within the minute.
             let mut counts = self.failures_before(row).cloned().unwrap_or_else(|| VecDeque::from([0]));
             counts.push_back(row.failures);
             if counts.len() > MINUTE_SECONDS {
@@ -78,7 +78,7 @@ impl RecentHistory {
         }
     }
 
-    /// The counts of a row, or of the gateway whose failures it took over when that was started anew.
+    /// The counts of a row, or of the gateway whose failures it took over after a restart.
     fn failures_before(&self, row: &PoolRow) -> Option<&VecDeque<u64>> {
         let key = PoolKey::of(row);
         let took_over = |(before, counts): &(&PoolKey, &VecDeque<u64>)| {
@@ -88,8 +88,8 @@ impl RecentHistory {
         counts.or_else(|| self.failures.iter().find(took_over).map(|(_, counts)| counts))
     }
 
-    /// To be called with each picture: a pool around its target would change its word several times a
-    /// second. A worse state is true at once, a better one when it has lasted.
+    /// Must be called with each snapshot. A pool close to its target would otherwise change its word several
+    /// times a second. A worse state is shown at once, a better one after it has lasted.
     pub(super) fn hold_states(&mut self, pools: &[PoolRow], now: f64) {
         let held = pools.iter().map(|row| {
             let before = self.held.get(&PoolKey::of(row)).copied();
@@ -121,7 +121,7 @@ impl RecentHistory {
     }
 }
 
-/// A better state is shown when it has lasted so long.
+/// How long a better state must last before it is shown.
 const HOLD_SECONDS: f64 = 1.0;
 /// Samples in a minute, one a second.
 const MINUTE_SECONDS: usize = 60;
@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    /// Failures of the last minute, after a second in which rows of one name had failed so often in all.
+    /// Failures of the last minute, after a second in which rows with one name had these totals.
     fn failed_lately(recent: &mut RecentHistory, rows: &[(&str, u64)]) -> Vec<u64> {
         let row = |&(instance, failures): &(&str, u64)| PoolRow {
             failures,

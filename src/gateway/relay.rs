@@ -1,9 +1,9 @@
 //! Copies a session's bytes both ways, unchanged and in order.
 //!
-//! Both directions live in one task. A chunk is read into a buffer of the worker thread's own and
-//! written on at once; only what the other side does not take is kept, and while it is, nothing
-//! more is read from its sender. So an idle session holds no buffer, and a slow reader slows its
-//! sender. A half-close is passed on. No lock, clock read, allocation or log line for each chunk.
+//! Both directions run in one task. A chunk is read into a buffer of the worker thread and written on at once.
+//! Only what the other side does not take is kept, and until it is taken, nothing more is read from its sender.
+//! So an idle session holds no buffer, and a slow reader slows its sender. A half-close is passed on. A chunk
+//! costs no lock, clock read, allocation or log line.
 
 use std::{
     cell::RefCell,
@@ -31,7 +31,7 @@ use crate::{
 /// Bytes moved at once: eight TLS records.
 const CHUNK_BYTES: usize = 128 * 1024;
 thread_local! {
-    /// The worker's buffer; borrowed within one poll and never across one.
+    /// The worker thread's buffer, borrowed within one poll and never across polls.
     static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
 }
 
@@ -49,7 +49,7 @@ pub enum WhichSide {
 pub enum RelayOutcome {
     /// Both directions have ended cleanly, and both ends know.
     Clean,
-    /// One side failed, and what it had sent has been delivered; the other has to be told by a reset.
+    /// One side failed, and what it had sent has been delivered. The other side must be reset.
     Failed(WhichSide, io::Error),
     /// No byte either way for the service's `idle`.
     Idle,
@@ -62,8 +62,8 @@ pub struct LinkSides {
     pub upstream: bool,
 }
 
-/// Relays until both directions have ended, a side fails, or nothing moves for `idle`. `first` goes
-/// up before anything else. The permits show that the session holds its places.
+/// Relays until both directions have ended, a side fails, or nothing moves for `idle`. `first` is sent upstream
+/// before anything else. Taking the permits proves that the session holds its places.
 pub async fn relay(
     _permits: &SessionPermits,
     downstream: &mut NetStream,
@@ -89,14 +89,14 @@ pub async fn relay(
     match poll_fn(|cx| relay.poll(cx, next_check.as_mut())).await {
         Ok(ended) => ended,
         Err((side, error)) => {
-            // It may be that all of the session came at once, its failure with it.
+            // The whole session may have arrived at once, including its failure.
             relay.enter_phase();
             let Relay { downstream, upstream, up, down, .. } = &mut relay;
             let (direction, sides) = match side {
                 WhichSide::Downstream => (up, (&mut **downstream, &mut **upstream)),
                 WhichSide::Upstream => (down, (&mut **upstream, &mut **downstream)),
             };
-            // Boxed: an open session holds no memory for how it may fail.
+            // Boxed, so that an open session holds no memory for how it may fail.
             let error = Box::pin(deliver_remaining(side, direction, sides, error, counters)).await;
             RelayOutcome::Failed(side, error)
         }
@@ -112,14 +112,14 @@ struct Relay<'a> {
     up: RelayDirection,
     down: RelayDirection,
     watch: SocketWatch,
-    /// Of the downstream side and of the upstream side.
+    /// For the downstream side and the upstream side.
     deliveries: [DeliveryWatch; 2],
     /// Whether the sockets were checked at least once.
     was_checked: bool,
 }
 
 impl Relay<'_> {
-    /// Moves what can be moved, and then judges the session by what is left.
+    /// Moves what can be moved, and then decides the session's state by what is left.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -148,7 +148,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Hears of a side's failure where nothing is read from it now.
+    /// Notices a side's failure while nothing is being read from it.
     fn poll_control(&mut self, cx: &mut Context<'_>) -> Result<(), SideFailure> {
         let Self { downstream, upstream, up, down, .. } = self;
         for (which, side, direction) in
@@ -176,7 +176,7 @@ impl Relay<'_> {
         cx: &mut Context<'_>,
         mut next_check: Pin<&mut Sleep>,
     ) -> Poll<Result<RelayOutcome, SideFailure>> {
-        // A side that is not read any more shows by no event that it has gone.
+        // A side that is no longer read gives no event when it is gone.
         let held =
             [&self.up, &self.down].iter().any(|direction| direction.holds_bytes() || direction.has_ended());
         if self.watch.has_reason_to_wake(self.counters.bytes(), held) {
@@ -192,7 +192,7 @@ impl Relay<'_> {
         Poll::Pending
     }
 
-    /// Whether a side has yet to acknowledge some of what it was sent.
+    /// Whether a side has not yet acknowledged everything it was sent.
     fn check_sockets(&mut self) -> Result<bool, SideFailure> {
         if !std::mem::replace(&mut self.was_checked, true) && !self.links.upstream {
             self.upstream.tcp().into_iter().for_each(tcp::keep_edge_alive);
@@ -224,8 +224,8 @@ impl WhichSide {
     }
 }
 
-/// What a side's socket knows that reading it would not show now: an error, while we wait to write
-/// to the other side and do not read; a silent SOCKS5 link, long before the kernel gives up on it.
+/// Checks what a side's socket knows that reading it would not show now: an error, while we wait to write to
+/// the other side and do not read; or a silent SOCKS5 link, long before the kernel gives up on it.
 fn check_socket(side: &NetStream, link: Option<&mut DeliveryWatch>) -> io::Result<DeliveryState> {
     let Some(socket) = side.tcp() else { return Ok(DeliveryState::All) };
     if let Ok(Some(error)) = socket.take_error() {
@@ -256,7 +256,7 @@ pub(super) enum DirectionState {
 #[derive(Debug, Default)]
 pub(super) struct RelayDirection {
     pub(super) state: DirectionState,
-    /// Bytes that the receiver has not taken completely, and how many of them it has.
+    /// Bytes that the receiver has not completely taken, and how many of them it has.
     kept: Vec<u8>,
     taken: usize,
     unflushed: bool,
@@ -294,7 +294,7 @@ impl RelayDirection {
             ready!(self.poll_kept(cx, to, &moved))?;
             match self.state {
                 DirectionState::Ended | DirectionState::Lost => return Poll::Ready(Ok(())),
-                // Closing it tells the same, once both have ended.
+                // Closing both sides says the same, once both have ended.
                 DirectionState::Ending
                     if self.is_last && matches!(to, NetStream::Tcp(_) | NetStream::Unix(_)) =>
                 {
@@ -377,7 +377,7 @@ impl RelayDirection {
         })
     }
 
-    /// Nothing more to read for now: flushes what TLS holds back.
+    /// Nothing more to read for now: flushes what TLS is holding back.
     fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut NetStream) -> Poll<Result<(), SideFailure>> {
         if self.unflushed {
             ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|error| (WhichSide::Upstream, error))?;
@@ -396,8 +396,8 @@ enum FillResult {
     Failed(io::Error),
 }
 
-/// Reads until the buffer is full or there is no more for now: TLS yields a record at a time, and
-/// several are written on in one call.
+/// Reads until the buffer is full or nothing more is available: TLS yields one record at a time, and several
+/// are written on in one call.
 fn fill_buffer(cx: &mut Context<'_>, from: &mut NetStream, buf: &mut ReadBuf<'_>) -> FillResult {
     loop {
         let before = buf.filled().len();
@@ -486,7 +486,7 @@ mod tests {
             };
             let reading = async {
                 let mut received = Vec::new();
-                // Small reads, so that the receive window shuts again and again.
+                // Small reads, so that the receive window closes again and again.
                 while backend.take(3_000).read_to_end(&mut received).await.expect("bytes") > 0 {}
                 backend.shutdown().await.expect("it ends");
                 received

@@ -26,7 +26,7 @@ use crate::{
 /// The services of a gateway, by half and name.
 pub type ServiceTable = HashMap<(Half, ServiceName), Arc<Service>>;
 
-/// A service for as long as profiles keep it; what a switch may change can be swapped.
+/// A service for as long as profiles keep it; everything that a switch may change can be replaced.
 #[derive(Debug)]
 pub struct Service {
     pub name: ServiceName,
@@ -35,24 +35,24 @@ pub struct Service {
     pub connector: ArcSwap<Connector>,
     /// Cuts the service's sessions.
     pub cut: CancellationToken,
-    /// At a stop: what is under way ends, and no more follows it.
+    /// Cancelled at a stop: what is under way ends, and nothing follows it.
     pub leave: CancellationToken,
-    /// How fast its clients' bytes go.
+    /// The speed limit of its clients' bytes.
     pub pace: Arc<ServicePace>,
-    /// What DMZ gateways have of it, by the names in their certificates.
+    /// What DMZ gateways use of it, by the names in their certificates.
     pub peer_usage: Arc<UsageTable<Arc<str>>>,
     /// Response fields already reported to contain one of the backend's own names.
     pub reported: Arc<ReportOnce>,
     /// How long its clients waited for a link.
     pub waits: WaitHistogram,
-    /// The same, and how long it took to open their ways, for monitors.
+    /// The same, and how long it took to open sessions, for monitors.
     pub wait_times: DurationBuckets,
     pub connect_times: Arc<DurationBuckets>,
     /// Why it cannot serve anybody, if it cannot.
     down: ArcSwapOption<String>,
     drained: ArcSwapOption<DrainRequest>,
     locked: AtomicBool,
-    /// Outside of its hours.
+    /// It is outside its hours.
     closed: AtomicBool,
     open: AtomicUsize,
     /// Sessions that can become idle, keyed by their address in memory.
@@ -65,12 +65,12 @@ pub struct ServiceSettings {
     pub sessions: usize,
     pub idle: Option<Duration>,
     pub peers: Option<Vec<String>>,
-    /// A session's longest life.
+    /// The longest duration of a session.
     pub session_limit: Option<Duration>,
     pub rate: ByteRates,
-    /// When it takes new sessions; `None`: always.
+    /// When it takes new sessions; `None` means always.
     pub hours: Option<OpeningHours>,
-    /// What each DMZ gateway may have.
+    /// The limits of each DMZ gateway.
     pub per_peer: Option<SessionLimits>,
 }
 
@@ -104,14 +104,14 @@ impl Service {
         Arc::new(service)
     }
 
-    /// Goes by these from now on; how fast bytes go also in sessions that are open.
+    /// Applies new settings. The speed limit also changes in open sessions.
     pub fn set_settings(&self, settings: ServiceSettings) {
         let ByteRates { session, service } = settings.rate;
         self.pace.set(session.map(|rate| rate.0), service.map(|rate| rate.0));
         self.settings.store(Arc::new(settings));
     }
 
-    /// Sends new sessions where `connector` does, if that is elsewhere than before.
+    /// Sends new sessions to another `connector`, if it has changed.
     pub fn replace_connector(&self, mut connector: Connector) {
         let before = self.connector.load();
         if !before.is_same_as(&connector) {
@@ -120,8 +120,8 @@ impl Service {
         }
     }
 
-    /// A place for one more session: a free one, or, where the limit is reached, that of the session that has
-    /// rested longest.
+    /// A permit for one more session: a free one or, if the limit is reached, that of the session that has been
+    /// idle for longest.
     pub fn admit(self: &Arc<Self>, rest: Option<Arc<IdleState>>) -> Result<SessionPermit, usize> {
         let limit = self.settings.load().sessions;
         let one_more = |open: usize| (open < limit).then_some(open + 1);
@@ -143,7 +143,7 @@ impl Service {
             match resting.min_by_key(|(since, _)| *since) {
                 None => return false,
                 Some((since, rest)) if rest.try_reclaim(since) => return true,
-                // It has gone to work meanwhile.
+                // It is no longer idle.
                 Some(_) => {}
             }
         }
@@ -153,13 +153,13 @@ impl Service {
         self.idle_capable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes no new sessions from now on. The first request to drain is the one that is shown.
+    /// Takes no new sessions from now on. The first drain request is the one that is shown.
     pub fn drain(&self, by: &str) {
         let drained = Arc::new(DrainRequest { since: log::utc_now(), by: by.into() });
         self.drained.compare_and_swap(&None::<Arc<DrainRequest>>, Some(drained));
     }
 
-    /// New sessions again.
+    /// Takes new sessions again.
     pub fn undrain(&self) {
         self.drained.store(None);
     }
@@ -169,19 +169,19 @@ impl Service {
         self.drained.load().as_deref().cloned()
     }
 
-    /// Whether the inside has locked it.
+    /// Records whether the inside has locked it.
     pub fn set_locked(&self, locked: bool) {
         self.locked.store(locked, Ordering::Relaxed);
     }
 
-    /// Opens or closes it by its hours; whether that has changed.
+    /// Opens or closes it by its hours; returns whether that has changed.
     pub fn follow_hours(&self, now: SystemTime) -> bool {
         let hours = self.settings.load();
         let is_closed = hours.hours.as_ref().is_some_and(|hours| !hours.is_open_at(now));
         self.closed.swap(is_closed, Ordering::Relaxed) != is_closed
     }
 
-    /// Whether it is outside of its hours.
+    /// Whether it is outside its hours.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }

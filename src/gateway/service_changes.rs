@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::{Accept, BackendSet, ClientRules, DmzMode, Half, OpeningHours, Profile};
 
-/// One service that is not the same under both profiles.
+/// One service that differs between the two profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceChange {
     pub role: Half,
     pub service: String,
     pub becomes: ServiceChangeKind,
-    /// What is new, what goes, or what differs.
+    /// What is added, removed or different.
     pub what: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ impl ServiceChangeKind {
     }
 }
 
-/// Of both halves, by name.
+/// Compares the services of both halves, by name.
 pub fn compare_services(before: &Profile, after: &Profile) -> Vec<ServiceChange> {
     let (before, after) = (collect_facts(before), collect_facts(after));
     let keys: BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
@@ -57,10 +57,10 @@ pub fn compare_services(before: &Profile, after: &Profile) -> Vec<ServiceChange>
     keys.into_iter().filter_map(change).collect()
 }
 
-/// What is compared of one service.
+/// The facts that are compared for one service.
 #[derive(Default)]
 struct ServiceFacts {
-    /// By what they are called.
+    /// Facts with their names.
     described: Vec<(&'static str, String)>,
     /// Facts without a short form: only the fact that they differ is shown.
     undescribed: Vec<(&'static str, String)>,
@@ -86,7 +86,7 @@ impl ServiceFacts {
             }
         }
         for (name, text) in &self.undescribed {
-            // A place that is another is told already.
+            // A changed place has been reported already.
             let is_told = lines.iter().any(|line| name.ends_with(line.split(' ').next().unwrap_or_default()));
             if was(&before.undescribed, name) != *text && !is_told {
                 lines.push(format!("{name} changed"));
@@ -154,7 +154,7 @@ impl ServiceFacts {
     }
 }
 
-/// Its address, and what else tells it apart on its port.
+/// Its address, and what else identifies it on its port.
 fn describe_accept(accept: &Accept) -> String {
     let mut text = accept.address.to_string();
     let hosts = accept.web.as_ref().map(|web| web.hosts.iter().map(ToString::to_string).collect::<Vec<_>>());

@@ -1,5 +1,6 @@
-//! Problems with the certificates of single services, and with the files of their users. Such a problem does not stop the profile: the other
-//! services are served, and this one is served again as soon as the problem is fixed.
+//! Problems with the certificates of single services, and with the files of their users. Such a problem does
+//! not stop the profile: the other services are served, and this one is served again as soon as the problem is
+//! fixed.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -22,7 +23,7 @@ struct ServiceFault {
     problem: Problem,
 }
 
-/// What can not be used.
+/// The files that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FaultyFiles {
     Certificates,
@@ -31,9 +32,9 @@ enum FaultyFiles {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum FaultEffect {
-    /// What it had before is still in force.
+    /// The previous files are still in force.
     Kept,
-    /// One of its accepts is down, others serve.
+    /// One of its accepts is down, and others serve.
     Partly,
     Down,
 }
@@ -99,7 +100,7 @@ fn fault_of_accepts(service: &DmzService, edges: &EdgeTls, auth: &AuthFiles) -> 
     worst_fault(faults.collect())
 }
 
-/// The worst of several that stand in for each other.
+/// The worst fault among backends that stand in for each other.
 fn worst_fault(faults: Vec<Option<ServiceFault>>) -> Option<ServiceFault> {
     let serves =
         |fault: &Option<ServiceFault>| fault.as_ref().is_none_or(|fault| fault.effect == FaultEffect::Kept);
@@ -126,7 +127,7 @@ fn fault_of_backends(backends: &BackendSet, edges: &EdgeTls) -> Option<ServiceFa
 }
 
 impl Engine {
-    /// Puts services down and up again; a line for each that has changed, which is also a notice.
+    /// Marks services as down or up again. For each change there is a line, which is also a notice.
     pub(super) fn take_over_faults(&mut self, faults: ServiceFaults) -> Vec<String> {
         for (key, service) in self.shared.sessions.services.load().iter() {
             let fault = faults.0.get(key).filter(|fault| fault.effect == FaultEffect::Down);

@@ -1,7 +1,8 @@
-//! What the engine tells its service manager: that it is ready, reloads, stops, how it is, and that it turns.
+//! What the engine reports to its service manager: that it is ready, reloads or stops, how it is, and that it
+//! is running.
 //!
-//! All of it is told by the engine itself between two of its turns, so that one that hangs is silent, and the
-//! manager's watchdog ends it.
+//! The engine itself reports all of it between two of its turns. An engine that hangs is therefore silent, and
+//! the manager's watchdog ends it.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,13 @@ use crate::{
     telemetry::snapshot::{GatewayPhase, Snapshot},
 };
 
-/// A status line is told so often at most.
+/// A status line is sent at most this often.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// Until it is ready, it asks for so much more time to start, so often.
+/// Until the gateway is ready, it asks for this much more time to start, this often.
 const EXTENDS_BY: Duration = Duration::from_secs(30);
 const EXTENDS_EVERY: Duration = Duration::from_secs(10);
 
-/// A service manager, and what it knows.
+/// A service manager, and what it has been told.
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: NotifySocket,
@@ -40,13 +41,13 @@ enum ManagerKnows {
 }
 
 impl Engine {
-    /// Tells a service manager from now on.
+    /// Reports to a service manager from now on.
     pub fn with_service_manager(self, socket: Option<NotifySocket>) -> Self {
         let manager = socket.map(ServiceManager::new);
         Self { manager, ..self }
     }
 
-    /// To be called at each turn.
+    /// Must be called at each turn.
     pub(super) fn tell_manager(&mut self) {
         let Some(mut manager) = self.manager.take() else { return };
         let snapshot = self.feed.snapshots.borrow().clone();
@@ -82,12 +83,12 @@ impl ServiceManager {
         Self { socket, reported, status: String::new(), status_at: None, fed_at: None, extended_at: None }
     }
 
-    /// Tells what is news to it.
+    /// Sends what the manager does not know yet.
     fn notify(&mut self, next: ManagerKnows, status: String, now: Instant) {
         let before = self.reported;
         let notifications = self.notifications(next, status, now);
         if !notifications.is_empty() && !self.socket.notify(&notifications) {
-            // A manager that is busy hears it at the next turn.
+            // A busy manager is told at the next turn.
             (self.reported, self.fed_at, self.extended_at) = (before, None, None);
             self.status.clear();
         }
@@ -104,7 +105,7 @@ impl ServiceManager {
             });
             self.reported = next;
         }
-        // Else it would end the start of a gateway whose other half is away.
+        // Otherwise the manager would end the start of a gateway whose other half is away.
         if next == ManagerKnows::Nothing && is_due(self.extended_at, EXTENDS_EVERY) {
             notifications.push(Notification::ExtendTimeout { by: EXTENDS_BY });
             self.extended_at = Some(now);
@@ -114,7 +115,7 @@ impl ServiceManager {
             notifications.push(Notification::Status(status.clone()));
             (self.status, self.status_at) = (status, Some(now));
         }
-        // Twice within its time, as sd_watchdog_enabled(3) has it.
+        // Twice within its time, as sd_watchdog_enabled(3) recommends.
         if let Some(within) = self.socket.watchdog
             && is_due(self.fed_at, within / 2 - within / 8)
         {
@@ -181,7 +182,7 @@ mod tests {
             NotifySocket::connect(self.folder.path().join("notify").as_os_str(), Some(WATCHDOG)).unwrap()
         }
 
-        /// All that was told until now.
+        /// Everything that was sent so far.
         fn received(&self) -> String {
             let mut received = Vec::new();
             let mut message = [0; 4096];
@@ -223,12 +224,12 @@ mod tests {
     async fn the_watchdog_is_fed_by_the_turns_of_the_engine_and_by_nothing_else() {
         let end = ManagerEnd::new();
         let (handle, engine) = engine(end.connect()).await;
-        // All else turns: the runtime with its timers, and the tasks that the engine has started.
+        // Everything else runs: the runtime with its timers, and the tasks that the engine has started.
         sleep(100 * WATCHDOG).await;
         assert_eq!(end.received(), "");
         let tasks = Tasks::default();
         tasks.spawn("gateway", async move {
-            // It ends as it is asked to.
+            // It ends when it is asked to.
             let _ = engine.run().await;
         });
         let mut received = String::new();

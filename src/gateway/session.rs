@@ -45,8 +45,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// Pause before a way that failed under a switch is tried again, and how long that goes on: the
-/// other half is ahead of us by a moment, or the failure stands.
+/// During a switch, a connect that failed is tried again after this pause, for at most this long. Either the
+/// other half is just ahead of us, or the failure is real.
 const SWITCH_LOOK: Duration = Duration::from_millis(50);
 const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -64,7 +64,7 @@ pub struct SessionContext {
     pub registry: Arc<SessionRegistry>,
     pub notices: Arc<NoticeLog>,
     pub probes: PendingProbes,
-    /// Who gets in, of the clients of each service.
+    /// Which clients of each service may come in.
     pub gates: Arc<ClientGates>,
     /// Who the clients of requests are.
     pub logins: Arc<ClientLogins>,
@@ -77,7 +77,7 @@ pub struct SessionContext {
 impl SessionContext {
     /// Serves one session to its end.
     pub async fn serve(self, mut request: Box<SessionRequest>) {
-        // A probe comes in as a client does; only its address tells.
+        // A probe comes in like a client; only its address identifies it.
         let sent = request.client.filter(|_| request.peer.is_none()).and_then(|from| self.probes.claim(from));
         request.probe |= sent.is_some();
         let client = request.client.map_or_else(|| "unknown".into(), |client| client.to_string());
@@ -85,7 +85,7 @@ impl SessionContext {
         let service = self.services.load().get(&key).cloned();
         let service = service.or_else(|| self.leaving.load().get(&key).cloned());
         let Some(service) = service else {
-            // A name from outside gets no place in the books.
+            // A name from outside must not become a key of our tables.
             let peer = request.peer.as_ref().map_or(client.into(), |peer| peer.label());
             self.notices.warn_limited(
                 LogKind::UnknownService,
@@ -117,7 +117,7 @@ impl SessionContext {
         }
         let (end, refused) = run_within_limit(&destination, request, &record, &stopper, &self).await;
         if let Some(outcome_sender) = outcome_sender {
-            // Who does not wait any more need not know.
+            // Nobody may be waiting for it any more.
             let refusal = refused.map(|refused| refused.refusal);
             let _ = outcome_sender.send(SessionOutcome { end: end.clone(), refusal });
         }
@@ -157,7 +157,8 @@ impl SessionDestination<'_> {
     }
 }
 
-/// Runs it for as long as its service lets a session live, and what its client has shown is good.
+/// Runs it within the time that its service allows a session, and only while the client's certificate or token
+/// is valid.
 async fn run_within_limit(
     destination: &SessionDestination<'_>,
     request: Box<SessionRequest>,
@@ -167,7 +168,7 @@ async fn run_within_limit(
 ) -> EndWithRefusal {
     let limit = match request.probe {
         false => destination.service.settings.load().session_limit,
-        // Another gateway may say that it sends one, and never end it.
+        // Another gateway may claim to send a probe, and never end it.
         true => request.peer.as_ref().map(|_| probe::WITHIN),
     };
     let stop_reason = if request.probe { StopReason::ProbeLate } else { StopReason::SessionLimit };
@@ -179,7 +180,7 @@ async fn run_within_limit(
     if end.is_none() && !revocation.can_come() {
         return running.await;
     }
-    // Boxed: a session without a limit holds no memory for one.
+    // Boxed, so that a session without a limit holds no memory for one.
     Box::pin(async move {
         let mut running = pin!(running);
         let is_over = async {
@@ -195,7 +196,7 @@ async fn run_within_limit(
             biased;
             () = revocation.given() => {
                 stopper.stop(StopReason::Revoked);
-                // Its client's connection is cut at the same moment, which is not the cause.
+                // Its client's connection is cut at the same moment, but that is not the cause.
                 let (_, refusal) = running.await;
                 (stopper.end(record.counters().phase()), refusal)
             }
@@ -254,7 +255,7 @@ async fn run(
     try_upstreams(destination, session, order, record, stopper, &sessions.switching).await
 }
 
-/// Tries one link or backend after the other, until one carries the session or none is left.
+/// Tries one link or backend after another, until one carries the session or none is left.
 async fn try_upstreams(
     destination: &SessionDestination<'_>,
     mut session: DownstreamSide,
@@ -265,7 +266,7 @@ async fn try_upstreams(
 ) -> EndWithRefusal {
     let counters = record.counters();
     for _ in 0..TRIES_MAX {
-        // Boxed, as are refusals: an open session holds no memory for what it will not do again.
+        // Boxed, like refusals: an open session should hold no memory for what it will not do again.
         let connecting =
             Box::pin(connect_unless_gone(destination, &mut session, &mut order, stopper, switching));
         let connected = match connecting.await {
@@ -285,7 +286,7 @@ async fn try_upstreams(
         }
         match session.run_attempt(connected, &mut order, stopper).await {
             AttemptOutcome::Ended(end) => return (end, None),
-            // A backend that was waited for is not waited for again elsewhere.
+            // After waiting for one backend, no other is waited for.
             AttemptOutcome::Refused(failure)
                 if failure.refusal == Refusal::BackendLate || !destination.connector().has_other(&order) =>
             {
@@ -299,7 +300,7 @@ async fn try_upstreams(
     Box::pin(session.refuse(failure, counters)).await
 }
 
-/// Connects, unless the session is stopped or its client leaves first: then how it ended.
+/// Connects, unless the session is stopped or its client leaves first. In that case, returns how it ended.
 async fn connect_unless_gone(
     destination: &SessionDestination<'_>,
     session: &mut DownstreamSide,
@@ -326,13 +327,13 @@ async fn connect_unless_gone(
     }
 }
 
-/// What a box holds; its own memory is free from here on, where `*` keeps it to the end of a function.
+/// Takes a value out of its box, freeing the box here; `*` would keep it until the end of the function.
 #[expect(clippy::boxed_local, reason = "that the box goes is the point")]
 pub(super) fn unboxed<T>(value: Box<T>) -> T {
     *value
 }
 
-/// A client's bytes go no faster than its service allows.
+/// Limits the speed of a client's bytes as its service says.
 fn pace_client(side: Downstream, half: Half, service: &Service) -> Downstream {
     match (side, half) {
         (Downstream::Client(stream), Half::Dmz) => Downstream::Client(stream.paced(&service.pace)),
@@ -340,8 +341,8 @@ fn pace_client(side: Downstream, half: Half, service: &Service) -> Downstream {
     }
 }
 
-/// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
-/// sent yet: the other half may have closed the old way a moment before this one takes the new.
+/// Connects. If a switch has replaced the connector meanwhile, or is about to, tries again, since nothing was
+/// sent yet. The other half may have closed the old path a moment before this one takes the new.
 async fn connect_upstream(
     destination: &SessionDestination<'_>,
     order: &mut ConnectRequest<'_>,
@@ -352,7 +353,7 @@ async fn connect_upstream(
         let connector = destination.connector();
         let result = connector.connect(order).await;
         let of_the_way = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
-        // Read first: a switch replaces the way before it ends.
+        // Read first, because a switch replaces the connector before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
         match result {
             Err(_) if !Arc::ptr_eq(&connector, &destination.connector()) => {}
@@ -367,10 +368,10 @@ async fn connect_upstream(
     }
 }
 
-/// How often a client that waits and has ended its sending is looked at.
+/// How often to check on a waiting client that has finished sending.
 const GONE_LOOK: Duration = Duration::from_millis(100);
 
-/// Returns when the client has left before its session was connected: its connection has failed. One
+/// Returns when the client has left before its session was connected, because its connection has failed. One
 /// that has only finished sending waits like any other.
 async fn wait_until_gone(downstream: &mut Downstream, counters: &SessionCounters) {
     if let Downstream::Opened(session) = downstream {
@@ -379,8 +380,8 @@ async fn wait_until_gone(downstream: &mut Downstream, counters: &SessionCounters
     }
     let Some(stream) = downstream.stream_mut() else { return std::future::pending().await };
     if let Some(pipe) = stream.pipe() {
-        // Whoever asks, and has ended its sending, is answered; but it may have left, and keeps no place
-        // among those that wait for a link.
+        // A client that has sent its request and finished sending is answered. But it may have left, and should
+        // then not keep a place among those that wait for a link.
         while timeout(GONE_LOOK, pipe.other_end_gone()).await.is_err() {
             if pipe.has_client_ended() && counters.phase() == SessionPhase::Waiting {
                 return;
@@ -389,7 +390,7 @@ async fn wait_until_gone(downstream: &mut Downstream, counters: &SessionCounters
         return;
     }
     let Some(stream) = stream.tcp() else { return std::future::pending().await };
-    // An error of this wait is one of the runtime, which ends.
+    // An error here means that the runtime is ending.
     let _ = stream.ready(Interest::ERROR).await;
 }
 

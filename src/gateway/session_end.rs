@@ -20,7 +20,7 @@ use crate::{
     tls::{error::TlsError, party::TlsParty},
 };
 
-/// Of a session between two streams.
+/// The end of a session between two streams.
 pub(super) fn report_end(
     relayed: RelayOutcome,
     links: LinkSides,
@@ -35,7 +35,7 @@ pub(super) fn report_end(
     SessionEnd { who, phase, reason }
 }
 
-/// Of one whose other side is on a link; what its own stream failed with is told by `local`.
+/// The end of a session whose other side is on a link; `local` explains a failure of its own stream.
 pub(super) fn report_fate(
     fate: SessionFate,
     local: WhichSide,
@@ -52,7 +52,7 @@ pub(super) fn report_fate(
         SessionFate::Unanswered => (EndedBy::Time, unanswered_reason()),
         SessionFate::Reset(cause) => (ended_by(cause), describe_cause(cause).into()),
         SessionFate::LinkLost(loss) => (EndedBy::Peer, format!("the link failed: {loss}")),
-        // Both are tried elsewhere, and end no session.
+        // Both are tried elsewhere, and do not end a session.
         SessionFate::Refused(refusal) => (EndedBy::Peer, refusal.words().into()),
         SessionFate::Unsent => (EndedBy::Peer, "the link was lost before anything was sent".into()),
     };
@@ -120,7 +120,7 @@ fn is_cut(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionReset | UnexpectedEof | BrokenPipe)
 }
 
-/// What the other gateway is told of a session that ends so.
+/// The cause that the other gateway is told for such an end.
 pub(super) fn cut_cause(who: EndedBy) -> CutCause {
     match who {
         EndedBy::Client => CutCause::Client,
@@ -134,7 +134,7 @@ pub(super) fn cut_cause(who: EndedBy) -> CutCause {
     }
 }
 
-/// What has failed in what is spoken at the other end of a pipe; its bytes may have ended well.
+/// The failure of the protocol at the other end of a pipe; its bytes may have ended well.
 pub(super) fn pipe_failure(stream: &NetStream) -> Option<SessionEnd> {
     let PipeFailure { of, reason } = stream.pipe()?.failure()?;
     let who = match of {

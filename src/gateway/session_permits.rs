@@ -1,6 +1,6 @@
-//! Whether a session may be served, and the places that it holds while it is.
+//! Decides whether a session may be served, and holds its permits meanwhile.
 //!
-//! [`SessionPermits`] are made here alone, and nothing is relayed without them.
+//! [`SessionPermits`] can be made only here, and nothing is relayed without them.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -86,7 +86,7 @@ pub struct SessionPermits {
 
 #[cfg(test)]
 impl SessionPermits {
-    /// Those of the only session of a service.
+    /// The permits of the only session of a service.
     pub(super) fn of_test() -> Self {
         let name = ServiceName::parse("test").expect("a name");
         let group = BackendGroup::new(&name, &Backend::Echo.into(), &EdgeTls::default());
@@ -129,7 +129,7 @@ pub(super) fn admit_session(
     Ok(SessionPermits { _client: client, _peer: peer, _service: permit, _backend: backend })
 }
 
-/// Whether a client gets in, where nobody has asked before it had a session.
+/// Whether a client may come in, if nobody has checked before it had a session.
 fn check_client(
     admission: ClientAdmission,
     half: Half,
@@ -191,7 +191,7 @@ fn admit(
     })
 }
 
-/// A place for one more session of a DMZ gateway, where each may have so many.
+/// A permit for one more session of a DMZ gateway, if each has a limit.
 fn admit_peer(
     service: &Service,
     peer: Option<&Peer>,
@@ -209,7 +209,7 @@ fn admit_peer(
     })
 }
 
-/// A place for the backend of a session that a gateway has sent, in that gateway's share.
+/// A permit for a connection to a backend, in the share of the gateway that sent the session.
 fn take_backend(
     gateway: Option<&Peer>,
     backends: &Arc<GatewayShares>,

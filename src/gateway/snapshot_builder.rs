@@ -34,7 +34,7 @@ pub(super) enum SessionRows {
 /// Samples of traffic kept: two minutes, one a second.
 const TRAFFIC_SAMPLES: usize = 120;
 
-/// Bytes per second, worked out from the totals.
+/// Bytes per second, calculated from the totals.
 #[derive(Debug)]
 pub struct TrafficHistory {
     samples: VecDeque<TrafficSample>,
@@ -80,7 +80,7 @@ const DAY_SECONDS: i64 = 86_400;
 const DESCRIPTORS_EVERY: u64 = 5;
 
 impl Engine {
-    /// Pool rows with what the last minute tells, and what the loss of a peer has cost.
+    /// Pool rows with the figures of the last minute, and with what losing a peer has cost.
     pub(super) fn pool_rows(&self) -> Vec<PoolRow> {
         let mut pools = self.dmz.as_ref().map(|side| side.rows()).unwrap_or_default();
         pools.extend(self.internal.as_ref().map(|side| side.rows()).unwrap_or_default());
@@ -117,7 +117,7 @@ impl Engine {
             if with_rows { registry.rows() } else { (Vec::new(), registry.open_count()) };
         let (failures, failures_left_out) = if with_rows { registry.failures() } else { Default::default() };
         let switching = self.pending_switch();
-        // Read once: the sums of the services are the totals.
+        // Read once, so that the services add up to the totals.
         let of_services = registry.totals();
         let of_dmz = self.dmz.as_ref().map(|side| side.listening()).unwrap_or_default();
         let of_internal = self.internal.as_ref().map(|side| side.listening()).unwrap_or_default();
@@ -247,7 +247,7 @@ impl Engine {
         rows
     }
 
-    /// What clients of a service meet, and why, where it is not all well.
+    /// What clients of a service experience, and the reason if something is wrong.
     fn service_phase(
         &self,
         half: Half,
@@ -308,7 +308,7 @@ impl Engine {
         self.certificates.iter().map(row).collect()
     }
 
-    /// Every few seconds: where there are many, counting them takes a while.
+    /// Counts every few seconds, since counting many takes a while.
     pub(super) fn count_descriptors(&mut self) {
         let is_due = self.started.elapsed().as_secs().is_multiple_of(DESCRIPTORS_EVERY);
         if is_due || self.descriptors == DescriptorUsage::default() {
@@ -324,8 +324,8 @@ impl Engine {
     }
 }
 
-/// The name of this host; empty where it has none.
+/// The name of this host; empty if it has none.
 pub fn host_name() -> String {
-    // Not /proc/sys, which a hardened unit hides.
+    // Not read from /proc/sys, which a hardened unit hides.
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

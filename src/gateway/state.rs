@@ -1,4 +1,5 @@
-//! What the engine is about. One thing at a time: whatever changes something waits for `Serving`, but for a stop.
+//! What the engine is doing. It does one thing at a time: anything that changes something waits for `Serving`,
+//! except a stop.
 
 use std::{mem, sync::atomic::Ordering};
 
@@ -14,17 +15,17 @@ use crate::telemetry::snapshot::GatewayPhase;
 pub(super) enum EngineState {
     Starting,
     Serving,
-    /// A profile is being read, or looked up, for a switch.
+    /// A profile is being read for a switch, or its names looked up.
     Loading,
     Switching(Box<PendingSwitch>),
-    /// The checklist is run, in a task of its own.
+    /// The checklist is running, in a task of its own.
     Verifying,
     Stopping(PendingStop),
     Stopped(PendingStop),
 }
 
 impl Engine {
-    /// The state as it is now: a run of the checklist ends in its own task.
+    /// The current state: a run of the checklist ends in its own task, which is noticed here.
     pub(super) fn state(&mut self) -> &mut EngineState {
         if matches!(self.state, EngineState::Verifying) && !self.verify_progress.is_running() {
             self.state = EngineState::Serving;
@@ -32,7 +33,7 @@ impl Engine {
         &mut self.state
     }
 
-    /// Why nothing can be changed now; `None` where it can.
+    /// Why nothing can be changed now; `None` if it can.
     pub(super) fn busy_reason(&mut self) -> Option<&'static str> {
         match self.state() {
             EngineState::Starting | EngineState::Serving => None,
@@ -81,7 +82,8 @@ impl Engine {
         }
     }
 
-    /// As snapshots show it: a gateway that an operator has drained serves no new sessions, whatever else it does.
+    /// The phase shown in snapshots: a gateway that an operator has drained serves no new sessions, whatever
+    /// else it does.
     pub(super) fn phase(&self) -> GatewayPhase {
         match self.state {
             EngineState::Starting => GatewayPhase::Starting,
@@ -97,7 +99,7 @@ impl Engine {
         }
     }
 
-    /// Whether something is waited for that may be there any moment.
+    /// Whether it waits for something that may be ready at any moment.
     pub(super) fn is_waiting_for_parts(&self) -> bool {
         match self.state {
             EngineState::Switching(_) | EngineState::Stopping(_) | EngineState::Stopped(_) => true,
@@ -107,7 +109,7 @@ impl Engine {
         }
     }
 
-    /// Whether what clients get is judged: a gateway that starts or stops is expected to lack something.
+    /// Whether the gateway's health is judged: one that starts or stops is expected to lack something.
     pub(super) fn is_judged(&self) -> bool {
         match self.state {
             EngineState::Starting | EngineState::Stopping(_) | EngineState::Stopped(_) => false,
@@ -118,7 +120,7 @@ impl Engine {
         }
     }
 
-    /// Takes a switch under way, to end it one way or the other.
+    /// Takes the switch under way, to commit it or roll it back.
     pub(super) fn take_switch(&mut self) -> Option<PendingSwitch> {
         match mem::replace(&mut self.state, EngineState::Serving) {
             EngineState::Switching(switch) => Some(*switch),
@@ -134,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// A profile has been read, or could not be.
+    /// Notes that a profile has been read, or could not be.
     pub(super) fn end_loading(&mut self) {
         if matches!(self.state, EngineState::Loading) {
             self.state = EngineState::Serving;
@@ -153,7 +155,7 @@ impl Engine {
         };
     }
 
-    /// Who has asked for the stop, and waits for its end.
+    /// Those who requested the stop and wait for its end.
     pub(super) fn into_askers_of_stop(self) -> Vec<CommandAudit> {
         match self.state {
             EngineState::Stopping(stop) | EngineState::Stopped(stop) => stop.askers,

@@ -50,7 +50,7 @@ impl StateFile {
         &self.folder
     }
 
-    /// Makes the folder where it is missing; nobody else may write to it.
+    /// Creates the folder if it is missing, and checks that nobody else may write to it.
     pub fn prepare_folder(&self) -> Result<(), StateFileError> {
         let io = |source| StateFileError::Io { path: self.folder.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(io)?;
@@ -87,7 +87,7 @@ impl StateFile {
 
     fn write_beside_and_rename(&self, bytes: &[u8]) -> io::Result<()> {
         let new = self.folder.join(format!(".{}.new", self.name));
-        // What was left by a process that died meanwhile, or put there by somebody else.
+        // The file was left by a process that died meanwhile, or put there by somebody else.
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -116,10 +116,10 @@ fn check_owner(path: &Path) -> Result<(), StateFileError> {
     }
 }
 
-/// What a service manager has made for the unit (`StateDirectory=` of systemd.exec(5)), else the system's for
-/// root, else one of the user's own.
+/// The state folder: the one that a service manager has created for the unit (`StateDirectory=` of
+/// systemd.exec(5)), otherwise the system's for root, otherwise one of the user's own.
 fn state_folder() -> Option<PathBuf> {
-    // The XDG base directory specification: a relative path is invalid and is to be ignored.
+    // The XDG base directory specification says that a relative path is invalid and must be ignored.
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);
     let of_unit = env::var_os("STATE_DIRECTORY").and_then(|list| env::split_paths(&list).next());
     if let Some(folder) = of_unit.and_then(absolute) {

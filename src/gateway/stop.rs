@@ -1,4 +1,5 @@
-//! How a gateway stops: not ready for a while, then closed to new clients, then, when its time is up, cut.
+//! How a gateway stops: it is not ready for a while, then accepts no new clients, and cuts what is open when
+//! its time is up.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -26,11 +27,11 @@ pub struct PendingStop {
 /// ```
 #[derive(Debug, Clone, Copy)]
 enum StopStage {
-    /// Clients are served as ever until then, while monitors are told that it is not ready.
+    /// Clients are served as before until then, while monitors are told that it is not ready.
     Open { until: Instant },
-    /// No client comes any more. Those who came before get their sessions.
+    /// No new client is accepted. Those who came before get their sessions.
     Closed { since: Instant },
-    /// There are no new sessions.
+    /// No new sessions are opened.
     Draining,
 }
 
@@ -46,7 +47,7 @@ impl Engine {
         if let Some(switching) = self.take_switch() {
             self.roll_back(switching, "the gateway stops");
         }
-        // Clients that ask again and again are sent elsewhere.
+        // Clients that keep sending requests are sent elsewhere.
         self.shared.leaving.store(true, Ordering::Relaxed);
         let by = asker.as_ref().map_or("this process", |asker| asker.by.as_str()).to_owned();
         let (delay, now) = (self.profile.drain_delay, Instant::now());
@@ -64,11 +65,11 @@ impl Engine {
         self.close_when_due();
     }
 
-    /// Closes the ports of a gateway that stops, when those who send clients here have had time to see it.
+    /// Closes the ports of a gateway that stops, once balancers have had time to see it.
     pub(super) fn close_when_due(&mut self) {
         let EngineState::Stopping(stopping) = &mut self.state else { return };
         let now = Instant::now();
-        // A second stop waits for nothing.
+        // A second stop does not wait.
         let is_late = stopping.deadline <= now;
         if let StopStage::Open { until } = stopping.stage
             && (until <= now || is_late)
@@ -85,7 +86,7 @@ impl Engine {
         }
     }
 
-    /// No new sessions: those who would open some hear so, and links go with their last session.
+    /// Opens no new sessions: peers that would open some are told, and links close after their last session.
     fn drain_all(&mut self) {
         let EngineState::Stopping(stopping) = &self.state else { return };
         let by = stopping.by.clone();
@@ -95,7 +96,7 @@ impl Engine {
             service.drain(&by);
             service.leave.cancel();
         }
-        // The dialling half first: in a pair it would take the other's farewell for a loss.
+        // The dialling half goes first: in a pair it would take the other's goodbye for a loss.
         if let Some(side) = &self.internal {
             side.retire();
         }
@@ -109,16 +110,16 @@ impl Engine {
             .info(LogEvent::Stopping.line(format!("stopping: {open} sessions get {drain} to end")));
     }
 
-    /// While it stops: until what is open then is cut.
+    /// While it stops: how long until everything open is cut.
     pub(super) fn time_until_cut(&self) -> Option<Duration> {
         let stopping = self.pending_stop().filter(|stopping| stopping.cut.is_none())?;
         Some(stopping.deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether a stop has come to its end.
+    /// The outcome, once a stop has finished.
     pub(super) fn outcome_if_ended(&mut self) -> Option<GatewayOutcome> {
         let open = self.shared.sessions.registry.open_count();
-        // The last bytes of a session may be on their way within a link that has to stand for them.
+        // A link may still carry the last bytes of a session, and must stay open for them.
         let links = self.dmz.as_ref().map_or(0, DmzSide::links)
             + self.internal.as_ref().map_or(0, InternalSide::links);
         let EngineState::Stopping(stopping) = &mut self.state else { return None };
@@ -189,7 +190,7 @@ mod tests {
         };
         let ((received, took), outcome) = tokio::join!(session, engine.run());
         assert!(matches!(received, Ok(0) | Err(_)), "{received:?}");
-        // The engine looks every so often.
+        // The engine checks only from time to time.
         assert!(took >= DRAIN && took <= DRAIN + 2 * LITTLE, "{took:?}");
         assert_eq!(outcome, GatewayOutcome::Cut(1));
     }

@@ -42,8 +42,8 @@ use crate::{
 
 /// How long the new parts may take to become ready; the other half has to follow within that time.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-/// Ready links of the old way can still be taken for so long: the other half may learn a moment
-/// later that new sessions go the new way.
+/// Ready links of the old mode can still be taken for this long: the other half may learn a moment later that
+/// new sessions use the new mode.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A switch that has begun.
@@ -52,11 +52,11 @@ pub struct PendingSwitch {
     chosen: ChosenProfile,
     pub(super) loaded: LoadedProfile,
     ports: ClientPorts,
-    /// The new sides; `None` where the one that runs goes on, or where the profile has none.
+    /// The new sides; `None` if the running one stays, or the profile has none.
     pub(super) dmz: Option<DmzSide>,
     pub(super) internal: Option<InternalSide>,
     health: Option<MonitorPort>,
-    /// Where the audit goes on, if it is another file.
+    /// The new audit file, if it changes.
     audit: Option<AuditLog>,
     deadline: Instant,
     asker: Option<CommandAudit>,
@@ -83,7 +83,7 @@ impl Engine {
         let shares = self.budget.divide(&loaded.profile, self.one_session_links);
         self.shared.shares.store(Arc::new(shares));
         self.shared.dns.use_servers(loaded.profile.resolver.as_slice().into());
-        // Sessions may come the new way before it is in force.
+        // Sessions may come through the new parts before they are in force.
         let backends = &self.shared.sessions.backends;
         backends.resize(backends.max().max(shares.backends));
         let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
@@ -108,7 +108,7 @@ impl Engine {
         Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, audit, deadline, asker: None, plan })
     }
 
-    /// Reads a profile, and begins a switch to it that an operator asked for.
+    /// Reads a profile, and begins a switch to it that an operator requested.
     pub(super) fn load_and_switch(
         &mut self,
         choose: impl FnOnce(&ProfileSource) -> Result<ChosenProfile, Vec<Problem>> + Send + 'static,
@@ -158,7 +158,7 @@ impl Engine {
         });
     }
 
-    /// Begins a switch; it is answered when it has ended.
+    /// Begins a switch; the answer follows when it has ended.
     fn switch(
         &mut self,
         chosen: ChosenProfile,
@@ -191,7 +191,7 @@ impl Engine {
         }
     }
 
-    /// Commits a switch that is ready, rolls back one that is late.
+    /// Commits a switch that is ready, and rolls back one that is late.
     pub(super) fn advance_switch(&mut self) {
         let has_time = |pending: &PendingSwitch| Instant::now() < pending.deadline;
         if self.pending_switch().is_some_and(|it| it.missing_reason().is_some() && has_time(it)) {
@@ -285,7 +285,7 @@ impl Engine {
         let shares = self.shared.shares.load();
         self.shared.clients.resize(shares.clients);
         self.shared.handshakes.resize(shares.client_handshakes);
-        // Links of a half that goes may have opened sessions a moment ago, which are still served.
+        // Links of a half that is retired may have opened sessions a moment ago, which are still served.
         if let Some(half) = &profile.internal {
             self.shared.sessions.backends.divide(shares.backends, InternalSide::count_names(half));
         }
@@ -294,7 +294,7 @@ impl Engine {
         }
     }
 
-    /// Divides them anew where links have shown that they carry one session each, or many.
+    /// Divides them again when links have shown whether they carry one session each or many.
     pub(super) fn follow_links(&mut self, pools: &[PoolRow]) {
         let seen = OneSessionLinks::seen_in(pools);
         if seen == self.one_session_links || self.pending_switch().is_some() {
@@ -368,11 +368,11 @@ impl Engine {
             })
             .collect();
         let deadline = Instant::now() + profile.drain;
-        // A half that the new mode does without is no reason to cut: its service goes on elsewhere.
+        // If the new mode does not need a half, that is no reason to cut: its service goes on elsewhere.
         let is_missing = |name: &ServiceName| !services.keys().any(|(_, kept)| kept == name);
         let removed = before.iter().filter(|((_, name), _)| is_missing(name));
         self.retiring.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
-        // A link may have been opened a moment ago: its session is still served.
+        // A link may have opened a session a moment ago, which is still served.
         let of_links = |role: Half| role == Half::Internal && !services.keys().any(|(kept, _)| *kept == role);
         let departed = before.iter().filter(|((role, _), _)| of_links(*role));
         let departed =
@@ -453,7 +453,7 @@ impl Engine {
 }
 
 impl RetiringParts {
-    /// Everything at once, on a stop.
+    /// Retires everything at once, at a stop.
     pub fn retire(&mut self) {
         self.dmz.drain(..).for_each(|(side, _)| side.retire());
         self.internal.drain(..).for_each(|(side, _)| side.retire());

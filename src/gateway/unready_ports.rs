@@ -1,5 +1,5 @@
-//! Client ports that are closed while none of their services is ready (`unready: refuse`), and opened again as they
-//! were: balancers and clients that try a list of addresses see it at once.
+//! Client ports that are closed while none of their services is ready (`unready: refuse`), and opened again
+//! unchanged. Balancers, and clients that try a list of addresses, see that at once.
 
 use super::{
     Engine,
@@ -13,7 +13,8 @@ use crate::{
 };
 
 impl Engine {
-    /// Closes and opens ports as their services are ready. While a gateway stops, its ports are the stop's business.
+    /// Closes and opens ports as their services become ready or not. While a gateway stops, the stop alone
+    /// handles its ports.
     pub(super) fn follow_readiness(&mut self, snapshot: &Snapshot) {
         if self.is_stopping() {
             return;
@@ -32,7 +33,7 @@ impl Engine {
 
 fn shut(port: &mut ClientPort, at: &HostPort, common: &SharedContext) {
     let listens_at = port.closer.listens_at();
-    // It may wait for its address.
+    // It may still wait for its address.
     if listens_at.is_empty() {
         return;
     }
@@ -51,7 +52,7 @@ fn reopen(port: &mut ClientPort, mut shut: ShutPort, at: &HostPort, common: &Sha
             common.notices.info(LogEvent::PortOpened.line(format!("client port {at}: open again")));
         }
         Err(error) => {
-            // At every turn, but told once.
+            // Tried at every turn, but reported once.
             if !std::mem::replace(&mut shut.is_taken, true) {
                 common
                     .notices
@@ -62,7 +63,7 @@ fn reopen(port: &mut ClientPort, mut shut: ShutPort, at: &HostPort, common: &Sha
     }
 }
 
-/// The address of the profile with the port that it got.
+/// The profile's address with the actual port number.
 fn real(at: &HostPort, listened: &[std::net::SocketAddr]) -> HostPort {
     HostPort { host: at.host.clone(), port: listened.first().map_or(at.port, std::net::SocketAddr::port) }
 }

@@ -37,18 +37,18 @@ impl Engine {
             move || source.load_to_serve(&chosen, Some(mode)),
             move |engine, read| match read {
                 Ok(Ok(loaded)) => engine.verify_with(loaded, steps, asker),
-                // A profile that does not read in the other mode has no such way.
+                // A profile that cannot be read in the other mode cannot run in it.
                 Ok(Err(_)) => engine.start_verify(steps, None, asker),
                 Err(error) => engine.start_verify(steps, Some(Err(TrialError::Files(error))), asker),
             },
         );
     }
 
-    /// Opens the other mode's parts for the run.
+    /// Opens the parts of the other mode for the run.
     fn verify_with(&mut self, loaded: LoadedProfile, steps: Vec<CheckStep>, asker: CommandAudit) {
         let wanted = self.addresses_to_bind(&loaded.profile);
         self.look_up(wanted, move |engine, found| {
-            // Another one would never be retired.
+            // Parts opened now would never be retired.
             let trial = match engine.is_stopping() {
                 false => engine
                     .begin_switch(engine.chosen.clone(), loaded, None, &found)
@@ -91,7 +91,7 @@ impl Engine {
         });
     }
 
-    /// The other mode, whose way is opened beside the one in force, for a walk alone. An internal half in
+    /// The other mode, whose parts are opened beside the current ones for this run only. An internal half in
     /// reverse mode opens no port, not even for that.
     fn trial_mode(&self, steps: &[CheckStep]) -> Option<Mode> {
         match self.profile.mode {
@@ -108,7 +108,7 @@ impl Engine {
     }
 }
 
-/// A switch that is never committed: its parts are for `verify` alone.
+/// A switch that is never committed: its parts are only for `verify`.
 struct TrialSwitch(PendingSwitch);
 
 impl TrialSwitch {

@@ -22,23 +22,23 @@ use super::{
     flushed::Flushes,
 };
 
-/// A receiver that takes nothing for so long gets no more of an answer that has failed.
+/// After an answer has failed, a receiver that takes nothing for this long gets no more of it.
 pub const STALLED_MAX: Duration = Duration::from_secs(5);
 
-/// Held while an exchange lasts.
+/// Held for as long as an exchange lasts.
 pub type BodyGuard = Box<dyn Send + Sync>;
 
 pub struct MessageBody {
     body: BodyContent,
-    /// How a request's body fares; a response's has no deadline here.
+    /// The progress of a request's body; a response's has no deadline here.
     progress: Option<Arc<BodyProgress>>,
-    /// A response's: its failure waits for what came before it.
+    /// For a response: its failure waits for the bytes that came before it.
     failed: Option<HeldBack>,
-    /// The longest pause, where it is watched here.
+    /// The longest pause, if it is checked here.
     pause: Option<Duration>,
     stalled: Option<Pin<Box<Sleep>>>,
     tally: Option<Arc<BodyTally>>,
-    /// Last, as it may look at the tally.
+    /// The last field, since it may read the tally when dropped.
     held: Vec<BodyGuard>,
 }
 
@@ -47,11 +47,11 @@ enum BodyContent {
     Passed(Incoming, HeadOrigin),
 }
 
-/// A failure that is told once what came before it has been written.
+/// A failure that is reported only after the bytes before it have been written.
 struct HeldBack {
     flushes: Flushes,
     error: Option<BodyError>,
-    /// Until when something has to be written, and how much was when this began.
+    /// Until when something has to be written, and how much had been written when this began.
     stalled: Option<(Pin<Box<Sleep>>, u64)>,
 }
 
@@ -89,7 +89,7 @@ pub struct BodyProgress(Mutex<BodyProgressState>);
 
 #[derive(Debug, Default, Clone, Copy)]
 pub struct BodyProgressState {
-    /// Since when the receiver has been holding things up; `None` while we wait for the sender.
+    /// Since when the receiver has been delaying the body; `None` while we wait for the sender.
     pub given: Option<Instant>,
     pub has_ended: bool,
     /// The sender has paused for too long.
@@ -106,7 +106,7 @@ impl BodyProgress {
     }
 }
 
-/// What has gone by of a body.
+/// Counts the bytes of a body as they pass.
 #[derive(Debug, Default)]
 pub struct BodyTally {
     bytes: AtomicU64,
@@ -119,7 +119,7 @@ impl BodyTally {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Its end was reached.
+    /// Whether its end was reached.
     pub fn is_whole(&self) -> bool {
         self.is_whole.load(Ordering::Relaxed)
     }
@@ -170,7 +170,7 @@ impl MessageBody {
         }
     }
 
-    /// A request's body, which may pause for so long, if it is for this half to say.
+    /// A request's body, with the longest pause if this half checks it.
     pub fn request(body: Incoming, of: HeadOrigin, pause: Option<Duration>) -> Self {
         let progress = (!body.is_end_stream()).then(|| {
             let begun = BodyProgressState { given: Some(Instant::now()), ..BodyProgressState::default() };
@@ -189,13 +189,13 @@ impl MessageBody {
         Self { body, progress: None, pause: None, stalled: None, failed: None, tally: None, held: Vec::new() }
     }
 
-    /// Lets go of something when the last of the body was taken.
+    /// Drops something when the last of the body has been taken.
     pub fn with_guard(mut self, held: BodyGuard) -> Self {
         self.held.push(held);
         self
     }
 
-    /// Counts there what goes by.
+    /// Counts the bytes that pass in this tally.
     pub fn with_tally(self, tally: Arc<BodyTally>) -> Self {
         tally.is_whole.store(self.is_end_stream(), Ordering::Relaxed);
         Self { tally: Some(tally), ..self }
@@ -228,7 +228,7 @@ impl MessageBody {
             Poll::Ready(frame) => {
                 self.stalled = None;
                 if let Some(progress) = &self.progress {
-                    // A body of a known length is asked for no end.
+                    // A body of a known length is never polled for its end.
                     let has_ended = frame.is_none() || self.is_end_stream();
                     let mut progress = progress.lock();
                     progress.given = Some(Instant::now());
@@ -285,13 +285,13 @@ impl Body for MessageBody {
     }
 }
 
-/// Whether an answer is the last of its connection: it has come before the end of the request's body, and
-/// says that no more is wanted.
+/// Whether an answer is the last on its connection: it came before the end of the request's body, and says that
+/// no more is wanted.
 pub fn ends_connection(headers: &HeaderMap, progress: Option<&BodyProgress>) -> bool {
     fields::wants_close(headers) && progress.is_some_and(|progress| !progress.state().has_ended)
 }
 
-/// Trailers are cleaned as heads are: some readers take them for fields of the head.
+/// Cleans trailers like heads, since some parsers take them for header fields.
 fn clean_trailers(frame: Frame<Bytes>, of: HeadOrigin) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {

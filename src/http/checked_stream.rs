@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{keep_alive::KeepAliveTracker, request_checker::RequestChecker, unreadable_head};
 use crate::net::prefixed::PrefixedStream;
 
-/// The most that is read ahead of what is to be decided.
+/// The most that is read ahead before a decision.
 const HELD_MAX: usize = 64 * 1024;
 
 /// A client's connection whose bytes are checked before hyper reads them, and whose activity is recorded.
@@ -20,9 +20,9 @@ pub struct CheckedStream {
     stream: PrefixedStream,
     tracker: Arc<KeepAliveTracker>,
     checker: RequestChecker,
-    /// What has come and may not be read yet.
+    /// Bytes that have come and may not be read yet.
     held: Vec<u8>,
-    /// What is still to be written of the answer to an unreadable head.
+    /// The unwritten rest of the answer to an unreadable head.
     refusal: Vec<u8>,
 }
 
@@ -31,7 +31,7 @@ impl CheckedStream {
         Self { stream, tracker, checker: RequestChecker::default(), held: Vec::new(), refusal: Vec::new() }
     }
 
-    /// With what was read of it already and not used.
+    /// The same with bytes that were already read from it and not used.
     pub fn with_prefix(mut self, read: &[u8]) -> Self {
         self.stream.prefix = [read, &std::mem::take(&mut self.held), &self.stream.prefix].concat().into();
         self
@@ -41,7 +41,7 @@ impl CheckedStream {
         self.with_prefix(&[]).stream
     }
 
-    /// Reads on, so that a client that has left is noticed, until it is known what this is.
+    /// Keeps reading, so that a client that has left is noticed, until it is known what the bytes are.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.tracker.register_reader(cx);
         let mut piece = [0; 4096];
@@ -93,7 +93,7 @@ impl AsyncRead for CheckedStream {
         ready!(this.poll_fresh(cx, buf))?;
         let fresh = &mut buf.filled_mut()[before..];
         if fresh.is_empty() {
-            // A client that has said all is answered all the same (RFC 9112, section 9.6).
+            // A client that has finished sending still gets its answer (RFC 9112, section 9.6).
             this.tracker.note_end();
             if this.checker.is_between_requests() && this.tracker.has_pending(this.checker.requests()) {
                 this.tracker.register_reader(cx);
@@ -128,7 +128,7 @@ impl AsyncWrite for CheckedStream {
             Some(refusal) => this.refusal = refusal,
             None => return Pin::new(&mut this.stream).poll_write(cx, bytes),
         }
-        // What is not taken at once goes with the flush.
+        // What is not taken at once is written at the next flush.
         if let Poll::Ready(written) = this.poll_refusal(cx) {
             written?;
         }

@@ -1,5 +1,5 @@
-//! Drives all connections of one client in one task: the one its requests come in on, and those that they are
-//! sent to. What one of them has just written is read by the next in the same turn.
+//! Drives all connections of one client in one task: the one on which its requests arrive, and those on which
+//! they are sent. What one has just written is read by the next in the same turn.
 
 use std::{
     future::{Future, poll_fn},
@@ -27,7 +27,7 @@ struct DriverList {
     next: u64,
 }
 
-/// By which a connection is taken out again.
+/// Identifies a connection, so that it can be taken out again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DriverKey(u64);
 
@@ -40,14 +40,14 @@ impl ConnectionDrivers {
         key
     }
 
-    /// Takes a connection out, for somebody else to keep going; `None` where it has ended.
+    /// Takes a connection out, so that somebody else can drive it; `None` if it has ended.
     pub fn take(&self, key: DriverKey) -> Option<ConnectionDriver> {
         let mut list = self.lock();
         let at = list.drivers.iter().position(|(other, _)| *other == key)?;
         Some(list.drivers.swap_remove(at).1)
     }
 
-    /// Keeps all of them going; ready when there are none left.
+    /// Polls all of them; ready when there are none left.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut list = self.lock();
         list.drivers.retain_mut(|(_, driver)| driver.as_mut().poll(cx).is_pending());
@@ -58,13 +58,13 @@ impl ConnectionDrivers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until the last of them has ended.
+    /// Waits until the last of them has ended.
     pub async fn all_ended(&self) {
         poll_fn(|cx| self.poll(cx)).await;
     }
 }
 
-/// How requests are read; deadlines are those of the caller.
+/// How requests are read; the caller sets the deadlines.
 pub fn server_builder(from: HeadSource) -> http1::Builder {
     let mut reader = http1::Builder::new();
     reader
@@ -75,7 +75,7 @@ pub fn server_builder(from: HeadSource) -> http1::Builder {
     reader
 }
 
-/// Signals, once, that no more requests are wanted.
+/// Signals once that no more requests are wanted.
 pub struct CloseSignal(Option<Pin<Box<WaitForCancellationFutureOwned>>>);
 
 impl CloseSignal {
@@ -83,7 +83,7 @@ impl CloseSignal {
         Self(Some(Box::pin(token.cancelled_owned())))
     }
 
-    /// Whether it is now; the connection is to be polled again then.
+    /// Whether that is so now; the connection must then be polled again.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let is_now = self.0.as_mut().is_some_and(|leave| leave.as_mut().poll(cx).is_ready());
         if is_now {
@@ -94,7 +94,7 @@ impl CloseSignal {
     }
 }
 
-/// Serves a client's connection to its end; `look` sees it before each turn, and may end it.
+/// Serves a client's connection to its end; `look` runs before each turn, and may end it.
 pub async fn serve<C: Future>(
     mut served: Pin<&mut C>,
     sides: &ConnectionDrivers,

@@ -19,41 +19,41 @@ pub const LATE_HEAD: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\n\
     Content-Length: 22\r\n\r\nthe request came late\n";
 
-/// The methods that are served.
+/// The methods that are supported.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
-/// The answer to one who asks about the port as a whole (`OPTIONS *`; RFC 9110, section 9.3.7).
+/// The answer to a question about the server as a whole (`OPTIONS *`; RFC 9110, section 9.3.7).
 pub fn options_response() -> Response<MessageBody> {
     let mut response = Response::new(MessageBody::empty());
     response.headers_mut().insert(header::ALLOW, METHODS);
     response
 }
 
-/// The response to a request for what is not here.
+/// The response to a request for something that does not exist here.
 pub fn no_such_service() -> ErrorResponse {
     ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such service")
 }
 
-/// The response to a request that goes no further.
+/// The response to a request that is not forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorResponse {
     pub status: StatusCode,
     pub reason: Cow<'static, str>,
-    /// Whose failure it is, where the session ends with it.
+    /// Whose failure it is, if the session ends with it.
     pub of: Option<FailedParty>,
-    /// When it may be asked again, where that is known.
+    /// When the request may be repeated, if known.
     pub retry_after: Option<Duration>,
-    /// What a client has to show, of one that is not known.
+    /// What an unknown client has to show.
     pub challenge: Option<Box<HeaderValue>>,
     after: AfterResponse,
 }
 
-/// What becomes of the client's connection.
+/// What happens to the client's connection afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AfterResponse {
-    /// A client error ends it, since a broken client would only go on; a missing page does not.
+    /// A client error closes it, since a broken client would only go on; a missing page does not.
     ByStatus,
-    /// The request was in order, and the next one may come from another client.
+    /// It stays open: the request was in order, and the next one may come from another client.
     Stays,
 }
 
@@ -67,27 +67,27 @@ impl ErrorResponse {
         Self { status, reason: reason.into(), of: None, retry_after: None, challenge: None, after }
     }
 
-    /// A client that may not have what it asked for in good order, or not before so long.
+    /// For a client that sent a proper request but may not have what it asked for, or not before some time.
     pub fn refused_client(status: StatusCode, reason: &'static str, retry_after: Option<Duration>) -> Self {
         Self { retry_after, after: AfterResponse::Stays, ..Self::new(status, reason) }
     }
 
-    /// The backend's failure.
+    /// The backend has failed.
     pub fn bad_gateway(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { of: Some(FailedParty::Backend), ..Self::new(StatusCode::BAD_GATEWAY, reason) }
     }
 
-    /// Also the backend's failure, noticed by a timeout of ours.
+    /// The backend has failed too, as noticed by a timeout of ours.
     pub fn gateway_timeout(reason: &'static str) -> Self {
         Self { of: Some(FailedParty::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, reason) }
     }
 
-    /// What the session ends of.
+    /// What the session ends with.
     pub fn failure(&self) -> Option<PipeFailure> {
         self.of.map(|of| PipeFailure { of, reason: self.reason.clone().into_owned() })
     }
 
-    /// The answer for the other half, behind which this half ends the session where it has failed.
+    /// The answer for the other half. After it, this half ends the session if that has failed.
     pub fn into_peer_response(self, session: &str) -> Response<MessageBody> {
         let failure = self.failure();
         let mut response = self.into_response(Some(session));
@@ -97,7 +97,7 @@ impl ErrorResponse {
         response
     }
 
-    /// The answer, with the id of the session that it is about, if there is one.
+    /// The answer, with the id of its session, if there is one.
     pub fn into_response(self, session: Option<&str>) -> Response<MessageBody> {
         let session = session.map(|id| format!("session {id}\n")).unwrap_or_default();
         let mut response = Response::new(MessageBody::text(format!("{}\n{session}", self.reason)));
@@ -135,7 +135,7 @@ impl ErrorResponse {
     }
 }
 
-/// A part of one counts as one.
+/// Rounds up to whole seconds.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
@@ -145,7 +145,7 @@ fn write_failure(failure: &PipeFailure, headers: &mut HeaderMap) {
         FailedParty::Backend => BACKEND,
         FailedParty::Time => TIME,
     };
-    // A reason is a line of visible signs, and what is none is not told.
+    // A reason must be one line of visible characters; otherwise it is left out.
     if let Ok(value) = HeaderValue::from_str(&format!("{of} {}", failure.reason)) {
         headers.insert(FAILURE, value);
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -155,7 +155,7 @@ fn write_failure(failure: &PipeFailure, headers: &mut HeaderMap) {
 const BACKEND: &str = "backend";
 const TIME: &str = "time";
 
-/// What the other half tells of a failure, which is not for others; nothing of it stays in the head.
+/// Takes the other half's report of a failure out of the head, since it is not meant for others.
 pub fn take_failure(headers: &mut HeaderMap) -> Option<PipeFailure> {
     let value = headers.remove(FAILURE)?;
     let (of, reason) = std::str::from_utf8(value.as_bytes()).ok()?.split_once(' ')?;
@@ -167,5 +167,5 @@ pub fn take_failure(headers: &mut HeaderMap) -> Option<PipeFailure> {
     Some(PipeFailure { of, reason: reason.chars().take(REASON_MAX).collect() })
 }
 
-/// The inside may be another program.
+/// The other half may be another program.
 const REASON_MAX: usize = 200;

@@ -10,9 +10,9 @@ use hyper::{
 /// Whose message head is being cleaned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadOrigin {
-    /// A client's request, whose word on who it is counts for nothing.
+    /// A client's request, whose claims about its identity count for nothing.
     Client,
-    /// A request that the other half has cleaned.
+    /// A request that the other half has already cleaned.
     Peer,
     Response,
 }
@@ -32,30 +32,30 @@ pub fn clean_headers(headers: &mut HeaderMap, of: HeadOrigin) {
     }
 }
 
-/// The members of a list, over all lines of its field (RFC 9110, section 5.3). Empty ones mean nothing
-/// (section 5.6.1.2), and what a member holds is bytes: only some of them are text.
+/// The members of a list, over all lines of its field (RFC 9110, section 5.3). Empty members mean nothing
+/// (section 5.6.1.2). Members are bytes, since not all of them are text.
 pub fn list_members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     headers.get_all(name).iter().flat_map(|value| split_members(value.as_bytes()))
 }
 
-/// The members of a list that stands in one line.
+/// The members of a list in one line.
 pub fn split_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// Whether `Connection` says that nothing follows on this one.
+/// Whether `Connection` says that nothing follows on this connection.
 pub fn wants_close(headers: &HeaderMap) -> bool {
     list_members(headers, header::CONNECTION).any(|member| member.eq_ignore_ascii_case(b"close"))
 }
 
-/// Whether this is a name as methods, fields and protocols have one (RFC 9110, section 5.6.2).
+/// Whether this is a token, as in names of methods, fields and protocols (RFC 9110, section 5.6.2).
 pub fn is_token(member: &[u8]) -> bool {
     let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !member.is_empty() && member.iter().all(is_sign)
 }
 
-/// The protocols that an answer names in `Upgrade`. They are of the hop (RFC 9110, section 7.8), and the
-/// client's all the same where it is told what its connection becomes, or has to ask for.
+/// The protocols that an answer names in `Upgrade`. The field is hop-by-hop (RFC 9110, section 7.8). The client
+/// needs it all the same if it says what its connection becomes, or has to ask for.
 pub struct UpgradeProtocols(Vec<HeaderValue>);
 
 impl UpgradeProtocols {
@@ -68,7 +68,7 @@ impl UpgradeProtocols {
         }
     }
 
-    /// As they were, in a head that was cleaned.
+    /// Writes them back into a head that was cleaned.
     pub fn write_to(self, headers: &mut HeaderMap) {
         if !self.0.is_empty() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -79,7 +79,7 @@ impl UpgradeProtocols {
     }
 }
 
-/// The fields that `Connection` names, except those that a message cannot do without.
+/// The fields that `Connection` names, except those that a message needs.
 fn connection_fields(headers: &HeaderMap) -> Vec<HeaderName> {
     let names =
         list_members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());
@@ -88,7 +88,7 @@ fn connection_fields(headers: &HeaderMap) -> Vec<HeaderName> {
 
 fn is_dropped(name: &HeaderName, of: HeadOrigin) -> bool {
     let name = name.as_str();
-    // To a CGI program `_` and `-` are the same.
+    // To a CGI program, `_` and `-` are the same.
     match name.contains('_') {
         false => is_of_the_hop(name) || (of == HeadOrigin::Client && is_claim(name)),
         true => is_dropped_spelt(&name.replace('_', "-"), of),
@@ -123,7 +123,7 @@ fn is_claim(name: &str) -> bool {
         || is_claimed_name(name)
 }
 
-/// Fields by which others tell a backend what a client has proven to be called, and how.
+/// Fields in which other gateways tell a backend a client's proven name, and how it was proven.
 fn is_claimed_name(name: &str) -> bool {
     const NAMES: [&str; 5] =
         ["remote-user", "x-remote-user", "x-client-cn", "x-client-dn", "x-client-verify"];

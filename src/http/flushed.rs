@@ -1,12 +1,13 @@
-//! Whether all that hyper has buffered was written. A body that fails ends its connection at once, with what hyper
-//! has yet to write; so its failure waits until what came before it is on its way.
+//! Tells whether everything that hyper has buffered was written. A body that fails ends its connection at once,
+//! together with what hyper has not written yet. So its failure waits until the bytes before it are on their
+//! way.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-/// Shared by a connection, which is flushed, and the body that waits for it.
+/// Shared by a connection, which is flushed, and the body that waits for that.
 #[derive(Debug, Clone, Default)]
 pub struct Flushes(Arc<Mutex<Flushing>>);
 
@@ -14,17 +15,17 @@ pub struct Flushes(Arc<Mutex<Flushing>>);
 struct Flushing {
     waiter: Option<Waker>,
     is_done: bool,
-    /// Bytes so far, by which a receiver that takes nothing is told.
+    /// Bytes written so far, by which a receiver that takes nothing is recognised.
     written: u64,
 }
 
 impl Flushes {
-    /// Waits from now on for a flush that has not been yet; it is the waiter's task that makes it.
+    /// Waits for the next flush from now on; the waiter's own task performs it.
     pub fn expect(&self) {
         self.lock().is_done = false;
     }
 
-    /// Ready once all has been written since [`Self::expect`].
+    /// Ready once everything has been written since [`Self::expect`].
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut flushing = self.lock();
         if flushing.is_done {

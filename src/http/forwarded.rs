@@ -13,12 +13,12 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 #[derive(Debug, PartialEq, Eq)]
 pub struct ForwardedChain {
     pub client: IpAddr,
-    /// As they came, the one that we have the request from last.
+    /// In the order of the header; the one that sent us the request comes last.
     pub list: Vec<u8>,
 }
 
-/// Reads the list of a request that a trusted proxy at `peer` has sent. The client is the first from the end that is
-/// not trusted, or, where all are, the farthest that is told.
+/// Reads the list of a request from a trusted proxy at `peer`. The client is the first address from the end
+/// that is not trusted or, if all are, the farthest one.
 pub fn read_chain(headers: &HeaderMap, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> ForwardedChain {
     let mut nodes: Vec<_> = fields::list_members(headers, FORWARDED_FOR).map(<[u8]>::to_vec).collect();
     if nodes.is_empty() {
@@ -29,7 +29,7 @@ pub fn read_chain(headers: &HeaderMap, peer: IpAddr, is_trusted: impl Fn(IpAddr)
     }
     let mut client = peer;
     for node in nodes.iter().rev() {
-        // Behind one that hides, or is none, nobody is known.
+        // Before a hidden or invalid address, nobody is known.
         let Some(address) = node_address(node) else { break };
         client = address;
         if !is_trusted(address) {
@@ -52,7 +52,7 @@ fn forwarded_node(element: &[u8]) -> Option<Vec<u8>> {
     node.iter().all(is_node).then(|| node.to_vec())
 }
 
-/// Splits where a sign stands outside of quotes.
+/// Splits at a character that is outside quotes.
 fn split_unquoted(text: &[u8], at: u8) -> Vec<&[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let is_end = |sign: &u8| {

@@ -1,6 +1,6 @@
-//! How the length of a body is announced (RFC 9112, section 6): in exactly one way, which describes the body
-//! as it is forwarded, whatever the original head said. hyper believes the head; where the head is wrong,
-//! hyper would cut the body or send none.
+//! How the length of a body is announced (RFC 9112, section 6): in exactly one way, which describes the body as
+//! it is forwarded, whatever the original head said. hyper relies on the head. If the head is wrong, hyper
+//! would cut the body or send none.
 
 use hyper::{
     Method, Response, StatusCode, Version,
@@ -15,7 +15,7 @@ use super::{body::MessageBody, fields};
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnsupportedCoding;
 
-/// A request's. With a method that seldom has a body, hyper sends one only where the head says so.
+/// For a request. With methods that seldom have a body, hyper sends one only if the head says so.
 pub fn frame_request(headers: &mut HeaderMap, body: &MessageBody) {
     headers.remove(header::TRANSFER_ENCODING);
     if body.is_end_stream() {
@@ -30,7 +30,7 @@ pub fn frame_request(headers: &mut HeaderMap, body: &MessageBody) {
     }
 }
 
-/// An answer's. Of two lengths the chunks are the true one (section 6.3).
+/// For an answer. If there are two lengths, the chunks are right (section 6.3).
 pub fn frame_response(
     head: &mut response::Parts,
     method: &Method,
@@ -38,7 +38,7 @@ pub fn frame_response(
 ) -> Result<(), UnsupportedCoding> {
     let has_codings = head.headers.contains_key(header::TRANSFER_ENCODING);
     if has_no_body(method, head.status) {
-        // The length that it would have, where it could have any.
+        // The length that the body would have, if it could have one.
         let could = matches!(*method, Method::HEAD) || head.status == StatusCode::NOT_MODIFIED;
         match content_length(&head.headers).filter(|_| could && !has_codings) {
             Some(length) => drop(head.headers.insert(header::CONTENT_LENGTH, length.into())),
@@ -57,8 +57,8 @@ pub fn frame_response(
     Ok(())
 }
 
-/// An answer as a client of this version can read it: one of HTTP/1.0 knows no chunks, so that the end of a
-/// connection ends its body, and `Connection` has to say so.
+/// Adapts an answer to the client's version: HTTP/1.0 has no chunks, so the end of the connection ends the
+/// body, and `Connection` has to say so.
 pub fn adapt_to_version(version: Version, response: &mut Response<MessageBody>) {
     if version != Version::HTTP_10 {
         return;
@@ -69,19 +69,19 @@ pub fn adapt_to_version(version: Version, response: &mut Response<MessageBody>) 
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if fields::wants_close(response.headers()) {
-        // To one of 1.1 hyper would add that it stays open.
+        // For HTTP/1.1, hyper would add that the connection stays open.
         *response.version_mut() = Version::HTTP_10;
     }
 }
 
-/// Whether chunks are all that a body is coded in, said in the one way that nobody reads otherwise.
+/// Whether chunked is the only coding of a body, written in the one way that all parsers read alike.
 fn is_chunked(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let only = codings.next().filter(|_| codings.next().is_none());
     only.is_some_and(|only| only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
-/// The one length that a head tells, in however many fields.
+/// The single length that a head gives, in however many fields.
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     let mut lengths = fields::list_members(headers, header::CONTENT_LENGTH)
         .map(|text| str::from_utf8(text).ok()?.parse().ok());

@@ -1,6 +1,6 @@
-//! A connection whose other end may stop reading before it has sent everything (RFC 9112, section 9.5): a server
-//! that answers early reads no more of the request's body. A failed write is no reason to drop what has already
-//! arrived, so only reads decide how the connection ended.
+//! A connection whose other end may stop reading before we have sent everything (RFC 9112, section 9.5): a
+//! server that answers early reads no more of the request's body. A failed write is no reason to drop what has
+//! already arrived, so only reads decide how the connection ended.
 
 use std::{
     io::{self, IoSlice},
@@ -17,10 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::HEAD_BYTES_MAX;
 use crate::net::{pipe::PipeEnd, stream::NetStream};
 
-/// A stream that can be asked for what nobody has read yet.
+/// A stream that can tell whether it holds unread bytes.
 pub trait UnreadBytes {
-    /// Whether something waits to be read, be it an end. A socket is asked itself: the runtime may not have heard
-    /// of what has just come.
+    /// Whether something waits to be read, even if only an end. A socket itself is asked, since the runtime may
+    /// not have noticed yet what has just arrived.
     fn has_unread(&self) -> bool;
 }
 
@@ -34,15 +34,15 @@ pub struct HalfOpenStream<S> {
 pub struct ResponseCapture {
     /// A write has failed: everything written from now on is discarded.
     write_failed: AtomicBool,
-    /// Why, where it was no end: a socket tells its error once, and shows an end to whoever reads it then.
+    /// The error, unless it was an end: a socket reports its error once, and then shows an end to its reader.
     failure: Mutex<Option<io::ErrorKind>>,
-    /// What has come of an answer, until its head was read.
+    /// The bytes of an answer, until its head was read.
     head: Mutex<Option<Vec<u8>>>,
-    /// Nobody has asked for anything: what comes all the same ends the connection.
+    /// No request is under way, so anything that arrives ends the connection.
     expects_silence: AtomicBool,
 }
 
-/// No head that could be read is longer, with what may come before it.
+/// No readable head is longer, together with what may come before it.
 const HEARD_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 impl ResponseCapture {
@@ -50,7 +50,7 @@ impl ResponseCapture {
         self.write_failed.load(Ordering::Relaxed)
     }
 
-    /// While `look` polls the connection, nothing may come on it.
+    /// Polls the connection with `look`, during which nothing may arrive on it.
     pub fn during_silence<T>(&self, look: impl FnOnce() -> T) -> T {
         self.expects_silence.store(true, Ordering::Relaxed);
         let seen = look();
@@ -58,12 +58,12 @@ impl ResponseCapture {
         seen
     }
 
-    /// An answer is waited for.
+    /// Starts collecting an answer.
     pub fn start(&self) {
         *self.head() = Some(Vec::new());
     }
 
-    /// Its head was read, or can not be.
+    /// Takes what was collected, after the head was read or could not be.
     pub fn take(&self) -> Vec<u8> {
         self.head().take().unwrap_or_default()
     }
@@ -92,7 +92,7 @@ impl<S> HalfOpenStream<S> {
         self.stream
     }
 
-    /// `count` bytes were taken, if only to be forgotten.
+    /// Pretends that `count` bytes were taken after a failed write; they are discarded.
     fn forget_failed_write(&self, written: Poll<io::Result<usize>>, count: usize) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Err(error)) => {
@@ -205,7 +205,8 @@ mod tests {
         assert_eq!(received.take(), b"said");
     }
 
-    /// A socket that was reset: it tells its error to who writes first, and shows an end to who reads then.
+    /// A socket that was reset: it reports its error to whoever writes first, and then shows an end to its
+    /// reader.
     struct ToldOnce;
 
     impl UnreadBytes for ToldOnce {

@@ -1,7 +1,7 @@
-//! Forwards a backend's interim responses (1xx; RFC 9110, section 15.2) as they arrive. hyper can read them
-//! but not write them, so they are written here, beneath it: in `poll_flush`, after everything that hyper has
-//! written, and before the final response is handed to hyper. That is why [`InterimResponses::flushed`] is
-//! awaited.
+//! Forwards a backend's interim responses (1xx; RFC 9110, section 15.2) as they arrive. hyper can read them but
+//! not write them, so they are written here, beneath it. That happens in `poll_flush`, after everything that
+//! hyper has written, and before the final response is handed to hyper. That is why
+//! [`InterimResponses::flushed`] is awaited.
 
 use std::{
     future::poll_fn,
@@ -27,7 +27,7 @@ use super::{
 /// The most bytes that may wait to be written; a client that does not read gets no more interim responses.
 const WAITING_MAX: usize = 64 * 1024;
 
-/// Heads that are to be written before an answer.
+/// Heads to be written before an answer.
 #[derive(Debug, Clone, Default)]
 pub struct InterimResponses(Arc<Mutex<InterimQueue>>);
 
@@ -35,13 +35,13 @@ pub struct InterimResponses(Arc<Mutex<InterimQueue>>);
 struct InterimQueue {
     bytes: Vec<u8>,
     written: usize,
-    /// Who writes them, and who waits until they are.
+    /// Who writes them, and who waits until they are written.
     writer: Option<Waker>,
     sender: Option<Waker>,
 }
 
 impl InterimResponses {
-    /// Passes on what a backend says before it answers a request.
+    /// Passes on what a backend sends before it answers a request.
     pub fn pass_those_of<B>(&self, request: &mut Request<B>, passed: InterimPolicy) {
         let interims = self.clone();
         on_informational(request, move |head| {
@@ -100,12 +100,12 @@ impl InterimResponses {
 /// Which interim responses a client may get.
 #[derive(Debug, Clone, Copy)]
 pub struct InterimPolicy {
-    /// hyper has told it already that its body is welcome.
+    /// hyper has already told it to send its body.
     has_expected: bool,
 }
 
 impl InterimPolicy {
-    /// One of HTTP/1.0 knows of no such thing.
+    /// `None` for HTTP/1.0, which has no interim responses.
     pub fn for_request(request: &request::Parts) -> Option<Self> {
         let has_expected = request.headers.contains_key(header::EXPECT);
         (request.version == Version::HTTP_11).then_some(Self { has_expected })
@@ -116,7 +116,7 @@ impl InterimPolicy {
     }
 }
 
-/// A connection that hyper answers requests on.
+/// A connection on which hyper answers requests.
 pub struct InterimStream<S> {
     stream: S,
     interims: InterimResponses,
@@ -133,11 +133,11 @@ impl<S> InterimStream<S> {
     }
 }
 
-/// Which heads are written.
+/// Which heads may be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WriteUpTo {
     All,
-    /// The one that has been begun.
+    /// Only the one that has been begun.
     Begun,
 }
 

@@ -1,4 +1,4 @@
-//! Tracks what is going on on a client's connection, and how long it may last.
+//! Tracks what is happening on a client's connection, and how long it may stay open.
 
 use std::{
     future::Future,
@@ -15,25 +15,25 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::BodyGuard;
 
-/// A head is complete so long after its first byte.
+/// A head must be complete this long after its first byte.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// Tracks whether anything is going on on a connection.
+/// Tracks whether anything is happening on a connection.
 #[derive(Default)]
 pub struct KeepAliveTracker {
     exchanges: AtomicUsize,
-    /// Whether something has been heard since the last request.
+    /// Whether anything has arrived since the last request.
     has_input: AtomicBool,
-    /// Requests that have been read, and which of them is refused for its target.
+    /// The number of requests that have been read, and which of them is refused because of its target.
     requests: AtomicU64,
     refused: AtomicU64,
-    /// The client has said all that it will.
+    /// The client has finished sending.
     ended: Arc<AtomicBool>,
-    /// An exchange has ended whose last bytes may yet have to be written.
+    /// An exchange has ended whose last bytes may not be written yet.
     unflushed: AtomicBool,
     /// A request asked for an upgrade, and the connection was not upgraded.
     stays_open: AtomicBool,
-    /// Reads on when no exchange is under way, or when it is known that the connection stays.
+    /// Reads again when no exchange is under way, or when it is known that the connection stays HTTP.
     reader: Mutex<Option<Waker>>,
 }
 
@@ -46,7 +46,7 @@ pub enum ConnectionPhase {
 }
 
 impl ConnectionPhase {
-    /// How long it may last; an exchange has deadlines of its own. A connection without a request stays
+    /// How long this phase may last; an exchange has deadlines of its own. A connection without a request stays
     /// open for `idle`.
     fn limit(self, idle: Duration) -> Option<Duration> {
         match self {
@@ -58,19 +58,19 @@ impl ConnectionPhase {
 }
 
 impl KeepAliveTracker {
-    /// A request has come.
+    /// Notes a request.
     pub fn begin_exchange(self: &Arc<Self>) -> ExchangeGuard {
         self.has_input.store(false, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.exchange()
     }
 
-    /// Whether one of so many requests is under way, or has yet to be taken.
+    /// Whether one of this many requests is under way, or has yet to be taken.
     pub fn has_pending(&self, requests: u64) -> bool {
         self.requests.load(Ordering::Relaxed) < requests || self.phase() == ConnectionPhase::Exchange
     }
 
-    /// The request of this number is refused for the signs of its target.
+    /// Notes that the request with this number is refused because of characters in its target.
     pub fn refuse_request(&self, number: u64) {
         self.refused.store(number, Ordering::Relaxed);
     }
@@ -80,22 +80,22 @@ impl KeepAliveTracker {
         self.requests.load(Ordering::Relaxed) == self.refused.load(Ordering::Relaxed)
     }
 
-    /// The client will send nothing more.
+    /// Notes that the client will send nothing more.
     pub fn note_end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it says no more, for whoever wants to know.
+    /// A flag that says whether the client has finished sending.
     pub fn end_flag(&self) -> Arc<AtomicBool> {
         self.ended.clone()
     }
 
-    /// A request asks that the connection become something else.
+    /// Notes that a request asks for an upgrade.
     pub fn note_upgrade_asked(&self) {
         self.stays_open.store(false, Ordering::Relaxed);
     }
 
-    /// A request was answered, and the connection stays what it is.
+    /// Notes that a request was answered without an upgrade.
     pub fn note_not_upgraded(&self) {
         self.stays_open.store(true, Ordering::Relaxed);
         self.wake();
@@ -105,7 +105,7 @@ impl KeepAliveTracker {
         self.stays_open.load(Ordering::Relaxed)
     }
 
-    /// Whoever reads is polled again when an exchange has ended.
+    /// Registers the reader, which is polled again when an exchange has ended.
     pub fn register_reader(&self, cx: &Context<'_>) {
         *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
     }
@@ -121,17 +121,17 @@ impl KeepAliveTracker {
         ExchangeGuard(self.clone())
     }
 
-    /// Something has come.
+    /// Notes that something has arrived.
     pub fn note_heard(&self) {
         self.has_input.store(true, Ordering::Relaxed);
     }
 
-    /// Whether something is being answered, or was, and is not written yet.
+    /// Whether an answer is under way, or not completely written yet.
     pub fn is_answering(&self) -> bool {
         self.exchanges.load(Ordering::Relaxed) > 0 || self.unflushed.load(Ordering::Relaxed)
     }
 
-    /// All that was to be written is.
+    /// Notes that everything has been written.
     pub fn note_flushed(&self) {
         self.unflushed.store(false, Ordering::Relaxed);
     }
@@ -145,11 +145,11 @@ impl KeepAliveTracker {
     }
 }
 
-/// A request that has been read and not been answered yet.
+/// A request that has been read and not yet answered.
 pub struct ExchangeGuard(Arc<KeepAliveTracker>);
 
 impl ExchangeGuard {
-    /// Until the last of a response is on its way.
+    /// Holds the exchange until the last byte of a response is on its way.
     pub fn into_body_guard(&self) -> BodyGuard {
         Box::new(self.0.exchange())
     }
@@ -164,8 +164,8 @@ impl Drop for ExchangeGuard {
     }
 }
 
-/// How long a connection has been in its phase. The timer is moved only where it would fire too late, so
-/// that a busy connection never touches it.
+/// Measures how long a connection has been in its phase. The timer is moved only when it would fire too late,
+/// so a busy connection never touches it.
 pub struct PhaseTimer {
     phase: ConnectionPhase,
     since: Instant,
@@ -177,7 +177,7 @@ impl PhaseTimer {
     pub fn begin() -> Self {
         let since = Instant::now();
         let fires = since + HEAD;
-        // A connection that says nothing at all is as late as one that says too little.
+        // A connection that sends nothing at all is as late as one that sends too little.
         Self { phase: ConnectionPhase::Head, since, fires, timer: Box::pin(sleep_until(fires)) }
     }
 
@@ -221,7 +221,7 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(75);
 
-    /// How long a connection may stay as `tracker` has it.
+    /// How long a connection may stay open, according to `tracker`.
     async fn time_phase(watch: &mut PhaseTimer, tracker: &KeepAliveTracker) -> (ConnectionPhase, Duration) {
         let since = Instant::now();
         let phase = poll_fn(|cx| watch.poll(tracker.phase(), IDLE, cx)).await;

@@ -1,4 +1,5 @@
-//! The request that makes a connection the WebSocket of a link (RFC 6455, section 4), asked and answered.
+//! The request that turns a connection into the WebSocket of a link (RFC 6455, section 4): both sending and
+//! answering it.
 
 use std::io;
 
@@ -17,9 +18,9 @@ use super::{
 };
 use crate::net::{prefixed::PrefixedStream, stream::NetStream};
 
-/// The head of an answer.
+/// The longest head of an answer.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Of the words that the other end says.
+/// The longest text of the other end that is shown.
 const SAID_MAX: usize = 80;
 
 /// Why a connection did not become a link's WebSocket.
@@ -33,7 +34,7 @@ pub enum UpgradeError {
         "it answers {answer} where a WebSocket was asked for: is it the path of the other gateway's `listen`?"
     )]
     Refused { answer: String },
-    /// RFC 9110, sections 15.6.3 to 15.6.5: no gateway answers so.
+    /// RFC 9110, sections 15.6.3 to 15.6.5: none of our gateways answers like this.
     #[error("it answers {answer}: whoever is on the way does not reach the other gateway")]
     OfNobody { answer: String },
     #[error("it does not speak HTTP: its answer begins with `{0}`")]
@@ -45,13 +46,13 @@ pub enum UpgradeError {
 }
 
 impl UpgradeError {
-    /// Whether a proxy or a balancer says that nobody is behind it.
+    /// Whether a proxy or a balancer says that there is no gateway behind it.
     pub fn is_of_nobody(&self) -> bool {
         matches!(self, Self::OfNobody { .. })
     }
 }
 
-/// Asks the other end of a connection to make it a WebSocket.
+/// Asks the other end of a connection to turn it into a WebSocket.
 pub async fn ask_upgrade(
     mut stream: NetStream,
     authority: &str,
@@ -69,7 +70,7 @@ pub async fn ask_upgrade(
     Ok(PrefixedStream { prefix: remainder, stream })
 }
 
-/// The head of an answer, and what was read behind it.
+/// Reads the head of an answer, and returns it with the bytes after it.
 async fn read_head(stream: &mut NetStream) -> Result<(Vec<u8>, Bytes), UpgradeError> {
     let mut head = Vec::new();
     loop {
@@ -123,7 +124,7 @@ fn judge_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
     Ok(())
 }
 
-/// What the other end says, as far as it can be shown.
+/// What the other end says, in a form that is safe to show.
 fn shown(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(SAID_MAX).collect();
     text.escape_default().to_string()
@@ -133,7 +134,7 @@ fn other_protocol(received: &[u8]) -> UpgradeError {
     UpgradeError::OtherProtocol(shown(&received[..received.len().min(16)]))
 }
 
-/// The answer to a request for a link's path: whatever asks for no WebSocket is not there.
+/// Answers a request for a link's path: anything but a WebSocket request gets "not found".
 pub fn grant_upgrade(request: &Request<Incoming>) -> Result<Response<MessageBody>, ErrorResponse> {
     let wanted = request::requested_upgrade(request.headers(), request.version());
     match request::is_websocket(wanted.as_ref()) {

@@ -6,10 +6,11 @@
 //! - [`request`] and [`response`] clean heads; [`fields`] knows hop-by-hop fields, [`own_names`] the backend's
 //!   internal names, [`forwarded`] the client behind proxies.
 //! - [`body`] carries bodies and [`framing`] announces their length; [`interim`] forwards 1xx responses.
-//! - [`error_response`] is what the gateway answers itself, `unreadable_head` what it puts in place of hyper's answers; [`parse_error`] explains a broken response.
-//! - [`checked_stream`], with [`request_checker`] and [`keep_alive`], watches a client's connection;
-//!   [`upstream`] is one that requests are sent to; [`half_open`] lets a response be read to its end.
-//! - [`driver`] keeps all connections of one client going in one task; [`websocket`] grants upgrades, [`link_upgrade`]
+//! - [`error_response`] makes the gateway's own answers, `unreadable_head` replaces those of hyper, and
+//!   [`parse_error`] explains a broken response.
+//! - [`checked_stream`], with [`request_checker`] and [`keep_alive`], watches a client's connection.
+//!   [`upstream`] is a connection on which requests are sent; [`half_open`] lets a response be read to its end.
+//! - [`driver`] runs all connections of one client in one task. [`websocket`] grants upgrades, [`link_upgrade`]
 //!   those of links.
 
 pub mod body;
@@ -37,11 +38,11 @@ use std::time::Duration;
 
 /// The longest head of a client's request, and of a backend's answer.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Fields of a client's request.
+/// The most fields of a client's request.
 pub const REQUEST_FIELDS_MAX: usize = 100;
-/// Fields of a backend's answer.
+/// The most fields of a backend's answer.
 pub const ANSWER_FIELDS_MAX: usize = 200;
-/// What each half adds has room between the two, beside the most that came in.
+/// Extra room between the halves for what each half adds.
 const ROOM_BYTES: usize = 4 * 1024;
 const ROOM_FIELDS: usize = 16;
 
@@ -69,10 +70,10 @@ impl HeadSource {
         }
     }
 }
-/// Bytes of a body read at once.
+/// The most bytes of a body that are read at once.
 pub const READ_BYTES_MAX: usize = 64 * 1024;
-/// A connection that is closed behind an answer is read for so long, so that no reset overtakes the answer:
-/// a request may be on its way to it (RFC 9112, section 9.6).
+/// After an answer, a connection is read for this long before it is closed, so that no reset overtakes the
+/// answer: more of the request may be on its way (RFC 9112, section 9.6).
 pub const LINGER: Duration = Duration::from_secs(30);
-/// The same where nothing more has come for so long.
+/// The same, if nothing more has arrived for this long.
 pub const LINGER_QUIET: Duration = Duration::from_secs(2);

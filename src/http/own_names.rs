@@ -7,16 +7,16 @@ use super::request::host_name;
 /// The names of a backend that mean nothing outside.
 #[derive(Debug)]
 pub struct OwnNames {
-    /// The host of its address, and what that is in numbers.
+    /// The host of its address, and the numeric form of that.
     hosts: Vec<String>,
     /// The port of its address.
     port: u16,
-    /// What else it calls itself, at whatever port.
+    /// What else it calls itself, at any port.
     others: Vec<String>,
 }
 
 impl OwnNames {
-    /// `others` are spelt as [`host_name`] has them.
+    /// `others` must be spelled as by [`host_name`].
     pub fn new(host: &str, port: u16, reached: Option<SocketAddr>, others: &[String]) -> Self {
         let mut hosts = vec![host_name(host)];
         hosts.extend(reached.map(|reached| reached.ip().to_canonical().to_string()));
@@ -24,7 +24,7 @@ impl OwnNames {
         Self { hosts, port, others: others.to_vec() }
     }
 
-    /// Whether an authority is the backend's, whoever is to log in there.
+    /// Whether an authority is the backend's, whatever user it names.
     pub fn contains_authority(&self, authority: &[u8]) -> bool {
         let place = authority.rsplit(|byte| *byte == b'@').next().unwrap_or(authority);
         let Ok(place) = std::str::from_utf8(place) else { return false };
@@ -42,8 +42,8 @@ impl OwnNames {
         host.is_ok_and(|host| self.hosts.contains(&host) || self.others.contains(&host))
     }
 
-    /// Whether one of them stands in a value, as a word of its own; one that could be any word counts only where it
-    /// stands as a host does.
+    /// Whether a value contains one of the names as a separate word. A name that could be any word counts only
+    /// where a host is expected.
     pub fn are_in(&self, value: &[u8]) -> bool {
         self.hosts.iter().chain(&self.others).any(|host| {
             let is_word = !host.contains(['.', ':']);
@@ -64,7 +64,7 @@ impl OwnNames {
     }
 }
 
-/// A reference that has an authority: what stands before that, the authority, what stands behind it.
+/// Splits a reference with an authority: what is before it, the authority, what follows it.
 pub fn split_reference(reference: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let begins = |scheme: &&[u8]| {
         reference.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))

@@ -1,4 +1,4 @@
-//! Says in words why a backend's response could not be parsed. hyper's own errors tell less, and only as text.
+//! Explains why a backend's response could not be parsed. hyper's own errors say less, and only as text.
 
 use thiserror::Error;
 
@@ -32,7 +32,7 @@ pub enum ResponseParseError {
 }
 
 impl ResponseParseError {
-    /// What is wrong with what was heard of an answer, which hyper has refused.
+    /// Finds what is wrong with the received part of an answer that hyper has refused.
     pub fn diagnose(mut received: &[u8]) -> Self {
         loop {
             let mut fields = [httparse::EMPTY_HEADER; ANSWER_FIELDS_MAX];
@@ -40,7 +40,7 @@ impl ResponseParseError {
             match head.parse(received) {
                 Ok(httparse::Status::Complete(length)) if length > HEAD_BYTES_MAX => return Self::Long,
                 Ok(httparse::Status::Complete(length)) => match head.code {
-                    // What is said before an answer (RFC 9110, section 15.2).
+                    // Interim responses come before an answer (RFC 9110, section 15.2).
                     Some(100 | 102..=199) => received = &received[length..],
                     _ => return Self::diagnose_fields(&head),
                 },
@@ -59,7 +59,7 @@ impl ResponseParseError {
         }
     }
 
-    /// Of a head that is well written.
+    /// The same for a head that is syntactically correct.
     fn diagnose_fields(head: &httparse::Response<'_, '_>) -> Self {
         let has = |name: &str| head.headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
         if has("transfer-encoding") {

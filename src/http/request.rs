@@ -1,4 +1,4 @@
-//! Checks a client's request, and cleans it before it is sent on.
+//! Checks a client's request, and cleans it before it is forwarded.
 
 use std::net::IpAddr;
 
@@ -19,13 +19,13 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
-/// A user's name, as it is told.
+/// The longest user name that is passed on.
 const USER_BYTES_MAX: usize = 255;
 
 /// The parts of a request that decide which service it is for.
 #[derive(Debug)]
 pub struct RequestTarget<'a> {
-    /// As [`check_request`] has it; empty where the request names none.
+    /// As returned by [`check_request`]; empty if the request names none.
     pub host: &'a str,
     pub path: &'a str,
     pub origin: Option<&'a [u8]>,
@@ -34,12 +34,12 @@ pub struct RequestTarget<'a> {
 /// The forwarding headers that tell a backend who its client is.
 #[derive(Debug, Clone)]
 pub struct ForwardedHeaders {
-    /// The client, then those that it has come through.
+    /// The client, followed by the proxies on the way.
     list: HeaderValue,
     scheme: HeaderValue,
-    /// Who the client has proven to be.
+    /// The name that the client has proven.
     user: Option<HeaderValue>,
-    /// What a trusted proxy says of where the client has asked.
+    /// What a trusted proxy says about the address that the client used.
     trusted: HeaderMap,
 }
 
@@ -54,12 +54,12 @@ impl ForwardedHeaders {
         }
     }
 
-    /// Of a client that has proven to be called so.
+    /// The same for a client that has proven this name.
     pub fn with_user(self, name: Option<&str>) -> Self {
         Self { user: name.and_then(user_value), ..self }
     }
 
-    /// Of a request that a trusted proxy has passed on.
+    /// The same for a request that a trusted proxy has forwarded.
     pub fn via_proxies(self, through: &ForwardedChain, headers: &HeaderMap) -> Self {
         let mut reported = HeaderMap::new();
         for name in [FORWARDED_PROTO, FORWARDED_HOST] {
@@ -71,8 +71,8 @@ impl ForwardedHeaders {
     }
 }
 
-/// A name as a field carries it: what is no visible ASCII stands there by its bytes (RFC 3986, section 2.1), and so does
-/// `%`, so that no name reads like another one. What is too long is cut between two signs.
+/// A name as a field value. Bytes that are not visible ASCII are percent-encoded (RFC 3986, section 2.1), and
+/// so is `%`, so that no two names look alike. A name that is too long is cut between two characters.
 fn user_value(name: &str) -> Option<HeaderValue> {
     let mut value = String::new();
     for sign in name.chars() {
@@ -89,8 +89,8 @@ fn user_value(name: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(value).ok()
 }
 
-/// Checks what every reader of the request has to agree on; the host that it means: in lower case, without
-/// its port and the dot of its root, and empty where a client of HTTP/1.0 names none.
+/// Checks everything on which all parsers of the request have to agree. Returns its host: in lower case,
+/// without the port and the dot of the root, and empty if a client of HTTP/1.0 names none.
 pub fn check_request<B>(request: &Request<B>) -> Result<String, ErrorResponse> {
     match *request.method() {
         Method::CONNECT => {
@@ -122,7 +122,7 @@ pub fn check_request<B>(request: &Request<B>) -> Result<String, ErrorResponse> {
     Ok(host)
 }
 
-/// The host of a target in absolute form, and the port of its scheme.
+/// The host of a target in absolute form, and its port or that of the scheme.
 fn target_host(uri: &Uri) -> Result<Option<(RequestHost, u16)>, ErrorResponse> {
     let Some(authority) = uri.authority() else { return Ok(None) };
     let port = match uri.scheme_str() {
@@ -142,7 +142,7 @@ struct RequestHost {
 }
 
 impl RequestHost {
-    /// `None` where it is none, or could be read in two ways.
+    /// `None` if it is not a host, or could be read in two ways.
     fn read(text: &[u8]) -> Option<Self> {
         let is_sign = |sign: &u8| sign.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(sign);
         let text = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|sign| is_sign(&sign)))?;
@@ -161,8 +161,8 @@ impl RequestHost {
     }
 }
 
-/// A host in the one spelling that it is compared in: a name in lower case and without the dot of its root, an
-/// address as it is written shortest, without brackets.
+/// A host in the spelling used for comparison: a name in lower case without the dot of the root, an address in
+/// its shortest form, without brackets.
 pub fn host_name(text: &str) -> String {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     if let Ok(address) = bare.parse::<IpAddr>() {
@@ -176,14 +176,14 @@ pub fn origin(headers: &HeaderMap) -> Result<Option<&[u8]>, ErrorResponse> {
     single_value(headers, header::ORIGIN)
 }
 
-/// The only value of a field that may stand once.
+/// The value of a field that may appear only once.
 pub(super) fn single_value(headers: &HeaderMap, name: HeaderName) -> Result<Option<&[u8]>, ErrorResponse> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(HeaderValue::as_bytes);
     if values.next().is_some() { Err(bad_request("a header stands there twice")) } else { Ok(value) }
 }
 
-/// Whether a path leaves its folder, in any spelling that a backend may read so.
+/// Whether a path leaves its folder, in any spelling that a backend might accept.
 fn leaves_folder(path: &str) -> bool {
     if !path.contains("..") && !path.contains('%') {
         return false;
@@ -193,10 +193,10 @@ fn leaves_folder(path: &str) -> bool {
     plain.split(['/', '\\']).any(folder)
 }
 
-/// What a request wants its connection to become: the protocols that it names and that could be passed on,
-/// in its order; `None` where there are none, or it does not ask for a change.
+/// What a request wants its connection to become: the protocols it names that could be passed on, in its order.
+/// `None` if there are none, or it does not ask for an upgrade.
 ///
-/// Another version of HTTP is not passed on: what it asks could not be looked at.
+/// Another version of HTTP is not passed on, because its requests could not be checked.
 pub fn requested_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let mut options = fields::list_members(headers, header::CONNECTION);
     let wants_upgrade = options.any(|option| option.eq_ignore_ascii_case(b"upgrade"));
@@ -210,20 +210,20 @@ pub fn requested_upgrade(headers: &HeaderMap, version: Version) -> Option<Header
     HeaderValue::from_bytes(&protocols.join(&b", "[..])).ok()
 }
 
-/// Whether a protocol that a client offers is one that could be passed on.
+/// Whether a protocol that a client offers could be passed on.
 pub(super) fn is_passable_upgrade(protocol: &[u8]) -> bool {
     let begins =
         |other: &[u8]| protocol.get(..other.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(other));
     ![&b"h2"[..], b"http", b"tls"].into_iter().any(begins)
 }
 
-/// Whether a request wants to become a WebSocket, perhaps among others.
+/// Whether a request asks for a WebSocket, perhaps among others.
 pub fn is_websocket(upgrade: Option<&HeaderValue>) -> bool {
     let protocols = upgrade.into_iter().flat_map(|upgrade| fields::split_members(upgrade.as_bytes()));
     protocols.into_iter().any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Makes a client's request one of our own, for a service with this path and these hosts.
+/// Turns a client's request into one of our own, for a service with this path and these hosts.
 pub fn clean_request(
     parts: &mut Parts,
     upgrade: Option<HeaderValue>,
@@ -240,7 +240,7 @@ pub fn clean_request(
         headers.insert(FORWARDED_USER, user.clone());
     }
     if headers.get(header::HOST).is_none_or(HeaderValue::is_empty) {
-        // HTTP/1.1 can not do without. Where it stays empty, the half that knows the backend fills it in.
+        // HTTP/1.1 needs it. If it stays empty, the half that knows the backend fills it in.
         let known = hosts.iter().find(|host| !host.starts_with("*."));
         let known = || HeaderValue::from_str(known?).ok();
         headers.insert(header::HOST, target.or_else(known).unwrap_or(HeaderValue::from_static("")));
@@ -261,8 +261,8 @@ pub fn clean_request(
     }
 }
 
-/// Makes a request that the other half has cleaned one of our own. A path that the backend's address has
-/// stands in for the accept's, and its host for one that the client did not name.
+/// Turns a request that the other half has cleaned into one of our own. A path in the backend's address
+/// replaces the accept's, and the backend's host is used if the client named none.
 pub fn clean_peer_request(parts: &mut Parts, upgrade: Option<HeaderValue>) {
     pass_headers(parts, upgrade, HeadOrigin::Peer);
 }
@@ -281,7 +281,7 @@ impl AskedTarget {
         Self { uri: parts.uri.clone(), has_host }
     }
 
-    /// Asks a backend for it, whose path and name these are.
+    /// Writes it into a request for a backend with this path and name.
     pub fn write_to<B>(&self, request: &mut hyper::Request<B>, path: &str, host: &str) {
         if !(self.has_host && request.headers().contains_key(header::HOST))
             && let Ok(host) = HeaderValue::from_str(host)
@@ -295,7 +295,7 @@ impl AskedTarget {
         }
         let prefix = request.headers().get(FORWARDED_PREFIX);
         let below = prefix.and_then(|prefix| strip_folder(requested.as_bytes(), prefix.as_bytes()));
-        // What was taken off is whole letters: it stands in the path.
+        // Only whole characters were removed from the path, so the rest is still text.
         let below = below.and_then(|below| std::str::from_utf8(below).ok()).unwrap_or(requested);
         let slash = if below.starts_with('/') { "" } else { "/" };
         let full = if below.is_empty() { path.to_owned() } else { format!("{path}{slash}{below}") };
@@ -305,8 +305,8 @@ impl AskedTarget {
     }
 }
 
-/// The session's id, by which the logs of both halves and the backend's can be put together. A client that has a
-/// name for its request keeps it.
+/// Sets the session's id, by which the logs of both halves and the backend can be matched. A client that names
+/// its request keeps that name.
 pub fn set_request_id(headers: &mut HeaderMap, names_itself: bool, id: &str) {
     if !names_itself && let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, id);
@@ -315,7 +315,7 @@ pub fn set_request_id(headers: &mut HeaderMap, names_itself: bool, id: &str) {
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What of a target stands below a folder.
+/// The part of a target below a folder.
 pub(super) fn strip_folder<'a>(target: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
     let rest = target.strip_prefix(folder.strip_suffix(b"/").unwrap_or(folder))?;
     matches!(rest, [] | [b'/' | b'?' | b'#', ..]).then_some(rest)
@@ -463,7 +463,7 @@ mod tests {
         assert_eq!(reported("x-forwarded-prefix"), Some("/shop"));
         assert_eq!((reported("host"), reported("cookie")), (Some("h"), Some("a=b")));
         assert_eq!((reported("x-real-ip"), reported("connection")), (None, None));
-        // Without an accept's path there is no prefix, and an upgrade that is wanted stands.
+        // Without an accept's path there is no prefix, and a requested upgrade is kept.
         let mut socket = parts(
             "GET",
             "/",
@@ -482,7 +482,7 @@ mod tests {
     fn a_host_that_no_client_names_is_the_services_or_the_backends() {
         let by = ForwardedHeaders::new("192.0.2.7".parse().expect("an address"), false);
         let hosts = |hosts: &[&str]| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>();
-        // Target, fields, `hosts`, what is told of the host, and what the backend hears.
+        // Target, fields, `hosts`, the host found, and what the backend receives.
         type Row<'a> =
             (&'a str, &'a [(&'a str, &'a str)], Vec<String>, [Option<&'static str>; 2], &'static str);
         let table: &[Row<'_>] = &[
@@ -504,7 +504,7 @@ mod tests {
         }
     }
 
-    /// What a backend is asked, after another that could not be reached.
+    /// What one backend is sent after another could not be reached.
     fn addressed(mut requested: Parts, path: &str) -> Parts {
         clean_peer_request(&mut requested, None);
         let target = AskedTarget::of(&requested);

@@ -11,7 +11,7 @@ use super::{HEAD_BYTES_MAX, fields::split_members, request::is_passable_upgrade}
 #[derive(Debug, Default)]
 pub struct RequestChecker {
     state: CheckerState,
-    /// The beginning of a line whose end has not come.
+    /// The beginning of an unfinished line.
     line: Vec<u8>,
     head: HeadFraming,
     target: TargetCheck,
@@ -26,38 +26,38 @@ enum CheckerState {
     Body(u64),
     ChunkSize,
     Chunk(u64),
-    /// The CR, then the LF, behind a chunk.
+    /// The CR, then the LF, after a chunk.
     ChunkEnd(u8),
     Trailers,
-    /// What comes is the next request, or what the connection has become.
+    /// What follows is either the next request, or what the connection has become.
     Undecided,
-    /// What comes is of a request that was spoilt.
+    /// What follows belongs to a request that was made invalid.
     Done,
 }
 
-/// What was seen of the targets of requests.
+/// What was found in the targets of requests.
 #[derive(Debug, Default)]
 struct TargetCheck {
     is_query: bool,
-    /// First lines that have ended.
+    /// The number of complete first lines.
     lines: u64,
-    /// The first request whose target has a sign that it may not have.
+    /// The first request whose target has a forbidden character.
     refused: Option<u64>,
 }
 
-/// What a head says of what follows it.
+/// What a head says about the bytes after it.
 #[derive(Debug, Default)]
 struct HeadFraming {
     length: Option<u64>,
     is_chunked: bool,
-    /// It may become something else.
+    /// The connection may be upgraded.
     upgrades: bool,
 }
 
 /// A line that must be rejected.
 struct InvalidLine;
 
-/// Stands where a target had a sign that it may not have.
+/// Replaces a forbidden character in a target.
 pub const SPOILT_SIGN: u8 = b'_';
 
 impl RequestChecker {
@@ -107,35 +107,35 @@ impl RequestChecker {
         at
     }
 
-    /// Whether what comes next waits until it is known what the connection becomes.
+    /// Whether the next bytes wait until it is known what the connection becomes.
     pub fn is_undecided(&self) -> bool {
         self.state == CheckerState::Undecided
     }
 
-    /// The connection was not upgraded: what follows is the next request.
+    /// The connection was not upgraded, so the next bytes are another request.
     pub fn resume_requests(&mut self) {
         self.state = CheckerState::FirstLine;
     }
 
-    /// Whether no request has begun that has not come to its end.
+    /// Whether no request is incomplete.
     pub fn is_between_requests(&self) -> bool {
         self.state == CheckerState::Undecided
             || (self.state == CheckerState::FirstLine && self.line.is_empty())
     }
 
-    /// Requests whose first lines have come.
+    /// The number of requests whose first lines have arrived.
     pub fn requests(&self) -> u64 {
         self.target.lines
     }
 
-    /// Which request has a target with signs that have to be percent-encoded. hyper would not take them, and
-    /// say nothing, or take them for the target's end; here they are overwritten, and the request is for the
-    /// reader to refuse.
+    /// Which request has characters in its target that must be percent-encoded. hyper would refuse them without
+    /// a reason, or take them for the target's end. So they are overwritten here, and the reader refuses the
+    /// request.
     pub fn refused_request(&self) -> Option<u64> {
         self.target.refused
     }
 
-    /// Takes what there is of a line; how much that is.
+    /// Takes the available part of a line; returns its length.
     fn take_line(&mut self, bytes: &mut [u8]) -> usize {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         if self.state == CheckerState::FirstLine {
@@ -143,7 +143,7 @@ impl RequestChecker {
             self.target.check(&mut bytes[..length]);
         }
         let Some(end) = end else {
-            // One that is longer is turned away for its length.
+            // A longer line is refused for its length.
             if self.line.len() <= HEAD_BYTES_MAX {
                 self.line.extend_from_slice(bytes);
             }
@@ -166,7 +166,7 @@ impl RequestChecker {
     fn end_line(&mut self, line: &[u8]) -> Result<(), InvalidLine> {
         let line = line.strip_suffix(b"\r").ok_or(InvalidLine)?;
         self.state = match self.state {
-            // Empty lines before a request are of no meaning (RFC 9112, section 2.2).
+            // Empty lines before a request mean nothing (RFC 9112, section 2.2).
             CheckerState::FirstLine if line.is_empty() => CheckerState::FirstLine,
             CheckerState::FirstLine => {
                 self.target.end_line();
@@ -236,7 +236,7 @@ impl HeadFraming {
 
     fn next_state(self) -> CheckerState {
         match self {
-            // One with a body becomes nothing else.
+            // A request with a body is never upgraded.
             Self { is_chunked: true, .. } => CheckerState::ChunkSize,
             Self { length: Some(1..), .. } => CheckerState::Body(self.length.unwrap_or_default()),
             Self { upgrades: true, .. } => CheckerState::Undecided,
@@ -260,7 +260,7 @@ fn number(digits: &[u8], radix: u32, digits_max: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What is spoilt of it, all at once and byte by byte.
+    /// Where a text is made invalid: the same for all of it at once and for byte by byte.
     fn spoilt(text: &str) -> Option<usize> {
         let mut whole = text.as_bytes().to_vec();
         RequestChecker::default().check(&mut whole);
@@ -290,7 +290,7 @@ mod tests {
             "GET / HTTP/1.1\r\nUpgrade: h2c, , HTTP/2.0\r\nUpgrade: ,\r\n\r\n",
         ] {
             assert_eq!(spoilt(&format!("{before}{next}")), None, "{before:?}");
-            // What follows is looked at again.
+            // What follows is checked again.
             let bad = format!("{before}{}", next.replace("h\r\n\r", "h\n\r"));
             assert_eq!(spoilt(&bad), Some(bad.len() - 3), "{before:?}");
         }
@@ -310,7 +310,7 @@ mod tests {
         strict.resume_requests();
         let at = bytes.len() - 1;
         assert_eq!((strict.check(&mut bytes[head.len()..]), bytes[at]), (at + 1 - head.len(), 0));
-        // One with a body becomes nothing else, and its body is followed.
+        // A request with a body is not upgraded, and its body is followed.
         let with_body = "POST / HTTP/1.1\r\nUpgrade: a\r\nContent-Length: 2\r\n\r\n\n\nGET / HTTP/1.1\n";
         assert_eq!(spoilt(with_body), Some(with_body.len() - 1));
     }

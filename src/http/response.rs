@@ -1,6 +1,6 @@
 //! Cleans a backend's response for clients. Wherever a client would follow one of the backend's own names, that
-//! name is replaced by the one the client asked for: in references, in the domain of a cookie, in the sources of
-//! a policy. Everything else in a field is the backend's own business and is forwarded byte for byte.
+//! name is replaced by the one the client used: in references, in the domain of a cookie, in the sources of a
+//! policy. Everything else in a field is the backend's own business and is forwarded byte for byte.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -12,7 +12,7 @@ use super::{
 
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
 
-/// The backend's own names, and its path where that replaces the accept's.
+/// The backend's own names, and its path if that replaces the accept's.
 #[derive(Debug)]
 pub struct NameMapping {
     own: OwnNames,
@@ -22,7 +22,7 @@ pub struct NameMapping {
 /// The address that the client sent its request to.
 #[derive(Debug)]
 pub struct PublicAddress {
-    /// Of the accept; `/` where it has none.
+    /// The accept's path; `/` if it has none.
     pub prefix: Vec<u8>,
     /// The `Host` of the request.
     pub host: Vec<u8>,
@@ -33,7 +33,8 @@ impl NameMapping {
         Self { own, path: path.as_bytes().to_vec() }
     }
 
-    /// Makes a backend's head one of our own; `tell` hears of each field that names the backend and is not mended.
+    /// Turns a backend's head into one of our own. `tell` is called for each field that names the backend and
+    /// cannot be corrected.
     pub fn clean_response(
         &self,
         headers: &mut HeaderMap,
@@ -65,7 +66,7 @@ impl NameMapping {
         }
     }
 
-    /// A reference as clients can follow it; `None` where it stays as it is.
+    /// A reference that clients can follow; `None` if it stays as it is.
     fn map_reference(&self, reference: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let Some((scheme, authority, target)) = split_reference(reference) else {
             return self.map_path(reference, public).map(path_only);
@@ -81,7 +82,7 @@ impl NameMapping {
         Some([scheme, authority, &target].concat())
     }
 
-    /// A target below the backend's path, as one below the accept's.
+    /// A target below the backend's path, as one below the accept's path.
     fn map_path(&self, target: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         if self.path == b"/" || !target.starts_with(b"/") {
             return None;
@@ -137,7 +138,7 @@ impl NameMapping {
         (mended != value).then_some(mended)
     }
 
-    /// A cookie belongs to the host that the client asked, and to a path that it knows.
+    /// A cookie applies to the host that the client used, and to a path that it knows.
     fn map_cookie(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let attribute = |part: &[u8]| -> Option<Vec<u8>> {
             let equals = part.iter().position(|sign| *sign == b'=').unwrap_or(part.len());
@@ -187,7 +188,7 @@ impl NameMapping {
         (mended != value).then_some(mended)
     }
 
-    /// A source of a policy that is the backend: the host that the client has asked is one for it.
+    /// A source of a policy that is the backend: replaced by the host that the client used.
     fn map_source(&self, source: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let without_scheme = || {
             let end = source.iter().position(|sign| *sign == b'/').unwrap_or(source.len());
@@ -206,7 +207,7 @@ impl NameMapping {
     }
 }
 
-/// A target that leads nowhere else: two slashes would begin an authority.
+/// A target that cannot lead elsewhere: two slashes would begin an authority.
 fn path_only(target: Vec<u8>) -> Vec<u8> {
     match target.as_slice() {
         [b'/', b'/' | b'\\', ..] => [b"/.", &target[..]].concat(),
@@ -232,7 +233,7 @@ mod tests {
         NameMapping::new(OwnNames::new("App.inside.example", 9000, reached, &others), path)
     }
 
-    /// A field as it goes on, with a sign of Latin-1 for each byte, and whether it was told.
+    /// A field as it is forwarded, with a Latin-1 character for each byte, and whether it was reported.
     fn cleaned(names: &NameMapping, prefix: &str, name: &str, value: &str) -> (Option<String>, bool) {
         let bytes: Vec<u8> = value.chars().map(|sign| sign as u8).collect();
         let mut headers = HeaderMap::new();
@@ -271,7 +272,7 @@ mod tests {
             ("http://shop.example/a", "http://shop.example/a"),
             ("/a", "/a"),
             ("a/b", "a/b"),
-            // It leads to no other host.
+            // It does not lead to another host.
             ("http://10.0.0.5:9000//elsewhere.example/a", "/.//elsewhere.example/a"),
             ("http://10.0.0.5:9000/\\elsewhere.example", "/./\\elsewhere.example"),
         ];
@@ -351,7 +352,7 @@ mod tests {
         for name in ["content-security-policy", "content-security-policy-report-only"] {
             check(&names("/app"), "/shop", name, &table);
         }
-        // Of a client that named no host.
+        // For a client that named no host.
         let public = PublicAddress { prefix: b"/".into(), host: Vec::new() };
         let mended = names("/").map_policy(b"img-src web data:", &public);
         assert_eq!(mended.as_deref(), Some(&b"img-src 'self' data:"[..]));

@@ -1,7 +1,7 @@
-//! The answer to a head that hyper cannot read. hyper writes it itself, beneath every service, and without a body;
-//! here it gets a line of text, as every other answer of the gateway has one.
+//! The answer to a head that hyper cannot read. hyper writes such answers itself, below every service, and
+//! without a body. Here they get a line of text, like every other answer of the gateway.
 
-/// What to write in place of these bytes, where they are such an answer of hyper's.
+/// The bytes to write instead, if these are such an answer of hyper's.
 pub fn with_text(written: &[u8]) -> Option<Vec<u8>> {
     let head = str::from_utf8(written).ok()?.strip_suffix("\r\n\r\n")?;
     let mut lines = head.split("\r\n");

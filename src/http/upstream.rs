@@ -1,4 +1,4 @@
-//! A connection that requests are sent to, one after another.
+//! A connection on which requests are sent, one after another.
 
 use std::{sync::Arc, task::Context, time::Duration};
 
@@ -27,7 +27,7 @@ use super::{
 #[derive(Debug)]
 pub struct UpstreamConnection {
     sender: SendRequest<MessageBody>,
-    /// Ends the connection at once.
+    /// Cancelled to end the connection at once.
     cut: CancellationToken,
     capture: Arc<ResponseCapture>,
     answer: Option<Duration>,
@@ -40,18 +40,18 @@ pub enum ResponseFailure {
     Unsent(Box<Request<MessageBody>>),
     /// The request's own body has stalled.
     BodyStalled,
-    /// No head has come in time.
+    /// No head arrived in time.
     TimedOut,
     /// The request's own body was cut.
     BodyCut,
-    /// It was closed before a byte had come back.
+    /// It was closed before a byte came back.
     Unanswered,
     Invalid(ResponseParseError),
 }
 
 impl UpstreamConnection {
-    /// A line over a fresh connection, and what keeps it going. The head of an answer comes within `answer`
-    /// of the last of its request, where that is watched here.
+    /// Opens HTTP on a fresh connection; returns it with its driver. The head of an answer must arrive within
+    /// `answer` of the request's end, if this is checked here.
     pub async fn handshake<T>(
         connection: T,
         from: HeadSource,
@@ -72,7 +72,8 @@ impl UpstreamConnection {
         let until = cut.clone();
         let going = async move {
             tokio::select! {
-                // First: with nobody left to ask, the connection would end as if all were said.
+                // Checked first: with nobody left to send requests, the connection would seem to have ended
+                // normally.
                 biased;
                 () = until.cancelled() => {}
                 ended = connection.with_upgrades() => {
@@ -85,7 +86,7 @@ impl UpstreamConnection {
         Ok((Self { sender, cut, capture, answer }, Box::pin(going)))
     }
 
-    /// The connection itself, once a request has made it something else, and what of it was read already.
+    /// The connection itself after an upgrade, with the bytes that were already read from it.
     pub async fn into_upgraded<T>(upgraded: OnUpgrade) -> Result<(T, Bytes), BodyError>
     where
         T: AsyncRead + AsyncWrite + UnreadBytes + Unpin + Send + 'static,
@@ -101,20 +102,20 @@ impl UpstreamConnection {
         !self.sender.is_closed() && !self.capture.has_peer_stopped_reading()
     }
 
-    /// Whether the last exchange is over, on both sides.
+    /// Whether the last exchange is over on both sides.
     pub fn is_idle(&self) -> bool {
         self.is_open() && self.sender.is_ready()
     }
 
-    /// The same of a connection that has waited since, with its driver: nothing may have come on it. What did
-    /// come, nobody has asked for; it would be taken for the answer to the next request.
+    /// The same for a connection that has been waiting, with its driver: nothing may have arrived on it. If
+    /// something did, nobody requested it, and it would be taken for the answer to the next request.
     pub fn poll_unused(&self, driver: &mut ConnectionDriver, cx: &mut Context<'_>) -> bool {
         let polled = self.capture.during_silence(|| driver.as_mut().poll(cx));
         polled.is_pending() && self.is_idle()
     }
 
-    /// Sends a request; the head of its response. Without one the line is cut, also where nobody waits for
-    /// it any more.
+    /// Sends a request; returns the head of its response. If there is none, the connection is cut, even if
+    /// nobody is waiting any more.
     pub async fn send(
         &mut self,
         request: Request<MessageBody>,
@@ -152,8 +153,8 @@ impl UpstreamConnection {
                 None => Some(began),
                 Some(progress) => progress.state().given,
             };
-            // While more of the request is waited for, nobody owes an answer; the time begins with the next
-            // piece, which may have come when this is over.
+            // While more of the request is to come, no answer is due. The time starts with the next part, which
+            // may have arrived by the end of this one.
             let due = self.answer.map(|answer| due.unwrap_or_else(Instant::now) + answer);
             let sending = match due {
                 Some(due) => timeout_at(due, &mut sending).await,
@@ -207,7 +208,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Asks over a line while `other` plays its other end.
+    /// Sends a request on a connection while `other` plays its other end.
     async fn send_request(
         request: Request<MessageBody>,
         other: impl AsyncFnOnce(PipeEnd),
@@ -256,7 +257,7 @@ mod tests {
         ));
     }
 
-    /// A request whose body comes in `pieces`, each after a pause, is sent on to a silent backend.
+    /// Sends a request whose body comes in `pieces`, each after a pause, to a silent backend.
     async fn sent(pieces: usize, pause: Duration) -> Option<ResponseFailure> {
         let (mut client, served) = pipe();
         let lost = std::sync::Arc::new(std::sync::Mutex::new(None));

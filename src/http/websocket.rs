@@ -1,4 +1,4 @@
-//! Accepts a request to become a WebSocket (RFC 6455) where the gateway is its other end.
+//! Accepts a request to become a WebSocket (RFC 6455) that ends in the gateway.
 
 use hyper::{
     Method, Request, Response, StatusCode, Version,
@@ -14,10 +14,11 @@ use super::{
     request::{self, single_value},
 };
 
-/// Subprotocols by which clients of another gateway agree on something with it: a backend speaks none of them.
+/// Subprotocols with which clients talk to another gateway product; no backend speaks them.
 const OF_A_GATEWAY: &[u8] = b"x-kaazing-";
 
-/// The answer that makes a connection a WebSocket. `protocols` are those that the backend speaks, where they are known.
+/// The answer that turns a connection into a WebSocket. `protocols` are those that the backend speaks, if
+/// known.
 pub fn grant_upgrade(
     request: &Request<Incoming>,
     protocols: Option<&[String]>,
@@ -58,14 +59,13 @@ pub fn grant_upgrade(
     Ok(response)
 }
 
-/// 16 bytes in base64 (RFC 6455, section 4.1).
+/// Whether it is 16 bytes in base64 (RFC 6455, section 4.1).
 fn is_key(key: &[u8]) -> bool {
     let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
     key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_sign))
 }
 
-/// The subprotocol that is agreed to: the first that the client offers and the backend speaks, whose bytes
-/// these are.
+/// Chooses the subprotocol: the first that the client offers and the backend speaks, in the client's bytes.
 fn choose_protocol(
     headers: &HeaderMap,
     subprotocols: Option<&[String]>,

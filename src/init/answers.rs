@@ -1,4 +1,4 @@
-//! What `init` needs to know: from options, from questions in a terminal, or by default.
+//! The answers that `init` needs: from options, from questions in a terminal, or by default.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use crate::{
     profile::{self, Half, Mode, Problem, ProfileOverrides},
 };
 
-/// Where the internal gateway is dialled in forward mode: the port after that of reverse mode.
+/// The port of the internal gateway in forward mode is the one after that of reverse mode.
 const LINK_PORT: u16 = 1443;
 
 #[derive(Debug, Error)]
@@ -37,7 +37,7 @@ fn problems(problems: &[Problem]) -> String {
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// In the order in which they are asked.
+/// In the order of the questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InitQuestion {
     Service,
@@ -55,12 +55,12 @@ const QUESTIONS: [InitQuestion; 5] = [
     InitQuestion::LinkPort,
 ];
 
-/// A whole set of answers; those not given have their default.
+/// A complete set of answers; those not given have their default.
 #[derive(Debug, Clone)]
 pub struct InitAnswers {
     pub mode: Mode,
     pub half: InitHalf,
-    /// Of the gateway that is dialled in the other mode; never asked for.
+    /// The host of the gateway that is dialled in the other mode; never asked for.
     pub other_host: Option<String>,
     given: BTreeMap<InitQuestion, String>,
 }
@@ -100,7 +100,7 @@ impl InitAnswers {
         }
     }
 
-    /// An answer, or what holds without one.
+    /// An answer, or its default.
     pub fn value(&self, question: InitQuestion) -> String {
         let given = self.given.get(&question).cloned();
         // Only until it is asked for.
@@ -145,7 +145,7 @@ impl InitAnswers {
         Some(match question {
             InitQuestion::Service => "web".into(),
             InitQuestion::Accept => format!("tcp://{}:8000", self.accept_host()),
-            // What clients send as requests goes to where requests are answered.
+            // If clients send requests, the backend must answer requests.
             InitQuestion::Connect if self.accept().starts_with("tcp://") => "tcp://127.0.0.1:8080".into(),
             InitQuestion::Connect => "http://127.0.0.1:8080".into(),
             InitQuestion::Host if self.half == InitHalf::Pair => "127.0.0.1".into(),
@@ -165,7 +165,7 @@ impl InitAnswers {
         }
     }
 
-    /// What is wrong with the profiles that these answers make.
+    /// What is wrong with the profiles that these answers produce.
     fn check(&self) -> Result<(), Vec<Problem>> {
         let choice = ProfileOverrides { mode: None, role: None };
         let wrong = [Half::Dmz, Half::Internal].into_iter().filter_map(|role| {
@@ -173,7 +173,7 @@ impl InitAnswers {
             profile::parse(&text, Path::new("init.yaml"), &choice).err()
         });
         let mut wrong: Vec<Problem> = wrong.flatten().collect();
-        // What crosses the link concerns both.
+        // What crosses the link concerns both halves.
         wrong.extend(self.carries_mismatch());
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
@@ -191,14 +191,14 @@ impl InitAnswers {
         (outside != inside).then_some(Problem { place, what, advice })
     }
 
-    /// Each question until its answer will do; an empty line takes the default.
+    /// Asks each question until its answer is valid; an empty line takes the default.
     fn ask(&mut self) -> Result<(), InitAnswersError> {
         for question in QUESTIONS {
             let is_answered = self.given.contains_key(&question);
             if is_answered || (question == InitQuestion::Host && self.half == InitHalf::Pair) {
                 continue;
             }
-            // Ends with a good answer, or with the terminal's end of input.
+            // Ends with a valid answer, or with the end of input.
             while let Err(why) = self.ask_once(question)? {
                 print_note(format_args!("  {why}"));
             }
@@ -246,13 +246,13 @@ impl InitAnswers {
     }
 }
 
-/// An IPv6 address stands in brackets where a port follows.
+/// An IPv6 address is in brackets if a port follows.
 fn host_name(answer: &str) -> String {
     let answer = answer.trim();
     if answer.contains(':') && !answer.starts_with('[') { format!("[{answer}]") } else { answer.to_owned() }
 }
 
-/// `8000` and `host:8000` are addresses too.
+/// `8000` and `host:8000` are accepted as addresses too.
 fn address(answer: &str, host: &str) -> String {
     if answer.contains("://") {
         answer.to_owned()

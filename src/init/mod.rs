@@ -1,7 +1,7 @@
 //! `init`: the first profiles of a pair, with certificates, written from a few answers.
 //!
-//! Nothing is overwritten, and nothing is left half made. Each half gets what belongs to its host alone;
-//! the private CA's key stays with the internal half. Certificates for more gateways are `certs`'.
+//! Nothing is overwritten, and nothing is left half done. Each half gets only what belongs to its host; the
+//! private CA's key stays with the internal half. `certs` makes certificates for more gateways.
 
 mod answers;
 mod text;
@@ -42,7 +42,7 @@ fn list(paths: &[PathBuf]) -> String {
     format!("{} {} there", names.join(", "), if names.len() == 1 { "is" } else { "are" })
 }
 
-/// Asks what is not given, writes, and says how to go on.
+/// Asks for what is not given, writes the files, and says how to go on.
 pub fn run(options: &InitOptions, mode: Option<Mode>) -> Result<ExitCode, InitError> {
     let answers = match InitAnswers::gather(options, mode.unwrap_or(Mode::Reverse)) {
         Ok(answers) => answers,
@@ -63,8 +63,8 @@ pub fn run(options: &InitOptions, mode: Option<Mode>) -> Result<ExitCode, InitEr
     Ok(ExitCode::SUCCESS)
 }
 
-/// The folder of each half: the same one for a trial on one machine; else that of the other host's half
-/// lies within this one's, to be carried over as a whole.
+/// The folder of each half: the same one for a trial on one machine. Otherwise, the folder of the other host's
+/// half is inside this one, to be moved as a whole.
 struct HalfFolders {
     dmz: PathBuf,
     internal: PathBuf,
@@ -84,7 +84,7 @@ impl HalfFolders {
 struct NewFile {
     path: PathBuf,
     text: String,
-    /// Keys are their owner's alone.
+    /// Keys are readable by their owner only.
     mode: u32,
 }
 
@@ -105,14 +105,14 @@ fn files(folders: &HalfFolders, answers: &InitAnswers) -> Result<Vec<NewFile>, I
         add(folder, &format!("pki/{name}.pem"), pair.certificate, 0o644);
         add(folder, &format!("pki/{name}.key"), pair.key, 0o600);
     }
-    // Who has it can be either half: it stays away from the DMZ.
+    // Whoever has it can be either half, so it stays away from the DMZ.
     add(&folders.internal, "pki/ca.key", authority.pair.key, 0o600);
     Ok(files)
 }
 
-/// All of the files, or none.
+/// Writes all of the files, or none.
 fn write(files: &[NewFile]) -> Result<(), InitError> {
-    // A symbolic link that leads nowhere is there too.
+    // A broken symbolic link counts as existing.
     let is_there = |file: &&NewFile| fs::symlink_metadata(&file.path).is_ok();
     let there: Vec<_> = files.iter().filter(is_there).map(|file| file.path.clone()).collect();
     if !there.is_empty() {
@@ -120,7 +120,7 @@ fn write(files: &[NewFile]) -> Result<(), InitError> {
     }
     for (count, file) in files.iter().enumerate() {
         if let Err(source) = create(file) {
-            // What was made by this call, and nothing else; one that is gone already is as wanted.
+            // Removes only what this call has made; a file that is already gone is fine.
             files[..count].iter().for_each(|made| drop(fs::remove_file(&made.path)));
             return Err(InitError::Write { path: file.path.clone(), source });
         }
@@ -157,7 +157,7 @@ fn next_commands(half: InitHalf, folders: &HalfFolders, answers: &InitAnswers) -
     format!("\nnext:\n  {first}\n  {second}\n  {third}\n{then}")
 }
 
-/// For the half of this host, with the other half's folder and name.
+/// For the half on this host, with the other half's folder and name.
 fn across(profile: &str, other: &Path, name: &str, answers: &InitAnswers) -> [String; 4] {
     let folder = shell_word(other);
     let dials_other = matches!((name, answers.mode), ("dmz", Mode::Reverse) | ("internal", Mode::Forward));
@@ -173,7 +173,7 @@ fn across(profile: &str, other: &Path, name: &str, answers: &InitAnswers) -> [St
     ]
 }
 
-/// A file's name as a shell takes it for one word.
+/// A file's name, quoted so that a shell takes it for one word.
 fn shell_word(path: &Path) -> String {
     let name = path.display().to_string();
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+,@%:=".contains(letter);

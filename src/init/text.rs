@@ -1,4 +1,4 @@
-//! The profiles that `init` writes, from templates with marks for the answers.
+//! The profiles that `init` writes, from templates with placeholders for the answers.
 
 use super::answers::{InitAnswers, InitQuestion};
 use crate::{
@@ -19,7 +19,7 @@ pub fn profile(role: Half, answers: &InitAnswers) -> String {
     let listen = format!("listen: {}", quoted(&link.listen(listens_in)));
     let connect = format!("connect: {}", quoted(&link.connect(dials_in)));
     let mode = if answers.mode == Mode::Forward { "forward" } else { "reverse" };
-    // What the mode does not use stands there all the same: reversing is one word.
+    // What the mode does not use is written as well, so that reversing is one word.
     let unless_used = |line: String, used_in: Mode| match link.host(used_in) {
         Some(_) => line,
         None => format!("# {line}"),
@@ -32,7 +32,7 @@ pub fn profile(role: Half, answers: &InitAnswers) -> String {
         ("@ACCEPT@", quoted(&answers.accept())),
         ("@BACKEND@", quoted(&answers.connect())),
     ];
-    // The marks are taken one after the other from left to right: an answer that looks like one stays.
+    // The placeholders are replaced from left to right, so an answer that looks like one stays.
     let mut text = String::with_capacity(template.len() * 2);
     let mut rest = template;
     while let Some((at, mark, value)) =
@@ -46,7 +46,7 @@ pub fn profile(role: Half, answers: &InitAnswers) -> String {
     text
 }
 
-/// Both ways of one link.
+/// Both directions of one link.
 struct LinkAnswers<'a> {
     answers: &'a InitAnswers,
     is_local: bool,
@@ -73,7 +73,7 @@ impl<'a> LinkAnswers<'a> {
         format!("socks+tls://{host}:{}", self.port(mode))
     }
 
-    /// The host that is dialled in a mode, where it is known.
+    /// The host that is dialled in a mode, if known.
     fn host(&self, mode: Mode) -> Option<String> {
         match (self.is_local, mode == self.answers.mode) {
             (true, _) | (_, true) => Some(self.answers.value(InitQuestion::Host)),
@@ -82,12 +82,12 @@ impl<'a> LinkAnswers<'a> {
     }
 }
 
-/// A text that is one in YAML whatever is in it: YAML takes JSON's strings.
+/// A text that is a string in YAML whatever it contains, since YAML accepts JSON strings.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// A key, quoted only where it would be something else, such as a number or `no`.
+/// A key, quoted only if it would otherwise be something else, such as a number or `no`.
 fn key(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());

@@ -1,8 +1,8 @@
-//! A link of our own that stands: what was agreed on it, and when it goes.
+//! An established link of our own: what was agreed on it, and when it should leave.
 //!
-//! Its owner, a pool or a server, asks for its next event over and over; what concerns the link alone is
-//! done here: it is counted, its round trips are noted, and it is asked to leave when it is old, when
-//! what was agreed holds no more, or when there are too many.
+//! Its owner, a pool or a server, asks for its next event over and over. Whatever concerns only the link is
+//! done here. It is counted, its round trips are recorded, and it is asked to leave when it is old, when its
+//! terms have changed, or when there are too many.
 
 use std::{
     future::Future,
@@ -45,16 +45,16 @@ use crate::{
     },
 };
 
-/// What a gateway says that it is.
+/// The software name that a gateway sends.
 pub const SOFTWARE: &str = concat!("portcullis ", env!("CARGO_PKG_VERSION"));
 /// Sessions in a row for services that were not offered.
 const MISTAKES_MAX: u32 = 32;
 
-/// Numbers of the sessions that this process opens; of all its peers together, so unique for each.
+/// Session numbers of this process. All its peers share them, so they are unique for each.
 static SESSION_NUMBERS: OnceLock<Arc<AtomicU32>> = OnceLock::new();
 static INSTANCE: OnceLock<InstanceId> = OnceLock::new();
 
-/// What this process tells of itself.
+/// What this process says about itself.
 pub fn about() -> HelloAbout {
     let instance = *INSTANCE.get_or_init(|| InstanceId(std::array::from_fn(|_| fastrand::u8(..))));
     HelloAbout { software: SOFTWARE.into(), instance }
@@ -75,27 +75,27 @@ pub struct AgreedLink {
     since: Instant,
     /// We have asked it to leave.
     has_asked: bool,
-    /// When either end said first that it goes.
+    /// When either end first said that it leaves.
     leaves_since: Option<Instant>,
-    /// The other end has said that it leaves, or asked for it.
+    /// The other end has said that it leaves, or asked us to.
     received: Option<FrameType>,
-    /// A session was opened on it, and looked at.
+    /// A session was opened on it and looked at.
     has_carried: bool,
     /// Sessions in a row for services that were not offered on it.
     mistakes: u32,
-    /// Given when the certificate of the other end is revoked.
+    /// Signals that the certificate of the other end is revoked.
     revocation: RevocationSignal,
-    /// It was, and by then it is dropped.
+    /// If it was, the time by which the link is dropped.
     revoked_by: Option<Instant>,
 }
 
-/// What its owner is told of a link.
+/// What a link reports to its owner.
 #[derive(Debug)]
 pub enum AgreedLinkEvent {
     Opened(Box<OpenRequest>, IncomingSession),
-    /// A session has ended, and it may have been full before.
+    /// A session has ended, and the link may have been full before.
     HasRoom,
-    /// The server has replaced its offer; what of it is carried otherwise here.
+    /// The server has replaced its offer. Holds the services that carry something else here.
     Offers(Vec<CarriesMismatch>),
     /// It takes no more sessions.
     Leaves(FrameType),
@@ -107,11 +107,11 @@ pub enum AgreedLinkEvent {
 pub struct Agreement {
     pub end: LinkEnd,
     pub sessions_max: usize,
-    /// What its server may be asked for: of an opener, what it is granted; of a server, what it has offered.
+    /// What its server may be asked for: at an opener, what it is granted; at a server, what it has offered.
     pub serves: LinkServices,
-    /// It is replaced at this age, give or take a tenth, so that all do not go at once.
+    /// It is replaced at this age, give or take a tenth, so that not all links are replaced at once.
     pub retire: Duration,
-    /// Cancelled when what was agreed does not hold any more.
+    /// Cancelled when the agreement is no longer valid.
     pub retired: CancellationToken,
 }
 
@@ -151,7 +151,7 @@ impl AgreedLink {
         &self.peer
     }
 
-    /// Its socket, where there is one.
+    /// Its socket, if there is one.
     pub fn tcp(&self) -> Option<&tokio::net::TcpStream> {
         self.link.stream().tcp()
     }
@@ -168,12 +168,12 @@ impl AgreedLink {
         &self.serves
     }
 
-    /// Whether what was agreed on it holds no more.
+    /// Whether the terms it was opened under are no longer valid.
     pub fn is_worn(&self) -> bool {
         self.retired.is_cancelled()
     }
 
-    /// Counts it from now on as its peer's, until it is dropped.
+    /// Counts it for its peer from now on, until it is dropped.
     pub fn set_guard(&mut self, guard: LinkGuard) {
         let link = (self.handle.id(), self.link.stream());
         self.guard = Some(guard.describe_shared(link, &self.load, self.peer.instance));
@@ -183,19 +183,19 @@ impl AgreedLink {
         self.record = Some(record);
     }
 
-    /// How long it has stood.
+    /// How long it has been up.
     pub fn lifetime(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// A server's: tells the other end what is offered now, where it knows it otherwise.
+    /// At a server: tells the other end what is offered now, where that has changed.
     pub fn offer(&mut self, services: Vec<ServiceOffer>) {
         if self.serves.note_offer(&services).has_changed {
             self.link.offer(services);
         }
     }
 
-    /// Says that no more sessions are wanted, or opened, here; it ends when the last has ended.
+    /// Says that no more sessions are wanted, or opened, here; the link ends after the last one has ended.
     pub fn leave(&mut self, kind: FrameType) {
         if !std::mem::replace(&mut self.has_asked, true) {
             self.leaves_since.get_or_insert_with(Instant::now);
@@ -204,7 +204,7 @@ impl AgreedLink {
         }
     }
 
-    /// The next event; `requested` resolves when its owner wants it to leave.
+    /// The next event. `requested` resolves when its owner wants it to leave.
     pub async fn next_event(&mut self, requested: impl Future<Output = FrameType>) -> AgreedLinkEvent {
         tokio::pin!(requested);
         loop {
@@ -251,7 +251,7 @@ impl AgreedLink {
         }
     }
 
-    /// The certificate of the other end was revoked: nothing is carried for it any more.
+    /// Handles a revoked certificate of the other end: nothing is carried for it any more.
     fn revoke(&mut self) {
         self.revoked_by = Some(Instant::now() + LINGERING_CLOSE);
         self.has_asked = true;
@@ -260,14 +260,14 @@ impl AgreedLink {
         self.link.revoke();
     }
 
-    /// When a link that leaves has to be closed, as far as is known now.
+    /// When a link that is leaving has to be closed, as far as is known now.
     fn gone_by(&self) -> Option<Instant> {
         let leaves_since = self.leaves_since?;
         let still_carries = || Instant::now() + GOODBYE;
         Some(self.link.quiet_since().map_or_else(still_carries, |quiet| quiet.max(leaves_since) + GOODBYE))
     }
 
-    /// How it ended that its other end lives, does not close it, and nothing is carried on it.
+    /// The reason, if the other end is alive but does not close a link that carries nothing.
     fn overstayed(&self) -> Option<IdleLossReason> {
         self.gone_by().filter(|by| *by <= Instant::now())?;
         Some(match self.received {
@@ -276,7 +276,8 @@ impl AgreedLink {
         })
     }
 
-    /// Who asks again and again for what it was not offered does not listen, and is no gateway of ours.
+    /// Ends the link if its peer keeps requesting what it was not offered: it does not listen, so it is no
+    /// gateway of ours.
     fn judge_service(&mut self, service: &ServiceName) {
         self.mistakes = if self.serves.was_offered(service) { 0 } else { self.mistakes + 1 };
         if self.mistakes >= MISTAKES_MAX {
@@ -345,8 +346,8 @@ impl AgreedLink {
                 IdleLossReason::Failed(IdleLinkFailure::Link(loss.clone()))
             }
             (LinkLoss::Closed, Some(FrameType::Drain)) => IdleLossReason::Drained,
-            // A link that its other end lets go as soon as it stands has failed: another would fare alike. One
-            // that this end has asked for is none of the other's doing.
+            // A link that its other end closes as soon as it is up has failed, since another one would fail in
+            // the same way. One that this end asked to leave is not the other's fault.
             (LinkLoss::Closed, Some(_))
                 if !self.has_asked && !self.has_carried && self.lifetime() < LIVED =>
             {
@@ -358,8 +359,8 @@ impl AgreedLink {
         }
     }
 
-    /// Ends it in good order, without an owner; a session that crosses was never looked at, and hears so: its
-    /// opener takes another link.
+    /// Ends it in good order, without an owner. A session that crosses was never looked at and is told so, so
+    /// its opener takes another link.
     pub async fn close_gracefully(mut self: Box<Self>, kind: FrameType) {
         self.leave(kind);
         let ends = async {
@@ -373,7 +374,7 @@ impl AgreedLink {
                 }
             }
         };
-        // Late, it is dropped all the same.
+        // If that takes too long, it is dropped all the same.
         let _ = tokio::time::timeout(GOODBYE, ends).await;
     }
 }

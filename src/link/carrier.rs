@@ -1,5 +1,5 @@
-//! What carries a link that is dialled to where its handshake begins: TCP itself, or a WebSocket, perhaps with TLS
-//! around it that somebody on the way may end. How the other end becomes a WebSocket is [`super::endpoint`]'s story.
+//! What a dialled link runs over until its handshake begins: TCP itself, or a WebSocket, perhaps with an outer
+//! TLS that a proxy on the way may end. [`super::endpoint`] turns the accepting end into a WebSocket.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::{
     tls::{edge::EdgeTls, error::TlsError},
 };
 
-/// The TLS around the WebSockets of a half's links, opened; a reload replaces it.
+/// The TLS around the WebSockets of a half's links, ready to use; a reload replaces it.
 pub type OuterTlsCell = Arc<ArcSwap<EdgeTls>>;
 
-/// Why a connection did not come to carry a link.
+/// Why a connection could not be made to carry a link.
 #[derive(Debug, Error)]
 pub enum CarrierError {
     #[error("outer TLS: {0}")]
@@ -33,13 +33,13 @@ pub enum CarrierError {
 }
 
 impl CarrierError {
-    /// Whether a balancer says that nobody is behind it.
+    /// Whether a balancer says that there is no gateway behind it.
     pub fn is_of_nobody(&self) -> bool {
         matches!(self, Self::WebSocket(error) if error.is_of_nobody())
     }
 }
 
-/// Makes a connection that was dialled what carries a link to this address.
+/// Turns a dialled connection into what carries a link to this address.
 pub async fn dial_carrier(
     stream: TcpStream,
     address: &LinkAddress,

@@ -22,61 +22,61 @@ use crate::{
     },
 };
 
-/// Why no more links are dialled, or taken.
+/// Why no more links are dialled or accepted.
 pub const AT_MAXIMUM: &str = "`maximum` links are in use";
-/// Dials under way at once.
+/// How many dials may be under way at once.
 const DIALS_MAX: usize = 32;
-/// After a failure, and until a link has lived or carried: dials that may begin at once, and how many
-/// more in the time of the longest pause, which is twice the mean of them.
+/// After a failure, and until a link has lived or carried a session: how many dials may begin at once, and how
+/// many more in the time of the longest pause, which is twice the mean pause.
 const UNPROVEN_AT_ONCE: f64 = 8.0;
 const UNPROVEN_A_PAUSE: f64 = 4.0;
-/// A gateway that speaks our own protocol keeps its links: beside what is wanted at once, and one more
-/// time, so many dials begin each second. Over SOCKS5 each session needs one.
+/// A gateway that speaks our own protocol keeps its links. So at most this many dials, plus twice the number of
+/// prepared links, may begin at once, and this many more each second. Over SOCKS5 each session needs a dial.
 const OWN_AT_ONCE: f64 = 64.0;
 const OWN_A_SECOND: f64 = 64.0;
 
 pub struct DialState {
     pub counts: Arc<LinkCounters>,
     pub dialling: usize,
-    /// Cancelled when such links are not wanted any more.
+    /// Cancelled when these links are no longer wanted.
     pub retired: CancellationToken,
     pub last_fault: Option<LinkFault>,
-    /// What the gateway had said when its links ended.
+    /// What the gateway had said by the time its links ended.
     pub goodbye: GoodbyeState,
-    /// More links are wanted than may be.
+    /// More links are wanted than are allowed.
     pub at_maximum: bool,
-    /// When a gateway that is looked in on is dialled next.
+    /// When a gateway that is only looked in on is dialled next.
     pub look_in: Option<Instant>,
-    /// The pause after a failure.
+    /// Until when no dial begins after a failure.
     paused_until: Option<Instant>,
     failures: u64,
     backoff: Backoff,
-    /// Since when links have stood without a failure in between.
+    /// Since when links have been up without a failure in between.
     good_since: Option<Instant>,
     dials: TokenBucket,
-    /// It has broken the protocol, and no link has lived since.
+    /// The gateway has broken the protocol, and no link has lived since.
     is_distrusted: bool,
 }
 
-/// What has failed.
+/// What has failed, which decides about the next dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialFailure {
-    /// A dial, or a link that did not live: another one would fare alike.
+    /// A dial, or a link that did not live: another dial would fail in the same way.
     Way,
-    /// A link that broke the protocol: that it carried a session before shows nothing.
+    /// A link that broke the protocol, even if it carried a session before.
     Protocol,
-    /// A link that had lived: another one is due at once.
+    /// A link that had lived: another dial is due at once.
     Link,
-    /// The other gateway has said that it takes no links now.
+    /// The other gateway has said that it accepts no links now.
     Drains,
 }
 
-/// What the links of one gateway speak, as far as dialling goes.
+/// How often a link of this gateway can be used, as far as dialling is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkReuse {
-    /// They carry session after session.
+    /// It carries session after session.
     Long,
-    /// One session each.
+    /// It carries one session.
     OneSession,
 }
 
@@ -99,28 +99,29 @@ impl DialState {
         }
     }
 
-    /// Whether the last dial stood.
+    /// Whether the last dial succeeded.
     pub fn is_healthy(&self) -> bool {
         self.good_since.is_some() && self.last_fault.is_none()
     }
 
-    /// Enough links are ready, or sessions come already: under load they may never be seen ready.
+    /// Whether enough links are ready, or sessions are coming already: under load links may never be seen
+    /// ready.
     pub fn has_enough(&self, prepared: usize) -> bool {
         self.counts.opened() > 0 || self.counts.ready() >= prepared
     }
 
-    /// A new bound on pauses may be shorter than the one under way.
+    /// Applies a new maximum to the pause under way, which may be longer than that.
     pub fn shorten_pause(&mut self, retry: RetryPolicy) {
         self.paused_until = self.paused_until.map(|at| at.min(Instant::now() + retry.maximum));
     }
 
-    /// How long no dial is due.
+    /// How long no dial may begin.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
         let until = self.paused_until.max(self.look_in)?;
         Some(until.saturating_duration_since(now)).filter(|pause| !pause.is_zero())
     }
 
-    /// How many dials are missing of those that would make `wanted` links ready, with room to spare.
+    /// How many dials are missing until `wanted` links are ready with room to spare.
     pub fn missing_dials(&self, wanted: usize) -> usize {
         let at_once = match self.backoff.failures() > 0 && self.counts.ready() == 0 {
             true => 1,
@@ -130,8 +131,8 @@ impl DialState {
         missing.min(at_once.saturating_sub(self.dialling))
     }
 
-    /// Whether one of them may begin now, so that a gateway that takes links and lets each go is not
-    /// dialled without end.
+    /// Whether one of the missing dials may begin now. This keeps a gateway that accepts links and closes each
+    /// one from being dialled without end.
     pub fn may_dial(&mut self, wanted: KeeperTarget, reuse: LinkReuse, now: Instant) -> bool {
         match (self.backoff.failures(), reuse) {
             (0, LinkReuse::OneSession) => return true,
@@ -146,26 +147,27 @@ impl DialState {
         self.dials.take()
     }
 
-    /// A link stands. Whether the way is good shows when it has lived, or carried.
+    /// Notes that a link is up. Whether dialling works shows only when the link has lived or carried a session.
     pub fn note_established(&mut self, now: Instant) {
         self.good_since.get_or_insert(now);
         self.goodbye.note_established();
     }
 
-    /// Whether a link stands, and one has for a while.
+    /// Whether a link is up, and some link has been up for a while.
     pub fn has_lived(&self, now: Instant) -> bool {
         self.good_since
             .is_some_and(|at| now.saturating_duration_since(at) >= LIVED && self.counts.links() > 0)
     }
 
-    /// Whether a link has lived or carried since the last failure; after how many of them in a row.
+    /// Whether a link has lived or carried a session since the last failure. Returns the number of failures in
+    /// a row before it.
     pub fn check_proven(&mut self, now: Instant) -> Option<u32> {
         let has_lived = self.has_lived(now);
         let has_carried = self.counts.take_carried() && !self.is_distrusted;
         (has_carried || has_lived).then(|| self.note_proven()).filter(|failures| *failures > 0)
     }
 
-    /// The way is good; after how many failures in a row.
+    /// Notes that dialling works again. Returns the number of failures in a row before that.
     pub fn note_proven(&mut self) -> u32 {
         let failures = self.backoff.failures();
         self.backoff.reset();
@@ -175,7 +177,7 @@ impl DialState {
         failures
     }
 
-    /// Something has failed; whether it is the first since the way was good.
+    /// Notes a failure. Returns whether it is the first one since dialling last worked.
     pub fn note_failure(
         &mut self,
         fault: LinkFault,
@@ -195,7 +197,7 @@ impl DialState {
         self.last_fault.replace(fault).is_none()
     }
 
-    /// Adds to a row what is known here.
+    /// Adds what is known here to a snapshot row.
     pub fn fill_row(&self, row: PoolRow) -> PoolRow {
         let (ready, carrying) = (self.counts.ready(), self.counts.carrying());
         let state = match &self.last_fault {
@@ -206,7 +208,7 @@ impl DialState {
         let at_maximum = self.at_maximum && ready < row.target;
         let pause = self.paused_until.map(|at| at.saturating_duration_since(Instant::now()));
         let pause = pause.filter(|pause| !pause.is_zero());
-        // One that stands may yet prove bad; until then it is what there is to see.
+        // A link that is up may still prove bad; until then the last fault is no longer shown.
         let last_fault = self.last_fault.clone().filter(|_| self.good_since.is_none());
         let of_limit = || at_maximum.then(|| LinkFault::new(LinkCause::AtMaximum, AT_MAXIMUM));
         PoolRow {

@@ -1,7 +1,9 @@
-//! The gateways that a half dials: those that its profile names, and those that a name stands for at the moment.
+//! The gateways that a half dials: those that its profile names, and those that a name resolves to at the
+//! moment.
 //!
-//! An address of the profile stands for one gateway, or with `each` for one at each address of its name. That is
-//! looked up again and again; what is new is dialled at once, and what is gone is retired, whose sessions go on.
+//! An address of the profile stands for one gateway or, with `each`, for one at each address of its name. The
+//! name is looked up again and again. New addresses are dialled at once; removed ones are retired, and their
+//! sessions go on.
 
 use std::{
     collections::HashSet,
@@ -35,10 +37,10 @@ use crate::{
     },
 };
 
-/// How often it is looked whether a target that stands by is to be dialled, or let go.
+/// How often to check whether a standby target has to be dialled or released.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What keeps links to one gateway.
+/// Keeps links to one gateway.
 pub trait GatewayDialler: Send + Sync + 'static {
     /// What those of one half share, beside what their keepers do.
     type Shared: Send + Sync;
@@ -53,10 +55,10 @@ pub trait GatewayDialler: Send + Sync + 'static {
 
     fn keeper(&self) -> &Arc<LinkKeeper>;
 
-    /// Keeps so many links from now on.
+    /// Sets how many links to keep from now on.
     fn want(&self, wanted: KeeperTarget);
 
-    /// Dials no more; ready links go, sessions stay.
+    /// Stops dialling; ready links close and sessions go on.
     fn retire(&self);
 }
 
@@ -64,7 +66,7 @@ pub struct DialledGateways<D: GatewayDialler> {
     keepers: KeeperContext,
     shared: D::Shared,
     table: Mutex<GatewayTable>,
-    /// Those that are dialled, in the order of the profile.
+    /// The gateways that are dialled, in the order of the profile.
     dialled: ArcSwap<Vec<Arc<D>>>,
 }
 
@@ -80,7 +82,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         Arc::new(Self { keepers, shared, table: Mutex::default(), dialled: ArcSwap::default() })
     }
 
-    /// Dials these from now on, and retires all others.
+    /// Dials these gateways from now on, and retires all others.
     pub fn dial(self: &Arc<Self>, connect: &[LinkAddress], wanted: KeeperTarget) {
         let mut table = self.lock();
         let mut before = std::mem::take(&mut table.entries);
@@ -91,7 +93,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         }
         table.wanted = Some(wanted);
         self.reconcile(&mut table);
-        // What they are used for may be another as well.
+        // What their links are used for may have changed as well.
         self.for_each(|gateway| gateway.keeper().notify_changed());
     }
 
@@ -121,7 +123,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         GatewayEntry::new(address, gateways_behind, Some(stop.drop_guard()))
     }
 
-    /// Starts what is missing and retires what is not wanted any more.
+    /// Starts dialling the gateways that are missing, and retires those that are no longer wanted.
     fn reconcile(&self, table: &mut GatewayTable) {
         let Some(wanted) = table.wanted else { return };
         let (before, now) = (self.dialled.load_full(), Instant::now());
@@ -131,7 +133,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
             Some(_) => DialProgress::Dialled,
             None => DialProgress::NotDialled,
         };
-        // Two names may have the same address, or one of them an address that is written beside it.
+        // Two names may have the same address, or a name may have one that the profile also lists itself.
         let mut seen = HashSet::new();
         let chosen =
             table.entries.iter_mut().flat_map(|entry| entry.choose(wanted.prepared, progress_of, now));
@@ -153,7 +155,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         self.dialled.store(Arc::new(now));
     }
 
-    /// Keeps so many links to each, and goes on so after failures.
+    /// Applies new link counts and a new retry policy to each gateway.
     pub fn update(&self, wanted: KeeperTarget) {
         let mut table = self.lock();
         table.wanted = Some(wanted);
@@ -166,20 +168,20 @@ impl<D: GatewayDialler> DialledGateways<D> {
         self.reconcile(&mut table);
     }
 
-    /// Dials no more; links that are ready stay until [`DialledGateways::retire`].
+    /// Stops dialling; ready links stay until [`DialledGateways::retire`].
     pub fn stop_dialling(&self) {
         self.lock().entries.iter_mut().for_each(|entry| drop(entry.follows.take()));
         self.for_each(|gateway| gateway.keeper().stop_dialling());
     }
 
-    /// Ready links go; sessions stay.
+    /// Closes ready links; sessions go on.
     pub fn retire(&self) {
         let mut table = self.lock();
         table.entries.clear();
         self.reconcile(&mut table);
     }
 
-    /// Those that are dialled now.
+    /// The gateways that are dialled now.
     pub fn list(&self) -> Arc<Vec<Arc<D>>> {
         self.dialled.load_full()
     }
@@ -188,18 +190,18 @@ impl<D: GatewayDialler> DialledGateways<D> {
         self.list().iter().for_each(|gateway| act(gateway));
     }
 
-    /// Whether sessions can come by every gateway, and each name has been looked up.
+    /// Whether sessions can come through every gateway, and each name has been looked up.
     pub fn all_serve(&self) -> bool {
         let is_known = self.lock().entries.iter().all(|entry| !entry.is_empty());
         is_known && self.list().iter().all(|gateway| gateway.keeper().can_serve(None))
     }
 
-    /// Whether sessions of a service, or of all, can come by one of them.
+    /// Whether sessions of a service, or of all services, can come through one of them.
     pub fn any_serves(&self, service: Option<&ServiceName>) -> bool {
         self.list().iter().any(|gateway| gateway.keeper().can_serve(service))
     }
 
-    /// The rows of each gateway, of those that stand by, and of each name of which nothing is known.
+    /// The rows of each gateway, of those that stand by, and of each name that has no addresses yet.
     pub fn rows(&self) -> Vec<PoolRow> {
         let dialled = self.list();
         let mut rows: Vec<_> = dialled.iter().flat_map(|gateway| gateway.keeper().rows()).collect();
@@ -229,7 +231,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         rows
     }
 
-    /// Takes in what a look-up has brought for an address of the profile.
+    /// Applies what a look-up has found for an address of the profile.
     fn note_news<A: FollowedAnswer>(
         &self,
         written: &LinkAddress,
@@ -237,7 +239,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         take_in: impl FnOnce(&mut GatewayEntry),
     ) {
         let mut table = self.lock();
-        // It may have been taken out of the profile meanwhile.
+        // The address may have been removed from the profile meanwhile.
         let Some(entry) = table.entries.iter_mut().find(|entry| entry.written == *written) else { return };
         report_news(&self.keepers.notices, &written.at.host, event);
         match (&event.answer, event.unanswered()) {
@@ -249,7 +251,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         self.reconcile(&mut table);
     }
 
-    /// Looks whether those that stand by are needed, or not any more.
+    /// Checks whether standby targets are needed, or no longer needed.
     fn look_at_standbys(&self) {
         self.reconcile(&mut self.lock());
     }
@@ -259,7 +261,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
     }
 }
 
-/// Looks a name up until it is not wanted any more.
+/// Looks a name up until it is no longer wanted.
 async fn follow_addresses<D: GatewayDialler>(
     gateways: Weak<DialledGateways<D>>,
     written: LinkAddress,
@@ -273,7 +275,7 @@ async fn follow_addresses<D: GatewayDialler>(
     }
 }
 
-/// The same of its SRV records, whose targets stand in for each other.
+/// The same for its SRV records, whose targets stand in for each other.
 async fn follow_services<D: GatewayDialler>(
     gateways: Weak<DialledGateways<D>>,
     written: LinkAddress,
@@ -282,7 +284,7 @@ async fn follow_services<D: GatewayDialler>(
     let mut checks = interval(LOOK);
     loop {
         let event = {
-            // Kept over the looks: one that were begun anew each time might never end.
+            // Kept across the checks: a look-up that started again each time might never end.
             let mut next = pin!(watch.next_news());
             loop {
                 tokio::select! {

@@ -1,7 +1,8 @@
-//! Where links come in by a port whose clients begin with a request: by those that ask for a WebSocket at one path. The
-//! port may be for links alone, or for services as well, whose requests go by host and path.
+//! Where links come in on a port whose clients begin with a request: a request for a WebSocket at one path
+//! leads to a half's links. The port may be for links alone, or also for services, whose requests are routed by
+//! host and path.
 //!
-//! What a request is, and when a connection has become a WebSocket, is known where clients are accepted.
+//! How a request is read, and how a connection becomes a WebSocket, is not here but where clients are accepted.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -25,21 +26,22 @@ use crate::{
 pub struct LinkEndpoint {
     pub path: Arc<str>,
     pub reception: LinkReception,
-    /// What the profile says of the TLS around the links' WebSockets, and that TLS; a reload replaces both.
+    /// The profile's settings for the TLS around the links' WebSockets, and that TLS itself; a reload replaces
+    /// both.
     pub carrier: Arc<ArcSwap<LinkCarrier>>,
     pub outer: OuterTlsCell,
-    /// Nobody comes in any more.
+    /// Cancelled when no more links come in here.
     pub closed: CancellationToken,
 }
 
 impl LinkEndpoint {
-    /// A connection has become the WebSocket of a link.
+    /// Receives a connection that has become the WebSocket of a link.
     pub fn receive(&self, upgraded: PrefixedStream, from: SocketAddr) {
         let framed = FramedSocket::new(upgraded, FramedEnd::Accepted);
         self.reception.receive(BelowTls::Framed(Box::new(framed)), from);
     }
 
-    /// How TLS ends here, where links have a certificate of their own to show.
+    /// The TLS to end here, if links have a certificate of their own to show.
     fn outer_server(&self) -> Option<TlsServer> {
         match &**self.carrier.load() {
             LinkCarrier::WebSocket(LinkWebSocket { outer: OuterTls::Shown(tls), .. }) => {
@@ -50,17 +52,17 @@ impl LinkEndpoint {
     }
 }
 
-/// The endpoints of one port: one, or during a switch perhaps that of before and the new one.
+/// The endpoints of one port: usually one; during a switch there may be the old and the new one.
 #[derive(Debug, Default)]
 pub struct LinkEndpoints(ArcSwap<Vec<LinkEndpoint>>);
 
 impl LinkEndpoints {
-    /// Opens one more, which comes before others of its path.
+    /// Adds an endpoint, which takes precedence over older ones with the same path.
     pub fn open(&self, endpoint: LinkEndpoint) {
         self.keep_open_behind(Some(endpoint));
     }
 
-    /// Lets go of those that nobody comes in by any more.
+    /// Removes endpoints that are closed.
     pub fn forget_closed(&self) {
         self.keep_open_behind(None);
     }
@@ -71,17 +73,17 @@ impl LinkEndpoints {
         self.0.store(Arc::new(first.into_iter().chain(open).collect()));
     }
 
-    /// The one that a request means, whatever its host.
+    /// The endpoint that a request's path leads to, whatever its host.
     pub fn find(&self, path: &str) -> Option<LinkEndpoint> {
         self.first(|endpoint| (&*endpoint.path == path).then(|| endpoint.clone()))
     }
 
-    /// How TLS ends here for those who ask for a name that means no service.
+    /// The TLS to end here for clients that ask for a name which belongs to no service.
     pub fn outer_server(&self) -> Option<TlsServer> {
         self.first(LinkEndpoint::outer_server)
     }
 
-    /// The bound on links that are greeted.
+    /// The limiter of link handshakes.
     pub fn handshakes(&self) -> Option<Arc<HandshakeLimiter>> {
         self.first(|endpoint| Some(endpoint.reception.handshakes().clone()))
     }

@@ -1,6 +1,6 @@
-//! Why links that this half keeps have failed, and which cause an operator knows each error by.
+//! Why links that this half keeps have failed, and the cause under which an operator knows each error.
 //!
-//! Each kind of error is mapped to its [`LinkCause`] by one function here. The words are the errors' own.
+//! One function here maps each kind of error to its [`LinkCause`]. The text comes from the errors themselves.
 
 use std::{io, sync::Arc};
 
@@ -24,15 +24,15 @@ use crate::{
     },
 };
 
-/// Why links to a gateway do not come about, or do not last.
+/// Why links to a gateway cannot be opened, or do not last.
 #[derive(Debug, Error)]
 pub enum LinkFailure {
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
-    /// Every service that it offers is carried in another way here.
+    /// Every service that it offers carries something else here.
     #[error("{}", mismatch_words(.0))]
     Mismatches(Vec<CarriesMismatch>),
-    /// It offers nothing: we are not allowed anything there, or there is nothing.
+    /// It offers nothing: this gateway is not allowed anything there, or there is nothing.
     #[error("{0} is not among the `peers` of any service")]
     NothingAllowed(Arc<str>),
     #[error(
@@ -48,7 +48,7 @@ pub enum LinkFailure {
     Drains,
     #[error("ready link lost: {0}")]
     Lost(IdleLinkFailure),
-    /// A link that sessions were on has broken the protocol.
+    /// A link with sessions on it has broken the protocol.
     #[error("{}", LinkLoss::Broken(.0.clone()))]
     Violation(PeerViolation),
 }
@@ -65,7 +65,7 @@ pub enum IdleLinkFailure {
     /// Over SOCKS5, where the peer is to be silent until a client has come.
     #[error("the peer sent bytes before a client had come")]
     EarlyBytes,
-    /// Over SOCKS5: what should have announced a session did not.
+    /// Over SOCKS5: the second reply, which should have announced a session, was not valid.
     #[error(transparent)]
     Announcement(Arc<HandshakeError>),
 }
@@ -77,7 +77,7 @@ impl From<io::Error> for IdleLinkFailure {
 }
 
 impl IdleLinkFailure {
-    /// The end of a link that was closed without a word.
+    /// The error for a link that was closed without a reason.
     pub const CLOSED: Self = Self::Link(LinkLoss::Closed);
 
     pub fn fault(&self) -> LinkFault {
@@ -185,7 +185,7 @@ impl From<&ViaError> for LinkCause {
 impl From<&CarrierError> for LinkCause {
     fn from(error: &CarrierError) -> Self {
         match error {
-            // The link's own names and certificates are looked at within it.
+            // The link's own names and certificates are checked inside it.
             CarrierError::Tls(error) => match error.into() {
                 Self::OtherCa => Self::OuterOtherCa,
                 cause @ Self::CertificateDates => cause,
@@ -224,7 +224,7 @@ impl From<&ChainFault> for LinkCause {
     }
 }
 
-/// What rustls gave up for, or what the other side says by an alert (RFC 8446, 6.2).
+/// The cause for which rustls gave up, or which the other side's alert names (RFC 8446, section 6.2).
 fn of_rustls(error: &RustlsError) -> LinkCause {
     match error {
         RustlsError::InvalidCertificate(CertificateError::Other(ours)) if ours.0.is::<NameMismatch>() => {

@@ -1,4 +1,4 @@
-//! An address of the profile that links are dialled to, and the gateways that it stands for at the moment.
+//! One address of the profile that links are dialled to, and the gateways that it stands for at the moment.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use crate::{
 pub(super) struct GatewayEntry {
     pub written: LinkAddress,
     pub gateways_behind: GatewaysBehind,
-    /// Why its name is not known.
+    /// Why its name could not be looked up.
     pub unanswered: Option<String>,
-    /// Ends the look-ups of its name.
+    /// Stops the look-ups of its name when dropped.
     pub follows: Option<DropGuard>,
 }
 
 pub(super) enum GatewaysBehind {
-    /// Each is dialled.
+    /// Gateways that are all dialled.
     All(Vec<LinkAddress>),
     /// The targets of SRV records.
     Ranked { targets: Vec<RankedGateway>, rule: StandbyRule },
@@ -41,7 +41,7 @@ impl GatewayEntry {
         self.gateways().next().is_none()
     }
 
-    /// All of them, those that stand by too.
+    /// All of its gateways, including those that stand by.
     pub fn gateways(&self) -> impl Iterator<Item = &LinkAddress> {
         let (all, ranked): (&[_], &[_]) = match &self.gateways_behind {
             GatewaysBehind::All(all) => (all, &[]),
@@ -50,7 +50,7 @@ impl GatewayEntry {
         all.iter().chain(ranked.iter().map(|target| &target.address))
     }
 
-    /// Those that are to be dialled, and how many links each is to have of those that are prepared.
+    /// The gateways to dial, and how many of the prepared links each one gets.
     pub fn choose(
         &mut self,
         prepared: usize,
@@ -79,7 +79,7 @@ impl GatewayEntry {
         by_priority.into_values().flat_map(of_level).collect()
     }
 
-    /// What its records say now; whoever they do not name any more keeps the rank it had.
+    /// What the SRV records say now; targets that they no longer name keep their rank.
     pub fn rank_targets<'a>(
         &mut self,
         known: impl Iterator<Item = &'a HostPort>,

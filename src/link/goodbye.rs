@@ -1,16 +1,16 @@
-//! Whether a peer that has no links any more meant to go.
+//! Whether a peer that has lost all its links meant to leave.
 //!
-//! A gateway that drains, stops or retires its links says so before they end; one that is killed, or cannot be
-//! reached, does not.
+//! A gateway that drains, stops or retires its links says so before they end. One that is killed or cannot be
+//! reached does not.
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GoodbyeState {
-    /// It has links, or lost them without a word.
+    /// It has links, or lost them without a goodbye.
     #[default]
     Unsaid,
-    /// Its last link was let go in good order.
+    /// Its last link was closed in good order.
     LastLink,
-    /// It drains: whatever becomes of its links, it meant to go.
+    /// It drains, so it meant to leave whatever happens to its links.
     Drains,
 }
 
@@ -19,7 +19,7 @@ impl GoodbyeState {
         self != Self::Unsaid
     }
 
-    /// Why no link of its takes sessions, as far as it has said so.
+    /// Why none of its links takes sessions, as far as it has said so.
     pub fn reason(self) -> Option<&'static str> {
         match self {
             Self::Unsaid => None,
@@ -32,21 +32,21 @@ impl GoodbyeState {
         *self = Self::Drains;
     }
 
-    /// A link was let go in good order. One of several says nothing of the others.
+    /// Notes that a link was closed in good order. If there are others, this says nothing about them.
     pub fn note_retired(&mut self, is_last: bool) {
         if *self == Self::Unsaid && is_last {
             *self = Self::LastLink;
         }
     }
 
-    /// A link has failed.
+    /// Notes that a link has failed.
     pub fn note_failure(&mut self) {
         if *self == Self::LastLink {
             *self = Self::Unsaid;
         }
     }
 
-    /// A link stands, or stands again.
+    /// Notes that a link is up.
     pub fn note_established(&mut self) {
         *self = Self::Unsaid;
     }

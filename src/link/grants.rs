@@ -16,12 +16,12 @@ pub type GrantPolicy = HashMap<ServiceName, GrantRule>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantRule {
-    /// Which peers may offer it; `None`: all of the link's peers.
+    /// Which peers may offer it; `None` means all of the link's peers.
     pub peers: Option<Vec<String>>,
     pub carries: Carries,
 }
 
-/// A service that carries one thing at the other half and another at this one, so that it is not granted.
+/// A service that carries one thing at the other half and another at this one, so it is not granted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{service}` carries {there} there and {here} here: write the same `carries` on both halves")]
 pub struct CarriesMismatch {
@@ -64,7 +64,7 @@ impl ServiceGrants {
         **self.retire.load()
     }
 
-    /// Links that a peer may have now.
+    /// How many links a peer may have now.
     pub fn links_allowed(&self, peer: &Peer) -> u16 {
         u16::try_from(self.links.links_allowed(&peer.label())).unwrap_or(u16::MAX)
     }

@@ -1,5 +1,5 @@
-//! Both ends of a link's handshake, each under one deadline: TLS, and then what was agreed on there, which is a
-//! `hello` from each side, or SOCKS5's method and request.
+//! Both ends of a link's handshake, each under one deadline: first TLS, then the protocol that TLS agreed on.
+//! That is a `hello` from each side, or SOCKS5's method and request.
 
 use std::{collections::HashSet, io, net::SocketAddr, sync::Arc};
 
@@ -41,15 +41,15 @@ use crate::{
     tls::{edge::EdgeTls, error::TlsError, link::LinkIdentity, party::TlsParty},
 };
 
-/// Bytes of a refused link that are read off so that its reply is not lost to a reset.
+/// How many bytes of a refused link are read and dropped, so that a reset does not overtake the reply.
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
-/// Of a `hello`, read at once: a length alone costs no memory.
+/// How much of a `hello` is read at once: an announced length alone costs no memory.
 const HELLO_READ_BYTES: usize = 16 * 1024;
 
 /// Whoever dials says how many links it keeps, and this end none.
 const DIALLER_KEEPS: usize = 0;
 
-/// Why a link did not come to stand.
+/// Why a link could not be opened.
 #[derive(Debug, Error)]
 pub enum HandshakeError {
     #[error(transparent)]
@@ -104,7 +104,8 @@ impl HandshakeError {
         }
     }
 
-    /// A `hello` that failed: where the other half has refused our certificate, it says so only now.
+    /// The error for a failed `hello`: if the other half has refused our certificate, it says so only at this
+    /// point.
     fn of_hello(error: io::Error) -> Self {
         match TlsError::alert(&error, TlsParty::Gateway) {
             Some(reported) => Self::Tls(reported),
@@ -124,23 +125,23 @@ impl From<SocksError> for HandshakeError {
     }
 }
 
-/// A link that was dialled, as far as TLS.
+/// A dialled link, up to and including TLS.
 #[derive(Debug)]
 pub struct DialledStream {
     pub stream: NetStream,
     pub peer: Peer,
-    /// When all of its greeting has to be over.
+    /// The deadline of the whole handshake.
     pub by: Instant,
 }
 
-/// What this half says in its `hello`, and how long that holds.
+/// What this half says in its `hello`, and the generation it belongs to.
 #[derive(Debug, Clone)]
 pub struct HandshakeTerms {
     pub role: HelloRole,
     pub generation: Arc<TermsGeneration>,
 }
 
-/// What it says, and with it which end of its links it is.
+/// The contents of this end's `hello`; they determine which end of the link it is.
 #[derive(Debug, Clone)]
 pub enum HelloRole {
     Opens(Arc<ServiceGrants>),
@@ -148,7 +149,7 @@ pub enum HelloRole {
 }
 
 impl HelloRole {
-    /// What this half is asked for where a link speaks SOCKS5.
+    /// The SOCKS5 command that this half serves, for links that speak SOCKS5.
     fn served_over_socks(&self) -> SocksCommand {
         match self {
             Self::Opens(_) => SocksCommand::Bind,
@@ -165,30 +166,30 @@ impl HelloRole {
     }
 }
 
-/// A link of our own protocol that stands, and what the two ends have told each other.
+/// An established link of our own protocol, with what the two ends have told each other.
 #[derive(Debug)]
 pub struct EstablishedLink {
     pub link: Box<AgreedLink>,
     pub offer: ServerHello,
     pub grant: OpenerHello,
-    /// What the opener has found; nothing where this end serves.
+    /// The mismatches that the opener has found; empty at the serving end.
     pub mismatches: Vec<CarriesMismatch>,
 }
 
-/// How a greeting went.
+/// The result of a handshake.
 #[derive(Debug)]
 pub enum HandshakeOutcome {
     Linked(EstablishedLink),
     SocksRequested(SocksRequest),
-    /// The peer proved who it is, asked for nothing and left: it looked whether we are there.
+    /// The peer proved who it is, requested nothing and left: it only checked whether we are there.
     Seen(Peer),
 }
 
-/// A connection that was accepted, as far as its request.
+/// An accepted connection, up to and including its request.
 #[derive(Debug)]
 pub struct AcceptedLink {
     pub outcome: HandshakeOutcome,
-    /// What it offered of our own protocol, where no version is known here.
+    /// The versions of our own protocol that it offered, if none of them is known here.
     pub versions: Vec<String>,
 }
 
@@ -200,7 +201,7 @@ pub struct SocksRequest {
     pub service: ServiceName,
 }
 
-/// The listening side: everything up to the request.
+/// The listening side, up to and including the request.
 pub async fn accept(
     below: BelowTls,
     from: SocketAddr,
@@ -248,7 +249,7 @@ async fn read_request(stream: &mut NetStream, serves: SocksCommand) -> Result<Se
     Ok(socks5::read_request(stream, serves).await?)
 }
 
-/// Whether TLS has agreed on the protocol of our own; a plain link never does.
+/// Whether TLS has agreed on our own protocol. A plain link never does.
 pub fn speaks_own_protocol(stream: &NetStream) -> bool {
     stream.alpn() == Some(PROTOCOL_NAME.as_bytes())
 }
@@ -340,7 +341,7 @@ async fn send_hello(
     stream.flush().await
 }
 
-/// Reads one frame and not a byte more.
+/// Reads exactly one frame, not a byte more.
 async fn read_hello(stream: &mut NetStream, from: LinkEnd) -> io::Result<LinkFrame> {
     let mut reader = FrameReader::new(from);
     let mut bytes = vec![0; HEADER_BYTES];
@@ -363,12 +364,12 @@ fn broken_link(how: PeerViolation) -> io::Error {
     io::Error::other(LinkLoss::Broken(how))
 }
 
-/// Nothing but `hello` may come here.
+/// The error for a frame other than `hello`.
 fn unexpected_frame() -> io::Error {
     io::Error::other("another frame than `hello`")
 }
 
-/// Why nobody answers who could be the other gateway.
+/// Why no gateway answers at this address.
 pub async fn why_unanswered(address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
     match target_addresses::connect(address, None).await {
         Ok(stream) => why_nobody(stream, address, outer).await,
@@ -376,7 +377,8 @@ pub async fn why_unanswered(address: &LinkAddress, outer: &EdgeTls) -> Option<Ha
     }
 }
 
-/// The same of whoever has taken a connection: a balancer that says so of whoever is behind it is nobody.
+/// The same for an accepted connection: a balancer that says it has nobody behind it does not count as a
+/// gateway.
 pub async fn why_nobody(stream: TcpStream, address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
     match timeout(HANDSHAKE, dial_carrier(stream, address, outer)).await {
         Ok(Err(error)) if error.is_of_nobody() => Some(HandshakeError::Carrier(error)),
@@ -384,8 +386,8 @@ pub async fn why_nobody(stream: TcpStream, address: &LinkAddress, outer: &EdgeTl
     }
 }
 
-/// The dialling side, TLS included: the other gateway is there and is who it should be. `target` is where it is, of a
-/// target of SRV records.
+/// The dialling side, including TLS: checks that the other gateway is there and is who it should be. `target`
+/// holds its addresses if it is a target of SRV records.
 pub async fn dial(
     address: &LinkAddress,
     target: Option<&TargetAddresses>,
@@ -414,25 +416,25 @@ pub async fn dial(
     let dialled = timeout_at(by, handshake).await.unwrap_or(Err(HandshakeError::Late));
     match &address.via {
         None => dialled,
-        // It may be the proxy that says it.
+        // The error may come from the proxy.
         Some(proxy) => dialled.map_err(|error| HandshakeError::Through(proxy.clone(), Box::new(error))),
     }
 }
 
-/// SOCKS5's first step on a link that was dialled.
+/// Performs SOCKS5's first step, the method, on a dialled link.
 pub async fn offer_method(reached: &mut DialledStream) -> Result<(), HandshakeError> {
     let offered = timeout_at(reached.by, socks5::offer_method(&mut reached.stream)).await;
     Ok(offered.map_err(|_| HandshakeError::Late)??)
 }
 
-/// Waits for the second reply to BIND: the client that has come, as the other gateway knows it.
+/// Waits for the second reply to BIND, which names the client that has come, as the other gateway knows it.
 pub async fn read_announcement(stream: &mut NetStream) -> Result<Address, HandshakeError> {
     let first = socks5::await_announcement(stream).await?;
     let announced = timeout(HANDSHAKE, socks5::read_announcement(first, stream)).await;
     Ok(announced.map_err(|_| HandshakeError::HalfAnnounced)??)
 }
 
-/// The dialling side of a SOCKS5 link that is to be parked: method, BIND and its first reply.
+/// Parks a dialled SOCKS5 link: method, BIND and its first reply.
 pub async fn park(reached: &mut DialledStream, service: &ServiceName) -> Result<(), HandshakeError> {
     let DialledStream { stream, by, .. } = reached;
     let handshake = async {
@@ -444,19 +446,19 @@ pub async fn park(reached: &mut DialledStream, service: &ServiceName) -> Result<
     timeout_at(*by, handshake).await.unwrap_or(Err(HandshakeError::Late))
 }
 
-/// Answers a request with a refusal, and lets the other side hear it.
+/// Answers a request with a refusal, and gives the other side time to read it.
 pub async fn refuse(mut stream: NetStream, refusal: Refusal) {
     let refusal = async {
         if socks5::send_reply(&mut stream, socks5::reply_to(refusal)).await.is_ok() {
             close_lingering(stream).await;
         }
     };
-    // Past the deadline the link is dropped, which resets it: the same refusal, less polite.
+    // Past the deadline the link is dropped, which resets it: that also refuses it, but gives no reason.
     let _ = timeout(2 * LINGERING_CLOSE, refusal).await;
 }
 
-/// Ends a link cleanly: what was sent is delivered, what still comes in is read off for a moment,
-/// since closing with unread bytes would reset the connection and take the reply with it.
+/// Closes a link cleanly: what was sent is delivered, and what still comes in is read for a moment. Closing
+/// with unread bytes would reset the connection and could lose the reply.
 pub async fn close_lingering(mut stream: NetStream) {
     stream.let_close_cleanly();
     let farewell = async {
@@ -464,6 +466,6 @@ pub async fn close_lingering(mut stream: NetStream) {
         let mut rest = (&mut stream).take(FAREWELL_BYTES_MAX);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
-    // Late or failed, it is dropped all the same.
+    // If this fails or takes too long, the link is dropped all the same.
     let _ = timeout(LINGERING_CLOSE, farewell).await;
 }

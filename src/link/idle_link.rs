@@ -1,8 +1,8 @@
-//! A ready link of the half that opens: watched while it waits, given away once.
+//! A ready link of the half that opens sessions: watched while it waits, given away once.
 //!
-//! The watch and whoever takes the link share it under a short lock that is never held across an
-//! await, so taking it needs no answer from another task. A parked SOCKS5 link has nothing to say:
-//! its end, or any byte, ends it.
+//! The watch and whoever takes the link share it under a short lock that is never held across an await, so
+//! taking it needs no answer from another task. A parked SOCKS5 link has nothing to say: if it ends, or any
+//! byte comes, it is no longer ready.
 
 use std::{
     future::poll_fn,
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::failure::IdleLinkFailure;
 use crate::net::stream::NetStream;
 
-/// A place that holds one ready link until it is taken or lost.
+/// Holds one ready link until it is taken or lost.
 #[derive(Debug, Clone, Default)]
 pub struct IdleLink(Arc<IdleLinkCell>);
 
@@ -32,7 +32,7 @@ struct IdleLinkCell {
 pub enum RemovedReason {
     Taken,
     Lost(IdleLinkFailure),
-    /// Over SOCKS5, which has no other goodbye: its peer has closed it in good order.
+    /// Over SOCKS5, which has no other goodbye: the peer has closed it in good order.
     Closed,
 }
 
@@ -41,14 +41,14 @@ impl IdleLink {
         Self(Arc::new(IdleLinkCell { side: Mutex::new(Some(stream)), watch: AtomicWaker::new() }))
     }
 
-    /// Takes the link, if it is still there.
+    /// Takes the link if it is still there.
     pub fn claim(&self) -> Option<NetStream> {
         let link = self.lock().take();
         self.0.watch.wake();
         link
     }
 
-    /// Waits until the link is taken or lost; a lost one has been dropped when this returns.
+    /// Waits until the link is taken or lost. A lost link has been dropped when this returns.
     pub async fn watch(&self) -> RemovedReason {
         let revocation = self.lock().as_ref().map(NetStream::revocation).unwrap_or_default();
         let removed = poll_fn(|cx| {
@@ -79,8 +79,8 @@ impl IdleLink {
     }
 }
 
-/// Whether a link is still ready; asked of one that is about to be given to a client, whose watch
-/// may not have run yet.
+/// Checks that a link is still ready just before it is given to a client, because its watch may not have run
+/// yet.
 pub fn check_alive(mut stream: NetStream) -> Result<NetStream, RemovedReason> {
     match poll_loss(&mut stream, &mut Context::from_waker(Waker::noop())) {
         Poll::Pending => Ok(stream),

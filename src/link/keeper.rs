@@ -1,12 +1,13 @@
 //! Keeps links to one gateway dialled, whichever half dials and whatever protocol the other gateway speaks.
 //!
-//! It works by reconciliation: on every event and on a timer it compares the links that are ready or under way
-//! with those that are wanted, and dials the missing ones, several at once. A failed dial needs no correction,
-//! since nothing was promised. After a failure it pauses, and then dials one link at a time until one stands.
-//! Dialling counts as healthy again when a link has lived for [`LIVED`] or has carried a session, since the other
-//! gateway may accept links and close each at once. Which protocol the other gateway speaks shows with the first
-//! link: links of our own are for any service; SOCKS5 links are parked for one service each or, where this half
-//! opens sessions, dialled for one session each.
+//! It works by reconciliation: on every event and on a timer, it compares the links that are ready or under way
+//! with those that are wanted. Then it dials the missing ones, several at once. A failed dial needs no
+//! correction, since nothing was promised. After a failure it pauses, and then dials one link at a time until
+//! one is up. Dialling counts as healthy again when a link has lived for [`LIVED`] or has carried a session,
+//! since the other gateway may accept links and close each at once.
+//!
+//! The first link shows which protocol the other gateway speaks. Links of our own are for any service. SOCKS5
+//! links are parked for one service each or, where this half opens sessions, dialled for one session each.
 //!
 //! What becomes of a link that stands is not here: whoever has started a keeper takes each from its
 //! [`KeeperEvent`]s, and says when it has ended.
@@ -48,16 +49,16 @@ mod rows;
 
 pub use dialling::{KeeperEvent, SocksLink};
 
-/// A keeper looks again at least this often, whatever events it has seen.
+/// A keeper checks at least this often, even without an event.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// A link that was ready for so long shows that the way is good: a loss starts no pause.
+/// A link that was ready for this long proves that dialling works, so losing it starts no pause.
 pub const LIVED: Duration = Duration::from_secs(1);
-/// A SOCKS5 gateway that is dialled for each session is looked in on this often.
+/// How often to check a SOCKS5 gateway that is otherwise dialled once for each session.
 const LOOK_IN: Duration = Duration::from_secs(5);
 /// Links that may wait to be taken; the dials of more wait.
 const EVENTS_MAX: usize = 16;
 
-/// How many links a keeper keeps, and how it goes on after a failure.
+/// How many links a keeper keeps, and how it retries after a failure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KeeperTarget {
     pub prepared: usize,
@@ -70,13 +71,13 @@ pub struct KeeperContext {
     pub half: Half,
     pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,
     pub outer: OuterTlsCell,
-    /// Links in all, ready or carrying.
+    /// All links of the half, ready or carrying, by gateway.
     pub links: Arc<GatewayShares>,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
-    /// Gateways that are not dialled.
+    /// Which gateways must not be dialled.
     pub lockdown: Lockdown,
-    /// Looks up names whose every address is dialled.
+    /// Looks up names whose addresses are all dialled.
     pub dns: DnsResolver,
 }
 
@@ -88,9 +89,9 @@ enum LinkProtocol {
 
 pub struct LinkKeeper {
     gateway: LinkAddress,
-    /// Where it is, of a target of SRV records.
+    /// The addresses of a target of SRV records.
     target: Option<TargetAddresses>,
-    /// Its address, which stands for it until it has shown its certificate.
+    /// Its address, which serves as its name until it has shown its certificate.
     name: Arc<str>,
     shared: KeeperContext,
     terms: HandshakeTerms,
@@ -102,17 +103,17 @@ pub struct LinkKeeper {
 
 struct KeeperState {
     wanted: KeeperTarget,
-    /// Links in all that the far side takes.
+    /// How many links in all the far side accepts.
     links_max: usize,
     protocol: Option<LinkProtocol>,
-    /// By the service they are ready for; `None`: for any.
+    /// By the service that the links are ready for; `None` means any service.
     dial_states: BTreeMap<Option<ServiceName>, DialState>,
     peer: Option<Arc<str>>,
     /// What its newest link is used for.
     serves: Option<Arc<LinkServices>>,
     /// What its links are not used for, and why.
     refused: Vec<String>,
-    /// The first service that the far side carries otherwise.
+    /// The first service that carries something else at the far side.
     mismatch: Option<String>,
 }
 
@@ -127,7 +128,7 @@ impl LinkKeeper {
         let state = KeeperState {
             wanted,
             links_max: usize::MAX,
-            // A plain link speaks SOCKS5 only.
+            // A plain link can only speak SOCKS5.
             protocol: (!gateway.tls).then_some(LinkProtocol::Socks),
             dial_states: BTreeMap::new(),
             peer: None,
@@ -152,28 +153,28 @@ impl LinkKeeper {
         (keeper, receiver)
     }
 
-    /// Links in all that the far side takes, as far as is known.
+    /// How many links in all the far side accepts, as far as is known.
     pub fn links_max(&self) -> usize {
         self.lock().links_max
     }
 
-    /// Dials no more; links that are ready stay until [`LinkKeeper::retire`].
+    /// Stops dialling; ready links stay until [`LinkKeeper::retire`].
     pub fn stop_dialling(&self) {
         self.stop_dialling.cancel();
     }
 
-    /// Ends, and with it every parked SOCKS5 link. Sessions go on.
+    /// Ends the keeper and every parked SOCKS5 link. Sessions go on.
     pub fn retire(&self) {
         self.stop_dialling.cancel();
         self.retired.cancel();
     }
 
-    /// Cancelled when the links of a service are not wanted any more.
+    /// A token that is cancelled when the links of a service are no longer wanted.
     pub fn retired_token(&self, service: Option<&ServiceName>) -> CancellationToken {
         self.dial_state(&mut self.lock(), service).retired.clone()
     }
 
-    /// A place for a link that is dialled for one session.
+    /// A permit for a link that is dialled for one session.
     pub fn take_permit(&self) -> Option<SharePermit> {
         self.shared.links.take(&self.name)
     }
@@ -182,7 +183,7 @@ impl LinkKeeper {
         &self.gateway
     }
 
-    /// A connection to its gateway, as far as TLS.
+    /// Connects to the gateway, including TLS.
     pub async fn dial(&self) -> Result<DialledStream, HandshakeError> {
         let (identity, outer) = (self.shared.identity.load_full(), self.shared.outer.load_full());
         handshake::dial(&self.gateway, self.target.as_ref(), identity.as_ref().as_ref(), &outer).await
@@ -193,8 +194,8 @@ impl LinkKeeper {
         self.lock().protocol == Some(LinkProtocol::Socks)
     }
 
-    /// Whether new sessions of a service can come this way: enough links are ready, or sessions
-    /// come already, and under load a pool may never be seen full.
+    /// Whether new sessions of a service can come through this gateway: enough links are ready, or sessions are
+    /// coming already. Under load, a pool may never be seen full.
     pub fn can_serve(&self, service: Option<&ServiceName>) -> bool {
         let mut state = self.lock();
         let prepared = state.wanted.prepared;
@@ -212,12 +213,12 @@ impl LinkKeeper {
         }
     }
 
-    /// The links of one service, or of any, counted.
+    /// The counters of the links for one service, or for any.
     pub fn counts(&self, service: Option<&ServiceName>) -> Arc<LinkCounters> {
         self.dial_state(&mut self.lock(), service).counts.clone()
     }
 
-    /// The services that SOCKS5 links are parked for; empty where each session dials its own.
+    /// The services that SOCKS5 links are parked for; empty if each session dials its own link.
     fn parked_services(&self) -> Vec<ServiceName> {
         self.terms.role.parked_services()
     }
@@ -233,7 +234,7 @@ impl LinkKeeper {
         }
     }
 
-    /// Starts the dials that are missing; how long until there is reason to look again.
+    /// Starts the missing dials. Returns how long to wait until the next check.
     fn reconcile(self: &Arc<Self>, events: &mpsc::Sender<KeeperEvent>) -> Duration {
         let mut state = self.lock();
         if self.is_locked(&state) {
@@ -252,7 +253,7 @@ impl LinkKeeper {
         pauses.min().unwrap_or(LOOK_AGAIN)
     }
 
-    /// What its links have shown of the way since the last look.
+    /// Checks what the links have shown about the gateway since the last time.
     fn check_links(&self, state: &mut KeeperState, service: Option<&ServiceName>) {
         let (retry, now) = (state.wanted.retry, Instant::now());
         let dial_state = self.dial_state(state, service);
@@ -269,18 +270,18 @@ impl LinkKeeper {
         }
     }
 
-    /// Lets go of what is too much.
+    /// Closes links that are no longer needed.
     fn release_surplus(&self, state: &mut KeeperState) {
         if state.protocol == Some(LinkProtocol::Own) {
             let counts = self.dial_state(state, None).counts.clone();
             let target = self.target(state, None);
-            // A quarter more is no reason to close links that may be wanted again.
+            // A quarter more than wanted is no reason to close links that may soon be needed again.
             let spare = counts.count(LinkActivity::Ready);
             counts.set_surplus(spare.saturating_sub(target + target / 4));
         }
     }
 
-    /// A link stands, for a service or for any.
+    /// Notes that a link is up, for one service or for any.
     pub fn note_established(&self, service: Option<&ServiceName>, peer: &Arc<str>) {
         let mut state = self.lock();
         state.peer = Some(peer.clone());
@@ -289,7 +290,7 @@ impl LinkKeeper {
         self.changed.notify_one();
     }
 
-    /// A gateway that each session dials was reached: it is looked in on later.
+    /// Notes that a gateway which each session dials was reached; it is checked again later.
     pub fn note_reached(&self, peer: &Arc<str>) {
         self.note_established(None, peer);
         let failures = {
@@ -301,7 +302,7 @@ impl LinkKeeper {
         self.report_proven(None, failures);
     }
 
-    /// An idle link has ended.
+    /// Notes that an idle link has ended.
     pub fn note_lost(&self, service: Option<&ServiceName>, LinkLost { lifetime, why }: LinkLost) {
         match why {
             IdleLossReason::Retired => self.changed.notify_one(),
@@ -310,7 +311,7 @@ impl LinkKeeper {
                 self.note_failed(service, &LinkFailure::Drains, DialFailure::Drains)
             }
             IdleLossReason::Failed(why) => {
-                // What breaks the protocol is a failure, however long it has stood.
+                // Breaking the protocol counts as a failure, however long the link was up.
                 let is_broken = self.dial_state(&mut self.lock(), service).counts.take_violation().is_some();
                 let failure = match is_broken {
                     true => DialFailure::Protocol,
@@ -322,7 +323,7 @@ impl LinkKeeper {
         }
     }
 
-    /// A dial or a ready link has failed.
+    /// Notes that a dial or a ready link has failed.
     pub fn note_failed(&self, service: Option<&ServiceName>, error: &LinkFailure, failure: DialFailure) {
         let mut state = self.lock();
         let (retry, now) = (state.wanted.retry, Instant::now());
@@ -347,7 +348,7 @@ impl LinkKeeper {
 }
 
 impl KeeperState {
-    /// Links in all, those under way included.
+    /// All links, including those being dialled.
     fn links(&self) -> usize {
         let of = |dial_state: &DialState| dial_state.counts.links() + dial_state.dialling;
         self.dial_states.values().map(of).sum()

@@ -25,40 +25,40 @@ use crate::{
     },
 };
 
-/// Links of one process that is gone all fail in this time.
+/// When a process is gone, all its links fail within this time.
 const TOGETHER: Duration = Duration::from_secs(15);
 
-/// The links of one peer, counted.
+/// The counters of one peer's links.
 #[derive(Debug, Default)]
 pub struct LinkCounters {
-    /// By what they do.
+    /// Number of links by activity.
     links: [AtomicUsize; LinkActivity::ALL.len()],
     /// Sessions opened so far.
     opened: AtomicU64,
-    /// Ready links that are not needed any more; idle ones offer themselves.
+    /// Ready links that are no longer needed; idle links check this and close themselves.
     surplus: AtomicUsize,
-    /// When the last link ended, in microseconds of the process; 0: none has.
+    /// When the last link ended, in microseconds of the process; 0 if none has.
     emptied_us: AtomicU64,
-    /// When the peer's process can have been gone, by the first of the links that failed since one came to
-    /// stand, in microseconds of the process; 0: none has.
+    /// When the peer's process may have gone, judged by the first link that failed since one was last
+    /// established. In microseconds of the process; 0 if none has failed.
     gone_us: AtomicU64,
     round_trip: Mutex<RoundTrip>,
     table: LinkTable,
-    /// Whether a session was answered since somebody asked.
+    /// Whether a session was answered since this was last read.
     carried: AtomicBool,
-    /// How a link has broken the protocol, until somebody asks.
+    /// How a link has broken the protocol, until it is read.
     broken: Mutex<Option<PeerViolation>>,
-    /// Told when a ready link is taken or lost, or one has broken the protocol.
+    /// Notified when a ready link is taken or lost, or when one has broken the protocol.
     fewer: Arc<Notify>,
 }
 
 impl LinkCounters {
-    /// Counts that tell somebody when a ready link is taken or lost.
+    /// Counters that notify somebody when a ready link is taken or lost.
     pub fn notifying(fewer: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self { fewer, ..Self::default() })
     }
 
-    /// Links that do this.
+    /// Number of links with this activity.
     pub fn count(&self, activity: LinkActivity) -> usize {
         self.counter(activity).load(Ordering::Relaxed)
     }
@@ -73,7 +73,7 @@ impl LinkCounters {
         self.count(LinkActivity::Full) + self.count(LinkActivity::Leaving)
     }
 
-    /// Links in all.
+    /// All links.
     pub fn links(&self) -> usize {
         LinkActivity::ALL.iter().map(|activity| self.count(*activity)).sum()
     }
@@ -85,7 +85,7 @@ impl LinkCounters {
         (self.links() == 0).then(|| Duration::from_micros(gone_us))
     }
 
-    /// How long the process of a peer without links can have been gone.
+    /// How long the process of a peer without links may have been gone.
     pub fn gone_for(&self) -> Option<Duration> {
         let empty = self.empty_for()?;
         let gone_us = Some(self.gone_us.load(Ordering::Relaxed)).filter(|&at| at > 0);
@@ -93,14 +93,14 @@ impl LinkCounters {
         Some(away.map_or(empty, |away| away.max(empty)))
     }
 
-    /// One of them has failed, which was noticed so long after its other end may have gone.
+    /// Notes that a link has failed, and how long its other end may have been gone unnoticed.
     fn note_failed(&self, unnoticed: Duration) {
         let at = clock::now_us().saturating_sub(unnoticed.as_micros() as u64).max(1);
-        // Of several that fail together the first to be noticed tells it best; one that failed long before,
-        // while others stood, tells nothing.
+        // Of several links that fail together, the first one noticed gives the best estimate. One that failed
+        // long before, while others were up, gives none.
         let is_news = |before: u64| before == 0 || at > before.saturating_add(TOGETHER.as_micros() as u64);
         let first = |before: u64| is_news(before).then_some(at);
-        // It is kept where there is one already.
+        // Where there is an estimate already, it is kept.
         let _ = self.gone_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, first);
     }
 
@@ -116,15 +116,15 @@ impl LinkCounters {
         self.surplus.store(links, Ordering::Relaxed);
     }
 
-    /// Whether the idle link that asks should go.
+    /// Whether the idle link that asks should close.
     pub fn take_surplus(&self) -> bool {
         let one_less = |links: usize| links.checked_sub(1);
         self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 
-    /// A session over one of them was answered.
+    /// Notes that a session on one of the links was answered.
     pub fn note_carried(&self) {
-        // Read first: under load it is set already, and every link would write here.
+        // Read first: under load it is already set, and otherwise every link would write here.
         if !self.carried.load(Ordering::Relaxed) {
             self.carried.store(true, Ordering::Relaxed);
         }
@@ -134,7 +134,7 @@ impl LinkCounters {
         self.carried.swap(false, Ordering::Relaxed)
     }
 
-    /// One of them has broken the protocol.
+    /// Notes that a link has broken the protocol.
     pub fn note_violation(&self, how: PeerViolation) {
         *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         self.fewer.notify_one();
@@ -168,14 +168,14 @@ impl PoolRow {
     }
 }
 
-/// One link among the [`LinkCounters`] of its peer.
+/// Counts one link in the [`LinkCounters`] of its peer.
 #[derive(Debug)]
 pub struct LinkGuard {
     counts: Arc<LinkCounters>,
     activity: LinkActivity,
     key: u64,
     entry: Arc<LinkEntry>,
-    /// Its place in the share of its gateway.
+    /// Its permit within the share of its gateway.
     permit: Option<SharePermit>,
 }
 
@@ -186,11 +186,11 @@ pub struct LinkGuard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkActivity {
     Ready,
-    /// It takes sessions, and soon will not.
+    /// It takes sessions, but soon will not.
     Brimming,
-    /// It takes no more sessions now; over SOCKS5 it has its one.
+    /// It takes no more sessions now; over SOCKS5 it has its one session.
     Full,
-    /// Nor will it again: asked to go, or on its way.
+    /// It never will again: it was asked to leave, or is leaving.
     Leaving,
 }
 
@@ -210,14 +210,14 @@ impl LinkGuard {
         Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: place }
     }
 
-    /// The seat of a link that was dialled for one session.
+    /// The guard of a link that was dialled for one session.
     pub fn carrying(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
         let mut guard = Self::ready(counts, place);
         guard.mark_busy();
         guard
     }
 
-    /// The seat of a link whose stream is this one.
+    /// Adds what is known from the link's stream.
     pub fn describe(self, stream: &NetStream) -> Self {
         self.entry.describe(stream);
         self
@@ -227,7 +227,7 @@ impl LinkGuard {
         &self.counts
     }
 
-    /// The link carries many sessions at once.
+    /// Adds that the link carries many sessions at once.
     pub fn describe_shared(
         self,
         (id, stream): (u64, &NetStream),
@@ -238,7 +238,7 @@ impl LinkGuard {
         self.describe(stream)
     }
 
-    /// A session has come over a link that carries no other.
+    /// Notes a session on a link that carries only this one.
     pub fn mark_busy(&mut self) {
         if self.activity != LinkActivity::Full {
             self.set_activity(LinkActivity::Full);
@@ -246,14 +246,14 @@ impl LinkGuard {
         }
     }
 
-    /// A session has come.
+    /// Notes a session.
     pub fn note_session(&mut self) {
         self.counts.opened.fetch_add(1, Ordering::Relaxed);
         self.entry.note_session();
         self.permit.iter().for_each(SharePermit::note_used);
     }
 
-    /// It has more room than before, or less.
+    /// Notes that it has more room than before, or less.
     pub fn set_fill_level(&mut self, fill_level: LinkFillLevel) {
         if self.activity != LinkActivity::Leaving {
             self.set_activity(match fill_level {
@@ -264,12 +264,12 @@ impl LinkGuard {
         }
     }
 
-    /// It has failed, which was noticed so long after its other end may have gone.
+    /// Notes that it has failed, and how long its other end may have been gone unnoticed.
     pub fn note_failed(&self, unnoticed: Duration) {
         self.counts.note_failed(unnoticed);
     }
 
-    /// It takes no more sessions.
+    /// Notes that it takes no more sessions.
     pub fn mark_leaving(&mut self) {
         self.set_activity(LinkActivity::Leaving);
     }

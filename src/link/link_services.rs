@@ -1,8 +1,8 @@
-//! The services that one link serves, and the state of each as its server has told it last.
+//! The services that one link serves, and the state of each, as last announced by its server.
 //!
-//! Both ends keep one. The opener looks into it for each session, and judges every later offer as it has judged the one
-//! in `hello`. The server sees by it what it has yet to tell, and what it has ever offered there: an `open` for what it
-//! has taken back may be on its way.
+//! Both ends keep one. The opener consults it for each session, and judges every later offer like the one in
+//! `hello`. The server uses it to see what it has not announced yet, and what it has ever offered: an `open`
+//! for something that it no longer offers may still be on its way.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -20,17 +20,17 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub struct LinkServices {
-    /// `None`: not offered any more.
+    /// `None` if the service is no longer offered.
     states: ArcSwap<HashMap<ServiceName, Option<OfferState>>>,
     end: ServicesEnd,
 }
 
-/// Which end of the link keeps it.
+/// Which end of the link keeps this table.
 #[derive(Debug)]
 enum ServicesEnd {
     /// What it grants to whom.
     Opener(Arc<ServiceGrants>, Peer),
-    /// What the opener has left of the offer in `hello`.
+    /// What the opener did not grant of the offer in `hello`.
     Server { declined: HashSet<ServiceName> },
 }
 
@@ -44,19 +44,19 @@ impl Default for ServicesEnd {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct OfferChange {
     pub has_changed: bool,
-    /// What the opener can not use of it.
+    /// What the opener cannot use of it.
     pub mismatches: Vec<CarriesMismatch>,
 }
 
 impl LinkServices {
-    /// Those of an opener, by the offer in `hello`.
+    /// The services at an opener, from the offer in `hello`.
     pub fn of_opener(offer: &[ServiceOffer], grants: Arc<ServiceGrants>, server: Peer) -> Self {
         let services = Self { end: ServicesEnd::Opener(grants, server), ..Self::default() };
         services.note_offer(offer);
         services
     }
 
-    /// Those of a server, by what it has offered in `hello` and what was granted of it.
+    /// The services at a server, from its offer in `hello` and what was granted of it.
     pub fn of_server(offer: &[ServiceOffer], granted: &[ServiceName]) -> Self {
         let granted: HashSet<_> = granted.iter().collect();
         let names = offer.iter().map(|of| of.name.clone());
@@ -66,17 +66,17 @@ impl LinkServices {
         services
     }
 
-    /// Whether it is served, in whatever state.
+    /// Whether a service is served, in whatever state.
     pub fn contains(&self, service: &ServiceName) -> bool {
         self.state(service).is_some()
     }
 
-    /// Whether it was served at any time since the link stands.
+    /// Whether a service was served at any time since the link was established.
     pub fn was_offered(&self, service: &ServiceName) -> bool {
         self.states.load().contains_key(service)
     }
 
-    /// Those that the link is used for now.
+    /// The services that the link is used for now.
     pub fn names(&self) -> Vec<String> {
         let states = self.states.load();
         let served = states.iter().filter(|(name, state)| state.is_some() && !self.is_declined(name));
@@ -85,7 +85,7 @@ impl LinkServices {
         names
     }
 
-    /// Those that are served, in whatever state.
+    /// The services that are served, in whatever state.
     pub fn services(&self) -> Vec<ServiceName> {
         let states = self.states.load();
         states.iter().filter(|(_, state)| state.is_some()).map(|(name, _)| name.clone()).collect()
@@ -101,7 +101,7 @@ impl LinkServices {
         self.states.load().get(service).copied().flatten()
     }
 
-    /// Takes over an offer, which replaces the one before.
+    /// Applies an offer, which replaces the one before.
     pub fn note_offer(&self, offer: &[ServiceOffer]) -> OfferChange {
         let before = self.states.load();
         let (used, mismatches) = match &self.end {
@@ -129,7 +129,7 @@ impl LinkServices {
     }
 }
 
-/// All of them open, for tests of what is built on it.
+/// Services that are all open, for tests of what is built on this.
 impl FromIterator<ServiceName> for LinkServices {
     fn from_iter<I: IntoIterator<Item = ServiceName>>(names: I) -> Self {
         let states: HashMap<_, _> = names.into_iter().map(|name| (name, Some(OfferState::Open))).collect();

@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// The last link's.
+/// The id of the newest link.
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
-/// A number for one more link of this process, from 1.
+/// A number for a new link of this process, from 1.
 pub fn next_link_id() -> u64 {
     LAST_ID.fetch_add(1, Ordering::Relaxed) + 1
 }
@@ -36,8 +36,7 @@ struct LinkEntries {
     links: HashMap<u64, Arc<LinkEntry>>,
 }
 
-/// One link on the roll. The lock of the roll is taken when it comes and when it goes; never for
-/// a session.
+/// One link in the table. The table's lock is taken when a link is added or removed, never for a session.
 #[derive(Debug)]
 pub struct LinkEntry {
     since: Instant,
@@ -47,7 +46,7 @@ pub struct LinkEntry {
     shared: OnceLock<SharedDetails>,
 }
 
-/// Of a link that carries many sessions.
+/// Details of a link that carries many sessions.
 #[derive(Debug)]
 struct SharedDetails {
     id: u64,
@@ -66,7 +65,7 @@ impl LinkEntry {
         self.activity.store(is as u8, Ordering::Relaxed);
     }
 
-    /// Tells that it carries many sessions; the first word holds.
+    /// Records that the link carries many sessions. Only the first call counts.
     pub fn describe_shared(&self, id: u64, load: Arc<LinkLoad>, instance: Option<InstanceId>) {
         self.shared.get_or_init(|| SharedDetails { id, load, instance });
     }
@@ -87,7 +86,7 @@ impl LinkEntry {
         self.sessions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Tells what it goes over; the first word holds.
+    /// Records what the link runs over. Only the first call counts.
     pub fn describe(&self, stream: &NetStream) {
         let address = || stream.tcp()?.peer_addr().ok().map(|at| at.to_string());
         self.details.get_or_init(|| {
@@ -124,7 +123,7 @@ impl LinkEntry {
 }
 
 impl LinkTable {
-    /// A link stands.
+    /// Adds a link.
     pub fn add(&self) -> (u64, Arc<LinkEntry>) {
         let entry = Arc::new(LinkEntry {
             since: Instant::now(),
@@ -138,7 +137,7 @@ impl LinkTable {
         (key, entry)
     }
 
-    /// It is gone.
+    /// Removes a link.
     pub fn remove(&self, key: u64) {
         let entry = self.lock().links.remove(&key);
         if let Some(about) = entry.as_ref().and_then(|entry| entry.details.get()) {
@@ -147,7 +146,7 @@ impl LinkTable {
         }
     }
 
-    /// Adds the links to their row, oldest first, and how long the peer's certificate is still good.
+    /// Adds the links to their row, oldest first, and how long the peer's certificate is still valid.
     pub fn fill_row(&self, row: PoolRow) -> PoolRow {
         let entries = self.lock();
         let mut links: Vec<_> = entries.links.iter().map(|(key, entry)| (*key, entry.clone())).collect();
@@ -157,7 +156,7 @@ impl LinkTable {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let certificate_days = expire.min().map(|at| (at - now).div_euclid(DAY_SECONDS));
         let sessions = links.iter().map(|(_, entry)| entry.sessions_open()).sum();
-        // Of the newest, where another process has come behind one address.
+        // From the newest link, in case another process has started at the same address.
         let instance = links.iter().rev().find_map(|(_, entry)| entry.shared.get()?.instance);
         let instance = instance.map(|instance| instance.to_string()).or(row.instance);
         let key_exchange = links.iter().rev().find_map(|(_, entry)| {
@@ -174,5 +173,5 @@ impl LinkTable {
 }
 
 const DAY_SECONDS: i64 = 86_400;
-/// Links told of each peer.
+/// How many links of each peer are listed.
 const ROWS_MAX: usize = 64;

@@ -1,7 +1,7 @@
-//! Where links come in: on a port of their own, or by a [`LinkEndpoint`](super::endpoint::LinkEndpoint).
+//! Where links come in: on a port of their own, or through a [`LinkEndpoint`](super::endpoint::LinkEndpoint).
 //!
-//! Each link is greeted in a task of its own under a deadline, so a silent one stalls nobody. The number of
-//! handshakes at once is bounded by [`crate::admission::handshakes`].
+//! The handshake of each link runs in a task of its own under a deadline, so a silent one delays nobody.
+//! [`crate::admission::handshakes`] limits how many run at once.
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -29,21 +29,22 @@ use crate::{
     tls::link::LinkIdentity,
 };
 
-/// What is needed to greet links.
+/// What the handshakes of links need.
 #[derive(Debug, Clone)]
 pub struct HandshakeContext {
     pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,
     pub terms: HandshakeTerms,
-    /// Each holds a descriptor and a TLS state for at most the greeting's deadline.
+    /// Limits handshakes: each one holds a descriptor and a TLS state, until the handshake deadline at the
+    /// latest.
     pub handshakes: Arc<HandshakeLimiter>,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
-    /// Peers of other versions that were told of already.
+    /// Peers of other versions that were already reported.
     pub versions: Arc<ReportOnce>,
 }
 
 impl HandshakeContext {
-    /// One line for a gateway of ours that speaks none of our versions.
+    /// Reports a gateway of ours that speaks none of our versions, in one line.
     fn report_versions(&self, accepted: &AcceptedLink) {
         if accepted.versions.is_empty() {
             return;
@@ -59,10 +60,10 @@ impl HandshakeContext {
     }
 }
 
-/// What becomes of a link that was greeted. It gives up its place among greetings when it has another.
+/// Receives a link after its handshake. It gives up its handshake permit when it has another one.
 pub type LinkGreeted = Arc<dyn Fn(HandshakeOutcome, HandshakePermit) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// Greets the links of a half, wherever they come in.
+/// Runs the handshakes of a half's links, wherever they come in.
 #[derive(Clone)]
 pub struct LinkReception {
     context: HandshakeContext,
@@ -80,12 +81,12 @@ impl LinkReception {
         Self { context, on_handshake }
     }
 
-    /// Those that are greeted at the moment.
+    /// The handshakes that are running.
     pub fn handshakes(&self) -> &Arc<HandshakeLimiter> {
         &self.context.handshakes
     }
 
-    /// Greets a link, in a task of its own.
+    /// Runs the handshake of a link in a task of its own.
     pub fn receive(&self, below: BelowTls, from: SocketAddr) {
         let Self { context, on_handshake } = self.clone();
         let permit = HandshakePermit::begin(context.handshakes.clone(), from.ip());
@@ -93,7 +94,7 @@ impl LinkReception {
             let evicted = permit.evicted.clone();
             let served = async {
                 match handshake::accept(below, from, &context.identity, &context.terms).await {
-                    // One that is turned away has its place until it is closed.
+                    // A link that is turned away keeps its permit until it is closed.
                     Ok(accepted) => {
                         context.report_versions(&accepted);
                         on_handshake(accepted.outcome, permit).await;

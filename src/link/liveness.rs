@@ -1,12 +1,13 @@
-//! Whether a link's other end is alive, by clocks that start with what has happened.
+//! Whether a link's other end is alive, measured by clocks that start when something has happened.
 //!
-//! A link is looked at once a [`HEARTBEAT`]. Nothing heard since the look before: a ping goes. It is
-//! unanswered for [`UNANSWERED`], and nothing else was heard meanwhile: the other end is dead, 8.5 to
-//! 11 s after it was heard last, whatever lies between that may acknowledge for it.
+//! A link is checked once a [`HEARTBEAT`]. If nothing was heard since the last check, a ping is sent. If it is
+//! not answered for [`UNANSWERED`] and nothing else was heard meanwhile, the other end is dead. That is 8.5 to
+//! 11 s after it was last heard, whatever devices on the way may acknowledge for it.
 //!
-//! What is no silence: that we did not listen. A look that comes late, since this process was stopped
-//! or is short of time, moves the deadline by as much. And while a ping of ours has yet to reach the other end's kernel, behind other bytes or
-//! before a shut window, that kernel's acknowledgements stand for an answer.
+//! Time in which we did not listen does not count as silence. If a check is late because this process was
+//! stopped or is short of CPU time, the deadline moves by that delay. And while a ping is still queued behind
+//! other bytes or a closed window and has not reached the other end's kernel, that kernel's acknowledgements
+//! count as an answer.
 
 use std::time::Duration;
 
@@ -14,25 +15,26 @@ use tokio::time::Instant;
 
 use crate::{admission::token_bucket::TokenBucket, proto::multiplex::frame::PING_BYTES};
 
-/// Between two looks.
+/// Time between two checks.
 pub const HEARTBEAT: Duration = Duration::from_millis(2500);
-/// A ping without an answer for so long, and nothing else heard: the other end is dead.
+/// If a ping is not answered for this long and nothing else is heard, the other end is dead.
 pub const UNANSWERED: Duration = Duration::from_secs(6);
-/// A link that is dead by silence was heard last so long ago at most, where this process is short of time.
+/// The longest time since a dead link was last heard, even if this process is short of CPU time.
 pub const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// Pings that an end may send at once, and how many more each second: it asks once a [`HEARTBEAT`].
+/// How many pings an end may send at once, and how many more each second; it normally sends one each
+/// [`HEARTBEAT`].
 const PINGS_AT_ONCE: f64 = 64.0;
 const PINGS_A_SECOND: f64 = 4.0;
 
 #[derive(Debug)]
 pub struct LinkLiveness {
-    /// When the next look is due.
+    /// When the next check is due.
     due: Instant,
     has_received: bool,
     question: Option<PendingPing>,
-    /// Since when no ping of ours could be written.
+    /// Since when none of our pings could be written.
     blocked_since: Option<Instant>,
-    /// Pings that the other end may still send.
+    /// How many pings the other end may still send.
     pings: TokenBucket,
     next: u64,
 }
@@ -45,7 +47,7 @@ struct PendingPing {
     dead_at: Instant,
 }
 
-/// What a look has shown.
+/// The result of a check.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LivenessVerdict {
     Alive,
@@ -54,11 +56,11 @@ pub enum LivenessVerdict {
     Dead,
 }
 
-/// Whether a ping of ours would go out.
+/// Whether a ping of ours could be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteState {
     Yes,
-    /// The socket takes nothing now.
+    /// The socket accepts nothing now.
     Blocked,
 }
 
@@ -74,30 +76,30 @@ impl LinkLiveness {
         }
     }
 
-    /// When to look next.
+    /// When to check next.
     pub fn next_check(&self) -> Instant {
         self.due
     }
 
-    /// Any byte has come.
+    /// Notes that some byte has come.
     pub fn note_heard(&mut self) {
         self.has_received = true;
     }
 
-    /// A ping has come; false when there are too many of them for the time.
+    /// Notes a ping; returns false if there are too many for the time.
     pub fn note_ping(&mut self, now: Instant) -> bool {
         self.earn_pings(now);
         self.pings.take()
     }
 
-    /// An answer has come; the round trip, if it answers the last question.
+    /// Notes an answer; returns the round trip if it answers the last ping.
     pub fn note_pong(&mut self, token: [u8; PING_BYTES], now: Instant) -> Option<Duration> {
         let question = self.question.take_if(|question| question.token.to_be_bytes() == token)?;
         Some(now.saturating_duration_since(question.sent_at))
     }
 
-    /// One look, `delay` after it was due. `unacknowledged` tells for how long the other end's kernel
-    /// has not acknowledged what is on its way to it; `None`: it has acknowledged all.
+    /// Performs one check, `delay` after it was due. `unacknowledged` returns how long the other end's kernel
+    /// has not acknowledged what is on its way, or `None` if it has acknowledged everything.
     pub fn check(
         &mut self,
         now: Instant,
@@ -146,7 +148,7 @@ impl LinkLiveness {
         LivenessVerdict::Ping(token)
     }
 
-    /// A token that no ping of this end has had.
+    /// A token that no ping of this end has used.
     pub fn token(&mut self) -> [u8; PING_BYTES] {
         self.next += 1;
         self.next.to_be_bytes()
@@ -160,7 +162,7 @@ mod tests {
     const OPEN: WriteState = WriteState::Yes;
     const MS: Duration = Duration::from_millis(1);
 
-    /// Looks when a look is due, until the other end is dead; how long after `began` that was.
+    /// Checks whenever a check is due, until the other end is dead; returns how long that took from `began`.
     fn dies(liveness: &mut LinkLiveness, began: Instant) -> Duration {
         loop {
             let now = liveness.next_check();
@@ -216,7 +218,7 @@ mod tests {
         let began = Instant::now();
         let mut liveness = LinkLiveness::new(began);
         assert!(matches!(liveness.check(began, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)));
-        // Stopped for an hour, from just before a look.
+        // Stopped for an hour, from just before a check.
         let delay = Duration::from_secs(3600);
         let woken = liveness.next_check() + delay;
         assert_eq!(liveness.check(woken, delay, OPEN, || None), LivenessVerdict::Alive);

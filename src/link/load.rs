@@ -1,4 +1,4 @@
-//! How much a link has to do: the sessions on it, against how many it carries at once.
+//! How busy a link is: the sessions on it, compared with how many it carries at once.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -9,18 +9,18 @@ use tokio::sync::Notify;
 
 use crate::net::tcp::SegmentCounts;
 
-/// A link of which so much is used, in eighths, counts as one too few: another is dialled before clients
-/// have to wait for it.
+/// From this many eighths in use, a link counts as missing, so that another one is dialled before clients have
+/// to wait.
 const BRIMMING_EIGHTHS: usize = 6;
 
-/// The sessions of one link, counted.
+/// The session count of one link.
 #[derive(Debug)]
 pub struct LinkLoad {
     sessions: AtomicUsize,
     max: usize,
-    /// What its connection has sent, as it was when the link was looked at last.
+    /// TCP segments that its connection had sent when the link was last checked.
     segments: Mutex<SegmentCounts>,
-    /// Told when one of the marks is passed, either way.
+    /// Notified when one of the thresholds is crossed, in either direction.
     changed: Notify,
 }
 
@@ -28,7 +28,7 @@ pub struct LinkLoad {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkFillLevel {
     Much,
-    /// It takes sessions, and soon will not.
+    /// It takes sessions, but soon will not.
     Brimming,
     Full,
 }
@@ -95,7 +95,7 @@ impl LinkLoad {
         Some(SessionPlace(self.clone()))
     }
 
-    /// Waits until it has more or less room than it had.
+    /// Waits until the link has more or less room than before.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -1,6 +1,6 @@
-//! What an internal half has locked, as its sessions, its links and those that dial them see it.
+//! What an internal half has locked, as seen by its sessions, its links and those that dial them.
 //!
-//! All share one list, so that a lock holds for everything at the same moment, and before anything is cut.
+//! All share one list, so that a lock applies to everything at the same moment, and before anything is cut.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::{Peer, is_same_name};
 use crate::{profile::ServiceName, telemetry::snapshot::LockdownRow};
 
-/// The locks that hold now.
+/// The locks that are in force.
 #[derive(Debug, Clone)]
 pub struct Lockdown(Arc<watch::Sender<Vec<LockdownRow>>>);
 
@@ -37,21 +37,21 @@ impl Lockdown {
         self.0.borrow().iter().any(|row| row.peer.is_none() && is_of_service(row, service))
     }
 
-    /// Whether a session of a gateway may not be: the gateway by its label.
+    /// Whether a session of a gateway is forbidden. The gateway is given by its label.
     pub fn locks_session(&self, peer: Option<&str>, service: &ServiceName) -> bool {
         self.0.borrow().iter().any(|row| is_of_peer(row, peer) && is_of_service(row, service))
     }
 
-    /// Whether there may be no links to a gateway.
+    /// Whether links to a gateway are forbidden.
     pub fn locks_links(&self, peer: Option<&str>) -> bool {
         self.0.borrow().iter().any(|row| locks_links(row, peer))
     }
 
-    /// Returns when there may be no links to a gateway any more.
+    /// Returns when links to a gateway are forbidden.
     pub async fn locked(&self, peer: &Peer) {
         let label = peer.label();
         let mut rows = self.0.subscribe();
-        // An error would mean that nobody can lock any more, but `self` could.
+        // An error would mean that nobody can lock any more, but `self` still could.
         let _ = rows.wait_for(|rows| rows.iter().any(|row| locks_links(row, Some(&label)))).await;
     }
 }

@@ -58,31 +58,31 @@ use std::{sync::Arc, time::Duration};
 
 use crate::proto::{certificate::is_same_name, multiplex::hello::InstanceId};
 
-/// A TCP connection to the other gateway comes about in this time or not at all.
+/// Deadline of a TCP connection to the other gateway.
 pub const DIAL: Duration = Duration::from_secs(3);
-/// TLS, method and request together; also the time from a second reply's first byte to its last.
+/// Deadline for TLS, method and request together; also for a second reply, from its first byte to its last.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A refused or retired link gets this long to hear why.
+/// How long a refused or retired link gets to read why.
 pub const LINGERING_CLOSE: Duration = Duration::from_secs(1);
 
-/// A link that was asked to go, or has said that it goes, is closed in this time while its other end
-/// lives: the last session's bytes may be on their way to somebody slow.
+/// A link that was asked to leave, or has said that it leaves, is closed within this time even while its other
+/// end is alive. The last session's bytes may still be on their way to a slow receiver.
 pub const GOODBYE: Duration = Duration::from_secs(600);
 
-/// The other gateway, as it proved itself.
+/// The other gateway, as it has identified itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// The name in its certificate; `None` on a plain link, where nothing is proven.
     pub name: Option<Arc<str>>,
     /// Its IP, or the address that was dialled.
     pub address: Arc<str>,
-    /// Which process of that name it is, once it has told.
+    /// Which process of that name it is, once it has said so.
     pub instance: Option<InstanceId>,
 }
 
 impl Peer {
-    /// Whether it is the same gateway, wherever it dials from: by its certificate's name, or by its
-    /// address where nothing is proven.
+    /// Whether it is the same gateway, wherever it dials from: by its certificate's name, or by its address if
+    /// nothing is proven.
     pub fn is_same_gateway(&self, other: &Self) -> bool {
         match (&self.name, &other.name) {
             (Some(one), Some(other)) => one == other,
@@ -91,17 +91,17 @@ impl Peer {
         }
     }
 
-    /// Whether it may be the same gateway, started anew: another process of its name, at its address.
+    /// Whether it may be the same gateway after a restart: another process of its name, at its address.
     pub fn may_succeed(&self, other: &Self) -> bool {
         self.instance != other.instance && self.name == other.name && self.address == other.address
     }
 
-    /// What an operator reads as the peer.
+    /// The name that operators see for the peer.
     pub fn label(&self) -> Arc<str> {
         self.name.clone().unwrap_or_else(|| self.address.clone())
     }
 
-    /// Whether a service's list of peers lets this one in; an unproven name is on no list.
+    /// Whether a service's list of peers allows this one. A name without proof is on no list.
     pub fn is_among(&self, peers: Option<&[String]>) -> bool {
         let Some(peers) = peers else { return true };
         self.name.as_ref().is_some_and(|name| peers.iter().any(|peer| is_same_name(peer, name)))

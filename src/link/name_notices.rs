@@ -1,4 +1,4 @@
-//! What operators are told of the names that are followed.
+//! What operators are told about the names that are followed.
 
 use crate::{
     net::dns::{
@@ -8,7 +8,7 @@ use crate::{
     telemetry::{log::LogEvent, notices::NoticeLog},
 };
 
-/// Tells what a look-up has brought.
+/// Reports what a look-up has found.
 pub fn report_news<A: FollowedAnswer>(notices: &NoticeLog, name: &str, event: &NameNews<A>) {
     for report in &event.lines {
         let line = format!("name {name}: {report}");

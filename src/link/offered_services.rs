@@ -12,7 +12,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfferedService {
     pub name: ServiceName,
-    /// Which gateways may use it; `None`: all of the link's peers.
+    /// Which gateways may use it; `None` means all of the link's peers.
     pub peers: Option<Vec<String>>,
     pub carries: Carries,
 }
@@ -20,11 +20,11 @@ pub struct OfferedService {
 #[derive(Debug, Clone, Default)]
 pub struct OfferedServices {
     pub services: Vec<OfferedService>,
-    /// The state of those that are not open.
+    /// The states of services that are not open.
     pub states: BTreeMap<ServiceName, OfferState>,
-    /// Those that take no new sessions: nothing is parked for them, and `open` is refused.
+    /// Services that take no new sessions: nothing is parked for them, and `open` is refused.
     pub drained: Vec<ServiceName>,
-    /// What is locked, for some gateways or for all.
+    /// The locks for some gateways or for all.
     pub lockdown: Lockdown,
     pub prepared: usize,
     pub maximum: usize,
@@ -45,8 +45,8 @@ impl OfferedServices {
         }
     }
 
-    /// Whether links that were opened under `before` can go on: what `hello` alone says is the same, and each service
-    /// carries what it did.
+    /// Whether links that were opened under `before` can go on: what only `hello` says is the same, and each
+    /// service carries the same as before.
     pub fn has_terms_of(&self, before: &Self) -> bool {
         let carries_the_same = |service: &OfferedService| {
             let was = before.services.iter().find(|was| was.name == service.name);
@@ -56,7 +56,7 @@ impl OfferedServices {
             && self.services.iter().all(carries_the_same)
     }
 
-    /// What a DMZ gateway may use, and whether it can be used now.
+    /// The services that a DMZ gateway may use, and whether they can be used now.
     pub fn services_for(&self, peer: &Peer) -> Vec<ServiceOffer> {
         let allowed = self.services.iter().filter(|service| peer.is_among(service.peers.as_deref()));
         let offer = |service: &OfferedService| ServiceOffer {
@@ -74,8 +74,8 @@ impl OfferedServices {
         self.states.get(service).copied().unwrap_or(OfferState::Open)
     }
 
-    /// The services that SOCKS5 links are parked for. A service whose backends are down keeps its links: it may be
-    /// back in a moment, and over SOCKS5 a client hears of it as of any backend that does not answer.
+    /// The services that SOCKS5 links are parked for. A service whose backends are down keeps its links: it may
+    /// be back in a moment, and over SOCKS5 a client learns of it as of any backend that does not answer.
     pub fn parked_services(&self) -> Vec<ServiceName> {
         let names = self.services.iter().map(|service| &service.name);
         let is_parked = |name: &&ServiceName| {

@@ -1,4 +1,4 @@
-//! The links of one peer in a pool: those that are ready, newest last, and what is known of them.
+//! The links of one peer in a pool: those that are ready, newest last, and what is known about them.
 
 mod shared_links;
 
@@ -36,11 +36,11 @@ use crate::{
 pub use shared_links::tests::take_looks;
 pub use shared_links::{SharedLink, SharedLinks};
 
-/// A peer that was lost without a goodbye is remembered, and shown as down, for so long.
+/// How long a peer that was lost without a goodbye is remembered, and shown as down.
 pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
-/// Lost ones remembered at once.
+/// How many lost peers are remembered at once.
 pub const LOST_MAX: usize = 64;
-/// One whose link was never seen to stand has said nothing that could be missed.
+/// How long a peer is remembered if no link of its was ever seen up, so that it is not really missed.
 const GLIMPSED: Duration = Duration::from_secs(60);
 /// One that has lost a link may have lost all of them, which is not seen of each at once: others are used first.
 const DOUBTED: Duration = Duration::from_secs(1);
@@ -49,18 +49,18 @@ pub struct PeerLinks {
     pub peer: Peer,
     /// What its newest link is ready for; an older one may have been granted something else.
     pub serves: ServedServices,
-    /// Ready links that the peer means to keep.
+    /// How many ready links the peer means to keep.
     pub target: usize,
-    /// Links in all that it takes, as far as is known.
+    /// How many links in all it accepts, as far as is known.
     pub maximum: usize,
-    /// Parked SOCKS5 links, all for the one service of the lane, by their numbers: the newest comes last.
+    /// Parked SOCKS5 links, all for one service, by their numbers; the newest comes last.
     pub ready: BTreeMap<u64, ReadyLink>,
     /// Links of our own that take sessions.
     pub shared: SharedLinks,
     pub counts: Arc<LinkCounters>,
-    /// Shared by all lanes of the peer.
+    /// Shared by all entries of the peer.
     pub record: Arc<PeerRecord>,
-    /// The take that was this lane's last.
+    /// The number of the last take from this entry.
     last_turn: u64,
     failures: u64,
     last_fault: Option<LinkFault>,
@@ -81,12 +81,12 @@ pub struct ReadyLink {
 pub enum ServedServices {
     /// SOCKS5: the service that BIND named.
     One(ServiceName),
-    /// Our own: all that the peer offers and is granted.
+    /// Our own protocol: everything that the peer offers and is granted.
     Granted(Arc<LinkServices>),
 }
 
 impl ServedServices {
-    /// Whether links of the one may stand among those of the other.
+    /// Whether links for the one may be listed with those for the other.
     pub fn is_alike(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::One(one), Self::One(other)) => one == other,
@@ -142,7 +142,7 @@ impl PeerLinks {
         }
     }
 
-    /// A place for a session on the link with the least to do, of those where its service is in this state.
+    /// A place for a session on the least busy of the links whose service is in this state.
     pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<LinkSlot> {
         let is_so =
             |link: &&SharedLink| link.serves.state(service) == Some(state) && link.handle.takes_sessions();
@@ -152,28 +152,28 @@ impl PeerLinks {
         Some(LinkSlot { handle, place, record: self.record.clone() })
     }
 
-    /// Whether a session of a service can be taken to it now.
+    /// Whether a session of a service can go to it now.
     pub fn can_take(&self, service: &ServiceName) -> bool {
         let has_room = |link: &SharedLink| link.load.has_room() && link.handle.takes_sessions();
         self.newest_for(service).is_some()
             || self.shared.serving(service).any(|link| link.serves.is_open(service) && has_room(link))
     }
 
-    /// How a service stands at this peer; `None` where no link of its serves it.
+    /// The state of a service at this peer; `None` if none of its links serves it.
     pub fn service_state(&self, service: &ServiceName) -> Option<OfferState> {
         match &self.serves {
-            // It can say nothing of the state.
+            // SOCKS5 has no way to tell the state.
             ServedServices::One(one) => {
                 (one == service && self.counts.links() > 0).then_some(OfferState::Open)
             }
-            // What one link has not heard yet, another one has.
+            // If one link has not heard yet, another one has.
             ServedServices::Granted(_) => {
                 self.shared.serving(service).filter_map(|link| link.serves.state(service)).min()
             }
         }
     }
 
-    /// Where it stands among lanes; the lowest goes next.
+    /// Its rank among peers; the lowest is next.
     pub fn rank(&self) -> (bool, (bool, u64), u64) {
         (self.is_doubted(), self.record.rank(), self.last_turn)
     }
@@ -182,7 +182,7 @@ impl PeerLinks {
         self.last_fault.is_some() && self.seen.elapsed() < DOUBTED
     }
 
-    /// A session takes one of its links.
+    /// Notes that a session takes one of its links.
     pub fn take_turn(&mut self, number: u64) {
         self.record.take_turn(number);
         self.last_turn = number;
@@ -200,14 +200,14 @@ impl PeerLinks {
         }
     }
 
-    /// A link has come, or come back.
+    /// Notes that a link was established, perhaps again.
     pub fn note_seen(&mut self) {
         self.seen = Instant::now();
         self.last_fault = None;
         self.goodbye.note_established();
     }
 
-    /// A link of its is not ready any more.
+    /// Notes that a link is no longer ready.
     pub fn note_removed(&mut self, away: &RemovedReason) {
         match away {
             RemovedReason::Taken => {}
@@ -224,7 +224,7 @@ impl PeerLinks {
         self.goodbye.note_drain();
     }
 
-    /// A link of its is let go in good order.
+    /// Notes that a link is being closed in good order.
     pub fn note_retired(&mut self) {
         let is_last = self.ready.is_empty() && self.shared.is_empty();
         self.goodbye.note_retired(is_last && self.counts.count(LinkActivity::Full) == 0);
@@ -291,8 +291,7 @@ impl Succeeding for PeerLinks {
     }
 }
 
-/// Forgets those who have said goodbye or were started anew, and the longest lost where there are too many
-/// of them.
+/// Forgets peers that have said goodbye or were restarted, and those lost longest ago if there are too many.
 pub fn forget_departed(groups: &mut Vec<PeerLinks>) {
     groups.retain(PeerLinks::is_remembered);
     forget_succeeded(groups);
@@ -302,7 +301,7 @@ pub fn forget_departed(groups: &mut Vec<PeerLinks>) {
     }
 }
 
-/// The row of a service that no peer offers, or none as it is carried here.
+/// The row of a service that no peer offers, or none offers in a form that this half can use.
 pub fn row_without_peer(service: &ServiceName, target: usize, why: LinkFault) -> PoolRow {
     PoolRow { target, ..PoolRow::new(Half::Dmz, service.to_string()) }.with_fault(Some(why))
 }
@@ -359,7 +358,7 @@ mod tests {
         group.note_lost(&how.clone().into());
     }
 
-    /// Long enough for clocks of microseconds to tell before from behind.
+    /// Long enough for clocks in microseconds to distinguish before and after.
     fn moment_passes() {
         let began = Instant::now();
         while began.elapsed() < Duration::from_micros(50) {}
@@ -391,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_gateway_that_came_a_moment_before_another_was_lost_is_no_other() {
-        // The first was reset: whoever stood then stood beside it.
+        // The first one was reset, so whoever was up then was beside it.
         let ((mut first, link), (mut second, _second)) = (alpha(1), alpha(2));
         first.succession = Succession::began_before(Duration::from_secs(2));
         second.succession = Succession::began_before(Duration::from_secs(1));
@@ -399,7 +398,7 @@ mod tests {
         lose(&mut groups[0], link, &LinkLoss::Cut);
         forget_departed(&mut groups);
         assert_eq!(instances(&groups), [1, 2]);
-        // The other's silence was noticed late: it may have been started anew long before.
+        // The other's silence was noticed late: it may have restarted long before.
         let ((mut first, link), (second, _second)) = (alpha(1), alpha(2));
         first.succession = Succession::began_before(2 * SILENCE_MAX);
         let mut groups = vec![first, second];

@@ -1,5 +1,5 @@
-//! What is remembered of a peer: when it last had a turn, and whether it answers. A peer is known by the name in
-//! its certificate, so one that dials from ten addresses is one peer.
+//! What is remembered about a peer: when it last had a turn, and whether it answers. A peer is identified by
+//! the name in its certificate, so one that dials from ten addresses is one peer.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
@@ -8,27 +8,27 @@ use std::{
 
 use crate::telemetry::clock;
 
-/// A peer that has left so many `open`s in a row unanswered rests: it is used last.
+/// After this many unanswered `open`s in a row, a peer rests: it is used last.
 const UNANSWERED_MAX: u32 = 3;
 pub const PEER_REST: Duration = Duration::from_secs(10);
 
-/// What is known of one peer, shared by all its links.
+/// What is known about one peer, shared by all its links.
 #[derive(Debug, Default)]
 pub struct PeerRecord {
-    /// The number of the take that was its last; the lowest is next.
+    /// The number of its last take; the peer with the lowest number is next.
     last_turn: AtomicU64,
     unanswered: AtomicU32,
-    /// `clock::coarse_ms`.
+    /// Until when it rests, by `clock::coarse_ms`.
     rests_until_ms: AtomicU64,
 }
 
 impl PeerRecord {
-    /// An `open` was answered, whatever the answer.
+    /// Notes that an `open` was answered, whatever the answer.
     pub fn note_answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
     }
 
-    /// An `open` was not answered in time; whether it rests from now on, and did not before.
+    /// Notes that an `open` was not answered in time. Returns whether it rests from now on and did not before.
     pub fn note_unanswered(&self) -> bool {
         let before = self.unanswered.fetch_add(1, Ordering::Relaxed);
         if before + 1 >= UNANSWERED_MAX {
@@ -37,13 +37,13 @@ impl PeerRecord {
         before + 1 == UNANSWERED_MAX
     }
 
-    /// Where it stands among peers: those that rest come last, and of the others who was used longest ago
-    /// comes first.
+    /// Its rank among peers: those that rest come last; of the others, the one used longest ago comes first.
     pub fn rank(&self) -> (bool, u64) {
         (self.is_paused(), self.last_turn.load(Ordering::Relaxed))
     }
 
-    /// It is used for a session. Where it has yet to show that it answers again, this session alone tries it.
+    /// Notes that it is used for a session. If it has yet to show that it answers again, only this session
+    /// tries it.
     pub fn take_turn(&self, number: u64) {
         self.last_turn.store(number, Ordering::Relaxed);
         if self.is_doubtful() {
@@ -77,7 +77,7 @@ mod tests {
         assert!(mute.note_unanswered(), "it rests from now on");
         assert!(mute.rank() > other.rank());
         assert!(!mute.note_unanswered(), "that was told");
-        // Its rest is over: one session tries it, and no second one.
+        // Its rest is over: one session tries it, and no other.
         mute.rests_until_ms.store(0, Ordering::Relaxed);
         assert!(mute.rank() < other.rank());
         mute.take_turn(6);

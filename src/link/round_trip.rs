@@ -1,17 +1,17 @@
-//! The round-trip time of a peer's links, as their pings measure it.
+//! The round-trip time of a peer's links, as measured by their pings.
 
 use std::time::Duration;
 
-/// The round-trip time of a peer's links and its spread, smoothed as RFC 6298, section 2, does.
+/// The round-trip time of a peer's links and its variation, smoothed as in RFC 6298, section 2.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RoundTrip {
-    /// Seconds; `None` before the first answer.
+    /// In seconds; `None` before the first answer.
     pub smoothed: Option<f64>,
     pub spread: f64,
 }
 
 impl RoundTrip {
-    /// Takes one more measurement in.
+    /// Adds one measurement.
     pub(super) fn sample(&mut self, round_trip: Duration) {
         let seconds = round_trip.as_secs_f64();
         match self.smoothed {

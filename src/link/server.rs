@@ -28,15 +28,16 @@ use super::{
 };
 use crate::proto::multiplex::{frame::FrameType, open::OpenRequest};
 
-/// Between two offers on one link: a service that comes and goes all the time is told as often as openers take it.
+/// Time between two offers on one link: if a service comes and goes all the time, offers are sent as often as
+/// openers accept them.
 const OFFER_PAUSE: Duration = Duration::from_millis(300);
 
 /// Why an idle link has ended.
 #[derive(Debug, Clone)]
 pub enum IdleLossReason {
-    /// We had asked for it, or its opener said that it retires it.
+    /// We asked for it, or its opener said that it retires the link.
     Retired,
-    /// Its opener drains, and wants no links.
+    /// Its opener drains and wants no links.
     Drained,
     Failed(IdleLinkFailure),
 }
@@ -48,11 +49,11 @@ pub struct LinkLost {
     pub why: IdleLossReason,
 }
 
-/// The serving ends of one way.
+/// The serving ends of a half's links.
 #[derive(Debug)]
 pub struct LinkServer {
     offered: Arc<ArcSwap<OfferedServices>>,
-    /// Told when what is offered is another.
+    /// Notified when the offer has changed.
     offers: watch::Sender<()>,
     drained: CancellationToken,
     /// Gateways that are locked keep no links.
@@ -85,7 +86,7 @@ impl LinkServer {
         HandshakeTerms { role: HelloRole::Serves(self.offered.clone()), generation: self.generation.clone() }
     }
 
-    /// The services or their states have changed: the opener of each link hears of it.
+    /// Tells the opener of each link that the services or their states have changed.
     pub fn send_offers(&self) {
         self.offers.send_replace(());
     }
@@ -93,17 +94,18 @@ impl LinkServer {
     /// A link stands.
     pub fn serve(self: &Arc<Self>, link: Box<AgreedLink>) -> ServedLink {
         let mut offers = self.offers.subscribe();
-        // What its `hello` said may be old already.
+        // What its `hello` said may already be out of date.
         offers.mark_changed();
         ServedLink { server: self.clone(), link, offers, next_offer_at: Instant::now() }
     }
 
-    /// No more sessions, on any link.
+    /// Takes no more sessions, on any link.
     pub fn drain(&self) {
         self.drained.cancel();
     }
 
-    /// How long what is agreed with its links holds; at its end each is asked to be closed.
+    /// The generation of the terms that its links were opened under; when it ends, each opener is asked to
+    /// close its link.
     pub fn generation(&self) -> &Arc<TermsGeneration> {
         &self.generation
     }
@@ -128,7 +130,7 @@ impl ServedLink {
             };
             let event = tokio::select! {
                 biased;
-                // Dropped and asked for again, neither loses anything.
+                // Both can be dropped and created again without losing anything.
                 () = offer_changed(offers, *next_offer_at) => {
                     offers.mark_unchanged();
                     link.offer(server.offered.load().services_for(&peer));
@@ -139,7 +141,7 @@ impl ServedLink {
             };
             match event {
                 AgreedLinkEvent::Opened(request, session) => return Ok((request, session)),
-                // The offers are this end's own.
+                // Only this end makes offers.
                 AgreedLinkEvent::Leaves(_) | AgreedLinkEvent::HasRoom | AgreedLinkEvent::Offers(_) => {}
                 AgreedLinkEvent::Ended(why) => return Err(LinkLost { lifetime: link.lifetime(), why }),
             }
@@ -147,7 +149,7 @@ impl ServedLink {
     }
 }
 
-/// Waits until an offer is due; what has changed is seen, and not taken.
+/// Waits until an offer is due; the change is marked as seen, but not consumed.
 async fn offer_changed(offers: &mut watch::Receiver<()>, not_before: Instant) {
     let has_changed = || offers.has_changed().unwrap_or_default();
     if !has_changed() && offers.changed().await.is_ok() {
@@ -176,7 +178,7 @@ mod tests {
         },
     };
 
-    /// A server's link that stands, and its opener's end.
+    /// A server's established link, and its opener's end.
     async fn agreed_link(retired: CancellationToken) -> (Box<AgreedLink>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
@@ -199,7 +201,7 @@ mod tests {
         theirs.write_all(&sent).await.expect("it is taken");
     }
 
-    /// Answers pings until the link ends; nothing else is said on it.
+    /// Answers pings until the link ends, and sends nothing else.
     async fn answers(theirs: &mut TcpStream) {
         let mut ping = [0; HEADER_BYTES + 8];
         while theirs.read_exact(&mut ping).await.is_ok() {
@@ -256,7 +258,7 @@ mod tests {
                     theirs.read_exact(&mut requested).await.expect("it is asked");
                     assert_eq!(requested, [expected as u8, 0, 0, 0, 0, 0, 0, 0]);
                 }
-                // The opener lets it go in good order.
+                // The opener closes it in good order.
                 send_frame(&mut theirs, LinkFrame::Retire).await;
                 theirs.shutdown().await.expect("it ends");
             };

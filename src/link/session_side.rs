@@ -102,7 +102,7 @@ impl Downstream {
         matches!(self, Self::Socks(_))
     }
 
-    /// Tells when what was shown on it is revoked; of a link that others share, the link's task knows.
+    /// Signals when a certificate shown on it is revoked. For a shared link, the link's task watches for that.
     pub fn revocation(&self) -> RevocationSignal {
         self.stream().map(NetStream::revocation).unwrap_or_default()
     }
@@ -124,12 +124,12 @@ impl Downstream {
                 handshake::refuse(stream, refusal).await;
             }
             Self::Opened(session) => session.refuse(refusal).await,
-            // Dropped with linger 0 armed, the socket is reset.
+            // Dropped with linger 0 set, the socket is reset.
             Self::Client(_) | Self::Socks(_) | Self::Gone => {}
         }
     }
 
-    /// The session is cut: a socket is dropped with linger 0 armed, a link is told why.
+    /// Cuts the session: a socket is dropped with linger 0 set, a link is told why.
     pub fn cut(self, cause: CutCause) {
         if let Self::Opened(session) = self {
             session.cut(cause);

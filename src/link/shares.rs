@@ -1,6 +1,6 @@
-//! Shares out among gateways what there is only so much of: the links of this half, and the connections to backends of an
-//! internal one. Each gateway is known by the name in its certificate, wherever it dials from, and one that takes all it
-//! can get leaves the others their share.
+//! Divides scarce things among gateways: the links of this half, and an internal half's connections to
+//! backends. Each gateway is identified by the name in its certificate, wherever it dials from. A gateway that
+//! takes everything it can get still leaves the others their share.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,20 +13,20 @@ use std::{
 
 use crate::telemetry::clock;
 
-/// A gateway that has had no session for so long lends half of what it leaves unused.
+/// A gateway without a session for this long lends out half of what it leaves unused.
 const IDLE_MS: u64 = 60_000;
 
-/// How that is shared out.
+/// The rule for dividing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShareRule {
-    /// So many gateways have an equal part each, and more only while the others leave theirs unused.
+    /// This many gateways have an equal part each, and more only while the others leave theirs unused.
     Divided(usize),
     /// However many there are, each may have half of what the others leave.
     HalfOfTheRest,
 }
 
 impl ShareRule {
-    /// Of a half whose link names its peers: one that is alone may have all.
+    /// The rule for a half whose link names this many peers: one that is alone may have all.
     pub fn among(names: usize) -> Self {
         if names == 1 { Self::Divided(1) } else { Self::HalfOfTheRest }
     }
@@ -36,17 +36,17 @@ impl ShareRule {
 #[derive(Debug)]
 pub struct GatewayShares {
     max: AtomicUsize,
-    /// What each gateway may have, whatever is left.
+    /// The most that each gateway may have, whatever is left.
     each_max: AtomicUsize,
     held: Mutex<HeldByGateway>,
 }
 
-/// By the name of the gateway, or the address that is dialled while its name is not known.
+/// By the gateway's name, or by the dialled address while its name is not known.
 #[derive(Debug)]
 struct HeldByGateway {
     rule: ShareRule,
     gateways: HashMap<Arc<str>, GatewayUse>,
-    /// The names that gateways have shown last, by the addresses that are dialled.
+    /// The names that gateways last showed, by the addresses that are dialled.
     names: HashMap<Arc<str>, Arc<str>>,
 }
 
@@ -67,7 +67,7 @@ impl HeldByGateway {
         }
     }
 
-    /// Addresses that have turned out to lead to a gateway that another one leads to as well.
+    /// The number of addresses that lead to a gateway which another address leads to as well.
     fn same_again(&self) -> usize {
         self.names.len() - self.names.values().collect::<HashSet<_>>().len()
     }
@@ -77,7 +77,7 @@ impl HeldByGateway {
 #[derive(Debug)]
 struct GatewayUse {
     held: usize,
-    /// `clock::coarse_ms` of its last session.
+    /// The time of its last session, by `clock::coarse_ms`.
     used_ms: Option<u64>,
 }
 
@@ -87,11 +87,11 @@ impl GatewayUse {
     }
 }
 
-/// A place in the share of a gateway, for as long as what it is for lives.
+/// One unit of a gateway's share, held for as long as its link or connection lives.
 pub struct SharePermit {
     of: Arc<GatewayShares>,
     gateway: Arc<str>,
-    /// Where it is dialled, or the same name.
+    /// The address it was dialled at, or the same name.
     asked_for: Arc<str>,
 }
 
@@ -122,28 +122,28 @@ impl GatewayShares {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// What is held stays, even if it exceeds the new bound.
+    /// Sets a new total. What is held stays, even if it exceeds it.
     pub fn resize(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// There are more gateways now, or fewer.
+    /// Applies a rule for a changed number of gateways.
     pub fn follow_rule(&self, rule: ShareRule) {
         let mut held = self.lock();
         if held.rule != rule {
             held.rule = rule;
-            // Some may not be dialled any more; the others show theirs with the next link.
+            // Some may no longer be dialled; the others show their names with the next link.
             held.names.clear();
         }
     }
 
-    /// There is so much, for so many gateways.
+    /// Divides this much among this many gateways.
     pub fn divide(&self, max: usize, gateways: usize) {
         self.resize(max);
         self.follow_rule(ShareRule::Divided(gateways));
     }
 
-    /// No gateway may have more from now on; those that stand stay.
+    /// Limits every gateway from now on; existing links stay.
     pub fn bound_each(&self, max: Option<usize>) {
         self.each_max.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
@@ -153,7 +153,7 @@ impl GatewayShares {
         self.lock().gateways.values().map(|of_gateway| of_gateway.held).sum()
     }
 
-    /// One more place for a gateway, if it may have one.
+    /// One more permit for a gateway, if it may have one.
     pub fn take(self: &Arc<Self>, gateway: &Arc<str>) -> Option<SharePermit> {
         let now_ms = clock::coarse_ms();
         let mut held = self.lock();
@@ -167,7 +167,7 @@ impl GatewayShares {
         Some(SharePermit { of: self.clone(), gateway: name, asked_for: gateway.clone() })
     }
 
-    /// Links that a gateway may have now.
+    /// How many links a gateway may have now.
     pub fn links_allowed(&self, gateway: &Arc<str>) -> usize {
         let held = self.lock();
         self.most(&held, &held.name_of(gateway), clock::coarse_ms())
@@ -200,7 +200,7 @@ impl GatewayShares {
 }
 
 impl SharePermit {
-    /// The gateway at its other end has shown its name: all of that name share.
+    /// Notes the name that the gateway at its other end has shown: all links of that name share.
     pub fn note_name(&mut self, name: &Arc<str>) {
         let mut held = self.of.lock();
         held.names.insert(self.asked_for.clone(), name.clone());
@@ -211,7 +211,7 @@ impl SharePermit {
         }
     }
 
-    /// A session has come over the link.
+    /// Notes that a session has come over the link.
     pub fn note_used(&self) {
         if let Some(of_gateway) = self.of.lock().gateways.get_mut(&self.gateway) {
             of_gateway.used_ms = Some(clock::coarse_ms());
@@ -233,7 +233,7 @@ mod tests {
         name.into()
     }
 
-    /// Takes all that a gateway can get.
+    /// Takes everything that a gateway can get.
     fn take_all(shares: &Arc<GatewayShares>, gateway: &str) -> Vec<SharePermit> {
         std::iter::from_fn(|| shares.take(&name(gateway))).collect()
     }
@@ -283,7 +283,7 @@ mod tests {
         let of_twice: Vec<_> = std::iter::from_fn(|| shares.take(&name("a:1"))).collect();
         assert_eq!((of_twice.len(), shares.take(&name("b:1")).is_none()), (28, true));
         assert_eq!(take_all(&shares, "c:1").len(), 29);
-        // Behind one address there may be several, too.
+        // Several gateways may be behind one address, too.
         dialled[2].note_name(&name("third"));
         assert_eq!(shares.links_allowed(&name("c:1")), 20, "the other one was here a moment ago");
         drop((dialled, of_twice));

@@ -1,18 +1,19 @@
-//! Whether a gateway that has come is one that was lost, started anew.
+//! Whether a gateway that has appeared is a lost one after a restart.
 //!
-//! A gateway is told by its name, its address and its instance, so a restart looks like another gateway. One
-//! that comes once another of its name and address can have been gone stands for it, and for no second one; what
-//! stood beside it before that does not. How soon that is depends on how the loss was noticed: a socket that is
-//! reset tells of it at once, silence only after a while, by which the same gateway may have started anew.
+//! A gateway is identified by its name, its address and its instance, so after a restart it looks like another
+//! one. A gateway that appears once another of the same name and address may have gone counts as its successor,
+//! and as nobody else's. One that was already there before does not. How soon that is depends on how the loss
+//! was noticed: a reset is noticed at once, but silence only after a while, when the gateway may already have
+//! restarted.
 //!
-//! What has failed of the one counts on with the other. Otherwise a gateway that starts again and again would look
-//! like several that failed once each.
+//! The failure count of the old one continues with the new one. Otherwise a gateway that restarts again and
+//! again would look like several that failed once each.
 
 use std::time::{Duration, Instant};
 
 use super::{Peer, link_guard::LinkCounters};
 
-/// When a gateway came, and whether it stands for another.
+/// When a gateway appeared, and whether it succeeds another one.
 #[derive(Debug)]
 pub struct Succession {
     began: Instant,
@@ -27,7 +28,7 @@ impl Default for Succession {
 
 #[cfg(test)]
 impl Succession {
-    /// Of a gateway that came so long ago.
+    /// A gateway that appeared this long ago.
     pub fn began_before(by: Duration) -> Self {
         let Some(began) = Instant::now().checked_sub(by) else {
             panic!("this clock began less than {by:?} ago")
@@ -36,12 +37,12 @@ impl Succession {
     }
 }
 
-/// A gateway in the books.
+/// An entry for a gateway that may have a successor.
 pub trait Succeeding {
     fn peer(&self) -> &Peer;
     fn succession(&mut self) -> &mut Succession;
     fn counters(&self) -> &LinkCounters;
-    /// Links that it has lost.
+    /// The links that it has lost.
     fn failures(&mut self) -> &mut u64;
     /// How long it has been lost.
     fn lost_for(&self) -> Option<Duration>;
@@ -51,7 +52,7 @@ pub trait Succeeding {
     }
 }
 
-/// Takes out each that was lost and has a successor.
+/// Removes each lost entry that has a successor.
 pub fn forget_succeeded<T: Succeeding>(all: &mut Vec<T>) {
     let mut at = 0;
     while at < all.len() {

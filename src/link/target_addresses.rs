@@ -1,6 +1,6 @@
-//! Where a gateway is reached: at what the system knows of its name or, of a target of SRV records, at the addresses that
-//! our own resolver has found and follows for as long as the target is dialled. No more is known of it than that; its
-//! certificate tells who it is.
+//! Where a gateway can be reached: at the addresses that the system knows for its name or, for a target of SRV
+//! records, at those that our own resolver has found and follows while the target is dialled. Nothing else is
+//! known about it; its certificate proves who it is.
 
 use std::{io, net::IpAddr, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
     telemetry::notices::NoticeLog,
 };
 
-/// The addresses of a target, followed until they are not wanted any more.
+/// The addresses of a target, followed until they are no longer wanted.
 #[derive(Debug)]
 pub struct TargetAddresses(watch::Receiver<FoundAddresses>);
 
@@ -34,7 +34,7 @@ struct FoundAddresses {
 }
 
 impl TargetAddresses {
-    /// Begins to follow them, if it is a target.
+    /// Begins to follow its addresses, if it is a target.
     pub fn follow(gateway: &LinkAddress, shared: &KeeperContext, stop: CancellationToken) -> Option<Self> {
         let GatewaysOfName::Target(_) = gateway.gateways else { return None };
         let host: Arc<str> = gateway.at.host.as_str().into();
@@ -47,7 +47,7 @@ impl TargetAddresses {
         Some(Self(receiver))
     }
 
-    /// Those that are known, once there has been an answer; IPv6 first, as the system would have it.
+    /// The known addresses, once there has been an answer; IPv6 first, as the system would order them.
     async fn known(&self) -> Result<Vec<IpAddr>, io::Error> {
         let mut found = self.0.clone();
         let is_told = |found: &FoundAddresses| !found.addresses.is_empty() || found.unanswered.is_some();
@@ -80,7 +80,7 @@ async fn follow_target(
     }
 }
 
-/// A connection to where a gateway is, through a proxy where one is set.
+/// Connects to a gateway, through a proxy if one is set.
 pub async fn connect(
     address: &LinkAddress,
     target: Option<&TargetAddresses>,
@@ -102,7 +102,7 @@ pub async fn connect(
     }
 }
 
-/// One address after the other, all in the time of one.
+/// Tries one address after the other, all within the deadline of one.
 async fn connect_via(
     address: &LinkAddress,
     proxy: &ViaProxy,
@@ -115,7 +115,7 @@ async fn connect_via(
         match timeout_at(by, dial_via(proxy, address.source, &to, DIAL)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => {
-                // The proxy itself is not there, whoever is asked for.
+                // The proxy itself cannot be reached, so other addresses would not help.
                 let is_lost = matches!(error.failure, ViaFailure::Dial(_));
                 failed = error.into();
                 if is_lost {

@@ -1,8 +1,9 @@
-//! Which targets of a name's SRV records are dialled, and how many links each gets (RFC 2782). No sockets here, and the
-//! time is told.
+//! Which targets of a name's SRV records are dialled, and how many links each one gets (RFC 2782). There are no
+//! sockets here, and the time is passed in.
 //!
-//! Those with the lowest priority number are dialled, and share what is kept ready by weight. Those with the next number
-//! stand by until none of the former has had a link for a while, and are let go when one of them is back.
+//! Targets with the lowest priority number are dialled, and share the prepared links by weight. Those with the
+//! next number stand by until none of the former has had a link for a while, and are released when one of them
+//! is back.
 
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use tokio::time::Instant;
 
 use crate::net::dns::service_rules::TargetRank;
 
-/// Without a link for so long, the targets with the next number are dialled as well.
+/// After this long without a link, the targets with the next number are dialled as well.
 pub const LINKLESS: Duration = Duration::from_secs(5);
 
-/// A target as it is when the choice is made.
+/// A target's state when the choice is made.
 #[derive(Debug, Clone, Copy)]
 pub struct TargetState {
     pub rank: TargetRank,
@@ -25,11 +26,11 @@ pub struct TargetState {
 pub enum DialProgress {
     NotDialled,
     Dialled,
-    /// It has a link that has proven to be good.
+    /// It has a link that has proven itself.
     Linked,
 }
 
-/// Since when nobody is reached.
+/// Since when no target can be reached.
 #[derive(Debug, Default)]
 pub struct StandbyRule {
     linkless_since: Option<Instant>,
@@ -46,7 +47,7 @@ impl StandbyRule {
             self.linkless_since = None;
             return Some(linked);
         }
-        // Whoever is dialled goes on being so, whatever number it has now.
+        // A target that is already dialled stays dialled, whatever number it has now.
         let last = of(|target| target.progress >= DialProgress::Dialled).max().unwrap_or(first);
         let since = *self.linkless_since.get_or_insert(now);
         let next = of(|_| true).filter(|priority| *priority > last).min();
@@ -60,15 +61,15 @@ impl StandbyRule {
     }
 }
 
-/// So many links for each of these weights: at least one, and together as many as are wanted, if that is enough.
+/// The number of links for each of these weights: at least one each and, if that is enough, `wanted` together.
 pub fn share_links(wanted: usize, weights: &[u16]) -> Vec<usize> {
-    // Where nobody has a weight, all have the same.
+    // If nobody has a weight, all count the same.
     let is_even = weights.iter().all(|weight| *weight == 0);
     let weights: Vec<_> =
         weights.iter().map(|weight| if is_even { 1.0 } else { f64::from(*weight) }).collect();
     let mut shares = vec![None; weights.len()];
     let (mut links, mut total) = (wanted as f64, weights.iter().sum::<f64>());
-    // What is worth less than a link gets one; the others share the rest.
+    // A target worth less than one link gets one; the others share the rest.
     while let Some(at) = (0..shares.len()).find(|at| shares[*at].is_none() && links * weights[*at] < total) {
         shares[at] = Some(1);
         links -= 1.0;
@@ -77,7 +78,7 @@ pub fn share_links(wanted: usize, weights: &[u16]) -> Vec<usize> {
     let exact = |at: usize| links * weights[at] / total;
     let mut rest: Vec<_> = (0..shares.len()).filter(|at| shares[*at].is_none()).collect();
     let whole: f64 = rest.iter().map(|at| exact(*at).floor()).sum();
-    // Links that no whole share takes go where the most is missing.
+    // Links that remain after rounding go where most is missing.
     rest.sort_by(|one, other| exact(*other).fract().total_cmp(&exact(*one).fract()));
     for (place, at) in rest.iter().enumerate() {
         let is_given_more = (place as f64) < (links - whole).round();
@@ -121,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Targets by priority, which are dialled as the rule says.
+    /// Targets by priority, which are dialled according to the rule.
     struct Targets {
         rule: StandbyRule,
         states: Vec<TargetState>,
@@ -145,7 +146,7 @@ mod tests {
             self.states[at].progress = DialProgress::Dialled;
         }
 
-        /// The numbers of those that are dialled so much later.
+        /// The priorities of those that are dialled this much later.
         async fn after(&mut self, milliseconds: u64) -> Vec<usize> {
             tokio::time::advance(Duration::from_millis(milliseconds)).await;
             let last = self.rule.last_priority(&self.states, Instant::now());

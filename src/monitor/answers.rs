@@ -1,4 +1,4 @@
-//! What a monitor is told: a status, and lines that a person can read.
+//! Answers for monitors: a status, and lines that people can read.
 
 use hyper::{Method, StatusCode, Uri};
 
@@ -49,7 +49,7 @@ pub fn answer_request(
     answer_at(clock::now_us(), method, uri, accepted, watched)
 }
 
-/// The same at a moment of the gateway's clock.
+/// The answer at a given time of the gateway's clock.
 fn answer_at(
     now_us: u64,
     method: &Method,
@@ -75,7 +75,7 @@ fn answer_at(
     }
 }
 
-/// Those of an engine that hangs are the last there are; /livez tells that it does.
+/// If the engine hangs, these are the last numbers it had; /livez reports that it hangs.
 fn answer_metrics(watched: &MonitoredGateway, format: MetricsFormat) -> MonitorAnswer {
     let snapshot = watched.snapshots.borrow().clone();
     let content_type = match format {
@@ -85,7 +85,7 @@ fn answer_metrics(watched: &MonitoredGateway, format: MetricsFormat) -> MonitorA
     MonitorAnswer { status: StatusCode::OK, content_type, body: metrics::render(snapshot, format) }
 }
 
-/// OpenMetrics for those who accept it by name, the older text for all others.
+/// OpenMetrics for those who accept it by name, the older text format for all others.
 fn accepted_format(accepted: &[u8]) -> MetricsFormat {
     let accepted = String::from_utf8_lossy(accepted).to_ascii_lowercase();
     let names_it = |part: &str| {
@@ -164,7 +164,7 @@ mod tests {
             readiness: Some(readiness::Readiness { ready: true, ..Default::default() }),
             ..Snapshot::new("one", Mode::Direct)
         };
-        // It has turned when the clock began, and not since.
+        // Its last turn was when the clock began.
         let watched = MonitoredGateway {
             snapshots: watch::channel(Arc::new(snapshot)).1,
             last_turn: LastTurn::default(),

@@ -1,8 +1,8 @@
-//! The port that monitors ask at, over HTTP: whether the gateway lives and is ready, and its numbers.
+//! The port for monitors, over HTTP: whether the gateway is alive and ready, and its numbers.
 //!
-//! It answers from the last picture alone, so that nothing that is asked here holds up the engine or a
-//! session. Whoever comes gets one answer and is done within a deadline; of more than a few at once the
-//! oldest gives way, since the newest is who may be served soonest. What the answers say is in [`answers`].
+//! It answers only from the last snapshot, so that no request delays the engine or a session. Each client gets
+//! one answer within a deadline. If there are more than a few at once, the oldest is closed, because the newest
+//! can be served soonest. The contents of answers are in [`answers`].
 
 mod answers;
 mod server;
@@ -27,10 +27,10 @@ use crate::{
     telemetry::{clock, notices::NoticeLog, snapshot::Snapshot},
 };
 
-/// An engine that turns does so several times a second.
+/// A running engine takes a turn several times a second.
 const TURNS_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the port may have open at once, itself included.
+/// The most descriptors of the port, including itself.
 pub const DESCRIPTORS_MAX: usize = server::CONNECTIONS_MAX + 1;
 
 /// What the port answers from.
@@ -40,7 +40,7 @@ pub struct MonitoredGateway {
     pub last_turn: LastTurn,
 }
 
-/// When the engine turned last.
+/// When the engine last took a turn.
 #[derive(Debug, Clone, Default)]
 pub struct LastTurn(Arc<AtomicU64>);
 
@@ -49,14 +49,14 @@ impl LastTurn {
         self.0.store(clock::now_us(), Ordering::Relaxed);
     }
 
-    /// For how long it has not turned, where that is longer than it takes one that is well.
+    /// How long the engine has not taken a turn, if that is longer than a healthy one needs.
     fn stalled_for(&self, now_us: u64) -> Option<Duration> {
         let passed = Duration::from_micros(now_us.saturating_sub(self.0.load(Ordering::Relaxed)));
         (passed > TURNS_WITHIN).then_some(passed)
     }
 }
 
-/// The port, bound; it closes when it is dropped.
+/// The bound port; it closes when it is dropped.
 #[derive(Debug)]
 pub struct MonitorPort {
     pub at: HostPort,
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn an_engine_hangs_that_has_not_turned_for_so_long() {
-        // It has turned when the clock began, and not since.
+        // Its last turn was when the clock began.
         let last_turn = LastTurn::default();
         let stalled_after = |passed: Duration| last_turn.stalled_for(passed.as_micros() as u64);
         assert_eq!(stalled_after(TURNS_WITHIN - LITTLE), None);

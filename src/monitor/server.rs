@@ -1,4 +1,4 @@
-//! The connections of monitors: each is one request and one answer, and bounded in every way.
+//! The connections of monitors: each carries one request and one answer, and is limited in every way.
 
 use std::{
     collections::VecDeque,
@@ -28,14 +28,14 @@ use crate::{
     telemetry::{log::LogEvent, notices::NoticeLog},
 };
 
-/// Monitors and balancers at once; they are done within milliseconds.
+/// How many monitors and balancers may be connected at once; each is done within milliseconds.
 pub const CONNECTIONS_MAX: usize = 16;
-/// From the connection to the last byte of the answer: more than any monitor waits.
+/// From the connection to the last byte of the answer: longer than any monitor waits.
 const WITHIN: Duration = Duration::from_secs(10);
-/// Of a request's head, and of what is read at once.
+/// The longest head of a request, and how much is read at once.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const FIELDS_MAX: usize = 64;
-/// What a client still sends behind its request is read for so long, so that no reset overtakes the answer.
+/// How long the rest of a client's bytes is read after the answer, so that no reset overtakes the answer.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Answers until the port is closed.
@@ -45,7 +45,7 @@ pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Task
         let (place, watched) = (MonitorPlaces::take(&places), watched.clone());
         tasks.spawn("monitor", async move {
             let gives_way = place.gives_way.clone();
-            // Whoever is late or gives way is cut; nothing is owed to a monitor.
+            // A connection that is late or gives way is cut; nothing is owed to a monitor.
             let _ = gives_way.run_until_cancelled(timeout(WITHIN, serve(stream, watched))).await;
         });
     };
@@ -71,7 +71,7 @@ async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
     });
     let mut server = http1::Builder::new();
     server.keep_alive(false).header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
-    // A client that breaks off, or says what is no request, has been answered as far as it can be.
+    // A client that breaks off, or sends something that is not a request, has been answered as far as possible.
     let _ = server.serve_connection(TokioIo::new(&mut stream), answer).await;
     let rest = async {
         let mut scratch = [0; 1024];
@@ -94,14 +94,14 @@ fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Response<
     response
 }
 
-/// Those who are served now, oldest first.
+/// The connections that are served now, oldest first.
 #[derive(Debug, Default)]
 struct MonitorPlaces {
     taken: Mutex<VecDeque<(u64, CancellationToken)>>,
     next: AtomicU64,
 }
 
-/// One of them; leaving gives it back.
+/// One of them; dropping it gives the place back.
 struct MonitorPlace {
     places: Arc<MonitorPlaces>,
     number: u64,
@@ -109,7 +109,7 @@ struct MonitorPlace {
 }
 
 impl MonitorPlaces {
-    /// A place for one more, for whom the oldest gives way where there are too many.
+    /// A place for one more; if there are too many, the oldest gives way.
     fn take(places: &Arc<Self>) -> MonitorPlace {
         let (number, gives_way) = (places.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
         let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);

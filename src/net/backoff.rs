@@ -1,7 +1,7 @@
-//! Pauses between failed dials: doubling, bounded, with full jitter.
+//! Pauses between failed dials: they double up to a maximum, with full jitter.
 //!
-//! Full jitter (a pause anywhere between nothing and the bound) keeps a hundred gateways from dialling a
-//! restarted one in step.
+//! Full jitter (a pause anywhere between nothing and the maximum) keeps a hundred gateways from dialling a
+//! restarted one at the same moments.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// One more failure: the pause before the next try. `unit` is a random number in 0..=1.
+    /// Counts one more failure and returns the pause before the next try. `unit` is a random number in 0..=1.
     pub fn fail(&mut self, retry: RetryPolicy, unit: f64) -> Duration {
         let bound = bound(retry, self.failures);
         self.failures = self.failures.saturating_add(1);
         bound.mul_f64(unit.clamp(0.0, 1.0))
     }
 
-    /// It worked: the next failure starts over.
+    /// Notes a success: the next failure starts over.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

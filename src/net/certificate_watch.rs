@@ -1,10 +1,11 @@
-//! Tells whoever uses a connection that the certificate which the other side has shown on it was revoked meanwhile.
+//! Tells whoever uses a connection that the certificate shown by the other side was revoked meanwhile. The
+//! lists of revoked certificates are not here, but in `tls`.
 
 use std::{future::pending, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-/// Of one connection, which holds it for as long as it stands.
+/// The watch of one connection, which holds it for as long as it is open.
 #[derive(Debug, Default)]
 pub struct CertificateWatch(CancellationToken);
 
@@ -18,7 +19,7 @@ impl CertificateWatch {
     }
 }
 
-/// Given when the certificate is revoked; never, where none was shown.
+/// Resolves when the certificate is revoked; never, if none was shown.
 #[derive(Debug, Clone, Default)]
 pub struct RevocationSignal(Option<CancellationToken>);
 
@@ -34,7 +35,7 @@ impl RevocationSignal {
 
     pub async fn given(&self) {
         match &self.0 {
-            // Boxed: sessions without a certificate hold no memory for this.
+            // Boxed, so that sessions without a certificate hold no memory for it.
             Some(token) => Box::pin(token.cancelled()).await,
             None => pending().await,
         }

@@ -1,8 +1,8 @@
 //! Dials a name or an address, under one deadline for the look-up and for all of its addresses.
 //!
-//! The addresses are tried as RFC 8305 says: IPv6 and IPv4 in turn, the next one when the last has failed or
-//! a quarter of a second after it began. The first that connects is used and the others are closed. A dial
-//! never binds, unless it is told where from.
+//! The addresses are tried as in RFC 8305: IPv6 and IPv4 in turn, the next one when the last has failed or a
+//! quarter of a second after it began. The first that connects is used, and the others are closed. A dial never
+//! binds, unless it is given a source address.
 
 pub mod unix;
 
@@ -27,12 +27,12 @@ use super::{
 };
 use crate::{confine::refused_call, profile::HostPort};
 
-/// The next address is tried so long after the one before it began (RFC 8305, section 5).
+/// The next address is tried this long after the previous one began (RFC 8305, section 5).
 const NEXT: Duration = Duration::from_millis(250);
-/// Addresses that an error tells of.
+/// How many addresses an error mentions.
 const TOLD_MAX: usize = 4;
 
-/// Why a dial failed; each variant maps to one answer on the wire.
+/// Why a dial failed; each variant maps to one reply on the wire.
 #[derive(Debug, Error)]
 pub enum DialError {
     #[error("{at}: the name does not resolve: {source}")]
@@ -47,7 +47,7 @@ pub enum DialError {
     Local { at: HostPort, source: io::Error, tried: TriedAddresses },
 }
 
-/// The addresses of a name and what each of them said; nothing where an address was dialled.
+/// The addresses of a name and what each attempt returned; empty if an address was dialled.
 #[derive(Debug, Default)]
 pub struct TriedAddresses(Vec<(SocketAddr, String)>);
 
@@ -67,7 +67,7 @@ impl fmt::Display for TriedAddresses {
 }
 
 impl DialError {
-    /// What this process or host has run out of, where that is why.
+    /// The resource that this process or host has run out of, if that is the reason.
     pub fn exhausted(&self) -> Option<ExhaustedResource> {
         match self {
             Self::Local { source, .. } => ExhaustedResource::of(source),
@@ -78,12 +78,12 @@ impl DialError {
     }
 }
 
-/// Connects to the first address of `at` that answers.
+/// Connects to the first address of `at` that answers, within the deadline.
 pub async fn dial(at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
     dial_from(None, at, within).await
 }
 
-/// The same from one of this machine's addresses, which needs `bind`; to addresses of the same family alone.
+/// The same from one of this machine's addresses, which needs `bind`; only to addresses of the same family.
 pub async fn dial_from(
     source: Option<IpAddr>,
     at: &HostPort,
@@ -142,7 +142,7 @@ async fn dial_addresses(
     }
 }
 
-/// Those that can be dialled from there.
+/// The addresses that can be dialled from there.
 fn of_family(source: Option<IpAddr>, mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
     let Some(source) = source else { return Ok(addresses) };
     addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
@@ -156,7 +156,8 @@ async fn connect(source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream
     let refused = |error| refused_call::explain("connect", error);
     let Some(source) = source else { return TcpStream::connect(to).await.map_err(refused) };
     let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // The port is chosen when it is known whom it is for, so that one port may serve for many.
+    // The kernel chooses the port when the destination is known, so that one port can serve several
+    // destinations.
     socket_options::choose_port_late(socket.as_fd())?;
     socket.bind((source, 0).into()).map_err(|error| match error.raw_os_error() {
         Some(libc::EADDRNOTAVAIL) => io::Error::other(format!("this machine has no address {source}")),
@@ -165,8 +166,8 @@ async fn connect(source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream
     socket.connect(to).await.map_err(refused)
 }
 
-/// The families in turn, beginning with that of the first address; each in its own order, which is
-/// the resolver's (RFC 8305, section 4).
+/// Alternates the families, beginning with that of the first address. Within a family the resolver's order
+/// stays (RFC 8305, section 4).
 fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -182,14 +183,14 @@ fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The first that connects; `None` when all have failed.
+/// The first address that connects; `None` when all have failed.
 async fn race(
     source: Option<IpAddr>,
     addresses: &[SocketAddr],
     failed: &mut Vec<(SocketAddr, io::Error)>,
 ) -> Option<TcpStream> {
     if let [only] = addresses {
-        // Nobody to race with, as for most backends.
+        // There is only one, as for most backends.
         return connect(source, *only).await.map_err(|error| failed.push((*only, error))).ok();
     }
     let mut waiting = addresses.iter();
@@ -210,7 +211,7 @@ async fn race(
     }
 }
 
-/// Somebody refused, or what the last one said.
+/// The error when all have failed: a refusal if there was one, else the last error.
 fn all_failed(at: &HostPort, failed: Vec<(SocketAddr, io::Error)>) -> DialError {
     let tried = tried_addresses(at, failed.iter().map(|(address, error)| (*address, dial_reason(error))));
     let is_refused = failed.iter().any(|(_, error)| is_refusal(error));
@@ -237,7 +238,7 @@ fn dial_reason(error: &io::Error) -> String {
     if is_refusal(error) { "connection refused".into() } else { error.to_string() }
 }
 
-/// An address that is dialled as it is written stands in the error already.
+/// If an address was dialled as written, the error contains it already.
 fn tried_addresses(at: &HostPort, tried: impl Iterator<Item = (SocketAddr, String)>) -> TriedAddresses {
     match at.is_address() {
         true => TriedAddresses::default(),
@@ -265,7 +266,7 @@ mod tests {
         (NameResolver::new(move |_| Ok(addresses.clone())), at)
     }
 
-    /// A port whose queue of connections is full, so that it is as silent as one behind a firewall.
+    /// A port whose queue of connections is full, so it is as silent as one behind a firewall.
     struct Silent {
         at: SocketAddr,
         _socket: Socket,
@@ -278,7 +279,7 @@ mod tests {
         socket.listen(0).expect("it listens");
         let at = socket.local_addr().ok().and_then(|at| at.as_socket()).expect("its address");
         let mut queued = Vec::new();
-        // The kernel takes one or two more than it was told to.
+        // The kernel accepts one or two more than the limit.
         for _ in 0..8 {
             let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
             let connected = client.connect_timeout(&at.into(), Duration::from_millis(100));
@@ -323,7 +324,7 @@ mod tests {
     async fn an_address_that_refuses_gives_way_at_once() {
         let listener = TcpListener::bind(local(1, 0)).expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        // At a pause before each of them the deadline would be over.
+        // With a pause before each of them, the deadline would pass.
         let refusing = (100..160).map(|last| local(last, port));
         let addresses: Vec<_> = refusing.chain([local(1, port)]).collect();
         let (names, at) = names(&addresses);

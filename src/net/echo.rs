@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes held before the sender has to wait.
 const HELD_MAX: usize = 64 * 1024;
 
-/// Both ends in one value: what is written can be read. Used by one task, as a relay does.
+/// Both ends in one value: whatever is written can be read. Used by one task, as a relay does.
 #[derive(Debug, Default)]
 pub struct EchoStream {
     held: VecDeque<u8>,

@@ -1,5 +1,5 @@
-//! Which resource of this process or host has run out, judged by the kernel's error. Such an error is never
-//! the peer's fault.
+//! Which resource of this process or host has run out, judged by the kernel's error. Such an error is never the
+//! peer's fault.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ExhaustedResource {
-    /// Or the host has no address of that family.
+    /// No free local port, or the host has no address of that family.
     #[error("no local port is left for it (net.ipv4.ip_local_port_range)")]
     Ports,
     #[error("this process has no descriptor left; raise its limit (`LimitNOFILE`, `ulimit -n`)")]
@@ -29,7 +29,7 @@ impl ExhaustedResource {
         }
     }
 
-    /// An error in words that say what to do, where they are known.
+    /// Describes an error and says what to do, if that is known.
     pub fn describe(error: &io::Error) -> String {
         Self::of(error).map_or_else(|| error.to_string(), |exhausted| exhausted.to_string())
     }

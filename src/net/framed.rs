@@ -1,9 +1,10 @@
-//! One end of a link that is carried by a WebSocket (RFC 6455), as a stream of bytes: binary messages hold exactly
-//! what a TCP connection would carry.
+//! One end of a link inside a WebSocket (RFC 6455), as a stream of bytes: binary messages contain exactly what
+//! a TCP connection would carry.
 //!
-//! A frame is as long as what is written at once. Its head is the first piece of a vectored write, and what of it the
-//! kernel does not take stays with the writer, who goes on with it: nothing is copied, but by the masking that whoever
-//! has dialled owes. A close frame is the end of sending in its direction. What ends without one was cut.
+//! A frame is as long as one write. Its header is the first part of a vectored write, and whatever the kernel
+//! does not take stays with the writer, who continues with it. So nothing is copied, except for the masking
+//! that the dialling end has to do. A close frame ends sending in its direction. A stream that ends without one
+//! was cut.
 
 use std::{
     cell::RefCell,
@@ -25,23 +26,23 @@ use crate::proto::ws::{
     FrameMask, FrameSource, Masking, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketFrameHead, push_frame,
 };
 
-/// A ping goes so often, so that nobody on the way takes the link for dead.
+/// A ping is sent this often, so that no device on the way takes the link for dead.
 pub const PING_EVERY: Duration = Duration::from_secs(10);
-/// The longest message: a link's largest batch, sealed.
+/// The longest message: a link's largest batch, encrypted.
 const FRAME_BYTES_MAX: usize = 288 * 1024;
-/// Pieces of one write.
+/// The most parts of one write.
 const PIECES_MAX: usize = 64;
-/// While so many bytes of answers wait for the other end, nothing is read that may want one.
+/// While this many bytes of answers wait for the other end, nothing is read that might need one.
 const CONTROL_BYTES_MAX: usize = 16 * 1024;
-/// All is said.
+/// The close code for a normal end.
 const NORMAL: u16 = 1000;
 
 thread_local! {
-    /// The worker's buffer for what is masked; borrowed within one poll and never across one.
+    /// The worker thread's buffer for masked bytes, borrowed within one poll and never across polls.
     static MASKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Which end of the WebSocket it is.
+/// Which end of the WebSocket this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FramedEnd {
     Dialled,
@@ -55,12 +56,12 @@ pub struct FramedSocket {
     decoder: WebSocketDecoder,
     state: CloseState,
     sending: DataFrame,
-    /// Control frames that wait until no data frame is under way, and how much of them is out.
+    /// Control frames that wait until no data frame is under way, and how many of their bytes have been sent.
     control: Vec<u8>,
     control_sent: usize,
-    /// Unset where the link has pings of its own.
+    /// `None` if the link has pings of its own.
     pings: Option<Pin<Box<Sleep>>>,
-    /// Whether the last read was as long as it could be.
+    /// Whether the last read filled the buffer.
     was_full: bool,
 }
 
@@ -73,13 +74,13 @@ pub struct FramedSocket {
 enum CloseState {
     Open,
     WeClosed,
-    /// With the code that they gave.
+    /// With the code from their close frame.
     TheyClosed(Option<u16>),
     BothClosed,
     Broken,
 }
 
-/// The data frame that is under way: what is left of its head and of its bytes.
+/// The data frame under way: what is left of its header and of its bytes.
 #[derive(Debug, Default)]
 struct DataFrame {
     head: Option<WebSocketFrameHead>,
@@ -98,7 +99,7 @@ impl DataFrame {
         self.head.as_ref().map_or(&[], |head| &head.as_bytes()[self.head_sent..])
     }
 
-    /// So many bytes are out, those of the head first; how many of them were no head's.
+    /// Notes that `count` bytes were sent, the header's first; returns how many were data.
     fn note_sent(&mut self, count: usize) -> usize {
         let of_head = count.min(self.head_left().len());
         self.head_sent += of_head;
@@ -113,7 +114,7 @@ impl DataFrame {
 }
 
 impl FramedSocket {
-    /// Takes over a connection that has become a WebSocket, with what was read behind that.
+    /// Takes over a connection that has become a WebSocket, with the bytes that were read after that.
     pub fn new(stream: PrefixedStream, end: FramedEnd) -> Self {
         let source = match end {
             FramedEnd::Dialled => FrameSource::AcceptedLink,
@@ -132,17 +133,17 @@ impl FramedSocket {
         }
     }
 
-    /// The socket below, where there is one.
+    /// The socket below, if there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         self.stream.stream.tcp()
     }
 
-    /// The TLS around it takes whatever is written.
+    /// The TLS around it accepts writes of any size.
     pub fn take_whole_writes(&mut self) {
         self.stream.stream.take_whole_writes();
     }
 
-    /// What it carries has pings of its own.
+    /// Stops its pings, because what it carries has its own.
     pub fn stop_pings(&mut self) {
         self.pings = None;
     }
@@ -152,14 +153,14 @@ impl FramedSocket {
         self.was_full
     }
 
-    /// Goes on while nobody reads it.
+    /// Continues its work while nobody reads it.
     pub fn poll_idle(&mut self, cx: &mut Context<'_>) {
         self.poll_pings(cx);
-        // What fails here fails for the next reader or writer, too.
+        // An error here also appears at the next read or write.
         let _ = self.poll_control(cx);
     }
 
-    /// Reads and forgets until the other end has closed as well: closed before, this end would reset what is still on
+    /// Reads and discards until the other end has closed as well: closing earlier would reset what is still on
     /// its way there.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 512];
@@ -187,7 +188,7 @@ impl FramedSocket {
     }
 
     fn poll_pings(&mut self, cx: &mut Context<'_>) {
-        // Behind a close frame of ours nothing is sent any more.
+        // After our close frame, nothing more is sent.
         if !matches!(self.state, CloseState::Open | CloseState::TheyClosed(_)) {
             return;
         }
@@ -201,7 +202,7 @@ impl FramedSocket {
         }
     }
 
-    /// Writes control frames; not within a data frame, whose writer goes on with it.
+    /// Writes control frames, but not within a data frame, whose writer has to finish it.
     fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.sending.head.is_some() {
             return Poll::Pending;
@@ -220,7 +221,7 @@ impl FramedSocket {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Reads until messages have brought bytes; none: the other end has closed.
+    /// Reads until messages have produced bytes; if none, the other end has closed.
     fn poll_messages(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         loop {
@@ -231,7 +232,7 @@ impl FramedSocket {
             }
             self.poll_pings(cx);
             if !self.control.is_empty() {
-                // What fails here fails for the next writer, too, and behind what there is to read.
+                // An error here also appears at the next write, and after everything there is to read.
                 let is_pending = self.poll_control(cx).is_pending();
                 if is_pending && self.control.len() >= CONTROL_BYTES_MAX {
                     return Poll::Pending;
@@ -265,14 +266,14 @@ impl FramedSocket {
                     | CloseState::Broken => CloseState::TheyClosed(code),
                 };
                 if self.state == CloseState::BothClosed {
-                    // An end of TLS and of TCP; whether it is heard is the other end's affair.
+                    // Ends TLS and TCP; whether the other end notices is up to it.
                     let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
                 }
                 Ok(())
             }
             Some(WebSocketEnd::Broken(breach)) => {
                 self.push_control(Opcode::Close, &breach.code().to_be_bytes());
-                // It is told, if it can be told at once.
+                // The other end is told, if that is possible at once.
                 let _ = self.poll_control(cx);
                 self.state = CloseState::Broken;
                 Err(io::Error::new(io::ErrorKind::InvalidData, format!("WebSocket: {breach}")))
@@ -302,7 +303,7 @@ impl FramedSocket {
             }?;
             match (count, self.sending.note_sent(count)) {
                 (0, _) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                // A part of the head, so far.
+                // This was only a part of the header.
                 (_, 0) => {}
                 (_, sent) => return Poll::Ready(Ok(sent)),
             }

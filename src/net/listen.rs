@@ -1,8 +1,8 @@
 //! Binds ports, and runs the accept loop.
 //!
-//! A name is bound at every address it has, and IPv6 never stands for IPv4: `[::]` and `0.0.0.0` are two
-//! addresses, whatever the system's setting. The loop does nothing but accept: no handshake, no look-up. When
-//! descriptors run out it pauses instead of spinning, and says so once a second.
+//! A name is bound at every address it has, and IPv6 never includes IPv4: `[::]` and `0.0.0.0` are two
+//! addresses, whatever the system's setting. The loop only accepts: it does no handshake and no look-up. When
+//! descriptors run out, it pauses instead of spinning, and reports that once a second.
 
 use std::{
     future::{pending, poll_fn},
@@ -34,19 +34,19 @@ use binding::{
     BindOutcome, BoundSocket, PrepareSocket, SocketOrigin, described_address, is_absence, open_passed,
 };
 
-/// Pause when a resource has run out; some will be free by then.
+/// The pause when a resource has run out; some will be free afterwards.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
-/// An address that is not there yet is tried again so often; its name is looked up within that time.
+/// How often an address that does not exist yet is tried again; its name is looked up within the same time.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a listener reports besides connections.
 #[derive(Debug)]
 pub enum ListenEvent<'a> {
-    /// It can not accept for the moment.
+    /// It cannot accept at the moment.
     Pauses(&'a io::Error),
-    /// It does not listen there yet, and tries again.
+    /// It does not listen there yet, and keeps trying.
     Waits { at: &'a HostPort, why: String },
-    /// An address that it has waited for.
+    /// It listens at an address that it had waited for.
     Listens(SocketAddr),
 }
 
@@ -56,7 +56,7 @@ pub struct Listener {
     at: HostPort,
     prepare: PrepareSocket,
     sockets: Mutex<Vec<Arc<BoundSocket>>>,
-    /// What it waits for.
+    /// The addresses it waits for.
     missing: Mutex<MissingAddresses>,
     stop: CancellationToken,
 }
@@ -66,7 +66,7 @@ enum MissingAddresses {
     Nothing,
     /// Its name has no address yet, or its zone no interface.
     Name(io::Error),
-    /// Never none.
+    /// Never empty.
     Addresses(Vec<(SocketAddr, io::Error)>),
 }
 
@@ -75,12 +75,12 @@ enum MissingAddresses {
 pub struct ListenerGuard(ListenerPlace);
 
 impl ListenerGuard {
-    /// When this returns, no more connections are accepted; the sockets are closed by the accept loop.
+    /// When this returns, no more connections are accepted. The accept loop closes the sockets.
     pub fn close(&self) {
         let Some(listener) = self.0.0.upgrade() else { return };
         listener.stop.cancel();
         for open in listener.lock_sockets().iter().filter(|open| open.origin == SocketOrigin::Own) {
-            // It can fail only on a socket that does not listen.
+            // This can fail only on a socket that does not listen.
             let _ = SockRef::from(&open.socket).shutdown(Shutdown::Both);
         }
     }
@@ -99,19 +99,19 @@ impl Deref for ListenerGuard {
 pub struct ListenerPlace(Weak<Listener>);
 
 impl ListenerPlace {
-    /// Where it listens; nowhere once it is closed.
+    /// Where it listens; empty once it is closed.
     pub fn listens_at(&self) -> Vec<SocketAddr> {
         let open = self.0.upgrade().filter(|listener| !listener.stop.is_cancelled());
         open.map(|listener| listener.local_addrs()).unwrap_or_default()
     }
 
-    /// What it waits for before it listens there, and why.
+    /// The address it still waits for, and why.
     pub fn awaited(&self) -> Option<String> {
         let (at, why) = self.0.upgrade().filter(|listener| !listener.stop.is_cancelled())?.awaited()?;
         Some(format!("{at}: {why}"))
     }
 
-    /// The same as an operator reads it: an address that is written in the profile as it is there.
+    /// The same for operators: an address that is written in the profile appears as it is there.
     pub fn describe(&self) -> Vec<HostPort> {
         let Some(at) = self.0.upgrade().map(|listener| listener.at.clone()) else { return Vec::new() };
         self.listens_at().into_iter().map(|local| described_address(&at, local)).collect()
@@ -124,7 +124,7 @@ impl Drop for ListenerGuard {
     }
 }
 
-/// Binds a port for clients at the addresses that were found; port 0 takes a free port.
+/// Binds a port for clients at these addresses; port 0 takes a free port.
 pub fn bind_for_clients(
     at: &HostPort,
     found: io::Result<Vec<SocketAddr>>,
@@ -133,7 +133,7 @@ pub fn bind_for_clients(
     Listener::bind(at, found, bind, tcp::prepare_clients)
 }
 
-/// Binds a port for links at the addresses that were found; port 0 takes a free port.
+/// Binds a port for links at these addresses; port 0 takes a free port.
 pub fn bind(
     at: &HostPort,
     found: io::Result<Vec<SocketAddr>>,
@@ -156,7 +156,7 @@ impl Listener {
             }
             (Ok(addresses), _) => {
                 let BindOutcome { sockets, absent } = BindOutcome::at(at, addresses, prepare)?;
-                // A name may have addresses of a family that this machine does without.
+                // A name may have addresses of a family that this machine does not have.
                 let missing = match (sockets.is_empty(), absent.is_empty(), bind) {
                     (_, true, _) | (false, false, BindPolicy::Now) => MissingAddresses::Nothing,
                     (true, false, BindPolicy::Now) => return Err(BindError::Absent { at: at.clone() }),
@@ -197,7 +197,7 @@ impl Listener {
         self.accept_within(|| unbounded.clone(), accepted, tell).await;
     }
 
-    /// Accepts until it is closed, each within the quota that holds for it then; past that it pauses.
+    /// Accepts until it is closed, as many as the quota allows at the time; beyond that it pauses.
     pub async fn accept_within(
         &self,
         quota: impl Fn() -> Arc<DescriptorQuota>,
@@ -239,14 +239,14 @@ impl Listener {
                 Err(error) if is_of_one_connection(&error) || self.stop.is_cancelled() => {}
                 Err(error) => {
                     pauses(&error, &mut tell);
-                    // Cut short by a stop.
+                    // A stop ends the pause early.
                     let _ = self.stop.run_until_cancelled(sleep(RESOURCE_PAUSE)).await;
                 }
             }
         }
     }
 
-    /// Tells what it waits for, if that has changed; when it is tried again.
+    /// Reports what it waits for, if that has changed. Returns when to try again.
     fn report_missing(&self, last: &mut String, tell: &mut impl FnMut(ListenEvent<'_>)) -> Option<Instant> {
         let (at, why) = self.awaited()?;
         if *last != why {
@@ -256,7 +256,7 @@ impl Listener {
         Some(Instant::now() + AGAIN)
     }
 
-    /// What it waits for, and why that can not be had yet.
+    /// What it waits for, and why that is not possible yet.
     fn awaited(&self) -> Option<(HostPort, String)> {
         match &*self.lock_missing() {
             MissingAddresses::Nothing => None,
@@ -273,7 +273,7 @@ impl Listener {
         }
     }
 
-    /// Binds what it waits for, as far as it is there now.
+    /// Binds what it waits for, as far as that exists now.
     async fn retry_bind(&self, names: &NameResolver, tell: &mut impl FnMut(ListenEvent<'_>)) {
         let missing = std::mem::replace(&mut *self.lock_missing(), MissingAddresses::Nothing);
         let addresses = match missing {
@@ -291,7 +291,7 @@ impl Listener {
         let port = self.local_addrs().first().map_or(self.at.port, SocketAddr::port);
         let BindOutcome { sockets, absent } = BindOutcome::each(&addresses, port, self.prepare);
         let mut listening = self.lock_sockets();
-        // Whoever closes it has seen those that were there before.
+        // Whoever closes the listener has seen only the earlier sockets.
         if self.stop.is_cancelled() {
             return;
         }
@@ -313,7 +313,7 @@ impl Listener {
     }
 }
 
-/// The next connection on any of the sockets; each has its turn to be asked first.
+/// The next connection on any of the sockets; each takes its turn at being asked first.
 async fn accept_any(sockets: &[Arc<BoundSocket>]) -> io::Result<(TcpStream, SocketAddr)> {
     if let [open] = sockets {
         return open.socket.accept().await;
@@ -346,7 +346,7 @@ fn bind_reason(error: &io::Error) -> String {
     }
 }
 
-/// The client went away between its SYN and our accept (accept(2)).
+/// The client left between its SYN and our accept (accept(2)).
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,10 +1,11 @@
 //! Sockets; no policy.
 //!
-//! In reading order: [`listen`] and [`dial`] open sockets, at the addresses that [`resolver`] looks up, and [`tcp`]
-//! sets their options; [`dns`] asks name servers itself; [`proxy`] reads who a client is; [`stream`] is the one type that sessions see,
-//! [`paced`] bounds how fast it goes, [`read_ahead`] reads more than TLS asks for, [`framed`] is a link inside a
-//! WebSocket, [`certificate_watch`] tells of revoked certificates, [`backoff`] spaces failed dials, [`exhausted`] tells which
-//! resource has run out. `socket_options` makes the system calls that no crate offers.
+//! In reading order: [`listen`] and [`dial`] open sockets, at the addresses that [`resolver`] looks up, and
+//! [`tcp`] sets their options. [`dns`] queries name servers itself, and [`proxy`] reads who a client is.
+//! [`stream`] is the one type that sessions see, [`paced`] limits its speed, [`read_ahead`] reads more than TLS
+//! asks for, and [`framed`] is a link inside a WebSocket. [`certificate_watch`] signals revoked certificates,
+//! [`backoff`] spaces failed dials, and [`exhausted`] tells which resource has run out. `socket_options` makes
+//! the system calls that no crate offers.
 
 pub mod backoff;
 pub mod certificate_watch;

@@ -1,5 +1,5 @@
-//! A client's stream that carries no more bytes a second than its service allows. What is too much is not read, or
-//! not taken, so that its sender waits: nothing is kept here.
+//! A client's stream that carries no more bytes a second than its service allows. What exceeds that is not
+//! read, or not accepted, so that its sender waits. Nothing is stored here.
 
 use std::{
     future::Future,
@@ -28,9 +28,9 @@ pub struct PacedStream {
 #[derive(Debug)]
 struct PacedDirection {
     pace: SessionPace,
-    /// What is booked, and may go when the timer has run out.
+    /// Bytes that are booked and may go when the timer has run out.
     booked: Option<usize>,
-    /// Made when it is first waited for.
+    /// Created when it is first needed.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -57,7 +57,7 @@ impl PacedStream {
         &mut self.stream
     }
 
-    /// What is left of it goes as fast as it can.
+    /// Lets the remaining bytes go as fast as they can.
     pub fn stop_pacing(&mut self) {
         self.is_free = true;
     }
@@ -81,7 +81,7 @@ impl PacedDirection {
             ready!(timer.as_mut().poll(cx));
         }
         let booked = self.booked.take().unwrap_or_default();
-        // Less room than there was when it was booked.
+        // There may be less room than when it was booked.
         let may_go = booked.min(wanted);
         self.pace.give_back(booked - may_go);
         Poll::Ready(may_go)

@@ -1,7 +1,7 @@
-//! Sockets that this process was started with: a service manager opens ports, and hands them over by name
+//! Sockets that this process was started with: a service manager opens ports, and passes them in by name
 //! (sd_listen_fds(3)). They outlive the process, so that a restart refuses no connection.
 //!
-//! A port that is closed here is closed for this process alone: whoever passed it goes on holding it.
+//! Closing such a port closes it for this process only: whoever passed it still holds it.
 
 use std::{
     env, io,
@@ -18,23 +18,23 @@ use thiserror::Error;
 
 use super::socket_options::take_over;
 
-/// The number of the first; the others follow.
+/// The number of the first descriptor; the others follow.
 const FIRST: RawFd = 3;
-/// A service manager passes no more, and a number beyond it is a mistake.
+/// A service manager passes no more than this; a number beyond it is a mistake.
 const PASSED_MAX: RawFd = 1024;
-/// What is not named is called so, as by systemd.
+/// The name of a socket without a name, as in systemd.
 const UNNAMED: &str = "unknown";
 
 static PASSED: Mutex<Vec<PassedSocket>> = Mutex::new(Vec::new());
 
-/// One of them.
+/// A socket that was passed in.
 #[derive(Debug)]
 struct PassedSocket {
     name: String,
     socket: Result<OwnedFd, PassedError>,
 }
 
-/// Why a passed socket is of no use.
+/// Why a passed socket cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PassedError {
     #[error("no socket of that name was passed in; those that were: {0}")]
@@ -47,7 +47,7 @@ pub enum PassedError {
     Failed(String),
 }
 
-/// Takes over what this process was started with; to be called before anything is opened.
+/// Takes over the sockets that this process was started with. Must be called before anything is opened.
 pub fn take_over_all() {
     let variable = |name: &str| env::var(name).ok();
     let is_meant = variable("LISTEN_PID").is_some_and(|pid| pid.parse() == Ok(std::process::id()));
@@ -83,7 +83,7 @@ fn judge(socket: &OwnedFd) -> Result<(), PassedError> {
     }
 }
 
-/// A listening socket of that name, one for each that has it, for whoever opens the port; it can be asked for again.
+/// The listening sockets with that name, duplicated for whoever opens the port, so they can be requested again.
 pub fn listeners(name: &str) -> Result<Vec<std::net::TcpListener>, PassedError> {
     let passed = lock();
     let of_name: Vec<_> = passed.iter().filter(|socket| socket.name == name).collect();
@@ -100,19 +100,19 @@ fn open_again(socket: &OwnedFd) -> Result<std::net::TcpListener, PassedError> {
     Ok(socket.as_fd().try_clone_to_owned().map_err(failed)?.into())
 }
 
-/// Closes those that are not wanted, and says which.
+/// Closes those that are not wanted, and returns their names.
 pub fn close_others(is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let mut passed = lock();
     let closed = passed.extract_if(.., |socket| !is_wanted(&socket.name));
     closed.map(|socket| socket.name).collect()
 }
 
-/// The names of all, also of those that are of no use.
+/// The names of all of them, including those that cannot be used.
 pub fn names() -> Vec<String> {
     lock().iter().map(|socket| socket.name.clone()).collect()
 }
 
-/// Where a socket listens that was passed in by that name.
+/// Where the sockets with that name listen.
 pub fn addresses(name: &str) -> Vec<SocketAddr> {
     let listeners = listeners(name).unwrap_or_default();
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()

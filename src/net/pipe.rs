@@ -5,8 +5,9 @@
 //! cut, as with sockets, unless the other end has already finished and was read completely: then nobody is
 //! waiting for more.
 //!
-//! Each read and write takes a lock, since the two ends are held by different tasks. Only heads and bodies of HTTP
-//! come by here, a chunk at a time; the bytes of an upgraded connection go by the stream that this end has become.
+//! Each read and write takes a lock, since different tasks hold the two ends. Only heads and bodies of HTTP
+//! pass through here, a chunk at a time; the bytes of an upgraded connection go through the stream that this
+//! end has become.
 
 use std::{
     fmt,
@@ -36,23 +37,24 @@ use super::{
 /// The most that one end may have written ahead of the other.
 const HELD_MAX: usize = 64 * 1024;
 const LATE: &str = "a request, or the answer to it, did not come in time";
-/// A stream that is handed over for an end that is cut already takes what that has written in this time.
+/// A stream that is handed over to an end which is already cut gets this long to take what that end has
+/// written.
 const STALLED_MAX: Duration = Duration::from_secs(5);
-/// Memory of an emptied direction that is kept for the next bytes.
+/// How much memory of an emptied direction is kept for the next bytes.
 const KEPT_MAX: usize = 1024;
 
-/// One end; both ends have the same uncontended lock, since they live in one task.
+/// One end. Both ends share a lock without contention, since they usually run in one task.
 pub struct PipeEnd {
     shared: Arc<Mutex<PipeState>>,
     side: usize,
-    /// What keeps the other end going, where no task of its own does. In a lock that is never locked:
-    /// a stream may be shared between threads, and a future may not.
+    /// The future that drives the other end, if that has no task of its own. It is in a lock that is never
+    /// locked: a stream may be shared between threads, and a future may not.
     driver: Option<Mutex<BoxFuture<'static, ()>>>,
-    /// What this end has become.
+    /// The stream that this end has become.
     stream: Option<Box<PrefixedStream>>,
-    /// Whether the client behind the other end has said all.
+    /// Whether the client behind the other end has finished sending.
     client: Option<Arc<AtomicBool>>,
-    /// Of the certificate of that client.
+    /// The revocation signal of that client's certificate.
     revocation: RevocationSignal,
 }
 
@@ -65,15 +67,15 @@ struct PipeState {
     failure: Option<PipeFailure>,
 }
 
-/// Why what was spoken in a pipe has failed, told by the end that speaks it; its session ends so, however
-/// its bytes do.
+/// Why the protocol spoken in a pipe has failed, as reported by the end that speaks it. The session ends for
+/// this reason, however its bytes end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PipeFailure {
     pub of: FailedParty,
     pub reason: String,
 }
 
-/// Whose failure it is.
+/// Which side has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailedParty {
     Backend,
@@ -86,9 +88,9 @@ struct PipeDirection {
     held: Vec<u8>,
     taken: usize,
     state: PipeDirectionState,
-    /// A cut is that of a deadline.
+    /// The cut comes from a deadline.
     is_late: bool,
-    /// Its reader is gone.
+    /// Nobody reads it any more.
     is_reader_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -98,12 +100,12 @@ struct PipeDirection {
 enum PipeDirectionState {
     #[default]
     Open,
-    /// No more comes.
+    /// No more bytes come.
     Ended,
     Cut,
 }
 
-/// Says of an end, wherever that is now, that a deadline is what cuts it, or what has failed.
+/// Reports, from anywhere, that a deadline cuts an end of a pipe, or what has failed.
 #[derive(Clone)]
 pub struct PipeFailureSender {
     shared: Arc<Mutex<PipeState>>,
@@ -115,7 +117,7 @@ impl PipeFailureSender {
         lock(&self.shared).directions[self.side].is_late = true;
     }
 
-    /// The first failure counts: what follows comes of it.
+    /// The first failure counts, because the later ones follow from it.
     pub fn report_failure(&self, failure: PipeFailure) {
         lock(&self.shared).failure.get_or_insert(failure);
     }
@@ -216,19 +218,19 @@ fn wake(slot: &mut Option<Waker>) {
 }
 
 impl PipeEnd {
-    /// The other end is kept going by whoever reads and writes this one.
+    /// The other end is driven by whoever reads and writes this one.
     pub fn driven_by(mut self, driver: BoxFuture<'static, ()>) -> Self {
         self.driver = Some(Mutex::new(driver));
         self
     }
 
-    /// The other end speaks for a client of which it is known whether it has said all.
+    /// The other end acts for a client, and this flag says whether the client has finished sending.
     pub fn with_client_flag(mut self, has_ended: Arc<AtomicBool>) -> Self {
         self.client = Some(has_ended);
         self
     }
 
-    /// And which may show that its certificate is revoked.
+    /// And this signal says whether the client's certificate is revoked.
     pub fn with_revocation(mut self, revocation: RevocationSignal) -> Self {
         self.revocation = revocation;
         self
@@ -238,22 +240,22 @@ impl PipeEnd {
         self.revocation.clone()
     }
 
-    /// Whether the client behind the other end has said all, and may have left.
+    /// Whether the client behind the other end has finished sending, and may have left.
     pub fn has_client_ended(&self) -> bool {
         self.client.as_ref().is_some_and(|has_ended| has_ended.load(Ordering::Relaxed))
     }
 
-    /// What this end has become, if it has.
+    /// The stream that this end has become, if any.
     pub fn stream(&self) -> Option<&NetStream> {
         self.stream.as_ref().map(|prefixed| &prefixed.stream)
     }
 
-    /// What has failed, if either end has said so.
+    /// The failure, if either end has reported one.
     pub fn failure(&self) -> Option<PipeFailure> {
         self.lock().failure.clone()
     }
 
-    /// Whether something waits to be read, be it an end.
+    /// Whether something waits to be read, even if only an end.
     pub fn has_unread(&self) -> bool {
         if let Some(stream) = self.stream() {
             return stream.has_unread();
@@ -277,9 +279,9 @@ impl PipeEnd {
         .await;
     }
 
-    /// The other end goes on as `stream`. It reads what was written here, then what was `incoming` of the
-    /// stream already; `unsaid` was read here already, and goes first of what it has written. Where it is
-    /// cut before, the stream still gets what it had written.
+    /// Continues the other end as `stream`. That end reads what was written here, then the bytes `received`
+    /// already from the stream. The `unsent` bytes were read here already, and are sent first. If the other end
+    /// is cut before, the stream still gets what that had written.
     pub async fn hand_over(self, mut stream: NetStream, received: Bytes, unsent: Bytes) -> io::Result<()> {
         let (mut output, mut has_ended) = (unsent, false);
         loop {
@@ -339,7 +341,7 @@ impl PipeEnd {
         }
     }
 
-    /// Becomes what the other side has left, with what of its bytes is still here.
+    /// Becomes the stream that the other side has handed over, with the bytes of its own that are still here.
     fn become_stream(&mut self) {
         let adopted = {
             let mut shared = self.lock();

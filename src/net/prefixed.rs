@@ -1,4 +1,4 @@
-//! A stream with a prefix: bytes that were read ahead from it and are to be read again first.
+//! A stream with a prefix: bytes that were read ahead from it and are returned first when it is read again.
 
 use std::{
     io::{self, IoSlice},

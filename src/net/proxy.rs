@@ -7,7 +7,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::proto::proxy::{self, ProxyHeader, ProxyHeaderError};
 
-/// Why no header came to be read.
+/// Why a header could not be read.
 #[derive(Debug, Error)]
 pub enum ProxyReadError {
     #[error("it left before its PROXY header was complete")]
@@ -18,7 +18,7 @@ pub enum ProxyReadError {
     Io(io::Error),
 }
 
-/// Reads a header, and what was read behind it.
+/// Reads a header; returns it with the bytes that were read after it.
 pub async fn read(stream: &mut TcpStream) -> Result<(ProxyHeader, Vec<u8>), ProxyReadError> {
     let mut sent = Vec::new();
     loop {

@@ -1,4 +1,5 @@
-//! What is below TLS: a socket, or a link's WebSocket, that reads ahead of its user while a lot of data is coming in.
+//! The stream below TLS, a socket or a link's WebSocket, which reads ahead of its user while a lot of data is
+//! coming in.
 //!
 //! TLS asks for 4 KiB at a time, whatever the size of a record. When such a read comes back full, the next
 //! one is large, and the reads after it are served from that buffer. When it does not, the socket is empty
@@ -23,25 +24,25 @@ use super::{
     stream::NetStream,
 };
 
-/// Bytes asked for at once.
+/// How many bytes are read at once.
 const AHEAD: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub struct ReadAhead {
     below: BelowTls,
-    /// No memory while little comes in.
+    /// Holds no memory while little comes in.
     held: Vec<u8>,
-    /// What of it was read and not given on.
+    /// The part of it that was read and not passed on.
     left: Range<usize>,
     /// Whether the last read has left something in the socket.
     has_more: bool,
     /// Bytes that what is below has taken.
     written: u64,
-    /// Of the certificate that was shown over it.
+    /// The watch of the certificate that was shown over it.
     watch: Option<Arc<CertificateWatch>>,
 }
 
-/// What TLS is spoken over.
+/// What TLS runs over.
 #[derive(Debug)]
 pub enum BelowTls {
     Socket(TcpStream),
@@ -55,7 +56,7 @@ impl From<TcpStream> for BelowTls {
 }
 
 impl BelowTls {
-    /// The same where no TLS is spoken over it.
+    /// The same stream for use without TLS.
     pub fn into_plain(self) -> NetStream {
         match self {
             Self::Socket(socket) => NetStream::Tcp(socket),
@@ -71,7 +72,7 @@ impl BelowTls {
         }
     }
 
-    /// Reads, and says whether that may have left something behind.
+    /// Reads; returns whether that may have left something behind.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
         let space = buf.remaining();
         match self {
@@ -96,7 +97,7 @@ impl ReadAhead {
         Self::new(BelowTls::Socket(socket))
     }
 
-    /// A socket with a prefix that was read already and is returned first.
+    /// A socket with a prefix that was already read and is returned first.
     pub fn with_prefix(read: Vec<u8>, socket: TcpStream) -> Self {
         Self { left: 0..read.len(), held: read, ..Self::of_socket(socket) }
     }
@@ -121,7 +122,7 @@ impl ReadAhead {
         written
     }
 
-    /// The WebSocket below, where there is one.
+    /// The WebSocket below, if there is one.
     pub fn framed(&mut self) -> Option<&mut FramedSocket> {
         match &mut self.below {
             BelowTls::Socket(_) => None,
@@ -129,7 +130,7 @@ impl ReadAhead {
         }
     }
 
-    /// Keeps the watch over the certificate that was shown.
+    /// Keeps the watch of the certificate that was shown.
     pub fn hold_watch(&mut self, watch: Arc<CertificateWatch>) {
         self.watch = Some(watch);
     }

@@ -13,7 +13,7 @@ use crate::profile::HostPort;
 pub struct ResolvedNames(HashMap<String, io::Result<Vec<SocketAddr>>>);
 
 impl ResolvedNames {
-    /// Looks up the names among `wanted`, all at once.
+    /// Looks up the names among `wanted`, all at once, within the deadline.
     pub async fn look_up(names: &NameResolver, wanted: Vec<HostPort>, within: Duration) -> Self {
         let look_up = async |at: HostPort| {
             let found =
@@ -24,7 +24,7 @@ impl ResolvedNames {
         Self(join_all(named.map(look_up)).await.into_iter().collect())
     }
 
-    /// Whether all that is wanted is an address already.
+    /// Whether everything wanted is already an address.
     pub fn needs_none(wanted: &[HostPort]) -> bool {
         wanted.iter().all(needs_no_look_up)
     }
@@ -41,7 +41,7 @@ impl ResolvedNames {
     }
 }
 
-/// An address, or a socket that was passed in and is bound already.
+/// Whether it is an address, or a socket that was passed in and is already bound.
 fn needs_no_look_up(at: &HostPort) -> bool {
     literal_address(at).is_some() || at.passed_name().is_some()
 }

@@ -22,24 +22,24 @@ use crate::profile::HostPort;
 
 /// All clients that arrive within this time share one look-up.
 const FRESH: Duration = Duration::from_secs(1);
-/// A new answer is waited for so long where there is an old one, from when it was asked for.
+/// How long a new answer is waited for if there is an old one, from when it was requested.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// A look-up that took longer counts among the late ones the next time.
 const LATE: Duration = Duration::from_secs(1);
-/// Look-ups at once. A thread that waits for a name server costs some 30 KiB.
+/// How many look-ups run at once. A thread that waits for a name server costs about 30 KiB.
 const THREADS_MAX: usize = 256;
-/// Of one zone.
+/// How many of them may be for one zone.
 const OF_ZONE_MAX: usize = 64;
-/// Of names that were late the last time.
+/// How many of them may be for names that were late the last time.
 const LATE_MAX: usize = 64;
 /// What the C library and its modules need, with room to spare.
 const STACK: usize = 512 * 1024;
-/// Names that are remembered; a profile of the largest size has fewer that are dialled.
+/// How many names are remembered; even the largest profile dials fewer.
 const NAMES_MAX: usize = 4096;
-/// Addresses of one name that are used.
+/// How many addresses of one name are used.
 const ADDRESSES_MAX: usize = 64;
 
-/// With port 0.
+/// Resolved with port 0.
 type ResolvedAddresses = Arc<[SocketAddr]>;
 type LookupResult = Result<ResolvedAddresses, Arc<io::Error>>;
 type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
@@ -48,7 +48,7 @@ type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 #[derive(Clone)]
 pub struct NameResolver {
     resolve: Arc<ResolveFn>,
-    /// An answer is used for so long before the name is looked up again.
+    /// How long an answer is used before the name is looked up again.
     fresh: Duration,
     table: Arc<Mutex<NameTable>>,
 }
@@ -62,7 +62,7 @@ impl fmt::Debug for NameResolver {
 #[derive(Default)]
 struct NameTable {
     names: HashMap<String, NameEntry>,
-    /// Those whose look-up has yet to begin.
+    /// Names whose look-up has yet to begin.
     queue: VecDeque<String>,
     running: usize,
     slow: usize,
@@ -72,7 +72,7 @@ struct NameTable {
 struct NameEntry {
     asked_at: Instant,
     last: Option<(ResolvedAddresses, Instant)>,
-    /// It was told that the last answer is used though a new one was wanted.
+    /// It was already reported that the last answer is used although a new one was wanted.
     is_reported: bool,
     was_late: bool,
     under_way: Option<RunningLookup>,
@@ -83,7 +83,7 @@ struct RunningLookup {
     answer: watch::Sender<Option<LookupResult>>,
 }
 
-/// What is known when a name is asked for.
+/// What is known when a name is requested.
 enum LookupState {
     Known(ResolvedAddresses),
     UnderWay {
@@ -94,7 +94,7 @@ enum LookupState {
 }
 
 impl NameResolver {
-    /// Those of this host, as its resolver is set up.
+    /// The resolver of this host, as its system is set up.
     pub fn system() -> &'static Self {
         static OF_HOST: LazyLock<NameResolver> =
             LazyLock::new(|| NameResolver::new(|host| Ok((host, 0).to_socket_addrs()?.collect())));
@@ -171,7 +171,7 @@ impl NameResolver {
         LookupState::UnderWay { since: now, answer, last }
     }
 
-    /// Starts what may start.
+    /// Starts the queued look-ups that may run.
     fn start_queued(&self, table: &mut NameTable) {
         while let Some(host) = table.next_queued() {
             let names = self.clone();
@@ -203,7 +203,7 @@ pub(super) fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> 
     addresses
 }
 
-/// The end of a look-up. One that nobody begins, since its name gave way, is an error.
+/// Waits for a look-up. One that never begins, because its name was dropped, is an error.
 async fn await_lookup(mut answer: watch::Receiver<Option<LookupResult>>) -> LookupResult {
     let too_many = || Arc::new(io::Error::other("too many names are looked up at once"));
     let answer = answer.wait_for(Option::is_some).await.map_err(|_| too_many())?;
@@ -211,7 +211,7 @@ async fn await_lookup(mut answer: watch::Receiver<Option<LookupResult>>) -> Look
 }
 
 impl NameTable {
-    /// Forgets the name that was asked for longest ago, where there are too many.
+    /// Forgets the name that was requested longest ago, if there are too many.
     fn make_room(&mut self, host: &str) {
         if self.names.len() < NAMES_MAX || self.names.contains_key(host) {
             return;
@@ -224,7 +224,7 @@ impl NameTable {
         }
     }
 
-    /// The first in the queue that may begin, counted as running.
+    /// The first queued name whose look-up may begin, counted as running.
     fn next_queued(&mut self) -> Option<String> {
         if self.running >= THREADS_MAX {
             return None;
@@ -260,7 +260,7 @@ impl NameTable {
                 self.of_zones.remove(zone(host));
             }
         }
-        // A name whose look-up runs is not forgotten.
+        // A name is not forgotten while its look-up runs.
         let Some(name) = self.names.get_mut(host) else { return };
         self.slow -= usize::from(name.was_late);
         name.was_late = took > LATE;
@@ -281,8 +281,8 @@ impl NameTable {
     }
 }
 
-/// The last two labels, which a name server answers for or not. A name of one label, which a file
-/// answers, is a zone of its own.
+/// The last two labels, which stand for one name server. A name with one label, which a file answers, is a zone
+/// of its own.
 fn zone(host: &str) -> &str {
     let host = host.trim_end_matches('.');
     let mut dots = host.rmatch_indices('.');
@@ -290,7 +290,7 @@ fn zone(host: &str) -> &str {
     dots.next().map_or(host, |(at, _)| &host[at + 1..])
 }
 
-/// The address that is written, with its zone as this machine numbers it; `None` where it is a name.
+/// The address that is written, with its zone as this machine numbers it; `None` if it is a name.
 pub(super) fn literal_address(at: &HostPort) -> Option<io::Result<SocketAddr>> {
     if let Ok(ip) = at.host.parse::<IpAddr>() {
         return Some(Ok(SocketAddr::new(ip, at.port)));
@@ -300,7 +300,7 @@ pub(super) fn literal_address(at: &HostPort) -> Option<io::Result<SocketAddr>> {
     Some(interface_index(zone).map(|scope| SocketAddrV6::new(ip, at.port, 0, scope).into()))
 }
 
-/// An interface's number, by its name or as it is.
+/// An interface's number, from its name or its number.
 fn interface_index(zone: &str) -> io::Result<u32> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
     let none = |_| io::Error::new(io::ErrorKind::AddrNotAvailable, format!("there is no interface `{zone}`"));

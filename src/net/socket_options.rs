@@ -1,4 +1,5 @@
-//! System calls that no crate offers safely. This is the only unsafe code of the program.
+//! System calls that no crate offers safely. Apart from `confine::system_call` and one attribute of `main.rs`,
+//! this is the only unsafe code of the program.
 #![expect(unsafe_code, reason = "TCP_INFO, TCP_RTO_MAX_MS, a descriptor by its number: no safe wrapper")]
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
 /// `TCP_RTO_MAX_MS` of Linux 6.15; older kernels answer ENOPROTOOPT.
 const TCP_RTO_MAX_MS: libc::c_int = 44;
 
-/// What the kernel knows of a connection (tcp(7), TCP_INFO).
+/// What the kernel knows about a connection (tcp(7), TCP_INFO).
 pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -47,8 +48,8 @@ pub fn set_rto_max(socket: BorrowedFd<'_>, milliseconds: u32) -> io::Result<()> 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Takes over a descriptor that this process was started with, and keeps it from children. Whoever calls it does so
-/// once for each number, and before anything is opened: the number is nobody else's then.
+/// Takes over a descriptor that this process was started with, and closes it in children. The caller does so
+/// once for each number, and before anything is opened, so that the number belongs to nobody else.
 pub fn take_over(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl touches no memory of ours; a number that is not open is answered with EBADF.
     match unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } {
@@ -58,7 +59,7 @@ pub fn take_over(number: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// A descriptor of our own for what `number` stands for, if it is open.
+/// A new descriptor for the same file as `number`, if that is open.
 pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl touches no memory of ours; a number that is not open is answered with EBADF.
     match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) } {
@@ -68,7 +69,7 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// Chooses the local port of a socket that is bound when it connects (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
+/// Chooses the local port of a bound socket only when it connects (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
 pub fn choose_port_late(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the pointer and the length describe a c_int that lives for the whole call.

@@ -1,7 +1,7 @@
 //! The sockets that this process holds, as the kernel knows them, and which program holds a port.
 //!
-//! Every descriptor is asked, so every address family is seen: TCP, UDP, MPTCP, Unix and whatever else there
-//! is. Without a descriptor for it, nothing can reach a process.
+//! Every descriptor is examined, so every address family is covered: TCP, UDP, MPTCP, Unix and whatever else
+//! there is. Nothing can reach a process except through a descriptor.
 
 use std::{
     collections::HashSet,
@@ -25,11 +25,11 @@ const MPTCP: u32 = 262;
 #[derive(Debug)]
 pub struct ProcessSockets {
     pub looked_at: usize,
-    /// Those by which others can reach it.
+    /// The sockets through which others can reach it.
     pub open: Vec<OpenSocket>,
 }
 
-/// A socket that takes connections, or datagrams from anybody.
+/// A socket that accepts connections, or datagrams from anybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSocket {
     pub descriptor: RawFd,
@@ -66,7 +66,7 @@ pub fn process_sockets() -> io::Result<ProcessSockets> {
     let mut held = ProcessSockets { looked_at: 0, open: Vec::new() };
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
-        // One that is closed meanwhile was the reading's own, or is gone.
+        // A descriptor that was closed meanwhile was used for reading the list, or is gone.
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let number = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
         let Some(number) = number.filter(|_| target.to_string_lossy().starts_with("socket:")) else {
@@ -81,7 +81,7 @@ pub fn process_sockets() -> io::Result<ProcessSockets> {
 
 fn open_socket(descriptor: RawFd, socket: &OwnedFd) -> io::Result<Option<OpenSocket>> {
     let (family, form) = (socket_domain(socket)?, socket_type(socket)?);
-    // Families without the notion answer with an error, and take no connections.
+    // Families that do not know this option answer with an error, and accept no connections.
     let accepts = socket_acceptconn(socket).unwrap_or(false);
     let local = getsockname(socket).ok();
     let is_connected = getpeername(socket).is_ok();
@@ -94,7 +94,7 @@ fn open_socket(descriptor: RawFd, socket: &OwnedFd) -> io::Result<Option<OpenSoc
     let takes_datagrams = match form {
         SocketType::STREAM | SocketType::SEQPACKET => false,
         SocketType::RAW => family != AddressFamily::NETLINK,
-        // Netlink speaks with the kernel alone.
+        // Netlink talks only to the kernel.
         _ => family != AddressFamily::NETLINK && bound && !is_connected,
     };
     if !(accepts || takes_datagrams) {
@@ -131,7 +131,7 @@ fn socket_address(any: &SocketAddrAny) -> SocketAddress {
     }
 }
 
-/// The program that listens on a TCP port, where the kernel lets this user see it.
+/// The program that listens on a TCP port, if the kernel lets this user see it.
 pub fn port_holder(port: u16) -> Option<String> {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .map(|table| fs::read_to_string(table).unwrap_or_default());
@@ -151,7 +151,7 @@ pub fn port_holder(port: u16) -> Option<String> {
     })
 }
 
-/// A line of proc_net_tcp(5), as the link of a descriptor names its socket.
+/// The inode from a line of proc_net_tcp(5), in the form in which a descriptor's link names its socket.
 fn listening_inode(line: &str, port: u16) -> Option<String> {
     const LISTEN: &str = "0A";
     let fields: Vec<_> = line.split_whitespace().collect();

@@ -33,14 +33,14 @@ pub enum NetStream {
     Unix(UnixStream),
     /// Boxed: a TLS state is over a kilobyte, and most values of this enum are moved around.
     Tls(Box<TlsStream<ReadAhead>>),
-    /// Boxed, too.
+    /// Boxed for the same reason.
     Ws(Box<WebSocket>),
     /// A link inside a WebSocket, without TLS from gateway to gateway.
     Framed(Box<FramedSocket>),
-    /// Where HTTP is spoken at the other end.
+    /// A pipe; HTTP is spoken at its other end.
     Pipe(PipeEnd),
     Echo(EchoStream),
-    /// Any of them, of a client whose service bounds how fast its bytes go.
+    /// Any of them, for a client whose service limits the speed of its bytes.
     Paced(Box<PacedStream>),
 }
 
@@ -55,7 +55,7 @@ pub struct TlsDetails {
 }
 
 impl NetStream {
-    /// The TCP socket below, where there is one.
+    /// The TCP socket below, if there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
@@ -68,7 +68,7 @@ impl NetStream {
         }
     }
 
-    /// The pipe that it is, where HTTP is spoken at the other end.
+    /// The pipe, if HTTP is spoken at the other end.
     pub fn pipe(&self) -> Option<&PipeEnd> {
         match self {
             Self::Pipe(pipe) => Some(pipe),
@@ -79,7 +79,7 @@ impl NetStream {
         }
     }
 
-    /// The same stream, no faster than its service allows.
+    /// The same stream, limited to the speed that its service allows.
     pub fn paced(self, pace: &Arc<ServicePace>) -> Self {
         match pace.is_bounded() {
             true => Self::Paced(Box::new(PacedStream::new(self, pace))),
@@ -87,14 +87,14 @@ impl NetStream {
         }
     }
 
-    /// It has failed, and what is left of it is read as fast as that goes.
+    /// The stream has failed, so the rest of it is read without a limit.
     pub fn stop_pacing(&mut self) {
         if let Self::Paced(paced) = self {
             paced.stop_pacing();
         }
     }
 
-    /// What the other side has shown, where TLS is spoken and it showed any.
+    /// The certificate that the other side has shown over TLS, if any.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
@@ -105,7 +105,7 @@ impl NetStream {
         }
     }
 
-    /// All that it has shown.
+    /// The whole chain that it has shown.
     pub fn peer_chain(&self) -> &[CertificateDer<'static>] {
         match self {
             Self::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
@@ -116,7 +116,7 @@ impl NetStream {
         }
     }
 
-    /// Holds the watch over what the other side has shown for as long as it stands.
+    /// Holds the watch of the other side's certificate for as long as the stream is open.
     pub fn hold_watch(&mut self, watch: Arc<CertificateWatch>) {
         if let Self::Tls(stream) = self {
             match &mut **stream {
@@ -126,7 +126,7 @@ impl NetStream {
         }
     }
 
-    /// Tells when what the other side has shown is revoked.
+    /// Signals when the other side's certificate is revoked.
     pub fn revocation(&self) -> RevocationSignal {
         match self {
             Self::Tls(stream) => stream.get_ref().0.revocation(),
@@ -152,7 +152,7 @@ impl NetStream {
         }
     }
 
-    /// What was agreed by ALPN (RFC 7301), where TLS is spoken and anything was.
+    /// The protocol agreed on by ALPN (RFC 7301), if any.
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
@@ -163,7 +163,7 @@ impl NetStream {
         }
     }
 
-    /// How the stream is secured and until when its peer's certificate is good; `None` without TLS.
+    /// How the stream is secured and how long its peer's certificate is valid; `None` without TLS.
     pub fn tls_details(&self) -> Option<TlsDetails> {
         let stream = match self {
             Self::Tls(stream) => stream,
@@ -183,7 +183,7 @@ impl NetStream {
         })
     }
 
-    /// TLS takes whatever is written from now on; the writer bounds it by itself.
+    /// From now on TLS accepts writes of any size; the writer limits them itself.
     pub fn take_whole_writes(&mut self) {
         if let Self::Tls(stream) = self {
             match &mut **stream {
@@ -196,14 +196,14 @@ impl NetStream {
         }
     }
 
-    /// What it carries has pings of its own: the WebSocket around it needs none.
+    /// Stops the pings of the WebSocket around it, because what it carries has its own.
     pub fn stop_framed_pings(&mut self) {
         if let Some(framed) = self.framed() {
             framed.stop_pings();
         }
     }
 
-    /// The WebSocket that carries a link, where one does.
+    /// The WebSocket that carries a link, if there is one.
     fn framed(&mut self) -> Option<&mut FramedSocket> {
         match self {
             Self::Framed(framed) => Some(framed),
@@ -213,7 +213,7 @@ impl NetStream {
         }
     }
 
-    /// What TLS deciphered before a read failed: a damaged record or an alert hides what came before it.
+    /// Reads what TLS deciphered before a read failed: a damaged record or an alert hides what came before it.
     pub fn read_rest(&mut self, buf: &mut ReadBuf<'_>) {
         let stream = match self {
             Self::Tls(stream) => stream,
@@ -231,7 +231,7 @@ impl NetStream {
         }
     }
 
-    /// Lets a WebSocket go on while it is not read; only trouble is told.
+    /// Lets a WebSocket continue its work while it is not read; returns only errors.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Self::Ws(socket) => socket.poll_control(cx),
@@ -244,7 +244,7 @@ impl NetStream {
         }
     }
 
-    /// Whether something waits in its socket that nobody has read, be it an end.
+    /// Whether something unread waits in its socket, even if only an end.
     pub fn has_unread(&self) -> bool {
         match self {
             Self::Pipe(pipe) => pipe.has_unread(),
@@ -257,7 +257,7 @@ impl NetStream {
         }
     }
 
-    /// Both directions have ended cleanly: dropping it now is a clean end, not a reset.
+    /// Both directions have ended cleanly, so dropping the stream now is a clean end, not a reset.
     pub fn let_close_cleanly(&self) {
         if let Some(stream) = self.tcp() {
             tcp::let_close_cleanly(stream);
@@ -265,7 +265,7 @@ impl NetStream {
     }
 }
 
-/// What TLS is spoken over, and its state.
+/// The stream below TLS, and the TLS state.
 fn tls_parts(stream: &mut TlsStream<ReadAhead>) -> (&mut ReadAhead, &mut CommonState) {
     match stream {
         TlsStream::Client(stream) => {
@@ -279,7 +279,7 @@ fn tls_parts(stream: &mut TlsStream<ReadAhead>) -> (&mut ReadAhead, &mut CommonS
     }
 }
 
-/// Where both ends of TLS have finished, the WebSocket below is read to its end as well.
+/// When both ends of TLS have finished, the WebSocket below is read to its end as well.
 fn poll_framed_end(stream: &mut TlsStream<ReadAhead>, cx: &mut Context<'_>) -> Poll<()> {
     let has_closed = match stream {
         TlsStream::Client(stream) => {
@@ -295,7 +295,7 @@ fn poll_framed_end(stream: &mut TlsStream<ReadAhead>, cx: &mut Context<'_>) -> P
     }
 }
 
-/// The library explains a cut in a long text with a URL; one plain phrase is enough.
+/// The library explains a cut in a long text with a URL; a plain phrase is enough.
 fn plain_words(error: io::Error) -> io::Error {
     match error.kind() {
         kind @ io::ErrorKind::UnexpectedEof => io::Error::new(kind, "its TLS ended without close_notify"),

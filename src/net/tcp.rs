@@ -13,27 +13,27 @@ use tokio::{
 
 use super::socket_options;
 
-/// Silence after which the kernel asks a peer gateway whether it is there: 3 s, and then four questions
-/// 2 s apart. A wire that stands still for 5 s leaves one of them to be answered, and a black hole is
-/// noticed in 11 s.
+/// After this silence the kernel asks a peer gateway whether it is there: after 3 s, and then four probes 2 s
+/// apart. If the connection stands still for 5 s, one of them is still answered; if it is dead, that is noticed
+/// in 11 s.
 const LINK_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 3, interval: 2, questions: 4 };
-/// The same for clients and backends, which may sit behind slow or sleeping networks.
+/// The same for clients and backends, whose networks may be slow or sleeping.
 const EDGE_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 30, interval: 10, questions: 3 };
-/// Unacknowledged for so long, a ready link is dead. Only for ready links: on a carrying one it
-/// would also end a living peer that does not read.
+/// If nothing is acknowledged for this long, a ready link is dead. This is only for ready links: on a link in
+/// use it would also end a living peer that does not read.
 const READY_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Retransmits and window probes of a link come at least this often, so that silence tells, and a wire
-/// that is back is used before the other end is taken for dead.
+/// Retransmits and window probes of a link come at least this often. So silence is meaningful, and a connection
+/// that works again is used before the other end is taken for dead.
 const LINK_RTO_MAX_MS: u32 = 1_000;
-/// A carrying SOCKS5 link with something on its way and no acknowledgement for so long: the path or the
-/// peer is gone.
+/// If a SOCKS5 link in use has data on its way and no acknowledgement for this long, the path or the peer is
+/// gone.
 pub const UNACKNOWLEDGED: Duration = Duration::from_secs(7);
-/// Unanswered questions before silence counts.
+/// How many unanswered probes there must be before silence counts.
 const QUESTIONS_MIN: u8 = 2;
 
-/// Between two looks at what is acknowledged.
+/// The longest time between two checks of what is acknowledged.
 const ACKNOWLEDGED_LOOK_MAX: Duration = Duration::from_millis(50);
-/// Of `tcpi_state` (include/net/tcp_states.h).
+/// A value of `tcpi_state` (include/net/tcp_states.h).
 const TCP_CLOSE: u8 = 7;
 
 struct KeepaliveSettings {
@@ -42,62 +42,62 @@ struct KeepaliveSettings {
     questions: u32,
 }
 
-/// Options of the sockets that a client port accepts, set on the listening one: accepted sockets
-/// inherit them (tcp(7)), which saves six system calls a session.
+/// Options for the sockets that a client port accepts. They are set on the listening socket and inherited
+/// (tcp(7)), which saves six system calls per session.
 pub fn prepare_clients(listener: &Socket) -> io::Result<()> {
     listener.set_tcp_nodelay(true)?;
     listener.set_linger(Some(Duration::ZERO))?;
     listener.set_tcp_keepalive(&EDGE_KEEPALIVE.options())
 }
 
-/// Options of a backend's socket, but for [`keep_edge_alive`].
+/// Options of a backend's socket, except [`keep_edge_alive`].
 pub fn prepare_backend(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
-/// Asks a silent backend from time to time whether it is there; for a session that lasts.
+/// Asks a silent backend from time to time whether it is there; for sessions that last.
 pub fn keep_edge_alive(stream: &TcpStream) {
-    // Fails only on a socket that is already gone, as the session will find out.
+    // This fails only on a socket that is already gone, as the session will find out.
     let _ = SockRef::from(stream).set_tcp_keepalive(&EDGE_KEEPALIVE.options());
 }
 
-/// Options of a link's socket while it is greeted and ready.
+/// Options of a link's socket during its handshake and while it is ready.
 pub fn prepare_link(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_keepalive(&LINK_KEEPALIVE.options())?;
     SockRef::from(stream).set_tcp_user_timeout(Some(READY_USER_TIMEOUT))?;
-    // An older kernel doubles its pauses up to two minutes; a black hole behind a shut window is
-    // then noticed later, which is no reason to do without the link.
+    // An older kernel doubles its pauses up to two minutes. A dead connection with a closed window is then
+    // noticed later, but that is no reason to do without the link.
     let _ = socket_options::set_rto_max(stream.as_fd(), LINK_RTO_MAX_MS);
     Ok(())
 }
 
-/// A ready link begins to carry: from now on pings or [`DeliveryWatch`] judge it, not TCP_USER_TIMEOUT, which
-/// would end a living peer whose window is shut.
+/// Prepares a ready link for use: from now on pings or [`DeliveryWatch`] judge it, not TCP_USER_TIMEOUT, which
+/// would end a living peer whose window is closed.
 pub fn prepare_busy_link(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(None)
 }
 
-/// Takes linger 0 back: what is still in the send buffer is delivered, then a clean end.
+/// Removes linger 0: what is still in the send buffer is delivered, followed by a clean end.
 pub fn let_close_cleanly(stream: &TcpStream) {
-    // Fails only on a socket that is already gone, which then needs no clean end.
+    // This fails only on a socket that is already gone, which then needs no clean end.
     let _ = SockRef::from(stream).set_linger(None);
 }
 
-/// Whether something waits to be read, be it an end or an error: the kernel is asked, since the runtime may not
-/// have heard of what has just come.
+/// Whether something waits to be read, even an end or an error. The kernel is asked, since the runtime may not
+/// have noticed yet what has just arrived.
 pub fn has_unread(stream: &impl AsFd) -> bool {
     let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
     !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Waits until the other end's kernel has acknowledged all that was sent, the end included; not for one
-/// that acknowledges nothing for `stalled`.
+/// Waits until the other end's kernel has acknowledged everything that was sent, including the end. Gives up on
+/// one that acknowledges nothing for `stalled`.
 pub async fn await_acknowledged(stream: &TcpStream, stalled: Duration) {
-    // The kernel has no event for it.
+    // The kernel has no event for this.
     let (mut left, mut pause, mut give_up) = (outstanding(stream), Duration::from_millis(1), None);
     while left != (0, 0) {
         let give_up_at = *give_up.get_or_insert_with(|| Instant::now() + stalled);
@@ -111,13 +111,13 @@ pub async fn await_acknowledged(stream: &TcpStream, stalled: Duration) {
     }
 }
 
-/// Segments that are sent and not acknowledged, and bytes that are not sent.
+/// Segments that were sent and not acknowledged, and bytes that were not sent.
 fn outstanding(stream: &TcpStream) -> (u32, u32) {
     let info = socket_options::tcp_info(stream.as_fd());
     info.map_or((0, 0), |info| (info.tcpi_unacked, info.tcpi_notsent_bytes))
 }
 
-/// Segments that were sent in all, and those of them that were sent again.
+/// The number of segments sent, and of those sent again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SegmentCounts {
     pub sent: u32,
@@ -129,16 +129,16 @@ pub fn count_segments(stream: &TcpStream) -> Option<SegmentCounts> {
     Some(SegmentCounts { sent: info.tcpi_segs_out, resent: info.tcpi_total_retrans })
 }
 
-/// Whether its connection is over, by a reset or by the kernel's having given it up.
+/// Whether its connection is over, by a reset or because the kernel has given up.
 pub fn is_closed(stream: &TcpStream) -> bool {
     socket_options::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_state == TCP_CLOSE)
 }
 
-/// For how long the other end's kernel has acknowledged nothing of what is on its way to it; `None`:
-/// nothing is.
+/// How long the other end's kernel has acknowledged nothing of what is on its way to it; `None` if nothing is
+/// on its way.
 ///
-/// A peer that acknowledges and does not read answers every window probe, so its count of
-/// unanswered questions stays at 0 or 1: it is slow, not dead.
+/// A peer that acknowledges and does not read answers every window probe, so its count of unanswered probes
+/// stays at 0 or 1: it is slow, not dead.
 pub fn unacknowledged_for(stream: &TcpStream) -> Option<Duration> {
     let info = socket_options::tcp_info(stream.as_fd()).ok()?;
     if info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0 {
@@ -151,20 +151,20 @@ pub fn unacknowledged_for(stream: &TcpStream) -> Option<Duration> {
     })
 }
 
-/// Whether a carrying SOCKS5 link's other end is there, as far as its kernel tells: measured from when
-/// something was seen to be on its way, since before that nothing had to be acknowledged.
+/// Whether the other end of a SOCKS5 link in use is there, as far as its kernel shows. It is measured from when
+/// data was first seen on its way, since before that there was nothing to acknowledge.
 #[derive(Debug, Default)]
 pub struct DeliveryWatch {
     since: Option<Instant>,
 }
 
-/// What a look at it has shown.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryState {
     All,
-    /// Something is on its way.
+    /// Data is on its way.
     NotYet,
-    /// And nothing has been acknowledged for [`UNACKNOWLEDGED`].
+    /// Data is on its way, and nothing has been acknowledged for [`UNACKNOWLEDGED`].
     Never,
 }
 
@@ -173,7 +173,7 @@ impl DeliveryWatch {
         self.note(unacknowledged_for(stream), Instant::now())
     }
 
-    /// The same, of what the kernel tells.
+    /// The same, from the kernel's figures.
     pub fn note(&mut self, unacknowledged: Option<Duration>, now: Instant) -> DeliveryState {
         let Some(silent) = unacknowledged else {
             self.since = None;
@@ -236,7 +236,7 @@ mod tests {
         let (mut delivery, began) = (DeliveryWatch::default(), Instant::now());
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         let idle_for = |seconds: u64| Some(Duration::from_secs(seconds));
-        // An hour of nothing to acknowledge, and then a wire that stands still for a moment.
+        // An hour with nothing to acknowledge, and then a connection that stands still for a moment.
         assert_eq!(delivery.note(None, at(0)), DeliveryState::All);
         assert_eq!(delivery.note(idle_for(3600), at(3600)), DeliveryState::NotYet);
         assert_eq!(delivery.note(idle_for(3606), at(3606)), DeliveryState::NotYet);

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-/// Says what we waited for; it is the cause inside an [`io::Error`].
+/// Says what we waited for. It is the cause inside an [`io::Error`].
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct TimeoutError(pub String);

@@ -1,5 +1,5 @@
-//! Dials through a proxy: HTTP's CONNECT, or SOCKS5. Only the proxy is dialled; where the other end is, it finds
-//! out itself. What goes wrong is told in the proxy's own words, and never with a password.
+//! Dials through a proxy: HTTP's CONNECT, or SOCKS5. Only the proxy is dialled; it finds the other end itself.
+//! Errors use the proxy's own words, and never contain a password.
 
 use std::{fmt::Write, io, net::IpAddr, time::Duration};
 
@@ -19,14 +19,14 @@ use crate::profile::{HostPort, ProxyKind, ProxyLogin, ViaProxy};
 
 mod socks5;
 
-/// A proxy, once it is connected, answers in this time: it dials itself meanwhile.
+/// Once connected, a proxy must answer within this time, in which it dials itself.
 pub const ANSWER: Duration = Duration::from_secs(5);
-/// The head of an answer to CONNECT.
+/// The longest head of an answer to CONNECT.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Of the words that a proxy says.
+/// The longest text of a proxy that is shown.
 const SAID_MAX: usize = 80;
 
-/// Why there is no way through a proxy.
+/// Why a connection through a proxy failed.
 #[derive(Debug, Error)]
 #[error("proxy {proxy}: {failure}")]
 pub struct ViaError {
@@ -78,7 +78,7 @@ impl From<io::Error> for ViaFailure {
 }
 
 impl ViaError {
-    /// What this process or host has run out of, where that is why.
+    /// The resource that this process or host has run out of, if that is the reason.
     pub fn exhausted(&self) -> Option<ExhaustedResource> {
         match &self.failure {
             ViaFailure::Dial(error) => error.exhausted(),
@@ -98,7 +98,8 @@ impl ViaError {
     }
 }
 
-/// Connects to `to` through a proxy, which is dialled `within` so long, from one of our addresses where one is given.
+/// Connects to `to` through a proxy. The proxy is dialled `within` this time, from one of our addresses if one
+/// is given.
 pub async fn dial_via(
     proxy: &ViaProxy,
     source: Option<IpAddr>,
@@ -124,7 +125,7 @@ pub async fn dial_via(
     }
 }
 
-/// CONNECT (RFC 9110, section 9.3.6).
+/// Sends CONNECT (RFC 9110, section 9.3.6).
 async fn connect(
     stream: &mut TcpStream,
     to: &HostPort,
@@ -133,7 +134,7 @@ async fn connect(
     let mut head = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: portcullis\r\n");
     if let Some(ProxyLogin { user, password }) = login {
         let basic = BASE64.encode(format!("{user}:{password}").as_bytes());
-        // Writing into a text does not fail.
+        // Writing to a string does not fail.
         let _ = write!(head, "Proxy-Authorization: Basic {basic}\r\n");
     }
     head.push_str("\r\n");
@@ -142,7 +143,7 @@ async fn connect(
     judge_answer(&head, to, login)
 }
 
-/// Reads up to the empty line and not a byte more: what follows is the other end's.
+/// Reads up to the empty line and not a byte more: what follows belongs to the other end.
 async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ViaFailure> {
     let (mut head, mut scratch) = (Vec::new(), [0; 2048]);
     loop {
@@ -210,7 +211,7 @@ fn judge_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
     }
 }
 
-/// What a proxy says, as far as it can be shown.
+/// What a proxy says, in a form that is safe to show.
 fn shown(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(SAID_MAX).collect();
     text.escape_default().to_string().replace("\\\"", "\"").replace("\\'", "'")

@@ -1,6 +1,6 @@
-//! A client's WebSocket as a stream of bytes (RFC 6455). Upwards go the payloads of its messages, whatever their
-//! type and however they are fragmented; downwards, bytes are sent in binary messages, or in text messages where
-//! the profile says so.
+//! A client's WebSocket as a stream of bytes (RFC 6455). Towards the backend go the payloads of its messages,
+//! whatever their type and fragmentation. Towards the client, bytes are sent in binary messages, or in text
+//! messages if the profile says so.
 //!
 //! The client's close frame ends its direction. Ours is sent when the backend's direction has ended, after
 //! everything the backend has sent. A client that breaks the protocol is told why by a close code before its
@@ -29,37 +29,37 @@ use crate::{
     },
 };
 
-/// The longest message that goes down.
+/// The longest message to the client.
 const MESSAGE: usize = 64 * 1024;
-/// While so much waits for the client, nothing is read that may want an answer.
+/// While this many bytes wait for the client, nothing is read that might need an answer.
 const OUT_MAX: usize = 2 * MESSAGE;
-/// A client answers a close frame in this time, or brings more meanwhile; so does the backend end
-/// after the client's.
+/// The client must answer a close frame within this time, or send more meanwhile. The same applies to the
+/// backend's end after the client's close frame.
 const CLOSE: Duration = Duration::from_secs(5);
-/// A client that has been told why it is closed gets so long to hear it.
+/// How long a client that has been told why it is closed gets to read that.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Read at once from a client that is not listened to any more.
+/// How much is read at once from a client whose bytes are discarded.
 const SCRATCH: usize = 4 * 1024;
-/// Codes of close frames of ours: all is said; the backend did not end.
+/// Codes of our close frames: a normal end; and the backend did not end.
 const NORMAL: u16 = 1000;
 const AWAY: u16 = 1001;
-/// The client may not go on (RFC 6455, section 7.4.1).
+/// The client may not continue (RFC 6455, section 7.4.1).
 const POLICY: u16 = 1008;
-/// We can not go on.
+/// We cannot continue.
 const INTERNAL: u16 = 1011;
 
-/// What a WebSocket of one service may be.
+/// The limits and settings of one service's WebSockets.
 #[derive(Debug, Clone, Copy)]
 pub struct WebSocketLimits {
     pub message: usize,
     pub inactivity: Option<Duration>,
-    /// The kind of the messages that go down.
+    /// The kind of messages to the client.
     pub frames: MessageKind,
-    /// When the client is closed, since what says who it is holds no longer.
+    /// When the client is closed, because the proof of its identity expires.
     pub expires: Option<Instant>,
 }
 
-/// What the backend says is no text, where it has to be.
+/// The error for backend bytes that are not text where they must be.
 #[derive(Debug, Error)]
 #[error("the backend's bytes are no UTF-8, and `frames` is text")]
 pub struct NotUtf8;
@@ -70,17 +70,17 @@ impl NotUtf8 {
     }
 }
 
-/// What the next frame of the backend's bytes is.
+/// What kind of frame comes next towards the client.
 #[derive(Debug, Clone)]
 enum NextFrame {
-    /// A whole message, each.
+    /// Each is a whole message.
     Binary,
-    /// Of a message that lasts to the end of a letter.
+    /// Part of a message that lasts to the end of a character.
     Text(Utf8Check),
 }
 
 impl NextFrame {
-    /// The kind of a frame with these bytes, whether it is the last of its message, and what comes next.
+    /// The kind of a frame with these bytes, whether it is the last one of its message, and what comes next.
     fn frame(&self, bytes: &[u8]) -> Result<(Opcode, bool, Self), NotUtf8> {
         match self {
             Self::Binary => Ok((Opcode::Binary, true, Self::Binary)),
@@ -100,13 +100,13 @@ impl NextFrame {
 
 #[derive(Debug)]
 pub struct WebSocket {
-    /// With what was read behind the request.
+    /// With the bytes that were read after the request.
     stream: PrefixedStream,
     decoder: WebSocketDecoder,
-    /// Frames, or the rest of one, that the client has yet to take, and how much of it has been.
+    /// Frames, or the rest of one, that the client has yet to take, and how much of that it has taken.
     out: Vec<u8>,
     taken: usize,
-    /// Whether something of ours, that no writer knows of, has yet to go out.
+    /// Whether something of our own, which no writer knows about, still has to be sent.
     answers: bool,
     watch: Option<Box<InactivityTimer>>,
     expiry: Option<Pin<Box<Sleep>>>,
@@ -124,15 +124,15 @@ enum WebSocketState {
     Open,
     /// We have said that no more comes from the backend.
     WeClosed,
-    /// The client has said that no more comes from it; the code it gave.
+    /// The client has said that no more comes from it, with this code.
     TheyClosed(Option<u16>),
     BothClosed,
-    /// The client is told why it is closed, and given time to hear it.
+    /// The client is told why it is closed, and gets time to read that.
     Failing(Option<io::Error>),
     Failed,
 }
 
-/// When to look, and since when there is something to look for.
+/// When to check for inactivity, and since when there is a reason to.
 #[derive(Debug)]
 struct InactivityTimer {
     patience: Duration,
@@ -156,7 +156,7 @@ impl InactivityTimer {
 }
 
 impl WebSocket {
-    /// Takes over a connection whose upgrade was granted, with what was read behind the request.
+    /// Takes over a connection whose upgrade was granted, with the bytes that were read after the request.
     pub fn new(stream: PrefixedStream, limits: WebSocketLimits) -> Self {
         let watch = limits.inactivity.map(|inactivity| InactivityTimer::new(inactivity, inactivity / 2));
         let decoder = WebSocketDecoder::new(FrameSource::Client { message_max: limits.message });
@@ -177,7 +177,7 @@ impl WebSocket {
         }
     }
 
-    /// The socket below, where there is one.
+    /// The socket below, if there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         self.stream.stream.tcp()
     }
@@ -186,15 +186,15 @@ impl WebSocket {
         self.stream.stream.revocation()
     }
 
-    /// Goes on while the client, which has closed, is not read: forgets what it sends, and does not
-    /// wait for ever for the backend, or for the client to take what that has said.
+    /// Continues while the client has closed and is no longer read: discards what it sends, and does not wait
+    /// for ever for the backend, or for the client to take what the backend has sent.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if let (WebSocketState::TheyClosed(_) | WebSocketState::BothClosed, Some(watch)) =
             (&self.step, &mut self.watch)
         {
             if watch.poll(cx).is_pending() {
                 return match self.poll_discard(cx) {
-                    // An end of TCP alone: it may read on.
+                    // Only TCP has ended; the client may still read.
                     Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
                         Poll::Ready(error)
                     }
@@ -213,7 +213,7 @@ impl WebSocket {
         }
     }
 
-    /// Reads until messages have brought bytes; none: the client has closed.
+    /// Reads until messages have produced bytes; if none, the client has closed.
     fn poll_data(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         self.check_expiry(cx);
@@ -228,7 +228,8 @@ impl WebSocket {
                 let sent = self.poll_flushed(cx);
                 self.answers = sent.is_pending();
                 if let Poll::Ready(Err(_)) = sent {
-                    // It shows with the next write of others, and here behind what there is to read.
+                    // The error appears with somebody else's next write, and here after everything there is to
+                    // read.
                     (self.out, self.taken) = (Vec::new(), 0);
                 }
                 if self.answers && self.out.len() >= OUT_MAX {
@@ -264,7 +265,7 @@ impl WebSocket {
         }
     }
 
-    /// Closes a client whose time is over, unless it is being closed.
+    /// Closes a client whose time is over, unless it is already being closed.
     fn check_expiry(&mut self, cx: &mut Context<'_>) {
         let is_over = self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready());
         if is_over {
@@ -278,7 +279,7 @@ impl WebSocket {
     fn handle_close(&mut self, cx: &mut Context<'_>, code: Option<u16>) {
         if matches!(self.step, WebSocketState::WeClosed) {
             (self.step, self.watch) = (WebSocketState::BothClosed, None);
-            // An end of TLS; whether it is heard is the client's affair.
+            // Ends TLS; whether the client notices is up to it.
             let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
             return;
         }
@@ -286,14 +287,14 @@ impl WebSocket {
         self.start_close_timer(cx);
     }
 
-    /// From now on one side has to end too.
+    /// From now on the other side has to end as well.
     fn start_close_timer(&mut self, cx: &mut Context<'_>) {
         let watch = self.watch.insert(InactivityTimer::new(CLOSE, CLOSE));
-        // So that it wakes the session; it is new.
+        // This registers the new timer, so that it wakes the session.
         let _ = watch.poll(cx);
     }
 
-    /// When the time has come: asks a client that is silent, and gives it up.
+    /// When it is time, asks a silent client whether it is there, and gives it up.
     fn poll_inactivity(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(watch) = &mut self.watch else { return Poll::Pending };
         ready!(watch.poll(cx));
@@ -303,7 +304,7 @@ impl WebSocket {
             let what = format!("nothing was heard for {}", humantime::format_duration(watch.patience));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)));
         }
-        // Behind a close frame nothing is sent any more.
+        // After a close frame, nothing more is sent.
         let may_ask = matches!(self.step, WebSocketState::Open) && !watch.is_asked;
         let is_due = may_ask && now >= ask_at;
         watch.is_asked |= is_due;
@@ -327,7 +328,7 @@ impl WebSocket {
         self.poll_lingering_close(cx)
     }
 
-    /// Sends what there is to send, then reads and forgets, so that no reset overtakes it.
+    /// Sends what there is to send, then reads and discards, so that no reset overtakes it.
     fn poll_lingering_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let is_late = self.watch.as_mut().is_none_or(|watch| watch.poll(cx).is_ready());
         if !is_late {
@@ -361,7 +362,7 @@ impl WebSocket {
         }
     }
 
-    /// Writes what waits here, and lets the memory go.
+    /// Writes what waits here, and frees the memory.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.taken < self.out.len() {
             let written = Pin::new(&mut self.stream).poll_write(cx, &self.out[self.taken..]);
@@ -411,7 +412,7 @@ impl AsyncWrite for WebSocket {
         let frame = [IoSlice::new(head), IoSlice::new(bytes)];
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &frame))?;
         this.next = next;
-        // What was begun is kept; the next write waits until it has gone.
+        // What was begun is kept; the next write waits until it has been sent.
         this.out.extend_from_slice(&head[written.min(length)..]);
         this.out.extend_from_slice(&bytes[written.saturating_sub(length)..]);
         if let (WebSocketState::TheyClosed(_), Some(watch)) = (&this.step, &mut this.watch) {
@@ -494,7 +495,7 @@ mod tests {
             assert!(poll_fn(|cx| Poll::Ready(socket.poll_control(cx).is_pending())).await);
             socket.write_all(b"more").await.expect("it is taken");
         }
-        // Then the client is told so, which does not wait for it either.
+        // Then the client is told, and that does not wait for it either.
         let failing = poll_fn(|cx| socket.poll_control(cx));
         let error = happens_after(CLOSE + FAREWELL, failing).await;
         assert!(error.get_ref().is_some_and(|inner| inner.is::<TimeoutError>()), "{error}");

@@ -1,5 +1,5 @@
-//! How clients of accepts that read requests say who they are: `auth` and `users`, of an accept, its service, or the
-//! DMZ half for all of them. What is in the files is `crate::auth`'s.
+//! How clients of accepts that read requests prove who they are: `auth` and `users`, of an accept, its service,
+//! or the DMZ half for all of them. The contents of the files are read in `crate::auth`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,22 +19,22 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientAuth {
     pub source: AuthSource,
-    /// What browsers show; `None`: the service's name.
+    /// The realm that browsers show; `None` means the service's name.
     pub realm: Option<String>,
-    /// Who gets in; `None`: all that are known.
+    /// The users that may come in; `None` means all known ones.
     pub users: Option<BTreeSet<String>>,
     pub credential: CredentialPolicy,
     pub preflight: PreflightPolicy,
 }
 
 impl ClientAuth {
-    /// Whether a client that is known gets in.
+    /// Whether a known client may come in.
     pub fn admits(&self, user: &str) -> bool {
         self.users.as_ref().is_none_or(|users| users.contains(user))
     }
 }
 
-/// What tells who a client is, and where that stands.
+/// What identifies a client, and the file for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AuthSource {
     /// Names with hashes of passwords.
@@ -43,21 +43,21 @@ pub enum AuthSource {
     Tokens(Box<TokenRules>),
 }
 
-/// Which tokens name a client.
+/// Which tokens identify a client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TokenRules {
-    /// What they are signed with.
+    /// The keys that they are signed with.
     pub keys: PemSource,
     pub issuer: Option<String>,
     pub audience: Option<String>,
-    /// What else they have to say.
+    /// Other claims that they must have.
     pub claims: BTreeMap<String, ClaimValue>,
-    /// Where they may stand, in this order.
+    /// Where they may be, in this order.
     pub from: Vec<TokenPlace>,
     pub expiry: ExpiryPolicy,
 }
 
-/// What a claim has to be, or to hold.
+/// The value of a claim, or one that its list must contain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ClaimValue {
     Text(String),
@@ -65,7 +65,7 @@ pub enum ClaimValue {
     Flag(bool),
 }
 
-/// Where a token stands in a request.
+/// Where a token is in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TokenPlace {
     Header,
@@ -73,7 +73,7 @@ pub enum TokenPlace {
     Query(String),
 }
 
-/// What becomes of a session whose token ends.
+/// What happens to a session whose token expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExpiryPolicy {
     GoesOn,
@@ -90,14 +90,14 @@ impl AuthSource {
     }
 }
 
-/// What becomes of the credential of a client that is let in.
+/// What happens to the credential of a client that may come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialPolicy {
     Removed,
     Passed,
 }
 
-/// What becomes of a browser's question whether a page may send a request.
+/// What happens to a browser's question whether a page may send a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PreflightPolicy {
     #[default]
@@ -112,7 +112,7 @@ struct WrittenAuth {
     is_insecure: bool,
 }
 
-/// What is written of it, at one place.
+/// The written options, at one place.
 #[derive(Clone)]
 pub(super) struct RawAuth {
     auth: ReadValue<Located<WrittenAuth>>,
@@ -130,7 +130,7 @@ impl RawAuth {
         Self { auth: ReadValue::read(fields.take(&keys::AUTH), |field| auth(&field, problems)), users }
     }
 
-    /// What is written here replaces what is written `above`, each key whole.
+    /// Options written here replace those written `above`, one key at a time.
     pub fn over(self, above: &Self) -> Self {
         Self {
             auth: if self.auth.is_absent() { above.auth.clone() } else { self.auth },
@@ -138,7 +138,7 @@ impl RawAuth {
         }
     }
 
-    /// What an accept asks of its clients. A bad value has left its problem already.
+    /// Resolves what an accept asks of its clients. A bad value has already left its problem.
     pub fn resolve(
         &self,
         address: &AcceptAddress,
@@ -207,7 +207,7 @@ fn auth(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<
     let preflight = keys::PREFLIGHT.written(&fields, problems).unwrap_or_default();
     let is_insecure = keys::AUTH_INSECURE.read(&fields, problems);
     let auth = ClientAuth { source: source?, realm, users: None, credential, preflight };
-    // Told by the key: the value is the first of its own keys.
+    // Reported at the key: the value would be the first of its own keys.
     let place = field.key_place();
     (problems.len() == before).then_some(Located { value: WrittenAuth { auth, is_insecure }, place })
 }
@@ -294,7 +294,7 @@ fn token_places(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     Some(places)
 }
 
-/// As it can stand in a challenge as it is (RFC 9110, section 5.6.4).
+/// Restricted to characters that can be used unchanged in a challenge (RFC 9110, section 5.6.4).
 fn realm(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<String> {
     let text = field.text(problems)?;
     let is_plain = |sign: u8| (b' '..=b'~').contains(&sign) && sign != b'"' && sign != b'\\';
@@ -323,7 +323,7 @@ fn user_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<BT
     (problems.len() == before).then_some(names)
 }
 
-/// Whether a user can be called so, in logs, lists and what a backend is told.
+/// Whether this is allowed as a user's name, in logs, in lists and towards a backend.
 pub fn is_user_name(text: &str) -> bool {
     (1..=defaults::USER_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
 }

@@ -19,23 +19,23 @@ use super::{
 /// What a session finally reaches.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Backend {
-    /// Answers what it is sent.
+    /// Sends back whatever it receives.
     Echo,
     Socket(RemoteServer),
     Http(HttpRemote),
 }
 
-/// A server that is asked by requests.
+/// A server that receives requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpRemote {
     pub remote: RemoteServer,
-    /// Stands in for the path of the accept; `/` where none is written.
+    /// Replaces the path of the accept; `/` if none is written.
     pub path: String,
-    /// Written `ws` or `wss`: only what becomes a WebSocket goes there.
+    /// Written `ws` or `wss`: only requests for a WebSocket go there.
     pub socket: bool,
-    /// What it calls itself beside its address.
+    /// What it calls itself besides its address.
     pub own_names: Vec<String>,
-    /// How requests name a server that has no host; `localhost` where none is written.
+    /// The host in requests to a server that has none; `localhost` if none is written.
     pub host: Option<String>,
     /// The longest wait for the head of an answer.
     pub answer: Duration,
@@ -45,18 +45,18 @@ pub struct HttpRemote {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RemoteServer {
     pub at: ServerAddress,
-    /// `None`: plain TCP.
+    /// `None` means plain TCP.
     pub tls: Option<Box<ConnectTls>>,
-    /// Whether it is told by the PROXY protocol who the client is.
+    /// Whether the PROXY protocol tells it who the client is.
     pub proxy: Option<ProxyVersion>,
-    /// Where it is dialled from.
+    /// The address of this machine to dial from.
     pub source: Option<IpAddr>,
-    /// The one of its name's addresses that is dialled, where each is a backend of its own.
+    /// The one address of its name to dial, if each of them is a backend of its own.
     pub ip: Option<IpAddr>,
 }
 
 impl RemoteServer {
-    /// Where it is dialled that is written to be there.
+    /// Where to dial for this written address.
     pub fn at_address(&self, written: &HostPort) -> HostPort {
         let host = self.ip.map_or_else(|| written.host.clone(), |ip| ip.to_string());
         HostPort { host, port: written.port }
@@ -92,7 +92,7 @@ impl fmt::Display for Backend {
 }
 
 impl Backend {
-    /// How requests name it that name no other: its port is left out where its scheme has it.
+    /// The authority for requests that name no other; its port is left out if it is the default of its scheme.
     pub fn authority(&self) -> String {
         let Some(remote) = self.remote() else { return String::new() };
         let Some(host_port) = remote.at.network() else { return self.socket_host().into() };
@@ -104,7 +104,7 @@ impl Backend {
         at.rsplit_once(':').map_or(at.clone(), |(host, _)| host.to_owned())
     }
 
-    /// The host that requests name at a Unix socket, which has none.
+    /// The host in requests to a Unix socket, which has none.
     fn socket_host(&self) -> &str {
         match self {
             Self::Http(http) => http.host.as_deref().unwrap_or("localhost"),
@@ -112,7 +112,7 @@ impl Backend {
         }
     }
 
-    /// The same at one address of its name; requests and TLS go on by the name.
+    /// The same backend at one address of its name; requests and TLS still use the name.
     pub fn at_address(&self, ip: IpAddr) -> Self {
         let mut backend = self.clone();
         match &mut backend {
@@ -127,7 +127,7 @@ impl Backend {
         Some(self.remote()?.at.network()?.host_without_zone())
     }
 
-    /// The server that is dialled; `None` where nobody is.
+    /// The server to dial; `None` if there is none.
     pub fn remote(&self) -> Option<&RemoteServer> {
         match self {
             Self::Echo => None,
@@ -136,25 +136,25 @@ impl Backend {
     }
 }
 
-/// Who a backend must be, and who the gateway is to it.
+/// Who a backend must be, and how the gateway identifies itself to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ConnectTls {
     pub ca: PemSource,
-    /// The name that its certificate carries.
+    /// The name that its certificate must have.
     pub name: String,
     pub pair: Option<KeyPair>,
-    /// What it is offered by ALPN; empty: what was agreed on with the client.
+    /// The protocols offered by ALPN; if empty, the one agreed on with the client.
     pub alpn: Vec<String>,
 }
 
-/// What a backend is to the others of its service.
+/// A backend's role among those of its service.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BackendRole {
     pub is_standby: bool,
     pub is_each: bool,
 }
 
-/// A backend, and what it is to the others.
+/// A backend, and its role among the others.
 pub(super) fn backend(
     field: &ValueReader<'_>,
     problems: &mut Vec<Problem>,

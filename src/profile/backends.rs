@@ -18,16 +18,16 @@ pub struct BackendSet {
     pub list: Vec<ListedBackend>,
     pub balance: Balance,
     pub check: Option<BackendCheck>,
-    /// One that refused, or was late, gets no sessions for so long.
+    /// How long a backend that refused, or was late, gets no sessions.
     pub rest: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListedBackend {
     pub backend: Backend,
-    /// Gets sessions only while every other is down or rests.
+    /// It gets sessions only while all others are down or rest.
     pub is_standby: bool,
-    /// Each address that its name has is a backend of its own.
+    /// Each address of its name is a backend of its own.
     pub is_each: bool,
 }
 
@@ -39,7 +39,7 @@ pub enum Balance {
     Turn,
     /// The one with the fewest open sessions.
     Least,
-    /// The same client, the same backend.
+    /// The same client always gets the same backend.
     Client,
 }
 
@@ -48,15 +48,15 @@ pub enum Balance {
 pub struct BackendCheck {
     pub every: Duration,
     pub timeout: Duration,
-    /// So many in a row that fail take it down.
+    /// This many failures in a row take it down.
     pub falls: u32,
-    /// So many in a row that pass bring it back.
+    /// This many successes in a row bring it back.
     pub rises: u32,
-    /// `None`: a connection is enough.
+    /// `None` means that a connection is enough.
     pub request: Option<CheckRequest>,
 }
 
-/// A request, and the answers that are good.
+/// A request, and the answers that count as good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckRequest {
     pub method: &'static str,
@@ -86,7 +86,7 @@ impl fmt::Display for BackendSet {
     }
 }
 
-/// The same as it was written; at least one.
+/// The same as written; at least one.
 pub(super) struct RawBackends {
     pub first: Located<Backend>,
     pub others: Vec<Located<Backend>>,
@@ -94,7 +94,7 @@ pub(super) struct RawBackends {
     balance: Balance,
     check: Option<BackendCheck>,
     rest: Duration,
-    /// When sessions are taken; of the service, and said beside what it reaches.
+    /// When sessions are accepted; a setting of the service, written beside what it reaches.
     pub hours: Option<OpeningHours>,
 }
 
@@ -107,7 +107,7 @@ impl RawBackends {
         std::iter::once(&mut self.first).chain(&mut self.others)
     }
 
-    /// Those that are asked by requests.
+    /// Those that receive requests.
     pub fn http_mut(&mut self) -> impl Iterator<Item = &mut HttpRemote> {
         self.iter_mut().filter_map(|backend| match &mut backend.value {
             Backend::Http(http) => Some(http),
@@ -115,8 +115,8 @@ impl RawBackends {
         })
     }
 
-    /// Names those that are asked by requests at Unix sockets by the first of `hosts`, unless they have a name;
-    /// whether there are any.
+    /// Gives backends at Unix sockets that receive requests the first of `hosts` as their name, unless they
+    /// have one. Returns whether there are any.
     pub fn name_sockets(&mut self, hosts: &[String]) -> bool {
         let first = hosts.first().map(|host| match host.contains(':') {
             true => format!("[{host}]"),
@@ -143,7 +143,7 @@ impl RawBackends {
     }
 }
 
-/// What a service reaches, with what it says itself of how.
+/// What a service reaches, with its own settings for that.
 pub(super) fn reached(
     fields: &MapReader<'_>,
     connect: &dyn AnyKey,
@@ -214,7 +214,7 @@ fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     Some(RawBackends { first, others: list, roles, balance, check, rest, hours: None })
 }
 
-/// How long an answer is waited for, of backends that give any.
+/// How long to wait for an answer, for backends that receive requests.
 fn read_answer(fields: &MapReader<'_>, backends: &mut ReadValue<RawBackends>, problems: &mut Vec<Problem>) {
     let Some(field) = fields.take(&keys::ANSWER) else { return };
     let answer = keys::ANSWER.read_field(&field, problems);
@@ -260,7 +260,7 @@ fn backend_check(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option
     })
 }
 
-/// A method that has no body, and what it asks for.
+/// A method that has no body, and a target.
 fn check_request(
     field: &ValueReader<'_>,
     expect: Vec<u16>,

@@ -1,5 +1,5 @@
-//! What a service carries: bytes, or HTTP. What its accepts and its `connect` speak has to agree with
-//! that, and the two halves with each other.
+//! What a service carries: bytes, or HTTP. Its accepts and its `connect` have to agree with that, and so do the
+//! two halves.
 
 use std::collections::HashMap;
 
@@ -20,10 +20,10 @@ use super::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Carries {
-    /// A stream of bytes, whatever is in it.
+    /// A stream of bytes with any contents.
     #[default]
     Bytes,
-    /// Requests and their answers, as the DMZ half has cleaned them.
+    /// Requests and their answers, as cleaned by the DMZ half.
     Http,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Display for Carries {
     }
 }
 
-/// What a service carries, and the place that says so; none where nothing does.
+/// What a service carries, and the place that says so; `None` if no place does.
 struct DeclaredCarries<'a> {
     carries: Carries,
     declared_at: Option<&'a ProfilePlace>,
@@ -46,7 +46,7 @@ pub(super) fn read(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Opti
     Some(field.at(keys::CARRIES.read_field(field, problems)?))
 }
 
-/// What a service of the DMZ half carries; `connect` is what it reaches, where this file says so.
+/// What a service of the DMZ half carries; `connect` is what it reaches, if this file says so.
 pub(super) fn dmz_carries(service: &RawDmzService, connect: Option<&Located<Backend>>) -> Carries {
     declared_by_dmz(service, connect).carries
 }
@@ -56,7 +56,7 @@ pub(super) fn internal_carries(carries: &ReadValue<Located<Carries>>, connect: &
     declared_by_internal(carries, connect).carries
 }
 
-/// Says where accepts, connects and halves do not go together.
+/// Reports accepts, connects and halves that do not go together.
 pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Problem>) {
     let inside = raw.internal.good().into_iter().flat_map(|half| &half.services);
     let inside: HashMap<&ServiceName, &RawInternalService> =
@@ -98,7 +98,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
     }
 }
 
-/// Says where halves in files of their own differ; each file has been checked for itself.
+/// Reports differences between halves in separate files; each file has been checked by itself.
 pub(super) fn compare(dmz: &[&RawDmz], internal: &[&RawInternal], problems: &mut Vec<Problem>) {
     for inner in internal.iter().flat_map(|half| &half.services) {
         let outer = dmz.iter().flat_map(|half| &half.services).filter(|outer| outer.name == inner.name);
@@ -133,7 +133,7 @@ fn declared_by_internal<'a>(
     declared(written.or(Some((carries_of_backend(&connect.value), &connect.place))))
 }
 
-/// `None` for what was refused: nothing is known of it.
+/// `None` for a value that was refused: nothing is known about it.
 fn declared_by_internal_service(service: &RawInternalService) -> Option<DeclaredCarries<'_>> {
     let is_known = !matches!(service.carries, ReadValue::Bad);
     let connect = service.connect.good().filter(|_| is_known)?;
@@ -146,7 +146,7 @@ fn declared(declaration: Option<(Carries, &ProfilePlace)>) -> DeclaredCarries<'_
     })
 }
 
-/// What clients that speak so bring; `None`: either.
+/// What clients with this scheme bring; `None` means either.
 fn carries_of_scheme(scheme: EdgeScheme) -> Option<Carries> {
     match scheme {
         EdgeScheme::Tcp | EdgeScheme::Tls => Some(Carries::Bytes),
@@ -188,14 +188,14 @@ fn check_accepts(service: &RawDmzService, declaration: &DeclaredCarries<'_>, pro
     }
 }
 
-/// Whether all that a service reaches goes with what it carries; a problem if not.
+/// Whether everything that a service reaches goes with what it carries; leaves a problem if not.
 fn check_connects(
     declaration: &DeclaredCarries<'_>,
     connect: &ReadValue<RawBackends>,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let backends = connect.good().into_iter().flat_map(RawBackends::iter);
-    // Each is looked at, so that all problems are told at once.
+    // Each is checked, so that all problems are reported at once.
     let unsound = backends.filter(|backend| !check_connect(declaration, backend, problems)).count();
     unsound == 0
 }

@@ -19,7 +19,7 @@ use crate::{
     text,
 };
 
-/// Reads `file` and what it extends. The tree's top is a map.
+/// Reads `file` and what it extends. The top of the tree is a map.
 pub(super) fn read(file: &Path, pipes: PipePolicy) -> Result<(YamlNode, Vec<Problem>), Vec<Problem>> {
     let mut chain = Vec::new();
     let mut seen = Vec::new();
@@ -43,7 +43,7 @@ pub(super) fn read(file: &Path, pipes: PipePolicy) -> Result<(YamlNode, Vec<Prob
     whole.map(|node| (node, problems)).ok_or_else(Vec::new)
 }
 
-/// `file` and those that it extends, as far as they read.
+/// `file` and the files it extends, as far as they can be read.
 pub fn files(file: &Path) -> Vec<PathBuf> {
     let mut found = vec![file.to_path_buf()];
     while let Some(path) = found.last()
@@ -85,7 +85,7 @@ fn check_extends(
     Err(fault.at(place.clone()))
 }
 
-/// The text of a file, or why there is none, told at `named_at` if another file named it.
+/// The text of a file, or why there is none; reported at `named_at` if another file named it.
 fn read_text(path: &Path, named_at: Option<ProfilePlace>, pipes: PipePolicy) -> Result<String, Problem> {
     let whole = || ProfilePlace { file: label(path), line: 0, column: 0, key: "profile".to_owned() };
     let named = text::clean_path(path);
@@ -146,7 +146,7 @@ fn take_extends(
         YamlValue::Null => None,
         YamlValue::Text(name) if !name.is_empty() => {
             let folder = path.parent().unwrap_or(Path::new(""));
-            // Through its components, which leaves out a `.` in the middle.
+            // Rebuilt from its components, which removes a `.` in the middle.
             Some((folder.join(name).components().collect(), Some(place)))
         }
         _ => {
@@ -164,7 +164,7 @@ fn remove_entry(node: &mut YamlNode, key: &str) -> Option<YamlEntry> {
     Some(entries.remove(index))
 }
 
-/// Maps merge, lists and scalars replace, null removes.
+/// Maps are merged, lists and scalars replace, null removes.
 fn merge(under: YamlNode, over: YamlNode) -> YamlNode {
     match (under.value, over.value) {
         (YamlValue::Map(under), YamlValue::Map(over_entries)) => {
@@ -197,10 +197,10 @@ fn merge_entries(under: Vec<YamlEntry>, over: Vec<YamlEntry>) -> Vec<YamlEntry> 
     slots.into_iter().flatten().collect()
 }
 
-/// `extends` chains longer than this are lost track of by people, too.
+/// People lose track of longer `extends` chains, too.
 const CHAIN_MAX: usize = 16;
 
-/// A thousand services with every key written out are below 300 KiB.
+/// A thousand services with every key written out take less than 300 KiB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 #[cfg(test)]
@@ -213,7 +213,7 @@ mod tests {
         yaml::read(text, &source).expect("the text of a test reads").0
     }
 
-    /// The tree without its places, on one line.
+    /// The tree without positions, on one line.
     fn plain(node: &YamlNode) -> String {
         match &node.value {
             YamlValue::Map(entries) => {

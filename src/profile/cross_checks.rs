@@ -1,4 +1,4 @@
-//! What has to agree between keys that stand apart: ports, the two halves' services, peers.
+//! What has to agree between different keys: ports, the two halves' services, peers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +15,7 @@ use super::{
     source,
 };
 
-/// Checks what concerns several keys; without a mode, what does not depend on it.
+/// Checks everything that concerns several keys; without a mode, only what does not depend on it.
 pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Problem>) {
     if let Some(mode) = mode {
         check_ports(raw, mode, problems);
@@ -44,7 +44,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
     }
 }
 
-/// Two listeners of one mode on one address.
+/// Two listeners of one mode at the same address.
 fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     let mut taken = TakenPorts::default();
     let dmz_link = raw.dmz.good().and_then(|dmz| dmz.link.good()).and_then(|link| link.ends.listen.good());
@@ -86,7 +86,7 @@ fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A port that somebody else holds can not be closed.
+/// A port that another process holds cannot be closed.
 fn check_unready_ports(dmz: &RawDmz, problems: &mut Vec<Problem>) {
     let refuses = |service: &&RawDmzService| service.unready.unwrap_or(dmz.unready) == UnreadyPolicy::Refuse;
     let accepts = dmz.services.iter().filter(refuses).flat_map(|service| &service.accept.list);
@@ -97,10 +97,10 @@ fn check_unready_ports(dmz: &RawDmz, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Why a client's first bytes can not tell which of two accepts it means.
+/// Why a client's first bytes cannot tell which of two accepts it wants.
 enum AcceptClash<'a> {
     Whole,
-    /// They want the same host and path.
+    /// They have the same host and path.
     Requests,
     Proxy,
     Name(&'a str),
@@ -124,7 +124,7 @@ fn find_clash<'a>(one: &'a Accept, other: &Accept) -> Option<AcceptClash<'a>> {
     if !says_name(one) || !says_name(other) || (one.sni.is_empty() && other.sni.is_empty()) {
         return Some(AcceptClash::Whole);
     }
-    // Who a client is has to be known before what it asks for is read.
+    // It must be known who a client is before its request is read.
     if one.proxy != other.proxy {
         return Some(AcceptClash::Proxy);
     }
@@ -148,7 +148,7 @@ fn same_name(name: &str, place: &ProfilePlace, other: &ProfilePlace) -> Problem 
     ValueProblem::new(what, "give it to one of the two alone").at(place.clone())
 }
 
-/// The hosts that are listened on, by port.
+/// The hosts of listeners, by port.
 #[derive(Default)]
 struct TakenPorts<'a>(HashMap<u16, Vec<(&'a str, &'a ProfilePlace)>>);
 
@@ -167,15 +167,15 @@ impl<'a> TakenPorts<'a> {
     }
 }
 
-/// Whether two hosts have an address in common, as far as can be known before they are looked up. IPv4
-/// and IPv6 have none.
+/// Whether two hosts have an address in common, as far as that can be known before they are looked up. IPv4 and
+/// IPv6 never have.
 fn hosts_overlap(one: &str, other: &str) -> bool {
     if one == other {
         return true;
     }
     match (addresses(one), addresses(other)) {
         (Some(ours), Some(theirs)) => ours.iter().any(|our| theirs.iter().any(|their| is_within(our, their))),
-        // A name's address may be that of a wildcard.
+        // A name may have an address that a wildcard covers.
         (Some(known), None) | (None, Some(known)) => known.iter().any(IpAddr::is_unspecified),
         (None, None) => false,
     }
@@ -185,7 +185,7 @@ fn is_within(one: &IpAddr, other: &IpAddr) -> bool {
     one == other || one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified())
 }
 
-/// What is known without a look-up (RFC 6761, section 6.3, for the one name).
+/// The addresses known without a look-up (RFC 6761, section 6.3, for the one name).
 fn addresses(host: &str) -> Option<Vec<IpAddr>> {
     match host {
         "localhost" => Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
@@ -198,7 +198,7 @@ fn collision(at: &HostPort, place: &ProfilePlace, other: &ProfilePlace) -> Probl
     ValueProblem::new(what, "give one of the two another port").at(place.clone())
 }
 
-/// A switch from one mode to the other holds both link listeners for a moment.
+/// During a switch between the modes, both link listeners are open for a moment.
 fn check_link_listeners(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec<Problem>) {
     let dmz = dmz.link.good().and_then(|link| link.ends.listen.good());
     let internal = internal.link.good().and_then(|link| link.ends.listen.good());
@@ -211,8 +211,8 @@ fn check_link_listeners(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec
     }
 }
 
-/// Services of the DMZ halves and of the internal ones belong together by name. Where one half's
-/// names do not read, nothing can be said of the others'.
+/// Services of the DMZ halves and of the internal ones belong together by name. If one half's names cannot be
+/// read, nothing can be said about the others'.
 pub(super) fn check_partners(dmz: &[&RawDmz], internal: &[&RawInternal], problems: &mut Vec<Problem>) {
     let outside: Option<Vec<_>> = dmz.iter().map(|half| half.names.good()).collect();
     let inside: Option<Vec<_>> = internal.iter().map(|half| half.names.good()).collect();
@@ -238,7 +238,7 @@ fn unpaired_problem(
     }
 }
 
-/// A service's peers are some of the link's: any other name could never be met.
+/// A service's peers must be among the link's: any other name could never appear.
 fn check_known_peers<'a>(
     tls: Option<&ReadValue<LinkTls>>,
     peers: impl Iterator<Item = &'a Located<String>>,

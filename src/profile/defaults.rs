@@ -1,13 +1,12 @@
-//! The value of each key that a profile leaves out, and the range of each number, beside the
-//! reason.
+//! The default of each key and the range of each number, with the reasons.
 
 use std::{ops::RangeInclusive, time::Duration};
 
-/// What counts as healthy on the DMZ half: the default of the internal half, so that the two
-/// agree without a word in either profile.
+/// What counts as healthy on the DMZ half: the default of the internal half, so that the two agree if neither
+/// profile says anything.
 pub const DMZ_PREPARED: usize = 8;
 
-/// A link is dialled in well under a second; a client that waited three is not helped by more.
+/// A link is dialled in well under a second; waiting longer than three does not help a client.
 pub const WAIT: Duration = Duration::from_secs(3);
 
 /// A waiting client is a socket and a few hundred bytes: this many cost less than 1 MiB.
@@ -27,29 +26,30 @@ pub const MAXIMUM: usize = 1024;
 /// Shorter than most firewalls and proxies keep a connection, and rare enough to cost nothing.
 pub const RETIRE: Duration = Duration::from_secs(60 * 60);
 
-/// What a loss takes stays small, and eight links carry 2,000 sessions.
+/// A lost link takes only a few sessions with it, and eight links carry 2,000.
 pub const SESSIONS_PER_LINK: usize = 256;
 
 /// Short enough that a DMZ gateway that restarts is found again within its clients' wait.
 pub const RETRY_FIRST: Duration = Duration::from_millis(500);
 
-/// A DMZ gateway that is away for long is asked this often.
+/// How often to try a DMZ gateway that is away for long.
 pub const RETRY_MAXIMUM: Duration = Duration::from_secs(2);
 
-/// Within what service managers wait for (90 s) before they kill.
+/// Less than service managers wait (90 s) before they kill.
 pub const DRAIN: Duration = Duration::from_secs(30);
 
-/// More than the ports of one address would be dialled from.
+/// More than could be dialled from the ports of one address.
 pub const PREPARED_RANGE: RangeInclusive<usize> = 1..=65_535;
 
-/// Replaced more often, links would do little else.
+/// If they were replaced more often, links would do little else.
 pub const RETIRE_RANGE: RangeInclusive<Duration> =
     RangeInclusive::new(Duration::from_secs(60), Duration::from_secs(24 * 60 * 60));
 
-/// One is as over SOCKS5; the most is what two bytes of `hello` and one task can serve well.
+/// A minimum of one works as over SOCKS5; the maximum is what two bytes of `hello` and one task can handle
+/// well.
 pub const SESSIONS_PER_LINK_RANGE: RangeInclusive<usize> = 1..=16_384;
 
-/// None may wait, too: then a client without a ready link is refused at once.
+/// With zero, a client without a ready link is refused at once.
 pub const WAITERS_RANGE: RangeInclusive<usize> = 0..=1_000_000;
 
 pub const SESSIONS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
@@ -63,7 +63,7 @@ pub const ACCEPTS_MAX: usize = 64;
 
 pub const PEERS_MAX: usize = 256;
 
-/// More than a plan for a week has lines.
+/// More lines than a plan for a week needs.
 pub const HOURS_MAX: usize = 64;
 
 /// Files with lists of revoked certificates.
@@ -91,32 +91,32 @@ pub const ALPN_NAMES_MAX: usize = 16;
 /// As large as what a link carries at once: a stream of bytes comes in smaller messages.
 pub const MESSAGE_LIMIT: usize = 128 * 1024;
 
-/// A message is held in memory until it is whole.
+/// A message is held in memory until it is complete.
 pub const MESSAGE_LIMIT_RANGE: RangeInclusive<usize> = 1024..=64 * 1024 * 1024;
 
-/// What nginx and HAProxy users are used to: longer than any page takes, shorter than people wait.
+/// The value that users of nginx and HAProxy are used to: longer than any page takes, shorter than people wait.
 pub const ANSWER: Duration = Duration::from_secs(60);
 
-/// A body that brings nothing for so long has stopped.
+/// A body without data for this long has stalled.
 pub const BODY: Duration = Duration::from_secs(60);
 
-/// Longer than browsers keep a connection that they do not use.
+/// Longer than browsers keep an unused connection.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Networks of the proxies before one accept.
 pub const NETWORKS_MAX: usize = 256;
 
-/// Networks of clients, in one list: those of a country, and looked up one by one for each client.
+/// Networks of clients in one list: enough for a whole country, though looked up one by one for each client.
 pub const CLIENT_NETWORKS_MAX: usize = 4096;
 
 /// Gateways of one link: each has a pool for each service.
 pub const GATEWAYS_MAX: usize = 64;
-/// Name servers of a profile; each that is silent costs two seconds.
+/// Name servers of a profile; each silent one costs two seconds.
 pub const NAME_SERVERS_MAX: usize = 8;
 
 /// Backends of one service.
 pub const BACKENDS_MAX: usize = 64;
-/// One that refused is asked again after this time: long enough that a dead one costs next to nothing.
+/// When a backend that refused is tried again: so seldom that a dead one costs next to nothing.
 pub const REST: Duration = Duration::from_secs(10);
 pub const CHECK_EVERY: Duration = Duration::from_secs(5);
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);

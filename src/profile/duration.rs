@@ -35,7 +35,7 @@ fn fault(what: String) -> ValueProblem {
     ValueProblem::new(what, "write a whole number and its unit: `500ms`, `30s`, `5m`, `2h`")
 }
 
-/// How a profile would write it, in the largest unit that fits.
+/// The duration as a profile would write it, in the largest unit that fits.
 pub(super) fn format_duration(duration: Duration) -> String {
     let duration_ms = duration.as_millis();
     let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
@@ -46,7 +46,7 @@ pub(super) fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// Timers count further than this, but nobody means it.
+/// Timers go further than this, but nobody means it.
 const DURATION_MAX_MS: u64 = 365 * 24 * 3_600_000;
 
 #[cfg(test)]

@@ -20,14 +20,14 @@ use super::{
 pub struct Accept {
     pub address: AcceptAddress,
     pub bind: BindPolicy,
-    /// Of a `tls`, `wss` or `https` accept, and of no other.
+    /// Only for a `tls`, `wss` or `https` accept.
     pub tls: Option<AcceptTls>,
-    /// Of an accept that reads requests, and of no other.
+    /// Only for an accept that reads requests.
     pub web: Option<WebOptions>,
-    /// The names in a ClientHello that mean this service; none: any, and no name at all.
+    /// The names in a ClientHello that select this service; if empty, any name, or none.
     pub sni: Vec<String>,
-    /// Clients come through proxies in these networks, which say who they are (the PROXY protocol),
-    /// and nobody else comes in.
+    /// Clients come through proxies in these networks, which say who the clients are (the PROXY protocol);
+    /// nobody else may connect.
     pub proxy: Option<Vec<Network>>,
 }
 
@@ -36,17 +36,17 @@ pub const WEB_ALPN: &str = "http/1.1";
 /// RFC 7301, section 3.1.
 const ALPN_NAME_BYTES_MAX: usize = 255;
 
-/// Who a service is to its clients, and who they may be.
+/// How a service identifies itself to its clients, and who they may be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AcceptTls {
     pub pair: KeyPair,
     pub clients: ClientCheck,
     pub min_version: TlsVersion,
-    /// What may be agreed on by ALPN where bytes are carried, the preferred one first.
+    /// The protocols for ALPN if bytes are carried, the preferred one first.
     pub alpn: Vec<String>,
 }
 
-/// The oldest TLS that is spoken with clients.
+/// The oldest TLS version for clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum TlsVersion {
     #[default]
@@ -54,7 +54,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// A certificate and its key, not yet opened.
+/// A certificate and its key, not opened yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyPair {
     pub certificate: PemSource,
@@ -65,22 +65,22 @@ pub struct KeyPair {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ClientCheck {
     Nobody,
-    /// Whoever shows one shows a good one.
+    /// A client that shows a certificate must show a valid one.
     Optional(ClientCertificates),
     Required(ClientCertificates),
 }
 
-/// Which certificates of clients are good.
+/// Which certificates of clients are valid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientCertificates {
     pub ca: PemSource,
-    /// Names of which a certificate must carry one; `None`: whatever it carries.
+    /// A certificate must have one of these names; `None` means any.
     pub names: Option<Vec<String>>,
     pub revoked: RevokedFiles,
 }
 
 impl AcceptTls {
-    /// Which certificates of clients are good, where any are asked for.
+    /// Which certificates of clients are valid, if any are requested.
     pub fn client_certificates(&self) -> Option<&ClientCertificates> {
         match &self.clients {
             ClientCheck::Nobody => None,
@@ -89,7 +89,7 @@ impl AcceptTls {
     }
 }
 
-/// Options that a service has for all of its accepts, or an accept for itself.
+/// Options that a service sets for all of its accepts, or an accept for itself.
 struct AcceptOptions {
     tls: ReadValue<Located<AcceptTls>>,
     sni: Option<Vec<String>>,
@@ -98,14 +98,15 @@ struct AcceptOptions {
     auth: RawAuth,
 }
 
-/// Where clients of a service come in, and the places of what is said of a WebSocket's frames.
+/// Where clients of a service come in, and the places of options for WebSocket frames.
 #[derive(Default)]
 pub(super) struct ServiceAccepts {
     pub list: Vec<Located<Accept>>,
     pub of_frames: Vec<ProfilePlace>,
 }
 
-/// The accepts of a service, with what the service says for all of them, and the half for all services.
+/// The accepts of a service, with the options that the service sets for all of them, and the half for all
+/// services.
 pub(super) fn accepts(
     field: Option<&ValueReader<'_>>,
     service: &MapReader<'_>,
@@ -224,7 +225,7 @@ impl AcceptOptions {
     }
 }
 
-/// The networks of the proxies before an accept.
+/// The networks of the proxies in front of an accept.
 pub(super) fn proxies(
     field: &ValueReader<'_>,
     map: &'static KeyMap,
@@ -249,7 +250,7 @@ pub(super) fn proxies(
     (problems.len() == before).then_some(networks)
 }
 
-/// Names that a ClientHello may ask for; `*.` stands for one label.
+/// Names that a ClientHello may ask for; `*.` matches one label.
 fn server_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
     let mut seen = HashSet::new();
     for item in field.one_or_many(defaults::NAMES_MAX, problems)? {
@@ -286,7 +287,7 @@ fn accept_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Lo
     let names = fields.take(&keys::CLIENT_NAMES);
     let verification = match fields.take(&keys::VERIFY_CLIENT) {
         Some(field) => keys::VERIFY_CLIENT.read_field(&field, problems)?,
-        // Whoever names an authority wants clients to come from it.
+        // Whoever names an authority wants clients to have certificates from it.
         None if ca.is_some() => ClientVerification::Required,
         None => ClientVerification::None,
     };
@@ -333,7 +334,7 @@ pub(super) fn alpn_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -
     (problems.len() == before).then_some(names)
 }
 
-/// Where requests are read or sent, HTTP/1.1 is spoken and nothing else.
+/// Where requests are read or sent, only HTTP/1.1 is spoken.
 pub(super) fn check_web_alpn(scheme: EdgeScheme, alpn: &[String]) -> Result<(), ValueProblem> {
     match alpn.iter().find(|name| scheme.is_web() && *name != WEB_ALPN) {
         None => Ok(()),
@@ -364,7 +365,7 @@ fn clients(
     Some(ClientCertificates { ca: material(&ca, problems)?, names, revoked })
 }
 
-/// `certificate` and `key`, where both are there and good.
+/// `certificate` and `key`, if both are present and valid.
 pub(super) fn key_pair(
     fields: &MapReader<'_>,
     certificate: &dyn AnyKey,

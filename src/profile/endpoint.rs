@@ -16,8 +16,8 @@ use super::{
     server_address::socket_path,
 };
 
-/// A host (a name, an IPv4 address, or an IPv6 address without its brackets, which may have a zone)
-/// and a port.
+/// A host and a port. The host is a name, an IPv4 address, or an IPv6 address without its brackets, which may
+/// have a zone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostPort {
     pub host: String,
@@ -36,13 +36,13 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// What is done where an address that is to be listened on is not there.
+/// What to do if an address to listen on does not exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum BindPolicy {
     /// The gateway does not start, or stays as it is.
     #[default]
     Now,
-    /// It is tried again until it is there, and everything else runs.
+    /// It is tried again until it exists, while everything else runs.
     Wait,
 }
 
@@ -51,11 +51,11 @@ pub enum BindPolicy {
 pub struct AcceptAddress {
     pub scheme: EdgeScheme,
     pub at: HostPort,
-    /// Of a request, and all paths below it; `/` where none is written.
+    /// The path of a request, including everything below it; `/` if none is written.
     pub path: String,
 }
 
-/// What is spoken with clients, or with a backend.
+/// The protocol with clients, or with a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EdgeScheme {
     Tcp,
@@ -63,7 +63,7 @@ pub enum EdgeScheme {
     Tls,
     /// A WebSocket.
     Ws,
-    /// The same within TLS.
+    /// A WebSocket within TLS.
     Wss,
     Http,
     Https,
@@ -90,7 +90,7 @@ impl EdgeScheme {
         }
     }
 
-    /// Reads what follows the scheme.
+    /// Parses what follows the scheme.
     fn parse_rest(
         self,
         text: &str,
@@ -133,14 +133,14 @@ impl fmt::Display for AcceptAddress {
 /// What a session finally reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum BackendAddress {
-    /// Answers what it is sent.
+    /// Sends back whatever it receives.
     Echo,
     Remote {
         scheme: EdgeScheme,
         at: HostPort,
         path: String,
     },
-    /// A socket of this machine, where bytes or requests go.
+    /// A socket of this machine, for bytes or requests.
     Unix {
         carries: Carries,
         file: PathBuf,
@@ -194,7 +194,7 @@ impl HostPort {
         host_port(text, PortUse::Listening, "127.0.0.1:9464")
     }
 
-    /// The name of a socket that the process is started with, where it is one of those.
+    /// The name of the socket that the process is started with, if it is one.
     pub fn passed_name(&self) -> Option<&str> {
         self.host.strip_prefix(PASSED)
     }
@@ -204,17 +204,17 @@ impl HostPort {
         self.port == 0 && self.passed_name().is_none()
     }
 
-    /// Whether it is an address and no name, so that nothing is looked up.
+    /// Whether it is an address, so that no name is looked up.
     pub fn is_address(&self) -> bool {
         self.host.contains(':') || self.host.parse::<IpAddr>().is_ok()
     }
 
-    /// The host as others know it: a zone means something on this machine alone (RFC 6874, section 1).
+    /// The host as other machines know it: a zone means something only on this machine (RFC 6874, section 1).
     pub fn host_without_zone(&self) -> &str {
         self.host.split_once('%').map_or(&self.host, |(host, _)| host)
     }
 
-    /// Reaches no further than this machine, whatever the network.
+    /// Can be reached only from this machine, whatever the network.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
@@ -265,7 +265,7 @@ pub(super) fn path(text: &str) -> Result<String, ValueProblem> {
     Err(ValueProblem::new(what, "write plain segments, `/orders/live`, without `?`, `#`, `%` or `..`"))
 }
 
-/// What a port is for: a free one (0) can be taken for listening only.
+/// What a port is for: a free one (0) is possible only for listening.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PortUse {
     Listening,
@@ -288,13 +288,13 @@ const CONNECT: AllowedUrlSchemes = AllowedUrlSchemes {
     example: "tcp://127.0.0.1:9000",
 };
 
-/// The scheme, which is one of those known, and what follows it.
+/// The scheme, which must be one of these, and what follows it.
 pub(super) fn split<'a>(
     text: &'a str,
     schemes: &AllowedUrlSchemes,
 ) -> Result<(&'static str, &'a str), ValueProblem> {
-    // First of all, since the text must not be shown if it holds a password.
-    // A path may hold the sign as well.
+    // Checked first, since the text must not be shown if it contains a password. A path may contain the
+    // character as well.
     let needs_none = |rest: &str| rest.starts_with(PASSED) || rest.starts_with('/');
     let holds_no_login = text.split_once("://").is_some_and(|(_, rest)| needs_none(rest));
     if text.contains('@') && !holds_no_login {
@@ -318,7 +318,7 @@ pub(super) fn split<'a>(
     Err(ValueProblem::new(what, format!("use `{}`", schemes.known.join("` or `"))))
 }
 
-/// Reads `HOST:PORT`, and nothing after it.
+/// Parses `HOST:PORT`, and nothing after it.
 pub(super) fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Result<HostPort, ValueProblem> {
     if let Some(name) = text.strip_prefix(PASSED) {
         return passed_socket(name, use_of_port, example);
@@ -355,10 +355,10 @@ pub(super) fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Resu
     }
 }
 
-/// Before the name of a socket that was passed in.
+/// Comes before the name of a socket that was passed in.
 const PASSED: &str = "fd@";
 
-/// A socket that a service manager passes in by this name.
+/// A socket that a service manager passes in with this name.
 fn passed_socket(name: &str, use_of_port: PortUse, example: &str) -> Result<HostPort, ValueProblem> {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     match use_of_port {
@@ -379,7 +379,7 @@ fn number(port: &str) -> Option<u16> {
     digits.then(|| port.parse().ok()).flatten()
 }
 
-/// The host in its one spelling: lower case, and addresses as the standard library writes them.
+/// The host in its canonical spelling: lower case, and addresses as the standard library writes them.
 pub(super) fn host_of(text: &str) -> Result<String, ValueProblem> {
     let advice = "write a name, an IPv4 address, or an IPv6 address in brackets";
     if text.is_empty() {
@@ -395,7 +395,7 @@ pub(super) fn host_of(text: &str) -> Result<String, ValueProblem> {
         let (ip, zone) = inner.split_once('%').map_or((inner, None), |(ip, zone)| (ip, Some(zone)));
         let ip = ip.parse::<Ipv6Addr>().map_err(|_| fault())?;
         return match zone {
-            // An IPv4 address in other words is that address.
+            // An IPv4-mapped address is that IPv4 address.
             None => Ok(ip.to_canonical().to_string()),
             Some(zone) => parse_zoned(ip, zone),
         };
@@ -408,14 +408,14 @@ pub(super) fn host_of(text: &str) -> Result<String, ValueProblem> {
     }
 }
 
-/// An address of one link of this machine, whose interface tells which one (RFC 4007, section 11).
+/// A link-local address, with the interface that says which link it is on (RFC 4007, section 11).
 fn parse_zoned(ip: Ipv6Addr, zone: &str) -> Result<String, ValueProblem> {
     let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !ip.is_unicast_link_local() {
         let what = format!("`{ip}` is no link-local address, and only those have a zone");
         return Err(ValueProblem::new(what, format!("remove the `%{}`", quote_for_problem(zone))));
     }
-    // An interface's name has 15 bytes at most (IFNAMSIZ).
+    // An interface's name has at most 15 bytes (IFNAMSIZ).
     if !(1..=15).contains(&zone.len()) || !zone.bytes().all(sign) {
         let what = format!("`{}` is no interface's name", quote_for_problem(zone));
         return Err(ValueProblem::new(what, "write it as `ip link` shows it, `[fe80::1%eth0]`"));
@@ -423,8 +423,8 @@ fn parse_zoned(ip: Ipv6Addr, zone: &str) -> Result<String, ValueProblem> {
     Ok(format!("{ip}%{zone}"))
 }
 
-/// A DNS name of letters, digits, `-` and `_`. A last label of digits alone is an IPv4 address
-/// with a slip in it (RFC 1123, section 2.1).
+/// A DNS name of letters, digits, `-` and `_`. If the last label has only digits, it is a mistyped IPv4 address
+/// (RFC 1123, section 2.1).
 pub(super) fn is_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');

@@ -1,5 +1,5 @@
-//! Takes single values out of the merged tree: each reader returns the value, or leaves a
-//! problem and returns `None`, so that reading goes on and finds the next problem, too.
+//! Reads single values from the merged tree. Each reader returns the value, or leaves a problem and returns
+//! `None`, so that reading continues and finds the next problem, too.
 
 use std::{collections::HashSet, ops::RangeInclusive, time::Duration};
 
@@ -11,14 +11,14 @@ use super::{
     yaml::{SourcePosition, YamlEntry, YamlNode, YamlValue, join_path},
 };
 
-/// A value and the place that it is told by.
+/// A value and the place at which it is reported.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Located<T> {
     pub value: T,
     pub place: ProfilePlace,
 }
 
-/// What became of a key. A bad value has its problem already: nothing more is to be said of it.
+/// The result of reading a key. For a bad value, the problem has already been left.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ReadValue<T> {
     Absent,
@@ -48,18 +48,18 @@ impl<T> ReadValue<T> {
     }
 }
 
-/// Whether a duration of nothing means something.
+/// Whether a duration of zero has a meaning.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ZeroDuration {
     Allowed,
     Refused,
 }
 
-/// A map whose keys are known ones.
+/// A map with known keys.
 pub(super) struct MapReader<'a> {
     path: String,
     keys: &'static KeyMap,
-    /// Where the map's own key stands.
+    /// The place of the map's own key.
     pub place: ProfilePlace,
     entries: &'a [YamlEntry],
 }
@@ -81,7 +81,7 @@ impl<'a> MapReader<'a> {
         (entry.node.value != YamlValue::Null).then_some(field)
     }
 
-    /// Says that `key` is missing from this map, unless it is there with a slip in it.
+    /// Reports that `key` is missing from this map, unless it is there misspelled.
     pub fn report_missing(&self, key: &dyn AnyKey, advice: impl Into<String>, problems: &mut Vec<Problem>) {
         let key = key.name();
         if self.entries.iter().any(|entry| self.keys.meant(&entry.key) == Some(key)) {
@@ -95,19 +95,19 @@ impl<'a> MapReader<'a> {
 /// One value, and the key that it belongs to.
 #[derive(Clone)]
 pub(super) struct ValueReader<'a> {
-    /// Dotted, and with the index of an item of a list.
+    /// Dotted, with the index for an item of a list.
     pub path: String,
     position: &'a SourcePosition,
     pub node: &'a YamlNode,
 }
 
 impl<'a> ValueReader<'a> {
-    /// Where the value stands.
+    /// The position of the value.
     pub fn place(&self) -> ProfilePlace {
         self.node.position.place(&self.path)
     }
 
-    /// Where the key stands.
+    /// The position of the key.
     pub fn key_place(&self) -> ProfilePlace {
         self.position.place(&self.path)
     }
@@ -122,7 +122,7 @@ impl<'a> ValueReader<'a> {
         None
     }
 
-    /// Leaves a problem: the value is of another type than `wanted`.
+    /// Leaves a problem: the value does not have the type `wanted`.
     pub fn refuse_type<T>(&self, wanted: &str, advice: &str, problems: &mut Vec<Problem>) -> Option<T> {
         let is = match &self.node.value {
             YamlValue::Null => "nothing",
@@ -148,7 +148,7 @@ impl<'a> ValueReader<'a> {
         Some(MapReader { path: self.path.clone(), keys, place: self.key_place(), entries })
     }
 
-    /// The names and values of a map whose keys are the operator's own.
+    /// The names and values of a map whose keys the operator chooses.
     pub fn named(&self, problems: &mut Vec<Problem>) -> Option<Vec<(&'a str, ValueReader<'a>)>> {
         let YamlValue::Map(entries) = &self.node.value else {
             return self.refuse_type(
@@ -235,7 +235,7 @@ impl<'a> ValueReader<'a> {
         Some(items.iter().enumerate().map(item).collect())
     }
 
-    /// A single value stands for a list of one.
+    /// A single value counts as a list of one.
     pub fn one_or_many(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<ValueReader<'a>>> {
         match &self.node.value {
             YamlValue::List(_) => self.items(max, problems),
@@ -243,7 +243,7 @@ impl<'a> ValueReader<'a> {
         }
     }
 
-    /// Names that a certificate can carry.
+    /// Names that a certificate can contain.
     pub fn names(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<Located<String>>> {
         let before = problems.len();
         let mut seen = HashSet::new();

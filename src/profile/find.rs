@@ -1,4 +1,4 @@
-//! Which file a profile's name stands for.
+//! Which file a profile's name refers to.
 
 use std::{
     fs,
@@ -8,8 +8,8 @@ use std::{
 use super::problem::{Problem, ProfilePlace, ValueProblem};
 use crate::text;
 
-/// The file that `name_or_file` means: itself if it looks like a file's name, else `NAME.yaml`
-/// in the first of the folders that has it.
+/// The file for `name_or_file`: that file if it looks like a file's name, or else `NAME.yaml` in the first
+/// folder that has it.
 pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem> {
     let ends = |ending: &str| name_or_file.ends_with(ending);
     if name_or_file.contains(['/', MAIN_SEPARATOR]) || ends(".yaml") || ends(".yml") {
@@ -34,8 +34,8 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
     })
 }
 
-/// The profiles of a folder, by name. A folder that is not there has none; what is no plain file is
-/// listed, so that it can be told what is wrong with it.
+/// The profiles of a folder, sorted by name. A missing folder has none. Anything that is not a plain file is
+/// listed too, so that the problem can be shown.
 pub fn list(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let is_profile =

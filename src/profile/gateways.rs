@@ -1,4 +1,4 @@
-//! Which gateways of a name links are kept to, and the name servers that are asked for them.
+//! Which gateways behind a name get links, and which name servers are asked for them.
 
 use std::{
     collections::HashSet,
@@ -20,18 +20,19 @@ pub enum GatewaysOfName {
     /// One: whichever of its addresses answers.
     #[default]
     Any,
-    /// One at each address that the name has.
+    /// One at each address of the name.
     Each,
-    /// One of those: the address is one of this name's.
+    /// One of those: the address belongs to this name.
     One(Arc<str>),
-    /// One at each target of the name's SRV records, which have the ports.
+    /// One at each target of the name's SRV records, which also have the ports.
     Service,
-    /// One of those: the address is a target of this name's.
+    /// One of those: the address is a target of this name.
     Target(Arc<str>),
 }
 
 impl HostPort {
-    /// A target of SRV records; none where nobody can be reached (RFC 2782: `.` says that there is no such service).
+    /// A target of SRV records; `None` if it cannot be reached (RFC 2782: `.` means that there is no such
+    /// service).
     pub fn of_record(target: &str, port: u16) -> Option<Self> {
         let host = target.strip_suffix('.').unwrap_or(target).to_ascii_lowercase();
         (port != 0 && is_name(&host)).then_some(Self { host, port })
@@ -53,7 +54,7 @@ impl LinkAddress {
         }
     }
 
-    /// The gateway at one target of the records of its name.
+    /// The gateway at one target of its name's records.
     pub fn at_target(&self, target: &HostPort) -> Self {
         Self {
             at: target.clone(),
@@ -62,7 +63,7 @@ impl LinkAddress {
         }
     }
 
-    /// The host as others know it: what its certificate carries, where that is asked for.
+    /// The host as other machines know it: the name in its certificate, where that is checked.
     pub fn host_name(&self) -> &str {
         match &self.gateways {
             GatewaysOfName::One(name) => name,
@@ -73,7 +74,7 @@ impl LinkAddress {
         }
     }
 
-    /// The name of the profile that it is one of the gateways of.
+    /// The name in the profile to which this gateway belongs.
     pub fn followed_name(&self) -> Option<&str> {
         match &self.gateways {
             GatewaysOfName::One(name) | GatewaysOfName::Target(name) => Some(name),
@@ -82,7 +83,7 @@ impl LinkAddress {
     }
 }
 
-/// Reads what the map of an address says.
+/// Reads the options in the map of an address.
 pub(super) fn read(
     options: &MapReader<'_>,
     address: &LinkAddress,

@@ -1,5 +1,5 @@
-//! Who gets in, and how much one client gets: `clients`, `per_client`, `rate` and `session_limit`, of a service
-//! or of the DMZ half for all of them. What follows from them is `admission`'s.
+//! Which clients may come in, and how much one client gets: `clients`, `per_client`, `rate` and
+//! `session_limit`, of a service or of the DMZ half for all of them. These rules are applied in `admission`.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
     yaml::YamlValue,
 };
 
-/// What a service asks of its clients.
+/// The rules of a service for its clients.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClientRules {
     pub filter: Option<ClientFilter>,
@@ -21,12 +21,12 @@ pub struct ClientRules {
     pub session_limit: Option<Duration>,
 }
 
-/// Which clients get in.
+/// Which clients may come in.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClientFilter {
-    /// By the number of bits that count, so that the longest is looked up first.
+    /// By the number of bits, so that the longest prefix is looked up first.
     networks: BTreeMap<u8, BTreeMap<Network, FilterRule>>,
-    /// Whether anything is allowed by name, so that all else is not.
+    /// Whether any network is allowed explicitly, so that all others are not.
     has_allowed: bool,
 }
 
@@ -36,7 +36,7 @@ enum FilterRule {
     Deny,
 }
 
-/// Why a client does not get in.
+/// Why a client may not come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FilterRefusal {
     Denied(Network),
@@ -76,11 +76,11 @@ pub struct ClientLimits {
 /// What one client, or one DMZ gateway, may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionLimits {
-    /// Sessions at once.
+    /// Concurrent sessions.
     pub sessions: Option<usize>,
-    /// New ones.
+    /// New sessions.
     pub rate: Option<NewSessionRate>,
-    /// Of these, so many at once.
+    /// How many of these at once.
     pub burst: u32,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for SessionLimits {
     }
 }
 
-/// Over what the sessions of one client are counted.
+/// What the sessions of one client are counted over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientScope {
     Service,
@@ -101,7 +101,7 @@ pub enum ClientScope {
     Half,
 }
 
-/// So many new sessions in so long.
+/// This many new sessions in this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewSessionRate {
     pub count: u32,
@@ -140,11 +140,11 @@ impl fmt::Display for ByteRate {
     }
 }
 
-/// How fast bytes go, each way.
+/// Speed limits for the bytes in each direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ByteRates {
     pub session: Option<ByteRate>,
-    /// Of all sessions of the service together.
+    /// For all sessions of the service together.
     pub service: Option<ByteRate>,
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for ByteRates {
     }
 }
 
-/// What is written of it, at a service or at the half.
+/// The written options, at a service or at the half.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RawClientRules {
     filter: Option<ClientFilter>,
@@ -180,7 +180,7 @@ impl RawClientRules {
         }
     }
 
-    /// What is written here replaces what is written `above`, each key whole.
+    /// Options written here replace those written `above`, one key at a time.
     pub fn resolve_over(&self, above: &Self) -> ClientRules {
         ClientRules {
             filter: self.filter.as_ref().or(above.filter.as_ref()).cloned(),

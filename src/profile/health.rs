@@ -1,6 +1,6 @@
-//! `health`: the port at which monitors ask how this gateway is. It tells names of services and gateways, so
-//! that it stays on this machine unless the operator says otherwise, and the internal half, which in reverse
-//! mode listens nowhere, has none.
+//! `health`: the port at which monitors ask how this gateway is. It reveals names of services and gateways, so
+//! it stays on this machine unless the operator says otherwise. The internal half, which listens nowhere in
+//! reverse mode, has none.
 
 use super::{
     Half, HealthPort, HostPort, Mode,
@@ -26,7 +26,7 @@ pub(super) fn read(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Opti
     None
 }
 
-/// Refuses it where the internal half would listen in reverse mode.
+/// Refuses it where the internal half would have to listen in reverse mode.
 pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     let ReadValue::Good(health) = &raw.health else { return };
     if mode == Mode::Reverse && raw.dmz.is_absent() {
@@ -38,7 +38,7 @@ pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What becomes of it in a gateway that runs as `role`.
+/// What happens to it in a gateway that runs as `role`.
 pub(super) fn resolve(raw: &RawProfile, role: Option<Half>) -> HealthPort {
     match (&raw.health, role) {
         (ReadValue::Absent | ReadValue::Bad, _) => HealthPort::Closed,

@@ -1,8 +1,8 @@
-//! `hours` of a service: when it takes new sessions, by the clock on the wall of its time zone.
+//! `hours` of a service: when it takes new sessions, by the wall clock of its time zone.
 //!
-//! What counts is the weekday and the minute that such a clock shows, at whatever instant: an hour that the clock
-//! repeats in autumn is open twice, one that it skips in spring is not there. No instant is worked out ahead, so a
-//! clock that is set, or a machine that slept, is right at the next look.
+//! Only the weekday and the minute that such a clock shows count. An hour that the clock repeats in autumn is
+//! open twice, and one that it skips in spring does not exist. No times are calculated in advance, so after a
+//! clock was set, or a machine slept, the next check is right.
 
 use std::{fmt, time::SystemTime};
 
@@ -20,11 +20,11 @@ use super::{
 pub struct OpeningHours {
     spans: Vec<WeeklySpan>,
     zone: TimeZone,
-    /// As it was written, with the zone.
+    /// As written, with the zone.
     written: String,
 }
 
-/// From one minute of some days to another, which may be of the next day.
+/// From one minute on some days to another, which may be on the next day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct WeeklySpan {
     /// Monday first.
@@ -39,7 +39,7 @@ const DAY_MINUTES: u16 = 24 * 60;
 impl OpeningHours {
     /// Whether new sessions are taken at this time.
     pub fn is_open_at(&self, time: SystemTime) -> bool {
-        // A clock that shows no date that there is shows no hour either.
+        // A clock without a valid date has no hour either.
         let Ok(time) = Timestamp::try_from(time) else { return false };
         let shown = self.zone.to_datetime(time);
         let day = usize::from(shown.weekday().to_monday_zero_offset().unsigned_abs()) % DAYS.len();
@@ -107,7 +107,7 @@ fn named_zone<'a>(field: &ValueReader<'a>, problems: &mut Vec<Problem>) -> Optio
     }
 }
 
-/// A system that names none goes by UTC, for everything else on it too.
+/// A system without a time zone uses UTC, for everything else as well.
 fn local_zone() -> TimeZone {
     TimeZone::try_system().unwrap_or(TimeZone::UTC)
 }
@@ -133,7 +133,7 @@ fn span(text: &str) -> Result<WeeklySpan, ValueProblem> {
     Ok(WeeklySpan { days, from_minute, to_minute })
 }
 
-/// `Mon`, `Mon-Fri`, `Mon,Wed-Fri`; over the end of the week, too.
+/// `Mon`, `Mon-Fri`, `Mon,Wed-Fri`; also across the end of the week.
 fn weekdays(text: &str) -> Result<[bool; 7], ValueProblem> {
     let mut days = [false; 7];
     for part in text.split(',') {
@@ -207,7 +207,7 @@ mod tests {
                 ("2026-07-01T05:00:00Z", true),
             ],
         );
-        // Further east it is another day already.
+        // Further east it is already another day.
         check(&hours(&["Tue 00:00-24:00"], "Pacific/Auckland"), &[("2026-11-23T12:00:00Z", true)]);
     }
 
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn an_hour_that_the_clock_repeats_is_open_twice_and_one_that_it_skips_is_not_there() {
         let zone = "Europe/Berlin";
-        // At 03:00 the clock goes back to 02:00: both are 02:15.
+        // At 03:00 the clock goes back to 02:00, so both are 02:15.
         check(
             &hours(&["02:00-02:30"], zone),
             &[

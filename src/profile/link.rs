@@ -1,4 +1,4 @@
-//! The `link` of a half as it was written: both ends, TLS, and how many links there are.
+//! The `link` of a half as written: both ends, TLS, and how many links there are.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
     revoked, source, via,
 };
 
-/// What stands for the `tls` of the built-in profile's links, made in memory by the caller.
+/// Replaces the `tls` of the built-in profile's links; made in memory by the caller.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DemoTls {
     pub dmz: LinkTls,
@@ -36,7 +36,7 @@ pub(super) struct InternalLink {
     pub sessions_per_link: usize,
 }
 
-/// What both halves have, each seen from its own side.
+/// What both halves have, each from its own point of view.
 pub(super) struct LinkEnds {
     pub place: ProfilePlace,
     pub listen: ReadValue<Located<LinkAddress>>,
@@ -88,7 +88,7 @@ impl InternalLink {
         }
         Some(Self {
             ends,
-            // A small maximum alone is not a contradiction: the default gives way.
+            // A small maximum alone is no contradiction: the default gives way.
             prepared: prepared.unwrap_or(defaults::INTERNAL_PREPARED.min(maximum)),
             maximum,
             retire: retire(&fields, problems),
@@ -145,7 +145,7 @@ impl LinkEnds {
         self.listen.good().into_iter().chain(self.connect.good().into_iter().flatten())
     }
 
-    /// TLS where it is spoken, and plain links where nobody else can listen.
+    /// Requires TLS, except for plain links that nobody else can listen to.
     fn check(&self, insecure: bool, problems: &mut Vec<Problem>) {
         let plain = |address: &&Located<LinkAddress>| !address.value.tls && !address.value.at.is_loopback();
         if !insecure {
@@ -224,7 +224,7 @@ fn link_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Link
     Some(LinkTls { certificate: certificate?, key: key?, ca: ca?, peers, revoked: revoked?, key_exchange })
 }
 
-/// Sets in `tls` which key exchanges the link may have.
+/// Sets in `tls` which key exchanges the link allows.
 fn post_quantum(link: &MapReader<'_>, tls: &mut ReadValue<LinkTls>, problems: &mut Vec<Problem>) {
     let Some(field) = link.take(&keys::POST_QUANTUM) else { return };
     let policy = keys::POST_QUANTUM.read_field(&field, problems);
@@ -239,12 +239,12 @@ fn post_quantum(link: &MapReader<'_>, tls: &mut ReadValue<LinkTls>, problems: &m
     }
 }
 
-/// A file, from the folder of the profile that names it.
+/// A file, relative to the folder of the profile that names it.
 pub(super) fn material(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<PemSource> {
     named_file(field, "write the name of a PEM file", problems)
 }
 
-/// A file that is opened with the certificates.
+/// A file that is loaded with the certificates.
 pub(super) fn named_file(
     field: &ValueReader<'_>,
     advice: &str,
@@ -287,7 +287,7 @@ fn retire(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> Duration {
 fn retry(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RetryPolicy> {
     let fields = field.map(&keys::RETRY, problems)?;
     let first = keys::RETRY_FIRST.read(&fields, problems);
-    // A longer first pause alone is not a contradiction: the default gives way.
+    // A longer first pause alone is no contradiction: the default gives way.
     let maximum_default = defaults::RETRY_MAXIMUM.max(first);
     let maximum = fields.take(&keys::RETRY_MAXIMUM);
     let limit = maximum.as_ref().and_then(|field| keys::RETRY_MAXIMUM.read_field(field, problems));

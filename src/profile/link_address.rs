@@ -1,5 +1,5 @@
-//! Addresses of links: where the other gateway is, and what its links are carried by on the way there: TCP itself, or
-//! a WebSocket, whose outer TLS gets them through the network and proves nothing.
+//! Addresses of links: where the other gateway is, and what carries its links there. That is TCP itself, or a
+//! WebSocket, whose outer TLS gets them through the network and proves nothing.
 
 use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
@@ -17,18 +17,18 @@ use super::{
 /// One end of a link between the gateways, to listen on or to dial.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LinkAddress {
-    /// Whether mutual TLS is spoken from gateway to gateway.
+    /// Whether the gateways use mutual TLS with each other.
     pub tls: bool,
     pub at: HostPort,
     pub carrier: LinkCarrier,
-    /// The proxy that it is dialled through.
+    /// The proxy through which it is dialled.
     pub via: Option<Arc<ViaProxy>>,
     pub gateways: GatewaysOfName,
-    /// Where it is dialled from.
+    /// The address of this machine to dial from.
     pub source: Option<IpAddr>,
 }
 
-/// What a link's bytes are carried by.
+/// What carries a link's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LinkCarrier {
     Tcp,
@@ -39,7 +39,7 @@ pub enum LinkCarrier {
 /// The WebSocket of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LinkWebSocket {
-    /// Of the request that asks for it; no path below it means the link.
+    /// The path of the request for it; paths below it do not count.
     pub path: String,
     pub outer: OuterTls,
 }
@@ -50,11 +50,11 @@ pub enum OuterTls {
     None,
     /// What a port shows whose accepts have a certificate.
     OfPort,
-    /// What a listener shows.
+    /// The certificate that a listener shows.
     Shown(Box<AcceptTls>),
-    /// What a dialler takes.
+    /// The certificate that a dialling half accepts.
     Checked(Box<ConnectTls>),
-    /// The same; the name that it carries is that of each target of the SRV records.
+    /// The same; the name in it is that of each target of the SRV records.
     CheckedByTarget(Box<ConnectTls>),
 }
 
@@ -77,13 +77,13 @@ impl fmt::Display for LinkAddress {
 }
 
 impl LinkWebSocket {
-    /// Whether TLS is spoken around it.
+    /// Whether there is TLS around it.
     pub fn is_secure(&self) -> bool {
         self.outer != OuterTls::None
     }
 }
 
-/// Before the scheme of a name whose SRV records tell where the gateways are.
+/// Comes before the scheme of a name whose SRV records say where the gateways are.
 const SRV: &str = "srv+";
 
 const LINK: AllowedUrlSchemes = AllowedUrlSchemes {
@@ -136,12 +136,12 @@ impl LinkAddress {
             None => LinkCarrier::Tcp,
             Some(outer) => LinkCarrier::WebSocket(LinkWebSocket { path: path(requested)?, outer }),
         };
-        // Whether a link inside a WebSocket has `tls` is not known yet.
+        // It is not known yet whether a link inside a WebSocket has `tls`.
         let tls = matches!(scheme, "socks+tls" | "socks+ssl");
         Ok(Self { tls, at, carrier, via: None, gateways, source: None })
     }
 
-    /// The WebSocket that carries it, where one does.
+    /// The WebSocket that carries it, if there is one.
     pub fn web_socket(&self) -> Option<&LinkWebSocket> {
         match &self.carrier {
             LinkCarrier::Tcp => None,
@@ -156,14 +156,14 @@ impl LinkAddress {
         }
     }
 
-    /// Whether a port that listens there goes on under the other address, whatever certificate it shows.
+    /// Whether a port that listens there stays the same under the other address, whatever certificate it shows.
     pub fn is_same_port(&self, other: &Self) -> bool {
         let carrier =
             |address: &Self| address.web_socket().map(|socket| (socket.path.clone(), socket.is_secure()));
         (self.tls, &self.at, carrier(self)) == (other.tls, &other.at, carrier(other))
     }
 
-    /// Where it is, beside its scheme: two that differ in it are two gateways.
+    /// Where it is, in addition to its scheme: two addresses that differ in this are two gateways.
     pub(super) fn place_in_network(&self) -> String {
         let path = self.web_socket().map(|socket| socket.path.as_str()).filter(|path| *path != "/");
         let path = path.unwrap_or_default();
@@ -176,14 +176,14 @@ impl LinkAddress {
         }
     }
 
-    /// Within a WebSocket, TLS is spoken where the link has any.
+    /// Inside a WebSocket, TLS is used if the link has any.
     pub(super) fn follow_tls(&mut self, is_there: bool) {
         if self.web_socket().is_some() {
             self.tls = is_there;
         }
     }
 
-    /// How the request for its WebSocket names the host: as its certificate does, where TLS is spoken around it.
+    /// The host in the request for its WebSocket: the name in its certificate, if there is TLS around it.
     pub fn authority(&self) -> String {
         let default_port = if self.web_socket().is_some_and(LinkWebSocket::is_secure) { 443 } else { 80 };
         let host = match self.web_socket().map(|socket| &socket.outer) {
@@ -197,7 +197,7 @@ impl LinkAddress {
         }
     }
 
-    /// What its listener shows, where it shows something of its own.
+    /// The certificate of its listener, if it has one of its own.
     pub fn shown_tls(&self) -> Option<&AcceptTls> {
         match self.web_socket().map(|socket| &socket.outer) {
             Some(OuterTls::Shown(tls)) => Some(tls),
@@ -206,7 +206,7 @@ impl LinkAddress {
         }
     }
 
-    /// Who the other end of its outer TLS has to be.
+    /// Who must be at the other end of its outer TLS.
     pub fn checked_tls(&self) -> Option<&ConnectTls> {
         match self.web_socket().map(|socket| &socket.outer) {
             Some(OuterTls::Checked(tls) | OuterTls::CheckedByTarget(tls)) => Some(tls),
@@ -215,7 +215,7 @@ impl LinkAddress {
     }
 }
 
-/// `outer` of a link, as it was written.
+/// `outer` of a link, as written.
 #[derive(Default)]
 pub(super) struct OuterOptions {
     place: Option<ProfilePlace>,
@@ -255,7 +255,7 @@ impl OuterOptions {
         (problems.len() == before).then(|| Self { place: Some(field.place()), pair, ca, name })
     }
 
-    /// Gives each address what is said for it.
+    /// Applies the options to each address.
     pub fn apply(
         &self,
         listen: &mut ReadValue<Located<LinkAddress>>,
@@ -305,7 +305,7 @@ impl OuterOptions {
     }
 }
 
-/// The name whose SRV records are asked for, and nothing after it.
+/// The name whose SRV records are looked up, and nothing after it.
 fn service_name(text: &str) -> Result<HostPort, ValueProblem> {
     let written = quote_for_problem(text);
     if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
@@ -338,7 +338,7 @@ fn shown(pair: &KeyPair) -> AcceptTls {
     }
 }
 
-/// The system's authorities in one file: Debian and its like, Fedora and its like, SUSE, Alpine.
+/// Where systems keep their authorities in one file: Debian and its like, Fedora and its like, SUSE, Alpine.
 const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",

@@ -1,4 +1,5 @@
-//! The ports that links inside WebSockets come in by: what they show, and which accepts they can share one with.
+//! The ports at which links inside WebSockets come in: what they show, and with which accepts they can share
+//! one.
 
 use super::{
     Accept, ClientCheck, DmzHalf, LinkAddress, OuterTls, UnreadyPolicy,
@@ -7,7 +8,7 @@ use super::{
     raw::{RawDmz, RawDmzService, RawProfile},
 };
 
-/// What each listener shows, in whatever mode.
+/// What each listener shows, in any mode.
 pub(super) fn check(raw: &RawProfile, problems: &mut Vec<Problem>) {
     let accepts = || raw.dmz.good().into_iter().flat_map(|dmz| &dmz.services);
     let accepts = || accepts().flat_map(|service| &service.accept.list);
@@ -27,7 +28,7 @@ pub(super) fn check(raw: &RawProfile, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A listener that speaks TLS around a WebSocket has something to show.
+/// A listener with TLS around a WebSocket needs a certificate.
 fn check_certificate(listen: &Located<LinkAddress>, problems: &mut Vec<Problem>) {
     if listen.value.web_socket().is_some_and(|socket| socket.outer == OuterTls::OfPort) {
         let what = format!("`{}` has no certificate to show", listen.value);
@@ -40,17 +41,17 @@ fn is_on_port(listen: &LinkAddress, accept: &Accept) -> bool {
     accept.address.at == listen.at && !listen.at.takes_free_port()
 }
 
-/// Whether an accept is on the port of links, which a request for their path tells apart.
+/// Whether an accept shares the port of links, which are recognised by the path of their request.
 pub(super) fn is_shared(listen: &LinkAddress, accept: &Accept) -> bool {
     let Some(socket) = listen.web_socket().filter(|_| is_on_port(listen, accept)) else { return false };
-    // Both begin with a request, plain or in TLS; or the name in a ClientHello comes before that.
+    // Both begin with a request, plain or in TLS; or the name in a ClientHello comes first.
     match accept.web.is_some() {
         true => accept.address.scheme.is_tls() == socket.is_secure(),
         false => socket.is_secure() && !accept.sni.is_empty(),
     }
 }
 
-/// What the accepts on the port of links may not ask for or do.
+/// What accepts on the port of links may not require or do.
 pub(super) fn check_sharing(dmz: &RawDmz, listen: &Located<LinkAddress>, problems: &mut Vec<Problem>) {
     let of_service = |service: &'_ RawDmzService| {
         let unready = service.unready.unwrap_or(dmz.unready);
@@ -79,8 +80,8 @@ pub(super) fn check_sharing(dmz: &RawDmz, listen: &Located<LinkAddress>, problem
     }
 }
 
-/// A certificate of the links' own that is never shown: each accept of their port shows another one, whatever name is
-/// asked for.
+/// A certificate of the links' own that is never shown: each accept on their port shows another one, whatever
+/// name is requested.
 pub(super) fn has_unshown_certificate(half: &DmzHalf) -> bool {
     let Some(listen) = half.link_listen() else { return false };
     let Some(shown) = listen.shown_tls() else { return false };

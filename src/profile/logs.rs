@@ -1,4 +1,4 @@
-//! `log`, `access_log` and `audit`: the files that a gateway writes, and who has asked.
+//! `log`, `access_log` and `audit`: the files that a gateway writes, and who requested them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::{
     yaml::YamlValue,
 };
 
-/// How the requests of clients are written, and where.
+/// How the requests of clients are logged, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLogOptions {
     pub target: AccessLogTarget,
@@ -40,16 +40,16 @@ pub enum AccessLogTarget {
     File(PathBuf),
 }
 
-/// The form of a request's line.
+/// The format of a request's line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AccessLogFormat {
     #[default]
     Json,
-    /// As Apache and nginx write it.
+    /// As written by Apache and nginx.
     Combined,
 }
 
-/// A file, from the folder of the profile that names it.
+/// A file, relative to the folder of the profile that names it.
 pub(super) fn file(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<PathBuf> {
     let text = field.text(problems)?;
     if text.is_empty() || text.contains('\0') {
@@ -59,7 +59,7 @@ pub(super) fn file(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Opti
     Some(field.node.position.source.folder.join(text))
 }
 
-/// A file that nothing else writes, or its chain would break.
+/// A file that nothing else may write, since that would break its chain.
 pub(super) fn audit(
     field: &ValueReader<'_>,
     others: [Option<&Path>; 2],

@@ -1,4 +1,4 @@
-//! Services that lead back to themselves: a session of theirs would go round until no descriptor is left.
+//! Services that lead back to themselves: their sessions would go round until no descriptor is left.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::{
     raw::{RawDmzService, RawProfile},
 };
 
-/// Looks where backends stand in the same file as the ports of clients: one process serves both then.
+/// Checks files that have both backends and client ports, since one process then serves both.
 pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     let Some(dmz) = raw.dmz.good() else { return };
     let inside = raw.internal.good().into_iter().flat_map(|half| &half.services);
@@ -55,7 +55,7 @@ pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Whether what is sent to the backend comes in by the accept, as far as the addresses tell.
+/// Whether what is sent to the backend comes back in at the accept, as far as the addresses show.
 fn is_reached_at(backend: &Backend, accept: &Accept) -> bool {
     let Some(remote) = backend.remote() else { return false };
     let Some(to) = remote.at.network() else { return false };
@@ -73,7 +73,7 @@ fn is_reached_at(backend: &Backend, accept: &Accept) -> bool {
     }
 }
 
-/// Another machine may have the same port; this one has these addresses for sure.
+/// Another machine may have the same port, but these addresses certainly belong to this one.
 fn is_same_host(to: &HostPort, own: &HostPort) -> bool {
     to.host == own.host
         || to.is_loopback() && (own.is_any() || own.host == "localhost")

@@ -1,4 +1,4 @@
-//! The certificates and keys that a profile names, wherever it names them.
+//! The certificates and keys that a profile names, anywhere in it.
 
 use super::{
     Accept, AcceptTls, AuthSource, BackendSet, ConnectTls, DmzHalf, DmzMode, Half, InternalHalf,
@@ -6,7 +6,7 @@ use super::{
 };
 
 impl Profile {
-    /// All of them, those of both halves' links, of clients and of backends.
+    /// All of them: those of both halves' links, of clients and of backends.
     pub fn materials(&self) -> impl Iterator<Item = &PemSource> {
         let links = self.dmz.iter().filter_map(DmzHalf::link_tls);
         let links = links.chain(self.internal.iter().filter_map(InternalHalf::link_tls));
@@ -23,7 +23,7 @@ impl Profile {
         accepts.flat_map(of_accept).chain(connects.flat_map(of_connect))
     }
 
-    /// What the listeners of links show around a WebSocket, by their halves.
+    /// What the listeners of links show around a WebSocket, by half.
     pub fn outer_accept_tls(&self) -> impl Iterator<Item = (Half, &AcceptTls)> {
         let dmz = self.dmz.iter().filter_map(DmzHalf::link_listen).map(|listen| (Half::Dmz, listen));
         let internal = self.internal.iter().filter_map(InternalHalf::link_listen);
@@ -31,7 +31,7 @@ impl Profile {
         dmz.chain(internal).filter_map(|(half, listen)| Some((half, listen.shown_tls()?)))
     }
 
-    /// Who the other ends of the TLS around the WebSockets of links have to be.
+    /// Who must be at the other ends of the TLS around the WebSockets of links.
     pub fn outer_connect_tls(&self) -> impl Iterator<Item = &ConnectTls> {
         let dmz = self.dmz.iter().filter_map(|half| match &half.mode {
             DmzMode::Forward { connect, .. } => Some(connect),
@@ -44,19 +44,19 @@ impl Profile {
         dmz.chain(internal).flatten().filter_map(LinkAddress::checked_tls)
     }
 
-    /// What tells who the clients of requests are.
+    /// What identifies the clients of requests.
     pub fn auth_sources(&self) -> impl Iterator<Item = &AuthSource> {
         let accepts = self.dmz.iter().flat_map(|half| &half.services).flat_map(|service| &service.accept);
         accepts.filter_map(Accept::auth_source)
     }
 
-    /// How TLS is spoken with clients.
+    /// The TLS for clients.
     pub fn accept_tls(&self) -> impl Iterator<Item = &AcceptTls> {
         let services = self.dmz.iter().flat_map(|half| &half.services);
         services.flat_map(|service| &service.accept).filter_map(|accept| accept.tls.as_ref())
     }
 
-    /// How TLS is spoken with backends.
+    /// The TLS for backends.
     pub fn connect_tls(&self) -> impl Iterator<Item = &ConnectTls> {
         let direct = self.dmz.iter().filter_map(|half| match &half.mode {
             DmzMode::Direct(backends) => Some(backends.values()),
@@ -69,14 +69,14 @@ impl Profile {
 }
 
 impl Accept {
-    /// What tells who its clients are.
+    /// What identifies its clients.
     pub fn auth_source(&self) -> Option<&AuthSource> {
         Some(&self.web.as_ref()?.auth.as_ref()?.source)
     }
 }
 
 impl DmzHalf {
-    /// Where its links come in, where they do.
+    /// Where its links come in, if they do.
     pub fn link_listen(&self) -> Option<&LinkAddress> {
         match &self.mode {
             DmzMode::Direct(_) | DmzMode::Forward { .. } => None,
@@ -84,7 +84,7 @@ impl DmzHalf {
         }
     }
 
-    /// Of its link, where it has one that speaks TLS.
+    /// The TLS of its link, if it has one.
     pub fn link_tls(&self) -> Option<&LinkTls> {
         match &self.mode {
             DmzMode::Direct(_) => None,
@@ -94,7 +94,7 @@ impl DmzHalf {
 }
 
 impl InternalHalf {
-    /// Where its links come in, where they do.
+    /// Where its links come in, if they do.
     pub fn link_listen(&self) -> Option<&LinkAddress> {
         match &self.mode {
             InternalMode::Forward { listen, .. } => Some(listen),
@@ -102,7 +102,7 @@ impl InternalHalf {
         }
     }
 
-    /// Of its link, where that speaks TLS.
+    /// The TLS of its link, if it has one.
     pub fn link_tls(&self) -> Option<&LinkTls> {
         match &self.mode {
             InternalMode::Forward { tls, .. } | InternalMode::Reverse { tls, .. } => tls.as_ref(),

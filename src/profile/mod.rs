@@ -104,7 +104,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// As profiles and command lines spell it.
+    /// As written in profiles and on command lines.
     pub fn word(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -114,7 +114,7 @@ impl Mode {
     }
 }
 
-/// Which side of the border a half stands on.
+/// The side of the border that a half is on.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
 )]
@@ -154,20 +154,20 @@ pub struct Profile {
     pub internal: Option<InternalHalf>,
     /// On stop, sessions get this long to end.
     pub drain: Duration,
-    /// Before that it is not ready for so long, and serves as ever.
+    /// Before that, it reports that it is not ready for this long, and serves as before.
     pub drain_delay: Duration,
     pub health: HealthPort,
     pub ready: ReadyWhen,
-    /// The names of sockets that are passed in, in whatever mode they are used.
+    /// The names of sockets that are passed in, in any mode.
     pub passed: BTreeSet<String>,
-    /// A file for the log, beside standard error.
+    /// A file for the log, in addition to standard error.
     pub log: Option<PathBuf>,
-    /// Where the requests of clients are written.
+    /// Where the requests of clients are logged.
     pub access_log: Option<AccessLogOptions>,
-    /// Where it is written who has had this gateway do what.
+    /// The file that records who has made this gateway do what.
     pub audit: Option<PathBuf>,
     pub confine: ConfinePolicy,
-    /// The name servers that we ask ourselves; empty: those of the system.
+    /// The name servers that we query ourselves; if empty, those of the system.
     pub resolver: Vec<SocketAddr>,
     _checked: ProfileChecked,
 }
@@ -183,7 +183,7 @@ pub enum ConfinePolicy {
     #[default]
     On,
     Off,
-    /// All of it, or no start.
+    /// All of it, or the gateway does not start.
     Required,
 }
 
@@ -197,13 +197,13 @@ pub enum ReadyWhen {
     Links,
 }
 
-/// The port that monitors ask at.
+/// The port for monitors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum HealthPort {
     #[default]
     Closed,
     Open(HostPort),
-    /// The profile has one, for the other half.
+    /// The profile has one, but for the other half.
     LeftOut,
 }
 
@@ -224,7 +224,7 @@ impl Profile {
     }
 }
 
-/// The half that clients reach.
+/// The half that clients connect to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DmzHalf {
     pub mode: DmzMode,
@@ -250,7 +250,7 @@ pub struct PoolLimits {
     pub waiters: usize,
     /// The age at which a link is replaced.
     pub retire: Duration,
-    /// Links of one peer; `None`: what it says that it keeps, as far as there is room.
+    /// Links of one peer; `None` means what it says that it keeps, as far as there is room.
     pub links_per_peer: Option<usize>,
 }
 
@@ -259,21 +259,21 @@ pub struct PoolLimits {
 pub struct DmzService {
     pub name: ServiceName,
     pub accept: Vec<Accept>,
-    /// Sessions at once; more are refused.
+    /// Concurrent sessions; more are refused.
     pub sessions: usize,
-    /// No byte either way for so long ends a session.
+    /// A session ends after this long without a byte in either direction.
     pub idle: Option<Duration>,
-    /// Which of the link's peers may offer it; `None`: all of them.
+    /// Which of the link's peers may offer it; `None` means all of them.
     pub peers: Option<Vec<String>>,
     pub carries: Carries,
     pub unready: UnreadyPolicy,
-    /// When it takes new sessions, where this half reaches the backends itself; `None`: always.
+    /// When it takes new sessions, if this half reaches the backends itself; `None` means always.
     pub hours: Option<OpeningHours>,
-    /// Who gets in, and how much one client gets.
+    /// Which clients may come in, and how much one client gets.
     pub clients: ClientRules,
 }
 
-/// What becomes of a client port while no service on it is ready.
+/// What happens to a client port while no service on it is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnreadyPolicy {
     /// Clients wait, or are turned away one by one.
@@ -288,11 +288,11 @@ pub enum UnreadyPolicy {
 pub struct InternalHalf {
     pub mode: InternalMode,
     pub services: Vec<InternalService>,
-    /// Links in all.
+    /// The number of links in all.
     pub maximum: usize,
     /// The age at which a link is replaced.
     pub retire: Duration,
-    /// Sessions at once on a link.
+    /// The number of concurrent sessions on a link.
     pub sessions_per_link: usize,
 }
 
@@ -317,14 +317,14 @@ pub struct RetryPolicy {
 pub struct InternalService {
     pub name: ServiceName,
     pub connect: BackendSet,
-    /// Which of the link's peers may use it; `None`: all of them.
+    /// Which of the link's peers may use it; `None` means all of them.
     pub peers: Option<Vec<String>>,
     pub carries: Carries,
-    /// When it takes new sessions; `None`: always.
+    /// When it takes new sessions; `None` means always.
     pub hours: Option<OpeningHours>,
-    /// Sessions of all DMZ gateways at once; `None`: as many as links carry.
+    /// Concurrent sessions of all DMZ gateways; `None` means as many as links carry.
     pub sessions: Option<usize>,
-    /// What each DMZ gateway may have of it.
+    /// The limits of each DMZ gateway.
     pub per_peer: Option<SessionLimits>,
 }
 
@@ -350,13 +350,13 @@ impl fmt::Display for ServiceName {
     }
 }
 
-/// The names and keys of one side of a link, not yet opened.
+/// The names and keys of one side of a link, not opened yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkTls {
     pub certificate: PemSource,
     pub key: PemSource,
     pub ca: PemSource,
-    /// Names of which a peer's certificate must carry one.
+    /// A peer's certificate must have one of these names.
     pub peers: Vec<String>,
     pub revoked: RevokedFiles,
     pub key_exchange: KeyExchangePolicy,
@@ -365,14 +365,14 @@ pub struct LinkTls {
 /// Which key exchanges a link may have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KeyExchangePolicy {
-    /// A hybrid one where the other gateway knows it.
+    /// A hybrid one if the other gateway supports it.
     #[default]
     HybridPreferred,
-    /// A hybrid one, or none: what is recorded today stays closed to the computers of later.
+    /// A hybrid one or none: what is recorded today must stay secret from future computers.
     HybridRequired,
 }
 
-/// Lists of revoked certificates, not yet opened.
+/// Lists of revoked certificates, not opened yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RevokedFiles {
     pub files: Vec<PemSource>,
@@ -382,19 +382,19 @@ pub struct RevokedFiles {
 /// What an expired list of revoked certificates means for new handshakes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum ExpiredListPolicy {
-    /// Nobody whom it is about gets in.
+    /// Certificates that it covers are refused.
     #[default]
     Refuse,
-    /// It goes for what it says.
+    /// It is used as it is.
     Accept,
 }
 
-/// PEM text, and where it comes from. The same file is the same, wherever a profile names it.
+/// PEM text, and where it comes from. The same file is the same source, wherever a profile names it.
 #[derive(Debug, Clone, Eq)]
 pub enum PemSource {
     /// A file, and the place in the profile that names it.
     File { path: PathBuf, place: ProfilePlace },
-    /// Made at start, never on disk.
+    /// Made at the start, never on disk.
     Memory(Arc<str>),
 }
 

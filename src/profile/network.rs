@@ -35,11 +35,11 @@ impl Network {
         Ok(Self { address, bits })
     }
 
-    /// The same, where bits that do not count may not be set: whoever writes them means another network.
+    /// The same, but bits beyond the prefix must be zero: otherwise another network was probably meant.
     pub(super) fn parse_whole(text: &str) -> Result<Self, ValueProblem> {
         let network = Self::parse(text)?;
         let network = match network.address.to_canonical() {
-            // An IPv4 address within IPv6 is meant by clients of either.
+            // An IPv4-mapped address is meant for clients of either family.
             IpAddr::V4(address) if network.bits >= 96 && network.address.is_ipv6() => {
                 Self { address: address.into(), bits: network.bits - 96 }
             }
@@ -54,7 +54,7 @@ impl Network {
         }
     }
 
-    /// The network of so many bits that an address is in; IPv4 within IPv6 counts as IPv4.
+    /// The network of this many bits that an address is in; an IPv4-mapped address counts as IPv4.
     pub(super) fn of(address: IpAddr, bits: u8) -> Option<Self> {
         let address = match address.to_canonical() {
             IpAddr::V4(address) if bits <= 32 => {
@@ -92,7 +92,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// Not an address, nor an address with its bits.
+/// The error for a text that is neither an address nor an address with its bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is no network; write an address, or one with its bits: 10.0.0.0/8")]
 pub struct NotANetwork;

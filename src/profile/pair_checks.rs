@@ -1,7 +1,7 @@
 //! Profiles that are checked together: the two halves of a pair, each in a file of its own.
 //!
-//! What one file can show is checked where it is read. Here are the things that only show side by
-//! side: services without a partner, halves in different modes, services that carry something else.
+//! Whatever one file can show is checked where it is read. What appears only in a comparison is here: services
+//! without a partner, halves in different modes, services that carry something else.
 
 use std::path::Path;
 
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::disk::PipePolicy;
 
-/// Compares the files that hold a DMZ half alone with those that hold an internal half alone. Files
-/// that do not read have been refused already and are left out, as are pipes, which read once.
+/// Compares files that contain only a DMZ half with files that contain only an internal half. Files that cannot
+/// be read have been refused already and are left out, and so are pipes, which can be read only once.
 pub fn compare_files(files: &[&Path], mode: Option<Mode>) -> Vec<Problem> {
     let read = |file: &&Path| {
         let (tree, _) = chain::read(file, PipePolicy::Refused).ok()?;
@@ -42,7 +42,7 @@ fn check_modes(dmz: &[&RawProfile], internal: &[&RawProfile], problems: &mut Vec
     let mode = |raw: &RawProfile| raw.mode.good().copied();
     for inside in internal {
         let Some(inner) = mode(inside) else { continue };
-        // Files of more than one pair may be checked at once: one partner is enough.
+        // Files of more than one pair may be checked at once, so one partner is enough.
         let is_partner = |outside: &&&RawProfile| mode(outside).is_none_or(|outer| outer == inner);
         if let Some(other) = dmz.first().filter(|_| !dmz.iter().any(|outside| is_partner(&outside))) {
             let place = ProfilePlace { key: "mode".to_owned(), ..inside.place.clone() };

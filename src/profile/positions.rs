@@ -1,10 +1,9 @@
-//! The first look at a profile's text: where each key and value stands, and whether the text is
-//! fit to be read at all.
+//! The first pass over a profile's text: where each key and value is, and whether the text is fit to be read at
+//! all.
 //!
-//! `serde_yaml` knows no positions, follows aliases, and takes many seconds over deeply nested
-//! brackets. This pass goes over the events of another parser, one at a time and without
-//! recursion, gives up at the first limit that is passed, and refuses what a profile has no use
-//! for. What the values are is not looked at here.
+//! `serde_yaml` knows no positions, follows aliases, and takes many seconds over deeply nested brackets. This
+//! pass reads the events of another parser, one at a time and without recursion. It gives up at the first limit
+//! that is exceeded, and refuses what a profile has no use for. It does not look at the values.
 
 use std::collections::HashSet;
 
@@ -33,7 +32,7 @@ pub(super) struct EntryMark {
     pub name: String,
     pub line: usize,
     pub column: usize,
-    /// The same key stands further up in the same map.
+    /// The same key was used before in the same map.
     pub again: bool,
     pub value: SourceMark,
 }
@@ -43,7 +42,7 @@ pub(super) struct EntryMark {
 pub(super) struct SyntaxProblem {
     pub line: usize,
     pub column: usize,
-    /// Dotted path of the map or list that it stands in.
+    /// The dotted path of the map or list that contains it.
     pub key: String,
     pub fault: ValueProblem,
 }
@@ -69,7 +68,7 @@ pub(super) fn mark_positions(text: &str) -> Result<Option<SourceMark>, Vec<Synta
 }
 
 fn syntax(info: &str) -> ValueProblem {
-    // The parser looks ahead along a line, and finds the brackets too deep for itself first.
+    // The parser looks ahead along a line, and may find the brackets too deep first.
     if info.contains("recursion limit") {
         return too_deep();
     }
@@ -86,7 +85,7 @@ fn too_deep() -> ValueProblem {
 
 #[derive(Default)]
 struct SyntaxCheck {
-    /// The maps and lists that are open, outermost first.
+    /// The open maps and lists, outermost first.
     open: Vec<OpenNode>,
     root: Option<SourceMark>,
     nodes: usize,
@@ -114,7 +113,7 @@ struct PendingKey {
 }
 
 impl SyntaxCheck {
-    /// An error ends the pass; refusals that do not are kept.
+    /// Handles an event. An error ends the pass; other refusals are collected.
     fn take(&mut self, event: Event<'_>, at: Marker) -> Result<(), SyntaxProblem> {
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
@@ -159,7 +158,7 @@ impl SyntaxCheck {
         }
     }
 
-    /// Refuses what may stand before a value: anchors multiply, tags change types.
+    /// Refuses what may come before a value: anchors multiply, tags change types.
     fn plain(&mut self, at: Marker, anchor: usize, tagged: bool) {
         if anchor != 0 {
             let fault = ValueProblem::new(
@@ -215,7 +214,7 @@ impl SyntaxCheck {
         self.place(SourceMark { line, column, under });
     }
 
-    /// Puts a finished value where it belongs: the list or map that is open, or the top.
+    /// Puts a finished value where it belongs: into the open list or map, or at the top.
     fn place(&mut self, value: SourceMark) {
         match self.open.last_mut().map(|open| &mut open.kind) {
             None => self.root = Some(value),
@@ -262,10 +261,10 @@ fn position(at: Marker) -> (usize, usize) {
     (at.line(), at.col() + 1)
 }
 
-/// Enough to see the pattern; a text that means harm has thousands.
+/// Enough to see the pattern; a hostile text has thousands.
 const REFUSALS_MAX: usize = 10;
 
-/// The deepest key of a profile is at six.
+/// The deepest key of a profile is at level six.
 const DEPTH_MAX: usize = 32;
 
 /// A thousand services with every key written out need about 20,000.

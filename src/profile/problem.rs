@@ -27,7 +27,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A problem whose place is known to the caller alone.
+/// A problem whose place only the caller knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ValueProblem {
     pub what: String,
@@ -44,7 +44,7 @@ impl ValueProblem {
     }
 }
 
-/// Text of the profile inside a problem: short, on one line, and unable to drive a terminal.
+/// Text of the profile, made safe for a problem: short, on one line, and unable to control a terminal.
 pub(super) fn quote_for_problem(text: &str) -> String {
     let start: String = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     let start = start.replace("\\\"", "\"").replace("\\'", "'");
@@ -54,7 +54,7 @@ pub(super) fn quote_for_problem(text: &str) -> String {
     }
 }
 
-/// Enough to recognise a value by.
+/// Enough to recognise a value.
 const SHOWN_CHARS_MAX: usize = 80;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! A profile as it was written: the same shape, each value read and with its place, defaults
-//! filled in, and no mode chosen yet.
+//! A profile as written: the same shape, with each value read and its place known, defaults filled in, and no
+//! mode chosen yet.
 //!
-//! What is checked here concerns one key alone; what concerns several is in `cross`, and what
-//! concerns the mode in `resolve`.
+//! Only checks of single keys are here. Those of several keys are in `cross_checks`, and those of the mode in
+//! `resolve`.
 
 use std::{collections::HashSet, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -48,9 +48,9 @@ pub(super) struct RawDmz {
     pub place: ProfilePlace,
     pub link: ReadValue<DmzLink>,
     pub unready: UnreadyPolicy,
-    /// For services that do not say it themselves.
+    /// For services that do not set it themselves.
     pub clients: RawClientRules,
-    /// Every service that is named, also those with problems.
+    /// Every named service, including those with problems.
     pub names: ReadValue<Vec<Located<ServiceName>>>,
     pub services: Vec<RawDmzService>,
 }
@@ -58,7 +58,7 @@ pub(super) struct RawDmz {
 pub(super) struct RawInternal {
     pub place: ProfilePlace,
     pub link: ReadValue<InternalLink>,
-    /// Every service that is named, also those with problems.
+    /// Every named service, including those with problems.
     pub names: ReadValue<Vec<Located<ServiceName>>>,
     pub services: Vec<RawInternalService>,
 }
@@ -86,7 +86,7 @@ pub(super) struct RawInternalService {
     pub carries: ReadValue<Located<Carries>>,
 }
 
-/// Reads the merged tree of a profile; `demo` stands in for the `tls` of its links.
+/// Reads the merged tree of a profile; `demo` replaces the `tls` of its links.
 pub(super) fn read(
     tree: &YamlNode,
     demo: Option<&DemoTls>,
@@ -139,7 +139,7 @@ pub(super) fn read(
     })
 }
 
-/// A word, or true and false, which some readers of YAML make of `on` and `off`.
+/// A word, or true and false, since some YAML parsers turn `on` and `off` into those.
 fn confine(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<ConfinePolicy> {
     let field = top.take(&keys::CONFINE)?;
     match field.node.value {
@@ -149,7 +149,7 @@ fn confine(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<ConfinePo
     }
 }
 
-/// A name that an operator gives a gateway: as that of a profile, and no option of a program.
+/// An operator's name for a gateway: like a profile's name, and not an option of a program.
 pub fn is_gateway_name(text: &str) -> bool {
     is_profile_name(text) && !text.starts_with('-')
 }
@@ -168,7 +168,7 @@ fn profile_name(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     field.refuse(ValueProblem::new(what, "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`"), problems)
 }
 
-/// The services of a half, each read by `read`, and the names of all.
+/// The services of a half, each read by `read`, and all their names.
 fn services<T>(
     half: &MapReader<'_>,
     key: &dyn AnyKey,
@@ -272,7 +272,7 @@ fn internal_service(
     })
 }
 
-/// How requests name backends at Unix sockets.
+/// The host in requests to backends at Unix sockets.
 fn socket_hosts(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, problems: &mut Vec<Problem>) {
     let hosts = web::hosts(field, problems);
     let ReadValue::Good(connect) = connect else { return };
@@ -283,7 +283,7 @@ fn socket_hosts(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, p
     }
 }
 
-/// A backend at a Unix socket is named as clients name the service, unless the inside says how.
+/// A backend at a Unix socket has the clients' name for the service, unless the inside gives another.
 fn name_sockets(dmz: &mut ReadValue<RawDmz>, internal: &mut ReadValue<RawInternal>) {
     let ReadValue::Good(dmz) = dmz else { return };
     for service in &mut dmz.services {
@@ -302,7 +302,7 @@ fn name_sockets(dmz: &mut ReadValue<RawDmz>, internal: &mut ReadValue<RawInterna
     }
 }
 
-/// What a backend calls itself, where it answers requests.
+/// What a backend calls itself, if it answers requests.
 fn own_names(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, problems: &mut Vec<Problem>) {
     let names = web::hosts(field, problems);
     let ReadValue::Good(connect) = connect else { return };
@@ -318,7 +318,7 @@ fn own_names(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, prob
     }
 }
 
-/// Reads an address, or a map with `key` for the address and the options of its use.
+/// Reads an address, or a map with the address at `key` and options.
 pub(super) fn address<'a, T>(
     field: &ValueReader<'a>,
     options: &'static KeyMap,
@@ -337,7 +337,7 @@ pub(super) fn address<'a, T>(
     Some((plain_address(field, parse, problems)?, None))
 }
 
-/// `bind` of a map with an address to listen on.
+/// `bind` in a map with an address to listen on.
 pub(super) fn bind(fields: Option<&MapReader<'_>>, problems: &mut Vec<Problem>) -> Option<BindPolicy> {
     match fields.and_then(|fields| fields.take(&keys::BIND)) {
         None => Some(BindPolicy::default()),
@@ -359,7 +359,7 @@ fn plain_address<T>(
     }
 }
 
-/// Says which of the addresses stand there a second time, and drops them.
+/// Reports addresses that are listed twice, and drops them.
 pub(super) fn distinct<T>(
     items: Vec<Located<T>>,
     place: impl Fn(&T) -> String,

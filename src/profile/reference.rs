@@ -1,9 +1,8 @@
-//! The reference of every key, as the manual shows it: a table for each kind of map, made from the
-//! table of keys.
+//! The reference of every key for the manual: a table for each kind of map, generated from the table of keys.
 
 use super::keys::{self, AnyKey, KeyMap};
 
-/// Markdown: for each map, where it stands, and a row for each key with its meaning, type, default and an
+/// In Markdown: for each map, where it may be, and a row for each key with its meaning, type, default and an
 /// example.
 pub fn reference() -> String {
     let mut text = String::new();
@@ -25,7 +24,7 @@ fn row(key: &dyn AnyKey) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// Each kind of map once, with all places where it stands, from the top down.
+/// Each kind of map once, with all places where it may be, from the top down.
 fn places() -> Vec<(String, &'static KeyMap)> {
     let mut found: Vec<(Vec<String>, &'static KeyMap)> = Vec::new();
     let mut open = std::collections::VecDeque::from([(String::new(), &keys::PROFILE)]);

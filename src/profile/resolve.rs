@@ -1,4 +1,4 @@
-//! From a profile as it was written to what one gateway should be in one mode.
+//! Turns a profile as written into what one gateway should be in one mode.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{disk::PipePolicy, text};
 
-/// What the command line says over the profile.
+/// What the command line sets in place of the profile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProfileOverrides {
-    /// Runs the profile in another mode than it names.
+    /// Runs the profile in another mode than its own.
     pub mode: Option<Mode>,
     /// Runs one half of a profile that has both.
     pub role: Option<Half>,
@@ -32,18 +32,18 @@ pub struct ProfileOverrides {
 
 /// Reads `file` with everything it extends, and checks all of it.
 ///
-/// Problems are those of the whole file, also where `choice` picks one half of it.
+/// The problems are those of the whole file, even if `choice` selects one half of it.
 pub fn load(file: &Path, choice: &ProfileOverrides) -> Result<Profile, Vec<Problem>> {
     load_with(file, choice, PipePolicy::Refused)
 }
 
-/// The same, from pipes too where that is said.
+/// The same; also from pipes, if that is allowed.
 pub fn load_with(file: &Path, choice: &ProfileOverrides, pipes: PipePolicy) -> Result<Profile, Vec<Problem>> {
     let (tree, problems) = chain::read(file, pipes)?;
     resolve(&tree, Some(file), None, choice, problems)
 }
 
-/// The same of a text that is not in its file yet.
+/// The same for a text that is not in its file yet.
 pub fn parse(text: &str, file: &Path, choice: &ProfileOverrides) -> Result<Profile, Vec<Problem>> {
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let source = Arc::new(SourceFile { label: text::clean_path(file).into(), folder });
@@ -51,16 +51,16 @@ pub fn parse(text: &str, file: &Path, choice: &ProfileOverrides) -> Result<Profi
     resolve(&tree, Some(file), None, choice, problems)
 }
 
-/// The ports of the built-in profile: its clients', and its links' in reverse and in forward mode.
+/// The ports of the built-in profile: those of its clients, and of its links in reverse and in forward mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DemoPorts(pub [u16; 3]);
 
 impl DemoPorts {
-    /// Those that `demo.yaml` names.
+    /// The ports in `demo.yaml`.
     pub const USUAL: Self = Self([7000, 7001, 7002]);
 }
 
-/// The built-in profile: a pair in one process, with `tls` made in memory by the caller.
+/// The built-in profile: a pair in one process, with a `tls` that the caller has made in memory.
 pub fn builtin_demo(
     choice: &ProfileOverrides,
     tls: &DemoTls,
@@ -145,7 +145,7 @@ fn mode(raw: &RawProfile, choice: &ProfileOverrides, problems: &mut Vec<Problem>
     choice.mode.or(raw.mode.good().copied())
 }
 
-/// The name that is written, or the file's without its ending.
+/// The written name, or the file's without its extension.
 fn name(raw: &RawProfile, file: Option<&Path>, problems: &mut Vec<Problem>) -> Option<String> {
     match &raw.name {
         ReadValue::Good(name) => return Some(name.clone()),
@@ -164,7 +164,7 @@ fn name(raw: &RawProfile, file: Option<&Path>, problems: &mut Vec<Problem>) -> O
     None
 }
 
-/// The halves that the mode and the role need.
+/// Checks that the halves needed by the mode and the role are there.
 fn check_halves(raw: &RawProfile, mode: Mode, role: Option<Half>, problems: &mut Vec<Problem>) {
     let mut missing = |half: &str, what: String, advice: &str| {
         let place = ProfilePlace { key: half.to_owned(), ..raw.place.clone() };
@@ -249,7 +249,7 @@ fn dmz_service(raw: &RawDmzService, half: &RawDmz, connect: Option<&RawBackends>
     }
 }
 
-/// `None` only where a problem was left before.
+/// `None` only if a problem was left before.
 fn internal_service(raw: &RawInternalService) -> Option<InternalService> {
     let connect = raw.connect.good()?;
     Some(InternalService {
@@ -274,7 +274,7 @@ fn connects(partner: &ReadValue<RawInternal>) -> ConnectTable<'_> {
     services.map(|service| (&service.name, &service.connect)).collect()
 }
 
-/// What a service reaches by its own `connect`, or by its partner's.
+/// What a service reaches through its own `connect`, or its partner's.
 fn reached<'a>(service: &'a RawDmzService, inside: &ConnectTable<'a>) -> &'a ReadValue<RawBackends> {
     match &service.connect {
         ReadValue::Absent => inside.get(&service.name).copied().unwrap_or(&ReadValue::Absent),
@@ -282,7 +282,7 @@ fn reached<'a>(service: &'a RawDmzService, inside: &ConnectTable<'a>) -> &'a Rea
     }
 }
 
-/// In direct mode a service reaches its own `connect`, or its partner's.
+/// In direct mode, a service reaches its own `connect`, or its partner's.
 fn backends(
     raw: &RawDmz,
     partner: &ReadValue<RawInternal>,
@@ -309,7 +309,7 @@ fn backends(
     backends
 }
 
-/// The DMZ half holds no backend's name or address.
+/// The DMZ half must not contain any backend's name or address.
 fn backends_stay_inside(raw: &RawDmz, mode: Mode, problems: &mut Vec<Problem>) {
     for service in &raw.services {
         let Some(connect) = service.connect.good() else { continue };
@@ -319,7 +319,7 @@ fn backends_stay_inside(raw: &RawDmz, mode: Mode, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A half's link, which every mode but direct needs.
+/// A half's link, which every mode except direct needs.
 fn link<'a, L>(
     link: &'a ReadValue<L>,
     half: &ProfilePlace,

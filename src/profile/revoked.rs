@@ -8,7 +8,7 @@ use super::{
     problem::{Problem, ValueProblem},
 };
 
-/// `revoked` and `revoked_expired`; `None` where they have problems.
+/// `revoked` and `revoked_expired`; `None` if they have problems.
 pub(super) fn read(tls: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<RevokedFiles> {
     let before = problems.len();
     let mut files = Vec::new();

@@ -1,6 +1,6 @@
-//! The JSON Schema of a profile, for editors: the table of keys, as draft 2020-12 writes it. It says
-//! less than `load` does: what concerns several keys is not in it, no key is required since an
-//! extended file may hold it, and null is taken everywhere since it removes a key.
+//! The JSON Schema of a profile, for editors, generated from the table of keys as draft 2020-12. It says less
+//! than `load` checks. Relations between keys are not in it. No key is required, since an extended file may
+//! have it, and null is accepted everywhere, since it removes a key.
 
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// A map that takes the keys of `keys` and no others.
+/// A map that accepts the keys of `keys` and no others.
 pub(super) fn map(keys: &KeyMap) -> Value {
     let property = |key: &dyn AnyKey| (key.name().to_owned(), or_null(described(key)));
     let properties: Map<String, Value> = keys.keys().map(property).collect();

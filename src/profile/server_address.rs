@@ -42,10 +42,10 @@ impl fmt::Display for ServerAddress {
     }
 }
 
-/// The kernel keeps a path in so many bytes, and a zero behind it (unix(7)).
+/// The kernel stores a path in this many bytes, followed by a zero (unix(7)).
 const PATH_BYTES_MAX: usize = 107;
 
-/// The path of a Unix socket, as it stands behind `unix://`.
+/// The path of a Unix socket, as written after `unix://`.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, ValueProblem> {
     let advice = "write the whole path, `unix:///run/app/app.sock`";
     let fault = |what: String| Err(ValueProblem::new(what, advice));

@@ -17,7 +17,7 @@ pub(super) fn parse(text: &str) -> Option<usize> {
     digits.parse::<usize>().ok()?.checked_mul(bytes)
 }
 
-/// How a profile would write it, in the largest unit that fits.
+/// The size as a profile would write it, in the largest unit that fits.
 pub(super) fn written(bytes: usize) -> String {
     let fits = |(_, unit): &(&str, usize)| bytes >= *unit && bytes.is_multiple_of(*unit);
     match UNITS.into_iter().find(fits) {

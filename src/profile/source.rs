@@ -1,4 +1,4 @@
-//! Where a dial comes from: `source` in the map of an address that is dialled.
+//! The source address of a dial: `source` in the map of an address to dial.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use super::{
     raw::RawProfile,
 };
 
-/// An address that a dial to `at` can come from.
+/// An address from which `at` can be dialled.
 pub(super) fn read(
     field: &ValueReader<'_>,
     at: Option<&HostPort>,
@@ -40,7 +40,7 @@ pub(super) fn read(
     field.refuse(fault, problems)
 }
 
-/// A half that may not bind can not choose where its dials come from.
+/// A half that may not bind cannot choose its source address.
 pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     if mode != Mode::Reverse || raw.confine == ConfinePolicy::Off {
         return;

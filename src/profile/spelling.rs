@@ -1,10 +1,10 @@
-//! Words that were probably meant, and lists of those that could be.
+//! Suggestions for misspelled words, and lists of the possible ones.
 
 pub(super) fn listed(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// The words to choose from, as a sentence says it: "`a`, `b` or `c`".
+/// The words to choose from, as in a sentence: "`a`, `b` or `c`".
 pub(super) fn one_of(words: &[&str]) -> String {
     match words {
         [] => String::new(),
@@ -13,9 +13,9 @@ pub(super) fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// The word that was probably meant: two slips away at most, and one in short words.
+/// The word that was probably meant: at most two errors away, and one for short words.
 pub(super) fn nearest<'a>(text: &str, words: &[&'a str]) -> Option<&'a str> {
-    // The distance takes time for each pair of signs, and no word is longer.
+    // The calculation looks at each pair of characters, and no word is longer.
     if text.len() > WORD_BYTES_MAX {
         return None;
     }
@@ -28,7 +28,8 @@ pub(super) fn nearest<'a>(text: &str, words: &[&'a str]) -> Option<&'a str> {
 
 const WORD_BYTES_MAX: usize = 32;
 
-/// Signs to insert, remove or replace, or neighbours to swap, to get from one word to the other.
+/// How many characters must be inserted, removed, replaced, or swapped with a neighbour to turn one word into
+/// the other.
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     let mut before_last = Vec::new();

@@ -1,5 +1,5 @@
-//! A file that is a flat map of names and texts, read as carefully as a profile is: every problem has its line, and
-//! no name comes twice.
+//! A file that is a flat map of names and texts, read as carefully as a profile: every problem has its line,
+//! and no name may appear twice.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -8,7 +8,7 @@ use super::{
     yaml::{self, DocumentWords, SourceFile, WHOLE, YamlValue},
 };
 
-/// One entry, and where it was written.
+/// One entry, and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedText {
     pub name: String,
@@ -21,7 +21,7 @@ const WORDS: DocumentWords = DocumentWords {
     not_a_map: ["the file is not a map of names", "write `NAME: TARGET`, a line for each"],
 };
 
-/// Its entries in their order, with the problems of others; an error where it is no such file.
+/// The valid entries in order, with the problems of the others; an error if it is not such a file.
 pub fn read_text_map(text: &str, label: &str) -> Result<(Vec<NamedText>, Vec<Problem>), Vec<Problem>> {
     let source = Arc::new(SourceFile { label: label.into(), folder: PathBuf::new() });
     let of_file = |problem: Problem| match problem.place.key == WHOLE {

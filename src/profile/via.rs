@@ -1,4 +1,4 @@
-//! The proxy that links are dialled through, and the name and password it asks for, which stand in a file of their
+//! The proxy through which links are dialled, and the name and password for it, which are in a file of their
 //! own and are never shown.
 
 use std::{fmt, sync::Arc};
@@ -19,11 +19,11 @@ pub struct ViaProxy {
     pub kind: ProxyKind,
     pub at: HostPort,
     pub login: Option<ProxyLogin>,
-    /// Where the login stands.
+    /// The file with the login.
     pub credentials: Option<PemSource>,
 }
 
-/// What a proxy speaks.
+/// The protocol of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProxyKind {
     /// HTTP's CONNECT (RFC 9110, section 9.3.6).
@@ -32,7 +32,7 @@ pub enum ProxyKind {
     Socks5,
 }
 
-/// Who this gateway is to a proxy.
+/// How this gateway identifies itself to a proxy.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ProxyLogin {
     pub user: String,
@@ -57,11 +57,11 @@ impl fmt::Display for ViaProxy {
 
 const VIA: AllowedUrlSchemes =
     AllowedUrlSchemes { known: &["http", "socks5"], example: "http://proxy.example.com:3128" };
-/// Of each part, as SOCKS5 carries them (RFC 1929).
+/// The limit of each part in SOCKS5 (RFC 1929).
 const LOGIN_BYTES_MAX: usize = 255;
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// `via` of a link, with where its login stands.
+/// `via` of a link, with the file for its login.
 pub(super) fn read(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> ReadValue<ViaProxy> {
     let credentials = link.take(&keys::VIA_CREDENTIALS);
     if let (Some(field), None) = (&credentials, link.take(&keys::VIA)) {
@@ -88,7 +88,7 @@ pub(super) fn read(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> ReadVal
     })
 }
 
-/// Reads the logins of the halves that run. A change is seen at a reload.
+/// Reads the logins of the halves that run. Changes take effect at a reload.
 pub(super) fn read_logins(profile: &mut Profile, problems: &mut Vec<Problem>) {
     let dmz = profile.dmz.iter_mut().filter_map(|half| match &mut half.mode {
         DmzMode::Forward { connect, .. } => Some(connect),

@@ -1,15 +1,15 @@
-//! What a valid profile should make its operator think twice about.
+//! What an operator should reconsider in a valid profile.
 
 use super::{DmzHalf, DmzMode, InternalHalf, InternalMode, Profile, link_ports};
 
-/// Sentences for `check` to print; none of them keeps the profile from running.
+/// Sentences for `check` to print; none of them prevents the profile from running.
 pub fn warnings(profile: &Profile) -> Vec<String> {
     let crowded = profile.internal.as_ref().and_then(warn_of_crowding);
     let unshown = profile.dmz.as_ref().and_then(warn_of_unshown_certificate);
     crowded.into_iter().chain(unshown).chain(warn_of_nameless_peers(profile)).collect()
 }
 
-/// Ready links leave too little room for those that carry sessions.
+/// Ready links leave too little room for links that carry sessions.
 fn warn_of_crowding(half: &InternalHalf) -> Option<String> {
     let InternalMode::Reverse { connect, tls, prepared, .. } = &half.mode else { return None };
     let gateways = connect.len();
@@ -31,7 +31,7 @@ fn warn_of_crowding(half: &InternalHalf) -> Option<String> {
     })
 }
 
-/// On a port that they share, links show what its accepts do.
+/// On a shared port, links show the certificates of its accepts.
 fn warn_of_unshown_certificate(half: &DmzHalf) -> Option<String> {
     let (listen, is_unshown) = (half.link_listen()?, link_ports::has_unshown_certificate(half));
     is_unshown.then(|| {
@@ -43,7 +43,7 @@ fn warn_of_unshown_certificate(half: &DmzHalf) -> Option<String> {
     })
 }
 
-/// Peers are told apart by their certificates, and a plain link has none.
+/// Peers are distinguished by their certificates, and a plain link has none.
 fn warn_of_nameless_peers(profile: &Profile) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |half: &str, service: &str| {

@@ -1,5 +1,5 @@
-//! The options of accepts that begin with an HTTP request: which requests mean the service, and what
-//! a WebSocket may be.
+//! The options of accepts that begin with an HTTP request: which requests are for the service, and what a
+//! WebSocket may be.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -11,45 +11,46 @@ use super::{
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
 };
 
-/// What a service wants of the requests that mean it.
+/// What a service requires of its requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebOptions {
-    /// The names of the host that mean this service, as they are written; none: any.
+    /// The host names of this service, as written; if empty, any.
     pub hosts: Vec<String>,
-    /// The pages that may open a WebSocket, by their origin; none: any, and clients that are no page.
+    /// The pages that may open a WebSocket, by their origin; if empty, any page, and clients that are not
+    /// pages.
     pub origins: Vec<String>,
     /// The longest message of a client, in bytes.
     pub message_limit: usize,
-    /// A client that is silent for so long, though it is asked, is gone.
+    /// A client that does not answer for this long although it is asked is gone.
     pub inactivity: Option<Duration>,
-    /// The subprotocols that its backend speaks; `None`: whatever the client offers.
+    /// The subprotocols that its backend speaks; `None` means whatever the client offers.
     pub protocols: Option<Vec<String>>,
     pub frames: MessageKind,
     /// Proxies in these networks say in each request who its client is.
     pub forwarded: Option<Vec<Network>>,
     /// The longest pause of a request's body.
     pub body: Duration,
-    /// A client's connection without a request stays open for so long.
+    /// How long a client's connection stays open without a request.
     pub keep_alive: Duration,
-    /// Who gets in, and how they say who they are; `None`: whoever comes.
+    /// Who may come in, and how clients identify themselves; `None` means everybody.
     pub auth: Option<Arc<ClientAuth>>,
 }
 
-/// What kind the messages of a WebSocket are that go down.
+/// The kind of WebSocket messages to the client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MessageKind {
     #[default]
     Binary,
-    /// What the backend says is UTF-8.
+    /// What the backend sends is UTF-8.
     Text,
 }
 
-/// Where keys are written that mean nothing unless the frames of a WebSocket are taken off.
+/// The places of keys that mean nothing unless WebSocket frames are decoded.
 pub(super) fn frame_key_places(fields: &MapReader<'_>) -> Vec<ProfilePlace> {
     keys::FRAME_OPTIONS.iter().filter_map(|key| fields.take(*key)).map(|field| field.place()).collect()
 }
 
-/// What is written of it, at a service or at one accept.
+/// The written options, at a service or at one accept.
 pub(super) struct RawWebOptions {
     pub hosts: Option<Vec<String>>,
     pub origins: Option<Vec<String>>,
@@ -91,7 +92,7 @@ impl RawWebOptions {
         }
     }
 
-    /// What is written here comes before what is written `above`.
+    /// Options written here take precedence over those written `above`.
     pub fn resolve_over(&self, above: &Self) -> WebOptions {
         let limit = self.message_limit.or(above.message_limit);
         WebOptions {
@@ -109,7 +110,7 @@ impl RawWebOptions {
     }
 }
 
-/// Hosts, as they are written; `*.` stands for one label only where requests choose.
+/// Hosts, as written; `*.` matches one label, only where requests choose.
 pub(super) fn hosts(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
     let whole = |text: &str| match text.starts_with("*.") {
         false => host(text),
@@ -155,7 +156,7 @@ fn host(text: &str) -> Result<String, ValueProblem> {
     Err(ValueProblem::new(what, "write a name without a port, `www.example.com` or `*.example.com`"))
 }
 
-/// As browsers write it: a scheme, a host, and a port unless it is the scheme's own (RFC 6454).
+/// As browsers write it: a scheme, a host, and a port unless it is the default of the scheme (RFC 6454).
 fn origin(text: &str) -> Result<String, ValueProblem> {
     let name = text.to_ascii_lowercase();
     let rest = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://"));

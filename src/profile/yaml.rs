@@ -1,8 +1,8 @@
-//! From text to a tree of values that know where they were written.
+//! Turns text into a tree of values with their positions.
 //!
-//! The one module that uses `serde_yaml`, which is no longer developed: to leave it, replace
-//! [`NodeSeed`] by whatever reads a plain value. What is fit to be read is decided before, in
-//! `marks`; what the values mean is decided after, in `fields` and `resolve`.
+//! This is the only module that uses `serde_yaml`, which is no longer developed. To replace it, replace
+//! [`NodeSeed`] by something else that reads a plain value. Whether a text is fit to be read is decided before,
+//! in `positions`; what the values mean is decided after, in `fields` and `resolve`.
 
 use std::{cell::RefCell, fmt, path::PathBuf, sync::Arc};
 
@@ -16,9 +16,9 @@ use super::{
 /// A file that profiles are read from.
 #[derive(Debug, PartialEq)]
 pub(super) struct SourceFile {
-    /// How problems name it.
+    /// Its name in problems.
     pub label: Arc<str>,
-    /// What relative paths in it start from.
+    /// The folder that relative paths in it start from.
     pub folder: PathBuf,
 }
 
@@ -42,7 +42,7 @@ impl SourcePosition {
     }
 }
 
-/// A value and where it was written.
+/// A value and its position.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct YamlNode {
     pub position: SourcePosition,
@@ -53,7 +53,7 @@ pub(super) struct YamlNode {
 pub(super) enum YamlValue {
     Null,
     Bool(bool),
-    /// As written: no profile key takes more than a small whole number.
+    /// As written: profile keys only take small whole numbers.
     Integer(i128),
     Float(f64),
     Text(String),
@@ -68,7 +68,7 @@ pub(super) struct YamlEntry {
     pub node: YamlNode,
 }
 
-/// What is said of a file that holds something else than it should: what it is, and what to do.
+/// The messages for a file with unexpected contents: what it is, and what to do.
 #[derive(Debug)]
 pub(super) struct DocumentWords {
     pub empty: [&'static str; 2],
@@ -80,14 +80,14 @@ const PROFILE_WORDS: DocumentWords = DocumentWords {
     not_a_map: ["the profile is not a map of keys", "begin with `mode:`, `dmz:` or `internal:`"],
 };
 
-/// Reads one profile's text. The tree's top is a map, with no key twice in any map of it.
+/// Reads one profile's text. The top of the tree is a map, and no map has a key twice.
 ///
-/// An error ends the reading; problems beside a tree are added to those found later.
+/// An error ends the reading; problems returned beside a tree are added to those found later.
 pub(super) fn read(text: &str, source: &Arc<SourceFile>) -> Result<(YamlNode, Vec<Problem>), Vec<Problem>> {
     read_map(text, source, &PROFILE_WORDS)
 }
 
-/// The same of any file whose top is a map.
+/// The same for any file whose top is a map.
 pub(super) fn read_map(
     text: &str,
     source: &Arc<SourceFile>,
@@ -122,8 +122,8 @@ pub(super) fn read_map(
     }
 }
 
-/// YAML has no place for control signs (YAML 1.2, section 5.1), and `serde_yaml` does not say
-/// where it met one.
+/// YAML does not allow control characters (YAML 1.2, section 5.1), and `serde_yaml` does not say where it found
+/// one.
 fn control_sign(text: &str, top: &SourcePosition) -> Option<Problem> {
     let refused = |sign: char| sign.is_control() && !matches!(sign, '\t' | '\n' | '\r' | '\u{85}');
     let (at, sign) = text.char_indices().find(|(_, sign)| refused(*sign))?;
@@ -160,13 +160,13 @@ pub(super) fn join_path(path: &str, key: &str) -> String {
 /// What problems call a file as a whole.
 pub(super) const WHOLE: &str = "profile";
 
-/// Reads the value that stands at a mark.
+/// Reads the value at a mark.
 #[derive(Clone, Copy)]
 struct NodeSeed<'a> {
     mark: &'a SourceMark,
     source: &'a Arc<SourceFile>,
     path: &'a str,
-    /// Those that do not end the reading.
+    /// Problems that do not end the reading.
     problems: &'a RefCell<Vec<Problem>>,
 }
 
@@ -176,7 +176,7 @@ impl NodeSeed<'_> {
         Ok(YamlNode { position: SourcePosition { source: self.source.clone(), line, column }, value })
     }
 
-    /// The two parsers see different things: an odd text, better refused than guessed at.
+    /// The two parsers disagree: it is an odd text, better refused than guessed at.
     fn disagree<E: Error>() -> E {
         E::custom("this can be read in two ways")
     }
@@ -236,7 +236,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
             let reading = NodeSeed { mark, ..self };
             nodes.push(items.next_element_seed(reading)?.ok_or_else(Self::disagree)?);
         }
-        // serde_yaml itself complains of what is left over.
+        // serde_yaml itself reports anything left over.
         self.node(YamlValue::List(nodes))
     }
 
@@ -269,7 +269,7 @@ fn key_fault(kind: KeyKind, again: bool) -> Option<ValueProblem> {
     }
 }
 
-/// A key is text; unquoted, `1`, `true` and `~` are not.
+/// Keys must be text; unquoted, `1`, `true` and `~` are not.
 enum KeyKind {
     Text,
     Other,

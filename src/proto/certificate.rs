@@ -1,13 +1,13 @@
-//! What an X.509 certificate says of itself (RFC 5280): its names and its end. Nothing here decides whether it is
-//! believed.
+//! What an X.509 certificate says (RFC 5280): its names and its end. Nothing here decides whether it is
+//! trusted.
 
 use std::net::IpAddr;
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// The names of a certificate: DNS names, URIs and addresses (RFC 5280, 4.2.1.6), and the common name
-/// where it has none of them.
+/// The names of a certificate: DNS names, URIs and addresses (RFC 5280, section 4.2.1.6), or the common name if
+/// it has none of them.
 pub fn certificate_names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
     X509Certificate::from_der(certificate).ok().map(|(_, parsed)| names_of(&parsed))
 }
@@ -29,7 +29,8 @@ pub fn names_of(parsed: &X509Certificate<'_>) -> Vec<String> {
     names
 }
 
-/// Who a person or a program is by its certificate: its first DNS or mail name, else its common name.
+/// The name that a certificate gives a person or a program: its first DNS or mail name, or else its common
+/// name.
 pub fn subject_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let alternatives = parsed.subject_alternative_name().ok().flatten();
@@ -43,7 +44,7 @@ pub fn subject_name(certificate: &CertificateDer<'_>) -> Option<String> {
     of_subject.or_else(common)
 }
 
-/// Four bytes or sixteen; what else stands there is no address.
+/// Four bytes or sixteen; anything else is not an address.
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
@@ -55,8 +56,7 @@ pub fn expiry_seconds(certificate: &CertificateDer<'_>) -> Option<i64> {
     Some(parsed.validity().not_after.timestamp())
 }
 
-/// Names of hosts are the same whatever their case (RFC 4343), addresses however they are written; a URI is
-/// compared letter by letter.
+/// Host names are compared without case (RFC 4343), addresses by value, and URIs letter by letter.
 pub fn is_same_name(one: &str, other: &str) -> bool {
     match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
         (Ok(one), Ok(other)) => one == other,

@@ -1,22 +1,22 @@
-//! The name in a ClientHello (RFC 6066, section 3), of whatever version of TLS: who passes a connection on
-//! judges no more of it than that.
+//! The name in a ClientHello (RFC 6066, section 3), of any version of TLS: to pass a connection on, nothing
+//! else needs to be checked.
 //!
-//! What else is in it is skipped by its length. Where TLS ends here, rustls reads it again, and judges it.
+//! Everything else in it is skipped by its length. If TLS ends here, rustls reads it again and checks it.
 
 use std::net::IpAddr;
 
 use thiserror::Error;
 
-/// The first byte of a record that a handshake begins with (RFC 8446, section 5.1).
+/// The first byte of a record with a handshake message (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 const RECORD_BYTES_MAX: usize = 1 << 14;
-/// As rustls takes one.
+/// The same limit as in rustls.
 const HELLO_BYTES_MAX: usize = 64 * 1024;
 
-/// Why what a client says is none, or names nothing.
+/// Why the client's bytes are not a ClientHello, or contain no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ClientHelloError {
     #[error("it does not speak TLS: its first byte is {0:#04x}")]
@@ -37,18 +37,19 @@ pub enum ClientHelloError {
     Name,
 }
 
-/// Takes the records of a hello in, as they come.
+/// Collects the records of a hello as they arrive.
 #[derive(Debug, Default)]
 pub struct RecordReader {
-    /// The head of a record, as far as it has come.
+    /// The received part of a record's header.
     head: Vec<u8>,
-    /// Bytes of the record that have yet to come.
+    /// Bytes of the record that are still missing.
     left: usize,
     message: Vec<u8>,
 }
 
 impl RecordReader {
-    /// Hears what has come; `None` while the hello is not complete, then the name that it asks for, if it does.
+    /// Takes received bytes. Returns `None` while the hello is incomplete, then the name that it asks for, if
+    /// any.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<Option<String>>, ClientHelloError> {
         while let Some(first) = bytes.first() {
             if self.left == 0 {
@@ -100,12 +101,12 @@ impl RecordReader {
     }
 }
 
-/// The name that a hello asks for. One that is an address is none (RFC 6066, section 3).
+/// The name that a hello asks for. An address does not count as a name (RFC 6066, section 3).
 fn name(hello: &[u8]) -> Result<Option<String>, ClientHelloError> {
     let mut rest = HelloCursor(hello);
-    // A version and what is random.
+    // The version and the random bytes.
     rest.take(2 + 32)?;
-    // A session, cipher suites, ways of compression.
+    // Session id, cipher suites, compression methods.
     rest.take_prefixed(1)?;
     rest.take_prefixed(2)?;
     rest.take_prefixed(1)?;
@@ -123,7 +124,7 @@ fn name(hello: &[u8]) -> Result<Option<String>, ClientHelloError> {
     Ok(Some(name).filter(|name| name.parse::<IpAddr>().is_err()))
 }
 
-/// In lower case, and without the dot of its root.
+/// In lower case, and without the dot of the root.
 fn host_name(body: &[u8]) -> Result<String, ClientHelloError> {
     let mut names = HelloCursor(HelloCursor(body).take_prefixed(2)?);
     let mut found = None;
@@ -143,7 +144,7 @@ fn host_name(body: &[u8]) -> Result<String, ClientHelloError> {
     }
 }
 
-/// What is left of a hello.
+/// The unread rest of a hello.
 struct HelloCursor<'a>(&'a [u8]);
 
 impl<'a> HelloCursor<'a> {
@@ -157,7 +158,7 @@ impl<'a> HelloCursor<'a> {
         Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
-    /// Bytes behind their length, which has so many.
+    /// Takes bytes preceded by their length, which itself has this many bytes.
     fn take_prefixed(&mut self, bytes: usize) -> Result<&'a [u8], ClientHelloError> {
         let length = self.number(bytes)?;
         self.take(length)
@@ -181,7 +182,7 @@ mod tests {
         [&[22, 3, 1][..], &long(message)].concat()
     }
 
-    /// A hello of this version, with these extensions; `None`: of a client that knows none.
+    /// A hello of this version, with these extensions; `None` for a client that knows none.
     fn hello(version: u8, extensions: Option<&[u8]>) -> Vec<u8> {
         let mut body = [&[3, version][..], &[7; 32], b"\x02id", b"\0\x02\0\x2f", b"\x01\0"].concat();
         body.extend(extensions.map(long).unwrap_or_default());

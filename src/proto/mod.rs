@@ -1,8 +1,8 @@
 //! Bytes ↔ meaning; no sockets, no clock, no policy.
 //!
-//! [`socks5`] is what any far side can speak; [`multiplex`] is the protocol of our own, agreed by ALPN
-//! inside TLS, by which sessions share links. [`ws`] are the frames of a client's WebSocket, [`proxy`] is
-//! what a proxy says of a client, [`certificate`] what a certificate says of itself.
+//! [`socks5`] is what any far side can speak. [`multiplex`] is the protocol of our own, agreed on by ALPN
+//! inside TLS, with which sessions share links. [`ws`] has the frames of a WebSocket, [`proxy`] what a proxy
+//! says about a client, and [`certificate`] what a certificate says.
 
 pub mod certificate;
 pub mod client_hello;
@@ -11,7 +11,7 @@ pub mod proxy;
 pub mod socks5;
 pub mod ws;
 
-/// Why a session is refused to the gateway that asked for it.
+/// Why a session is refused to the gateway that requested it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     UnknownService,
@@ -20,19 +20,19 @@ pub enum Refusal {
     BackendRefused,
     BackendLate,
     BackendUnreachable,
-    /// None of its backends is up: known without asking them.
+    /// None of its backends is up, which is known without trying them.
     ServiceDown,
     /// A limit is reached.
     Full,
     Draining,
     /// A fault of ours.
     Unavailable,
-    /// It came while its link was asked to go, and was not looked at.
+    /// It arrived while its link was asked to leave, and was not looked at.
     OtherLink,
 }
 
 impl Refusal {
-    /// For an operator.
+    /// The words for operators.
     pub fn words(self) -> &'static str {
         match self {
             Self::UnknownService => "it does not know the service",

@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2 (HAProxy's `proxy-protocol.txt`): who a client is, in front
-//! of what it says.
+//! The PROXY protocol, versions 1 and 2 (HAProxy's `proxy-protocol.txt`): a header in front of a client's bytes
+//! that says who the client is.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -11,15 +11,15 @@ use thiserror::Error;
 use super::multiplex::open::{PROXY_TLVS_BYTES_MAX, ProvenUser};
 use crate::profile::ProxyVersion;
 
-/// How version 2 begins, and how version 1 does.
+/// The first bytes of version 2, and of version 1.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const LINE: &[u8] = b"PROXY ";
-/// Version 1 is a line of at most so many bytes.
+/// Version 1 is a line of at most this many bytes.
 const LINE_BYTES_MAX: usize = 107;
 /// Version 2: signature, command, family, length.
 const HEAD_BYTES: usize = SIGNATURE.len() + 4;
 
-/// What is wrong with a header, and where; what was said instead is told as a number at most.
+/// What is wrong with a header, and where. What was sent instead appears as a number at most.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ProxyHeaderError {
     #[error(
@@ -51,16 +51,16 @@ pub enum ProxyHeaderError {
     Checksum,
 }
 
-/// What a header says.
+/// The contents of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// Unless the proxy speaks for itself.
+    /// `None` if the proxy speaks for itself.
     pub client: Option<SocketAddr>,
     /// The address that the client connected to.
     pub destination: Option<SocketAddr>,
-    /// What else version 2 says, but for what is about this header alone: a checksum, and padding.
+    /// Other fields of version 2, except those about this header itself: a checksum, and padding.
     pub tlvs: Vec<u8>,
-    /// Bytes of the header.
+    /// The length of the header in bytes.
     pub length: usize,
 }
 
@@ -71,11 +71,11 @@ impl ProxyHeader {
     }
 }
 
-/// Types of version 2's further fields (2.2.3, 2.2.4); what they say is about one header alone.
+/// Types of version 2's further fields (2.2.3, 2.2.4) that are about one header only.
 const CHECKSUM: u8 = 0x03;
 const PADDING: u8 = 0x04;
 
-/// Reads a header; `None` while it is not complete.
+/// Reads a header; `None` while it is incomplete.
 pub fn parse(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let is_line = bytes.first() == LINE.first();
     let begins = if is_line { LINE } else { SIGNATURE };
@@ -117,7 +117,7 @@ fn addresses<T: FromStr + Into<IpAddr>>(
     let (client, destination) = (address(3)?, address(4)?);
     let mut port = |at| {
         let port = fields.next().and_then(|field| Some((field, field.parse::<u16>().ok()?)));
-        // Not `+1` and not `01`.
+        // Refuses `+1` and `01`.
         let port = port.filter(|(field, port)| *field == port.to_string());
         port.map(|(_, port)| port).ok_or(ProxyHeaderError::Field(at, "a port"))
     };
@@ -131,7 +131,7 @@ fn addresses<T: FromStr + Into<IpAddr>>(
 
 fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let Some(&[command, kind, high, low]) = bytes[SIGNATURE.len()..].first_chunk() else {
-        // What is there may be wrong already.
+        // The received part may already be wrong.
         return bytes.get(SIGNATURE.len()).map_or(Ok(None), |command| is_local(*command).map(|_| None));
     };
     let is_local = is_local(command)?;
@@ -140,7 +140,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
         _ if is_local => 0,
         0x11 => 12,
         0x21 => 36,
-        // Not known, UDP, or no address of the Internet: the connection is the proxy's own to us.
+        // Unknown, UDP, or no Internet address: the proxy itself is the client.
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => 0,
         kind => return Err(ProxyHeaderError::Kind(kind)),
     };
@@ -155,7 +155,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     Ok(Some(header))
 }
 
-/// Of a body of 12 bytes and more, or of 36.
+/// For a body of at least 12 bytes, or 36.
 fn binary_addresses(body: &[u8], least: usize) -> Option<(SocketAddr, SocketAddr)> {
     let address = |at: usize, port_at: usize| {
         let port = u16::from_be_bytes([body[port_at], body[port_at + 1]]);
@@ -172,7 +172,7 @@ fn binary_addresses(body: &[u8], least: usize) -> Option<(SocketAddr, SocketAddr
     }
 }
 
-/// The further fields of a header, checked: type (1), length (2), value each.
+/// The further fields of a header, checked; each has a type (1), a length (2) and a value.
 fn check_fields(header: &[u8], begins_at: usize) -> Result<Vec<u8>, ProxyHeaderError> {
     let (mut kept, mut at) = (Vec::new(), begins_at);
     while let Some(&kind) = header.get(at) {
@@ -193,12 +193,12 @@ fn check_fields(header: &[u8], begins_at: usize) -> Result<Vec<u8>, ProxyHeaderE
         }
         at += field.len();
     }
-    // More than goes over a link: who the client is, is what matters.
+    // More than goes over a link. Who the client is matters most.
     kept.truncate(if kept.len() > PROXY_TLVS_BYTES_MAX { 0 } else { kept.len() });
     Ok(kept)
 }
 
-/// CRC-32 with Castagnoli's polynomial (RFC 3720, 12.1).
+/// CRC-32 with Castagnoli's polynomial (RFC 3720, section 12.1).
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc: u32, byte| (0..8).fold(crc ^ u32::from(*byte), step))
@@ -217,15 +217,15 @@ fn is_local(command: u8) -> Result<bool, ProxyHeaderError> {
 const SSL: u8 = 0x20;
 const SSL_VERSION: u8 = 0x21;
 const SSL_CN: u8 = 0x22;
-/// Of the range for what is agreed on between two (2.2.8): `METHOD:NAME`.
+/// From the range for private agreements (2.2.8): `METHOD:NAME`.
 const USER: u8 = 0xE0;
-/// The client came by TLS, and has shown a certificate on this connection, which was good (a result of zero).
+/// The client used TLS, and has shown a valid certificate on this connection (a result of zero).
 const CERTIFIED: [u8; 5] = [0x01 | 0x02 | 0x04, 0, 0, 0, 0];
-/// How a user is proven who has shown a certificate.
+/// The method of a user who has shown a certificate.
 pub const CERTIFICATE_METHOD: &str = "certificate";
 
-/// The further fields of version 2 for a backend: those of a proxy before us, and who the client has proven to be. What
-/// the proxy said of that gives way to it.
+/// The further fields of version 2 for a backend: those of a proxy in front of us, and the user that the client
+/// has proven to be. The proxy's own fields about the user are replaced.
 pub fn fields_of(user: Option<&ProvenUser>, tlvs: &[u8]) -> Vec<u8> {
     let Some(ProvenUser { method, name }) = user else { return tlvs.to_vec() };
     if method != CERTIFICATE_METHOD {
@@ -272,8 +272,8 @@ fn replace_field(tlvs: &[u8], replaced: u8, value: &[u8]) -> Vec<u8> {
     kept.chain(field(replaced, value)).collect()
 }
 
-/// The header for a backend: who the client is, where that is known, what it connected to, and what a
-/// proxy before us said.
+/// The header for a backend: who the client is, if known, what it connected to, and what a proxy in front of us
+/// said.
 pub fn write_header(
     version: ProxyVersion,
     client: Option<SocketAddr>,
@@ -288,7 +288,7 @@ pub fn write_header(
     };
     let to = match (client.ip(), destination.ip()) {
         (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => destination.ip(),
-        // Both are of one family in a header; it is the client that matters.
+        // Both addresses of a header are of one family; the client's matters more.
         (IpAddr::V4(_), IpAddr::V6(_)) => Ipv4Addr::UNSPECIFIED.into(),
         (IpAddr::V6(_), IpAddr::V4(_)) => Ipv6Addr::UNSPECIFIED.into(),
     };
@@ -301,7 +301,7 @@ pub fn write_header(
         ProxyVersion::V2 => {
             let (kind, least): (&[u8], usize) =
                 if from.is_ipv4() { (b"\x21\x11", 12) } else { (b"\x21\x21", 36) };
-            // Bounded where they come from.
+            // Limited where they come from.
             let length = u16::try_from(least + tlvs.len()).unwrap_or(u16::MAX).to_be_bytes();
             let octets = |ip| match ip {
                 IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -414,7 +414,7 @@ mod tests {
     fn what_names_no_client_is_the_proxys_own() {
         let udp = [SIGNATURE, b"\x21\x12\0\x0c", &[7; 12]].concat();
         let unix = [SIGNATURE, b"\x21\x31\0\xd8", &[7; 216]].concat();
-        // What stands behind UNKNOWN or LOCAL is not looked at.
+        // What follows UNKNOWN or LOCAL is not read.
         let local = [SIGNATURE, b"\x20\x11\0\x02ab"].concat();
         for bytes in [&b"PROXY UNKNOWN ffff::1 x y\r\n"[..], &udp, &unix, &local] {
             assert_eq!(parse(bytes), Ok(Some(ProxyHeader::of(None, bytes.len()))), "{bytes:?}");

@@ -1,8 +1,8 @@
 //! SOCKS5 (RFC 1928) as a link speaks it, over any byte stream.
 //!
-//! `socks5-proto` is the codec. What it lacks is here: a service's name is checked before it is
-//! used, an unknown command or address type gets its reply, nothing is read past a message (the
-//! codec reads byte by byte, so what follows belongs to the session). Deadlines are the caller's.
+//! `socks5-proto` is the codec. What it lacks is here: a service's name is checked before it is used, an
+//! unknown command or address type gets its reply, and nothing is read past a message (the codec reads byte by
+//! byte, so what follows belongs to the session). The caller sets deadlines.
 
 use std::{io, net::SocketAddr};
 
@@ -16,18 +16,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::Refusal;
 use crate::profile::ServiceName;
 
-/// The name offered by ALPN (RFC 7301), which is also how it is shown. It is for a far side whose TLS ends
-/// a handshake that shares no name.
+/// The name offered by ALPN (RFC 7301), which is also shown to operators. It is for a far side whose TLS fails
+/// a handshake without a common name.
 pub const PROTOCOL_NAME: &str = "socks/5";
 
-/// What a link asks for: CONNECT of the side that dials forward, BIND of the side that parks.
+/// The command of a link: CONNECT from the side that dials forward, BIND from the side that parks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocksCommand {
     Connect,
     Bind,
 }
 
-/// Why a link's greeting failed.
+/// Why a link's SOCKS5 handshake failed.
 #[derive(Debug, ThisError)]
 pub enum SocksError {
     #[error("it closed before its greeting was complete")]
@@ -61,8 +61,8 @@ fn protocol_hint(first: u8) -> &'static str {
     }
 }
 
-/// The reply code that tells a refusal (RFC 1928, section 6). What is unknown and what is not
-/// allowed sound the same.
+/// The reply code for a refusal (RFC 1928, section 6). It is the same for unknown services and for those that
+/// are not allowed.
 pub fn reply_to(refusal: Refusal) -> Reply {
     match refusal {
         Refusal::UnknownService | Refusal::NotAllowed => Reply::ConnectionNotAllowed,
@@ -109,7 +109,7 @@ impl From<Error> for SocksError {
     }
 }
 
-/// The side that dialled: offers method 0 and expects it.
+/// For the side that dialled: offers method 0 and expects it.
 pub async fn offer_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), SocksError> {
     handshake::Request::new(vec![Method::NONE]).write_to(stream).await?;
     stream.flush().await?;
@@ -117,7 +117,7 @@ pub async fn offer_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) ->
     if response.method == Method::NONE { Ok(()) } else { Err(SocksError::Method) }
 }
 
-/// The side that listens: takes any offer that contains method 0.
+/// For the side that listens: accepts any offer that contains method 0.
 pub async fn accept_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), SocksError> {
     let offered = handshake::Request::read_from(stream).await?.methods;
     let taken = offered.contains(&Method::NONE);
@@ -127,7 +127,7 @@ pub async fn accept_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -
     if taken { Ok(()) } else { Err(SocksError::Method) }
 }
 
-/// Asks for a service by name; the port of a request means nothing and is 0.
+/// Requests a service by name; the port of a request means nothing and is 0.
 pub async fn send_request(
     stream: &mut (impl AsyncWrite + Unpin),
     requested: SocksCommand,
@@ -142,8 +142,8 @@ pub async fn send_request(
     Ok(stream.flush().await?)
 }
 
-/// Reads what is asked for. Where that is not `serves` of a service's name, the reply that says
-/// so has been sent when this returns.
+/// Reads a request. If it does not ask for a service by the command `serves`, the reply that says so has been
+/// sent when this returns.
 pub async fn read_request(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     serves: SocksCommand,
@@ -192,7 +192,7 @@ pub async fn send_reply(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) ->
     Ok(stream.flush().await?)
 }
 
-/// Sends the second reply to BIND: a client has come, from there.
+/// Sends the second reply to BIND: a client has come, from this address.
 pub async fn send_announcement(
     stream: &mut (impl AsyncWrite + Unpin),
     client: SocketAddr,
@@ -201,7 +201,7 @@ pub async fn send_announcement(
     Ok(stream.flush().await?)
 }
 
-/// Waits, without a limit, for the second reply to BIND to begin; its first byte is returned.
+/// Waits without a limit for the second reply to BIND to begin; returns its first byte.
 pub async fn await_announcement(stream: &mut (impl AsyncRead + Unpin)) -> Result<u8, SocksError> {
     Ok(stream.read_u8().await?)
 }
@@ -214,7 +214,7 @@ pub async fn read_announcement(
     read_reply(&mut [first].as_slice().chain(stream)).await
 }
 
-/// Reads a reply that grants; its address is the client's in the second reply to BIND.
+/// Reads a successful reply; in the second reply to BIND, its address is the client's.
 pub async fn read_reply(stream: &mut (impl AsyncRead + Unpin)) -> Result<Address, SocksError> {
     let response = Response::read_from(stream).await?;
     match response.reply {
@@ -282,7 +282,7 @@ mod tests {
         }
     }
 
-    /// What never waits, as nothing over [`Pieces`] does.
+    /// For futures that never wait, as over [`Pieces`].
     fn now<T>(future: impl Future<Output = T>) -> T {
         future.now_or_never().expect("it never waits")
     }

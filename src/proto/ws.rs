@@ -1,16 +1,16 @@
-//! The frames of a WebSocket (RFC 6455, section 5), a client's or a link's, taken off and put on.
+//! The frames of a WebSocket (RFC 6455, section 5), of a client or of a link: decoding and encoding.
 //!
-//! What data frames hold is passed on as it comes, where it lies: no message is kept, whatever its
-//! length. Kept is a frame's head, the body of a control frame, and the letter that a text is cut in.
+//! The contents of data frames are passed on as they arrive, in place: no message is stored, whatever its
+//! length. Only a frame's header, the body of a control frame, and an incomplete character of a text are kept.
 
 use thiserror::Error;
 
-/// A frame's head: two bytes, a length of up to eight, a mask.
+/// A frame's header: two bytes, a length of up to eight, a mask.
 const HEAD_MAX: usize = 14;
 /// The longest body of a control frame.
 const CONTROL_MAX: usize = 125;
 
-/// What a frame is, as its first byte says.
+/// The type of a frame, from its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
     More = 0,
@@ -29,14 +29,14 @@ impl Opcode {
     }
 }
 
-/// Whose frames are taken off, and what may be in them.
+/// Whose frames are decoded, and what they may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameSource {
-    /// A client: masked, in messages of any kind, none of them longer than that.
+    /// A client: masked, in messages of any type, none longer than this.
     Client { message_max: usize },
-    /// The end of a link that has dialled: masked, and binary.
+    /// The dialling end of a link: masked, and binary.
     DialledLink,
-    /// The end of a link that has listened: not masked, and binary.
+    /// The listening end of a link: not masked, and binary.
     AcceptedLink,
 }
 
@@ -44,7 +44,7 @@ impl FrameSource {
     fn message_max(self) -> usize {
         match self {
             Self::Client { message_max } => message_max,
-            // Nothing is kept of a message, so its length costs nothing.
+            // Nothing of a message is stored, so its length costs nothing.
             Self::DialledLink | Self::AcceptedLink => usize::MAX,
         }
     }
@@ -57,14 +57,14 @@ impl FrameSource {
     }
 }
 
-/// Whether frames of ours are masked, which those of whoever has dialled are (section 5.1).
+/// Whether our frames are masked; those of the dialling end are (section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Masking {
     None,
     Fresh,
 }
 
-/// How the other end broke the rules; it costs it the connection.
+/// How the other end broke the rules, for which its connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WebSocketError {
     #[error("a frame with a reserved bit")]
@@ -98,7 +98,7 @@ pub enum WebSocketError {
 }
 
 impl WebSocketError {
-    /// What the client is told (RFC 6455, section 7.4.1).
+    /// The code that the client is sent (RFC 6455, section 7.4.1).
     pub fn code(self) -> u16 {
         match self {
             Self::Long(_) => 1009,
@@ -119,7 +119,7 @@ impl WebSocketError {
     }
 }
 
-/// Why nothing more is heard.
+/// Why nothing more is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebSocketEnd {
     /// A close frame, perhaps with a code.
@@ -127,7 +127,7 @@ pub enum WebSocketEnd {
     Broken(WebSocketError),
 }
 
-/// Takes the frames of one connection off.
+/// Decodes the frames of one connection.
 #[derive(Debug)]
 pub struct WebSocketDecoder {
     source: FrameSource,
@@ -135,12 +135,12 @@ pub struct WebSocketDecoder {
     head_len: usize,
     frame: Option<WebSocketFrame>,
     message: Option<OpenMessage>,
-    /// The body of a control frame, as far as it has come.
+    /// The received part of a control frame's body.
     control: Vec<u8>,
     end: Option<WebSocketEnd>,
 }
 
-/// A frame whose head is known.
+/// A frame whose header is known.
 #[derive(Debug)]
 struct WebSocketFrame {
     kind: Opcode,
@@ -149,7 +149,7 @@ struct WebSocketFrame {
     mask: FrameMask,
 }
 
-/// The mask of a frame, turned to where its next byte is.
+/// The mask of a frame, rotated to its next byte.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FrameMask([u8; 4]);
 
@@ -160,10 +160,10 @@ struct OpenMessage {
     text: Option<Utf8Check>,
 }
 
-/// A text, as far as it has come.
+/// Checks a text as it arrives.
 #[derive(Debug, Clone, Default)]
 pub struct Utf8Check {
-    /// The first bytes of a letter whose rest has yet to come.
+    /// The first bytes of a character whose rest is still to come.
     cut: Vec<u8>,
 }
 
@@ -177,8 +177,8 @@ impl WebSocketDecoder {
         self.end
     }
 
-    /// Hears what has come. What messages hold is moved to the front, and its length returned; the
-    /// answers to pings are put behind `answers`. Behind an end nothing is heard.
+    /// Decodes received bytes. The contents of messages are moved to the front, and their length is returned;
+    /// answers to pings are appended to `answers`. After an end, nothing is decoded.
     pub fn decode(&mut self, wire: &mut [u8], answers: &mut Vec<u8>) -> usize {
         let (mut at, mut kept) = (0, 0);
         while at < wire.len() && self.end.is_none() {
@@ -218,7 +218,7 @@ impl WebSocketDecoder {
         kept
     }
 
-    /// Begins a frame, if its head is there; what it can not be is known before its body comes.
+    /// Begins a frame once its header is complete. An invalid frame is detected before its body arrives.
     fn begin(&mut self) -> Result<(), WebSocketError> {
         let &[first, second] = self.head.first_chunk().expect("a head has room for two bytes");
         if self.head_len < 2 {
@@ -267,7 +267,7 @@ impl WebSocketDecoder {
         Ok(())
     }
 
-    /// Whether a frame of this kind and length may come now.
+    /// Whether a frame of this type and length may come now.
     fn admit(&self, kind: Opcode, length: u64) -> Result<usize, WebSocketError> {
         let before = match (kind, &self.message) {
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) if length > CONTROL_MAX as u64 => {
@@ -284,7 +284,7 @@ impl WebSocketDecoder {
         if length > space { Err(WebSocketError::Long(message_max)) } else { Ok(length as usize) }
     }
 
-    /// Begins a message, or goes on with it, where the frame is of one.
+    /// Begins a message or continues one, if the frame belongs to one.
     fn begin_message(&mut self, kind: Opcode, more: usize) {
         let text = (kind == Opcode::Text).then(Utf8Check::default);
         match kind {
@@ -295,7 +295,7 @@ impl WebSocketDecoder {
         }
     }
 
-    /// Does what the frame asks for, once all of it is there.
+    /// Does what the frame asks for, once it is complete.
     fn finish(&mut self, answers: &mut Vec<u8>) -> Result<(), WebSocketError> {
         let Some(WebSocketFrame { kind, is_last, left: 0, .. }) = self.frame else { return Ok(()) };
         self.frame = None;
@@ -319,17 +319,18 @@ impl WebSocketDecoder {
 }
 
 impl FrameMask {
-    /// A mask that nobody can foresee (section 10.3).
+    /// An unpredictable mask (section 10.3).
     pub fn fresh() -> Self {
         let mut mask = [0; 4];
         if aws_lc_rs::rand::fill(&mut mask).is_err() {
-            // The library ends the process rather than be without randomness; this is as unforeseen.
+            // The library would end the process rather than be without randomness; this is unpredictable
+            // enough.
             mask = fastrand::u32(..).to_ne_bytes();
         }
         Self(mask)
     }
 
-    /// Takes the mask off the next bytes, or puts it on.
+    /// Applies or removes the mask on the next bytes.
     pub fn apply(&mut self, bytes: &mut [u8]) {
         let word = self.word();
         let (words, rest) = bytes.as_chunks_mut::<8>();
@@ -342,7 +343,7 @@ impl FrameMask {
         self.turn(bytes.len());
     }
 
-    /// Puts the next bytes behind others, masked.
+    /// Appends the next bytes to others, masked.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let from = out.len();
         out.extend_from_slice(bytes);
@@ -354,21 +355,21 @@ impl FrameMask {
         mask << 32 | mask
     }
 
-    /// So many bytes have gone.
+    /// Rotates the mask past this many bytes.
     pub fn turn(&mut self, bytes: usize) {
         self.0.rotate_left(bytes % 4);
     }
 }
 
 impl OpenMessage {
-    /// The next bytes of it; a text is checked as far as it has come.
+    /// The next bytes of it; a text is checked as it arrives.
     fn feed(&mut self, bytes: &[u8]) -> Result<(), WebSocketError> {
         self.text.as_mut().map_or(Ok(()), |text| text.feed(bytes))
     }
 }
 
 impl Utf8Check {
-    /// Whether it ends within a letter.
+    /// Whether it ends inside a character.
     pub fn is_cut(&self) -> bool {
         !self.cut.is_empty()
     }
@@ -392,7 +393,7 @@ impl Utf8Check {
     }
 }
 
-/// How many bytes at the end of a text begin a letter whose rest is not there.
+/// How many bytes at the end of a text belong to an incomplete character.
 fn unfinished_bytes(text: &[u8]) -> Result<usize, WebSocketError> {
     match std::str::from_utf8(text) {
         Ok(_) => Ok(0),
@@ -401,7 +402,7 @@ fn unfinished_bytes(text: &[u8]) -> Result<usize, WebSocketError> {
     }
 }
 
-/// What a close frame says (RFC 6455, sections 5.5.1 and 7.4).
+/// The contents of a close frame (RFC 6455, sections 5.5.1 and 7.4).
 fn parse_close(body: &[u8]) -> Result<Option<u16>, WebSocketError> {
     let code = match body {
         [] => return Ok(None),
@@ -415,7 +416,7 @@ fn parse_close(body: &[u8]) -> Result<Option<u16>, WebSocketError> {
     Ok(Some(code))
 }
 
-/// The head of a frame of ours, and its mask.
+/// The header of one of our frames, and its mask.
 #[derive(Debug, Clone, Copy)]
 pub struct WebSocketFrameHead {
     bytes: [u8; HEAD_MAX],
@@ -424,7 +425,7 @@ pub struct WebSocketFrameHead {
 }
 
 impl WebSocketFrameHead {
-    /// Of a frame that is the last of its message, or not.
+    /// `is_last` says whether the frame is the last of its message.
     pub fn new(kind: Opcode, is_last: bool, length: usize, masking: Masking) -> Self {
         let mut bytes = [0; HEAD_MAX];
         bytes[0] = u8::from(is_last) << 7 | kind as u8;
@@ -462,7 +463,7 @@ impl WebSocketFrameHead {
     }
 }
 
-/// Puts a whole frame of ours behind others.
+/// Appends a complete frame of ours.
 pub fn push_frame(out: &mut Vec<u8>, kind: Opcode, body: &[u8], masking: Masking) {
     let mut head = WebSocketFrameHead::new(kind, true, body.len(), masking);
     out.extend_from_slice(head.as_bytes());

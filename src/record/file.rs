@@ -1,4 +1,4 @@
-//! The file of a recording: appended to, kept below a size, and never left with half a line.
+//! The file of a recording: it is appended to, kept below a size, and never left with an incomplete line.
 
 use std::{
     ffi::OsString,
@@ -14,11 +14,11 @@ use tokio::{
 
 use super::{RecordError, RecordingHeader};
 
-/// A file that would grow beyond this is set aside as `FILE.1`, and a new one is begun.
+/// A file that would grow beyond this is set aside as `FILE.1`, and a new one begins.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Files set aside; the oldest goes.
+/// How many files are set aside; the oldest is deleted.
 const SET_ASIDE_MAX: u32 = 4;
-/// Read at once while the end of the last whole line is looked for.
+/// How much is read at once while looking for the end of the last complete line.
 const BLOCK_BYTES: u64 = 64 * 1024;
 
 /// A recording open for writing.
@@ -26,14 +26,14 @@ const BLOCK_BYTES: u64 = 64 * 1024;
 pub struct RecordingFile {
     pub path: PathBuf,
     file: File,
-    /// Bytes in whole lines.
+    /// The number of bytes in complete lines.
     length: u64,
     bytes_max: u64,
 }
 
 impl RecordingFile {
-    /// Makes the file, or goes on with the recording that is there. Only its owner can read it:
-    /// clients' addresses are in it.
+    /// Creates the file, or continues an existing recording. Only its owner can read it, because it contains
+    /// clients' addresses.
     pub async fn open(path: &Path) -> Result<Self, RecordError> {
         Self::open_within(path, BYTES_MAX).await
     }
@@ -54,13 +54,13 @@ impl RecordingFile {
         } else if !recording.is_ours().await.map_err(io)? {
             return Err(RecordError::Other(path.into()));
         } else {
-            // A killed process may have left half a line behind.
+            // A killed process may have left an incomplete line.
             recording.truncate_half_line().await.map_err(io)?;
         }
         Ok(recording)
     }
 
-    /// Writes one line; what does not fit whole is taken back.
+    /// Writes one line; if it does not fit as a whole, it is removed again.
     pub async fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.length > 0 && self.length + line.len() as u64 > self.bytes_max {
             self.rotate().await?;
@@ -77,7 +77,7 @@ impl RecordingFile {
             self.file.flush().await
         };
         if let Err(error) = written.await {
-            // Shorter always fits, also on a disk that is full.
+            // Truncating always works, even on a full disk.
             self.truncate_half_line().await?;
             return Err(error);
         }
@@ -97,7 +97,7 @@ impl RecordingFile {
         self.file.seek(SeekFrom::Start(self.length)).await.map(|_| ())
     }
 
-    /// `FILE.3` becomes `FILE.4`, and so on up to the file itself, which is begun anew.
+    /// `FILE.3` becomes `FILE.4`, and so on up to the file itself, which begins again.
     async fn rotate(&mut self) -> io::Result<()> {
         for number in (1..SET_ASIDE_MAX).rev() {
             rename(&numbered_path(&self.path, number), &numbered_path(&self.path, number + 1)).await?;
@@ -121,13 +121,13 @@ impl RecordingFile {
 async fn open_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    // A pipe in the file's place must not hold the start up.
+    // A pipe in place of the file must not block the start.
     let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).await?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
 }
 
-/// Where the last whole line ends; 0 where there is none.
+/// Where the last complete line ends; 0 if there is none.
 async fn whole_lines(file: &mut File) -> io::Result<u64> {
     let mut end = file.seek(SeekFrom::End(0)).await?;
     while end > 0 {

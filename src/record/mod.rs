@@ -1,7 +1,7 @@
-//! Recordings: what a gateway looked like, picture after picture, in a file to keep and to replay.
+//! Recordings: the state of a gateway, snapshot after snapshot, in a file to keep and to replay.
 //!
-//! JSON lines. The first says what the file is, each of the others is one picture and the moment
-//! it was made:
+//! JSON lines. The first one describes the file; each of the others is one snapshot and the time at which it
+//! was made:
 //!
 //! ```text
 //! {"recording":"portcullis","version":"0.1.0","snapshot":1}
@@ -44,7 +44,7 @@ pub enum RecordError {
     Empty(PathBuf),
 }
 
-/// Why a line of a file is not what it should be.
+/// Why a line of a file is invalid.
 #[derive(Debug, Error)]
 pub enum LineFault {
     #[error("not a recording; `--record` makes one")]
@@ -62,13 +62,13 @@ pub enum LineFault {
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
 struct RecordingHeader {
-    /// Always [`RECORDING`]: other files of JSON lines have no such field.
+    /// Always [`RECORDING`]: other files of JSON lines do not have this field.
     recording: String,
     version: String,
     snapshot: u32,
 }
 
-/// Any other line. The moment comes first and is all that is read to find one's way.
+/// Any other line. The time comes first, and nothing else is read to find a position.
 #[derive(Debug, Serialize, Deserialize)]
 struct RecordedSnapshot<'a> {
     at: String,
@@ -81,7 +81,7 @@ impl RecordingHeader {
         Self { recording: RECORDING.into(), version, snapshot: snapshot::VERSION }
     }
 
-    /// Whether pictures of this version may follow it.
+    /// Whether snapshots of this version may follow it.
     fn is_ours(&self) -> bool {
         self.recording == RECORDING && self.snapshot == snapshot::VERSION
     }

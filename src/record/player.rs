@@ -1,4 +1,4 @@
-//! Moves through a recording in time: pause, steps, speed.
+//! Plays a recording: pause, steps, speed.
 
 use std::{
     sync::Arc,
@@ -16,13 +16,13 @@ pub struct RecordingPlayer {
     recording: Recording,
     place: usize,
     state: PlayerState,
-    /// Of [`SPEEDS`].
+    /// An index into [`SPEEDS`].
     speed: usize,
-    /// Since when the picture at `place` is shown.
+    /// Since when the snapshot at `place` is shown.
     since: Instant,
 }
 
-/// playing ⇄ paused; at the last picture it is at its end, until it is moved.
+/// playing ⇄ paused; at the last snapshot it is at the end, until it is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlayerState {
     Playing,
@@ -30,12 +30,12 @@ pub enum PlayerState {
     Ended,
 }
 
-/// What an operator may ask of a player.
+/// What an operator may ask a player to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PlayerAction {
-    /// Or go on; from the end, go on from the start.
+    /// Or continue; from the end, continue from the start.
     Pause,
-    /// One picture, and pause there.
+    /// One snapshot back, and pause there.
     StepBack,
     StepOn,
     MinuteBack,
@@ -44,28 +44,28 @@ pub enum PlayerAction {
     Faster,
 }
 
-/// Where a player is.
+/// The position of a player.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReplayProgress {
     pub state: PlayerState,
-    /// When the picture that is shown was made.
+    /// When the current snapshot was made.
     pub at: SystemTime,
-    /// Since the first picture.
+    /// Time since the first snapshot.
     pub passed: Duration,
     pub whole: Duration,
     pub speed: f64,
-    /// No picture was made for so long after this one; a longer wait is cut short.
+    /// There is no snapshot for this long after the current one; such a wait is shortened.
     pub gap: Option<Duration>,
 }
 
 impl RecordingPlayer {
-    /// Plays from the first picture on.
+    /// Plays from the first snapshot on.
     pub fn new(recording: Recording) -> Self {
         let state = if recording.count() > 1 { PlayerState::Playing } else { PlayerState::Ended };
         Self { recording, place: 0, state, speed: NORMAL, since: Instant::now() }
     }
 
-    /// The picture that is shown.
+    /// The current snapshot.
     pub fn current_snapshot(&mut self) -> Result<Arc<Snapshot>, RecordError> {
         self.recording.snapshot(self.place)
     }
@@ -82,8 +82,8 @@ impl RecordingPlayer {
         }
     }
 
-    /// Waits until the next picture is due; for ever while it does not play. May be dropped
-    /// half-way: nothing moves before the wait is over.
+    /// Waits until the next snapshot is due; for ever while it does not play. May be dropped at any point,
+    /// since nothing moves before the wait is over.
     pub async fn next(&mut self) -> Result<Arc<Snapshot>, RecordError> {
         let until = self.until_next().filter(|_| self.state == PlayerState::Playing);
         let Some(until) = until else { return std::future::pending().await };
@@ -93,7 +93,7 @@ impl RecordingPlayer {
         self.read()
     }
 
-    /// Does what was asked, and gives the picture that is shown then.
+    /// Performs an action, and returns the snapshot that is then current.
     pub fn perform(&mut self, requested: PlayerAction) -> Result<Arc<Snapshot>, RecordError> {
         match requested {
             PlayerAction::Pause => self.pause(),
@@ -107,7 +107,7 @@ impl RecordingPlayer {
         self.read()
     }
 
-    /// A picture that can not be read is no place to go on from.
+    /// If a snapshot cannot be read, there is nothing to continue from.
     fn read(&mut self) -> Result<Arc<Snapshot>, RecordError> {
         self.current_snapshot().inspect_err(|_| self.state = PlayerState::Paused)
     }
@@ -163,7 +163,7 @@ impl RecordingPlayer {
 const SPEEDS: [f64; 9] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 const NORMAL: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
-/// Pictures come every second; where the next is later than this the gateway was away.
+/// Snapshots come every second; after a longer pause than this, the gateway was away.
 const GAP: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(snapshot.health, Some(Health::Down));
     }
 
-    /// A file with one picture for each second of `seconds`, whose uptime is that second.
+    /// A file with one snapshot for each second of `seconds`, whose uptime is that second.
     fn file(folder: &tempfile::TempDir, seconds: &[u64], rest: &str) -> PathBuf {
         let mut text =
             format!("{}\n", serde_json::to_string(&super::super::RecordingHeader::current()).unwrap());
@@ -233,7 +233,7 @@ mod tests {
             let snapshot = shown(player.next().await);
             arrived.push((snapshot, began.elapsed().as_secs()));
         }
-        // The wait of 97 s is told and cut short.
+        // The wait of 97 s is shown and shortened.
         assert_eq!(arrived, [(1, 1), (3, 3), (100, 6), (101, 7)]);
         assert_eq!(player.progress().state, PlayerState::Ended);
     }
@@ -323,7 +323,7 @@ mod tests {
         let (handle, feed) = handle::channel(snapshot(0.0, GatewayPhase::Starting), "test");
         let recorder = Recorder::open(&path).await.unwrap();
         let recorded = recorder.start(handle.watch(), &Tasks::default(), Arc::default());
-        // The second is within the same second; the last is recorded whenever it comes.
+        // The second snapshot is within the same second; the last one is recorded whenever it comes.
         let (first, last) = (snapshot(1.5, GatewayPhase::Running), snapshot(1.7, GatewayPhase::Stopped));
         feed.snapshots.send_replace(first.clone());
         while fs::read_to_string(&path).unwrap().lines().count() < 2 {

@@ -1,4 +1,4 @@
-//! Reads a recording: where its pictures are at first, each of them when it is asked for.
+//! Reads a recording: first the positions of its snapshots, then each of them on demand.
 
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use crate::telemetry::{
     snapshot::{self, Snapshot},
 };
 
-/// A recording, open for reading, with at least one picture.
+/// A recording, open for reading, with at least one snapshot.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
@@ -24,7 +24,7 @@ pub struct Recording {
     places: Vec<SnapshotOffset>,
 }
 
-/// Where a picture is.
+/// The position of a snapshot in the file.
 #[derive(Debug)]
 struct SnapshotOffset {
     offset: u64,
@@ -33,7 +33,7 @@ struct SnapshotOffset {
 }
 
 impl Recording {
-    /// Opens it and finds its pictures. The last line may be half a line: the gateway was killed.
+    /// Opens it and finds its snapshots. The last line may be incomplete if the gateway was killed.
     pub fn open(path: &Path) -> Result<Self, RecordError> {
         let file = File::open(path).map_err(|source| RecordError::Open { path: path.into(), source })?;
         let mut recording = Self { path: path.into(), file: BufReader::new(file), places: vec![] };
@@ -52,12 +52,12 @@ impl Recording {
         if recording.places.is_empty() { Err(RecordError::Empty(path.into())) } else { Ok(recording) }
     }
 
-    /// How many pictures there are.
+    /// The number of snapshots.
     pub fn count(&self) -> usize {
         self.places.len()
     }
 
-    /// The picture at a place below [`count`](Self::count).
+    /// The snapshot at a place below [`count`](Self::count).
     pub fn snapshot(&mut self, place: usize) -> Result<Arc<Snapshot>, RecordError> {
         let SnapshotOffset { offset, line: number, .. } = self.places[place];
         let sought = self.file.seek(SeekFrom::Start(offset));
@@ -67,23 +67,23 @@ impl Recording {
             serde_json::from_slice(&line).map_err(|error| self.line_error(number, error.into()))?;
         let mut snapshot = snapshot.snapshot.into_owned();
         if snapshot.health.is_none() {
-            // Recorded before gateways said so themselves.
+            // It was recorded before gateways judged their own health.
             health::judge_snapshot(&mut snapshot, self.at(place));
         }
         Ok(Arc::new(snapshot))
     }
 
-    /// When the picture at `place` was made.
+    /// When the snapshot at `place` was made.
     pub fn at(&self, place: usize) -> SystemTime {
         self.places[place].at
     }
 
-    /// Time from one picture to a later one; none where the clock was set back between them.
+    /// The time from one snapshot to a later one; none if the clock was set back in between.
     pub fn between(&self, earlier: usize, later: usize) -> Duration {
         self.at(later).duration_since(self.at(earlier)).unwrap_or_default()
     }
 
-    /// The next line with its end; empty at the end of the file.
+    /// The next line with its line end; empty at the end of the file.
     fn line(&mut self) -> Result<Vec<u8>, RecordError> {
         let mut line = Vec::new();
         let read = self.file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
@@ -114,5 +114,5 @@ fn line_time(line: &[u8]) -> Result<SystemTime, LineFault> {
     Ok(humantime::parse_rfc3339(&moment.at)?)
 }
 
-/// A picture with all its rows is far shorter.
+/// A snapshot with all its rows is far shorter.
 const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;

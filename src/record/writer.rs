@@ -1,4 +1,4 @@
-//! Writes a recording: a snapshot a second, and the last one of a gateway that ends.
+//! Writes a recording: a snapshot a second, and the last one when a gateway ends.
 
 use std::{
     io,
@@ -34,7 +34,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Begins a recording, or goes on with the one that is there.
+    /// Begins a recording, or continues an existing one.
     pub async fn open(path: &Path) -> Result<Self, RecordError> {
         let file = RecordingFile::open(path).await?;
         let row = RecordingRow { file: path.display().to_string(), left_out: 0, trouble: None };
@@ -42,19 +42,19 @@ impl Recorder {
         Ok(Self { file, row })
     }
 
-    /// Records in a task of its own: a file that takes no more costs the recording and nothing else.
+    /// Records in a task of its own: if the file cannot be written, only the recording suffers.
     pub fn start(self, watch: SnapshotWatch, tasks: &Tasks, notices: Arc<NoticeLog>) -> RecorderEnd {
         let (ends, ended) = oneshot::channel();
         let path = self.file.path.clone();
         tasks.spawn("recorder", async move {
-            // Where nobody waits for the end any more, the notices have told.
+            // If nobody waits for the end any more, the notices have reported it.
             let _ = ends.send(self.record(watch, &notices).await);
         });
         RecorderEnd { path, ended }
     }
 
-    /// Writes until the gateway ends. A file that takes long costs snapshots, which are counted: the newest is
-    /// written when it is done. One that takes none is tried again with each.
+    /// Writes until the gateway ends. If a write takes long, snapshots are skipped and counted, and the newest
+    /// one is written afterwards. After an error, each snapshot is a new attempt.
     async fn record(mut self, mut watch: SnapshotWatch, notices: &NoticeLog) -> Result<(), RecordError> {
         let (mut last, mut result): (Option<Instant>, io::Result<()>) = (None, Ok(()));
         while let Some(snapshot) = watch.next().await {
@@ -69,15 +69,14 @@ impl Recorder {
         result.map_err(|source| RecordError::Io { path: self.file.path.clone(), source })
     }
 
-    /// One write for each line: what a killed process leaves behind is whole lines and a part of
-    /// one at most.
+    /// One write for each line: a killed process leaves only complete lines and at most a part of one.
     async fn append(&mut self, snapshot: &Snapshot, notices: &NoticeLog) -> io::Result<()> {
         let mut line = serde_json::to_vec(&RecordedSnapshot { at: utc_now(), snapshot: snapshot.brief() })?;
         line.push(b'\n');
         count_while(self.file.write(&line), &mut self.row, notices).await
     }
 
-    /// Tells when the file stops taking snapshots and when it goes on, each once.
+    /// Reports once when the file cannot be written, and once when it can again.
     fn report_write(&mut self, result: &io::Result<()>, notices: &NoticeLog) {
         let file = &self.row.file;
         match (result, &self.row.trouble) {
@@ -104,7 +103,8 @@ impl Recorder {
     }
 }
 
-/// Waits for a write, which a disk that hangs never ends; counts the snapshots that are left out for it.
+/// Waits for a write, which may never end on a disk that hangs; counts the snapshots that are skipped
+/// meanwhile.
 async fn count_while(
     write: impl Future<Output = io::Result<()>>,
     row: &mut RecordingRow,
@@ -139,24 +139,24 @@ pub struct RecorderEnd {
 }
 
 impl RecorderEnd {
-    /// Waits for the last snapshot, but no longer than `longest`; an error where it was not kept.
+    /// Waits for the last snapshot, but no longer than `longest`; an error if it was not written.
     pub async fn wait(self, longest: Duration) -> Result<(), RecordError> {
         match timeout(longest, self.ended).await {
-            // Where its task has panicked, that is in the log: there is nothing to tell here.
+            // If its task has panicked, that is in the log already.
             Ok(ended) => ended.unwrap_or(Ok(())),
             Err(_) => Err(RecordError::Late { path: self.path, seconds: longest.as_secs() }),
         }
     }
 
-    /// What went wrong with one that has ended already.
+    /// What went wrong, if it has ended already.
     pub fn so_far(mut self) -> Result<(), RecordError> {
         self.ended.try_recv().unwrap_or(Ok(()))
     }
 }
 
-/// A little less than a second: snapshots come at quarters, not quite.
+/// A little less than a second, since snapshots do not come exactly at quarters.
 const PACE: Duration = Duration::from_millis(900);
-/// So many snapshots that one write has cost are told; fewer are a disk that is busy.
+/// This many skipped snapshots are reported; fewer only mean a busy disk.
 const MISSED_TOLD: u32 = 3;
 
 #[cfg(test)]
@@ -174,7 +174,7 @@ mod tests {
         assert!(count_while(hangs, &mut row, &notices).await.is_ok());
         assert_eq!(row.left_out, 10);
         assert_eq!(row.trouble.as_deref(), Some("the disk does not take what is written"));
-        // A pause that costs two is not told.
+        // A pause that costs two snapshots is not reported.
         row.trouble = None;
         let slow = async {
             tokio::time::sleep(PACE * 2 + PACE / 2).await;

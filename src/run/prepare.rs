@@ -1,4 +1,5 @@
-//! What is done before anything runs: the profile is read, and the lock that holds from the start is taken.
+//! What is done before anything runs: the profile is loaded, and the part of the lock that applies from the
+//! start is taken.
 
 use std::{
     fs::DirBuilder,
@@ -24,10 +25,10 @@ use crate::{
     tui,
 };
 
-/// A gateway whose profile has been read, before anything runs.
+/// A gateway whose profile has been loaded, before anything runs.
 pub enum PreparedGateway {
     Ready(Box<GatewayStart>),
-    /// The profile does not read, and it was told why.
+    /// The profile cannot be loaded, and the reason was printed.
     Refused(ExitCode),
 }
 
@@ -40,17 +41,18 @@ pub struct GatewayStart {
     pub(super) lockdown: KeptLockdown,
     pub(super) history: KeptHistory,
     pub(super) demo_ports: Option<DemoPorts>,
-    /// Of its admin socket.
+    /// The path of its admin socket.
     pub(super) socket: Option<PathBuf>,
 }
 
-/// Reads the profile, and takes the part of the lock that holds from the start. No thread runs yet.
+/// Loads the profile, and takes the part of the lock that applies from the start. No thread runs yet.
 pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
     if let Some(parent) = cli.ends_with {
         end_with_parent(parent)?;
     }
     forbid_core_dumps();
-    // From now on it ends nothing, however early or often it comes; what it asks for is done by `obey_signals`.
+    // From now on it never ends the process, however early or often it comes; `obey_signals` does what it asks
+    // for.
     signal_hook::flag::register(SIGUSR1, Arc::default())?;
     let mut source = profile_source(cli);
     let chosen = cli
@@ -69,7 +71,7 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         source.add_folder(folder);
     }
     if cli.ends_with.is_some() {
-        // What `verify` starts writes nothing that is the gateway's own.
+        // A gateway that `verify` starts writes nothing of the real gateway's.
         (loaded.profile.log, loaded.profile.access_log, loaded.profile.audit) = (None, None, None);
     }
     let socket = match cli.admin.as_deref() {
@@ -116,7 +118,7 @@ fn forbid_core_dumps() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) });
 }
 
-/// Where the locks of an internal half are kept. What `verify` starts neither keeps nor has any.
+/// Where the locks of an internal half are stored. A gateway that `verify` starts has none.
 fn lockdown_file(cli: &Cli, profile: &Profile) -> Option<LockdownFile> {
     let is_kept = profile.internal.is_some() && cli.ends_with.is_none();
     LockdownFile::of_profile(&profile.name).filter(|_| is_kept)
@@ -128,7 +130,8 @@ fn history_file(cli: &Cli, chosen: &ChosenProfile, profile: &Profile) -> Option<
     HistoryFile::of_profile(profile).filter(|_| is_kept)
 }
 
-/// A locked half can not make them later. Where one can not be made now, the file in it is told with its lost lines.
+/// A locked half cannot create them later. If one cannot be created now, its file is reported with the lost
+/// lines.
 fn make_log_folders(profile: &Profile) {
     if confine::half_to_lock(profile).is_none() {
         return;
@@ -139,7 +142,7 @@ fn make_log_folders(profile: &Profile) {
     }
 }
 
-/// What is read and written while a gateway runs: the profiles that it can be switched to with what they name,
+/// What is read and written while a gateway runs: the profiles that it can switch to, with the files they name,
 /// and what its command line names.
 fn locked_folders(
     cli: &Cli,
@@ -171,10 +174,10 @@ fn locked_folders(
     folders
 }
 
-/// A gateway that a `verify` has started does not outlive it, however that ends.
+/// A gateway that `verify` has started ends with it, however that ends.
 fn end_with_parent(parent: u32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::TERM))?;
-    // It may have ended before the line above.
+    // The parent may have ended before the line above.
     let is_there = getppid().is_some_and(|now| now.as_raw_pid() == parent as i32);
     anyhow::ensure!(is_there, "process {parent} has not started this one, or has ended");
     Ok(())

@@ -23,18 +23,18 @@ pub struct NotifyError {
     source: io::Error,
 }
 
-/// What is told.
+/// A message to the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notification {
     Ready,
-    /// Since then, by the monotonic clock.
+    /// The time on the monotonic clock.
     Reloading {
         at: Duration,
     },
     Stopping,
     Status(String),
     Watchdog,
-    /// The start takes longer: the next word comes within this time.
+    /// The start takes longer: the next message comes within this time.
     ExtendTimeout {
         by: Duration,
     },
@@ -44,12 +44,12 @@ pub enum Notification {
 #[derive(Debug)]
 pub struct NotifySocket {
     socket: UnixDatagram,
-    /// It ends a process that it has not heard of for so long.
+    /// It ends a process from which it has not heard for this long.
     pub watchdog: Option<Duration>,
 }
 
 impl NotifySocket {
-    /// The one that this process was started with, if it was.
+    /// The socket that this process was started with, if any.
     pub fn of_environment() -> Result<Option<Self>, NotifyError> {
         let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Ok(None);
@@ -61,7 +61,7 @@ impl NotifySocket {
         }
     }
 
-    /// A path, or `@` and an abstract name.
+    /// A path, or `@` followed by an abstract name.
     pub fn connect(name: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
         let address = match name.as_bytes() {
             [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
@@ -75,12 +75,12 @@ impl NotifySocket {
         };
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
-        // A manager that does not read must not hold up the engine.
+        // A manager that does not read must not block the engine.
         socket.set_nonblocking(true)?;
         Ok(Self { socket, watchdog })
     }
 
-    /// One message for all of them. Whether it was taken: one that is busy misses it.
+    /// Sends all of them in one message; returns whether it was accepted. A busy manager misses it.
     pub fn notify(&self, notifications: &[Notification]) -> bool {
         let text: String = notifications.iter().map(Notification::line).collect();
         self.socket.send(text.as_bytes()).is_ok()
@@ -93,7 +93,7 @@ impl Notification {
             Self::Ready => "READY=1\n".into(),
             Self::Reloading { at } => format!("RELOADING=1\nMONOTONIC_USEC={}\n", at.as_micros()),
             Self::Stopping => "STOPPING=1\n".into(),
-            // A line of its own would say something else.
+            // A line of its own would mean something else.
             Self::Status(text) => format!("STATUS={}\n", text.replace('\n', " ")),
             Self::Watchdog => "WATCHDOG=1\n".into(),
             Self::ExtendTimeout { by } => format!("EXTEND_TIMEOUT_USEC={}\n", by.as_micros()),
@@ -101,7 +101,7 @@ impl Notification {
     }
 }
 
-/// The watchdog's time, where it is meant for this process.
+/// The watchdog's interval, if it is meant for this process.
 fn watchdog(usec: Option<String>, pid: Option<String>) -> Option<Duration> {
     let is_meant = pid.is_none_or(|pid| pid.trim().parse() == Ok(std::process::id()));
     let usec: u64 = usec?.trim().parse().ok()?;
@@ -123,7 +123,7 @@ mod tests {
         let mut received = [0; 256];
         let length = manager.recv(&mut received).unwrap();
         assert_eq!(&received[..length], b"READY=1\nSTATUS=1 of 2 links\n");
-        // The socket outlives its name, as in a gateway that may open nothing any more.
+        // The socket outlives its name, as in a gateway that may no longer open anything.
         std::fs::remove_file(&path).unwrap();
         assert!(socket.notify(&[Notification::Reloading { at: Duration::from_micros(7) }]));
         let length = manager.recv(&mut received).unwrap();

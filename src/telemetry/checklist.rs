@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The steps, in the order in which they are walked.
+/// The steps, in the order in which they are performed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStep {
-    /// It reads, and its certificates are good.
+    /// The profile can be read, and its certificates are valid.
     Profile,
     /// The backends answer.
     Basic,
@@ -51,31 +51,31 @@ impl StepResult {
     }
 }
 
-/// One step that was walked.
+/// One step that was performed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepReport {
     pub step: CheckStep,
     pub result: StepResult,
     pub seen: String,
-    /// The one thing to do next, on a failure.
+    /// The next thing to do after a failure.
     pub advice: Option<String>,
     pub milliseconds: u64,
-    /// What whoever merges the walks has to know of a failure.
+    /// What is needed about a failure to merge the runs of two halves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<StepFailure>,
 }
 
-/// A failure that somebody else may know more of.
+/// A failure about which another half may know more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepFailure {
-    /// Its links did not come about in time: what the other half has met may tell why.
+    /// Its links were not up in time: the other half may have seen the reason.
     NotReady,
-    /// The port of forward mode is open, and it was seen who holds it.
+    /// The port of forward mode is open, and the program that holds it was seen.
     PortHolderSeen,
 }
 
-/// What a step's check says; the time it took is added by whoever walks.
+/// The result of a step's check; whoever runs the step adds the time it took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepFinding {
     pub result: StepResult,
@@ -108,7 +108,7 @@ impl StepFinding {
     }
 }
 
-/// The whole walk.
+/// The whole run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyReport {
     /// No step failed.
@@ -121,7 +121,7 @@ impl VerifyReport {
         Self { passed: steps.iter().all(|step_report| step_report.result != StepResult::Fail), steps }
     }
 
-    /// The steps and their results in one line, with what was seen where one failed.
+    /// The steps and their results in one line, with the findings of those that failed.
     pub fn line(&self) -> String {
         let word = |step_report: &StepReport| match step_report.result {
             StepResult::Fail => format!("{} fail ({})", step_report.step.word(), step_report.seen),
@@ -132,7 +132,7 @@ impl VerifyReport {
         self.steps.iter().map(word).collect::<Vec<_>>().join(", ")
     }
 
-    /// The walks of two halves as one: a failure counts, then a pass, and a step that both skip.
+    /// Merges the runs of two halves: a failure takes precedence, then a pass, then a skip.
     pub fn merge(self, other: Self) -> Self {
         let mut steps = self.steps;
         for theirs in other.steps {

@@ -1,5 +1,5 @@
-//! A coarse clock for the byte path: one relaxed load instead of a clock read for each chunk; and the one on the
-//! wall, which services' hours go by.
+//! A coarse clock for the byte path, with one relaxed load instead of a clock read for each chunk; and the wall
+//! clock, which the hours of services use.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-/// The clock on the wall, which can be set while we run.
+/// The wall clock, which may be set while we run.
 #[derive(Clone)]
 pub struct WallClock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
@@ -37,12 +37,12 @@ pub fn coarse_ms() -> u64 {
     COARSE_MS.load(Ordering::Relaxed)
 }
 
-/// Microseconds since the process began: a clock read, for what happens a few times a session.
+/// Microseconds since the process began: a real clock read, for what happens a few times a session.
 pub fn now_us() -> u64 {
     STARTED.elapsed().as_micros() as u64
 }
 
-/// Moves the coarse clock; called by the observer a few times a second.
+/// Advances the coarse clock; the engine calls this a few times a second.
 pub fn tick() {
     COARSE_MS.store(STARTED.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
 }

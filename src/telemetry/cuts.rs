@@ -8,7 +8,7 @@ use std::{
 
 use crate::profile::Half;
 
-/// By peer: the last burst of cuts.
+/// The last burst of cuts of each peer.
 #[derive(Debug, Default)]
 pub struct CutCounters(HashMap<(Half, Arc<str>), CutBurst>);
 
@@ -33,7 +33,7 @@ impl CutCounters {
         (burst.sessions, burst.last) = (burst.sessions + 1, now);
     }
 
-    /// Those with a peer's last link, which ended so many seconds ago.
+    /// Sessions cut with a peer's last link, which ended this many seconds ago.
     pub fn cut_with(&self, role: Half, peer: &str, gone_seconds: f64) -> u64 {
         let burst = self.0.get(&(role, Arc::from(peer)));
         let is_of_it =
@@ -42,8 +42,8 @@ impl CutCounters {
     }
 }
 
-/// Peers of which cuts are remembered.
+/// How many peers are remembered.
 const PEERS_MAX: usize = 256;
 const REMEMBERED: Duration = Duration::from_secs(3600);
-/// Cuts that are further apart have different causes; a dead link is noticed within it.
+/// Cuts that are further apart have different causes; a dead link is noticed within this time.
 const APART: Duration = Duration::from_secs(15);

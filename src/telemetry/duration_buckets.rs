@@ -1,23 +1,24 @@
-//! Durations in the buckets that monitors read: added to without a lock, and read whole.
+//! Durations in the buckets that monitors read; adding takes no lock, and they are read as a whole.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// The upper bounds, in microseconds: from what a ready link takes to where every client has given up.
+/// The upper limits, in microseconds: from the time a ready link takes to the time when every client has given
+/// up.
 const BOUNDS_US: [u64; 12] =
     [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 2_500_000, 5_000_000];
 
-/// What was measured since the beginning.
+/// What was measured since the start.
 #[derive(Debug, Default)]
 pub struct DurationBuckets {
-    /// The last one holds what is longer than every bound.
+    /// The last one counts what exceeds every limit.
     counts: [AtomicU64; BOUNDS_US.len() + 1],
     sum_us: AtomicU64,
 }
 
-/// The same at one moment.
+/// The counts at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DurationCounts {
     counts: [u64; BOUNDS_US.len() + 1],
@@ -49,7 +50,7 @@ impl DurationCounts {
         self.sum_us as f64 / 1e6
     }
 
-    /// Each upper bound in seconds, with how many are within it and not within the one before.
+    /// Each upper limit in seconds, with the number of durations between the previous limit and this one.
     pub fn by_bound(&self) -> impl Iterator<Item = (f64, u64)> {
         let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
         bounds.zip(self.counts)

@@ -20,9 +20,9 @@ pub enum EndedBy {
     Time,
     /// A limit of ours: sessions, waiters.
     Limit,
-    /// The same, of what one client may have: others are served.
+    /// The same, for a limit of one client: others are served.
     ClientLimit,
-    /// Policy said no.
+    /// A policy refused it.
     Policy,
     /// The operator: drain, kill, stop, switch.
     Operator,
@@ -46,21 +46,21 @@ impl EndedBy {
     }
 }
 
-/// What an end means for who looks at it.
+/// How serious an end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndWeight {
     /// Both sides had finished.
     Healthy,
-    /// The client or the operator wanted it so.
+    /// The client or the operator wanted it.
     Wanted,
-    /// A limit, a time or a rule of ours.
+    /// A limit, a timeout or a rule of ours.
     Refusal,
     /// A backend, a peer or a bug.
     Failure,
 }
 
 impl EndWeight {
-    /// By the two letters.
+    /// From the two letters.
     pub fn of_code(code: &str) -> Self {
         match code.chars().next() {
             Some('B' | 'P' | 'I') => Self::Failure,
@@ -70,20 +70,20 @@ impl EndWeight {
         }
     }
 
-    /// Whether it is to be kept and shown longer than the many that were to be expected.
+    /// Whether it is kept and shown for longer than ordinary ends.
     pub fn is_failure(self) -> bool {
         matches!(self, Self::Failure | Self::Refusal)
     }
 }
 
-/// Why sessions end that stand on a certificate which was revoked, of their client or of a gateway.
+/// Why sessions end whose client or gateway has a revoked certificate.
 pub const REVOKED: &str = "a certificate was revoked";
 
 /// Why and when a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEnd {
     pub who: EndedBy,
-    /// Where it was; of no meaning for the clean end.
+    /// Where the session was; meaningless for a clean end.
     pub phase: SessionPhase,
     pub reason: String,
 }
@@ -93,7 +93,7 @@ impl SessionEnd {
         Self { who: EndedBy::Nobody, phase: SessionPhase::Draining, reason: "both sides finished".into() }
     }
 
-    /// Whether something went wrong, and not by the client's or the operator's will.
+    /// Whether something went wrong that neither the client nor the operator wanted.
     pub fn is_failure(&self) -> bool {
         EndWeight::of_code(&self.code()).is_failure()
     }
@@ -118,7 +118,7 @@ impl SessionEnd {
     }
 }
 
-/// What the two letters mean, in words; `None` where they are none of ours.
+/// What the two letters mean, in words; `None` if they are not ours.
 pub fn explain_code(code: &str) -> Option<String> {
     let mut letters = code.chars();
     let (who, when) = (letters.next()?, letters.next()?);
@@ -143,7 +143,7 @@ pub const WHO: [(char, &str); 8] = [
     ('O', "the operator ended it"),
     ('I', "a bug ended it"),
 ];
-/// The second.
+/// The second letter in words.
 pub const WHEN: [(char, &str); 6] = [
     ('N', "while it was negotiated"),
     ('A', "before it was let in"),

@@ -1,8 +1,8 @@
 //! Sessions that failed, grouped by cause and kept as long as the gateway runs: what broke at night is still
-//! told in the morning, however many sessions ended well since.
+//! shown in the morning, however many sessions ended well since.
 //!
-//! Texts of reasons can come from outside. So one kind of end has a few groups only, and whoever causes
-//! failures with ever new reasons pushes out nothing but the groups of that kind.
+//! Reasons may contain text from outside. So one kind of end has only a few groups, and whoever causes failures
+//! with ever new reasons displaces only groups of that kind.
 
 use std::{
     sync::Arc,
@@ -17,29 +17,29 @@ use crate::{
     text,
 };
 
-/// Groups in all, and of one half, service and end code.
+/// The most groups in all, and of one half, service and end code.
 const GROUPS_MAX: usize = 64;
 const GROUPS_OF_KIND_MAX: usize = 8;
-/// Longest reason of a group.
+/// The longest reason of a group.
 const REASON_CHARS_MAX: usize = 400;
 
-/// Sessions that failed of one cause.
+/// Sessions that failed for one cause.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailureRow {
-    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     pub role: Half,
     pub service: String,
     /// Who ended them and when: two letters, see `telemetry::end`.
     pub end: String,
-    /// Of the last of them; the others differ in numbers and times alone.
+    /// The reason of the last one; the others differ only in numbers and times.
     pub reason: String,
     pub count: u64,
     /// When the first and the last of them ended: UTC, RFC 3339.
     pub first: String,
     pub last: String,
-    /// Seconds since the last.
+    /// Seconds since the last one.
     pub ago_seconds: f64,
     /// The last of them, as an example.
     pub session: String,
@@ -105,8 +105,8 @@ impl FailureGroups {
         group.peer = failed.peer.map(str::to_owned);
     }
 
-    /// The group that gives way is the one that has not grown for longest: of the same kind where that has
-    /// its share, else of all.
+    /// Removes the group that has not grown for longest: one of the same kind if that kind has its full share,
+    /// else one of all.
     fn make_room(&mut self, failed: FailedSession<'_>, code: &str) {
         let of_kind = self.groups.iter().filter(|group| group.is_of_kind(failed, code)).count();
         let is_kind_full = of_kind >= GROUPS_OF_KIND_MAX;

@@ -1,6 +1,6 @@
 //! Formats numbers for operators: few digits, bounded width, one unit letter.
 
-/// Widest answer of [`amount`], [`age`] and [`span`].
+/// The widest result of [`amount`], [`age`] and [`span`].
 pub const WIDTH: u16 = 6;
 
 const UNITS: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
@@ -12,7 +12,7 @@ const DAY: u64 = 24 * HOUR;
 pub fn amount(bytes: u64) -> String {
     let (mut unit, mut scale) = (0, 1_u128);
     let bytes = u128::from(bytes);
-    // 999.5 of one unit would print as 1000 of it: go on to the next one already there.
+    // 999.5 of one unit would be shown as 1000, so use the next unit from there.
     while bytes * 2 >= scale * 1999 && unit + 1 < UNITS.len() {
         unit += 1;
         scale *= 1000;
@@ -28,7 +28,7 @@ pub fn amount(bytes: u64) -> String {
     }
 }
 
-/// Bytes for prose: `0 B`, `1.2 kB`.
+/// Bytes for text: `0 B`, `1.2 kB`.
 pub fn bytes(bytes: u64) -> String {
     let short = amount(bytes);
     match short.find(|c: char| c.is_ascii_alphabetic()) {
@@ -37,7 +37,7 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// Bytes a second for prose: `84.2 MB/s`.
+/// Bytes a second for text: `84.2 MB/s`.
 pub fn rate(bytes_a_second: u64) -> String {
     format!("{}/s", bytes(bytes_a_second))
 }
@@ -106,9 +106,9 @@ fn format_long(whole: u64) -> String {
     }
 }
 
-/// Whole seconds; what is negative or not a number counts as none.
+/// Whole seconds; negative values and NaN count as none.
 fn whole_seconds(seconds: f64) -> u64 {
-    // A float that does not fit saturates, and NaN becomes 0: exactly what is wanted.
+    // A float that does not fit saturates, and NaN becomes 0, as wanted here.
     seconds as u64
 }
 

@@ -1,4 +1,4 @@
-//! How long clients wait for a link: a histogram that sessions add to without a lock, and its last minute,
+//! How long clients wait for a link: a histogram to which sessions add without a lock, and its last minute,
 //! which is sampled from time to time.
 
 use std::{
@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-/// Four buckets for each doubling of a microsecond: a percentile is at most a quarter too high.
+/// Four buckets for each doubling, starting at a microsecond: a percentile is at most a quarter too high.
 const BUCKETS: usize = 4 * 32;
 
-/// Waits by their length, since the beginning.
+/// The number of waits by length, since the start.
 #[derive(Debug)]
 pub struct WaitHistogram([AtomicU64; BUCKETS]);
 
-/// Waits by their length, of some time.
+/// The number of waits by length, over some time.
 #[derive(Debug, Clone)]
 pub struct WaitCounts(Box<[u64; BUCKETS]>);
 
@@ -51,7 +51,7 @@ impl WaitCounts {
         self
     }
 
-    /// The wait that so many of a hundred did not exceed; `None` where nobody came.
+    /// The wait that this percentage did not exceed; `None` if there was none.
     pub fn percentile(&self, part: f64) -> Option<Duration> {
         let all: u64 = self.0.iter().sum();
         let wanted = ((all as f64 * part / 100.0).ceil() as u64).max(1);
@@ -64,17 +64,17 @@ impl WaitCounts {
     }
 }
 
-/// What a histogram has seen in the last minute, give or take a few seconds.
+/// The waits of the last minute, give or take a few seconds.
 #[derive(Debug, Default)]
 pub struct LastMinute {
-    /// By the time they were read; the first is what the minute begins with.
+    /// Counts by the time they were read; the minute begins with the first.
     read: VecDeque<(f64, WaitCounts)>,
     /// A minute has passed since the first reading.
     is_full: bool,
 }
 
 impl LastMinute {
-    /// To be called from time to time; `now` in seconds.
+    /// Must be called from time to time; `now` in seconds.
     pub fn sample(&mut self, waits: &WaitHistogram, now: f64) {
         if self.read.back().is_none_or(|(at, _)| now - at >= STEP_SECONDS) {
             self.read.push_back((now, waits.counts()));
@@ -88,7 +88,7 @@ impl LastMinute {
     pub fn counts(&self, waits: &WaitHistogram) -> WaitCounts {
         match self.read.front().filter(|_| self.is_full) {
             Some((_, before)) => waits.counts().since(before),
-            // Younger than a minute: all there is.
+            // Less than a minute old: count everything.
             None => waits.counts(),
         }
     }
@@ -104,7 +104,7 @@ fn bucket(wait: Duration) -> usize {
     ((doublings as usize - 1) * 4 + quarter as usize).min(BUCKETS - 1)
 }
 
-/// The longest wait of a bucket, in microseconds.
+/// The longest wait in a bucket, in microseconds.
 fn upper_bound(at: usize) -> u64 {
     if at < 4 {
         return at as u64;

@@ -1,4 +1,4 @@
-//! What a gateway has moved, carried and refused in the last 24 hours, in a ring that does not grow.
+//! What a gateway has transferred, carried and refused in the last 24 hours, in a ring that does not grow.
 //!
 //! ```text
 //! the last 10 minutes   by the second      600 samples
@@ -13,17 +13,17 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Seconds of a step, and how many are kept.
+/// The seconds of a step, and how many steps are kept.
 const TIERS: [(u64, usize); 3] = [(1, 600), (10, 720), (60, 1440)];
 const DAY_SECONDS: u64 = 86_400;
 /// How much outlives a restart.
 const KEPT_SECONDS: u64 = 3600;
 /// A clock may be set right by so much while a gateway does not run.
 const CLOCK_SLACK_SECONDS: u64 = 120;
-/// Steps in one answer: of what is asked for no more is sent.
+/// The most steps in one answer, whatever was requested.
 pub const HISTORY_STEPS_MAX: u64 = 600;
 
-/// What was measured in one step. What is 0 is not sent.
+/// What was measured in one step. Zero fields are not sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HistorySample {
@@ -32,7 +32,7 @@ pub struct HistorySample {
     /// How many of its seconds were measured.
     #[serde(skip_serializing_if = "is_zero")]
     pub seconds: u64,
-    /// Bytes a second, on the mean and at most.
+    /// Bytes a second: average and maximum.
     #[serde(skip_serializing_if = "is_zero")]
     pub up: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -41,12 +41,12 @@ pub struct HistorySample {
     pub up_max: u64,
     #[serde(skip_serializing_if = "is_zero")]
     pub down_max: u64,
-    /// Sessions open and clients that waited, at most.
+    /// Maximum of open sessions and of waiting clients.
     #[serde(skip_serializing_if = "is_zero")]
     pub open: u64,
     #[serde(skip_serializing_if = "is_zero")]
     pub waiting: u64,
-    /// Links that took sessions, at the least, of those wanted.
+    /// Minimum of links that took sessions, and the number wanted.
     #[serde(skip_serializing_if = "is_zero")]
     pub links: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -54,7 +54,7 @@ pub struct HistorySample {
     /// Clients that were refused.
     #[serde(skip_serializing_if = "is_zero")]
     pub refused: u64,
-    /// How long 99 of a hundred clients had waited for a link; `None` where nobody came.
+    /// How long 99 of a hundred clients had waited for a link at most; `None` if there were none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<f64>,
 }
@@ -64,11 +64,11 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl HistorySample {
-    /// Both together, as one step of the same gateway.
+    /// Merges two steps of the same gateway, one after the other.
     pub fn followed_by(self, later: &Self) -> Self {
         let seconds = self.seconds.saturating_add(later.seconds);
         let mean = |a: u64, b: u64| {
-            // More seconds than a day has come from no gateway, and must not overflow here.
+            // No gateway sends more seconds than a day has, and such a number must not overflow here.
             let [before, after] =
                 [self.seconds, later.seconds].map(|seconds| u128::from(seconds.min(DAY_SECONDS)));
             let sum = u128::from(a) * before + u128::from(b) * after;
@@ -91,7 +91,7 @@ impl HistorySample {
         }
     }
 
-    /// The same step of two gateways.
+    /// Adds the same step of another gateway.
     pub fn beside(self, other: &Self) -> Self {
         Self {
             at: self.at,
@@ -114,7 +114,7 @@ fn longest(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     [a, b].into_iter().flatten().reduce(f64::max)
 }
 
-/// How far back an answer goes, and how finely: so many steps of so many seconds.
+/// How far back an answer goes, and how finely: a number of steps, and the seconds of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HistoryRequest {
@@ -122,24 +122,24 @@ pub struct HistoryRequest {
     pub steps: u64,
 }
 
-/// The answer: the steps that were measured, oldest first.
+/// The answer: the measured steps, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HistoryReport {
     /// When it was made, in seconds since 1970.
     pub now: u64,
-    /// What was asked for, or more where nothing finer is kept so long.
+    /// As requested, or longer if nothing finer is kept for that long.
     pub step_seconds: u64,
     pub samples: Vec<HistorySample>,
 }
 
-/// What is kept: the same time in three grains.
+/// The same time in three resolutions.
 #[derive(Debug, Default)]
 pub struct HistoryRing {
     tiers: [VecDeque<HistorySample>; TIERS.len()],
 }
 
 impl HistoryRing {
-    /// Takes what was measured in one second.
+    /// Adds what was measured in one second.
     pub fn take_second(&mut self, sample: HistorySample) {
         for (tier, (step, most)) in self.tiers.iter_mut().zip(TIERS) {
             let sample = HistorySample { at: sample.at / step * step, seconds: 1, ..sample };
@@ -182,7 +182,7 @@ impl HistoryRing {
         let keeps = |(_, (step, most)): &(usize, (u64, usize))| step * *most as u64 >= span;
         let (place, (finest, _)) =
             TIERS.into_iter().enumerate().find(keeps).unwrap_or((TIERS.len() - 1, TIERS[TIERS.len() - 1]));
-        // Each step of the answer has as many of those that are kept.
+        // Each step of the answer consists of this many kept steps.
         let step_seconds = step_seconds.div_ceil(finest) * finest;
         let oldest = now.saturating_sub(span) / step_seconds * step_seconds;
         let mut report = HistoryReport { now, step_seconds, samples: Vec::new() };
@@ -206,9 +206,9 @@ pub enum KeptHistoryError {
     Future,
 }
 
-/// Adds to the step under way, or begins the next one.
+/// Adds to the current step, or begins the next one.
 fn add_step(tier: &mut VecDeque<HistorySample>, sample: HistorySample, most: usize) {
-    // A clock that was set back: what it had not reached yet was another time.
+    // After the clock was set back, later samples belong to another time.
     while tier.back().is_some_and(|last| last.at > sample.at) {
         tier.pop_back();
     }

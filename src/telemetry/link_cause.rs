@@ -1,20 +1,21 @@
 //! Why links to a gateway fail, as far as an operator can do something about it.
 //!
-//! A cause is made where the error is (`link::failure`), and travels with the rows and notices of a snapshot beside
-//! the words for it. What to do about each is `verify::advice`.
+//! A cause is determined where the error is (`link::failure`), and travels with the rows and notices of a
+//! snapshot beside its text. What to do about each cause is in `verify::advice`.
 
 use serde::{Deserialize, Serialize};
 
-/// Of several causes at once, the first here explains the others.
+/// If there are several causes at once, the first one here explains the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkCause {
     /// The other gateway's certificate has none of the names in `peers`.
     PeerNotListed,
-    /// A certificate has expired or is not valid yet, by the clock of one of the hosts.
+    /// A certificate has expired or is not valid yet, according to one host's clock.
     CertificateDates,
     OtherCa,
-    /// What is shown around the WebSocket of a link, often by somebody on the way, is by another CA than `outer` has.
+    /// The certificate of the TLS around a link's WebSocket, often a proxy's, is from another CA than those in
+    /// `outer`.
     OuterOtherCa,
     /// The other gateway refuses our certificate; its log says why.
     CertificateRefused,
@@ -23,7 +24,7 @@ pub enum LinkCause {
     NoTls,
     PortTaken,
     PortForbidden,
-    /// The proxy of `via` is not there.
+    /// The proxy of `via` cannot be reached.
     ProxyAway,
     ConnectionRefused,
     NameUnresolved,
@@ -31,18 +32,18 @@ pub enum LinkCause {
     Unreachable,
     /// `maximum` links are in use.
     AtMaximum,
-    /// None of the services that are offered is known here, and allowed.
+    /// None of the services offered is known here and allowed.
     NoKnownService,
     NoInternalGateway,
     NoDmzGateway,
     /// Its links stood, and were lost without a goodbye.
     GatewayLost,
-    /// Anything else, and what a later version knows.
+    /// Anything else, including causes from a later version.
     #[serde(other)]
     Other,
 }
 
-/// What is wrong with links: the cause, and the words for it.
+/// A fault of links: its cause and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkFault {
     pub cause: LinkCause,

@@ -1,8 +1,9 @@
 //! What is happening: the registry of sessions, the snapshot made from it, the log.
 //!
-//! In reading order: [`end`] is how a session ended, [`registry`] knows the open sessions, [`notices`] holds what
-//! an operator should see, [`rate_limited`] bounds what outsiders can write to the log, [`snapshot`] is the plain
-//! data about the whole gateway, [`health`] what that data means, [`log`] the lines on standard error.
+//! In reading order: [`end`] is how a session ended, [`registry`] knows the open sessions, and [`notices`]
+//! holds what an operator should see. [`rate_limited`] limits what outsiders can write to the log. [`snapshot`]
+//! is the plain data about the whole gateway, and [`health`] what that data means. [`log`] has the lines on
+//! standard error.
 
 pub mod audit;
 pub mod checklist;

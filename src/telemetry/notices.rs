@@ -1,7 +1,7 @@
 //! The most recent lines that deserve an operator's attention. They are written to the log as well.
 //!
-//! Lines of one cause that follow one another soon become one line with a count, the latest of them, so that a
-//! flood of one problem does not push out the others.
+//! Lines with the same cause that follow one another soon are shown as one line with a count, the latest of
+//! them, so that a flood of one problem does not displace the others.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -17,22 +17,22 @@ use super::{
 };
 use crate::text;
 
-/// Lines kept for the screen.
+/// How many lines are kept for the screen.
 const KEPT_MAX: usize = 200;
-/// A line of the same cause that is older stays by itself.
+/// An older line with the same cause stays separate.
 const MERGED_OVER: Duration = Duration::from_secs(600);
-/// A line's longest text; parts of it come from the other side.
+/// The longest text of a line; parts of it come from the other side.
 const TEXT_CHARS_MAX: usize = 400;
 
-/// Things of one kind that are told, at most.
+/// How many different things of one kind are reported.
 const ONCE_MAX: usize = 64;
 
-/// Tells each thing once, however often it is seen.
+/// Reports each thing once, however often it is seen.
 #[derive(Debug, Default)]
 pub struct ReportOnce(Mutex<HashSet<String>>);
 
 impl ReportOnce {
-    /// Whether it is to be told now. What is seen when much was told already is not told any more.
+    /// Whether it should be reported now. When many things were reported already, new ones are not.
     pub fn is_first(&self, thing: &str) -> bool {
         let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reported.len() < ONCE_MAX && !reported.contains(thing) && reported.insert(thing.to_owned())
@@ -67,21 +67,21 @@ impl NoticeLog {
         self.push(NoticeLevel::Error, line.into());
     }
 
-    /// The same as [`NoticeLog::warn_limited`] of something good.
+    /// Like [`NoticeLog::warn_limited`], for good news.
     pub fn info_limited(&self, kind: LogKind, text: impl Into<String>) {
         if self.limited.admits(kind) {
             self.info(kind.event().line(text));
         }
     }
 
-    /// A line that somebody outside can cause: written as long as there are not too many of its kind.
+    /// Writes a line that somebody outside can cause, as long as there are not too many of its kind.
     pub fn warn_limited(&self, kind: LogKind, text: impl Into<String>) {
         if self.limited.admits(kind) {
             self.warn(kind.event().line(text));
         }
     }
 
-    /// The same of a link that was rejected.
+    /// The same for a rejected link.
     pub fn warn_rejected_link(&self, cause: LinkCause, text: impl Into<String>) {
         if self.limited.admits(LogKind::LinkRejected) {
             let line = LogKind::LinkRejected.event().line(text);
@@ -89,12 +89,12 @@ impl NoticeLog {
         }
     }
 
-    /// The limits of such lines that are none of the operator's business.
+    /// The rate limits for such lines that do not concern operators.
     pub fn limited(&self) -> &Arc<RateLimitedLog> {
         &self.limited
     }
 
-    /// Oldest first, with the count of a repeated line behind it.
+    /// Oldest first, with a count after a repeated line.
     pub fn all(&self) -> Vec<Notice> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let with_count = |Kept { notice, count, .. }: &Kept| match count {
@@ -115,7 +115,7 @@ impl NoticeLog {
         self.keep(level, line, rejected_link);
     }
 
-    /// Keeps a line that has its own line in the log already.
+    /// Keeps a line that is in the log already.
     pub fn push_logged(&self, level: NoticeLevel, line: String) {
         self.keep(level, line, None);
     }

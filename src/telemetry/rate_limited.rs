@@ -13,12 +13,12 @@ use std::{
 use super::{end::EndedBy, log::LogEvent, snapshot::NoticeLevel};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Lines a second of sessions that ended well: one each on a gateway that is not busy.
+/// Lines a second for sessions that ended well: on a gateway that is not busy, one for each.
 const SERVED_PER_SECOND: u32 = 100;
-/// Of every other kind: enough to see what goes on.
+/// Lines a second for every other kind: enough to see what is happening.
 const LINES_PER_SECOND: u32 = 10;
 
-/// What a line is about. Lines of one kind share a limit.
+/// The kind of a line. Lines of one kind share a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LogKind {
     /// By who ended it.
@@ -27,7 +27,7 @@ pub enum LogKind {
     UnknownService,
     ClientRejected,
     LinkRejected,
-    /// A link that was dialled has failed, or stands again.
+    /// A dialled link has failed, or is up again.
     LinkChanged,
     RequestFailed,
 }
@@ -46,7 +46,7 @@ impl LogKind {
         }
     }
 
-    /// What such a line tells.
+    /// The event of such a line.
     pub fn event(self) -> LogEvent {
         match self {
             Self::SessionEnded(_) => LogEvent::SessionEnded,
@@ -68,7 +68,7 @@ impl LogKind {
         }
     }
 
-    /// What so many of them are, in words.
+    /// The plural for counting them.
     fn counted(self) -> &'static str {
         match self {
             Self::SessionEnded(_) => "more sessions ended",
@@ -95,13 +95,13 @@ impl LogKind {
     }
 }
 
-/// The limits of one gateway's log.
+/// The rate limits of one gateway's log.
 #[derive(Debug, Default)]
 pub struct RateLimitedLog {
     windows: Mutex<HashMap<LogKind, RateWindow>>,
 }
 
-/// A second, or longer while its count is not flushed, that began with the first of its lines.
+/// A second, or longer if its count is not flushed yet, starting with the first of its lines.
 #[derive(Debug)]
 struct RateWindow {
     began: Instant,
@@ -118,7 +118,7 @@ struct LeftOut {
 }
 
 impl RateLimitedLog {
-    /// Whether a line of this kind may be written now; one that may not is counted.
+    /// Whether a line of this kind may be written now. If not, it is counted.
     pub fn admits(&self, kind: LogKind) -> bool {
         self.admits_at(kind, Instant::now())
     }
@@ -137,7 +137,7 @@ impl RateLimitedLog {
         is_admitted
     }
 
-    /// A client that gets no session.
+    /// Logs a client that gets no session.
     pub fn reject_client(&self, client: SocketAddr, why: &str) {
         if self.admits(LogKind::ClientRejected) {
             tracing::info!(event = %LogEvent::ClientRejected, %client, "client turned away: {why}");
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(written(SERVED, 1000, start), 100);
         assert_eq!(written(LogKind::LinkRejected, 3, start), 3);
         assert_eq!(log.take_left_out(start + SECOND / 2, SECOND), [], "the second is not over");
-        // Until it is flushed it goes on.
+        // It lasts until it is flushed.
         let timed_out = start + SECOND + SECOND / 4;
         assert_eq!(written(CUT, 5, timed_out), 0);
         let mut left_out = log.take_left_out(timed_out, SECOND);

@@ -5,15 +5,15 @@ use std::sync::{Mutex, PoisonError};
 
 use super::snapshot::RecordingRow;
 
-/// One recording a process: `--record` names one file.
+/// A process has one recording: `--record` names one file.
 static STATE: Mutex<Option<RecordingRow>> = Mutex::new(None);
 
-/// The recording as it is now; `None` where nothing is recorded.
+/// The current state; `None` if nothing is recorded.
 pub fn state() -> Option<RecordingRow> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// What the recorder has come to.
+/// Sets the recorder's state.
 pub fn set_state(row: Option<RecordingRow>) {
     *STATE.lock().unwrap_or_else(PoisonError::into_inner) = row;
 }

@@ -23,7 +23,7 @@ pub struct RefusalCounts(HashMap<RefusalKey, RefusalEntry>);
 #[derive(Debug)]
 struct RefusalEntry {
     count: u64,
-    /// Those of `count` that a line has told of.
+    /// How many of `count` were reported.
     reported: u64,
     reported_at: Instant,
     last: Instant,
@@ -31,7 +31,7 @@ struct RefusalEntry {
 }
 
 impl RefusalCounts {
-    /// Counts one; whether it is the first of its kind for a while, and is to be told.
+    /// Counts one. Returns whether it is the first of its kind for a while, and should be reported.
     pub fn add(&mut self, role: Half, service: &ServiceName, end: &SessionEnd, now: Instant) -> bool {
         let kind = (role, service.clone(), end.who, end.code());
         let fresh =
@@ -46,7 +46,7 @@ impl RefusalCounts {
         refused.count == 1
     }
 
-    /// The lines that are due, and an end to what has not happened for long.
+    /// Returns the lines that are due, and forgets what has not happened for long.
     pub fn due_lines(&mut self, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
         for ((_, service, _, code), refused) in &mut self.0 {
@@ -64,7 +64,7 @@ impl RefusalCounts {
         lines
     }
 
-    /// Of one service, the latest first.
+    /// The refusals of one service, the latest first.
     pub fn rows_of(&self, role: Half, service: &ServiceName, now: Instant) -> Vec<RefusalRow> {
         let of_service = self.0.iter().filter(|((of, name, ..), _)| (*of, name) == (role, service));
         let mut rows: Vec<_> = of_service
@@ -82,7 +82,7 @@ impl RefusalCounts {
 }
 
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// The next after so long is the first again.
+/// After a pause this long, the next refusal is a first one again.
 const OVER: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -42,14 +42,14 @@ pub use ends::ServiceEnds;
 pub use kill::{KillSelection, ListedSessions, NotKilled, SessionMatch};
 use totals::{CountedEnd, ServiceTotals, SessionTally};
 
-/// Rows of open sessions in one picture; the busiest, when there are more.
+/// How many rows of open sessions a snapshot has; if there are more, the busiest.
 pub const ROWS_MAX: usize = 20_000;
 
-/// Rates are worked out over so long, from as many ticks at most.
+/// The time over which rates are calculated, and from how many ticks at most.
 const RATE_OVER: Duration = Duration::from_secs(1);
 const TICKS_KEPT: usize = 8;
 
-/// What a session is in the books: a client's, or a check of the way, which counts nowhere.
+/// What kind of session it is: a client's, or a probe, which is not counted anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionKind {
     Client,
@@ -80,12 +80,12 @@ struct OpenSession {
     started: Instant,
     counters: Arc<SessionCounters>,
     stopper: SessionStopper,
-    /// Up and down at the last ticks, for the rates; touched by the tick alone.
+    /// Bytes up and down at the last ticks, for the rates; used only by the tick.
     seen: [[AtomicU64; 2]; TICKS_KEPT],
     rates: [AtomicU64; 2],
 }
 
-/// The books of all sessions of one gateway.
+/// All sessions of one gateway.
 #[derive(Debug)]
 pub struct SessionRegistry {
     state: Mutex<RegistryState>,
@@ -97,29 +97,29 @@ pub struct SessionRegistry {
 struct RegistryState {
     next: u64,
     open: foldhash::HashMap<u64, Arc<OpenSession>>,
-    /// Of each service that has had a session; one that went away keeps its own.
+    /// For each service that has had a session; a service that is gone keeps its totals.
     totals: HashMap<(Half, ServiceName), Arc<ServiceTotals>>,
     /// Those of clients elsewhere, once more and of all services together.
     elsewhere: Arc<ServiceTotals>,
     ended: EndedSessions,
     failures: FailureGroups,
-    /// How many have ended how, by the two letters.
+    /// How many sessions have ended in which way, by the two letters.
     ends: HashMap<(Half, ServiceName), BTreeMap<String, u64>>,
-    /// By service: what has failed at its backend since a session reached it.
+    /// By service: failures at its backend since a session last reached it.
     failing: HashMap<(Half, ServiceName), BackendFailures>,
     refusals: RefusalCounts,
     cuts: CutCounters,
     ticks: u64,
-    /// When the rates were worked out, with the number of the tick; oldest first.
+    /// When the rates were calculated, with the number of the tick; oldest first.
     ticked: VecDeque<(u64, Instant)>,
 }
 
-/// Sessions that failed at one backend, one after the other.
+/// Sessions in a row that failed at one backend.
 #[derive(Debug, Clone, Default)]
 pub struct BackendFailures {
     pub sessions: u64,
     pub error: String,
-    /// When the last of them failed, in microseconds of the process.
+    /// When the last one failed, in microseconds of the process.
     at_us: u64,
 }
 
@@ -128,7 +128,7 @@ impl RegistryState {
         self.open.iter().filter(|(_, session)| session.kind.is_client())
     }
 
-    /// A session that never came to its backend tells nothing of it, unless that was the backend's doing.
+    /// A session that never reached its backend says nothing about it, unless the backend caused that.
     fn judge_backend(&mut self, session: &OpenSession, end: &SessionEnd) {
         if session.counters.is_carried() || end.who != EndedBy::Backend {
             return;
@@ -149,7 +149,7 @@ impl SessionRegistry {
         Self { state: Mutex::default(), notices, tag: fastrand::u16(..) }
     }
 
-    /// A session starts; `id` is what the other gateway calls it, where it came from there.
+    /// Registers a session; `id` is the other gateway's name for it, if it came from there.
     pub fn open(
         self: &Arc<Self>,
         (role, service): (Half, ServiceName),
@@ -187,19 +187,19 @@ impl SessionRegistry {
         SessionGuard { registry: self.clone(), key, session, end: None }
     }
 
-    /// Open sessions now.
+    /// The number of open sessions.
     pub fn open_count(&self) -> usize {
         let open: u64 = self.lock().totals.values().map(|totals| totals.open()).sum();
         usize::try_from(open).unwrap_or(usize::MAX)
     }
 
-    /// Whether some client's session is on its way to its backend.
+    /// Whether any client's session is still connecting to its backend.
     pub fn is_opening(&self) -> bool {
         let state = self.lock();
         state.clients().any(|(_, session)| session.half == Half::Dmz && !session.counters.is_carried())
     }
 
-    /// Totals of each service that has had a session, open ones included.
+    /// Totals of each service that has had a session, including open ones.
     pub fn totals(&self) -> HashMap<(Half, ServiceName), TrafficTotals> {
         self.lock().totals.iter().map(|(key, totals)| (key.clone(), totals.read())).collect()
     }
@@ -220,17 +220,17 @@ impl SessionRegistry {
         failing.clone()
     }
 
-    /// Clients of a service that were refused lately, by what for.
+    /// Clients of a service that were refused recently, by reason.
     pub fn refusals(&self, role: Half, service: &ServiceName) -> Vec<RefusalRow> {
         self.lock().refusals.rows_of(role, service, Instant::now())
     }
 
-    /// Sessions that were cut when a peer's last link ended, so many seconds ago.
+    /// Sessions that were cut when a peer's last link ended, this many seconds ago.
     pub fn cut_with(&self, role: Half, peer: &str, gone_seconds: f64) -> u64 {
         self.lock().cuts.cut_with(role, peer, gone_seconds)
     }
 
-    /// Tells how many more were refused; to be called from time to time.
+    /// Reports how many more clients were refused; must be called from time to time.
     pub fn report_refusals(&self) {
         let lines = self.lock().refusals.due_lines(Instant::now());
         lines.iter().for_each(|line| self.notices.warn(LogEvent::SessionsRefused.line(line.as_str())));
@@ -252,8 +252,8 @@ impl SessionRegistry {
         (open.iter().map(|(_, session)| session.row()).collect(), left_out)
     }
 
-    /// Works out the rates over the last second, as those of services and of all traffic are: over
-    /// less, a client that sends in bursts would seem to race and to rest by turns.
+    /// Calculates the rates over the last second, as for services and for all traffic. Over a shorter time, a
+    /// client that sends in bursts would seem to alternate between fast and idle.
     pub fn tick(&self) {
         self.tick_at(Instant::now());
     }
@@ -283,7 +283,7 @@ impl SessionRegistry {
     }
 
     fn lock(&self) -> MutexGuard<'_, RegistryState> {
-        // A panic while it was held leaves plain numbers, still the best there are.
+        // After a panic under the lock there are only plain numbers in it, still the best available.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -322,17 +322,17 @@ impl SessionRegistry {
 }
 
 impl OpenSession {
-    /// The gateway it came through or goes to, the last one that was tried.
+    /// The gateway it came through or goes to; the last one that was tried.
     fn peer(&self) -> Option<Arc<str>> {
         self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Who its client is, where that was proven.
+    /// The proven name of its client.
     fn user(&self) -> Option<String> {
         self.user.get().map(|user| user.to_string())
     }
 
-    /// Its id with its peer's name, which no other peer has.
+    /// Its id with its peer's name, which is unique.
     fn full_name(&self) -> String {
         match self.peer() {
             Some(peer) => format!("{peer}/{}", self.id),
@@ -340,7 +340,7 @@ impl OpenSession {
         }
     }
 
-    /// One line for each session, unless there are too many.
+    /// One log line for each session, unless there are too many.
     fn log(&self, end: &SessionEnd, seconds: f64, notices: &NoticeLog) {
         let kind = match self.kind {
             SessionKind::Client | SessionKind::ClientElsewhere => LogKind::SessionEnded(end.who),
@@ -373,7 +373,7 @@ impl OpenSession {
         );
     }
 
-    /// One more for the operator where somebody else than the client or the operator ended it.
+    /// Another line for operators, unless the client or the operator ended it.
     fn notify_operator(&self, end: &SessionEnd, notices: &NoticeLog) {
         let line = format!("{}: {end}", self.service);
         let is_refusal = !self.counters.is_carried();
@@ -402,7 +402,7 @@ impl OpenSession {
     }
 }
 
-/// An open session's place in the books; dropping it closes them.
+/// An open session's entry; dropping it records the end.
 #[derive(Debug)]
 pub struct SessionGuard {
     registry: Arc<SessionRegistry>,
@@ -420,23 +420,23 @@ impl SessionGuard {
         &self.session.id
     }
 
-    /// The limits of its gateway's log.
+    /// The rate limits of its gateway's log.
     pub fn log(&self) -> &Arc<RateLimitedLog> {
         self.registry.notices.limited()
     }
 
-    /// The peer gateway that carries it is known.
+    /// Sets the peer gateway that carries it.
     pub fn set_peer(&self, peer: &Arc<str>) {
         *self.session.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer.clone());
     }
 
-    /// The client has proven who it is.
+    /// Sets the name that the client has proven.
     pub fn set_user(&self, user: &str) {
-        // It is said once, when the session begins.
+        // This is set once, when the session begins.
         let _ = self.session.user.set(user.into());
     }
 
-    /// Ends the session's books with this end; without it, nobody waited for one, or a bug ended it.
+    /// Records this end. Without this call, nobody waited for the session, or a bug ended it.
     pub fn finish(mut self, end: SessionEnd) {
         self.end = Some(end);
     }

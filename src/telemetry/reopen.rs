@@ -1,4 +1,4 @@
-//! Opens the files of the log and of the audit anew, since whoever rotates them has renamed them.
+//! Reopens the files of the log and of the audit, because whoever rotates them has renamed them.
 //!
 //! The audit reports to the log what it cannot write, so neither of the two can do this for both.
 

@@ -14,13 +14,13 @@ pub struct RequestCounts([u64; CLASSES.len()]);
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl RequestCounts {
-    /// The classes that there were answers of.
+    /// The classes for which there were answers.
     pub fn by_class(&self) -> impl Iterator<Item = (&'static str, u64)> {
         CLASSES.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }
 }
 
-/// Those of all services. A request of a name that is no service's is nobody's.
+/// The counts of all services. Requests that belong to no service are not counted.
 #[derive(Debug, Default)]
 pub struct RequestBooks(Mutex<HashMap<ServiceName, RequestCounts>>);
 

@@ -10,7 +10,7 @@ use super::{
 use crate::profile::{Half, Mode};
 
 impl Snapshot {
-    /// Of a gateway of which nothing is known yet.
+    /// For a gateway about which nothing is known yet.
     pub fn new(profile: &str, mode: Mode) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -57,7 +57,7 @@ impl Snapshot {
 }
 
 impl ServiceRow {
-    /// Of a service of which nothing is known yet.
+    /// For a service about which nothing is known yet.
     pub fn new(role: Half, name: &str) -> Self {
         Self {
             gateway: None,
@@ -82,7 +82,7 @@ impl ServiceRow {
 }
 
 impl PoolRow {
-    /// A row of which nothing is known yet.
+    /// A row about which nothing is known yet.
     pub fn new(role: Half, service: String) -> Self {
         Self {
             gateway: None,
@@ -124,13 +124,13 @@ impl PoolRow {
         }
     }
 
-    /// The same with what is wrong with its links, where that is known.
+    /// The same with the fault of its links, if known.
     pub fn with_fault(self, fault: Option<LinkFault>) -> Self {
         let Some(LinkFault { cause, words }) = fault else { return self };
         Self { last_error: Some(words), last_cause: Some(cause), ..self }
     }
 
-    /// Whether no link of its stands, and one did.
+    /// Whether it has no link, and had one before.
     pub fn is_gone(&self) -> bool {
         self.gone_seconds.is_some()
     }

@@ -1,9 +1,9 @@
 //! Plain data about a whole gateway at one moment.
 //!
-//! Numbers, strings and enums only: no instant, no handle, so that a test can build one by hand
-//! and the admin socket can send one unchanged. `status --json` prints exactly this; fields are
-//! added, never renamed; one that is added has a default, so that older recordings still read.
-//! [`VERSION`] rises when a reader of the previous one would misread it.
+//! It has numbers, strings and enums only, no instant and no handle. So a test can build one by hand, and the
+//! admin socket can send one unchanged. `status --json` prints exactly this. Fields are added, never renamed,
+//! and each new one has a default, so that older recordings can still be read. [`VERSION`] increases when a
+//! reader of the previous version would misread it.
 
 mod backends;
 mod brief;
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::profile::{Half, Mode};
 
-/// Version of the form of [`Snapshot`], told in the admin socket's hello.
+/// Version of the format of [`Snapshot`], sent in the admin socket's hello.
 pub const VERSION: u32 = 1;
 
 /// What it is made of can be compared, sent and read again:
@@ -87,32 +87,33 @@ pub struct Snapshot {
     pub profile: String,
     pub mode: Mode,
     pub roles: Vec<Half>,
-    /// What the kernel refuses each of them; `None` where it is not locked.
+    /// What the kernel refuses each of them; `None` if it is not locked.
     #[serde(default)]
     pub confined: BTreeMap<Half, Option<ConfinedRow>>,
     pub phase: GatewayPhase,
-    /// What clients get; `None` in pictures that are older than the word.
+    /// What clients get; `None` in snapshots that are older than this field.
     #[serde(default)]
     pub health: Option<Health>,
     /// Everything that is wrong, worst first.
     #[serde(default)]
     pub alerts: Vec<Alert>,
-    /// Whether clients should be sent here; `None` in older pictures.
+    /// Whether clients should be sent here; `None` in older snapshots.
     #[serde(default)]
     pub readiness: Option<Readiness>,
     pub uptime_seconds: f64,
-    /// Which process this is: what its peers' pools call `instance`.
+    /// Which process this is; its peers' pools call it `instance`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub instance: String,
-    /// The gateways of a fleet, worst first; the rows of all are in one picture then, each with its name.
+    /// The gateways of a fleet, worst first. The rows of all are then in one snapshot, each with its gateway's
+    /// name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<GatewayRow>,
-    /// What limits the gateways of a fleet, the most urgent first; of one alone `doctor` finds it.
+    /// What limits the gateways of a fleet, the most urgent first; for a single gateway, `doctor` finds it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<DoctorFinding>,
     /// The link listeners, with their real ports.
     pub listening: Vec<String>,
-    /// Where monitors ask, with the real port.
+    /// Where monitors connect, with the real port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub monitored_at: Vec<String>,
     #[serde(default)]
@@ -121,47 +122,47 @@ pub struct Snapshot {
     pub services: Vec<ServiceRow>,
     pub pools: Vec<PoolRow>,
     pub sessions: Vec<SessionRow>,
-    /// Open sessions that `sessions` leaves out because there are too many for one picture.
+    /// Open sessions that are missing from `sessions`, because there are too many for one snapshot.
     pub sessions_left_out: usize,
-    /// The last sessions that ended, newest first. Recordings and attached screens are sent those of
-    /// the last seconds alone.
+    /// The last sessions that ended, newest first. Recordings and attached screens get only those of the last
+    /// seconds.
     pub ended: Vec<EndedRow>,
-    /// All that failed since the gateway began, grouped by cause; the group that grew last comes first.
+    /// All failures since the gateway started, grouped by cause; the group that grew last comes first.
     #[serde(default)]
     pub failures: Vec<FailureRow>,
-    /// Failed sessions that no group tells of any more.
+    /// Failed sessions that are no longer in any group.
     #[serde(default)]
     pub failures_left_out: u64,
     /// The last notices, oldest first.
     pub notices: Vec<Notice>,
     /// Log lines that were not written.
     pub log_lines_lost: u64,
-    /// Why the last of them were lost, for a minute.
+    /// Why the last of them were lost; shown for a minute.
     #[serde(default)]
     pub log_trouble: Option<String>,
     /// Bytes a second over the last two minutes, one sample a second, oldest first.
     pub traffic: Vec<TrafficSample>,
     pub descriptors: DescriptorUsage,
-    /// Those that this gateway shows, or by which it judges others.
+    /// Those that this gateway shows, or uses to judge others.
     #[serde(default)]
     pub certificates: Vec<CertificateRow>,
-    /// The lists of revoked certificates that it goes by.
+    /// The lists of revoked certificates that it uses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revocation_lists: Vec<RevocationListRow>,
     /// What the inside has locked.
     #[serde(default)]
     pub lockdown: Vec<LockdownRow>,
-    /// The switch that is under way.
+    /// The switch under way.
     pub switching: Option<SwitchRow>,
-    /// The last walk of the checklist, or the one under way.
+    /// The last run of the checklist, or the one under way.
     pub walk: Option<WalkRow>,
     /// The last forward check of each profile since this gateway started.
     #[serde(default)]
     pub forward_checks: Vec<CheckRow>,
-    /// While it stops: until what is open then is cut.
+    /// While it stops: seconds until everything still open is cut.
     #[serde(default)]
     pub cut_in_seconds: Option<f64>,
-    /// What this process records of itself.
+    /// The recording that this process makes.
     #[serde(default)]
     pub recording: Option<RecordingRow>,
 }
@@ -172,7 +173,7 @@ pub struct RecordingRow {
     pub file: String,
     /// Snapshots that could not be written.
     pub left_out: u64,
-    /// Why nothing is written now.
+    /// Why nothing is being written.
     pub trouble: Option<String>,
 }
 
@@ -186,16 +187,16 @@ pub enum GatewayPhase {
     Stopped,
 }
 
-/// `up` is client to backend. In a pair run by one process these are the DMZ half's; services that a
-/// switch has taken away count as well.
+/// `up` is from client to backend. In a pair that runs in one process, these are the DMZ half's. Services that
+/// a switch has removed are included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficTotals {
-    /// Carried now.
+    /// Sessions that are carried now.
     pub sessions_open: u64,
-    /// Accepted and not carried yet: clients that wait for a link, or for the backend to be reached.
+    /// Accepted and not carried yet: clients that wait for a link, or for the backend.
     #[serde(default)]
     pub sessions_waiting: u64,
-    /// Carried so far, open ones included, and those whose client left before.
+    /// Sessions carried so far, including open ones, and those whose client left before.
     pub sessions: u64,
     pub refused: u64,
     pub bytes_up: u64,
@@ -222,7 +223,7 @@ impl TrafficTotals {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceRow {
-    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     pub role: Half,
@@ -230,12 +231,12 @@ pub struct ServiceRow {
     pub accept: Vec<String>,
     pub connect: Option<String>,
     pub phase: ServicePhase,
-    /// What is wrong with its certificates, in whole or in part.
+    /// What is wrong with its certificates, if anything.
     #[serde(default)]
     pub reason: Option<String>,
     #[serde(flatten)]
     pub totals: TrafficTotals,
-    /// Sessions that failed at the backend since the last that reached it.
+    /// Sessions in a row that failed at the backend since one last reached it.
     #[serde(default)]
     pub failed_in_a_row: u64,
     /// Why the last of those failed.
@@ -244,27 +245,27 @@ pub struct ServiceRow {
     /// Where its sessions go, on the half that dials.
     #[serde(default)]
     pub backends: Vec<BackendRow>,
-    /// Sessions at once; more are refused.
+    /// The limit of concurrent sessions; more are refused.
     #[serde(default)]
     pub limit: Option<usize>,
-    /// Clients that were refused lately, by what for.
+    /// Clients that were refused recently, by reason.
     #[serde(default)]
     pub refusals: Vec<RefusalRow>,
-    /// Who has asked for no new sessions.
+    /// Who has drained it.
     #[serde(default)]
     pub drained: Option<DrainRequest>,
     /// What its clients get.
     #[serde(default)]
     pub health: Option<Health>,
-    /// The worst that they lack.
+    /// The worst of what they lack.
     #[serde(default)]
     pub lack: Option<ServiceLack>,
-    /// For monitors, and in this process alone.
+    /// Only for monitors, and only in this process.
     #[serde(skip)]
     pub counts: MonitorCounts,
 }
 
-/// What monitors are told of a service beside the rest of its row, since the gateway began.
+/// Numbers of a service for monitors that are not in its row, since the gateway started.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MonitorCounts {
     /// By the two letters.
@@ -276,7 +277,7 @@ pub struct MonitorCounts {
     pub requests: RequestCounts,
 }
 
-/// Reloads and switches that were asked for.
+/// Reloads and switches that were requested.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadCounts {
     pub done: u64,
@@ -293,23 +294,23 @@ pub enum ServicePhase {
     Down,
     /// The inside has locked it.
     Locked,
-    /// It is outside of its hours.
+    /// It is outside its hours.
     Closed,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolRow {
-    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     pub role: Half,
     /// The service its links are ready for; `*` for any service of the peer.
     pub service: String,
-    /// The name seen in the peer's certificate, or its address where the link is plain.
+    /// The name in the peer's certificate, or its address if the link is plain.
     pub peer: Option<String>,
     /// The dialled address, or the peer's IP without port.
     pub address: Option<String>,
-    /// The name that this is one of the addresses of, or one of the targets of its SRV records, where each is dialled.
+    /// The name that this address or SRV target belongs to, if each of them is dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// A target that is not dialled while one with a lower priority number has a link.
@@ -318,63 +319,63 @@ pub struct PoolRow {
     pub state: PoolState,
     /// Links that take a session, whether they carry others or not.
     pub ready: usize,
-    /// Links that take no more; together with those that are ready, all that stand.
+    /// Links that take no more; together with the ready ones, all links that are up.
     pub carrying: usize,
     pub dialling: usize,
     pub target: usize,
-    /// Clients that wait for a link now; stands in the first row that may serve them, 0 in the others.
+    /// Clients that wait for a link now; counted in the first row that could serve them, 0 in the others.
     pub waiting: usize,
-    /// Clients refused because no link came in time; stands where those that wait do.
+    /// Clients refused because no link came in time; counted in the same row as those that wait.
     pub misses: u64,
     /// Dials, handshakes and ready links that failed.
     pub failures: u64,
     pub last_error: Option<String>,
-    /// What that comes down to, where it is known.
+    /// The cause of that error, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_cause: Option<LinkCause>,
-    /// The state for eyes: a worse one shows at once, a better one when it has lasted a second.
+    /// The state to show: a worse one at once, a better one after it has lasted a second.
     #[serde(default)]
     pub held: Option<PoolState>,
-    /// As many links stand as `maximum` allows, and fewer are ready than wanted.
+    /// There are as many links as `maximum` allows, and fewer are ready than wanted.
     #[serde(default)]
     pub at_maximum: bool,
-    /// Since its last link ended, while it is down.
+    /// Seconds since its last link ended, while it is down.
     #[serde(default)]
     pub gone_seconds: Option<f64>,
-    /// That link ended in good order: the peer had said that it drains, or retires it.
+    /// That link ended in good order: the peer had said that it drains, or that it retires the link.
     #[serde(default)]
     pub left: bool,
     /// Sessions that were cut with its last links.
     #[serde(default)]
     pub cut: u64,
-    /// Seconds until the next dial, while one is held back after a failure.
+    /// Seconds until the next dial, if one is delayed after a failure.
     pub retry_seconds: Option<f64>,
-    /// What its links speak: `portcullis/2` or `socks/5`; unknown before the first stood. Gateways of 0.1.0 and their
-    /// recordings call it `wire`.
+    /// What its links speak: `portcullis/2` or `socks/5`; unknown until the first link is up. Gateways of 0.1.0
+    /// and their recordings call it `wire`.
     #[serde(default, alias = "wire")]
     pub protocol: Option<String>,
     /// Sessions on its links.
     #[serde(default)]
     pub sessions: usize,
-    /// Which process its peer is; two gateways of one name differ in it.
+    /// Which process its peer is; two gateways with one name differ in it.
     #[serde(default)]
     pub instance: Option<String>,
     /// The key exchange of its newest link.
     #[serde(default)]
     pub key_exchange: Option<String>,
-    /// The links' round-trip time and its spread, where they speak `portcullis/2`.
+    /// The links' round-trip time and its variation, if they speak `portcullis/2`.
     pub round_trip_ms: Option<f64>,
     pub round_trip_spread_ms: Option<f64>,
-    /// The same failures, of the last minute.
+    /// Failures of the same kind in the last minute.
     #[serde(default)]
     pub failures_minute: u64,
-    /// What half of the clients of the last minute waited for a link at most, and 99 of a hundred;
-    /// stands where those that wait do, and is unknown where nobody came or nobody waits.
+    /// How long half of the clients of the last minute waited for a link at most, and how long 99 of a hundred
+    /// did. In the same row as waiting clients; `None` if there were none, or clients never wait.
     #[serde(default)]
     pub wait_p50_ms: Option<f64>,
     #[serde(default)]
     pub wait_p99_ms: Option<f64>,
-    /// What the links of a `*` row are granted for, by name; empty where that is not known.
+    /// The services granted on the links of a `*` row, by name; empty if not known.
     #[serde(default)]
     pub serves: Vec<String>,
     /// The services whose clients wait for one of its links, or did a moment ago, by name.
@@ -383,7 +384,7 @@ pub struct PoolRow {
     /// Days until the first of its peer's certificates ends.
     #[serde(default)]
     pub certificate_days: Option<i64>,
-    /// Its links, oldest first; the first of them, where there are many.
+    /// Its links, oldest first; only the first of them if there are many.
     #[serde(default)]
     pub links: Vec<LinkRow>,
 }
@@ -398,16 +399,16 @@ pub struct LinkRow {
     pub state: LinkState,
     /// Sessions it has carried.
     pub sessions: u64,
-    /// Those on it now.
+    /// Sessions on it now.
     #[serde(default)]
     pub sessions_open: usize,
-    /// Where its other end is.
+    /// The address of its other end.
     pub address: Option<String>,
-    /// `TLS 1.3`; `None` where the link is plain.
+    /// `TLS 1.3`; `None` if the link is plain.
     pub tls: Option<String>,
     /// The group of the key exchange.
     pub group: Option<String>,
-    /// Segments that its connection has sent from here, and those of them that were sent again.
+    /// Segments that this end of the connection has sent, and how many of them were sent again.
     #[serde(default)]
     pub segments_sent: u32,
     #[serde(default)]
@@ -421,17 +422,17 @@ pub enum LinkState {
     Ready,
     /// It takes no more now.
     Carrying,
-    /// Nor will it again.
+    /// It never will again.
     Leaving,
 }
 
-/// The later, the worse.
+/// Ordered from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PoolState {
-    /// As many links ready as wanted.
+    /// As many links are ready as wanted.
     Healthy,
-    /// Links are there, but fewer than wanted.
+    /// There are links, but fewer than wanted.
     Filling,
     /// A client waits.
     Starved,
@@ -445,7 +446,7 @@ pub struct TrafficSample {
     pub down: u64,
 }
 
-/// Open files of this process against its limit.
+/// Open files of this process, and the limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescriptorUsage {
     pub used: u64,

@@ -1,4 +1,4 @@
-//! What was found about a gateway and its services, as plain data of a snapshot. How it is found is `health`.
+//! The verdict about a gateway and its services, as plain data in a snapshot. How it is reached is in `health`.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::Half;
 
-/// Can clients connect now? The later, the worse.
+/// Whether clients can connect now; ordered from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
@@ -30,7 +30,7 @@ impl Health {
     }
 }
 
-/// How bad one thing is, for the order of rows and alerts.
+/// How bad something is, for ordering rows and alerts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     Fine,
@@ -42,17 +42,17 @@ pub enum Severity {
     Lost,
 }
 
-/// What kind of trouble an alert tells.
+/// The kind of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AlertKind {
-    /// A gateway of a fleet can not be asked; only the screen of a fleet has this.
+    /// A gateway of a fleet cannot be reached; only the screen of a fleet has this.
     Unreachable,
     /// A gateway that was linked is gone without a goodbye.
     PeerLost,
-    /// A gateway that is dialled was never reached, or nobody offers a service.
+    /// A dialled gateway was never reached, or nobody offers a service.
     NoLink,
-    /// A service can not be served at all, for a fault of its own.
+    /// A service cannot be served at all, because of a fault of its own.
     ServiceDown,
     /// A limit refuses clients.
     Full,
@@ -60,24 +60,24 @@ pub enum AlertKind {
     Starved,
     /// Sessions fail at their backend.
     Backend,
-    /// Clients were refused a moment ago, for another reason.
+    /// Clients were recently refused for another reason.
     Refused,
-    /// A service has a fault of its own, and is served all the same.
+    /// A service has a fault of its own, but is still served.
     Fault,
     /// A certificate has ended.
     Expired,
     Descriptors,
     /// Fewer links than a burst of clients may need.
     Short,
-    /// An operator has asked for no new sessions.
+    /// An operator has drained a service.
     Drained,
     /// The inside has locked it.
     Lockdown,
-    /// It is outside of its hours.
+    /// It is outside its hours.
     Closed,
     /// A certificate ends soon.
     Certificate,
-    /// A list of revoked certificates has expired, and is taken all the same.
+    /// A list of revoked certificates has expired, but is still accepted.
     ExpiredList,
     /// Lines of the log were lost.
     Log,
@@ -101,7 +101,7 @@ impl AlertKind {
         }
     }
 
-    /// For a service that has this trouble.
+    /// The word for a service that has this problem.
     pub fn word(self) -> &'static str {
         match self {
             Self::PeerLost | Self::NoLink => "NO LINK",
@@ -124,13 +124,13 @@ impl AlertKind {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     pub kind: AlertKind,
     /// What it is about: services, a gateway, a certificate.
     pub object: String,
-    /// Where the gateway is that it is about: several may share a name.
+    /// The address of the gateway that it is about, since several may share a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// UTC, RFC 3339.
@@ -139,7 +139,7 @@ pub struct Alert {
 }
 
 impl Alert {
-    /// Its name and where it is; a plain link's peer is known by its address alone.
+    /// The name and the address; a plain link's peer is known only by its address.
     pub(super) fn who(&self) -> String {
         match &self.address {
             Some(address) if *address != self.object => format!("{} at {address}", self.object),
@@ -155,22 +155,22 @@ pub struct ServiceLack {
     pub why: String,
 }
 
-/// Clients of a service that were refused for one reason, lately.
+/// Clients of a service that were recently refused for one reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RefusalRow {
     /// Two letters, see `telemetry::end`.
     pub code: String,
-    /// Since the first of them, without a minute in which there was none.
+    /// Counted since the first one that was not followed by a minute without any.
     pub count: u64,
     pub reason: String,
-    /// It is a limit of single clients, and keeps nobody else out.
+    /// It is a limit for single clients, and keeps nobody else out.
     #[serde(default)]
     pub is_of_one_client: bool,
-    /// Since the last of them.
+    /// Seconds since the last one.
     pub ago_seconds: f64,
 }
 
-/// Who has asked for no new sessions of a service, and when.
+/// Who has drained a service, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainRequest {
     /// UTC, RFC 3339.
@@ -178,7 +178,7 @@ pub struct DrainRequest {
     pub by: String,
 }
 
-/// A certificate that this gateway shows, or by which it judges others.
+/// A certificate that this gateway shows, or uses to judge others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateRow {
     pub role: Half,
@@ -189,7 +189,7 @@ pub struct CertificateRow {
     pub object: String,
     /// UTC, RFC 3339.
     pub ends: String,
-    /// Whole days until then; below zero where it has ended.
+    /// Whole days until then; negative once it has ended.
     pub days: i64,
 }
 
@@ -201,16 +201,16 @@ pub struct RevocationListRow {
     /// UTC, RFC 3339.
     pub ends: String,
     pub has_expired: bool,
-    /// Whether nobody whom it is about gets in once it has.
+    /// Whether certificates that it covers are refused once it has ended.
     pub refuses: bool,
 }
 
-/// What is told to those who ask whether a gateway is ready.
+/// The answer to whether a gateway is ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
     pub ready: bool,
-    /// What is not ready, a line each; of a gateway that is ready, the services that it does without.
+    /// What is not ready, one line each; for a gateway that is ready, the services that it lacks.
     pub reasons: Vec<String>,
-    /// Gateways without a link, which those ask for who ask strictly.
+    /// Gateways without a link, for those who ask strictly.
     pub unlinked: Vec<String>,
 }

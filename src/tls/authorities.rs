@@ -1,8 +1,8 @@
-//! The certificates of a `ca`: who is believed because of them, and why somebody is not.
+//! The certificates of a `ca`: whom they make trustworthy, and why somebody is not trusted.
 //!
-//! Those that are CAs issue the certificates of others. One that signs itself is believed when it is shown
-//! itself, byte for byte, though it says that it is a CA: it is pinned. Dates, chain and key usage are checked
-//! by webpki. Names are the business of each user.
+//! Those that are CAs issue the certificates of others. A self-signed one is trusted when it is shown itself,
+//! byte for byte, even if it says that it is a CA: it is pinned. webpki checks dates, chain and key usage.
+//! Names are checked by the users of this module.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,17 +26,17 @@ use super::{
 pub struct Authorities {
     all: Vec<CertificateDer<'static>>,
     issuers: Arc<RootCertStore>,
-    /// None where nothing issues certificates.
+    /// `None` if no certificate here may issue others.
     clients: Option<Arc<dyn ClientCertVerifier>>,
     hints: Vec<DistinguishedName>,
     self_issued: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
-    /// Who shows certificates.
+    /// Whose certificates are checked.
     of: TlsParty,
 }
 
 impl Authorities {
-    /// `roots` are the same certificates, read.
+    /// `roots` are the same certificates, parsed.
     pub fn new(
         all: Vec<CertificateDer<'static>>,
         roots: &RootCertStore,
@@ -58,7 +58,7 @@ impl Authorities {
         Ok(Self { all, issuers, clients, hints, self_issued, provider, of })
     }
 
-    /// Whether a certificate comes from here, is in date, and may serve as a TLS server.
+    /// Checks that a certificate comes from here, is in date, and may be used by a TLS server.
     pub fn check_server(
         &self,
         leaf: &CertificateDer<'_>,
@@ -101,11 +101,11 @@ impl Authorities {
         chain::fault(error, leaf, rest, &self.all, self.of)
     }
 
-    /// Keeps the fault for who runs the handshake, and returns what the other side is to be told.
+    /// Keeps the fault for whoever runs the handshake, and returns the error for the other side.
     pub fn explain(&self, error: Error, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Error {
         let Some(fault) = self.fault(&error, leaf, rest) else { return error };
         handshake::keep_fault(fault.clone());
-        // Its own alert would be that of a signature that fails, as another CA's does.
+        // rustls's own alert would be that of a bad signature, as for another CA.
         match fault.is_of_algorithm() {
             true => CertificateError::Other(OtherError(Arc::new(fault))).into(),
             false => error,
@@ -139,8 +139,8 @@ impl Authorities {
     }
 }
 
-/// Whether a certificate of `ca` may issue others. webpki takes whatever is trusted for a CA; but one that is
-/// pinned for somebody must not make others. Roots from before version 3 can not say what they are.
+/// Whether a certificate of `ca` may issue others. webpki treats whatever is trusted as a CA, but a certificate
+/// pinned for somebody must not issue others. Roots from before version 3 cannot say what they are.
 pub(super) fn may_issue(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
     match (parsed.basic_constraints(), parsed.key_usage()) {
@@ -156,7 +156,7 @@ fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
         .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
 }
 
-/// All that is left to check of a certificate that `ca` itself holds, beside its name.
+/// The remaining checks of a certificate that `ca` itself contains, except its name.
 fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|_| Error::from(CertificateError::BadEncoding))?;

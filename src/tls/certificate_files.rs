@@ -1,4 +1,4 @@
-//! How certificate files looked when they were opened, so that a change is noticed cheaply.
+//! The state of certificate files when they were opened, so that a change is noticed cheaply.
 
 use std::{
     collections::BTreeMap,
@@ -9,14 +9,14 @@ use std::{
 
 use crate::profile::PemSource;
 
-/// Files named where so many have changed.
+/// How many changed files are named in a message.
 const TOLD_MAX: usize = 4;
 
 /// The state of some certificate files; `None` for one that does not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CertificateFiles(BTreeMap<PathBuf, Option<FileStamp>>);
 
-/// Metadata that changes with every new content, whether the file is rewritten, replaced, or linked anew.
+/// Metadata that changes with every new content, whether the file is rewritten, replaced, or linked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileStamp {
     device: u64,

@@ -1,7 +1,7 @@
-//! What is wrong with a chain of certificates: which of them, whose name is missing, and what to do.
+//! What is wrong with a chain of certificates: which one, which name is missing, and what to do.
 //!
-//! webpki has found that it is wrong and why; it tells neither number nor name. Nothing here decides whether
-//! a certificate is believed.
+//! webpki has already found that the chain is wrong and why, but gives neither a number nor a name. Nothing
+//! here decides whether a certificate is trusted.
 
 use std::fmt;
 
@@ -21,17 +21,17 @@ use x509_parser::{
 use super::{describe, party::TlsParty};
 use crate::proto::certificate;
 
-/// Signs of a name in a certificate, which is the other side's text.
+/// The longest shown name from a certificate, which is the other side's text.
 const NAME_CHARS_MAX: usize = 100;
-/// Names told of one certificate.
+/// How many names of one certificate are shown.
 const NAMES_MAX: usize = 4;
 
-/// One certificate of those that were shown, or of the `ca`.
+/// One of the certificates that were shown, or one in `ca`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainCertificate {
     number: usize,
     of: usize,
-    /// The `ca` where it is one of those.
+    /// The `ca`, if it is in there.
     within: Option<&'static str>,
     subject: String,
 }
@@ -47,7 +47,7 @@ impl fmt::Display for ChainCertificate {
     }
 }
 
-/// Why a chain is not believed.
+/// Why a chain is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 pub enum ChainFault {
     #[error("{one} is issued by `{issuer}`, which is neither behind it in the same file nor in {ca}")]
@@ -104,7 +104,7 @@ impl ChainFault {
         }
     }
 
-    /// Told of the chain that the other side of a handshake has shown.
+    /// The fault in words, for a chain that the other side of a handshake has shown.
     pub fn of_other_side(&self) -> String {
         let advice = self.advice();
         match self {
@@ -123,13 +123,13 @@ impl ChainFault {
         }
     }
 
-    /// The library has no alert of its own for it.
+    /// Whether it is about an algorithm, for which the library has no alert.
     pub fn is_of_algorithm(&self) -> bool {
         matches!(self, Self::Algorithm { .. })
     }
 }
 
-/// Which certificate an error is about; none where the error itself says all there is.
+/// Which certificate an error is about; `None` if the error itself says everything.
 pub fn fault(
     error: &Error,
     leaf: &CertificateDer<'_>,
@@ -143,14 +143,14 @@ pub fn fault(
     chain.fault(error)
 }
 
-/// That one of a chain is revoked.
+/// The fault that one certificate of a chain is revoked.
 pub fn revoked(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], at: usize) -> Option<ChainFault> {
     let subject = text(parse(std::iter::once(leaf).chain(rest).nth(at)?)?.subject());
     let one = ChainCertificate { number: at + 1, of: rest.len() + 1, within: None, subject };
     Some(ChainFault::Revoked { one })
 }
 
-/// That it is not known any more whether one is.
+/// The fault that it is no longer known whether one is revoked.
 pub fn list_expired(one: &CertificateDer<'_>, list: &str, on: UnixTime) -> Option<ChainFault> {
     let issuer = text(parse(one)?.issuer());
     Some(ChainFault::ListExpired { issuer, list: printable(list), on: describe::date(on) })
@@ -189,7 +189,7 @@ impl Chain<'_> {
         }
     }
 
-    /// What rustls has no words of its own for.
+    /// Faults for which rustls has no words.
     fn path_fault(&self, error: &PathError) -> Option<ChainFault> {
         match error {
             PathError::NameConstraintViolation => self.name_excluded(),
@@ -211,7 +211,7 @@ impl Chain<'_> {
         }
     }
 
-    /// The first one, whose issuer is nowhere.
+    /// The fault of the first certificate whose issuer is missing.
     fn unknown_issuer(&self) -> ChainFault {
         let last = self.path().last().copied().unwrap_or_default();
         let (one, issuer) = (self.located(last), self.shown[last].issuer());
@@ -219,13 +219,13 @@ impl Chain<'_> {
             return ChainFault::SelfSigned { one, ca: self.ca };
         }
         match self.authorities.iter().position(|of| of.subject() == issuer) {
-            // It is there, and may not issue.
+            // It is there, but may not issue certificates.
             Some(at) => ChainFault::IssuerNoCa { one, issuer: self.in_ca(at) },
             None => ChainFault::IssuerMissing { one, issuer: text(issuer), ca: self.ca },
         }
     }
 
-    /// From the first certificate to its issuer and on, as far as they were shown.
+    /// From the first certificate to its issuer and so on, as far as they were shown.
     fn path(&self) -> Vec<usize> {
         let mut path = vec![0];
         while let Some(&last) = path.last() {
@@ -261,7 +261,7 @@ impl Chain<'_> {
             .chain(above)
             .filter_map(|(one, located)| Some((one.name_constraints().ok()??.value, located)))
             .collect();
-        // Where it is about no name of a host, the lowest CA that has constraints at all.
+        // If it is not about a host name, the lowest CA that has constraints at all.
         let (limits, authority) = limiting
             .iter()
             .find(|(limits, _)| names.iter().any(|name| excludes(limits, name)))
@@ -274,7 +274,7 @@ impl Chain<'_> {
         })
     }
 
-    /// The first that fits of those behind the first.
+    /// The first matching one after the first certificate.
     fn behind_first(&self, fits: impl Fn(&X509Certificate<'_>) -> bool) -> Option<usize> {
         (1..self.shown.len()).find(|at| fits(&self.shown[*at]))
     }
@@ -294,7 +294,7 @@ fn is_at(seconds: i64, time: UnixTime) -> bool {
     u64::try_from(seconds) == Ok(time.as_secs())
 }
 
-/// A name as it may stand in one line of a log.
+/// A name in a form that is safe in a log line.
 pub(super) fn text(name: &X509Name<'_>) -> String {
     printable(&name.to_string())
 }
@@ -303,7 +303,7 @@ fn printable(text: &str) -> String {
     text.chars().filter(|sign| !sign.is_control()).take(NAME_CHARS_MAX).collect()
 }
 
-/// Whether a name of a host is outside of what a CA may issue for (RFC 5280, section 4.2.1.10).
+/// Whether a host name is outside what a CA may issue for (RFC 5280, section 4.2.1.10).
 fn excludes(limits: &NameConstraints<'_>, name: &str) -> bool {
     let hosts = |trees: &Option<Vec<GeneralSubtree<'_>>>| {
         let bases = trees.iter().flatten().filter_map(|tree| match tree.base {
@@ -339,7 +339,7 @@ fn told_limits(limits: &NameConstraints<'_>) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// What openssl calls it (RFC 8017, appendix C; RFC 3279, section 2.2; RFC 8410), or its number.
+/// OpenSSL's name for it (RFC 8017, appendix C; RFC 3279, section 2.2; RFC 8410), or its number.
 fn algorithm_name(oid: &Oid<'_>) -> String {
     let number = oid.to_id_string();
     let name = match number.as_str() {

@@ -1,4 +1,4 @@
-//! Reads the first message of TLS before it is known who will answer it, since the server name in it decides.
+//! Reads the first message of TLS before it is known who will answer it, because the server name in it decides.
 //! The bytes are kept, so that the connection can be passed on exactly as it came.
 
 use std::io;
@@ -16,10 +16,10 @@ use crate::{
     proto::client_hello::{ClientHelloError, RecordReader},
 };
 
-/// A ClientHello is at most 64 KiB (rustls's bound), and its records add five bytes each; a client
-/// that cuts it into records of a byte each is no client.
+/// A ClientHello has at most 64 KiB (rustls's limit), and each of its records adds five bytes. No real client
+/// cuts it into records of a byte each.
 const HELLO_BYTES_MAX: usize = 72 * 1024;
-/// One with a post-quantum key share has about 1,800 bytes.
+/// A ClientHello with a post-quantum key share has about 1,800 bytes.
 const READ_BYTES: usize = 4 * 1024;
 /// Fatal alerts: `unrecognized_name` (RFC 6066, section 3) and `decode_error` (RFC 8446, section 6.2).
 const UNRECOGNISED: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -27,7 +27,7 @@ const UNREADABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 /// The same, `internal_error` (RFC 8446, section 6.2).
 const INTERNAL: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
-/// Why a client's hello did not come to be read.
+/// Why a client's hello could not be read.
 #[derive(Debug, Error)]
 pub enum HelloReadError {
     #[error("it left before it had said hello")]
@@ -47,8 +47,7 @@ pub struct ClientHello {
 }
 
 impl ClientHello {
-    /// Reads one, over however many segments and records it comes.
-    /// Some of it may be `bytes` already.
+    /// Reads one, from however many segments and records. Some of its `bytes` may have been read already.
     pub async fn read(stream: &mut TcpStream, bytes: Vec<u8>) -> Result<Self, HelloReadError> {
         let (mut reader, mut more) = (ClientHelloReader::default(), bytes);
         loop {
@@ -75,12 +74,12 @@ impl ClientHello {
         self.name.as_deref()
     }
 
-    /// The bytes as they came, and perhaps some behind them.
+    /// The bytes as they came, perhaps with some that follow.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Begins to answer it; rustls reads it for itself, and tells a client that it can not serve.
+    /// Begins to answer it. rustls reads it itself, and tells the client if it cannot serve it.
     pub(super) async fn start_handshake(self, stream: TcpStream) -> io::Result<StartHandshake<ReadAhead>> {
         let read_ahead = ReadAhead::with_prefix(self.bytes, stream);
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), read_ahead);
@@ -92,7 +91,7 @@ impl ClientHello {
     }
 }
 
-/// Takes a ClientHello in, as it comes.
+/// Collects a ClientHello as it arrives.
 #[derive(Default)]
 pub struct ClientHelloReader {
     reader: RecordReader,
@@ -111,12 +110,12 @@ impl ClientHelloReader {
     }
 }
 
-/// Tells a client that nobody here has the name it asks for.
+/// Tells a client that no service here has the name it asks for.
 pub async fn refuse_name(stream: &mut TcpStream) {
     send_alert(stream, &UNRECOGNISED).await;
 }
 
-/// Tells a client that the service it asks for can not be served now.
+/// Tells a client that the service it asks for is not available now.
 pub async fn refuse_service(stream: &mut TcpStream) {
     send_alert(stream, &INTERNAL).await;
 }

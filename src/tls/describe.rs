@@ -1,14 +1,14 @@
-//! Certificates in words, for an operator. Their text comes from outside, so it is cut short and has no control
-//! characters.
+//! Describes certificates for operators. The text in them comes from outside, so it is shortened and has no
+//! control characters.
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::proto::certificate::certificate_names;
 
-/// Names listed of one certificate.
+/// How many names of one certificate are listed.
 const NAMES_MAX: usize = 4;
-/// Characters of each.
+/// The longest shown name.
 const NAME_CHARS_MAX: usize = 100;
 
 /// The names of a certificate in one line.
@@ -23,7 +23,7 @@ pub(super) fn list_names(names: &[String]) -> String {
     }
 }
 
-/// Who a certificate is for, and how many days it has left.
+/// Who a certificate is for, and how many days it is still valid.
 pub fn describe_certificate(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate_names(certificate)?;

@@ -41,19 +41,19 @@ use crate::{
     },
 };
 
-/// How TLS is spoken at each edge of a profile, opened and checked.
+/// The TLS of each edge of a profile, loaded and checked.
 #[derive(Debug, Clone, Default)]
 pub struct EdgeTls {
     accepts: HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>,
     connects: HashMap<ConnectTls, EdgeConfig<ConnectConfig>>,
-    /// All problems with them, each at its key in the profile.
+    /// All problems with it, each at its key in the profile.
     problems: Vec<Problem>,
 }
 
-/// With whom it is spoken, and how.
+/// Who is at the other end, and the configuration.
 type ConnectConfig = (TlsParty, Arc<ClientConfig>);
 
-/// One of them.
+/// The configuration of one edge.
 #[derive(Debug, Clone)]
 enum EdgeConfig<T> {
     Opened(T),
@@ -90,25 +90,25 @@ impl<T: Clone> EdgeConfig<T> {
 #[derive(Debug, Clone, Copy)]
 pub struct EdgeFault<'a> {
     pub problem: &'a Problem,
-    /// What was in force before goes on.
+    /// The previous configuration stays in force.
     pub is_kept: bool,
 }
 
-/// TLS with clients, one configuration for each protocol that may be spoken inside.
+/// TLS with clients; one configuration for each protocol that may be spoken inside.
 #[derive(Debug, Clone)]
 struct AcceptTlsConfig {
-    /// Bytes, whatever the clients call them.
+    /// For bytes, whatever the clients call them.
     bytes: TlsServer,
-    /// Requests: HTTP/1.1 alone (RFC 7301).
+    /// For requests: only HTTP/1.1 (RFC 7301).
     web: TlsServer,
-    /// What they are shown.
+    /// The certificate that clients are shown.
     leaf: CertificateDer<'static>,
-    /// Which certificates of theirs are revoked.
+    /// Which of their certificates are revoked.
     revoked: Arc<RevocationLists>,
 }
 
 impl EdgeTls {
-    /// Opens what the accepts and connects name. What is wrong with one is no fault of the others.
+    /// Loads what the accepts and connects name. A fault in one does not affect the others.
     pub fn load<'a>(
         accepts: impl Iterator<Item = &'a AcceptTls>,
         connects: impl Iterator<Item = (TlsParty, &'a ConnectTls)>,
@@ -123,7 +123,7 @@ impl EdgeTls {
             let edge = edges.keep_problem(load_connect(tls, with, pipes));
             edges.connects.insert(tls.clone(), edge);
         }
-        // A file that several services name is told once for each place.
+        // A file that several services name is reported once for each place.
         edges.problems.dedup();
         edges
     }
@@ -143,8 +143,8 @@ impl EdgeTls {
         &self.problems
     }
 
-    /// The same, where what can not be used leaves in force what was opened before for the same files, as
-    /// long as that is in date.
+    /// The same, but where the current files cannot be used, what was loaded before for the same edge stays in
+    /// force, as long as it is in date.
     pub fn falling_back_to(self, before: &Self) -> Self {
         let accepts = self.accepts.into_iter().map(|(tls, edge)| {
             let was = before.accepts.get(&tls).and_then(EdgeConfig::opened).filter(|was| was.is_in_date());
@@ -159,7 +159,7 @@ impl EdgeTls {
         Self { accepts, connects: connects.collect(), problems: self.problems }
     }
 
-    /// Its lists of revoked certificates hold for clients that are connected; how many of those are to go.
+    /// Applies its lists of revoked certificates to connected clients; returns how many of them are cut.
     pub fn enforce_revocations(&self) -> usize {
         let mut enforced: HashMap<&PemSource, (Arc<ShownCertificates>, Vec<Arc<RevocationLists>>)> =
             HashMap::new();
@@ -175,7 +175,7 @@ impl EdgeTls {
         self.accepts.values().filter_map(EdgeConfig::opened).flat_map(|edge| edge.revoked.expiries())
     }
 
-    /// What is wrong with what is named now, where what was in force goes on.
+    /// Problems with the current files where the previous ones stay in force.
     pub fn kept_problems(&self) -> impl Iterator<Item = &Problem> {
         let accepts = self.accepts.values().filter_map(EdgeConfig::fault);
         let faults = accepts.chain(self.connects.values().filter_map(EdgeConfig::fault));
@@ -195,7 +195,7 @@ impl EdgeTls {
         Some(if scheme.is_web() { answering.web.clone() } else { answering.bytes.clone() })
     }
 
-    /// How a probe calls an accept, at a port of this address.
+    /// The TLS of a probe to an accept, at a port of this address.
     pub fn probe_client(&self, accept: &Accept, port: IpAddr) -> Option<TlsClient> {
         let answering = self.accepts.get(accept.tls.as_ref()?)?.opened()?;
         probe::probe_client(answering.leaf.clone(), &accept.sni, port)
@@ -208,7 +208,7 @@ impl EdgeTls {
 }
 
 impl AcceptTlsConfig {
-    /// The book of what its clients have shown becomes that of another.
+    /// Shares the book of certificates that clients have shown with another.
     fn share_shown(&mut self, shown: &Arc<ShownCertificates>) {
         for server in [&mut self.bytes, &mut self.web] {
             server.shown = shown.clone();
@@ -220,7 +220,7 @@ impl AcceptTlsConfig {
     }
 }
 
-/// Accepts that believe one `ca` have one book of what was shown, those of before and now.
+/// Accepts with the same `ca` share one book of shown certificates, old accepts and new ones.
 fn share_books(accepts: &mut HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>, before: &EdgeTls) {
     let mut by_ca: HashMap<PemSource, Arc<ShownCertificates>> = HashMap::new();
     for (tls, edge) in &before.accepts {
@@ -264,7 +264,7 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
     };
     let mut bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     if tls.clients != ClientCheck::Nobody {
-        // Whoever resumes shows no certificate, and one that was good may not be so any more.
+        // A client that resumes shows no certificate, and a certificate that was valid may no longer be.
         bytes.send_tls13_tickets = 0;
         bytes.session_storage = Arc::new(NoServerSessionStorage {});
     }
@@ -314,13 +314,13 @@ impl TlsClient {
         Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
     }
 
-    /// The same for a server of another name.
+    /// The same for a server with another name.
     pub fn named(self, name: &str) -> Option<Self> {
         Some(Self { name: ServerName::try_from(name.to_owned()).ok()?, ..self })
     }
 
-    /// The handshake with a backend. `agreed` is what the client's accept has agreed on by ALPN, if anything: the
-    /// backend is offered just that, unless the profile says what to offer it.
+    /// The handshake with a backend. `agreed` is the protocol that the client's accept has agreed on by ALPN,
+    /// if any. The backend is offered exactly that, unless the profile says what to offer.
     pub async fn connect(&self, stream: TcpStream, agreed: &[u8]) -> Result<NetStream, TlsError> {
         let mut config = self.config.clone();
         if config.alpn_protocols.is_empty() && !agreed.is_empty() {
@@ -330,7 +330,8 @@ impl TlsClient {
         let offered: Vec<_> = offered.collect();
         let connecting = TlsConnector::from(config).connect(self.name.clone(), ReadAhead::of_socket(stream));
         let stream = shake(connecting.into_fallible(), self.with).await?;
-        // Any that was not offered fails the handshake itself. A balancer need not know the extension.
+        // A protocol that was not offered makes the handshake fail by itself. A balancer may not know the
+        // extension.
         let must_agree = self.with == TlsParty::Backend && !offered.is_empty();
         if must_agree && stream.get_ref().1.alpn_protocol().is_none() {
             return Err(TlsError::NoProtocol(offered.join(", ")));
@@ -343,9 +344,9 @@ impl TlsClient {
 #[derive(Debug, Clone)]
 pub struct TlsServer {
     pub config: Arc<ServerConfig>,
-    /// Of which a client's certificate has to carry one; empty: any.
+    /// A client's certificate must have one of these names; if empty, any name will do.
     names: Arc<[String]>,
-    /// What clients that are connected have shown.
+    /// The certificates that connected clients have shown.
     shown: Arc<ShownCertificates>,
 }
 
@@ -354,7 +355,7 @@ impl TlsServer {
         Arc::ptr_eq(&self.config, &other.config)
     }
 
-    /// The handshake with a client that has said hello, and who it has proven to be by its certificate.
+    /// The handshake with a client whose hello was read; also returns the user that its certificate proves.
     pub async fn accept(
         &self,
         hello: ClientHello,
@@ -376,7 +377,7 @@ impl TlsServer {
     }
 }
 
-/// The handshake with a client that has said hello.
+/// The handshake with a client whose hello was read.
 pub async fn accept(
     hello: ClientHello,
     stream: TcpStream,
@@ -399,7 +400,7 @@ fn verifier(
     Ok(Arc::new(NamedClientVerifier { authorities, names: clients.names.clone(), showing, revoked }))
 }
 
-/// What is wrong with several lists is told of the first.
+/// If several lists are wrong, the first is reported.
 fn load_revoked(clients: &ClientCertificates, pipes: PipePolicy) -> Result<Arc<RevocationLists>, Problem> {
     let issuers = read_chain(&clients.ca, pipes)?;
     let loaded = RevocationLists::load(&clients.revoked, &issuers, TlsParty::Client, pipes);
@@ -418,7 +419,7 @@ fn authorities(
         .map_err(|error| pem_problem(ca, format!("it can not be used: {error}"), "name a CA's certificate"))
 }
 
-/// A certificate with its own key, in date.
+/// Loads a certificate that matches its key and is in date.
 fn load_pair(pair: &KeyPair, provider: &CryptoProvider, pipes: PipePolicy) -> Result<CertifiedKey, Problem> {
     let chain = read_chain(&pair.certificate, pipes)?;
     check_in_date(&pair.certificate, &chain)?;
@@ -449,7 +450,7 @@ fn check_in_date(material: &PemSource, chain: &[CertificateDer<'_>]) -> Result<(
     }
 }
 
-/// In seconds since 1970.
+/// The time in seconds since 1970.
 fn now() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     i64::try_from(now).unwrap_or(i64::MAX)

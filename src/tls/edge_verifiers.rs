@@ -1,4 +1,4 @@
-//! Whom a gateway believes at its edges: clients with a certificate, and backends.
+//! Whom a gateway trusts at its edges: clients with a certificate, and backends.
 
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ use rustls::{
 
 use super::{authorities::Authorities, peer_verifier::name_among, revocation::RevocationLists};
 
-/// Whether clients have to show a certificate.
+/// Whether clients must show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Showing {
     Must,
     AsTheyLike,
 }
 
-/// Accepts clients whose certificate comes from an authority and, if names are given, carries one of them.
+/// Accepts clients whose certificate comes from an authority and, if names are given, has one of them.
 #[derive(Debug)]
 pub(super) struct NamedClientVerifier {
     pub authorities: Authorities,
@@ -80,7 +80,7 @@ impl ClientCertVerifier for NamedClientVerifier {
     }
 }
 
-/// A backend of an authority, and of the name that the connect gives.
+/// Accepts a backend whose certificate comes from an authority and has the name given in the connect.
 #[derive(Debug)]
 pub(super) struct BackendVerifier {
     pub authorities: Authorities,

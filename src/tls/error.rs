@@ -10,10 +10,10 @@ use super::{chain::ChainFault, describe::date, party::TlsParty};
 /// Why a TLS handshake failed.
 #[derive(Debug, ThisError)]
 pub enum TlsError {
-    /// The other side's certificates are not believed, and it is known which of them is at fault.
+    /// The other side's certificates are not trusted, and it is known which one is at fault.
     #[error("{}", .0.of_other_side())]
     Chain(Box<ChainFault>),
-    /// rustls gave up: a check of ours failed, or the other side says by an alert that one of its own did.
+    /// rustls gave up: a check of ours failed, or the other side's alert says that one of its own did.
     #[error("{}", failure_reason(.error, *.with))]
     Handshake { with: TlsParty, error: Box<Error> },
     #[error(transparent)]
@@ -29,7 +29,7 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// What a read, a write or a handshake over TLS failed with.
+    /// Why a read, a write or a handshake over TLS failed.
     pub(super) fn of_io(error: io::Error, with: TlsParty) -> Self {
         match rustls_error(&error) {
             Some(error) => Self::Handshake { with, error: Box::new(error.clone()) },
@@ -37,8 +37,8 @@ impl TlsError {
         }
     }
 
-    /// What the other side says of this one's certificate. In TLS 1.3 whoever dialled is done before it has been
-    /// judged, so the alert comes with what is read next.
+    /// What the other side says about this one's certificate. In TLS 1.3 the side that dialled is finished
+    /// before its certificate is checked, so the alert arrives with the next read.
     pub fn alert(error: &io::Error, with: TlsParty) -> Option<Self> {
         match rustls_error(error)? {
             error @ Error::AlertReceived(_) => Some(Self::Handshake { with, error: Box::new(error.clone()) }),
@@ -51,7 +51,7 @@ fn rustls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-/// A certificate with none of the names that are wanted.
+/// A certificate without any of the wanted names.
 #[derive(Debug, ThisError)]
 #[error("its certificate is for {found}, none of which is among {of} {wanted:?}")]
 pub struct NameMismatch {
@@ -61,8 +61,8 @@ pub struct NameMismatch {
     pub wanted: Vec<String>,
 }
 
-/// Why a handshake or a certificate was refused, in an operator's words; alerts are what the other
-/// side says of ours (RFC 8446, 6.2).
+/// Why a handshake or a certificate was refused, in words for operators; alerts are what the other side says
+/// about ours (RFC 8446, section 6.2).
 pub(super) fn failure_reason(error: &Error, with: TlsParty) -> String {
     let (party, ca) = (with.name(), with.ca());
     match error {
@@ -84,7 +84,7 @@ pub(super) fn failure_reason(error: &Error, with: TlsParty) -> String {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
             "its certificate comes from another CA than {ca}, or the intermediate certificate between the two is missing in its file"
         ),
-        // A CA of the same name as ours: it is its signature that fails.
+        // It names a CA with the same name as ours, but the signature does not match.
         Error::InvalidCertificate(CertificateError::BadSignature) => {
             format!("its certificate comes from another CA than {ca}, of the same name")
         }

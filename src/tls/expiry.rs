@@ -14,7 +14,7 @@ use crate::{
 pub struct CertificateExpiry {
     pub role: Half,
     pub used: CertificateUse,
-    /// Where it was read.
+    /// The file it was read from.
     pub object: String,
     /// Seconds since 1970.
     pub ends: i64,
@@ -38,7 +38,7 @@ impl CertificateUse {
     }
 }
 
-/// Those of the files that read; what does not is told where it is opened.
+/// The expiry of each file that can be read. Others are reported where they are opened.
 pub fn certificate_expiries(profile: &Profile) -> Vec<CertificateExpiry> {
     let mut found: Vec<CertificateExpiry> = Vec::new();
     for (role, used, material) in materials(profile) {
@@ -48,7 +48,7 @@ pub fn certificate_expiries(profile: &Profile) -> Vec<CertificateExpiry> {
             PemSource::Memory(_) => "built in".into(),
         };
         let expiry = CertificateExpiry { role, used, object, ends };
-        // Several services may name one file.
+        // Several services may name the same file.
         if !found.contains(&expiry) {
             found.push(expiry);
         }
@@ -61,7 +61,7 @@ fn earliest_end(material: &PemSource) -> Option<i64> {
     chain.iter().filter_map(expiry_seconds).min()
 }
 
-/// A trust store may hold many authorities, some of which ended long ago: of those nothing is told.
+/// A trust store may contain many authorities, and some may have expired long ago, so those are not reported.
 fn materials(profile: &Profile) -> Vec<(Half, CertificateUse, &PemSource)> {
     let mut found = Vec::new();
     let links = [

@@ -6,18 +6,19 @@ use super::{chain::ChainFault, error::TlsError, party::TlsParty};
 use crate::net::{read_ahead::ReadAhead, tcp};
 
 tokio::task_local! {
-    /// What a verifier has found in the handshake that runs. The errors of rustls that become the right alerts
-    /// have no room for it, and a verifier is one for all handshakes.
+    /// What a verifier has found in the current handshake. The rustls errors that produce the right alerts have
+    /// no room for it, and one verifier serves all handshakes.
     static FAULT: RefCell<Option<ChainFault>>;
 }
 
-/// Keeps what a verifier has found for [`shake`].
+/// Keeps a verifier's finding for [`shake`].
 pub(super) fn keep_fault(fault: ChainFault) {
-    // Outside of a handshake there is nobody to tell.
+    // Outside a handshake there is nobody to report it to.
     let _ = FAULT.try_with(|slot| slot.replace(Some(fault)));
 }
 
-/// Runs a handshake. One that fails lets its alert reach the other side, whose log then names the reason too.
+/// Runs a handshake. If it fails, the alert still reaches the other side, so that its log also names the
+/// reason.
 pub(super) async fn shake<T>(
     shaking: impl Future<Output = Result<T, (io::Error, ReadAhead)>>,
     with: TlsParty,

@@ -36,35 +36,35 @@ use crate::{
     profile::{KeyExchangePolicy, LinkTls, PemSource, Problem},
 };
 
-/// What one side of a link shows and accepts, opened and checked.
+/// What one side of a link shows and accepts, loaded and checked.
 #[derive(Debug, Clone)]
 pub struct LinkIdentity {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     verifier: Arc<PeerVerifier>,
     pair: Arc<SingleCertAndKey>,
-    /// Certificates, its own and the CA's: what a reload compares.
+    /// Its own certificates and the CA's, which a reload compares.
     shown: Arc<Vec<CertificateDer<'static>>>,
     key_exchange: KeyExchangePolicy,
-    /// What peers have shown on links that stand.
+    /// The certificates that peers have shown on open links.
     shown_by_peers: Arc<ShownCertificates>,
 }
 
-/// A handshake of the side that listens, done.
+/// A finished handshake of the listening side.
 #[derive(Debug)]
 pub struct AcceptedTls {
     pub stream: NetStream,
     /// The name in the peer's certificate.
     pub peer: String,
-    /// The first protocols that it offered, as far as they are names in ASCII.
+    /// The first protocols that it offered, if their names are ASCII.
     pub offered: Vec<String>,
 }
 
-/// Protocols of a peer that are kept, and the bytes of each.
+/// How many protocols of a peer are kept, and how many bytes of each.
 const OFFERED_MAX: usize = 8;
 const OFFERED_BYTES_MAX: usize = 32;
 
-/// Shows our certificate, and sees what the peer offers: once TLS is done, only what was chosen of it is known.
+/// Shows our certificate and records what the peer offers: after TLS, only the chosen protocol is known.
 #[derive(Debug)]
 struct OfferWitness {
     pair: Arc<SingleCertAndKey>,
@@ -81,8 +81,8 @@ impl ResolvesServerCert for OfferWitness {
 }
 
 impl LinkIdentity {
-    /// Opens certificate, key and CA; every problem, each at the key of the profile it belongs to.
-    /// `alpn` are the names of what the links may speak, the preferred one first.
+    /// Loads certificate, key and CA. Returns every problem, each at its key in the profile. `alpn` names the
+    /// protocols of the links, the preferred one first.
     pub fn load(tls: &LinkTls, alpn: &[Vec<u8>], pipes: PipePolicy) -> Result<Self, Vec<Problem>> {
         let (chain, key, authorities) = collect_three(
             read_chain(&tls.certificate, pipes),
@@ -111,7 +111,7 @@ impl LinkIdentity {
             .map_err(|error| {
                 at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate")
             })?;
-        // A CA between this half's certificate and `ca` may have lists of its own.
+        // An intermediate CA between this half's certificate and `ca` may have lists of its own.
         let signers = [&authorities[..], &chain[1..]].concat();
         let revoked = RevocationLists::load(&tls.revoked, &signers, TlsParty::Gateway, pipes)?;
         let verifier = PeerVerifier::new(issuing, tls.peers.clone(), Arc::new(revoked));
@@ -160,20 +160,20 @@ impl LinkIdentity {
         }
     }
 
-    /// Whether links made with the other would show and accept the same.
+    /// Whether links made with the other one would show and accept the same.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.shown == other.shown
             && self.verifier.peers() == other.verifier.peers()
             && self.key_exchange == other.key_exchange
     }
 
-    /// The same, which goes on with the links of the one before.
+    /// The same, keeping track of the previous one's links.
     pub fn succeeding(self, before: Option<&Self>) -> Self {
         let shown_by_peers = before.map_or(self.shown_by_peers, |before| before.shown_by_peers.clone());
         Self { shown_by_peers, ..self }
     }
 
-    /// Its lists of revoked certificates hold for the links that stand; how many of those are to go.
+    /// Applies its lists of revoked certificates to open links; returns how many of them are cut.
     pub fn enforce_revocations(&self) -> usize {
         self.shown_by_peers.enforce(vec![self.verifier.revoked().clone()])
     }
@@ -182,7 +182,7 @@ impl LinkIdentity {
         self.verifier.revoked().expiries()
     }
 
-    /// Why this side of a link would refuse the other's certificate; `None` where it would not.
+    /// Why this side of a link would refuse the other's certificate; `None` if it would not.
     pub fn refusal_reason(&self, other: &Self) -> Option<String> {
         let (leaf, rest) = other.shown.split_first()?;
         let intermediates = &rest[..rest.len().saturating_sub(1)];
@@ -195,7 +195,7 @@ impl LinkIdentity {
         Some(fault.map_or_else(|| failure_reason(&error, TlsParty::Gateway), |fault| fault.of_other_side()))
     }
 
-    /// What its certificates are for and how many days they have left, for an operator.
+    /// What its certificates are for and how many days they are still valid, for operators.
     pub fn describe(&self) -> String {
         let reported = |certificate| describe_certificate(certificate).unwrap_or_else(|| "unreadable".into());
         let (leaf, ca) = (self.shown.first(), self.shown.last());
@@ -249,7 +249,7 @@ fn provider(key_exchange: KeyExchangePolicy) -> CryptoProvider {
     provider
 }
 
-/// Our own certificate has to pass the check that the other side will make.
+/// Our own certificate must pass the check that the other side will make.
 fn check_own(
     authorities: &Authorities,
     chain: &[CertificateDer<'static>],
@@ -281,7 +281,7 @@ fn check_own(
     })
 }
 
-/// All three values, or all the problems.
+/// All three values, or all their problems.
 fn collect_three<A, B, C>(
     a: Result<A, Problem>,
     b: Result<B, Problem>,

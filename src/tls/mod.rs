@@ -1,10 +1,11 @@
 //! TLS of links, clients and backends.
 //!
-//! In reading order: [`link`] protects links, [`client_hello`] and [`edge`] are TLS with clients and backends, and
-//! [`probe`] is that of probes. [`authorities`] decides whose certificates are believed, [`peer_verifier`] who may be
-//! a peer, and [`chain`] says why somebody is neither. [`error`] is why a handshake failed. `pem` reads the files,
-//! [`revocation`] those of revoked certificates,
-//! which [`shown_certificates`] looks for on connections that stand. [`certificate_files`] notices changed ones, [`expiry`] knows when certificates end.
+//! In reading order: [`link`] protects links. [`client_hello`] and [`edge`] are TLS with clients and backends,
+//! and [`probe`] is that of probes. [`authorities`] decides whose certificates are trusted, [`peer_verifier`]
+//! who may be a peer, and [`chain`] explains why somebody is neither. [`error`] says why a handshake failed.
+//! `pem` reads the files, and [`revocation`] reads lists of revoked certificates, for which
+//! [`shown_certificates`] checks open connections. [`certificate_files`] notices changed files, and [`expiry`]
+//! knows when certificates end.
 
 pub mod authorities;
 pub mod certificate_files;

@@ -1,4 +1,4 @@
-//! Who is at the other end of a handshake, and what messages call it.
+//! Who is at the other end of a handshake, and how messages name it.
 
 /// Who is at the other end of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -6,7 +6,7 @@ pub enum TlsParty {
     Gateway,
     Backend,
     Client,
-    /// Whoever speaks the TLS around a link's WebSocket: the other gateway, a balancer, a proxy.
+    /// Whoever ends the TLS around a link's WebSocket: the other gateway, a balancer, or a proxy.
     Outer,
 }
 
@@ -20,7 +20,7 @@ impl TlsParty {
         }
     }
 
-    /// Where those stand who may issue its certificate.
+    /// The profile key that lists who may issue its certificate.
     pub(super) fn ca(self) -> &'static str {
         match self {
             Self::Gateway => "this link's `ca`",

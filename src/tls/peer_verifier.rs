@@ -1,8 +1,8 @@
-//! Decides who may be a peer: a certificate that was issued by the link's `ca`, or a self-signed one that `ca`
-//! contains itself, and that carries one of the names in the link's `peers`.
+//! Decides who may be a peer. Its certificate must be issued by the link's `ca`, or be a self-signed one that
+//! `ca` contains, and must have one of the names in the link's `peers`.
 //!
-//! The address that was dialled plays no part, so the usual check against the host name is replaced by one
-//! against that list. Dates, chain and key usage are checked by webpki.
+//! The dialled address plays no part, so a check against that list replaces the usual check of the host name.
+//! webpki checks dates, chain and key usage.
 
 use std::sync::Arc;
 
@@ -43,13 +43,13 @@ impl PeerVerifier {
         &self.peers
     }
 
-    /// The first of `peers` that the certificate carries.
+    /// The first of `peers` that the certificate contains.
     pub fn name_of(&self, certificate: &CertificateDer<'_>) -> Result<String, Error> {
         name_among(certificate, &self.peers, "this link's peers")
     }
 }
 
-/// The first of the `wanted` names that a certificate carries; `of` says whose they are.
+/// The first of the `wanted` names that a certificate contains; `of` says whose names they are.
 pub fn name_among(
     certificate: &CertificateDer<'_>,
     wanted: &[String],
@@ -184,7 +184,7 @@ mod tests {
             let own = params.self_signed(&key).expect("a certificate");
             let pinning = verifier(&[own.der().clone()]);
             assert_eq!(accepts(&pinning, own.der(), &[]), [Ok(()), Ok(())], "{is_ca:?}");
-            // The same names and key, and yet another certificate.
+            // The same names and key, but another certificate.
             let twin = params.self_signed(&key).expect("a certificate");
             if !issues {
                 assert!(accepts(&pinning, twin.der(), &[]).iter().all(Result::is_err), "{is_ca:?}");
@@ -196,7 +196,7 @@ mod tests {
             for found in accepts(&pinning, below.der(), &rest) {
                 assert_eq!(found.is_ok(), issues, "{is_ca:?}: {found:?}");
             }
-            // In a file with others as well.
+            // Also in a file with others.
             let other_key = KeyPair::generate().expect("a key");
             let mut other = CertificateParams::new(["other".to_owned()]).expect("names");
             other.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

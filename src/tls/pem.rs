@@ -1,5 +1,5 @@
-//! Reads certificates and keys from PEM files, and says what is wrong with a file at the key of the profile that
-//! names it. This is the only module that uses `rustls-pemfile`.
+//! Reads certificates and keys from PEM files, and reports a faulty file at the profile key that names it. This
+//! is the only module that uses `rustls-pemfile`.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use crate::{
     profile::{PemSource, Problem, ProfilePlace},
 };
 
-/// The authorities of a whole country fit; a certificate file that is larger is none.
+/// Enough for the authorities of a whole country; a larger file cannot be one of certificates.
 const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 pub(super) fn read_chain(
@@ -42,10 +42,10 @@ pub(super) fn read_chain(
     }
 }
 
-/// A larger list is none that a gateway's memory should hold.
+/// A larger list should not be kept in a gateway's memory.
 const LIST_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Lists of revoked certificates, in PEM or one in DER.
+/// Reads lists of revoked certificates, in PEM or a single one in DER.
 pub(super) fn read_lists(material: &PemSource, pipes: PipePolicy) -> Result<Vec<Vec<u8>>, Problem> {
     let bytes = read_file(material, (LIST_BYTES_MAX, "name a list of revoked certificates"), pipes)?.bytes;
     if bytes.first() == Some(&DER_SEQUENCE) {
@@ -68,7 +68,7 @@ pub(super) fn read_lists(material: &PemSource, pipes: PipePolicy) -> Result<Vec<
     }
 }
 
-/// How everything in DER begins that is signed.
+/// The first byte of everything signed in DER.
 const DER_SEQUENCE: u8 = 0x30;
 
 pub(super) fn read_key(material: &PemSource, pipes: PipePolicy) -> Result<PrivateKeyDer<'static>, Problem> {
@@ -85,10 +85,10 @@ pub(super) fn read_key(material: &PemSource, pipes: PipePolicy) -> Result<Privat
     }
 }
 
-/// How a key is marked whose reader needs a password (RFC 5958, and RFC 1421 as OpenSSL writes it).
+/// How PEM marks a key that needs a password (RFC 5958, and RFC 1421 as OpenSSL writes it).
 const ENCRYPTED: [&[u8]; 2] = [b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED"];
 
-/// The file, at the beginning of a problem.
+/// The file name, for the beginning of a problem.
 pub(super) fn name_prefix(material: &PemSource) -> String {
     match material {
         PemSource::File { path, .. } => format!("{}: ", path.display()),
@@ -162,13 +162,13 @@ pub(super) fn pem_problem(material: &PemSource, what: String, advice: &str) -> P
     Problem { place, what, advice: advice.into() }
 }
 
-/// Whether a certificate reads at all.
+/// Whether a certificate can be parsed at all.
 fn check_whole(certificate: &CertificateDer<'_>) -> Result<(), X509Error> {
     X509Certificate::from_der(certificate)?;
     Ok(())
 }
 
-/// The first certificate of a chain that nobody would accept, by its number, and why.
+/// The first certificate of a chain that nobody would accept: its number, and why.
 fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
     chain.iter().enumerate().find_map(|(at, certificate)| {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

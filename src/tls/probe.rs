@@ -1,4 +1,4 @@
-//! TLS between a probe and a client port of this same gateway: the port has to show exactly the certificate of
+//! TLS between a probe and a client port of this same gateway. The port has to show exactly the certificate of
 //! the accept under test, and asks the probe for none, whatever it asks of clients.
 
 use std::{net::IpAddr, sync::Arc};
@@ -14,7 +14,7 @@ use thiserror::Error as ThisError;
 
 use super::edge::TlsClient;
 
-/// How a probe calls a port that shows `leaf` to whoever asks for one of `names`; none: for any.
+/// The client side of a probe to a port that shows `leaf` for any of `names`; if empty, for every name.
 pub fn probe_client(leaf: CertificateDer<'static>, names: &[String], port: IpAddr) -> Option<TlsClient> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(PinnedVerifier { leaf, provider: provider.clone() });
@@ -24,7 +24,7 @@ pub fn probe_client(leaf: CertificateDer<'static>, names: &[String], port: IpAdd
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    // A name with a star means any label there; an address is not told.
+    // A name with a star stands for any label there; an address cannot be sent as a name.
     let name = match names.first() {
         Some(name) => ServerName::try_from(name.replace('*', "probe")).ok()?,
         None => ServerName::from(port),
@@ -32,8 +32,8 @@ pub fn probe_client(leaf: CertificateDer<'static>, names: &[String], port: IpAdd
     Some(TlsClient::new(Arc::new(config), name))
 }
 
-/// Answers as `config` does, but asks for no certificate: a probe has none. Nothing of it can be
-/// resumed, since whoever resumes is asked for none either.
+/// Answers like `config`, but asks for no certificate, because a probe has none. The connection cannot be
+/// resumed, since a client that resumes is not asked for one either.
 pub fn probe_server_config(config: &ServerConfig) -> Arc<ServerConfig> {
     let mut answering = ServerConfig::builder_with_provider(config.crypto_provider().clone())
         .with_safe_default_protocol_versions()
@@ -45,7 +45,7 @@ pub fn probe_server_config(config: &ServerConfig) -> Arc<ServerConfig> {
     Arc::new(answering)
 }
 
-/// This one certificate, and nobody without its key.
+/// Accepts only this one certificate, from whoever has its key.
 #[derive(Debug)]
 struct PinnedVerifier {
     leaf: CertificateDer<'static>,

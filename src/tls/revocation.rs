@@ -1,8 +1,8 @@
-//! Lists of revoked certificates (RFC 5280, section 5): read, believed if a CA of `ca` has signed them, and asked at
-//! handshakes.
+//! Lists of revoked certificates (RFC 5280, section 5): they are read, trusted if a CA of `ca` has signed them,
+//! and checked at handshakes.
 //!
-//! A list is taken whole or not at all: lists of changes and those of other CAs' certificates are refused. Connections
-//! that stand are the business of [`super::shown_certificates`].
+//! A list is accepted as a whole or not at all: delta lists, and lists about certificates of other CAs, are
+//! refused. Open connections are the task of [`super::shown_certificates`].
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -34,14 +34,14 @@ pub struct RevocationLists {
 /// One list.
 #[derive(Debug, PartialEq, Eq)]
 struct RevocationList {
-    /// The file, for an operator.
+    /// The file, for operators.
     object: Arc<str>,
     issuer: Box<[u8]>,
     serials: HashSet<Box<[u8]>>,
     next_update: UnixTime,
 }
 
-/// Which certificate one is: by its CA, and the number that this has given it.
+/// Identifies a certificate by its CA and serial number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateId {
     issuer: Box<[u8]>,
@@ -71,7 +71,7 @@ pub struct ListExpiry {
     pub policy: ExpiredListPolicy,
 }
 
-/// Why a list can not be used.
+/// Why a list cannot be used.
 #[derive(Debug, ThisError)]
 enum ListFault {
     #[error("it is damaged: {0}")]
@@ -97,7 +97,7 @@ impl ListFault {
 }
 
 impl RevocationLists {
-    /// Opens the files; `issuers` are the certificates of those who may have signed them.
+    /// Loads the files; `issuers` are the certificates that may have signed them.
     pub fn load(
         files: &RevokedFiles,
         issuers: &[CertificateDer<'_>],
@@ -119,7 +119,8 @@ impl RevocationLists {
         }
     }
 
-    /// Refuses a chain that is good otherwise, if a certificate in it is revoked, or a list about it has expired.
+    /// Refuses a chain that is otherwise valid if one of its certificates is revoked, or a list about it has
+    /// expired.
     pub fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -146,7 +147,7 @@ impl RevocationLists {
         Ok(())
     }
 
-    /// Whether any of these is revoked; that a list has expired does not matter.
+    /// Whether any of these is revoked, even by an expired list.
     pub fn revoke_any(&self, shown: &[CertificateId]) -> bool {
         let revokes = |list: &RevocationList, id: &CertificateId| {
             list.issuer == id.issuer && list.serials.contains(&id.serial)
@@ -216,8 +217,8 @@ fn read_list(
     })
 }
 
-/// The numbers in a list. One of version 1 has no extensions that could make it less than it seems, and is not read by
-/// webpki.
+/// The serial numbers in a list. A list of version 1 has no extensions that could restrict it, and webpki does
+/// not read it.
 fn read_serials(der: &[u8], list: &CertificateRevocationList<'_>) -> Result<HashSet<Box<[u8]>>, ListFault> {
     if list.version().is_none() {
         return Ok(list.iter_revoked_certificates().map(|entry| plain_serial(entry.raw_serial())).collect());

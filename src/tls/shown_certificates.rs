@@ -1,13 +1,13 @@
-//! The certificates that were shown on connections which stand: when one of them is revoked, its connection hears so.
+//! The certificates that were shown on open connections: when one of them is revoked, its connection is told.
 //!
-//! One book is kept for the links of each half and for the clients of each `ca`, over all reloads.
+//! There is one book for the links of each half and one for the clients of each `ca`, and they outlive reloads.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::revocation::{CertificateId, RevocationLists};
 use crate::net::{certificate_watch::CertificateWatch, stream::NetStream};
 
-/// Entries of connections that have ended are swept when there are so many.
+/// When there are this many entries, those of ended connections are removed.
 const SWEEP_MIN: usize = 64;
 
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ struct ShownState {
 }
 
 impl ShownCertificates {
-    /// Watches over what was shown on a connection, from its handshake on. The lists may have changed since.
+    /// Watches the certificates of a connection from its handshake on. The lists may have changed since.
     pub fn watch(&self, stream: &mut NetStream) {
         let ids: Vec<_> = stream.peer_chain().iter().filter_map(CertificateId::of).collect();
         if ids.is_empty() {
@@ -41,7 +41,8 @@ impl ShownCertificates {
         stream.hold_watch(watch);
     }
 
-    /// These lists hold from now on. Connections of those that are revoked hear so; how many.
+    /// Applies these lists from now on. Tells the connections of revoked certificates; returns how many there
+    /// are.
     pub fn enforce(&self, lists: Vec<Arc<RevocationLists>>) -> usize {
         let mut state = self.lock();
         let mut revoked = Vec::new();
@@ -55,7 +56,7 @@ impl ShownCertificates {
         });
         state.lists = lists;
         drop(state);
-        // Each of them wakes a task, so it is not done under the lock.
+        // Each call wakes a task, so this is not done under the lock.
         revoked.iter().for_each(|watch| watch.note_revoked());
         revoked.len()
     }

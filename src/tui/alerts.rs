@@ -1,4 +1,4 @@
-//! Alerts as they are told: those of one cause are one, with their number.
+//! Alerts as they are shown: those of one cause are one, with their number.
 
 use crate::{
     telemetry::{
@@ -8,18 +8,18 @@ use crate::{
     text,
 };
 
-/// The first alert of a cause, and how many there are of it.
+/// The first alert of a cause, and how many there are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AlertGroup<'a> {
     pub alert: &'a Alert,
     pub count: usize,
 }
 
-/// Worst first, as the snapshot has them.
+/// Worst first, as in the snapshot.
 pub fn group_alerts(snapshot: &Snapshot) -> Vec<AlertGroup<'_>> {
     let mut groups: Vec<((AlertKind, String), AlertGroup<'_>)> = Vec::new();
     for alert in &snapshot.alerts {
-        // What it is about stands first; the cause is what is said of it.
+        // The text begins with what the alert is about; the rest is the cause.
         let reported = alert.text.strip_prefix(&alert.object).unwrap_or(&alert.text);
         let cause = (alert.kind, text::cause(reported));
         match groups.iter_mut().find(|(known, _)| *known == cause) {

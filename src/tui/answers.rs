@@ -1,4 +1,4 @@
-//! What the screen says of a command that is on its way, and of what came of it.
+//! What the screen says about a command that is under way, and about its result.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ impl App {
             (reported, CommandAnswer::Profiles(_)) => reported,
             _ => ReloadState::None,
         };
-        // A reload or a switch may be behind it.
+        // It may have been a reload or a switch.
         self.profiles_aged |= matches!(answer, CommandAnswer::Done(_));
         self.message = Some(match answer {
             CommandAnswer::Done(text) | CommandAnswer::Cut(text) => StatusMessage::Done(text),
             CommandAnswer::Planned(plan) => {
                 self.message = None;
-                // Another question may have been asked meanwhile.
+                // Another question may be open by now.
                 if matches!(self.overlay, Overlay::Nothing) {
                     self.overlay = Overlay::Ask(Confirmation::Switch(plan));
                 }
@@ -43,19 +43,19 @@ impl App {
                 self.lists.profiles = profiles;
                 self.profiles_aged = false;
                 self.arrange();
-                // What was asked for is on the screen: there is nothing to say of it.
+                // The result is visible on the screen, so no message is needed.
                 self.message = message.filter(|message| !matches!(message, StatusMessage::Waiting(_)));
                 return;
             }
         });
     }
 
-    /// Several gateways were asked the same: none of their answers may hide another's.
+    /// Several gateways were sent the same command: none of their answers may hide another's.
     pub fn note_asked_together(&mut self, names: impl Iterator<Item = Arc<str>>) {
         self.fleet.joint = Some(JointQuestion { awaited: names.collect(), ..JointQuestion::default() });
     }
 
-    /// Puts the answer of one of them, which was just taken, to those of the others, refusals first.
+    /// Adds the answer of one of them, which was just taken, to those of the others; refusals come first.
     pub(super) fn join_answer(&mut self, name: &Arc<str>) {
         let Some(joint) = &mut self.fleet.joint else { return };
         if !joint.awaited.remove(name) {
@@ -78,19 +78,19 @@ impl App {
         }
     }
 
-    /// A command is on its way.
+    /// A command is under way.
     pub fn note_sent(&mut self, command: &Command) {
         self.fleet.joint = None;
         self.reload = if *command == Command::Reload { ReloadState::Asked } else { ReloadState::None };
         self.message = Some(StatusMessage::Waiting(describe_command(command)));
     }
 
-    /// Something that was asked of the world is under way.
+    /// Something outside the gateway is under way.
     pub fn note_waiting(&mut self, what: &str) {
         self.message = Some(StatusMessage::Waiting(what.into()));
     }
 
-    /// What is wrong with the profile that a reload was refused for, with the lines it is about.
+    /// The profile for which a reload was refused, with the lines that are wrong.
     pub fn refused_profile(&self) -> Option<&ProfileRow> {
         let row = self.lists.profiles.iter().find(|row| row.is_current && !row.problems.is_empty());
         row.filter(|_| {
@@ -98,7 +98,7 @@ impl App {
         })
     }
 
-    /// Something that was asked of the world is done, or is not.
+    /// Something outside the gateway is done, or has failed.
     pub fn note_result(&mut self, reported: Result<String, String>) {
         self.message = Some(match reported {
             Ok(text) => StatusMessage::Done(text),

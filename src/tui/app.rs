@@ -1,7 +1,7 @@
 //! What the operator is looking at, and how keys and snapshots change it.
 //!
-//! Nothing here draws, waits or reads a clock: time comes with the snapshots. What a key asks of
-//! the world is returned as a [`Reaction`]; the loop in `run` carries it out.
+//! Nothing here draws, waits or reads a clock: time comes with the snapshots. What a key needs done outside is
+//! returned as a [`Reaction`]; the loop in `run` carries it out.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub struct App {
     pub style: ScreenStyle,
     attachment: Attachment,
     latest: Arc<Snapshot>,
-    /// The picture held while the gateway goes on, and how much has changed since.
+    /// The snapshot held while the gateway goes on, and how much has changed since.
     frozen: Option<FrozenSnapshot>,
     history: RateHistory,
     pub(super) window: ChartWindow,
@@ -49,24 +49,24 @@ pub struct App {
     pub(super) lists: ListState,
     pub(super) fleet: FleetState,
     pub(super) trends: HistoryView,
-    /// The row that is told of in full, by what it is known by, and the first line shown.
+    /// The row whose details are open, by its key, and the first line shown.
     pub(super) detail: Option<OpenDetail>,
     pub(super) overlay: Overlay,
     /// Lines that were typed, oldest first.
     pub(super) typed: Vec<String>,
     addresses: AddressMasking,
     pub(super) message: Option<StatusMessage>,
-    /// Which trouble the alert line tells, the worst being the first.
+    /// Which problem the alert line shows; the worst is the first.
     alert: usize,
     /// Set when no snapshot has come for a while.
     silent_seconds: Option<u64>,
-    /// A reload is under way, or was refused and its profile is to be shown.
+    /// A reload is under way, or was refused and its profile should be shown.
     pub(super) reload: ReloadState,
-    /// The profiles that are shown were read before something changed.
+    /// The profiles shown were read before something changed.
     pub(super) profiles_aged: bool,
 }
 
-/// Whose the mouse is. The terminal's by default: it selects text there.
+/// Who has the mouse. By default it is the terminal, which selects text with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MouseCapture {
     Off,
@@ -79,14 +79,14 @@ struct FrozenSnapshot {
     changes: usize,
 }
 
-/// One row told of in full.
+/// The open details of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenDetail {
     pub key: String,
     pub scroll: usize,
 }
 
-/// What lies over the panels.
+/// What covers the panels.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Overlay {
     Nothing,
@@ -96,7 +96,7 @@ pub enum Overlay {
     Ask(Confirmation),
 }
 
-/// What the help tells.
+/// What a page of the help explains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HelpPage {
     Keys,
@@ -115,7 +115,7 @@ impl HelpPage {
     }
 }
 
-/// The last answer of the gateway, shown until the next key.
+/// The gateway's last answer, shown until the next key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusMessage {
     Waiting(String),
@@ -123,7 +123,7 @@ pub enum StatusMessage {
     Refused(String),
 }
 
-/// How far the screen can be believed.
+/// How current the screen is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Freshness {
     Live,
@@ -135,31 +135,31 @@ pub enum Freshness {
     Stale {
         seconds: u64,
     },
-    /// The gateway is away; what is shown is from before that.
+    /// The gateway is away; what is shown is older.
     Lost {
         seconds: u64,
     },
 }
 
-/// What a reload has come to. The gateway answers one line; the lines of the profile that it is about
-/// come with the list of profiles.
+/// The state of a reload. The gateway answers in one line; the lines of the profile that are wrong come with
+/// the list of profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReloadState {
     None,
     Asked,
-    /// The profiles are to be read.
+    /// The profiles have to be read.
     Refused,
-    /// They are, or are on their way.
+    /// They have been read, or are being read.
     Shown,
 }
 
-/// What follows from a key.
+/// The effect of a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reaction {
     Nothing,
     Redraw,
     Ask(Command),
-    /// The same, of gateways of a fleet.
+    /// The same for gateways of a fleet.
     AskGateways(Vec<(Arc<str>, Command)>),
     /// Move through the recording.
     Play(PlayerAction),
@@ -167,7 +167,7 @@ pub enum Reaction {
     Export(TableExport),
     /// Take the mouse from the terminal, or give it back.
     Mouse(MouseCapture),
-    /// Give the terminal back to the shell until it is called to the front again.
+    /// Give the terminal back to the shell until the process continues in the foreground.
     Suspend,
     End(ScreenEnd),
 }
@@ -175,7 +175,7 @@ pub enum Reaction {
 /// A table on its way to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableExport {
-    /// What the file's name begins with.
+    /// The beginning of the file's name.
     pub stem: String,
     pub json: String,
 }
@@ -211,12 +211,12 @@ impl App {
         }
     }
 
-    /// The picture to draw: the latest, or the frozen one.
+    /// The snapshot to draw: the latest, or the frozen one.
     pub fn snapshot(&self) -> &Snapshot {
         self.frozen.as_ref().map_or(&self.latest, |frozen| &frozen.held)
     }
 
-    /// The same, to be kept while this changes.
+    /// The same, to be kept while the app changes.
     pub(super) fn shown_snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.frozen.as_ref().map_or(&self.latest, |frozen| &frozen.held))
     }
@@ -259,7 +259,7 @@ impl App {
         self.window
     }
 
-    /// Where the cursor stands on the screen that is shown.
+    /// The line of the cursor on the current screen.
     pub fn selected_line(&self) -> Option<usize> {
         self.lists.selected_line(self.screen)
     }
@@ -284,7 +284,7 @@ impl App {
         self.message.as_ref()
     }
 
-    /// Whether an action has a meaning for this gateway and for the row under the cursor.
+    /// Whether an action makes sense for this gateway and for the selected row.
     pub fn offers(&self, action: Action) -> bool {
         let closes_ended = || {
             action == Action::Close
@@ -300,7 +300,7 @@ impl App {
         match snapshot.mode {
             Mode::Direct => false,
             Mode::Reverse => snapshot.roles.contains(&Half::Internal),
-            // Over SOCKS5 each session dials its own.
+            // Over SOCKS5 each session dials its own link.
             Mode::Forward => snapshot.pools.iter().any(|row| row.role == Half::Dmz && row.target > 0),
         }
     }
@@ -324,7 +324,7 @@ impl App {
         }
     }
 
-    /// Whether what is shown was true once, and nobody knows whether it still is.
+    /// Whether the screen shows an old state that may have changed.
     pub fn is_outdated(&self) -> bool {
         matches!(self.freshness(), Freshness::Stale { .. } | Freshness::Lost { .. })
     }
@@ -344,7 +344,7 @@ impl App {
         }
     }
 
-    /// Takes a new standing; says whether the screen changes by it.
+    /// Sets a new attachment; returns whether that changes the screen.
     pub fn set_attachment(&mut self, attachment: Attachment) -> bool {
         let changed = self.attachment != attachment;
         self.attachment = attachment;
@@ -362,7 +362,7 @@ impl App {
         }
     }
 
-    /// Where the help was asked for.
+    /// The context in which the help was opened.
     pub fn context_below(&self) -> KeyContext {
         match self.detail {
             None => KeyContext::Screen(self.screen),
@@ -370,7 +370,7 @@ impl App {
         }
     }
 
-    /// Takes a new picture; says whether the screen changes by it.
+    /// Takes a new snapshot; returns whether that changes the screen.
     pub fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) -> bool {
         let snapshot = self.narrowed(snapshot);
         let silent = self.silent_seconds.take().is_some();
@@ -380,7 +380,7 @@ impl App {
         self.latest = snapshot;
         self.history.take_snapshot(&self.latest);
         if let Some(frozen) = &mut self.frozen {
-            // Only the age of the frozen picture moves, by whole seconds.
+            // Only the age of the frozen snapshot changes, in whole seconds.
             let is_second = seconds_before != self.latest.uptime_seconds as u64;
             if is_second {
                 frozen.changes = count_changes(&frozen.held, &self.latest);
@@ -393,10 +393,10 @@ impl App {
         changed || silent
     }
 
-    /// No snapshot has come for so long; says whether the screen changes by it.
+    /// Notes that no snapshot has come for this long; returns whether that changes the screen.
     pub fn set_silence(&mut self, seconds: u64) -> bool {
         let reporting = seconds >= STALE_SECONDS || self.lost_reason().is_some();
-        // A recording has times of its own, and they are told.
+        // A recording has its own times, which are shown.
         let replayed = matches!(self.attachment, Attachment::Replay(_));
         let silent = (reporting && !replayed).then_some(seconds);
         let changed = silent != self.silent_seconds;
@@ -404,9 +404,9 @@ impl App {
         changed
     }
 
-    /// What the screen asks for by itself, so that what it shows goes on being true.
+    /// What the screen requests by itself, so that what it shows stays true.
     pub fn background_command(&mut self) -> Option<Command> {
-        // Whose they would be nobody has said yet.
+        // It is not known yet whose they would be.
         if self.is_fleet() && self.profiles_of().is_none() {
             return None;
         }
@@ -444,8 +444,7 @@ impl App {
             return Reaction::Redraw;
         }
         if matches!(self.overlay, Overlay::AskQuit | Overlay::Ask(_)) {
-            // A question is closed by any key that does not answer it: what is typed by mistake must
-            // not lead to its yes.
+            // Any key that does not answer a question closes it, so that mistyping cannot lead to a yes.
             self.overlay = Overlay::Nothing;
             return Reaction::Redraw;
         }
@@ -468,7 +467,7 @@ impl App {
         self.addresses = self.addresses.toggled();
     }
 
-    /// Sorts the rows anew; each cursor follows its row.
+    /// Sorts the rows again; each cursor follows its row.
     pub(super) fn arrange(&mut self) {
         let shown = self.shown_snapshot();
         self.lists.arrange(&shown);
@@ -480,10 +479,10 @@ impl App {
     }
 }
 
-/// Said to who asks for a change where none can be made.
+/// The message for a command that changes something, on a screen with read-only access.
 pub(super) const LOOKS_ONLY: &str = "this screen may look, and change nothing";
-/// Said to who wants to resize a pool that this gateway does not fill.
+/// The message for resizing a pool that this gateway does not fill.
 pub(super) const DIALS_NOTHING: &str =
     "no links are kept ready from here: the half that dials decides how many are";
-/// The gateway publishes several snapshots a second; so long without one is worth telling.
+/// The gateway publishes several snapshots a second, so this long without one is worth reporting.
 const STALE_SECONDS: u64 = 3;

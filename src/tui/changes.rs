@@ -1,16 +1,16 @@
-//! How much has changed behind a frozen picture.
+//! How much has changed since a frozen snapshot.
 
 use std::collections::HashSet;
 
 use crate::telemetry::snapshot::Snapshot;
 
-/// Sessions that came or went, pools that stand otherwise, and notices that are new.
+/// Sessions that came or went, pools with another state, and new notices.
 pub fn count_changes(held: &Snapshot, latest: &Snapshot) -> usize {
     let ids = |snapshot: &'_ Snapshot| -> HashSet<_> {
         snapshot.sessions.iter().map(|row| (row.role, row.id.clone())).collect()
     };
     let sessions = ids(held).symmetric_difference(&ids(latest)).count();
-    // Came and went again meanwhile: twice a change, and in neither picture.
+    // Sessions that came and went in between: two changes each, and in neither snapshot.
     let over = |snapshot: &Snapshot| snapshot.totals.sessions.saturating_add(snapshot.totals.refused);
     let passed = over(latest).saturating_sub(over(held));
     let pools = latest.pools.iter().filter(|pool| {

@@ -11,7 +11,7 @@ use crate::{
     tui::order::{SessionOrder, SortColumn},
 };
 
-/// Whether the list of sessions has a line for each session or for each client.
+/// Whether the list of sessions has a row for each session or for each client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SessionGrouping {
     #[default]
@@ -19,13 +19,13 @@ pub enum SessionGrouping {
     ByClient,
 }
 
-/// The sessions of one client, as far as they pass the filter.
+/// The sessions of one client that pass the filter.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClientSessions {
     /// Its address without the port.
     pub client: String,
     pub sessions: u64,
-    /// Those of them that wait for a link.
+    /// How many of them wait for a link.
     pub waiting: u64,
     pub services: BTreeSet<String>,
     pub rate_up: u64,
@@ -35,17 +35,17 @@ pub struct ClientSessions {
     pub oldest_seconds: f64,
 }
 
-/// A row for each client, in the order of the sessions' list.
+/// A row for each client, in the order of the session list.
 #[derive(Debug, Default)]
 pub struct ClientList {
     rows: Vec<ClientSessions>,
-    /// The line each client had when the rows were sorted last, and when that was.
+    /// The line of each client when the rows were last sorted, and when that was.
     lines: HashMap<String, usize>,
     sorted_at_seconds: Option<f64>,
 }
 
 impl ClientList {
-    /// Groups the sessions that are listed. Rows are sorted when those are, and keep their places in between.
+    /// Groups the listed sessions. Rows are sorted when the sessions are, and keep their places in between.
     pub fn arrange(&mut self, snapshot: &Snapshot, order: &SessionOrder) {
         let mut clients: HashMap<&str, ClientSessions> = HashMap::new();
         for row in order.open_rows(snapshot) {
@@ -98,7 +98,7 @@ impl ClientSessions {
     }
 }
 
-/// Less is higher up, as the column of the sessions means it.
+/// "Less" means higher up, as in the column of the sessions.
 fn compare(column: SortColumn, a: &ClientSessions, b: &ClientSessions) -> Ordering {
     let most = |of: fn(&ClientSessions) -> u64| of(b).cmp(&of(a));
     match column {
@@ -119,7 +119,7 @@ fn compare(column: SortColumn, a: &ClientSessions, b: &ClientSessions) -> Orderi
     .then_with(|| a.client.cmp(&b.client))
 }
 
-/// A client's address without its port, as it stands there; all of what is no address.
+/// A client's address without its port; the whole text if it is not an address.
 pub fn host(client: &str) -> &str {
     let end = client.rfind(':').filter(|_| client.parse::<SocketAddr>().is_ok()).unwrap_or(client.len());
     client[..end].trim_start_matches('[').trim_end_matches(']')

@@ -1,5 +1,6 @@
-//! What is asked before sessions are closed: one, those of a client, all that pass the filter, or, in their own time,
-//! those of a service or of a gateway. In a fleet the numbers are those of the gateway that the question is for.
+//! The questions before sessions are closed: one session, those of a client, all that pass the filter, or, by
+//! draining, those of a service or of a gateway. In a fleet, the numbers are those of the gateway that the
+//! question is for.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -18,12 +19,12 @@ use crate::{
     },
 };
 
-/// Names of sessions that one request has room for, with what stands around them.
+/// Room for the names of sessions in one request, without what surrounds them.
 const NAMES_BYTES_MAX: usize = 1000 * 1024;
 const AROUND_NAME_BYTES: usize = 3;
 
 impl App {
-    /// The session of this id, or else what is under the cursor.
+    /// The session with this id, or else the selected one.
     pub(super) fn ask_close(&mut self, id: Option<&str>) {
         let shown = self.shown_snapshot();
         if id.is_none() && self.grouping() == SessionGrouping::ByClient {
@@ -48,7 +49,7 @@ impl App {
         }
     }
 
-    /// The open session of this name: of two, that of the chosen gateway.
+    /// The open session with this name; if there are two, that of the chosen gateway.
     fn named_session<'a>(&self, shown: &'a Snapshot, id: &str) -> Option<&'a SessionRow> {
         let chosen = self.selected_gateway(shown);
         let rows = || shown.sessions.iter().filter(|row| row.id == id || full_name(row) == id);
@@ -76,14 +77,14 @@ impl App {
         let rows = shown.services.iter().filter(|row| row.name == service);
         let open =
             rows.filter(|row| is_of(gateway.as_ref(), &row.gateway)).map(|row| row.totals.sessions_open);
-        // A pair counts a session in both halves.
+        // In a pair, both halves count a session.
         let Some(sessions_open) = open.max() else {
             return self.refuse(format!("no service is called {service}"));
         };
         self.overlay = Overlay::Ask(Confirmation::Drain { service, sessions_open });
     }
 
-    /// All that pass the filter, or this one, which is put into force so that they are seen.
+    /// All that pass the filter, or this one, which is applied so that they are visible.
     pub(super) fn ask_close_all(&mut self, filter: Option<&str>) -> Reaction {
         if let Some(filter) = filter {
             self.lists.order.filter = SessionFilter::parse(filter).unwrap_or_default();
@@ -126,7 +127,7 @@ impl App {
     }
 }
 
-/// The gateway of a fleet whose service it is: the chosen one where it has it, or the only one that has.
+/// The gateway of a fleet that has the service: the chosen one if it has it, or the only one that does.
 pub(super) fn drained_gateway(
     shown: &Snapshot,
     service: &str,
@@ -141,9 +142,9 @@ pub(super) fn drained_gateway(
     }
 }
 
-/// Names sessions for the gateway: by the id, and with the peer where two have the same.
+/// Names sessions for the gateway: by id, and with the peer if two have the same id.
 struct SessionNames<'a> {
-    /// The peers of the sessions of one gateway, half and id; `None`: several.
+    /// The peers of the sessions by gateway, half and id; `None` if there are several.
     peers: HashMap<IdPlace<'a>, Option<&'a Option<String>>>,
 }
 
@@ -169,7 +170,7 @@ impl<'a> SessionNames<'a> {
     }
 }
 
-/// A session's id with the name of its peer, since two of them may use the same.
+/// A session's id with its peer's name, since two peers may use the same id.
 fn full_name(row: &SessionRow) -> String {
     match &row.peer {
         Some(peer) => format!("{peer}/{}", row.id),

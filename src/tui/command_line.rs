@@ -4,24 +4,24 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::tui::keys::{self, Action};
 
-/// A line on its way.
+/// A line being typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputLine {
     kind: InputKind,
     text: String,
-    /// What is wrong with what stands there now.
+    /// What is wrong with the current text.
     pub wrong: Option<String>,
-    /// How far back in what was typed before, and what was being typed meanwhile.
+    /// How far back in the earlier lines, and what was being typed before that.
     back: usize,
     draft: String,
-    /// The first of the suggestions that is shown.
+    /// The first visible suggestion.
     pub scroll: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum InputKind {
     Command,
-    /// With the filter there was before, for Esc.
+    /// With the previous filter, for Esc.
     Filter {
         before: String,
     },
@@ -44,7 +44,7 @@ impl InputLine {
         matches!(self.kind, InputKind::Filter { .. })
     }
 
-    /// The filter as it was before.
+    /// The previous filter.
     pub fn before(&self) -> Option<&str> {
         match &self.kind {
             InputKind::Filter { before } => Some(before),
@@ -56,7 +56,7 @@ impl InputLine {
         &self.text
     }
 
-    /// The sign before it.
+    /// The character before it.
     pub fn sign(&self) -> &'static str {
         if self.is_filter() { "/" } else { ":" }
     }
@@ -73,7 +73,7 @@ impl InputLine {
         self.back = 0;
     }
 
-    /// Takes a letter, or takes one away; says whether the line has changed.
+    /// Inserts or deletes a character; returns whether the line has changed.
     pub fn press(&mut self, key: KeyEvent) -> bool {
         match (key.code, key.modifiers.difference(KeyModifiers::SHIFT)) {
             (KeyCode::Char(letter), KeyModifiers::NONE)
@@ -108,7 +108,7 @@ impl InputLine {
         }
     }
 
-    /// The other way, until what was being typed.
+    /// The other direction, back to what was being typed.
     pub fn later(&mut self, typed: &[String]) {
         match self.back {
             0 => {}
@@ -130,7 +130,7 @@ impl InputLine {
         mine.nth(back).map(str::to_owned)
     }
 
-    /// Completes what stands there as far as the candidates agree; they are told above the line.
+    /// Completes the text as far as the candidates agree; they are shown above the line.
     pub fn complete(&mut self, candidates: &[String]) {
         let Some(first) = candidates.first() else {
             self.wrong = Some("nothing begins so".into());
@@ -145,7 +145,7 @@ impl InputLine {
     }
 }
 
-/// A typed command as an action with what stands behind its word.
+/// Parses a typed command into an action and the text after its word.
 pub fn parse(text: &str) -> Result<(Action, Option<&str>), String> {
     let text = text.trim();
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
@@ -159,7 +159,7 @@ pub fn parse(text: &str) -> Result<(Action, Option<&str>), String> {
     }
 }
 
-/// What may stand behind the word of an action.
+/// What may follow the word of an action.
 pub fn argument_name(action: Action) -> Option<&'static str> {
     match action {
         Action::Close => Some("SESSION"),

@@ -1,4 +1,4 @@
-//! What is asked before something is destroyed: it names the thing, and is answered by `y` alone.
+//! The questions before something is destroyed: they name the thing, and only `y` confirms.
 
 use crate::{
     gateway::{
@@ -12,7 +12,7 @@ use crate::{
     tui::{format, privacy::AddressMasking},
 };
 
-/// Kept by value: the row it is about may end while the question stands.
+/// Kept by value: the row it is about may end while the question is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confirmation {
     Close {
@@ -20,13 +20,13 @@ pub enum Confirmation {
         service: String,
         client: String,
     },
-    /// All that passed the filter when it was asked, or those of one client of them.
+    /// All that passed the filter at the time of the question, or those of one client among them.
     CloseAll {
         sessions: Vec<String>,
         clients: usize,
         client: Option<String>,
         filter: String,
-        /// Open sessions that no list has room for; they stay.
+        /// Open sessions for which no list has room; they are not closed.
         not_listed: usize,
     },
     Drain {
@@ -42,7 +42,7 @@ pub enum Confirmation {
         target: LockdownTarget,
     },
     Switch(Box<SwitchPlan>),
-    /// Reversing what no forward check has proven since the gateway started.
+    /// Reversing when no forward check has passed since the gateway started.
     Unproven(Box<SwitchPlan>),
     Stop {
         sessions_open: u64,
@@ -111,7 +111,7 @@ impl Confirmation {
         }
     }
 
-    /// What is asked after a yes, before it is done.
+    /// The next question after a yes, before the command is sent.
     pub fn next(self, checks: &[CheckRow]) -> Result<Command, Self> {
         match self {
             Self::Switch(plan) if plan.reverses() && !is_proven(checks, &plan) => Err(Self::Unproven(plan)),
@@ -142,14 +142,14 @@ impl Confirmation {
     }
 }
 
-/// For the log: what the sessions of a list have in common.
+/// For the log: how the sessions of a list were chosen.
 fn chosen_by(client: Option<&str>, filter: &str) -> String {
     let client = client.map(|client| format!("of client {client}"));
     let filter = (!filter.is_empty()).then(|| format!("that passed `{filter}`"));
     [client, filter].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether the forward check of what runs, or of what is switched to, has passed.
+/// Whether the forward check of the running profile, or of the new one, has passed.
 fn is_proven(checks: &[CheckRow], plan: &SwitchPlan) -> bool {
     checks.iter().any(|check| check.passed && (check.profile == plan.from || check.profile == plan.to))
 }

@@ -1,4 +1,4 @@
-//! The visible table as JSON: the rows that are listed, in their order, masked as the screen is.
+//! The visible table as JSON: the listed rows, in their order, with addresses hidden if the screen hides them.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// One object: what is listed, of which gateway and when, and its rows.
+/// One object: what is listed, for which gateway and when, and its rows.
 pub fn table(app: &App) -> serde_json::Result<String> {
     let shown = app.snapshot();
     let rows = match app.screen() {
@@ -75,7 +75,7 @@ fn values<'a, T: Serialize + 'a>(rows: impl IntoIterator<Item = &'a T>) -> serde
     rows.into_iter().map(value).collect()
 }
 
-/// A client's whole address is hidden, elsewhere every IP address.
+/// A client's whole address is hidden; elsewhere every IP address is.
 fn mask_addresses(value: &mut Value, addresses: AddressMasking) {
     match value {
         Value::String(text) => *text = addresses.text(text),

@@ -1,5 +1,5 @@
-//! Writes exported tables into files, on threads of their own: a disk that hangs costs the export, and
-//! never a frame.
+//! Writes exported tables to files, on threads of their own: a disk that hangs costs the export, but never a
+//! frame.
 
 use std::{
     fs::OpenOptions,
@@ -12,12 +12,12 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use crate::{disk::FileWork, tui::app::TableExport};
 
-/// What is told to the operator: the file's name, or why there is none.
+/// What the operator is told: the file's name, or why there is none.
 pub type ExportResult = Result<String, String>;
 
-/// Exports at once. One that hangs keeps its thread, so it keeps its place.
+/// How many exports may run at once. One that hangs keeps its thread, and so its place.
 const AT_ONCE: usize = 2;
-/// Longer than any disk that works takes.
+/// Longer than any working disk takes.
 const WITHIN: Duration = Duration::from_secs(5);
 
 pub struct ExportWriter {
@@ -37,7 +37,7 @@ impl ExportWriter {
         Self { files: FileWork::new(AT_ONCE, within), write, under_way: FuturesUnordered::new() }
     }
 
-    /// Begins to write; an error where too many exports are under way.
+    /// Begins to write; an error if too many exports are under way.
     pub fn begin(&mut self, export: TableExport) -> Result<(), String> {
         if self.under_way.len() >= AT_ONCE {
             return Err("the tables before it are not written yet".into());
@@ -50,7 +50,7 @@ impl ExportWriter {
         Ok(())
     }
 
-    /// Waits for the next result; for ever, where nothing is written.
+    /// Waits for the next result; for ever, if nothing is being written.
     pub async fn next(&mut self) -> ExportResult {
         match self.under_way.next().await {
             Some(result) => result,
@@ -59,7 +59,7 @@ impl ExportWriter {
     }
 }
 
-/// Writes a table into a new file of the folder that the screen was started in.
+/// Writes a table to a new file in the folder where the screen was started.
 fn write_export(export: &TableExport) -> ExportResult {
     let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let name = format!("{}-{}.json", export.stem, at.replace(':', ""));
@@ -77,7 +77,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{disk::WorkError, tests::happens_after_beside_a_thread};
 
-    /// A disk that answers nobody until it is released.
+    /// A disk that does not respond until it is released.
     #[derive(Debug, Default)]
     struct HangingDisk {
         is_released: Mutex<bool>,

@@ -18,10 +18,10 @@ use crate::{
     telemetry::snapshot::{EndedRow, ServiceRow, SessionPhase, SessionRow, Snapshot},
 };
 
-/// A filter that can be used; an empty one lets every session through.
+/// A valid filter; an empty one lets every session through.
 #[derive(Debug, Clone, Default)]
 pub struct SessionFilter {
-    /// As it was typed.
+    /// The text as it was typed.
     pub text: String,
     terms: Vec<FilterTerm>,
 }
@@ -37,7 +37,7 @@ enum FilterTest {
     Anywhere(TextPattern),
     In(FilterField, TextPattern),
     Port(u16),
-    /// A whole address, or a network: no other address begins so.
+    /// A whole address, or a network, instead of a prefix of the text.
     ClientIn(Network),
     More(FilterAmount, f64),
     Less(FilterAmount, f64),
@@ -78,7 +78,7 @@ enum FilterAmount {
     Wait,
 }
 
-/// Each with what it is, for who types.
+/// Each with its meaning, for the suggestions.
 const FIELDS: [(&str, FilterField, &str); 14] = [
     ("client", FilterField::Client, "its address, part of it, or a network"),
     ("user", FilterField::User, "its proven name"),
@@ -108,14 +108,14 @@ const AMOUNTS: [(&str, FilterAmount, &str); 9] = [
     ("wait", FilterAmount::Wait, "for a link: wait>100ms"),
 ];
 
-/// What may begin a term, with a line about it; other names for the same are left out.
+/// The beginnings of a term, with an explanation; other names for the same field are left out.
 pub fn field_names() -> impl Iterator<Item = (String, &'static str)> {
     let fields = FIELDS.iter().map(|(name, _, help)| (format!("{name}:"), *help));
     let names = fields.chain(AMOUNTS.iter().map(|(name, _, help)| (format!("{name}>"), *help)));
     names.filter(|(_, help)| !help.starts_with("the same"))
 }
 
-/// One session as a filter sees it, open or ended.
+/// A session as a filter sees it, open or ended.
 #[derive(Debug, Clone, Copy)]
 pub enum ListedSession<'a> {
     Open(&'a SessionRow),
@@ -123,7 +123,7 @@ pub enum ListedSession<'a> {
 }
 
 impl SessionFilter {
-    /// What was typed, as a filter; else what is wrong with it.
+    /// Parses what was typed into a filter, or says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut terms = Vec::new();
         let mut rest = text.trim();
@@ -143,7 +143,7 @@ impl SessionFilter {
         self.matches_parts(snapshot, row, None)
     }
 
-    /// The same of a session that two gateways carry: it is of either.
+    /// The same for a session that two gateways carry: either part may match.
     pub fn matches_parts(
         &self,
         snapshot: &Snapshot,
@@ -158,7 +158,7 @@ impl SessionFilter {
     }
 }
 
-/// The first term of a line, and what stands behind it. A pattern may hold spaces.
+/// The first term of a line, and the rest. A pattern may contain spaces.
 fn first_term(text: &str) -> Result<(FilterTerm, &str), String> {
     let (is_inverted, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
     let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
@@ -195,7 +195,7 @@ fn is_name(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphabetic())
 }
 
-/// Up to the slash that ends a word; one inside a word, as in `a/b`, ends nothing.
+/// Up to the slash that ends a word; one inside a word, as in `a/b`, does not count.
 fn split_pattern(text: &str) -> Option<(&str, &str)> {
     let ends = |at: usize| text[at + 1..].chars().next().is_none_or(char::is_whitespace);
     let at = text.match_indices('/').map(|(at, _)| at).find(|&at| at > 0 && ends(at))?;
@@ -205,7 +205,7 @@ fn split_pattern(text: &str) -> Option<(&str, &str)> {
 fn regex(pattern: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(pattern).case_insensitive(true).size_limit(REGEX_BYTES_MAX).build();
     built.map_err(|error| {
-        // Its last line is the reason; those before draw the pattern.
+        // Its last line is the reason; the lines before show the pattern.
         let reported = error.to_string();
         let why = reported.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
         format!("`/{pattern}/` is no pattern: {why}")
@@ -268,7 +268,7 @@ impl FilterTest {
 
     fn holds(&self, snapshot: &Snapshot, row: ListedSession<'_>) -> bool {
         match self {
-            // Of all it is the beginning: the second letter says when, the first who.
+            // The code is matched from its beginning: the first letter says who, the second when.
             Self::In(FilterField::Code, TextPattern::Word(word)) => row
                 .text(snapshot, FilterField::Code)
                 .is_some_and(|code| code.to_ascii_lowercase().starts_with(word)),
@@ -396,7 +396,7 @@ impl<'a> ListedSession<'a> {
         }
     }
 
-    /// `None`: not known of such a row, so neither more nor less than anything.
+    /// `None` if a row has no such amount: it is then neither more nor less than anything.
     fn amount(self, amount: FilterAmount) -> Option<f64> {
         let of = |bytes: u64| Some(bytes as f64);
         match (self, amount) {
@@ -424,7 +424,7 @@ impl<'a> ListedSession<'a> {
     }
 }
 
-/// Of `tcp://10.0.0.8:9000`, `ws://0.0.0.0:8001/chat` and `[::1]:443`.
+/// The port in `tcp://10.0.0.8:9000`, `ws://0.0.0.0:8001/chat` and `[::1]:443`.
 fn port_of(address: &str) -> Option<u16> {
     let host = address.split_once("://").map_or(address, |(_, rest)| rest);
     let host = host.split('/').next().unwrap_or(host);
@@ -442,13 +442,13 @@ pub fn phase_word(phase: SessionPhase) -> &'static str {
     }
 }
 
-/// Without a copy: it is asked of ten thousand rows several times a second. `word` is lower case.
+/// Without a copy, since ten thousand rows are checked several times a second. `word` is in lower case.
 fn contains(text: &str, word: &str) -> bool {
     let (text, word) = (text.as_bytes(), word.as_bytes());
     text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
 }
 
-/// Where a word without a field is looked for: in what stands in the row.
+/// Where a word without a field is searched: in the texts of the row.
 const ANYWHERE: [FilterField; 9] = [
     FilterField::Client,
     FilterField::Service,
@@ -460,7 +460,7 @@ const ANYWHERE: [FilterField; 9] = [
     FilterField::Id,
     FilterField::Half,
 ];
-/// A pattern is typed in one line.
+/// The limit of a compiled pattern; patterns are typed in one line.
 const REGEX_BYTES_MAX: usize = 256 << 10;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What limits the gateway that is shown, found anew in each picture.
+//! What limits the gateway on the screen, found again for each snapshot.
 
 use super::{app::App, lists, screen::Screen, source::Attachment};
 use crate::{
@@ -12,19 +12,19 @@ impl App {
         self.lists.findings(self.snapshot())
     }
 
-    /// Whether what the kernel allows is among them.
+    /// Whether the kernel limits are included.
     pub fn knows_machine(&self) -> bool {
         self.lists.machine.is_some() && !self.is_fleet()
     }
 
-    /// Whether findings are shown of a gateway that runs on this machine.
+    /// Whether findings are shown for a gateway that runs on this machine.
     pub(super) fn wants_machine(&self) -> bool {
         let is_live = matches!(self.attachment(), Attachment::Own | Attachment::Attached(..));
         let is_here = || !self.latest().host.is_empty() && self.latest().host == gateway::host_name();
         self.screen() == Screen::Doctor && is_live && is_here()
     }
 
-    /// Says whether the screen changes by it.
+    /// Returns whether that changes the screen.
     pub(super) fn set_machine(&mut self, machine: MachineFacts) -> bool {
         let machine = Some(machine);
         let changed = self.lists.machine != machine;
@@ -32,7 +32,7 @@ impl App {
         changed
     }
 
-    /// The one that is told of in full, or else under the cursor.
+    /// The finding whose details are open, or else the selected one.
     pub(super) fn selected_finding(&self) -> Option<DoctorFinding> {
         let key = self.selected_key().filter(|_| self.screen() == Screen::Doctor)?;
         self.findings().into_iter().find(|finding| lists::finding_key(finding) == key)

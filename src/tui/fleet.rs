@@ -1,7 +1,8 @@
-//! What the screen of a fleet adds: which gateway a command is for, and a look at one of them alone.
+//! What the screen of a fleet adds: which gateway a command is for, and a view of one gateway alone.
 //!
-//! The rows of all gateways are in one snapshot, each with its gateway's name, so that lists, filters and details
-//! are the same as for one. A command goes to the gateway of the chosen row, and the question names it.
+//! The rows of all gateways are in one snapshot, each with its gateway's name, so that lists, filters and
+//! details are the same as for a single gateway. A command goes to the gateway of the chosen row, and the
+//! question names it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,24 +27,24 @@ use crate::{
     },
 };
 
-/// What is kept while the screen shows a fleet.
+/// The state of a screen that shows a fleet.
 #[derive(Debug, Default)]
 pub struct FleetState {
     /// The only gateway whose rows are shown.
     scope: Option<Arc<str>>,
-    /// The last picture of all, while it is narrowed to one.
+    /// The last snapshot of all, while only one gateway is shown.
     whole: Option<Arc<Snapshot>>,
     /// The gateways that the question is about.
     addressees: Vec<Arc<str>>,
-    /// The sessions that a question is about, by their gateways.
+    /// The sessions that a question is about, by gateway.
     sessions: BTreeMap<Arc<str>, Vec<String>>,
     /// Whose profiles are listed.
     profiles_of: Option<Arc<str>>,
-    /// What several were asked together, while not all have answered.
+    /// A command that several gateways were sent together, while not all have answered.
     pub(super) joint: Option<JointQuestion>,
 }
 
-/// One question that several gateways were asked: their answers are told together.
+/// One command that several gateways were sent; their answers are shown together.
 #[derive(Debug, Default)]
 pub struct JointQuestion {
     pub awaited: BTreeSet<Arc<str>>,
@@ -52,7 +53,7 @@ pub struct JointQuestion {
 }
 
 impl App {
-    /// Whether an action has a meaning where this screen is; a recording may be of a fleet.
+    /// Whether an action makes sense on this screen; a recording may be of a fleet.
     pub fn is_offered(&self, action: Action) -> bool {
         match action {
             Action::Only | Action::Show(Screen::Gateways) => self.is_fleet(),
@@ -74,12 +75,12 @@ impl App {
         if self.is_fleet() { &self.fleet.addressees } else { &[] }
     }
 
-    /// Whether what is shown of a gateway is what it says now; of one alone its own screen tells.
+    /// Whether what is shown for a gateway is current; a single gateway's screen has its own sign for that.
     pub fn is_heard(&self, gateway: Option<&Arc<str>>) -> bool {
         is_heard(self.snapshot(), gateway)
     }
 
-    /// The picture of all gateways, whichever of them is looked at.
+    /// The snapshot of all gateways, even while only one is shown.
     pub fn whole_snapshot(&self) -> &Snapshot {
         self.fleet.whole.as_deref().unwrap_or(self.snapshot())
     }
@@ -89,7 +90,7 @@ impl App {
         shown.gateways.iter().find(|row| &*row.name == key)
     }
 
-    /// The picture with the rows of one gateway alone, where one is chosen.
+    /// The snapshot with the rows of one gateway only, if one is chosen.
     pub(super) fn narrowed(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         let Some(scope) = self.fleet.scope.clone().filter(|_| !snapshot.gateways.is_empty()) else {
             self.fleet.whole = None;
@@ -100,7 +101,7 @@ impl App {
         narrowed
     }
 
-    /// Shows the rows of one gateway alone, or those of all again.
+    /// Shows the rows of one gateway only, or those of all again.
     pub(super) fn set_scope(&mut self, name: Option<&str>) {
         if matches!(self.freshness(), Freshness::Frozen { .. }) {
             return self.refuse("the screen is frozen; Space lets it go on");
@@ -114,7 +115,7 @@ impl App {
         };
         self.fleet.scope = match (self.fleet.scope.take(), named) {
             (None, None) => return self.refuse(NO_GATEWAY),
-            // The same again, or none: all of them.
+            // The same name again, or none, shows all.
             (Some(before), named) if named.as_ref().is_none_or(|named| *named == before) => None,
             (_, named) => named,
         };
@@ -152,18 +153,18 @@ impl App {
         }
     }
 
-    /// Whose profiles the screen asks for by itself.
+    /// The gateway whose profiles the screen requests by itself.
     pub(super) fn profiles_of(&self) -> Option<&Arc<str>> {
         self.fleet.profiles_of.as_ref()
     }
 
-    /// What a gateway of the fleet has said of itself.
+    /// The facts about a gateway of the fleet.
     fn facts(&self, name: Option<&Arc<str>>) -> Option<&GatewayFacts> {
         let row = self.latest().gateways.iter().find(|row| Some(&row.name) == name)?;
         row.heard.as_ref()
     }
 
-    /// The forward checks of a gateway; of a fleet's the one that is named.
+    /// The forward checks of a gateway; in a fleet, of the named one.
     pub(super) fn forward_checks(&self, name: Option<&Arc<str>>) -> &[CheckRow] {
         match self.is_fleet() {
             true => self.facts(name).map_or(&[], |facts| &facts.forward_checks),
@@ -171,12 +172,12 @@ impl App {
         }
     }
 
-    /// The same of the gateway whose profiles are listed.
+    /// The same for the gateway whose profiles are listed.
     pub fn listed_checks(&self) -> &[CheckRow] {
         self.forward_checks(self.profiles_of())
     }
 
-    /// The switch that is under way there.
+    /// The switch under way there.
     pub fn switching(&self) -> Option<&SwitchRow> {
         match self.is_fleet() {
             true => self.facts(self.profiles_of())?.switching.as_ref(),
@@ -184,7 +185,7 @@ impl App {
         }
     }
 
-    /// The last walk of the checklist there, or the one under way.
+    /// The last run of the checklist there, or the one under way.
     pub fn verify_row(&self) -> Option<&WalkRow> {
         match self.is_fleet() {
             true => self.facts(self.profiles_of())?.walk.as_ref(),
@@ -192,7 +193,7 @@ impl App {
         }
     }
 
-    /// What the gateway runs whose profiles are listed.
+    /// The running profile of the gateway whose profiles are listed.
     pub(super) fn running_profile<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a str> {
         if snapshot.gateways.is_empty() {
             return Some(&snapshot.profile);
@@ -202,12 +203,13 @@ impl App {
         row.heard.as_ref().map(|facts| facts.profile.as_str())
     }
 
-    /// The sessions that a question will be about, since they may be of several gateways.
+    /// The sessions that a question will be about, since they may belong to several gateways.
     pub(super) fn note_listed(&mut self, sessions: BTreeMap<Arc<str>, Vec<String>>) {
         self.fleet.sessions = sessions;
     }
 
-    /// Gives what a key has led to the gateway that it is for: `chosen` before the key was pressed.
+    /// Sends the result of a key to the gateway that it is for; `chosen` was the gateway before the key was
+    /// pressed.
     pub(super) fn address(
         &mut self,
         chosen: Option<Arc<str>>,
@@ -245,15 +247,15 @@ impl App {
         Reaction::AskGateways(vec![(name, command)])
     }
 
-    /// Takes what one gateway has answered: a plan becomes a question about that gateway, whatever was asked of
-    /// others meanwhile.
+    /// Takes the answer of one gateway. A plan becomes a question about that gateway, whatever others were sent
+    /// meanwhile.
     pub fn take_answer_of(&mut self, name: Arc<str>, answer: CommandAnswer) {
         match &answer {
             CommandAnswer::Profiles(_) if self.fleet.profiles_of.as_ref() != Some(&name) => return,
             CommandAnswer::Planned(_) if matches!(self.overlay, Overlay::Nothing) => {
                 self.fleet.addressees = vec![Arc::clone(&name)];
             }
-            // Its profiles tell which lines a reload was refused for.
+            // Its profiles show the lines for which a reload was refused.
             CommandAnswer::Refused(_)
                 if self.reload == ReloadState::Asked && self.fleet.profiles_of.as_ref() != Some(&name) =>
             {
@@ -280,14 +282,15 @@ impl App {
             Confirmation::Close { id, .. } => {
                 let id = id.rsplit_once('/').map_or(id.as_str(), |(_, id)| id);
                 let rows = || shown.sessions.iter().filter(|row| row.id == id);
-                // A typed id may be of any; where two carry the session, the one whose client it is ends it.
+                // A typed id may belong to any gateway. If two carry the session, the one with its client ends
+                // it.
                 match chosen.filter(|name| rows().any(|row| row.gateway.as_ref() == Some(*name))) {
                     Some(name) => vec![Arc::clone(name)],
                     None => {
                         let outer = rows().map(|row| row.role).min();
                         let outer = rows().filter(|row| Some(row.role) == outer);
                         let names: BTreeSet<_> = outer.filter_map(|row| row.gateway.clone()).collect();
-                        // Of several that call one so none was meant more than the others.
+                        // If several have a session with this name, none was meant more than the others.
                         if names.len() == 1 { names.into_iter().collect() } else { Vec::new() }
                     }
                 }
@@ -305,18 +308,18 @@ impl App {
     }
 }
 
-/// Whether a row is counted where it is asked about one gateway, or about all.
+/// Whether a row counts when one gateway, or all, are asked about.
 pub(super) fn is_of(requested: Option<&Arc<str>>, gateway: &Option<Arc<str>>) -> bool {
     requested.is_none() || gateway.as_ref() == requested
 }
 
-/// Whether the pictures of a gateway come; what it said last is not what it is.
+/// Whether a gateway's snapshots arrive; otherwise its last state may be outdated.
 pub(super) fn is_heard(snapshot: &Snapshot, gateway: Option<&Arc<str>>) -> bool {
     let row = snapshot.gateways.iter().find(|row| Some(&row.name) == gateway);
     row.is_none_or(|row| row.reach == GatewayReach::Reached)
 }
 
-/// The rows of one gateway, and with them the other parts of its sessions; the list of gateways stays whole.
+/// The rows of one gateway, with the other parts of its sessions. The list of gateways stays complete.
 fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     let is_of = |gateway: &Option<Arc<str>>| gateway.as_ref() == Some(scope);
     let mut one = whole.clone();
@@ -326,7 +329,7 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     one.notices.retain(|row| is_of(&row.gateway));
     one.alerts.retain(|row| is_of(&row.gateway));
     one.findings.retain(|finding| is_of(&finding.gateway));
-    // Which rows are one session is known by all pools, and no more by those of one gateway.
+    // Joining rows into sessions needs all pools, not only those of one gateway.
     let join = SessionJoin::of(whole);
     let (open, ended) = kept_sessions(whole, &join, scope);
     let (mut open, mut ended) = (open.into_iter(), ended.into_iter());
@@ -340,7 +343,7 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
         (one.totals.sessions_open, one.totals.sessions_waiting) =
             (facts.sessions_open, facts.sessions_waiting);
     }
-    // The other half's parts of its sessions are told with them.
+    // The other half's parts of its sessions are shown with them.
     one.roles.extend(one.sessions.iter().map(|row| row.role).collect::<BTreeSet<_>>());
     one.roles.sort_unstable();
     one.roles.dedup();
@@ -348,7 +351,8 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     one
 }
 
-/// Which rows of sessions are of one gateway, or the other part of one that is: open ones, and those that ended.
+/// Which session rows belong to one gateway, or are the other part of such a row: open ones, and those that
+/// ended.
 fn kept_sessions(whole: &Snapshot, join: &SessionJoin<'_>, scope: &Arc<str>) -> (Vec<bool>, Vec<bool>) {
     let is_of = |gateway: &Option<Arc<str>>| gateway.as_ref() == Some(scope);
     let mut open: Vec<_> = whole.sessions.iter().map(|row| is_of(&row.gateway)).collect();
@@ -368,5 +372,5 @@ fn kept_sessions(whole: &Snapshot, join: &SessionJoin<'_>, scope: &Arc<str>) -> 
     (open, ended)
 }
 
-/// Said to who asks for something where nothing says which gateway it is for.
+/// The message if nothing says which gateway a command is for.
 pub(super) const NO_GATEWAY: &str = "no gateway is chosen; select a row of one, or type `only NAME`";

@@ -1,14 +1,14 @@
-//! When to draw: at most twice a second by itself, soon after a key, never for nothing.
+//! When to draw: at most twice a second without input, soon after a key, and never without a reason.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Whether a frame is owed, and from when on it may be drawn.
+/// Whether a frame is due, and when it may be drawn.
 #[derive(Debug)]
 pub struct FramePacing {
     owed: PendingFrame,
-    /// When the last frame was drawn; before the first one, when the screen began.
+    /// When the last frame was drawn; before the first one, when the screen started.
     since: Instant,
 }
 
@@ -24,7 +24,7 @@ enum PendingFrame {
 }
 
 impl FramePacing {
-    /// The first frame is owed at once.
+    /// The first frame is due at once.
     pub fn new(now: Instant) -> Self {
         Self { owed: PendingFrame::First, since: now }
     }
@@ -41,7 +41,7 @@ impl FramePacing {
         *self = Self { owed: PendingFrame::Nothing, since: now };
     }
 
-    /// When the next frame may be drawn; `None` when none is owed.
+    /// When the next frame may be drawn; `None` if none is due.
     pub fn due(&self) -> Option<Instant> {
         let pause = match self.owed {
             PendingFrame::Nothing => return None,

@@ -1,5 +1,5 @@
-//! Numbers for the first line: gateways that are linked, links that are ready. What they mean for clients the
-//! gateway itself has worked out.
+//! Numbers for the first line: linked gateways and ready links. The gateway itself has worked out what they
+//! mean for clients.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,24 @@ use crate::{
     telemetry::snapshot::{PoolRow, PoolState, Snapshot},
 };
 
-/// The other gateways that are remembered, and those of them that are linked.
+/// The known other gateways, and how many of them are linked.
 #[derive(Debug, Default, PartialEq)]
 pub struct PeerCounts {
     pub linked: usize,
     pub known: usize,
-    /// Since the last of them was lost.
+    /// Seconds since the last of them was lost.
     pub gone_seconds: Option<f64>,
 }
 
-/// Of one half, as links are. A gateway is known by its name, address and instance: several may share a name.
-/// One that dials a link for each session keeps none ready, and is there while its pool is healthy.
+/// Counts for one half, like links. A gateway is identified by its name, address and instance, since several
+/// may share a name. One that dials a link for each session keeps none ready, and counts as linked while its
+/// pool is healthy.
 pub fn count_peers(snapshot: &Snapshot) -> PeerCounts {
     let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
     count_peers_of(snapshot.pools.iter().filter(|pool| pool.role == counted))
 }
 
-/// Those behind these pools.
+/// The gateways behind these pools.
 pub fn count_peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> PeerCounts {
     let (mut peers, mut gone_seconds) = (BTreeMap::new(), None);
     for pool in pools.filter(|pool| !pool.standby && (pool.peer.is_some() || pool.address.is_some())) {
@@ -36,8 +37,8 @@ pub fn count_peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> PeerCount
     PeerCounts { linked, known: peers.len(), gone_seconds }
 }
 
-/// Links ready of those wanted: what one pool has too many is of no use to another. Of one half: both
-/// ends of a link stand in a pair's snapshot.
+/// Ready links and wanted links: a surplus in one pool does not help another. Only one half is counted, since a
+/// pair's snapshot has both ends of a link.
 pub fn links_ready(snapshot: &Snapshot) -> (usize, usize) {
     let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
     let pools = snapshot.pools.iter().filter(|pool| pool.role == counted);

@@ -1,7 +1,7 @@
-//! What the gateway and each service have moved, second by second, worked out from the totals of the
+//! The traffic of the gateway and of each service, second by second, calculated from the totals in the
 //! snapshots.
 //!
-//! Seconds that no snapshot has told of stay unknown: they are gaps and not zeros.
+//! Seconds without a snapshot stay unknown: they are gaps, not zeros.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +13,7 @@ use crate::{
     telemetry::snapshot::{ServiceRow, Snapshot, TrafficSample},
 };
 
-/// The last minutes, while the screen has watched.
+/// The last minutes, for as long as the screen has watched.
 #[derive(Debug, Default)]
 pub struct RateHistory {
     /// Of the whole gateway.
@@ -22,7 +22,7 @@ pub struct RateHistory {
     heard_at: f64,
 }
 
-/// A service of one half, in a fleet of one gateway.
+/// A service of one half and, in a fleet, of one gateway.
 type ServiceKey = (Option<Arc<str>>, Half, String);
 
 fn key(row: &ServiceRow) -> ServiceKey {
@@ -31,7 +31,7 @@ fn key(row: &ServiceRow) -> ServiceKey {
 
 #[derive(Debug, Default)]
 struct RateSeries {
-    /// By the second of the gateway's life.
+    /// By the second of the gateway's uptime.
     samples: Vec<(u64, TrafficSample)>,
     last: Option<(f64, TrafficSample)>,
 }
@@ -40,7 +40,7 @@ impl RateHistory {
     pub fn take_snapshot(&mut self, snapshot: &Snapshot) {
         let now = snapshot.uptime_seconds;
         if now < self.heard_at {
-            // Another gateway, or a recording that was wound back.
+            // Another gateway, or a recording that was rewound.
             self.services.clear();
             self.all = RateSeries::default();
         }
@@ -54,8 +54,8 @@ impl RateHistory {
         self.services.retain(|key, _| there.contains(key));
     }
 
-    /// From its totals, as for services; what this screen has not watched, from the gateway's own samples of
-    /// the last two minutes.
+    /// Calculated from the totals, as for services. What this screen has not watched comes from the gateway's
+    /// own samples of the last two minutes.
     fn take_totals(&mut self, snapshot: &Snapshot) {
         let now = snapshot.uptime_seconds;
         let is_watched = self.all.last.is_some_and(|(at, _)| now - at <= LONGEST_SECONDS);
@@ -74,12 +74,12 @@ impl RateHistory {
         );
     }
 
-    /// Bytes a second of the gateway, by the second of its life, oldest first.
+    /// Bytes a second of the gateway, by the second of its uptime, oldest first.
     pub fn all(&self) -> &[(u64, TrafficSample)] {
         &self.all.samples
     }
 
-    /// Bytes a second of a service, by the second of the gateway's life, oldest first.
+    /// Bytes a second of a service, by the second of the gateway's uptime, oldest first.
     pub fn of(&self, row: &ServiceRow) -> &[(u64, TrafficSample)] {
         self.services.get(&key(row)).map_or(&[], |series| &series.samples)
     }
@@ -97,7 +97,7 @@ impl RateSeries {
         }
         self.last = Some((now, totals));
         if totals.up < before.up || totals.down < before.down {
-            // Another gateway of the same age: what the other one moved is not told of this one.
+            // It may be another gateway of the same age, whose traffic must not be shown for this one.
             self.samples.clear();
             return;
         }
@@ -148,7 +148,7 @@ impl ChartWindow {
     }
 }
 
-/// A mean over a longer time would hide that nothing is known of it.
+/// An average over a longer time would hide that nothing is known about it.
 const LONGEST_SECONDS: f64 = 3.0;
 
 #[cfg(test)]

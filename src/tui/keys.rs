@@ -1,7 +1,7 @@
 //! The one table of actions: it drives keys, command line, footer, questions and help.
 //!
-//! A key that is not here does nothing, nor does one that the screen's standing does not offer.
-//! Nothing that ends something lies on Enter or next to `k`.
+//! A key that is not here does nothing, and neither does one that the screen's attachment does not offer.
+//! Nothing that ends something is on Enter or next to `k`.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -13,30 +13,30 @@ use crate::{
     tui::{screen::Screen, symbols::SymbolSet},
 };
 
-/// What the keys speak to now.
+/// What the keys apply to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyContext {
     /// A screen with its list.
     Screen(Screen),
-    /// All that is known of one row of a screen.
+    /// The details of one row of a screen.
     Detail(Screen),
     Help,
     /// A line is being typed: a filter or a command.
     Typing,
-    /// "Quit?", with sessions open.
+    /// "Quit?", with open sessions.
     AskQuit,
-    /// "Do this?", of something that destroys.
+    /// "Do this?", for something destructive.
     Ask,
 }
 
-/// Where a line of the table holds.
+/// Where a line of the table applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BindingScope {
-    /// On every screen and every detail.
+    /// On every screen and in all details.
     Everywhere,
-    /// On every screen, and not on details.
+    /// On every screen, but not in details.
     Lists,
-    /// On these screens and on their details.
+    /// On these screens and in their details.
     On(&'static [Screen]),
     Detail,
     Helping,
@@ -55,10 +55,10 @@ pub enum Action {
     First,
     Last,
     Show(Screen),
-    /// What the part under the cursor comes from, and where it leads.
+    /// To the parts before and after the selected one.
     Left,
     Right,
-    /// The rows of one gateway of a fleet alone.
+    /// Show the rows of one gateway of a fleet only.
     Only,
     NextScreen,
     PreviousScreen,
@@ -67,7 +67,7 @@ pub enum Action {
     Filter,
     Sort,
     Flip,
-    /// Of a recording: pause.
+    /// In a recording: pause.
     Freeze,
     Play(PlayerAction),
     NextAlert,
@@ -119,15 +119,15 @@ pub struct KeyBinding {
     pub place: BindingScope,
     pub keys: &'static [KeyPress],
     pub action: Action,
-    /// Its word on the command line; empty where a key is all there is.
+    /// Its word on the command line; empty if there is only a key.
     pub word: &'static str,
     /// What it does, for help and questions.
     pub label: &'static str,
-    /// One word for the footer; `None` where the footer has no room for it.
+    /// One word for the footer; `None` if it is not shown there.
     pub hint: Option<&'static str>,
 }
 
-/// The action of `key` in `context`; `None` when it does nothing there.
+/// The action of `key` in `context`; `None` if it does nothing there.
 pub fn action_for(context: KeyContext, key: KeyEvent) -> Option<Action> {
     let key = KeyPress::pressed(key)?;
     bindings_in(context).find(|binding| binding.keys.contains(&key)).map(|binding| binding.action)
@@ -157,7 +157,7 @@ impl BindingScope {
 }
 
 impl Action {
-    /// The command of the admin socket that it sends, where it sends one.
+    /// The command of the admin socket that it sends, if any.
     pub fn command(self) -> Option<&'static str> {
         match self {
             Self::Close => Some("kill"),
@@ -206,7 +206,7 @@ impl KeyBinding {
             Action::Back,
             Action::Enter,
             Action::Filter,
-            // Of a fleet alone.
+            // Only in a fleet.
             Action::Only,
             Action::Close,
             Action::Help,
@@ -217,12 +217,12 @@ impl KeyBinding {
 }
 
 impl KeyPress {
-    /// Releases and repeats of a held modifier are no presses; unknown modifiers are no keys.
+    /// Releases and repeats of a held modifier do not count as presses; unknown modifiers are ignored.
     fn pressed(event: KeyEvent) -> Option<Self> {
         if event.kind != KeyEventKind::Press {
             return None;
         }
-        // A capital carries SHIFT on some terminals and not on others: the letter tells it already.
+        // Some terminals send SHIFT with a capital and others do not; the letter itself is enough.
         match (event.code, event.modifiers.difference(KeyModifiers::SHIFT)) {
             (KeyCode::Char(letter), KeyModifiers::NONE) => Some(Self::Char(letter)),
             (KeyCode::Char(letter), KeyModifiers::CONTROL) => Some(Self::Ctrl(letter)),
@@ -259,7 +259,7 @@ const fn line(
 }
 
 const SESSIONS: BindingScope = On(&[Screen::Overview, Screen::Sessions]);
-/// Where traffic is drawn, and where not.
+/// Screens with and without a traffic chart.
 const CHARTED: BindingScope = On(&[Screen::Overview, Screen::Services, Screen::History]);
 const UNCHARTED: BindingScope = On(&[
     Screen::Pool,
@@ -271,7 +271,7 @@ const UNCHARTED: BindingScope = On(&[
     Screen::Path,
     Screen::Doctor,
 ]);
-/// Where left and right are places of the screen.
+/// Screens where left and right have a meaning of their own.
 const SIDEWAYS: BindingScope = On(&[Screen::Path, Screen::History]);
 const STRAIGHT: BindingScope = On(&[
     Screen::Overview,
@@ -284,7 +284,7 @@ const STRAIGHT: BindingScope = On(&[
     Screen::Gateways,
     Screen::Doctor,
 ]);
-/// Where a line is about a service.
+/// Screens whose rows are about a service.
 const SERVICES: BindingScope =
     On(&[Screen::Overview, Screen::Pool, Screen::Sessions, Screen::Services, Screen::Failures]);
 

@@ -1,4 +1,4 @@
-//! The list of each screen, and the cursor in it, which follows its row and not its line.
+//! The list of each screen, and its cursor, which follows its row and not its line.
 
 use std::sync::Arc;
 
@@ -20,22 +20,22 @@ use crate::{
     },
 };
 
-/// What the lists show, as far as it is not in the snapshot.
+/// What the lists show apart from the snapshot.
 #[derive(Debug, Default)]
 pub struct ListState {
     pub order: SessionOrder,
     pub grouping: SessionGrouping,
-    /// The same by client, while they are grouped.
+    /// The same by client, while grouping is on.
     pub clients: ClientList,
-    /// As the gateway told them last.
+    /// As last reported by the gateway.
     pub profiles: Vec<ProfileRow>,
-    /// Of the machine of the gateway, where that is this one.
+    /// Facts about the gateway's machine, if that is this one.
     pub machine: Option<MachineFacts>,
-    /// Overview and sessions list the same and have one cursor.
+    /// Overview and sessions have the same list and share one cursor.
     cursors: [Option<ListCursor>; Screen::ALL.len()],
 }
 
-/// A row under the cursor. It is known by its key, and stands on this line now.
+/// The selected row: its key, and the line it is on now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ListCursor {
     key: String,
@@ -47,7 +47,7 @@ impl ListState {
         self.cursor(screen).map(|cursor| cursor.line)
     }
 
-    /// What the row under the cursor is known by.
+    /// The key of the selected row.
     pub fn selected_key(&self, screen: Screen) -> Option<&str> {
         self.cursor(screen).map(|cursor| cursor.key.as_str())
     }
@@ -76,8 +76,8 @@ impl ListState {
         self.cursors[screen_index(screen)] = None;
     }
 
-    /// Sorts anew; each cursor follows its row, and is gone with it: a neighbour was never chosen, and
-    /// what is done to the row under the cursor would hit it.
+    /// Sorts again. Each cursor follows its row and disappears with it: nobody chose the neighbour, and an
+    /// action would hit it.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         self.order.arrange(snapshot);
         if self.grouping == SessionGrouping::ByClient {
@@ -90,7 +90,8 @@ impl ListState {
         }
     }
 
-    /// What limits the gateway, the most urgent first; of a fleet each picture was looked at by itself.
+    /// What limits the gateway, the most urgent first; in a fleet, each gateway's snapshot was examined
+    /// separately.
     pub fn findings(&self, snapshot: &Snapshot) -> Vec<DoctorFinding> {
         match (snapshot.gateways.is_empty(), &self.machine) {
             (false, _) => snapshot.findings.clone(),
@@ -99,7 +100,7 @@ impl ListState {
         }
     }
 
-    /// Moves the cursor to the row that is known by this key, where it is listed.
+    /// Selects the row with this key, if it is listed.
     pub fn select_key(&mut self, screen: Screen, snapshot: &Snapshot, key: &str) {
         let line = self.line_of(screen, snapshot, key);
         self.cursors[screen_index(screen)] = line.map(|line| ListCursor { key: key.to_owned(), line });
@@ -203,24 +204,25 @@ pub fn failures(snapshot: &Snapshot) -> Vec<&FailureRow> {
     rows
 }
 
-/// A cause that was seen within it is not over.
+/// A cause seen within this time is still current.
 const FAILS_NOW_SECONDS: f64 = 60.0;
 
-/// What the sessions of a service reach, where a gateway that is shown has the half that knows: in a fleet the one
-/// that carries the session on, if that is known.
+/// What the sessions of a service reach, if a gateway on the screen has the half that knows. In a fleet it is
+/// the gateway that carries the session on, if known.
 pub fn backend<'a>(snapshot: &'a Snapshot, service: &str, inside: Option<&Arc<str>>) -> Option<&'a str> {
     let is_there = |row: &&ServiceRow| inside.is_none() || row.gateway.as_ref() == inside;
     let mut rows = snapshot.services.iter().filter(|row| row.name == service).filter(is_there);
     rows.find_map(|row| row.connect.as_deref())
 }
 
-/// Both halves call a session the same, gateways of a fleet may, and so may peers of an internal half.
+/// Both halves use the same id for a session, and gateways of a fleet or peers of an internal half may use the
+/// same one too.
 pub fn session_key(row: ListedSession<'_>) -> String {
     let parts = session_parts(row).into_iter().flatten().chain([row.id()]);
     parts.collect::<Vec<_>>().join(" ")
 }
 
-/// Whether a row is the one of this key, of which none is made for it: there may be thousands of rows.
+/// Whether a row has this key. No key is built for the comparison, since there may be thousands of rows.
 pub fn is_session(row: ListedSession<'_>, key: &str) -> bool {
     let mut rest = Some(key);
     for part in session_parts(row).into_iter().flatten() {
@@ -250,13 +252,13 @@ pub fn notice_key(notice: &Notice) -> String {
     format!("{}{} {}", of(&notice.gateway), notice.time, notice.text)
 }
 
-/// A group is known by its first failure, since its reason changes in its numbers.
+/// A group is identified by its first failure, since the numbers in its reason change.
 pub fn failure_key(row: &FailureRow) -> String {
     let cause = text::cause(&row.reason);
     format!("{}{:?} {} {} {} {cause}", of(&row.gateway), row.role, row.service, row.end, row.first)
 }
 
-/// Its figure changes from one picture to the next.
+/// Without its figure, which changes from one snapshot to the next.
 pub fn finding_key(finding: &DoctorFinding) -> String {
     format!("{}{} {}", of(&finding.gateway), finding.id, finding.object.as_deref().unwrap_or("-"))
 }

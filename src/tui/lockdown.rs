@@ -1,4 +1,4 @@
-//! What is asked before the inside is locked: it names what will be cut.
+//! The question before the inside is locked: it names what will be cut.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// As the command line takes it: `[--peer NAME] [SERVICE]`.
+/// As on the command line: `[--peer NAME] [SERVICE]`.
 pub(super) fn parse_target(text: Option<&str>) -> Result<LockdownTarget, String> {
     let mut target = LockdownTarget::default();
     let mut words = text.unwrap_or_default().split_whitespace();
@@ -50,7 +50,7 @@ impl App {
     }
 
     pub(super) fn ask_unlock(&mut self, target: LockdownTarget) {
-        // What the gateways of a fleet have locked each of them knows itself.
+        // Each gateway of a fleet knows its own locks.
         if !self.is_fleet() && self.shown_snapshot().lockdown.is_empty() {
             return self.refuse("nothing is locked");
         }
@@ -58,7 +58,7 @@ impl App {
     }
 }
 
-/// The sessions that a lock cuts, and the links that it closes; in a fleet those of one gateway.
+/// The sessions that a lock cuts, and the links that it closes; in a fleet, those of one gateway.
 fn count_cut(shown: &Snapshot, target: &LockdownTarget, gateway: Option<&Arc<str>>) -> (u64, u64) {
     let is_of_peer = |peer: &Option<String>| target.peer.is_none() || *peer == target.peer;
     let is_cut = |row: &&SessionRow| {

@@ -1,8 +1,8 @@
 //! The screen: a terminal dashboard over a [`GatewayHandle`](crate::gateway::handle::GatewayHandle).
 //!
-//! It runs on a thread of its own with a runtime of its own, because a terminal that nobody reads
-//! blocks whoever draws. It draws nothing but snapshots and changes nothing but by commands, so
-//! it works the same on a gateway in this process and on one behind the admin socket.
+//! It runs on a thread of its own with a runtime of its own, because a terminal that nobody reads blocks
+//! whoever draws. It draws only snapshots and changes things only by commands, so it works the same for a
+//! gateway in this process and for one behind the admin socket.
 //!
 //! ```text
 //! keys ───────► app ──► commands ──► Handle
@@ -54,14 +54,14 @@ pub use crate::telemetry::format;
 pub use terminal::{check_terminal, leave_terminal};
 pub use thread::{Dashboard, spawn};
 
-/// Why the screen has ended, which says what the process does next.
+/// Why the screen has ended; this decides what the process does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScreenEnd {
     /// The operator quits: the process should stop.
     Quit,
-    /// The operator leaves the gateway running headless.
+    /// The operator leaves the gateway running without a screen.
     LeftHeadless,
-    /// The operator leaves a screen that was attached, or a recording.
+    /// The operator leaves an attached screen, or a recording.
     Left,
     /// Hang-up, a failed draw or a panic of the screen: the gateway goes on headless.
     TerminalGone,

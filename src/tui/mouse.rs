@@ -1,4 +1,4 @@
-//! What the mouse does, once it is asked for: a click selects, the wheel scrolls, a click on a head sorts.
+//! The mouse, once it is switched on: a click selects, the wheel scrolls, a click on a column head sorts.
 
 use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::Rect;
@@ -23,9 +23,9 @@ impl App {
         Reaction::Mouse(mouse)
     }
 
-    /// An event of the mouse on a screen of this size.
+    /// Handles a mouse event on a screen of this size.
     pub fn handle_mouse(&mut self, event: MouseEvent, area: Rect) -> Reaction {
-        // What is typed or asked is answered by keys.
+        // Input lines and questions are answered with keys.
         if self.mouse == MouseCapture::Off || !matches!(self.overlay, Overlay::Nothing | Overlay::Help { .. })
         {
             return Reaction::Nothing;

@@ -1,4 +1,4 @@
-//! Which sessions are listed and in which order, so that rows do not jump under the eye.
+//! Which sessions are listed and in which order, so that rows do not jump around.
 
 use std::{cmp::Ordering, collections::HashMap, ops::Range};
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// The column the list goes by.
+/// The column that the list is sorted by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SortColumn {
     /// Those that wait first, then the busiest.
@@ -56,7 +56,7 @@ impl SortColumn {
         }
     }
 
-    /// What stands on top, in words.
+    /// What is on top, in words.
     fn words(self, is_flipped: bool) -> &'static str {
         let (first, flipped) = match self {
             Self::Waiting => ("waiting first", "waiting last"),
@@ -72,7 +72,7 @@ impl SortColumn {
         if is_flipped { flipped } else { first }
     }
 
-    /// Whether the top of the list, before it is turned, is the least of its column.
+    /// Whether the smallest value of its column is on top, before the order is reversed.
     pub fn begins_with_least(self) -> bool {
         matches!(self, Self::Client | Self::Service)
     }
@@ -82,7 +82,7 @@ impl SortColumn {
         Self::ALL[(at + 1) % Self::ALL.len()]
     }
 
-    /// Less is higher up, as the column is read first: names from A, numbers from the largest. The
+    /// "Less" means higher up, in the natural order of the column: names from A, numbers from the largest. The
     /// id breaks ties, so that idle sessions never change places.
     fn compare(self, a: &SessionRow, b: &SessionRow) -> Ordering {
         let rate = |row: &SessionRow| row.rate_up.saturating_add(row.rate_down);
@@ -108,26 +108,26 @@ pub struct SessionOrder {
     pub column: SortColumn,
     pub is_flipped: bool,
     pub filter: SessionFilter,
-    /// Places of [`Snapshot::sessions`], as they are shown.
+    /// Indexes into [`Snapshot::sessions`], in the order shown.
     open: Vec<usize>,
-    /// Places of [`Snapshot::ended`]: failures first, each newest first.
+    /// Indexes into [`Snapshot::ended`]: failures first, each group newest first.
     ended: Vec<usize>,
     /// How many of them are failures.
     failed: usize,
-    /// Open rows that there are to list, whatever the filter says.
+    /// All open rows, whatever the filter says.
     listable: usize,
-    /// In a pair or a fleet, where the inner half's part of a session is, by the place of its outer part.
+    /// In a pair or a fleet: the index of the inner half's part of a session, by the index of its outer part.
     inner: HashMap<usize, usize>,
-    /// The same of those that ended.
+    /// The same for those that ended.
     inner_ended: HashMap<usize, usize>,
-    /// The line each session had when the rows were sorted last.
+    /// The line of each session when the rows were last sorted.
     lines: HashMap<String, usize>,
     sorted_at_seconds: Option<f64>,
 }
 
 impl SessionOrder {
-    /// Between two sorts rows keep their order and new ones come last; only a client that begins to wait goes
-    /// where the order says at once.
+    /// Between two sorts, rows keep their order and new ones come last. Only a client that begins to wait moves
+    /// to its proper place at once.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         let rows = &snapshot.sessions;
         let join = SessionJoin::of(snapshot);
@@ -137,7 +137,7 @@ impl SessionOrder {
         let outer: Vec<_> = rows.iter().map(outer).collect();
         self.inner = outer.iter().enumerate().filter_map(|(place, outer)| Some(((*outer)?, place))).collect();
         for (place, row) in rows.iter().enumerate() {
-            // A second one that says the same of itself is told by itself.
+            // A second row that claims the same outer part is listed separately.
             if outer[place].is_some_and(|outer| self.inner.get(&outer) == Some(&place)) {
                 continue;
             }
@@ -165,7 +165,7 @@ impl SessionOrder {
                 && self.filter.matches_parts(snapshot, row, inner)
         };
         self.ended = ended.filter(|(place, row)| is_shown(*place, row)).map(|(place, _)| place).collect();
-        // Failures stand together, above the healthy ends: they keep lines of their own.
+        // Failures stay together, above the healthy ends, because they have lines of their own.
         self.ended.sort_by_key(|&place| !EndWeight::of_code(&snapshot.ended[place].end).is_failure());
         let is_failure = |&&place: &&usize| EndWeight::of_code(&snapshot.ended[place].end).is_failure();
         self.failed = self.ended.iter().take_while(is_failure).count();
@@ -189,12 +189,12 @@ impl SessionOrder {
         self.sorted_at_seconds = Some(now);
     }
 
-    /// Sorts at the next [`SessionOrder::arrange`], however soon: the operator has asked.
+    /// Sorts at the next [`SessionOrder::arrange`], however soon, because the operator asked for it.
     pub fn sort_soon(&mut self) {
         self.sorted_at_seconds = None;
     }
 
-    /// When the open rows were sorted last, by the gateway's uptime.
+    /// When the open rows were last sorted, by the gateway's uptime.
     pub fn sorted_at_seconds(&self) -> Option<f64> {
         self.sorted_at_seconds
     }
@@ -217,34 +217,34 @@ impl SessionOrder {
         self.len() == 0
     }
 
-    /// Listed rows that are open; they stand first.
+    /// Number of open rows in the list; they come first.
     pub fn open_len(&self) -> usize {
         self.open.len()
     }
 
-    /// Listed rows of sessions that failed; they stand right below the open ones.
+    /// Number of failed rows in the list; they come right below the open ones.
     pub fn failed_len(&self) -> usize {
         self.failed
     }
 
-    /// Open rows that there are to list, whatever the filter says.
+    /// Number of open rows, whatever the filter says.
     pub fn listable_len(&self) -> usize {
         self.listable
     }
 
-    /// The inner half's part of a session whose other part is listed; the row is one of this picture.
+    /// The inner half's part of a session whose outer part is listed; the row must be from this snapshot.
     pub fn inner<'a>(&self, snapshot: &'a Snapshot, row: &SessionRow) -> Option<&'a SessionRow> {
         let &place = self.inner.get(&place_of(&snapshot.sessions, row)?)?;
         snapshot.sessions.get(place).filter(|inner| inner.id == row.id)
     }
 
-    /// The same of a session that has ended.
+    /// The same for a session that has ended.
     pub fn inner_ended<'a>(&self, snapshot: &'a Snapshot, row: &EndedRow) -> Option<&'a EndedRow> {
         let &place = self.inner_ended.get(&place_of(&snapshot.ended, row)?)?;
         snapshot.ended.get(place).filter(|inner| inner.id == row.id)
     }
 
-    /// The rows of some lines; lines that do not exist are left out.
+    /// The rows on some lines; lines that do not exist are skipped.
     pub fn rows<'a>(&self, snapshot: &'a Snapshot, lines: Range<usize>) -> Vec<ListedSession<'a>> {
         let end = lines.end.min(self.len());
         (lines.start.min(end)..end).filter_map(|line| self.row(snapshot, line)).collect()
@@ -260,13 +260,14 @@ impl SessionOrder {
         }
     }
 
-    /// The line on which a row stands.
+    /// The line of a row.
     pub fn line_of(&self, snapshot: &Snapshot, is_it: impl Fn(ListedSession<'_>) -> bool) -> Option<usize> {
         (0..self.len()).find(|&line| self.row(snapshot, line).is_some_and(&is_it))
     }
 }
 
-/// Where a row stands among its like, found by where it lies: ids say less, and a search takes too long in each cell.
+/// The index of a row, found by its address in memory: ids are not unique, and a search for each cell takes too
+/// long.
 fn place_of<R>(rows: &[R], row: &R) -> Option<usize> {
     let bytes = std::ptr::from_ref(row).addr().checked_sub(rows.as_ptr().addr())?;
     let place = bytes.checked_div(size_of::<R>())?;
@@ -282,9 +283,9 @@ fn is_listed_still(row: &EndedRow) -> bool {
     row.ago_seconds < if is_failure { FAILED_KEPT_SECONDS } else { KEPT_SECONDS }
 }
 
-/// Often enough to be true, seldom enough to be read.
+/// Often enough to be current, and seldom enough to be readable.
 const SORT_SECONDS: f64 = 2.0;
-/// Long enough to read why a session ended, short enough not to crowd out the living.
+/// Long enough to read why a session ended, short enough to leave room for open ones.
 const KEPT_SECONDS: f64 = 6.0;
-/// Long enough to be seen by who looks up from something else.
+/// Long enough to be noticed by somebody who is looking elsewhere.
 const FAILED_KEPT_SECONDS: f64 = 60.0;

@@ -1,7 +1,8 @@
-//! The path from clients to backends, as far as a snapshot knows it: parts in stages, and which leads to which.
+//! The path from clients to backends, as far as a snapshot knows it: parts in stages, and which one leads to
+//! which.
 //!
-//! In a fleet both ends of a link are one part where the gateways say of each other which process they are linked
-//! with. Of one gateway the other half is known by its links alone. How it is drawn is `view::path`.
+//! In a fleet, both ends of a link are one part if the gateways say of each other which process they are linked
+//! with. For a single gateway, the other half is known only by its links. Drawing is in `view::path`.
 
 mod gateways;
 mod links;
@@ -31,7 +32,7 @@ pub enum SideStep {
     Right,
 }
 
-/// The stages that bytes of a client go through, in order.
+/// The stages on a client's path, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathStage {
@@ -76,18 +77,18 @@ impl PathStage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PathPart {
     pub stage: PathStage,
-    /// What it is known by within its stage.
+    /// Its key within its stage.
     #[serde(skip)]
     pub key: String,
     pub name: String,
-    /// How it is, in a word.
+    /// Its state, in a word.
     pub state: String,
     #[serde(skip)]
     pub severity: Severity,
-    /// How bad its word is: a gateway may be degraded by what is wrong elsewhere on the path.
+    /// How bad its word is. A gateway may be degraded by something elsewhere on the path.
     #[serde(skip)]
     pub state_severity: Severity,
-    /// Numbers, the most telling first.
+    /// Numbers, the most important first.
     pub facts: Vec<String>,
     /// What is wrong with it.
     pub why: Option<String>,
@@ -95,17 +96,17 @@ pub struct PathPart {
     pub rows: PartRows,
 }
 
-/// The rows that a part stands for: where Enter leads, and whose bytes are counted.
+/// The rows behind a part: they are opened by Enter, and their bytes are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartRows {
     Sessions,
-    /// The services of this name.
+    /// The services with this name.
     Services(String),
     /// A gateway of a fleet.
     Gateway(Arc<str>),
-    /// The gateway that is shown.
+    /// The gateway on the screen.
     Own,
-    /// The pools of a link: the key of the worst of them, and whose sessions go over it.
+    /// The pools of a link: the key of the worst one, and whose sessions use it.
     Pools {
         worst: String,
         sessions: LinkSessions,
@@ -113,7 +114,7 @@ pub enum PartRows {
     Nowhere,
 }
 
-/// Which sessions a link carries: those of this gateway's half with that peer.
+/// The sessions that a link carries: those of this gateway's half with that peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkSessions {
     pub gateway: Option<Arc<str>>,
@@ -136,17 +137,17 @@ impl PathPart {
         }
     }
 
-    /// What it is known by on the whole path.
+    /// Its key on the whole path.
     pub fn path_key(&self) -> String {
         format!("{:?} {}", self.stage, self.key)
     }
 }
 
-/// The parts, by stage and name, and which leads to which.
+/// The parts, by stage and name, and which one leads to which.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ShieldPath {
     pub parts: Vec<PathPart>,
-    /// By their places in `parts`.
+    /// Pairs of indexes into `parts`.
     pub leads: Vec<(usize, usize)>,
 }
 
@@ -161,7 +162,7 @@ impl ShieldPath {
         builder.finish()
     }
 
-    /// The stages that there are: without links there are two less.
+    /// The stages on this path; without links there are two fewer.
     pub fn stages(&self) -> Vec<PathStage> {
         let has = |stage| self.parts.iter().any(|part| part.stage == stage);
         let is_direct = !has(PathStage::Links) && !has(PathStage::InternalGateways);
@@ -171,7 +172,7 @@ impl ShieldPath {
         PathStage::ALL.into_iter().filter(is_shown).collect()
     }
 
-    /// The parts of one stage, with their places.
+    /// The parts of one stage, with their indexes.
     pub fn of_stage(&self, stage: PathStage) -> impl Iterator<Item = (usize, &PathPart)> {
         self.parts.iter().enumerate().filter(move |(_, part)| part.stage == stage)
     }
@@ -181,7 +182,8 @@ impl ShieldPath {
         worst.filter(|part| part.severity > Severity::Fine)
     }
 
-    /// The part of the next stage, or of the one before, that this one leads to; else the first of that stage.
+    /// The part of the next or previous stage that this one is connected to; otherwise the first part of that
+    /// stage.
     pub fn beside(&self, at: usize, step: SideStep) -> Option<usize> {
         let part = self.parts.get(at)?;
         let led = self.leads.iter().find_map(|&(from, to)| match step {
@@ -207,7 +209,7 @@ struct PathBuilder<'a> {
 }
 
 impl<'a> PathBuilder<'a> {
-    /// Of the halves that run here: the rows of one that was switched off may be told for a while.
+    /// Services of the halves that run here; rows of a half that was switched off may remain for a while.
     fn services(&self) -> impl Iterator<Item = &'a ServiceRow> + use<'a> {
         let snapshot = self.snapshot;
         snapshot.services.iter().filter(move |row| is_shown(snapshot, row.role))

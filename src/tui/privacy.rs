@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Stands where an address was.
+/// Replaces an address.
 pub const HIDDEN: &str = "(hidden)";
 
 /// Whether addresses of clients are shown.
@@ -20,7 +20,7 @@ impl AddressMasking {
         }
     }
 
-    /// An address of a client: all of it is hidden, also where it is a name.
+    /// A client's address: all of it is hidden, even if it is a name.
     pub fn client(self, address: &str) -> String {
         match self {
             Self::Shown => address.into(),
@@ -42,7 +42,7 @@ fn separates_words(letter: char) -> bool {
         || matches!(letter, '=' | ',' | ';' | '(' | ')' | '"' | '\'' | '/' | '<' | '>' | '@')
 }
 
-/// A word may end in the sign that parts it from the next one, and in a stop.
+/// A word may end with punctuation that separates it from the next one.
 fn hide_word(word: &str) -> String {
     let core = word.trim_end_matches(|letter| separates_words(letter) || matches!(letter, '.' | ':'));
     let bare = core.trim_start_matches('[').trim_end_matches(']');

@@ -1,4 +1,4 @@
-//! Where a replay is, in words.
+//! The position of a replay, in words.
 
 use crate::{
     record::{PlayerState, ReplayProgress},
@@ -13,7 +13,7 @@ pub fn describe_progress(progress: &ReplayProgress) -> String {
         PlayerState::Ended => "END",
     };
     let at = humantime::format_rfc3339_seconds(progress.at).to_string();
-    // Its day and its hour part at a T.
+    // Day and time are separated by a T.
     let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time);
     let passed = format::age(progress.passed.as_secs_f64());
     let mut words = format!("{word} {time} {passed}/{}", format::age(progress.whole.as_secs_f64()));
@@ -23,7 +23,7 @@ pub fn describe_progress(progress: &ReplayProgress) -> String {
     words
 }
 
-/// What is missing after this picture.
+/// What is missing after this snapshot.
 pub fn describe_gap(progress: &ReplayProgress) -> Option<String> {
     let gap = format::whole_span(progress.gap?.as_secs_f64());
     Some(format!("after this picture nothing was recorded for {gap}"))

@@ -1,6 +1,6 @@
-//! The loop of the screen: waits for a key, a snapshot, an answer or word from outside; draws.
+//! The loop of the screen: waits for a key, a snapshot, an answer or a request from outside; draws.
 //!
-//! It is generic over the terminal and the input, so that it runs the same in a test.
+//! It is generic over the terminal and the input, so that it runs the same way in a test.
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
@@ -38,11 +38,11 @@ pub struct ScreenLoop<B: Backend> {
     app: App,
     source: ScreenSource,
     pacing: FramePacing,
-    /// A new size, taken at the next frame: dragging a window gives many.
+    /// A new size, used at the next frame: dragging a window produces many.
     resized: Option<Size>,
-    /// Answers on their way, [`ASKING_MAX`] at most.
+    /// Answers that are still to come, [`ASKING_MAX`] at most.
     asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
-    /// Histories on their way, asked for by the screen itself: one of each gateway.
+    /// Histories that the screen itself has requested, one for each gateway.
     histories: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
     exports: ExportWriter,
     machine_read_at: Option<Instant>,
@@ -50,7 +50,7 @@ pub struct ScreenLoop<B: Backend> {
     frames: u64,
 }
 
-/// What the loop woke up for.
+/// Why the loop woke up.
 enum LoopEvent {
     /// The process around the screen ends it.
     ToldToEnd(ScreenEnd),
@@ -58,7 +58,7 @@ enum LoopEvent {
     Mouse(MouseEvent),
     Pasted(String),
     Resized(Size),
-    /// Input that means nothing here.
+    /// Input without a meaning here.
     Ignored,
     InputLost,
     News(SourceEvent),
@@ -67,7 +67,7 @@ enum LoopEvent {
     HistoryCame(Option<Arc<str>>, CommandAnswer),
     Exported(ExportResult),
     FrameDue,
-    /// Time to see whether snapshots still come.
+    /// Time to check whether snapshots still arrive.
     Second,
 }
 
@@ -92,7 +92,7 @@ impl<B: Backend> ScreenLoop<B> {
         }
     }
 
-    /// Runs until something ends the screen. The terminal is entered and left by the caller.
+    /// Runs until something ends the screen. The caller sets up and restores the terminal.
     pub async fn run(
         &mut self,
         input: impl Stream<Item = io::Result<Event>>,
@@ -112,7 +112,7 @@ impl<B: Backend> ScreenLoop<B> {
         }
     }
 
-    /// Follows a gateway that stops until it has, and tells of each second.
+    /// Follows a gateway that is stopping until it has stopped, and reports each second.
     pub async fn follow_stop(&mut self, tell: impl Fn(&Snapshot)) {
         let mut told_at: Option<Instant> = None;
         while let SourceEvent::Snapshot(snapshot) = self.source.next().await {
@@ -128,12 +128,12 @@ impl<B: Backend> ScreenLoop<B> {
         }
     }
 
-    /// What was looked at, for the summary.
+    /// The final state, for the summary.
     pub fn app(&self) -> &App {
         &self.app
     }
 
-    /// Every arm may be dropped half-way: streams, channels and clocks lose nothing by it.
+    /// Every arm may be dropped at any point: streams, channels and clocks lose nothing.
     async fn wait<I>(
         &mut self,
         mut input: Pin<&mut I>,
@@ -146,7 +146,7 @@ impl<B: Backend> ScreenLoop<B> {
         let second = self.heard_at + SECOND * (seconds_since(self.heard_at) + 1);
         tokio::select! {
             biased;
-            // Closed, nobody is left to tell anything: the screen goes on.
+            // If it is closed, nobody can end the screen from outside, and it goes on.
             Some(end) = end_receiver.recv() => LoopEvent::ToldToEnd(end),
             event = input.next() => loop_event(event),
             () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => LoopEvent::FrameDue,
@@ -276,7 +276,7 @@ impl<B: Backend> ScreenLoop<B> {
         self.send(command);
     }
 
-    /// The same of gateways of a fleet: what they are asked together is one question.
+    /// The same for gateways of a fleet: what they are sent together counts as one question.
     fn ask_gateways(&mut self, commands: Vec<(Arc<str>, Command)>) {
         if self.asking.len() >= ASKING_MAX {
             self.app.take_answer(CommandAnswer::Refused(
@@ -295,7 +295,7 @@ impl<B: Backend> ScreenLoop<B> {
         }
     }
 
-    /// Asks for what the screen needs of itself, in silence, and later where too much is asked already.
+    /// Requests what the screen needs, without a message, and later if too many requests are under way.
     fn send_background_command(&mut self) {
         if self.asking.len() < ASKING_MAX
             && let Some(command) = self.app.background_command()
@@ -310,7 +310,7 @@ impl<B: Backend> ScreenLoop<B> {
         }
     }
 
-    /// In silence, and not again before all have answered.
+    /// Without a message, and not again before all have answered.
     fn ask_for_history_if_due(&mut self) {
         if !self.histories.is_empty() {
             return;
@@ -333,7 +333,7 @@ impl<B: Backend> ScreenLoop<B> {
         self.asking.push(answered_in_time(of, answer));
     }
 
-    /// A few small files of the kernel, while what they tell is shown.
+    /// Reads a few small kernel files while their contents are shown.
     fn read_machine_if_due(&mut self) {
         let is_due = self.machine_read_at.is_none_or(|at| at.elapsed() >= MACHINE_EVERY);
         if is_due && self.app.wants_machine() {
@@ -351,7 +351,7 @@ impl<B: Backend> ScreenLoop<B> {
         let resized = self.resized.take();
         if resized.is_some() || spoilt {
             self.area = resized.map_or(self.area, |size| Rect::from((Position::ORIGIN, size)));
-            // Not `clear`: it would ask the terminal where its cursor is, and wait for the answer.
+            // `clear` would ask the terminal for its cursor position, and wait for the answer.
             self.terminal.resize(self.area)?;
         }
         self.terminal.draw(|frame| view::draw(frame, &self.app))?;
@@ -361,7 +361,7 @@ impl<B: Backend> ScreenLoop<B> {
     }
 }
 
-/// An answer with whose it is, or that it did not come.
+/// An answer with its gateway, or an error if it does not come in time.
 fn answered_in_time(
     of: Option<Arc<str>>,
     answer: BoxFuture<'static, CommandAnswer>,
@@ -389,10 +389,10 @@ fn seconds_since(then: Instant) -> u32 {
     u32::try_from(then.elapsed().as_secs()).unwrap_or(u32::MAX - 1)
 }
 
-/// What the kernel allows changes seldom.
+/// The kernel limits seldom change.
 const MACHINE_EVERY: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
-/// Commands without an answer at once; more would only be the same key pressed again.
+/// The most commands without an answer; more would only be the same key pressed again.
 const ASKING_MAX: usize = 4;
 /// Longer than any command should take, shorter than an operator's patience.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ pub enum Screen {
     Events,
     Profiles,
     Failures,
-    /// Of a fleet alone.
+    /// Only for a fleet.
     Gateways,
     Path,
     Doctor,
@@ -48,7 +48,7 @@ impl Screen {
         }
     }
 
-    /// The same where there is little room.
+    /// A shorter name, where there is little room.
     pub fn short_name(self) -> &'static str {
         match self {
             Self::Overview => "Over",
@@ -65,7 +65,7 @@ impl Screen {
         }
     }
 
-    /// The key that shows it.
+    /// The key that opens it.
     pub fn key(self) -> char {
         match self {
             Self::Overview => '1',
@@ -82,7 +82,7 @@ impl Screen {
         }
     }
 
-    /// Its place in [`Screen::ALL`].
+    /// Its index in [`Screen::ALL`].
     pub fn index(self) -> usize {
         Self::ALL.iter().position(|&screen| screen == self).unwrap_or(0)
     }

@@ -1,8 +1,8 @@
-//! Which rows tell of the same session: its two halves call it by the same id, and in a fleet their gateways are
+//! Which rows are the same session: its two halves use the same id for it, and in a fleet their gateways are
 //! the two ends of a link.
 //!
-//! Nothing is believed of an id alone: a gateway could name any. Each half says in its pools which process its
-//! peer is, and both have to say it of each other where they know it.
+//! An id alone proves nothing, since a gateway could send any. Each half says in its pools which process its
+//! peer is, and both must say it of each other if they know it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,33 +15,33 @@ use crate::{
     tui::filter::ListedSession,
 };
 
-/// The outer parts of sessions, and who is linked with whom, of one picture.
+/// The outer parts of sessions, and who is linked with whom, in one snapshot.
 #[derive(Debug, Default)]
 pub struct SessionJoin<'a> {
     open: OuterParts<'a>,
     ended: OuterParts<'a>,
     /// The process of each gateway of a fleet.
     instances: HashMap<&'a str, &'a str>,
-    /// The processes that a half of a gateway calls by a name.
+    /// The processes that a half of a gateway knows by a name.
     peers: HashMap<NamedPeer<'a>, HashSet<&'a str>>,
 }
 
-/// A gateway, one half of it, and a name that this half knows a peer by.
+/// A gateway, one of its halves, and a name that this half has for a peer.
 type NamedPeer<'a> = (Option<&'a Arc<str>>, Half, &'a str);
 
 #[derive(Debug, Clone, Copy)]
 struct SessionPart<'a> {
     gateway: Option<&'a Arc<str>>,
-    /// As that gateway names it.
+    /// The gateway's own name for it.
     peer: Option<&'a str>,
-    /// Where its row stands in the picture.
+    /// The index of its row in the snapshot.
     place: usize,
 }
 
-/// Outer parts by their ids. Several gateways may use the same, by chance or to hide a session of another.
+/// Outer parts by their ids. Several gateways may use the same id, by chance or to hide another's session.
 #[derive(Debug, Default)]
 struct OuterParts<'a> {
-    /// Each with the one of the same id before it.
+    /// Each with the previous part of the same id.
     parts: Vec<(SessionPart<'a>, Option<usize>)>,
     last: HashMap<&'a str, usize>,
 }
@@ -86,19 +86,19 @@ impl<'a> SessionJoin<'a> {
         join
     }
 
-    /// Whether this is the inner part of a session whose outer part is in the picture: it is told with it.
+    /// Whether this is the inner part of a session whose outer part is in the snapshot and shown with it.
     pub fn is_inner(&self, row: ListedSession<'a>) -> bool {
         // One half may end a moment before the other.
         let has_ended = matches!(row, ListedSession::Ended(_));
         (has_ended && self.outer_ended(row).is_some()) || self.outer_open(row).is_some()
     }
 
-    /// Where the open outer part stands whose inner part this is.
+    /// The index of the open outer part that belongs to this inner part.
     pub fn outer_open(&self, row: ListedSession<'a>) -> Option<usize> {
         self.outer(&self.open, row)
     }
 
-    /// The same of those that have ended.
+    /// The same for those that have ended.
     pub fn outer_ended(&self, row: ListedSession<'a>) -> Option<usize> {
         self.outer(&self.ended, row)
     }
@@ -108,7 +108,7 @@ impl<'a> SessionJoin<'a> {
             return None;
         }
         let inner = part(row, 0);
-        // A pair in one process has one name for both.
+        // A pair in one process has the same name for both.
         let is_outer = |outer: &&SessionPart<'a>| {
             outer.gateway == inner.gateway
                 || (self.may_be_at(outer, Half::Dmz, inner.gateway)
@@ -117,7 +117,7 @@ impl<'a> SessionJoin<'a> {
         parts.with_id(row.id()).find(is_outer).map(|outer| outer.place)
     }
 
-    /// Whether the peer of this part can be that gateway, as far as is known.
+    /// Whether the peer of this part may be that gateway, as far as is known.
     fn may_be_at(&self, part: &SessionPart<'a>, half: Half, other: Option<&Arc<str>>) -> bool {
         let Some(peer) = part.peer else { return true };
         let known = self.peers.get(&(part.gateway, half, peer));
@@ -133,12 +133,12 @@ fn part(row: ListedSession<'_>, place: usize) -> SessionPart<'_> {
     SessionPart { gateway: row.gateway(), peer: row.peer(), place }
 }
 
-/// Whether both halves have carried the same one way, as far as that can be said: while bytes move, and for a moment
-/// after, two pictures of different moments differ.
+/// Whether both halves have carried the same number of bytes in one direction, as far as that can be known.
+/// While bytes move, and for a moment afterwards, snapshots from different moments differ.
 pub fn bytes_agree(outer: &SessionRow, inner: &SessionRow, bytes: fn(&SessionRow) -> u64) -> bool {
     let is_still = outer.idle_seconds >= STILL_SECONDS && inner.idle_seconds >= STILL_SECONDS;
     !is_still || bytes(outer) == bytes(inner)
 }
 
-/// Pictures of two gateways are a second apart, and one that is late a few.
+/// Snapshots of two gateways may be a second apart, or a few if one is late.
 const STILL_SECONDS: f64 = 5.0;

@@ -1,7 +1,7 @@
-//! Where the screen's pictures come from, and where its commands go.
+//! Where the screen gets its snapshots from, and where its commands go.
 //!
-//! The screen is the same whatever it shows. What differs is its [`Attachment`]: what it is to that
-//! gateway, and so what may be asked from here.
+//! The screen is the same whatever it shows. The difference is its [`Attachment`], which says what may be
+//! requested from here.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use crate::{
 pub enum ScreenSource {
     /// The gateway of this process.
     Own(GatewayHandle, SnapshotWatch),
-    /// A gateway of another process, behind its admin socket.
+    /// A gateway of another process, through its admin socket.
     Attached(GatewayHandle, SnapshotWatch, AdminAccess, watch::Receiver<GatewayContact>),
-    /// Many gateways: the pictures of all in one, and the handles that commands go by.
+    /// Many gateways: a snapshot of all, and the handles for their commands.
     Fleet(GatewayHandle, SnapshotWatch, FleetHandles, AdminAccess),
-    /// A recording, with its first picture.
+    /// A recording, with its first snapshot.
     Replay(RecordingPlayer, Arc<Snapshot>),
 }
 
@@ -34,23 +34,23 @@ pub enum ScreenSource {
 #[derive(Debug)]
 pub enum SourceEvent {
     Snapshot(Arc<Snapshot>),
-    /// The standing has changed.
+    /// The attachment has changed.
     Attachment,
-    /// A picture that should have come can not be had; the text says why.
+    /// A snapshot that should have come is not available, for this reason.
     Failed(String),
     Ended,
 }
 
-/// What the screen is to the gateway that it shows.
+/// How the screen is connected to what it shows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Attachment {
-    /// Both are one process: to quit is to stop the gateway.
+    /// Both are one process: quitting stops the gateway.
     Own,
     /// The gateway is another process, and goes on when the screen leaves.
     Attached(AdminAccess, GatewayContact),
-    /// There are many, each reached or not; they go on as well.
+    /// Many gateways, each reached or not; they go on as well.
     Fleet(AdminAccess),
-    /// There is no gateway, only what was recorded of one.
+    /// There is no gateway, only a recording of one.
     Replay(ReplayProgress),
 }
 
@@ -79,7 +79,7 @@ impl ScreenSource {
         Ok(Self::Replay(player, first))
     }
 
-    /// The first picture to show.
+    /// The first snapshot to show.
     pub fn first(&self) -> Arc<Snapshot> {
         match self {
             Self::Own(handle, ..) | Self::Attached(handle, ..) | Self::Fleet(handle, ..) => handle.latest(),
@@ -96,13 +96,13 @@ impl ScreenSource {
         }
     }
 
-    /// Waits for news; may be dropped half-way, nothing is lost by it.
+    /// Waits for news; may be dropped at any point without losing anything.
     pub async fn next(&mut self) -> SourceEvent {
         match self {
             Self::Own(_, watch) => snapshot_event(watch).await,
             Self::Attached(_, watch, _, contact) => tokio::select! {
                 biased;
-                // Where its teller has ended, so have the pictures.
+                // When its sender has ended, so have the snapshots.
                 Ok(()) = contact.changed() => SourceEvent::Attachment,
                 source_event = snapshot_event(watch) => with_own_recording(source_event),
             },
@@ -111,7 +111,7 @@ impl ScreenSource {
         }
     }
 
-    /// Sends a command on its way; the answer comes later.
+    /// Sends a command; the answer comes later.
     pub fn ask(&self, command: Command) -> BoxFuture<'static, CommandAnswer> {
         match self {
             Self::Own(handle, ..) | Self::Attached(handle, ..) => {
@@ -127,7 +127,7 @@ impl ScreenSource {
         }
     }
 
-    /// The same, to one gateway of a fleet; its answer names it.
+    /// The same for one gateway of a fleet, which the answer names.
     pub fn ask_gateway(&self, name: &Arc<str>, command: Command) -> BoxFuture<'static, CommandAnswer> {
         let handle = match self {
             Self::Fleet(_, _, members, _) => members.get(name).cloned(),
@@ -143,7 +143,7 @@ impl ScreenSource {
         .boxed()
     }
 
-    /// Moves through a recording; `None` where there is none.
+    /// Moves through a recording; `None` if there is none.
     pub fn play(&mut self, requested: PlayerAction) -> Option<SourceEvent> {
         match self {
             Self::Own(..) | Self::Attached(..) | Self::Fleet(..) => None,
@@ -156,7 +156,7 @@ async fn snapshot_event(watch: &mut SnapshotWatch) -> SourceEvent {
     watch.next().await.map_or(SourceEvent::Ended, SourceEvent::Snapshot)
 }
 
-/// An attached screen may record too; its header tells of that, and not of the gateway's own.
+/// An attached screen may record as well; its header then shows its own recording, not the gateway's.
 fn with_own_recording(source_event: SourceEvent) -> SourceEvent {
     match (source_event, recording::state()) {
         (SourceEvent::Snapshot(snapshot), Some(own)) => {
@@ -171,7 +171,7 @@ fn replay_event(read: Result<Arc<Snapshot>, RecordError>) -> SourceEvent {
 }
 
 impl Attachment {
-    /// Whether `action` has a meaning here; keys without one are neither offered nor heard.
+    /// Whether `action` makes sense here; keys without a meaning are neither shown nor handled.
     pub fn offers(&self, action: Action) -> bool {
         match action {
             _ if action.changes() => match self {
@@ -180,10 +180,10 @@ impl Attachment {
                 Self::Replay(_) => false,
             },
             Action::ConfirmQuit | Action::LeaveHeadless => *self == Self::Own,
-            // To suspend the gateway's own process would freeze every session.
+            // Suspending the gateway's own process would freeze every session.
             Action::Suspend => *self != Self::Own,
             Action::Play(_) => matches!(self, Self::Replay(_)),
-            // A recording has pictures, and no history behind them.
+            // A recording has snapshots, but no history.
             Action::Show(Screen::History) => !matches!(self, Self::Replay(_)),
             Action::Only | Action::Show(Screen::Gateways) => matches!(self, Self::Fleet(_)),
             _ => true,

@@ -1,4 +1,4 @@
-//! How the screen looks on this terminal: a theme and a set of symbols.
+//! The look of the screen on this terminal: a theme and a set of symbols.
 
 use crate::{
     text,
@@ -9,26 +9,27 @@ use crate::{
 pub struct ScreenStyle {
     pub theme: Theme,
     pub symbols: SymbolSet,
-    /// Whether colours may be chosen at all.
+    /// Whether colours may be used at all.
     pub has_colours: bool,
 }
 
 impl ScreenStyle {
     pub const FULL: Self = Self { theme: Theme::ANSI, symbols: SymbolSet::UNICODE, has_colours: true };
 
-    /// What the environment of this process asks for.
+    /// The style that this process's environment asks for.
     pub fn from_environment() -> Self {
         Self::from_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// `NO_COLOR` set to anything: no colour. `COLORFGBG` with a light background: the light theme. A locale that is not UTF-8: ASCII.
+    /// If `NO_COLOR` is set to anything, there is no colour. If `COLORFGBG` has a light background, the theme
+    /// is light. If the locale is not UTF-8, the symbols are ASCII.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &&str| variable(name).filter(|value| !value.is_empty());
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default();
         let locale = locale.to_ascii_lowercase();
         let utf8 = locale.contains("utf-8") || locale.contains("utf8");
         let has_colours = set(&"NO_COLOR").is_none();
-        // As `0;15`: the last is the background, 7 and 15 are white.
+        // As in `0;15`: the last number is the background; 7 and 15 are white.
         let colours = set(&"COLORFGBG").unwrap_or_default();
         let is_light = matches!(colours.rsplit(';').next(), Some("7" | "15"));
         Self {
@@ -42,7 +43,7 @@ impl ScreenStyle {
         }
     }
 
-    /// The theme behind this one; where `NO_COLOR` is set, `mono` stays.
+    /// The next theme; if `NO_COLOR` is set, `mono` stays.
     pub fn with_next_theme(&self) -> Self {
         let at = Theme::ALL.iter().position(|(_, theme)| *theme == self.theme).unwrap_or(0);
         self.with_theme(Theme::ALL[(at + 1) % Theme::ALL.len()].0)
@@ -60,7 +61,7 @@ impl ScreenStyle {
         }
     }
 
-    /// Text from outside as this terminal can show it, at most `chars_max` long.
+    /// Text from outside in a form that this terminal can show, at most `chars_max` long.
     pub fn text(&self, from_outside: &str, chars_max: usize) -> String {
         let cleaned = text::clean_text(from_outside, chars_max);
         if self.symbols != SymbolSet::ASCII {

@@ -1,5 +1,5 @@
-//! What may be typed next, with a line about each: commands and what stands behind them, fields of a
-//! filter and their values.
+//! What may be typed next, with an explanation: commands and their arguments, fields of a filter and their
+//! values.
 
 use crate::{
     telemetry::{
@@ -18,14 +18,14 @@ use crate::{
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suggestion {
-    /// The whole line when it is taken.
+    /// The whole line after accepting it.
     pub line: String,
     pub shown: String,
     pub help: String,
 }
 
 impl App {
-    /// What goes on from what is typed; nothing where nothing is typed.
+    /// Continuations of the text; none if nothing is typed.
     pub fn suggestions(&self) -> Vec<Suggestion> {
         match self.overlay() {
             Overlay::Typing(line) if line.is_filter() => self.terms(line),
@@ -65,7 +65,7 @@ impl App {
         }
     }
 
-    /// What may stand behind the word of an action.
+    /// What may follow the word of an action.
     fn values(&self, action: Action) -> Vec<(String, String)> {
         let shown = self.snapshot();
         let plain =
@@ -77,7 +77,7 @@ impl App {
                 };
                 let rows = shown.sessions.iter().take(VALUES_MAX);
                 let mut rows: Vec<_> = rows.map(|row| (row.id.clone(), help(row))).collect();
-                // In a pair both halves call a session the same.
+                // In a pair, both halves use the same id for a session.
                 rows.dedup_by(|a, b| a.0 == b.0);
                 rows
             }
@@ -103,7 +103,7 @@ impl App {
         }
     }
 
-    /// Of the last term on the line.
+    /// For the last term on the line.
     fn terms(&self, line: &InputLine) -> Vec<Suggestion> {
         let text = line.text();
         let begins = text.rfind(char::is_whitespace).map_or(0, |at| at + 1);
@@ -123,7 +123,7 @@ impl App {
         named.map(|(name, help)| suggestion(name, help)).collect()
     }
 
-    /// The values of a field that are listed now.
+    /// The current values of a field.
     fn known(&self, field: &str) -> Vec<String> {
         let shown = self.snapshot();
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
@@ -172,5 +172,5 @@ fn suggest_binding(binding: &KeyBinding) -> Suggestion {
     Suggestion { line, shown, help: binding.label.to_owned() }
 }
 
-/// More would be neither read nor typed.
+/// Nobody would read or type more.
 const VALUES_MAX: usize = 200;

@@ -1,5 +1,5 @@
-//! What is left on the terminal when the dashboard has closed: a few lines of plain text, fit to be
-//! pasted into a mail.
+//! What stays on the terminal after the dashboard has closed: a few lines of plain text that can be pasted into
+//! a mail.
 
 use std::io::{self, Write};
 
@@ -12,17 +12,17 @@ use crate::{
     tui::{ScreenEnd, app::App, format, health::links_ready, source::Attachment},
 };
 
-/// A few lines; nothing where there is no terminal to print to.
+/// A few lines; nothing if there is no terminal to print to.
 pub fn print(ended: ScreenEnd, app: &App) {
     if ended == ScreenEnd::TerminalGone {
         return;
     }
     let mut stdout = io::stdout().lock();
-    // The summary is a courtesy: a terminal that does not take it ends nothing else.
+    // The summary is a courtesy: if the terminal does not take it, nothing else is affected.
     let _ = stdout.write_all(summary_text(ended, app).as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// One line of a stop that is under way.
+/// One line about a stop that is under way.
 pub fn print_stopping(snapshot: &Snapshot) {
     let open = snapshot.totals.clients();
     let left = snapshot.cut_in_seconds.unwrap_or_default();
@@ -33,7 +33,7 @@ pub fn print_stopping(snapshot: &Snapshot) {
     let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// As hidden, and as plain, as the screen was.
+/// With addresses hidden, and without colours, if the screen was like that.
 fn summary_text(ended: ScreenEnd, app: &App) -> String {
     let snapshot = app.latest();
     let totals = &snapshot.totals;

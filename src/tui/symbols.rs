@@ -1,8 +1,8 @@
-//! The signs the screen is built of, in full and for terminals that know ASCII only.
+//! The symbols of the screen, in full and for terminals that only know ASCII.
 
 use ratatui::symbols::{bar, border};
 
-/// One sign for each thing that is drawn.
+/// One symbol for each thing that is drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SymbolSet {
     pub border: border::Set<'static>,
@@ -11,7 +11,7 @@ pub struct SymbolSet {
     pub gap: &'static str,
     /// Before the word of the health.
     pub health: &'static str,
-    /// Before a trouble.
+    /// Before a problem.
     pub alert: &'static str,
     pub separator: &'static str,
     pub selected: &'static str,
@@ -21,13 +21,13 @@ pub struct SymbolSet {
     pub dialling: char,
     pub missing: char,
     pub ellipsis: char,
-    /// Between a time and its spread.
+    /// Between a time and its variation.
     pub spread: &'static str,
-    /// Behind a number that the other half counts otherwise.
+    /// After a number that the other half counts differently.
     pub differs: &'static str,
     pub arrow_up: &'static str,
     pub arrow_down: &'static str,
-    /// Behind the head of a column that the list goes by: the least on top, or the most.
+    /// After the head of the column that the list is sorted by: smallest on top, or largest.
     pub rising: &'static str,
     pub falling: &'static str,
     /// Before bytes a second: from clients, and to them.
@@ -35,13 +35,13 @@ pub struct SymbolSet {
     pub down: &'static str,
     /// Lines between parts, by the sides of a cell that they leave: 1 up, 2 right, 4 down, 8 left.
     pub wires: [&'static str; 16],
-    /// At the end of a line, and where what it leads to is broken.
+    /// At the end of a line, and if the part it leads to is broken.
     pub arrow_right: &'static str,
     pub broken: &'static str,
 }
 
 impl SymbolSet {
-    /// A cell that is filled from below by so many eighths.
+    /// A cell filled from below by this many eighths.
     pub fn eighth(&self, eighths: u16) -> &'static str {
         let signs = &self.spark;
         match eighths {

@@ -1,8 +1,8 @@
-//! The terminal: entered once, left once, whoever comes first.
+//! The terminal: set up once and restored once, by whoever comes first.
 //!
-//! The guard of the screen, the panic hook and the process around it all call [`leave_terminal`]. A
-//! terminal that has gone away is never written to again, and its input is replaced by an empty
-//! pipe: crossterm's reader would otherwise spin on it (crossterm-rs/crossterm#793).
+//! The guard of the screen, the panic hook and the process around it all call [`leave_terminal`]. After the
+//! terminal has gone away, nothing is written to it, and its input is replaced by an empty pipe: crossterm's
+//! reader would otherwise spin on it (crossterm-rs/crossterm#793).
 
 use std::{
     cell::Cell,
@@ -30,10 +30,10 @@ use crate::telemetry::log::LogEvent;
 
 /// The screen is in raw mode on its alternate screen.
 static ENTERED: AtomicBool = AtomicBool::new(false);
-/// Something else may have written to the screen: the next frame draws every cell.
+/// Something else may have written to the screen, so the next frame draws every cell.
 static SPOILT: AtomicBool = AtomicBool::new(false);
 
-/// The mouse is the screen's.
+/// The screen has the mouse.
 static MOUSE: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -41,11 +41,11 @@ thread_local! {
     static DRAWS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The terminal in the hands of the screen; left when dropped.
+/// Holds the terminal for the screen; restored on drop.
 #[derive(Debug)]
 pub struct TerminalGuard(());
 
-/// Whether the dashboard can open here; if not, why.
+/// Whether the dashboard can open here, or why not.
 pub fn check_terminal() -> Result<(), &'static str> {
     if !io::stdin().is_terminal() {
         return Err("standard input is not a terminal");
@@ -59,12 +59,12 @@ pub fn check_terminal() -> Result<(), &'static str> {
     }
 }
 
-/// Raw mode, alternate screen, no cursor. The mouse stays the terminal's: it selects text there.
+/// Raw mode, alternate screen, no cursor. The terminal keeps the mouse, which selects text there.
 pub fn enter_terminal() -> io::Result<TerminalGuard> {
     DRAWS.set(true);
     hook_panics();
-    // With NO_COLOR crossterm turns "set colour" into a reset, which wipes bold and reverse too;
-    // the `mono` theme sets no colour, so that nothing needs suppressing.
+    // With NO_COLOR, crossterm turns "set colour" into a reset, which also removes bold and reverse. The `mono`
+    // theme sets no colour, so nothing has to be suppressed.
     style::force_color_output(true);
     let entered = TerminalGuard(());
     take_over()?;
@@ -74,7 +74,7 @@ pub fn enter_terminal() -> io::Result<TerminalGuard> {
 fn take_over() -> io::Result<()> {
     ENTERED.store(true, Ordering::SeqCst);
     tty::enable_raw_mode()?;
-    // Pasted text comes as one event: letter by letter it would be read as keys.
+    // Pasted text arrives as one event: letter by letter it would be read as keys.
     execute!(io::stdout(), tty::EnterAlternateScreen, EnableBracketedPaste, Hide)?;
     if MOUSE.load(Ordering::SeqCst) {
         execute!(io::stdout(), style::Print(MOUSE_ON))?;
@@ -97,16 +97,16 @@ impl Drop for TerminalGuard {
     }
 }
 
-/// The loop of the screen is over. What ratatui still writes while it is dropped goes nowhere: it
-/// would report a failure on standard error, in the middle of the restored terminal.
+/// Called after the screen's loop. Whatever ratatui still writes while it is dropped is discarded: it would
+/// report a failure on standard error, in the middle of the restored terminal.
 pub fn stop_drawing() {
     DRAWS.set(false);
 }
 
 /// Restores the terminal, once; any thread may call it at any time.
 ///
-/// A terminal that nobody reads blocks whoever writes, so the writing is given a bound: a
-/// process that stops must not wait for its terminal.
+/// A terminal that nobody reads blocks whoever writes, so the write has a time limit: a process that stops must
+/// not wait for its terminal.
 pub fn leave_terminal() {
     if !ENTERED.load(Ordering::SeqCst) {
         return;
@@ -114,7 +114,7 @@ pub fn leave_terminal() {
     let (left, has_left) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("leave-terminal".into()).spawn(move || {
         leave_now();
-        // Nobody waits any more when the terminal took too long; then nobody needs to know.
+        // If the terminal took too long, nobody waits any more.
         let _ = left.send(());
     });
     if thread.is_ok() {
@@ -135,15 +135,15 @@ fn leave_now() {
     let _ = execute!(io::stdout(), DisableBracketedPaste, tty::LeaveAlternateScreen, Show);
 }
 
-/// A stop from outside (SIGTSTP): the terminal goes back to the shell first, and is taken again when
-/// the shell continues this process.
+/// A stop from outside (SIGTSTP): the terminal is restored first, and taken again when the shell continues this
+/// process.
 pub fn stop_now() {
     let had_screen = is_entered();
     leave_terminal();
-    // Fails for signals that have no default alone.
+    // This fails only for signals that have no default.
     let _ = signal_hook::low_level::emulate_default_handler(Signal::TSTP.as_raw());
     if had_screen {
-        // A terminal that is not to be had any more fails the next frame too, which ends the screen.
+        // If the terminal is no longer available, the next frame fails too, which ends the screen.
         let _ = take_over();
         SPOILT.store(true, Ordering::SeqCst);
     }
@@ -155,32 +155,32 @@ pub fn quit_now() {
     let _ = signal_hook::low_level::emulate_default_handler(Signal::QUIT.as_raw());
 }
 
-/// Ctrl-Z: gives the terminal to the shell and stops this process, and whoever came with it from
-/// the shell, until the shell calls them to the front again.
+/// Ctrl-Z: gives the terminal to the shell and stops this process, and those the shell started with it, until
+/// the shell continues them in the foreground.
 pub fn suspend() -> io::Result<()> {
     if !is_entered() {
         return Ok(());
     }
     leave_now();
     rustix::process::kill_current_process_group(Signal::TSTP)?;
-    // The stop comes while this thread sleeps; where nobody could continue us, none comes.
+    // The stop arrives while this thread sleeps; if nobody could continue us, none arrives.
     thread::sleep(STOP_WAIT);
     take_over()
 }
 
-/// Continued after a stop from outside, which left no time to leave: the shell has had the terminal
-/// meanwhile, so it is set up anew and every cell drawn.
+/// Continues after a stop from outside that left no time to restore the terminal: the shell has used it
+/// meanwhile, so it is set up again and every cell is drawn.
 pub fn continued() {
     if !is_entered() {
         return;
     }
     leave_now();
-    // A terminal that is not to be had any more fails the next frame too, which ends the screen.
+    // If the terminal is no longer available, the next frame fails too, which ends the screen.
     let _ = take_over();
     SPOILT.store(true, Ordering::SeqCst);
 }
 
-/// The terminal has gone: nothing is written to it again, and nothing is read from it.
+/// The terminal has gone: nothing is written to it any more, and nothing is read from it.
 pub fn abandon() {
     ENTERED.store(false, Ordering::SeqCst);
     park_input();
@@ -191,7 +191,7 @@ pub fn is_entered() -> bool {
     ENTERED.load(Ordering::SeqCst)
 }
 
-/// Replaces standard input by a pipe in which nothing ever comes.
+/// Replaces standard input by a pipe in which nothing ever arrives.
 ///
 /// The pipe does not block: a reader inside crossterm goes back to waiting and can be ended.
 pub fn park_input() {
@@ -205,8 +205,8 @@ pub fn park_input() {
         Ok(writing)
     });
     match parked {
-        // Kept for ever: a pipe without a writing end is at its end and would spin the reader too.
-        // A second caller at the same moment has parked as well; its pipe must live too.
+        // Kept for ever: a pipe without a writing end would report its end, and make the reader spin too. A
+        // second caller at the same moment has replaced the input as well, and its pipe must also stay.
         Ok(writing) => {
             if let Err(second) = WRITING_END.set(writing) {
                 std::mem::forget(second);
@@ -218,7 +218,7 @@ pub fn park_input() {
     }
 }
 
-/// The size of the terminal, asked without crossterm's detour over a child process.
+/// The size of the terminal, without crossterm's fallback to a child process.
 pub fn size() -> Size {
     tty::window_size().map_or(FALLBACK, |size| sane_size(size.columns, size.rows))
 }
@@ -228,13 +228,13 @@ pub fn sane_size(width: u16, height: u16) -> Size {
     if width == 0 || height == 0 { FALLBACK } else { Size::new(width, height) }
 }
 
-/// Whether all has to be drawn anew; asks once.
+/// Whether everything has to be drawn again; true only once.
 pub fn take_needs_redraw() -> bool {
     SPOILT.swap(false, Ordering::SeqCst)
 }
 
-/// Only a panic of the screen gives the terminal back; one elsewhere is logged, and the living
-/// dashboard keeps its screen.
+/// Only a panic of the screen gives the terminal back. One elsewhere is logged, and the dashboard keeps its
+/// screen.
 fn hook_panics() {
     static HOOKED: Once = Once::new();
     HOOKED.call_once(|| {
@@ -254,7 +254,7 @@ fn hook_panics() {
     });
 }
 
-/// Gives each frame to the terminal in one write, inside a synchronised update: no tearing.
+/// Sends each frame to the terminal in one write, as a synchronised update, so that it does not tear.
 #[derive(Debug, Default)]
 pub struct WholeFrames {
     frame: Vec<u8>,
@@ -283,13 +283,13 @@ impl Write for WholeFrames {
     }
 }
 
-/// Presses and the wheel alone, with coordinates of any size: where the mouse moves is of no interest.
+/// Only presses and the wheel, with coordinates of any size; movements are not needed.
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 const BEGIN: &[u8] = b"\x1b[?2026h";
 const END: &[u8] = b"\x1b[?2026l";
-/// What most screens have at least.
+/// The size that most screens have at least.
 const FALLBACK: Size = Size::new(80, 24);
 const STOP_WAIT: Duration = Duration::from_millis(100);
-/// Two orders more than a working terminal takes.
+/// A hundred times longer than a working terminal takes.
 const LEAVE_WAIT: Duration = Duration::from_millis(500);

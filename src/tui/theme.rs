@@ -1,22 +1,22 @@
 //! Colours by meaning, never by name, and never as the only sign.
 //!
-//! Only the 16 colours of the terminal's own palette and its own background: they fit light and
-//! dark alike. `NO_COLOR` selects [`Theme::MONO`], which sets no colour at all.
+//! They use only the 16 colours of the terminal's own palette and its own background, which suit light and dark
+//! alike. `NO_COLOR` selects [`Theme::MONO`], which sets no colour at all.
 
 use ratatui::style::{Color, Modifier, Style};
 
-/// One style for each thing that can be said.
+/// One style for each meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Theme {
     pub plain: Style,
-    /// Of little weight: frames, zeros, what has ended.
+    /// Unimportant: frames, zeros, what has ended.
     pub faint: Style,
-    /// Heads of columns, titles of panels.
+    /// Column heads and panel titles.
     pub title: Style,
     pub good: Style,
     pub warn: Style,
     pub bad: Style,
-    /// Keys, and names the eye looks for.
+    /// Keys, and names that the eye looks for.
     pub accent: Style,
     /// Client to backend.
     pub up: Style,
@@ -28,7 +28,7 @@ pub struct Theme {
 }
 
 impl Theme {
-    /// Each with the name it is chosen by.
+    /// Each with its name.
     pub const ALL: [(&'static str, Self); 4] = [
         ("default", Self::ANSI),
         ("light", Self::LIGHT),
@@ -50,7 +50,7 @@ impl Theme {
         attention: Style::new().fg(Color::Yellow).add_modifier(Modifier::REVERSED),
     };
 
-    /// For black on white: nothing yellow or cyan, which can not be read there, and grey instead of dim.
+    /// For black on white: no yellow or cyan, which cannot be read there, and grey instead of dim.
     pub const LIGHT: Self = Self {
         plain: Style::new(),
         faint: Style::new().fg(Color::DarkGray),
@@ -65,7 +65,7 @@ impl Theme {
         attention: Style::new().fg(Color::Magenta).add_modifier(Modifier::REVERSED.union(Modifier::BOLD)),
     };
 
-    /// Nothing is dim, nothing dark, and what matters is bold, underlined or reversed as well.
+    /// Nothing is dim or dark, and what matters is also bold, underlined or reversed.
     pub const HIGH_CONTRAST: Self = Self {
         plain: Style::new(),
         faint: Style::new(),

@@ -32,18 +32,18 @@ pub struct Dashboard {
     ended: Mutex<sync_mpsc::Receiver<ScreenEnd>>,
 }
 
-/// Opens the screen on a thread of its own. `on_end` is called on that thread, once the terminal is
-/// restored and the summary is printed.
+/// Opens the screen on a thread of its own. `on_end` is called on that thread, once the terminal is restored
+/// and the summary is printed.
 ///
 /// # Errors
 ///
-/// The terminal or the thread cannot be had; the terminal is then as it was.
+/// The terminal or the thread is not available; the terminal is then unchanged.
 pub fn spawn(source: ScreenSource, on_end: impl FnOnce(ScreenEnd) + Send + 'static) -> io::Result<Dashboard> {
     open(move |entered, end_receiver| show_screen(entered, source, end_receiver), on_end, print_closing)
 }
 
-/// The same for whatever is shown: `show` has the terminal until it ends, or panics; `farewell` has
-/// what it leaves behind.
+/// The same for anything: `show` uses the terminal until it ends or panics; `farewell` gets what it leaves
+/// behind.
 fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
     show: impl FnOnce(TerminalGuard, mpsc::Receiver<ScreenEnd>) -> F + Send + 'static,
     on_end: impl FnOnce(ScreenEnd) + Send + 'static,
@@ -57,12 +57,12 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
     let run = move || {
         let entered = match terminal::enter_terminal() {
             Ok(entered) => entered,
-            // The caller waits for this word, see below.
+            // The caller waits for this message, see below.
             Err(error) => return drop(opened.send(Err(error))),
         };
         drop(opened.send(Ok(())));
         let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, end_receiver))));
-        // The hook has told of the panic and restored the terminal.
+        // The hook has reported the panic and restored the terminal.
         let (ended, left) =
             shown.map_or((ScreenEnd::TerminalGone, None), |(ended, left)| (ended, Some(left)));
         if matches!(ended, ScreenEnd::TerminalGone | ScreenEnd::LeftHeadless) {
@@ -73,7 +73,7 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
                 runtime.block_on(farewell(ended, left));
             }
         };
-        // A stop is only followed once it was asked for; else the process may end as soon as it hears.
+        // A stop is followed only after it was requested; otherwise the process may end as soon as it is told.
         if ended == ScreenEnd::Quit {
             on_end(ended);
             farewell();
@@ -83,7 +83,7 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
         }
         // Nobody may be waiting for the end.
         let _ = ends.send(ended);
-        // A file that is being written may never be.
+        // A file that is being written may never be finished.
         runtime.shutdown_background();
     };
     thread::Builder::new().name("screen".into()).spawn(run)?;
@@ -92,29 +92,29 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
 }
 
 impl Dashboard {
-    /// The terminal has hung up (SIGHUP): the screen lets go of it and ends. A signal that somebody
-    /// sent by hand finds a living terminal, which is restored first.
+    /// Handles a hang-up of the terminal (SIGHUP): the screen lets go of it and ends. If somebody sent the
+    /// signal by hand, the terminal is still there and is restored first.
     pub fn terminal_gone(&self) {
-        // At once and from here: the screen itself may be caught in reading or writing it.
+        // Done here and at once, since the screen itself may be stuck in reading or writing it.
         tokio::task::block_in_place(terminal::leave_terminal);
         terminal::abandon();
         self.end(ScreenEnd::TerminalGone);
     }
 
-    /// Waits for the end of the screen, but no longer than `longest`: a terminal that nobody
-    /// reads may hold it for ever. `None` when it has not ended, or was waited for before.
+    /// Waits for the end of the screen, but no longer than `longest`: a terminal that nobody reads may hold it
+    /// for ever. Returns `None` if it has not ended, or was waited for before.
     pub fn wait(&self, longest: Duration) -> Option<ScreenEnd> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest).ok()
     }
 
     /// Ends the screen from outside: it restores the terminal and prints its summary.
     pub fn end(&self, why: ScreenEnd) {
-        // Full or closed, the screen has been told to end already.
+        // If the channel is full or closed, the screen has already been told to end.
         let _ = self.end_sender.try_send(why);
     }
 }
 
-/// Shows the gateway until the screen ends, and leaves the terminal.
+/// Shows the gateway until the screen ends, and restores the terminal.
 async fn show_screen(
     entered: TerminalGuard,
     source: ScreenSource,
@@ -123,7 +123,7 @@ async fn show_screen(
     // The stream watches for changes of size from here on, so that none is missed after `size`.
     let input = EventStream::new();
     let area = Rect::from((Position::ORIGIN, terminal::size()));
-    // A fixed viewport asks the terminal for its size never again; changes come as events.
+    // With a fixed viewport, the terminal is never asked for its size; changes arrive as events.
     let options = TerminalOptions { viewport: Viewport::Fixed(area) };
     let backend = CrosstermBackend::new(WholeFrames::default());
     let Ok(terminal) = Terminal::with_options(backend, options) else {
@@ -136,7 +136,7 @@ async fn show_screen(
     (ended, Some(screen))
 }
 
-/// On the restored terminal: how a stop goes on, and then the summary, which stays in sight.
+/// On the restored terminal: the progress of a stop, and then the summary, which stays visible.
 async fn print_closing(ended: ScreenEnd, screen: Option<TerminalScreen>) {
     let Some(mut screen) = screen else { return };
     if ended == ScreenEnd::Quit {
@@ -147,7 +147,7 @@ async fn print_closing(ended: ScreenEnd, screen: Option<TerminalScreen>) {
 
 type TerminalScreen = ScreenLoop<CrosstermBackend<WholeFrames>>;
 
-/// One word of each kind, and one more.
+/// One message of each kind, and one more.
 const TOLD_MAX: usize = 3;
 
 #[cfg(test)]
@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    /// Set in the process that has the terminal; the test starts itself there.
+    /// Set in the process that has the terminal, where the test starts itself.
     const INSIDE: &str = "PORTCULLIS_TEST_IN_TERMINAL";
     const SOON: Duration = Duration::from_secs(10);
 
@@ -168,7 +168,7 @@ mod tests {
         tcgetattr(io::stdout()).unwrap().local_modes.contains(LocalModes::ICANON | LocalModes::ECHO)
     }
 
-    /// Runs the test of this name once more in a terminal; what is on it in the end.
+    /// Runs the test with this name once more in a terminal; returns its final contents.
     fn in_terminal(test: &str) -> vt100::Parser {
         let pair =
             native_pty_system().openpty(PtySize { rows: 50, cols: 200, ..PtySize::default() }).unwrap();
@@ -183,7 +183,7 @@ mod tests {
         let [rows, columns] = [50, 200].map(|cells| std::num::NonZeroU16::new(cells).unwrap());
         let mut screen = vt100::Parser::new(rows, columns, 0);
         let mut chunk = [0; 4096];
-        // A terminal whose last program has ended fails to be read.
+        // Reading from a terminal fails when its last program has ended.
         while let Ok(count @ 1..) = reader.read(&mut chunk) {
             screen.process(&chunk[..count]);
         }

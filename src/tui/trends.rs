@@ -1,4 +1,5 @@
-//! The last hours of the gateway that is shown, as it keeps them: what is asked of it, and where the cursor is.
+//! The last hours of the gateway on the screen, from the gateway's own history: what is requested from it, and
+//! where the cursor is.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -17,18 +18,18 @@ use crate::{
     },
 };
 
-/// Steps that are asked for, whatever the screen has room for.
+/// The number of steps requested, whatever the screen has room for.
 const STEPS: u64 = 600;
-/// The cursor moves by such a part of the window.
+/// The cursor moves by this fraction of the window.
 const CURSOR_PARTS: u64 = 100;
-/// A shorter window is asked for again so soon, a longer one not much later.
+/// How soon the history is requested again, for a short window and for a long one.
 const AGAIN_SECONDS: (f64, f64) = (3.0, 30.0);
-/// A report may have been on its way for so long.
+/// How long a report may have been on its way.
 const DELAY_SECONDS: i128 = 5;
-/// The same of a fleet, where each question may take a program that leads to its gateway.
+/// The same for a fleet, where each request may go through a program.
 const AGAIN_SECONDS_OF_FLEET: (f64, f64) = (10.0, 60.0);
 
-/// How far back the charts of the history go.
+/// How far back the charts go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistorySpan(usize);
 
@@ -57,15 +58,15 @@ impl HistorySpan {
 #[derive(Debug)]
 pub struct HistoryView {
     pub span: HistorySpan,
-    /// Of each gateway that has answered, or why it has not.
+    /// The report of each gateway that has answered, or why it has not.
     reports: BTreeMap<Option<Arc<str>>, Result<TakenReport, String>>,
-    /// In seconds of the picture's gateway; `None` where it is to be asked for at once.
+    /// By the clock of the snapshot's gateway; `None` if it should be requested at once.
     asked_at: Option<f64>,
-    /// The moment that is looked at, in seconds since 1970; the newest where there is none.
+    /// The selected time, in seconds since 1970; `None` for the newest.
     pub cursor: Option<u64>,
 }
 
-/// A report, and when it came, in seconds of the picture's gateway.
+/// A report, and when it arrived, by the clock of the snapshot's gateway.
 #[derive(Debug)]
 struct TakenReport {
     report: HistoryReport,
@@ -73,7 +74,7 @@ struct TakenReport {
 }
 
 impl TakenReport {
-    /// What its gateway's clock would have shown when the screen began.
+    /// What its gateway's clock would have shown when the screen started.
     fn clock(&self) -> i128 {
         i128::from(self.report.now) - i128::from(self.taken_at)
     }
@@ -86,7 +87,7 @@ impl Default for HistoryView {
 }
 
 impl App {
-    /// What is to be asked for now, of whom; it is asked for in silence.
+    /// What to request now, and from whom; there is no message about it.
     pub fn history_requests(&mut self) -> Vec<(Option<Arc<str>>, Command)> {
         let is_live = !matches!(self.attachment(), Attachment::Replay(_))
             && !matches!(self.freshness(), Freshness::Frozen { .. });
@@ -107,7 +108,7 @@ impl App {
         names.into_iter().map(|name| (name, Command::History(requested))).collect()
     }
 
-    /// Takes what a gateway has answered to that.
+    /// Takes a gateway's answer to that.
     pub fn take_history(&mut self, name: Option<Arc<str>>, answer: CommandAnswer) {
         let taken_at = self.latest().uptime_seconds as u64;
         let report = match answer {
@@ -129,7 +130,7 @@ impl App {
         view.cursor = None;
     }
 
-    /// Moves the cursor back in time, or on until it is gone: then the newest is told again.
+    /// Moves the cursor back in time, or forward until it is gone; the newest is then shown again.
     pub(super) fn move_history_cursor(&mut self, step: SideStep, parts: u64) {
         let Some(now) = self.trends.reports.values().flatten().map(|taken| taken.report.now).max() else {
             return;
@@ -144,7 +145,7 @@ impl App {
         self.trends.cursor = (at < now).then_some(at.max(now.saturating_sub(span)));
     }
 
-    /// To the part beside, or to another time.
+    /// To a connected part, or to another time.
     pub(super) fn move_sideways(&mut self, step: SideStep) {
         match self.screen() {
             Screen::History => self.move_history_cursor(step, 1),
@@ -157,7 +158,7 @@ impl App {
     }
 }
 
-/// Of a fleet all that are reached, or the only one that is looked at.
+/// In a fleet, all gateways that are reached, or the only one that is shown.
 fn asked_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc<str>>> {
     if latest.gateways.is_empty() {
         return vec![None];
@@ -168,7 +169,8 @@ fn asked_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc
 }
 
 impl HistoryView {
-    /// One report: of a fleet the sum of those where clients come in, as its traffic is, by one clock for all.
+    /// One report. In a fleet it is the sum of the gateways where clients come in, like its traffic, by one
+    /// common clock.
     pub fn report(&self, shown: &Snapshot) -> Option<HistoryReport> {
         let is_outer = |name: &Option<Arc<str>>| {
             let row = shown.gateways.iter().find(|row| Some(&row.name) == name.as_ref());
@@ -206,13 +208,14 @@ impl HistoryView {
         clocks.get(clocks.len() / 2).copied().unwrap_or_default()
     }
 
-    /// Why nothing can be told, where all have said so.
+    /// Why there is nothing to show, if all have refused.
     pub fn refusal(&self) -> Option<&str> {
         self.reports.values().find_map(|report| report.as_ref().err()).map(String::as_str)
     }
 }
 
-/// The same by a clock that is so many seconds ahead, in whole steps. What a report may take on its way is none.
+/// The same by a clock that is this many seconds ahead, in whole steps. Time on the way does not count as a
+/// difference.
 fn shift(report: &HistoryReport, seconds: i128) -> HistoryReport {
     let step = i128::from(report.step_seconds.max(1));
     if seconds.abs() < DELAY_SECONDS.max(step) {

@@ -1,4 +1,4 @@
-//! Text on its way into the line that is typed: what is pasted, and a filter that filters while it grows.
+//! Text on its way into the input line: pasted text, and a filter that is applied while it is typed.
 
 use crate::{
     text,
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl App {
-    /// Text from the clipboard: it belongs into a line that is being typed, and is dropped elsewhere.
+    /// Pasted text goes into an open input line, and is dropped otherwise.
     pub fn paste(&mut self, pasted: &str) -> Reaction {
         let Overlay::Typing(line) = &mut self.overlay else {
             self.refuse("pasted text is no command here; `/` takes a filter, `:` a command");
@@ -20,7 +20,7 @@ impl App {
         Reaction::Redraw
     }
 
-    /// A filter that is being typed filters already; under a bad one the list is as it was before.
+    /// A filter that is being typed is applied already; while it is invalid, the list stays as it was.
     pub(super) fn follow_typing(&mut self) {
         if let Overlay::Typing(line) = &mut self.overlay
             && line.is_filter()

@@ -1,4 +1,4 @@
-//! What each action does, whether it came by its key or by its word.
+//! What each action does, whether it was triggered by its key or by its word.
 
 use crate::{
     gateway::handle::Command,
@@ -98,7 +98,7 @@ impl App {
         Reaction::Redraw
     }
 
-    /// The screen to the right or to the left, of those there are.
+    /// The screen to the right or to the left.
     fn screen_beside(&self, step: isize) -> Screen {
         let screens: Vec<_> = self.screens().collect();
         let at = screens.iter().position(|&screen| screen == self.screen).unwrap_or(0);
@@ -106,7 +106,7 @@ impl App {
         screens[beside.rem_euclid(screens.len() as isize) as usize]
     }
 
-    /// Those that this screen has, in their order.
+    /// The screens that this app has, in order.
     pub fn screens(&self) -> impl Iterator<Item = Screen> {
         Screen::ALL.into_iter().filter(|&screen| self.offers(Action::Show(screen)))
     }
@@ -121,7 +121,7 @@ impl App {
         }
     }
 
-    /// The list of profiles; asked for there, a switch to the selected one.
+    /// Opens the list of profiles; if it is open, asks for a switch to the selected one.
     fn show_profiles(&mut self) -> Reaction {
         let is_there = self.screen == Screen::Profiles && self.selected_line().is_some();
         match is_there && self.attachment().offers(Action::Switch) {
@@ -135,7 +135,7 @@ impl App {
         self.arrange_now();
     }
 
-    /// Puts a line that was typed before into the input.
+    /// Puts an earlier line into the input.
     fn recall_typed(&mut self, recall: impl FnOnce(&mut InputLine, &[String])) {
         if let Overlay::Typing(line) = &mut self.overlay {
             recall(line, &self.typed);
@@ -162,7 +162,7 @@ impl App {
         }
     }
 
-    /// Yes to the question that is asked: its command, or the next question.
+    /// A yes to the open question: its command, or the next question.
     fn confirm(&mut self) -> Reaction {
         if let Overlay::Ask(question) = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
             match question.next(self.forward_checks(self.addressees().first())) {
@@ -173,7 +173,7 @@ impl App {
         Reaction::Redraw
     }
 
-    /// Moves what moves here: the help, the detail, or the cursor of the list.
+    /// Moves whatever can move here: the help, the details, or the cursor of the list.
     pub(super) fn move_selection(&mut self, to: impl Fn(Option<usize>, usize) -> usize) {
         match (&mut self.overlay, &mut self.detail) {
             (Overlay::Help { scroll, .. }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
@@ -209,7 +209,7 @@ impl App {
         self.detail = key.map(|key| OpenDetail { key, scroll: 0 });
     }
 
-    /// One step back, and never out.
+    /// One step back, but never out.
     fn back(&mut self) {
         match std::mem::replace(&mut self.overlay, Overlay::Nothing) {
             Overlay::Typing(line) => {
@@ -229,7 +229,7 @@ impl App {
         }
     }
 
-    /// Of the other list nothing was chosen.
+    /// Nothing was chosen in the other list.
     fn toggle_grouping(&mut self) {
         self.lists.grouping = match self.lists.grouping {
             SessionGrouping::None => SessionGrouping::ByClient,
@@ -249,7 +249,7 @@ impl App {
         self.message = Some(StatusMessage::Refused(why.into()));
     }
 
-    /// Nothing ends by it: there is nothing left, and the gateway may come back.
+    /// This ends nothing: there is nothing left, and the gateway may come back.
     fn dismiss(&mut self, peer: Option<&str>) -> Reaction {
         let shown = self.shown_snapshot();
         let selected = self.selected_pool(&shown).filter(|pool| severity(pool) == Severity::Lost);
@@ -261,7 +261,7 @@ impl App {
         Reaction::Ask(Command::Dismiss { peer: peer.to_owned() })
     }
 
-    /// Asks the gateway for the plan; the question is about that.
+    /// Requests the plan; the question is about that.
     fn ask_switch(&mut self, profile: Option<&str>) -> Reaction {
         let at = self.lists.selected_line(Screen::Profiles);
         let row = at.and_then(|line| self.lists.profiles.get(line)).cloned();
@@ -280,7 +280,7 @@ impl App {
         Reaction::Ask(Command::Plan { profile })
     }
 
-    /// The session that is told of in full, or else the one under the cursor.
+    /// The session whose details are open, or else the selected one.
     pub fn selected_session<'a>(&self, shown: &'a Snapshot) -> Option<ListedSession<'a>> {
         if !self.screen.lists_sessions() || self.grouping() == SessionGrouping::ByClient {
             return None;
@@ -290,7 +290,7 @@ impl App {
         open.chain(shown.ended.iter().map(ListedSession::Ended)).find(|row| lists::is_session(*row, key))
     }
 
-    /// The client that is told of in full, or else the one under the cursor, where sessions are grouped.
+    /// The client whose details are open, or else the selected one, if sessions are grouped.
     pub fn selected_client(&self) -> Option<&str> {
         let is_grouped = self.screen.lists_sessions() && self.grouping() == SessionGrouping::ByClient;
         self.selected_key().filter(|_| is_grouped)
@@ -350,7 +350,7 @@ impl App {
         }
     }
 
-    /// Takes the typed line. A bad one stays, with what is wrong with it.
+    /// Runs the typed line. An invalid one stays, with what is wrong with it.
     fn run_line(&mut self) -> Reaction {
         let Overlay::Typing(line) = &self.overlay else { return Reaction::Nothing };
         let (text, remembered) = (line.text().to_owned(), format!("{}{}", line.sign(), line.text().trim()));
@@ -388,7 +388,7 @@ impl App {
         }
     }
 
-    /// Whether a typed command can be meant here.
+    /// Whether a typed command makes sense here.
     fn check_typed<'a>(
         &self,
         action: Action,
@@ -422,7 +422,7 @@ impl App {
         }
     }
 
-    /// A typed command, with what stands behind its word.
+    /// A typed command, with the text after its word.
     fn run_typed(&mut self, action: Action, argument: Option<&str>) -> Reaction {
         match (action, argument) {
             (Action::Resize, argument) => {
@@ -468,10 +468,10 @@ fn parse_column(name: &str) -> Option<SortColumn> {
     SortColumn::ALL.into_iter().find(|column| column.name() == name)
 }
 
-/// A page of the list; the same on every size of screen, so that fingers can count.
+/// A page of the list is the same on every size of screen, so that it becomes a habit.
 const PAGE_LINES: usize = 10;
-/// No help and no detail is longer.
+/// No help and no details are longer.
 const SCROLL_MAX: usize = 500;
 const TYPED_MAX: usize = 50;
-/// As many as a profile may ask for.
+/// As many as a profile may have.
 const LINKS_MAX: usize = 1024;

@@ -3,11 +3,11 @@
 use super::probe_failure::ProbeCause;
 use crate::telemetry::link_cause::LinkCause;
 
-/// Where fewer links are ready than are wanted.
+/// For when fewer links are ready than wanted.
 pub const LINKS_ARE_BOUNDED: &str =
     "find what bounds the links, a firewall's limit or `internal.link.maximum`, or lower `prepared`";
 
-/// What to do about links that do not come about.
+/// What to do about links that cannot be opened.
 pub fn advise_on_link(cause: LinkCause) -> &'static str {
     match cause {
         LinkCause::PeerNotListed => {
@@ -51,7 +51,7 @@ pub fn advise_on_link(cause: LinkCause) -> &'static str {
     }
 }
 
-/// What to do about a probe of a service that failed.
+/// What to do about a failed probe of a service.
 pub fn advise_on_probe(service: &str, cause: ProbeCause) -> String {
     match cause {
         ProbeCause::ClientTls => format!(

@@ -1,4 +1,4 @@
-//! The step `closed`: the internal half holds no listening socket, its kernel refuses it one where it is locked, and
+//! The step `closed`: the internal half has no listening socket, the kernel refuses it one if it is locked, and
 //! the port of forward mode is not open either.
 
 use std::time::Duration;
@@ -21,11 +21,11 @@ use crate::{
     text,
 };
 
-/// A closed port of this machine refuses at once; one that says nothing is not open either.
+/// A closed port of this machine refuses at once; one that does not answer is not open either.
 const KNOCK: Duration = Duration::from_secs(1);
 
 impl VerifyRun {
-    /// The internal half holds no listening socket; in a pair, none that is not the DMZ half's.
+    /// The internal half has no listening socket; in a pair, only the DMZ half's are there.
     pub(super) async fn check_closed(&self) -> StepFinding {
         if self.profile.internal.is_none() {
             return StepFinding::skip("the internal half is closed or not; verify it on its own host");
@@ -79,7 +79,7 @@ impl VerifyRun {
         ))
     }
 
-    /// Tries from within what the kernel should refuse, where it should.
+    /// Tries from within what the kernel should refuse, if the half is locked.
     fn try_the_lock(&self) -> Result<String, StepFinding> {
         let why = match (self.locked, &self.profile) {
             (Some(locked), _) => {
@@ -158,7 +158,7 @@ fn forward_port(source: &ProfileSource, chosen: &ChosenProfile) -> Option<LinkAd
     }
 }
 
-/// The program that listens at that port, as far as this process may see it.
+/// The program that listens at that port, if this process may see it.
 pub fn forward_port_holder(source: &ProfileSource, chosen: &ChosenProfile) -> Option<String> {
     sockets::port_holder(forward_port(source, chosen)?.at.port)
 }

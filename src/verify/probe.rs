@@ -1,8 +1,8 @@
-//! Probes: test connections that come in by a client port, as a client would, and are not counted anywhere.
+//! Probes: test connections that come in at a client port like a client, and are not counted anywhere.
 //!
-//! A probe sends a few bytes and expects them back. Each half recognises it (this one by its address, the
-//! other one by a flag in `open`), and no byte of it reaches a backend: the backend is connected to, and
-//! closed again.
+//! A probe sends a few bytes and expects them back. Each half recognises it (this one by its address, the other
+//! one by a flag in `open`), and no byte of it reaches a backend: the backend is connected to, and closed
+//! again.
 
 use std::{
     collections::HashMap,
@@ -47,7 +47,7 @@ use crate::{
 pub const WITHIN: Duration = Duration::from_secs(10);
 /// SOCKS5 cannot express every refusal: one that it cannot shows as a cut within this time.
 const CUT_WITHIN: Duration = Duration::from_millis(500);
-/// Nothing that is known how to change.
+/// A cause for which there is no advice.
 const OTHER: ProbeCause = ProbeCause::Link(LinkCause::Other);
 
 /// Where a probe of a service enters.
@@ -55,26 +55,26 @@ const OTHER: ProbeCause = ProbeCause::Link(LinkCause::Other);
 pub struct ProbeEntry {
     pub service: ServiceName,
     pub at: SocketAddr,
-    /// The probe's TLS, where clients speak TLS.
+    /// The probe's TLS, if clients use TLS.
     pub tls: Option<TlsClient>,
-    /// Why its TLS can not be spoken.
+    /// Why that TLS cannot be used.
     pub fault: Option<Problem>,
-    /// Where clients of that port are routed to.
+    /// The routes of the clients of that port.
     pub routes: Arc<ArcSwap<PortRoutes>>,
-    /// What clients speak there: its TLS, and the names that it answers to.
+    /// What clients use there: the TLS, and the names that the port answers to.
     pub tls_and_sni: (Option<AcceptTls>, Vec<String>),
 }
 
-/// How a probe gets to the accept.
+/// How a probe reaches the accept.
 #[derive(Clone, Copy)]
 pub enum ProbePassage<'a> {
-    /// By the port, as a client does.
+    /// Through the port, like a client.
     Port,
-    /// In memory: a locked DMZ half can not connect to its own port.
+    /// In memory: a locked DMZ half cannot connect to its own port.
     Memory(&'a ServeSession),
 }
 
-/// The probes under way, by the address that they come from.
+/// The probes under way, by the address they come from.
 #[derive(Debug, Clone, Default)]
 pub struct PendingProbes(Arc<ProbeTable>);
 
@@ -96,7 +96,7 @@ pub struct PendingProbe {
 }
 
 impl PendingProbes {
-    /// Whether this client is a probe.
+    /// Returns the probe if this client is one.
     pub fn claim(&self, client: SocketAddr) -> Option<PendingProbe> {
         match self.0.count.load(Ordering::SeqCst) {
             0 => None,
@@ -119,7 +119,7 @@ impl PendingProbes {
         })
     }
 
-    /// Sends a probe to a client port of this gateway; how long it took there and back.
+    /// Sends a probe to a client port of this gateway; returns its round-trip time.
     pub async fn send(
         &self,
         entry: &ProbeEntry,
@@ -171,11 +171,11 @@ impl PendingProbes {
         self.0.count.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// One that no client comes from.
+    /// An address that no client uses.
     fn unused_address(&self) -> SocketAddr {
         let probes = self.lock();
         let all = (0..=u16::MAX).map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-        // Probes go one after another, so there is always one.
+        // Probes run one after another, so there is always one free.
         all.into_iter().find(|at| !probes.contains_key(at)).unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())
     }
 
@@ -201,10 +201,10 @@ async fn run_probe(
         Err(error) if is_unmet() => {
             return Err(internal_failure(ProbeCause::ClientPort, format!("client port {port}: {error}")));
         }
-        // Refused so soon that the reset has come before this call returned.
+        // Refused so quickly that the reset arrived before this call returned.
         Err(_) => return Err(ended.await.map_or_else(|_| wordless_failure(), ProbeFailure::from)),
     };
-    // It is timed, and its word must not wait for an acknowledgement of the handshake.
+    // It is timed, and its bytes must not wait for an acknowledgement of the handshake.
     let _ = stream.set_nodelay(true);
     let mut stream = match tls {
         None => NetStream::Tcp(stream),
@@ -239,13 +239,13 @@ async fn run_probe(
     }
 }
 
-/// Whether a SOCKS5 link that was taken is cut, since the inside or its backend refuses.
+/// Whether a granted SOCKS5 link is cut because the inside or its backend refuses.
 pub async fn is_refused_after_grant(stream: &mut NetStream) -> bool {
     let mut bytes = [0; 512];
     let received = timeout(CUT_WITHIN, async {
         loop {
             match stream.read(&mut bytes).await {
-                // A backend that speaks first; only its end is of interest.
+                // The backend sends first; only its end matters.
                 Ok(1..) => {}
                 Ok(0) => return false,
                 Err(_) => return true,
@@ -264,7 +264,7 @@ fn internal_failure(cause: ProbeCause, reason: String) -> ProbeFailure {
     ProbeFailure { end, cause }
 }
 
-/// Where a port is reached from this machine.
+/// Where a port can be reached from this machine.
 fn local_address_of(port: SocketAddr) -> SocketAddr {
     let ip = match port.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -274,8 +274,8 @@ fn local_address_of(port: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, port.port())
 }
 
-/// Two ends of a connection within this process. The kernel's own pair serves wherever a socket of TCP does,
-/// and what is TCP's alone is refused by it, as it may be anyway.
+/// Two ends of a connection within this process. A Unix socket pair can be used wherever a TCP socket can. It
+/// refuses options that only TCP has, which is allowed to fail anyway.
 fn socket_pair() -> io::Result<(TcpStream, TcpStream)> {
     let (one, other) = UnixStream::pair()?;
     let as_stream = |end: UnixStream| {
@@ -285,7 +285,8 @@ fn socket_pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((as_stream(one)?, as_stream(other)?))
 }
 
-/// A socket whose address is known before it connects: the port's own, which is this machine's.
+/// A socket whose address is known before it connects: the same address as the port's, which belongs to this
+/// machine.
 fn bind(port: SocketAddr) -> io::Result<(TcpSocket, SocketAddr)> {
     let socket = if port.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.bind(SocketAddr::new(port.ip(), 0))?;

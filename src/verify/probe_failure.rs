@@ -1,4 +1,4 @@
-//! Why a probe did not come back, and what that comes down to for an operator.
+//! Why a probe did not come back, and what that means for an operator.
 
 use crate::{
     connect::{RefusedAt, SessionRefusal},
@@ -23,12 +23,12 @@ pub struct ProbeFailure {
     pub cause: ProbeCause,
 }
 
-/// What is to be changed for a probe to come back.
+/// What must be changed before a probe comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeCause {
     /// The TLS of this half's accept.
     ClientTls,
-    /// The client port can not be reached from this host.
+    /// The client port cannot be reached from this host.
     ClientPort,
     Backend,
     /// The other half does not know the service.

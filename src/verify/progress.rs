@@ -12,7 +12,7 @@ use crate::telemetry::{
     snapshot::{CheckRow, WalkRow},
 };
 
-/// Profiles whose forward check is remembered.
+/// How many profiles' forward checks are remembered.
 const PROFILES_MAX: usize = 256;
 
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,7 @@ struct RunProgress {
 }
 
 impl VerifyProgress {
-    /// Begins a run. The engine sees to it that there is one at a time.
+    /// Begins a run. The engine ensures that there is only one at a time.
     pub fn begin(&self, profile: &str) {
         let walking = Some(CheckStep::Profile);
         let run = RunProgress { profile: profile.into(), walking, steps: Vec::new(), at: Instant::now() };

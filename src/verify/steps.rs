@@ -43,10 +43,10 @@ use crate::{
     tls::edge::EdgeTls,
 };
 
-/// The mode under test must be ready by then, or its step fails.
+/// The mode under test must be ready within this time, or its step fails.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// The parts of the other mode, opened beside those in force for a run alone; dropping them closes them.
+/// The parts of the other mode, opened beside the running ones for one run; dropping them closes them.
 pub trait TrialParts: Send + Sync {
     /// The pools of one half.
     fn rows(&self, half: Half) -> Vec<PoolRow>;
@@ -80,22 +80,22 @@ pub struct VerifyRun {
     pub source: ProfileSource,
     pub chosen: ChosenProfile,
     pub profile: Profile,
-    /// The half that the kernel has locked.
+    /// The half that the kernel has locked, if any.
     pub locked: Option<LockedHalf>,
-    /// Serves what is handed over in memory.
+    /// Serves connections that are handed over in memory.
     pub serve: ServeSession,
     pub probes: PendingProbes,
     /// Where probes of each service enter.
     pub entries: Vec<ProbeEntry>,
     pub admin: Option<PathBuf>,
     pub checks: VerifyProgress,
-    /// Where its files are read.
+    /// Reads its files.
     pub files: FileWork,
     pub trial: Option<Result<Box<dyn TrialParts>, TrialError>>,
 }
 
 impl VerifyRun {
-    /// Runs these steps in order, and measures each.
+    /// Runs these steps in order, and times each.
     pub async fn run(self, steps: &[CheckStep]) -> VerifyReport {
         let mut step_report = Vec::new();
         for step in steps {
@@ -175,14 +175,14 @@ impl VerifyRun {
         }
     }
 
-    /// A DMZ half alone can try forward mode only where somebody answers.
+    /// A DMZ half alone can try forward mode only if somebody answers.
     async fn unanswered_reason(&self, mode: Mode) -> Option<String> {
         let (source, chosen) = (self.source.clone(), self.chosen.clone());
         let loaded = self.files.run(move || source.load(&chosen, Some(mode))).await.ok()?.ok()?;
         unanswered_alone(&loaded).await
     }
 
-    /// A picture that was taken after now.
+    /// A snapshot that was taken after this call.
     pub(super) async fn fresh_snapshot(&self) -> Option<Arc<Snapshot>> {
         next_snapshot(&self.snapshots).await
     }
@@ -218,7 +218,7 @@ impl VerifyRun {
     }
 }
 
-/// However the run ends, what was opened for it is closed, and then another run may begin.
+/// However the run ends, whatever was opened for it is closed, and then another run may begin.
 impl Drop for VerifyRun {
     fn drop(&mut self) {
         drop(self.trial.take());
@@ -234,7 +234,7 @@ pub(super) fn stopped_finding() -> StepFinding {
     StepFinding::fail("the gateway has stopped", "start it again")
 }
 
-/// A DMZ half without its other half here, in forward mode, that nobody answers.
+/// Whether a DMZ half without its other half is in forward mode, and nobody answers it.
 pub async fn unanswered_alone(loaded: &LoadedProfile) -> Option<String> {
     let LoadedProfile { profile, edges, .. } = loaded;
     let (Some(half), None) = (&profile.dmz, &profile.internal) else { return None };
@@ -245,7 +245,7 @@ pub async fn unanswered_alone(loaded: &LoadedProfile) -> Option<String> {
     Some(format!("no internal gateway answers in forward mode: {last}"))
 }
 
-/// Why nobody is where an address leads, or all those that its name stands for.
+/// Why nobody answers at an address, or at any address that its name stands for.
 async fn unanswered(address: &LinkAddress, dns: &DnsResolver, outer: &EdgeTls) -> Option<String> {
     let at = &address.at;
     let targets = match address.gateways {
@@ -274,7 +274,8 @@ async fn unanswered(address: &LinkAddress, dns: &DnsResolver, outer: &EdgeTls) -
     }
 }
 
-/// All at once: the wait is that for one, however many there are. What the last one said, if none answers.
+/// Dials all at once, so the wait is that of one, however many there are. If none answers, returns the last
+/// error.
 async fn first_answer(dials: impl Iterator<Item = impl Future<Output = Option<String>>>) -> Option<String> {
     let mut dials: FuturesUnordered<_> = dials.collect();
     let mut last = Some(String::new());
@@ -284,7 +285,7 @@ async fn first_answer(dials: impl Iterator<Item = impl Future<Output = Option<St
     last
 }
 
-/// The profile reads and its certificates are good; what they are for, and how long.
+/// The profile can be read and its certificates are valid; says what they are for, and for how long.
 pub fn check_profile(source: &ProfileSource, chosen: &ChosenProfile, mode: Mode) -> StepFinding {
     let LoadedProfile { profile, dmz, internal, .. } = match source.load(chosen, Some(mode)) {
         Ok(loaded) => loaded,
@@ -325,7 +326,7 @@ async fn addresses_of(listed: &ListedBackend, dns: &DnsResolver) -> Result<Vec<B
     Ok(used.into_iter().map(|ip| listed.backend.at_address(ip)).collect())
 }
 
-/// Each backend answers a connection, from the half that reaches it.
+/// Each backend accepts a connection from the half that reaches it.
 pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
     let backends: Vec<(ServiceName, BackendSet)> = match (&profile.dmz, &profile.internal) {
         (_, Some(half)) => {
@@ -386,7 +387,7 @@ pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
     }
 }
 
-/// A picture that was taken after now.
+/// A snapshot that was taken after this call.
 async fn next_snapshot(snapshots: &watch::Receiver<Arc<Snapshot>>) -> Option<Arc<Snapshot>> {
     let mut snapshots = snapshots.clone();
     snapshots.mark_unchanged();
@@ -394,8 +395,8 @@ async fn next_snapshot(snapshots: &watch::Receiver<Arc<Snapshot>>) -> Option<Arc
     Some(snapshots.borrow().clone())
 }
 
-/// Waits for healthy pools, and says what they are and which gateway that is named has none. Why nobody offers a
-/// service, a probe over a dialled link tells best.
+/// Waits for healthy pools, and describes them and the named gateways that have none. If nobody offers a
+/// service, a probe over a dialled link explains best why.
 async fn wait_until_ready(
     snapshots: &watch::Receiver<Arc<Snapshot>>,
     role: Half,
@@ -411,7 +412,7 @@ async fn wait_until_ready(
         };
         rows.retain(|row| !row.standby && (mode != Mode::Forward || row.address.is_some()));
         if !rows.is_empty() && rows.iter().all(is_healthy) {
-            // Of a trial's links, the gateway itself knows nothing.
+            // The gateway itself does not know the links of a trial.
             let readiness = snapshot.readiness.as_ref().filter(|_| trial.is_none());
             let missing = readiness.map_or(&[][..], |readiness| &readiness.unlinked).iter().cloned();
             return Ok(join(rows.iter().map(describe_pool).chain(missing)));
@@ -422,7 +423,7 @@ async fn wait_until_ready(
     }
 }
 
-/// The last link that this half has turned away since then, in the words of its notice.
+/// The last link that this half has rejected since then, as in its notice.
 pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<LinkFault> {
     let mut lines = snapshot.notices.iter().rev().filter(|line| line.time.as_str() >= since);
     lines.find_map(|line| Some(LinkFault::new(line.rejected_link?, line.text.as_str())))
@@ -452,7 +453,7 @@ fn not_ready_finding(rows: &[PoolRow], refused: Option<LinkFault>) -> StepFindin
     StepFinding::fail(seen, advice).of(StepFailure::NotReady)
 }
 
-/// Some links stand: what the others meet is a bound, not a fault of the set-up.
+/// Whether some links are up, so that the others meet a limit, not a fault of the set-up.
 fn has_too_few(row: &PoolRow) -> bool {
     (1..row.target).contains(&row.ready)
 }

@@ -17,7 +17,7 @@ use crate::{
     tests::happens_after,
 };
 
-/// A picture of 100 kB: a few fill every buffer between two ends of a socket.
+/// A snapshot of 100 kB: a few of them fill every buffer between two ends of a socket.
 fn snapshot() -> Arc<Snapshot> {
     let text = "x".repeat(100_000);
     let notice =
@@ -50,7 +50,7 @@ impl Gateway {
         client
     }
 
-    /// Publishes a picture a quarter second until `done` says so; tells how many.
+    /// Publishes a snapshot every quarter of a second until `done` says so; returns how many.
     async fn publish_until(&mut self, done: impl Fn(&Self) -> bool) -> u32 {
         for count in 0..1000 {
             if done(self) {
@@ -70,7 +70,7 @@ async fn a_screen_that_does_not_read_costs_itself_only() {
     gateway.publish_until(|gateway| gateway.feed.is_watched()).await;
     let began = tokio::time::Instant::now();
     gateway.publish_until(|gateway| !gateway.feed.is_watched()).await;
-    // What it took to fill the socket is added.
+    // Filling the socket takes some time too.
     assert!(began.elapsed() >= SEND && began.elapsed() < 2 * SEND, "after {:?}", began.elapsed());
     assert_eq!(gateway.socket.tasks.count(), 1, "its task has ended, with what it held");
     drop(stuck);
@@ -108,7 +108,7 @@ async fn watches_leave_places_for_commands() {
     let mut watchers = vec![];
     for _ in 0..WATCHES_MAX {
         let mut watcher = gateway.watcher().await;
-        // A first picture shows that it has its place.
+        // A first snapshot shows that it has its place.
         let publish = async {
             loop {
                 gateway.feed.snapshots.send_replace(snapshot());
@@ -138,7 +138,7 @@ async fn who_connects_and_asks_nothing_shuts_nobody_out() {
     let mut gateway = Gateway::start();
     let path = gateway.path();
     let mut silent = vec![];
-    // Some ask nothing at all, others half a request.
+    // Some send nothing at all, others half a request.
     for number in 0..3 * SILENT_MAX {
         let mut client = UnixStream::connect(&path).await.unwrap();
         client.read_exact(&mut [0; 4]).await.unwrap();
@@ -200,7 +200,7 @@ async fn a_read_only_handle_asks_nothing_of_the_gateway() {
     }
 }
 
-/// What the gateway answers to these bytes.
+/// The gateway's answers to these bytes.
 async fn said_at(path: &Path, messages: &[&[u8]]) -> Vec<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = UnixStream::connect(path).await.unwrap();

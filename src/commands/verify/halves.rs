@@ -1,4 +1,4 @@
-//! Halves of our own: the DMZ half in this process, the internal half in a child.
+//! Halves for `verify`: the DMZ half in this process, the internal half in a child process.
 
 use std::{
     io::{self, Read},
@@ -31,14 +31,14 @@ use crate::{
     verify::{advice, steps},
 };
 
-/// A half answers, and ends, within this time.
+/// A half must answer, and end, within this time.
 const PROMPT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Why halves of our own did not come to run.
+/// Why the halves could not be started.
 #[derive(Debug, Error)]
 pub enum TrialHalvesError {
-    /// The DMZ half alone does not read.
+    /// The DMZ half alone cannot be loaded.
     #[error("{}", steps::unreadable_profile(.0).seen)]
     Profile(Vec<Problem>),
     #[error(transparent)]
@@ -49,7 +49,7 @@ pub enum TrialHalvesError {
     Program(io::Error),
     #[error("the internal half does not start: {0}")]
     Spawn(io::Error),
-    /// It has ended, with this as its last words.
+    /// It has ended, with this last output.
     #[error("the internal half does not start: {0}")]
     Ended(String),
     #[error("the internal half does not answer within {}s", PROMPT.as_secs())]
@@ -61,7 +61,7 @@ impl TrialHalvesError {
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Bind(EngineStartError::Bind(error)) => advice::advise_on_link(error.into()),
-            // The last words of a process are words.
+            // The last output of a process is only text.
             Self::Ended(_) => "correct what that line names, or stop the program that holds it",
             Self::Bind(EngineStartError::Audit(_))
             | Self::Profile(_)
@@ -73,16 +73,16 @@ impl TrialHalvesError {
     }
 }
 
-/// What runs of a profile.
+/// The running halves of a profile.
 pub struct TrialHalves {
-    /// The DMZ half, or both where the profile is the built-in one, whose CA lives in memory.
+    /// The DMZ half, or both for the built-in profile, whose CA is only in memory.
     here: Option<GatewayHandle>,
     tasks: Tasks,
     child: Option<InternalProcess>,
 }
 
 impl TrialHalves {
-    /// Starts what the profile has; in each mode the half that listens goes first.
+    /// Starts the halves that the profile has; in each mode the listening half starts first.
     pub async fn start(
         cli: &Cli,
         source: &ProfileSource,
@@ -116,20 +116,20 @@ impl TrialHalves {
         chosen: ChosenProfile,
         mut loaded: LoadedProfile,
     ) -> Result<(), TrialHalvesError> {
-        // Monitors ask the gateway that serves.
+        // Monitors connect to the gateway that serves.
         loaded.profile.health = HealthPort::Closed;
         (loaded.profile.log, loaded.profile.access_log, loaded.profile.audit) = (None, None, None);
         let started = Engine::start(source, chosen, loaded).await;
         let (handle, engine) = started.map_err(TrialHalvesError::Bind)?;
         self.tasks.spawn("gateway", async move {
-            // How it ended is seen by its walk.
+            // Its run of the checklist shows how it ended.
             let _ = engine.run().await;
         });
         self.here = Some(handle.for_asker("verify"));
         Ok(())
     }
 
-    /// Both walk at once, each what it can prove.
+    /// Both run the checklist at once, each as far as it can.
     pub async fn verify(&self, steps: Vec<CheckStep>) -> VerifyReport {
         let inside = steps.clone();
         let all = steps.clone();
@@ -151,7 +151,7 @@ impl TrialHalves {
         reports.fold(first, VerifyReport::merge)
     }
 
-    /// The last link that the internal half has turned away or lost since then.
+    /// The last link that the internal half has rejected or lost since then.
     pub async fn refused_link(&self, since: &str) -> Option<LinkFault> {
         match self.child.as_ref()?.ask(Command::Status).await {
             CommandAnswer::Status(snapshot) => steps::refused_link(&snapshot, since),
@@ -182,7 +182,7 @@ fn report(answer: CommandAnswer, steps: &[CheckStep]) -> VerifyReport {
     VerifyReport::new(steps.iter().map(failed).collect())
 }
 
-/// The internal half as a process of its own; dropping it kills it.
+/// The internal half as a separate process; dropping it kills the process.
 struct InternalProcess {
     process: Child,
     socket: PathBuf,
@@ -210,7 +210,7 @@ impl InternalProcess {
 
     async fn wait_until_answers(&mut self) -> Result<(), TrialHalvesError> {
         let answers = async {
-            // An answer, not a connection: the socket is there before the ports are.
+            // A connection is not enough: the socket exists before the ports do.
             while !matches!(
                 client::send_command(&self.socket, Command::Status).await,
                 Ok(CommandAnswer::Status(_))
@@ -225,11 +225,11 @@ impl InternalProcess {
         timeout(PROMPT, answers).await.unwrap_or(Err(TrialHalvesError::Silent))
     }
 
-    /// What a child that has ended has said last.
+    /// The last output of a child that has ended.
     fn last_output(&mut self) -> String {
         let mut text = String::new();
         if let Some(mut stderr) = self.process.stderr.take() {
-            // Nothing more to say is what it says then.
+            // An error here only means that there is no more output.
             let _ = stderr.read_to_string(&mut text);
         }
         text.lines()
@@ -259,7 +259,7 @@ impl InternalProcess {
 
 impl Drop for InternalProcess {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if it has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = std::fs::remove_file(&self.socket);

@@ -1,8 +1,8 @@
-//! `verify`: walks the checklist with the gateways that run, or with halves of its own.
+//! `verify`: runs the checklist with the running gateways, or with halves of its own.
 //!
-//! Each gateway walks for itself what its half can prove, and the walks are merged. Halves of our own
-//! run on the profile's addresses, first in forward mode and then in reverse; the internal half is a
-//! process of its own, so that what it listens on is its own.
+//! Each gateway checks what its half can prove, and the results are merged. Halves of our own use the profile's
+//! addresses, first in forward mode and then in reverse. The internal half is a separate process, so that
+//! whatever it listens on is its own.
 
 mod halves;
 
@@ -36,10 +36,10 @@ use crate::{
 
 use self::halves::TrialHalves;
 
-/// How often a gateway that walks is asked how far it is.
+/// How often a gateway is asked about its progress.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// Walks the checklist of the profile and prints what was found.
+/// Runs the checklist of the profile and prints the results.
 pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
     let source = profile_source(cli);
     let gateways = running_gateways(cli, &source).await?;
@@ -59,7 +59,7 @@ pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
     Ok(if report.passed { ExitCode::SUCCESS } else { exit::FAILED.into() })
 }
 
-/// The sockets of the gateways that run the profile now, on this host.
+/// The sockets of the gateways on this host that run the profile now.
 async fn running_gateways(cli: &Cli, source: &ProfileSource) -> anyhow::Result<Vec<PathBuf>> {
     if let Some(path) = cli.admin.as_ref().filter(|path| path.as_os_str() != "none") {
         return Ok(vec![path.clone()]);
@@ -83,7 +83,7 @@ fn choose(cli: &Cli, source: &ProfileSource) -> Result<ChosenProfile, Vec<crate:
     cli.profile.as_deref().map_or(Ok(ChosenProfile::Demo(demo::free_ports())), |name| source.choose(name))
 }
 
-/// Has each of them walk, and merges what they found.
+/// Lets each of them run the checklist, and merges the results.
 async fn verify_running(
     cli: &Cli,
     source: &ProfileSource,
@@ -112,7 +112,7 @@ async fn verify_running(
     Ok(report)
 }
 
-/// Has one gateway walk, and says on standard error how far it is.
+/// Lets one gateway run the checklist, and reports the progress on standard error.
 async fn verify_with_progress(path: &Path) -> Result<CommandAnswer, ClientError> {
     let mut verify_run = pin!(client::send_command(path, Command::Verify { steps: CheckStep::ALL.to_vec() }));
     let mut reported = None;
@@ -132,7 +132,7 @@ async fn verify_with_progress(path: &Path) -> Result<CommandAnswer, ClientError>
     }
 }
 
-/// A walk with halves of its own.
+/// A run with halves of its own.
 struct OwnVerifyRun<'a> {
     cli: &'a Cli,
     source: ProfileSource,
@@ -184,7 +184,7 @@ impl OwnVerifyRun<'_> {
         Ok(())
     }
 
-    /// The step of one mode; in reverse, also `closed`.
+    /// The step of one mode; in reverse mode, also `closed`.
     async fn check_mode(&self, chosen: &ChosenProfile, mode: Mode) -> VerifyReport {
         let began = Instant::now();
         let step = step_of(mode);
@@ -227,7 +227,7 @@ impl OwnVerifyRun<'_> {
     }
 }
 
-/// Who holds the port of forward mode: a locked half sees no other process, and this one does.
+/// Finds who holds the port of forward mode: a locked half sees no other process, but this one does.
 fn name_port_holder(report: &mut VerifyReport, source: &ProfileSource, chosen: &ChosenProfile) {
     let is_unexplained = |step_report: &&mut StepReport| {
         let is_failed = step_report.step == CheckStep::Closed && step_report.result == StepResult::Fail;
@@ -239,7 +239,7 @@ fn name_port_holder(report: &mut VerifyReport, source: &ProfileSource, chosen: &
     }
 }
 
-/// A half alone: what it can not prove here.
+/// For a single half: what it cannot prove here.
 async fn lone_half_finding(loaded: &LoadedProfile) -> Option<StepFinding> {
     let profile = &loaded.profile;
     if profile.dmz.is_none() && profile.mode == Mode::Forward {
@@ -256,7 +256,7 @@ fn step_of(mode: Mode) -> CheckStep {
     }
 }
 
-/// One step, as soon as it is known; with `--json` standard output is for the report alone.
+/// Prints one step as soon as it is known; with `--json`, standard output is only for the report.
 fn print_step(step_report: &StepReport, json: bool) -> Result<(), OutputError> {
     let mut text =
         format!("{:<8} {}  {}", step_report.step.word(), step_report.result.word(), step_report.seen);

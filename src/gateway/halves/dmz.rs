@@ -147,7 +147,7 @@ impl DmzSide {
         }
     }
 
-    /// Replaces the links that stand.
+    /// Replaces the existing links.
     fn retire_links(&self) {
         match &self.parts {
             DmzParts::Direct(_) => {}
@@ -159,7 +159,7 @@ impl DmzSide {
         }
     }
 
-    /// Speaks TLS so around the WebSockets of its links from now on; those that stand go on.
+    /// Uses this TLS around the WebSockets of its links from now on; existing links go on.
     pub fn set_outer(&self, outer: &EdgeTls) {
         self.security.set_outer(outer);
     }
@@ -171,12 +171,12 @@ impl DmzSide {
         }
     }
 
-    /// What its links show and believe now.
+    /// The certificates that its links currently show and trust.
     pub fn identity(&self) -> Arc<Option<LinkIdentity>> {
         self.security.identity.load_full()
     }
 
-    /// Keeps so many links ready to each gateway.
+    /// Keeps this many links ready to each gateway.
     pub fn resize(&mut self, prepared: usize) -> ResizeOutcome {
         let DmzParts::Forward { dialler: Some(dialler), .. } = &self.parts else {
             return ResizeOutcome::DialsNone;
@@ -192,7 +192,7 @@ impl DmzSide {
         ResizeOutcome::Done
     }
 
-    /// Takes over the policy of a profile; whether it was the same before.
+    /// Applies the policy of a profile; returns whether it was the same before.
     fn update_policy(&mut self, half: &DmzHalf) -> bool {
         let rule =
             |service: &DmzService| GrantRule { peers: service.peers.clone(), carries: service.carries };
@@ -237,7 +237,7 @@ impl DmzSide {
         }
     }
 
-    /// Bounds how many links there may be.
+    /// Limits the number of links.
     pub fn bound_links(&self, shares: &DescriptorShares) {
         if let Some(pool) = self.pool() {
             pool.bound_links(shares.dmz_links);
@@ -284,7 +284,7 @@ impl DmzSide {
         }
     }
 
-    /// Forgets lost gateways of this name or address; how many.
+    /// Forgets lost gateways with this name or address; returns how many.
     pub fn dismiss(&self, name: &str) -> usize {
         match &self.parts {
             DmzParts::Reverse { pool, .. } => pool.dismiss(name),
@@ -299,7 +299,7 @@ impl DmzSide {
         }
     }
 
-    /// Where links come in by a port whose clients begin with a request.
+    /// The endpoint for links on a port whose clients begin with a request.
     pub fn endpoint(&self) -> Option<&EndpointIngress> {
         match &self.parts {
             DmzParts::Reverse { ingress, .. } => ingress.endpoint(),
@@ -307,7 +307,7 @@ impl DmzSide {
         }
     }
 
-    /// No new links; those that are ready can still be taken.
+    /// Accepts no new links; ready ones can still be taken.
     pub fn close_port(&self) {
         match &self.parts {
             DmzParts::Forward { dialler: Some(dialler), .. } => dialler.stop_dialling(),
@@ -316,12 +316,12 @@ impl DmzSide {
         }
     }
 
-    /// Links that have yet to be closed.
+    /// Links that still have to be closed.
     pub fn links(&self) -> usize {
         self.pool().map_or(0, |pool| pool.links())
     }
 
-    /// Ready links go; sessions stay.
+    /// Closes ready links; sessions go on.
     pub fn retire(&self) {
         self.close_port();
         match &self.parts {
@@ -332,7 +332,7 @@ impl DmzSide {
     }
 }
 
-/// Takes in the links that internal gateways dial.
+/// Accepts the links that internal gateways dial.
 #[derive(Clone)]
 struct LinkIntake {
     pool: Arc<Pool>,
@@ -341,8 +341,8 @@ struct LinkIntake {
 }
 
 impl LinkIntake {
-    /// One that is turned away keeps its place among greetings until it is closed, so that a peer that
-    /// dials without end holds no more than that.
+    /// Adds a link to the pool. One that is turned away keeps its handshake permit until it is closed, so that
+    /// a peer which dials without end holds no more than that.
     async fn take_in(self, handshake_done: HandshakeOutcome, _permit: HandshakePermit) {
         match handshake_done {
             HandshakeOutcome::Seen(_) => {}
@@ -372,7 +372,7 @@ impl LinkIntake {
         linked.link.close_gracefully(FrameType::Retire).await;
     }
 
-    /// A SOCKS5 link, for the service that it names.
+    /// Parks a SOCKS5 link for the service that it names.
     async fn take_in_parked(self, requested: SocksRequest) {
         let SocksRequest { mut stream, peer, service } = requested;
         let allowed = self.grants.policy().get(&service).map(|of| peer.is_among(of.peers.as_deref()));

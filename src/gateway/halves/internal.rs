@@ -70,7 +70,7 @@ impl InternalSide {
         Ok(Self { security, maximum: half.maximum, offering, links, parts })
     }
 
-    /// DMZ gateways that its sessions come from, by the names that they may show.
+    /// The number of DMZ gateways that sessions can come from, by the names that they may show.
     pub fn count_names(half: &InternalHalf) -> usize {
         let names = half.link_tls().map_or(usize::MAX, |tls| tls.peers.len());
         count_gateways(half).min(names)
@@ -78,7 +78,8 @@ impl InternalSide {
 
     /// Whether this half can keep running under another profile.
     pub fn fits(&self, half: &InternalHalf) -> bool {
-        // The bound on links is made with the way; another one is another way.
+        // The maximum number of links is fixed when the links' parts are made, so another maximum needs other
+        // parts.
         let same_mode = match (&self.parts, &half.mode) {
             (InternalParts::Forward { ingress, .. }, InternalMode::Forward { listen, .. }) => {
                 ingress.fits(listen)
@@ -125,7 +126,7 @@ impl InternalSide {
         }
     }
 
-    /// Speaks TLS so around the WebSockets of its links from now on; those that stand go on.
+    /// Uses this TLS around the WebSockets of its links from now on; existing links go on.
     pub fn set_outer(&self, outer: &EdgeTls) {
         self.security.set_outer(outer);
     }
@@ -137,7 +138,7 @@ impl InternalSide {
         }
     }
 
-    /// What its links show and believe now.
+    /// The certificates that its links currently show and trust.
     pub fn identity(&self) -> Arc<Option<LinkIdentity>> {
         self.security.identity.load_full()
     }
@@ -155,14 +156,14 @@ impl InternalSide {
         gateways.dial(connect, KeeperTarget { prepared: *prepared, retry: quick_retry.unwrap_or(*retry) });
     }
 
-    /// Keeps so many links ready for each gateway, and for each service that speaks SOCKS5.
+    /// Keeps this many links ready for each gateway, and for each service that speaks SOCKS5.
     pub fn resize(&mut self, prepared: usize) -> ResizeOutcome {
         let InternalParts::Reverse { gateways } = &self.parts else { return ResizeOutcome::DialsNone };
         if prepared == 0 {
             return ResizeOutcome::None;
         }
         let (wanted, rows) = (self.offering.load().prepared.max(1), self.rows());
-        // Targets of SRV records share what other gateways have each for itself.
+        // Targets of SRV records share the number that other gateways have each.
         let links = rows.iter().fold(0_usize, |sum, row| sum.saturating_add(row.target));
         let links = links.saturating_mul(prepared).div_ceil(wanted);
         let maximum = self.links.max();
@@ -172,12 +173,12 @@ impl InternalSide {
         let offering = OfferedServices { prepared, ..OfferedServices::clone(&self.offering.load()) };
         self.offering.store(Arc::new(offering));
         gateways.resize(prepared);
-        // The other half hears of the new number with new links alone.
+        // The other half learns the new number only from new links.
         gateways.for_each(ReverseDialler::retire_links);
         ResizeOutcome::Done
     }
 
-    /// Keeps no more links for a service that drains, or for any.
+    /// Keeps no more links for a service that drains, or for all services.
     pub fn drain(&mut self, service: Option<&ServiceName>) {
         let InternalParts::Reverse { gateways } = &self.parts else { return };
         match service {
@@ -191,7 +192,7 @@ impl InternalSide {
         }
     }
 
-    /// The states of the services that are not open; where they are others than before, every DMZ gateway is told.
+    /// Sets the states of the services that are not open. If they have changed, every DMZ gateway is told.
     pub fn set_states(&self, states: BTreeMap<ServiceName, OfferState>) {
         let before = self.offering.load();
         if before.states == states {
@@ -201,7 +202,7 @@ impl InternalSide {
         self.send_offers();
     }
 
-    /// Every DMZ gateway hears what it may use now, and what is dialled follows.
+    /// Tells every DMZ gateway what it may use now, and dials accordingly.
     pub fn send_offers(&self) {
         match &self.parts {
             InternalParts::Forward { server, .. } => server.send_offers(),
@@ -209,7 +210,7 @@ impl InternalSide {
         }
     }
 
-    /// Bounds how many links there may be.
+    /// Limits the number of links.
     pub fn bound_links(&self, shares: &DescriptorShares) {
         self.links.resize(shares.internal_links);
         let offering =
@@ -248,7 +249,7 @@ impl InternalSide {
         }
     }
 
-    /// Forgets lost gateways of this name or address; how many.
+    /// Forgets lost gateways with this name or address; returns how many.
     pub fn dismiss(&self, name: &str) -> usize {
         match &self.parts {
             InternalParts::Forward { visitors, .. } => visitors.dismiss(name),
@@ -263,7 +264,7 @@ impl InternalSide {
         }
     }
 
-    /// Where links come in by a port whose clients begin with a request.
+    /// The endpoint for links on a port whose clients begin with a request.
     pub fn endpoint(&self) -> Option<&EndpointIngress> {
         match &self.parts {
             InternalParts::Forward { ingress, .. } => ingress.endpoint(),
@@ -271,7 +272,7 @@ impl InternalSide {
         }
     }
 
-    /// No new links; those that are ready can still be opened.
+    /// Accepts no new links; sessions can still be opened on ready ones.
     pub fn close_port(&self) {
         match &self.parts {
             InternalParts::Forward { ingress, .. } => ingress.close(),
@@ -279,12 +280,12 @@ impl InternalSide {
         }
     }
 
-    /// Links that have yet to be closed.
+    /// Links that still have to be closed.
     pub fn links(&self) -> usize {
         self.links.held()
     }
 
-    /// Ready links go; sessions stay.
+    /// Closes ready links; sessions go on.
     pub fn retire(&self) {
         self.close_port();
         match &self.parts {
@@ -315,7 +316,7 @@ fn dialled_gateways(
     DialledGateways::new(keepers, sessions)
 }
 
-/// DMZ gateways that share the links: those that are dialled, or the names that may dial in.
+/// The number of DMZ gateways that share the links: those that are dialled, or the names that may dial in.
 fn count_gateways(half: &InternalHalf) -> usize {
     match &half.mode {
         InternalMode::Reverse { connect, .. } => connect.len(),
@@ -332,7 +333,7 @@ fn offered_services(half: &InternalHalf, maximum: usize, common: &SharedContext)
     let services = half.services.iter().map(offered).collect();
     let prepared = match &half.mode {
         InternalMode::Reverse { prepared, .. } => *prepared,
-        // Whoever dials says how many are kept.
+        // The dialling half decides how many are kept.
         InternalMode::Forward { .. } => 0,
     };
     OfferedServices {

@@ -40,11 +40,12 @@ use crate::{
 
 /// How often a lost gateway is retried, unless the profile has a `retry`.
 const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
-/// Redials at least this often while a switch is under way.
+/// During a switch, a lost gateway is redialled at least this often.
 const RETRY_HURRIED: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
 
-/// Handshakes that one address may have open at once at an endpoint: by such a port anybody may ask.
+/// How many link handshakes of one address may run at once at an endpoint: anybody may send requests to such a
+/// port.
 const ENDPOINT_HANDSHAKES_EACH: usize = 64;
 
 /// What the halves share with the rest of the engine.
@@ -63,16 +64,16 @@ pub struct SharedContext {
     pub requests: Arc<RequestBooks>,
     pub access: Arc<AccessLog>,
     pub audit: Arc<AuditTrail>,
-    /// The gateway drains: clients that ask again and again are sent elsewhere.
+    /// Set while the gateway drains, so that clients that keep sending requests are sent elsewhere.
     pub leaving: Arc<AtomicBool>,
-    /// Asks the name servers of the profile.
+    /// Queries the name servers of the profile.
     pub dns: DnsResolver,
 }
 
 /// The TLS identity of a half's links, `None` without TLS; a reload replaces it.
 type IdentityCell = Arc<ArcSwap<Option<LinkIdentity>>>;
 
-/// Where the links of a half come in.
+/// Where links come in to a half.
 #[derive(Debug)]
 enum LinkIngress {
     /// A port of their own, which listens or waits until it can.
@@ -82,7 +83,7 @@ enum LinkIngress {
         listener: Option<Arc<Listener>>,
         closer: ListenerGuard,
     },
-    /// A port whose clients begin with a request, and which may be that of services as well.
+    /// A port whose clients begin with a request; services may use it as well.
     Endpoint(Box<EndpointIngress>),
 }
 
@@ -91,21 +92,21 @@ enum LinkIngress {
 pub struct EndpointIngress {
     pub address: LinkAddress,
     closed: CancellationToken,
-    /// Once it is started.
+    /// Set once it is started.
     endpoint: Option<LinkEndpoint>,
-    /// Once it is in its port.
+    /// Set once it is open in its port.
     place: OnceLock<OpenEndpoint>,
 }
 
 #[derive(Debug)]
 struct OpenEndpoint {
     at: ListenerPlace,
-    /// What the port has for it alone, until it has it for services as well.
+    /// Routes that the port has for links alone, until it has routes for services as well.
     _borrowed: Option<BorrowedRoutes>,
 }
 
 impl LinkIngress {
-    /// A port is bound; an endpoint waits for its port.
+    /// Binds a port; an endpoint waits for its port.
     fn prepare(address: &LinkAddress, bind: BindPolicy, found: &ResolvedNames) -> Result<Self, BindError> {
         let address = address.clone();
         if address.web_socket().is_some() {
@@ -116,12 +117,12 @@ impl LinkIngress {
         Ok(Self::Port { address, closer: listener.closer(), listener: Some(listener) })
     }
 
-    /// Whether it goes on under another address.
+    /// Whether it can keep running under another address.
     fn fits(&self, listen: &LinkAddress) -> bool {
         self.address().is_same_port(listen)
     }
 
-    /// Lets links in; at an endpoint as soon as its port is open.
+    /// Accepts links; at an endpoint, as soon as its port is open.
     fn start(&mut self, reception: LinkReception, security: &LinkSecurity, tasks: &Tasks) {
         match self {
             Self::Port { listener, .. } => {
@@ -145,7 +146,7 @@ impl LinkIngress {
         }
     }
 
-    /// No more links.
+    /// Accepts no more links.
     fn close(&self) {
         match self {
             Self::Port { closer, .. } => closer.close(),
@@ -182,7 +183,7 @@ impl LinkIngress {
 }
 
 impl EndpointIngress {
-    /// Puts it in its port.
+    /// Opens the endpoint in its port.
     pub fn open_in(&self, endpoints: &LinkEndpoints, at: ListenerPlace, borrowed: Option<BorrowedRoutes>) {
         if let Some(endpoint) = &self.endpoint
             && self.place.set(OpenEndpoint { at, _borrowed: borrowed }).is_ok()
@@ -207,7 +208,7 @@ pub enum ResizeOutcome {
     },
 }
 
-/// Whether links made with the one are as good as links made with the other.
+/// Whether links made with one identity are as good as links made with the other.
 fn same_identity(one: &Option<LinkIdentity>, other: &Option<LinkIdentity>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => one.is_same_as(other),
@@ -216,14 +217,14 @@ fn same_identity(one: &Option<LinkIdentity>, other: &Option<LinkIdentity>) -> bo
     }
 }
 
-/// An identity that goes on with the links of the half that ran before.
+/// An identity that keeps track of the links of the previous half.
 fn succeed_identity(identity: Option<LinkIdentity>, before: Option<&IdentityCell>) -> IdentityCell {
     let before = before.map(|cell| cell.load_full());
     let before = before.as_deref().and_then(Option::as_ref);
     Arc::new(ArcSwap::from_pointee(identity.map(|identity| identity.succeeding(before))))
 }
 
-/// Puts an identity in force for the links that are made from now on; whether those that stand are as good.
+/// Applies an identity to links that are made from now on. Returns whether existing links are as good.
 fn replace_identity(cell: &IdentityCell, identity: Option<LinkIdentity>) -> bool {
     let before = cell.load_full();
     let identity = identity.map(|identity| identity.succeeding(before.as_ref().as_ref()));
@@ -237,7 +238,7 @@ fn replace_identity(cell: &IdentityCell, identity: Option<LinkIdentity>) -> bool
 pub struct LinkSecurity {
     identity: IdentityCell,
     outer: OuterTlsCell,
-    /// Of the port that links come in by.
+    /// The carrier of the port that links come in at.
     carrier: Arc<ArcSwap<LinkCarrier>>,
 }
 
@@ -251,7 +252,7 @@ impl LinkSecurity {
         }
     }
 
-    /// Its port goes on with what another profile says of it.
+    /// Applies another profile's settings to the same port.
     fn follow_listener(&self, listen: Option<&LinkAddress>) {
         if let Some(listen) = listen {
             self.carrier.store(Arc::new(listen.carrier.clone()));

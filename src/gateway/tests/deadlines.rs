@@ -1,5 +1,6 @@
-//! Tests every deadline of a link that docs/link-protocol.md lists, with a paused clock: shortly before its time nothing may
-//! have happened, shortly after it must have. A row without a check fails, and so does a check without a row.
+//! Tests every deadline of a link in docs/link-protocol.md with a paused clock: shortly before its time nothing
+//! may have happened, and shortly after it must have. A row without a check fails, and so does a check without
+//! a row.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -137,7 +138,7 @@ fn peer() -> Peer {
     Peer { name: None, address: "peer".into(), instance: None }
 }
 
-/// A link of one end that stands, and its peer's socket.
+/// An established link of one end, and its peer's socket.
 async fn agreed_link(end: LinkEnd) -> (Box<AgreedLink>, TcpStream) {
     let (ours, theirs) = connection().await;
     let serves = [orders()].into_iter().collect();
@@ -200,7 +201,7 @@ async fn check_accepted(value: Duration) {
     assert!(matches!(handshake_done, Err(HandshakeError::Late)), "{handshake_done:?}");
 }
 
-/// All steps together: the method comes a moment before it would be late, and the first reply never.
+/// All steps together: the method comes just in time, and the first reply never.
 async fn check_dialled(value: Duration) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");
@@ -228,7 +229,7 @@ async fn check_second_reply(value: Duration) {
     assert!(matches!(announced, Err(HandshakeError::HalfAnnounced)), "{announced:?}");
 }
 
-/// The link itself lives: its peer answers pings, and no `open`.
+/// The link itself is alive: its peer answers pings, but no `open`.
 async fn check_answer(value: Duration) {
     let (mut link, mut theirs) = agreed_link(LinkEnd::Opener).await;
     let (ours, _client) = connection().await;
@@ -277,7 +278,7 @@ async fn check_ping(value: Duration) {
 async fn check_begun(value: Duration) {
     let (mut link, mut theirs) = agreed_link(LinkEnd::Server).await;
     theirs.write_all(&[FrameType::Ping as u8]).await.expect("it is taken");
-    // Read at the first turn, since it is here by then.
+    // Read at the first turn, since it has arrived by then.
     link.tcp().expect("it is one").readable().await.expect("it lives");
     let reason = happens_after(value, ends(&mut link)).await;
     let IdleLossReason::Failed(IdleLinkFailure::Link(loss)) = reason else { panic!("{reason:?}") };
@@ -297,7 +298,7 @@ async fn check_lingering_close(value: Duration) {
     happens_after(value, handshake::close_lingering(NetStream::Tcp(ours))).await;
 }
 
-/// Its opener says that it leaves, answers pings, and closes nothing.
+/// Its opener says that it leaves, answers pings, but does not close the link.
 async fn check_goodbye(value: Duration) {
     let (link, mut theirs) = agreed_link(LinkEnd::Server).await;
     let mut sent = Vec::new();
@@ -318,7 +319,7 @@ async fn check_parting(value: Duration) {
     let (link, mut silent) = agreed_link(LinkEnd::Opener).await;
     let socket = socket2::SockRef::from(link.tcp().expect("it is one")).try_clone().expect("a handle");
     let socket = TcpStream::from_std(socket.into()).expect("it is open");
-    // The kernel's clock is not paused: time stands still here until it has acknowledged the goodbye.
+    // The kernel's clock is not paused, so time stands still here until it has acknowledged the goodbye.
     let reading = async {
         silent.read_to_end(&mut Vec::new()).await.expect("it ends");
         while tcp::unacknowledged_for(&socket).is_some() {

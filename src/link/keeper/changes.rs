@@ -1,10 +1,10 @@
-//! What a keeper is told while it runs.
+//! Changes that reach a keeper while it runs.
 
 use super::{KeeperState, KeeperTarget, LinkKeeper};
 use crate::profile::ServiceName;
 
 impl LinkKeeper {
-    /// Wants something else from now on, of the same gateway.
+    /// Applies a new target for the same gateway.
     pub fn update(&self, wanted: KeeperTarget) {
         let mut state = self.lock();
         state.wanted = wanted;
@@ -13,7 +13,7 @@ impl LinkKeeper {
         self.notify_changed();
     }
 
-    /// What it is used for has changed.
+    /// Tells the keeper that the use of its links has changed.
     pub fn notify_changed(&self) {
         let parks = self.parked_services();
         let mut state = self.lock();
@@ -30,7 +30,7 @@ impl LinkKeeper {
         self.changed.notify_one();
     }
 
-    /// Whether it may not be dialled: by its name, once that is known, or by its address.
+    /// Whether dialling is forbidden by a lock: by the gateway's name once it is known, or by its address.
     pub(super) fn is_locked(&self, state: &KeeperState) -> bool {
         let lockdown = &self.shared.lockdown;
         lockdown.locks_links(state.peer.as_deref()) || lockdown.locks_links(Some(&self.name))

@@ -25,7 +25,7 @@ use crate::{
 /// What a keeper tells whoever has started it.
 #[derive(Debug)]
 pub enum KeeperEvent {
-    /// A link of our own stands, and is counted already.
+    /// Takes over a link of our own that is up and already counted.
     Linked(EstablishedLink),
     /// One stood, and could be used for nothing.
     Unused(Peer, Vec<CarriesMismatch>),
@@ -37,10 +37,10 @@ pub enum KeeperEvent {
 #[derive(Debug)]
 pub struct SocksLink {
     pub reached: DialledStream,
-    /// What it is to be parked for.
+    /// The service it is to be parked for.
     pub service: Option<ServiceName>,
     pub place: SharePermit,
-    /// Counts it as dialling until it stands or fails.
+    /// Counts it as dialling until it is up or has failed.
     pub under_way: DialGuard,
 }
 
@@ -53,7 +53,7 @@ impl LinkKeeper {
         events: &mpsc::Sender<KeeperEvent>,
     ) -> Duration {
         let wanted = match state.protocol {
-            // One, to learn what the far side speaks; or to look in.
+            // One dial, to learn what the far side speaks, or to check that it is there.
             None => 1,
             Some(LinkProtocol::Socks) if service.is_none() => 1,
             Some(_) => self.target(state, service.as_ref()),

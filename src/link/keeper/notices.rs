@@ -21,7 +21,7 @@ impl LinkKeeper {
         }
     }
 
-    /// One line when it begins; the row and its count show that it goes on.
+    /// Writes one line when failures begin; the row and its count show that they go on.
     pub(super) fn report_failed(
         &self,
         service: Option<&ServiceName>,
@@ -34,13 +34,13 @@ impl LinkKeeper {
             (true, DialFailure::Way | DialFailure::Protocol | DialFailure::Link) => {
                 self.shared.notices.warn_limited(LogKind::LinkChanged, line);
             }
-            // That is what its operator has asked for.
+            // The gateway's own operator has requested that.
             (true, DialFailure::Drains) => self.shared.notices.info_limited(LogKind::LinkChanged, line),
             (false, _) => tracing::debug!(event = %LogEvent::LinkFailedAgain, "{line}"),
         }
     }
 
-    /// Names the services that links are not used for, when that changes.
+    /// Names the services that the links are not used for, whenever that changes.
     pub(super) fn report_refused(&self, linked: &EstablishedLink) {
         let mismatch: Vec<_> = linked.mismatches.iter().map(ToString::to_string).collect();
         let is_unlike =
@@ -70,8 +70,8 @@ impl LinkKeeper {
         }
     }
 
-    /// A gateway that knows `socks/5` by name, and none of our own versions. What it speaks besides, TLS does not say
-    /// to the half that dials.
+    /// Reports a gateway that offers `socks/5` by name but none of our own versions. TLS does not tell the
+    /// dialling half what else it speaks.
     pub(super) fn report_other_version(&self, reached: &DialledStream) {
         if reached.stream.alpn() == Some(socks5::PROTOCOL_NAME.as_bytes()) {
             let (gateway, peer) = (&self.gateway, reached.peer.label());
@@ -89,7 +89,7 @@ impl LinkKeeper {
     }
 }
 
-/// Why a link can not be used for anything.
+/// Why a link cannot be used for anything.
 pub(super) fn unused_reason(linked: &EstablishedLink) -> LinkFailure {
     if !linked.mismatches.is_empty() {
         return LinkFailure::Mismatches(linked.mismatches.clone());

@@ -1,4 +1,4 @@
-//! The rows of a keeper's links in a snapshot.
+//! The snapshot rows of a keeper's links.
 
 use std::time::Instant;
 
@@ -9,11 +9,11 @@ use crate::{
     telemetry::snapshot::{PoolRow, PoolState},
 };
 
-/// Why a gateway is not dialled.
+/// Why a locked gateway is not dialled.
 const LOCKED: &str = "it is locked, and `portcullis unlock` lifts that";
 
 impl LinkKeeper {
-    /// A row for each kind of link it keeps.
+    /// One row for each kind of link it keeps.
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut state = self.lock();
         let services: Vec<_> = match state.protocol {
@@ -60,8 +60,8 @@ impl LinkKeeper {
         PoolRow { last_error: row.last_error.or(mismatch), ..row }
     }
 
-    /// Whether a link stands that has lived, so that it is no gateway which takes links and lets each go. One that is
-    /// dialled for each session is there when it was reached at the last look.
+    /// Whether a link is up that has lived, which rules out a gateway that accepts links and closes each one. A
+    /// gateway that is dialled for each session counts as linked if it was reached at the last check.
     pub fn is_linked(&self) -> bool {
         let state = self.lock();
         let is_dialled_by_session =
@@ -71,7 +71,7 @@ impl LinkKeeper {
         states.any(|state| if is_dialled_by_session { state.is_healthy() } else { state.has_lived(now) })
     }
 
-    /// What it is to keep.
+    /// The target that it currently has.
     pub fn wanted(&self) -> KeeperTarget {
         self.lock().wanted
     }
@@ -81,7 +81,7 @@ impl LinkKeeper {
         self.dial_state(&mut self.lock(), None).last_fault.is_some()
     }
 
-    /// Ready links wanted now.
+    /// How many ready links are wanted now.
     pub(super) fn target(&self, state: &KeeperState, service: Option<&ServiceName>) -> usize {
         let wanted = state.wanted.prepared;
         match (state.protocol, service) {

@@ -1,4 +1,4 @@
-//! How a link comes to its end: asked to leave, ended by the other end, or lost.
+//! How a link ends: asked to leave, closed by the other end, or lost.
 
 use std::{
     pin::Pin,
@@ -23,9 +23,9 @@ use crate::proto::multiplex::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Closing {
     Running,
-    /// It ends when its last session has.
+    /// It ends when its last session has ended.
     Leaving,
-    /// Our direction has ended; the other end is waited for.
+    /// Our direction has ended; waiting for the other end.
     Ending,
     Ended,
 }
@@ -45,28 +45,29 @@ impl MultiplexedLink {
         Ok(true)
     }
 
-    /// The other end has finished.
+    /// Handles the end of the other direction.
     pub(super) fn heard_end(&mut self, cx: &mut Context<'_>) -> LinkLoss {
         if !self.table.is_empty() || self.decoder.is_within_frame() {
             return LinkLoss::Cut;
         }
         self.stream.let_close_cleanly();
         if !self.is_ending() {
-            // It is answered in kind; an end that can not take that now does without.
+            // Answers in kind; if that is not possible now, the link ends without it.
             let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         }
         LinkLoss::Closed
     }
 
-    /// Cuts every session, since the certificate of the other end was revoked: it is told of each, and that the link
-    /// is to go. Whoever drives the link drops it when that has had a moment to get out.
+    /// Cuts every session because the other end's certificate was revoked. The other end is told about each
+    /// session, and that the link is closing. Whoever drives the link drops it once that has had a moment to be
+    /// sent.
     pub fn revoke(&mut self) {
         let sent = self.table.numbers().into_iter().try_for_each(|number| self.cut(number, CutCause::Policy));
-        // Where nothing can be said any more, it has ended.
+        // If nothing can be sent any more, the link has ended.
         let _ = sent.and_then(|()| self.leave(FrameType::Retire));
     }
 
-    /// The link is over, and every session on it.
+    /// Ends the link and every session on it.
     pub(super) fn lose(&mut self, loss: &LinkLoss) {
         self.closing = Closing::Ended;
         self.leaves.store(true, Ordering::Release);
@@ -91,7 +92,7 @@ impl MultiplexedLink {
         self.lost.take().map_or(Poll::Pending, |loss| Poll::Ready(OwnerEvent::Ended(loss)))
     }
 
-    /// Our direction has ended: nothing can be asked any more.
+    /// Whether our direction has ended, so nothing can be requested any more.
     pub(super) fn is_ending(&self) -> bool {
         self.closing == Closing::Ending
     }

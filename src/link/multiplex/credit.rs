@@ -1,9 +1,9 @@
 //! How many bytes of a session may be on their way: one account for each direction.
 //!
-//! The receiver gives back what its session's socket took, so a reader that stops stops its sender, and
-//! nobody else. A window grows while the socket takes half of it within [`GROWS_WITHIN`] and leaves nothing
-//! waiting, so a lone stream is not held up by it over any distance. All windows of a link grow within one
-//! [`WindowBudget`]. No sockets here, and the time is handed in.
+//! The receiver gives back what its session's socket has taken, so a reader that stops also stops its sender,
+//! and nobody else. A window grows while the socket takes half of it within [`GROWS_WITHIN`] and leaves nothing
+//! waiting, so it does not slow down a single stream over any distance. All windows of a link grow within one
+//! [`WindowBudget`]. There are no sockets here, and the time is passed in.
 
 use std::{
     sync::{
@@ -15,16 +15,17 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Credit of a session at its start, in each direction; also the copy that an opener keeps until `opened`.
+/// A session's credit at its start, in each direction; also the size of the copy that an opener keeps until
+/// `opened`.
 pub const WINDOW_BYTES: usize = 64 * 1024;
-/// What the window of one session may grow to.
+/// The largest window of one session.
 pub const WINDOW_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// A window is to hold what comes in twice this time; a round trip is shorter.
+/// A window should hold what arrives in twice this time; a round trip is shorter.
 const GROWS_WITHIN: Duration = Duration::from_millis(500);
-/// What all windows of a link may grow by.
+/// How much all windows of a link may grow together.
 pub const LINK_BUDGET_BYTES: usize = 16 * 1024 * 1024;
 
-/// What the windows of one link may still grow by.
+/// How much the windows of one link may still grow.
 #[derive(Debug)]
 pub struct WindowBudget {
     left: AtomicUsize,
@@ -45,20 +46,20 @@ impl WindowBudget {
     }
 }
 
-/// What a peer may still send of one session. What it grew by goes back to the budget when it is dropped.
+/// What a peer may still send for one session. When dropped, it returns its growth to the budget.
 #[derive(Debug)]
 pub struct ReceiveWindow {
     window: usize,
-    /// What may still come.
+    /// Bytes that may still come.
     open: usize,
-    /// What was taken and not given back yet.
+    /// Bytes taken and not given back yet.
     taken: usize,
-    /// When credit was given last, or the first bytes were taken.
+    /// When credit was last given, or the first bytes were taken.
     since: Option<Instant>,
     budget: Arc<WindowBudget>,
 }
 
-/// More bytes came than there was credit for.
+/// The error for more bytes than there was credit for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BeyondWindow;
 
@@ -67,14 +68,15 @@ impl ReceiveWindow {
         Self { window: WINDOW_BYTES, open: WINDOW_BYTES, taken: 0, since: None, budget }
     }
 
-    /// Bytes have come.
+    /// Counts bytes that have come.
     pub fn receive(&mut self, bytes: usize) -> Result<(), BeyondWindow> {
         self.open = self.open.checked_sub(bytes).ok_or(BeyondWindow)?;
         Ok(())
     }
 
-    /// The session's socket has taken bytes, `waiting` more are held for it; the credit that is due, if any. The
-    /// clock is read for the first bytes and where credit is due, not for each chunk.
+    /// Counts bytes that the session's socket has taken, while `waiting` more are held for it. Returns the
+    /// credit that is due, if any. The clock is read for the first bytes and when credit is due, not for each
+    /// chunk.
     pub fn take(&mut self, bytes: usize, waiting: usize, clock: impl Fn() -> Instant) -> Option<u32> {
         self.taken += bytes;
         let since = *self.since.get_or_insert_with(&clock);
@@ -88,7 +90,7 @@ impl ReceiveWindow {
         }
         self.since = Some(now);
         self.open += credit;
-        // At most twice the largest window.
+        // This is at most twice the largest window.
         Some(credit as u32)
     }
 
@@ -101,7 +103,7 @@ impl ReceiveWindow {
         by
     }
 
-    /// What may still come.
+    /// Bytes that may still come.
     pub fn open(&self) -> usize {
         self.open
     }
@@ -113,13 +115,13 @@ impl Drop for ReceiveWindow {
     }
 }
 
-/// What this end may still send of one session.
+/// What this end may still send for one session.
 #[derive(Debug)]
 pub struct SendCredit {
     left: u32,
 }
 
-/// A peer gave more than a number holds.
+/// The error for credit that exceeds what the counter can hold.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CreditOverflow;
 
@@ -139,7 +141,7 @@ impl SendCredit {
         self.left = self.left.saturating_sub(bytes as u32);
     }
 
-    /// More may be sent; whether there was none before.
+    /// Adds credit; returns whether there was none before.
     pub fn give(&mut self, bytes: u32) -> Result<bool, CreditOverflow> {
         let was_used_up = self.left == 0;
         self.left = self.left.checked_add(bytes).ok_or(CreditOverflow)?;
@@ -176,7 +178,7 @@ mod tests {
     #[test]
     fn a_window_grows_while_its_reader_is_quick() {
         let ((mut window, budget), now) = (window(), Instant::now());
-        // In pieces, as they come: each is taken before the next is there, so that most of the window stays open.
+        // In pieces, as they come: each is taken before the next one arrives, so most of the window stays open.
         for _ in 0..10_000 {
             window.receive(16_000).expect("it has credit");
             window.take(16_000, 0, || now);
@@ -226,7 +228,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and is taken, sender and receiver agree on what may still come.
+        /// Whatever arrives and is taken, sender and receiver agree on what may still come.
         #[test]
         fn both_ends_keep_the_same_account(steps in proptest::collection::vec((1_usize..100_000, 1_usize..100_000), 1..200)) {
             let ((mut window, _), now) = (window(), Instant::now());

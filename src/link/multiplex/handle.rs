@@ -1,4 +1,4 @@
-//! What the rest of the gateway holds of a link and of a session on it; all it can do is ask.
+//! Handles on a link and on a session, for the rest of the gateway. They can only make requests.
 
 use std::{
     io,
@@ -27,16 +27,16 @@ use crate::{
     telemetry::registry::SessionCounters,
 };
 
-/// Requests that may wait for a link's task; who asks more waits.
+/// How many requests may wait for a link's task. Beyond that, callers wait.
 pub const COMMANDS_MAX: usize = 256;
 
-/// What a link's task is asked for.
+/// A request to a link's task.
 #[derive(Debug)]
 pub(super) enum LinkCommand {
     Open(Box<OpenCommand>),
     Attach(u32, Box<LocalSide>),
     Refuse(u32, Refusal),
-    /// No more sessions: `drain` or `retire`.
+    /// Take no more sessions: `drain` or `retire`.
     Leave(FrameType),
 }
 
@@ -52,31 +52,31 @@ pub(super) struct OpenCommand {
 #[derive(Debug)]
 pub struct LocalSide {
     pub stream: NetStream,
-    /// What goes to the other gateway before anything that is read.
+    /// Bytes that go to the other gateway before anything that is read.
     pub unsent: Vec<u8>,
     pub counters: Arc<SessionCounters>,
-    /// No byte either way for so long ends the session.
+    /// The session ends after this long without a byte in either direction.
     pub idle: Option<Duration>,
-    /// What a failure of the stream is to the other gateway.
+    /// The cause to report to the other gateway when the stream fails.
     pub cause_of: fn(&NetStream, &io::Error) -> CutCause,
 }
 
-/// What a session leaves when it is over on its link.
+/// What remains of a session after it has ended on its link.
 #[derive(Debug)]
 pub struct SessionRemains {
     pub how: SessionFate,
-    /// The local stream; none where it was never attached.
+    /// The local stream; `None` if it was never attached.
     pub stream: Option<NetStream>,
-    /// What that stream has yet to take.
+    /// Bytes that the stream has yet to take.
     pub rest: Undelivered,
-    /// Of one that no backend has seen: what has to be sent again.
+    /// The bytes to send again, if no backend has seen the session.
     pub again: Vec<u8>,
-    /// Nothing of it was sent but `open`: it may be opened elsewhere.
+    /// Nothing but `open` was sent, so it may be opened elsewhere.
     pub is_unsent: bool,
 }
 
 impl SessionRemains {
-    /// The link's task has ended and told nothing.
+    /// For a link whose task has ended without reporting anything.
     fn of_lost_link() -> Self {
         Self {
             how: SessionFate::LinkLost(LinkLoss::Cut),
@@ -103,7 +103,7 @@ pub enum SessionFate {
     LinkLost(LinkLoss),
     /// No byte either way for the service's `idle`.
     Idle,
-    /// The other gateway has not said whether it takes the session.
+    /// The other gateway has not said whether it accepts the session.
     Unanswered,
 }
 
@@ -111,7 +111,7 @@ pub enum SessionFate {
 #[derive(Debug, Default)]
 pub struct Undelivered {
     pub bytes: HeldBytes,
-    /// The other end has finished: behind the bytes the stream is to end.
+    /// The other end has finished, so the stream ends after these bytes.
     pub has_end: bool,
     pub(super) _window: Option<ReceiveWindow>,
 }
@@ -129,7 +129,7 @@ pub enum LinkLoss {
     Broken(#[from] PeerViolation),
     #[error(transparent)]
     Socket(SocketError),
-    /// The kernel has heard nothing of it for too long.
+    /// The kernel has heard nothing from it for too long.
     #[error(transparent)]
     Unreachable(SocketError),
 }
@@ -145,8 +145,7 @@ impl From<io::Error> for LinkLoss {
 }
 
 impl LinkLoss {
-    /// For how long its other end may have been gone by now: what ends a link otherwise than by silence comes at
-    /// once.
+    /// How long its other end may have been gone by now. Anything but silence is noticed at once.
     pub fn unnoticed(&self) -> Duration {
         match self {
             Self::Closed | Self::Cut | Self::Broken(_) | Self::Socket(_) => Duration::ZERO,
@@ -155,7 +154,7 @@ impl LinkLoss {
     }
 }
 
-/// An error of a socket, which all who ask for it get.
+/// A socket error that can be cloned, for everybody who asks.
 #[derive(Debug, Clone, Error)]
 #[error(transparent)]
 pub struct SocketError(Arc<io::Error>);
@@ -174,23 +173,24 @@ impl From<io::Error> for SocketError {
     }
 }
 
-/// A session's owner, as the link's task sees it: told once how it ended; gone, it cuts the session.
+/// The owner of a session, as seen by the link's task. It is told once how the session ended; when it is
+/// dropped, the session is cut.
 #[derive(Debug)]
 pub(super) struct SessionOwner {
     pub outcome: oneshot::Sender<Box<SessionRemains>>,
     pub cause: Arc<AtomicU8>,
 }
 
-/// The owner's end of a session on a link. Dropped, it cuts the session.
+/// The owner's handle on a session. Dropping it cuts the session.
 #[derive(Debug)]
 pub struct SessionHandle {
     outcome: oneshot::Receiver<Box<SessionRemains>>,
     cause: Arc<AtomicU8>,
-    /// Shows the link of an incoming session that somebody is at work for it.
+    /// Tells the link of an incoming session that somebody still works on it.
     _served: Option<Arc<()>>,
 }
 
-/// A session that the other gateway has opened. It is refused, or gets the stream of its backend.
+/// A session that the other gateway has opened. It is either refused or given the stream of its backend.
 #[derive(Debug)]
 pub struct IncomingSession {
     link: u64,
@@ -204,11 +204,11 @@ pub struct IncomingSession {
 pub struct LinkHandle {
     id: u64,
     commands: mpsc::Sender<LinkCommand>,
-    /// It takes no more sessions.
+    /// Set when it takes no more sessions.
     leaves: Arc<AtomicBool>,
 }
 
-/// A link's task has ended; what was asked for comes back.
+/// A link's task has ended; the stream that was to be opened is returned.
 #[derive(Debug)]
 pub struct LinkGone(pub Box<LocalSide>);
 
@@ -231,7 +231,7 @@ impl SessionHandle {
         Self { _served: Some(served), ..self }
     }
 
-    /// Waits until the session is over on its link.
+    /// Waits until the session has ended on its link.
     pub async fn outcome(&mut self) -> Box<SessionRemains> {
         (&mut self.outcome).await.unwrap_or_else(|_| Box::new(SessionRemains::of_lost_link()))
     }
@@ -255,25 +255,25 @@ impl IncomingSession {
         self.number
     }
 
-    /// The link that it has come over, by its number in this process.
+    /// The link that it came over, by its number in this process.
     pub fn link(&self) -> u64 {
         self.link
     }
 
-    /// It is carried from now on.
+    /// Attaches the backend's stream; the session is carried from now on.
     pub async fn attach(self, side: Box<LocalSide>) -> SessionHandle {
-        // Where the link has ended, the outcome says so.
+        // If the link has ended, the outcome says so.
         let _ = self.commands.send(LinkCommand::Attach(self.number, side)).await;
         self.handle
     }
 
-    /// Waits until it is over before it is attached: the other gateway, or the link, has given it up.
+    /// Waits, before anything is attached, until the other gateway or the link has given the session up.
     pub async fn given_up(&mut self) -> SessionFate {
         self.handle.outcome().await.how
     }
 
     pub async fn refuse(self, refusal: Refusal) {
-        // The same; nobody is left to hear it.
+        // As above; nobody is left to read it.
         let _ = self.commands.send(LinkCommand::Refuse(self.number, refusal)).await;
     }
 
@@ -309,13 +309,14 @@ impl LinkHandle {
         }
     }
 
-    /// No more sessions are opened on it; it ends when the last has ended.
+    /// Asks that no more sessions be opened on it; it ends after the last one has ended.
     pub async fn leave(&self, kind: FrameType) {
-        // A link that has ended has left.
+        // A link that has already ended needs no request.
         let _ = self.commands.send(LinkCommand::Leave(kind)).await;
     }
 
-    /// Whether sessions can be opened on it. Told before whoever was turned away there looks for another.
+    /// Whether sessions can be opened on it. This is set before anybody who was turned away there looks for
+    /// another link.
     pub fn takes_sessions(&self) -> bool {
         !self.commands.is_closed() && !self.leaves.load(Ordering::Acquire)
     }

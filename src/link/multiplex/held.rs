@@ -1,14 +1,14 @@
-//! Bytes that wait for a stream to take them, in memory that is about as long as they are.
+//! Bytes that wait for a stream to take them, using about as much memory as there are bytes.
 
 use std::collections::VecDeque;
 
-/// No piece is longer, so that little is copied as it grows, and its memory goes as soon as it is taken.
+/// The longest piece: little is copied as it grows, and its memory is freed as soon as it is taken.
 const PIECE_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
 pub struct HeldBytes {
     pieces: VecDeque<Vec<u8>>,
-    /// How much of the first was taken.
+    /// How much of the first piece was taken.
     taken: usize,
     len: usize,
 }
@@ -30,7 +30,7 @@ impl HeldBytes {
             }
             let Some(last) = self.pieces.back_mut() else { return };
             let (fits, rest) = bytes.split_at(bytes.len().min(PIECE_BYTES - last.len()));
-            // Of its own accord it would grow beyond what a piece can hold.
+            // Left to itself, the vector would grow beyond the size of a piece.
             let capacity = (last.len() + fits.len()).next_power_of_two();
             last.reserve_exact(capacity - last.len());
             last.extend_from_slice(fits);
@@ -44,7 +44,7 @@ impl HeldBytes {
         self.pieces.iter().enumerate().map(move |(at, piece)| &piece[from(at)..])
     }
 
-    /// So many of the first piece have been taken.
+    /// Notes that this many bytes of the first piece have been taken.
     pub fn consume(&mut self, count: usize) {
         self.taken += count;
         self.len -= count;

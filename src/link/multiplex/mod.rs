@@ -6,13 +6,13 @@
 //!   local stream ◄──► row ◄──► MultiplexedLink ◄── frames ──► MultiplexedLink ◄──► row ◄──► local stream
 //! ```
 //!
-//! In reading order: [`credit`] and [`turns`] are the rules, [`table`] the sessions by their numbers, all
-//! three without sockets and clocks. [`row`] is a session's local stream, [`held`] what that
-//! has yet to take, [`ready`] tells which of them has
-//! something to do. [`task`] is the link itself: `receiving` is what it reads, `sending` what it writes,
-//! `timing` what it does when a time is up, `closing` how it ends. [`handle`] is what others hold of it.
+//! In reading order: [`credit`] and [`turns`] are the rules, and [`table`] has the sessions by their numbers;
+//! none of the three has sockets or clocks. [`row`] is a session's local stream, [`held`] has the bytes it has
+//! yet to take, and [`ready`] tells which sessions have something to do. [`task`] is the link itself:
+//! `receiving` reads, `sending` writes, `timing` acts when a time is up, `closing` ends it. [`handle`] is what
+//! others hold.
 //!
-//! How a link comes to stand, who opens sessions and what becomes of them is not here.
+//! How a link is established, who opens sessions and what becomes of them is not here.
 
 mod closing;
 pub mod credit;

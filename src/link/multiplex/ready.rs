@@ -1,8 +1,9 @@
-//! Which sessions of a link have something to do: their sockets' wakers put their numbers on one list and
-//! wake the link's task, which has all of them.
+//! Which sessions of a link have something to do: their sockets' wakers put the session numbers on one list and
+//! wake the link's task, which owns all of the sessions.
 //!
-//! A waker may be called on any thread, so the list has a lock. The task takes the whole list once a round; a waker
-//! takes the lock for as long as a push takes, and once for all that wakes its session until it is served.
+//! A waker may be called on any thread, so the list has a lock. The task takes the whole list once a round. A
+//! waker holds the lock only for a push, and takes it once, however often its session is woken before it is
+//! served.
 
 use std::{
     collections::VecDeque,
@@ -15,22 +16,22 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// Each session is on it at most once, so their number is its bound.
+/// Each session is on it at most once, so it is bounded by their number.
 #[derive(Debug, Default)]
 pub struct ReadyList {
     numbers: Mutex<VecDeque<u32>>,
     task: AtomicWaker,
 }
 
-/// The end of the list that the task has.
+/// The task's end of the list.
 #[derive(Debug, Default)]
 pub struct ReadyQueue {
     list: Arc<ReadyList>,
-    /// What was listed when the last round began, and was not served yet.
+    /// Sessions that were listed when the last round began and are not served yet.
     due: VecDeque<u32>,
 }
 
-/// What wakes one session.
+/// The waker of one session.
 #[derive(Debug)]
 pub struct SessionWaker {
     number: u32,
@@ -45,7 +46,7 @@ impl ReadyList {
 }
 
 impl ReadyQueue {
-    /// The task that is woken from now on.
+    /// Sets the task to wake from now on.
     pub fn register(&self, task: &Waker) {
         self.list.task.register(task);
     }
@@ -54,7 +55,7 @@ impl ReadyQueue {
         SessionWaker::new(number, self.list.clone())
     }
 
-    /// Takes what is listed now, unless some is left of the round before.
+    /// Takes what is listed now, unless something is left from the round before.
     pub fn begin_round(&mut self) {
         if self.due.is_empty() {
             std::mem::swap(&mut *self.list.lock(), &mut self.due);
@@ -71,7 +72,7 @@ impl SessionWaker {
         Arc::new(Self { number, is_listed: AtomicBool::new(false), list })
     }
 
-    /// Puts the session on the list without waking the task, which does it itself.
+    /// Puts the session on the list without waking the task, for the task's own use.
     pub fn list(&self) -> bool {
         let is_new = !self.is_listed.swap(true, Ordering::AcqRel);
         if is_new {
@@ -80,7 +81,7 @@ impl SessionWaker {
         is_new
     }
 
-    /// It has been taken from the list: what happens from now on lists it again.
+    /// Notes that the session was taken from the list, so the next event lists it again.
     pub fn unlist(&self) {
         self.is_listed.store(false, Ordering::Release);
     }

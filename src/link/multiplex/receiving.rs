@@ -1,4 +1,4 @@
-//! What a link hears: frames for itself, and for each of its sessions.
+//! What a link receives: frames for itself, and for each of its sessions.
 
 use std::{
     cell::RefCell,
@@ -28,7 +28,7 @@ use crate::proto::{
     },
 };
 
-/// A frame that has begun is whole in this time.
+/// A frame that has begun must be complete within this time.
 pub const BEGUN: Duration = Duration::from_secs(6);
 /// Read at once: the other end's largest batch, sealed, so that it ends with a record. After as much it is time to
 /// write.
@@ -37,7 +37,7 @@ const READ_BYTES: usize = BATCH_BYTES_MAX + 16 * 1024;
 const PIECES_MAX: usize = 8;
 
 thread_local! {
-    /// The worker's buffer; borrowed within one poll and never across one.
+    /// The worker thread's buffer, borrowed within one poll and never across polls.
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
@@ -67,7 +67,7 @@ impl<'a> PieceRun<'a> {
 }
 
 impl MultiplexedLink {
-    /// Reads what has come; whether anything has.
+    /// Reads what has come; returns whether there was anything.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let (mut all, mut is_empty) = (0, false);
         while all < READ_BYTES && !is_empty {
@@ -77,7 +77,8 @@ impl MultiplexedLink {
                     Poll::Pending => is_empty = true,
                     Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(self.heard_end(cx)),
                     Poll::Ready(Ok(())) => self.receive(buf.filled())?,
-                    // Both have said that it is over; how the other end lets go of it says nothing more.
+                    // Both ends have said that the link is over, so the way the other end closes it does not
+                    // matter.
                     Poll::Ready(Err(_)) if self.is_ending() => return Err(LinkLoss::Closed),
                     Poll::Ready(Err(error)) => return Err(error.into()),
                 }
@@ -172,7 +173,7 @@ impl MultiplexedLink {
                 self.events.push_back(OwnerEvent::Services(services));
                 Ok(())
             }
-            // The stage lets none through.
+            // The state table allows neither here.
             LinkFrame::ServerHello(_) | LinkFrame::OpenerHello(_) => Ok(()),
         }
     }
@@ -193,7 +194,7 @@ impl MultiplexedLink {
                     self.timers.remove_answer(at, number);
                 }
                 self.finish(number, SessionFate::Refused(*refusal));
-                // What was not looked at shows nothing of the way.
+                // A session that the peer did not look at says nothing about the peer.
                 if *refusal != Refusal::OtherLink {
                     self.events.push_back(OwnerEvent::Refused);
                 }
@@ -214,14 +215,14 @@ impl MultiplexedLink {
         if !self.liveness.note_ping(Instant::now()) {
             return Err(PeerViolation::TooMany("pings").into());
         }
-        // An end that does not take what it is sent judges nobody, and needs no answer.
+        // An end that does not read what it is sent judges nobody, and needs no answer.
         if !self.outgoing.is_full() && !self.is_ending() {
             self.send(LinkFrame::Pong(token), 0)?;
         }
         Ok(())
     }
 
-    /// Of a peer that has sent so much that asks for an answer, and reads none of them.
+    /// Fails if a peer has sent too many frames that need an answer, and reads none of the answers.
     pub(super) fn check_control(&self) -> Result<(), LinkLoss> {
         match self.outgoing.is_beyond_bound() {
             true => Err(PeerViolation::TooMany("frames whose answers are not read").into()),

@@ -1,5 +1,5 @@
-//! A session on a link, as the link's task keeps it: the local stream, what it has yet to take, and what
-//! has yet to be sent from it. While nothing moves it holds no buffer.
+//! A session on a link, as the link's task keeps it: the local stream, the bytes that this has yet to take, and
+//! the bytes that have yet to be sent from it. While nothing moves it holds no buffer.
 
 use std::{
     io::{self, IoSlice},
@@ -31,55 +31,55 @@ use crate::{
 pub struct LinkedSession {
     end: LinkEnd,
     pub waker: Arc<SessionWaker>,
-    /// Whether it has its place in the queue of turns.
+    /// Whether it is in the queue of turns.
     pub is_in_line: bool,
     local: Option<Box<LocalSide>>,
     pub outbound: Outbound,
     /// How much of the unsent bytes was sent.
     sent_ahead: usize,
-    /// An opener's, until the answer: client bytes that were sent.
+    /// At an opener, until the answer: client bytes that were sent.
     copy: Option<Vec<u8>>,
     /// The batch that takes its `open` along, of one that this end opens.
     pub open_batch: u64,
     /// That batch has never left.
     is_taken_back: bool,
-    /// Received and not taken.
+    /// Bytes received and not taken.
     held: HeldBytes,
     inbound: Inbound,
     is_unflushed: bool,
     owner: Option<SessionOwner>,
-    /// `opened` is owed.
+    /// `opened` still has to be sent.
     pub owes_opened: bool,
     pub answer_by: Option<Instant>,
     /// How long the link had been stopped when that was set.
     pub stopped_before: Duration,
     pub idle: Option<IdleWatch>,
-    /// Whether a look at its socket is due some time.
+    /// Whether a check of its socket is scheduled.
     pub has_look: bool,
-    /// Bytes both ways, as a stall is judged by.
+    /// Bytes in both directions, by which a stall is recognised.
     pub moved: u64,
     _place: Option<SessionPlace>,
 }
 
-/// What goes from the local stream to the link.
+/// The direction from the local stream to the link.
 #[derive(Debug)]
 pub enum Outbound {
     Reading,
     /// The stream has finished, and `end` was sent.
     Ended,
-    /// The stream has failed. What it had sent goes first; `may_end` where a peer that has finished
-    /// sending is what a write failed at.
+    /// The stream has failed. What it had sent goes first. `may_end` is set if a write failed because a peer
+    /// that had finished sending is gone.
     Failed {
         error: io::Error,
         may_end: bool,
     },
 }
 
-/// What goes from the link to the local stream.
+/// The direction from the link to the local stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inbound {
     Open,
-    /// The stream is to end behind what is held.
+    /// The stream ends after the held bytes.
     Ending,
     Ended,
 }
@@ -92,21 +92,21 @@ pub struct IdleWatch {
     still_since: Instant,
 }
 
-/// What a turn has brought.
+/// What a turn has read.
 #[derive(Debug)]
 pub enum TurnRead {
-    /// So many bytes; there may be more.
+    /// This many bytes; there may be more.
     Bytes(usize),
-    /// Nothing now; its waker tells.
+    /// Nothing now; the waker will tell.
     Nothing,
     /// The stream has finished.
     End,
-    /// It has failed, and all that it had sent was sent on.
+    /// It has failed, and everything it had sent was sent on.
     Failed,
 }
 
 impl LinkedSession {
-    /// One that the other gateway opens; its backend is not reached yet.
+    /// A session that the other gateway opens; its backend is not connected yet.
     pub fn incoming(waker: Arc<SessionWaker>, owner: SessionOwner, place: Option<SessionPlace>) -> Self {
         Self {
             end: LinkEnd::Server,
@@ -132,7 +132,7 @@ impl LinkedSession {
         }
     }
 
-    /// One that this end opens.
+    /// A session that this end opens.
     pub fn outgoing(
         waker: Arc<SessionWaker>,
         owner: SessionOwner,
@@ -147,7 +147,7 @@ impl LinkedSession {
         row
     }
 
-    /// The local stream is here.
+    /// Attaches the local stream.
     pub fn attach(&mut self, side: Box<LocalSide>, now: Instant) {
         self.idle =
             side.idle.map(|limit| IdleWatch { limit, bytes: side.counters.bytes(), still_since: now });
@@ -163,12 +163,12 @@ impl LinkedSession {
         self.local.as_ref().map(|side| &side.stream)
     }
 
-    /// Whether what was written has yet to be pushed on; a socket does so by itself.
+    /// Whether written bytes still have to be flushed; a plain socket does that by itself.
     pub fn needs_flush(&self) -> bool {
         self.is_unflushed && !matches!(self.stream(), Some(NetStream::Tcp(_) | NetStream::Unix(_)))
     }
 
-    /// Bytes that wait for the local stream.
+    /// Bytes waiting for the local stream.
     pub fn held(&self) -> usize {
         self.held.len()
     }
@@ -177,7 +177,8 @@ impl LinkedSession {
         self.local.as_ref().map(|side| &*side.counters)
     }
 
-    /// A session relays once the other gateway has taken it, and drains once one side has finished.
+    /// Updates the phase: a session relays once the other gateway has accepted it, and drains once one side has
+    /// finished.
     pub fn update_phase(&self) {
         let is_opening = match self.end {
             LinkEnd::Opener => self.copy.is_some(),
@@ -191,21 +192,21 @@ impl LinkedSession {
         }
     }
 
-    /// The other gateway has taken the session.
+    /// Notes that the other gateway has accepted the session.
     pub fn answered(&mut self) {
         self.copy = None;
         self.answer_by = None;
         self.update_phase();
     }
 
-    /// Whether its owner has gone, and with what cause.
+    /// Whether its owner has gone, and with which cause.
     pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutCause> {
         let Some(owner) = &mut self.owner else { return Poll::Pending };
         ready!(owner.outcome.poll_closed(cx));
         Poll::Ready(owner.cut_cause())
     }
 
-    /// Bytes have come from the link; how many the stream took at once.
+    /// Handles bytes from the link; returns how many the stream took at once.
     pub fn receive(&mut self, pieces: &mut [IoSlice<'_>]) -> io::Result<usize> {
         let is_failed = matches!(self.outbound, Outbound::Failed { .. });
         if is_failed {
@@ -221,7 +222,7 @@ impl LinkedSession {
         Ok(taken)
     }
 
-    /// The other end has finished.
+    /// Handles the end of the other side.
     pub fn receive_end(&mut self) {
         self.inbound = Inbound::Ending;
         self.update_phase();
@@ -253,7 +254,7 @@ impl LinkedSession {
         Ok(taken)
     }
 
-    /// Gives the stream what is held for it, and its end; how many bytes it took.
+    /// Gives the stream the bytes held for it, and its end; returns how many bytes it took.
     pub fn deliver(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
         if self.local.is_none() || matches!(self.outbound, Outbound::Failed { .. }) {
             return Ok(0);
@@ -287,7 +288,7 @@ impl LinkedSession {
         Ok(all)
     }
 
-    /// Reads what the stream has into `space`, or what has to go before it.
+    /// Reads what the stream has into `space`, after anything that has to go first.
     pub fn read_turn(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> TurnRead {
         let Some(side) = &mut self.local else { return TurnRead::Nothing };
         let unsent = &side.unsent[self.sent_ahead..];
@@ -298,7 +299,7 @@ impl LinkedSession {
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => return self.stream_ended(),
                 Poll::Ready(Ok(())) => buf.filled().len(),
                 Poll::Ready(Err(error)) => {
-                    // What TLS deciphered before it failed goes first; the failure shows again.
+                    // What TLS deciphered before it failed goes first; the failure shows again later.
                     side.stream.read_rest(&mut buf);
                     let rest = buf.filled().len();
                     self.fail(error, false);
@@ -334,8 +335,8 @@ impl LinkedSession {
         }
     }
 
-    /// There is nothing to read. Of a stream that has failed nothing more comes, unless the runtime has
-    /// yet to hear what a closed socket holds.
+    /// What to return when there is nothing to read. From a failed stream nothing more comes, unless the
+    /// runtime has not yet noticed what a closed socket still holds.
     fn nothing_now(&self) -> TurnRead {
         let is_failed = matches!(self.outbound, Outbound::Failed { .. });
         let is_closed = || self.stream().and_then(NetStream::tcp).is_some_and(crate::net::tcp::is_closed);
@@ -347,13 +348,13 @@ impl LinkedSession {
 
     fn stream_ended(&self) -> TurnRead {
         match &self.outbound {
-            // A socket tells its error once, and then shows an end.
+            // A socket reports its error once, and then shows an end.
             Outbound::Failed { may_end: false, .. } => TurnRead::Failed,
             _ => TurnRead::End,
         }
     }
 
-    /// The stream has failed, told by a read or by a write (`may_end`); the first error counts.
+    /// Notes that the stream has failed, in a read or a write. The first error counts.
     pub fn fail(&mut self, error: io::Error, is_write: bool) {
         if !matches!(self.outbound, Outbound::Failed { .. }) {
             let has_ended = matches!(self.outbound, Outbound::Ended);
@@ -361,12 +362,12 @@ impl LinkedSession {
             self.outbound = Outbound::Failed { error, may_end };
             self.held = HeldBytes::default();
             self.local.iter_mut().for_each(|side| side.stream.stop_pacing());
-            // Looked at for another reason from now on.
+            // From now on it is checked for another reason.
             self.has_look = false;
         }
     }
 
-    /// What a failure of its stream is to the other gateway.
+    /// The cause to report to the other gateway when the stream fails.
     pub fn failure_cause(&self) -> CutCause {
         match (&self.local, &self.outbound) {
             (Some(side), Outbound::Failed { error, .. }) => (side.cause_of)(&side.stream, error),
@@ -374,7 +375,7 @@ impl LinkedSession {
         }
     }
 
-    /// Whether no byte has moved for its service's `idle`, and when to look again.
+    /// Whether no byte has moved for its service's `idle`, and when to check again.
     pub fn look_idle(&mut self, now: Instant) -> (bool, Option<Instant>) {
         let bytes = self.counters().map_or(0, SessionCounters::bytes);
         let Some(idle) = &mut self.idle else { return (false, None) };
@@ -390,13 +391,13 @@ impl LinkedSession {
         self.is_taken_back = self.end == LinkEnd::Opener && self.open_batch >= batch;
     }
 
-    /// Whether nothing of it may have been sent but `open`, which was not answered.
+    /// Whether nothing but `open` may have been sent, without an answer.
     fn is_unsent(&self) -> bool {
         let nothing = self.copy.as_ref().is_some_and(Vec::is_empty);
         self.is_taken_back || nothing && !matches!(self.outbound, Outbound::Ended)
     }
 
-    /// It is over: tells its owner, and gives it what is left.
+    /// Ends the session: tells its owner, and hands over what remains.
     pub fn end(mut self, how: SessionFate, window: Option<ReceiveWindow>) {
         let Some(owner) = self.owner.take() else { return };
         let is_unsent = self.is_unsent();
@@ -416,7 +417,7 @@ impl LinkedSession {
         let rest =
             Undelivered { bytes: self.held, has_end: self.inbound == Inbound::Ending, _window: window };
         let stream = self.local.map(|side| side.stream);
-        // An owner that has gone has cut the session: dropped, the stream is reset.
+        // If the owner has gone, it has cut the session: dropping this resets the stream.
         let remains = SessionRemains { how, stream, rest, again, is_unsent };
         let _ = owner.outcome.send(Box::new(remains));
     }
@@ -431,7 +432,7 @@ impl LinkedSession {
 }
 
 impl IdleWatch {
-    /// Kept to within a quarter of the limit, at most 2.5 s.
+    /// The next check is due after a quarter of the limit, and after 2.5 s at the latest.
     pub fn next_look(&self, now: Instant) -> Instant {
         let pause = (self.limit / 4).min(Duration::from_millis(2500));
         (now + pause).min(self.still_since + self.limit).max(now + Duration::from_millis(1))

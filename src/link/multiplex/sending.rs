@@ -1,7 +1,7 @@
 //! What a link sends: frames for itself first, then its sessions in turns, one batch at a time.
 //!
-//! Nothing is read from a session's stream before the kernel has taken the batch before, so what waits
-//! for the wire is short, and sessions take turns in user space.
+//! Nothing is read from a session's stream until the kernel has taken the previous batch. So only a little
+//! waits in the kernel, and sessions take turns in user space.
 
 use std::{
     cell::RefCell,
@@ -28,12 +28,12 @@ use crate::{
     },
 };
 
-/// Frames that wait while the peer takes nothing; no peer that reads its answers comes near.
+/// Limit of frames waiting while the peer reads nothing; a peer that reads its answers never comes near it.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
 const CONTROL_BYTES_KEPT: usize = 1024;
 
 thread_local! {
-    /// The worker's buffer; borrowed within one poll and never across one.
+    /// The worker thread's buffer, borrowed within one poll and never across polls.
     static BATCH: RefCell<Batch> = const { RefCell::new(Batch { bytes: Vec::new(), filled: 0 }) };
 }
 
@@ -59,9 +59,9 @@ pub struct Outgoing {
     /// Bytes that the kernel had taken below TLS before the last batch.
     written_before: Option<u64>,
     limit: BatchLimit,
-    /// TCP_NOTSENT_LOWAT as it was set last.
+    /// The last value of TCP_NOTSENT_LOWAT.
     low_water: usize,
-    /// Sessions that are over when what is on its way is out.
+    /// Sessions that end once what is on its way has been sent.
     finished: Vec<u32>,
 }
 
@@ -71,7 +71,7 @@ impl Batch {
         self.filled += bytes.len();
     }
 
-    /// The next so many bytes.
+    /// Room for the next `bytes` bytes.
     fn space(&mut self, bytes: usize) -> &mut [u8] {
         let end = self.filled + bytes;
         if self.bytes.len() < end {
@@ -82,7 +82,7 @@ impl Batch {
 
     fn clear(&mut self) {
         self.filled = 0;
-        // Many opens at once make it long; no link needs that for long.
+        // Many opens at once can make it long; no link needs that for long.
         self.bytes.truncate(2 * BATCH_BYTES_MAX);
         self.bytes.shrink_to(2 * BATCH_BYTES_MAX);
     }
@@ -111,17 +111,17 @@ impl Outgoing {
         permit.push(frame, &mut self.control);
     }
 
-    /// Whether anything has yet to go out.
+    /// Whether anything still has to be sent.
     pub fn holds(&self) -> bool {
         self.is_blocked() || !self.control.is_empty() || !self.finished.is_empty()
     }
 
-    /// Whether the kernel has yet to take the last batch.
+    /// Whether the kernel has not taken the last batch yet.
     pub fn is_blocked(&self) -> bool {
         self.is_unflushed || !self.unwritten.is_empty()
     }
 
-    /// Whether answers that nobody needs are left out.
+    /// Whether so much is waiting that optional answers are left out.
     pub fn is_full(&self) -> bool {
         self.is_blocked() && self.control.len() > CONTROL_BYTES_MAX / 4
     }
@@ -153,18 +153,18 @@ impl Outgoing {
         (!has_begun).then_some(self.batches + 1)
     }
 
-    /// A session is over as soon as its last frame is out.
+    /// Ends a session as soon as its last frame has been sent.
     pub fn finish_when_sent(&mut self, number: u32) {
         self.finished.push(number);
     }
 
-    /// Lets the kernel hold as much unsent as is handed to it at once.
+    /// Lets the kernel hold as many unsent bytes as are handed to it at once.
     fn follow_limit(&mut self, stream: &NetStream) {
         let limit = self.limit.bytes();
         let is_near = limit < 2 * self.low_water && 2 * limit > self.low_water;
         if !is_near && let Some(socket) = stream.tcp() {
             self.low_water = limit;
-            // A kernel without it lets more wait, and is as right otherwise.
+            // A kernel without this option lets more bytes wait, and works just as well otherwise.
             let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit as u32);
         }
     }
@@ -221,7 +221,7 @@ impl Outgoing {
 }
 
 impl MultiplexedLink {
-    /// Sends what is to be sent, as far as the kernel takes it; whether anything was done.
+    /// Sends as much as the kernel takes; returns whether anything was done.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         if self.is_ending() {
             return Ok(false);
@@ -251,7 +251,7 @@ impl MultiplexedLink {
         Ok(self.finish_sent() || progress || is_sent)
     }
 
-    /// Ends the sessions whose last frames are out.
+    /// Ends the sessions whose last frames have been sent.
     fn finish_sent(&mut self) -> bool {
         let finished = std::mem::take(&mut self.outgoing.finished);
         for number in &finished {
@@ -267,7 +267,7 @@ impl MultiplexedLink {
         while let Some(turn) = self.queue.next_turn(limit) {
             self.take_turn(turn, batch)?;
         }
-        // What turns had to say of their sessions goes behind their bytes.
+        // Frames that turns have added for their sessions go after the bytes.
         self.drain_control(batch);
         Ok(())
     }
@@ -276,7 +276,7 @@ impl MultiplexedLink {
         let control = &mut self.outgoing.control;
         batch.push(control);
         control.clear();
-        // Kept for the next frames; many at once need more room, and not for long.
+        // The memory is kept for the next frames. Many at once need more, but not for long.
         control.shrink_to(CONTROL_BYTES_KEPT);
     }
 
@@ -311,7 +311,8 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    /// Reads behind the place of two headers: that of `opened`, if it is owed, and its own.
+    /// Reads into the batch after room for two headers: that of `opened`, if it has to be sent, and the data's
+    /// own.
     fn read_turn(&mut self, number: u32, batch: &mut Batch, most: usize) -> TurnRead {
         let Some(entry) = self.table.entry(number) else { return TurnRead::Nothing };
         let row = &mut entry.row;
@@ -344,7 +345,7 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    /// The stream has finished: that is passed on, and where it has failed since, that too.
+    /// Passes on that the stream has finished and, if it has failed since, that too.
     fn push_end(&mut self, number: u32, batch: &mut Batch) -> Result<(), LinkLoss> {
         self.push_opened(number, batch)?;
         let end = self.end;
@@ -370,7 +371,7 @@ impl MultiplexedLink {
         }
     }
 
-    /// The stream of a session has taken bytes: its sender may send as many more.
+    /// Gives credit for bytes that a session's stream has taken.
     pub(super) fn give_credit(&mut self, number: u32, taken: usize) -> Result<(), LinkLoss> {
         let other = self.end.other();
         let Some(entry) = self.table.entry(number) else { return Ok(()) };

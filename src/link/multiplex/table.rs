@@ -1,8 +1,8 @@
-//! The sessions of a link by their numbers, and what a peer may still say of those that have ended.
+//! The sessions of a link by their numbers, and what a peer may still send for those that have ended.
 //!
-//! A number that was never opened, or is opened again, breaks the protocol. What comes for a session that
-//! this end has closed is late and means nothing; each such session leaves an allowance for it, so that
-//! nobody can go on sending for ever what nobody reads. No sockets and no clock here.
+//! A number that was never opened, or is opened twice, breaks the protocol. Frames for a session that this end
+//! has closed are late and mean nothing. Each such session leaves an allowance for them, so that nobody can go
+//! on sending for ever what nobody reads. There are no sockets and no clock here.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::proto::multiplex::{
     state::{FramePermit, LinkEnd, SessionStage},
 };
 
-/// Frames beside `data` that may be on their way when a session is closed.
+/// Frames besides `data` that may still be on their way when a session is closed.
 const LATE_FRAMES: u64 = 16;
 
-/// What the protocol knows of one session.
+/// What the protocol knows about one session.
 #[derive(Debug)]
 pub struct SessionChannel {
     stage: SessionStage,
@@ -38,12 +38,12 @@ pub struct TableEntry<R> {
     pub row: R,
 }
 
-/// The sessions of one link; `R` is what an end keeps of each.
+/// The sessions of one link; `R` is what an end keeps for each.
 #[derive(Debug)]
 pub struct SessionTable<R> {
     end: LinkEnd,
     sessions: HashMap<u32, TableEntry<R>>,
-    /// The number opened last; 0: none was.
+    /// The last number opened; 0 if none was.
     last: u32,
     late_bytes: u64,
     late_frames: u64,
@@ -67,7 +67,7 @@ impl<R> SessionTable<R> {
         self.sessions.get_mut(&number)
     }
 
-    /// A session is opened by either end's own doing.
+    /// Opens a session, at whichever end.
     pub fn open(&mut self, number: u32, row: R) -> Result<(), PeerViolation> {
         if number == 0 || self.last != 0 && !is_after(number, self.last) {
             return Err(PeerViolation::NumberUsedAgain(number));
@@ -82,14 +82,15 @@ impl<R> SessionTable<R> {
         Ok(())
     }
 
-    /// The other end has sent a frame of a session that is no `data`; `None` where it comes late.
+    /// Checks a frame of a session, other than `data`, that the other end has sent. Returns `None` if it is
+    /// late.
     pub fn receive(
         &mut self,
         number: u32,
         kind: FrameType,
     ) -> Result<Option<&mut TableEntry<R>>, PeerViolation> {
         let other = self.end.other();
-        // Asked first: the borrow that is returned would hold the rest of the table.
+        // Checked first: the borrow that is returned would cover the whole table.
         if !self.sessions.contains_key(&number) {
             self.receive_late(number)?;
             let left = self.late_frames.checked_sub(1);
@@ -100,7 +101,7 @@ impl<R> SessionTable<R> {
         entry.map(|entry| step(entry, other, number, kind)).transpose()
     }
 
-    /// The same of bytes of a session, which have to be within its credit.
+    /// The same for `data` of a session, which must be within its credit.
     pub fn receive_data(
         &mut self,
         number: u32,
@@ -123,20 +124,20 @@ impl<R> SessionTable<R> {
         entry.map(input).transpose()
     }
 
-    /// The other end gives a session credit; whether it had none before.
+    /// Adds credit from the other end; returns whether there was none before.
     pub fn receive_credit(&mut self, number: u32, bytes: u32) -> Result<bool, PeerViolation> {
         let Some(entry) = self.receive(number, FrameType::Credit)? else { return Ok(false) };
         let given = entry.channel.send.give(bytes);
         given.map_err(|CreditOverflow| PeerViolation::CreditOverflow(number))
     }
 
-    /// This end sends a frame of a session; an error is a bug of ours, and nothing was sent.
+    /// Notes that this end sends a frame of a session. An error is a bug of ours, and nothing was sent.
     pub fn send(&mut self, number: u32, kind: FrameType) -> Result<FramePermit, PeerViolation> {
         let entry = self.sessions.get_mut(&number).ok_or(PeerViolation::NeverOpened(number))?;
         entry.channel.stage.permit(self.end, kind, number)
     }
 
-    /// Takes a session out: this end has nothing more to say or hear of it.
+    /// Removes a session that this end is finished with.
     pub fn close(&mut self, number: u32) -> Option<TableEntry<R>> {
         let entry = self.sessions.remove(&number)?;
         self.late_frames += LATE_FRAMES;
@@ -170,7 +171,7 @@ fn step<R>(
     Ok(entry)
 }
 
-/// Numbers wrap, and are compared as RFC 1982 does.
+/// Numbers wrap around, and are compared as RFC 1982 defines.
 fn is_after(number: u32, other: u32) -> bool {
     (1..1 << 31).contains(&number.wrapping_sub(other))
 }
@@ -244,7 +245,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a peer says, in any order: a violation, or an account that is right.
+        /// Whatever a peer sends, in any order: the result is a violation or a correct account.
         #[test]
         fn any_frames_keep_the_account(
             frames in proptest::collection::vec((1_u32..6, 0_usize..8, 1_usize..40_000), 1..300),

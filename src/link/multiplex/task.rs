@@ -1,7 +1,7 @@
-//! One link: its socket, its sessions, and what its owner is told.
+//! The task of one link: its socket, its sessions, and the events for its owner.
 //!
-//! Whoever owns it asks for its next event, over and over; in between all of it goes on within that one
-//! future. It never waits for a session: what a session's stream does not take waits in its row.
+//! The owner asks for the next event over and over, and all work happens within that one future. It never waits
+//! for a session: what a session's stream does not take waits in its row.
 
 use std::{
     collections::VecDeque,
@@ -50,17 +50,17 @@ use crate::{
     },
 };
 
-/// Rounds of work until other tasks get their turn.
+/// How many rounds of work are done before other tasks get their turn.
 const ROUNDS_MAX: usize = 16;
-/// A look that is so much late shows that this process did not run.
+/// A check that is this late shows that the process was not running.
 const STOPPED_MIN: Duration = Duration::from_millis(100);
-/// Offers that a server may make at once, and how many more each second.
+/// How many offers a server may send at once, and how many more each second.
 pub(super) const OFFERS_AT_ONCE: f64 = 64.0;
 pub(super) const OFFERS_A_SECOND: f64 = 4.0;
-/// Sessions served in one round.
+/// How many sessions are served in one round.
 const SERVED_MAX: usize = 1024;
 
-/// What a link tells its owner.
+/// What a link reports to its owner.
 #[derive(Debug)]
 pub enum OwnerEvent {
     Opened(Box<OpenRequest>, IncomingSession),
@@ -68,17 +68,17 @@ pub enum OwnerEvent {
     Services(Vec<ServiceOffer>),
     /// The other end asks for no more sessions, or opens no more.
     Leaving(FrameType),
-    /// A session was answered: the way is good.
+    /// A session was answered, so the peer works.
     Answered,
     /// One was refused, which is an answer too.
     Refused,
     /// A round trip was measured.
     RoundTrip(Duration),
-    /// All of its sessions have been told; nothing follows.
+    /// All of its sessions have been told; no event follows.
     Ended(LinkLoss),
 }
 
-/// What a link is made of when both ends have said `hello`.
+/// The parts of a link after both ends have said `hello`.
 #[derive(Debug)]
 pub struct LinkParts {
     /// Its number in this process.
@@ -86,9 +86,9 @@ pub struct LinkParts {
     pub stream: NetStream,
     pub peer: Peer,
     pub end: LinkEnd,
-    /// Its sessions, counted; a server refuses those for which there is no place.
+    /// Counts its sessions; a server refuses those for which there is no place.
     pub load: Arc<LinkLoad>,
-    /// An opener's: the numbers of its sessions with this peer.
+    /// At an opener: the numbers of its sessions with this peer.
     pub numbers: Arc<AtomicU32>,
 }
 
@@ -105,25 +105,25 @@ pub struct MultiplexedLink {
     pub(super) outgoing: Outgoing,
     pub(super) ready: ReadyQueue,
     pub(super) commands: mpsc::Receiver<LinkCommand>,
-    /// A server's, for its sessions; an opener's is its owner's to keep.
+    /// At a server, for its sessions; an opener's owner keeps its own.
     commander: Option<mpsc::WeakSender<LinkCommand>>,
     numbers: Arc<AtomicU32>,
     pub(super) load: Arc<LinkLoad>,
     pub(super) liveness: LinkLiveness,
-    /// Offers that a server may still make.
+    /// How many offers a server may still send.
     pub(super) offers: TokenBucket,
-    /// Held by every session of a server's end until whoever serves it has done with it.
+    /// Every incoming session holds one until whoever serves it has finished.
     served: Arc<()>,
     pub(super) whole_by: Option<Instant>,
     pub(super) timers: Timers,
-    /// How much later than it was due it has looked, in all: this process did not run.
+    /// By how much checks were late in all, because this process was not running.
     pub(super) stopped_for: Duration,
     sleep: Pin<Box<Sleep>>,
     pub(super) events: VecDeque<OwnerEvent>,
     pub(super) closing: Closing,
     /// Why it was lost, until its owner is told.
     pub(super) lost: Option<LinkLoss>,
-    /// When its last session ended, or it began.
+    /// When its last session ended, or when it began.
     quiet_since: Instant,
     /// Shared with its handles.
     pub(super) leaves: Arc<AtomicBool>,
@@ -135,7 +135,7 @@ impl MultiplexedLink {
         stream.take_whole_writes();
         stream.stop_framed_pings();
         if let Some(socket) = stream.tcp() {
-            // Pings tell whether it is alive. Fails only on a socket that is already gone.
+            // Pings tell whether it is alive. This fails only on a socket that is already gone.
             let _ = tcp::prepare_busy_link(socket);
         }
         let (commander, commands) = mpsc::channel(COMMANDS_MAX);
@@ -186,34 +186,35 @@ impl MultiplexedLink {
         self.table.is_empty()
     }
 
-    /// Since when it carries none.
+    /// Since when it has carried no session.
     pub fn quiet_since(&self) -> Option<Instant> {
         self.table.is_empty().then_some(self.quiet_since)
     }
 
-    /// Says that no more sessions are wanted, or opened, here; it ends when the last has ended.
+    /// Tells the other end that no more sessions are wanted, or opened, here. The link ends after the last one
+    /// has ended.
     pub fn ask_to_leave(&mut self, kind: FrameType) {
-        // It fails only where it has ended, or has said so already.
+        // This fails only if the link has ended, or has sent it already.
         let _ = self.leave(kind);
     }
 
     /// Tells the other end what is offered from now on.
     pub fn offer(&mut self, services: Vec<ServiceOffer>) {
         if self.closing != Closing::Ended {
-            // The same.
+            // As above.
             let _ = self.send(LinkFrame::Services(services), 0);
         }
     }
 
-    /// Refuses a session at once, by whoever drives the link.
+    /// Refuses a session at once, for whoever drives the link.
     pub fn refuse_incoming(&mut self, session: IncomingSession, refusal: Refusal) {
-        // The same.
+        // As above.
         let _ = self.refuse(session.number(), refusal);
     }
 
-    /// The next event. It may be dropped and asked for again: nothing is lost.
+    /// The next event. This future may be dropped and created again without losing anything.
     pub async fn next_event(&mut self) -> OwnerEvent {
-        // It has a bound of its own; the runtime's would count each session's socket.
+        // This has a limit of its own; the runtime's would count each session's socket.
         tokio::task::unconstrained(poll_fn(|cx| self.poll_event(cx))).await
     }
 
@@ -233,7 +234,7 @@ impl MultiplexedLink {
                 Err(loss) => self.lose(&loss),
             }
         }
-        // However busy it is, its times are kept.
+        // Its timers run, however busy it is.
         if let Err(loss) = self.poll_time(cx) {
             self.lose(&loss);
         }
@@ -241,7 +242,7 @@ impl MultiplexedLink {
         Poll::Pending
     }
 
-    /// Does what can be done now; whether that was anything.
+    /// Does what can be done now; returns whether there was anything.
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let mut progress = self.poll_commands(cx)?;
         progress |= self.serve_ready()?;
@@ -256,7 +257,7 @@ impl MultiplexedLink {
         for _ in 0..COMMANDS_MAX {
             match self.commands.poll_recv(cx) {
                 Poll::Ready(Some(command)) => self.obey(command)?,
-                // Nobody opens sessions any more.
+                // Nobody can open sessions any more.
                 Poll::Ready(None) if self.closing == Closing::Running => self.leave(FrameType::Retire)?,
                 Poll::Ready(None) | Poll::Pending => break,
             }
@@ -280,7 +281,7 @@ impl MultiplexedLink {
     fn open(&mut self, open: OpenCommand) -> Result<(), LinkLoss> {
         let OpenCommand { request, side, place, owner } = open;
         let now = Instant::now();
-        // 0 is the link's own.
+        // Number 0 belongs to the link itself.
         let number = loop {
             match self.numbers.fetch_add(1, Ordering::Relaxed).wrapping_add(1) {
                 0 => {}
@@ -307,7 +308,7 @@ impl MultiplexedLink {
 
     fn attach(&mut self, number: u32, side: Box<LocalSide>) {
         let now = Instant::now();
-        // Reset meanwhile: dropped, the backend is cut.
+        // The session was reset meanwhile: dropping the stream cuts the backend.
         let Some(entry) = self.table.entry(number) else { return };
         entry.row.attach(side, now);
         if let Some(idle) = &entry.row.idle {
@@ -331,14 +332,14 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    /// Ends it for what its peer has done, by whoever drives the link.
+    /// Ends the link because of what its peer has done, for whoever drives the link.
     pub fn break_off(&mut self, violation: PeerViolation) {
         if self.closing != Closing::Ended {
             self.lose(&violation.into());
         }
     }
 
-    /// Says that no more sessions are wanted, or opened, here.
+    /// Tells the other end that no more sessions are wanted, or opened, here.
     pub(super) fn leave(&mut self, kind: FrameType) -> Result<(), LinkLoss> {
         if self.closing != Closing::Running {
             return Ok(());
@@ -349,7 +350,7 @@ impl MultiplexedLink {
         self.send(frame, 0)
     }
 
-    /// Puts a frame in line.
+    /// Queues a frame.
     pub(super) fn send(&mut self, frame: LinkFrame, number: u32) -> Result<(), LinkLoss> {
         let permit = match number {
             0 => self.stage.permit(self.end, frame.kind())?,
@@ -359,7 +360,7 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    /// A session that was opened by the other end.
+    /// Handles a session that the other end has opened.
     pub(super) fn opened(&mut self, number: u32, request: Box<OpenRequest>) -> Result<(), LinkLoss> {
         let (owner, handle) = super::handle::session_owner();
         let waker = self.ready.waker(number);
@@ -379,9 +380,9 @@ impl MultiplexedLink {
         }
     }
 
-    /// Whether one more may be served. One that is over on the wire counts until whoever serves it has let go of
-    /// it, once more than there may be open ones: else opens and resets without end, or sessions that leave much
-    /// to slow backends, would have any number of them at work.
+    /// Whether one more session may be served. A session that has ended on the wire counts until whoever serves
+    /// it has finished, and there may be as many of these as open ones. Otherwise endless opens and resets, or
+    /// sessions with much left for slow backends, could keep any number of them at work.
     fn has_hands(&self) -> bool {
         Arc::strong_count(&self.served) - 1 < 2 * self.load.max()
     }
@@ -404,7 +405,7 @@ impl MultiplexedLink {
         Ok(progress)
     }
 
-    /// Gives a session's stream what is held for it, and puts it in line if it may send.
+    /// Gives a session's stream the bytes held for it, and queues the session if it may send.
     fn serve(&mut self, number: u32) -> Result<(), LinkLoss> {
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         let row = &mut entry.row;
@@ -423,7 +424,7 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    /// Puts a session in the queue of turns, if there is reason to.
+    /// Puts a session in the queue of turns, if it has something to send.
     pub(super) fn line_up(&mut self, number: u32) {
         let Some(entry) = self.table.entry(number) else { return };
         let row = &mut entry.row;
@@ -439,8 +440,8 @@ impl MultiplexedLink {
         self.watch_unread(number);
     }
 
-    /// Looks from time to time at a stream that is not read, since nothing shows that it has gone; and at
-    /// one that has failed, whose last bytes may not get out.
+    /// From time to time checks a stream that is not being read, since nothing else shows that it has gone, and
+    /// a failed one whose last bytes may never get out.
     pub(super) fn watch_unread(&mut self, number: u32) {
         let Some(entry) = self.table.entry(number) else { return };
         let row = &mut entry.row;
@@ -455,7 +456,7 @@ impl MultiplexedLink {
         }
     }
 
-    /// Cuts a session: the other end is told why, and its stream is reset.
+    /// Cuts a session: tells the other end why, and resets its stream.
     pub(super) fn cut(&mut self, number: u32, cause: CutCause) -> Result<(), LinkLoss> {
         if !self.is_closed(number) {
             self.send(LinkFrame::Reset(cause), number)?;
@@ -464,7 +465,7 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    /// Takes a session out, and tells its owner.
+    /// Removes a session, and tells its owner.
     pub(super) fn finish(&mut self, number: u32, how: SessionFate) {
         if let Some(entry) = self.table.close(number) {
             let channel = entry.channel;
@@ -473,7 +474,7 @@ impl MultiplexedLink {
         }
     }
 
-    /// Whether a session is over in both directions.
+    /// Whether a session has ended in both directions.
     pub(super) fn is_closed(&mut self, number: u32) -> bool {
         self.table.entry(number).is_some_and(|entry| entry.channel.stage() == SessionStage::Closed)
     }
@@ -491,7 +492,7 @@ impl MultiplexedLink {
             return Ok(false);
         }
         let now = Instant::now();
-        // Every look is a little late, and were that counted, what waits for an answer would wait for ever.
+        // Every check is a little late. If that were counted, whatever waits for an answer would wait for ever.
         let delay = now.saturating_duration_since(due);
         if delay >= STOPPED_MIN {
             self.stopped_for += delay;

@@ -1,5 +1,5 @@
-//! What a link does when a time is up: it asks whether its other end is alive, and looks after those of
-//! its sessions that have a time of their own. A quiet session without `idle` has none.
+//! What a link does when a time is up: it checks whether its other end is alive, and looks after sessions that
+//! have timers of their own. A quiet session without `idle` has none.
 
 use std::{collections::BTreeSet, task::Context, time::Duration};
 
@@ -19,28 +19,28 @@ use crate::{
     },
 };
 
-/// The other gateway answers `open` in this time: its backend's deadline, and the way.
+/// Deadline of the answer to `open`: the backend's deadline, plus the way there and back.
 pub const ANSWER: Duration = Duration::from_secs(5);
-/// The longest that `opened` waits for the first bytes from the backend.
+/// How long `opened` may wait for the first bytes from the backend.
 pub const OPENED_WITHIN: Duration = Duration::from_millis(5);
-/// How often a socket is looked at that is not read now, and how long one that has failed may stall.
+/// How often to check a socket that is not being read, and how long a failed one may stall.
 pub const LOOK: Duration = Duration::from_secs(2);
 const STALLED_MAX: Duration = Duration::from_secs(5);
-/// Where this process did not run, what has come meanwhile is read in this time.
+/// After this process was not running, what has arrived meanwhile must be read within this time.
 const PAUSED: Duration = Duration::from_secs(1);
 
-/// What a session is looked at for.
+/// The reason for checking a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TimerKind {
     Answer,
     Opened,
     Idle,
     Look,
-    /// Nothing more of it can be read or sent; with how much had moved when that began.
+    /// Nothing more can be read or sent. Holds the bytes that had moved when that began.
     Stall(u64),
 }
 
-/// The times of a link's sessions; those that mean nothing any more are passed over.
+/// The timers of a link's sessions. Those that no longer apply are skipped.
 #[derive(Debug, Default)]
 pub struct Timers(BTreeSet<(Instant, u32, TimerKind)>);
 
@@ -49,7 +49,7 @@ impl Timers {
         self.0.insert((at, number, kind));
     }
 
-    /// The answer has come: thousands a second would be passed over otherwise.
+    /// Removes the timer of an answer that has come: thousands a second would have to be skipped otherwise.
     pub fn remove_answer(&mut self, at: Instant, number: u32) {
         self.0.remove(&(at, number, TimerKind::Answer));
     }
@@ -81,7 +81,7 @@ impl MultiplexedLink {
             self.check_alive(now)?;
         }
         if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
-            // What has come by now counts: it may be that this process did not run.
+            // What has arrived by now counts: perhaps this process was not running.
             self.poll_receive(cx)?;
             if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
                 return Err(PeerViolation::TooSlow.into());
@@ -102,7 +102,7 @@ impl MultiplexedLink {
         match self.liveness.check(now, delay, writing, unacknowledged) {
             LivenessVerdict::Alive => Ok(()),
             LivenessVerdict::Dead => Err(LinkLoss::Silent),
-            // It has been asked to close, and what it says shows that it lives.
+            // It was asked to close, and anything it sends shows that it is alive.
             LivenessVerdict::Ping(_) if self.is_ending() => Ok(()),
             LivenessVerdict::Ping(token) => self.send(LinkFrame::Ping(token), 0),
         }
@@ -120,7 +120,7 @@ impl MultiplexedLink {
         match kind {
             TimerKind::Answer if !stage.is_opening() => Ok(()),
             TimerKind::Answer if self.stopped_for > row.stopped_before => {
-                // While this process did not run, the other gateway's answer could not be read.
+                // While this process was not running, the other gateway's answer could not be read.
                 let stopped = self.stopped_for - std::mem::replace(&mut row.stopped_before, self.stopped_for);
                 let by = (due + stopped).max(now + PAUSED.min(stopped));
                 row.answer_by = Some(by);
@@ -151,7 +151,7 @@ impl MultiplexedLink {
                 if let Some(Err(error) | Ok(Some(error))) = socket.map(tokio::net::TcpStream::take_error) {
                     row.fail(error, false);
                 }
-                // Looked at again while nothing else shows.
+                // It is checked again as long as nothing else happens.
                 self.line_up(number);
                 Ok(())
             }
@@ -159,7 +159,8 @@ impl MultiplexedLink {
         }
     }
 
-    /// One that has failed sends nothing new; where what it had sent does not go out either, it is over.
+    /// Checks a failed stream. It sends nothing new; if what it had sent does not get out either, the session
+    /// ends.
     fn look_at_stall(&mut self, number: u32, before: u64, now: Instant) -> Result<(), LinkLoss> {
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         if !matches!(entry.row.outbound, Outbound::Failed { .. }) {
@@ -178,7 +179,7 @@ impl MultiplexedLink {
         self.timers.add(Instant::now() + STALLED_MAX, number, TimerKind::Stall(moved));
     }
 
-    /// Says `opened`, if that is owed.
+    /// Sends `opened`, if that is due.
     pub(super) fn send_opened(&mut self, number: u32) -> Result<(), LinkLoss> {
         let owes = |row: &mut super::row::LinkedSession| std::mem::take(&mut row.owes_opened);
         if self.table.entry(number).is_some_and(|entry| owes(&mut entry.row)) {
@@ -191,10 +192,10 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    /// The stream of a session has failed, and what it had sent was sent on.
+    /// Handles a stream that has failed after everything it had sent was sent on.
     pub(super) fn reset_failed(&mut self, number: u32) -> Result<(), LinkLoss> {
         if self.is_closed(number) {
-            // Both directions have ended; it is over as soon as that is out.
+            // Both directions have ended; the session ends once that has been sent.
             return Ok(());
         }
         let Some(entry) = self.table.entry(number) else { return Ok(()) };

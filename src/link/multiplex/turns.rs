@@ -1,46 +1,47 @@
 //! Whose turn it is: sessions that have something to send share a batch by bytes.
 //!
-//! Those that have just become ready come first, for at most half of a batch, so that a small message
-//! does not wait behind bulk and a flood of small ones does not starve it. A turn is a quarter of a
-//! batch. What a batch may hold follows how fast the kernel takes it: it grows while full ones go out
-//! within [`BATCH_WAIT_MAX`], and shrinks to what the wire takes in that time when one takes longer, so that
-//! what waits for a narrow wire is short.
+//! Those that have just become ready come first, for at most half of a batch. So a small message does not wait
+//! behind bulk data, and a flood of small ones does not starve it. A turn is a quarter of a batch. The size of
+//! a batch follows how fast the kernel takes it: it grows while full ones go out within [`BATCH_WAIT_MAX`]. If
+//! one takes longer, it shrinks to what the connection takes in that time, so that little waits for a slow
+//! connection.
 //!
-//! Only numbers here: whether a session really has something to send is found out at its turn.
+//! There are only numbers here: whether a session really has something to send is found out at its turn.
 
 use std::{collections::VecDeque, time::Duration};
 
 pub const BATCH_BYTES_MIN: usize = 16 * 1024;
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
-/// A batch that waits longer than this for the kernel to take it is too long: what becomes ready meanwhile
+/// A batch that waits longer than this for the kernel is too long, because whatever becomes ready meanwhile
 /// waits behind it.
 const BATCH_WAIT_MAX: Duration = Duration::from_millis(1);
-/// A wire's rate is that of its last so many bytes, or of what had to wait for so long.
+/// The rate of a connection is measured over this many of its last bytes, or over those that had to wait for
+/// this long.
 const LATELY_BYTES: usize = 8 * BATCH_BYTES_MAX;
 const LATELY: Duration = Duration::from_millis(20);
 const TURN_BYTES_MIN: usize = 16 * 1024;
 const TURN_BYTES_MAX: usize = 64 * 1024;
-/// A batch that has no more room than this is full.
+/// A batch with no more room than this is full.
 const ROOM_BYTES_MIN: usize = 256;
 
-/// The sessions in line; each at most once, which the caller sees to.
+/// The sessions in the queue, each at most once; the caller ensures that.
 #[derive(Debug, Default)]
 pub struct TurnQueue {
-    /// Had nothing to send until now.
+    /// Sessions that had nothing to send until now.
     fresh: VecDeque<u32>,
-    /// Have had a turn and have more; with what is left of a turn that the end of a batch cut short,
-    /// which goes on in the next one: cut short each time, a session would starve.
+    /// Sessions that have had a turn and have more. If the end of a batch cut a turn short, the rest of it goes
+    /// on in the next batch; a session that is cut short each time would starve otherwise.
     waiting: VecDeque<(u32, Option<usize>)>,
-    /// Whose turn it is, if it came from the fresh.
+    /// Whether the current turn came from the fresh sessions.
     is_fresh: bool,
-    /// What the turn under way would have been in a batch with room for it.
+    /// How long the current turn would have been in a batch with room for it.
     whole_turn: usize,
-    /// Bytes of the batch that went to fresh ones.
+    /// Bytes of the batch that went to fresh sessions.
     fresh_bytes: usize,
     used: usize,
 }
 
-/// A session's turn: so many bytes at most.
+/// A session's turn, with the most bytes it may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
     pub session: u32,
@@ -48,7 +49,7 @@ pub struct Turn {
 }
 
 impl TurnQueue {
-    /// A session has something to send.
+    /// Queues a session that has something to send.
     pub fn push(&mut self, session: u32) {
         self.fresh.push_back(session);
     }
@@ -57,12 +58,12 @@ impl TurnQueue {
         self.fresh.is_empty() && self.waiting.is_empty()
     }
 
-    /// A new batch begins, with `used` bytes in it already.
+    /// Begins a new batch, with `used` bytes in it already.
     pub fn begin_batch(&mut self, used: usize) {
         (self.fresh_bytes, self.used) = (0, used);
     }
 
-    /// The next turn in a batch of `limit` bytes; `None` when it is full, or nobody is in line.
+    /// The next turn in a batch of `limit` bytes; `None` when it is full, or nobody is queued.
     pub fn next_turn(&mut self, limit: usize) -> Option<Turn> {
         let space = limit.checked_sub(self.used).filter(|space| *space >= ROOM_BYTES_MIN)?;
         let may_be_fresh = self.fresh_bytes < limit / 2 || self.waiting.is_empty();
@@ -73,7 +74,7 @@ impl TurnQueue {
         Some(Turn { session, bytes: self.whole_turn.min(space) })
     }
 
-    /// A turn is over: so many bytes went into the batch, frames included.
+    /// Ends a turn that put `bytes` into the batch, frames included.
     pub fn end_turn(&mut self, turn: Turn, bytes: usize, has_more: bool) {
         self.used += bytes;
         if self.is_fresh {
@@ -89,7 +90,7 @@ impl TurnQueue {
     }
 }
 
-/// The longest turn in a batch of so many bytes.
+/// The longest turn in a batch of this size.
 fn turn_bytes(limit: usize) -> usize {
     (limit / 4).clamp(TURN_BYTES_MIN, TURN_BYTES_MAX)
 }
@@ -98,8 +99,8 @@ fn turn_bytes(limit: usize) -> usize {
 #[derive(Debug)]
 pub struct BatchLimit {
     bytes: usize,
-    /// What went out lately, and how long it had to wait in all: the rate of the wire. One long wait alone
-    /// says little of it: this process, or its peer, may not have run.
+    /// What went out recently, and how long it had to wait in all: the rate of the connection. A single long
+    /// wait says little about it, because this process or its peer may not have been running.
     sent_bytes: usize,
     waited: Duration,
 }
@@ -115,7 +116,7 @@ impl BatchLimit {
         self.bytes
     }
 
-    /// A batch of so many bytes has been taken, after it had to wait so long.
+    /// Notes that a batch has been taken, after it had to wait for `waited`.
     pub fn went_out(&mut self, bytes: usize, waited: Duration) {
         self.sent_bytes += bytes;
         self.waited += waited;
@@ -140,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes one batch of sessions that each have so many bytes left; what each got.
+    /// Makes one batch of sessions with this many bytes left each; returns what each got.
     fn batch(queue: &mut TurnQueue, left: &mut HashMap<u32, usize>, limit: usize) -> Vec<(u32, usize)> {
         let mut got = Vec::new();
         queue.begin_batch(0);
@@ -216,7 +217,7 @@ mod tests {
     #[test]
     fn a_batch_shrinks_to_what_a_narrow_wire_takes_in_its_time() {
         let mut limit = BatchLimit { bytes: BATCH_BYTES_MAX, ..BatchLimit::default() };
-        // 50 MB/s, after all that was fast.
+        // 50 MB/s, after everything was fast.
         (0..100).for_each(|_| limit.went_out(limit.bytes(), Duration::ZERO));
         let (mut took, mut batches) = (Duration::ZERO, 0);
         while limit.bytes() > 55_000 {
@@ -235,7 +236,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever has much to send gets about as much as any other that has.
+        /// A session with much to send gets about as much as any other such session.
         #[test]
         fn bulk_is_shared_by_bytes(count in 2_u32..40, limit in BATCH_BYTES_MIN..BATCH_BYTES_MAX) {
             let (mut queue, mut left) = (TurnQueue::default(), HashMap::new());

@@ -14,23 +14,23 @@ pub struct SharedLink {
     pub handle: LinkHandle,
     pub load: Arc<LinkLoad>,
     pub serves: Arc<LinkServices>,
-    /// Cancelled to let it go.
+    /// Cancelled to close it.
     pub leave: CancellationToken,
 }
 
-/// Those of one peer, oldest first.
+/// The links of one peer, oldest first.
 #[derive(Debug, Default)]
 pub struct SharedLinks {
     links: BTreeMap<u64, CountedLink>,
-    /// How many of them serve each service: where none does, a session passes the peer without a look at its
-    /// links, however many it has.
+    /// How many of them serve each service. If none does, a session skips the peer without checking its links,
+    /// however many it has.
     serving: HashMap<ServiceName, usize>,
 }
 
 #[derive(Debug)]
 struct CountedLink {
     link: SharedLink,
-    /// The services that it counts for.
+    /// The services that it is counted for.
     services: Vec<ServiceName>,
 }
 
@@ -39,7 +39,7 @@ impl SharedLinks {
         self.links.is_empty()
     }
 
-    /// All of them, where any serves this service.
+    /// All of them, if any serves this service.
     pub fn serving(&self, service: &ServiceName) -> impl Iterator<Item = &SharedLink> {
         let is_served = self.serving.contains_key(service);
         let links = is_served.then(|| self.links.values()).into_iter().flatten();
@@ -50,13 +50,13 @@ impl SharedLinks {
         })
     }
 
-    /// One takes sessions from now on.
+    /// Adds a link that takes sessions from now on.
     pub fn add(&mut self, number: u64, link: SharedLink) {
         self.links.insert(number, CountedLink { link, services: Vec::new() });
         self.count_services(number);
     }
 
-    /// What one serves may be another than before.
+    /// Counts the services of a link again after they may have changed.
     pub fn count_services(&mut self, number: u64) {
         let Some(counted) = self.links.get_mut(&number) else { return };
         let before = std::mem::replace(&mut counted.services, counted.link.serves.services());
@@ -64,14 +64,14 @@ impl SharedLinks {
         self.uncount(&before);
     }
 
-    /// One takes no more sessions.
+    /// Removes a link that takes no more sessions.
     pub fn remove(&mut self, number: u64) {
         if let Some(counted) = self.links.remove(&number) {
             self.uncount(&counted.services);
         }
     }
 
-    /// None of them does.
+    /// Removes all of them.
     pub fn take_all(&mut self) -> impl Iterator<Item = SharedLink> {
         std::mem::take(self).links.into_values().map(|counted| counted.link)
     }
@@ -99,7 +99,7 @@ pub mod tests {
         LOOKS.with(|checks| checks.set(checks.get() + 1));
     }
 
-    /// Links that this thread has looked at since it asked last.
+    /// How many links this thread has looked at since the last call.
     pub fn take_looks() -> usize {
         LOOKS.with(Cell::take)
     }

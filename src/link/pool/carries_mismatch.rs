@@ -1,5 +1,5 @@
-//! Services that a peer carries differently than this half does (bytes or HTTP), and which it is therefore not
-//! asked for.
+//! Services that carry something else at a peer than at this half (bytes or HTTP), so that this half does not
+//! open sessions for them there.
 
 use std::{
     collections::HashMap,
@@ -11,9 +11,9 @@ use crate::{
     profile::ServiceName,
 };
 
-/// Services times peers in the books at once; each is a service of this half's.
+/// The maximum number of pairs of service and peer; each service is one of this half's.
 const MAX: usize = 1024;
-/// Told by a peer without links, it holds for so long.
+/// How long a mismatch is remembered after its peer has lost all links.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ struct SeenMismatch {
 }
 
 impl CarriesMismatches {
-    /// A peer has said all that it offers; what it says for the first time comes back.
+    /// Notes everything that a peer offers differently. Returns what it has not said before.
     pub fn note_mismatches(&mut self, peer: &Peer, mismatch: &[CarriesMismatch]) -> Vec<CarriesMismatch> {
         let is_told = |service: &ServiceName| mismatch.iter().any(|mismatch| mismatch.service == *service);
         self.0.retain(|(service, of), _| of != peer || is_told(service));
@@ -44,23 +44,23 @@ impl CarriesMismatches {
         event
     }
 
-    /// What was agreed does not hold any more.
+    /// Forgets everything, because the terms have changed.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Peers that have not come back are forgotten.
+    /// Forgets peers that have not come back.
     pub fn forget(&mut self, has_links: impl Fn(&Peer) -> bool) {
         self.0.retain(|(_, peer), received| received.at.elapsed() < REMEMBERED || has_links(peer));
     }
 
-    /// Why a service can not be had from a peer that offers it.
+    /// Why a service cannot be used at a peer that offers it.
     pub fn of_service(&self, service: &ServiceName) -> Option<&CarriesMismatch> {
         let of = self.0.iter().filter(|((of, _), _)| of == service);
         of.min_by_key(|((_, peer), _)| peer.label()).map(|(_, received)| &received.mismatch)
     }
 
-    /// What can not be had from a peer, by the first of its services.
+    /// What cannot be used at a peer: the first of its services.
     pub fn of_peer(&self, peer: &Peer) -> Option<&CarriesMismatch> {
         let of = self.0.iter().filter(|((_, of), _)| of == peer);
         of.min_by_key(|((service, _), _)| service).map(|(_, received)| &received.mismatch)

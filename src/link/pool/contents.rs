@@ -1,4 +1,4 @@
-//! The contents of a pool: the links of each peer, and the clients that wait.
+//! The contents of a pool: the links of each peer, and the waiting clients.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -19,16 +19,16 @@ use crate::{
     proto::multiplex::hello::OfferState,
 };
 
-/// Peers in the books at once, times their addresses, times the services of those that speak SOCKS5.
+/// The maximum number of entries: peers, times their addresses, times the services of those that speak SOCKS5.
 /// One peer has at most half of what others leave.
 pub const LANES_MAX: usize = 2048;
 
 pub struct PoolContents {
     pub limits: PoolLimits,
-    /// Services whose clients may wait here.
+    /// How many services clients may wait for here.
     pub services_max: usize,
     pub peers: Vec<PeerLinks>,
-    /// Takes so far, which give peers their turns.
+    /// The number of takes so far, which gives peers their turns.
     pub takes: u64,
     pub waiters: VecDeque<WaitingClient>,
     pub next_waiter: u64,
@@ -38,7 +38,7 @@ pub struct PoolContents {
     pub closed: bool,
 }
 
-/// What is counted for each service that was asked for.
+/// Counts for each service that was requested.
 #[derive(Debug, Default)]
 pub struct ServiceCounts {
     pub waiting: usize,
@@ -69,16 +69,16 @@ impl PoolContents {
         }
     }
 
-    /// The lane of a peer's links of our own.
+    /// The entry for a peer's links of our own protocol.
     pub fn peer_links_of(&self, peer: &Peer) -> Option<usize> {
         self.peers
             .iter()
             .position(|group| group.peer == *peer && matches!(group.serves, ServedServices::Granted(_)))
     }
 
-    /// The same for a link of our own that has just come to stand.
+    /// The same for a link of our own that was just established.
     pub fn peer_links_for(&mut self, link: &mut AgreedLink, target: usize) -> Option<usize> {
-        // Greeted under what does not hold any more.
+        // Its handshake ran under terms that are no longer valid.
         if link.is_worn() {
             return None;
         }
@@ -89,7 +89,7 @@ impl PoolContents {
         Some(group)
     }
 
-    /// A peer's lane; none where there are too many of them already.
+    /// The entry of a peer, or `None` if there are too many already.
     pub fn peer_links(&mut self, peer: &Peer, serves: ServedServices, target: usize) -> Option<usize> {
         let same = |group: &PeerLinks| group.peer == *peer && group.serves.is_alike(&serves);
         if let Some(at) = self.peers.iter().position(same) {
@@ -97,7 +97,7 @@ impl PoolContents {
             return Some(at);
         }
         if self.is_full_for(peer) {
-            // Only peers with certificates of ours come this far. Those without links give way.
+            // Only peers with valid certificates get this far. Those without links give way.
             self.peers.retain(|group| group.counts.links() > 0);
         }
         if self.is_full_for(peer) {
@@ -111,22 +111,22 @@ impl PoolContents {
         Some(self.peers.len() - 1)
     }
 
-    /// Whether a peer has as many lanes as it may, wherever it dials from.
+    /// Whether a peer has as many entries as it may, wherever it dials from.
     fn is_full_for(&self, peer: &Peer) -> bool {
         let of_peer = self.peers.iter().filter(|group| group.peer.is_same_gateway(peer)).count();
         let left_by_others = LANES_MAX.saturating_sub(self.peers.len() - of_peer);
         of_peer >= left_by_others.div_ceil(2)
     }
 
-    /// The newest ready link for a service of the peer whose turn it is: its lane.
+    /// The entry, of the peer whose turn it is, that has a ready link for a service.
     pub fn next_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<usize> {
         let groups = self.peers.iter().enumerate().filter(|(_, group)| !not.contains(&group.peer));
         let ready = groups.filter(|(_, group)| group.can_take(service));
         ready.min_by_key(|(_, group)| group.rank()).map(|(at, _)| at)
     }
 
-    /// Why no more clients of a service may wait. One of several services may have half of what the others
-    /// leave, so that clients whose service nobody serves now keep no place from those of the others.
+    /// Why no more clients of a service may wait. With several services, one may have half of what the others
+    /// leave, so that clients of a service that nobody serves now take no places from those of the others.
     pub fn why_full_for(&self, service: &ServiceName) -> Option<TakeError> {
         let waiting: usize = self.services.values().map(|of| of.waiting).sum();
         let of_service = self.services.get(service).map_or(0, |of| of.waiting);
@@ -138,7 +138,7 @@ impl PoolContents {
         is_share_full.then_some(TakeError::ShareFull(of_service))
     }
 
-    /// Why nobody takes sessions of a service that somebody offers.
+    /// Why nobody takes sessions for a service that somebody offers.
     pub fn unserved_reason(&self, service: &ServiceName) -> Option<TakeError> {
         if let Some(closed) = self.closed_at_all(service) {
             return Some(TakeError::ServiceClosed(closed));
@@ -148,14 +148,15 @@ impl PoolContents {
         mismatch.cloned().map(TakeError::CarriesMismatch)
     }
 
-    /// How a service stands that every peer with links has closed; of several the one that opens first, if any.
+    /// The state of a service that every peer with links has closed; of several states, the one that ends
+    /// first.
     pub fn closed_at_all(&self, service: &ServiceName) -> Option<ServiceClosed> {
         let states = self.peers.iter().filter_map(|group| Some((group.service_state(service)?, group)));
         let (state, group) = states.min_by_key(|(state, _)| *state)?;
         (state != OfferState::Open).then(|| ServiceClosed { state, peer: group.peer.label() })
     }
 
-    /// Takes out the clients whose service nobody takes sessions of any more, and why.
+    /// Removes the clients for whose service nobody takes sessions any more, with the reason.
     pub fn take_refused_waiters(&mut self) -> Vec<(WaitingClient, TakeError)> {
         let (mut waiters, mut refused) = (std::mem::take(&mut self.waiters), Vec::new());
         let mut reasons = HashMap::new();
@@ -171,7 +172,7 @@ impl PoolContents {
         refused
     }
 
-    /// The first client in the queue that a link of a lane can serve.
+    /// The first client in the queue that a link of this entry can serve.
     pub fn next_waiter_for(&mut self, group: usize, serves: &ServedServices) -> Option<WaitingClient> {
         let peer = &self.peers[group].peer;
         let can_serve = |waiter: &WaitingClient| serves.serves(&waiter.service) && !waiter.not.contains(peer);
@@ -179,7 +180,7 @@ impl PoolContents {
         self.waiters.remove(at)
     }
 
-    /// The first client in the queue that a place on a lane's shared links can be had for.
+    /// The first client in the queue for whom there is a place on this entry's shared links.
     pub fn next_waiter_with_place(&mut self, group: usize) -> Option<(WaitingClient, LinkSlot)> {
         let of = &self.peers[group];
         let can_serve =

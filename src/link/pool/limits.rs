@@ -1,4 +1,4 @@
-//! How many links and clients a pool takes, as the profile and the descriptors say.
+//! How many links and clients a pool accepts, from the profile and the descriptors.
 
 use super::Pool;
 use crate::{link::shares::ShareRule, profile::PoolLimits};
@@ -14,7 +14,7 @@ impl Pool {
         self.shares.resize(max);
     }
 
-    /// Shares out the links that peers dial by this rule.
+    /// Sets the rule by which links that peers dial are shared out.
     pub fn share_links(&self, rule: ShareRule) {
         self.shares.follow_rule(rule);
     }

@@ -1,9 +1,9 @@
 //! The ready links of the half that opens sessions, and the clients that wait for one.
 //!
-//! Peers take turns by their names; within a peer the newest link goes first, since the link seen alive
-//! last is the likeliest to work. While clients wait, a link that becomes ready goes to the first of them
-//! that it can serve: a parked SOCKS5 link is for the service that its BIND named, a link of our
-//! own for every service that its peer offers and is granted.
+//! Peers take turns by their names. Within a peer the newest link goes first, since the link most recently seen
+//! alive is the most likely to work. While clients wait, a link that becomes ready goes to the first one that
+//! it can serve. A parked SOCKS5 link is for the service that its BIND named. A link of our own is for every
+//! service that its peer offers and is granted.
 
 use std::{
     fmt,
@@ -47,10 +47,10 @@ use crate::{
     telemetry::log::LogEvent,
 };
 
-/// Links of one half, ready and carrying, whatever descriptors there are.
+/// The maximum number of links of one half, ready and carrying, whatever the descriptors allow.
 pub const LINKS_MAX: usize = 16_384;
 
-/// A link that was ready and is now somebody's.
+/// A link that was ready and now belongs to somebody.
 #[derive(Debug)]
 pub struct TakenLink {
     pub side: TakenSide,
@@ -67,7 +67,7 @@ pub enum TakenSide {
 
 pub struct Pool {
     tasks: Tasks,
-    /// Of the links that peers dial.
+    /// The shares of the links that peers dial.
     shares: Arc<GatewayShares>,
     offered: AtomicBool,
     generation: Arc<TermsGeneration>,
@@ -81,7 +81,7 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// One for so many services.
+    /// A pool for this many services.
     pub fn new(limits: PoolLimits, services: usize, shares: Arc<GatewayShares>, tasks: Tasks) -> Arc<Self> {
         shares.bound_each(limits.links_per_peer);
         let contents = Mutex::new(PoolContents::new(limits, services));
@@ -99,17 +99,17 @@ impl Pool {
         self.offered.load(Ordering::Relaxed)
     }
 
-    /// How long what is agreed with its links holds.
+    /// The generation of the terms that its links were opened under.
     pub fn generation(&self) -> &Arc<TermsGeneration> {
         &self.generation
     }
 
-    /// A peer has said what it offers; what it carries otherwise than this half, and had not said yet.
+    /// Notes what a peer offers. Returns the mismatches that it has not shown before.
     pub fn note_mismatches(&self, peer: &Peer, mismatches: &[CarriesMismatch]) -> Vec<CarriesMismatch> {
         self.lock().mismatches.note_mismatches(peer, mismatches)
     }
 
-    /// Takes in a SOCKS5 link that its peer has parked; gives it back when the pool takes none.
+    /// Adds a SOCKS5 link that its peer has parked; returns it if the pool does not accept it.
     pub fn park(
         self: &Arc<Self>,
         peer: Peer,
@@ -129,13 +129,13 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes in a link of our own that its peer has dialled; gives it back, to be closed in good order,
-    /// where there is no room for one more of that peer.
+    /// Adds a link of our own that its peer has dialled. Returns it, to be closed in good order, if there is no
+    /// room for another one of that peer.
     pub fn take_in(self: &Arc<Self>, linked: EstablishedLink) -> Result<(), Box<AgreedLink>> {
         let EstablishedLink { mut link, offer, .. } = linked;
         let guard = {
             let mut contents = self.lock();
-            // Whoever dials means to keep one at least: no link is never as many as it wants.
+            // Whoever dials wants to keep at least one, so a peer never has enough links at zero.
             let place = self.shares.take(&link.peer().label());
             let kept = usize::from(offer.links_kept);
             let group =
@@ -143,7 +143,7 @@ impl Pool {
             group.and_then(|(place, group)| {
                 let group = &mut contents.peers[group];
                 group.maximum = offer.links_max.into();
-                // Those that have ended there may not be seen yet.
+                // Links that have already ended at the peer may not be noticed here yet.
                 let most = group.maximum.saturating_add(kept);
                 (group.counts.links() < most).then(|| LinkGuard::ready(&group.counts, Some(place)))
             })
@@ -157,7 +157,7 @@ impl Pool {
         Ok(())
     }
 
-    /// What a link is told that is let go.
+    /// The frame that tells a link to leave.
     pub fn leave_kind(&self) -> FrameType {
         if self.lock().closed { FrameType::Drain } else { FrameType::Retire }
     }
@@ -207,7 +207,7 @@ impl Pool {
         Some(self.clone().drive_link(link, key, leave))
     }
 
-    /// The life of a link that sessions share.
+    /// Drives a link that sessions share, to its end.
     async fn drive_link(
         self: Arc<Self>,
         mut link: Box<AgreedLink>,
@@ -223,7 +223,7 @@ impl Pool {
             match link.next_event(requested).await {
                 AgreedLinkEvent::HasRoom => self.serve_waiters(&peer),
                 AgreedLinkEvent::Offers(mismatch) => self.note_offer_change(&peer, key, &mismatch),
-                // An opener hears no `open`.
+                // An opener never receives `open`.
                 AgreedLinkEvent::Opened(..) => {}
                 AgreedLinkEvent::Leaves(FrameType::Drain) => {
                     self.remove_link(&peer, key, PeerLinks::note_drain);
@@ -231,7 +231,7 @@ impl Pool {
                 AgreedLinkEvent::Leaves(_) => self.remove_link(&peer, key, PeerLinks::note_retired),
                 AgreedLinkEvent::Ended(why) => {
                     let lifetime = link.lifetime();
-                    // Its guard is free before anybody looks.
+                    // Its guard is dropped before anybody looks.
                     drop(link);
                     self.remove_link(&peer, key, |group| match &why {
                         IdleLossReason::Retired => {}
@@ -252,21 +252,22 @@ impl Pool {
         }
     }
 
-    /// Gives places on a peer's links to clients that wait.
+    /// Gives places on a peer's links to waiting clients.
     fn serve_waiters(&self, peer: &Peer) {
         let mut contents = self.lock();
         let Some(group) = contents.peer_links_of(peer) else { return };
         while let Some((waiter, slot)) = contents.next_waiter_with_place(group) {
-            // One that has given up gives its place back.
+            // A client that has given up returns its place.
             let _ = waiter.give.send(Ok(TakenLink { side: TakenSide::Slot(slot), peer: peer.clone() }));
         }
     }
 
-    /// A peer has replaced its offer: clients that wait are served, or refused where nobody takes their sessions.
+    /// Handles a new offer from a peer: waiting clients are served, or refused if nobody takes their sessions
+    /// any more.
     fn note_offer_change(&self, peer: &Peer, link: u64, mismatch: &[CarriesMismatch]) {
         {
             let mut contents = self.lock();
-            // The row of the peer shows what it carries otherwise.
+            // The row of the peer shows what it carries differently.
             let _ = contents.mismatches.note_mismatches(peer, mismatch);
             if let Some(group) = contents.peer_links_of(peer) {
                 contents.peers[group].shared.count_services(link);
@@ -275,12 +276,12 @@ impl Pool {
         self.serve_waiters(peer);
         let refused = self.lock().take_refused_waiters();
         for (waiter, why) in refused {
-            // One that has given up need not know.
+            // A client that has given up need not know.
             let _ = waiter.give.send(Err(why));
         }
     }
 
-    /// How a service stands that all peers have closed.
+    /// The state of a service that all peers have closed.
     pub fn service_closed(&self, service: &ServiceName) -> Option<ServiceClosed> {
         self.lock().closed_at_all(service)
     }
@@ -326,8 +327,8 @@ impl Pool {
         });
     }
 
-    /// The freshest link for a service, of the peer whose turn it is, waiting for one if there is
-    /// none. Peers in `not` have refused it already.
+    /// The newest link for a service, of the peer whose turn it is; waits for one if there is none. Peers in
+    /// `not` have already refused the session.
     pub async fn take(&self, service: &ServiceName, not: &[Peer]) -> Result<TakenLink, TakeError> {
         let (mut place, wait) = {
             let mut contents = self.lock();
@@ -394,13 +395,13 @@ impl Pool {
         None
     }
 
-    /// Whether any peer but these has a ready link for a service.
+    /// Whether any peer other than these has a ready link for a service.
     pub fn has_peer_for(&self, service: &ServiceName, not: &[Peer]) -> bool {
         let contents = self.lock();
         contents.peers.iter().any(|group| !not.contains(&group.peer) && group.can_take(service))
     }
 
-    /// Lets go of the ready SOCKS5 links of peers that may not offer their service any more.
+    /// Closes the ready SOCKS5 links of peers that may no longer offer their service.
     pub fn retain_allowed(&self, may_offer: impl Fn(&Peer, &ServiceName) -> bool) {
         let mut contents = self.lock();
         for group in &mut contents.peers {
@@ -412,7 +413,7 @@ impl Pool {
         }
     }
 
-    /// Replaces the links that stand: what was agreed when they came does not hold any more.
+    /// Replaces the links that are up, because the terms they were opened under have changed.
     pub fn retire_links(&self) {
         self.generation.advance();
         let mut contents = self.lock();
@@ -425,7 +426,7 @@ impl Pool {
         }
     }
 
-    /// No more links and no more takers; ready links end cleanly.
+    /// Accepts no more links and no more clients; ready links end cleanly.
     pub fn close(&self) {
         let mut contents = self.lock();
         contents.closed = true;
@@ -460,7 +461,7 @@ impl Pool {
     }
 }
 
-/// A waiting client's place in the queue; a client that gives up drops it and is gone from there.
+/// A waiting client's place in the queue; dropping it removes the client.
 struct QueuePlace<'a> {
     pool: &'a Pool,
     key: u64,

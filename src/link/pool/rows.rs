@@ -41,7 +41,7 @@ impl Pool {
         rows
     }
 
-    /// The same of links that this half dials, whose keepers have a row each.
+    /// The same for links that this half dials, whose keepers have a row each.
     pub fn rows_of_dialled<'a>(
         &self,
         services: impl Iterator<Item = &'a ServiceName>,
@@ -53,7 +53,7 @@ impl Pool {
         rows
     }
 
-    /// Forgets lost peers of this name or address; how many.
+    /// Forgets lost peers with this name or address; returns how many.
     pub fn dismiss(&self, name: &str) -> usize {
         let mut contents = self.lock();
         let before = contents.peers.len();
@@ -62,7 +62,7 @@ impl Pool {
         before - contents.peers.len()
     }
 
-    /// Links that have yet to be closed.
+    /// Links that still have to be closed.
     pub fn links(&self) -> usize {
         let contents = self.lock();
         contents.peers.iter().map(|group| group.counts.links()).sum()
@@ -87,7 +87,8 @@ fn add_services<'a>(
     }));
 }
 
-/// Every row that may serve clients who wait is starved; they are counted in the first of them alone.
+/// Every row that could serve waiting clients is short of links; the clients are counted in the first such row
+/// only.
 fn add_clients(contents: &PoolContents, rows: &mut [PoolRow]) {
     let mut services: Vec<_> = contents.services.iter().collect();
     services.sort_unstable_by_key(|(service, _)| *service);
@@ -125,7 +126,7 @@ mod tests {
         ServiceName::parse(text).expect("a name")
     }
 
-    /// Of a peer that is granted these, and keeps two links.
+    /// A peer that is granted these services, and keeps two links.
     fn group(peer: &str, services: &[&str]) -> PeerLinks {
         let granted = services.iter().map(|service| name(service)).collect();
         let peer = Peer { name: Some(peer.into()), address: "192.0.2.1".into(), instance: None };
@@ -145,7 +146,7 @@ mod tests {
         pool
     }
 
-    /// Peer, state, waiting, misses, and what is waited for.
+    /// Peer, state, waiting clients, misses, and the services waited for.
     type Told<'a> = (Option<&'a str>, PoolState, usize, u64, &'a [String]);
 
     fn shown(rows: &[PoolRow]) -> Vec<Told<'_>> {

@@ -1,4 +1,4 @@
-//! Why no link could be had for a session.
+//! Why a session could not get a link.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{link::grants::CarriesMismatch, proto::multiplex::hello::OfferState};
 
-/// Why no link could be had.
+/// Why a session could not get a link.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum TakeError {
     #[error("{0} clients wait for a link already")]
@@ -23,7 +23,7 @@ pub enum TakeError {
     Closed,
 }
 
-/// How a service stands that no peer takes sessions for, as one of them has told.
+/// The state of a service that no peer takes sessions for, as one of them has reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceClosed {
     pub state: OfferState,

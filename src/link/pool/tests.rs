@@ -53,19 +53,19 @@ fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
     )
 }
 
-/// Parks a link that never says anything; false where it is turned away.
+/// Parks a link that never sends anything; returns false if it is turned away.
 fn parks(pool: &Arc<Pool>, number: usize) -> bool {
     pool.park(peer(number), orders(), NetStream::Echo(EchoStream::default())).is_ok()
 }
 
-/// With a ready link of as many peers as there may be.
+/// A pool with a ready link of as many peers as possible.
 fn full() -> Arc<Pool> {
     let pool = pool();
     assert!((0..LANES_MAX).all(|number| parks(&pool, number)));
     pool
 }
 
-/// Takes every ready link; whose they were.
+/// Takes every ready link, with its peer.
 fn take_all(pool: &Pool) -> Vec<TakenLink> {
     std::iter::from_fn(|| pool.take_ready(&orders(), NOBODY)).collect()
 }
@@ -74,12 +74,12 @@ fn names(taken: &[TakenLink]) -> std::collections::HashSet<Peer> {
     taken.iter().map(|taken| taken.peer.clone()).collect()
 }
 
-/// A link of our own that stands, with room for two sessions, and its peer's end.
+/// An established link of our own, with room for two sessions, and its peer's end.
 async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
     linked_for(number, orders()).await
 }
 
-/// The same of a peer that serves this.
+/// The same for a peer that serves this service.
 async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");
@@ -130,7 +130,7 @@ async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
             let takes = futures_util::future::join_all(takes).await;
             takes.iter().filter(|taken| matches!(taken, Err(TakeError::Late(_)))).count()
         };
-        // Those of the dead service come first.
+        // Clients of the dead service come first.
         let waited = tokio::join!(waits(&dead), waits(&live));
         assert_eq!(waited, expected, "{services} services");
     }
@@ -180,7 +180,7 @@ async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than
         of.take_in(linked).is_ok()
     };
     for at in 0..12 {
-        // It keeps one ready, and has room for eight.
+        // The peer keeps one ready, and has room for eight.
         assert_eq!(stands(&pool, linked(0).await), at < 9, "link {at}");
     }
     assert!(stands(&pool, linked(1).await), "another peer has its own");
@@ -219,7 +219,7 @@ async fn a_link_that_has_ended_by_the_time_it_stands_is_lost_and_told() {
             theirs.write_all(&sent).await.expect("it is taken");
         }
         theirs.shutdown().await.expect("it ends");
-        // Here before anybody looks.
+        // It has arrived before anybody looks.
         linked.link.tcp().expect("it is one").readable().await.expect("it lives");
         let kept = pool.take_in_dialled(linked, &Arc::default()).expect("there is room");
         let LinkLost { lifetime, why } = timeout(Duration::from_secs(5), kept).await.expect("it ends");
@@ -279,7 +279,7 @@ async fn a_session_looks_at_no_link_of_a_peer_that_does_not_serve_it() {
     assert_eq!((taken.peer, take_looks()), (peer(1), 2), "one asks whether it can, one for the place");
     assert!(pool.take_ready(&orders(), &[peer(1)]).is_none() && pool.service_closed(&orders()).is_none());
     assert!(take_looks() <= 1, "and those of the crowd are none of them");
-    // What the crowd offers from now on is found, and what it offers no more is not.
+    // What the crowd now offers is found, and what it no longer offers is not.
     for link in &crowd {
         let offer =
             |name: ServiceName| ServiceOffer { name, carries: Carries::Bytes, state: OfferState::Open };

@@ -1,4 +1,5 @@
-//! Dials a Unix socket of this machine, which is there or is not; and says which.
+//! Dials a Unix socket of this machine, and distinguishes a socket that is missing from one that does not
+//! answer.
 
 use std::{
     io,
@@ -15,7 +16,7 @@ use tokio::{
 
 use crate::{confine::refused_call, net::exhausted::ExhaustedResource};
 
-/// Between two tries at a socket whose queue is full: the kernel has no event for room in it.
+/// Time between two attempts at a socket whose queue is full: the kernel gives no event for it.
 const FULL_LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// Why a Unix socket was not connected.
@@ -60,7 +61,7 @@ pub async fn dial_unix(at: &Path, within: Duration) -> Result<UnixStream, UnixDi
 fn dial_error(at: &Path, source: io::Error) -> UnixDialError {
     let path = at.to_path_buf();
     match source.raw_os_error() {
-        // A path below a file is as little there.
+        // A path below a file is just as missing.
         Some(libc::ENOENT | libc::ENOTDIR) => UnixDialError::Missing(path),
         Some(libc::EACCES) => UnixDialError::Forbidden(path),
         Some(libc::EPROTOTYPE) => UnixDialError::OtherKind(path),

@@ -1,4 +1,4 @@
-//! What a name server's message says: records, or another name to ask for.
+//! Reads a name server's message: records, or another name to ask for.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use super::{ALIASES_MAX, DnsError};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FoundRecords<T> {
     pub records: Vec<T>,
-    /// The shortest time to live on the way to them; the longest there is where there are none.
+    /// The shortest time to live on the way to them; if there are none, the longest possible.
     pub ttl: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer<T> {
     Records(FoundRecords<T>),
-    /// The name is another's alias, of which the message says nothing.
+    /// The name is an alias of another name, whose records the message does not contain.
     Alias(Name, Duration),
 }
 
-/// Reads the answer to a query, whose aliases are followed as far as the message has them.
+/// Reads the answer to a query, following aliases as far as the message contains them.
 pub(super) fn read_answer<T>(
     message: &Message,
     query: &Query,
@@ -58,7 +58,7 @@ pub(super) fn read_answer<T>(
     Err(DnsError::LongChain)
 }
 
-/// One with its first bit set is none at all (RFC 2181, section 8).
+/// A time to live with its first bit set counts as zero (RFC 2181, section 8).
 fn time_to_live(record: &Record) -> Duration {
     Duration::from_secs(i32::try_from(record.ttl).map_or(0, i32::unsigned_abs).into())
 }

@@ -1,9 +1,10 @@
-//! Asks name servers itself, where it has to be known for how long an answer holds, or where the record is no
-//! address. All other names are looked up by the system's resolver ([`super::resolver`]).
+//! Queries name servers itself, where the gateway has to know how long an answer is valid, or where the record
+//! is not an address. All other names are looked up by the system's resolver ([`super::resolver`]).
 //!
-//! What `/etc/hosts` knows is not asked for. The servers are those of the profile, else those of `/etc/resolv.conf`,
-//! both files read anew for each look-up. Sockets are connected and never bound, since a half that the kernel has
-//! locked may do the one and not the other; that is why the queries are sent here and not by a library.
+//! Names in `/etc/hosts` are not queried. The servers are those of the profile, or else those of
+//! `/etc/resolv.conf`; both files are read again for each look-up. Sockets are connected and never bound,
+//! because a half that the kernel has locked may connect but not bind. That is why the queries are sent from
+//! here and not by a library.
 
 mod answer;
 pub mod name_rules;
@@ -32,16 +33,16 @@ use answer::{Answer, FoundRecords, read_answer};
 use service_rules::{ServiceRecord, ServiceRecords, TargetRank};
 use system_files::{HOSTS_LAST, SystemFiles, absolute_name};
 
-/// One server has answered in this time, or the next one is asked.
+/// If one server has not answered within this time, the next one is asked.
 pub const SERVER_ANSWER: Duration = Duration::from_secs(2);
-/// A look-up, whatever it takes.
+/// Deadline of a look-up as a whole.
 pub const LOOK_UP: Duration = Duration::from_secs(5);
-/// Where one family has been answered, the other is waited for no longer.
+/// How long the other family is waited for once one has been answered.
 const OTHER_FAMILY: Duration = Duration::from_secs(1);
-/// Aliases that are followed from one name to the next.
+/// How many aliases are followed from one name to the next.
 const ALIASES_MAX: usize = 16;
 
-/// Why a name server has given nothing to go by.
+/// Why name servers gave no usable answer.
 #[derive(Debug, Error)]
 pub enum DnsError {
     #[error("there is no such name")]
@@ -66,7 +67,7 @@ pub enum DnsError {
     Failed(SocketAddr, ResponseCode),
 }
 
-/// The servers that are asked.
+/// The servers to ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum NameServers {
     /// Those of `/etc/resolv.conf`.
@@ -81,12 +82,12 @@ impl From<&[SocketAddr]> for NameServers {
     }
 }
 
-/// Looks names up; clones ask the same servers.
+/// Looks names up; clones use the same servers.
 #[derive(Debug, Clone)]
 pub struct DnsResolver {
     servers: Arc<watch::Sender<NameServers>>,
     files: Arc<SystemFiles>,
-    /// The number of the server that was the last to answer.
+    /// The index of the server that answered last.
     good: Arc<AtomicUsize>,
 }
 
@@ -96,13 +97,13 @@ impl Default for DnsResolver {
     }
 }
 
-/// The addresses of a name, as they were answered.
+/// The addresses in the answers for a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostAddresses {
-    /// `None`: what there is of this family is not known.
+    /// `None` if it is not known what there is of this family.
     pub v4: Option<Vec<Ipv4Addr>>,
     pub v6: Option<Vec<Ipv6Addr>>,
-    /// For how long that holds.
+    /// How long this is valid.
     pub ttl: Duration,
 }
 
@@ -118,7 +119,7 @@ impl DnsResolver {
         Self { servers: Arc::new(watch::Sender::default()), files: Arc::new(files), good: Arc::default() }
     }
 
-    /// Asks these servers from now on.
+    /// Uses these servers from now on.
     pub fn use_servers(&self, servers: NameServers) {
         self.servers.send_if_modified(|used| {
             let is_other = *used != servers;
@@ -127,12 +128,12 @@ impl DnsResolver {
         });
     }
 
-    /// Tells when other servers are to be asked.
+    /// Signals when other servers are to be asked.
     pub fn servers(&self) -> watch::Receiver<NameServers> {
         self.servers.subscribe()
     }
 
-    /// The addresses of a name, at least one.
+    /// The addresses of a name; never empty.
     pub async fn addresses(&self, host: &str) -> Result<HostAddresses, DnsError> {
         if let Ok(literal) = host.parse() {
             return Ok(of_family([literal].into_iter(), HOSTS_LAST));
@@ -147,13 +148,13 @@ impl DnsResolver {
         timeout(LOOK_UP, looked_up).await.unwrap_or(Err(DnsError::Late))
     }
 
-    /// The SRV records of a name, at least one.
+    /// The SRV records of a name; never empty.
     pub async fn services(&self, host: &str) -> Result<ServiceRecords, DnsError> {
         let looked_up = self.try_names(host, |name| self.services_of(name));
         timeout(LOOK_UP, looked_up).await.unwrap_or(Err(DnsError::Late))
     }
 
-    /// The first answer for what a host may be called in full.
+    /// The first answer for any full name that a host may have.
     async fn try_names<T, F: Future<Output = Result<T, DnsError>>>(
         &self,
         host: &str,
@@ -182,7 +183,7 @@ impl DnsResolver {
         if records.is_empty() { Err(DnsError::NoService) } else { Ok(ServiceRecords { records, ttl }) }
     }
 
-    /// Names that are given in full are asked for as they are where the profile says who is asked.
+    /// The full names to try for a host. If the profile says who is asked, a full name is used as it is.
     async fn names_to_try(&self, host: &str) -> Vec<Name> {
         let is_named = matches!(*self.servers.borrow(), NameServers::Named(_));
         match is_named {
@@ -209,7 +210,7 @@ impl DnsResolver {
         join_families(v4, v6)
     }
 
-    /// The records of a name, wherever its aliases lead; none where it has none of the type.
+    /// The records of a name, following its aliases; empty if it has none of the type.
     async fn records<T>(
         &self,
         name: &Name,
@@ -230,7 +231,7 @@ impl DnsResolver {
         Err(DnsError::LongChain)
     }
 
-    /// Asks one server after the other, twice, the one first that was the last to answer.
+    /// Asks one server after another, twice, beginning with the one that answered last.
     async fn query_server(&self, query: &Query) -> Result<hickory_proto::op::Message, DnsError> {
         let servers = self.servers.borrow().clone();
         let servers = match servers {
@@ -255,7 +256,7 @@ impl DnsResolver {
 
 type FamilyAnswer<T> = Option<Result<FoundRecords<T>, DnsError>>;
 
-/// What is known of a name from an answer for each family; `None` did not come in time.
+/// Combines the answers for the two families; `None` for one that did not come in time.
 fn join_families(v4: FamilyAnswer<Ipv4Addr>, v6: FamilyAnswer<Ipv6Addr>) -> Result<HostAddresses, DnsError> {
     let ttl = |ttl: &mut Duration, of: Duration| *ttl = (*ttl).min(of);
     let (mut joined, mut error) = (HostAddresses { ttl: Duration::MAX, ..HostAddresses::default() }, None);
@@ -276,7 +277,7 @@ fn join_families(v4: FamilyAnswer<Ipv4Addr>, v6: FamilyAnswer<Ipv6Addr>) -> Resu
         None => {}
     }
     let has_any = joined.all().next().is_some();
-    // Where there is none, there may be some of the other family.
+    // If there are none, there may be some of the other family.
     if has_any { Ok(joined) } else { Err(error.unwrap_or(DnsError::NoAddress)) }
 }
 

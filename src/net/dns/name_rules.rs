@@ -1,5 +1,5 @@
-//! Which of a name's addresses are used, when one is given up, and when the name is looked up again. No sockets
-//! and no clock here: what has been answered, and when, is told.
+//! Which of a name's addresses are used, when one is given up, and when the name is looked up again. There are
+//! no sockets and no clock here: answers and times are passed in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,42 +12,42 @@ use tokio::time::Instant;
 
 use super::HostAddresses;
 
-/// Addresses, or targets, of one name that are used.
+/// How many addresses, or targets, of one name are used.
 pub const TARGETS_MAX: usize = 64;
-/// The same, with those that are about to be given up: a server that always answers others gets no further.
+/// The same, including those about to be given up: it limits a server that always returns different ones.
 const KNOWN_MAX: usize = 2 * TARGETS_MAX;
-/// What is missing from so many answers in a row is given up.
+/// An address that is missing from this many answers in a row is given up,
 const MISSING_ANSWERS: u32 = 3;
-/// But not before this time has passed since the first of them.
+/// but not before this time has passed since the first of them.
 const MISSING_FOR: Duration = Duration::from_secs(30);
-/// A name is looked up again at its time to live, and within these bounds.
+/// A name is looked up again when its time to live is over, within these limits.
 const AGAIN_LEAST: Duration = Duration::from_secs(1);
 const AGAIN_MOST: Duration = Duration::from_secs(60);
-/// After a look-up without an address: from the least, twice as long each time.
+/// After a look-up without an address: from the minimum, twice as long each time.
 const FAILED_MOST: Duration = Duration::from_secs(8);
 
-/// What a look-up of a name that is followed has brought.
+/// The result of looking up a name that is followed.
 pub trait FollowedAnswer {
     type Target: Ord + Clone + fmt::Display;
-    /// What its targets are called.
+    /// The word for its targets in messages.
     const ONE: &str;
     const ALL: &str;
 
     fn choose(&self) -> ChosenTargets<Self::Target>;
 
-    /// Whether it would have named the target, if that were still one.
+    /// Whether it would have contained the target if that were still valid.
     fn tells_of(&self, target: &Self::Target) -> bool;
 
     fn ttl(&self) -> Duration;
 }
 
-/// What of an answer is used.
+/// The part of an answer that is used.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ChosenTargets<T> {
     pub used: BTreeSet<T>,
-    /// Those that nobody can be reached at.
+    /// Targets that cannot be connected to.
     pub unusable: Vec<String>,
-    /// How many there are beside the first [`TARGETS_MAX`].
+    /// How many there are beyond the first [`TARGETS_MAX`].
     pub beyond: usize,
 }
 
@@ -56,7 +56,7 @@ impl FollowedAnswer for HostAddresses {
     const ONE: &str = "address";
     const ALL: &str = "addresses";
 
-    /// IPv4 before IPv6, each by number.
+    /// IPv4 before IPv6, each in numerical order.
     fn choose(&self) -> ChosenTargets<IpAddr> {
         let all: BTreeSet<_> = self.all().map(|address| address.to_canonical()).collect();
         let (unusable, mut used): (BTreeSet<_>, BTreeSet<_>) =
@@ -80,7 +80,7 @@ impl FollowedAnswer for HostAddresses {
     }
 }
 
-/// What a name stands for, with what was missing from its last answers.
+/// The targets of a name, with those that were missing from its last answers.
 #[derive(Debug)]
 pub struct KnownTargets<T>(BTreeMap<T, Option<Absence>>);
 
@@ -90,7 +90,7 @@ impl<T> Default for KnownTargets<T> {
     }
 }
 
-/// Missing from so many answers in a row.
+/// How many answers in a row a target was missing from, and since when.
 #[derive(Debug, Clone, Copy)]
 struct Absence {
     answers: u32,
@@ -127,7 +127,7 @@ impl<T> TargetChange<T> {
 }
 
 impl<T: Ord + Clone> KnownTargets<T> {
-    /// These, which the last answer had.
+    /// Starts with the targets of the last answer.
     pub fn of(targets: Vec<T>) -> Self {
         Self(targets.into_iter().map(|target| (target, None)).collect())
     }
@@ -136,7 +136,7 @@ impl<T: Ord + Clone> KnownTargets<T> {
         self.0.keys()
     }
 
-    /// Takes in an answer; `tells_of` is whether it would have named the target.
+    /// Applies an answer; `tells_of` says whether it would have contained a target.
     pub fn note_answer(
         &mut self,
         answered: &BTreeSet<T>,
@@ -166,18 +166,18 @@ impl<T: Ord + Clone> KnownTargets<T> {
     }
 }
 
-/// When a name is looked up again that holds for so long; `random` is from 0 to 1.
+/// When to look a name up again whose answer is valid for `ttl`; `random` is from 0 to 1.
 pub fn next_look_up(ttl: Duration, random: f64) -> Duration {
     let ttl = ttl.clamp(AGAIN_LEAST, AGAIN_MOST);
     let spread = (ttl / 10).mul_f64(random);
-    // A little later than the answer ends, so that a server that remembers it has forgotten it.
+    // A little after the answer expires, so that a caching server has dropped it too.
     match ttl == AGAIN_MOST {
         true => ttl - spread,
         false => (ttl + spread.min(AGAIN_LEAST)).min(AGAIN_MOST),
     }
 }
 
-/// When a name is looked up again after so many failures in a row, the last one included.
+/// When to look a name up again after this many failures in a row, including the last one.
 pub fn pause_after_failure(failures: u32, random: f64) -> Duration {
     let longest = AGAIN_LEAST.saturating_mul(1 << failures.clamp(1, 8)).min(FAILED_MOST);
     AGAIN_LEAST + (longest - AGAIN_LEAST).mul_f64(random)
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(chosen.used.last().map(ToString::to_string).as_deref(), Some("10.0.0.63"));
     }
 
-    /// Seconds, what is answered then, what is new and what is given up.
+    /// Seconds, the answer at that time, what is new and what is given up.
     fn run_steps(steps: &[(u64, &str, &str, &str)]) {
         let (mut known, began) = (KnownTargets::default(), Instant::now());
         for (second, answered, added, retired) in steps {
@@ -233,7 +233,7 @@ mod tests {
             (40, "10.0.0.1", "", "10.0.0.2"),
             (41, "10.0.0.2", "10.0.0.2", ""),
         ]);
-        // Time alone does not do it, and one answer with it begins anew.
+        // Time alone is not enough, and one answer that has it starts the count again.
         run_steps(&[
             (0, "10.0.0.1 10.0.0.2", "10.0.0.1 10.0.0.2", ""),
             (60, "10.0.0.1", "", ""),

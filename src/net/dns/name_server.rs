@@ -1,5 +1,5 @@
-//! One question to one server: over UDP, and over TCP where the answer is too long for that. The sockets are
-//! connected, so that the kernel takes datagrams of that server alone, and each has a port that it chose at random.
+//! One question to one server: over UDP, and over TCP if the answer is too long for UDP. The sockets are
+//! connected, so that the kernel accepts only datagrams of that server, and each has a random port.
 
 use std::{io, net::SocketAddr};
 
@@ -14,15 +14,15 @@ use tokio::{
 use super::{DnsError, SERVER_ANSWER};
 use crate::confine::refused_call;
 
-/// What fits a datagram wherever it goes (RFC 9715, appendix A).
+/// Fits into a datagram on any path (RFC 9715, appendix A).
 const DATAGRAM_BYTES_MAX: u16 = 1232;
 
-/// The answer of one server, which knows the name or knows that there is none.
+/// Gets the answer of one server, which knows the name or knows that it does not exist.
 pub(super) async fn query_server(server: SocketAddr, query: &Query) -> Result<Message, DnsError> {
     let requested = async {
         let message = exchange(server, query, Some(DATAGRAM_BYTES_MAX)).await?;
         match message.metadata.response_code {
-            // It knows nothing of EDNS (RFC 6891, section 7).
+            // It does not support EDNS (RFC 6891, section 7).
             ResponseCode::FormErr | ResponseCode::NotImp => exchange(server, query, None).await,
             _ => Ok(message),
         }
@@ -66,7 +66,7 @@ async fn ask_by_datagram(server: SocketAddr, requested: &Message, bytes: &[u8]) 
     let mut buffer = vec![0; 4096];
     loop {
         let count = socket.recv(&mut buffer).await?;
-        // What is none of its answers may be a guess of somebody else's; the answer may still come.
+        // A message that is not its answer may be somebody else's guess; the real answer may still come.
         match Message::from_vec(&buffer[..count]) {
             Ok(message) if answers(&message, requested) => return Ok(message),
             Ok(_) | Err(_) => {}
@@ -74,7 +74,7 @@ async fn ask_by_datagram(server: SocketAddr, requested: &Message, bytes: &[u8]) 
     }
 }
 
-/// The same over TCP (RFC 7766), where a length comes before the message.
+/// The same over TCP (RFC 7766), with a length in front of the message.
 async fn ask_by_stream(server: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
     let connected = TcpStream::connect(server).await;
     let mut stream = connected.map_err(|error| refused_call::explain("connect", error))?;
@@ -85,7 +85,8 @@ async fn ask_by_stream(server: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> 
     Ok(answer)
 }
 
-/// Whether it is the answer to that very question. A server that did not understand it need not repeat it.
+/// Whether a message answers exactly this question. A server that did not understand the question need not
+/// repeat it.
 fn answers(message: &Message, requested: &Message) -> bool {
     let is_repeated = message.queries == requested.queries;
     let is_unread = message.queries.is_empty() && message.metadata.response_code == ResponseCode::FormErr;

@@ -1,5 +1,5 @@
-//! One name, looked up again and again: what is new among its addresses or the targets of its SRV records, and what is
-//! gone.
+//! Follows one name by looking it up again and again: which addresses, or targets of its SRV records, are new,
+//! and which are gone.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{
     service_rules::ServiceRecords,
 };
 
-/// Of those that nobody can be reached at, so many are named.
+/// How many unusable targets are named in a message.
 const UNUSABLE_TOLD_MAX: usize = 4;
 
 /// Looks a name up once.
@@ -34,30 +34,30 @@ pub struct NameWatch<A: FollowedAnswer> {
     next: Instant,
 }
 
-/// What a look-up has brought.
+/// What a look-up has found.
 #[derive(Debug)]
 pub struct NameNews<A: FollowedAnswer> {
     pub change: TargetChange<A::Target>,
-    /// What of it is worth a word.
+    /// What is worth reporting.
     pub lines: Vec<NameReport>,
-    /// What is gone by from now on; `None`: what was known before.
+    /// The answer that applies from now on; `None` if the previous one still does.
     pub answer: Option<A>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum NameReport {
-    /// The first look-up without an address, and why.
+    /// The first look-up without an address, and why it failed.
     Unanswered(String),
-    /// The first one with an address after those.
+    /// The first look-up with an address after those.
     Answered { failures: u32 },
-    /// Those that nobody can be reached at.
+    /// Targets that cannot be connected to.
     Unusable(Vec<String>),
-    /// So many of these, and fewer are used.
+    /// There are this many of the second, and fewer are used.
     TooMany(usize, &'static str),
 }
 
 impl<A: FollowedAnswer> NameNews<A> {
-    /// Why nothing was answered, when that has begun.
+    /// Why there was no answer, if this is the first failure.
     pub fn unanswered(&self) -> Option<&str> {
         self.lines.iter().find_map(|line| match line {
             NameReport::Unanswered(why) => Some(why.as_str()),
@@ -101,18 +101,18 @@ impl<A: FollowedAnswer> NameWatch<A> {
         }
     }
 
-    /// The same of which these were used before.
+    /// The same, with the targets that were used before.
     pub fn knowing(mut self, targets: Vec<A::Target>) -> Self {
         self.known = KnownTargets::of(targets);
         self
     }
 
-    /// Those that are used now.
+    /// The targets that are used now.
     pub fn targets(&self) -> impl Iterator<Item = &A::Target> {
         self.known.iter()
     }
 
-    /// Looks the name up when it is time; what that has brought.
+    /// Looks the name up when it is time; returns what that has found.
     pub async fn next_news(&mut self) -> NameNews<A> {
         tokio::select! {
             () = sleep_until(self.next) => {}
@@ -151,7 +151,7 @@ impl<A: FollowedAnswer> NameWatch<A> {
         NameNews { change, lines, answer: Some(answer) }
     }
 
-    /// What is known stays in use.
+    /// The known targets stay in use.
     fn note_failure(&mut self, why: String, mut lines: Vec<NameReport>) -> NameNews<A> {
         self.failures = self.failures.saturating_add(1);
         self.next = Instant::now() + pause_after_failure(self.failures, fastrand::f64());
@@ -193,7 +193,7 @@ mod tests {
 
     type Answers = Arc<Mutex<Box<dyn FnMut() -> Result<HostAddresses, DnsError> + Send>>>;
 
-    /// A name whose look-ups are answered by `answer`.
+    /// A name whose look-ups get the answers of `answer`.
     fn watch_of(
         answer: impl FnMut() -> Result<HostAddresses, DnsError> + Send + 'static,
     ) -> NameWatch<HostAddresses> {

@@ -1,12 +1,12 @@
-//! Which targets of a name's SRV records are used (RFC 2782). No sockets here; where a target is, is asked for anew,
-//! whatever a server says of it beside the records.
+//! Which targets of a name's SRV records are used (RFC 2782). There are no sockets here. The addresses of a
+//! target are always looked up separately, whatever the server adds to the records.
 
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::name_rules::{ChosenTargets, FollowedAnswer, TARGETS_MAX};
 use crate::profile::HostPort;
 
-/// One SRV record as it was answered.
+/// One SRV record as received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceRecord {
     pub rank: TargetRank,
@@ -14,7 +14,7 @@ pub struct ServiceRecord {
     pub target: String,
 }
 
-/// Which target is dialled before which, and for how much of what there is.
+/// Which target is dialled before which, and its share of the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TargetRank {
     /// The lowest number comes first.
@@ -26,12 +26,12 @@ pub struct TargetRank {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceRecords {
     pub records: Vec<ServiceRecord>,
-    /// For how long that holds.
+    /// How long they are valid.
     pub ttl: Duration,
 }
 
 impl ServiceRecords {
-    /// The rank of each target that can be dialled: its best, where it has several.
+    /// The rank of each target that can be dialled; its best, if it has several.
     pub fn ranks(&self) -> BTreeMap<HostPort, TargetRank> {
         let mut ranks = BTreeMap::new();
         for ServiceRecord { rank, port, target } in &self.records {
@@ -45,7 +45,7 @@ impl ServiceRecords {
     }
 }
 
-/// By priority, and then the heavier first.
+/// Sorts by priority, then the heavier first.
 fn order(rank: TargetRank) -> (u16, Reverse<u16>) {
     (rank.priority, Reverse(rank.weight))
 }

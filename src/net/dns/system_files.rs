@@ -1,5 +1,5 @@
-//! What this host knows of names and of name servers: `/etc/hosts` and `/etc/resolv.conf`. They are read anew for
-//! each look-up, beside the runtime's threads and under a deadline.
+//! What this host knows about names and name servers: `/etc/hosts` and `/etc/resolv.conf`. They are read again
+//! for each look-up, on threads beside the runtime and with a deadline.
 
 use std::{
     net::{IpAddr, SocketAddr, SocketAddrV6},
@@ -12,14 +12,14 @@ use resolv_conf::{Config, ScopedIp};
 
 use crate::disk::{self, FileWork, PipePolicy};
 
-/// What `/etc/hosts` says is looked at again after this time: a file has no time to live.
+/// `/etc/hosts` is read again after this time, because a file has no time to live.
 pub(super) const HOSTS_LAST: Duration = Duration::from_secs(5);
-/// Readings at once, and how long each may take.
+/// How many reads may run at once, and how long each may take.
 const READINGS_MAX: usize = 4;
 const READ_WITHIN: Duration = Duration::from_secs(2);
-/// Lists of blocked names have some MiB.
+/// Lists of blocked names can have several MiB.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// What the C library uses of such a file.
+/// The number of servers that the C library uses of such a file.
 const SERVERS_MAX: usize = 3;
 const SEARCHED_MAX: usize = 6;
 const PORT: u16 = 53;
@@ -42,7 +42,7 @@ impl SystemFiles {
         Self { hosts, resolv_conf, work: FileWork::new(READINGS_MAX, READ_WITHIN) }
     }
 
-    /// The addresses of a host, in all lines that name it.
+    /// The addresses of a host, from all lines that name it.
     pub async fn hosts_of(&self, host: &str) -> Vec<IpAddr> {
         find_host(&self.read(&self.hosts).await, host)
     }
@@ -51,7 +51,7 @@ impl SystemFiles {
         ResolverSettings::parse(&self.read(&self.resolv_conf).await)
     }
 
-    /// A file that is not there, or can not be read, says nothing.
+    /// A file that is missing or cannot be read counts as empty.
     async fn read(&self, file: &Path) -> Vec<u8> {
         let file = file.to_owned();
         let read = self.work.run(move || disk::read(&file, FILE_BYTES_MAX, PipePolicy::Refused)).await;
@@ -75,15 +75,15 @@ fn find_host(text: &[u8], host: &str) -> Vec<IpAddr> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ResolverSettings {
     pub servers: Vec<SocketAddr>,
-    /// Domains that are put behind a name.
+    /// Domains to append to a name.
     searched: Vec<String>,
-    /// A name with so many dots is tried as it is first.
+    /// A name with at least this many dots is first tried as it is.
     dots: usize,
 }
 
 impl ResolverSettings {
     fn parse(text: &[u8]) -> Self {
-        // Lines that can not be read are passed over, as the C library does.
+        // Lines that cannot be read are skipped, as in the C library.
         let (config, _) = Config::parse_with_errors(text);
         let servers = config.get_nameservers_or_local();
         let searched = config.get_last_search_or_domain().take(SEARCHED_MAX).cloned().collect();
@@ -94,7 +94,7 @@ impl ResolverSettings {
         }
     }
 
-    /// The names that `host` may stand for, the likeliest first.
+    /// The full names that `host` may stand for, the most likely first.
     pub fn names_to_try(&self, host: &str) -> Vec<Name> {
         let Some(as_it_is) = absolute_name(host) else { return Vec::new() };
         if host.ends_with('.') {
@@ -108,7 +108,7 @@ impl ResolverSettings {
     }
 }
 
-/// A zone is meant by its number alone: names of interfaces are the business of whoever writes the file.
+/// A zone counts only as a number: names of interfaces are up to whoever writes the file.
 fn server_address(ip: &ScopedIp) -> SocketAddr {
     match ip {
         ScopedIp::V4(ip) => (*ip, PORT).into(),
@@ -119,7 +119,7 @@ fn server_address(ip: &ScopedIp) -> SocketAddr {
     }
 }
 
-/// The name as DNS has it, from the root.
+/// The absolute name in DNS, from the root.
 pub(super) fn absolute_name(host: &str) -> Option<Name> {
     let mut name = Name::from_ascii(host).ok()?;
     name.set_fqdn(true);

@@ -1,4 +1,4 @@
-//! Look-ups against servers of the tests' own, which answer as they should, late, falsely, or not at all.
+//! Look-ups against the tests' own servers, which answer correctly, late, falsely, or not at all.
 
 use std::{
     net::UdpSocket as BlockingSocket,
@@ -109,7 +109,7 @@ fn alias(owner: &str, other: &str, ttl: u32) -> Record {
     Record::from_rdata(name(owner), ttl, RData::CNAME(CNAME(name(other))))
 }
 
-/// The records, where addresses of IPv4 are asked for; nothing else is known of the name.
+/// The records, if IPv4 addresses are asked for; the name has nothing else.
 fn answered(question: &Message, records: &[Record]) -> Vec<u8> {
     let mut reply = reply(question);
     if question.queries[0].query_type == RecordType::A {

@@ -15,9 +15,9 @@ use crate::{
     profile::HostPort,
 };
 
-/// Clients that the kernel holds for us between two accepts.
+/// How many clients the kernel holds for us between two accepts.
 pub const BACKLOG: i32 = 4096;
-/// One free port for all addresses of a name is looked for so often.
+/// How often to look for one free port that suits all addresses of a name.
 const FREE_PORT_TRIES: usize = 16;
 
 #[derive(Debug, Error)]
@@ -38,7 +38,7 @@ pub enum BindError {
     Other { at: HostPort, source: io::Error },
 }
 
-/// A socket that listens, and where: asked for in every picture, it is kept.
+/// A listening socket with its address, which is kept because every snapshot needs it.
 #[derive(Debug)]
 pub(super) struct BoundSocket {
     pub socket: TcpListener,
@@ -46,11 +46,11 @@ pub(super) struct BoundSocket {
     pub origin: SocketOrigin,
 }
 
-/// Who holds the port when this process does not.
+/// Who keeps the port when this process does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SocketOrigin {
     Own,
-    /// Whoever passed it in; it is theirs to close.
+    /// Passed in by a service manager, which keeps it open.
     Passed,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct BindOutcome {
 }
 
 impl BindOutcome {
-    /// All but those that this machine lacks, on one port; or nothing.
+    /// Binds all addresses that this machine has, on one port; or none.
     pub fn at(at: &HostPort, addresses: Vec<SocketAddr>, prepare: PrepareSocket) -> Result<Self, BindError> {
         let mut tries = if at.port == 0 { FREE_PORT_TRIES } else { 1 };
         loop {
@@ -85,12 +85,12 @@ impl BindOutcome {
         }
     }
 
-    /// Each that can be bound; on port 0, on the port that the first one gets.
+    /// Binds each address that can be bound; with port 0, all on the port that the first one gets.
     pub fn each(addresses: &[SocketAddr], mut port: u16, prepare: PrepareSocket) -> Self {
         let mut bound = Self { sockets: Vec::new(), absent: Vec::new() };
         for address in addresses {
             let address = with_port(*address, port);
-            // A file of hosts may name it twice.
+            // A hosts file may contain it twice.
             if bound.sockets.iter().any(|open| open.at == address) {
                 continue;
             }
@@ -115,7 +115,7 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
 fn open_socket(address: SocketAddr, prepare: PrepareSocket) -> io::Result<BoundSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // Else it depends on the system's `net.ipv6.bindv6only` whether IPv4 is meant too.
+        // Otherwise the system's `net.ipv6.bindv6only` would decide whether IPv4 is included.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
@@ -127,7 +127,7 @@ fn open_socket(address: SocketAddr, prepare: PrepareSocket) -> io::Result<BoundS
     Ok(BoundSocket { at: socket.local_addr()?, socket, origin: SocketOrigin::Own })
 }
 
-/// The sockets that were passed in by that name: bound, and listening already.
+/// The sockets that were passed in with that name: already bound and listening.
 pub(super) fn open_passed(
     at: &HostPort,
     name: &str,
@@ -144,7 +144,7 @@ pub(super) fn open_passed(
     opened.map_err(|source| BindError::Other { at: at.clone(), source })
 }
 
-/// An address as an operator reads it: one that is written in the profile as it is there.
+/// An address for operators: one that is written in the profile appears as it is there.
 pub(super) fn described_address(at: &HostPort, address: SocketAddr) -> HostPort {
     match at.is_address() {
         true => HostPort { host: at.host.clone(), port: address.port() },
@@ -152,7 +152,7 @@ pub(super) fn described_address(at: &HostPort, address: SocketAddr) -> HostPort 
     }
 }
 
-/// Whether this machine has no such address, or nothing of its family.
+/// Whether this machine lacks the address, or the whole family.
 pub(super) fn is_absence(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
         || matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::ENODEV))

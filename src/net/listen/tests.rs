@@ -83,7 +83,7 @@ async fn an_address_that_this_machine_lacks_is_named() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_there_yet_is_waited_for_and_then_listens() {
-    // The name has an address by then, though it had none that is here.
+    // The name has an address by then, though it had none on this machine.
     let listener = bind(&at("localhost", 0), Err(io::ErrorKind::NotFound.into()), BindPolicy::Wait);
     let listener = listener.expect("it waits");
     assert_eq!(listener.local_addrs(), []);

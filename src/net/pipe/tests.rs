@@ -96,7 +96,7 @@ async fn an_end_that_had_ended_is_passed_on_with_the_stream() {
     let mut reported = String::new();
     peer.read_to_string(&mut reported).await.expect("a clean end");
     assert_eq!(reported, "last");
-    // And one that has gone leaves nothing behind.
+    // One that has gone leaves nothing behind.
     let ((one, other), (stream, mut peer)) = (pipe(), sockets().await);
     drop(other);
     one.hand_over(stream, Bytes::new(), Bytes::new()).await.expect_err("nobody is there");

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::tests::happens_after;
 
-/// Nothing that is waited for here takes longer, on a machine that is busy too.
+/// Nothing that is waited for here takes longer, even on a busy machine.
 const PATIENT: Duration = Duration::from_secs(20);
 
 fn at(host: &str) -> HostPort {
@@ -31,7 +31,7 @@ async fn ask(names: &NameResolver, host: &str) -> io::Result<Vec<SocketAddr>> {
     timeout(PATIENT, names.resolve(&at(host))).await.expect("an answer")
 }
 
-/// A resolver that holds up what it is asked for until the other end is dropped.
+/// A resolver that blocks until the other end is dropped.
 fn held() -> (mpsc::Sender<()>, impl Fn() + Send + Sync) {
     let (hold, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
@@ -72,7 +72,7 @@ async fn the_last_answer_is_used_while_a_new_one_fails_or_hangs() {
         assert_eq!(found[0].ip().to_string(), "192.0.2.1", "{what}");
     }
     drop(hold);
-    // The answer that hung has come, and later ones are asked for.
+    // The answer that hung has arrived, and later ones are requested.
     let later =
         async { while ask(&names, "db").await.expect("an answer")[0].ip().to_string() == "192.0.2.1" {} };
     timeout(PATIENT, later).await.expect("a new answer");

@@ -1,5 +1,5 @@
-//! SOCKS5 with a proxy on the way (RFC 1928), and its user and password (RFC 1929). It is no link: the proxy is
-//! asked for a host and a port.
+//! SOCKS5 with a proxy on the way (RFC 1928), with user and password (RFC 1929). This is not a link: the proxy
+//! is asked for a host and a port.
 
 use std::net::IpAddr;
 
@@ -44,14 +44,14 @@ pub(super) async fn connect(
     if version != VERSION {
         return Err(other_protocol("SOCKS5", &[version, reply]));
     }
-    // Its own address says nothing of use, and has to be read off.
+    // The proxy's own address is of no use, but has to be read.
     let rest = match kind {
         1 => 4 + 2,
         4 => 16 + 2,
         3 => usize::from(read::<1>(stream).await?[0]) + 2,
         _ => return Err(other_protocol("SOCKS5", &[version, reply, 0, kind])),
     };
-    // One that refuses may close before it has said all.
+    // A proxy that refuses may close before it has sent everything.
     let read_off = stream.read_exact(&mut vec![0; rest]).await;
     let (to, message) = (to.clone(), |words: &str| format!("{words} (reply {reply})"));
     match reply {
@@ -67,7 +67,7 @@ pub(super) async fn connect(
     }
 }
 
-/// A plain name is left for the proxy to look up.
+/// The request; a name is left for the proxy to look up.
 fn request(to: &HostPort) -> Result<Vec<u8>, ViaFailure> {
     let mut request = vec![VERSION, CONNECT, 0];
     match to.host_without_zone().parse() {
@@ -92,7 +92,7 @@ fn request(to: &HostPort) -> Result<Vec<u8>, ViaFailure> {
 async fn log_in(stream: &mut TcpStream, login: &ProxyLogin) -> Result<(), ViaFailure> {
     let mut message = vec![1];
     for part in [&login.user, &login.password] {
-        // The profile takes no longer ones.
+        // The profile allows no longer ones.
         message.push(u8::try_from(part.len()).map_err(|_| ViaFailure::LongName)?);
         message.extend(part.as_bytes());
     }

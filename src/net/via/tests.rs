@@ -1,4 +1,4 @@
-//! Proxies that do not do what they should, each with its own words.
+//! Proxies that misbehave, each with its own error.
 
 use tokio::{
     net::TcpListener,
@@ -17,7 +17,7 @@ fn login() -> ProxyLogin {
     ProxyLogin { user: "gate".into(), password: "s3cret".into() }
 }
 
-/// Dials through a proxy that says this, whatever it hears first; what it has heard.
+/// Dials through a proxy that answers this, whatever it receives first; returns what it received.
 async fn dial_through(kind: ProxyKind, login: Option<ProxyLogin>, answers: &[&[u8]]) -> (String, Vec<u8>) {
     let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = HostPort { host: "127.0.0.1".into(), port: port.local_addr().expect("its address").port() };
@@ -165,7 +165,7 @@ async fn a_proxy_that_is_down_or_closes_is_told() {
     assert_eq!(reported, format!("proxy {proxy}: {}: connection refused", proxy.at));
 }
 
-/// Shortly before its time nothing happens, and shortly after it the dial is over.
+/// Shortly before the deadline nothing happens, and shortly after it the dial is over.
 #[tokio::test(start_paused = true)]
 async fn a_proxy_answers_in_its_time_or_not_at_all() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -1,4 +1,4 @@
-//! Keys of services as clients see them: where they come in, and who they may be.
+//! Keys of services as clients see them: where clients come in, and who they may be.
 
 use super::{
     BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CLIENT_LOGIN, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS,
@@ -101,11 +101,11 @@ pub(in crate::profile) static ACCEPT_ADDRESS_KEY: ProfileKey<TextValue> = Profil
 /// Options of one accept, or of a service for all of its accepts.
 pub(in crate::profile) static ACCEPT_OPTIONS: KeyGroup = &[&ACCEPT_TLS_KEY, &SNI, &PROXY_FROM_KEY];
 
-/// The same of accepts that read requests.
+/// The same for accepts that read requests.
 pub(in crate::profile) static ACCEPT_WEB: KeyGroup =
     &[&HOSTS, &ORIGINS, &FORWARDED, &BODY, &KEEP_ALIVE, &MESSAGE_LIMIT, &INACTIVITY, &PROTOCOLS, &FRAMES];
 
-/// Of these, what means nothing where the frames of a WebSocket are not taken off.
+/// Those that mean nothing unless WebSocket frames are decoded.
 pub(in crate::profile) static FRAME_OPTIONS: KeyGroup = &[&MESSAGE_LIMIT, &INACTIVITY, &PROTOCOLS, &FRAMES];
 
 pub(in crate::profile) static ACCEPT_TLS_KEY: ProfileKey<SubMap> = ProfileKey {

@@ -1,4 +1,4 @@
-//! Keys that say how clients of accepts that read requests name themselves.
+//! Keys that say how clients of accepts that read requests identify themselves.
 
 use serde_json::{Value, json};
 
@@ -102,7 +102,7 @@ pub(in crate::profile) static UNTIL_EXPIRY: ProfileKey<FlagValue> = ProfileKey {
     value: FlagValue,
 };
 
-/// Claims by the operator's own names.
+/// Claims, with names that the operator chooses.
 pub(in crate::profile) struct ClaimMap;
 
 impl ValueKind for ClaimMap {

@@ -1,4 +1,4 @@
-//! Keys of services as the inside reaches them: backends, and what they are told.
+//! Keys of services as the inside reaches them: backends, and what backends are told.
 
 use super::{
     ANSWER, CARRIES, INTERNAL_SESSIONS, KeyGroup, KeyMap, OPENING_HOURS, PER_PEER, ProfileKey, SOURCE,

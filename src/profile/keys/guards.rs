@@ -1,4 +1,4 @@
-//! Keys that say who gets in, and how much one client gets.
+//! Keys that say which clients may come in, and how much one client gets.
 
 use super::{
     KeyGroup, KeyMap, ProfileKey,

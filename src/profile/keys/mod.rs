@@ -1,6 +1,6 @@
-//! Every key that a profile takes, each in one place: its name, what it is for, its type, range and
-//! default. Reading, the JSON Schema and the reference page of the manual are all made from these
-//! tables. What a value means beside others is decided elsewhere (`cross`, `resolve`).
+//! Every key of a profile, each in one place: its name, purpose, type, range and default. Reading, the JSON
+//! Schema and the manual's reference page are all made from these tables. What a value means together with
+//! others is decided elsewhere (`cross_checks`, `resolve`).
 
 mod accepts;
 mod auth;
@@ -29,17 +29,17 @@ pub(super) use reach::*;
 pub(super) use revoked::*;
 pub(super) use values::ValueKind;
 
-/// One key of a profile; `V` says what its value may be and how it is read.
+/// One key of a profile; `V` defines its values and how they are read.
 pub(super) struct ProfileKey<V> {
     pub name: &'static str,
-    /// What it is for, in one or two sentences.
+    /// Its purpose, in one or two sentences.
     pub about: &'static str,
-    /// A value for the manual; empty where the default says enough.
+    /// A value for the manual; empty if the default says enough.
     pub example: &'static str,
     pub value: V,
 }
 
-/// A key of any type, as the schema and the manual see it.
+/// A key of any type, as used by the schema and the manual.
 pub(super) trait AnyKey: Sync {
     fn name(&self) -> &'static str;
     fn about(&self) -> &'static str;
@@ -65,10 +65,10 @@ impl<V: ValueKind + Sync> AnyKey for ProfileKey<V> {
     }
 }
 
-/// Keys that stand together in more than one map.
+/// Keys that are used together in more than one map.
 pub(super) type KeyGroup = &'static [&'static dyn AnyKey];
 
-/// The keys that one kind of map takes.
+/// The keys of one kind of map.
 pub(super) struct KeyMap {
     pub about: &'static str,
     pub groups: &'static [KeyGroup],
@@ -83,7 +83,7 @@ impl KeyMap {
         self.keys().map(AnyKey::name).collect()
     }
 
-    /// Why `key` is not taken, if it is not.
+    /// Why `key` is refused, if it is.
     pub fn fault(&self, key: &str) -> Option<ValueProblem> {
         let known = self.names();
         if known.contains(&key) {
@@ -96,7 +96,7 @@ impl KeyMap {
         })
     }
 
-    /// The known key that an unknown one probably stands for.
+    /// The known key that an unknown one probably means.
     pub fn meant(&self, key: &str) -> Option<&'static str> {
         let known = self.names();
         if known.contains(&key) { None } else { nearest(key, &known) }

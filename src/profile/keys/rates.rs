@@ -1,4 +1,4 @@
-//! Types of values that bound something over time: so many of something, and bytes a second.
+//! Types of values that limit something over time: a number of something, and bytes a second.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::profile::{
     size,
 };
 
-/// A whole number, of what is not bounded unless it is written.
+/// A whole number, for something that is unlimited by default.
 pub(in crate::profile) struct OptionalCountValue {
     pub range: RangeInclusive<usize>,
 }
@@ -95,7 +95,7 @@ impl ProfileKey<Throughput> {
     }
 }
 
-/// The same, or a map that says more.
+/// The same, or a map with more options.
 pub(in crate::profile) struct ThroughputOrMap(pub &'static KeyMap);
 
 impl ValueKind for ThroughputOrMap {

@@ -1,4 +1,4 @@
-//! Keys of how a link finds its way.
+//! Keys that say how a link gets through the network.
 
 use super::{
     KeyMap, ProfileKey,

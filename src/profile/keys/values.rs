@@ -1,4 +1,4 @@
-//! The types of values that keys take: how each is read, and how the schema and the manual describe it.
+//! The types of values: how each is read, and how the schema and the manual describe it.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -15,19 +15,19 @@ use crate::profile::{
 
 /// How the schema and the manual describe a type of values.
 pub(in crate::profile) trait ValueKind {
-    /// The JSON Schema of a value; maps below it are added by their own tables.
+    /// The JSON Schema of a value; maps below it are added from their own tables.
     fn schema(&self) -> Value;
     /// The type, its unit and its range, in words.
     fn words(&self) -> String;
-    /// What stands for a key that is left out; `None` where nothing does.
+    /// The value of a key that is left out; `None` if it has none.
     fn default(&self) -> Option<String> {
         None
     }
-    /// The map that a value is, or may be.
+    /// The map that a value is or may be.
     fn map(&self) -> Option<&'static KeyMap> {
         None
     }
-    /// Whether that map stands below a name of the operator's.
+    /// Whether that map is below a name that the operator chooses.
     fn is_named(&self) -> bool {
         false
     }
@@ -70,7 +70,7 @@ impl ProfileKey<CountValue> {
 
 /// A whole number with its unit of time.
 pub(in crate::profile) struct DurationValue {
-    /// Whether nothing at all means something.
+    /// Whether zero has a meaning.
     pub zero: ZeroDuration,
     pub default: Duration,
 }
@@ -105,7 +105,7 @@ impl ProfileKey<DurationValue> {
     }
 }
 
-/// The same, of what is off unless it is written.
+/// The same, for something that is off by default.
 pub(in crate::profile) struct OptionalDurationValue;
 
 impl ValueKind for OptionalDurationValue {
@@ -168,7 +168,7 @@ impl ProfileKey<SizeValue> {
     }
 }
 
-/// True or false; false unless it is written.
+/// True or false; false by default.
 pub(in crate::profile) struct FlagValue;
 
 impl ValueKind for FlagValue {
@@ -195,7 +195,7 @@ impl ProfileKey<FlagValue> {
 pub(in crate::profile) struct ChoiceValue<T: 'static> {
     pub options: &'static [(&'static str, T)],
     pub default: Option<&'static str>,
-    /// How another word is refused: "`…` is " and this.
+    /// The end of the sentence that refuses another word: "`…` is " and this.
     pub is_not: &'static str,
 }
 
@@ -234,7 +234,7 @@ impl<T: Copy + Sync> ProfileKey<ChoiceValue<T>> {
             return Some(*value);
         }
         let what = format!("`{}` is {}", quote_for_problem(text), self.value.is_not);
-        // A slip in a word of two letters could mean any of them.
+        // A misspelled word of two letters could mean any of them.
         let meant = nearest(text, &self.value.words_alone()).filter(|meant| meant.len() > 3);
         let advice = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),
@@ -249,7 +249,7 @@ pub(in crate::profile) struct StatusList {
     pub default: u16,
 }
 
-/// Of answers that are none in between.
+/// Final statuses only.
 const STATUS_RANGE: RangeInclusive<usize> = 200..=599;
 const STATUSES_MAX: usize = 16;
 
@@ -279,9 +279,9 @@ impl ProfileKey<StatusList> {
     }
 }
 
-/// Any other text, whose reader knows more about it.
+/// Any other text; its reader checks the rest.
 pub(in crate::profile) struct TextValue {
-    /// A regular expression for editors; empty: any text.
+    /// A regular expression for editors; empty for any text.
     pub pattern: &'static str,
     pub words: &'static str,
 }
@@ -328,7 +328,7 @@ pub(in crate::profile) const NAME_IN_CERTIFICATE: TextValue =
 pub(in crate::profile) struct TextListValue {
     pub each: TextValue,
     pub max: usize,
-    /// Whether a single text stands for a list of one.
+    /// Whether a single text counts as a list of one.
     pub alone: Alone,
 }
 
@@ -359,12 +359,12 @@ pub(in crate::profile) struct AddressValue {
     pub pattern: &'static str,
     pub words: &'static str,
     pub options: &'static KeyMap,
-    /// Where a list of addresses may stand, how many.
+    /// How many, if a list of addresses is allowed.
     pub max: Option<usize>,
 }
 
 impl AddressValue {
-    /// The address alone, as it stands under `address` of the map.
+    /// Only the address, as under `address` of the map.
     pub const fn plain(&self) -> TextValue {
         TextValue { pattern: self.pattern, words: self.words }
     }
@@ -394,7 +394,7 @@ impl ValueKind for AddressValue {
     }
 }
 
-/// A file, or a map that names it and more.
+/// A file, or a map with the file and more options.
 pub(in crate::profile) struct FileOrMap {
     pub file: TextValue,
     pub options: &'static KeyMap,

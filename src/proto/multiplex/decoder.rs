@@ -1,4 +1,4 @@
-//! Bytes as they come, in any pieces, into frames; the body of `data` passes through uncopied.
+//! Turns bytes, arriving in any pieces, into frames; the body of `data` is not copied.
 
 use super::{
     PeerViolation,
@@ -7,27 +7,27 @@ use super::{
     state::LinkEnd,
 };
 
-/// Where one end's reading is within a frame.
+/// How far one end has read into a frame.
 #[derive(Debug)]
 pub struct FrameReader {
-    /// Who sends what is heard.
+    /// The sender of the frames.
     from: LinkEnd,
     header: [u8; HEADER_BYTES],
     have: usize,
     current: Option<Current>,
 }
 
-/// A frame whose header is whole.
+/// A frame whose header is complete.
 #[derive(Debug)]
 struct Current {
     header: FrameHead,
     /// Grown as the bytes come: a length alone costs us nothing.
     body: Vec<u8>,
-    /// Bytes of `data` that have yet to come.
+    /// Bytes of `data` that are still missing.
     left: usize,
 }
 
-/// What was heard.
+/// One piece of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HeardPiece<'a> {
     Frame {
@@ -46,12 +46,12 @@ impl FrameReader {
         Self { from, header: [0; HEADER_BYTES], have: 0, current: None }
     }
 
-    /// Whether a frame has begun and is not whole.
+    /// Whether a frame has begun and is not complete.
     pub fn is_within_frame(&self) -> bool {
         self.have > 0 || self.current.is_some()
     }
 
-    /// Bytes that are missing of what has begun.
+    /// The missing bytes of what has begun.
     pub fn missing(&self) -> usize {
         match &self.current {
             None => HEADER_BYTES - self.have,
@@ -60,7 +60,7 @@ impl FrameReader {
         }
     }
 
-    /// Takes bytes from the front of `input` until something was heard; `None` when all are taken.
+    /// Takes bytes from the front of `input` until there is a piece; `None` when all are taken.
     pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<HeardPiece<'a>>, PeerViolation> {
         let Some(current) = &mut self.current else { return self.decode_header(input) };
         let session = current.header.session;
@@ -153,10 +153,10 @@ mod tests {
         out
     }
 
-    /// Session, frame or none for `data`, and the bytes of that.
+    /// The session, the frame or none for `data`, and the bytes of that.
     type Pieces = Vec<(u32, Option<LinkFrame>, Vec<u8>)>;
 
-    /// All that is heard of pieces, `data` of one frame joined.
+    /// Everything decoded from pieces, with the `data` of one frame joined.
     fn decode_pieces(pieces: &[&[u8]]) -> Result<Pieces, PeerViolation> {
         let mut decoder = FrameReader::new(LinkEnd::Opener);
         let mut all = Pieces::new();

@@ -1,4 +1,4 @@
-//! The form of bodies that later versions may add to: fields of a tag (1), a length (2) and a value.
+//! The format of bodies that later versions may extend: fields of a tag (1), a length (2) and a value.
 //!
 //! A field with an unknown tag is ignored, so that an older gateway understands a newer one.
 
@@ -10,7 +10,7 @@ use crate::profile::ServiceName;
 const HEAD_BYTES: usize = 3;
 
 pub fn push_field(body: &mut Vec<u8>, tag: u8, value: &[u8]) {
-    // What is longer was bounded before; cut, it is refused by its reader and not misread.
+    // Longer values were limited before; a value cut here is refused by its reader, not misread.
     let value = &value[..value.len().min(usize::from(u16::MAX))];
     body.push(tag);
     body.extend_from_slice(&(value.len() as u16).to_be_bytes());
@@ -51,7 +51,7 @@ impl<'a> FieldReader<'a> {
         Ok(u16::from_be_bytes(bytes))
     }
 
-    /// Printable ASCII, at most so many characters.
+    /// Printable ASCII, at most `most` characters.
     pub fn text(&self, value: &[u8], most: usize) -> Result<String, PeerViolation> {
         let is_text = value.iter().all(|byte| (0x20..0x7F).contains(byte)) && value.len() <= most;
         let text = str::from_utf8(value).ok().filter(|_| is_text);
@@ -63,7 +63,7 @@ impl<'a> FieldReader<'a> {
         name.ok_or(self.bad("a service's name that no profile could hold"))
     }
 
-    /// Keeps a value that may be said once.
+    /// Stores a value that may appear only once.
     pub fn once<T>(&self, place: &mut Option<T>, value: T) -> Result<(), PeerViolation> {
         match place.replace(value) {
             None => Ok(()),
@@ -71,7 +71,7 @@ impl<'a> FieldReader<'a> {
         }
     }
 
-    /// A value without which the body means nothing.
+    /// A value without which the body is invalid.
     pub fn required<T>(&self, place: Option<T>) -> Result<T, PeerViolation> {
         place.ok_or(self.bad("a field is missing"))
     }

@@ -1,4 +1,4 @@
-//! A frame: one byte of type, three of length, four of session (big-endian), the body.
+//! A frame: one byte of type, three of length, four of session (big-endian), then the body.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use super::{PeerViolation, hello, open};
 use crate::proto::Refusal;
 
 pub const HEADER_BYTES: usize = 8;
-/// The largest body of `data` that this version takes; a turn of a session is never more.
+/// The largest body of `data` in this version; a turn of a session never sends more.
 pub const DATA_BYTES_MAX: usize = 64 * 1024;
-/// Body of `ping` and `pong`: what the one says, the other repeats.
+/// The body of `ping` and `pong`: a pong repeats the ping's.
 pub const PING_BYTES: usize = 8;
 
-/// The type of a frame. 14 and 15 are kept for sessions that move to another link.
+/// The type of a frame. 14 and 15 are reserved for sessions that move to another link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FrameType {
@@ -99,12 +99,12 @@ impl fmt::Display for FrameType {
     }
 }
 
-/// The first bytes of a frame, understood and within their bounds.
+/// The header of a frame, parsed and within its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHead {
     pub kind: FrameType,
     pub length: usize,
-    /// 0 where it is about the link.
+    /// 0 if it is about the link.
     pub session: u32,
 }
 
@@ -132,13 +132,13 @@ impl FrameHead {
     }
 }
 
-/// Why a session is cut, as the gateway nearest to the cause saw it.
+/// Why a session is cut, as reported by the gateway nearest to the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CutCause {
     Client = 1,
     Backend,
-    /// A time limit, `idle`.
+    /// A timeout, `idle`.
     Time,
     Operator,
     Other,
@@ -156,7 +156,7 @@ impl CutCause {
     }
 }
 
-/// A frame as it was heard. The body of `data` is not here: it is not gathered.
+/// A received frame. The body of `data` is not included, because it is not collected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkFrame {
     ServerHello(hello::ServerHello),
@@ -192,7 +192,7 @@ impl LinkFrame {
         }
     }
 
-    /// Appends it to what is to be sent; `session` is 0 for frames about the link.
+    /// Appends it to the bytes to send; `session` is 0 for frames about the link.
     pub fn push(&self, out: &mut Vec<u8>, session: u32) {
         match self {
             Self::ServerHello(hello) => push_frame(out, FrameType::Hello, session, &hello.body()),
@@ -213,7 +213,7 @@ impl LinkFrame {
         }
     }
 
-    /// A frame whose body is whole; not `hello`, whose form depends on who says it, and not `data`.
+    /// Parses a frame with a complete body; not `hello`, whose format depends on its sender, and not `data`.
     pub(super) fn parse(kind: FrameType, body: &[u8]) -> Result<Self, PeerViolation> {
         let token = || -> Result<[u8; PING_BYTES], PeerViolation> {
             body.try_into().map_err(|_| PeerViolation::BadLength(kind, body.len()))
@@ -243,7 +243,7 @@ impl LinkFrame {
     }
 }
 
-/// What `refused` may say.
+/// The possible reasons in `refused`.
 const REFUSALS: [Refusal; 9] = [
     Refusal::UnknownService,
     Refusal::NotAllowed,

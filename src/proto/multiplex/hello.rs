@@ -1,5 +1,5 @@
-//! `hello`, the first frame of each end: what the server offers, then what the opener grants; and
-//! `services`, which replaces the offer at any time.
+//! `hello`, the first frame of each end: the server offers, then the opener grants. `services` replaces the
+//! offer at any time.
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::profile::{Carries, ServiceName};
 
-/// Services of one profile.
+/// The most services of one profile.
 const SERVICES_MAX: usize = 1024;
 pub const SOFTWARE_BYTES_MAX: usize = 64;
-/// 1,024 services and a little; what a later version adds has to fit.
+/// 1,024 services and a little more, for the additions of later versions.
 pub const BODY_BYTES_MAX: usize = SERVICES_MAX * 260 + 1024;
 
 const PROTOCOL_TAG: u8 = 1;
@@ -25,7 +25,7 @@ const SESSIONS_TAG: u8 = 6;
 const OFFER_TAG: u8 = 7;
 const GRANT_TAG: u8 = 8;
 
-/// Which process a gateway is: random, made at its start. Two gateways of one name differ in it.
+/// Identifies the process of a gateway: random, made at its start. Two gateways with one name differ in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InstanceId(pub [u8; 16]);
 
@@ -35,7 +35,7 @@ impl fmt::Display for InstanceId {
     }
 }
 
-/// Who speaks, as both ends tell it.
+/// Who is speaking, the same for both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HelloAbout {
     pub software: String,
@@ -49,13 +49,13 @@ pub enum OfferState {
     Open = 0,
     /// None of its backends is up.
     Down,
-    /// Outside of its hours.
+    /// It is outside its hours.
     Closed,
     Locked,
 }
 
 impl OfferState {
-    /// For an operator of the other half.
+    /// The words for operators of the other half.
     pub fn words(self) -> &'static str {
         match self {
             Self::Open => "it is open",
@@ -74,15 +74,15 @@ pub struct ServiceOffer {
     pub state: OfferState,
 }
 
-/// What the internal half tells of itself.
+/// What the internal half says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerHello {
     pub about: HelloAbout,
-    /// Links that it means to keep, where it dials.
+    /// How many links it means to keep, if it dials.
     pub links_kept: u16,
-    /// Links in all that it has room for.
+    /// How many links in all it has room for.
     pub links_max: u16,
-    /// Sessions that one link carries at once.
+    /// How many sessions one link carries at once.
     pub sessions_per_link: u16,
     pub services: Vec<ServiceOffer>,
 }
@@ -91,7 +91,7 @@ pub struct ServerHello {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenerHello {
     pub about: HelloAbout,
-    /// Most links that it takes from one peer.
+    /// The most links that it accepts from one peer.
     pub links_max: u16,
     /// The offered services that clients may reach through this peer.
     pub granted: Vec<ServiceName>,
@@ -106,7 +106,7 @@ impl HelloAbout {
     }
 }
 
-/// What both hellos have; filled as the fields come.
+/// The common fields of both hellos, filled as they are read.
 #[derive(Default)]
 struct AboutFields {
     protocol: Option<u16>,
@@ -302,7 +302,7 @@ mod tests {
     fn what_is_missing_twice_or_cut_is_refused() {
         let body = server().body();
         for length in 0..body.len() {
-            // Cut behind a service, it is a shorter offer.
+            // Cut after a service, it is a shorter offer.
             if let Ok(shorter) = ServerHello::parse(&body[..length]) {
                 assert!(shorter.services.len() < 2, "{length}");
             }

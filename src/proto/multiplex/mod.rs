@@ -1,9 +1,9 @@
 //! The protocol `portcullis/2`: links that sessions share.
 //!
-//! Every frame names its session, or 0 for the link itself. [`frame`] is the form of a frame, [`fields`]
-//! the form of those bodies that may grow: [`hello`] and [`open`]. [`decoder`] takes bytes as they come,
-//! [`state`] says which frame may come when, for the link and for each of its sessions. The DMZ half's
-//! end of a link is its **opener**, the internal half's its **server**, whoever dialled.
+//! Every frame names its session, or 0 for the link itself. [`frame`] is the format of a frame, and [`fields`]
+//! that of the bodies that may be extended: [`hello`] and [`open`]. [`decoder`] reads bytes as they arrive.
+//! [`state`] says which frame may come when, for the link and for each of its sessions. The DMZ half's end of a
+//! link is its **opener**, the internal half's its **server**, whoever dialled.
 
 pub mod decoder;
 pub mod fields;
@@ -19,18 +19,18 @@ use self::{
     state::{LinkStage, SessionStage},
 };
 
-/// Number of the protocol, as `hello` has it.
+/// The number of the protocol in `hello`.
 pub const PROTOCOL: u16 = 2;
-/// The name offered by ALPN (RFC 7301), which is also how it is shown.
+/// The name offered by ALPN (RFC 7301), which is also shown to operators.
 pub const PROTOCOL_NAME: &str = "portcullis/2";
 
-/// Whether a name offered by ALPN is one of our own protocol, whatever its version.
+/// Whether a name offered by ALPN is our own protocol, in any version.
 pub fn is_version(name: &str) -> bool {
     let number = name.strip_prefix("portcullis/");
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
-/// How a peer broke the protocol; it costs it the link.
+/// How a peer broke the protocol, for which its link is closed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PeerViolation {
     #[error("a frame of unknown type {0:#04x}")]

@@ -1,7 +1,7 @@
-//! `open`: the session that a client wants, and what is known of that client.
+//! `open`: the session that a client wants, and what is known about that client.
 //!
-//! Only the service and the session's id are required. Each of the rest has its bound, and all of them
-//! together have one too.
+//! Only the service and the session's id are required. Each of the other fields has a limit, and so have all of
+//! them together.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,32 +34,32 @@ pub struct OpenRequest {
     pub service: ServiceName,
     /// The session's id, the same on both gateways.
     pub id: String,
-    /// No client but a check of the way.
+    /// It is a probe, not a client.
     pub is_probe: bool,
     pub client: Option<SocketAddr>,
     pub origin: ClientOrigin,
 }
 
-/// What is known of a client's connection beside its address.
+/// What is known about a client's connection, besides its address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientOrigin {
     /// The address that the client connected to.
     pub destination: Option<SocketAddr>,
     pub user: Option<ProvenUser>,
-    /// What an accept agreed on with its client (RFC 7301).
+    /// The protocol that an accept agreed on with its client (RFC 7301).
     pub alpn: Vec<u8>,
-    /// What a proxy before us said (PROXY v2, section 2.2), but for what was about its header alone.
+    /// What a proxy in front of us said (PROXY v2, section 2.2), except for fields about its header itself.
     pub proxy_tlvs: Vec<u8>,
 }
 
 impl ClientOrigin {
-    /// The same for a backend whose connections clients share.
+    /// The same for a backend whose connections are shared by clients.
     pub fn without_alpn(&self) -> Box<Self> {
         Box::new(Self { alpn: Vec::new(), ..self.clone() })
     }
 }
 
-/// Who a client is, and how that was shown.
+/// Who a client is, and how that was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProvenUser {
     /// Such as `certificate`, `basic`, `jwt`.
@@ -68,7 +68,7 @@ pub struct ProvenUser {
 }
 
 impl OpenRequest {
-    /// One of which no more is known.
+    /// A request with nothing else known.
     pub fn new(service: ServiceName, id: String) -> Self {
         Self { service, id, is_probe: false, client: None, origin: ClientOrigin::default() }
     }
@@ -170,7 +170,7 @@ fn address_value(address: SocketAddr) -> Vec<u8> {
     }
 }
 
-/// Told apart by their length.
+/// Distinguished by their length.
 fn address(value: &[u8]) -> Result<SocketAddr, PeerViolation> {
     let wrong = || bad("an address that is none");
     let (ip, port) = value.split_last_chunk::<2>().ok_or_else(wrong)?;

@@ -5,9 +5,9 @@
 //! session: (open) ─► opening ─opened─► carrying ─end─► … ─end─► closed
 //! ```
 //!
-//! Each end steps through them by what it sends and what it hears, in its own order; the tables hold
-//! for both, since they name who speaks and not who listens. What one end has closed, the other may
-//! still be speaking of: such frames are late, they mean nothing, and there may be only so many.
+//! Each end follows them for what it sends and what it receives, in its own order. The tables apply to both,
+//! since they name the sender and not the receiver. When one end has closed something, the other may still be
+//! sending for it: such frames are late, they mean nothing, and their number is limited.
 //!
 //! What is sent needs a [`FramePermit`], which only a stage gives.
 
@@ -71,7 +71,7 @@ impl FramePermit {
 pub enum LinkEnd {
     /// Sends `open`: the DMZ half.
     Opener,
-    /// Hears it: the internal half.
+    /// Receives it: the internal half.
     Server,
 }
 
@@ -84,15 +84,15 @@ impl LinkEnd {
     }
 }
 
-/// Where a link is.
+/// The stage of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LinkStage {
-    /// Nothing was said yet.
+    /// Nothing was sent yet.
     AwaitingOffer,
-    /// The server has told what it offers.
+    /// The server has sent its offer.
     AwaitingGrant,
     Running,
-    /// The opener opens no more sessions on it; those that are open go on.
+    /// The opener opens no more sessions on it; open ones go on.
     Leaving,
 }
 
@@ -147,7 +147,7 @@ impl fmt::Display for LinkStage {
     }
 }
 
-/// Where a session on a link is.
+/// The stage of a session on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionStage {
     /// Opened, and not answered yet; the client's bytes may follow.
@@ -160,7 +160,7 @@ pub enum SessionStage {
     OpenerEnded,
     /// The server has ended its direction.
     ServerEnded,
-    /// Both have ended, or it was refused or reset. What still comes is late.
+    /// Both have ended, or it was refused or reset. Whatever still comes is late.
     Closed,
 }
 
@@ -219,7 +219,7 @@ impl SessionStage {
         }
     }
 
-    /// Whether it has yet to be answered.
+    /// Whether it has not been answered yet.
     pub fn is_opening(self) -> bool {
         matches!(self, Self::Opening | Self::OpeningEnded)
     }
@@ -242,8 +242,8 @@ impl fmt::Display for SessionStage {
     }
 }
 
-/// The table of links as `ARCHITECTURE.md` has it: a row for each stage, a column for each frame and
-/// who sends it; an empty cell is a violation.
+/// The table of links as in `docs/link-protocol.md`: a row for each stage, a column for each frame and its
+/// sender; an empty cell is a violation.
 pub fn link_table() -> String {
     use FrameType::{Data, Hello, Open, Ping, Retire, Services};
     let columns = [
@@ -257,7 +257,7 @@ pub fn link_table() -> String {
     table(&LinkStage::ALL, LinkStage::after, &columns)
 }
 
-/// The same of sessions.
+/// The same for sessions.
 pub fn session_table() -> String {
     use FrameType::{Credit, Data, End, Opened, Refused, Reset};
     let columns = [(Opened, ""), (Refused, ""), (Data, ""), (End, ""), (Reset, ""), (Credit, "")];
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn no_credit_is_given_before_the_answer() {
-        // What goes out before it is kept as a copy, which has to have a bound.
+        // What is sent before the answer is kept as a copy, which must be limited.
         for stage in [SessionStage::Opening, SessionStage::OpeningEnded] {
             assert_eq!(stage.after(LinkEnd::Server, FrameType::Credit), None);
         }

@@ -1,5 +1,6 @@
-//! The chain of an audit file: each line has the SHA-256 of the line before it, without its end, so that no line can
-//! be changed, taken out or put in without all that follow. What is missing at the end can not be seen.
+//! The chain of an audit file: each line contains the SHA-256 of the line before it, without its line end. So
+//! no line can be changed, removed or added without changing all that follow. Missing lines at the end cannot
+//! be detected.
 
 use std::{
     fmt,
@@ -13,11 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::AuditActor;
 
-/// The action of a line that stands behind one that a crash has cut.
+/// The action of a line that follows one which a crash has cut.
 pub(super) const CUT: &str = "cut";
-/// No line of ours is longer.
+/// The longest line that we write.
 const LINE_BYTES_MAX: u64 = 256 * 1024;
-/// So many crashes in a row may have cut a line. What has more is no audit file.
+/// How many crashes in a row may have cut a line; a file with more is not an audit file.
 const CUT_LINES_MAX: usize = 16;
 /// How each line begins.
 const BEGIN: &[u8] = b"{\"n\":";
@@ -26,7 +27,7 @@ const BEGIN: &[u8] = b"{\"n\":";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LineHash([u8; SHA256_OUTPUT_LEN]);
 
-/// A text that is no SHA-256.
+/// The error for a text that is not a SHA-256.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a hash is 64 hexadecimal digits")]
 pub struct LineHashError;
@@ -54,7 +55,7 @@ impl FromStr for LineHash {
     }
 }
 
-/// A line as it stands in the file.
+/// One line of the file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct AuditLine {
     pub n: u64,
@@ -78,23 +79,23 @@ pub struct AuditFault {
 #[derive(Debug, Default)]
 pub struct ChainWalk {
     pub lines: u64,
-    /// Of the last line; zeros before the first.
+    /// The hash of the last line; zeros before the first.
     pub last: LineHash,
     /// The first fault.
     pub fault: Option<AuditFault>,
-    /// The last line has no end.
+    /// The last line is unfinished.
     pub(super) is_open: bool,
-    /// Nobody has written this for an audit.
+    /// The file was not written as an audit.
     pub(super) is_foreign: bool,
-    /// The number of the last line that can be read.
+    /// The number of the last readable line.
     n: u64,
-    /// Lines that can not be read, and that no line has marked so far; and the number of the first.
+    /// Unreadable lines that no later line has marked as cut, and the number of the first.
     unmarked: Vec<LineHash>,
     first_unmarked: u64,
 }
 
 impl ChainWalk {
-    /// Walks all lines; what can be told of the last of them is told as well.
+    /// Goes through all lines; also keeps what can be said about the last one.
     pub fn through(mut file: impl BufRead) -> io::Result<Self> {
         let (mut chain, mut line) = (Self::default(), Vec::new());
         loop {
@@ -144,7 +145,7 @@ impl ChainWalk {
         } else if read.n <= self.n {
             self.note_fault(self.lines, "its number does not go on from the line before it");
         } else if self.unmarked.len() > 1 && read.result != describe_cut(&self.unmarked) {
-            // One is covered by `previous`, several are listed.
+            // One line is covered by `previous`, several are listed.
             self.note_fault(self.lines, "the lines before it are not those that it says were cut");
         }
         self.n = read.n;
@@ -171,7 +172,7 @@ impl ChainWalk {
     }
 }
 
-/// What a line says of those before it that were cut.
+/// How a line describes those before it that were cut.
 pub(super) fn describe_cut(cut: &[LineHash]) -> String {
     let hashes: Vec<_> = cut.iter().map(ToString::to_string).collect();
     format!("the writer ended within a line: {}", hashes.join(" "))

@@ -1,4 +1,4 @@
-//! An audit file that is open: locked, read back to the end of its chain, and appended to.
+//! An open audit file: locked, read to the end of its chain, and appended to.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::disk;
 
-/// Why a file can not be the audit's.
+/// Why a file cannot be used for the audit.
 #[derive(Debug, Error)]
 pub enum AuditFileError {
     #[error("another gateway writes it")]
@@ -34,19 +34,19 @@ pub enum AuditFileError {
     Io(#[from] io::Error),
 }
 
-/// The end of the chain in a file that nobody else writes.
+/// The end of the chain in a file that nobody else writes to.
 #[derive(Debug)]
 pub struct AuditFile {
     file: File,
     pub lines: u64,
     pub last: LineHash,
-    /// Lines that a crash has cut, still to be marked, and whether the last of them has no end.
+    /// Lines that a crash has cut and that are not marked yet, and whether the last of them is unfinished.
     cut: Vec<LineHash>,
     is_open: bool,
 }
 
 impl AuditFile {
-    /// Waits neither for a reader of a FIFO nor for another writer.
+    /// Opens the file, without waiting for a reader of a FIFO or for another writer.
     pub fn open(path: &Path) -> Result<Self, AuditFileError> {
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
         let mut how = OpenOptions::new();
@@ -61,7 +61,7 @@ impl AuditFile {
         if !facts.is_file() && !is_device {
             return Err(AuditFileError::NoFile);
         }
-        // A device has no chain to go on from, and no other writers that matter.
+        // A device has no chain to continue, and no other writers that matter.
         let chain = if is_device { ChainWalk::default() } else { Self::take_over(&file, &facts)? };
         let (lines, last, cut) = (chain.lines, chain.last, chain.cut_lines());
         Ok(Self { file, lines, last, cut, is_open: chain.is_open })
@@ -82,12 +82,12 @@ impl AuditFile {
         Ok(chain)
     }
 
-    /// Somebody has removed it: what is written now is lost when it is closed.
+    /// Whether somebody has removed it: what is written now would be lost when it is closed.
     pub fn is_removed(&self) -> bool {
         self.file.metadata().is_ok_and(|facts| facts.nlink() == 0)
     }
 
-    /// Appends them at once. After an error the file has to be opened anew.
+    /// Appends records at once. After an error, the file has to be opened again.
     pub fn append(&mut self, records: Vec<AuditRecord>) -> io::Result<()> {
         let mut text = Vec::new();
         if self.is_open {
@@ -121,7 +121,7 @@ impl AuditFile {
     }
 }
 
-/// With the name of its user, as the system's list of users has it.
+/// Adds the name of the actor's user, from the system's list of users.
 fn named(mut actor: AuditActor) -> AuditActor {
     if let (true, Some(uid)) = (actor.name.is_empty(), actor.uid) {
         actor.name = disk::user_name(uid);

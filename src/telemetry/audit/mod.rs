@@ -1,7 +1,7 @@
-//! The audit file: who has had this gateway do what, and what came of it, as lines that are chained.
+//! The audit file: who has made this gateway do what, and with what result, as chained lines.
 //!
-//! `chain` is the form of the file, for those who write and those who verify; `file` is one that is open, `writer`
-//! the thread that writes it, so that nobody waits for a disk.
+//! `chain` is the format of the file, for writers and verifiers. `file` is an open file, and `writer` the
+//! thread that writes it, so that nobody waits for a disk.
 
 mod chain;
 mod file;
@@ -19,10 +19,10 @@ pub use self::{
 use super::log;
 use crate::text::clean_text;
 
-/// Of what is told in a line.
+/// The longest text in a line.
 const TEXT_CHARS_MAX: usize = 4096;
 
-/// By what way an actor has reached the gateway.
+/// How an actor has reached the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActorPlace {
@@ -39,18 +39,18 @@ pub struct AuditActor {
     pub from: ActorPlace,
     pub uid: Option<u32>,
     pub pid: Option<i32>,
-    /// A user's, filled in when it is written, or a signal's.
+    /// The user's name, filled in when the line is written, or the signal's.
     pub name: String,
 }
 
 impl AuditActor {
-    /// This process, or whoever sits before its screen.
+    /// This process, or whoever uses its screen.
     pub fn own(from: ActorPlace) -> Self {
         let (uid, pid) = (rustix::process::geteuid().as_raw(), rustix::process::getpid().as_raw_pid());
         Self { from, uid: Some(uid), pid: Some(pid), name: String::new() }
     }
 
-    /// Who sends a signal is not known.
+    /// A signal, whose sender is not known.
     pub fn signal(name: &str) -> Self {
         Self { from: ActorPlace::Signal, uid: None, pid: None, name: name.into() }
     }
@@ -78,19 +78,20 @@ impl AuditRecord {
     }
 }
 
-/// The audit file of a gateway, if it has one; a reload may change that.
+/// The audit file of a gateway, if it has one; a reload may replace it.
 #[derive(Debug, Default)]
 pub struct AuditTrail(ArcSwapOption<AuditLog>);
 
 impl AuditTrail {
-    /// Hands a record over, and waits for nothing.
+    /// Hands a record over without waiting.
     pub fn write(&self, record: AuditRecord) {
         if let Some(log) = &*self.0.load() {
             log.write(record);
         }
     }
 
-    /// Writes there from now on. A last line of `actor` in the file before, where there is one, says so.
+    /// Writes to another file from now on. A last line by `actor` in the previous file, if there is one, says
+    /// so.
     pub fn replace(&self, log: Option<AuditLog>, actor: AuditActor, action: &'static str) {
         let object = log.as_ref().map_or_else(|| "none".into(), |log| crate::text::clean_path(log.path()));
         if let Some(before) = self.0.swap(log.map(Into::into)) {
@@ -99,7 +100,7 @@ impl AuditTrail {
         }
     }
 
-    /// Waits until what was handed over is written, which may be never.
+    /// Waits until everything handed over is written, which may be never.
     pub async fn flush(&self) {
         let written = self.0.load().as_ref().map(|log| log.flush());
         if let Some(written) = written {

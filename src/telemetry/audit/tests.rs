@@ -21,7 +21,7 @@ fn append(path: &Path, objects: &[&str]) {
     let began = Instant::now();
     let mut file = loop {
         match file::AuditFile::open(path) {
-            // A program that another test has just forked holds what was open here until it has begun.
+            // A program that another test has just forked holds our open files until it has started.
             Err(AuditFileError::Taken) if began.elapsed() < SOON => std::thread::yield_now(),
             opened => break opened.unwrap(),
         }
@@ -39,7 +39,7 @@ fn actions(path: &Path) -> Vec<(String, String)> {
     lines.map(|line| (line.action, line.object)).collect()
 }
 
-/// Returns when the writer has done what it was asked.
+/// Returns when the writer has done what it was asked to do.
 fn settle(log: &AuditLog) {
     let (began, mut written) = (Instant::now(), log.flush());
     while written.try_recv().is_err() {
@@ -106,7 +106,7 @@ fn a_line_that_marks_a_cut_may_be_cut_itself() {
         append(&path, &["four"]);
         let repaired = fs::read_to_string(&path).unwrap();
         assert_eq!(check_chain(repaired.as_bytes()).fault, None, "cut at {at}");
-        // What was cut is covered by the chain as well.
+        // The chain also covers what was cut.
         let changed = repaired.replacen("\"object\":\"two\"", "\"object\":\"six\"", 1);
         assert!(changed == repaired || check_chain(changed.as_bytes()).fault.is_some(), "cut at {at}");
     }
@@ -145,7 +145,7 @@ fn what_a_full_disk_has_lost_is_told_and_counted_by_a_line() {
         "{}",
         reported(&notices)
     );
-    // The folder comes later.
+    // The folder is created later.
     let notices = Arc::new(NoticeLog::default());
     let log = AuditLog::open(&path, notices.clone()).unwrap();
     ["one", "two"].iter().for_each(|object| log.write(record(object)));

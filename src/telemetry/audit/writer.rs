@@ -1,5 +1,5 @@
-//! The thread that writes the audit file, behind a bounded queue. What it can not write is counted, told, and made
-//! up for by one line as soon as there is a file again; nothing else stops for it.
+//! The thread that writes the audit file, with a bounded queue. What it cannot write is counted and reported,
+//! and one line records the count as soon as a file is available again. Nothing else stops because of that.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,20 +24,20 @@ use crate::{
     text::clean_path,
 };
 
-/// Records that may wait for a slow disk.
+/// How many records may wait for a slow disk.
 const QUEUED_MAX: usize = 1024;
-/// While something is lost, a file is looked for so often.
+/// While lines are being lost, how often the file is tried again.
 const TRIED_AGAIN: Duration = Duration::from_secs(2);
 
 /// Every audit log that is in use.
 static LOGS: Mutex<Vec<Weak<AuditHandle>>> = Mutex::new(Vec::new());
 
-/// The file has a writer already.
+/// The error for a file that already has a writer.
 #[derive(Debug, Error)]
 #[error("audit: another gateway writes {}; each needs a file of its own", clean_path(.0))]
 pub struct AuditTaken(PathBuf);
 
-/// Takes records without waiting. When it is dropped, its thread writes what waits, and ends.
+/// Accepts records without waiting. When it is dropped, its thread writes what is waiting, and ends.
 #[derive(Debug)]
 pub struct AuditLog(Arc<AuditHandle>);
 
@@ -51,9 +51,9 @@ struct AuditHandle {
 /// What the log and its thread share.
 #[derive(Debug, Default)]
 struct AuditState {
-    /// Records that no line tells of.
+    /// Records for which there is no line.
     lost: AtomicU64,
-    /// A signal wants the file opened anew.
+    /// A signal asks for the file to be reopened.
     reopens: AtomicBool,
 }
 
@@ -65,7 +65,7 @@ enum AuditMessage {
 }
 
 impl AuditLog {
-    /// Opens the file and starts its thread. Only a file that another process writes is refused.
+    /// Opens the file and starts its thread. It fails only if another process writes the file.
     pub fn open(path: &Path, notices: Arc<NoticeLog>) -> Result<Self, AuditTaken> {
         let (queue, messages) = sync_channel(QUEUED_MAX);
         let state = Arc::new(AuditState::default());
@@ -83,7 +83,7 @@ impl AuditLog {
             Err(error) => writer.tell_failure(&error),
         }
         if let Err(error) = thread::Builder::new().name("audit".into()).spawn(move || writer.run()) {
-            // What comes now finds nobody who takes it, and is lost.
+            // Records that come now are lost, because nobody takes them.
             notices.warn(LogEvent::AuditFile.line(format!("audit: no thread to write it: {error}")));
         }
         let handle = Arc::new(AuditHandle { path: path.to_owned(), queue, state });
@@ -103,21 +103,21 @@ impl AuditLog {
         }
     }
 
-    /// Answered when what came before is written.
+    /// Resolves when everything before it is written.
     pub(super) fn flush(&self) -> oneshot::Receiver<()> {
         let (written, all_written) = oneshot::channel();
-        // Behind a full queue there is a disk that nobody waits for.
+        // A full queue means a disk for which nobody should wait.
         let _ = self.0.queue.try_send(AuditMessage::Flush(written));
         all_written
     }
 }
 
-/// Opens every audit file anew, and says how many there are.
+/// Reopens every audit file, and returns how many there are.
 pub fn reopen_all() -> usize {
     let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
     let reopen = |log: &Arc<AuditHandle>| {
         if !log.state.reopens.swap(true, Ordering::AcqRel) {
-            // Where there is no room, a record that waits makes it look.
+            // If there is no room, a waiting record makes the thread check.
             let _ = log.queue.try_send(AuditMessage::Reopen);
         }
     };
@@ -129,7 +129,7 @@ struct AuditWriter {
     messages: Receiver<AuditMessage>,
     state: Arc<AuditState>,
     file: Option<AuditFile>,
-    /// The file can not be written, which was told.
+    /// The file cannot be written, and that was reported.
     is_failing: bool,
     notices: Arc<NoticeLog>,
 }
@@ -148,14 +148,14 @@ impl AuditWriter {
                 Err(RecvTimeoutError::Timeout) => self.write(None),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // What was handed over before the signal stands before it.
+            // What was handed over before the signal belongs in the old file.
             if self.state.reopens.swap(false, Ordering::AcqRel) {
                 self.reopen();
             }
         }
     }
 
-    /// Writes it behind a line about those that were lost.
+    /// Writes a record, after a line about lost ones if there are any.
     fn write(&mut self, record: Option<AuditRecord>) {
         let count = record.iter().count() as u64;
         let lost = self.state.lost.load(Ordering::Relaxed);
@@ -191,7 +191,7 @@ impl AuditWriter {
         Ok(file.append(records)?)
     }
 
-    /// The first line of a new file names the last of the one before, which was renamed.
+    /// The first line of a new file names the last line of the previous one, which was renamed.
     fn reopen(&mut self) {
         let before = self.file.take().map(|file| (file.lines, file.last));
         let reported = before.map_or_else(
@@ -203,7 +203,7 @@ impl AuditWriter {
         self.write(Some(AuditRecord::new(AuditActor::signal("SIGUSR1"), "signal", "SIGUSR1", &reported)));
     }
 
-    /// Once, until it is written again.
+    /// Reports a failure once, until writing works again.
     fn tell_failure(&mut self, error: &AuditFileError) {
         if !std::mem::replace(&mut self.is_failing, true) {
             let path = clean_path(&self.path);

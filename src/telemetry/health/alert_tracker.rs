@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Alert, AlertKind, Health, certificate_ends, expiry_reminders::ExpiryReminders};
 use crate::telemetry::{health::is_linked, log::LogEvent, notices::NoticeLog, snapshot::Snapshot};
 
-/// What is known from the snapshots before.
+/// What is known from previous snapshots.
 #[derive(Debug, Default)]
 pub struct AlertTracker {
     active: Vec<ActiveAlert>,
@@ -25,7 +25,7 @@ struct ActiveAlert {
     is_reported: bool,
 }
 
-/// The health that was told last, and another that has yet to last.
+/// The health reported last, and a new one that has yet to last.
 #[derive(Debug)]
 struct ReportedHealth {
     health: Health,
@@ -39,8 +39,8 @@ impl Default for ReportedHealth {
 }
 
 impl AlertTracker {
-    /// Gives the alerts of a snapshot that has been judged the times at which they began, and adds those that
-    /// have not been over for long enough.
+    /// Sets the start times of the alerts in a judged snapshot, and adds alerts that ended too recently to be
+    /// dropped.
     pub fn set_times(&self, snapshot: &mut Snapshot) {
         let now = snapshot.uptime_seconds;
         for alert in &mut snapshot.alerts {
@@ -62,7 +62,7 @@ impl AlertTracker {
         snapshot.alerts.sort_by_key(|alert| std::cmp::Reverse(alert.kind.severity()));
     }
 
-    /// To be called with each snapshot, in order, before it is shown.
+    /// Must be called with each snapshot, in order, before it is shown.
     pub fn update(&mut self, snapshot: &Snapshot, notices: &NoticeLog) {
         let now = snapshot.uptime_seconds;
         for alert in &snapshot.alerts {
@@ -125,7 +125,7 @@ fn is_same(one: &Alert, other: &Alert) -> bool {
 }
 
 impl AlertKind {
-    /// A gateway that is lost has been away for a while when it is noticed.
+    /// A lost gateway has been away for a while by the time that is noticed.
     fn reported_after(self) -> f64 {
         match self {
             Self::PeerLost => 0.0,
@@ -133,7 +133,7 @@ impl AlertKind {
         }
     }
 
-    /// What an operator does, refusals and the days before a certificate ends have lines of their own.
+    /// Operators' actions, refusals and approaching expiry dates have lines of their own.
     fn is_reported_elsewhere(self) -> bool {
         matches!(
             self,
@@ -149,7 +149,7 @@ impl AlertKind {
     }
 }
 
-/// A gateway that is not lost any more may be back, or be forgotten.
+/// A gateway that is no longer lost may be back, or may have been forgotten.
 fn over_line(snapshot: &Snapshot, active: &ActiveAlert) -> String {
     let Alert { kind, object, address, text, .. } = &active.alert;
     let seconds = (active.seen - active.began).max(0.0) as u64;
@@ -166,9 +166,9 @@ fn over_line(snapshot: &Snapshot, active: &ActiveAlert) -> String {
     }
 }
 
-/// A better state is shown when it has lasted so long.
+/// How long a better state must last before it is shown.
 const HOLD_SECONDS: f64 = 1.0;
-/// What has lasted so long is an event.
+/// Anything that has lasted this long is an event.
 const SETTLED_SECONDS: f64 = 2.0;
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
         snapshot::{NoticeLevel, PoolRow, PoolState},
     };
 
-    /// What is told over some seconds, with a snapshot of these pools every quarter of one.
+    /// What is reported over some seconds, with a snapshot of these pools every quarter of a second.
     #[derive(Default)]
     struct AlertTrace {
         alarms: AlertTracker,
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(seen.alerts.len(), 1, "it is an alert all the same: {:?}", seen.alerts);
         let lines = reported.lines();
         let of_certificates: Vec<_> = lines.iter().filter(|line| line.contains("certificate")).collect();
-        // At 30, 8 and 7 days; such lines within a short time are one.
+        // At 30, 8 and 7 days; such lines within a short time are shown as one.
         assert_eq!(of_certificates, ["WARN the certificate of internal ends in 7 days (3x)"]);
     }
 }

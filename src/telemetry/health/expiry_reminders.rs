@@ -1,20 +1,21 @@
-//! Reminds operators of certificates that end soon, 30, 14, 7 days and 1 day before. That one has ended is an alert.
+//! Reminds operators of certificates that end soon, 30, 14, 7 days and 1 day before. A certificate that has
+//! ended is an alert instead.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{CertificateEnd, days_left};
 
-/// Days before the end at which that is told.
+/// How many days before the end reminders are due.
 const REMIND_DAYS: [i64; 4] = [1, 7, 14, 30];
 
-/// What was told of each certificate: the last mark that it has passed. It outlasts the links of a peer.
+/// The last reminder for each certificate. It is kept even when a peer's links are gone.
 #[derive(Debug, Default)]
 pub struct ExpiryReminders(HashMap<String, i64>);
 
 impl ExpiryReminders {
-    /// The lines that are due. Each mark is told once; a certificate that was renewed begins anew.
+    /// The lines that are due. Each reminder is given once; a renewed certificate starts again.
     pub fn due(&mut self, ends: &[CertificateEnd]) -> Vec<String> {
-        // A peer may show several while its links change over to another.
+        // A peer may show several while its links are being replaced.
         let mut soonest = BTreeMap::new();
         for end in ends {
             soonest
@@ -76,7 +77,7 @@ mod tests {
         assert!(reminders.due(&end(4)).is_empty());
         assert!(reminders.due(&end(397)).is_empty(), "it was renewed");
         assert_eq!(reminders.due(&end(29)), ["it ends in 29 days"]);
-        // The links of a peer are gone for a moment, and come back; and one of two certificates is new.
+        // A peer's links are gone for a moment, and come back; and one of two certificates is new.
         assert!(reminders.due(&[]).is_empty());
         assert!(reminders.due(&end(28)).is_empty(), "it was told");
         let both = [end(300), end(28)].concat();

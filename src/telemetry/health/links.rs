@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// Whether links stand, so that sessions can be carried. One that dials a link for each session keeps none
-/// ready, and is there while its pool is healthy. A gap shorter than a client's patience is none.
+/// Whether links are up, so that sessions can be carried. A pool that dials a link for each session keeps none
+/// ready, and counts as linked while it is healthy. A gap shorter than a client's patience is ignored.
 pub fn is_linked(pool: &PoolRow) -> bool {
     pool.ready > 0
         || pool.carrying > 0
@@ -25,9 +25,9 @@ pub fn is_linked(pool: &PoolRow) -> bool {
         || pool.gone_seconds.is_some_and(|seconds| seconds < GAP_SECONDS)
 }
 
-/// A pool that refills after a session took a link is fine: the word must not flicker under load.
+/// A pool that refills after a session took a link is fine: its word must not flicker under load.
 pub fn severity(pool: &PoolRow) -> Severity {
-    // It has no link because it is to have none.
+    // It has no link because it should have none.
     if pool.standby {
         return Severity::Fine;
     }
@@ -50,7 +50,7 @@ pub fn serving_pools<'a>(
     snapshot.pools.iter().filter(|pool| pool.role == service.role && pool.may_serve(&service.name))
 }
 
-/// Clients of a service that wait for a link; those of others may be among them where a pool is shared.
+/// Clients of a service that wait for a link. If a pool is shared, clients of other services may be included.
 pub fn waiting_clients(snapshot: &Snapshot, service: &ServiceRow) -> u64 {
     let pools = serving_pools(snapshot, service).filter(|pool| is_waited_for(pool, service));
     pools.fold(0, |sum, pool| sum.saturating_add(pool.waiting as u64))
@@ -61,7 +61,7 @@ pub fn is_waited_for(pool: &PoolRow, service: &ServiceRow) -> bool {
     pool.waited_for.contains(&service.name) || is_alone && pool.shown_state() == PoolState::Starved
 }
 
-/// Alerts of gateways that are not linked, of links that are short, and of services that nobody offers.
+/// Alerts for gateways without links, for too few links, and for services that nobody offers.
 pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     let gateways = gateways(snapshot);
     let mut unserved: Vec<_> = snapshot.services.iter().filter(|row| has_no_link(snapshot, row)).collect();
@@ -81,8 +81,8 @@ pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>
 /// Half, name, address, instance.
 type GatewayKey<'a> = (Half, Option<&'a str>, Option<&'a str>, Option<&'a str>);
 
-/// The pools of each gateway that is known, without those of services that drain: that these have no links
-/// is what was asked for. Several gateways may share a name.
+/// The pools of each known gateway, without those of draining services, which are expected to have no links.
+/// Several gateways may share a name.
 fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
     let drains = |pool: &PoolRow, name: &str| {
         let is_it = |row: &&ServiceRow| row.role == pool.role && row.name == name;
@@ -151,7 +151,7 @@ fn services_without_link(snapshot: &Snapshot, services: &[&ServiceRow]) -> Strin
     text
 }
 
-/// Services that no gateway offers, those with the same reason together.
+/// Services that no gateway offers; those with the same reason together.
 fn find_unserved(snapshot: &Snapshot, unserved: &[&ServiceRow], now: SystemTime, alerts: &mut Vec<Alert>) {
     let mut by_reason: BTreeMap<Option<&str>, Vec<&ServiceRow>> = BTreeMap::new();
     for &service in unserved {
@@ -171,7 +171,7 @@ fn find_unserved(snapshot: &Snapshot, unserved: &[&ServiceRow], now: SystemTime,
 fn find_short(pool: &PoolRow, now: SystemTime, alerts: &mut Vec<Alert>) {
     let (kind, what) = match severity(pool) {
         Severity::Fine => return,
-        // Told with the services whose clients wait.
+        // Reported with the services whose clients wait.
         Severity::Starved if !starved_services(pool).is_empty() => return,
         Severity::Lost => (AlertKind::NoLink, "no link".to_owned()),
         Severity::Short if pool.at_maximum => {
@@ -197,7 +197,7 @@ fn starved_services(pool: &PoolRow) -> Vec<&str> {
     }
 }
 
-/// Clients wait, though links stand: a queue is one alert, however many gateways might serve it.
+/// Clients wait although links are up: a queue is one alert, however many gateways could serve it.
 fn find_starved(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     let mut queues: BTreeMap<(Half, &str), Vec<&PoolRow>> = BTreeMap::new();
     for pool in &snapshot.pools {
@@ -219,7 +219,7 @@ fn find_starved(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     }
 }
 
-/// Says whose links they are where one gateway has them, and what went wrong last.
+/// Names the gateway if all the pools are its own, and adds the last error.
 fn with_peer(mut text: String, pools: &[&PoolRow]) -> String {
     if let [pool] = pools
         && let Some(peer) = pool.peer.as_ref().or(pool.address.as_ref())
@@ -240,7 +240,7 @@ fn serves(pool: &PoolRow, service: &ServiceRow) -> bool {
     pool.role == service.role && pool.may_serve(&service.name)
 }
 
-/// Clients of it can not be carried anywhere.
+/// Whether its clients cannot be carried anywhere.
 fn has_no_link(snapshot: &Snapshot, service: &ServiceRow) -> bool {
     let needs_links = snapshot.mode != Mode::Direct && !is_draining(service);
     let mut pools = serving_pools(snapshot, service).peekable();
@@ -253,7 +253,7 @@ fn names(services: &[&ServiceRow]) -> String {
     names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// Links that are replaced by better ones may be away for a moment.
+/// Links that are being replaced may be missing for a moment.
 const GAP_SECONDS: f64 = 1.0;
 
 #[cfg(test)]

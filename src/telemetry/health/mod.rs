@@ -27,7 +27,7 @@ use super::{
     snapshot::{GatewayPhase, ServicePhase, ServiceRow, Snapshot},
 };
 
-/// Writes into a snapshot what its rows mean for clients; `now` is when they were made.
+/// Judges what the rows of a snapshot mean for clients; `now` is when they were made.
 pub fn judge_snapshot(snapshot: &mut Snapshot, now: SystemTime) {
     let verdicts: Vec<_> =
         snapshot.services.iter().map(|row| services::judge_service(snapshot, row)).collect();
@@ -50,7 +50,7 @@ fn health(snapshot: &Snapshot, alerts: &[Alert]) -> Health {
     alerts.iter().map(|alert| alert.kind.health()).max().unwrap_or(Health::Healthy)
 }
 
-/// In a pair a service has two halves, and is served when both are well.
+/// In a pair, a service has two halves, and is served when both are well.
 fn serves_nobody(snapshot: &Snapshot) -> bool {
     if snapshot.services.is_empty() {
         let mut pools = snapshot.pools.iter();
@@ -86,7 +86,7 @@ fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     }
 }
 
-/// When a certificate ends, of this gateway or of a peer.
+/// When a certificate of this gateway or of a peer ends.
 #[derive(Debug, Clone)]
 pub struct CertificateEnd {
     what: String,
@@ -94,7 +94,7 @@ pub struct CertificateEnd {
     days: i64,
 }
 
-/// Of all that are known. A peer has one certificate and may have many rows.
+/// The ends of all known certificates. A peer has one certificate and may have many rows.
 pub fn certificate_ends(snapshot: &Snapshot) -> Vec<CertificateEnd> {
     let own = snapshot.certificates.iter().map(|row| CertificateEnd {
         what: format!("the {} certificate {}", row.used, row.object),
@@ -127,7 +127,7 @@ fn push_certificate(end: &CertificateEnd, now: SystemTime, alerts: &mut Vec<Aler
     push_alert(alerts, kind, object.clone(), now, format!("{what} {}", days_left(*days)));
 }
 
-/// One cause is one alert: in a pair both halves tell of the same.
+/// One cause is one alert: in a pair, both halves report the same.
 fn push_alert(alerts: &mut Vec<Alert>, kind: AlertKind, object: String, since: SystemTime, text: String) {
     if !alerts.iter().any(|alert| alert.kind == kind && alert.object == object && alert.text == text) {
         alerts.push(Alert {
@@ -141,18 +141,18 @@ fn push_alert(alerts: &mut Vec<Alert>, kind: AlertKind, object: String, since: S
     }
 }
 
-/// So many seconds before `now`.
+/// The time this many seconds before `now`.
 fn time_before(now: SystemTime, seconds: f64) -> SystemTime {
     let passed = Duration::try_from_secs_f64(seconds).ok();
     passed.and_then(|passed| now.checked_sub(passed)).unwrap_or(now)
 }
 
-/// Whether a service has been asked to take no new sessions.
+/// Whether a service takes no new sessions because of a drain.
 fn is_draining(row: &ServiceRow) -> bool {
     row.phase == ServicePhase::Draining
 }
 
-/// As long as it may take to get another.
+/// The time that it may take to get another one.
 const CERTIFICATE_DAYS_MAX: i64 = 14;
 
 #[cfg(test)]

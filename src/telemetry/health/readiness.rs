@@ -1,7 +1,7 @@
 //! Whether clients should be sent to this gateway: what balancers, scripts and service managers ask.
 //!
-//! A gateway that serves one service is ready; those who want all of it ask strictly. Why a service is not
-//! served is worked out with its health, and only repeated here.
+//! A gateway that serves one service is ready; a strict question demands all of it. Why a service is not served
+//! is worked out with its health, and only repeated here.
 
 pub use crate::telemetry::verdict::Readiness;
 
@@ -20,11 +20,11 @@ pub struct NamedGateway {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamedBy {
-    /// The address that it is dialled at.
+    /// The gateway dialled at this address.
     Address(String),
-    /// One at an address of this name.
+    /// A gateway at an address of this name.
     Name(String),
-    /// The name in its certificate, where it dials.
+    /// The gateway that dials in with this name in its certificate.
     Certificate(String),
 }
 
@@ -33,7 +33,7 @@ pub enum NamedBy {
 pub enum ReadinessDemand {
     /// At least one service.
     Usual,
-    /// Every service, and a link to each gateway that is named.
+    /// Every service, and a link to each named gateway.
     Strict,
 }
 
@@ -54,7 +54,7 @@ impl Readiness {
             reasons: snapshot.services.iter().filter_map(unready_reason).collect(),
             unlinked: unlinked.map(NamedGateway::line).collect(),
         };
-        // In a pair both halves may lack the same link.
+        // In a pair, both halves may lack the same link.
         readiness.reasons.dedup();
         if !readiness.ready && readiness.reasons.is_empty() {
             readiness.reasons.push("no link stands".into());
@@ -69,7 +69,7 @@ impl Readiness {
         }
     }
 
-    /// What is not ready of what was asked for.
+    /// What is not ready, according to the demand.
     pub fn unmet(&self, demand: ReadinessDemand) -> Vec<String> {
         let unlinked = match demand {
             ReadinessDemand::Usual => &[],
@@ -79,7 +79,7 @@ impl Readiness {
     }
 }
 
-/// The half that clients come to serves one of them; the internal half has a link.
+/// The half with the client ports serves at least one service; the internal half has a link.
 fn is_ready(snapshot: &Snapshot) -> bool {
     match snapshot.roles.contains(&Half::Dmz) {
         true => snapshot
@@ -91,7 +91,7 @@ fn is_ready(snapshot: &Snapshot) -> bool {
     }
 }
 
-/// In a pair a service has two halves, and both serve it.
+/// In a pair, a service has two halves, and both must serve it.
 pub fn is_service_ready(snapshot: &Snapshot, name: &str) -> bool {
     let mut rows = snapshot.services.iter().filter(|row| row.name == name).peekable();
     snapshot.phase == GatewayPhase::Running && rows.peek().is_some() && rows.all(|row| !is_down(row))

@@ -1,6 +1,7 @@
-//! Alerts about single services, as their clients meet them: no link, a limit, a failing backend, a refusal.
+//! Alerts about single services, as their clients experience them: no link, a limit, a failing backend, a
+//! refusal.
 //!
-//! Gateways are judged by their links elsewhere. Here the question is whether clients of one service reach
+//! Gateways are judged by their links elsewhere. The question here is whether clients of one service reach
 //! their backend.
 
 use std::time::SystemTime;
@@ -13,7 +14,7 @@ use crate::{
     telemetry::snapshot::{PoolRow, ServicePhase, ServiceRow, Snapshot},
 };
 
-/// Its health, and the worst that its clients lack.
+/// Its health, and the worst of what its clients lack.
 pub fn judge_service(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<ServiceLack>) {
     if row.phase == ServicePhase::Locked {
         let why = "locked".into();
@@ -39,7 +40,7 @@ pub fn judge_service(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<S
     (health, lack)
 }
 
-/// Alerts of services; those without a link are told with the links.
+/// Alerts of services; those without a link are reported with the links.
 pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     let since = |row: &ServiceRow| {
         let drained = row.drained.as_ref();
@@ -52,7 +53,7 @@ pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>
         push_alert(alerts, AlertKind::Lockdown, object, since, text);
     }
     let are_all_drained = snapshot.services.iter().all(is_draining);
-    // That a gateway stops, its phase says.
+    // The gateway's phase already says that it stops.
     let is_stopping = snapshot.cut_in_seconds.is_some();
     for row in snapshot.services.iter().filter(|row| is_draining(row) && !is_stopping) {
         let object = if are_all_drained { "*" } else { row.name.as_str() };
@@ -81,7 +82,7 @@ fn drained(row: &ServiceRow) -> String {
     }
 }
 
-/// A fault of its own, such as a certificate that can not be used.
+/// A fault of its own, such as a certificate that cannot be used.
 fn own_lack(row: &ServiceRow) -> Option<ServiceLack> {
     match (row.phase, &row.reason) {
         (ServicePhase::Down, why) => {
@@ -97,9 +98,9 @@ fn own_lack(row: &ServiceRow) -> Option<ServiceLack> {
     }
 }
 
-/// A client that came now would be refused, or one just was.
+/// A client that came now would be refused, or one was just refused.
 fn limit_lack(row: &ServiceRow) -> Option<ServiceLack> {
-    // One client that has all that it may does not keep others out.
+    // One client that has reached its own limit does not keep others out.
     let refused = recent_refusals(row, LIMIT_SECONDS)
         .find(|refusal| refusal.code.starts_with('L') && !refusal.is_of_one_client);
     let is_reached = row.limit.is_some_and(|limit| row.totals.clients() >= limit as u64);
@@ -111,20 +112,20 @@ fn limit_lack(row: &ServiceRow) -> Option<ServiceLack> {
     Some(ServiceLack { kind: AlertKind::Full, why })
 }
 
-/// Whether the last sessions all failed there.
+/// Whether the last sessions all failed at the backend.
 pub fn is_backend_down(row: &ServiceRow) -> bool {
     row.failed_in_a_row >= FAILED_MIN
 }
 
-/// One failure may be the client's misfortune.
+/// A single failure may be the client's bad luck.
 fn backend_lack(row: &ServiceRow) -> Option<ServiceLack> {
     let error = row.backend_error.as_deref().unwrap_or("its backend does not answer");
     let why = format!("the last {} sessions failed: {error}", row.failed_in_a_row);
     is_backend_down(row).then_some(ServiceLack { kind: AlertKind::Backend, why })
 }
 
-/// By our own doing, or the other gateway's: whom policy or an operator refuses has been refused rightly,
-/// limits and backends are told by themselves.
+/// Refusals that are our own fault, or the other gateway's. Whom a policy or an operator refuses is refused
+/// rightly, and limits and backends have alerts of their own.
 fn refusal_lack(row: &ServiceRow) -> Option<ServiceLack> {
     let refusal =
         recent_refusals(row, REFUSED_SECONDS).find(|refusal| refusal.code.starts_with(['P', 'T', 'I']))?;
@@ -143,7 +144,7 @@ fn clients(count: u64) -> String {
     }
 }
 
-/// Any peer that is well serves it: the best of its pools counts, and whether somebody waits.
+/// Any healthy peer can serve it, so the best of its pools counts, and whether clients wait.
 fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceLack> {
     let pools: Vec<_> = links::serving_pools(snapshot, service).collect();
     let Some(best) = pools.iter().map(|pool| severity(pool)).min() else {
@@ -172,9 +173,9 @@ fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceLack> {
     Some(ServiceLack { kind, why })
 }
 
-/// A limit that refused nobody for so long, and is not reached, refuses nobody now.
+/// A limit that has refused nobody for this long, and is not reached, refuses nobody now.
 const LIMIT_SECONDS: f64 = 10.0;
 /// Longer than most pauses between two clients.
 const REFUSED_SECONDS: f64 = 30.0;
-/// Sessions in a row that fail at a backend before it counts as dead.
+/// How many sessions in a row must fail at a backend before it counts as dead.
 const FAILED_MIN: u64 = 3;

@@ -22,10 +22,10 @@ use crate::{
 };
 
 const SWITCHING_PROTOCOLS: u16 = 101;
-/// Of what a client has written.
+/// The longest text from a client.
 const TEXT_CHARS_MAX: usize = 1024;
 
-/// Where requests are written, if anywhere; a reload may change that while requests are under way.
+/// Where requests are logged, if anywhere; a reload may change that while requests are under way.
 #[derive(Debug, Default)]
 pub struct AccessLog(ArcSwapOption<OpenAccessLog>);
 
@@ -36,7 +36,7 @@ struct OpenAccessLog {
 }
 
 impl AccessLog {
-    /// Writes as the profile says from now on. A file that is open stays open.
+    /// Logs as the profile says from now on. A file that is already open stays open.
     pub fn configure(&self, options: Option<&AccessLogOptions>) {
         let before = self.0.load_full();
         let open = options.and_then(|options| {
@@ -45,14 +45,14 @@ impl AccessLog {
                 AccessLogTarget::File(path) => SinkTarget::File(path.clone()),
             };
             let kept = before.filter(|open| *open.sink.target() == target).map(|open| open.sink.clone());
-            // Where no thread can be started there is worse to tell than this.
+            // If no thread can be started, there are worse problems than this.
             let sink = kept.or_else(|| LineSink::start(target, None).ok())?;
             Some(Arc::new(OpenAccessLog { options: options.clone(), sink }))
         });
         self.0.store(open);
     }
 
-    /// Begins the record of a request; nothing where none are written.
+    /// Begins the record of a request; `None` if requests are not logged.
     pub fn begin(
         &self,
         client: SocketAddr,
@@ -78,20 +78,20 @@ impl AccessLog {
     }
 }
 
-/// A request that is under way; dropping it writes its line.
+/// A request under way; dropping it writes its line.
 #[derive(Debug)]
 pub struct AccessRecord {
     log: Arc<OpenAccessLog>,
     at: SystemTime,
     began: Instant,
     version: &'static str,
-    /// For the combined format alone.
+    /// Only for the combined format.
     pub referer: Option<String>,
     pub agent: Option<String>,
     pub fields: AccessFields,
 }
 
-/// What is known of a request. What is not known is null.
+/// What is known of a request; unknown fields are null.
 #[derive(Debug, Default, Serialize)]
 pub struct AccessFields {
     time: String,
@@ -106,24 +106,24 @@ pub struct AccessFields {
     seconds: f64,
     pub service: Option<String>,
     pub session: Option<String>,
-    /// Known where the gateway dials it itself.
+    /// Known if the gateway dials it itself.
     pub backend: Option<Arc<str>>,
     pub end: Option<String>,
 }
 
 impl AccessRecord {
-    /// The client that a trusted proxy names.
+    /// Sets the client that a trusted proxy names.
     pub fn set_client(&mut self, client: SocketAddr) {
         self.fields.client = client.ip().to_string();
     }
 
-    /// The answer begins.
+    /// Notes that the answer begins.
     pub fn note_answer(&mut self, status: u16) {
         self.fields.status = status;
         self.fields.first_byte_seconds = Some(milliseconds(self.began.elapsed()));
     }
 
-    /// It ends as its session has; of an upgraded connection all the session's bytes are its own.
+    /// Ends it like its session. For an upgraded connection, all the session's bytes count.
     pub fn finish(mut self, code: &str, (up, down): (u64, u64), backend: Option<Arc<str>>) {
         self.fields.end = Some(code.to_owned());
         self.fields.backend = backend;
@@ -134,7 +134,7 @@ impl AccessRecord {
 
     fn line(&self) -> String {
         match self.log.options.format {
-            // Text, numbers and nulls: they can always be written.
+            // Text, numbers and nulls can always be written.
             AccessLogFormat::Json => serde_json::to_string(&self.fields).unwrap_or_default(),
             AccessLogFormat::Combined => self.combined(),
         }
@@ -176,7 +176,7 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-/// As web servers write it: `28/Nov/2026:23:00:00 +0000`.
+/// In the form of web servers: `28/Nov/2026:23:00:00 +0000`.
 fn combined_time(at: SystemTime) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -190,7 +190,7 @@ fn without_query(address: &str) -> &str {
     address.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// What a client has written can not end its quotes, nor the line.
+/// Escapes a client's text, which must end neither its quotes nor the line.
 fn escape(text: &str) -> String {
     let escaped = |letter: char| match letter {
         '"' | '\\' => format!("\\{letter}"),

@@ -1,7 +1,7 @@
-//! Every event that the log tells: a name that does not change, the fields that come with it, and what it is about.
+//! Every event in the log: a name that never changes, its fields, and its meaning.
 //!
-//! A line of the log carries the name as `event`, so that a program need not read the text. `docs/operate.md` has
-//! the same table, and tests compare both of them with the calls in the source.
+//! A log line carries the name as `event`, so that programs need not read the text. `docs/operate.md` has the
+//! same table, and tests compare both with the calls in the source.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::telemetry::link_cause::LinkCause;
 
 macro_rules! log_events {
     ($($event:ident $name:literal [$($field:literal)*] $about:literal,)*) => {
-        /// What a line of the log tells.
+        /// The event of a log line.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum LogEvent {
             $(#[doc = $about] $event,)*
@@ -18,14 +18,14 @@ macro_rules! log_events {
         impl LogEvent {
             pub const ALL: &[Self] = &[$(Self::$event,)*];
 
-            /// The name that programs know it by.
+            /// The name for programs.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$event => $name,)*
                 }
             }
 
-            /// What a line has beside its text.
+            /// The fields of a line besides its text.
             pub fn fields(self) -> &'static [&'static str] {
                 match self {
                     $(Self::$event => &[$($field,)*],)*
@@ -130,7 +130,7 @@ impl fmt::Display for LogEvent {
 }
 
 impl LogEvent {
-    /// A line for the operator that tells of it.
+    /// A line for operators about it.
     pub fn line(self, text: impl Into<String>) -> NoticeLine {
         NoticeLine { event: self, text: text.into(), rejected_link: None }
     }
@@ -142,11 +142,11 @@ impl<T: Into<String>> From<T> for NoticeLine {
     }
 }
 
-/// A line for the operator, and what it tells.
+/// A line for operators, and its event.
 #[derive(Debug, Clone)]
 pub struct NoticeLine {
     pub event: LogEvent,
     pub text: String,
-    /// Of a link that was rejected: why.
+    /// For a rejected link: why.
     pub rejected_link: Option<LinkCause>,
 }

@@ -1,4 +1,4 @@
-//! One line of the log: what an event says, as text for people and as JSON for programs.
+//! One line of the log: the content of an event, as text for people and as JSON for programs.
 
 use std::{
     borrow::Cow,
@@ -17,13 +17,13 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use super::{LogEvent, LogFormat, sink::LineSink, utc_now};
 
-/// Turns events into lines, and hands them to where they go.
+/// Turns events into lines, and hands them to their sinks.
 pub(super) struct LogLayer {
     pub format: LogFormat,
-    /// The journal has the time of each line, and its level.
+    /// The journal records time and level of each line itself.
     pub is_journal: bool,
     pub stderr: LineSink,
-    /// `log: FILE`, where the profile has one.
+    /// `log: FILE`, if the profile has one.
     pub file: &'static Mutex<Option<LineSink>>,
     /// While a screen owns the terminal, lines for it are dropped.
     pub quiet: &'static AtomicBool,
@@ -53,7 +53,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     }
 }
 
-/// The priorities of syslog(3), as the journal takes them before a line (sd-daemon(3)).
+/// The syslog(3) priorities, as the journal expects them at the start of a line (sd-daemon(3)).
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -66,7 +66,7 @@ fn priority(level: Level) -> u8 {
 pub(super) const WARNING: u8 = 4;
 pub(super) const INFORMATION: u8 = 6;
 
-/// A line as the journal takes it.
+/// A line as the journal expects it.
 pub(super) fn with_priority(line: String, priority: Option<u8>) -> String {
     match priority {
         Some(priority) => format!("<{priority}>{line}"),
@@ -74,7 +74,7 @@ pub(super) fn with_priority(line: String, priority: Option<u8>) -> String {
     }
 }
 
-/// A line that is made here and not by an event.
+/// A line that does not come from an event.
 pub(super) fn plain_line(level: Level, event: LogEvent, message: &str, field: (&str, u64)) -> String {
     let mut event_text = EventText::for_forms(false, true);
     event_text.event = Some(event.name().into());
@@ -86,7 +86,7 @@ pub(super) fn plain_line(level: Level, event: LogEvent, message: &str, field: (&
 /// Room for the fields of most events.
 const FIELDS_BYTES: usize = 256;
 
-/// What one event says, in the forms that are asked for.
+/// The content of one event, in the requested forms.
 #[derive(Default)]
 struct EventText {
     message: String,
@@ -112,7 +112,7 @@ impl EventText {
     fn as_json(&self, level: Level, time: Option<&str>) -> String {
         let fields = self.json.as_deref().unwrap_or_default();
         let mut line = String::with_capacity(2 * FIELDS_BYTES);
-        // Nothing of this fails: it goes into a string.
+        // Nothing here can fail: it writes to a string.
         let _ = match time {
             Some(time) => write!(line, r#"{{"timestamp":"{time}","level":"{level}","event":"#),
             None => write!(line, r#"{{"level":"{level}","event":"#),
@@ -125,9 +125,9 @@ impl EventText {
         line
     }
 
-    /// A value that both forms show alike.
+    /// Adds a value that looks the same in both forms.
     fn add_number(&mut self, name: &str, value: impl fmt::Display) {
-        // The same.
+        // As above.
         if let Some(text) = &mut self.text {
             let _ = write!(text, " {name}={value}");
         }
@@ -137,7 +137,7 @@ impl EventText {
     }
 
     fn add_string(&mut self, name: &str, text: impl fmt::Display, value: &str) {
-        // The same.
+        // As above.
         if let Some(shown) = &mut self.text {
             let _ = write!(shown, " {name}={text}");
         }
@@ -178,10 +178,10 @@ impl Visit for EventText {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
-            // It does not fail: it goes into a string.
+            // This cannot fail: it writes to a string.
             "message" => _ = write!(self.message, "{value:?}"),
             "event" => self.event = Some(format!("{value:?}")),
-            // What the crate `log` adds about itself.
+            // Fields that the crate `log` adds.
             name if name.starts_with("log.") => {}
             name => {
                 let value = format!("{value:?}");
@@ -191,7 +191,7 @@ impl Visit for EventText {
     }
 }
 
-/// What comes from outside must not begin a line of its own, or move the cursor.
+/// Text from outside must not start a line of its own, or move the cursor.
 fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(char::is_control) {
         return text.into();
@@ -207,7 +207,7 @@ fn visible(text: &str) -> Cow<'_, str> {
 }
 
 fn push_quoted(line: &mut String, text: &str) {
-    // Most of what is logged needs no escape.
+    // Most of what is logged needs no escaping.
     match text.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\' | 0x7f)) {
         true => line.extend(["\"", text, "\""]),
         false => line.push_str(&serde_json::Value::from(text).to_string()),

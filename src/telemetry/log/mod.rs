@@ -1,7 +1,7 @@
-//! The log: what this process tells, as lines on standard error and, where the profile says so, in a file.
+//! The log: this process's lines on standard error and, if the profile says so, in a file.
 //!
-//! [`LogEvent`] names what can be told, `line` makes a line of it, `sink` writes it on a thread of its own, so that
-//! nobody who logs waits for a disk or a reader. [`AccessLog`] has the requests of clients.
+//! [`LogEvent`] names what can be logged, `line` makes a line of it, and `sink` writes it on a thread of its
+//! own, so that nobody who logs waits for a disk or a reader. [`AccessLog`] has the requests of clients.
 
 mod access;
 mod events;
@@ -39,10 +39,10 @@ use self::{
 
 /// Environment variable with a filter such as `debug` or `portcullis::link=trace`.
 const FILTER_VARIABLE: &str = "PORTCULLIS_LOG";
-/// Without it.
+/// The level if that is not set.
 const LEVEL: &str = "info";
-/// What libraries say: TLS has much to say of one connection, which is in our line about that, and a
-/// client could have it say more. A filter that names a library has its way.
+/// The level of libraries: TLS could say a lot about each connection, which our own line covers, and a client
+/// could make it say more. A filter that names a library overrides this.
 const LIBRARIES: &str = "warn,rustls=error";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -59,12 +59,12 @@ pub struct LogGuard {
 
 /// While a screen owns the terminal, lines are dropped; notices are kept in the snapshot.
 static QUIET: AtomicBool = AtomicBool::new(false);
-/// Where the profile's `log` goes.
+/// Where the profile's `log` is written.
 static FILE: Mutex<Option<LineSink>> = Mutex::new(None);
-/// What is written, once the log is installed.
+/// The current filter, once the log is installed.
 static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
-/// Writes no lines while `quiet`.
+/// While `quiet`, writes no lines.
 pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
@@ -81,14 +81,14 @@ pub fn init_log(format: LogFormat) -> io::Result<LogGuard> {
     let filter = parse_filter(&wanted).or_else(|_| parse_filter("")).unwrap_or_default();
     let (filter, handle) = reload::Layer::new(filter);
     let layer = LogLayer { format, is_journal, stderr: stderr.clone(), file: &FILE, quiet: &QUIET };
-    // Fails only where a test has installed one before; that one serves as well.
+    // This fails only if a test has installed one before, and that one will do.
     if tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok() {
         let _ = FILTER.set(handle); // Nobody else sets it.
     }
     Ok(LogGuard { stderr })
 }
 
-/// How standard error tells of lines that are missing.
+/// The line on standard error about missing lines.
 fn loss_line(format: LogFormat, is_journal: bool) -> LossLine {
     match (format, is_journal) {
         (LogFormat::Text, false) => {
@@ -107,17 +107,17 @@ fn missing_lines(lost: u64, cause: &str) -> String {
     plain_line(Level::WARN, LogEvent::LinesLost, &reported, ("lines", lost))
 }
 
-/// Writes the log into this file too, or into none; the one that is open stays where it is the same.
+/// Also logs to this file, or to none. An open file stays open if it is the same.
 pub fn set_file(path: Option<&Path>) {
     let target = path.map(|path| SinkTarget::File(path.to_owned()));
     let mut file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
     if file.as_ref().map(LineSink::target) != target.as_ref() {
-        // Where no thread can be started there is worse to tell than this.
+        // If no thread can be started, there are worse problems than this.
         *file = target.and_then(|target| LineSink::start(target, Some(missing_lines)).ok());
     }
 }
 
-/// Why a level was not taken.
+/// Why a level was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogLevelError {
     #[error(
@@ -128,7 +128,7 @@ pub enum LogLevelError {
     NoLog,
 }
 
-/// Changes what is written from now on: a level, or directives as the environment variable takes them.
+/// Changes what is logged from now on: a level, or directives as in the environment variable.
 pub fn set_level(wanted: &str) -> Result<(), LogLevelError> {
     let unknown = || LogLevelError::Unknown(crate::text::clean_text(wanted, 100));
     if wanted.trim().is_empty() {
@@ -139,7 +139,7 @@ pub fn set_level(wanted: &str) -> Result<(), LogLevelError> {
     handle.reload(filter).map_err(|_| LogLevelError::NoLog)
 }
 
-/// Whether standard error is the journal: systemd says which file that is (systemd.exec(5), JOURNAL_STREAM).
+/// Whether standard error is the journal; systemd says which file that is (systemd.exec(5), JOURNAL_STREAM).
 fn is_journal() -> bool {
     let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let own = rustix::fs::fstat(rustix::stdio::stderr());
@@ -150,7 +150,7 @@ fn parse_filter(wanted: &str) -> Result<Targets, ParseError> {
     directives(wanted).parse()
 }
 
-/// The directives of a filter: a level alone is ours, the libraries keep theirs.
+/// The directives of a filter: a level alone applies to us, and libraries keep theirs.
 fn directives(wanted: &str) -> String {
     let parts = wanted.split(',').map(str::trim).filter(|part| !part.is_empty());
     let ours = |part: &str| match part.contains(['=', ':', '[']) || part == env!("CARGO_PKG_NAME") {
@@ -159,16 +159,16 @@ fn directives(wanted: &str) -> String {
     };
     let parts: Vec<_> = parts.map(ours).collect();
     let level = format!("{}={LEVEL}", env!("CARGO_PKG_NAME"));
-    // Of two directives for the same target the last one holds.
+    // Of two directives for the same target, the last one counts.
     [vec![LIBRARIES.to_owned(), level], parts].concat().join(",")
 }
 
-/// Now, UTC, RFC 3339 with milliseconds.
+/// The current time: UTC, RFC 3339 with milliseconds.
 pub fn utc_now() -> String {
     format_utc(SystemTime::now())
 }
 
-/// The same of any moment that this form has room for.
+/// The same for any time that this format can express.
 pub fn format_utc(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(YEARS_9999)).to_string()
@@ -179,7 +179,7 @@ const YEARS_9999: Duration = Duration::from_secs(253_402_300_799);
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        /// A stuck reader does not hold the exit up for longer.
+        /// A stuck reader must not delay the exit for longer.
         const FLUSH: Duration = Duration::from_millis(500);
         self.stderr.flush(FLUSH);
         if let Some(file) = &*FILE.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -1,8 +1,8 @@
-//! Where lines go: standard error or a file, each written by a thread of its own behind a bounded queue.
+//! Where lines go: standard error or a file, each written by a thread of its own with a bounded queue.
 //!
-//! Whoever reads may stop reading, a disk may be full, and a folder may go away. Each of these costs lines, which
-//! are counted with their cause, and nothing else. A file that can not be written is opened again with a later line,
-//! and so is one that was deleted; one that was renamed is written on until [`reopen_all`].
+//! The reader may stop reading, the disk may be full, and the folder may disappear. In each case lines are lost
+//! and counted with their cause, and nothing else happens. A file that cannot be written is opened again with a
+//! later line, and so is one that was deleted. One that was renamed is written to until [`reopen_all`].
 
 use std::{
     fs::{File, OpenOptions},
@@ -25,22 +25,22 @@ use rustix::{
 
 use crate::{disk, telemetry::clock, text};
 
-/// Lines that may wait for a slow reader.
+/// How many lines may wait for a slow reader.
 const QUEUED_LINES_MAX: usize = 8192;
 /// How long the writer waits for more lines after the first, and how many bytes it writes at once.
 const GATHER: Duration = Duration::from_millis(5);
 const WRITTEN_BYTES: usize = 64 * 1024;
-/// A file that can not be opened is tried again after so long.
+/// How long until a file that cannot be opened is tried again.
 const TRIED_AGAIN: Duration = Duration::from_secs(1);
-/// A loss is told for so long.
+/// How long a loss is shown.
 const TOLD_MS: u64 = 60_000;
-/// A lock of folders goes by the folder, not by its name.
+/// A Landlock rule covers the folder itself, not its name.
 const LOCKED_OUT: &str = "; the lock of this gateway (`confine`) covers no folder that was made after the start: a restart \
                           does";
-/// No error: the queue was full.
+/// Not an error: the queue was full.
 const TOO_SLOW: i32 = 0;
 
-/// Lines that no sink has written so far, in all.
+/// Lines that any sink has failed to write so far.
 static LINES_LOST: AtomicU64 = AtomicU64::new(0);
 /// Every sink that is in use.
 static SINKS: Mutex<Vec<Weak<SinkHandle>>> = Mutex::new(Vec::new());
@@ -52,10 +52,10 @@ pub enum SinkTarget {
     File(PathBuf),
 }
 
-/// What is written into a sink where lines are missing: made of how many, and why.
+/// Makes the text for a sink in which lines are missing, from their number and the reason.
 pub type LossLine = fn(u64, &str) -> String;
 
-/// Takes lines without waiting; when the last of its clones is dropped, its thread writes what waits and ends.
+/// Accepts lines without waiting. When the last clone is dropped, its thread writes what is waiting, and ends.
 #[derive(Debug, Clone)]
 pub struct LineSink(Arc<SinkHandle>);
 
@@ -71,11 +71,11 @@ struct SinkState {
     target: SinkTarget,
     /// Lines that were not written.
     lost: AtomicU64,
-    /// `clock::coarse_ms` of the last of them; 0: none was lost.
+    /// The time of the last one, by `clock::coarse_ms`; 0 if none was lost.
     lost_at_ms: AtomicU64,
-    /// The error that lost it, or [`TOO_SLOW`].
+    /// The error that caused the loss, or [`TOO_SLOW`].
     errno: AtomicI32,
-    /// A signal wants the file opened anew.
+    /// A signal asks for the file to be reopened.
     reopens: AtomicBool,
 }
 
@@ -83,7 +83,7 @@ struct SinkState {
 enum SinkMessage {
     Line(Vec<u8>),
     Reopen,
-    /// What came before is written when this is answered.
+    /// Answered when everything before it is written.
     Flush(SyncSender<()>),
 }
 
@@ -106,7 +106,7 @@ impl LineSink {
         &self.0.state.target
     }
 
-    /// Hands a line over, without its end; one that finds no room is counted.
+    /// Hands over a line without its end; if there is no room, it is counted as lost.
     pub fn write(&self, mut line: String) {
         line.push('\n');
         if self.0.queue.try_send(SinkMessage::Line(line.into_bytes())).is_err() {
@@ -114,12 +114,12 @@ impl LineSink {
         }
     }
 
-    /// Waits until what was handed over is written, and no longer than that.
+    /// Waits until everything handed over is written, but no longer than `within`.
     pub fn flush(&self, within: Duration) {
         let deadline = Instant::now() + within;
         let (written, all_written) = sync_channel(1);
         let mut message = SinkMessage::Flush(written);
-        // A full queue has room again when its reader goes on.
+        // A full queue has room again when its reader continues.
         while let Err(refused) = self.0.queue.try_send(message) {
             let TrySendError::Full(again) = refused else { return };
             if Instant::now() >= deadline {
@@ -128,7 +128,7 @@ impl LineSink {
             message = again;
             thread::sleep(GATHER);
         }
-        // Late lines are lost with the reader.
+        // Lines that are still waiting are lost with the reader.
         let _ = all_written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
@@ -138,20 +138,21 @@ pub fn lines_lost() -> u64 {
     LINES_LOST.load(Ordering::Relaxed)
 }
 
-/// Why lines are lost, while they are: for a minute after the last.
+/// Why lines are being lost; shown for a minute after the last one.
 pub fn loss_reason() -> Option<String> {
     let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
     sinks.iter().filter_map(Weak::upgrade).find_map(|sink| sink.state.loss_reason(clock::coarse_ms()))
 }
 
-/// Opens every file anew, and says how many there are. Signals that come faster than a file is opened are one.
+/// Reopens every file, and returns how many there are. Signals that arrive faster than a file is opened count
+/// as one.
 pub fn reopen_all() -> usize {
     let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
     let files = sinks.iter().filter_map(Weak::upgrade);
     let files = files.filter(|sink| sink.state.target != SinkTarget::StandardError);
     let reopen = |sink: &Arc<SinkHandle>| {
         if !sink.state.reopens.swap(true, Ordering::AcqRel) {
-            // Where there is no room, a line that waits makes it look.
+            // If there is no room, a waiting line makes the thread check.
             let _ = sink.queue.try_send(SinkMessage::Reopen);
         }
     };
@@ -209,16 +210,17 @@ struct SinkWriter {
     lines: Receiver<SinkMessage>,
     loss_line: Option<LossLine>,
     file: Option<File>,
-    /// When the file was last tried in vain, and what came of it.
+    /// When opening the file last failed, and with which error.
     tried: Option<(Instant, i32)>,
-    /// So many losses have a line.
+    /// The number of losses that have a line.
     reported: u64,
 }
 
 impl SinkWriter {
-    /// Under load lines are written many at a time: waking this thread for each would cost more than the line.
+    /// Writes many lines at a time under load: waking this thread for each would cost more than the line
+    /// itself.
     fn run(mut self) {
-        // It is there from the start, also where nothing is said for long.
+        // The file exists from the start, even if nothing is logged for a long time.
         self.open_if_due();
         while let Ok(first) = self.lines.recv() {
             thread::sleep(GATHER);
@@ -246,7 +248,7 @@ impl SinkWriter {
         self.open_if_due();
         let lost = self.state.lost.load(Ordering::Relaxed);
         let missing = self.loss_line.filter(|_| lost > self.reported);
-        // What is missing behind the last line has no line to go with.
+        // Lines missing after the last one have no line to go with.
         if text.is_empty() && missing.is_none() {
             return;
         }
@@ -274,7 +276,7 @@ impl SinkWriter {
         }
     }
 
-    /// Opens the file where it is not open, is to be opened anew, or has no name any more.
+    /// Opens the file if it is not open, has to be reopened, or was deleted.
     fn open_if_due(&mut self) {
         let SinkTarget::File(path) = &self.state.target else { return };
         if self.state.reopens.swap(false, Ordering::AcqRel) {
@@ -296,7 +298,7 @@ impl SinkWriter {
     }
 }
 
-/// Opens without waiting, and writes as others do: whoever reads slowly holds up this thread alone.
+/// Opens without waiting, then writes normally: a slow reader delays only this thread.
 fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)?;
@@ -369,7 +371,7 @@ mod tests {
         let reason = sink.0.state.describe_loss();
         assert!(reason.ends_with("log: No such file or directory (os error 2)"), "{reason}");
         fs::create_dir(&inner).unwrap();
-        // Without it the file is tried again within a second.
+        // Without this the file is tried again within a second.
         reopen_all();
         sink.write("three".into());
         sink.flush(SOON);

@@ -1,7 +1,8 @@
-//! The numbers of one snapshot as Prometheus reads them. `docs/operate.md` lists the names, which are fixed.
+//! The numbers of one snapshot in the format of Prometheus. `docs/operate.md` lists the names, which never
+//! change.
 //!
-//! They are made from the snapshot alone, whenever somebody asks, so that they are those that `status` shows.
-//! No label names a client: the number of series is that of services, gateways and their few states.
+//! They are made from the snapshot alone, whenever somebody asks, so they are the numbers that `status` shows.
+//! No label identifies a client: the number of series depends only on services, gateways and their few states.
 
 mod process;
 mod text;
@@ -27,15 +28,15 @@ use crate::profile::Half;
 
 pub use text::TEXT_CONTENT_TYPE;
 
-/// Of the OpenMetrics text.
+/// The content type of OpenMetrics.
 pub const OPEN_METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// How the numbers are written.
+/// The format of the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MetricsFormat {
     OpenMetrics,
-    /// The text that Prometheus had before, 0.0.4.
+    /// The older text format of Prometheus, 0.0.4.
     Text,
 }
 
@@ -67,7 +68,7 @@ impl Collector for SnapshotMetrics {
     }
 }
 
-/// Writes the values of one name.
+/// Writes the values of one metric.
 struct Family<'a>(MetricEncoder<'a>);
 
 impl<'a> Family<'a> {
@@ -165,7 +166,8 @@ fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     Ok(())
 }
 
-/// Nobody stands in for it, so that it is asked however often it fails: its sessions tell, besides its checks.
+/// No backend can replace it, so it is used however often it fails. Its sessions show its state, besides its
+/// checks.
 fn state_of_alone(state: BackendRowState, row: &ServiceRow) -> BackendRowState {
     match state {
         BackendRowState::Down => BackendRowState::Down,
@@ -182,7 +184,7 @@ fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     let mut family = Family::begin(encoder, ends, MetricType::Counter)?;
     for row in &snapshot.services {
         let [role, service] = labels(row);
-        // From the first scrape on, so that the first increase is seen.
+        // Exported from the first scrape on, so that the first increase is visible.
         if !row.counts.ends.iter().any(|(end, _)| end == "--") {
             family.counter(&[role, service, ("end", "--")], 0)?;
         }
@@ -198,7 +200,7 @@ fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     let connect =
         ("portcullis_connect_seconds", "How long it took to open a session's way, its backend included.");
     let mut family = Family::begin(encoder, connect, MetricType::Histogram)?;
-    // In a pair a session is counted once, where clients come in.
+    // In a pair, a session is counted once, where clients come in.
     let first = snapshot.roles.first().copied();
     for row in snapshot.services.iter().filter(|row| Some(row.role) == first) {
         family.histogram(&[("service", &*row.name)], &row.counts.connects)?;
@@ -213,7 +215,7 @@ fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     Ok(())
 }
 
-/// What the rows of one gateway tell together.
+/// The sums of one gateway's rows.
 #[derive(Default)]
 struct OfPeer<'a> {
     rows: Vec<&'a PoolRow>,
@@ -234,7 +236,7 @@ impl OfPeer<'_> {
 fn of_links(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     let mut peers: BTreeMap<(Half, &str), OfPeer<'_>> = BTreeMap::new();
     for row in &snapshot.pools {
-        // A gateway that was never met has no name but where it is.
+        // A gateway that was never reached has no name other than its address.
         let peer = row.peer.as_deref().or(row.address.as_deref()).unwrap_or_default();
         peers.entry((row.role, peer)).or_default().rows.push(row);
     }
@@ -302,7 +304,7 @@ fn word(role: Half) -> &'static str {
     }
 }
 
-/// The names in a text that [`render`] has made, for those who compare them with what names them.
+/// The names in the output of [`render`], for comparing them with other places.
 pub fn names(text: &str) -> Vec<String> {
     let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let mut out = String::new();

@@ -1,4 +1,4 @@
-//! What every program tells Prometheus about its process, from `/proc` (proc(5)).
+//! The standard Prometheus metrics about the process, from `/proc` (proc(5)).
 
 use std::{
     fmt::Error,
@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{Family, NONE};
 use crate::telemetry::snapshot::Snapshot;
 
-/// What `/proc/self/stat` tells.
+/// The values from `/proc/self/stat`.
 #[derive(Debug, Default, PartialEq)]
 struct Usage {
     cpu_seconds: f64,
@@ -46,7 +46,7 @@ pub fn encode(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resul
 
 fn read() -> Option<Usage> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // Of /proc/stat, which would tell it too, a hardened service sees nothing.
+    // /proc/stat has it too, but a hardened service cannot read that.
     let up = clock_gettime(ClockId::Boottime);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let booted = now.as_secs_f64() - (up.tv_sec as f64 + up.tv_nsec as f64 / 1e9);
@@ -54,7 +54,8 @@ fn read() -> Option<Usage> {
     of_stat(&stat, ticks, rustix::param::page_size() as f64, booted)
 }
 
-/// Fields count from the state, the third, since a program's name may hold anything (proc_pid_stat(5)).
+/// Fields are counted from the state, the third one, since a program's name may contain anything
+/// (proc_pid_stat(5)).
 fn of_stat(stat: &str, ticks: f64, page: f64, booted: f64) -> Option<Usage> {
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<_> = rest.split_whitespace().collect();

@@ -1,9 +1,9 @@
-//! The text that Prometheus reads where OpenMetrics is not asked for. The two differ in the names of counters in
-//! what describes them, and in the line at the end.
+//! The text format for clients that do not ask for OpenMetrics. The two differ in how counters are named in
+//! their descriptions, and in the last line.
 
 pub const TEXT_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The same numbers, from their OpenMetrics text.
+/// Converts OpenMetrics text with the same numbers.
 pub fn from_open_metrics(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut described = None;
@@ -11,7 +11,7 @@ pub fn from_open_metrics(text: &str) -> String {
         if line == "# EOF" {
             break;
         }
-        // Its help comes first, and whether it is a counter is told by its type.
+        // The help comes first, and the type says whether it is a counter.
         if let Some(help) = line.strip_prefix("# HELP ") {
             described = Some(help);
             continue;

@@ -1,4 +1,4 @@
-//! What a session counts of itself: its bytes, its phases and when each was entered.
+//! What a session counts: its bytes, its phases, and when each phase was entered.
 
 use std::{
     sync::{
@@ -11,30 +11,30 @@ use std::{
 use super::totals::SessionTally;
 use crate::telemetry::{clock, duration_buckets::DurationBuckets, snapshot::SessionPhase};
 
-/// Bytes of one session, written by its relay alone.
+/// Bytes of one session, written only by its relay.
 #[derive(Debug, Default)]
 pub struct SessionCounters {
     up: AtomicU64,
     down: AtomicU64,
     phase: AtomicU8,
-    /// When each phase was entered last, in microseconds of the process; 0: never.
+    /// When each phase was last entered, in microseconds of the process; 0 means never.
     entered_us: [AtomicU64; 6],
-    /// `clock::coarse_ms` of the last byte; 0: none has moved.
+    /// The time of the last byte, by `clock::coarse_ms`; 0 if none has moved.
     pub(super) moved_ms: AtomicU64,
-    /// Where is counted how long it took to connect.
+    /// Where the time to connect is recorded.
     connects: OnceLock<Arc<DurationBuckets>>,
-    /// The link that carries it; 0: none does.
+    /// The link that carries it; 0 if none does.
     via: AtomicU64,
-    /// Requests that were sent over it, where it is one of requests.
+    /// Requests that were sent over it, if it carries requests.
     requests: OnceLock<Arc<AtomicU64>>,
-    /// The backend that it is at, where this half knows it; one of requests may go from one to another.
+    /// Its backend, if this half knows it. A session that carries requests may change backends.
     backend: Mutex<Option<Arc<str>>>,
     /// Its part of its service's totals; a probe has none.
     pub(super) tally: Option<SessionTally>,
 }
 
 impl SessionCounters {
-    /// Those of a client's session.
+    /// The counters of a client's session.
     pub(super) fn adding_to(tally: SessionTally) -> Self {
         Self { tally: Some(tally), ..Self::default() }
     }
@@ -51,13 +51,13 @@ impl SessionCounters {
         self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
     }
 
-    /// Bytes that were sent to a gateway which refused them, and will be sent again.
+    /// Subtracts bytes that were sent to a gateway which refused them, and that will be sent again.
     pub fn take_back_up(&self, bytes: usize) {
         self.up.fetch_sub(bytes as u64, Ordering::Relaxed);
         self.tally.iter().for_each(|tally| tally.take_back_up(bytes as u64));
     }
 
-    /// A link of this number carries it from now on.
+    /// Sets the number of the link that carries it.
     pub fn set_via(&self, link: u64) {
         self.via.store(link, Ordering::Relaxed);
     }
@@ -66,13 +66,14 @@ impl SessionCounters {
         Some(self.via.load(Ordering::Relaxed)).filter(|link| *link > 0)
     }
 
-    /// Whoever knows its requests counts them there.
+    /// Uses the request counter of whoever reads its requests.
     pub fn set_requests(&self, requests: Arc<AtomicU64>) {
-        // It is asked for once, when the session begins.
+        // This is set once, when the session begins.
         let _ = self.requests.set(requests);
     }
 
-    /// Where its requests are to be counted; where somebody counts them already, this count is nobody's.
+    /// Where its requests are to be counted. If somebody counts them already, returns a counter that nobody
+    /// reads.
     pub fn count_requests(&self) -> Arc<AtomicU64> {
         let requests = Arc::<AtomicU64>::default();
         let _ = self.requests.set(requests.clone());
@@ -83,7 +84,7 @@ impl SessionCounters {
         self.requests.get().map_or(0, |requests| requests.load(Ordering::Relaxed))
     }
 
-    /// It is at this backend from now on.
+    /// Sets its backend.
     pub fn set_backend(&self, address: &Arc<str>) {
         *self.backend.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.clone());
     }
@@ -92,13 +93,13 @@ impl SessionCounters {
         self.backend.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Bytes both ways: it stands still while nothing moves.
+    /// Bytes in both directions; they do not change while nothing moves.
     pub fn bytes(&self) -> u64 {
         self.up.load(Ordering::Relaxed) + self.down()
     }
 
     pub fn enter(&self, phase: SessionPhase) {
-        // The relay says where it is at every turn; the clock is read when that is new.
+        // The relay reports its phase at every turn; the clock is read only if it is new.
         if self.phase.load(Ordering::Relaxed) == phase as u8 && self.entered(phase).is_some() {
             return;
         }
@@ -116,13 +117,13 @@ impl SessionCounters {
         }
     }
 
-    /// Counts there how long it takes to connect.
+    /// Sets where the time to connect is recorded.
     pub fn time_connects(&self, connects: Arc<DurationBuckets>) {
-        // It is asked for once, when the session begins.
+        // This is set once, when the session begins.
         let _ = self.connects.set(connects);
     }
 
-    /// How long the client waited for a link, or has waited up to now; `None` where none is needed.
+    /// How long the client waited for a link, or has waited so far; `None` if it needs none.
     pub fn waited(&self) -> Option<Duration> {
         self.between(SessionPhase::Waiting, SessionPhase::Connecting).or_else(|| {
             Some(Duration::from_micros(clock::now_us().saturating_sub(self.entered(SessionPhase::Waiting)?)))
@@ -133,7 +134,7 @@ impl SessionCounters {
         Some(self.entered_us[phase as usize].load(Ordering::Relaxed)).filter(|&at| at > 0)
     }
 
-    /// From the start of one phase to the start of the next.
+    /// The time from the start of one phase to the start of the next.
     pub(super) fn between(&self, from: SessionPhase, to: SessionPhase) -> Option<Duration> {
         self.entered(to)?.checked_sub(self.entered(from)?).map(Duration::from_micros)
     }
@@ -144,7 +145,7 @@ impl SessionCounters {
         phases[usize::from(self.phase.load(Ordering::Relaxed)).min(phases.len() - 1)]
     }
 
-    /// Whether a backend has been reached; before that, bytes that went to a gateway may come back.
+    /// Whether a backend has been reached. Before that, bytes that went to a gateway may come back.
     pub(super) fn is_carried(&self) -> bool {
         self.phase() >= SessionPhase::Relaying
     }

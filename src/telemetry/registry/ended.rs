@@ -1,5 +1,5 @@
-//! The last sessions that have ended. Failures are kept apart: healthy ends are many more, and must not
-//! push out what somebody will ask about.
+//! The last sessions that have ended. Failures are kept apart: there are many more healthy ends, and they must
+//! not displace what somebody will ask about.
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -10,7 +10,7 @@ use crate::telemetry::{
     snapshot::EndedRow,
 };
 
-/// Kept for the picture, of each of the two kinds.
+/// How many are kept for snapshots, of each of the two kinds.
 pub(super) const KEPT_MAX: usize = 256;
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct EndedSession {
     pub seconds: f64,
 }
 
-/// Each of them oldest first.
+/// Each list has the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct EndedSessions {
     healthy: VecDeque<EndedSession>,
@@ -50,7 +50,7 @@ impl SessionRegistry {
         self.lock().ended.newest_first().into_iter().map(EndedSession::row).collect()
     }
 
-    /// Those that failed, grouped by cause, and how many of them no group tells of any more.
+    /// The failed ones, grouped by cause, and how many are no longer in any group.
     pub fn failures(&self) -> (Vec<FailureRow>, u64) {
         let state = self.lock();
         (state.failures.rows(Instant::now()), state.failures.left_out())

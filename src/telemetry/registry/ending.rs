@@ -1,4 +1,4 @@
-//! Ending an open session from outside, and why that is done.
+//! Ends an open session from outside, with a reason.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -12,7 +12,7 @@ use crate::telemetry::{
     snapshot::SessionPhase,
 };
 
-/// Ends one session. Whoever is first says why.
+/// Ends one session. The first caller's reason counts.
 #[derive(Debug, Clone, Default)]
 pub struct SessionStopper {
     token: CancellationToken,
@@ -24,24 +24,24 @@ pub struct SessionStopper {
 pub enum StopReason {
     /// A kill, a stop, or a profile without its service.
     Operator,
-    /// It has lived for its service's `session_limit`.
+    /// It has reached its service's `session_limit`.
     SessionLimit(Duration),
-    /// A check of the path that another gateway has sent, and has not ended in its time.
+    /// A probe that another gateway has sent and not ended in time.
     ProbeLate(Duration),
-    /// What its client, or its SOCKS5 link, has shown was revoked.
+    /// The certificate of its client, or of its SOCKS5 link, was revoked.
     Revoked,
-    /// What says who its client is has ended.
+    /// The proof of its client's identity has expired.
     TokenExpired,
 }
 
 impl SessionStopper {
-    /// One that also stops when `all` does.
+    /// A stopper that also stops when `all` does.
     pub fn within(all: &CancellationToken) -> Self {
         Self { token: all.child_token(), why: Arc::default() }
     }
 
     pub fn stop(&self, why: StopReason) {
-        // The first reason stands.
+        // The first reason counts.
         let _ = self.why.set(why);
         self.token.cancel();
     }

@@ -1,4 +1,4 @@
-//! How many sessions have ended how, for monitors.
+//! How many sessions have ended in which way, for monitors.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,8 @@ use crate::{
     telemetry::snapshot::SessionPhase,
 };
 
-/// How the sessions of one service have ended, by the two letters, and how many clients wait for a link.
+/// How many sessions of one service have ended in which way, by the two letters, and how many clients wait for
+/// a link.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceEnds {
     pub ended: Vec<(String, u64)>,
@@ -16,7 +17,7 @@ pub struct ServiceEnds {
 }
 
 impl SessionRegistry {
-    /// How the sessions of each service have ended so far, and how many clients wait for a link.
+    /// The ends of each service so far, and how many clients wait for a link.
     pub fn ends(&self) -> HashMap<(Half, ServiceName), ServiceEnds> {
         let state = self.lock();
         let ended = state.ends.iter().map(|(key, ended)| {

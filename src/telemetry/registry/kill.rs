@@ -1,4 +1,4 @@
-//! Ending sessions that an operator has named: one by its id, or all of a list, a client, a peer or a service.
+//! Ends sessions that an operator has chosen: one by its id, or all of a list, a client, a peer or a service.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -20,11 +20,11 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotKilled {
     None,
-    /// These all have the id.
+    /// All of these have the id.
     Several(Vec<String>),
 }
 
-/// Which sessions are to end.
+/// Which sessions to end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KillSelection {
@@ -32,20 +32,20 @@ pub enum KillSelection {
     Matching(SessionMatch),
 }
 
-/// Sessions by their ids, or `PEER/ID`. Those that have ended meanwhile are none of them.
+/// Sessions by their ids, or `PEER/ID`. Those that have ended meanwhile are skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedSessions {
     pub sessions: Vec<String>,
-    /// What they were chosen by, in words, for the log.
+    /// How they were chosen, in words, for the log.
     #[serde(default)]
     pub by: String,
 }
 
-/// What all of them have: each field that is given has to hold.
+/// What all of them have in common: each field that is given must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionMatch {
     pub client: Option<Network>,
-    /// A name that was proven, as rows have it.
+    /// A proven name, as in the rows.
     #[serde(default)]
     pub user: Option<String>,
     pub peer: Option<String>,
@@ -53,8 +53,8 @@ pub struct SessionMatch {
 }
 
 impl SessionRegistry {
-    /// Ends a session by its id, in a pair run by one process on both halves; or by `PEER/ID`, since two
-    /// peers may use the same.
+    /// Ends a session by its id, on both halves if a pair runs in one process; or by `PEER/ID`, since two peers
+    /// may use the same id.
     pub fn kill(&self, named: &str) -> Result<(), NotKilled> {
         let state = self.lock();
         let sessions = || state.open.values();
@@ -74,7 +74,7 @@ impl SessionRegistry {
         if found.is_empty() { Err(NotKilled::None) } else { Ok(()) }
     }
 
-    /// Ends the sessions inside of which `is_meant` says so, by peer and service; how many.
+    /// Ends the sessions of the internal half that `is_meant` selects by peer and service; returns how many.
     pub fn cut_inside(&self, is_meant: impl Fn(Option<&str>, &ServiceName) -> bool) -> u64 {
         let found: Vec<Arc<OpenSession>> = {
             let state = self.lock();
@@ -86,8 +86,8 @@ impl SessionRegistry {
         found.iter().filter(|session| is_client(session)).count() as u64
     }
 
-    /// Ends all of a selection, and says how many they were. A session of a pair run by one process is
-    /// counted once.
+    /// Ends all sessions of a selection, and returns how many there were. In a pair that runs in one process, a
+    /// session is counted once.
     pub fn kill_all(&self, selection: &KillSelection) -> u64 {
         let listed: HashSet<&str> = match selection {
             KillSelection::Listed(listed) => listed.sessions.iter().map(String::as_str).collect(),
@@ -108,20 +108,20 @@ impl SessionRegistry {
         count_once(found.iter()) as u64
     }
 
-    /// Sessions of clients that are open now; one of a pair run by one process is one.
+    /// Open sessions of clients; in a pair that runs in one process, a session is counted once.
     pub fn clients_open(&self) -> usize {
         count_once(self.lock().clients().map(|(_, session)| session))
     }
 }
 
-/// How many sessions they are, where both halves of one may be among them.
+/// The number of sessions, where both halves of one may be listed.
 fn count_once<'a>(sessions: impl Iterator<Item = &'a Arc<OpenSession>> + Clone) -> usize {
     let is_outer = |session: &&'a Arc<OpenSession>| session.half == Half::Dmz;
     let outer: HashSet<&str> = sessions.clone().filter(is_outer).map(|session| &*session.id).collect();
     sessions.filter(|session| is_outer(session) || !outer.contains(&*session.id)).count()
 }
 
-/// Probes are no business of an operator's: they end by themselves.
+/// Probes are of no concern to operators: they end by themselves.
 fn is_client(session: &OpenSession) -> bool {
     session.kind.is_client()
 }
@@ -149,7 +149,7 @@ impl fmt::Display for KillSelection {
     }
 }
 
-/// It comes from an operator's screen, and goes into a line of the log.
+/// The text comes from an operator's screen and goes into a log line.
 const BY_CHARS_MAX: usize = 200;
 
 impl fmt::Display for SessionMatch {
@@ -174,7 +174,7 @@ mod tests {
         },
     };
 
-    /// Sessions that are open: half, id, client, peer, service.
+    /// Open sessions: half, id, client, peer, service.
     const OPEN: [(Half, &str, &str, Option<&str>, &str); 6] = [
         (Half::Dmz, "a", "192.0.2.7:50000", Some("internal"), "orders"),
         (Half::Dmz, "b", "192.0.2.7:50001", Some("internal"), "chat"),

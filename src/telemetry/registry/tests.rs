@@ -157,7 +157,7 @@ fn a_phase_is_timed_from_its_first_moment() {
 fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
     let registry = registry();
     let names = ["orders", "chat", "mail"].map(|name| ServiceName::parse(name).expect("a name"));
-    // Those of one thread, as it counts them itself.
+    // Totals of one thread, as it counts them itself.
     let trial = |seed: u64| {
         let (mut random, mut counted) = (fastrand::Rng::with_seed(seed), HashMap::new());
         for _ in 0..2000 {
@@ -171,7 +171,7 @@ fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
             counters.enter(SessionPhase::Connecting);
             counters.add_up(up as usize);
             if is_carried {
-                // The link's task and the relay both say so, and bytes come meanwhile.
+                // The link's task and the relay both report it, and bytes arrive meanwhile.
                 std::thread::scope(|scope| {
                     scope.spawn(|| counters.enter(SessionPhase::Relaying));
                     scope.spawn(|| counters.enter(SessionPhase::Draining));
@@ -197,7 +197,7 @@ fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
         let reading = scope.spawn(|| {
             while registry.lock().next < 8000 {
                 for totals in registry.totals().into_values() {
-                    // One that is told twice at once is counted twice for a moment.
+                    // A session that is reported twice at once is counted twice for a moment.
                     assert!(totals.sessions_open <= 8 && totals.sessions_waiting <= 4, "{totals:?}");
                 }
             }

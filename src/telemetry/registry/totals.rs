@@ -1,8 +1,8 @@
-//! What the sessions of a service add up to, kept as they go: a snapshot of thousands of sessions costs no more
-//! than one of none.
+//! The totals of a service's sessions, updated as things happen: a snapshot with thousands of sessions costs no
+//! more than one with none.
 //!
-//! Bytes are added where they move, so each thread has a part of the sum to itself, and no session waits for
-//! another's cache line. Nothing is counted of a probe.
+//! Bytes are added where they move. Each thread has its own part of the sum, so no session waits for another's
+//! cache line. Probes are not counted.
 
 use std::{
     cell::Cell,
@@ -14,7 +14,7 @@ use std::{
 
 use crate::telemetry::{clock, snapshot::TrafficTotals};
 
-/// Threads beyond that share parts.
+/// If there are more threads than this, they share parts.
 const PARTS: usize = 16;
 
 /// The totals of one service at one half.
@@ -23,17 +23,17 @@ pub struct ServiceTotals {
     parts: [ByteTotals; PARTS],
     /// Clients accepted so far.
     begun: AtomicU64,
-    /// Those of them that were carried so far.
+    /// How many of them were carried so far.
     carried: AtomicU64,
-    /// Clients whose session has ended: carried, gone before that, and refused.
+    /// Clients whose sessions have ended: carried, gone before that, or refused.
     ended: AtomicU64,
     left: AtomicU64,
     refused: AtomicU64,
-    /// When a session was carried last, in microseconds of the process; 0: none was.
+    /// When a session was last carried, in microseconds of the process; 0 if none was.
     reached_us: AtomicU64,
 }
 
-/// Alone on its cache lines, of which some processors fetch two.
+/// Alone on its cache lines; some processors fetch two at a time.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct ByteTotals {
@@ -41,7 +41,7 @@ struct ByteTotals {
     down: AtomicU64,
 }
 
-/// What became of a client whose session was never carried.
+/// What happened to a client whose session was never carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CountedEnd {
     /// It went by itself.
@@ -53,7 +53,7 @@ impl ServiceTotals {
     pub fn read(&self) -> TrafficTotals {
         let read = |of: &AtomicU64| of.load(Ordering::Relaxed);
         let sum = |of: fn(&ByteTotals) -> &AtomicU64| self.parts.iter().map(|part| read(of(part))).sum();
-        // A session may be carried at any moment; all else changes under the registry's lock.
+        // A session may become carried at any moment; everything else changes under the registry's lock.
         let (carried, ended, left, refused) =
             (read(&self.carried), read(&self.ended), read(&self.left), read(&self.refused));
         let sessions_open = carried.saturating_sub(ended);
@@ -67,7 +67,7 @@ impl ServiceTotals {
         }
     }
 
-    /// Clients that have not ended.
+    /// Clients whose sessions have not ended.
     pub fn open(&self) -> u64 {
         let totals = self.read();
         totals.sessions_open + totals.sessions_waiting
@@ -103,7 +103,7 @@ pub struct SessionTally {
     /// Where it counts as well.
     also: Option<Arc<ServiceTotals>>,
     state: AtomicU8,
-    /// Bytes of the client that are in no total yet: before the session is carried they may come back.
+    /// Bytes of the client that are not in any total yet: before the session is carried, they may come back.
     pending_up: AtomicU64,
 }
 
@@ -112,7 +112,7 @@ const CARRIED: u8 = 1;
 const ENDED: u8 = 2;
 
 impl SessionTally {
-    /// A client was accepted.
+    /// Notes that a client was accepted.
     pub fn begin(totals: Arc<ServiceTotals>, also: Option<Arc<ServiceTotals>>) -> Self {
         let tally = Self { totals, also, state: AtomicU8::new(WAITING), pending_up: AtomicU64::new(0) };
         tally.each(|totals| _ = totals.begun.fetch_add(1, Ordering::Relaxed));
@@ -129,12 +129,12 @@ impl SessionTally {
             CARRIED => self.each(|totals| _ = totals.part().up.fetch_add(bytes, Ordering::Relaxed)),
             WAITING => {
                 self.pending_up.fetch_add(bytes, Ordering::SeqCst);
-                // It may be carried since it was asked: then whoever comes second adds what is pending.
+                // It may have become carried since the check; whoever comes second then adds what is pending.
                 if self.state.load(Ordering::SeqCst) == CARRIED {
                     self.add_pending();
                 }
             }
-            // What moves behind the end of a session is in no total, as its end is told already.
+            // What moves after the end of a session is in no total, since its end has been counted already.
             _ => {}
         }
     }
@@ -149,10 +149,10 @@ impl SessionTally {
         }
     }
 
-    /// A backend was reached; only the first time counts.
+    /// Notes that a backend was reached; only the first call counts.
     pub fn note_carried(&self) {
         self.totals.reached_us.fetch_max(clock::now_us().max(1), Ordering::Relaxed);
-        // Counted first: an end that comes at once finds it.
+        // Counted first, so that an end right afterwards sees it.
         self.each(|totals| _ = totals.carried.fetch_add(1, Ordering::Relaxed));
         match self.state.compare_exchange(WAITING, CARRIED, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => self.add_pending(),
@@ -160,7 +160,8 @@ impl SessionTally {
         }
     }
 
-    /// Its session has ended; `otherwise` is how, where it was never carried. Only the first time counts.
+    /// Notes that its session has ended; `otherwise` says how, if it was never carried. Only the first call
+    /// counts.
     pub fn end(&self, otherwise: CountedEnd) {
         let counter: fn(&ServiceTotals) -> &AtomicU64 =
             match (self.state.swap(ENDED, Ordering::SeqCst), otherwise) {

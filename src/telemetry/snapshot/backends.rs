@@ -1,4 +1,4 @@
-//! The backends of a service, as the half that dials them knows them.
+//! The backends of a service, as known by the half that dials them.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackendRow {
     pub address: String,
-    /// The name that this is one of the addresses of, where each of them is a backend.
+    /// The name that this address belongs to, if each address is a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub state: BackendRowState,
@@ -23,9 +23,9 @@ pub enum BackendRowState {
     Up,
     /// Its checks fail.
     Down,
-    /// It has refused a session, or was late, and is left alone for a while.
+    /// It has refused a session, or was late, and is not used for a while.
     Resting,
-    /// It is well, and not needed.
+    /// It is well, and not needed now.
     Standby,
 }
 

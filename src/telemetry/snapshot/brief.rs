@@ -1,4 +1,4 @@
-//! What of a snapshot is needed by who reads snapshot after snapshot.
+//! The parts of a snapshot that are needed by whoever reads one after another.
 
 use std::borrow::Cow;
 
@@ -8,11 +8,11 @@ use crate::telemetry::end::EndWeight;
 /// Longer than a screen lists a session that has ended.
 const FRESH_SECONDS: f64 = 10.0;
 const FRESH_FAILURE_SECONDS: f64 = 70.0;
-/// Older failures in a brief picture, the newest of them; more than a screen has lines for.
+/// How many older failures a brief snapshot has, newest first; more than a screen can show.
 const BRIEF_FAILURES_MAX: usize = 64;
 
 impl Snapshot {
-    /// Without the sessions that ended long ago: who reads picture after picture has seen them.
+    /// Without the sessions that ended long ago: whoever reads one snapshot after another has seen them.
     pub fn brief(&self) -> Cow<'_, Self> {
         let mut failures = 0;
         let mut is_kept = |row: &EndedRow| {

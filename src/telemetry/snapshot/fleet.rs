@@ -1,4 +1,4 @@
-//! The gateways of a fleet, a row each: what an operator wants to know of one before he looks closer.
+//! The gateways of a fleet, one row each: what an operator wants to know about one before looking closer.
 
 use std::sync::Arc;
 
@@ -10,38 +10,38 @@ use crate::{
     telemetry::verdict::Health,
 };
 
-/// One gateway of a fleet, as far as it was heard.
+/// One gateway of a fleet, as far as it has answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GatewayRow {
-    /// As the operator calls it.
+    /// The operator's name for it.
     pub name: Arc<str>,
-    /// Where it was called: a socket's path, or a command.
+    /// Where it is called: a socket's path, or a command.
     pub target: String,
     pub reach: GatewayReach,
-    /// Since it was reached, or since it was not any more.
+    /// Seconds since it was reached, or since it was lost.
     pub since_seconds: f64,
-    /// Why it can not be reached.
+    /// Why it cannot be reached.
     pub why: Option<String>,
-    /// Since its last picture; `None` before the first.
+    /// Seconds since its last snapshot; `None` before the first.
     pub heard_seconds: Option<f64>,
-    /// What its last picture said; nothing is known before that.
+    /// The summary of its last snapshot; `None` before the first.
     pub heard: Option<GatewayFacts>,
 }
 
-/// The later, the worse.
+/// Ordered from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GatewayReach {
-    /// Its pictures come.
+    /// Its snapshots arrive.
     Reached,
-    /// It is called for the first time.
+    /// The first connection is being made.
     Calling,
-    /// It is connected, and its pictures do not come.
+    /// It is connected, but its snapshots do not arrive.
     Silent,
     Unreachable,
 }
 
-/// The sums of one gateway's picture.
+/// A summary of one gateway's snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GatewayFacts {
     pub version: String,
@@ -61,10 +61,10 @@ pub struct GatewayFacts {
     /// Bytes a second, over its last sample.
     pub rate_up: u64,
     pub rate_down: u64,
-    /// What is wrong with it, and the worst of that.
+    /// How many alerts it has, and the worst of them.
     pub alerts: usize,
     pub worst: Option<String>,
-    /// The switch and the walk of the checklist that are under way, and the last forward check of each profile.
+    /// The switch and the run of the checklist under way, and the last forward check of each profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switching: Option<SwitchRow>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

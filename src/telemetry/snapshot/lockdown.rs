@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 /// One lock: of a service, of a gateway, of a service for a gateway, or of everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockdownRow {
-    /// The gateway that it is for; `None`: all of them.
+    /// The gateway that it is for; `None` means all of them.
     pub peer: Option<String>,
-    /// `None`: all services, and the links.
+    /// `None` means all services, and the links.
     pub service: Option<String>,
     /// UTC, RFC 3339.
     pub since: String,

@@ -1,4 +1,4 @@
-//! What has happened, a line each, as a screen lists it.
+//! Events, one line each, as a screen lists them.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::telemetry::link_cause::LinkCause;
 /// One line worth an operator's eye.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
-    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     /// UTC, RFC 3339 with milliseconds.
     pub time: String,
     pub level: NoticeLevel,
     pub text: String,
-    /// Of a link that was rejected: why.
+    /// For a rejected link: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected_link: Option<LinkCause>,
 }

@@ -1,4 +1,4 @@
-//! The profiles that a gateway can be switched to, the switch under way, and what a walk has found of them.
+//! The profiles that a gateway can switch to, the switch under way, and what a run of the checklist has found.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,24 +7,24 @@ use crate::{
     telemetry::checklist::{CheckStep, StepReport},
 };
 
-/// A switch that waits for its new way.
+/// A switch that waits for its new mode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SwitchRow {
     pub profile: String,
     pub mode: Mode,
     /// What is not ready yet.
     pub missing: Option<String>,
-    /// Until it goes back.
+    /// Seconds until it is rolled back.
     pub seconds_left: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WalkRow {
     pub profile: String,
-    /// The step that is walked now; `None` when all are.
+    /// The step that is running; `None` when all are done.
     pub walking: Option<CheckStep>,
     pub steps: Vec<StepReport>,
-    /// Since it began, or has ended.
+    /// Seconds since it began or ended.
     pub age_seconds: f64,
 }
 
@@ -39,11 +39,11 @@ pub struct CheckRow {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProfileRow {
     pub name: String,
-    /// Where it was read; `None` where it is built in.
+    /// The file it was read from; `None` if it is built in.
     pub file: Option<String>,
     /// Whether the gateway runs it.
     pub is_current: bool,
-    /// Unknown where it does not read.
+    /// Unknown if it cannot be read.
     pub mode: Option<Mode>,
     pub roles: Vec<Half>,
     pub services: Vec<String>,
@@ -54,6 +54,6 @@ pub struct ProfileRow {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProblemRow {
     pub text: String,
-    /// The line of the file with its number, and below it a sign at the column.
+    /// The line of the file with its number, and below it a mark at the column.
     pub excerpt: Vec<String>,
 }

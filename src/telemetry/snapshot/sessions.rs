@@ -1,4 +1,4 @@
-//! Sessions, open ones and those that have ended.
+//! Sessions: open ones, and those that have ended.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::profile::Half;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionRow {
-    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     pub id: String,
@@ -18,9 +18,9 @@ pub struct SessionRow {
     pub peer: Option<String>,
     pub phase: SessionPhase,
     pub age_seconds: f64,
-    /// Since the last byte, or since it began.
+    /// Seconds since the last byte, or since it began.
     pub idle_seconds: f64,
-    /// Since the last byte; `None` before the first.
+    /// Seconds since the last byte; `None` before the first.
     #[serde(default)]
     pub last_byte_seconds: Option<f64>,
     pub bytes_up: u64,
@@ -28,15 +28,15 @@ pub struct SessionRow {
     /// Bytes a second over the last sample.
     pub rate_up: u64,
     pub rate_down: u64,
-    /// How long it waited for a link, and how long opening its way took then; `None` where neither is known.
+    /// How long it waited for a link, and how long opening it took then; `None` if unknown.
     #[serde(default)]
     pub waited_ms: Option<f64>,
     #[serde(default)]
     pub connected_ms: Option<f64>,
-    /// The link that carries it, by the `id` that it has in its pool.
+    /// The link that carries it, by its `id` in the pool.
     #[serde(default)]
     pub via: Option<u64>,
-    /// Who its client is, where that was proven; and how many requests it has sent, where it speaks HTTP.
+    /// The proven name of its client, and how many requests it has sent, if it uses HTTP.
     #[serde(default)]
     pub user: Option<String>,
     #[serde(default)]
@@ -62,7 +62,7 @@ pub enum SessionPhase {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndedRow {
-    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     pub id: String,

@@ -27,7 +27,7 @@ fn openssl(folder: &Path, line: &str) {
 
 const CA: &str = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
 
-/// Certificates of openssl's: each a pair of a key and a certificate in the folder.
+/// Certificates made by openssl: each is a pair of a key and a certificate in the folder.
 struct Pki(TempDir);
 
 impl Pki {
@@ -60,7 +60,7 @@ impl Pki {
         openssl(at, line.trim_end());
     }
 
-    /// A CA that ended in 2020, which openssl makes only with a database.
+    /// A CA that ended in 2020, which openssl can only make with a database.
     fn expired_authority(&self, name: &str, by: &str) {
         self.key(name);
         let text = |file: String| fs::read_to_string(self.0.path().join(file)).unwrap();
@@ -107,7 +107,7 @@ impl Pki {
             .unwrap()
     }
 
-    /// What is wrong with it on the half that shows it.
+    /// What is wrong with it according to the half that shows it.
     fn own_fault(&self, certificate: &str, key: &str, ca: &str) -> String {
         let loaded = LinkIdentity::load(
             &self.tls(certificate, key, ca, "peer"),
@@ -128,7 +128,7 @@ async fn connected() -> (TcpStream, TcpStream) {
     (listener.accept().await.unwrap().0, dialled)
 }
 
-/// What both ends say of a handshake: who listens, and who dials.
+/// What both ends report about a handshake: the listening one, and the dialling one.
 async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>; 2] {
     let (accepted, dialled) = connected().await;
     let (accepted, dialled) = tokio::join!(
@@ -138,7 +138,7 @@ async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>
     [accepted.err(), dialled.err()].map(|error| error.map(|error| error.to_string()))
 }
 
-/// A half that shows `chain` and would believe itself; the other one, in both directions, has `ca` alone.
+/// A half that shows `chain` and would trust itself; the other one, in both directions, has only `ca`.
 async fn told_of(pki: &Pki, chain: &[&str], own_ca: &[&str], ca: &str) -> String {
     pki.bundle("chain.crt", chain);
     pki.bundle("own.crt", &[own_ca, &["root"]].concat());
@@ -180,7 +180,7 @@ async fn a_missing_intermediate_is_told_by_its_name() {
     check(&own, &[words[0], advice, "short.crt: "]);
     let reported = told_of(&pki, &["dmz", "lower"], &["middle"], "root.pem").await;
     check(&reported, &[words[0], advice, "its certificate comes from another CA than this link's `ca`"]);
-    // Whole, it is believed.
+    // As a whole, it is trusted.
     pki.bundle("whole.crt", &["dmz", "lower", "middle"]);
     let whole = pki.identity("whole.crt", "dmz.key", "root.pem", "judge");
     let judge = pki.identity("judge.pem", "judge.key", "root.pem", "dmz");
@@ -196,13 +196,13 @@ async fn a_name_that_a_ca_may_not_issue_is_told_with_the_ca_and_its_limits() {
     pki.bundle("pair.crt", &["dmz", "limited"]);
     let words = "certificate 1 of 2 (`CN=dmz`) is for dmz, which the name constraints of certificate 2 of 2 (`CN=limited`) exclude (permitted: lan.test)";
     check(&pki.own_fault("pair.crt", "dmz.key", "root.pem"), &[words, "pair.crt: "]);
-    // Its CA may stand in `ca` itself.
+    // Its CA may be in `ca` itself.
     pki.bundle("other.crt", &["root", "limited"]);
     check(
         &pki.own_fault("dmz.pem", "dmz.key", "other.crt"),
         &["exclude", "certificate 2 of 2 in this link's `ca` (`CN=limited`)"],
     );
-    // A half that believes the same CA without limits shows it, and the other one tells of it.
+    // A half that trusts the same CA without limits shows it, and the other one reports it.
     openssl(pki.0.path(), "req -x509 -new -key limited.key -subj /CN=limited -days 9 -out free.pem");
     check(&told_of(&pki, &["dmz", "limited"], &["free"], "root.pem").await, &[words]);
 }
@@ -267,7 +267,7 @@ async fn an_intermediate_that_has_expired_is_told_by_its_number() {
     check(&pki.own_fault("pair.crt", "dmz.key", "root.pem"), &[words]);
 }
 
-/// What a backend's certificate comes to with this `ca` of its connect.
+/// The result for a backend's certificate with this `ca` of its connect.
 async fn called(pki: &Pki, pair: &str, ca: &str, name: &str) -> Result<(), String> {
     let tls = ConnectTls { ca: pki.material(ca), name: name.into(), pair: None, alpn: Vec::new() };
     let edges =

@@ -3,7 +3,7 @@ use std::{fs, path::Path, process::Command};
 use super::*;
 use crate::profile::ProfilePlace;
 
-/// CAs as the openssl command makes them, and their lists.
+/// CAs and their lists, made by the openssl command.
 struct Authority {
     folder: tempfile::TempDir,
 }
@@ -31,7 +31,7 @@ impl Authority {
         Self { folder }
     }
 
-    /// A certificate in files of this name, with this serial number.
+    /// A certificate in files with this name, with this serial number.
     fn issue(&self, name: &str, serial: &str) -> CertificateDer<'static> {
         let at = self.folder.path();
         openssl(at, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out leaf.key");
@@ -114,7 +114,7 @@ fn who_is_in_a_list_is_revoked_and_nobody_else() {
         assert_eq!(found, [revoked(), Ok(()), revoked()], "{file}");
     }
     assert!(shown.iter().all(|leaf| check("empty.pem", leaf).is_ok()));
-    // A certificate between is looked at too; the same number of another CA is another's.
+    // An intermediate certificate is checked too; the same number from another CA is another certificate.
     let lists = authority.load("crl.pem", ExpiredListPolicy::Refuse).unwrap();
     assert_eq!(lists.check(&shown[1], &shown[2..], UnixTime::now()), revoked());
     let stranger = Authority::new("other").issue("dmz0", "0x80");
@@ -141,7 +141,7 @@ fn an_expired_list_refuses_those_whom_it_is_about() {
     let lists = authority.load("old.pem", ExpiredListPolicy::Refuse).unwrap();
     let before = UnixTime::since_unix_epoch(Duration::from_secs(1_736_000_000));
     assert_eq!(lists.check(&other, &[], before), Ok(()), "it held then");
-    // What stands is cut for what is revoked alone.
+    // Open connections are cut only for what is revoked.
     let id = |leaf| CertificateId::of(leaf).unwrap();
     assert_eq!([lists.revoke_any(&[id(&one)]), lists.revoke_any(&[id(&other)])], [true, false]);
 }
@@ -190,7 +190,7 @@ fn what_is_no_list_of_this_ca_is_told_by_file_and_fault() {
         let problem = authority.problem(file);
         assert!(problem.contains(reported), "{file}: {problem}");
     }
-    // No cut of a list is taken for a list, and none stops the reading.
+    // No part of a list is accepted as a list, and none stops the parser.
     for length in (0..der.len()).step_by(7) {
         authority.write("cut.der", &der[..length]);
         authority.problem("cut.der");

@@ -1,4 +1,4 @@
-//! The table of actions is whole, and means one thing everywhere.
+//! The table of actions is complete, and means the same everywhere.
 
 use super::*;
 
@@ -30,8 +30,8 @@ fn every_line_holds_somewhere_and_can_be_asked_for() {
     }
 }
 
-/// What is done on a screen and is no movement has a word as well, so that it can be found
-/// without its key, and one that changes the gateway has its command.
+/// Every action on a screen other than a movement also has a word, so that it can be found without its key. One
+/// that changes the gateway has its command.
 #[test]
 fn keys_command_line_and_admin_socket_know_the_same_actions() {
     use Action::*;
@@ -95,13 +95,13 @@ fn every_command_of_the_admin_socket_is_an_action() {
     for command in commands {
         // A new command does not compile until it is named here.
         let name = match &command {
-            // What the screen shows all the time.
+            // The screen shows it all the time.
             Command::Status => continue,
-            // For monitors: what it shows is on the screens.
+            // For monitors; its contents are on the screens.
             Command::Metrics { .. } => continue,
-            // What the screen of that name asks by itself.
+            // The screen of that name requests it by itself.
             Command::History(_) => continue,
-            // What a switch asks first.
+            // A switch requests it first.
             Command::Plan { .. } => continue,
             Command::Lockdown(_) => "lockdown",
             Command::Unlock(_) => "unlock",

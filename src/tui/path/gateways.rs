@@ -1,4 +1,4 @@
-//! The gateways on the path: those that are shown, and those that only their links tell of.
+//! The gateways on the path: those on the screen, and those known only by their links.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     tui::format,
 };
 
-/// The key of the gateway that is shown, where it is one.
+/// The key of the gateway on the screen, if there is only one.
 const OWN: &str = "";
 
 impl PathBuilder<'_> {
@@ -24,10 +24,10 @@ impl PathBuilder<'_> {
             }
             return;
         }
-        // A picture that is narrowed to one gateway has its name for a profile.
+        // A snapshot narrowed to one gateway uses its name as the profile.
         let scope = snapshot.gateways.iter().find(|row| *row.name == *snapshot.profile);
         for row in snapshot.gateways.iter().filter(|row| scope.is_none_or(|scope| scope.name == row.name)) {
-            // One that was never heard stands where most do.
+            // A gateway that never answered is put where most are.
             let halves = row.heard.as_ref().map_or(&[Half::Dmz][..], |facts| facts.roles.as_slice());
             for &half in halves {
                 self.add(self.member_part(row, half));
@@ -80,7 +80,7 @@ impl PathBuilder<'_> {
         }
     }
 
-    /// What is wrong with a gateway itself; the troubles of links, services and backends stand at those.
+    /// What is wrong with a gateway itself; problems of links, services and backends are shown there.
     fn own_state(&self, gateway: Option<&Arc<str>>) -> (Severity, Option<String>) {
         let is_own = |kind| {
             matches!(
@@ -99,7 +99,7 @@ impl PathBuilder<'_> {
         worst.map_or((Severity::Fine, None), |alert| (alert.kind.severity(), Some(alert.text.clone())))
     }
 
-    /// The gateway whose row this is.
+    /// The gateway that a row belongs to.
     pub(super) fn gateway_of(&mut self, gateway: Option<&Arc<str>>, half: Half) -> PartKey {
         let stage = PathStage::of_gateways(half);
         let name = gateway.map_or(OWN, |name| &**name);
@@ -124,7 +124,7 @@ impl PathBuilder<'_> {
         self.add(PathPart { facts, rows: pools, ..PathPart::new(PathStage::of_gateways(half), key, name) })
     }
 
-    /// A pool of which no link stands may not know it; another to the same address may.
+    /// A pool without links may not know it; another pool to the same address may.
     fn instance_of_peer(&self, pool: &PoolRow) -> Option<String> {
         let is_alike = |other: &&PoolRow| {
             (&other.gateway, other.role, &other.address) == (&pool.gateway, pool.role, &pool.address)
@@ -134,7 +134,7 @@ impl PathBuilder<'_> {
         pool.instance.clone().or_else(alike)
     }
 
-    /// A gateway that is shown, by the process that it is.
+    /// A gateway on the screen, by its process.
     fn known_gateway(&self, half: Half, instance: Option<&str>) -> Option<PartKey> {
         let (snapshot, stage) = (self.snapshot, PathStage::of_gateways(half));
         if snapshot.gateways.is_empty() {
@@ -151,7 +151,7 @@ impl PathBuilder<'_> {
         snapshot.gateways.iter().find(is_it).map(|row| (stage, row.name.to_string()))
     }
 
-    /// Nor is anything told of a gateway by links that nobody knows.
+    /// Removes what was shown for a gateway whose links are unknown.
     pub(super) fn tell_nothing(&mut self, gateway: &PartKey) {
         let part = self.parts.get_mut(gateway).filter(|part| part.state.is_empty());
         if let Some(part) = part {
@@ -160,14 +160,14 @@ impl PathBuilder<'_> {
         }
     }
 
-    /// A gateway that only its links tell of is as they are.
+    /// A gateway that is known only by its links has their state.
     pub(super) fn tell_by_link(&mut self, gateway: &PartKey, link: &PathPart) {
         let Some(part) = self.parts.get_mut(gateway) else { return };
         if matches!(part.rows, PartRows::Own | PartRows::Gateway(_)) {
             return;
         }
         let is_first = part.state.is_empty() || part.state_severity == Severity::Short;
-        // One link that stands is enough.
+        // One link that is up is enough.
         if is_first || link.severity < Severity::Lost {
             let is_linked = link.severity < Severity::Lost;
             part.severity = if is_linked { Severity::Fine } else { Severity::Lost };

@@ -1,4 +1,4 @@
-//! The links on the path: all that two gateways have with each other are one part.
+//! The links on the path: all links between two gateways are one part.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ impl PathBuilder<'_> {
         }
         for ((dmz, internal), pools) in by_ends {
             let key = format!("{} {}", dmz.1, internal.1);
-            // Of two ends the one that is heard knows all that there is to know.
+            // If both ends are shown, the one that still answers is used.
             let is_heard = |pool: &&PoolRow| self.is_heard(pool.gateway.as_ref());
             let received: Vec<_> = pools.iter().copied().filter(is_heard).collect();
             let link = if received.is_empty() {
@@ -44,7 +44,7 @@ impl PathBuilder<'_> {
     }
 }
 
-/// Both ends of a link may be in the picture: the DMZ half's is counted, and the trouble of either is told.
+/// Both ends of a link may be in the snapshot: the DMZ half's is counted, and problems of either are shown.
 fn link_part(key: &str, pools: &[&PoolRow]) -> PathPart {
     let outer = pools.iter().any(|pool| pool.role == Half::Dmz);
     let counted = || pools.iter().filter(move |pool| (pool.role == Half::Dmz) == outer);
@@ -86,7 +86,7 @@ fn link_part(key: &str, pools: &[&PoolRow]) -> PathPart {
     }
 }
 
-/// What the gateways said last that are not heard any more.
+/// The last state of gateways that no longer answer.
 pub(super) fn unknown_part(part: PathPart) -> PathPart {
     PathPart {
         state: "not known".into(),

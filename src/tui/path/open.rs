@@ -1,4 +1,4 @@
-//! What is done with a part of the path: another is selected beside it, and its rows are opened.
+//! Actions on a part of the path: selecting a connected part, and opening its rows.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl App {
-    /// Selects what the part under the cursor leads to, or what leads to it; without one, the first.
+    /// Selects a part that the selected one is connected to; if none is selected, the first.
     pub(in crate::tui) fn select_part_beside(&mut self, step: SideStep) {
         let path = ShieldPath::of(self.snapshot());
         let beside = match self.selected_line() {
@@ -23,7 +23,7 @@ impl App {
         self.move_selection(|_, _| beside);
     }
 
-    /// Opens the rows that the part under the cursor stands for; without one, the worst is selected.
+    /// Opens the rows of the selected part; if none is selected, selects the worst.
     pub(in crate::tui) fn open_part(&mut self) -> Reaction {
         let shown = self.shown_snapshot();
         let path = ShieldPath::of(&shown);
@@ -54,7 +54,7 @@ impl App {
         reaction
     }
 
-    /// The gateway that the part under the cursor is of, in a fleet.
+    /// The gateway of the selected part, in a fleet.
     pub(in crate::tui) fn selected_part_gateway(&self, shown: &Snapshot) -> Option<Arc<str>> {
         let path = ShieldPath::of(shown);
         match &path.parts.get(self.selected_line()?)?.rows {
@@ -65,7 +65,7 @@ impl App {
     }
 }
 
-/// The row of a service that is worst, or that knows its backends.
+/// The service row that is worst, or that knows its backends.
 fn service_of(shown: &Snapshot, part: &PathPart) -> Option<String> {
     let PartRows::Services(name) = &part.rows else { return None };
     let rows = lists::services(shown);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl PathBuilder<'_> {
-    /// The services of one name are one part, at however many gateways they are.
+    /// Services with one name are one part, at however many gateways they are.
     pub(super) fn add_services(&mut self) {
         let mut by_name: BTreeMap<&str, Vec<&ServiceRow>> = BTreeMap::new();
         for row in self.services() {
@@ -32,7 +32,8 @@ impl PathBuilder<'_> {
                 self.lead(&service, &gateway);
             }
             if outer.is_empty() {
-                // Known from inside alone: by the gateways that may bring its sessions.
+                // If it is known only from the inside, it is connected to the gateways that may bring its
+                // sessions.
                 for pool in self.pools().filter(|pool| pool.role == Half::Internal && pool.may_serve(name)) {
                     let gateway = self.peer_of(pool);
                     self.lead(&service, &gateway);
@@ -41,13 +42,13 @@ impl PathBuilder<'_> {
         }
     }
 
-    /// From the half that dials them; where it is not shown, only that there are some.
+    /// From the half that dials them. If that half is not shown, it is only known that there are some.
     pub(super) fn add_backends(&mut self) {
         let is_direct = self.is_direct();
         let dials = |row: &&ServiceRow| row.role == Half::Internal || row.connect.is_some();
         let mut named = BTreeSet::new();
         let mut rows: Vec<_> = self.services().filter(dials).collect();
-        // One that is heard knows of a backend what another does not any more.
+        // A gateway that answers knows more about a backend than one that does not.
         rows.sort_by_key(|row| !self.is_heard(row.gateway.as_ref()));
         for row in rows {
             named.insert(row.name.as_str());
@@ -77,7 +78,7 @@ impl PathBuilder<'_> {
         }
     }
 
-    /// A backend of several services is one part, as bad as the worst of them says.
+    /// A backend of several services is one part, in the worst state that any of them reports.
     fn add_backend(&mut self, part: PathPart, service: &str) -> PartKey {
         let key = (part.stage, part.key.clone());
         let Some(there) = self.parts.get_mut(&key) else {
@@ -94,7 +95,7 @@ impl PathBuilder<'_> {
 
     pub(super) fn add_clients(&mut self) {
         let snapshot = self.snapshot;
-        // A client of a pair is refused by both halves, and counts where it came in.
+        // In a pair, both halves refuse a client, which counts where it came in.
         let has_outer = self.services().any(|row| row.role == Half::Dmz);
         let counted = self.services().filter(|row| (row.role == Half::Dmz) == has_outer);
         let lately = counted.flat_map(|row| &row.refusals);
@@ -128,7 +129,7 @@ impl PathBuilder<'_> {
     }
 }
 
-/// A refusal that is older says nothing about the clients that come now.
+/// An older refusal says nothing about clients that come now.
 const LATELY_SECONDS: f64 = 10.0;
 
 fn service_part(name: &str, rows: &[&ServiceRow]) -> PathPart {
@@ -159,7 +160,7 @@ fn service_part(name: &str, rows: &[&ServiceRow]) -> PathPart {
     }
 }
 
-/// Host and port have to be read.
+/// Host and port must be readable.
 fn without_scheme(address: &str) -> &str {
     address.split_once("://").map_or(address, |(_, host)| host)
 }
@@ -185,7 +186,7 @@ fn row_word(row: &ServiceRow) -> &'static str {
     }
 }
 
-/// What there is of them, the open ones always.
+/// Only non-zero counts, but always the open ones.
 fn counts(totals: &TrafficTotals) -> Vec<String> {
     let reported =
         |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", format::amount(number)));
@@ -244,7 +245,8 @@ fn backend_severity(backend: &BackendRow) -> Severity {
     }
 }
 
-/// Behind a gateway that is not shown: its address is known inside alone, and that it fails is told.
+/// A backend behind a gateway that is not shown. Its address is known only inside, but it is known whether it
+/// fails.
 fn unknown_backend(row: &ServiceRow) -> PathPart {
     let lack = row.lack.as_ref().filter(|lack| lack.kind == AlertKind::Backend);
     let severity = lack.map_or(Severity::Fine, |lack| lack.kind.severity());

@@ -25,7 +25,7 @@ fn snapshot(uptime_seconds: f64, sessions_open: u64) -> Arc<Snapshot> {
     })
 }
 
-/// A screen, four snapshots a second of `next` for ten seconds, and the end of the gateway.
+/// Runs a screen with four snapshots a second from `next` for ten seconds, and the end of the gateway.
 async fn run(keys: Keys, next: fn(u32) -> Arc<Snapshot>) -> (ScreenEnd, u64, Vec<Command>) {
     let area = Rect::new(0, 0, 80, 24);
     let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
@@ -85,7 +85,7 @@ async fn a_key_without_meaning_draws_nothing() {
     assert_eq!(frames, 1);
 }
 
-/// In real time: a thread that works holds a paused clock.
+/// In real time, because a working thread stops a paused clock.
 #[tokio::test]
 async fn an_export_to_a_disk_that_hangs_holds_no_frame_up() {
     let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
@@ -144,8 +144,8 @@ async fn quitting_asks_and_only_a_yes_stops_the_gateway() {
     assert_eq!(run(vec![key('q'), enter], busy).await.0, ScreenEnd::GatewayStopped);
     let escape = (Duration::ZERO, KeyCode::Esc);
     assert_eq!(run(vec![key('q'), escape, key('y')], busy).await.0, ScreenEnd::GatewayStopped);
-    // As a terminal sends what is pasted where it does not know how to bracket it.
-    // Without an `e`, which would export a table into the folder of the test.
+    // As a terminal sends pasted text if it cannot bracket it. There is no `e` in it, which would export a
+    // table into the folder of the test.
     let text = "quit a log, quickly".chars().map(|letter| (Duration::ZERO, KeyCode::Char(letter)));
     assert_eq!(run(text.collect(), busy).await.0, ScreenEnd::GatewayStopped);
 }

@@ -1,4 +1,4 @@
-//! The second line: the worst trouble, and how many there are.
+//! The second line: the worst problem, and how many there are.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
@@ -24,7 +24,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     table::write(&table::cut(&app.style, &text, inner.width), style, inner, buffer);
 }
 
-/// Without trouble, where peers find this gateway.
+/// Without problems: where peers find this gateway.
 fn line(app: &App, width: u16) -> (String, Style) {
     let (screen_style, snapshot) = (&app.style, app.snapshot());
     if let Some(why) = app.lost_reason() {
@@ -69,7 +69,7 @@ fn line(app: &App, width: u16) -> (String, Style) {
     (screen_style.text(&text, TEXT_CHARS), screen_style.theme.faint)
 }
 
-/// How long it has held; nothing of one that is new.
+/// How long it has lasted; nothing for a new one.
 fn age(snapshot: &Snapshot, alert: &Alert) -> Option<String> {
     let now = humantime::parse_rfc3339(&snapshot.time).ok()?;
     let since = humantime::parse_rfc3339(&alert.since).ok()?;
@@ -85,6 +85,6 @@ pub fn style(screen_style: &ScreenStyle, severity: Severity) -> Style {
     }
 }
 
-/// Less has no room for words about the number.
+/// A narrower line has no room for words about the number.
 const WORDS_CELLS_MIN: u16 = 57;
 const TEXT_CHARS: usize = 300;

@@ -1,4 +1,4 @@
-//! Filled columns, in eighths of a cell: what charts are drawn with, one line high or many.
+//! Filled columns, in eighths of a cell, for charts of any height.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
@@ -10,11 +10,11 @@ pub struct BarChartData {
     pub columns: Vec<Option<(f64, Style)>>,
     /// The height that fills the chart.
     pub scale: f64,
-    /// The column under the cursor.
+    /// The column at the cursor.
     pub lit: Option<usize>,
 }
 
-/// Columns stand side by side from the left; those that have no room are not drawn.
+/// Columns are side by side from the left; those without room are not drawn.
 pub fn draw(screen_style: &ScreenStyle, data: &BarChartData, area: Rect, buffer: &mut Buffer) {
     let area = area.intersection(buffer.area);
     if area.is_empty() {
@@ -29,7 +29,7 @@ pub fn draw(screen_style: &ScreenStyle, data: &BarChartData, area: Rect, buffer:
         };
         let style = if is_lit { style.patch(screen_style.theme.selected) } else { style };
         for line in 0..area.height {
-            // A gap is told at the foot alone.
+            // A gap is marked only at the bottom.
             let sign = match column {
                 None if line == 0 => screen_style.symbols.gap,
                 _ => screen_style.symbols.eighth(left.min(8)),
@@ -40,7 +40,7 @@ pub fn draw(screen_style: &ScreenStyle, data: &BarChartData, area: Rect, buffer:
     }
 }
 
-/// What is more than nothing is seen.
+/// Anything above zero is visible.
 fn eighths(value: f64, scale: f64, lines: u16) -> u16 {
     if value <= 0.0 || scale <= 0.0 {
         return 0;

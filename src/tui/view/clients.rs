@@ -70,14 +70,14 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     panel::draw_hidden_count(screen_style, rows.len() - drawn, "", panel::below_heads(area), buffer);
 }
 
-/// What of the area of the sessions the list has, with its heads, and the lines that are drawn there.
+/// The part of the session area that the list uses, with its heads, and the lines drawn there.
 pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     let area = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(1), ..area };
     let count = app.lists().clients.rows().len();
     (area, table::visible_range(app.selected_line(), count, panel::below_heads(area)).collect())
 }
 
-/// The column of the order whose head is so far from the left of the sessions' area.
+/// The sort column whose head is this far from the left of the session area.
 pub fn head_at(app: &App, area: Rect, cells: u16) -> Option<order::SortColumn> {
     let (area, lines) = visible_lines(app, area);
     sheet(app, area, &lines).kind_at(cells.saturating_sub(1)).and_then(sorted_by)

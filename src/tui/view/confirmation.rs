@@ -27,7 +27,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// Lines that it takes inside its frame.
+/// The lines that it needs inside its frame.
 pub fn lines(app: &App, area: Rect) -> usize {
     question_lines(app, area).len() + 1 + keys::bindings_in(app.context()).count()
 }
@@ -45,7 +45,7 @@ fn question_lines(app: &App, area: Rect) -> Vec<String> {
     text_lines
 }
 
-/// The question by itself; empty when there is none.
+/// The question itself; empty if there is none.
 pub fn text(app: &App) -> String {
     match app.overlay() {
         Overlay::Nothing | Overlay::Help { .. } | Overlay::Typing(_) => String::new(),
@@ -67,5 +67,5 @@ pub fn text(app: &App) -> String {
 const KEY_CELLS: u16 = 5;
 const WIDTH_MIN: u16 = 40;
 const WIDTH_MAX: u16 = 76;
-/// A filter that was typed is part of it.
+/// It may contain a typed filter.
 const TEXT_CHARS: usize = 400;

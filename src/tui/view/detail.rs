@@ -1,4 +1,4 @@
-//! All that is known of one row, a line for each thing.
+//! Everything known about one row, a line for each fact.
 
 mod pools;
 
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// A line: what it is about, and what is known.
+/// A line: a label, and what is known.
 pub(super) struct DetailLine {
     pub about: &'static str,
     pub text: String,
@@ -93,7 +93,7 @@ fn title(app: &App) -> &'static str {
     }
 }
 
-/// Long facts go on below, so that no part of a reason is lost.
+/// Long facts continue on the next line, so that no part of a reason is lost.
 fn wrapped(app: &App, facts: &[DetailLine], width: u16) -> Vec<DetailLine> {
     let space = width.saturating_sub(ABOUT_CELLS).max(8);
     let mut lines = Vec::new();
@@ -138,7 +138,7 @@ pub(super) fn fact(app: &App, about: &'static str, text: String) -> DetailLine {
     DetailLine { about, text, style: app.style.theme.plain }
 }
 
-/// In a fleet, the gateway whose row it is.
+/// In a fleet, the gateway of the row.
 pub(super) fn gateway_line(app: &App, gateway: Option<&str>) -> Option<DetailLine> {
     gateway.map(|name| fact(app, "gateway", name.to_owned()))
 }
@@ -202,7 +202,7 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
     facts
 }
 
-/// What a client has open, a line for each session.
+/// A client's open sessions, one per line.
 fn client_lines(app: &App, shown: &Snapshot) -> Option<Vec<DetailLine>> {
     let fact = |about, text| fact(app, about, text);
     let row = app.lists().clients.find(app.selected_client()?)?;
@@ -253,7 +253,7 @@ fn failure_lines(app: &App, row: &FailureRow) -> Vec<DetailLine> {
     facts
 }
 
-/// The gateway a session goes over, and what is known of the links to it.
+/// The gateway that carries a session on, and what is known about the links to it.
 fn peer_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLine> {
     let Some(peer) = row.peer.as_deref() else {
         let none = || fact(app, "peer", "none yet".into());
@@ -272,7 +272,7 @@ fn peer_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLine> 
     facts
 }
 
-/// Until when the peer's certificate is good; soon is told as trouble.
+/// How long the peer's certificate is still valid; if it ends soon, as a problem.
 fn certificate(app: &App, pool: &PoolRow) -> Option<DetailLine> {
     let days = pool.certificate_days?;
     let name = pool.peer.as_deref().unwrap_or("-");
@@ -285,7 +285,7 @@ fn certificate(app: &App, pool: &PoolRow) -> Option<DetailLine> {
     Some(DetailLine { style, ..fact(app, "certificate", app.addresses().text(&text)) })
 }
 
-/// How many of the gateways that may serve a service are there; those that are gone, by name.
+/// How many of the gateways that may serve a service are there; those that are missing, by name.
 fn peers(app: &App, row: &ServiceRow) -> Option<DetailLine> {
     let serving = |pool: &&PoolRow| pool.role == row.role && pool.may_serve(&row.name);
     let pools = || app.snapshot().pools.iter().filter(serving);
@@ -414,9 +414,9 @@ fn profile_lines(app: &App) -> Option<Vec<DetailLine>> {
     Some(facts)
 }
 
-/// As long as a replacement may take to come.
+/// The time that a replacement may take.
 const CERTIFICATE_SOON_DAYS: i64 = 30;
 const ABOUT_CELLS: u16 = 12;
-/// Sessions of a client that are told one by one; more are read by the filter.
+/// How many sessions of a client are listed; more can be found with the filter.
 const CLIENT_SESSIONS_MAX: usize = 400;
 const TEXT_CHARS: usize = 600;

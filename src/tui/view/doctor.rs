@@ -53,7 +53,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     panel::draw_hidden_count(screen_style, findings.len() - shown.min(findings.len()), "", area, buffer);
 }
 
-/// The finding that stands there.
+/// The finding at this position.
 pub fn finding_at(app: &App, area: Rect, at: Position) -> Option<usize> {
     let findings = app.findings();
     place_blocks(app, &findings, area)
@@ -62,14 +62,14 @@ pub fn finding_at(app: &App, area: Rect, at: Position) -> Option<usize> {
         .map(|block| block.place)
 }
 
-/// One finding on the screen.
+/// One finding, as drawn.
 struct FindingBlock {
     place: usize,
     area: Rect,
     lines: Vec<(String, Style)>,
 }
 
-/// Those that fit, the selected one always; the last line is left for how many do not.
+/// The findings that fit, always including the selected one; the last line counts the others.
 fn place_blocks(app: &App, findings: &[DoctorFinding], area: Rect) -> Vec<FindingBlock> {
     let blocks: Vec<_> = findings.iter().map(|finding| lines_of(app, finding, area.width)).collect();
     let space = |first: usize, last: usize| blocks[first..=last].iter().map(Vec::len).sum::<usize>();
@@ -84,7 +84,7 @@ fn place_blocks(app: &App, findings: &[DoctorFinding], area: Rect) -> Vec<Findin
     let (mut placed, mut y) = (Vec::new(), 0);
     for (place, lines) in blocks.into_iter().enumerate().skip(first) {
         let is_cut = y + lines.len() > height;
-        // Where not even one fits, its beginning is better than nothing.
+        // If not even one fits, its beginning is better than nothing.
         if y >= height || (is_cut && !placed.is_empty()) {
             break;
         }
@@ -97,7 +97,7 @@ fn place_blocks(app: &App, findings: &[DoctorFinding], area: Rect) -> Vec<Findin
     placed
 }
 
-/// What was measured, why it limits, and what to do; long ones go on below.
+/// What was measured, why it is a limit, and what to do; long texts continue on the next line.
 fn lines_of(app: &App, finding: &DoctorFinding, width: u16) -> Vec<(String, Style)> {
     let (screen_style, theme) = (&app.style, app.style.theme);
     let style = severity_style(app, finding.severity);
@@ -119,7 +119,7 @@ fn lines_of(app: &App, finding: &DoctorFinding, width: u16) -> Vec<(String, Styl
             lines.push((format!("{before}{line}"), style));
         }
     }
-    // One line parts it from the next finding.
+    // An empty line separates it from the next finding.
     lines.push((String::new(), theme.plain));
     lines
 }

@@ -17,7 +17,7 @@ pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     draw(app, panel::margin(inside), buffer);
 }
 
-/// A whole screen of them, with a cursor.
+/// A whole screen of notices, with a cursor.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
     let inside = panel::draw_frame(&app.style, "Events", &facts(app), area, buffer);
     draw_list(app, panel::margin(inside), buffer);
@@ -43,7 +43,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     panel::draw_hidden_count(&app.style, count - drawn, "", area, buffer);
 }
 
-/// The text of the event under the cursor, where its line is too short for it.
+/// The text of the selected event, if its line is too short for it.
 pub fn selected_text(app: &App, area: Rect) -> Option<(String, Style)> {
     let notice = app.selected_line().and_then(|line| lists::notices(app.snapshot()).nth(line))?;
     let text = app.addresses().text(&notice.text);
@@ -73,7 +73,7 @@ fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// With the end of its text on a second line, where there is one; says how many lines it took.
+/// With the end of its text on a second line, if needed; returns how many lines it took.
 fn draw_whole(app: &App, notice: &Notice, area: Rect, buffer: &mut Buffer) -> u16 {
     let text = app.style.text(&app.addresses().text(&notice.text), TEXT_CHARS);
     let space = area.width.saturating_sub(HEAD_CELLS);
@@ -119,7 +119,7 @@ fn level(screen_style: &ScreenStyle, level: NoticeLevel) -> (&'static str, Style
     }
 }
 
-/// Hours to seconds of an RFC 3339 time; the panel is about the last minutes.
+/// Hours to seconds of an RFC 3339 time; the panel covers the last minutes.
 fn clock(screen_style: &ScreenStyle, time: &str) -> String {
     screen_style.text(time.get(11..19).unwrap_or(time), 8)
 }

@@ -1,4 +1,4 @@
-//! What has failed since the gateway began, grouped by cause: those that fail now first, then the largest.
+//! Failures since the gateway started, grouped by cause: current ones first, then the largest.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
@@ -66,7 +66,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     };
     let mut columns: Vec<_> = COLUMNS.into_iter().filter(is_shown).collect();
     if area.width < NARROW {
-        // The end of a reason is told below, where there is a below.
+        // The end of a reason is shown below the list, if there is room.
         columns.iter_mut().for_each(|column| column.width_min = column.width_min.min(NARROW_CELLS_MIN));
     }
     let rows = lists::failures(snapshot);
@@ -74,7 +74,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     table::draw_list(&app.style, &columns, &rows, app.selected_line(), area, buffer, cell);
 }
 
-/// All of the group under the cursor.
+/// The full text of the selected group.
 pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let row = app.selected_failure(app.snapshot())?;
     let text = format!(
@@ -124,12 +124,12 @@ fn cell(app: &App, row: &FailureRow, kind: FailureColumn) -> TableCell {
     }
 }
 
-/// `01-31 14:02` of an RFC 3339 time: a failure may be days old, and hardly a year.
+/// `01-31 14:02` of an RFC 3339 time: a failure may be days old, but hardly a year.
 fn day_and_time(time: &str) -> String {
     time.get(5..16).unwrap_or(time).replacen('T', " ", 1)
 }
 
-/// Below it not even count, end and reason have room for themselves.
+/// Below this width, not even count, end and reason have enough room.
 const NARROW: u16 = 44;
 const NARROW_CELLS_MIN: u16 = 7;
 const TEXT_CHARS: usize = 200;

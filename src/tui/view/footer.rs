@@ -1,4 +1,4 @@
-//! The last line, or two where there is room: what the gateway answered, or else which keys work here.
+//! The last line, or two if there is room: the gateway's answer, or else the keys that work here.
 
 use ratatui::{
     buffer::Buffer,
@@ -26,7 +26,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// The answer with a word before it: colour alone would not tell a refusal.
+/// The answer with a word before it: colour alone would not show a refusal.
 pub fn answer(app: &App, message: &StatusMessage) -> (String, Style) {
     let theme = app.style.theme;
     let (word, text, style) = match message {
@@ -38,8 +38,8 @@ pub fn answer(app: &App, message: &StatusMessage) -> (String, Style) {
     (format!("{word}{text}"), style)
 }
 
-/// A refusal that its line has no room for, in full above it until the next key; a refused reload with
-/// the lines of the profile that it is about.
+/// A refusal that does not fit into its line is shown in full above it until the next key; a refused reload
+/// also with the lines of the profile that are wrong.
 pub fn draw_refusal(app: &App, area: Rect, buffer: &mut Buffer) {
     let (screen_style, theme) = (&app.style, app.style.theme);
     let Some(message @ StatusMessage::Refused(_)) = app.status_message() else { return };
@@ -75,7 +75,7 @@ pub fn draw_refusal(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// Hints that do not fit are left out from the front: help and quit stand last.
+/// Hints that do not fit are dropped from the front: help and quit come last.
 fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
     let hints: Vec<_> = keys::bindings_in(app.context())
         .filter(|binding| app.offers(binding.action))
@@ -111,6 +111,6 @@ fn area_after(area: Rect, cells: u16) -> Rect {
     Rect { x: area.x + step, width: area.width - step, ..area }
 }
 
-/// One between key and word, two between hints.
+/// One cell between key and word, two between hints.
 const GAP_CELLS: u16 = 3;
 const ANSWER_CHARS: usize = 300;

@@ -1,4 +1,4 @@
-//! The gateways of a fleet: whether each is reached, how it is, and what it moves; the worst on top.
+//! The gateways of a fleet: whether each is reached, how it is, and what it carries; the worst on top.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
@@ -60,7 +60,7 @@ pub const COLUMNS: [TableColumn<GatewayColumn>; 15] = [
     column(GatewayColumn::Why, "WORST", (16, 160, 9), CellAlign::Left, 2).shrinking(),
 ];
 
-/// On the overview: those that fit, and how many of the rest are well.
+/// On the overview: those that fit, and how many of the others are well.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let screen_style = &app.style;
     let inside =
@@ -109,7 +109,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     table::draw_list(&app.style, &COLUMNS, &rows, app.selected_line(), area, buffer, cell);
 }
 
-/// Why the gateway under the cursor, or else the worst, is not well.
+/// Why the selected gateway, or else the worst, is not well.
 pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let snapshot = app.snapshot();
     let row = app.selected_gateway_row(snapshot).or_else(|| snapshot.gateways.first())?;
@@ -128,12 +128,12 @@ fn is_well(row: &GatewayRow) -> bool {
     row.reach == GatewayReach::Reached && health == Some(Health::Healthy)
 }
 
-/// Why it is not reached, or else what is worst of it.
+/// Why it is not reached, or else the worst of its alerts.
 fn detail_text(row: &GatewayRow) -> Option<&str> {
     row.why.as_deref().or_else(|| row.heard.as_ref()?.worst.as_deref())
 }
 
-/// Its word says whether it is there, and how it is if it is.
+/// The word says whether it is reached and, if it is, how it is.
 pub fn state(app: &App, row: &GatewayRow) -> TableCell {
     let theme = app.style.theme;
     match row.reach {
@@ -155,7 +155,7 @@ pub fn state(app: &App, row: &GatewayRow) -> TableCell {
 
 fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
     let (screen_style, theme) = (&app.style, app.style.theme);
-    // What it said last is not what it is.
+    // Its last state may be outdated.
     let style = if row.reach == GatewayReach::Reached { theme.plain } else { theme.faint };
     let text = |text: &str| TableCell::new(screen_style.text(&app.addresses().text(text), TEXT_CHARS), style);
     let of_facts = |of: &dyn Fn(&GatewayFacts) -> TableCell| {
@@ -168,7 +168,7 @@ fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
         GatewayColumn::Name => TableCell::new(screen_style.text(&row.name, TEXT_CHARS), theme.accent),
         GatewayColumn::Halves => of_facts(&|facts| text(&halves(facts))),
         GatewayColumn::Mode => of_facts(&|facts| text(mode_word(facts.mode))),
-        // Clients should not be sent where nobody knows.
+        // Clients should not be sent to a gateway whose state is unknown.
         GatewayColumn::Ready if row.reach != GatewayReach::Reached => TableCell::new("-", theme.faint),
         GatewayColumn::Ready => of_facts(&|facts| text(ready_word(facts.ready))),
         GatewayColumn::Links => of_facts(&|facts| {
@@ -188,7 +188,7 @@ fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
     }
 }
 
-/// `dmz`, or `dmz+internal` of a pair.
+/// `dmz`, or `dmz+internal` for a pair.
 pub fn halves(facts: &GatewayFacts) -> String {
     facts.roles.iter().map(|&role| role_word(role)).collect::<Vec<_>>().join("+")
 }
@@ -201,7 +201,7 @@ pub fn ready_word(ready: Option<bool>) -> &'static str {
     }
 }
 
-/// All that is known of one.
+/// Everything known about one gateway.
 pub fn lines(app: &App, shown: &Snapshot, row: &GatewayRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let reach = state(app, row);
@@ -238,7 +238,7 @@ pub fn lines(app: &App, shown: &Snapshot, row: &GatewayRow) -> Vec<DetailLine> {
     lines
 }
 
-/// What the other half of a session says, in the detail of that session.
+/// What the other half of a session reports, in the details of that session.
 pub fn inner_lines(app: &App, row: &SessionRow, inner: &SessionRow) -> Vec<DetailLine> {
     let sent = format!("{}, last byte {}", phase_word(inner.phase), last_byte(inner));
     let Some(gateway) = &inner.gateway else { return vec![fact(app, "inside", sent)] };
@@ -252,7 +252,7 @@ pub fn inner_lines(app: &App, row: &SessionRow, inner: &SessionRow) -> Vec<Detai
     lines
 }
 
-/// The same of a session that has ended on both.
+/// The same for a session that has ended on both.
 pub fn inner_ended_lines(app: &App, row: &EndedRow, inner: &EndedRow) -> Vec<DetailLine> {
     let sent = format!("{} {}", inner.end, app.addresses().text(&inner.reason));
     let Some(gateway) = &inner.gateway else { return vec![fact(app, "other half", sent)] };

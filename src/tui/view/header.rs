@@ -1,4 +1,4 @@
-//! The first line: which gateway this is, how it is, and how far the screen can be believed.
+//! The first line: which gateway this is, how it is, and how current the screen is.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// A part of the line; parts of the highest rank leave first when it is too narrow.
+/// A part of the line; if it is too narrow, parts with the highest rank are dropped first.
 struct HeaderPart {
     rank: u8,
     text: String,
@@ -96,13 +96,13 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
         style: theme.plain,
     });
     if app.is_outdated() {
-        // What was true before it went; its name stays, and so does the word that says so.
+        // This is from before it went. Its name stays visible, and so does the word that says so.
         parts.iter_mut().filter(|part| part.rank > 2).for_each(|part| part.style = theme.faint);
     }
     parts
 }
 
-/// Of a gateway that is away nothing is known.
+/// Nothing is known about a gateway that is away.
 fn health_part(app: &App, snapshot: &Snapshot) -> HeaderPart {
     let screen_style = &app.style;
     if app.lost_reason().is_some() {
@@ -148,13 +148,13 @@ fn phase(screen_style: &ScreenStyle, phase: GatewayPhase) -> HeaderPart {
     HeaderPart { rank, text: text.into(), style }
 }
 
-/// Where the picture was made and when: several screens may stand side by side.
+/// Where and when the snapshot was made, since several screens may be side by side.
 fn place_and_time(app: &App, snapshot: &Snapshot) -> impl Iterator<Item = HeaderPart> {
     let theme = app.style.theme;
     let style = if app.is_outdated() { theme.faint } else { theme.plain };
     let host = snapshot.host.split('.').next().filter(|host| !host.is_empty());
     let host = host.map(|host| HeaderPart { rank: 4, text: app.style.text(host, HOST_CHARS), style });
-    // A replay tells its time by itself.
+    // A replay shows its time anyway.
     let is_replay = matches!(app.attachment(), Attachment::Replay(_));
     let clock = snapshot.time.get(11..19).filter(|_| !is_replay);
     let clock =
@@ -162,7 +162,7 @@ fn place_and_time(app: &App, snapshot: &Snapshot) -> impl Iterator<Item = Header
     host.into_iter().chain(clock)
 }
 
-/// Those of this process; a fleet has none of its own.
+/// The descriptors of this process; a fleet has none of its own.
 fn descriptors(screen_style: &ScreenStyle, snapshot: &Snapshot) -> Option<HeaderPart> {
     let text = format!("fd {}/{}", snapshot.descriptors.used, snapshot.descriptors.limit);
     let part = HeaderPart { rank: 9, text, style: screen_style.theme.faint };
@@ -212,14 +212,14 @@ fn draw_parts(screen_style: &ScreenStyle, parts: &[HeaderPart], gap: &str, area:
     }
 }
 
-/// Writes and steps behind it and one more cell.
+/// Writes the text, and moves past it and one more cell.
 fn advance(text: &str, style: Style, area: Rect, buffer: &mut Buffer) -> Rect {
     table::write(text, style, area, buffer);
     let step = table::width(text).saturating_add(1).min(area.width);
     Rect { x: area.x + step, width: area.width - step, ..area }
 }
 
-/// A name is 255 bytes at most; here it only has to be recognised.
+/// A name may have 255 bytes; here it only has to be recognised.
 const HOST_CHARS: usize = 16;
 const PROFILE_CHARS: usize = 24;
 const SEPARATOR_CELLS: usize = 3;

@@ -1,5 +1,5 @@
-//! Three pages over the screen: the keys that work on it and in what can be asked or typed there, its
-//! columns, and how sessions end.
+//! Three pages over the screen: the keys for it and for what can be typed or answered there, its columns, and
+//! how sessions end.
 
 use ratatui::{buffer::Buffer, layout::Rect};
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// A title, or a name with what it means.
+/// A title, or a name with its meaning.
 enum HelpLine {
     Title(&'static str),
     Entry(String, String),
@@ -51,7 +51,7 @@ fn widest_name(lines: &[HelpLine]) -> u16 {
     names.max().unwrap_or(0)
 }
 
-/// What is too long goes on below.
+/// Long texts continue on the next line.
 fn wrapped(lines: Vec<HelpLine>, names: u16, cells: u16) -> Vec<HelpLine> {
     let space = cells.saturating_sub(names + GAP_CELLS).max(8);
     let mut out = Vec::new();
@@ -90,7 +90,7 @@ fn keys_page(app: &App) -> Vec<HelpLine> {
         offered.sort_by_key(|binding| binding.help_rank());
         let entries = offered.into_iter().map(|binding| {
             let names: Vec<_> = binding.keys.iter().map(|key| key.name(&app.style.symbols)).collect();
-            // What has no key has a word.
+            // An action without a key has a word.
             let names = if names.is_empty() { format!(":{}", binding.word) } else { names.join(" ") };
             HelpLine::Entry(names, binding.label.into())
         });
@@ -134,5 +134,5 @@ fn draw_line(app: &App, line: &HelpLine, names: u16, at: Rect, buffer: &mut Buff
 }
 
 const GAP_CELLS: u16 = 2;
-/// Two of them fit the largest layout, one the smallest that has panels.
+/// Two of them fit the largest layout, and one the smallest that has panels.
 const COLUMN_CELLS: u16 = 56;

@@ -1,6 +1,7 @@
-//! The last hours in charts, one above the other over the same time: rates, sessions, links, waits and refusals.
+//! The last hours in charts, one above the other over the same time: rates, sessions, links, waits and
+//! refusals.
 //!
-//! Each column covers the same whole number of steps at every frame, counted from 1970: charts move left and never
+//! Each column always covers the same whole number of steps, counted from 1970: charts move left and never
 //! change their shape.
 
 use std::time::{Duration, SystemTime};
@@ -28,10 +29,10 @@ use crate::{
 struct HistoryChart {
     title: &'static str,
     value: fn(&HistorySample) -> Option<f64>,
-    /// What its columns are drawn against, where that is more than the highest of them.
+    /// The scale of its columns, if that is larger than the highest of them.
     scale: fn(&HistorySample) -> f64,
     text: fn(&HistorySample) -> String,
-    /// The sample that tells most, of two.
+    /// Which of two samples is the more telling one.
     is_worse: fn(&HistorySample, &HistorySample) -> bool,
     worst: &'static str,
     style: fn(&Theme, &HistorySample) -> Style,
@@ -99,7 +100,7 @@ const CHARTS: [HistoryChart; 6] = [
     },
 ];
 
-/// The columns of all charts: what was measured in each, and what a column covers.
+/// The columns of all charts: the measurements in each, and the time a column covers.
 struct HistoryColumns {
     samples: Vec<Option<HistorySample>>,
     seconds: u64,
@@ -136,7 +137,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let charts = u16::try_from(CHARTS.len()).unwrap_or(1).min(axis);
     let mut y = area.y;
     for (chart, number) in CHARTS.iter().zip(0..charts) {
-        // What does not come out even makes the first of them higher.
+        // A remainder makes the first charts taller.
         let height = axis / charts + u16::from(number < axis % charts);
         let place = Rect { y, height, ..area };
         y += height;
@@ -237,7 +238,7 @@ fn columns(app: &App, report: &HistoryReport, width: u16) -> HistoryColumns {
     HistoryColumns { samples, seconds, begins: oldest * seconds, cursor }
 }
 
-/// What it is, the newest or what the cursor stands on, and the worst of the time that is shown.
+/// The label, the newest value or the one at the cursor, and the worst of the time shown.
 fn draw_label(app: &App, chart: &HistoryChart, columns: &HistoryColumns, area: Rect, buffer: &mut Buffer) {
     let theme = app.style.theme;
     let reported = match columns.cursor {
@@ -280,12 +281,12 @@ fn draw_chart(app: &App, chart: &HistoryChart, columns: &HistoryColumns, area: R
         Some(((chart.value)(sample)?, (chart.style)(&theme, sample)))
     };
     let drawn = columns.samples.iter().map(columns_of).collect();
-    // Where a chart ends another begins: a line is left free between them if there are enough.
+    // The next chart begins where one ends; if there is room, a line is left free between them.
     let area = Rect { height: if area.height > 2 { area.height - 1 } else { area.height }, ..area };
     bars::draw(&app.style, &BarChartData { columns: drawn, scale, lit: columns.cursor }, area, buffer);
 }
 
-/// The times at both ends, and where the cursor stands.
+/// The times at both ends, and at the cursor.
 fn draw_axis(
     app: &App,
     report: &HistoryReport,
@@ -328,6 +329,6 @@ const LABEL_CELLS: u16 = 20;
 /// Fewer lines are for the charts alone.
 const GATEWAYS_LINES_MIN: u16 = 18;
 const TIME_CELLS: u16 = 10;
-/// The end of the year 9999, which is as far as times are written.
+/// The end of the year 9999, the latest time that can be written.
 const LATEST_SECONDS: u64 = 253_402_300_799;
 const TEXT_CHARS: usize = 200;

@@ -1,4 +1,4 @@
-//! What lies under the mouse, worked out from the same areas that are drawn.
+//! What is under the mouse, calculated from the same areas that are drawn.
 
 use ratatui::layout::{Position, Rect};
 
@@ -21,12 +21,12 @@ pub enum HitTarget {
     Screen(Screen),
     /// A line of the list.
     Row(usize),
-    /// The head of a column that the list can go by.
+    /// The head of a column that the list can be sorted by.
     Head(SortColumn),
     Nothing,
 }
 
-/// On a screen of this size.
+/// For a screen of this size.
 pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
     let at = Position { x, y };
     let (tabs, list) = match size(area) {
@@ -64,7 +64,7 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
     if app.screen().lists_sessions() && rows.y > list.y && table::line(list, 0).contains(at) {
         return sessions::head_at(app, list, x - list.x).map_or(HitTarget::Nothing, HitTarget::Head);
     }
-    // The sign of the selected row stands left of the list.
+    // The mark of the selected row is to the left of the list.
     let wide = Rect { x: rows.x.saturating_sub(1), width: rows.width + 2, ..rows };
     let line = wide.contains(at).then(|| lines.get(usize::from(y - rows.y)).copied()).flatten();
     line.map_or(HitTarget::Nothing, HitTarget::Row)
@@ -93,7 +93,7 @@ fn framed(app: &App, area: Rect, body: Rect) -> Rect {
     }
 }
 
-/// Where its rows are drawn, and the lines of the list that they are.
+/// Where its rows are drawn, and which lines of the list they are.
 fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     let snapshot = app.snapshot();
     let (reported, count) = match app.screen() {
@@ -110,7 +110,7 @@ fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
         Screen::Profiles => (None, app.profiles().len()),
         Screen::Failures => (failures::selected_text(app), snapshot.failures.len()),
         Screen::Gateways => (gateways::selected_text(app), snapshot.gateways.len()),
-        // Their rows are no lines.
+        // Their rows are not lines.
         Screen::Path | Screen::Doctor | Screen::History => (None, 0),
     };
     let (left, ..) = panel::split_selected_text(&app.style, reported, area);

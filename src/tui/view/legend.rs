@@ -5,13 +5,13 @@ use crate::{
     tui::{app::App, clients::SessionGrouping, screen::Screen},
 };
 
-/// What a column's meaning begins with that only the screen of a fleet has.
+/// Begins the meaning of a column that only a fleet's screen has.
 pub const OF_A_FLEET: &str = "of a fleet: ";
 
 /// Columns with their meaning.
 type ColumnMeanings = &'static [(&'static str, &'static str)];
 
-/// Of the screen that is shown, in the order they are drawn.
+/// For the current screen, in the order in which they are drawn.
 pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
     let is_direct = app.snapshot().mode == Mode::Direct;
     let sessions = match app.grouping() {

@@ -13,10 +13,10 @@
 //! └───────────────────────┘     └──────────────────┘       └─────────────┘
 //! ```
 //!
-//! Below that header and alert stay, with what fits of the list and the footer; below 24x3 there is one
-//! line. The overview shows the links, or in direct mode the services, then
-//! the sessions, the traffic and the last events; the other screens show one list in full.
-//! Help and questions lie over the panels; on one line they take its place.
+//! On smaller screens, header and alert stay, with what fits of the list and the footer; below 24x3 there is
+//! one line. The overview shows the links, or in direct mode the services, then the sessions, the traffic and
+//! the last events. The other screens show one list in full. Help and questions cover the panels; on a single
+//! line they replace it.
 
 mod alert;
 mod bars;
@@ -63,7 +63,7 @@ use crate::{
     },
 };
 
-/// How much of the screen there is.
+/// How much room the screen has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LayoutSize {
     Full,
@@ -73,7 +73,7 @@ enum LayoutSize {
     Line,
 }
 
-/// Draws the whole screen; every size is fine, also none.
+/// Draws the whole screen; every size works, even an empty one.
 pub fn draw(frame: &mut Frame, app: &App) {
     let area = frame.area();
     let buffer = frame.buffer_mut();
@@ -88,7 +88,7 @@ pub fn draw(frame: &mut Frame, app: &App) {
     draw_over(app, area, buffer);
 }
 
-/// What lies over the panels.
+/// What covers the panels.
 fn draw_over(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.overlay() {
         Overlay::Nothing => {
@@ -119,14 +119,14 @@ fn size(area: Rect) -> LayoutSize {
     }
 }
 
-/// What header and alert say must not stand beside a picture that looks well.
+/// Fades an outdated screen: header and alert must not be beside one that looks healthy.
 fn fade_outdated(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.is_outdated() {
         panel::fade(&app.style, area, buffer);
     }
 }
 
-/// Between what stands above every screen and what stands below.
+/// The area between the top and the bottom lines.
 fn body(area: Rect) -> Rect {
     match size(area) {
         LayoutSize::Full | LayoutSize::Compact => edges(area)[3],
@@ -162,7 +162,7 @@ fn draw_compact(app: &App, area: Rect, buffer: &mut Buffer) {
     events::draw_lines(app, events, buffer);
 }
 
-/// What stands above and below every screen; returns what is between.
+/// Draws the top and bottom lines of every screen; returns the area between them.
 fn draw_edges(app: &App, area: Rect, buffer: &mut Buffer) -> Rect {
     let [header, tabs, alert, body, footer] = edges(area);
     header::draw(app, header, buffer);
@@ -220,7 +220,7 @@ fn draw_rows(app: &App, list: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// A question that has no room takes the last line, as an answer does.
+/// A question without room takes the last line, as an answer does.
 fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
     let [header, alert, list, footer] = small_edges(area);
     header::draw(app, header, buffer);
@@ -249,7 +249,7 @@ fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// Header, alert, what fits of the list, and the footer where three lines of the list are left.
+/// Header, alert, what fits of the list, and the footer if three lines of the list remain.
 fn small_edges(area: Rect) -> [Rect; 4] {
     let one = Constraint::Length(1);
     let footer = Constraint::Length(u16::from(area.height >= 6));
@@ -286,7 +286,7 @@ fn compact_overview(app: &App, area: Rect, body: Rect) -> [Rect; 4] {
         .areas(body)
 }
 
-/// Where there are no panels: the worst gateways of a fleet, and the sessions.
+/// If there are no panels: the worst gateways of a fleet, and the sessions.
 fn small_overview(app: &App, list: Rect) -> [Rect; 2] {
     let is_shown = app.is_fleet() && app.detail().is_none() && list.height >= SMALL_OVERVIEW;
     let gateways = if is_shown { app.snapshot().gateways.len().min(SMALL_GATEWAYS) } else { 0 };
@@ -294,7 +294,8 @@ fn small_overview(app: &App, list: Rect) -> [Rect; 2] {
     Layout::vertical([Constraint::Length(gateways), Constraint::Min(0)]).areas(list)
 }
 
-/// The panel of the way to the backends: links of a pair, services where there are no links, the gateways of a fleet.
+/// The panel of the way to the backends: links of a pair, services if there are no links, the gateways of a
+/// fleet.
 fn draw_links(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.snapshot().mode {
         _ if app.is_fleet() => gateways::draw(app, area, buffer),
@@ -303,7 +304,7 @@ fn draw_links(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// Its rows, heads and frame, but never so much that the sessions lose their place.
+/// Its rows, heads and frame, but never so much that the sessions lose their room.
 fn links_height(app: &App, height_max: u16) -> u16 {
     let snapshot = app.snapshot();
     let rows = match snapshot.mode {
@@ -315,10 +316,10 @@ fn links_height(app: &App, height_max: u16) -> u16 {
     rows.saturating_add(panel::FRAME_AND_HEADS).min(height_max.max(panel::FRAME_AND_HEADS + 1))
 }
 
-/// With their frame and heads.
+/// Including frame and heads.
 const SESSION_LINES_MIN: u16 = 12;
-/// Lines below which a small overview has room for sessions alone; and how many of them gateways have.
+/// With fewer lines, a small overview has room only for sessions; and how many lines the gateways get.
 const SMALL_OVERVIEW: u16 = 6;
 const SMALL_GATEWAYS: usize = 3;
-/// Lines below which help has no room for its text.
+/// With fewer lines, the help has no room for its text.
 const SMALL_HELP: u16 = 6;

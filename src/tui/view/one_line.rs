@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// All there is room for: a question, an answer, or the health.
+/// As much as fits: a question, an answer, or the health.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (text, style) = match (app.overlay(), app.status_message()) {
         (Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. }, _) => {
@@ -42,7 +42,7 @@ pub fn draw_status(app: &App, area: Rect, buffer: &mut Buffer) {
     table::write(&table::cut(&app.style, &text, inside.width), app.style.theme.plain, inside, buffer);
 }
 
-/// Keys first: they are what must not be cut off.
+/// Keys first, because they must not be cut off.
 fn keys_and_question(app: &App) -> String {
     let keys = keys::bindings_in(app.context()).filter_map(|binding| {
         let key = binding.keys.first()?.name(&app.style.symbols);
@@ -62,7 +62,7 @@ fn status(app: &App) -> String {
     format!("{} open, up {up}, down {down}", snapshot.totals.sessions_open)
 }
 
-/// The health, after whatever makes it less than live.
+/// The health, after anything that makes it less than current.
 fn status_with_health(app: &App) -> String {
     let text = format!("{} {}", header::health_word(app.snapshot()), status(app));
     match app.freshness() {

@@ -1,4 +1,4 @@
-//! The frame around a panel, and what a list says when it has no rows or too many.
+//! The frame around a panel, and the text for a list with no rows or too many.
 
 use ratatui::{
     buffer::Buffer,
@@ -14,11 +14,11 @@ use crate::tui::{style::ScreenStyle, view::table};
 pub const FRAME_AND_HEADS: u16 = 3;
 
 const TOLD_LINES_MAX: usize = 3;
-/// Smaller lists need their lines.
+/// Smaller lists need their lines for rows.
 const TOLD_HEIGHT_MIN: u16 = 6;
 const TOLD_CHARS: usize = 600;
 
-/// Draws the frame with its title and, at its right, a few facts; returns what is inside.
+/// Draws the frame with its title and, at the right, a few facts; returns the area inside.
 pub fn draw_frame(
     screen_style: &ScreenStyle,
     title: &str,
@@ -42,7 +42,7 @@ pub fn draw_frame(
     inside
 }
 
-/// As many of the facts as fit, whole ones, from the first.
+/// As many whole facts as fit, from the first.
 fn fitting(facts: &str, space: u16) -> &str {
     let mut facts = facts;
     while table::width(facts) > space {
@@ -51,7 +51,7 @@ fn fitting(facts: &str, space: u16) -> &str {
     facts
 }
 
-/// Titles stand on the border and would inherit its faintness.
+/// Titles are on the border and would otherwise inherit its faint style.
 fn on_border(style: Style) -> Style {
     style.remove_modifier(Modifier::DIM)
 }
@@ -73,13 +73,13 @@ pub fn draw_centered(
     margin(inside)
 }
 
-/// Said where a list has nothing to show.
+/// The text for a list that has nothing to show.
 pub fn draw_empty(screen_style: &ScreenStyle, text: &str, area: Rect, buffer: &mut Buffer) {
     table::write(text, screen_style.theme.faint, table::line(area, 0), buffer);
 }
 
-/// Writes what is told of one row below its list, in a third of the lines at most; returns the area
-/// that is left for the list.
+/// Writes the text about one row below its list, in a third of the lines at most; returns the area left for the
+/// list.
 pub fn draw_selected_text(
     screen_style: &ScreenStyle,
     text: Option<(String, Style)>,
@@ -94,7 +94,7 @@ pub fn draw_selected_text(
     left
 }
 
-/// The area of the list, the one below, and the lines that stand there.
+/// The area of the list, the one below, and the lines there.
 pub fn split_selected_text(
     screen_style: &ScreenStyle,
     text: Option<(String, Style)>,
@@ -126,7 +126,7 @@ pub fn margin(inside: Rect) -> Rect {
     Rect { x: inside.x.saturating_add(1), width: inside.width.saturating_sub(2), ..inside }
 }
 
-/// A single line is given to a row, and not to the heads.
+/// If there is only one line, it is for a row, not for the heads.
 pub fn below_heads(inside: Rect) -> Rect {
     if inside.height < 2 {
         return inside;
@@ -139,23 +139,23 @@ pub fn lines(area: Rect) -> impl Iterator<Item = Rect> {
     (0..area.height).map(move |n| table::line(area, n))
 }
 
-/// How many of so many rows are drawn: where they do not fit, the last line tells of the rest.
+/// How many of the rows are drawn: if they do not all fit, the last line counts the rest.
 pub fn rows_drawn(rows: usize, list: Rect) -> usize {
     let space = usize::from(list.height);
     match space {
-        // Of so few none is given up.
+        // With so few lines, none is given up.
         0..=2 => rows.min(space),
         _ if rows > space => space - 1,
         _ => rows,
     }
 }
 
-/// Marks the row under the cursor: one style for all of it, whatever its cells have.
+/// Marks the selected row: one style for all of it, whatever its cells have.
 pub fn select(screen_style: &ScreenStyle, row: Rect, buffer: &mut Buffer) {
     buffer.set_style(row.intersection(buffer.area), Style::reset().patch(screen_style.theme.selected));
 }
 
-/// What is not true any more steps back: no colour and nothing bold, and the row under the cursor stays one.
+/// Fades what is outdated: no colour and nothing bold, but the selected row stays visible.
 pub fn fade(screen_style: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
     for at in area.intersection(buffer.area).positions() {
         let kept = buffer[at].modifier.intersection(Modifier::REVERSED);
@@ -163,7 +163,7 @@ pub fn fade(screen_style: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// The last line of a list whose rows did not all fit, so that nothing is hidden silently.
+/// The last line of a list whose rows did not all fit, so that nothing is hidden without a sign.
 pub fn draw_hidden_count(
     screen_style: &ScreenStyle,
     hidden: usize,

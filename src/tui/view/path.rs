@@ -1,4 +1,5 @@
-//! The path from clients to backends: where there is room a picture, a column for each stage; else a line for each.
+//! The path from clients to backends: if there is room, a picture with a column for each stage; otherwise a
+//! line for each.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -48,7 +49,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// What is wrong with the part under the cursor, or else with the worst; few lines are needed for the stages.
+/// What is wrong with the selected part, or else with the worst one, if the stages leave enough lines.
 fn detail_text(app: &App, path: &ShieldPath, area: Rect) -> Option<(String, Style)> {
     if area.height < TOLD_LINES_MIN {
         return None;
@@ -73,7 +74,7 @@ fn is_picture(area: Rect) -> bool {
     area.width >= PICTURE_CELLS_MIN && area.height >= PICTURE_LINES_MIN
 }
 
-/// The part that is drawn there, of the whole area of the list.
+/// The part drawn at this position, in the whole area of the list.
 pub fn part_at(app: &App, area: Rect, at: Position) -> Option<usize> {
     let path = ShieldPath::of(app.snapshot());
     let (area, ..) = panel::split_selected_text(&app.style, detail_text(app, &path, area), area);
@@ -95,7 +96,7 @@ struct PlacedStage {
     hidden: usize,
 }
 
-/// Where one part is drawn; its name stands on the first line.
+/// Where one part is drawn; its name is on the first line.
 struct PlacedPart {
     place: usize,
     area: Rect,
@@ -127,7 +128,7 @@ fn place_columns(path: &ShieldPath, selected: Option<usize>, area: Rect) -> Vec<
     stages.into_iter().enumerate().map(place).collect()
 }
 
-/// The parts of a stage that there is room for: where that is not all, the worst of them and the selected one.
+/// The parts of a stage that fit: if not all, the worst and the selected one.
 fn shown_parts(
     path: &ShieldPath,
     stage: PathStage,
@@ -174,7 +175,7 @@ fn draw_picture(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect,
     }
 }
 
-/// What leads from one stage to the next, between their columns.
+/// The connections from one stage to the next, between their columns.
 fn draw_wires(app: &App, path: &ShieldPath, from: &PlacedStage, to: &PlacedStage, buffer: &mut Buffer) {
     let selected = app.selected_line();
     let placed =
@@ -212,7 +213,7 @@ fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates<'_>, placed: &Place
         panel::select(screen_style, Rect { width: cells.min(line.width), ..line }, buffer);
         table::write(screen_style.symbols.selected, screen_style.theme.selected, line, buffer);
     }
-    // The last line parts it from the next one, where there is one to spare.
+    // The last line separates it from the next part, if there is one to spare.
     let spare = u16::from(placed.area.height > 2);
     let below = Rect { y: line.y + 1, height: placed.area.height - 1 - spare, ..placed.area };
     for ((text, style), at) in facts(app, part, rates, below.height).into_iter().zip(panel::lines(below)) {
@@ -221,7 +222,7 @@ fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates<'_>, placed: &Place
     }
 }
 
-/// What is told of a part below its name, in at most so many lines.
+/// The facts about a part below its name, in at most this many lines.
 fn facts(app: &App, part: &PathPart, rates: &PathRates<'_>, lines: u16) -> Vec<(String, Style)> {
     let (screen_style, plain) = (&app.style, app.style.theme.plain);
     let state = (!part.state.is_empty()).then(|| (part.state.clone(), state_style(app, part)));
@@ -274,7 +275,7 @@ fn rate_text(app: &App, rate: TrafficSample) -> String {
 /// A line for each stage, and below them the parts of one.
 struct PlacedLines {
     stages: Vec<(PathStage, Rect)>,
-    /// Whose parts are listed.
+    /// The stage whose parts are listed.
     stage: PathStage,
     parts: Vec<PlacedPart>,
     hidden: usize,
@@ -321,7 +322,7 @@ fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, 
     }
 }
 
-/// The worst of a stage with its trouble, or how many there are and what they move.
+/// The worst part of a stage with its problem, or how many there are and what they carry.
 fn draw_stage_line(
     app: &App,
     path: &ShieldPath,
@@ -367,7 +368,7 @@ fn one_line(app: &App, part: &PathPart, rates: &PathRates<'_>) -> String {
     facts.into_iter().map(|(text, _)| text).collect::<Vec<_>>().join(", ")
 }
 
-/// Bytes a second by link and by backend; of gateways and services others know them.
+/// Bytes a second by link and by backend; those of gateways and services are known elsewhere.
 struct PathRates<'a> {
     /// By gateway, half and peer.
     links: HashMap<(Option<&'a Arc<str>>, Half, &'a str), TrafficSample>,
@@ -384,7 +385,7 @@ impl<'a> PathRates<'a> {
             if let Some(peer) = row.peer.as_deref() {
                 add_rate(links.entry((row.gateway.as_ref(), row.role, peer)).or_default(), rate);
             }
-            // Only the half that has dialled it knows it, so that none counts twice.
+            // Only the half that dialled it knows it, so none is counted twice.
             if let Some(backend) = row.backend.as_deref() {
                 add_rate(backends.entry(backend).or_default(), rate);
             }
@@ -433,7 +434,7 @@ fn gateway_rate(snapshot: &Snapshot, name: &str) -> Option<TrafficSample> {
     Some(TrafficSample { up: facts.rate_up, down: facts.rate_down })
 }
 
-/// A session of a pair is counted where its client comes in.
+/// A pair's session is counted where its client comes in.
 fn service_rate(app: &App, name: &str) -> Option<TrafficSample> {
     let rows = || app.snapshot().services.iter().filter(|row| row.name == name);
     let has_outer = rows().any(|row| row.role == Half::Dmz);
@@ -450,7 +451,7 @@ fn add_rate(sum: &mut TrafficSample, rate: TrafficSample) {
     sum.down = sum.down.saturating_add(rate.down);
 }
 
-/// Less has no room for six columns, or for what stands in them.
+/// A narrower screen has no room for six columns and their contents.
 const PICTURE_CELLS_MIN: u16 = 110;
 const PICTURE_LINES_MIN: u16 = 18;
 /// The titles, and a line below them.
@@ -459,7 +460,7 @@ const HEAD_LINES: u16 = 2;
 const GAP_CELLS_MIN: u16 = 4;
 /// A name, four facts and a gap.
 const PART_LINES_MAX: u16 = 6;
-/// Six stages, and what is told of one.
+/// Six stages, and the text about one.
 const TOLD_LINES_MIN: u16 = 9;
 const SIGN_CELLS: u16 = 2;
 const TITLE_CELLS: u16 = 19;

@@ -81,7 +81,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let rows = lists::pools(snapshot);
     let list = panel::below_heads(inside);
     let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
-    // At a glance the bar says more than the numbers behind it.
+    // The bar is easier to read at a glance than the numbers behind it.
     let columns = columns(snapshot).into_iter().map(|column| match column.kind {
         PoolColumn::Bar => TableColumn { rank: 2, ..column },
         _ => column,
@@ -102,7 +102,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     );
 }
 
-/// A whole screen of them, and all of what the one under the cursor failed with last.
+/// A whole screen of them, and the full last error of the selected one.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
     let (screen_style, signs) = (&app.style, &app.style.symbols);
     let inside = panel::draw_frame(screen_style, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
@@ -132,7 +132,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     table::draw_list(&app.style, &columns(snapshot), &rows, app.selected_line(), area, buffer, cell);
 }
 
-/// The last error of the row under the cursor, or else of the worst that has one.
+/// The last error of the selected row, or else of the worst one that has one.
 pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let theme = app.style.theme;
     let selected = app.selected_pool(app.snapshot());
@@ -159,7 +159,7 @@ fn title(snapshot: &Snapshot) -> &'static str {
     }
 }
 
-/// Links made for one session each have no pool to fill.
+/// Links that are made for one session each have no pool to fill.
 fn is_shown(kind: PoolColumn, snapshot: &Snapshot) -> bool {
     match kind {
         PoolColumn::Gateway => !snapshot.gateways.is_empty(),
@@ -199,7 +199,7 @@ pub fn ready(snapshot: &Snapshot) -> String {
     format!("{}/{} ready", format::amount(ready as u64), format::amount(target as u64))
 }
 
-/// Over one half: both ends of a link stand in a pair's snapshot.
+/// For one half only: a pair's snapshot has both ends of a link.
 fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
     let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
     let rows = snapshot.pools.iter().filter(|row| row.role == counted);
@@ -210,7 +210,7 @@ fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
     let reported = row_cell(app, row, kind);
     match kind {
         _ if app.is_heard(row.gateway.as_ref()) => reported,
-        // What its gateway said last is not what it is.
+        // Its gateway's last state may be outdated.
         PoolColumn::State => TableCell::new("unknown", app.style.theme.faint),
         _ => TableCell { style: app.style.theme.faint, ..reported },
     }
@@ -229,12 +229,12 @@ fn row_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
         }
         PoolColumn::Service if row.service == "*" => TableCell::new("any", theme.accent),
         PoolColumn::Service => TableCell::new(screen_style.text(&row.service, TEXT_CHARS), theme.accent),
-        // What its links speak stands elsewhere; here host and port have to be read.
+        // The protocol is shown elsewhere; host and port must be readable here.
         PoolColumn::Peer => {
             let address = row.address.as_deref().map(|at| at.split_once("://").map_or(at, |(_, host)| host));
             known(app, row.peer.as_deref().or(address))
         }
-        // Where the peer's name is not known, its address stands there.
+        // If the peer's name is unknown, its address is shown instead.
         PoolColumn::Address => known(app, row.peer.as_ref().and(row.address.as_deref())),
         PoolColumn::Name => known(app, row.name.as_deref()),
         PoolColumn::Bar => TableCell::new(bar(screen_style, row, BAR_CELLS), state_style(screen_style, row)),
@@ -260,7 +260,7 @@ fn row_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
     }
 }
 
-/// A wait of the last minute; `-` where nobody came.
+/// A wait of the last minute; `-` if there were none.
 fn wait(screen_style: &ScreenStyle, ms: Option<f64>) -> TableCell {
     ms.map_or_else(
         || TableCell::new("-", screen_style.theme.faint),
@@ -268,7 +268,7 @@ fn wait(screen_style: &ScreenStyle, ms: Option<f64>) -> TableCell {
     )
 }
 
-/// Milliseconds, and the spread.
+/// Milliseconds, and the variation.
 fn round_trip(screen_style: &ScreenStyle, row: &PoolRow) -> String {
     match (row.round_trip_ms, row.round_trip_spread_ms) {
         (Some(time), Some(spread)) => format!("{time:.1} {}{spread:.1}", screen_style.symbols.spread),
@@ -276,13 +276,13 @@ fn round_trip(screen_style: &ScreenStyle, row: &PoolRow) -> String {
     }
 }
 
-/// A name, address or reason from outside; `-` where it is not known.
+/// A name, address or reason from outside; `-` if unknown.
 fn known(app: &App, text: Option<&str>) -> TableCell {
     let text = app.addresses().text(text.unwrap_or("-"));
     TableCell::new(app.style.text(&text, TEXT_CHARS), app.style.theme.plain)
 }
 
-/// Dials under way, or how long the next one is held back.
+/// Dials under way, or how long the next one is delayed.
 fn dialling(screen_style: &ScreenStyle, row: &PoolRow) -> TableCell {
     match row.retry_seconds {
         Some(seconds) if row.dialling == 0 => {
@@ -292,7 +292,7 @@ fn dialling(screen_style: &ScreenStyle, row: &PoolRow) -> TableCell {
     }
 }
 
-/// Zeros step back, so that the eye finds what is not zero.
+/// Zeros are faint, so that other numbers stand out.
 pub fn number(screen_style: &ScreenStyle, count: u64) -> TableCell {
     let style = if count == 0 { screen_style.theme.faint } else { screen_style.theme.plain };
     TableCell::new(format::amount(count), style)
@@ -324,7 +324,7 @@ pub fn half_word(role: Half) -> &'static str {
     }
 }
 
-/// One cell a link where they fit, else in proportion: full only when ready, empty only when none is.
+/// One cell per link if they fit, otherwise in proportion: full only if all are ready, empty only if none is.
 fn bar(screen_style: &ScreenStyle, row: &PoolRow, cells: usize) -> String {
     let whole = row.target.max(row.ready.saturating_add(row.dialling));
     let scaled = |count: usize| match (count, whole <= cells) {
@@ -344,7 +344,7 @@ fn bar(screen_style: &ScreenStyle, row: &PoolRow, cells: usize) -> String {
 }
 
 const BAR_CELLS: usize = 10;
-/// No cell is wider; longer text from outside is not even copied.
+/// No cell is wider, so longer text from outside is not even copied.
 const TEXT_CHARS: usize = 120;
 
 #[cfg(test)]

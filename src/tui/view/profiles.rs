@@ -1,4 +1,4 @@
-//! The profiles the gateway can be switched to, and what is wrong with the one under the cursor.
+//! The profiles that the gateway can switch to, and what is wrong with the selected one.
 
 use ratatui::{
     buffer::Buffer,
@@ -38,7 +38,7 @@ pub const COLUMNS: [TableColumn<ProfileColumn>; 6] = [
     column(ProfileColumn::Note, "NOTE", (16, 90, 4), CellAlign::Left, 2),
 ];
 
-/// The list, and below it the problems of the profile under the cursor.
+/// The list, and below it the problems of the selected profile.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     let [list, problems] = areas(app, area);
     let inside = panel::draw_frame(&app.style, "Profiles", "read and checked just now", list, buffer);
@@ -106,7 +106,7 @@ fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// The switch, or else the walk of the checklist, that is under way: its steps, as they are done.
+/// The switch or else the run of the checklist that is under way: its steps, as they are completed.
 fn under_way(app: &App) -> Option<(String, Vec<String>)> {
     if let Some(switching) = app.switching() {
         let missing = switching.missing.as_deref().unwrap_or("ready");
@@ -132,7 +132,7 @@ fn under_way(app: &App) -> Option<(String, Vec<String>)> {
     ))
 }
 
-/// Each problem, below it the lines it is about.
+/// Each problem, followed by the lines it is about.
 pub fn problem_lines(row: &ProfileRow) -> Vec<String> {
     row.problems
         .iter()

@@ -1,4 +1,4 @@
-//! The services: where clients come in, where they go, and what they move.
+//! The services: where clients come in, where they go, and what they carry.
 
 use ratatui::{
     buffer::Buffer,
@@ -29,7 +29,7 @@ pub enum ServiceColumn {
     Service,
     Accept,
     Backend,
-    /// One of the two, where no row has both.
+    /// One of the two, if no row has both.
     Address,
     Open,
     Waiting,
@@ -66,7 +66,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     list(app, None, inside, buffer);
 }
 
-/// A whole screen of them, and the bytes of the one under the cursor.
+/// A whole screen of them, and the traffic of the selected one.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
     let [rows, below] = areas(area);
     let inside = panel::draw_frame(&app.style, "Services", "bytes a second now, and in all", rows, buffer);
@@ -91,7 +91,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     list(app, app.selected_line(), area, buffer);
 }
 
-/// What the service under the cursor lacks, or else the worst of all.
+/// What the selected service lacks, or else the worst of all.
 pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let snapshot = app.snapshot();
     let worst = || lists::services(snapshot).into_iter().next();
@@ -140,7 +140,7 @@ fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
     let reported = row_cell(app, row, kind);
     match kind {
         _ if app.is_heard(row.gateway.as_ref()) => reported,
-        // What its gateway said last is not what it is.
+        // Its gateway's last state may be outdated.
         ServiceColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
         ServiceColumn::RateUp | ServiceColumn::RateDown => TableCell::new("-", app.style.theme.faint),
         _ => TableCell { style: app.style.theme.faint, ..reported },

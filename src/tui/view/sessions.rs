@@ -32,7 +32,7 @@ pub enum SessionColumn {
     Client,
     Service,
     Peer,
-    /// Of a fleet: the gateway that the client came to, and the one that carries the session on.
+    /// In a fleet: the gateway that the client came to, and the one that carries the session on.
     Gateway,
     Link,
     Inside,
@@ -82,7 +82,7 @@ pub fn list_area(framed: Rect) -> Rect {
     Rect { width: inside.width.saturating_sub(1), ..inside }
 }
 
-/// Heads and rows alone.
+/// Only heads and rows.
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let (screen_style, order) = (&app.style, app.order());
     if app.grouping() == SessionGrouping::ByClient {
@@ -107,14 +107,14 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     panel::draw_hidden_count(screen_style, order.len() - drawn, "", below, buffer);
 }
 
-/// Said where the list has nothing to show.
+/// The text for a list that has nothing to show.
 pub fn draw_none(app: &App, area: Rect, buffer: &mut Buffer) {
     let has_filter = !app.order().filter.is_empty();
     let text = if has_filter { " no session passes the filter" } else { " no session is open" };
     panel::draw_empty(&app.style, text, area, buffer);
 }
 
-/// What of `area` the list has, with its heads, and the lines that are drawn there.
+/// The part of `area` that the list uses, with its heads, and the lines drawn there.
 pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     if app.grouping() == SessionGrouping::ByClient {
         return clients::visible_lines(app, area);
@@ -136,7 +136,7 @@ pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     (area, lines)
 }
 
-/// The column of the order whose head is so far from the left.
+/// The sort column whose head is this far from the left.
 pub fn head_at(app: &App, area: Rect, cells: u16) -> Option<order::SortColumn> {
     if app.grouping() == SessionGrouping::ByClient {
         return clients::head_at(app, area, cells);
@@ -173,7 +173,7 @@ fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColum
     let gateway = inner.map_or(row.gateway(), |inner| inner.gateway.as_ref());
     match kind {
         SessionColumn::Mark => reported,
-        // One that has ended is what it was.
+        // A session that has ended does not change any more.
         _ if app.is_heard(gateway) || matches!(row, ListedSession::Ended(_)) => reported,
         SessionColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
         SessionColumn::RateUp | SessionColumn::RateDown => TableCell::new("-", app.style.theme.faint),
@@ -192,7 +192,7 @@ fn row_cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionC
     }
 }
 
-/// The head of the column that the list goes by has an arrow: up for the least on top.
+/// The head of the sort column has an arrow: up if the smallest is on top.
 pub fn sorted_head(app: &App, title: &str, column: Option<order::SortColumn>) -> String {
     let (order, symbols) = (app.order(), &app.style.symbols);
     if column != Some(order.column) {
@@ -234,7 +234,7 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<SessionColumn>> {
         SessionColumn::Peer => has_peers && !has_halves && !is_fleet,
         SessionColumn::Gateway => is_fleet,
         SessionColumn::Link | SessionColumn::Inside | SessionColumn::Waits => is_fleet && has_peers,
-        // In a pair the peer is the pair itself.
+        // In a pair, the peer is the pair itself.
         SessionColumn::Backend => has_halves,
         SessionColumn::Mark
         | SessionColumn::Id
@@ -262,15 +262,15 @@ fn facts(app: &App) -> String {
     format!("{facts}, {}, in bytes", app.order().words())
 }
 
-/// `12 of 66`, while a filter holds rows back.
+/// `12 of 66` while a filter hides rows.
 pub fn listed(app: &App) -> Option<String> {
     let order = app.order();
     let open = order.listable_len();
     (!order.filter.is_empty()).then(|| format!("{} of {open}", order.open_len()))
 }
 
-/// Lines for the open, the failed and the others that just ended: in a full list the failed keep a quarter,
-/// and the others an eighth, or all that is free.
+/// Lines for open, failed and other ended sessions: in a full list the failed ones get a quarter, and the
+/// others an eighth, or all that is free.
 fn share([open, failed, healthy]: [usize; 3], lines: usize) -> [usize; 3] {
     let healthy_least = healthy.min(if failed == 0 { lines / 4 } else { lines / 8 });
     let failed = failed.min((lines / 4).max(lines.saturating_sub(open + healthy_least)));
@@ -305,7 +305,7 @@ fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
         SessionColumn::Up => moved(app, row, |row| row.bytes_up),
         SessionColumn::Down => moved(app, row, |row| row.bytes_down),
         SessionColumn::Phase => match app.order().inner(app.snapshot(), row) {
-            // The outer half's, then the inner one's.
+            // The outer half's phase, then the inner one's.
             Some(inner) if inner.phase != row.phase => {
                 let outer = phase(app, row);
                 TableCell { text: format!("{}/{}", outer.text, phase_word(inner.phase)), ..outer }
@@ -332,7 +332,7 @@ fn phase(app: &App, row: &SessionRow) -> TableCell {
     }
 }
 
-/// How much an end weighs, by the colour of its letters.
+/// How serious an end is, as the colour of its letters.
 pub fn end_style(app: &App, code: &str) -> Style {
     let theme = app.style.theme;
     match EndWeight::of_code(code) {
@@ -343,13 +343,13 @@ pub fn end_style(app: &App, code: &str) -> Style {
     }
 }
 
-/// Colour is never alone: what has failed is marked as trouble is.
+/// Colour is never the only sign: failures are marked like problems.
 fn ended_mark(app: &App, row: &EndedRow) -> &'static str {
     let is_failure = EndWeight::of_code(&row.end).is_failure();
     if is_failure { app.style.symbols.alert } else { app.style.symbols.ended }
 }
 
-/// Rates are unknown by now; the end stands where the phase stood.
+/// Rates are unknown by now; the end is shown in place of the phase.
 fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
     let screen_style = &app.style;
     let style = match kind {
@@ -386,13 +386,13 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
     TableCell::new(text, style)
 }
 
-/// The gateway whose row it is; of an inner part whose outer one is not in the fleet the one inside.
+/// The gateway of the row; for an inner part whose outer part is not in the fleet, the inner gateway.
 fn gateway(app: &App, row: &SessionRow) -> TableCell {
     let outer = row.gateway.as_deref().filter(|_| row.role == Half::Dmz);
     peer(app, outer.or(row.peer.as_deref()))
 }
 
-/// The one that carries it on: by its name in the fleet, else by that in its certificate.
+/// The gateway that carries it on: its name in the fleet, or else the one in its certificate.
 fn inside(app: &App, row: &SessionRow) -> TableCell {
     match (row.role, app.order().inner(app.snapshot(), row)) {
         (Half::Internal, _) => peer(app, row.gateway.as_deref()),
@@ -409,7 +409,7 @@ fn waits(app: &App, row: &SessionRow) -> TableCell {
     TableCell::new(format!("{}+{}", ms(row.waited_ms), ms(backend)), app.style.theme.plain)
 }
 
-/// What it reaches: the backend itself where a half that is shown has dialled it, else those of its service.
+/// What it reaches: the backend itself if a half on the screen has dialled it, otherwise those of its service.
 pub(super) fn backend<'a>(app: &'a App, row: &'a SessionRow) -> Option<&'a str> {
     let inner = app.order().inner(app.snapshot(), row);
     let dialled = inner.and_then(|inner| inner.backend.as_deref()).or(row.backend.as_deref());
@@ -421,7 +421,7 @@ pub(super) fn backend<'a>(app: &'a App, row: &'a SessionRow) -> Option<&'a str> 
 /// Bytes that the two halves count differently are marked: nothing may be lost between them.
 fn moved(app: &App, row: &SessionRow, bytes: fn(&SessionRow) -> u64) -> TableCell {
     match app.order().inner(app.snapshot(), row) {
-        // What one of them said before it fell silent differs from what the other says now.
+        // If one of them no longer answers, its last number says nothing about a difference.
         Some(inner) if !app.is_heard(row.gateway.as_ref()) || !app.is_heard(inner.gateway.as_ref()) => {
             number(&app.style, bytes(row))
         }

@@ -1,7 +1,7 @@
-//! Columns that fit: which of them a width has room for, and one row drawn into them.
+//! Columns that fit: which of them a width has room for, and how one row is drawn in them.
 //!
-//! Only visible rows are ever built. A narrow screen loses whole columns, least important
-//! first, instead of parts of numbers.
+//! Only visible rows are ever built. A narrow screen drops whole columns, the least important first, instead of
+//! parts of numbers.
 
 use std::ops::Range;
 
@@ -9,30 +9,30 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style, text::Span};
 
 use crate::tui::{style::ScreenStyle, view::panel};
 
-/// A column that may be shown. `K` says which one it is.
+/// A column that may be shown; `K` identifies it.
 #[derive(Debug, Clone, Copy)]
 pub struct TableColumn<K> {
     pub kind: K,
     pub title: &'static str,
     pub width_min: u16,
     pub width_max: u16,
-    /// Cells it takes at each turn of the room that no column needs.
+    /// The number of cells it takes at each turn of spare room.
     pub share: u16,
     pub side: CellAlign,
-    /// Columns of the highest rank leave first, all of one rank together.
+    /// Columns with the highest rank are dropped first, all of one rank together.
     pub rank: u8,
     /// Whether it is narrower than `width_min` while its text is.
     pub shrinks: bool,
 }
 
-/// Text stands left and may be cut; numbers stand right and are never cut.
+/// Text is on the left and may be cut; numbers are on the right and are never cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CellAlign {
     Left,
     Right,
 }
 
-/// `widths`: least, most, share of the spare room.
+/// `widths`: minimum, maximum, share of the spare room.
 pub const fn column<K: Copy>(
     kind: K,
     title: &'static str,
@@ -50,7 +50,7 @@ impl<K: Copy> TableColumn<K> {
     }
 }
 
-/// A column with its place in the row.
+/// A column with its position in the row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedColumn<K> {
     pub kind: K,
@@ -58,11 +58,11 @@ pub struct PlacedColumn<K> {
     pub side: CellAlign,
     pub left: u16,
     pub width: u16,
-    /// Its cell in every row.
+    /// The index of its cell in every row.
     cell: usize,
 }
 
-/// What stands in one column of one row.
+/// The content of one column in one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableCell {
     pub text: String,
@@ -75,7 +75,7 @@ impl TableCell {
     }
 }
 
-/// The rows in sight, fitted to a width: what is needed is given to the columns that would be cut.
+/// The visible rows, fitted to a width: columns that would be cut get room first.
 pub struct TableSheet<K> {
     columns: Vec<PlacedColumn<K>>,
     rows: Vec<Vec<TableCell>>,
@@ -109,14 +109,14 @@ impl<K: Copy> TableSheet<K> {
         Self { columns: fit_columns(wanted.collect(), width), rows }
     }
 
-    /// The column that is so far from the left.
+    /// The column this far from the left.
     pub fn kind_at(&self, cells: u16) -> Option<K> {
         let is_there =
             |column: &&PlacedColumn<K>| (column.left..=column.left + column.width).contains(&cells);
         self.columns.iter().rev().find(is_there).map(|column| column.kind)
     }
 
-    /// The heads of the columns, on the first line of `area`, unless it is the only one.
+    /// The heads of the columns, on the first line of `area`, unless that is the only one.
     pub fn draw_heads(&self, screen_style: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
         if area.height < 2 {
             return;
@@ -163,7 +163,7 @@ impl<K> ColumnNeed<K> {
     }
 }
 
-/// The columns that `width` has room for, spread over all of it.
+/// The columns that fit into `width`, spread over all of it.
 fn fit_columns<K: Copy>(mut kept: Vec<ColumnNeed<K>>, width: u16) -> Vec<PlacedColumn<K>> {
     while width_needed(&kept) > usize::from(width) {
         let worst = kept.iter().map(|wanted| wanted.column.rank).max().unwrap_or(0);
@@ -171,7 +171,7 @@ fn fit_columns<K: Copy>(mut kept: Vec<ColumnNeed<K>>, width: u16) -> Vec<PlacedC
     }
     let mut spare = u16::try_from(usize::from(width) - width_needed(&kept)).unwrap_or(u16::MAX);
     let mut widths: Vec<u16> = kept.iter().map(ColumnNeed::least).collect();
-    // Those first that lack least, so that as few as can be are cut.
+    // First those that lack least, so that as few as possible are cut.
     let missing = |place: usize, widths: &[u16]| kept[place].need().saturating_sub(widths[place]);
     let mut places: Vec<_> = (0..kept.len()).collect();
     places.sort_by_key(|&place| missing(place, &widths));
@@ -210,8 +210,8 @@ fn place_columns<K: Copy>(columns: Vec<ColumnNeed<K>>, widths: &[u16]) -> Vec<Pl
     placed
 }
 
-/// Heads and rows; those that do not fit are counted on the last line. The row under the cursor is
-/// always in sight, reversed, with a sign left of it.
+/// Heads and rows; rows that do not fit are counted on the last line. The selected row is always visible,
+/// reversed, with a mark to the left of it.
 pub fn draw_list<K: Copy, R>(
     screen_style: &ScreenStyle,
     columns: &[TableColumn<K>],
@@ -237,12 +237,12 @@ pub fn draw_list<K: Copy, R>(
     panel::draw_hidden_count(screen_style, rows.len() - drawn, "", list, buffer);
 }
 
-/// The lines that are drawn of a list, where one may be left for how many are not.
+/// The visible lines of a list, where one may be used to count the others.
 pub fn visible_range(selected: Option<usize>, count: usize, list: Rect) -> Range<usize> {
     window(selected, count, panel::rows_drawn(count, list))
 }
 
-/// The lines in sight: the selected one in their middle, where the list allows it.
+/// The visible lines, with the selected one in the middle if the list allows it.
 pub fn window(selected: Option<usize>, count: usize, lines: usize) -> Range<usize> {
     let first = selected.unwrap_or(0).saturating_sub(lines / 2).min(count.saturating_sub(lines));
     first..first.saturating_add(lines).min(count)
@@ -270,7 +270,7 @@ fn draw_cell<K>(
     );
 }
 
-/// Writes one line of text and nothing outside `area`, also where `area` lies off the screen.
+/// Writes one line of text and nothing outside `area`, even if `area` is off the screen.
 pub fn write(text: &str, style: Style, area: Rect, buffer: &mut Buffer) {
     let area = area.intersection(buffer.area);
     if !area.is_empty() {
@@ -278,12 +278,12 @@ pub fn write(text: &str, style: Style, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// Cells that `text` takes on the screen.
+/// The number of cells that `text` takes on the screen.
 pub fn width(text: &str) -> u16 {
     u16::try_from(Span::raw(text).width()).unwrap_or(u16::MAX)
 }
 
-/// `text` in at most `cells` cells; a cut ends in an ellipsis.
+/// `text` in at most `cells` cells; if it is cut, it ends in an ellipsis.
 pub fn cut(screen_style: &ScreenStyle, text: &str, cells: u16) -> String {
     if width(text) <= cells {
         return text.into();
@@ -305,7 +305,7 @@ pub fn cut(screen_style: &ScreenStyle, text: &str, cells: u16) -> String {
     out
 }
 
-/// The same, but the port of an address stays: without it two of one host look alike.
+/// The same, but the port of an address stays: without it, two addresses of one host look alike.
 pub fn cut_address(screen_style: &ScreenStyle, text: &str, cells: u16) -> String {
     let port = text.rfind(':').map_or("", |at| &text[at..]);
     let is_port = (2..=6).contains(&port.len()) && port[1..].bytes().all(|byte| byte.is_ascii_digit());
@@ -316,7 +316,7 @@ pub fn cut_address(screen_style: &ScreenStyle, text: &str, cells: u16) -> String
     cut(screen_style, &text[..text.len() - port.len()], available) + port
 }
 
-/// `text` in lines of at most `available` cells, parted between words where that can be.
+/// `text` in lines of at most `available` cells, broken between words if possible.
 pub fn wrap(text: &str, available: u16) -> Vec<String> {
     let mut lines = Vec::new();
     let mut rest = text;
@@ -330,7 +330,7 @@ pub fn wrap(text: &str, available: u16) -> Vec<String> {
     }
 }
 
-/// Behind the last word that fits, or in the middle of one that fits nowhere.
+/// After the last word that fits, or inside a word that fits nowhere.
 fn cut_at(text: &str, available: u16) -> usize {
     let mut cells = 0;
     let mut space = None;
@@ -352,7 +352,7 @@ pub fn line(area: Rect, n: u16) -> Rect {
     Rect { y: area.y.saturating_add(n), height, ..area }
 }
 
-/// Less of a host tells nothing.
+/// Fewer characters of a host say nothing.
 const HOST_CELLS_MIN: u16 = 4;
 
 #[cfg(test)]
@@ -396,9 +396,9 @@ mod tests {
         ];
         let texts = |a, b, c| ["x".repeat(a), "x".repeat(b), "9".repeat(c)];
         for ((a, b, c), width, expected) in [
-            // All of A, which lacks little; B gets the rest; the number is whole.
+            // All of A, which lacks little; B gets the rest; the number is complete.
             ((6, 40, 5), 30, [6, 17, 5]),
-            // A shrinks below its least, since it is short.
+            // A shrinks below its minimum, since it is short.
             ((2, 40, 1), 12, [2, 6, 2]),
             ((40, 2, 8), 18, [4, 4, 8]),
         ] {

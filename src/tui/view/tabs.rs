@@ -17,7 +17,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.screen().lists_sessions() {
         let mut text = listed(app);
         if table::width(&text) > rest.width {
-            // The frame of the sessions tells their order too; of a filter it tells only how many pass.
+            // The frame of the sessions shows their order too, but only counts what passes a filter.
             text = filter(app).unwrap_or_default();
         }
         if table::width(&text) > rest.width {
@@ -32,7 +32,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// The screen whose name is so far from the left, on a line of so many cells.
+/// The screen whose name is at this position, on a line of this width.
 pub fn at(app: &App, width: u16, cells: u16) -> Option<Screen> {
     let mut remainder = 1;
     names(app, width)
@@ -44,20 +44,20 @@ pub fn at(app: &App, width: u16, cells: u16) -> Option<Screen> {
         .map(|(screen, _)| screen)
 }
 
-/// How much of the screens' names is written.
+/// How the screens' names are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TabNames {
     Whole,
     Short,
-    /// The number alone, but for the screen that is shown.
+    /// Only the number, except for the current screen.
     Numbers,
 }
 
-/// As much as there is room for, beside what is said of the list.
+/// As much as fits beside the description of the list.
 fn names(app: &App, width: u16) -> impl Iterator<Item = (Screen, String)> {
     let filter_cells = match app.order().filter.is_empty() {
         true => 0,
-        // A space and a slash stand before it.
+        // A space and a slash come before it.
         false => table::width(&filter_text(app)) + 2,
     };
     let sent = match app.screen().lists_sessions() {
@@ -74,7 +74,7 @@ fn names(app: &App, width: u16) -> impl Iterator<Item = (Screen, String)> {
     names_of(app, kind)
 }
 
-/// Reversed alone would not be seen where a terminal has no reverse.
+/// Reverse alone would be invisible on terminals that do not have it.
 fn names_of(app: &App, kind: TabNames) -> impl Iterator<Item = (Screen, String)> {
     let shown = app.screen();
     app.screens().map(move |screen| {
@@ -106,5 +106,5 @@ fn filter_text(app: &App) -> String {
 }
 
 const FILTER_CHARS: usize = 60;
-/// Of a filter so much can be read beside the names.
+/// At least this much of a filter is readable beside the names.
 const FILTER_CELLS_MIN: u16 = 18;

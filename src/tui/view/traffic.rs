@@ -1,7 +1,7 @@
-//! Bytes a second over the last minutes, both ways.
+//! Bytes a second over the last minutes, in both directions.
 //!
-//! Each column of the curve covers the same whole number of seconds at every frame, and its
-//! seconds are counted from the gateway's start: curves move left and never change their shape.
+//! Each column of the chart always covers the same whole number of seconds, counted from the gateway's start:
+//! charts move left and never change their shape.
 
 use ratatui::{
     buffer::Buffer,
@@ -29,17 +29,17 @@ struct TrafficDirection {
     style: Style,
 }
 
-/// Bytes a second, by the second of the gateway's life, oldest first.
+/// Bytes a second, by the second of the gateway's uptime, oldest first.
 pub type RateSamples = Vec<(u64, TrafficSample)>;
 
-/// Of the whole gateway.
+/// For the whole gateway.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     let snapshot = app.snapshot();
     let totals = (snapshot.totals.bytes_up, snapshot.totals.bytes_down);
     draw_framed(app, "Traffic", &in_window(app, app.history().all()), totals, area, buffer);
 }
 
-/// Of one service, as far as the screen has watched it.
+/// For one service, for as long as the screen has watched it.
 pub fn draw_service(app: &App, row: &ServiceRow, area: Rect, buffer: &mut Buffer) {
     let title = format!("Traffic of {}", app.style.text(&row.name, NAME_CHARS));
     let samples = of_service(app, row);
@@ -51,7 +51,7 @@ pub fn of_service(app: &App, row: &ServiceRow) -> RateSamples {
     in_window(app, app.history().of(row))
 }
 
-/// Without what came after a frozen picture, and what is older than the window.
+/// Without samples after a frozen snapshot, or older than the window.
 fn in_window(app: &App, samples: &[(u64, TrafficSample)]) -> RateSamples {
     let now = app.snapshot().uptime_seconds as u64;
     let oldest = now.saturating_sub(app.window().seconds());
@@ -68,7 +68,7 @@ fn draw_framed(
 ) {
     let screen_style = &app.style;
     let inside = panel::margin(panel::draw_frame(screen_style, title, app.window().words(), area, buffer));
-    // A head above each curve, and the totals below both.
+    // A head above each chart, and the totals below both.
     let curve_lines = (inside.height.saturating_sub(3) / 2).max(1);
     for (direction, top) in traffic_directions(screen_style).iter().zip([0, curve_lines + 1]) {
         let head = table::line(inside, top);
@@ -95,7 +95,7 @@ fn draw_framed(
     );
 }
 
-/// Both ways on one line, for small screens.
+/// Both directions on one line, for small screens.
 pub fn draw_line(app: &App, area: Rect, buffer: &mut Buffer) {
     let samples = in_window(app, app.history().all());
     let halves: [Rect; 2] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(area);
@@ -138,7 +138,7 @@ fn draw_curve(
     let rates: Vec<_> = samples.iter().map(|(second, sample)| (*second, (direction.rate)(sample))).collect();
     let window = app.window().seconds();
     let columns = columns(&rates, app.snapshot().uptime_seconds as u64, area.width, window);
-    // A short time takes several cells a second.
+    // For a short time, a second takes several cells.
     let cells_each = (usize::from(area.width) / columns.len().max(1)).max(1);
     let drawn = columns.into_iter().flat_map(|column| std::iter::repeat_n(column, cells_each));
     let columns = drawn.map(|rate| rate.map(|rate| (rate as f64, direction.style))).collect();
@@ -146,7 +146,7 @@ fn draw_curve(
     bars::draw(&app.style, &BarChartData { columns, scale, lit: None }, area, buffer);
 }
 
-/// The highest rate in each column, newest last; `None` where no second has a sample.
+/// The highest rate in each column, newest last; `None` if no second has a sample.
 fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16, window_seconds: u64) -> Vec<Option<u64>> {
     let seconds_each = window_seconds.div_ceil(u64::from(width.max(1)));
     let count = window_seconds.div_ceil(seconds_each);
@@ -184,7 +184,7 @@ const NAME_CHARS: usize = 40;
 mod tests {
     use super::*;
 
-    /// So many seconds up to `now`, each with its rate.
+    /// This many seconds up to `now`, each with its rate.
     fn up_to(now: u64, rates: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
         let rates: Vec<_> = rates.into_iter().collect();
         (now + 1 - rates.len() as u64..).zip(rates).collect()
@@ -195,7 +195,7 @@ mod tests {
         let rates = up_to(1200, 1..=120);
         let all = columns(&rates, 1200, 200, 120);
         assert_eq!((all.len(), all[0], all[119]), (120, Some(1), Some(120)));
-        // Forty columns of three seconds; the last has begun one second ago.
+        // Forty columns of three seconds; the last one has begun a second ago.
         let packed = columns(&rates, 1200, 44, 120);
         assert_eq!((packed.len(), packed[39], packed[38], packed[37]), (40, Some(120), Some(119), Some(116)));
     }

@@ -1,4 +1,4 @@
-//! The line that is typed, in the place of the footer, and above it what may come next.
+//! The input line, in place of the footer, and above it what may come next.
 
 use ratatui::{
     buffer::Buffer,
@@ -16,7 +16,7 @@ use crate::tui::{
 
 pub fn draw(app: &App, line: &InputLine, area: Rect, buffer: &mut Buffer) {
     let (screen_style, theme) = (&app.style, app.style.theme);
-    // Its end is what is being typed: a long line loses its beginning.
+    // The end is what is being typed, so a long line loses its beginning.
     let space = usize::from(area.width).saturating_sub(3).max(1);
     let skipped = line.text().chars().count().saturating_sub(space);
     let text: String = line.text().chars().skip(skipped).collect();
@@ -31,7 +31,7 @@ pub fn draw(app: &App, line: &InputLine, area: Rect, buffer: &mut Buffer) {
     table::write(&table::cut(screen_style, &reported, rest.width), style, rest, buffer);
 }
 
-/// Over the lowest lines of `area`, those that fit what is typed; the rest is counted.
+/// Over the lowest lines of `area`: suggestions that fit; the rest is counted.
 pub fn draw_suggestions(app: &App, line: &InputLine, area: Rect, buffer: &mut Buffer) {
     let (screen_style, theme) = (&app.style, app.style.theme);
     let suggestions = app.suggestions();
@@ -44,7 +44,7 @@ pub fn draw_suggestions(app: &App, line: &InputLine, area: Rect, buffer: &mut Bu
     let place = Rect { y: area.y + area.height - height, height, ..area };
     Clear.render(place, buffer);
     let all = usize::from(columns * (height - 2));
-    // Where they do not all fit, the last line counts the rest.
+    // If they do not all fit, the last line counts the rest.
     let (lines, drawn) = match suggestions.len() <= all {
         true => (height - 2, suggestions.len()),
         false => (height - 3, usize::from(columns * (height - 3))),
@@ -90,7 +90,7 @@ fn hints(app: &App) -> String {
 }
 
 const TOLD_CHARS: usize = 300;
-/// A word and its help.
+/// A word and its explanation.
 const COLUMN_CELLS_MIN: u16 = 38;
-/// With the frame.
+/// Including the frame.
 const SUGGESTED_LINES_MAX: u16 = 12;

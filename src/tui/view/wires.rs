@@ -1,4 +1,4 @@
-//! The lines between two columns of the path: what has the same ends beyond shares a lane.
+//! The lines between two columns of the path: lines with the same ends share a lane.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,9 +17,9 @@ use crate::tui::{style::ScreenStyle, view::table};
 pub struct PathWire {
     pub source: usize,
     pub target: usize,
-    /// Behind the name of the source.
+    /// After the name of the source.
     pub begin: Position,
-    /// The sign of the target.
+    /// The mark of the target.
     pub end: Position,
     pub is_source_lost: bool,
     pub is_target_lost: bool,
@@ -27,7 +27,7 @@ pub struct PathWire {
     pub is_lit: bool,
 }
 
-/// How a cell is drawn; the later wins where lines meet.
+/// How a cell is drawn; where lines meet, the later one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum WireTone {
     Faint,
@@ -43,7 +43,7 @@ const WEST: usize = 8;
 
 type WireCells = BTreeMap<(u16, u16), (usize, WireTone)>;
 
-/// Draws them; `gap` is what lies between the columns: lanes, an arrow, and a free cell.
+/// Draws the lines; `gap` is the space between the columns: lanes, an arrow, and a free cell.
 pub fn draw(screen_style: &ScreenStyle, wires: &[PathWire], gap: Range<u16>, buffer: &mut Buffer) {
     let arrow = gap.end.saturating_sub(2);
     let queues = usize::from(arrow.saturating_sub(gap.start)).max(1);
@@ -100,7 +100,7 @@ fn add_wire(cells: &mut WireCells, wire: &PathWire, queue: u16, arrow: u16) {
         let cell = cells.entry((x, y)).or_insert((0, tone));
         *cell = (cell.0 | sides, cell.1.max(tone));
     };
-    // What is broken is the part, not the lane that others use too.
+    // The part is broken, not the lane that others use too.
     let at_source = if wire.is_source_lost { WireTone::Lost } else { tone };
     let at_target = if wire.is_target_lost { WireTone::Lost } else { tone };
     (wire.begin.x..queue).for_each(|x| add(x, wire.begin.y, EAST | WEST, at_source));

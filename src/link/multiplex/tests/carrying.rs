@@ -1,4 +1,4 @@
-//! Sessions over a link both ends of which are ours.
+//! Sessions over a link with both ends of ours.
 
 use super::*;
 
@@ -24,7 +24,7 @@ async fn bytes_go_both_ways_and_either_end_may_finish_first() {
     }
 }
 
-/// Carries a session to its end, with so much each way.
+/// Carries a session to its end, with this much in each direction.
 async fn carry(at: usize, session: Session, up: Vec<u8>, down: Vec<u8>) {
     let Session { client, backend, mut opener, mut server, counters } = session;
     let (mut client_in, mut client_out) = client.into_split();
@@ -75,7 +75,7 @@ async fn a_session_may_be_far_larger_than_any_window() {
     }
 }
 
-/// Passes on so many bytes from the one to the other, and then resets both.
+/// Passes this many bytes from one to the other, and then resets both.
 async fn pass(mut from: TcpStream, mut to: TcpStream, bytes: usize) {
     let (mut back_in, mut back_out) = (Vec::new(), 0);
     let mut left = bytes;
@@ -106,7 +106,7 @@ async fn pass(mut from: TcpStream, mut to: TcpStream, bytes: usize) {
 #[tokio::test]
 async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean_end() {
     let output = payload(5, 40);
-    // `open`, two frames of data and `end`: cut at each of their bytes, and behind them.
+    // `open`, two frames of data and `end`: cut at each of their bytes, and after them.
     for offset in 1..=87 {
         let ((ours, near), (far, theirs)) = (connected().await, connected().await);
         let (opener, mut server) =
@@ -128,7 +128,7 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
                     crate::net::tcp::await_acknowledged(stream, PATIENCE).await;
                 }
                 drop(outcome.stream);
-                // It ends with a reset, behind what had come before.
+                // It ends with a reset, after what had come before.
                 let mut received = Vec::new();
                 let _ = backend.read_to_end(&mut received).await;
                 outcome.rest.bytes.pieces().for_each(|piece| received.extend_from_slice(piece));
@@ -165,11 +165,11 @@ async fn a_reader_that_stops_holds_up_nobody_and_no_more_than_its_window() {
         timeout(PATIENCE, other.backend.read_exact(&mut received)).await.expect("in time").expect("bytes");
         assert_eq!(received, [round; 64]);
     }
-    // What is on the way is what the two kernels and one window hold.
+    // The two kernels and one window hold what is on the way.
     let sent = stopped.iter().map(|session| session.counters[0].bytes()).max().unwrap_or(0);
     let taken = stopped.iter().map(|session| session.counters[1].bytes()).min().unwrap_or(0);
     assert!(sent - taken <= 2 * WINDOW_BYTES_MAX as u64, "{sent} sent, {taken} taken");
-    // Read at last, it all comes.
+    // Once it is read, everything arrives.
     let mut session = stopped.swap_remove(0);
     session.client.shutdown().await.expect("it ends");
     let reading = async {
@@ -187,7 +187,7 @@ async fn a_reader_that_stops_holds_up_nobody_and_no_more_than_its_window() {
     assert_eq!(received, session.counters[0].bytes());
 }
 
-/// Each byte tells where it stands.
+/// Each byte shows its position.
 fn pattern(from: usize, bytes: usize) -> Vec<u8> {
     (from..from + bytes).map(|at| (at % 251) as u8).collect()
 }
@@ -206,7 +206,7 @@ async fn a_reader_that_takes_nothing_for_an_hour_costs_no_session() {
         while let Ok(taken) = timeout(Duration::from_millis(500), from.write(&pattern(sent, 65_536))).await {
             sent += taken.expect("it is taken");
         }
-        // The wire is as fast as ever, and pings go over it.
+        // The connection is as fast as ever, and pings are sent over it.
         tokio::time::pause();
         tokio::time::sleep(Duration::from_secs(3600)).await;
         tokio::time::resume();

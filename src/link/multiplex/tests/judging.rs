@@ -1,4 +1,4 @@
-//! What one end makes of a peer that speaks by hand.
+//! How one end judges a peer whose bytes are written by hand.
 
 use super::*;
 
@@ -34,7 +34,7 @@ async fn a_lost_link_ends_its_sessions_and_gives_back_what_was_not_sent() {
 #[tokio::test]
 async fn what_a_failing_link_was_not_given_comes_back_for_the_next() {
     let (peer, opener) = ByHand::to(LinkEnd::Opener).await;
-    // The peer reads nothing: soon its link takes nothing any more.
+    // The peer reads nothing, so its link soon accepts nothing more.
     let (mut flooding, chunk) = (Vec::new(), vec![7; WINDOW_BYTES]);
     for _ in 0..64 {
         let (mut flood, near) = connected().await;
@@ -104,7 +104,7 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
 #[tokio::test]
 async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
     use crate::telemetry::snapshot::SessionPhase::{Connecting, Relaying};
-    // Whatever it brought; one that was never answered was not carried.
+    // Whatever was sent: a session that was never answered was not carried.
     for (opened, answer, expected) in
         [(true, &b"answer"[..], Relaying), (true, b"", Relaying), (false, b"", Connecting)]
     {
@@ -148,7 +148,7 @@ async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
     let others = async {
         assert_eq!(peer.receive().await, (1, Some(open()), vec![]));
         tokio::time::sleep(Duration::from_millis(100)).await;
-        // Stopped until just before the answer is due; time to read what has come is left all the same.
+        // Stopped until just before the answer is due; there is still time to read what has arrived.
         tokio::time::advance(Duration::from_millis(4_850)).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         peer.send(1, LinkFrame::Opened).await;
@@ -163,7 +163,7 @@ async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
     }
 }
 
-/// As a busy machine does: each look comes a little after it was due.
+/// As on a busy machine: each check comes a little late.
 #[tokio::test(start_paused = true)]
 async fn looks_that_are_a_little_late_put_no_answer_off() {
     let (_peer, opener) = ByHand::to(LinkEnd::Opener).await;
@@ -255,7 +255,7 @@ async fn thousands_of_opens_and_resets_leave_nothing_and_others_go_on() {
     }
     let count = async {
         let mut count = 0;
-        // As their owners do: told that it is over, each goes.
+        // As their owners do: each goes when it is told that it is over.
         while count < 10_000 {
             match timeout(Duration::from_secs(5), server.incoming.recv()).await {
                 Ok(Some(session)) => drop(session),
@@ -285,7 +285,8 @@ async fn more_sessions_than_a_link_carries_are_refused() {
     assert_eq!(peer.receive().await, (257, Some(LinkFrame::Refused(Refusal::Full)), vec![]));
 }
 
-/// A session that was reset counts while somebody is still at work for it, so that resets do not make room without end.
+/// A session that was reset counts while somebody still works on it, so that resets do not make room without
+/// end.
 #[tokio::test]
 async fn sessions_that_were_reset_count_until_their_server_has_let_go() {
     let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
@@ -351,7 +352,7 @@ async fn a_peer_that_says_nothing_is_dead_and_one_that_answers_is_not() {
         }
     }
     let silent = Instant::now();
-    // Its kernel lives, and acknowledges at once: its delay would be of real time, and none passes here.
+    // Its kernel is alive, and acknowledges at once: its delay would be in real time, and none passes here.
     let reader = async {
         let mut chunk = [0; 256];
         loop {

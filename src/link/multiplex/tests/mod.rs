@@ -1,4 +1,4 @@
-//! A link and its sessions, over real sockets: both ends ours, or a peer that speaks bytes by hand.
+//! A link and its sessions over real sockets: both ends are ours, or a peer's bytes are written by hand.
 
 mod carrying;
 mod judging;
@@ -45,7 +45,7 @@ use crate::{
     telemetry::registry::SessionCounters,
 };
 
-/// Nothing here takes as long.
+/// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn connected() -> (TcpStream, TcpStream) {
@@ -87,7 +87,7 @@ fn serve(stream: NetStream, end: LinkEnd) -> Served {
             match link.next_event().await {
                 OwnerEvent::Opened(_, session) => drop(opened.try_send(session)),
                 OwnerEvent::Ended(loss) => {
-                    // A test need not ask.
+                    // A test may not wait for it.
                     let _ = end.try_send(loss);
                     return;
                 }
@@ -113,7 +113,7 @@ async fn pair() -> (Served, Served) {
     (serve(NetStream::Tcp(one), LinkEnd::Opener), serve(NetStream::Tcp(other), LinkEnd::Server))
 }
 
-/// The same inside TLS, as links are.
+/// The same inside TLS, like real links.
 async fn pair_in_tls() -> (Served, Served) {
     let (one, other) = connected_in_tls().await;
     (serve(one, LinkEnd::Opener), serve(other, LinkEnd::Server))
@@ -182,7 +182,7 @@ fn payload(seed: usize, bytes: usize) -> Vec<u8> {
     (0..bytes).map(|at| ((at * 31 + seed) ^ (at >> 9)) as u8).collect()
 }
 
-/// As a session's owner does: gives the stream what it has yet to take, and its end.
+/// Gives the stream what it has yet to take, and its end, like a session's owner.
 async fn finish(handle: &mut SessionHandle) -> SessionFate {
     let outcome = timeout(PATIENCE, handle.outcome()).await.expect("in time");
     if let Some(mut stream) = outcome.stream {
@@ -199,7 +199,7 @@ async fn finish(handle: &mut SessionHandle) -> SessionFate {
     outcome.how
 }
 
-/// A peer that speaks by hand to an end of ours.
+/// A peer whose bytes to an end of ours are written by hand.
 struct ByHand {
     stream: TcpStream,
     decoder: FrameReader,
@@ -222,11 +222,11 @@ impl ByHand {
     async fn send_data(&mut self, session: u32, bytes: &[u8]) {
         let header = FrameHead { kind: FrameType::Data, length: bytes.len(), session };
         let out = [&header.bytes()[..], bytes].concat();
-        // It may be cut meanwhile.
+        // The link may be cut meanwhile.
         let _ = self.stream.write_all(&out).await;
     }
 
-    /// The next frame that is no ping.
+    /// The next frame other than a ping.
     async fn receive(&mut self) -> (u32, Option<LinkFrame>, Vec<u8>) {
         loop {
             match self.received.pop_front() {

@@ -1,4 +1,4 @@
-//! All that is known of one pool, and a line for each of its links.
+//! Everything known about one pool, and a line for each of its links.
 
 use super::{DetailLine, certificate, fact, gateway_line};
 use crate::{

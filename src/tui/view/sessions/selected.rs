@@ -1,4 +1,4 @@
-//! What is told below the list of the session under the cursor.
+//! The text about the selected session, below the list.
 
 use ratatui::style::Style;
 
@@ -7,7 +7,7 @@ use crate::{
     tui::{app::App, filter::ListedSession, format},
 };
 
-/// The row under the cursor, with what its columns have no room for.
+/// The selected row, with everything that its columns have no room for.
 pub(super) fn describe(app: &App, row: ListedSession<'_>) -> (String, Style) {
     let addresses = app.addresses();
     let moved = |up: u64, down: u64| format!("{} up, {} down in all", format::bytes(up), format::bytes(down));
@@ -45,7 +45,7 @@ pub(super) fn describe(app: &App, row: ListedSession<'_>) -> (String, Style) {
     (text, app.style.theme.plain)
 }
 
-/// From which gateway of a fleet to which, and by which link of the first.
+/// From which gateway of a fleet to which, and through which link of the first.
 fn between(row: &SessionRow, inner: Option<&SessionRow>) -> Option<String> {
     let (outer, inside) = (row.gateway.as_ref()?, inner?.gateway.as_ref()?);
     let link = row.via.map(|link| format!(" by link {link}")).unwrap_or_default();
