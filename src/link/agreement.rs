@@ -54,10 +54,14 @@ const MISTAKES_MAX: u32 = 32;
 static SESSION_NUMBERS: OnceLock<Arc<AtomicU32>> = OnceLock::new();
 static INSTANCE: OnceLock<InstanceId> = OnceLock::new();
 
+/// Which process this gateway is.
+pub fn instance() -> InstanceId {
+    *INSTANCE.get_or_init(|| InstanceId(std::array::from_fn(|_| fastrand::u8(..))))
+}
+
 /// What this process says about itself.
 pub fn about() -> HelloAbout {
-    let instance = *INSTANCE.get_or_init(|| InstanceId(std::array::from_fn(|_| fastrand::u8(..))));
-    HelloAbout { software: SOFTWARE.into(), instance }
+    HelloAbout { software: SOFTWARE.into(), instance: instance() }
 }
 
 #[derive(Debug)]

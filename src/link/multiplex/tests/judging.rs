@@ -78,11 +78,10 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
         counters: Arc::default(),
         idle: None,
         cause_of,
-        place: None,
     };
     drop(theirs);
     let opens = futures_util::future::join_all((0..3 * COMMANDS_MAX).map(async |_| {
-        match handle.open(request(), local().into()).await {
+        match handle.open(request(), local().into(), place()).await {
             Err(LinkGone(local)) => local.unsent,
             Ok(mut session) => {
                 let outcome = session.outcome().await;
@@ -94,7 +93,7 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
     }));
     let lost = async {
         while !matches!(link.next_event().await, OwnerEvent::Ended(_)) {}
-        assert!(handle.open(request(), local().into()).await.is_err(), "it takes no more");
+        assert!(handle.open(request(), local().into(), place()).await.is_err(), "it takes no more");
         drop(link);
     };
     let (back, ()) = timeout(PATIENCE, async { tokio::join!(opens, lost) }).await.expect("in time");
