@@ -351,7 +351,7 @@ const MEASURES: [&str; 7] = [
     "happens_after",
     "fails_after(",
     ".elapsed()",
-    "lasts(",
+    "time_phase(",
     ".after(4_999)",
     "is not kept to its time",
     ".stalled_for(",

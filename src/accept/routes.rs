@@ -400,8 +400,8 @@ async fn end_tls_for_requests(
 /// Who a client has proven to be by TLS, and what TLS that was.
 fn note_user(origin: &mut ClientOrigin, user: Option<ProvenUser>, stream: &NetStream) {
     if let (Some(_), Some(version)) = (&user, stream.tls_version()) {
-        let told = std::mem::take(&mut origin.proxy_tlvs);
-        origin.proxy_tlvs = proto::proxy::with_tls_version(told, version);
+        let received = std::mem::take(&mut origin.proxy_tlvs);
+        origin.proxy_tlvs = proto::proxy::with_tls_version(received, version);
     }
     origin.user = user;
 }

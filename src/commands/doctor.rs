@@ -49,9 +49,9 @@ pub async fn run(
 }
 
 async fn run_on_all(targets: &[FleetTarget], form: FindingsForm) -> anyhow::Result<ExitCode> {
-    let heard = join_all(targets.iter().map(|FleetTarget { name, at }| examine(name, at))).await;
+    let examined = join_all(targets.iter().map(|FleetTarget { name, at }| examine(name, at))).await;
     let (mut findings, mut clocks, mut is_missing) = (Vec::new(), Vec::new(), false);
-    for (FleetTarget { name, .. }, examined) in targets.iter().zip(heard) {
+    for (FleetTarget { name, .. }, examined) in targets.iter().zip(examined) {
         match examined {
             Ok(examined) => {
                 let of_gateway = |finding| DoctorFinding { gateway: Some(Arc::clone(name)), ..finding };
@@ -72,7 +72,7 @@ async fn run_on_all(targets: &[FleetTarget], form: FindingsForm) -> anyhow::Resu
 
 async fn examine(name: &Arc<str>, at: &AdminTarget) -> anyhow::Result<ExaminedGateway> {
     let snapshot = ask_status(at).await?;
-    let clock = GatewayClock::of_picture(name, &snapshot, 0.0, SystemTime::now());
+    let clock = GatewayClock::of_snapshot(name, &snapshot, 0.0, SystemTime::now());
     let machine = match at {
         AdminTarget::Socket(_) => MachineFacts::read(),
         // It may lead to another machine, of which nothing is known here.

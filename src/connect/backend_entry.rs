@@ -130,10 +130,10 @@ impl BackendEntry {
             })
         };
         let now: Vec<_> = addresses.map(member).collect();
-        let is_gone = |known: &&Arc<BackendMember>| !now.iter().any(|member| Arc::ptr_eq(member, known));
-        let gone = before.iter().filter(is_gone).cloned().collect();
+        let is_removed = |known: &&Arc<BackendMember>| !now.iter().any(|member| Arc::ptr_eq(member, known));
+        let removed = before.iter().filter(is_removed).cloned().collect();
         self.members.store(Arc::new(now));
-        gone
+        removed
     }
 }
 

@@ -24,14 +24,14 @@ pub struct GatewayClock {
 }
 
 impl GatewayClock {
-    /// By the time of a picture that came so long before `now`; none where that is no time.
-    pub fn of_picture(
+    /// Reads the clock of a snapshot that came so long before `now`; `None` if its time is no time.
+    pub fn of_snapshot(
         name: &Arc<str>,
-        picture: &Snapshot,
+        snapshot: &Snapshot,
         heard_seconds: f64,
         now: SystemTime,
     ) -> Option<Self> {
-        let time = humantime::parse_rfc3339_weak(&picture.time).ok()?;
+        let time = humantime::parse_rfc3339_weak(&snapshot.time).ok()?;
         let [time, now] =
             [time, now].map(|at| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
         Some(Self { name: Arc::clone(name), ahead_seconds: time + heard_seconds - now })

@@ -27,7 +27,7 @@ impl FleetClocks {
         let mut clocks = Vec::new();
         for member in members.iter().filter(|member| reach::reach(member) == GatewayReach::Reached) {
             let Some((snapshot, heard_seconds)) = &member.latest else { continue };
-            let clock = GatewayClock::of_picture(&member.name, snapshot, *heard_seconds, now);
+            let clock = GatewayClock::of_snapshot(&member.name, snapshot, *heard_seconds, now);
             let Some(clock) = clock else { continue };
             self.offset.insert(Arc::clone(&member.name), clock.ahead_seconds);
             clocks.push(clock);

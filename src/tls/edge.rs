@@ -430,7 +430,7 @@ fn load_pair(pair: &KeyPair, provider: &CryptoProvider, pipes: PipePolicy) -> Re
                 "it is not the key of the certificate".into(),
                 "name the pair that belongs together",
             ),
-            other => unfit_problem(&chain, &pair.certificate).unwrap_or_else(|| {
+            other => unfit_problem(&other, &chain, &pair.certificate).unwrap_or_else(|| {
                 pem_problem(&pair.key, format!("it can not be used: {other}"), "make a new pair")
             }),
         },

@@ -23,7 +23,7 @@ use super::{
     handshake::shake,
     party::TlsParty,
     peer_verifier::PeerVerifier,
-    pem::{name_prefix, pem_problem, read_chain, read_key, read_roots, unfit_problem},
+    pem::{find_unfit, name_prefix, pem_problem, read_chain, read_key, read_roots, unfit, unfit_problem},
     revocation::{ListExpiry, RevocationLists},
     shown_certificates::ShownCertificates,
 };
@@ -98,7 +98,7 @@ impl LinkIdentity {
                 "it is not the key of the certificate".into(),
                 "name the pair that belongs together",
             ),
-            other => match unfit_problem(&chain, &tls.certificate) {
+            other => match unfit_problem(&other, &chain, &tls.certificate) {
                 Some(problem) => vec![problem],
                 None => at(
                     &tls.key,
@@ -260,8 +260,8 @@ fn check_own(
     let as_server = authorities.check_server(leaf, intermediates, now).map_err(|error| ("server", error));
     let as_client = authorities.check_client(leaf, intermediates, now).map_err(|error| ("client", error));
     as_server.and(as_client).map_err(|(side, error)| {
-        if let Some(problem) = unfit_problem(chain, certificate) {
-            return vec![problem];
+        if let Some((number, why)) = find_unfit(chain) {
+            return vec![unfit(certificate, chain, number, why)];
         }
         if let Some(fault) = authorities.fault(&error, leaf, intermediates) {
             let what = format!("{}it can not serve as a TLS {side}: {fault}", name_prefix(certificate));

@@ -169,7 +169,7 @@ fn check_whole(certificate: &CertificateDer<'_>) -> Result<(), X509Error> {
 }
 
 /// The first certificate of a chain that nobody would accept: its number, and why.
-fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
+pub(super) fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
     chain.iter().enumerate().find_map(|(at, certificate)| {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let signed = parsed.signature_algorithm.algorithm.to_id_string();
@@ -184,11 +184,26 @@ fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
     })
 }
 
-/// The problem of a certificate of ours that is unfit.
-pub(super) fn unfit_problem(chain: &[CertificateDer<'_>], certificate: &PemSource) -> Option<Problem> {
-    let (number, why) = find_unfit(chain)?;
+/// The problem of a certificate of ours for which the library did not take the pair. It reads the certificate before the
+/// key, so any other error is the key's.
+pub(super) fn unfit_problem(
+    error: &rustls::Error,
+    chain: &[CertificateDer<'_>],
+    certificate: &PemSource,
+) -> Option<Problem> {
+    let (number, why) =
+        find_unfit(chain).filter(|_| matches!(error, rustls::Error::InvalidCertificate(_)))?;
+    Some(unfit(certificate, chain, number, why))
+}
+
+pub(super) fn unfit(
+    certificate: &PemSource,
+    chain: &[CertificateDer<'_>],
+    number: usize,
+    why: &str,
+) -> Problem {
     let what = format!("{}certificate {number} of {} {why}", name_prefix(certificate), chain.len());
-    Some(pem_problem(certificate, what, "have it issued anew, or make one with `portcullis certs`"))
+    pem_problem(certificate, what, "have it issued anew, or make one with `portcullis certs`")
 }
 
 /// Signatures with SHA-1 and MD5 (RFC 8017, appendix C; RFC 3279, section 2.2.3).

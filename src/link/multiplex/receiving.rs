@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     handle::{LinkLoss, SessionFate},
-    task::{MultiplexedLink, OFFERS_A_SECOND, OFFERS_AT_ONCE, OwnerEvent},
+    task::{MultiplexedLink, OwnerEvent},
     turns::BATCH_BYTES_MAX,
 };
 use crate::proto::{
@@ -35,6 +35,10 @@ pub const BEGUN: Duration = Duration::from_secs(6);
 const READ_BYTES: usize = BATCH_BYTES_MAX + 16 * 1024;
 /// Pieces of one session that follow each other and are written at once: those of what is read at once, at least.
 const PIECES_MAX: usize = 8;
+
+/// How many offers a server may send at once, and how many more each second.
+pub(super) const OFFERS_AT_ONCE: f64 = 64.0;
+const OFFERS_A_SECOND: f64 = 4.0;
 
 thread_local! {
     /// The worker thread's buffer, borrowed within one poll and never across polls.
@@ -101,7 +105,12 @@ impl MultiplexedLink {
             let Some(received) = received? else { break };
             self.whole_by = None;
             match received {
-                HeardPiece::Data { session, bytes } => run.push(session, bytes),
+                // Of a session that is over, bytes may still come.
+                HeardPiece::Data { session, bytes } => {
+                    if self.table.receive_data(session, bytes.len())?.is_some() {
+                        run.push(session, bytes);
+                    }
+                }
                 HeardPiece::Frame { session, frame } => self.receive_frame(session, frame)?,
             }
         }
@@ -117,8 +126,7 @@ impl MultiplexedLink {
         if pieces.is_empty() {
             return Ok(());
         }
-        let bytes = pieces.iter().map(|piece| piece.len()).sum();
-        let Some(entry) = self.table.receive_data(number, bytes)? else { return Ok(()) };
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
         let row = &mut entry.row;
         match row.receive(pieces) {
             Ok(0) => {}

@@ -27,6 +27,7 @@ use super::{
         COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, LocalSide, OpenCommand, SessionFate,
     },
     ready::ReadyQueue,
+    receiving::OFFERS_AT_ONCE,
     row::{LinkedSession, Outbound},
     sending::Outgoing,
     table::SessionTable,
@@ -54,9 +55,6 @@ use crate::{
 const ROUNDS_MAX: usize = 16;
 /// A check that is this late shows that the process was not running.
 const STOPPED_MIN: Duration = Duration::from_millis(100);
-/// How many offers a server may send at once, and how many more each second.
-pub(super) const OFFERS_AT_ONCE: f64 = 64.0;
-pub(super) const OFFERS_A_SECOND: f64 = 4.0;
 /// How many sessions are served in one round.
 const SERVED_MAX: usize = 1024;
 
@@ -228,9 +226,8 @@ impl MultiplexedLink {
                 return self.poll_lost(cx);
             }
             match self.poll_round(cx).and_then(|progress| Ok(progress || self.poll_time(cx)?)) {
-                Ok(true) => {}
                 Ok(false) if self.events.is_empty() => return Poll::Pending,
-                Ok(false) => {}
+                Ok(_) => {}
                 Err(loss) => self.lose(&loss),
             }
         }
