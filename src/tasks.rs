@@ -42,12 +42,15 @@ impl Tasks {
     }
 }
 
-async fn catch_panic(name: &'static str, future: impl Future<Output = ()>) {
-    if AssertUnwindSafe(future).catch_unwind().await.is_err() {
-        tracing::error!(
-            event = "task_panicked",
-            task = name,
-            "a task panicked; this is a bug, please report it"
-        );
-    }
+/// Not an async function, whose state would hold the future twice.
+fn catch_panic(name: &'static str, future: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+        if ended.is_err() {
+            tracing::error!(
+                event = "task_panicked",
+                task = name,
+                "a task panicked; this is a bug, please report it"
+            );
+        }
+    })
 }

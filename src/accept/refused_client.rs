@@ -13,7 +13,7 @@ use super::{
 use crate::{
     admission::clients::{ClientAdmission, ClientRefusal, LoginRefusal},
     http::error_response::ErrorResponse,
-    net::{echo::EchoStream, stream::NetStream},
+    net::stream::NetStream,
     profile::ServiceName,
     proto::multiplex::open::ClientOrigin,
 };
@@ -30,7 +30,7 @@ pub async fn refuse_client(
         client: client.address,
         service: service.clone(),
         // Nothing is ever read from it.
-        stream: NetStream::Echo(EchoStream::default()),
+        stream: NetStream::Echo(Box::default()),
         prefix: Vec::new(),
         origin: client.origin(&ClientOrigin::default()),
         admission: ClientAdmission::Refused(refused),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -158,9 +159,8 @@ fn report_port(notices: &NoticeLog, event: &ListenEvent<'_>) {
 }
 
 /// Serves a client while holding its descriptor permit.
-async fn serve_within_quota(place: QuotaPermit, serving: impl Future<Output = ()>) {
-    serving.await;
-    drop(place);
+fn serve_within_quota(place: QuotaPermit, serving: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    serving.map(move |()| drop(place))
 }
 
 /// Serves a probe. If it fails before it has a session, it learns that from its TLS.

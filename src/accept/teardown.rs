@@ -167,7 +167,7 @@ mod tests {
                 std::future::pending().await
             };
             tokio::select! {
-                () = happens_after(expected, close_lingering(NetStream::Pipe(ours), b"no")) => {}
+                () = happens_after(expected, close_lingering(NetStream::Pipe(Box::new(ours)), b"no")) => {}
                 () = continues => panic!("it is not heard any more"),
                 () = answer => {}
             }

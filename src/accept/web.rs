@@ -460,9 +460,9 @@ impl ClientConnection {
         let entered = AdmittedClient {
             client: client.address,
             service: service.clone(),
-            stream: NetStream::Pipe(
+            stream: NetStream::Pipe(Box::new(
                 theirs.with_client_flag(self.tracker.end_flag()).with_revocation(self.revocation.clone()),
-            ),
+            )),
             prefix: Vec::new(),
             origin: client.origin(&self.origin),
             admission,

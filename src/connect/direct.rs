@@ -24,7 +24,6 @@ use crate::{
             self, DialError,
             unix::{UnixDialError, dial_unix},
         },
-        echo::EchoStream,
         exhausted::ExhaustedResource,
         stream::NetStream,
         tcp,
@@ -112,7 +111,7 @@ pub async fn reach_backend(
     origin: &ClientOrigin,
 ) -> Result<NetStream, ConnectFailure> {
     match target.backend.remote() {
-        None => Ok(NetStream::Echo(EchoStream::default())),
+        None => Ok(NetStream::Echo(Box::default())),
         Some(remote) => dial(remote, target.tls.as_ref(), client, origin).await,
     }
 }

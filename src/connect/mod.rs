@@ -74,6 +74,8 @@ pub struct ConnectRequest<'a> {
     pub reported: &'a Arc<ReportOnce>,
     /// Its use of a backend, held for as long as the session lives.
     pub backend: Option<BackendUse>,
+    /// The peer whose link it was last opened on.
+    pub tried: Option<Peer>,
 }
 
 impl ConnectRequest<'_> {
@@ -240,6 +242,7 @@ impl TestSession {
             notices: &self.notices,
             reported: &self.reported,
             backend: None,
+            tried: None,
         }
     }
 }

@@ -140,7 +140,8 @@ pub async fn connect_backend(
             *requests.lock_connection() = Some(reached);
         }
     }
-    Ok(NetStream::Pipe(downstream.driven_by(Box::pin(serve(requests, upstream, order.leave.clone())))))
+    let serving = Box::pin(serve(requests, upstream, order.leave.clone()));
+    Ok(NetStream::Pipe(Box::new(downstream.driven_by(serving))))
 }
 
 /// Serves the requests of one session until it ends.

@@ -1,6 +1,6 @@
 //! One attempt of a session with one upstream: what its downstream side gets from it, and how that ends.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
     link_session::{self, Toward},
@@ -10,20 +10,25 @@ use super::{
     session_permits::SessionPermits,
 };
 use crate::{
-    connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector, RefusedAt, SessionRefusal},
+    connect::{
+        ConnectFailure, ConnectRequest, ConnectedUpstream, Connector, RefusedAt, SessionRefusal,
+        backend_group::BackendUse,
+    },
     link::{
         HANDSHAKE, Peer,
         link_guard::LinkGuard,
-        multiplex::handle::{LinkGone, LocalSide, SessionFate, SessionHandle, SessionRemains, Undelivered},
+        multiplex::handle::{
+            LinkGone, LocalSide, OpenAnswer, SessionFate, SessionHandle, SessionRemains, Undelivered,
+        },
         peer_record::{PEER_REST, PeerRecord},
         session_side::{Downstream, LinkSlot, SessionOpening, Upstream},
     },
-    net::{echo::EchoStream, stream::NetStream},
+    net::stream::NetStream,
     proto::{Refusal, multiplex::frame::CutCause},
     telemetry::{
         end::{EndedBy, SessionEnd},
         log::LogEvent,
-        registry::{SessionCounters, SessionStopper, StopReason},
+        registry::{SessionCounters, SessionGuard, SessionStopper, StopReason},
     },
     verify::probe,
 };
@@ -34,13 +39,18 @@ pub(super) type EndWithRefusal = (SessionEnd, Option<SessionRefusal>);
 const LATE: &str =
     "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
 
+/// A session that was let in, with its request to the connector.
+pub(super) struct AdmittedSession<'a> {
+    pub downstream: DownstreamSide,
+    pub order: ConnectRequest<'a>,
+}
+
 /// The downstream side of a session, and what it is still waiting for.
 pub(super) struct DownstreamSide {
     pub side: Downstream,
     pub idle: Option<Duration>,
     /// It has already waited for a peer that did not answer, and will not wait for a second one.
     pub has_waited: bool,
-    pub counters: Arc<SessionCounters>,
     /// Its permits under the limits, held until it ends.
     pub permits: SessionPermits,
 }
@@ -52,33 +62,218 @@ pub(super) enum AttemptOutcome {
     Refused(ConnectFailure),
     /// It was lost before it was opened; nothing was sent.
     Again,
+    /// A link carries it from here on, and it is not tried elsewhere.
+    Carried(SessionHandle),
 }
 
-impl DownstreamSide {
+/// A session that a link carries. Beside its row there, this is all that is held of it while it is idle.
+pub(super) struct CarriedSession {
+    handle: SessionHandle,
+    /// Where the bytes go that come from the link.
+    toward: Toward,
+    idle: Option<Duration>,
+    _permits: SessionPermits,
+    _backend: Option<BackendUse>,
+}
+
+impl AdmittedSession<'_> {
     pub async fn run_attempt(
         &mut self,
         connected: Box<ConnectedUpstream>,
-        order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
         let ConnectedUpstream { side: upstream, peer, first: unsent } = unboxed(connected);
-        let counters = order.counters;
         let (upstream, link_guard) = match upstream {
             Upstream::Shared(opening) => {
-                return self.carry_on_link(opening, peer, unsent, order, stopper).await;
+                self.order.tried = peer;
+                return self.carry_on_link(opening, unsent, stopper).await;
             }
             Upstream::Backend(stream) => (stream, None),
             Upstream::Socks(stream, guard) => (stream, Some(guard)),
         };
-        AttemptOutcome::Ended(match &self.side {
-            Downstream::Opened(_) => self.attach_to_link(upstream, unsent, counters, stopper).await,
-            Downstream::Client(_) | Downstream::Socks(_) | Downstream::Gone => {
-                let relaying = self.relay_to(upstream, link_guard, unsent, counters, stopper);
-                Box::pin(relaying).await
+        let relaying = self.downstream.relay_to(upstream, link_guard, unsent, self.order.counters, stopper);
+        AttemptOutcome::Ended(Box::pin(relaying).await)
+    }
+
+    /// Opens the session on a link and gives the link the client's stream, until the other gateway has taken it.
+    async fn carry_on_link(
+        &mut self,
+        opening: Box<SessionOpening>,
+        unsent: Vec<u8>,
+        stopper: &SessionStopper,
+    ) -> AttemptOutcome {
+        let record = opening.slot.record.clone();
+        let mut handle = match self.open_on_link(opening, unsent).await {
+            Ok(handle) => handle,
+            Err(outcome) => return outcome,
+        };
+        let remains = tokio::select! {
+            answer = handle.answered() => match answer {
+                OpenAnswer::Taken => return AttemptOutcome::Carried(handle),
+                OpenAnswer::Over(remains) => remains,
+            },
+            () = stopper.stopped() => {
+                let end = stopper.end(self.order.counters.phase());
+                handle.cut(cut_cause(end.who));
+                return AttemptOutcome::Ended(end);
             }
+        };
+        Box::pin(self.conclude(remains, &record, stopper)).await
+    }
+
+    async fn open_on_link(
+        &mut self,
+        opening: Box<SessionOpening>,
+        unsent: Vec<u8>,
+    ) -> Result<SessionHandle, AttemptOutcome> {
+        let (downstream, order) = (&mut self.downstream, &mut self.order);
+        let SessionOpening { slot: LinkSlot { handle: link, place, .. }, request } = *opening;
+        let Downstream::Client(stream) = std::mem::replace(&mut downstream.side, Downstream::Gone) else {
+            let end = internal_end(order.counters, "a session without a client");
+            return Err(AttemptOutcome::Ended(end));
+        };
+        order.counters.set_via(link.id());
+        let local = LocalSide {
+            stream,
+            unsent,
+            counters: order.counters.clone(),
+            idle: downstream.idle,
+            cause_of: link_session::cause_of_client,
+        };
+        link.open(request, Box::new(local), place).await.map_err(|LinkGone(local)| {
+            downstream.side = Downstream::Client(local.stream);
+            order.unsent = local.unsent;
+            AttemptOutcome::Again
         })
     }
 
+    /// The result of a session that the other gateway has not taken.
+    async fn conclude(
+        &mut self,
+        remains: Box<SessionRemains>,
+        record: &PeerRecord,
+        stopper: &SessionStopper,
+    ) -> AttemptOutcome {
+        let (downstream, order) = (&mut self.downstream, &mut self.order);
+        let SessionRemains { how, mut stream, rest, again, is_unsent } = *remains;
+        let peer = order.tried.take();
+        match how {
+            SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink) => {
+                downstream.take_back(&mut stream);
+                order.unsent = again;
+                return AttemptOutcome::Again;
+            }
+            SessionFate::Refused(why) => {
+                downstream.take_back(&mut stream);
+                order.unsent = again;
+                return AttemptOutcome::Refused(refused_by_peer(why, peer, order));
+            }
+            SessionFate::Unanswered => {
+                if record.note_unanswered() {
+                    order.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
+                }
+                if is_unsent && !std::mem::replace(&mut downstream.has_waited, true) {
+                    downstream.take_back(&mut stream);
+                    order.unsent = again;
+                    order.refused_by.extend(peer);
+                    return AttemptOutcome::Refused(ConnectFailure {
+                        who: EndedBy::Time,
+                        refusal: Refusal::Unavailable,
+                        at: RefusedAt::Peer,
+                        reason: unanswered_reason(),
+                    });
+                }
+            }
+            SessionFate::Clean
+            | SessionFate::StreamFailed(_)
+            | SessionFate::Reset(_)
+            | SessionFate::LinkLost(_)
+            | SessionFate::Idle => {}
+        }
+        let local = LocalEnd { stream, toward: Toward::Client, idle: downstream.idle };
+        AttemptOutcome::Ended(local.finish(how, &rest, order.counters, stopper).await)
+    }
+
+    /// The other gateway has taken it, over the link that the handle is of.
+    pub fn into_carried(self: Box<Self>, handle: SessionHandle) -> CarriedSession {
+        let Self { downstream: DownstreamSide { idle, permits, .. }, order } = unboxed(self);
+        CarriedSession { handle, toward: Toward::Client, idle, _permits: permits, _backend: order.backend }
+    }
+
+    /// Gives the link that a session was opened on the stream of its backend.
+    pub async fn attach_to_link(
+        self: Box<Self>,
+        connected: Box<ConnectedUpstream>,
+    ) -> Result<CarriedSession, SessionEnd> {
+        let (Self { downstream, order }, ConnectedUpstream { side, first: unsent, .. }) =
+            (unboxed(self), unboxed(connected));
+        let DownstreamSide { side: session, idle, permits, .. } = downstream;
+        let (Downstream::Opened(session), Upstream::Backend(stream)) = (session, side) else {
+            return Err(internal_end(order.counters, "a session that no link has brought"));
+        };
+        order.counters.set_via(session.link());
+        let local = Box::new(LocalSide {
+            stream,
+            unsent,
+            counters: order.counters.clone(),
+            idle,
+            cause_of: link_session::cause_of_backend,
+        });
+        let handle = session.attach(local).await;
+        let toward = Toward::Backend;
+        Ok(CarriedSession { handle, toward, idle, _permits: permits, _backend: order.backend })
+    }
+
+    /// Answers a probe at the last half that recognises it as one. Its backend was connected; from here on an
+    /// echo answers, so that no byte of the probe reaches the backend.
+    pub async fn answer_probe(
+        mut self: Box<Self>,
+        connector: &Connector,
+        connected: Box<ConnectedUpstream>,
+        record: &SessionGuard,
+    ) -> EndWithRefusal {
+        let counters = record.counters();
+        // Its guard is held to the end.
+        let (mut reached, _guard) = match connected.side {
+            Upstream::Backend(stream) => (stream, None),
+            Upstream::Socks(stream, guard) => (stream, Some(guard)),
+            Upstream::Shared(_) => return (internal_end(counters, "a probe without a backend"), None),
+        };
+        reached.let_close_cleanly();
+        let echo = Upstream::Backend(NetStream::Echo(Box::default()));
+        let echo = Box::new(ConnectedUpstream { side: echo, peer: None, first: Vec::new() });
+        if let Downstream::Opened(_) = self.downstream.side {
+            return match self.attach_to_link(echo).await {
+                Ok(mut carried) => (carried.run(record).await, None),
+                Err(end) => (end, None),
+            };
+        }
+        match self.run_attempt(echo, record.stopper()).await {
+            AttemptOutcome::Ended(end)
+                if end.who == EndedBy::Nobody && connector.may_refuse_after_grant() =>
+            {
+                match probe::is_refused_after_grant(&mut reached).await {
+                    true => {
+                        let phase = counters.phase();
+                        // Most often the backend is the cause.
+                        let refused =
+                            SessionRefusal { refusal: Refusal::BackendUnreachable, at: RefusedAt::Peer };
+                        (SessionEnd { who: EndedBy::Peer, phase, reason: LATE.into() }, Some(refused))
+                    }
+                    false => (end, None),
+                }
+            }
+            AttemptOutcome::Ended(end) => (end, None),
+            AttemptOutcome::Refused(failure) => self.downstream.refuse(failure, counters).await,
+            AttemptOutcome::Again | AttemptOutcome::Carried(_) => {
+                let end = internal_end(counters, "an echo was lost");
+                (self.downstream.cut(end), None)
+            }
+        }
+    }
+}
+
+impl DownstreamSide {
     /// Relays between two streams; the guard is of a SOCKS5 link that it goes to.
     async fn relay_to(
         &mut self,
@@ -125,195 +320,10 @@ impl DownstreamSide {
         failed.unwrap_or_else(|| report_end(relayed, links, counters.phase(), self.idle))
     }
 
-    /// Opens the session on a link and gives the link the client's stream, until either of them ends.
-    async fn carry_on_link(
-        &mut self,
-        opening: Box<SessionOpening>,
-        peer: Option<Peer>,
-        unsent: Vec<u8>,
-        order: &mut ConnectRequest<'_>,
-        stopper: &SessionStopper,
-    ) -> AttemptOutcome {
-        let record = opening.slot.record.clone();
-        // Boxed, like what follows its end: an open session should hold no memory for how it begins and ends.
-        let mut handle = match Box::pin(self.open_on_link(opening, unsent, order)).await {
-            Ok(handle) => handle,
-            Err(outcome) => return outcome,
-        };
-        let remains = tokio::select! {
-            remains = handle.outcome() => remains,
-            () = stopper.stopped() => {
-                let end = stopper.end(order.counters.phase());
-                handle.cut(cut_cause(end.who));
-                return AttemptOutcome::Ended(end);
-            }
-        };
-        Box::pin(self.conclude(remains, peer, &record, order, stopper)).await
-    }
-
-    async fn open_on_link(
-        &mut self,
-        opening: Box<SessionOpening>,
-        unsent: Vec<u8>,
-        order: &mut ConnectRequest<'_>,
-    ) -> Result<SessionHandle, AttemptOutcome> {
-        let SessionOpening { slot: LinkSlot { handle: link, place, .. }, request } = *opening;
-        let Downstream::Client(stream) = std::mem::replace(&mut self.side, Downstream::Gone) else {
-            let end = internal_end(order.counters, "a session without a client");
-            return Err(AttemptOutcome::Ended(end));
-        };
-        order.counters.set_via(link.id());
-        let local = LocalSide {
-            stream,
-            unsent,
-            counters: self.counters.clone(),
-            idle: self.idle,
-            cause_of: link_session::cause_of_client,
-        };
-        link.open(request, Box::new(local), place).await.map_err(|LinkGone(local)| {
-            self.side = Downstream::Client(local.stream);
-            order.unsent = local.unsent;
-            AttemptOutcome::Again
-        })
-    }
-
-    /// The result of a session that this half has opened on a link.
-    async fn conclude(
-        &mut self,
-        remains: Box<SessionRemains>,
-        peer: Option<Peer>,
-        record: &PeerRecord,
-        order: &mut ConnectRequest<'_>,
-        stopper: &SessionStopper,
-    ) -> AttemptOutcome {
-        let SessionRemains { how, mut stream, rest, again, is_unsent } = *remains;
-        match how {
-            SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink) => {
-                self.take_back(&mut stream);
-                order.unsent = again;
-                return AttemptOutcome::Again;
-            }
-            SessionFate::Refused(why) => {
-                self.take_back(&mut stream);
-                order.unsent = again;
-                return AttemptOutcome::Refused(refused_by_peer(why, peer, order));
-            }
-            SessionFate::Unanswered => {
-                if record.note_unanswered() {
-                    order.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
-                }
-                if is_unsent && !std::mem::replace(&mut self.has_waited, true) {
-                    self.take_back(&mut stream);
-                    order.unsent = again;
-                    order.refused_by.extend(peer);
-                    return AttemptOutcome::Refused(ConnectFailure {
-                        who: EndedBy::Time,
-                        refusal: Refusal::Unavailable,
-                        at: RefusedAt::Peer,
-                        reason: unanswered_reason(),
-                    });
-                }
-            }
-            SessionFate::Clean
-            | SessionFate::StreamFailed(_)
-            | SessionFate::Reset(_)
-            | SessionFate::LinkLost(_)
-            | SessionFate::Idle => {}
-        }
-        let local = LocalEnd { stream, toward: Toward::Client, idle: self.idle };
-        AttemptOutcome::Ended(local.finish(how, &rest, order.counters, stopper).await)
-    }
-
     /// The client's stream is back from a link.
     fn take_back(&mut self, stream: &mut Option<NetStream>) {
         if let Some(stream) = stream.take() {
             self.side = Downstream::Client(stream);
-        }
-    }
-
-    /// Gives a link the stream of the backend for which a session was opened.
-    async fn attach_to_link(
-        &mut self,
-        stream: NetStream,
-        unsent: Vec<u8>,
-        counters: &SessionCounters,
-        stopper: &SessionStopper,
-    ) -> SessionEnd {
-        let Downstream::Opened(session) = std::mem::replace(&mut self.side, Downstream::Gone) else {
-            return internal_end(counters, "a session that no link has brought");
-        };
-        counters.set_via(session.link());
-        let local = Box::new(LocalSide {
-            stream,
-            unsent,
-            counters: self.counters.clone(),
-            idle: self.idle,
-            cause_of: link_session::cause_of_backend,
-        });
-        // Boxed for the same reason.
-        let mut handle = Box::pin(session.attach(local)).await;
-        let remains = tokio::select! {
-            remains = handle.outcome() => remains,
-            () = stopper.stopped() => {
-                let end = stopper.end(counters.phase());
-                handle.cut(cut_cause(end.who));
-                return end;
-            }
-        };
-        Box::pin(self.conclude_attached(remains, counters, stopper)).await
-    }
-
-    /// The result of a session that the other half has opened on a link.
-    async fn conclude_attached(
-        &mut self,
-        remains: Box<SessionRemains>,
-        counters: &SessionCounters,
-        stopper: &SessionStopper,
-    ) -> SessionEnd {
-        let SessionRemains { how, stream, rest, .. } = *remains;
-        let local = LocalEnd { stream, toward: Toward::Backend, idle: self.idle };
-        local.finish(how, &rest, counters, stopper).await
-    }
-
-    /// Answers a probe at the last half that recognises it as one. Its backend was connected; from here on an
-    /// echo answers, so that no byte of the probe reaches the backend.
-    pub async fn answer_probe(
-        mut self,
-        connector: &Connector,
-        connected: Box<ConnectedUpstream>,
-        order: &mut ConnectRequest<'_>,
-        stopper: &SessionStopper,
-    ) -> EndWithRefusal {
-        // Its guard is held to the end.
-        let (mut reached, _guard) = match connected.side {
-            Upstream::Backend(stream) => (stream, None),
-            Upstream::Socks(stream, guard) => (stream, Some(guard)),
-            Upstream::Shared(_) => return (internal_end(order.counters, "a probe without a backend"), None),
-        };
-        reached.let_close_cleanly();
-        let echo = Upstream::Backend(NetStream::Echo(EchoStream::default()));
-        let echo = ConnectedUpstream { side: echo, peer: None, first: Vec::new() };
-        match self.run_attempt(Box::new(echo), order, stopper).await {
-            AttemptOutcome::Ended(end)
-                if end.who == EndedBy::Nobody && connector.may_refuse_after_grant() =>
-            {
-                match probe::is_refused_after_grant(&mut reached).await {
-                    true => {
-                        let phase = order.counters.phase();
-                        // Most often the backend is the cause.
-                        let refused =
-                            SessionRefusal { refusal: Refusal::BackendUnreachable, at: RefusedAt::Peer };
-                        (SessionEnd { who: EndedBy::Peer, phase, reason: LATE.into() }, Some(refused))
-                    }
-                    false => (end, None),
-                }
-            }
-            AttemptOutcome::Ended(end) => (end, None),
-            AttemptOutcome::Refused(failure) => self.refuse(failure, order.counters).await,
-            AttemptOutcome::Again => {
-                let end = internal_end(order.counters, "an echo was lost");
-                (self.cut_downstream(end).await, None)
-            }
         }
     }
 
@@ -322,9 +332,28 @@ impl DownstreamSide {
     }
 
     /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
-    pub async fn cut_downstream(&mut self, end: SessionEnd) -> SessionEnd {
+    pub fn cut(&mut self, end: SessionEnd) -> SessionEnd {
         std::mem::replace(&mut self.side, Downstream::Gone).cut(cut_cause(end.who));
         end
+    }
+}
+
+impl CarriedSession {
+    /// Waits until the session has ended on its link, or is stopped.
+    pub async fn run(&mut self, record: &SessionGuard) -> SessionEnd {
+        let (counters, stopper) = (record.counters(), record.stopper());
+        let remains = tokio::select! {
+            remains = self.handle.outcome() => remains,
+            () = stopper.stopped() => {
+                let end = stopper.end(counters.phase());
+                self.handle.set_cause(cut_cause(end.who));
+                return end;
+            }
+        };
+        let SessionRemains { how, stream, rest, .. } = unboxed(remains);
+        let local = LocalEnd { stream, toward: self.toward, idle: self.idle };
+        // Boxed, because an open session should hold no memory for how it ends.
+        Box::pin(local.finish(how, &rest, counters, stopper)).await
     }
 }
 

@@ -20,6 +20,7 @@ mod lockdown;
 pub mod lockdown_file;
 mod monitoring;
 mod offers;
+mod opening;
 pub mod plan;
 mod ports;
 mod profiles;
@@ -393,7 +394,7 @@ impl Engine {
 
 fn shared_context(lockdown: Lockdown) -> SharedContext {
     let notices = Arc::new(NoticeLog::default());
-    let sessions = SessionContext {
+    let sessions = Arc::new(SessionContext {
         services: Arc::new(ArcSwap::from_pointee(ServiceTable::new())),
         leaving: Arc::new(ArcSwap::from_pointee(ServiceTable::new())),
         switching: Arc::default(),
@@ -404,7 +405,7 @@ fn shared_context(lockdown: Lockdown) -> SharedContext {
         logins: Arc::default(),
         backends: Arc::default(),
         lockdown,
-    };
+    });
     let serving = sessions.clone();
     let serve: ServeSession =
         Arc::new(move |requested: SessionRequest| Box::pin(serving.clone().serve(Box::new(requested))));

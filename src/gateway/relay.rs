@@ -423,7 +423,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{gateway::idle_watch::LOOK, net::echo::EchoStream};
+    use crate::gateway::idle_watch::LOOK;
 
     const EDGES: LinkSides = LinkSides { downstream: false, upstream: false };
 
@@ -501,8 +501,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_hour_of_silence_ends_at_the_idle_limit() {
-        let ((mut downstream, _client), mut upstream) =
-            (pipe().await, NetStream::Echo(EchoStream::default()));
+        let ((mut downstream, _client), mut upstream) = (pipe().await, NetStream::Echo(Box::default()));
         let (counters, idle) = (SessionCounters::default(), Duration::from_secs(3600));
         let permits = SessionPermits::of_test();
         let began = tokio::time::Instant::now();

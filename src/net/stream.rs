@@ -37,9 +37,9 @@ pub enum NetStream {
     Ws(Box<WebSocket>),
     /// A link inside a WebSocket, without TLS from gateway to gateway.
     Framed(Box<FramedSocket>),
-    /// A pipe; HTTP is spoken at its other end.
-    Pipe(PipeEnd),
-    Echo(EchoStream),
+    /// A pipe; HTTP is spoken at its other end. Boxed like the echo, because both are larger than a socket.
+    Pipe(Box<PipeEnd>),
+    Echo(Box<EchoStream>),
     /// Any of them, for a client whose service limits the speed of its bytes.
     Paced(Box<PacedStream>),
 }
@@ -71,7 +71,7 @@ impl NetStream {
     /// The pipe, if HTTP is spoken at the other end.
     pub fn pipe(&self) -> Option<&PipeEnd> {
         match self {
-            Self::Pipe(pipe) => Some(pipe),
+            Self::Pipe(pipe) => Some(&**pipe),
             Self::Paced(paced) => paced.inner().pipe(),
             Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Ws(_) | Self::Framed(_) | Self::Echo(_) => {
                 None

@@ -9,6 +9,7 @@ mod ended;
 mod ending;
 mod ends;
 mod kill;
+mod recent_bytes;
 mod rows;
 mod totals;
 
@@ -40,6 +41,7 @@ use ended::{EndedSession, EndedSessions};
 pub use ending::{SessionStopper, StopReason};
 pub use ends::ServiceEnds;
 pub use kill::{KillSelection, ListedSessions, NotKilled, SessionMatch};
+use recent_bytes::RecentBytes;
 use totals::{CountedEnd, ServiceTotals, SessionTally};
 
 /// How many rows of open sessions a snapshot has; if there are more, the busiest.
@@ -70,18 +72,19 @@ impl SessionKind {
 /// What is known of an open session.
 #[derive(Debug)]
 struct OpenSession {
-    id: String,
+    id: Box<str>,
     half: Half,
     service: ServiceName,
-    client: String,
+    client: Box<str>,
     kind: SessionKind,
     peer: Mutex<Option<Arc<str>>>,
     user: OnceLock<Box<str>>,
-    started: Instant,
+    /// In microseconds of the process.
+    started_us: u64,
     counters: Arc<SessionCounters>,
     stopper: SessionStopper,
-    /// Bytes up and down at the last ticks, for the rates; used only by the tick.
-    seen: [[AtomicU64; 2]; TICKS_KEPT],
+    /// Used only by the tick.
+    recent: Mutex<RecentBytes>,
     rates: [AtomicU64; 2],
 }
 
@@ -170,17 +173,17 @@ impl SessionRegistry {
             false => SessionCounters::default(),
         };
         let session = Arc::new(OpenSession {
-            id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)),
+            id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)).into(),
             half: role,
             service,
-            client,
+            client: client.into(),
             kind,
             peer: Mutex::default(),
             user: OnceLock::new(),
-            started: Instant::now(),
+            started_us: clock::now_us(),
             counters: Arc::new(counters),
             stopper,
-            seen: Default::default(),
+            recent: Mutex::default(),
             rates: Default::default(),
         });
         state.open.insert(key, session.clone());
@@ -264,19 +267,18 @@ impl SessionRegistry {
         while state.ticked.len() >= TICKS_KEPT || state.ticked.get(1).is_some_and(|(_, at)| is_old(*at)) {
             state.ticked.pop_front();
         }
-        let slot = |tick: u64| (tick % TICKS_KEPT as u64) as usize;
-        let from = state.ticked.front().map(|&(tick, at)| (slot(tick), now.saturating_duration_since(at)));
+        let from = state.ticked.front().map(|&(tick, at)| (tick, now.saturating_duration_since(at)));
         let tick = state.ticks;
         for session in state.open.values() {
-            for (direction, bytes) in [session.counters.up(), session.counters.down()].into_iter().enumerate()
-            {
-                let rate = from.map_or(0.0, |(slot, passed)| {
-                    let before = session.seen[slot][direction].load(Ordering::Relaxed);
-                    bytes.saturating_sub(before) as f64 / passed.as_secs_f64().max(0.001)
-                });
-                session.seen[slot(tick)][direction].store(bytes, Ordering::Relaxed);
+            let bytes = [session.counters.up(), session.counters.down()];
+            let mut recent = session.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = from.map(|(tick, passed)| (recent.at(tick), passed.as_secs_f64().max(0.001)));
+            for (direction, bytes) in bytes.into_iter().enumerate() {
+                let rate = before
+                    .map_or(0.0, |(before, passed)| bytes.saturating_sub(before[direction]) as f64 / passed);
                 session.rates[direction].store(rate as u64, Ordering::Relaxed);
             }
+            recent.note(tick, bytes);
         }
         state.ticks += 1;
         state.ticked.push_back((tick, now));
@@ -288,7 +290,7 @@ impl SessionRegistry {
     }
 
     fn close(&self, key: u64, session: Arc<OpenSession>, end: SessionEnd) {
-        let seconds = session.started.elapsed().as_secs_f64();
+        let seconds = session.age_seconds();
         session.log(&end, seconds, &self.notices);
         let mut state = self.lock();
         state.open.remove(&key);
@@ -322,6 +324,10 @@ impl SessionRegistry {
 }
 
 impl OpenSession {
+    fn age_seconds(&self) -> f64 {
+        Duration::from_micros(clock::now_us().saturating_sub(self.started_us)).as_secs_f64()
+    }
+
     /// The gateway it came through or goes to; the last one that was tried.
     fn peer(&self) -> Option<Arc<str>> {
         self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -336,7 +342,7 @@ impl OpenSession {
     fn full_name(&self) -> String {
         match self.peer() {
             Some(peer) => format!("{peer}/{}", self.id),
-            None => self.id.clone(),
+            None => self.id.to_string(),
         }
     }
 
@@ -408,7 +414,7 @@ pub struct SessionGuard {
     registry: Arc<SessionRegistry>,
     key: u64,
     session: Arc<OpenSession>,
-    end: Option<SessionEnd>,
+    end: Option<Box<SessionEnd>>,
 }
 
 impl SessionGuard {
@@ -418,6 +424,10 @@ impl SessionGuard {
 
     pub fn id(&self) -> &str {
         &self.session.id
+    }
+
+    pub fn stopper(&self) -> &SessionStopper {
+        &self.session.stopper
     }
 
     /// The rate limits of its gateway's log.
@@ -438,7 +448,7 @@ impl SessionGuard {
 
     /// Records this end. Without this call, nobody waited for the session, or a bug ended it.
     pub fn finish(mut self, end: SessionEnd) {
-        self.end = Some(end);
+        self.end = Some(Box::new(end));
     }
 }
 
@@ -456,7 +466,7 @@ impl Drop for SessionGuard {
                 reason: "its client had gone, and the rest did not end in time".into(),
             },
         };
-        let end = self.end.take().unwrap_or_else(let_go);
+        let end = self.end.take().map_or_else(let_go, |end| *end);
         self.registry.close(self.key, self.session.clone(), end);
     }
 }

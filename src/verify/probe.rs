@@ -302,7 +302,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_link_that_is_not_cut_in_time_was_not_refused() {
         let (ours, _theirs) = pipe();
-        let mut stream = NetStream::Pipe(ours);
+        let mut stream = NetStream::Pipe(Box::new(ours));
         assert!(!happens_after(CUT_WITHIN, is_refused_after_grant(&mut stream)).await);
     }
 }

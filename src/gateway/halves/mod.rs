@@ -51,7 +51,7 @@ const ENDPOINT_HANDSHAKES_EACH: usize = 64;
 /// What the halves share with the rest of the engine.
 #[derive(Clone)]
 pub struct SharedContext {
-    pub sessions: SessionContext,
+    pub sessions: Arc<SessionContext>,
     pub serve: ServeSession,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,

@@ -173,10 +173,20 @@ impl From<io::Error> for SocketError {
     }
 }
 
+/// The answer to `open`.
+#[derive(Debug)]
+pub enum OpenAnswer {
+    /// The other gateway has taken the session.
+    Taken,
+    Over(Box<SessionRemains>),
+}
+
 /// The owner of a session, as seen by the link's task. It is told once how the session ended; when it is
 /// dropped, the session is cut.
 #[derive(Debug)]
 pub(super) struct SessionOwner {
+    /// Tells an opener that the other gateway has taken the session.
+    pub answered: Option<oneshot::Sender<()>>,
     pub outcome: oneshot::Sender<Box<SessionRemains>>,
     pub cause: Arc<AtomicU8>,
 }
@@ -184,6 +194,8 @@ pub(super) struct SessionOwner {
 /// The owner's handle on a session. Dropping it cuts the session.
 #[derive(Debug)]
 pub struct SessionHandle {
+    /// For a session that was opened here, until it is answered.
+    answered: Option<oneshot::Receiver<()>>,
     outcome: oneshot::Receiver<Box<SessionRemains>>,
     cause: Arc<AtomicU8>,
     /// Tells the link of an incoming session that somebody still works on it.
@@ -215,7 +227,8 @@ pub struct LinkGone(pub Box<LocalSide>);
 pub(super) fn session_owner() -> (SessionOwner, SessionHandle) {
     let (tell, outcome) = oneshot::channel();
     let cause = Arc::new(AtomicU8::new(CutCause::Other as u8));
-    (SessionOwner { outcome: tell, cause: cause.clone() }, SessionHandle { outcome, cause, _served: None })
+    let owner = SessionOwner { answered: None, outcome: tell, cause: cause.clone() };
+    (owner, SessionHandle { answered: None, outcome, cause, _served: None })
 }
 
 impl SessionOwner {
@@ -231,6 +244,18 @@ impl SessionHandle {
         Self { _served: Some(served), ..self }
     }
 
+    /// Waits until the other gateway has taken a session that was opened here, or the session has ended.
+    pub async fn answered(&mut self) -> OpenAnswer {
+        if let Some(answered) = &mut self.answered {
+            let is_taken = answered.await.is_ok();
+            self.answered = None;
+            if !is_taken {
+                return OpenAnswer::Over(self.outcome().await);
+            }
+        }
+        OpenAnswer::Taken
+    }
+
     /// Waits until the session has ended on its link.
     pub async fn outcome(&mut self) -> Box<SessionRemains> {
         (&mut self.outcome).await.unwrap_or_else(|_| Box::new(SessionRemains::of_lost_link()))
@@ -238,6 +263,11 @@ impl SessionHandle {
 
     /// Ends the session with a reset; its stream is cut too.
     pub fn cut(self, cause: CutCause) {
+        self.set_cause(cause);
+    }
+
+    /// Sets the cause to report if the handle is dropped before the session has ended.
+    pub fn set_cause(&self, cause: CutCause) {
         self.cause.store(cause as u8, Ordering::Release);
     }
 }
@@ -300,7 +330,9 @@ impl LinkHandle {
         side: Box<LocalSide>,
         place: SessionPlace,
     ) -> Result<SessionHandle, LinkGone> {
-        let (owner, handle) = session_owner();
+        let (mut owner, mut handle) = session_owner();
+        let (tell, answered) = oneshot::channel();
+        (owner.answered, handle.answered) = (Some(tell), Some(answered));
         let command = LinkCommand::Open(Box::new(OpenCommand { request, side, place, owner }));
         match self.commands.send(command).await {
             Ok(()) => Ok(handle),

@@ -53,7 +53,8 @@ pub struct LinkedSession {
     pub answer_by: Option<Instant>,
     /// How long the link had been stopped when that was set.
     pub stopped_before: Duration,
-    pub idle: Option<IdleWatch>,
+    /// Boxed, because most services have no such limit.
+    pub idle: Option<Box<IdleWatch>>,
     /// Whether a check of its socket is scheduled.
     pub has_look: bool,
     /// Bytes in both directions, by which a stall is recognised.
@@ -149,8 +150,8 @@ impl LinkedSession {
 
     /// Attaches the local stream.
     pub fn attach(&mut self, side: Box<LocalSide>, now: Instant) {
-        self.idle =
-            side.idle.map(|limit| IdleWatch { limit, bytes: side.counters.bytes(), still_since: now });
+        let watch = |limit| IdleWatch { limit, bytes: side.counters.bytes(), still_since: now };
+        self.idle = side.idle.map(watch).map(Box::new);
         self.owes_opened = self.end == LinkEnd::Server;
         self.local = Some(side);
     }
@@ -196,6 +197,10 @@ impl LinkedSession {
     pub fn answered(&mut self) {
         self.copy = None;
         self.answer_by = None;
+        if let Some(answered) = self.owner.as_mut().and_then(|owner| owner.answered.take()) {
+            // If the owner has gone, the session is cut anyway.
+            let _ = answered.send(());
+        }
         self.update_phase();
     }
 

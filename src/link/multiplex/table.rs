@@ -42,7 +42,8 @@ pub struct TableEntry<R> {
 #[derive(Debug)]
 pub struct SessionTable<R> {
     end: LinkEnd,
-    sessions: HashMap<u32, TableEntry<R>>,
+    /// Boxed, because a map has up to twice the room that it needs, and a row is large.
+    sessions: HashMap<u32, Box<TableEntry<R>>>,
     /// The last number opened; 0 if none was.
     last: u32,
     late_bytes: u64,
@@ -64,7 +65,7 @@ impl<R> SessionTable<R> {
     }
 
     pub fn entry(&mut self, number: u32) -> Option<&mut TableEntry<R>> {
-        self.sessions.get_mut(&number)
+        self.sessions.get_mut(&number).map(Box::as_mut)
     }
 
     /// Opens a session, at whichever end.
@@ -78,7 +79,7 @@ impl<R> SessionTable<R> {
             send: SendCredit::default(),
             receive: ReceiveWindow::new(self.budget.clone()),
         };
-        self.sessions.insert(number, TableEntry { channel, row });
+        self.sessions.insert(number, Box::new(TableEntry { channel, row }));
         Ok(())
     }
 
@@ -97,8 +98,7 @@ impl<R> SessionTable<R> {
             self.late_frames = left.ok_or(PeerViolation::TooMany("frames for sessions that have ended"))?;
             return Ok(None);
         }
-        let entry = self.sessions.get_mut(&number);
-        entry.map(|entry| step(entry, other, number, kind)).transpose()
+        self.entry(number).map(|entry| step(entry, other, number, kind)).transpose()
     }
 
     /// The same for `data` of a session, which must be within its credit.
@@ -114,14 +114,13 @@ impl<R> SessionTable<R> {
             self.late_bytes = left.ok_or(PeerViolation::TooMany("bytes for sessions that have ended"))?;
             return Ok(None);
         }
-        let entry = self.sessions.get_mut(&number);
         let input = |entry| {
             let entry = step(entry, other, number, FrameType::Data)?;
             let received = entry.channel.receive.receive(bytes);
             received.map_err(|BeyondWindow| PeerViolation::BeyondCredit(number, bytes))?;
             Ok(entry)
         };
-        entry.map(input).transpose()
+        self.entry(number).map(input).transpose()
     }
 
     /// Adds credit from the other end; returns whether there was none before.
@@ -144,7 +143,7 @@ impl<R> SessionTable<R> {
         if !entry.channel.stage.has_ended(self.end.other()) || entry.channel.stage == SessionStage::Closed {
             self.late_bytes += entry.channel.receive.open() as u64;
         }
-        Some(entry)
+        Some(*entry)
     }
 
     pub fn numbers(&self) -> Vec<u32> {

@@ -17,7 +17,6 @@ use crate::{
         peer_links::take_looks,
         shares::ShareRule,
     },
-    net::echo::EchoStream,
     profile::{Carries, defaults::WAIT},
     proto::multiplex::{
         frame::{HEADER_BYTES, LinkFrame},
@@ -55,7 +54,7 @@ fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
 
 /// Parks a link that never sends anything; returns false if it is turned away.
 fn parks(pool: &Arc<Pool>, number: usize) -> bool {
-    pool.park(peer(number), orders(), NetStream::Echo(EchoStream::default())).is_ok()
+    pool.park(peer(number), orders(), NetStream::Echo(Box::default())).is_ok()
 }
 
 /// A pool with a ready link of as many peers as possible.

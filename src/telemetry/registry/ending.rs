@@ -1,9 +1,6 @@
 //! Ends an open session from outside, with a reason.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,10 +10,10 @@ use crate::telemetry::{
 };
 
 /// Ends one session. The first caller's reason counts.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct SessionStopper {
     token: CancellationToken,
-    why: Arc<OnceLock<StopReason>>,
+    why: OnceLock<StopReason>,
 }
 
 /// Why an open session is ended.
@@ -37,7 +34,7 @@ pub enum StopReason {
 impl SessionStopper {
     /// A stopper that also stops when `all` does.
     pub fn within(all: &CancellationToken) -> Self {
-        Self { token: all.child_token(), why: Arc::default() }
+        Self { token: all.child_token(), why: OnceLock::new() }
     }
 
     pub fn stop(&self, why: StopReason) {

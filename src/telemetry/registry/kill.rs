@@ -61,7 +61,7 @@ impl SessionRegistry {
         let mut found: Vec<_> =
             sessions().filter(|session| session.peer().is_some() && session.full_name() == named).collect();
         if found.is_empty() {
-            found = sessions().filter(|session| session.id == named).collect();
+            found = sessions().filter(|session| &*session.id == named).collect();
         }
         for role in [Half::Dmz, Half::Internal] {
             let of_half = found.iter().filter(|session| session.half == role);
@@ -185,20 +185,20 @@ mod tests {
         (Half::Internal, "b", "192.0.2.7:50001", Some("dmz"), "chat"),
     ];
 
-    fn open() -> (Arc<SessionRegistry>, Vec<(SessionGuard, SessionStopper)>) {
+    fn open() -> (Arc<SessionRegistry>, Vec<SessionGuard>) {
         let registry = Arc::new(SessionRegistry::new(Arc::new(NoticeLog::default())));
         let guards = OPEN.map(|(half, id, client, peer, service)| {
-            let kill = SessionStopper::default();
-            let of = (half, ServiceName::parse(service).expect("a name"));
+            let (of, stopper) =
+                ((half, ServiceName::parse(service).expect("a name")), SessionStopper::default());
             let guard =
-                registry.open(of, Some(id.to_owned()), client.to_owned(), SessionKind::Client, kill.clone());
+                registry.open(of, Some(id.to_owned()), client.to_owned(), SessionKind::Client, stopper);
             if let Some(peer) = peer {
                 guard.set_peer(&Arc::from(peer));
             }
             if id == "a" {
                 guard.set_user("alice");
             }
-            (guard, kill)
+            guard
         });
         (registry, guards.into())
     }
@@ -207,8 +207,8 @@ mod tests {
     fn check(selection: KillSelection, count: u64, killed: &[usize]) {
         let (registry, guards) = open();
         assert_eq!(registry.kill_all(&selection), count, "{selection}");
-        let cancelled: Vec<_> =
-            guards.iter().enumerate().filter(|(_, (_, kill))| kill.is_stopped()).map(|(at, _)| at).collect();
+        let stopped = guards.iter().enumerate().filter(|(_, guard)| guard.stopper().is_stopped());
+        let cancelled: Vec<_> = stopped.map(|(at, _)| at).collect();
         assert_eq!(cancelled, killed, "{selection}");
     }
 

@@ -10,16 +10,16 @@ use crate::telemetry::{
 
 impl OpenSession {
     pub(super) fn row(&self) -> SessionRow {
-        let age_seconds = self.started.elapsed().as_secs_f64();
+        let age_seconds = self.age_seconds();
         let moved_ms = Some(self.counters.moved_ms.load(Ordering::Relaxed)).filter(|&at| at > 0);
         let still = |at| clock::coarse_ms().saturating_sub(at) as f64 / 1000.0;
         let last_byte_seconds = moved_ms.filter(|_| self.counters.is_carried()).map(still);
         SessionRow {
             gateway: None,
-            id: self.id.clone(),
+            id: self.id.to_string(),
             role: self.half,
             service: self.service.to_string(),
-            client: self.client.clone(),
+            client: self.client.to_string(),
             peer: self.peer().map(|peer| peer.to_string()),
             phase: self.counters.phase(),
             age_seconds,
@@ -43,10 +43,10 @@ impl EndedSession {
     pub(super) fn row(&self) -> EndedRow {
         EndedRow {
             gateway: None,
-            id: self.session.id.clone(),
+            id: self.session.id.to_string(),
             role: self.session.half,
             service: self.session.service.to_string(),
-            client: self.session.client.clone(),
+            client: self.session.client.to_string(),
             peer: self.session.peer().map(|peer| peer.to_string()),
             end: self.end.code(),
             reason: self.end.reason.clone(),

@@ -29,6 +29,13 @@ fn a_session_that_nobody_waits_for_any_more_is_no_bug_and_a_panic_is() {
     assert_eq!(codes, ["IN", "TD"]);
 }
 
+/// A gateway may hold thousands of idle ones.
+#[test]
+fn an_open_session_takes_little_memory() {
+    let bytes = [size_of::<OpenSession>(), size_of::<SessionCounters>()];
+    assert!(bytes[0] <= 216 && bytes[1] <= 184, "{bytes:?}");
+}
+
 #[test]
 fn healthy_ends_push_no_failure_out() {
     let registry = registry();

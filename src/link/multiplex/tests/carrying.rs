@@ -1,6 +1,7 @@
 //! Sessions over a link with both ends of ours.
 
 use super::*;
+use crate::link::multiplex::{handle::OpenAnswer, row::LinkedSession, table::TableEntry};
 
 #[tokio::test]
 async fn bytes_go_both_ways_and_either_end_may_finish_first() {
@@ -22,6 +23,29 @@ async fn bytes_go_both_ways_and_either_end_may_finish_first() {
         assert!(matches!(ends, (SessionFate::Clean, SessionFate::Clean)), "{ends:?}");
         assert_eq!(session.counters.map(|counters| counters.bytes()), [8, 8]);
     }
+}
+
+#[tokio::test]
+async fn an_opener_hears_that_its_session_was_taken_or_not() {
+    let (opener, mut server) = pair().await;
+    let mut taken = session(&opener, &mut server).await;
+    let answer = timeout(PATIENCE, taken.opener.answered()).await.expect("in time");
+    assert!(matches!(answer, OpenAnswer::Taken), "{answer:?}");
+    let ((_client, near), counters) = (connected().await, Arc::default());
+    let opened = opener.handle.open(request(), side(near, &counters).into(), place()).await;
+    let mut refused = opened.expect("the link lives");
+    server.incoming().await.refuse(Refusal::Full).await;
+    let answer = timeout(PATIENCE, refused.answered()).await.expect("in time");
+    let OpenAnswer::Over(remains) = answer else { panic!("{answer:?}") };
+    assert!(matches!(remains.how, SessionFate::Refused(Refusal::Full)), "{remains:?}");
+    assert!(remains.stream.is_some(), "its client's, for another link");
+}
+
+/// A gateway may hold thousands of idle ones.
+#[test]
+fn the_row_of_a_session_is_small() {
+    let bytes = [size_of::<TableEntry<LinkedSession>>(), size_of::<LocalSide>()];
+    assert!(bytes[0] <= 280 && bytes[1] <= 112, "{bytes:?}");
 }
 
 /// Carries a session to its end, with this much in each direction.

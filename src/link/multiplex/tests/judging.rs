@@ -73,7 +73,7 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
     let parts = LinkParts { id: 1, stream: ours, peer, end, load, numbers };
     let (mut link, handle) = MultiplexedLink::new(parts);
     let local = || LocalSide {
-        stream: NetStream::Echo(EchoStream::default()),
+        stream: NetStream::Echo(Box::default()),
         unsent: b"said".to_vec(),
         counters: Arc::default(),
         idle: None,

@@ -29,7 +29,7 @@ use crate::{
         Peer,
         load::{LinkLoad, SessionPlace},
     },
-    net::{echo::EchoStream, read_ahead::ReadAhead, stream::NetStream},
+    net::{read_ahead::ReadAhead, stream::NetStream},
     profile::ServiceName,
     proto::{
         Refusal,

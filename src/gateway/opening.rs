@@ -1,0 +1,292 @@
+//! How a session is opened, in reading order: it is let in, and one link or backend after another is tried until one
+//! carries it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::Interest,
+    time::{Instant, timeout},
+};
+
+use super::{
+    attempt::{
+        AdmittedSession, AttemptOutcome, CarriedSession, DownstreamSide, EndWithRefusal, refuse_session,
+    },
+    service::{Service, ServiceSettings},
+    session::{SessionContext, unboxed},
+    session_permits::admit_session,
+};
+use crate::{
+    accept::SessionRequest,
+    connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
+    link::session_side::{Downstream, Upstream},
+    profile::Half,
+    proto::Refusal,
+    telemetry::{
+        end::{EndedBy, SessionEnd},
+        registry::{SessionCounters, SessionGuard, SessionStopper},
+        snapshot::SessionPhase,
+    },
+};
+
+/// During a switch, a connect that failed is tried again after this pause, for at most this long. Either the
+/// other half is just ahead of us, or the failure is real.
+const SWITCH_LOOK: Duration = Duration::from_millis(50);
+const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many links and peers one session tries.
+const TRIES_MAX: usize = 8;
+
+/// Where a session goes: to its service's destination or, for a probe, to the one under test.
+pub(super) struct SessionDestination<'a> {
+    pub of: Option<Arc<Connector>>,
+    pub service: &'a Arc<Service>,
+}
+
+impl SessionDestination<'_> {
+    fn connector(&self) -> Arc<Connector> {
+        self.of.clone().unwrap_or_else(|| self.service.connector.load_full())
+    }
+}
+
+/// A session that was not let in.
+struct RefusedSession {
+    downstream: Downstream,
+    failure: ConnectFailure,
+}
+
+/// Lets a session in, if it may be served.
+fn admit<'a>(
+    service: &'a Arc<Service>,
+    settings: &'a ServiceSettings,
+    mut request: Box<SessionRequest>,
+    record: &'a SessionGuard,
+    sessions: &'a SessionContext,
+) -> Result<Box<AdmittedSession<'a>>, RefusedSession> {
+    let counters = record.counters();
+    counters.enter(SessionPhase::Authorising);
+    let admitted = admit_session(&mut request, service, settings, sessions, counters);
+    let request = unboxed(request);
+    let permits = match admitted {
+        Ok(permits) => permits,
+        Err(failure) => {
+            return Err(RefusedSession { downstream: request.downstream, failure });
+        }
+    };
+    let order = ConnectRequest {
+        service: &service.name,
+        peers: settings.peers.as_deref(),
+        id: record.id(),
+        client: request.client,
+        origin: request.origin,
+        probe: request.probe,
+        counters,
+        refused_by: Vec::new(),
+        resend: Vec::new(),
+        unsent: request.prefix,
+        log: record.log(),
+        leave: &service.leave,
+        notices: &sessions.notices,
+        reported: &service.reported,
+        backend: None,
+        tried: None,
+    };
+    let downstream = DownstreamSide {
+        side: pace_client(request.downstream, request.half, service),
+        idle: settings.idle,
+        has_waited: false,
+        permits,
+    };
+    Ok(Box::new(AdmittedSession { downstream, order }))
+}
+
+/// The result of opening a session.
+pub(super) enum SessionStart {
+    Carried(CarriedSession),
+    /// It was refused or cut, or has been relayed to its end.
+    Over(EndWithRefusal),
+}
+
+/// Tries one link or backend after another, until one carries the session or none is left.
+pub(super) async fn open(
+    destination: &SessionDestination<'_>,
+    request: Box<SessionRequest>,
+    record: &SessionGuard,
+    sessions: &SessionContext,
+) -> SessionStart {
+    let (counters, stopper, settings) =
+        (record.counters(), record.stopper(), destination.service.settings.load_full());
+    let mut session = match admit(destination.service, &settings, request, record, sessions) {
+        Ok(session) => session,
+        Err(RefusedSession { downstream, failure }) => {
+            return SessionStart::Over(Box::pin(refuse_session(downstream, failure, counters)).await);
+        }
+    };
+    for _ in 0..TRIES_MAX {
+        let connecting =
+            Box::pin(connect_unless_gone(destination, &mut session, stopper, &sessions.switching));
+        let connected = match connecting.await {
+            Err(end) => return SessionStart::Over((session.downstream.cut(end), None)),
+            Ok(Ok(connected)) => connected,
+            Ok(Err(failure)) => {
+                return SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await);
+            }
+        };
+        if let Some(peer) = &connected.peer {
+            record.set_peer(&peer.label());
+        }
+        if let Upstream::Backend(_) | Upstream::Socks(..) = connected.side {
+            if session.order.probe {
+                let connector = destination.connector();
+                return SessionStart::Over(
+                    Box::pin(session.answer_probe(&connector, connected, record)).await,
+                );
+            }
+            if let Downstream::Opened(_) = session.downstream.side {
+                let attached = session.attach_to_link(connected).await;
+                return attached.map_or_else(|end| SessionStart::Over((end, None)), SessionStart::Carried);
+            }
+        }
+        match session.run_attempt(connected, stopper).await {
+            AttemptOutcome::Carried(handle) => return SessionStart::Carried(session.into_carried(handle)),
+            AttemptOutcome::Ended(end) => return SessionStart::Over((end, None)),
+            // After waiting for one backend, no other is waited for.
+            AttemptOutcome::Refused(failure)
+                if failure.refusal == Refusal::BackendLate
+                    || !destination.connector().has_other(&session.order) =>
+            {
+                return SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await);
+            }
+            AttemptOutcome::Refused(_) | AttemptOutcome::Again => {}
+        }
+    }
+    let reason = format!("{TRIES_MAX} links or gateways were tried");
+    let failure = ConnectFailure::here(EndedBy::Peer, Refusal::Unavailable, reason);
+    SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await)
+}
+
+/// Connects, unless the session is stopped or its client leaves first. In that case, returns how it ended.
+async fn connect_unless_gone(
+    destination: &SessionDestination<'_>,
+    session: &mut AdmittedSession<'_>,
+    stopper: &SessionStopper,
+    switching: &AtomicBool,
+) -> Result<Result<Box<ConnectedUpstream>, ConnectFailure>, SessionEnd> {
+    let AdmittedSession { downstream, order } = session;
+    let (counters, service, is_probe) = (order.counters, destination.service, order.probe);
+    tokio::select! {
+        biased;
+        () = stopper.stopped() => Err(stopper.end(counters.phase())),
+        connected = connect_upstream(destination, order, switching) => {
+            if let Some(wait) = counters.waited() {
+                service.waits.add(wait);
+                if !is_probe {
+                    service.wait_times.add(wait);
+                }
+            }
+            Ok(connected.map(Box::new))
+        }
+        () = wait_until_gone(&mut downstream.side, counters) => {
+            Err(SessionEnd { who: EndedBy::Client, phase: counters.phase(), reason: "the client left".into() })
+        }
+    }
+}
+
+/// Limits the speed of a client's bytes as its service says.
+fn pace_client(side: Downstream, half: Half, service: &Service) -> Downstream {
+    match (side, half) {
+        (Downstream::Client(stream), Half::Dmz) => Downstream::Client(stream.paced(&service.pace)),
+        (side, _) => side,
+    }
+}
+
+/// Connects. If a switch has replaced the connector meanwhile, or is about to, tries again, since nothing was
+/// sent yet. The other half may have closed the old path a moment before this one takes the new.
+async fn connect_upstream(
+    destination: &SessionDestination<'_>,
+    order: &mut ConnectRequest<'_>,
+    switching: &AtomicBool,
+) -> Result<ConnectedUpstream, ConnectFailure> {
+    let mut failing_since = None;
+    loop {
+        let connector = destination.connector();
+        let result = connector.connect(order).await;
+        let of_the_way = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
+        // Read first, because a switch replaces the connector before it ends.
+        let is_switching = switching.load(Ordering::SeqCst);
+        match result {
+            Err(_) if !Arc::ptr_eq(&connector, &destination.connector()) => {}
+            Err(failure) if of_the_way(&failure) && is_switching => {
+                if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_PATIENCE {
+                    return Err(failure);
+                }
+                tokio::time::sleep(SWITCH_LOOK).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// How often to check on a waiting client that has finished sending.
+const GONE_LOOK: Duration = Duration::from_millis(100);
+
+/// Returns when the client has left before its session was connected, because its connection has failed. One
+/// that has only finished sending waits like any other.
+async fn wait_until_gone(downstream: &mut Downstream, counters: &SessionCounters) {
+    if let Downstream::Opened(session) = downstream {
+        session.given_up().await;
+        return;
+    }
+    let Some(stream) = downstream.stream_mut() else { return std::future::pending().await };
+    if let Some(pipe) = stream.pipe() {
+        // A client that has sent its request and finished sending is answered. But it may have left, and should
+        // then not keep a place among those that wait for a link.
+        while timeout(GONE_LOOK, pipe.other_end_gone()).await.is_err() {
+            if pipe.has_client_ended() && counters.phase() == SessionPhase::Waiting {
+                return;
+            }
+        }
+        return;
+    }
+    let Some(stream) = stream.tcp() else { return std::future::pending().await };
+    // An error here means that the runtime is ending.
+    let _ = stream.ready(Interest::ERROR).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        connect::TestSession,
+        gateway::service::ServiceSettings,
+        link::pool::Pool,
+        profile::{PoolLimits, ServiceName},
+        tasks::Tasks,
+        tests::happens_after,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_way_that_stays_closed_under_a_switch_is_given_up_in_time() {
+        let (wait, retire) = (SWITCH_PATIENCE * 9, SWITCH_PATIENCE * 99);
+        let limits = PoolLimits { prepared: 1, wait, waiters: 1, retire, links_per_peer: None };
+        let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());
+        pool.close();
+        let name = ServiceName::parse("orders").expect("a name");
+        let closed = Connector::Reverse(pool);
+        let service = Service::new(name, ServiceSettings::default(), closed, CancellationToken::new());
+        let (destination, session) =
+            (SessionDestination { of: None, service: &service }, TestSession::of("orders"));
+        let (mut order, switching) = (session.order(), AtomicBool::new(true));
+        let connected =
+            happens_after(SWITCH_PATIENCE, connect_upstream(&destination, &mut order, &switching)).await;
+        assert_eq!(connected.expect_err("it is closed").who, EndedBy::Operator);
+    }
+}
