@@ -105,9 +105,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         }
         // Outside the runtime, whose threads would be older than the lock.
         CliAction::Selftest { of: SelftestSubject::Confine } => return selftest::run(cli.role),
-        CliAction::Man => {
-            print(&String::from_utf8_lossy(&manual::page()?))?;
-        }
+        CliAction::Man => print(&String::from_utf8_lossy(&manual::page()?))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -68,7 +68,7 @@ fn admit<'a>(
     mut request: Box<SessionRequest>,
     record: &'a SessionGuard,
     sessions: &'a SessionContext,
-) -> Result<Box<AdmittedSession<'a>>, RefusedSession> {
+) -> Result<Box<AdmittedSession<'a>>, Box<RefusedSession>> {
     let counters = record.counters();
     counters.enter(SessionPhase::Authorising);
     let admitted = admit_session(&mut request, service, settings, sessions, counters);
@@ -76,7 +76,7 @@ fn admit<'a>(
     let permits = match admitted {
         Ok(permits) => permits,
         Err(failure) => {
-            return Err(RefusedSession { downstream: request.downstream, failure });
+            return Err(Box::new(RefusedSession { downstream: request.downstream, failure }));
         }
     };
     let order = ConnectRequest {
@@ -124,7 +124,8 @@ pub(super) async fn open(
         (record.counters(), record.stopper(), destination.service.settings.load_full());
     let mut session = match admit(destination.service, &settings, request, record, sessions) {
         Ok(session) => session,
-        Err(RefusedSession { downstream, failure }) => {
+        Err(refused) => {
+            let RefusedSession { downstream, failure } = *refused;
             return SessionStart::Over(Box::pin(refuse_session(downstream, failure, counters)).await);
         }
     };
