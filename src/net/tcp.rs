@@ -3,10 +3,18 @@
 //! Linger 0 is set from the first moment, so that a socket which is dropped, or whose process is killed, ends
 //! in a reset and never looks like a clean end; [`let_close_cleanly`] takes it back.
 
-use std::{io, mem::MaybeUninit, os::fd::AsFd, time::Duration};
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::AsFd,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::{
+    io::Interest,
     net::TcpStream,
     time::{Instant, sleep},
 };
@@ -92,6 +100,26 @@ pub fn let_close_cleanly(stream: &TcpStream) {
 pub fn has_unread(stream: &impl AsFd) -> bool {
     let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
     !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Ready once so little waits unsent that the kernel asks for more (TCP_NOTSENT_LOWAT). A write would be accepted
+/// earlier: the kernel checks this only when it begins a buffer, and a buffer holds 64 KiB.
+pub fn poll_wants_more(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        if ready!(stream.poll_write_ready(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        let asked = || if wants_more(stream) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        if stream.try_io(Interest::WRITABLE, asked).is_ok() {
+            return Poll::Ready(());
+        }
+    }
+}
+
+fn wants_more(stream: &TcpStream) -> bool {
+    let mut wanted = [PollFd::new(stream, PollFlags::OUT)];
+    // The next write reports what has failed.
+    poll(&mut wanted, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
 }
 
 /// Waits until the other end's kernel has acknowledged everything that was sent, including the end. Gives up on
@@ -198,7 +226,36 @@ impl KeepaliveSettings {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
     use super::*;
+
+    const LOW_WATER: u32 = 4096;
+
+    #[tokio::test]
+    async fn the_kernel_asks_for_more_when_little_waits_and_takes_more_before() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it listens");
+        let (sender, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
+        let (sender, (mut reader, _)) = (sender.expect("it listens"), accepted.expect("one comes"));
+        SockRef::from(&sender).set_tcp_notsent_lowat(LOW_WATER).expect("Linux has it");
+        // Until the reader's window is full.
+        while poll_fn(|cx| Poll::Ready(poll_wants_more(&sender, cx))).await.is_ready() {
+            let written = sender.try_write(&[0; LOW_WATER as usize]).expect("it asked for more");
+            assert!(written > 0);
+        }
+        let (_, unsent) = outstanding(&sender);
+        assert!((LOW_WATER / 2..=2 * LOW_WATER).contains(&unsent), "{unsent}");
+        SockRef::from(&sender).send(&[0; 1024]).expect("what fits the last buffer is taken");
+        let reading = async { while reader.read(&mut [0; 65_536]).await.is_ok_and(|count| count > 0) {} };
+        tokio::select! {
+            () = poll_fn(|cx| poll_wants_more(&sender, cx)) => {}
+            () = reading => panic!("nobody has ended it"),
+        }
+        assert!(outstanding(&sender).1 < LOW_WATER / 2);
+    }
 
     /// The kernel's clock is not paused. One that carries is judged otherwise, and stays.
     #[tokio::test]

@@ -17,10 +17,10 @@ use super::{
     handle::{LinkLoss, SessionFate},
     row::{Outbound, TurnRead},
     task::{MultiplexedLink, OwnerEvent},
-    turns::{BATCH_BYTES_MAX, BATCH_BYTES_MIN, BatchLimit, Turn},
+    turns::{BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BatchLimit, KERNEL_BUFFER_BYTES, Turn},
 };
 use crate::{
-    net::stream::NetStream,
+    net::{stream::NetStream, tcp},
     proto::multiplex::{
         PeerViolation,
         frame::{DATA_BYTES_MAX, FrameType, HEADER_BYTES, LinkFrame},
@@ -51,6 +51,8 @@ pub struct Outgoing {
     /// What the stream did not take of the last batch.
     unwritten: Vec<u8>,
     is_unflushed: bool,
+    /// The last batch was full, and small: the kernel would take more than it is to hold.
+    awaits_room: bool,
     /// Since when the last batch has had to wait.
     blocked_since: Option<Instant>,
     batch_bytes: usize,
@@ -94,6 +96,7 @@ impl Outgoing {
             control: Vec::new(),
             unwritten: Vec::new(),
             is_unflushed: false,
+            awaits_room: false,
             blocked_since: None,
             batch_bytes: 0,
             batches: 0,
@@ -118,7 +121,7 @@ impl Outgoing {
 
     /// Whether the kernel has not taken the last batch yet.
     pub fn is_blocked(&self) -> bool {
-        self.is_unflushed || !self.unwritten.is_empty()
+        self.is_unflushed || self.awaits_room || !self.unwritten.is_empty()
     }
 
     /// Whether so much is waiting that optional answers are left out.
@@ -185,6 +188,13 @@ impl Outgoing {
                 Poll::Pending => return Ok(self.blocked()),
             }
         }
+        if self.awaits_room
+            && let Some(socket) = stream.tcp()
+            && tcp::poll_wants_more(socket, cx).is_pending()
+        {
+            return Ok(self.blocked());
+        }
+        self.awaits_room = false;
         self.unwritten = Vec::new();
         let waited = self.blocked_since.take().map_or(Duration::ZERO, |since| since.elapsed());
         self.limit.went_out(self.batch_bytes, waited);
@@ -216,6 +226,7 @@ impl Outgoing {
         self.unwritten = bytes[taken..].to_vec();
         self.is_unflushed = true;
         self.batch_bytes = bytes.len();
+        self.awaits_room = self.limit.is_filled_by(bytes.len()) && self.limit.bytes() < KERNEL_BUFFER_BYTES;
         Ok(())
     }
 }
@@ -377,7 +388,7 @@ impl MultiplexedLink {
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         let due = entry.channel.receive.take(taken, entry.row.held(), Instant::now);
         let has_ended = entry.channel.stage().has_ended(other);
-        if entry.row.owes_opened && (due.is_some() || entry.row.moved >= BATCH_BYTES_MIN as u64) {
+        if entry.row.owes_opened && (due.is_some() || entry.row.moved >= BATCH_BYTES_FIRST as u64) {
             self.send_opened(number)?;
         }
         due.filter(|_| !has_ended).map_or(Ok(()), |credit| self.send(LinkFrame::Credit(credit), number))

@@ -10,7 +10,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-pub const BATCH_BYTES_MIN: usize = 16 * 1024;
+/// Below this a wire runs dry before the next batch comes.
+const BATCH_BYTES_MIN: usize = 8 * 1024;
+pub const BATCH_BYTES_FIRST: usize = 16 * 1024;
+/// The kernel fills a buffer of so many bytes whatever waits unsent.
+pub const KERNEL_BUFFER_BYTES: usize = 64 * 1024;
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// A batch that waits longer than this for the kernel is too long, because whatever becomes ready meanwhile
 /// waits behind it.
@@ -107,13 +111,18 @@ pub struct BatchLimit {
 
 impl Default for BatchLimit {
     fn default() -> Self {
-        Self { bytes: BATCH_BYTES_MIN, sent_bytes: 0, waited: Duration::ZERO }
+        Self { bytes: BATCH_BYTES_FIRST, sent_bytes: 0, waited: Duration::ZERO }
     }
 }
 
 impl BatchLimit {
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether a batch of this many bytes has no room left.
+    pub fn is_filled_by(&self, bytes: usize) -> bool {
+        bytes + ROOM_BYTES_MIN > self.bytes
     }
 
     /// Notes that a batch has been taken, after it had to wait for `waited`.
@@ -123,8 +132,8 @@ impl BatchLimit {
         if waited > BATCH_WAIT_MAX {
             let taken = self.sent_bytes as f64 * BATCH_WAIT_MAX.div_duration_f64(self.waited);
             self.bytes = (taken as usize).clamp(BATCH_BYTES_MIN, self.bytes);
-        } else if bytes + ROOM_BYTES_MIN > self.bytes {
-            self.bytes = (self.bytes + BATCH_BYTES_MIN).min(BATCH_BYTES_MAX);
+        } else if self.is_filled_by(bytes) {
+            self.bytes = (self.bytes + self.bytes / 4).min(BATCH_BYTES_MAX);
         }
         if self.sent_bytes > LATELY_BYTES || self.waited > LATELY {
             self.sent_bytes /= 2;
@@ -200,7 +209,7 @@ mod tests {
     fn a_batch_grows_step_by_step_while_it_is_full() {
         let mut limit = BatchLimit::default();
         limit.went_out(100, Duration::ZERO);
-        assert_eq!(limit.bytes(), BATCH_BYTES_MIN, "it was not full");
+        assert_eq!(limit.bytes(), BATCH_BYTES_FIRST, "it was not full");
         let (mut queue, mut left) = (TurnQueue::default(), HashMap::from([(1, usize::MAX)]));
         queue.push(1);
         for _ in 0..100 {
