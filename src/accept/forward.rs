@@ -222,7 +222,8 @@ fn forget_departed(seen: &mut Vec<DialledInPeer>) {
     seen.retain(DialledInPeer::is_remembered);
     forget_succeeded(seen);
     while seen.iter().filter(|visitor| visitor.lost_for().is_some()).count() > LOST_MAX {
-        let longest = (0..seen.len()).max_by_key(|&at| seen[at].lost_for());
+        let lost = (0..seen.len()).filter(|&at| seen[at].lost_for().is_some());
+        let longest = lost.min_by_key(|&at| seen[at].counts.empty_since_us());
         longest.into_iter().for_each(|at| drop(seen.remove(at)));
     }
 }
@@ -328,7 +329,8 @@ mod tests {
             });
         }
         assert!(seen.iter().all(|visitor| visitor.lost_for().is_some()));
-        let longest = seen.iter().max_by_key(|visitor| visitor.lost_for()).and_then(|it| it.peer.instance);
+        let first = seen.iter().min_by_key(|visitor| visitor.counts.empty_since_us());
+        let longest = first.and_then(|visitor| visitor.peer.instance);
         forget_departed(&mut seen);
         assert_eq!(seen.len(), LOST_MAX);
         assert!(seen.iter().all(|visitor| visitor.peer.instance != longest));

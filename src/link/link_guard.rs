@@ -80,9 +80,12 @@ impl LinkCounters {
 
     /// How long there has been no link; `None` while there is one, or before the first.
     pub fn empty_for(&self) -> Option<Duration> {
-        let emptied_us = Some(self.emptied_us.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
-        let gone_us = clock::now_us().saturating_sub(emptied_us);
-        (self.links() == 0).then(|| Duration::from_micros(gone_us))
+        self.empty_since_us().map(|at| Duration::from_micros(clock::now_us().saturating_sub(at)))
+    }
+
+    /// When the last link went, in microseconds of [`clock`]; `None` as for [`Self::empty_for`].
+    pub fn empty_since_us(&self) -> Option<u64> {
+        Some(self.emptied_us.load(Ordering::Relaxed)).filter(|&at| at > 0 && self.links() == 0)
     }
 
     /// How long the process of a peer without links may have been gone.

@@ -296,7 +296,8 @@ pub fn forget_departed(groups: &mut Vec<PeerLinks>) {
     groups.retain(PeerLinks::is_remembered);
     forget_succeeded(groups);
     while groups.iter().filter(|group| group.lost_for().is_some()).count() > LOST_MAX {
-        let longest = (0..groups.len()).max_by_key(|&at| groups[at].lost_for());
+        let lost = (0..groups.len()).filter(|&at| groups[at].lost_for().is_some());
+        let longest = lost.min_by_key(|&at| groups[at].counts.empty_since_us());
         longest.into_iter().for_each(|at| drop(groups.remove(at)));
     }
 }
@@ -432,8 +433,8 @@ mod tests {
     fn so_many_are_missed_and_the_longest_lost_gives_way() {
         let mut groups: Vec<_> = (0..=LOST_MAX as u8).map(|number| alpha(number).0).collect();
         groups.iter_mut().for_each(|group| group.note_lost(&reset().into()));
-        let away = |group: &PeerLinks| group.lost_for();
-        let longest = groups.iter().max_by_key(|group| away(group)).and_then(|group| group.peer.instance);
+        let first = groups.iter().min_by_key(|group| group.counts.empty_since_us());
+        let longest = first.and_then(|group| group.peer.instance);
         forget_departed(&mut groups);
         assert_eq!(groups.len(), LOST_MAX);
         assert!(groups.iter().all(|group| group.peer.instance != longest));
