@@ -20,7 +20,7 @@ const talk = path => new Promise((done, failed) => {
   let told = "nothing";
   socket.onopen = () => socket.send("from the page");
   socket.onmessage = event => { told = heard(event.data); socket.close(1000); };
-  socket.onclose = event => done(`${path}: ${reported}, ${event.code} ${event.wasClean}`);
+  socket.onclose = event => done(`${path}: ${told}, ${event.code} ${event.wasClean}`);
   socket.onerror = () => failed(`${path}: failed`);
 });
 const show = text => document.querySelector("pre").textContent += text + "\n";
