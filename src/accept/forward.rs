@@ -68,8 +68,8 @@ struct DialledInPeer {
 }
 
 impl DialledInPeers {
-    /// Whether any peer has ever come.
-    pub fn has_ever_had_peer(&self) -> bool {
+    /// Whether any peer is here, or has left without saying goodbye.
+    pub fn has_peer(&self) -> bool {
         !self.lock().is_empty()
     }
 

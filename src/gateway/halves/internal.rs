@@ -221,7 +221,7 @@ impl InternalSide {
     /// What is still missing before new sessions can be carried.
     pub fn missing_reason(&self) -> Option<String> {
         match &self.parts {
-            InternalParts::Forward { ingress, visitors, .. } => (!visitors.has_ever_had_peer())
+            InternalParts::Forward { ingress, visitors, .. } => (!visitors.has_peer())
                 .then(|| format!("no DMZ gateway has dialled in at {}", ingress.describe())),
             InternalParts::Reverse { gateways } => (!gateways.all_serve()).then(|| down_reason(&self.rows())),
         }
