@@ -329,7 +329,13 @@ impl AgreedLink {
             OwnerEvent::Leaving(kind) => {
                 self.received = Some(kind);
                 self.leaves_since.get_or_insert_with(Instant::now);
-                self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
+                if let Some(guard) = &mut self.guard {
+                    // Before the link is missed: whoever dials another one has to know why.
+                    if kind == FrameType::Drain {
+                        guard.counts().note_drain();
+                    }
+                    guard.mark_leaving();
+                }
                 Some(AgreedLinkEvent::Leaves(kind))
             }
             OwnerEvent::Ended(loss) => {

@@ -56,6 +56,9 @@ pub struct DialState {
     dials: TokenBucket,
     /// The gateway has broken the protocol, and no link has lived since.
     is_distrusted: bool,
+    /// A refusal that is not reported yet, and since when. A gateway that stops closes its port before all of its
+    /// links have said so.
+    held_back: Option<(LinkFault, Instant)>,
 }
 
 /// What has failed, which decides about the next dial.
@@ -96,6 +99,7 @@ impl DialState {
             good_since: None,
             dials: TokenBucket::new(OWN_AT_ONCE, Instant::now()),
             is_distrusted: false,
+            held_back: None,
         }
     }
 
@@ -163,7 +167,8 @@ impl DialState {
     /// a row before it.
     pub fn check_proven(&mut self, now: Instant) -> Option<u32> {
         let has_lived = self.has_lived(now);
-        let has_carried = self.counts.take_carried() && !self.is_distrusted;
+        // What a link still carries for a gateway that drains proves nothing about the next dial.
+        let has_carried = self.counts.take_carried() && !self.is_distrusted && !self.goodbye.drains();
         (has_carried || has_lived).then(|| self.note_proven()).filter(|failures| *failures > 0)
     }
 
@@ -174,6 +179,7 @@ impl DialState {
         self.is_distrusted = false;
         self.paused_until = None;
         self.last_fault = None;
+        self.held_back = None;
         failures
     }
 
@@ -195,6 +201,30 @@ impl DialState {
             }
         }
         self.last_fault.replace(fault).is_none()
+    }
+
+    /// Whether a first failure is to be reported later, or not at all: the dial was refused while links are up.
+    pub fn hold_back(&mut self, fault: &LinkFault, failure: DialFailure, now: Instant) -> bool {
+        let may_stop = failure == DialFailure::Way
+            && fault.cause == LinkCause::ConnectionRefused
+            && self.counts.links() > 0;
+        if may_stop {
+            self.held_back = Some((fault.clone(), now));
+        }
+        may_stop
+    }
+
+    /// The failure that was held back, once this time has passed.
+    pub fn take_held_back(&mut self, wait: Duration, now: Instant) -> Option<LinkFault> {
+        let is_due = |(_, since): &mut (LinkFault, Instant)| now.saturating_duration_since(*since) >= wait;
+        self.held_back.take_if(is_due).map(|(fault, _)| fault)
+    }
+
+    /// Notes that the gateway drains, which explains a failure that was held back. Returns whether that is news.
+    pub fn note_drain(&mut self, fault: LinkFault, retry: RetryPolicy, now: Instant) -> bool {
+        self.goodbye.note_drain();
+        let was_held_back = self.held_back.take().is_some();
+        self.note_failure(fault, DialFailure::Drains, retry, now) || was_held_back
     }
 
     /// Adds what is known here to a snapshot row.
@@ -272,6 +302,34 @@ mod tests {
         let _guard = LinkGuard::ready(&dial_state.counts, None);
         dial_state.note_established(now);
         assert_eq!(dial_state.check_proven(now + LIVED), Some(1));
+    }
+
+    #[test]
+    fn a_refusal_beside_links_that_are_up_waits_for_a_goodbye_that_explains_it() {
+        let refused = LinkFault::new(LinkCause::ConnectionRefused, "connection refused");
+        let (mut dial_state, began) = (dial_state(), Instant::now());
+        let fails = |dial_state: &mut DialState, failure| {
+            dial_state.note_failure(refused.clone(), failure, RETRY, began)
+                && !dial_state.hold_back(&refused, failure, began)
+        };
+        assert!(fails(&mut dial_state, DialFailure::Way), "no link is up that could explain it");
+        dial_state.note_proven();
+        let _guard = LinkGuard::ready(&dial_state.counts, None);
+        assert!(!fails(&mut dial_state, DialFailure::Way), "it is held back");
+        assert_eq!(dial_state.take_held_back(LIVED, began + LIVED / 2), None);
+        assert_eq!(
+            dial_state.take_held_back(LIVED, began + LIVED),
+            Some(refused.clone()),
+            "nobody explains it"
+        );
+        assert_eq!(dial_state.take_held_back(LIVED, began + LIVED), None, "it is reported once");
+        dial_state.note_proven();
+        assert!(!fails(&mut dial_state, DialFailure::Way));
+        assert!(dial_state.note_drain(fault("it drains"), RETRY, began), "that is news");
+        assert_eq!(dial_state.take_held_back(LIVED, began + LIVED), None, "it is explained");
+        assert!(!fails(&mut dial_state, DialFailure::Way), "what follows is no news");
+        dial_state.counts.note_carried();
+        assert_eq!(dial_state.check_proven(began + LIVED), None, "what it still carries proves no dial");
     }
 
     #[test]

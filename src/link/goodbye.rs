@@ -19,6 +19,11 @@ impl GoodbyeState {
         self != Self::Unsaid
     }
 
+    /// Whether it takes no new sessions, though links may still carry some.
+    pub fn drains(self) -> bool {
+        self == Self::Drains
+    }
+
     /// Why none of its links takes sessions, as far as it has said so.
     pub fn reason(self) -> Option<&'static str> {
         match self {

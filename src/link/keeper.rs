@@ -258,15 +258,24 @@ impl LinkKeeper {
         let (retry, now) = (state.wanted.retry, Instant::now());
         let dial_state = self.dial_state(state, service);
         let proven = dial_state.check_proven(now);
-        let broken = dial_state.counts.take_violation().map(LinkFailure::Violation);
-        let is_first = broken
-            .as_ref()
-            .is_some_and(|broken| dial_state.note_failure(broken.fault(), DialFailure::Protocol, retry, now));
-        if let Some(failures) = proven {
-            self.report_proven(service, failures);
+        self.report_proven(service, proven.unwrap_or_default());
+        if let Some(broken) = dial_state.counts.take_violation().map(LinkFailure::Violation) {
+            let is_first = dial_state.note_failure(broken.fault(), DialFailure::Protocol, retry, now);
+            self.report_failed(service, &broken.fault(), DialFailure::Protocol, is_first);
         }
-        if let Some(broken) = broken {
-            self.report_failed(service, &broken, DialFailure::Protocol, is_first);
+        self.check_drain(dial_state, service, retry);
+        if let Some(refused) = dial_state.take_held_back(LOOK_AGAIN, now) {
+            self.report_failed(service, &refused, DialFailure::Way, true);
+        }
+    }
+
+    /// Checks whether the gateway has said that it drains. Its links may carry sessions for long; until one is
+    /// up again, it is dialled with pauses.
+    fn check_drain(&self, dial_state: &mut DialState, service: Option<&ServiceName>, retry: RetryPolicy) {
+        if dial_state.counts.take_drain() {
+            let fault = LinkFailure::Drains.fault();
+            let is_first = dial_state.note_drain(fault.clone(), retry, Instant::now());
+            self.report_failed(service, &fault, DialFailure::Drains, is_first);
         }
     }
 
@@ -307,8 +316,11 @@ impl LinkKeeper {
         match why {
             IdleLossReason::Retired => self.changed.notify_one(),
             IdleLossReason::Drained => {
-                self.dial_state(&mut self.lock(), service).goodbye.note_drain();
-                self.note_failed(service, &LinkFailure::Drains, DialFailure::Drains)
+                let mut state = self.lock();
+                let retry = state.wanted.retry;
+                self.check_drain(self.dial_state(&mut state, service), service, retry);
+                drop(state);
+                self.changed.notify_one();
             }
             IdleLossReason::Failed(why) => {
                 // Breaking the protocol counts as a failure, however long the link was up.
@@ -329,10 +341,14 @@ impl LinkKeeper {
         let (retry, now) = (state.wanted.retry, Instant::now());
         let dial_state = self.dial_state(&mut state, service);
         let proven = dial_state.check_proven(now);
-        let is_first = dial_state.note_failure(error.fault(), failure, retry, now);
+        let fault = error.fault();
+        let is_first = dial_state.note_failure(fault.clone(), failure, retry, now);
+        let is_held_back = is_first && dial_state.hold_back(&fault, failure, now);
         drop(state);
         self.report_proven(service, proven.unwrap_or_default());
-        self.report_failed(service, error, failure, is_first);
+        if !is_held_back {
+            self.report_failed(service, &fault, failure, is_first);
+        }
         self.changed.notify_one();
     }
 

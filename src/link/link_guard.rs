@@ -48,7 +48,9 @@ pub struct LinkCounters {
     carried: AtomicBool,
     /// How a link has broken the protocol, until it is read.
     broken: Mutex<Option<PeerViolation>>,
-    /// Notified when a ready link is taken or lost, or when one has broken the protocol.
+    /// The peer has said that it drains, and no link was established since.
+    drains: AtomicBool,
+    /// Notified when a ready link is taken or lost, when one has broken the protocol, or when the peer drains.
     fewer: Arc<Notify>,
 }
 
@@ -147,6 +149,20 @@ impl LinkCounters {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Notes that the peer has said on a link that it drains. Its sessions may go on for long.
+    pub fn note_drain(&self) {
+        self.drains.store(true, Ordering::Relaxed);
+        self.fewer.notify_one();
+    }
+
+    pub fn drains(&self) -> bool {
+        self.drains.load(Ordering::Relaxed)
+    }
+
+    pub fn take_drain(&self) -> bool {
+        self.drains.swap(false, Ordering::Relaxed)
+    }
+
     pub fn note_round_trip(&self, round_trip: Duration) {
         self.round_trip.lock().unwrap_or_else(PoisonError::into_inner).sample(round_trip);
     }
@@ -209,6 +225,7 @@ impl LinkGuard {
     pub fn ready(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
         counts.counter(LinkActivity::Ready).fetch_add(1, Ordering::Relaxed);
         counts.gone_us.store(0, Ordering::Relaxed);
+        counts.drains.store(false, Ordering::Relaxed);
         let (key, entry) = counts.table.add();
         Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: place }
     }

@@ -10,7 +10,7 @@ use crate::{
     },
     profile::{Half, ServiceName},
     proto::{multiplex::PROTOCOL_NAME, socks5},
-    telemetry::{log::LogEvent, rate_limited::LogKind},
+    telemetry::{link_cause::LinkFault, log::LogEvent, rate_limited::LogKind},
 };
 
 impl LinkKeeper {
@@ -25,11 +25,11 @@ impl LinkKeeper {
     pub(super) fn report_failed(
         &self,
         service: Option<&ServiceName>,
-        error: &LinkFailure,
+        fault: &LinkFault,
         failure: DialFailure,
         is_first: bool,
     ) {
-        let line = format!("{}: {error}", self.link_to(service));
+        let line = format!("{}: {}", self.link_to(service), fault.words);
         match (is_first, failure) {
             (true, DialFailure::Way | DialFailure::Protocol | DialFailure::Link) => {
                 self.shared.notices.warn_limited(LogKind::LinkChanged, line);

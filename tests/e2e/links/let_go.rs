@@ -184,6 +184,51 @@ async fn a_gateway_that_drains_is_no_warning() {
     }
 }
 
+#[tokio::test]
+async fn a_gateway_that_drains_while_it_carries_a_session_is_no_warning() {
+    let (port, gateway) = dialling(1).await;
+    let mut link = port.accept().await;
+    link.hear_kind(HELLO).await;
+    link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
+    link.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
+    link.hear(frames::OPENED, &[]).await;
+    // As a gateway does that stops.
+    drop(port);
+    link.say_frame(DRAIN, &[]).await;
+    gateway.until_told("it drains, and takes no links now").await;
+    // It is dialled all the same: another may come in its place.
+    let is_refused = |row: &PoolRow| row.failures > 2 && row.last_error.as_deref() != Some("it drains");
+    let row = gateway.until_pool("dials are refused", is_refused).await;
+    assert!(row.left && row.ready == 0 && row.carrying == 1, "{row:?}");
+    // There is no other gateway, so this is told, at the time when anything else would be.
+    gateway.until_told("health: DOWN").await;
+    let snapshot = gateway.now().await;
+    let is_about_links = |line: &&str| line.starts_with("link to") || line.starts_with("any service");
+    let warned = snapshot.notices.iter().filter(|line| line.level == NoticeLevel::Warn);
+    let warned: Vec<_> = warned.map(|line| &*line.text).filter(is_about_links).collect();
+    assert!(warned.is_empty(), "{warned:?}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_closed_beside_links_that_stay_is_a_warning_after_a_moment() {
+    let (port, gateway) = dialling(2).await;
+    let mut links = [port.accept().await, port.accept().await];
+    for link in &mut links {
+        link.hear_kind(HELLO).await;
+        link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
+    }
+    gateway.until_pool("they stand", |row| row.ready == 2).await;
+    drop(port);
+    let [mut goes, _stays] = links;
+    goes.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
+    goes.hear(frames::OPENED, &[]).await;
+    goes.say_frame(RETIRE, &[]).await;
+    let row = gateway.until_pool("another is dialled in vain", |row| row.failures > 0).await;
+    assert_eq!((row.ready, row.carrying), (1, 1), "{row:?}");
+    let line = gateway.until_told("refused").await;
+    assert!(line.starts_with("link to "), "{line}");
+}
+
 /// A half that serves and listens, with room for one link.
 fn with_room_for_one(place: &Place) -> Gateway {
     let text = format!(
