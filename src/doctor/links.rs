@@ -85,7 +85,7 @@ fn find_missing(pool: &PoolRow) -> Option<DoctorFinding> {
 
 /// Links are up, and none of them takes a session.
 fn find_full(pool: &PoolRow) -> Option<DoctorFinding> {
-    if pool.ready > 0 || pool.carrying == 0 {
+    if pool.ready > 0 || pool.carrying == 0 || pool.left {
         return None;
     }
     let figure = format!("0 of {} links take a session, {} clients wait", pool.carrying, pool.waiting);

@@ -258,6 +258,7 @@ impl PeerLinks {
             target: self.target,
             at_maximum: ready < self.target && self.counts.links() >= self.maximum,
             failures: self.failures,
+            left: self.goodbye.drains() && ready == 0,
             last_error: goodbye.map(Into::into),
             protocol: Some(protocol.into()),
             serves,
@@ -472,8 +473,8 @@ mod tests {
         drains.note_drain();
         let row = drains.row();
         assert_eq!(
-            (row.carrying, row.last_error.as_deref()),
-            (1, Some("it drains, and takes no new sessions"))
+            (row.carrying, row.left, row.last_error.as_deref()),
+            (1, true, Some("it drains, and takes no new sessions"))
         );
         drop(carries);
         let mut killed = group();

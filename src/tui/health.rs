@@ -29,7 +29,8 @@ pub fn count_peers(snapshot: &Snapshot) -> PeerCounts {
 pub fn count_peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> PeerCounts {
     let (mut peers, mut gone_seconds) = (BTreeMap::new(), None);
     for pool in pools.filter(|pool| !pool.standby && (pool.peer.is_some() || pool.address.is_some())) {
-        let linked = pool.ready > 0 || pool.carrying > 0 || pool.state == PoolState::Healthy;
+        let carries = pool.carrying > 0 && !pool.left;
+        let linked = pool.ready > 0 || carries || pool.state == PoolState::Healthy;
         *peers.entry((&pool.peer, &pool.address, &pool.instance)).or_insert(false) |= linked;
         gone_seconds = [gone_seconds, pool.gone_seconds].into_iter().flatten().reduce(f64::min);
     }
@@ -75,6 +76,11 @@ mod tests {
             ..Snapshot::new("edge", crate::profile::Mode::Reverse)
         };
         assert_eq!(count_peers(&seen), PeerCounts { linked: 1, known: 2, gone_seconds: Some(34.0) });
+        let carries = PoolRow { carrying: 3, ..at("10.0.0.7", 0) };
+        let carries = PoolRow { state: PoolState::Filling, ..carries };
+        let leaves = PoolRow { left: true, address: Some("10.0.0.8".into()), ..carries.clone() };
+        let counts = count_peers_of([carries, leaves].iter());
+        assert_eq!((counts.linked, counts.known), (1, 2), "one that drains takes no more clients");
     }
 
     #[test]

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use portcullis::{
-    gateway::handle::{Command, CommandAnswer},
+    gateway::handle::{Command, CommandAnswer, GatewayHandle},
     profile::Mode,
     telemetry::{
         checklist::CheckStep,
         health::{Alert, AlertKind, Health},
-        snapshot::{NoticeLevel, Snapshot},
+        snapshot::{NoticeLevel, PoolRow, Snapshot},
     },
     tui::health::{PeerCounts, count_peers},
 };
 use tokio::net::TcpStream;
 
 use crate::{
-    pool::{dmz, echoes, four, internal, until_ready},
+    pool::{dmz, echoes, four, internal, tls, until_ready},
     support::{
         gateway::{Gateway, Place},
         peers::{dial, dial_refused},
@@ -137,6 +137,94 @@ async fn a_gateway_that_says_goodbye_leaves_quietly() {
                     those that had one left in good order";
     assert_eq!(texts(&seen), [expected]);
     assert_eq!(told(&seen, "beta at"), []);
+}
+
+fn row<'a>(snapshot: &'a Snapshot, peer: &str) -> Option<&'a PoolRow> {
+    snapshot.pools.iter().find(|row| row.peer.as_deref() == Some(peer))
+}
+
+/// It takes no more sessions, and carries the last one.
+fn leaves(snapshot: &Snapshot, peer: &str) -> bool {
+    row(snapshot, peer).is_some_and(|row| row.left && row.ready == 0 && row.carrying > 0)
+}
+
+#[tokio::test]
+async fn a_gateway_that_leaves_is_none_for_the_next_client_though_it_still_carries_the_last() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let at = [dmz.link_port().await];
+    let (alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let clients = clients_over_both(&dmz).await;
+    until_healthy(&dmz).await;
+    let (alpha_stops, beta_stops) = (alpha.handle.clone(), beta.handle.clone());
+    let stops = tokio::spawn(async move { beta_stops.ask(Command::Stop).await });
+    let seen = dmz.until("it leaves", |seen| leaves(seen, "beta")).await;
+    assert_eq!((seen.health, texts(&seen).len()), (Some(Health::Healthy), 0), "{:?}", seen.alerts);
+    assert_eq!((count_peers(&seen).linked, count_peers(&seen).known), (1, 2));
+    assert!(seen.readiness.as_ref().is_some_and(|readiness| readiness.ready), "{:?}", seen.readiness);
+    let stops_too = tokio::spawn(async move { alpha_stops.ask(Command::Stop).await });
+    let seen = dmz.until("both leave", |seen| leaves(seen, "beta") && leaves(seen, "alpha")).await;
+    let lack = seen.services[0].lack.as_ref().map(|lack| &*lack.why);
+    assert_eq!(
+        (seen.health, lack),
+        (Some(Health::Down), Some("no link: it drains, and takes no new sessions"))
+    );
+    assert!(seen.readiness.as_ref().is_some_and(|readiness| !readiness.ready), "{:?}", seen.readiness);
+    drop(clients);
+    for stopped in [stops, stops_too] {
+        assert!(matches!(stopped.await.unwrap(), CommandAnswer::Done(_)));
+    }
+}
+
+#[tokio::test]
+async fn one_of_two_dialled_gateways_that_stops_with_sessions_open_is_no_warning() {
+    let place = four();
+    let [one, other] = [dmz(&place, "dmz", 0, ""), dmz(&place, "dmz2", 0, "")];
+    let at = [one.link_port().await, other.link_port().await];
+    let alpha = internal(&place, "alpha", &at, "");
+    check_quiet_stop(&one, &alpha, (one.handle.clone(), "dmz")).await;
+
+    let inside = |name: &str| {
+        let text = format!(
+            "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {} }}\n  \
+             services: {{ orders: {{ connect: 'echo://' }} }}\n",
+            tls(name, "dmz")
+        );
+        place.start(name, &text)
+    };
+    let [one, other] = [inside("alpha"), inside("beta")];
+    let text = format!(
+        "mode: forward\ndmz:\n  link: {{ connect: ['socks+tls://{}', 'socks+tls://{}'], tls: {}, prepared: 2 }}\n  \
+         services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
+        one.link_port().await,
+        other.link_port().await,
+        tls("dmz", "alpha, beta")
+    );
+    let outside = place.start("outside", &text);
+    check_quiet_stop(&outside, &outside, (one.handle.clone(), "alpha")).await;
+}
+
+/// Clients come by one half; another dials two gateways, of which this one stops.
+async fn check_quiet_stop(clients: &Gateway, dials: &Gateway, (stops, name): (GatewayHandle, &str)) {
+    let is_ready = |seen: &Snapshot| seen.pools.iter().filter(|row| row.ready == 2).count() == 2;
+    dials.until("links to both are ready", is_ready).await;
+    let open = [echoes(clients).await, echoes(clients).await, echoes(clients).await];
+    let warned = |seen: &Snapshot| {
+        let lines = seen.notices.iter().filter(|line| line.level == NoticeLevel::Warn);
+        lines.map(|line| line.text.clone()).collect::<Vec<_>>()
+    };
+    let before = warned(&*until_healthy(dials).await);
+    let stopping = tokio::spawn(async move { stops.ask(Command::Stop).await });
+    // It is dialled again and again, and refuses.
+    let is_refused =
+        |seen: &Snapshot| leaves(seen, name) && row(seen, name).is_some_and(|row| row.failures > 2);
+    let seen = dials.until("it leaves", is_refused).await;
+    assert_eq!((seen.health, texts(&seen).len()), (Some(Health::Healthy), 0), "{:?}", seen.alerts);
+    drop(open);
+    assert!(matches!(stopping.await.unwrap(), CommandAnswer::Done(_)));
+    let seen = dials.until("it has left", |seen| row(seen, name).is_some_and(|row| row.carrying == 0)).await;
+    assert_eq!((seen.health, texts(&seen).len()), (Some(Health::Healthy), 0), "{:?}", seen.alerts);
+    assert_eq!(warned(&seen), before);
 }
 
 #[tokio::test]

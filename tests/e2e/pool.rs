@@ -20,7 +20,7 @@ use crate::support::{
     ways::Plan,
 };
 
-fn tls(name: &str, peers: &str) -> String {
+pub fn tls(name: &str, peers: &str) -> String {
     format!("{{ certificate: pki/{name}.pem, key: pki/{name}.key, ca: pki/ca.pem, peers: [{peers}] }}")
 }
 

@@ -17,10 +17,11 @@ use crate::{
 };
 
 /// Whether links are up, so that sessions can be carried. A pool that dials a link for each session keeps none
-/// ready, and counts as linked while it is healthy. A gap shorter than a client's patience is ignored.
+/// ready, and counts as linked while it is healthy. A gap shorter than a client's patience is ignored. The links
+/// on which a gateway that drains still carries sessions are none for the next client.
 pub fn is_linked(pool: &PoolRow) -> bool {
     pool.ready > 0
-        || pool.carrying > 0
+        || pool.carrying > 0 && !pool.left
         || pool.state == PoolState::Healthy
         || pool.gone_seconds.is_some_and(|seconds| seconds < GAP_SECONDS)
 }
@@ -107,20 +108,28 @@ fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
 
 fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &mut Vec<Alert>) {
     let Some(first) = rows.first() else { return };
+    let of_half = snapshot.services.iter().filter(|service| service.role == first.role);
+    let hit = of_half.filter(|service| rows.iter().any(|pool| serves(pool, service)));
+    let hit: Vec<_> = hit.filter(|service| has_no_link(snapshot, service)).collect();
+    // A gateway that has said goodbye is not missed while others serve.
+    if hit.is_empty() && rows.iter().all(|pool| pool.left) {
+        return;
+    }
     let away = rows.iter().filter_map(|pool| pool.gone_seconds).reduce(f64::min);
     let is_lost = away.is_some() && rows.iter().all(|pool| !pool.left);
     let kind = if is_lost { AlertKind::PeerLost } else { AlertKind::NoLink };
     let mut alert = alert_about(first, kind, away.map_or(now, |away| time_before(now, away)));
     let text = &mut alert.text;
-    text.push_str(if is_lost { ": lost" } else { ": no link" });
+    text.push_str(match rows.iter().any(|pool| pool.carrying > 0) {
+        _ if is_lost => ": lost",
+        true => ": leaving",
+        false => ": no link",
+    });
     match rows.iter().map(|pool| pool.cut).max() {
         Some(1) => text.push_str(", 1 session cut"),
         Some(cut) if cut > 0 => text.push_str(&format!(", {cut} sessions cut")),
         _ => {}
     }
-    let of_half = snapshot.services.iter().filter(|service| service.role == first.role);
-    let hit = of_half.filter(|service| rows.iter().any(|pool| serves(pool, service)));
-    let hit: Vec<_> = hit.filter(|service| has_no_link(snapshot, service)).collect();
     text.push_str(&services_without_link(snapshot, &hit));
     // Last, because it may be long and the line may be cut.
     if let Some(error) = rows.iter().find_map(|pool| pool.last_error.as_deref()) {
@@ -259,7 +268,10 @@ const GAP_SECONDS: f64 = 1.0;
 #[cfg(test)]
 mod tests {
     use super::{
-        super::tests::{judged, noon, orders, pool, texts},
+        super::{
+            Health,
+            tests::{judged, noon, orders, pool, texts},
+        },
         *,
     };
 
@@ -290,6 +302,29 @@ mod tests {
         let reported = judged(vec![orders()], vec![left]);
         assert_eq!(reported.alerts[0].kind, AlertKind::NoLink);
         assert_eq!(texts(&reported), ["internal at 10.0.0.5: no link; no link for orders: it drains"]);
+    }
+
+    #[test]
+    fn a_gateway_that_drains_is_missed_where_no_other_serves_though_it_carries_sessions() {
+        let leaves = PoolRow {
+            left: true,
+            carrying: 1,
+            last_error: Some("it drains".into()),
+            ..pool(PoolState::Filling, 0)
+        };
+        let away = PoolRow { carrying: 0, ..leaves.clone() };
+        let other = PoolRow { address: Some("10.0.0.6".into()), ..pool(PoolState::Healthy, 8) };
+        for (row, what) in [(leaves, "leaving"), (away, "no link")] {
+            let reported = judged(vec![orders()], vec![row.clone()]);
+            assert_eq!(
+                (reported.health, reported.services[0].health),
+                (Some(Health::Down), Some(Health::Down))
+            );
+            let expected = format!("internal at 10.0.0.5: {what}; no link for orders: it drains");
+            assert_eq!(texts(&reported), [&*expected]);
+            let reported = judged(vec![orders()], vec![row, other.clone()]);
+            assert_eq!((reported.health, texts(&reported).len()), (Some(Health::Healthy), 0), "{reported:?}");
+        }
     }
 
     #[test]

@@ -301,6 +301,7 @@ pub fn number(screen_style: &ScreenStyle, count: u64) -> TableCell {
 pub fn state_word(row: &PoolRow) -> &'static str {
     match row.shown_state() {
         _ if row.standby => "standby",
+        _ if row.left && row.ready == 0 && row.carrying > 0 => "leaving",
         PoolState::Healthy => "healthy",
         PoolState::Filling if row.at_maximum => "full",
         PoolState::Filling => "filling",
