@@ -61,6 +61,8 @@ struct DialledInPeer {
     at: Instant,
     counts: Arc<LinkCounters>,
     protocol: Option<&'static str>,
+    /// How many links it means to keep, as it said on the newest one.
+    target: usize,
     failures: u64,
     last_fault: Option<LinkFault>,
     goodbye: GoodbyeState,
@@ -114,12 +116,23 @@ impl DialledInPeers {
             at: Instant::now(),
             counts: counts.clone(),
             protocol,
+            target: 0,
             failures: 0,
             last_fault: None,
             goodbye: GoodbyeState::default(),
             succession: Succession::default(),
         };
         seen.push(visitor);
+        counts
+    }
+
+    /// The same for a link of our own, on which the two ends have told each other how many there should be.
+    fn note_linked(&self, peer: &Peer, kept: u16, accepted: u16) -> Arc<LinkCounters> {
+        let counts = self.note_peer(peer, Some(multiplex::PROTOCOL_NAME));
+        if let Some(visitor) = self.lock().iter_mut().find(|visitor| visitor.peer == *peer) {
+            // It cannot keep more than this half has room for.
+            visitor.target = kept.min(accepted).into();
+        }
         counts
     }
 
@@ -185,8 +198,12 @@ impl Succeeding for DialledInPeer {
 
 impl DialledInPeer {
     fn is_remembered(&self) -> bool {
+        self.is_remembered_when(self.lost_for())
+    }
+
+    fn is_remembered_when(&self, lost: Option<Duration>) -> bool {
         let has_left = self.goodbye.is_said() && self.counts.links() == 0;
-        match self.lost_for() {
+        match lost {
             Some(lost) => lost < REMEMBERED,
             None => self.has_links() || !has_left && self.at.elapsed() < GLIMPSED,
         }
@@ -196,7 +213,12 @@ impl DialledInPeer {
         let is_own = self.protocol == Some(multiplex::PROTOCOL_NAME);
         let looks_in = !is_own && self.at.elapsed() < SEEN_WITHIN;
         let fault = |words: &str| LinkFault::new(LinkCause::Other, words);
+        let ready = self.counts.ready();
+        let left = self.counts.drains() && ready == 0;
+        let target = if is_own { self.target } else { 0 };
         let (state, last_fault) = match self.has_links() || looks_in {
+            true if left => (PoolState::Filling, Some(fault("it drains, and opens no new sessions"))),
+            true if ready < target => (PoolState::Filling, None),
             true => (PoolState::Healthy, None),
             false if is_own => (PoolState::Down, self.last_fault.clone().or_else(|| Some(fault("no link")))),
             false => (PoolState::Down, Some(fault("it has not dialled in lately"))),
@@ -205,9 +227,11 @@ impl DialledInPeer {
             peer: Some(self.peer.label().to_string()),
             address: Some(self.peer.address.to_string()),
             state,
-            ready: self.counts.ready(),
+            ready,
+            target,
             carrying: self.counts.carrying(),
             failures: self.failures,
+            left,
             protocol: self.protocol.map(Into::into),
             instance: self.peer.instance.map(|instance| instance.to_string()),
             ..PoolRow::new(Half::Internal, "*".into())
@@ -243,8 +267,8 @@ pub fn reception(
         async move {
             match handshake_done {
                 HandshakeOutcome::Seen(peer) => drop(visitors.note_peer(&peer, None)),
-                HandshakeOutcome::Linked(EstablishedLink { mut link, .. }) => {
-                    let counts = visitors.note_peer(link.peer(), Some(multiplex::PROTOCOL_NAME));
+                HandshakeOutcome::Linked(EstablishedLink { mut link, offer, grant, .. }) => {
+                    let counts = visitors.note_linked(link.peer(), grant.links_kept, offer.links_max);
                     let Some(place) = links.take(&link.peer().label()) else {
                         notices.warn_rejected_link(
                             LinkCause::AtMaximum,
@@ -322,6 +346,7 @@ mod tests {
                 at: Instant::now(),
                 counts,
                 protocol: Some(multiplex::PROTOCOL_NAME),
+                target: 1,
                 failures: 0,
                 last_fault: None,
                 goodbye: GoodbyeState::default(),
@@ -335,5 +360,28 @@ mod tests {
         assert_eq!(seen.len(), LOST_MAX);
         assert!(seen.iter().all(|visitor| visitor.peer.instance != longest));
         assert!(seen[0].row().instance.is_some(), "which process it was is still told");
+        assert!(seen[0].is_remembered_when(Some(REMEMBERED - Duration::from_secs(1))));
+        assert!(!seen[0].is_remembered_when(Some(REMEMBERED)));
+    }
+
+    #[test]
+    fn a_gateway_is_healthy_with_the_links_that_it_keeps_and_with_any_if_it_does_not_say() {
+        let peer = Peer { name: Some("dmz".into()), address: "192.0.2.1".into(), instance: None };
+        let link = |seen: &DialledInPeers, kept| LinkGuard::ready(&seen.note_linked(&peer, kept, 64), None);
+        let row = |seen: &DialledInPeers| seen.rows().remove(0);
+        let seen = DialledInPeers::default();
+        let one = link(&seen, 2);
+        assert_eq!((row(&seen).target, row(&seen).ready, row(&seen).state), (2, 1, PoolState::Filling));
+        let mut other = link(&seen, 2);
+        assert_eq!(row(&seen).state, PoolState::Healthy);
+        drop(one);
+        other.counts().note_drain();
+        other.mark_leaving();
+        assert!(row(&seen).left && row(&seen).state == PoolState::Filling, "{:?}", row(&seen));
+        let silent = DialledInPeers::default();
+        let _link = link(&silent, 0);
+        assert_eq!((row(&silent).target, row(&silent).state), (0, PoolState::Healthy));
+        let _link = link(&silent, 1000);
+        assert_eq!(row(&silent).target, 64, "there is no room for more");
     }
 }

@@ -93,8 +93,13 @@ impl GatewayDialler for ForwardGateway {
         &self.keeper
     }
 
+    /// The gateway learns another number from new links: of more there are some, of fewer none.
     fn want(&self, wanted: KeeperTarget) {
+        let are_fewer = wanted.prepared < self.keeper.wanted().prepared;
         self.keeper.update(wanted);
+        if are_fewer {
+            self.generation.advance();
+        }
     }
 
     fn retire(&self) {

@@ -254,7 +254,7 @@ pub fn speaks_own_protocol(stream: &NetStream) -> bool {
     stream.alpn() == Some(PROTOCOL_NAME.as_bytes())
 }
 
-/// The exchange of `hello`: the server offers, and says how many links it keeps, if it dials; the opener grants. What
+/// The exchange of `hello`: the server offers, the opener grants. Whoever dials says how many links it keeps. What
 /// `holds` was taken from the terms before the certificate was.
 pub async fn exchange_hello(
     reached: DialledStream,
@@ -265,7 +265,7 @@ pub async fn exchange_hello(
     let DialledStream { stream, peer, by } = reached;
     let handshake = async {
         match hello_role {
-            HelloRole::Opens(grants) => grant_services(stream, peer, grants, holds).await,
+            HelloRole::Opens(grants) => grant_services(stream, peer, grants, links_kept, holds).await,
             HelloRole::Serves(offered) => {
                 let offered = offered.load_full();
                 offer_services(stream, peer, &offered, links_kept, holds).await
@@ -282,6 +282,7 @@ async fn grant_services(
     mut stream: NetStream,
     mut peer: Peer,
     grants: &Arc<ServiceGrants>,
+    links_kept: usize,
     holds: CancellationToken,
 ) -> io::Result<EstablishedLink> {
     let LinkFrame::ServerHello(offer) = read_hello(&mut stream, LinkEnd::Server).await? else {
@@ -290,7 +291,8 @@ async fn grant_services(
     peer.instance = Some(offer.about.instance);
     let (granted, mismatches) = grants.judge(&peer, &offer.services);
     let links_max = grants.links_allowed(&peer);
-    let grant = OpenerHello { about: agreement::about(), links_max, granted };
+    let links_kept = u16::try_from(links_kept).unwrap_or(u16::MAX);
+    let grant = OpenerHello { about: agreement::about(), links_kept, links_max, granted };
     let hello = LinkFrame::OpenerHello(grant.clone());
     send_hello(&mut stream, (LinkStage::AwaitingGrant, LinkEnd::Opener), hello).await?;
     let agreed = Agreement {

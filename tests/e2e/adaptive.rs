@@ -5,7 +5,7 @@ use std::time::Duration;
 use portcullis::{
     gateway::handle::{Command, CommandAnswer},
     profile::Mode,
-    telemetry::snapshot::{LinkState, PoolRow, Snapshot},
+    telemetry::snapshot::{LinkState, PoolRow, PoolState, Snapshot},
 };
 use tokio::task::JoinSet;
 
@@ -103,23 +103,30 @@ async fn one_link_carries_session_after_session_in_both_close_orders() {
 
 #[tokio::test]
 async fn the_half_that_dials_resizes_the_pool_and_a_reload_undoes_it() {
-    let way = Plan {
-        dmz_link: ", prepared: 6",
-        internal_link: ", prepared: 6",
-        ..Plan::new(Mode::Reverse, "echo://")
-    }
-    .start()
-    .await;
-    way.ready().await;
-    let refused = way.dmz.refused(Command::Resize { prepared: 3 }).await;
-    assert!(refused.contains("the half that dials decides"), "{refused}");
-    for (prepared, command) in
-        [(3, Command::Resize { prepared: 3 }), (9, Command::Resize { prepared: 9 }), (6, Command::Reload)]
-    {
-        way.inner().done(command).await;
-        for gateway in [&way.dmz, way.inner()] {
-            let is_so = |pool: &PoolRow| pool.target == prepared && pool.ready == prepared;
-            gateway.until_pool(&format!("{prepared} links"), is_so).await;
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let plan = Plan {
+            dmz_link: ", prepared: 6",
+            internal_link: if mode == Mode::Reverse { ", prepared: 6" } else { "" },
+            ..Plan::new(mode, "echo://")
+        };
+        let way = plan.start().await;
+        way.ready().await;
+        let (dials, listens) = match mode {
+            Mode::Forward => (&way.dmz, way.inner()),
+            Mode::Direct | Mode::Reverse => (way.inner(), &way.dmz),
+        };
+        let refused = listens.refused(Command::Resize { prepared: 3 }).await;
+        assert!(refused.contains("the half that dials decides"), "{refused}");
+        for (prepared, command) in
+            [(3, Command::Resize { prepared: 3 }), (9, Command::Resize { prepared: 9 }), (6, Command::Reload)]
+        {
+            dials.done(command).await;
+            for gateway in [dials, listens] {
+                let is_so = |pool: &PoolRow| {
+                    (pool.target, pool.ready, pool.state) == (prepared, prepared, PoolState::Healthy)
+                };
+                gateway.until_pool(&format!("{mode:?}: {prepared} links"), is_so).await;
+            }
         }
     }
 }

@@ -56,7 +56,8 @@ fn greetings() -> Vec<Row> {
         push_field(&mut body, tag, value);
         body
     };
-    let grant = OpenerHello { about: about(), links_max: 4, granted: services(&["web"]) }.body();
+    let grant =
+        OpenerHello { about: about(), links_kept: 0, links_max: 4, granted: services(&["web"]) }.body();
     let twice = raw(FrameType::Hello, 0, &offer(&["web"])).repeat(2);
     let other_version = [&[1, 0, 2, 0, 3][..], &offer(&["web"])[5..]].concat();
     let cut = offer(&["web"]);

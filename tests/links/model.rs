@@ -478,7 +478,12 @@ fn offer() -> LinkFrame {
 }
 
 fn grant() -> LinkFrame {
-    LinkFrame::OpenerHello(OpenerHello { about: about(), links_max: 4, granted: vec![service()] })
+    LinkFrame::OpenerHello(OpenerHello {
+        about: about(),
+        links_kept: 0,
+        links_max: 4,
+        granted: vec![service()],
+    })
 }
 
 fn services() -> LinkFrame {

@@ -92,7 +92,7 @@ async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, Tc
         sessions_per_link: 2,
         services: vec![ServiceOffer { name, carries, state: OfferState::Open }],
     };
-    let grant = OpenerHello { about, links_max: 8, granted: vec![service.clone()] };
+    let grant = OpenerHello { about, links_kept: 0, links_max: 8, granted: vec![service.clone()] };
     let retired = CancellationToken::new();
     let grants = granting([&service, &orders()]);
     let serves = LinkServices::of_opener(&offer.services, grants, peer(number));

@@ -91,6 +91,8 @@ pub struct ServerHello {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenerHello {
     pub about: HelloAbout,
+    /// How many links it means to keep; 0 if it does not dial, or is of a version that does not say.
+    pub links_kept: u16,
     /// The most links that it accepts from one peer.
     pub links_max: u16,
     /// The offered services that clients may reach through this peer.
@@ -186,6 +188,9 @@ impl OpenerHello {
     pub fn body(&self) -> Vec<u8> {
         let mut body = Vec::new();
         self.about.push(&mut body);
+        if self.links_kept > 0 {
+            push_field(&mut body, KEEPS_TAG, &self.links_kept.to_be_bytes());
+        }
         push_field(&mut body, ROOM_TAG, &self.links_max.to_be_bytes());
         for name in self.granted.iter().take(SERVICES_MAX) {
             push_field(&mut body, GRANT_TAG, name.as_str().as_bytes());
@@ -196,17 +201,23 @@ impl OpenerHello {
     pub fn parse(body: &[u8]) -> Result<Self, PeerViolation> {
         let mut fields = FieldReader::new(FrameType::Hello, body);
         let mut about = AboutFields::default();
-        let mut links_max = None;
+        let (mut links_kept, mut links_max) = (None, None);
         let mut granted = Vec::new();
         while let Some((tag, value)) = fields.next_field()? {
             match tag {
+                KEEPS_TAG => fields.once(&mut links_kept, fields.number(value)?)?,
                 ROOM_TAG => fields.once(&mut links_max, fields.number(value)?)?,
                 GRANT_TAG if granted.len() >= SERVICES_MAX => return Err(bad("too many services")),
                 GRANT_TAG => granted.push(fields.service(value)?),
                 tag => about.take(&fields, tag, value)?,
             }
         }
-        Ok(Self { links_max: fields.required(links_max)?, granted, about: about.whole(&fields)? })
+        Ok(Self {
+            links_kept: links_kept.unwrap_or_default(),
+            links_max: fields.required(links_max)?,
+            granted,
+            about: about.whole(&fields)?,
+        })
     }
 }
 
@@ -286,8 +297,11 @@ mod tests {
     #[test]
     fn what_is_told_is_heard() {
         assert_eq!(ServerHello::parse(&server().body()), Ok(server()));
-        let opener = OpenerHello { about: about(), links_max: 64, granted: vec![name("orders")] };
-        assert_eq!(OpenerHello::parse(&opener.body()), Ok(opener));
+        for links_kept in [0, 8] {
+            let opener =
+                OpenerHello { about: about(), links_kept, links_max: 64, granted: vec![name("orders")] };
+            assert_eq!(OpenerHello::parse(&opener.body()), Ok(opener));
+        }
         assert_eq!(parse_services(&services_body(&server().services)), Ok(server().services));
     }
 
