@@ -7,7 +7,7 @@ use portcullis::{
     cli::{Cli, CliAction, SelftestSubject},
     commands, exit,
     net::passed,
-    output::print_note,
+    output::{judge_printed, print_note},
     run::{self, PreparedGateway},
     selftest,
 };
@@ -25,22 +25,29 @@ pub static MALLOC_CONF: &[u8] = b"background_thread:false,dirty_decay_ms:2000,mu
 fn main() -> ExitCode {
     // Before anything is opened that could get their numbers.
     passed::take_over_all();
-    let cli = Cli::parse();
-    let result = match &cli.command {
-        // The lock under test needs a process without other threads.
-        Some(CliAction::Selftest { of: SelftestSubject::Confine }) => selftest::run(cli.role),
-        Some(action) => in_runtime(|runtime| runtime.block_on(commands::run(&cli, action))),
-        None => match run::prepare(&cli) {
-            Ok(PreparedGateway::Ready(start)) => in_runtime(|runtime| run::run(&cli, *start, runtime)),
-            Ok(PreparedGateway::Refused(code)) => Ok(code),
-            Err(error) => Err(error),
-        },
+    let result = match Cli::try_parse() {
+        Ok(cli) => run(&cli),
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help, or the version. clap itself would exit with success on a full disk.
+        Err(help) => judge_printed(help.print()).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         // Each of our errors includes its cause already.
         print_note(format_args!("portcullis: {error}"));
         exit::FAILED.into()
     })
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        // The lock under test needs a process without other threads.
+        Some(CliAction::Selftest { of: SelftestSubject::Confine }) => selftest::run(cli.role),
+        Some(action) => in_runtime(|runtime| runtime.block_on(commands::run(cli, action))),
+        None => match run::prepare(cli)? {
+            PreparedGateway::Ready(start) => in_runtime(|runtime| run::run(cli, *start, runtime)),
+            PreparedGateway::Refused(code) => Ok(code),
+        },
+    }
 }
 
 /// How many threads carry bytes: one less than there are cores. The last core is for the kernel's part of the network, the

@@ -14,10 +14,14 @@ pub struct OutputError(#[from] io::Error);
 
 /// Prints an answer as it is.
 pub fn print(text: &str) -> Result<(), OutputError> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    judge_printed(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// What became of an answer that somebody else has printed.
+pub fn judge_printed(printed: io::Result<()>) -> Result<(), OutputError> {
+    match printed.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
+        printed => Ok(printed?),
     }
 }
 

@@ -247,8 +247,15 @@ pub fn issued(place: &Place, name: &str, from_day: i64, to_day: i64) -> (String,
 const ANSWERS: &[&[&str]] = &[
     &["schema"],
     &["man"],
+    &["--help"],
+    &["help", "attach"],
+    &["--version"],
+    &["-V"],
     &["check"],
+    &["check", "--json"],
     &["profiles"],
+    &["init", "pair", "--out", "trial"],
+    &["audit", "verify", "audit.log"],
     &["verify", "--profile", "direct"],
     &["verify", "--json", "--profile", "direct"],
     &["completions", "bash"],
@@ -260,6 +267,7 @@ fn with_a_profile() -> Place {
     let place = Place::with_certificates();
     fs::create_dir(place.path("profiles")).expect("a folder");
     place.write("profiles/direct.yaml", DIRECT);
+    place.write("audit.log", "");
     place
 }
 

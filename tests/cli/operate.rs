@@ -369,8 +369,11 @@ fn a_stop_that_cuts_ends_with_the_gateways_own_code() {
 const ASKED: &[&[&str]] = &[
     &["status"],
     &["status", "--json"],
+    &["status", "--ready"],
+    &["status", "--ready", "--json"],
     &["metrics"],
     &["doctor"],
+    &["doctor", "--json"],
     &["switch", "--plan", "two.yaml"],
     &["switch", "two.yaml"],
     &["reload"],
@@ -384,7 +387,7 @@ fn whatever_becomes_of_an_answer_is_no_panic() {
     let place = Place::with_certificates();
     place.write("one.yaml", DIRECT);
     place.write("two.yaml", DIRECT);
-    let _gateway = place.start("one");
+    let gateway = place.start("one");
     let command = |words: &[&str]| place.command(&[words, &["--admin", "run/one.sock"]].concat());
     for words in ASKED {
         let is_refused = words[0] == "kill";
@@ -402,4 +405,11 @@ fn whatever_becomes_of_an_answer_is_no_panic() {
         assert_eq!(output.status.code(), Some(1), "{words:?}: {err}");
         assert!(is_refused || err.contains("No space left on device"), "{words:?}: {err}");
     }
+    // The last one, which it does all the same.
+    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+    let output = command(&["stop"]).stdout(full).output().expect("it runs");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("No space left on device"), "{err}");
+    assert_eq!(gateway.ended().code(), Some(0));
 }
