@@ -170,8 +170,18 @@ fn origin(text: &str) -> Result<String, ValueProblem> {
     Err(ValueProblem::new(what, "write it as a browser does: `https://www.example.com`"))
 }
 
+/// Whoever agrees to this subprotocol has to continue with a handshake inside the WebSocket.
+const UNSPOKEN_HANDSHAKE: &str = "x-kaazing-handshake";
+
 /// A subprotocol as a client offers it (RFC 6455, section 4.1).
 fn protocol(text: &str) -> Result<String, ValueProblem> {
+    if text.eq_ignore_ascii_case(UNSPOKEN_HANDSHAKE) {
+        let what = format!(
+            "`{}` begins another gateway's handshake, which is not spoken here",
+            quote_for_problem(text)
+        );
+        return Err(ValueProblem::new(what, "remove it: its clients also offer what their backend speaks"));
+    }
     let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_sign) {
         return Ok(text.to_owned());
