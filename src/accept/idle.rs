@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 
 use crate::telemetry::{log::AccessRecord, registry::SessionCounters};
 
@@ -33,6 +34,8 @@ pub struct IdleState {
     /// The counters of the session, from when it begins.
     counters: OnceLock<Arc<SessionCounters>>,
     fate: Mutex<AwaitedEnd>,
+    /// Notified when the session has ended.
+    ended: Notify,
 }
 
 /// How the session has ended, or which lines of the access log wait for that.
@@ -46,7 +49,8 @@ impl IdleState {
     pub fn new_busy(reclaim: &Arc<IdleReclaim>) -> Arc<Self> {
         let fate = Mutex::new(AwaitedEnd::Open(Vec::new()));
         let (state, requests) = (AtomicU64::new(AT_WORK), Arc::new(AtomicU64::new(1)));
-        Arc::new(Self { state, reclaim: reclaim.clone(), requests, counters: OnceLock::new(), fate })
+        let (reclaim, counters, ended) = (reclaim.clone(), OnceLock::new(), Notify::new());
+        Arc::new(Self { state, reclaim, requests, counters, fate, ended })
     }
 
     fn change(&self, from: u64, to: u64) -> bool {
@@ -116,6 +120,12 @@ impl IdleState {
         if let AwaitedEnd::Open(records) = before {
             records.into_iter().for_each(|record| self.finish_record(record, code));
         }
+        self.ended.notify_one();
+    }
+
+    /// Waits until its session has ended, for the one who has reclaimed it.
+    pub async fn until_ended(&self) {
+        self.ended.notified().await;
     }
 
     /// Notes that its session has ended; returns whether it still had its permit.

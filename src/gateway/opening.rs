@@ -24,8 +24,12 @@ use super::{
 };
 use crate::{
     accept::SessionRequest,
-    connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
-    link::session_side::{Downstream, Upstream},
+    connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector, RefusedAt},
+    link::{
+        HANDSHAKE,
+        peer_record::PEER_REST,
+        session_side::{Downstream, Upstream},
+    },
     profile::Half,
     proto::Refusal,
     telemetry::{
@@ -129,6 +133,7 @@ pub(super) async fn open(
             return SessionStart::Over(Box::pin(refuse_session(downstream, failure, counters)).await);
         }
     };
+    let mut has_made_room = false;
     for _ in 0..TRIES_MAX {
         let connecting =
             Box::pin(connect_unless_gone(destination, &mut session, stopper, &sessions.switching));
@@ -157,19 +162,43 @@ pub(super) async fn open(
         match session.run_attempt(connected, stopper).await {
             AttemptOutcome::Carried(handle) => return SessionStart::Carried(session.into_carried(handle)),
             AttemptOutcome::Ended(end) => return SessionStart::Over((end, None)),
-            // After waiting for one backend, no other is waited for.
-            AttemptOutcome::Refused(failure)
-                if failure.refusal == Refusal::BackendLate
-                    || !destination.connector().has_other(&session.order) =>
-            {
-                return SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await);
+            AttemptOutcome::Refused(failure) => {
+                // After waiting for one backend, no other is waited for.
+                let goes_on = failure.refusal != Refusal::BackendLate
+                    && destination.connector().has_other(&session.order);
+                let service = destination.service;
+                if !goes_on && !make_room(&failure, service, &mut session.order, &mut has_made_room).await {
+                    return SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await);
+                }
             }
-            AttemptOutcome::Refused(_) | AttemptOutcome::Again => {}
+            AttemptOutcome::Again => {}
         }
     }
     let reason = format!("{TRIES_MAX} links or gateways were tried");
     let failure = ConnectFailure::here(EndedBy::Peer, Refusal::Unavailable, reason);
     SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await)
+}
+
+/// Where another gateway is full: closes the session that has been idle for longest, which counts there like one at
+/// work, and waits until it has ended. A session has that done for it once.
+async fn make_room(
+    failure: &ConnectFailure,
+    service: &Service,
+    order: &mut ConnectRequest<'_>,
+    has_made_room: &mut bool,
+) -> bool {
+    if order.probe || failure.refusal != Refusal::Full || failure.at != RefusedAt::Peer {
+        return false;
+    }
+    if std::mem::replace(has_made_room, true) {
+        service.note_no_room(PEER_REST);
+        return false;
+    }
+    let Some(closed) = service.close_idle() else { return false };
+    order.refused_by.clear();
+    // If it takes longer than that, the next attempt is refused in the same words.
+    let _ = timeout(HANDSHAKE, closed.until_ended()).await;
+    true
 }
 
 /// Connects, unless the session is stopped or its client leaves first. In that case, returns how it ended.

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -18,7 +18,7 @@ use crate::{
     connect::Connector,
     profile::{ByteRates, Half, OpeningHours, ServiceName, SessionLimits},
     telemetry::{
-        duration_buckets::DurationBuckets, health::DrainRequest, histogram::WaitHistogram, log,
+        clock, duration_buckets::DurationBuckets, health::DrainRequest, histogram::WaitHistogram, log,
         notices::ReportOnce, snapshot::ServicePhase,
     },
 };
@@ -57,6 +57,8 @@ pub struct Service {
     open: AtomicUsize,
     /// Sessions that can become idle, keyed by their address in memory.
     idle_capable: Mutex<HashMap<usize, Arc<IdleState>>>,
+    /// Until when no idle session is closed to make room elsewhere, in microseconds of the process.
+    no_room_until_us: AtomicU64,
 }
 
 /// A service's settings in the profile.
@@ -99,6 +101,7 @@ impl Service {
             closed: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             idle_capable: Mutex::default(),
+            no_room_until_us: AtomicU64::new(0),
         };
         service.set_settings(settings);
         Arc::new(service)
@@ -126,7 +129,7 @@ impl Service {
         let limit = self.settings.load().sessions;
         let one_more = |open: usize| (open < limit).then_some(open + 1);
         let is_free = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok();
-        if !is_free && !self.reclaim_idle() {
+        if !is_free && self.reclaim_idle().is_none() {
             return Err(limit);
         }
         if let Some(rest) = &rest {
@@ -135,14 +138,30 @@ impl Service {
         Ok(SessionPermit { service: self.clone(), rest })
     }
 
-    /// Reclaims the permit of an idle session.
-    fn reclaim_idle(&self) -> bool {
+    /// Closes the session that has been idle for longest, since another gateway counts it among those at work.
+    /// Not for a while after that was of no use: the limit there may be another one.
+    pub fn close_idle(&self) -> Option<Arc<IdleState>> {
+        let until = self.no_room_until_us.load(Ordering::Relaxed);
+        let rest = if clock::now_us() < until { None } else { self.reclaim_idle() }?;
+        // Nobody takes its permit over.
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        Some(rest)
+    }
+
+    /// Notes that another gateway had no room though an idle session was closed for it.
+    pub fn note_no_room(&self, pause: Duration) {
+        let until = clock::now_us().saturating_add(pause.as_micros() as u64);
+        self.no_room_until_us.store(until, Ordering::Relaxed);
+    }
+
+    /// Reclaims the permit of the session that has been idle for longest.
+    fn reclaim_idle(&self) -> Option<Arc<IdleState>> {
         let may_rest = self.lock_idle();
         loop {
             let resting = may_rest.values().filter_map(|rest| Some((rest.idle_since()?, rest)));
             match resting.min_by_key(|(since, _)| *since) {
-                None => return false,
-                Some((since, rest)) if rest.try_reclaim(since) => return true,
+                None => return None,
+                Some((since, rest)) if rest.try_reclaim(since) => return Some(rest.clone()),
                 // It is no longer idle.
                 Some(_) => {}
             }

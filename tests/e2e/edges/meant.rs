@@ -168,6 +168,45 @@ async fn a_client_at_rest_makes_room_for_one_that_asks() {
     }
 }
 
+/// What is inside counts sessions, idle or not; the half that knows which are idle makes room there.
+#[tokio::test]
+async fn a_client_at_rest_makes_room_where_the_inside_is_full() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        for limit in [", sessions: 2", ", per_peer: { sessions: 2 }"] {
+            let backend = Backend::new().await;
+            let to = format!("{{ address: '{}' }}{limit}", address(&backend));
+            let plan =
+                Plan { accept: "http://127.0.0.1:0", dmz_service: ", carries: http", ..Plan::new(mode, &to) };
+            let way = plan.start().await;
+            let at = port(&way).await;
+            let mut served = ServedConnections::of(&backend);
+            let mut clients = Vec::new();
+            for _ in 0..2 {
+                let mut client = dial(at).await;
+                say(&mut client, GET.as_bytes()).await;
+                let mut server = served.next_request().await;
+                say(&mut server, OK.as_bytes()).await;
+                assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
+                hear(&mut client, b"ok").await;
+                served.keep(server);
+                clients.push(client);
+            }
+            let mut third = dial(at).await;
+            say(&mut third, GET.as_bytes()).await;
+            let mut server = served.next_request().await;
+            hear_end(&mut clients.remove(0)).await;
+            // Work makes no room: two exchanges are under way.
+            say(&mut clients[0], GET.as_bytes()).await;
+            let _busy = served.next_request().await;
+            let (refused, _) = answered(&mut dial(at).await, GET).await;
+            assert_eq!(refused[0], "HTTP/1.1 503 Service Unavailable", "{mode:?}{limit}");
+            say(&mut server, OK.as_bytes()).await;
+            assert_eq!(head_line(&mut third).await, "HTTP/1.1 200 OK", "{mode:?}{limit}");
+            hear(&mut third, b"ok").await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_session_that_rests_for_one_service_makes_room_while_its_client_asks_for_another() {
     let (place, reserved) = (Place::new(), Reserved::new());
