@@ -156,10 +156,19 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
     let pages = |path: &str| {
         format!("    pages: {{ accept: ['http://127.0.0.1:0{path}'], connect: 'http://127.0.0.1:9' }}\n")
     };
+    let mall = |host: &str, port: u16| {
+        format!(
+            "    mall: {{ accept: ['http://127.0.0.1:0'], hosts: {host}, connect: 'http://127.0.0.1:{port}' }}\n"
+        )
+    };
     let mail = "    mail: { accept: ['tcp://127.0.0.1:0'], connect: 'tcp://127.0.0.1:9' }\n";
-    let before = profile("before", &format!("    {orders} }}\n{}{mail}", pages("/a")));
+    let before =
+        profile("before", &format!("    {orders} }}\n{}{}{mail}", pages("/a"), mall("a.example", 9)));
     let news = "    news: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' }\n";
-    profile("after", &format!("    {orders}, sessions: 1 }}\n{}{news}", pages("/b")));
+    profile(
+        "after",
+        &format!("    {orders}, sessions: 1 }}\n{}{}{news}", pages("/b"), mall("b.example", 10)),
+    );
     let gateway = place.start_file(&before);
     let port = gateway.client_port("orders").await;
     let mut open = [dial(port).await, dial(port).await];
@@ -175,6 +184,8 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
         "removes  mail: accept tcp://127.0.0.1:0; backend tcp://127.0.0.1:9",
         "adds     news: accept tcp://127.0.0.1:0; backend echo://",
         "changes  orders: sessions 1, was 1000",
+        "changes  mall: accept http://127.0.0.1:0 (hosts b.example), was http://127.0.0.1:0 (hosts a.example); \
+         backend http://127.0.0.1:10, was http://127.0.0.1:9",
         "changes  pages: accept http://127.0.0.1:0/b, was http://127.0.0.1:0/a",
         "over     orders: 2 open sessions stay, and new ones are refused until fewer than 1 are",
     ] {

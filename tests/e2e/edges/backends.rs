@@ -14,7 +14,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
 
 use super::http::{LAST, OK, asked, head};
 use crate::support::{
-    gateway::{Gateway, PATIENCE},
+    gateway::{Gateway, PATIENCE, happens_after},
     peers::{Backend, Reserved, dial, dial_refused, hear, say},
     ways::{MODES, Plan, Way},
 };
@@ -137,9 +137,8 @@ async fn one_that_is_late_costs_no_client_its_session() {
     let (silent, good) = (silent().await, Backend::new().await);
     let list = format!("['tcp://{}', '{}']", silent.at, good.address());
     let way = start(Mode::Reverse, "tcp://127.0.0.1:0", &list, "").await;
-    let began = Instant::now();
-    reaches(client_port(&way).await, &good).await;
-    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    let at = client_port(&way).await;
+    happens_after(Duration::from_millis(900), reaches(at, &good)).await;
     until_states(way.inner(), &[Resting, Up]).await;
     reaches(client_port(&way).await, &good).await;
 }
