@@ -41,10 +41,7 @@ impl Engine {
     /// Opens the new port, or closes one that is no longer wanted.
     pub(super) fn install_health(&mut self, new: Option<MonitorPort>, profile: &Profile) {
         if let Some(mut port) = new {
-            let watched = MonitoredGateway {
-                snapshots: self.feed.snapshots.subscribe(),
-                last_turn: self.last_turn.clone(),
-            };
+            let watched = MonitoredGateway::new(self.feed.snapshots.subscribe(), self.last_turn.clone());
             port.start(&watched, &self.shared.tasks, &self.shared.notices);
             self.health = Some(port);
         } else if profile.health.address().is_none() {

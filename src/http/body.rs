@@ -146,7 +146,7 @@ impl BodyTally {
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl MessageBody {
-    pub fn text(text: String) -> Self {
+    pub fn text(text: impl Into<Bytes>) -> Self {
         Self {
             body: BodyContent::Text(Some(text.into())),
             progress: None,

@@ -1,6 +1,6 @@
 //! Answers for monitors: a status, and lines that people can read.
 
-use hyper::{Method, StatusCode, Uri};
+use hyper::{Method, StatusCode, Uri, body::Bytes};
 
 use super::MonitoredGateway;
 use crate::telemetry::{
@@ -15,14 +15,14 @@ use crate::telemetry::{
 pub struct MonitorAnswer {
     pub status: StatusCode,
     pub content_type: &'static str,
-    pub body: String,
+    pub body: Bytes,
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const PATHS: &str = "/livez\n/readyz\n/readyz/SERVICE\n/metrics\n";
 
 impl MonitorAnswer {
-    fn new(status: StatusCode, body: impl Into<String>) -> Self {
+    fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
         Self { status, content_type: TEXT, body: body.into() }
     }
 
@@ -40,17 +40,17 @@ impl MonitorAnswer {
     }
 }
 
-pub fn answer_request(
+pub async fn answer_request(
     method: &Method,
     uri: &Uri,
     accepted: &[u8],
     watched: &MonitoredGateway,
 ) -> MonitorAnswer {
-    answer_at(clock::now_us(), method, uri, accepted, watched)
+    answer_at(clock::now_us(), method, uri, accepted, watched).await
 }
 
 /// The answer at a given time of the gateway's clock.
-fn answer_at(
+async fn answer_at(
     now_us: u64,
     method: &Method,
     uri: &Uri,
@@ -67,7 +67,7 @@ fn answer_at(
         ("/livez", None) => MonitorAnswer::well(vec!["alive".into()]),
         ("/livez" | "/readyz", Some(why)) => MonitorAnswer::unwell(vec![why]),
         ("/readyz", None) => answer_ready(&watched.snapshots.borrow(), requested_demand(uri)),
-        ("/metrics", _) => answer_metrics(watched, accepted_format(accepted)),
+        ("/metrics", _) => answer_metrics(watched, accepted_format(accepted)).await,
         (path, stalled) => match path.strip_prefix("/readyz/") {
             Some(name) => answer_service(&watched.snapshots.borrow(), name, stalled),
             None => MonitorAnswer::new(StatusCode::NOT_FOUND, PATHS),
@@ -76,13 +76,15 @@ fn answer_at(
 }
 
 /// If the engine hangs, these are the last numbers it had; /livez reports that it hangs.
-fn answer_metrics(watched: &MonitoredGateway, format: MetricsFormat) -> MonitorAnswer {
-    let snapshot = watched.snapshots.borrow().clone();
+async fn answer_metrics(watched: &MonitoredGateway, format: MetricsFormat) -> MonitorAnswer {
     let content_type = match format {
         MetricsFormat::OpenMetrics => metrics::OPEN_METRICS_CONTENT_TYPE,
         MetricsFormat::Text => metrics::TEXT_CONTENT_TYPE,
     };
-    MonitorAnswer { status: StatusCode::OK, content_type, body: metrics::render(snapshot, format) }
+    match watched.metrics.newest(&watched.snapshots, format).await {
+        Ok(body) => MonitorAnswer { status: StatusCode::OK, content_type, body },
+        Err(error) => MonitorAnswer::new(StatusCode::INTERNAL_SERVER_ERROR, format!("no numbers: {error}\n")),
+    }
 }
 
 /// OpenMetrics for those who accept it by name, the older text format for all others.
@@ -156,8 +158,8 @@ mod tests {
         telemetry::snapshot::{GatewayPhase, ServiceRow},
     };
 
-    #[test]
-    fn an_engine_that_hangs_is_neither_alive_nor_ready_and_its_last_numbers_are_told() {
+    #[tokio::test]
+    async fn an_engine_that_hangs_is_neither_alive_nor_ready_and_its_last_numbers_are_told() {
         let snapshot = Snapshot {
             phase: GatewayPhase::Running,
             services: vec![ServiceRow::new(Half::Dmz, "orders")],
@@ -165,10 +167,7 @@ mod tests {
             ..Snapshot::new("one", Mode::Direct)
         };
         // Its last turn was when the clock began.
-        let watched = MonitoredGateway {
-            snapshots: watch::channel(Arc::new(snapshot)).1,
-            last_turn: LastTurn::default(),
-        };
+        let watched = MonitoredGateway::new(watch::channel(Arc::new(snapshot)).1, LastTurn::default());
         let (well, hangs) = (TURNS_WITHIN.as_micros() as u64, TURNS_WITHIN.as_micros() as u64 + 1_000_000);
         for (path, while_well, while_it_hangs) in [
             ("/livez", 200, 503),
@@ -180,9 +179,9 @@ mod tests {
             ("/", 404, 404),
         ] {
             let uri = Uri::from_static(path);
-            let answer = |now_us| answer_at(now_us, &Method::GET, &uri, b"", &watched);
-            assert_eq!(answer(well).status.as_u16(), while_well, "{path}");
-            let reported = answer(hangs);
+            let answer = async |now_us| answer_at(now_us, &Method::GET, &uri, b"", &watched).await;
+            assert_eq!(answer(well).await.status.as_u16(), while_well, "{path}");
+            let reported = answer(hangs).await;
             assert_eq!(reported.status.as_u16(), while_it_hangs, "{path}");
             if while_it_hangs == 503 {
                 assert_eq!(reported.body, "the gateway hangs: its engine has not turned for 6s\n", "{path}");

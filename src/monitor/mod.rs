@@ -1,10 +1,11 @@
 //! The port for monitors, over HTTP: whether the gateway is alive and ready, and its numbers.
 //!
-//! It answers only from the last snapshot, so that no request delays the engine or a session. Each client gets
-//! one answer within a deadline. If there are more than a few at once, the oldest is closed, because the newest
+//! It answers only from the last snapshot, and the numbers are written off the threads that carry bytes, so that
+//! no request delays the engine or a session. Each client gets one answer within a deadline. If there are more than a few at once, the oldest is closed, because the newest
 //! can be served soonest. The contents of answers are in [`answers`].
 
 mod answers;
+mod rendered_metrics;
 mod server;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
 
 use tokio::sync::watch;
 
+use self::rendered_metrics::RenderedMetrics;
 use crate::{
     net::{
         listen::{self, BindError, Listener, ListenerGuard},
@@ -36,8 +38,15 @@ pub const DESCRIPTORS_MAX: usize = server::CONNECTIONS_MAX + 1;
 /// What the port answers from.
 #[derive(Debug, Clone)]
 pub struct MonitoredGateway {
-    pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    pub last_turn: LastTurn,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    last_turn: LastTurn,
+    metrics: RenderedMetrics,
+}
+
+impl MonitoredGateway {
+    pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>, last_turn: LastTurn) -> Self {
+        Self { snapshots, last_turn, metrics: RenderedMetrics::default() }
+    }
 }
 
 /// When the engine last took a turn.

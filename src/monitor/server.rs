@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{MonitoredGateway, answers};
 use crate::{
+    http::body::MessageBody,
     net::listen::{ListenEvent, Listener},
     tasks::Tasks,
     telemetry::{log::LogEvent, notices::NoticeLog},
@@ -67,7 +68,7 @@ pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Task
 async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
     let answer = service_fn(|request: Request<Incoming>| {
         let watched = &watched;
-        async move { Ok::<_, Infallible>(respond(&request, watched)) }
+        async move { Ok::<_, Infallible>(respond(&request, watched).await) }
     });
     let mut server = http1::Builder::new();
     server.keep_alive(false).header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
@@ -80,10 +81,10 @@ async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
     let _ = timeout(FAREWELL, rest).await;
 }
 
-fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Response<String> {
+async fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Response<MessageBody> {
     let accepted = request.headers().get(ACCEPT).map_or(&b""[..], |accepted| accepted.as_bytes());
-    let reported = answers::answer_request(request.method(), request.uri(), accepted, watched);
-    let mut response = Response::new(reported.body);
+    let reported = answers::answer_request(request.method(), request.uri(), accepted, watched).await;
+    let mut response = Response::new(MessageBody::text(reported.body));
     *response.status_mut() = reported.status;
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(reported.content_type));
@@ -152,7 +153,7 @@ mod tests {
         let mut monitor = TcpStream::connect(listener.local_addrs()[0]).await.unwrap();
         monitor.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
         let snapshots = watch::channel(Arc::new(Snapshot::new("one", Mode::Direct))).1;
-        let watched = MonitoredGateway { snapshots, last_turn: LastTurn::default() };
+        let watched = MonitoredGateway::new(snapshots, LastTurn::default());
         let mut received = [0; 1];
         let received = tokio::select! {
             received = happens_after(WITHIN, monitor.read(&mut received)) => received,

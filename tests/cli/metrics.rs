@@ -259,14 +259,6 @@ fn a_thousand_services_are_read_quickly_and_those_who_do_not_read_hold_nobody_up
     let gateway = place.start("many");
     let at = port(&gateway);
     let url = format!("http://{at}/metrics");
-    // Those who ask for much and read nothing.
-    let stuck: Vec<TcpStream> = (0..40)
-        .map(|_| {
-            let mut stream = connect(at);
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is sent");
-            stream
-        })
-        .collect();
     let mut session = connect(gateway.accept("echo"));
     session.set_nodelay(true).expect("an option");
     let is_over = Arc::new(AtomicBool::new(false));
@@ -282,6 +274,14 @@ fn a_thousand_services_are_read_quickly_and_those_who_do_not_read_hold_nobody_up
         }
         longest
     });
+    // Those who ask for much and read nothing, while the session goes on.
+    let asks = || {
+        let mut stream = connect(at);
+        // Those that gave way may have been cut already.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream
+    };
+    let stuck: Vec<TcpStream> = (0..300).map(|_| asks()).collect();
     let times: Vec<_> = (0..8)
         .map(|_| {
             let began = Instant::now();
@@ -297,7 +297,8 @@ fn a_thousand_services_are_read_quickly_and_those_who_do_not_read_hold_nobody_up
     // 50 ms in a release build; this one is not optimised, and the machine is shared.
     let within = if cfg!(debug_assertions) { 1000 } else { 50 };
     assert!(*quickest < Duration::from_millis(within), "{times:?}");
-    assert!(longest < Duration::from_secs(2), "a session paused for {longest:?}");
+    // One text after the other on the thread of the session would take more than this.
+    assert!(longest < Duration::from_secs(1), "a session paused for {longest:?}");
     drop(stuck);
 }
 
