@@ -1,6 +1,7 @@
 //! From start to end: what a start opens, what signals do, how the process ends.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     process::{Command, Stdio},
@@ -68,6 +69,25 @@ fn a_second_signal_cuts_at_once() {
     assert!(is_reset(&client.read(&mut [0])));
     assert_eq!(gateway.ended().code(), Some(3));
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_level_that_is_none_is_told_and_the_usual_one_is_used() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let gateway =
+        place.start_as("one", &["env", "PORTCULLIS_LOG=debgu"], &["--no-ui", "--profile", "one.yaml"]);
+    until("it is told", SOON, || {
+        gateway.log().contains("WARN PORTCULLIS_LOG: `debgu` is no level; write error, warn").then_some(())
+    });
+    until("and in the file", SOON, || {
+        let lines = fs::read_to_string(place.path("gate.json")).unwrap_or_default();
+        lines.contains("\"event\":\"level_refused\"").then_some(())
+    });
+    until("the usual level is used", SOON, || {
+        gateway.log().contains(" INFO profile `one` is in force").then_some(())
+    });
+    assert!(!gateway.log().contains(" DEBUG "), "{}", gateway.log());
 }
 
 #[test]

@@ -85,6 +85,7 @@ const OUR_OWN: &[LogEvent] = &[
     TerminalInput,
     DemoPorts,
     Recording,
+    LevelRefused,
     LogReopened,
     AuditFile,
     LinesLost,

@@ -109,6 +109,7 @@ log_events! {
     DemoPorts "demo_ports" [] "the built-in profile uses other ports than usual",
     Recording "recording" [] "snapshots can not be recorded, or are recorded again",
     Summary "summary" ["open" "waiting" "sessions" "refused" "up" "down" "ready" "target"] "the numbers of a gateway at which something has happened, once a minute",
+    LevelRefused "level_refused" [] "`PORTCULLIS_LOG` names no level, and `info` is used",
     LogReopened "log_reopened" ["files"] "a signal has opened the files of the log anew",
     AuditFile "audit_file" [] "the audit file can not be written, or is written again",
     LinesLost "lines_lost" ["lines"] "so many lines could not be written since the start",

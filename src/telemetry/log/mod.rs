@@ -55,6 +55,16 @@ pub enum LogFormat {
 #[derive(Debug)]
 pub struct LogGuard {
     stderr: LineSink,
+    /// What is wrong with the environment variable.
+    refused_level: Option<LogLevelError>,
+}
+
+impl LogGuard {
+    /// A line for operators if the environment variable names no level; the usual level is used then.
+    pub fn refused_level(&self) -> Option<NoticeLine> {
+        let line = |error| format!("{FILTER_VARIABLE}: {error}; the level is `{LEVEL}`");
+        self.refused_level.as_ref().map(|error| LogEvent::LevelRefused.line(line(error)))
+    }
 }
 
 /// While a screen owns the terminal, lines are dropped; notices are kept in the snapshot.
@@ -77,15 +87,16 @@ fn is_quiet() -> bool {
 pub fn init_log(format: LogFormat) -> io::Result<LogGuard> {
     let is_journal = is_journal();
     let stderr = LineSink::start(SinkTarget::StandardError, Some(loss_line(format, is_journal)))?;
-    let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
-    let filter = parse_filter(&wanted).or_else(|_| parse_filter("")).unwrap_or_default();
-    let (filter, handle) = reload::Layer::new(filter);
+    let wanted = std::env::var_os(FILTER_VARIABLE).unwrap_or_default();
+    let filter = parse_filter(&wanted.to_string_lossy());
+    let refused_level = filter.as_ref().err().cloned();
+    let (filter, handle) = reload::Layer::new(filter.or_else(|_| parse_filter("")).unwrap_or_default());
     let layer = LogLayer { format, is_journal, stderr: stderr.clone(), file: &FILE, quiet: &QUIET };
     // This fails only if a test has installed one before, and that one will do.
     if tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok() {
         let _ = FILTER.set(handle); // Nobody else sets it.
     }
-    Ok(LogGuard { stderr })
+    Ok(LogGuard { stderr, refused_level })
 }
 
 /// The line on standard error about missing lines.
@@ -130,11 +141,10 @@ pub enum LogLevelError {
 
 /// Changes what is logged from now on: a level, or directives as in the environment variable.
 pub fn set_level(wanted: &str) -> Result<(), LogLevelError> {
-    let unknown = || LogLevelError::Unknown(crate::text::clean_text(wanted, 100));
     if wanted.trim().is_empty() {
-        return Err(unknown());
+        return Err(unknown_level(wanted));
     }
-    let filter = parse_filter(wanted).map_err(|_| unknown())?;
+    let filter = parse_filter(wanted)?;
     let handle = FILTER.get().ok_or(LogLevelError::NoLog)?;
     handle.reload(filter).map_err(|_| LogLevelError::NoLog)
 }
@@ -146,8 +156,12 @@ fn is_journal() -> bool {
     own.is_ok_and(|own| named == format!("{}:{}", own.st_dev, own.st_ino))
 }
 
-fn parse_filter(wanted: &str) -> Result<Targets, ParseError> {
-    directives(wanted).parse()
+fn parse_filter(wanted: &str) -> Result<Targets, LogLevelError> {
+    directives(wanted).parse().map_err(|_: ParseError| unknown_level(wanted))
+}
+
+fn unknown_level(wanted: &str) -> LogLevelError {
+    LogLevelError::Unknown(crate::text::clean_text(wanted, 100))
 }
 
 /// The directives of a filter: a level alone applies to us, and libraries keep theirs.
