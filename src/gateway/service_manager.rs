@@ -17,7 +17,7 @@ use crate::{
 
 /// A status line is sent at most this often.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// Until the gateway is ready, it asks for this much more time to start, this often.
+/// Until the gateway is ready, and while it drains, it asks for this much more time, this often.
 const EXTENDS_BY: Duration = Duration::from_secs(30);
 const EXTENDS_EVERY: Duration = Duration::from_secs(10);
 
@@ -105,8 +105,10 @@ impl ServiceManager {
             });
             self.reported = next;
         }
-        // Otherwise the manager would end the start of a gateway whose other half is away.
-        if next == ManagerKnows::Nothing && is_due(self.extended_at, EXTENDS_EVERY) {
+        // Otherwise the manager would end the start of a gateway whose other half is away, and cut the sessions
+        // that a stop waits for.
+        let takes_long = matches!(next, ManagerKnows::Nothing | ManagerKnows::Stopping);
+        if takes_long && is_due(self.extended_at, EXTENDS_EVERY) {
             notifications.push(Notification::ExtendTimeout { by: EXTENDS_BY });
             self.extended_at = Some(now);
         }
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_takes_long_asks_for_more_time_until_it_is_ready() {
+    fn a_start_and_a_stop_that_take_long_ask_for_more_time() {
         let end = ManagerEnd::new();
         let mut manager = ServiceManager::new(end.connect());
         let began = Instant::now();
@@ -205,6 +207,8 @@ mod tests {
         let reported = [0, 1, 9, 10, 11, 20].map(|second| heard_at(second, ManagerKnows::Nothing));
         assert_eq!(reported, [true, false, false, true, false, true]);
         assert!(!heard_at(30, ManagerKnows::Ready) && !heard_at(60, ManagerKnows::Ready));
+        let reported = [61, 62, 70, 71, 72, 81].map(|second| heard_at(second, ManagerKnows::Stopping));
+        assert_eq!(reported, [true, false, false, true, false, true]);
     }
 
     /// A gateway, and what runs it once the test says so.

@@ -246,7 +246,17 @@ echo "restarted: $(systemctl is-active portcullis@dmz), $(grep -vc served /root/
 echo 'mode: sideways' >> /etc/portcullis/profiles/dmz.yaml
 systemctl reload portcullis@dmz || echo "refused: $(systemctl is-active portcullis@dmz)"
 systemctl start portcullis@nobody || echo "nobody: $(systemctl is-active portcullis@nobody)"
+# A stop lasts as long as its sessions, even beyond the limit of the unit.
+mkdir /etc/systemd/system/portcullis@internal.service.d
+printf '[Service]\nTimeoutStopSec=2s\n' > /etc/systemd/system/portcullis@internal.service.d/limit.conf
+systemctl daemon-reload
+exec 3<>/dev/tcp/127.0.0.1/443
+printf hello >&3
+head -c 5 <&3 > /dev/null
+(sleep 5; printf still >&3; echo "held: $(head -c 5 <&3)") &
+exec 3>&-
 systemctl stop portcullis@internal
+wait
 echo "stopped: $(systemctl show -p Result --value portcullis@internal)"
 dpkg --purge portcullis > /dev/null
 echo "purged: $(systemctl is-active portcullis@dmz) $(ls /run/portcullis 2>/dev/null)"
@@ -310,6 +320,7 @@ fn gateways_run_under_systemd() {
         "restarted: active, 0 turned away",
         "refused: active",
         "nobody: inactive",
+        "held: still",
         "stopped: success",
         "purged: inactive ",
     ] {
