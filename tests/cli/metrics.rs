@@ -194,6 +194,12 @@ fn described(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The upper limits of histograms.
+fn bounds(text: &str) -> BTreeSet<String> {
+    let bound = Regex::new("le=\"([^\"]+)\"").expect("an expression");
+    bound.captures_iter(text).map(|found| found[1].to_owned()).collect()
+}
+
 fn named_in(text: &str) -> BTreeSet<String> {
     let name = Regex::new(r"\b(?:portcullis|process)_[a-z_]+").expect("an expression");
     let base = |name: &str| {
@@ -208,7 +214,8 @@ fn alerts_and_dashboard_name_only_numbers_that_there_are() {
     let place = Place::with_certificates();
     place.write("one.yaml", DIRECT);
     let gateway = place.start("one");
-    let known = described(&asked(&[], &format!("http://{}/metrics", port(&gateway))).1);
+    let scraped = asked(&[], &format!("http://{}/metrics", port(&gateway))).1;
+    let known = described(&scraped);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |file: &str| fs::read_to_string(root.join(file)).expect("the file is there");
     let dashboard = read("assets/grafana/portcullis.json");
@@ -217,8 +224,11 @@ fn alerts_and_dashboard_name_only_numbers_that_there_are() {
     let expressions: Vec<_> =
         panels.iter().flat_map(|panel| panel["targets"].as_array().expect("its expressions")).collect();
     assert!(expressions.len() > 10 && expressions.iter().all(|one| one["expr"].is_string()));
-    for (file, text) in [("dashboard", dashboard), ("rules", read("assets/prometheus/portcullis.rules.yml"))]
-    {
+    let [rules, their_test] =
+        ["rules", "test"].map(|file| read(&format!("assets/prometheus/portcullis.{file}.yml")));
+    let invented: Vec<_> = bounds(&their_test).difference(&bounds(&scraped)).cloned().collect();
+    assert!(invented.is_empty(), "no histogram has {invented:?}");
+    for (file, text) in [("dashboard", dashboard), ("rules", rules), ("their test", their_test)] {
         let unknown: Vec<_> = named_in(&text).difference(&known).cloned().collect();
         assert!(unknown.is_empty(), "{file}: {unknown:?}");
     }
