@@ -27,7 +27,20 @@ fn the_container_runs_the_program_as_a_user_of_its_own_and_asks_it_whether_it_is
     run.extend(["--profile".into(), "dmz".into()]);
     let run = Cli::try_parse_from(run).expect("it is understood");
     assert!(run.no_ui && run.command.is_none() && run.profiles.is_some());
-    // The socket that the health check asks at is where the gateway puts it.
-    assert_eq!(value("ENV "), "XDG_RUNTIME_DIR=/run");
-    assert!(last.contains("-o portcullis -g portcullis /run/portcullis"));
+    // The socket that the health check asks at is where the gateway puts it, and so is what it keeps.
+    let set: Vec<_> = last.lines().filter_map(|line| line.strip_prefix("ENV ")).collect();
+    assert_eq!(set, ["XDG_RUNTIME_DIR=/run", "STATE_DIRECTORY=/var/lib/portcullis"]);
+    assert!(last.contains("-m 0700 -o portcullis -g portcullis /run/portcullis /var/lib/portcullis"));
+    assert!(text.contains(":/var/lib/portcullis:U"), "a volume keeps it");
+}
+
+#[test]
+fn no_key_and_no_earlier_build_goes_into_the_container() {
+    let lines = |file: &str| fs::read_to_string(root().join(file)).expect("a file");
+    let left_out = lines(".dockerignore");
+    for ignored in lines(".gitignore").lines().map(|line| line.trim_matches('/')) {
+        assert!(left_out.lines().any(|line| line == ignored), "{ignored} is not left out");
+    }
+    // The version names the commit, which is read from here.
+    assert!(!left_out.contains(".git"));
 }
