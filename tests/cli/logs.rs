@@ -2,15 +2,19 @@
 //! at a level that changes while it runs.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use regex::Regex;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
@@ -74,6 +78,19 @@ fn web(gateway: &Gateway<'_>) -> SocketAddr {
     at.strip_prefix("http://").expect("its scheme").trim_end_matches('/').parse().expect("host and port")
 }
 
+fn time_stamp() -> Regex {
+    Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$").expect("a pattern")
+}
+
+/// The fields of a request that the manual has.
+fn documented_fields() -> BTreeSet<String> {
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate.md");
+    let manual = fs::read_to_string(manual).expect("the manual");
+    let rows = manual.split("| field | is |\n|---|---|\n").nth(1).expect("its table");
+    let names = rows.lines().map_while(|row| row.strip_prefix("| ")?.split(" |").next());
+    names.flat_map(|names| names.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
 #[test]
 fn the_log_is_a_file_of_json_lines_with_stable_events() {
     let place = Place::with_certificates();
@@ -87,8 +104,7 @@ fn the_log_is_a_file_of_json_lines_with_stable_events() {
     {
         assert!(names.contains(&name), "no {name}: {ended}");
     }
-    let time = Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$").expect("a pattern");
-    assert!(time.is_match(ended["timestamp"].as_str().expect("text")), "{ended}");
+    assert!(time_stamp().is_match(ended["timestamp"].as_str().expect("text")), "{ended}");
     assert_eq!((&ended["level"], &ended["end"]), (&"INFO".into(), &"--".into()));
     assert!(
         gateway.log().contains(" INFO session ended id="),
@@ -116,6 +132,50 @@ fn files_that_were_renamed_are_opened_anew_and_a_storm_of_signals_ends_nothing()
     assert!(lines(&place, "gate.json.1").iter().all(|line| line["event"] != "session_ended"));
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.ended().code(), Some(0));
+}
+
+/// Whether a process catches SIGUSR1, and how many threads it has (proc_pid_status(5)).
+fn caught_and_threads(pid: &str) -> Option<(bool, u64)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let caught = u64::from_str_radix(value("SigCgt:")?, 16).ok()?;
+    let bit = 1 << (Signal::USR1.as_raw() - 1);
+    Some((caught & bit != 0, value("Threads:")?.parse().ok()?))
+}
+
+#[test]
+fn signals_during_the_start_end_nothing() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let has_started = AtomicBool::new(false);
+    // The shell becomes the gateway.
+    let wrapper = ["sh", "-c", "echo $$ >pid && exec \"$0\" \"$@\""];
+    let sends = || {
+        let pid = until("its number", SOON, || {
+            fs::read_to_string(place.path("pid")).ok()?.strip_suffix('\n').map(str::to_owned)
+        });
+        let raw = Pid::from_raw(pid.parse().expect("a number")).expect("a process");
+        let mut sent = 0;
+        while !has_started.load(Ordering::Relaxed)
+            && let Some((is_caught, threads)) = caught_and_threads(&pid)
+        {
+            if is_caught {
+                kill_process(raw, Signal::USR1).expect("it goes on");
+                sent += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(is_caught || threads == 1, "signals are caught before anything runs");
+        }
+        sent
+    };
+    let (gateway, sent) = thread::scope(|scope| {
+        let sends = scope.spawn(sends);
+        let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+        has_started.store(true, Ordering::Relaxed);
+        (gateway, sends.join().expect("they are sent"))
+    });
+    assert!(sent > 0, "it has started too soon");
+    echo(gateway.accept("echo"));
 }
 
 #[test]
@@ -147,14 +207,30 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
     let refused = level("debgu");
     assert_eq!(refused.code, Some(1));
     assert!(refused.err.contains("`debgu` is no level; write error, warn, info, debug"), "{}", refused.err);
-    assert_eq!(level("debug").code, Some(0));
     let link = format!("127.0.0.1:{}", dmz.link_port());
     place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
     let internal = place.start("internal");
+    dmz.wait_healthy();
+    let told = |name: &str| lines(&place, "dmz.json").into_iter().filter(event(name)).count();
+    assert_eq!((told("link_up"), told("link_down")), (0, 0), "the level is info");
+    assert_eq!(level("debug").code, Some(0));
+    let standing = || {
+        let pool = &dmz.status()["pools"][0];
+        ["ready", "carrying"].into_iter().map(|links| pool[links].as_u64().unwrap_or(0)).sum::<u64>() as usize
+    };
+    // One line for each link that goes, and for each that comes.
+    let before = standing();
+    drop(internal);
+    until("a line for each", SOON, || {
+        (standing() == 0 && told("link_down") == before + told("link_up")).then_some(())
+    });
+    let _internal = place.start("internal");
+    dmz.wait_healthy();
+    until("a line for each", SOON, || {
+        (told("link_up") + before == standing() + told("link_down")).then_some(())
+    });
     let up = line_of(&place, "dmz.json", event("link_up"));
     assert!(up["level"] == "DEBUG" && up["address"].is_string() && up["protocol"].is_string(), "{up}");
-    drop(internal);
-    line_of(&place, "dmz.json", event("link_down"));
     let asked = line_of(&place, "dmz.json", |line| line["event"] == "operator" && line["outcome"] == "done");
     assert_eq!((&asked["kind"], &asked["asked"]), (&"log-level".into(), &"log level `debug`".into()));
     assert_eq!(level("error").code, Some(0));
@@ -164,6 +240,7 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
 fn each_request_is_a_line_without_its_query_and_with_its_end() {
     let place = Place::with_certificates();
     let backend = backend();
+    let manual = documented_fields();
     let profile = format!(
         "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    web: {{ accept: ['http://127.0.0.1:0/'], \
          connect: 'http://{backend}/' }}\n"
@@ -173,6 +250,10 @@ fn each_request_is_a_line_without_its_query_and_with_its_end() {
     let (at, socket) = (web(&gateway), place.path("run/one.sock").display().to_string());
     assert_eq!(asked(&["-d", "four"], &format!("http://{at}/a?secret=1")), (200, "0123456789".into()));
     let line = line_of(&place, "access.json", |line| line["path"] == "/a");
+    let fields: BTreeSet<_> = line.as_object().expect("an object").keys().cloned().collect();
+    assert_eq!((&fields, fields.len()), (&manual, 14), "the fields of the manual");
+    assert!(time_stamp().is_match(line["time"].as_str().expect("text")), "{line}");
+    assert_eq!(line["client"], "127.0.0.1");
     assert_eq!((&line["method"], &line["status"]), (&"POST".into(), &200.into()), "{line}");
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&4.into(), &10.into()), "{line}");
     assert_eq!((&line["service"], &line["end"], &line["user"]), (&"web".into(), &"--".into(), &Value::Null));

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     connect,
+    metrics::fed,
     monitor::asked,
     process::{Place, SOON, until},
     run,
@@ -141,6 +142,10 @@ fn each_name_has_its_labels_and_each_value_is_what_was_done() {
     for (name, expected) in NAMES {
         let expected: BTreeSet<String> = expected.iter().map(|label| (*label).to_owned()).collect();
         assert_eq!(found.get(name), Some(&expected), "{name}");
+    }
+
+    for half in ["dmz", "internal"] {
+        assert_eq!(fed(&["promtool", "check", "metrics"], &metrics(half)), "", "{half}");
     }
 
     // What is dialled in vain is counted.

@@ -27,7 +27,7 @@ use crate::{
 
 /// Feeds a program and returns what it said, if it was content.
 #[track_caller]
-fn fed(line: &[&str], text: &str) -> String {
+pub fn fed(line: &[&str], text: &str) -> String {
     let mut command = Command::new(line[0]);
     command.args(&line[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", line[0]));
@@ -148,6 +148,16 @@ fn prometheus_reads_what_status_shows() {
     assert_eq!(value(&text.out, ended), 100.0);
     let open = run(&place, &["metrics", "--admin", &socket]);
     assert!(open.out.ends_with("# EOF\n") && value(&open.out, ended) == 100.0, "{}", open.out);
+    // One that is refused is among the ends, and in no other way a session.
+    let socket = place.path("run/dmz.sock").display().to_string();
+    assert_eq!(run(&place, &["drain", "echo", "--admin", &socket]).code, Some(0));
+    let refused = connect(at).read_to_end(&mut Vec::new());
+    let status = dmz.wait("it is refused", SOON, |status| status["totals"]["refused"] == 1);
+    assert_eq!(status["totals"]["sessions"], 100, "{refused:?}");
+    until("prometheus has seen it", 2 * SOON, || {
+        (prometheus.ask("sum(portcullis_sessions_total)")? == 101.0).then_some(())
+    });
+    is("sum(portcullis_sessions_total{end!=\"--\"})", 1.0);
 }
 
 const DIRECT: &str = "mode: direct\nhealth: 127.0.0.1:0\ndmz:\n  services:\n    \
@@ -175,6 +185,14 @@ fn no_series_is_a_clients_and_promtool_has_nothing_to_say() {
     assert_eq!(fed(&["promtool", "check", "metrics"], &text), "");
     let (_, open) = asked(&["-H", "Accept: application/openmetrics-text; version=1.0.0"], &url);
     assert!(open.contains("# TYPE portcullis_sessions counter\n") && open.ends_with("# EOF\n"), "{open}");
+    let content_type = |accepted: &str| {
+        let more = ["-o", "/dev/null", "-w", "%{content_type}", "-H", &format!("Accept: {accepted}")];
+        let output = Command::new("curl").args(["-sS", "--max-time", "10"]).args(more).arg(&url).output();
+        String::from_utf8(output.expect("curl runs").stdout).expect("UTF-8")
+    };
+    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(content_type("application/openmetrics-text"), open_metrics);
+    assert_eq!(content_type("text/plain"), "text/plain; version=0.0.4; charset=utf-8");
     // What came of reloads.
     let socket = place.path("run/one.sock").display().to_string();
     assert_eq!(value(&text, "portcullis_last_reload_successful"), 1.0);

@@ -11,7 +11,7 @@ use crate::{
     connect,
     process::{Gateway, Place, SOON, until},
     run,
-    setup::{dmz_half, free_port, internal_half},
+    setup::{Pair, dmz_half, free_port, internal_half},
 };
 
 /// The status and the body that curl gets.
@@ -69,6 +69,45 @@ fn a_dmz_half_is_ready_with_its_first_link_and_says_what_is_missing() {
     // The word follows a loss, and the gateway that drains is not ready though it still carries.
     drop(internal);
     until("it is not ready", SOON, || (asked(&[], &url("/readyz")).0 == 503).then_some(()));
+}
+
+#[test]
+fn one_service_of_two_makes_a_gateway_ready_and_the_other_is_named() {
+    let place = Place::with_certificates();
+    place.write(
+        "one.yaml",
+        &format!("{DIRECT}    other: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }}\n"),
+    );
+    let gateway = place.start("one");
+    let (at, socket) = (port(&gateway), place.path("run/one.sock").display().to_string());
+    let url = |path: &str| format!("http://{at}{path}");
+    assert_eq!(asked(&[], &url("/readyz?strict")), (200, "ready\n".into()));
+    assert_eq!(run(&place, &["drain", "echo", "--admin", &socket]).code, Some(0));
+    let (status, strictly) = until("it is told", SOON, || {
+        let answer = asked(&[], &url("/readyz?strict"));
+        (answer.0 != 200).then_some(answer)
+    });
+    assert!(status == 503 && strictly.starts_with("not ready\necho: drained since "), "{status} {strictly}");
+    assert_eq!(asked(&[], &url("/readyz")), (200, strictly.replace("not ready", "ready")));
+    assert_eq!(asked(&[], &url("/readyz/echo")), (503, strictly.clone()));
+    assert_eq!(asked(&[], &url("/readyz/other")), (200, "ready\n".into()));
+    let said = run(&place, &["status", "--ready", "--admin", &socket]);
+    assert_eq!((said.code, said.out), (Some(0), strictly.replace("not ready", "ready")));
+    let said = run(&place, &["status", "--ready", "--strict", "--admin", &socket]);
+    assert_eq!((said.code, said.out), (Some(1), strictly));
+}
+
+#[test]
+fn who_asks_strictly_hears_which_gateway_has_no_link() {
+    let place = Place::with_certificates();
+    let named = |half: String| half.replace("peers: [internal]", "peers: [internal, internal-2]");
+    let dmz = |link: &str| format!("health: 127.0.0.1:0\n{}", named(dmz_half(link, &["echo"])));
+    let pair = Pair::of(&place, &dmz("127.0.0.1:0"), |link| internal_half(link, &[("echo", "echo://")]));
+    let url = |path: &str| format!("http://{}{path}", port(&pair.dmz));
+    until("it is ready", SOON, || (asked(&[], &url("/readyz")).0 == 200).then_some(()));
+    assert_eq!(asked(&[], &url("/readyz")), (200, "ready\n".into()));
+    let strictly = (503, "not ready\nno link from internal-2\n".into());
+    assert_eq!(asked(&[], &url("/readyz?strict")), strictly);
 }
 
 #[test]

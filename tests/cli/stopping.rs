@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::fs::MetadataExt,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -14,6 +14,7 @@ use crate::{
     DIRECT, connect,
     monitor::{asked, port},
     process::{Gateway, Place, SOON, until},
+    run,
     setup::{free_port, free_ports},
 };
 
@@ -25,6 +26,7 @@ fn a_gateway_that_stops_is_unready_before_its_ports_close() {
     let (health, accept) = (port(&gateway), gateway.accept("echo"));
     let url = format!("http://{health}/readyz");
     assert_eq!(asked(&[], &url).0, 200);
+    let began = Instant::now();
     gateway.signal(Signal::TERM);
     until("it is not ready", SOON, || (asked(&[], &url).0 == 503).then_some(()));
     // Who has not heard of it yet is served as ever.
@@ -33,6 +35,8 @@ fn a_gateway_that_stops_is_unready_before_its_ports_close() {
     late.read_exact(&mut [0; 5]).expect("it comes back");
     drop(late);
     until("its port closes", SOON, || TcpStream::connect(accept).is_err().then_some(()));
+    let delay = began.elapsed();
+    assert!(delay >= Duration::from_secs(2), "it closes after {delay:?}");
     assert_eq!(gateway.ended().code(), Some(0));
 }
 
@@ -104,6 +108,38 @@ fn requests_have_a_name_and_are_sent_elsewhere_while_it_drains() {
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
     let (status, reported) = asked(&["-i"], &url);
     assert!(status == 200 && reported.to_lowercase().contains("\r\nconnection: close"), "{reported}");
+}
+
+#[test]
+fn a_kept_connection_ends_after_the_command_drain() {
+    let place = Place::with_certificates();
+    let backend = head_server();
+    place.write(
+        "web.yaml",
+        &format!(
+            "mode: direct\ndmz:\n  services:\n    web: {{ accept: [\"http://127.0.0.1:0/\"], \
+             connect: \"http://127.0.0.1:{backend}\" }}\n"
+        ),
+    );
+    let gateway = place.start("web");
+    let accept = gateway.status()["services"][0]["accept"][0].as_str().expect("an address").to_owned();
+    let accept = accept.strip_prefix("http://").expect("its scheme").trim_end_matches('/');
+    let socket = place.path("run/web.sock").display().to_string();
+    let mut kept = connect(accept.parse().expect("an address"));
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is sent");
+    let mut reported = Vec::new();
+    // The body is the head that the backend got.
+    while reported.windows(4).filter(|end| end == b"\r\n\r\n").nth(1).is_none() {
+        let mut byte = [0];
+        kept.read_exact(&mut byte).expect("it is answered");
+        reported.push(byte[0]);
+    }
+    assert!(!String::from_utf8_lossy(&reported).to_lowercase().contains("\r\nconnection: close"));
+    assert_eq!(run(&place, &["drain", "--admin", &socket]).code, Some(0));
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is sent");
+    let mut reported = String::new();
+    kept.read_to_string(&mut reported).expect("it ends cleanly");
+    assert!(reported.to_lowercase().contains("\r\nconnection: close\r\n"), "{reported}");
 }
 
 /// Two ports whose clients have to say something before they have a session.

@@ -95,6 +95,20 @@ fn components_and_licences_are_of_what_is_linked() {
     }
 }
 
+#[test]
+fn symbols_are_in_a_file_beside_the_program() {
+    let Some(package) = &*PACKAGE else { return };
+    let (program, symbols) = (package.out.join("portcullis"), package.out.join("portcullis.debug"));
+    let sections = |file: &Path| succeed(Command::new("readelf").args(["-SW"]).arg(file));
+    for name in [".symtab", ".debug_line", ".comment"] {
+        assert!(!sections(&program).contains(name), "{name}");
+    }
+    assert!(sections(&symbols).contains(".symtab") && sections(&symbols).contains(".debug_line"));
+    // It is found by its name.
+    let link = succeed(Command::new("readelf").args(["-p", ".gnu_debuglink"]).arg(&program));
+    assert!(link.contains("portcullis.debug"), "{link}");
+}
+
 /// A fresh system, made once and kept, for others to be copied from: what is downloaded does not change.
 static KEPT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let debootstrap = installed("debootstrap")?;

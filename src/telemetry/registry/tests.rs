@@ -219,6 +219,8 @@ fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
         let carried = || of().filter(|(is_carried, ..)| *is_carried);
         assert_eq!((seen.sessions_open, seen.sessions_waiting), (0, 0), "{key:?}");
         assert_eq!(seen.sessions + seen.refused, of().count() as u64, "{key:?}");
+        let ends: u64 = registry.ends()[&key].ended.iter().map(|(_, count)| count).sum();
+        assert_eq!(ends, seen.sessions + seen.refused, "{key:?}");
         assert!(seen.sessions >= carried().count() as u64, "{key:?}");
         assert_eq!(seen.bytes_up, carried().map(|(_, up, _)| 2 * up).sum::<u64>(), "{key:?}");
         assert_eq!(seen.bytes_down, carried().map(|(.., down)| down).sum::<u64>(), "{key:?}");
