@@ -217,6 +217,9 @@ pub enum CliAction {
 pub enum SelftestSubject {
     /// The lock of `confine`: of one half with `--role`, otherwise of both
     Confine,
+    /// Make one call as a program of 32 bits does, locked as a half with `--role`
+    #[command(hide = true)]
+    Int80,
 }
 
 #[derive(Debug, Clone, Subcommand)]

@@ -26,7 +26,8 @@ use crate::{
     },
     init, manual,
     output::{print, print_line, print_note},
-    profile, selftest,
+    profile::{self, Half},
+    selftest,
     source::ProfileSource,
     status,
     telemetry::{
@@ -104,10 +105,18 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             print(&String::from_utf8_lossy(&text))?;
         }
         // Outside the runtime, whose threads would be older than the lock.
-        CliAction::Selftest { of: SelftestSubject::Confine } => return selftest::run(cli.role),
+        CliAction::Selftest { of } => return run_selftest(*of, cli.role),
         CliAction::Man => print(&String::from_utf8_lossy(&manual::page()?))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Must be called where no other thread runs.
+pub fn run_selftest(of: SelftestSubject, half: Option<Half>) -> anyhow::Result<ExitCode> {
+    match of {
+        SelftestSubject::Confine => selftest::run(half),
+        SelftestSubject::Int80 => selftest::call_as_32_bits(half),
+    }
 }
 
 async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {

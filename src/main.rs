@@ -4,12 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use portcullis::{
-    cli::{Cli, CliAction, SelftestSubject},
+    cli::{Cli, CliAction},
     commands, exit,
     net::passed,
     output::{judge_printed, print_note},
     run::{self, PreparedGateway},
-    selftest,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         // The lock under test needs a process without other threads.
-        Some(CliAction::Selftest { of: SelftestSubject::Confine }) => selftest::run(cli.role),
+        Some(CliAction::Selftest { of }) => commands::run_selftest(*of, cli.role),
         Some(action) => in_runtime(|runtime| runtime.block_on(commands::run(cli, action))),
         None => match run::prepare(cli)? {
             PreparedGateway::Ready(start) => in_runtime(|runtime| run::run(cli, *start, runtime)),

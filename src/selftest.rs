@@ -2,10 +2,14 @@
 //! before the lock, in the thread that has taken it, and in one that is older than it.
 
 use std::{
-    process::{Command, ExitCode},
+    io,
+    os::unix::process::ExitStatusExt,
+    process::{Command, ExitCode, Stdio},
     sync::mpsc,
     thread,
 };
+
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::{
     confine::{
@@ -22,12 +26,14 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
     let Some(half) = half else {
         let program = std::env::current_exe()?;
         let mut failed = false;
-        for half in ["internal", "dmz"] {
-            let ended = Command::new(&program).args(["selftest", "confine", "--role", half]).status()?;
-            failed |= !ended.success();
+        for half in [Half::Internal, Half::Dmz] {
+            let role = ["selftest", "confine", "--role", role(half)];
+            failed |= !Command::new(&program).args(role).status()?.success();
         }
         return Ok(if failed { exit::FAILED.into() } else { ExitCode::SUCCESS });
     };
+    // These end with their process, so each has one of its own. Later this process can start none.
+    let of_32_bits = [try_32_bits(None)?, try_32_bits(Some(half))?];
     let (begin, begun) = mpsc::channel::<()>();
     let lock = LockedHalf { half, unix: UnixSockets::Refused };
     let before = attempts::try_unlocked(lock);
@@ -39,10 +45,7 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
     let own = attempts::try_all(lock);
     begin.send(())?;
     let older = older.join().map_err(|_| anyhow::anyhow!("the older thread has panicked"))??;
-    let word = match half {
-        Half::Dmz => "dmz",
-        Half::Internal => "internal",
-    };
+    let word = role(half);
     print_line(format_args!(
         "{word}: what was open before the lock, and is refused by it in its own thread and in an older one"
     ))?;
@@ -56,7 +59,14 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
         let (before, outcome) = (unlocked_word(before.as_ref()), own.outcome.to_string());
         print_line(format_args!("  {:<48} {before:<10} {outcome:<18} {}", own.method, older.outcome))?;
     }
-    let all: Vec<_> = of_folders.into_iter().flatten().chain(own).chain(older).collect();
+    let [unlocked, outcome] = of_32_bits;
+    let of_32_bits = EscapeAttempt { method: "32-bit call (the process ends)", outcome };
+    let (method, word_before) = (of_32_bits.method, unlocked_word(Some(&unlocked)));
+    print_line(format_args!("  {method:<48} {word_before:<10} {}", of_32_bits.outcome))?;
+    if half == Half::Internal {
+        print_line("  not tried: sendmmsg, which stays open, because the system's resolver asks with it")?;
+    }
+    let all: Vec<_> = of_folders.into_iter().flatten().chain(own).chain(older).chain([of_32_bits]).collect();
     let refused = all.iter().filter(|attempt| attempt.outcome == EscapeOutcome::Refused).count();
     print_line(format_args!("  {refused} of {} attempts refused", all.len()))?;
     let closed = before.iter().flatten().filter(|outcome| **outcome == EscapeOutcome::Refused).count();
@@ -68,6 +78,35 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
         print_note(format_args!("portcullis: {word}: {method}: {outcome}"));
     }
     Ok(if through.is_empty() { ExitCode::SUCCESS } else { exit::FAILED.into() })
+}
+
+/// Makes one call as a program of 32 bits does, in this process.
+pub fn call_as_32_bits(half: Option<Half>) -> anyhow::Result<ExitCode> {
+    // The kernel ends a locked process with a core dump.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    if let Some(half) = half {
+        confine::lock_as(half, |_| ())?;
+    }
+    Ok(if attempts::call_of_32_bits().is_ok() { ExitCode::SUCCESS } else { exit::FAILED.into() })
+}
+
+/// The same in a child, locked as `half` if there is one.
+fn try_32_bits(half: Option<Half>) -> io::Result<EscapeOutcome> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["selftest", "int80"]).args(half.iter().flat_map(|half| ["--role", role(*half)]));
+    let ended = command.stderr(Stdio::null()).status()?;
+    Ok(match (ended.success(), ended.signal()) {
+        (true, _) => EscapeOutcome::LetThrough("it worked".into()),
+        (false, Some(libc::SIGSYS)) => EscapeOutcome::Refused,
+        (false, _) => EscapeOutcome::Unknown,
+    })
+}
+
+fn role(half: Half) -> &'static str {
+    match half {
+        Half::Dmz => "dmz",
+        Half::Internal => "internal",
+    }
 }
 
 /// How a way was before there was a lock.

@@ -54,6 +54,8 @@ mod stopping;
 mod switching;
 #[path = "cli/takeover.rs"]
 mod takeover;
+#[path = "process/threads.rs"]
+mod threads;
 #[path = "cli/twins.rs"]
 mod twins;
 #[path = "cli/unread_log.rs"]

@@ -11,6 +11,8 @@ mod init;
 mod process;
 #[path = "terminal/pty.rs"]
 mod pty;
+#[path = "process/threads.rs"]
+mod threads;
 
 use std::{fs, thread, time::Duration};
 
@@ -338,4 +340,24 @@ fn a_recording_on_a_full_disk_is_told_and_goes_on_when_there_is_room() {
     for line in kept.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
+}
+
+/// It was started before the half was locked.
+#[test]
+fn the_lock_is_on_the_thread_of_the_screen_too() {
+    let place = Place::with_certificates();
+    place.write(
+        "dmz.yaml",
+        "mode: reverse\ndmz:\n  link: { listen: \"socks+tls://127.0.0.1:0\", tls: { certificate: pki/dmz.pem, \
+         key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] } }\n  services:\n    orders: { accept: \
+         [\"tcp://127.0.0.1:0\"] }\n",
+    );
+    let mut terminal = Terminal::open(&place, &["--profile", "dmz.yaml"]);
+    terminal.until_shown("orders");
+    let is_locked = || Some(status(&place)["confined"]["dmz"]["seccomp"] == true).filter(|locked| *locked);
+    until("it is locked", SOON, is_locked);
+    let threads = threads::locked_threads(terminal.process());
+    assert!(threads.iter().any(|thread| thread == "screen"), "{threads:?}");
+    terminal.quit();
+    assert_eq!(terminal.exit_code(), 0);
 }

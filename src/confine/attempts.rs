@@ -1,11 +1,15 @@
 //! Every known way round the lock, tried from within. Each attempt changes nothing even if it is not refused.
 //! They are used by a gateway that checks itself, and by `selftest confine`.
 
-use std::{fmt, io, net::SocketAddr, os::fd::AsRawFd};
+use std::{fmt, fs::File, io, net::SocketAddr, os::fd::AsRawFd};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{LockedHalf, UnixSockets, filters::X32, system_call::call};
+use super::{
+    LockedHalf, UnixSockets,
+    filters::X32,
+    system_call::{self, call},
+};
 use crate::profile::Half;
 
 /// One attempt, and its result.
@@ -49,6 +53,7 @@ const ALWAYS: &[Way] = &[
     ("a child that runs a program", || std::process::Command::new("/nowhere/at/all").spawn().map(drop)),
     ("ptrace", || by_number(libc::SYS_ptrace, [0x7fff, 0, 0, 0, 0])),
     ("process_vm_readv", || by_number(libc::SYS_process_vm_readv, [0; 5])),
+    ("process_vm_writev", || by_number(libc::SYS_process_vm_writev, [0; 5])),
     ("pidfd_getfd", || by_number(libc::SYS_pidfd_getfd, [NONE, 0, 0, 0, 0])),
     ("io_uring_setup", || by_number(libc::SYS_io_uring_setup, [0; 5])),
     ("io_uring_enter", || by_number(libc::SYS_io_uring_enter, [NONE, 0, 0, 0, 0])),
@@ -62,6 +67,8 @@ const ALWAYS: &[Way] = &[
     }),
     ("clone3", clone3),
     ("bpf", || by_number(libc::SYS_bpf, [NONE, 0, 0, 0, 0])),
+    // Without a name, so nothing is made.
+    ("a device node", || by_number(libc::SYS_mknodat, [NONE, 0, libc::S_IFCHR, 0, 0])),
     ("raw socket", || open(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))),
     ("packet socket", || open(Domain::PACKET, Type::RAW, None)),
     ("netlink socket", || open(Domain::from(libc::AF_NETLINK), Type::RAW, None)),
@@ -73,6 +80,10 @@ const ALWAYS: &[Way] = &[
     ("UDP-Lite socket", || open(Domain::IPV4, Type::DGRAM, Some(Protocol::from(libc::IPPROTO_UDPLITE)))),
     ("ICMP datagram socket", || open(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))),
     ("DCCP socket", || open(Domain::IPV4, Type::from(libc::SOCK_DCCP), None)),
+    ("pair of TCP sockets", || Socket::pair(Domain::IPV4, Type::STREAM, None).map(drop)),
+    ("execve by its x32 number", || by_x32(X32_EXECVE)),
+    ("io_uring_setup by its x32 number", || by_x32(libc::SYS_io_uring_setup)),
+    ("socket by its x32 number", || by_x32(libc::SYS_socket)),
 ];
 
 /// The kernel may load a module for these. They are not tried where nothing keeps them from that.
@@ -95,7 +106,6 @@ const OF_INTERNAL: &[Way] = &[
     ("Unix datagram socket", || open(Domain::UNIX, Type::DGRAM, None)),
     ("listen by its x32 number", || by_x32(libc::SYS_listen)),
     ("bind by its x32 number", || by_x32(libc::SYS_bind)),
-    ("socket by its x32 number", || by_x32(libc::SYS_socket)),
 ];
 
 /// Ways to reach others.
@@ -109,21 +119,27 @@ const OF_DMZ: &[Way] = &[
     (UNIX_SOCKET, || open(Domain::UNIX, Type::STREAM, None)),
     ("Unix datagram socket", || open(Domain::UNIX, Type::DGRAM, None)),
     ("connect by its x32 number", || by_x32(libc::SYS_connect)),
-    ("socket by its x32 number", || by_x32(libc::SYS_socket)),
 ];
 
 /// What Landlock refuses by itself.
 const OF_FOLDERS: &[Way] = &[
     ("Landlock alone: reading /", || std::fs::read_dir("/").map(drop)),
+    // This one holds nothing.
+    ("Landlock alone: writing to a device", || File::options().write(true).open("/dev/zero").map(drop)),
+    ("Landlock alone: another process' memory", || {
+        File::open(format!("/proc/{}/mem", std::os::unix::process::parent_id())).map(drop)
+    }),
     ("Landlock alone: writing to the temporary folder", || {
         let file = std::env::temp_dir().join(format!("portcullis-selftest-{}", std::process::id()));
-        std::fs::File::create_new(&file).map(|_| std::fs::remove_file(&file).unwrap_or_default())
+        File::create_new(&file).map(|_| std::fs::remove_file(&file).unwrap_or_default())
     }),
 ];
 
 /// No valid descriptor.
 const NONE: u32 = u32::MAX;
 const AF_SMC: libc::c_int = 43;
+/// A few calls have numbers of their own there.
+const X32_EXECVE: libc::c_long = 520;
 const LOOPBACK_V6: [u16; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
 /// A port of this host at which nobody answers.
 const DISCARD: u16 = 9;
@@ -160,6 +176,11 @@ pub fn try_folders(half: Half) -> Vec<EscapeAttempt> {
     };
     let attempt = |(method, attempt): &Way| EscapeAttempt { method, outcome: judge(attempt()) };
     [port].iter().chain(OF_FOLDERS).map(attempt).collect()
+}
+
+/// A call of the 32-bit table. A locked process does not live to see its result.
+pub fn call_of_32_bits() -> io::Result<()> {
+    system_call::call_of_32_bits()
 }
 
 fn judge(result: io::Result<()>) -> EscapeOutcome {

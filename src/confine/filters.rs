@@ -40,6 +40,10 @@ const ALWAYS: RefusedCalls = &[
     ("unshare", libc::SYS_unshare),
     ("setns", libc::SYS_setns),
     ("bpf", libc::SYS_bpf),
+    // A device node would lead past every rule about files.
+    #[cfg(target_arch = "x86_64")]
+    ("mknod", libc::SYS_mknod),
+    ("mknodat", libc::SYS_mknodat),
 ];
 /// Nobody may reach the internal half. `sendmmsg` is allowed, because the system's resolver needs it.
 const OF_INTERNAL: RefusedCalls =

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
@@ -44,16 +45,18 @@ pub struct FolderLock {
 pub struct LockedFolders {
     /// In addition to the system's folders.
     pub read: Vec<PathBuf>,
+    /// A single file too, where its folder holds what is not ours.
     pub written: Vec<PathBuf>,
 }
 
 /// What the system's libraries, the resolver and the clock read.
-const SYSTEM: [&str; 9] =
-    ["/etc", "/usr", "/lib", "/lib32", "/lib64", "/libx32", "/proc/self", "/sys", "/dev"];
+const SYSTEM: [&str; 8] = ["/etc", "/usr", "/lib", "/lib32", "/lib64", "/libx32", "/proc/self", "/sys"];
 /// Files of the resolver that are often links.
 const LINKED: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime"];
-/// Written to: a terminal, and /dev/null.
-const DEVICES: &str = "/dev";
+/// The devices that are read and written: the process' own terminal, and those that hold nothing.
+const DEVICES: [&str; 4] = ["/dev/null", "/dev/random", "/dev/tty", "/dev/urandom"];
+/// Disks, memory and other people's terminals are here too, so this is never opened as a whole.
+const DEVICE_FOLDER: &str = "/dev";
 /// The newest version whose rights are used; later ones concern things that nothing here does.
 const NEWEST: ABI = ABI::V5;
 
@@ -74,8 +77,10 @@ impl LockedFolders {
             .handle_access(net)?
             .create()?;
         let ruleset = allow(ruleset, &read, AccessFs::ReadFile | AccessFs::ReadDir)?;
-        let ruleset = allow(ruleset, [Path::new(DEVICES)], AccessFs::WriteFile | AccessFs::IoctlDev)?;
-        let ruleset = allow(ruleset, &self.written, AccessFs::from_all(NEWEST) & !AccessFs::Execute)?;
+        let devices = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        let ruleset = allow(ruleset, DEVICES, devices)?;
+        let never = AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::MakeFifo;
+        let ruleset = allow(ruleset, &self.written, AccessFs::from_all(NEWEST) & !never)?;
         let status = ruleset.restrict_self()?;
         let LandlockStatus::Available { effective_abi, kernel_abi } = status.landlock else {
             return Err(FolderLockError::Missing);
@@ -84,8 +89,10 @@ impl LockedFolders {
             return Err(FolderLockError::Missing);
         }
         let real = |folder: &PathBuf| folder.canonicalize().ok();
-        let written: Vec<_> = self.written.iter().filter_map(real).collect();
-        disk::note_folders_allowed(read.iter().filter_map(real).chain(written.iter().cloned()).collect());
+        let written: Vec<_> =
+            self.written.iter().filter_map(|place| real(place).or_else(|| pipe(place))).collect();
+        let read = read.iter().filter_map(real).chain(DEVICES.map(PathBuf::from));
+        disk::note_folders_allowed(read.chain(written.iter().cloned()).collect());
         Ok(FolderLock { abi: kernel_abi.map_or(effective_abi as u32, i32::unsigned_abs), written })
     }
 
@@ -93,6 +100,19 @@ impl LockedFolders {
         let linked =
             LINKED.into_iter().filter_map(|file| Some(Path::new(file).canonicalize().ok()?.parent()?.into()));
         SYSTEM.into_iter().map(PathBuf::from).chain(linked).chain(self.read.iter().cloned()).collect()
+    }
+
+    /// Allows writing in the folder of `file`, in which it may be made anew. Of a device, or of what stands in the
+    /// folder of devices, the file alone.
+    pub fn write_folder_of(&mut self, file: &Path) {
+        let Ok(file) = std::path::absolute(file) else { return };
+        let is_device = file.metadata().is_ok_and(|found| {
+            let kind = found.file_type();
+            kind.is_char_device() || kind.is_block_device()
+        });
+        let Some(folder) = file.parent() else { return };
+        let is_alone = is_device || folder.canonicalize().is_ok_and(|real| real == Path::new(DEVICE_FOLDER));
+        self.written.push(if is_alone { file } else { folder.into() });
     }
 
     /// Allows reading the folder of `file` and, if it is a link, the folder it leads to.
@@ -121,13 +141,22 @@ impl FolderLock {
 
     fn lets_write(&self, file: &Path) -> bool {
         let Ok(file) = std::path::absolute(file) else { return false };
+        if self.written.contains(&file) {
+            return true;
+        }
         // A device exists already; a log file may have to be created, in a folder that exists.
         if let Ok(real) = file.canonicalize() {
-            return real.starts_with(DEVICES) || self.written.iter().any(|folder| real.starts_with(folder));
+            let is_open = DEVICES.iter().any(|device| real == Path::new(device));
+            return is_open || self.written.iter().any(|folder| real.starts_with(folder));
         }
         let there = file.ancestors().skip(1).find_map(|folder| folder.canonicalize().ok());
         there.is_some_and(|there| self.written.iter().any(|folder| there.starts_with(folder)))
     }
+}
+
+/// What `/dev/stdout` leads to where it is a pipe: it is there, and has no path of its own.
+fn pipe(place: &Path) -> Option<PathBuf> {
+    place.metadata().is_ok().then(|| place.into())
 }
 
 /// A missing folder needs no rule.
@@ -136,7 +165,9 @@ fn allow(
     folders: impl IntoIterator<Item = impl AsRef<Path>>,
     access: BitFlags<AccessFs>,
 ) -> Result<RulesetCreated, RulesetError> {
-    let there = folders.into_iter().filter_map(|folder| PathFd::new(folder).ok());
+    // A pipe has no place in a folder. No rule can name it, and none is needed.
+    let is_named = folders.into_iter().filter(|folder| Path::canonicalize(folder.as_ref()).is_ok());
+    let there = is_named.filter_map(|folder| PathFd::new(folder).ok());
     ruleset.add_rules(there.map(|folder| Ok::<_, RulesetError>(PathBeneath::new(folder, access))))
 }
 
@@ -172,6 +203,25 @@ mod tests {
         for (file, expected) in table {
             assert_eq!(lock.lets_write(&at(file)), expected, "{file}");
         }
-        assert!(lock.lets_write(Path::new("/dev/null")) && !lock.lets_write(Path::new("/dev/shm/none")));
+        assert!(lock.lets_write(Path::new("/dev/null")));
+        for other in ["/dev/shm/none", "/dev/zero", "/dev/none"] {
+            assert!(!lock.lets_write(Path::new(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn of_a_device_no_more_than_itself_may_be_written() {
+        let mut folders = LockedFolders::default();
+        let place = tempfile::tempdir().unwrap();
+        let (log, link) = (place.path().join("log"), place.path().join("link"));
+        symlink("/dev/full", &link).unwrap();
+        for file in
+            [log.as_path(), &link, Path::new("/dev/full"), Path::new("/dev/none"), Path::new("/dev/shm/log")]
+        {
+            folders.write_folder_of(file);
+        }
+        let expected =
+            [place.path(), &link, Path::new("/dev/full"), Path::new("/dev/none"), Path::new("/dev/shm")];
+        assert_eq!(folders.written, expected);
     }
 }

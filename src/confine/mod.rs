@@ -19,7 +19,10 @@ use std::{fs, io};
 
 use thiserror::Error;
 
-use self::folders::{FolderLock, FolderLockError, LockedFolders};
+use self::{
+    filters::FilterError,
+    folders::{FolderLock, FolderLockError, LockedFolders},
+};
 use crate::profile::{Backend, ConfinePolicy, Half, Mode, Profile};
 
 const ONE_PROCESS_EACH: &str = "both halves run in this process, which therefore may dial and listen; \
@@ -31,7 +34,7 @@ const IN_EVERY_MODE: &str = "locked as in every mode (seccomp): it starts no pro
 #[derive(Debug, Error)]
 pub enum LockError {
     #[error("`confine: required`: the kernel takes no seccomp filter: {0}")]
-    Seccomp(#[from] filters::FilterError),
+    Seccomp(#[from] FilterError),
     #[error("`confine: required`: {0}")]
     Folders(#[from] FolderLockError),
 }
@@ -65,10 +68,13 @@ pub struct LockedHalf {
 pub struct ProcessLock {
     /// It was begun, so this process belongs to a gateway.
     is_begun: bool,
-    /// What no gateway ever does is refused.
-    refuses_always: bool,
+    /// Whether the kernel has taken the filter of what no gateway ever does; nothing before it was asked.
+    always: Option<Result<(), FilterError>>,
     half: Option<LockedHalf>,
-    folders: Option<FolderLock>,
+    /// Nothing where the process has not started as a half alone in reverse mode.
+    folders: Option<Result<FolderLock, FolderLockError>>,
+    /// It was reported that both halves share this process.
+    is_shared_reported: bool,
     /// What has not been reported yet.
     unreported: Vec<String>,
 }
@@ -82,22 +88,26 @@ impl ProcessLock {
             return Ok(lock);
         }
         if let Some(half) = half_to_lock(profile) {
-            match folders.lock(half) {
-                Ok(taken) => lock.folders = Some(taken),
+            let taken = folders.lock(half);
+            match taken {
                 Err(error) if profile.confine == ConfinePolicy::Required => return Err(error.into()),
-                Err(error) => lock.unreported.push(error.to_string()),
+                Err(ref error) => lock.unreported.push(error.to_string()),
+                Ok(_) => {}
             }
+            lock.folders = Some(taken);
         }
         lock.refuse_always(profile.confine)?;
         Ok(lock)
     }
 
     fn refuse_always(&mut self, policy: ConfinePolicy) -> Result<(), LockError> {
-        match filters::refuse_always() {
-            Ok(()) => self.refuses_always = true,
+        let taken = filters::refuse_always();
+        match taken {
             Err(error) if policy == ConfinePolicy::Required => return Err(error.into()),
-            Err(error) => self.unreported.push(format!("the kernel takes no seccomp filter: {error}")),
+            Err(ref error) => self.unreported.push(format!("the kernel takes no seccomp filter: {error}")),
+            Ok(()) => {}
         }
+        self.always = Some(taken);
         Ok(())
     }
 
@@ -108,13 +118,17 @@ impl ProcessLock {
         if !self.is_begun || profile.confine == ConfinePolicy::Off {
             return Ok(lines);
         }
-        let is_first = !self.refuses_always;
+        // Asked once: a kernel that has refused it will do so again.
+        let is_first = self.always.is_none();
         if is_first {
             self.refuse_always(profile.confine)?;
             lines.append(&mut self.unreported);
         }
+        let refuses_always = matches!(self.always, Some(Ok(())));
+        let is_shared = profile.mode == Mode::Reverse && half_alone(profile).is_none();
+        let was_shared = std::mem::replace(&mut self.is_shared_reported, is_shared);
         match half_to_lock(profile) {
-            Some(half) if self.half.is_none() && self.refuses_always => {
+            Some(half) if self.half.is_none() && refuses_always => {
                 let unix = UnixSockets::of(profile);
                 match filters::refuse_to(half, unix) {
                     Ok(()) => {
@@ -127,8 +141,8 @@ impl ProcessLock {
                 }
             }
             Some(_) => {}
-            None if profile.mode == Mode::Reverse => lines.push(ONE_PROCESS_EACH.into()),
-            None if is_first && self.refuses_always => lines.push(IN_EVERY_MODE.into()),
+            None if is_shared && !was_shared => lines.push(ONE_PROCESS_EACH.into()),
+            None if is_first && refuses_always => lines.push(IN_EVERY_MODE.into()),
             None => {}
         }
         Ok(lines)
@@ -141,7 +155,9 @@ impl ProcessLock {
 
     fn describe(&self, half: Half) -> String {
         let files = match &self.folders {
-            Some(folders) => format!(" (seccomp, and Landlock ABI {})", folders.abi),
+            Some(Ok(folders)) => format!(" (seccomp, and Landlock ABI {})", folders.abi),
+            // Why is another line.
+            Some(Err(_)) => " (seccomp alone)".into(),
             None => " (seccomp; Landlock is put on only where a process starts in reverse mode)".into(),
         };
         format!("locked: {}{files}", half_words(half))
@@ -159,12 +175,12 @@ impl ProcessLock {
 
     /// The version of Landlock in force.
     pub fn landlock(&self) -> Option<u32> {
-        self.folders.as_ref().map(|folders| folders.abi)
+        self.folders().map(|folders| folders.abi)
     }
 
     /// The Landlock lock, if there is one.
     pub fn folders(&self) -> Option<&FolderLock> {
-        self.folders.as_ref()
+        self.folders.as_ref()?.as_ref().ok()
     }
 
     /// Why this process can no longer run `profile`.
@@ -188,16 +204,25 @@ impl ProcessLock {
                 "this process is locked, and opens no Unix socket: {backend} takes a restart with that profile"
             ));
         }
-        if let Some(why) = self.folders.as_ref().and_then(|folders| folders.refusal(profile)) {
+        if let Some(why) = self.folders().and_then(|folders| folders.refusal(profile)) {
             return Some(why);
         }
-        let needs_folders =
-            profile.confine == ConfinePolicy::Required && self.is_begun && self.folders.is_none();
-        (needs_folders && half_to_lock(profile).is_some()).then(|| {
-            "`confine: required` needs Landlock, which is put on only where a process starts in reverse mode; \
-             restart it with that profile"
-                .into()
-        })
+        if profile.confine != ConfinePolicy::Required || !self.is_begun {
+            return None;
+        }
+        if let Some(Err(error)) = &self.always {
+            return Some(format!("`confine: required`: the kernel takes no seccomp filter: {error}"));
+        }
+        half_to_lock(profile)?;
+        match &self.folders {
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(format!("`confine: required`: {error}")),
+            None => Some(
+                "`confine: required` needs Landlock, which is put on only where a process starts in reverse mode; \
+                 restart it with that profile"
+                    .into(),
+            ),
+        }
     }
 
     /// What a switch to `profile` does to the lock, or why it is refused.

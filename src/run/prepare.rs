@@ -19,8 +19,9 @@ use crate::{
     confine::{self, ProcessLock, folders::LockedFolders},
     demo, exit,
     gateway::{KeptHistory, KeptLockdown, history_file::HistoryFile, lockdown_file::LockdownFile},
+    net::{passed, sockets},
     output::print_note,
-    profile::{DemoPorts, Profile},
+    profile::{DemoPorts, Mode, Profile},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     tui,
 };
@@ -79,6 +80,10 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         Some(path) => Some(path.to_path_buf()),
         None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
     };
+    if let Some(inherited) = inherited_socket(cli, &loaded.profile) {
+        print_note(inherited);
+        return Ok(PreparedGateway::Refused(exit::FAILED.into()));
+    }
     let file = lockdown_file(cli, &loaded.profile);
     let history = history_file(cli, &chosen, &loaded.profile);
     make_log_folders(&loaded.profile);
@@ -109,6 +114,20 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         demo_ports,
         socket,
     })))
+}
+
+/// A socket through which the internal half could be reached in reverse mode, handed on by whoever started it.
+/// Those of a service manager are refused by their names, and those of `verify` are what its checklist looks for.
+fn inherited_socket(cli: &Cli, profile: &Profile) -> Option<String> {
+    let dials_only = profile.mode == Mode::Reverse && profile.dmz.is_none();
+    if !dials_only || cli.ends_with.is_some() || !passed::names().is_empty() {
+        return None;
+    }
+    let open = sockets::process_sockets().ok()?.open.into_iter().next()?;
+    Some(format!(
+        "portcullis: the internal half was started with a socket at which others reach it, {open}; start it without \
+         inherited sockets"
+    ))
 }
 
 /// Keys are in memory, and would be in a core dump. Under a limit of 0 the kernel still hands the dump to a program,
@@ -163,10 +182,7 @@ fn locked_folders(
         .flat_map(|it| source.files_written_by(it))
         .collect();
     let named = socket.into_iter().chain(cli.record.as_deref());
-    let written = named.chain(of_profiles.iter().map(PathBuf::as_path));
-    folders
-        .written
-        .extend(written.filter_map(|file| std::path::absolute(file).ok()?.parent().map(Path::to_path_buf)));
+    named.chain(of_profiles.iter().map(PathBuf::as_path)).for_each(|file| folders.write_folder_of(file));
     if !cli.no_ui && tui::check_terminal().is_ok() {
         // Where tables are exported to.
         folders.written.extend(std::env::current_dir().ok().filter(|folder| folder.parent().is_some()));
