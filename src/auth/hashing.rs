@@ -22,7 +22,8 @@ use crate::admission::{source_network::source_network, token_bucket::TokenBucket
 
 /// How many logins of one client may be computed or wait.
 const PER_CLIENT_MAX: usize = 8;
-/// The same for all clients together.
+/// How many of all clients may be computed or wait for a processor. A client has one of these places at most, and
+/// none while it waits for its own logins or for its wrong passwords.
 const IN_ALL_MAX: usize = 256;
 /// How many are computed at once, and never on more than half of the processors.
 const AT_ONCE_MAX: usize = 4;
@@ -83,13 +84,12 @@ impl HashingQueue {
     ) -> Result<bool, HashingRefusal> {
         let client = self.client(source_network(client));
         let place = client.places.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfClient)?;
-        let place_of_all = self.in_all.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfAll)?;
-        let turn = timeout(TURN, self.wait_for_turn(&client)).await.map_err(|_| HashingRefusal::OfAll)?;
+        let turn = timeout(TURN, self.wait_for_turn(&client)).await.map_err(|_| HashingRefusal::OfAll)??;
         // The computation cannot be stopped, so its permits are held until it ends, even if its client has
         // left.
         let computing = spawn_blocking(move || {
             let is_right = is_right();
-            drop((place, place_of_all, turn));
+            drop((place, turn));
             is_right
         });
         let is_right = computing.await.unwrap_or(false);
@@ -102,7 +102,10 @@ impl HashingQueue {
     }
 
     /// Waits first among the client's own logins, then among the clients, in the order of arrival.
-    async fn wait_for_turn(&self, client: &HashingClient) -> [Option<OwnedSemaphorePermit>; 2] {
+    async fn wait_for_turn(
+        &self,
+        client: &HashingClient,
+    ) -> Result<[Option<OwnedSemaphorePermit>; 3], HashingRefusal> {
         let own = client.turn.clone().acquire_owned().await.ok();
         let wait = {
             let mut wrong = client.wrong.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +115,8 @@ impl HashingQueue {
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        [own, self.at_once.clone().acquire_owned().await.ok()]
+        let in_all = self.in_all.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfAll)?;
+        Ok([own, Some(in_all), self.at_once.clone().acquire_owned().await.ok()])
     }
 
     fn client(&self, network: IpAddr) -> Arc<HashingClient> {
@@ -188,6 +192,30 @@ mod tests {
         let (waited, other) = (took(1).await, took(2).await);
         assert!(waited > Duration::from_millis(300) && waited <= Duration::from_secs(1), "{waited:?}");
         assert!(other < waited / 10, "{other:?}");
+    }
+
+    /// Their waits would take every place there is if they counted.
+    #[tokio::test(start_paused = true)]
+    async fn wrong_passwords_of_many_clients_leave_others_their_places() {
+        let queue = HashingQueue::new(1);
+        let senders = 1..=(IN_ALL_MAX / PER_CLIENT_MAX + 8) as u8;
+        for sender in senders.clone() {
+            for _ in 0..WRONG_FREE as usize {
+                assert_eq!(queue.run(address(sender), || false).await, Ok(false));
+            }
+        }
+        let waiting = senders.flat_map(|sender| [sender; PER_CLIENT_MAX]);
+        let flood = join_all(waiting.map(|sender| queue.run(address(sender), || false)));
+        let began = tokio::time::Instant::now();
+        let other = async {
+            // Each of the others has come before.
+            tokio::task::yield_now().await;
+            (queue.run(address(250), || true).await, began.elapsed())
+        };
+        let (flood, (other, waited)) = tokio::join!(flood, other);
+        assert_eq!(other, Ok(true));
+        assert!(waited < Duration::from_millis(300), "{waited:?}");
+        assert!(flood.iter().all(|answer| *answer == Ok(false)), "{flood:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ use crate::{
     edges::http::{GET, answered},
     support::{
         gateway::{PATIENCE, Place},
-        peers::{Backend, cut, dial, hear, hear_reset, say},
+        peers::{Backend, cut, dial, dial_from, hear, hear_reset, say},
         ways::{MODES, Plan, Way},
     },
 };
@@ -34,13 +34,6 @@ use crate::{
 fn assert_no_alert(shown: &Snapshot) {
     let is_of_refusals = |alert: &&Alert| matches!(alert.kind, AlertKind::Full | AlertKind::Refused);
     assert_eq!(shown.alerts.iter().find(is_of_refusals), None);
-}
-
-/// A client from an address of its own.
-async fn dial_from(from: &str, at: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(from.parse::<IpAddr>().unwrap(), 0)).unwrap();
-    timeout(PATIENCE, socket.connect(at)).await.expect("connected in time").unwrap()
 }
 
 /// It is reset before a byte of it is read.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -35,7 +35,7 @@ pub(super) async fn port(way: &Way) -> SocketAddr {
     accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap()
 }
 
-async fn line(stream: &mut TcpStream) -> String {
+async fn line(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {
         line.push(timeout(PATIENCE, stream.read_u8()).await.expect("a line in time").unwrap());
@@ -44,7 +44,7 @@ async fn line(stream: &mut TcpStream) -> String {
 }
 
 /// Reads to the end of a head: its first line, then its fields, sorted and without `date`.
-pub(super) async fn head(stream: &mut TcpStream) -> Vec<String> {
+pub(super) async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Vec<String> {
     let mut lines = vec![line(stream).await];
     loop {
         match line(stream).await {
@@ -88,7 +88,10 @@ pub(super) async fn asked(at: SocketAddr, request: &str) -> String {
 }
 
 /// The same where the connection stays: the head, and a body of a known length.
-pub(crate) async fn answered(client: &mut TcpStream, request: &str) -> (Vec<String>, String) {
+pub(crate) async fn answered(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &str,
+) -> (Vec<String>, String) {
     say(client, request.as_bytes()).await;
     let head = head(client).await;
     let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));

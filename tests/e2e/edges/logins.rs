@@ -2,21 +2,27 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
+use data_encoding::BASE64;
 use portcullis::{
     gateway::handle::{Command, CommandAnswer},
     profile::Mode,
     telemetry::checklist::{CheckStep, StepResult},
 };
 use tokio::{
-    io::AsyncReadExt,
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::mpsc,
     task::JoinSet,
+    time::timeout,
 };
 
-use super::http::{GET, answered, head, port};
+use super::{
+    http::{GET, answered, head, port},
+    named::shaken,
+};
 use crate::support::{
-    gateway::Place,
-    peers::{dial, say},
+    gateway::{PATIENCE, Place},
+    peers::{dial, dial_from, hear, say},
     ways::{MODES, Plan, Way},
 };
 
@@ -36,6 +42,13 @@ pub(super) const UPGRADE: &str = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: webs
 /// A folder with a file of users.
 pub(super) fn place(users: &str) -> Place {
     let place = Place::new();
+    write_users(&place, users);
+    place
+}
+
+/// The same with the certificates of an accept and of a client.
+pub(super) fn place_of_tls(users: &str) -> Place {
+    let place = Place::with(&["dmz", "internal", "www", "partner"]);
     write_users(&place, users);
     place
 }
@@ -80,14 +93,17 @@ impl DescribingBackend {
 }
 
 /// Its status, what it has to show, and its body.
-async fn told(client: &mut TcpStream, request: &str) -> (String, Option<String>, String) {
+async fn told(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &str,
+) -> (String, Option<String>, String) {
     let (head, body) = answered(client, request).await;
     assert!(!head.iter().any(|line| line == "connection: close"), "{head:?}");
     let challenge = head.iter().find_map(|line| line.strip_prefix("www-authenticate: "));
     (head[0]["HTTP/1.1 ".len()..].to_owned(), challenge.map(str::to_owned), body)
 }
 
-async fn status(client: &mut TcpStream, request: &str) -> String {
+async fn status(client: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> String {
     told(client, request).await.0
 }
 
@@ -122,12 +138,100 @@ async fn requests_of_known_users_alone_go_inside_and_without_their_password() {
             assert_eq!(status, "200 OK", "{mode:?}");
             assert!(!requested.to_ascii_lowercase().contains("authorization"), "{requested}");
         }
-        for gateway in [&way.dmz, way.inner()] {
-            gateway
-                .until("alice", |shown| shown.sessions.iter().any(|row| row.user.as_deref() == Some("alice")))
-                .await;
-        }
+        is_alices(&way).await;
     }
+}
+
+const TLS: &str = "tls: { certificate: pki/www.pem, key: pki/www.key }";
+
+#[tokio::test]
+async fn within_tls_known_users_alone_come_in_too() {
+    for mode in MODES {
+        let backend = DescribingBackend::new().await;
+        let accept = format!("{{ address: 'https://127.0.0.1:0', {TLS} }}");
+        let plan = Plan { accept: &accept, dmz_service: AUTH, ..Plan::new(mode, &backend.address) };
+        let way = plan.start_in(place_of_tls(&format!("{ALICE}{BOB}"))).await;
+        let mut client = shaken(&way, port(&way).await).await;
+        for request in [GET, &with(GET, WRONG), &with(GET, OF_NOBODY)] {
+            assert_eq!(status(&mut client, request).await, "401 Unauthorized", "{mode:?} {request}");
+        }
+        assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "403 Forbidden", "{mode:?}");
+        if let Some(internal) = &way.internal {
+            assert_eq!(internal.now().await.totals.sessions, 0, "no byte went inside");
+        }
+        let (status, _, requested) = told(&mut client, &with(GET, OF_ALICE)).await;
+        assert_eq!(status, "200 OK", "{mode:?}");
+        assert!(!requested.to_ascii_lowercase().contains("authorization"), "{requested}");
+        is_alices(&way).await;
+    }
+}
+
+#[tokio::test]
+async fn a_web_socket_within_tls_begins_for_a_known_user_alone() {
+    for mode in MODES {
+        let accept =
+            format!("{{ address: 'wss://127.0.0.1:0/live', {TLS}, auth: {{ basic: users.htpasswd }} }}");
+        let way = Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(place_of_tls(ALICE)).await;
+        let mut client = shaken(&way, port(&way).await).await;
+        for request in [UPGRADE.to_owned(), with(UPGRADE, WRONG)] {
+            assert_eq!(status(&mut client, &request).await, "401 Unauthorized", "{mode:?}");
+        }
+        let (head, _) = answered(&mut client, &with(UPGRADE, OF_ALICE)).await;
+        assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols", "{mode:?}");
+        say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+        hear(&mut client, &[0x82, 1, b'x']).await;
+        is_alices(&way).await;
+    }
+}
+
+/// A session of hers is open on each half.
+async fn is_alices(way: &Way) {
+    for gateway in [&way.dmz, way.inner()] {
+        gateway
+            .until("alice", |shown| shown.sessions.iter().any(|row| row.user.as_deref() == Some("alice")))
+            .await;
+    }
+}
+
+/// Each address has as many logins waiting as it may, and they wait for their own wrong passwords: together they are
+/// more than there are places for all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_passwords_from_many_addresses_hold_up_no_other_login() {
+    const ADDRESSES: usize = 34;
+    const OF_EACH: usize = 8;
+    /// What an address may send before it has to wait for each.
+    const FREE: usize = 32;
+    let backend = DescribingBackend::new().await;
+    let users: String = (0..10).map(|number| BOB.replace("bob", &format!("user{number}"))).collect();
+    let auth = ", auth: { basic: users.htpasswd }";
+    let plan =
+        Plan { accept: "http://127.0.0.1:0", dmz_service: auth, ..Plan::new(Mode::Direct, &backend.address) };
+    let way = plan.start_in(place(&users)).await;
+    let at = port(&way).await;
+    let basic = |login: String| format!("Basic {}", BASE64.encode(login.as_bytes()));
+    let wrong = with(GET, &basic("user0:wrong".into()));
+    let (tell, mut answers) = mpsc::unbounded_channel();
+    let mut flood = JoinSet::new();
+    for number in 0..ADDRESSES * OF_EACH {
+        let (tell, wrong) = (tell.clone(), wrong.clone());
+        flood.spawn(async move {
+            let mut client = dial_from(&format!("127.0.1.{}", number % ADDRESSES + 1), at).await;
+            loop {
+                tell.send(status(&mut client, &wrong).await).unwrap();
+            }
+        });
+    }
+    for _ in 0..ADDRESSES * FREE {
+        let answer = timeout(4 * PATIENCE, answers.recv()).await.expect("it is answered");
+        assert_eq!(answer.as_deref(), Some("401 Unauthorized"));
+    }
+    // Each of them is computed: nobody here has come before.
+    let mut client = dial(at).await;
+    for number in 0..10 {
+        let right = with(GET, &basic(format!("user{number}:s3cret")));
+        assert_eq!(status(&mut client, &right).await, "200 OK", "user{number}");
+    }
+    flood.shutdown().await;
 }
 
 #[tokio::test]
@@ -169,14 +273,8 @@ async fn a_web_socket_begins_for_a_known_user_alone() {
         assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
         // A masked message of one byte, and its echo.
         say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
-        let mut received = [0; 3];
-        client.read_exact(&mut received).await.unwrap();
-        assert_eq!(received, [0x82, 1, b'x']);
-        for gateway in [&way.dmz, way.inner()] {
-            gateway
-                .until("alice", |shown| shown.sessions.iter().any(|row| row.user.as_deref() == Some("alice")))
-                .await;
-        }
+        hear(&mut client, &[0x82, 1, b'x']).await;
+        is_alices(&way).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use portcullis::telemetry::snapshot::SessionRow;
 use proxy_header::{ParseConfig, ProxyHeader, Tlv};
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -12,7 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     http::{GET, answered, port},
-    logins::{ALICE, DescribingBackend, OF_ALICE, UPGRADE, place, with},
+    logins::{ALICE, DescribingBackend, OF_ALICE, UPGRADE, place, place_of_tls, with},
 };
 use crate::support::{
     gateway::Place,
@@ -25,7 +26,11 @@ const CLAIMS: &str = "X-Forwarded-User: root\r\nX_Forwarded_User: root\r\nRemote
                       X-SSL-Client-CN: root\r\nSSL_CLIENT_S_DN: root\r\nX-Client-Cert: root\r\nHost:";
 const TLS: &str = "tls: { certificate: pki/www.pem, key: pki/www.key, ca: pki/ca.pem }";
 
-async fn shaken(way: &Way, at: std::net::SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
+/// A client whose certificate is `partner`'s, where it is asked for one.
+pub(super) async fn shaken(
+    way: &Way,
+    at: std::net::SocketAddr,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
     let connector = TlsConnector::from(Arc::new(client(&way.place, "partner")));
     connector.connect(ServerName::try_from("www").unwrap(), dial(at).await).await.unwrap()
 }
@@ -105,5 +110,30 @@ async fn a_backend_of_bytes_is_told_the_user_in_its_proxy_header() {
         let way = plan.start_in(Place::with(&["dmz", "internal", "www", "partner"])).await;
         let _client = shaken(&way, way.dmz.client_port("orders").await).await;
         assert_eq!(told(&mut backend.accept().await).await, (Some("partner".into()), None), "{mode:?}");
+    }
+}
+
+/// On a WebSocket too; and where both are asked for, the certificate lets nobody in and names nobody.
+#[tokio::test]
+async fn a_certificate_names_the_client_of_a_web_socket_unless_auth_does() {
+    for mode in MODES {
+        for (auth, user) in [("", "partner"), (", auth: { basic: users.htpasswd }", "alice")] {
+            let accept = format!("{{ address: 'wss://127.0.0.1:0/live', {TLS}{auth} }}");
+            let way =
+                Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(place_of_tls(ALICE)).await;
+            let mut client = shaken(&way, port(&way).await).await;
+            if !auth.is_empty() {
+                let (head, _) = answered(&mut client, UPGRADE).await;
+                assert_eq!(head[0], "HTTP/1.1 401 Unauthorized", "{mode:?}");
+            }
+            let (head, _) = answered(&mut client, &with(UPGRADE, OF_ALICE)).await;
+            assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols", "{mode:?} {auth}");
+            say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+            hear(&mut client, &[0x82, 1, b'x']).await;
+            for gateway in [&way.dmz, way.inner()] {
+                let is_named = |row: &SessionRow| row.user.as_deref() == Some(user);
+                gateway.until(user, |shown| shown.sessions.iter().any(is_named)).await;
+            }
+        }
     }
 }

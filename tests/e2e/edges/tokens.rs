@@ -11,10 +11,11 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use super::{
     http::{GET, answered, port},
     logins::{DescribingBackend, UPGRADE, with},
+    named::shaken,
 };
 use crate::support::{
     gateway::{PATIENCE, Place},
-    peers::{dial, say},
+    peers::{dial, hear, say},
     tokens::{Signer, hmac_of, now},
     ways::{MODES, Plan, Way},
 };
@@ -239,6 +240,28 @@ async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
     let token = old.sign(&json!({ "alg": "HS256" }), &claims());
     assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK");
     assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "401 Unauthorized");
+}
+
+#[tokio::test]
+async fn a_web_socket_within_tls_ends_when_its_token_does() {
+    let (signer, auth) = (Signer::new(), auth(", until_expiry: true"));
+    let place = Place::with(&["dmz", "internal", "www", "partner"]);
+    write_keys(&place, &signer.keys("one"), 0o644);
+    let tls = "tls: { certificate: pki/www.pem, key: pki/www.key }";
+    let accept = format!("{{ address: 'wss://127.0.0.1:0/live', {tls} }}");
+    let plan = Plan { accept: &accept, dmz_service: &auth, ..Plan::new(Mode::Reverse, "echo://") };
+    let way = plan.start_in(place).await;
+    let mut client = shaken(&way, port(&way).await).await;
+    for request in [UPGRADE.to_owned(), with(UPGRADE, "Bearer x")] {
+        assert_eq!(answered(&mut client, &request).await.0[0], "HTTP/1.1 401 Unauthorized");
+    }
+    let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": now() + 3 })));
+    let (head, _) = answered(&mut client, &with(UPGRADE, &format!("Bearer {token}"))).await;
+    assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
+    say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+    hear(&mut client, &[0x82, 1, b'x', 0x88, 2, 0x03, 0xf0]).await;
+    drop(client);
+    assert_eq!(way.inner().until_ended("TR").await.user.as_deref(), Some("alice"));
 }
 
 #[tokio::test]

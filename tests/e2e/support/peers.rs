@@ -1,11 +1,15 @@
 //! Clients and backends: plain sockets, and what a test says and hears on them.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -51,6 +55,13 @@ impl Reserved {
 
 pub async fn dial(at: SocketAddr) -> TcpStream {
     timeout(PATIENCE, TcpStream::connect(at)).await.expect("connected in time").unwrap()
+}
+
+/// A client from an address of its own.
+pub async fn dial_from(from: &str, at: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.parse::<IpAddr>().unwrap(), 0)).unwrap();
+    timeout(PATIENCE, socket.connect(at)).await.expect("connected in time").unwrap()
 }
 
 /// A client that is refused: by a reset, which may come before its connect call returns.
