@@ -6,7 +6,9 @@ use portcullis::{
     telemetry::snapshot::{PoolState, ServicePhase, Snapshot},
 };
 
+use super::halves::Inside;
 use crate::support::{
+    frames::{self, LOCKED, OPEN, OPEN_STATE, OPENED, REFUSED, SERVICES},
     gateway::Gateway,
     peers::{dial_refused, hear, hear_reset, say},
     ways::{Plan, WAYS},
@@ -71,4 +73,32 @@ async fn what_is_locked_inside_is_cut_and_refused_and_comes_back() {
             hear(&mut client, b"again").await;
         }
     }
+}
+
+/// Whatever it has been told.
+#[tokio::test]
+async fn a_gateway_that_opens_what_is_locked_is_refused_and_its_link_goes_on() {
+    let services = "orders: { connect: 'echo://' }, other: { connect: 'echo://' }";
+    let inside = Inside::with(", prepared: 1", services).await;
+    let mut link = inside.link().await;
+    let service = Some("orders".to_owned());
+    told(&inside.gateway, Command::Lockdown(LockdownTarget { peer: None, service })).await;
+    let reported = link.hear_kind(SERVICES).await;
+    assert_eq!(reported, frames::services_in(&[("orders", LOCKED), ("other", OPEN_STATE)]));
+    link.say_frame(OPEN, &frames::open("locked", None, "orders")).await;
+    link.hear_kind(REFUSED).await;
+    let row = inside.gateway.until_ended("OA").await;
+    assert!(row.reason.contains("it is locked"), "{row:?}");
+    link.say_frame(OPEN, &frames::open("other", None, "other")).await;
+    link.hear(OPENED, &[]).await;
+    // The gateway itself: what it has is cut, and nobody dials it again.
+    let peer = Some("dmz".to_owned());
+    told(&inside.gateway, Command::Lockdown(LockdownTarget { peer, service: None })).await;
+    inside.gateway.until_ended("OR").await;
+    inside
+        .until_pool("locked", |row| {
+            let why = row.last_error.as_deref().unwrap_or_default();
+            row.state == PoolState::Down && row.ready + row.carrying == 0 && why.contains("locked")
+        })
+        .await;
 }

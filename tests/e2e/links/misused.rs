@@ -1,7 +1,11 @@
 //! Frames that may come, too many of them: bounded, and no other link notices.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use portcullis::{
+    gateway::handle::{Command, CommandAnswer},
+    telemetry::metrics::MetricsFormat,
+};
 use tokio::io::AsyncReadExt;
 
 use super::halves::{Echoed, Inside, Outside};
@@ -292,4 +296,35 @@ async fn tiny_frames_for_a_receiver_that_does_not_read_stop_their_sender_and_nob
     tokio::time::timeout(LONG, stuck.read_exact(&mut received)).await.unwrap().unwrap();
     assert!(received.iter().all(|byte| *byte == b'x'));
     link.pongs(b"as ever.").await;
+}
+
+/// However many there are, and between sessions that are served, so that none of them costs the link.
+#[tokio::test]
+async fn names_of_services_that_a_gateway_makes_up_become_no_series() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = Echoed::on(inside.link().await).await.ends().await;
+    let series = async || {
+        let answer = inside.gateway.handle.ask(Command::Metrics { format: MetricsFormat::OpenMetrics }).await;
+        let CommandAnswer::Metrics(text) = answer else { panic!("{answer:?}") };
+        let names = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(' ').next());
+        names.map(|name| name.unwrap_or_default().to_owned()).collect::<BTreeSet<_>>()
+    };
+    // The first refusal may begin a series of its own kind.
+    link.say_frame(OPEN, &frames::open("first", None, "n0")).await;
+    link.hear(REFUSED, &[1]).await;
+    let before = series().await;
+    for round in 0..100 {
+        let opens = (0..20).map(|at| frame(OPEN, &frames::open("s-1", None, &format!("n{round}-{at}"))));
+        link.say(&opens.collect::<Vec<_>>().concat()).await;
+        for _ in 0..20 {
+            link.hear(REFUSED, &[1]).await;
+        }
+        link = Echoed::on(link).await.ends().await;
+    }
+    let after = series().await;
+    assert_eq!(after.difference(&before).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert!(!format!("{after:?}").contains("n99-"), "{after:?}");
+    let seen = inside.gateway.now().await;
+    assert_eq!(seen.services.len(), 1, "{:?}", seen.services);
+    assert!(seen.ended.len() <= 512 && seen.failures.len() <= 64 && seen.notices.len() <= 200);
 }
