@@ -5,6 +5,8 @@
 mod audit;
 #[path = "cli/certs.rs"]
 mod certs;
+#[path = "cli/clock.rs"]
+mod clock;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/confine.rs"]

@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::hmac;
+use data_encoding::BASE64URL_NOPAD;
 use regex::Regex;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -461,4 +463,76 @@ fn a_signal_opens_the_access_log_and_the_audit_anew_as_well() {
     line_of(&place, "access.json", |line| line["path"] == "/after");
     line_of(&place, "audit.jsonl", |line| line["action"] == "signal");
     assert!(lines(&place, "access.json.1").iter().all(|line| line["path"] != "/after"));
+}
+
+/// Neither what a client says to prove who it is, nor what proves who the gateway is, good or bad, at any level.
+#[test]
+fn no_credential_is_written_anywhere() {
+    let place = Place::with_certificates();
+    let secret = BASE64URL_NOPAD.encode(b"a secret of thirty-two bytes, no");
+    let files = [
+        ("users", "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n".to_owned()),
+        ("jwks.json", format!("{{\"keys\":[{{\"kty\":\"oct\",\"kid\":\"one\",\"k\":\"{secret}\"}}]}}")),
+    ];
+    for (name, text) in files {
+        place.write(name, &text);
+        fs::set_permissions(place.path(name), fs::Permissions::from_mode(0o600)).expect("a mode");
+    }
+    let at = backend();
+    let jwt = "{ keys: jwks.json, issuer: here, audience: web, from: [header, 'cookie:token', 'query:access_token'] }";
+    place.write(
+        "one.yaml",
+        &format!(
+            "mode: direct\nlog: gate.json\naccess_log: access.json\naudit: audit.jsonl\ndmz:\n  services:\n    \
+             named: {{ accept: [{{ address: 'https://127.0.0.1:0', tls: {{ certificate: pki/dmz.pem, key: pki/dmz.key \
+             }} }}], connect: 'http://{at}', auth: {{ basic: users }} }}\n    \
+             signed: {{ accept: ['http://127.0.0.1:0'], connect: 'http://{at}', auth: {{ jwt: {jwt} }} }}\n"
+        ),
+    );
+    let gateway = place.start("one");
+    let socket = place.path("run/one.sock").display().to_string();
+    assert_eq!(run(&place, &["log-level", "debug", "--admin", &socket]).code, Some(0));
+    let named = format!("https://{}/named", gateway.accept("named"));
+    for (login, status) in [("alice:s3cret", 200), ("alice:wr0ng-0ne", 401), ("n0b0dy:s3cret", 401)] {
+        assert_eq!(asked(&["-k", "-u", login], &named).0, status, "{login}");
+    }
+    let signed = format!("http://{}/signed", gateway.accept("signed"));
+    let head = BASE64URL_NOPAD.encode(br#"{"alg":"HS256","kid":"one"}"#);
+    let claims = |ends: &str| {
+        let claims = format!("{{\"iss\":\"here\",\"aud\":\"web\",\"sub\":\"bob\",\"exp\":{ends}}}");
+        BASE64URL_NOPAD.encode(claims.as_bytes())
+    };
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"a secret of thirty-two bytes, no");
+    let token = |ends: &str| {
+        let text = format!("{head}.{}", claims(ends));
+        format!("{text}.{}", BASE64URL_NOPAD.encode(hmac::sign(&key, text.as_bytes()).as_ref()))
+    };
+    for (ends, status) in [("4000000000", 200), ("1000000000", 401)] {
+        let token = token(ends);
+        assert_eq!(asked(&["-H", &format!("Authorization: Bearer {token}")], &signed).0, status);
+        assert_eq!(asked(&["-b", &format!("token={token}")], &signed).0, status);
+        assert_eq!(asked(&[], &format!("{signed}?access_token={token}")).0, status);
+    }
+    assert_eq!(asked(&["-H", "Authorization: Bearer n0-t0ken"], &signed).0, 401);
+    line_of(&place, "access.json", |line| line["path"] == "/signed" && line["user"] == "bob");
+    let last = |line: &Value| line["event"] == "session_refused" || line["event"] == "session_ended";
+    line_of(&place, "gate.json", last);
+    run(&place, &["reload", "--admin", &socket]);
+    let private = fs::read_to_string(place.path("pki/dmz.key")).expect("a key");
+    let private = private.lines().nth(1).expect("its first line");
+    let status = gateway.status().to_string();
+    run(&place, &["stop", "--admin", &socket]);
+    gateway.ended();
+    let texts = ["gate.json", "access.json", "audit.jsonl", "one.log"].map(|name| {
+        let text = fs::read_to_string(place.path(name)).expect("it is there");
+        assert!(text.contains("alice") || !name.starts_with("access"), "{name} tells of them: {text}");
+        (name, text)
+    });
+    for (name, text) in texts.into_iter().chain([("status", status)]) {
+        for canary in
+            ["s3cret", "wr0ng-0ne", "czNjcmV0", "YWxpY2U6", "n0-t0ken", &head, &secret, "$2b$", private]
+        {
+            assert!(!text.contains(canary), "{canary} in {name}: {text}");
+        }
+    }
 }

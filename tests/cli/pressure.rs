@@ -5,6 +5,10 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -133,4 +137,34 @@ fn a_client_that_does_not_read_slows_the_backend() {
         received += body.len();
     }
     assert_eq!(received, sent);
+}
+
+/// Its backend reads all that comes, so nothing but the rate holds it back.
+#[test]
+fn a_rate_keeps_its_sender_waiting_and_nothing_in_memory() {
+    const RECEIVED: usize = 400_000;
+    let place = Place::with_certificates();
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let to = format!("tcp://{}", backend.local_addr().expect("it is bound"));
+    let dmz = dmz_half("127.0.0.1:0", &["live"]);
+    let dmz = dmz.replace("\"tcp://127.0.0.1:0\"]", "\"tcp://127.0.0.1:0\"], rate: 100KB/s");
+    let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("live", &to)]));
+    let mut client = connect(pair.dmz.accept("live"));
+    let (mut server, _) = backend.accept().expect("the gateway connects");
+    server.set_read_timeout(Some(SOON)).expect("a timeout is set");
+    let before = [resident(&pair.dmz), resident(&pair.internal)];
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    // Until the gateways are gone.
+    let sending = thread::spawn(move || {
+        while let Ok(count) = client.write(&[7; BODY]) {
+            counted.fetch_add(count, Ordering::Relaxed);
+        }
+    });
+    server.read_exact(&mut vec![0; RECEIVED]).expect("as much as the rate allows");
+    let sent = sent.load(Ordering::Relaxed);
+    assert!(sent < SENT_MAX, "nothing stops the sender: {sent}");
+    check_memory(&pair, before, sent);
+    drop(pair);
+    sending.join().expect("no panic");
 }
