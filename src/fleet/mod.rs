@@ -14,7 +14,7 @@
 mod clocks;
 pub mod file;
 pub mod members;
-mod merge;
+pub mod merge;
 mod reach;
 mod shares;
 pub mod target;
