@@ -13,9 +13,14 @@ use crate::{
     admin::{self, carrier, target::AdminTarget},
     fleet::{members, target::FleetTarget},
     gateway::handle::{AdminAccess, GatewayHandle},
+    output::print_note,
     record::{Recorder, Recording, RecordingPlayer},
     tasks::Tasks,
-    tui::{self, ScreenEnd, source::ScreenSource},
+    telemetry::{format, notices::NoticeLog, recording, snapshot::RecordingRow},
+    tui::{
+        self, ScreenEnd,
+        source::{OwnRecorder, ScreenSource},
+    },
 };
 
 /// After a signal, a terminal that nobody reads may hold the screen for this long.
@@ -30,8 +35,8 @@ pub async fn run(
     let tasks = Tasks::default();
     let (handle, contact) = admin::attach::attach(target, access, &tasks).await?;
     check_terminal()?;
-    let recording = handle.clone();
-    show_recorded(ScreenSource::attached(handle, access, contact), &recording, record, &tasks).await
+    let recorder = record_screen(&handle, record, &tasks).await?;
+    show_recorded(ScreenSource::attached(handle, access, contact, recorder)).await
 }
 
 /// Shows all these gateways until the operator leaves, whether they can be reached or not.
@@ -43,31 +48,37 @@ pub async fn run_fleet(
     check_terminal()?;
     let tasks = Tasks::default();
     let (handle, members) = members::attach(targets, access, &tasks);
-    let recording = handle.clone();
-    show_recorded(ScreenSource::fleet(handle, members, access), &recording, record, &tasks).await
+    let recorder = record_screen(&handle, record, &tasks).await?;
+    show_recorded(ScreenSource::fleet(handle, members, access, recorder)).await
 }
 
-async fn show_recorded(
-    source: ScreenSource,
+/// Records what the screen shows, if that is wanted; the screen shows what goes wrong.
+async fn record_screen(
     handle: &GatewayHandle,
     record: Option<&Path>,
     tasks: &Tasks,
-) -> anyhow::Result<ExitCode> {
-    let recorder = match record {
-        Some(file) => Some({
-            // Its notices would only be seen on the screen; there is no log here.
-            Recorder::open(file).await?.start(handle.watch(), tasks, Arc::default())
-        }),
-        None => None,
-    };
+) -> anyhow::Result<OwnRecorder> {
+    let Some(file) = record else { return Ok(None) };
+    let notices = Arc::<NoticeLog>::default();
+    Recorder::open(file).await?.start(handle.watch(), tasks, Arc::clone(&notices));
+    Ok(Some(notices))
+}
+
+/// Shows it until the operator leaves; then says so if its recording lacks anything. The gateways go on.
+async fn show_recorded(source: ScreenSource) -> anyhow::Result<ExitCode> {
     let code = show_screen(source).await;
     carrier::end_all();
     let code = code?;
-    if let Some(recorder) = recorder {
-        // The gateway goes on; only what has gone wrong so far is reported.
-        recorder.so_far()?;
+    let Some(RecordingRow { file, left_out, trouble: reason }) = recording::state() else { return Ok(code) };
+    let missing = format::count(left_out, "snapshot");
+    match reason {
+        Some(why) => Err(anyhow!("recording {file}: {why}; {missing} could not be written")),
+        None if left_out > 0 => {
+            print_note(format_args!("portcullis: recording {file}: {missing} could not be written"));
+            Ok(code)
+        }
+        None => Ok(code),
     }
-    Ok(code)
 }
 
 /// Shows the recording in `file` until the operator leaves.
@@ -92,7 +103,7 @@ async fn show_screen(source: ScreenSource) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut others = pin!(tui::signals::handle_signals()?);
+    let mut others = pin!(tui::signals::handle_signals(carrier::end_all)?);
     let screen = tui::spawn(source, on_end)?;
     tokio::select! {
         ended = &mut ended => return Ok(exit_code(ended.ok())),

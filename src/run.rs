@@ -198,7 +198,7 @@ fn obey_signals(
     tasks: &Tasks,
     screen: Option<Arc<Dashboard>>,
 ) -> std::io::Result<()> {
-    tasks.spawn("signals", tui::signals::handle_signals()?);
+    tasks.spawn("signals", tui::signals::handle_signals(|| {})?);
     signals::obey(handle, exit::CUT)?;
     let (mut hangups, handle, commands) = (
         signal(SignalKind::hangup())?,

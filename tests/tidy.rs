@@ -92,7 +92,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("signals", &["gateway", "telemetry"]),
     ("cli", &["profile", "telemetry"]),
     ("fleet", &["admin", "disk", "doctor", "gateway", "profile", "tasks", "telemetry", "text"]),
-    ("attach", &["admin", "fleet", "gateway", "record", "tasks", "tui"]),
+    ("attach", &["admin", "fleet", "gateway", "output", "record", "tasks", "telemetry", "tui"]),
     (
         "commands",
         &[

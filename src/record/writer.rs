@@ -147,11 +147,6 @@ impl RecorderEnd {
             Err(_) => Err(RecordError::Late { path: self.path, seconds: longest.as_secs() }),
         }
     }
-
-    /// What went wrong, if it has ended already.
-    pub fn so_far(mut self) -> Result<(), RecordError> {
-        self.ended.try_recv().unwrap_or(Ok(()))
-    }
 }
 
 /// A little less than a second, since snapshots do not come exactly at quarters.

@@ -13,7 +13,7 @@ use crate::{
         AdminAccess, Command, CommandAnswer, FleetHandles, GatewayContact, GatewayHandle, SnapshotWatch,
     },
     record::{PlayerAction, RecordError, RecordingPlayer, ReplayProgress},
-    telemetry::{recording, snapshot::Snapshot},
+    telemetry::{notices::NoticeLog, recording, snapshot::Snapshot},
     tui::{keys::Action, screen::Screen},
 };
 
@@ -23,12 +23,15 @@ pub enum ScreenSource {
     /// The gateway of this process.
     Own(GatewayHandle, SnapshotWatch),
     /// A gateway of another process, through its admin socket.
-    Attached(GatewayHandle, SnapshotWatch, AdminAccess, watch::Receiver<GatewayContact>),
+    Attached(GatewayHandle, SnapshotWatch, OwnRecorder, AdminAccess, watch::Receiver<GatewayContact>),
     /// Many gateways: a snapshot of all, and the handles for their commands.
-    Fleet(GatewayHandle, SnapshotWatch, FleetHandles, AdminAccess),
+    Fleet(GatewayHandle, SnapshotWatch, OwnRecorder, FleetHandles, AdminAccess),
     /// A recording, with its first snapshot.
     Replay(RecordingPlayer, Arc<Snapshot>),
 }
+
+/// What the recorder of an attached screen reports, if it records: no gateway and no log would show it.
+pub type OwnRecorder = Option<Arc<NoticeLog>>;
 
 /// What comes from a source.
 #[derive(Debug)]
@@ -64,14 +67,20 @@ impl ScreenSource {
         handle: GatewayHandle,
         access: AdminAccess,
         contact: watch::Receiver<GatewayContact>,
+        recorder: OwnRecorder,
     ) -> Self {
         let watch = handle.watch();
-        Self::Attached(handle, watch, access, contact)
+        Self::Attached(handle, watch, recorder, access, contact)
     }
 
-    pub fn fleet(merged: GatewayHandle, members: FleetHandles, access: AdminAccess) -> Self {
+    pub fn fleet(
+        merged: GatewayHandle,
+        members: FleetHandles,
+        access: AdminAccess,
+        recorder: OwnRecorder,
+    ) -> Self {
         let watch = merged.watch();
-        Self::Fleet(merged, watch, members, access)
+        Self::Fleet(merged, watch, recorder, members, access)
     }
 
     pub fn replay(mut player: RecordingPlayer) -> Result<Self, RecordError> {
@@ -100,13 +109,13 @@ impl ScreenSource {
     pub async fn next(&mut self) -> SourceEvent {
         match self {
             Self::Own(_, watch) => snapshot_event(watch).await,
-            Self::Attached(_, watch, _, contact) => tokio::select! {
+            Self::Attached(_, watch, recorder, _, contact) => tokio::select! {
                 biased;
                 // When its sender has ended, so have the snapshots.
                 Ok(()) = contact.changed() => SourceEvent::Attachment,
-                source_event = snapshot_event(watch) => with_own_recording(source_event),
+                source_event = snapshot_event(watch) => with_own_recording(source_event, recorder),
             },
-            Self::Fleet(_, watch, ..) => with_own_recording(snapshot_event(watch).await),
+            Self::Fleet(_, watch, recorder, ..) => with_own_recording(snapshot_event(watch).await, recorder),
             Self::Replay(player, _) => replay_event(player.next().await),
         }
     }
@@ -130,7 +139,7 @@ impl ScreenSource {
     /// The same for one gateway of a fleet, which the answer names.
     pub fn ask_gateway(&self, name: &Arc<str>, command: Command) -> BoxFuture<'static, CommandAnswer> {
         let handle = match self {
-            Self::Fleet(_, _, members, _) => members.get(name).cloned(),
+            Self::Fleet(_, _, _, members, _) => members.get(name).cloned(),
             Self::Own(..) | Self::Attached(..) | Self::Replay(..) => None,
         };
         let name = Arc::clone(name);
@@ -156,13 +165,20 @@ async fn snapshot_event(watch: &mut SnapshotWatch) -> SourceEvent {
     watch.next().await.map_or(SourceEvent::Ended, SourceEvent::Snapshot)
 }
 
-/// An attached screen may record as well; its header then shows its own recording, not the gateway's.
-fn with_own_recording(source_event: SourceEvent) -> SourceEvent {
-    match (source_event, recording::state()) {
-        (SourceEvent::Snapshot(snapshot), Some(own)) => {
-            SourceEvent::Snapshot(Arc::new(Snapshot { recording: Some(own), ..(*snapshot).clone() }))
+/// An attached screen may record as well. Its header then shows its own recording and not the gateway's, and what
+/// its recorder reports is among the events.
+fn with_own_recording(source_event: SourceEvent, recorder: &OwnRecorder) -> SourceEvent {
+    match (source_event, recording::state(), recorder) {
+        (SourceEvent::Snapshot(snapshot), Some(own), Some(notices)) => {
+            let mut shown = Snapshot { recording: Some(own), ..(*snapshot).clone() };
+            for notice in notices.all() {
+                // The others keep their order, which is not that of their times where clocks differ.
+                let earlier = shown.notices.iter().rposition(|other| other.time <= notice.time);
+                shown.notices.insert(earlier.map_or(0, |place| place + 1), notice);
+            }
+            SourceEvent::Snapshot(Arc::new(shown))
         }
-        (source_event, _) => source_event,
+        (source_event, ..) => source_event,
     }
 }
 
