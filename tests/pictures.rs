@@ -26,7 +26,7 @@ use std::{
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portcullis::{
-    gateway::handle::{Command, CommandAnswer},
+    gateway::handle::CommandAnswer,
     profile::Mode,
     record::Recording,
     telemetry::{
@@ -139,10 +139,9 @@ fn draw(recording: &Path, moment: fn(&Snapshot) -> bool, keys: &str) -> Buffer {
     for key in keys.chars() {
         app.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
     }
-    for (name, command) in app.history_requests() {
-        let Command::History(requested) = command else { panic!("{command:?}") };
+    for (name, requested) in app.history_requests() {
         let report = history.ring.report(requested, history.now);
-        app.take_history(name, CommandAnswer::History(Box::new(report)));
+        app.take_history(name, requested, CommandAnswer::History(Box::new(report)));
     }
     buffer(&app)
 }

@@ -121,6 +121,7 @@ impl App {
         };
         let whole = self.fleet.whole.take().unwrap_or_else(|| Arc::clone(self.latest_shared()));
         self.replace_latest(whole);
+        self.renew_histories();
         self.arrange_now();
     }
 

@@ -1,6 +1,6 @@
 //! The list of each screen, and its cursor, which follows its row and not its line.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     doctor::{self, DoctorFinding, MachineFacts},
@@ -31,6 +31,8 @@ pub struct ListState {
     pub profiles: Vec<ProfileRow>,
     /// Facts about the gateway's machine, if that is this one.
     pub machine: Option<MachineFacts>,
+    /// What was found in the last hour's history of each gateway.
+    pub lately: Vec<DoctorFinding>,
     /// Overview and sessions have the same list and share one cursor.
     cursors: [Option<ListCursor>; Screen::ALL.len()],
 }
@@ -93,11 +95,14 @@ impl ListState {
     /// What limits the gateway, the most urgent first; in a fleet, each gateway's snapshot was examined
     /// separately.
     pub fn findings(&self, snapshot: &Snapshot) -> Vec<DoctorFinding> {
-        match (snapshot.gateways.is_empty(), &self.machine) {
+        let mut findings = match (snapshot.gateways.is_empty(), &self.machine) {
             (false, _) => snapshot.findings.clone(),
             (true, Some(machine)) => doctor::find_limits(snapshot, machine),
             (true, None) => doctor::find_limits(snapshot, &MachineFacts::default()),
-        }
+        };
+        findings.extend(self.lately.iter().cloned());
+        findings.sort_by_key(|finding| Reverse(finding.severity));
+        findings
     }
 
     /// Selects the row with this key, if it is listed.
@@ -180,7 +185,7 @@ fn screen_index(screen: Screen) -> usize {
 /// Worst first.
 pub fn pools(snapshot: &Snapshot) -> Vec<&PoolRow> {
     let mut rows: Vec<_> = snapshot.pools.iter().collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(severity(row)));
+    rows.sort_by_key(|row| Reverse(severity(row)));
     rows
 }
 
@@ -188,7 +193,7 @@ pub fn pools(snapshot: &Snapshot) -> Vec<&PoolRow> {
 pub fn services(snapshot: &Snapshot) -> Vec<&ServiceRow> {
     let mut rows: Vec<_> = snapshot.services.iter().collect();
     let severity = |row: &ServiceRow| row.lack.as_ref().map(|lack| lack.kind.severity());
-    rows.sort_by_cached_key(|row| std::cmp::Reverse((severity(row), row.totals.refused)));
+    rows.sort_by_cached_key(|row| Reverse((severity(row), row.totals.refused)));
     rows
 }
 
@@ -200,7 +205,7 @@ pub fn notices(snapshot: &Snapshot) -> impl Iterator<Item = &Notice> {
 /// Those that grew in the last minute first, then those with most sessions.
 pub fn failures(snapshot: &Snapshot) -> Vec<&FailureRow> {
     let mut rows: Vec<_> = snapshot.failures.iter().collect();
-    rows.sort_by_key(|row| (row.ago_seconds >= FAILS_NOW_SECONDS, std::cmp::Reverse(row.count)));
+    rows.sort_by_key(|row| (row.ago_seconds >= FAILS_NOW_SECONDS, Reverse(row.count)));
     rows
 }
 

@@ -19,7 +19,10 @@ use tokio::{
 use crate::{
     doctor::MachineFacts,
     gateway::handle::{Command, CommandAnswer},
-    telemetry::snapshot::{GatewayPhase, Snapshot},
+    telemetry::{
+        history::HistoryRequest,
+        snapshot::{GatewayPhase, Snapshot},
+    },
     tui::{
         ScreenEnd,
         app::{App, MouseCapture, Reaction},
@@ -43,7 +46,7 @@ pub struct ScreenLoop<B: Backend> {
     /// Answers that are still to come, [`ASKING_MAX`] at most.
     asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
     /// Histories that the screen itself has requested, one for each gateway.
-    histories: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
+    histories: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, HistoryRequest, CommandAnswer)>>,
     exports: ExportWriter,
     machine_read_at: Option<Instant>,
     heard_at: Instant,
@@ -64,7 +67,7 @@ enum LoopEvent {
     News(SourceEvent),
     /// By one gateway of a fleet, or by the only one.
     Answered(Option<Arc<str>>, CommandAnswer),
-    HistoryCame(Option<Arc<str>>, CommandAnswer),
+    HistoryCame(Option<Arc<str>>, HistoryRequest, CommandAnswer),
     Exported(ExportResult),
     FrameDue,
     /// Time to check whether snapshots still arrive.
@@ -153,8 +156,8 @@ impl<B: Backend> ScreenLoop<B> {
             Some((of, answer)) = self.asking.next(), if !self.asking.is_empty() => {
                 LoopEvent::Answered(of, answer)
             }
-            Some((of, answer)) = self.histories.next(), if !self.histories.is_empty() => {
-                LoopEvent::HistoryCame(of, answer)
+            Some((of, requested, answer)) = self.histories.next(), if !self.histories.is_empty() => {
+                LoopEvent::HistoryCame(of, requested, answer)
             }
             result = self.exports.next() => LoopEvent::Exported(result),
             source_event = self.source.next() => LoopEvent::News(source_event),
@@ -191,8 +194,8 @@ impl<B: Backend> ScreenLoop<B> {
                 self.pacing.note_input();
                 self.send_background_command();
             }
-            LoopEvent::HistoryCame(of, answer) => {
-                self.app.take_history(of, answer);
+            LoopEvent::HistoryCame(of, requested, answer) => {
+                self.app.take_history(of, requested, answer);
                 self.pacing.note_change();
             }
             LoopEvent::Exported(result) => {
@@ -315,12 +318,16 @@ impl<B: Backend> ScreenLoop<B> {
         if !self.histories.is_empty() {
             return;
         }
-        for (name, command) in self.app.history_requests() {
+        for (name, requested) in self.app.history_requests() {
             let answer = match &name {
-                Some(name) => self.source.ask_gateway(name, command),
-                None => self.source.ask(command),
+                Some(name) => self.source.ask_gateway(name, Command::History(requested)),
+                None => self.source.ask(Command::History(requested)),
             };
-            self.histories.push(answered_in_time(name, answer));
+            let answer = answered_in_time(name, answer);
+            self.histories.push(Box::pin(async move {
+                let (of, answer) = answer.await;
+                (of, requested, answer)
+            }));
         }
     }
 

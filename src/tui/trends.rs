@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use crate::{
-    gateway::handle::{Command, CommandAnswer},
+    doctor::{self, DoctorFinding},
+    gateway::handle::CommandAnswer,
     profile::Half,
     telemetry::{
         history::{HistoryReport, HistoryRequest, HistorySample},
@@ -28,6 +29,8 @@ const AGAIN_SECONDS: (f64, f64) = (3.0, 30.0);
 const DELAY_SECONDS: i128 = 5;
 /// The same for a fleet, where each request may go through a program.
 const AGAIN_SECONDS_OF_FLEET: (f64, f64) = (10.0, 60.0);
+/// The doctor looks at whole minutes.
+const AGAIN_SECONDS_OF_DOCTOR: f64 = 60.0;
 
 /// How far back the charts go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub struct HistoryView {
     asked_at: Option<f64>,
     /// The selected time, in seconds since 1970; `None` for the newest.
     pub cursor: Option<u64>,
+    /// When the doctor's screen requested the last hour, by the same clock.
+    doctor_asked_at: Option<f64>,
 }
 
 /// A report, and when it arrived, by the clock of the snapshot's gateway.
@@ -71,6 +76,15 @@ pub struct HistoryView {
 struct TakenReport {
     report: HistoryReport,
     taken_at: u64,
+    /// The next request was refused: the gateway may be away, which the snapshot only shows a moment later.
+    is_last: bool,
+}
+
+/// What a chart shows is a sum over gateways; those that count, and those whose newest report is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SummedGateways {
+    pub reported: usize,
+    pub counted: usize,
 }
 
 impl TakenReport {
@@ -82,39 +96,87 @@ impl TakenReport {
 
 impl Default for HistoryView {
     fn default() -> Self {
-        Self { span: HistorySpan(0), reports: BTreeMap::new(), asked_at: None, cursor: None }
+        Self {
+            span: HistorySpan(0),
+            reports: BTreeMap::new(),
+            asked_at: None,
+            cursor: None,
+            doctor_asked_at: None,
+        }
     }
 }
 
 impl App {
     /// What to request now, and from whom; there is no message about it.
-    pub fn history_requests(&mut self) -> Vec<(Option<Arc<str>>, Command)> {
+    pub fn history_requests(&mut self) -> Vec<(Option<Arc<str>>, HistoryRequest)> {
         let is_live = !matches!(self.attachment(), Attachment::Replay(_))
             && !matches!(self.freshness(), Freshness::Frozen { .. });
-        if self.screen() != Screen::History || !is_live {
-            return Vec::new();
-        }
-        let now = self.latest().uptime_seconds;
+        let requested = match self.screen() {
+            Screen::History if is_live => self.request_for_charts(),
+            Screen::Doctor if is_live => self.request_for_doctor(),
+            _ => None,
+        };
+        let Some(requested) = requested else { return Vec::new() };
+        self.drop_unknown_histories();
+        let names = asked_gateways(self.latest(), self.scope()).into_iter();
+        names.map(|name| (name, requested)).collect()
+    }
+
+    fn request_for_charts(&mut self) -> Option<HistoryRequest> {
         let span = self.trends.span.seconds();
         let (soonest, latest) = if self.is_fleet() { AGAIN_SECONDS_OF_FLEET } else { AGAIN_SECONDS };
         let again = (2.0 * span as f64 / STEPS as f64).clamp(soonest, latest);
-        if self.trends.asked_at.is_some_and(|at| (0.0..again).contains(&(now - at))) {
-            return Vec::new();
+        let now = self.latest().uptime_seconds;
+        if is_recent(self.trends.asked_at, now, again) {
+            return None;
         }
         self.trends.asked_at = Some(now);
-        let names = asked_gateways(self.latest(), self.scope());
-        self.trends.reports.retain(|name, _| names.contains(name));
-        let requested = HistoryRequest { step_seconds: span / STEPS, steps: STEPS };
-        names.into_iter().map(|name| (name, Command::History(requested))).collect()
+        Some(HistoryRequest { step_seconds: span / STEPS, steps: STEPS })
+    }
+
+    fn request_for_doctor(&mut self) -> Option<HistoryRequest> {
+        let now = self.latest().uptime_seconds;
+        if is_recent(self.trends.doctor_asked_at, now, AGAIN_SECONDS_OF_DOCTOR) {
+            return None;
+        }
+        self.trends.doctor_asked_at = Some(now);
+        Some(doctor::LAST_HOUR)
+    }
+
+    /// Requests everything anew, after another gateway has been chosen.
+    pub(super) fn renew_histories(&mut self) {
+        (self.trends.asked_at, self.trends.doctor_asked_at) = (None, None);
+        self.drop_unknown_histories();
+    }
+
+    /// A gateway that is away keeps its charts, since the past stays the same without it. It has no findings.
+    fn drop_unknown_histories(&mut self) {
+        let known = known_gateways(self.latest(), self.scope());
+        let asked = asked_gateways(self.latest(), self.scope());
+        self.trends.reports.retain(|name, _| known.contains(name));
+        self.lists.lately.retain(|finding| asked.contains(&finding.gateway));
     }
 
     /// Takes a gateway's answer to that.
-    pub fn take_history(&mut self, name: Option<Arc<str>>, answer: CommandAnswer) {
-        let taken_at = self.latest().uptime_seconds as u64;
+    pub fn take_history(&mut self, name: Option<Arc<str>>, requested: HistoryRequest, answer: CommandAnswer) {
         let report = match answer {
-            CommandAnswer::History(report) => Ok(TakenReport { report: *report, taken_at }),
+            CommandAnswer::History(report) => Ok(*report),
             CommandAnswer::Refused(why) => Err(why),
             _ => Err("it has answered something else".into()),
+        };
+        if requested == doctor::LAST_HOUR {
+            // A gateway without a history has no such findings.
+            let found = report.map(|report| doctor::find_lately(&report)).unwrap_or_default().into_iter();
+            self.lists.lately.retain(|finding| finding.gateway != name);
+            self.lists.lately.extend(found.map(|found| DoctorFinding { gateway: name.clone(), ..found }));
+            return self.arrange();
+        }
+        let taken_at = self.latest().uptime_seconds as u64;
+        let is_lost = self.lost_reason().is_some();
+        let report = match (report, self.trends.reports.get_mut(&name)) {
+            (Ok(report), _) => Ok(TakenReport { report, taken_at, is_last: false }),
+            (Err(_), Some(Ok(taken))) if is_lost || !taken.is_last => return taken.is_last = true,
+            (Err(why), _) => Err(why),
         };
         self.trends.reports.insert(name, report);
     }
@@ -158,34 +220,72 @@ impl App {
     }
 }
 
+fn is_recent(asked_at: Option<f64>, now: f64, again_seconds: f64) -> bool {
+    asked_at.is_some_and(|at| (0.0..again_seconds).contains(&(now - at)))
+}
+
 /// In a fleet, all gateways that are reached, or the only one that is shown.
 fn asked_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc<str>>> {
+    let mut names = known_gateways(latest, scope);
+    let is_reached = |name: &Arc<str>| {
+        latest.gateways.iter().any(|row| row.name == *name && row.reach == GatewayReach::Reached)
+    };
+    names.retain(|name| name.as_ref().is_none_or(is_reached));
+    names
+}
+
+/// The same with those that are away.
+fn known_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc<str>>> {
     if latest.gateways.is_empty() {
         return vec![None];
     }
-    let is_asked = |name: &Arc<str>| scope.is_none_or(|scope| scope == name);
-    let reached = latest.gateways.iter().filter(|row| row.reach == GatewayReach::Reached);
-    reached.map(|row| Arc::clone(&row.name)).filter(is_asked).map(Some).collect()
+    let is_shown = |name: &Arc<str>| scope.is_none_or(|scope| scope == name);
+    latest.gateways.iter().map(|row| Arc::clone(&row.name)).filter(is_shown).map(Some).collect()
+}
+
+/// Whether clients come in at this gateway of a fleet.
+fn is_outer(shown: &Snapshot, name: &Option<Arc<str>>) -> bool {
+    let row = shown.gateways.iter().find(|row| Some(&row.name) == name.as_ref());
+    row.and_then(|row| row.heard.as_ref()).is_some_and(|facts| facts.roles.contains(&Half::Dmz))
 }
 
 impl HistoryView {
     /// One report. In a fleet it is the sum of the gateways where clients come in, like its traffic, by one
     /// common clock.
     pub fn report(&self, shown: &Snapshot) -> Option<HistoryReport> {
-        let is_outer = |name: &Option<Arc<str>>| {
-            let row = shown.gateways.iter().find(|row| Some(&row.name) == name.as_ref());
-            row.and_then(|row| row.heard.as_ref()).is_some_and(|facts| facts.roles.contains(&Half::Dmz))
-        };
-        let has_outer = self.reports.iter().any(|(name, report)| report.is_ok() && is_outer(name));
-        let counted = self.reports.iter().filter(|(name, _)| !has_outer || is_outer(name));
-        let taken = counted.filter_map(|(_, report)| report.as_ref().ok());
+        let counted = self.counted(shown);
+        // Other steps are of a time that was shown before, or of a gateway that keeps nothing as fine.
+        let step = counted.iter().max_by_key(|(_, taken)| taken.taken_at)?.1.report.step_seconds;
         let clock = self.clock();
-        let reports = taken.map(|taken| shift(&taken.report, clock - taken.clock()));
-        reports.fold(None, |sum: Option<HistoryReport>, report| match sum {
-            Some(sum) if sum.step_seconds == report.step_seconds => Some(sum_reports(&sum, &report)),
-            Some(sum) => Some(sum),
-            None => Some(report),
-        })
+        let reports = counted.iter().filter(|(_, taken)| taken.report.step_seconds == step);
+        let reports = reports.map(|(_, taken)| shift(&taken.report, clock - taken.clock()));
+        reports.reduce(|sum, report| sum_reports(&sum, &report))
+    }
+
+    /// How many gateways of a fleet are in that sum; nothing where none of them is missing.
+    pub fn summed_gateways(&self, shown: &Snapshot, scope: Option<&Arc<str>>) -> Option<SummedGateways> {
+        let taken = self.counted(shown);
+        let newest = taken.iter().max_by_key(|(_, taken)| taken.taken_at)?.1.report.step_seconds;
+        let asked = asked_gateways(shown, scope);
+        let is_new = |(name, taken): &&(&Option<Arc<str>>, &TakenReport)| {
+            !taken.is_last && taken.report.step_seconds == newest && asked.contains(name)
+        };
+        let has_outer = taken.iter().any(|(name, _)| is_outer(shown, name));
+        let known = known_gateways(shown, scope).into_iter();
+        let counted = known.filter(|name| !has_outer || is_outer(shown, name)).count();
+        let reported = taken.iter().filter(is_new).count();
+        (reported < counted).then_some(SummedGateways { reported, counted })
+    }
+
+    /// The reports that are summed.
+    fn counted(&self, shown: &Snapshot) -> Vec<(&Option<Arc<str>>, &TakenReport)> {
+        let reported = self.reports.iter();
+        let mut taken: Vec<_> =
+            reported.filter_map(|(name, report)| Some((name, report.as_ref().ok()?))).collect();
+        if taken.iter().any(|(name, _)| is_outer(shown, name)) {
+            taken.retain(|(name, _)| is_outer(shown, name));
+        }
+        taken
     }
 
     /// What each gateway of a fleet has kept of this time, by one clock for all; nothing where it was not measured, or

@@ -18,6 +18,7 @@ use crate::{
         app::App,
         format,
         theme::Theme,
+        trends::SummedGateways,
         view::{
             bars::{self, BarChartData},
             panel, table,
@@ -110,7 +111,11 @@ struct HistoryColumns {
 }
 
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
-    let facts = format!("{}, + and - change it", app.trends().span.words());
+    let mut facts = format!("{}, + and - change it", app.trends().span.words());
+    let summed = app.trends().summed_gateways(app.snapshot(), app.scope());
+    if let Some(SummedGateways { reported, counted }) = summed.filter(|_| app.is_fleet()) {
+        facts.push_str(&format!(", now {reported} of {counted} gateways"));
+    }
     let inside = panel::draw_frame(&app.style, "History", &facts, area, buffer);
     draw_list(app, panel::margin(inside), buffer);
 }
