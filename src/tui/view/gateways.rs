@@ -113,8 +113,21 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let snapshot = app.snapshot();
     let row = app.selected_gateway_row(snapshot).or_else(|| snapshot.gateways.first())?;
-    let text = format!("{} at {}: {}", row.name, row.target, detail_text(row)?);
-    Some((app.addresses().text(&text), state(app, row).style))
+    let state = state(app, row);
+    let since_seconds = match row.reach {
+        GatewayReach::Reached => None,
+        GatewayReach::Silent => row.heard_seconds.or(Some(row.since_seconds)),
+        GatewayReach::Calling | GatewayReach::Unreachable => Some(row.since_seconds),
+    };
+    // The column with the time is the first to go on a narrow screen.
+    let reach = since_seconds.map(|seconds| format!(", {} for {}", state.text, format::whole_span(seconds)));
+    let detail = match (detail_text(row), &reach) {
+        (Some(detail), _) => format!(": {detail}"),
+        (None, Some(_)) => String::new(),
+        (None, None) => return None,
+    };
+    let text = format!("{} at {}{}{detail}", row.name, row.target, reach.unwrap_or_default());
+    Some((app.addresses().text(&text), state.style))
 }
 
 fn facts(snapshot: &Snapshot) -> String {
