@@ -19,6 +19,8 @@ mod doctor;
 mod flood;
 #[path = "cli/init.rs"]
 mod init;
+#[path = "process/kept_hour.rs"]
+mod kept_hour;
 #[path = "cli/lifetime.rs"]
 mod lifetime;
 #[path = "cli/lockdown.rs"]

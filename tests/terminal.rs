@@ -8,11 +8,15 @@ mod attach;
 mod fleet;
 #[path = "terminal/init.rs"]
 mod init;
+#[path = "process/kept_hour.rs"]
+mod kept_hour;
 mod process;
 #[path = "terminal/pty.rs"]
 mod pty;
 #[path = "process/threads.rs"]
 mod threads;
+#[path = "process/pair.rs"]
+mod setup;
 
 use std::{fs, thread, time::Duration};
 
@@ -308,18 +312,22 @@ fn the_folder_of_a_profile_that_was_named_as_a_file_is_listed() {
     assert_eq!(terminal.exit_code(), 0);
 }
 
+/// What gives a program a disk of its own, `small`, which is nearly full; nothing where that can not be had.
+fn full_disk(place: &Place) -> Option<[&'static str; 5]> {
+    let script = "mount -t tmpfs -o size=64k none small && head -c 60000 /dev/zero >small/filler && exec \"$0\" \"$@\"";
+    fs::create_dir(place.path("small")).unwrap();
+    let alone = std::process::Command::new("unshare").args(["-rm", "true"]).output();
+    if !alone.is_ok_and(|output| output.status.success()) {
+        println!("skipped: a full disk needs unshare -rm");
+        return None;
+    }
+    Some(["unshare", "-rm", "bash", "-c", script])
+}
+
 #[test]
 fn a_recording_on_a_full_disk_is_told_and_goes_on_when_there_is_room() {
     let place = shop();
-    fs::create_dir(place.path("small")).unwrap();
-    // A disk of its own, nearly full.
-    let script = "mount -t tmpfs -o size=64k none small && head -c 60000 /dev/zero >small/filler && exec \"$0\" \"$@\"";
-    let wrapper = ["unshare", "-rm", "bash", "-c", script];
-    let alone = std::process::Command::new("unshare").args(["-rm", "true"]).output();
-    if !alone.is_ok_and(|output| output.status.success()) {
-        println!("skipped: a_recording_on_a_full_disk needs unshare -rm");
-        return;
-    }
+    let Some(wrapper) = full_disk(&place) else { return };
     let args = ["--no-ui", "--profile", "shop.yaml", "--record", "small/kept.jsonl"];
     let gateway = place.start_as("shop", &wrapper, &args);
     let row = |wanted: fn(&serde_json::Value) -> bool| {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
-    DIRECT, certs, connect,
+    DIRECT, certs, connect, kept_hour,
     process::{Place, SOON},
     run, said,
     setup::{Pair, dmz_half, free_port, internal_half},
@@ -247,6 +247,17 @@ fn long_waits_are_found() {
     let _internal = place.start("internal");
     client.read_exact(&mut [0]).expect("it is served");
     until_found(&place, "dmz", ("waits-long", "must", "half waited"));
+}
+
+/// What the gateway before this one has kept of its last hour counts as well.
+#[test]
+fn what_was_wrong_within_the_last_hour_is_found() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    kept_hour::write(&place, "one");
+    let _gateway = place.start("one");
+    until_found(&place, "one", ("links-were-away", "should", "in 3 minutes of the last hour"));
+    until_found(&place, "one", ("waits-were-long", "should", "up to 2.9s for a link in 2 minutes"));
 }
 
 /// As in a container of its own: there the kernel has other limits, and the gateway's socket is the same.

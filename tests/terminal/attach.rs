@@ -8,6 +8,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
+    kept_hour,
     process::{Gateway, Place, SOON},
     pty::Terminal,
     shop,
@@ -207,4 +208,24 @@ fn a_recording_is_replayed() {
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_left();
+}
+
+/// The screen asks for the history and reads the machine by itself.
+#[test]
+fn the_doctor_and_the_history_of_an_attached_gateway_are_on_the_screen() {
+    let place = shop();
+    kept_hour::write(&place, "shop");
+    let _gateway = start(&place);
+    let mut terminal = attach(&place);
+    terminal.until_shown("LIVE");
+    terminal.press("0");
+    terminal.until("the last hour and the machine", |screen| {
+        let shown = screen.contents();
+        shown.contains("[links-were-away]") && !shown.contains("kernel limits not known here")
+    });
+    terminal.press("H");
+    terminal.until("charts", |screen| {
+        let shown = screen.contents();
+        shown.contains("now ") && shown.contains(" open")
+    });
 }

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
         unix::fs::{PermissionsExt, symlink},
@@ -16,9 +17,13 @@ use std::{
     thread,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::{
+    full_disk, kept_hour,
     process::{Gateway, Place, SOON, until},
     pty::Terminal,
+    setup::{Pair, free_port},
     shop,
 };
 
@@ -216,12 +221,32 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_shown("The gateways go on.");
-    let hanging = fs::read_to_string(place.path("hangs.pid")).unwrap();
-    let file = format!("/proc/{}/stat", hanging.trim());
+    until_ended(&place, "hangs.pid");
+}
+
+/// What a gateway is called by ends with the screen.
+#[track_caller]
+fn until_ended(place: &Place, file: &str) {
+    let process = fs::read_to_string(place.path(file)).unwrap();
+    let file = format!("/proc/{}/stat", process.trim());
     until("what was started ends with the screen", SOON, || {
         let runs = fs::read_to_string(&file).is_ok_and(|stat| !stat.contains(") Z "));
         (!runs).then_some(())
     });
+}
+
+#[test]
+fn a_screen_that_is_quit_by_a_signal_leaves_nothing_running() {
+    let place = place();
+    write_script(&place.path("bin/hangs"), "echo $$ > pid.new; mv pid.new hangs.pid; sleep 1000\n");
+    let mut terminal = attach(&place, &["one=exec:hangs", "two=run/none.sock"]);
+    terminal.until_shown("UNREACHABLE");
+    until("it runs", SOON, || place.path("hangs.pid").exists().then_some(()));
+    let screen = Pid::from_raw(terminal.process() as i32).unwrap();
+    kill_process(screen, Signal::QUIT).unwrap();
+    assert_ne!(terminal.exit_code(), 0);
+    terminal.until_left();
+    until_ended(&place, "hangs.pid");
 }
 
 /// What carries the protocol is not the process that a service manager means.
@@ -292,7 +317,9 @@ fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_told_by_line() {
     fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o666)).unwrap();
     let (code, reported) = refused(&["--fleet", "fleet.yaml"]);
     assert!(code == Some(2) && reported.contains("chmod go-w"), "{reported}");
-    for bad in [&["ssh:-oProxyCommand=id"][..], &["a=run/x.sock", "a=run/y.sock"], &["exec:"]] {
+    fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let twice = &["--fleet", "fleet.yaml", "one=run/x.sock"][..];
+    for bad in [&["ssh:-oProxyCommand=id"][..], &["a=run/x.sock", "a=run/y.sock"], &["exec:"], twice] {
         let (code, reported) = refused(bad);
         assert_eq!(code, Some(2), "{bad:?}: {reported}");
     }
@@ -339,4 +366,124 @@ fn the_far_end_carries_to_the_gateway_of_a_profile() {
     let reported = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{reported}");
     assert!(reported.contains("no gateway of profile other runs here"), "{reported}");
+}
+
+/// The lines of the session list with this client: each has an age. The line below the list has none.
+fn rows_of_client(screen: &vt100::Screen, client: SocketAddr) -> Vec<(u64, String)> {
+    let age = |line: &str| {
+        let ages = line.split_whitespace().filter_map(|word| word.split_once(':'));
+        ages.filter(|(minutes, seconds)| minutes.len() == 2 && seconds.len() == 2).find_map(
+            |(minutes, seconds)| Some(60 * minutes.parse::<u64>().ok()? + seconds.parse::<u64>().ok()?),
+        )
+    };
+    let client = client.to_string();
+    let shown = screen.contents();
+    let lines = shown.lines().filter(|line| line.contains(&client));
+    lines.filter_map(|line| Some((age(line)?, line.to_owned()))).collect()
+}
+
+/// Each half of a session is told by the gateway that carries it, and the two know one another by their links.
+#[test]
+fn a_session_of_a_pair_is_one_row_from_client_to_backend() {
+    let place = Place::with_certificates();
+    let dead = format!("tcp://127.0.0.1:{}", free_port());
+    let pair = Pair::reverse(&place, &[("echo", "echo://"), ("dead", &dead)]);
+    let (dmz, internal) = (pair.dmz.status(), pair.internal.status());
+    for (near, far) in [(&dmz, &internal), (&internal, &dmz)] {
+        assert_eq!(near["pools"][0]["instance"], far["instance"], "{near:#}");
+    }
+    let mut terminal = attach(&place, &["edge=run/dmz.sock", "inside=run/internal.sock"]);
+    terminal.resize(160, 40);
+    let connect = |service: &str| {
+        let client = TcpStream::connect(pair.dmz.accept(service)).unwrap();
+        client.set_read_timeout(Some(SOON)).unwrap();
+        let address = client.local_addr().unwrap();
+        (client, address)
+    };
+    let (mut client, address) = connect("echo");
+    client.write_all(&[7; 5000]).unwrap();
+    client.read_exact(&mut [0; 5000]).unwrap();
+    terminal.press("3");
+    let is_joined =
+        |screen: &vt100::Screen, client: SocketAddr, words: &[&str], age_min: u64| match rows_of_client(
+            screen, client,
+        )
+        .as_slice()
+        {
+            [(age, row)] => *age >= age_min && words.iter().all(|word| row.contains(word)),
+            _ => false,
+        };
+    let whole = [" edge ", " inside ", "echo://", "5.0k", "relaying"];
+    // By then both halves have been still for so long that their bytes are compared.
+    terminal.until("one row of both halves", |screen| is_joined(screen, address, &whole, 8));
+    terminal.until("no difference", |screen| {
+        let rows = rows_of_client(screen, address);
+        assert!(rows.iter().all(|(_, row)| !row.contains('≠')), "{rows:?}");
+        !rows.is_empty()
+    });
+    terminal.press("jx");
+    terminal.until_shown("edge: Close session");
+    terminal.press("y");
+    for gateway in [&pair.dmz, &pair.internal] {
+        gateway.wait("its half has ended", SOON, |status| status["totals"]["sessions_open"] == 0);
+    }
+    terminal.until("one row of what has ended", |screen| {
+        is_joined(screen, address, &[" edge ", " inside "], 0) && !screen.contents().contains("relaying")
+    });
+    let (mut refused, address) = connect("dead");
+    // It is cut, whichever way that is told.
+    let _ = refused.read(&mut [0]);
+    terminal
+        .until("one row of what has failed", |screen| is_joined(screen, address, &[" edge ", " inside "], 0));
+}
+
+/// What fails is recorded nowhere but on the screen.
+#[test]
+fn a_recording_of_a_fleet_on_a_full_disk_is_told_on_its_screen() {
+    let place = place();
+    let Some(wrapper) = full_disk(&place) else { return };
+    let _shop = start(&place, "shop");
+    let record =
+        [PROGRAM, "attach", "--record", "small/kept.jsonl", "one=run/shop.sock", "two=run/shop.sock"];
+    let open = || {
+        let terminal = Terminal::run(&place, &[&wrapper[..], &record].concat());
+        terminal.resize(160, 40);
+        terminal.until_shown("REC FAILS");
+        terminal
+    };
+    let mut terminal = open();
+    terminal.press("5");
+    terminal.until_shown("it is tried again every second");
+    let inside = format!("/proc/{}/root{}", terminal.process(), place.path("small").display());
+    fs::remove_file(format!("{inside}/filler")).unwrap();
+    terminal.until_shown("goes on; ");
+    terminal.until("it is well again", |screen| {
+        let shown = screen.contents();
+        shown.contains("REC") && !shown.contains("REC FAILS")
+    });
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+    terminal.until_shown("could not be written");
+
+    let mut failing = open();
+    failing.press("q");
+    assert_eq!(failing.exit_code(), 1, "its end is missing");
+    failing.until_shown("No space left on device");
+}
+
+/// The screen asks each gateway for its history by itself.
+#[test]
+fn the_history_of_each_gateway_is_on_the_screen() {
+    let place = place();
+    kept_hour::write(&place, "shop");
+    let _shop = start(&place, "shop");
+    let mut terminal = attach(&place, &["one=run/shop.sock", "two=run/shop.sock"]);
+    terminal.press("0");
+    for name in ["one", "two"] {
+        until_row(&terminal, &[name, "no link took a session in 3 minutes of the last hour"]);
+    }
+    terminal.press("H");
+    until_row(&terminal, &["now "]);
+    terminal.press("hhh");
+    until_row(&terminal, &["two", " open"]);
 }
