@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use portcullis::{
     gateway::handle::{AdminAccess, CommandAnswer},
-    tui::{app::App, source::Attachment, style::ScreenStyle},
+    tui::{app::App, screen::Screen, source::Attachment, style::ScreenStyle},
 };
 
 use crate::{fleet, pictures, press, styled, svg};
@@ -31,6 +31,7 @@ fn the_pictures_of_the_docs_are_what_the_screen_shows() {
     let mut wrong = vec![];
     for (name, app, width) in [
         ("fleet", of_fleet("1"), 120),
+        ("fleet-gateways", of_fleet("8j"), 120),
         ("fleet-sessions", of_fleet("3jj"), 160),
         ("fleet-path", of_fleet("9"), 120),
         ("profiles", of_profiles(), 120),
@@ -46,4 +47,14 @@ fn the_pictures_of_the_docs_are_what_the_screen_shows() {
     }
     let how = "PORTCULLIS_BLESS=1 cargo test --test screens draws them anew; look at them";
     assert!(wrong.is_empty(), "{wrong:?} differ; {how}");
+}
+
+#[test]
+fn each_screen_has_its_picture_in_the_docs() {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate.md")).unwrap();
+    for screen in Screen::ALL {
+        let name = screen.name().to_lowercase();
+        let name = if screen == Screen::Gateways { "fleet-gateways" } else { &name };
+        assert!(text.contains(&format!("](../assets/{name}.svg)")), "{name} is not in docs/operate.md");
+    }
 }

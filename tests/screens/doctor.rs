@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use portcullis::{
     doctor::{self, DoctorFinding, FindingSeverity, MachineFacts},
-    gateway::handle::AdminAccess,
+    gateway::handle::{AdminAccess, CommandAnswer},
     profile::Half,
-    telemetry::{snapshot::Snapshot, verdict::CertificateRow},
+    telemetry::{
+        history::{HistoryReport, HistoryRequest, HistorySample},
+        snapshot::Snapshot,
+        verdict::CertificateRow,
+    },
     tui::{app::App, source::Attachment, style::ScreenStyle},
 };
 
@@ -105,4 +109,52 @@ fn findings_of_a_fleet_name_their_gateway() {
     press(&mut app, ":only edge-1\n");
     let shown = text(&app, (120, 36));
     assert!(shown.contains("edge-1: any service") && !shown.contains("edge-2: any"), "{shown}");
+}
+
+/// A report of the last hour, of which no link took a session in three minutes.
+fn hour_with_links_away(requested: HistoryRequest) -> CommandAnswer {
+    assert_eq!(requested, doctor::LAST_HOUR);
+    let sample = |links| HistorySample { links, links_wanted: 8, ..HistorySample::default() };
+    let samples = [8, 0, 0, 0, 8].map(sample).to_vec();
+    CommandAnswer::History(Box::new(HistoryReport { now: 0, step_seconds: 60, samples }))
+}
+
+#[test]
+fn what_was_wrong_within_the_last_hour_is_told_with_what_is_wrong_now() {
+    let mut app = app(pictures::healthy());
+    assert_eq!(app.history_requests(), [], "the overview needs none");
+    press(&mut app, "0");
+    assert_eq!(app.history_requests(), [(None, doctor::LAST_HOUR)]);
+    app.take_history(None, doctor::LAST_HOUR, hour_with_links_away(doctor::LAST_HOUR));
+    let shown = text(&app, (200, 60));
+    let reported = "no link took a session in 3 minutes of the last hour  [links-were-away]";
+    assert!(shown.contains(reported), "{shown}");
+    let mut later = |seconds: f64| {
+        let uptime_seconds = pictures::healthy().uptime_seconds + seconds;
+        let snapshot = Snapshot { uptime_seconds, ..pictures::healthy() };
+        app.take_snapshot(Arc::new(pictures::judged(snapshot)));
+        app.history_requests().len()
+    };
+    assert_eq!((later(59.0), later(61.0)), (0, 1), "once a minute");
+    app.take_history(None, doctor::LAST_HOUR, CommandAnswer::Refused("it keeps none".into()));
+    assert!(!text(&app, (200, 60)).contains("links-were-away"), "nothing is known of it any more");
+}
+
+#[test]
+fn of_a_fleet_each_gateway_is_asked_for_its_last_hour() {
+    let mut app = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    press(&mut app, "0");
+    let requested = app.history_requests();
+    let names: Vec<_> = requested.iter().filter_map(|(name, _)| name.as_deref()).collect();
+    assert_eq!(names, ["edge-2", "edge-1", "inside-1"], "those that are reached");
+    for (name, requested) in requested.iter().filter(|(name, _)| name.as_deref() == Some("edge-2")) {
+        app.take_history(name.clone(), *requested, hour_with_links_away(*requested));
+    }
+    let shown = text(&app, (120, 36));
+    assert!(shown.contains("should edge-2: no link took a session in 3 minutes"), "{shown}");
+    press(&mut app, ":only edge-1\n");
+    assert!(!text(&app, (120, 36)).contains("no link took a session"), "it is of another gateway");
+    let names: Vec<_> = app.history_requests().into_iter().filter_map(|(name, _)| name).collect();
+    assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["edge-1"], "at once");
 }

@@ -7,6 +7,7 @@ use portcullis::{
     gateway::handle::{AdminAccess, Command, CommandAnswer},
     profile::{Half, Mode},
     telemetry::{
+        failures::FailureRow,
         health::{Alert, AlertKind, Health},
         registry::{KillSelection, ListedSessions},
         snapshot::{
@@ -103,14 +104,15 @@ fn service(gateway: &str, half: Half, sessions_open: u64) -> ServiceRow {
 /// Two edges and an inside that are linked, one edge that can not be reached, and one that is called.
 pub fn fleet() -> Snapshot {
     use GatewayReach::{Calling, Reached, Unreachable};
-    let alert = |name: &str, kind, text: &str| Alert {
+    let alert = |name: &str, kind, object: &str, text: &str| Alert {
         gateway: Some(name.into()),
         kind,
-        object: name.into(),
+        object: object.into(),
         address: None,
         since: "2026-01-31T13:57:00.000Z".into(),
-        text: format!("{name}: {text}"),
+        text: text.into(),
     };
+    let denied = "gateway edge-3 can not be reached: ops@10.0.0.9: Permission denied (publickey).";
     Snapshot {
         roles: vec![Half::Dmz, Half::Internal],
         phase: GatewayPhase::Running,
@@ -125,8 +127,8 @@ pub fn fleet() -> Snapshot {
             gateway("inside-1", Half::Internal, Reached, Health::Healthy),
         ],
         alerts: vec![
-            alert("edge-3", AlertKind::Unreachable, "it can not be reached"),
-            alert("edge-2", AlertKind::Starved, "orders: clients wait for a link"),
+            alert("edge-3", AlertKind::Unreachable, "edge-3", denied),
+            alert("edge-2", AlertKind::Starved, "orders", "edge-2: orders: clients wait for a link"),
         ],
         totals: TrafficTotals {
             sessions_open: 4,
@@ -161,6 +163,11 @@ pub fn fleet() -> Snapshot {
         ],
         ended: vec![ended("00b1", Half::Dmz, "edge-1", 300), ended("00b1", Half::Internal, "inside-1", 200)],
         notices: vec![Notice { gateway: Some("edge-2".into()), ..pictures::notices()[0].clone() }],
+        failures: ["edge-2", "inside-1"]
+            .into_iter()
+            .zip(pictures::failures())
+            .map(|(name, row)| FailureRow { gateway: Some(name.into()), ..row })
+            .collect(),
         ..Snapshot::new("3 of 5 gateways", Mode::Reverse)
     }
 }
@@ -192,6 +199,7 @@ fn every_screen_of_a_fleet_is_as_it_was() {
         ("pool", "2j"),
         ("services", "4j"),
         ("events", "5"),
+        ("failures", "7j"),
         ("path", "9"),
         ("path-selected", "9jjjjj"),
         ("doctor", "0j"),
@@ -278,22 +286,36 @@ fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
 
 #[test]
 fn closing_all_that_pass_names_every_gateway_and_asks_each_for_its_own() {
-    let mut app = app();
-    press(&mut app, "3/service:orders\nX");
-    let shown = text(&app);
-    assert!(shown.contains("edge-1, edge-2, inside-1: Close 5 sessions of 1 client"), "{shown}");
-    let Reaction::AskGateways(mut requested) = press(&mut app, "y") else { panic!("it asks nobody") };
-    let mut listed = Vec::new();
-    for (gateway, command) in &mut requested {
-        let Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by })) = command else {
-            panic!("{gateway}: {command:?}")
-        };
-        assert!(by.contains("service:orders"), "{by}");
-        sessions.sort();
-        listed.push((&**gateway, sessions.join(" ")));
+    // By a filter, and by the row of a client.
+    for (keys, of) in [("3/service:orders\nX", "service:orders"), ("3ajx", "203.0.113.7")] {
+        let mut app = app();
+        press(&mut app, keys);
+        let shown = text(&app);
+        assert!(shown.contains("edge-1, edge-2, inside-1: Close 5 sessions of"), "{keys}: {shown}");
+        let Reaction::AskGateways(mut requested) = press(&mut app, "y") else { panic!("it asks nobody") };
+        let mut listed = Vec::new();
+        for (gateway, command) in &mut requested {
+            let Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by })) = command else {
+                panic!("{gateway}: {command:?}")
+            };
+            assert!(by.contains(of), "{by}");
+            sessions.sort();
+            listed.push((&**gateway, sessions.join(" ")));
+        }
+        let expected = [("edge-1", "00a1 00a3"), ("edge-2", "00a2 00a4"), ("inside-1", "00a3")];
+        assert_eq!(listed, expected.map(|(gateway, sessions)| (gateway, sessions.into())), "{keys}");
     }
-    let expected = [("edge-1", "00a1 00a3"), ("edge-2", "00a2 00a4"), ("inside-1", "00a3")];
-    assert_eq!(listed, expected.map(|(gateway, sessions)| (gateway, sessions.into())));
+}
+
+#[test]
+fn a_gateway_that_was_lost_is_dismissed_where_its_row_is() {
+    let mut fleet = fleet();
+    let row = &mut fleet.pools[1];
+    (row.state, row.ready, row.gone_seconds) = (PoolState::Down, 0, Some(62.0));
+    let mut app = App::new(Arc::new(fleet), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    let dismissed = Command::Dismiss { peer: "inside".into() };
+    assert_eq!(press(&mut app, "2jx"), Reaction::AskGateways(vec![("edge-2".into(), dismissed)]));
 }
 
 #[test]
@@ -334,6 +356,25 @@ fn one_gateway_alone_can_be_looked_at_and_all_again() {
     assert_eq!((pools(&app), app.scope()), (4, None));
     press(&mut app, ":only nobody\n");
     assert_eq!(pools(&app), 4);
+}
+
+/// Two edges have the same service, peer and address; each is compared with itself.
+#[test]
+fn a_frozen_fleet_counts_only_what_has_changed() {
+    let mut before = fleet();
+    before.pools[1].state = PoolState::Down;
+    let after = |change: fn(&mut Snapshot)| {
+        let mut after = Snapshot { uptime_seconds: 67.0, ..before.clone() };
+        change(&mut after);
+        let mut app = App::new(Arc::new(before.clone()), ScreenStyle::FULL);
+        press(&mut app, " ");
+        app.take_snapshot(Arc::new(after));
+        text(&app)
+    };
+    let same = after(|_| {});
+    assert!(same.contains("(+0 changes)"), "{same}");
+    let healed = after(|snapshot| snapshot.pools[1].state = PoolState::Healthy);
+    assert!(healed.contains("(+1 changes)"), "{healed}");
 }
 
 #[test]

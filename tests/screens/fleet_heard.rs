@@ -50,6 +50,18 @@ fn the_worst_of_many_gateways_are_seen_on_the_smallest_screens() {
             check(&format!("fleet-many-{screen}"), &app, size, &mut wrong);
         }
     }
+    for (screen, keys) in [
+        ("pool", "2"),
+        ("sessions", "3"),
+        ("failures", "7"),
+        ("path", "9"),
+        ("doctor", "0"),
+        ("history", "H"),
+    ] {
+        let mut app = App::new(Arc::new(many.clone()), ScreenStyle::FULL);
+        press(&mut app, keys);
+        check(&format!("fleet-many-{screen}"), &app, (40, 10), &mut wrong);
+    }
     report(&wrong);
     let app = App::new(Arc::new(many), ScreenStyle::FULL);
     let shown = styled::dump(&styled::draw(&app, 40, 10));

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crossterm::event::KeyCode;
 use portcullis::{
-    gateway::handle::{AdminAccess, Command, CommandAnswer},
+    gateway::handle::{AdminAccess, CommandAnswer},
     telemetry::{
         history::{HistoryReport, HistoryRequest, HistorySample},
-        snapshot::Snapshot,
+        snapshot::{GatewayReach, Snapshot},
     },
     tui::{app::App, source::Attachment, style::ScreenStyle},
 };
@@ -46,16 +46,15 @@ fn told(requested: HistoryRequest) -> HistoryReport {
 
 /// Answers what the screen asks by itself.
 #[track_caller]
-fn answer(app: &mut App, of: impl Fn(Option<&str>, HistoryRequest) -> CommandAnswer) -> usize {
+pub fn answer(app: &mut App, of: impl Fn(Option<&str>, HistoryRequest) -> CommandAnswer) -> usize {
     let requested = app.history_requests();
-    for (name, command) in &requested {
-        let Command::History(request) = command else { panic!("{command:?}") };
-        app.take_history(name.clone(), of(name.as_deref(), *request));
+    for (name, request) in &requested {
+        app.take_history(name.clone(), *request, of(name.as_deref(), *request));
     }
     requested.len()
 }
 
-fn report_of(_: Option<&str>, requested: HistoryRequest) -> CommandAnswer {
+pub fn report_of(_: Option<&str>, requested: HistoryRequest) -> CommandAnswer {
     CommandAnswer::History(Box::new(told(requested)))
 }
 
@@ -185,6 +184,54 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     app.take_snapshot(Arc::new(later));
     assert_eq!(answer(&mut app, |_, _| CommandAnswer::Refused("it is no request".into())), 1);
     assert!(text(&app, (120, 36)).contains("no history: it is no request"));
+}
+
+/// What it has reported was so; only what comes after lacks it, and that is told.
+#[test]
+fn a_gateway_that_is_lost_keeps_its_past() {
+    let of = |uptime_seconds: f64, reach: GatewayReach| {
+        let mut snapshot = Snapshot { uptime_seconds, ..fleet::fleet() };
+        snapshot.gateways.retain(|row| row.reach == GatewayReach::Reached);
+        let row = snapshot.gateways.iter_mut().find(|row| &*row.name == "edge-1");
+        row.unwrap().reach = reach;
+        Arc::new(snapshot)
+    };
+    let later = |requested, seconds| {
+        CommandAnswer::History(Box::new(HistoryReport { now: NOW + seconds, ..told(requested) }))
+    };
+    let mut app = App::new(of(60.0, GatewayReach::Reached), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
+    press(&mut app, "H");
+    assert_eq!(answer(&mut app, report_of), 3);
+    let shown = text(&app, (120, 36));
+    assert!(shown.contains("238 open") && !shown.contains("of 2 gateways"), "{shown}");
+    // It is lost, which its answer tells before the snapshot does.
+    app.take_snapshot(of(75.0, GatewayReach::Reached));
+    answer(&mut app, |name, requested| match name {
+        Some("edge-1") => CommandAnswer::Refused("the gateway is lost".into()),
+        _ => later(requested, 15),
+    });
+    app.take_snapshot(of(90.0, GatewayReach::Unreachable));
+    assert_eq!(answer(&mut app, |_, requested| later(requested, 30)), 2, "those that are reached");
+    let shown = text(&app, (120, 36));
+    assert!(shown.contains("238 open") && shown.contains("now 1 of 2 gateways"), "{shown}");
+    (0..40).for_each(|_| drop(press(&mut app, "h")));
+    let then = text(&app, (120, 36));
+    let line = then.lines().find(|line| line.contains("edge-1")).unwrap_or_default();
+    assert!(line.contains(" open"), "{then}");
+    // One that refuses all the time has no past that anybody knows.
+    for seconds in [105.0, 120.0] {
+        app.take_snapshot(of(seconds, GatewayReach::Reached));
+        answer(&mut app, |name, requested| match name {
+            Some("edge-1") => CommandAnswer::Refused("it keeps none".into()),
+            _ => later(requested, 45),
+        });
+    }
+    assert!(text(&app, (120, 36)).contains("it keeps none"));
+    press(&mut app, ":only edge-2\n");
+    assert_eq!(answer(&mut app, |_, requested| later(requested, 60)), 1, "at once");
+    let one = text(&app, (120, 36));
+    assert!(one.contains("119 open") && !one.contains("238 open") && !one.contains("gateways"), "{one}");
 }
 
 /// The clock of one goes two minutes behind: its samples are of the same moments all the same.

@@ -465,7 +465,7 @@ pub fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow
 }
 
 /// What has failed: a backend now, links now and then, a limit last night.
-fn failures() -> Vec<FailureRow> {
+pub fn failures() -> Vec<FailureRow> {
     let row = |service: &str, end: &str, reason: &str, count, (first, last): (&str, &str), ago_seconds| {
         FailureRow {
             gateway: None,

@@ -18,7 +18,7 @@ use portcullis::{
     },
 };
 
-use crate::{SIZES, all_help, app, check, pictures, press, report, styled};
+use crate::{SIZES, all_help, app, check, fleet, pictures, press, report, styled};
 
 pub fn lost() -> Attachment {
     let why = "/run/portcullis/edge.sock: no gateway answers there: Connection refused (os error 111)".into();
@@ -36,13 +36,18 @@ fn every() -> Vec<(&'static str, Attachment)> {
         ("attached", Attachment::Attached(AdminAccess::Full, GatewayContact::There)),
         ("read-only", Attachment::Attached(AdminAccess::ReadOnly, GatewayContact::There)),
         ("lost", lost()),
+        ("fleet", Attachment::Fleet(AdminAccess::Full)),
+        ("fleet-read-only", Attachment::Fleet(AdminAccess::ReadOnly)),
         ("replay", replay(PlayerState::Playing, None)),
         ("replay-gap", replay(PlayerState::Paused, Some(Duration::from_secs(97)))),
     ]
 }
 
-fn standing(standing: Attachment) -> App {
-    let mut app = app(pictures::healthy());
+pub fn standing(standing: Attachment) -> App {
+    let mut app = match &standing {
+        Attachment::Fleet(_) => fleet::app(),
+        Attachment::Own | Attachment::Attached(..) | Attachment::Replay(_) => app(pictures::healthy()),
+    };
     app.set_attachment(standing);
     app
 }
@@ -73,6 +78,7 @@ fn leaving_never_asks_where_the_gateway_goes_on() {
 fn who_may_only_look_is_offered_nothing_else() {
     for which in [
         Attachment::Attached(AdminAccess::ReadOnly, GatewayContact::There),
+        Attachment::Fleet(AdminAccess::ReadOnly),
         replay(PlayerState::Playing, None),
     ] {
         let mut app = standing(which);
@@ -124,7 +130,7 @@ fn help_offers_what_the_standing_does_and_nothing_else() {
         let app = standing(which);
         assert!(!text.contains("stop the gateway"), "{name} can only leave it");
         for binding in keys::BINDINGS.iter().filter(|binding| binding.action != Action::Back) {
-            let offered = app.attachment().offers(binding.action);
+            let offered = app.is_offered(binding.action);
             assert_eq!(text.contains(binding.label), offered, "{name}: {}", binding.label);
         }
     }

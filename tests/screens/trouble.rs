@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use portcullis::{
+    fleet::merge::{FleetMerge, MemberSnapshot},
+    gateway::handle::{AdminAccess, GatewayContact},
     profile::Half,
     telemetry::{
         health::AlertKind,
         notices::NoticeLog,
-        snapshot::{PoolRow, SessionPhase, SessionRow, Snapshot},
+        snapshot::{PoolRow, ServiceRow, SessionPhase, SessionRow, Snapshot},
     },
     tui::{app::App, source::Attachment, style::ScreenStyle, theme::Theme},
 };
 use ratatui::style::{Color, Modifier};
 
-use crate::{app, pictures, press, standing, styled};
+use crate::{app, fleet, history, pictures, press, standing, styled};
 
 fn shown(app: &App, (width, height): (u16, u16)) -> Vec<String> {
     let buffer = styled::draw(app, width, height);
@@ -72,8 +74,9 @@ fn the_header_has_the_hosts_name_and_the_time() {
 #[test]
 fn the_selected_row_has_one_style() {
     let look = ScreenStyle::FULL;
-    for keys in ["1j", "2j", "3j", "3G", "4j", "5j"] {
-        let mut app = app(pictures::degraded());
+    let of_gateway = ["1j", "2j", "3j", "3G", "4j", "5j", "7j", "0j"].map(|keys| (keys, false));
+    for (keys, is_fleet) in of_gateway.into_iter().chain(["1j", "3j", "7j", "8j"].map(|keys| (keys, true))) {
+        let mut app = if is_fleet { fleet::app() } else { app(pictures::degraded()) };
         press(&mut app, keys);
         let buffer = styled::draw(&app, 120, 36);
         let is_selected = |x, y| buffer[(x, y)].modifier.contains(Modifier::REVERSED);
@@ -90,13 +93,23 @@ fn a_light_theme_has_nothing_yellow_or_cyan() {
     let mut app = app(pictures::degraded());
     press(&mut app, ":theme light\n");
     assert_ne!(app.style.theme, Theme::ANSI);
-    for keys in ["1", "2j", "3j", "4j", "5j", "3x", "q"] {
-        press(&mut app, keys);
-        let buffer = styled::draw(&app, 120, 36);
-        let pale =
-            [Color::Yellow, Color::Cyan, Color::White, Color::LightYellow, Color::LightCyan, Color::Gray];
+    let pale = [Color::Yellow, Color::Cyan, Color::White, Color::LightYellow, Color::LightCyan, Color::Gray];
+    let check = |app: &App, keys: &str| {
+        let buffer = styled::draw(app, 120, 36);
         let found = buffer.content().iter().find(|cell| pale.contains(&cell.fg) || pale.contains(&cell.bg));
         assert_eq!(found, None, "{keys}");
+    };
+    for keys in ["1", "2j", "3j", "4j", "5j", "7j", "9", "0", "H", "3x", "q"] {
+        press(&mut app, keys);
+        history::answer(&mut app, history::report_of);
+        check(&app, keys);
+    }
+    let mut app = fleet::app();
+    press(&mut app, ":theme light\n");
+    for keys in ["1", "3j", "5", "8j", "9", "0", "H", "hhh"] {
+        press(&mut app, keys);
+        history::answer(&mut app, history::report_of);
+        check(&app, keys);
     }
 }
 
@@ -149,20 +162,25 @@ fn the_same_trouble_many_times_is_one_event() {
     assert!(reported("chat: dial 10.1.4.8:143 refused, next in 1.5s (28x)"), "{all:?}");
 }
 
-/// Services that share a backend fail together; that is one trouble with their names.
-#[test]
-fn alerts_of_one_cause_are_one_line_with_a_count() {
+/// Services whose sessions all fail at one backend.
+fn with_failing_services(count: u64) -> Snapshot {
     let mut snapshot = pictures::healthy();
     let row = snapshot.services[2].clone();
-    snapshot.services = (0..28_u64)
-        .map(|number| portcullis::telemetry::snapshot::ServiceRow {
+    snapshot.services = (0..count)
+        .map(|number| ServiceRow {
             name: format!("app-{number}"),
             failed_in_a_row: 3 + number,
             backend_error: Some("backend 10.0.0.8:9001: connection refused".into()),
             ..row.clone()
         })
         .collect();
-    let mut app = app(snapshot);
+    snapshot
+}
+
+/// Services that share a backend fail together; that is one trouble with their names.
+#[test]
+fn alerts_of_one_cause_are_one_line_with_a_count() {
+    let mut app = app(with_failing_services(28));
     let failing = app.snapshot().alerts.iter().filter(|alert| alert.kind == AlertKind::Backend).count();
     assert_eq!(failing, 28);
     let line = shown(&app, (120, 36)).remove(2);
@@ -171,6 +189,44 @@ fn alerts_of_one_cause_are_one_line_with_a_count() {
     press(&mut app, "!");
     let next = shown(&app, (120, 36)).remove(2);
     assert!(!next.contains("10.0.0.8:9001") || next == line, "{next}");
+}
+
+/// Each gateway says it of its own services, and all that are behind one that is dead are away for one reason.
+#[test]
+fn alerts_of_one_cause_are_one_line_in_a_fleet_too() {
+    let member = |name: String, contact, latest: Option<Snapshot>| MemberSnapshot {
+        target: format!("/run/{name}.sock"),
+        name: name.into(),
+        contact,
+        contact_seconds: 60.0,
+        latest: latest.map(|snapshot| (Arc::new(pictures::judged(snapshot)), 0.5)),
+    };
+    let lost = |name: &str| GatewayContact::Lost { why: format!("/run/{name}.sock: the bastion is away") };
+    let failing = (1..3).map(|number| {
+        member(format!("edge-{number}"), GatewayContact::There, Some(with_failing_services(14)))
+    });
+    let away = (0..5).map(|number| format!("gone-{number}")).map(|name| {
+        let contact = lost(&name);
+        member(name, contact, None)
+    });
+    let merged = FleetMerge::default().next(failing.chain(away).collect(), 60.0);
+    let count = |merged: &Snapshot, kind| merged.alerts.iter().filter(|alert| alert.kind == kind).count();
+    assert_eq!(
+        (count(&merged, AlertKind::Backend), count(&merged, AlertKind::Unreachable)),
+        (28, 5),
+        "{:?}",
+        merged.alerts
+    );
+    let mut app = App::new(Arc::new(merged), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    let mut lines = Vec::new();
+    for _ in 0..8 {
+        lines.push(shown(&app, (160, 36)).remove(2));
+        press(&mut app, "!");
+    }
+    for (alike, of) in [("28 alike", "edge-1: app-0"), ("5 alike", "gateway gone-0 can not be reached")] {
+        assert!(lines.iter().any(|line| line.contains(alike) && line.contains(of)), "{alike}: {lines:#?}");
+    }
 }
 
 #[test]
