@@ -13,10 +13,10 @@ mod kept_hour;
 mod process;
 #[path = "terminal/pty.rs"]
 mod pty;
-#[path = "process/threads.rs"]
-mod threads;
 #[path = "process/pair.rs"]
 mod setup;
+#[path = "process/threads.rs"]
+mod threads;
 
 use std::{fs, thread, time::Duration};
 
