@@ -239,7 +239,8 @@ impl DialState {
         let pause = self.paused_until.map(|at| at.saturating_duration_since(Instant::now()));
         let pause = pause.filter(|pause| !pause.is_zero());
         // A link that is up may still prove bad; until then the last fault is no longer shown.
-        let last_fault = self.last_fault.clone().filter(|_| self.good_since.is_none());
+        let is_shown = self.good_since.is_none() || (ready == 0 && carrying == 0);
+        let last_fault = self.last_fault.clone().filter(|_| is_shown);
         let of_limit = || at_maximum.then(|| LinkFault::new(LinkCause::AtMaximum, AT_MAXIMUM));
         PoolRow {
             state,

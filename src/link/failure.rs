@@ -2,7 +2,7 @@
 //!
 //! One function here maps each kind of error to its [`LinkCause`]. The text comes from the errors themselves.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use rustls::{AlertDescription as Alert, CertificateError, Error as RustlsError, InvalidMessage};
 use thiserror::Error;
@@ -16,6 +16,7 @@ use crate::{
         listen::BindError,
         via::{ViaError, ViaFailure},
     },
+    profile::ViaProxy,
     proto::multiplex::PeerViolation,
     telemetry::link_cause::{LinkCause, LinkFault},
     tls::{
@@ -48,6 +49,9 @@ pub enum LinkFailure {
     Drains,
     #[error("ready link lost: {0}")]
     Lost(IdleLinkFailure),
+    /// The proxy may have cut it. One that cuts what is silent does so after the same time each time.
+    #[error("ready link lost after {:.1}s, through proxy {proxy}: {why}", .lived.as_secs_f64())]
+    LostThrough { proxy: Arc<ViaProxy>, lived: Duration, why: IdleLinkFailure },
     /// A link with sessions on it has broken the protocol.
     #[error("{}", LinkLoss::Broken(.0.clone()))]
     Violation(PeerViolation),
@@ -99,7 +103,7 @@ impl From<&LinkFailure> for LinkCause {
     fn from(failure: &LinkFailure) -> Self {
         match failure {
             LinkFailure::Handshake(error) => error.into(),
-            LinkFailure::Lost(failure) => failure.into(),
+            LinkFailure::Lost(why) | LinkFailure::LostThrough { why, .. } => why.into(),
             LinkFailure::Mismatches(_)
             | LinkFailure::NothingAllowed(_)
             | LinkFailure::NothingGranted(_)
@@ -266,8 +270,6 @@ impl From<&BindError> for LinkCause {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{net::dial::TriedAddresses, profile::HostPort, tls::party::TlsParty};
 

@@ -330,7 +330,11 @@ impl LinkKeeper {
                     false if lifetime >= LIVED => DialFailure::Link,
                     false => DialFailure::Way,
                 };
-                self.note_failed(service, &LinkFailure::Lost(why), failure);
+                let error = match self.gateway.via.clone() {
+                    None => LinkFailure::Lost(why),
+                    Some(proxy) => LinkFailure::LostThrough { proxy, lived: lifetime, why },
+                };
+                self.note_failed(service, &error, failure);
             }
         }
     }
