@@ -1,7 +1,12 @@
 //! Both ends of a link's handshake, each under one deadline: first TLS, then the protocol that TLS agreed on.
 //! That is a `hello` from each side, or SOCKS5's method and request.
 
-use std::{collections::HashSet, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use socks5_proto::Address;
@@ -14,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    HANDSHAKE, LINGERING_CLOSE, Peer,
+    DIAL, HANDSHAKE, LINGERING_CLOSE, Peer,
     agreement::{self, AgreedLink, Agreement},
     carrier::{CarrierError, dial_carrier},
     generation::TermsGeneration,
@@ -26,7 +31,7 @@ use super::{
 };
 use crate::{
     net::{dial::DialError, read_ahead::BelowTls, stream::NetStream, tcp, via::ViaError},
-    profile::{LinkAddress, ServiceName, ViaProxy},
+    profile::{HostPort, LinkAddress, ServiceName, ViaProxy},
     proto::{
         Refusal,
         multiplex::{
@@ -379,9 +384,21 @@ pub async fn why_unanswered(address: &LinkAddress, outer: &EdgeTls) -> Option<Ha
     }
 }
 
+/// Why none answers at these addresses of a target.
+pub async fn why_unanswered_at(
+    address: &LinkAddress,
+    target: (&HostPort, &[IpAddr]),
+    outer: &EdgeTls,
+) -> Option<HandshakeError> {
+    match target_addresses::connect_known(address, target, DIAL).await {
+        Ok(stream) => why_nobody(stream, address, outer).await,
+        Err(error) => Some(error),
+    }
+}
+
 /// The same for an accepted connection: a balancer that says it has nobody behind it does not count as a
 /// gateway.
-pub async fn why_nobody(stream: TcpStream, address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
+async fn why_nobody(stream: TcpStream, address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
     match timeout(HANDSHAKE, dial_carrier(stream, address, outer)).await {
         Ok(Err(error)) if error.is_of_nobody() => Some(HandshakeError::Carrier(error)),
         Ok(_) | Err(_) => None,

@@ -2,7 +2,7 @@
 //! records, at those that our own resolver has found and follows while the target is dialled. Nothing else is
 //! known about it; its certificate proves who it is.
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -96,23 +96,33 @@ pub async fn connect(
     let known = timeout_at(by, target.known()).await;
     let known =
         known.unwrap_or_else(|_| Err(io::Error::other("its name is being looked up"))).map_err(failed)?;
+    connect_known(address, (&address.at, &known), by - Instant::now()).await
+}
+
+/// The same for a target whose addresses are known, and with the rest of the dial's time. `address` is the
+/// profile's entry; the target's name and port may be another.
+pub async fn connect_known(
+    address: &LinkAddress,
+    target: (&HostPort, &[IpAddr]),
+    within: Duration,
+) -> Result<TcpStream, HandshakeError> {
     match &address.via {
-        None => Ok(dial::dial_known(address.source, (&address.at, &known), by - Instant::now()).await?),
-        Some(proxy) => connect_via(address, proxy, &known).await,
+        None => Ok(dial::dial_known(address.source, target, within).await?),
+        Some(proxy) => connect_via(proxy, address.source, target).await,
     }
 }
 
 /// Tries one address after the other, all within the deadline of one.
 async fn connect_via(
-    address: &LinkAddress,
     proxy: &ViaProxy,
-    known: &[IpAddr],
+    source: Option<IpAddr>,
+    (target, known): (&HostPort, &[IpAddr]),
 ) -> Result<TcpStream, HandshakeError> {
     let by = Instant::now() + DIAL + via::ANSWER;
     let mut failed = HandshakeError::Late;
     for ip in known {
-        let to = HostPort { host: ip.to_string(), port: address.at.port };
-        match timeout_at(by, dial_via(proxy, address.source, &to, DIAL)).await {
+        let to = HostPort { host: ip.to_string(), port: target.port };
+        match timeout_at(by, dial_via(proxy, source, &to, DIAL)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => {
                 // The proxy itself cannot be reached, so other addresses would not help.

@@ -22,9 +22,8 @@ use crate::{
         direct::{self, BackendTarget},
     },
     disk::{FileWork, PipePolicy, WorkError},
-    link::{DIAL, handshake},
+    link::handshake,
     net::{
-        dial,
         dns::{DnsError, DnsResolver, name_rules::FollowedAnswer},
         listen::BindError,
     },
@@ -263,10 +262,8 @@ async fn unanswered(address: &LinkAddress, dns: &DnsResolver, outer: &EdgeTls) -
             Ok(found) => found.choose().used.into_iter().collect::<Vec<_>>(),
             Err(error) => return Some(format!("{target}: {error}")),
         };
-        match dial::dial_known(address.source, (&target, &addresses), DIAL).await {
-            Ok(stream) => handshake::why_nobody(stream, address, outer).await.map(|error| error.to_string()),
-            Err(error) => Some(error.to_string()),
-        }
+        let error = handshake::why_unanswered_at(address, (&target, &addresses), outer).await;
+        error.map(|error| error.to_string())
     };
     match targets.is_empty() {
         true => Some(format!("{address}: it has no target that can be dialled")),

@@ -2,16 +2,24 @@
 
 use std::{
     fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use portcullis::{gateway::handle::Command, profile::Mode, tasks::Tasks, telemetry::snapshot::PoolState};
+use futures_util::future::join_all;
+use portcullis::{
+    gateway::handle::Command,
+    profile::Mode,
+    source::{ChosenProfile, ProfileSource},
+    tasks::Tasks,
+    telemetry::snapshot::{PoolState, Snapshot},
+    verify::steps::unanswered_alone,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -19,7 +27,8 @@ use tokio::{
 };
 
 use crate::support::{
-    gateway::Place,
+    dns::{Dns, DnsAnswer, Zone},
+    gateway::{PATIENCE, Place},
     peers::{Backend, Reserved, hear, say},
     socks,
     ways::{Carrier, Plan, Way},
@@ -28,8 +37,17 @@ use crate::support::{
 /// A proxy that speaks CONNECT or SOCKS5, and what it says to each who asks.
 struct Proxy {
     at: SocketAddr,
-    passed: Arc<AtomicUsize>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    seen: Arc<ProxySeen>,
     _tasks: Tasks,
+}
+
+#[derive(Default)]
+struct ProxySeen {
+    /// Connections that were let through.
+    passed: AtomicUsize,
+    /// What it was asked for, in order.
+    asked: Mutex<Vec<String>>,
 }
 
 /// What a proxy does with a request.
@@ -42,31 +60,51 @@ enum Behaviour {
     /// Lets everybody through, by SOCKS5.
     SpeaksSocks,
     Says(&'static [u8]),
+    /// Hears the request, and says nothing.
+    Closes,
 }
 
 impl Proxy {
     async fn new(behaviour: Behaviour) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (at, passed, tasks) =
-            (port.local_addr().unwrap(), Arc::<AtomicUsize>::default(), Tasks::default());
-        let (counted, connections) = (passed.clone(), tasks.clone());
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), behaviour).await
+    }
+
+    async fn at(at: SocketAddr, behaviour: Behaviour) -> Self {
+        let port = TcpListener::bind(at).await.unwrap();
+        let (at, seen, tasks) = (port.local_addr().unwrap(), Arc::<ProxySeen>::default(), Tasks::default());
+        let behaviour = Arc::new(Mutex::new(behaviour));
+        let (current, told, connections) = (behaviour.clone(), seen.clone(), tasks.clone());
         tasks.spawn("proxy", async move {
             while let Ok((stream, _)) = port.accept().await {
-                connections.spawn("proxied", pass(stream, behaviour, counted.clone()));
+                let behaviour = *current.lock().unwrap();
+                connections.spawn("proxied", pass(stream, behaviour, told.clone()));
             }
         });
-        Self { at, passed, _tasks: tasks }
+        Self { at, behaviour, seen, _tasks: tasks }
+    }
+
+    /// Treats whoever comes from now on so.
+    fn say(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
     }
 
     fn passed(&self) -> usize {
-        self.passed.load(Ordering::Relaxed)
+        self.seen.passed.load(Ordering::Relaxed)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.seen.asked.lock().unwrap().clone()
     }
 }
 
-async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsize>) {
+async fn pass(mut stream: TcpStream, behaviour: Behaviour, seen: Arc<ProxySeen>) {
     if matches!(behaviour, Behaviour::SpeaksSocks) {
         // Whoever has asked may be gone.
-        let _ = pass_by_socks(stream, &passed).await;
+        let _ = pass_by_socks(stream, &seen).await;
+        return;
+    }
+    if matches!(behaviour, Behaviour::Closes) {
+        let _ = stream.read(&mut [0; 1024]).await;
         return;
     }
     let mut head = Vec::new();
@@ -85,7 +123,7 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsi
             return;
         }
         Behaviour::Passes(login) => login,
-        Behaviour::CutsAfter(_) | Behaviour::SpeaksSocks => None,
+        Behaviour::CutsAfter(_) | Behaviour::SpeaksSocks | Behaviour::Closes => None,
     };
     if login.is_some_and(|login| !head.contains(&format!("Proxy-Authorization: Basic {login}\r\n"))) {
         let refused = "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n";
@@ -93,22 +131,24 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsi
         return;
     }
     let to = head.split(' ').nth(1).unwrap();
+    seen.asked.lock().unwrap().push(to.to_owned());
     let Ok(mut other) = TcpStream::connect(to).await else {
         let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await;
         return;
     };
-    passed.fetch_add(1, Ordering::Relaxed);
-    stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+    seen.passed.fetch_add(1, Ordering::Relaxed);
+    // Whoever has asked may be gone.
+    let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
     match behaviour {
         Behaviour::CutsAfter(silence) => pass_while_heard(stream, other, silence).await,
-        Behaviour::Passes(_) | Behaviour::SpeaksSocks | Behaviour::Says(_) => {
+        Behaviour::Passes(_) | Behaviour::SpeaksSocks | Behaviour::Says(_) | Behaviour::Closes => {
             let _ = copy_bidirectional(&mut stream, &mut other).await;
         }
     }
 }
 
 /// For one who asks without a login for an IPv4 address.
-async fn pass_by_socks(mut stream: TcpStream, passed: &AtomicUsize) -> io::Result<()> {
+async fn pass_by_socks(mut stream: TcpStream, seen: &ProxySeen) -> io::Result<()> {
     let mut greeting = [0; 3];
     stream.read_exact(&mut greeting).await?;
     assert_eq!(greeting, socks::GREETING);
@@ -117,8 +157,9 @@ async fn pass_by_socks(mut stream: TcpStream, passed: &AtomicUsize) -> io::Resul
     stream.read_exact(&mut request).await?;
     let [5, socks::CONNECT, 0, 1, a, b, c, d, high, low] = request else { panic!("{request:?}") };
     let to = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low])));
+    seen.asked.lock().unwrap().push(to.to_string());
     let mut other = TcpStream::connect(to).await?;
-    passed.fetch_add(1, Ordering::Relaxed);
+    seen.passed.fetch_add(1, Ordering::Relaxed);
     stream.write_all(&socks::reply(0)).await?;
     copy_bidirectional(&mut stream, &mut other).await?;
     Ok(())
@@ -190,41 +231,147 @@ async fn idle_links_live_behind_a_proxy_that_cuts_what_is_silent() {
     let internal_link = format!(", prepared: 1, via: 'http://{}'", proxy.at);
     let way = Plan { internal_link: &internal_link, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
     let passed = proxy.passed();
-    let lived = |now: &portcullis::telemetry::snapshot::Snapshot| now.uptime_seconds > 20.0;
+    let lived = |now: &Snapshot| now.uptime_seconds > 20.0;
     let seen = way.inner().until_within(Duration::from_secs(60), "20 s are over", lived).await;
     let [row] = &seen.pools[..] else { panic!("{:?}", seen.pools) };
     assert_eq!((row.state, row.failures, proxy.passed()), (PoolState::Healthy, 0, passed), "{row:?}");
 }
 
-/// An internal half that dials a port where nobody needs to listen.
-fn dials(place: &Place, name: &str, via: &str) -> crate::support::gateway::Gateway {
-    let reserved = Reserved::new();
-    let link = format!("connect: 'socks+tls://{}', {via}, prepared: 1", reserved.at());
-    place.start(name, &Plan::new(Mode::Reverse, "echo://").internal(&link))
+/// A name is looked up where it is dialled, and the proxy is asked for an address; `verify` does the same.
+async fn followed_names_go_through(mode: Mode, (scheme, behaviour): (&str, Behaviour), is_srv: bool) {
+    let (place, proxy, backend) = (Place::new(), Proxy::new(behaviour).await, Backend::new().await);
+    let address = backend.address();
+    let plan = Plan::new(mode, &address);
+    let listen = "listen: 'socks+tls://127.0.0.1:0'";
+    let listens = match mode {
+        Mode::Forward => place.start("internal", &plan.internal(listen)),
+        _ => place.start("dmz", &plan.dmz(listen)),
+    };
+    let port = listens.link_port().await.port();
+    let here = IpAddr::from([127, 0, 0, 1]);
+    let (answer, connect) = match is_srv {
+        false => {
+            let connect = format!("connect: {{ address: 'socks+tls://gate.test:{port}', each: true }}");
+            (DnsAnswer::Addresses(vec![here], 1), connect)
+        }
+        true => {
+            // Nobody listens at the first that is tried.
+            let hosts = vec![("gate.test", here), ("gate.test", [127, 0, 0, 9].into())];
+            let services = vec![(0, 0, port, "gate.test.".to_owned())];
+            let zone = Zone { services, hosts, ..Zone::default() };
+            (DnsAnswer::Zone(zone), "connect: 'srv+socks+tls://_portcullis._tcp.gate.test'".to_owned())
+        }
+    };
+    let dns = Dns::new(answer).await;
+    let link = format!("{connect}, prepared: 1, via: '{scheme}://{}'", proxy.at);
+    let half = if mode == Mode::Forward { plan.dmz(&link) } else { plan.internal(&link) };
+    let dials = place.start("dials", &format!("resolver: ['{}']\n{half}", dns.at));
+    dials.until_pool("a link", |row| row.state == PoolState::Healthy).await;
+    let tried: Vec<_> = if is_srv { vec!["127.0.0.9", "127.0.0.1"] } else { vec!["127.0.0.1"] };
+    let tried: Vec<_> = tried.iter().map(|ip| format!("{ip}:{port}")).collect();
+    assert_eq!(proxy.asked(), tried, "{mode:?} {scheme} {is_srv}");
+    if mode == Mode::Forward {
+        verify_goes_through(&place, &proxy).await;
+        let way = Way { place, dmz: dials, internal: Some(listens) };
+        carries_a_session(&way, &backend).await;
+    } else {
+        let way = Way { place, dmz: listens, internal: Some(dials) };
+        carries_a_session(&way, &backend).await;
+    }
+}
+
+/// Of a DMZ half in forward mode, by the profile of its own.
+async fn verify_goes_through(place: &Place, proxy: &Proxy) {
+    let source = ProfileSource {
+        folders: vec![place.path("")],
+        role: None,
+        pipes: portcullis::disk::PipePolicy::Refused,
+    };
+    let loaded = source.load_to_serve(&ChosenProfile::File(place.path("dials.yaml")), None).unwrap();
+    let passed = proxy.passed();
+    assert_eq!(unanswered_alone(&loaded).await, None);
+    assert!(proxy.passed() > passed, "{:?}", proxy.asked());
+    let before = *proxy.behaviour.lock().unwrap();
+    proxy.say(Behaviour::Closes);
+    let reported = unanswered_alone(&loaded).await.unwrap();
+    assert!(reported.contains(&format!("://{}: it closed the connection", proxy.at)), "{reported}");
+    proxy.say(before);
 }
 
 #[tokio::test]
-async fn a_proxy_that_gives_no_way_through_is_told_in_its_own_words() {
-    let place = Place::new();
-    let down = Reserved::new();
-    for (at, words, says) in [
-        ("down", "connection refused", None),
-        ("page", "answered with a page", Some(&b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>"[..])),
-        ("refuses", "it refuses to connect to", Some(b"HTTP/1.1 403 Forbidden\r\n\r\n")),
-        ("garbage", "through proxy http://", Some(b"HTTP/1.1 200 OK\r\n\r\n<html>sign in here</html>")),
-        ("silent", "no answer within 5s", Some(b"")),
-        ("locked", "asks for a user and a password", Some(b"HTTP/1.1 407 No\r\n\r\n")),
-    ] {
-        let proxy = match says {
-            None => None,
-            Some(words) => Some(Proxy::new(Behaviour::Says(words)).await),
-        };
-        let port = proxy.as_ref().map_or(down.at(), |proxy| proxy.at);
-        let gateway = dials(&place, at, &format!("via: 'http://{port}'"));
-        let row = gateway.until_pool(words, |row| row.last_error.is_some()).await;
-        let reported = row.last_error.unwrap();
-        assert!(reported.contains(words) && reported.contains(&port.to_string()), "{at}: {reported}");
+async fn names_that_are_followed_are_looked_up_here_and_dialled_through_the_proxy() {
+    let proxies = [("http", Behaviour::Passes(None)), ("socks5", Behaviour::SpeaksSocks)];
+    for mode in [Mode::Forward, Mode::Reverse] {
+        for (scheme, behaviour) in proxies {
+            followed_names_go_through(mode, (scheme, behaviour), false).await;
+            followed_names_go_through(mode, (scheme, behaviour), true).await;
+        }
     }
+}
+
+/// What a proxy does to the links of an internal half, until it lets them through.
+struct ProxyCase {
+    name: &'static str,
+    words: &'static str,
+    /// `None`: nobody listens.
+    behaviour: Option<Behaviour>,
+}
+
+impl ProxyCase {
+    async fn run(self, place: Place, dmz: SocketAddr) {
+        let reserved = Reserved::new();
+        let proxy = match self.behaviour {
+            None => None,
+            Some(behaviour) => Some(Proxy::new(behaviour).await),
+        };
+        let port = proxy.as_ref().map_or(reserved.at(), |proxy| proxy.at);
+        let link = format!("connect: 'socks+tls://{dmz}', via: 'http://{port}', prepared: 1");
+        let gateway = place.start(self.name, &Plan::new(Mode::Reverse, "echo://").internal(&link));
+        if matches!(self.behaviour, Some(Behaviour::CutsAfter(_))) {
+            gateway.until_pool("a link", |row| row.state == PoolState::Healthy).await;
+            // Whoever dials again waits, so that what was lost stays to be read.
+            proxy.as_ref().unwrap().say(Behaviour::Says(b""));
+        }
+        let row = gateway.until_pool(self.words, |row| row.last_error.is_some()).await;
+        let reported = row.last_error.unwrap();
+        assert!(
+            reported.contains(self.words) && reported.contains(&port.to_string()),
+            "{}: {reported}",
+            self.name
+        );
+        let passed = proxy.as_ref().map_or(0, Proxy::passed);
+        let proxy = match proxy {
+            None => Proxy::at(port, Behaviour::Passes(None)).await,
+            Some(proxy) => proxy,
+        };
+        proxy.say(Behaviour::Passes(None));
+        let is_well =
+            |now: &Snapshot| now.pools.iter().all(|row| row.state == PoolState::Healthy && row.ready > 0);
+        gateway.until_within(4 * PATIENCE, "it is dialled again", is_well).await;
+        assert!(proxy.passed() > passed, "{}", self.name);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_gives_no_way_through_is_told_in_its_own_words_and_dialled_again() {
+    let place = Place::new();
+    let dmz =
+        place.start("dmz", &Plan::new(Mode::Reverse, "echo://").dmz("listen: 'socks+tls://127.0.0.1:0'"));
+    let at = dmz.link_port().await;
+    let says = |words: &'static [u8]| Some(Behaviour::Says(words));
+    let cases = [
+        ("down", "connection refused", None),
+        ("page", "answered with a page", says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>")),
+        ("refuses", "it refuses to connect to", says(b"HTTP/1.1 403 Forbidden\r\n\r\n")),
+        ("garbage", ": TLS: ", says(b"HTTP/1.1 200 OK\r\n\r\n<html>sign in here</html>")),
+        ("silent", "no answer within 5s", says(b"")),
+        ("locked", "asks for a user and a password", says(b"HTTP/1.1 407 No\r\n\r\n")),
+        ("closes", "it closed the connection before it answered", Some(Behaviour::Closes)),
+        ("cuts", "ready link lost after ", Some(Behaviour::CutsAfter(Duration::from_secs(1)))),
+    ];
+    let run =
+        cases.map(|(name, words, behaviour)| ProxyCase { name, words, behaviour }.run(place.clone(), at));
+    join_all(run).await;
 }
 
 #[tokio::test]
