@@ -296,6 +296,8 @@ async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
     // Checks of many services are spread over time.
     sleep(check.every.mul_f64(fastrand::f64())).await;
     while let Some(group) = group.upgrade() {
+        // One that is late does not put off the next check of the others.
+        let pause = sleep(check.every.mul_f64(0.9 + 0.2 * fastrand::f64()));
         let (run, members) = ((check.falls, check.rises), group.members());
         let mut checks: FuturesUnordered<_> = members
             .iter()
@@ -310,7 +312,7 @@ async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
         }
         drop(checks);
         drop(group);
-        sleep(check.every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+        pause.await;
     }
 }
 
@@ -318,9 +320,27 @@ async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
 mod tests {
     use super::*;
     use crate::{
-        profile::{Backend, HostPort, ListedBackend, RemoteServer, ServerAddress},
+        profile::{Backend, CheckRequest, HostPort, ListedBackend, RemoteServer, ServerAddress},
         tests::happens_after,
     };
+
+    #[tokio::test(start_paused = true)]
+    async fn backends_are_checked_every_so_often_however_long_a_check_takes() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = silent.local_addr().expect("its address").port();
+        let at = ServerAddress::Network(HostPort { host: "127.0.0.1".into(), port });
+        let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: None, source: None, ip: None });
+        let request = CheckRequest { method: "GET", target: "/".into(), expect: vec![200] };
+        let (every, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
+        let check = BackendCheck { every, timeout, falls: 3, rises: 1, request: Some(request) };
+        let set = BackendSet { check: Some(check), ..backend.into() };
+        let service = ServiceName::parse("orders").expect("a name");
+        let group = Arc::new(BackendGroup::new(&service, &set, &EdgeTls::default()));
+        group.watch(&Arc::default(), &DnsResolver::default());
+        sleep(Duration::from_secs(120)).await;
+        let failures = group.rows()[0].failures;
+        assert!((20..=27).contains(&failures), "{failures} checks in 120 s");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn names_that_nothing_is_known_of_are_waited_for_so_long() {
