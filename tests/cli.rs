@@ -7,6 +7,8 @@ mod audit;
 mod certs;
 #[path = "cli/clock.rs"]
 mod clock;
+#[path = "cli/cluster.rs"]
+mod cluster;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/confine.rs"]

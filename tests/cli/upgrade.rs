@@ -132,7 +132,7 @@ impl Clients {
 }
 
 /// One client of the echo, to its clean end.
-fn ask(address: SocketAddr) -> std::io::Result<()> {
+pub fn ask(address: SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(SOON))?;
     stream.write_all(b"a question")?;
