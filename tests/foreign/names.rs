@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
@@ -37,7 +38,7 @@ impl Knot {
         place.write(
             "knot/gate.test.zone",
             "$ORIGIN gate.test.\n@ 60 SOA ns admin 1 60 60 600 1\n@ 60 NS ns\nns 60 A 127.0.0.1\n\
-             alias 60 CNAME gate\n",
+             alias 60 CNAME gate\na 60 CNAME b\nb 60 CNAME c\nc 60 CNAME many\n",
         );
         place.write(
             "knot.conf",
@@ -58,6 +59,12 @@ impl Knot {
 
     fn stop(&mut self) {
         self.server = None;
+    }
+
+    /// It hears, and answers nothing, until it goes on.
+    fn signal(&self, signal: Signal) {
+        let server = self.server.as_ref().expect("it runs");
+        kill_process(Pid::from_child(&server.0), signal).expect("the signal is sent");
     }
 
     /// Changes the zone at once.
@@ -180,6 +187,108 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
     echoes(&mut session);
 }
 
+/// The error of the row of this address, if it is down.
+fn error_at(status: &Value, address: &str) -> Option<String> {
+    let mut rows = status["pools"].as_array().into_iter().flatten();
+    let row = rows.find(|row| row["address"] == *format!("socks+tls://{address}") && row["state"] == "down");
+    row.and_then(|row| row["last_error"].as_str()).map(str::to_owned)
+}
+
+/// Who stands at an address of a false record is dialled as any other, and has to prove itself.
+#[test]
+fn a_server_that_lies_brings_nobody_in_whose_certificate_is_another() {
+    if !has("a_server_that_lies_brings_nobody_in_whose_certificate_is_another", &PROGRAMS) {
+        return;
+    }
+    let (place, port) = (Place::with_certificates(), free_port());
+    let knot = Knot::new(&place);
+    let [honest, liar, page] = [2, 4, 5].map(|last| format!("127.0.0.{last}:{port}"));
+    place.write("honest.yaml", &dmz_half(&honest, &["app"]));
+    let dmz = place.start("honest");
+    // Another CA, under the same names.
+    let elsewhere = Place::with_certificates();
+    elsewhere.write("liar.yaml", &dmz_half(&liar, &["app"]));
+    let false_one = elsewhere.start("liar");
+    named_server(page.parse().expect("an address"), "HTTP/1.1 400 Bad Request\r\n\r\n");
+    let internal = internal_half("TO", &[("app", "echo://")]);
+    place.write("internal.yaml", &dialling_each(&internal, &knot, "TO", &format!("gate.gate.test:{port}")));
+    knot.update(&["add gate.gate.test. 1 A 127.0.0.2"]);
+    let internal = place.start("internal");
+    internal.wait("links to the honest one", SOON, |status| is_healthy_at(status, &honest));
+    dmz.wait_healthy();
+    let mut session = client(dmz.accept("app"));
+    echoes(&mut session);
+
+    knot.update(&["add gate.gate.test. 1 A 127.0.0.4", "add gate.gate.test. 1 A 127.0.0.5"]);
+    let status = internal.wait("both are dialled", SOON, |status| {
+        error_at(status, &liar).is_some() && error_at(status, &page).is_some()
+    });
+    for (address, cause) in [(&liar, "other_ca"), (&page, "no_tls")] {
+        let error = error_at(&status, address).expect("it is down");
+        let rows = status["pools"].as_array().expect("rows");
+        let row = rows.iter().find(|row| row["address"] == *format!("socks+tls://{address}"));
+        assert_eq!(row.expect("its row")["last_cause"], cause, "{error}");
+    }
+    let rows = false_one.status();
+    let links = rows["pools"].as_array().into_iter().flatten().filter(|row| row["ready"] != 0);
+    assert_eq!(links.count(), 0, "{rows:#}");
+    echoes(&mut session);
+    for _ in 0..4 {
+        echoes(&mut client(dmz.accept("app")));
+    }
+    assert!(is_healthy_at(&internal.status(), &honest));
+}
+
+/// A chain of aliases to two hundred addresses that may not be kept for a second; a record for a day; and a server that
+/// is slow meanwhile.
+#[test]
+fn long_answers_and_long_lives_and_a_slow_server_are_borne() {
+    if !has("long_answers_and_long_lives_and_a_slow_server_are_borne", &PROGRAMS) {
+        return;
+    }
+    let (place, port) = (Place::with_certificates(), free_port());
+    let knot = Knot::new(&place);
+    let [first, old, new] = [2, 3, 4].map(|last| format!("127.0.0.{last}:{port}"));
+    place.write("first.yaml", &dmz_half(&first, &["app"]));
+    place.write("second.yaml", &dmz_half(&new, &["app"]));
+    let (dmz, second) = (place.start("first"), place.start("second"));
+    knot.update(&["add many.gate.test. 0 A 127.0.0.2", "add day.gate.test. 86400 A 127.0.0.3"]);
+    let each = |name: &str| format!("{{ address: \"socks+tls://{name}.gate.test:{port}\", each: true }}");
+    let internal = internal_half("TO", &[("app", "echo://")]);
+    let internal = internal.replace("\"socks+tls://TO\"", &format!("[{}, {}]", each("a"), each("day")));
+    place.write("internal.yaml", &(knot.resolver() + &internal));
+    let internal = place.start("internal");
+    internal.wait("links to the first", SOON, |status| {
+        is_healthy_at(status, &first) && error_at(status, &old).is_some()
+    });
+    dmz.wait_healthy();
+    let mut session = client(dmz.accept("app"));
+    echoes(&mut session);
+
+    let changed = Instant::now();
+    knot.update(&["del day.gate.test. A", "add day.gate.test. 86400 A 127.0.0.4"]);
+    let many: Vec<_> = (1..=200).map(|last| format!("add many.gate.test. 0 A 127.0.1.{last}")).collect();
+    knot.update(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    until_told(&internal, SOON, "name a.gate.test: it has 201 addresses; the first 64 are dialled");
+    let status = internal.wait("a row for each", SOON, |status| addresses(status).len() == 65);
+    assert!(is_healthy_at(&status, &first), "{status:#}");
+
+    knot.signal(Signal::STOP);
+    until_told(&internal, SOON, &format!("name server 127.0.0.1:{}: no answer within 2s", knot.port));
+    echoes(&mut session);
+    echoes(&mut client(dmz.accept("app")));
+    assert!(is_healthy_at(&internal.status(), &first));
+    knot.signal(Signal::CONT);
+    until_told(&internal, SOON, "name a.gate.test: it is answered again");
+
+    // However long it may be kept, it is asked for again after a minute.
+    internal.wait("links to the second", 2 * GIVEN_UP, |status| is_healthy_at(status, &new));
+    assert!(changed.elapsed() < GIVEN_UP + Duration::from_secs(15), "{:?}", changed.elapsed());
+    second.wait_healthy();
+    echoes(&mut client(second.accept("app")));
+    echoes(&mut session);
+}
+
 #[test]
 fn internal_gateways_come_and_go_with_their_records_and_sessions_stay() {
     if !has("internal_gateways_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
@@ -261,7 +370,9 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
 
     // A second one that stands by, which is then the one to be used.
     knot.update(&[&add(record(20, 0, ports[1], "two"))]);
+    let added = Instant::now();
     internal.wait("a spare", SOON, |status| addresses(status).len() == 2);
+    assert!(added.elapsed() < Duration::from_secs(4), "{:?}", added.elapsed());
     let status = internal.status();
     assert!(has_ready(&status, &to_second, |ready| ready == 0) && is_healthy_at(&status, &to_first));
     knot.update(&[&format!("del {old}"), &add(record(30, 0, ports[0], "one"))]);
@@ -356,7 +467,9 @@ fn backends_come_and_go_with_their_records_and_sessions_stay() {
     echoes(&mut session);
 
     knot.update(&["add gate.gate.test. 1 A 127.0.0.3"]);
+    let added = Instant::now();
     internal.wait("both", SOON, |status| backends(status) == [row(2), row(3)]);
+    assert!(added.elapsed() < Duration::from_secs(4), "{:?}", added.elapsed());
     let mut names = [named_session(at).1, named_session(at).1];
     names.sort_unstable();
     assert_eq!(names, ["first", "other"]);

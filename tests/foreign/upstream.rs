@@ -27,6 +27,9 @@ fn carries_through(place: &Place, via: &str) {
     let mut received = [0; 5];
     session.read_exact(&mut received).expect("it arrives");
     assert_eq!(&received, b"hello");
+    let log = pair.internal.log() + &pair.internal.status().to_string();
+    // As it is, and as Basic has it.
+    assert!(!log.contains("s3cret") && !log.contains("Z2F0ZTpzM2NyZXQ"), "{log}");
 }
 
 fn write_login(place: &Place) {
