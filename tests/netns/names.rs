@@ -96,6 +96,46 @@ fn a_name_whose_first_address_is_silent_is_reached_by_the_next() {
     assert!(seconds < 3.0, "{seconds}");
 }
 
+/// A proxy on the outer host: CONNECT, and then every byte both ways.
+const PROXY: &str = "import socket, threading\n\
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
+    s.bind(('192.0.2.1', 3128)); s.listen(100)\n\
+    def copy(a, b):\n\
+    \x20   while (data := a.recv(65536)): b.sendall(data)\n\
+    \x20   b.shutdown(1)\n\
+    def serve(c):\n\
+    \x20   head = b''\n\
+    \x20   while not head.endswith(b'\\r\\n\\r\\n'): head += c.recv(1)\n\
+    \x20   host, port = head.split()[1].decode().split(':')\n\
+    \x20   o = socket.create_connection((host, int(port)))\n\
+    \x20   c.sendall(b'HTTP/1.1 200 Yes\\r\\n\\r\\n')\n\
+    \x20   threading.Thread(target=copy, args=(c, o), daemon=True).start()\n\
+    \x20   copy(o, c)\n\
+    while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()\n";
+
+#[test]
+fn a_proxy_whose_first_address_is_silent_is_reached_by_the_next() {
+    if !can_run("a_proxy_whose_first_address_is_silent_is_reached_by_the_next") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    // The outer host forwards nothing, so what is sent there vanishes.
+    ip(&["-n", &wire.inside, "route", "add", "203.0.113.0/24", "via", "192.0.2.1"]);
+    let _resolver = Resolver::dead(&wire.inside, "203.0.113.9 proxy\n192.0.2.1 proxy\n");
+    let line = ["netns", "exec", &wire.outside, "python3", "-c", PROXY];
+    let _proxy = Server(Command::new("ip").args(line).spawn().expect("a proxy"));
+    crate::process::until("the proxy is there", SOON, || {
+        run(&wire.outside, &["ss", "-Hltn"]).contains("192.0.2.1:3128 ").then_some(())
+    });
+    let [dmz_tls, internal_tls] = crate::TLS;
+    let internal_tls = format!("{internal_tls}, via: \"http://proxy:3128\"");
+    let [_dmz, internal] =
+        crate::start_linked(&place, &wire, "reverse", "echo://", ["socks+tls", dmz_tls, &internal_tls]);
+    let through = run(&wire.outside, &["ss", "-Htn", "state", "established", "sport", "=", ":3128"]);
+    assert!(through.contains("192.0.2.2:"), "{through}");
+    assert_eq!(client_at(&wire, 8000, crate::HELLO).trim(), "hello.", "{}", internal.log());
+}
+
 #[test]
 fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
     if !can_run("a_zone_that_does_not_answer_holds_up_no_other_backend") {
