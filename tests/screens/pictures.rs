@@ -12,9 +12,9 @@ use portcullis::{
         failures::FailureRow,
         health::{DrainRequest, judge_snapshot},
         snapshot::{
-            CheckRow, DescriptorUsage, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel,
-            PoolRow, PoolState, ProblemRow, ProfileRow, ServicePhase, ServiceRow, SessionPhase, SessionRow,
-            Snapshot, TrafficSample, TrafficTotals,
+            BackendRow, BackendRowState, CheckRow, DescriptorUsage, EndedRow, GatewayPhase, LinkRow,
+            LinkState, Notice, NoticeLevel, PoolRow, PoolState, ProblemRow, ProfileRow, ServicePhase,
+            ServiceRow, SessionPhase, SessionRow, Snapshot, TrafficSample, TrafficTotals,
         },
     },
 };
@@ -174,11 +174,37 @@ pub fn degraded() -> Snapshot {
         service("chat"),
         ServiceRow { failed_in_a_row: 12, backend_error: dead, ..service("web") },
         service("amqp"),
-        service("mail"),
+        ServiceRow { backends: mail_backends(), ..service("mail") },
     ];
     snapshot.pools[0].serves = vec!["chat".into(), "web".into()];
     snapshot.pools[0].service = "*".into();
     snapshot
+}
+
+/// Of a list: one in use, one that is down, and one of a name that stands by.
+fn mail_backends() -> Vec<BackendRow> {
+    let backend = |address: &str, state, sessions| BackendRow {
+        address: address.into(),
+        name: None,
+        state,
+        sessions_open: u64::from(sessions > 0),
+        sessions,
+        failures: 0,
+        last_error: None,
+    };
+    let refused = Some("connection refused (os error 111)".to_owned());
+    vec![
+        backend("tcp://mail.corp.example:9000", BackendRowState::Up, 18_861),
+        BackendRow {
+            failures: 3,
+            last_error: refused,
+            ..backend("tcp://mail-2.corp.example:9000", BackendRowState::Down, 0)
+        },
+        BackendRow {
+            name: Some("spare.corp.example".into()),
+            ..backend("tcp://10.1.4.20:9000", BackendRowState::Standby, 0)
+        },
+    ]
 }
 
 /// No link anywhere, and the gateway drains.
