@@ -178,6 +178,18 @@ const ENGINE_FILES: [&str; 4] = [
 /// All unsafe code of the program, but for an attribute in `main.rs`.
 const UNSAFE_FILES: [&str; 2] = ["src/confine/system_call.rs", "src/net/socket_options.rs"];
 
+/// Who dials and listens; a dial binds to an address only in the first, where the profile has a `source`, and in the
+/// last, which dials a client port of its own.
+const SOCKET_FILES: [&str; 5] = [
+    "src/net/dial.rs",
+    "src/net/listen/binding.rs",
+    "src/net/dns/name_server.rs",
+    "src/demo.rs",
+    "src/verify/probe.rs",
+];
+const SOCKET_CALLS: [&str; 5] =
+    ["TcpStream::connect(", "TcpSocket::new", "TcpListener::bind(", "UdpSocket::bind(", "socket.bind("];
+
 struct Source {
     path: PathBuf,
     /// Lines without tests, comments included.
@@ -390,6 +402,8 @@ fn nothing_is_left_to_luck_or_for_later() {
         let waits_for_files = source.path.starts_with("src/gateway")
             && ["fs::", "File::open", "OpenOptions"].iter().any(|word| source.code.contains(word));
         assert!(!waits_for_files || is_among(&ENGINE_FILES), "{path}: the engine never waits for a disk");
+        let opens_sockets = SOCKET_CALLS.iter().any(|call| source.code.contains(call));
+        assert!(!opens_sockets || is_among(&SOCKET_FILES), "{path}: `net` dials and listens");
         assert!(is_among(&UNSAFE_FILES) || !source.code.contains("unsafe {"), "{path}: unsafe");
     }
 }

@@ -207,6 +207,26 @@ async fn the_guards_of_clients_do_not_concern_links() {
     assert_eq!(ask(&mut page, "GET /link", "any").await, not_there());
 }
 
+/// The one session that its service and its address may have is open, and links come all the same.
+#[tokio::test]
+async fn links_come_while_clients_have_used_up_what_they_may_have() {
+    let (place, port, pages) = (Place::new(), Reserved::new(), Pages::new().await);
+    let at = port.at();
+    let dmz = Outer::None.dmz(at, "  per_client: { sessions: 1 }\n").replace("/live'", "/live', sessions: 1");
+    let dmz = place.start("dmz", &dmz);
+    let profile = Outer::None.internal(&Outer::None.link(at), &pages);
+    let internal = place.start("internal", &profile);
+    until_healthy(&internal).await;
+    let mut live = open_socket(dial(at).await, "/live").await;
+    echo(&mut live, "first").await;
+    let refused = client_async("ws://any.example.com/live", dial(at).await);
+    assert!(timeout(PATIENCE, refused).await.expect("an answer in time").is_err(), "it is not used up");
+    let second = place.start("second", &profile);
+    until_healthy(&second).await;
+    echo(&mut live, "still").await;
+    until_healthy(&dmz).await;
+}
+
 /// What somebody who is no peer does once the connection is a WebSocket, and the one line that is told of it.
 #[tokio::test]
 async fn strangers_at_the_path_cost_themselves_alone() {
