@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -12,6 +12,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::{
     connect,
     process::{Gateway, Place, SOON, until},
+    setup::{dmz_half, free_port, internal_half},
 };
 
 const PROFILE: &str = "mode: direct\ndmz:\n  services:\n    echo: { accept: { address: 'tcp://127.0.0.1:0', \
@@ -144,34 +145,71 @@ const MEASURED: usize = 300;
 const LIMITED: &str = "mode: direct\ndmz:\n  services:\n    echo: { accept: 'tcp://127.0.0.1:0', connect: 'echo://', \
                        per_client: { sessions: 50, rate: 20/s, burst: 40 } }\n";
 
+/// What a client sends, and how the answer begins.
+#[derive(Clone, Copy)]
+struct Exchange {
+    request: &'static [u8],
+    answer: &'static [u8],
+}
+
+const ECHO: Exchange = Exchange { request: b"x", answer: b"x" };
+
+impl Exchange {
+    /// Whether the client is answered so.
+    fn is_served(self, client: &mut TcpStream) -> bool {
+        // It may be reset before, and is then.
+        let _ = client.write_all(self.request);
+        let mut answer = vec![0; self.answer.len()];
+        client.read_exact(&mut answer).is_ok() && answer == self.answer
+    }
+}
+
 /// Connections of 127.0.0.2, many at once; how many were served.
-fn floods(port: SocketAddr) -> usize {
+fn floods(port: SocketAddr, exchange: Exchange) -> usize {
     let mut served = 0;
     for _ in 0..FLOOD / FLOODERS / AT_ONCE {
         let mut clients: Vec<_> = (0..AT_ONCE).map(|_| connect_from([127, 0, 0, 2], port)).collect();
         for client in &mut clients {
             // So that no port is kept for it when it is over.
             SockRef::from(&*client).set_linger(Some(Duration::ZERO)).expect("it is set");
-            // It may be reset before, and is then.
-            let _ = client.write_all(b"x");
-            served += usize::from(client.read_exact(&mut [0]).is_ok());
+            served += usize::from(exchange.is_served(client));
         }
     }
     served
 }
 
 /// How long clients of many other addresses take to be served, each once; all of them are.
-fn set_up(port: SocketAddr, first: usize, count: usize) -> Vec<Duration> {
+fn set_up(port: SocketAddr, exchange: Exchange, first: usize, count: usize) -> Vec<Duration> {
     let one = |at: usize| {
         let began = Instant::now();
         let mut client = connect_from([127, 1, (at / 250) as u8, 1 + (at % 250) as u8], port);
-        client.write_all(b"x").expect("it is sent");
-        client.read_exact(&mut [0]).expect("it is served, whatever another one does");
+        assert!(exchange.is_served(&mut client), "it is served, whatever another one does");
         let took = began.elapsed();
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("it is set");
         took
     };
     (first..first + count).map(one).collect()
+}
+
+/// What became of a flood, and of the clients beside it.
+struct Flooded {
+    served: usize,
+    under_flood: Vec<Duration>,
+    took: Duration,
+}
+
+/// Clients of other addresses come while one address floods.
+fn flood_beside(port: SocketAddr, flood: Exchange, others: Exchange) -> Flooded {
+    let began = Instant::now();
+    let (served, under_flood) = thread::scope(|scope| {
+        let flood: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(|| floods(port, flood))).collect();
+        let mut took = Vec::new();
+        while took.len() < MEASURED || flood.iter().any(|thread| !thread.is_finished()) {
+            took.extend(set_up(port, others, (MEASURED + took.len()) % 50_000, 10));
+        }
+        (flood.into_iter().map(|thread| thread.join().expect("it floods")).sum(), took)
+    });
+    Flooded { served, under_flood, took: began.elapsed() }
 }
 
 /// A row of the table: clients, and two percentiles of their set-up.
@@ -187,17 +225,9 @@ fn twenty_thousand_connections_of_one_address_turn_no_other_away() {
     place.write("one.yaml", LIMITED);
     let gateway = place.start_as("one", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
-    let quiet = set_up(port, 0, MEASURED);
-    let began = Instant::now();
-    let (served, under_flood) = thread::scope(|scope| {
-        let flood: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(|| floods(port))).collect();
-        let mut took = Vec::new();
-        while took.len() < MEASURED || flood.iter().any(|thread| !thread.is_finished()) {
-            took.extend(set_up(port, (MEASURED + took.len()) % 50_000, 10));
-        }
-        (flood.into_iter().map(|thread| thread.join().expect("it floods")).sum::<usize>(), took)
-    });
-    let seconds = began.elapsed().as_secs() as usize + 1;
+    let (quiet, Flooded { served, under_flood, took }) =
+        (set_up(port, ECHO, 0, MEASURED), flood_beside(port, ECHO, ECHO));
+    let seconds = took.as_secs() as usize + 1;
     let others = quiet.len() + under_flood.len();
     println!("| set-up of others | clients | p50 ms | p99 ms |\n|---|---|---|---|");
     row("quiet", quiet);
@@ -210,4 +240,59 @@ fn twenty_thousand_connections_of_one_address_turn_no_other_away() {
             && totals["sessions"].as_u64().zip(totals["refused"].as_u64()).map(|(a, b)| a + b)
                 == Some((others + FLOOD) as u64)
     });
+}
+
+/// A request for the path of links, without a gateway behind it.
+const UPGRADE: Exchange = Exchange {
+    request: b"GET /link HTTP/1.1\r\nHost: any\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    answer: b"HTTP/1.1 101",
+};
+const PAGE: Exchange = Exchange { request: b"GET / HTTP/1.1\r\nHost: any\r\n\r\n", answer: b"HTTP/1.1 200" };
+
+/// A server with one page.
+fn pages() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.expect("a connection");
+            thread::spawn(move || {
+                let mut head = [0; 4096];
+                // The gateway keeps it for the next request, and closes it when it likes.
+                while client.read(&mut head).is_ok_and(|count| count > 0) {
+                    let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                }
+            });
+        }
+    });
+    at
+}
+
+/// The services of the port go on, and so do the links that come by it.
+#[test]
+fn twenty_thousand_upgrades_of_one_address_turn_nobody_else_away() {
+    let (place, pages) = (Place::with_certificates(), pages());
+    let at = format!("127.0.0.1:{}", free_port());
+    let web = |profile: String| profile.replace("socks+tls://LINK", &format!("socks+ws://{at}/link"));
+    let dmz = web(dmz_half("LINK", &["web"])).replace("tcp://127.0.0.1:0", &format!("http://{at}"));
+    place.write("dmz.yaml", &dmz);
+    place.write("internal.yaml", &web(internal_half("LINK", &[("web", &format!("http://{pages}"))])));
+    let dmz = place.start_as("dmz", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "dmz.yaml"]);
+    let internal = place.start("internal");
+    let before = internal.wait_healthy();
+    dmz.wait_healthy();
+    let port = dmz.accept("web");
+    let quiet = set_up(port, PAGE, 0, MEASURED);
+    let Flooded { served, under_flood, took } = flood_beside(port, UPGRADE, PAGE);
+    println!("| set-up of others | clients | p50 ms | p99 ms |\n|---|---|---|---|");
+    row("quiet", quiet);
+    let rate = FLOOD as f64 / took.as_secs_f64();
+    row(
+        &format!("{FLOOD} upgrades of one address, {rate:.0} a second, {served} answered by 101"),
+        under_flood,
+    );
+    assert!(served > 0, "none was an upgrade");
+    let after = internal.wait_healthy();
+    assert_eq!(after["pools"][0]["failures"], before["pools"][0]["failures"], "{after:#}");
 }
