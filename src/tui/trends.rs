@@ -67,8 +67,8 @@ pub struct HistoryView {
     asked_at: Option<f64>,
     /// The selected time, in seconds since 1970; `None` for the newest.
     pub cursor: Option<u64>,
-    /// When the doctor's screen requested the last hour, by the same clock.
-    doctor_asked_at: Option<f64>,
+    /// When the doctor's screen requested the last hour of each gateway, by the same clock.
+    doctor_asked_at: BTreeMap<Option<Arc<str>>, f64>,
 }
 
 /// A report, and when it arrived, by the clock of the snapshot's gateway.
@@ -101,7 +101,7 @@ impl Default for HistoryView {
             reports: BTreeMap::new(),
             asked_at: None,
             cursor: None,
-            doctor_asked_at: None,
+            doctor_asked_at: BTreeMap::new(),
         }
     }
 }
@@ -111,41 +111,52 @@ impl App {
     pub fn history_requests(&mut self) -> Vec<(Option<Arc<str>>, HistoryRequest)> {
         let is_live = !matches!(self.attachment(), Attachment::Replay(_))
             && !matches!(self.freshness(), Freshness::Frozen { .. });
-        let requested = match self.screen() {
-            Screen::History if is_live => self.request_for_charts(),
-            Screen::Doctor if is_live => self.request_for_doctor(),
-            _ => None,
-        };
-        let Some(requested) = requested else { return Vec::new() };
-        self.drop_unknown_histories();
-        let names = asked_gateways(self.latest(), self.scope()).into_iter();
-        names.map(|name| (name, requested)).collect()
+        let asked = asked_gateways(self.latest(), self.scope());
+        match self.screen() {
+            Screen::History if is_live => self.request_for_charts(asked),
+            Screen::Doctor if is_live => self.request_for_doctor(asked),
+            _ => Vec::new(),
+        }
     }
 
-    fn request_for_charts(&mut self) -> Option<HistoryRequest> {
+    /// All at once, so that their steps end at the same time; at once too where one has not been asked yet.
+    fn request_for_charts(
+        &mut self,
+        asked: Vec<Option<Arc<str>>>,
+    ) -> Vec<(Option<Arc<str>>, HistoryRequest)> {
         let span = self.trends.span.seconds();
         let (soonest, latest) = if self.is_fleet() { AGAIN_SECONDS_OF_FLEET } else { AGAIN_SECONDS };
         let again = (2.0 * span as f64 / STEPS as f64).clamp(soonest, latest);
         let now = self.latest().uptime_seconds;
-        if is_recent(self.trends.asked_at, now, again) {
-            return None;
+        let is_known = |name| self.trends.reports.contains_key(name);
+        if is_recent(self.trends.asked_at, now, again) && asked.iter().all(is_known) {
+            return Vec::new();
         }
         self.trends.asked_at = Some(now);
-        Some(HistoryRequest { step_seconds: span / STEPS, steps: STEPS })
+        self.drop_unknown_histories();
+        let requested = HistoryRequest { step_seconds: span / STEPS, steps: STEPS };
+        asked.into_iter().map(|name| (name, requested)).collect()
     }
 
-    fn request_for_doctor(&mut self) -> Option<HistoryRequest> {
+    fn request_for_doctor(
+        &mut self,
+        asked: Vec<Option<Arc<str>>>,
+    ) -> Vec<(Option<Arc<str>>, HistoryRequest)> {
+        self.drop_unknown_histories();
         let now = self.latest().uptime_seconds;
-        if is_recent(self.trends.doctor_asked_at, now, AGAIN_SECONDS_OF_DOCTOR) {
-            return None;
-        }
-        self.trends.doctor_asked_at = Some(now);
-        Some(doctor::LAST_HOUR)
+        let mut due = asked;
+        due.retain(|name| {
+            let asked_at = self.trends.doctor_asked_at.get(name).copied();
+            !is_recent(asked_at, now, AGAIN_SECONDS_OF_DOCTOR)
+        });
+        self.trends.doctor_asked_at.extend(due.iter().map(|name| (name.clone(), now)));
+        due.into_iter().map(|name| (name, doctor::LAST_HOUR)).collect()
     }
 
     /// Requests everything anew, after another gateway has been chosen.
     pub(super) fn renew_histories(&mut self) {
-        (self.trends.asked_at, self.trends.doctor_asked_at) = (None, None);
+        self.trends.asked_at = None;
+        self.trends.doctor_asked_at.clear();
         self.drop_unknown_histories();
     }
 
@@ -154,6 +165,7 @@ impl App {
         let known = known_gateways(self.latest(), self.scope());
         let asked = asked_gateways(self.latest(), self.scope());
         self.trends.reports.retain(|name, _| known.contains(name));
+        self.trends.doctor_asked_at.retain(|name, _| asked.contains(name));
         self.lists.lately.retain(|finding| asked.contains(&finding.gateway));
     }
 

@@ -8,7 +8,7 @@ use portcullis::{
     profile::Half,
     telemetry::{
         history::{HistoryReport, HistoryRequest, HistorySample},
-        snapshot::Snapshot,
+        snapshot::{GatewayReach, Snapshot},
         verdict::CertificateRow,
     },
     tui::{app::App, source::Attachment, style::ScreenStyle},
@@ -142,9 +142,13 @@ fn what_was_wrong_within_the_last_hour_is_told_with_what_is_wrong_now() {
 
 #[test]
 fn of_a_fleet_each_gateway_is_asked_for_its_last_hour() {
-    let mut app = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
+    let mut before = fleet::fleet();
+    before.gateways.iter_mut().for_each(|row| row.reach = GatewayReach::Calling);
+    let mut app = App::new(Arc::new(before), ScreenStyle::FULL);
     app.set_attachment(Attachment::Fleet(AdminAccess::Full));
     press(&mut app, "0");
+    assert_eq!(app.history_requests(), [], "none is reached yet");
+    app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 62.5, ..fleet::fleet() }));
     let requested = app.history_requests();
     let names: Vec<_> = requested.iter().filter_map(|(name, _)| name.as_deref()).collect();
     assert_eq!(names, ["edge-2", "edge-1", "inside-1"], "those that are reached");

@@ -165,6 +165,14 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
         _ => report_of(name, requested),
     });
     assert_eq!(requested, 3, "those that are reached");
+    let mut more = Snapshot { uptime_seconds: 63.0, ..fleet::fleet() };
+    assert_eq!(answer(&mut app, report_of), 0, "not so soon again");
+    more.gateways[1].reach = GatewayReach::Reached;
+    let mut other = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
+    press(&mut other, "H");
+    answer(&mut other, report_of);
+    other.take_snapshot(Arc::new(more));
+    assert_eq!(answer(&mut other, report_of), 4, "one that is reached now is asked at once");
     let shown = text(&app, (120, 36));
     assert!(shown.contains("119 open") && !shown.contains("77.8k"), "{shown}");
     // Under the cursor each of them has a line: what it kept itself, or why it has kept nothing.
