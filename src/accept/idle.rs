@@ -120,7 +120,6 @@ impl IdleState {
         if let AwaitedEnd::Open(records) = before {
             records.into_iter().for_each(|record| self.finish_record(record, code));
         }
-        self.ended.notify_one();
     }
 
     /// Waits until its session has ended, for the one who has reclaimed it.
@@ -130,6 +129,8 @@ impl IdleState {
 
     /// Notes that its session has ended; returns whether it still had its permit.
     pub fn end(&self) -> bool {
+        // Here and not where the end is noted: a session that is dropped midway ends here alone.
+        self.ended.notify_one();
         self.state.swap(LEFT, Ordering::AcqRel) != LEFT
     }
 }

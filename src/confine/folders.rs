@@ -53,8 +53,10 @@ pub struct LockedFolders {
 const SYSTEM: [&str; 8] = ["/etc", "/usr", "/lib", "/lib32", "/lib64", "/libx32", "/proc/self", "/sys"];
 /// Files of the resolver that are often links.
 const LINKED: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime"];
-/// The devices that are read and written: the process' own terminal, and those that hold nothing.
-const DEVICES: [&str; 4] = ["/dev/null", "/dev/random", "/dev/tty", "/dev/urandom"];
+/// The devices that are read and written: the process' own terminal, and the one that holds nothing.
+const DEVICES: [&str; 2] = ["/dev/null", "/dev/tty"];
+/// Those that are read only.
+const READ_DEVICES: [&str; 2] = ["/dev/random", "/dev/urandom"];
 /// Disks, memory and other people's terminals are here too, so this is never opened as a whole.
 const DEVICE_FOLDER: &str = "/dev";
 /// The newest version whose rights are used; later ones concern things that nothing here does.
@@ -79,6 +81,7 @@ impl LockedFolders {
         let ruleset = allow(ruleset, &read, AccessFs::ReadFile | AccessFs::ReadDir)?;
         let devices = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
         let ruleset = allow(ruleset, DEVICES, devices)?;
+        let ruleset = allow(ruleset, READ_DEVICES, AccessFs::ReadFile)?;
         let never = AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::MakeFifo;
         let ruleset = allow(ruleset, &self.written, AccessFs::from_all(NEWEST) & !never)?;
         let status = ruleset.restrict_self()?;
@@ -91,7 +94,8 @@ impl LockedFolders {
         let real = |folder: &PathBuf| folder.canonicalize().ok();
         let written: Vec<_> =
             self.written.iter().filter_map(|place| real(place).or_else(|| pipe(place))).collect();
-        let read = read.iter().filter_map(real).chain(DEVICES.map(PathBuf::from));
+        let devices = DEVICES.into_iter().chain(READ_DEVICES).map(PathBuf::from);
+        let read = read.iter().filter_map(real).chain(devices);
         disk::note_folders_allowed(read.chain(written.iter().cloned()).collect());
         Ok(FolderLock { abi: kernel_abi.map_or(effective_abi as u32, i32::unsigned_abs), written })
     }
@@ -99,7 +103,9 @@ impl LockedFolders {
     fn readable(&self) -> BTreeSet<PathBuf> {
         let linked =
             LINKED.into_iter().filter_map(|file| Some(Path::new(file).canonicalize().ok()?.parent()?.into()));
-        SYSTEM.into_iter().map(PathBuf::from).chain(linked).chain(self.read.iter().cloned()).collect()
+        // A profile may come from `/dev/stdin`, which opens nothing else there.
+        let named = self.read.iter().filter(|folder| !is_device_folder(folder)).cloned();
+        SYSTEM.into_iter().map(PathBuf::from).chain(linked).chain(named).collect()
     }
 
     /// Allows writing in the folder of `file`, in which it may be made anew. Of a device, or of what stands in the
@@ -111,7 +117,7 @@ impl LockedFolders {
             kind.is_char_device() || kind.is_block_device()
         });
         let Some(folder) = file.parent() else { return };
-        let is_alone = is_device || folder.canonicalize().is_ok_and(|real| real == Path::new(DEVICE_FOLDER));
+        let is_alone = is_device || is_device_folder(folder);
         self.written.push(if is_alone { file } else { folder.into() });
     }
 
@@ -152,6 +158,10 @@ impl FolderLock {
         let there = file.ancestors().skip(1).find_map(|folder| folder.canonicalize().ok());
         there.is_some_and(|there| self.written.iter().any(|folder| there.starts_with(folder)))
     }
+}
+
+fn is_device_folder(folder: &Path) -> bool {
+    folder.canonicalize().is_ok_and(|real| real == Path::new(DEVICE_FOLDER))
 }
 
 /// What `/dev/stdout` leads to where it is a pipe: it is there, and has no path of its own.

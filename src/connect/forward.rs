@@ -93,11 +93,11 @@ impl GatewayDialler for ForwardGateway {
         &self.keeper
     }
 
-    /// The gateway learns another number from new links: of more there are some, of fewer none.
+    /// The gateway learns another number from new links.
     fn want(&self, wanted: KeeperTarget) {
-        let are_fewer = wanted.prepared < self.keeper.wanted().prepared;
+        let is_another = wanted.prepared != self.keeper.wanted().prepared;
         self.keeper.update(wanted);
-        if are_fewer {
+        if is_another {
             self.generation.advance();
         }
     }

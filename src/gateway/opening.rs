@@ -46,6 +46,8 @@ const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many links and peers one session tries.
 const TRIES_MAX: usize = 8;
+/// How many idle sessions are closed for one that another gateway has no room for.
+const ROOMS_MAX: usize = 3;
 
 /// Where a session goes: to its service's destination or, for a probe, to the one under test.
 pub(super) struct SessionDestination<'a> {
@@ -133,7 +135,7 @@ pub(super) async fn open(
             return SessionStart::Over(Box::pin(refuse_session(downstream, failure, counters)).await);
         }
     };
-    let mut has_made_room = false;
+    let mut rooms_made = 0;
     for _ in 0..TRIES_MAX {
         let connecting =
             Box::pin(connect_unless_gone(destination, &mut session, stopper, &sessions.switching));
@@ -166,8 +168,17 @@ pub(super) async fn open(
                 // After waiting for one backend, no other is waited for.
                 let goes_on = failure.refusal != Refusal::BackendLate
                     && destination.connector().has_other(&session.order);
-                let service = destination.service;
-                if !goes_on && !make_room(&failure, service, &mut session.order, &mut has_made_room).await {
+                let has_room = goes_on || {
+                    let making =
+                        make_room(&failure, destination.service, &mut session.order, &mut rooms_made);
+                    tokio::select! {
+                        biased;
+                        () = stopper.stopped() => false,
+                        () = wait_until_gone(&mut session.downstream.side, counters) => false,
+                        made = making => made,
+                    }
+                };
+                if !has_room {
                     return SessionStart::Over(Box::pin(session.downstream.refuse(failure, counters)).await);
                 }
             }
@@ -180,20 +191,22 @@ pub(super) async fn open(
 }
 
 /// Where another gateway is full: closes the session that has been idle for longest, which counts there like one at
-/// work, and waits until it has ended. A session has that done for it once.
+/// work, and waits until it has ended. Another client may take that room first, so this is done for a session a few
+/// times, before the limit there is taken to be another one.
 async fn make_room(
     failure: &ConnectFailure,
     service: &Service,
     order: &mut ConnectRequest<'_>,
-    has_made_room: &mut bool,
+    rooms_made: &mut usize,
 ) -> bool {
     if order.probe || failure.refusal != Refusal::Full || failure.at != RefusedAt::Peer {
         return false;
     }
-    if std::mem::replace(has_made_room, true) {
+    if *rooms_made == ROOMS_MAX {
         service.note_no_room(PEER_REST);
         return false;
     }
+    *rooms_made += 1;
     let Some(closed) = service.close_idle() else { return false };
     order.refused_by.clear();
     // If it takes longer than that, the next attempt is refused in the same words.

@@ -104,6 +104,7 @@ impl ServiceManager {
                 ManagerKnows::Stopping => Notification::Stopping,
             });
             self.reported = next;
+            self.extended_at = None;
         }
         // Otherwise the manager would end the start of a gateway whose other half is away, and cut the sessions
         // that a stop waits for.

@@ -167,8 +167,12 @@ impl DialState {
     /// a row before it.
     pub fn check_proven(&mut self, now: Instant) -> Option<u32> {
         let has_lived = self.has_lived(now);
-        // What a link still carries for a gateway that drains proves nothing about the next dial.
-        let has_carried = self.counts.take_carried() && !self.is_distrusted && !self.goodbye.drains();
+        // What older links carry proves nothing about the next dial: not while the gateway drains, and not when a
+        // dial has failed since the last link was made.
+        let has_carried = self.counts.take_carried()
+            && !self.is_distrusted
+            && !self.goodbye.drains()
+            && self.good_since.is_some();
         (has_carried || has_lived).then(|| self.note_proven()).filter(|failures| *failures > 0)
     }
 
@@ -295,6 +299,9 @@ mod tests {
     fn a_session_that_was_answered_proves_the_way_until_the_protocol_is_broken() {
         let (mut dial_state, now) = (dial_state(), Instant::now());
         dial_state.note_failure(fault("refused"), DialFailure::Way, RETRY, now);
+        dial_state.counts.note_carried();
+        assert_eq!(dial_state.check_proven(now), None, "a link that was there before the dial failed");
+        dial_state.note_established(now);
         dial_state.counts.note_carried();
         assert_eq!((dial_state.check_proven(now), dial_state.check_proven(now)), (Some(1), None));
         dial_state.note_failure(fault("a violation"), DialFailure::Protocol, RETRY, now);

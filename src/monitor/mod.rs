@@ -1,8 +1,9 @@
 //! The port for monitors, over HTTP: whether the gateway is alive and ready, and its numbers.
 //!
 //! It answers only from the last snapshot, and the numbers are written off the threads that carry bytes, so that
-//! no request delays the engine or a session. Each client gets one answer within a deadline. If there are more than a few at once, the oldest is closed, because the newest
-//! can be served soonest. The contents of answers are in [`answers`].
+//! no request delays the engine or a session. Each client gets one answer within a deadline. If there are more than
+//! a few at once, the oldest is closed, because the newest can be served soonest. The contents of answers are in
+//! [`answers`].
 
 mod answers;
 mod rendered_metrics;

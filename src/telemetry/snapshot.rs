@@ -342,7 +342,7 @@ pub struct PoolRow {
     /// Seconds since its last link ended, while it is down.
     #[serde(default)]
     pub gone_seconds: Option<f64>,
-    /// That link ended in good order: the peer had said that it drains, or that it retires the link.
+    /// The peer has said that it drains, or its last link ended in good order. It takes no new session.
     #[serde(default)]
     pub left: bool,
     /// Sessions that were cut with its last links.

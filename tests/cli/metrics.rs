@@ -326,7 +326,8 @@ fn a_thousand_services_are_read_quickly_and_those_who_do_not_read_hold_nobody_up
     let within = if cfg!(debug_assertions) { 1000 } else { 50 };
     assert!(*quickest < Duration::from_millis(within), "{times:?}");
     // One text after the other on the thread of the session would take more than this.
-    assert!(longest < Duration::from_secs(1), "a session paused for {longest:?}");
+    let all: Duration = times.iter().sum();
+    assert!(longest < (all / 2).max(Duration::from_secs(1)), "a session paused for {longest:?} of {all:?}");
     drop(stuck);
 }
 

@@ -197,7 +197,9 @@ async fn a_gateway_that_drains_while_it_carries_a_session_is_no_warning() {
     link.say_frame(DRAIN, &[]).await;
     gateway.until_told("it drains, and takes no links now").await;
     // It is dialled all the same: another may come in its place.
-    let is_refused = |row: &PoolRow| row.failures > 2 && row.last_error.as_deref() != Some("it drains");
+    let is_refused = |row: &PoolRow| {
+        row.failures > 2 && row.last_error.as_deref() != Some("it drains, and takes no links now")
+    };
     let row = gateway.until_pool("dials are refused", is_refused).await;
     assert!(row.left && row.ready == 0 && row.carrying == 1, "{row:?}");
     // There is no other gateway, so this is told, at the time when anything else would be.
