@@ -451,3 +451,29 @@ fn every_shipped_profile_is_explained() {
         );
     }
 }
+
+/// Everything that this project is built from, at one version in both lock files: the fuzzers would not be built from
+/// what they test, or with `--locked` not at all.
+#[test]
+fn the_fuzzers_are_built_from_what_the_program_is_built_from() {
+    let locked = |file: &str| -> BTreeMap<String, BTreeSet<String>> {
+        let text = fs::read_to_string(file).unwrap();
+        let mut versions: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for package in text.split("[[package]]").skip(1) {
+            let value = |key: &str| {
+                let line = package.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+                line.map(|value| value.trim_matches('"').to_owned())
+            };
+            let (name, version) = (value("name").unwrap(), value("version").unwrap());
+            versions.entry(name).or_default().insert(version);
+        }
+        versions
+    };
+    let (ours, fuzzed) = (locked("Cargo.lock"), locked("fuzz/Cargo.lock"));
+    let manifest = fs::read_to_string("Cargo.toml").unwrap();
+    let dependencies = manifest.split("\n[").find_map(|part| part.strip_prefix("dependencies]")).unwrap();
+    let mut names = dependencies.lines().filter_map(|line| line.split_once(" = ").map(|(name, _)| name));
+    assert!(dependencies.contains("tokio = "), "the list is read");
+    let other = names.find(|name| ours.get(*name) != fuzzed.get(*name));
+    assert_eq!(other, None, "run `cp Cargo.lock fuzz/ && cargo update --workspace` in fuzz");
+}
