@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use regex::Regex;
@@ -203,6 +203,24 @@ fn no_series_is_a_clients_and_promtool_has_nothing_to_say() {
         (value(&text, "portcullis_reloads_total{result=\"failure\"}") == 1.0).then_some(text)
     });
     assert_eq!(value(&failed, "portcullis_last_reload_successful"), 0.0);
+}
+
+#[test]
+fn a_certificate_of_an_accept_is_a_series_and_so_is_a_reload_that_was_done() {
+    let place = Place::with_certificates();
+    let tls = "{ address: \"tls://127.0.0.1:0\", tls: { certificate: pki/dmz.pem, key: pki/dmz.key } }";
+    place.write("one.yaml", &DIRECT.replace("\"tcp://127.0.0.1:0\"", tls));
+    let gateway = place.start("one");
+    let url = format!("http://{}/metrics", port(&gateway));
+    let in_a_day = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs_f64() + 86_400.0;
+    let expiry = "portcullis_certificate_expiry_timestamp_seconds{role=\"dmz\",use=\"accept\"}";
+    assert!(value(&asked(&[], &url).1, expiry) > in_a_day);
+    let socket = place.path("run/one.sock").display().to_string();
+    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    until("it is counted", SOON, || {
+        let text = asked(&[], &url).1;
+        (value(&text, "portcullis_reloads_total{result=\"success\"}") == 1.0).then_some(())
+    });
 }
 
 /// The names of a text, as an expression would use them.

@@ -236,6 +236,10 @@ echo "answered: $(head -c 5 <&3)"
 exec 3>&-
 echo "user: $(stat -c %U "/proc/$(systemctl show -p MainPID --value portcullis@dmz)")"
 echo "reloaded: $(systemctl reload portcullis@dmz && systemctl is-active portcullis@dmz)"
+# An upgrade lets it run on, and says what is to be done.
+before=$(systemctl show -p MainPID --value portcullis@dmz)
+dpkg -i /root/portcullis.deb | grep '^portcullis: portcullis@dmz'
+echo "upgraded: $([ "$(systemctl show -p MainPID --value portcullis@dmz)" = "$before" ] && echo the same process)"
 
 # The ports of clients and of links become systemd's. The first link starts the gateway again.
 systemctl stop portcullis@dmz
@@ -301,6 +305,7 @@ fn gateways_run_under_systemd() {
     system.run(
         "cd /etc/portcullis/profiles && portcullis init pair --accept 443 --connect echo:// && chown portcullis: pki/*.key",
     );
+    fs::copy(package.file(), system.path("/root/portcullis.deb")).expect("it is copied");
     fs::write(system.path("/root/in-service"), IN_SERVICE).expect("a file");
     fs::write(system.path("/etc/systemd/system/in-service.service"), IN_SERVICE_UNIT).expect("a file");
     system.run("chmod +x /root/in-service && systemctl enable in-service");
@@ -331,6 +336,8 @@ fn gateways_run_under_systemd() {
         "answered: hello",
         "user: portcullis",
         "reloaded: active",
+        "portcullis: portcullis@dmz.service goes on with the version before, until: systemctl restart portcullis@dmz.service",
+        "upgraded: the same process",
         "restarted: active, 0 turned away",
         "refused: active",
         "nobody: inactive",
