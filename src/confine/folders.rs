@@ -81,7 +81,7 @@ impl LockedFolders {
         let ruleset = allow(ruleset, &read, AccessFs::ReadFile | AccessFs::ReadDir)?;
         let devices = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
         let ruleset = allow(ruleset, DEVICES, devices)?;
-        let ruleset = allow(ruleset, READ_DEVICES, AccessFs::ReadFile)?;
+        let ruleset = allow(ruleset, READ_DEVICES, AccessFs::ReadFile.into())?;
         let never = AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::MakeFifo;
         let ruleset = allow(ruleset, &self.written, AccessFs::from_all(NEWEST) & !never)?;
         let status = ruleset.restrict_self()?;
