@@ -1,6 +1,6 @@
 //! What the engine keeps of its last 24 hours, a sample a second, and the last hour of it over a restart.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout};
 
@@ -9,9 +9,9 @@ use super::{
     history_file::{HistoryFile, HistoryFileError},
 };
 use crate::telemetry::{
-    history::{HistoryReport, HistoryRequest, HistoryRing, HistorySample},
+    history::{HistoryReport, HistoryRequest, HistoryRing, HistorySample, unix_seconds},
     log::LogEvent,
-    snapshot::{PoolRow, TrafficSample, TrafficTotals},
+    snapshot::{PoolRow, TrafficTotals},
 };
 
 /// The file is written so often, and at the end. A process that is killed loses as much.
@@ -68,13 +68,8 @@ impl Engine {
         let rate = self.traffic.newest();
         let refused = totals.refused.saturating_sub(self.history.refused);
         self.history.refused = totals.refused;
-        self.history.ring.take_second(sample(
-            at,
-            rate,
-            refused,
-            totals,
-            pools.iter().filter(|pool| pool.role == role),
-        ));
+        let pools = pools.iter().filter(|pool| pool.role == role);
+        self.history.ring.take_second(HistorySample::of_second(at, rate, refused, totals, pools));
         if self.history.kept_at.is_some_and(|at| at.elapsed() >= KEPT_EVERY) {
             self.keep_history();
         }
@@ -123,38 +118,5 @@ impl Engine {
 
     fn unix_now(&self) -> u64 {
         unix_seconds(self.wall_clock.now())
-    }
-}
-
-fn unix_seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn sample<'a>(
-    at: u64,
-    rate: TrafficSample,
-    refused: u64,
-    totals: &TrafficTotals,
-    pools: impl Iterator<Item = &'a PoolRow> + Clone,
-) -> HistorySample {
-    let sum = |of: fn(&PoolRow) -> usize| {
-        pools.clone().fold(0_u64, |sum, pool| sum.saturating_add(of(pool) as u64))
-    };
-    // Links that are dialled for one session each cannot be ready.
-    let links =
-        sum(|pool| if pool.target > 0 { pool.ready } else { pool.ready.saturating_add(pool.carrying) });
-    HistorySample {
-        at,
-        seconds: 1,
-        up: rate.up,
-        down: rate.down,
-        up_max: rate.up,
-        down_max: rate.down,
-        open: totals.sessions_open,
-        waiting: totals.sessions_waiting,
-        links,
-        links_wanted: sum(|pool| pool.target),
-        refused,
-        wait_ms: pools.filter_map(|pool| pool.wait_p99_ms).reduce(f64::max),
     }
 }

@@ -1,14 +1,17 @@
 //! Plays a recording: pause, steps, speed.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{RecordError, Recording};
-use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::{
+    history::{HistoryReport, HistoryRequest, HistoryRing, unix_seconds},
+    snapshot::Snapshot,
+};
 
 /// A recording being played.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct RecordingPlayer {
     speed: usize,
     /// Since when the snapshot at `place` is shown.
     since: Instant,
+    /// Read once, when it is first requested.
+    history: Arc<OnceLock<HistoryRing>>,
 }
 
 /// playing ⇄ paused; at the last snapshot it is at the end, until it is moved.
@@ -40,6 +45,8 @@ pub enum PlayerAction {
     StepOn,
     MinuteBack,
     MinuteOn,
+    /// To the last snapshot that is not after this time, in seconds since 1970, and pause there.
+    To(u64),
     Slower,
     Faster,
 }
@@ -62,7 +69,7 @@ impl RecordingPlayer {
     /// Plays from the first snapshot on.
     pub fn new(recording: Recording) -> Self {
         let state = if recording.count() > 1 { PlayerState::Playing } else { PlayerState::Ended };
-        Self { recording, place: 0, state, speed: NORMAL, since: Instant::now() }
+        Self { recording, place: 0, state, speed: NORMAL, since: Instant::now(), history: Arc::default() }
     }
 
     /// The current snapshot.
@@ -101,6 +108,7 @@ impl RecordingPlayer {
             PlayerAction::StepOn => self.step_to(self.place + 1),
             PlayerAction::MinuteBack => self.move_to(self.minute_back()),
             PlayerAction::MinuteOn => self.move_to(self.minute_on()),
+            PlayerAction::To(at) => self.step_to(self.place_at(at)),
             PlayerAction::Slower => self.speed = self.speed.saturating_sub(1),
             PlayerAction::Faster => self.speed = (self.speed + 1).min(SPEEDS.len() - 1),
         }
@@ -149,6 +157,31 @@ impl RecordingPlayer {
     fn minute_on(&self) -> usize {
         let far = |&place: &usize| self.recording.between(self.place, place) >= MINUTE;
         (self.place..self.recording.count()).find(far).unwrap_or(self.last())
+    }
+
+    fn place_at(&self, at: u64) -> usize {
+        let seconds = |place: usize| unix_seconds(self.recording.at(place));
+        let found = (0..self.recording.count()).rev().find(|&place| seconds(place) <= at).unwrap_or(0);
+        // A step on that ends in a gap goes over it.
+        if found == self.place && at > seconds(found) { found + 1 } else { found }
+    }
+
+    /// The history of the recording's whole time, by its end. It is read in a thread of its own.
+    pub fn history(
+        &self,
+        requested: HistoryRequest,
+    ) -> impl Future<Output = Result<HistoryReport, RecordError>> + Send + use<> {
+        let (path, history) = (self.recording.path().to_owned(), Arc::clone(&self.history));
+        let end = unix_seconds(self.recording.at(self.last()));
+        let reading = move || -> Result<HistoryReport, RecordError> {
+            if history.get().is_none() {
+                // If another request has been faster, both have read the same.
+                let _ = history.set(Recording::open(&path)?.history()?);
+            }
+            Ok(history.get().map(|ring| ring.report(requested, end)).unwrap_or_default())
+        };
+        // If it has panicked, nothing is known of it.
+        async move { spawn_blocking(reading).await.unwrap_or_else(|_| Ok(HistoryReport::default())) }
     }
 
     fn until_next(&self) -> Option<Duration> {
@@ -289,6 +322,36 @@ mod tests {
         player.perform(PlayerAction::Pause).unwrap();
         let waits = tokio::time::timeout(MINUTE, player.next()).await;
         assert!(waits.is_err(), "it moved while paused");
+    }
+
+    #[tokio::test]
+    async fn it_goes_to_a_time_and_over_a_gap() {
+        let mut player = player(&[10, 11, 13, 100, 101]);
+        for (at, snapshot, state) in [
+            (12, 11, PlayerState::Paused),
+            (0, 10, PlayerState::Paused),
+            (99, 13, PlayerState::Paused),
+            // From there a little on.
+            (19, 100, PlayerState::Paused),
+            (94, 13, PlayerState::Paused),
+            (u64::MAX, 101, PlayerState::Ended),
+        ] {
+            assert_eq!(shown(player.perform(PlayerAction::To(at))), snapshot, "{at}");
+            assert_eq!(player.progress().state, state, "{at}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_history_of_a_recording_has_all_its_seconds() {
+        let folder = tempfile::tempdir().unwrap();
+        let recording = Recording::open(&file(&folder, &[10, 11, 13, 100, 101], "")).unwrap();
+        let player = RecordingPlayer::new(recording);
+        let requested = HistoryRequest { step_seconds: 1, steps: 600 };
+        for _ in 0..2 {
+            let report = player.history(requested).await.unwrap();
+            let at: Vec<_> = report.samples.iter().map(|sample| sample.at).collect();
+            assert_eq!((report.now, at), (101, vec![10, 11, 13, 100, 101]));
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use serde::Deserialize;
 use super::{LineFault, RECORDING, RecordError, RecordedSnapshot, RecordingHeader};
 use crate::telemetry::{
     health,
-    snapshot::{self, Snapshot},
+    history::{HistoryRing, HistorySample, unix_seconds},
+    snapshot::{self, Snapshot, TrafficSample, TrafficTotals},
 };
 
 /// A recording, open for reading, with at least one snapshot.
@@ -83,6 +84,23 @@ impl Recording {
         self.at(later).duration_since(self.at(earlier)).unwrap_or_default()
     }
 
+    /// What the gateway would have kept of all this time.
+    pub fn history(&mut self) -> Result<HistoryRing, RecordError> {
+        let mut ring = HistoryRing::default();
+        let mut before: Option<Arc<Snapshot>> = None;
+        for place in 0..self.count() {
+            let snapshot = self.snapshot(place)?;
+            let since = before.as_ref().map(|before| (&before.totals, self.between(place - 1, place)));
+            ring.take_second(sample(&snapshot, unix_seconds(self.at(place)), since));
+            before = Some(snapshot);
+        }
+        Ok(ring)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The next line with its line end; empty at the end of the file.
     fn line(&mut self) -> Result<Vec<u8>, RecordError> {
         let mut line = Vec::new();
@@ -94,6 +112,23 @@ impl Recording {
     fn line_error(&self, line: usize, fault: LineFault) -> RecordError {
         RecordError::Line { path: self.path.clone(), line, fault }
     }
+}
+
+/// `since` are the totals of the snapshot before, and how long ago that was.
+fn sample(snapshot: &Snapshot, at: u64, since: Option<(&TrafficTotals, Duration)>) -> HistorySample {
+    let totals = &snapshot.totals;
+    let mean = |of: fn(&TrafficTotals) -> u64| {
+        let (before, time) = since.unwrap_or((totals, Duration::ZERO));
+        of(totals).saturating_sub(of(before)) / time.as_secs().max(1)
+    };
+    // The snapshot of a fleet has no rates of its own.
+    let means =
+        || TrafficSample { up: mean(|totals| totals.bytes_up), down: mean(|totals| totals.bytes_down) };
+    let rate = snapshot.traffic.last().copied().unwrap_or_else(means);
+    let refused = since.map_or(0, |(before, _)| totals.refused.saturating_sub(before.refused));
+    let half = snapshot.roles.first();
+    let pools = snapshot.pools.iter().filter(|pool| Some(&pool.role) == half);
+    HistorySample::of_second(at, rate, refused, totals, pools)
 }
 
 fn check_header(line: &[u8]) -> Result<(), LineFault> {

@@ -8,10 +8,15 @@
 //!
 //! Steps without a sample are gaps: the gateway did not run then, or stood still.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::snapshot::{PoolRow, TrafficSample, TrafficTotals};
 
 /// The seconds of a step, and how many steps are kept.
 const TIERS: [(u64, usize); 3] = [(1, 600), (10, 720), (60, 1440)];
@@ -64,6 +69,37 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl HistorySample {
+    /// What one second was like, by the rows of the links of one half. `refused` are the clients since the sample
+    /// before.
+    pub fn of_second<'a>(
+        at: u64,
+        rate: TrafficSample,
+        refused: u64,
+        totals: &TrafficTotals,
+        pools: impl Iterator<Item = &'a PoolRow> + Clone,
+    ) -> Self {
+        let sum = |of: fn(&PoolRow) -> usize| {
+            pools.clone().fold(0_u64, |sum, pool| sum.saturating_add(of(pool) as u64))
+        };
+        // Links that are dialled for one session each cannot be ready.
+        let links =
+            sum(|pool| if pool.target > 0 { pool.ready } else { pool.ready.saturating_add(pool.carrying) });
+        Self {
+            at,
+            seconds: 1,
+            up: rate.up,
+            down: rate.down,
+            up_max: rate.up,
+            down_max: rate.down,
+            open: totals.sessions_open,
+            waiting: totals.sessions_waiting,
+            links,
+            links_wanted: sum(|pool| pool.target),
+            refused,
+            wait_ms: pools.filter_map(|pool| pool.wait_p99_ms).reduce(f64::max),
+        }
+    }
+
     /// Merges two steps of the same gateway, one after the other.
     pub fn followed_by(self, later: &Self) -> Self {
         let seconds = self.seconds.saturating_add(later.seconds);
@@ -108,6 +144,11 @@ impl HistorySample {
             wait_ms: longest(self.wait_ms, other.wait_ms),
         }
     }
+}
+
+/// Whole seconds since 1970, as the history counts them.
+pub fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn longest(a: Option<f64>, b: Option<f64>) -> Option<f64> {

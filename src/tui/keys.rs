@@ -307,7 +307,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('9')], Action::Show(Screen::Path), "path", "the path from clients to backends", None),
     line(Everywhere, &[Char('0')], Action::Show(Screen::Doctor), "doctor", "what limits it, and what to change", None),
     line(Everywhere, &[Char('H')], Action::Show(Screen::History), "history", "the last hours in charts", None),
-    line(Everywhere, &[Char('o')], Action::Only, "only", "the rows of one gateway of a fleet, or of all", Some("only")),
+    line(Everywhere, &[Char('o')], Action::Only, "only", "one gateway of a fleet alone, or all", Some("only")),
     line(CHARTED, &[Char('+'), Char('=')], Action::Longer, "longer", "charts of a longer time", None),
     line(CHARTED, &[Char('-')], Action::Shorter, "shorter", "charts of a shorter time", Some("chart")),
     line(Everywhere, &[Char('m')], Action::Mouse, "mouse", "take the mouse, or give it back", Some("mouse")),

@@ -34,6 +34,9 @@ use crate::{
     },
 };
 
+/// Which gateway of a fleet was asked, for what, and what it has answered.
+type HistoryAnswer = (Option<Arc<str>>, HistoryRequest, CommandAnswer);
+
 /// The screen while it runs.
 pub struct ScreenLoop<B: Backend> {
     terminal: Terminal<B>,
@@ -46,7 +49,7 @@ pub struct ScreenLoop<B: Backend> {
     /// Answers that are still to come, [`ASKING_MAX`] at most.
     asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
     /// Histories that the screen itself has requested, one for each gateway.
-    histories: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, HistoryRequest, CommandAnswer)>>,
+    histories: FuturesUnordered<BoxFuture<'static, HistoryAnswer>>,
     exports: ExportWriter,
     machine_read_at: Option<Instant>,
     heard_at: Instant,

@@ -13,7 +13,7 @@ use crate::{
         AdminAccess, Command, CommandAnswer, FleetHandles, GatewayContact, GatewayHandle, SnapshotWatch,
     },
     record::{PlayerAction, RecordError, RecordingPlayer, ReplayProgress},
-    telemetry::{notices::NoticeLog, recording, snapshot::Snapshot},
+    telemetry::{history::HistoryReport, notices::NoticeLog, recording, snapshot::Snapshot},
     tui::{keys::Action, screen::Screen},
 };
 
@@ -130,9 +130,10 @@ impl ScreenSource {
             Self::Fleet(..) => {
                 async { CommandAnswer::Refused("no gateway is chosen; select a row of one".into()) }.boxed()
             }
-            Self::Replay(..) => {
-                async { CommandAnswer::Refused("a recording takes no commands".into()) }.boxed()
-            }
+            Self::Replay(player, _) => match command {
+                Command::History(requested) => player.history(requested).map(history_answer).boxed(),
+                _ => async { CommandAnswer::Refused("a recording takes no commands".into()) }.boxed(),
+            },
         }
     }
 
@@ -186,6 +187,13 @@ fn replay_event(read: Result<Arc<Snapshot>, RecordError>) -> SourceEvent {
     read.map_or_else(|error| SourceEvent::Failed(error.to_string()), SourceEvent::Snapshot)
 }
 
+fn history_answer(read: Result<HistoryReport, RecordError>) -> CommandAnswer {
+    read.map_or_else(
+        |error| CommandAnswer::Refused(error.to_string()),
+        |report| CommandAnswer::History(Box::new(report)),
+    )
+}
+
 impl Attachment {
     /// Whether `action` makes sense here; keys without a meaning are neither shown nor handled.
     pub fn offers(&self, action: Action) -> bool {
@@ -199,8 +207,6 @@ impl Attachment {
             // Suspending the gateway's own process would freeze every session.
             Action::Suspend => *self != Self::Own,
             Action::Play(_) => matches!(self, Self::Replay(_)),
-            // A recording has snapshots, but no history.
-            Action::Show(Screen::History) => !matches!(self, Self::Replay(_)),
             Action::Only | Action::Show(Screen::Gateways) => matches!(self, Self::Fleet(_)),
             _ => true,
         }

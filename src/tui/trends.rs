@@ -7,8 +7,9 @@ use crate::{
     doctor::{self, DoctorFinding},
     gateway::handle::CommandAnswer,
     profile::Half,
+    record::ReplayProgress,
     telemetry::{
-        history::{HistoryReport, HistoryRequest, HistorySample},
+        history::{HistoryReport, HistoryRequest, HistorySample, unix_seconds},
         snapshot::{GatewayReach, Snapshot},
     },
     tui::{
@@ -109,14 +110,66 @@ impl Default for HistoryView {
 impl App {
     /// What to request now, and from whom; there is no message about it.
     pub fn history_requests(&mut self) -> Vec<(Option<Arc<str>>, HistoryRequest)> {
-        let is_live = !matches!(self.attachment(), Attachment::Replay(_))
-            && !matches!(self.freshness(), Freshness::Frozen { .. });
+        let is_frozen = matches!(self.freshness(), Freshness::Frozen { .. });
+        if let Some(progress) = self.replay_progress() {
+            let whole_seconds = progress.whole.as_secs();
+            return self
+                .request_of_recording(whole_seconds)
+                .map(|requested| (None, requested))
+                .into_iter()
+                .collect();
+        }
         let asked = asked_gateways(self.latest(), self.scope());
         match self.screen() {
-            Screen::History if is_live => self.request_for_charts(asked),
-            Screen::Doctor if is_live => self.request_for_doctor(asked),
+            Screen::History if !is_frozen => self.request_for_charts(asked),
+            Screen::Doctor if !is_frozen => self.request_for_doctor(asked),
             _ => Vec::new(),
         }
+    }
+
+    /// Once for each span. The first is one that shows all of the recording, if there is one that long.
+    fn request_of_recording(&mut self, whole_seconds: u64) -> Option<HistoryRequest> {
+        if self.screen() != Screen::History || self.trends.asked_at.is_some() {
+            return None;
+        }
+        let view = &mut self.trends;
+        while view.reports.is_empty()
+            && view.span.seconds() < whole_seconds
+            && view.span != view.span.longer()
+        {
+            view.span = view.span.longer();
+        }
+        view.asked_at = Some(0.0);
+        Some(HistoryRequest { step_seconds: view.span.seconds() / STEPS, steps: STEPS })
+    }
+
+    fn replay_progress(&self) -> Option<&ReplayProgress> {
+        match self.attachment() {
+            Attachment::Replay(progress) => Some(progress),
+            Attachment::Own | Attachment::Attached(..) | Attachment::Fleet(_) => None,
+        }
+    }
+
+    pub fn is_replay(&self) -> bool {
+        self.replay_progress().is_some()
+    }
+
+    /// The selected time, in seconds since 1970; in a recording that is the time of what all screens show.
+    pub fn history_cursor(&self) -> Option<u64> {
+        match self.replay_progress() {
+            Some(progress) => Some(unix_seconds(progress.at)),
+            None => self.trends.cursor,
+        }
+    }
+
+    /// Where the cursor goes in a recording: the player goes there, and all screens with it.
+    pub(super) fn sought_time(&self, step: SideStep) -> Option<u64> {
+        let progress = self.replay_progress().filter(|_| self.screen() == Screen::History)?;
+        let (at, by) = (unix_seconds(progress.at), self.trends.span.seconds() / CURSOR_PARTS);
+        Some(match step {
+            SideStep::Right => at.saturating_add(by),
+            SideStep::Left => at.saturating_sub(by),
+        })
     }
 
     /// All at once, so that their steps end at the same time; at once too where one has not been asked yet.
@@ -162,6 +215,9 @@ impl App {
 
     /// A gateway that is away keeps its charts, since the past stays the same without it. It has no findings.
     fn drop_unknown_histories(&mut self) {
+        if self.is_replay() {
+            return;
+        }
         let known = known_gateways(self.latest(), self.scope());
         let asked = asked_gateways(self.latest(), self.scope());
         self.trends.reports.retain(|name, _| known.contains(name));

@@ -42,8 +42,8 @@ impl App {
             Action::Show(screen) => return self.show(screen),
             Action::NextScreen => return self.show(self.screen_beside(1)),
             Action::PreviousScreen => return self.show(self.screen_beside(-1)),
-            Action::Left => self.move_sideways(SideStep::Left),
-            Action::Right => self.move_sideways(SideStep::Right),
+            Action::Left => return self.step_sideways(SideStep::Left),
+            Action::Right => return self.step_sideways(SideStep::Right),
             Action::Only => self.set_scope(None),
             Action::LastScreen => return self.show_last_screen(),
             Action::Longer | Action::Shorter if self.screen == Screen::History => {
@@ -141,6 +141,14 @@ impl App {
             recall(line, &self.typed);
         }
         self.follow_typing();
+    }
+
+    fn step_sideways(&mut self, step: SideStep) -> Reaction {
+        if let Some(at) = self.sought_time(step) {
+            return Reaction::Play(PlayerAction::To(at));
+        }
+        self.move_sideways(step);
+        Reaction::Redraw
     }
 
     fn freeze(&mut self) -> Reaction {

@@ -1,15 +1,23 @@
 //! The last hours: asked for by the screen itself, drawn in charts at every size, of one gateway and of a fleet.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crossterm::event::KeyCode;
 use portcullis::{
     gateway::handle::{AdminAccess, CommandAnswer},
+    record::{PlayerAction, PlayerState, ReplayProgress},
     telemetry::{
         history::{HistoryReport, HistoryRequest, HistorySample},
         snapshot::{GatewayReach, Snapshot},
     },
-    tui::{app::App, source::Attachment, style::ScreenStyle},
+    tui::{
+        app::{App, Reaction},
+        source::Attachment,
+        style::ScreenStyle,
+    },
 };
 
 use crate::{app, check, fleet, pictures, press, report, styled};
@@ -262,6 +270,40 @@ fn a_fleet_whose_clocks_differ_has_no_dip_that_never_was() {
     };
     assert_eq!(draw(120), draw(0));
     assert_eq!(draw(3600), draw(0));
+}
+
+/// The cursor is where the player stands, and moving it moves the player: all screens show what was then.
+#[test]
+fn in_a_recording_the_cursor_moves_everything() {
+    let mut app = app(pictures::healthy());
+    let (passed, whole) = (Duration::from_secs(2500), Duration::from_secs(3000));
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW - 500);
+    let state = PlayerState::Paused;
+    app.set_attachment(Attachment::Replay(ReplayProgress {
+        state,
+        at,
+        passed,
+        whole,
+        speed: 1.0,
+        gap: None,
+    }));
+    press(&mut app, "H");
+    let requested = app.history_requests();
+    let hour = HistoryRequest { step_seconds: 6, steps: 600 };
+    assert_eq!(requested, [(None, hour)], "as long as the recording");
+    app.take_history(None, hour, report_of(None, hour));
+    assert_eq!(app.history_requests(), [], "it does not change");
+    let mut wrong = vec![];
+    check("history-replay", &app, (120, 36), &mut wrong);
+    report(&wrong);
+    let shown = text(&app, (120, 36));
+    assert!(shown.contains("at 13:53:") && shown.contains("ends 14:02:00Z"), "{shown}");
+    assert_eq!(press(&mut app, "h"), Reaction::Play(PlayerAction::To(NOW - 536)));
+    assert_eq!(press(&mut app, "l"), Reaction::Play(PlayerAction::To(NOW - 464)));
+    press(&mut app, "+");
+    assert_eq!(app.history_requests().len(), 1, "another time is asked for at once");
+    press(&mut app, "3");
+    assert_eq!(press(&mut app, "h"), Reaction::Redraw, "elsewhere it moves nothing");
 }
 
 /// Times at their ends, no samples at all, and numbers that overflow.

@@ -205,6 +205,15 @@ fn a_recording_is_replayed() {
     terminal.until_shown("PAUSED");
     terminal.press("<");
     terminal.until("the first picture", |screen| !screen.contents().contains("STOPPED"));
+    // The cursor of the history moves all screens.
+    terminal.press("H");
+    terminal.until_shown("ends ");
+    terminal.press("llll");
+    terminal.until_shown("STOPPED");
+    terminal.press("h3");
+    terminal.until("the sessions of then", |screen| {
+        screen.contents().contains("[3 Sess") && !screen.contents().contains("STOPPED")
+    });
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_left();

@@ -113,7 +113,8 @@ struct HistoryColumns {
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
     let mut facts = format!("{}, + and - change it", app.trends().span.words());
     let summed = app.trends().summed_gateways(app.snapshot(), app.scope());
-    if let Some(SummedGateways { reported, counted }) = summed.filter(|_| app.is_fleet()) {
+    if let Some(SummedGateways { reported, counted }) = summed.filter(|_| app.is_fleet() && !app.is_replay())
+    {
         facts.push_str(&format!(", now {reported} of {counted} gateways"));
     }
     let inside = panel::draw_frame(&app.style, "History", &facts, area, buffer);
@@ -123,7 +124,10 @@ pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let Some(report) = app.trends().report(app.snapshot()) else {
         let why = app.trends().refusal().map_or_else(
-            || "the gateway is asked for its history".into(),
+            || {
+                if app.is_replay() { "the recording is read" } else { "the gateway is asked for its history" }
+                    .into()
+            },
             |why| format!("no history: {}", app.style.text(&app.addresses().text(why), TEXT_CHARS)),
         );
         return panel::draw_empty(&app.style, &why, area, buffer);
@@ -236,7 +240,7 @@ fn columns(app: &App, report: &HistoryReport, width: u16) -> HistoryColumns {
         }
     }
     let last = samples.len().saturating_sub(1);
-    let cursor = app.trends().cursor.map(|at| {
+    let cursor = app.history_cursor().map(|at| {
         let place = (at / seconds).saturating_sub(oldest);
         usize::try_from(place).unwrap_or(last).min(last)
     });
@@ -310,7 +314,7 @@ fn draw_axis(
     table::write(&table::cut(&app.style, &text, label.saturating_sub(1)), style, area, buffer);
     let plot = Rect { x: area.x + label, width: area.width - label, ..area };
     table::write(&time(columns.begins), theme.faint, plot, buffer);
-    let now = format!("now {}", time(report.now));
+    let now = format!("{} {}", if app.is_replay() { "ends" } else { "now" }, time(report.now));
     let right = u16::try_from(columns.samples.len()).unwrap_or(plot.width).min(plot.width);
     let indent = right.saturating_sub(table::width(&now));
     if indent > TIME_CELLS {
