@@ -210,14 +210,14 @@ async fn wrong_passwords_from_many_addresses_hold_up_no_other_login() {
     let at = port(&way).await;
     let basic = |login: String| format!("Basic {}", BASE64.encode(login.as_bytes()));
     let wrong = with(GET, &basic("user0:wrong".into()));
-    let (tell, mut answers) = mpsc::unbounded_channel();
+    let (tell, mut answers) = mpsc::channel(1 << 16);
     let mut flood = JoinSet::new();
     for number in 0..ADDRESSES * OF_EACH {
         let (tell, wrong) = (tell.clone(), wrong.clone());
         flood.spawn(async move {
             let mut client = dial_from(&format!("127.0.1.{}", number % ADDRESSES + 1), at).await;
             loop {
-                tell.send(status(&mut client, &wrong).await).unwrap();
+                tell.send(status(&mut client, &wrong).await).await.unwrap();
             }
         });
     }
