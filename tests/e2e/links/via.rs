@@ -267,7 +267,7 @@ async fn followed_names_go_through(mode: Mode, (scheme, behaviour): (&str, Behav
     let half = if mode == Mode::Forward { plan.dmz(&link) } else { plan.internal(&link) };
     let dials = place.start("dials", &format!("resolver: ['{}']\n{half}", dns.at));
     dials.until_pool("a link", |row| row.state == PoolState::Healthy).await;
-    let tried: Vec<_> = if is_srv { vec!["127.0.0.9", "127.0.0.1"] } else { vec!["127.0.0.1"] };
+    let tried: &[&str] = if is_srv { &["127.0.0.9", "127.0.0.1"] } else { &["127.0.0.1"] };
     let tried: Vec<_> = tried.iter().map(|ip| format!("{ip}:{port}")).collect();
     assert_eq!(proxy.asked(), tried, "{mode:?} {scheme} {is_srv}");
     if mode == Mode::Forward {
