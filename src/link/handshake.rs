@@ -468,7 +468,7 @@ pub async fn park(reached: &mut DialledStream, service: &ServiceName) -> Result<
 /// Answers a request with a refusal, and gives the other side time to read it.
 pub async fn refuse(mut stream: NetStream, refusal: Refusal) {
     let refusal = async {
-        if socks5::send_reply(&mut stream, socks5::reply_to(refusal)).await.is_ok() {
+        if socks5::send_reply(&mut stream, socks5::reply::reply_to(refusal)).await.is_ok() {
             close_lingering(stream).await;
         }
     };

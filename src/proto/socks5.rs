@@ -13,8 +13,10 @@ use socks5_proto::{
 use thiserror::Error as ThisError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::Refusal;
+use self::reply::describe_reply;
 use crate::profile::ServiceName;
+
+pub mod reply;
 
 /// The name offered by ALPN (RFC 7301), which is also shown to operators. It is for a far side whose TLS fails
 /// a handshake without a common name.
@@ -58,35 +60,6 @@ fn protocol_hint(first: u8) -> &'static str {
         0x16 => " (TLS; this link is plain)",
         b'A'..=b'Z' => " (HTTP?)",
         _ => "",
-    }
-}
-
-/// The reply code for a refusal (RFC 1928, section 6). It is the same for unknown services and for those that
-/// are not allowed.
-pub fn reply_to(refusal: Refusal) -> Reply {
-    match refusal {
-        Refusal::UnknownService | Refusal::NotAllowed => Reply::ConnectionNotAllowed,
-        Refusal::BackendUnreachable | Refusal::ServiceDown => Reply::HostUnreachable,
-        Refusal::BackendRefused => Reply::ConnectionRefused,
-        Refusal::BackendLate => Reply::TtlExpired,
-        Refusal::Full | Refusal::Draining | Refusal::Unavailable | Refusal::OtherLink => {
-            Reply::GeneralFailure
-        }
-    }
-}
-
-/// A reply code in words (RFC 1928, section 6).
-pub fn describe_reply(reply: Reply) -> &'static str {
-    match reply {
-        Reply::Succeeded => "0, granted",
-        Reply::GeneralFailure => "1, a limit or draining",
-        Reply::ConnectionNotAllowed => "2, the service is unknown there or not allowed for this gateway",
-        Reply::NetworkUnreachable => "3, network unreachable",
-        Reply::HostUnreachable => "4, backend unreachable",
-        Reply::ConnectionRefused => "5, backend refused the connection",
-        Reply::TtlExpired => "6, backend did not answer in time",
-        Reply::CommandNotSupported => "7, it does not serve this command",
-        Reply::AddressTypeNotSupported => "8, it does not serve names",
     }
 }
 
