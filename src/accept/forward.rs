@@ -22,11 +22,11 @@ use crate::{
         handshake::{self, EstablishedLink, HandshakeOutcome, SocksRequest},
         link_guard::{LinkCounters, LinkGuard},
         listener::{HandshakeContext, LinkReception},
-        peer_links::{LOST_MAX, REMEMBERED},
+        peer_links::REMEMBERED,
         server::{IdleLossReason, LinkServer},
         session_side::Downstream,
         shares::GatewayShares,
-        succession::{Succeeding, Succession, forget_succeeded},
+        succession::{Succeeding, Succession, forget_departed},
     },
     net::tcp,
     profile::Half,
@@ -194,9 +194,7 @@ impl Succeeding for DialledInPeer {
         let keeps_links = self.protocol == Some(multiplex::PROTOCOL_NAME) && !self.goodbye.is_said();
         self.counts.empty_for().filter(|_| keeps_links)
     }
-}
 
-impl DialledInPeer {
     fn is_remembered(&self) -> bool {
         self.is_remembered_when(self.lost_for())
     }
@@ -208,7 +206,9 @@ impl DialledInPeer {
             None => self.has_links() || !has_left && self.at.elapsed() < GLIMPSED,
         }
     }
+}
 
+impl DialledInPeer {
     fn row(&self) -> PoolRow {
         let is_own = self.protocol == Some(multiplex::PROTOCOL_NAME);
         let looks_in = !is_own && self.at.elapsed() < SEEN_WITHIN;
@@ -238,17 +238,6 @@ impl DialledInPeer {
         }
         .with_fault(last_fault)
         .with_links(&self.counts)
-    }
-}
-
-/// Forgets peers that have said goodbye or were restarted, and those lost longest ago if there are too many.
-fn forget_departed(seen: &mut Vec<DialledInPeer>) {
-    seen.retain(DialledInPeer::is_remembered);
-    forget_succeeded(seen);
-    while seen.iter().filter(|visitor| visitor.lost_for().is_some()).count() > LOST_MAX {
-        let lost = (0..seen.len()).filter(|&at| seen[at].lost_for().is_some());
-        let longest = lost.min_by_key(|&at| seen[at].counts.empty_since_us());
-        longest.into_iter().for_each(|at| drop(seen.remove(at)));
     }
 }
 
@@ -329,7 +318,7 @@ fn session_request(requested: SocksRequest, link_guard: LinkGuard) -> SessionReq
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::multiplex::hello::InstanceId;
+    use crate::{link::succession::LOST_MAX, proto::multiplex::hello::InstanceId};
 
     #[test]
     fn so_many_are_missed_and_the_longest_lost_gives_way() {

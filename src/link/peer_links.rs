@@ -18,7 +18,7 @@ use super::{
     link_services::LinkServices,
     peer_record::PeerRecord,
     session_side::LinkSlot,
-    succession::{Succeeding, Succession, forget_succeeded},
+    succession::{Succeeding, Succession},
 };
 use crate::{
     profile::{Half, ServiceName},
@@ -38,8 +38,6 @@ pub use shared_links::{SharedLink, SharedLinks};
 
 /// How long a peer that was lost without a goodbye is remembered, and shown as down.
 pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
-/// How many lost peers are remembered at once.
-pub const LOST_MAX: usize = 64;
 /// How long a peer is remembered if no link of its was ever seen up, so that it is not really missed.
 const GLIMPSED: Duration = Duration::from_secs(60);
 /// One that has lost a link may have lost all of them, which is not seen of each at once: others are used first.
@@ -188,11 +186,6 @@ impl PeerLinks {
         self.last_turn = number;
     }
 
-    /// Whether it has links, or was lost without a goodbye.
-    pub fn is_remembered(&self) -> bool {
-        self.counts.links() > 0 || self.is_remembered_when(self.counts.empty_for())
-    }
-
     fn is_remembered_when(&self, away: Option<Duration>) -> bool {
         match away {
             Some(away) => !self.goodbye.is_said() && away < REMEMBERED,
@@ -290,16 +283,9 @@ impl Succeeding for PeerLinks {
     fn lost_for(&self) -> Option<Duration> {
         self.counts.empty_for()
     }
-}
 
-/// Forgets peers that have said goodbye or were restarted, and those lost longest ago if there are too many.
-pub fn forget_departed(groups: &mut Vec<PeerLinks>) {
-    groups.retain(PeerLinks::is_remembered);
-    forget_succeeded(groups);
-    while groups.iter().filter(|group| group.lost_for().is_some()).count() > LOST_MAX {
-        let lost = (0..groups.len()).filter(|&at| groups[at].lost_for().is_some());
-        let longest = lost.min_by_key(|&at| groups[at].counts.empty_since_us());
-        longest.into_iter().for_each(|at| drop(groups.remove(at)));
+    fn is_remembered(&self) -> bool {
+        self.counts.links() > 0 || self.is_remembered_when(self.counts.empty_for())
     }
 }
 
@@ -312,7 +298,11 @@ pub fn row_without_peer(service: &ServiceName, target: usize, why: LinkFault) ->
 mod tests {
     use super::*;
     use crate::{
-        link::{liveness::SILENCE_MAX, multiplex::handle::LinkLoss},
+        link::{
+            liveness::SILENCE_MAX,
+            multiplex::handle::LinkLoss,
+            succession::{LOST_MAX, forget_departed},
+        },
         proto::multiplex::hello::InstanceId,
     };
 

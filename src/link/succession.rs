@@ -1,4 +1,4 @@
-//! Whether a gateway that has appeared is a lost one after a restart.
+//! Whether a gateway that has appeared is a lost one after a restart, and which lost ones are forgotten.
 //!
 //! A gateway is identified by its name, its address and its instance, so after a restart it looks like another
 //! one. A gateway that appears once another of the same name and address may have gone counts as its successor,
@@ -12,6 +12,9 @@
 use std::time::{Duration, Instant};
 
 use super::{Peer, link_guard::LinkCounters};
+
+/// How many lost gateways a list remembers at once.
+pub const LOST_MAX: usize = 64;
 
 /// When a gateway appeared, and whether it succeeds another one.
 #[derive(Debug)]
@@ -46,14 +49,27 @@ pub trait Succeeding {
     fn failures(&mut self) -> &mut u64;
     /// How long it has been lost.
     fn lost_for(&self) -> Option<Duration>;
+    /// Whether it has links, or was lost recently and without a goodbye.
+    fn is_remembered(&self) -> bool;
 
     fn has_links(&self) -> bool {
         self.counters().links() > 0
     }
 }
 
+/// Forgets gateways that have said goodbye or were restarted, and those lost longest ago if there are too many.
+pub fn forget_departed<T: Succeeding>(all: &mut Vec<T>) {
+    all.retain(T::is_remembered);
+    forget_succeeded(all);
+    while all.iter().filter(|one| one.lost_for().is_some()).count() > LOST_MAX {
+        let lost = (0..all.len()).filter(|&at| all[at].lost_for().is_some());
+        let longest = lost.min_by_key(|&at| all[at].counters().empty_since_us());
+        longest.into_iter().for_each(|at| drop(all.remove(at)));
+    }
+}
+
 /// Removes each lost entry that has a successor.
-pub fn forget_succeeded<T: Succeeding>(all: &mut Vec<T>) {
+fn forget_succeeded<T: Succeeding>(all: &mut Vec<T>) {
     let mut at = 0;
     while at < all.len() {
         match successor_of(all, at) {

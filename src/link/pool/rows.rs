@@ -4,6 +4,7 @@ use super::{
     super::{
         Peer,
         peer_links::{self, PeerLinks},
+        succession::forget_departed,
     },
     Pool,
     contents::PoolContents,
@@ -20,7 +21,7 @@ impl Pool {
     /// A row for each peer's links, and one for each of `services` that no peer offers.
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
         let mut contents = self.lock();
-        peer_links::forget_departed(&mut contents.peers);
+        forget_departed(&mut contents.peers);
         let PoolContents { peers: groups, mismatches, .. } = &mut *contents;
         mismatches.forget(|peer| groups.iter().any(|group| group.peer == *peer && group.counts.links() > 0));
         let row = |group: &PeerLinks| {
