@@ -20,13 +20,12 @@ use super::SessionOutcome;
 use crate::{
     http::{
         LINGER, LINGER_QUIET,
-        body::STALLED_MAX,
         checked_stream::CheckedStream,
         driver::ConnectionDriver,
         error_response::{self, ErrorResponse},
         keep_alive::ConnectionPhase,
     },
-    net::{stream::NetStream, tcp},
+    net::{stream::NetStream, tcp, timeout::STALLED_MAX},
     proto::Refusal,
     telemetry::{end::EndedBy, rate_limited::RateLimitedLog},
 };

@@ -13,7 +13,6 @@ use std::{
     io,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::{
@@ -24,13 +23,9 @@ use tokio::{
 
 use super::relay::{DirectionState, RelayDirection, WhichSide};
 use crate::{
-    net::{stream::NetStream, tcp},
+    net::{stream::NetStream, tcp, timeout::STALLED_MAX},
     telemetry::registry::SessionCounters,
 };
-
-/// A receiver that takes nothing for this long gets no more. The whole delivery has no limit, since a side that
-/// has failed sends nothing new.
-const STALLED_MAX: Duration = Duration::from_secs(5);
 
 /// Delivers what the `failed` side had sent to the other side; returns the error that explains the failure
 /// best.
@@ -121,6 +116,8 @@ impl FinalDelivery<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},

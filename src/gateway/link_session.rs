@@ -10,13 +10,16 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::{
     link::multiplex::handle::Undelivered,
-    net::{exhausted::ExhaustedResource, stream::NetStream, tcp, timeout::TimeoutError, ws::NotUtf8},
+    net::{
+        exhausted::ExhaustedResource,
+        stream::NetStream,
+        tcp,
+        timeout::{STALLED_MAX, TimeoutError},
+        ws::NotUtf8,
+    },
     proto::multiplex::frame::CutCause,
     telemetry::registry::SessionCounters,
 };
-
-/// After a session was cut, a receiver that takes nothing for this long gets no more.
-const STALLED_MAX: Duration = Duration::from_secs(5);
 
 /// The direction in which bytes for a stream are counted.
 #[derive(Debug, Clone, Copy)]

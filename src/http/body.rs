@@ -21,9 +21,7 @@ use super::{
     fields::{self, HeadOrigin},
     flushed::Flushes,
 };
-
-/// After an answer has failed, a receiver that takes nothing for this long gets no more of it.
-pub const STALLED_MAX: Duration = Duration::from_secs(5);
+use crate::net::timeout::STALLED_MAX;
 
 /// Held for as long as an exchange lasts.
 pub type BodyGuard = Box<dyn Send + Sync>;

@@ -19,7 +19,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -30,16 +29,16 @@ use tokio::{
 };
 
 use super::{
-    certificate_watch::RevocationSignal, prefixed::PrefixedStream, stream::NetStream, tcp,
-    timeout::TimeoutError,
+    certificate_watch::RevocationSignal,
+    prefixed::PrefixedStream,
+    stream::NetStream,
+    tcp,
+    timeout::{STALLED_MAX, TimeoutError},
 };
 
 /// The most that one end may have written ahead of the other.
 const HELD_MAX: usize = 64 * 1024;
 const LATE: &str = "a request, or the answer to it, did not come in time";
-/// A stream that is handed over to an end which is already cut gets this long to take what that end has
-/// written.
-const STALLED_MAX: Duration = Duration::from_secs(5);
 /// How much memory of an emptied direction is kept for the next bytes.
 const KEPT_MAX: usize = 1024;
 

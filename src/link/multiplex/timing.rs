@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     link::liveness::{LivenessVerdict, WriteState},
-    net::{stream::NetStream, tcp},
+    net::{stream::NetStream, tcp, timeout::STALLED_MAX},
     proto::multiplex::{
         PeerViolation,
         frame::{CutCause, LinkFrame},
@@ -23,9 +23,8 @@ use crate::{
 pub const ANSWER: Duration = Duration::from_secs(5);
 /// How long `opened` may wait for the first bytes from the backend.
 pub const OPENED_WITHIN: Duration = Duration::from_millis(5);
-/// How often to check a socket that is not being read, and how long a failed one may stall.
+/// How often to check a socket that is not being read.
 pub const LOOK: Duration = Duration::from_secs(2);
-const STALLED_MAX: Duration = Duration::from_secs(5);
 /// After this process was not running, what has arrived meanwhile must be read within this time.
 const PAUSED: Duration = Duration::from_secs(1);
 
