@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     handle::{LinkLoss, SessionFate},
+    row::FailedCall,
     task::{MultiplexedLink, OwnerEvent},
     turns::BATCH_BYTES_MAX,
 };
@@ -137,7 +138,7 @@ impl MultiplexedLink {
                 self.give_credit(number, taken)?;
             }
             Err(error) => {
-                row.fail(error, true);
+                row.fail(error, FailedCall::Write);
                 row.waker.list();
             }
         }

@@ -76,6 +76,13 @@ pub enum Outbound {
     },
 }
 
+/// The call by which a stream has shown its failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedCall {
+    Read,
+    Write,
+}
+
 /// The direction from the link to the local stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inbound {
@@ -307,7 +314,7 @@ impl LinkedSession {
                     // What TLS deciphered before it failed goes first; the failure shows again later.
                     side.stream.read_rest(&mut buf);
                     let rest = buf.filled().len();
-                    self.fail(error, false);
+                    self.fail(error, FailedCall::Read);
                     if rest == 0 {
                         return TurnRead::Failed;
                     }
@@ -355,15 +362,15 @@ impl LinkedSession {
         match &self.outbound {
             // A socket reports its error once, and then shows an end.
             Outbound::Failed { may_end: false, .. } => TurnRead::Failed,
-            _ => TurnRead::End,
+            Outbound::Failed { may_end: true, .. } | Outbound::Reading | Outbound::Ended => TurnRead::End,
         }
     }
 
-    /// Notes that the stream has failed, in a read or a write. The first error counts.
-    pub fn fail(&mut self, error: io::Error, is_write: bool) {
+    /// Notes that the stream has failed. The first error counts.
+    pub fn fail(&mut self, error: io::Error, call: FailedCall) {
         if !matches!(self.outbound, Outbound::Failed { .. }) {
             let has_ended = matches!(self.outbound, Outbound::Ended);
-            let may_end = has_ended || is_write && error.kind() == io::ErrorKind::BrokenPipe;
+            let may_end = has_ended || call == FailedCall::Write && error.kind() == io::ErrorKind::BrokenPipe;
             self.outbound = Outbound::Failed { error, may_end };
             self.held = HeldBytes::default();
             self.local.iter_mut().for_each(|side| side.stream.stop_pacing());

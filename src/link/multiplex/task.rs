@@ -28,7 +28,7 @@ use super::{
     },
     ready::ReadyQueue,
     receiving::OFFERS_AT_ONCE,
-    row::{LinkedSession, Outbound},
+    row::{FailedCall, LinkedSession, Outbound},
     sending::Outgoing,
     table::SessionTable,
     timing::{TimerKind, Timers},
@@ -415,7 +415,7 @@ impl MultiplexedLink {
         match row.deliver(cx) {
             Ok(0) => {}
             Ok(taken) => self.give_credit(number, taken)?,
-            Err(error) => row.fail(error, true),
+            Err(error) => row.fail(error, FailedCall::Write),
         }
         self.line_up(number);
         Ok(())

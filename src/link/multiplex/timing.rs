@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     handle::{LinkLoss, SessionFate},
-    row::Outbound,
+    row::{FailedCall, Outbound},
     task::MultiplexedLink,
 };
 use crate::{
@@ -148,7 +148,7 @@ impl MultiplexedLink {
                 row.has_look = false;
                 let socket = row.stream().and_then(NetStream::tcp);
                 if let Some(Err(error) | Ok(Some(error))) = socket.map(tokio::net::TcpStream::take_error) {
-                    row.fail(error, false);
+                    row.fail(error, FailedCall::Read);
                 }
                 // It is checked again as long as nothing else happens.
                 self.line_up(number);
