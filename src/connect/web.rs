@@ -340,7 +340,12 @@ impl BackendRequests {
         let requested = AskedTarget::of(&parts);
         let mut request = Request::from_parts(parts, body);
         let repeated = repeatable_head(&request);
-        if let Some(mut reached) = self.take_open(repeated.is_some()).await {
+        // A request that may not be repeated never uses a connection that somebody else has used last.
+        let wanted = match repeated {
+            Some(_) => WantedConnection::Any,
+            None => WantedConnection::UsedBy(self.user),
+        };
+        if let Some(mut reached) = self.take_open(wanted).await {
             let was_used = reached.connection.sharing != ConnectionSharing::Fresh;
             self.prepare_request(&mut request, &requested, &reached, public);
             request = match (reached.connection.upstream.send(request).await, repeated) {
@@ -392,17 +397,12 @@ impl BackendRequests {
         self.forward_interims(request, &connection.mapping, public);
     }
 
-    /// The session's own connection, or one that waits for a request. A request that may not be repeated never
-    /// uses a connection that somebody else has used last.
-    async fn take_open(&self, may_be_repeated: bool) -> Option<HeldConnection> {
+    /// The session's own connection, or one that waits for a request.
+    async fn take_open(&self, wanted: WantedConnection) -> Option<HeldConnection> {
         let own = self.lock_connection().take().filter(|held| held.connection.upstream.is_open());
         if own.is_some() {
             return own;
         }
-        let wanted = match may_be_repeated {
-            true => WantedConnection::Any,
-            false => WantedConnection::UsedBy(self.user),
-        };
         let member = self.place.member().filter(|member| member.is_usable())?;
         let idle = poll_fn(|cx| Poll::Ready(member.target.idle().take(wanted, cx))).await?;
         Some(HeldConnection { member, connection: idle.connection, driver: self.drivers.add(idle.driver) })
