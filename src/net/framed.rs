@@ -23,7 +23,8 @@ use tokio::{
 
 use super::prefixed::PrefixedStream;
 use crate::proto::ws::{
-    FrameMask, FrameSource, Masking, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketFrameHead, push_frame,
+    FrameMask, FramePlace, FrameSource, Masking, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketFrameHead,
+    push_frame,
 };
 
 /// A ping is sent this often, so that no device on the way takes the link for dead.
@@ -91,7 +92,7 @@ struct DataFrame {
 
 impl DataFrame {
     fn begin(length: usize, masking: Masking) -> Self {
-        let head = WebSocketFrameHead::new(Opcode::Binary, true, length, masking);
+        let head = WebSocketFrameHead::new(Opcode::Binary, FramePlace::Last, length, masking);
         Self { mask: head.mask, head: Some(head), head_sent: 0, left: length }
     }
 

@@ -24,8 +24,8 @@ use super::{certificate_watch::RevocationSignal, prefixed::PrefixedStream, tcp, 
 use crate::{
     profile::MessageKind,
     proto::ws::{
-        FrameSource, Masking, Opcode, Utf8Check, WebSocketDecoder, WebSocketEnd, WebSocketFrameHead,
-        push_frame,
+        FramePlace, FrameSource, Masking, Opcode, Utf8Check, WebSocketDecoder, WebSocketEnd,
+        WebSocketFrameHead, push_frame,
     },
 };
 
@@ -80,15 +80,16 @@ enum NextFrame {
 }
 
 impl NextFrame {
-    /// The kind of a frame with these bytes, whether it is the last one of its message, and what comes next.
-    fn frame(&self, bytes: &[u8]) -> Result<(Opcode, bool, Self), NotUtf8> {
+    /// The kind of a frame with these bytes, its place in its message, and what comes next.
+    fn frame(&self, bytes: &[u8]) -> Result<(Opcode, FramePlace, Self), NotUtf8> {
         match self {
-            Self::Binary => Ok((Opcode::Binary, true, Self::Binary)),
+            Self::Binary => Ok((Opcode::Binary, FramePlace::Last, Self::Binary)),
             Self::Text(text) => {
                 let kind = if text.is_cut() { Opcode::More } else { Opcode::Text };
                 let mut text = text.clone();
                 text.feed(bytes).map_err(|_| NotUtf8)?;
-                Ok((kind, !text.is_cut(), Self::Text(text)))
+                let place = if text.is_cut() { FramePlace::BeforeLast } else { FramePlace::Last };
+                Ok((kind, place, Self::Text(text)))
             }
         }
     }
@@ -403,11 +404,11 @@ impl AsyncWrite for WebSocket {
         }
         ready!(this.poll_out(cx))?;
         let bytes = &bytes[..bytes.len().min(MESSAGE)];
-        let (kind, is_last, next) = match this.next.frame(bytes) {
+        let (kind, place, next) = match this.next.frame(bytes) {
             Ok(frame) => frame,
             Err(why) => return this.fail_text(cx, why).map(Err),
         };
-        let head = WebSocketFrameHead::new(kind, is_last, bytes.len(), Masking::None);
+        let head = WebSocketFrameHead::new(kind, place, bytes.len(), Masking::None);
         let (head, length) = (head.as_bytes(), head.as_bytes().len());
         let frame = [IoSlice::new(head), IoSlice::new(bytes)];
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &frame))?;

@@ -417,6 +417,13 @@ fn parse_close(body: &[u8]) -> Result<Option<u16>, WebSocketError> {
 }
 
 /// The header of one of our frames, and its mask.
+/// Where a frame is in its message, as the FIN bit of its head says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FramePlace {
+    Last = 0x80,
+    BeforeLast = 0,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct WebSocketFrameHead {
     bytes: [u8; HEAD_MAX],
@@ -425,10 +432,9 @@ pub struct WebSocketFrameHead {
 }
 
 impl WebSocketFrameHead {
-    /// `is_last` says whether the frame is the last of its message.
-    pub fn new(kind: Opcode, is_last: bool, length: usize, masking: Masking) -> Self {
+    pub fn new(kind: Opcode, place: FramePlace, length: usize, masking: Masking) -> Self {
         let mut bytes = [0; HEAD_MAX];
-        bytes[0] = u8::from(is_last) << 7 | kind as u8;
+        bytes[0] = place as u8 | kind as u8;
         let length = length as u64;
         let long = length.to_be_bytes();
         let len = match length {
@@ -465,7 +471,7 @@ impl WebSocketFrameHead {
 
 /// Appends a complete frame of ours.
 pub fn push_frame(out: &mut Vec<u8>, kind: Opcode, body: &[u8], masking: Masking) {
-    let mut head = WebSocketFrameHead::new(kind, true, body.len(), masking);
+    let mut head = WebSocketFrameHead::new(kind, FramePlace::Last, body.len(), masking);
     out.extend_from_slice(head.as_bytes());
     match masking {
         Masking::None => out.extend_from_slice(body),
