@@ -264,10 +264,13 @@ fn unix_backend(profile: &Profile) -> Option<&Backend> {
 
 /// The half that `profile` runs alone, in reverse mode.
 fn half_alone(profile: &Profile) -> Option<Half> {
-    match (profile.mode, &profile.dmz, &profile.internal) {
-        (Mode::Reverse, Some(_), None) => Some(Half::Dmz),
-        (Mode::Reverse, None, Some(_)) => Some(Half::Internal),
-        _ => None,
+    match profile.mode {
+        Mode::Reverse => match (&profile.dmz, &profile.internal) {
+            (Some(_), None) => Some(Half::Dmz),
+            (None, Some(_)) => Some(Half::Internal),
+            (Some(_), Some(_)) | (None, None) => None,
+        },
+        Mode::Direct | Mode::Forward => None,
     }
 }
 

@@ -97,7 +97,23 @@ impl AlertKind {
     pub(super) fn health(self) -> Health {
         match self {
             Self::Full => Health::Full,
-            _ => Health::Degraded,
+            Self::Unreachable
+            | Self::PeerLost
+            | Self::NoLink
+            | Self::ServiceDown
+            | Self::Starved
+            | Self::Backend
+            | Self::Refused
+            | Self::Fault
+            | Self::Expired
+            | Self::Descriptors
+            | Self::Short
+            | Self::Drained
+            | Self::Lockdown
+            | Self::Closed
+            | Self::Certificate
+            | Self::ExpiredList
+            | Self::Log => Health::Degraded,
         }
     }
 

@@ -104,10 +104,12 @@ impl FrameReader {
     }
 
     fn whole(&self, kind: FrameType, body: &[u8]) -> Result<LinkFrame, PeerViolation> {
-        match (kind, self.from) {
-            (FrameType::Hello, LinkEnd::Server) => ServerHello::parse(body).map(LinkFrame::ServerHello),
-            (FrameType::Hello, LinkEnd::Opener) => OpenerHello::parse(body).map(LinkFrame::OpenerHello),
-            _ => LinkFrame::parse(kind, body),
+        if kind != FrameType::Hello {
+            return LinkFrame::parse(kind, body);
+        }
+        match self.from {
+            LinkEnd::Server => ServerHello::parse(body).map(LinkFrame::ServerHello),
+            LinkEnd::Opener => OpenerHello::parse(body).map(LinkFrame::OpenerHello),
         }
     }
 }

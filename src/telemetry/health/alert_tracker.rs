@@ -129,7 +129,23 @@ impl AlertKind {
     fn reported_after(self) -> f64 {
         match self {
             Self::PeerLost => 0.0,
-            _ => SETTLED_SECONDS,
+            Self::Unreachable
+            | Self::NoLink
+            | Self::ServiceDown
+            | Self::Full
+            | Self::Starved
+            | Self::Backend
+            | Self::Refused
+            | Self::Fault
+            | Self::Expired
+            | Self::Descriptors
+            | Self::Short
+            | Self::Drained
+            | Self::Lockdown
+            | Self::Closed
+            | Self::Certificate
+            | Self::ExpiredList
+            | Self::Log => SETTLED_SECONDS,
         }
     }
 
