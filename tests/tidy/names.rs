@@ -1,4 +1,10 @@
-//! Everyday words are no names for what the field has a word for: a reader who knows proxies learns none.
+//! Names are the field's words, and comments are plain English: a reader who knows proxies learns no other words.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::sources;
 
@@ -50,6 +56,28 @@ const REFUSED_NAMES: &[(&str, &str)] = &[
     ("walk", "run"),
     ("way", "mode, direction, route"),
     ("whose", "owner, network"),
+];
+/// Words that no name may contain, in the program, its tests, benches and fuzz targets.
+const REFUSED_PARTS: &[&str] = &[
+    "anew", "beset", "farewell", "glimpsed", "greet", "greeted", "greeter", "greeting", "hear", "heard",
+    "hears", "knock", "lately", "mended", "said", "spoilt", "told", "trouble", "untold", "worn",
+];
+/// Names that contain one of them: fields that others read under these names.
+const NAMES_OF_OTHERS: &[&str] = &["heard", "heard_seconds", "log_trouble", "trouble"];
+/// What no comment says, each with what it says instead.
+const REFUSED_PHRASES: &[(&str, &str)] = &[
+    ("anew", "again, new"),
+    ("are told", "learn, get, are notified"),
+    ("can not", "cannot"),
+    ("hears", "receives, reads, learns"),
+    ("in vain", "without success"),
+    ("is of no", "is not"),
+    ("is told", "learns, gets, is notified, is reported"),
+    ("let go", "closed, dropped"),
+    ("lets go", "closes, drops"),
+    ("mended", "repaired, rewritten"),
+    ("so many", "this many"),
+    ("spoilt", "damaged, overwritten"),
 ];
 /// Fields that `status --json` shows under these names.
 const FIELDS_OF_STATUS: &[&str] = &["heard", "trouble", "walk"];
@@ -110,4 +138,145 @@ fn the_reader_of_names_knows_what_is_one() {
                 Row { heard: None, walk: \"gone\" }; let books = ..said; untold_told }";
     let found: Vec<_> = refused_names(code).into_iter().map(|(name, _)| name).collect();
     assert_eq!(found, ["told", "way", "late", "books", "said"]);
+}
+
+/// All Rust files below a folder of the package.
+fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder)).unwrap() {
+            let path = folder.join(entry.unwrap().file_name());
+            if path.is_dir() {
+                folders.extend((!path.ends_with("target")).then_some(path));
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// The length of the string or character that a text begins with; 0 if it begins with none.
+fn quoted_length(text: &str) -> usize {
+    let start = text.trim_start_matches('b');
+    let prefix = text.len() - start.len();
+    let end_of =
+        |after: usize, end: &str| text[after..].find(end).map_or(text.len(), |at| after + at + end.len());
+    if let Some(raw) = start.strip_prefix('r') {
+        let hashes = raw.len() - raw.trim_start_matches('#').len();
+        return match prefix < 2 && raw[hashes..].starts_with('"') {
+            true => end_of(prefix + hashes + 2, &format!("\"{}", "#".repeat(hashes))),
+            false => 0,
+        };
+    }
+    let Some(quote) = start.chars().next().filter(|sign| prefix < 2 && matches!(sign, '"' | '\'')) else {
+        return 0;
+    };
+    let mut is_escaped = false;
+    for (count, (at, sign)) in start.char_indices().enumerate().skip(1) {
+        if !is_escaped && sign == quote {
+            return prefix + at + 1;
+        }
+        // A lifetime has no second quote.
+        if quote == '\'' && count == 2 && !start.starts_with("'\\") {
+            return 0;
+        }
+        is_escaped = sign == '\\' && !is_escaped;
+    }
+    0
+}
+
+/// The code of a text without strings, and the words of its comments.
+fn code_and_comments(text: &str) -> (String, String) {
+    let (mut code, mut comments) = (String::new(), String::new());
+    let mut code_at_comment = 0;
+    let mut rest = text;
+    while let Some(sign) = rest.chars().next() {
+        if let Some(comment) = rest.strip_prefix("//") {
+            let (line, after) = comment.split_once('\n').unwrap_or((comment, ""));
+            let code_before = code.trim_end().len();
+            if code_before > code_at_comment {
+                // What follows is another comment.
+                comments.push_str("| ");
+            }
+            code_at_comment = code_before;
+            comments.push_str(line.trim_start_matches(['/', '!']));
+            comments.push(' ');
+            rest = after;
+            code.push('\n');
+            continue;
+        }
+        let is_within_name = code.ends_with(|before: char| before.is_alphanumeric() || before == '_');
+        let length = if is_within_name { 0 } else { quoted_length(rest) };
+        if length == 0 {
+            code.push(sign);
+        } else {
+            code.push(' ');
+        }
+        rest = &rest[length.max(sign.len_utf8())..];
+    }
+    (code, comments.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase())
+}
+
+/// The words that a name is made of, in lower case.
+fn parts(name: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut before = '_';
+    for sign in name.chars() {
+        if sign == '_' || sign.is_uppercase() && before.is_lowercase() {
+            parts.push(String::new());
+        }
+        parts.last_mut().unwrap().extend(sign.to_lowercase().filter(|sign| *sign != '_'));
+        before = sign;
+    }
+    parts
+}
+
+/// The names of a text that contain a refused word.
+fn names_with_refused_parts(code: &str) -> BTreeSet<&str> {
+    let names: BTreeSet<_> = code.split(|sign: char| !sign.is_alphanumeric() && sign != '_').collect();
+    let is_refused = |name: &&str| parts(name).iter().any(|part| REFUSED_PARTS.contains(&part.as_str()));
+    names.into_iter().filter(|name| !NAMES_OF_OTHERS.contains(name)).filter(is_refused).collect()
+}
+
+/// The refused phrases of comments, as whole words.
+fn refused_phrases(comments: &str) -> Vec<(&'static str, &'static str)> {
+    let is_within_word = |sign: char| sign.is_alphanumeric() || sign == '_';
+    let has = |phrase: &str| {
+        comments.match_indices(phrase).any(|(at, _)| {
+            let after = &comments[at + phrase.len()..];
+            !comments[..at].ends_with(is_within_word) && !after.starts_with(is_within_word)
+        })
+    };
+    REFUSED_PHRASES.iter().copied().filter(|(phrase, _)| has(phrase)).collect()
+}
+
+#[test]
+fn names_and_comments_everywhere_are_plain() {
+    let mut refused = Vec::new();
+    for (path, text) in ["src", "tests", "benches", "fuzz"].into_iter().flat_map(rust_files) {
+        // The lists of these tests.
+        if path.starts_with("tests/tidy") {
+            continue;
+        }
+        let (code, comments) = code_and_comments(&text);
+        let names = names_with_refused_parts(&code);
+        refused.extend(names.iter().map(|name| format!("{}: the name `{name}`", path.display())));
+        for (phrase, instead) in refused_phrases(&comments) {
+            refused.push(format!("{}: a comment says `{phrase}` in place of {instead}", path.display()));
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+#[test]
+fn strings_are_no_names_and_comments_are_read_across_lines() {
+    let text = "let is_told = r#\"heard \"#; // It hears\n// so many, 'a' can\n// not\nfn HeardPiece<'a>(b: &'a str) { \
+                b'\"'; \"said\\\" told\"; '\\''; said_at }";
+    let (code, comments) = code_and_comments(text);
+    assert_eq!(names_with_refused_parts(&code), BTreeSet::from(["HeardPiece", "is_told", "said_at"]));
+    let found: Vec<_> = refused_phrases(&comments).into_iter().map(|(phrase, _)| phrase).collect();
+    assert_eq!(found, ["can not", "hears", "so many"]);
 }
