@@ -4,7 +4,7 @@
 //! backend are processes too, everything on loopback. Each figure is taken in turn with
 //! the direct one, several times, and the median is printed: only ratios mean something on a
 //! machine that does other work too. `PORTCULLIS_BENCH_ROUNDS` sets the repetitions.
-#![expect(clippy::unwrap_used, reason = "a bench that can not go on stops")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on stops")]
 
 use std::{
     fs,
@@ -333,8 +333,8 @@ impl Drop for Backend {
     }
 }
 
-/// `E`: answers what it is sent. `U` and a length: takes so many bytes, then answers one. `D` and
-/// a length: sends so many.
+/// `E`: echo. `U` and a length: read that many bytes, then send one. `D` and a length: send that
+/// many.
 fn run_backend() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("{}", listener.local_addr().unwrap());

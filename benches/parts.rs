@@ -1,9 +1,9 @@
 //! `cargo bench --bench parts`: what the parts of a session cost, each alone, in one thread.
 //!
-//! `PORTCULLIS_COUNT=framing` with `PORTCULLIS_TIMES=1000` runs one part so many times and nothing
-//! else; `instructions.sh` counts the instructions of two such runs. Machines differ in time more
-//! than in instructions, so these tell a change of the code from a busy neighbour.
-#![expect(clippy::unwrap_used, reason = "a bench that can not go on stops")]
+//! `PORTCULLIS_COUNT=framing` with `PORTCULLIS_TIMES=1000` runs one part that many times and
+//! nothing else; `instructions.sh` counts the instructions of two such runs. Machines differ in
+//! time more than in instructions, so these tell a change of the code from a busy neighbour.
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on stops")]
 
 use std::{env, hint::black_box, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use portcullis::{
     },
     proto::multiplex::{
         PROTOCOL_NAME,
-        decoder::{FrameReader, HeardPiece},
+        decoder::{DecodedPiece, FrameReader},
         frame::{CutCause, FrameHead, FrameType, LinkFrame},
         open::OpenRequest,
         state::LinkEnd,
@@ -49,7 +49,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// One more time the same, on what was prepared.
+/// Runs the prepared operation once more.
 type Operation = Box<dyn FnMut()>;
 type Prepare = fn() -> Operation;
 
@@ -76,47 +76,47 @@ fn main() {
 
 /// A session of 1 KiB each way, from frames to bytes and back, on both ends: eight frames.
 fn framing() -> Operation {
-    let (mut opener, mut server) = (Voice::new(LinkEnd::Opener), Voice::new(LinkEnd::Server));
+    let (mut opener, mut server) = (FramingEnd::new(LinkEnd::Opener), FramingEnd::new(LinkEnd::Server));
     let message = [b'm'; MESSAGE];
     let mut number = 0;
     Box::new(move || {
         number += 1;
         opener.table.open(number, ()).unwrap();
         server.table.open(number, ()).unwrap();
-        opener.hands(&mut server, number, &LinkFrame::Open(Box::new(open())));
-        server.says(&mut opener, number, &LinkFrame::Opened);
-        opener.says_data(&mut server, number, &message);
-        server.says_data(&mut opener, number, &message);
-        opener.hands(&mut server, 0, &LinkFrame::Ping(*b"question"));
-        server.hands(&mut opener, 0, &LinkFrame::Pong(*b"question"));
-        opener.says(&mut server, number, &LinkFrame::End);
-        server.says(&mut opener, number, &LinkFrame::End);
+        opener.encode_and_decode(&mut server, number, &LinkFrame::Open(Box::new(open())));
+        server.send_frame(&mut opener, number, &LinkFrame::Opened);
+        opener.send_data(&mut server, number, &message);
+        server.send_data(&mut opener, number, &message);
+        opener.encode_and_decode(&mut server, 0, &LinkFrame::Ping(*b"question"));
+        server.encode_and_decode(&mut opener, 0, &LinkFrame::Pong(*b"question"));
+        opener.send_frame(&mut server, number, &LinkFrame::End);
+        server.send_frame(&mut opener, number, &LinkFrame::End);
         opener.table.close(number);
         server.table.close(number);
     })
 }
 
-struct Voice {
+struct FramingEnd {
     table: SessionTable<()>,
     decoder: FrameReader,
     out: Vec<u8>,
 }
 
-impl Voice {
+impl FramingEnd {
     fn new(end: LinkEnd) -> Self {
         let table = SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES));
         Self { table, decoder: FrameReader::new(end.other()), out: Vec::new() }
     }
 
     /// A frame of a session.
-    fn says(&mut self, to: &mut Self, number: u32, frame: &LinkFrame) {
+    fn send_frame(&mut self, to: &mut Self, number: u32, frame: &LinkFrame) {
         self.table.send(number, frame.kind()).unwrap();
-        self.hands(to, number, frame);
+        self.encode_and_decode(to, number, frame);
         to.table.receive(number, frame.kind()).unwrap();
     }
 
     /// Any frame, from its meaning to bytes and back.
-    fn hands(&mut self, to: &mut Self, number: u32, frame: &LinkFrame) {
+    fn encode_and_decode(&mut self, to: &mut Self, number: u32, frame: &LinkFrame) {
         self.out.clear();
         frame.push(&mut self.out, number);
         let mut rest = &black_box(&self.out)[..];
@@ -125,7 +125,7 @@ impl Voice {
         }
     }
 
-    fn says_data(&mut self, to: &mut Self, number: u32, body: &[u8]) {
+    fn send_data(&mut self, to: &mut Self, number: u32, body: &[u8]) {
         self.table.send(number, FrameType::Data).unwrap();
         self.out.clear();
         let head = FrameHead { kind: FrameType::Data, length: body.len(), session: number };
@@ -133,7 +133,7 @@ impl Voice {
         self.out.extend_from_slice(body);
         let mut rest = &black_box(&self.out)[..];
         while let Some(received) = to.decoder.decode(&mut rest).unwrap() {
-            if let HeardPiece::Data { session, bytes } = black_box(received) {
+            if let DecodedPiece::Data { session, bytes } = black_box(received) {
                 to.table.receive_data(session, bytes.len()).unwrap();
             }
         }
@@ -156,17 +156,17 @@ fn relay() -> Operation {
     })
 }
 
-/// A session on a link that stands: its client, its backend, and both of its owners.
+/// A session on an established link: its client, its backend, and both of its owners.
 async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
     let tasks = Tasks::default();
     let (opener, server) = linked().await;
     let ((client, near), (far, backend)) = (connected().await, connected().await);
     let mut far = Some(far);
-    let (tell, mut reported) = mpsc::channel(1);
+    let (sender, mut reported) = mpsc::channel(1);
     let mut served = LinkServer::new(offered()).serve(server.link);
     tasks.spawn("server", async move {
         while let Ok((_, session)) = served.next_session().await {
-            tell.send(session.attach(side(far.take().unwrap()).into()).await).await.unwrap();
+            sender.send(session.attach(side(far.take().unwrap()).into()).await).await.unwrap();
         }
     });
     let (handle, place) = (opener.link.handle().clone(), opener.link.load().take().unwrap());
@@ -285,7 +285,7 @@ async fn dial(at: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Both ends of a link that stands, without TLS.
+/// Both ends of an established link, without TLS.
 async fn linked() -> (EstablishedLink, EstablishedLink) {
     let (listener, at) = listener().await.unwrap();
     let (dialled, accepted) = tokio::join!(dial(at), listener.accept());

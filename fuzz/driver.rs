@@ -1,14 +1,14 @@
-//! Any bytes, heard by one end of a link: what the fuzz target and the test of mutations both run.
+//! Feeds arbitrary bytes to one end of a link; shared by the fuzz target and the mutation test.
 //!
 //! ```text
-//! flags (1: bit 0 the server hears, bit 1 the greeting is over), turns: count (1), then each (1),
+//! flags (1: bit 0 the server receives, bit 1 the handshake is done), turns: count (1), then each (1),
 //! the rest is what the other end sends
 //! turn: low half the size of a piece, high half the frame that this end sends after it, if it may
 //! ```
 //!
-//! What this end sends of a session is of the one that was opened last. The bytes are heard twice, in those
-//! pieces and one by one; both have to come to the same. What was heard is written again as frames and has to
-//! be the bytes that were given, or, where a body may hold what is not known, to mean the same.
+//! What this end sends of a session is of the one that was opened last. The bytes are decoded twice, in those
+//! pieces and one by one, with the same result. The decoded frames are encoded again, which must give the
+//! original bytes, or, where a body may contain unknown fields, equal frames.
 
 use portcullis::{
     link::multiplex::{
@@ -17,15 +17,15 @@ use portcullis::{
     },
     proto::multiplex::{
         PeerViolation,
-        decoder::{FrameReader, HeardPiece},
+        decoder::{DecodedPiece, FrameReader},
         frame::{DATA_BYTES_MAX, FrameType, LinkFrame},
         hello,
         state::{LinkEnd, LinkStage, SessionStage},
     },
 };
 
-pub const SERVER_HEARS: u8 = 1;
-pub const IS_GREETED: u8 = 2;
+pub const SERVER_RECEIVES: u8 = 1;
+pub const HANDSHAKE_DONE: u8 = 2;
 /// Turns of one input at most; they are taken again from the first when they run out.
 const TURNS_MAX: usize = 32;
 
@@ -42,23 +42,23 @@ pub struct Outcome {
     pub is_within: bool,
 }
 
-/// Hears an input and panics where anything is wrong with what comes of it.
+/// Decodes an input, and panics if any invariant is broken.
 pub fn drive(input: &[u8]) -> Outcome {
     let plan = Plan::of(input);
-    let (outcome, sends) = plan.hear_in_pieces();
-    let (again, _) = plan.hear(&sends, |_| 1);
+    let (outcome, sends) = plan.decode_in_pieces();
+    let (again, _) = plan.decode_all(&sends, |_| 1);
     assert_eq!(outcome, again, "in pieces, and byte by byte");
     outcome
 }
 
 struct Plan<'a> {
-    hears: LinkEnd,
-    is_greeted: bool,
+    receiver: LinkEnd,
+    is_running: bool,
     turns: &'a [u8],
     wire: &'a [u8],
 }
 
-/// After so many bytes heard, this end sends a frame.
+/// After this many received bytes, this end sends a frame.
 type Sends = Vec<(usize, FrameType)>;
 
 impl<'a> Plan<'a> {
@@ -66,11 +66,11 @@ impl<'a> Plan<'a> {
         let (flags, rest) = input.split_first().unwrap_or((&0, &[]));
         let (count, rest) = rest.split_first().unwrap_or((&0, &[]));
         let (turns, wire) = rest.split_at(usize::from(*count).min(TURNS_MAX).min(rest.len()));
-        let hears = if flags & SERVER_HEARS != 0 { LinkEnd::Server } else { LinkEnd::Opener };
-        Self { hears, is_greeted: flags & IS_GREETED != 0, turns, wire }
+        let receiver = if flags & SERVER_RECEIVES != 0 { LinkEnd::Server } else { LinkEnd::Opener };
+        Self { receiver, is_running: flags & HANDSHAKE_DONE != 0, turns, wire }
     }
 
-    fn hear_in_pieces(&self) -> (Outcome, Sends) {
+    fn decode_in_pieces(&self) -> (Outcome, Sends) {
         let mut sends = Vec::new();
         let mut at = 0;
         for turn in self.turns.iter().cycle() {
@@ -82,18 +82,18 @@ impl<'a> Plan<'a> {
             }
         }
         let sizes: Vec<_> = self.turns.iter().map(|turn| 1 << (turn & 0x0f)).collect();
-        self.hear(&sends, |piece| sizes.get(piece % sizes.len().max(1)).copied().unwrap_or(usize::MAX))
+        self.decode_all(&sends, |piece| sizes.get(piece % sizes.len().max(1)).copied().unwrap_or(usize::MAX))
     }
 
-    fn hear(&self, sends: &Sends, size_of: impl Fn(usize) -> usize) -> (Outcome, Sends) {
-        let mut ear = Ear::new(self.hears, self.is_greeted);
+    fn decode_all(&self, sends: &Sends, size_of: impl Fn(usize) -> usize) -> (Outcome, Sends) {
+        let mut ear = ReceivingEnd::new(self.receiver, self.is_running);
         let mut sends_left = sends.iter().peekable();
         let (mut at, mut piece) = (0, 0);
         while at < self.wire.len() && ear.violation.is_none() {
             // A piece ends where this end says something, so that both ways of hearing agree on when.
             let next_send = sends_left.peek().map_or(usize::MAX, |(at, _)| *at);
             let end = at.saturating_add(size_of(piece)).min(self.wire.len()).min(next_send.max(at + 1));
-            ear.hear(&self.wire[at..end]);
+            ear.decode_all(&self.wire[at..end]);
             (at, piece) = (end, piece + 1);
             while let Some((_, kind)) = sends_left.next_if(|(due, _)| *due <= at) {
                 ear.send(*kind);
@@ -103,51 +103,51 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// One end, and all that it has heard.
-struct Ear {
+/// One end, with everything it has received.
+struct ReceivingEnd {
     end: LinkEnd,
     stage: LinkStage,
     reader: FrameReader,
     table: SessionTable<()>,
     /// The session that was opened last.
     last: u32,
-    heard: Vec<u8>,
+    received: Vec<u8>,
     frames: usize,
     violation: Option<PeerViolation>,
 }
 
-impl Ear {
-    fn new(end: LinkEnd, is_greeted: bool) -> Self {
+impl ReceivingEnd {
+    fn new(end: LinkEnd, is_running: bool) -> Self {
         Self {
             end,
-            stage: if is_greeted { LinkStage::Running } else { LinkStage::AwaitingOffer },
+            stage: if is_running { LinkStage::Running } else { LinkStage::AwaitingOffer },
             reader: FrameReader::new(end.other()),
             table: SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES)),
             last: 0,
-            heard: Vec::new(),
+            received: Vec::new(),
             frames: 0,
             violation: None,
         }
     }
 
-    fn hear(&mut self, bytes: &[u8]) {
+    fn decode_all(&mut self, bytes: &[u8]) {
         let mut input = bytes;
         while self.violation.is_none() {
             let before = input.len();
-            let heard = self.reader.decode(&mut input);
+            let received = self.reader.decode(&mut input);
             let taken = before - input.len();
-            self.heard.extend_from_slice(&bytes[bytes.len() - before..][..taken]);
-            let noted = match heard {
+            self.received.extend_from_slice(&bytes[bytes.len() - before..][..taken]);
+            let noted = match received {
                 Ok(None) => {
                     assert!(input.is_empty(), "all is taken, or something was heard");
                     return;
                 }
-                Ok(Some(HeardPiece::Data { session, bytes })) => {
-                    assert!((1..=DATA_BYTES_MAX).contains(&bytes.len()) && self.heard.ends_with(bytes));
+                Ok(Some(DecodedPiece::Data { session, bytes })) => {
+                    assert!((1..=DATA_BYTES_MAX).contains(&bytes.len()) && self.received.ends_with(bytes));
                     self.receive_data(session, bytes.len())
                 }
-                Ok(Some(HeardPiece::Frame { session, frame })) => {
-                    check_written(&self.heard, self.end.other(), session, &frame);
+                Ok(Some(DecodedPiece::Frame { session, frame })) => {
+                    check_written(&self.received, self.end.other(), session, &frame);
                     self.frames += 1;
                     self.receive_frame(session, &frame)
                 }
@@ -220,7 +220,7 @@ impl Ear {
         }
     }
 
-    /// Whatever was said, no session may send more than its window.
+    /// No input lets a session send more than its window.
     fn check_bounds(&mut self) {
         assert!(self.reader.missing() <= hello::BODY_BYTES_MAX.max(DATA_BYTES_MAX));
         for number in self.table.numbers() {
@@ -244,13 +244,13 @@ impl Ear {
     }
 }
 
-/// Written again, a frame is what was heard last; or, with fields that are not known, means the same.
-fn check_written(heard: &[u8], from: LinkEnd, session: u32, frame: &LinkFrame) {
+/// Encoding the frame again gives the received bytes; with unknown fields, it gives an equal frame.
+fn check_written(received: &[u8], from: LinkEnd, session: u32, frame: &LinkFrame) {
     let mut again = Vec::new();
     frame.push(&mut again, session);
     let has_fields = matches!(frame.kind(), FrameType::Hello | FrameType::Services | FrameType::Open);
-    assert!(has_fields || heard.ends_with(&again), "{frame:?}");
+    assert!(has_fields || received.ends_with(&again), "{frame:?}");
     let mut reader = FrameReader::new(from);
-    let same = HeardPiece::Frame { session, frame: frame.clone() };
+    let same = DecodedPiece::Frame { session, frame: frame.clone() };
     assert_eq!(reader.decode(&mut &again[..]), Ok(Some(same)));
 }

@@ -1,7 +1,8 @@
-//! Any bytes, read by what stands at the edges: what the fuzz targets and the test of readers run.
+//! Feeds arbitrary bytes to the parsers at the edges; shared by the fuzz targets and the reader
+//! tests.
 //!
-//! Each tells what the bytes come to, and panics where two ways of reading them disagree: in one piece
-//! and in many, and, where there is one, by a second opinion that is not our code.
+//! Each returns what it has parsed, and panics if two readings disagree: in one piece and in many,
+//! and, where there is one, by a parser that is not our code.
 
 use std::{
     fs::OpenOptions,
@@ -27,7 +28,7 @@ use portcullis::{
         body::MessageBody,
         framing,
         parse_error::ResponseParseError,
-        request_checker::{RequestChecker, SPOILT_SIGN},
+        strict_framing::{REPLACEMENT_BYTE, RequestChecker},
         upstream::{ResponseFailure, UpstreamConnection},
     },
     net::pipe::pipe,
@@ -90,7 +91,7 @@ pub fn socks(input: &[u8]) -> String {
     let Some((&who, sent)) = input.split_first() else { return "more".into() };
     let (reported, left, answered) = match who % 3 {
         2 => replies(sent),
-        asks => asked(sent, if asks == 0 { SocksCommand::Connect } else { SocksCommand::Bind }),
+        asks => socks_exchange(sent, if asks == 0 { SocksCommand::Connect } else { SocksCommand::Bind }),
     };
     // Nothing is read past a message: what follows is the session's.
     assert!(sent.ends_with(&left), "{} bytes left", left.len());
@@ -98,7 +99,7 @@ pub fn socks(input: &[u8]) -> String {
     reported
 }
 
-fn asked(sent: &[u8], serves: SocksCommand) -> (String, Vec<u8>, Vec<u8>) {
+fn socks_exchange(sent: &[u8], serves: SocksCommand) -> (String, Vec<u8>, Vec<u8>) {
     let mut stream = tokio::io::join(sent, Vec::new());
     let reported = at_once(async {
         socks5::accept_method(&mut stream).await?;
@@ -122,7 +123,7 @@ fn replies(sent: &[u8]) -> (String, Vec<u8>, Vec<u8>) {
     (reported, left.to_vec(), Vec::new())
 }
 
-/// Of bytes that are all there nobody waits.
+/// All bytes are available, so parsing never waits.
 fn at_once<T>(reading: impl Future<Output = T>) -> T {
     match pin!(reading).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(read) => read,
@@ -130,8 +131,9 @@ fn at_once<T>(reading: impl Future<Output = T>) -> T {
     }
 }
 
-/// What is looked at before requests are read: one byte at most is spoilt, signs that a target may not have
-/// are overwritten, and both the same however it comes.
+/// The checks before a request is parsed: at most one byte is overwritten to invalidate a request,
+/// forbidden characters of a target are replaced, and the result does not depend on how the bytes are
+/// split.
 pub fn request(input: &[u8]) -> String {
     let looked = |piece: usize| {
         let (mut checker, mut bytes) = (RequestChecker::default(), input.to_vec());
@@ -142,12 +144,12 @@ pub fn request(input: &[u8]) -> String {
     let whole = looked(input.len().max(1));
     assert_eq!(whole, looked(1), "at once, and byte by byte");
     let (whole, good, refused) = whole;
-    let is_target = |at: &usize| whole[*at] == SPOILT_SIGN && b"#<>\"`".contains(&input[*at]);
+    let is_target = |at: &usize| whole[*at] == REPLACEMENT_BYTE && b"#<>\"`".contains(&input[*at]);
     let changed: Vec<usize> = (0..input.len()).filter(|&at| input[at] != whole[at]).collect();
-    let (targets, spoilt): (Vec<_>, Vec<_>) = changed.into_iter().partition(is_target);
+    let (targets, overwritten): (Vec<_>, Vec<_>) = changed.into_iter().partition(is_target);
     assert_eq!(refused.is_some(), !targets.is_empty());
     let waits = if good < input.len() { format!("waits at {good}, ") } else { String::new() };
-    match (spoilt.as_slice(), refused) {
+    match (overwritten.as_slice(), refused) {
         ([], None) => format!("{waits}as it was"),
         ([], Some(number)) => format!("{waits}the target of request {number} is refused"),
         ([at], _) => {
@@ -186,7 +188,7 @@ fn answered(method: &Method, wire: &[u8], piece: usize) -> String {
             drop(line);
             reported
         };
-        let says = async {
+        let write_half = async {
             let mut received = Vec::new();
             while !received.ends_with(b"\r\n\r\n") {
                 received.push(theirs.read_u8().await.expect("a request"));
@@ -201,7 +203,7 @@ fn answered(method: &Method, wire: &[u8], piece: usize) -> String {
             let _ = theirs.shutdown().await;
             let _ = theirs.read_to_end(&mut received).await;
         };
-        tokio::join!(asks, says, going).0
+        tokio::join!(asks, write_half, going).0
     })
 }
 
@@ -220,8 +222,8 @@ async fn read_out(method: &Method, answer: Response<Incoming>) -> String {
             Err(_) => return format!("{}, cut", head.status.as_u16()),
         }
     }
-    let is_told = sent.is_none_or(|sent| sent == count || count == 0);
-    assert!(is_told && !head.headers.contains_key("transfer-encoding"), "{sent:?} of {count} bytes");
+    let is_complete = sent.is_none_or(|sent| sent == count || count == 0);
+    assert!(is_complete && !head.headers.contains_key("transfer-encoding"), "{sent:?} of {count} bytes");
     format!("{}, {count} bytes", head.status.as_u16())
 }
 
@@ -265,7 +267,7 @@ pub fn web_socket(input: &[u8]) -> String {
     let is_text =
         ours.end == Some(WebSocketEnd::Broken(WebSocketError::Text)) && again.data.starts_with(&ours.data);
     assert!(is_text || ours.data == again.data, "in pieces, and byte by byte");
-    let theirs = Second::opinion(wire, limit);
+    let theirs = Second::parsed_by_hyper(wire, limit);
     assert!(ours.data.starts_with(&theirs.data), "other bytes were heard");
     assert!(ours.answers.starts_with(&theirs.answers), "other pings were heard");
     match (&ours.end, &theirs.end) {
@@ -290,13 +292,13 @@ pub fn web_socket(input: &[u8]) -> String {
     format!("{} bytes, {} of answers, {end}", ours.data.len(), ours.answers.len())
 }
 
-struct Heard {
+struct IndependentFrames {
     data: Vec<u8>,
     answers: Vec<u8>,
     end: Option<WebSocketEnd>,
 }
 
-fn frames_in(wire: &[u8], limit: usize, piece: usize) -> Heard {
+fn frames_in(wire: &[u8], limit: usize, piece: usize) -> IndependentFrames {
     let (mut decoder, mut data, mut answers) =
         (WebSocketDecoder::new(FrameSource::Client { message_max: limit }), Vec::new(), Vec::new());
     for bytes in wire.chunks(piece) {
@@ -304,10 +306,10 @@ fn frames_in(wire: &[u8], limit: usize, piece: usize) -> Heard {
         let received = decoder.decode(&mut bytes, &mut answers);
         data.extend_from_slice(&bytes[..received]);
     }
-    Heard { data, answers, end: decoder.end() }
+    IndependentFrames { data, answers, end: decoder.end() }
 }
 
-/// What another reader of frames hears.
+/// The frames that an independent parser finds.
 struct Second {
     data: Vec<u8>,
     answers: Vec<u8>,
@@ -316,7 +318,7 @@ struct Second {
 }
 
 impl Second {
-    fn opinion(wire: &[u8], limit: usize) -> Self {
+    fn parsed_by_hyper(wire: &[u8], limit: usize) -> Self {
         let config =
             WebSocketConfig::default().max_message_size(Some(limit)).max_frame_size(Some(limit.max(125)));
         let mut socket = WebSocket::from_partially_read(Silent, wire.to_vec(), Role::Server, Some(config));
@@ -336,7 +338,7 @@ impl Second {
     }
 }
 
-/// A client that has said all, and hears nothing.
+/// A client that has sent all, and receives nothing.
 struct Silent;
 
 impl Read for Silent {
@@ -388,33 +390,35 @@ pub fn admin(input: &[u8]) -> String {
 
 /// What is asked, and why no more is read.
 async fn requests(input: &[u8]) -> String {
-    let (mut says, hears) = UnixStream::pair().expect("two sockets");
-    let (asks_again, hears_again) = UnixStream::pair().expect("two sockets");
-    let (mut wire, mut again) = (AdminStream::server(hears), AdminStream::server(hears_again));
+    let (mut write_half, read_half) = UnixStream::pair().expect("two sockets");
+    let (asks_again, read_half_again) = UnixStream::pair().expect("two sockets");
+    let (mut wire, mut again) = (AdminStream::server(read_half), AdminStream::server(read_half_again));
     let mut client = AdminStream::client(asks_again);
     let hearing = async {
-        let mut asked = Vec::new();
+        let mut read_requests = Vec::new();
         loop {
             match wire.request().await {
                 Ok(request) => {
                     client.send(&request).await.expect("it is short");
                     assert_eq!(again.request().await.expect("ours reads"), request);
-                    asked.push(format!("{request:?}"));
+                    read_requests.push(format!("{request:?}"));
                 }
-                // The gateway answers that, and hears the next.
-                Err(WireError::Unclear(unclear)) => asked.push(one_line(unclear.to_string())),
-                Err(error) => return format!("{}, {}", asked.join(", "), one_line(error.to_string())),
+                // The gateway answers that, and reads the next.
+                Err(WireError::Unclear(unclear)) => read_requests.push(one_line(unclear.to_string())),
+                Err(error) => {
+                    return format!("{}, {}", read_requests.join(", "), one_line(error.to_string()));
+                }
             }
         }
     };
     let saying = async move {
         // Whoever closes first has not heard all of it.
-        let _ = says.write_all(input).await;
+        let _ = write_half.write_all(input).await;
     };
     tokio::join!(hearing, saying).0
 }
 
-/// What repeats what was said is one line all the same.
+/// An error that quotes its input is still a single line.
 fn one_line(reported: String) -> String {
     assert!(
         !reported.chars().any(char::is_control) && (1..400).contains(&reported.chars().count()),

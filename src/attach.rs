@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// After a signal, a terminal that nobody reads may hold the screen for this long.
-const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
+const SCREEN_CLOSE: Duration = Duration::from_secs(1);
 
 /// Shows the gateway at `target` until the operator leaves.
 pub async fn run(
@@ -89,7 +89,7 @@ pub async fn replay(file: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn check_terminal() -> anyhow::Result<()> {
-    tui::check_terminal().map_err(|why| anyhow!("the dashboard can not open: {why}"))
+    tui::check_terminal().map_err(|why| anyhow!("the dashboard cannot open: {why}"))
 }
 
 /// Opens the screen and waits for its end, by the operator or by a signal.
@@ -112,7 +112,7 @@ async fn show_screen(source: ScreenSource) -> anyhow::Result<ExitCode> {
         _ = hang_up.recv() => screen.terminal_gone(),
         () = &mut others => {}
     }
-    Ok(exit_code(tokio::time::timeout(SCREEN_FAREWELL, ended).await.ok().and_then(Result::ok)))
+    Ok(exit_code(tokio::time::timeout(SCREEN_CLOSE, ended).await.ok().and_then(Result::ok)))
 }
 
 /// A screen that has lost its terminal, has panicked or is stuck has failed.

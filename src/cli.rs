@@ -44,14 +44,14 @@ pub struct Cli {
     /// Run the built-in profile without its sample clients
     #[arg(long)]
     pub no_samples: bool,
-    /// Ends with the process of this number, which has started it
+    /// Exit when the process with this id, which started this one, exits
     #[arg(long, hide = true, value_name = "PROCESS")]
     pub ends_with: Option<u32>,
     #[command(subcommand)]
     pub command: Option<CliAction>,
 }
 
-/// What `--version` says; `-V` says the first line.
+/// The text of `--version`; `-V` prints its first line.
 const LONG_VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit: ",
@@ -74,35 +74,35 @@ pub enum CliAction {
         // An id of its own: clap keeps one value for each id, and `--profiles` has taken the name.
         #[arg(id = "checked", value_name = "PROFILE")]
         profiles: Vec<String>,
-        /// Print the problems as a JSON list, empty where there is none
+        /// Print the problems as a JSON list, which is empty if there are none
         #[arg(long)]
         json: bool,
     },
-    /// Walk the checklist: profile, basic, forward, reverse, closed
+    /// Run the checklist: profile, basic, forward, reverse, closed
     ///
-    /// Gateways of the profile that run on this host walk themselves; where none runs, halves of its
-    /// own are started on the profile's addresses. Exit 0 when no step fails, 1 when one does.
+    /// Gateways of the profile that run on this host check themselves. If none runs, temporary
+    /// halves are started on the profile's addresses. Exit 0 when no step fails, 1 when one does.
     Verify {
         /// The report as JSON on standard output; progress stays on standard error
         #[arg(long)]
         json: bool,
     },
-    /// Print one picture of a running gateway
+    /// Print one snapshot of a running gateway
     Status {
-        /// The whole picture as JSON; with `--ready`, whether it is ready and why not
+        /// The full snapshot as JSON; with `--ready`, whether the gateway is ready, and why not
         #[arg(long)]
         json: bool,
-        /// Exit 0 when it is ready for clients, 1 when it is not, and say what is not
+        /// Exit 0 if the gateway is ready for clients; otherwise print what is missing and exit 1
         #[arg(long)]
         ready: bool,
         /// Ready means every service, and a link to each gateway that the profile names
         #[arg(long, requires = "ready")]
         strict: bool,
     },
-    /// Say what limits a running gateway, or several, and what to change
+    /// Find what limits a running gateway, or several, and what to change
     ///
-    /// Of several, named as for `attach`, the clocks are compared too. Exit 1 when something must be done, 0 when
-    /// nothing.
+    /// If several are named, as for `attach`, their clocks are compared too. Exit 1 if something must be
+    /// changed, otherwise 0.
     Doctor {
         /// A list of findings as JSON
         #[arg(long)]
@@ -113,7 +113,7 @@ pub enum CliAction {
         #[arg(value_name = "NAME=TARGET")]
         targets: Vec<String>,
     },
-    /// Print the numbers of a running gateway once, as monitors read them
+    /// Print the metrics of a running gateway once, in the format that monitors read
     Metrics {
         /// The text of Prometheus, 0.0.4, instead of OpenMetrics
         #[arg(long)]
@@ -124,7 +124,7 @@ pub enum CliAction {
     /// A TARGET is a socket's path, ssh:[USER@]HOST[:PROFILE], which runs your own ssh, or exec:COMMAND, whose
     /// standard input and output lead to a gateway.
     Attach {
-        /// Look only: nothing can be changed from here
+        /// Read-only: no command that changes anything is accepted
         #[arg(long)]
         read_only: bool,
         /// Gateways from a YAML file of NAME: TARGET, which nobody else may be able to write
@@ -145,34 +145,36 @@ pub enum CliAction {
         // An id of its own, as above: `--profile` has taken the name.
         #[arg(id = "wanted", value_name = "PROFILE")]
         profile: String,
-        /// Only say what would open and close, and what becomes of links and sessions
+        /// Only print what would be opened and closed, and what happens to links and sessions
         #[arg(long)]
         plan: bool,
     },
-    /// No new sessions, of one service or of all; those open go on, `reload` undoes it
+    /// Refuse new sessions of one service or of all; open ones continue. `reload` undoes it
     Drain { service: Option<String> },
-    /// Drain with the deadline, then exit; returns when it has ended
+    /// Drain until the deadline, then exit; returns when the gateway has stopped
     Stop,
     /// Read the profile and the certificates again
     Reload,
-    /// Forget a gateway that was lost, by its name or address; it stays listed until it is back otherwise
+    /// Remove a lost gateway, by its name or address, from the list; otherwise it stays until it returns
     Dismiss { peer: String },
     /// End one session, or all of a client, a user, a peer or a service, and print how many
     Kill(KillOptions),
-    /// Inside: cut a service, a gateway or all, and refuse it from now on, over a restart, until `unlock`
+    /// Internal half: cut a service, a gateway or everything, and refuse it, even after a restart, until
+    /// `unlock`
     Lockdown(LockdownOptions),
-    /// Lift what was locked, or all without arguments
+    /// Remove a lock; without arguments, remove all locks
     Unlock(LockdownOptions),
-    /// Change what a running gateway writes into its log: error, warn, info, debug, trace or off
+    /// Change the log level of a running gateway: error, warn, info, debug, trace or off
     LogLevel { level: String },
-    /// Check a file that `audit` of a profile has named
+    /// Verify an audit file
     Audit {
         #[command(subcommand)]
         of: AuditAction,
     },
     /// Make a private CA, and a certificate and key for each half or client; renew and revoke them
     ///
-    /// What is there is never overwritten. What is not done is told, with exit code 1.
+    /// Existing files are never overwritten. Anything that could not be done is reported, and the
+    /// exit code is 1.
     Certs {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -183,10 +185,11 @@ pub enum CliAction {
         /// Name in the internal half's certificate, or several [default: internal]
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         internal: Vec<String>,
-        /// Make a client's certificate of this name, NAME.pem and NAME.key; of a CA that is there, this alone
+        /// Make a client certificate NAME.pem and NAME.key; with an existing CA, make nothing else
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         client: Vec<String>,
-        /// Replace what ends within 30 days, of these names or of all; what it was stays as `.old`
+        /// Replace certificates that expire within 30 days, those of these names or all; the old
+        /// files are kept as `.old`
         #[arg(long)]
         renew: bool,
         /// Add the certificates of this name to the CA's list of revoked ones, crl.pem
@@ -205,7 +208,7 @@ pub enum CliAction {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
     Man,
-    /// Try from within what the kernel should refuse a locked half, and print a table
+    /// Lock a test process and try every system call that should be refused; print a table
     #[command(hide = true)]
     Selftest {
         #[command(subcommand)]
@@ -224,13 +227,13 @@ pub enum SelftestSubject {
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum AuditAction {
-    /// Walk the chain of its lines, and print how many there are and the hash of the last
+    /// Verify the hash chain, and print the number of lines and the hash of the last one
     ///
-    /// Exit 0 when it is whole, 1 when it is not; the first line that is wrong is named. Lines that were taken
-    /// away at the end are seen only where the hash of the last is known from before.
+    /// Exit 0 if the chain is intact; otherwise name the first wrong line and exit 1. Lines removed from the
+    /// end are detected only if the hash of the last line is known from before.
     Verify {
         file: PathBuf,
-        /// The hash that the last line has to have
+        /// The expected hash of the last line
         #[arg(long, value_name = "HASH")]
         head: Option<LineHash>,
     },
@@ -242,7 +245,8 @@ pub struct KillOptions {
     /// One session: ID, or PEER/ID where two have the same
     #[arg(conflicts_with_all = ["client", "user", "peer", "service"])]
     pub session: Option<String>,
-    /// All sessions of this client, or of all clients of a network; with other options those that fit all
+    /// All sessions of this client, or of a network; with other options, only sessions that match all of
+    /// them
     #[arg(long, value_name = "ADDRESS|NETWORK")]
     pub client: Option<Network>,
     /// All of this user, as sessions are listed with it
@@ -277,7 +281,7 @@ pub struct CarrierOptions {
 
 #[derive(Debug, Clone, Args)]
 pub struct InitOptions {
-    /// The half of this host, or both for a trial on one machine
+    /// Which half runs on this host, or both to try it on one machine
     pub half: InitHalf,
     /// Where it is written
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -300,7 +304,7 @@ pub struct InitOptions {
     /// Port of the link [default: 1443]; the other mode has the next one
     #[arg(long, value_name = "PORT")]
     pub link_port: Option<u16>,
-    /// Ask nothing: what is not given has its default
+    /// Ask no questions: use the default of everything that is not given
     #[arg(long)]
     pub defaults: bool,
 }

@@ -22,7 +22,7 @@ use crate::{
     exit,
     gateway::{
         handle::{AdminAccess, Command, CommandAnswer, LockdownTarget},
-        plan::SwitchOutlook,
+        plan::SwitchVerdict,
     },
     init, manual,
     output::{print, print_line, print_note},
@@ -184,8 +184,8 @@ async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             let outlook = plan.outlook;
             print_line(plan)?;
             Ok(match outlook {
-                SwitchOutlook::Possible => ExitCode::SUCCESS,
-                SwitchOutlook::Refused => exit::FAILED.into(),
+                SwitchVerdict::Possible => ExitCode::SUCCESS,
+                SwitchVerdict::Refused => exit::FAILED.into(),
             })
         }
         CommandAnswer::Status(_)

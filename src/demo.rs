@@ -43,7 +43,7 @@ pub fn replaced_ports(ports: DemoPorts) -> Option<String> {
 /// Starts a few clients that talk to the demo's echo service as long as it runs.
 pub fn start_clients(handle: &GatewayHandle, tasks: &Tasks) {
     for _ in 0..CLIENTS {
-        let handle = handle.for_asker("sample client");
+        let handle = handle.for_actor("sample client");
         tasks.spawn("sample client", async move {
             while let Some(address) = echo_address(&handle) {
                 // The gateway shows a lost session; the client simply comes again.

@@ -296,7 +296,7 @@ pub struct FileWork {
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum WorkError {
+pub enum FileWorkError {
     #[error("a file, or the file system it is on, did not answer within {}s", .0.as_secs())]
     Late(Duration),
     #[error("the reading of a file panicked; this is a bug, please report it")]
@@ -312,7 +312,7 @@ impl FileWork {
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, WorkError> {
+    ) -> Result<T, FileWorkError> {
         let placed = async {
             let place = self.places.clone().acquire_owned().await;
             let work = move || {
@@ -323,8 +323,8 @@ impl FileWork {
         };
         match timeout(self.within, placed).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(_)) => Err(WorkError::Panicked),
-            Err(_) => Err(WorkError::Late(self.within)),
+            Ok(Err(_)) => Err(FileWorkError::Panicked),
+            Err(_) => Err(FileWorkError::Late(self.within)),
         }
     }
 }
@@ -436,10 +436,10 @@ mod tests {
             (release, move || held.recv().is_ok())
         };
         let ((first, one), (second, other)) = (hang(), hang());
-        assert_eq!(files.run(one).await, Err(WorkError::Late(within)));
+        assert_eq!(files.run(one).await, Err(FileWorkError::Late(within)));
         while files.run(|| 7).await != Ok(7) {}
-        assert_eq!(files.run(other).await, Err(WorkError::Late(within)));
-        assert_eq!(files.run(|| 7).await, Err(WorkError::Late(within)), "no place is left");
+        assert_eq!(files.run(other).await, Err(FileWorkError::Late(within)));
+        assert_eq!(files.run(|| 7).await, Err(FileWorkError::Late(within)), "no place is left");
         first.send(()).unwrap();
         while files.run(|| 7).await != Ok(7) {}
         second.send(()).unwrap();

@@ -38,9 +38,9 @@ use crate::{
 pub use self::prepare::{GatewayStart, PreparedGateway, prepare};
 
 /// How long the screen gets to restore the terminal after the gateway has stopped.
-const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
+const SCREEN_CLOSE: Duration = Duration::from_secs(1);
 /// How long the last snapshot of a recording gets to be written.
-const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
+const RECORDER_FLUSH: Duration = Duration::from_secs(1);
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<ExitCode> {
@@ -110,9 +110,9 @@ async fn close_front_ends(
     if let Some(screen) = screen {
         screen.end(tui::ScreenEnd::GatewayStopped);
         // A terminal that nobody reads is left as it is.
-        let _ = screen.wait(SCREEN_FAREWELL);
+        let _ = screen.wait(SCREEN_CLOSE);
     }
-    if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.wait(RECORDER_FAREWELL))).await {
+    if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.wait(RECORDER_FLUSH))).await {
         // Once more at the end, since a screen may have hidden the log line.
         print_note(format_args!("portcullis: {error}"));
     }
@@ -125,7 +125,7 @@ fn open_screen(
     tasks: &Tasks,
     notices: Arc<NoticeLog>,
 ) -> anyhow::Result<Option<Arc<Dashboard>>> {
-    tasks.spawn("summary", headless::log_summaries(handle.for_asker("headless")));
+    tasks.spawn("summary", headless::log_summaries(handle.for_actor("headless")));
     if cli.no_ui {
         return Ok(None);
     }
@@ -165,7 +165,7 @@ fn open_screen(
 
 /// The handle for commands from the screen of this process.
 fn on_screen(handle: &GatewayHandle) -> GatewayHandle {
-    handle.for_asker("dashboard").acting_for(AuditActor::own(ActorPlace::Screen))
+    handle.for_actor("dashboard").acting_for(AuditActor::own(ActorPlace::Screen))
 }
 
 /// The internal half does not use listening sockets that others have opened.
@@ -202,7 +202,7 @@ fn obey_signals(
     signals::obey(handle, exit::CUT)?;
     let (mut hangups, handle, commands) = (
         signal(SignalKind::hangup())?,
-        handle.for_asker("SIGHUP").acting_for(AuditActor::signal("SIGHUP")),
+        handle.for_actor("SIGHUP").acting_for(AuditActor::signal("SIGHUP")),
         tasks.clone(),
     );
     tasks.spawn("signals", async move {

@@ -19,9 +19,9 @@ use crate::{
 /// A little longer than a gateway needs to cut its sessions and close everything.
 const CUT_WITHIN: Duration = Duration::from_secs(8);
 /// A running engine makes several snapshots in this time.
-const TURNS_WITHIN: Duration = Duration::from_secs(5);
+const ENGINE_TURN_MAX: Duration = Duration::from_secs(5);
 /// How long the last log line gets to be written.
-const LOG_FAREWELL: Duration = Duration::from_millis(100);
+const LOG_FLUSH: Duration = Duration::from_millis(100);
 
 /// Handles both signals until the process ends; `cut` is the exit code if it has to be ended from here.
 pub fn obey(handle: &GatewayHandle, cut: u8) -> io::Result<()> {
@@ -34,7 +34,7 @@ fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<
     start("signals", move || {
         for (count, signal) in signals.forever().enumerate() {
             let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-            let requested = handle.for_asker(name).acting_for(AuditActor::signal(name));
+            let requested = handle.for_actor(name).acting_for(AuditActor::signal(name));
             // Each on a thread, since a hanging engine would block the next one. A third signal has no further
             // effect.
             let started = match count {
@@ -49,9 +49,9 @@ fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<
             if let Err(error) = started {
                 tracing::error!(
                     event = "signal_failed",
-                    "a signal can not be obeyed in order: {error}; the process ends"
+                    "a signal could not be handled: {error}; the process ends"
                 );
-                end(cut, LOG_FAREWELL);
+                end(cut, LOG_FLUSH);
             }
         }
     })
@@ -64,13 +64,13 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 fn stop(handle: &GatewayHandle) {
     let before = handle.latest();
     // If it has stopped already, the process ends by itself.
-    if handle.send(Command::Stop).is_ok() && stands_still(handle, &before) {
+    if handle.send(Command::Stop).is_ok() && is_hung(handle, &before) {
         tracing::error!(event = "hangs", "the gateway hangs; a second signal ends the process");
     }
 }
 
-fn stands_still(handle: &GatewayHandle, before: &Arc<Snapshot>) -> bool {
-    thread::sleep(TURNS_WITHIN);
+fn is_hung(handle: &GatewayHandle, before: &Arc<Snapshot>) -> bool {
+    thread::sleep(ENGINE_TURN_MAX);
     Arc::ptr_eq(before, &handle.latest())
 }
 
@@ -82,7 +82,7 @@ fn end(code: u8, within: Duration) {
         "the process has not ended {}s after the second signal; it is ended now",
         within.as_secs()
     );
-    thread::sleep(LOG_FAREWELL);
+    thread::sleep(LOG_FLUSH);
     exit(code.into());
 }
 
@@ -107,24 +107,24 @@ mod tests {
 
     /// An engine whose last picture comes at half of the time turns.
     #[test]
-    fn an_engine_that_takes_no_picture_for_so_long_hangs() {
-        let picture = || Arc::new(Snapshot::new("demo", Mode::Direct));
+    fn an_engine_without_a_new_snapshot_hangs() {
+        let empty_snapshot = || Arc::new(Snapshot::new("demo", Mode::Direct));
         let began = Instant::now();
         let [hangs, turns] = [false, true].map(|turns| {
-            let (handle, feed) = handle::channel(picture(), "test");
+            let (handle, feed) = handle::channel(empty_snapshot(), "test");
             thread::spawn(move || {
                 let (before, requested) = (handle.latest(), handle.clone());
-                let stood = thread::spawn(move || stands_still(&requested, &before));
-                thread::sleep(TURNS_WITHIN / 2);
+                let hung = thread::spawn(move || is_hung(&requested, &before));
+                thread::sleep(ENGINE_TURN_MAX / 2);
                 if turns {
-                    feed.snapshots.send_replace(picture());
+                    feed.snapshots.send_replace(empty_snapshot());
                 }
-                stood.join().unwrap()
+                hung.join().unwrap()
             })
         });
         assert_eq!([hangs.join().unwrap(), turns.join().unwrap()], [true, false]);
         let took = began.elapsed();
-        assert!(took >= TURNS_WITHIN && took < 2 * TURNS_WITHIN, "{took:?}");
+        assert!(took >= ENGINE_TURN_MAX && took < 2 * ENGINE_TURN_MAX, "{took:?}");
     }
 
     /// A process whose engine never takes a command, and whose runtime has no free thread.

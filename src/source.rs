@@ -289,7 +289,7 @@ fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
     };
     make().map_err(|error| {
         let place = ProfilePlace { file: "demo".into(), line: 0, column: 0, key: "tls".into() };
-        let what = format!("the demo's certificates can not be made: {error}");
+        let what = format!("the demo's certificates cannot be made: {error}");
         vec![Problem { place, what, advice: "please report this".into() }]
     })
 }

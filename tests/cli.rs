@@ -52,8 +52,8 @@ mod process;
 mod service_manager;
 #[path = "process/pair.rs"]
 mod setup;
-#[path = "cli/stalls.rs"]
-mod stalls;
+#[path = "cli/stopped_processes.rs"]
+mod stopped_processes;
 #[path = "cli/stopping.rs"]
 mod stopping;
 #[path = "cli/switching.rs"]
@@ -83,14 +83,14 @@ use process::{Gateway, SOON, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// What a command printed and how it ended.
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-fn said(output: Output) -> Said {
-    Said {
+fn output_of(output: Output) -> CommandOutput {
+    CommandOutput {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).expect("UTF-8"),
         err: String::from_utf8(output.stderr).expect("UTF-8"),
@@ -98,8 +98,8 @@ fn said(output: Output) -> Said {
 }
 
 /// Runs a command to its end.
-fn run(place: &process::Place, args: &[&str]) -> Said {
-    said(place.command(args).output().expect("the program runs"))
+fn run(place: &process::TestFolder, args: &[&str]) -> CommandOutput {
+    output_of(place.command(args).output().expect("the program runs"))
 }
 
 /// One gateway, direct, with an echo service.

@@ -323,7 +323,7 @@ fn constant(path: &str) -> Duration {
     }
 }
 
-/// The text of a test, which stands in the file of its module or in a file of tests that is named before it.
+/// The source of a test, from the file of its module or from the test file named before it.
 fn test_text(path: &str) -> Option<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (file, name) = match path.split_once("`, `") {
@@ -379,7 +379,7 @@ fn every_other_deadline_of_the_architecture_is_that_of_its_constant_and_has_a_te
 }
 
 #[test]
-fn a_name_that_is_no_test_is_told_from_one_that_is() {
+fn a_name_that_is_no_test_is_distinguished_from_one_that_is() {
     let text = test_text("disk::work_that_hangs_is_left_to_itself_after_the_deadline");
     assert!(text.is_some_and(|text| text.contains("Late") && !text.contains("fn ")));
     assert!(test_text("disk::read").is_none() && test_text("disk::work_that_hangs").is_none());

@@ -1,6 +1,6 @@
 //! Programs that are not ours, through a reverse pair of processes over mutual TLS.
 //!
-//! A program that is missing is told by a line `skipped: NAME needs X`.
+//! A missing program is reported by a line `skipped: NAME needs X`.
 
 #[path = "foreign/balancer.rs"]
 mod balancer;

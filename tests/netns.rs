@@ -14,12 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{Gateway, Place};
+use process::{Gateway, TestFolder};
 
 /// A black hole is noticed within 12 s; the rest is for a slow machine.
 const NOTICED: Duration = Duration::from_secs(14);
 
-/// Whether the test can run; says what it needs where it can not.
+/// Whether the test can run; says what it needs where it cannot.
 fn can_run(test: &str) -> bool {
     let folders = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let there = |program: &&str| folders.split(':').any(|folder| Path::new(folder).join(program).is_file());
@@ -97,13 +97,13 @@ const TLS: [&str; 2] = [
 ];
 
 /// Both halves, each on its host, serving `orders` at 192.0.2.1:8000.
-fn start<'a>(place: &'a Place, wire: &Wire, mode: &str, backend: &str) -> [Gateway<'a>; 2] {
+fn start<'a>(place: &'a TestFolder, wire: &Wire, mode: &str, backend: &str) -> [Gateway<'a>; 2] {
     start_linked(place, wire, mode, backend, ["socks+tls", TLS[0], TLS[1]])
 }
 
 /// The same; the links' scheme, and what each half says of TLS.
 fn start_linked<'a>(
-    place: &'a Place,
+    place: &'a TestFolder,
     wire: &Wire,
     mode: &str,
     backend: &str,
@@ -159,7 +159,7 @@ fn every_shipped_profile_runs_as_it_is() {
     if !can_run("every_shipped_profile_runs_as_it_is") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
     for file in portcullis::profile::list(&shipped) {
         let name = file.file_name().expect("a file");
@@ -224,7 +224,7 @@ fn doctor_finds_what_is_lost_on_a_link() {
     if !can_run("doctor_finds_what_is_lost_on_a_link") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     let [_dmz, _internal] = start(&place, &wire, "reverse", "echo://");
     wire.rules(
         "table inet gate {\nchain in { type filter hook input priority 0;\n\
@@ -247,7 +247,7 @@ fn the_inner_host_refuses_all_and_still_serves() {
     if !can_run("the_inner_host_refuses_all_and_still_serves") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     wire.rules(
         "table inet gate {\nchain in { type filter hook input priority 0; policy drop;\n\
          ct state established,related accept\niif lo accept\ntcp flags syn counter comment \"asked\"\n}\n}",
@@ -265,7 +265,7 @@ fn forward_mode_needs_one_port_and_no_other() {
     if !can_run("forward_mode_needs_one_port_and_no_other") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     wire.rules(
         "table inet gate {\nchain in { type filter hook input priority 0; policy drop;\n\
          ct state established,related accept\niif lo accept\ntcp dport 1444 accept\n}\n}",
@@ -282,7 +282,7 @@ const BLACK_HOLE: &str = "table inet gate {\n\
     chain out { type filter hook output priority 0; oif wire1 drop; }\n}";
 
 fn check_black_hole(mode: &str, link: [&str; 3]) {
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     let pair = start_linked(&place, &wire, mode, "echo://", link);
     std::thread::scope(|scope| {
         // Something is on its way: nobody asks a peer of a SOCKS5 link whether it is alive.
@@ -308,7 +308,7 @@ fn check_black_hole(mode: &str, link: [&str; 3]) {
 }
 
 /// Each mode, over links of our own and over plain ones.
-fn in_every_way(check: fn(&str, [&str; 3])) {
+fn in_every_mode(check: fn(&str, [&str; 3])) {
     std::thread::scope(|scope| {
         for mode in ["reverse", "forward"] {
             for link in [["socks+tls", TLS[0], TLS[1]], ["socks", "insecure: true", "insecure: true"]] {
@@ -321,11 +321,11 @@ fn in_every_way(check: fn(&str, [&str; 3])) {
 #[test]
 fn a_black_hole_is_noticed_on_ready_and_carrying_links_and_healed() {
     if can_run("a_black_hole_is_noticed_on_ready_and_carrying_links_and_healed") {
-        in_every_way(check_black_hole);
+        in_every_mode(check_black_hole);
     }
 }
 
-/// Sessions that speak at their own pace for so many seconds; prints those that were lost.
+/// Sessions that send at their own pace for this many seconds; prints those that were lost.
 const TALKS: &str = "import socket, threading, time\nlost, over = [], time.time() + 18\n\
     def talk(every):\n    try:\n        s = socket.create_connection(('192.0.2.1', 8000)); s.settimeout(20)\n        \
     while time.time() < over:\n            s.sendall(b'x' * 64); heard = 0\n            \
@@ -335,7 +335,7 @@ const TALKS: &str = "import socket, threading, time\nlost, over = [], time.time(
     [talk.start() for talk in talks]; [talk.join() for talk in talks]; print('lost', lost)";
 
 fn check_wire_stalls(mode: &str, link: [&str; 3]) {
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     let pair = start_linked(&place, &wire, mode, "echo://", link);
     std::thread::scope(|scope| {
         let talks = scope.spawn(|| run(&wire.outside, &["python3", "-c", TALKS]));
@@ -355,9 +355,9 @@ fn check_wire_stalls(mode: &str, link: [&str; 3]) {
 }
 
 #[test]
-fn a_wire_that_stands_still_for_a_while_costs_no_session() {
-    if can_run("a_wire_that_stands_still_for_a_while_costs_no_session") {
-        in_every_way(check_wire_stalls);
+fn a_network_pause_costs_no_session() {
+    if can_run("a_network_pause_costs_no_session") {
+        in_every_mode(check_wire_stalls);
     }
 }
 
@@ -366,7 +366,7 @@ fn a_reader_that_does_not_read_is_slow_and_not_dead() {
     if !can_run("a_reader_that_does_not_read_is_slow_and_not_dead") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     let _pair = start(&place, &wire, "reverse", "echo://");
     let script = "s.settimeout(1); sent = 0\ntry:\n    while True: sent += s.send(b'z' * 65536)\n\
                   except TimeoutError: pass\ntime.sleep(20); s.settimeout(10)\n\
@@ -375,11 +375,11 @@ fn a_reader_that_does_not_read_is_slow_and_not_dead() {
 }
 
 #[test]
-fn a_backend_that_does_not_answer_is_told_within_five_seconds() {
-    if !can_run("a_backend_that_does_not_answer_is_told_within_five_seconds") {
+fn an_unanswering_backend_is_reported_within_five_seconds() {
+    if !can_run("an_unanswering_backend_is_reported_within_five_seconds") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     wire.rules(
         "table inet gate {\nchain in { type filter hook input priority 0; iif lo tcp dport 9 drop; }\n}",
     );
@@ -394,7 +394,7 @@ fn a_backend_that_does_not_answer_is_told_within_five_seconds() {
 }
 
 /// The report of `verify --json` on a host.
-fn verify(place: &Place, host: &str, profile: &str) -> serde_json::Value {
+fn verify(place: &TestFolder, host: &str, profile: &str) -> serde_json::Value {
     let mut command =
         place.wrapped(&["ip", "netns", "exec", host], &["verify", "--json", "--profile", profile]);
     let output = command.output().expect("the program runs");
@@ -406,7 +406,7 @@ fn verify_names_a_firewall_and_a_pool_that_never_fills() {
     if !can_run("verify_names_a_firewall_and_a_pool_that_never_fills") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     let [dmz_tls, internal_tls] = TLS;
     place.write(
         "pair.yaml",

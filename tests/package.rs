@@ -34,11 +34,11 @@ fn installed(name: &str) -> Option<PathBuf> {
 #[track_caller]
 fn succeed(command: &mut Command) -> String {
     let output = command.output().expect("the program runs");
-    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    assert!(output.status.success(), "{command:?}: {}", output_of(&output));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-fn said(output: &Output) -> String {
+fn output_of(output: &Output) -> String {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))
 }

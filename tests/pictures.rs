@@ -1,4 +1,4 @@
-//! The pictures of the README, drawn from recordings: each is as it was, or is drawn anew.
+//! The pictures of the README, drawn from recordings: each must match its file, or is drawn again.
 //!
 //! ```text
 //! PORTCULLIS_BLESS=1      cargo test --test pictures         draws assets/*.svg and walk.cast from the recordings
@@ -58,7 +58,7 @@ fn is_starved(pool: &portcullis::telemetry::snapshot::PoolRow) -> bool {
 }
 
 #[test]
-fn the_pictures_are_what_the_recording_shows() {
+fn the_images_match_the_recording() {
     let recording = asset("shop.jsonl");
     let bless = std::env::var("PORTCULLIS_BLESS").unwrap_or_default();
     if bless == "record" {
@@ -86,7 +86,7 @@ fn assert_kept(file: &Path, drawn: &str) {
 const WALK_BYTES_MAX: usize = 300_000;
 
 #[test]
-fn the_walk_is_what_its_recording_shows() {
+fn the_cast_matches_its_recording() {
     let bless = std::env::var("PORTCULLIS_BLESS").unwrap_or_default();
     if bless == "record" {
         walk::record(&asset("walk.jsonl"));

@@ -59,7 +59,7 @@ fn only_problem(text: impl AsRef<[u8]>) -> String {
     }
 }
 
-/// Run with `UPDATE_EXPECTED=1` to write the expected problems anew; read the difference.
+/// Run with `UPDATE_EXPECTED=1` to update the expected problems; read the difference.
 #[test]
 fn every_bad_profile_gives_its_written_problems() {
     let folder = root("tests/profiles/bad");
@@ -185,7 +185,7 @@ fn who_listens_may_wait_for_its_address() {
 }
 
 #[test]
-fn what_is_left_out_is_what_the_manual_says() {
+fn defaults_match_the_manual() {
     let profile = load_text(MINIMAL, None).expect("the minimum loads");
     assert_eq!((profile.name.as_str(), profile.drain), ("text", Duration::from_secs(30)));
 
@@ -224,7 +224,7 @@ fn what_is_left_out_is_what_the_manual_says() {
 
 /// What a service carries on each half, by its accept, its `connect` and what is written.
 #[test]
-fn what_a_service_carries_is_said_once_or_by_its_edges() {
+fn what_a_service_carries_is_explicit_or_follows_from_its_edges() {
     use Carries::{Bytes, Http};
     let table = [
         ("tcp://127.0.0.1:0", "", "tcp://127.0.0.1:1", Bytes),
@@ -248,7 +248,7 @@ fn what_a_service_carries_is_said_once_or_by_its_edges() {
                 (None, DmzMode::Direct(backends)) => {
                     (carries, backends.into_values().map(|to| to.to_string()).collect())
                 }
-                (None, way) => panic!("{way:?}"),
+                (None, dmz_mode) => panic!("{dmz_mode:?}"),
             };
             assert_eq!(inside, (carries, connect.to_owned()));
         }
@@ -300,8 +300,8 @@ fn the_built_in_profile_resolves_in_every_mode() {
     }
     let moved = DemoPorts([7000, 40_001, 7002]);
     let demo = builtin_demo(&ProfileOverrides::default(), &tls, moved).expect("it is valid");
-    let way = demo.dmz.map(|half| half.mode);
-    assert!(matches!(way, Some(DmzMode::Reverse { tls: Some(seen), listen, .. })
+    let dmz_mode = demo.dmz.map(|half| half.mode);
+    assert!(matches!(dmz_mode, Some(DmzMode::Reverse { tls: Some(seen), listen, .. })
         if seen == tls.dmz && listen.at.port == 40_001));
 }
 
@@ -393,7 +393,7 @@ fn a_certificate_of_links_that_is_never_shown_is_warned_of() {
 }
 
 #[test]
-fn ready_links_are_counted_for_each_service_only_where_they_speak_socks() {
+fn ready_links_are_counted_for_each_service_only_where_they_use_socks() {
     let services = (0..70).map(|at| format!("    s{at}: {{ connect: 'echo://' }}\n")).collect::<String>();
     let tls = "tls: { certificate: a.pem, key: a.key, ca: ca.pem, peers: [a] }";
     let warned = |link: &str| {
@@ -428,8 +428,8 @@ fn a_chain_has_an_end_and_paths_belong_to_their_file() {
     }
     let profile = timed(&folder.path().join("16.yaml")).expect("sixteen files are taken");
     assert_eq!((profile.name.as_str(), profile.drain), ("16", Duration::from_secs(16)));
-    let way = profile.dmz.map(|half| half.mode);
-    let Some(DmzMode::Reverse { tls: Some(tls), .. }) = way else { panic!("{way:?}") };
+    let dmz_mode = profile.dmz.map(|half| half.mode);
+    let Some(DmzMode::Reverse { tls: Some(tls), .. }) = dmz_mode else { panic!("{dmz_mode:?}") };
     let PemSource::File { path, place } = tls.certificate else { panic!("a file is named") };
     assert_eq!(path, folder.path().join("base/pki/a.pem"));
     assert_eq!((place.line, place.key.as_str()), (4, "dmz.link.tls.certificate"));
@@ -447,7 +447,7 @@ fn byte_order_mark_and_carriage_returns_are_taken() {
 }
 
 #[test]
-fn what_is_no_text_is_told() {
+fn a_file_that_is_not_text_is_reported() {
     assert_eq!(
         only_problem(b"mode: reverse\n# \xc3\xa9\xff"),
         "2:4: profile: the text is not UTF-8 from here on; save the file as UTF-8"

@@ -2,7 +2,7 @@
 //! and come back, reloads, slow readers, half-closes and cuts, with every byte checked at its place.
 //!
 //! Ten seconds by default, longer by `PORTCULLIS_SOAK_SECONDS`; `SEED` draws the same dialogues again.
-#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "soak/dialogue.rs"]
 mod dialogue;
@@ -12,7 +12,7 @@ mod trial;
 
 use std::time::Duration;
 
-use trial::{Trial, Trouble};
+use trial::{Disturbance, Trial};
 
 #[test]
 fn no_byte_is_ever_wrong_and_sessions_end_early_only_with_a_half_that_is_killed() {
@@ -23,9 +23,9 @@ fn no_byte_is_ever_wrong_and_sessions_end_early_only_with_a_half_that_is_killed(
     for (number, mode) in ["reverse", "forward"].into_iter().enumerate() {
         let trial = Trial::start(mode, seed.wrapping_add(number as u64));
         // First nothing that may cost a session, so that all can be counted.
-        trial.run(part, &[Trouble::StandStill, Trouble::Reload]);
+        trial.run(part, &[Disturbance::StandStill, Disturbance::Reload]);
         trial.assert_all_counted();
-        trial.run(part, &[Trouble::StandStill, Trouble::Reload, Trouble::Kill]);
+        trial.run(part, &[Disturbance::StandStill, Disturbance::Reload, Disturbance::Kill]);
         trial.assert_all_let_go();
     }
 }

@@ -20,24 +20,24 @@ mod threads;
 
 use std::{fs, thread, time::Duration};
 
-use process::{Place, SOON, until};
+use process::{SOON, TestFolder, until};
 use pty::Terminal;
 
 const PROFILE: &str = "mode: direct\ndmz:\n  services:\n    orders: { accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }\n";
 
 /// A folder with a profile `shop.yaml`.
-fn shop() -> Place {
-    let place = Place::with_certificates();
+fn shop() -> TestFolder {
+    let place = TestFolder::with_certificates();
     place.write("shop.yaml", PROFILE);
     place
 }
 
-fn status(place: &Place) -> serde_json::Value {
+fn status(place: &TestFolder) -> serde_json::Value {
     let output = place.command(&["status", "--json"]).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn open(place: &Place) -> Terminal {
+fn open(place: &TestFolder) -> Terminal {
     Terminal::open(place, &["--profile", "shop.yaml"])
 }
 
@@ -113,7 +113,7 @@ fn a_gateway_that_lost_its_terminal_goes_on_and_burns_nothing() {
 }
 
 #[test]
-fn a_log_that_went_to_a_lost_terminal_is_told_as_just_that() {
+fn a_log_that_went_to_a_lost_terminal_is_reported_as_just_that() {
     let place = shop();
     let mut terminal = Terminal::open(&place, &["--no-ui", "--profile", "shop.yaml"]);
     terminal.until_shown("up to ");
@@ -129,7 +129,7 @@ fn a_log_that_went_to_a_lost_terminal_is_told_as_just_that() {
 }
 
 #[test]
-fn a_terminal_that_changes_its_size_is_filled_anew() {
+fn a_resized_terminal_is_redrawn_completely() {
     let place = shop();
     let mut terminal = open(&place);
     terminal.until_shown("running");
@@ -154,13 +154,13 @@ fn the_terminal_is_sane_after_each_way_to_leave() {
     use rustix::process::{Signal, kill_process};
     let program = env!("CARGO_BIN_EXE_portcullis");
     // A key, or the signal that the shell's program is sent.
-    let ways = [
+    let exits = [
         ("q", Ok("qy")),
         ("Ctrl-C", Ok("\u{3}y")),
         ("SIGTERM", Err(Signal::TERM)),
         ("SIGINT", Err(Signal::INT)),
     ];
-    for (way, leave) in ways {
+    for (name, leave) in exits {
         let place = shop();
         let script = format!("{program} --profile shop.yaml; echo ended with $?; stty -a; read go");
         let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
@@ -169,7 +169,7 @@ fn the_terminal_is_sane_after_each_way_to_leave() {
             Ok(keys) => terminal.press(keys),
             Err(signal) => kill_process(terminal.child_of_shell(), signal).unwrap(),
         }
-        terminal.until(&format!("a sane terminal after {way}"), |screen| {
+        terminal.until(&format!("a sane terminal after {name}"), |screen| {
             let shown = screen.contents();
             let is_cooked =
                 ["isig icanon", " echo ", " icrnl", "\nopost"].iter().all(|mode| shown.contains(mode));
@@ -298,7 +298,7 @@ fn a_log_in_a_file_goes_on_beside_the_dashboard() {
 
 #[test]
 fn the_folder_of_a_profile_that_was_named_as_a_file_is_listed() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("elsewhere")).unwrap();
     place.write("elsewhere/shop.yaml", PROFILE);
     place.write("elsewhere/other.yaml", PROFILE);
@@ -312,8 +312,8 @@ fn the_folder_of_a_profile_that_was_named_as_a_file_is_listed() {
     assert_eq!(terminal.exit_code(), 0);
 }
 
-/// What gives a program a disk of its own, `small`, which is nearly full; nothing where that can not be had.
-fn full_disk(place: &Place) -> Option<[&'static str; 5]> {
+/// What gives a program a disk of its own, `small`, which is nearly full; nothing where that cannot be had.
+fn full_disk(place: &TestFolder) -> Option<[&'static str; 5]> {
     let script = "mount -t tmpfs -o size=64k none small && head -c 60000 /dev/zero >small/filler && exec \"$0\" \"$@\"";
     fs::create_dir(place.path("small")).unwrap();
     let alone = std::process::Command::new("unshare").args(["-rm", "true"]).output();
@@ -325,7 +325,7 @@ fn full_disk(place: &Place) -> Option<[&'static str; 5]> {
 }
 
 #[test]
-fn a_recording_on_a_full_disk_is_told_and_goes_on_when_there_is_room() {
+fn a_recording_on_a_full_disk_is_reported_and_resumes() {
     let place = shop();
     let Some(wrapper) = full_disk(&place) else { return };
     let args = ["--no-ui", "--profile", "shop.yaml", "--record", "small/kept.jsonl"];
@@ -353,7 +353,7 @@ fn a_recording_on_a_full_disk_is_told_and_goes_on_when_there_is_room() {
 /// It was started before the half was locked.
 #[test]
 fn the_lock_is_on_the_thread_of_the_screen_too() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write(
         "dmz.yaml",
         "mode: reverse\ndmz:\n  link: { listen: \"socks+tls://127.0.0.1:0\", tls: { certificate: pki/dmz.pem, \

@@ -1,5 +1,5 @@
-//! The shape of the source as a test: who may depend on whom, how long a file may be, what may
-//! not be written. The rules are the data at the top.
+//! The shape of the source as a test: dependencies between modules, file lengths, forbidden calls.
+//! The rules are the data at the top.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "tidy/circles.rs"]
@@ -154,7 +154,7 @@ const FILE_LINES_MAX: usize = 500;
 /// The same of half of the files, and of nine in ten.
 const FILE_LINES_MEDIAN_MAX: usize = 150;
 const FILE_LINES_OF_NINE_IN_TEN_MAX: usize = 350;
-/// Of a hundred type names, so many may be a single everyday word.
+/// The share of type names, in percent, that may be a single word.
 const ONE_WORD_NAMES_MAX: usize = 40;
 const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];
 /// The one module that may use a crate that is no longer developed, or wait for a name server.
@@ -244,7 +244,7 @@ fn without_tests(text: &str) -> String {
 }
 
 #[test]
-fn what_stands_between_tests_is_production() {
+fn code_between_tests_counts_as_production() {
     let code = "a\n#[cfg(test)]\nmod text;\nb\nimpl C {\n    #[cfg(test)]\n    /// Why.\n    fn d() {\n        {}\n    }\n\
                 \x20   e\n}\n#[cfg(test)]\n#[expect(x)]\nmod tests {\n}\nf";
     assert_eq!(without_tests(code), "a\nb\nimpl C {\n    e\n}\n");
@@ -353,7 +353,7 @@ fn is_one_word(name: &str) -> bool {
 }
 
 #[test]
-fn a_type_name_says_what_it_is_and_stands_for_one_type() {
+fn a_type_name_is_unique_and_mostly_compound() {
     let sources = sources();
     let mut defined_in: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for source in &sources {
@@ -379,7 +379,7 @@ fn the_reader_of_types_knows_their_forms() {
 }
 
 #[test]
-fn nothing_is_left_to_luck_or_for_later() {
+fn no_forbidden_calls_in_production() {
     let exempt = [&MAY_READ_TEXT[..], &ENGINE_FILES, &UNSAFE_FILES].concat();
     for file in exempt.into_iter().chain(ONLY_IN.iter().map(|(_, only)| *only)) {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(file).is_file(), "{file} is exempt, and gone");

@@ -26,7 +26,7 @@ use crate::{
         server::{IdleLossReason, LinkServer},
         session_side::Downstream,
         shares::GatewayShares,
-        succession::{Succeeding, Succession, forget_departed},
+        succession::{Succeeding, Succession, forget_lost_peers},
     },
     net::tcp,
     profile::Half,
@@ -42,9 +42,9 @@ use crate::{
 };
 
 /// Our DMZ gateways check every 5 s; one that has missed three checks is gone.
-const SEEN_WITHIN: Duration = Duration::from_secs(15);
+const CHECKED_IN_WITHIN: Duration = Duration::from_secs(15);
 /// A gateway that dials for each session keeps no links, and is shown for this long.
-const GLIMPSED: Duration = Duration::from_secs(60);
+const SEEN_BRIEFLY: Duration = Duration::from_secs(60);
 /// How many peers are remembered at once.
 const PEERS_MAX: usize = 256;
 
@@ -78,7 +78,7 @@ impl DialledInPeers {
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut seen = self.lock();
         let before = seen.len();
-        forget_departed(&mut seen);
+        forget_lost_peers(&mut seen);
         if seen.len() < before {
             self.has_had_peer.store(true, Ordering::Relaxed);
         }
@@ -96,12 +96,12 @@ impl DialledInPeers {
     /// Notes that a peer has connected.
     fn note_peer(&self, peer: &Peer, protocol: Option<&'static str>) -> Arc<LinkCounters> {
         let mut seen = self.lock();
-        if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
-            visitor.at = Instant::now();
-            visitor.protocol = protocol.or(visitor.protocol);
-            visitor.last_fault = None;
-            visitor.goodbye.note_established();
-            return visitor.counts.clone();
+        if let Some(peer_entry) = seen.iter_mut().find(|peer_entry| peer_entry.peer == *peer) {
+            peer_entry.at = Instant::now();
+            peer_entry.protocol = protocol.or(peer_entry.protocol);
+            peer_entry.last_fault = None;
+            peer_entry.goodbye.note_established();
+            return peer_entry.counts.clone();
         }
         if seen.len() >= PEERS_MAX {
             // Takes the entry of the gateway that has connected from the most addresses.
@@ -111,7 +111,7 @@ impl DialledInPeers {
             seen.remove(first.unwrap_or(0));
         }
         let counts = Arc::new(LinkCounters::default());
-        let visitor = DialledInPeer {
+        let peer_entry = DialledInPeer {
             peer: peer.clone(),
             at: Instant::now(),
             counts: counts.clone(),
@@ -122,16 +122,16 @@ impl DialledInPeers {
             goodbye: GoodbyeState::default(),
             succession: Succession::default(),
         };
-        seen.push(visitor);
+        seen.push(peer_entry);
         counts
     }
 
     /// The same for a link of our own, on which the two ends have told each other how many there should be.
     fn note_linked(&self, peer: &Peer, kept: u16, accepted: u16) -> Arc<LinkCounters> {
         let counts = self.note_peer(peer, Some(multiplex::PROTOCOL_NAME));
-        if let Some(visitor) = self.lock().iter_mut().find(|visitor| visitor.peer == *peer) {
+        if let Some(peer_entry) = self.lock().iter_mut().find(|peer_entry| peer_entry.peer == *peer) {
             // It cannot keep more than this half has room for.
-            visitor.target = kept.min(accepted).into();
+            peer_entry.target = kept.min(accepted).into();
         }
         counts
     }
@@ -139,18 +139,18 @@ impl DialledInPeers {
     /// Notes that a peer's ready link has ended.
     pub fn record_loss(&self, peer: &Peer, loss: &IdleLossReason) {
         let mut seen = self.lock();
-        if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
-            visitor.at = Instant::now();
-            let is_last = !visitor.has_links();
+        if let Some(peer_entry) = seen.iter_mut().find(|peer_entry| peer_entry.peer == *peer) {
+            peer_entry.at = Instant::now();
+            let is_last = !peer_entry.has_links();
             match loss {
-                IdleLossReason::Retired => visitor.goodbye.note_retired(is_last),
-                IdleLossReason::Drained => visitor.goodbye.note_drain(),
+                IdleLossReason::Retired => peer_entry.goodbye.note_retired(is_last),
+                IdleLossReason::Drained => peer_entry.goodbye.note_drain(),
                 IdleLossReason::Failed(_) => {
-                    visitor.failures += 1;
-                    visitor.goodbye.note_failure();
+                    peer_entry.failures += 1;
+                    peer_entry.goodbye.note_failure();
                 }
             }
-            visitor.last_fault = match loss {
+            peer_entry.last_fault = match loss {
                 IdleLossReason::Retired => None,
                 IdleLossReason::Drained => Some(LinkFault::new(LinkCause::Other, "it drains")),
                 IdleLossReason::Failed(why) => Some(why.fault()),
@@ -163,7 +163,7 @@ impl DialledInPeers {
         let mut seen = self.lock();
         let before = seen.len();
         let is_meant = |peer: &Peer| *peer.label() == *name || *peer.address == *name;
-        seen.retain(|visitor| visitor.has_links() || !is_meant(&visitor.peer));
+        seen.retain(|peer_entry| peer_entry.has_links() || !is_meant(&peer_entry.peer));
         before - seen.len()
     }
 
@@ -191,27 +191,27 @@ impl Succeeding for DialledInPeer {
 
     /// How long a peer has been lost that kept links and said no goodbye.
     fn lost_for(&self) -> Option<Duration> {
-        let keeps_links = self.protocol == Some(multiplex::PROTOCOL_NAME) && !self.goodbye.is_said();
+        let keeps_links = self.protocol == Some(multiplex::PROTOCOL_NAME) && !self.goodbye.was_received();
         self.counts.empty_for().filter(|_| keeps_links)
     }
 
     fn is_remembered(&self) -> bool {
         self.is_remembered_when(self.lost_for())
     }
-
-    fn is_remembered_when(&self, lost: Option<Duration>) -> bool {
-        let has_left = self.goodbye.is_said() && self.counts.links() == 0;
-        match lost {
-            Some(lost) => lost < REMEMBERED,
-            None => self.has_links() || !has_left && self.at.elapsed() < GLIMPSED,
-        }
-    }
 }
 
 impl DialledInPeer {
+    fn is_remembered_when(&self, lost: Option<Duration>) -> bool {
+        let has_left = self.goodbye.was_received() && self.counts.links() == 0;
+        match lost {
+            Some(lost) => lost < REMEMBERED,
+            None => self.has_links() || !has_left && self.at.elapsed() < SEEN_BRIEFLY,
+        }
+    }
+
     fn row(&self) -> PoolRow {
         let is_own = self.protocol == Some(multiplex::PROTOCOL_NAME);
-        let looks_in = !is_own && self.at.elapsed() < SEEN_WITHIN;
+        let looks_in = !is_own && self.at.elapsed() < CHECKED_IN_WITHIN;
         let fault = |words: &str| LinkFault::new(LinkCause::Other, words);
         let ready = self.counts.ready();
         let left = self.counts.drains() && ready == 0;
@@ -244,20 +244,20 @@ impl DialledInPeer {
 /// Runs the handshakes of links; `links` limits how many there are.
 pub fn reception(
     context: HandshakeContext,
-    visitors: Arc<DialledInPeers>,
+    dialled_in: Arc<DialledInPeers>,
     server: Arc<LinkServer>,
     links: Arc<GatewayShares>,
     serve: ServeSession,
 ) -> LinkReception {
     let (notices, tasks) = (context.notices.clone(), context.tasks.clone());
     let handshake_done = move |handshake_done, permit: HandshakePermit| {
-        let (visitors, server, links) = (visitors.clone(), server.clone(), links.clone());
+        let (dialled_in, server, links) = (dialled_in.clone(), server.clone(), links.clone());
         let (serve, notices, tasks) = (serve.clone(), notices.clone(), tasks.clone());
         async move {
             match handshake_done {
-                HandshakeOutcome::Seen(peer) => drop(visitors.note_peer(&peer, None)),
+                HandshakeOutcome::Seen(peer) => drop(dialled_in.note_peer(&peer, None)),
                 HandshakeOutcome::Linked(EstablishedLink { mut link, offer, grant, .. }) => {
-                    let counts = visitors.note_linked(link.peer(), grant.links_kept, offer.links_max);
+                    let counts = dialled_in.note_linked(link.peer(), grant.links_kept, offer.links_max);
                     let Some(place) = links.take(&link.peer().label()) else {
                         notices.warn_rejected_link(
                             LinkCause::AtMaximum,
@@ -269,11 +269,11 @@ pub fn reception(
                     let (peer, served) = (link.peer().clone(), server.serve(link));
                     tasks.clone().spawn("link", async move {
                         let lost = serve_link(served, serve, tasks).await;
-                        visitors.record_loss(&peer, &lost.why);
+                        dialled_in.record_loss(&peer, &lost.why);
                     });
                 }
                 HandshakeOutcome::SocksRequested(requested) => {
-                    let counts = visitors.note_peer(&requested.peer, Some(socks5::PROTOCOL_NAME));
+                    let counts = dialled_in.note_peer(&requested.peer, Some(socks5::PROTOCOL_NAME));
                     let Some(place) = links.take(&requested.peer.label()) else {
                         notices.warn_rejected_link(
                             LinkCause::AtMaximum,
@@ -321,7 +321,7 @@ mod tests {
     use crate::{link::succession::LOST_MAX, proto::multiplex::hello::InstanceId};
 
     #[test]
-    fn so_many_are_missed_and_the_longest_lost_gives_way() {
+    fn the_peer_lost_longest_is_forgotten_past_the_limit() {
         let mut seen = Vec::new();
         for number in 0..=LOST_MAX as u8 {
             let counts = Arc::new(LinkCounters::default());
@@ -342,12 +342,12 @@ mod tests {
                 succession: Succession::default(),
             });
         }
-        assert!(seen.iter().all(|visitor| visitor.lost_for().is_some()));
-        let first = seen.iter().min_by_key(|visitor| visitor.counts.empty_since_us());
-        let longest = first.and_then(|visitor| visitor.peer.instance);
-        forget_departed(&mut seen);
+        assert!(seen.iter().all(|peer_entry| peer_entry.lost_for().is_some()));
+        let first = seen.iter().min_by_key(|peer_entry| peer_entry.counts.empty_since_us());
+        let longest = first.and_then(|peer_entry| peer_entry.peer.instance);
+        forget_lost_peers(&mut seen);
         assert_eq!(seen.len(), LOST_MAX);
-        assert!(seen.iter().all(|visitor| visitor.peer.instance != longest));
+        assert!(seen.iter().all(|peer_entry| peer_entry.peer.instance != longest));
         assert!(seen[0].row().instance.is_some(), "which process it was is still told");
         assert!(seen[0].is_remembered_when(Some(REMEMBERED - Duration::from_secs(1))));
         assert!(!seen[0].is_remembered_when(Some(REMEMBERED)));

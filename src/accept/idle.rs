@@ -21,8 +21,8 @@ const LEFT: u64 = u64::MAX;
 static TURN: AtomicU64 = AtomicU64::new(AT_WORK + 1);
 
 /// ```text
-/// at work ⇄ at rest
-///    └─────────┴──► left
+/// busy ⇄ idle
+///   └──────┴──► reclaimed or ended
 /// ```
 #[derive(Debug)]
 pub struct IdleState {
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_given_up_at_rest_alone_and_once() {
+    fn a_permit_is_reclaimed_once_and_only_from_an_idle_session() {
         let reclaim = Arc::default();
         let [one, other] = [IdleState::new_busy(&reclaim), IdleState::new_busy(&reclaim)];
         assert_eq!(one.idle_since(), None);

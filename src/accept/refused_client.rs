@@ -1,5 +1,5 @@
-//! A client of requests that may not come in: its request is answered, and its session is recorded as refused
-//! like any other.
+//! Answers the request of an HTTP client that is not admitted, and records its session as refused like any
+//! other.
 
 use hyper::StatusCode;
 
@@ -18,7 +18,7 @@ use crate::{
     proto::multiplex::open::ClientOrigin,
 };
 
-/// Records the refused session, and returns what the client is told.
+/// Records the refused session and returns the response for the client.
 pub async fn refuse_client(
     serve: &ServeSession,
     service: &ServiceName,
@@ -51,7 +51,7 @@ pub async fn refuse_client(
             (StatusCode::TOO_MANY_REQUESTS, "too many of your passwords are waiting to be checked")
         }
         ClientRefusal::Login(LoginRefusal::Busy | LoginRefusal::Unavailable) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "passwords can not be checked at the moment")
+            (StatusCode::SERVICE_UNAVAILABLE, "passwords cannot be checked at the moment")
         }
         ClientRefusal::Sessions(_) | ClientRefusal::Rate { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "you have as much of this service as you may")

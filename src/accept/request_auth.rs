@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     admission::clients::{ClientRefusal, LoginRefusal},
-    auth::{self, AskingHead},
+    auth::{self, AuthHead},
     http::error_response::ErrorResponse,
     proto::multiplex::open::{ClientOrigin, ProvenUser},
 };
@@ -52,7 +52,7 @@ impl RequestClient {
 pub async fn identify_client(
     client: &mut RequestClient,
     route: &HttpRoute,
-    head: AskingHead<'_>,
+    head: AuthHead<'_>,
     lifetime: &RouteLifetime,
     serve: &ServeSession,
 ) -> Result<(), RequestFailure> {

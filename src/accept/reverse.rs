@@ -67,7 +67,7 @@ impl GatewayDialler for ReverseDialler {
         let ReverseSessions { offered, serve } = shared;
         let server = LinkServer::new(offered.clone());
         let (keeper, events) = LinkKeeper::start(gateway, wanted, keepers.clone(), server.terms());
-        let links = DialledLinks {
+        let links = DialledLinkHandler {
             keeper: keeper.clone(),
             server: server.clone(),
             offered: offered.clone(),
@@ -100,7 +100,7 @@ impl GatewayDialler for ReverseDialler {
 
 /// Takes the links that a keeper has dialled.
 #[derive(Clone)]
-struct DialledLinks {
+struct DialledLinkHandler {
     keeper: Arc<LinkKeeper>,
     server: Arc<LinkServer>,
     offered: Arc<ArcSwap<OfferedServices>>,
@@ -108,7 +108,7 @@ struct DialledLinks {
     tasks: Tasks,
 }
 
-impl DialledLinks {
+impl DialledLinkHandler {
     async fn take(self, mut events: mpsc::Receiver<KeeperEvent>) {
         while let Some(event) = events.recv().await {
             let links = self.clone();
@@ -143,15 +143,15 @@ impl DialledLinks {
         let keeper = &self.keeper;
         let SocksLink { mut reached, service, place, under_way } = dialled;
         let Some(service) = service else {
-            return keeper.note_failed(None, &LinkFailure::NothingOffered, DialFailure::Way);
+            return keeper.note_failed(None, &LinkFailure::NothingOffered, DialFailure::Path);
         };
         let of_service = offered.services.iter().find(|of| of.name == service);
         if of_service.is_some_and(|of| !reached.peer.is_among(of.peers.as_deref())) {
             let why = LinkFailure::PeerNotAllowed(reached.peer.label());
-            return keeper.note_failed(Some(&service), &why, DialFailure::Way);
+            return keeper.note_failed(Some(&service), &why, DialFailure::Path);
         }
         if let Err(error) = handshake::park(&mut reached, &service).await {
-            return keeper.note_failed(Some(&service), &error.into(), DialFailure::Way);
+            return keeper.note_failed(Some(&service), &error.into(), DialFailure::Path);
         }
         let DialledStream { mut stream, peer, .. } = reached;
         let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(place)).describe(&stream);

@@ -27,7 +27,7 @@ use crate::{
         client_hello::{self, ClientHello, HelloReadError},
         edge::{self, TlsServer},
         error::TlsError,
-        probe,
+        probe_tls,
     },
 };
 
@@ -262,7 +262,7 @@ pub async fn route_probe(
             client_hello::refuse_name(&mut stream).await;
             return Err(RouteError::ProbeOfOther);
         };
-        Ok(edge::accept(hello, stream, probe::probe_server_config(config)).await?)
+        Ok(edge::accept(hello, stream, probe_tls::probe_server_config(config)).await?)
     };
     let stream = timeout(HANDSHAKE, shaken).await.unwrap_or_else(|_| Err(RouteError::Timeout))?;
     let admission = ClientAdmission::Unchecked;
@@ -457,7 +457,7 @@ mod tests {
 
     /// Before a PROXY header, within one, and before a ClientHello.
     #[tokio::test(start_paused = true)]
-    async fn a_client_has_said_who_it_is_and_what_it_wants_in_time_or_never() {
+    async fn routing_a_client_has_a_deadline() {
         let named = || {
             let handling = TlsHandling::Passed(ServiceName::parse("www").expect("a name"));
             RouteTable::Named(vec![SniRoute { sni: Vec::new(), handling }])

@@ -35,7 +35,7 @@ use crate::{
     tasks::Tasks,
     telemetry::{
         log::AccessLog, log::LogEvent, notices::NoticeLog, rate_limited::RateLimitedLog,
-        requests::RequestBooks,
+        requests::RequestCounters,
     },
 };
 
@@ -67,7 +67,7 @@ pub struct ClientPortContext {
     pub handshakes: Arc<HandshakeLimiter>,
     /// Clients that have no session yet.
     pub arrivals: Arc<ClientArrivals>,
-    pub requests: Arc<RequestBooks>,
+    pub requests: Arc<RequestCounters>,
     pub access: Arc<AccessLog>,
     /// Set while the gateway drains.
     pub leaving: Arc<AtomicBool>,
@@ -136,9 +136,9 @@ pub async fn run(
             }
         }
     };
-    let tell = |event: ListenEvent<'_>| report_port(&notices, &event);
+    let on_event = |event: ListenEvent<'_>| report_port(&notices, &event);
     let quota = || if is_for_links() { unbounded.clone() } else { quota.clone() };
-    listener.accept_within(quota, accepted, tell).await;
+    listener.accept_within(quota, accepted, on_event).await;
 }
 
 /// Reports the state of a client port.
@@ -230,7 +230,7 @@ pub struct RouteLifetime {
     pub log: Arc<RateLimitedLog>,
     pub gates: Arc<ClientGates>,
     pub logins: Arc<ClientLogins>,
-    pub requests: Arc<RequestBooks>,
+    pub requests: Arc<RequestCounters>,
     pub access: Arc<AccessLog>,
     leaving: Arc<AtomicBool>,
 }

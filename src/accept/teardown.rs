@@ -30,8 +30,8 @@ use crate::{
     telemetry::{end::EndedBy, rate_limited::RateLimitedLog},
 };
 
-/// Of what is read and forgotten, mostly nothing: a buffer that costs little to have.
-const FORGOTTEN_BYTES_MAX: usize = 8 * 1024;
+/// Size of the buffer for bytes that are discarded. Usually none arrive, so it is small.
+const DISCARD_BUFFER_BYTES: usize = 8 * 1024;
 
 /// Drives both ends of an upstream session. Requests that are written into its pipe are read by the session in
 /// the same turn, and what the session has produced is read as well. If a client leaves in the middle of an
@@ -60,11 +60,11 @@ fn poll_driver(side: &mut Option<ConnectionDriver>, cx: &mut Context<'_>) {
     }
 }
 
-/// What a client is told of the end of a session.
+/// The response that tells a client how its session ended.
 pub(super) fn error_response_for(answer: &SessionOutcome) -> ErrorResponse {
     let (status, words) = match (answer.refusal, answer.end.who) {
         (Some(Refusal::BackendRefused | Refusal::BackendUnreachable), _) => {
-            (StatusCode::BAD_GATEWAY, "the service can not be reached")
+            (StatusCode::BAD_GATEWAY, "the service cannot be reached")
         }
         (Some(Refusal::BackendLate), _) | (None, EndedBy::Time) => {
             (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
@@ -130,9 +130,9 @@ pub(super) async fn close_lingering(mut stream: NetStream, last: &[u8]) {
         // A client that has already left receives nothing.
         let _ = stream.write_all(last).await;
         let _ = stream.shutdown().await;
-        let mut scratch = Vec::with_capacity(FORGOTTEN_BYTES_MAX);
-        while matches!(timeout(LINGER_QUIET, stream.read_buf(&mut scratch)).await, Ok(Ok(1..))) {
-            scratch.clear();
+        let mut discard_buffer = Vec::with_capacity(DISCARD_BUFFER_BYTES);
+        while matches!(timeout(LINGER_QUIET, stream.read_buf(&mut discard_buffer)).await, Ok(Ok(1..))) {
+            discard_buffer.clear();
         }
     };
     let _ = timeout(LINGER, received).await;
@@ -146,9 +146,9 @@ mod tests {
     use super::*;
     use crate::{net::pipe::pipe, tests::happens_after};
 
-    /// A silent client is not waited for; one that goes on sending is read, but not for ever.
+    /// Closes a silent client at once. One that keeps sending is read until the limit.
     #[tokio::test(start_paused = true)]
-    async fn who_is_told_no_is_heard_for_as_long_as_that_takes() {
+    async fn a_refused_client_is_read_until_it_stops_or_the_limit() {
         for (every, expected) in [(None, LINGER_QUIET), (Some(Duration::from_secs(1)), LINGER)] {
             let (ours, theirs) = pipe();
             let (mut reader, mut writer) = tokio::io::split(theirs);

@@ -12,7 +12,7 @@ use super::{
     request_auth::RequestClient,
     routes::{AdmittedClient, HttpRoute},
     tcp::session_request,
-    upstream_session::FAREWELL,
+    upstream_session::GRACE,
 };
 use crate::{
     admission::{
@@ -102,8 +102,8 @@ async fn begin_web_socket_session(
     };
     let work = IdleState::new_busy(reclaim);
     record.into_iter().for_each(|record| work.finish_with_session(record));
-    // The client is told why it is closed before its session is cut.
-    let expires = expires.map(|at| at + FAREWELL * 2);
+    // The client learns why it is closed before its session is cut.
+    let expires = expires.map(|at| at + GRACE * 2);
     Ok(SessionRequest { id: Some(id), idle_state: Some(work), expires, arrival, ..session_request(entered) })
 }
 

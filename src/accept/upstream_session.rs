@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a client may take to read an error response, and a session to end.
-pub const FAREWELL: Duration = Duration::from_secs(1);
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// A session that requests are sent over.
 pub struct UpstreamSession {
@@ -32,7 +32,7 @@ pub struct UpstreamSession {
 
 /// A request for which there was no answer from a backend.
 pub struct RequestFailure {
-    /// What the client is told.
+    /// The response for the client.
     pub response: ErrorResponse,
     pub session: Option<String>,
     /// How its session has ended, if known.
@@ -64,7 +64,7 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
         ResponseFailure::BodyCut => bad_request("the body of the request was cut"),
         ResponseFailure::Unanswered | ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_) => {
             drop(channel.connection);
-            match timeout(FAREWELL, channel.outcome).await {
+            match timeout(GRACE, channel.outcome).await {
                 Ok(Ok(outcome)) => {
                     end = Some(outcome.end.code());
                     error_response_for(&outcome)

@@ -39,7 +39,7 @@ use super::{
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},
     upgrade::{UpgradedSocket, UpgradedTo, accept_link, downgrade_client, hand_over, web_socket_session},
-    upstream_session::{FAREWELL, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
+    upstream_session::{GRACE, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
 };
 use crate::{
     admission::{
@@ -47,7 +47,7 @@ use crate::{
         clients::{ClientAdmission, ClientPermit},
         handshakes::HandshakePermit,
     },
-    auth::{self, AskingHead},
+    auth::{self, AuthHead},
     http::{
         HeadSource,
         body::{BodyProgress, MessageBody, ends_connection},
@@ -147,7 +147,7 @@ pub async fn serve(
     let became = lock(&connection.upgraded).take();
     // A connection that takes too long is cut; what is passed on uses a session that stays.
     if !matches!(became, Some(UpgradedTo::Passed(_))) {
-        let _ = timeout(FAREWELL, connection.drivers.all_ended()).await;
+        let _ = timeout(GRACE, connection.drivers.all_ended()).await;
     }
     let left = lock(&connection.downstream_upgrade).take();
     match became {
@@ -312,7 +312,7 @@ impl ClientConnection {
         if let Err(refused) = self.lifetime.gates.check(&route.service, address.ip()) {
             return Err(refuse_client(&self.serve, &route.service, &client, refused).await);
         }
-        let head = AskingHead { method: request.method(), uri: request.uri(), headers: request.headers() };
+        let head = AuthHead { method: request.method(), uri: request.uri(), headers: request.headers() };
         let identified = identify_client(&mut client, route, head, &self.lifetime, &self.serve).await;
         trail.note_user(client.user.as_ref());
         identified?;
@@ -477,7 +477,7 @@ impl ClientConnection {
             ..session_request(entered)
         };
         let unserved =
-            |_| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the service can not be reached");
+            |_| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the service cannot be reached");
         let (line, going) =
             UpstreamConnection::handshake(ours, HeadSource::Peer, None).await.map_err(unserved)?;
         let mut channels = lock(&self.idle_sessions);

@@ -36,12 +36,12 @@ pub async fn attach(
     let watcher = Watcher { target: target.clone(), pace: None };
     let (client, first) = watcher.connect().await?;
     let (handle, feed) = handle::channel(first, "attached screen");
-    let (tell, contact) = watch::channel(GatewayContact::There);
+    let (contact_sender, contact) = watch::channel(GatewayContact::There);
     let snapshots = feed.snapshots;
     tasks.spawn("attached commands", forward_commands(target.clone(), access, feed.commands, tasks.clone()));
     tasks.spawn("attached", async move {
         tokio::select! {
-            () = watcher.forward(Some(client), &snapshots, &tell) => {}
+            () = watcher.forward(Some(client), &snapshots, &contact_sender) => {}
             () = snapshots.closed() => {}
         }
     });
@@ -50,9 +50,9 @@ pub async fn attach(
 
 /// How often snapshots are read. It may be slowed down while they arrive; faster ones are then not read.
 #[derive(Debug, Clone)]
-pub struct PicturePace(Arc<AtomicU64>);
+pub struct SnapshotPace(Arc<AtomicU64>);
 
-impl PicturePace {
+impl SnapshotPace {
     pub fn new(every: Duration) -> Self {
         let pace = Self(Arc::default());
         pace.set(every);
@@ -73,17 +73,17 @@ impl PicturePace {
 pub fn attach_when_there(
     target: &AdminTarget,
     access: AdminAccess,
-    pace: &PicturePace,
+    pace: &SnapshotPace,
     tasks: &Tasks,
 ) -> (GatewayHandle, watch::Receiver<GatewayContact>) {
     let watcher = Watcher { target: target.clone(), pace: Some(pace.clone()) };
     let (handle, feed) = handle::channel(Arc::new(Snapshot::new("-", Mode::Direct)), "attached screen");
-    let (tell, contact) = watch::channel(GatewayContact::Calling);
+    let (contact_sender, contact) = watch::channel(GatewayContact::Calling);
     let snapshots = feed.snapshots;
     tasks.spawn("attached commands", forward_commands(target.clone(), access, feed.commands, tasks.clone()));
     tasks.spawn("attached", async move {
         tokio::select! {
-            () = watcher.forward(None, &snapshots, &tell) => {}
+            () = watcher.forward(None, &snapshots, &contact_sender) => {}
             () = snapshots.closed() => {}
         }
     });
@@ -96,7 +96,7 @@ const EARLY: Duration = Duration::from_millis(500);
 /// Calls one gateway and asks it for snapshots.
 struct Watcher {
     target: AdminTarget,
-    pace: Option<PicturePace>,
+    pace: Option<SnapshotPace>,
 }
 
 impl Watcher {
@@ -124,13 +124,13 @@ impl Watcher {
         &self,
         client: Option<AdminConnection>,
         snapshots: &watch::Sender<Arc<Snapshot>>,
-        tell: &watch::Sender<GatewayContact>,
+        contact_sender: &watch::Sender<GatewayContact>,
     ) {
         let mut connected = client;
         loop {
             let mut client = match connected.take() {
                 Some(client) => client,
-                None => self.connect_until_there(snapshots, tell).await,
+                None => self.connect_until_there(snapshots, contact_sender).await,
             };
             let error = loop {
                 match client.next_snapshot().await {
@@ -144,7 +144,7 @@ impl Watcher {
                     break error;
                 }
             };
-            tell.send_replace(GatewayContact::Lost { why: error.to_string() });
+            contact_sender.send_replace(GatewayContact::Lost { why: error.to_string() });
             tokio::time::sleep(self.target.wait_before_call(0)).await;
         }
     }
@@ -153,19 +153,19 @@ impl Watcher {
     async fn connect_until_there(
         &self,
         snapshots: &watch::Sender<Arc<Snapshot>>,
-        tell: &watch::Sender<GatewayContact>,
+        contact_sender: &watch::Sender<GatewayContact>,
     ) -> AdminConnection {
         let mut failed_in_a_row = 0;
         loop {
             match self.connect().await {
                 Ok((client, first)) => {
                     // The contact first, so that no snapshot is drawn as one from before the loss.
-                    tell.send_replace(GatewayContact::There);
+                    contact_sender.send_replace(GatewayContact::There);
                     snapshots.send_replace(first);
                     return client;
                 }
                 Err(error) => {
-                    tell.send_replace(GatewayContact::Lost { why: error.to_string() });
+                    contact_sender.send_replace(GatewayContact::Lost { why: error.to_string() });
                     tokio::time::sleep(self.target.wait_before_call(failed_in_a_row)).await;
                     failed_in_a_row = failed_in_a_row.saturating_add(1);
                 }

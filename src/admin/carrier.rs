@@ -23,12 +23,12 @@ use super::{protocol::WireError, target::CarrierCommand};
 use crate::{systemd, text};
 
 /// How much of its standard error is kept, from the end.
-const SAID_BYTES_MAX: usize = 2048;
-const SAID_CHARS_MAX: usize = 200;
+const STDERR_BYTES_MAX: usize = 2048;
+const STDERR_CHARS_MAX: usize = 200;
 /// The longest greeting that a login may print before the program at the far end begins.
-const GREETING_BYTES_MAX: usize = 16 * 1024;
+const BANNER_BYTES_MAX: usize = 16 * 1024;
 /// How long a program that has closed its output gets to say why, and to end.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const EXIT_OUTPUT_WAIT: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(10);
 /// How every gateway's first message begins, after its length.
 const HELLO_BEGINS: &[u8] = b"{\"portcullis\":";
@@ -99,7 +99,7 @@ impl Carrier {
                 Ok(0) | Err(_) => self.has_closed = true,
                 Ok(count) => {
                     self.error_output.extend_from_slice(&chunk[..count]);
-                    let over = self.error_output.len().saturating_sub(SAID_BYTES_MAX);
+                    let over = self.error_output.len().saturating_sub(STDERR_BYTES_MAX);
                     self.error_output.drain(..over);
                 }
             }
@@ -108,7 +108,7 @@ impl Carrier {
     }
 
     /// Why it carries nothing any more: its last output or, if there is none, how it ended.
-    pub async fn last_words(&mut self) -> Option<String> {
+    pub async fn last_output(&mut self) -> Option<String> {
         let ended = async {
             while !self.has_closed {
                 // This never returns by itself; what it has read is kept.
@@ -122,10 +122,10 @@ impl Carrier {
                 }
             }
         };
-        let status = timeout(LAST_WORDS, ended).await.ok().flatten();
+        let status = timeout(EXIT_OUTPUT_WAIT, ended).await.ok().flatten();
         let error_output = String::from_utf8_lossy(&self.error_output);
         let last = error_output.lines().rev().map(str::trim).find(|line| !line.is_empty());
-        let last = last.map(|line| text::clean_text(line, SAID_CHARS_MAX));
+        let last = last.map(|line| text::clean_text(line, STDERR_CHARS_MAX));
         last.or_else(|| status.filter(|status| !status.success()).map(|status| status.to_string()))
     }
 }
@@ -152,13 +152,13 @@ pub(super) async fn skip_banner(child_output: &mut (impl AsyncRead + Unpin)) -> 
         if let Some(at) = hello_at(&read) {
             return Ok(read.split_off(at));
         }
-        if read.len() > GREETING_BYTES_MAX {
-            return Err(WireError::Greeting(describe_greeting(&read)));
+        if read.len() > BANNER_BYTES_MAX {
+            return Err(WireError::Banner(describe_banner(&read)));
         }
         if child_output.read_buf(&mut read).await? == 0 {
             return Err(match read.iter().all(u8::is_ascii_whitespace) {
                 true => WireError::Closed,
-                false => WireError::Greeting(describe_greeting(&read)),
+                false => WireError::Banner(describe_banner(&read)),
             });
         }
     }
@@ -169,10 +169,10 @@ fn hello_at(read: &[u8]) -> Option<usize> {
     begins.checked_sub(LENGTH_BYTES)
 }
 
-fn describe_greeting(read: &[u8]) -> String {
-    let error_output = String::from_utf8_lossy(&read[..read.len().min(SAID_BYTES_MAX)]).into_owned();
+fn describe_banner(read: &[u8]) -> String {
+    let error_output = String::from_utf8_lossy(&read[..read.len().min(STDERR_BYTES_MAX)]).into_owned();
     let line = error_output.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    text::clean_text(line, SAID_CHARS_MAX)
+    text::clean_text(line, STDERR_CHARS_MAX)
 }
 
 #[cfg(test)]
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_greeting_is_skipped_and_rubbish_is_told() {
+    async fn a_login_banner_is_skipped_and_garbage_is_reported() {
         let hello = b"\x00\x00\x00\x25{\"portcullis\":\"0.1.0\",\"snapshot\":1}";
         for banner in ["", "Welcome to edge-1!\n", "tty: no terminal\r\n\r\n"] {
             let error_output = [banner.as_bytes(), hello, b"more"].concat();
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(reported(Vec::new()).await, "it closed without an answer");
         let rubbish = reported(b"\x1b[31mbash: portcullis: command not found\n".to_vec()).await;
         assert!(rubbish.contains("bash: portcullis: command not found"), "{rubbish}");
-        let endless = reported(b"x".repeat(10 * GREETING_BYTES_MAX)).await;
+        let endless = reported(b"x".repeat(10 * BANNER_BYTES_MAX)).await;
         assert!(endless.contains("xxx") && endless.len() < 400, "{endless}");
     }
 }

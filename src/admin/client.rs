@@ -40,7 +40,7 @@ pub enum ClientError {
     #[error("{at}: the gateway does not answer; it hangs, or is stopped by a signal")]
     Silent { at: String },
     #[error(
-        "{at}: the gateway is version {theirs}, whose pictures this version can not read; use the same version"
+        "{at}: the gateway is version {theirs}, whose pictures this version cannot read; use the same version"
     )]
     Version { at: String, theirs: String },
     #[error("{at}: the gateway refuses: {why}")]
@@ -116,7 +116,7 @@ impl AdminConnection {
     async fn over_socket(target: &AdminTarget, path: &Path) -> Result<Self, ClientError> {
         let at = || target.to_string();
         let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
-            // Its queue is full: it listens, but accepts nobody.
+            // Its accept queue is full: the process listens but does not accept.
             io::ErrorKind::WouldBlock => ClientError::Silent { at: at() },
             _ => ClientError::Connect { at: at(), source },
         })?;
@@ -139,7 +139,7 @@ impl AdminConnection {
                 Ok(Self { target: target.clone(), wire, carrier: Some(carrier) })
             }
             Ok(Err(error)) => Err(carrier_error(target, &mut carrier, error).await),
-            Err(_) => Err(match carrier.last_words().await {
+            Err(_) => Err(match carrier.last_output().await {
                 Some(error_output) => ClientError::Carrier { at: target.to_string(), error_output },
                 None => ClientError::Silent { at: target.to_string() },
             }),
@@ -218,7 +218,7 @@ impl AdminConnection {
 async fn carrier_error(target: &AdminTarget, carrier: &mut Carrier, source: WireError) -> ClientError {
     let at = target.to_string();
     let has_ended = matches!(source, WireError::Closed | WireError::Io(_));
-    match carrier.last_words().await.filter(|_| has_ended) {
+    match carrier.last_output().await.filter(|_| has_ended) {
         Some(error_output) => ClientError::Carrier { at, error_output },
         None => ClientError::Wire { at, source },
     }

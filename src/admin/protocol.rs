@@ -146,7 +146,7 @@ pub enum WireError {
     #[error("it closed without an answer")]
     Closed,
     #[error("it does not speak as a gateway does, but says: {0}")]
-    Greeting(String),
+    Banner(String),
 }
 
 /// The bytes already read from a pipe, and the rest of it.
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_of_all_sessions_of_a_picture_goes_in_requests_that_are_heard() {
+    fn a_list_of_every_session_is_split_into_valid_requests() {
         let peer = "a-gateway-with-a-rather-long-name.inside.example";
         let all: Vec<_> = (0..20_000).map(|number| format!("{peer}/1f2e-{number:x}\u{1b}")).collect();
         let by = "that passed `web`".to_owned();

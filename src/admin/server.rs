@@ -41,7 +41,7 @@ const WATCHES_MAX: usize = 32;
 /// that scripts which leak their connections lock nobody out.
 const SILENT_MAX: usize = 32;
 /// The message for that client.
-const GIVES_WAY: &str = "too many clients are connected that ask nothing, and of these this was the oldest";
+const EVICTED: &str = "too many idle clients are connected; this was the oldest";
 /// After this long, a connected client that sends nothing is closed.
 const SILENT: Duration = Duration::from_secs(60);
 /// If an answer is not read within this time, it is dropped with its client.
@@ -49,7 +49,7 @@ const SEND: Duration = Duration::from_secs(10);
 /// A running engine makes several snapshots in this time.
 const TURNS: Duration = Duration::from_secs(3);
 /// How long answers under way get when the gateway ends.
-const FAREWELL: Duration = Duration::from_millis(500);
+const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Error)]
 pub enum AdminError {
@@ -107,7 +107,7 @@ impl AdminSocket {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
-                let handle = handle.for_asker(&describe_asker(&stream, &path)).acting_for(actor(&stream));
+                let handle = handle.for_actor(&describe_caller(&stream, &path)).acting_for(actor(&stream));
                 let (stop, places) = (stop.clone(), places.clone());
                 let silent = places.begin_silence();
                 tasks.spawn("admin client", async move {
@@ -121,7 +121,7 @@ impl AdminSocket {
     pub async fn close(self) {
         self.stop.cancel();
         // A client that does not read its answer is dropped with the process.
-        let _ = timeout(FAREWELL, self.tasks.all_ended()).await;
+        let _ = timeout(CLOSE_GRACE, self.tasks.all_ended()).await;
     }
 }
 
@@ -186,21 +186,25 @@ impl AdminPlaces {
 }
 
 /// What a silent client sends.
-enum Heard {
+enum SilentClientEvent {
     Request(Result<AdminRequest, WireError>),
     /// Too many are silent, and this one has been for longest.
-    GivesWay,
+    Evicted,
     /// Nothing, for too long, or the gateway ends.
     Nothing,
 }
 
-async fn hear(wire: &mut AdminStream, stop: &CancellationToken, silent: HandshakePermit) -> Heard {
+async fn receive_request(
+    wire: &mut AdminStream,
+    stop: &CancellationToken,
+    silent: HandshakePermit,
+) -> SilentClientEvent {
     tokio::select! {
         biased;
         // A request that has arrived is answered, even if the place belongs to another client by now.
-        requested = timeout(SILENT, wire.request()) => requested.map_or(Heard::Nothing, Heard::Request),
-        () = silent.evicted.cancelled() => Heard::GivesWay,
-        () = stop.cancelled() => Heard::Nothing,
+        requested = timeout(SILENT, wire.request()) => requested.map_or(SilentClientEvent::Nothing, SilentClientEvent::Request),
+        () = silent.evicted.cancelled() => SilentClientEvent::Evicted,
+        () = stop.cancelled() => SilentClientEvent::Nothing,
     }
 }
 
@@ -215,16 +219,16 @@ async fn serve_connection(
         return;
     }
     loop {
-        let (request, is_last) = match hear(&mut wire, stop, silent).await {
+        let (request, is_last) = match receive_request(&mut wire, stop, silent).await {
             // After a request that is too long, it is unknown where the next one begins.
-            Heard::Request(request @ Err(WireError::TooLong { .. })) => (request, true),
-            Heard::Request(request) => (request, false),
-            Heard::GivesWay => {
+            SilentClientEvent::Request(request @ Err(WireError::TooLong { .. })) => (request, true),
+            SilentClientEvent::Request(request) => (request, false),
+            SilentClientEvent::Evicted => {
                 // A client that does not read this is closed all the same.
-                let _ = timeout(SEND, wire.send(&refusal(GIVES_WAY.into()))).await;
+                let _ = timeout(SEND, wire.send(&refusal(EVICTED.into()))).await;
                 return;
             }
-            Heard::Nothing => return,
+            SilentClientEvent::Nothing => return,
         };
         let answer = match request {
             Ok(AdminRequest::Command(command)) => match places.commands.try_acquire() {
@@ -240,7 +244,7 @@ async fn serve_connection(
                 Err(_) => refusal(format!("{WATCHES_MAX} screens watch already")),
             },
             Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })) => refusal(error.to_string()),
-            Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed | WireError::Greeting(_)) => return,
+            Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed | WireError::Banner(_)) => return,
         };
         if !matches!(timeout(SEND, wire.send(&answer)).await, Ok(Ok(()))) || is_last {
             return;
@@ -297,7 +301,7 @@ fn actor(stream: &UnixStream) -> AuditActor {
     AuditActor::socket(who.map(|who| who.uid()), who.and_then(|who| who.pid()))
 }
 
-fn describe_asker(stream: &UnixStream, path: &Path) -> String {
+fn describe_caller(stream: &UnixStream, path: &Path) -> String {
     match stream.peer_cred() {
         Ok(who) => {
             let pid = who.pid().unwrap_or_default();

@@ -19,7 +19,7 @@ use super::{
 use crate::gateway::handle::{AdminAccess, CommandAnswer};
 
 /// A gateway answers a command, or reports that it hangs, in less time.
-const QUIET: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Carries requests and answers until either end closes.
 pub async fn carry(
@@ -36,7 +36,7 @@ pub async fn carry(
         AdminAccess::Full => tokio::select! {
             // The requests end first: the last answer is still on its way.
             requested = carry_all(&mut request_stream, &mut requests) => match requested {
-                Ok(()) => carry_rest(&mut answers, &mut answer_stream).await,
+                Ok(()) => forward_remaining(&mut answers, &mut answer_stream).await,
                 Err(error) => Err(error),
             },
             answered = carry_all(&mut answers, &mut answer_stream) => answered,
@@ -46,7 +46,7 @@ pub async fn carry(
         }
     };
     match carried {
-        // The other end has gone, so nobody is left to be told.
+        // The other end has closed, so the error cannot be reported.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(ClientError::Wire { at, source: error.into() })
         }
@@ -70,13 +70,13 @@ async fn carry_all(
 }
 
 /// Carries the remaining answers after the last request; a gateway that sends nothing is not waited for.
-async fn carry_rest(
+async fn forward_remaining(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     let mut chunk = vec![0; 64 * 1024];
     loop {
-        match timeout(QUIET, from.read(&mut chunk)).await {
+        match timeout(ANSWER_TIMEOUT, from.read(&mut chunk)).await {
             Ok(Ok(0)) | Err(_) => return to.shutdown().await,
             Ok(count) => to.write_all(&chunk[..count?]).await?,
         }
@@ -94,7 +94,7 @@ async fn carry_looks(
     let Some(hello) = read_message(answers, ANSWER_BYTES_MAX).await? else { return Ok(()) };
     write_message(answer_stream, &hello).await?;
     while let Some(request) = read_message(request_stream, REQUEST_BYTES_MAX).await? {
-        match judge(&request) {
+        match check_request(&request) {
             Ok(AdminRequest::Watch | AdminRequest::WatchEvery(_)) => {
                 write_message(requests, &request).await?;
                 let mut nothing = [0; 1];
@@ -118,9 +118,9 @@ async fn carry_looks(
     Ok(())
 }
 
-/// Why a request is not passed on.
+/// Why a request is not forwarded to the gateway.
 #[derive(Debug, Error)]
-enum LookRefusal {
+enum RequestRefusal {
     #[error(transparent)]
     Parse(#[from] RequestParseError),
     #[error("this way to the gateway is read-only")]
@@ -128,9 +128,9 @@ enum LookRefusal {
 }
 
 /// The request, if it changes nothing.
-fn judge(request: &[u8]) -> Result<AdminRequest, LookRefusal> {
+fn check_request(request: &[u8]) -> Result<AdminRequest, RequestRefusal> {
     match AdminRequest::parse(request)? {
-        AdminRequest::Command(command) if command.changes_gateway() => Err(LookRefusal::ReadOnly),
+        AdminRequest::Command(command) if command.changes_gateway() => Err(RequestRefusal::ReadOnly),
         request @ (AdminRequest::Watch | AdminRequest::WatchEvery(_) | AdminRequest::Command(_)) => {
             Ok(request)
         }
@@ -206,7 +206,7 @@ mod tests {
             write_message(&mut self.request_stream, request).await.unwrap();
         }
 
-        async fn hear(&mut self) -> String {
+        async fn received(&mut self) -> String {
             let message = read_message(&mut self.answer_stream, ANSWER_BYTES_MAX).await.unwrap();
             String::from_utf8(message.unwrap_or_default()).unwrap()
         }
@@ -215,41 +215,41 @@ mod tests {
     #[tokio::test]
     async fn who_may_only_look_is_held_to_that_at_the_far_end() {
         let mut far = far_end(AdminAccess::ReadOnly);
-        assert!(far.hear().await.contains("portcullis"), "it says hello");
+        assert!(far.received().await.contains("portcullis"), "it says hello");
         for request in
             ["\"reload\"", r#"{"kill":{"session":"a"}}"#, "\"stpo\"", "{", r#"{"watch":{"every":1}}"#]
         {
             far.ask(request.as_bytes()).await;
-            let answer = far.hear().await;
+            let answer = far.received().await;
             assert!(answer.starts_with(r#"{"refused":"#), "{request}: {answer}");
         }
         assert!(far.feed.commands.try_recv().is_err(), "none of them has come to the gateway");
         far.ask(b"\"profiles\"").await;
         far.feed.commands.recv().await.unwrap().answer.send(CommandAnswer::Profiles(Vec::new())).unwrap();
-        assert_eq!(far.hear().await, r#"{"profiles":[]}"#);
+        assert_eq!(far.received().await, r#"{"profiles":[]}"#);
         far.ask(b"\"watch\"").await;
         while !far.feed.is_watched() {
             tokio::task::yield_now().await;
         }
         far.feed.snapshots.send_replace(Arc::new(Snapshot::new("seen", Mode::Direct)));
-        assert!(far.hear().await.contains(r#""profile":"seen""#));
+        assert!(far.received().await.contains(r#""profile":"seen""#));
         // A request after a watch is not read, and ends the watch.
         far.ask(b"\"stop\"").await;
-        assert_eq!(far.hear().await, "", "it has ended");
+        assert_eq!(far.received().await, "", "it has ended");
         assert!(far.feed.commands.try_recv().is_err());
     }
 
     #[tokio::test]
     async fn a_full_way_carries_what_is_asked_and_ends_behind_the_last_answer() {
         let mut far = far_end(AdminAccess::Full);
-        assert!(far.hear().await.contains("portcullis"));
+        assert!(far.received().await.contains("portcullis"));
         far.ask(b"\"reload\"").await;
         far.request_stream.shutdown().await.unwrap();
         let requested = far.feed.commands.recv().await.unwrap();
         assert_eq!(requested.command, Command::Reload);
         requested.answer.send(CommandAnswer::Done("read again".into())).unwrap();
-        assert_eq!(far.hear().await, r#"{"done":"read again"}"#);
-        assert_eq!(far.hear().await, "", "nobody asks any more");
+        assert_eq!(far.received().await, r#"{"done":"read again"}"#);
+        assert_eq!(far.received().await, "", "nobody asks any more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -258,6 +258,6 @@ mod tests {
         let path = folder.path().join("a.sock");
         let _hangs = tokio::net::UnixListener::bind(&path).unwrap();
         let carried = carry(&path, AdminAccess::Full, tokio::io::empty(), tokio::io::sink());
-        happens_after(QUIET, carried).await.unwrap();
+        happens_after(ANSWER_TIMEOUT, carried).await.unwrap();
     }
 }

@@ -38,7 +38,7 @@ impl ClientArrivals {
         self.count.load(Ordering::SeqCst) > 0 && closed.elapsed() < PATIENCE
     }
 
-    /// From now on nobody waits for them.
+    /// From now on a stop does not wait for them.
     pub fn end(&self) {
         self.ended.cancel();
     }
@@ -63,7 +63,7 @@ mod tests {
     use crate::tests::{LITTLE, happens_after};
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_says_nothing_is_waited_for_so_long() {
+    async fn a_silent_client_is_waited_for_up_to_the_limit() {
         let arrivals = Arc::<ClientArrivals>::default();
         let (closed, _silent) = (Instant::now(), arrivals.begin());
         let given_up = async {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_all_have_a_session_nobody_is_waited_for() {
+    async fn a_stop_does_not_wait_once_every_client_has_a_session() {
         let arrivals = Arc::<ClientArrivals>::default();
         let (closed, port, client) = (Instant::now(), arrivals.begin(), arrivals.begin());
         drop(port);

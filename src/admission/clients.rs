@@ -46,7 +46,7 @@ pub enum ClientRefusal {
 pub enum LoginRefusal {
     #[error("it shows no credential")]
     NoCredential,
-    #[error("its credential can not be read")]
+    #[error("its credential cannot be read")]
     Unreadable,
     #[error("its name or its password is wrong")]
     WrongPassword,

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_has_so_many_at_once_and_so_many_new_ones() {
+    fn each_user_has_a_session_limit_and_a_rate() {
         let (table, start) = (Arc::new(UsageTable::default()), Instant::now());
         let two = limits(Some(2), None, 1);
         let take = |user: &'static str| table.take(user, &two, start);

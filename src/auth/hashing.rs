@@ -28,8 +28,8 @@ const IN_ALL_MAX: usize = 256;
 /// How many are computed at once, and never on more than half of the processors.
 const AT_ONCE_MAX: usize = 4;
 /// How many wrong passwords a client may send without waiting, and how many it earns back each second.
-const WRONG_FREE: f64 = 32.0;
-const WRONG_PER_SECOND: f64 = 1.0;
+const WRONG_PASSWORD_BURST: f64 = 32.0;
+const WRONG_PASSWORD_RATE: f64 = 1.0;
 /// The longest wait of a login for its turn.
 const TURN: Duration = Duration::from_secs(10);
 /// How many clients are remembered.
@@ -95,7 +95,7 @@ impl HashingQueue {
         let is_right = computing.await.unwrap_or(false);
         if !is_right {
             let mut wrong = client.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-            wrong.earn(Instant::now(), WRONG_PER_SECOND, WRONG_FREE);
+            wrong.earn(Instant::now(), WRONG_PASSWORD_RATE, WRONG_PASSWORD_BURST);
             wrong.take();
         }
         Ok(is_right)
@@ -109,8 +109,8 @@ impl HashingQueue {
         let own = client.turn.clone().acquire_owned().await.ok();
         let wait = {
             let mut wrong = client.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-            wrong.earn(Instant::now(), WRONG_PER_SECOND, WRONG_FREE);
-            wrong.until_one(WRONG_PER_SECOND)
+            wrong.earn(Instant::now(), WRONG_PASSWORD_RATE, WRONG_PASSWORD_BURST);
+            wrong.until_one(WRONG_PASSWORD_RATE)
         };
         if !wait.is_zero() {
             sleep(wait).await;
@@ -130,7 +130,7 @@ impl HashingClient {
         Self {
             places: Arc::new(Semaphore::new(PER_CLIENT_MAX)),
             turn: Arc::new(Semaphore::new(1)),
-            wrong: Mutex::new(TokenBucket::new(WRONG_FREE, Instant::now())),
+            wrong: Mutex::new(TokenBucket::new(WRONG_PASSWORD_BURST, Instant::now())),
         }
     }
 }
@@ -176,9 +176,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_wrong_passwords_make_their_client_wait_and_nobody_else() {
+    async fn many_wrong_passwords_delay_only_their_client() {
         let queue = HashingQueue::new(1);
-        for _ in 0..WRONG_FREE as usize {
+        for _ in 0..WRONG_PASSWORD_BURST as usize {
             assert_eq!(queue.run(address(1), || false).await, Ok(false));
         }
         let took = |client: u8| {
@@ -200,7 +200,7 @@ mod tests {
         let queue = HashingQueue::new(1);
         let senders = 1..=(IN_ALL_MAX / PER_CLIENT_MAX + 8) as u8;
         for sender in senders.clone() {
-            for _ in 0..WRONG_FREE as usize {
+            for _ in 0..WRONG_PASSWORD_BURST as usize {
                 assert_eq!(queue.run(address(sender), || false).await, Ok(false));
             }
         }

@@ -51,7 +51,7 @@ impl ClientLogins {
     pub async fn identify(
         &self,
         required: &ClientAuth,
-        head: AskingHead<'_>,
+        head: AuthHead<'_>,
         client: IpAddr,
     ) -> Result<Option<KnownClient>, LoginRefusal> {
         if required.preflight == PreflightPolicy::Pass && is_preflight(head.method, head.headers) {
@@ -82,13 +82,13 @@ impl ClientLogins {
 
 /// The parts of a request that identify its sender.
 #[derive(Debug, Clone, Copy)]
-pub struct AskingHead<'a> {
+pub struct AuthHead<'a> {
     pub method: &'a Method,
     pub uri: &'a Uri,
     pub headers: &'a HeaderMap,
 }
 
-impl<'a> AskingHead<'a> {
+impl<'a> AuthHead<'a> {
     pub fn of<B>(request: &'a Request<B>) -> Self {
         Self { method: request.method(), uri: request.uri(), headers: request.headers() }
     }

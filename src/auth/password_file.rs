@@ -33,7 +33,7 @@ impl fmt::Debug for PasswordFile {
 pub enum PasswordFileError {
     #[error("it is no text")]
     NotText,
-    #[error("it names nobody")]
+    #[error("it contains no users")]
     Empty,
     #[error("it has more than {USERS_MAX} users")]
     TooMany,
@@ -122,10 +122,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_can_not_be_used_is_named_and_not_shown() {
+    fn a_line_that_cannot_be_used_is_named_and_not_shown() {
         let table = [
             (format!("# users\n\nalice:{HASH}\r\nbob:{HASH}\n"), Ok(2)),
-            (String::new(), Err("it names nobody".to_owned())),
+            (String::new(), Err("it contains no users".to_owned())),
             (format!("alice:{HASH}\nbob\n"), Err("line 2: there is no `:` between name and hash".into())),
             (
                 format!(":{HASH}"),

@@ -13,7 +13,7 @@ use super::{
 
 /// The list, as read from its file.
 #[derive(Default)]
-struct RevokedBook {
+struct RevokedList {
     /// When each certificate was revoked, by serial number.
     revoked: BTreeMap<Vec<u8>, OffsetDateTime>,
     number: u64,
@@ -63,7 +63,7 @@ pub(super) fn revoke(
 
 /// The list is valid for as long as the CA is; it is replaced when something is added.
 fn issue(
-    register: &RevokedBook,
+    register: &RevokedList,
     authority: &CertificateAuthority,
     now: OffsetDateTime,
 ) -> Result<String, CertsError> {
@@ -86,10 +86,10 @@ fn issue(
     Ok(params.signed_by(&authority.issuer)?.pem()?)
 }
 
-fn read_register(file: &Path, authority: &CertificateAuthority) -> Result<RevokedBook, CertsError> {
+fn read_register(file: &Path, authority: &CertificateAuthority) -> Result<RevokedList, CertsError> {
     let text = match fs::read(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RevokedBook::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RevokedList::default()),
         Err(source) => return Err(CertsError::Io { path: file.into(), source }),
     };
     let fault = |why: &str| CertsError::List { path: file.into(), why: why.into() };
@@ -106,5 +106,5 @@ fn read_register(file: &Path, authority: &CertificateAuthority) -> Result<Revoke
     let revoked = list.iter_revoked_certificates();
     let revoked =
         revoked.map(|one| (serial_bytes(one.raw_serial()), one.revocation_date.to_datetime())).collect();
-    Ok(RevokedBook { revoked, number })
+    Ok(RevokedList { revoked, number })
 }

@@ -83,7 +83,7 @@ async fn examine(name: &Arc<str>, at: &AdminTarget) -> anyhow::Result<ExaminedGa
     if let CommandAnswer::History(report) =
         client::send_command_to(at, Command::History(doctor::LAST_HOUR)).await?
     {
-        findings.extend(doctor::find_lately(&report));
+        findings.extend(doctor::find_in_last_hour(&report));
     }
     Ok(ExaminedGateway { findings, clock })
 }

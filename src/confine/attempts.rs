@@ -44,10 +44,10 @@ impl EscapeAttempt {
     }
 }
 
-type Way = (&'static str, fn() -> io::Result<()>);
+type EscapeMethod = (&'static str, fn() -> io::Result<()>);
 
 /// What no half may do.
-const ALWAYS: &[Way] = &[
+const ALWAYS: &[EscapeMethod] = &[
     ("execve", || by_number(libc::SYS_execve, [0; 5])),
     ("execveat", || by_number(libc::SYS_execveat, [NONE, 0, 0, 0, 0])),
     ("a child that runs a program", || std::process::Command::new("/nowhere/at/all").spawn().map(drop)),
@@ -93,7 +93,7 @@ const LOADING: &[&str] = &["packet socket", "vsock socket", "SMC socket", "SCTP 
 const UNIX_SOCKET: &str = "Unix socket";
 
 /// Ways to become reachable.
-const OF_INTERNAL: &[Way] = &[
+const OF_INTERNAL: &[EscapeMethod] = &[
     ("TCP bind", || bind(Domain::IPV4, Type::STREAM, [127, 0, 0, 1].into())),
     ("TCP bind, IPv6", || bind(Domain::IPV6, Type::STREAM, LOOPBACK_V6.into())),
     ("UDP bind", || bind(Domain::IPV4, Type::DGRAM, [127, 0, 0, 1].into())),
@@ -109,7 +109,7 @@ const OF_INTERNAL: &[Way] = &[
 ];
 
 /// Ways to reach others.
-const OF_DMZ: &[Way] = &[
+const OF_DMZ: &[EscapeMethod] = &[
     ("TCP connect", || connect(Domain::IPV4, Type::STREAM)),
     ("UDP connect", || connect(Domain::IPV4, Type::DGRAM)),
     ("TCP fast open", || send_to(Type::STREAM, libc::MSG_FASTOPEN)),
@@ -122,7 +122,7 @@ const OF_DMZ: &[Way] = &[
 ];
 
 /// What Landlock refuses by itself.
-const OF_FOLDERS: &[Way] = &[
+const OF_FOLDERS: &[EscapeMethod] = &[
     ("Landlock alone: reading /", || std::fs::read_dir("/").map(drop)),
     // This one holds nothing.
     ("Landlock alone: writing to a device", || File::options().write(true).open("/dev/zero").map(drop)),
@@ -146,40 +146,41 @@ const DISCARD: u16 = 9;
 
 /// Makes every attempt in this thread. Only a locked process may call it: otherwise some of them succeed.
 pub fn try_all(locked: LockedHalf) -> Vec<EscapeAttempt> {
-    let attempt = |(method, attempt): &Way| EscapeAttempt { method, outcome: judge(attempt()) };
-    ways(locked).map(attempt).collect()
+    let attempt = |(method, attempt): &EscapeMethod| EscapeAttempt { method, outcome: classify(attempt()) };
+    escape_methods(locked).map(attempt).collect()
 }
 
-/// The same ways before there is a lock, in the same order: what is refused by then says nothing of the lock.
-/// `None` was not tried.
+/// Makes the same attempts before the lock is taken, in the same order. An attempt that already fails then
+/// proves nothing about the lock. `None` means not tried.
 pub fn try_unlocked(locked: LockedHalf) -> Vec<Option<EscapeOutcome>> {
-    let attempt = |(method, attempt): &Way| (!LOADING.contains(method)).then(|| judge(attempt()));
-    ways(locked).map(attempt).collect()
+    let attempt = |(method, attempt): &EscapeMethod| (!LOADING.contains(method)).then(|| classify(attempt()));
+    escape_methods(locked).map(attempt).collect()
 }
 
-fn ways(locked: LockedHalf) -> impl Iterator<Item = &'static Way> {
+fn escape_methods(locked: LockedHalf) -> impl Iterator<Item = &'static EscapeMethod> {
     let of_half = match locked.half {
         Half::Dmz => OF_DMZ,
         Half::Internal => OF_INTERNAL,
     };
-    let is_refused = move |(method, _): &&Way| locked.unix == UnixSockets::Refused || *method != UNIX_SOCKET;
+    let is_refused =
+        move |(method, _): &&EscapeMethod| locked.unix == UnixSockets::Refused || *method != UNIX_SOCKET;
     of_half.iter().filter(is_refused).chain(ALWAYS)
 }
 
 /// Makes the attempts that Landlock refuses without any filter.
 pub fn try_folders(half: Half) -> Vec<EscapeAttempt> {
-    let port: Way = match half {
+    let port: EscapeMethod = match half {
         Half::Dmz => ("Landlock alone: TCP connect", || connect(Domain::IPV4, Type::STREAM)),
         Half::Internal => {
             ("Landlock alone: TCP bind", || bind(Domain::IPV4, Type::STREAM, [127, 0, 0, 1].into()))
         }
     };
-    let judge = |result: io::Result<()>| match result {
+    let classify = |result: io::Result<()>| match result {
         // In some containers there is no such file to try it with.
         Err(error) if error.kind() == io::ErrorKind::NotFound => EscapeOutcome::Unknown,
-        result => judge(result),
+        result => classify(result),
     };
-    let attempt = |(method, attempt): &Way| EscapeAttempt { method, outcome: judge(attempt()) };
+    let attempt = |(method, attempt): &EscapeMethod| EscapeAttempt { method, outcome: classify(attempt()) };
     [port].iter().chain(OF_FOLDERS).map(attempt).collect()
 }
 
@@ -188,7 +189,7 @@ pub fn call_of_32_bits() -> io::Result<()> {
     system_call::call_of_32_bits()
 }
 
-fn judge(result: io::Result<()>) -> EscapeOutcome {
+fn classify(result: io::Result<()>) -> EscapeOutcome {
     match result {
         Ok(()) => EscapeOutcome::LetThrough("it worked".into()),
         Err(error) => match error.raw_os_error() {

@@ -108,8 +108,8 @@ impl LockedFolders {
         SYSTEM.into_iter().map(PathBuf::from).chain(linked).chain(named).collect()
     }
 
-    /// Allows writing in the folder of `file`, in which it may be made anew. Of a device, or of what stands in the
-    /// folder of devices, the file alone.
+    /// Allows writing in the folder of `file`, in which it may be created again. Of a device, or of what stands
+    /// in the folder of devices, the file alone.
     pub fn write_folder_of(&mut self, file: &Path) {
         let Ok(file) = std::path::absolute(file) else { return };
         let is_device = file.metadata().is_ok_and(|found| {

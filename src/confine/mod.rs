@@ -149,7 +149,7 @@ impl ProcessLock {
     }
 
     /// The same when it is too late to refuse: what cannot be locked is reported.
-    pub fn enter_told(&mut self, profile: &Profile) -> Vec<String> {
+    pub fn enter_reporting(&mut self, profile: &Profile) -> Vec<String> {
         self.enter(profile).unwrap_or_else(|error| vec![error.to_string()])
     }
 

@@ -1,5 +1,4 @@
-//! What the lock refuses while this process runs, in words that name the system call; an error of the kernel's says
-//! only that something is not permitted.
+//! Explains errors caused by the lock: names the refused system call, because the kernel's EPERM does not.
 
 use std::{
     collections::BTreeSet,
@@ -13,9 +12,9 @@ use thiserror::Error;
 #[error("the lock of this process refuses `{0}`; to undo the lock takes a restart")]
 struct RefusedCall(&'static str);
 
-/// What was refused so far. A filter is the whole process's, and so is this.
+/// The calls refused so far. Process-wide, because the filter is.
 struct RefusedSoFar {
-    /// What the lock refuses; nothing where there is none.
+    /// The calls that the lock refuses; empty without a lock.
     by_lock: Vec<&'static str>,
     seen: BTreeSet<&'static str>,
     unreported: Vec<&'static str>,
@@ -33,8 +32,8 @@ pub(super) fn begin(by_lock: Vec<&'static str>) {
     so_far().by_lock = by_lock;
 }
 
-/// The error of a system call, in words where the lock has refused it. Others refuse calls too, a firewall for one:
-/// their errors stay as they are.
+/// Replaces the error of a system call that the lock has refused. Calls may also be refused by something else,
+/// such as a firewall; those errors are unchanged.
 pub fn explain(call: &'static str, error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(libc::EPERM) {
         return error;
@@ -49,7 +48,7 @@ pub fn explain(call: &'static str, error: io::Error) -> io::Error {
     io::Error::other(RefusedCall(call))
 }
 
-/// What an operator has yet to be told: a line for each call, once.
+/// One line for each refused call that was not reported yet.
 pub fn take_unreported() -> Vec<String> {
     let calls = std::mem::take(&mut so_far().unreported);
     calls.into_iter().map(|call| RefusedCall(call).to_string()).collect()

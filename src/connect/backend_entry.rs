@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{backend_group::BackendGroup, backend_member::BackendMember, direct::BackendTarget};
 use crate::{
-    link::name_notices::report_news,
+    link::name_notices::report_update,
     net::dns::{DnsResolver, HostAddresses, name_watch::NameWatch},
     profile::ListedBackend,
     telemetry::{
@@ -145,10 +145,10 @@ async fn follow_name(
     notices: Arc<NoticeLog>,
 ) {
     loop {
-        let event = watch.next_news().await;
+        let event = watch.next_update().await;
         let Some(group) = group.upgrade() else { return };
         let Some(entry) = group.entries().get(at) else { return };
-        report_news(&notices, &host, &event);
+        report_update(&notices, &host, &event);
         if !event.change.is_empty() {
             group.note_leaving(entry.take_addresses(watch.targets().copied()).into_iter());
         }

@@ -276,8 +276,9 @@ impl BackendGroup {
     }
 }
 
-/// The first of the dials that ends, which is taken out. `FuturesUnordered` wakes its own task when it has asked all
-/// of its futures once, for which the runtime wakes another worker: for one or two of them that is dear.
+/// Polls the dials and removes the first one that finishes. Not `FuturesUnordered`: it wakes its own task again
+/// after polling all futures once, which makes the runtime wake another worker. For one or two dials that is
+/// expensive.
 async fn first_ended<D: Future + Unpin>(dials: &mut Vec<D>) -> D::Output {
     let (at, ended) = poll_fn(|cx| {
         let ended = dials.iter_mut().enumerate().find_map(|(at, dial)| match dial.poll_unpin(cx) {
@@ -343,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn names_that_nothing_is_known_of_are_waited_for_so_long() {
+    async fn unknown_names_are_waited_for_up_to_the_limit() {
         let listed = |host: &str| {
             let at = ServerAddress::Network(HostPort { host: host.into(), port: 5432 });
             let backend =

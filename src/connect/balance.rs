@@ -35,7 +35,7 @@ pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: Bal
     let client = input.client.map(|client| client.to_canonical());
     // One that has just come back passes on most of its turns; with `client`, always those of the same
     // addresses.
-    let gives_way = |at: usize| {
+    let stands_back = |at: usize| {
         let Candidate { address, share, .. } = candidates[at];
         let chance = match (balance, client) {
             (Balance::Least, _) => 0.0,
@@ -46,7 +46,7 @@ pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: Bal
     };
     let rank = |at: &usize| {
         let Candidate { is_standby, is_resting, .. } = candidates[*at];
-        (is_resting, is_standby, gives_way(*at))
+        (is_resting, is_standby, stands_back(*at))
     };
     order.sort_by_key(rank);
     // Turns are taken within a rank: else the turns of one that rests would all go to the next in the list.

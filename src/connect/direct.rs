@@ -134,7 +134,7 @@ async fn dial(
     };
     let began = Instant::now();
     if remote.tls.is_some() && caller.is_none() {
-        let reason = format!("backend {at}: its `tls` can not be used");
+        let reason = format!("backend {at}: its `tls` cannot be used");
         return Err(ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason));
     }
     let mut stream =
@@ -146,7 +146,7 @@ async fn dial(
     prepared.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     if let Some(version) = remote.proxy {
         let reported = match stream.peer_addr() {
-            Ok(backend) => tell_client(&mut stream, version, client, origin, backend).await,
+            Ok(backend) => send_proxy_header(&mut stream, version, client, origin, backend).await,
             Err(error) => Err(error),
         };
         reported.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
@@ -188,7 +188,7 @@ async fn dial_socket(
     if let Some(version) = proxy {
         // It has no address of its own that a client could have connected to.
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        tell_client(&mut stream, version, client, origin, nowhere).await.map_err(|error| {
+        send_proxy_header(&mut stream, version, client, origin, nowhere).await.map_err(|error| {
             let reason = format!("backend unix://{}: {error}", file.display());
             ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason)
         })?;
@@ -197,7 +197,7 @@ async fn dial_socket(
 }
 
 /// Tells the backend who the client is. A new socket takes that at once, or is gone.
-async fn tell_client(
+async fn send_proxy_header(
     stream: &mut (impl AsyncWrite + Unpin),
     version: ProxyVersion,
     client: Option<SocketAddr>,

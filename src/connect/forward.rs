@@ -148,7 +148,7 @@ async fn look_in(keeper: Arc<LinkKeeper>, dialled: SocksLink) {
             drop((place, under_way));
             handshake::close_lingering(reached.stream).await;
         }
-        Err(error) => keeper.note_failed(None, &error.into(), DialFailure::Way),
+        Err(error) => keeper.note_failed(None, &error.into(), DialFailure::Path),
     }
 }
 
@@ -206,16 +206,16 @@ impl ForwardDialler {
     /// The state of a service that no gateway takes sessions for. A SOCKS5 gateway cannot tell it.
     pub fn service_closed(&self, service: &ServiceName) -> Option<ServiceClosed> {
         let closed = self.pool.service_closed(service)?;
-        (!self.any_speaks_socks()).then_some(closed)
+        (!self.any_uses_socks()).then_some(closed)
     }
 
     /// Whether there is another gateway that has not refused the session.
     pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
-        self.pool.has_peer_for(order.service, &order.refused_by) || self.any_speaks_socks()
+        self.pool.has_peer_for(order.service, &order.refused_by) || self.any_uses_socks()
     }
 
-    fn any_speaks_socks(&self) -> bool {
-        self.gateways.list().iter().any(|gateway| gateway.keeper.speaks_socks())
+    fn any_uses_socks(&self) -> bool {
+        self.gateways.list().iter().any(|gateway| gateway.keeper.uses_socks())
     }
 
     pub async fn connect(&self, order: &mut ConnectRequest<'_>) -> Result<ConnectedUpstream, ConnectFailure> {
@@ -248,7 +248,7 @@ impl ForwardDialler {
                 Err(failure) => last = Some(failure),
             }
         }
-        let all_speak_socks = || self.gateways.list().iter().all(|gateway| gateway.keeper.speaks_socks());
+        let all_speak_socks = || self.gateways.list().iter().all(|gateway| gateway.keeper.uses_socks());
         match last {
             Some(failure) if all_speak_socks() => Err(failure),
             _ => reverse::connect(&self.pool, order).await,
@@ -261,7 +261,7 @@ impl ForwardDialler {
         let gateways = self.gateways.list();
         let keepers = gateways.iter().map(|gateway| gateway.keeper.clone());
         let (mut socks, mut down): (Vec<_>, Vec<_>) =
-            keepers.filter(|keeper| keeper.speaks_socks()).partition(|keeper| !keeper.is_down());
+            keepers.filter(|keeper| keeper.uses_socks()).partition(|keeper| !keeper.is_down());
         for equals in [&mut socks, &mut down] {
             let by = turn % equals.len().max(1);
             equals.rotate_left(by);
@@ -294,7 +294,7 @@ async fn dial(
                 at: RefusedAt::Link((&error).into()),
                 reason: format!("link to {}: {error}", keeper.gateway()),
             };
-            keeper.note_failed(None, &error.into(), DialFailure::Way);
+            keeper.note_failed(None, &error.into(), DialFailure::Path);
             failure
         })?;
     keeper.note_reached(&peer.label());

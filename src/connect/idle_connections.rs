@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_waits_for_too_long_hears_an_end() {
+    async fn a_connection_idle_for_too_long_is_closed_cleanly() {
         let idle = IdleConnections::default();
         let (mut old, began) = (put_one(&idle, 0).await, Instant::now());
         sleep(KEPT_FOR / 2).await;

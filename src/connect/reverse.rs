@@ -13,7 +13,7 @@ use crate::{
     link::{
         HANDSHAKE,
         link_guard::LinkGuard,
-        pool::{Pool, ServiceClosed, TakeError, TakenLink, TakenSide},
+        pool::{AcquiredLink, AcquiredSide, Pool, ServiceClosed, TakeError},
         session_side::{SessionOpening, Upstream},
     },
     net::{stream::NetStream, tcp},
@@ -75,13 +75,13 @@ enum OpenFailure {
 
 /// Opens a session on a link that was taken. If that fails, no byte of the client was sent.
 pub async fn open_session(
-    taken: TakenLink,
+    taken: AcquiredLink,
     order: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, OpenError> {
-    let TakenLink { side, peer } = taken;
+    let AcquiredLink { side, peer } = taken;
     let failed = |why| OpenError { peer: peer.label(), why };
     match side {
-        TakenSide::Parked(stream, guard) => {
+        AcquiredSide::Parked(stream, guard) => {
             if let Some(stream) = stream.tcp() {
                 // This fails only on a socket that is already gone, as the next lines find out.
                 let _ = tcp::prepare_busy_link(stream);
@@ -90,7 +90,7 @@ pub async fn open_session(
             // SOCKS5 cannot refuse, and bytes cannot be sent again: a copy is no longer useful.
             Ok(ConnectedUpstream { side, peer: Some(peer), first: order.take_unsent() })
         }
-        TakenSide::Slot(slot) => {
+        AcquiredSide::Slot(slot) => {
             let mut request = OpenRequest::new(order.service.clone(), order.id.to_owned());
             (request.client, request.is_probe) = (order.client, order.probe);
             request.origin = (*order.origin).clone();

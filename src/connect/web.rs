@@ -52,7 +52,7 @@ use crate::{
         interim::{InterimResponses, InterimStream},
         own_names::OwnNames,
         parse_error::ResponseParseError,
-        request::{self, AskedTarget},
+        request::{self, RequestedTarget},
         response::{NameMapping, PublicAddress},
         upstream::{ResponseFailure, UpstreamConnection},
     },
@@ -337,7 +337,7 @@ impl BackendRequests {
         public: &Arc<PublicAddress>,
     ) -> Result<(HeldConnection, Response<Incoming>), ErrorResponse> {
         let (parts, body) = request.into_parts();
-        let requested = AskedTarget::of(&parts);
+        let requested = RequestedTarget::of(&parts);
         let mut request = Request::from_parts(parts, body);
         let repeated = repeatable_head(&request);
         // A request that may not be repeated never uses a connection that somebody else has used last.
@@ -368,7 +368,7 @@ impl BackendRequests {
                 Refusal::ServiceDown => {
                     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "none of the backends is up")
                 }
-                _ => ErrorResponse::bad_gateway("the backend can not be reached"),
+                _ => ErrorResponse::bad_gateway("the backend cannot be reached"),
             }
         })?;
         self.prepare_request(&mut request, &requested, &reached, public);
@@ -382,7 +382,7 @@ impl BackendRequests {
     fn prepare_request(
         &self,
         request: &mut Request<MessageBody>,
-        requested: &AskedTarget,
+        requested: &RequestedTarget,
         reached: &HeldConnection,
         public: &Arc<PublicAddress>,
     ) {
@@ -413,7 +413,7 @@ impl BackendRequests {
         if self.reported.is_first(field.as_str()) {
             let line = "names the back-end, and goes to clients as it is";
             self.notices.warn(
-                LogEvent::OwnNameTold
+                LogEvent::OwnNamePassed
                     .line(format!("service `{}`: the field `{field}` of its answers {line}", self.service)),
             );
         }

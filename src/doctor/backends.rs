@@ -46,13 +46,13 @@ fn find_backend_down(service: &ServiceRow, backend: &BackendRow) -> Option<Docto
 }
 
 fn find_service_down(service: &ServiceRow) -> Option<DoctorFinding> {
-    let is_told = service.backends.iter().any(|backend| backend.state == BackendRowState::Down);
-    if service.phase != ServicePhase::Down || is_told {
+    let is_reported = service.backends.iter().any(|backend| backend.state == BackendRowState::Down);
+    if service.phase != ServicePhase::Down || is_reported {
         return None;
     }
     let reason = service.reason.clone().unwrap_or_else(|| "it can serve nobody".into());
     let figure = "the service is down".to_owned();
-    let advice = "mend what the reason names, then `reload`";
+    let advice = "fix what the reason names, then `reload`";
     Some(DoctorFinding::new("service-down", Must, figure, reason, advice).about(service.name.clone()))
 }
 
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_down_or_rests_is_told() {
+    fn a_backend_that_is_down_or_resting_is_found() {
         for (state, expected) in [
             (BackendRowState::Down, &[Must][..]),
             (BackendRowState::Resting, &[Should]),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_down_says_why_once() {
+    fn a_service_that_is_down_is_one_finding() {
         let reason = Some("pki/www.pem: no such file".to_owned());
         let down = of(|row| (row.phase, row.reason) = (ServicePhase::Down, reason));
         assert_eq!(found(&down, "service-down"), [Must]);
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_fail_in_a_row_are_told() {
+    fn sessions_that_fail_in_a_row_are_reported() {
         assert_eq!(found(&of(|row| row.failed_in_a_row = 40), "backend-failing"), [Must]);
         assert_eq!(found(&of(|row| row.failed_in_a_row = 1), "backend-failing"), []);
     }
 
     #[test]
-    fn a_backend_that_is_slow_to_connect_is_told() {
+    fn a_backend_that_is_slow_to_connect_is_reported() {
         let sessions = |times: &[f64]| {
             let row = |connected_ms: &f64| SessionRow {
                 gateway: None,

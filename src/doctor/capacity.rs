@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How long refusals still count.
-const LATELY_SECONDS: f64 = 60.0;
+const RECENT_SECONDS: f64 = 60.0;
 
 pub fn find_full_services(snapshot: &Snapshot) -> Vec<DoctorFinding> {
     // The internal half's capacity follows from its links, which have findings of their own.
@@ -22,7 +22,7 @@ pub fn find_full_services(snapshot: &Snapshot) -> Vec<DoctorFinding> {
 fn find_full_service(service: &ServiceRow) -> Option<DoctorFinding> {
     let limit = service.limit? as u64;
     let open = service.totals.sessions_open;
-    let mut refusals = service.refusals.iter().filter(|row| row.ago_seconds < LATELY_SECONDS);
+    let mut refusals = service.refusals.iter().filter(|row| row.ago_seconds < RECENT_SECONDS);
     let refusal = refusals.find(|row| row.code == "LA" && !row.is_of_one_client);
     let severity = match () {
         () if refusal.is_some() || open >= limit => Must,
@@ -95,11 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_full_or_nearly_is_told() {
+    fn a_service_that_is_full_or_nearly_is_reported() {
         let refused = |is_of_one_client| RefusalRow {
             code: "LA".into(),
             count: 60,
-            reason: "`sessions` is 1000, and so many are open".into(),
+            reason: "the limit of 1000 open sessions (`sessions`) is reached".into(),
             is_of_one_client,
             ago_seconds: 2.0,
         };

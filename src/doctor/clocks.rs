@@ -1,4 +1,4 @@
-//! Clocks that differ. Only who hears several gateways knows.
+//! Clocks that differ, which can be found only by comparing several gateways.
 
 use std::{
     sync::Arc,
@@ -24,7 +24,8 @@ pub struct GatewayClock {
 }
 
 impl GatewayClock {
-    /// Reads the clock of a snapshot that came so long before `now`; `None` if its time is no time.
+    /// Reads the clock from a snapshot that arrived this long before `now`; `None` if its time is
+    /// invalid.
     pub fn of_snapshot(
         name: &Arc<str>,
         snapshot: &Snapshot,
@@ -54,7 +55,7 @@ fn find_skew(clock: &GatewayClock, middle: &GatewayClock) -> Option<DoctorFindin
     };
     let direction = if offset > 0.0 { "ahead of" } else { "behind" };
     let figure = format!("its clock is {} {direction} {}", format::uptime(offset.abs()), middle.name);
-    let reason = "certificates, tokens and lists of revoked ones begin and end at other times on each, and two logs can not be laid side by side";
+    let reason = "certificates, tokens and revocation lists are valid at different times on each host, and the logs cannot be compared";
     let advice =
         "let chronyd or systemd-timesyncd set the clocks of both, and see that it reaches its servers";
     let found = DoctorFinding::new("clock-skew", severity, figure, reason, advice);
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_differs_from_most_is_told_with_how_much() {
+    fn a_clock_that_differs_from_most_is_reported_with_the_difference() {
         assert_eq!(found(&[]), [""; 0]);
         assert_eq!(
             found(&[("edge", 400.0)]),

@@ -52,7 +52,7 @@ fn find_handshake_backlog(machine: &MachineFacts) -> Option<DoctorFinding> {
         return None;
     }
     let figure = format!("net.ipv4.tcp_max_syn_backlog is {allowed}, and net.ipv4.tcp_syncookies is 0");
-    let reason = "so many connections that never get finished keep out everybody else";
+    let reason = "that many half-open connections keep all other clients out";
     let advice = format!(
         "sysctl -w net.ipv4.tcp_syncookies=1, or net.ipv4.tcp_max_syn_backlog={HANDSHAKES_MIN} and more"
     );
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_accept_backlog_is_told_where_somebody_listens() {
+    fn a_short_accept_backlog_is_reported_where_somebody_listens() {
         let short = MachineFacts { accept_backlog: Some(128), ..spacious() };
         assert_eq!(found_on(&listening(), &short, "accept-backlog"), [Should]);
         assert_eq!(found_on(&healthy(), &short, "accept-backlog"), [], "it dials alone");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_backlog_of_handshakes_is_told_where_nothing_stands_in_for_it() {
+    fn a_short_backlog_of_handshakes_is_reported_where_nothing_stands_in_for_it() {
         let short = MachineFacts { handshake_backlog: Some(128), ..spacious() };
         let bare = MachineFacts { syn_cookies: Some(false), ..short.clone() };
         assert_eq!(found_on(&listening(), &bare, "handshake-backlog"), [Should]);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_runs_out_is_told() {
+    fn memory_that_runs_out_is_reported() {
         let free = |bytes| MachineFacts { free_memory_bytes: Some(bytes), ..spacious() };
         assert_eq!(found_on(&healthy(), &free(100 << 20), "memory"), [Must]);
         assert_eq!(found_on(&healthy(), &free(500 << 20), "memory"), [Should]);

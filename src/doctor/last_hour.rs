@@ -14,7 +14,7 @@ const MINUTES_MIN: usize = 2;
 const LONG_WAIT_MS: f64 = 1000.0;
 
 /// What is still true now is found in the snapshot.
-pub fn find_lately(report: &HistoryReport) -> Vec<DoctorFinding> {
+pub fn find_in_last_hour(report: &HistoryReport) -> Vec<DoctorFinding> {
     [find_links_away(report), find_long_waits(report)].into_iter().flatten().collect()
 }
 
@@ -57,11 +57,14 @@ mod tests {
         };
         let samples = samples.iter().map(sample).collect();
         let report = HistoryReport { now: 0, step_seconds: 60, samples };
-        find_lately(&report).into_iter().map(|found| format!("{}: {}", found.id, found.figure)).collect()
+        find_in_last_hour(&report)
+            .into_iter()
+            .map(|found| format!("{}: {}", found.id, found.figure))
+            .collect()
     }
 
     #[test]
-    fn links_that_were_away_are_told_when_they_are_back() {
+    fn links_that_were_away_are_reported_when_they_are_back() {
         let (away, there) = ((0, None), (8, None));
         assert_eq!(found(&[]), [""; 0]);
         assert_eq!(found(&[away, there, there]), [""; 0], "it had only begun");
@@ -71,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn long_waits_of_the_last_hour_are_told() {
+    fn long_waits_of_the_last_hour_are_reported() {
         let waited = |ms| (8, Some(ms));
         assert_eq!(found(&[waited(20.0), waited(1500.0)]), [""; 0]);
         let reported = found(&[waited(2900.0), waited(20.0), waited(1500.0), (8, None)]);

@@ -19,7 +19,7 @@ const FLAPS_MIN: u64 = 3;
 /// A wait that people notice.
 const LONG_WAIT_MS: f64 = 1000.0;
 /// How long refusals still count.
-const LATELY_SECONDS: f64 = 60.0;
+const RECENT_SECONDS: f64 = 60.0;
 
 pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
     // A gateway that drains or starts has fewer links on purpose.
@@ -154,13 +154,13 @@ fn find_long_waits(pool: &PoolRow) -> Option<DoctorFinding> {
 
 /// Clients that were refused at the end of `wait`, or because too many waited.
 fn find_hopeless_waits(service: &ServiceRow) -> Option<DoctorFinding> {
-    let is_recent = |code: &str, ago: f64| matches!(code, "TW" | "LW") && ago < LATELY_SECONDS;
+    let is_recent = |code: &str, ago: f64| matches!(code, "TW" | "LW") && ago < RECENT_SECONDS;
     let mut refusals = service.refusals.iter().filter(|row| is_recent(&row.code, row.ago_seconds)).peekable();
     let reason = refusals.peek()?.reason.clone();
     let refused = refusals.fold(0_u64, |sum, row| sum.saturating_add(row.count));
     let figure = format!("{refused} clients refused that waited for a link");
-    let advice = "mend what keeps links away; else raise `prepared` and `maximum` of the half that dials, and then `wait` or `waiters`";
-    let reason = format!("no link came before they had to go: {reason}");
+    let advice = "fix what prevents links; else raise `prepared` and `maximum` of the half that dials, and then `wait` or `waiters`";
+    let reason = format!("no link became ready in time: {reason}");
     Some(DoctorFinding::new("wait-in-vain", Must, figure, reason, advice).about(service.name.clone()))
 }
 
@@ -170,10 +170,10 @@ fn find_impatient_clients(snapshot: &Snapshot, service: &ServiceRow) -> Option<D
         row.end == "CW"
             && row.role == service.role
             && row.service == service.name
-            && row.ago_seconds < LATELY_SECONDS
+            && row.ago_seconds < RECENT_SECONDS
     };
     let mut waits: Vec<_> = snapshot.ended.iter().filter(is_one).map(|row| row.seconds).collect();
-    if waits.len() < IMPATIENT_MIN {
+    if waits.len() < LEFT_EARLY_MIN {
         return None;
     }
     waits.sort_by(f64::total_cmp);
@@ -183,13 +183,13 @@ fn find_impatient_clients(snapshot: &Snapshot, service: &ServiceRow) -> Option<D
         waits.len(),
         format::span(half)
     );
-    let reason = "`wait` is longer than clients stay: it holds back an answer that they would hear";
-    let advice = "mend what keeps links away, or raise `prepared`; a `wait` shorter than the clients' patience tells them what is wrong";
+    let reason = "`wait` is longer than clients stay: clients leave before they get an answer";
+    let advice = "fix what prevents links, or raise `prepared`; a `wait` shorter than the clients' patience lets them see the error";
     Some(DoctorFinding::new("wait-outlasts", Should, figure, reason, advice).about(service.name.clone()))
 }
 
 /// Fewer may have left for other reasons.
-const IMPATIENT_MIN: usize = 3;
+const LEFT_EARLY_MIN: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_are_missing_are_told_where_something_keeps_them_away() {
+    fn links_that_are_missing_are_reported_where_something_keeps_them_away() {
         let down = PoolRow { state: PoolState::Down, ready: 0, gone_seconds: Some(5.0), ..pool() };
         assert_eq!(found(&of(down.clone()), "links-missing"), [Must]);
         let error = Some("connection refused".to_owned());
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_take_no_more_are_told() {
+    fn links_that_take_no_more_are_reported() {
         let full = PoolRow { ready: 0, carrying: 8, ..pool() };
         assert_eq!(found(&of(full.clone()), "links-full"), [Should]);
         assert_eq!(found(&of(PoolRow { waiting: 1, ..full.clone() }), "links-full"), [Must]);
@@ -242,13 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_whose_links_come_and_go_is_told() {
+    fn a_peer_whose_links_come_and_go_is_reported() {
         assert_eq!(found(&of(PoolRow { failures_minute: 3, ..pool() }), "peer-flaps"), [Must]);
         assert_eq!(found(&of(PoolRow { failures_minute: 2, failures: 900, ..pool() }), "peer-flaps"), []);
     }
 
     #[test]
-    fn links_that_lose_packets_are_told() {
+    fn links_that_lose_packets_are_reported() {
         let link = |segments_sent: u32, segments_resent: u32| -> LinkRow {
             let row = serde_json::json!({
                 "age_seconds": 60.0, "state": "ready", "sessions": 1, "address": null, "tls": null, "group": null,
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn long_waits_are_told() {
+    fn long_waits_are_reported() {
         let waits = |half, most| of(PoolRow { wait_p50_ms: Some(half), wait_p99_ms: Some(most), ..pool() });
         assert_eq!(found(&waits(1.0, 1500.0), "waits-long"), [Should]);
         assert_eq!(found(&waits(1200.0, 1500.0), "waits-long"), [Must]);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_leave_before_their_wait_is_over_are_told() {
+    fn clients_that_leave_before_their_wait_is_over_are_reported() {
         let left = |seconds: f64, ago_seconds: f64, end: &str| -> EndedRow {
             let row = serde_json::json!({
                 "id": "1", "role": "dmz", "service": "orders", "client": "192.0.2.7:50000", "peer": null,
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_waited_in_vain_are_told() {
+    fn clients_refused_after_waiting_are_reported() {
         let refused = |code: &str, ago_seconds| {
             let reason = "no link was ready within 3s".into();
             let row =

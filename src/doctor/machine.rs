@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_tells_its_own() {
+    fn the_facts_of_this_machine_are_read() {
         let machine = MachineFacts::read();
         assert!(machine.memory_bytes > machine.free_memory_bytes, "{machine:?}");
         assert!(machine.local_ports.is_some_and(|ports| ports > 0), "{machine:?}");

@@ -12,7 +12,7 @@ mod machine;
 mod protection;
 
 pub use clocks::{GatewayClock, find_clock_skew};
-pub use last_hour::{LAST_HOUR, find_lately};
+pub use last_hour::{LAST_HOUR, find_in_last_hour};
 pub use machine::MachineFacts;
 
 pub use crate::telemetry::snapshot::{DoctorFinding, FindingSeverity};
@@ -157,17 +157,17 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_lacks_nothing_hears_so() {
+    fn a_healthy_gateway_has_no_findings() {
         let findings = find_limits(&healthy(), &spacious());
         assert_eq!(findings, []);
         assert!(!must_act(&findings));
         assert_eq!(findings_text(&findings, "this gateway"), "nothing limits this gateway");
         let unknown = find_limits(&healthy(), &MachineFacts::default());
-        assert_eq!(unknown, [], "of what can not be read nothing is said");
+        assert_eq!(unknown, [], "of what cannot be read nothing is said");
     }
 
     #[test]
-    fn the_most_urgent_comes_first_and_is_told_in_lines() {
+    fn findings_are_sorted_by_urgency_and_formatted_in_lines() {
         let other = CertificateRow { object: "pki/www.pem".into(), ..certificate(20) };
         let certificates = vec![other, certificate(3)];
         let findings = find_limits(&Snapshot { certificates, ..healthy() }, &spacious());

@@ -81,7 +81,7 @@ mod tests {
     use crate::telemetry::snapshot::{ConfinedRow, PoolRow};
 
     #[test]
-    fn certificates_are_told_from_thirty_days_on_and_must_be_renewed_from_fourteen_on() {
+    fn certificates_are_reported_from_thirty_days_on_and_must_be_renewed_from_fourteen_on() {
         let of = |days| Snapshot { certificates: vec![certificate(days)], ..healthy() };
         for days in [14, 7, 1, 0, -3] {
             assert_eq!(found(&of(days), "certificate-ends"), [Must], "{days}");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_many_rows_show_is_told_once() {
+    fn a_certificate_that_many_rows_show_is_reported_once() {
         let row = PoolRow { certificate_days: Some(6), ..pool() };
         let later = PoolRow { certificate_days: Some(20), ..pool() };
         let peers = Snapshot { pools: vec![later, row.clone(), row], ..healthy() };
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_off_is_told_where_it_could_be_on() {
+    fn a_lock_that_is_off_is_reported_where_it_could_be_on() {
         let lock = |lock: Option<ConfinedRow>| Snapshot { confined: [(Half::Dmz, lock)].into(), ..healthy() };
         let row = ConfinedRow { seccomp: true, landlock: None, refuses: Vec::new(), unix: None };
         assert_eq!(found(&lock(None), "lock-off"), [Should]);

@@ -124,12 +124,12 @@ mod tests {
         let members = vec![faulty, gateway("right", Duration::ZERO, &[300, 100])];
         let merged = FleetMerge::default().next(members, 1.0);
         assert_eq!(texts(&merged), ["liar 500", "liar 400", "right 300", "right 100"]);
-        let far = Snapshot { time: "9999-12-31T23:59:59.000Z".into(), ..picture_of_none() };
+        let far = Snapshot { time: "9999-12-31T23:59:59.000Z".into(), ..empty_snapshot() };
         let merged = FleetMerge::default().next(vec![member("far", Some(far))], f64::MAX);
         assert_eq!(merged.findings, [], "with whom would it differ");
     }
 
-    fn picture_of_none() -> Snapshot {
+    fn empty_snapshot() -> Snapshot {
         snapshot(Half::Dmz, "none", 0)
     }
 }

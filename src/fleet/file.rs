@@ -20,7 +20,7 @@ pub fn read(path: &Path, access: AdminAccess) -> Result<Vec<FleetTarget>, Vec<Pr
         vec![Problem { place, what, advice: advice.into() }]
     };
     let contents = disk::read(path, FILE_BYTES_MAX, PipePolicy::Refused)
-        .map_err(|error| whole(format!("it can not be read: {error}"), "name a fleet file"))?;
+        .map_err(|error| whole(format!("it cannot be read: {error}"), "name a fleet file"))?;
     let user = rustix::process::geteuid().as_raw();
     if contents.access.owner != user && contents.access.owner != 0 {
         let what = format!("it belongs to user {}, who could have it run any command", contents.access.owner);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_entry_is_told_with_its_line() {
+    fn each_bad_entry_is_reported_with_its_line() {
         let reported = problems("edge: /run/a.sock\nedge: /run/b.sock\n");
         assert!(reported[0].starts_with("f.yaml:2:1: edge: "), "{reported:?}");
         let reported =

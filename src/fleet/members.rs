@@ -16,7 +16,7 @@ use super::{
     target::FleetTarget,
 };
 use crate::{
-    admin::attach::{self, PicturePace},
+    admin::attach::{self, SnapshotPace},
     gateway::handle::{self, AdminAccess, FleetHandles, GatewayContact, GatewayHandle},
     tasks::Tasks,
     telemetry::snapshot::Snapshot,
@@ -24,10 +24,10 @@ use crate::{
 
 /// How often each gateway is asked for a snapshot, and the combined one is made: rates and ages change by the
 /// second.
-const PICTURE_EVERY: Duration = Duration::from_secs(1);
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 /// Reading more rows than this each second would take more processor time than a screen may use.
 const ROWS_A_SECOND: usize = 25_000;
-const CROWDED_PICTURE_EVERY: Duration = Duration::from_secs(2);
+const LARGE_SNAPSHOT_EVERY: Duration = Duration::from_secs(2);
 
 /// The last state of one gateway.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ pub fn attach(
     let (changed, over) = (Arc::new(Notify::new()), CancellationToken::new());
     let mut handles = FleetHandles::new();
     let mut members = Vec::with_capacity(targets.len());
-    let pace = PicturePace::new(PICTURE_EVERY);
+    let pace = SnapshotPace::new(SNAPSHOT_EVERY);
     for target in targets {
         let (handle, contact) = attach::attach_when_there(&target.at, access, &pace, tasks);
         handles.insert(Arc::clone(&target.name), handle.clone());
@@ -139,7 +139,7 @@ async fn publish(
     members: &[Arc<Member>],
     mut merge: FleetMerge,
     began: Instant,
-    (changed, pace): (&Notify, &PicturePace),
+    (changed, pace): (&Notify, &SnapshotPace),
     snapshots: &watch::Sender<Arc<Snapshot>>,
 ) {
     let mut merged_at = began;
@@ -152,7 +152,7 @@ async fn publish(
             // it answers.
             sleep_until(merged_at + pace.every()).await;
         } else {
-            sleep_until(merged_at + FIRST_PICTURES_EVERY).await;
+            sleep_until(merged_at + FIRST_SNAPSHOTS_EVERY).await;
         }
         merged_at = Instant::now();
         let of_members: Vec<_> = members.iter().map(|member| member.snapshot(merged_at)).collect();
@@ -165,10 +165,10 @@ async fn publish(
 }
 
 fn pace_of(rows: usize) -> Duration {
-    if rows > ROWS_A_SECOND { CROWDED_PICTURE_EVERY } else { PICTURE_EVERY }
+    if rows > ROWS_A_SECOND { LARGE_SNAPSHOT_EVERY } else { SNAPSHOT_EVERY }
 }
 
-const FIRST_PICTURES_EVERY: Duration = Duration::from_millis(250);
+const FIRST_SNAPSHOTS_EVERY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -236,8 +236,8 @@ mod tests {
 
     #[test]
     fn a_crowded_fleet_is_read_less_often() {
-        assert_eq!(pace_of(20_000), PICTURE_EVERY);
-        assert_eq!(pace_of(40_000), CROWDED_PICTURE_EVERY);
+        assert_eq!(pace_of(20_000), SNAPSHOT_EVERY);
+        assert_eq!(pace_of(40_000), LARGE_SNAPSHOT_EVERY);
     }
 
     /// In real time, since programs run in it: everything waits for a snapshot, and no wait is longer than the
@@ -275,9 +275,9 @@ mod tests {
         let snapshot = loop {
             well.publish();
             let snapshot = snapshots.next().await.unwrap();
-            let is_told = |name| row(&snapshot, name).reach == GatewayReach::Unreachable;
-            let sick = ["absent", "dies", "other", "rubbish", "missing", "broken", "babbles", "endless"];
-            if sick.into_iter().all(is_told) && row(&snapshot, "well").reach == GatewayReach::Reached {
+            let is_reported = |name| row(&snapshot, name).reach == GatewayReach::Unreachable;
+            let missing = ["absent", "dies", "other", "rubbish", "missing", "broken", "babbles", "endless"];
+            if missing.into_iter().all(is_reported) && row(&snapshot, "well").reach == GatewayReach::Reached {
                 break snapshot;
             }
         };

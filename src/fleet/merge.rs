@@ -193,7 +193,7 @@ fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, session
         gateway: Some(Arc::clone(name)),
         ..alert
     }));
-    let taken = shares::most_telling(&snapshot.sessions, sessions_max);
+    let taken = shares::most_active(&snapshot.sessions, sessions_max);
     let left_out = snapshot.sessions_left_out.saturating_add(snapshot.sessions.len() - taken.len());
     merged.sessions.extend(taken.into_iter().cloned().map(|mut row| {
         row.gateway = Some(Arc::clone(name));
@@ -288,7 +288,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_are_counted_on_where_a_gateway_is_lost_or_started_anew() {
+    fn byte_counts_continue_when_a_gateway_is_lost_or_restarted() {
         let mut merge = FleetMerge::default();
         let mut up = |instance: &str, bytes| {
             let members = vec![member("edge", Some(snapshot(Half::Dmz, instance, bytes)))];
@@ -324,7 +324,7 @@ pub(super) mod tests {
         let shown: Vec<_> = merged.pools.iter().filter_map(|row| row.gateway.as_deref()).collect();
         assert_eq!(shown, ["well", "down", "blinks"]);
         assert_eq!(merged.health, Some(Health::Down));
-        assert!(merged.alerts[0].text.starts_with("gateway gone can not be reached"), "{:?}", merged.alerts);
+        assert!(merged.alerts[0].text.starts_with("gateway gone cannot be reached"), "{:?}", merged.alerts);
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn describe_absence(row: &GatewayRow) -> String {
     match row.reach {
         GatewayReach::Silent => "is silent: it is connected, and no picture comes".into(),
         GatewayReach::Reached | GatewayReach::Calling | GatewayReach::Unreachable => {
-            format!("can not be reached: {}", row.why.as_deref().unwrap_or("it does not answer"))
+            format!("cannot be reached: {}", row.why.as_deref().unwrap_or("it does not answer"))
         }
     }
 }
@@ -163,10 +163,10 @@ mod tests {
             assert!(merged.notices.iter().all(|notice| notice.gateway.as_deref() == Some("edge")));
         }
         let expected = [
-            "can not be reached: it closed",
+            "cannot be reached: it closed",
             "is reached again after 3m",
             "is silent: it is connected, and no picture comes",
-            "can not be reached: it closed",
+            "cannot be reached: it closed",
             "is reached again after 5m",
         ];
         assert_eq!(events.len(), expected.len(), "{events:?}");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_comes_back_is_told_when_its_first_picture_has_come() {
+    fn a_gateway_is_back_when_its_first_snapshot_arrives() {
         let calls =
             |contact_seconds, heard_seconds| MemberSnapshot { contact_seconds, ..silent(heard_seconds) };
         assert_eq!(reach(&calls(0.1, 40.0)), GatewayReach::Calling, "what is known is from before the loss");

@@ -19,7 +19,7 @@ pub fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
 
 /// At most this many of the rows, in their order: those that wait first, then the busiest. Both halves choose
 /// by the same rates, and by the id if nothing moves, so that both parts of a session are included.
-pub fn most_telling(rows: &[SessionRow], space: usize) -> Vec<&SessionRow> {
+pub fn most_active(rows: &[SessionRow], space: usize) -> Vec<&SessionRow> {
     let mut rows: Vec<_> = rows.iter().enumerate().collect();
     if rows.len() > space {
         rows.select_nth_unstable_by(space, |(_, a), (_, b)| {
@@ -71,10 +71,10 @@ mod tests {
         rows[70].rate_down = 5;
         rows[80].phase = SessionPhase::Waiting;
         (rows[90].rate_up, rows[90].rate_down) = (u64::MAX, u64::MAX);
-        assert_eq!(ids(&most_telling(&rows, 3)), ["000046", "000050", "00005a"], "in their order");
-        assert_eq!(ids(&most_telling(&rows, 1)), ["000050"]);
-        assert_eq!(most_telling(&rows, 0).len(), 0);
-        assert_eq!(most_telling(&rows, 1000).len(), 100);
+        assert_eq!(ids(&most_active(&rows, 3)), ["000046", "000050", "00005a"], "in their order");
+        assert_eq!(ids(&most_active(&rows, 1)), ["000050"]);
+        assert_eq!(most_active(&rows, 0).len(), 0);
+        assert_eq!(most_active(&rows, 1000).len(), 100);
     }
 
     #[test]

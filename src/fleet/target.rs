@@ -27,7 +27,7 @@ pub enum TargetError {
     #[error("`{0}` begins with `-`, which ssh would take for an option; write a host, or a user and a host")]
     Option(String),
     #[error(
-        "`{0}` can not be a host or user; write letters, digits, `.`, `_`, `-`, `:`, or a name of ssh_config"
+        "`{0}` cannot be a host or user; write letters, digits, `.`, `_`, `-`, `:`, or a name of ssh_config"
     )]
     Host(String),
     #[error(
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn ssh_is_told_nothing_that_it_could_take_for_an_option() {
+    fn ssh_gets_no_argument_that_looks_like_an_option() {
         let full = |text| command(text, AdminAccess::Full);
         let route = "ssh -T -o BatchMode=yes --";
         let far = "portcullis admin --stdio";
@@ -202,7 +202,7 @@ mod tests {
         for bad in ["ssh:", "ssh:ops@", "ssh::shop"] {
             assert!(full(bad).contains("lacks a host"), "{bad}");
         }
-        assert!(full("ssh:a b").contains("can not be a host"));
+        assert!(full("ssh:a b").contains("cannot be a host"));
         assert!(full("ssh:edge:a;reboot").contains("no profile's name"));
         assert!(full("ssh:edge:$(x)").contains("no profile's name"));
     }

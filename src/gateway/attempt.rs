@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    link_session::{self, Toward},
+    link_session::{self, CountedDirection},
     relay::{self, LinkSides, RelayOutcome, WhichSide},
     session::unboxed,
     session_end::{cut_cause, pipe_failure, report_end, report_fate, unanswered_reason},
@@ -18,7 +18,7 @@ use crate::{
         HANDSHAKE, Peer,
         link_guard::LinkGuard,
         multiplex::handle::{
-            LinkGone, LocalSide, OpenAnswer, SessionFate, SessionHandle, SessionRemains, Undelivered,
+            LinkClosed, LocalSide, OpenAnswer, SessionFate, SessionHandle, SessionLeftover, Undelivered,
         },
         peer_record::{PEER_REST, PeerRecord},
         session_side::{Downstream, LinkSlot, SessionOpening, Upstream},
@@ -70,7 +70,7 @@ pub(super) enum AttemptOutcome {
 pub(super) struct CarriedSession {
     handle: SessionHandle,
     /// Where the bytes go that come from the link.
-    toward: Toward,
+    toward: CountedDirection,
     idle: Option<Duration>,
     _permits: SessionPermits,
     _backend: Option<BackendUse>,
@@ -128,7 +128,7 @@ impl AdmittedSession<'_> {
     ) -> Result<SessionHandle, AttemptOutcome> {
         let (downstream, order) = (&mut self.downstream, &mut self.order);
         let SessionOpening { slot: LinkSlot { handle: link, place, .. }, request } = *opening;
-        let Downstream::Client(stream) = std::mem::replace(&mut downstream.side, Downstream::Gone) else {
+        let Downstream::Client(stream) = std::mem::replace(&mut downstream.side, Downstream::Taken) else {
             let end = internal_end(order.counters, "a session without a client");
             return Err(AttemptOutcome::Ended(end));
         };
@@ -140,7 +140,7 @@ impl AdmittedSession<'_> {
             idle: downstream.idle,
             cause_of: link_session::cause_of_client,
         };
-        link.open(request, Box::new(local), place).await.map_err(|LinkGone(local)| {
+        link.open(request, Box::new(local), place).await.map_err(|LinkClosed(local)| {
             downstream.side = Downstream::Client(local.stream);
             order.unsent = local.unsent;
             AttemptOutcome::Again
@@ -150,12 +150,12 @@ impl AdmittedSession<'_> {
     /// The result of a session that the other gateway has not taken.
     async fn conclude(
         &mut self,
-        remains: Box<SessionRemains>,
+        remains: Box<SessionLeftover>,
         record: &PeerRecord,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
         let (downstream, order) = (&mut self.downstream, &mut self.order);
-        let SessionRemains { how, mut stream, rest, again, is_unsent } = *remains;
+        let SessionLeftover { how, mut stream, rest, again, is_unsent } = *remains;
         let peer = order.tried.take();
         match how {
             SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink) => {
@@ -190,14 +190,20 @@ impl AdmittedSession<'_> {
             | SessionFate::LinkLost(_)
             | SessionFate::Idle => {}
         }
-        let local = LocalEnd { stream, toward: Toward::Client, idle: downstream.idle };
+        let local = LocalEnd { stream, toward: CountedDirection::Client, idle: downstream.idle };
         AttemptOutcome::Ended(local.finish(how, &rest, order.counters, stopper).await)
     }
 
     /// The other gateway has taken it, over the link that the handle is of.
     pub fn into_carried(self: Box<Self>, handle: SessionHandle) -> CarriedSession {
         let Self { downstream: DownstreamSide { idle, permits, .. }, order } = unboxed(self);
-        CarriedSession { handle, toward: Toward::Client, idle, _permits: permits, _backend: order.backend }
+        CarriedSession {
+            handle,
+            toward: CountedDirection::Client,
+            idle,
+            _permits: permits,
+            _backend: order.backend,
+        }
     }
 
     /// Gives the link that a session was opened on the stream of its backend.
@@ -220,7 +226,7 @@ impl AdmittedSession<'_> {
             cause_of: link_session::cause_of_backend,
         });
         let handle = session.attach(local).await;
-        let toward = Toward::Backend;
+        let toward = CountedDirection::Backend;
         Ok(CarriedSession { handle, toward, idle, _permits: permits, _backend: order.backend })
     }
 
@@ -297,11 +303,11 @@ impl DownstreamSide {
                 &self.permits, downstream, &mut upstream, unsent, links, counters, self.idle,
             ) => relayed,
             () = stopper.stopped() => {
-                self.side = Downstream::Gone;
+                self.side = Downstream::Taken;
                 return stopper.end(counters.phase());
             }
             () = revocation.given() => {
-                self.side = Downstream::Gone;
+                self.side = Downstream::Taken;
                 stopper.stop(StopReason::Revoked);
                 return stopper.end(counters.phase());
             }
@@ -315,7 +321,7 @@ impl DownstreamSide {
         drop(upstream);
         if !is_clean {
             // Dropped with linger 0 set.
-            self.side = Downstream::Gone;
+            self.side = Downstream::Taken;
         }
         failed.unwrap_or_else(|| report_end(relayed, links, counters.phase(), self.idle))
     }
@@ -333,7 +339,7 @@ impl DownstreamSide {
 
     /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
     pub fn cut(&mut self, end: SessionEnd) -> SessionEnd {
-        std::mem::replace(&mut self.side, Downstream::Gone).cut(cut_cause(end.who));
+        std::mem::replace(&mut self.side, Downstream::Taken).cut(cut_cause(end.who));
         end
     }
 }
@@ -350,7 +356,7 @@ impl CarriedSession {
                 return end;
             }
         };
-        let SessionRemains { how, stream, rest, .. } = unboxed(remains);
+        let SessionLeftover { how, stream, rest, .. } = unboxed(remains);
         let local = LocalEnd { stream, toward: self.toward, idle: self.idle };
         // Boxed, because an open session should hold no memory for how it ends.
         Box::pin(local.finish(how, &rest, counters, stopper)).await
@@ -361,7 +367,7 @@ impl CarriedSession {
 struct LocalEnd {
     /// None where it was never attached, or the link's task has ended in between.
     stream: Option<NetStream>,
-    toward: Toward,
+    toward: CountedDirection,
     idle: Option<Duration>,
 }
 
@@ -407,8 +413,8 @@ impl LocalEnd {
         }
         let failed = failed.or_else(|| pipe_failure(&stream));
         let local = match self.toward {
-            Toward::Client => WhichSide::Downstream,
-            Toward::Backend => WhichSide::Upstream,
+            CountedDirection::Client => WhichSide::Downstream,
+            CountedDirection::Backend => WhichSide::Upstream,
         };
         failed.unwrap_or_else(|| report_fate(how, local, counters.phase(), self.idle))
     }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     profile::Profile,
     telemetry::{
-        audit::{ActorPlace, AuditActor, AuditLog, AuditRecord, AuditTaken, AuditTrail},
+        audit::{ActorPlace, AuditActor, AuditFileInUse, AuditLog, AuditRecord, AuditTrail},
         log::LogEvent,
         notices::NoticeLog,
         snapshot::{NoticeLevel, ReloadCounts},
@@ -125,7 +125,7 @@ pub fn open_audit(
     profile: &Profile,
     in_use: Option<&Path>,
     notices: &Arc<NoticeLog>,
-) -> Result<Option<AuditLog>, AuditTaken> {
+) -> Result<Option<AuditLog>, AuditFileInUse> {
     let is_in_use = |wanted: &Path| in_use.is_some_and(|in_use| is_same_file(in_use, wanted));
     let wanted = profile.audit.as_deref().filter(|wanted| !is_in_use(wanted));
     wanted.map(|path| AuditLog::open(path, notices.clone())).transpose()

@@ -16,7 +16,7 @@ use super::{
     service_faults::ServiceFaults,
 };
 use crate::{
-    disk::{PipePolicy, WorkError},
+    disk::{FileWorkError, PipePolicy},
     profile::Problem,
     source::{self, OpenedMaterials},
     telemetry::{format, log::LogEvent},
@@ -43,7 +43,7 @@ pub struct CertificateReload {
     /// When files that could not be used are opened again.
     retry: Instant,
     /// The files looked the same at the last two checks.
-    is_still: bool,
+    is_unchanged: bool,
     is_looking: bool,
     /// The last check got no answer from the file system.
     is_silent: bool,
@@ -61,7 +61,7 @@ impl CertificateReload {
             refused: None,
             next,
             retry: Instant::now() + RETRY,
-            is_still: false,
+            is_unchanged: false,
             is_looking: false,
             is_silent: false,
             of: Arc::default(),
@@ -74,14 +74,14 @@ impl CertificateReload {
 
     /// The files, if they have changed, look the same as last time, and were not refused.
     fn settled_change(&mut self, files: CertificateFiles) -> Option<CertificateFiles> {
-        self.is_still = self.last == files;
+        self.is_unchanged = self.last == files;
         self.last = files;
         if self.last == self.in_force {
             self.refused = None;
             return None;
         }
         let is_refused = self.refused.as_ref() == Some(&self.last);
-        (self.is_still && !is_refused).then(|| self.last.clone())
+        (self.is_unchanged && !is_refused).then(|| self.last.clone())
     }
 }
 
@@ -108,12 +108,13 @@ impl Engine {
 
     /// Opens the files if they have changed, and from time to time while something is wrong with them: a
     /// certificate may have become valid, or a key readable.
-    fn handle_file_check(&mut self, of: Arc<()>, seen: Result<CertificateFiles, WorkError>) {
+    fn handle_file_check(&mut self, of: Arc<()>, seen: Result<CertificateFiles, FileWorkError>) {
         self.certificate_reload.schedule_next_check();
         let Some(files) = self.report_file_silence(seen) else { return };
         let is_due = !self.faults.is_empty() && Instant::now() >= self.certificate_reload.retry;
         let changed = self.certificate_reload.settled_change(files.clone());
-        let Some(files) = changed.or_else(|| (is_due && self.certificate_reload.is_still).then_some(files))
+        let Some(files) =
+            changed.or_else(|| (is_due && self.certificate_reload.is_unchanged).then_some(files))
         else {
             return;
         };
@@ -136,7 +137,7 @@ impl Engine {
         &mut self,
         files: CertificateFiles,
         changed_files: &ChangedFiles,
-        opened: Result<OpenedMaterials, WorkError>,
+        opened: Result<OpenedMaterials, FileWorkError>,
     ) {
         self.certificate_reload.schedule_next_check();
         let Some(opened) = self.report_file_silence(opened).filter(|_| self.busy_reason().is_none()) else {
@@ -156,7 +157,7 @@ impl Engine {
         } else if self.certificate_reload.refused.as_ref() != Some(&files) {
             let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             self.audit_own("certificate", &changed_files.to_string(), &format!("refused: {why}"));
-            let line = format!("{changed_files} changed, and can not be used: {why}");
+            let line = format!("{changed_files} changed, and cannot be used: {why}");
             self.shared
                 .notices
                 .warn(LogEvent::CertificatesRefused.line(format!("{line}; those before stay in force")));
@@ -165,7 +166,7 @@ impl Engine {
     }
 
     /// Reports once that the files do not answer, and once when they do again.
-    fn report_file_silence<T>(&mut self, work: Result<T, WorkError>) -> Option<T> {
+    fn report_file_silence<T>(&mut self, work: Result<T, FileWorkError>) -> Option<T> {
         let was_silent = std::mem::replace(&mut self.certificate_reload.is_silent, work.is_err());
         match &work {
             Err(error) if !was_silent => self.shared.notices.warn(LogEvent::CertificatesSilent.line(

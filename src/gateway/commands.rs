@@ -33,7 +33,7 @@ impl Engine {
             }
             Command::Lockdown(target) => return self.lock_down(target, asker),
             Command::Unlock(target) => return self.unlock(target, asker),
-            Command::Metrics { format } => return self.tell_metrics(format, asker),
+            Command::Metrics { format } => return self.publish_metrics(format, asker),
             Command::History(requested) => CommandAnswer::History(Box::new(self.history_report(requested))),
             Command::Profiles => return self.list_profiles(asker),
             Command::LogLevel { level } => set_log_level(&level),
@@ -103,7 +103,7 @@ impl Engine {
             waiting => format!(", {waiting} still wait to be carried"),
         };
         let open = totals.sessions_open;
-        CommandAnswer::Done(format!("{what}: no new sessions, {open} go on{wait}; `reload` undoes it"))
+        CommandAnswer::Done(format!("{what}: no new sessions, {open} still open{wait}; `reload` undoes it"))
     }
 
     /// Forgets a gateway that was lost.

@@ -22,7 +22,7 @@ const KEPT_BACK: std::ops::RangeInclusive<usize> = 4..=125;
 const HANDSHAKES_MAX: usize = 16_384;
 
 /// This many links are enough for many sessions, where sessions share links.
-const LINKS_FEW: usize = 16;
+const SHARED_LINKS_ENOUGH: usize = 16;
 
 /// The descriptor limit and the open descriptors when the process started.
 #[derive(Debug, Clone, Copy)]
@@ -56,9 +56,9 @@ pub struct OneSessionLinks {
 impl OneSessionLinks {
     /// As far as existing links show, or those that existed last.
     pub fn seen_in(pools: &[PoolRow]) -> Self {
-        let speaks_socks =
+        let uses_socks =
             |row: &&PoolRow| row.protocol.as_deref() == Some(socks5::PROTOCOL_NAME) && !row.is_gone();
-        let any = |half| pools.iter().filter(speaks_socks).any(|row| row.role == half);
+        let any = |half| pools.iter().filter(uses_socks).any(|row| row.role == half);
         Self { dmz: any(Half::Dmz), internal: any(Half::Internal) }
     }
 
@@ -88,7 +88,7 @@ fn divide_half(of_half: usize, one_session: bool, accepts_links: bool) -> HalfSh
         return HalfShares { ends, links: links.saturating_sub(handshakes).max(1), handshakes };
     }
     // Many sessions share few links; where descriptors are scarce, a quarter has to be enough.
-    let links = (of_half / 32).max(LINKS_FEW.min(of_half / 4)).max(1);
+    let links = (of_half / 32).max(SHARED_LINKS_ENOUGH.min(of_half / 4)).max(1);
     let handshakes = handshakes(of_half / 32);
     HalfShares { ends: of_half.saturating_sub(links + handshakes).max(1), links, handshakes }
 }
@@ -145,7 +145,7 @@ impl DescriptorBudget {
             wanted += match (is_direct, seen.dmz) {
                 (true, _) => 2 * sessions,
                 (false, true) => sessions * 8 / 3,
-                (false, false) => sessions * 8 / 7 + LINKS_FEW,
+                (false, false) => sessions * 8 / 7 + SHARED_LINKS_ENOUGH,
             };
         }
         if let Some(half) = &profile.internal {
@@ -153,7 +153,7 @@ impl DescriptorBudget {
                 (InternalMode::Reverse { connect, prepared, .. }, false) => {
                     half.maximum.min(connect.len().saturating_mul(*prepared))
                 }
-                (InternalMode::Forward { .. }, false) => half.maximum.min(LINKS_FEW),
+                (InternalMode::Forward { .. }, false) => half.maximum.min(SHARED_LINKS_ENOUGH),
                 (_, true) => half.maximum,
             };
             if shares.internal_links < links {
@@ -190,12 +190,12 @@ fn count_ports(profile: &Profile) -> usize {
 /// The number of open files, and the soft limit.
 pub fn usage_now() -> DescriptorUsage {
     let limit = getrlimit(Resource::Nofile).current;
-    let used = told_by_kernel(OPEN_FILES).unwrap_or_else(count_listed);
+    let used = open_count_of_kernel(OPEN_FILES).unwrap_or_else(count_listed);
     DescriptorUsage { used, limit: limit.unwrap_or(u64::MAX) }
 }
 
 /// Since 6.2 the number is the length of the folder. Listing thousands takes milliseconds.
-fn told_by_kernel(folder: &str) -> Option<u64> {
+fn open_count_of_kernel(folder: &str) -> Option<u64> {
     fs::metadata(folder).ok().map(|folder| folder.len()).filter(|number| *number > 0)
 }
 
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_how_many_files_are_open() {
+    fn the_kernel_reports_the_number_of_open_files() {
         let piped = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut process = piped.expect("cat runs");
         let (mut input, mut output) =
@@ -296,13 +296,13 @@ mod tests {
         let listed = fs::read_dir(&folder).expect("it runs").count() as u64;
         assert!(listed >= 3);
         // An older kernel does not tell.
-        assert_eq!(told_by_kernel(&folder).unwrap_or(listed), listed);
+        assert_eq!(open_count_of_kernel(&folder).unwrap_or(listed), listed);
         drop(input);
         process.wait().expect("it ends");
     }
 
     #[test]
-    fn a_limit_that_is_too_low_is_told_and_the_one_that_is_advised_is_enough() {
+    fn a_low_descriptor_limit_is_reported_and_the_advised_one_suffices() {
         let mut short = Vec::new();
         for (what, profile) in profiles() {
             let budget = |limit: usize| DescriptorBudget { limit, open: OPEN };

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sender_that_lives_and_says_nothing_is_not_waited_for() {
+    async fn final_delivery_does_not_wait_for_a_live_silent_sender() {
         let ((mut upstream, _backend), (mut downstream, mut client)) = (connected().await, connected().await);
         let (mut direction, counters, began) = (kept(b"kept"), SessionCounters::default(), Instant::now());
         let error = io::ErrorKind::TimedOut.into();

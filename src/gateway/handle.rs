@@ -203,7 +203,7 @@ pub struct GatewayHandle {
 
 impl GatewayHandle {
     /// The same handle, with another name in the log.
-    pub fn for_asker(&self, by: &str) -> Self {
+    pub fn for_actor(&self, by: &str) -> Self {
         Self { by: by.into(), ..self.clone() }
     }
 

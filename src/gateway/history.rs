@@ -14,10 +14,10 @@ use crate::telemetry::{
     snapshot::{PoolRow, TrafficTotals},
 };
 
-/// The file is written so often, and at the end. A process that is killed loses as much.
-const KEPT_EVERY: Duration = Duration::from_secs(300);
-/// A disk that does not answer holds no exit up.
-const HISTORY_FAREWELL: Duration = Duration::from_millis(500);
+/// How often the file is written, besides at exit. A killed process loses at most this much.
+const WRITE_EVERY: Duration = Duration::from_secs(300);
+/// Time to write the file at exit, so that a hanging disk cannot delay it further.
+const HISTORY_FLUSH: Duration = Duration::from_millis(500);
 
 /// The ring, and the totals when its last sample was taken.
 #[derive(Debug, Default)]
@@ -26,9 +26,9 @@ pub(super) struct GatewayHistory {
     refused: u64,
     file: Option<HistoryFile>,
     /// When the file was written last, or read.
-    kept_at: Option<Instant>,
-    /// Whether it was said already that it can not be written.
-    is_unkept: bool,
+    written_at: Option<Instant>,
+    /// The last write failed, which has been reported.
+    is_failing: bool,
 }
 
 /// What a gateway starts with: the last hour of the process before it.
@@ -36,7 +36,7 @@ pub(super) struct GatewayHistory {
 pub struct KeptHistory {
     ring: HistoryRing,
     /// Why it could not be read.
-    trouble: Option<HistoryFileError>,
+    read_error: Option<HistoryFileError>,
     file: Option<HistoryFile>,
 }
 
@@ -44,21 +44,21 @@ impl KeptHistory {
     pub fn read(file: Option<HistoryFile>) -> Self {
         let now = unix_seconds(SystemTime::now());
         match file.as_ref().map_or(Ok(HistoryRing::default()), |file| file.read(now)) {
-            Ok(ring) => Self { ring, trouble: None, file },
-            Err(error) => Self { ring: HistoryRing::default(), trouble: Some(error), file },
+            Ok(ring) => Self { ring, read_error: None, file },
+            Err(error) => Self { ring: HistoryRing::default(), read_error: Some(error), file },
         }
     }
 }
 
 impl Engine {
-    /// Goes on with what was measured before a restart, and keeps what will be.
+    /// Continues the history of the previous process, and saves it from now on.
     pub fn with_kept_history(mut self, kept: KeptHistory) -> Self {
-        if let Some(error) = kept.trouble {
+        if let Some(error) = kept.read_error {
             let line = format!("nothing is known of the hour before the start: {error}");
             self.shared.notices.warn(LogEvent::HistoryFile.line(line));
         }
-        let kept_at = Some(Instant::now());
-        self.history = GatewayHistory { ring: kept.ring, file: kept.file, kept_at, ..self.history };
+        let written_at = Some(Instant::now());
+        self.history = GatewayHistory { ring: kept.ring, file: kept.file, written_at, ..self.history };
         self
     }
 
@@ -70,42 +70,42 @@ impl Engine {
         self.history.refused = totals.refused;
         let pools = pools.iter().filter(|pool| pool.role == role);
         self.history.ring.take_second(HistorySample::of_second(at, rate, refused, totals, pools));
-        if self.history.kept_at.is_some_and(|at| at.elapsed() >= KEPT_EVERY) {
+        if self.history.written_at.is_some_and(|at| at.elapsed() >= WRITE_EVERY) {
             self.keep_history();
         }
     }
 
     fn keep_history(&mut self) {
         let Some(write) = self.history_write() else { return };
-        self.history.kept_at = Some(Instant::now());
+        self.history.written_at = Some(Instant::now());
         self.write_state(write, |engine, written| {
-            // Of one that is late the next one tells.
+            // A write that timed out is not an error; the next one reports if it fails.
             if let Ok(written) = written {
                 engine.note_history_written(written);
             }
         });
     }
 
-    /// Keeps what was measured up to the end.
+    /// Saves the history at exit.
     pub(super) async fn keep_last_history(&mut self) {
         let Some(write) = self.history_write() else { return };
         let files = self.reader.states.clone();
-        if let Ok(Ok(written)) = timeout(HISTORY_FAREWELL, files.run(write)).await {
+        if let Ok(Ok(written)) = timeout(HISTORY_FLUSH, files.run(write)).await {
             self.note_history_written(written);
         }
     }
 
-    /// Writes the file as it is to be now, which may take its time.
+    /// Returns the blocking write of the current history; `None` without a file.
     fn history_write(&self) -> Option<impl FnOnce() -> Result<(), HistoryFileError> + Send + use<>> {
         let (file, kept) = (self.history.file.clone()?, self.history.ring.last_hour(self.unix_now()));
         Some(move || file.write(kept))
     }
 
     fn note_history_written(&mut self, written: Result<(), HistoryFileError>) {
-        let was_unkept = self.history.is_unkept;
-        self.history.is_unkept = written.is_err();
+        let was_failing = self.history.is_failing;
+        self.history.is_failing = written.is_err();
         if let Err(error) = written
-            && !was_unkept
+            && !was_failing
         {
             let line = format!("the history is not kept over a restart: {error}");
             self.shared.notices.info(LogEvent::HistoryFile.line(line));

@@ -1,4 +1,4 @@
-//! The file that keeps the last hour of the history over a restart.
+//! The file that preserves the last hour of the history across a restart.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::{
 
 /// Several times what an hour takes.
 const BYTES_MAX: u64 = 1 << 20;
-/// Of the form of the file; another one is not read.
+/// The version of the file format; other versions are not read.
 const VERSION: u32 = 1;
 
 #[derive(Debug, Error)]
@@ -33,7 +33,7 @@ struct HistoryContents {
     tiers: Vec<Vec<HistorySample>>,
 }
 
-/// What stands in every version.
+/// The part that every version of the format has.
 #[derive(Serialize, Deserialize)]
 struct HistoryVersion {
     version: u32,
@@ -47,7 +47,7 @@ struct VersionedHistory {
     contents: HistoryContents,
 }
 
-/// Where the last hour of one profile is kept, by the halves that run.
+/// The history file of one profile; each combination of running halves has its own.
 #[derive(Debug, Clone)]
 pub struct HistoryFile(StateFile);
 
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_foreign_in_form_or_from_the_future_is_refused_in_words() {
+    fn a_damaged_foreign_or_future_history_file_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let file = file(folder.path());
         file.write(ring().last_hour(NOW)).unwrap();

@@ -26,7 +26,7 @@ pub(super) struct SocketWatch {
 enum SocketActivity {
     /// Something moves, or is on the way.
     Busy,
-    /// Nothing does, which is to have an end.
+    /// Nothing moves, and the session's `idle` limit applies.
     Quiet,
     Asleep,
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn movement_starts_the_idle_time_anew() {
+    async fn movement_restarts_the_idle_time() {
         let mut watch = SocketWatch::new(0, Some(Duration::from_secs(3)));
         let mut ended = Vec::new();
         for bytes in [0, 0, 5, 5, 5, 5] {

@@ -23,7 +23,7 @@ use crate::{
 
 /// The direction in which bytes for a stream are counted.
 #[derive(Debug, Clone, Copy)]
-pub enum Toward {
+pub enum CountedDirection {
     Client,
     Backend,
 }
@@ -53,7 +53,7 @@ pub fn cause_of_backend(_: &NetStream, error: &io::Error) -> CutCause {
 pub async fn deliver(
     stream: &mut NetStream,
     rest: &Undelivered,
-    toward: Toward,
+    toward: CountedDirection,
     counters: &SessionCounters,
     stalled: Option<Duration>,
 ) -> io::Result<()> {
@@ -68,8 +68,8 @@ pub async fn deliver(
                 return Err(io::ErrorKind::WriteZero.into());
             }
             match toward {
-                Toward::Client => counters.add_down(count),
-                Toward::Backend => counters.add_up(count),
+                CountedDirection::Client => counters.add_down(count),
+                CountedDirection::Backend => counters.add_up(count),
             }
             left = &left[count..];
         }
@@ -85,7 +85,7 @@ pub async fn deliver(
 pub async fn deliver_before_cut(
     stream: &mut NetStream,
     rest: &Undelivered,
-    toward: Toward,
+    toward: CountedDirection,
     counters: &SessionCounters,
 ) {
     let delivered = deliver(stream, rest, toward, counters, Some(STALLED_MAX)).await;

@@ -94,7 +94,7 @@ impl Engine {
         let row = LockdownRow { peer: target.peer, service: target.service, since: String::new() };
         let is_all = row.peer.is_none() && row.service.is_none();
         if self.internal.is_none() && rows.is_empty() {
-            return asker.answer(CommandAnswer::Refused(NOT_INSIDE.into()));
+            return asker.answer(CommandAnswer::Refused(DMZ_CANNOT_LOCK.into()));
         }
         let before = rows.len();
         rows.retain(|held| !is_all && !is_same(held, &row));
@@ -108,7 +108,7 @@ impl Engine {
 
     fn lockdown_refusal(&self, target: &LockdownTarget) -> Option<String> {
         if self.internal.is_none() {
-            return Some(NOT_INSIDE.into());
+            return Some(DMZ_CANNOT_LOCK.into());
         }
         let service = target.service.as_deref()?;
         let services = self.shared.sessions.services.load();
@@ -129,7 +129,7 @@ impl Engine {
                     Err(error) => error.to_string(),
                 };
                 asker.answer(CommandAnswer::Unkept(format!(
-                    "{done}; but this holds only until this process ends, since it can not be written: {why}"
+                    "{done}; but this holds only until this process ends, since it cannot be written: {why}"
                 )));
             },
         );
@@ -153,5 +153,5 @@ fn is_same(one: &LockdownRow, other: &LockdownRow) -> bool {
     (&one.peer, &one.service) == (&other.peer, &other.service)
 }
 
-const NOT_INSIDE: &str =
+const DMZ_CANNOT_LOCK: &str =
     "this gateway has no internal half now, and the inside alone locks; ask the internal half";

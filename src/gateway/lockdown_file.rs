@@ -1,4 +1,4 @@
-//! The file that keeps an internal half locked over a restart.
+//! The file that keeps an internal half locked across a restart.
 
 use std::path::PathBuf;
 

@@ -85,7 +85,7 @@ use crate::{
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     tasks::Tasks,
     telemetry::{
-        audit::{ActorPlace, AuditActor, AuditRecord, AuditTaken},
+        audit::{ActorPlace, AuditActor, AuditFileInUse, AuditRecord},
         clock::{self, WallClock},
         health::alert_tracker::AlertTracker,
         log::LogEvent,
@@ -102,12 +102,12 @@ pub use self::{history::KeptHistory, lockdown::KeptLockdown, snapshot_builder::h
 /// How often a snapshot is taken.
 const TICK: Duration = Duration::from_millis(250);
 /// The same while a switch or a stop is under way.
-const TICK_HURRIED: Duration = Duration::from_millis(20);
+const BUSY_TICK: Duration = Duration::from_millis(20);
 /// How long sessions that were cut, and links that are closing, get to end.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// How long the last lines of the audit get to be written.
-const AUDIT_FAREWELL: Duration = Duration::from_millis(500);
+const AUDIT_FLUSH: Duration = Duration::from_millis(500);
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +115,7 @@ pub enum EngineStartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
-    Audit(#[from] AuditTaken),
+    Audit(#[from] AuditFileInUse),
 }
 
 /// How a gateway ended.
@@ -284,7 +284,7 @@ impl Engine {
         let mut unattended = false;
         loop {
             let quick_retry = self.is_waiting_for_parts() || !self.retiring.is_empty();
-            let pause = if quick_retry { TICK_HURRIED } else { TICK };
+            let pause = if quick_retry { BUSY_TICK } else { TICK };
             tokio::select! {
                 requested = self.feed.commands.recv(), if !unattended => match requested {
                     Some(requested) => self.handle_command(requested),
@@ -301,7 +301,7 @@ impl Engine {
                 () = tokio::time::sleep(pause) => {}
             }
             self.tick();
-            self.tell_manager();
+            self.notify_manager();
             if let Some(outcome) = self.outcome_if_ended() {
                 return self.finish(outcome).await;
             }
@@ -347,7 +347,7 @@ impl Engine {
     fn publish(&mut self) {
         let sessions = match self.feed.is_watched() {
             true => SessionRows::Listed,
-            false => SessionRows::LeftOut,
+            false => SessionRows::SuppressedCount,
         };
         if sessions == SessionRows::Listed {
             self.shared.sessions.registry.tick();
@@ -387,7 +387,7 @@ impl Engine {
             });
         }
         // A disk that does not answer must not delay the exit.
-        let _ = tokio::time::timeout(AUDIT_FAREWELL, audit.flush()).await;
+        let _ = tokio::time::timeout(AUDIT_FLUSH, audit.flush()).await;
         outcome
     }
 }

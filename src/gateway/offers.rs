@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct ClosedServices(BTreeMap<ServiceName, String>);
 
-/// The state of a service that DMZ gateways are told.
+/// The state of a service that is announced to DMZ gateways.
 fn offer_state(service: &Service) -> OfferState {
     match service.phase() {
         ServicePhase::Locked => OfferState::Locked,

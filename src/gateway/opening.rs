@@ -39,10 +39,10 @@ use crate::{
     },
 };
 
-/// During a switch, a connect that failed is tried again after this pause, for at most this long. Either the
-/// other half is just ahead of us, or the failure is real.
-const SWITCH_LOOK: Duration = Duration::from_millis(50);
-const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
+/// During a switch, a connect that failed is tried again after this pause, for at most this long. The other
+/// half may have switched a moment earlier; if the failure persists, it is real.
+const SWITCH_RETRY_PAUSE: Duration = Duration::from_millis(50);
+const SWITCH_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// How many links and peers one session tries.
 const TRIES_MAX: usize = 8;
@@ -138,7 +138,7 @@ pub(super) async fn open(
     let mut rooms_made = 0;
     for _ in 0..TRIES_MAX {
         let connecting =
-            Box::pin(connect_unless_gone(destination, &mut session, stopper, &sessions.switching));
+            Box::pin(connect_while_client_waits(destination, &mut session, stopper, &sessions.switching));
         let connected = match connecting.await {
             Err(end) => return SessionStart::Over((session.downstream.cut(end), None)),
             Ok(Ok(connected)) => connected,
@@ -174,7 +174,7 @@ pub(super) async fn open(
                     tokio::select! {
                         biased;
                         () = stopper.stopped() => false,
-                        () = wait_until_gone(&mut session.downstream.side, counters) => false,
+                        () = wait_until_client_left(&mut session.downstream.side, counters) => false,
                         made = making => made,
                     }
                 };
@@ -215,7 +215,7 @@ async fn make_room(
 }
 
 /// Connects, unless the session is stopped or its client leaves first. In that case, returns how it ended.
-async fn connect_unless_gone(
+async fn connect_while_client_waits(
     destination: &SessionDestination<'_>,
     session: &mut AdmittedSession<'_>,
     stopper: &SessionStopper,
@@ -235,7 +235,7 @@ async fn connect_unless_gone(
             }
             Ok(connected.map(Box::new))
         }
-        () = wait_until_gone(&mut downstream.side, counters) => {
+        () = wait_until_client_left(&mut downstream.side, counters) => {
             Err(SessionEnd { who: EndedBy::Client, phase: counters.phase(), reason: "the client left".into() })
         }
     }
@@ -260,16 +260,16 @@ async fn connect_upstream(
     loop {
         let connector = destination.connector();
         let result = connector.connect(order).await;
-        let of_the_way = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
+        let is_of_path = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
         // Read first, because a switch replaces the connector before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
         match result {
             Err(_) if !Arc::ptr_eq(&connector, &destination.connector()) => {}
-            Err(failure) if of_the_way(&failure) && is_switching => {
-                if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_PATIENCE {
+            Err(failure) if is_of_path(&failure) && is_switching => {
+                if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_RETRY_MAX {
                     return Err(failure);
                 }
-                tokio::time::sleep(SWITCH_LOOK).await;
+                tokio::time::sleep(SWITCH_RETRY_PAUSE).await;
             }
             result => return result,
         }
@@ -277,11 +277,11 @@ async fn connect_upstream(
 }
 
 /// How often to check on a waiting client that has finished sending.
-const GONE_LOOK: Duration = Duration::from_millis(100);
+const CLIENT_CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Returns when the client has left before its session was connected, because its connection has failed. One
 /// that has only finished sending waits like any other.
-async fn wait_until_gone(downstream: &mut Downstream, counters: &SessionCounters) {
+async fn wait_until_client_left(downstream: &mut Downstream, counters: &SessionCounters) {
     if let Downstream::Opened(session) = downstream {
         session.given_up().await;
         return;
@@ -290,7 +290,7 @@ async fn wait_until_gone(downstream: &mut Downstream, counters: &SessionCounters
     if let Some(pipe) = stream.pipe() {
         // A client that has sent its request and finished sending is answered. But it may have left, and should
         // then not keep a place among those that wait for a link.
-        while timeout(GONE_LOOK, pipe.other_end_gone()).await.is_err() {
+        while timeout(CLIENT_CHECK_EVERY, pipe.other_end_gone()).await.is_err() {
             if pipe.has_client_ended() && counters.phase() == SessionPhase::Waiting {
                 return;
             }
@@ -318,7 +318,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_way_that_stays_closed_under_a_switch_is_given_up_in_time() {
-        let (wait, retire) = (SWITCH_PATIENCE * 9, SWITCH_PATIENCE * 99);
+        let (wait, retire) = (SWITCH_RETRY_MAX * 9, SWITCH_RETRY_MAX * 99);
         let limits = PoolLimits { prepared: 1, wait, waiters: 1, retire, links_per_peer: None };
         let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());
         pool.close();
@@ -329,7 +329,7 @@ mod tests {
             (SessionDestination { of: None, service: &service }, TestSession::of("orders"));
         let (mut order, switching) = (session.order(), AtomicBool::new(true));
         let connected =
-            happens_after(SWITCH_PATIENCE, connect_upstream(&destination, &mut order, &switching)).await;
+            happens_after(SWITCH_RETRY_MAX, connect_upstream(&destination, &mut order, &switching)).await;
         assert_eq!(connected.expect_err("it is closed").who, EndedBy::Operator);
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     confine::folders::FolderLock,
     profile::{DmzMode, Half, HostPort, InternalMode, Mode, Problem, Profile, ServiceName},
-    telemetry::audit::AuditTaken,
+    telemetry::audit::AuditFileInUse,
 };
 
 /// What a switch from the running profile to another one will do.
@@ -49,13 +49,13 @@ pub struct SwitchPlan {
     pub lock: Option<String>,
     /// Whether the switch would be refused for the lock.
     #[serde(default)]
-    pub outlook: SwitchOutlook,
+    pub outlook: SwitchVerdict,
 }
 
-/// What would come of a switch if it were asked for now, as far as this process decides.
+/// Whether a switch requested now would be refused by this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SwitchOutlook {
+pub enum SwitchVerdict {
     #[default]
     Possible,
     Refused,
@@ -177,8 +177,8 @@ impl Engine {
             end,
             lock: self.lock.forecast(profile),
             outlook: match self.lock.refusal(profile) {
-                Some(_) => SwitchOutlook::Refused,
-                None => SwitchOutlook::Possible,
+                Some(_) => SwitchVerdict::Refused,
+                None => SwitchVerdict::Possible,
             },
         }
     }
@@ -271,7 +271,7 @@ impl fmt::Display for SwitchPlan {
         lines("closes", &self.closes)?;
         lines("links", &self.links)?;
         if self.retires > 0 {
-            lines("lets go", &[format!("{} ready links of the old way", self.retires)])?;
+            lines("retires", &[format!("{} ready links of the old mode", self.retires)])?;
         }
         if self.opens.is_empty() && self.closes.is_empty() && self.links.is_empty() {
             let also = if self.services.is_empty() { "; no service changes" } else { "" };
@@ -303,7 +303,7 @@ pub enum SwitchRefusal {
     #[error("{0}")]
     Locked(String),
     #[error(transparent)]
-    Audit(#[from] AuditTaken),
+    Audit(#[from] AuditFileInUse),
 }
 
 impl SwitchRefusal {

@@ -55,12 +55,12 @@ pub struct ClientPort {
     /// What happens to it while none of its services is ready.
     pub(super) unready: UnreadyPolicy,
     /// Where it listened before it was closed because of that.
-    pub(super) shut: Option<ShutPort>,
+    pub(super) closed: Option<ClosedPort>,
 }
 
 /// A port that is closed while none of its services is ready.
 #[derive(Debug)]
-pub(super) struct ShutPort {
+pub(super) struct ClosedPort {
     pub at: Vec<SocketAddr>,
     /// It could not be opened again, and that was reported.
     pub is_taken: bool,
@@ -184,7 +184,7 @@ pub fn bind_missing(
                 entries: Vec::new(),
                 closer: listener.closer(),
                 unready: UnreadyPolicy::default(),
-                shut: None,
+                closed: None,
                 listener: Some(listener),
             };
             bound.insert(key, port);
@@ -193,8 +193,8 @@ pub fn bind_missing(
     Ok(bound)
 }
 
-/// Opens the doors for links of new parts: on a port that is open, or on a new one, which is started for that.
-/// Its services follow later.
+/// Opens the link endpoints of new parts, on an open port or on a new one that is started for them. Services
+/// are added to that port later.
 pub fn open_endpoints(
     (dmz, internal): (Option<&DmzSide>, Option<&InternalSide>),
     (running, new): (&ClientPorts, &mut ClientPorts),
@@ -361,18 +361,18 @@ pub fn addresses_of_service(ports: &ClientPorts, service: &ServiceName) -> Vec<S
 }
 
 /// Why the ports of a service wait.
-pub struct AwaitedPorts {
+pub struct WaitingPorts {
     pub reason: String,
     /// Whether clients can use none of them.
     pub are_all: bool,
 }
 
 /// Why the ports of a service wait, if they do.
-pub fn awaited_ports(ports: &ClientPorts, service: &ServiceName) -> Option<AwaitedPorts> {
+pub fn awaited_ports(ports: &ClientPorts, service: &ServiceName) -> Option<WaitingPorts> {
     let of_it = || ports.values().filter(|port| port.services().any(|of| of == service));
     let reason = of_it().find_map(|port| port.closer.awaited())?;
     let are_all = of_it().all(|port| port.closer.listens_at().is_empty());
-    Some(AwaitedPorts { reason: format!("its port is not open yet, {reason}"), are_all })
+    Some(WaitingPorts { reason: format!("its port is not open yet, {reason}"), are_all })
 }
 
 /// Where probes enter each service: one entry for each kind of TLS that its clients use, or any of its ports.
@@ -390,10 +390,10 @@ pub fn probe_entries(ports: &ClientPorts) -> Vec<ProbeEntry> {
     });
     let mut chosen: Vec<ProbeEntry> = Vec::new();
     for entry in entries {
-        let is_told = |other: &&ProbeEntry| {
+        let is_reported = |other: &&ProbeEntry| {
             other.service == entry.service && (entry.tls.is_none() || other.tls_and_sni == entry.tls_and_sni)
         };
-        if !chosen.iter().rev().any(|other| is_told(&other)) {
+        if !chosen.iter().rev().any(|other| is_reported(&other)) {
             chosen.push(entry);
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use crate::{
-    disk::{FileWork, WorkError},
+    disk::{FileWork, FileWorkError},
     net::{resolved_names::ResolvedNames, resolver::NameResolver},
     profile::HostPort,
     tasks::Tasks,
@@ -23,7 +23,7 @@ pub const LOOK_UP: Duration = Duration::from_secs(5);
 /// How many reads for operators may run (or hang) at once.
 const AT_ONCE: usize = 4;
 /// Finished reads that the engine has not handled yet.
-const UNHEARD_MAX: usize = 16;
+const UNHANDLED_READS_MAX: usize = 16;
 
 /// What the engine does with the result of a read.
 pub type EngineContinuation = Box<dyn FnOnce(&mut Engine) + Send>;
@@ -42,7 +42,7 @@ pub struct EngineReader {
 
 impl Default for EngineReader {
     fn default() -> Self {
-        let (continuation_sender, continuations) = mpsc::channel(UNHEARD_MAX);
+        let (continuation_sender, continuations) = mpsc::channel(UNHANDLED_READS_MAX);
         let [periodic, states] = [(); 2].map(|()| FileWork::new(1, WITHIN));
         Self {
             on_request: FileWork::new(AT_ONCE, WITHIN),
@@ -67,7 +67,7 @@ impl Engine {
     pub(super) fn read_for_operator<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-        then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<T, FileWorkError>) + Send + 'static,
     ) {
         self.read_with(self.reader.on_request.clone(), work, then);
     }
@@ -76,7 +76,7 @@ impl Engine {
     pub(super) fn read_periodically<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-        then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<T, FileWorkError>) + Send + 'static,
     ) {
         self.read_with(self.reader.periodic.clone(), work, then);
     }
@@ -85,7 +85,7 @@ impl Engine {
     pub(super) fn write_state<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-        then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<T, FileWorkError>) + Send + 'static,
     ) {
         self.read_with(self.reader.states.clone(), work, then);
     }
@@ -111,7 +111,7 @@ impl Engine {
         &self,
         files: FileWork,
         work: impl FnOnce() -> T + Send + 'static,
-        then: impl FnOnce(&mut Self, Result<T, WorkError>) + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<T, FileWorkError>) + Send + 'static,
     ) {
         let continuation_sender = self.reader.continuation_sender.clone();
         self.reader.tasks.spawn("files", async move {
@@ -177,7 +177,7 @@ mod tests {
         for files in [reader.on_request, reader.periodic, reader.states] {
             let (release, held) = threads::channel::<()>();
             let read = files.run(move || held.recv().is_ok());
-            assert_eq!(happens_after_beside_a_thread(WITHIN, read).await, Err(WorkError::Late(WITHIN)));
+            assert_eq!(happens_after_beside_a_thread(WITHIN, read).await, Err(FileWorkError::Late(WITHIN)));
             drop(release);
         }
     }

@@ -160,7 +160,7 @@ mod tests {
     }
 
     /// Failures of the last minute, after a second in which rows with one name had these totals.
-    fn failed_lately(recent: &mut RecentHistory, rows: &[(&str, u64)]) -> Vec<u64> {
+    fn recent_failures(recent: &mut RecentHistory, rows: &[(&str, u64)]) -> Vec<u64> {
         let row = |&(instance, failures): &(&str, u64)| PoolRow {
             failures,
             instance: Some(instance.into()),
@@ -173,22 +173,22 @@ mod tests {
     }
 
     #[test]
-    fn the_failures_of_the_last_minute_go_on_with_a_gateway_that_was_started_anew() {
+    fn failures_of_the_last_minute_survive_a_restart_of_the_gateway() {
         let recent = &mut RecentHistory::default();
-        assert_eq!(failed_lately(recent, &[("a", 900)]), [900], "all of them are new");
-        (0..MINUTE_SECONDS).for_each(|_| drop(failed_lately(recent, &[("a", 900)])));
-        assert_eq!(failed_lately(recent, &[("a", 902)]), [2]);
-        assert_eq!(failed_lately(recent, &[("b", 902)]), [2], "it was killed, and is back");
-        assert_eq!(failed_lately(recent, &[("b", 904)]), [4]);
-        assert_eq!(failed_lately(recent, &[("c", 904)]), [4]);
+        assert_eq!(recent_failures(recent, &[("a", 900)]), [900], "all of them are new");
+        (0..MINUTE_SECONDS).for_each(|_| drop(recent_failures(recent, &[("a", 900)])));
+        assert_eq!(recent_failures(recent, &[("a", 902)]), [2]);
+        assert_eq!(recent_failures(recent, &[("b", 902)]), [2], "it was killed, and is back");
+        assert_eq!(recent_failures(recent, &[("b", 904)]), [4]);
+        assert_eq!(recent_failures(recent, &[("c", 904)]), [4]);
     }
 
     #[test]
     fn two_gateways_of_one_name_fail_each_for_itself() {
         let recent = &mut RecentHistory::default();
         let twins = [("a", 900), ("b", 0)];
-        (0..MINUTE_SECONDS).for_each(|_| drop(failed_lately(recent, &twins)));
-        assert_eq!(failed_lately(recent, &twins), [0, 0]);
-        assert_eq!(failed_lately(recent, &[("a", 900), ("b", 1)]), [0, 1]);
+        (0..MINUTE_SECONDS).for_each(|_| drop(recent_failures(recent, &twins)));
+        assert_eq!(recent_failures(recent, &twins), [0, 0]);
+        assert_eq!(recent_failures(recent, &[("a", 900), ("b", 1)]), [0, 1]);
     }
 }

@@ -23,7 +23,7 @@ use super::{final_delivery::deliver_remaining, idle_watch::SocketWatch, session_
 use crate::{
     net::{
         stream::NetStream,
-        tcp::{self, DeliveryState, DeliveryWatch},
+        tcp::{self, SocksLinkState, SocksLinkWatch},
     },
     telemetry::{registry::SessionCounters, snapshot::SessionPhase},
 };
@@ -55,7 +55,7 @@ pub enum RelayOutcome {
     Idle,
 }
 
-/// Which sides of a session are SOCKS5 links, which [`DeliveryWatch`] watches for silence.
+/// Which sides of a session are SOCKS5 links, which [`SocksLinkWatch`] watches for silence.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkSides {
     pub downstream: bool,
@@ -113,7 +113,7 @@ struct Relay<'a> {
     down: RelayDirection,
     watch: SocketWatch,
     /// For the downstream side and the upstream side.
-    deliveries: [DeliveryWatch; 2],
+    deliveries: [SocksLinkWatch; 2],
     /// Whether the sockets were checked at least once.
     was_checked: bool,
 }
@@ -204,7 +204,7 @@ impl Relay<'_> {
         let mut is_owed = false;
         for ((which, side, is_link), delivery) in sides.into_iter().zip(&mut self.deliveries) {
             let delivered = check_socket(side, is_link.then_some(delivery));
-            is_owed |= delivered.map_err(|error| (which, error))? != DeliveryState::All;
+            is_owed |= delivered.map_err(|error| (which, error))? != SocksLinkState::All;
         }
         Ok(is_owed)
     }
@@ -226,14 +226,14 @@ impl WhichSide {
 
 /// Checks what a side's socket knows that reading it would not show now: an error, while we wait to write to
 /// the other side and do not read; or a silent SOCKS5 link, long before the kernel gives up on it.
-fn check_socket(side: &NetStream, link: Option<&mut DeliveryWatch>) -> io::Result<DeliveryState> {
-    let Some(socket) = side.tcp() else { return Ok(DeliveryState::All) };
+fn check_socket(side: &NetStream, link: Option<&mut SocksLinkWatch>) -> io::Result<SocksLinkState> {
+    let Some(socket) = side.tcp() else { return Ok(SocksLinkState::All) };
     if let Ok(Some(error)) = socket.take_error() {
         return Err(error);
     }
-    match link.map_or(DeliveryState::All, |delivery| delivery.check(socket)) {
-        DeliveryState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
-        delivered @ (DeliveryState::All | DeliveryState::NotYet) => Ok(delivered),
+    match link.map_or(SocksLinkState::All, |delivery| delivery.check(socket)) {
+        SocksLinkState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
+        delivered @ (SocksLinkState::All | SocksLinkState::NotYet) => Ok(delivered),
     }
 }
 
@@ -245,7 +245,7 @@ fn check_socket(side: &NetStream, link: Option<&mut DeliveryWatch>) -> io::Resul
 pub(super) enum DirectionState {
     #[default]
     Reading,
-    /// The sender has finished; the receiver has yet to be told.
+    /// The sender has finished; the end was not passed to the receiver yet.
     Ending,
     Ended,
     /// The sender has failed: nothing more can be read.

@@ -87,8 +87,9 @@ impl ServiceFacts {
         }
         for (name, text) in &self.undescribed {
             // A changed place has been reported already.
-            let is_told = lines.iter().any(|line| name.ends_with(line.split(' ').next().unwrap_or_default()));
-            if was(&before.undescribed, name) != *text && !is_told {
+            let is_reported =
+                lines.iter().any(|line| name.ends_with(line.split(' ').next().unwrap_or_default()));
+            if was(&before.undescribed, name) != *text && !is_reported {
                 lines.push(format!("{name} changed"));
             }
         }

@@ -25,7 +25,7 @@ const EXTENDS_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: NotifySocket,
-    reported: ManagerKnows,
+    reported: ReportedStatus,
     status: String,
     status_at: Option<Instant>,
     fed_at: Option<Instant>,
@@ -33,7 +33,7 @@ pub struct ServiceManager {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ManagerKnows {
+enum ReportedStatus {
     Nothing,
     Ready,
     Reloading,
@@ -48,7 +48,7 @@ impl Engine {
     }
 
     /// Must be called at each turn.
-    pub(super) fn tell_manager(&mut self) {
+    pub(super) fn notify_manager(&mut self) {
         let Some(mut manager) = self.manager.take() else { return };
         let snapshot = self.feed.snapshots.borrow().clone();
         let next = self.next_report(manager.reported, &snapshot);
@@ -56,59 +56,59 @@ impl Engine {
         self.manager = Some(manager);
     }
 
-    fn next_report(&self, reported: ManagerKnows, snapshot: &Snapshot) -> ManagerKnows {
+    fn next_report(&self, reported: ReportedStatus, snapshot: &Snapshot) -> ReportedStatus {
         if self.is_stopping() {
-            return ManagerKnows::Stopping;
+            return ReportedStatus::Stopping;
         }
         match reported {
-            ManagerKnows::Nothing => {
+            ReportedStatus::Nothing => {
                 let is_linked = snapshot.readiness.as_ref().is_some_and(|readiness| readiness.ready);
                 match self.profile.ready {
-                    ReadyWhen::Links if !is_linked => ManagerKnows::Nothing,
-                    ReadyWhen::Ports | ReadyWhen::Links => ManagerKnows::Ready,
+                    ReadyWhen::Links if !is_linked => ReportedStatus::Nothing,
+                    ReadyWhen::Ports | ReadyWhen::Links => ReportedStatus::Ready,
                 }
             }
-            ManagerKnows::Ready | ManagerKnows::Reloading => match self.is_switching() {
-                true => ManagerKnows::Reloading,
-                false => ManagerKnows::Ready,
+            ReportedStatus::Ready | ReportedStatus::Reloading => match self.is_switching() {
+                true => ReportedStatus::Reloading,
+                false => ReportedStatus::Ready,
             },
-            ManagerKnows::Stopping => ManagerKnows::Stopping,
+            ReportedStatus::Stopping => ReportedStatus::Stopping,
         }
     }
 }
 
 impl ServiceManager {
     fn new(socket: NotifySocket) -> Self {
-        let reported = ManagerKnows::Nothing;
+        let reported = ReportedStatus::Nothing;
         Self { socket, reported, status: String::new(), status_at: None, fed_at: None, extended_at: None }
     }
 
     /// Sends what the manager does not know yet.
-    fn notify(&mut self, next: ManagerKnows, status: String, now: Instant) {
+    fn notify(&mut self, next: ReportedStatus, status: String, now: Instant) {
         let before = self.reported;
         let notifications = self.notifications(next, status, now);
         if !notifications.is_empty() && !self.socket.notify(&notifications) {
-            // A busy manager is told at the next turn.
+            // A busy manager is notified at the next turn.
             (self.reported, self.fed_at, self.extended_at) = (before, None, None);
             self.status.clear();
         }
     }
 
-    fn notifications(&mut self, next: ManagerKnows, status: String, now: Instant) -> Vec<Notification> {
+    fn notifications(&mut self, next: ReportedStatus, status: String, now: Instant) -> Vec<Notification> {
         let is_due = |at: Option<Instant>, every: Duration| at.is_none_or(|at| now - at >= every);
         let mut notifications = Vec::new();
         if next != self.reported {
             notifications.push(match next {
-                ManagerKnows::Nothing | ManagerKnows::Ready => Notification::Ready,
-                ManagerKnows::Reloading => Notification::Reloading { at: monotonic() },
-                ManagerKnows::Stopping => Notification::Stopping,
+                ReportedStatus::Nothing | ReportedStatus::Ready => Notification::Ready,
+                ReportedStatus::Reloading => Notification::Reloading { at: monotonic() },
+                ReportedStatus::Stopping => Notification::Stopping,
             });
             self.reported = next;
             self.extended_at = None;
         }
         // Otherwise the manager would end the start of a gateway whose other half is away, and cut the sessions
         // that a stop waits for.
-        let takes_long = matches!(next, ManagerKnows::Nothing | ManagerKnows::Stopping);
+        let takes_long = matches!(next, ReportedStatus::Nothing | ReportedStatus::Stopping);
         if takes_long && is_due(self.extended_at, EXTENDS_EVERY) {
             notifications.push(Notification::ExtendTimeout { by: EXTENDS_BY });
             self.extended_at = Some(now);
@@ -201,14 +201,14 @@ mod tests {
         let end = ManagerEnd::new();
         let mut manager = ServiceManager::new(end.connect());
         let began = Instant::now();
-        let mut heard_at = |seconds: u64, next| {
+        let mut received_at = |seconds: u64, next| {
             manager.notify(next, "not ready".into(), began + Duration::from_secs(seconds));
             end.received().contains("EXTEND_TIMEOUT_USEC=30000000\n")
         };
-        let reported = [0, 1, 9, 10, 11, 20].map(|second| heard_at(second, ManagerKnows::Nothing));
+        let reported = [0, 1, 9, 10, 11, 20].map(|second| received_at(second, ReportedStatus::Nothing));
         assert_eq!(reported, [true, false, false, true, false, true]);
-        assert!(!heard_at(30, ManagerKnows::Ready) && !heard_at(60, ManagerKnows::Ready));
-        let reported = [61, 62, 70, 71, 72, 81].map(|second| heard_at(second, ManagerKnows::Stopping));
+        assert!(!received_at(30, ReportedStatus::Ready) && !received_at(60, ReportedStatus::Ready));
+        let reported = [61, 62, 70, 71, 72, 81].map(|second| received_at(second, ReportedStatus::Stopping));
         assert_eq!(reported, [true, false, false, true, false, true]);
     }
 

@@ -74,7 +74,7 @@ impl SessionContext {
         let destination = SessionDestination { of: probed, service: &service };
         let (end, refused) = run_within_limit(&destination, request, &record, &self).await;
         if let Some(listeners) = listeners {
-            listeners.tell(&end, refused);
+            listeners.send_outcome(&end, refused);
         }
         record.finish(end);
     }
@@ -147,7 +147,7 @@ struct EndListeners {
 
 impl EndListeners {
     /// A listener that has given up needs no answer.
-    fn tell(self, end: &SessionEnd, refused: Option<SessionRefusal>) {
+    fn send_outcome(self, end: &SessionEnd, refused: Option<SessionRefusal>) {
         if let Some(outcome) = self.outcome {
             let refusal = refused.map(|refused| refused.refusal);
             let _ = outcome.send(SessionOutcome { end: end.clone(), refusal });

@@ -120,7 +120,7 @@ fn is_cut(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionReset | UnexpectedEof | BrokenPipe)
 }
 
-/// The cause that the other gateway is told for such an end.
+/// The cause that is sent to the other gateway for such an end.
 pub(super) fn cut_cause(who: EndedBy) -> CutCause {
     match who {
         EndedBy::Client => CutCause::Client,

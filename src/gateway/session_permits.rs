@@ -186,7 +186,7 @@ fn admit(
         ));
     }
     service.admit(rest).map_err(|limit| {
-        let reason = format!("`sessions` is {limit}, and so many are open");
+        let reason = format!("the limit of {limit} open sessions (`sessions`) is reached");
         ConnectFailure::here(EndedBy::Limit, Refusal::Full, reason)
     })
 }

@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionRows {
     Listed,
-    LeftOut,
+    SuppressedCount,
 }
 
 /// Samples of traffic kept: two minutes, one a second.

@@ -1,4 +1,4 @@
-//! A file of a gateway's own in the state folder: what it finds there again after a restart.
+//! A file in the gateway's state folder, which survives a restart.
 
 use std::{
     env,
@@ -24,7 +24,7 @@ pub enum StateFileError {
     Open { path: PathBuf },
 }
 
-/// Where it is. Nothing is opened or made before it is read or written.
+/// The location of the file. Nothing is opened or created until it is read or written.
 #[derive(Debug, Clone)]
 pub struct StateFile {
     folder: PathBuf,
@@ -57,7 +57,8 @@ impl StateFile {
         check_owner(&self.folder)
     }
 
-    /// What is in it, if nobody else could have written that; nothing where there is no file.
+    /// Reads the contents, and checks that only this user can have written them; `None` if there is
+    /// no file.
     pub fn read(&self, bytes_max: u64) -> Result<Option<Vec<u8>>, StateFileError> {
         let path = self.path();
         let contents = match disk::read(&path, bytes_max, PipePolicy::Refused) {
@@ -70,7 +71,7 @@ impl StateFile {
         Ok(Some(contents.bytes))
     }
 
-    /// Puts this in place of what was there: all of it, or nothing.
+    /// Replaces the contents atomically.
     pub fn replace(&self, bytes: &[u8]) -> Result<(), StateFileError> {
         self.prepare_folder()?;
         self.write_beside_and_rename(bytes).map_err(|source| self.error(source))
@@ -104,7 +105,7 @@ impl StateFile {
     }
 }
 
-/// Somebody else who could write there could lift a lock.
+/// Another user with write access could remove a lock.
 fn check_owner(path: &Path) -> Result<(), StateFileError> {
     let facts = fs::metadata(path).map_err(|source| StateFileError::Io { path: path.into(), source })?;
     if facts.uid() != rustix::process::geteuid().as_raw() {

@@ -27,7 +27,7 @@ pub struct PendingStop {
 /// ```
 #[derive(Debug, Clone, Copy)]
 enum StopStage {
-    /// Clients are served as before until then, while monitors are told that it is not ready.
+    /// Clients are served as before until then, while monitors see that it is not ready.
     Open { until: Instant },
     /// No new client is accepted. Those who came before get their sessions.
     Closed { since: Instant },
@@ -86,7 +86,7 @@ impl Engine {
         }
     }
 
-    /// Opens no new sessions: peers that would open some are told, and links close after their last session.
+    /// Stops opening sessions: peers are asked to open none, and each link closes after its last session.
     fn drain_all(&mut self) {
         let EngineState::Stopping(stopping) = &self.state else { return };
         let by = stopping.by.clone();

@@ -134,7 +134,7 @@ impl Engine {
                 Err(error) => error.to_string(),
             };
             engine.end_loading();
-            asker.answer(CommandAnswer::Refused(format!("{why}; the gateway goes on as before")));
+            asker.answer(CommandAnswer::Refused(format!("{why}; nothing was changed")));
         });
     }
 
@@ -151,7 +151,7 @@ impl Engine {
             match engine.is_stopping() {
                 false => engine.switch(chosen, loaded, audit, &found, asker),
                 true => {
-                    let why = "the gateway is stopping; the gateway goes on as before";
+                    let why = "the gateway is stopping; nothing was changed";
                     asker.answer(CommandAnswer::Refused(why.into()));
                 }
             }
@@ -168,7 +168,7 @@ impl Engine {
         asker: CommandAudit,
     ) {
         if let Some(why) = self.lock.refusal(&loaded.profile) {
-            return asker.answer(CommandAnswer::Refused(format!("{why}; the gateway goes on as before")));
+            return asker.answer(CommandAnswer::Refused(format!("{why}; nothing was changed")));
         }
         match self.begin_switch(chosen, loaded, audit, found) {
             Ok(switching) => {
@@ -185,9 +185,7 @@ impl Engine {
                 self.shared.sessions.switching.store(true, Ordering::SeqCst);
                 self.advance_switch();
             }
-            Err(error) => {
-                asker.answer(CommandAnswer::Refused(format!("{error}; the gateway goes on as before")))
-            }
+            Err(error) => asker.answer(CommandAnswer::Refused(format!("{error}; nothing was changed"))),
         }
     }
 
@@ -216,9 +214,7 @@ impl Engine {
         self.shared.dns.use_servers(self.profile.resolver.as_slice().into());
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
         match switching.asker {
-            Some(asker) => {
-                asker.answer(CommandAnswer::Refused(format!("{line}; the gateway goes on as before")))
-            }
+            Some(asker) => asker.answer(CommandAnswer::Refused(format!("{line}; nothing was changed"))),
             None => self.shared.notices.warn(LogEvent::SwitchRefused.line(line)),
         }
     }
@@ -261,7 +257,7 @@ impl Engine {
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
         let line =
-            [line].into_iter().chain(reported).chain(self.lock.enter_told(&profile)).collect::<Vec<_>>();
+            [line].into_iter().chain(reported).chain(self.lock.enter_reporting(&profile)).collect::<Vec<_>>();
         let line = line.join("; ");
         self.profile = profile;
         self.chosen = chosen;

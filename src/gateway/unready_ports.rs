@@ -4,7 +4,7 @@
 use super::{
     Engine,
     halves::SharedContext,
-    ports::{ClientPort, ShutPort},
+    ports::{ClientPort, ClosedPort},
 };
 use crate::{
     net::listen,
@@ -22,16 +22,16 @@ impl Engine {
         for ((at, _), port) in &mut self.ports {
             let is_ready = port.services().any(|service| is_service_ready(snapshot, service.as_str()));
             let is_wanted = is_ready || port.unready == UnreadyPolicy::Accept;
-            match (is_wanted, port.shut.take()) {
-                (false, None) => shut(port, at, &self.shared),
-                (true, Some(shut)) => reopen(port, shut, at, &self.shared),
-                (_, as_it_is) => port.shut = as_it_is,
+            match (is_wanted, port.closed.take()) {
+                (false, None) => close_port(port, at, &self.shared),
+                (true, Some(closed)) => reopen(port, closed, at, &self.shared),
+                (_, as_it_is) => port.closed = as_it_is,
             }
         }
     }
 }
 
-fn shut(port: &mut ClientPort, at: &HostPort, common: &SharedContext) {
+fn close_port(port: &mut ClientPort, at: &HostPort, common: &SharedContext) {
     let listens_at = port.closer.listens_at();
     // It may still wait for its address.
     if listens_at.is_empty() {
@@ -40,12 +40,12 @@ fn shut(port: &mut ClientPort, at: &HostPort, common: &SharedContext) {
     port.closer.close();
     let line = format!("client port {}: closed while no service on it is ready", real(at, &listens_at));
     common.notices.warn(LogEvent::PortClosed.line(line));
-    port.shut = Some(ShutPort { at: listens_at, is_taken: false });
+    port.closed = Some(ClosedPort { at: listens_at, is_taken: false });
 }
 
-fn reopen(port: &mut ClientPort, mut shut: ShutPort, at: &HostPort, common: &SharedContext) {
-    let at = real(at, &shut.at);
-    match listen::bind_for_clients(&at, Ok(shut.at.clone()), BindPolicy::Now) {
+fn reopen(port: &mut ClientPort, mut closed: ClosedPort, at: &HostPort, common: &SharedContext) {
+    let at = real(at, &closed.at);
+    match listen::bind_for_clients(&at, Ok(closed.at.clone()), BindPolicy::Now) {
         Ok(listener) => {
             port.closer = listener.closer();
             port.start(listener, common);
@@ -53,12 +53,12 @@ fn reopen(port: &mut ClientPort, mut shut: ShutPort, at: &HostPort, common: &Sha
         }
         Err(error) => {
             // Tried at every turn, but reported once.
-            if !std::mem::replace(&mut shut.is_taken, true) {
+            if !std::mem::replace(&mut closed.is_taken, true) {
                 common
                     .notices
                     .warn(LogEvent::PortWaits.line(format!("client port {error}; it is tried again")));
             }
-            port.shut = Some(shut);
+            port.closed = Some(closed);
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct MessageBody {
     /// The progress of a request's body; a response's has no deadline here.
     progress: Option<Arc<BodyProgress>>,
     /// For a response: its failure waits for the bytes that came before it.
-    failed: Option<HeldBack>,
+    failed: Option<DelayedFailure>,
     /// The longest pause, if it is checked here.
     pause: Option<Duration>,
     stalled: Option<Pin<Box<Sleep>>>,
@@ -46,14 +46,14 @@ enum BodyContent {
 }
 
 /// A failure that is reported only after the bytes before it have been written.
-struct HeldBack {
+struct DelayedFailure {
     flushes: Flushes,
     error: Option<BodyError>,
     /// Until when something has to be written, and how much had been written when this began.
     stalled: Option<(Pin<Box<Sleep>>, u64)>,
 }
 
-impl HeldBack {
+impl DelayedFailure {
     fn new(flushes: Flushes) -> Self {
         Self { flushes, error: None, stalled: None }
     }
@@ -179,7 +179,7 @@ impl MessageBody {
 
     /// A response's body.
     pub fn response(body: Incoming, flushes: Flushes) -> Self {
-        Self { failed: Some(HeldBack::new(flushes)), ..Self::passed(body, HeadOrigin::Response) }
+        Self { failed: Some(DelayedFailure::new(flushes)), ..Self::passed(body, HeadOrigin::Response) }
     }
 
     fn passed(body: Incoming, of: HeadOrigin) -> Self {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{keep_alive::KeepAliveTracker, request_checker::RequestChecker, unreadable_head};
+use super::{keep_alive::KeepAliveTracker, strict_framing::RequestChecker, unreadable_head};
 use crate::net::prefixed::PrefixedStream;
 
 /// The most that is read ahead before a decision.
@@ -107,12 +107,12 @@ impl AsyncRead for CheckedStream {
             buf.set_filled(before + good);
         }
         if this.checker.is_undecided() {
-            this.tracker.note_upgrade_asked();
+            this.tracker.note_upgrade_request();
         }
         if let Some(number) = this.checker.refused_request() {
             this.tracker.refuse_request(number);
         }
-        this.tracker.note_heard();
+        this.tracker.note_received();
         Poll::Ready(Ok(()))
     }
 }

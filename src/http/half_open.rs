@@ -43,7 +43,7 @@ pub struct ResponseCapture {
 }
 
 /// No readable head is longer, together with what may come before it.
-const HEARD_MAX: usize = 2 * HEAD_BYTES_MAX;
+const RECEIVED_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 impl ResponseCapture {
     pub fn has_peer_stopped_reading(&self) -> bool {
@@ -78,7 +78,7 @@ impl ResponseCapture {
 
     fn keep(&self, bytes: &[u8]) {
         if let Some(head) = &mut *self.head() {
-            head.extend_from_slice(&bytes[..bytes.len().min(HEARD_MAX - head.len())]);
+            head.extend_from_slice(&bytes[..bytes.len().min(RECEIVED_BYTES_MAX - head.len())]);
         }
     }
 }
@@ -190,7 +190,7 @@ mod tests {
     use crate::net::pipe::pipe;
 
     #[tokio::test]
-    async fn what_was_said_before_a_write_failed_is_read() {
+    async fn bytes_received_before_a_failed_write_are_read() {
         let (ours, mut theirs) = pipe();
         theirs.write_all(b"said").await.expect("it is taken");
         drop(theirs);
@@ -207,21 +207,21 @@ mod tests {
 
     /// A socket that was reset: it reports its error to whoever writes first, and then shows an end to its
     /// reader.
-    struct ToldOnce;
+    struct ErrorOnce;
 
-    impl UnreadBytes for ToldOnce {
+    impl UnreadBytes for ErrorOnce {
         fn has_unread(&self) -> bool {
             false
         }
     }
 
-    impl AsyncRead for ToldOnce {
+    impl AsyncRead for ErrorOnce {
         fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
     }
 
-    impl AsyncWrite for ToldOnce {
+    impl AsyncWrite for ErrorOnce {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
             Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
         }
@@ -236,10 +236,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_error_of_a_write_is_told_in_place_of_an_end() {
-        let mut unreported = HalfOpenStream::new(ToldOnce, Arc::default());
+    async fn a_read_reports_the_write_error_instead_of_an_end() {
+        let mut unreported = HalfOpenStream::new(ErrorOnce, Arc::default());
         assert_eq!(unreported.read(&mut [0]).await.expect("an end"), 0, "nothing was written");
-        let mut stream = HalfOpenStream::new(ToldOnce, Arc::default());
+        let mut stream = HalfOpenStream::new(ErrorOnce, Arc::default());
         stream.write_all(b"a request").await.expect("it is taken, and forgotten");
         let error = stream.read(&mut [0]).await.expect_err("no end, which would be a whole answer");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);

@@ -91,7 +91,7 @@ impl KeepAliveTracker {
     }
 
     /// Notes that a request asks for an upgrade.
-    pub fn note_upgrade_asked(&self) {
+    pub fn note_upgrade_request(&self) {
         self.stays_open.store(false, Ordering::Relaxed);
     }
 
@@ -122,7 +122,7 @@ impl KeepAliveTracker {
     }
 
     /// Notes that something has arrived.
-    pub fn note_heard(&self) {
+    pub fn note_received(&self) {
         self.has_input.store(true, Ordering::Relaxed);
     }
 
@@ -251,7 +251,7 @@ mod tests {
             assert!(poll_fn(|cx| Poll::Ready(watch.poll(phase, IDLE, cx))).await.is_pending());
         }
         tokio::time::advance(IDLE / 2).await;
-        tracker.note_heard();
+        tracker.note_received();
         assert_eq!(
             time_phase(&mut watch, &tracker).await,
             (ConnectionPhase::Head, HEAD),

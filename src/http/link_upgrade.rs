@@ -21,7 +21,7 @@ use crate::net::{prefixed::PrefixedStream, stream::NetStream};
 /// The longest head of an answer.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The longest text of the other end that is shown.
-const SAID_MAX: usize = 80;
+const ANSWER_TEXT_CHARS_MAX: usize = 80;
 
 /// Why a connection did not become a link's WebSocket.
 #[derive(Debug, Error)]
@@ -35,7 +35,7 @@ pub enum UpgradeError {
     )]
     Refused { answer: String },
     /// RFC 9110, sections 15.6.3 to 15.6.5: none of our gateways answers like this.
-    #[error("it answers {answer}: whoever is on the way does not reach the other gateway")]
+    #[error("it answers {answer}: a proxy on the way cannot reach the other gateway")]
     OfNobody { answer: String },
     #[error("it does not speak HTTP: its answer begins with `{0}`")]
     OtherProtocol(String),
@@ -47,7 +47,7 @@ pub enum UpgradeError {
 
 impl UpgradeError {
     /// Whether a proxy or a balancer says that there is no gateway behind it.
-    pub fn is_of_nobody(&self) -> bool {
+    pub fn has_no_gateway_behind(&self) -> bool {
         matches!(self, Self::OfNobody { .. })
     }
 }
@@ -66,7 +66,7 @@ pub async fn ask_upgrade(
     stream.write_all(head.as_bytes()).await?;
     stream.flush().await?;
     let (head, remainder) = read_head(&mut stream).await?;
-    judge_answer(&head, &key)?;
+    check_answer(&head, &key)?;
     Ok(PrefixedStream { prefix: remainder, stream })
 }
 
@@ -96,7 +96,7 @@ async fn read_head(stream: &mut NetStream) -> Result<(Vec<u8>, Bytes), UpgradeEr
     }
 }
 
-fn judge_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
+fn check_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut answer = httparse::Response::new(&mut fields);
     let status = match answer.parse(head) {
@@ -126,7 +126,7 @@ fn judge_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
 
 /// What the other end says, in a form that is safe to show.
 fn shown(bytes: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(bytes).chars().take(SAID_MAX).collect();
+    let text: String = String::from_utf8_lossy(bytes).chars().take(ANSWER_TEXT_CHARS_MAX).collect();
     text.escape_default().to_string()
 }
 

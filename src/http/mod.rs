@@ -28,8 +28,8 @@ pub mod link_upgrade;
 pub mod own_names;
 pub mod parse_error;
 pub mod request;
-pub mod request_checker;
 pub mod response;
+pub mod strict_framing;
 mod unreadable_head;
 pub mod upstream;
 pub mod websocket;
@@ -43,8 +43,8 @@ pub const REQUEST_FIELDS_MAX: usize = 100;
 /// The most fields of a backend's answer.
 pub const ANSWER_FIELDS_MAX: usize = 200;
 /// Extra room between the halves for what each half adds.
-const ROOM_BYTES: usize = 4 * 1024;
-const ROOM_FIELDS: usize = 16;
+const PEER_EXTRA_BYTES: usize = 4 * 1024;
+const PEER_EXTRA_FIELDS: usize = 16;
 
 /// Who sends the heads that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +59,14 @@ impl HeadSource {
     fn head_bytes_max(self) -> usize {
         match self {
             Self::Outside => HEAD_BYTES_MAX,
-            Self::Peer => HEAD_BYTES_MAX + ROOM_BYTES,
+            Self::Peer => HEAD_BYTES_MAX + PEER_EXTRA_BYTES,
         }
     }
 
     fn fields_max(self, most: usize) -> usize {
         match self {
             Self::Outside => most,
-            Self::Peer => most + ROOM_FIELDS,
+            Self::Peer => most + PEER_EXTRA_FIELDS,
         }
     }
 }

@@ -269,13 +269,13 @@ pub fn clean_peer_request(parts: &mut Parts, upgrade: Option<HeaderValue>) {
 
 /// What a request asks for, whichever backend it goes to.
 #[derive(Debug, Clone)]
-pub struct AskedTarget {
+pub struct RequestedTarget {
     uri: Uri,
     /// It names a host.
     has_host: bool,
 }
 
-impl AskedTarget {
+impl RequestedTarget {
     pub fn of(parts: &Parts) -> Self {
         let has_host = parts.headers.get(header::HOST).is_some_and(|host| !host.is_empty());
         Self { uri: parts.uri.clone(), has_host }
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_name_is_told_in_one_spelling_and_not_at_length() {
+    fn a_user_name_is_forwarded_encoded_and_cut_to_a_limit() {
         for (name, reported) in [
             ("alice@example.com", "alice@example.com"),
             ("CN=a b,O=\u{fc}", "CN=a%20b,O=%C3%BC"),
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_says_who_asks_in_our_words() {
+    fn a_forwarded_request_names_its_client_only_in_our_headers() {
         let by = ForwardedHeaders::new("192.0.2.7".parse().expect("an address"), true);
         let mut requested = parts(
             "GET",
@@ -507,7 +507,7 @@ mod tests {
     /// What one backend is sent after another could not be reached.
     fn addressed(mut requested: Parts, path: &str) -> Parts {
         clean_peer_request(&mut requested, None);
-        let target = AskedTarget::of(&requested);
+        let target = RequestedTarget::of(&requested);
         let mut request = hyper::Request::from_parts(requested, ());
         target.write_to(&mut request, "/other", "other:1");
         target.write_to(&mut request, path, "app:9000");

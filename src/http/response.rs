@@ -33,18 +33,18 @@ impl NameMapping {
         Self { own, path: path.as_bytes().to_vec() }
     }
 
-    /// Turns a backend's head into one of our own. `tell` is called for each field that names the backend and
+    /// Turns a backend's head into one of our own. `report_field` is called for each field that names the backend and
     /// cannot be corrected.
     pub fn clean_response(
         &self,
         headers: &mut HeaderMap,
         public: &PublicAddress,
-        mut tell: impl FnMut(&HeaderName),
+        mut report_field: impl FnMut(&HeaderName),
     ) {
         fields::clean_headers(headers, HeadOrigin::Response);
         for (name, value) in headers.iter_mut() {
             let bytes = value.as_bytes();
-            let mended = match *name {
+            let rewritten = match *name {
                 header::LOCATION | header::CONTENT_LOCATION => self.map_reference(bytes, public),
                 REFRESH => self.map_refresh(bytes, public),
                 header::LINK => self.map_links(bytes, public),
@@ -55,13 +55,14 @@ impl NameMapping {
                 header::DATE | header::CONTENT_LENGTH => None,
                 _ => {
                     if self.own.are_in(bytes) {
-                        tell(name);
+                        report_field(name);
                     }
                     None
                 }
             };
-            if let Some(mended) = mended.and_then(|mended| HeaderValue::from_bytes(&mended).ok()) {
-                *value = mended;
+            if let Some(rewritten) = rewritten.and_then(|rewritten| HeaderValue::from_bytes(&rewritten).ok())
+            {
+                *value = rewritten;
             }
         }
     }
@@ -116,26 +117,26 @@ impl NameMapping {
 
     /// `<http://backend/next>; rel=next, <…>`
     fn map_links(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
-        let (mut mended, mut at, mut is_quoted) = (Vec::new(), 0, false);
+        let (mut rewritten, mut at, mut is_quoted) = (Vec::new(), 0, false);
         while let Some(sign) = value.get(at) {
-            mended.push(*sign);
+            rewritten.push(*sign);
             at += 1;
             match sign {
                 b'"' => is_quoted = !is_quoted,
                 b'\\' if is_quoted => {
-                    mended.extend(value.get(at));
+                    rewritten.extend(value.get(at));
                     at += 1;
                 }
                 b'<' if !is_quoted => {
                     let end = at + value[at..].iter().position(|sign| *sign == b'>')?;
                     let target = &value[at..end];
-                    mended.extend(self.map_reference(target, public).as_deref().unwrap_or(target));
+                    rewritten.extend(self.map_reference(target, public).as_deref().unwrap_or(target));
                     at = end;
                 }
                 _ => {}
             }
         }
-        (mended != value).then_some(mended)
+        (rewritten != value).then_some(rewritten)
     }
 
     /// A cookie applies to the host that the client used, and to a path that it knows.
@@ -156,13 +157,13 @@ impl NameMapping {
         let mut parts = value.split(|sign| *sign == b';');
         let pair = parts.next()?.to_vec();
         let parts: Vec<_> = std::iter::once(pair).chain(parts.filter_map(attribute)).collect();
-        let mended = parts.join(&b';');
-        (mended != value).then_some(mended)
+        let rewritten = parts.join(&b';');
+        (rewritten != value).then_some(rewritten)
     }
 
     /// The sources that a policy names, directive by directive.
     fn map_policy(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
-        let mended: Vec<_> = value
+        let rewritten: Vec<_> = value
             .split_inclusive(|sign| b";,".contains(sign))
             .map(|directive| {
                 let mut names_sources = None;
@@ -170,7 +171,7 @@ impl NameMapping {
                     let end =
                         word.len() - usize::from(word.last().is_some_and(|sign| b" \t;,".contains(sign)));
                     let (source, remainder) = word.split_at(end);
-                    let mended = match names_sources {
+                    let rewritten = match names_sources {
                         Some(true) => self.map_source(source, public),
                         Some(false) => None,
                         None if source.is_empty() => None,
@@ -179,13 +180,13 @@ impl NameMapping {
                             None
                         }
                     };
-                    [mended.as_deref().unwrap_or(source), remainder].concat()
+                    [rewritten.as_deref().unwrap_or(source), remainder].concat()
                 });
                 words.collect::<Vec<_>>().concat()
             })
             .collect();
-        let mended = mended.concat();
-        (mended != value).then_some(mended)
+        let rewritten = rewritten.concat();
+        (rewritten != value).then_some(rewritten)
     }
 
     /// A source of a policy that is the backend: replaced by the host that the client used.
@@ -240,10 +241,10 @@ mod tests {
         let name = name.parse::<HeaderName>().expect("a name");
         headers.insert(&name, HeaderValue::from_bytes(&bytes).expect("a value"));
         let public = PublicAddress { prefix: prefix.into(), host: b"shop.example".into() };
-        let mut is_told = false;
-        names.clean_response(&mut headers, &public, |reported| is_told |= *reported == name);
+        let mut is_reported = false;
+        names.clean_response(&mut headers, &public, |reported| is_reported |= *reported == name);
         let value = headers.get(name).map(|value| value.as_bytes().iter().copied().map(char::from).collect());
-        (value, is_told)
+        (value, is_reported)
     }
 
     fn check(names: &NameMapping, prefix: &str, name: &str, table: &[(&str, &str)]) {
@@ -354,13 +355,13 @@ mod tests {
         }
         // For a client that named no host.
         let public = PublicAddress { prefix: b"/".into(), host: Vec::new() };
-        let mended = names("/").map_policy(b"img-src web data:", &public);
-        assert_eq!(mended.as_deref(), Some(&b"img-src 'self' data:"[..]));
+        let rewritten = names("/").map_policy(b"img-src web data:", &public);
+        assert_eq!(rewritten.as_deref(), Some(&b"img-src 'self' data:"[..]));
     }
 
     #[test]
-    fn other_fields_that_name_the_backend_pass_and_are_told() {
-        for (name, value, is_told) in [
+    fn other_fields_that_name_the_backend_pass_and_are_reported() {
+        for (name, value, is_reported) in [
             ("x-upstream", "10.0.0.5:9000", true),
             ("www-authenticate", "Basic realm=\"10.0.0.5\"", true),
             ("via", "1.1 app.inside.example (squid)", true),
@@ -375,7 +376,7 @@ mod tests {
             ("x-a", "me@web", true),
             ("x-a", "http://web/x", true),
         ] {
-            let expected = (Some(value.to_owned()), is_told);
+            let expected = (Some(value.to_owned()), is_reported);
             assert_eq!(cleaned(&names("/"), "/", name, value), expected, "{name}: {value}");
         }
         for name in ["alt-svc", "connection"] {

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_stops_is_told_from_a_backend_that_is_late() {
+    async fn a_stalled_request_body_is_not_a_late_backend() {
         let began = Instant::now();
         assert!(
             matches!(sent(2, PATIENCE / 2).await, Some(ResponseFailure::BodyStalled)),

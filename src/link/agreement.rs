@@ -173,7 +173,7 @@ impl AgreedLink {
     }
 
     /// Whether the terms it was opened under are no longer valid.
-    pub fn is_worn(&self) -> bool {
+    pub fn has_expired(&self) -> bool {
         self.retired.is_cancelled()
     }
 
@@ -212,7 +212,7 @@ impl AgreedLink {
     pub async fn next_event(&mut self, requested: impl Future<Output = FrameType>) -> AgreedLinkEvent {
         tokio::pin!(requested);
         loop {
-            let gone_by = self.gone_by();
+            let expired_at = self.expired_at();
             let kind = tokio::select! {
                 biased;
                 event = self.link.next_event() => match self.note(event) {
@@ -235,7 +235,7 @@ impl AgreedLink {
                 }
                 kind = &mut requested, if !self.has_asked => kind,
                 () = self.retired.cancelled(), if !self.has_asked => FrameType::Retire,
-                () = wait_until(gone_by) => match self.overstayed() {
+                () = wait_until(expired_at) => match self.overstayed() {
                     Some(reason) => return AgreedLinkEvent::Ended(reason),
                     None => continue,
                 },
@@ -265,7 +265,7 @@ impl AgreedLink {
     }
 
     /// When a link that is leaving has to be closed, as far as is known now.
-    fn gone_by(&self) -> Option<Instant> {
+    fn expired_at(&self) -> Option<Instant> {
         let leaves_since = self.leaves_since?;
         let still_carries = || Instant::now() + GOODBYE;
         Some(self.link.quiet_since().map_or_else(still_carries, |quiet| quiet.max(leaves_since) + GOODBYE))
@@ -273,7 +273,7 @@ impl AgreedLink {
 
     /// The reason, if the other end is alive but does not close a link that carries nothing.
     fn overstayed(&self) -> Option<IdleLossReason> {
-        self.gone_by().filter(|by| *by <= Instant::now())?;
+        self.expired_at().filter(|by| *by <= Instant::now())?;
         Some(match self.received {
             Some(FrameType::Drain) => IdleLossReason::Drained,
             _ => IdleLossReason::Retired,
@@ -361,7 +361,7 @@ impl AgreedLink {
             (LinkLoss::Closed, Some(_))
                 if !self.has_asked && !self.has_carried && self.lifetime() < LIVED =>
             {
-                IdleLossReason::Failed(IdleLinkFailure::LetGoAtOnce)
+                IdleLossReason::Failed(IdleLinkFailure::ClosedAtOnce)
             }
             (LinkLoss::Closed, Some(_)) => IdleLossReason::Retired,
             (LinkLoss::Closed, None) if self.has_asked => IdleLossReason::Retired,
@@ -369,8 +369,8 @@ impl AgreedLink {
         }
     }
 
-    /// Ends it in good order, without an owner. A session that crosses was never looked at and is told so, so
-    /// its opener takes another link.
+    /// Ends it in good order, without an owner. A session that crosses was never looked at and gets that as
+    /// its answer, so its opener takes another link.
     pub async fn close_gracefully(mut self: Box<Self>, kind: FrameType) {
         self.leave(kind);
         let ends = async {

@@ -26,7 +26,7 @@ pub type OuterTlsCell = Arc<ArcSwap<EdgeTls>>;
 pub enum CarrierError {
     #[error("outer TLS: {0}")]
     Tls(#[from] TlsError),
-    #[error("outer TLS: its files can not be used")]
+    #[error("outer TLS: its files cannot be used")]
     Faulty,
     #[error("WebSocket: {0}")]
     WebSocket(#[from] UpgradeError),
@@ -34,8 +34,8 @@ pub enum CarrierError {
 
 impl CarrierError {
     /// Whether a balancer says that there is no gateway behind it.
-    pub fn is_of_nobody(&self) -> bool {
-        matches!(self, Self::WebSocket(error) if error.is_of_nobody())
+    pub fn has_no_gateway_behind(&self) -> bool {
+        matches!(self, Self::WebSocket(error) if error.has_no_gateway_behind())
     }
 }
 

@@ -65,7 +65,7 @@ pub struct DialState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialFailure {
     /// A dial, or a link that did not live: another dial would fail in the same way.
-    Way,
+    Path,
     /// A link that broke the protocol, even if it carried a session before.
     Protocol,
     /// A link that had lived: another dial is due at once.
@@ -209,7 +209,7 @@ impl DialState {
 
     /// Whether a first failure is to be reported later, or not at all: the dial was refused while links are up.
     pub fn hold_back(&mut self, fault: &LinkFault, failure: DialFailure, now: Instant) -> bool {
-        let may_stop = failure == DialFailure::Way
+        let may_stop = failure == DialFailure::Path
             && fault.cause == LinkCause::ConnectionRefused
             && self.counts.links() > 0;
         if may_stop {
@@ -252,7 +252,7 @@ impl DialState {
             carrying,
             dialling: self.dialling,
             failures: self.failures,
-            left: self.goodbye.is_said(),
+            left: self.goodbye.was_received(),
             at_maximum,
             retry_seconds: pause.map(|pause| pause.as_secs_f64()),
             ..row
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_pause_ends_when_a_link_has_lived_and_not_when_it_stands() {
         let (mut dial_state, now) = (dial_state(), Instant::now());
-        assert!(dial_state.note_failure(fault("refused"), DialFailure::Way, RETRY, now));
+        assert!(dial_state.note_failure(fault("refused"), DialFailure::Path, RETRY, now));
         let paused_until = dial_state.paused_until;
         let _guard = LinkGuard::ready(&dial_state.counts, None);
         dial_state.note_established(now);
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_session_that_was_answered_proves_the_way_until_the_protocol_is_broken() {
         let (mut dial_state, now) = (dial_state(), Instant::now());
-        dial_state.note_failure(fault("refused"), DialFailure::Way, RETRY, now);
+        dial_state.note_failure(fault("refused"), DialFailure::Path, RETRY, now);
         dial_state.counts.note_carried();
         assert_eq!(dial_state.check_proven(now), None, "a link that was there before the dial failed");
         dial_state.note_established(now);
@@ -320,10 +320,10 @@ mod tests {
             dial_state.note_failure(refused.clone(), failure, RETRY, began)
                 && !dial_state.hold_back(&refused, failure, began)
         };
-        assert!(fails(&mut dial_state, DialFailure::Way), "no link is up that could explain it");
+        assert!(fails(&mut dial_state, DialFailure::Path), "no link is up that could explain it");
         dial_state.note_proven();
         let _guard = LinkGuard::ready(&dial_state.counts, None);
-        assert!(!fails(&mut dial_state, DialFailure::Way), "it is held back");
+        assert!(!fails(&mut dial_state, DialFailure::Path), "it is held back");
         assert_eq!(dial_state.take_held_back(LIVED, began + LIVED / 2), None);
         assert_eq!(
             dial_state.take_held_back(LIVED, began + LIVED),
@@ -332,10 +332,10 @@ mod tests {
         );
         assert_eq!(dial_state.take_held_back(LIVED, began + LIVED), None, "it is reported once");
         dial_state.note_proven();
-        assert!(!fails(&mut dial_state, DialFailure::Way));
+        assert!(!fails(&mut dial_state, DialFailure::Path));
         assert!(dial_state.note_drain(fault("it drains"), RETRY, began), "that is news");
         assert_eq!(dial_state.take_held_back(LIVED, began + LIVED), None, "it is explained");
-        assert!(!fails(&mut dial_state, DialFailure::Way), "what follows is no news");
+        assert!(!fails(&mut dial_state, DialFailure::Path), "what follows is no news");
         dial_state.counts.note_carried();
         assert_eq!(dial_state.check_proven(began + LIVED), None, "what it still carries proves no dial");
     }
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(dials(&mut dial_state, LinkReuse::OneSession, 0), 10_000, "each session needs one");
         assert!((64..=80).contains(&dials(&mut dial_state, LinkReuse::Long, 0)));
         assert_eq!(dials(&mut dial_state, LinkReuse::Long, 1), 64);
-        dial_state.note_failure(fault("refused"), DialFailure::Way, RETRY, began);
+        dial_state.note_failure(fault("refused"), DialFailure::Path, RETRY, began);
         for reuse in [LinkReuse::Long, LinkReuse::OneSession] {
             assert_eq!(dials(&mut dial_state, reuse, 100), if reuse == LinkReuse::Long { 8 } else { 0 });
         }

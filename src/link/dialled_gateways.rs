@@ -19,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     gateway_entry::{GatewayEntry, GatewaysBehind},
     keeper::{KeeperContext, KeeperTarget, LinkKeeper},
-    name_notices::report_news,
+    name_notices::report_update,
     shares::ShareRule,
     target_rules::{DialProgress, StandbyRule},
 };
 use crate::{
     net::dns::{
         HostAddresses,
-        name_rules::FollowedAnswer,
-        name_watch::{NameNews, NameWatch},
+        name_rules::LookupAnswer,
+        name_watch::{NameUpdate, NameWatch},
         service_rules::ServiceRecords,
     },
     profile::{GatewaysOfName, LinkAddress, ServiceName},
@@ -42,7 +42,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Keeps links to one gateway.
 pub trait GatewayDialler: Send + Sync + 'static {
-    /// What those of one half share, beside what their keepers do.
+    /// What the dialled gateways of one half share, besides the context of their keepers.
     type Shared: Send + Sync;
 
     /// Starts to keep links to a gateway.
@@ -232,16 +232,16 @@ impl<D: GatewayDialler> DialledGateways<D> {
     }
 
     /// Applies what a look-up has found for an address of the profile.
-    fn note_news<A: FollowedAnswer>(
+    fn note_update<A: LookupAnswer>(
         &self,
         written: &LinkAddress,
-        event: &NameNews<A>,
+        event: &NameUpdate<A>,
         take_in: impl FnOnce(&mut GatewayEntry),
     ) {
         let mut table = self.lock();
         // The address may have been removed from the profile meanwhile.
         let Some(entry) = table.entries.iter_mut().find(|entry| entry.written == *written) else { return };
-        report_news(&self.keepers.notices, &written.at.host, event);
+        report_update(&self.keepers.notices, &written.at.host, event);
         match (&event.answer, event.unanswered()) {
             (Some(_), _) => entry.unanswered = None,
             (None, Some(why)) => entry.unanswered = Some(why.to_owned()),
@@ -268,10 +268,11 @@ async fn follow_addresses<D: GatewayDialler>(
     mut watch: NameWatch<HostAddresses>,
     stop: CancellationToken,
 ) {
-    while let Some(event) = stop.run_until_cancelled(watch.next_news()).await {
+    while let Some(event) = stop.run_until_cancelled(watch.next_update()).await {
         let Some(gateways) = gateways.upgrade() else { return };
         let addresses = watch.targets().map(|ip| written.at_address(*ip)).collect();
-        gateways.note_news(&written, &event, |entry| entry.gateways_behind = GatewaysBehind::All(addresses));
+        gateways
+            .note_update(&written, &event, |entry| entry.gateways_behind = GatewaysBehind::All(addresses));
     }
 }
 
@@ -285,7 +286,7 @@ async fn follow_services<D: GatewayDialler>(
     loop {
         let event = {
             // Kept across the checks: a look-up that started again each time might never end.
-            let mut next = pin!(watch.next_news());
+            let mut next = pin!(watch.next_update());
             loop {
                 tokio::select! {
                     event = &mut next => break event,
@@ -298,6 +299,6 @@ async fn follow_services<D: GatewayDialler>(
         };
         let Some(gateways) = gateways.upgrade() else { return };
         let ranks = event.answer.as_ref().map(ServiceRecords::ranks).unwrap_or_default();
-        gateways.note_news(&written, &event, |entry| entry.rank_targets(watch.targets(), &ranks));
+        gateways.note_update(&written, &event, |entry| entry.rank_targets(watch.targets(), &ranks));
     }
 }

@@ -62,11 +62,11 @@ pub enum LinkFailure {
 pub enum IdleLinkFailure {
     #[error(transparent)]
     Link(#[from] LinkLoss),
-    #[error("the other gateway lets new links go at once")]
-    LetGoAtOnce,
+    #[error("the other gateway closes new links at once")]
+    ClosedAtOnce,
     #[error("the certificate of the other gateway was revoked")]
     Revoked,
-    /// Over SOCKS5, where the peer is to be silent until a client has come.
+    /// On a parked SOCKS5 link, where the peer must send nothing until a client arrives.
     #[error("the peer sent bytes before a client had come")]
     EarlyBytes,
     /// Over SOCKS5: the second reply, which should have announced a session, was not valid.
@@ -127,7 +127,7 @@ impl From<&IdleLinkFailure> for LinkCause {
                 | LinkLoss::Unreachable(_),
             ) => Self::GatewayLost,
             IdleLinkFailure::Link(LinkLoss::Broken(_))
-            | IdleLinkFailure::LetGoAtOnce
+            | IdleLinkFailure::ClosedAtOnce
             | IdleLinkFailure::Revoked
             | IdleLinkFailure::EarlyBytes => Self::Other,
         }
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_other_side_says_by_an_alert_has_its_cause() {
+    fn each_tls_alert_maps_to_its_cause() {
         let of = |error| {
             let error = TlsError::Handshake { with: TlsParty::Gateway, error: Box::new(error) };
             LinkCause::from(&HandshakeError::Tls(error))

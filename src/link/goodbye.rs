@@ -7,7 +7,7 @@
 pub enum GoodbyeState {
     /// It has links, or lost them without a goodbye.
     #[default]
-    Unsaid,
+    NotReceived,
     /// Its last link was closed in good order.
     LastLink,
     /// It drains, so it meant to leave whatever happens to its links.
@@ -15,8 +15,8 @@ pub enum GoodbyeState {
 }
 
 impl GoodbyeState {
-    pub fn is_said(self) -> bool {
-        self != Self::Unsaid
+    pub fn was_received(self) -> bool {
+        self != Self::NotReceived
     }
 
     /// Whether it takes no new sessions, though links may still carry some.
@@ -27,7 +27,7 @@ impl GoodbyeState {
     /// Why none of its links takes sessions, as far as it has said so.
     pub fn reason(self) -> Option<&'static str> {
         match self {
-            Self::Unsaid => None,
+            Self::NotReceived => None,
             Self::LastLink => Some("its last link left in good order"),
             Self::Drains => Some("it drains, and takes no new sessions"),
         }
@@ -39,7 +39,7 @@ impl GoodbyeState {
 
     /// Notes that a link was closed in good order. If there are others, this says nothing about them.
     pub fn note_retired(&mut self, is_last: bool) {
-        if *self == Self::Unsaid && is_last {
+        if *self == Self::NotReceived && is_last {
             *self = Self::LastLink;
         }
     }
@@ -47,12 +47,12 @@ impl GoodbyeState {
     /// Notes that a link has failed.
     pub fn note_failure(&mut self) {
         if *self == Self::LastLink {
-            *self = Self::Unsaid;
+            *self = Self::NotReceived;
         }
     }
 
     /// Notes that a link is up.
     pub fn note_established(&mut self) {
-        *self = Self::Unsaid;
+        *self = Self::NotReceived;
     }
 }

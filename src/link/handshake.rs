@@ -36,7 +36,7 @@ use crate::{
         Refusal,
         multiplex::{
             self, PROTOCOL_NAME, PeerViolation,
-            decoder::{FrameReader, HeardPiece},
+            decoder::{DecodedPiece, FrameReader},
             frame::{FrameType, HEADER_BYTES, LinkFrame},
             hello::{OpenerHello, ServerHello},
             state::{LinkEnd, LinkStage},
@@ -47,7 +47,7 @@ use crate::{
 };
 
 /// How many bytes of a refused link are read and dropped, so that a reset does not overtake the reply.
-const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
+const CLOSE_BYTES_MAX: u64 = 64 * 1024;
 /// How much of a `hello` is read at once: an announced length alone costs no memory.
 const HELLO_READ_BYTES: usize = 16 * 1024;
 
@@ -227,14 +227,14 @@ pub async fn accept(
             None => (below.into_plain(), None, Vec::new()),
         };
         let peer = Peer { name, address, instance: None };
-        if speaks_own_protocol(&stream) {
+        if uses_own_protocol(&stream) {
             let reached = DialledStream { stream, peer, by };
             let linked = exchange_hello(reached, &terms.role, DIALLER_KEEPS, holds).await?;
             return Ok(AcceptedLink { outcome: HandshakeOutcome::Linked(linked), versions: Vec::new() });
         }
         let outcome = match read_request(&mut stream, terms.role.served_over_socks()).await {
             Ok(service) => HandshakeOutcome::SocksRequested(SocksRequest { stream, peer, service }),
-            Err(HandshakeError::Socks(SocksError::NothingAsked)) => {
+            Err(HandshakeError::Socks(SocksError::NoRequest)) => {
                 close_lingering(stream).await;
                 HandshakeOutcome::Seen(peer)
             }
@@ -255,7 +255,7 @@ async fn read_request(stream: &mut NetStream, serves: SocksCommand) -> Result<Se
 }
 
 /// Whether TLS has agreed on our own protocol. A plain link never does.
-pub fn speaks_own_protocol(stream: &NetStream) -> bool {
+pub fn uses_own_protocol(stream: &NetStream) -> bool {
     stream.alpn() == Some(PROTOCOL_NAME.as_bytes())
 }
 
@@ -357,8 +357,8 @@ async fn read_hello(stream: &mut NetStream, from: LinkEnd) -> io::Result<LinkFra
         let mut input = bytes.as_slice();
         let received = reader.decode(&mut input).map_err(broken_link)?;
         match received {
-            Some(HeardPiece::Frame { frame, .. }) => return Ok(frame),
-            Some(HeardPiece::Data { .. }) => return Err(unexpected_frame()),
+            Some(DecodedPiece::Frame { frame, .. }) => return Ok(frame),
+            Some(DecodedPiece::Data { .. }) => return Err(unexpected_frame()),
             None => {
                 bytes = vec![0; reader.missing().clamp(1, HELLO_READ_BYTES)];
                 stream.read_exact(&mut bytes).await?;
@@ -400,7 +400,7 @@ pub async fn why_unanswered_at(
 /// gateway.
 async fn why_nobody(stream: TcpStream, address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
     match timeout(HANDSHAKE, dial_carrier(stream, address, outer)).await {
-        Ok(Err(error)) if error.is_of_nobody() => Some(HandshakeError::Carrier(error)),
+        Ok(Err(error)) if error.has_no_gateway_behind() => Some(HandshakeError::Carrier(error)),
         Ok(_) | Err(_) => None,
     }
 }
@@ -480,11 +480,11 @@ pub async fn refuse(mut stream: NetStream, refusal: Refusal) {
 /// with unread bytes would reset the connection and could lose the reply.
 pub async fn close_lingering(mut stream: NetStream) {
     stream.let_close_cleanly();
-    let farewell = async {
+    let close_bytes = async {
         stream.shutdown().await?;
-        let mut rest = (&mut stream).take(FAREWELL_BYTES_MAX);
+        let mut rest = (&mut stream).take(CLOSE_BYTES_MAX);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
     // If this fails or takes too long, the link is dropped all the same.
-    let _ = timeout(LINGERING_CLOSE, farewell).await;
+    let _ = timeout(LINGERING_CLOSE, close_bytes).await;
 }

@@ -118,7 +118,8 @@ struct KeeperState {
 }
 
 impl LinkKeeper {
-    /// Starts to keep links dialled, each of which is taken from the events until it dials no more.
+    /// Starts keeping links. Each established link is sent as an event; the channel closes when the
+    /// keeper stops dialling.
     pub fn start(
         gateway: LinkAddress,
         wanted: KeeperTarget,
@@ -190,7 +191,7 @@ impl LinkKeeper {
     }
 
     /// Whether the far side speaks SOCKS5, as far as is known.
-    pub fn speaks_socks(&self) -> bool {
+    pub fn uses_socks(&self) -> bool {
         self.lock().protocol == Some(LinkProtocol::Socks)
     }
 
@@ -265,7 +266,7 @@ impl LinkKeeper {
         }
         self.check_drain(dial_state, service, retry);
         if let Some(refused) = dial_state.take_held_back(LOOK_AGAIN, now) {
-            self.report_failed(service, &refused, DialFailure::Way, true);
+            self.report_failed(service, &refused, DialFailure::Path, true);
         }
     }
 
@@ -328,7 +329,7 @@ impl LinkKeeper {
                 let failure = match is_broken {
                     true => DialFailure::Protocol,
                     false if lifetime >= LIVED => DialFailure::Link,
-                    false => DialFailure::Way,
+                    false => DialFailure::Path,
                 };
                 let error = match self.gateway.via.clone() {
                     None => LinkFailure::Lost(why),

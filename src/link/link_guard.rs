@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// When a process is gone, all its links fail within this time.
-const TOGETHER: Duration = Duration::from_secs(15);
+const PROCESS_LOSS_WINDOW: Duration = Duration::from_secs(15);
 
 /// The counters of one peer's links.
 #[derive(Debug, Default)]
@@ -103,7 +103,8 @@ impl LinkCounters {
         let at = clock::now_us().saturating_sub(unnoticed.as_micros() as u64).max(1);
         // Of several links that fail together, the first one noticed gives the best estimate. One that failed
         // long before, while others were up, gives none.
-        let is_news = |before: u64| before == 0 || at > before.saturating_add(TOGETHER.as_micros() as u64);
+        let is_news =
+            |before: u64| before == 0 || at > before.saturating_add(PROCESS_LOSS_WINDOW.as_micros() as u64);
         let first = |before: u64| is_news(before).then_some(at);
         // Where there is an estimate already, it is kept.
         let _ = self.gone_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, first);

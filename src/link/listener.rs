@@ -61,13 +61,14 @@ impl HandshakeContext {
 }
 
 /// Receives a link after its handshake. It gives up its handshake permit when it has another one.
-pub type LinkGreeted = Arc<dyn Fn(HandshakeOutcome, HandshakePermit) -> BoxFuture<'static, ()> + Send + Sync>;
+pub type HandshakeHandler =
+    Arc<dyn Fn(HandshakeOutcome, HandshakePermit) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Runs the handshakes of a half's links, wherever they come in.
 #[derive(Clone)]
 pub struct LinkReception {
     context: HandshakeContext,
-    on_handshake: LinkGreeted,
+    on_handshake: HandshakeHandler,
 }
 
 impl fmt::Debug for LinkReception {
@@ -77,7 +78,7 @@ impl fmt::Debug for LinkReception {
 }
 
 impl LinkReception {
-    pub fn new(context: HandshakeContext, on_handshake: LinkGreeted) -> Self {
+    pub fn new(context: HandshakeContext, on_handshake: HandshakeHandler) -> Self {
         Self { context, on_handshake }
     }
 
@@ -99,11 +100,11 @@ impl LinkReception {
                         context.report_versions(&accepted);
                         on_handshake(accepted.outcome, permit).await;
                     }
-                    Err(error) => tell(&context.notices, from, (&error).into(), &error),
+                    Err(error) => report(&context.notices, from, (&error).into(), &error),
                 }
             };
             if evicted.run_until_cancelled(served).await.is_none() {
-                tell(&context.notices, from, LinkCause::Other, &EVICTED);
+                report(&context.notices, from, LinkCause::Other, &EVICTED);
             }
         });
     }
@@ -113,7 +114,7 @@ impl LinkReception {
 pub async fn run(listener: Arc<Listener>, reception: LinkReception) {
     let notices = reception.context.notices.clone();
     let accepted = |stream: TcpStream, from: SocketAddr| reception.receive(BelowTls::Socket(stream), from);
-    let tell = |event: ListenEvent<'_>| match event {
+    let on_event = |event: ListenEvent<'_>| match event {
         ListenEvent::Pauses(error) => {
             notices.error(
                 LogEvent::PortPaused
@@ -129,9 +130,9 @@ pub async fn run(listener: Arc<Listener>, reception: LinkReception) {
             notices.info(LogEvent::PortListens.line(format!("link port {at} listens now")))
         }
     };
-    listener.accept(accepted, tell).await;
+    listener.accept(accepted, on_event).await;
 }
 
-fn tell(notices: &NoticeLog, from: SocketAddr, cause: LinkCause, why: &dyn fmt::Display) {
+fn report(notices: &NoticeLog, from: SocketAddr, cause: LinkCause, why: &dyn fmt::Display) {
     notices.warn_rejected_link(cause, format!("link from {from}: {why}"));
 }

@@ -82,7 +82,7 @@ impl LinkLiveness {
     }
 
     /// Notes that some byte has come.
-    pub fn note_heard(&mut self) {
+    pub fn note_received(&mut self) {
         self.has_received = true;
     }
 
@@ -176,7 +176,7 @@ mod tests {
     fn silence_is_asked_about_and_then_believed() {
         let began = Instant::now();
         let mut liveness = LinkLiveness::new(began);
-        liveness.note_heard();
+        liveness.note_received();
         assert_eq!(
             liveness.check(liveness.next_check(), Duration::ZERO, OPEN, || None),
             LivenessVerdict::Alive
@@ -188,7 +188,7 @@ mod tests {
         assert!(liveness.note_pong([9; PING_BYTES], checked_at + MS).is_none(), "not what was asked");
         assert_eq!(liveness.note_pong(token, checked_at + MS), Some(MS));
         assert!(liveness.note_pong(token, checked_at + MS).is_none(), "answered once");
-        liveness.note_heard();
+        liveness.note_received();
         assert_eq!(
             liveness.check(liveness.next_check(), Duration::ZERO, OPEN, || None),
             LivenessVerdict::Alive
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_nobody_listened_is_not_counted() {
+    fn time_while_the_process_was_stopped_is_not_counted() {
         let began = Instant::now();
         let mut liveness = LinkLiveness::new(began);
         assert!(matches!(liveness.check(began, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn before_a_shut_window_only_the_kernel_judges_and_from_then_on() {
+    fn with_a_closed_window_only_the_kernels_acknowledgements_count() {
         let began = Instant::now();
         let mut liveness = LinkLiveness::new(began);
         let blocked = WriteState::Blocked;

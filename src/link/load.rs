@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_given_back_and_each_mark_is_told() {
+    fn a_place_is_released_and_each_threshold_notifies() {
         let load = LinkLoad::new(8);
         let mut places: Vec<_> = (0..8).map_while(|_| load.take()).collect();
         assert_eq!((places.len(), load.fill_level(), load.take().is_none()), (8, LinkFillLevel::Full, true));

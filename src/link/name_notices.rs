@@ -1,15 +1,15 @@
-//! What operators are told about the names that are followed.
+//! The notices for operators about the names that are followed.
 
 use crate::{
     net::dns::{
-        name_rules::FollowedAnswer,
-        name_watch::{NameNews, NameReport},
+        name_rules::LookupAnswer,
+        name_watch::{NameReport, NameUpdate},
     },
     telemetry::{log::LogEvent, notices::NoticeLog},
 };
 
 /// Reports what a look-up has found.
-pub fn report_news<A: FollowedAnswer>(notices: &NoticeLog, name: &str, event: &NameNews<A>) {
+pub fn report_update<A: LookupAnswer>(notices: &NoticeLog, name: &str, event: &NameUpdate<A>) {
     for report in &event.lines {
         let line = format!("name {name}: {report}");
         match report {

@@ -33,7 +33,7 @@ pub struct OfferedServices {
 }
 
 impl OfferedServices {
-    /// What a DMZ gateway is told, and may use, by a half that keeps so many links there.
+    /// The offer to a DMZ gateway by a half that keeps this many links there.
     pub fn hello_for(&self, peer: &Peer, links_kept: usize) -> ServerHello {
         let bounded = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         ServerHello {

@@ -39,8 +39,9 @@ pub use shared_links::{SharedLink, SharedLinks};
 /// How long a peer that was lost without a goodbye is remembered, and shown as down.
 pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a peer is remembered if no link of its was ever seen up, so that it is not really missed.
-const GLIMPSED: Duration = Duration::from_secs(60);
-/// One that has lost a link may have lost all of them, which is not seen of each at once: others are used first.
+const SEEN_BRIEFLY: Duration = Duration::from_secs(60);
+/// After losing a link, a peer is used last for this long: its other links may be dead too, but not noticed
+/// yet.
 const DOUBTED: Duration = Duration::from_secs(1);
 
 pub struct PeerLinks {
@@ -85,7 +86,7 @@ pub enum ServedServices {
 
 impl ServedServices {
     /// Whether links for the one may be listed with those for the other.
-    pub fn is_alike(&self, other: &Self) -> bool {
+    pub fn is_compatible(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::One(one), Self::One(other)) => one == other,
             (Self::Granted(_), Self::Granted(_)) => true,
@@ -141,7 +142,7 @@ impl PeerLinks {
     }
 
     /// A place for a session on the least busy of the links whose service is in this state.
-    pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<LinkSlot> {
+    pub fn take_place(&self, service: &ServiceName, state: OfferState) -> Option<LinkSlot> {
         let is_so =
             |link: &&SharedLink| link.serves.state(service) == Some(state) && link.handle.takes_sessions();
         let serving = self.shared.serving(service).filter(is_so);
@@ -188,8 +189,8 @@ impl PeerLinks {
 
     fn is_remembered_when(&self, away: Option<Duration>) -> bool {
         match away {
-            Some(away) => !self.goodbye.is_said() && away < REMEMBERED,
-            None => self.seen.elapsed() < GLIMPSED,
+            Some(away) => !self.goodbye.was_received() && away < REMEMBERED,
+            None => self.seen.elapsed() < SEEN_BRIEFLY,
         }
     }
 
@@ -301,7 +302,7 @@ mod tests {
         link::{
             liveness::SILENCE_MAX,
             multiplex::handle::LinkLoss,
-            succession::{LOST_MAX, forget_departed},
+            succession::{LOST_MAX, forget_lost_peers},
         },
         proto::multiplex::hello::InstanceId,
     };
@@ -313,8 +314,8 @@ mod tests {
         let mut guard = LinkGuard::ready(&group.counts, None);
         guard.mark_leaving();
         assert!(group.is_remembered());
-        let Some(long_ago) = Instant::now().checked_sub(GLIMPSED) else {
-            panic!("this clock began less than {GLIMPSED:?} ago")
+        let Some(long_ago) = Instant::now().checked_sub(SEEN_BRIEFLY) else {
+            panic!("this clock began less than {SEEN_BRIEFLY:?} ago")
         };
         group.seen = long_ago;
         assert!(group.is_remembered(), "a link of its leaves");
@@ -367,13 +368,13 @@ mod tests {
             one.succession = Succession::began_before(2 * SILENCE_MAX);
             let mut groups = vec![one, other];
             lose(&mut groups[1], link, &how);
-            forget_departed(&mut groups);
+            forget_lost_peers(&mut groups);
             assert_eq!(instances(&groups), [1, 2], "{how}: the first is no other than before");
             assert!(groups[1].row().instance.is_some_and(|instance| instance.starts_with("0202")));
             moment_passes();
             let (back, _back) = alpha(3);
             groups.push(back);
-            forget_departed(&mut groups);
+            forget_lost_peers(&mut groups);
             assert_eq!(instances(&groups), [1, 3], "{how}: it was started anew");
             assert_eq!(groups[1].row().failures, 1, "{how}: that was its own");
             assert_eq!(groups[0].row().failures, 0, "{how}: the other one never failed");
@@ -388,14 +389,14 @@ mod tests {
         second.succession = Succession::began_before(Duration::from_secs(1));
         let mut groups = vec![first, second];
         lose(&mut groups[0], link, &LinkLoss::Cut);
-        forget_departed(&mut groups);
+        forget_lost_peers(&mut groups);
         assert_eq!(instances(&groups), [1, 2]);
         // The other's silence was noticed late: it may have restarted long before.
         let ((mut first, link), (second, _second)) = (alpha(1), alpha(2));
         first.succession = Succession::began_before(2 * SILENCE_MAX);
         let mut groups = vec![first, second];
         lose(&mut groups[0], link, &LinkLoss::Silent);
-        forget_departed(&mut groups);
+        forget_lost_peers(&mut groups);
         assert_eq!(instances(&groups), [2]);
         // One of its links was reset, and the reset of another was lost on the way.
         let (mut first, link) = alpha(1);
@@ -405,7 +406,7 @@ mod tests {
         let (second, _second) = alpha(2);
         lose(&mut first, other, &reset());
         let mut groups = vec![first, second];
-        forget_departed(&mut groups);
+        forget_lost_peers(&mut groups);
         assert_eq!(instances(&groups), [2], "it came behind the first reset");
     }
 
@@ -421,18 +422,18 @@ mod tests {
     }
 
     #[test]
-    fn so_many_are_missed_and_the_longest_lost_gives_way() {
+    fn the_peer_lost_longest_is_forgotten_past_the_limit() {
         let mut groups: Vec<_> = (0..=LOST_MAX as u8).map(|number| alpha(number).0).collect();
         groups.iter_mut().for_each(|group| group.note_lost(&reset().into()));
         let first = groups.iter().min_by_key(|group| group.counts.empty_since_us());
         let longest = first.and_then(|group| group.peer.instance);
-        forget_departed(&mut groups);
+        forget_lost_peers(&mut groups);
         assert_eq!(groups.len(), LOST_MAX);
         assert!(groups.iter().all(|group| group.peer.instance != longest));
     }
 
     #[test]
-    fn a_peer_that_has_said_goodbye_is_forgotten_with_its_last_link() {
+    fn a_peer_that_left_with_a_goodbye_is_forgotten_with_its_last_link() {
         let group = || {
             let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into(), instance: None };
             let group = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);

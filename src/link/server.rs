@@ -1,4 +1,5 @@
-//! The serving end of links that sessions share: it tells the opener what is offered, and hears what is opened.
+//! The server's end of shared links: it announces the offered services and receives the sessions that the
+//! opener opens.
 //!
 //! A link that should go (the gateway drains, its certificates have changed, it is too old, there are too many)
 //! is not closed from here, since a session may already be on its way, or bytes of the last one on theirs to a slow
@@ -91,7 +92,7 @@ impl LinkServer {
         self.offers.send_replace(());
     }
 
-    /// A link stands.
+    /// Serves an established link.
     pub fn serve(self: &Arc<Self>, link: Box<AgreedLink>) -> ServedLink {
         let mut offers = self.offers.subscribe();
         // What its `hello` said may already be out of date.
@@ -227,12 +228,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_link_whose_opener_says_that_it_leaves_and_stays_is_dropped() {
-        for (says_so, expected) in
+    async fn a_link_whose_opener_announces_leaving_and_stays_is_dropped() {
+        for (announced, expected) in
             [(LinkFrame::Retire, IdleLossReason::Retired), (LinkFrame::Drain, IdleLossReason::Drained)]
         {
             let (link, mut theirs) = agreed_link(CancellationToken::new()).await;
-            send_frame(&mut theirs, says_so).await;
+            send_frame(&mut theirs, announced).await;
             link.tcp().expect("it is one").readable().await.expect("it lives");
             let (_server, served) = serve(link);
             let (LinkLost { lifetime, why }, ()) = tokio::join!(ends(served), answers(&mut theirs));
@@ -244,12 +245,12 @@ mod tests {
     #[tokio::test]
     async fn a_new_link_that_this_end_has_asked_to_go_is_no_failure_of_its_opener() {
         for goodbye_sent in [None, Some(FrameType::Drain), Some(FrameType::Retire)] {
-            let worn = CancellationToken::new();
-            let (link, mut theirs) = agreed_link(worn.clone()).await;
+            let expired = CancellationToken::new();
+            let (link, mut theirs) = agreed_link(expired.clone()).await;
             let (server, served) = serve(link);
             match goodbye_sent {
                 Some(FrameType::Drain) => server.drain(),
-                Some(_) => worn.cancel(),
+                Some(_) => expired.cancel(),
                 None => {}
             }
             let talks = async {
@@ -269,7 +270,7 @@ mod tests {
                     assert!(matches!(why, IdleLossReason::Retired), "this end had asked by {goodbye_sent:?}")
                 }
                 None => {
-                    assert!(matches!(why, IdleLossReason::Failed(IdleLinkFailure::LetGoAtOnce)), "{why:?}")
+                    assert!(matches!(why, IdleLossReason::Failed(IdleLinkFailure::ClosedAtOnce)), "{why:?}")
                 }
             }
         }

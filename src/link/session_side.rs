@@ -1,5 +1,6 @@
-//! The two sides of a session. What belongs to one kind of side alone is within that kind: a SOCKS5 link has its reply
-//! and its guard, a link that others share a place, and a session that was opened on one is answered there.
+//! The two sides of a session. State that only one kind of side has is inside that variant: a SOCKS5 link has
+//! its pending reply and its guard, a shared link has a place, and a session opened by the other gateway is
+//! answered on its link.
 
 use std::{io, sync::Arc};
 
@@ -45,14 +46,14 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub enum Downstream {
-    /// A client's connection: it hears nothing, and a refusal is a reset.
+    /// A client's connection: it gets no message, and a refusal is a reset.
     Client(NetStream),
     /// A SOCKS5 link, which carries this session alone.
     Socks(SocksDownstream),
     /// The other gateway has opened the session on a link of our own.
     Opened(Box<IncomingSession>),
-    /// It was given away.
-    Gone,
+    /// It was moved to a link's task.
+    Taken,
 }
 
 /// A SOCKS5 link that a session has come over.
@@ -67,34 +68,34 @@ pub struct SocksDownstream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SocksReply {
     /// CONNECT was asked for, and is not answered yet.
-    Owed,
-    /// It was given, or the link was parked: BIND can not refuse any more.
-    Given,
+    Pending,
+    /// It was sent, or the link was parked, in which case BIND has no reply to refuse with.
+    Sent,
 }
 
 impl Downstream {
     /// A SOCKS5 link whose other end waits for the reply to CONNECT.
     pub fn requested(stream: NetStream, guard: LinkGuard) -> Self {
-        Self::Socks(SocksDownstream { stream, reply: SocksReply::Owed, _guard: guard })
+        Self::Socks(SocksDownstream { stream, reply: SocksReply::Pending, _guard: guard })
     }
 
     /// A SOCKS5 link that was parked, and taken.
     pub fn parked(stream: NetStream, guard: LinkGuard) -> Self {
-        Self::Socks(SocksDownstream { stream, reply: SocksReply::Given, _guard: guard })
+        Self::Socks(SocksDownstream { stream, reply: SocksReply::Sent, _guard: guard })
     }
 
-    /// What it is that bytes come from, where it has not to be attached to a link first.
+    /// The stream of its bytes, unless the session must first be attached to a link.
     pub fn stream(&self) -> Option<&NetStream> {
         match self {
             Self::Client(stream) | Self::Socks(SocksDownstream { stream, .. }) => Some(stream),
-            Self::Opened(_) | Self::Gone => None,
+            Self::Opened(_) | Self::Taken => None,
         }
     }
 
     pub fn stream_mut(&mut self) -> Option<&mut NetStream> {
         match self {
             Self::Client(stream) | Self::Socks(SocksDownstream { stream, .. }) => Some(stream),
-            Self::Opened(_) | Self::Gone => None,
+            Self::Opened(_) | Self::Taken => None,
         }
     }
 
@@ -110,8 +111,8 @@ impl Downstream {
     /// From here on it carries the session's bytes. `opened` goes out with the first of them, or when the relay has none
     /// to send.
     pub async fn grant(&mut self) -> io::Result<()> {
-        if let Self::Socks(SocksDownstream { stream, reply: reply @ SocksReply::Owed, .. }) = self {
-            *reply = SocksReply::Given;
+        if let Self::Socks(SocksDownstream { stream, reply: reply @ SocksReply::Pending, .. }) = self {
+            *reply = SocksReply::Sent;
             let sent = socks5::send_reply(stream, socks5_proto::Reply::Succeeded);
             return sent.await.map_err(io::Error::other);
         }
@@ -120,16 +121,16 @@ impl Downstream {
 
     pub async fn refuse(self, refusal: Refusal) {
         match self {
-            Self::Socks(SocksDownstream { stream, reply: SocksReply::Owed, _guard }) => {
+            Self::Socks(SocksDownstream { stream, reply: SocksReply::Pending, _guard }) => {
                 handshake::refuse(stream, refusal).await;
             }
             Self::Opened(session) => session.refuse(refusal).await,
             // Dropped with linger 0 set, the socket is reset.
-            Self::Client(_) | Self::Socks(_) | Self::Gone => {}
+            Self::Client(_) | Self::Socks(_) | Self::Taken => {}
         }
     }
 
-    /// Cuts the session: a socket is dropped with linger 0 set, a link is told why.
+    /// Cuts the session: a socket is dropped with linger 0 set, a link gets the cause.
     pub fn cut(self, cause: CutCause) {
         if let Self::Opened(session) = self {
             session.cut(cause);
@@ -147,7 +148,7 @@ pub enum Upstream {
     Shared(Box<SessionOpening>),
 }
 
-/// A session that is to be opened on a link that others share, and what is to be said then.
+/// A session to open on a shared link, with the request to send.
 #[derive(Debug)]
 pub struct SessionOpening {
     pub slot: LinkSlot,

@@ -58,7 +58,7 @@ pub trait Succeeding {
 }
 
 /// Forgets gateways that have said goodbye or were restarted, and those lost longest ago if there are too many.
-pub fn forget_departed<T: Succeeding>(all: &mut Vec<T>) {
+pub fn forget_lost_peers<T: Succeeding>(all: &mut Vec<T>) {
     all.retain(T::is_remembered);
     forget_succeeded(all);
     while all.iter().filter(|one| one.lost_for().is_some()).count() > LOST_MAX {

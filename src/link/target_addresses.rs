@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DIAL, handshake::HandshakeError, keeper::KeeperContext, name_notices::report_news};
+use super::{DIAL, handshake::HandshakeError, keeper::KeeperContext, name_notices::report_update};
 use crate::{
     net::{
         dial::{self, DialError},
@@ -50,8 +50,8 @@ impl TargetAddresses {
     /// The known addresses, once there has been an answer; IPv6 first, as the system would order them.
     async fn known(&self) -> Result<Vec<IpAddr>, io::Error> {
         let mut found = self.0.clone();
-        let is_told = |found: &FoundAddresses| !found.addresses.is_empty() || found.unanswered.is_some();
-        let found = found.wait_for(is_told).await;
+        let is_answered = |found: &FoundAddresses| !found.addresses.is_empty() || found.unanswered.is_some();
+        let found = found.wait_for(is_answered).await;
         let found = found.map_err(|_| io::Error::other("it is not looked up any more"))?;
         match (found.addresses.is_empty(), &found.unanswered) {
             (true, Some(why)) => Err(io::Error::other(why.clone())),
@@ -67,8 +67,8 @@ async fn follow_target(
     notices: Arc<NoticeLog>,
 ) {
     while !found.is_closed() {
-        let event = watch.next_news().await;
-        report_news(&notices, &host, &event);
+        let event = watch.next_update().await;
+        report_update(&notices, &host, &event);
         let unanswered = event.unanswered().map(ToOwned::to_owned);
         found.send_modify(|found| {
             found.addresses = watch.targets().copied().collect();

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_number_is_dialled_after_five_seconds_without_a_link_and_let_go_when_one_is_back() {
+    async fn the_next_priority_is_dialled_after_five_seconds_and_dropped_on_recovery() {
         let mut targets = Targets::new(&[10, 10, 20, 30]);
         assert_eq!(targets.after(0).await, [0, 1]);
         targets.link(0);

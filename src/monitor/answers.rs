@@ -150,7 +150,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::{
-        super::{LastTurn, TURNS_WITHIN},
+        super::{ENGINE_TURN_MAX, LastTurn},
         *,
     };
     use crate::{
@@ -159,7 +159,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn an_engine_that_hangs_is_neither_alive_nor_ready_and_its_last_numbers_are_told() {
+    async fn a_hanging_engine_is_neither_alive_nor_ready_and_keeps_its_last_metrics() {
         let snapshot = Snapshot {
             phase: GatewayPhase::Running,
             services: vec![ServiceRow::new(Half::Dmz, "orders")],
@@ -168,7 +168,8 @@ mod tests {
         };
         // Its last turn was when the clock began.
         let watched = MonitoredGateway::new(watch::channel(Arc::new(snapshot)).1, LastTurn::default());
-        let (well, hangs) = (TURNS_WITHIN.as_micros() as u64, TURNS_WITHIN.as_micros() as u64 + 1_000_000);
+        let (well, hangs) =
+            (ENGINE_TURN_MAX.as_micros() as u64, ENGINE_TURN_MAX.as_micros() as u64 + 1_000_000);
         for (path, while_well, while_it_hangs) in [
             ("/livez", 200, 503),
             ("/readyz", 200, 503),

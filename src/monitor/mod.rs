@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A running engine takes a turn several times a second.
-const TURNS_WITHIN: Duration = Duration::from_secs(5);
+const ENGINE_TURN_MAX: Duration = Duration::from_secs(5);
 
 /// The most descriptors of the port, including itself.
 pub const DESCRIPTORS_MAX: usize = server::CONNECTIONS_MAX + 1;
@@ -62,7 +62,7 @@ impl LastTurn {
     /// How long the engine has not taken a turn, if that is longer than a healthy one needs.
     fn stalled_for(&self, now_us: u64) -> Option<Duration> {
         let passed = Duration::from_micros(now_us.saturating_sub(self.0.load(Ordering::Relaxed)));
-        (passed > TURNS_WITHIN).then_some(passed)
+        (passed > ENGINE_TURN_MAX).then_some(passed)
     }
 }
 
@@ -99,11 +99,11 @@ mod tests {
     use crate::tests::LITTLE;
 
     #[test]
-    fn an_engine_hangs_that_has_not_turned_for_so_long() {
+    fn an_engine_without_a_turn_for_too_long_hangs() {
         // Its last turn was when the clock began.
         let last_turn = LastTurn::default();
         let stalled_after = |passed: Duration| last_turn.stalled_for(passed.as_micros() as u64);
-        assert_eq!(stalled_after(TURNS_WITHIN - LITTLE), None);
-        assert_eq!(stalled_after(TURNS_WITHIN + LITTLE), Some(TURNS_WITHIN + LITTLE));
+        assert_eq!(stalled_after(ENGINE_TURN_MAX - LITTLE), None);
+        assert_eq!(stalled_after(ENGINE_TURN_MAX + LITTLE), Some(ENGINE_TURN_MAX + LITTLE));
     }
 }

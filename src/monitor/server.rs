@@ -37,7 +37,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const FIELDS_MAX: usize = 64;
 /// How long the rest of a client's bytes is read after the answer, so that no reset overtakes the answer.
-const FAREWELL: Duration = Duration::from_millis(500);
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Answers until the port is closed.
 pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Tasks, notices: Arc<NoticeLog>) {
@@ -45,15 +45,14 @@ pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Task
     let accepted = |stream, _| {
         let (place, watched) = (MonitorPlaces::take(&places), watched.clone());
         tasks.spawn("monitor", async move {
-            let gives_way = place.gives_way.clone();
+            let is_evicted = place.is_evicted.clone();
             // A connection that is late or gives way is cut; nothing is owed to a monitor.
-            let _ = gives_way.run_until_cancelled(timeout(WITHIN, serve(stream, watched))).await;
+            let _ = is_evicted.run_until_cancelled(timeout(WITHIN, serve(stream, watched))).await;
         });
     };
-    let tell = |reported: ListenEvent<'_>| match reported {
+    let on_event = |reported: ListenEvent<'_>| match reported {
         ListenEvent::Pauses(error) => notices.warn(
-            LogEvent::PortPaused
-                .line(format!("the port for monitors can not accept for the moment: {error}")),
+            LogEvent::PortPaused.line(format!("the port for monitors cannot accept for the moment: {error}")),
         ),
         ListenEvent::Waits { at, why } => {
             notices.warn(LogEvent::PortWaits.line(format!("{at}: the port for monitors waits: {why}")))
@@ -62,7 +61,7 @@ pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Task
             notices.info(LogEvent::PortListens.line(format!("{at}: the port for monitors listens")))
         }
     };
-    listener.accept(accepted, tell).await;
+    listener.accept(accepted, on_event).await;
 }
 
 async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
@@ -75,10 +74,10 @@ async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
     // A client that breaks off, or sends something that is not a request, has been answered as far as possible.
     let _ = server.serve_connection(TokioIo::new(&mut stream), answer).await;
     let rest = async {
-        let mut scratch = [0; 1024];
-        while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
+        let mut discard_buffer = [0; 1024];
+        while matches!(stream.read(&mut discard_buffer).await, Ok(1..)) {}
     };
-    let _ = timeout(FAREWELL, rest).await;
+    let _ = timeout(LINGER, rest).await;
 }
 
 async fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Response<MessageBody> {
@@ -106,21 +105,21 @@ struct MonitorPlaces {
 struct MonitorPlace {
     places: Arc<MonitorPlaces>,
     number: u64,
-    gives_way: CancellationToken,
+    is_evicted: CancellationToken,
 }
 
 impl MonitorPlaces {
     /// A place for one more; if there are too many, the oldest gives way.
     fn take(places: &Arc<Self>) -> MonitorPlace {
-        let (number, gives_way) = (places.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        let (number, is_evicted) = (places.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
         let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.push_back((number, gives_way.clone()));
+        taken.push_back((number, is_evicted.clone()));
         if taken.len() > CONNECTIONS_MAX
             && let Some((_, oldest)) = taken.pop_front()
         {
             oldest.cancel();
         }
-        MonitorPlace { places: places.clone(), number, gives_way }
+        MonitorPlace { places: places.clone(), number, is_evicted }
     }
 }
 

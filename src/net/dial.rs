@@ -30,7 +30,7 @@ use crate::{confine::refused_call, profile::HostPort};
 /// The next address is tried this long after the previous one began (RFC 8305, section 5).
 const NEXT: Duration = Duration::from_millis(250);
 /// How many addresses an error mentions.
-const TOLD_MAX: usize = 4;
+const ERROR_ADDRESSES_MAX: usize = 4;
 
 /// Why a dial failed; each variant maps to one reply on the wire.
 #[derive(Debug, Error)]
@@ -56,10 +56,12 @@ impl fmt::Display for TriedAddresses {
         let reported: Vec<_> = match &self.0[..] {
             [] => return Ok(()),
             [(address, _)] => vec![address.ip().to_string()],
-            all => all.iter().take(TOLD_MAX).map(|(at, why)| format!("{}: {why}", at.ip())).collect(),
+            all => {
+                all.iter().take(ERROR_ADDRESSES_MAX).map(|(at, why)| format!("{}: {why}", at.ip())).collect()
+            }
         };
         write!(out, " ({}", reported.join("; "))?;
-        match self.0.len().saturating_sub(TOLD_MAX) {
+        match self.0.len().saturating_sub(ERROR_ADDRESSES_MAX) {
             0 => write!(out, ")"),
             more => write!(out, "; and {more} more)"),
         }
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_each_address_said_is_told_and_bounded() {
+    async fn the_error_of_each_address_is_listed_up_to_a_limit() {
         let silent = silent();
         let port = silent.at.port();
         let (of_two, at) = names(&[silent.at, local(3, port)]);
@@ -352,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dial_comes_from_the_address_that_it_is_told() {
+    async fn a_dial_uses_the_given_source_address() {
         let listener = TcpListener::bind(local(1, 0)).expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         let (names, at) = names(&[SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)), local(1, port)]);
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_not_answered_ends_at_the_deadline_and_says_so() {
+    async fn an_unanswered_lookup_fails_at_the_deadline() {
         let names = NameResolver::new(|_| {
             std::thread::park_timeout(Duration::from_secs(60));
             Err(io::Error::other("late"))

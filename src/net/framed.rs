@@ -164,9 +164,9 @@ impl FramedSocket {
     /// Reads and discards until the other end has closed as well: closing earlier would reset what is still on
     /// its way there.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut scratch = [0; 512];
+        let mut discard_buffer = [0; 512];
         while self.state == CloseState::WeClosed {
-            let mut buf = ReadBuf::new(&mut scratch);
+            let mut buf = ReadBuf::new(&mut discard_buffer);
             match ready!(self.poll_messages(cx, &mut buf)) {
                 Ok(()) if buf.filled().is_empty() => break,
                 Ok(()) => {}
@@ -274,7 +274,7 @@ impl FramedSocket {
             }
             Some(WebSocketEnd::Broken(breach)) => {
                 self.push_control(Opcode::Close, &breach.code().to_be_bytes());
-                // The other end is told, if that is possible at once.
+                // The other end gets a close frame, if that can be sent at once.
                 let _ = self.poll_control(cx);
                 self.state = CloseState::Broken;
                 Err(io::Error::new(io::ErrorKind::InvalidData, format!("WebSocket: {breach}")))

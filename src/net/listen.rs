@@ -190,11 +190,11 @@ impl Listener {
     pub async fn accept(
         &self,
         mut accepted: impl FnMut(TcpStream, SocketAddr),
-        tell: impl FnMut(ListenEvent<'_>),
+        on_event: impl FnMut(ListenEvent<'_>),
     ) {
         let accepted = |stream, address, _: QuotaPermit| accepted(stream, address);
         let unbounded = DescriptorQuota::new(usize::MAX);
-        self.accept_within(|| unbounded.clone(), accepted, tell).await;
+        self.accept_within(|| unbounded.clone(), accepted, on_event).await;
     }
 
     /// Accepts until it is closed, as many as the quota allows at the time; beyond that it pauses.
@@ -202,25 +202,25 @@ impl Listener {
         &self,
         quota: impl Fn() -> Arc<DescriptorQuota>,
         mut accepted: impl FnMut(TcpStream, SocketAddr, QuotaPermit),
-        mut tell: impl FnMut(ListenEvent<'_>),
+        mut on_event: impl FnMut(ListenEvent<'_>),
     ) {
         let mut paused: Option<Instant> = None;
-        let mut pauses = |error: &io::Error, tell: &mut dyn FnMut(ListenEvent<'_>)| {
+        let mut pauses = |error: &io::Error, on_event: &mut dyn FnMut(ListenEvent<'_>)| {
             if paused.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
                 paused = Some(Instant::now());
-                tell(ListenEvent::Pauses(error));
+                on_event(ListenEvent::Pauses(error));
             }
         };
         let mut last = String::new();
-        let mut again = self.report_missing(&mut last, &mut tell);
+        let mut again = self.report_missing(&mut last, &mut on_event);
         let mut sockets = self.lock_sockets().clone();
         while !self.stop.is_cancelled() {
             let arrived = tokio::select! {
                 () = self.stop.cancelled() => return,
                 arrived = accept_any(&sockets) => arrived,
                 () = sleep_until(again) => {
-                    self.retry_bind(NameResolver::system(), &mut tell).await;
-                    again = self.report_missing(&mut last, &mut tell);
+                    self.retry_bind(NameResolver::system(), &mut on_event).await;
+                    again = self.report_missing(&mut last, &mut on_event);
                     sockets = self.lock_sockets().clone();
                     continue;
                 }
@@ -230,7 +230,10 @@ impl Listener {
                     let quota = quota();
                     let mut place = quota.try_take();
                     if place.is_none() {
-                        pauses(&io::Error::other(format!("all {} places are taken", quota.max())), &mut tell);
+                        pauses(
+                            &io::Error::other(format!("all {} places are taken", quota.max())),
+                            &mut on_event,
+                        );
                         place = self.stop.run_until_cancelled(quota.take()).await;
                     }
                     let Some(place) = place else { return };
@@ -238,7 +241,7 @@ impl Listener {
                 }
                 Err(error) if is_of_one_connection(&error) || self.stop.is_cancelled() => {}
                 Err(error) => {
-                    pauses(&error, &mut tell);
+                    pauses(&error, &mut on_event);
                     // A stop ends the pause early.
                     let _ = self.stop.run_until_cancelled(sleep(RESOURCE_PAUSE)).await;
                 }
@@ -247,10 +250,14 @@ impl Listener {
     }
 
     /// Reports what it waits for, if that has changed. Returns when to try again.
-    fn report_missing(&self, last: &mut String, tell: &mut impl FnMut(ListenEvent<'_>)) -> Option<Instant> {
+    fn report_missing(
+        &self,
+        last: &mut String,
+        on_event: &mut impl FnMut(ListenEvent<'_>),
+    ) -> Option<Instant> {
         let (at, why) = self.awaited()?;
         if *last != why {
-            tell(ListenEvent::Waits { at: &at, why: why.clone() });
+            on_event(ListenEvent::Waits { at: &at, why: why.clone() });
             *last = why;
         }
         Some(Instant::now() + AGAIN)
@@ -274,7 +281,7 @@ impl Listener {
     }
 
     /// Binds what it waits for, as far as that exists now.
-    async fn retry_bind(&self, names: &NameResolver, tell: &mut impl FnMut(ListenEvent<'_>)) {
+    async fn retry_bind(&self, names: &NameResolver, on_event: &mut impl FnMut(ListenEvent<'_>)) {
         let missing = std::mem::replace(&mut *self.lock_missing(), MissingAddresses::Nothing);
         let addresses = match missing {
             MissingAddresses::Nothing => return,
@@ -296,7 +303,7 @@ impl Listener {
             return;
         }
         for open in sockets {
-            tell(ListenEvent::Listens(open.at));
+            on_event(ListenEvent::Listens(open.at));
             listening.push(open);
         }
         if !absent.is_empty() {

@@ -23,7 +23,7 @@ use crate::profile::HostPort;
 /// All clients that arrive within this time share one look-up.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a new answer is waited for if there is an old one, from when it was requested.
-const PATIENCE: Duration = Duration::from_millis(300);
+const STALE_ANSWER_WAIT: Duration = Duration::from_millis(300);
 /// A look-up that took longer counts among the late ones the next time.
 const LATE: Duration = Duration::from_secs(1);
 /// How many look-ups run at once. A thread that waits for a name server costs about 30 KiB.
@@ -83,14 +83,10 @@ struct RunningLookup {
     answer: watch::Sender<Option<LookupResult>>,
 }
 
-/// What is known when a name is requested.
+/// The state of a name when it is requested.
 enum LookupState {
     Known(ResolvedAddresses),
-    UnderWay {
-        since: Instant,
-        answer: watch::Receiver<Option<LookupResult>>,
-        last: Option<ResolvedAddresses>,
-    },
+    Running { since: Instant, answer: watch::Receiver<Option<LookupResult>>, last: Option<ResolvedAddresses> },
 }
 
 impl NameResolver {
@@ -112,9 +108,9 @@ impl NameResolver {
         }
         let answer = match self.start_lookup(&at.host) {
             LookupState::Known(known) => Ok(known),
-            LookupState::UnderWay { answer, last: None, .. } => await_lookup(answer).await,
-            LookupState::UnderWay { since, answer, last: Some(last) } => {
-                match timeout_at((since + PATIENCE).into(), await_lookup(answer)).await {
+            LookupState::Running { answer, last: None, .. } => await_lookup(answer).await,
+            LookupState::Running { since, answer, last: Some(last) } => {
+                match timeout_at((since + STALE_ANSWER_WAIT).into(), await_lookup(answer)).await {
                     Ok(Ok(new)) => Ok(new),
                     Ok(Err(error)) => Ok(self.fall_back(&at.host, last, &error.to_string())),
                     Err(_) => Ok(self.fall_back(&at.host, last, "no answer yet")),
@@ -162,13 +158,13 @@ impl NameResolver {
         }
         let last = last.map(|(addresses, _)| addresses);
         if let Some(RunningLookup { asked_at, answer }) = &name.under_way {
-            return LookupState::UnderWay { since: *asked_at, answer: answer.subscribe(), last };
+            return LookupState::Running { since: *asked_at, answer: answer.subscribe(), last };
         }
         let (sender, answer) = watch::channel(None);
         name.under_way = Some(RunningLookup { asked_at: now, answer: sender });
         table.queue.push_back(host.to_owned());
         self.start_queued(&mut table);
-        LookupState::UnderWay { since: now, answer, last }
+        LookupState::Running { since: now, answer, last }
     }
 
     /// Starts the queued look-ups that may run.

@@ -83,7 +83,7 @@ pub fn prepare_link(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Prepares a ready link for use: from now on pings or [`DeliveryWatch`] judge it, not TCP_USER_TIMEOUT, which
+/// Prepares a ready link for use: from now on pings or [`SocksLinkWatch`] judge it, not TCP_USER_TIMEOUT, which
 /// would end a living peer whose window is closed.
 pub fn prepare_busy_link(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(None)
@@ -102,8 +102,8 @@ pub fn has_unread(stream: &impl AsFd) -> bool {
     !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Ready once so little waits unsent that the kernel asks for more (TCP_NOTSENT_LOWAT). A write would be accepted
-/// earlier: the kernel checks this only when it begins a buffer, and a buffer holds 64 KiB.
+/// Ready when the unsent bytes are below TCP_NOTSENT_LOWAT. A write would be accepted earlier: the kernel
+/// checks this only when it begins a buffer, and a buffer holds 64 KiB.
 pub fn poll_wants_more(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
     loop {
         if ready!(stream.poll_write_ready(cx)).is_err() {
@@ -182,13 +182,13 @@ pub fn unacknowledged_for(stream: &TcpStream) -> Option<Duration> {
 /// Whether the other end of a SOCKS5 link in use is there, as far as its kernel shows. It is measured from when
 /// data was first seen on its way, since before that there was nothing to acknowledge.
 #[derive(Debug, Default)]
-pub struct DeliveryWatch {
+pub struct SocksLinkWatch {
     since: Option<Instant>,
 }
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeliveryState {
+pub enum SocksLinkState {
     All,
     /// Data is on its way.
     NotYet,
@@ -196,21 +196,21 @@ pub enum DeliveryState {
     Never,
 }
 
-impl DeliveryWatch {
-    pub fn check(&mut self, stream: &TcpStream) -> DeliveryState {
+impl SocksLinkWatch {
+    pub fn check(&mut self, stream: &TcpStream) -> SocksLinkState {
         self.note(unacknowledged_for(stream), Instant::now())
     }
 
     /// The same, from the kernel's figures.
-    pub fn note(&mut self, unacknowledged: Option<Duration>, now: Instant) -> DeliveryState {
+    pub fn note(&mut self, unacknowledged: Option<Duration>, now: Instant) -> SocksLinkState {
         let Some(silent) = unacknowledged else {
             self.since = None;
-            return DeliveryState::All;
+            return SocksLinkState::All;
         };
         let since = *self.since.get_or_insert(now);
         match silent.min(now - since) >= UNACKNOWLEDGED {
-            true => DeliveryState::Never,
-            false => DeliveryState::NotYet,
+            true => SocksLinkState::Never,
+            false => SocksLinkState::NotYet,
         }
     }
 }
@@ -290,25 +290,25 @@ mod tests {
 
     #[test]
     fn silence_begins_with_what_is_on_its_way_and_not_before() {
-        let (mut delivery, began) = (DeliveryWatch::default(), Instant::now());
+        let (mut delivery, began) = (SocksLinkWatch::default(), Instant::now());
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         let idle_for = |seconds: u64| Some(Duration::from_secs(seconds));
         // An hour with nothing to acknowledge, and then a connection that stands still for a moment.
-        assert_eq!(delivery.note(None, at(0)), DeliveryState::All);
-        assert_eq!(delivery.note(idle_for(3600), at(3600)), DeliveryState::NotYet);
-        assert_eq!(delivery.note(idle_for(3606), at(3606)), DeliveryState::NotYet);
-        assert_eq!(delivery.note(None, at(3606)), DeliveryState::All);
-        assert_eq!(delivery.note(idle_for(3610), at(3610)), DeliveryState::NotYet);
-        assert_eq!(delivery.note(idle_for(3617), at(3617)), DeliveryState::Never);
+        assert_eq!(delivery.note(None, at(0)), SocksLinkState::All);
+        assert_eq!(delivery.note(idle_for(3600), at(3600)), SocksLinkState::NotYet);
+        assert_eq!(delivery.note(idle_for(3606), at(3606)), SocksLinkState::NotYet);
+        assert_eq!(delivery.note(None, at(3606)), SocksLinkState::All);
+        assert_eq!(delivery.note(idle_for(3610), at(3610)), SocksLinkState::NotYet);
+        assert_eq!(delivery.note(idle_for(3617), at(3617)), SocksLinkState::Never);
     }
 
     #[test]
     fn who_acknowledges_now_and_then_is_slow_and_not_gone() {
-        let (mut delivery, began) = (DeliveryWatch::default(), Instant::now());
+        let (mut delivery, began) = (SocksLinkWatch::default(), Instant::now());
         for second in 0..1000 {
             let silent = Duration::from_secs(second % 7);
             let seen = delivery.note(Some(silent), began + Duration::from_secs(second));
-            assert_eq!(seen, DeliveryState::NotYet, "second {second}");
+            assert_eq!(seen, SocksLinkState::NotYet, "second {second}");
         }
     }
 }

@@ -24,7 +24,7 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 /// The longest head of an answer to CONNECT.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The longest text of a proxy that is shown.
-const SAID_MAX: usize = 80;
+const PROXY_TEXT_CHARS_MAX: usize = 80;
 
 /// Why a connection through a proxy failed.
 #[derive(Debug, Error)]
@@ -54,7 +54,7 @@ pub enum ViaFailure {
     OtherLogin(String),
     #[error("it refuses to connect to {to}: {message}")]
     Refused { to: HostPort, message: String },
-    #[error("it can not reach {to}: {message}")]
+    #[error("it cannot reach {to}: {message}")]
     Unreachable { to: HostPort, message: String },
     #[error("it answered with a page ({0}) and not with a way through")]
     Page(String),
@@ -140,7 +140,7 @@ async fn connect(
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await?;
     let head = read_head(stream).await?;
-    judge_answer(&head, to, login)
+    check_answer(&head, to, login)
 }
 
 /// Reads up to the empty line and not a byte more: what follows belongs to the other end.
@@ -173,7 +173,7 @@ async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ViaFailure> {
     }
 }
 
-fn judge_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Result<(), ViaFailure> {
+fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Result<(), ViaFailure> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut answer = httparse::Response::new(&mut fields);
     let status = match answer.parse(head) {
@@ -213,7 +213,7 @@ fn judge_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
 
 /// What a proxy says, in a form that is safe to show.
 fn shown(bytes: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(bytes).chars().take(SAID_MAX).collect();
+    let text: String = String::from_utf8_lossy(bytes).chars().take(PROXY_TEXT_CHARS_MAX).collect();
     text.escape_default().to_string().replace("\\\"", "\"").replace("\\'", "'")
 }
 

@@ -3,8 +3,8 @@
 //! messages if the profile says so.
 //!
 //! The client's close frame ends its direction. Ours is sent when the backend's direction has ended, after
-//! everything the backend has sent. A client that breaks the protocol is told why by a close code before its
-//! connection is closed.
+//! everything the backend has sent. A client that breaks the protocol gets a close code with the reason
+//! before its connection is closed.
 
 use std::{
     io::{self, IoSlice},
@@ -37,9 +37,9 @@ const OUT_MAX: usize = 2 * MESSAGE;
 /// backend's end after the client's close frame.
 const CLOSE: Duration = Duration::from_secs(5);
 /// How long a client that has been told why it is closed gets to read that.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_REASON_GRACE: Duration = Duration::from_secs(1);
 /// How much is read at once from a client whose bytes are discarded.
-const SCRATCH: usize = 4 * 1024;
+const DISCARD_BUFFER_BYTES: usize = 4 * 1024;
 /// Codes of our close frames: a normal end; and the backend did not end.
 const NORMAL: u16 = 1000;
 const AWAY: u16 = 1001;
@@ -128,7 +128,7 @@ enum WebSocketState {
     /// The client has said that no more comes from it, with this code.
     TheyClosed(Option<u16>),
     BothClosed,
-    /// The client is told why it is closed, and gets time to read that.
+    /// The client gets the reason for the close, and time to read it.
     Failing(Option<io::Error>),
     Failed,
 }
@@ -320,7 +320,7 @@ impl WebSocket {
     /// Tells the client why it is closed.
     fn fail(&mut self, code: u16, why: io::Error) {
         push_frame(&mut self.out, Opcode::Close, &code.to_be_bytes(), Masking::None);
-        self.watch = Some(InactivityTimer::new(FAREWELL, FAREWELL));
+        self.watch = Some(InactivityTimer::new(CLOSE_REASON_GRACE, CLOSE_REASON_GRACE));
         self.step = WebSocketState::Failing(Some(why));
     }
 
@@ -353,9 +353,9 @@ impl WebSocket {
 
     /// Reads to the end of the connection.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut scratch = [0; SCRATCH];
+        let mut discard_buffer = [0; DISCARD_BUFFER_BYTES];
         loop {
-            let mut buf = ReadBuf::new(&mut scratch);
+            let mut buf = ReadBuf::new(&mut discard_buffer);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
                 return Poll::Ready(Ok(()));
@@ -496,9 +496,9 @@ mod tests {
             assert!(poll_fn(|cx| Poll::Ready(socket.poll_control(cx).is_pending())).await);
             socket.write_all(b"more").await.expect("it is taken");
         }
-        // Then the client is told, and that does not wait for it either.
+        // Then the client gets a close frame, which does not wait for it either.
         let failing = poll_fn(|cx| socket.poll_control(cx));
-        let error = happens_after(CLOSE + FAREWELL, failing).await;
+        let error = happens_after(CLOSE + CLOSE_REASON_GRACE, failing).await;
         assert!(error.get_ref().is_some_and(|inner| inner.is::<TimeoutError>()), "{error}");
     }
 }

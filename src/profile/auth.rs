@@ -76,7 +76,7 @@ pub enum TokenPlace {
 /// What happens to a session whose token expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExpiryPolicy {
-    GoesOn,
+    Continues,
     EndsSession,
 }
 
@@ -191,7 +191,7 @@ fn auth(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<
         (Some(file), None) => named_file(&file, advice, problems).map(AuthSource::Passwords),
         (None, Some(field)) => token_rules(&field, problems).map(|rules| AuthSource::Tokens(Box::new(rules))),
         (Some(_), Some(field)) => {
-            let fault = ValueProblem::new("`basic` stands beside it", "leave one of them out");
+            let fault = ValueProblem::new("`basic` is also given", "leave one of them out");
             field.refuse(fault, problems)
         }
         (None, None) => {
@@ -230,7 +230,7 @@ fn token_rules(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<T
     };
     let expiry = match keys::UNTIL_EXPIRY.read(&fields, problems) {
         true => ExpiryPolicy::EndsSession,
-        false => ExpiryPolicy::GoesOn,
+        false => ExpiryPolicy::Continues,
     };
     (problems.len() == before).then_some(TokenRules { keys: file?, issuer, audience, claims, from, expiry })
 }

@@ -46,7 +46,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
 
 /// Two listeners of one mode at the same address.
 fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
-    let mut taken = TakenPorts::default();
+    let mut taken = PortClaims::default();
     let dmz_link = raw.dmz.good().and_then(|dmz| dmz.link.good()).and_then(|link| link.ends.listen.good());
     let internal_link = raw
         .internal
@@ -91,7 +91,7 @@ fn check_unready_ports(dmz: &RawDmz, problems: &mut Vec<Problem>) {
     let refuses = |service: &&RawDmzService| service.unready.unwrap_or(dmz.unready) == UnreadyPolicy::Refuse;
     let accepts = dmz.services.iter().filter(refuses).flat_map(|service| &service.accept.list);
     for accept in accepts.filter(|accept| accept.value.address.at.passed_name().is_some()) {
-        let what = "a socket that is passed in can not be closed while no service on it is ready";
+        let what = "a socket that is passed in cannot be closed while no service on it is ready";
         let fault = ValueProblem::new(what, "write HOST:PORT, or `unready: accept`");
         problems.push(fault.at(accept.place.clone()));
     }
@@ -120,8 +120,8 @@ fn find_clash<'a>(one: &'a Accept, other: &Accept) -> Option<AcceptClash<'a>> {
             || web.hosts.iter().any(|host| other_web.hosts.contains(host));
         return (is_alike && one.address.path == other.address.path).then_some(AcceptClash::Requests);
     }
-    let says_name = |accept: &Accept| accept.address.scheme.is_tls() || !accept.sni.is_empty();
-    if !says_name(one) || !says_name(other) || (one.sni.is_empty() && other.sni.is_empty()) {
+    let names_host = |accept: &Accept| accept.address.scheme.is_tls() || !accept.sni.is_empty();
+    if !names_host(one) || !names_host(other) || (one.sni.is_empty() && other.sni.is_empty()) {
         return Some(AcceptClash::Whole);
     }
     // It must be known who a client is before its request is read.
@@ -150,9 +150,9 @@ fn same_name(name: &str, place: &ProfilePlace, other: &ProfilePlace) -> Problem 
 
 /// The hosts of listeners, by port.
 #[derive(Default)]
-struct TakenPorts<'a>(HashMap<u16, Vec<(&'a str, &'a ProfilePlace)>>);
+struct PortClaims<'a>(HashMap<u16, Vec<(&'a str, &'a ProfilePlace)>>);
 
-impl<'a> TakenPorts<'a> {
+impl<'a> PortClaims<'a> {
     fn take(&mut self, at: &'a HostPort, place: &'a ProfilePlace, problems: &mut Vec<Problem>) {
         // Each listener on port 0 gets a port of its own.
         if at.takes_free_port() {

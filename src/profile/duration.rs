@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_told_apart() {
+    fn other_texts_have_their_own_errors() {
         let table = [
             ("", "`` is not a duration"),
             ("s", "`s` is not a duration"),

@@ -180,7 +180,7 @@ impl HostPort {
     /// `HOST:PORT`, to listen on.
     pub(super) fn parse(text: &str) -> Result<Self, ValueProblem> {
         if let Some((scheme, _)) = text.split_once("://") {
-            let what = format!("`{}://` can not stand here", quote_for_problem(scheme));
+            let what = format!("`{}://` is not allowed here", quote_for_problem(scheme));
             return Err(ValueProblem::new(what, "write HOST:PORT alone, `127.0.0.1:9464`"));
         }
         if text.len() > ADDRESS_BYTES_MAX {
@@ -188,7 +188,7 @@ impl HostPort {
             return Err(ValueProblem::new(what, "write HOST:PORT, `127.0.0.1:9464`"));
         }
         if text.starts_with(PASSED) {
-            let what = "a socket that is passed in can not be that of monitors";
+            let what = "a socket that is passed in cannot be that of monitors";
             return Err(ValueProblem::new(what, "write HOST:PORT, `127.0.0.1:9464`"));
         }
         host_port(text, PortUse::Listening, "127.0.0.1:9464")
@@ -327,7 +327,7 @@ pub(super) fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Resu
     let fault = |what: String| ValueProblem::new(what, format!("write it like `{example}`"));
     if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
         return Err(ValueProblem::new(
-            format!("`{written}` goes on after the port"),
+            format!("unexpected text after the port in `{written}`"),
             format!("remove everything from the `{sign}`"),
         ));
     }
@@ -363,7 +363,7 @@ fn passed_socket(name: &str, use_of_port: PortUse, example: &str) -> Result<Host
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     match use_of_port {
         PortUse::Dialled => Err(ValueProblem::new(
-            "a socket that is passed in can not be dialled",
+            "a socket that is passed in cannot be dialled",
             format!("write it like `{example}`"),
         )),
         PortUse::Listening if !(1..=255).contains(&name.len()) || !name.bytes().all(valid) => {
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_addresses_are_told_apart() {
+    fn each_bad_address_has_its_own_error() {
         let table = [
             ("", "`` has no scheme"),
             ("127.0.0.1:9000", "`127.0.0.1:9000` has no scheme"),
@@ -502,8 +502,8 @@ mod tests {
             ("tcp://256.1.1.1:80", "`256.1.1.1` is not a host"),
             ("tcp://a..b:80", "`a..b` is not a host"),
             ("tcp://a b:80", "`a b` is not a host"),
-            ("tcp://h:80/path", "`h:80/path` goes on after the port"),
-            ("tcp://h:80?a", "`h:80?a` goes on after the port"),
+            ("tcp://h:80/path", "unexpected text after the port in `h:80/path`"),
+            ("tcp://h:80?a", "unexpected text after the port in `h:80?a`"),
             ("tcp://me:secret@h:80", "the address holds a user name or a password"),
         ];
         for (text, what) in table {

@@ -127,7 +127,7 @@ pub(super) fn name_servers(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> 
                 if server.port() == 0 || server.ip().is_unspecified() || server.ip().is_multicast() =>
             {
                 ValueProblem::new(
-                    format!("nobody can be asked at `{written}`"),
+                    format!("`{written}` is not an address of a name server"),
                     "write ADDRESS:PORT, `127.0.0.1:53`",
                 )
             }

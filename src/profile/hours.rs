@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_span_says_why() {
+    fn an_invalid_span_has_its_reason() {
         let table = [
             ("Mon-Fri", "`Mon-Fri` is no span"),
             ("Mon 07:00", "`Mon 07:00` is no span"),

@@ -309,7 +309,7 @@ impl OuterOptions {
 fn service_name(text: &str) -> Result<HostPort, ValueProblem> {
     let written = quote_for_problem(text);
     if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
-        let what = format!("`{written}` goes on after the name");
+        let what = format!("unexpected text after the name in `{written}`");
         return Err(ValueProblem::new(what, format!("remove everything from the `{sign}`")));
     }
     if !text.starts_with('[')
@@ -387,13 +387,13 @@ mod tests {
     }
 
     #[test]
-    fn bad_addresses_of_links_are_told_apart() {
+    fn each_bad_link_address_has_its_own_error() {
         let table = [
             ("ws://h:1/link", "`ws` is not a scheme that can stand here"),
             ("socks+ws://h/link", "`h` has no port"),
             ("socks+ws://h:1/a//b", "`/a//b` is not a path"),
             ("socks+ws://h:1/a?b", "`/a?b` is not a path"),
-            ("socks+tls://h:1/link", "`h:1/link` goes on after the port"),
+            ("socks+tls://h:1/link", "unexpected text after the port in `h:1/link`"),
             ("srv+socks+tls://h", "`srv+socks+tls` is not a scheme that can stand here"),
         ];
         for (text, what) in table {
@@ -402,7 +402,7 @@ mod tests {
         let dialled = [
             ("srv+tcp://h", "`srv+tcp` is not a scheme that can stand here"),
             ("srv+socks+tls://h:1443", "`h:1443` has a port, and so have the SRV records"),
-            ("srv+socks+tls://h/link", "`h/link` goes on after the name"),
+            ("srv+socks+tls://h/link", "unexpected text after the name in `h/link`"),
             ("srv+socks+tls://10.0.0.1", "`10.0.0.1` is an address, and has no SRV records"),
             ("srv+socks+tls://[::1]", "`::1` is an address, and has no SRV records"),
             ("srv+socks+wss://h/a//b", "`/a//b` is not a path"),

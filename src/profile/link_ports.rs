@@ -70,7 +70,7 @@ pub(super) fn check_sharing(dmz: &RawDmz, listen: &Located<LinkAddress>, problem
         }
         if unready == UnreadyPolicy::Refuse {
             let what = format!(
-                "links come in by this port (`{key}`, line {line}), so it can not be closed while no service on \
+                "links come in by this port (`{key}`, line {line}), so it cannot be closed while no service on \
                  it is ready"
             );
             let fault =

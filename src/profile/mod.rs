@@ -187,7 +187,7 @@ pub enum ConfinePolicy {
     Required,
 }
 
-/// When a service manager is told that the gateway is ready.
+/// When readiness is reported to a service manager.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReadyWhen {
     /// Its ports are open.
@@ -204,14 +204,14 @@ pub enum HealthPort {
     Closed,
     Open(HostPort),
     /// The profile has one, but for the other half.
-    LeftOut,
+    SuppressedCount,
 }
 
 impl HealthPort {
     pub fn address(&self) -> Option<&HostPort> {
         match self {
             Self::Open(at) => Some(at),
-            Self::Closed | Self::LeftOut => None,
+            Self::Closed | Self::SuppressedCount => None,
         }
     }
 }

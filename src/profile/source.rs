@@ -31,7 +31,7 @@ pub(super) fn read(
         }
         (Ok(ip), Some(at)) => match at.host_without_zone().parse::<IpAddr>() {
             Ok(to) if to.is_ipv4() != ip.is_ipv4() => {
-                let what = format!("`{}` can not be dialled from `{written}`", at.host);
+                let what = format!("`{}` cannot be dialled from `{written}`", at.host);
                 ValueProblem::new(what, "write an address of the same family")
             }
             Ok(_) | Err(_) => return Some(ip),

@@ -222,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hello_is_told_at_once() {
-        let spoilt = |extensions: &[u8]| hello(3, Some(extensions));
+    fn an_invalid_hello_is_refused_at_once() {
+        let with_extensions = |extensions: &[u8]| hello(3, Some(extensions));
         let two = [names(&[(0, b"a")]), names(&[(0, b"b")])].concat();
         for (bytes, fault) in [
             (b"GET / HTTP/1.1\r\n".to_vec(), ClientHelloError::NoTls(b'G')),
@@ -234,13 +234,13 @@ mod tests {
             (record(&[14, 0, 0, 0]), ClientHelloError::Message(14)),
             (record(&[1, 1, 0, 1]), ClientHelloError::Long),
             (record(&[1, 0, 0, 0]), ClientHelloError::Cut),
-            (spoilt(&[0, 0, 0, 9, 0]), ClientHelloError::Cut),
-            (spoilt(&two), ClientHelloError::Twice),
-            (spoilt(&names(&[(0, b"a"), (0, b"b")])), ClientHelloError::Twice),
-            (spoilt(&names(&[])), ClientHelloError::Name),
-            (spoilt(&names(&[(0, b"")])), ClientHelloError::Name),
-            (spoilt(&names(&[(0, b"a/b")])), ClientHelloError::Name),
-            (spoilt(&names(&[(0, &[b'a'; 254])])), ClientHelloError::Name),
+            (with_extensions(&[0, 0, 0, 9, 0]), ClientHelloError::Cut),
+            (with_extensions(&two), ClientHelloError::Twice),
+            (with_extensions(&names(&[(0, b"a"), (0, b"b")])), ClientHelloError::Twice),
+            (with_extensions(&names(&[])), ClientHelloError::Name),
+            (with_extensions(&names(&[(0, b"")])), ClientHelloError::Name),
+            (with_extensions(&names(&[(0, b"a/b")])), ClientHelloError::Name),
+            (with_extensions(&names(&[(0, &[b'a'; 254])])), ClientHelloError::Name),
         ] {
             assert_eq!(read(&bytes), Err(fault), "{bytes:?}");
         }

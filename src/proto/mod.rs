@@ -43,7 +43,7 @@ impl Refusal {
             Self::ServiceDown => "none of its backends is up",
             Self::Full => "a limit is reached there",
             Self::Draining => "it drains",
-            Self::Unavailable => "it can not serve now",
+            Self::Unavailable => "it cannot serve now",
             Self::OtherLink => "it takes no sessions on this link",
         }
     }

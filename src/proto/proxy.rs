@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_the_manual_says() {
+    fn written_headers_follow_the_specification() {
         let [client, _] = CLIENTS.map(|client| client.parse().expect("an address"));
         let backend = "10.0.0.1:25".parse().expect("an address");
         let line = write_header(ProxyVersion::V1, Some(client), backend, b"");
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tls_version_of_a_client_with_a_certificate_is_told_with_its_name() {
+    fn the_header_carries_the_clients_tls_version_and_name() {
         let user = ProvenUser { method: CERTIFICATE_METHOD.into(), name: "al".into() };
         // What the proxy before us said of TLS is not about that of the client.
         let before = b"\x02\0\x01h\x20\0\x0f\x07\0\0\0\0\x21\0\x07TLSv1.0".to_vec();
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_told_where_and_at_once() {
+    fn an_invalid_header_is_refused_at_its_position_at_once() {
         let v2 = |rest: &[u8]| [SIGNATURE, rest].concat();
         let long = format!("PROXY UNKNOWN {}", "x".repeat(93));
         for (bytes, reported) in [

@@ -35,7 +35,7 @@ pub enum SocksError {
     #[error("it closed before its greeting was complete")]
     Closed,
     #[error("it greeted and closed")]
-    NothingAsked,
+    NoRequest,
     #[error("{0}")]
     Io(io::Error),
     #[error("it does not speak SOCKS5: its first byte is {0:#04x}{hint}", hint = protocol_hint(*.0))]
@@ -123,7 +123,7 @@ pub async fn read_request(
 ) -> Result<ServiceName, SocksError> {
     let mut first = [0];
     if stream.read(&mut first).await? == 0 {
-        return Err(SocksError::NothingAsked);
+        return Err(SocksError::NoRequest);
     }
     let (reply, error) = match Request::read_from(&mut first.as_slice().chain(&mut *stream)).await {
         Ok(request) => match check_request(request, serves) {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_of_a_request_is_told_as_closed() {
+    fn every_truncated_request_is_reported_as_closed() {
         let whole = request(2, b"orders");
         for length in 1..whole.len() {
             let mut stream = Pieces::new(&whole[..length], &[]);
@@ -300,7 +300,7 @@ mod tests {
             assert!(matches!(error, SocksError::Closed), "{length}: {error:?}");
         }
         let nothing = now(read_request(&mut Pieces::new(&[], &[]), SocksCommand::Bind));
-        assert!(matches!(nothing, Err(SocksError::NothingAsked)), "{nothing:?}");
+        assert!(matches!(nothing, Err(SocksError::NoRequest)), "{nothing:?}");
     }
 
     fn any_request() -> impl Strategy<Value = Vec<u8>> {

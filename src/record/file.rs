@@ -17,7 +17,7 @@ use super::{RecordError, RecordingHeader};
 /// A file that would grow beyond this is set aside as `FILE.1`, and a new one begins.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How many files are set aside; the oldest is deleted.
-const SET_ASIDE_MAX: u32 = 4;
+const ROTATED_FILES_MAX: u32 = 4;
 /// How much is read at once while looking for the end of the last complete line.
 const BLOCK_BYTES: u64 = 64 * 1024;
 
@@ -99,7 +99,7 @@ impl RecordingFile {
 
     /// `FILE.3` becomes `FILE.4`, and so on up to the file itself, which begins again.
     async fn rotate(&mut self) -> io::Result<()> {
-        for number in (1..SET_ASIDE_MAX).rev() {
+        for number in (1..ROTATED_FILES_MAX).rev() {
             rename(&numbered_path(&self.path, number), &numbered_path(&self.path, number + 1)).await?;
         }
         rename(&self.path, &numbered_path(&self.path, 1)).await?;
@@ -211,8 +211,8 @@ mod tests {
                 .unwrap();
         }
         let kept = std::fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(kept, 1 + SET_ASIDE_MAX as usize);
-        for number in 1..=SET_ASIDE_MAX {
+        assert_eq!(kept, 1 + ROTATED_FILES_MAX as usize);
+        for number in 1..=ROTATED_FILES_MAX {
             let text = text(&numbered_path(&path, number));
             assert!(text.starts_with("{\"recording\":\"portcullis\""), "each can be replayed: {text}");
             assert!(text.contains(&format!("\"at\":{}", 19 - number)), "{number}: {text}");

@@ -51,7 +51,7 @@ pub enum LineFault {
     NoHeader,
     #[error("a recording of something else")]
     Foreign,
-    #[error("version {0} made it, whose pictures this version can not read; use that")]
+    #[error("version {0} made it, whose pictures this version cannot read; use that")]
     Version(String),
     #[error(transparent)]
     Json(#[from] serde_json::Error),

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_are_older_than_the_word_are_judged() {
+    fn snapshots_without_a_health_word_are_judged() {
         let folder = tempfile::tempdir().unwrap();
         let path = file(&folder, &[0], "");
         let text = fs::read_to_string(&path).unwrap().replace("\"health\":\"healthy\",", "");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pictures_come_at_the_pace_they_were_made_at() {
+    async fn snapshots_are_replayed_at_their_original_pace() {
         let mut player = player(&[0, 1, 3, 100, 101]);
         let began = Instant::now();
         let mut arrived = vec![];
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_gap_is_told_while_it_lasts() {
+    async fn a_gap_is_shown_while_it_lasts() {
         let mut player = player(&[0, 1, 100]);
         assert_eq!(player.progress().gap, None);
         player.next().await.unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn paused_it_stands_and_steps_and_jumps() {
+    async fn a_paused_player_steps_and_jumps() {
         let seconds: Vec<_> = (0..200).collect();
         let mut player = player(&seconds);
         let steps = [
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_recording_is_told_with_its_line() {
+    fn an_invalid_recording_is_refused_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("recording");
         let reported = |text: &str| {
@@ -373,14 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_at_the_end_is_left_out() {
+    fn an_incomplete_last_line_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let recording = Recording::open(&file(&folder, &[0, 1], r#"{"at":"19"#)).unwrap();
         assert_eq!(recording.count(), 2);
     }
 
     #[tokio::test]
-    async fn what_was_recorded_is_what_is_read() {
+    async fn a_recording_reads_back_as_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new");
         let (handle, feed) = handle::channel(snapshot(0.0, GatewayPhase::Starting), "test");

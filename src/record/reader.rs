@@ -61,8 +61,8 @@ impl Recording {
     /// The snapshot at a place below [`count`](Self::count).
     pub fn snapshot(&mut self, place: usize) -> Result<Arc<Snapshot>, RecordError> {
         let SnapshotOffset { offset, line: number, .. } = self.places[place];
-        let sought = self.file.seek(SeekFrom::Start(offset));
-        sought.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
+        let target_time = self.file.seek(SeekFrom::Start(offset));
+        target_time.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
         let line = self.line()?;
         let snapshot: RecordedSnapshot<'_> =
             serde_json::from_slice(&line).map_err(|error| self.line_error(number, error.into()))?;

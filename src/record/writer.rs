@@ -117,7 +117,7 @@ async fn count_while(
             return written;
         }
         (missed, row.left_out) = (missed + 1, row.left_out + 1);
-        if missed == MISSED_TOLD && row.trouble.is_none() {
+        if missed == SKIPPED_REPORT_MIN && row.trouble.is_none() {
             let error_text = "the disk does not take what is written".to_owned();
             notices.warn(
                 LogEvent::Recording.line(format!(
@@ -152,14 +152,14 @@ impl RecorderEnd {
 /// A little less than a second, since snapshots do not come exactly at quarters.
 const PACE: Duration = Duration::from_millis(900);
 /// This many skipped snapshots are reported; fewer only mean a busy disk.
-const MISSED_TOLD: u32 = 3;
+const SKIPPED_REPORT_MIN: u32 = 3;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_disk_that_hangs_is_told_and_what_it_costs_is_counted() {
+    async fn a_hanging_disk_is_reported_and_its_skipped_snapshots_counted() {
         let notices = NoticeLog::default();
         let mut row = RecordingRow { file: "r.rec".into(), left_out: 0, trouble: None };
         let hangs = async {

@@ -92,12 +92,13 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         [file.as_ref().map(LockdownFile::state_file), history.as_ref().map(HistoryFile::state_file)];
     for file in state_files.into_iter().flatten() {
         if confine::half_to_lock(&loaded.profile).is_some() {
-            // A locked half can not make the folder later; where it can not be made now, who writes there says so.
+            // A locked half cannot create the folder later. If it cannot be created now, the first write
+            // reports that.
             let _ = file.prepare_folder();
         }
         folders.written.push(file.folder().to_path_buf());
     }
-    // What is wrong with the files is told when there is somewhere to tell it.
+    // Faults in the files are kept and reported once the log is open.
     let (lockdown, history) = (KeptLockdown::read(file), KeptHistory::read(history));
     let lock = ProcessLock::begin(&loaded.profile, &folders)?;
     let demo_ports = match &chosen {

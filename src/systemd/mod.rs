@@ -1,4 +1,5 @@
-//! What the service manager is told, and what it has passed in (sd_notify(3), sd_listen_fds(3)).
+//! Notifications to the service manager, and what it has passed in (sd_notify(3),
+//! sd_listen_fds(3)).
 //!
 //! The crate `sd-notify` opens a socket for each message. A locked gateway may not open any, so one is
 //! connected at the start and kept.

@@ -17,7 +17,7 @@ use std::{
 use thiserror::Error;
 
 #[derive(Debug, Error)]
-#[error("NOTIFY_SOCKET {name}: {source}; the service manager is told nothing")]
+#[error("NOTIFY_SOCKET {name}: {source}; the service manager gets no notifications")]
 pub struct NotifyError {
     name: String,
     source: io::Error,
@@ -40,7 +40,7 @@ pub enum Notification {
     },
 }
 
-/// A service manager that wants to be told.
+/// A service manager that wants notifications.
 #[derive(Debug)]
 pub struct NotifySocket {
     socket: UnixDatagram,
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_socket_carries_all_messages_and_a_full_one_holds_nobody_up() {
+    fn one_socket_carries_all_messages_and_a_full_one_blocks_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();

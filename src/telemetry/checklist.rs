@@ -149,8 +149,8 @@ impl VerifyReport {
 impl StepReport {
     fn take_in(&mut self, other: Self) {
         let milliseconds = self.milliseconds.max(other.milliseconds);
-        let both_said = self.result == other.result && self.seen != other.seen;
-        if both_said {
+        let both_reported = self.result == other.result && self.seen != other.seen;
+        if both_reported {
             self.seen = format!("{}; {}", self.seen, other.seen);
             self.advice = self.advice.take().or(other.advice);
         } else if self.result == StepResult::Skip || other.result == StepResult::Fail {

@@ -27,7 +27,7 @@ impl CutCounters {
             return;
         }
         let burst = self.0.entry((role, peer)).or_insert(CutBurst { sessions: 0, last: now });
-        if now.saturating_duration_since(burst.last) > APART {
+        if now.saturating_duration_since(burst.last) > SAME_CAUSE_WITHIN {
             burst.sessions = 0;
         }
         (burst.sessions, burst.last) = (burst.sessions + 1, now);
@@ -36,8 +36,9 @@ impl CutCounters {
     /// Sessions cut with a peer's last link, which ended this many seconds ago.
     pub fn cut_with(&self, role: Half, peer: &str, gone_seconds: f64) -> u64 {
         let burst = self.0.get(&(role, Arc::from(peer)));
-        let is_of_it =
-            |burst: &&CutBurst| burst.last.elapsed().as_secs_f64() <= gone_seconds + APART.as_secs_f64();
+        let is_of_it = |burst: &&CutBurst| {
+            burst.last.elapsed().as_secs_f64() <= gone_seconds + SAME_CAUSE_WITHIN.as_secs_f64()
+        };
         burst.filter(is_of_it).map_or(0, |burst| burst.sessions)
     }
 }
@@ -46,4 +47,4 @@ impl CutCounters {
 const PEERS_MAX: usize = 256;
 const REMEMBERED: Duration = Duration::from_secs(3600);
 /// Cuts that are further apart have different causes; a dead link is noticed within this time.
-const APART: Duration = Duration::from_secs(15);
+const SAME_CAUSE_WITHIN: Duration = Duration::from_secs(15);

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_uptime_is_told_to_the_second() {
+    fn an_uptime_is_shown_to_the_second() {
         let cases = [
             (0.4, "0s"),
             (59.9, "59s"),

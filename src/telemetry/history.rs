@@ -23,7 +23,7 @@ const TIERS: [(u64, usize); 3] = [(1, 600), (10, 720), (60, 1440)];
 const DAY_SECONDS: u64 = 86_400;
 /// How much outlives a restart.
 const KEPT_SECONDS: u64 = 3600;
-/// A clock may be set right by so much while a gateway does not run.
+/// How far the clock may be corrected while the gateway is not running.
 const CLOCK_SLACK_SECONDS: u64 = 120;
 /// The most steps in one answer, whatever was requested.
 pub const HISTORY_STEPS_MAX: u64 = 600;
@@ -243,7 +243,7 @@ impl HistoryRing {
 pub enum KeptHistoryError {
     #[error("it is damaged")]
     Damaged,
-    #[error("it tells of the future, as this machine's clock goes now")]
+    #[error("it contains times in the future by this machine's clock")]
     Future,
 }
 
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_fine_steps_is_told_in_coarser_ones() {
+    fn older_samples_are_reported_in_coarser_steps() {
         let mut ring = HistoryRing::default();
         (NOW - 3600..=NOW).for_each(|at| ring.take_second(second(at, 5)));
         let hour = ring.report(history_request(2, 600), NOW);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_leaves_no_time_told_twice() {
+    fn a_clock_set_back_reports_no_time_twice() {
         let mut ring = HistoryRing::default();
         (NOW - 30..=NOW).for_each(|at| ring.take_second(second(at, 5)));
         (NOW - 10..=NOW - 5).for_each(|at| ring.take_second(second(at, 9)));

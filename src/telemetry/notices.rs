@@ -41,7 +41,7 @@ impl ReportOnce {
 
 /// The latest line of one cause.
 #[derive(Debug)]
-struct Kept {
+struct KeptNotice {
     notice: Notice,
     cause: String,
     count: u64,
@@ -50,7 +50,7 @@ struct Kept {
 
 #[derive(Debug, Default)]
 pub struct NoticeLog {
-    kept: Mutex<VecDeque<Kept>>,
+    kept: Mutex<VecDeque<KeptNotice>>,
     limited: Arc<RateLimitedLog>,
 }
 
@@ -97,7 +97,7 @@ impl NoticeLog {
     /// Oldest first, with a count after a repeated line.
     pub fn all(&self) -> Vec<Notice> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let with_count = |Kept { notice, count, .. }: &Kept| match count {
+        let with_count = |KeptNotice { notice, count, .. }: &KeptNotice| match count {
             1 => notice.clone(),
             _ => Notice { text: format!("{} ({count}x)", notice.text), ..notice.clone() },
         };
@@ -123,13 +123,13 @@ impl NoticeLog {
     fn keep(&self, level: NoticeLevel, line: String, rejected_link: Option<LinkCause>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (cause, at) = (text::cause(&line), Instant::now());
-        let is_same = |kept: &Kept| {
+        let is_same = |kept: &KeptNotice| {
             kept.notice.level == level && kept.cause == cause && at.duration_since(kept.at) < MERGED_OVER
         };
         let same = kept.iter().rposition(is_same);
         let count = same.and_then(|place| kept.remove(place)).map_or(1, |kept| kept.count + 1);
         let notice = Notice { gateway: None, time: log::utc_now(), level, text: line, rejected_link };
-        kept.push_back(Kept { notice, cause, count, at });
+        kept.push_back(KeptNotice { notice, cause, count, at });
         if kept.len() > KEPT_MAX {
             kept.pop_front();
         }

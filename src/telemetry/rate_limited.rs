@@ -76,7 +76,7 @@ impl LogKind {
             Self::UnknownService => "more times an unknown service was asked for",
             Self::ClientRejected => "more clients were turned away",
             Self::LinkRejected => "more links were turned away",
-            Self::LinkChanged => "more links failed, or stood again",
+            Self::LinkChanged => "more links failed, or worked again",
             Self::RequestFailed => "more requests were not answered by the backend",
         }
     }
@@ -111,7 +111,7 @@ struct RateWindow {
 
 /// Lines that were not written.
 #[derive(Debug, PartialEq)]
-struct LeftOut {
+struct SuppressedCount {
     kind: LogKind,
     lines: u64,
     within: Duration,
@@ -155,7 +155,7 @@ impl RateLimitedLog {
     }
 
     fn write_left_out(&self, after: Duration) {
-        for LeftOut { kind, lines: more, within } in self.take_left_out(Instant::now(), after) {
+        for SuppressedCount { kind, lines: more, within } in self.take_left_out(Instant::now(), after) {
             let (what, by, within) = (kind.counted(), kind.by(), within.as_secs_f32());
             match kind.level() {
                 NoticeLevel::Info => {
@@ -168,14 +168,14 @@ impl RateLimitedLog {
         }
     }
 
-    fn take_left_out(&self, now: Instant, after: Duration) -> Vec<LeftOut> {
+    fn take_left_out(&self, now: Instant, after: Duration) -> Vec<SuppressedCount> {
         let mut windows = self.lock();
         let mut left_out = Vec::new();
         windows.retain(|&kind, window| {
             let within = now.saturating_duration_since(window.began);
             let is_over = within >= after;
             if is_over && window.counted > 0 {
-                left_out.push(LeftOut { kind, lines: window.counted, within });
+                left_out.push(SuppressedCount { kind, lines: window.counted, within });
             }
             !is_over
         });
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(written(CUT, 5, timed_out), 0);
         let mut left_out = log.take_left_out(timed_out, SECOND);
         left_out.sort_unstable_by_key(|left_out| left_out.lines);
-        let of = |kind, lines| LeftOut { kind, lines, within: timed_out - start };
+        let of = |kind, lines| SuppressedCount { kind, lines, within: timed_out - start };
         assert_eq!(left_out, [of(SERVED, 900), of(CUT, 995)]);
         assert_eq!(log.take_left_out(timed_out + SECOND, SECOND), [], "nothing is left of it");
         assert_eq!(written(CUT, 3, timed_out), 3);

@@ -52,7 +52,7 @@ impl RefusalCounts {
         for ((_, service, _, code), refused) in &mut self.0 {
             let since = now.saturating_duration_since(refused.reported_at);
             let more = refused.count - refused.reported;
-            if more > 0 && since >= TELL_EVERY {
+            if more > 0 && since >= REPORT_EVERY {
                 let (seconds, reason) = (since.as_secs(), &refused.reason);
                 lines.push(format!("{service}: {code} {more} more refused within {seconds}s: {reason}"));
                 (refused.reported, refused.reported_at) = (refused.count, now);
@@ -81,7 +81,7 @@ impl RefusalCounts {
     }
 }
 
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// After a pause this long, the next refusal is a first one again.
 const OVER: Duration = Duration::from_secs(60);
 
@@ -91,7 +91,7 @@ mod tests {
     use crate::telemetry::snapshot::SessionPhase;
 
     #[test]
-    fn the_first_is_told_and_then_counts() {
+    fn the_first_refusal_is_logged_and_the_rest_are_counted() {
         let (mut refusals, start) = (RefusalCounts::default(), Instant::now());
         let orders = ServiceName::parse("orders").expect("a name");
         let at = |seconds| start + Duration::from_secs(seconds);

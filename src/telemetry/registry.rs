@@ -305,7 +305,7 @@ impl SessionRegistry {
         {
             state.cuts.add(session.half, peer, now);
         }
-        let is_told =
+        let is_reported =
             session.counters.is_carried() || state.refusals.add(session.half, &session.service, &end, now);
         let of_service = state.ends.entry((session.half, session.service.clone())).or_default();
         *of_service.entry(end.code()).or_default() += 1;
@@ -317,7 +317,7 @@ impl SessionRegistry {
         }
         state.ended.add(EndedSession { session: session.clone(), end: end.clone(), at: now, seconds });
         drop(state);
-        if is_told {
+        if is_reported {
             session.notify_operator(&end, &self.notices);
         }
     }

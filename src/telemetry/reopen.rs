@@ -9,5 +9,5 @@ use super::{
 
 pub fn reopen_files() {
     let files = log::reopen_all() + audit::reopen_all();
-    tracing::info!(event = %LogEvent::LogReopened, files, "the files of the log are opened anew");
+    tracing::info!(event = %LogEvent::LogReopened, files, "the files of the log were reopened");
 }

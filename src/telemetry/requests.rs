@@ -22,9 +22,9 @@ impl RequestCounts {
 
 /// The counts of all services. Requests that belong to no service are not counted.
 #[derive(Debug, Default)]
-pub struct RequestBooks(Mutex<HashMap<ServiceName, RequestCounts>>);
+pub struct RequestCounters(Mutex<HashMap<ServiceName, RequestCounts>>);
 
-impl RequestBooks {
+impl RequestCounters {
     pub fn add(&self, service: &ServiceName, status: u16) {
         let Some(class) = usize::from(status / 100).checked_sub(1).filter(|class| *class < CLASSES.len())
         else {
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn answers_are_counted_by_their_first_digit() {
-        let (state, orders) = (RequestBooks::default(), ServiceName::parse("orders").expect("a name"));
+        let (state, orders) = (RequestCounters::default(), ServiceName::parse("orders").expect("a name"));
         [101, 200, 204, 404, 599, 600, 99].iter().for_each(|status| state.add(&orders, *status));
         let counts: Vec<_> = state.of(&orders).by_class().collect();
         assert_eq!(counts, [("1xx", 1), ("2xx", 2), ("4xx", 1), ("5xx", 1)]);

@@ -21,7 +21,7 @@ pub use findings::{DoctorFinding, FindingSeverity};
 pub use fleet::{GatewayFacts, GatewayReach, GatewayRow};
 pub use lockdown::LockdownRow;
 pub use notices::{Notice, NoticeLevel};
-pub use profiles::{CheckRow, ProblemRow, ProfileRow, SwitchRow, WalkRow};
+pub use profiles::{CheckRow, ProblemRow, ProfileRow, SwitchRow, VerifyRow};
 
 pub use backends::{BackendRow, BackendRowState};
 pub use confined::ConfinedRow;
@@ -34,7 +34,7 @@ use super::{
     link_cause::LinkCause,
     requests::RequestCounts,
     verdict::{
-        Alert, CertificateRow, DrainRequest, Health, Readiness, RefusalRow, RevocationListRow, ServiceLack,
+        Alert, CertificateRow, DrainRequest, Health, Readiness, RefusalRow, RevocationListRow, ServiceProblem,
     },
 };
 use crate::profile::{Half, Mode};
@@ -155,7 +155,7 @@ pub struct Snapshot {
     /// The switch under way.
     pub switching: Option<SwitchRow>,
     /// The last run of the checklist, or the one under way.
-    pub walk: Option<WalkRow>,
+    pub walk: Option<VerifyRow>,
     /// The last forward check of each profile since this gateway started.
     #[serde(default)]
     pub forward_checks: Vec<CheckRow>,
@@ -259,7 +259,7 @@ pub struct ServiceRow {
     pub health: Option<Health>,
     /// The worst of what they lack.
     #[serde(default)]
-    pub lack: Option<ServiceLack>,
+    pub lack: Option<ServiceProblem>,
     /// Only for monitors, and only in this process.
     #[serde(skip)]
     pub counts: MonitorCounts,
@@ -460,7 +460,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_brief_picture_holds_what_ended_just_now() {
+    fn a_brief_snapshot_has_the_latest_ended_sessions() {
         let ended = |id: &str, ago_seconds| EndedRow {
             gateway: None,
             id: id.into(),

@@ -166,7 +166,7 @@ impl Alert {
 
 /// What the clients of one service lack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceLack {
+pub struct ServiceProblem {
     pub kind: AlertKind,
     pub why: String,
 }

@@ -10,7 +10,7 @@ use std::{
 use crate::profile::PemSource;
 
 /// How many changed files are named in a message.
-const TOLD_MAX: usize = 4;
+const LISTED_FILES_MAX: usize = 4;
 
 /// The state of some certificate files; `None` for one that does not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,9 +62,10 @@ impl ChangedFiles {
 
 impl fmt::Display for ChangedFiles {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reported: Vec<_> = self.0.iter().take(TOLD_MAX).map(|path| path.display().to_string()).collect();
+        let reported: Vec<_> =
+            self.0.iter().take(LISTED_FILES_MAX).map(|path| path.display().to_string()).collect();
         out.write_str(&reported.join(", "))?;
-        match self.0.len().saturating_sub(TOLD_MAX) {
+        match self.0.len().saturating_sub(LISTED_FILES_MAX) {
             0 => Ok(()),
             more => write!(out, " and {more} more"),
         }

@@ -270,7 +270,7 @@ impl Chain<'_> {
             one: self.located(0),
             names: describe::list_names(&names),
             authority: authority.clone(),
-            limits: told_limits(limits),
+            limits: describe_limits(limits),
         })
     }
 
@@ -321,7 +321,7 @@ fn excludes(limits: &NameConstraints<'_>, name: &str) -> bool {
         || (!permitted.is_empty() && !permitted.iter().any(is_below))
 }
 
-fn told_limits(limits: &NameConstraints<'_>) -> String {
+fn describe_limits(limits: &NameConstraints<'_>) -> String {
     let reported = |word: &str, trees: &Option<Vec<GeneralSubtree<'_>>>| {
         let trees = trees.as_ref().filter(|trees| !trees.is_empty())?;
         let bases = trees.iter().take(NAMES_MAX).map(|tree| match &tree.base {

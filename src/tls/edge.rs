@@ -19,11 +19,11 @@ use super::{
     client_hello::ClientHello,
     edge_verifiers::{BackendVerifier, NamedClientVerifier, Showing},
     error::TlsError,
-    handshake::shake,
+    handshake::run_handshake,
     party::TlsParty,
     peer_verifier::name_among,
     pem::{pem_problem, read_chain, read_key, read_roots, unfit_problem},
-    probe,
+    probe_tls,
     revocation::{ListExpiry, RevocationLists},
     shown_certificates::ShownCertificates,
 };
@@ -151,7 +151,7 @@ impl EdgeTls {
             (tls, edge.falling_back_to(was))
         });
         let mut accepts: HashMap<_, _> = accepts.collect();
-        share_books(&mut accepts, before);
+        share_certificate_tables(&mut accepts, before);
         let connects = self.connects.into_iter().map(|(tls, edge)| {
             let was = before.connects.get(&tls).and_then(EdgeConfig::opened);
             (tls, edge.falling_back_to(was))
@@ -198,7 +198,7 @@ impl EdgeTls {
     /// The TLS of a probe to an accept, at a port of this address.
     pub fn probe_client(&self, accept: &Accept, port: IpAddr) -> Option<TlsClient> {
         let answering = self.accepts.get(accept.tls.as_ref()?)?.opened()?;
-        probe::probe_client(answering.leaf.clone(), &accept.sni, port)
+        probe_tls::probe_client(answering.leaf.clone(), &accept.sni, port)
     }
 
     pub fn connect_client(&self, tls: &ConnectTls) -> Option<TlsClient> {
@@ -221,7 +221,7 @@ impl AcceptTlsConfig {
 }
 
 /// Accepts with the same `ca` share one book of shown certificates, old accepts and new ones.
-fn share_books(accepts: &mut HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>, before: &EdgeTls) {
+fn share_certificate_tables(accepts: &mut HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>, before: &EdgeTls) {
     let mut by_ca: HashMap<PemSource, Arc<ShownCertificates>> = HashMap::new();
     for (tls, edge) in &before.accepts {
         if let (Some(clients), Some(edge)) = (tls.client_certificates(), edge.opened()) {
@@ -329,7 +329,7 @@ impl TlsClient {
         let offered = config.alpn_protocols.iter().map(|name| String::from_utf8_lossy(name).into_owned());
         let offered: Vec<_> = offered.collect();
         let connecting = TlsConnector::from(config).connect(self.name.clone(), ReadAhead::of_socket(stream));
-        let stream = shake(connecting.into_fallible(), self.with).await?;
+        let stream = run_handshake(connecting.into_fallible(), self.with).await?;
         // A protocol that was not offered makes the handshake fail by itself. A balancer may not know the
         // extension.
         let must_agree = self.with == TlsParty::Backend && !offered.is_empty();
@@ -385,7 +385,7 @@ pub async fn accept(
 ) -> Result<NetStream, TlsError> {
     let begun =
         hello.start_handshake(stream).await.map_err(|error| TlsError::of_io(error, TlsParty::Client))?;
-    let stream = shake(begun.into_stream(config).into_fallible(), TlsParty::Client).await?;
+    let stream = run_handshake(begun.into_stream(config).into_fallible(), TlsParty::Client).await?;
     Ok(NetStream::Tls(Box::new(stream.into())))
 }
 
@@ -416,7 +416,7 @@ fn authorities(
     let all = read_chain(ca, pipes)?;
     let roots = read_roots(ca, &all)?;
     Authorities::new(all, &roots, provider.clone(), of)
-        .map_err(|error| pem_problem(ca, format!("it can not be used: {error}"), "name a CA's certificate"))
+        .map_err(|error| pem_problem(ca, format!("it cannot be used: {error}"), "name a CA's certificate"))
 }
 
 /// Loads a certificate that matches its key and is in date.
@@ -431,7 +431,7 @@ fn load_pair(pair: &KeyPair, provider: &CryptoProvider, pipes: PipePolicy) -> Re
                 "name the pair that belongs together",
             ),
             other => unfit_problem(&other, &chain, &pair.certificate).unwrap_or_else(|| {
-                pem_problem(&pair.key, format!("it can not be used: {other}"), "make a new pair")
+                pem_problem(&pair.key, format!("it cannot be used: {other}"), "make a new pair")
             }),
         },
     )

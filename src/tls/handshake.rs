@@ -11,7 +11,7 @@ tokio::task_local! {
     static FAULT: RefCell<Option<ChainFault>>;
 }
 
-/// Keeps a verifier's finding for [`shake`].
+/// Keeps a verifier's finding for [`run_handshake`].
 pub(super) fn keep_fault(fault: ChainFault) {
     // Outside a handshake there is nobody to report it to.
     let _ = FAULT.try_with(|slot| slot.replace(Some(fault)));
@@ -19,7 +19,7 @@ pub(super) fn keep_fault(fault: ChainFault) {
 
 /// Runs a handshake. If it fails, the alert still reaches the other side, so that its log also names the
 /// reason.
-pub(super) async fn shake<T>(
+pub(super) async fn run_handshake<T>(
     shaking: impl Future<Output = Result<T, (io::Error, ReadAhead)>>,
     with: TlsParty,
 ) -> Result<T, TlsError> {

@@ -20,7 +20,7 @@ use super::{
     authorities::Authorities,
     describe::describe_certificate,
     error::{TlsError, failure_reason},
-    handshake::shake,
+    handshake::run_handshake,
     party::TlsParty,
     peer_verifier::PeerVerifier,
     pem::{find_unfit, name_prefix, pem_problem, read_chain, read_key, read_roots, unfit, unfit_problem},
@@ -102,15 +102,13 @@ impl LinkIdentity {
                 Some(problem) => vec![problem],
                 None => at(
                     &tls.key,
-                    format!("it can not be used: {other}"),
+                    format!("it cannot be used: {other}"),
                     "make a new pair with `portcullis certs`",
                 ),
             },
         })?;
         let issuing = Authorities::new(authorities.clone(), &roots, provider.clone(), TlsParty::Gateway)
-            .map_err(|error| {
-                at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate")
-            })?;
+            .map_err(|error| at(&tls.ca, format!("it cannot be used: {error}"), "name a CA's certificate"))?;
         // An intermediate CA between this half's certificate and `ca` may have lists of its own.
         let signers = [&authorities[..], &chain[1..]].concat();
         let revoked = RevocationLists::load(&tls.revoked, &signers, TlsParty::Gateway, pipes)?;
@@ -205,13 +203,13 @@ impl LinkIdentity {
 
     /// The handshake of the side that listens.
     pub async fn accept(&self, below: BelowTls) -> Result<AcceptedTls, TlsError> {
-        let witness = Arc::new(OfferWitness { pair: self.pair.clone(), offered: OnceLock::new() });
+        let offer_recorder = Arc::new(OfferWitness { pair: self.pair.clone(), offered: OnceLock::new() });
         let mut server = (*self.server).clone();
-        server.cert_resolver = witness.clone();
+        server.cert_resolver = offer_recorder.clone();
         let accepting = TlsAcceptor::from(Arc::new(server)).accept(ReadAhead::new(below));
-        let stream = shake(accepting.into_fallible(), TlsParty::Gateway).await?;
+        let stream = run_handshake(accepting.into_fallible(), TlsParty::Gateway).await?;
         let peer = self.peer_name(stream.get_ref().1.peer_certificates())?;
-        let offered = witness.offered.get().cloned().unwrap_or_default();
+        let offered = offer_recorder.offered.get().cloned().unwrap_or_default();
         let mut stream = NetStream::Tls(Box::new(stream.into()));
         self.shown_by_peers.watch(&mut stream);
         Ok(AcceptedTls { stream, peer, offered })
@@ -222,7 +220,7 @@ impl LinkIdentity {
         let server =
             ServerName::try_from(host.to_owned()).map_err(|_| TlsError::HostName(host.to_owned()))?;
         let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(below));
-        let stream = shake(connecting.into_fallible(), TlsParty::Gateway).await?;
+        let stream = run_handshake(connecting.into_fallible(), TlsParty::Gateway).await?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         let mut stream = NetStream::Tls(Box::new(stream.into()));
         self.shown_by_peers.watch(&mut stream);
@@ -264,10 +262,10 @@ fn check_own(
             return vec![unfit(certificate, chain, number, why)];
         }
         if let Some(fault) = authorities.fault(&error, leaf, intermediates) {
-            let what = format!("{}it can not serve as a TLS {side}: {fault}", name_prefix(certificate));
+            let what = format!("{}it cannot serve as a TLS {side}: {fault}", name_prefix(certificate));
             return vec![pem_problem(certificate, what, &fault.advice())];
         }
-        let what = format!("it can not serve as a TLS {side}: {}", failure_reason(&error, TlsParty::Gateway));
+        let what = format!("it cannot serve as a TLS {side}: {}", failure_reason(&error, TlsParty::Gateway));
         let advice = match error {
             rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => {
                 "set the clock of this host right, or wait"

@@ -21,6 +21,6 @@ pub mod link;
 pub mod party;
 pub mod peer_verifier;
 mod pem;
-pub mod probe;
+pub mod probe_tls;
 pub mod revocation;
 pub mod shown_certificates;

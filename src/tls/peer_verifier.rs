@@ -185,9 +185,12 @@ mod tests {
             let pinning = verifier(&[own.der().clone()]);
             assert_eq!(accepts(&pinning, own.der(), &[]), [Ok(()), Ok(())], "{is_ca:?}");
             // The same names and key, but another certificate.
-            let twin = params.self_signed(&key).expect("a certificate");
+            let other_certificate = params.self_signed(&key).expect("a certificate");
             if !issues {
-                assert!(accepts(&pinning, twin.der(), &[]).iter().all(Result::is_err), "{is_ca:?}");
+                assert!(
+                    accepts(&pinning, other_certificate.der(), &[]).iter().all(Result::is_err),
+                    "{is_ca:?}"
+                );
             }
             let issuer = Issuer::from_params(&params, &key);
             let below = CertificateParams::new(["dmz".to_owned()]).expect("names");

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_is_told_by_file_number_and_fault() {
+    fn a_bad_file_is_reported_with_certificate_number_and_fault() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
         openssl(at, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out plain.key");

@@ -1,6 +1,7 @@
-//! The certificates that were shown on open connections: when one of them is revoked, its connection is told.
+//! The certificates that were shown on open connections: when one of them is revoked, its connection is
+//! notified.
 //!
-//! There is one book for the links of each half and one for the clients of each `ca`, and they outlive reloads.
+//! There is one table for the links of each half and one for the clients of each `ca`; they survive reloads.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 

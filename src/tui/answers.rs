@@ -8,7 +8,7 @@ use crate::{
     tui::{
         app::{App, Overlay, ReloadState, StatusMessage},
         confirmation::Confirmation,
-        fleet::JointQuestion,
+        fleet::FleetConfirmation,
     },
 };
 
@@ -52,7 +52,8 @@ impl App {
 
     /// Several gateways were sent the same command: none of their answers may hide another's.
     pub fn note_asked_together(&mut self, names: impl Iterator<Item = Arc<str>>) {
-        self.fleet.joint = Some(JointQuestion { awaited: names.collect(), ..JointQuestion::default() });
+        self.fleet.joint =
+            Some(FleetConfirmation { awaited: names.collect(), ..FleetConfirmation::default() });
     }
 
     /// Adds the answer of one of them, which was just taken, to those of the others; refusals come first.

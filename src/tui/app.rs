@@ -1,7 +1,7 @@
 //! What the operator is looking at, and how keys and snapshots change it.
 //!
 //! Nothing here draws, waits or reads a clock: time comes with the snapshots. What a key needs done outside is
-//! returned as a [`Reaction`]; the loop in `run` carries it out.
+//! returned as an [`UpdateResult`]; the loop in `run` carries it out.
 
 use std::sync::Arc;
 
@@ -155,7 +155,7 @@ pub(super) enum ReloadState {
 
 /// The effect of a key.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reaction {
+pub enum UpdateResult {
     Nothing,
     Redraw,
     Ask(Command),
@@ -420,20 +420,20 @@ impl App {
         (aged || refused).then_some(Command::Profiles)
     }
 
-    pub fn press(&mut self, key: KeyEvent) -> Reaction {
+    pub fn press(&mut self, key: KeyEvent) -> UpdateResult {
         let chosen = self.selected_gateway(self.snapshot());
         let was_asking = matches!(self.overlay, Overlay::Ask(_));
         let reaction = self.press_key(key);
         self.address(chosen, was_asking, reaction)
     }
 
-    fn press_key(&mut self, key: KeyEvent) -> Reaction {
+    fn press_key(&mut self, key: KeyEvent) -> UpdateResult {
         let message = self.message.take();
         match keys::action_for(self.context(), key) {
             Some(action) if self.is_offered(action) => return self.perform(action),
             Some(action) if action.changes() => {
                 self.refuse(LOOKS_ONLY);
-                return Reaction::Redraw;
+                return UpdateResult::Redraw;
             }
             Some(_) | None => {}
         }
@@ -441,14 +441,14 @@ impl App {
             && line.press(key)
         {
             self.follow_typing();
-            return Reaction::Redraw;
+            return UpdateResult::Redraw;
         }
         if matches!(self.overlay, Overlay::AskQuit | Overlay::Ask(_)) {
             // Any key that does not answer a question closes it, so that mistyping cannot lead to a yes.
             self.overlay = Overlay::Nothing;
-            return Reaction::Redraw;
+            return UpdateResult::Redraw;
         }
-        if message.is_some() { Reaction::Redraw } else { Reaction::Nothing }
+        if message.is_some() { UpdateResult::Redraw } else { UpdateResult::Nothing }
     }
 
     pub(super) fn toggle_freeze(&mut self) {

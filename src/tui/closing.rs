@@ -11,7 +11,7 @@ use crate::{
     profile::Half,
     telemetry::snapshot::{SessionRow, Snapshot},
     tui::{
-        app::{App, Overlay, Reaction},
+        app::{App, Overlay, UpdateResult},
         clients::{self, SessionGrouping},
         confirmation::Confirmation,
         filter::{ListedSession, SessionFilter},
@@ -85,14 +85,14 @@ impl App {
     }
 
     /// All that pass the filter, or this one, which is applied so that they are visible.
-    pub(super) fn ask_close_all(&mut self, filter: Option<&str>) -> Reaction {
+    pub(super) fn ask_close_all(&mut self, filter: Option<&str>) -> UpdateResult {
         if let Some(filter) = filter {
             self.lists.order.filter = SessionFilter::parse(filter).unwrap_or_default();
             self.arrange_now();
         }
         let shown = self.shown_snapshot();
         self.ask_close_listed(&shown, None);
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 
     fn ask_close_listed(&mut self, shown: &Snapshot, client: Option<&str>) {

@@ -72,7 +72,7 @@ impl Confirmation {
             }
             Self::Drain { service, sessions_open } => {
                 format!(
-                    "Drain {service}? No new sessions; {sessions_open} open ones go on. Reload undoes it."
+                    "Drain {service}? No new sessions; {sessions_open} open sessions continue. Reload undoes it."
                 )
             }
             Self::Lockdown { target, sessions_open, links } => {

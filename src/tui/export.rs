@@ -10,7 +10,7 @@ use crate::{
         clients::{ClientSessions, SessionGrouping},
         filter::ListedSession,
         lists,
-        path::ShieldPath,
+        path::DrawnPath,
         privacy::AddressMasking,
         screen::Screen,
     },
@@ -40,7 +40,7 @@ pub fn table(app: &App) -> serde_json::Result<String> {
         Screen::Gateways => values(&shown.gateways)?,
         Screen::History => values(app.trends().report(shown).map(|report| report.samples).iter().flatten())?,
         Screen::Doctor => values(&app.findings())?,
-        Screen::Path => values(&ShieldPath::of(shown).parts)?,
+        Screen::Path => values(&DrawnPath::of(shown).parts)?,
     };
     let mut table = serde_json::json!({
         "table": app.screen().name().to_lowercase(),

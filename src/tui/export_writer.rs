@@ -12,7 +12,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use crate::{disk::FileWork, tui::app::TableExport};
 
-/// What the operator is told: the file's name, or why there is none.
+/// The result for the operator: the file's name, or the error.
 pub type ExportResult = Result<String, String>;
 
 /// How many exports may run at once. One that hangs keeps its thread, and so its place.
@@ -75,7 +75,7 @@ pub(super) mod tests {
     use std::sync::{Condvar, Mutex, mpsc as threads};
 
     use super::*;
-    use crate::{disk::WorkError, tests::happens_after_beside_a_thread};
+    use crate::{disk::FileWorkError, tests::happens_after_beside_a_thread};
 
     /// A disk that does not respond until it is released.
     #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ pub(super) mod tests {
         let (release, held) = threads::channel::<()>();
         let writer = ExportWriter::default();
         let written = writer.files.run(move || held.recv().is_ok());
-        assert_eq!(happens_after_beside_a_thread(WITHIN, written).await, Err(WorkError::Late(WITHIN)));
+        assert_eq!(happens_after_beside_a_thread(WITHIN, written).await, Err(FileWorkError::Late(WITHIN)));
         drop(release);
     }
 

@@ -13,10 +13,10 @@ use crate::{
     gateway::handle::{Command, CommandAnswer},
     telemetry::{
         registry::{KillSelection, ListedSessions},
-        snapshot::{CheckRow, GatewayFacts, GatewayReach, GatewayRow, Snapshot, SwitchRow, WalkRow},
+        snapshot::{CheckRow, GatewayFacts, GatewayReach, GatewayRow, Snapshot, SwitchRow, VerifyRow},
     },
     tui::{
-        app::{App, Freshness, Overlay, Reaction, ReloadState},
+        app::{App, Freshness, Overlay, ReloadState, UpdateResult},
         closing::drained_gateway,
         confirmation::Confirmation,
         filter::ListedSession,
@@ -41,12 +41,12 @@ pub struct FleetState {
     /// Whose profiles are listed.
     profiles_of: Option<Arc<str>>,
     /// A command that several gateways were sent together, while not all have answered.
-    pub(super) joint: Option<JointQuestion>,
+    pub(super) joint: Option<FleetConfirmation>,
 }
 
 /// One command that several gateways were sent; their answers are shown together.
 #[derive(Debug, Default)]
-pub struct JointQuestion {
+pub struct FleetConfirmation {
     pub awaited: BTreeSet<Arc<str>>,
     pub refused: Vec<String>,
     pub done: Vec<String>,
@@ -76,8 +76,8 @@ impl App {
     }
 
     /// Whether what is shown for a gateway is current; a single gateway's screen has its own sign for that.
-    pub fn is_heard(&self, gateway: Option<&Arc<str>>) -> bool {
-        is_heard(self.snapshot(), gateway)
+    pub fn is_answering(&self, gateway: Option<&Arc<str>>) -> bool {
+        is_answering(self.snapshot(), gateway)
     }
 
     /// The snapshot of all gateways, even while only one is shown.
@@ -104,7 +104,7 @@ impl App {
     /// Shows the rows of one gateway only, or those of all again.
     pub(super) fn set_scope(&mut self, name: Option<&str>) {
         if matches!(self.freshness(), Freshness::Frozen { .. }) {
-            return self.refuse("the screen is frozen; Space lets it go on");
+            return self.refuse("the screen is frozen; Space resumes it");
         }
         let shown = self.shown_snapshot();
         let named = match name {
@@ -187,7 +187,7 @@ impl App {
     }
 
     /// The last run of the checklist there, or the one under way.
-    pub fn verify_row(&self) -> Option<&WalkRow> {
+    pub fn verify_row(&self) -> Option<&VerifyRow> {
         match self.is_fleet() {
             true => self.facts(self.profiles_of())?.walk.as_ref(),
             false => self.latest().walk.as_ref(),
@@ -215,8 +215,8 @@ impl App {
         &mut self,
         chosen: Option<Arc<str>>,
         was_asking: bool,
-        reaction: Reaction,
-    ) -> Reaction {
+        reaction: UpdateResult,
+    ) -> UpdateResult {
         if !self.is_fleet() {
             return reaction;
         }
@@ -228,24 +228,24 @@ impl App {
             }
             return reaction;
         }
-        let Reaction::Ask(command) = reaction else { return reaction };
+        let UpdateResult::Ask(command) = reaction else { return reaction };
         if let Command::KillAll(KillSelection::Listed(ListedSessions { by, .. })) = &command {
             let sessions = std::mem::take(&mut self.fleet.sessions).into_iter();
             let kill = |sessions| {
                 Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by: by.clone() }))
             };
-            return Reaction::AskGateways(sessions.map(|(name, listed)| (name, kill(listed))).collect());
+            return UpdateResult::AskGateways(sessions.map(|(name, listed)| (name, kill(listed))).collect());
         }
         let addressee = if was_asking { self.fleet.addressees.first().cloned() } else { chosen };
         let Some(name) = addressee else {
             self.refuse(NO_GATEWAY);
-            return Reaction::Redraw;
+            return UpdateResult::Redraw;
         };
         if command == Command::Profiles && self.fleet.profiles_of.as_ref() != Some(&name) {
             self.lists.profiles.clear();
             self.fleet.profiles_of = Some(Arc::clone(&name));
         }
-        Reaction::AskGateways(vec![(name, command)])
+        UpdateResult::AskGateways(vec![(name, command)])
     }
 
     /// Takes the answer of one gateway. A plan becomes a question about that gateway, whatever others were sent
@@ -315,7 +315,7 @@ pub(super) fn is_of(requested: Option<&Arc<str>>, gateway: &Option<Arc<str>>) ->
 }
 
 /// Whether a gateway's snapshots arrive; otherwise its last state may be outdated.
-pub(super) fn is_heard(snapshot: &Snapshot, gateway: Option<&Arc<str>>) -> bool {
+pub(super) fn is_answering(snapshot: &Snapshot, gateway: Option<&Arc<str>>) -> bool {
     let row = snapshot.gateways.iter().find(|row| Some(&row.name) == gateway);
     row.is_none_or(|row| row.reach == GatewayReach::Reached)
 }

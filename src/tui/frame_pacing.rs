@@ -45,7 +45,7 @@ impl FramePacing {
     pub fn due(&self) -> Option<Instant> {
         let pause = match self.owed {
             PendingFrame::Nothing => return None,
-            PendingFrame::Calmly => CALM,
+            PendingFrame::Calmly => NUMBERS_EVERY,
             PendingFrame::Soon => HELD_KEY,
             PendingFrame::First => Duration::ZERO,
         };
@@ -54,7 +54,7 @@ impl FramePacing {
 }
 
 /// Numbers that change faster cannot be read.
-const CALM: Duration = Duration::from_millis(500);
+const NUMBERS_EVERY: Duration = Duration::from_millis(500);
 /// Ten frames a second while a key is held: 3 % of a core in a debug build.
 const HELD_KEY: Duration = Duration::from_millis(100);
 
@@ -70,7 +70,7 @@ mod tests {
         pace.note_drawn(now);
         assert_eq!(pace.due(), None);
         pace.note_change();
-        assert_eq!(pace.due(), Some(now + CALM));
+        assert_eq!(pace.due(), Some(now + NUMBERS_EVERY));
         pace.note_input();
         pace.note_change();
         assert_eq!(pace.due(), Some(now + HELD_KEY));

@@ -19,7 +19,7 @@ pub struct RateHistory {
     /// Of the whole gateway.
     all: RateSeries,
     services: HashMap<ServiceKey, RateSeries>,
-    heard_at: f64,
+    received_at: f64,
 }
 
 /// A service of one half and, in a fleet, of one gateway.
@@ -39,12 +39,12 @@ struct RateSeries {
 impl RateHistory {
     pub fn take_snapshot(&mut self, snapshot: &Snapshot) {
         let now = snapshot.uptime_seconds;
-        if now < self.heard_at {
+        if now < self.received_at {
             // Another gateway, or a recording that was rewound.
             self.services.clear();
             self.all = RateSeries::default();
         }
-        self.heard_at = now;
+        self.received_at = now;
         self.take_totals(snapshot);
         for service in &snapshot.services {
             let totals = TrafficSample { up: service.totals.bytes_up, down: service.totals.bytes_down };
@@ -197,16 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_watched_of_the_gateway_it_tells_itself() {
+    fn the_gateways_own_history_fills_the_unwatched_time() {
         let mut history = RateHistory::default();
-        let hear = |history: &mut RateHistory, at, traffic: &[u64], bytes_up| {
+        let add_sample = |history: &mut RateHistory, at, traffic: &[u64], bytes_up| {
             let traffic = traffic.iter().map(|&up| TrafficSample { up, down: 0 }).collect();
             let totals = TrafficTotals { bytes_up, ..TrafficTotals::default() };
             history.take_snapshot(&Snapshot { traffic, totals, ..snapshot(at, 0) });
         };
-        hear(&mut history, 100.0, &[1, 2, 3], 6);
-        hear(&mut history, 101.0, &[1, 2, 3], 11);
-        hear(&mut history, 107.0, &[7, 8, 9], 200);
+        add_sample(&mut history, 100.0, &[1, 2, 3], 6);
+        add_sample(&mut history, 101.0, &[1, 2, 3], 11);
+        add_sample(&mut history, 107.0, &[7, 8, 9], 200);
         let seen: Vec<_> = history.all().iter().map(|(second, sample)| (*second, sample.up)).collect();
         assert_eq!(seen, [(98, 1), (99, 2), (100, 3), (101, 5), (105, 7), (106, 8), (107, 9)]);
     }

@@ -273,7 +273,7 @@ const UNCHARTED: BindingScope = On(&[
 ]);
 /// Screens where left and right have a meaning of their own.
 const SIDEWAYS: BindingScope = On(&[Screen::Path, Screen::History]);
-const STRAIGHT: BindingScope = On(&[
+const LEFT_RIGHT_SCROLL: BindingScope = On(&[
     Screen::Overview,
     Screen::Pool,
     Screen::Sessions,
@@ -315,18 +315,18 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('e')], Action::Export, "export", "write the table into a JSON file", Some("export")),
     line(Everywhere, &[Char('P')], Action::Mask, "privacy", "hide addresses, or show them", Some("privacy")),
     line(Everywhere, &[Code(KeyCode::Tab)], Action::NextScreen, "", "next screen", Some("screens")),
-    line(STRAIGHT, &[Char('l'), Code(KeyCode::Right)], Action::NextScreen, "", "the screen to the right", None),
+    line(LEFT_RIGHT_SCROLL, &[Char('l'), Code(KeyCode::Right)], Action::NextScreen, "", "the screen to the right", None),
     line(Everywhere, &[Code(KeyCode::BackTab)], Action::PreviousScreen, "", "previous screen", None),
-    line(STRAIGHT, &[Char('h'), Code(KeyCode::Left)], Action::PreviousScreen, "", "the screen to the left", None),
+    line(LEFT_RIGHT_SCROLL, &[Char('h'), Code(KeyCode::Left)], Action::PreviousScreen, "", "the screen to the left", None),
     line(SIDEWAYS, &[Char('l'), Code(KeyCode::Right)], Action::Right, "", "where it leads, or later", None),
     line(SIDEWAYS, &[Char('h'), Code(KeyCode::Left)], Action::Left, "", "where it comes from, or earlier", None),
     line(Everywhere, &[Code(KeyCode::Backspace)], Action::LastScreen, "", "back to the screen seen before", None),
     line(UNCHARTED, &[Char('-')], Action::LastScreen, "", "the screen seen before", None),
-    line(Everywhere, &[Char('!')], Action::NextAlert, "alert", "tell the next alert", Some("alert")),
+    line(Everywhere, &[Char('!')], Action::NextAlert, "alert", "show the next alert", Some("alert")),
     line(Everywhere, &[Char('r')], Action::Reload, "reload", "read profile and certificates again", Some("reload")),
     line(Everywhere, &[Char('p')], Action::Profiles, "", "the profiles; on one: plan a switch", Some("profiles")),
     line(Everywhere, &[Char('v')], Action::Verify, "verify", "walk the checklist", Some("verify")),
-    line(Everywhere, &[Char('n')], Action::Resize, "resize", "keep so many links ready", Some("resize")),
+    line(Everywhere, &[Char('n')], Action::Resize, "resize", "set the number of ready links", Some("resize")),
     line(Everywhere, &[], Action::LogLevel, "log-level", "write more or less into the log", None),
     line(Everywhere, &[], Action::Lockdown, "lockdown", "cut and refuse a service, a gateway, or all", None),
     line(Everywhere, &[], Action::Unlock, "unlock", "lift what is locked", None),
@@ -337,7 +337,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('<')], Action::Play(PlayerAction::MinuteBack), "", "a minute back", None),
     line(Everywhere, &[Char(']')], Action::Play(PlayerAction::Faster), "", "twice as fast", Some("faster")),
     line(Everywhere, &[Char('[')], Action::Play(PlayerAction::Slower), "", "half as fast", Some("slower")),
-    line(Everywhere, &[Char(' ')], Action::Freeze, "freeze", "freeze the picture, or go on", Some("freeze")),
+    line(Everywhere, &[Char(' ')], Action::Freeze, "freeze", "freeze or resume the screen", Some("freeze")),
     line(SERVICES, &[Char('d')], Action::Drain, "drain", "no new sessions of its service", Some("drain")),
     line(On(&[Screen::Pool]), &[Char('x')], Action::Dismiss, "dismiss", "forget a gateway that was lost", Some("dismiss")),
     line(SESSIONS, &[Char('S')], Action::Flip, "flip", "turn the order round", None),

@@ -15,7 +15,7 @@ use crate::{
         clients::{ClientList, SessionGrouping},
         filter::ListedSession,
         order::SessionOrder,
-        path::{PathPart, ShieldPath},
+        path::{DrawnPath, PathPart},
         screen::Screen,
     },
 };
@@ -32,7 +32,7 @@ pub struct ListState {
     /// Facts about the gateway's machine, if that is this one.
     pub machine: Option<MachineFacts>,
     /// What was found in the last hour's history of each gateway.
-    pub lately: Vec<DoctorFinding>,
+    pub recent: Vec<DoctorFinding>,
     /// Overview and sessions have the same list and share one cursor.
     cursors: [Option<ListCursor>; Screen::ALL.len()],
 }
@@ -100,7 +100,7 @@ impl ListState {
             (true, Some(machine)) => doctor::find_limits(snapshot, machine),
             (true, None) => doctor::find_limits(snapshot, &MachineFacts::default()),
         };
-        findings.extend(self.lately.iter().cloned());
+        findings.extend(self.recent.iter().cloned());
         findings.sort_by_key(|finding| Reverse(finding.severity));
         findings
     }
@@ -124,7 +124,7 @@ impl ListState {
             Screen::Profiles => self.profiles.len(),
             Screen::Failures => snapshot.failures.len(),
             Screen::Gateways => snapshot.gateways.len(),
-            Screen::Path => ShieldPath::of(snapshot).parts.len(),
+            Screen::Path => DrawnPath::of(snapshot).parts.len(),
             Screen::Doctor => self.findings(snapshot).len(),
             // Charts have no rows.
             Screen::History => 0,
@@ -146,7 +146,7 @@ impl ListState {
             Screen::Profiles => self.profiles.get(line).map(|row| row.name.clone()),
             Screen::Failures => failures(snapshot).get(line).map(|row| failure_key(row)),
             Screen::Gateways => snapshot.gateways.get(line).map(|row| row.name.to_string()),
-            Screen::Path => ShieldPath::of(snapshot).parts.get(line).map(PathPart::path_key),
+            Screen::Path => DrawnPath::of(snapshot).parts.get(line).map(PathPart::path_key),
             Screen::Doctor => self.findings(snapshot).get(line).map(finding_key),
             Screen::History => None,
         }
@@ -170,7 +170,7 @@ impl ListState {
             Screen::Events => notices(snapshot).position(|notice| notice_key(notice) == key),
             Screen::Failures => failures(snapshot).iter().position(|row| failure_key(row) == key),
             Screen::Gateways => snapshot.gateways.iter().position(|row| &*row.name == key),
-            Screen::Path => ShieldPath::of(snapshot).parts.iter().position(|part| part.path_key() == key),
+            Screen::Path => DrawnPath::of(snapshot).parts.iter().position(|part| part.path_key() == key),
             Screen::Overview | Screen::Sessions | Screen::Profiles | Screen::Doctor | Screen::History => {
                 lines.into_iter().find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key))
             }

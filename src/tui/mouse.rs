@@ -4,13 +4,13 @@ use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::Rect;
 
 use crate::tui::{
-    app::{App, MouseCapture, Overlay, Reaction, StatusMessage},
+    app::{App, MouseCapture, Overlay, StatusMessage, UpdateResult},
     keys::Action,
     view::{self, HitTarget},
 };
 
 impl App {
-    pub(super) fn toggle_mouse(&mut self) -> Reaction {
+    pub(super) fn toggle_mouse(&mut self) -> UpdateResult {
         let (mouse, text) = match self.mouse {
             MouseCapture::Off => (
                 MouseCapture::On,
@@ -20,15 +20,15 @@ impl App {
         };
         self.mouse = mouse;
         self.message = Some(StatusMessage::Done(text.into()));
-        Reaction::Mouse(mouse)
+        UpdateResult::Mouse(mouse)
     }
 
     /// Handles a mouse event on a screen of this size.
-    pub fn handle_mouse(&mut self, event: MouseEvent, area: Rect) -> Reaction {
+    pub fn handle_mouse(&mut self, event: MouseEvent, area: Rect) -> UpdateResult {
         // Input lines and questions are answered with keys.
         if self.mouse == MouseCapture::Off || !matches!(self.overlay, Overlay::Nothing | Overlay::Help { .. })
         {
-            return Reaction::Nothing;
+            return UpdateResult::Nothing;
         }
         match event.kind {
             MouseEventKind::ScrollDown => self.scroll(Action::Down),
@@ -36,26 +36,26 @@ impl App {
             MouseEventKind::Down(MouseButton::Left) if self.overlay == Overlay::Nothing => {
                 self.click(view::hit_test(self, area, (event.column, event.row)))
             }
-            _ => Reaction::Nothing,
+            _ => UpdateResult::Nothing,
         }
     }
 
-    fn scroll(&mut self, action: Action) -> Reaction {
+    fn scroll(&mut self, action: Action) -> UpdateResult {
         self.message = None;
         (0..SCROLLED_LINES).for_each(|_| drop(self.perform(action)));
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 
-    fn click(&mut self, touched: HitTarget) -> Reaction {
+    fn click(&mut self, touched: HitTarget) -> UpdateResult {
         self.message = None;
         match touched {
-            HitTarget::Nothing => return Reaction::Nothing,
+            HitTarget::Nothing => return UpdateResult::Nothing,
             HitTarget::Screen(screen) => return self.perform(Action::Show(screen)),
             HitTarget::Row(line) => self.move_selection(|_, _| line),
             HitTarget::Head(column) if column == self.order().column => return self.perform(Action::Flip),
             HitTarget::Head(column) => self.sort(column),
         }
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 }
 

@@ -145,13 +145,13 @@ impl PathPart {
 
 /// The parts, by stage and name, and which one leads to which.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct ShieldPath {
+pub struct DrawnPath {
     pub parts: Vec<PathPart>,
     /// Pairs of indexes into `parts`.
     pub leads: Vec<(usize, usize)>,
 }
 
-impl ShieldPath {
+impl DrawnPath {
     pub fn of(snapshot: &Snapshot) -> Self {
         let mut builder = PathBuilder { snapshot, parts: BTreeMap::new(), leads: BTreeSet::new() };
         builder.add_own_gateways();
@@ -220,8 +220,8 @@ impl<'a> PathBuilder<'a> {
         snapshot.pools.iter().filter(move |row| is_shown(snapshot, row.role) && !row.standby)
     }
 
-    fn is_heard(&self, gateway: Option<&Arc<str>>) -> bool {
-        fleet::is_heard(self.snapshot, gateway)
+    fn is_answering(&self, gateway: Option<&Arc<str>>) -> bool {
+        fleet::is_answering(self.snapshot, gateway)
     }
 
     fn add(&mut self, part: PathPart) -> PartKey {
@@ -234,12 +234,12 @@ impl<'a> PathBuilder<'a> {
         self.leads.insert((from.clone(), to.clone()));
     }
 
-    fn finish(self) -> ShieldPath {
+    fn finish(self) -> DrawnPath {
         let places: BTreeMap<_, _> =
             self.parts.keys().enumerate().map(|(place, key)| (key.clone(), place)).collect();
         let place = |key: &PartKey| places.get(key).copied();
         let leads = self.leads.iter().filter_map(|(from, to)| Some((place(from)?, place(to)?))).collect();
-        ShieldPath { parts: self.parts.into_values().collect(), leads }
+        DrawnPath { parts: self.parts.into_values().collect(), leads }
     }
 
     fn is_direct(&self) -> bool {

@@ -25,7 +25,7 @@ use crate::{
     },
     tui::{
         ScreenEnd,
-        app::{App, MouseCapture, Reaction},
+        app::{App, MouseCapture, UpdateResult},
         export_writer::{ExportResult, ExportWriter},
         frame_pacing::FramePacing,
         source::{ScreenSource, SourceEvent},
@@ -46,20 +46,20 @@ pub struct ScreenLoop<B: Backend> {
     pacing: FramePacing,
     /// A new size, used at the next frame: dragging a window produces many.
     resized: Option<Size>,
-    /// Answers that are still to come, [`ASKING_MAX`] at most.
+    /// Answers that are still to come, [`PENDING_COMMANDS_MAX`] at most.
     asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
     /// Histories that the screen itself has requested, one for each gateway.
     histories: FuturesUnordered<BoxFuture<'static, HistoryAnswer>>,
     exports: ExportWriter,
     machine_read_at: Option<Instant>,
-    heard_at: Instant,
+    received_at: Instant,
     frames: u64,
 }
 
 /// Why the loop woke up.
 enum LoopEvent {
     /// The process around the screen ends it.
-    ToldToEnd(ScreenEnd),
+    StopRequested(ScreenEnd),
     Key(KeyEvent),
     Mouse(MouseEvent),
     Pasted(String),
@@ -67,14 +67,14 @@ enum LoopEvent {
     /// Input without a meaning here.
     Ignored,
     InputLost,
-    News(SourceEvent),
+    SourceChanged(SourceEvent),
     /// By one gateway of a fleet, or by the only one.
     Answered(Option<Arc<str>>, CommandAnswer),
-    HistoryCame(Option<Arc<str>>, HistoryRequest, CommandAnswer),
+    HistoryArrived(Option<Arc<str>>, HistoryRequest, CommandAnswer),
     Exported(ExportResult),
     FrameDue,
     /// Time to check whether snapshots still arrive.
-    Second,
+    Tick,
 }
 
 impl<B: Backend> ScreenLoop<B> {
@@ -93,7 +93,7 @@ impl<B: Backend> ScreenLoop<B> {
             histories: FuturesUnordered::new(),
             exports: ExportWriter::default(),
             machine_read_at: None,
-            heard_at: Instant::now(),
+            received_at: Instant::now(),
             frames: 0,
         }
     }
@@ -119,17 +119,17 @@ impl<B: Backend> ScreenLoop<B> {
     }
 
     /// Follows a gateway that is stopping until it has stopped, and reports each second.
-    pub async fn follow_stop(&mut self, tell: impl Fn(&Snapshot)) {
-        let mut told_at: Option<Instant> = None;
+    pub async fn follow_stop(&mut self, show: impl Fn(&Snapshot)) {
+        let mut reported_at: Option<Instant> = None;
         while let SourceEvent::Snapshot(snapshot) = self.source.next().await {
             self.app.take_snapshot(Arc::clone(&snapshot));
             if snapshot.phase == GatewayPhase::Stopped {
                 return;
             }
-            let is_due = told_at.is_none_or(|at| at.elapsed() >= SECOND);
+            let is_due = reported_at.is_none_or(|at| at.elapsed() >= SECOND);
             if snapshot.cut_in_seconds.is_some() && is_due {
-                told_at = Some(Instant::now());
-                tell(&snapshot);
+                reported_at = Some(Instant::now());
+                show(&snapshot);
             }
         }
     }
@@ -149,28 +149,28 @@ impl<B: Backend> ScreenLoop<B> {
         I: Stream<Item = io::Result<Event>>,
     {
         let due = self.pacing.due();
-        let second = self.heard_at + SECOND * (seconds_since(self.heard_at) + 1);
+        let second = self.received_at + SECOND * (seconds_since(self.received_at) + 1);
         tokio::select! {
             biased;
             // If it is closed, nobody can end the screen from outside, and it goes on.
-            Some(end) = end_receiver.recv() => LoopEvent::ToldToEnd(end),
+            Some(end) = end_receiver.recv() => LoopEvent::StopRequested(end),
             event = input.next() => loop_event(event),
             () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => LoopEvent::FrameDue,
             Some((of, answer)) = self.asking.next(), if !self.asking.is_empty() => {
                 LoopEvent::Answered(of, answer)
             }
             Some((of, requested, answer)) = self.histories.next(), if !self.histories.is_empty() => {
-                LoopEvent::HistoryCame(of, requested, answer)
+                LoopEvent::HistoryArrived(of, requested, answer)
             }
             result = self.exports.next() => LoopEvent::Exported(result),
-            source_event = self.source.next() => LoopEvent::News(source_event),
-            () = tokio::time::sleep_until(second) => LoopEvent::Second,
+            source_event = self.source.next() => LoopEvent::SourceChanged(source_event),
+            () = tokio::time::sleep_until(second) => LoopEvent::Tick,
         }
     }
 
     fn handle_wakeup(&mut self, woke: LoopEvent) -> Option<ScreenEnd> {
         match woke {
-            LoopEvent::ToldToEnd(ended) => return Some(ended),
+            LoopEvent::StopRequested(ended) => return Some(ended),
             LoopEvent::InputLost => return Some(ScreenEnd::TerminalGone),
             LoopEvent::Key(key) => {
                 let reaction = self.app.press(key);
@@ -188,7 +188,7 @@ impl<B: Backend> ScreenLoop<B> {
                 self.resized = Some(size);
                 self.pacing.note_input();
             }
-            LoopEvent::News(source_event) => return self.handle_event(source_event),
+            LoopEvent::SourceChanged(source_event) => return self.handle_event(source_event),
             LoopEvent::Answered(of, answer) => {
                 match of {
                     Some(name) => self.app.take_answer_of(name, answer),
@@ -197,7 +197,7 @@ impl<B: Backend> ScreenLoop<B> {
                 self.pacing.note_input();
                 self.send_background_command();
             }
-            LoopEvent::HistoryCame(of, requested, answer) => {
+            LoopEvent::HistoryArrived(of, requested, answer) => {
                 self.app.take_history(of, requested, answer);
                 self.pacing.note_change();
             }
@@ -205,8 +205,8 @@ impl<B: Backend> ScreenLoop<B> {
                 self.app.note_result(result);
                 self.pacing.note_input();
             }
-            LoopEvent::Second => {
-                let seconds = u64::from(seconds_since(self.heard_at));
+            LoopEvent::Tick => {
+                let seconds = u64::from(seconds_since(self.received_at));
                 self.change(|app| app.set_silence(seconds));
             }
             LoopEvent::FrameDue | LoopEvent::Ignored => {}
@@ -217,7 +217,7 @@ impl<B: Backend> ScreenLoop<B> {
     fn handle_event(&mut self, source_event: SourceEvent) -> Option<ScreenEnd> {
         match source_event {
             SourceEvent::Snapshot(snapshot) => {
-                self.heard_at = Instant::now();
+                self.received_at = Instant::now();
                 self.change(|app| app.take_snapshot(snapshot));
                 self.send_background_command();
             }
@@ -239,40 +239,40 @@ impl<B: Backend> ScreenLoop<B> {
         }
     }
 
-    fn carry_out(&mut self, reaction: Reaction) -> Option<ScreenEnd> {
+    fn carry_out(&mut self, reaction: UpdateResult) -> Option<ScreenEnd> {
         match reaction {
-            Reaction::Nothing => return None,
-            Reaction::Redraw => {}
-            Reaction::Ask(command) => self.ask(command),
-            Reaction::AskGateways(commands) => self.ask_gateways(commands),
-            Reaction::Play(requested) => {
+            UpdateResult::Nothing => return None,
+            UpdateResult::Redraw => {}
+            UpdateResult::Ask(command) => self.ask(command),
+            UpdateResult::AskGateways(commands) => self.ask_gateways(commands),
+            UpdateResult::Play(requested) => {
                 if let Some(source_event) = self.source.play(requested) {
                     self.handle_event(source_event);
                 }
             }
-            Reaction::Export(export) => match self.exports.begin(export) {
+            UpdateResult::Export(export) => match self.exports.begin(export) {
                 Ok(()) => self.app.note_waiting("writing the table"),
                 Err(why) => self.app.note_result(Err(why)),
             },
-            Reaction::Mouse(mouse) => {
+            UpdateResult::Mouse(mouse) => {
                 if terminal::take_mouse(mouse == MouseCapture::On).is_err() {
                     return Some(ScreenEnd::TerminalGone);
                 }
             }
-            Reaction::Suspend => {
+            UpdateResult::Suspend => {
                 if terminal::suspend().is_err() {
                     return Some(ScreenEnd::TerminalGone);
                 }
                 self.resized = Some(terminal::size());
             }
-            Reaction::End(ended) => return Some(ended),
+            UpdateResult::End(ended) => return Some(ended),
         }
         self.pacing.note_input();
         None
     }
 
     fn ask(&mut self, command: Command) {
-        if self.asking.len() >= ASKING_MAX {
+        if self.asking.len() >= PENDING_COMMANDS_MAX {
             self.app.take_answer(CommandAnswer::Refused(
                 "the gateway has not answered the last commands yet".into(),
             ));
@@ -284,7 +284,7 @@ impl<B: Backend> ScreenLoop<B> {
 
     /// The same for gateways of a fleet: what they are sent together counts as one question.
     fn ask_gateways(&mut self, commands: Vec<(Arc<str>, Command)>) {
-        if self.asking.len() >= ASKING_MAX {
+        if self.asking.len() >= PENDING_COMMANDS_MAX {
             self.app.take_answer(CommandAnswer::Refused(
                 "the gateways have not answered the last commands yet".into(),
             ));
@@ -303,7 +303,7 @@ impl<B: Backend> ScreenLoop<B> {
 
     /// Requests what the screen needs, without a message, and later if too many requests are under way.
     fn send_background_command(&mut self) {
-        if self.asking.len() < ASKING_MAX
+        if self.asking.len() < PENDING_COMMANDS_MAX
             && let Some(command) = self.app.background_command()
         {
             match self.app.profiles_of().cloned() {
@@ -354,12 +354,12 @@ impl<B: Backend> ScreenLoop<B> {
 
     fn draw_if_due(&mut self) -> Result<(), B::Error> {
         let now = Instant::now();
-        let spoilt = terminal::take_needs_redraw();
-        if !spoilt && self.pacing.due().is_none_or(|due| due > now) {
+        let needs_redraw = terminal::take_needs_redraw();
+        if !needs_redraw && self.pacing.due().is_none_or(|due| due > now) {
             return Ok(());
         }
         let resized = self.resized.take();
-        if resized.is_some() || spoilt {
+        if resized.is_some() || needs_redraw {
             self.area = resized.map_or(self.area, |size| Rect::from((Position::ORIGIN, size)));
             // `clear` would ask the terminal for its cursor position, and wait for the answer.
             self.terminal.resize(self.area)?;
@@ -403,7 +403,7 @@ fn seconds_since(then: Instant) -> u32 {
 const MACHINE_EVERY: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 /// The most commands without an answer; more would only be the same key pressed again.
-const ASKING_MAX: usize = 4;
+const PENDING_COMMANDS_MAX: usize = 4;
 /// Longer than any command should take, shorter than an operator's patience.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 

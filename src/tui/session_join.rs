@@ -18,8 +18,8 @@ use crate::{
 /// The outer parts of sessions, and who is linked with whom, in one snapshot.
 #[derive(Debug, Default)]
 pub struct SessionJoin<'a> {
-    open: OuterParts<'a>,
-    ended: OuterParts<'a>,
+    open: OuterSessionIndex<'a>,
+    ended: OuterSessionIndex<'a>,
     /// The process of each gateway of a fleet.
     instances: HashMap<&'a str, &'a str>,
     /// The processes that a half of a gateway knows by a name.
@@ -40,13 +40,13 @@ struct SessionPart<'a> {
 
 /// Outer parts by their ids. Several gateways may use the same id, by chance or to hide another's session.
 #[derive(Debug, Default)]
-struct OuterParts<'a> {
+struct OuterSessionIndex<'a> {
     /// Each with the previous part of the same id.
     parts: Vec<(SessionPart<'a>, Option<usize>)>,
     last: HashMap<&'a str, usize>,
 }
 
-impl<'a> OuterParts<'a> {
+impl<'a> OuterSessionIndex<'a> {
     fn of(rows: impl Iterator<Item = ListedSession<'a>>) -> Self {
         let mut outer = Self::default();
         for (place, row) in rows.enumerate().filter(|(_, row)| row.role() == Half::Dmz) {
@@ -70,8 +70,8 @@ impl<'a> SessionJoin<'a> {
         if !has_both {
             return join;
         }
-        join.open = OuterParts::of(snapshot.sessions.iter().map(ListedSession::Open));
-        join.ended = OuterParts::of(snapshot.ended.iter().map(ListedSession::Ended));
+        join.open = OuterSessionIndex::of(snapshot.sessions.iter().map(ListedSession::Open));
+        join.ended = OuterSessionIndex::of(snapshot.ended.iter().map(ListedSession::Ended));
         for row in &snapshot.gateways {
             if let Some(facts) = row.heard.as_ref().filter(|facts| !facts.instance.is_empty()) {
                 join.instances.insert(&row.name, &facts.instance);
@@ -103,7 +103,7 @@ impl<'a> SessionJoin<'a> {
         self.outer(&self.ended, row)
     }
 
-    fn outer(&self, parts: &OuterParts<'a>, row: ListedSession<'a>) -> Option<usize> {
+    fn outer(&self, parts: &OuterSessionIndex<'a>, row: ListedSession<'a>) -> Option<usize> {
         if row.role() != Half::Internal {
             return None;
         }
@@ -136,9 +136,9 @@ fn part(row: ListedSession<'_>, place: usize) -> SessionPart<'_> {
 /// Whether both halves have carried the same number of bytes in one direction, as far as that can be known.
 /// While bytes move, and for a moment afterwards, snapshots from different moments differ.
 pub fn bytes_agree(outer: &SessionRow, inner: &SessionRow, bytes: fn(&SessionRow) -> u64) -> bool {
-    let is_still = outer.idle_seconds >= STILL_SECONDS && inner.idle_seconds >= STILL_SECONDS;
-    !is_still || bytes(outer) == bytes(inner)
+    let is_idle = outer.idle_seconds >= STILL_LISTED_SECONDS && inner.idle_seconds >= STILL_LISTED_SECONDS;
+    !is_idle || bytes(outer) == bytes(inner)
 }
 
 /// Snapshots of two gateways may be a second apart, or a few if one is late.
-const STILL_SECONDS: f64 = 5.0;
+const STILL_LISTED_SECONDS: f64 = 5.0;

@@ -85,11 +85,11 @@ fn health_word(app: &App) -> String {
 /// What goes on without the screen.
 fn closing_line(ended: ScreenEnd, app: &App) -> Option<&'static str> {
     match (ended, app.attachment()) {
-        (ScreenEnd::LeftHeadless, _) => Some("The gateway goes on headless."),
+        (ScreenEnd::LeftHeadless, _) => Some("The gateway keeps running headless."),
         (ScreenEnd::Left, Attachment::Attached(..)) if app.lost_reason().is_none() => {
-            Some("The gateway goes on.")
+            Some("The gateway keeps running.")
         }
-        (ScreenEnd::Left, Attachment::Fleet(_)) => Some("The gateways go on."),
+        (ScreenEnd::Left, Attachment::Fleet(_)) => Some("The gateways keep running."),
         (ScreenEnd::Left, _) | (ScreenEnd::Quit | ScreenEnd::TerminalGone | ScreenEnd::GatewayStopped, _) => {
             None
         }
@@ -137,7 +137,7 @@ mod tests {
         App::new(Arc::new(snapshot), ScreenStyle::FULL)
     }
 
-    const TOLD: &str = "\
+    const SUMMARY_TEXT: &str = "\
 portcullis edge[2J: DOWN, up 12:34
   sessions  4 open, 42 carried, 1 refused
   bytes     1.2 kB up, 3.4 MB down; at most 5 B/s up, 700 kB/s down in the last two minutes
@@ -146,15 +146,18 @@ portcullis edge[2J: DOWN, up 12:34
 ";
 
     #[test]
-    fn it_tells_how_it_was_and_what_goes_on() {
+    fn the_summary_shows_the_totals_and_what_continues() {
         let mut app = app();
-        assert_eq!(summary_text(ScreenEnd::Quit, &app), TOLD);
+        assert_eq!(summary_text(ScreenEnd::Quit, &app), SUMMARY_TEXT);
         assert_eq!(
             summary_text(ScreenEnd::LeftHeadless, &app),
-            format!("{TOLD}The gateway goes on headless.\n")
+            format!("{SUMMARY_TEXT}The gateway keeps running headless.\n")
         );
         app.set_attachment(Attachment::Attached(AdminAccess::Full, GatewayContact::There));
-        assert_eq!(summary_text(ScreenEnd::Left, &app), format!("{TOLD}The gateway goes on.\n"));
+        assert_eq!(
+            summary_text(ScreenEnd::Left, &app),
+            format!("{SUMMARY_TEXT}The gateway keeps running.\n")
+        );
         app.set_attachment(Attachment::Attached(
             AdminAccess::Full,
             GatewayContact::Lost { why: "it closed".into() },
@@ -164,7 +167,7 @@ portcullis edge[2J: DOWN, up 12:34
     }
 
     #[test]
-    fn a_gateway_that_was_stopped_has_no_trouble() {
+    fn a_stopped_gateway_has_no_alert() {
         let stopped = Snapshot { phase: GatewayPhase::Stopped, ..Snapshot::clone(app().latest()) };
         let reported =
             summary_text(ScreenEnd::GatewayStopped, &App::new(Arc::new(stopped), ScreenStyle::FULL));

@@ -31,7 +31,7 @@ use crate::telemetry::log::LogEvent;
 /// The screen is in raw mode on its alternate screen.
 static ENTERED: AtomicBool = AtomicBool::new(false);
 /// Something else may have written to the screen, so the next frame draws every cell.
-static SPOILT: AtomicBool = AtomicBool::new(false);
+static NEEDS_FULL_REDRAW: AtomicBool = AtomicBool::new(false);
 
 /// The screen has the mouse.
 static MOUSE: AtomicBool = AtomicBool::new(false);
@@ -145,7 +145,7 @@ pub fn stop_now() {
     if had_screen {
         // If the terminal is no longer available, the next frame fails too, which ends the screen.
         let _ = take_over();
-        SPOILT.store(true, Ordering::SeqCst);
+        NEEDS_FULL_REDRAW.store(true, Ordering::SeqCst);
     }
 }
 
@@ -177,7 +177,7 @@ pub fn continued() {
     leave_now();
     // If the terminal is no longer available, the next frame fails too, which ends the screen.
     let _ = take_over();
-    SPOILT.store(true, Ordering::SeqCst);
+    NEEDS_FULL_REDRAW.store(true, Ordering::SeqCst);
 }
 
 /// The terminal has gone: nothing is written to it any more, and nothing is read from it.
@@ -230,7 +230,7 @@ pub fn sane_size(width: u16, height: u16) -> Size {
 
 /// Whether everything has to be drawn again; true only once.
 pub fn take_needs_redraw() -> bool {
-    SPOILT.swap(false, Ordering::SeqCst)
+    NEEDS_FULL_REDRAW.swap(false, Ordering::SeqCst)
 }
 
 /// Only a panic of the screen gives the terminal back. One elsewhere is logged, and the dashboard keeps its
@@ -246,7 +246,7 @@ fn hook_panics() {
                 before(panic);
             } else if is_entered() {
                 tracing::error!(event = %LogEvent::Panic, %panic, "a thread panicked; this is a bug");
-                SPOILT.store(true, Ordering::SeqCst);
+                NEEDS_FULL_REDRAW.store(true, Ordering::SeqCst);
             } else {
                 before(panic);
             }
@@ -256,11 +256,11 @@ fn hook_panics() {
 
 /// Sends each frame to the terminal in one write, as a synchronised update, so that it does not tear.
 #[derive(Debug, Default)]
-pub struct WholeFrames {
+pub struct FrameBuffer {
     frame: Vec<u8>,
 }
 
-impl Write for WholeFrames {
+impl Write for FrameBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.frame.extend_from_slice(bytes);
         Ok(bytes.len())

@@ -22,7 +22,7 @@ use crate::tui::{
     source::ScreenSource,
     style::ScreenStyle,
     summary,
-    terminal::{self, TerminalGuard, WholeFrames},
+    terminal::{self, FrameBuffer, TerminalGuard},
 };
 
 /// A running screen.
@@ -42,16 +42,16 @@ pub fn spawn(source: ScreenSource, on_end: impl FnOnce(ScreenEnd) + Send + 'stat
     open(move |entered, end_receiver| show_screen(entered, source, end_receiver), on_end, print_closing)
 }
 
-/// The same for anything: `show` uses the terminal until it ends or panics; `farewell` gets what it leaves
+/// The same for anything: `show` uses the terminal until it ends or panics; `show_summary` gets what it leaves
 /// behind.
 fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
     show: impl FnOnce(TerminalGuard, mpsc::Receiver<ScreenEnd>) -> F + Send + 'static,
     on_end: impl FnOnce(ScreenEnd) + Send + 'static,
-    farewell: impl FnOnce(ScreenEnd, T) -> G + Send + 'static,
+    show_summary: impl FnOnce(ScreenEnd, T) -> G + Send + 'static,
 ) -> io::Result<Dashboard> {
     terminal::check_terminal().map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let (end_sender, end_receiver) = mpsc::channel(TOLD_MAX);
+    let (end_sender, end_receiver) = mpsc::channel(REPORTS_MAX);
     let (opened, has_opened) = sync_mpsc::sync_channel(1);
     let (ends, ended) = sync_mpsc::sync_channel(1);
     let run = move || {
@@ -68,17 +68,18 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
         if matches!(ended, ScreenEnd::TerminalGone | ScreenEnd::LeftHeadless) {
             terminal::park_input();
         }
-        let farewell = || {
+        let show_summary = || {
             if let Some(left) = left {
-                runtime.block_on(farewell(ended, left));
+                runtime.block_on(show_summary(ended, left));
             }
         };
-        // A stop is followed only after it was requested; otherwise the process may end as soon as it is told.
+        // A stop is followed only after it was requested; otherwise the process may end as soon as it learns
+        // of the stop.
         if ended == ScreenEnd::Quit {
             on_end(ended);
-            farewell();
+            show_summary();
         } else {
-            farewell();
+            show_summary();
             on_end(ended);
         }
         // Nobody may be waiting for the end.
@@ -92,7 +93,7 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
 }
 
 impl Dashboard {
-    /// Handles a hang-up of the terminal (SIGHUP): the screen lets go of it and ends. If somebody sent the
+    /// Handles a hang-up of the terminal (SIGHUP): the screen closes it and ends. If somebody sent the
     /// signal by hand, the terminal is still there and is restored first.
     pub fn terminal_gone(&self) {
         // Done here and at once, since the screen itself may be stuck in reading or writing it.
@@ -125,7 +126,7 @@ async fn show_screen(
     let area = Rect::from((Position::ORIGIN, terminal::size()));
     // With a fixed viewport, the terminal is never asked for its size; changes arrive as events.
     let options = TerminalOptions { viewport: Viewport::Fixed(area) };
-    let backend = CrosstermBackend::new(WholeFrames::default());
+    let backend = CrosstermBackend::new(FrameBuffer::default());
     let Ok(terminal) = Terminal::with_options(backend, options) else {
         return (ScreenEnd::TerminalGone, None);
     };
@@ -145,10 +146,10 @@ async fn print_closing(ended: ScreenEnd, screen: Option<TerminalScreen>) {
     summary::print(ended, screen.app());
 }
 
-type TerminalScreen = ScreenLoop<CrosstermBackend<WholeFrames>>;
+type TerminalScreen = ScreenLoop<CrosstermBackend<FrameBuffer>>;
 
 /// One message of each kind, and one more.
-const TOLD_MAX: usize = 3;
+const REPORTS_MAX: usize = 3;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -201,7 +202,7 @@ mod tests {
             assert!(shown.contains("a view that fails"), "the panic is told on the restored screen\n{shown}");
             return;
         }
-        let (tell, end_receiver) = channel();
+        let (end_sender, end_receiver) = channel();
         let show = |entered: TerminalGuard, _| async move {
             let _entered = entered;
             assert!(!is_cooked(), "it has the terminal");
@@ -209,7 +210,7 @@ mod tests {
             #[expect(unreachable_code, reason = "it says what would be left behind")]
             (ScreenEnd::Left, ())
         };
-        let on_end = move |ended| tell.send((ended, is_cooked())).unwrap();
+        let on_end = move |ended| end_sender.send((ended, is_cooked())).unwrap();
         let screen = open(show, on_end, |_, ()| async {}).unwrap();
         assert_eq!(end_receiver.recv_timeout(SOON).unwrap(), (ScreenEnd::TerminalGone, true), "as it was");
         assert_eq!(screen.wait(SOON), Some(ScreenEnd::TerminalGone));

@@ -63,7 +63,7 @@ impl HistorySpan {
 pub struct HistoryView {
     pub span: HistorySpan,
     /// The report of each gateway that has answered, or why it has not.
-    reports: BTreeMap<Option<Arc<str>>, Result<TakenReport, String>>,
+    reports: BTreeMap<Option<Arc<str>>, Result<TimedReport, String>>,
     /// By the clock of the snapshot's gateway; `None` if it should be requested at once.
     asked_at: Option<f64>,
     /// The selected time, in seconds since 1970; `None` for the newest.
@@ -74,7 +74,7 @@ pub struct HistoryView {
 
 /// A report, and when it arrived, by the clock of the snapshot's gateway.
 #[derive(Debug)]
-struct TakenReport {
+struct TimedReport {
     report: HistoryReport,
     taken_at: u64,
     /// The next request was refused: the gateway may be away, which the snapshot only shows a moment later.
@@ -88,7 +88,7 @@ pub struct SummedGateways {
     pub counted: usize,
 }
 
-impl TakenReport {
+impl TimedReport {
     /// What its gateway's clock would have shown when the screen started.
     fn clock(&self) -> i128 {
         i128::from(self.report.now) - i128::from(self.taken_at)
@@ -206,7 +206,7 @@ impl App {
         due.into_iter().map(|name| (name, doctor::LAST_HOUR)).collect()
     }
 
-    /// Requests everything anew, after another gateway has been chosen.
+    /// Requests everything again, after another gateway has been chosen.
     pub(super) fn renew_histories(&mut self) {
         self.trends.asked_at = None;
         self.trends.doctor_asked_at.clear();
@@ -222,7 +222,7 @@ impl App {
         let asked = asked_gateways(self.latest(), self.scope());
         self.trends.reports.retain(|name, _| known.contains(name));
         self.trends.doctor_asked_at.retain(|name, _| asked.contains(name));
-        self.lists.lately.retain(|finding| asked.contains(&finding.gateway));
+        self.lists.recent.retain(|finding| asked.contains(&finding.gateway));
     }
 
     /// Takes a gateway's answer to that.
@@ -234,15 +234,16 @@ impl App {
         };
         if requested == doctor::LAST_HOUR {
             // A gateway without a history has no such findings.
-            let found = report.map(|report| doctor::find_lately(&report)).unwrap_or_default().into_iter();
-            self.lists.lately.retain(|finding| finding.gateway != name);
-            self.lists.lately.extend(found.map(|found| DoctorFinding { gateway: name.clone(), ..found }));
+            let found =
+                report.map(|report| doctor::find_in_last_hour(&report)).unwrap_or_default().into_iter();
+            self.lists.recent.retain(|finding| finding.gateway != name);
+            self.lists.recent.extend(found.map(|found| DoctorFinding { gateway: name.clone(), ..found }));
             return self.arrange();
         }
         let taken_at = self.latest().uptime_seconds as u64;
         let is_lost = self.lost_reason().is_some();
         let report = match (report, self.trends.reports.get_mut(&name)) {
-            (Ok(report), _) => Ok(TakenReport { report, taken_at, is_last: false }),
+            (Ok(report), _) => Ok(TimedReport { report, taken_at, is_last: false }),
             (Err(_), Some(Ok(taken))) if is_lost || !taken.is_last => return taken.is_last = true,
             (Err(why), _) => Err(why),
         };
@@ -335,7 +336,7 @@ impl HistoryView {
         let taken = self.counted(shown);
         let newest = taken.iter().max_by_key(|(_, taken)| taken.taken_at)?.1.report.step_seconds;
         let asked = asked_gateways(shown, scope);
-        let is_new = |(name, taken): &&(&Option<Arc<str>>, &TakenReport)| {
+        let is_new = |(name, taken): &&(&Option<Arc<str>>, &TimedReport)| {
             !taken.is_last && taken.report.step_seconds == newest && asked.contains(name)
         };
         let has_outer = taken.iter().any(|(name, _)| is_outer(shown, name));
@@ -346,7 +347,7 @@ impl HistoryView {
     }
 
     /// The reports that are summed.
-    fn counted(&self, shown: &Snapshot) -> Vec<(&Option<Arc<str>>, &TakenReport)> {
+    fn counted(&self, shown: &Snapshot) -> Vec<(&Option<Arc<str>>, &TimedReport)> {
         let reported = self.reports.iter();
         let mut taken: Vec<_> =
             reported.filter_map(|(name, report)| Some((name, report.as_ref().ok()?))).collect();
@@ -360,7 +361,7 @@ impl HistoryView {
     /// why nothing is known of it.
     pub fn of_gateways(&self, time: Range<u64>) -> Vec<(&str, Result<Option<HistorySample>, &str>)> {
         let clock = self.clock();
-        let of_gateway = |taken: &TakenReport| {
+        let of_gateway = |taken: &TimedReport| {
             let report = shift(&taken.report, clock - taken.clock());
             let then = report.samples.iter().filter(|sample| time.contains(&sample.at)).copied();
             then.reduce(|sum, sample| sum.followed_by(&sample))
@@ -371,7 +372,7 @@ impl HistoryView {
 
     /// What the clock of most gateways would have shown when the screen began.
     fn clock(&self) -> i128 {
-        let mut clocks: Vec<_> = self.reports.values().flatten().map(TakenReport::clock).collect();
+        let mut clocks: Vec<_> = self.reports.values().flatten().map(TimedReport::clock).collect();
         clocks.sort_unstable();
         clocks.get(clocks.len() / 2).copied().unwrap_or_default()
     }

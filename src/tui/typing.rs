@@ -3,21 +3,21 @@
 use crate::{
     text,
     tui::{
-        app::{App, Overlay, Reaction},
+        app::{App, Overlay, UpdateResult},
         filter::SessionFilter,
     },
 };
 
 impl App {
     /// Pasted text goes into an open input line, and is dropped otherwise.
-    pub fn paste(&mut self, pasted: &str) -> Reaction {
+    pub fn paste(&mut self, pasted: &str) -> UpdateResult {
         let Overlay::Typing(line) = &mut self.overlay else {
             self.refuse("pasted text is no command here; `/` takes a filter, `:` a command");
-            return Reaction::Redraw;
+            return UpdateResult::Redraw;
         };
         line.insert(&text::clean_text(pasted, pasted.len()));
         self.follow_typing();
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 
     /// A filter that is being typed is applied already; while it is invalid, the list stays as it was.

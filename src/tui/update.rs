@@ -13,8 +13,8 @@ use crate::{
     tui::{
         ScreenEnd,
         app::{
-            App, DIALS_NOTHING, HelpPage, LOOKS_ONLY, OpenDetail, Overlay, Reaction, StatusMessage,
-            TableExport,
+            App, DIALS_NOTHING, HelpPage, LOOKS_ONLY, OpenDetail, Overlay, StatusMessage, TableExport,
+            UpdateResult,
         },
         clients::SessionGrouping,
         command_line::{self, InputLine},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 impl App {
-    pub(super) fn perform(&mut self, action: Action) -> Reaction {
+    pub(super) fn perform(&mut self, action: Action) -> UpdateResult {
         match action {
             Action::Down => self.move_selection(|at, _| at.map_or(0, |at| at + 1)),
             Action::Up => self.move_selection(|at, _| at.map_or(0, |at| at.saturating_sub(1))),
@@ -53,7 +53,7 @@ impl App {
             Action::Shorter => self.window = self.window.shorter(),
             Action::Mouse => return self.toggle_mouse(),
             Action::Profiles => return self.show_profiles(),
-            Action::Verify => return Reaction::Ask(Command::Verify { steps: CheckStep::ALL.to_vec() }),
+            Action::Verify => return UpdateResult::Ask(Command::Verify { steps: CheckStep::ALL.to_vec() }),
             Action::Enter if self.screen == Screen::Path => return self.open_part(),
             Action::Enter => self.enter(),
             Action::Back => self.back(),
@@ -71,14 +71,14 @@ impl App {
             Action::Later => self.recall_typed(InputLine::later),
             Action::Run => return self.run_line(),
             Action::Freeze => return self.freeze(),
-            Action::Play(requested) => return Reaction::Play(requested),
+            Action::Play(requested) => return UpdateResult::Play(requested),
             Action::NextAlert => self.next_alert(),
             Action::Mask => self.toggle_masking(),
             Action::Theme => self.next_theme(),
             Action::Export => return self.export(),
             Action::Help => self.overlay = Overlay::Help { page: HelpPage::Keys, scroll: 0 },
             Action::NextPage => self.next_help_page(),
-            Action::Reload => return Reaction::Ask(Command::Reload),
+            Action::Reload => return UpdateResult::Ask(Command::Reload),
             Action::Close => self.ask_close(None),
             Action::CloseAll => return self.ask_close_all(None),
             Action::Clients => self.toggle_grouping(),
@@ -88,14 +88,16 @@ impl App {
             Action::Dismiss => return self.dismiss(None),
             Action::Switch => return self.ask_switch(None),
             Action::Stop => self.ask_stop(),
-            Action::Suspend => return Reaction::Suspend,
-            Action::Quit if *self.attachment() != Attachment::Own => return Reaction::End(ScreenEnd::Left),
+            Action::Suspend => return UpdateResult::Suspend,
+            Action::Quit if *self.attachment() != Attachment::Own => {
+                return UpdateResult::End(ScreenEnd::Left);
+            }
             Action::Quit => self.overlay = Overlay::AskQuit,
-            Action::ConfirmQuit => return Reaction::End(ScreenEnd::Quit),
-            Action::LeaveHeadless => return Reaction::End(ScreenEnd::LeftHeadless),
+            Action::ConfirmQuit => return UpdateResult::End(ScreenEnd::Quit),
+            Action::LeaveHeadless => return UpdateResult::End(ScreenEnd::LeftHeadless),
             Action::Confirm => return self.confirm(),
         }
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 
     /// The screen to the right or to the left.
@@ -111,18 +113,18 @@ impl App {
         Screen::ALL.into_iter().filter(|&screen| self.offers(Action::Show(screen)))
     }
 
-    fn show_last_screen(&mut self) -> Reaction {
+    fn show_last_screen(&mut self) -> UpdateResult {
         match self.before {
             Some(before) => self.show(before),
             None => {
                 self.refuse("no other screen was seen before this one");
-                Reaction::Redraw
+                UpdateResult::Redraw
             }
         }
     }
 
     /// Opens the list of profiles; if it is open, asks for a switch to the selected one.
-    fn show_profiles(&mut self) -> Reaction {
+    fn show_profiles(&mut self) -> UpdateResult {
         let is_there = self.screen == Screen::Profiles && self.selected_line().is_some();
         match is_there && self.attachment().offers(Action::Switch) {
             true => self.ask_switch(None),
@@ -143,20 +145,20 @@ impl App {
         self.follow_typing();
     }
 
-    fn step_sideways(&mut self, step: SideStep) -> Reaction {
+    fn step_sideways(&mut self, step: SideStep) -> UpdateResult {
         if let Some(at) = self.sought_time(step) {
-            return Reaction::Play(PlayerAction::To(at));
+            return UpdateResult::Play(PlayerAction::To(at));
         }
         self.move_sideways(step);
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 
-    fn freeze(&mut self) -> Reaction {
+    fn freeze(&mut self) -> UpdateResult {
         if matches!(self.attachment(), Attachment::Replay(_)) {
-            return Reaction::Play(PlayerAction::Pause);
+            return UpdateResult::Play(PlayerAction::Pause);
         }
         self.toggle_freeze();
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 
     fn next_theme(&mut self) {
@@ -171,14 +173,14 @@ impl App {
     }
 
     /// A yes to the open question: its command, or the next question.
-    fn confirm(&mut self) -> Reaction {
+    fn confirm(&mut self) -> UpdateResult {
         if let Overlay::Ask(question) = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
             match question.next(self.forward_checks(self.addressees().first())) {
-                Ok(command) => return Reaction::Ask(command),
+                Ok(command) => return UpdateResult::Ask(command),
                 Err(question) => self.overlay = Overlay::Ask(question),
             }
         }
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 
     /// Moves whatever can move here: the help, the details, or the cursor of the list.
@@ -194,7 +196,7 @@ impl App {
         }
     }
 
-    pub(super) fn show(&mut self, screen: Screen) -> Reaction {
+    pub(super) fn show(&mut self, screen: Screen) -> UpdateResult {
         if screen != self.screen {
             self.before = Some(self.screen);
         }
@@ -203,9 +205,9 @@ impl App {
         self.overlay = Overlay::Nothing;
         match (screen, self.attachment()) {
             (Screen::Profiles, Attachment::Own | Attachment::Attached(..) | Attachment::Fleet(_)) => {
-                Reaction::Ask(Command::Profiles)
+                UpdateResult::Ask(Command::Profiles)
             }
-            _ => Reaction::Redraw,
+            _ => UpdateResult::Redraw,
         }
     }
 
@@ -258,34 +260,34 @@ impl App {
     }
 
     /// This ends nothing: there is nothing left, and the gateway may come back.
-    fn dismiss(&mut self, peer: Option<&str>) -> Reaction {
+    fn dismiss(&mut self, peer: Option<&str>) -> UpdateResult {
         let shown = self.shown_snapshot();
         let selected = self.selected_pool(&shown).filter(|pool| severity(pool) == Severity::Lost);
         let selected = selected.and_then(|pool| pool.peer.as_ref().or(pool.address.as_ref()));
         let Some(peer) = peer.or(selected.map(String::as_str)) else {
             self.refuse("no gateway that was lost is selected; the arrows select one");
-            return Reaction::Redraw;
+            return UpdateResult::Redraw;
         };
-        Reaction::Ask(Command::Dismiss { peer: peer.to_owned() })
+        UpdateResult::Ask(Command::Dismiss { peer: peer.to_owned() })
     }
 
     /// Requests the plan; the question is about that.
-    fn ask_switch(&mut self, profile: Option<&str>) -> Reaction {
+    fn ask_switch(&mut self, profile: Option<&str>) -> UpdateResult {
         let at = self.lists.selected_line(Screen::Profiles);
         let row = at.and_then(|line| self.lists.profiles.get(line)).cloned();
         let profile = match (profile, row) {
             (Some(profile), _) => profile.to_owned(),
             (None, Some(row)) if !row.problems.is_empty() => {
                 self.refuse(format!("{} has problems; Enter shows them", row.name));
-                return Reaction::Redraw;
+                return UpdateResult::Redraw;
             }
             (None, Some(row)) => row.name,
             (None, None) => {
                 self.refuse("no profile is selected; the arrows select one");
-                return Reaction::Redraw;
+                return UpdateResult::Redraw;
             }
         };
-        Reaction::Ask(Command::Plan { profile })
+        UpdateResult::Ask(Command::Plan { profile })
     }
 
     /// The session whose details are open, or else the selected one.
@@ -345,33 +347,33 @@ impl App {
         of_pool.or_else(of_service).or_else(of_failure)
     }
 
-    fn export(&mut self) -> Reaction {
+    fn export(&mut self) -> UpdateResult {
         match export::table(self) {
             Ok(json) => {
                 let stem = format!("portcullis-{}", self.screen.name().to_lowercase());
-                Reaction::Export(TableExport { stem, json })
+                UpdateResult::Export(TableExport { stem, json })
             }
             Err(error) => {
-                self.refuse(format!("the table can not be written: {error}"));
-                Reaction::Redraw
+                self.refuse(format!("the table cannot be written: {error}"));
+                UpdateResult::Redraw
             }
         }
     }
 
     /// Runs the typed line. An invalid one stays, with what is wrong with it.
-    fn run_line(&mut self) -> Reaction {
-        let Overlay::Typing(line) = &self.overlay else { return Reaction::Nothing };
+    fn run_line(&mut self) -> UpdateResult {
+        let Overlay::Typing(line) = &self.overlay else { return UpdateResult::Nothing };
         let (text, remembered) = (line.text().to_owned(), format!("{}{}", line.sign(), line.text().trim()));
         if line.is_filter() {
             if line.wrong.is_none() {
                 self.remember_line(remembered);
                 self.overlay = Overlay::Nothing;
             }
-            return Reaction::Redraw;
+            return UpdateResult::Redraw;
         }
         if text.trim().is_empty() {
             self.overlay = Overlay::Nothing;
-            return Reaction::Redraw;
+            return UpdateResult::Redraw;
         }
         match command_line::parse(&text).and_then(|(action, argument)| self.check_typed(action, argument)) {
             Ok((action, argument)) => {
@@ -383,7 +385,7 @@ impl App {
                 if let Overlay::Typing(line) = &mut self.overlay {
                     line.wrong = Some(why);
                 }
-                Reaction::Redraw
+                UpdateResult::Redraw
             }
         }
     }
@@ -431,15 +433,16 @@ impl App {
     }
 
     /// A typed command, with the text after its word.
-    fn run_typed(&mut self, action: Action, argument: Option<&str>) -> Reaction {
+    fn run_typed(&mut self, action: Action, argument: Option<&str>) -> UpdateResult {
         match (action, argument) {
             (Action::Resize, argument) => {
                 let prepared = argument.and_then(parse_links);
-                return prepared
-                    .map_or(Reaction::Redraw, |prepared| Reaction::Ask(Command::Resize { prepared }));
+                return prepared.map_or(UpdateResult::Redraw, |prepared| {
+                    UpdateResult::Ask(Command::Resize { prepared })
+                });
             }
             (Action::LogLevel, Some(level)) => {
-                return Reaction::Ask(Command::LogLevel { level: level.to_owned() });
+                return UpdateResult::Ask(Command::LogLevel { level: level.to_owned() });
             }
             (Action::Close, Some(id)) => self.ask_close(Some(id)),
             (Action::CloseAll, Some(filter)) => return self.ask_close_all(Some(filter)),
@@ -464,7 +467,7 @@ impl App {
             }
             _ => return self.perform(action),
         }
-        Reaction::Redraw
+        UpdateResult::Redraw
     }
 }
 

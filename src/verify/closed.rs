@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A closed port of this machine refuses at once; one that does not answer is not open either.
-const KNOCK: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl VerifyRun {
     /// The internal half has no listening socket; in a pair, only the DMZ half's are there.
@@ -128,7 +128,7 @@ impl VerifyRun {
         if at.is_any() {
             at.host = if at.host.contains(':') { "::1".into() } else { "127.0.0.1".into() };
         }
-        match knock(&at).await {
+        match try_connect(&at).await {
             Err(error) => Ok(format!("the port of forward mode is closed: {error}")),
             Ok(_) => {
                 let holder = sockets::port_holder(at.port);
@@ -146,8 +146,8 @@ impl VerifyRun {
     }
 }
 
-async fn knock(at: &HostPort) -> Result<TcpStream, DialError> {
-    dial::dial(at, KNOCK).await
+async fn try_connect(at: &HostPort) -> Result<TcpStream, DialError> {
+    dial::dial(at, CONNECT_TIMEOUT).await
 }
 
 /// Where the internal half would listen in forward mode.
@@ -180,14 +180,14 @@ mod tests {
 
     /// A port whose queue is full: requests for a connection are dropped, as by a firewall.
     #[tokio::test(start_paused = true)]
-    async fn a_port_that_says_nothing_is_not_waited_for_longer() {
+    async fn a_silent_port_is_given_up_at_its_deadline() {
         let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         silent.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
         silent.listen(0).expect("it listens");
         let at = silent.local_addr().expect("it is bound").as_socket().expect("an address");
         let _fills = TcpStream::connect(at).await.expect("it connects");
         let at = HostPort { host: at.ip().to_string(), port: at.port() };
-        let knocked = happens_after(KNOCK, knock(&at)).await;
+        let knocked = happens_after(CONNECT_TIMEOUT, try_connect(&at)).await;
         assert!(knocked.is_err_and(|error| error.to_string().contains("no answer within 1s")));
     }
 }

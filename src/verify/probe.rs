@@ -67,7 +67,7 @@ pub struct ProbeEntry {
 
 /// How a probe reaches the accept.
 #[derive(Clone, Copy)]
-pub enum ProbePassage<'a> {
+pub enum ProbeResult<'a> {
     /// Through the port, like a client.
     Port,
     /// In memory: a locked DMZ half cannot connect to its own port.
@@ -124,7 +124,7 @@ impl PendingProbes {
         &self,
         entry: &ProbeEntry,
         connector: Option<Connector>,
-        passage: ProbePassage<'_>,
+        passage: ProbeResult<'_>,
     ) -> Result<Duration, ProbeFailure> {
         let port = local_address_of(entry.at);
         let no_socket = |error| internal_failure(OTHER, format!("no socket for a probe: {error}"));
@@ -138,14 +138,14 @@ impl PendingProbes {
         };
         let is_unmet = |from| self.remove(from).is_some();
         let (from, result) = match passage {
-            ProbePassage::Port => {
+            ProbeResult::Port => {
                 let (socket, from) = bind(port).map_err(no_socket)?;
                 self.expect(from, sent);
                 let opened = socket.connect(port);
                 let going = run_probe(opened, port, entry.tls.as_ref(), ended, || is_unmet(from));
                 (from, timeout(WITHIN, going).await)
             }
-            ProbePassage::Memory(serve) => {
+            ProbeResult::Memory(serve) => {
                 let (ours, theirs) = socket_pair().map_err(no_socket)?;
                 let from = self.unused_address();
                 let expected = ExpectedProbe { service: entry.service.clone(), by_tls };
@@ -202,7 +202,7 @@ async fn run_probe(
             return Err(internal_failure(ProbeCause::ClientPort, format!("client port {port}: {error}")));
         }
         // Refused so quickly that the reset arrived before this call returned.
-        Err(_) => return Err(ended.await.map_or_else(|_| wordless_failure(), ProbeFailure::from)),
+        Err(_) => return Err(ended.await.map_or_else(|_| unexplained_failure(), ProbeFailure::from)),
     };
     // It is timed, and its bytes must not wait for an acknowledgement of the handshake.
     let _ = stream.set_nodelay(true);
@@ -230,7 +230,7 @@ async fn run_probe(
         let reason = format!("client port {port}: no route let it in: {error}");
         return Err(internal_failure(ProbeCause::ClientPort, reason));
     }
-    let Ok(ended) = ended.await else { return Err(wordless_failure()) };
+    let Ok(ended) = ended.await else { return Err(unexplained_failure()) };
     match exchanged {
         Ok(_) if ended.end.who != EndedBy::Nobody => Err(ended.into()),
         Ok((received, took)) if received == word => Ok(took),
@@ -255,7 +255,7 @@ pub async fn is_refused_after_grant(stream: &mut NetStream) -> bool {
     received.await.unwrap_or(false)
 }
 
-fn wordless_failure() -> ProbeFailure {
+fn unexplained_failure() -> ProbeFailure {
     internal_failure(OTHER, "its session ended without a word; this is a bug".into())
 }
 

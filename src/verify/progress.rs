@@ -9,7 +9,7 @@ use std::{
 
 use crate::telemetry::{
     checklist::{CheckStep, StepReport, StepResult},
-    snapshot::{CheckRow, WalkRow},
+    snapshot::{CheckRow, VerifyRow},
 };
 
 /// How many profiles' forward checks are remembered.
@@ -51,8 +51,8 @@ impl VerifyProgress {
         let Some(run) = &mut kept.run else { return };
         run.steps.push(report.clone());
         let name = run.profile.clone();
-        let is_told = report.step == CheckStep::Forward && report.result != StepResult::Skip;
-        if is_told && (kept.forward.len() < PROFILES_MAX || kept.forward.contains_key(&name)) {
+        let is_reported = report.step == CheckStep::Forward && report.result != StepResult::Skip;
+        if is_reported && (kept.forward.len() < PROFILES_MAX || kept.forward.contains_key(&name)) {
             kept.forward.insert(name, (report.result == StepResult::Pass, Instant::now()));
         }
     }
@@ -67,8 +67,8 @@ impl VerifyProgress {
         self.lock().run.as_ref().is_some_and(|run| run.walking.is_some())
     }
 
-    pub fn row(&self) -> Option<WalkRow> {
-        self.lock().run.as_ref().map(|run| WalkRow {
+    pub fn row(&self) -> Option<VerifyRow> {
+        self.lock().run.as_ref().map(|run| VerifyRow {
             profile: run.profile.clone(),
             walking: run.walking,
             steps: run.steps.clone(),

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     advice,
-    probe::{PendingProbes, ProbeEntry, ProbePassage},
+    probe::{PendingProbes, ProbeEntry, ProbeResult},
     progress::VerifyProgress,
 };
 use crate::{
@@ -21,10 +21,10 @@ use crate::{
         Connector,
         direct::{self, BackendTarget},
     },
-    disk::{FileWork, PipePolicy, WorkError},
+    disk::{FileWork, FileWorkError, PipePolicy},
     link::handshake,
     net::{
-        dns::{DnsError, DnsResolver, name_rules::FollowedAnswer},
+        dns::{DnsError, DnsResolver, name_rules::LookupAnswer},
         listen::BindError,
     },
     profile::{
@@ -57,7 +57,7 @@ pub trait TrialParts: Send + Sync {
 #[derive(Debug, Error)]
 pub enum TrialError {
     #[error(transparent)]
-    Files(WorkError),
+    Files(FileWorkError),
     #[error(transparent)]
     Bind(BindError),
     #[error("the gateway is stopping")]
@@ -169,7 +169,7 @@ impl VerifyRun {
             }
             running @ (Mode::Forward | Mode::Reverse) => {
                 let [running, wanted] = [running, mode].map(Mode::word);
-                format!("this gateway runs in mode {running}, and its profile can not go in mode {wanted}")
+                format!("this gateway runs in mode {running}, and its profile cannot go in mode {wanted}")
             }
         }
     }
@@ -209,10 +209,10 @@ impl VerifyRun {
         StepFinding::pass(format!("probes came back: {}; over {links}", came_back.join(", ")))
     }
 
-    fn probe_passage(&self) -> ProbePassage<'_> {
+    fn probe_passage(&self) -> ProbeResult<'_> {
         match self.locked.map(|locked| locked.half) {
-            Some(Half::Dmz) => ProbePassage::Memory(&self.serve),
-            Some(Half::Internal) | None => ProbePassage::Port,
+            Some(Half::Dmz) => ProbeResult::Memory(&self.serve),
+            Some(Half::Internal) | None => ProbeResult::Port,
         }
     }
 }
@@ -225,7 +225,7 @@ impl Drop for VerifyRun {
     }
 }
 
-pub(super) fn unanswered_finding(error: WorkError) -> StepFinding {
+pub(super) fn unanswered_finding(error: FileWorkError) -> StepFinding {
     StepFinding::fail(error.to_string(), "look at the disk, or at the file server, that the profile is on")
 }
 
@@ -430,7 +430,7 @@ fn is_healthy(row: &PoolRow) -> bool {
     row.state == PoolState::Healthy
 }
 
-/// What is told of links that did not come about, and of those that did.
+/// Describes the links that could not be established, and those that were.
 fn not_ready_finding(rows: &[PoolRow], refused: Option<LinkFault>) -> StepFinding {
     let missing = || rows.iter().filter(|row| !is_healthy(row));
     let mut seen = join(missing().map(describe_pool));

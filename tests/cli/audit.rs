@@ -8,23 +8,23 @@ use serde_json::Value;
 use crate::{
     DIRECT,
     commands::issued,
-    process::{Place, SOON, until},
+    process::{SOON, TestFolder, until},
     run,
     setup::{Pair, dmz_half, internal_half},
 };
 
-fn lines(place: &Place, name: &str) -> Vec<Value> {
+fn lines(place: &TestFolder, name: &str) -> Vec<Value> {
     let text = fs::read_to_string(place.path(name)).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-fn actions(place: &Place, name: &str) -> Vec<String> {
+fn actions(place: &TestFolder, name: &str) -> Vec<String> {
     lines(place, name).iter().map(|line| line["action"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 #[test]
 fn commands_signals_starts_and_stops_are_chained_lines() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
     let gateway = place.start("one");
     let socket = place.path("run/one.sock").display().to_string();
@@ -77,7 +77,7 @@ fn commands_signals_starts_and_stops_are_chained_lines() {
 
 #[test]
 fn what_an_operator_cuts_and_renewed_certificates_have_their_lines() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("trail")).expect("it is made");
     let _pair = Pair::of(&place, &dmz_half("127.0.0.1:0", &["orders"]), |link| {
         format!("audit: trail/audit.jsonl\n{}", internal_half(link, &[("orders", "echo://")]))
@@ -111,7 +111,7 @@ fn what_an_operator_cuts_and_renewed_certificates_have_their_lines() {
 
 #[test]
 fn a_second_gateway_does_not_write_into_the_file_of_the_first() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
     place.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
     let _one = place.start("one");
@@ -131,7 +131,7 @@ fn a_second_gateway_does_not_write_into_the_file_of_the_first() {
 
 #[test]
 fn a_gateway_goes_on_with_its_own_file_however_that_is_spelled() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("logs")).expect("a folder");
     place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
     place.write("two.yaml", &format!("audit: logs/../audit.jsonl\n{DIRECT}"));
@@ -144,7 +144,7 @@ fn a_gateway_goes_on_with_its_own_file_however_that_is_spelled() {
 
 #[test]
 fn a_killed_gateway_leaves_a_cut_line_and_the_next_goes_on() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
     let gateway = place.start("one");
     until("it is written", SOON, || (!lines(&place, "audit.jsonl").is_empty()).then_some(()));
@@ -163,13 +163,13 @@ fn a_killed_gateway_leaves_a_cut_line_and_the_next_goes_on() {
 }
 
 #[test]
-fn a_file_that_can_not_be_written_is_told_and_stops_nothing() {
-    let place = Place::with_certificates();
+fn a_file_that_cannot_be_written_is_reported_and_stops_nothing() {
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("folder")).expect("it is made");
     for (file, why) in [("folder", "it is no file"), ("/dev/full", "No space left on device")] {
         place.write("one.yaml", &format!("audit: {file}\n{DIRECT}"));
         let gateway = place.start("one");
-        let reported = format!("can not be written: {why}");
+        let reported = format!("cannot be written: {why}");
         until("it is told", SOON, || gateway.log().contains(&reported).then_some(()));
         assert_eq!(gateway.status()["phase"], "running");
     }
@@ -178,7 +178,7 @@ fn a_file_that_can_not_be_written_is_told_and_stops_nothing() {
 /// The lock of a half lets its audit be written.
 #[test]
 fn a_locked_half_writes_its_audit() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("trail")).expect("it is made");
     let half = dmz_half("127.0.0.1:0", &["echo"]);
     place.write("dmz.yaml", &format!("audit: trail/audit.jsonl\n{half}"));

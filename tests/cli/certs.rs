@@ -1,24 +1,24 @@
 //! `certs`: what it issues, renews and revokes, and that it says what it did not do.
-#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 
 use crate::{
-    process::Place,
+    process::TestFolder,
     run,
     setup::{dmz_half, internal_half},
 };
 
-fn openssl(place: &Place, line: &str) -> String {
+fn openssl(place: &TestFolder, line: &str) -> String {
     let done = Command::new("openssl").args(line.split(' ')).current_dir(place.path("pki")).output().unwrap();
     assert!(done.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
 }
 
-/// A pair in files of this name that ends in so many days, of the CA that is there.
-pub fn ending(place: &Place, name: &str, in_days: i64) {
+/// A certificate and key in files of this name, which end in this many days, of the existing CA.
+pub fn ending(place: &TestFolder, name: &str, in_days: i64) {
     let read = |file: &str| fs::read_to_string(place.path(&format!("pki/{file}"))).unwrap();
     let issuer =
         Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap();
@@ -35,7 +35,7 @@ pub fn ending(place: &Place, name: &str, in_days: i64) {
 
 #[test]
 fn certs_issues_for_clients_of_any_name() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let made = run(&place, &["certs", "--out", "pki", "--client", "alice,bob"]);
     assert_eq!(made.code, Some(0), "{}", made.err);
     for name in ["alice", "bob"] {
@@ -57,7 +57,7 @@ fn certs_issues_for_clients_of_any_name() {
     }
     assert_eq!(run(&place, &["certs", "--out", "new", "--client", "bob"]).code, Some(0));
     assert!(place.path("new/bob.pem").exists() && !place.path("new/dmz.pem").exists());
-    // What can not be done is told, and the rest is done.
+    // What cannot be done is reported, and the rest is done.
     fs::copy(place.path("pki/alice.pem"), place.path("pki/carol.pem")).unwrap();
     fs::copy(place.path("pki/alice.key"), place.path("pki/carol.key")).unwrap();
     let some = run(&place, &["certs", "--out", "pki", "--client", "carol,dave"]);
@@ -68,7 +68,7 @@ fn certs_issues_for_clients_of_any_name() {
 
 #[test]
 fn certs_renews_what_ends_and_keeps_what_it_was() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let nothing = run(&place, &["certs", "--out", "pki", "--renew"]);
     assert_eq!((nothing.code, nothing.out.contains("nothing to renew")), (Some(0), true), "{}", nothing.err);
     for (name, days) in [("soon", 29), ("ended", -1), ("later", 31), ("keyless", 5)] {
@@ -99,7 +99,7 @@ fn certs_renews_what_ends_and_keeps_what_it_was() {
 
 #[test]
 fn certs_makes_a_list_of_what_is_revoked() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     run(&place, &["certs", "--out", "pki", "--client", "alice,bob"]);
     let serial = |name: &str| {
         openssl(&place, &format!("x509 -in {name}.pem -noout -serial")).trim()["serial=".len()..].to_owned()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     connect,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::{dmz_half, internal_half},
 };
 
@@ -26,7 +26,7 @@ fn echo(client: &mut TcpStream) {
     client.read_exact(&mut [0; 5]).expect("it comes back");
 }
 
-fn start<'a>(place: &'a Place, library: &str, name: &str) -> Gateway<'a> {
+fn start<'a>(place: &'a TestFolder, library: &str, name: &str) -> Gateway<'a> {
     let surroundings = [
         format!("LD_PRELOAD={library}"),
         format!("FAKETIME_TIMESTAMP_FILE={}", place.path("clock").display()),
@@ -48,7 +48,7 @@ fn a_wall_clock_that_jumps_cuts_no_session_and_keeps_nobody_out() {
         println!("skipped: a_wall_clock_that_jumps needs libfaketime");
         return;
     };
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("clock", "+0\n");
     let limits =
         "session_limit: 1h, idle: 10m, per_client: { sessions: 10, rate: 50/s }, rate: { session: 1MB/s }";

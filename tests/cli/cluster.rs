@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     connect,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     run,
     setup::{dmz_half, free_ports, internal_half},
     upgrade::ask,
@@ -130,7 +130,7 @@ fn wait_linked(gateway: &Gateway, peers: &[&str]) {
 }
 
 struct Cluster<'a> {
-    place: &'a Place,
+    place: &'a TestFolder,
     accepts: [SocketAddr; 3],
     /// The DMZ gateways, and then the internal ones.
     gateways: Vec<Gateway<'a>>,
@@ -139,7 +139,7 @@ struct Cluster<'a> {
 const NAMES: [&str; 5] = ["d1", "d2", "d3", "i1", "i2"];
 
 impl<'a> Cluster<'a> {
-    fn start(place: &'a Place) -> Self {
+    fn start(place: &'a TestFolder) -> Self {
         let arguments = ["certs", "--out", "cluster", "--dmz", "d1,d2,d3", "--internal", "i1,i2"];
         assert_eq!(run(place, &arguments).code, Some(0));
         let [a, b, c, d, e, f] = free_ports();
@@ -226,7 +226,7 @@ fn named(text: &str, half: &str, name: &str, peer: &str, peers: &str) -> String 
 
 #[test]
 fn sessions_are_spread_evenly_and_any_one_gateway_is_killed_at_no_cost_to_the_others() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let mut cluster = Cluster::start(&place);
     let mut open: Vec<_> =
         (0..3 * SESSIONS).map(|turn| LongSession::open(turn % 3, cluster.accepts[turn % 3])).collect();
@@ -243,21 +243,21 @@ fn sessions_are_spread_evenly_and_any_one_gateway_is_killed_at_no_cost_to_the_ot
 
 #[test]
 fn verify_names_each_peer_and_the_one_that_is_missing() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let cluster = Cluster::start(&place);
     let seen = |at: usize| {
         let (profile, socket) = (format!("{}.yaml", NAMES[at]), format!("run/{}.sock", NAMES[at]));
-        let told = run(&place, &["verify", "--json", "--profile", &profile, "--admin", &socket]);
+        let verified = run(&place, &["verify", "--json", "--profile", &profile, "--admin", &socket]);
         let report: Value =
-            serde_json::from_str(&told.out).unwrap_or_else(|error| panic!("{error}: {}", told.err));
+            serde_json::from_str(&verified.out).unwrap_or_else(|error| panic!("{error}: {}", verified.err));
         let mut steps = report["steps"].as_array().expect("steps").iter();
         let step = steps.find(|step| step["step"] == "reverse").expect("the step of the mode");
         let text = |key: &str| step[key].as_str().unwrap_or_default().to_owned();
         [text("result"), text("seen")]
     };
     for (at, peers) in [(0, &INTERNAL[..]), (3, &DMZ[..])] {
-        let [result, told] = seen(at);
-        assert!(result == "pass" && peers.iter().all(|peer| told.contains(peer)), "{told}");
+        let [result, verified] = seen(at);
+        assert!(result == "pass" && peers.iter().all(|peer| verified.contains(peer)), "{verified}");
     }
     for (victim, at) in [(1, 3), (4, 0)] {
         cluster.gateways[victim].signal(Signal::KILL);
@@ -266,8 +266,8 @@ fn verify_names_each_peer_and_the_one_that_is_missing() {
             let mut rows = status["pools"].as_array().into_iter().flatten();
             rows.any(|row| row["peer"] == name && row["state"] == "down")
         });
-        let [result, told] = seen(at);
-        let (missing, well) = told.split_once("; well: ").unwrap_or_else(|| panic!("{told}"));
-        assert!(result == "fail" && missing.contains(name) && !well.contains(name), "{told}");
+        let [result, verified] = seen(at);
+        let (missing, well) = verified.split_once("; well: ").unwrap_or_else(|| panic!("{verified}"));
+        assert!(result == "fail" && missing.contains(name) && !well.contains(name), "{verified}");
     }
 }

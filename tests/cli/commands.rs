@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     DIRECT,
-    process::Place,
+    process::TestFolder,
     run,
     setup::{dmz_half, internal_half},
 };
@@ -31,7 +31,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn exit_codes_without_a_gateway() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("bad.yaml", "mode: sideways\n");
     for (args, code) in [
         (&["--version"][..], 0),
@@ -70,7 +70,7 @@ fn exit_codes_without_a_gateway() {
 
 #[test]
 fn check_prints_every_problem_where_it_is() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("profiles")).expect("a folder");
     place.write("profiles/good.yaml", DIRECT);
     let good = run(&place, &["check"]);
@@ -101,7 +101,7 @@ fn check_prints_every_problem_where_it_is() {
 
 #[test]
 fn missing_certificates_are_named_one_by_one() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("pair.yaml", &pair());
     assert_eq!(run(&place, &["check", "pair.yaml"]).code, Some(0));
     fs::remove_dir_all(place.path("pki")).expect("they are removed");
@@ -119,7 +119,7 @@ fn missing_certificates_are_named_one_by_one() {
 
 #[test]
 fn a_role_leaves_the_files_of_the_other_half_alone() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("pair.yaml", &pair());
     for (role, other) in [("dmz", "internal"), ("internal", "dmz")] {
         for ending in ["pem", "key"] {
@@ -137,7 +137,7 @@ fn a_role_leaves_the_files_of_the_other_half_alone() {
 
 #[test]
 fn certs_makes_private_keys_and_never_overwrites() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let files = ["ca.pem", "ca.key", "dmz.pem", "dmz.key", "internal.pem", "internal.key"];
     let made = run(&place, &["certs", "--out", "new/pki", "--dmz", "dmz-2", "--internal", "internal-2"]);
     assert_eq!(made.code, Some(0), "{}", made.err);
@@ -177,7 +177,7 @@ fn certs_makes_private_keys_and_never_overwrites() {
 
 #[test]
 fn bad_keys_and_certificates_are_refused_with_their_reason() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["web"]));
     let check = |wanted: &str| {
         let sent = run(&place, &["check", "dmz.yaml"]);
@@ -216,7 +216,7 @@ fn bad_keys_and_certificates_are_refused_with_their_reason() {
     copy("other/dmz.pem", "pki/dmz.pem");
     copy("other/dmz.key", "pki/dmz.key");
     check(
-        "it can not serve as a TLS server: certificate 1 of 1 (`CN=dmz`) is issued by `CN=portcullis private CA",
+        "it cannot serve as a TLS server: certificate 1 of 1 (`CN=dmz`) is issued by `CN=portcullis private CA",
     );
     copy("dmz.pem", "pki/dmz.pem");
     copy("dmz.key", "pki/dmz.key");
@@ -224,12 +224,12 @@ fn bad_keys_and_certificates_are_refused_with_their_reason() {
 }
 
 /// A certificate of the folder's CA that ended yesterday.
-fn expired(place: &Place) -> (String, String) {
+fn expired(place: &TestFolder) -> (String, String) {
     issued(place, "dmz", -10, -1)
 }
 
 /// A certificate of the folder's CA for `name`, valid between these days from now, and its key.
-pub fn issued(place: &Place, name: &str, from_day: i64, to_day: i64) -> (String, String) {
+pub fn issued(place: &TestFolder, name: &str, from_day: i64, to_day: i64) -> (String, String) {
     use rcgen::{CertificateParams, Issuer, KeyPair};
     let read = |file| fs::read_to_string(place.path(file)).expect("a file");
     let authority = KeyPair::from_pem(&read("pki/ca.key")).expect("a key");
@@ -263,8 +263,8 @@ const ANSWERS: &[&[&str]] = &[
     &["certs", "--out", "pki"],
 ];
 
-fn with_a_profile() -> Place {
-    let place = Place::with_certificates();
+fn with_a_profile() -> TestFolder {
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("profiles")).expect("a folder");
     place.write("profiles/direct.yaml", DIRECT);
     place.write("audit.log", "");
@@ -286,7 +286,7 @@ fn a_reader_that_has_had_enough_is_no_error() {
 }
 
 #[test]
-fn an_answer_that_can_not_be_written_is_an_error() {
+fn an_answer_that_cannot_be_written_is_an_error() {
     let place = with_a_profile();
     for command in ANSWERS {
         let full = File::options().write(true).open("/dev/full").expect("Linux has it");
@@ -299,7 +299,7 @@ fn an_answer_that_can_not_be_written_is_an_error() {
 
 #[test]
 fn a_folder_without_profiles_is_no_success() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("none")).expect("a folder");
     for (folder, why) in [("none", "holds none"), ("missing", "No such file or directory")] {
         let sent = run(&place, &["check", "--profiles", folder]);
@@ -321,7 +321,7 @@ fn check_looks_at_the_profile_that_is_named_and_no_other() {
 
 #[test]
 fn halves_that_are_checked_together_have_to_go_together() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let check = |files: &[&str], wanted: &[&str]| {
         let sent = run(&place, &[&["check"], files].concat());
         assert_eq!(sent.code, Some(if wanted.is_empty() { 0 } else { 2 }), "{files:?}: {}", sent.out);
@@ -375,7 +375,7 @@ fn halves_that_are_checked_together_have_to_go_together() {
 
 #[test]
 fn certificates_for_several_gateways_are_called_after_them() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let made = run(&place, &["certs", "--out", "many", "--dmz", "gate-1,gate-2", "--internal", "inside"]);
     assert_eq!(made.code, Some(0), "{}", made.err);
     for file in
@@ -399,8 +399,8 @@ fn certificates_for_several_gateways_are_called_after_them() {
 }
 
 #[test]
-fn problems_are_told_to_programs_as_a_list() {
-    let place = Place::with_certificates();
+fn problems_are_reported_to_programs_as_a_list() {
+    let place = TestFolder::with_certificates();
     place.write("good.yaml", crate::DIRECT);
     place.write(
         "bad.yaml",
@@ -430,7 +430,7 @@ fn problems_are_told_to_programs_as_a_list() {
 
 #[test]
 fn the_manual_page_is_whole() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let page = run(&place, &["man"]).out;
     for section in ["NAME", "SYNOPSIS", "OPTIONS", "COMMANDS", "SIGNALS", "FILES", "ENVIRONMENT", "EXAMPLES"]
     {
@@ -451,7 +451,7 @@ fn the_manual_page_is_whole() {
 
 #[test]
 fn the_runtime_folder_is_the_units_own_and_absolute() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let ask = |variables: &[(&str, &str)]| {
         let mut command = place.command(&["status"]);
         command.env_remove("XDG_RUNTIME_DIR").envs(variables.iter().copied());

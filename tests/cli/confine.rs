@@ -1,4 +1,4 @@
-//! The lock: what a half in reverse mode can not do any more, and all that goes on working behind it.
+//! The lock: what a half in reverse mode cannot do any more, and all that goes on working behind it.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{
     commands::issued,
     connect,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     run,
     setup::{Pair, dmz_half, internal_half},
     threads::locked_threads,
@@ -33,7 +33,7 @@ fn echoes(at: SocketAddr) {
 
 /// Asks a running gateway, which does it.
 #[track_caller]
-fn done(place: &Place, gateway: &str, command: &[&str]) -> String {
+fn done(place: &TestFolder, gateway: &str, command: &[&str]) -> String {
     let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
     let sent = run(place, &[command, &["--admin", &socket]].concat());
     assert_eq!(sent.code, Some(0), "{command:?}: {}", sent.err);
@@ -42,7 +42,7 @@ fn done(place: &Place, gateway: &str, command: &[&str]) -> String {
 
 /// Asks a running gateway, which refuses.
 #[track_caller]
-fn refused(place: &Place, gateway: &str, command: &[&str]) -> String {
+fn refused(place: &TestFolder, gateway: &str, command: &[&str]) -> String {
     let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
     let sent = run(place, &[command, &["--admin", &socket]].concat());
     assert_eq!(sent.code, Some(1), "{command:?}: {}", sent.out);
@@ -51,7 +51,7 @@ fn refused(place: &Place, gateway: &str, command: &[&str]) -> String {
 
 /// What a plan says that its gateway refuses.
 #[track_caller]
-fn refused_plan(place: &Place, gateway: &str, profile: &str) -> String {
+fn refused_plan(place: &TestFolder, gateway: &str, profile: &str) -> String {
     let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
     let sent = run(place, &["switch", "--plan", profile, "--admin", &socket]);
     assert_eq!(sent.code, Some(1), "{}: {}", sent.out, sent.err);
@@ -67,13 +67,13 @@ fn refuses(gateway: &Gateway<'_>, half: &str) -> Vec<Value> {
 
 #[test]
 fn every_known_way_out_of_a_locked_half_is_refused() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let sent = run(&place, &["selftest", "confine"]);
     assert_eq!(sent.code, Some(0), "{}\n{}", sent.out, sent.err);
     for half in ["internal:", "dmz:"] {
         assert!(sent.out.contains(half), "{}", sent.out);
     }
-    let ways = [
+    let methods = [
         "listen without bind",
         "TCP connect",
         "io_uring_setup  ",
@@ -89,20 +89,20 @@ fn every_known_way_out_of_a_locked_half_is_refused() {
         "a device node",
         "clone3",
     ];
-    for way in ways {
+    for method in methods {
         let row = sent
             .out
             .lines()
-            .find(|line| !line.contains("Landlock") && line.contains(way))
-            .unwrap_or_else(|| panic!("{way}"));
+            .find(|line| !line.contains("Landlock") && line.contains(method))
+            .unwrap_or_else(|| panic!("{method}"));
         let words = row.matches("refused").count() + 2 * row.matches("not in this kernel").count();
         assert_eq!(words, 2, "in both threads: {row}");
     }
     // What the lock alone refuses, wherever this runs: each was open before it.
     let was_open = |row: &str| row.split("  ").any(|cell| cell.trim() == "open");
-    for way in ["TCP bind", "listen without bind", "UDP connect", "sendmsg", "execve"] {
-        let mut rows = sent.out.lines().filter(|row| row.trim_start().starts_with(&format!("{way}  ")));
-        assert!(rows.next().is_some_and(was_open), "{way}: {}", sent.out);
+    for method in ["TCP bind", "listen without bind", "UDP connect", "sendmsg", "execve"] {
+        let mut rows = sent.out.lines().filter(|row| row.trim_start().starts_with(&format!("{method}  ")));
+        assert!(rows.next().is_some_and(was_open), "{method}: {}", sent.out);
     }
     assert!(!sent.out.contains("let through"), "{}", sent.out);
     // The table of 32 bits is another one, which only some machines and kernels have.
@@ -115,7 +115,7 @@ fn every_known_way_out_of_a_locked_half_is_refused() {
 
 #[test]
 fn a_locked_pair_carries_sessions_and_is_operated_as_ever() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("echo", "echo://")]);
     assert!(refuses(&pair.internal, "internal").contains(&"listen".into()));
     assert!(refuses(&pair.dmz, "dmz").contains(&"connect".into()));
@@ -152,7 +152,7 @@ fn a_locked_pair_carries_sessions_and_is_operated_as_ever() {
 
 #[test]
 fn a_locked_internal_half_looks_names_up() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = backend.local_addr().expect("its address").port();
     let pair = Pair::reverse(&place, &[("named", &format!("tcp://localhost:{port}"))]);
@@ -164,7 +164,7 @@ fn a_locked_internal_half_looks_names_up() {
 
 #[test]
 fn a_locked_internal_half_dials_unix_sockets_where_a_backend_is_one_and_only_there() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let socket = place.path("app.sock").display().to_string();
     let backend = UnixListener::bind(&socket).expect("it binds");
     let address = format!("unix://{socket}");
@@ -181,7 +181,7 @@ fn a_locked_internal_half_dials_unix_sockets_where_a_backend_is_one_and_only_the
 
 #[test]
 fn a_unix_socket_that_the_lock_does_not_know_is_refused_by_its_path() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("echo", "echo://")]);
     assert!(pair.internal.status()["confined"]["internal"].get("unix").is_none());
     let link = format!("127.0.0.1:{}", pair.dmz.link_port());
@@ -192,10 +192,10 @@ fn a_unix_socket_that_the_lock_does_not_know_is_refused_by_its_path() {
 }
 
 #[test]
-fn verify_tries_the_lock_from_within_and_probes_a_half_that_can_not_connect() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+fn verify_tries_the_lock_from_within_and_probes_a_half_that_cannot_connect() {
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     place.write("outside.yaml", &format!("mode: reverse\n{}", ports.dmz(DMZ_TLS)));
-    // A way that is left open for a backend is none that the lock has failed to close.
+    // A call that is allowed for a backend does not count as a failure of the lock.
     let socket = place.path("app.sock").display().to_string();
     let _backend = UnixListener::bind(&socket).expect("it binds");
     let backend = format!("unix://{socket}");
@@ -248,7 +248,7 @@ impl Drop for Ended {
 
 #[test]
 fn a_locked_half_does_not_leave_reverse_mode_and_says_so_before() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     for mode in ["forward", "reverse"] {
         place.write(&format!("{mode}.yaml"), &format!("name: one\nmode: {mode}\n{}", ports.dmz(DMZ_TLS)));
         let inside = format!("name: one\nmode: {mode}\n{}", ports.internal(INTERNAL_TLS, "echo://"));
@@ -285,8 +285,8 @@ fn a_locked_half_does_not_leave_reverse_mode_and_says_so_before() {
 
 /// A profile without the lock may ask for what this process is refused all the same.
 #[test]
-fn what_the_lock_refuses_later_is_told_by_its_name_and_once() {
-    let place = Place::with_certificates();
+fn what_the_lock_refuses_later_is_reported_by_its_name_and_once() {
+    let place = TestFolder::with_certificates();
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = format!("tcp://{}", backend.local_addr().expect("its address"));
     let pair = Pair::reverse(&place, &[("orders", &address)]);
@@ -302,20 +302,20 @@ fn what_the_lock_refuses_later_is_told_by_its_name_and_once() {
         let mut client = connect(pair.dmz.accept("orders"));
         assert!(crate::is_reset(&client.read(&mut [0])), "it was served");
     }
-    let told = |status: &Value| {
+    let notice_count = |status: &Value| {
         let notices = status["notices"].as_array().expect("a list").iter();
         notices.filter(|line| line["text"].as_str().is_some_and(|text| text.starts_with(words))).count()
     };
     let status = pair.internal.wait("both are told", SOON, |status| {
-        status["ended"].to_string().matches(words).count() == 2 && told(status) > 0
+        status["ended"].to_string().matches(words).count() == 2 && notice_count(status) > 0
     });
-    assert_eq!(told(&status), 1, "{:#}", status["notices"]);
+    assert_eq!(notice_count(&status), 1, "{:#}", status["notices"]);
 }
 
 /// What a rollback needs must not be refused by then.
 #[test]
 fn a_switch_to_reverse_that_goes_back_has_taken_no_lock() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     for mode in ["forward", "reverse"] {
         place.write(&format!("{mode}.yaml"), &format!("name: one\nmode: {mode}\n{}", ports.dmz(DMZ_TLS)));
     }
@@ -336,7 +336,7 @@ fn a_switch_to_reverse_that_goes_back_has_taken_no_lock() {
     let status = outside.status();
     assert_eq!((&status["mode"], &status["confined"]["dmz"]), (&"forward".into(), &Value::Null));
     assert!(!outside.log().contains("locked: the DMZ half can accept"), "{}", outside.log());
-    // It dials as before: its links are made anew.
+    // It dials as before: its links are established again.
     done(&place, "inside", &["stop"]);
     let _again = place.start_as("again", &[], &["--no-ui", "--profile", "inside.yaml"]);
     outside.wait_healthy();
@@ -345,7 +345,7 @@ fn a_switch_to_reverse_that_goes_back_has_taken_no_lock() {
 
 #[test]
 fn what_was_not_known_at_the_start_is_refused_by_its_path() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("profiles")).expect("a folder");
     fs::rename(place.path("pki"), place.path("profiles/pki")).expect("it is moved");
     let dmz = dmz_half("127.0.0.1:0", &["echo"]);
@@ -372,7 +372,7 @@ fn what_was_not_known_at_the_start_is_refused_by_its_path() {
 
 #[test]
 fn a_log_that_the_lock_does_not_cover_is_refused_by_its_path() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let dmz = dmz_half("127.0.0.1:0", &["echo"]);
     // The folder of a log that is missing at the start is made then.
     let logged = format!("log: logs/gate.json\n{dmz}");
@@ -399,7 +399,8 @@ fn a_log_that_the_lock_does_not_cover_is_refused_by_its_path() {
         assert!(plan.contains("refused: this process is locked"), "{plan}");
         assert!(!place.path(&file).exists() && !gateway.log().contains("audit_file"), "{}", gateway.log());
     }
-    // What it covers is taken, and a folder of the same name that is made anew is another one.
+    // What it covers is taken, and a folder that is created again under the same name is another
+    // one.
     place.write("dmz.yaml", &format!("access_log: logs/access.json\n{logged}"));
     done(&place, "dmz", &["reload"]);
     fs::remove_dir_all(place.path("logs")).expect("it is removed");
@@ -412,8 +413,8 @@ fn a_log_that_the_lock_does_not_cover_is_refused_by_its_path() {
 
 /// What goes on behind the lock that opens files: renewed certificates, a recording, logs that are rotated.
 #[test]
-fn files_that_a_locked_half_was_started_with_are_read_and_opened_anew() {
-    let place = Place::with_certificates();
+fn files_that_a_locked_half_was_started_with_are_read_and_reopened() {
+    let place = TestFolder::with_certificates();
     let keys = "log: logs/gate.json\naccess_log: logs/access.json\n";
     place.write("dmz.yaml", &format!("{keys}{}", dmz_half("127.0.0.1:0", &["echo"])));
     fs::create_dir(place.path("kept")).expect("a folder");
@@ -451,7 +452,7 @@ fn files_that_a_locked_half_was_started_with_are_read_and_opened_anew() {
 
 #[test]
 fn a_lock_is_off_where_the_profile_says_so_and_words_of_two_kinds_mean_it() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     for (word, is_locked) in [("off", false), ("false", false), ("on", true), ("required", true)] {
         place.write("dmz.yaml", &format!("confine: {word}\n{}", dmz_half("127.0.0.1:0", &["echo"])));
         let gateway = place.start("dmz");
@@ -485,13 +486,13 @@ fn without(call: libc::c_long, errno: i32, test: impl FnOnce() + Send) {
 }
 
 #[test]
-fn what_this_kernel_does_not_offer_is_told_once_and_refused_where_it_is_required() {
+fn what_this_kernel_does_not_offer_is_reported_once_and_refused_where_it_is_required() {
     for (call, errno, reason) in [
         (libc::SYS_landlock_create_ruleset, libc::ENOSYS, "this kernel has no Landlock"),
         (libc::SYS_seccomp, libc::EINVAL, "the kernel takes no seccomp filter"),
     ] {
         without(call, errno, || {
-            let place = Place::with_certificates();
+            let place = TestFolder::with_certificates();
             let pair = Pair::reverse(&place, &[("echo", "echo://")]);
             echoes(pair.dmz.accept("echo"));
             for (gateway, half) in [(&pair.dmz, "dmz"), (&pair.internal, "internal")] {
@@ -537,21 +538,21 @@ fn what_this_kernel_does_not_offer_is_told_once_and_refused_where_it_is_required
 /// Whoever starts it may hand it a socket at which others reach it; the filters would not know of it.
 #[test]
 fn an_internal_half_does_not_start_with_a_socket_at_which_others_reach_it() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("internal.yaml", &internal_half("127.0.0.1:9", &[("echo", "echo://")]));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let at = listener.local_addr().expect("its address");
     let mut command = place.command(&["--no-ui", "--profile", "internal.yaml", "--admin", "none"]);
     command.stdin(std::os::fd::OwnedFd::from(listener));
-    let said = crate::said(command.output().expect("it ends"));
-    assert_eq!(said.code, Some(1), "{}", said.err);
-    assert!(said.err.contains(&format!("tcp {at} (descriptor 0)")), "{}", said.err);
+    let output = crate::output_of(command.output().expect("it ends"));
+    assert_eq!(output.code, Some(1), "{}", output.err);
+    assert!(output.err.contains(&format!("tcp {at} (descriptor 0)")), "{}", output.err);
 }
 
 /// A gateway that logs to a device may write that one alone, and not what stands beside it.
 #[test]
 fn a_log_to_a_device_opens_no_other() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let dmz = dmz_half("127.0.0.1:0", &["echo"]);
     place.write("dmz.yaml", &format!("log: /dev/full\n{dmz}"));
     let gateway = place.start("dmz");

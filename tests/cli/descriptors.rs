@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     DIRECT, connect,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     run,
     setup::{dmz_half, internal_half},
 };
@@ -25,7 +25,7 @@ const MEASURED: Duration = Duration::from_secs(2);
 
 #[test]
 fn out_of_descriptors_accepting_pauses_and_goes_on() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let limit = format!("--nofile={LIMIT}");
     let gateway = place.start_as("one", &["prlimit", &limit], &["--no-ui", "--profile", "one.yaml"]);
@@ -54,14 +54,14 @@ fn out_of_descriptors_accepting_pauses_and_goes_on() {
 }
 
 /// Descriptors of a gateway that serves nobody: what `status` shows, without what asking for it takes.
-fn at_rest(place: &Place, profile: &str) -> u64 {
+fn at_rest(place: &TestFolder, profile: &str) -> u64 {
     let gateway = place.start(profile);
     let used = gateway.status()["descriptors"]["used"].as_u64().expect("a number");
     used - 1
 }
 
 /// The pair of `spare` descriptors more on the DMZ half than it needs at rest.
-fn starved<'a>(place: &'a Place, dmz: &str, spare: u64) -> (Gateway<'a>, String) {
+fn starved<'a>(place: &'a TestFolder, dmz: &str, spare: u64) -> (Gateway<'a>, String) {
     place.write("dmz.yaml", dmz);
     let limit = format!("--nofile={}", at_rest(place, "dmz") + spare);
     let gateway = place.start_as("dmz", &["prlimit", &limit], &["--no-ui", "--profile", "dmz.yaml"]);
@@ -70,7 +70,7 @@ fn starved<'a>(place: &'a Place, dmz: &str, spare: u64) -> (Gateway<'a>, String)
 }
 
 /// A certificate for another internal gateway, of the same authority.
-fn certify(place: &Place, name: &str) {
+fn certify(place: &TestFolder, name: &str) {
     let rename = |from: &str, to: &str| {
         for kind in ["pem", "key"] {
             let path = |name: &str| place.path(&format!("pki/{name}.{kind}"));
@@ -84,8 +84,8 @@ fn certify(place: &Place, name: &str) {
     rename("kept", "internal");
 }
 
-/// A client's whole life: what it says comes back.
-fn comes_and_goes(port: SocketAddr) {
+/// Connects, sends, checks the echo, and closes.
+fn run_client(port: SocketAddr) {
     let mut client = connect(port);
     client.write_all(b"x").expect("it is sent");
     client.read_exact(&mut [0]).expect("it is served");
@@ -104,7 +104,7 @@ fn with_few_descriptors_plain_links_and_clients_each_have_their_share() {
 }
 
 fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (dmz, link) = starved(&place, &written(&dmz_half("127.0.0.1:0", &["echo"])), spare);
     place.write("internal.yaml", &written(&internal_half(&link, &[("echo", "echo://")])));
     let _internal = place.start("internal");
@@ -112,7 +112,7 @@ fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
     let port = dmz.accept("echo");
     thread::scope(|scope| {
         for _ in 0..20 {
-            scope.spawn(|| (0..10).for_each(|_| comes_and_goes(port)));
+            scope.spawn(|| (0..10).for_each(|_| run_client(port)));
         }
         for _ in 0..10 {
             assert_eq!(dmz.status()["phase"], "running", "it answers all the while");
@@ -123,7 +123,7 @@ fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
         ready(status) && status["totals"]["sessions_open"] == 0
     });
     assert_eq!((&status["totals"]["sessions"], &status["totals"]["refused"]), (&200.into(), &0.into()));
-    comes_and_goes(port);
+    run_client(port);
     let log = dmz.log();
     let reported: Vec<_> = log.lines().filter(|line| line.contains("open files")).collect();
     assert!(reported.iter().any(|line| line.contains("WARN") && line.contains("1000")), "{reported:?}");
@@ -132,7 +132,7 @@ fn check_shares(spare: u64, written: impl Fn(&str) -> String) {
 
 #[test]
 fn a_peer_that_dials_without_end_takes_no_descriptors_of_others() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     certify(&place, "greedy");
     let dmz =
         dmz_half("127.0.0.1:0", &["echo", "one"]).replace("peers: [internal]", "peers: [internal, greedy]");
@@ -152,8 +152,8 @@ fn a_peer_that_dials_without_end_takes_no_descriptors_of_others() {
     let internal = place.start("internal");
     internal.wait_healthy();
     let other = dmz.accept("echo");
-    (0..20).for_each(|_| comes_and_goes(other));
-    comes_and_goes(port);
+    (0..20).for_each(|_| run_client(other));
+    run_client(port);
     let status = dmz.status();
     let of_greedy = status["pools"].as_array().expect("rows").iter().find(|pool| pool["peer"] == "greedy");
     let ready = of_greedy.and_then(|pool| pool["ready"].as_u64()).expect("its row");
@@ -175,8 +175,8 @@ fn leave(gateway: &Gateway<'_>, spare: Option<usize>) {
 }
 
 #[test]
-fn a_limit_that_falls_under_a_running_gateway_is_told_and_it_recovers_by_itself() {
-    let place = Place::with_certificates();
+fn a_limit_that_falls_under_a_running_gateway_is_reported_and_it_recovers_by_itself() {
+    let place = TestFolder::with_certificates();
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = backend.local_addr().expect("it is bound");
     thread::spawn(move || {
@@ -193,7 +193,7 @@ fn a_limit_that_falls_under_a_running_gateway_is_told_and_it_recovers_by_itself(
     place.write("one.yaml", &profile);
     let gateway = place.start_as("one", &["prlimit", "--nofile=1024"], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("shop");
-    comes_and_goes(port);
+    run_client(port);
     gateway.wait("nobody is left", SOON, |status| status["totals"]["sessions_open"] == 0);
 
     // The client takes the last one, and none is left to dial its backend.
@@ -215,7 +215,7 @@ fn a_limit_that_falls_under_a_running_gateway_is_told_and_it_recovers_by_itself(
     waits.set_read_timeout(Some(SOON)).expect("a timeout");
     waits.write_all(b"x").expect("it is sent");
     waits.read_exact(&mut [0]).expect("it is served");
-    comes_and_goes(port);
+    run_client(port);
     let ended = gateway.status()["ended"].to_string();
     assert!(ended.contains("no descriptor left"), "{ended}");
 }

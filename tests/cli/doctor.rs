@@ -11,9 +11,9 @@ use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
-    DIRECT, certs, connect, kept_hour,
-    process::{Place, SOON},
-    run, said,
+    DIRECT, certs, connect, kept_hour, output_of,
+    process::{SOON, TestFolder},
+    run,
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
@@ -22,34 +22,34 @@ const GONE: Duration = Duration::from_secs(1);
 
 #[test]
 fn doctor_exits_1_when_the_peer_is_gone_and_0_while_it_is_there() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let Pair { dmz, internal } = Pair::reverse(&place, &[("echo", "echo://")]);
     for half in ["dmz", "internal"] {
-        let said = run(&place, &["doctor", "--json", "--admin", &format!("run/{half}.sock")]);
-        assert_eq!(said.code, Some(0), "{half}: {}{}", said.out, said.err);
-        let findings: Vec<Value> = serde_json::from_str(&said.out).expect("a list");
-        assert!(findings.iter().all(|finding| finding["severity"] == "should"), "{}", said.out);
+        let output = run(&place, &["doctor", "--json", "--admin", &format!("run/{half}.sock")]);
+        assert_eq!(output.code, Some(0), "{half}: {}{}", output.out, output.err);
+        let findings: Vec<Value> = serde_json::from_str(&output.out).expect("a list");
+        assert!(findings.iter().all(|finding| finding["severity"] == "should"), "{}", output.out);
     }
 
     drop(internal);
     dmz.wait("the peer is gone", SOON, |status| {
         status["pools"][0]["gone_seconds"].as_f64().is_some_and(|gone| gone > GONE.as_secs_f64())
     });
-    let said = run(&place, &["doctor", "--json", "--admin", "run/dmz.sock"]);
-    assert_eq!(said.code, Some(1), "{}{}", said.out, said.err);
-    let findings: Vec<Value> = serde_json::from_str(&said.out).expect("a list");
+    let output = run(&place, &["doctor", "--json", "--admin", "run/dmz.sock"]);
+    assert_eq!(output.code, Some(1), "{}{}", output.out, output.err);
+    let findings: Vec<Value> = serde_json::from_str(&output.out).expect("a list");
     let first = findings.first().expect("the most urgent");
     assert_eq!((&first["id"], &first["severity"]), (&"links-missing".into(), &"must".into()));
     assert_eq!(first["figure"], "0 of 2 links up");
     for field in ["reason", "advice"] {
         assert!(first[field].as_str().is_some_and(|text| !text.is_empty()), "{first}");
     }
-    let said = run(&place, &["doctor", "--admin", "run/dmz.sock"]);
-    assert_eq!(said.code, Some(1), "{}", said.err);
+    let output = run(&place, &["doctor", "--admin", "run/dmz.sock"]);
+    assert_eq!(output.code, Some(1), "{}", output.err);
     assert!(
-        said.out.starts_with("must    links-missing  any service, from internal at 127.0.0.1:"),
+        output.out.starts_with("must    links-missing  any service, from internal at 127.0.0.1:"),
         "{}",
-        said.out
+        output.out
     );
 
     drop(dmz);
@@ -59,23 +59,23 @@ fn doctor_exits_1_when_the_peer_is_gone_and_0_while_it_is_there() {
 }
 
 /// A finding: its id, how bad it is, and part of its object and figure.
-type Told<'a> = (&'a str, &'a str, &'a str);
+type Finding<'a> = (&'a str, &'a str, &'a str);
 
 /// Waits until this is found of the gateway.
 #[track_caller]
-fn until_found(place: &Place, gateway: &str, reported: Told<'_>) {
+fn until_found(place: &TestFolder, gateway: &str, reported: Finding<'_>) {
     until_found_by(place, &[], gateway, reported);
 }
 
 /// The same of a `doctor` that another program starts.
 #[track_caller]
-fn until_found_by(place: &Place, wrapper: &[&str], gateway: &str, (id, severity, figure): Told<'_>) {
+fn until_found_by(place: &TestFolder, wrapper: &[&str], gateway: &str, (id, severity, figure): Finding<'_>) {
     let admin = format!("run/{gateway}.sock");
     let mut last = Value::Null;
     let start = Instant::now();
     while start.elapsed() < SOON {
         let requested = place.wrapped(wrapper, &["doctor", "--json", "--admin", &admin]).output();
-        let reported = said(requested.expect("the program runs"));
+        let reported = output_of(requested.expect("the program runs"));
         last = serde_json::from_str(&reported.out).unwrap_or_else(|_| panic!("{}", reported.err));
         let is_it = |found: &Value| {
             let about = format!("{} {}", found["object"], found["figure"]);
@@ -91,7 +91,7 @@ fn until_found_by(place: &Place, wrapper: &[&str], gateway: &str, (id, severity,
 
 #[test]
 fn a_lock_that_is_off_and_descriptors_that_are_few_are_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &format!("confine: off\n{}", dmz_half("127.0.0.1:0", &["echo"])));
     let limited = ["prlimit", "--nofile=128:128"];
     let _dmz = place.start_as("dmz", &limited, &["--no-ui", "--profile", "dmz.yaml"]);
@@ -101,7 +101,7 @@ fn a_lock_that_is_off_and_descriptors_that_are_few_are_found() {
 
 #[test]
 fn certificates_that_end_are_found_on_both_halves() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     certs::ending(&place, "dmz", 10);
     let _pair = Pair::reverse(&place, &[("echo", "echo://")]);
     for half in ["dmz", "internal"] {
@@ -111,7 +111,7 @@ fn certificates_that_end_are_found_on_both_halves() {
 
 #[test]
 fn a_service_that_is_full_is_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let dmz = dmz_half("127.0.0.1:0", &["echo"]).replace("accept:", "sessions: 1, accept:");
     let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("echo", "echo://")]));
     let mut client = connect(pair.dmz.accept("echo"));
@@ -122,7 +122,7 @@ fn a_service_that_is_full_is_found() {
 
 #[test]
 fn backends_that_do_not_answer_are_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (failing, checked) =
         (format!("tcp://127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
     let names = ["failing", "checked"];
@@ -131,10 +131,10 @@ fn backends_that_do_not_answer_are_found() {
         format!("{profile}    checked: {{ connect: \"tcp://{checked}\", check: {{ every: 500ms }} }}\n")
     });
     until_found(&place, "internal", ("backend-down", "must", &checked));
-    // The DMZ half has no backends: it hears that the service is down.
+    // The DMZ half has no backends: it learns that the service is down.
     until_found(&place, "dmz", ("service-down", "must", "checked"));
     for _ in 0..5 {
-        // It is cut, whichever way that is told.
+        // It is cut, whatever the error says.
         let _ = connect(pair.dmz.accept("failing")).read(&mut [0]);
     }
     until_found(&place, "internal", ("backend-failing", "must", "sessions failed at the backend"));
@@ -143,7 +143,7 @@ fn backends_that_do_not_answer_are_found() {
 /// Its accept backlog is full when they come; the kernel knocks again after a second.
 #[test]
 fn a_backend_that_is_slow_to_connect_is_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     backend.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
     backend.listen(0).expect("it listens");
@@ -168,7 +168,7 @@ fn peers_that_flap_are_found() {
         ("forward", "dmz", "internal"),
         ("forward", "internal", "dmz"),
     ] {
-        let place = Place::with_certificates();
+        let place = TestFolder::with_certificates();
         let link = format!("127.0.0.1:{}", free_port());
         let (dmz, internal) = (dmz_half(&link, &["echo"]), internal_half(&link, &[("echo", "echo://")]));
         let in_mode = |profile: String, dials: &str, listens: &str| match mode {
@@ -192,7 +192,7 @@ fn peers_that_flap_are_found() {
 
 #[test]
 fn links_that_are_full_are_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::of(&place, &dmz_half("127.0.0.1:0", &["echo"]), |link| {
         let profile = internal_half(link, &[("echo", "echo://")]);
         profile.replace("prepared: 2,", "prepared: 1, maximum: 1, sessions_per_link: 1,")
@@ -206,7 +206,7 @@ fn links_that_are_full_are_found() {
 
 #[test]
 fn clients_that_wait_for_nothing_are_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     for (wait, id, severity) in [("500ms", "wait-in-vain", "must"), ("60s", "wait-outlasts", "should")] {
         let dmz = dmz_half("127.0.0.1:0", &["echo"])
             .replace("prepared: 2,", &format!("prepared: 2, wait: {wait},"));
@@ -231,7 +231,7 @@ fn clients_that_wait_for_nothing_are_found() {
 /// The client comes before the first link does.
 #[test]
 fn long_waits_are_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let profile = dmz_half("127.0.0.1:0", &["echo"]).replace("prepared: 2,", "prepared: 2, wait: 60s,");
     place.write("dmz.yaml", &profile);
     let dmz = place.start("dmz");
@@ -252,7 +252,7 @@ fn long_waits_are_found() {
 /// What the gateway before this one has kept of its last hour counts as well.
 #[test]
 fn what_was_wrong_within_the_last_hour_is_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     kept_hour::write(&place, "one");
     let _gateway = place.start("one");
@@ -263,7 +263,7 @@ fn what_was_wrong_within_the_last_hour_is_found() {
 /// As in a container of its own: there the kernel has other limits, and the gateway's socket is the same.
 #[test]
 fn what_the_kernel_allows_where_doctor_runs_is_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &DIRECT.replace("echo://", "tcp://127.0.0.1:9"));
     let _gateway = place.start("one");
     let lower = "cd /proc/sys/net && echo 128 > core/somaxconn && echo 128 > ipv4/tcp_max_syn_backlog && \
@@ -282,7 +282,7 @@ fn what_the_kernel_allows_where_doctor_runs_is_found() {
 /// As in a container of its own, whose `/proc/meminfo` tells of that container.
 #[test]
 fn memory_that_runs_out_is_found() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     place.write("meminfo", "MemTotal:  1048576 kB\nMemAvailable:  10240 kB\n");
     let _gateway = place.start("one");
@@ -291,7 +291,7 @@ fn memory_that_runs_out_is_found() {
     until_found_by(&place, &elsewhere, "one", ("memory", "must", "of memory can be had"));
 }
 
-/// What stands between `doctor` and a gateway, and says another year in each of its pictures.
+/// A proxy between `doctor` and a gateway that changes the year in each snapshot.
 const OTHER_YEAR: &str = "import os, subprocess, sys\n\
     link = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)\n\
     while len(head := link.stdout.read(4)) == 4:\n    \
@@ -299,8 +299,8 @@ const OTHER_YEAR: &str = "import os, subprocess, sys\n\
         os.write(1, head + body.replace(b'\"time\":\"20', b'\"time\":\"21'))\n";
 
 #[test]
-fn of_two_gateways_the_clocks_are_compared_and_one_that_is_away_is_told() {
-    let place = Place::with_certificates();
+fn doctor_compares_two_clocks_and_reports_an_unreachable_gateway() {
+    let place = TestFolder::with_certificates();
     let _pair = Pair::reverse(&place, &[("echo", "echo://")]);
     place.write("year.py", OTHER_YEAR);
     let ask = |args: &[&str]| run(&place, &[&["doctor", "--json"], args].concat());

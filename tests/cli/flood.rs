@@ -11,7 +11,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     connect,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::{dmz_half, free_port, internal_half},
 };
 
@@ -21,7 +21,7 @@ const CLIENTS: usize = 400;
 
 #[test]
 fn a_flood_of_strangers_is_a_few_lines_in_the_log() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", PROFILE);
     let gateway = place.start_as("one", &[], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
@@ -46,8 +46,8 @@ fn comes_and_is_cut(port: SocketAddr) {
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("it is set");
 }
 
-/// Sessions that the log tells of: those with a line each, and those that were counted.
-fn told(log: &str) -> (usize, usize) {
+/// Sessions in the log: those with their own line, and those only counted.
+fn logged_sessions(log: &str) -> (usize, usize) {
     let lines = log.lines().filter(|line| line.contains("session ended"));
     let more = log.lines().filter(|line| line.contains("more sessions ended"));
     let count = |line: &str| {
@@ -60,7 +60,7 @@ fn told(log: &str) -> (usize, usize) {
 #[test]
 fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
     const CUT: usize = 3000;
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", crate::DIRECT);
     let gateway = place.start_as("one", &[], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
@@ -74,11 +74,11 @@ fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
                 .map(|(a, b)| a + b)
                 == Some(CUT as u64)
     });
-    let all_told = || {
-        let (lines, more) = told(&gateway.log());
+    let all_logged = || {
+        let (lines, more) = logged_sessions(&gateway.log());
         (lines + more == CUT).then_some(lines)
     };
-    let lines = until("each is told or counted", SOON, all_told);
+    let lines = until("each is told or counted", SOON, all_logged);
     // A few of each kind of end.
     let seconds = began.elapsed().as_secs() as usize + 1;
     assert!(lines <= 60 * seconds, "{lines} lines in {seconds} s");
@@ -95,7 +95,7 @@ fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
 
 /// A client that has begun and goes on after `flood` has come.
 fn check_unharmed(limit: usize, flood: impl Fn(&Gateway<'_>, SocketAddr) -> Vec<TcpStream>) {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", PROFILE);
     let limit = format!("--nofile={limit}");
     let gateway = place.start_as("one", &["prlimit", &limit], &["--no-ui", "--profile", "one.yaml"]);
@@ -221,7 +221,7 @@ fn row(when: &str, mut took: Vec<Duration>) {
 
 #[test]
 fn twenty_thousand_connections_of_one_address_turn_no_other_away() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", LIMITED);
     let gateway = place.start_as("one", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
@@ -272,7 +272,7 @@ fn pages() -> SocketAddr {
 /// The services of the port go on, and so do the links that come by it.
 #[test]
 fn twenty_thousand_upgrades_of_one_address_turn_nobody_else_away() {
-    let (place, pages) = (Place::with_certificates(), pages());
+    let (place, pages) = (TestFolder::with_certificates(), pages());
     let at = format!("127.0.0.1:{}", free_port());
     let web = |profile: String| profile.replace("socks+tls://LINK", &format!("socks+ws://{at}/link"));
     let dmz = web(dmz_half("LINK", &["web"])).replace("tcp://127.0.0.1:0", &format!("http://{at}"));

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use crate::{Said, process::Place, run, setup::free_port};
+use crate::{CommandOutput, process::TestFolder, run, setup::free_port};
 
 const PAGE: &str = "a page from inside";
 
@@ -32,7 +32,7 @@ fn web_server() -> String {
 }
 
 /// The three commands that stand under `next:`.
-fn next(sent: &Said) -> Vec<String> {
+fn next(sent: &CommandOutput) -> Vec<String> {
     let (_, rest) = sent.out.split_once("next:\n").expect("it says how to go on");
     rest.lines().map_while(|line| line.strip_prefix("  ")).map(str::to_owned).collect()
 }
@@ -54,12 +54,12 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_first_pair_serves_as_its_own_words_say() {
+fn the_commands_printed_by_init_start_a_working_pair() {
     if Command::new("curl").arg("--version").output().is_err() {
         eprintln!("skipped: needs curl");
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (backend, accept, link) = (web_server(), free_port(), free_port());
     let (accept, link) = (accept.to_string(), link.to_string());
     let sent = run(
@@ -85,7 +85,7 @@ fn a_first_pair_serves_as_its_own_words_say() {
     let program = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().expect("a folder");
     let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("a PATH"));
     let checked = place.wrapped(&["env", &format!("PATH={path}"), "sh", "-c", &next[0]], &[]).output();
-    let checked = crate::said(checked.expect("it runs"));
+    let checked = crate::output_of(checked.expect("it runs"));
     assert_eq!(checked.code, Some(0), "{}{}", checked.out, checked.err);
     for word in
         ["which waits for links at socks+tls://127.0.0.1:", "and opens no port", "web: clients at tcp://"]
@@ -108,7 +108,7 @@ fn a_first_pair_serves_as_its_own_words_say() {
 
 #[test]
 fn each_half_gets_what_belongs_to_its_host() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let sent =
         run(&place, &["init", "dmz", "--out", "edge", "--dmz-host", "gate.example.com", "--service", "no"]);
     assert_eq!(sent.code, Some(0), "{}", sent.err);
@@ -158,7 +158,7 @@ fn each_half_gets_what_belongs_to_its_host() {
 
 #[test]
 fn init_overwrites_nothing_and_leaves_nothing_half_made() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let init = |out: &str| run(&place, &["init", "pair", "--out", out]);
     assert_eq!(init("pair").code, Some(0));
     let made = files(&place.path("pair"));
@@ -192,7 +192,7 @@ fn init_overwrites_nothing_and_leaves_nothing_half_made() {
 
 #[test]
 fn a_bad_answer_says_what_to_do_and_writes_nothing() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     for (args, words) in [
         (&["dmz"][..], "--dmz-host is needed: where the internal gateway dials"),
         (&["internal", "--mode", "forward"], "--internal-host is needed"),
@@ -218,10 +218,10 @@ fn a_bad_answer_says_what_to_do_and_writes_nothing() {
     assert_eq!(run(&place, &["check", "web/dmz.yaml", "web/internal.yaml"]).code, Some(0));
 }
 
-/// What somebody meets who has nothing yet.
+/// The first steps of a new user.
 #[test]
 fn the_first_errors_name_the_next_step() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     for (args, words) in [
         (&["check"][..], "write a first one with `portcullis init pair`"),
         (&["profiles"], "write a first one with `portcullis init pair`"),
@@ -237,14 +237,14 @@ fn the_first_errors_name_the_next_step() {
 }
 
 #[test]
-fn check_says_what_would_run() {
-    let place = Place::with_certificates();
+fn check_prints_what_would_run() {
+    let place = TestFolder::with_certificates();
     place.write("direct.yaml", crate::DIRECT);
     let sent = run(&place, &["check", "direct.yaml"]);
     let end = "`portcullis --profile direct.yaml` would run:\n  the DMZ half, which reaches the back-ends itself\n  \
                echo: clients at tcp://127.0.0.1:0 → echo://\n";
     assert!(sent.out.ends_with(end), "{}", sent.out);
-    // Of what does not read there is nothing to say.
+    // An unreadable profile gets no plan.
     place.write("bad.yaml", "mode: sideways\n");
     assert!(!run(&place, &["check", "bad.yaml", "direct.yaml"]).out.contains("would run"));
 }

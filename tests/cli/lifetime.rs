@@ -11,9 +11,9 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    DIRECT, connect, is_reset,
-    process::{Gateway, Place, SOON, until},
-    run, said,
+    DIRECT, connect, is_reset, output_of,
+    process::{Gateway, SOON, TestFolder, until},
+    run,
     setup::{dmz_half, free_port, internal_half},
 };
 
@@ -24,7 +24,7 @@ fn echo(stream: &mut TcpStream) {
     assert_eq!(&answer, b"hello");
 }
 
-fn started<'a>(place: &'a Place, drain: &str) -> (Gateway<'a>, TcpStream) {
+fn started<'a>(place: &'a TestFolder, drain: &str) -> (Gateway<'a>, TcpStream) {
     place.write("one.yaml", &format!("{DIRECT}drain: {drain}\n"));
     let gateway = place.start("one");
     let mut client = connect(gateway.accept("echo"));
@@ -35,7 +35,7 @@ fn started<'a>(place: &'a Place, drain: &str) -> (Gateway<'a>, TcpStream) {
 #[test]
 fn a_terminating_signal_drains_and_a_clean_end_is_zero() {
     for signal in [Signal::TERM, Signal::INT] {
-        let place = Place::with_certificates();
+        let place = TestFolder::with_certificates();
         let (gateway, mut client) = started(&place, "60s");
         let port = gateway.accept("echo");
         gateway.signal(signal);
@@ -51,7 +51,7 @@ fn a_terminating_signal_drains_and_a_clean_end_is_zero() {
 
 #[test]
 fn the_drain_deadline_cuts_with_a_reset_and_three() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (gateway, mut client) = started(&place, "300ms");
     gateway.signal(Signal::TERM);
     assert!(is_reset(&client.read(&mut [0])));
@@ -60,7 +60,7 @@ fn the_drain_deadline_cuts_with_a_reset_and_three() {
 
 #[test]
 fn a_second_signal_cuts_at_once() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (gateway, mut client) = started(&place, "60s");
     gateway.signal(Signal::TERM);
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
@@ -72,8 +72,8 @@ fn a_second_signal_cuts_at_once() {
 }
 
 #[test]
-fn a_level_that_is_none_is_told_and_the_usual_one_is_used() {
-    let place = Place::with_certificates();
+fn an_invalid_level_is_reported_and_the_usual_one_is_used() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     let gateway =
         place.start_as("one", &["env", "PORTCULLIS_LOG=debgu"], &["--no-ui", "--profile", "one.yaml"]);
@@ -92,14 +92,14 @@ fn a_level_that_is_none_is_told_and_the_usual_one_is_used() {
 
 #[test]
 fn stop_returns_when_the_gateway_has_ended() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (gateway, client) = started(&place, "60s");
     let mut stop = place.command(&["stop", "--admin", "run/one.sock"]);
     let mut stop = stop.stdout(Stdio::piped()).spawn().expect("it runs");
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
     assert!(stop.try_wait().expect("ours").is_none(), "it returned while a session was open");
     drop(client);
-    let stopped = said(stop.wait_with_output().expect("it ends"));
+    let stopped = output_of(stop.wait_with_output().expect("it ends"));
     assert_eq!(stopped.code, Some(0), "{}", stopped.out);
     assert!(stopped.out.contains("stopped"), "{}", stopped.out);
     assert_eq!(gateway.ended().code(), Some(0));
@@ -109,7 +109,7 @@ fn stop_returns_when_the_gateway_has_ended() {
 
 #[test]
 fn a_hangup_reloads_when_headless() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (gateway, mut client) = started(&place, "60s");
     place.write(
         "one.yaml",
@@ -132,7 +132,7 @@ fn a_hangup_reloads_when_headless() {
 
 #[test]
 fn a_taken_port_is_a_failed_start_that_opens_nothing() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken_port = taken.local_addr().expect("an address").port();
     let free = free_port();
@@ -153,8 +153,8 @@ fn a_taken_port_is_a_failed_start_that_opens_nothing() {
 }
 
 #[test]
-fn without_a_terminal_it_says_that_it_runs_headless() {
-    let place = Place::with_certificates();
+fn without_a_terminal_it_logs_that_it_runs_headless() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let gateway = place.start_as("one", &[], &["--profile", "one.yaml"]);
     until("it says so", SOON, || gateway.log().contains("running headless").then_some(()));
@@ -165,7 +165,7 @@ fn without_a_terminal_it_says_that_it_runs_headless() {
 
 #[test]
 fn every_line_of_a_json_log_is_json() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let args = ["--profile", "one.yaml", "--log-format", "json"];
     let gateway = place.start_as("one", &[], &args);
@@ -194,7 +194,7 @@ fn the_demo_echoes() {
         println!("skipped: the_demo_echoes needs unshare -rn");
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let program = env!("CARGO_BIN_EXE_portcullis");
     let script = format!(
         "ip link set lo up && {{ {program} --no-ui & }} && \
@@ -202,9 +202,9 @@ fn the_demo_echoes() {
          echo to the demo and back >&3 && head -n 1 <&3 && {program} status --json --admin run/portcullis/demo.sock && exec 3<&- && kill %1; wait"
     );
     let mut command = place.wrapped(&["unshare", "-rn", "bash", "-c", &script], &[]);
-    let said = said(command.output().expect("it runs"));
-    let (first, status) = said.out.split_once('\n').unwrap_or_default();
-    assert_eq!(first, "to the demo and back", "{}", said.err);
+    let output = output_of(command.output().expect("it runs"));
+    let (first, status) = output.out.split_once('\n').unwrap_or_default();
+    assert_eq!(first, "to the demo and back", "{}", output.err);
     let status: serde_json::Value = serde_json::from_str(status).expect("status is JSON");
     assert_eq!(status["profile"], "demo");
     assert_eq!(status["roles"], serde_json::json!(["dmz", "internal"]));
@@ -212,8 +212,8 @@ fn the_demo_echoes() {
 }
 
 #[test]
-fn a_demo_whose_port_is_taken_takes_a_free_one_and_says_so() {
-    let place = Place::with_certificates();
+fn a_demo_with_a_taken_port_uses_a_free_one_and_reports_it() {
+    let place = TestFolder::with_certificates();
     // Held here, or by whoever was first.
     let _held = std::net::TcpListener::bind(("127.0.0.1", 7000));
     let demo = place.start_as("demo", &[], &["--no-ui", "--no-samples"]);
@@ -230,7 +230,7 @@ fn a_demo_whose_port_is_taken_takes_a_free_one_and_says_so() {
 
 #[test]
 fn a_log_at_debug_shows_links_and_no_noise_of_libraries() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
     let debug: &[&str] = &["env", "PORTCULLIS_LOG=debug"];
     let dmz = place.start_as("dmz", debug, &["--no-ui", "--profile", "dmz.yaml"]);
@@ -249,11 +249,11 @@ fn a_log_at_debug_shows_links_and_no_noise_of_libraries() {
 
 #[test]
 fn a_recording_that_another_gateway_writes_is_refused() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let args = ["--no-ui", "--profile", "one.yaml", "--record", "kept.jsonl"];
     let _gateway = place.start_as("one", &[], &args);
     let second = run(&place, &[&args[..], &["--admin", "none"]].concat());
-    let told = "recording kept.jsonl: another process records to it; choose another name";
-    assert!(second.code == Some(1) && second.err.contains(told), "{}", second.err);
+    let expected = "recording kept.jsonl: another process records to it; choose another name";
+    assert!(second.code == Some(1) && second.err.contains(expected), "{}", second.err);
 }

@@ -10,8 +10,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Said, connect, is_reset,
-    process::{Gateway, Place, SOON},
+    CommandOutput, connect, is_reset,
+    process::{Gateway, SOON, TestFolder},
     run,
     setup::Pair,
 };
@@ -19,12 +19,12 @@ use crate::{
 const INSIDE: &str = "run/internal.sock";
 const KEPT: &str = "state/internal-internal.lockdown";
 
-fn ask(place: &Place, args: &[&str]) -> Said {
+fn ask(place: &TestFolder, args: &[&str]) -> CommandOutput {
     run(place, &[args, &["--admin", INSIDE]].concat())
 }
 
 #[track_caller]
-fn done(place: &Place, args: &[&str]) -> String {
+fn done(place: &TestFolder, args: &[&str]) -> String {
     let sent = ask(place, args);
     assert_eq!(sent.code, Some(0), "{args:?}: {}{}", sent.out, sent.err);
     sent.out
@@ -70,7 +70,7 @@ fn wait_links(gateway: &Gateway<'_>, are_there: bool) {
 
 #[test]
 fn a_locked_service_is_cut_and_offered_no_more_and_links_stay() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("orders", "echo://"), ("other", "echo://")]);
     let (mut cut, mut spared) = (open(&pair, "orders"), open(&pair, "other"));
     let sent = done(&place, &["lockdown", "orders"]);
@@ -115,7 +115,7 @@ fn a_locked_service_is_cut_and_offered_no_more_and_links_stay() {
 
 #[test]
 fn a_lock_holds_over_a_restart_until_it_is_lifted() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let Pair { dmz, internal } = Pair::reverse(&place, &[("orders", "echo://")]);
     done(&place, &["lockdown", "orders"]);
     drop(internal);
@@ -131,7 +131,7 @@ fn a_lock_holds_over_a_restart_until_it_is_lifted() {
 
 #[test]
 fn all_or_a_gateway_lose_their_links_too() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("orders", "echo://")]);
     for args in [&["lockdown"][..], &["lockdown", "--peer", "dmz"]] {
         let mut cut = open(&pair, "orders");
@@ -156,7 +156,7 @@ fn all_or_a_gateway_lose_their_links_too() {
 
 #[test]
 fn a_service_is_locked_for_one_gateway_alone() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("orders", "echo://"), ("other", "echo://")]);
     let (mut cut, mut spared) = (open(&pair, "orders"), open(&pair, "other"));
     done(&place, &["lockdown", "--peer", "dmz", "orders"]);
@@ -170,8 +170,8 @@ fn a_service_is_locked_for_one_gateway_alone() {
 }
 
 #[test]
-fn a_file_that_does_not_read_locks_everything_and_says_so() {
-    let place = Place::with_certificates();
+fn an_unreadable_lock_file_locks_everything_and_is_reported() {
+    let place = TestFolder::with_certificates();
     let Pair { dmz, internal } = Pair::reverse(&place, &[("orders", "echo://")]);
     drop(internal);
     fs::create_dir_all(place.path("state")).expect("a folder");
@@ -193,8 +193,8 @@ fn a_file_that_does_not_read_locks_everything_and_says_so() {
 }
 
 #[test]
-fn what_can_not_be_written_holds_and_is_told_and_a_dmz_half_refuses() {
-    let place = Place::with_certificates();
+fn an_unwritable_lock_still_applies_and_is_reported_and_a_dmz_half_refuses() {
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("orders", "echo://")]);
     fs::create_dir_all(place.path(&format!("{KEPT}/in-the-way"))).expect("a folder");
     let mut cut = open(&pair, "orders");

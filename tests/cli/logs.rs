@@ -21,14 +21,14 @@ use serde_json::Value;
 
 use crate::{
     DIRECT, connect,
-    monitor::asked,
-    process::{Gateway, Place, SOON, until},
+    monitor::fetch,
+    process::{Gateway, SOON, TestFolder, until},
     run,
     setup::{dmz_half, internal_half},
 };
 
 /// The JSON lines of a file so far, where there is one.
-fn lines(place: &Place, name: &str) -> Vec<Value> {
+fn lines(place: &TestFolder, name: &str) -> Vec<Value> {
     let text = fs::read_to_string(place.path(name)).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole
@@ -38,7 +38,7 @@ fn lines(place: &Place, name: &str) -> Vec<Value> {
 }
 
 #[track_caller]
-fn line_of(place: &Place, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+fn line_of(place: &TestFolder, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     until(&format!("a line in {name}"), SOON, || lines(place, name).into_iter().find(&is_it))
 }
 
@@ -95,7 +95,7 @@ fn documented_fields() -> BTreeSet<String> {
 
 #[test]
 fn the_log_is_a_file_of_json_lines_with_stable_events() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     let gateway = place.start("one");
     echo(gateway.accept("echo"));
@@ -119,8 +119,8 @@ fn the_log_is_a_file_of_json_lines_with_stable_events() {
 }
 
 #[test]
-fn files_that_were_renamed_are_opened_anew_and_a_storm_of_signals_ends_nothing() {
-    let place = Place::with_certificates();
+fn renamed_log_files_are_reopened_and_many_signals_do_no_harm() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     let gateway = place.start("one");
     line_of(&place, "gate.json", event("profile_in_force"));
@@ -147,7 +147,7 @@ fn caught_and_threads(pid: &str) -> Option<(bool, u64)> {
 
 #[test]
 fn signals_during_the_start_end_nothing() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     let has_started = AtomicBool::new(false);
     // The shell becomes the gateway.
@@ -181,8 +181,8 @@ fn signals_during_the_start_end_nothing() {
 }
 
 #[test]
-fn a_file_that_takes_nothing_costs_lines_which_are_counted_and_told() {
-    let place = Place::with_certificates();
+fn a_file_that_takes_nothing_loses_lines_that_are_counted_and_reported() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("log: /dev/full\naccess_log: none/access.json\n{DIRECT}"));
     let gateway = place.start("one");
     let socket = place.path("run/one.sock").display().to_string();
@@ -201,7 +201,7 @@ fn a_file_that_takes_nothing_costs_lines_which_are_counted_and_told() {
 
 #[test]
 fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &format!("log: dmz.json\n{}", dmz_half("127.0.0.1:0", &["echo"])));
     let dmz = place.start("dmz");
     let socket = place.path("run/dmz.sock").display().to_string();
@@ -213,8 +213,8 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
     place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
     let internal = place.start("internal");
     dmz.wait_healthy();
-    let told = |name: &str| lines(&place, "dmz.json").into_iter().filter(event(name)).count();
-    assert_eq!((told("link_up"), told("link_down")), (0, 0), "the level is info");
+    let line_count = |name: &str| lines(&place, "dmz.json").into_iter().filter(event(name)).count();
+    assert_eq!((line_count("link_up"), line_count("link_down")), (0, 0), "the level is info");
     assert_eq!(level("debug").code, Some(0));
     let standing = || {
         let pool = &dmz.status()["pools"][0];
@@ -224,12 +224,12 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
     let before = standing();
     drop(internal);
     until("a line for each", SOON, || {
-        (standing() == 0 && told("link_down") == before + told("link_up")).then_some(())
+        (standing() == 0 && line_count("link_down") == before + line_count("link_up")).then_some(())
     });
     let _internal = place.start("internal");
     dmz.wait_healthy();
     until("a line for each", SOON, || {
-        (told("link_up") + before == standing() + told("link_down")).then_some(())
+        (line_count("link_up") + before == standing() + line_count("link_down")).then_some(())
     });
     let up = line_of(&place, "dmz.json", event("link_up"));
     assert!(up["level"] == "DEBUG" && up["address"].is_string() && up["protocol"].is_string(), "{up}");
@@ -240,7 +240,7 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
 
 #[test]
 fn each_request_is_a_line_without_its_query_and_with_its_end() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = backend();
     let manual = documented_fields();
     let profile = format!(
@@ -250,7 +250,7 @@ fn each_request_is_a_line_without_its_query_and_with_its_end() {
     place.write("one.yaml", &profile);
     let gateway = place.start("one");
     let (at, socket) = (web(&gateway), place.path("run/one.sock").display().to_string());
-    assert_eq!(asked(&["-d", "four"], &format!("http://{at}/a?secret=1")), (200, "0123456789".into()));
+    assert_eq!(fetch(&["-d", "four"], &format!("http://{at}/a?secret=1")), (200, "0123456789".into()));
     let line = line_of(&place, "access.json", |line| line["path"] == "/a");
     let fields: BTreeSet<_> = line.as_object().expect("an object").keys().cloned().collect();
     assert_eq!((&fields, fields.len()), (&manual, 14), "the fields of the manual");
@@ -280,7 +280,7 @@ fn each_request_is_a_line_without_its_query_and_with_its_end() {
     place.write("one.yaml", &combined);
     assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
     assert_eq!(
-        asked(&["-A", "an \"agent\"", "-e", "http://b/?x=secret"], &format!("http://{at}/b?secret=1")).0,
+        fetch(&["-A", "an \"agent\"", "-e", "http://b/?x=secret"], &format!("http://{at}/b?secret=1")).0,
         200
     );
     let form = r#"^127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "GET /b HTTP/1\.1" 200 10 "http://b/" "an \\"agent\\""\n$"#;
@@ -292,7 +292,7 @@ fn each_request_is_a_line_without_its_query_and_with_its_end() {
 
 #[test]
 fn the_backend_of_each_request_is_the_one_that_it_went_to() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backends = [backend(), backend()].map(|at| format!("http://{at}"));
     let [one, other] = &backends;
     let profile = format!(
@@ -303,7 +303,7 @@ fn the_backend_of_each_request_is_the_one_that_it_went_to() {
     let gateway = place.start("one");
     let at = web(&gateway);
     for path in ["/1", "/2"] {
-        assert_eq!(asked(&[], &format!("http://{at}{path}")).0, 200);
+        assert_eq!(fetch(&[], &format!("http://{at}{path}")).0, 200);
     }
     let mut named = ["/1", "/2"].map(|path| {
         let line = line_of(&place, "access.json", |line| line["path"] == path);
@@ -324,7 +324,7 @@ fn the_backend_of_each_request_is_the_one_that_it_went_to() {
 
 #[test]
 fn an_answer_that_the_other_half_makes_ends_in_the_access_log_as_its_session() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let dmz = dmz_half("127.0.0.1:0", &["web"]).replace("tcp://127.0.0.1:0", "http://127.0.0.1:0/");
     place.write("dmz.yaml", &format!("access_log: access.json\n{dmz}"));
@@ -333,7 +333,7 @@ fn an_answer_that_the_other_half_makes_ends_in_the_access_log_as_its_session() {
     let backend = format!("http://{}\", answer: \"300ms", silent.local_addr().expect("its address"));
     place.write("internal.yaml", &internal_half(&link, &[("web", &backend)]));
     let _internal = place.start("internal");
-    assert_eq!(asked(&["--max-time", "20"], &format!("http://{}/late", web(&dmz))).0, 504);
+    assert_eq!(fetch(&["--max-time", "20"], &format!("http://{}/late", web(&dmz))).0, 504);
     let line = line_of(&place, "access.json", |line| line["path"] == "/late");
     let ended = dmz.wait("its session has ended", SOON, |status| {
         status["ended"].as_array().is_some_and(|rows| rows.iter().any(|row| row["id"] == line["session"]))
@@ -347,7 +347,7 @@ fn an_answer_that_the_other_half_makes_ends_in_the_access_log_as_its_session() {
 
 #[test]
 fn the_request_of_a_websocket_is_written_when_it_ends() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let profile = "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    echo: { accept: ['ws://127.0.0.1:0/'], \
                    connect: 'echo://' }\n";
     place.write("one.yaml", profile);
@@ -388,25 +388,25 @@ fn web_profile(access_log: &str, more: &str) -> String {
 
 #[test]
 fn a_client_that_is_known_is_named_in_both_forms() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("users", "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n");
     fs::set_permissions(place.path("users"), fs::Permissions::from_mode(0o600)).expect("a mode");
     let auth = ", auth: { basic: users, realm: web }";
     place.write("one.yaml", &web_profile("access.json", auth));
     let gateway = place.start("one");
     let url = |path: &str| format!("http://{}/{path}", web(&gateway));
-    assert_eq!(asked(&["-u", "alice:s3cret"], &url("known")).0, 200);
+    assert_eq!(fetch(&["-u", "alice:s3cret"], &url("known")).0, 200);
     let line = line_of(&place, "access.json", |line| line["path"] == "/known");
     assert_eq!((&line["user"], &line["status"]), (&"alice".into(), &200.into()), "{line}");
     assert!(line["first_byte_seconds"].is_f64() && line["seconds"].is_f64(), "{line}");
     // A name that was not proven is nobody's.
-    assert_eq!(asked(&["-u", "alice:wrong"], &url("unknown")).0, 401);
+    assert_eq!(fetch(&["-u", "alice:wrong"], &url("unknown")).0, 401);
     let line = line_of(&place, "access.json", |line| line["path"] == "/unknown");
     assert_eq!((&line["user"], &line["status"]), (&Value::Null, &401.into()), "{line}");
     place.write("one.yaml", &web_profile("{ file: access.log, format: combined }", auth));
     let socket = place.path("run/one.sock").display().to_string();
     assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
-    assert_eq!(asked(&["-u", "alice:s3cret"], &url("known")).0, 200);
+    assert_eq!(fetch(&["-u", "alice:s3cret"], &url("known")).0, 200);
     let text = until("its line", SOON, || {
         fs::read_to_string(place.path("access.log")).ok().filter(|text| text.ends_with('\n'))
     });
@@ -417,8 +417,8 @@ fn a_client_that_is_known_is_named_in_both_forms() {
 }
 
 #[test]
-fn requests_are_lines_of_standard_error_where_the_profile_says_so_with_a_priority_in_the_journal() {
-    let place = Place::with_certificates();
+fn the_access_log_can_go_to_standard_error_with_journal_priorities() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &web_profile("stderr", ""));
     for (name, is_journal) in [("plain", false), ("journal", true)] {
         let log =
@@ -428,7 +428,7 @@ fn requests_are_lines_of_standard_error_where_the_profile_says_so_with_a_priorit
             false => "JOURNAL_STREAM=1:1".into(),
         };
         let gateway = place.start_as(name, &["env", &stream], &["--no-ui", "--profile", "one.yaml"]);
-        assert_eq!(asked(&[], &format!("http://{}/a?secret=1", web(&gateway))).0, 200);
+        assert_eq!(fetch(&[], &format!("http://{}/a?secret=1", web(&gateway))).0, 200);
         let line = until("its line", SOON, || {
             let log = gateway.log();
             log.lines().find(|line| line.contains("\"path\":\"/a\"")).map(str::to_owned)
@@ -444,13 +444,13 @@ fn requests_are_lines_of_standard_error_where_the_profile_says_so_with_a_priorit
 }
 
 #[test]
-fn a_signal_opens_the_access_log_and_the_audit_anew_as_well() {
-    let place = Place::with_certificates();
+fn a_signal_also_reopens_the_access_log_and_the_audit() {
+    let place = TestFolder::with_certificates();
     let keys = "log: gate.json\naudit: audit.jsonl\n";
     place.write("one.yaml", &format!("{keys}{}", web_profile("access.json", "")));
     let gateway = place.start("one");
     let url = format!("http://{}", web(&gateway));
-    assert_eq!(asked(&[], &format!("{url}/before")).0, 200);
+    assert_eq!(fetch(&[], &format!("{url}/before")).0, 200);
     line_of(&place, "access.json", |line| line["path"] == "/before");
     line_of(&place, "audit.jsonl", |line| line["action"] == "start");
     line_of(&place, "gate.json", event("profile_in_force"));
@@ -459,7 +459,7 @@ fn a_signal_opens_the_access_log_and_the_audit_anew_as_well() {
     }
     gateway.signal(Signal::USR1);
     assert_eq!(line_of(&place, "gate.json", event("log_reopened"))["files"], 3);
-    assert_eq!(asked(&[], &format!("{url}/after")).0, 200);
+    assert_eq!(fetch(&[], &format!("{url}/after")).0, 200);
     line_of(&place, "access.json", |line| line["path"] == "/after");
     line_of(&place, "audit.jsonl", |line| line["action"] == "signal");
     assert!(lines(&place, "access.json.1").iter().all(|line| line["path"] != "/after"));
@@ -468,7 +468,7 @@ fn a_signal_opens_the_access_log_and_the_audit_anew_as_well() {
 /// Neither what a client says to prove who it is, nor what proves who the gateway is, good or bad, at any level.
 #[test]
 fn no_credential_is_written_anywhere() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let secret = BASE64URL_NOPAD.encode(b"a secret of thirty-two bytes, no");
     let files = [
         ("users", "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n".to_owned()),
@@ -494,7 +494,7 @@ fn no_credential_is_written_anywhere() {
     assert_eq!(run(&place, &["log-level", "debug", "--admin", &socket]).code, Some(0));
     let named = format!("https://{}/named", gateway.accept("named"));
     for (login, status) in [("alice:s3cret", 200), ("alice:wr0ng-0ne", 401), ("n0b0dy:s3cret", 401)] {
-        assert_eq!(asked(&["-k", "-u", login], &named).0, status, "{login}");
+        assert_eq!(fetch(&["-k", "-u", login], &named).0, status, "{login}");
     }
     let signed = format!("http://{}/signed", gateway.accept("signed"));
     let head = BASE64URL_NOPAD.encode(br#"{"alg":"HS256","kid":"one"}"#);
@@ -509,11 +509,11 @@ fn no_credential_is_written_anywhere() {
     };
     for (ends, status) in [("4000000000", 200), ("1000000000", 401)] {
         let token = token(ends);
-        assert_eq!(asked(&["-H", &format!("Authorization: Bearer {token}")], &signed).0, status);
-        assert_eq!(asked(&["-b", &format!("token={token}")], &signed).0, status);
-        assert_eq!(asked(&[], &format!("{signed}?access_token={token}")).0, status);
+        assert_eq!(fetch(&["-H", &format!("Authorization: Bearer {token}")], &signed).0, status);
+        assert_eq!(fetch(&["-b", &format!("token={token}")], &signed).0, status);
+        assert_eq!(fetch(&[], &format!("{signed}?access_token={token}")).0, status);
     }
-    assert_eq!(asked(&["-H", "Authorization: Bearer n0-t0ken"], &signed).0, 401);
+    assert_eq!(fetch(&["-H", "Authorization: Bearer n0-t0ken"], &signed).0, 401);
     line_of(&place, "access.json", |line| line["path"] == "/signed" && line["user"] == "bob");
     let last = |line: &Value| line["event"] == "session_refused" || line["event"] == "session_ended";
     line_of(&place, "gate.json", last);

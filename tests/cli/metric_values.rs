@@ -10,8 +10,8 @@ use std::{
 use crate::{
     connect,
     metrics::fed,
-    monitor::asked,
-    process::{Place, SOON, until},
+    monitor::fetch,
+    process::{SOON, TestFolder, until},
     run,
     setup::{dmz_half, internal_half},
 };
@@ -79,7 +79,7 @@ fn backend() -> SocketAddr {
 
 #[test]
 fn each_name_has_its_labels_and_each_value_is_what_was_done() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let web = dmz_half("127.0.0.1:0", &["web"])
         .replace("tcp://", "http://")
         .replace("prepared: 2", "prepared: 2, wait: 60s");
@@ -120,7 +120,7 @@ fn each_name_has_its_labels_and_each_value_is_what_was_done() {
 
     let url = format!("http://{}", dmz.accept("web"));
     for (path, expected) in [("a", 200), ("b", 200), ("missing", 404)] {
-        assert_eq!(asked(&[], &format!("{url}/{path}")).0, expected);
+        assert_eq!(fetch(&[], &format!("{url}/{path}")).0, expected);
     }
     until_is("dmz", "portcullis_http_requests_total{service=\"web\",code=\"2xx\"}", &|value| value == 3.0);
     until_is("dmz", "portcullis_http_requests_total{service=\"web\",code=\"4xx\"}", &|value| value == 1.0);
@@ -148,7 +148,7 @@ fn each_name_has_its_labels_and_each_value_is_what_was_done() {
         assert_eq!(fed(&["promtool", "check", "metrics"], &metrics(half)), "", "{half}");
     }
 
-    // What is dialled in vain is counted.
+    // Dials that fail are counted.
     let failures = "portcullis_link_failures_total{role=\"internal\",peer=\"dmz\"}";
     let before = value(&metrics("internal"), failures).expect("it is there");
     drop(dmz);

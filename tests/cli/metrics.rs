@@ -19,8 +19,8 @@ use serde_json::Value;
 
 use crate::{
     connect,
-    monitor::{asked, port},
-    process::{Place, SOON, until},
+    monitor::{fetch, port},
+    process::{SOON, TestFolder, until},
     run,
     setup::{dmz_half, free_port, internal_half},
 };
@@ -56,7 +56,7 @@ fn echo(at: SocketAddr, bytes: usize) {
 struct Prometheus(Child, u16);
 
 impl Prometheus {
-    fn start(place: &Place, target: SocketAddr) -> Self {
+    fn start(place: &TestFolder, target: SocketAddr) -> Self {
         let port = free_port();
         let config = format!(
             "global: {{ scrape_interval: 200ms, scrape_timeout: 200ms }}\nscrape_configs:\n  - job_name: portcullis\n    \
@@ -92,7 +92,7 @@ impl Drop for Prometheus {
 
 #[test]
 fn prometheus_reads_what_status_shows() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &format!("health: 127.0.0.1:0\n{}", dmz_half("127.0.0.1:0", &["echo"])));
     let dmz = place.start("dmz");
     let prometheus = Prometheus::start(&place, port(&dmz));
@@ -129,7 +129,7 @@ fn prometheus_reads_what_status_shows() {
         let expression = format!("portcullis_{name}_seconds_sum");
         assert!(prometheus.ask(&expression).is_some_and(|sum| sum > 0.0), "{expression}");
     }
-    // Those that the load has called for are let go again.
+    // Links that were dialled for the load are closed again.
     until("the links are the same", 2 * SOON, || {
         let ready = dmz.status()["pools"][0]["ready"].as_f64()?;
         let reported = prometheus.ask("portcullis_links{role=\"dmz\",peer=\"internal\",state=\"ready\"}")?;
@@ -169,21 +169,21 @@ fn series(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn no_series_is_a_clients_and_promtool_has_nothing_to_say() {
-    let place = Place::with_certificates();
+fn no_series_names_a_client_and_promtool_finds_no_problem() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let gateway = place.start("one");
     let url = format!("http://{}/metrics", port(&gateway));
-    let before = series(&asked(&[], &url).1);
+    let before = series(&fetch(&[], &url).1);
     (0..40).for_each(|_| echo(gateway.accept("echo"), 10));
     let text = until("all are counted", SOON, || {
-        let text = asked(&[], &url).1;
+        let text = fetch(&[], &url).1;
         (value(&text, "portcullis_sessions_total{role=\"dmz\",service=\"echo\",end=\"--\"}") == 40.0)
             .then_some(text)
     });
     assert_eq!(series(&text), before);
     assert_eq!(fed(&["promtool", "check", "metrics"], &text), "");
-    let (_, open) = asked(&["-H", "Accept: application/openmetrics-text; version=1.0.0"], &url);
+    let (_, open) = fetch(&["-H", "Accept: application/openmetrics-text; version=1.0.0"], &url);
     assert!(open.contains("# TYPE portcullis_sessions counter\n") && open.ends_with("# EOF\n"), "{open}");
     let content_type = |accepted: &str| {
         let more = ["-o", "/dev/null", "-w", "%{content_type}", "-H", &format!("Accept: {accepted}")];
@@ -199,7 +199,7 @@ fn no_series_is_a_clients_and_promtool_has_nothing_to_say() {
     place.write("one.yaml", "mode: nonsense\n");
     assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(1));
     let failed = until("it is counted", SOON, || {
-        let text = asked(&[], &url).1;
+        let text = fetch(&[], &url).1;
         (value(&text, "portcullis_reloads_total{result=\"failure\"}") == 1.0).then_some(text)
     });
     assert_eq!(value(&failed, "portcullis_last_reload_successful"), 0.0);
@@ -207,18 +207,18 @@ fn no_series_is_a_clients_and_promtool_has_nothing_to_say() {
 
 #[test]
 fn a_certificate_of_an_accept_is_a_series_and_so_is_a_reload_that_was_done() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let tls = "{ address: \"tls://127.0.0.1:0\", tls: { certificate: pki/dmz.pem, key: pki/dmz.key } }";
     place.write("one.yaml", &DIRECT.replace("\"tcp://127.0.0.1:0\"", tls));
     let gateway = place.start("one");
     let url = format!("http://{}/metrics", port(&gateway));
     let in_a_day = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs_f64() + 86_400.0;
     let expiry = "portcullis_certificate_expiry_timestamp_seconds{role=\"dmz\",use=\"accept\"}";
-    assert!(value(&asked(&[], &url).1, expiry) > in_a_day);
+    assert!(value(&fetch(&[], &url).1, expiry) > in_a_day);
     let socket = place.path("run/one.sock").display().to_string();
     assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
     until("it is counted", SOON, || {
-        let text = asked(&[], &url).1;
+        let text = fetch(&[], &url).1;
         (value(&text, "portcullis_reloads_total{result=\"success\"}") == 1.0).then_some(())
     });
 }
@@ -247,10 +247,10 @@ fn named_in(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn alerts_and_dashboard_name_only_numbers_that_there_are() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let gateway = place.start("one");
-    let scraped = asked(&[], &format!("http://{}/metrics", port(&gateway))).1;
+    let scraped = fetch(&[], &format!("http://{}/metrics", port(&gateway))).1;
     let known = described(&scraped);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |file: &str| fs::read_to_string(root.join(file)).expect("the file is there");
@@ -299,8 +299,8 @@ fn thousand(port: u16) -> String {
 }
 
 #[test]
-fn a_thousand_services_are_read_quickly_and_those_who_do_not_read_hold_nobody_up() {
-    let place = Place::with_certificates();
+fn a_thousand_services_are_scraped_quickly_and_slow_readers_block_nobody() {
+    let place = TestFolder::with_certificates();
     place.write("many.yaml", &thousand(free_port()));
     let gateway = place.start("many");
     let at = port(&gateway);
@@ -331,7 +331,7 @@ fn a_thousand_services_are_read_quickly_and_those_who_do_not_read_hold_nobody_up
     let times: Vec<_> = (0..8)
         .map(|_| {
             let began = Instant::now();
-            let (status, text) = asked(&[], &url);
+            let (status, text) = fetch(&[], &url);
             assert!(status == 200 && text.contains("service=\"s999\""), "{status}");
             began.elapsed()
         })
@@ -351,7 +351,7 @@ fn a_thousand_services_are_read_quickly_and_those_who_do_not_read_hold_nobody_up
 
 #[test]
 fn a_thousand_connections_to_the_monitors_port_cost_nobody_else_anything() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let gateway = place.start("one");
     let (at, accept) = (port(&gateway), gateway.accept("echo"));
@@ -377,7 +377,7 @@ fn a_thousand_connections_to_the_monitors_port_cost_nobody_else_anything() {
         }
     }
     gateway.wait("few descriptors are open for all of them", SOON, |status| used(status) < before + 30);
-    assert_eq!(asked(&[], &format!("http://{at}/livez")), (200, "alive\n".into()));
+    assert_eq!(fetch(&[], &format!("http://{at}/livez")), (200, "alive\n".into()));
     let status = gateway.status();
     assert_eq!((&status["totals"]["refused"], &status["log_lines_lost"]), (&0.into(), &0.into()));
     drop(flood);

@@ -9,14 +9,14 @@ use std::{
 
 use crate::{
     connect,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     run,
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
 /// The status and the body that curl gets.
 #[track_caller]
-pub fn asked(more: &[&str], url: &str) -> (u16, String) {
+pub fn fetch(more: &[&str], url: &str) -> (u16, String) {
     let line = [&["-sS", "--max-time", "10", "-w", "\n%{http_code}"], more, &[url]].concat();
     let output = Command::new("curl").args(line).output().expect("curl runs");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -34,46 +34,46 @@ const DIRECT: &str = "mode: direct\nhealth: 127.0.0.1:0\ndmz:\n  services:\n    
                       echo: { accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }\n";
 
 #[test]
-fn a_dmz_half_is_ready_with_its_first_link_and_says_what_is_missing() {
-    let place = Place::with_certificates();
+fn a_dmz_half_is_ready_with_its_first_link_and_reports_what_is_missing() {
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &format!("health: 127.0.0.1:0\n{}", dmz_half("127.0.0.1:0", &["echo"])));
     let dmz = place.start("dmz");
     let (at, socket) = (port(&dmz), place.path("run/dmz.sock").display().to_string());
     let url = |path: &str| format!("http://{at}{path}");
-    assert_eq!(asked(&[], &url("/livez")), (200, "alive\n".into()));
-    let (status, body) = asked(&[], &url("/readyz"));
+    assert_eq!(fetch(&[], &url("/livez")), (200, "alive\n".into()));
+    let (status, body) = fetch(&[], &url("/readyz"));
     assert!(status == 503 && body.starts_with("not ready\necho: no link"), "{status} {body}");
-    assert_eq!(asked(&[], &url("/readyz/echo")).0, 503);
-    let said = run(&place, &["status", "--ready", "--json", "--admin", &socket]);
-    assert_eq!(said.code, Some(1));
-    let reported: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!(fetch(&[], &url("/readyz/echo")).0, 503);
+    let output = run(&place, &["status", "--ready", "--json", "--admin", &socket]);
+    assert_eq!(output.code, Some(1));
+    let reported: serde_json::Value = serde_json::from_str(&output.out).expect("JSON");
     assert_eq!(reported["ready"], false);
     assert!(reported["reasons"][0].as_str().is_some_and(|why| why.starts_with("echo: ")), "{reported}");
 
     let link = format!("127.0.0.1:{}", dmz.link_port());
     place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
     let internal = place.start("internal");
-    until("it is ready", SOON, || (asked(&[], &url("/readyz?strict")).0 == 200).then_some(()));
-    assert_eq!(asked(&[], &url("/readyz")), (200, "ready\n".into()));
-    assert_eq!(asked(&[], &url("/readyz/echo")), (200, "ready\n".into()));
-    assert_eq!(asked(&[], &url("/readyz/nobody")).0, 404);
-    assert_eq!(asked(&["--head"], &url("/readyz")).0, 200);
-    assert_eq!(asked(&["--http1.0"], &url("/readyz")).0, 200);
-    assert_eq!(asked(&["--data", "x"], &url("/readyz")).0, 405);
-    assert_eq!(asked(&[], &url("/")).0, 404);
+    until("it is ready", SOON, || (fetch(&[], &url("/readyz?strict")).0 == 200).then_some(()));
+    assert_eq!(fetch(&[], &url("/readyz")), (200, "ready\n".into()));
+    assert_eq!(fetch(&[], &url("/readyz/echo")), (200, "ready\n".into()));
+    assert_eq!(fetch(&[], &url("/readyz/nobody")).0, 404);
+    assert_eq!(fetch(&["--head"], &url("/readyz")).0, 200);
+    assert_eq!(fetch(&["--http1.0"], &url("/readyz")).0, 200);
+    assert_eq!(fetch(&["--data", "x"], &url("/readyz")).0, 405);
+    assert_eq!(fetch(&[], &url("/")).0, 404);
     for half in ["dmz", "internal"] {
         let socket = place.path(&format!("run/{half}.sock")).display().to_string();
-        let said = run(&place, &["status", "--ready", "--strict", "--admin", &socket]);
-        assert_eq!((said.code, said.out.as_str()), (Some(0), "ready\n"), "{half}: {}", said.err);
+        let output = run(&place, &["status", "--ready", "--strict", "--admin", &socket]);
+        assert_eq!((output.code, output.out.as_str()), (Some(0), "ready\n"), "{half}: {}", output.err);
     }
     // The word follows a loss, and the gateway that drains is not ready though it still carries.
     drop(internal);
-    until("it is not ready", SOON, || (asked(&[], &url("/readyz")).0 == 503).then_some(()));
+    until("it is not ready", SOON, || (fetch(&[], &url("/readyz")).0 == 503).then_some(()));
 }
 
 #[test]
 fn one_service_of_two_makes_a_gateway_ready_and_the_other_is_named() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write(
         "one.yaml",
         &format!("{DIRECT}    other: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }}\n"),
@@ -81,83 +81,83 @@ fn one_service_of_two_makes_a_gateway_ready_and_the_other_is_named() {
     let gateway = place.start("one");
     let (at, socket) = (port(&gateway), place.path("run/one.sock").display().to_string());
     let url = |path: &str| format!("http://{at}{path}");
-    assert_eq!(asked(&[], &url("/readyz?strict")), (200, "ready\n".into()));
+    assert_eq!(fetch(&[], &url("/readyz?strict")), (200, "ready\n".into()));
     assert_eq!(run(&place, &["drain", "echo", "--admin", &socket]).code, Some(0));
     let (status, strictly) = until("it is told", SOON, || {
-        let answer = asked(&[], &url("/readyz?strict"));
+        let answer = fetch(&[], &url("/readyz?strict"));
         (answer.0 != 200).then_some(answer)
     });
     assert!(status == 503 && strictly.starts_with("not ready\necho: drained since "), "{status} {strictly}");
-    assert_eq!(asked(&[], &url("/readyz")), (200, strictly.replace("not ready", "ready")));
-    assert_eq!(asked(&[], &url("/readyz/echo")), (503, strictly.clone()));
-    assert_eq!(asked(&[], &url("/readyz/other")), (200, "ready\n".into()));
-    let said = run(&place, &["status", "--ready", "--admin", &socket]);
-    assert_eq!((said.code, said.out), (Some(0), strictly.replace("not ready", "ready")));
-    let said = run(&place, &["status", "--ready", "--strict", "--admin", &socket]);
-    assert_eq!((said.code, said.out), (Some(1), strictly));
+    assert_eq!(fetch(&[], &url("/readyz")), (200, strictly.replace("not ready", "ready")));
+    assert_eq!(fetch(&[], &url("/readyz/echo")), (503, strictly.clone()));
+    assert_eq!(fetch(&[], &url("/readyz/other")), (200, "ready\n".into()));
+    let output = run(&place, &["status", "--ready", "--admin", &socket]);
+    assert_eq!((output.code, output.out), (Some(0), strictly.replace("not ready", "ready")));
+    let output = run(&place, &["status", "--ready", "--strict", "--admin", &socket]);
+    assert_eq!((output.code, output.out), (Some(1), strictly));
 }
 
 #[test]
-fn who_asks_strictly_hears_which_gateway_has_no_link() {
-    let place = Place::with_certificates();
+fn a_strict_request_names_the_gateway_without_a_link() {
+    let place = TestFolder::with_certificates();
     let named = |half: String| half.replace("peers: [internal]", "peers: [internal, internal-2]");
     let dmz = |link: &str| format!("health: 127.0.0.1:0\n{}", named(dmz_half(link, &["echo"])));
     let pair = Pair::of(&place, &dmz("127.0.0.1:0"), |link| internal_half(link, &[("echo", "echo://")]));
     let url = |path: &str| format!("http://{}{path}", port(&pair.dmz));
-    until("it is ready", SOON, || (asked(&[], &url("/readyz")).0 == 200).then_some(()));
-    assert_eq!(asked(&[], &url("/readyz")), (200, "ready\n".into()));
+    until("it is ready", SOON, || (fetch(&[], &url("/readyz")).0 == 200).then_some(()));
+    assert_eq!(fetch(&[], &url("/readyz")), (200, "ready\n".into()));
     let strictly = (503, "not ready\nno link from internal-2\n".into());
-    assert_eq!(asked(&[], &url("/readyz?strict")), strictly);
+    assert_eq!(fetch(&[], &url("/readyz?strict")), strictly);
 }
 
 #[test]
 fn who_drains_is_not_ready() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let gateway = place.start("one");
     let (at, socket) = (port(&gateway), place.path("run/one.sock").display().to_string());
-    assert_eq!(asked(&[], &format!("http://{at}/readyz")).0, 200);
+    assert_eq!(fetch(&[], &format!("http://{at}/readyz")).0, 200);
     assert_eq!(run(&place, &["drain", "--admin", &socket]).code, Some(0));
     let refused = until("it is told", SOON, || {
-        let answer = asked(&[], &format!("http://{at}/readyz"));
+        let answer = fetch(&[], &format!("http://{at}/readyz"));
         (answer.0 == 503).then_some(answer.1)
     });
     assert_eq!(refused, "not ready\nthe gateway is draining\n");
-    assert_eq!(asked(&[], &format!("http://{at}/livez")).0, 200);
+    assert_eq!(fetch(&[], &format!("http://{at}/livez")).0, 200);
 }
 
 #[test]
 fn the_port_follows_the_profile() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &DIRECT.replace("health: 127.0.0.1:0\n", ""));
     let gateway = place.start("one");
     let (first, second, socket) =
         (free_port(), free_port(), place.path("run/one.sock").display().to_string());
     let reload = |health: &str| {
         place.write("one.yaml", &DIRECT.replace("health: 127.0.0.1:0\n", health));
-        let said = run(&place, &["reload", "--admin", &socket]);
-        assert_eq!(said.code, Some(0), "{}", said.err);
+        let output = run(&place, &["reload", "--admin", &socket]);
+        assert_eq!(output.code, Some(0), "{}", output.err);
     };
     let answers = |port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok();
     assert!(gateway.status().get("monitored_at").is_none());
     reload(&format!("health: 127.0.0.1:{first}\n"));
-    assert_eq!(asked(&[], &format!("http://127.0.0.1:{first}/readyz")).0, 200);
+    assert_eq!(fetch(&[], &format!("http://127.0.0.1:{first}/readyz")).0, 200);
     reload(&format!("health: {{ address: \"0.0.0.0:{second}\", insecure: true }}\n"));
-    assert_eq!((asked(&[], &format!("http://127.0.0.1:{second}/readyz")).0, answers(first)), (200, false));
+    assert_eq!((fetch(&[], &format!("http://127.0.0.1:{second}/readyz")).0, answers(first)), (200, false));
     reload("");
     assert!(!answers(second));
     // A port that is taken refuses the whole profile, and what runs goes on.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let at = taken.local_addr().expect("its address");
     place.write("one.yaml", &DIRECT.replace("127.0.0.1:0\ndmz", &format!("{at}\ndmz")));
-    let said = run(&place, &["reload", "--admin", &socket]);
-    assert_eq!(said.code, Some(1));
-    assert!(said.err.contains("the port is taken"), "{}", said.err);
+    let output = run(&place, &["reload", "--admin", &socket]);
+    assert_eq!(output.code, Some(1));
+    assert!(output.err.contains("the port is taken"), "{}", output.err);
 }
 
 #[test]
 fn a_half_that_runs_as_internal_opens_no_port() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (link, health) = (free_port(), free_port());
     let both = dmz_half(&format!("127.0.0.1:{link}"), &["echo"])
         + internal_half(&format!("127.0.0.1:{link}"), &[("echo", "echo://")])
@@ -170,13 +170,13 @@ fn a_half_that_runs_as_internal_opens_no_port() {
     assert!(internal.log().contains("this half opens no port for monitors"), "{}", internal.log());
     let _dmz = place.start_as("outside", &[], &["--no-ui", "--profile", "pair.yaml", "--role", "dmz"]);
     until("it is ready", SOON, || {
-        (asked(&[], &format!("http://127.0.0.1:{health}/readyz?strict")).0 == 200).then_some(())
+        (fetch(&[], &format!("http://127.0.0.1:{health}/readyz?strict")).0 == 200).then_some(())
     });
 }
 
 #[test]
-fn those_who_mean_no_good_cost_nobody_else_anything() {
-    let place = Place::with_certificates();
+fn hostile_monitor_clients_do_not_affect_others() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let gateway = place.start("one");
     let at = port(&gateway);
@@ -185,13 +185,13 @@ fn those_who_mean_no_good_cost_nobody_else_anything() {
     let mut silent = Vec::new();
     for number in 0..200 {
         let mut stream = connect(at);
-        let said =
+        let output =
             [&b""[..], b"GET /readyz HTTP/1.1\r\nHost", b"\x16\x03\x01\x02\x00\x01", b"\r\n\r\n"][number % 4];
-        // Who has given way already hears it here.
-        let _ = stream.write_all(said);
+        // An evicted client notices it here.
+        let _ = stream.write_all(output);
         silent.push(stream);
     }
-    assert_eq!(asked(&[], &format!("http://{at}/readyz")), (200, "ready\n".into()));
+    assert_eq!(fetch(&[], &format!("http://{at}/readyz")), (200, "ready\n".into()));
     client.write_all(b"hello").expect("it is sent");
     client.read_exact(&mut [0; 5]).expect("it comes back");
     let used = gateway.status()["descriptors"]["used"].as_u64().expect("a count");
@@ -205,7 +205,7 @@ fn those_who_mean_no_good_cost_nobody_else_anything() {
         sent = endless.write_all(&line);
     }
     assert!(sent.is_err(), "it reads for ever");
-    // Those who stay silent are let go within their time.
+    // Silent clients are closed at their deadline.
     let mut last = silent.pop().expect("one of them");
     drop(silent);
     last.set_read_timeout(Some(Duration::from_secs(15))).expect("a timeout");

@@ -13,9 +13,9 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    DIRECT, connect, is_reset,
-    process::{Place, SOON},
-    run, said,
+    DIRECT, connect, is_reset, output_of,
+    process::{SOON, TestFolder},
+    run,
     setup::Pair,
 };
 
@@ -46,7 +46,7 @@ fn has(row: &Value, fields: &str) {
 
 #[test]
 fn status_has_every_promised_field() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("echo", "echo://")]);
     let (mut ended, mut open) = (connect(pair.dmz.accept("echo")), connect(pair.dmz.accept("echo")));
     echo(&mut ended, b"five!");
@@ -109,7 +109,7 @@ fn status_has_every_promised_field() {
 
 #[test]
 fn sockets_have_their_names_and_their_owner_only() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let folder = place.path("run/portcullis");
     let start = |args: &[&str]| {
@@ -166,7 +166,7 @@ impl Drop for Killed {
 
 #[test]
 fn drain_refuses_newcomers_until_reload() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let gateway = place.start("one");
     let command = |args: &[&str]| run(&place, &[args, &["--admin", "run/one.sock"]].concat());
@@ -192,7 +192,7 @@ fn drain_refuses_newcomers_until_reload() {
 
 #[test]
 fn kill_ends_the_one_session_with_a_reset() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("echo", "echo://")]);
     let (mut killed, mut spared) = (connect(pair.dmz.accept("echo")), connect(pair.dmz.accept("echo")));
     echo(&mut killed, b"one");
@@ -202,8 +202,8 @@ fn kill_ends_the_one_session_with_a_reset() {
     let rows = status["sessions"].as_array().expect("a list");
     let row = rows.iter().find(|row| row["client"] == client.as_str()).expect("its row");
     let id = row["id"].as_str().expect("an id");
-    let said = run(&place, &["kill", id, "--admin", "run/dmz.sock"]);
-    assert_eq!(said.code, Some(0), "{}", said.err);
+    let output = run(&place, &["kill", id, "--admin", "run/dmz.sock"]);
+    assert_eq!(output.code, Some(0), "{}", output.err);
     assert!(is_reset(&killed.read(&mut [0])));
     echo(&mut spared, b"lives");
     let again = run(&place, &["kill", id, "--admin", "run/dmz.sock"]);
@@ -219,7 +219,7 @@ fn kill_ends_the_one_session_with_a_reset() {
 
 #[test]
 fn kill_ends_all_that_match_and_prints_how_many() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("echo", "echo://"), ("other", "echo://")]);
     let open = |service: &str| {
         let mut client = connect(pair.dmz.accept(service));
@@ -228,8 +228,8 @@ fn kill_ends_all_that_match_and_prints_how_many() {
     };
     let (mut one, mut two, mut other) = (open("echo"), open("echo"), open("other"));
     let kill = |options: &[&str], count: &str| {
-        let said = run(&place, &[&["kill"], options, &["--admin", "run/dmz.sock"]].concat());
-        assert_eq!((said.code, said.out.trim()), (Some(0), count), "{options:?}: {}", said.err);
+        let output = run(&place, &[&["kill"], options, &["--admin", "run/dmz.sock"]].concat());
+        assert_eq!((output.code, output.out.trim()), (Some(0), count), "{options:?}: {}", output.err);
     };
     kill(&["--client", "192.0.2.0/24"], "0");
     kill(&["--client", "127.0.0.1", "--service", "nothing"], "0");
@@ -254,7 +254,7 @@ fn kill_ends_all_that_match_and_prints_how_many() {
 
 #[test]
 fn switch_goes_by_name_and_by_file_and_cuts_nothing() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("profiles")).expect("a folder");
     fs::create_dir(place.path("elsewhere")).expect("a folder");
     place.write("profiles/one.yaml", DIRECT);
@@ -267,7 +267,7 @@ fn switch_goes_by_name_and_by_file_and_cuts_nothing() {
     let socket = place.path("run/one.sock");
     let switch = |to: &str, folder: &str| {
         let mut command = place.command(&["switch", to, "--admin"]);
-        said(command.arg(&socket).current_dir(place.path(folder)).output().expect("it runs"))
+        output_of(command.arg(&socket).current_dir(place.path(folder)).output().expect("it runs"))
     };
     let moved = switch("two", "");
     assert_eq!(moved.code, Some(0), "{}", moved.err);
@@ -291,7 +291,7 @@ fn switch_goes_by_name_and_by_file_and_cuts_nothing() {
 /// What `switch --plan` says is what `switch` does, and each thing asked is one line and one notice.
 #[test]
 fn a_switch_is_planned_done_and_written_down() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let two = "mode: direct\ndrain: 7s\ndmz:\n  services:\n    other: { accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }\n";
     place.write("one.yaml", DIRECT);
     place.write("two.yaml", two);
@@ -350,7 +350,7 @@ fn a_switch_is_planned_done_and_written_down() {
 
 #[test]
 fn a_stop_that_cuts_ends_with_the_gateways_own_code() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &DIRECT.replace("mode: direct", "mode: direct\ndrain: 100ms"));
     let gateway = place.start("one");
     let mut open = connect(gateway.accept("echo"));
@@ -384,7 +384,7 @@ const ASKED: &[&[&str]] = &[
 
 #[test]
 fn whatever_becomes_of_an_answer_is_no_panic() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     place.write("two.yaml", DIRECT);
     let gateway = place.start("one");
@@ -396,7 +396,7 @@ fn whatever_becomes_of_an_answer_is_no_panic() {
         drop(child.stdout.take());
         let ended = child.wait_with_output().expect("it ends");
         let err = String::from_utf8_lossy(&ended.stderr).into_owned();
-        // What `doctor` finds is told by its code.
+        // A finding of `doctor` is identified by its code.
         let is_it = |code: i32| code == i32::from(is_refused) || words[0] == "doctor" && code == 1;
         assert!(ended.status.code().is_some_and(is_it), "{words:?}: {:?}, {err}", ended.status);
         let full = File::options().write(true).open("/dev/full").expect("Linux has it");

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::{
     connect, is_reset,
-    process::{Place, SOON},
+    process::{SOON, TestFolder},
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
@@ -22,7 +22,7 @@ fn echo(stream: &mut TcpStream) {
 
 #[test]
 fn halves_find_each_other_in_the_other_order_too() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let link = format!("127.0.0.1:{}", free_port());
     place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
     let internal = place.start("internal");
@@ -39,7 +39,7 @@ fn halves_find_each_other_in_the_other_order_too() {
 
 #[test]
 fn a_killed_dmz_half_resets_its_clients_and_comes_back() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("echo", "echo://")]);
     let link = format!("127.0.0.1:{}", pair.dmz.link_port());
     let mut client = connect(pair.dmz.accept("echo"));
@@ -58,7 +58,7 @@ fn a_killed_dmz_half_resets_its_clients_and_comes_back() {
 
 #[test]
 fn a_killed_internal_half_resets_the_clients_and_comes_back() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("echo", "echo://")]);
     let mut client = connect(pair.dmz.accept("echo"));
     echo(&mut client);

@@ -14,9 +14,9 @@ use rustix::process::Signal;
 
 use crate::{
     connect,
-    monitor::asked,
-    process::{Gateway, Place, SOON, until},
-    said,
+    monitor::fetch,
+    output_of,
+    process::{Gateway, SOON, TestFolder, until},
     setup::{free_port, free_ports, internal_half},
     upgrade::Clients,
 };
@@ -25,7 +25,7 @@ const WEB: &str =
     "mode: direct\ndmz:\n  services:\n    echo: { accept: ['tcp://fd@web'], connect: 'echo://' }\n";
 
 /// The program with these sockets from number 3 on, as a service manager starts it.
-fn passing(place: &Place, names: &str, sockets: Vec<OwnedFd>, args: &[&str]) -> Command {
+fn passing(place: &TestFolder, names: &str, sockets: Vec<OwnedFd>, args: &[&str]) -> Command {
     let count = sockets.len();
     // A shell, as the program's number has to be in its environment.
     let moved = ["", "exec 3<&0 </dev/null;", "exec 3<&0 4<&1 </dev/null >/dev/null;"][count];
@@ -39,7 +39,7 @@ fn passing(place: &Place, names: &str, sockets: Vec<OwnedFd>, args: &[&str]) -> 
 }
 
 /// Starts it, and waits until it answers.
-fn start<'a>(place: &'a Place, name: &str, names: &str, sockets: Vec<OwnedFd>) -> Gateway<'a> {
+fn start<'a>(place: &'a TestFolder, name: &str, names: &str, sockets: Vec<OwnedFd>) -> Gateway<'a> {
     let profile = format!("{name}.yaml");
     let mut command = passing(place, names, sockets, &["--no-ui", "--profile", &profile]);
     let log = File::options().create(true).append(true).open(place.path(&format!("{name}.log")));
@@ -49,12 +49,12 @@ fn start<'a>(place: &'a Place, name: &str, names: &str, sockets: Vec<OwnedFd>) -
 
 /// How a start ends that is refused.
 #[track_caller]
-fn refused(place: &Place, names: &str, sockets: Vec<OwnedFd>, profile: &str, reported: &str) {
+fn refused(place: &TestFolder, names: &str, sockets: Vec<OwnedFd>, profile: &str, reported: &str) {
     place.write("refused.yaml", profile);
     let args = ["--no-ui", "--profile", "refused.yaml", "--admin", "none"];
-    let said = said(passing(place, names, sockets, &args).output().expect("it ends"));
-    assert_eq!(said.code, Some(1), "{}", said.err);
-    assert!(said.err.contains(reported), "{}", said.err);
+    let output = output_of(passing(place, names, sockets, &args).output().expect("it ends"));
+    assert_eq!(output.code, Some(1), "{}", output.err);
+    assert!(output.err.contains(reported), "{}", output.err);
 }
 
 fn listener() -> TcpListener {
@@ -72,7 +72,7 @@ fn echo(mut client: TcpStream) {
 
 #[test]
 fn a_restart_refuses_no_connection_on_a_socket_that_was_passed_in() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", WEB);
     let web = listener();
     let at = web.local_addr().expect("its address");
@@ -92,7 +92,7 @@ fn a_restart_refuses_no_connection_on_a_socket_that_was_passed_in() {
 /// One socket for several services, told apart by their paths, with TLS on it.
 #[test]
 fn services_of_requests_share_a_passed_socket() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let accept = |path: &str| {
         format!(
             "{{ accept: [{{ address: 'https://fd@web/{path}', tls: {{ certificate: pki/dmz.pem, key: pki/dmz.key }} \
@@ -112,7 +112,7 @@ fn services_of_requests_share_a_passed_socket() {
     let to = format!("dmz:{port}:127.0.0.1");
     for path in ["a", "b"] {
         let line = ["--cacert", &ca, "--resolve", &to];
-        assert_eq!(asked(&line, &format!("https://dmz:{port}/{path}")), (200, path.to_owned()));
+        assert_eq!(fetch(&line, &format!("https://dmz:{port}/{path}")), (200, path.to_owned()));
     }
 }
 
@@ -133,7 +133,7 @@ fn answering(body: String) -> SocketAddr {
 
 #[test]
 fn a_reload_that_closes_a_passed_port_and_opens_it_again_leaves_it_to_its_owner() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", WEB);
     let web = listener();
     let at = web.local_addr().expect("its address");
@@ -154,7 +154,7 @@ fn a_reload_that_closes_a_passed_port_and_opens_it_again_leaves_it_to_its_owner(
 
 #[test]
 fn links_come_in_by_a_passed_socket_and_one_that_is_not_named_is_closed() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (links, other) = (listener(), listener());
     let (at, unnamed) = (links.local_addr().expect("an address"), other.local_addr().expect("an address"));
     place.write(
@@ -178,7 +178,7 @@ const HOLDER: &str = "while :; do \
      sh -c 'LISTEN_PID=$$ exec setpriv --pdeathsig KILL \"$0\" \"$@\"' \"$0\" \"$@\"; done";
 
 /// A DMZ half whose ports are opened by systemd's own program, which starts it when the first connection comes.
-fn activated<'a>(place: &'a Place, sockets: &[(&str, u16)]) -> Gateway<'a> {
+fn activated<'a>(place: &'a TestFolder, sockets: &[(&str, u16)]) -> Gateway<'a> {
     let names: Vec<_> = sockets.iter().map(|(name, _)| *name).collect();
     let names = format!("--fdname={}", names.join(":"));
     let ports: Vec<_> = sockets.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
@@ -206,7 +206,7 @@ fn the_first_client_starts_a_gateway_under_systemd_socket_activate() {
     if is_missing("the_first_client_starts_a_gateway_under_systemd_socket_activate") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", WEB);
     let port = free_port();
     let at = SocketAddr::from(([127, 0, 0, 1], port));
@@ -222,7 +222,7 @@ fn restarts_under_systemd_socket_activate_refuse_no_client_and_no_link() {
     if is_missing("restarts_under_systemd_socket_activate_refuse_no_client_and_no_link") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let [web, links] = free_ports();
     place.write(
         "dmz.yaml",
@@ -257,8 +257,8 @@ fn restarts_under_systemd_socket_activate_refuse_no_client_and_no_link() {
 }
 
 #[test]
-fn what_can_not_be_listened_on_refuses_the_start_with_its_reason() {
-    let place = Place::with_certificates();
+fn an_unusable_listen_address_refuses_the_start() {
+    let place = TestFolder::with_certificates();
     let udp: OwnedFd = UdpSocket::bind("127.0.0.1:0").expect("a free port").into();
     refused(&place, "web", vec![udp], WEB, "fd@web: what was passed in is a socket for datagrams");
     let local: OwnedFd = UnixListener::bind(place.path("local")).expect("a socket").into();
@@ -282,7 +282,7 @@ fn what_can_not_be_listened_on_refuses_the_start_with_its_reason() {
     place.write("one.yaml", WEB);
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web exec \"$0\" \"$@\" 3<&-";
     let args = ["--no-ui", "--profile", "one.yaml", "--admin", "none"];
-    let closed = said(place.wrapped(&["sh", "-c", script], &args).output().expect("it ends"));
+    let closed = output_of(place.wrapped(&["sh", "-c", script], &args).output().expect("it ends"));
     assert_eq!(closed.code, Some(1));
     assert!(closed.err.contains("fd@web: the socket that was passed in is closed already"), "{}", closed.err);
 }

@@ -15,9 +15,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    DIRECT, Said,
-    process::{Place, SOON},
-    said,
+    CommandOutput, DIRECT, output_of,
+    process::{SOON, TestFolder},
     setup::{dmz_half, free_port},
 };
 
@@ -35,8 +34,8 @@ fn is_root(test: &str) -> bool {
     is_root
 }
 
-fn run_behind(place: &Place, wrapper: &[&str], args: &[&str]) -> Said {
-    said(place.wrapped(wrapper, args).output().expect("it runs"))
+fn run_behind(place: &TestFolder, wrapper: &[&str], args: &[&str]) -> CommandOutput {
+    output_of(place.wrapped(wrapper, args).output().expect("it runs"))
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -56,7 +55,7 @@ fn what_systemd_hands_over_is_taken_from_its_own_folder_alone() {
     if !is_root("what_systemd_hands_over_is_taken_from_its_own_folder_alone") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("handed")).expect("a folder");
     fs::copy(place.path("pki/dmz.key"), place.path("handed/dmz.key")).expect("a copy");
     place.write("handed/users", USERS);
@@ -76,10 +75,10 @@ fn what_systemd_hands_over_is_taken_from_its_own_folder_alone() {
     let other = format!("CREDENTIALS_DIRECTORY={}", place.path("pki").display());
     for wrapper in [IN_NO_GROUP.to_vec(), [&["env", &other][..], &IN_NO_GROUP].concat()] {
         for file in ["login", "dmz.key", "users"] {
-            let said = run_behind(&place, &wrapper, &["check", "dmz.yaml"]);
+            let output = run_behind(&place, &wrapper, &["check", "dmz.yaml"]);
             let open =
-                said.out.lines().find(|line| line.contains(&format!("handed/{file}: others may read it")));
-            assert!(said.code == Some(2) && open.is_some(), "{file}: {}", said.out);
+                output.out.lines().find(|line| line.contains(&format!("handed/{file}: others may read it")));
+            assert!(output.code == Some(2) && open.is_some(), "{file}: {}", output.out);
             set_mode(&place.path("handed").join(file), 0o600);
         }
         assert_eq!(run_behind(&place, &wrapper, &["check", "dmz.yaml"]).code, Some(0));
@@ -92,7 +91,7 @@ fn a_key_of_root_and_a_group_is_taken_by_its_members_alone() {
     if !is_root("a_key_of_root_and_a_group_is_taken_by_its_members_alone") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
     let key = place.path("pki/dmz.key");
     chown(&key, Some(0), Some(4242)).expect("another group");
@@ -110,11 +109,11 @@ fn a_key_of_root_and_a_group_is_taken_by_its_members_alone() {
 }
 
 #[test]
-fn a_file_that_this_user_may_not_read_is_told_with_what_lets_it() {
-    if !is_root("a_file_that_this_user_may_not_read_is_told_with_what_lets_it") {
+fn an_unreadable_file_is_reported_with_the_fix() {
+    if !is_root("an_unreadable_file_is_reported_with_the_fix") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     fs::create_dir(place.path("handed")).expect("a folder");
     fs::copy(place.path("pki/dmz.key"), place.path("handed/dmz.key")).expect("a copy");
     place.write("handed/users", USERS);
@@ -124,11 +123,11 @@ fn a_file_that_this_user_may_not_read_is_told_with_what_lets_it() {
     files.iter().for_each(|file| set_mode(&place.path(file), 0o600));
     for file in files {
         chown(place.path(file), Some(NOBODY), None).expect("another owner");
-        let said = run_behind(&place, &WITHOUT_POWER, &["check", "dmz.yaml"]);
+        let output = run_behind(&place, &WITHOUT_POWER, &["check", "dmz.yaml"]);
         let step = "it belongs to `nobody`, and this runs as `root`: run `chown root: ";
-        let reported = said.out.lines().any(|line| line.contains(step) && line.contains(file));
-        assert!(said.code == Some(2) && reported, "{file}: {}", said.out);
-        assert!(!said.out.contains("portcullis certs"), "{}", said.out);
+        let reported = output.out.lines().any(|line| line.contains(step) && line.contains(file));
+        assert!(output.code == Some(2) && reported, "{file}: {}", output.out);
+        assert!(!output.out.contains("portcullis certs"), "{}", output.out);
         chown(place.path(file), Some(0), None).expect("its owner again");
     }
 }
@@ -136,7 +135,7 @@ fn a_file_that_this_user_may_not_read_is_told_with_what_lets_it() {
 /// However much its surroundings allow, and though its owner may look at it as ever.
 #[test]
 fn a_gateway_leaves_no_core_dump() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let allowed = ["sh", "-c", "ulimit -S -c \"$(ulimit -H -c)\"; exec \"$@\"", "sh"];
     let gateway = place.start_as("one", &allowed, &["--no-ui", "--profile", "one.yaml"]);
@@ -152,7 +151,7 @@ fn a_gateway_leaves_no_core_dump() {
 
 #[test]
 fn a_socket_a_port_and_a_folder_that_are_not_to_be_had_name_the_next_step() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let start = "start it with `portcullis --profile NAME`, or name another socket with --admin";
     let absent = crate::run(&place, &["status", "--admin", "run/none.sock"]);
     assert!(absent.code == Some(1) && absent.err.contains(start), "{}", absent.err);
@@ -161,7 +160,7 @@ fn a_socket_a_port_and_a_folder_that_are_not_to_be_had_name_the_next_step() {
     place.write("one.yaml", &DIRECT.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
     let taken = crate::run(&place, &["--no-ui", "--profile", "one.yaml"]);
     assert!(
-        taken.code == Some(1) && taken.err.contains("; stop that, or write another port"),
+        taken.code == Some(1) && taken.err.contains("; stop that program or use another port"),
         "{}",
         taken.err
     );
@@ -181,17 +180,21 @@ fn a_socket_a_port_and_a_folder_that_are_not_to_be_had_name_the_next_step() {
     set_mode(&place.path("theirs"), 0o755);
     chown(place.path("theirs"), Some(NOBODY), None).expect("another owner");
     for command in [&["init", "pair", "--out", "theirs"][..], &["certs", "--out", "theirs"]] {
-        let said = run_behind(&place, &WITHOUT_POWER, command);
-        assert!(said.code == Some(1) && said.err.contains("choose a folder with --out"), "{}", said.err);
+        let output = run_behind(&place, &WITHOUT_POWER, command);
+        assert!(
+            output.code == Some(1) && output.err.contains("choose a folder with --out"),
+            "{}",
+            output.err
+        );
     }
 }
 
 #[test]
-fn a_unix_socket_of_a_backend_that_may_not_be_written_to_is_told_by_its_own_words() {
-    if !is_root("a_unix_socket_of_a_backend_that_may_not_be_written_to_is_told_by_its_own_words") {
+fn a_unix_socket_of_a_backend_that_may_not_be_written_to_has_its_own_error() {
+    if !is_root("a_unix_socket_of_a_backend_that_may_not_be_written_to_has_its_own_error") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let path = place.path("app.sock");
     let _backend = UnixListener::bind(&path).expect("it binds");
     chown(&path, Some(NOBODY), None).expect("another owner");

@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     connect,
-    process::{Gateway, Place, SOON},
+    process::{Gateway, SOON, TestFolder},
     setup::{Pair, dmz_half, internal_half},
 };
 
@@ -29,7 +29,7 @@ const HEAD: [u8; 8] = [0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0];
 const BODY: usize = 0xffff;
 
 /// A session over a reverse pair, its accept with some more: the pair, the client's end behind its upgrade, the backend's.
-fn session<'a>(place: &'a Place, more: &str) -> (Pair<'a>, TcpStream, TcpStream) {
+fn session<'a>(place: &'a TestFolder, more: &str) -> (Pair<'a>, TcpStream, TcpStream) {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = format!("tcp://{}", backend.local_addr().expect("it is bound"));
     let dmz = dmz_half("127.0.0.1:0", &[])
@@ -83,7 +83,7 @@ fn check_memory(pair: &Pair<'_>, before: [usize; 2], sent: usize) {
 
 #[test]
 fn a_backend_that_does_not_read_slows_the_client() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     // One that waits for its backend is not silent.
     let (pair, mut client, mut server) = session(&place, ", inactivity: 500ms");
     let before = [resident(&pair.dmz), resident(&pair.internal)];
@@ -108,7 +108,7 @@ fn a_backend_that_does_not_read_slows_the_client() {
 
 #[test]
 fn a_client_that_does_not_read_slows_the_backend() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (pair, mut client, mut server) = session(&place, "");
     let before = [resident(&pair.dmz), resident(&pair.internal)];
     let sent = press(&mut server, &[7; BODY]);
@@ -143,7 +143,7 @@ fn a_client_that_does_not_read_slows_the_backend() {
 #[test]
 fn a_rate_keeps_its_sender_waiting_and_nothing_in_memory() {
     const RECEIVED: usize = 400_000;
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = format!("tcp://{}", backend.local_addr().expect("it is bound"));
     let dmz = dmz_half("127.0.0.1:0", &["live"]);

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     connect,
-    process::{Gateway, Place, SOON},
+    process::{Gateway, SOON, TestFolder},
     setup::{dmz_half, free_ports, internal_half},
 };
 
@@ -37,7 +37,7 @@ pub fn program(test: &str) -> Option<PathBuf> {
     Some(program)
 }
 
-impl Place {
+impl TestFolder {
     /// Runs the gateway of the profile `NAME.yaml` by another version's program.
     pub fn start_by(&self, program: &Path, name: &str, profile: &str) -> Gateway<'_> {
         let program = program.to_str().expect("UTF-8");
@@ -48,7 +48,7 @@ impl Place {
 }
 
 /// Whether all rows for links are healthy and speak `protocol`.
-fn speaks(status: &Value, protocol: &str) -> bool {
+fn uses_protocol(status: &Value, protocol: &str) -> bool {
     let rows = status["pools"].as_array().map(Vec::as_slice).unwrap_or_default();
     !rows.is_empty() && rows.iter().all(|row| row["state"] == "healthy" && row["protocol"] == protocol)
 }
@@ -61,7 +61,7 @@ fn name(half: Half) -> &'static str {
 }
 
 /// Writes the profiles of a pair, and returns where clients connect.
-fn write_pair(place: &Place, mode: Mode) -> SocketAddr {
+fn write_pair(place: &TestFolder, mode: Mode) -> SocketAddr {
     let [link, accept] = free_ports().map(|port| format!("127.0.0.1:{port}"));
     let dmz = dmz_half(&link, &["echo"]).replace("tcp://127.0.0.1:0", &format!("tcp://{accept}"));
     let dmz = dmz.replace("prepared: 2", "prepared: 2, wait: 20s");
@@ -100,7 +100,7 @@ fn clients_are_carried(at: SocketAddr) {
 
 /// One WARN in the log and one notice, with all of `words`.
 #[track_caller]
-fn is_told_once(gateway: &Gateway, words: &[&str]) {
+fn expect_one_notice(gateway: &Gateway, words: &[&str]) {
     let reported = |text: &str| text.contains("SOCKS5, one session each");
     let notices = gateway.status()["notices"].as_array().cloned().expect("a list");
     let notices: Vec<_> =
@@ -120,7 +120,7 @@ fn is_told_once(gateway: &Gateway, words: &[&str]) {
 
 fn check_pair(test: &str, mode: Mode, old_half: Half) {
     let Some(program) = program(test) else { return };
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let clients = write_pair(&place, mode);
     let (listens, dials) = match mode {
         Mode::Forward => (Half::Internal, Half::Dmz),
@@ -144,14 +144,14 @@ fn check_pair(test: &str, mode: Mode, old_half: Half) {
     session.write_all(b"hello").expect("it is sent");
     session.read_exact(&mut [0; 5]).expect("it comes back");
     for half in [&listening, &dialling] {
-        half.wait("it speaks SOCKS5", SOON, |status| speaks(status, SOCKS));
+        half.wait("it speaks SOCKS5", SOON, |status| uses_protocol(status, SOCKS));
     }
     clients_are_carried(clients);
     session.write_all(b"hello").expect("it is sent");
     session.read_exact(&mut [0; 5]).expect("it comes back");
 
     let both = [SOFTWARE, OURS, PREVIOUS];
-    is_told_once(new, if listens == old_half { &both[..2] } else { &both });
+    expect_one_notice(new, if listens == old_half { &both[..2] } else { &both });
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_previous_dmz_half_dials_in() {
 /// A half that is started again in the other version and back is met in what it speaks then.
 fn check_there_and_back(test: &str, changed: Half) {
     let Some(program) = program(test) else { return };
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let clients = write_pair(&place, Mode::Reverse);
     let other = match changed {
         Half::Dmz => Half::Internal,
@@ -189,7 +189,7 @@ fn check_there_and_back(test: &str, changed: Half) {
             SOCKS => place.start_by(&program, name(changed), &format!("{}.yaml", name(changed))),
             _ => place.start(name(changed)),
         };
-        stays.wait(protocol, SOON, |status| speaks(status, protocol));
+        stays.wait(protocol, SOON, |status| uses_protocol(status, protocol));
         clients_are_carried(clients);
         let socket = format!("run/{}.sock", name(changed));
         let stopped = crate::run(&place, &["stop", "--admin", &socket]);

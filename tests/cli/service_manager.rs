@@ -1,4 +1,4 @@
-//! What a service manager hears, over a socket like systemd's.
+//! What a service manager receives, over a socket like systemd's.
 
 use std::{
     os::unix::net::UnixDatagram,
@@ -9,22 +9,22 @@ use rustix::process::Signal;
 
 use crate::{
     DIRECT,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::{dmz_half, internal_half},
 };
 
-/// Hears what a gateway tells.
+/// Receives the notifications of a gateway.
 struct Manager {
     socket: UnixDatagram,
     variable: String,
 }
 
 impl Manager {
-    fn new(place: &Place) -> Self {
+    fn new(place: &TestFolder) -> Self {
         Self::at(place, "notify")
     }
 
-    fn at(place: &Place, name: &str) -> Self {
+    fn at(place: &TestFolder, name: &str) -> Self {
         let path = place.path(name);
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
@@ -57,8 +57,8 @@ fn has(messages: &[String], line: &str) -> bool {
 }
 
 #[test]
-fn a_manager_hears_of_start_reload_turns_and_stop() {
-    let place = Place::with_certificates();
+fn a_manager_is_notified_of_start_reload_turns_and_stop() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let manager = Manager::new(&place);
     let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=2000000"];
@@ -88,8 +88,8 @@ fn a_manager_hears_of_start_reload_turns_and_stop() {
 
 /// A locked half opens no Unix socket any more, and writes to the one that it has.
 #[test]
-fn a_manager_hears_locked_halves_over_three_periods_and_a_reload() {
-    let place = Place::with_certificates();
+fn a_manager_gets_watchdog_messages_of_locked_halves_across_a_reload() {
+    let place = TestFolder::with_certificates();
     let [of_dmz, of_internal] = ["notify-dmz", "notify-internal"].map(|name| Manager::at(&place, name));
     let start = |manager: &Manager, name: &str| {
         let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=2000000"];
@@ -100,7 +100,7 @@ fn a_manager_hears_locked_halves_over_three_periods_and_a_reload() {
     let link = format!("127.0.0.1:{}", dmz.link_port());
     place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
     let internal = start(&of_internal, "internal");
-    let hears = |manager: &Manager, gateway: &Gateway<'_>, half: &str| {
+    let expect_pings = |manager: &Manager, gateway: &Gateway<'_>, half: &str| {
         manager.until("READY=1");
         assert_eq!(gateway.status()["confined"][half]["seccomp"], true, "{half} is not locked");
         while manager.next().is_some() {}
@@ -116,14 +116,14 @@ fn a_manager_hears_locked_halves_over_three_periods_and_a_reload() {
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| hears(&of_dmz, &dmz, "dmz"));
-        scope.spawn(|| hears(&of_internal, &internal, "internal"));
+        scope.spawn(|| expect_pings(&of_dmz, &dmz, "dmz"));
+        scope.spawn(|| expect_pings(&of_internal, &internal, "internal"));
     });
 }
 
 #[test]
-fn a_process_that_stands_still_feeds_no_watchdog() {
-    let place = Place::with_certificates();
+fn a_process_that_is_stopped_feeds_no_watchdog() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let manager = Manager::new(&place);
     let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=1000000"];
@@ -139,7 +139,7 @@ fn a_process_that_stands_still_feeds_no_watchdog() {
 
 #[test]
 fn ready_can_wait_for_links() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &format!("ready: links\n{}", dmz_half("127.0.0.1:0", &["echo"])));
     let manager = Manager::new(&place);
     let dmz = place.start_as("dmz", &["env", &manager.variable], &["--no-ui", "--profile", "dmz.yaml"]);
@@ -155,12 +155,12 @@ fn ready_can_wait_for_links() {
 }
 
 #[test]
-fn a_manager_that_is_not_there_is_told_in_the_log_and_costs_nothing() {
-    let place = Place::with_certificates();
+fn a_missing_service_manager_is_logged_and_does_no_harm() {
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let wrapper = ["env", "NOTIFY_SOCKET=/nowhere/notify"];
     let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
-    let told = "WARN NOTIFY_SOCKET /nowhere/notify: No such file";
-    until("it is told", SOON, || gateway.log().contains(told).then_some(()));
+    let expected = "WARN NOTIFY_SOCKET /nowhere/notify: No such file";
+    until("it is told", SOON, || gateway.log().contains(expected).then_some(()));
     assert_eq!(gateway.status()["phase"], "running");
 }

@@ -12,23 +12,23 @@ use rustix::process::Signal;
 
 use crate::{
     DIRECT, connect,
-    monitor::{asked, port},
-    process::{Gateway, Place, SOON, until},
+    monitor::{fetch, port},
+    process::{Gateway, SOON, TestFolder, until},
     run,
     setup::{free_port, free_ports},
 };
 
 #[test]
 fn a_gateway_that_stops_is_unready_before_its_ports_close() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("drain_delay: 2s\nhealth: 127.0.0.1:0\n{DIRECT}"));
     let gateway = place.start("one");
     let (health, accept) = (port(&gateway), gateway.accept("echo"));
     let url = format!("http://{health}/readyz");
-    assert_eq!(asked(&[], &url).0, 200);
+    assert_eq!(fetch(&[], &url).0, 200);
     let began = Instant::now();
     gateway.signal(Signal::TERM);
-    until("it is not ready", SOON, || (asked(&[], &url).0 == 503).then_some(()));
+    until("it is not ready", SOON, || (fetch(&[], &url).0 == 503).then_some(()));
     // Who has not heard of it yet is served as ever.
     let mut late = connect(accept);
     late.write_all(b"hello").expect("it is sent");
@@ -42,7 +42,7 @@ fn a_gateway_that_stops_is_unready_before_its_ports_close() {
 
 #[test]
 fn a_second_signal_waits_for_no_delay() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("drain_delay: 10m\n{DIRECT}"));
     let gateway = place.start("one");
     let mut client = connect(gateway.accept("echo"));
@@ -82,7 +82,7 @@ fn answer_heads(mut stream: TcpStream) {
 
 #[test]
 fn requests_have_a_name_and_are_sent_elsewhere_while_it_drains() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (backend, front) = (head_server(), free_port());
     place.write(
         "web.yaml",
@@ -97,22 +97,22 @@ fn requests_have_a_name_and_are_sent_elsewhere_while_it_drains() {
         let line = head.lines().find_map(|line| line.strip_prefix("x-request-id: "));
         line.map(str::to_owned)
     };
-    let (status, head) = asked(&[], &url);
+    let (status, head) = fetch(&[], &url);
     let given = id(&head).expect("an id of ours");
     assert!(status == 200 && given.len() == 12, "{head}");
     let log = until("the session ends", SOON, || Some(gateway.log()).filter(|log| log.contains(&given)));
     assert!(log.contains("session ended"), "{log}");
-    assert_eq!(id(&asked(&["-H", "X-Request-Id: of-mine"], &url).1), Some("of-mine".into()));
-    assert!(!asked(&["-i"], &url).1.to_lowercase().contains("\r\nconnection: close"));
+    assert_eq!(id(&fetch(&["-H", "X-Request-Id: of-mine"], &url).1), Some("of-mine".into()));
+    assert!(!fetch(&["-i"], &url).1.to_lowercase().contains("\r\nconnection: close"));
     gateway.signal(Signal::TERM);
     gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
-    let (status, reported) = asked(&["-i"], &url);
+    let (status, reported) = fetch(&["-i"], &url);
     assert!(status == 200 && reported.to_lowercase().contains("\r\nconnection: close"), "{reported}");
 }
 
 #[test]
 fn a_kept_connection_ends_after_the_command_drain() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = head_server();
     place.write(
         "web.yaml",
@@ -143,7 +143,7 @@ fn a_kept_connection_ends_after_the_command_drain() {
 }
 
 /// Two ports whose clients have to say something before they have a session.
-fn asking_first(place: &Place, [bytes, pages]: [u16; 2]) -> Gateway<'_> {
+fn asking_first(place: &TestFolder, [bytes, pages]: [u16; 2]) -> Gateway<'_> {
     let backend = head_server();
     place.write(
         "both.yaml",
@@ -160,7 +160,7 @@ fn asking_first(place: &Place, [bytes, pages]: [u16; 2]) -> Gateway<'_> {
 fn let_in([bytes, pages]: [u16; 2]) -> [TcpStream; 2] {
     let silent = [bytes, pages].map(|port| connect(([127, 0, 0, 1], port).into()));
     ask_for_bytes(connect(([127, 0, 0, 1], bytes).into()));
-    assert_eq!(asked(&[], &format!("http://127.0.0.1:{pages}/")).0, 200);
+    assert_eq!(fetch(&[], &format!("http://127.0.0.1:{pages}/")).0, 200);
     silent
 }
 
@@ -177,7 +177,7 @@ fn until_closed(ports: [u16; 2]) {
 
 #[test]
 fn who_was_let_in_before_a_stop_is_served() {
-    let (place, ports) = (Place::with_certificates(), free_ports());
+    let (place, ports) = (TestFolder::with_certificates(), free_ports());
     let gateway = asking_first(&place, ports);
     let [bytes, mut pages] = let_in(ports);
     gateway.signal(Signal::TERM);
@@ -194,8 +194,8 @@ fn who_was_let_in_before_a_stop_is_served() {
 }
 
 #[test]
-fn who_says_nothing_does_not_hold_a_stop_up_for_long() {
-    let (place, ports) = (Place::with_certificates(), free_ports());
+fn a_silent_client_delays_a_stop_only_to_the_limit() {
+    let (place, ports) = (TestFolder::with_certificates(), free_ports());
     let gateway = asking_first(&place, ports);
     let [_bytes, mut pages] = let_in(ports);
     gateway.signal(Signal::TERM);
@@ -205,7 +205,7 @@ fn who_says_nothing_does_not_hold_a_stop_up_for_long() {
 
 #[test]
 fn the_journal_gets_priorities_and_no_time() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("one.yaml", DIRECT);
     let log = File::create(place.path("one.log")).expect("a log").metadata().expect("its number");
     let journal = format!("JOURNAL_STREAM={}:{}", log.dev(), log.ino());
@@ -229,7 +229,7 @@ fn the_journal_gets_priorities_and_no_time() {
 
 #[test]
 fn a_client_of_an_older_tls_is_turned_away_where_the_profile_says_so() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let accept = |name: &str, more: &str| {
         format!(
             "    {name}: {{ accept: [{{ address: \"tls://127.0.0.1:0\", tls: {{ certificate: pki/dmz.pem, \
@@ -239,13 +239,13 @@ fn a_client_of_an_older_tls_is_turned_away_where_the_profile_says_so() {
     let services = accept("old", "") + &accept("new", ", min_version: \"1.3\"");
     place.write("tls.yaml", &format!("mode: direct\ndmz:\n  services:\n{services}"));
     let gateway = place.start("tls");
-    let speaks = |service: &str, version: &str| {
+    let accepts_version = |service: &str, version: &str| {
         let at = gateway.accept(service).to_string();
         let mut command = std::process::Command::new("openssl");
         command.args(["s_client", "-connect", &at, version]).stdin(std::process::Stdio::null());
         let sent = command.output().expect("openssl runs");
         String::from_utf8_lossy(&sent.stdout).contains("Server certificate")
     };
-    assert!(speaks("old", "-tls1_2") && speaks("old", "-tls1_3"));
-    assert!(!speaks("new", "-tls1_2") && speaks("new", "-tls1_3"));
+    assert!(accepts_version("old", "-tls1_2") && accepts_version("old", "-tls1_3"));
+    assert!(!accepts_version("new", "-tls1_2") && accepts_version("new", "-tls1_3"));
 }

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     connect,
-    process::{Gateway, Place, SOON},
+    process::{Gateway, SOON, TestFolder},
     run,
     verify::Ports,
 };
@@ -97,7 +97,7 @@ fn resident_kib(gateway: &Gateway<'_>) -> u64 {
 fn switches_under_load_cut_nothing_and_leave_nothing() {
     let switches = std::env::var("PORTCULLIS_SWITCHES")
         .map_or(SWITCHES, |number| number.parse().expect("PORTCULLIS_SWITCHES is a number"));
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     // A short drain: it bounds a stop, never a session of a service that stays.
     let text = ports.pair("echo://").replace("mode: forward", "mode: forward\ndrain: 100ms");
     place.write("forward.yaml", &text);

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::{dmz_half, internal_half},
 };
 
@@ -20,8 +20,8 @@ const CLIENTS: usize = 6;
 const SERVED_BEFORE: usize = 200;
 const SERVED_BEHIND: usize = 400;
 
-/// A backend that speaks first; it hears its clients' end.
-fn greet(backend: &TcpListener) {
+/// A backend that sends first, and then reads to its clients' end.
+fn send_banner(backend: &TcpListener) {
     thread::scope(|scope| {
         for stream in backend.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -34,15 +34,15 @@ fn greet(backend: &TcpListener) {
 }
 
 /// One client after another, until it is over; how many of them lost their session.
-fn come(at: SocketAddr, says: &[u8], served: &AtomicUsize, is_over: &AtomicBool) -> usize {
+fn run_clients(at: SocketAddr, sends: &[u8], served: &AtomicUsize, is_over: &AtomicBool) -> usize {
     let mut lost = 0;
     while !is_over.load(Ordering::Relaxed) {
-        let heard = TcpStream::connect(at).and_then(|mut client| {
+        let result = TcpStream::connect(at).and_then(|mut client| {
             client.set_read_timeout(Some(SOON))?;
-            client.write_all(says)?;
+            client.write_all(sends)?;
             client.read_exact(&mut [0; 2])
         });
-        match heard {
+        match result {
             Ok(()) => _ = served.fetch_add(1, Ordering::Relaxed),
             Err(_) => lost += 1,
         }
@@ -58,11 +58,11 @@ fn refused(dmz: &Gateway<'_>, service: &str) -> u64 {
 
 #[test]
 fn a_killed_internal_gateway_costs_a_client_no_more_than_the_session_that_it_carried() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let to = format!("tcp://{}", backend.local_addr().expect("it is bound"));
     // It serves until this process ends.
-    thread::spawn(move || greet(&backend));
+    thread::spawn(move || send_banner(&backend));
     place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["greets", "echo"]));
     let dmz = place.start("dmz");
     let link = format!("127.0.0.1:{}", dmz.link_port());
@@ -84,8 +84,8 @@ fn a_killed_internal_gateway_costs_a_client_no_more_than_the_session_that_it_car
         let lost = thread::scope(|scope| {
             let clients: Vec<_> = (0..2 * CLIENTS)
                 .map(|number| match number % 2 {
-                    0 => scope.spawn(move || come(greets, b"", served, is_over)),
-                    _ => scope.spawn(move || come(echo, b"me", served, is_over)),
+                    0 => scope.spawn(move || run_clients(greets, b"", served, is_over)),
+                    _ => scope.spawn(move || run_clients(echo, b"me", served, is_over)),
                 })
                 .collect();
             let until_served = |count: usize| {

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::{dmz_half, internal_half},
 };
 
@@ -33,7 +33,7 @@ fn instance(gateway: &Gateway<'_>) -> String {
 /// Both stand beside one another for a moment only before one of them is killed.
 #[test]
 fn of_two_gateways_of_one_name_either_is_missed_until_it_is_back() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
     let dmz = place.start("dmz");
     let link = format!("127.0.0.1:{}", dmz.link_port());
@@ -53,7 +53,7 @@ fn of_two_gateways_of_one_name_either_is_missed_until_it_is_back() {
         assert_eq!(seen["health"], "degraded", "{killed}");
         // What is over before the next look is no event.
         until("it is told", SOON, || dmz.log().contains("internal at 127.0.0.1: lost").then_some(()));
-        // Started anew, it is another process, and stands for the one that was lost.
+        // After a restart it is another process, and replaces the lost one.
         let again = place.start(killed);
         let seen = dmz.wait("it is back", SOON, both);
         assert!(!instances(&seen)[0].contains(&&*gone), "{killed}: {seen:#}");

@@ -12,14 +12,14 @@ use rustix::process::Signal;
 
 use crate::{
     DIRECT, connect,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
 };
 
 /// A library has several lines for each connection, and no limit of ours.
 const FILTER: &str = "mio=trace";
 const CLIENTS_AT_ONCE: usize = 4;
 
-fn start(place: &Place) -> (Gateway<'_>, PipeReader) {
+fn start(place: &TestFolder) -> (Gateway<'_>, PipeReader) {
     place.write("one.yaml", DIRECT);
     place.write("one.log", "standard error is a pipe");
     let (reader, writer) = pipe().expect("a pipe");
@@ -49,15 +49,15 @@ fn lost(gateway: &Gateway<'_>) -> Option<u64> {
 }
 
 /// The count that a line tells.
-fn told(line: &str) -> Option<u64> {
+fn lost_line_count(line: &str) -> Option<u64> {
     let (before, cause) = line.split_once(" log lines lost: ")?;
     assert_eq!(cause.trim_end(), "standard error is read too slowly");
     before.rsplit(' ').next()?.parse().ok()
 }
 
 #[test]
-fn a_log_that_nobody_reads_loses_lines_and_holds_nothing_up() {
-    let place = Place::with_certificates();
+fn an_unread_log_loses_lines_and_delays_nothing() {
+    let place = TestFolder::with_certificates();
     let (gateway, reader) = start(&place);
     let before = flood(&gateway);
     let status = gateway.status();
@@ -67,12 +67,12 @@ fn a_log_that_nobody_reads_loses_lines_and_holds_nothing_up() {
     client.write_all(b"still").expect("it is sent");
     client.read_exact(&mut [0; 5]).expect("it is served");
     assert!(began.elapsed() < SOON / 4, "a client waits for the log");
-    // Its reader goes on: it hears how much it has missed, and then what happens now.
+    // Its reader continues: it learns how much it has missed, and then what happens now.
     let mut lines = BufReader::new(reader).lines().map(|line| line.expect("the pipe is read"));
-    let count = lines.find_map(|line| told(&line)).expect("the count is told");
+    let count = lines.find_map(|line| lost_line_count(&line)).expect("the count is told");
     assert!(count >= before, "{count} of {before} are told");
-    let (tell, received) = mpsc::channel();
-    thread::spawn(move || lines.try_for_each(|line| tell.send(line)));
+    let (sender, received) = mpsc::channel();
+    thread::spawn(move || lines.try_for_each(|line| sender.send(line)));
     let mut late_clients = Vec::new();
     until("the log goes on", SOON, || {
         let mut late = connect(gateway.accept("echo"));
@@ -85,22 +85,22 @@ fn a_log_that_nobody_reads_loses_lines_and_holds_nothing_up() {
 }
 
 #[test]
-fn a_gateway_that_ends_tells_the_lines_it_has_lost() {
-    let place = Place::with_certificates();
+fn a_gateway_that_ends_reports_its_lost_lines() {
+    let place = TestFolder::with_certificates();
     let (gateway, mut reader) = start(&place);
     flood(&gateway);
     let lost = lost(&gateway).expect("a count");
     gateway.signal(Signal::TERM);
     let mut log = String::new();
     reader.read_to_string(&mut log).expect("the pipe is read");
-    let counts: Vec<_> = log.lines().filter_map(told).collect();
+    let counts: Vec<_> = log.lines().filter_map(lost_line_count).collect();
     assert!(counts.last().is_some_and(|&count| count >= lost), "{counts:?} of {lost}");
     assert_eq!(gateway.ended().code(), Some(0));
 }
 
 #[test]
 fn a_gateway_whose_log_nobody_reads_ends_in_time() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (gateway, _reader) = start(&place);
     flood(&gateway);
     gateway.signal(Signal::TERM);

@@ -1,4 +1,4 @@
-//! Client ports that are closed while nobody serves them.
+//! Client ports that are closed while no service on them is ready.
 
 use std::{
     io::{Read, Write},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     connect,
-    process::{Place, SOON, until},
+    process::{SOON, TestFolder, until},
     run,
     setup::{dmz_half, free_port, internal_half},
 };
@@ -24,7 +24,7 @@ fn echo(at: SocketAddr) {
 
 #[test]
 fn a_port_is_closed_while_no_service_on_it_is_ready_and_the_same_opens_again() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let port = free_port();
     let at = SocketAddr::from(([127, 0, 0, 1], port));
     let half = dmz_half("127.0.0.1:0", &["echo"]);

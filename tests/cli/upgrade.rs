@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     connect,
     previous::{self, OURS, SOCKS},
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::{dmz_half, free_ports, internal_half},
 };
 
@@ -36,7 +36,7 @@ fn documented() -> Vec<String> {
 
 /// Does what the next documented line says, which has to be a `kind` of line.
 struct Steps<'a> {
-    place: &'a Place,
+    place: &'a TestFolder,
     lines: std::vec::IntoIter<String>,
 }
 
@@ -169,7 +169,7 @@ impl LongSession {
     }
 }
 
-fn dmz(place: &Place, name: &str) -> (SocketAddr, String) {
+fn dmz(place: &TestFolder, name: &str) -> (SocketAddr, String) {
     let [accept, link] = free_ports().map(|port| format!("127.0.0.1:{port}"));
     let text = dmz_half(&link, &["echo"]).replace("tcp://127.0.0.1:0", &format!("tcp://{accept}"));
     place.write(&format!("{name}.yaml"), &format!("{text}drain: 50ms\n"));
@@ -204,7 +204,7 @@ fn ends_with_its_last_session(steps: &mut Steps, clients: &Clients, old: Gateway
 }
 
 /// Whether the new half inside speaks this protocol with the DMZ gateway at `link`.
-fn speaks_with(internal: &Gateway, link: &str, protocol: &str) {
+fn expect_protocol(internal: &Gateway, link: &str, protocol: &str) {
     let is_of = |row: &&Value| row["address"].as_str().is_some_and(|address| address.contains(link));
     internal.wait(protocol, SOON, |status| {
         let rows = status["pools"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -214,7 +214,11 @@ fn speaks_with(internal: &Gateway, link: &str, protocol: &str) {
 }
 
 /// Walks the section from `start`'s version to this build.
-fn walk<'a>(place: &'a Place, start: impl Fn(&str, &str) -> Gateway<'a>, between: &str) {
+fn run_documented_upgrade<'a>(
+    place: &'a TestFolder,
+    start: impl Fn(&str, &str) -> Gateway<'a>,
+    between: &str,
+) {
     let ((first, one), (second, two)) = (dmz(place, "dmz-1"), dmz(place, "dmz-2"));
     let both = format!("{one}\", \"socks+tls://{two}");
     let text = internal_half(&both, &[("echo", "echo://")]).replace("connect: \"socks", "connect: [\"socks");
@@ -241,13 +245,13 @@ fn walk<'a>(place: &'a Place, start: impl Fn(&str, &str) -> Gateway<'a>, between
     let new = steps.gateway();
     steps.until_ready();
     ends_with_its_last_session(&mut steps, &clients, old, session);
-    speaks_with(&new, &one, between);
+    expect_protocol(&new, &one, between);
 
     let _dmz_1 = upgrade_dmz(&mut steps, &clients, dmz_1, first);
-    speaks_with(&new, &one, OURS);
-    speaks_with(&new, &two, between);
+    expect_protocol(&new, &one, OURS);
+    expect_protocol(&new, &two, between);
     let _dmz_2 = upgrade_dmz(&mut steps, &clients, dmz_2, second);
-    speaks_with(&new, &two, OURS);
+    expect_protocol(&new, &two, OURS);
     clients.end();
     assert_eq!(steps.lines.as_slice(), [""; 0], "documented, and not walked");
     new.wait_healthy();
@@ -255,13 +259,17 @@ fn walk<'a>(place: &'a Place, start: impl Fn(&str, &str) -> Gateway<'a>, between
 
 #[test]
 fn a_pair_is_upgraded_without_a_cut_session() {
-    let place = Place::with_certificates();
-    walk(&place, |name, profile| place.start_as(name, &[], &["--no-ui", "--profile", profile]), OURS);
+    let place = TestFolder::with_certificates();
+    run_documented_upgrade(
+        &place,
+        |name, profile| place.start_as(name, &[], &["--no-ui", "--profile", profile]),
+        OURS,
+    );
 }
 
 #[test]
 fn a_pair_is_upgraded_from_the_previous_version() {
     let Some(program) = previous::program("a_pair_is_upgraded_from_the_previous_version") else { return };
-    let place = Place::with_certificates();
-    walk(&place, |name, profile| place.start_by(&program, name, profile), SOCKS);
+    let place = TestFolder::with_certificates();
+    run_documented_upgrade(&place, |name, profile| place.start_by(&program, name, profile), SOCKS);
 }

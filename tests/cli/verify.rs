@@ -10,10 +10,10 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    Said,
+    CommandOutput,
     commands::issued,
     connect,
-    process::{Gateway, Place, SOON},
+    process::{Gateway, SOON, TestFolder},
     run,
 };
 
@@ -68,14 +68,14 @@ impl Ports {
 
 /// The report of `verify --json`.
 #[track_caller]
-fn report(sent: &Said) -> Value {
+fn report(sent: &CommandOutput) -> Value {
     let report: Value =
         serde_json::from_str(&sent.out).unwrap_or_else(|error| panic!("{error}\n{}", sent.err));
     assert_eq!(sent.code, Some(if report["passed"] == true { 0 } else { 1 }), "{report:#}");
     report
 }
 
-pub fn verify(place: &Place, profile: &str) -> Value {
+pub fn verify(place: &TestFolder, profile: &str) -> Value {
     report(&run(place, &["verify", "--json", "--profile", profile]))
 }
 
@@ -98,7 +98,7 @@ pub fn step<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
 
 #[test]
 fn a_good_pair_passes_every_step_and_leaves_nothing_behind() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     let backend = TcpListener::bind("127.0.0.1:0").expect("a backend");
     let address = format!("tcp://{}", backend.local_addr().expect("its address"));
     place.write("pair.yaml", &ports.pair(&address));
@@ -140,7 +140,7 @@ fn a_good_pair_passes_every_step_and_leaves_nothing_behind() {
 }
 
 /// Starts the gateway of `NAME.yaml` with its socket where a gateway without `--admin` has it.
-fn start_unnamed<'a>(place: &'a Place, name: &str) -> Gateway<'a> {
+fn start_unnamed<'a>(place: &'a TestFolder, name: &str) -> Gateway<'a> {
     // Where a gateway without `--admin` has its socket.
     std::fs::create_dir(place.path("portcullis")).expect("a folder for the log");
     std::fs::create_dir(place.path("run/portcullis")).expect("a folder");
@@ -153,7 +153,7 @@ fn start_unnamed<'a>(place: &'a Place, name: &str) -> Gateway<'a> {
 
 #[test]
 fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     place.write("pair.yaml", &ports.pair("echo://"));
     let gateway = start_unnamed(&place, "pair");
     let before = gateway.status();
@@ -181,7 +181,7 @@ fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
 /// The port for monitors, the logs, the audit and the locks are those of the gateway that serves.
 #[test]
 fn halves_of_its_own_open_no_health_port_and_write_no_file() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     // Whoever opened it would find it taken.
     let health = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let keys = format!(
@@ -195,7 +195,7 @@ fn halves_of_its_own_open_no_health_port_and_write_no_file() {
         ["NOTIFY_SOCKET", "LISTEN_FDNAMES"].map(|name| format!("{name}={}", place.path("notify").display()));
     let wrapper = ["env", &reported[0], &reported[1], "WATCHDOG_USEC=100000", "LISTEN_FDS=1", "LISTEN_PID=1"];
     let line = ["verify", "--json", "--profile", "pair.yaml"];
-    let sent = crate::said(place.wrapped(&wrapper, &line).output().expect("it runs"));
+    let sent = crate::output_of(place.wrapped(&wrapper, &line).output().expect("it runs"));
     assert_eq!(
         results(&report(&sent)),
         "profile pass, basic pass, forward pass, reverse pass, closed pass",
@@ -211,8 +211,8 @@ fn halves_of_its_own_open_no_health_port_and_write_no_file() {
 }
 
 #[test]
-fn a_running_gateway_walks_itself_and_counts_no_probe() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+fn a_running_gateway_verifies_itself_and_counts_no_probe() {
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     place.write("pair.yaml", &ports.pair("echo://").replace("mode: forward", "mode: reverse"));
     let gateway = start_unnamed(&place, "pair");
     let report = verify(&place, "pair.yaml");
@@ -239,7 +239,7 @@ fn a_running_gateway_walks_itself_and_counts_no_probe() {
 
 #[test]
 fn a_gateway_that_is_named_and_has_never_come_is_missed() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     let pair = ports.pair("echo://").replace("mode: forward", "mode: reverse");
     place.write("pair.yaml", &pair.replace("peers: [internal]", "peers: [internal, spare]"));
     let _gateway = start_unnamed(&place, "pair");
@@ -250,7 +250,7 @@ fn a_gateway_that_is_named_and_has_never_come_is_missed() {
 
 #[test]
 fn a_backend_that_is_down_is_named() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     let (_socket, port) = reserved();
     let nobody = format!("127.0.0.1:{port}");
     place.write("pair.yaml", &ports.pair(&format!("tcp://{nobody}")));
@@ -269,7 +269,7 @@ fn a_backend_that_is_down_is_named() {
 
 #[test]
 fn a_wrong_name_in_peers_is_named_whichever_half_has_it() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     for wrong in ["dmz", "internal"] {
         let ports = Ports::new();
         let (dmz_tls, internal_tls) = match wrong {
@@ -297,8 +297,8 @@ fn a_wrong_name_in_peers_is_named_whichever_half_has_it() {
 }
 
 #[test]
-fn a_half_alone_proves_its_part_and_says_why_it_skips() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+fn a_single_half_verifies_its_part_and_explains_its_skips() {
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     place.write("outside.yaml", &format!("mode: reverse\n{}", ports.dmz(DMZ_TLS)));
     place.write("inside.yaml", &format!("mode: reverse\n{}", ports.internal(INTERNAL_TLS, "echo://")));
     let outside = verify(&place, "outside.yaml");
@@ -325,13 +325,13 @@ fn a_half_alone_proves_its_part_and_says_why_it_skips() {
 
 #[test]
 fn an_internal_half_that_listens_is_caught() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     place.write("pair.yaml", &ports.pair("echo://"));
     // Whoever starts it hands on a socket that listens.
     let script = "import os, socket, sys\ns = socket.create_server(('127.0.0.1', 0))\nos.set_inheritable(s.fileno(), True)\nos.execv(sys.argv[1], sys.argv[1:])";
     let mut command =
         place.wrapped(&["python3", "-c", script], &["verify", "--json", "--profile", "pair.yaml"]);
-    let report = report(&crate::said(command.output().expect("python3 runs")));
+    let report = report(&crate::output_of(command.output().expect("python3 runs")));
     assert_eq!(
         results(&report),
         "profile pass, basic pass, forward pass, reverse pass, closed fail",
@@ -344,7 +344,7 @@ fn an_internal_half_that_listens_is_caught() {
 
 #[test]
 fn a_port_that_another_program_holds_is_named_with_it() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     place.write("pair.yaml", &ports.pair("echo://"));
     let _holder = TcpListener::bind(("127.0.0.1", ports.internal_link)).expect("the port is free");
     let report = verify(&place, "pair.yaml");
@@ -362,7 +362,7 @@ fn a_port_that_another_program_holds_is_named_with_it() {
 
 #[test]
 fn a_profile_that_does_not_read_fails_the_first_step() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("bad.yaml", "mode: sideways\n");
     let report = verify(&place, "bad.yaml");
     assert_eq!(
@@ -374,8 +374,8 @@ fn a_profile_that_does_not_read_fails_the_first_step() {
 }
 
 #[test]
-fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_told_apart() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_distinguished() {
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     place.write("pair.yaml", &ports.pair("echo://"));
     for (days, words, what_to_do) in [
         ((-10, -1), "its certificate expired on ", "make a new one"),
@@ -399,8 +399,8 @@ fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_told_apart() {
 
 /// A probe goes through the TLS of a door, and past proxies and requests.
 #[test]
-fn probes_pass_where_clients_speak_tls_or_websockets_or_come_through_a_proxy() {
-    let place = Place::with_certificates();
+fn probes_pass_ports_with_tls_websockets_or_the_proxy_protocol() {
+    let place = TestFolder::with_certificates();
     for options in [
         "{ address: 'tls://127.0.0.1:PORT', tls: { certificate: pki/dmz.pem, key: pki/dmz.key } }",
         "{ address: 'tcp://127.0.0.1:PORT', proxy: { from: ['192.0.2.0/24'] } }",

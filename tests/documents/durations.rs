@@ -1,5 +1,5 @@
-//! Every time that the program has: a deadline stands in a table with the test that keeps it, and whatever else is
-//! a time says here what it is.
+//! Classifies every duration in the sources: a deadline is listed with the test that checks it, everything else
+//! with what it is.
 
 use std::{
     collections::BTreeMap,
@@ -16,24 +16,24 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
     (
         "how often something is done, and how long is paused between two tries",
         &[
-            "accept::forward::SEEN_WITHIN",
+            "accept::forward::CHECKED_IN_WITHIN",
             "admin::carrier::LOOK",
             "admin::protocol::PACE_MAX",
             "commands::verify::LOOK",
             "commands::verify::halves::LOOK",
             "connect::idle_connections::SWEEP",
-            "fleet::members::CROWDED_PICTURE_EVERY",
-            "fleet::members::FIRST_PICTURES_EVERY",
-            "fleet::members::PICTURE_EVERY",
+            "fleet::members::LARGE_SNAPSHOT_EVERY",
+            "fleet::members::FIRST_SNAPSHOTS_EVERY",
+            "fleet::members::SNAPSHOT_EVERY",
             "gateway::TICK",
-            "gateway::TICK_HURRIED",
+            "gateway::BUSY_TICK",
             "gateway::certificate_reload::LOOK",
             "gateway::certificate_reload::RETRY",
-            "gateway::history::KEPT_EVERY",
+            "gateway::history::WRITE_EVERY",
             "gateway::idle_watch::LOOK",
             "gateway::idle_watch::REST",
-            "gateway::opening::GONE_LOOK",
-            "gateway::opening::SWITCH_LOOK",
+            "gateway::opening::CLIENT_CHECK_EVERY",
+            "gateway::opening::SWITCH_RETRY_PAUSE",
             "gateway::service_manager::EXTENDS_EVERY",
             "gateway::service_manager::STATUS_EVERY",
             "headless::SUMMARY",
@@ -56,10 +56,10 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "profile::defaults::RETRY_MAXIMUM",
             "record::writer::PACE",
             "telemetry::audit::writer::TRIED_AGAIN",
-            "telemetry::log::sink::GATHER",
+            "telemetry::log::sink::BATCH_WAIT",
             "telemetry::log::sink::TRIED_AGAIN",
-            "telemetry::refusals::TELL_EVERY",
-            "tui::frame_pacing::CALM",
+            "telemetry::refusals::REPORT_EVERY",
+            "tui::frame_pacing::NUMBERS_EVERY",
             "tui::frame_pacing::HELD_KEY",
             "tui::run::MACHINE_EVERY",
             "tui::terminal::STOP_WAIT",
@@ -68,7 +68,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
     (
         "how long something is kept, holds, or counts as the same",
         &[
-            "accept::forward::GLIMPSED",
+            "accept::forward::SEEN_BRIEFLY",
             "accept::request_auth::FAR",
             "admin::attach::EARLY",
             "admission::pace::SAVED",
@@ -78,16 +78,16 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "gateway::switch::LINGER",
             "gateway::service_manager::EXTENDS_BY",
             "link::keeper::LIVED",
-            "link::link_guard::TOGETHER",
+            "link::link_guard::PROCESS_LOSS_WINDOW",
             "link::liveness::SILENCE_MAX",
             "link::multiplex::credit::GROWS_WITHIN",
             "link::multiplex::task::STOPPED_MIN",
             "link::multiplex::timing::OPENED_WITHIN",
             "link::multiplex::timing::PAUSED",
             "link::multiplex::turns::BATCH_WAIT_MAX",
-            "link::multiplex::turns::LATELY",
+            "link::multiplex::turns::RATE_SAMPLE_TIME",
             "link::peer_links::DOUBTED",
-            "link::peer_links::GLIMPSED",
+            "link::peer_links::SEEN_BRIEFLY",
             "link::peer_links::REMEMBERED",
             "link::peer_record::PEER_REST",
             "link::pool::carries_mismatch::REMEMBERED",
@@ -97,7 +97,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "profile::defaults::RETIRE",
             "record::player::GAP",
             "record::player::MINUTE",
-            "telemetry::cuts::APART",
+            "telemetry::cuts::SAME_CAUSE_WITHIN",
             "telemetry::cuts::REMEMBERED",
             "telemetry::log::YEARS_9999",
             "telemetry::notices::MERGED_OVER",
@@ -110,17 +110,17 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
     (
         "how long the end of a process or of a connection is held up at most, behind all that counts",
         &[
-            "accept::upstream_session::FAREWELL",
-            "admin::carrier::LAST_WORDS",
-            "admin::server::FAREWELL",
-            "attach::SCREEN_FAREWELL",
-            "gateway::AUDIT_FAREWELL",
+            "accept::upstream_session::GRACE",
+            "admin::carrier::EXIT_OUTPUT_WAIT",
+            "admin::server::CLOSE_GRACE",
+            "attach::SCREEN_CLOSE",
+            "gateway::AUDIT_FLUSH",
             "gateway::FLUSH",
-            "gateway::history::HISTORY_FAREWELL",
-            "monitor::server::FAREWELL",
-            "run::RECORDER_FAREWELL",
-            "run::SCREEN_FAREWELL",
-            "signals::LOG_FAREWELL",
+            "gateway::history::HISTORY_FLUSH",
+            "monitor::server::LINGER",
+            "run::RECORDER_FLUSH",
+            "run::SCREEN_CLOSE",
+            "signals::LOG_FLUSH",
             "telemetry::log::FLUSH",
             "tui::terminal::LEAVE_WAIT",
         ],
@@ -164,7 +164,7 @@ fn module(below: &Path) -> String {
 }
 
 #[test]
-fn every_time_in_the_sources_is_a_deadline_with_a_test_or_says_what_it_is() {
+fn every_duration_in_the_sources_is_classified() {
     let (architecture, links) = (page("ARCHITECTURE.md"), page("docs/link-protocol.md"));
     let deadlines = architecture.split("\n## Deadlines\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let of_links = links.split("\n## Deadlines\n").nth(1).unwrap().split("\n## ").next().unwrap();

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use portcullis::telemetry::log::LogEvent::{self, *};
 
-/// A limit stands beside each call: so many of a kind a second, or each thing once.
+/// Each logging call has its limit: a number per second, or once per cause.
 const LIMITED: &[LogEvent] = &[
     SessionEnded,
     ProbeEnded,
@@ -14,7 +14,7 @@ const LIMITED: &[LogEvent] = &[
     BackendUnreachable,
     LinkRejected,
     LinkChanged,
-    OwnNameTold,
+    OwnNamePassed,
 ];
 const LIMITS: [&str; 4] = [".admits(", "_limited(", ".is_first(", "fn event("];
 /// As many lines above a call as its limit may stand.
@@ -46,7 +46,7 @@ const BOUNDED: &[(LogEvent, &str)] = &[
     (Notice, "no call of its own has it"),
 ];
 
-/// What the operator, the host or a bug of ours causes, and what is told at `debug` alone.
+/// What the operator, the host or a bug of ours causes, and what is logged at `debug` alone.
 const OUR_OWN: &[LogEvent] = &[
     ProbeRejected,
     RequestResent,
@@ -117,7 +117,7 @@ fn sources() -> Vec<(String, Vec<String>)> {
 }
 
 #[test]
-fn every_event_says_who_can_cause_it_and_what_bounds_its_lines() {
+fn every_event_has_its_cause_and_its_rate_limit() {
     let lists = |event: &LogEvent| {
         usize::from(LIMITED.contains(event))
             + BOUNDED.iter().filter(|(bounded, _)| bounded == event).count()

@@ -10,9 +10,9 @@ use portcullis::{
 use tokio::task::JoinSet;
 
 use crate::support::{
-    gateway::Place,
-    peers::{dial, hear, hear_end, say},
-    ways::Plan,
+    gateway::TestFolder,
+    mode_pair::Plan,
+    peers::{dial, expect_bytes, expect_end, send},
 };
 
 /// Fewer than two links carry by so much that no third one is wanted.
@@ -25,20 +25,20 @@ fn links(snapshot: &Snapshot) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_is_carried_by_the_links_that_stand() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let way = Plan {
+        let pair = Plan {
             dmz_link: ", prepared: 2, wait: 20s",
             internal_link: if mode == Mode::Reverse { ", prepared: 2" } else { "" },
             ..Plan::new(mode, "echo://")
         }
         .start()
         .await;
-        way.ready().await;
-        let port = way.dmz.client_port("orders").await;
+        pair.ready().await;
+        let port = pair.dmz.client_port("orders").await;
         let mut clients = JoinSet::new();
         for _ in 0..BURST {
             clients.spawn(async move {
                 let mut client = dial(port).await;
-                say(&mut client, b"all at once").await;
+                send(&mut client, b"all at once").await;
                 // Its turn may come as late as `wait` allows.
                 let mut received = [0; 11];
                 let answer = tokio::io::AsyncReadExt::read_exact(&mut client, &mut received);
@@ -48,15 +48,15 @@ async fn a_burst_is_carried_by_the_links_that_stand() {
             });
         }
         let clients = clients.join_all().await;
-        let seen = way.dmz.now().await;
+        let seen = pair.dmz.now().await;
         assert_eq!((clients.len(), seen.totals.refused, seen.pools[0].misses), (BURST, 0, 0), "{mode:?}");
-        for gateway in [&way.dmz, way.inner()] {
+        for gateway in [&pair.dmz, pair.inner()] {
             let seen = gateway.now().await;
             assert_eq!((links(&seen), seen.pools[0].failures), (2, 0), "{mode:?}: {:?}", seen.pools);
         }
         for mut client in clients {
             tokio::io::AsyncWriteExt::shutdown(&mut client).await.unwrap();
-            hear_end(&mut client).await;
+            expect_end(&mut client).await;
         }
     }
 }
@@ -65,7 +65,7 @@ async fn a_burst_is_carried_by_the_links_that_stand() {
 async fn one_link_carries_session_after_session_in_both_close_orders() {
     for mode in [Mode::Forward, Mode::Reverse] {
         let backend = crate::support::peers::Backend::new().await;
-        let way = Plan {
+        let pair = Plan {
             dmz_link: ", prepared: 1",
             internal_link: ", prepared: 1, maximum: 1",
             ..Plan::new(mode, &backend.address())
@@ -73,23 +73,23 @@ async fn one_link_carries_session_after_session_in_both_close_orders() {
         .start()
         .await;
         for round in 0..40_u8 {
-            let mut client = way.client().await;
-            say(&mut client, &[round, 1]).await;
+            let mut client = pair.client().await;
+            send(&mut client, &[round, 1]).await;
             let mut server = backend.accept().await;
-            hear(&mut server, &[round, 1]).await;
-            say(&mut server, &[round, 2]).await;
-            hear(&mut client, &[round, 2]).await;
+            expect_bytes(&mut server, &[round, 1]).await;
+            send(&mut server, &[round, 2]).await;
+            expect_bytes(&mut client, &[round, 2]).await;
             let (mut first, mut last) = if round % 2 == 0 { (client, server) } else { (server, client) };
             tokio::io::AsyncWriteExt::shutdown(&mut first).await.unwrap();
-            hear_end(&mut last).await;
-            say(&mut last, b"the other direction goes on").await;
-            hear(&mut first, b"the other direction goes on").await;
+            expect_end(&mut last).await;
+            send(&mut last, b"the other direction goes on").await;
+            expect_bytes(&mut first, b"the other direction goes on").await;
             drop(last);
-            hear_end(&mut first).await;
+            expect_end(&mut first).await;
         }
         let ended =
             |snapshot: &Snapshot| snapshot.totals.sessions == 40 && snapshot.totals.sessions_open == 0;
-        for gateway in [&way.dmz, way.inner()] {
+        for gateway in [&pair.dmz, pair.inner()] {
             let seen = gateway.until("all ended", ended).await;
             assert!(seen.ended.iter().all(|row| row.end == "--"), "{:?}", seen.ended);
             assert_eq!(seen.pools.len(), 1);
@@ -97,7 +97,7 @@ async fn one_link_carries_session_after_session_in_both_close_orders() {
             assert_eq!((row.protocol.as_deref(), row.failures), (Some("portcullis/2"), 0), "{row:?}");
         }
         let ids = |rows: &Snapshot| rows.ended.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
-        assert_eq!(ids(&*way.dmz.now().await), ids(&*way.inner().now().await), "the same ids on both");
+        assert_eq!(ids(&*pair.dmz.now().await), ids(&*pair.inner().now().await), "the same ids on both");
     }
 }
 
@@ -109,11 +109,11 @@ async fn the_half_that_dials_resizes_the_pool_and_a_reload_undoes_it() {
             internal_link: if mode == Mode::Reverse { ", prepared: 6" } else { "" },
             ..Plan::new(mode, "echo://")
         };
-        let way = plan.start().await;
-        way.ready().await;
+        let pair = plan.start().await;
+        pair.ready().await;
         let (dials, listens) = match mode {
-            Mode::Forward => (&way.dmz, way.inner()),
-            Mode::Direct | Mode::Reverse => (way.inner(), &way.dmz),
+            Mode::Forward => (&pair.dmz, pair.inner()),
+            Mode::Direct | Mode::Reverse => (pair.inner(), &pair.dmz),
         };
         let refused = listens.refused(Command::Resize { prepared: 3 }).await;
         assert!(refused.contains("the half that dials decides"), "{refused}");
@@ -134,8 +134,8 @@ async fn the_half_that_dials_resizes_the_pool_and_a_reload_undoes_it() {
 #[tokio::test]
 async fn a_pool_is_not_resized_to_nothing_or_beyond_the_maximum() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let way = Plan { internal_link: ", maximum: 12", ..Plan::new(mode, "echo://") }.start().await;
-        let dials = if mode == Mode::Forward { &way.dmz } else { way.inner() };
+        let pair = Plan { internal_link: ", maximum: 12", ..Plan::new(mode, "echo://") }.start().await;
+        let dials = if mode == Mode::Forward { &pair.dmz } else { pair.inner() };
         let refused = dials.refused(Command::Resize { prepared: 13 }).await;
         assert!(refused.contains("the internal half's `maximum`, 12"), "{mode:?}: {refused}");
         let refused = dials.refused(Command::Resize { prepared: 0 }).await;
@@ -148,13 +148,13 @@ async fn a_pool_is_not_resized_to_nothing_or_beyond_the_maximum() {
 }
 
 #[tokio::test]
-async fn a_pool_tells_of_its_links_and_of_its_clients_waits() {
-    let way = Plan::new(Mode::Reverse, "echo://").start().await;
-    way.ready().await;
-    let mut client = way.client().await;
-    say(&mut client, b"hello").await;
-    hear(&mut client, b"hello").await;
-    let pool = way.dmz.until_pool("a link with a session", |pool| pool.wait_p99_ms.is_some()).await;
+async fn a_pool_reports_its_links_and_its_clients_waits() {
+    let pair = Plan::new(Mode::Reverse, "echo://").start().await;
+    pair.ready().await;
+    let mut client = pair.client().await;
+    send(&mut client, b"hello").await;
+    expect_bytes(&mut client, b"hello").await;
+    let pool = pair.dmz.until_pool("a link with a session", |pool| pool.wait_p99_ms.is_some()).await;
     assert_eq!((pool.ready, pool.carrying, pool.links.len()), (8, 0, 8), "{pool:?}");
     assert!(pool.links.iter().all(|link| link.state == LinkState::Ready), "it takes more");
     let used: Vec<_> = pool.links.iter().filter(|link| link.sessions > 0).collect();
@@ -162,13 +162,13 @@ async fn a_pool_tells_of_its_links_and_of_its_clients_waits() {
     assert!(used[0].group.as_deref().is_some_and(|group| group.contains("25519")), "{used:?}");
     assert!(pool.certificate_days.is_some_and(|days| days > 0), "{pool:?}");
     assert!(pool.wait_p50_ms <= pool.wait_p99_ms, "{pool:?}");
-    let seen = way.dmz.now().await;
+    let seen = pair.dmz.now().await;
     assert!(seen.sessions[0].waited_ms.is_some() && seen.sessions[0].connected_ms.is_some(), "{seen:?}");
 }
 
 #[tokio::test]
-async fn profiles_are_told_with_the_lines_of_their_problems() {
-    let place = Place::new();
+async fn profiles_are_reported_with_the_lines_of_their_problems() {
+    let place = TestFolder::new();
     let direct = Plan::new(Mode::Direct, "echo://").direct();
     place.profile("broken", "mode: direct\ndmz:\n  services:\n    web: { accpet: [] }\n");
     let gateway = place.start("good", &direct);

@@ -14,17 +14,17 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::support::{
-    gateway::{PATIENCE, Place},
-    peers::{Backend, cut, dial, hear, hear_end, hear_reset, say},
+    gateway::{PATIENCE, TestFolder},
+    mode_pair::{ModePair, PATHS, Plan},
+    peers::{Backend, cut, dial, expect_bytes, expect_end, expect_reset, send},
     tls::{chain, key, roots},
-    ways::{Plan, WAYS, Way},
 };
 
 /// One may be lost where another is not: what matters is which of two packets is read first.
 const TIMES: usize = 12;
 const ASKED: &[u8] = b"a question and more of it";
 
-async fn started(mode: Mode, is_plain: bool, backend: &str) -> Way {
+async fn started(mode: Mode, is_plain: bool, backend: &str) -> ModePair {
     Plan { is_plain, ..Plan::new(mode, backend) }.start().await
 }
 
@@ -42,22 +42,22 @@ async fn holds(stream: &TcpStream, count: usize) {
 
 #[tokio::test]
 async fn an_answer_arrives_whose_backend_closes_with_input_unread() {
-    for (mode, is_plain) in WAYS {
+    for (mode, is_plain) in PATHS {
         let backend = Backend::new().await;
-        let way = started(mode, is_plain, &backend.address()).await;
+        let pair = started(mode, is_plain, &backend.address()).await;
         for number in 0..TIMES {
-            let mut client = way.client().await;
-            say(&mut client, ASKED).await;
+            let mut client = pair.client().await;
+            send(&mut client, ASKED).await;
             let mut server = backend.accept().await;
             holds(&server, ASKED.len()).await;
-            say(&mut server, b"the answer").await;
+            send(&mut server, b"the answer").await;
             // The kernel makes a reset of it, since not all was read.
             drop(server);
-            let received = hear_reset(&mut client).await;
+            let received = expect_reset(&mut client).await;
             assert_eq!(received, b"the answer", "{number} in {mode:?}, plain: {is_plain}");
         }
         let ended = |row: &portcullis::telemetry::snapshot::EndedRow| row.end == "BR";
-        way.inner()
+        pair.inner()
             .until("each is told", |seen| seen.ended.iter().all(ended) && !seen.ended.is_empty())
             .await;
     }
@@ -65,18 +65,18 @@ async fn an_answer_arrives_whose_backend_closes_with_input_unread() {
 
 #[tokio::test]
 async fn an_answer_arrives_at_a_client_that_is_still_sending() {
-    for (mode, is_plain) in WAYS {
+    for (mode, is_plain) in PATHS {
         let backend = Backend::new().await;
-        let way = started(mode, is_plain, &backend.address()).await;
+        let pair = started(mode, is_plain, &backend.address()).await;
         for number in 0..TIMES {
-            let client = way.client().await;
+            let client = pair.client().await;
             let (mut reader, mut writer) = client.into_split();
             // Until it fails, as it must.
             let sending = async { while writer.write_all(&[7; 10_000]).await.is_ok() {} };
             let answering = async {
                 let mut server = backend.accept().await;
                 holds(&server, ASKED.len()).await;
-                say(&mut server, &[3; 30_000]).await;
+                send(&mut server, &[3; 30_000]).await;
                 drop(server);
             };
             let reading = async {
@@ -97,16 +97,16 @@ async fn an_answer_arrives_at_a_client_that_is_still_sending() {
 
 #[tokio::test]
 async fn a_backend_that_has_ended_cleanly_did_so_for_a_client_that_sends_on() {
-    for (mode, is_plain) in WAYS {
+    for (mode, is_plain) in PATHS {
         let backend = Backend::new().await;
-        let way = started(mode, is_plain, &backend.address()).await;
+        let pair = started(mode, is_plain, &backend.address()).await;
         for number in 0..TIMES {
-            let client = way.client().await;
+            let client = pair.client().await;
             let (mut reader, mut writer) = client.into_split();
             writer.write_all(b"?").await.unwrap();
             let mut server = backend.accept().await;
-            hear(&mut server, b"?").await;
-            say(&mut server, &[3; 30_000]).await;
+            expect_bytes(&mut server, b"?").await;
+            send(&mut server, &[3; 30_000]).await;
             drop(server);
             let sending = async { while writer.write_all(&[7; 1000]).await.is_ok() {} };
             let mut received = Vec::new();
@@ -119,20 +119,20 @@ async fn a_backend_that_has_ended_cleanly_did_so_for_a_client_that_sends_on() {
 }
 
 #[tokio::test]
-async fn what_a_client_has_said_arrives_before_its_reset() {
-    for (mode, is_plain) in WAYS {
+async fn bytes_of_a_client_arrive_before_its_reset() {
+    for (mode, is_plain) in PATHS {
         let backend = Backend::new().await;
-        let way = started(mode, is_plain, &backend.address()).await;
+        let pair = started(mode, is_plain, &backend.address()).await;
         for number in 0..TIMES {
-            let mut client = way.client().await;
+            let mut client = pair.client().await;
             // What its own kernel keeps back is lost with its reset.
             client.set_nodelay(true).unwrap();
-            say(&mut client, b"first").await;
+            send(&mut client, b"first").await;
             let mut server = backend.accept().await;
-            hear(&mut server, b"first").await;
-            say(&mut client, &[5; 3000]).await;
+            expect_bytes(&mut server, b"first").await;
+            send(&mut client, &[5; 3000]).await;
             cut(client);
-            let received = hear_reset(&mut server).await;
+            let received = expect_reset(&mut server).await;
             assert!(
                 received == [5; 3000],
                 "{} bytes, {number} in {mode:?}, plain: {is_plain}",
@@ -142,13 +142,13 @@ async fn what_a_client_has_said_arrives_before_its_reset() {
     }
 }
 
-fn www() -> Place {
-    Place::with(&["dmz", "internal", "www"])
+fn www() -> TestFolder {
+    TestFolder::with(&["dmz", "internal", "www"])
 }
 
 #[tokio::test]
 async fn an_answer_in_tls_arrives_without_close_notify() {
-    for (mode, is_plain) in WAYS {
+    for (mode, is_plain) in PATHS {
         let (backend, place) = (Backend::new().await, www());
         let connect = format!(
             "{{ address: 'tls://{}', tls: {{ ca: pki/ca.pem, name: www }} }}",
@@ -159,15 +159,15 @@ async fn an_answer_in_tls_arrives_without_close_notify() {
             .with_single_cert(chain(&place, "www.pem"), key(&place, "www.key"))
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let way = Plan { is_plain, ..Plan::new(mode, &connect) }.start_in(place).await;
+        let pair = Plan { is_plain, ..Plan::new(mode, &connect) }.start_in(place).await;
         for number in 0..TIMES {
-            let mut client = way.client().await;
-            say(&mut client, b"?").await;
+            let mut client = pair.client().await;
+            send(&mut client, b"?").await;
             let mut server: server::TlsStream<_> = acceptor.accept(backend.accept().await).await.unwrap();
-            hear(&mut server, b"?").await;
-            say(&mut server, b"the answer").await;
+            expect_bytes(&mut server, b"?").await;
+            send(&mut server, b"the answer").await;
             drop(server.into_inner());
-            let received = hear_reset(&mut client).await;
+            let received = expect_reset(&mut client).await;
             assert_eq!(received, b"the answer", "{number} in {mode:?}, plain: {is_plain}");
         }
     }
@@ -177,23 +177,23 @@ async fn an_answer_in_tls_arrives_without_close_notify() {
 async fn a_request_in_tls_arrives_without_close_notify() {
     const ACCEPT: &str =
         "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
-    for (mode, is_plain) in WAYS {
+    for (mode, is_plain) in PATHS {
         let backend = Backend::new().await;
         let at = backend.address();
-        let way = Plan { is_plain, accept: ACCEPT, ..Plan::new(mode, &at) }.start_in(www()).await;
+        let pair = Plan { is_plain, accept: ACCEPT, ..Plan::new(mode, &at) }.start_in(www()).await;
         let config = ClientConfig::builder_with_protocol_versions(&[&TLS12])
-            .with_root_certificates(roots(&way.place))
+            .with_root_certificates(roots(&pair.place))
             .with_no_client_auth();
         let connector = TlsConnector::from(Arc::new(config));
         for number in 0..TIMES {
             let name = ServerName::try_from("www").unwrap();
-            let mut client = connector.connect(name, way.client().await).await.unwrap();
-            say(&mut client, b"first").await;
+            let mut client = connector.connect(name, pair.client().await).await.unwrap();
+            send(&mut client, b"first").await;
             let mut server = backend.accept().await;
-            hear(&mut server, b"first").await;
-            say(&mut client, b"the request").await;
+            expect_bytes(&mut server, b"first").await;
+            send(&mut client, b"the request").await;
             drop(client.into_inner());
-            let received = hear_reset(&mut server).await;
+            let received = expect_reset(&mut server).await;
             assert_eq!(received, b"the request", "{number} in {mode:?}, plain: {is_plain}");
         }
     }
@@ -201,18 +201,18 @@ async fn a_request_in_tls_arrives_without_close_notify() {
 
 #[tokio::test]
 async fn a_message_arrives_before_the_reset_of_the_other_side() {
-    for (mode, is_plain) in WAYS {
+    for (mode, is_plain) in PATHS {
         let backend = Backend::new().await;
         let (at, accept) = (backend.address(), "ws://127.0.0.1:0/live");
-        let way = Plan { is_plain, accept, ..Plan::new(mode, &at) }.start().await;
-        let accept = way.dmz.now().await.services[0].accept[0].clone();
+        let pair = Plan { is_plain, accept, ..Plan::new(mode, &at) }.start().await;
+        let accept = pair.dmz.now().await.services[0].accept[0].clone();
         let at = accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap();
         for number in 0..TIMES {
             let (mut socket, _) = client_async("ws://host/live", dial(at).await).await.unwrap();
             socket.send(Message::binary(ASKED)).await.unwrap();
             let mut server = backend.accept().await;
             holds(&server, ASKED.len()).await;
-            say(&mut server, b"the answer").await;
+            send(&mut server, b"the answer").await;
             drop(server);
             let received = timeout(PATIENCE, socket.next()).await.expect("a message in time").unwrap();
             let which = format!("{number} in {mode:?}, plain: {is_plain}");
@@ -225,10 +225,10 @@ async fn a_message_arrives_before_the_reset_of_the_other_side() {
             let (mut socket, _) = client_async("ws://host/live", client).await.unwrap();
             socket.send(Message::binary(&b"first"[..])).await.unwrap();
             let mut server = backend.accept().await;
-            hear(&mut server, b"first").await;
+            expect_bytes(&mut server, b"first").await;
             socket.send(Message::binary(ASKED)).await.unwrap();
             cut(socket.into_inner());
-            assert_eq!(hear_reset(&mut server).await, ASKED, "{which}");
+            assert_eq!(expect_reset(&mut server).await, ASKED, "{which}");
         }
     }
 }
@@ -237,42 +237,42 @@ async fn a_message_arrives_before_the_reset_of_the_other_side() {
 async fn a_client_that_leaves_behind_its_end_ends_its_session() {
     let leaves = async |(mode, is_plain)| {
         let backend = Backend::new().await;
-        let way = started(mode, is_plain, &backend.address()).await;
-        let mut client = way.client().await;
-        say(&mut client, b"?").await;
+        let pair = started(mode, is_plain, &backend.address()).await;
+        let mut client = pair.client().await;
+        send(&mut client, b"?").await;
         client.shutdown().await.unwrap();
         let mut server = backend.accept().await;
-        hear(&mut server, b"?").await;
-        hear_end(&mut server).await;
+        expect_bytes(&mut server, b"?").await;
+        expect_end(&mut server).await;
         cut(client);
-        assert_eq!(way.dmz.until_ended("CD").await.bytes_up, 1, "{mode:?}, plain: {is_plain}");
-        way.inner().until("none is left", |seen| seen.totals.sessions_open == 0).await;
+        assert_eq!(pair.dmz.until_ended("CD").await.bytes_up, 1, "{mode:?}, plain: {is_plain}");
+        pair.inner().until("none is left", |seen| seen.totals.sessions_open == 0).await;
         // It has heard the end already: its next word is what shows it.
         until_refused(&mut server).await;
     };
-    join_all(WAYS.map(leaves)).await;
+    join_all(PATHS.map(leaves)).await;
 }
 
 #[tokio::test]
 async fn a_backend_that_leaves_behind_its_end_ends_its_session() {
     let leaves = async |(mode, is_plain)| {
         let backend = Backend::new().await;
-        let way = started(mode, is_plain, &backend.address()).await;
-        let mut client = way.client().await;
-        say(&mut client, b"?").await;
+        let pair = started(mode, is_plain, &backend.address()).await;
+        let mut client = pair.client().await;
+        send(&mut client, b"?").await;
         let mut server = backend.accept().await;
-        hear(&mut server, b"?").await;
+        expect_bytes(&mut server, b"?").await;
         server.shutdown().await.unwrap();
-        hear_end(&mut client).await;
+        expect_end(&mut client).await;
         cut(server);
-        assert_eq!(way.inner().until_ended("BD").await.bytes_up, 1, "{mode:?}, plain: {is_plain}");
-        way.dmz.until("none is left", |seen| seen.totals.sessions_open == 0).await;
+        assert_eq!(pair.inner().until_ended("BD").await.bytes_up, 1, "{mode:?}, plain: {is_plain}");
+        pair.dmz.until("none is left", |seen| seen.totals.sessions_open == 0).await;
         until_refused(&mut client).await;
     };
-    join_all(WAYS.map(leaves)).await;
+    join_all(PATHS.map(leaves)).await;
 }
 
-/// Says something until it can not.
+/// Says something until it cannot.
 async fn until_refused(stream: &mut TcpStream) {
     let refused = async {
         while stream.write_all(b"!").await.is_ok() {

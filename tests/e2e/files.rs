@@ -10,8 +10,8 @@ use rustix::fs::{CWD, FileType, Mode as Bits, mknodat};
 use tokio::time::timeout;
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place},
-    ways::Plan,
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::Plan,
 };
 
 const LISTEN: &str = "listen: 'socks+tls://127.0.0.1:0'";
@@ -22,7 +22,7 @@ fn becomes_a_pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
 }
 
-fn start(place: &Place) -> Gateway {
+fn start(place: &TestFolder) -> Gateway {
     place.start("dmz", &Plan::new(Mode::Reverse, "").dmz(LISTEN))
 }
 
@@ -32,9 +32,9 @@ async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
 }
 
 #[tokio::test]
-async fn a_pipe_in_place_of_a_file_is_refused_and_holds_nobody_up() {
+async fn a_pipe_in_place_of_a_file_is_refused_and_blocks_nothing() {
     for file in ["dmz.yaml", "pki/dmz.pem", "pki/dmz.key", "pki/ca.pem"] {
-        let place = Place::new();
+        let place = TestFolder::new();
         let gateway = start(&place);
         becomes_a_pipe(&place.path(file));
         let profile = place.path("dmz.yaml").to_str().unwrap().to_owned();
@@ -49,7 +49,7 @@ async fn a_pipe_in_place_of_a_file_is_refused_and_holds_nobody_up() {
         assert!(matches!(ask(&gateway, Command::Status).await, CommandAnswer::Status(_)));
         if file != "dmz.yaml" {
             // Found by itself, too.
-            gateway.until_told("it is a pipe").await;
+            gateway.until_notice("it is a pipe").await;
         }
         gateway.stop().await;
     }
@@ -57,7 +57,7 @@ async fn a_pipe_in_place_of_a_file_is_refused_and_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_profile_that_names_a_pipe_is_listed_with_that() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let gateway = start(&place);
     mknodat(CWD, place.pki("pipe.pem"), FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
     let text = Plan::new(Mode::Reverse, "").dmz(LISTEN).replace("pki/dmz.pem", "pki/pipe.pem");

@@ -24,13 +24,14 @@ use tokio::{
 use crate::{
     edges::http::{GET, answered},
     support::{
-        gateway::{PATIENCE, Place},
-        peers::{Backend, cut, dial, dial_from, hear, hear_reset, say},
-        ways::{MODES, Plan, Way},
+        gateway::{PATIENCE, TestFolder},
+        mode_pair::{MODES, ModePair, Plan},
+        peers::{Backend, cut, dial, dial_from, expect_bytes, expect_reset, send},
     },
 };
 
-/// Who is refused rightly lacks nothing, and a client that has all it may fills no service.
+/// A policy refusal raises no alert, and one client at its own limit does not make the service
+/// full.
 fn assert_no_alert(shown: &Snapshot) {
     let is_of_refusals = |alert: &&Alert| matches!(alert.kind, AlertKind::Full | AlertKind::Refused);
     assert_eq!(shown.alerts.iter().find(is_of_refusals), None);
@@ -41,19 +42,19 @@ async fn refused_from(from: &str, at: SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(from.parse::<IpAddr>().unwrap(), 0)).unwrap();
     if let Ok(mut client) = timeout(PATIENCE, socket.connect(at)).await.expect("an answer in time") {
-        assert_eq!(hear_reset(&mut client).await, b"");
+        assert_eq!(expect_reset(&mut client).await, b"");
     }
 }
 
 async fn served_from(from: &str, at: SocketAddr) -> TcpStream {
     let mut client = dial_from(from, at).await;
-    say(&mut client, b"there?").await;
-    hear(&mut client, b"there?").await;
+    send(&mut client, b"there?").await;
+    expect_bytes(&mut client, b"there?").await;
     client
 }
 
-async fn port(way: &Way) -> SocketAddr {
-    let accept = way.dmz.now().await.services[0].accept[0].clone();
+async fn port(pair: &ModePair) -> SocketAddr {
+    let accept = pair.dmz.now().await.services[0].accept[0].clone();
     accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap()
 }
 
@@ -61,8 +62,8 @@ async fn port(way: &Way) -> SocketAddr {
 async fn clients_that_are_not_allowed_are_refused_before_a_byte_is_read() {
     let rules = ", clients: { allow: [127.0.0.0/24], deny: [127.0.0.2, 127.1.0.0/16] }";
     for mode in MODES {
-        let way = Plan { dmz_service: rules, ..Plan::new(mode, "echo://") }.start().await;
-        let at = way.dmz.client_port("orders").await;
+        let pair = Plan { dmz_service: rules, ..Plan::new(mode, "echo://") }.start().await;
+        let at = pair.dmz.client_port("orders").await;
         let _served = served_from("127.0.0.3", at).await;
         for (from, reason) in [
             ("127.0.0.2", "`clients` denies 127.0.0.2/32"),
@@ -73,11 +74,11 @@ async fn clients_that_are_not_allowed_are_refused_before_a_byte_is_read() {
             let reported = |shown: &Snapshot| {
                 shown.ended.iter().any(|row| row.client.starts_with(from) && row.end == "XA")
             };
-            let shown = way.dmz.until("it is told", reported).await;
+            let shown = pair.dmz.until("it is told", reported).await;
             let row = shown.ended.iter().find(|row| row.client.starts_with(from)).unwrap();
             assert_eq!((&*row.end, &*row.reason), ("XA", reason), "{mode:?}");
         }
-        let shown = way.dmz.now().await;
+        let shown = pair.dmz.now().await;
         assert_eq!((shown.totals.sessions, shown.totals.refused), (1, 3));
         assert_eq!(shown.services[0].refusals[0].code, "XA");
         assert_no_alert(&shown);
@@ -87,10 +88,10 @@ async fn clients_that_are_not_allowed_are_refused_before_a_byte_is_read() {
 #[tokio::test]
 async fn probes_of_the_checklist_are_no_clients() {
     let rules = ", clients: { deny: [0.0.0.0/0] }, per_client: { sessions: 1, rate: 1/h }";
-    let way = Plan { dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
-    refused_from("127.0.0.1", way.dmz.client_port("orders").await).await;
+    let pair = Plan { dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    refused_from("127.0.0.1", pair.dmz.client_port("orders").await).await;
     for _ in 0..3 {
-        let answer = way.dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
+        let answer = pair.dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
         let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
         assert!(report.steps.iter().all(|step| step.result == StepResult::Pass), "{:?}", report.steps);
     }
@@ -100,32 +101,32 @@ async fn probes_of_the_checklist_are_no_clients() {
 async fn behind_a_proxy_the_client_that_it_names_counts() {
     let accept = "{ address: 'tcp://127.0.0.1:0', proxy: { from: ['127.0.0.0/8'] } }";
     let rules = ", clients: { deny: [192.0.2.7] }, per_client: { sessions: 1 }";
-    let way = Plan { accept, dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let pair = Plan { accept, dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
     let header = |client: &str| format!("PROXY TCP4 {client} 198.51.100.1 50000 443\r\nthere?");
-    let mut denied = way.client().await;
-    say(&mut denied, header("192.0.2.7").as_bytes()).await;
-    assert_eq!(hear_reset(&mut denied).await, b"");
-    assert_eq!(way.dmz.until_ended("XA").await.client, "192.0.2.7:50000");
-    let mut first = way.client().await;
-    say(&mut first, header("192.0.2.8").as_bytes()).await;
-    hear(&mut first, b"there?").await;
-    let mut second = way.client().await;
-    say(&mut second, header("192.0.2.8").as_bytes()).await;
-    assert_eq!(hear_reset(&mut second).await, b"");
-    assert_eq!(way.dmz.until_ended("LA").await.reason, "`per_client` allows 1 sessions at once");
-    let mut other = way.client().await;
-    say(&mut other, header("192.0.2.9").as_bytes()).await;
-    hear(&mut other, b"there?").await;
+    let mut denied = pair.client().await;
+    send(&mut denied, header("192.0.2.7").as_bytes()).await;
+    assert_eq!(expect_reset(&mut denied).await, b"");
+    assert_eq!(pair.dmz.until_ended("XA").await.client, "192.0.2.7:50000");
+    let mut first = pair.client().await;
+    send(&mut first, header("192.0.2.8").as_bytes()).await;
+    expect_bytes(&mut first, b"there?").await;
+    let mut second = pair.client().await;
+    send(&mut second, header("192.0.2.8").as_bytes()).await;
+    assert_eq!(expect_reset(&mut second).await, b"");
+    assert_eq!(pair.dmz.until_ended("LA").await.reason, "`per_client` allows 1 sessions at once");
+    let mut other = pair.client().await;
+    send(&mut other, header("192.0.2.9").as_bytes()).await;
+    expect_bytes(&mut other, b"there?").await;
 }
 
 #[tokio::test]
 async fn a_client_of_tls_is_refused_after_its_hello_and_before_tls() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let accept = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/dmz.pem, key: pki/dmz.key } }";
     let rules = ", clients: { deny: [127.0.0.2] }";
     let plan = Plan { accept, dmz_service: rules, ..Plan::new(Mode::Direct, "echo://") };
-    let way = plan.start_in(place.clone()).await;
-    let at = way.dmz.client_port("orders").await;
+    let pair = plan.start_in(place.clone()).await;
+    let at = pair.dmz.client_port("orders").await;
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(
         rustls::ClientConfig::builder()
             .with_root_certificates(crate::support::tls::roots(&place))
@@ -133,11 +134,11 @@ async fn a_client_of_tls_is_refused_after_its_hello_and_before_tls() {
     ));
     let name = || rustls::pki_types::ServerName::try_from("dmz").unwrap();
     let mut good = connector.connect(name(), dial_from("127.0.0.1", at).await).await.unwrap();
-    say(&mut good, b"there?").await;
-    hear(&mut good, b"there?").await;
+    send(&mut good, b"there?").await;
+    expect_bytes(&mut good, b"there?").await;
     let denied = connector.connect(name(), dial_from("127.0.0.2", at).await).await.unwrap_err();
     assert_eq!(denied.kind(), std::io::ErrorKind::ConnectionReset, "{denied}");
-    let row = way.dmz.until_ended("XA").await;
+    let row = pair.dmz.until_ended("XA").await;
     assert_eq!((&*row.service, &*row.reason), ("orders", "`clients` denies 127.0.0.2/32"));
 }
 
@@ -149,8 +150,8 @@ async fn requests_are_answered_403_and_the_connection_stays() {
     for mode in MODES {
         let backend = Backend::new().await;
         let to = backend.address().replace("tcp:", "http:");
-        let way = Plan { accept: WEB, dmz_service: rules, ..Plan::new(mode, &to) }.start().await;
-        let mut client = dial(port(&way).await).await;
+        let pair = Plan { accept: WEB, dmz_service: rules, ..Plan::new(mode, &to) }.start().await;
+        let mut client = dial(port(&pair).await).await;
         let of = |named: &str| GET.replace("Host", &format!("X-Forwarded-For: {named}\r\nHost"));
         for _ in 0..2 {
             let (head, body) = answered(&mut client, &of("192.0.2.7")).await;
@@ -162,13 +163,13 @@ async fn requests_are_answered_403_and_the_connection_stays() {
             let mut server = backend.accept().await;
             let mut seen = [0; 5];
             server.read_exact(&mut seen).await.unwrap();
-            say(&mut server, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            send(&mut server, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
             server
         };
         let request = of("192.0.2.8");
         let (_server, (head, body)) = tokio::join!(serving, answered(&mut client, &request));
         assert_eq!((&*head[0], &*body), ("HTTP/1.1 200 OK", "ok"), "the same connection, another client");
-        let shown = way.dmz.until("two refused", |shown| shown.totals.refused == 2).await;
+        let shown = pair.dmz.until("two refused", |shown| shown.totals.refused == 2).await;
         let row = shown.ended.iter().find(|row| row.end == "XA").unwrap();
         assert_eq!((&*row.client, &*row.reason), ("192.0.2.7:0", "`clients` denies 192.0.2.7/32"));
     }
@@ -179,8 +180,8 @@ async fn requests_that_need_one_session_too_many_are_answered_429() {
     let rules = ", per_client: { rate: 2/m }";
     let backend = Backend::new().await;
     let to = backend.address().replace("tcp:", "http:");
-    let way = Plan { accept: WEB, dmz_service: rules, ..Plan::new(Mode::Reverse, &to) }.start().await;
-    let at = port(&way).await;
+    let pair = Plan { accept: WEB, dmz_service: rules, ..Plan::new(Mode::Reverse, &to) }.start().await;
+    let at = port(&pair).await;
     let serving = async {
         let mut served = JoinSet::new();
         loop {
@@ -214,7 +215,7 @@ async fn requests_that_need_one_session_too_many_are_answered_429() {
         () = asking => {}
         () = serving => {}
     }
-    let row = way.dmz.until_ended("LA").await;
+    let row = pair.dmz.until_ended("LA").await;
     assert_eq!(row.reason, "`per_client` allows 2/m new sessions");
 }
 
@@ -222,19 +223,19 @@ async fn requests_that_need_one_session_too_many_are_answered_429() {
 async fn a_web_socket_that_is_not_let_in_is_answered_and_never_upgraded() {
     let accept = "{ address: 'ws://127.0.0.1:0/live' }";
     let rules = ", clients: { deny: [127.0.0.2] }, per_client: { sessions: 1 }";
-    let way = Plan { accept, dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
-    let at = port(&way).await;
+    let pair = Plan { accept, dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let at = port(&pair).await;
     let upgrade = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                    Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
     let mut denied = dial_from("127.0.0.2", at).await;
     assert_eq!(answered(&mut denied, upgrade).await.0[0], "HTTP/1.1 403 Forbidden");
     let mut first = dial(at).await;
     assert_eq!(answered(&mut first, upgrade).await.0[0], "HTTP/1.1 101 Switching Protocols");
-    way.dmz.until("it is open", |shown| shown.totals.sessions_open == 1).await;
+    pair.dmz.until("it is open", |shown| shown.totals.sessions_open == 1).await;
     let mut second = dial(at).await;
     assert_eq!(answered(&mut second, upgrade).await.0[0], "HTTP/1.1 429 Too Many Requests");
     cut(first);
-    way.dmz.until("it is over", |shown| shown.totals.sessions_open == 0).await;
+    pair.dmz.until("it is over", |shown| shown.totals.sessions_open == 0).await;
     assert_eq!(answered(&mut second, upgrade).await.0[0], "HTTP/1.1 101 Switching Protocols");
 }
 
@@ -242,19 +243,19 @@ async fn a_web_socket_that_is_not_let_in_is_answered_and_never_upgraded() {
 async fn one_client_has_its_sessions_and_others_have_theirs() {
     let rules = ", per_client: { sessions: 2 }";
     for mode in MODES {
-        let way = Plan { dmz_service: rules, ..Plan::new(mode, "echo://") }.start().await;
-        let at = way.dmz.client_port("orders").await;
+        let pair = Plan { dmz_service: rules, ..Plan::new(mode, "echo://") }.start().await;
+        let at = pair.dmz.client_port("orders").await;
         let first = served_from("127.0.0.2", at).await;
         let _second = served_from("127.0.0.2", at).await;
         refused_from("127.0.0.2", at).await;
-        let row = way.dmz.until_ended("LA").await;
+        let row = pair.dmz.until_ended("LA").await;
         assert_eq!(row.reason, "`per_client` allows 2 sessions at once", "{mode:?}");
-        let shown = way.dmz.now().await;
+        let shown = pair.dmz.now().await;
         assert_eq!(shown.totals.refused, 1);
         assert_no_alert(&shown);
         let _other = served_from("127.0.0.3", at).await;
         cut(first);
-        way.dmz.until("one less", |shown| shown.totals.sessions_open == 2).await;
+        pair.dmz.until("one less", |shown| shown.totals.sessions_open == 2).await;
         let _third = served_from("127.0.0.2", at).await;
     }
 }
@@ -266,7 +267,7 @@ async fn limits_of_the_half_count_over_all_services_that_have_none_of_their_own(
         \x20   two: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' }\n\
         \x20   own: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://', per_client: { sessions: 1 }, \
         clients: { deny: [127.0.0.8] } }\n";
-    let gateway = Place::new().start("direct", text);
+    let gateway = TestFolder::new().start("direct", text);
     let (one, two, own) = (
         gateway.client_port("one").await,
         gateway.client_port("two").await,
@@ -282,7 +283,7 @@ async fn limits_of_the_half_count_over_all_services_that_have_none_of_their_own(
     let _whole = served_from("127.0.0.9", own).await;
 }
 
-/// Bytes that come in so long, and the most within a tenth of a second.
+/// Bytes that arrive in this time, and the most within a tenth of a second.
 async fn received(stream: &mut (impl AsyncReadExt + Unpin), lasting: Duration) -> (usize, usize) {
     let (start, mut chunk, mut came) = (Instant::now(), vec![0; 64 * 1024], Vec::new());
     while let Some(left) = lasting.checked_sub(start.elapsed()) {
@@ -308,27 +309,27 @@ async fn bytes_go_as_fast_as_the_service_allows_each_way() {
     for mode in MODES {
         let backend = Backend::new().await;
         let to = backend.address();
-        let way = Plan { dmz_service: ", rate: 1MB/s", ..Plan::new(mode, &to) }.start().await;
-        let mut client = way.client().await;
+        let pair = Plan { dmz_service: ", rate: 1MB/s", ..Plan::new(mode, &to) }.start().await;
+        let mut client = pair.client().await;
         let mut server = backend.accept().await;
-        let (mut client_hears, mut client_says) = client.split();
-        let (mut server_hears, mut server_says) = server.split();
+        let (mut client_reader, mut client_writer) = client.split();
+        let (mut server_reader, mut server_writer) = server.split();
         let (mut up, mut down) = ((0, 0), (0, 0));
         tokio::select! {
-            () = keep_sending(&mut client_says) => {}
-            () = keep_sending(&mut server_says) => {}
+            () = keep_sending(&mut client_writer) => {}
+            () = keep_sending(&mut server_writer) => {}
             () = async {
                 (up, down) = tokio::join!(
-                    received(&mut server_hears, LASTING),
-                    received(&mut client_hears, LASTING)
+                    received(&mut server_reader, LASTING),
+                    received(&mut client_reader, LASTING)
                 );
             } => {}
         }
-        for (way, (bytes, most)) in [("up", up), ("down", down)] {
+        for (pair, (bytes, most)) in [("up", up), ("down", down)] {
             let share = bytes as f64 / (RATE * 3) as f64;
-            assert!((0.9..1.06).contains(&share), "{mode:?} {way}: {share}");
+            assert!((0.9..1.06).contains(&share), "{mode:?} {pair}: {share}");
             // What lies in a tenth of a second, what may be saved up, and what this test may be late by.
-            assert!(most <= RATE / 10 * 4, "{mode:?} {way}: {most} in a tenth of a second");
+            assert!(most <= RATE / 10 * 4, "{mode:?} {pair}: {most} in a tenth of a second");
         }
     }
 }
@@ -337,16 +338,16 @@ async fn bytes_go_as_fast_as_the_service_allows_each_way() {
 async fn a_session_ends_when_it_has_lived_as_long_as_it_may() {
     for mode in MODES {
         let plan = Plan { dmz_service: ", session_limit: 500ms", ..Plan::new(mode, "echo://") };
-        let way = plan.start().await;
-        let mut client = way.client().await;
+        let pair = plan.start().await;
+        let mut client = pair.client().await;
         let start = Instant::now();
-        say(&mut client, b"there?").await;
-        hear(&mut client, b"there?").await;
-        hear_reset(&mut client).await;
+        send(&mut client, b"there?").await;
+        expect_bytes(&mut client, b"there?").await;
+        expect_reset(&mut client).await;
         assert!(start.elapsed() > Duration::from_millis(300), "{mode:?}");
-        let row = way.dmz.until_ended("TR").await;
-        assert_eq!(row.reason, "`session_limit` is 500ms, and it has lived so long", "{mode:?}");
-        way.inner().until_ended("TR").await;
+        let row = pair.dmz.until_ended("TR").await;
+        assert_eq!(row.reason, "the session reached `session_limit` (500ms)", "{mode:?}");
+        pair.inner().until_ended("TR").await;
     }
 }
 
@@ -367,8 +368,8 @@ async fn set_ups(from: &str, at: SocketAddr, count: usize) -> Vec<Duration> {
 async fn a_flood_from_one_address_is_refused_and_others_are_served_meanwhile() {
     let flood: usize = std::env::var("FLOOD").map_or(2000, |count| count.parse().unwrap());
     let rules = ", sessions: 10, per_client: { sessions: 4, rate: 1000/s, burst: 1000 }";
-    let way = Plan { dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
-    let at = way.dmz.client_port("orders").await;
+    let pair = Plan { dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let at = pair.dmz.client_port("orders").await;
     let quiet = set_ups("127.0.0.3", at, 100).await;
     let _held = [
         served_from("127.0.0.2", at).await,
@@ -388,7 +389,7 @@ async fn a_flood_from_one_address_is_refused_and_others_are_served_meanwhile() {
     flooder.spawn(flooding);
     let (_, busy) = tokio::join!(flooder.join_next(), set_ups("127.0.0.3", at, 100));
     let refused = |shown: &Snapshot| shown.totals.refused == flood as u64;
-    let shown = way.dmz.until("each of the flood is refused, and nobody else", refused).await;
+    let shown = pair.dmz.until("each of the flood is refused, and nobody else", refused).await;
     assert_eq!(shown.services[0].refusals[0].code, "LA");
     println!("p99 {:?} quiet, {:?} beside {flood} connections", quiet[98], busy[98]);
     assert!(busy[98] < Duration::from_secs(1).max(2 * quiet[98]), "{busy:?}");

@@ -17,9 +17,9 @@ use tokio::net::TcpStream;
 use crate::{
     pool::{dmz, echoes, four, internal, tls, until_ready},
     support::{
-        gateway::{Gateway, Place},
+        gateway::{Gateway, TestFolder},
+        mode_pair::Plan,
         peers::{dial, dial_refused},
-        ways::Plan,
     },
 };
 
@@ -32,19 +32,21 @@ fn texts(snapshot: &Snapshot) -> Vec<&str> {
 }
 
 /// Events that begin so, with their levels.
-fn told(snapshot: &Snapshot, begin: &str) -> Vec<(NoticeLevel, String)> {
+fn notices_starting_with(snapshot: &Snapshot, begin: &str) -> Vec<(NoticeLevel, String)> {
     let lines = snapshot.notices.iter().filter(|notice| notice.text.starts_with(begin));
     lines.map(|notice| (notice.level, notice.text.clone())).collect()
 }
 
-/// All is well, and was told where another state had been: a start that takes long on a busy machine is an event too, and
-/// what comes next is told against it.
+/// Waits until the gateway is healthy and that was logged. A slow start on a busy machine is an event too, and
+/// later events are compared with it.
 async fn until_healthy(gateway: &Gateway) -> std::sync::Arc<Snapshot> {
-    let is_told = |seen: &Snapshot| {
-        told(seen, "health: ").last().is_none_or(|(_, line)| line.starts_with("health: HEALTHY"))
+    let is_reported = |seen: &Snapshot| {
+        notices_starting_with(seen, "health: ")
+            .last()
+            .is_none_or(|(_, line)| line.starts_with("health: HEALTHY"))
     };
     let is_well =
-        |seen: &Snapshot| seen.health == Some(Health::Healthy) && seen.alerts.is_empty() && is_told(seen);
+        |seen: &Snapshot| seen.health == Some(Health::Healthy) && seen.alerts.is_empty() && is_reported(seen);
     gateway.until_within(Duration::from_secs(30), "all is well", is_well).await
 }
 
@@ -71,11 +73,12 @@ async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
     assert_eq!((&*lost.object, seen.health), ("beta", Some(Health::Degraded)));
     assert!(lost.text.starts_with("beta at 127.0.0.1: lost, 1 session cut"), "{lost:?}");
     assert!(matches!(count_peers(&seen), PeerCounts { linked: 1, known: 2, gone_seconds: Some(_) }));
-    dmz.until_told("health: DEGRADED, was HEALTHY").await;
+    dmz.until_notice("health: DEGRADED, was HEALTHY").await;
     let beta = internal(&place, "beta", &at, "");
-    dmz.until_told("beta at 127.0.0.1: back after").await;
-    dmz.until_told("health: HEALTHY, was DEGRADED").await;
-    let levels: Vec<_> = told(&*dmz.now().await, "beta at 127.0.0.1: ").iter().map(|line| line.0).collect();
+    dmz.until_notice("beta at 127.0.0.1: back after").await;
+    dmz.until_notice("health: HEALTHY, was DEGRADED").await;
+    let levels: Vec<_> =
+        notices_starting_with(&*dmz.now().await, "beta at 127.0.0.1: ").iter().map(|line| line.0).collect();
     assert_eq!(levels, [NoticeLevel::Warn, NoticeLevel::Info], "one event each");
     until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
     beta.kill();
@@ -86,7 +89,7 @@ async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
 }
 
 #[tokio::test]
-async fn verify_names_who_is_missing_and_who_is_well_and_says_what_to_do() {
+async fn verify_names_missing_and_healthy_peers_with_advice() {
     let place = four();
     let dmz = dmz(&place, "dmz", 0, "");
     let at = [dmz.link_port().await];
@@ -122,7 +125,7 @@ async fn the_only_gateway_killed_is_down_with_the_true_cause() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_says_goodbye_leaves_quietly() {
+async fn a_gateway_that_says_goodbye_raises_no_alert() {
     let place = four();
     let dmz = dmz(&place, "dmz", 0, "");
     let at = [dmz.link_port().await];
@@ -136,7 +139,7 @@ async fn a_gateway_that_says_goodbye_leaves_quietly() {
     let expected = "no link for orders: no internal gateway has a link for this service; \
                     those that had one left in good order";
     assert_eq!(texts(&seen), [expected]);
-    assert_eq!(told(&seen, "beta at"), []);
+    assert_eq!(notices_starting_with(&seen, "beta at"), []);
 }
 
 fn row<'a>(snapshot: &'a Snapshot, peer: &str) -> Option<&'a PoolRow> {
@@ -228,7 +231,7 @@ async fn check_quiet_stop(clients: &Gateway, dials: &Gateway, (stops, name): (Ga
 }
 
 #[tokio::test]
-async fn a_dialled_gateway_that_is_killed_is_told_on_this_half_too() {
+async fn a_dialled_gateway_that_is_killed_is_reported_on_this_half_too() {
     let place = four();
     let dmz = dmz(&place, "dmz", 0, "");
     let beta = internal(&place, "beta", &[dmz.link_port().await], "");
@@ -238,49 +241,53 @@ async fn a_dialled_gateway_that_is_killed_is_told_on_this_half_too() {
     let lost = alert(&seen, AlertKind::PeerLost).unwrap();
     assert!(lost.object == "dmz" && lost.text.contains(": lost; no link for orders"), "{lost:?}");
     // A machine that is busy for seconds sees one link go long before the other.
-    beta.until_told("health: DOWN, was ").await;
-    assert_eq!(told(&*beta.now().await, "dmz at socks+tls://").len(), 1);
+    beta.until_notice("health: DOWN, was ").await;
+    assert_eq!(notices_starting_with(&*beta.now().await, "dmz at socks+tls://").len(), 1);
 }
 
 #[tokio::test]
 async fn a_limit_that_refuses_is_full_and_the_first_refused_is_a_warning() {
     let plan = Plan { dmz_service: ", sessions: 1", ..Plan::new(Mode::Direct, "echo://") };
-    let way = plan.start().await;
-    let open = echoes(&way.dmz).await;
+    let pair = plan.start().await;
+    let open = echoes(&pair.dmz).await;
     for _ in 0..3 {
-        dial_refused(way.dmz.client_port("orders").await).await;
+        dial_refused(pair.dmz.client_port("orders").await).await;
     }
-    let seen = way.dmz.until("three refused", |seen| seen.totals.refused == 3).await;
+    let seen = pair.dmz.until("three refused", |seen| seen.totals.refused == 3).await;
     assert_eq!((seen.health, seen.services[0].health), (Some(Health::Full), Some(Health::Full)));
     let full = alert(&seen, AlertKind::Full).unwrap();
-    let expected = "orders: full, 3 clients refused: `sessions` is 1, and so many are open";
+    let expected = "orders: full, 3 clients refused: the limit of 1 open sessions (`sessions`) is reached";
     assert_eq!((&*full.object, &*full.text), ("orders", expected));
-    let line = "orders: LA `sessions` is 1, and so many are open".to_owned();
-    assert_eq!(told(&seen, "orders: LA"), [(NoticeLevel::Warn, line)], "one, and then counts");
+    let line = "orders: LA the limit of 1 open sessions (`sessions`) is reached".to_owned();
+    assert_eq!(
+        notices_starting_with(&seen, "orders: LA"),
+        [(NoticeLevel::Warn, line)],
+        "one, and then counts"
+    );
     drop(open);
-    until_healthy(&way.dmz).await;
+    until_healthy(&pair.dmz).await;
 }
 
 #[tokio::test]
-async fn a_drained_service_is_told_with_who_did_it() {
+async fn a_drained_service_names_its_operator() {
     let service = |name| format!("    {name}: {{ accept: ['tcp://127.0.0.1:0'], connect: 'echo://' }}\n");
     let text = format!("mode: direct\ndmz:\n  services:\n{}{}", service("orders"), service("mail"));
-    let gateway = Place::new().start("dmz", &text);
+    let gateway = TestFolder::new().start("dmz", &text);
     until_healthy(&gateway).await;
-    gateway.handle.for_asker("ada").ask(Command::Drain { service: Some("mail".into()) }).await;
+    gateway.handle.for_actor("ada").ask(Command::Drain { service: Some("mail".into()) }).await;
     let seen = gateway.now().await;
     let drained = alert(&seen, AlertKind::Drained).unwrap();
     assert_eq!((&*drained.object, seen.health), ("mail", Some(Health::Degraded)));
     assert!(drained.text.ends_with("by ada") && drained.text.contains(&drained.since), "{drained:?}");
-    gateway.handle.for_asker("ada").ask(Command::Drain { service: None }).await;
+    gateway.handle.for_actor("ada").ask(Command::Drain { service: None }).await;
     assert_eq!(gateway.now().await.health, Some(Health::Down));
     gateway.done(Command::Reload).await;
     until_healthy(&gateway).await;
 }
 
 #[tokio::test]
-async fn an_accepts_certificate_that_ends_soon_is_told() {
-    let place = Place::new();
+async fn an_accepts_certificate_that_ends_soon_is_reported() {
+    let place = TestFolder::new();
     crate::tls::make_ending(&place, "www", time::Duration::days(3));
     let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(place.pki("www.key"), only_ours).unwrap();

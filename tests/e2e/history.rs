@@ -11,10 +11,10 @@ use portcullis::{
 };
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place, client_port_in},
-    peers::{dial, hear, say},
+    gateway::{Gateway, PATIENCE, TestFolder, client_port_in},
+    mode_pair::{MODES, Plan},
+    peers::{dial, expect_bytes, send},
     program::Program,
-    ways::{MODES, Plan},
 };
 
 async fn history(gateway: &Gateway, step_seconds: u64, steps: u64) -> HistoryReport {
@@ -25,15 +25,15 @@ async fn history(gateway: &Gateway, step_seconds: u64, steps: u64) -> HistoryRep
 }
 
 #[tokio::test]
-async fn what_sessions_move_is_kept_by_the_second_and_told_at_every_grain() {
+async fn traffic_is_kept_per_second_and_reported_at_every_step() {
     for mode in MODES {
-        let way = Plan::new(mode, "echo://").start().await;
-        let mut client = way.client().await;
+        let pair = Plan::new(mode, "echo://").start().await;
+        let mut client = pair.client().await;
         let began = Instant::now();
         let fine = loop {
-            say(&mut client, b"there?").await;
-            hear(&mut client, b"there?").await;
-            let fine = history(&way.dmz, 1, 600).await;
+            send(&mut client, b"there?").await;
+            expect_bytes(&mut client, b"there?").await;
+            let fine = history(&pair.dmz, 1, 600).await;
             if fine.samples.iter().any(|sample| sample.up > 0 && sample.down > 0 && sample.open == 1) {
                 break fine;
             }
@@ -47,7 +47,7 @@ async fn what_sessions_move_is_kept_by_the_second_and_told_at_every_grain() {
             "{mode:?}: told at {}, newest {newest}",
             fine.now
         );
-        let day = history(&way.dmz, 60, 1440).await;
+        let day = history(&pair.dmz, 60, 1440).await;
         assert_eq!(day.step_seconds, 60);
         assert!((1..=2).contains(&day.samples.len()), "{mode:?}: {:?}", day.samples);
         assert!(day.samples.iter().any(|sample| sample.up_max > 0 && sample.open == 1), "{mode:?}");
@@ -71,8 +71,8 @@ async fn until_moved(program: &Program) -> HistoryReport {
     let mut client = dial(client_port_in(&*program.now().await, "echo")).await;
     let began = Instant::now();
     loop {
-        say(&mut client, b"there?").await;
-        hear(&mut client, b"there?").await;
+        send(&mut client, b"there?").await;
+        expect_bytes(&mut client, b"there?").await;
         let report = kept_history(program).await;
         if report.samples.iter().any(|sample| sample.up > 0) {
             return report;
@@ -83,13 +83,13 @@ async fn until_moved(program: &Program) -> HistoryReport {
 }
 
 /// What the program has logged that has ended, all of it.
-fn log(place: &Place) -> String {
+fn log(place: &TestFolder) -> String {
     fs::read_to_string(place.path("edge.err")).expect("it is there")
 }
 
 #[tokio::test]
-async fn the_last_hour_outlives_a_restart_and_a_file_that_is_damaged_is_told_once() {
-    let place = Place::new();
+async fn the_last_hour_survives_a_restart_and_a_damaged_file_is_reported_once() {
+    let place = TestFolder::new();
     let program = Program::start(&place, "edge", EDGE, 256).await;
     let before = until_moved(&program).await;
     let moved = before.samples.iter().find(|sample| sample.up > 0).expect("it was seen").at;

@@ -1,7 +1,7 @@
 //! Real gateways in this process, over real sockets, with peers that speak raw bytes.
 //!
 //! Every port is a free one, every wait is for something seen and has a deadline.
-#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adaptive;
 mod cuts;

@@ -7,137 +7,139 @@ use portcullis::{
 };
 
 use crate::support::{
-    gateway::Place,
-    peers::{Backend, Reserved, cut, dial, dial_refused, hear, hear_all, hear_end, hear_reset, say},
-    ways::{MODES, Plan, Way},
+    gateway::TestFolder,
+    mode_pair::{MODES, ModePair, Plan},
+    peers::{
+        Backend, Reserved, cut, dial, dial_refused, expect_bytes, expect_end, expect_reset, read_all, send,
+    },
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// A set-up with one open session that has carried a byte each way.
-async fn open(mode: Mode) -> (Way, TcpStream, TcpStream) {
+async fn open(mode: Mode) -> (ModePair, TcpStream, TcpStream) {
     open_with(Plan::new(mode, "")).await
 }
 
-async fn open_with(plan: Plan<'_>) -> (Way, TcpStream, TcpStream) {
+async fn open_with(plan: Plan<'_>) -> (ModePair, TcpStream, TcpStream) {
     let backend = Backend::new().await;
-    let way = Plan { backend: &backend.address(), ..plan }.start().await;
-    let mut client = way.client().await;
+    let pair = Plan { backend: &backend.address(), ..plan }.start().await;
+    let mut client = pair.client().await;
     let mut server = backend.accept().await;
-    say(&mut client, b"?").await;
-    hear(&mut server, b"?").await;
-    say(&mut server, b"!").await;
-    hear(&mut client, b"!").await;
-    (way, client, server)
+    send(&mut client, b"?").await;
+    expect_bytes(&mut server, b"?").await;
+    send(&mut server, b"!").await;
+    expect_bytes(&mut client, b"!").await;
+    (pair, client, server)
 }
 
 #[tokio::test]
 async fn each_mode_carries_bytes_and_ends_cleanly() {
     for mode in MODES {
-        let (way, mut client, mut server) = open(mode).await;
-        say(&mut client, b"up and ").await;
+        let (pair, mut client, mut server) = open(mode).await;
+        send(&mut client, b"up and ").await;
         client.shutdown().await.unwrap();
-        assert_eq!(hear_all(&mut server).await, b"up and ");
-        say(&mut server, b"down").await;
+        assert_eq!(read_all(&mut server).await, b"up and ");
+        send(&mut server, b"down").await;
         server.shutdown().await.unwrap();
-        assert_eq!(hear_all(&mut client).await, b"down");
-        let row = way.dmz.until_ended("--").await;
+        assert_eq!(read_all(&mut client).await, b"down");
+        let row = pair.dmz.until_ended("--").await;
         assert_eq!((row.bytes_up, row.bytes_down), (8, 5), "{mode:?}");
         assert_eq!(row.client, client.local_addr().unwrap().to_string());
-        way.inner().until_ended("--").await;
+        pair.inner().until_ended("--").await;
     }
 }
 
 #[tokio::test]
 async fn data_flows_up_after_the_backend_has_finished() {
     for mode in MODES {
-        let (way, mut client, mut server) = open(mode).await;
+        let (pair, mut client, mut server) = open(mode).await;
         server.shutdown().await.unwrap();
-        hear_end(&mut client).await;
+        expect_end(&mut client).await;
         for part in ["one", "two", "three"] {
-            say(&mut client, part.as_bytes()).await;
-            hear(&mut server, part.as_bytes()).await;
+            send(&mut client, part.as_bytes()).await;
+            expect_bytes(&mut server, part.as_bytes()).await;
         }
         client.shutdown().await.unwrap();
-        hear_end(&mut server).await;
-        way.dmz.until_ended("--").await;
+        expect_end(&mut server).await;
+        pair.dmz.until_ended("--").await;
     }
 }
 
 #[tokio::test]
 async fn a_client_that_is_cut_is_a_reset_at_the_backend() {
     for mode in MODES {
-        let (way, client, mut server) = open(mode).await;
+        let (pair, client, mut server) = open(mode).await;
         cut(client);
-        hear_reset(&mut server).await;
-        assert_eq!(way.dmz.until_ended("CR").await.service, "orders", "{mode:?}");
+        expect_reset(&mut server).await;
+        assert_eq!(pair.dmz.until_ended("CR").await.service, "orders", "{mode:?}");
         // Inside, the cut came as a reset of the link.
-        way.inner().until_ended("CR").await;
+        pair.inner().until_ended("CR").await;
     }
 }
 
 #[tokio::test]
 async fn a_backend_that_is_cut_is_a_reset_at_the_client() {
     for mode in MODES {
-        let (way, mut client, server) = open(mode).await;
+        let (pair, mut client, server) = open(mode).await;
         cut(server);
-        hear_reset(&mut client).await;
-        way.inner().until_ended("BR").await;
-        way.dmz.until_ended("BR").await;
+        expect_reset(&mut client).await;
+        pair.inner().until_ended("BR").await;
+        pair.dmz.until_ended("BR").await;
     }
 }
 
 #[tokio::test]
 async fn a_cut_after_a_half_close_is_a_reset() {
     for mode in MODES {
-        let (_way, mut client, mut server) = open(mode).await;
+        let (_pair, mut client, mut server) = open(mode).await;
         client.shutdown().await.unwrap();
-        hear_end(&mut server).await;
+        expect_end(&mut server).await;
         cut(server);
-        hear_reset(&mut client).await;
-        let (way, mut client, mut server) = open(mode).await;
+        expect_reset(&mut client).await;
+        let (pair, mut client, mut server) = open(mode).await;
         server.shutdown().await.unwrap();
-        hear_end(&mut client).await;
+        expect_end(&mut client).await;
         cut(client);
-        hear_reset(&mut server).await;
-        way.dmz.until_ended("CD").await;
+        expect_reset(&mut server).await;
+        pair.dmz.until_ended("CD").await;
     }
 }
 
 #[tokio::test]
 async fn a_killed_gateway_is_a_reset_at_both_ends() {
     for mode in MODES {
-        let (way, mut client, mut server) = open(mode).await;
-        way.dmz.kill();
-        hear_reset(&mut client).await;
-        hear_reset(&mut server).await;
+        let (pair, mut client, mut server) = open(mode).await;
+        pair.dmz.kill();
+        expect_reset(&mut client).await;
+        expect_reset(&mut server).await;
     }
     for mode in [Mode::Forward, Mode::Reverse] {
-        let (way, mut client, mut server) = open(mode).await;
-        way.internal.unwrap().kill();
-        hear_reset(&mut server).await;
-        hear_reset(&mut client).await;
-        way.dmz.until_ended("PR").await;
+        let (pair, mut client, mut server) = open(mode).await;
+        pair.internal.unwrap().kill();
+        expect_reset(&mut server).await;
+        expect_reset(&mut client).await;
+        pair.dmz.until_ended("PR").await;
     }
 }
 
 #[tokio::test]
 async fn a_stop_lets_sessions_end_and_takes_no_new_ones() {
     for mode in MODES {
-        let (way, mut client, mut server) = open_with(Plan { drain: "30s", ..Plan::new(mode, "") }).await;
-        let port = way.dmz.client_port("orders").await;
-        let handle = way.dmz.handle.clone();
+        let (pair, mut client, mut server) = open_with(Plan { drain: "30s", ..Plan::new(mode, "") }).await;
+        let port = pair.dmz.client_port("orders").await;
+        let handle = pair.dmz.handle.clone();
         let stopping = tokio::join!(handle.ask(Command::Stop), async {
-            way.dmz.until("draining", |snapshot| snapshot.phase == GatewayPhase::Draining).await;
+            pair.dmz.until("draining", |snapshot| snapshot.phase == GatewayPhase::Draining).await;
             assert_eq!(
                 TcpStream::connect(port).await.unwrap_err().kind(),
                 std::io::ErrorKind::ConnectionRefused
             );
-            say(&mut client, b"more").await;
-            hear(&mut server, b"more").await;
+            send(&mut client, b"more").await;
+            expect_bytes(&mut server, b"more").await;
             client.shutdown().await.unwrap();
-            hear_end(&mut server).await;
+            expect_end(&mut server).await;
             server.shutdown().await.unwrap();
-            hear_end(&mut client).await;
+            expect_end(&mut client).await;
         });
         let line = format!("{:?}", stopping.0);
         assert!(line.contains("every session ended by itself"), "{mode:?}: {line}");
@@ -147,10 +149,10 @@ async fn a_stop_lets_sessions_end_and_takes_no_new_ones() {
 #[tokio::test]
 async fn a_stop_cuts_what_outlives_the_drain() {
     for mode in MODES {
-        let (way, mut client, mut server) = open_with(Plan { drain: "50ms", ..Plan::new(mode, "") }).await;
-        assert_eq!(way.dmz.stop().await, GatewayOutcome::Cut(1), "{mode:?}");
-        hear_reset(&mut client).await;
-        hear_reset(&mut server).await;
+        let (pair, mut client, mut server) = open_with(Plan { drain: "50ms", ..Plan::new(mode, "") }).await;
+        assert_eq!(pair.dmz.stop().await, GatewayOutcome::Cut(1), "{mode:?}");
+        expect_reset(&mut client).await;
+        expect_reset(&mut server).await;
     }
 }
 
@@ -158,9 +160,9 @@ async fn a_stop_cuts_what_outlives_the_drain() {
 async fn a_backend_that_refuses_is_a_reset_at_the_client() {
     for mode in MODES {
         let nobody = Reserved::new();
-        let way = Plan::new(mode, &format!("tcp://{}", nobody.at())).start().await;
-        dial_refused(way.dmz.client_port("orders").await).await;
-        let row = way.inner().until_ended("BC").await;
+        let pair = Plan::new(mode, &format!("tcp://{}", nobody.at())).start().await;
+        dial_refused(pair.dmz.client_port("orders").await).await;
+        let row = pair.inner().until_ended("BC").await;
         assert_eq!(row.reason, format!("backend {}: connection refused", nobody.at()), "{mode:?}");
     }
 }
@@ -171,7 +173,7 @@ async fn the_halves_start_in_either_order() {
     for (mode, dmz_key, internal_key) in
         [(Mode::Reverse, "listen", "connect"), (Mode::Forward, "connect", "listen")]
     {
-        let (port, place) = (Reserved::new(), Place::new());
+        let (port, place) = (Reserved::new(), TestFolder::new());
         let plan = Plan { internal_link: retry, ..Plan::new(mode, "echo://") };
         let link = |key: &str| format!("{key}: 'socks+tls://{}'", port.at());
         // The half that dials comes first, and finds nobody.
@@ -189,10 +191,10 @@ async fn the_halves_start_in_either_order() {
                 (start_dmz(), internal)
             }
         };
-        let way = Way { place, dmz, internal: Some(internal) };
-        way.ready().await;
-        let mut client = dial(way.dmz.client_port("orders").await).await;
-        say(&mut client, b"there").await;
-        hear(&mut client, b"there").await;
+        let pair = ModePair { place, dmz, internal: Some(internal) };
+        pair.ready().await;
+        let mut client = dial(pair.dmz.client_port("orders").await).await;
+        send(&mut client, b"there").await;
+        expect_bytes(&mut client, b"there").await;
     }
 }

@@ -1,4 +1,4 @@
-//! The pool of ready links: filled, shared out, bounded, and mended.
+//! The pool of ready links: filled, shared out, bounded, and refilled.
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
@@ -14,10 +14,10 @@ use tokio::{
 };
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place},
-    peers::{Backend, Reserved, cut, dial, dial_refused, hear, hear_all, say, seed},
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::Plan,
+    peers::{Backend, Reserved, cut, dial, dial_refused, expect_bytes, read_all, seed, send},
     socks::{BIND, link, reply_at},
-    ways::Plan,
 };
 
 pub fn tls(name: &str, peers: &str) -> String {
@@ -25,7 +25,7 @@ pub fn tls(name: &str, peers: &str) -> String {
 }
 
 /// A DMZ half named `name`, for the internal halves `alpha` and `beta`.
-pub fn dmz(place: &Place, name: &str, port: u16, service: &str) -> Gateway {
+pub fn dmz(place: &TestFolder, name: &str, port: u16, service: &str) -> Gateway {
     let text = format!(
         "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:{port}', tls: {}, prepared: 2 }}\n  \
          services: {{ orders: {{ accept: ['tcp://127.0.0.1:0']{service} }} }}\n",
@@ -35,7 +35,7 @@ pub fn dmz(place: &Place, name: &str, port: u16, service: &str) -> Gateway {
 }
 
 /// An internal half named `name`, dialling each of `at`.
-pub fn internal(place: &Place, name: &str, at: &[SocketAddr], service: &str) -> Gateway {
+pub fn internal(place: &TestFolder, name: &str, at: &[SocketAddr], service: &str) -> Gateway {
     let connect: Vec<_> = at.iter().map(|at| format!("'socks+tls://{at}'")).collect();
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: [{}], tls: {}, prepared: 2, \
@@ -46,8 +46,8 @@ pub fn internal(place: &Place, name: &str, at: &[SocketAddr], service: &str) -> 
     place.start(name, &text)
 }
 
-pub fn four() -> Place {
-    Place::with(&["dmz", "dmz2", "alpha", "beta"])
+pub fn four() -> TestFolder {
+    TestFolder::with(&["dmz", "dmz2", "alpha", "beta"])
 }
 
 /// Ready links by peer.
@@ -65,8 +65,8 @@ pub async fn until_ready(gateway: &Gateway, expected: &[(&str, usize)]) {
 
 pub async fn echoes(gateway: &Gateway) -> TcpStream {
     let mut client = dial(gateway.client_port("orders").await).await;
-    say(&mut client, b"ping").await;
-    hear(&mut client, b"ping").await;
+    send(&mut client, b"ping").await;
+    expect_bytes(&mut client, b"ping").await;
     client
 }
 
@@ -90,7 +90,7 @@ async fn peers_take_turns() {
 async fn the_newest_link_of_a_peer_goes_first() {
     let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0' }\n  \
                 services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
-    let gateway = Place::new().start("dmz", text);
+    let gateway = TestFolder::new().start("dmz", text);
     let mut parked = Vec::new();
     for count in 1..=3 {
         parked.push(link(gateway.link_port().await, BIND, b"orders").await.0);
@@ -98,7 +98,7 @@ async fn the_newest_link_of_a_peer_goes_first() {
     }
     for mut newest in parked.into_iter().rev() {
         let client = dial(gateway.client_port("orders").await).await;
-        hear(&mut newest, &reply_at(client.local_addr().unwrap())).await;
+        expect_bytes(&mut newest, &reply_at(client.local_addr().unwrap())).await;
     }
 }
 
@@ -106,14 +106,14 @@ async fn the_newest_link_of_a_peer_goes_first() {
 async fn waiting_clients_are_bounded_in_number_and_in_time() {
     let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 300ms, waiters: 2 }\n  \
                 services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
-    let gateway = Place::new().start("dmz", text);
+    let gateway = TestFolder::new().start("dmz", text);
     let port = gateway.client_port("orders").await;
     let waiting = [dial(port).await, dial(port).await];
     gateway.until_pool("two wait", |row| row.waiting == 2 && row.state == PoolState::Starved).await;
     dial_refused(port).await;
     assert_eq!(gateway.until_ended("LW").await.reason, "2 clients wait for a link already");
     for mut client in waiting {
-        crate::support::peers::hear_reset(&mut client).await;
+        crate::support::peers::expect_reset(&mut client).await;
     }
     assert_eq!(gateway.until_ended("TW").await.reason, "no link came within 0.3s");
     let row = gateway.until_pool("nobody waits", |row| row.waiting == 0).await;
@@ -126,7 +126,7 @@ async fn waiting_clients_are_bounded_in_number_and_in_time() {
 async fn clients_that_wait_are_counted_for_the_gateway_and_not_for_each_service() {
     let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 60s, waiters: 3 }\n  \
                 services: { orders: { accept: ['tcp://127.0.0.1:0'] }, mail: { accept: ['tcp://127.0.0.1:0'] } }\n";
-    let gateway = Place::new().start("dmz", text);
+    let gateway = TestFolder::new().start("dmz", text);
     let (orders, mail) = (gateway.client_port("orders").await, gateway.client_port("mail").await);
     let waits = |snapshot: &Snapshot| snapshot.pools.iter().map(|row| row.waiting).sum::<usize>();
     // Each may have half of what the other leaves: whoever comes first has the larger part.
@@ -144,13 +144,13 @@ async fn clients_that_wait_are_counted_for_the_gateway_and_not_for_each_service(
 async fn a_client_that_gives_up_leaves_the_queue() {
     let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 60s }\n  \
                 services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
-    let gateway = Place::new().start("dmz", text);
+    let gateway = TestFolder::new().start("dmz", text);
     let port = gateway.client_port("orders").await;
     let (is_cut, mut stays) = (dial(port).await, dial(port).await);
     // The queue is first come, first served: the one that stays has to be in it before the next.
     gateway.until_pool("two wait", |row| row.waiting == 2).await;
     let mut talks_and_is_cut = dial(port).await;
-    say(&mut talks_and_is_cut, b"words").await;
+    send(&mut talks_and_is_cut, b"words").await;
     gateway.until_pool("three wait", |row| row.waiting == 3).await;
     cut(talks_and_is_cut);
     cut(is_cut);
@@ -158,9 +158,9 @@ async fn a_client_that_gives_up_leaves_the_queue() {
         .until("both left", |snapshot| snapshot.ended.iter().filter(|row| row.end == "CW").count() == 2)
         .await;
     let (mut parked, _) = link(gateway.link_port().await, BIND, b"orders").await;
-    hear(&mut parked, &reply_at(stays.local_addr().unwrap())).await;
-    say(&mut parked, b"yours").await;
-    hear(&mut stays, b"yours").await;
+    expect_bytes(&mut parked, &reply_at(stays.local_addr().unwrap())).await;
+    send(&mut parked, b"yours").await;
+    expect_bytes(&mut stays, b"yours").await;
 }
 
 /// As `nc -N` without input does; whether a link is ready is not its affair.
@@ -168,7 +168,7 @@ async fn a_client_that_gives_up_leaves_the_queue() {
 async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() {
     // In forward mode over SOCKS5 a session dials its own link, and waits for none.
     for (mode, is_plain) in [(Mode::Forward, false), (Mode::Reverse, false), (Mode::Reverse, true)] {
-        let (port, backend, place) = (Reserved::new(), Backend::new().await, Place::new());
+        let (port, backend, place) = (Reserved::new(), Backend::new().await, TestFolder::new());
         let at = backend.address();
         let plan = Plan {
             is_plain,
@@ -185,7 +185,7 @@ async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() 
         let dmz = place.start("dmz", &plan.dmz(&link(of_dmz)));
         let at = dmz.client_port("orders").await;
         let (mut silent, mut talks) = (dial(at).await, dial(at).await);
-        say(&mut talks, b"?").await;
+        send(&mut talks, b"?").await;
         for client in [&mut silent, &mut talks] {
             client.shutdown().await.unwrap();
         }
@@ -194,13 +194,13 @@ async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() 
         let mut sent = Vec::new();
         for _ in 0..2 {
             let mut server = backend.accept().await;
-            sent.push(hear_all(&mut server).await);
-            say(&mut server, b"!").await;
+            sent.push(read_all(&mut server).await);
+            send(&mut server, b"!").await;
         }
         sent.sort();
         assert_eq!(sent, [&b""[..], b"?"], "{mode:?}, plain: {is_plain}");
         for client in [&mut silent, &mut talks] {
-            assert_eq!(hear_all(client).await, b"!");
+            assert_eq!(read_all(client).await, b"!");
         }
         for gateway in [&dmz, &internal] {
             let clean = |seen: &Snapshot| seen.ended.iter().filter(|row| row.end == "--").count() == 2;
@@ -219,7 +219,7 @@ async fn a_gateway_that_is_lost_and_comes_back_gets_all_its_links_again() {
         alpha.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
         let client = echoes(&dmz).await;
         dmz.kill();
-        crate::support::peers::hear_reset(&mut { client }).await;
+        crate::support::peers::expect_reset(&mut { client }).await;
         alpha.until_pool("down", |row| row.ready == 0 && row.carrying == 0).await;
     }
 }
@@ -286,7 +286,7 @@ async fn a_peer_that_comes_back_gets_its_share_again() {
 }
 
 /// A DMZ half that dials these, with services `orders` and `mail`.
-async fn dials(place: &Place, to: &[&Gateway]) -> Gateway {
+async fn dials(place: &TestFolder, to: &[&Gateway]) -> Gateway {
     let mut connect = Vec::new();
     for gateway in to {
         connect.push(format!("'socks+tls://{}'", gateway.link_port().await));
@@ -302,7 +302,7 @@ async fn dials(place: &Place, to: &[&Gateway]) -> Gateway {
 
 /// An internal half named `name` that is dialled, with one service.
 /// With links that carry one session each.
-fn dialled(place: &Place, name: &str, service: &str, maximum: usize) -> Gateway {
+fn dialled(place: &TestFolder, name: &str, service: &str, maximum: usize) -> Gateway {
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, maximum: {maximum}, \
          sessions_per_link: 1 }}\n  \
@@ -357,7 +357,7 @@ async fn a_services_peers_decide_on_both_sides() {
     until_ready(&only_beta, &[("beta", 2)]).await;
     let row = alpha.until_pool("down", |row| row.state == PoolState::Down).await;
     assert!(row.last_error.as_deref().unwrap().contains("not allowed for this gateway"), "{row:?}");
-    only_beta.until_told("link from alpha refused: it offers no service that is known here").await;
+    only_beta.until_notice("link from alpha refused: it offers no service that is known here").await;
     let only_dmz2 = internal(&place, "alpha", &at, ", peers: [dmz2]");
     let row = only_dmz2.until_pool("down", |row| row.state == PoolState::Down).await;
     assert_eq!(row.last_error.as_deref(), Some("dmz is not among the `peers` of any service"));
@@ -408,26 +408,26 @@ async fn maximum_bounds_ready_and_carrying_links_together() {
         ..Plan::new(Mode::Reverse, "echo://")
     };
     let plan = Plan { dmz_link: ", prepared: 3", ..plan };
-    let way = plan.start().await;
-    let mut clients = vec![echoes(&way.dmz).await];
+    let pair = plan.start().await;
+    let mut clients = vec![echoes(&pair.dmz).await];
     for (carrying, ready) in [(1, 3), (2, 2), (3, 1), (4, 0)] {
-        way.dmz.until_pool("bounded", |row| (row.carrying, row.ready) == (carrying, ready)).await;
-        way.inner()
+        pair.dmz.until_pool("bounded", |row| (row.carrying, row.ready) == (carrying, ready)).await;
+        pair.inner()
             .until_pool("bounded", |row| (row.carrying, row.ready, row.dialling) == (carrying, ready, 0))
             .await;
         if ready > 0 {
-            clients.push(echoes(&way.dmz).await);
+            clients.push(echoes(&pair.dmz).await);
         }
     }
-    let row = way.inner().until_pool("told", |row| row.last_error.is_some()).await;
+    let row = pair.inner().until_pool("told", |row| row.last_error.is_some()).await;
     assert_eq!(row.last_error.as_deref(), Some("`maximum` links are in use"));
-    for gateway in [&way.dmz, way.inner()] {
+    for gateway in [&pair.dmz, pair.inner()] {
         let row = gateway.until_pool("full", |row| row.at_maximum).await;
         assert_eq!(row.state, PoolState::Filling, "all carry, and nobody waits");
     }
     drop(clients);
-    way.ready().await;
-    for gateway in [&way.dmz, way.inner()] {
+    pair.ready().await;
+    for gateway in [&pair.dmz, pair.inner()] {
         gateway.until_pool("not full", |row| !row.at_maximum && row.last_error.is_none()).await;
     }
 }
@@ -441,7 +441,7 @@ async fn unsteady_parker(at: SocketAddr, seed: u64) {
         let patience = Duration::from_micros(random.u64(0..8000));
         let mut second = [0; 10];
         match timeout(patience, parked.read_exact(&mut second)).await {
-            Ok(Ok(_)) => say(&mut parked, b"carried").await,
+            Ok(Ok(_)) => send(&mut parked, b"carried").await,
             Ok(Err(_)) => {}
             Err(_) => cut(parked),
         }
@@ -453,7 +453,7 @@ async fn a_client_is_carried_or_refused_in_time_while_links_die_at_random() {
     let seed = seed();
     let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 1s }\n  \
                 services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
-    let gateway = Place::new().start("dmz", text);
+    let gateway = TestFolder::new().start("dmz", text);
     let (links, port) = (gateway.link_port().await, gateway.client_port("orders").await);
     let mut parkers = JoinSet::new();
     for at in 0..6 {

@@ -21,24 +21,24 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use crate::{
-    links::halves::Outside,
+    links::halves::OpenerHalf,
     support::{
-        frames::{Over, RETIRE},
-        gateway::{Gateway, PATIENCE, Place},
-        peers::{Backend, Reserved, dial, hear, hear_end, say},
+        frames::{LinkOver, RETIRE},
+        gateway::{Gateway, PATIENCE, TestFolder},
+        mode_pair::{ModePair, Plan},
+        peers::{Backend, Reserved, dial, expect_bytes, expect_end, send},
         tls::{chain, key, roots},
-        ways::{Plan, Way},
     },
 };
 
 pub const WWW: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
 
-fn place() -> Place {
-    Place::with(&["dmz", "internal", "www"])
+fn place() -> TestFolder {
+    TestFolder::with(&["dmz", "internal", "www"])
 }
 
 /// A client that trusts the authority which `place` has now.
-pub async fn ask(place: &Place, at: SocketAddr) -> TlsStream<TcpStream> {
+pub async fn ask(place: &TestFolder, at: SocketAddr) -> TlsStream<TcpStream> {
     let config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
     let name = ServerName::try_from("www").unwrap();
     let asking = TlsConnector::from(Arc::new(config)).connect(name, dial(at).await);
@@ -50,12 +50,12 @@ pub fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
 }
 
 async fn echoes(client: &mut TlsStream<TcpStream>) {
-    say(client, b"there?").await;
-    hear(client, b"there?").await;
+    send(client, b"there?").await;
+    expect_bytes(client, b"there?").await;
 }
 
-/// Issues anew by the same authority.
-pub fn renew(place: &Place, name: &str) {
+/// Issues new certificates by the same authority.
+pub fn renew(place: &TestFolder, name: &str) {
     for file in [format!("{name}.pem"), format!("{name}.key")] {
         fs::remove_file(place.pki(&file)).unwrap();
     }
@@ -67,7 +67,7 @@ fn notices(snapshot: &Snapshot, text: &str) -> usize {
     snapshot.notices.iter().filter(|notice| notice.text.contains(text)).count()
 }
 
-async fn start(place: &Place) -> (Gateway, SocketAddr) {
+async fn start(place: &TestFolder) -> (Gateway, SocketAddr) {
     let gateway = place.start("direct", &Plan { accept: WWW, ..Plan::new(Mode::Direct, "echo://") }.direct());
     let at = gateway.client_port("orders").await;
     (gateway, at)
@@ -81,7 +81,7 @@ async fn new_clients_are_shown_what_is_new_and_open_sessions_go_on() {
     echoes(&mut open).await;
     let before = shown(&open);
     renew(&place, "www");
-    let reported = gateway.until_told("certificates renewed: ").await;
+    let reported = gateway.until_notice("certificates renewed: ").await;
     assert!(
         reported.contains("www.pem") && reported.contains("www.key") && !reported.contains("dmz.pem"),
         "{reported}"
@@ -105,7 +105,7 @@ async fn a_pair_that_is_written_by_halves_is_taken_when_it_is_whole() {
     renew(&place, "www");
     let new_key = fs::read(place.pki("www.key")).unwrap();
     fs::write(place.pki("www.key"), old_key).unwrap();
-    let reported = gateway.until_told("and can not be used: ").await;
+    let reported = gateway.until_notice("and cannot be used: ").await;
     assert!(
         reported.contains("it is not the key of the certificate; name the pair that belongs"),
         "{reported}"
@@ -115,11 +115,11 @@ async fn a_pair_that_is_written_by_halves_is_taken_when_it_is_whole() {
     // Looked at many times more.
     let then = gateway.now().await.uptime_seconds;
     gateway.until("it has looked again", |snapshot| snapshot.uptime_seconds > then + 5.0).await;
-    assert_eq!(notices(&*gateway.now().await, "and can not be used"), 1);
+    assert_eq!(notices(&*gateway.now().await, "and cannot be used"), 1);
     fs::write(place.pki("www.key"), &new_key[..new_key.len() / 2]).unwrap();
-    gateway.until("half of it is told", |snapshot| notices(snapshot, "and can not be used") == 2).await;
+    gateway.until("half of it is told", |snapshot| notices(snapshot, "and cannot be used") == 2).await;
     fs::write(place.pki("www.key"), new_key).unwrap();
-    gateway.until_told("certificates renewed: ").await;
+    gateway.until_notice("certificates renewed: ").await;
     assert_eq!(shown(&ask(&place, at).await), chain(&place, "www.pem")[0]);
 }
 
@@ -131,20 +131,20 @@ async fn what_an_operator_has_asked_for_stays() {
     echoes(&mut open).await;
     gateway.done(Command::Drain { service: Some("orders".into()) }).await;
     renew(&place, "www");
-    gateway.until_told("certificates renewed: ").await;
+    gateway.until_notice("certificates renewed: ").await;
     assert_eq!(gateway.now().await.services[0].phase, ServicePhase::Draining);
     echoes(&mut open).await;
 }
 
 #[tokio::test]
 async fn links_that_were_made_before_go_and_sessions_stay() {
-    let (outside, mut echoing) = Outside::beside_another().await;
+    let (outside, mut echoing) = OpenerHalf::beside_another().await;
     let mut alpha = outside.ready("alpha", 1).await;
     renew(&outside.place, "dmz");
-    outside.gateway.until_told("certificates renewed: ").await;
-    alpha.hear(RETIRE, &[]).await;
-    assert_eq!(alpha.over().await, (Over::Cleanly, vec![]));
-    echoing.link().hear(RETIRE, &[]).await;
+    outside.gateway.until_notice("certificates renewed: ").await;
+    alpha.expect_frame(RETIRE, &[]).await;
+    assert_eq!(alpha.over().await, (LinkOver::Cleanly, vec![]));
+    echoing.link().expect_frame(RETIRE, &[]).await;
     echoing.serves().await;
     let _next = outside.ready("alpha", 1).await;
 }
@@ -154,24 +154,24 @@ async fn links_that_were_made_before_go_and_sessions_stay() {
 async fn two_gateways_find_each_other_again_under_another_authority() {
     for mode in [Mode::Forward, Mode::Reverse] {
         let backend = Backend::new().await;
-        let way: Way = Plan::new(mode, &backend.address()).start().await;
-        let mut client = way.client().await;
+        let pair: ModePair = Plan::new(mode, &backend.address()).start().await;
+        let mut client = pair.client().await;
         let mut served = backend.accept().await;
-        say(&mut client, b"before").await;
-        hear(&mut served, b"before").await;
-        let fresh = Place::new();
+        send(&mut client, b"before").await;
+        expect_bytes(&mut served, b"before").await;
+        let fresh = TestFolder::new();
         for file in ["ca.pem", "dmz.pem", "dmz.key", "internal.pem", "internal.key"] {
-            fs::copy(fresh.pki(file), way.place.pki(file)).unwrap();
+            fs::copy(fresh.pki(file), pair.place.pki(file)).unwrap();
         }
-        for gateway in [&way.dmz, way.inner()] {
-            gateway.until_told("certificates renewed: ").await;
+        for gateway in [&pair.dmz, pair.inner()] {
+            gateway.until_notice("certificates renewed: ").await;
         }
-        way.ready().await;
-        say(&mut client, b"after").await;
-        hear(&mut served, b"after").await;
-        let mut new = way.client().await;
-        say(&mut new, b"anew").await;
-        hear(&mut backend.accept().await, b"anew").await;
+        pair.ready().await;
+        send(&mut client, b"after").await;
+        expect_bytes(&mut served, b"after").await;
+        let mut new = pair.client().await;
+        send(&mut new, b"anew").await;
+        expect_bytes(&mut backend.accept().await, b"anew").await;
     }
 }
 
@@ -195,22 +195,22 @@ async fn a_backend_of_another_authority_is_known_when_that_is_there() {
     assert!(timeout(PATIENCE, acceptor.accept(stream)).await.unwrap().is_err(), "it is not trusted");
     drop(client);
     fs::copy(fresh.pki("ca.pem"), place.pki("ca.pem")).unwrap();
-    gateway.until_told("certificates renewed: ").await;
+    gateway.until_notice("certificates renewed: ").await;
     let mut client = dial(clients).await;
     let stream = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap().0;
     let mut served = timeout(PATIENCE, acceptor.accept(stream)).await.unwrap().unwrap();
-    say(&mut client, b"known").await;
-    hear(&mut served, b"known").await;
+    send(&mut client, b"known").await;
+    expect_bytes(&mut served, b"known").await;
 }
 
 /// Asks over a connection that stays; the head of the answer, in lower case.
 async fn answer(client: &mut TlsStream<TcpStream>, served: &mut TcpStream) -> String {
-    say(client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+    send(client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
     until_blank(served).await;
-    say(served, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await;
-    say(served, b"ok").await;
+    send(served, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await;
+    send(served, b"ok").await;
     let head = until_blank(client).await;
-    hear(client, b"ok").await;
+    expect_bytes(client, b"ok").await;
     head
 }
 
@@ -228,20 +228,20 @@ async fn a_client_that_asks_again_is_answered_and_then_sees_what_is_new() {
     let (place, backend) = (place(), Backend::new().await);
     let connect = backend.address().replace("tcp:", "http:");
     let accept = WWW.replace("tls:/", "https:/");
-    let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place.clone()).await;
-    let at = way.dmz.client_port("orders").await;
+    let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place.clone()).await;
+    let at = pair.dmz.client_port("orders").await;
     let mut client = ask(&place, at).await;
-    say(&mut client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+    send(&mut client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
     let mut served = backend.accept().await;
     until_blank(&mut served).await;
-    say(&mut served, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    send(&mut served, b"HTTP/1.1 204 No Content\r\n\r\n").await;
     until_blank(&mut client).await;
     renew(&place, "dmz");
-    way.dmz.until_told("certificates renewed: ").await;
+    pair.dmz.until_notice("certificates renewed: ").await;
     assert!(!answer(&mut client, &mut served).await.contains("connection: close"));
     renew(&place, "www");
-    way.dmz.until("both are told", |snapshot| notices(snapshot, "certificates renewed: ") == 2).await;
+    pair.dmz.until("both are told", |snapshot| notices(snapshot, "certificates renewed: ") == 2).await;
     assert!(answer(&mut client, &mut served).await.contains("connection: close"));
-    hear_end(&mut client).await;
+    expect_end(&mut client).await;
     assert_eq!(shown(&ask(&place, at).await), chain(&place, "www.pem")[0]);
 }

@@ -1,4 +1,5 @@
-//! Revoked certificates: out within 5 s of the change of a list, with all that stands on them, and not let in again.
+//! Revoked certificates: their links and sessions are cut within 5 s of a changed list, and new ones are
+//! refused.
 
 use std::{
     net::SocketAddr,
@@ -20,13 +21,13 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::support::{
-    frames::{SOCKS, Wire},
-    gateway::{Gateway, PATIENCE, Place},
+    frames::{RawLink, SOCKS},
+    gateway::{Gateway, PATIENCE, TestFolder},
     lists::ListMaker,
-    peers::{Backend, dial, hear, hear_reset, say},
+    mode_pair::{DMZ_TLS, INTERNAL_TLS, MODES, ModePair, Plan},
+    peers::{Backend, dial, expect_bytes, expect_reset, send},
     socks::{BIND, CONNECT, ask},
     tls,
-    ways::{DMZ_TLS, INTERNAL_TLS, MODES, Plan, Way},
 };
 
 /// What is revoked is out by then; the rest is what a busy machine takes.
@@ -38,7 +39,7 @@ fn with_list(tls: &str) -> String {
 }
 
 /// Both halves, one of which goes by the list.
-async fn start(place: Place, mode: Mode, decides: Half) -> Way {
+async fn start(place: TestFolder, mode: Mode, decides: Half) -> ModePair {
     let plan = Plan::new(mode, "echo://");
     let listen = "listen: 'socks+tls://127.0.0.1:0'";
     let of_dmz = |link: &str| match decides {
@@ -61,9 +62,9 @@ async fn start(place: Place, mode: Mode, decides: Half) -> Way {
             (dmz, place.start("internal", &of_internal(&at)))
         }
     };
-    let way = Way { place, dmz, internal: Some(internal) };
-    way.ready().await;
-    way
+    let pair = ModePair { place, dmz, internal: Some(internal) };
+    pair.ready().await;
+    pair
 }
 
 fn has_no_link(seen: &Snapshot) -> bool {
@@ -76,26 +77,26 @@ async fn a_revoked_gateway_is_out_with_its_sessions_on_both_halves() {
         .into_iter()
         .flat_map(|mode| [Half::Dmz, Half::Internal].map(|decides| (mode, decides)))
     {
-        let place = Place::new();
+        let place = TestFolder::new();
         let lists = ListMaker::new(&place);
         lists.issue();
-        let way = start(place.clone(), mode, decides).await;
-        let mut client = way.client().await;
-        say(&mut client, b"open").await;
-        hear(&mut client, b"open").await;
+        let pair = start(place.clone(), mode, decides).await;
+        let mut client = pair.client().await;
+        send(&mut client, b"open").await;
+        expect_bytes(&mut client, b"open").await;
         lists.revoke(if decides == Half::Dmz { "internal" } else { "dmz" });
         lists.issue();
         let began = Instant::now();
-        hear_reset(&mut client).await;
-        for gateway in [&way.dmz, way.inner()] {
+        expect_reset(&mut client).await;
+        for gateway in [&pair.dmz, pair.inner()] {
             assert_eq!(gateway.until_ended("XR").await.end, "XR", "{mode:?} {decides:?}");
             gateway.until("no link", has_no_link).await;
         }
         assert!(began.elapsed() < OUT, "{mode:?} {decides:?}: {:?}", began.elapsed());
-        let judge = if decides == Half::Dmz { &way.dmz } else { way.inner() };
-        judge.until_told("cut: the certificate was revoked").await;
+        let judge = if decides == Half::Dmz { &pair.dmz } else { pair.inner() };
+        judge.until_notice("cut: the certificate was revoked").await;
         // Tried again by whoever dials, and told why at both ends.
-        for gateway in [&way.dmz, way.inner()] {
+        for gateway in [&pair.dmz, pair.inner()] {
             let knows = |seen: &Snapshot| {
                 let of_rows = seen.pools.iter().filter_map(|row| row.last_error.as_deref());
                 let of_notices = seen.notices.iter().map(|notice| notice.text.as_str());
@@ -103,26 +104,26 @@ async fn a_revoked_gateway_is_out_with_its_sessions_on_both_halves() {
             };
             gateway.until("that it is revoked", knows).await;
         }
-        assert!(has_no_link(&*way.dmz.now().await));
+        assert!(has_no_link(&*pair.dmz.now().await));
     }
 }
 
 #[tokio::test]
 async fn a_list_of_others_alone_and_a_new_list_leave_links_as_they_are() {
-    let place = Place::with(&["dmz", "internal", "stranger"]);
+    let place = TestFolder::with(&["dmz", "internal", "stranger"]);
     let lists = ListMaker::new(&place);
     lists.issue();
-    let way = start(place.clone(), Mode::Reverse, Half::Dmz).await;
-    let mut client = way.client().await;
-    say(&mut client, b"open").await;
-    hear(&mut client, b"open").await;
-    let before = way.dmz.now().await.pools[0].clone();
+    let pair = start(place.clone(), Mode::Reverse, Half::Dmz).await;
+    let mut client = pair.client().await;
+    send(&mut client, b"open").await;
+    expect_bytes(&mut client, b"open").await;
+    let before = pair.dmz.now().await.pools[0].clone();
     lists.revoke("stranger");
     lists.issue();
-    way.dmz.until_told("certificates renewed: ").await;
-    say(&mut client, b"still").await;
-    hear(&mut client, b"still").await;
-    let after = way.dmz.now().await;
+    pair.dmz.until_notice("certificates renewed: ").await;
+    send(&mut client, b"still").await;
+    expect_bytes(&mut client, b"still").await;
+    let after = pair.dmz.now().await;
     assert_eq!(after.pools[0].ready, before.ready);
     assert!(after.pools[0].links.iter().all(|link| before.links.iter().any(|was| was.id == link.id)));
     assert!(!after.notices.iter().any(|notice| notice.text.contains("revoked")));
@@ -130,8 +131,8 @@ async fn a_list_of_others_alone_and_a_new_list_leave_links_as_they_are() {
 
 /// Another program that speaks SOCKS5, with a link that waits and one that carries.
 #[tokio::test]
-async fn a_revoked_peer_that_speaks_socks_is_out_too() {
-    let place = Place::new();
+async fn a_revoked_socks_peer_is_cut_too() {
+    let place = TestFolder::new();
     let lists = ListMaker::new(&place);
     lists.issue();
     let text = format!(
@@ -143,17 +144,17 @@ async fn a_revoked_peer_that_speaks_socks_is_out_too() {
     let at = gateway.link_port().await;
     let mut links = Vec::new();
     for _ in 0..2 {
-        let mut link = Wire::dial(&place, "internal", at, "dmz", &[SOCKS]).await;
+        let mut link = RawLink::dial(&place, "internal", at, "dmz", &[SOCKS]).await;
         assert_eq!(ask(&mut link.stream, BIND, b"orders").await, 0);
         links.push(link);
     }
     gateway.until("both wait", |seen| seen.pools.iter().any(|row| row.ready == 2)).await;
     let mut client = dial(gateway.client_port("orders").await).await;
-    say(&mut client, b"word").await;
+    send(&mut client, b"word").await;
     gateway.until("it is carried", |seen| !seen.sessions.is_empty() && seen.sessions[0].bytes_up == 4).await;
     lists.revoke("internal");
     lists.issue();
-    hear_reset(&mut client).await;
+    expect_reset(&mut client).await;
     gateway.until_ended("XR").await;
     gateway.until("no link", has_no_link).await;
 
@@ -163,10 +164,10 @@ async fn a_revoked_peer_that_speaks_socks_is_out_too() {
         with_list(INTERNAL_TLS)
     );
     let gateway = place.start("internal", &text);
-    let mut link = Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[SOCKS]).await;
+    let mut link = RawLink::dial(&place, "dmz", gateway.link_port().await, "internal", &[SOCKS]).await;
     assert_eq!(ask(&mut link.stream, CONNECT, b"orders").await, 0);
-    say(&mut link.stream, b"word").await;
-    hear(&mut link.stream, b"word").await;
+    send(&mut link.stream, b"word").await;
+    expect_bytes(&mut link.stream, b"word").await;
     lists.revoke("dmz");
     lists.issue();
     gateway.until_ended("XR").await;
@@ -175,24 +176,24 @@ async fn a_revoked_peer_that_speaks_socks_is_out_too() {
 const ACCEPT: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key, \
                       ca: pki/ca.pem, revoked: pki/crl.pem } }";
 
-fn clients() -> Place {
-    Place::with(&["dmz", "internal", "www", "partner", "other"])
+fn clients() -> TestFolder {
+    TestFolder::with(&["dmz", "internal", "www", "partner", "other"])
 }
 
-async fn shaken(place: &Place, name: &str, at: SocketAddr) -> TlsStream<TcpStream> {
-    shaken_as(tls::client(place, name), at).await.unwrap()
+async fn tls_client(place: &TestFolder, name: &str, at: SocketAddr) -> TlsStream<TcpStream> {
+    tls_client_as(tls::client(place, name), at).await.unwrap()
 }
 
-async fn shaken_as(config: ClientConfig, at: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+async fn tls_client_as(config: ClientConfig, at: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from("www").unwrap();
     let shaking = TlsConnector::from(Arc::new(config)).connect(name, dial(at).await);
     timeout(PATIENCE, shaking).await.unwrap()
 }
 
-async fn is_turned_away(place: &Place, name: &str, gateway: &Gateway) {
+async fn is_turned_away(place: &TestFolder, name: &str, gateway: &Gateway) {
     let at = gateway.client_port("orders").await;
     // In TLS 1.3 the client is done before the server has judged it: the alert comes after.
-    let refused = match shaken_as(tls::client(place, name), at).await {
+    let refused = match tls_client_as(tls::client(place, name), at).await {
         Ok(mut stream) => timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap_err(),
         Err(error) => error,
     };
@@ -205,28 +206,28 @@ async fn a_revoked_client_is_out_and_the_others_stay() {
         let place = clients();
         let lists = ListMaker::new(&place);
         lists.issue();
-        let way = Plan { accept: ACCEPT, ..Plan::new(mode, "echo://") }.start_in(place.clone()).await;
-        let at = way.dmz.client_port("orders").await;
+        let pair = Plan { accept: ACCEPT, ..Plan::new(mode, "echo://") }.start_in(place.clone()).await;
+        let at = pair.dmz.client_port("orders").await;
         let (mut revoked, mut stays) =
-            (shaken(&place, "partner", at).await, shaken(&place, "other", at).await);
+            (tls_client(&place, "partner", at).await, tls_client(&place, "other", at).await);
         for client in [&mut revoked, &mut stays] {
-            say(client, b"open").await;
-            hear(client, b"open").await;
+            send(client, b"open").await;
+            expect_bytes(client, b"open").await;
         }
         lists.revoke("partner");
         lists.issue();
         let began = Instant::now();
-        hear_reset(&mut revoked).await;
-        for gateway in [&way.dmz, way.inner()] {
+        expect_reset(&mut revoked).await;
+        for gateway in [&pair.dmz, pair.inner()] {
             let ended = gateway.until_ended("XR").await;
             assert_eq!(ended.user.as_deref(), Some("partner"), "{mode:?}");
         }
         assert!(began.elapsed() < OUT, "{mode:?}: {:?}", began.elapsed());
-        way.dmz.until_told("1 client connection cut: the certificate was revoked").await;
-        is_turned_away(&place, "partner", &way.dmz).await;
-        say(&mut stays, b"still").await;
-        hear(&mut stays, b"still").await;
-        drop(shaken(&place, "other", at).await);
+        pair.dmz.until_notice("1 client connection cut: the certificate was revoked").await;
+        is_turned_away(&place, "partner", &pair.dmz).await;
+        send(&mut stays, b"still").await;
+        expect_bytes(&mut stays, b"still").await;
+        drop(tls_client(&place, "other", at).await);
     }
 }
 
@@ -245,58 +246,58 @@ async fn a_revoked_client_of_requests_is_out() {
     lists.issue();
     let accept = ACCEPT.replace("tls:/", "https:/");
     let connect = backend.address().replace("tcp:", "http:");
-    let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place.clone()).await;
-    let at = way.dmz.client_port("orders").await;
-    let mut idle = shaken(&place, "partner", at).await;
-    say(&mut idle, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+    let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place.clone()).await;
+    let at = pair.dmz.client_port("orders").await;
+    let mut idle = tls_client(&place, "partner", at).await;
+    send(&mut idle, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
     let mut served = backend.accept().await;
     until_blank(&mut served).await;
-    say(&mut served, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    send(&mut served, b"HTTP/1.1 204 No Content\r\n\r\n").await;
     until_blank(&mut idle).await;
-    let mut busy = shaken(&place, "partner", at).await;
-    say(&mut busy, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
-    way.inner().until("both", |seen| seen.sessions.len() == 2).await;
+    let mut busy = tls_client(&place, "partner", at).await;
+    send(&mut busy, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+    pair.inner().until("both", |seen| seen.sessions.len() == 2).await;
     lists.revoke("partner");
     lists.issue();
-    assert_eq!(hear_reset(&mut idle).await, b"");
-    assert_eq!(hear_reset(&mut busy).await, b"");
-    for gateway in [&way.dmz, way.inner()] {
+    assert_eq!(expect_reset(&mut idle).await, b"");
+    assert_eq!(expect_reset(&mut busy).await, b"");
+    for gateway in [&pair.dmz, pair.inner()] {
         let both = |seen: &Snapshot| seen.ended.iter().filter(|row| row.end.starts_with('X')).count() == 2;
         gateway.until("both are out", both).await;
     }
-    is_turned_away(&place, "partner", &way.dmz).await;
+    is_turned_away(&place, "partner", &pair.dmz).await;
 }
 
 #[tokio::test]
-async fn a_list_that_has_expired_is_told_and_refuses_unless_the_profile_says_otherwise() {
+async fn an_expired_list_is_reported_and_refuses_unless_allowed() {
     let place = clients();
     let lists = ListMaker::new(&place);
     lists.issue();
     let plan = Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") };
     let gateway = place.start("direct", &plan.direct());
     let at = gateway.client_port("orders").await;
-    let mut open = shaken(&place, "partner", at).await;
-    say(&mut open, b"open").await;
-    hear(&mut open, b"open").await;
+    let mut open = tls_client(&place, "partner", at).await;
+    send(&mut open, b"open").await;
+    expect_bytes(&mut open, b"open").await;
     lists.issue_expired();
-    gateway.until_told("has expired on 2025-02-01T00:00:00.000Z: new handshakes are refused").await;
-    let refused = match shaken_as(tls::client(&place, "other"), at).await {
+    gateway.until_notice("has expired on 2025-02-01T00:00:00.000Z: new handshakes are refused").await;
+    let refused = match tls_client_as(tls::client(&place, "other"), at).await {
         Ok(mut stream) => timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap_err(),
         Err(error) => error,
     };
     assert!(refused.to_string().contains("alert"), "{refused}");
-    say(&mut open, b"still").await;
-    hear(&mut open, b"still").await;
+    send(&mut open, b"still").await;
+    expect_bytes(&mut open, b"still").await;
     let accept = ACCEPT.replace("crl.pem }", "crl.pem, revoked_expired: accept }");
     place.profile("direct", &Plan { accept: &accept, ..plan }.direct());
     gateway.done(Command::Reload).await;
-    let mut client = shaken(&place, "other", gateway.client_port("orders").await).await;
-    say(&mut client, b"word").await;
-    hear(&mut client, b"word").await;
-    gateway.until_told("and is taken all the same").await;
+    let mut client = tls_client(&place, "other", gateway.client_port("orders").await).await;
+    send(&mut client, b"word").await;
+    expect_bytes(&mut client, b"word").await;
+    gateway.until_notice("and is taken all the same").await;
 }
 
-/// A list that can not be used leaves the one before in force, and so does a certificate beside it.
+/// A list that cannot be used leaves the one before in force, and so does a certificate beside it.
 #[tokio::test]
 async fn a_list_that_is_half_written_changes_nothing() {
     let place = clients();
@@ -308,14 +309,14 @@ async fn a_list_that_is_half_written_changes_nothing() {
     is_turned_away(&place, "partner", &gateway).await;
     let whole = std::fs::read(place.pki("crl.pem")).unwrap();
     std::fs::write(place.pki("crl.pem"), &whole[..whole.len() / 2]).unwrap();
-    let reported = gateway.until_told("and can not be used: ").await;
+    let reported = gateway.until_notice("and cannot be used: ").await;
     assert!(
         reported.contains("crl.pem: list 1 is damaged: ")
             && reported.ends_with("; those before stay in force"),
         "{reported}"
     );
     is_turned_away(&place, "partner", &gateway).await;
-    let mut other = shaken(&place, "other", gateway.client_port("orders").await).await;
-    say(&mut other, b"word").await;
-    hear(&mut other, b"word").await;
+    let mut other = tls_client(&place, "other", gateway.client_port("orders").await).await;
+    send(&mut other, b"word").await;
+    expect_bytes(&mut other, b"word").await;
 }

@@ -26,10 +26,10 @@ use tokio::{
 use crate::{
     renewal::{WWW, ask, renew, shown},
     support::{
-        gateway::{PATIENCE, Place},
-        peers::{dial_refused, hear, hear_end, say},
+        gateway::{PATIENCE, TestFolder},
+        mode_pair::Plan,
+        peers::{dial_refused, expect_bytes, expect_end, send},
         tls::chain,
-        ways::Plan,
     },
     tls::make_ending,
 };
@@ -46,13 +46,13 @@ struct Load {
 }
 
 impl Load {
-    fn start(place: &Place, at: SocketAddr) -> Self {
+    fn start(place: &TestFolder, at: SocketAddr) -> Self {
         let (mut sessions, enough) = (JoinSet::new(), Arc::<AtomicBool>::default());
         let carried = Arc::<AtomicUsize>::default();
         for _ in 0..LONG_SESSIONS {
-            sessions.spawn(goes_on(place.clone(), at, enough.clone()));
+            sessions.spawn(keep_session(place.clone(), at, enough.clone()));
         }
-        sessions.spawn(come_and_go(place.clone(), at, enough.clone(), carried.clone()));
+        sessions.spawn(run_short_sessions(place.clone(), at, enough.clone(), carried.clone()));
         Self { sessions, enough, carried }
     }
 
@@ -63,22 +63,27 @@ impl Load {
     }
 }
 
-async fn goes_on(place: Place, at: SocketAddr, enough: Arc<AtomicBool>) {
+async fn keep_session(place: TestFolder, at: SocketAddr, enough: Arc<AtomicBool>) {
     let mut client = ask(&place, at).await;
     let mut pace = interval(Duration::from_millis(5));
     let mut number = 0_u64;
     while !enough.load(Ordering::Relaxed) {
         pace.tick().await;
         let words = number.to_be_bytes().repeat(128);
-        say(&mut client, &words).await;
-        hear(&mut client, &words).await;
+        send(&mut client, &words).await;
+        expect_bytes(&mut client, &words).await;
         number += 1;
     }
     client.shutdown().await.unwrap();
-    hear_end(&mut client).await;
+    expect_end(&mut client).await;
 }
 
-async fn come_and_go(place: Place, at: SocketAddr, enough: Arc<AtomicBool>, carried: Arc<AtomicUsize>) {
+async fn run_short_sessions(
+    place: TestFolder,
+    at: SocketAddr,
+    enough: Arc<AtomicBool>,
+    carried: Arc<AtomicUsize>,
+) {
     while !enough.load(Ordering::Relaxed) {
         shown_to_the_next(&place, at).await;
         carried.fetch_add(1, Ordering::Relaxed);
@@ -86,13 +91,13 @@ async fn come_and_go(place: Place, at: SocketAddr, enough: Arc<AtomicBool>, carr
 }
 
 /// A client that is served and goes; the certificate that it was shown.
-async fn shown_to_the_next(place: &Place, at: SocketAddr) -> CertificateDer<'static> {
+async fn shown_to_the_next(place: &TestFolder, at: SocketAddr) -> CertificateDer<'static> {
     let mut client = ask(place, at).await;
     let certificate = shown(&client);
-    say(&mut client, b"and gone").await;
-    hear(&mut client, b"and gone").await;
+    send(&mut client, b"and gone").await;
+    expect_bytes(&mut client, b"and gone").await;
     client.shutdown().await.unwrap();
-    hear_end(&mut client).await;
+    expect_end(&mut client).await;
     certificate
 }
 
@@ -106,7 +111,7 @@ enum Rotation {
 }
 
 impl Rotation {
-    fn happens(self, place: &Place, name: &str) {
+    fn happens(self, place: &TestFolder, name: &str) {
         match self {
             Self::Whole => renew(place, name),
             Self::WrongPair => {
@@ -124,9 +129,9 @@ impl Rotation {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
-    let place = Place::with(&["dmz", "internal", "www"]);
-    let way = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place.clone()).await;
-    let at = way.dmz.client_port("orders").await;
+    let place = TestFolder::with(&["dmz", "internal", "www"]);
+    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place.clone()).await;
+    let at = pair.dmz.client_port("orders").await;
     let load = Load::start(&place, at);
     let mut in_force = chain(&place, "www.pem").remove(0);
     for number in 0..ROTATIONS {
@@ -140,7 +145,7 @@ async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
         rotation.happens(&place, name);
         // Some are left to the gateway, which looks at its files by itself.
         let is_left = name == "www" && number % 24 == 1;
-        for gateway in [&way.dmz, way.inner()].into_iter().filter(|_| !is_left) {
+        for gateway in [&pair.dmz, pair.inner()].into_iter().filter(|_| !is_left) {
             match rotation {
                 Rotation::Whole => drop(gateway.done(Command::Reload).await),
                 // Refused where it is of a link, done without it where it is of a service.
@@ -161,7 +166,7 @@ async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
         }
     }
     let carried = load.end().await;
-    for gateway in [&way.dmz, way.inner()] {
+    for gateway in [&pair.dmz, pair.inner()] {
         let seen = gateway.until("all have ended", |seen| seen.totals.sessions_open == 0).await;
         println!(
             "{ROTATIONS} rotations under {LONG_SESSIONS} sessions and {carried} short ones: {:?}",
@@ -175,32 +180,32 @@ async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_ends_is_told_lets_sessions_finish_and_nobody_new_in() {
-    let place = Place::new();
+async fn an_expired_certificate_is_reported_keeps_sessions_and_refuses_new_links() {
+    let place = TestFolder::new();
     make_ending(&place, "dmz", time::Duration::seconds(6));
-    let way = Plan::new(Mode::Reverse, "echo://").start_in(place.clone()).await;
-    let mut client = way.client().await;
-    say(&mut client, b"before").await;
-    hear(&mut client, b"before").await;
+    let pair = Plan::new(Mode::Reverse, "echo://").start_in(place.clone()).await;
+    let mut client = pair.client().await;
+    send(&mut client, b"before").await;
+    expect_bytes(&mut client, b"before").await;
     let has_ended = |seen: &Snapshot| seen.alerts.iter().any(|alert| alert.kind == AlertKind::Expired);
-    for gateway in [&way.dmz, way.inner()] {
+    for gateway in [&pair.dmz, pair.inner()] {
         gateway.until_within(LONG, "that it has ended", has_ended).await;
     }
-    // Its links are made anew, and can not be.
-    way.inner().done(Command::Resize { prepared: 3 }).await;
+    // Its links would have to be established again, and cannot be.
+    pair.inner().done(Command::Resize { prepared: 3 }).await;
     let is_refused = |seen: &Snapshot| {
         let rows = seen.pools.iter().filter_map(|row| row.last_error.as_deref());
         rows.into_iter().any(|error| error.contains("expired"))
     };
-    way.inner().until("new links are refused", is_refused).await;
-    dial_refused(way.dmz.client_port("orders").await).await;
+    pair.inner().until("new links are refused", is_refused).await;
+    dial_refused(pair.dmz.client_port("orders").await).await;
     for _ in 0..20 {
-        say(&mut client, b"as ever").await;
-        hear(&mut client, b"as ever").await;
+        send(&mut client, b"as ever").await;
+        expect_bytes(&mut client, b"as ever").await;
     }
     client.shutdown().await.unwrap();
-    hear_end(&mut client).await;
-    for gateway in [&way.dmz, way.inner()] {
+    expect_end(&mut client).await;
+    for gateway in [&pair.dmz, pair.inner()] {
         assert_eq!(gateway.until_ended("--").await.end, "--");
     }
 }

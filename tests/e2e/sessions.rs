@@ -15,10 +15,12 @@ use tokio::{
 };
 
 use crate::support::{
-    gateway::Place,
-    peers::{Backend, Reserved, dial, dial_refused, hear, hear_all, hear_end, hear_reset, say, seed},
+    gateway::TestFolder,
+    mode_pair::{DMZ_TLS, INTERNAL_TLS, MODES, Plan},
+    peers::{
+        Backend, Reserved, dial, dial_refused, expect_bytes, expect_end, expect_reset, read_all, seed, send,
+    },
     socks::{BIND, link, reply_at},
-    ways::{DMZ_TLS, INTERNAL_TLS, MODES, Plan},
 };
 
 const PAYLOAD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -27,21 +29,24 @@ const PAYLOAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 async fn more_sessions_than_the_limit_are_refused_at_once() {
     for mode in MODES {
         let plan = Plan { dmz_service: ", sessions: 2", ..Plan::new(mode, "echo://") };
-        let way = plan.start().await;
-        let mut open = vec![way.client().await, way.client().await];
+        let pair = plan.start().await;
+        let mut open = vec![pair.client().await, pair.client().await];
         for client in &mut open {
-            say(client, b"a").await;
-            hear(client, b"a").await;
+            send(client, b"a").await;
+            expect_bytes(client, b"a").await;
         }
-        dial_refused(way.dmz.client_port("orders").await).await;
-        assert_eq!(way.dmz.until_ended("LA").await.reason, "`sessions` is 2, and so many are open");
+        dial_refused(pair.dmz.client_port("orders").await).await;
+        assert_eq!(
+            pair.dmz.until_ended("LA").await.reason,
+            "the limit of 2 open sessions (`sessions`) is reached"
+        );
         let mut first = open.remove(0);
         first.shutdown().await.unwrap();
-        hear_end(&mut first).await;
-        way.dmz.until("one open", |snapshot| snapshot.totals.sessions_open == 1).await;
-        let mut next = way.client().await;
-        say(&mut next, b"b").await;
-        hear(&mut next, b"b").await;
+        expect_end(&mut first).await;
+        pair.dmz.until("one open", |snapshot| snapshot.totals.sessions_open == 1).await;
+        let mut next = pair.client().await;
+        send(&mut next, b"b").await;
+        expect_bytes(&mut next, b"b").await;
         let expected = TrafficTotals {
             sessions_open: 2,
             sessions_waiting: 0,
@@ -50,18 +55,18 @@ async fn more_sessions_than_the_limit_are_refused_at_once() {
             bytes_up: 3,
             bytes_down: 3,
         };
-        assert_eq!(way.dmz.now().await.totals, expected, "{mode:?}");
+        assert_eq!(pair.dmz.now().await.totals, expected, "{mode:?}");
     }
 }
 
 #[tokio::test]
 async fn failed_sessions_are_grouped_by_cause_on_both_halves() {
     let nobody = Reserved::new();
-    let way = Plan::new(Mode::Reverse, &format!("tcp://{}", nobody.at())).start().await;
+    let pair = Plan::new(Mode::Reverse, &format!("tcp://{}", nobody.at())).start().await;
     for _ in 0..3 {
-        dial_refused(way.dmz.client_port("orders").await).await;
+        dial_refused(pair.dmz.client_port("orders").await).await;
     }
-    for gateway in [&way.dmz, way.inner()] {
+    for gateway in [&pair.dmz, pair.inner()] {
         let shown =
             gateway.until("three failures", |shown| shown.failures.iter().any(|row| row.count == 3)).await;
         let [row] = &shown.failures[..] else { panic!("{:?}", shown.failures) };
@@ -76,16 +81,16 @@ async fn failed_sessions_are_grouped_by_cause_on_both_halves() {
 #[tokio::test]
 async fn idle_ends_a_silent_session_and_not_one_that_makes_progress() {
     let plan = Plan { dmz_service: ", idle: 400ms", ..Plan::new(Mode::Reverse, "echo://") };
-    let way = plan.start().await;
-    let mut client = way.client().await;
+    let pair = plan.start().await;
+    let mut client = pair.client().await;
     let mut beats = interval(Duration::from_millis(100));
     for _ in 0..10 {
         beats.tick().await;
-        say(&mut client, b"x").await;
-        hear(&mut client, b"x").await;
+        send(&mut client, b"x").await;
+        expect_bytes(&mut client, b"x").await;
     }
-    hear_reset(&mut client).await;
-    let row = way.dmz.until_ended("TR").await;
+    expect_reset(&mut client).await;
+    let row = pair.dmz.until_ended("TR").await;
     assert_eq!((row.bytes_up, row.bytes_down, row.reason.as_str()), (10, 10, "no byte either way for 400ms"));
     assert!((0.9..3.0).contains(&row.seconds), "{row:?}");
 }
@@ -102,23 +107,23 @@ async fn fill(stream: &mut TcpStream) -> u64 {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_stops_its_sender_and_nobody_else() {
+async fn a_stopped_reader_stops_only_its_sender() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = Plan::new(mode, &backend.address()).start().await;
-        let mut client = way.client().await;
+        let pair = Plan::new(mode, &backend.address()).start().await;
+        let mut client = pair.client().await;
         let mut server = backend.accept().await;
         let sent = fill(&mut client).await;
-        let stalled = way.dmz.now().await.totals.bytes_up;
+        let stalled = pair.dmz.now().await.totals.bytes_up;
         let again = fill(&mut client).await;
         assert_eq!(again, 0, "{mode:?}");
-        assert_eq!(way.dmz.now().await.totals.bytes_up, stalled);
-        let mut other = way.client().await;
+        assert_eq!(pair.dmz.now().await.totals.bytes_up, stalled);
+        let mut other = pair.client().await;
         let mut other_server = backend.accept().await;
-        say(&mut other, b"quick").await;
-        hear(&mut other_server, b"quick").await;
+        send(&mut other, b"quick").await;
+        expect_bytes(&mut other_server, b"quick").await;
         client.shutdown().await.unwrap();
-        let received = hear_all(&mut server).await;
+        let received = read_all(&mut server).await;
         assert_eq!((received.len() as u64, received.iter().all(|byte| *byte == 7)), (sent, true));
     }
 }
@@ -142,12 +147,12 @@ async fn exchange(stream: TcpStream, seed: u64, sent: &[u8]) -> Vec<u8> {
         let mut rest = sent;
         while !rest.is_empty() {
             let (piece, left) = rest.split_at(random.usize(1..=rest.len().min(70_000)));
-            say(&mut writer, piece).await;
+            send(&mut writer, piece).await;
             rest = left;
         }
         writer.shutdown().await.unwrap();
     };
-    tokio::join!(writing, hear_all(&mut reader)).1
+    tokio::join!(writing, read_all(&mut reader)).1
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,14 +160,14 @@ async fn concurrent_sessions_carry_random_bytes_exactly() {
     let seed = seed();
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = Plan::new(mode, &backend.address()).start().await;
-        let port = way.dmz.client_port("orders").await;
+        let pair = Plan::new(mode, &backend.address()).start().await;
+        let port = pair.dmz.client_port("orders").await;
         let mut sides = JoinSet::new();
         for number in 0..32 {
             let of_session = seed.wrapping_add(number);
             sides.spawn(async move {
                 let mut client = dial(port).await;
-                say(&mut client, &of_session.to_be_bytes()).await;
+                send(&mut client, &of_session.to_be_bytes()).await;
                 let input = exchange(client, of_session, &payload(of_session, 1)).await;
                 assert!(input == payload(of_session, 2), "down of session {number}: {} bytes", input.len());
             });
@@ -185,7 +190,7 @@ async fn concurrent_sessions_carry_random_bytes_exactly() {
             bytes_up: all(1).sum::<u64>() + 32 * 8,
             bytes_down: all(2).sum(),
         };
-        for gateway in [&way.dmz, way.inner()] {
+        for gateway in [&pair.dmz, pair.inner()] {
             gateway.until("none open", |snapshot| snapshot.totals.sessions_open == 0).await;
             assert_eq!(gateway.now().await.totals, expected, "{mode:?}");
         }
@@ -196,12 +201,12 @@ async fn concurrent_sessions_carry_random_bytes_exactly() {
 async fn a_backend_that_closes_at_once_is_seen_as_just_that() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = Plan::new(mode, &backend.address()).start().await;
-        let mut client = way.client().await;
+        let pair = Plan::new(mode, &backend.address()).start().await;
+        let mut client = pair.client().await;
         drop(backend.accept().await);
-        hear_end(&mut client).await;
+        expect_end(&mut client).await;
         client.shutdown().await.unwrap();
-        let row = way.dmz.until_ended("--").await;
+        let row = pair.dmz.until_ended("--").await;
         assert_eq!((row.bytes_up, row.bytes_down), (0, 0), "{mode:?}");
     }
 }
@@ -210,14 +215,14 @@ async fn a_backend_that_closes_at_once_is_seen_as_just_that() {
 async fn a_backend_that_resets_midway_delivers_what_came_and_then_a_reset() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = Plan::new(mode, &backend.address()).start().await;
-        let mut client = way.client().await;
+        let pair = Plan::new(mode, &backend.address()).start().await;
+        let mut client = pair.client().await;
         let mut server = backend.accept().await;
-        say(&mut server, b"first half").await;
-        hear(&mut client, b"first half").await;
+        send(&mut server, b"first half").await;
+        expect_bytes(&mut client, b"first half").await;
         crate::support::peers::cut(server);
-        assert_eq!(hear_reset(&mut client).await, b"");
-        assert_eq!(way.inner().until_ended("BR").await.bytes_down, 10, "{mode:?}");
+        assert_eq!(expect_reset(&mut client).await, b"");
+        assert_eq!(pair.inner().until_ended("BR").await.bytes_down, 10, "{mode:?}");
     }
 }
 
@@ -225,52 +230,55 @@ async fn a_backend_that_resets_midway_delivers_what_came_and_then_a_reset() {
 async fn kill_ends_one_session_by_a_reset_at_both_ends() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = Plan::new(mode, &backend.address()).start().await;
-        let (mut client, mut stays) = (way.client().await, None);
+        let pair = Plan::new(mode, &backend.address()).start().await;
+        let (mut client, mut stays) = (pair.client().await, None);
         let mut server = backend.accept().await;
-        let snapshot = way.dmz.until("relaying", |snapshot| {
+        let snapshot = pair.dmz.until("relaying", |snapshot| {
             snapshot.sessions.first().is_some_and(|row| row.phase == SessionPhase::Relaying)
         });
         let id = snapshot.await.sessions[0].id.clone();
-        let other = stays.insert(way.client().await);
+        let other = stays.insert(pair.client().await);
         let mut other_server = backend.accept().await;
-        assert_eq!(way.dmz.done(Command::Kill { session: id.clone() }).await, format!("session {id} is cut"));
-        hear_reset(&mut client).await;
-        hear_reset(&mut server).await;
-        assert_eq!(way.dmz.until_ended("OR").await.id, id);
         assert_eq!(
-            way.dmz.refused(Command::Kill { session: id.clone() }).await,
+            pair.dmz.done(Command::Kill { session: id.clone() }).await,
+            format!("session {id} is cut")
+        );
+        expect_reset(&mut client).await;
+        expect_reset(&mut server).await;
+        assert_eq!(pair.dmz.until_ended("OR").await.id, id);
+        assert_eq!(
+            pair.dmz.refused(Command::Kill { session: id.clone() }).await,
             format!("no open session {id}")
         );
-        say(other, b"on").await;
-        hear(&mut other_server, b"on").await;
+        send(other, b"on").await;
+        expect_bytes(&mut other_server, b"on").await;
     }
 }
 
 #[tokio::test]
 async fn drain_refuses_new_sessions_until_a_reload() {
     for mode in MODES {
-        let way = Plan::new(mode, "echo://").start().await;
-        let port = way.dmz.client_port("orders").await;
-        let mut open = way.client().await;
-        say(&mut open, b"1").await;
-        hear(&mut open, b"1").await;
-        way.dmz.done(Command::Drain { service: None }).await;
+        let pair = Plan::new(mode, "echo://").start().await;
+        let port = pair.dmz.client_port("orders").await;
+        let mut open = pair.client().await;
+        send(&mut open, b"1").await;
+        expect_bytes(&mut open, b"1").await;
+        pair.dmz.done(Command::Drain { service: None }).await;
         dial_refused(port).await;
-        assert_eq!(way.dmz.until_ended("OA").await.reason, "the service is draining", "{mode:?}");
-        say(&mut open, b"2").await;
-        hear(&mut open, b"2").await;
-        way.dmz.done(Command::Reload).await;
+        assert_eq!(pair.dmz.until_ended("OA").await.reason, "the service is draining", "{mode:?}");
+        send(&mut open, b"2").await;
+        expect_bytes(&mut open, b"2").await;
+        pair.dmz.done(Command::Reload).await;
         let mut next = dial(port).await;
-        say(&mut next, b"3").await;
-        hear(&mut next, b"3").await;
+        send(&mut next, b"3").await;
+        expect_bytes(&mut next, b"3").await;
     }
 }
 
 #[tokio::test]
 async fn a_pair_in_one_process_counts_a_session_once() {
     for mode in ["forward", "reverse"] {
-        let (place, dmz, internal) = (Place::new(), Reserved::new(), Reserved::new());
+        let (place, dmz, internal) = (TestFolder::new(), Reserved::new(), Reserved::new());
         let text = format!(
             "mode: {mode}\ndmz:\n  link: {{ listen: 'socks+tls://{0}', connect: 'socks+tls://{1}', tls: {DMZ_TLS} }}\n  \
              services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'], sessions: 3 }} }}\n\
@@ -284,8 +292,8 @@ async fn a_pair_in_one_process_counts_a_session_once() {
         let mut clients = Vec::new();
         for _ in 0..3 {
             let mut client = dial(port).await;
-            say(&mut client, b"four").await;
-            hear(&mut client, b"four").await;
+            send(&mut client, b"four").await;
+            expect_bytes(&mut client, b"four").await;
             clients.push(client);
         }
         dial_refused(port).await;
@@ -302,7 +310,7 @@ async fn a_pair_in_one_process_counts_a_session_once() {
         assert_eq!(snapshot.sessions.len(), 6, "a row for each half's part");
         for mut client in clients {
             client.shutdown().await.unwrap();
-            hear_end(&mut client).await;
+            expect_end(&mut client).await;
         }
         let closed = pair.until("all ended", |snapshot| snapshot.sessions.is_empty()).await;
         assert_eq!(closed.totals, TrafficTotals { sessions_open: 0, ..expected }, "{mode}");
@@ -332,8 +340,8 @@ async fn totals_hold_together_at_every_moment() {
                 internal_link: ", prepared: 2",
                 ..Plan::new(mode, &backend)
             };
-            let way = plan.start().await;
-            let port = way.dmz.client_port("orders").await;
+            let pair = plan.start().await;
+            let port = pair.dmz.client_port("orders").await;
             let mut clients = JoinSet::new();
             for _ in 0..40 {
                 clients.spawn(async move {
@@ -345,9 +353,9 @@ async fn totals_hold_together_at_every_moment() {
                     client.read_to_end(&mut input).await.is_ok_and(|_| input == b"words")
                 });
             }
-            let mut before = way.dmz.now().await;
+            let mut before = pair.dmz.now().await;
             while before.totals.clients() > 0 || !clients.is_empty() {
-                let seen = way.dmz.now().await;
+                let seen = pair.dmz.now().await;
                 assert_true(&before, &seen);
                 while let Some(carried) = clients.try_join_next() {
                     assert_eq!(carried.unwrap(), is_carried, "{mode:?}");
@@ -361,25 +369,25 @@ async fn totals_hold_together_at_every_moment() {
                 false => TrafficTotals { refused: 40, ..TrafficTotals::default() },
             };
             // The last picture of the loop may be older than the last client's end.
-            way.dmz.until(&format!("{mode:?}: {expected:?}"), |seen| seen.totals == expected).await;
+            pair.dmz.until(&format!("{mode:?}: {expected:?}"), |seen| seen.totals == expected).await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_client_that_waits_is_told_apart_from_those_that_go_on() {
+async fn a_waiting_client_is_distinguished_from_relaying_ones() {
     let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 60s }\n  \
                 services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
-    let gateway = Place::new().start("dmz", text);
+    let gateway = TestFolder::new().start("dmz", text);
     let port = gateway.client_port("orders").await;
     let mut carried = dial(port).await;
     gateway.until("the first waits", |seen| seen.totals.sessions_waiting == 1).await;
     let _waits = dial(port).await;
     gateway.until("both wait", |seen| seen.totals.sessions_waiting == 2).await;
     let (mut parked, _) = link(gateway.link_port().await, BIND, b"orders").await;
-    hear(&mut parked, &reply_at(carried.local_addr().unwrap())).await;
-    say(&mut carried, b"mine").await;
-    hear(&mut parked, b"mine").await;
+    expect_bytes(&mut parked, &reply_at(carried.local_addr().unwrap())).await;
+    send(&mut carried, b"mine").await;
+    expect_bytes(&mut parked, b"mine").await;
     let both = TrafficTotals {
         sessions_open: 1,
         sessions_waiting: 1,
@@ -394,27 +402,27 @@ async fn a_client_that_waits_is_told_apart_from_those_that_go_on() {
     assert!(carries.last_byte_seconds.is_some(), "{carries:?}");
     let reported = gateway.done(Command::Drain { service: Some("orders".into()) }).await;
     let expected =
-        "service `orders`: no new sessions, 1 go on, 1 still wait to be carried; `reload` undoes it";
+        "service `orders`: no new sessions, 1 still open, 1 still wait to be carried; `reload` undoes it";
     assert_eq!(reported, expected);
 }
 
 #[tokio::test]
 async fn a_gateway_without_handles_drains_as_for_a_stop() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let gateway =
         place.start("direct", &Plan { drain: "30s", ..Plan::new(Mode::Direct, "echo://") }.direct());
     let port = gateway.client_port("orders").await;
     let mut client = dial(port).await;
-    say(&mut client, b"1").await;
-    hear(&mut client, b"1").await;
+    send(&mut client, b"1").await;
+    expect_bytes(&mut client, b"1").await;
     let outcome = gateway.abandon();
     // The port closes: it stops. The session goes on.
     while TcpStream::connect(port).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    say(&mut client, b"2").await;
-    hear(&mut client, b"2").await;
+    send(&mut client, b"2").await;
+    expect_bytes(&mut client, b"2").await;
     client.shutdown().await.unwrap();
-    hear_end(&mut client).await;
+    expect_end(&mut client).await;
     assert_eq!(outcome.await, portcullis::gateway::GatewayOutcome::Clean);
 }

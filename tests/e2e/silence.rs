@@ -1,4 +1,4 @@
-//! Whoever falls silent, wherever that is: everybody else goes on, and a stop works.
+//! A peer that stops sending at any point affects no one else, and a stop still works.
 
 use std::process::Command as Program;
 
@@ -9,10 +9,10 @@ use portcullis::gateway::{
 use tokio::net::TcpStream;
 
 use crate::support::{
-    frames::{self, OURS, Wire},
-    gateway::{Gateway, Place},
-    peers::{Backend, dial, hear, say},
-    ways::INTERNAL_TLS,
+    frames::{self, OURS, RawLink},
+    gateway::{Gateway, TestFolder},
+    mode_pair::INTERNAL_TLS,
+    peers::{Backend, dial, expect_bytes, send},
 };
 
 /// Everything that a client can say first has its service here, and `void` is another peer's.
@@ -44,28 +44,28 @@ fn internal(link: &str, mute: &str) -> String {
 /// A client that says this and no more, but stays.
 async fn silent_client(dmz: &Gateway, service: &str, sent: &[u8]) -> TcpStream {
     let mut client = dial(dmz.client_port(service).await).await;
-    say(&mut client, sent).await;
+    send(&mut client, sent).await;
     client
 }
 
 /// A link of another peer, which offers `void` and answers nothing from then on.
-async fn silent_link(place: &Place, dmz: &Gateway) -> Wire {
-    let mut link = Wire::dial(place, "other", dmz.link_port().await, "dmz", &[OURS]).await;
+async fn silent_link(place: &TestFolder, dmz: &Gateway) -> RawLink {
+    let mut link = RawLink::dial(place, "other", dmz.link_port().await, "dmz", &[OURS]).await;
     let offer = frames::offer(4, 8, &["void"]);
-    link.say_frame(frames::HELLO, &offer).await;
-    link.hear_kind(frames::HELLO).await;
+    link.send_frame(frames::HELLO, &offer).await;
+    link.expect_kind(frames::HELLO).await;
     link
 }
 
 async fn echoes(dmz: &Gateway) {
     let mut client = dial(dmz.client_port("orders").await).await;
-    say(&mut client, b"still here").await;
-    hear(&mut client, b"still here").await;
+    send(&mut client, b"still here").await;
+    expect_bytes(&mut client, b"still here").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silence_anywhere_holds_up_nobody_else_and_no_stop() {
-    let place = Place::with(&["dmz", "internal", "other"]);
+async fn silence_anywhere_delays_neither_others_nor_a_stop() {
+    let place = TestFolder::with(&["dmz", "internal", "other"]);
     let mute = Backend::new().await;
     let outer = place.start("dmz", &dmz());
     let inner = place.start("internal", &internal(&outer.link_port().await.to_string(), &mute.address()));
@@ -77,7 +77,7 @@ async fn silence_anywhere_holds_up_nobody_else_and_no_stop() {
     // Links: nothing at all, half a ClientHello, and a peer that never answers `open`.
     let port = outer.link_port().await;
     let mut links = vec![dial(port).await, dial(port).await];
-    say(&mut links[1], &[0x16, 3, 1, 2, 0, 1, 0]).await;
+    send(&mut links[1], &[0x16, 3, 1, 2, 0, 1, 0]).await;
     let silent_peer = silent_link(&place, &outer).await;
     // Clients: silent before and within each thing that is read of them; `void` waits for its `open`.
     let head = b"POST / HTTP/1.1\r\nHost: pages\r\nContent-Length: 10\r\n";

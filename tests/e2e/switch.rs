@@ -23,14 +23,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place, happens_after},
-    peers::{Backend, Reserved, dial, hear, hear_end, hear_reset, say},
-    ways::{DMZ_TLS, INTERNAL_TLS},
+    gateway::{Gateway, PATIENCE, TestFolder, happens_after},
+    mode_pair::{DMZ_TLS, INTERNAL_TLS},
+    peers::{Backend, Reserved, dial, expect_bytes, expect_end, expect_reset, send},
 };
 
 /// A pair's profiles for each mode, on the same ports.
 pub struct Pair {
-    pub place: Place,
+    pub place: TestFolder,
     pub dmz_link: Reserved,
     pub internal_link: Reserved,
     pub clients: Reserved,
@@ -39,7 +39,7 @@ pub struct Pair {
 impl Pair {
     pub fn new() -> Self {
         let (dmz_link, internal_link, clients) = (Reserved::new(), Reserved::new(), Reserved::new());
-        Self { place: Place::new(), dmz_link, internal_link, clients }
+        Self { place: TestFolder::new(), dmz_link, internal_link, clients }
     }
 
     fn dmz(&self, connect: &str) -> String {
@@ -89,10 +89,10 @@ impl Load {
                 while !enough.is_cancelled() {
                     let mut client = dial(port).await;
                     let word = fastrand::u128(..).to_be_bytes();
-                    say(&mut client, &word).await;
-                    hear(&mut client, &word).await;
+                    send(&mut client, &word).await;
+                    expect_bytes(&mut client, &word).await;
                     client.shutdown().await.unwrap();
-                    hear_end(&mut client).await;
+                    expect_end(&mut client).await;
                     served.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -141,14 +141,14 @@ pub async fn ready(gateway: &Gateway) {
     gateway.until("every pool healthy", healthy).await;
 }
 
-pub async fn says_and_hears(session: &mut TcpStream, text: &str) {
-    say(session, text.as_bytes()).await;
-    hear(session, text.as_bytes()).await;
+pub async fn check_echo(session: &mut TcpStream, text: &str) {
+    send(session, text.as_bytes()).await;
+    expect_bytes(session, text.as_bytes()).await;
 }
 
 #[tokio::test]
 async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let orders = "orders: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://'";
     let profile = |name: &str, services: &str| {
         place.profile(name, &format!("mode: direct\ndrain: 7s\ndmz:\n  services:\n{services}"))
@@ -173,7 +173,7 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
     let port = gateway.client_port("orders").await;
     let mut open = [dial(port).await, dial(port).await];
     for client in &mut open {
-        says_and_hears(client, "hello").await;
+        check_echo(client, "hello").await;
     }
     let CommandAnswer::Planned(plan) = gateway.handle.ask(Command::Plan { profile: "after".into() }).await
     else {
@@ -204,7 +204,7 @@ async fn a_pair_moves_through_all_modes_under_load_with_a_session_open_throughou
     let gateway = pair.place.start_file(&pair.both("forward"));
     ready(&gateway).await;
     let mut long = dial(pair.clients.at()).await;
-    says_and_hears(&mut long, "from the start").await;
+    check_echo(&mut long, "from the start").await;
     let load = Load::start(pair.clients.at());
     for mode in ["reverse", "direct", "forward", "direct", "reverse", "forward"] {
         let line = gateway.switch(&pair.both(mode)).await;
@@ -213,7 +213,7 @@ async fn a_pair_moves_through_all_modes_under_load_with_a_session_open_throughou
         let restart = "it lasts until this process ends: a restart begins with";
         assert_eq!(lasts.starts_with(restart), mode != "forward", "{lasts}");
         load.serves(10).await;
-        says_and_hears(&mut long, mode).await;
+        check_echo(&mut long, mode).await;
         let snapshot = gateway.now().await;
         assert_eq!(snapshot.profile, mode);
         let expected = match mode {
@@ -228,7 +228,7 @@ async fn a_pair_moves_through_all_modes_under_load_with_a_session_open_throughou
     assert!(bad.is_empty(), "{bad:#?}");
     load.end().await;
     long.shutdown().await.unwrap();
-    hear_end(&mut long).await;
+    expect_end(&mut long).await;
     let snapshot = gateway.until("none open", |snapshot| snapshot.sessions.is_empty()).await;
     assert_eq!(snapshot.totals.refused, 0);
 }
@@ -241,7 +241,7 @@ async fn two_halves_are_switched_in_either_order_seconds_apart_under_load() {
         let internal = pair.place.start_file(&pair.half("forward", "internal"));
         ready(&dmz).await;
         let mut long = dial(pair.clients.at()).await;
-        says_and_hears(&mut long, "from the start").await;
+        check_echo(&mut long, "from the start").await;
         let load = Load::start(pair.clients.at());
         for mode in ["reverse", "forward", "reverse"] {
             let (dmz_file, internal_file) = (pair.half(mode, "dmz"), pair.half(mode, "internal"));
@@ -263,7 +263,7 @@ async fn two_halves_are_switched_in_either_order_seconds_apart_under_load() {
                 },
             );
             load.serves(10).await;
-            says_and_hears(&mut long, mode).await;
+            check_echo(&mut long, mode).await;
         }
         let snapshot = dmz.now().await;
         let bad: Vec<_> = snapshot.ended.iter().filter(|row| row.end != "--").collect();
@@ -290,7 +290,7 @@ async fn a_switch_that_the_other_half_does_not_follow_goes_back() {
     });
     let expected = format!(
         "switch to `reverse-dmz` rolled back: not ready within 10s: no internal gateway has dialled in at \
-         socks+tls://{}; the gateway goes on as before",
+         socks+tls://{}; nothing was changed",
         pair.dmz_link.at()
     );
     assert_eq!(switching.0, expected);
@@ -313,28 +313,28 @@ fn direct(drain: &str, services: &[(&str, SocketAddr, &str)]) -> String {
 
 #[tokio::test]
 async fn a_service_that_the_new_profile_lacks_is_drained_and_then_cut() {
-    let (place, one, two) = (Place::new(), Reserved::new(), Reserved::new());
+    let (place, one, two) = (TestFolder::new(), Reserved::new(), Reserved::new());
     let both = direct("500ms", &[("one", one.at(), "echo://"), ("two", two.at(), "echo://")]);
     let gateway = place.start("both", &both);
     let (mut ends, mut outlives, mut stays) =
         (dial(one.at()).await, dial(one.at()).await, dial(two.at()).await);
     for session in [&mut ends, &mut outlives, &mut stays] {
-        says_and_hears(session, "open").await;
+        check_echo(session, "open").await;
     }
     gateway.switch(&place.profile("only", &direct("500ms", &[("two", two.at(), "echo://")]))).await;
     until_closed(one.at()).await;
-    says_and_hears(&mut ends, "still").await;
+    check_echo(&mut ends, "still").await;
     ends.shutdown().await.unwrap();
-    hear_end(&mut ends).await;
-    hear_reset(&mut outlives).await;
+    expect_end(&mut ends).await;
+    expect_reset(&mut outlives).await;
     assert_eq!(gateway.until_ended("OR").await.service, "one");
-    gateway.until_told("one: 1 sessions cut, the profile has no such service").await;
-    says_and_hears(&mut stays, "not touched").await;
+    gateway.until_notice("one: 1 sessions cut, the profile has no such service").await;
+    check_echo(&mut stays, "not touched").await;
 }
 
 #[tokio::test]
 async fn a_port_is_handed_from_one_service_to_another() {
-    let (place, port) = (Place::new(), Reserved::new());
+    let (place, port) = (TestFolder::new(), Reserved::new());
     let (old, new) = (Backend::new().await, Backend::new().await);
     let gateway = place.start("old", &direct("30s", &[("old", port.at(), &old.address())]));
     let mut before = dial(port.at()).await;
@@ -342,10 +342,10 @@ async fn a_port_is_handed_from_one_service_to_another() {
     gateway.switch(&place.profile("new", &direct("30s", &[("new", port.at(), &new.address())]))).await;
     let mut after = dial(port.at()).await;
     let mut new_server = new.accept().await;
-    say(&mut before, b"old words").await;
-    say(&mut after, b"new words").await;
-    hear(&mut old_server, b"old words").await;
-    hear(&mut new_server, b"new words").await;
+    send(&mut before, b"old words").await;
+    send(&mut after, b"new words").await;
+    expect_bytes(&mut old_server, b"old words").await;
+    expect_bytes(&mut new_server, b"new words").await;
     let snapshot = gateway.now().await;
     assert_eq!(snapshot.services.len(), 1);
     let row = &snapshot.services[0];
@@ -361,11 +361,11 @@ fn shape(snapshot: &Snapshot) -> String {
 }
 
 #[tokio::test]
-async fn a_switch_that_can_not_begin_changes_nothing() {
-    let (place, port, free) = (Place::new(), Reserved::new(), Reserved::new());
+async fn a_switch_that_cannot_begin_changes_nothing() {
+    let (place, port, free) = (TestFolder::new(), Reserved::new(), Reserved::new());
     let gateway = place.start("good", &direct("30s", &[("orders", port.at(), "echo://")]));
     let mut open = dial(port.at()).await;
-    says_and_hears(&mut open, "open").await;
+    check_echo(&mut open, "open").await;
     let before = shape(&*gateway.now().await);
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken_at = taken.local_addr().unwrap();
@@ -387,7 +387,7 @@ async fn a_switch_that_can_not_begin_changes_nothing() {
         let refused = gateway.refused(Command::Switch { profile: file.to_str().unwrap().into() }).await;
         assert!(refused.contains(&why), "`{why}` is not in: {refused}");
         assert_eq!(shape(&*gateway.now().await), before);
-        says_and_hears(&mut open, "still").await;
+        check_echo(&mut open, "still").await;
     }
     // What was opened before the taken port was found is closed again.
     until_closed(free.at()).await;
@@ -397,7 +397,7 @@ async fn a_switch_that_can_not_begin_changes_nothing() {
 
 #[tokio::test]
 async fn a_plain_name_is_looked_up_by_the_gateway() {
-    let (place, port) = (Place::new(), Reserved::new());
+    let (place, port) = (TestFolder::new(), Reserved::new());
     let gateway = place.start("one", &direct("30s", &[("orders", port.at(), "echo://")]));
     place.profile("two", &direct("30s", &[("orders", port.at(), "echo://")]));
     gateway.done(Command::Switch { profile: "two".into() }).await;
@@ -408,7 +408,7 @@ async fn a_plain_name_is_looked_up_by_the_gateway() {
 
 #[tokio::test]
 async fn a_backend_that_moves_is_followed_by_a_reload() {
-    let (place, port) = (Place::new(), Reserved::new());
+    let (place, port) = (TestFolder::new(), Reserved::new());
     let (old, new) = (Backend::new().await, Backend::new().await);
     let gateway = place.start("one", &direct("30s", &[("orders", port.at(), &old.address())]));
     let _before = dial(port.at()).await;

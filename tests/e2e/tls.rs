@@ -27,14 +27,14 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place},
-    peers::{dial, hear, say, seed},
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::{DMZ_TLS, INTERNAL_TLS, Plan},
+    peers::{dial, expect_bytes, seed, send},
     socks::{BIND, CONNECT, ask},
     tls,
-    ways::{DMZ_TLS, INTERNAL_TLS, Plan},
 };
 
-fn internal(place: &Place) -> Gateway {
+fn internal(place: &TestFolder) -> Gateway {
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
          services: {{ orders: {{ connect: 'echo://' }} }}\n"
@@ -43,16 +43,16 @@ fn internal(place: &Place) -> Gateway {
 }
 
 /// A good link is carried, whatever came before it.
-async fn good_link_is_carried(place: &Place, at: SocketAddr) {
+async fn good_link_is_carried(place: &TestFolder, at: SocketAddr) {
     let mut stream = tls::link(tls::client(place, "dmz"), at, "internal").await;
     assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0);
-    say(&mut stream, b"good").await;
-    hear(&mut stream, b"good").await;
+    send(&mut stream, b"good").await;
+    expect_bytes(&mut stream, b"good").await;
 }
 
 /// The only notice about the connection from `from` says why it was ended.
-async fn one_line_says(gateway: &Gateway, from: SocketAddr, why: &str) {
-    let line = gateway.until_told(&format!("link from {from}: ")).await;
+async fn expect_one_line(gateway: &Gateway, from: SocketAddr, why: &str) {
+    let line = gateway.until_notice(&format!("link from {from}: ")).await;
     assert!(line.contains(why), "`{why}` is not in: {line}");
     let of_it = |notice: &&portcullis::telemetry::snapshot::Notice| notice.text.contains(&from.to_string());
     assert_eq!(gateway.now().await.notices.iter().filter(of_it).count(), 1);
@@ -84,12 +84,12 @@ async fn turned_away(config: ClientConfig, at: SocketAddr) -> SocketAddr {
 }
 
 /// A certificate for `dmz` from the CA of `place` that ended yesterday, as `expired.pem`.
-fn make_expired(place: &Place) {
+fn make_expired(place: &TestFolder) {
     make_ending(place, "expired", time::Duration::days(-1));
 }
 
-/// The same that ends after so long, in files of this name.
-pub fn make_ending(place: &Place, file: &str, after: time::Duration) {
+/// The same that ends after this time, in files of this name.
+pub fn make_ending(place: &TestFolder, file: &str, after: time::Duration) {
     let authority = fs::read_to_string(place.pki("ca.pem")).unwrap();
     let authority_key = KeyPair::from_pem(&fs::read_to_string(place.pki("ca.key")).unwrap()).unwrap();
     let issuer = Issuer::from_ca_cert_pem(&authority, authority_key).unwrap();
@@ -105,7 +105,7 @@ pub fn make_ending(place: &Place, file: &str, after: time::Duration) {
 
 #[tokio::test]
 async fn a_certificate_that_is_not_a_peers_is_turned_away() {
-    let (place, other) = (Place::with(&["dmz", "internal", "stranger"]), Place::new());
+    let (place, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
     make_expired(&place);
     let gateway = internal(&place);
     let at = gateway.link_port().await;
@@ -121,7 +121,7 @@ async fn a_certificate_that_is_not_a_peers_is_turned_away() {
         (tls::client(&place, "expired"), "expired"),
     ] {
         let from = turned_away(config, at).await;
-        one_line_says(&gateway, from, why).await;
+        expect_one_line(&gateway, from, why).await;
         good_link_is_carried(&place, at).await;
     }
 }
@@ -138,8 +138,8 @@ fn hello_of_tls_1_2() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_not_tls_1_3_is_ended_and_costs_nobody_else() {
-    let place = Place::new();
+async fn older_tls_is_refused_and_affects_no_other_link() {
+    let place = TestFolder::new();
     let gateway = internal(&place);
     let at = gateway.link_port().await;
     let mut random = vec![0; 64 * 1024];
@@ -151,21 +151,21 @@ async fn what_is_not_tls_1_3_is_ended_and_costs_nobody_else() {
         (random, "TLS: "),
     ] {
         let from = ended_after(at, &bytes).await;
-        one_line_says(&gateway, from, why).await;
+        expect_one_line(&gateway, from, why).await;
         good_link_is_carried(&place, at).await;
     }
 }
 
 #[tokio::test]
 async fn half_a_client_hello_and_silence_end_within_the_deadline() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let gateway = internal(&place);
     let at = gateway.link_port().await;
     let hello = hello_of_tls_1_2();
     let silent = [0, 3, hello.len() / 2].map(|length| ended_after(at, &hello[..length]));
     let (froms, ()) = tokio::join!(futures_util::future::join_all(silent), good_link_is_carried(&place, at));
     for from in froms {
-        one_line_says(&gateway, from, "its handshake was not complete within 5s").await;
+        expect_one_line(&gateway, from, "its handshake was not complete within 5s").await;
     }
 }
 
@@ -192,7 +192,7 @@ impl ClientSessionStore for Tickets {
 
 #[tokio::test]
 async fn no_ticket_is_given_and_nothing_is_resumed() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let gateway = internal(&place);
     let at = gateway.link_port().await;
     let tickets = Arc::new(Tickets::default());
@@ -212,11 +212,11 @@ async fn no_ticket_is_given_and_nothing_is_resumed() {
 #[tokio::test]
 async fn the_name_in_the_certificate_is_shown_as_the_peer() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let way = Plan::new(mode, "echo://").start().await;
-        let mut client = way.client().await;
-        say(&mut client, b"who").await;
-        hear(&mut client, b"who").await;
-        for (gateway, peer) in [(&way.dmz, "internal"), (way.inner(), "dmz")] {
+        let pair = Plan::new(mode, "echo://").start().await;
+        let mut client = pair.client().await;
+        send(&mut client, b"who").await;
+        expect_bytes(&mut client, b"who").await;
+        for (gateway, peer) in [(&pair.dmz, "internal"), (pair.inner(), "dmz")] {
             let snapshot = gateway.until("a session", |snapshot| !snapshot.sessions.is_empty()).await;
             assert_eq!(snapshot.sessions[0].peer.as_deref(), Some(peer), "{mode:?}");
             assert_eq!(snapshot.pools[0].peer.as_deref(), Some(peer), "{mode:?}");
@@ -225,7 +225,7 @@ async fn the_name_in_the_certificate_is_shown_as_the_peer() {
 }
 
 /// A TLS server that is no gateway of ours.
-async fn serve_as(place: &Place, name: &str, ca: &Place) -> (TcpListener, TlsAcceptor) {
+async fn serve_as(place: &TestFolder, name: &str, ca: &TestFolder) -> (TcpListener, TlsAcceptor) {
     let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(ca))).build().unwrap();
     let config = ServerConfig::builder()
         .with_client_cert_verifier(verifier)
@@ -236,7 +236,7 @@ async fn serve_as(place: &Place, name: &str, ca: &Place) -> (TcpListener, TlsAcc
 
 #[tokio::test]
 async fn the_dialling_half_checks_the_other_sides_certificate() {
-    let (place, other) = (Place::with(&["dmz", "internal", "stranger"]), Place::new());
+    let (place, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
     make_expired(&place);
     for (of, name, why) in [
         (&place, "stranger", "certificate is for stranger, none of which is among"),
@@ -258,11 +258,11 @@ async fn the_dialling_half_checks_the_other_sides_certificate() {
     }
 }
 
-/// Of TLS 1.3 whoever dials has done its part before the other side judges it.
+/// In TLS 1.3 the dialling side finishes before the other side verifies it.
 #[tokio::test]
-async fn the_dialling_half_is_told_that_its_own_certificate_is_refused() {
+async fn the_dialling_half_learns_that_its_certificate_is_refused() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let place = Place::with(&["dmz", "internal", "stranger"]);
+        let place = TestFolder::with(&["dmz", "internal", "stranger"]);
         let (word, dials, listens) = match mode {
             Mode::Reverse => ("reverse", "internal", "dmz"),
             _ => ("forward", "dmz", "internal"),
@@ -285,15 +285,15 @@ async fn the_dialling_half_is_told_that_its_own_certificate_is_refused() {
         let dialling = half(dials, &link, &tls("stranger", listens), service(dials));
         let dialling = place.start(dials, &dialling);
         let refused = "TLS: the other gateway refuses this one's certificate";
-        let is_told = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains(refused));
+        let is_reported = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains(refused));
         let within = "it is told that its certificate is refused";
-        dialling.until_pool(within, |row| is_told(&row.last_error)).await;
+        dialling.until_pool(within, |row| is_reported(&row.last_error)).await;
     }
 }
 
 #[tokio::test]
-async fn the_dialling_half_is_told_so_by_a_listener_that_is_no_gateway() {
-    let (place, other) = (Place::new(), Place::new());
+async fn the_dialling_half_learns_the_refusal_from_a_listener_that_is_no_gateway() {
+    let (place, other) = (TestFolder::new(), TestFolder::new());
     // It believes another CA than the one that the half has its certificate from.
     let (listener, acceptor) = serve_as(&place, "dmz", &other).await;
     let text = format!(
@@ -304,7 +304,7 @@ async fn the_dialling_half_is_told_so_by_a_listener_that_is_no_gateway() {
     let gateway = place.start("internal", &text);
     let refuses = async {
         loop {
-            // Whoever dials is told by an alert, and then dials again.
+            // The dialling side gets an alert, and then dials again.
             let _ = acceptor.accept(listener.accept().await.unwrap().0).await;
         }
     };
@@ -319,7 +319,7 @@ async fn the_dialling_half_is_told_so_by_a_listener_that_is_no_gateway() {
 
 #[tokio::test]
 async fn the_address_that_was_dialled_plays_no_part() {
-    let place = Place::new();
+    let place = TestFolder::new();
     // The certificate is for `internal`; the address is an IP that it does not name.
     let (listener, acceptor) = serve_as(&place, "internal", &place).await;
     let text = format!(
@@ -329,33 +329,33 @@ async fn the_address_that_was_dialled_plays_no_part() {
     );
     let gateway = place.start("dmz", &text);
     let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
-    hear(&mut stream, &[5, 1, 0]).await;
-    say(&mut stream, &[5, 0]).await;
+    expect_bytes(&mut stream, &[5, 1, 0]).await;
+    send(&mut stream, &[5, 0]).await;
     let row = gateway.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
     assert_eq!(row.peer.as_deref(), Some("internal"));
 }
 
 #[tokio::test]
 async fn a_link_that_ends_without_close_notify_is_a_cut() {
-    let way = Plan::new(Mode::Reverse, "echo://").start().await;
-    let at = way.dmz.link_port().await;
-    way.internal.as_ref().unwrap().done(portcullis::gateway::handle::Command::Drain { service: None }).await;
-    way.dmz.until("no link ready", |snapshot| snapshot.pools[0].ready == 0).await;
-    let mut parked = tls::link(tls::client(&way.place, "internal"), at, "dmz").await;
+    let pair = Plan::new(Mode::Reverse, "echo://").start().await;
+    let at = pair.dmz.link_port().await;
+    pair.internal.as_ref().unwrap().done(portcullis::gateway::handle::Command::Drain { service: None }).await;
+    pair.dmz.until("no link ready", |snapshot| snapshot.pools[0].ready == 0).await;
+    let mut parked = tls::link(tls::client(&pair.place, "internal"), at, "dmz").await;
     assert_eq!(ask(&mut parked, BIND, b"orders").await, 0);
-    let mut client = way.client().await;
-    say(&mut client, b"half a me").await;
+    let mut client = pair.client().await;
+    send(&mut client, b"half a me").await;
     let mut second = [0; 10];
     timeout(Duration::from_secs(5), parked.read_exact(&mut second)).await.unwrap().unwrap();
     // The end of TCP without the end of TLS: somebody in between may have cut it.
     let mut below: TcpStream = parked.into_inner().0;
     below.shutdown().await.unwrap();
-    crate::support::peers::hear_reset(&mut client).await;
-    way.dmz.until_ended("PR").await;
+    crate::support::peers::expect_reset(&mut client).await;
+    pair.dmz.until_ended("PR").await;
 }
 
 /// A certificate of `name` that signs itself, made by openssl.
-pub fn self_signed(place: &Place, name: &str, is_ca: &str) {
+pub fn self_signed(place: &TestFolder, name: &str, is_ca: &str) {
     let made = std::process::Command::new("openssl")
         .args([
             "req",
@@ -382,18 +382,18 @@ pub fn self_signed(place: &Place, name: &str, is_ca: &str) {
 #[tokio::test]
 async fn halves_link_with_certificates_that_sign_themselves_and_stand_in_ca() {
     for (mode, is_ca) in [(Mode::Forward, "TRUE"), (Mode::Reverse, "FALSE")] {
-        let place = Place::new();
+        let place = TestFolder::new();
         for name in ["dmz", "internal"] {
             self_signed(&place, name, is_ca);
         }
         let both =
             ["dmz", "internal"].map(|name| fs::read_to_string(place.pki(&format!("{name}.pem"))).unwrap());
         fs::write(place.pki("ca.pem"), both.concat()).unwrap();
-        let way = Plan::new(mode, "echo://").start_in(place).await;
-        let mut client = way.client().await;
-        say(&mut client, b"pinned").await;
-        hear(&mut client, b"pinned").await;
-        way.dmz.until("a session", |snapshot| !snapshot.sessions.is_empty()).await;
+        let pair = Plan::new(mode, "echo://").start_in(place).await;
+        let mut client = pair.client().await;
+        send(&mut client, b"pinned").await;
+        expect_bytes(&mut client, b"pinned").await;
+        pair.dmz.until("a session", |snapshot| !snapshot.sessions.is_empty()).await;
     }
 }
 
@@ -404,7 +404,7 @@ fn classic_provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-fn classic_client(place: &Place) -> ClientConfig {
+fn classic_client(place: &TestFolder) -> ClientConfig {
     ClientConfig::builder_with_provider(classic_provider())
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -415,7 +415,7 @@ fn classic_client(place: &Place) -> ClientConfig {
 
 #[tokio::test]
 async fn a_link_may_demand_a_hybrid_key_exchange() {
-    let place = Place::new();
+    let place = TestFolder::new();
     for policy in ["", ", post_quantum: preferred", ", post_quantum: required"] {
         let text = format!(
             "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS}{policy} }}\n  \
@@ -425,7 +425,7 @@ async fn a_link_may_demand_a_hybrid_key_exchange() {
         let at = gateway.link_port().await;
         if policy.contains("required") {
             let from = turned_away(classic_client(&place), at).await;
-            one_line_says(&gateway, from, "takes X25519MLKEM768 alone").await;
+            expect_one_line(&gateway, from, "takes X25519MLKEM768 alone").await;
         } else {
             let mut stream = tls::link(classic_client(&place), at, "internal").await;
             assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0, "{policy}");
@@ -437,7 +437,7 @@ async fn a_link_may_demand_a_hybrid_key_exchange() {
 /// The half that dials demands it too, and says what it is that does not go.
 #[tokio::test]
 async fn a_half_that_dials_may_demand_a_hybrid_key_exchange() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let config = ServerConfig::builder_with_provider(classic_provider())
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -460,15 +460,15 @@ async fn a_half_that_dials_may_demand_a_hybrid_key_exchange() {
 }
 
 #[tokio::test]
-async fn pools_say_how_keys_were_exchanged() {
+async fn pools_show_the_key_exchange() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let way = Plan::new(mode, "echo://").start().await;
-        for gateway in [&way.dmz, way.inner()] {
+        let pair = Plan::new(mode, "echo://").start().await;
+        for gateway in [&pair.dmz, pair.inner()] {
             let row = gateway.until_pool("a link", |row| row.key_exchange.is_some()).await;
             assert_eq!(row.key_exchange.as_deref(), Some("X25519MLKEM768"), "{mode:?}");
         }
     }
-    let way = Plan { is_plain: true, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
-    let row = way.dmz.until_pool("a link", |row| row.ready > 0).await;
+    let pair = Plan { is_plain: true, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let row = pair.dmz.until_pool("a link", |row| row.ready > 0).await;
     assert_eq!(row.key_exchange, None);
 }

@@ -14,7 +14,7 @@ use crate::{
     Server,
     clients::Clients,
     ended, has, printed,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::{Pair, dmz_half, free_port, free_ports, internal_half},
 };
 
@@ -31,14 +31,14 @@ struct Balancer {
 }
 
 impl Balancer {
-    fn new(place: &Place) -> Self {
+    fn new(place: &TestFolder) -> Self {
         let [front, first, second, alpha, beta, one, two] = free_ports();
         let stats = place.path("haproxy.sock").display().to_string();
         Self { front, backends: [first, second], accepts: [alpha, beta], health: [one, two], stats }
     }
 
     /// Starts it; `front` is how it treats clients.
-    fn start(&self, place: &Place, front: &str) -> Server {
+    fn start(&self, place: &TestFolder, front: &str) -> Server {
         let Self { stats, front: port, .. } = self;
         let mut config = format!(
             "global\n  stats socket {stats} mode 600 level admin\n\
@@ -116,7 +116,7 @@ fn haproxy_takes_an_unready_gateway_out_and_back_in() {
     if !has_all("haproxy_takes_an_unready_gateway_out_and_back_in") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let balancer = Balancer::new(&place);
     let gateways: Vec<Gateway<'_>> = (0..2)
         .map(|at| {
@@ -154,7 +154,7 @@ fn haproxy_loses_no_client_of_a_gateway_that_stops_and_comes_back() {
     if !has_all("haproxy_loses_no_client_of_a_gateway_that_stops_and_comes_back") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let balancer = Balancer::new(&place);
     (0..2).for_each(|at| place.write(&format!("{}.yaml", NAMES[at]), &balancer.direct(at)));
     let mut gateways = NAMES.map(|name| Some(place.start(name)));
@@ -189,7 +189,7 @@ fn haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed() {
     if !has_all("haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed") {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let balancer = Balancer::new(&place);
     let mut pairs: Vec<_> = (0..2).map(|at| start_pair(&place, &balancer, at)).collect();
     let front = "  mode http\n  retries 3\n  option redispatch 1\n  retry-on conn-failure empty-response\n";
@@ -215,7 +215,11 @@ fn haproxy_loses_no_request_of_a_gateway_whose_inside_is_killed() {
 }
 
 /// Both halves of a gateway's pair.
-fn start_pair<'a>(place: &'a Place, balancer: &Balancer, at: usize) -> (Gateway<'a>, Option<Gateway<'a>>) {
+fn start_pair<'a>(
+    place: &'a TestFolder,
+    balancer: &Balancer,
+    at: usize,
+) -> (Gateway<'a>, Option<Gateway<'a>>) {
     let (name, inside) = (NAMES[at], format!("inside-{}", NAMES[at]));
     let dmz = dmz_half("127.0.0.1:0", &["web"])
         .replace("tcp://127.0.0.1:0", &format!("tcp://127.0.0.1:{}", balancer.accepts[at]))
@@ -264,7 +268,7 @@ fn start_failing(failing: Failing) -> u16 {
     port
 }
 
-/// What a client gets of so many answers, in bytes.
+/// What a client gets of this many answers, in bytes.
 fn answered(at: SocketAddr) -> usize {
     let received = (0..TIMES).map(|_| {
         let mut client = TcpStream::connect(at).expect("the port is open");
@@ -284,7 +288,7 @@ fn no_more_is_lost_of_an_answer_than_by_haproxy() {
     if !has("no_more_is_lost_of_an_answer_than_by_haproxy", &["haproxy"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let all = [Failing::InputUnread, Failing::Reset, Failing::Within];
     let backends = all.map(start_failing);
     let fronts = all.map(|_| free_port());

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Server, has,
-    process::{Place, SOON, until},
+    process::{SOON, TestFolder, until},
     setup::{Pair, free_port},
 };
 
@@ -30,7 +30,7 @@ const show = text => document.querySelector("pre").textContent += text + "\n";
 })();
 </script>"#;
 
-/// Serves the page, and keeps what it is told.
+/// Serves the page, and keeps what it receives.
 const PAGES: &str = r#"
 import http.server, sys
 class Pages(http.server.SimpleHTTPRequestHandler):
@@ -43,7 +43,7 @@ class Pages(http.server.SimpleHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Pages).serve_forever()
 "#;
 
-/// A WebSocket server that is not ours; it answers what it hears.
+/// A WebSocket server that is not ours; it echoes.
 const SOCKETS: &str = r#"
 import asyncio, sys, websockets
 async def answer(socket, *_):
@@ -59,7 +59,7 @@ asyncio.run(main())
 struct Browser(Child);
 
 impl Browser {
-    fn open(place: &Place, url: &str) -> Self {
+    fn open(place: &TestFolder, url: &str) -> Self {
         let profile = format!("--user-data-dir={}", place.path("browser").display());
         let mut command = Command::new("chromium");
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
@@ -84,7 +84,7 @@ fn a_page_talks_through_both_gateways() {
         return;
     }
     for (page, socket) in [("http", "ws"), ("https", "wss")] {
-        let place = Place::with_certificates();
+        let place = TestFolder::with_certificates();
         place.write("index.html", PAGE);
         let [pages, sockets, bytes, port] = [(); 4].map(|()| free_port());
         let python = |script: &str, port: u16| {

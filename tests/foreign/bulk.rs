@@ -4,7 +4,7 @@ use std::{env, process::Command};
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, free_port},
 };
 
@@ -13,7 +13,7 @@ fn iperf3_measures_both_ways() {
     if !has("iperf3_measures_both_ways", &["iperf3"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = free_port();
     let mut command = Command::new("iperf3");
     let _server = Server::start(command.args(["-s", "-B", "127.0.0.1", "-p", &backend.to_string()]), backend);
@@ -37,7 +37,7 @@ fn a_large_stream_arrives_with_its_checksum() {
         return;
     }
     let size: u64 = if env::var("CI").is_ok_and(|ci| ci == "true") { 1 << 30 } else { 256 << 20 };
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = free_port();
     // Nothing is kept on disk: a cipher's key stream of a fixed key is both ends' file.
     let stream =

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, free_port},
 };
 
@@ -14,7 +14,7 @@ fn redis_clients_reach_a_redis_server() {
     if !has("redis_clients_reach_a_redis_server", &programs) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = free_port();
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--save", "", "--port", &backend.to_string(), "--dir"]);
@@ -44,7 +44,7 @@ fn psql_reaches_a_postgres_server() {
     if !has(test, &["psql", "setpriv", "chown"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     // The server refuses to run as root; `nobody` runs it in a folder of its own.
     let data = tempfile::tempdir().expect("a folder");
     let user: &[&str] = match rustix::process::geteuid().is_root() {

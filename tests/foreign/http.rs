@@ -10,12 +10,12 @@ use std::{
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
 /// nginx that serves a folder, takes uploads, and says what it was asked.
-fn nginx(place: &Place) -> (Server, u16) {
+fn nginx(place: &TestFolder) -> (Server, u16) {
     let port = free_port();
     fs::create_dir(place.path("www")).expect("a folder");
     place.write("www/page.txt", "a page from the inside\n");
@@ -42,7 +42,7 @@ fn nginx(place: &Place) -> (Server, u16) {
     (Server::start(&mut command, port), port)
 }
 
-fn pair<'a>(place: &'a Place, port: u16) -> Pair<'a> {
+fn pair<'a>(place: &'a TestFolder, port: u16) -> Pair<'a> {
     let dmz = dmz_half("127.0.0.1:0", &["web"]).replace("tcp://", "http://");
     Pair::of(place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]))
 }
@@ -52,7 +52,7 @@ fn curl_reaches_nginx_by_requests() {
     if !has("curl_reaches_nginx_by_requests", &["curl", "nginx"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (_server, port) = nginx(&place);
     let pair = pair(&place, port);
     let at = pair.dmz.accept("web");
@@ -84,11 +84,11 @@ fn curl_reaches_nginx_by_requests() {
 }
 
 #[test]
-fn curl_says_who_it_is_before_its_requests() {
-    if !has("curl_says_who_it_is_before_its_requests", &["curl", "nginx"]) {
+fn curl_sends_a_proxy_header_before_its_requests() {
+    if !has("curl_sends_a_proxy_header_before_its_requests", &["curl", "nginx"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (_server, port) = nginx(&place);
     let dmz = dmz_half("127.0.0.1:0", &["web"])
         .replace("tcp://127.0.0.1:0\"]", "http://127.0.0.1:0\"], proxy: { from: [127.0.0.0/8] }");
@@ -107,7 +107,7 @@ fn h2load_sees_no_error() {
     if !has("h2load_sees_no_error", &["h2load", "nginx"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (_server, port) = nginx(&place);
     let pair = pair(&place, port);
     let url = format!("http://{}/page.txt", pair.dmz.accept("web"));
@@ -123,7 +123,7 @@ fn wrk_sees_no_error() {
     if !has("wrk_sees_no_error", &["wrk", "nginx"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (_server, port) = nginx(&place);
     let pair = pair(&place, port);
     let url = format!("http://{}/page.txt", pair.dmz.accept("web"));
@@ -162,11 +162,11 @@ fn start_early_hints() -> u16 {
 }
 
 #[test]
-fn curl_hears_early_hints_and_then_the_answer() {
-    if !has("curl_hears_early_hints_and_then_the_answer", &["curl"]) {
+fn curl_receives_early_hints_and_then_the_answer() {
+    if !has("curl_receives_early_hints_and_then_the_answer", &["curl"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let pair = pair(&place, start_early_hints());
     let url = format!("http://{}/", pair.dmz.accept("web"));
     // The second request goes over the same connections.
@@ -176,7 +176,7 @@ fn curl_hears_early_hints_and_then_the_answer() {
     assert_eq!(heads, [each, each].concat(), "{received}");
     assert_eq!(received.matches("link: </style.css>; rel=preload").count(), 2, "{received}");
     assert!(received.contains("page\n200 1\n") && received.contains("page\n200 0\n"), "{received}");
-    // A client that speaks HTTP/1.0 is told the answer alone (RFC 9110, section 15.2).
+    // A client that speaks HTTP/1.0 gets the answer alone (RFC 9110, section 15.2).
     let old = printed(&["curl", "-sSf", "-0", "-D", "-", &url]);
     assert!(!old.contains("103") && old.contains("200 OK") && old.ends_with("page\n"), "{old}");
 }

@@ -15,15 +15,16 @@ use serde_json::Value;
 use crate::{
     Server, ended,
     link_balancers::{Session, admin_command, check_all, done, is_healthy, oldest_link},
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::free_ports,
 };
 
 const SESSIONS: usize = 40;
 const ROUNDS: usize = 10;
 
-/// What the proxy is told: where the gateway of that name is, and to write down what it reads of each message of a WebSocket:
-/// the host and path, the first two bytes of what each side sends, and bytes of a session if they stand there as they are.
+/// The configuration of the proxy: where the gateway of that name is, and to write down what it reads of each
+/// message of a WebSocket: the host and path, the first two bytes of what each side sends, and bytes of a
+/// session if they stand there as they are.
 const ADDON: &str = r#"
 import pathlib
 
@@ -59,7 +60,7 @@ struct Inspected {
 
 impl Inspected {
     /// `trusted` is the CA that the proxy knows of the gateway's outer certificate.
-    fn start(program: &Path, place: &Place, trusted: &str) -> Self {
+    fn start(program: &Path, place: &TestFolder, trusted: &str) -> Self {
         let made = ended(&mut place.command(&["certs", "--out", "front", "--dmz", "gate.test"]));
         assert!(made.status.success(), "{made:?}");
         let [proxy, link] = free_ports();
@@ -123,9 +124,9 @@ fn links_that_are_dialled_from_outside_go_through_mitmproxy() {
 }
 
 #[test]
-fn whoever_does_not_know_the_ca_of_mitmproxy_is_told_so() {
-    let Some(program) = mitmdump("whoever_does_not_know_the_ca_of_mitmproxy_is_told_so") else { return };
-    let place = Place::with_certificates();
+fn an_unknown_ca_of_mitmproxy_is_reported() {
+    let Some(program) = mitmdump("an_unknown_ca_of_mitmproxy_is_reported") else { return };
+    let place = TestFolder::with_certificates();
     let inspected = Inspected::start(&program, &place, "front/ca.pem");
     let count = serve_counts();
     let profile = |outer| internal_half("reverse", &inspected.dialling(outer), count);
@@ -135,9 +136,9 @@ fn whoever_does_not_know_the_ca_of_mitmproxy_is_told_so() {
         ["outer TLS: its certificate comes from another CA than the `ca` of `outer`", "`CN=mitmproxy,"];
     place.write("inside.yaml", &profile(""));
     // By the system's authorities.
-    drop(start_told(&place, &other));
+    drop(start_and_notice(&place, &other));
     place.write("inside.yaml", &profile("    outer: { ca: front/ca.pem, name: gate.test }\n"));
-    let inside = start_told(&place, &other);
+    let inside = start_and_notice(&place, &other);
     // The proxy was not asked for the path of links.
     assert!(!seen(&place).contains("/link"), "{}", seen(&place));
     let sent = admin_command(&place, "inside", &["verify", "--profile", "inside.yaml"]);
@@ -155,19 +156,19 @@ fn whoever_does_not_know_the_ca_of_mitmproxy_is_told_so() {
 fn where_mitmproxy_does_not_know_the_ca_of_the_dmz_half_it_is_the_one_to_ask() {
     let test = "where_mitmproxy_does_not_know_the_ca_of_the_dmz_half_it_is_the_one_to_ask";
     let Some(program) = mitmdump(test) else { return };
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let inspected = Inspected::start(&program, &place, "pki/ca.pem");
     place.write("outside.yaml", &dmz_half("reverse", &inspected.listening()));
     place.write("inside.yaml", &internal_half("reverse", &inspected.dialling(KNOWN), serve_counts()));
     let _outside = place.start("outside");
-    start_told(
+    start_and_notice(
         &place,
-        &["it answers 502 Bad Gateway: whoever is on the way does not reach the other gateway"],
+        &["it answers 502 Bad Gateway: a proxy on the way cannot reach the other gateway"],
     );
 }
 
 /// Starts the internal half, whose links fail by these words.
-fn start_told<'a>(place: &'a Place, words: &[&str]) -> Gateway<'a> {
+fn start_and_notice<'a>(place: &'a TestFolder, words: &[&str]) -> Gateway<'a> {
     let inside = place.start("inside");
     let status = inside.wait("it is told", SOON, |status| {
         let reported = status["pools"][0]["last_error"].as_str().unwrap_or_default();
@@ -185,7 +186,7 @@ fn mitmdump(test: &str) -> Option<PathBuf> {
     program.is_file().then_some(program)
 }
 
-fn seen(place: &Place) -> String {
+fn seen(place: &TestFolder) -> String {
     fs::read_to_string(place.path("proxy/seen")).expect("it is there")
 }
 
@@ -209,7 +210,7 @@ fn serve_counts() -> SocketAddr {
 
 fn check_links(test: &str, mode: &str) {
     let Some(program) = mitmdump(test) else { return };
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let inspected = Inspected::start(&program, &place, "front/ca.pem");
     let (mut outside, mut inside) = (inspected.listening(), inspected.dialling(KNOWN));
     if mode == "forward" {
@@ -220,7 +221,7 @@ fn check_links(test: &str, mode: &str) {
     let (outside, inside) = (place.start("outside"), place.start("inside"));
     for (gateway, peer) in [(&inside, "dmz"), (&outside, "internal")] {
         let status = gateway.wait_healthy();
-        // Who is at the other end is told by the inner certificate.
+        // The inner certificate shows who is at the other end.
         assert_eq!(status["pools"][0]["peer"], peer, "{status:#}");
     }
     let at = outside.accept("echo");
@@ -253,14 +254,14 @@ fn check_half_close(at: SocketAddr) {
     assert_eq!(answer, "300000");
 }
 
-fn check_verified(place: &Place, gateway: &str) {
+fn check_verified(place: &TestFolder, gateway: &str) {
     let sent = admin_command(place, gateway, &["verify", "--json", "--profile", &format!("{gateway}.yaml")]);
     let report: Value = serde_json::from_slice(&sent.stdout).expect("a report");
     assert!(report["passed"] == true && sent.status.success(), "{report:#}");
 }
 
 /// Links of other terms take the place of those that stand, which end when their sessions do.
-fn check_replaced(place: &Place, inside: &Gateway<'_>, outside: &Gateway<'_>) {
+fn check_replaced(place: &TestFolder, inside: &Gateway<'_>, outside: &Gateway<'_>) {
     let text = fs::read_to_string(place.path("inside.yaml")).expect("it is there");
     place.write("inside.yaml", &text.replace("prepared: 2\n", "prepared: 2\n    sessions_per_link: 100\n"));
     let before = oldest_link(&inside.status());
@@ -270,7 +271,7 @@ fn check_replaced(place: &Place, inside: &Gateway<'_>, outside: &Gateway<'_>) {
 }
 
 /// The proxy has read all links, and has found TLS.
-fn check_seen(place: &Place, link: u16) {
+fn check_seen(place: &TestFolder, link: u16) {
     let seen = seen(place);
     assert!(seen.contains(&format!("asked for gate.test:{link}\n")), "{seen}");
     let read: Vec<_> = seen.lines().filter(|line| line.contains("/link ")).collect();
@@ -281,7 +282,7 @@ fn check_seen(place: &Place, link: u16) {
     assert!(!seen.contains("bytes of a session"), "{seen}");
 }
 
-fn check_drain(place: &Place, outside: &Gateway<'_>, mut sessions: Vec<Session>) {
+fn check_drain(place: &TestFolder, outside: &Gateway<'_>, mut sessions: Vec<Session>) {
     let at = outside.accept("echo");
     done(place, "outside", &["drain", "echo"]);
     let refused = || {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     Server, ended, has, printed,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::free_port,
 };
 
@@ -65,7 +65,7 @@ fn links_do_through_nginx_what_they_do_without() {
     if !has("links_do_through_nginx_what_they_do_without", &["nginx", "curl"]) {
         return;
     }
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     let folder = place.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
     let server = |(front, behind): (u16, u16)| {
         format!(
@@ -97,7 +97,7 @@ fn links_do_through_haproxy_what_they_do_without() {
     if !has("links_do_through_haproxy_what_they_do_without", &["haproxy", "curl"]) {
         return;
     }
-    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     keep_outer_certificate(&place);
     let both = ["front.pem", "front.key"].map(|file| fs::read_to_string(place.path("pki").join(file)));
     place.write("pki/both.pem", &both.map(|text| text.expect("it is there")).concat());
@@ -119,7 +119,7 @@ fn links_do_through_haproxy_what_they_do_without() {
 }
 
 /// What a balancer shows, whatever becomes of the gateways' certificates.
-fn keep_outer_certificate(place: &Place) {
+fn keep_outer_certificate(place: &TestFolder) {
     for file in ["pem", "key"] {
         let [from, to] = ["dmz", "front"].map(|name| place.path(&format!("pki/{name}.{file}")));
         fs::copy(from, to).expect("it is copied");
@@ -174,13 +174,13 @@ pub fn check_all(sessions: &mut [Session], byte: u8) {
     sessions.iter_mut().for_each(|session| session.check(byte));
 }
 
-pub fn admin_command(place: &Place, gateway: &str, words: &[&str]) -> Output {
+pub fn admin_command(place: &TestFolder, gateway: &str, words: &[&str]) -> Output {
     let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
     ended(&mut place.command(&[words, &["--admin", &socket]].concat()))
 }
 
 #[track_caller]
-pub fn done(place: &Place, gateway: &str, words: &[&str]) {
+pub fn done(place: &TestFolder, gateway: &str, words: &[&str]) {
     let sent = admin_command(place, gateway, words);
     assert!(sent.status.success(), "{words:?}: {sent:?}");
 }
@@ -193,7 +193,7 @@ pub fn oldest_link(status: &Value) -> f64 {
     ready.filter_map(|link| link["age_seconds"].as_f64()).fold(0.0, f64::max)
 }
 
-fn check_links(place: &Place, ports: &Ports) {
+fn check_links(place: &TestFolder, ports: &Ports) {
     let pages = serve_pages();
     for mode in ["reverse", "forward"] {
         place.write(&format!("outside-{mode}.yaml"), &ports.dmz_half(mode));
@@ -258,7 +258,7 @@ pub fn is_healthy(status: &Value) -> bool {
 }
 
 /// The services beside the links, through the same balancer.
-fn check_front(place: &Place, ports: &Ports) {
+fn check_front(place: &TestFolder, ports: &Ports) {
     let ca = place.path("pki/ca.pem").display().to_string();
     let port = ports.front_dmz;
     let ask = |path: &str| {
@@ -271,7 +271,7 @@ fn check_front(place: &Place, ports: &Ports) {
     assert!(["there is no such service\n 404", "page 200"].contains(&&*ask("/link")));
 }
 
-fn check_verified(place: &Place, outside: &Gateway<'_>, inside: &Gateway<'_>) {
+fn check_verified(place: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_>) {
     for name in ["outside", "inside"] {
         let sent =
             admin_command(place, name, &["verify", "--json", "--profile", &format!("{name}-reverse.yaml")]);
@@ -289,7 +289,7 @@ fn check_verified(place: &Place, outside: &Gateway<'_>, inside: &Gateway<'_>) {
 }
 
 /// Both halves' own certificates are others; the balancer's is not.
-fn check_renewal(place: &Place, outside: &Gateway<'_>, inside: &Gateway<'_>) {
+fn check_renewal(place: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_>) {
     for file in ["dmz.pem", "dmz.key", "internal.pem", "internal.key"] {
         fs::remove_file(place.path("pki").join(file)).expect("it was there");
     }

@@ -12,7 +12,7 @@ use data_encoding::{BASE64URL_NOPAD as BASE64URL, HEXLOWER_PERMISSIVE as HEX};
 
 use crate::{
     ended, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, internal_half},
 };
 
@@ -31,7 +31,7 @@ async def say(url):
 asyncio.run(say(sys.argv[1]))
 "#;
 
-fn write_secret(place: &Place, name: &str, text: &str) {
+fn write_secret(place: &TestFolder, name: &str, text: &str) {
     place.write(name, text);
     fs::set_permissions(place.path(name), fs::Permissions::from_mode(0o600)).expect("it is ours");
 }
@@ -46,7 +46,7 @@ fn a_web_socket_of_python_is_asked_who_it_is() {
     if !has("a_web_socket_of_python_is_asked_who_it_is", &["curl", "/usr/bin/python3"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     write_secret(&place, "users.htpasswd", USERS);
     place.write("echo.py", ECHO);
     let dmz = dmz_half("127.0.0.1:0", &[])
@@ -86,7 +86,7 @@ fn tokens_that_openssl_has_signed_name_their_client() {
     if !has("tokens_that_openssl_has_signed_name_their_client", &["curl", "openssl"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (folder, key) = (place.path(""), place.path("key.pem"));
     let key = key.to_str().expect("UTF-8");
     printed(&["openssl", "genrsa", "-out", key, "2048"]);

@@ -9,15 +9,15 @@ use std::{
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
 /// Python as Debian has it, with Paho.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Hears its own messages, among them large ones, and one of another client's; says that it is ready
-/// for that once its subscription stands.
+/// Receives its own messages, among them large ones, and one of another client's; reports that it is
+/// ready for that once it has subscribed.
 const PAHO: &str = r#"
 import queue, sys
 import paho.mqtt.client as mqtt
@@ -55,7 +55,7 @@ fn paho_and_mosquitto_meet_through_a_websocket() {
         println!("skipped: {test} needs python3-paho-mqtt");
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = free_port();
     place.write("mosquitto.conf", &format!("listener {backend} 127.0.0.1\nallow_anonymous true\n"));
     let mut command = Command::new("/usr/sbin/mosquitto");

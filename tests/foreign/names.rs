@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     Server, has,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     setup::{dmz_half, free_port, internal_half},
 };
 
@@ -25,14 +25,14 @@ const PROGRAMS: [&str; 2] = ["knotd", "knsupdate"];
 const GIVEN_UP: Duration = Duration::from_secs(60);
 
 /// A name server with the zone `gate.test`, which anybody on this machine may change.
-struct Knot {
+struct DnsServer {
     server: Option<Server>,
     config: PathBuf,
     port: u16,
 }
 
-impl Knot {
-    fn new(place: &Place) -> Self {
+impl DnsServer {
+    fn new(place: &TestFolder) -> Self {
         let (port, folder) = (free_port(), place.path("knot").display().to_string());
         fs::create_dir(&folder).expect("a folder");
         place.write(
@@ -61,7 +61,7 @@ impl Knot {
         self.server = None;
     }
 
-    /// It hears, and answers nothing, until it goes on.
+    /// It receives, and answers nothing, until it continues.
     fn signal(&self, signal: Signal) {
         let server = self.server.as_ref().expect("it runs");
         kill_process(Pid::from_child(&server.0), signal).expect("the signal is sent");
@@ -113,11 +113,11 @@ fn client(at: SocketAddr) -> TcpStream {
 }
 
 #[track_caller]
-fn until_told(gateway: &Gateway<'_>, within: Duration, text: &str) {
+fn until_logged(gateway: &Gateway<'_>, within: Duration, text: &str) {
     until(text, within, || gateway.log().contains(text).then_some(()));
 }
 
-fn dialling_each(profile: &str, knot: &Knot, to: &str, name: &str) -> String {
+fn dialling_each(profile: &str, knot: &DnsServer, to: &str, name: &str) -> String {
     let connect = format!("connect: \"socks+tls://{to}\"");
     assert!(profile.contains(&connect), "{profile}");
     let each = format!("connect: {{ address: \"socks+tls://{name}\", each: true }}");
@@ -129,8 +129,8 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
     if !has("dmz_gateways_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
         return;
     }
-    let (place, port) = (Place::with_certificates(), free_port());
-    let mut knot = Knot::new(&place);
+    let (place, port) = (TestFolder::with_certificates(), free_port());
+    let mut knot = DnsServer::new(&place);
     let (first, second) = (format!("127.0.0.2:{port}"), format!("127.0.0.3:{port}"));
     place.write("first.yaml", &dmz_half(&first, &["app"]));
     place.write("second.yaml", &dmz_half(&second, &["app"]));
@@ -138,8 +138,8 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
     let internal = internal_half("TO", &[("app", "echo://")]);
     place.write("internal.yaml", &dialling_each(&internal, &knot, "TO", &format!("alias.gate.test:{port}")));
     let internal = place.start("internal");
-    // Nobody is there yet, and that is told.
-    until_told(
+    // Nobody is there yet, which is reported.
+    until_logged(
         &internal,
         SOON,
         "name alias.gate.test: there is no such name; what is known of it stays in use",
@@ -166,7 +166,7 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
 
     let removed = Instant::now();
     knot.update(&["del gate.gate.test. A 127.0.0.2"]);
-    until_told(&internal, GIVEN_UP, "name alias.gate.test: given up: 127.0.0.2");
+    until_logged(&internal, GIVEN_UP, "name alias.gate.test: given up: 127.0.0.2");
     assert!(removed.elapsed() >= Duration::from_secs(30), "{:?}", removed.elapsed());
     assert_eq!(addresses(&internal.status()), [format!("socks+tls://{second}")]);
     dmz.wait("no link is ready there", SOON, |status| status["pools"][0]["ready"] == 0);
@@ -200,13 +200,13 @@ fn a_server_that_lies_brings_nobody_in_whose_certificate_is_another() {
     if !has("a_server_that_lies_brings_nobody_in_whose_certificate_is_another", &PROGRAMS) {
         return;
     }
-    let (place, port) = (Place::with_certificates(), free_port());
-    let knot = Knot::new(&place);
+    let (place, port) = (TestFolder::with_certificates(), free_port());
+    let knot = DnsServer::new(&place);
     let [honest, liar, page] = [2, 4, 5].map(|last| format!("127.0.0.{last}:{port}"));
     place.write("honest.yaml", &dmz_half(&honest, &["app"]));
     let dmz = place.start("honest");
     // Another CA, under the same names.
-    let elsewhere = Place::with_certificates();
+    let elsewhere = TestFolder::with_certificates();
     elsewhere.write("liar.yaml", &dmz_half(&liar, &["app"]));
     let false_one = elsewhere.start("liar");
     named_server(page.parse().expect("an address"), "HTTP/1.1 400 Bad Request\r\n\r\n");
@@ -246,8 +246,8 @@ fn long_answers_and_long_lives_and_a_slow_server_are_borne() {
     if !has("long_answers_and_long_lives_and_a_slow_server_are_borne", &PROGRAMS) {
         return;
     }
-    let (place, port) = (Place::with_certificates(), free_port());
-    let knot = Knot::new(&place);
+    let (place, port) = (TestFolder::with_certificates(), free_port());
+    let knot = DnsServer::new(&place);
     let [first, old, new] = [2, 3, 4].map(|last| format!("127.0.0.{last}:{port}"));
     place.write("first.yaml", &dmz_half(&first, &["app"]));
     place.write("second.yaml", &dmz_half(&new, &["app"]));
@@ -269,17 +269,17 @@ fn long_answers_and_long_lives_and_a_slow_server_are_borne() {
     knot.update(&["del day.gate.test. A", "add day.gate.test. 86400 A 127.0.0.4"]);
     let many: Vec<_> = (1..=200).map(|last| format!("add many.gate.test. 0 A 127.0.1.{last}")).collect();
     knot.update(&many.iter().map(String::as_str).collect::<Vec<_>>());
-    until_told(&internal, SOON, "name a.gate.test: it has 201 addresses; the first 64 are dialled");
+    until_logged(&internal, SOON, "name a.gate.test: it has 201 addresses; the first 64 are dialled");
     let status = internal.wait("a row for each", SOON, |status| addresses(status).len() == 65);
     assert!(is_healthy_at(&status, &first), "{status:#}");
 
     knot.signal(Signal::STOP);
-    until_told(&internal, SOON, &format!("name server 127.0.0.1:{}: no answer within 2s", knot.port));
+    until_logged(&internal, SOON, &format!("name server 127.0.0.1:{}: no answer within 2s", knot.port));
     echoes(&mut session);
     echoes(&mut client(dmz.accept("app")));
     assert!(is_healthy_at(&internal.status(), &first));
     knot.signal(Signal::CONT);
-    until_told(&internal, SOON, "name a.gate.test: it is answered again");
+    until_logged(&internal, SOON, "name a.gate.test: it is answered again");
 
     // However long it may be kept, it is asked for again after a minute.
     internal.wait("links to the second", 2 * GIVEN_UP, |status| is_healthy_at(status, &new));
@@ -294,8 +294,8 @@ fn internal_gateways_come_and_go_with_their_records_and_sessions_stay() {
     if !has("internal_gateways_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
         return;
     }
-    let (place, port) = (Place::with_certificates(), free_port());
-    let knot = Knot::new(&place);
+    let (place, port) = (TestFolder::with_certificates(), free_port());
+    let knot = DnsServer::new(&place);
     let (first, second) = (format!("127.0.0.2:{port}"), format!("[::1]:{port}"));
     let forward = |profile: String| profile.replace("mode: reverse", "mode: forward");
     let listening = |at: &str| {
@@ -316,7 +316,7 @@ fn internal_gateways_come_and_go_with_their_records_and_sessions_stay() {
 
     knot.update(&["add gate.gate.test. 1 AAAA ::1", "del gate.gate.test. A 127.0.0.2"]);
     dmz.wait("links to the second", SOON, |status| is_healthy_at(status, &second));
-    until_told(&dmz, GIVEN_UP, "name gate.gate.test: given up: 127.0.0.2");
+    until_logged(&dmz, GIVEN_UP, "name gate.gate.test: given up: 127.0.0.2");
     let status = dmz.wait("the first has no row", SOON, |status| addresses(status).len() == 1);
     assert_eq!(addresses(&status), [format!("socks+tls://{second}")]);
     echoes(&mut session);
@@ -337,8 +337,8 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
     if !has("gateways_of_srv_records_follow_them_and_sessions_stay", &PROGRAMS) {
         return;
     }
-    let (place, ports) = (Place::with_certificates(), [free_port(), free_port()]);
-    let mut knot = Knot::new(&place);
+    let (place, ports) = (TestFolder::with_certificates(), [free_port(), free_port()]);
+    let mut knot = DnsServer::new(&place);
     for (name, port) in ["first", "second"].iter().zip(ports) {
         place.write(&format!("{name}.yaml"), &dmz_half(&format!("127.0.0.1:{port}"), &["app"]));
     }
@@ -350,7 +350,7 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
     let internal = internal.replace("socks+tls://TO", srv);
     place.write("internal.yaml", &(knot.resolver() + &internal));
     let internal = place.start("internal");
-    until_told(&internal, SOON, "name _portcullis._tcp.gate.test: there is no such name");
+    until_logged(&internal, SOON, "name _portcullis._tcp.gate.test: there is no such name");
 
     let record = |priority: u16, weight: u16, port: u16, target: &str| {
         format!("_portcullis._tcp.gate.test. 1 SRV {priority} {weight} {port} {target}.gate.test.")
@@ -396,12 +396,12 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
     let mut other = client(second.accept("app"));
     echoes(&mut other);
     knot.stop();
-    until_told(&internal, SOON, &format!("127.0.0.1:{}: Connection refused", knot.port));
+    until_logged(&internal, SOON, &format!("127.0.0.1:{}: Connection refused", knot.port));
     assert!(is_healthy_at(&internal.status(), &to_second));
     knot.start();
     let removed = Instant::now();
     knot.update(&[&format!("del {}", record(20, 0, ports[1], "two"))]);
-    until_told(&internal, GIVEN_UP, &format!("name _portcullis._tcp.gate.test: given up: {to_second}"));
+    until_logged(&internal, GIVEN_UP, &format!("name _portcullis._tcp.gate.test: given up: {to_second}"));
     assert!(removed.elapsed() >= Duration::from_secs(30), "{:?}", removed.elapsed());
     internal.wait("the first alone", SOON, |status| {
         addresses(status) == [format!("socks+tls://{to_first}")] && is_healthy_at(status, &to_first)
@@ -410,7 +410,7 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
     echoes(&mut other);
 }
 
-/// Answers each connection with its own name, and then what it hears.
+/// Answers each connection with its own name, and then echoes.
 fn named_server(at: SocketAddr, name: &'static str) {
     let listener = TcpListener::bind(at).expect("its port is free");
     thread::spawn(move || {
@@ -440,8 +440,8 @@ fn backends_come_and_go_with_their_records_and_sessions_stay() {
     if !has("backends_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
         return;
     }
-    let (place, port, link) = (Place::with_certificates(), free_port(), free_port());
-    let knot = Knot::new(&place);
+    let (place, port, link) = (TestFolder::with_certificates(), free_port(), free_port());
+    let knot = DnsServer::new(&place);
     for (last, name) in [(2, "first"), (3, "other")] {
         named_server(([127, 0, 0, last], port).into(), name);
     }

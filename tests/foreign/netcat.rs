@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, free_port},
 };
 
@@ -19,7 +19,7 @@ fn netcat_half_closes_and_still_gets_its_answer() {
     if !has("netcat_half_closes_and_still_gets_its_answer", &["nc.openbsd", "socat", "bash"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = free_port();
     let _server = counter(backend);
     let pair = Pair::reverse(&place, &[("count", &format!("tcp://127.0.0.1:{backend}"))]);
@@ -43,7 +43,7 @@ fn socat_half_closes_and_still_gets_its_answer() {
     if !has("socat_half_closes_and_still_gets_its_answer", &["socat", "bash"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let backend = free_port();
     let _server = counter(backend);
     let pair = Pair::reverse(&place, &[("count", &format!("tcp://127.0.0.1:{backend}"))]);

@@ -1,11 +1,11 @@
-//! The PROXY protocol with programs that are not ours: curl, haproxy and nginx say who the client is;
-//! nginx and haproxy are told.
+//! The PROXY protocol with programs that are not ours: curl, haproxy and nginx name the client; nginx
+//! and haproxy receive it.
 
 use std::process::Command;
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
@@ -15,7 +15,7 @@ fn nginx_learns_the_client_that_curl_and_haproxy_name() {
     if !has("nginx_learns_the_client_that_curl_and_haproxy_name", &programs) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let at = |name: &str| place.path(name).display().to_string();
     let (backend, before) = (free_port(), free_port());
     place.write(
@@ -67,7 +67,7 @@ fn haproxy_learns_the_client_that_nginx_and_haproxy_name() {
     if !has("haproxy_learns_the_client_that_nginx_and_haproxy_name", &programs) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let at = |name: &str| place.path(name).display().to_string();
     let [backend, nginx, v1, v2] = [(); 4].map(|()| free_port());
     let services = ["direct", "behind"];

@@ -4,16 +4,16 @@ use std::{fs, process::Command};
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
-fn pair<'a>(place: &'a Place, port: u16) -> Pair<'a> {
+fn pair<'a>(place: &'a TestFolder, port: u16) -> Pair<'a> {
     let dmz = dmz_half("127.0.0.1:0", &["web"]).replace("tcp://", "http://");
     Pair::of(place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]))
 }
 
-fn python(place: &Place, script: &str) -> (Server, u16) {
+fn python(place: &TestFolder, script: &str) -> (Server, u16) {
     let port = free_port();
     place.write("server.py", script);
     let mut command = Command::new("python3");
@@ -21,7 +21,7 @@ fn python(place: &Place, script: &str) -> (Server, u16) {
     (Server::start(&mut command, port), port)
 }
 
-/// So many requests of clients that each leave after one, and of some that stay; all are answered well.
+/// Many requests, of clients that each leave after one, and of some that stay; all are answered well.
 fn all_are_answered(pair: &Pair<'_>, count: &str) {
     let url = format!("http://{}/", pair.dmz.accept("web"));
     for keeps in [&[][..], &["-k"]] {
@@ -38,7 +38,7 @@ fn nginx_sees_few_connections_of_many_clients() {
     if !has("nginx_sees_few_connections_of_many_clients", &["ab", "nginx"]) {
         return;
     }
-    let (place, port) = (Place::with_certificates(), free_port());
+    let (place, port) = (TestFolder::with_certificates(), free_port());
     let folder = place.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
     // It closes each connection after a hundred requests.
     place.write(
@@ -68,7 +68,7 @@ fn a_backend_that_closes_at_random_costs_no_client_an_error() {
     if !has("a_backend_that_closes_at_random_costs_no_client_an_error", &["ab", "python3"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     // It says that it keeps the connection, and closes it: at once, a moment later, or when the next request comes.
     let (_server, port) = python(
         &place,
@@ -104,11 +104,11 @@ while True:
 }
 
 #[test]
-fn a_backend_that_speaks_unasked_reaches_no_client() {
-    if !has("a_backend_that_speaks_unasked_reaches_no_client", &["ab", "python3"]) {
+fn unsolicited_backend_bytes_reach_no_client() {
+    if !has("unsolicited_backend_bytes_reach_no_client", &["ab", "python3"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     // An answer to nobody follows each, at once or a moment later.
     let (_server, port) = python(
         &place,
@@ -143,8 +143,8 @@ fn python_and_haproxy_are_reached_again_and_again() {
     if !has(name, &["ab", "haproxy", "python3"]) {
         return;
     }
-    let place = Place::with_certificates();
-    let python = |protocol: &str, place: &Place| {
+    let place = TestFolder::with_certificates();
+    let python = |protocol: &str, place: &TestFolder| {
         python(
             place,
             &format!(
@@ -159,7 +159,7 @@ fn python_and_haproxy_are_reached_again_and_again() {
     };
     // The first closes after each answer.
     for protocol in ["HTTP/1.0", "HTTP/1.1"] {
-        let place = Place::with_certificates();
+        let place = TestFolder::with_certificates();
         let (_server, port) = python(protocol, &place);
         all_are_answered(&pair(&place, port), "200");
     }

@@ -4,7 +4,7 @@ use std::{process::Command, thread};
 
 use crate::{
     ended, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, internal_half},
 };
 
@@ -14,7 +14,7 @@ const OF_12: &[&str] =
     &["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256"];
 
 /// A pair whose clients may speak TLS, and WebSockets or HTTP within; the ports: of these, and of links.
-fn start(place: &Place) -> (Pair<'_>, [String; 3], String) {
+fn start(place: &TestFolder) -> (Pair<'_>, [String; 3], String) {
     let tls = "tls: { certificate: pki/dmz.pem, key: pki/dmz.key }";
     let dmz = dmz_half("127.0.0.1:0", &[])
         + &format!("    raw: {{ accept: {{ address: 'tls://127.0.0.1:0', {tls} }} }}\n")
@@ -32,7 +32,7 @@ fn sslscan_finds_two_versions_and_no_weakness() {
     if !has("sslscan_finds_two_versions_and_no_weakness", &["sslscan"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (_pair, edges, link) = start(&place);
     // Each takes some seconds of pauses.
     let scan = |at: &str| printed(&["sslscan", "--xml=-", "--no-colour", "--sni-name=dmz", at]);
@@ -70,7 +70,7 @@ fn openssl_gets_neither_old_nor_weak_nor_compressed_tls() {
     if !has(test, &["openssl"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (_pair, edges, link) = start(&place);
     let client = |at: &str, more: &[&str]| {
         let mut command = Command::new("timeout");

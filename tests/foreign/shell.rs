@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, free_port},
 };
 
@@ -13,7 +13,7 @@ fn ssh_and_scp_reach_an_ssh_server() {
     if !has("ssh_and_scp_reach_an_ssh_server", &["ssh", "scp", "ssh-keygen", "sshd"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let text = |name: &str| place.path(name).to_str().expect("UTF-8").to_owned();
     for key in ["host", "user"] {
         printed(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", &text(key)]);

@@ -4,12 +4,12 @@ use std::{fs, process::Command};
 
 use crate::{
     Server, ended, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
 /// A web server that speaks TLS, with the certificate `secret`.
-fn nginx(place: &Place) -> (Server, u16) {
+fn nginx(place: &TestFolder) -> (Server, u16) {
     let port = free_port();
     let at = |name: &str| place.path(name).display().to_string();
     fs::create_dir(place.path("www")).expect("a folder");
@@ -35,7 +35,7 @@ fn openssl_and_curl_meet_each_service_by_its_name() {
     if !has("openssl_and_curl_meet_each_service_by_its_name", &programs) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     // A second CA of the service's own, with names for both halves' services.
     let made = place.command(&["certs", "--out", "more", "--dmz", "secret", "--internal", "ended"]).output();
     assert!(made.expect("the program runs").status.success());

@@ -9,12 +9,12 @@ use std::{
 
 use crate::{
     Server, has,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, free_port, internal_half},
 };
 
 /// A session over links that go through a proxy.
-fn carries_through(place: &Place, via: &str) {
+fn carries_through(place: &TestFolder, via: &str) {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = format!("tcp://{}", backend.local_addr().expect("its address"));
     let dmz = dmz_half("127.0.0.1:0", &["app"]);
@@ -32,7 +32,7 @@ fn carries_through(place: &Place, via: &str) {
     assert!(!log.contains("s3cret") && !log.contains("Z2F0ZTpzM2NyZXQ"), "{log}");
 }
 
-fn write_login(place: &Place) {
+fn write_login(place: &TestFolder) {
     place.write("login", "gate:s3cret\n");
     let only_us = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(place.path("login"), only_us).expect("the file is ours");
@@ -43,7 +43,7 @@ fn links_go_through_tinyproxy_with_a_password() {
     if !has("links_go_through_tinyproxy_with_a_password", &["tinyproxy"]) {
         return;
     }
-    let (place, port) = (Place::with_certificates(), free_port());
+    let (place, port) = (TestFolder::with_certificates(), free_port());
     write_login(&place);
     place.write(
         "tinyproxy.conf",
@@ -72,7 +72,7 @@ fn links_go_through_squid() {
     if !has("links_go_through_squid", &["squid"]) {
         return;
     }
-    let (place, port) = (Place::with_certificates(), free_port());
+    let (place, port) = (TestFolder::with_certificates(), free_port());
     place.write(
         "squid.conf",
         &format!(
@@ -95,7 +95,7 @@ fn links_go_through_dante() {
     if !has("links_go_through_dante", &["danted"]) {
         return;
     }
-    let (place, port) = (Place::with_certificates(), free_port());
+    let (place, port) = (TestFolder::with_certificates(), free_port());
     place.write(
         "danted.conf",
         &format!(

@@ -4,11 +4,11 @@ use std::{fs, process::Command};
 
 use crate::{
     Server, has, printed,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, free_port},
 };
 
-fn file_server(place: &Place) -> (Server, u16) {
+fn file_server(place: &TestFolder) -> (Server, u16) {
     let port = free_port();
     fs::create_dir(place.path("www")).expect("a folder");
     place.write("www/page.txt", "a page from the inside\n");
@@ -24,7 +24,7 @@ fn curl_reaches_a_web_server() {
     if !has("curl_reaches_a_web_server", &["curl", "python3"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (_server, port) = file_server(&place);
     let pair = Pair::reverse(&place, &[("web", &format!("tcp://127.0.0.1:{port}"))]);
     let base = format!("http://{}", pair.dmz.accept("web"));
@@ -47,7 +47,7 @@ fn curl_is_the_far_side_of_forward_mode() {
     if !has("curl_is_the_far_side_of_forward_mode", &["curl", "python3"]) {
         return;
     }
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let (_server, port) = file_server(&place);
     place.write(
         "internal.yaml",

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite;
 
 use crate::{
     ended,
-    process::Place,
+    process::TestFolder,
     setup::{Pair, dmz_half, internal_half},
 };
 
@@ -31,23 +31,23 @@ const SHOWN: usize = 64;
 #[test]
 fn what_autobahn_asks_of_frames_holds_where_they_are_taken_off() {
     let Some(kosoku) = kosoku("what_autobahn_asks_of_frames_holds_where_they_are_taken_off") else { return };
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let dmz = dmz_half("127.0.0.1:0", &[]) + "    web: { accept: 'ws://127.0.0.1:0' }\n";
     let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("web", "echo://")]));
     let cases = cases(&kosoku, &place, pair.dmz.accept("web"), AS_BYTES);
-    let wrong: Vec<_> = cases.iter().filter(|case| !is_right_as_bytes(case)).map(told).collect();
+    let wrong: Vec<_> = cases.iter().filter(|case| !is_right_as_bytes(case)).map(case_result).collect();
     assert!((cases.len(), wrong.len()) == (247, 0), "{} of {}: {wrong:#?}", wrong.len(), cases.len());
 }
 
 #[test]
 fn what_autobahn_asks_holds_where_a_websocket_is_passed_through() {
     let Some(kosoku) = kosoku("what_autobahn_asks_holds_where_a_websocket_is_passed_through") else { return };
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let dmz = dmz_half("127.0.0.1:0", &[]) + "    web: { accept: 'ws://127.0.0.1:0', carries: http }\n";
     let backend = format!("ws://{}", echo());
     let pair = Pair::of(&place, &dmz, |link| internal_half(link, &[("web", &backend)]));
     let cases = cases(&kosoku, &place, pair.dmz.accept("web"), PASSED);
-    let wrong: Vec<_> = cases.iter().filter(|case| !is_right(case)).map(told).collect();
+    let wrong: Vec<_> = cases.iter().filter(|case| !is_right(case)).map(case_result).collect();
     assert!((cases.len(), wrong.len()) == (301, 0), "{} of {}: {wrong:#?}", wrong.len(), cases.len());
 }
 
@@ -68,9 +68,9 @@ fn echo() -> SocketAddr {
             thread::spawn(move || {
                 let Ok(mut socket) = tungstenite::accept(stream) else { return };
                 while let Ok(message) = socket.read() {
-                    let is_said = message.is_text() || message.is_binary();
+                    let was_received = message.is_text() || message.is_binary();
                     // It may have gone; the next read says so.
-                    let _ = if is_said { socket.send(message) } else { socket.flush() };
+                    let _ = if was_received { socket.send(message) } else { socket.flush() };
                 }
             });
         }
@@ -79,7 +79,7 @@ fn echo() -> SocketAddr {
 }
 
 /// Runs the groups at an address: the report of each case.
-fn cases(kosoku: &Path, place: &Place, at: SocketAddr, groups: &[&str]) -> Vec<Value> {
+fn cases(kosoku: &Path, place: &TestFolder, at: SocketAddr, groups: &[&str]) -> Vec<Value> {
     let (mut command, at) = (Command::new("timeout"), format!("ws://{at}"));
     command.arg("300").arg(kosoku).args(["-m", "fuzzingclient", &at, "-p", "8", "-o"]);
     command.arg(place.path("cases")).args(groups.iter().flat_map(|group| ["-i", group]));
@@ -96,7 +96,7 @@ fn cases(kosoku: &Path, place: &Place, at: SocketAddr, groups: &[&str]) -> Vec<V
     cases.map(read).collect()
 }
 
-fn told(case: &Value) -> String {
+fn case_result(case: &Value) -> String {
     let short = |value: &Value| value.to_string().chars().take(200).collect::<String>();
     let [id, behaviour, close] = ["id", "behavior", "behaviorClose"].map(|key| &case[key]);
     format!("{id}: {behaviour}, {close}: {}; {}", case["resultClose"], short(&case["received"]))

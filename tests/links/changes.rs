@@ -37,11 +37,11 @@ pub fn keep(target: &str, name: &str, input: &[u8]) {
     assert!(fs::read(&file).unwrap() == input, "{}", file.display());
 }
 
-/// Has each input heard as it is, then changed at random for so long.
-pub fn endure<T>(inputs: &[Vec<u8>], seconds: f64, hear: impl Fn(&[u8]) -> T) {
+/// Decodes each input as it is, and then changed at random for this long.
+pub fn endure<T>(inputs: &[Vec<u8>], seconds: f64, decode: impl Fn(&[u8]) -> T) {
     // Shows the input that fails.
     let received = |input: &[u8]| {
-        let hearing = std::panic::AssertUnwindSafe(|| drop(hear(input)));
+        let hearing = std::panic::AssertUnwindSafe(|| drop(decode(input)));
         if std::panic::catch_unwind(hearing).is_err() {
             panic!("the input {}", input.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         }

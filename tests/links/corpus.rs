@@ -14,7 +14,7 @@ use portcullis::{
     },
 };
 
-use crate::driver::{IS_GREETED, Outcome, SERVER_HEARS};
+use crate::driver::{HANDSHAKE_DONE, Outcome, SERVER_RECEIVES};
 
 pub struct Conversation {
     pub name: &'static str,
@@ -29,7 +29,7 @@ pub fn conversations() -> Vec<Conversation> {
 }
 
 /// An outcome in words.
-pub fn told(outcome: &Outcome) -> String {
+pub fn describe(outcome: &Outcome) -> String {
     let Outcome { stage, sessions, violation, is_within, .. } = outcome;
     if let Some(violation) = violation {
         return violation.to_string();
@@ -103,12 +103,12 @@ fn about() -> HelloAbout {
 }
 
 fn opens() -> Vec<Row> {
-    let hears = |body: &[u8]| input(Server, true, &[turn(2, None)], &raw(FrameType::Open, 1, body));
-    let of = |request: OpenRequest| hears(&request.body());
+    let opens_with = |body: &[u8]| input(Server, true, &[turn(2, None)], &raw(FrameType::Open, 1, body));
+    let of = |request: OpenRequest| opens_with(&request.body());
     let with = |tag: u8, value: &[u8]| {
         let mut body = plain("7f-1").body();
         push_field(&mut body, tag, value);
-        hears(&body)
+        opens_with(&body)
     };
     let client = |at: &str| OpenRequest { client: at.parse().ok(), ..plain("7f-1") };
     let open = push(&LinkFrame::Open(plain("1").into()), 1);
@@ -119,13 +119,13 @@ fn opens() -> Vec<Row> {
         ("open-probe", of(OpenRequest { is_probe: true, ..plain("0") }), "running, 1 opening"),
         ("open-with-all", of(full()), "running, 1 opening"),
         ("open-of-a-later-version", with(99, b"whatever"), "running, 1 opening"),
-        ("open-odd-id", hears(b"\x01\0\x03web\x02\0\x03a\n1"), "no session's id"),
-        ("open-no-id", hears(b"\x01\0\x03web"), "a field is missing"),
-        ("open-no-service", hears(b"\x02\0\x011"), "a field is missing"),
+        ("open-odd-id", opens_with(b"\x01\0\x03web\x02\0\x03a\n1"), "no session's id"),
+        ("open-no-id", opens_with(b"\x01\0\x03web"), "a field is missing"),
+        ("open-no-service", opens_with(b"\x02\0\x011"), "a field is missing"),
         ("open-service-twice", with(1, b"web"), "a field that comes twice"),
         ("open-client-cut", with(4, b"12345"), "an address that is none"),
         ("open-user-cut", with(6, b"\x09user"), "a user that is none"),
-        ("open-goes-on", hears(&[&plain("1").body()[..], b"s"].concat()), "it ends within a field"),
+        ("open-goes-on", opens_with(&[&plain("1").body()[..], b"s"].concat()), "it ends within a field"),
         ("open-heard-by-opener", input(Opener, true, &[], &open), "`open` while the link is running"),
         ("open-before-hello", input(Server, false, &[], &open), "`open` while the link is awaiting offer"),
     ]
@@ -144,7 +144,7 @@ fn sessions() -> Vec<Row> {
         let turns = first.into_iter().chain(sends.iter().map(|kind| turn(0, Some(*kind))));
         input(Server, true, &turns.chain([turn(9, None)]).collect::<Vec<_>>(), &wire.concat())
     };
-    // The opener opens behind the first byte that it hears, of a ping.
+    // The opener opens after the first byte that it receives, of a ping.
     let ping = of(0, LinkFrame::Ping(*b"12345678"));
     let opener = |sends: &[FrameType], wire: &[Vec<u8>]| {
         let turns: Vec<_> = sends.iter().map(|kind| turn(0, Some(*kind))).chain([turn(9, None)]).collect();
@@ -220,7 +220,7 @@ fn sessions() -> Vec<Row> {
 
 fn hostile() -> Vec<Row> {
     let open = |number| push(&LinkFrame::Open(plain("1").into()), number);
-    let hears = |wire: &[Vec<u8>]| input(Server, true, &[turn(10, None)], &wire.concat());
+    let opens_with = |wire: &[Vec<u8>]| input(Server, true, &[turn(10, None)], &wire.concat());
     let answers = |wire: &[Vec<u8>]| {
         let turns = [turn(4, None), turn(1, Some(FrameType::Opened)), turn(14, None)];
         input(Server, true, &turns, &wire.concat())
@@ -231,7 +231,7 @@ fn hostile() -> Vec<Row> {
     let rapid: Vec<_> = (1..400).map(|number| [open(number), reset(number)].concat()).collect();
     vec![
         ("credit", answers(&[open(1), credit(5)]), "running, 1 carrying"),
-        ("credit-of-nothing", hears(&[open(1), raw(FrameType::Credit, 1, &[0; 4])]), "no credit at all"),
+        ("credit-of-nothing", opens_with(&[open(1), raw(FrameType::Credit, 1, &[0; 4])]), "no credit at all"),
         (
             "credit-that-overflows",
             answers(&[open(1), credit(u32::MAX - 1), credit(u32::MAX - 1)]),
@@ -244,15 +244,15 @@ fn hostile() -> Vec<Row> {
         ),
         (
             "late-data-beyond-its-bound",
-            hears(&[open(1), reset(1), large.clone(), large]),
+            opens_with(&[open(1), reset(1), large.clone(), large]),
             "bytes for sessions that have ended",
         ),
         (
             "late-frames-without-end",
-            hears(&[open(1), reset(1).repeat(30)]),
+            opens_with(&[open(1), reset(1).repeat(30)]),
             "frames for sessions that have ended",
         ),
-        ("opened-and-reset-at-once", hears(&rapid), "running"),
+        ("opened-and-reset-at-once", opens_with(&rapid), "running"),
     ]
 }
 
@@ -286,39 +286,55 @@ fn links() -> Vec<Row> {
 
 /// Headers that lie.
 fn headers() -> Vec<Row> {
-    let hears = |end: LinkEnd, is_greeted, wire: &[u8]| input(end, is_greeted, &[turn(1, None)], wire);
+    let opens_with = |end: LinkEnd, is_running, wire: &[u8]| input(end, is_running, &[turn(1, None)], wire);
     let header = |kind: u8, length: u32, session: u8| {
         let [_, a, b, c] = length.to_be_bytes();
         vec![kind, a, b, c, 0, 0, 0, session]
     };
     vec![
-        ("header-type-0", hears(Server, true, &header(0, 0, 0)), "a frame of unknown type 0x00"),
-        ("header-type-14", hears(Server, true, &header(14, 0, 1)), "a frame of unknown type 0x0e"),
-        ("header-data-of-nothing", hears(Server, true, &header(6, 0, 1)), "a frame `data` of 0 bytes"),
-        ("header-data-too-long", hears(Server, true, &header(6, 65_537, 1)), "a frame `data` of 65537 bytes"),
+        ("header-type-0", opens_with(Server, true, &header(0, 0, 0)), "a frame of unknown type 0x00"),
+        ("header-type-14", opens_with(Server, true, &header(14, 0, 1)), "a frame of unknown type 0x0e"),
+        ("header-data-of-nothing", opens_with(Server, true, &header(6, 0, 1)), "a frame `data` of 0 bytes"),
+        (
+            "header-data-too-long",
+            opens_with(Server, true, &header(6, 65_537, 1)),
+            "a frame `data` of 65537 bytes",
+        ),
         (
             "header-longest-hello",
-            hears(Opener, false, &header(1, 267_264, 0)),
+            opens_with(Opener, false, &header(1, 267_264, 0)),
             "awaiting offer, within a frame",
         ),
         (
             "header-hello-too-long",
-            hears(Opener, false, &header(1, 0xff_ffff, 0)),
+            opens_with(Opener, false, &header(1, 0xff_ffff, 0)),
             "`hello` of 16777215 bytes",
         ),
-        ("header-open-too-long", hears(Server, true, &header(3, 10_241, 1)), "a frame `open` of 10241 bytes"),
-        ("header-ping-too-short", hears(Server, true, &header(10, 7, 0)), "a frame `ping` of 7 bytes"),
-        ("header-ping-of-a-session", hears(Server, true, &header(10, 8, 5)), "a frame `ping` for session 5"),
-        ("header-end-of-no-session", hears(Server, true, &header(7, 0, 0)), "a frame `end` for session 0"),
+        (
+            "header-open-too-long",
+            opens_with(Server, true, &header(3, 10_241, 1)),
+            "a frame `open` of 10241 bytes",
+        ),
+        ("header-ping-too-short", opens_with(Server, true, &header(10, 7, 0)), "a frame `ping` of 7 bytes"),
+        (
+            "header-ping-of-a-session",
+            opens_with(Server, true, &header(10, 8, 5)),
+            "a frame `ping` for session 5",
+        ),
+        (
+            "header-end-of-no-session",
+            opens_with(Server, true, &header(7, 0, 0)),
+            "a frame `end` for session 0",
+        ),
         ("nothing", vec![], "awaiting offer"),
     ]
 }
 
-/// What the driver takes: who hears, in which turns, and the bytes.
-fn input(hears: LinkEnd, is_greeted: bool, turns: &[u8], wire: &[u8]) -> Vec<u8> {
-    let server = if hears == Server { SERVER_HEARS } else { 0 };
-    let greeted = if is_greeted { IS_GREETED } else { 0 };
-    [&[server | greeted, turns.len() as u8], turns, wire].concat()
+/// The driver's input: which end receives, in which turns, and the bytes.
+fn input(opens_with: LinkEnd, is_running: bool, turns: &[u8], wire: &[u8]) -> Vec<u8> {
+    let server = if opens_with == Server { SERVER_RECEIVES } else { 0 };
+    let flag = if is_running { HANDSHAKE_DONE } else { 0 };
+    [&[server | flag, turns.len() as u8], turns, wire].concat()
 }
 
 /// A turn: the size of a piece, as a power of two, and the frame sent behind it.

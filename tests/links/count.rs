@@ -1,5 +1,5 @@
 //! How much memory a piece of work takes, counted on its own thread.
-#![expect(unsafe_code, reason = "an allocator can not be written without; it only counts")]
+#![expect(unsafe_code, reason = "an allocator cannot be written without; it only counts")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

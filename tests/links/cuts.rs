@@ -1,8 +1,8 @@
-//! A whole conversation over one link, cut at every byte, by a clean end and by a reset.
+//! A complete exchange over one link, cut at every byte, by a clean end and by a reset.
 //!
-//! Four sessions at once, whose frames are mixed: two that are whole, one that is reset and one that never ends.
-//! What one end says is written down here frame by frame; a real link hears the first bytes of it, and each session
-//! has what came of it and no more, and ends cleanly only where its end had come.
+//! Four sessions at once, whose frames are mixed: two that are whole, one that is reset and one that never
+//! ends. What one end sends is listed here frame by frame; a real link receives a prefix of it, and each
+//! session gets exactly the bytes of that prefix, and ends cleanly only if its end is within it.
 
 use std::{
     collections::BTreeMap,
@@ -45,19 +45,19 @@ const UNENDED: u32 = 4;
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Close {
     Cleanly,
-    /// After the other end has had so many turns.
+    /// After the other end has had this many turns.
     Reset {
         pause: usize,
     },
 }
 
 #[tokio::test]
-async fn an_opener_that_ends_anywhere_is_heard_to_there() {
+async fn bytes_before_an_openers_end_are_received_at_every_cut() {
     cut_anywhere(LinkEnd::Server, |_| Close::Cleanly).await;
 }
 
 #[tokio::test]
-async fn a_server_that_ends_anywhere_is_heard_to_there() {
+async fn bytes_before_a_servers_end_are_received_at_every_cut() {
     cut_anywhere(LinkEnd::Opener, |_| Close::Cleanly).await;
 }
 
@@ -71,18 +71,18 @@ async fn a_server_that_resets_anywhere_ends_no_session_cleanly_that_it_had_not_e
     cut_anywhere(LinkEnd::Opener, |at| Close::Reset { pause: at % 16 }).await;
 }
 
-async fn cut_anywhere(hears: LinkEnd, close: impl Fn(usize) -> Close) {
-    let sent = says(hears.other());
+async fn cut_anywhere(reader: LinkEnd, close: impl Fn(usize) -> Close) {
+    let sent = frames_of(reader.other());
     for at in 0..=sent.len() {
         let close = close(at);
-        let received = timeout(PATIENCE, play(hears, &sent[..at], close)).await;
+        let received = timeout(PATIENCE, play(reader, &sent[..at], close)).await;
         let (sessions, loss) = received.unwrap_or_else(|_| panic!("a hang after {at} bytes"));
         let is_begun = !sessions.is_empty();
         assert!(loss != LinkLoss::Closed || !is_begun, "one never ends: {at}");
         for (number, meant) in passed(&sent[..at]) {
             let Some((fate, bytes)) = sessions.get(&number) else {
                 // A reset may overtake what was sent before it.
-                assert!(hears == LinkEnd::Server && close != Close::Cleanly, "session {number}, {at}");
+                assert!(reader == LinkEnd::Server && close != Close::Cleanly, "session {number}, {at}");
                 continue;
             };
             match close {
@@ -101,7 +101,7 @@ async fn cut_anywhere(hears: LinkEnd, close: impl Fn(usize) -> Close) {
 }
 
 /// What one end says, the frames of all sessions in turns.
-fn says(end: LinkEnd) -> Vec<u8> {
+fn frames_of(end: LinkEnd) -> Vec<u8> {
     let mut sent = Vec::new();
     for number in 1..=SESSIONS {
         match end {
@@ -165,25 +165,25 @@ fn passed(mut sent: &[u8]) -> BTreeMap<u32, Passed> {
 /// How each session ended on the link, and what its stream was given.
 type Sessions = BTreeMap<u32, (SessionFate, Vec<u8>)>;
 
-/// A link hears `bytes` in one write, and then no more.
-async fn play(hears: LinkEnd, bytes: &[u8], close: Close) -> (Sessions, LinkLoss) {
+/// A link receives `bytes` in one write, and then no more.
+async fn play(reader: LinkEnd, bytes: &[u8], close: Close) -> (Sessions, LinkLoss) {
     let (mut raw, stream) = connection().await;
     let peer = Peer { name: None, address: "peer".into(), instance: None };
     let parts = LinkParts {
         id: 1,
         stream: NetStream::Tcp(stream),
         peer,
-        end: hears,
+        end: reader,
         load: LinkLoad::new(256),
         numbers: Arc::new(AtomicU32::new(0)),
     };
     let (link, handle) = MultiplexedLink::new(parts);
     let mut sessions = JoinSet::new();
-    if hears == LinkEnd::Opener {
+    if reader == LinkEnd::Opener {
         opens(&handle, &mut sessions).await;
     }
     let speaking = async {
-        if hears == LinkEnd::Opener {
+        if reader == LinkEnd::Opener {
             // Nothing may be said of a session before it is opened.
             let mut opens = Vec::new();
             (1..=SESSIONS)

@@ -2,7 +2,7 @@
 //! conversation is cut at every byte, and bytes that nobody meant.
 //!
 //! What is random prints its `SEED=...`; the same in the environment repeats the run.
-#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod changes;
 mod corpus;

@@ -1,5 +1,5 @@
-//! Two ends of a link without sockets: each says whatever it may of many sessions, the bytes arrive in order and
-//! in pieces of any size, and every byte of a session says whose it is.
+//! Two ends of a link without sockets: each sends any frame that the state allows, for many sessions; bytes
+//! arrive in order and in random pieces, and every byte identifies its session.
 //!
 //! ```text
 //! opener ── bytes ──► server      a side speaks at any time, whatever has reached it so far;
@@ -18,7 +18,7 @@ use portcullis::{
     proto::{
         Refusal,
         multiplex::{
-            decoder::{FrameReader, HeardPiece},
+            decoder::{DecodedPiece, FrameReader},
             frame::{CutCause, DATA_BYTES_MAX, FrameHead, FrameType, LinkFrame, PING_BYTES},
             hello::{HelloAbout, InstanceId, OfferState, OpenerHello, ServerHello, ServiceOffer},
             open::OpenRequest,
@@ -46,7 +46,7 @@ fn sessions_share_a_link_and_never_a_byte() {
     let mut rng = Rng::with_seed(seed());
     let mut tally = Tally::default();
     for links in 0..LINKS_MAX {
-        World::new(&mut rng, &mut tally).run();
+        LinkModel::new(&mut rng, &mut tally).run();
         if links >= LINKS_MIN && tally.missing().is_empty() {
             break;
         }
@@ -77,18 +77,18 @@ struct Tally {
 }
 
 impl Tally {
-    /// The cells of the tables that are not empty, and were not come by. What a closed session hears is late, and
-    /// has no cell.
+    /// The cells of the tables that are not empty, and were not come by. What a closed session receives is
+    /// late, and has no cell.
     fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
-        for is_heard in [false, true] {
+        for is_received in [false, true] {
             for (end, kind) in ENDS.into_iter().flat_map(|end| FrameType::ALL.map(|kind| (end, kind))) {
                 let stages = SessionStage::ALL.into_iter().filter(|stage| *stage != SessionStage::Closed);
                 for stage in
                     stages.filter(|stage| kind.is_about_session() && stage.after(end, kind).is_some())
                 {
-                    if !self.of_sessions.contains(&(is_heard, stage, end, kind)) {
-                        missing.push(format!("{is_heard} {stage} {end:?} {kind}"));
+                    if !self.of_sessions.contains(&(is_received, stage, end, kind)) {
+                        missing.push(format!("{is_received} {stage} {end:?} {kind}"));
                     }
                 }
                 let may_be =
@@ -98,8 +98,8 @@ impl Tally {
                     continue;
                 }
                 for stage in LinkStage::ALL.into_iter().filter(|stage| stage.after(end, kind).is_some()) {
-                    if !self.of_links.contains(&(is_heard, stage, end, kind)) {
-                        missing.push(format!("{is_heard} {stage} {end:?} {kind}"));
+                    if !self.of_links.contains(&(is_received, stage, end, kind)) {
+                        missing.push(format!("{is_received} {stage} {end:?} {kind}"));
                     }
                 }
             }
@@ -113,7 +113,7 @@ impl Tally {
 struct Row {
     /// Bytes of it, by this end and to it.
     sent: u64,
-    heard: u64,
+    received: u64,
     /// Heard, and not taken by its receiver yet.
     held: usize,
 }
@@ -131,22 +131,22 @@ struct Side {
 
 /// What each end of a session has sent before it ended, and heard, as both know in the end.
 #[derive(Debug, Clone, Copy, Default)]
-struct Told {
+struct SessionTotals {
     ended: [Option<u64>; 2],
-    heard: [Option<u64>; 2],
+    received: [Option<u64>; 2],
     is_cut: bool,
 }
 
-struct World<'a> {
+struct LinkModel<'a> {
     rng: &'a mut Rng,
     tally: &'a mut Tally,
     sides: [Side; 2],
-    told: HashMap<u32, Told>,
+    totals: HashMap<u32, SessionTotals>,
     number: u32,
     sessions_max: usize,
 }
 
-impl<'a> World<'a> {
+impl<'a> LinkModel<'a> {
     fn new(rng: &'a mut Rng, tally: &'a mut Tally) -> Self {
         let sides = ENDS.map(|end| Side {
             end,
@@ -160,7 +160,7 @@ impl<'a> World<'a> {
         let sessions_max = rng.usize(1..40);
         // Numbers wrap.
         let number = if rng.bool() { 0 } else { u32::MAX - rng.u32(0..20) };
-        Self { rng, tally, sides, told: HashMap::new(), number, sessions_max }
+        Self { rng, tally, sides, totals: HashMap::new(), number, sessions_max }
     }
 
     /// Until as many sessions were opened as planned, the opener has said that it leaves, and all are over.
@@ -170,11 +170,11 @@ impl<'a> World<'a> {
             if self.rng.bool() {
                 self.deliver(at);
             } else {
-                self.speak(at);
+                self.act(at);
             }
-            if self.is_still() {
+            if self.is_drained() {
                 self.agree();
-                let is_over = self.told.len() >= self.sessions_max
+                let is_over = self.totals.len() >= self.sessions_max
                     && self.sides.iter().all(|side| side.table.is_empty())
                     && self.sides[0].stage == LinkStage::Leaving;
                 if is_over && self.rng.u8(0..8) == 0 {
@@ -185,7 +185,7 @@ impl<'a> World<'a> {
         panic!("{} sessions never came to an end", self.sessions_max);
     }
 
-    fn is_still(&self) -> bool {
+    fn is_drained(&self) -> bool {
         self.sides.iter().all(|side| side.inbox.is_empty() && !side.reader.is_within_frame())
     }
 
@@ -209,46 +209,46 @@ impl<'a> World<'a> {
 
     /// All sessions that nobody has cut have ended on both sides, and every byte has come.
     fn close(&mut self) {
-        for (number, told) in &self.told {
-            let is_whole = told.ended == told.heard && told.ended.iter().all(Option::is_some);
-            assert!(told.is_cut || is_whole, "session {number}: {told:?}");
+        for (number, totals) in &self.totals {
+            let is_whole = totals.ended == totals.received && totals.ended.iter().all(Option::is_some);
+            assert!(totals.is_cut || is_whole, "session {number}: {totals:?}");
         }
         let [one, other] = &self.sides;
         assert_eq!((one.unanswered.len(), other.unanswered.len()), (other.asked.len(), one.asked.len()));
-        self.tally.sessions += self.told.len();
+        self.tally.sessions += self.totals.len();
     }
 
     /// An end says something that it may say.
-    fn speak(&mut self, at: usize) {
+    fn act(&mut self, at: usize) {
         let side = &mut self.sides[at];
         if !matches!(side.stage, LinkStage::Running | LinkStage::Leaving) {
             if side.stage.after(side.end, FrameType::Hello).is_some() {
                 let hello = if at == 0 { grant() } else { offer() };
-                self.say(at, 0, hello);
+                self.send(at, 0, hello);
             }
             return;
         }
-        let may_open = self.told.len() < self.sessions_max && side.table.len() < OPEN_MAX;
+        let may_open = self.totals.len() < self.sessions_max && side.table.len() < OPEN_MAX;
         match self.rng.u8(0..40) {
             0..4 if at == 0 && may_open && side.stage == LinkStage::Running => return self.open(),
             4 => return self.ask(at),
             5 => {
                 if let Some(token) = side.asked.pop_front() {
-                    self.say(at, 0, LinkFrame::Pong(token));
+                    self.send(at, 0, LinkFrame::Pong(token));
                 }
                 return;
             }
             // Before its time, a link that leaves has no more sessions to open.
-            6 if at == 1 || self.told.len() >= self.sessions_max => {
+            6 if at == 1 || self.totals.len() >= self.sessions_max => {
                 let leaves = if self.rng.bool() { LinkFrame::Drain } else { LinkFrame::Retire };
-                return self.say(at, 0, leaves);
+                return self.send(at, 0, leaves);
             }
-            7 if at == 1 => return self.say(at, 0, services()),
+            7 if at == 1 => return self.send(at, 0, services()),
             _ => {}
         }
         let numbers = side.table.numbers();
         if let Some(number) = self.rng.choice(numbers) {
-            self.speak_of(at, number);
+            self.act_on_session(at, number);
         }
     }
 
@@ -258,18 +258,18 @@ impl<'a> World<'a> {
             number => number,
         };
         let number = self.number;
-        self.told.insert(number, Told::default());
+        self.totals.insert(number, SessionTotals::default());
         self.sides[0].table.open(number, Row::default()).unwrap();
-        self.say(0, number, LinkFrame::Open(request(number).into()));
+        self.send(0, number, LinkFrame::Open(request(number).into()));
     }
 
     fn ask(&mut self, at: usize) {
         let token = self.rng.u64(..).to_be_bytes();
         self.sides[at].unanswered.push_back(token);
-        self.say(at, 0, LinkFrame::Ping(token));
+        self.send(at, 0, LinkFrame::Ping(token));
     }
 
-    fn speak_of(&mut self, at: usize, number: u32) {
+    fn act_on_session(&mut self, at: usize, number: u32) {
         let is_crowded = self.sides[1 - at].inbox.len() > QUEUE_MAX;
         let side = &mut self.sides[at];
         let entry = side.table.entry(number).unwrap();
@@ -290,17 +290,17 @@ impl<'a> World<'a> {
         }
         match self.rng.choice(bag) {
             None => {}
-            Some(FrameType::Opened) => self.say(at, number, LinkFrame::Opened),
+            Some(FrameType::Opened) => self.send(at, number, LinkFrame::Opened),
             Some(FrameType::End) => {
-                let told = self.told.entry(number).or_default();
-                if told.ended == [None, None] {
+                let totals = self.totals.entry(number).or_default();
+                if totals.ended == [None, None] {
                     self.tally.first_ends[at] += 1;
                 }
-                told.ended[at] = Some(side.table.entry(number).unwrap().row.sent);
-                self.say(at, number, LinkFrame::End);
+                totals.ended[at] = Some(side.table.entry(number).unwrap().row.sent);
+                self.send(at, number, LinkFrame::End);
             }
-            Some(FrameType::Refused) => self.say(at, number, LinkFrame::Refused(Refusal::BackendRefused)),
-            Some(FrameType::Reset) => self.say(at, number, LinkFrame::Reset(CutCause::Client)),
+            Some(FrameType::Refused) => self.send(at, number, LinkFrame::Refused(Refusal::BackendRefused)),
+            Some(FrameType::Reset) => self.send(at, number, LinkFrame::Reset(CutCause::Client)),
             Some(FrameType::Credit) => self.take(at, number, held),
             Some(_) => self.send_data(at, number, left),
         }
@@ -314,7 +314,7 @@ impl<'a> World<'a> {
         if let Some(credit) = entry.channel.receive.take(count, entry.row.held, tokio::time::Instant::now) {
             self.tally.grown += usize::from(credit as usize > count + 64 * 1024);
             assert!(entry.channel.receive.open() + entry.row.held <= WINDOW_BYTES_MAX);
-            self.say(at, number, LinkFrame::Credit(credit));
+            self.send(at, number, LinkFrame::Credit(credit));
         }
     }
 
@@ -336,7 +336,7 @@ impl<'a> World<'a> {
         inbox.extend((from..from + length as u64).map(|offset| byte(number, side_end, offset)));
     }
 
-    fn say(&mut self, at: usize, number: u32, frame: LinkFrame) {
+    fn send(&mut self, at: usize, number: u32, frame: LinkFrame) {
         self.note_sent(at, number, frame.kind());
         let mut bytes = Vec::new();
         frame.push(&mut bytes, number);
@@ -361,7 +361,7 @@ impl<'a> World<'a> {
         if stage == SessionStage::Closed {
             self.sides[at].table.close(number).unwrap();
             if kind != FrameType::End {
-                self.told.entry(number).or_default().is_cut = true;
+                self.totals.entry(number).or_default().is_cut = true;
             }
         }
     }
@@ -381,16 +381,16 @@ impl<'a> World<'a> {
         loop {
             match self.sides[at].reader.decode(&mut rest).unwrap() {
                 None => break,
-                Some(HeardPiece::Data { session, bytes }) => {
+                Some(DecodedPiece::Data { session, bytes }) => {
                     let bytes = bytes.to_vec();
                     self.receive_data(at, session, &bytes);
                 }
-                Some(HeardPiece::Frame { session, frame }) => self.hear(at, session, frame),
+                Some(DecodedPiece::Frame { session, frame }) => self.receive(at, session, frame),
             }
         }
     }
 
-    fn note_heard(&mut self, at: usize, kind: FrameType) {
+    fn note_received(&mut self, at: usize, kind: FrameType) {
         let side = &mut self.sides[at];
         let from = side.end.other();
         self.tally.of_links.insert((true, side.stage, from, kind));
@@ -398,7 +398,7 @@ impl<'a> World<'a> {
     }
 
     fn receive_data(&mut self, at: usize, number: u32, bytes: &[u8]) {
-        self.note_heard(at, FrameType::Data);
+        self.note_received(at, FrameType::Data);
         let side = &mut self.sides[at];
         let from = side.end.other();
         let before = side.table.entry(number).map(|entry| entry.channel.stage());
@@ -407,16 +407,20 @@ impl<'a> World<'a> {
             return;
         };
         self.tally.of_sessions.insert((true, before.unwrap(), from, FrameType::Data));
-        for (offset, heard) in (entry.row.heard..).zip(bytes) {
-            assert_eq!(*heard, byte(number, from, offset), "byte {offset} of session {number} by {from:?}");
+        for (offset, received) in (entry.row.received..).zip(bytes) {
+            assert_eq!(
+                *received,
+                byte(number, from, offset),
+                "byte {offset} of session {number} by {from:?}"
+            );
         }
-        entry.row.heard += bytes.len() as u64;
+        entry.row.received += bytes.len() as u64;
         entry.row.held += bytes.len();
     }
 
-    fn hear(&mut self, at: usize, number: u32, frame: LinkFrame) {
+    fn receive(&mut self, at: usize, number: u32, frame: LinkFrame) {
         let kind = frame.kind();
-        self.note_heard(at, kind);
+        self.note_received(at, kind);
         let side = &mut self.sides[at];
         let from = side.end.other();
         match frame {
@@ -444,9 +448,9 @@ impl<'a> World<'a> {
             return;
         }
         let entry = side.table.receive(number, kind).unwrap().unwrap();
-        let (after, heard) = (entry.channel.stage(), entry.row.heard);
+        let (after, received) = (entry.channel.stage(), entry.row.received);
         if kind == FrameType::End {
-            self.told.entry(number).or_default().heard[1 - at] = Some(heard);
+            self.totals.entry(number).or_default().received[1 - at] = Some(received);
         }
         self.note_stage(at, number, kind, after);
     }

@@ -2,7 +2,7 @@
 //! random for `PORTCULLIS_FUZZ_SECONDS` (2).
 
 use portcullis::proto::multiplex::{
-    decoder::{FrameReader, HeardPiece},
+    decoder::{DecodedPiece, FrameReader},
     frame::{DATA_BYTES_MAX, FrameHead, FrameType, HEADER_BYTES},
     hello, open,
     state::LinkEnd,
@@ -10,7 +10,7 @@ use portcullis::proto::multiplex::{
 
 use crate::{
     changes,
-    corpus::{Conversation, conversations, told},
+    corpus::{Conversation, conversations, describe},
     count::peak_of,
     driver::drive,
 };
@@ -25,9 +25,9 @@ fn the_corpus_holds_the_conversations_made_here() {
 #[test]
 fn each_conversation_comes_to_what_it_should() {
     for conversation in conversations() {
-        let told = told(&drive(&conversation.input));
+        let describe = describe(&drive(&conversation.input));
         let Conversation { name, comes_to, .. } = conversation;
-        assert!(told.ends_with(comes_to), "{name}: {told}");
+        assert!(describe.ends_with(comes_to), "{name}: {describe}");
     }
 }
 
@@ -54,7 +54,7 @@ fn a_length_alone_costs_no_memory() {
                 assert_eq!(reader.decode(&mut &header[..]), Ok(None));
                 for _ in 0..given {
                     let received = reader.decode(&mut &b"x"[..]);
-                    let is_data = matches!(received, Ok(Some(HeardPiece::Data { bytes: b"x", .. })));
+                    let is_data = matches!(received, Ok(Some(DecodedPiece::Data { bytes: b"x", .. })));
                     assert!(received == Ok(None) || kind == FrameType::Data && is_data, "{received:?}");
                 }
                 assert_eq!(reader.missing(), length - given);

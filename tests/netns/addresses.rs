@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::{
     Server, Wire, can_run, client_at, ip,
-    process::{Place, SOON},
+    process::{SOON, TestFolder},
     run,
 };
 
@@ -13,7 +13,7 @@ fn an_address_that_comes_late_is_listened_on_without_a_restart() {
     if !can_run("an_address_that_comes_late_is_listened_on_without_a_restart") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     let tls = crate::TLS[0];
     let profile = |bind: &str| {
         format!(
@@ -28,7 +28,7 @@ fn an_address_that_comes_late_is_listened_on_without_a_restart() {
     let refused = { refused }.output().expect("it ends");
     let reported = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{reported}");
-    assert!(reported.contains("192.0.2.7:") && reported.contains("write `bind: wait`"), "{reported}");
+    assert!(reported.contains("192.0.2.7:") && reported.contains("add `bind: wait`"), "{reported}");
 
     place.write("late.yaml", &profile("wait"));
     let gateway = place.start_as("late", &host, &["--no-ui", "--profile", "late.yaml"]);
@@ -63,7 +63,7 @@ fn a_service_whose_port_waits_for_its_address_is_down_and_not_ready() {
     if !can_run("a_service_whose_port_waits_for_its_address_is_down_and_not_ready") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     place.write(
         "late.yaml",
         "mode: direct\ndmz:\n  services:\n    late: { accept: { address: 'tcp://192.0.2.7:8000', bind: wait }, \
@@ -95,7 +95,7 @@ fn an_address_of_one_network_alone_is_listened_on_and_dialled() {
     if !can_run("an_address_of_one_network_alone_is_listened_on_and_dialled") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     for (host, device, address) in
         [(&wire.outside, "wire0", "fe80::1:1/64"), (&wire.inside, "wire1", "fe80::1:2/64")]
     {
@@ -132,11 +132,11 @@ const ECHO: &str = "import socketserver\nclass Echo(socketserver.BaseRequestHand
                     socketserver.ThreadingTCPServer(('192.0.2.2', 9000), Echo).serve_forever()";
 
 #[test]
-fn local_ports_that_are_used_up_are_a_limit_and_told_by_their_name() {
-    if !can_run("local_ports_that_are_used_up_are_a_limit_and_told_by_their_name") {
+fn exhausted_local_ports_are_reported_as_such() {
+    if !can_run("exhausted_local_ports_are_reported_as_such") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     let range = "echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range";
     run(&wire.outside, &["sh", "-c", range]);
     let backend = ["netns", "exec", &wire.inside, "python3", "-c", ECHO];
@@ -157,11 +157,11 @@ fn local_ports_that_are_used_up_are_a_limit_and_told_by_their_name() {
     let reason = "no local port is left for it (net.ipv4.ip_local_port_range)";
     let ended = status["ended"].as_array().expect("rows");
     let refused: Vec<_> = ended.iter().filter(|row| row["end"] != "--").collect();
-    let is_told = |row: &&serde_json::Value| {
+    let is_reported = |row: &&serde_json::Value| {
         row["end"].as_str().is_some_and(|end| end.starts_with('L'))
             && row["reason"].to_string().contains(reason)
     };
-    assert!(refused.len() == 8 && refused.iter().all(is_told), "{refused:#?}");
+    assert!(refused.len() == 8 && refused.iter().all(is_reported), "{refused:#?}");
     let notices = status["notices"].as_array().expect("rows");
     let reported = notices.iter().filter(|notice| notice["text"].to_string().contains(reason)).count();
     assert_eq!(reported, 1, "{notices:#?}");

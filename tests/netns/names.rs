@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Server, Wire, can_run, client_at, ip,
-    process::{Gateway, Place, SOON},
+    process::{Gateway, SOON, TestFolder},
     run,
 };
 
@@ -32,7 +32,7 @@ impl Resolver {
 
 impl Drop for Resolver {
     fn drop(&mut self) {
-        // What is left of it harms nobody: the host is gone.
+        // Leftovers do no harm, since the namespace is deleted.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -48,7 +48,7 @@ fn into_nothing(wire: &Wire) {
 }
 
 /// A backend on the outer host that greets whoever comes, with the word given.
-fn greeter(wire: &Wire, at: &str, port: u16, word: &str) -> Server {
+fn word_server(wire: &Wire, at: &str, port: u16, word: &str) -> Server {
     let script = format!(
         "import socket\nfamily = socket.AF_INET6 if ':' in '{at}' else socket.AF_INET\n\
          info = socket.getaddrinfo('{at}', {port}, family, socket.SOCK_STREAM)[0]\n\
@@ -64,15 +64,15 @@ fn greeter(wire: &Wire, at: &str, port: u16, word: &str) -> Server {
     server
 }
 
-fn start<'a>(place: &'a Place, wire: &Wire, profile: &str) -> Gateway<'a> {
+fn start<'a>(place: &'a TestFolder, wire: &Wire, profile: &str) -> Gateway<'a> {
     place.write("names.yaml", profile);
     place.start_as("names", &["ip", "netns", "exec", &wire.outside], &["--no-ui", "--profile", "names.yaml"])
 }
 
-const GREETED: &str = "print(s.recv(100).decode(), time.time() - began)";
+const FIRST_WORD_AND_TIME: &str = "print(s.recv(100).decode(), time.time() - began)";
 
-/// What a client was told, and the seconds that it took.
-fn greeted(reported: &str) -> (String, f64) {
+/// What a client received, and the seconds that it took.
+fn first_word(reported: &str) -> (String, f64) {
     let (word, seconds) = reported.trim().split_once(' ').unwrap_or_else(|| panic!("{reported}"));
     (word.to_owned(), seconds.parse().expect("seconds"))
 }
@@ -82,16 +82,16 @@ fn a_name_whose_first_address_is_silent_is_reached_by_the_next() {
     if !can_run("a_name_whose_first_address_is_silent_is_reached_by_the_next") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let _resolver = Resolver::dead(&wire.outside, "2001:db8::2 db\n203.0.113.9 db\n192.0.2.1 db\n");
-    let _backend = greeter(&wire, "192.0.2.1", 9000, "hello");
+    let _backend = word_server(&wire, "192.0.2.1", 9000, "hello");
     let _gateway = start(
         &place,
         &wire,
         "mode: direct\ndmz:\n  services:\n    db: { accept: [\"tcp://192.0.2.1:8000\"], connect: \"tcp://db:9000\" }\n",
     );
-    let (word, seconds) = greeted(&client_at(&wire, 8000, GREETED));
+    let (word, seconds) = first_word(&client_at(&wire, 8000, FIRST_WORD_AND_TIME));
     assert_eq!(word, "hello");
     assert!(seconds < 3.0, "{seconds}");
 }
@@ -118,7 +118,7 @@ fn a_proxy_whose_first_address_is_silent_is_reached_by_the_next() {
     if !can_run("a_proxy_whose_first_address_is_silent_is_reached_by_the_next") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     // The outer host forwards nothing, so what is sent there vanishes.
     ip(&["-n", &wire.inside, "route", "add", "203.0.113.0/24", "via", "192.0.2.1"]);
     let _resolver = Resolver::dead(&wire.inside, "203.0.113.9 proxy\n192.0.2.1 proxy\n");
@@ -141,10 +141,10 @@ fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
     if !can_run("a_zone_that_does_not_answer_holds_up_no_other_backend") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let _resolver = Resolver::dead(&wire.outside, "192.0.2.1 db\n127.0.0.1 localhost\n");
-    let _backend = greeter(&wire, "192.0.2.1", 9000, "hello");
+    let _backend = word_server(&wire, "192.0.2.1", 9000, "hello");
     let mut services = String::new();
     for number in 0..700 {
         services += &format!(
@@ -166,11 +166,11 @@ fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
         "late = [socket.create_connection(('192.0.2.1', 10000 + n)) for n in range(700)]\n\
          same = [socket.create_connection(('192.0.2.1', 10000)) for n in range(700)]\n\
          time.sleep(1); began = time.time()\n\
-         for port in (8000, 8001):\n    s = socket.create_connection(('192.0.2.1', port)); s.settimeout(60)\n    {GREETED}"
+         for port in (8000, 8001):\n    s = socket.create_connection(('192.0.2.1', port)); s.settimeout(60)\n    {FIRST_WORD_AND_TIME}"
     );
     let reported = client_at(&wire, 8001, &script);
     for line in reported.lines() {
-        let (word, seconds) = greeted(line);
+        let (word, seconds) = first_word(line);
         assert_eq!(word, "hello", "{reported}");
         assert!(seconds < 2.0, "{reported}");
     }
@@ -182,7 +182,7 @@ fn a_reload_whose_names_are_not_answered_leaves_the_gateway_free() {
     if !can_run("a_reload_whose_names_are_not_answered_leaves_the_gateway_free") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let _resolver = Resolver::dead(&wire.outside, "127.0.0.1 localhost\n");
     let profile = |accept: &str| {
@@ -217,7 +217,7 @@ fn a_name_listens_at_every_address_it_has_and_status_lists_them() {
     if !can_run("a_name_listens_at_every_address_it_has_and_status_lists_them") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let _resolver = Resolver::dead(&wire.outside, "192.0.2.1 both\n2001:db8::1 both\n192.0.2.1 both\n");
     let gateway = start(
@@ -263,7 +263,7 @@ fn a_locked_half_asks_its_name_server_and_sorts_what_it_answers() {
     if !can_run("a_locked_half_asks_its_name_server_and_sorts_what_it_answers") {
         return;
     }
-    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
     into_nothing(&wire);
     let resolver = Resolver::dead(&wire.inside, "127.0.0.1 localhost\n");
     fs::write(resolver.0.join("resolv.conf"), "nameserver 192.0.2.1\n").expect("resolv.conf");
@@ -272,9 +272,9 @@ fn a_locked_half_asks_its_name_server_and_sorts_what_it_answers() {
     crate::process::until("the name server is there", SOON, || {
         run(&wire.outside, &["ss", "-Hlnu"]).contains("192.0.2.1:53 ").then_some(())
     });
-    let _backend = greeter(&wire, "192.0.2.1", 9000, "hello");
+    let _backend = word_server(&wire, "192.0.2.1", 9000, "hello");
     let [_dmz, internal] = crate::start(&place, &wire, "reverse", "tcp://db.example.test:9000");
     assert!(internal.status()["confined"]["internal"].is_object(), "{}", internal.log());
-    let (word, _) = greeted(&client_at(&wire, 8000, GREETED));
+    let (word, _) = first_word(&client_at(&wire, 8000, FIRST_WORD_AND_TIME));
     assert_eq!(word, "hello", "{}", internal.log());
 }

@@ -117,7 +117,7 @@ fn a_release_is_linked_smaller_where_such_a_program_runs() {
 }
 
 #[test]
-fn the_version_says_what_was_built() {
+fn the_version_names_the_built_commit() {
     let program = || Command::new(env!("CARGO_BIN_EXE_portcullis"));
     let long = succeed(program().arg("--version"));
     let lines: Vec<_> = long.lines().collect();

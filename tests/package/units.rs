@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
-use crate::{installed, root, said, succeed};
+use crate::{installed, output_of, root, succeed};
 
 /// `systemd-analyze security` in tenths; its own scale goes from 0 to 10.
 const EXPOSURE_TENTHS_MAX: u8 = 15;
@@ -29,8 +29,8 @@ fn the_units_hold_no_mistake() {
     let (_folder, files) = instance();
     let output = Command::new(systemd_analyze).args(["verify", "--man=no"]).args(&files).output();
     let output = output.expect("it runs");
-    let said = said(&output);
-    assert!(output.status.success() && output.stderr.is_empty(), "{said}");
+    let output_text = output_of(&output);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output_text}");
 }
 
 #[test]
@@ -56,8 +56,8 @@ fn the_service_runs_the_profile_that_it_waits_for() {
     let arguments: Vec<_> = line.split(' ').skip(1).collect();
     let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     let output = program.args(arguments).output().expect("it runs");
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("edge"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
+    assert!(output_of(&output).contains("edge"), "{}", output_of(&output));
     // Whoever starts it and whoever reloads it mean the same socket.
     let reload = format!(
         "/usr/bin/portcullis reload {}",

@@ -1,4 +1,4 @@
-//! A screen over time as a terminal would be told to draw it: asciicast, version 2, as `asciinema play` reads it.
+//! A screen over time, as the bytes for a terminal: asciicast, version 2, as `asciinema play` reads it.
 
 use std::{
     cell::RefCell,
@@ -43,7 +43,7 @@ impl Cast {
         Self { sent, terminal, text: format!("{header}\n") }
     }
 
-    /// What has changed on the screen so many seconds after the beginning.
+    /// What has changed on the screen this many seconds after the beginning.
     pub fn draw(&mut self, at: f64, app: &App) {
         self.terminal.draw(|frame| view::draw(frame, app)).unwrap();
         let sent = String::from_utf8(mem::take(&mut *self.sent.0.borrow_mut())).unwrap();

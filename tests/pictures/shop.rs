@@ -16,7 +16,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::process::{Gateway, Place};
+use crate::process::{Gateway, TestFolder};
 
 /// A name, and how many bytes come back for each that is sent, in tenths.
 pub const SERVICES: [(&str, usize); 3] = [("orders", 40), ("chat", 10), ("files", 1)];
@@ -39,7 +39,7 @@ const KEPT_PICTURES: usize = 16;
 
 /// Writes the end of a recording of two minutes to `file`.
 pub fn record(file: &Path) {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     place.write("edge.yaml", &outer());
     let args = ["--no-ui", "--profile", "edge.yaml", "--record", "all.jsonl"];
     let edge = place.start_as("edge", &[], &args);
@@ -108,7 +108,7 @@ fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// A backend that answers so many tenths of what it is sent; it ends with the test.
+/// A backend that answers this many tenths of what it receives; it ends with the test.
 pub fn backend(tenths: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

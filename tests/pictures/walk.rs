@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    process::{Gateway, Place},
+    process::{Gateway, TestFolder},
     shop::{CLIENTS, SERVICES, backend, keep_end, work},
 };
 
@@ -24,7 +24,7 @@ const KEPT_PICTURES: usize = 20;
 
 /// Writes the end of a recording of the DMZ gateway to `file`.
 pub fn record(file: &Path) {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let ports = free_ports::<5>();
     place.write("edge.yaml", &outer(&ports));
     place.write("inside.yaml", &inner(&ports));
@@ -54,13 +54,13 @@ pub fn record(file: &Path) {
     drop((edge, inside));
     clients.into_iter().for_each(|client| client.join().unwrap());
     keep_end(&place.path("walk.jsonl"), file, KEPT_PICTURES);
-    // Where this test has put its files says nothing to who looks at it.
+    // The temporary paths are removed, since they mean nothing to a reader.
     let own = place.path("").display().to_string();
     let kept = fs::read_to_string(file).unwrap();
     fs::write(file, kept.replace(&format!("{own}run/"), "/run/portcullis/").replace(&own, "")).unwrap();
 }
 
-fn switch(place: &Place, half: &str, gateway: &Gateway<'_>) {
+fn switch(place: &TestFolder, half: &str, gateway: &Gateway<'_>) {
     let admin = format!("run/{half}.sock");
     let output = place.command(&["switch", &format!("{half}-reverse.yaml"), "--admin", &admin]).output();
     assert!(output.unwrap().status.success(), "{}", gateway.log());

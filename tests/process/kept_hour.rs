@@ -4,11 +4,11 @@ use std::{fs, time::SystemTime};
 
 use portcullis::telemetry::history::HistorySample;
 
-use crate::process::Place;
+use crate::process::TestFolder;
 
 /// Leaves what a DMZ half of this profile would have kept of an hour in which no link took a session for three
 /// minutes, and clients waited long in two.
-pub fn write(place: &Place, profile: &str) {
+pub fn write(place: &TestFolder, profile: &str) {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock that is set");
     let first = since.as_secs() / 60 * 60 - 600;
     let minutes = [(8, None), (0, None), (0, None), (0, None), (8, Some(2900.0)), (8, Some(1500.0))];

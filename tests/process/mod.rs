@@ -28,9 +28,9 @@ pub fn until<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Opt
 }
 
 /// A folder with profiles, certificates and a runtime folder.
-pub struct Place(TempDir);
+pub struct TestFolder(TempDir);
 
-impl Place {
+impl TestFolder {
     /// With certificates in `pki`, as `portcullis certs` makes them.
     pub fn with_certificates() -> Self {
         let place = Self(tempfile::tempdir().expect("a folder"));
@@ -100,7 +100,7 @@ impl Place {
 
 /// A running gateway; dropping it kills it.
 pub struct Gateway<'a> {
-    place: &'a Place,
+    place: &'a TestFolder,
     pub child: Child,
     socket: PathBuf,
     log: PathBuf,

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use serde_json::Value;
 
-use crate::process::{Gateway, Place};
+use crate::process::{Gateway, TestFolder};
 
 /// Two halves as processes of their own.
 pub struct Pair<'a> {
@@ -14,13 +14,13 @@ pub struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     /// A reverse pair over mutual TLS, with a service for each name and back-end.
-    pub fn reverse(place: &'a Place, services: &[(&str, &str)]) -> Self {
+    pub fn reverse(place: &'a TestFolder, services: &[(&str, &str)]) -> Self {
         let names: Vec<&str> = services.iter().map(|(name, _)| *name).collect();
         Self::of(place, &dmz_half("127.0.0.1:0", &names), |link| internal_half(link, services))
     }
 
     /// The DMZ half of this profile, and the internal half that dials where it listens.
-    pub fn of(place: &'a Place, dmz: &str, internal: impl FnOnce(&str) -> String) -> Self {
+    pub fn of(place: &'a TestFolder, dmz: &str, internal: impl FnOnce(&str) -> String) -> Self {
         place.write("dmz.yaml", dmz);
         let dmz = place.start("dmz");
         let link = format!("127.0.0.1:{}", dmz.link_port());
@@ -32,7 +32,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-impl Place {
+impl TestFolder {
     /// Runs the gateway of the profile `NAME.yaml` and waits until it answers.
     pub fn start(&self, name: &str) -> Gateway<'_> {
         let profile = format!("{name}.yaml");

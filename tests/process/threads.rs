@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// The names of a process' threads, each of which is under filters and can not get more rights.
+/// The names of a process' threads, each of which is under filters and cannot get more rights.
 #[track_caller]
 pub fn locked_threads(process: u32) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");

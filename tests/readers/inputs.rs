@@ -257,7 +257,7 @@ fn long(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub fn admin() -> Rows {
-    let sent = |texts: &[&[u8]]| texts.iter().flat_map(|text| asked(text)).collect::<Vec<_>>();
+    let sent = |texts: &[&[u8]]| texts.iter().flat_map(|text| length_prefixed(text)).collect::<Vec<_>>();
     let long = |count: usize| format!("{{\"kill\":{{\"session\":\"{}\"}}}}", "x".repeat(count));
     const END: &str = "it closed without an answer";
     vec![
@@ -295,7 +295,7 @@ pub fn admin() -> Rows {
 }
 
 /// A request behind its length.
-fn asked(text: &[u8]) -> Vec<u8> {
+fn length_prefixed(text: &[u8]) -> Vec<u8> {
     [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text].concat()
 }
 
@@ -311,7 +311,7 @@ pub const PEM: [(&str, &str); 19] = [
     ("name-excluded", "exclude"),
     ("issuer-missing", "is issued by `CN=middle`"),
     ("encrypted-key", "it is encrypted"),
-    ("ed448", "it can not be used"),
+    ("ed448", "it cannot be used"),
     ("other-key", "it is not the key of the certificate"),
     ("no-key", "it holds no private key"),
     ("no-certificate", "it holds no certificate"),

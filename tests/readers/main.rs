@@ -2,7 +2,7 @@
 //! of them do for `PORTCULLIS_FUZZ_SECONDS` (2), of which each reader has an eighth.
 //!
 //! What is random prints its `SEED=...`; the same in the environment repeats the run.
-#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "../links/changes.rs"]
 mod changes;
@@ -39,17 +39,17 @@ fn a_header_of_a_proxy_is_read_or_refused() {
 }
 
 #[test]
-fn the_far_side_of_a_socks_link_is_heard_or_refused() {
+fn bytes_of_a_socks_peer_are_parsed_or_refused() {
     check("socks", inputs::socks(), readers::socks);
 }
 
 #[test]
-fn a_request_passes_or_is_spoilt() {
+fn a_request_passes_or_is_overwritten() {
     check("request", inputs::request(), readers::request);
 }
 
 #[test]
-fn an_answer_is_read_whole_or_its_fault_is_told() {
+fn an_answer_is_read_completely_or_its_fault_is_reported() {
     check("answer", inputs::answer(), readers::answer);
 }
 
@@ -65,7 +65,7 @@ fn the_frames_of_a_client_are_read_as_another_reader_does() {
 
 /// The samples and the bad ones are its corpus, beside what a fuzzer has found.
 #[test]
-fn a_profile_loads_or_says_why_not() {
+fn a_profile_loads_or_reports_why_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("text.yaml");
     let inputs = [changes::files("profiles"), changes::files("tests/profiles/bad")].concat();
@@ -73,13 +73,13 @@ fn a_profile_loads_or_says_why_not() {
 }
 
 #[test]
-fn what_is_asked_of_a_gateway_is_read_or_told() {
+fn an_admin_request_is_parsed_or_its_fault_is_reported() {
     check("admin", inputs::admin(), readers::admin);
 }
 
 /// Made by openssl once, since each key is another.
 #[test]
-fn a_file_of_certificates_and_keys_loads_or_says_why_not() {
+fn a_pem_file_loads_or_reports_why_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("text.pem");
     for (name, comes_to) in inputs::PEM {

@@ -1,6 +1,6 @@
 //! Pictures for docs/operate.md of what no recording shows: a fleet, and the list of profiles.
 //!
-//! `PORTCULLIS_BLESS=1` draws `assets/*.svg` anew, as it does the golden files.
+//! `PORTCULLIS_BLESS=1` draws `assets/*.svg` again, as it does the golden files.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -27,7 +27,7 @@ fn of_profiles() -> App {
 }
 
 #[test]
-fn the_pictures_of_the_docs_are_what_the_screen_shows() {
+fn the_images_of_the_docs_match_the_screen() {
     let mut wrong = vec![];
     for (name, app, width) in [
         ("fleet", of_fleet("1"), 120),

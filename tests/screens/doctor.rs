@@ -52,7 +52,7 @@ fn the_screen_tells_what_the_command_finds_with_figure_reason_and_advice() {
 }
 
 #[test]
-fn what_is_mended_is_not_found_in_the_next_picture() {
+fn a_repaired_cause_is_no_finding_in_the_next_snapshot() {
     let ill = Snapshot { certificates: vec![certificate(3)], ..pictures::healthy() };
     let mut app = app(ill);
     press(&mut app, "0j\n");
@@ -120,7 +120,7 @@ fn hour_with_links_away(requested: HistoryRequest) -> CommandAnswer {
 }
 
 #[test]
-fn what_was_wrong_within_the_last_hour_is_told_with_what_is_wrong_now() {
+fn problems_of_the_last_hour_are_listed_with_those_of_now() {
     let mut app = app(pictures::healthy());
     assert_eq!(app.history_requests(), [], "the overview needs none");
     press(&mut app, "0");

@@ -16,7 +16,7 @@ use portcullis::{
         },
     },
     tui::{
-        app::{App, Reaction, StatusMessage},
+        app::{App, StatusMessage, UpdateResult},
         source::Attachment,
         style::ScreenStyle,
     },
@@ -101,7 +101,7 @@ fn service(gateway: &str, half: Half, sessions_open: u64) -> ServiceRow {
     }
 }
 
-/// Two edges and an inside that are linked, one edge that can not be reached, and one that is called.
+/// Two edges and an inside that are linked, one edge that cannot be reached, and one that is called.
 pub fn fleet() -> Snapshot {
     use GatewayReach::{Calling, Reached, Unreachable};
     let alert = |name: &str, kind, object: &str, text: &str| Alert {
@@ -112,7 +112,7 @@ pub fn fleet() -> Snapshot {
         since: "2026-01-31T13:57:00.000Z".into(),
         text: text.into(),
     };
-    let denied = "gateway edge-3 can not be reached: ops@10.0.0.9: Permission denied (publickey).";
+    let denied = "gateway edge-3 cannot be reached: ops@10.0.0.9: Permission denied (publickey).";
     Snapshot {
         roles: vec![Half::Dmz, Half::Internal],
         phase: GatewayPhase::Running,
@@ -257,19 +257,19 @@ fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
     press(&mut app, "4jd");
     assert!(text(&app).contains("edge-1: Drain orders? No new sessions; 7 open ones"), "{}", text(&app));
     let drain = Command::Drain { service: Some("orders".into()) };
-    assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![("edge-1".into(), drain)]));
+    assert_eq!(press(&mut app, "y"), UpdateResult::AskGateways(vec![("edge-1".into(), drain)]));
 
     press(&mut app, "8gjjj");
-    let reload = |name: &str| Reaction::AskGateways(vec![(name.into(), Command::Reload)]);
+    let reload = |name: &str| UpdateResult::AskGateways(vec![(name.into(), Command::Reload)]);
     assert_eq!(press(&mut app, "r"), reload("edge-1"));
     press(&mut app, ":stop\n");
     assert!(text(&app).contains("edge-1: Stop the gateway? 2 open sessions"), "{}", text(&app));
-    assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![("edge-1".into(), Command::Stop)]));
+    assert_eq!(press(&mut app, "y"), UpdateResult::AskGateways(vec![("edge-1".into(), Command::Stop)]));
 
     press(&mut app, ":kill 00a2\n");
     assert!(text(&app).contains("edge-2: Close session 00a2"), "{}", text(&app));
     let kill = |id: &str| Command::Kill { session: id.into() };
-    assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![("edge-2".into(), kill("00a2"))]));
+    assert_eq!(press(&mut app, "y"), UpdateResult::AskGateways(vec![("edge-2".into(), kill("00a2"))]));
 
     // Of two rows with one id that are no one session it is the chosen one.
     for (name, filter) in [("inside-1", "/id:00a3 gateway:inside\n"), ("edge-1", "/id:00a3 gateway:edge\n")] {
@@ -279,7 +279,7 @@ fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
         press(&mut app, filter);
         press(&mut app, "jx");
         assert!(text(&app).contains(&format!("{name}: Close session")), "{name}: {}", text(&app));
-        let Reaction::AskGateways(requested) = press(&mut app, "y") else { panic!("it asks nobody") };
+        let UpdateResult::AskGateways(requested) = press(&mut app, "y") else { panic!("it asks nobody") };
         assert_eq!(requested.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), [name]);
     }
 }
@@ -292,7 +292,7 @@ fn closing_all_that_pass_names_every_gateway_and_asks_each_for_its_own() {
         press(&mut app, keys);
         let shown = text(&app);
         assert!(shown.contains("edge-1, edge-2, inside-1: Close 5 sessions of"), "{keys}: {shown}");
-        let Reaction::AskGateways(mut requested) = press(&mut app, "y") else { panic!("it asks nobody") };
+        let UpdateResult::AskGateways(mut requested) = press(&mut app, "y") else { panic!("it asks nobody") };
         let mut listed = Vec::new();
         for (gateway, command) in &mut requested {
             let Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by })) = command else {
@@ -315,7 +315,7 @@ fn a_gateway_that_was_lost_is_dismissed_where_its_row_is() {
     let mut app = App::new(Arc::new(fleet), ScreenStyle::FULL);
     app.set_attachment(Attachment::Fleet(AdminAccess::Full));
     let dismissed = Command::Dismiss { peer: "inside".into() };
-    assert_eq!(press(&mut app, "2jx"), Reaction::AskGateways(vec![("edge-2".into(), dismissed)]));
+    assert_eq!(press(&mut app, "2jx"), UpdateResult::AskGateways(vec![("edge-2".into(), dismissed)]));
 }
 
 #[test]
@@ -323,13 +323,16 @@ fn what_no_row_says_the_gateway_of_is_asked_of_nobody() {
     for keys in ["1r", "1v", "3:stop\n", "4:drain orders\n", "6"] {
         let mut app = app();
         let reaction = press(&mut app, keys);
-        assert!(!matches!(reaction, Reaction::Ask(_) | Reaction::AskGateways(_)), "{keys}: {reaction:?}");
+        assert!(
+            !matches!(reaction, UpdateResult::Ask(_) | UpdateResult::AskGateways(_)),
+            "{keys}: {reaction:?}"
+        );
         let reported = app.status_message();
         assert!(
             matches!(reported, Some(StatusMessage::Refused(why)) if why.contains("no gateway is chosen")),
             "{keys}: {reported:?}"
         );
-        assert_eq!(press(&mut app, "y"), Reaction::Redraw, "{keys}: no question stands");
+        assert_eq!(press(&mut app, "y"), UpdateResult::Redraw, "{keys}: no question stands");
     }
 }
 
@@ -351,7 +354,7 @@ fn one_gateway_alone_can_be_looked_at_and_all_again() {
     // The next picture is narrowed too, and commands need no row.
     app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 63.0, ..fleet() }));
     assert_eq!(pools(&app), 1);
-    assert_eq!(press(&mut app, "r"), Reaction::AskGateways(vec![("edge-1".into(), Command::Reload)]));
+    assert_eq!(press(&mut app, "r"), UpdateResult::AskGateways(vec![("edge-1".into(), Command::Reload)]));
     press(&mut app, "o");
     assert_eq!((pools(&app), app.scope()), (4, None));
     press(&mut app, ":only nobody\n");
@@ -381,13 +384,13 @@ fn a_frozen_fleet_counts_only_what_has_changed() {
 fn profiles_are_those_of_the_chosen_gateway() {
     let mut app = app();
     press(&mut app, "8gjjj");
-    assert_eq!(press(&mut app, "p"), Reaction::AskGateways(vec![("edge-1".into(), Command::Profiles)]));
+    assert_eq!(press(&mut app, "p"), UpdateResult::AskGateways(vec![("edge-1".into(), Command::Profiles)]));
     app.take_answer_of("edge-2".into(), CommandAnswer::Profiles(Vec::new()));
     app.take_answer_of("edge-1".into(), CommandAnswer::Profiles(pictures::profiles()));
     app.take_answer_of("edge-2".into(), CommandAnswer::Profiles(Vec::new()));
     press(&mut app, "j");
     let plan = Command::Plan { profile: "reverse".into() };
-    assert_eq!(press(&mut app, "p"), Reaction::AskGateways(vec![("edge-1".into(), plan)]));
+    assert_eq!(press(&mut app, "p"), UpdateResult::AskGateways(vec![("edge-1".into(), plan)]));
     // Something else is asked of another gateway before the plan comes, and left.
     press(&mut app, ":kill 00a2\n");
     app.press(crossterm::event::KeyCode::Esc.into());
@@ -400,7 +403,7 @@ fn a_screen_that_may_only_look_asks_for_nothing() {
     let mut app = app();
     app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
     for keys in ["8jjjr", "3jx", "4jd", "3X"] {
-        assert_eq!(press(&mut app, keys), Reaction::Redraw, "{keys}");
+        assert_eq!(press(&mut app, keys), UpdateResult::Redraw, "{keys}");
     }
     assert!(text(&app).contains("READ-ONLY"));
 }

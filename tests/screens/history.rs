@@ -14,7 +14,7 @@ use portcullis::{
         snapshot::{GatewayReach, Snapshot},
     },
     tui::{
-        app::{App, Reaction},
+        app::{App, UpdateResult},
         source::Attachment,
         style::ScreenStyle,
     },
@@ -25,7 +25,7 @@ use crate::{app, check, fleet, pictures, press, report, styled};
 const NOW: u64 = 1_769_868_120;
 
 /// A working day: clients come and go, the links are lost once, and for ten minutes the gateway was off.
-fn told(requested: HistoryRequest) -> HistoryReport {
+fn sample_report(requested: HistoryRequest) -> HistoryReport {
     let step = requested.step_seconds;
     let first = (NOW - step * requested.steps) / step * step;
     let samples =
@@ -63,7 +63,7 @@ pub fn answer(app: &mut App, of: impl Fn(Option<&str>, HistoryRequest) -> Comman
 }
 
 pub fn report_of(_: Option<&str>, requested: HistoryRequest) -> CommandAnswer {
-    CommandAnswer::History(Box::new(told(requested)))
+    CommandAnswer::History(Box::new(sample_report(requested)))
 }
 
 fn text(app: &App, (width, height): (u16, u16)) -> String {
@@ -145,7 +145,7 @@ fn columns_move_left_and_never_change_their_shape() {
         let mut app = app(pictures::healthy());
         press(&mut app, "H");
         answer(&mut app, |_, requested| {
-            let mut whole = told(requested);
+            let mut whole = sample_report(requested);
             whole.now = now;
             whole.samples.retain(|sample| sample.at <= now);
             CommandAnswer::History(Box::new(whole))
@@ -166,7 +166,7 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     let requested = answer(&mut app, |name, requested| match name {
         Some("edge-2") => CommandAnswer::Refused("it is no request".into()),
         Some("inside-1") => {
-            let mut inner = told(requested);
+            let mut inner = sample_report(requested);
             inner.samples.iter_mut().for_each(|sample| sample.open = 77_777);
             CommandAnswer::History(Box::new(inner))
         }
@@ -202,7 +202,7 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     assert!(text(&app, (120, 36)).contains("no history: it is no request"));
 }
 
-/// What it has reported was so; only what comes after lacks it, and that is told.
+/// What it has reported was so; only what comes after lacks it, which is reported.
 #[test]
 fn a_gateway_that_is_lost_keeps_its_past() {
     let of = |uptime_seconds: f64, reach: GatewayReach| {
@@ -213,7 +213,7 @@ fn a_gateway_that_is_lost_keeps_its_past() {
         Arc::new(snapshot)
     };
     let later = |requested, seconds| {
-        CommandAnswer::History(Box::new(HistoryReport { now: NOW + seconds, ..told(requested) }))
+        CommandAnswer::History(Box::new(HistoryReport { now: NOW + seconds, ..sample_report(requested) }))
     };
     let mut app = App::new(of(60.0, GatewayReach::Reached), ScreenStyle::FULL);
     app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
@@ -258,7 +258,7 @@ fn a_fleet_whose_clocks_differ_has_no_dip_that_never_was() {
         app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
         press(&mut app, "H");
         answer(&mut app, |name, requested| {
-            let mut own = told(requested);
+            let mut own = sample_report(requested);
             if name == Some("edge-2") {
                 own.now -= behind;
                 own.samples.iter_mut().for_each(|sample| sample.at -= behind);
@@ -298,12 +298,12 @@ fn in_a_recording_the_cursor_moves_everything() {
     report(&wrong);
     let shown = text(&app, (120, 36));
     assert!(shown.contains("at 13:53:") && shown.contains("ends 14:02:00Z"), "{shown}");
-    assert_eq!(press(&mut app, "h"), Reaction::Play(PlayerAction::To(NOW - 536)));
-    assert_eq!(press(&mut app, "l"), Reaction::Play(PlayerAction::To(NOW - 464)));
+    assert_eq!(press(&mut app, "h"), UpdateResult::Play(PlayerAction::To(NOW - 536)));
+    assert_eq!(press(&mut app, "l"), UpdateResult::Play(PlayerAction::To(NOW - 464)));
     press(&mut app, "+");
     assert_eq!(app.history_requests().len(), 1, "another time is asked for at once");
     press(&mut app, "3");
-    assert_eq!(press(&mut app, "h"), Reaction::Redraw, "elsewhere it moves nothing");
+    assert_eq!(press(&mut app, "h"), UpdateResult::Redraw, "elsewhere it moves nothing");
 }
 
 /// Times at their ends, no samples at all, and numbers that overflow.

@@ -1,27 +1,27 @@
 //! Every screen: drawn from hand-made snapshots, compared with golden files, and shaken at random.
 //!
-//! `PORTCULLIS_BLESS=1 cargo test --test screens` writes the golden files anew; read the
-//! difference before committing it.
+//! `PORTCULLIS_BLESS=1 cargo test --test screens` updates the golden files; read the difference
+//! before committing it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alerts;
 mod assets;
+mod attachment;
 #[path = "../links/count.rs"]
 mod count;
 mod doctor;
 mod fleet;
-mod fleet_asked;
-mod fleet_heard;
+mod fleet_commands;
+mod fleet_silence;
 mod history;
 mod operate;
 mod path;
 mod pictures;
-mod standing;
 mod status;
 mod styled;
 #[path = "../pictures/svg.rs"]
 mod svg;
-mod trouble;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -31,7 +31,7 @@ use portcullis::{
     profile::{Half, Mode},
     telemetry::snapshot::{CheckRow, Snapshot, SwitchRow},
     tui::{
-        app::{App, Reaction},
+        app::{App, UpdateResult},
         keys,
         screen::Screen,
         source::Attachment,
@@ -64,8 +64,8 @@ fn app(snapshot: Snapshot) -> App {
     App::new(Arc::new(pictures::judged(snapshot)), ScreenStyle::FULL)
 }
 
-fn press(app: &mut App, keys: &str) -> Reaction {
-    let mut reaction = Reaction::Nothing;
+fn press(app: &mut App, keys: &str) -> UpdateResult {
+    let mut reaction = UpdateResult::Nothing;
     for key in keys.chars() {
         let code = match key {
             '\n' => KeyCode::Enter,
@@ -102,7 +102,7 @@ fn report(wrong: &[String]) {
 }
 
 #[test]
-fn every_screen_of_every_picture_at_every_size_is_as_it_was() {
+fn every_screen_of_every_snapshot_matches_its_golden_file() {
     let mut wrong = vec![];
     for (name, snapshot) in pictures::all() {
         for (screen, keys) in SCREENS {
@@ -249,14 +249,14 @@ fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
     };
     let open = |snapshot: Snapshot| {
         let mut app = app(snapshot);
-        assert_eq!(press(&mut app, "p"), Reaction::Ask(Command::Profiles));
+        assert_eq!(press(&mut app, "p"), UpdateResult::Ask(Command::Profiles));
         app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
         press(&mut app, "j");
-        assert_eq!(press(&mut app, "p"), Reaction::Ask(Command::Plan { profile: "reverse".into() }));
+        assert_eq!(press(&mut app, "p"), UpdateResult::Ask(Command::Plan { profile: "reverse".into() }));
         app.take_answer(CommandAnswer::Planned(pictures::plan().into()));
         app
     };
-    let go = Reaction::Ask(Command::Switch { profile: "reverse".into() });
+    let go = UpdateResult::Ask(Command::Switch { profile: "reverse".into() });
 
     let mut proven = open(forward(&[("forward", true)]));
     for size in [(120, 36), (80, 24), (60, 15)] {
@@ -265,11 +265,11 @@ fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
     assert_eq!(press(&mut proven, "y"), go);
     let mut left = open(forward(&[("forward", true)]));
     left.press(KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
-    assert_eq!(press(&mut left, "y"), Reaction::Nothing, "the question is gone, and nothing was asked");
+    assert_eq!(press(&mut left, "y"), UpdateResult::Nothing, "the question is gone, and nothing was asked");
 
     for checks in [&[][..], &[("forward", false)], &[("somebody", true)]] {
         let mut unproven = open(forward(checks));
-        assert_eq!(press(&mut unproven, "y"), Reaction::Redraw, "it asks once more");
+        assert_eq!(press(&mut unproven, "y"), UpdateResult::Redraw, "it asks once more");
         // Its picture with a check that has failed; the others differ in that cell alone.
         for size in [(80, 24), (60, 15)].into_iter().filter(|_| checks == [("forward", false)]) {
             check("ask-unproven", &unproven, size, &mut wrong);
@@ -353,11 +353,11 @@ fn only_the_palette_of_the_terminal_is_used() {
     }
 }
 
-/// Everything that is told by the help of some screen or detail, scrolled to its end.
+/// Everything in the help of some screen or detail, scrolled to its end.
 fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
     let mut reported = String::new();
     for screen in ["1", "2", "3", "4", "5", "6", "7", "8", "9", "0", "H", "1j\n", "4j\n", "3a"] {
-        let mut app = standing::standing(standing.clone());
+        let mut app = attachment::standing(standing.clone());
         press(&mut app, screen);
         press(&mut app, "?");
         for _ in 0..8 {
@@ -421,7 +421,7 @@ fn the_selection_follows_its_session_and_closing_names_it() {
     app.take_snapshot(Arc::new(pictures::judged(later)));
     assert_ne!(app.selected_line(), Some(0), "the row has moved down");
     press(&mut app, "x");
-    assert_eq!(press(&mut app, "y"), Reaction::Ask(Command::Kill { session: id }));
+    assert_eq!(press(&mut app, "y"), UpdateResult::Ask(Command::Kill { session: id }));
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn closing_one_of_two_sessions_with_one_id_names_its_peer() {
     snapshot.sessions.push(twin);
     let mut app = app(snapshot);
     press(&mut app, &format!(":kill twin/{id}\n"));
-    assert_eq!(press(&mut app, "y"), Reaction::Ask(Command::Kill { session: format!("twin/{id}") }));
+    assert_eq!(press(&mut app, "y"), UpdateResult::Ask(Command::Kill { session: format!("twin/{id}") }));
 }
 
 #[test]
@@ -528,7 +528,7 @@ proptest! {
         pictures[6] = pictures::crowded(300);
         let mut app = app(pictures[first].clone());
         for (key, next, width, height) in steps {
-            if let Reaction::Ask(command) = app.press(key) {
+            if let UpdateResult::Ask(command) = app.press(key) {
                 app.note_sent(&command);
                 match command {
                     Command::Profiles => app.take_answer(CommandAnswer::Profiles(pictures::profiles())),

@@ -12,7 +12,7 @@ use portcullis::{
         snapshot::{LockdownRow, SessionPhase, SessionRow, Snapshot},
     },
     tui::{
-        app::{App, MouseCapture, Reaction},
+        app::{App, MouseCapture, UpdateResult},
         style::ScreenStyle,
         theme::Theme,
     },
@@ -35,12 +35,12 @@ fn shows(app: &App, text: &str) {
     }
 }
 
-fn code(app: &mut App, code: KeyCode) -> Reaction {
+fn code(app: &mut App, code: KeyCode) -> UpdateResult {
     app.press(KeyEvent::new(code, KeyModifiers::NONE))
 }
 
 #[test]
-fn a_filter_narrows_while_it_is_typed_and_a_bad_one_says_why() {
+fn a_filter_narrows_while_typed_and_an_invalid_one_shows_its_reason() {
     let mut app = app(pictures::crowded(66));
     press(&mut app, "3/service:ord");
     shows(&app, "22 of 66 pass the filter");
@@ -63,7 +63,7 @@ fn top(app: &App) -> String {
 }
 
 #[test]
-fn the_order_is_told_in_words_and_by_an_arrow() {
+fn the_sort_order_is_shown_in_words_and_by_an_arrow() {
     let mut app = app(pictures::degraded());
     press(&mut app, "3");
     let (waits, busiest, newest) = ("0049ad", "00499a", "0049ad");
@@ -83,7 +83,7 @@ fn the_order_is_told_in_words_and_by_an_arrow() {
 }
 
 #[test]
-fn what_a_row_has_no_room_for_is_told_below_the_list() {
+fn columns_that_do_not_fit_are_shown_below_the_list() {
     let mut app = app(pictures::degraded());
     let error = "10.1.4.9:41443: connection refused (os error 111)";
     for (keys, reported) in
@@ -99,7 +99,7 @@ fn what_a_row_has_no_room_for_is_told_below_the_list() {
 }
 
 #[test]
-fn a_service_that_serves_nobody_is_marked_and_says_why() {
+fn a_service_that_serves_nobody_is_marked_with_its_reason() {
     let mut app = app(pictures::degraded());
     press(&mut app, "4");
     for mark in ["▲ NO LINK mail", "▲ FAILING web", "▲ STARVED amqp", "open      chat"] {
@@ -168,7 +168,7 @@ fn help_has_pages_for_columns_and_ends() {
     press(&mut app, "2?");
     shows(&app, "Help 1 of 3: keys");
     press(&mut app, "\t");
-    shows(&app, "99 of a hundred");
+    shows(&app, "99th percentile of that");
     press(&mut app, "\t");
     shows(&app, "a limit of ours was reached");
     press(&mut app, "\t");
@@ -216,7 +216,7 @@ fn the_screens_leave_room_for_the_filter() {
 }
 
 #[test]
-fn failures_are_told_by_cause_and_those_of_now_come_first() {
+fn failures_are_reported_by_cause_and_those_of_now_come_first() {
     let mut app = app(pictures::degraded());
     press(&mut app, "7");
     shows(&app, "18883 sessions, of 4 causes");
@@ -259,8 +259,8 @@ fn of_clients() -> Snapshot {
 }
 
 /// The sessions that are to be closed, by name.
-fn closed(reaction: Reaction) -> Vec<String> {
-    let Reaction::Ask(Command::KillAll(KillSelection::Listed(ListedSessions { mut sessions, .. }))) =
+fn closed(reaction: UpdateResult) -> Vec<String> {
+    let UpdateResult::Ask(Command::KillAll(KillSelection::Listed(ListedSessions { mut sessions, .. }))) =
         reaction
     else {
         panic!("no session is closed by {reaction:?}")
@@ -283,8 +283,8 @@ fn the_busiest_client_is_found_and_all_its_sessions_closed() {
     code(&mut app, KeyCode::Esc);
     press(&mut app, "x");
     shows(&app, "Close 3 sessions of 192.0.2.7?");
-    assert_eq!(code(&mut app, KeyCode::Enter), Reaction::Redraw, "Enter never destroys");
-    assert_eq!(press(&mut app, "y"), Reaction::Nothing);
+    assert_eq!(code(&mut app, KeyCode::Enter), UpdateResult::Redraw, "Enter never destroys");
+    assert_eq!(press(&mut app, "y"), UpdateResult::Nothing);
     press(&mut app, "x");
     assert_eq!(closed(press(&mut app, "y")), ["000000", "000002", "000004"]);
     app.take_answer(CommandAnswer::Killed(3));
@@ -342,7 +342,7 @@ fn what_is_not_listed_is_not_closed_and_the_question_says_so() {
     assert_eq!(closed(press(&mut app, "y")), ["internal/000000", "twin/000000"], "by their peers");
 }
 
-fn mouse(app: &mut App, kind: MouseEventKind, (column, row): (u16, u16)) -> Reaction {
+fn mouse(app: &mut App, kind: MouseEventKind, (column, row): (u16, u16)) -> UpdateResult {
     let event = MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE };
     app.handle_mouse(event, Rect::new(0, 0, 120, 36))
 }
@@ -363,9 +363,9 @@ fn the_mouse_is_taken_when_asked_and_selects_scrolls_and_sorts() {
     let mut app = app(pictures::degraded());
     press(&mut app, "3");
     let at = place(&app, "004966");
-    assert_eq!(mouse(&mut app, LEFT, at), Reaction::Nothing, "the mouse is the terminal's");
-    assert_eq!(press(&mut app, "m"), Reaction::Mouse(MouseCapture::On));
-    // On every screen a click on a row selects it, also where lines are told below the list.
+    assert_eq!(mouse(&mut app, LEFT, at), UpdateResult::Nothing, "the mouse is the terminal's");
+    assert_eq!(press(&mut app, "m"), UpdateResult::Mouse(MouseCapture::On));
+    // On every screen a click on a row selects it, also where there are lines below the list.
     for (screen, rows) in [
         ("3", ["004966", "0049ab", "0049ad"]),
         ("1", ["004966", "0049ab", "0049ad"]),
@@ -376,7 +376,7 @@ fn the_mouse_is_taken_when_asked_and_selects_scrolls_and_sorts() {
         press(&mut app, screen);
         for row in rows {
             let at = place(&app, row);
-            assert_eq!(mouse(&mut app, LEFT, at), Reaction::Redraw, "{row} on {screen}");
+            assert_eq!(mouse(&mut app, LEFT, at), UpdateResult::Redraw, "{row} on {screen}");
             let buffer = styled::draw(&app, 120, 36);
             assert!(buffer[at].modifier.contains(Modifier::REVERSED), "{row} on {screen}");
         }
@@ -393,7 +393,7 @@ fn the_mouse_is_taken_when_asked_and_selects_scrolls_and_sorts() {
     let at = place(&app, "2 Pool");
     mouse(&mut app, LEFT, at);
     shows(&app, "[2 Pool]");
-    assert_eq!(press(&mut app, "m"), Reaction::Mouse(MouseCapture::Off));
+    assert_eq!(press(&mut app, "m"), UpdateResult::Mouse(MouseCapture::Off));
 }
 
 #[test]
@@ -416,8 +416,8 @@ fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
             shows(&app, requested);
             let reaction = press(&mut app, answer);
             match answer {
-                "y" => assert_eq!(reaction, Reaction::Ask(command.clone()), "{keys}"),
-                _ => assert_eq!(reaction, Reaction::Redraw, "{keys}{answer} closes the question"),
+                "y" => assert_eq!(reaction, UpdateResult::Ask(command.clone()), "{keys}"),
+                _ => assert_eq!(reaction, UpdateResult::Redraw, "{keys}{answer} closes the question"),
             }
         }
     }
@@ -447,9 +447,9 @@ fn locking_names_what_it_cuts_and_unlocking_asks_too() {
             press(&mut app, keys);
             shows(&app, &requested);
             let wanted = if answer == "y" {
-                Reaction::Ask(Command::Lockdown(target.clone()))
+                UpdateResult::Ask(Command::Lockdown(target.clone()))
             } else {
-                Reaction::Redraw
+                UpdateResult::Redraw
             };
             assert_eq!(press(&mut app, answer), wanted, "{keys}{answer}");
         }
@@ -462,7 +462,7 @@ fn locking_names_what_it_cuts_and_unlocking_asks_too() {
     let mut locked = app(inside);
     press(&mut locked, ":unlock chat\n");
     shows(&locked, "Unlock service chat?");
-    assert_eq!(press(&mut locked, "y"), Reaction::Ask(Command::Unlock(chat)));
+    assert_eq!(press(&mut locked, "y"), UpdateResult::Ask(Command::Unlock(chat)));
     // A DMZ half locks nothing.
     let mut outside = pictures::healthy();
     outside.services.retain(|row| row.role == Half::Dmz);
@@ -483,13 +483,13 @@ fn what_destroys_nothing_is_asked_at_once() {
         (":switch forward\n", Command::Plan { profile: "forward".into() }),
     ] {
         let mut app = app(pictures::healthy());
-        assert_eq!(press(&mut app, keys), Reaction::Ask(command), "{keys}");
+        assert_eq!(press(&mut app, keys), UpdateResult::Ask(command), "{keys}");
     }
     for wrong in
         [":resize\n", ":resize 0\n", ":resize many\n", ":relaod\n", ":sort colour\n", ":theme pink\n"]
     {
         let mut app = app(pictures::healthy());
-        assert_eq!(press(&mut app, wrong), Reaction::Redraw, "{wrong}");
+        assert_eq!(press(&mut app, wrong), UpdateResult::Redraw, "{wrong}");
         shows(&app, wrong.trim());
     }
 }
@@ -512,7 +512,7 @@ fn a_half_that_does_not_dial_says_at_once_that_it_resizes_nothing() {
         assert_eq!(shown(&app, (120, 36)).contains(":resize _"), dials);
         if !dials {
             shows(&app, "the half that dials decides");
-            assert_eq!(press(&mut app, ":resize 4\n"), Reaction::Redraw);
+            assert_eq!(press(&mut app, ":resize 4\n"), UpdateResult::Redraw);
             shows(&app, "the half that dials");
         }
     }
@@ -521,7 +521,7 @@ fn a_half_that_does_not_dial_says_at_once_that_it_resizes_nothing() {
 #[test]
 fn a_refused_reload_shows_the_lines_it_is_about_until_the_next_key() {
     let mut app = app(pictures::healthy());
-    assert_eq!(press(&mut app, "r"), Reaction::Ask(Command::Reload));
+    assert_eq!(press(&mut app, "r"), UpdateResult::Ask(Command::Reload));
     app.note_sent(&Command::Reload);
     let refusal = "reverse.yaml:14:5: internal.link.pol: there is no key `pol` here; did you mean `pool`?";
     app.take_answer(CommandAnswer::Refused(refusal.into()));
@@ -538,7 +538,7 @@ fn a_refused_reload_shows_the_lines_it_is_about_until_the_next_key() {
 }
 
 #[test]
-fn a_gateway_that_was_never_reached_is_told_once_by_host_and_port() {
+fn a_gateway_that_was_never_reached_is_reported_once_by_host_and_port() {
     let mut down = pictures::forward();
     down.pools[0].peer = None;
     down.pools[0].address = Some("socks+tls://internal.example.com:1444".into());
@@ -551,7 +551,7 @@ fn a_gateway_that_was_never_reached_is_told_once_by_host_and_port() {
 }
 
 #[test]
-fn a_long_refusal_is_told_in_full() {
+fn a_long_refusal_is_reported_in_full() {
     let mut app = app(pictures::healthy());
     app.take_answer(CommandAnswer::Refused(format!(
         "a reason {} to its end",
@@ -572,7 +572,7 @@ fn a_profile_with_problems_is_not_switched_to() {
 }
 
 #[test]
-fn a_frozen_picture_counts_what_it_misses() {
+fn a_frozen_snapshot_counts_what_it_misses() {
     let mut app = app(pictures::healthy());
     press(&mut app, " ");
     let mut later = pictures::healthy();
@@ -599,7 +599,7 @@ fn an_ended_session_stays_and_its_end_is_explained() {
 fn the_exported_table_is_what_is_listed_and_masked_alike() {
     let mut app = app(pictures::crowded(66));
     press(&mut app, "3/service:orders\nP");
-    let Reaction::Export(export) = press(&mut app, "e") else { panic!("no export") };
+    let UpdateResult::Export(export) = press(&mut app, "e") else { panic!("no export") };
     let table: serde_json::Value = serde_json::from_str(&export.json).unwrap();
     assert_eq!(
         (export.stem.as_str(), table["filter"].as_str()),
@@ -639,7 +639,7 @@ fn help_begins_with_what_a_newcomer_needs() {
 }
 
 #[test]
-fn alerts_are_told_one_by_one() {
+fn alerts_are_reported_one_by_one() {
     let mut app = app(pictures::degraded());
     shows(&app, "1 of 5, ! next, 34s: 10.1.4.9:41443: lost; no link for mail");
     press(&mut app, "!");

@@ -119,7 +119,7 @@ fn one_gateway_knows_the_other_half_by_its_links() {
 }
 
 #[test]
-fn backends_that_stand_in_for_each_other_are_told_one_by_one() {
+fn backends_that_stand_in_for_each_other_are_reported_one_by_one() {
     let mut snapshot = pictures::healthy();
     let backend = |address: &str, state| BackendRow {
         address: address.into(),

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use portcullis::{
     gateway::{
-        plan::{EndingSessions, HalfChange, SwitchOutlook, SwitchPlan},
+        plan::{EndingSessions, HalfChange, SwitchPlan, SwitchVerdict},
         service_changes::{ServiceChange, ServiceChangeKind},
     },
     profile::{Half, Mode},
@@ -339,11 +339,11 @@ pub fn plan() -> SwitchPlan {
         stay: 4,
         end: vec![EndingSessions { service: "chat".into(), sessions: 2, drain_seconds: 30 }],
         lock: None,
-        outlook: SwitchOutlook::Possible,
+        outlook: SwitchVerdict::Possible,
     }
 }
 
-/// So many sessions that only a window of them can be built.
+/// More sessions than can be built at once: only a window of them is.
 pub fn crowded(sessions: u64) -> Snapshot {
     let rows =
         (0..sessions).map(|n| session(n, if n % 3 == 0 { "orders" } else { "chat" }, n * 7919 % 90_001, n));

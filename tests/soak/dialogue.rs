@@ -1,5 +1,5 @@
-//! One session, told from both of its ends: what each says follows from a seed, so that each byte is
-//! known by its place.
+//! One session, checked at both ends: what each end sends follows from a seed, so every byte is
+//! known by its position.
 
 use std::{io, time::Duration};
 
@@ -14,11 +14,11 @@ use tokio::{
 const BYTES_MAX: u64 = 2 << 20;
 const PIECE_MAX: usize = 32 * 1024;
 /// What a backend says first.
-const GREETING: u8 = b'!';
+const FIRST_BYTE: u8 = b'!';
 
 /// What will be said, and how it ends.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub struct DialoguePlan {
     seed: u64,
     up: u64,
     down: u64,
@@ -27,7 +27,7 @@ pub struct Plan {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ends {
-    /// Each side half-closes when it has said all, and hears the other out.
+    /// Each side half-closes when it has sent all, and reads the other side to its end.
     Cleanly,
     ClientCuts {
         after: u64,
@@ -39,7 +39,7 @@ enum Ends {
 
 /// One side's view of it.
 #[derive(Debug)]
-pub enum Seen {
+pub enum DialogueResult {
     /// As planned.
     Well,
     /// It ended before its time, by a cut.
@@ -49,13 +49,13 @@ pub enum Seen {
 }
 
 /// What has been heard, and the end of it.
-struct Heard {
+struct ReceivedBytes {
     count: u64,
     end: io::Result<()>,
     is_right: bool,
 }
 
-impl Plan {
+impl DialoguePlan {
     pub fn of(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         // Sizes of every order.
@@ -91,67 +91,68 @@ impl Plan {
 }
 
 /// The client's side, over this connection.
-pub async fn ask(mut stream: TcpStream, plan: Plan) -> Seen {
+pub async fn ask(mut stream: TcpStream, plan: DialoguePlan) -> DialogueResult {
     stream.set_nodelay(true).unwrap();
     // A session that stands, before anything is cut.
-    let greeted = async {
+    let first_byte = async {
         stream.write_all(&plan.seed.to_be_bytes()).await?;
         stream.read_u8().await
     };
-    match greeted.await {
-        Ok(GREETING) => {}
+    match first_byte.await {
+        Ok(FIRST_BYTE) => {}
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-            return Seen::Early(format!("its greeting: {error}"));
+            return DialogueResult::Early(format!("its greeting: {error}"));
         }
-        other => return Seen::Wrong(format!("its greeting: {other:?}")),
+        other => return DialogueResult::Wrong(format!("its greeting: {other:?}")),
     }
     let cut_after = match plan.ends {
         Ends::ClientCuts { after } => Some(after),
         Ends::Cleanly | Ends::BackendCuts { .. } => None,
     };
     let is_cut = matches!(plan.ends, Ends::BackendCuts { .. });
-    side(stream, Side { seed: plan.seed, says: (1, plan.up), hears: (2, plan.down), cut_after, is_cut }).await
+    side(stream, Side { seed: plan.seed, sends: (1, plan.up), receives: (2, plan.down), cut_after, is_cut })
+        .await
 }
 
 /// The backend's.
-pub async fn answer(mut stream: TcpStream) -> Seen {
+pub async fn answer(mut stream: TcpStream) -> DialogueResult {
     stream.set_nodelay(true).unwrap();
-    let greeting = async {
+    let opening = async {
         let seed = stream.read_u64().await?;
-        stream.write_u8(GREETING).await?;
+        stream.write_u8(FIRST_BYTE).await?;
         Ok::<_, io::Error>(seed)
     };
-    let seed = match greeting.await {
+    let seed = match opening.await {
         Ok(seed) => seed,
-        Err(error) => return Seen::Early(format!("its seed: {error}")),
+        Err(error) => return DialogueResult::Early(format!("its seed: {error}")),
     };
-    let plan = Plan::of(seed);
+    let plan = DialoguePlan::of(seed);
     let cut_after = match plan.ends {
         Ends::BackendCuts { after } => Some(after),
         Ends::Cleanly | Ends::ClientCuts { .. } => None,
     };
     let is_cut = matches!(plan.ends, Ends::ClientCuts { .. });
-    side(stream, Side { seed, says: (2, plan.down), hears: (1, plan.up), cut_after, is_cut }).await
+    side(stream, Side { seed, sends: (2, plan.down), receives: (1, plan.up), cut_after, is_cut }).await
 }
 
 struct Side {
     seed: u64,
     /// Which direction, and how many bytes.
-    says: (u64, u64),
-    hears: (u64, u64),
+    sends: (u64, u64),
+    receives: (u64, u64),
     /// It cuts the connection itself.
     cut_after: Option<u64>,
     /// The other side does.
     is_cut: bool,
 }
 
-async fn side(mut stream: TcpStream, side: Side) -> Seen {
+async fn side(mut stream: TcpStream, side: Side) -> DialogueResult {
     let (seen, is_cut) = {
         let (mut reader, mut writer) = stream.split();
-        let hearing = hear(&mut reader, side.seed ^ side.hears.0, side.hears.1);
+        let reading = read_seeded(&mut reader, side.seed ^ side.receives.0, side.receives.1);
         match side.cut_after {
-            Some(after) => (cut(&mut writer, hearing, side.seed ^ side.says.0, after).await, true),
-            None => (talk(&mut writer, hearing, &side).await, false),
+            Some(after) => (cut(&mut writer, reading, side.seed ^ side.sends.0, after).await, true),
+            None => (exchange(&mut writer, reading, &side).await, false),
         }
     };
     if is_cut {
@@ -160,15 +161,15 @@ async fn side(mut stream: TcpStream, side: Side) -> Seen {
     seen
 }
 
-/// Says a part and is to be cut then, whatever the other side says meanwhile.
+/// Sends a part, after which the connection is to be cut, whatever arrives meanwhile.
 async fn cut(
     writer: &mut (impl AsyncWrite + Unpin),
-    hearing: impl Future<Output = Heard>,
+    reading: impl Future<Output = ReceivedBytes>,
     seed: u64,
     after: u64,
-) -> Seen {
+) -> DialogueResult {
     let failed = async {
-        let received = hearing.await;
+        let received = reading.await;
         match received.end {
             // Heard out, it still has its part to say.
             Ok(()) if received.is_right => std::future::pending().await,
@@ -176,46 +177,46 @@ async fn cut(
         }
     };
     tokio::select! {
-        sent = say(writer, seed, after) => match sent {
-            Ok(()) => Seen::Well,
-            Err(error) => Seen::Early(format!("before its own cut: {error}")),
+        sent = write_seeded(writer, seed, after) => match sent {
+            Ok(()) => DialogueResult::Well,
+            Err(error) => DialogueResult::Early(format!("before its own cut: {error}")),
         },
         received = failed => match received.is_right {
-            true => Seen::Early(format!("before its own cut: {:?}", received.end)),
-            false => Seen::Wrong(format!("a byte before {}", received.count)),
+            true => DialogueResult::Early(format!("before its own cut: {:?}", received.end)),
+            false => DialogueResult::Wrong(format!("a byte before {}", received.count)),
         },
     }
 }
 
-/// Says all and hears all.
-async fn talk(
+/// Sends everything and reads everything.
+async fn exchange(
     writer: &mut (impl AsyncWrite + Unpin),
-    hearing: impl Future<Output = Heard>,
+    reading: impl Future<Output = ReceivedBytes>,
     side: &Side,
-) -> Seen {
+) -> DialogueResult {
     let saying = async {
-        say(writer, side.seed ^ side.says.0, side.says.1).await?;
+        write_seeded(writer, side.seed ^ side.sends.0, side.sends.1).await?;
         writer.shutdown().await
     };
-    let (sent, mut received) = tokio::join!(saying, hearing);
+    let (sent, mut received) = tokio::join!(saying, reading);
     // A socket tells of its reset once, here to the writer, and shows its reader an end afterwards.
     if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
         received.end = received.end.and(Err(io::ErrorKind::ConnectionReset.into()));
     }
-    let expected = side.hears.1;
+    let expected = side.receives.1;
     let all =
         format!("{} of {expected} bytes heard, then {:?}; said: {sent:?}", received.count, received.end);
     match (&received.end, received.count == expected) {
-        _ if !received.is_right => Seen::Wrong(format!("a byte before {}", received.count)),
-        (Ok(()), false) => Seen::Wrong(format!("a cut that looks like an end: {all}")),
-        (Ok(()), true) if side.is_cut => Seen::Wrong(format!("more than was said: {all}")),
-        (Ok(()), true) if sent.is_ok() => Seen::Well,
-        (Err(_), _) if side.is_cut => Seen::Well,
-        (Ok(()) | Err(_), _) => Seen::Early(all),
+        _ if !received.is_right => DialogueResult::Wrong(format!("a byte before {}", received.count)),
+        (Ok(()), false) => DialogueResult::Wrong(format!("a cut that looks like an end: {all}")),
+        (Ok(()), true) if side.is_cut => DialogueResult::Wrong(format!("more than was said: {all}")),
+        (Ok(()), true) if sent.is_ok() => DialogueResult::Well,
+        (Err(_), _) if side.is_cut => DialogueResult::Well,
+        (Ok(()) | Err(_), _) => DialogueResult::Early(all),
     }
 }
 
-async fn say(writer: &mut (impl AsyncWrite + Unpin), seed: u64, count: u64) -> io::Result<()> {
+async fn write_seeded(writer: &mut (impl AsyncWrite + Unpin), seed: u64, count: u64) -> io::Result<()> {
     let mut random = fastrand::Rng::new();
     let (mut piece, mut sent) = (vec![0; PIECE_MAX], 0);
     while sent < count {
@@ -228,7 +229,7 @@ async fn say(writer: &mut (impl AsyncWrite + Unpin), seed: u64, count: u64) -> i
     Ok(())
 }
 
-async fn hear(reader: &mut (impl AsyncRead + Unpin), seed: u64, count: u64) -> Heard {
+async fn read_seeded(reader: &mut (impl AsyncRead + Unpin), seed: u64, count: u64) -> ReceivedBytes {
     let mut random = fastrand::Rng::new();
     let (mut piece, mut expected, mut received) = (vec![0; PIECE_MAX], vec![0; PIECE_MAX], 0);
     loop {
@@ -242,11 +243,11 @@ async fn hear(reader: &mut (impl AsyncRead + Unpin), seed: u64, count: u64) -> H
                     pause(&mut random).await;
                     continue;
                 }
-                return Heard { count: received, end: Ok(()), is_right: false };
+                return ReceivedBytes { count: received, end: Ok(()), is_right: false };
             }
             Err(error) => Err(error),
         };
-        return Heard { count: received, end, is_right: true };
+        return ReceivedBytes { count: received, end, is_right: true };
     }
 }
 

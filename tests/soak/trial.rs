@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use crate::{
-    dialogue::{Plan, Seen, answer, ask},
-    process::{Gateway, Place, SOON, until},
+    dialogue::{DialoguePlan, DialogueResult, answer, ask},
+    process::{Gateway, SOON, TestFolder, until},
 };
 
 /// Sessions at once.
@@ -32,7 +32,7 @@ const LINKS_MAX: usize = 48;
 const MEMORY_GROWN_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Disturbance {
     StandStill,
     Reload,
     Kill,
@@ -44,13 +44,13 @@ enum Half {
     Internal,
 }
 
-/// One side of a dialogue, when it was and how it went.
-struct Told {
+/// One side of a dialogue: when it ran, and its result.
+struct DialogueRecord {
     began: Instant,
     ended: Instant,
     /// Where the gateway saw its client, and what it planned; on the client's side.
-    client: Option<(SocketAddr, Plan)>,
-    seen: Seen,
+    client: Option<(SocketAddr, DialoguePlan)>,
+    seen: DialogueResult,
 }
 
 /// What a half says of a session that has ended.
@@ -62,12 +62,12 @@ struct Row {
 
 pub struct Trial {
     started: Instant,
-    place: &'static Place,
+    place: &'static TestFolder,
     halves: Mutex<[Option<Gateway<'static>>; 2]>,
     port: SocketAddr,
     runtime: Runtime,
     random: Mutex<fastrand::Rng>,
-    told: Arc<Mutex<Vec<Told>>>,
+    dialogues: Arc<Mutex<Vec<DialogueRecord>>>,
     /// From before a half was killed until the pair was well again.
     outages: Mutex<Vec<(Instant, Instant)>>,
     /// What each half has said of sessions that ended, by their ids.
@@ -86,10 +86,10 @@ struct Held {
 impl Trial {
     pub fn start(mode: &str, seed: u64) -> Self {
         let runtime = Runtime::new().unwrap();
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let dialogues = Arc::new(Mutex::new(Vec::new()));
         let backend = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         // A process that tests, and nothing else, so that it may keep this.
-        let place: &'static Place = Box::leak(Box::new(Place::with_certificates()));
+        let place: &'static TestFolder = Box::leak(Box::new(TestFolder::with_certificates()));
         let (link, port) = (free_port(), free_port());
         let (dmz, internal) = if mode == "reverse" { ("listen", "connect") } else { ("connect", "listen") };
         let half = |name: &str, peer: &str, key: &str, more: &str| {
@@ -105,7 +105,7 @@ impl Trial {
         place.write("dmz.yaml", &(half("dmz", "internal", dmz, ", wait: 30s") + &accept));
         place.write("internal.yaml", &(half("internal", "dmz", internal, ", maximum: 40") + &connect));
         let halves = Mutex::new([Half::Dmz, Half::Internal].map(|half| Some(half.start(place))));
-        runtime.spawn(serve(backend, told.clone()));
+        runtime.spawn(serve(backend, dialogues.clone()));
         let random = Mutex::new(fastrand::Rng::with_seed(seed));
         let port = SocketAddr::from(([127, 0, 0, 1], port));
         let (outages, rows, sums) = (Mutex::default(), Mutex::default(), Mutex::default());
@@ -117,7 +117,7 @@ impl Trial {
             port,
             runtime,
             random,
-            told,
+            dialogues,
             outages,
             rows,
             sums,
@@ -128,18 +128,20 @@ impl Trial {
         trial
     }
 
-    /// Talks for so long, while one of these happens each second or so; then lets all end.
-    pub fn run(&self, lasts: Duration, troubles: &[Trouble]) {
+    /// Runs dialogues for this long, while one of these happens each second or so; then lets all
+    /// end.
+    pub fn run(&self, lasts: Duration, disturbances: &[Disturbance]) {
         let ends_at = Instant::now() + lasts;
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            let (seed, port, told) = (self.random.lock().unwrap().u64(..), self.port, self.told.clone());
-            clients.spawn_on(talk(port, seed, ends_at, told), self.runtime.handle());
+            let (seed, port, dialogues) =
+                (self.random.lock().unwrap().u64(..), self.port, self.dialogues.clone());
+            clients.spawn_on(run_dialogues(port, seed, ends_at, dialogues), self.runtime.handle());
         }
         while Instant::now() < ends_at {
-            let trouble = self.random.lock().unwrap().choice(troubles).copied().unwrap();
+            let disturbance = self.random.lock().unwrap().choice(disturbances).copied().unwrap();
             let half = if self.random.lock().unwrap().bool() { Half::Dmz } else { Half::Internal };
-            self.happens(trouble, half);
+            self.happens(disturbance, half);
             self.look();
             thread::sleep(Duration::from_millis(self.random.lock().unwrap().u64(500..1500)));
             self.look();
@@ -172,12 +174,12 @@ impl Trial {
         }
     }
 
-    fn happens(&self, trouble: Trouble, half: Half) {
-        println!("{:?}: {trouble:?} {half:?}", self.started.elapsed());
+    fn happens(&self, disturbance: Disturbance, half: Half) {
+        println!("{:?}: {disturbance:?} {half:?}", self.started.elapsed());
         let mut halves = self.halves.lock().unwrap();
         let gateway = &mut halves[half as usize];
-        match trouble {
-            Trouble::StandStill => {
+        match disturbance {
+            Disturbance::StandStill => {
                 let pid = Pid::from_child(&gateway.as_ref().unwrap().child);
                 kill_process(pid, Signal::STOP).unwrap();
                 // An internal half that answers no `open` for 5 s costs the client.
@@ -188,13 +190,13 @@ impl Trial {
                 thread::sleep(Duration::from_millis(self.random.lock().unwrap().u64(1000..most_ms)));
                 kill_process(pid, Signal::CONT).unwrap();
             }
-            Trouble::Reload => {
+            Disturbance::Reload => {
                 let args = ["reload", "--admin", &format!("run/{}.sock", half.name())];
                 let mut reload = self.place.command(&args).stdout(Stdio::null()).spawn().unwrap();
                 let ended = until("the reload is answered", SOON, || reload.try_wait().unwrap());
                 assert!(ended.success(), "{half:?}: {}", gateway.as_ref().unwrap().log());
             }
-            Trouble::Kill => {
+            Disturbance::Kill => {
                 let before = Instant::now();
                 // Dropped, it is killed.
                 drop(gateway.take());
@@ -222,12 +224,12 @@ impl Trial {
     /// No byte was wrong, and who ended early did so with a half that was killed.
     fn assert_well(&self) {
         let outages = self.outages.lock().unwrap();
-        for Told { began, ended, client, seen } in self.told.lock().unwrap().iter() {
+        for DialogueRecord { began, ended, client, seen } in self.dialogues.lock().unwrap().iter() {
             let is_excused = outages.iter().any(|(from, to)| began <= to && ended >= from);
             match seen {
-                Seen::Early(_) if is_excused => {}
-                Seen::Well => {}
-                Seen::Wrong(what) | Seen::Early(what) => {
+                DialogueResult::Early(_) if is_excused => {}
+                DialogueResult::Well => {}
+                DialogueResult::Wrong(what) | DialogueResult::Early(what) => {
                     let times = [began, ended].map(|at| at.duration_since(self.started));
                     panic!("{what} at {times:?}, {client:?}\n{}", self.unplanned());
                 }
@@ -264,7 +266,9 @@ impl Trial {
         }
         for rows in &*self.rows.lock().unwrap() {
             let mut planned: HashMap<String, Vec<char>> = HashMap::new();
-            for (client, plan) in self.told.lock().unwrap().iter().filter_map(|told| told.client) {
+            for (client, plan) in
+                self.dialogues.lock().unwrap().iter().filter_map(|dialogues| dialogues.client)
+            {
                 planned.entry(client.to_string()).or_default().push(plan.ended_by());
             }
             for (id, Row { client, end, reason }) in rows {
@@ -281,7 +285,7 @@ impl Trial {
     pub fn assert_all_let_go(&self) {
         println!(
             "{} sides of sessions, {} outages",
-            self.told.lock().unwrap().len(),
+            self.dialogues.lock().unwrap().len(),
             self.outages.lock().unwrap().len()
         );
         for (held, before) in self.held().iter().zip(self.before) {
@@ -311,7 +315,7 @@ fn free_port() -> u16 {
 }
 
 impl Half {
-    fn start(self, place: &'static Place) -> Gateway<'static> {
+    fn start(self, place: &'static TestFolder) -> Gateway<'static> {
         let profile = format!("{}.yaml", self.name());
         place.start_as(self.name(), &[], &["--no-ui", "--profile", &profile])
     }
@@ -325,42 +329,52 @@ impl Half {
 }
 
 /// One dialogue after another: their number, and the bytes of those that end cleanly.
-async fn talk(port: SocketAddr, seed: u64, until: Instant, told: Arc<Mutex<Vec<Told>>>) -> (u64, u64, u64) {
+async fn run_dialogues(
+    port: SocketAddr,
+    seed: u64,
+    until: Instant,
+    dialogues: Arc<Mutex<Vec<DialogueRecord>>>,
+) -> (u64, u64, u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut count, mut up, mut down) = (0, 0, 0);
     while Instant::now() < until {
-        let (plan, began) = (Plan::of(random.u64(..)), Instant::now());
+        let (plan, began) = (DialoguePlan::of(random.u64(..)), Instant::now());
         let (client, seen) = match TcpStream::connect(port).await {
             Ok(stream) => {
                 let client = stream.local_addr().unwrap();
                 let seen = timeout(DIALOGUE_MAX, ask(stream, plan)).await;
-                (Some((client, plan)), seen.unwrap_or_else(|_| Seen::Wrong("it hangs".into())))
+                (Some((client, plan)), seen.unwrap_or_else(|_| DialogueResult::Wrong("it hangs".into())))
             }
-            Err(error) => (None, Seen::Early(format!("connect: {error}"))),
+            Err(error) => (None, DialogueResult::Early(format!("connect: {error}"))),
         };
         count += 1;
         if plan.ends_cleanly() {
             (up, down) = (up + plan.bytes().0, down + plan.bytes().1);
         }
-        if matches!(seen, Seen::Early(_)) {
+        if matches!(seen, DialogueResult::Early(_)) {
             // While a half is away its clients are refused at once.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        told.lock().unwrap().push(Told { began, ended: Instant::now(), client, seen });
+        dialogues.lock().unwrap().push(DialogueRecord { began, ended: Instant::now(), client, seen });
     }
     (count, up, down)
 }
 
-async fn serve(backend: TcpListener, told: Arc<Mutex<Vec<Told>>>) {
+async fn serve(backend: TcpListener, dialogues: Arc<Mutex<Vec<DialogueRecord>>>) {
     let mut sessions = JoinSet::new();
     loop {
         let (stream, _) = backend.accept().await.unwrap();
         while sessions.try_join_next().is_some() {}
-        let told = told.clone();
+        let dialogues = dialogues.clone();
         sessions.spawn(async move {
             let began = Instant::now();
             let seen = answer(stream).await;
-            told.lock().unwrap().push(Told { began, ended: Instant::now(), client: None, seen });
+            dialogues.lock().unwrap().push(DialogueRecord {
+                began,
+                ended: Instant::now(),
+                client: None,
+                seen,
+            });
         });
     }
 }

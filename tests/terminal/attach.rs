@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     kept_hour,
-    process::{Gateway, Place, SOON},
+    process::{Gateway, SOON, TestFolder},
     pty::Terminal,
     shop,
 };
@@ -17,7 +17,7 @@ use crate::{
 /// Of the gateway that `start` starts.
 const SOCKET: &str = "run/shop.sock";
 
-fn start(place: &Place) -> Gateway<'_> {
+fn start(place: &TestFolder) -> Gateway<'_> {
     let gateway = place.start_as("shop", &[], &["--no-ui", "--profile", "shop.yaml"]);
     gateway.wait_healthy();
     gateway
@@ -30,11 +30,11 @@ fn reloads(gateway: &Gateway<'_>) -> usize {
     })
 }
 
-fn attach(place: &Place) -> Terminal {
+fn attach(place: &TestFolder) -> Terminal {
     Terminal::open(place, &["attach", "--admin", SOCKET])
 }
 
-fn stop(place: &Place) {
+fn stop(place: &TestFolder) {
     let stopped = place.command(&["stop", "--admin", SOCKET]).output().unwrap();
     assert!(stopped.status.success(), "{stopped:?}");
 }
@@ -68,7 +68,7 @@ fn several_look_at_one_gateway_and_leave_it_running() {
     one.press("q");
     assert_eq!(one.exit_code(), 0, "no question: the session goes on");
     one.until_left();
-    one.until_shown("The gateway goes on.");
+    one.until_shown("The gateway keeps running.");
     let pid = Pid::from_raw(two.process() as i32).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(two.exit_code(), 0);
@@ -94,7 +94,7 @@ fn a_read_only_screen_changes_nothing() {
 }
 
 #[test]
-fn a_lost_gateway_is_told_and_comes_back_by_itself() {
+fn a_lost_gateway_is_reported_and_comes_back_by_itself() {
     let place = shop();
     let mut gateway = start(&place);
     let mut terminal = attach(&place);
@@ -117,7 +117,7 @@ fn a_lost_gateway_is_told_and_comes_back_by_itself() {
 }
 
 #[test]
-fn a_gateway_that_stops_is_told_too() {
+fn a_gateway_that_stops_is_reported_too() {
     let place = shop();
     let gateway = start(&place);
     let mut terminal = attach(&place);

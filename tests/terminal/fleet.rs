@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     full_disk, kept_hour,
-    process::{Gateway, Place, SOON, until},
+    process::{Gateway, SOON, TestFolder, until},
     pty::Terminal,
     setup::{Pair, free_port},
     shop,
@@ -30,7 +30,7 @@ use crate::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
 
 /// A gateway whose socket is `run/NAME.sock`.
-fn start<'a>(place: &'a Place, name: &str) -> Gateway<'a> {
+fn start<'a>(place: &'a TestFolder, name: &str) -> Gateway<'a> {
     let gateway = place.start_as(name, &[], &["--no-ui", "--profile", "shop.yaml"]);
     gateway.wait_healthy();
     // Where the far end looks for the gateway of a profile.
@@ -42,7 +42,7 @@ fn start<'a>(place: &'a Place, name: &str) -> Gateway<'a> {
 }
 
 /// The screen on these gateways, with this folder before all others in `PATH`.
-fn attach(place: &Place, args: &[&str]) -> Terminal {
+fn attach(place: &TestFolder, args: &[&str]) -> Terminal {
     let path = format!("PATH={}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
     Terminal::run(place, &[&["env", &path, PROGRAM, "attach"], args].concat())
 }
@@ -62,7 +62,7 @@ struct SshServer {
 
 impl SshServer {
     /// `forced` is what the key may run, whatever is asked.
-    fn start(place: &Place, forced: &str) -> Self {
+    fn start(place: &TestFolder, forced: &str) -> Self {
         let run = |command: &mut Command| {
             let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
             assert!(output.status.success(), "{command:?}: {output:?}");
@@ -96,9 +96,9 @@ impl SshServer {
             while let Ok((client, _)) = listener.accept()
                 && !over.load(Ordering::Relaxed)
             {
-                let hears = OwnedFd::from(client.try_clone().unwrap());
+                let input = OwnedFd::from(client.try_clone().unwrap());
                 let mut server = Command::new("/usr/sbin/sshd");
-                server.args(["-i", "-f"]).arg(&config).stdin(hears).stdout(OwnedFd::from(client));
+                server.args(["-i", "-f"]).arg(&config).stdin(input).stdout(OwnedFd::from(client));
                 running.lock().unwrap().push(server.stderr(Stdio::null()).spawn().unwrap());
             }
         });
@@ -106,7 +106,7 @@ impl SshServer {
     }
 
     /// An `ssh` of the user's own that knows two hosts here: one that takes its key, and one that does not.
-    fn write_client(&self, place: &Place) {
+    fn write_client(&self, place: &TestFolder) {
         let host = |name: &str, key: &str| {
             let (known, key) = (place.path("known_hosts"), place.path(key));
             format!(
@@ -146,7 +146,7 @@ fn write_script(path: &Path, text: &str) {
 }
 
 /// A place whose `bin` holds the program, as the `PATH` of a gateway's host would.
-fn place() -> Place {
+fn place() -> TestFolder {
     let place = shop();
     fs::create_dir(place.path("bin")).unwrap();
     symlink(PROGRAM, place.path("bin/portcullis")).unwrap();
@@ -192,7 +192,7 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
     terminal.press("\u{1b}");
     terminal.until("the list again", |screen| !screen.contents().contains("Esc goes back"));
     terminal.press("o:only asks\r");
-    terminal.until_shown("gateway asks can not be reached: root@127.0.0.1: Permission denied");
+    terminal.until_shown("gateway asks cannot be reached: root@127.0.0.1: Permission denied");
     terminal.press("o");
 
     // A command goes over ssh as well, and the question names its gateway.
@@ -220,13 +220,13 @@ fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row
     until_row(&terminal, &["UNREACHABLE", "there"]);
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
-    terminal.until_shown("The gateways go on.");
+    terminal.until_shown("The gateways keep running.");
     until_ended(&place, "hangs.pid");
 }
 
 /// What a gateway is called by ends with the screen.
 #[track_caller]
-fn until_ended(place: &Place, file: &str) {
+fn until_ended(place: &TestFolder, file: &str) {
     let process = fs::read_to_string(place.path(file)).unwrap();
     let file = format!("/proc/{}/stat", process.trim());
     until("what was started ends with the screen", SOON, || {
@@ -251,7 +251,7 @@ fn a_screen_that_is_quit_by_a_signal_leaves_nothing_running() {
 
 /// What carries the protocol is not the process that a service manager means.
 #[test]
-fn a_carrier_hears_nothing_of_the_service_manager() {
+fn a_carrier_program_does_not_see_the_service_manager() {
     let place = place();
     write_script(&place.path("bin/tells"), "env > told.new; mv told.new told; sleep 1000\n");
     let path = format!("PATH={}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
@@ -294,7 +294,7 @@ fn a_key_that_may_only_look_changes_nothing() {
 }
 
 #[test]
-fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_told_by_line() {
+fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_reported_by_line() {
     let place = place();
     let _gateway = start(&place, "shop");
     place.write("fleet.yaml", "one: run/shop.sock\ntwo: exec:portcullis admin --stdio --profile shop\n");
@@ -382,10 +382,11 @@ fn rows_of_client(screen: &vt100::Screen, client: SocketAddr) -> Vec<(u64, Strin
     lines.filter_map(|line| Some((age(line)?, line.to_owned()))).collect()
 }
 
-/// Each half of a session is told by the gateway that carries it, and the two know one another by their links.
+/// Each half of a session is shown by the gateway that carries it, and the two know one another by their
+/// links.
 #[test]
 fn a_session_of_a_pair_is_one_row_from_client_to_backend() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let dead = format!("tcp://127.0.0.1:{}", free_port());
     let pair = Pair::reverse(&place, &[("echo", "echo://"), ("dead", &dead)]);
     let (dmz, internal) = (pair.dmz.status(), pair.internal.status());
@@ -431,7 +432,7 @@ fn a_session_of_a_pair_is_one_row_from_client_to_backend() {
         is_joined(screen, address, &[" edge ", " inside "], 0) && !screen.contents().contains("relaying")
     });
     let (mut refused, address) = connect("dead");
-    // It is cut, whichever way that is told.
+    // It is cut, whatever the error says.
     let _ = refused.read(&mut [0]);
     terminal
         .until("one row of what has failed", |screen| is_joined(screen, address, &[" edge ", " inside "], 0));
@@ -439,7 +440,7 @@ fn a_session_of_a_pair_is_one_row_from_client_to_backend() {
 
 /// What fails is recorded nowhere but on the screen.
 #[test]
-fn a_recording_of_a_fleet_on_a_full_disk_is_told_on_its_screen() {
+fn a_recording_of_a_fleet_on_a_full_disk_is_reported_on_its_screen() {
     let place = place();
     let Some(wrapper) = full_disk(&place) else { return };
     let _shop = start(&place, "shop");

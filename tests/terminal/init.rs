@@ -2,16 +2,16 @@
 
 use std::fs;
 
-use crate::{process::Place, pty::Terminal};
+use crate::{process::TestFolder, pty::Terminal};
 
 #[test]
 fn a_half_is_written_from_answers() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let mut terminal = Terminal::open(&place, &["init", "dmz", "--out", "first"]);
     terminal.until_shown("Name of the service [web]:");
     terminal.press("shop\r");
     terminal.until_shown("Where clients come in [tcp://0.0.0.0:8000]:");
-    // An answer that will not do is told why, and asked again.
+    // An invalid answer gets its reason, and the question again.
     terminal.press("nonsense://x\r");
     terminal.until("the question again", |screen| {
         screen.contents().matches("Where clients come in").count() == 2 && screen.contents().contains("; ")
@@ -36,7 +36,7 @@ fn a_half_is_written_from_answers() {
 
 #[test]
 fn what_options_give_is_not_asked() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let mut terminal =
         Terminal::open(&place, &["init", "pair", "--out", "all", "--service", "shop", "--accept", "8100"]);
     terminal.until_shown("The back-end");
@@ -55,7 +55,7 @@ fn what_options_give_is_not_asked() {
 
 #[test]
 fn an_end_of_input_writes_nothing() {
-    let place = Place::with_certificates();
+    let place = TestFolder::with_certificates();
     let mut terminal = Terminal::open(&place, &["init", "pair", "--out", "first"]);
     terminal.until_shown("Name of the service [web]:");
     terminal.press("\u{4}");

@@ -16,7 +16,7 @@ use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system}
 
 use rustix::process::Pid;
 
-use crate::process::{Place, SOON, until};
+use crate::process::{SOON, TestFolder, until};
 
 /// A program in a terminal of 100 by 30, and what is on it.
 pub struct Terminal {
@@ -30,12 +30,12 @@ pub struct Terminal {
 
 impl Terminal {
     /// Runs portcullis with these arguments.
-    pub fn open(place: &Place, args: &[&str]) -> Self {
+    pub fn open(place: &TestFolder, args: &[&str]) -> Self {
         Self::run(place, &[&[env!("CARGO_BIN_EXE_portcullis")], args].concat())
     }
 
     /// Runs any command line.
-    pub fn run(place: &Place, line: &[&str]) -> Self {
+    pub fn run(place: &TestFolder, line: &[&str]) -> Self {
         let pair =
             native_pty_system().openpty(PtySize { rows: 30, cols: 100, ..PtySize::default() }).unwrap();
         let mut command = CommandBuilder::new(line[0]);

@@ -122,7 +122,7 @@ fn refused_names(code: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn no_everyday_word_stands_for_one_of_the_field() {
+fn no_identifier_is_an_everyday_word_for_a_field_term() {
     let mut refused = Vec::new();
     for source in sources() {
         for (name, instead) in refused_names(&source.code) {

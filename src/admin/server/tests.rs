@@ -133,7 +133,7 @@ async fn watches_leave_places_for_commands() {
 }
 
 #[tokio::test]
-async fn who_connects_and_asks_nothing_shuts_nobody_out() {
+async fn silent_clients_do_not_block_others() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut gateway = Gateway::start();
     let path = gateway.path();
@@ -158,13 +158,13 @@ async fn who_connects_and_asks_nothing_shuts_nobody_out() {
     }
     let (mut oldest, mut reported) = (silent.remove(0), String::new());
     oldest.read_to_string(&mut reported).await.unwrap_or_else(|_| panic!("{reported}"));
-    assert!(reported.contains("too many clients are connected that ask nothing"), "{reported}");
+    assert!(reported.contains("too many idle clients are connected"), "{reported}");
     let newest = silent.last_mut().unwrap();
     newest.write_all(&framed("\"reload\"")[2..]).await.unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_nothing_is_let_go_in_time() {
+async fn a_silent_client_is_closed_at_its_deadline() {
     use tokio::io::AsyncReadExt;
     let gateway = Gateway::start();
     let mut client = UnixStream::connect(gateway.path()).await.unwrap();
@@ -201,7 +201,7 @@ async fn a_read_only_handle_asks_nothing_of_the_gateway() {
 }
 
 /// The gateway's answers to these bytes.
-async fn said_at(path: &Path, messages: &[&[u8]]) -> Vec<String> {
+async fn received_at(path: &Path, messages: &[&[u8]]) -> Vec<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = UnixStream::connect(path).await.unwrap();
     for message in messages {
@@ -224,7 +224,7 @@ fn framed(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_parse_is_told_what_is_wrong_with_it() {
+async fn an_unparsable_request_gets_the_reason() {
     let mut gateway = Gateway::start();
     let requests = ["{", "\"stpo\"", r#"{"kill":{}}"#, r#"{"drain":{"service":7}}"#, "\"reload\""];
     let messages: Vec<_> = requests.iter().map(|text| framed(text)).collect();
@@ -236,7 +236,7 @@ async fn a_request_that_does_not_parse_is_told_what_is_wrong_with_it() {
         std::future::pending::<()>().await
     };
     let answers = tokio::select! {
-        answers = said_at(&path, &messages) => answers,
+        answers = received_at(&path, &messages) => answers,
         () = answering => unreachable!("it waits for ever"),
     };
     let reported =
@@ -249,10 +249,10 @@ async fn a_request_that_does_not_parse_is_told_what_is_wrong_with_it() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_too_long_is_refused_before_it_is_heard() {
+async fn a_request_that_is_too_long_is_refused_before_it_is_read() {
     let gateway = Gateway::start();
     let length = (crate::admin::protocol::REQUEST_BYTES_MAX as u32 + 1).to_be_bytes();
-    let answers = said_at(&gateway.path(), &[&length]).await;
+    let answers = received_at(&gateway.path(), &[&length]).await;
     assert_eq!(answers.len(), 1);
     assert!(answers[0].contains("a message is longer than 65536 bytes"), "{answers:?}");
 }
@@ -278,7 +278,7 @@ async fn a_list_that_is_too_long_for_one_request_is_answered_as_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_hangs_is_told_to_who_asks_it() {
+async fn a_client_learns_that_the_engine_hangs() {
     let gateway = Gateway::start();
     for command in [Command::Status, Command::Stop] {
         let path = gateway.path();

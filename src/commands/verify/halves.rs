@@ -125,7 +125,7 @@ impl TrialHalves {
             // Its run of the checklist shows how it ended.
             let _ = engine.run().await;
         });
-        self.here = Some(handle.for_asker("verify"));
+        self.here = Some(handle.for_actor("verify"));
         Ok(())
     }
 
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
     use crate::tests::happens_after;
 
-    /// It takes whoever asks, and says nothing.
+    /// Accepts every connection and sends nothing.
     #[tokio::test(start_paused = true)]
     async fn a_half_that_does_not_answer_is_given_up_in_time_and_is_ended() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use futures_util::FutureExt;
 
 use super::{
-    EndpointIngress, LinkIngress, LinkSecurity, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext,
+    EndpointIngress, LinkIngress, LinkSecurity, RETRY, ResizeOutcome, SWITCH_RETRY, SharedContext,
     down_reason, handshake_context, replace_identity, succeed_identity,
 };
 use crate::{
@@ -110,7 +110,7 @@ impl DmzSide {
                     lockdown: Default::default(),
                     dns: common.dns.clone(),
                 };
-                let wanted = KeeperTarget { prepared: limits.prepared, retry: RETRY_HURRIED };
+                let wanted = KeeperTarget { prepared: limits.prepared, retry: SWITCH_RETRY };
                 *dialler = Some(ForwardDialler::start(connect, wanted, pool.clone(), grants, keepers));
             }
             (DmzParts::Reverse { ingress, pool }, _) => {
@@ -120,7 +120,7 @@ impl DmzSide {
                 };
                 let handshakes = common.shares.load().dmz_handshakes;
                 let context = handshake_context(ingress, &self.security, terms, handshakes, common);
-                let intake = LinkIntake { pool: pool.clone(), grants, common: common.clone() };
+                let intake = PoolIntake { pool: pool.clone(), grants, common: common.clone() };
                 let handshake_done =
                     move |handshake_done, permit| intake.clone().take_in(handshake_done, permit).boxed();
                 let reception = LinkReception::new(context, Arc::new(handshake_done));
@@ -334,13 +334,13 @@ impl DmzSide {
 
 /// Accepts the links that internal gateways dial.
 #[derive(Clone)]
-struct LinkIntake {
+struct PoolIntake {
     pool: Arc<Pool>,
     grants: Arc<ServiceGrants>,
     common: SharedContext,
 }
 
-impl LinkIntake {
+impl PoolIntake {
     /// Adds a link to the pool. One that is turned away keeps its handshake permit until it is closed, so that
     /// a peer which dials without end holds no more than that.
     async fn take_in(self, handshake_done: HandshakeOutcome, _permit: HandshakePermit) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arc_swap::ArcSwap;
 
 use super::{
-    EndpointIngress, LinkIngress, LinkSecurity, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
+    EndpointIngress, LinkIngress, LinkSecurity, ResizeOutcome, SWITCH_RETRY, SharedContext, down_reason,
     handshake_context, replace_identity, succeed_identity,
 };
 use crate::{
@@ -38,7 +38,7 @@ pub struct InternalSide {
 }
 
 enum InternalParts {
-    Forward { ingress: LinkIngress, visitors: Arc<forward::DialledInPeers>, server: Arc<LinkServer> },
+    Forward { ingress: LinkIngress, dialled_in: Arc<forward::DialledInPeers>, server: Arc<LinkServer> },
     Reverse { gateways: Arc<DialledGateways<ReverseDialler>> },
 }
 
@@ -59,9 +59,9 @@ impl InternalSide {
         let parts = match &half.mode {
             InternalMode::Forward { listen, bind, .. } => {
                 let ingress = LinkIngress::prepare(listen, *bind, found)?;
-                let visitors = Arc::<forward::DialledInPeers>::default();
+                let dialled_in = Arc::<forward::DialledInPeers>::default();
                 let server = LinkServer::new(offering.clone());
-                InternalParts::Forward { ingress, visitors, server }
+                InternalParts::Forward { ingress, dialled_in, server }
             }
             InternalMode::Reverse { .. } => {
                 InternalParts::Reverse { gateways: dialled_gateways(&security, &links, &offering, common) }
@@ -92,18 +92,18 @@ impl InternalSide {
 
     pub fn start(&mut self, half: &InternalHalf, common: &SharedContext) {
         match &mut self.parts {
-            InternalParts::Forward { ingress, visitors, server } => {
+            InternalParts::Forward { ingress, dialled_in, server } => {
                 let handshakes = common.shares.load().internal_handshakes;
                 let reception = forward::reception(
                     handshake_context(ingress, &self.security, server.terms(), handshakes, common),
-                    visitors.clone(),
+                    dialled_in.clone(),
                     server.clone(),
                     self.links.clone(),
                     common.serve.clone(),
                 );
                 ingress.start(reception, &self.security, &common.tasks);
             }
-            InternalParts::Reverse { .. } => self.keep_links(half, Some(RETRY_HURRIED)),
+            InternalParts::Reverse { .. } => self.keep_links(half, Some(SWITCH_RETRY)),
         }
     }
 
@@ -192,7 +192,8 @@ impl InternalSide {
         }
     }
 
-    /// Sets the states of the services that are not open. If they have changed, every DMZ gateway is told.
+    /// Sets the states of the services that are not open. If they have changed, every DMZ gateway is
+    /// notified.
     pub fn set_states(&self, states: BTreeMap<ServiceName, OfferState>) {
         let before = self.offering.load();
         if before.states == states {
@@ -221,7 +222,7 @@ impl InternalSide {
     /// What is still missing before new sessions can be carried.
     pub fn missing_reason(&self) -> Option<String> {
         match &self.parts {
-            InternalParts::Forward { ingress, visitors, .. } => (!visitors.has_peer())
+            InternalParts::Forward { ingress, dialled_in, .. } => (!dialled_in.has_peer())
                 .then(|| format!("no DMZ gateway has dialled in at {}", ingress.describe())),
             InternalParts::Reverse { gateways } => (!gateways.all_serve()).then(|| down_reason(&self.rows())),
         }
@@ -240,7 +241,7 @@ impl InternalSide {
 
     pub fn rows(&self) -> Vec<PoolRow> {
         match &self.parts {
-            InternalParts::Forward { visitors, .. } => visitors.rows(),
+            InternalParts::Forward { dialled_in, .. } => dialled_in.rows(),
             InternalParts::Reverse { gateways } => {
                 let mut rows = gateways.rows();
                 rows.sort_unstable_by(|a, b| (&a.service, &a.address).cmp(&(&b.service, &b.address)));
@@ -252,7 +253,7 @@ impl InternalSide {
     /// Forgets lost gateways with this name or address; returns how many.
     pub fn dismiss(&self, name: &str) -> usize {
         match &self.parts {
-            InternalParts::Forward { visitors, .. } => visitors.dismiss(name),
+            InternalParts::Forward { dialled_in, .. } => dialled_in.dismiss(name),
             InternalParts::Reverse { .. } => 0,
         }
     }

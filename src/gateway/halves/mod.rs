@@ -33,7 +33,7 @@ use crate::{
     profile::{BindPolicy, LinkAddress, LinkCarrier, RetryPolicy},
     tasks::Tasks,
     telemetry::{
-        audit::AuditTrail, log::AccessLog, notices::NoticeLog, requests::RequestBooks, snapshot::PoolRow,
+        audit::AuditTrail, log::AccessLog, notices::NoticeLog, requests::RequestCounters, snapshot::PoolRow,
     },
     tls::{edge::EdgeTls, link::LinkIdentity},
 };
@@ -41,7 +41,7 @@ use crate::{
 /// How often a lost gateway is retried, unless the profile has a `retry`.
 const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
 /// During a switch, a lost gateway is redialled at least this often.
-const RETRY_HURRIED: RetryPolicy =
+const SWITCH_RETRY: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
 
 /// How many link handshakes of one address may run at once at an endpoint: anybody may send requests to such a
@@ -61,7 +61,7 @@ pub struct SharedContext {
     pub clients: Arc<DescriptorQuota>,
     pub handshakes: Arc<HandshakeLimiter>,
     pub arrivals: Arc<ClientArrivals>,
-    pub requests: Arc<RequestBooks>,
+    pub requests: Arc<RequestCounters>,
     pub access: Arc<AccessLog>,
     pub audit: Arc<AuditTrail>,
     /// Set while the gateway drains, so that clients that keep sending requests are sent elsewhere.

@@ -34,7 +34,7 @@ use crate::{
     profile::{GatewaysOfName, HostPort, LinkAddress, LinkCarrier, ServiceName},
     proto::multiplex::{
         PeerViolation,
-        decoder::{FrameReader, HeardPiece},
+        decoder::{DecodedPiece, FrameReader},
         frame::{FrameType, LinkFrame},
         open::OpenRequest,
         state::LinkEnd,
@@ -163,7 +163,7 @@ async fn answer_pings(theirs: &mut TcpStream, end: LinkEnd) {
     while let Ok(count @ 1..) = theirs.read(&mut chunk).await {
         let mut bytes = &chunk[..count];
         while let Some(received) = decoder.decode(&mut bytes).expect("frames") {
-            let HeardPiece::Frame { frame: LinkFrame::Ping(token), .. } = received else { continue };
+            let DecodedPiece::Frame { frame: LinkFrame::Ping(token), .. } = received else { continue };
             let mut pong = Vec::new();
             LinkFrame::Pong(token).push(&mut pong, 0);
             if theirs.write_all(&pong).await.is_err() {
@@ -286,11 +286,11 @@ async fn check_begun(value: Duration) {
 }
 
 async fn check_acknowledged(value: Duration) {
-    let mut delivery = tcp::DeliveryWatch::default();
+    let mut delivery = tcp::SocksLinkWatch::default();
     let (began, long) = (Instant::now(), Some(Duration::from_secs(3600)));
-    assert_eq!(delivery.note(long, began), tcp::DeliveryState::NotYet);
-    assert_eq!(delivery.note(long, began + value - LITTLE), tcp::DeliveryState::NotYet);
-    assert_eq!(delivery.note(long, began + value), tcp::DeliveryState::Never);
+    assert_eq!(delivery.note(long, began), tcp::SocksLinkState::NotYet);
+    assert_eq!(delivery.note(long, began + value - LITTLE), tcp::SocksLinkState::NotYet);
+    assert_eq!(delivery.note(long, began + value), tcp::SocksLinkState::Never);
 }
 
 async fn check_lingering_close(value: Duration) {

@@ -29,7 +29,7 @@ pub enum KeeperEvent {
     Linked(EstablishedLink),
     /// One stood, and could be used for nothing.
     Unused(Peer, Vec<CarriesMismatch>),
-    /// A SOCKS5 link stands up to its TLS.
+    /// A SOCKS5 link is established up to and including TLS.
     Reached(SocksLink),
 }
 
@@ -96,23 +96,23 @@ impl LinkKeeper {
         let Some(dialled) = self.retired.run_until_cancelled(self.dial()).await else { return };
         let reached = match dialled {
             Ok(reached) => reached,
-            Err(error) => return self.note_failed(service.as_ref(), &error.into(), DialFailure::Way),
+            Err(error) => return self.note_failed(service.as_ref(), &error.into(), DialFailure::Path),
         };
         if let Some(name) = &reached.peer.name {
             place.note_name(name);
         }
-        let is_own = handshake::speaks_own_protocol(&reached.stream);
+        let is_own = handshake::uses_own_protocol(&reached.stream);
         self.note_protocol(if is_own { LinkProtocol::Own } else { LinkProtocol::Socks }, &reached);
         if is_own {
             let hello = handshake::exchange_hello(reached, &self.terms.role, self.wanted().prepared, holds);
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
                 Ok(linked) => self.establish_link(linked, place, &events).await,
-                Err(error) => self.note_failed(None, &error.into(), DialFailure::Way),
+                Err(error) => self.note_failed(None, &error.into(), DialFailure::Path),
             };
         }
         let service = service.or_else(|| self.parked_services().first().cloned());
-        tell(&events, KeeperEvent::Reached(SocksLink { reached, service, place, under_way })).await;
+        send_event(&events, KeeperEvent::Reached(SocksLink { reached, service, place, under_way })).await;
     }
 
     async fn establish_link(
@@ -123,8 +123,8 @@ impl LinkKeeper {
     ) {
         let peer = linked.link.peer().clone();
         if linked.grant.granted.is_empty() {
-            self.note_failed(None, &unused_reason(&linked), DialFailure::Way);
-            tell(events, KeeperEvent::Unused(peer, linked.mismatches)).await;
+            self.note_failed(None, &unused_reason(&linked), DialFailure::Path);
+            send_event(events, KeeperEvent::Unused(peer, linked.mismatches)).await;
             return linked.link.close_gracefully(FrameType::Retire).await;
         }
         self.report_refused(&linked);
@@ -140,7 +140,7 @@ impl LinkKeeper {
             .into();
         }
         self.note_established(None, &peer.label());
-        tell(events, KeeperEvent::Linked(linked)).await;
+        send_event(events, KeeperEvent::Linked(linked)).await;
     }
 
     fn note_protocol(&self, protocol: LinkProtocol, reached: &DialledStream) {
@@ -153,7 +153,7 @@ impl LinkKeeper {
     }
 }
 
-async fn tell(events: &mpsc::Sender<KeeperEvent>, event: KeeperEvent) {
+async fn send_event(events: &mpsc::Sender<KeeperEvent>, event: KeeperEvent) {
     // Where nobody takes links any more, it is dropped.
     let _ = events.send(event).await;
 }
@@ -167,7 +167,7 @@ pub struct DialGuard {
 impl Drop for DialGuard {
     fn drop(&mut self) {
         if let Some(state) = self.keeper.lock().dial_states.get_mut(&self.service) {
-            // It may have been made anew meanwhile.
+            // The dial state may have been recreated meanwhile.
             state.dialling = state.dialling.saturating_sub(1);
         }
         self.keeper.changed.notify_one();

@@ -31,7 +31,7 @@ impl LinkKeeper {
     ) {
         let line = format!("{}: {}", self.link_to(service), fault.words);
         match (is_first, failure) {
-            (true, DialFailure::Way | DialFailure::Protocol | DialFailure::Link) => {
+            (true, DialFailure::Path | DialFailure::Protocol | DialFailure::Link) => {
                 self.shared.notices.warn_limited(LogKind::LinkChanged, line);
             }
             // The gateway's own operator has requested that.

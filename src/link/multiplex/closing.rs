@@ -46,7 +46,7 @@ impl MultiplexedLink {
     }
 
     /// Handles the end of the other direction.
-    pub(super) fn heard_end(&mut self, cx: &mut Context<'_>) -> LinkLoss {
+    pub(super) fn note_end(&mut self, cx: &mut Context<'_>) -> LinkLoss {
         if !self.table.is_empty() || self.decoder.is_within_frame() {
             return LinkLoss::Cut;
         }
@@ -58,9 +58,9 @@ impl MultiplexedLink {
         LinkLoss::Closed
     }
 
-    /// Cuts every session because the other end's certificate was revoked. The other end is told about each
-    /// session, and that the link is closing. Whoever drives the link drops it once that has had a moment to be
-    /// sent.
+    /// Cuts every session because the other end's certificate was revoked. The other end gets a reset for each
+    /// session, and the notice that the link is closing. Whoever drives the link drops it once that has had a
+    /// moment to be sent.
     pub fn revoke(&mut self) {
         let sent = self.table.numbers().into_iter().try_for_each(|number| self.cut(number, CutCause::Policy));
         // If nothing can be sent any more, the link has ended.

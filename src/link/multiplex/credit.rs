@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_can_not_give_more_credit_than_a_number_holds() {
+    fn a_peer_cannot_give_more_credit_than_a_number_holds() {
         let mut credit = SendCredit::default();
         assert_eq!(credit.give(u32::MAX), Err(CreditOverflow));
         credit.spend(WINDOW_BYTES);

@@ -63,7 +63,7 @@ pub struct LocalSide {
 
 /// What remains of a session after it has ended on its link.
 #[derive(Debug)]
-pub struct SessionRemains {
+pub struct SessionLeftover {
     pub how: SessionFate,
     /// The local stream; `None` if it was never attached.
     pub stream: Option<NetStream>,
@@ -75,7 +75,7 @@ pub struct SessionRemains {
     pub is_unsent: bool,
 }
 
-impl SessionRemains {
+impl SessionLeftover {
     /// For a link whose task has ended without reporting anything.
     fn of_lost_link() -> Self {
         Self {
@@ -93,7 +93,7 @@ impl SessionRemains {
 pub enum SessionFate {
     /// Both directions have ended.
     Clean,
-    /// The local stream failed, and the other gateway was told.
+    /// The local stream failed, and a reset was sent to the other gateway.
     StreamFailed(io::Error),
     /// Refused; no byte reached a backend.
     Refused(Refusal),
@@ -178,16 +178,16 @@ impl From<io::Error> for SocketError {
 pub enum OpenAnswer {
     /// The other gateway has taken the session.
     Taken,
-    Over(Box<SessionRemains>),
+    Over(Box<SessionLeftover>),
 }
 
-/// The owner of a session, as seen by the link's task. It is told once how the session ended; when it is
-/// dropped, the session is cut.
+/// The owner of a session, as seen by the link's task. It gets the outcome of the session once; when it
+/// is dropped, the session is cut.
 #[derive(Debug)]
 pub(super) struct SessionOwner {
     /// Tells an opener that the other gateway has taken the session.
     pub answered: Option<oneshot::Sender<()>>,
-    pub outcome: oneshot::Sender<Box<SessionRemains>>,
+    pub outcome: oneshot::Sender<Box<SessionLeftover>>,
     pub cause: Arc<AtomicU8>,
 }
 
@@ -196,7 +196,7 @@ pub(super) struct SessionOwner {
 pub struct SessionHandle {
     /// For a session that was opened here, until it is answered.
     answered: Option<oneshot::Receiver<()>>,
-    outcome: oneshot::Receiver<Box<SessionRemains>>,
+    outcome: oneshot::Receiver<Box<SessionLeftover>>,
     cause: Arc<AtomicU8>,
     /// Tells the link of an incoming session that somebody still works on it.
     _served: Option<Arc<()>>,
@@ -222,12 +222,12 @@ pub struct LinkHandle {
 
 /// A link's task has ended; the stream that was to be opened is returned.
 #[derive(Debug)]
-pub struct LinkGone(pub Box<LocalSide>);
+pub struct LinkClosed(pub Box<LocalSide>);
 
 pub(super) fn session_owner() -> (SessionOwner, SessionHandle) {
-    let (tell, outcome) = oneshot::channel();
+    let (sender, outcome) = oneshot::channel();
     let cause = Arc::new(AtomicU8::new(CutCause::Other as u8));
-    let owner = SessionOwner { answered: None, outcome: tell, cause: cause.clone() };
+    let owner = SessionOwner { answered: None, outcome: sender, cause: cause.clone() };
     (owner, SessionHandle { answered: None, outcome, cause, _served: None })
 }
 
@@ -257,8 +257,8 @@ impl SessionHandle {
     }
 
     /// Waits until the session has ended on its link.
-    pub async fn outcome(&mut self) -> Box<SessionRemains> {
-        (&mut self.outcome).await.unwrap_or_else(|_| Box::new(SessionRemains::of_lost_link()))
+    pub async fn outcome(&mut self) -> Box<SessionLeftover> {
+        (&mut self.outcome).await.unwrap_or_else(|_| Box::new(SessionLeftover::of_lost_link()))
     }
 
     /// Ends the session with a reset; its stream is cut too.
@@ -329,14 +329,14 @@ impl LinkHandle {
         request: OpenRequest,
         side: Box<LocalSide>,
         place: SessionPlace,
-    ) -> Result<SessionHandle, LinkGone> {
+    ) -> Result<SessionHandle, LinkClosed> {
         let (mut owner, mut handle) = session_owner();
-        let (tell, answered) = oneshot::channel();
-        (owner.answered, handle.answered) = (Some(tell), Some(answered));
+        let (sender, answered) = oneshot::channel();
+        (owner.answered, handle.answered) = (Some(sender), Some(answered));
         let command = LinkCommand::Open(Box::new(OpenCommand { request, side, place, owner }));
         match self.commands.send(command).await {
             Ok(()) => Ok(handle),
-            Err(mpsc::error::SendError(LinkCommand::Open(command))) => Err(LinkGone(command.side)),
+            Err(mpsc::error::SendError(LinkCommand::Open(command))) => Err(LinkClosed(command.side)),
             Err(_) => unreachable!("what comes back is what was sent"),
         }
     }

@@ -23,7 +23,7 @@ use crate::proto::{
     Refusal,
     multiplex::{
         PeerViolation,
-        decoder::HeardPiece,
+        decoder::DecodedPiece,
         frame::{FrameType, LinkFrame},
         state::{LinkEnd, SessionStage},
     },
@@ -31,10 +31,11 @@ use crate::proto::{
 
 /// A frame that has begun must be complete within this time.
 pub const BEGUN: Duration = Duration::from_secs(6);
-/// Read at once: the other end's largest batch, sealed, so that it ends with a record. After as much it is time to
-/// write.
+/// Bytes read before it is time to write: the largest encrypted batch of the other end, so that a read ends at
+/// a TLS record.
 const READ_BYTES: usize = BATCH_BYTES_MAX + 16 * 1024;
-/// Pieces of one session that follow each other and are written at once: those of what is read at once, at least.
+/// How many consecutive pieces of one session are written in one call; at least as many as one read can
+/// contain.
 const PIECES_MAX: usize = 8;
 
 /// How many offers a server may send at once, and how many more each second.
@@ -46,20 +47,20 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
-/// Data of one session that came in one piece, but for the headers of its frames.
-struct PieceRun<'a> {
+/// Consecutive data frames of one session, collected for one vectored write.
+struct DataRun<'a> {
     session: u32,
     pieces: [IoSlice<'a>; PIECES_MAX],
     count: usize,
 }
 
-impl Default for PieceRun<'_> {
+impl Default for DataRun<'_> {
     fn default() -> Self {
         Self { session: 0, pieces: [IoSlice::new(&[]); PIECES_MAX], count: 0 }
     }
 }
 
-impl<'a> PieceRun<'a> {
+impl<'a> DataRun<'a> {
     fn takes(&self, session: u32) -> bool {
         self.count == 0 || self.session == session && self.count < PIECES_MAX
     }
@@ -72,7 +73,7 @@ impl<'a> PieceRun<'a> {
 }
 
 impl MultiplexedLink {
-    /// Reads what has come; returns whether there was anything.
+    /// Reads what has arrived; returns whether there was anything.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let (mut all, mut is_empty) = (0, false);
         while all < READ_BYTES && !is_empty {
@@ -80,7 +81,7 @@ impl MultiplexedLink {
                 let mut buf = ReadBuf::new(buffer);
                 match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
                     Poll::Pending => is_empty = true,
-                    Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(self.heard_end(cx)),
+                    Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(self.note_end(cx)),
                     Poll::Ready(Ok(())) => self.receive(buf.filled())?,
                     // Both ends have said that the link is over, so the way the other end closes it does not
                     // matter.
@@ -94,12 +95,12 @@ impl MultiplexedLink {
     }
 
     fn receive(&mut self, mut bytes: &[u8]) -> Result<(), LinkLoss> {
-        self.liveness.note_heard();
-        let mut run = PieceRun::default();
+        self.liveness.note_received();
+        let mut run = DataRun::default();
         loop {
             let received = self.decoder.decode(&mut bytes);
             let goes_on =
-                matches!(received, Ok(Some(HeardPiece::Data { session, .. })) if run.takes(session));
+                matches!(received, Ok(Some(DecodedPiece::Data { session, .. })) if run.takes(session));
             if !goes_on {
                 self.receive_data(std::mem::take(&mut run))?;
             }
@@ -107,12 +108,12 @@ impl MultiplexedLink {
             self.whole_by = None;
             match received {
                 // Of a session that is over, bytes may still come.
-                HeardPiece::Data { session, bytes } => {
+                DecodedPiece::Data { session, bytes } => {
                     if self.table.receive_data(session, bytes.len())?.is_some() {
                         run.push(session, bytes);
                     }
                 }
-                HeardPiece::Frame { session, frame } => self.receive_frame(session, frame)?,
+                DecodedPiece::Frame { session, frame } => self.receive_frame(session, frame)?,
             }
         }
         match self.decoder.is_within_frame() {
@@ -122,7 +123,7 @@ impl MultiplexedLink {
         Ok(())
     }
 
-    fn receive_data(&mut self, mut run: PieceRun<'_>) -> Result<(), LinkLoss> {
+    fn receive_data(&mut self, mut run: DataRun<'_>) -> Result<(), LinkLoss> {
         let (number, pieces) = (run.session, &mut run.pieces[..run.count]);
         if pieces.is_empty() {
             return Ok(());
@@ -224,7 +225,8 @@ impl MultiplexedLink {
         if !self.liveness.note_ping(Instant::now()) {
             return Err(PeerViolation::TooMany("pings").into());
         }
-        // An end that does not read what it is sent judges nobody, and needs no answer.
+        // A peer that does not read what it is sent gets no answers, so that nothing is queued for
+        // it.
         if !self.outgoing.is_full() && !self.is_ending() {
             self.send(LinkFrame::Pong(token), 0)?;
         }

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     credit::ReceiveWindow,
-    handle::{LocalSide, SessionFate, SessionOwner, SessionRemains, Undelivered},
+    handle::{LocalSide, SessionFate, SessionLeftover, SessionOwner, Undelivered},
     held::HeldBytes,
     ready::SessionWaker,
 };
@@ -39,9 +39,9 @@ pub struct LinkedSession {
     sent_ahead: usize,
     /// At an opener, until the answer: client bytes that were sent.
     copy: Option<Vec<u8>>,
-    /// The batch that takes its `open` along, of one that this end opens.
+    /// The number of the batch that contains its `open`; only at the opener.
     pub open_batch: u64,
-    /// That batch has never left.
+    /// That batch was certainly not sent, so the session may be opened elsewhere.
     is_taken_back: bool,
     /// Bytes received and not taken.
     held: HeldBytes,
@@ -398,7 +398,7 @@ impl LinkedSession {
         (is_over, Some(idle.next_look(now)))
     }
 
-    /// Its link is lost, with a batch of which nothing has left.
+    /// Notes that its link was lost while this batch was still completely unsent.
     pub fn note_unsent_batch(&mut self, batch: u64) {
         self.is_taken_back = self.end == LinkEnd::Opener && self.open_batch >= batch;
     }
@@ -430,7 +430,7 @@ impl LinkedSession {
             Undelivered { bytes: self.held, has_end: self.inbound == Inbound::Ending, _window: window };
         let stream = self.local.map(|side| side.stream);
         // If the owner has gone, it has cut the session: dropping this resets the stream.
-        let remains = SessionRemains { how, stream, rest, again, is_unsent };
+        let remains = SessionLeftover { how, stream, rest, again, is_unsent };
         let _ = owner.outcome.send(Box::new(remains));
     }
 

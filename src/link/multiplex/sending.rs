@@ -56,7 +56,7 @@ pub struct Outgoing {
     /// Since when the last batch has had to wait.
     blocked_since: Option<Instant>,
     batch_bytes: usize,
-    /// Batches that are out.
+    /// Number of batches sent so far.
     batches: u64,
     /// Bytes that the kernel had taken below TLS before the last batch.
     written_before: Option<u64>,
@@ -133,12 +133,12 @@ impl Outgoing {
         self.is_blocked() && self.control.len() > CONTROL_BYTES_MAX
     }
 
-    /// The number of the batch that takes along what is put in line now.
+    /// The number of the batch that will contain what is queued now.
     pub fn next_batch(&self) -> u64 {
         self.batches + 1 + u64::from(self.is_blocked())
     }
 
-    /// The number of the batch that is being sent, or is the next, if surely nothing of it has left.
+    /// The number of the current batch, if certainly none of its bytes have been sent.
     pub fn unsent_batch(&self, stream: &NetStream) -> Option<u64> {
         let has_begun = match stream {
             NetStream::Tcp(_) => self.unwritten.len() < self.batch_bytes,

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_never_was_is_told_from_one_that_has_ended() {
+    fn an_unknown_session_is_distinguished_from_an_ended_one() {
         let mut table = table(LinkEnd::Server);
         assert_eq!(table.receive(1, FrameType::End).err(), Some(PeerViolation::NeverOpened(1)));
         table.open(7, ()).expect("it is the first");

@@ -119,7 +119,7 @@ pub struct MultiplexedLink {
     sleep: Pin<Box<Sleep>>,
     pub(super) events: VecDeque<OwnerEvent>,
     pub(super) closing: Closing,
-    /// Why it was lost, until its owner is told.
+    /// Why it was lost, until that is reported to its owner.
     pub(super) lost: Option<LinkLoss>,
     /// When its last session ended, or when it began.
     quiet_since: Instant,
@@ -481,7 +481,7 @@ impl MultiplexedLink {
         if due < self.sleep.deadline() {
             self.sleep.as_mut().reset(due);
         }
-        // Put off no sooner than it has run out: the runtime asks the kernel to wake it whenever it is set to less.
+        // Move the timer later only after it has fired: setting it earlier costs a wake-up of the runtime.
         while std::future::Future::poll(self.sleep.as_mut(), cx).is_ready() && Instant::now() < due {
             self.sleep.as_mut().reset(due);
         }

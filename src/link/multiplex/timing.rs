@@ -25,7 +25,7 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 pub const OPENED_WITHIN: Duration = Duration::from_millis(5);
 /// How often to check a socket that is not being read.
 pub const LOOK: Duration = Duration::from_secs(2);
-/// After this process was not running, what has arrived meanwhile must be read within this time.
+/// After a pause of this process, data that arrived during the pause must be read within this time.
 const PAUSED: Duration = Duration::from_secs(1);
 
 /// The reason for checking a session.
@@ -64,7 +64,8 @@ impl Timers {
 }
 
 impl MultiplexedLink {
-    /// When the next time is up. An `opened` that was said is waited for no more: each would wake this process.
+    /// When the next timer fires. Timers for an `opened` that was already sent are removed first, since each
+    /// would cause a needless wake-up.
     pub(super) fn due(&mut self) -> Instant {
         while let Some(&(_, number, TimerKind::Opened)) = self.timers.first()
             && self.table.entry(number).is_none_or(|entry| !entry.row.owes_opened)

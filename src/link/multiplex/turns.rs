@@ -10,10 +10,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// Below this a wire runs dry before the next batch comes.
+/// With less than this, the connection is idle before the next batch is ready.
 const BATCH_BYTES_MIN: usize = 8 * 1024;
 pub const BATCH_BYTES_FIRST: usize = 16 * 1024;
-/// The kernel fills a buffer of so many bytes whatever waits unsent.
+/// The kernel always fills a buffer of this size, however many bytes are unsent.
 pub const KERNEL_BUFFER_BYTES: usize = 64 * 1024;
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// A batch that waits longer than this for the kernel is too long, because whatever becomes ready meanwhile
@@ -21,12 +21,12 @@ pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 const BATCH_WAIT_MAX: Duration = Duration::from_millis(1);
 /// The rate of a connection is measured over this many of its last bytes, or over those that had to wait for
 /// this long.
-const LATELY_BYTES: usize = 8 * BATCH_BYTES_MAX;
-const LATELY: Duration = Duration::from_millis(20);
+const RATE_SAMPLE_BYTES: usize = 8 * BATCH_BYTES_MAX;
+const RATE_SAMPLE_TIME: Duration = Duration::from_millis(20);
 const TURN_BYTES_MIN: usize = 16 * 1024;
 const TURN_BYTES_MAX: usize = 64 * 1024;
 /// A batch with no more room than this is full.
-const ROOM_BYTES_MIN: usize = 256;
+const BATCH_SPACE_BYTES_MIN: usize = 256;
 
 /// The sessions in the queue, each at most once; the caller ensures that.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ impl TurnQueue {
 
     /// The next turn in a batch of `limit` bytes; `None` when it is full, or nobody is queued.
     pub fn next_turn(&mut self, limit: usize) -> Option<Turn> {
-        let space = limit.checked_sub(self.used).filter(|space| *space >= ROOM_BYTES_MIN)?;
+        let space = limit.checked_sub(self.used).filter(|space| *space >= BATCH_SPACE_BYTES_MIN)?;
         let may_be_fresh = self.fresh_bytes < limit / 2 || self.waiting.is_empty();
         let fresh = if may_be_fresh { self.fresh.pop_front() } else { None };
         self.is_fresh = fresh.is_some();
@@ -85,7 +85,7 @@ impl TurnQueue {
             self.fresh_bytes += bytes;
         }
         let left = self.whole_turn.saturating_sub(bytes);
-        let was_cut_short = turn.bytes < self.whole_turn && left >= ROOM_BYTES_MIN;
+        let was_cut_short = turn.bytes < self.whole_turn && left >= BATCH_SPACE_BYTES_MIN;
         match has_more {
             true if was_cut_short => self.waiting.push_front((turn.session, Some(left))),
             true => self.waiting.push_back((turn.session, None)),
@@ -122,7 +122,7 @@ impl BatchLimit {
 
     /// Whether a batch of this many bytes has no room left.
     pub fn is_filled_by(&self, bytes: usize) -> bool {
-        bytes + ROOM_BYTES_MIN > self.bytes
+        bytes + BATCH_SPACE_BYTES_MIN > self.bytes
     }
 
     /// Notes that a batch has been taken, after it had to wait for `waited`.
@@ -135,7 +135,7 @@ impl BatchLimit {
         } else if self.is_filled_by(bytes) {
             self.bytes = (self.bytes + self.bytes / 4).min(BATCH_BYTES_MAX);
         }
-        if self.sent_bytes > LATELY_BYTES || self.waited > LATELY {
+        if self.sent_bytes > RATE_SAMPLE_BYTES || self.waited > RATE_SAMPLE_TIME {
             self.sent_bytes /= 2;
             self.waited /= 2;
         }

@@ -28,8 +28,9 @@ struct SeenMismatch {
 impl CarriesMismatches {
     /// Notes everything that a peer offers differently. Returns what it has not said before.
     pub fn note_mismatches(&mut self, peer: &Peer, mismatch: &[CarriesMismatch]) -> Vec<CarriesMismatch> {
-        let is_told = |service: &ServiceName| mismatch.iter().any(|mismatch| mismatch.service == *service);
-        self.0.retain(|(service, of), _| of != peer || is_told(service));
+        let is_reported =
+            |service: &ServiceName| mismatch.iter().any(|mismatch| mismatch.service == *service);
+        self.0.retain(|(service, of), _| of != peer || is_reported(service));
         let mut event = Vec::new();
         for mismatch in mismatch {
             let key = (mismatch.service.clone(), peer.clone());

@@ -11,7 +11,7 @@ use super::{
         peer_links::{PeerLinks, ServedServices},
         session_side::LinkSlot,
     },
-    ServiceClosed, TakeError, TakenLink,
+    AcquiredLink, ServiceClosed, TakeError,
     carries_mismatch::CarriesMismatches,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 
 /// The maximum number of entries: peers, times their addresses, times the services of those that speak SOCKS5.
 /// One peer has at most half of what others leave.
-pub const LANES_MAX: usize = 2048;
+pub const ENTRIES_MAX: usize = 2048;
 
 pub struct PoolContents {
     pub limits: PoolLimits,
@@ -50,7 +50,7 @@ pub struct WaitingClient {
     pub key: u64,
     pub service: ServiceName,
     pub not: Vec<Peer>,
-    pub give: oneshot::Sender<Result<TakenLink, TakeError>>,
+    pub give: oneshot::Sender<Result<AcquiredLink, TakeError>>,
 }
 
 impl PoolContents {
@@ -79,7 +79,7 @@ impl PoolContents {
     /// The same for a link of our own that was just established.
     pub fn peer_links_for(&mut self, link: &mut AgreedLink, target: usize) -> Option<usize> {
         // Its handshake ran under terms that are no longer valid.
-        if link.is_worn() {
+        if link.has_expired() {
             return None;
         }
         let serves = ServedServices::Granted(link.serves().clone());
@@ -91,7 +91,7 @@ impl PoolContents {
 
     /// The entry of a peer, or `None` if there are too many already.
     pub fn peer_links(&mut self, peer: &Peer, serves: ServedServices, target: usize) -> Option<usize> {
-        let same = |group: &PeerLinks| group.peer == *peer && group.serves.is_alike(&serves);
+        let same = |group: &PeerLinks| group.peer == *peer && group.serves.is_compatible(&serves);
         if let Some(at) = self.peers.iter().position(same) {
             self.peers[at].target = target;
             return Some(at);
@@ -114,7 +114,7 @@ impl PoolContents {
     /// Whether a peer has as many entries as it may, wherever it dials from.
     fn is_full_for(&self, peer: &Peer) -> bool {
         let of_peer = self.peers.iter().filter(|group| group.peer.is_same_gateway(peer)).count();
-        let left_by_others = LANES_MAX.saturating_sub(self.peers.len() - of_peer);
+        let left_by_others = ENTRIES_MAX.saturating_sub(self.peers.len() - of_peer);
         of_peer >= left_by_others.div_ceil(2)
     }
 
@@ -186,7 +186,7 @@ impl PoolContents {
         let can_serve =
             |waiter: &WaitingClient| !waiter.not.contains(&of.peer) && of.can_take(&waiter.service);
         let at = self.waiters.iter().position(can_serve)?;
-        let slot = of.take_slot(&self.waiters[at].service, OfferState::Open)?;
+        let slot = of.take_place(&self.waiters[at].service, OfferState::Open)?;
         Some((self.waiters.remove(at)?, slot))
     }
 }

@@ -52,13 +52,13 @@ pub const LINKS_MAX: usize = 16_384;
 
 /// A link that was ready and now belongs to somebody.
 #[derive(Debug)]
-pub struct TakenLink {
-    pub side: TakenSide,
+pub struct AcquiredLink {
+    pub side: AcquiredSide,
     pub peer: Peer,
 }
 
 #[derive(Debug)]
-pub enum TakenSide {
+pub enum AcquiredSide {
     /// A SOCKS5 link, which is its session's alone.
     Parked(NetStream, LinkGuard),
     /// A place on a link of our own.
@@ -151,7 +151,7 @@ impl Pool {
         let Some(guard) = guard else { return Err(link) };
         link.set_guard(guard);
         if let Some(kept) = self.keep_link(link) {
-            // Its row tells how it ended.
+            // Its row shows how it ended.
             self.tasks.spawn("shared link", async move { drop(kept.await) });
         }
         Ok(())
@@ -258,7 +258,7 @@ impl Pool {
         let Some(group) = contents.peer_links_of(peer) else { return };
         while let Some((waiter, slot)) = contents.next_waiter_with_place(group) {
             // A client that has given up returns its place.
-            let _ = waiter.give.send(Ok(TakenLink { side: TakenSide::Slot(slot), peer: peer.clone() }));
+            let _ = waiter.give.send(Ok(AcquiredLink { side: AcquiredSide::Slot(slot), peer: peer.clone() }));
         }
     }
 
@@ -305,8 +305,9 @@ impl Pool {
         contents.peers[group].note_seen();
         while let Some(waiter) = contents.next_waiter_for(group, &serves) {
             let peer = contents.peers[group].peer.clone();
-            match waiter.give.send(Ok(TakenLink { side: TakenSide::Parked(stream, link_guard), peer })) {
-                Err(Ok(TakenLink { side: TakenSide::Parked(unwanted, guard), .. })) => {
+            match waiter.give.send(Ok(AcquiredLink { side: AcquiredSide::Parked(stream, link_guard), peer }))
+            {
+                Err(Ok(AcquiredLink { side: AcquiredSide::Parked(unwanted, guard), .. })) => {
                     (stream, link_guard) = (unwanted, guard);
                 }
                 Ok(()) | Err(_) => return,
@@ -329,7 +330,7 @@ impl Pool {
 
     /// The newest link for a service, of the peer whose turn it is; waits for one if there is none. Peers in
     /// `not` have already refused the session.
-    pub async fn take(&self, service: &ServiceName, not: &[Peer]) -> Result<TakenLink, TakeError> {
+    pub async fn take(&self, service: &ServiceName, not: &[Peer]) -> Result<AcquiredLink, TakeError> {
         let (mut place, wait) = {
             let mut contents = self.lock();
             if contents.closed {
@@ -353,7 +354,7 @@ impl Pool {
             contents.next_waiter += 1;
             let not = not.to_vec();
             contents.waiters.push_back(WaitingClient { key, service: service.clone(), not, give });
-            (QueuePlace { pool: self, key, service, given }, contents.limits.wait)
+            (QueueEntry { pool: self, key, service, given }, contents.limits.wait)
         };
         match timeout(wait, &mut place.given).await {
             Ok(Ok(taken)) => taken,
@@ -366,28 +367,28 @@ impl Pool {
     }
 
     /// A link for a service, if one is ready now.
-    pub fn take_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<TakenLink> {
+    pub fn take_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<AcquiredLink> {
         self.pop(&mut self.lock(), service, not)
     }
 
-    fn pop(&self, contents: &mut PoolContents, service: &ServiceName, not: &[Peer]) -> Option<TakenLink> {
+    fn pop(&self, contents: &mut PoolContents, service: &ServiceName, not: &[Peer]) -> Option<AcquiredLink> {
         while let Some(at) = contents.next_ready(service, not) {
             contents.takes += 1;
             let takes = contents.takes;
             let group = &mut contents.peers[at];
             let newest = group.newest_for(service).and_then(|newest| group.ready.remove(&newest));
             let Some(ReadyLink { link: slot, guard: link_guard }) = newest else {
-                let side = TakenSide::Slot(group.take_slot(service, OfferState::Open)?);
+                let side = AcquiredSide::Slot(group.take_place(service, OfferState::Open)?);
                 group.take_turn(takes);
-                return Some(TakenLink { side, peer: group.peer.clone() });
+                return Some(AcquiredLink { side, peer: group.peer.clone() });
             };
             // A link that was lost a moment ago is skipped.
             let Some(stream) = slot.claim() else { continue };
             match idle_link::check_alive(stream) {
                 Ok(stream) => {
                     group.take_turn(takes);
-                    let side = TakenSide::Parked(stream, link_guard);
-                    return Some(TakenLink { side, peer: group.peer.clone() });
+                    let side = AcquiredSide::Parked(stream, link_guard);
+                    return Some(AcquiredLink { side, peer: group.peer.clone() });
                 }
                 Err(reason) => group.note_removed(&reason),
             }
@@ -448,8 +449,10 @@ impl Pool {
     fn note_lost(&self, (peer, serves): (&Peer, &ServedServices), number: u64, reason: &RemovedReason) {
         tracing::debug!(event = %LogEvent::LinkLost, peer = %peer.label(), "ready link gone: {reason:?}");
         let mut contents = self.lock();
-        for group in
-            contents.peers.iter_mut().filter(|group| group.peer == *peer && group.serves.is_alike(serves))
+        for group in contents
+            .peers
+            .iter_mut()
+            .filter(|group| group.peer == *peer && group.serves.is_compatible(serves))
         {
             group.ready.remove(&number);
             group.note_removed(reason);
@@ -462,14 +465,14 @@ impl Pool {
 }
 
 /// A waiting client's place in the queue; dropping it removes the client.
-struct QueuePlace<'a> {
+struct QueueEntry<'a> {
     pool: &'a Pool,
     key: u64,
     service: &'a ServiceName,
-    given: oneshot::Receiver<Result<TakenLink, TakeError>>,
+    given: oneshot::Receiver<Result<AcquiredLink, TakeError>>,
 }
 
-impl Drop for QueuePlace<'_> {
+impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         let mut contents = self.pool.lock();
         contents.waiters.retain(|waiter| waiter.key != self.key);

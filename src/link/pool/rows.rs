@@ -4,7 +4,7 @@ use super::{
     super::{
         Peer,
         peer_links::{self, PeerLinks},
-        succession::forget_departed,
+        succession::forget_lost_peers,
     },
     Pool,
     contents::PoolContents,
@@ -21,7 +21,7 @@ impl Pool {
     /// A row for each peer's links, and one for each of `services` that no peer offers.
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
         let mut contents = self.lock();
-        forget_departed(&mut contents.peers);
+        forget_lost_peers(&mut contents.peers);
         let PoolContents { peers: groups, mismatches, .. } = &mut *contents;
         mismatches.forget(|peer| groups.iter().any(|group| group.peer == *peer && group.counts.links() > 0));
         let row = |group: &PeerLinks| {
@@ -148,9 +148,9 @@ mod tests {
     }
 
     /// Peer, state, waiting clients, misses, and the services waited for.
-    type Told<'a> = (Option<&'a str>, PoolState, usize, u64, &'a [String]);
+    type ShownRow<'a> = (Option<&'a str>, PoolState, usize, u64, &'a [String]);
 
-    fn shown(rows: &[PoolRow]) -> Vec<Told<'_>> {
+    fn shown(rows: &[PoolRow]) -> Vec<ShownRow<'_>> {
         let row = |row: &PoolRow| (row.state, row.waiting, row.misses);
         rows.iter()
             .map(|of| {

@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{contents::LANES_MAX, *};
+use super::{contents::ENTRIES_MAX, *};
 use crate::{
     link::{
         agreement::{self, Agreement},
@@ -60,16 +60,16 @@ fn parks(pool: &Arc<Pool>, number: usize) -> bool {
 /// A pool with a ready link of as many peers as possible.
 fn full() -> Arc<Pool> {
     let pool = pool();
-    assert!((0..LANES_MAX).all(|number| parks(&pool, number)));
+    assert!((0..ENTRIES_MAX).all(|number| parks(&pool, number)));
     pool
 }
 
 /// Takes every ready link, with its peer.
-fn take_all(pool: &Pool) -> Vec<TakenLink> {
+fn take_all(pool: &Pool) -> Vec<AcquiredLink> {
     std::iter::from_fn(|| pool.take_ready(&orders(), NOBODY)).collect()
 }
 
-fn names(taken: &[TakenLink]) -> std::collections::HashSet<Peer> {
+fn names(taken: &[AcquiredLink]) -> std::collections::HashSet<Peer> {
     taken.iter().map(|taken| taken.peer.clone()).collect()
 }
 
@@ -103,7 +103,7 @@ async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, Tc
 
 const RETIRE: [u8; HEADER_BYTES] = [FrameType::Retire as u8, 0, 0, 0, 0, 0, 0, 0];
 
-async fn hear_all(theirs: &mut TcpStream) -> Vec<u8> {
+async fn read_all(theirs: &mut TcpStream) -> Vec<u8> {
     let mut received = Vec::new();
     let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut received)).await;
     assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
@@ -138,37 +138,37 @@ async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
 #[tokio::test]
 async fn full_books_keep_every_ready_link_and_turn_the_newcomer_away() {
     let pool = full();
-    assert!(!parks(&pool, LANES_MAX), "one too many");
+    assert!(!parks(&pool, ENTRIES_MAX), "one too many");
     assert!(parks(&pool, 7), "a peer that is in the books may bring more");
     let taken = take_all(&pool);
-    assert_eq!((taken.len(), names(&taken).len()), (LANES_MAX + 1, LANES_MAX));
+    assert_eq!((taken.len(), names(&taken).len()), (ENTRIES_MAX + 1, ENTRIES_MAX));
 }
 
 #[tokio::test]
 async fn a_peer_whose_links_carry_or_leave_keeps_its_place() {
     let pool = full();
     let mut taken = take_all(&pool);
-    assert!(!parks(&pool, LANES_MAX), "all of them carry");
+    assert!(!parks(&pool, ENTRIES_MAX), "all of them carry");
     for taken in &mut taken {
-        let TakenSide::Parked(_, guard) = &mut taken.side else { panic!("{taken:?}") };
+        let AcquiredSide::Parked(_, guard) = &mut taken.side else { panic!("{taken:?}") };
         guard.mark_leaving();
     }
-    assert!(!parks(&pool, LANES_MAX), "all of them leave");
+    assert!(!parks(&pool, ENTRIES_MAX), "all of them leave");
     let removed = taken.pop().expect("there are some").peer;
-    assert!(parks(&pool, LANES_MAX), "{removed:?} has no links any more");
-    assert!(!parks(&pool, LANES_MAX + 1));
-    assert_eq!(names(&take_all(&pool)), [peer(LANES_MAX)].into());
+    assert!(parks(&pool, ENTRIES_MAX), "{removed:?} has no links any more");
+    assert!(!parks(&pool, ENTRIES_MAX + 1));
+    assert_eq!(names(&take_all(&pool)), [peer(ENTRIES_MAX)].into());
 }
 
 #[tokio::test]
 async fn a_newcomer_with_a_link_of_our_own_is_asked_to_go_and_closed() {
     let pool = full();
-    let (newcomer, mut theirs) = linked(LANES_MAX).await;
+    let (newcomer, mut theirs) = linked(ENTRIES_MAX).await;
     let refused = pool.take_in(newcomer).expect_err("there is no room");
     pool.tasks.spawn("refused", refused.close_gracefully(FrameType::Retire));
     // `retire`, and nothing else.
-    assert_eq!(hear_all(&mut theirs).await, RETIRE);
-    assert_eq!(take_all(&pool).len(), LANES_MAX);
+    assert_eq!(read_all(&mut theirs).await, RETIRE);
+    assert_eq!(take_all(&pool).len(), ENTRIES_MAX);
 }
 
 #[tokio::test]
@@ -202,13 +202,13 @@ async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than
 #[tokio::test]
 async fn a_newcomer_that_was_dialled_is_asked_to_go_and_closed() {
     let pool = full();
-    let (newcomer, mut theirs) = linked(LANES_MAX).await;
+    let (newcomer, mut theirs) = linked(ENTRIES_MAX).await;
     assert!(pool.take_in_dialled(newcomer, &Arc::default()).is_none());
-    assert_eq!(hear_all(&mut theirs).await, RETIRE);
+    assert_eq!(read_all(&mut theirs).await, RETIRE);
 }
 
 #[tokio::test]
-async fn a_link_that_has_ended_by_the_time_it_stands_is_lost_and_told() {
+async fn a_link_that_ends_right_after_its_handshake_is_reported_lost() {
     for writer in [None, Some(LinkFrame::Retire), Some(LinkFrame::Drain)] {
         let pool = pool();
         let (linked, mut theirs) = linked(0).await;
@@ -224,11 +224,11 @@ async fn a_link_that_has_ended_by_the_time_it_stands_is_lost_and_told() {
         let LinkLost { lifetime, why } = timeout(Duration::from_secs(5), kept).await.expect("it ends");
         assert!(pool.take_ready(&orders(), NOBODY).is_none());
         assert!(lifetime < LIVED, "{lifetime:?}");
-        let is_told = matches!(
+        let is_reported = matches!(
             (&writer, &why),
             (Some(LinkFrame::Drain), IdleLossReason::Drained) | (_, IdleLossReason::Failed(_))
         );
-        assert!(is_told, "{writer:?}: {why:?}");
+        assert!(is_reported, "{writer:?}: {why:?}");
     }
 }
 

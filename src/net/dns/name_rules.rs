@@ -27,7 +27,7 @@ const AGAIN_MOST: Duration = Duration::from_secs(60);
 const FAILED_MOST: Duration = Duration::from_secs(8);
 
 /// The result of looking up a name that is followed.
-pub trait FollowedAnswer {
+pub trait LookupAnswer {
     type Target: Ord + Clone + fmt::Display;
     /// The word for its targets in messages.
     const ONE: &str;
@@ -36,7 +36,7 @@ pub trait FollowedAnswer {
     fn choose(&self) -> ChosenTargets<Self::Target>;
 
     /// Whether it would have contained the target if that were still valid.
-    fn tells_of(&self, target: &Self::Target) -> bool;
+    fn covers(&self, target: &Self::Target) -> bool;
 
     fn ttl(&self) -> Duration;
 }
@@ -51,7 +51,7 @@ pub struct ChosenTargets<T> {
     pub beyond: usize,
 }
 
-impl FollowedAnswer for HostAddresses {
+impl LookupAnswer for HostAddresses {
     type Target = IpAddr;
     const ONE: &str = "address";
     const ALL: &str = "addresses";
@@ -68,7 +68,7 @@ impl FollowedAnswer for HostAddresses {
         ChosenTargets { used, unusable: unusable.iter().map(ToString::to_string).collect(), beyond }
     }
 
-    fn tells_of(&self, address: &IpAddr) -> bool {
+    fn covers(&self, address: &IpAddr) -> bool {
         match address {
             IpAddr::V4(_) => self.v4.is_some(),
             IpAddr::V6(_) => self.v6.is_some(),
@@ -82,9 +82,9 @@ impl FollowedAnswer for HostAddresses {
 
 /// The targets of a name, with those that were missing from its last answers.
 #[derive(Debug)]
-pub struct KnownTargets<T>(BTreeMap<T, Option<Absence>>);
+pub struct FollowedTargets<T>(BTreeMap<T, Option<Absence>>);
 
-impl<T> Default for KnownTargets<T> {
+impl<T> Default for FollowedTargets<T> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
@@ -126,7 +126,7 @@ impl<T> TargetChange<T> {
     }
 }
 
-impl<T: Ord + Clone> KnownTargets<T> {
+impl<T: Ord + Clone> FollowedTargets<T> {
     /// Starts with the targets of the last answer.
     pub fn of(targets: Vec<T>) -> Self {
         Self(targets.into_iter().map(|target| (target, None)).collect())
@@ -136,18 +136,18 @@ impl<T: Ord + Clone> KnownTargets<T> {
         self.0.keys()
     }
 
-    /// Applies an answer; `tells_of` says whether it would have contained a target.
+    /// Applies an answer; `covers` says whether it would have contained a target.
     pub fn note_answer(
         &mut self,
         answered: &BTreeSet<T>,
-        tells_of: impl Fn(&T) -> bool,
+        covers: impl Fn(&T) -> bool,
         now: Instant,
     ) -> TargetChange<T> {
         let mut retired = Vec::new();
         self.0.retain(|target, absence| {
             if answered.contains(target) {
                 *absence = None;
-            } else if tells_of(target) {
+            } else if covers(target) {
                 let missing = absence.get_or_insert(Absence { answers: 0, since: now });
                 missing.answers += 1;
                 let is_over = missing.answers >= MISSING_ANSWERS && now - missing.since >= MISSING_FOR;
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_be_reached_at_is_dropped_alone() {
+    fn an_unreachable_address_is_dropped_and_the_others_stay() {
         let all = "2001:db8::1 0.0.0.0 10.0.0.2 224.0.0.1 :: 10.0.0.1 ff02::1 ::ffff:10.0.0.1 ::ffff:0.0.0.0";
         let chosen = answer(all).choose();
         let used: Vec<_> = chosen.used.iter().map(ToString::to_string).collect();
@@ -214,7 +214,7 @@ mod tests {
 
     /// Seconds, the answer at that time, what is new and what is given up.
     fn run_steps(steps: &[(u64, &str, &str, &str)]) {
-        let (mut known, began) = (KnownTargets::default(), Instant::now());
+        let (mut known, began) = (FollowedTargets::default(), Instant::now());
         for (second, answered, added, retired) in steps {
             let now = began + Duration::from_secs(*second);
             let change = known.note_answer(&ips(answered), |_| true, now);
@@ -246,8 +246,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_says_nothing_of_a_family_keeps_its_addresses() {
-        let (mut known, began) = (KnownTargets::default(), Instant::now());
+    fn an_answer_without_a_family_keeps_its_addresses() {
+        let (mut known, began) = (FollowedTargets::default(), Instant::now());
         known.note_answer(&ips("10.0.0.1 2001:db8::1"), |_| true, began);
         for minute in 1..9 {
             let now = began + Duration::from_secs(60 * minute);
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_server_that_always_answers_others_is_followed_only_so_far() {
-        let (mut known, began) = (KnownTargets::default(), Instant::now());
+        let (mut known, began) = (FollowedTargets::default(), Instant::now());
         for second in 0..600_u64 {
             let first = u32::try_from(second * 64).expect("small") + 0x0a00_0000;
             let answered: BTreeSet<IpAddr> =

@@ -12,21 +12,21 @@ use tokio::{
 use super::{
     DnsError, DnsResolver, HostAddresses, NameServers,
     name_rules::{
-        FollowedAnswer, KnownTargets, TARGETS_MAX, TargetChange, next_look_up, pause_after_failure,
+        FollowedTargets, LookupAnswer, TARGETS_MAX, TargetChange, next_look_up, pause_after_failure,
     },
     service_rules::ServiceRecords,
 };
 
 /// How many unusable targets are named in a message.
-const UNUSABLE_TOLD_MAX: usize = 4;
+const UNUSABLE_LISTED_MAX: usize = 4;
 
 /// Looks a name up once.
 type LookUp<A> = Arc<dyn Fn() -> BoxFuture<'static, Result<A, DnsError>> + Send + Sync>;
 
-pub struct NameWatch<A: FollowedAnswer> {
+pub struct NameWatch<A: LookupAnswer> {
     look_up: LookUp<A>,
     servers: watch::Receiver<NameServers>,
-    known: KnownTargets<A::Target>,
+    known: FollowedTargets<A::Target>,
     /// Look-ups without a target, in a row.
     failures: u32,
     unusable: Vec<String>,
@@ -36,7 +36,7 @@ pub struct NameWatch<A: FollowedAnswer> {
 
 /// What a look-up has found.
 #[derive(Debug)]
-pub struct NameNews<A: FollowedAnswer> {
+pub struct NameUpdate<A: LookupAnswer> {
     pub change: TargetChange<A::Target>,
     /// What is worth reporting.
     pub lines: Vec<NameReport>,
@@ -56,7 +56,7 @@ pub enum NameReport {
     TooMany(usize, &'static str),
 }
 
-impl<A: FollowedAnswer> NameNews<A> {
+impl<A: LookupAnswer> NameUpdate<A> {
     /// Why there was no answer, if this is the first failure.
     pub fn unanswered(&self) -> Option<&str> {
         self.lines.iter().find_map(|line| match line {
@@ -88,12 +88,12 @@ impl NameWatch<ServiceRecords> {
     }
 }
 
-impl<A: FollowedAnswer> NameWatch<A> {
+impl<A: LookupAnswer> NameWatch<A> {
     fn with(look_up: LookUp<A>, servers: watch::Receiver<NameServers>) -> Self {
         Self {
             look_up,
             servers,
-            known: KnownTargets::default(),
+            known: FollowedTargets::default(),
             failures: 0,
             unusable: Vec::new(),
             beyond: 0,
@@ -103,7 +103,7 @@ impl<A: FollowedAnswer> NameWatch<A> {
 
     /// The same, with the targets that were used before.
     pub fn knowing(mut self, targets: Vec<A::Target>) -> Self {
-        self.known = KnownTargets::of(targets);
+        self.known = FollowedTargets::of(targets);
         self
     }
 
@@ -113,7 +113,7 @@ impl<A: FollowedAnswer> NameWatch<A> {
     }
 
     /// Looks the name up when it is time; returns what that has found.
-    pub async fn next_news(&mut self) -> NameNews<A> {
+    pub async fn next_update(&mut self) -> NameUpdate<A> {
         tokio::select! {
             () = sleep_until(self.next) => {}
             Ok(()) = self.servers.changed() => {}
@@ -122,7 +122,7 @@ impl<A: FollowedAnswer> NameWatch<A> {
         self.note(answered)
     }
 
-    fn note(&mut self, answered: Result<A, DnsError>) -> NameNews<A> {
+    fn note(&mut self, answered: Result<A, DnsError>) -> NameUpdate<A> {
         let now = Instant::now();
         let mut lines = Vec::new();
         let answer = match answered {
@@ -146,19 +146,19 @@ impl<A: FollowedAnswer> NameWatch<A> {
         if self.failures > 0 {
             lines.push(NameReport::Answered { failures: std::mem::take(&mut self.failures) });
         }
-        let change = self.known.note_answer(&chosen.used, |target| answer.tells_of(target), now);
+        let change = self.known.note_answer(&chosen.used, |target| answer.covers(target), now);
         self.next = now + next_look_up(answer.ttl(), fastrand::f64());
-        NameNews { change, lines, answer: Some(answer) }
+        NameUpdate { change, lines, answer: Some(answer) }
     }
 
     /// The known targets stay in use.
-    fn note_failure(&mut self, why: String, mut lines: Vec<NameReport>) -> NameNews<A> {
+    fn note_failure(&mut self, why: String, mut lines: Vec<NameReport>) -> NameUpdate<A> {
         self.failures = self.failures.saturating_add(1);
         self.next = Instant::now() + pause_after_failure(self.failures, fastrand::f64());
         if self.failures == 1 {
             lines.push(NameReport::Unanswered(why));
         }
-        NameNews { change: TargetChange::default(), lines, answer: None }
+        NameUpdate { change: TargetChange::default(), lines, answer: None }
     }
 }
 
@@ -170,8 +170,8 @@ impl std::fmt::Display for NameReport {
                 write!(out, "it is answered again, after {failures} failures in a row")
             }
             Self::Unusable(targets) => {
-                let named = &targets[..targets.len().min(UNUSABLE_TOLD_MAX)];
-                write!(out, "not dialled, since nobody can be reached there: {}", named.join(", "))?;
+                let named = &targets[..targets.len().min(UNUSABLE_LISTED_MAX)];
+                write!(out, "not dialled, because they are not usable addresses: {}", named.join(", "))?;
                 match targets.len() - named.len() {
                     0 => Ok(()),
                     more => write!(out, " and {more} more"),
@@ -221,15 +221,15 @@ mod tests {
             0..9 => hosts("10.0.0.1 10.0.0.2", 10),
             _ => hosts("10.0.0.2 10.0.0.3", 10),
         });
-        watch.next_news().await;
+        watch.next_update().await;
         assert_eq!(began.elapsed(), Duration::ZERO, "at once");
-        let renumbered = watch.next_news().await;
+        let renumbered = watch.next_update().await;
         assert_eq!(renumbered.change.added.len(), 1);
         assert!((10.0..11.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
         assert_eq!(used(&watch), "10.0.0.1 10.0.0.2 10.0.0.3");
         let first_missing = Instant::now();
         let retired = loop {
-            let event = watch.next_news().await;
+            let event = watch.next_update().await;
             if !event.change.retired.is_empty() {
                 break event.change.retired;
             }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_without_an_address_changes_nothing_and_is_told_once() {
+    async fn an_answer_without_an_address_changes_nothing_and_is_reported_once() {
         let began = Instant::now();
         let mut watch = watch_of(move || match began.elapsed().as_secs() {
             0 => hosts("10.0.0.1", 1),
@@ -255,7 +255,7 @@ mod tests {
         });
         let mut reported = Vec::new();
         while began.elapsed() < Duration::from_secs(920) {
-            let event = watch.next_news().await;
+            let event = watch.next_update().await;
             assert!(event.change.retired.is_empty());
             assert!(used(&watch).starts_with("10.0.0.1"), "{}", used(&watch));
             reported.extend(event.lines);
@@ -263,7 +263,7 @@ mod tests {
         let lines: Vec<_> = reported.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert_eq!(lines[0], "there is no such name; what is known of it stays in use");
-        assert_eq!(lines[1], "not dialled, since nobody can be reached there: 0.0.0.0");
+        assert_eq!(lines[1], "not dialled, because they are not usable addresses: 0.0.0.0");
         assert!(lines[2].starts_with("it is answered again, after "), "{lines:?}");
         assert_eq!(used(&watch), "10.0.0.1 10.0.0.2");
     }
@@ -278,7 +278,7 @@ mod tests {
                 hosts("10.0.0.1", ttl)
             });
             while began.elapsed() < Duration::from_secs(1000) {
-                watch.next_news().await;
+                watch.next_update().await;
             }
             let checks = *checks.lock().expect("nobody panics with it");
             assert!((least..=most).contains(&checks), "{checks} of {ttl}s");

@@ -3,7 +3,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
-use super::name_rules::{ChosenTargets, FollowedAnswer, TARGETS_MAX};
+use super::name_rules::{ChosenTargets, LookupAnswer, TARGETS_MAX};
 use crate::profile::HostPort;
 
 /// One SRV record as received.
@@ -50,7 +50,7 @@ fn order(rank: TargetRank) -> (u16, Reverse<u16>) {
     (rank.priority, Reverse(rank.weight))
 }
 
-impl FollowedAnswer for ServiceRecords {
+impl LookupAnswer for ServiceRecords {
     type Target = HostPort;
     const ONE: &str = "target";
     const ALL: &str = "targets";
@@ -69,7 +69,7 @@ impl FollowedAnswer for ServiceRecords {
         ChosenTargets { used: ranked.into_iter().map(|(target, _)| target).collect(), unusable, beyond }
     }
 
-    fn tells_of(&self, _: &HostPort) -> bool {
+    fn covers(&self, _: &HostPort) -> bool {
         true
     }
 
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_dialled_is_left_out_alone() {
+    fn only_undiallable_targets_are_left_out() {
         let chosen = records(&[
             (0, 0, 1443, "."),
             (0, 5, 0, "gate.test."),

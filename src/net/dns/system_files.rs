@@ -131,7 +131,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::{disk::WorkError, tests::happens_after_beside_a_thread};
+    use crate::{disk::FileWorkError, tests::happens_after_beside_a_thread};
 
     #[test]
     fn a_host_has_the_addresses_of_every_line_that_names_it() {
@@ -166,7 +166,10 @@ mod tests {
         let (release, held) = mpsc::channel::<()>();
         let files = SystemFiles::default();
         let read = files.work.run(move || held.recv().is_ok());
-        assert_eq!(happens_after_beside_a_thread(READ_WITHIN, read).await, Err(WorkError::Late(READ_WITHIN)));
+        assert_eq!(
+            happens_after_beside_a_thread(READ_WITHIN, read).await,
+            Err(FileWorkError::Late(READ_WITHIN))
+        );
         drop(release);
     }
 }

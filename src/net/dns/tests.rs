@@ -195,7 +195,7 @@ async fn aliases_are_followed_within_an_answer_and_from_one_to_the_next() {
 }
 
 #[tokio::test]
-async fn aliases_that_lead_round_end_and_are_told() {
+async fn an_alias_loop_ends_and_is_reported() {
     let server = Server::new(|question, _| {
         let query_count = question.queries[0].name.to_ascii();
         let mut reply = reply(question);
@@ -211,7 +211,7 @@ async fn aliases_that_lead_round_end_and_are_told() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_there_is_told_from_one_without_an_address() {
+async fn a_missing_name_is_distinguished_from_one_without_an_address() {
     let server = Server::new(|question, _| match question.queries[0].name.to_ascii().as_str() {
         "gate.test." => vec![with_code(question, ResponseCode::NXDomain)],
         _ => vec![bytes(&reply(question))],

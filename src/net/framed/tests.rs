@@ -77,7 +77,7 @@ async fn an_end_without_a_close_frame_is_a_cut() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_protocol_is_told_and_costs_the_link() {
+async fn a_websocket_violation_closes_the_link_and_is_reported() {
     let table: [(FramedEnd, &[u8], &str, u16); 6] = [
         (FramedEnd::Accepted, b"\x82\x01a", "a frame without a mask", 1002),
         (FramedEnd::Dialled, b"\x82\x81\0\0\0\0a", "a frame with a mask", 1002),

@@ -25,10 +25,10 @@ pub enum BindError {
     #[error("{at}: the name does not resolve: {source}")]
     Resolve { at: HostPort, source: io::Error },
     #[error(
-        "{at}: this machine has no such address; correct it, or write `bind: wait` beside it to wait until it has"
+        "{at}: this machine has no such address; correct it, or add `bind: wait` to wait until it exists"
     )]
     Absent { at: HostPort },
-    #[error("{at}: the port is taken by another program{}; stop that, or write another port", .by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default())]
+    #[error("{at}: the port is taken by another program{}; stop that program or use another port", .by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default())]
     Taken { at: HostPort, by: Option<String> },
     #[error("{at}: this user may not bind it; a port below 1024 needs CAP_NET_BIND_SERVICE")]
     Forbidden { at: HostPort },

@@ -17,7 +17,7 @@ fn bind_now(host: &str, addresses: &[&str], port: u16) -> Result<Arc<Listener>, 
 }
 
 #[tokio::test]
-async fn a_closed_port_refuses_at_once_though_nobody_has_run_since() {
+async fn a_closed_port_refuses_before_the_accept_loop_runs_again() {
     let listener = bind_now("127.0.0.1", &["127.0.0.1"], 0).expect("a free port");
     let (at, closer) = (listener.local_addrs()[0], listener.closer());
     let dial = || std::net::TcpStream::connect(at);
@@ -124,7 +124,7 @@ async fn an_address_that_came_is_bound_at_the_next_try() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_never_comes_is_told_once_and_waited_for() {
+async fn an_address_that_never_comes_is_reported_once_and_waited_for() {
     let bound = bind(&at("db", 0), found(&["192.0.2.7", "127.0.0.1"], 0), BindPolicy::Wait);
     let listener = bound.expect("the one that is there");
     let mut event = Vec::new();

@@ -43,7 +43,7 @@ async fn what_one_end_writes_the_other_reads_and_no_more_is_held() {
 }
 
 #[tokio::test]
-async fn an_end_that_is_dropped_is_a_cut_behind_what_it_has_said() {
+async fn a_dropped_end_is_a_cut_after_the_bytes_it_wrote() {
     let (mut one, other) = pipe();
     one.write_all(b"said").await.expect("it is taken");
     let left = async {
@@ -58,7 +58,7 @@ async fn an_end_that_is_dropped_is_a_cut_behind_what_it_has_said() {
 }
 
 #[tokio::test]
-async fn a_cut_for_a_deadline_is_told_from_others() {
+async fn a_deadline_cut_is_distinguished_from_others() {
     let (one, mut other) = pipe();
     let deadline = one.failure_sender();
     deadline.report_timeout();
@@ -104,7 +104,7 @@ async fn an_end_that_had_ended_is_passed_on_with_the_stream() {
 }
 
 #[tokio::test]
-async fn an_end_that_is_cut_before_the_stream_is_there_is_heard_all_the_same() {
+async fn bytes_of_an_end_cut_before_the_handover_are_delivered() {
     for has_ended in [true, false] {
         let ((one, mut other), (stream, mut peer)) = (pipe(), sockets().await);
         other.write_all(b"not to be lost").await.expect("it is taken");

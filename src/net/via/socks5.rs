@@ -44,7 +44,7 @@ pub(super) async fn connect(
     if version != VERSION {
         return Err(other_protocol("SOCKS5", &[version, reply]));
     }
-    // The proxy's own address is of no use, but has to be read.
+    // The proxy's own address is not used, but has to be read.
     let rest = match kind {
         1 => 4 + 2,
         4 => 16 + 2,

@@ -57,7 +57,7 @@ async fn each_answer_to_connect_has_its_own_words() {
             "it asks for `Negotiate`; `via_credentials` is for `Basic` alone",
         ),
         ("HTTP/1.1 403 Forbidden\r\n\r\n", "it refuses to connect to gate.example:443: 403 Forbidden"),
-        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "it can not reach gate.example:443: 502 Bad Gateway"),
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "it cannot reach gate.example:443: 502 Bad Gateway"),
         (
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
             "it answered with a page (200 OK) and not with a way through",
@@ -110,7 +110,7 @@ async fn each_answer_of_a_socks_proxy_has_its_own_words() {
         (
             None,
             [&[5, 0][..], &[5, 5, 0, 1, 0, 0, 0, 0, 0, 0]].to_vec(),
-            "it can not reach gate.example:443: connection refused (reply 5)",
+            "it cannot reach gate.example:443: connection refused (reply 5)",
         ),
         (
             None,
@@ -146,7 +146,7 @@ async fn a_head_in_pieces_is_read_to_its_end_and_not_beyond() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_down_or_closes_is_told() {
+async fn a_proxy_that_is_down_or_closes_is_reported() {
     let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = HostPort { host: "127.0.0.1".into(), port: port.local_addr().expect("its address").port() };
     let proxy = ViaProxy { kind: ProxyKind::Http, at, login: None, credentials: None };

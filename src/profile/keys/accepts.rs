@@ -56,7 +56,7 @@ pub(in crate::profile) static SESSIONS: ProfileKey<CountValue> = ProfileKey {
 
 pub(in crate::profile) static IDLE: ProfileKey<OptionalDurationValue> = ProfileKey {
     name: "idle",
-    about: "No byte either way for so long ends a session.",
+    about: "A session ends after this long without a byte in either direction.",
     example: r#"10m"#,
     value: OptionalDurationValue,
 };
@@ -138,7 +138,7 @@ pub(in crate::profile) static PROXY_FROM: KeyMap =
 
 pub(in crate::profile) static PROXY_NETWORKS: ProfileKey<TextListValue> = ProfileKey {
     name: "from",
-    about: "The networks of the proxies; nobody else comes in.",
+    about: "The networks of the proxies; connections from elsewhere are refused.",
     example: r#"[10.1.0.0/24]"#,
     value: TextListValue { each: NETWORK, max: defaults::NETWORKS_MAX, alone: Alone::Refused },
 };
@@ -191,7 +191,7 @@ pub(in crate::profile) static BODY: ProfileKey<DurationValue> = ProfileKey {
 
 pub(in crate::profile) static KEEP_ALIVE: ProfileKey<DurationValue> = ProfileKey {
     name: "keep_alive",
-    about: "A client's connection without a request stays open for so long.",
+    about: "How long a client's connection stays open without a request.",
     example: "",
     value: DurationValue { zero: ZeroDuration::Refused, default: defaults::KEEP_ALIVE },
 };
@@ -205,7 +205,7 @@ pub(in crate::profile) static MESSAGE_LIMIT: ProfileKey<SizeValue> = ProfileKey 
 
 pub(in crate::profile) static INACTIVITY: ProfileKey<OptionalDurationValue> = ProfileKey {
     name: "inactivity",
-    about: "A WebSocket client that is silent for so long, though it is asked by a ping, is gone.",
+    about: "A WebSocket client that does not answer a ping for this long is closed.",
     example: r#"60s"#,
     value: OptionalDurationValue,
 };
@@ -223,7 +223,7 @@ pub(in crate::profile) static PROTOCOLS: ProfileKey<TextListValue> = ProfileKey 
 
 pub(in crate::profile) static FRAMES: ProfileKey<ChoiceValue<MessageKind>> = ProfileKey {
     name: "frames",
-    about: "The kind of the messages that go down such a WebSocket; text has to be UTF-8.",
+    about: "The type of messages sent to such a WebSocket's client; text has to be UTF-8.",
     example: "",
     value: ChoiceValue {
         options: &[("binary", MessageKind::Binary), ("text", MessageKind::Text)],

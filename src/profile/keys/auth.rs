@@ -13,7 +13,7 @@ pub(in crate::profile) static CLIENT_LOGIN: KeyGroup = &[&AUTH, &USERS];
 
 pub(in crate::profile) static AUTH: ProfileKey<SubMap> = ProfileKey {
     name: "auth",
-    about: "How clients say who they are, in each request; nobody else gets in. A service's own replaces the half's, whole.",
+    about: "How clients authenticate in each request; others are refused. A service's setting replaces that of the half completely.",
     example: "",
     value: SubMap(&AUTH_KEYS),
 };
@@ -76,14 +76,14 @@ pub(in crate::profile) static AUDIENCE: ProfileKey<TextValue> = ProfileKey {
 
 pub(in crate::profile) static CLAIMS: ProfileKey<ClaimMap> = ProfileKey {
     name: "claims",
-    about: "What else a token has to say: each claim is the value, or a list that holds it. Whoever lacks one is answered 403.",
+    about: "Other claims that a token must have: each claim is the value, or a list that holds it. Whoever lacks one is answered 403.",
     example: r#"{ groups: traders }"#,
     value: ClaimMap,
 };
 
 pub(in crate::profile) static TOKEN_FROM: ProfileKey<TextListValue> = ProfileKey {
     name: "from",
-    about: "Where a token may stand; the first place that has one counts. Unset: `header`, which is `Authorization: Bearer TOKEN`.",
+    about: "Where a token may be; the first place that has one counts. Unset: `header`, which is `Authorization: Bearer TOKEN`.",
     example: r#"[header, "cookie:token", "query:access_token"]"#,
     value: TextListValue {
         each: TextValue {
@@ -128,7 +128,7 @@ pub(in crate::profile) static REALM: ProfileKey<TextValue> = ProfileKey {
 
 pub(in crate::profile) static PASS: ProfileKey<FlagValue> = ProfileKey {
     name: "pass",
-    about: "Whether the credential goes on to the backend, where requests do.",
+    about: "Whether the credential is forwarded to HTTP backends.",
     example: "",
     value: FlagValue,
 };

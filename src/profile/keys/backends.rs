@@ -1,4 +1,4 @@
-//! Keys of services as the inside reaches them: backends, and what backends are told.
+//! Keys of services as the inside reaches them: backends, and what is sent to them about clients.
 
 use super::{
     ANSWER, CARRIES, INTERNAL_SESSIONS, KeyGroup, KeyMap, OPENING_HOURS, PER_PEER, ProfileKey, SOURCE,
@@ -54,7 +54,7 @@ pub(in crate::profile) static CHECK: ProfileKey<SubMap> = ProfileKey {
 
 pub(in crate::profile) static REST: ProfileKey<DurationValue> = ProfileKey {
     name: "rest",
-    about: "A backend that refused, or was late, gets no sessions for so long while there is another.",
+    about: "How long a backend that refused or was late gets no sessions, if there is another.",
     example: "",
     value: DurationValue { zero: ZeroDuration::Refused, default: defaults::REST },
 };
@@ -66,7 +66,7 @@ pub(in crate::profile) static CHECK_KEYS: KeyMap = KeyMap {
 
 pub(in crate::profile) static CHECK_EVERY: ProfileKey<DurationValue> = ProfileKey {
     name: "every",
-    about: "From one check to the next, give or take a tenth.",
+    about: "From one check to the next, ± 10 %.",
     example: "",
     value: DurationValue { zero: ZeroDuration::Refused, default: defaults::CHECK_EVERY },
 };
@@ -80,14 +80,14 @@ pub(in crate::profile) static CHECK_TIMEOUT: ProfileKey<DurationValue> = Profile
 
 pub(in crate::profile) static CHECK_FALLS: ProfileKey<CountValue> = ProfileKey {
     name: "falls",
-    about: "So many in a row that fail take a backend down.",
+    about: "This many failed checks in a row take a backend down.",
     example: "",
     value: CountValue { range: defaults::CHECKS_RANGE, default: defaults::CHECK_FALLS },
 };
 
 pub(in crate::profile) static CHECK_RISES: ProfileKey<CountValue> = ProfileKey {
     name: "rises",
-    about: "So many in a row that pass bring it back.",
+    about: "This many successful checks in a row bring it back.",
     example: "",
     value: CountValue { range: defaults::CHECKS_RANGE, default: defaults::CHECK_RISES },
 };
@@ -118,7 +118,7 @@ pub(in crate::profile) static MAY_USE: ProfileKey<TextListValue> = ProfileKey {
 
 pub(in crate::profile) static OWN_NAMES: ProfileKey<TextListValue> = ProfileKey {
     name: "own_names",
-    about: "What an HTTP backend calls itself: mended in answers as its address is.",
+    about: "What an HTTP backend calls itself: rewritten in responses like its address.",
     example: r#"[app.internal]"#,
     value: TextListValue {
         each: TextValue { pattern: "", words: "a host, without a port" },
@@ -145,7 +145,7 @@ pub(in crate::profile) static CONNECT_ADDRESS: KeyMap = KeyMap {
 
 pub(in crate::profile) static STANDBY: ProfileKey<FlagValue> = ProfileKey {
     name: "standby",
-    about: "Gets sessions only while every other is down or rests.",
+    about: "Gets sessions only while every other is down or resting.",
     example: "",
     value: FlagValue,
 };
@@ -173,7 +173,7 @@ pub(in crate::profile) static CONNECT_TLS_KEY: ProfileKey<SubMap> = ProfileKey {
 
 pub(in crate::profile) static PROXY_VERSION: ProfileKey<ChoiceValue<ProxyVersion>> = ProfileKey {
     name: "proxy",
-    about: "Tells the backend by this version of the PROXY protocol who the client is. Unset: it is not told.",
+    about: "Tells the backend by this version of the PROXY protocol who the client is. Unset: no header is sent.",
     example: "",
     value: ChoiceValue {
         options: &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)],

@@ -45,7 +45,7 @@ pub(in crate::profile) static NAME: ProfileKey<TextValue> = ProfileKey {
 
 pub(in crate::profile) static MODE: ProfileKey<ChoiceValue<Mode>> = ProfileKey {
     name: "mode",
-    about: "Who dials the link: nobody, since there is none; the DMZ gateway; the internal gateway.",
+    about: "Who dials the link: no one (direct), the DMZ gateway (forward), or the internal gateway (reverse).",
     example: r#"reverse"#,
     value: ChoiceValue {
         options: &[("direct", Mode::Direct), ("forward", Mode::Forward), ("reverse", Mode::Reverse)],
@@ -77,14 +77,14 @@ pub(in crate::profile) static DRAIN: ProfileKey<DurationValue> = ProfileKey {
 
 pub(in crate::profile) static DRAIN_DELAY: ProfileKey<DurationValue> = ProfileKey {
     name: "drain_delay",
-    about: "On stop, clients are served for so long before ports close, while /readyz says no.",
+    about: "On stop, keep serving clients for this long while /readyz reports not ready, then close ports.",
     example: "",
     value: DurationValue { zero: ZeroDuration::Allowed, default: std::time::Duration::ZERO },
 };
 
 pub(in crate::profile) static HEALTH: ProfileKey<AddressValue> = ProfileKey {
     name: "health",
-    about: "Where monitors ask the DMZ half over HTTP: /livez, /readyz, /readyz/SERVICE, /metrics. Unset: nowhere.",
+    about: "Where monitors ask the DMZ half over HTTP: /livez, /readyz, /readyz/SERVICE, /metrics. Unset: no port.",
     example: "127.0.0.1:9464",
     value: AddressValue {
         pattern: HEALTH_PATTERN,
@@ -154,7 +154,7 @@ const ACCESS_LOG_FILE: TextValue = TextValue::of("file, or `stderr`");
 
 pub(in crate::profile) static CONFINE: ProfileKey<ChoiceValue<ConfinePolicy>> = ProfileKey {
     name: "confine",
-    about: "Whether the kernel refuses this gateway what it never does, and in reverse mode, where a half has a process of its own, whatever is not its part; as much as the kernel offers, or all of it before it starts. A locked process does not leave reverse mode: `off` is for those who go back and forth.",
+    about: "Restricts this process to the system calls and files it needs. `on`: as far as the kernel supports it; `required`: fully, or the gateway does not start; `off`: not at all. A half that runs alone in reverse mode gets the stricter lock and cannot leave reverse mode without a restart.",
     example: "",
     value: ChoiceValue {
         options: &[
@@ -191,7 +191,7 @@ pub(in crate::profile) static DMZ_HALF: KeyMap = KeyMap {
 
 pub(in crate::profile) static HALF_UNREADY: ProfileKey<ChoiceValue<UnreadyPolicy>> = ProfileKey {
     name: "unready",
-    about: "Whether a client port goes on accepting while no service on it is ready, or is closed for so long; for services that do not say it themselves.",
+    about: "Whether a client port keeps accepting while no service on it is ready, or is closed meanwhile; for services that do not say it themselves.",
     example: "",
     value: UNREADY_CHOICE,
 };

@@ -15,14 +15,14 @@ pub(in crate::profile) static OPENING_HOURS: KeyGroup = &[&HOURS, &TIMEZONE];
 
 pub(in crate::profile) static HOURS: ProfileKey<TextListValue> = ProfileKey {
     name: "hours",
-    about: "When it takes new sessions; open ones go on. Past midnight is allowed, and no day means each. Unset: always.",
+    about: "When it takes new sessions; open ones continue. Past midnight is allowed. Without days, every day. Unset: always.",
     example: r#"["Mon-Fri 07:00-19:00", "Sat 22:00-06:00"]"#,
     value: TextListValue { each: HOURS_SPAN, max: defaults::HOURS_MAX, alone: Alone::Allowed },
 };
 
 pub(in crate::profile) static TIMEZONE: ProfileKey<TextValue> = ProfileKey {
     name: "timezone",
-    about: "Whose clock `hours` goes by. Unset: local time.",
+    about: "The time zone of `hours`. Unset: local time.",
     example: "Europe/Berlin",
     value: TextValue::of("a name of the IANA database"),
 };
@@ -34,7 +34,7 @@ const HOURS_SPAN: TextValue = TextValue {
 
 pub(in crate::profile) static CLIENTS: ProfileKey<SubMap> = ProfileKey {
     name: "clients",
-    about: "Whose sessions are taken, by the client's own address. A service's own replaces the half's, whole.",
+    about: "Whose sessions are taken, by the client's own address. A service's setting replaces that of the half completely.",
     example: "",
     value: SubMap(&CLIENT_NETWORKS),
 };
@@ -46,14 +46,14 @@ pub(in crate::profile) static CLIENT_NETWORKS: KeyMap = KeyMap {
 
 pub(in crate::profile) static ALLOWED_NETWORKS: ProfileKey<TextListValue> = ProfileKey {
     name: "allow",
-    about: "Networks that get in; with it, all others are denied. Unset: whoever is not denied.",
+    about: "Allowed networks; all others are then denied. Unset: all that are not denied.",
     example: r#"[203.0.113.0/24, "2001:db8::/32"]"#,
     value: TextListValue { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
 };
 
 pub(in crate::profile) static DENIED_NETWORKS: ProfileKey<TextListValue> = ProfileKey {
     name: "deny",
-    about: "Networks that do not.",
+    about: "Denied networks.",
     example: r#"[203.0.113.7]"#,
     value: TextListValue { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
 };
@@ -94,14 +94,14 @@ pub(in crate::profile) static CLIENT_SESSIONS: ProfileKey<OptionalCountValue> = 
 
 pub(in crate::profile) static NEW_SESSIONS: ProfileKey<PerTime> = ProfileKey {
     name: "rate",
-    about: "How many new sessions. Unset: as many as it likes.",
+    about: "How many new sessions. Unset: unlimited.",
     example: r#"20/s"#,
     value: PerTime,
 };
 
 pub(in crate::profile) static BURST: ProfileKey<OptionalCountValue> = ProfileKey {
     name: "burst",
-    about: "Of these, so many at once. Unset: those of one second, at least one.",
+    about: "How many of them may come at once. Unset: those of one second, at least one.",
     example: "40",
     value: OptionalCountValue { range: defaults::SESSIONS_RANGE },
 };
@@ -128,7 +128,7 @@ pub(in crate::profile) static SERVICE_RATE: ProfileKey<Throughput> = ProfileKey 
 
 pub(in crate::profile) static SESSION_LIMIT: ProfileKey<OptionalDurationValue> = ProfileKey {
     name: "session_limit",
-    about: "A session's longest life.",
+    about: "The maximum duration of a session.",
     example: r#"8h"#,
     value: OptionalDurationValue,
 };

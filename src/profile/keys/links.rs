@@ -107,7 +107,7 @@ pub(in crate::profile) static INSECURE: ProfileKey<FlagValue> = ProfileKey {
 
 pub(in crate::profile) static DMZ_PREPARED: ProfileKey<CountValue> = ProfileKey {
     name: "prepared",
-    about: "In forward mode, links to keep to each internal gateway, which its sessions share; in reverse mode, links that count as healthy until the peer tells its own target.",
+    about: "In forward mode, links to keep to each internal gateway, which its sessions share; in reverse mode, links that count as healthy until the peer announces its own number.",
     example: "",
     value: CountValue { range: defaults::PREPARED_RANGE, default: defaults::DMZ_PREPARED },
 };
@@ -149,14 +149,14 @@ pub(in crate::profile) static RETRY_KEY: ProfileKey<SubMap> = ProfileKey {
 
 pub(in crate::profile) static RETIRE: ProfileKey<DurationValue> = ProfileKey {
     name: "retire",
-    about: "A link is replaced at this age, give or take a tenth; its sessions go on. From 1m to 24h.",
+    about: "A link is replaced at this age, ± 10 %; its sessions continue. From 1m to 24h.",
     example: "",
     value: DurationValue { zero: ZeroDuration::Refused, default: defaults::RETIRE },
 };
 
 pub(in crate::profile) static SESSIONS_PER_LINK: ProfileKey<CountValue> = ProfileKey {
     name: "sessions_per_link",
-    about: "Sessions that one link carries at once, which is what its loss ends; for more, further links are dialled. The DMZ half is told, and keeps to it.",
+    about: "Sessions that one link carries at once, which is what its loss ends; for more, further links are dialled. The DMZ half learns and respects it.",
     example: "",
     value: CountValue { range: defaults::SESSIONS_PER_LINK_RANGE, default: defaults::SESSIONS_PER_LINK },
 };

@@ -63,7 +63,7 @@ impl ProfileKey<PerTime> {
         match parsed {
             Some((count @ 1..=1_000_000, per)) => Some(NewSessionRate { count, per }),
             Some((0, _)) => {
-                let what = "a rate of nothing lets nobody in";
+                let what = "a rate of zero would refuse everybody";
                 field.refuse(ValueProblem::new(what, advice), problems)
             }
             Some(_) | None => {
@@ -120,7 +120,7 @@ pub(in crate::profile) fn throughput(
     let text = field.text(problems)?;
     let advice = "write a size and `/s`: `64KiB/s`, `1MB/s`";
     match text.strip_suffix("/s").and_then(size::parse) {
-        Some(0) => field.refuse(ValueProblem::new("a rate of nothing carries nothing", advice), problems),
+        Some(0) => field.refuse(ValueProblem::new("a rate of zero carries nothing", advice), problems),
         Some(bytes) if bytes <= ByteRate::MAX.0 as usize => Some(ByteRate(bytes as u64)),
         Some(_) | None => {
             let what = format!("`{}` is not a number of bytes a second", quote_for_problem(text));

@@ -14,12 +14,12 @@ pub struct FrameReader {
     from: LinkEnd,
     header: [u8; HEADER_BYTES],
     have: usize,
-    current: Option<Current>,
+    current: Option<FrameInProgress>,
 }
 
 /// A frame whose header is complete.
 #[derive(Debug)]
-struct Current {
+struct FrameInProgress {
     header: FrameHead,
     /// Grown as the bytes come: a length alone costs us nothing.
     body: Vec<u8>,
@@ -29,7 +29,7 @@ struct Current {
 
 /// One piece of the input.
 #[derive(Debug, PartialEq, Eq)]
-pub enum HeardPiece<'a> {
+pub enum DecodedPiece<'a> {
     Frame {
         session: u32,
         frame: LinkFrame,
@@ -61,7 +61,7 @@ impl FrameReader {
     }
 
     /// Takes bytes from the front of `input` until there is a piece; `None` when all are taken.
-    pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<HeardPiece<'a>>, PeerViolation> {
+    pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<DecodedPiece<'a>>, PeerViolation> {
         let Some(current) = &mut self.current else { return self.decode_header(input) };
         let session = current.header.session;
         if current.header.kind == FrameType::Data {
@@ -73,7 +73,7 @@ impl FrameReader {
             if current.left == 0 {
                 self.current = None;
             }
-            return Ok(Some(HeardPiece::Data { session, bytes }));
+            return Ok(Some(DecodedPiece::Data { session, bytes }));
         }
         let missing = current.header.length - current.body.len();
         current.body.extend_from_slice(take(input, missing));
@@ -83,10 +83,10 @@ impl FrameReader {
         let (kind, body) = (current.header.kind, std::mem::take(&mut current.body));
         self.current = None;
         let frame = self.whole(kind, &body)?;
-        Ok(Some(HeardPiece::Frame { session, frame }))
+        Ok(Some(DecodedPiece::Frame { session, frame }))
     }
 
-    fn decode_header<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<HeardPiece<'a>>, PeerViolation> {
+    fn decode_header<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<DecodedPiece<'a>>, PeerViolation> {
         let bytes = take(input, HEADER_BYTES - self.have);
         self.header[self.have..self.have + bytes.len()].copy_from_slice(bytes);
         self.have += bytes.len();
@@ -97,9 +97,9 @@ impl FrameReader {
         let header = FrameHead::parse(self.header)?;
         if header.length == 0 {
             let frame = self.whole(header.kind, &[])?;
-            return Ok(Some(HeardPiece::Frame { session: header.session, frame }));
+            return Ok(Some(DecodedPiece::Frame { session: header.session, frame }));
         }
-        self.current = Some(Current { header, body: Vec::new(), left: header.length });
+        self.current = Some(FrameInProgress { header, body: Vec::new(), left: header.length });
         self.decode(input)
     }
 
@@ -166,11 +166,15 @@ mod tests {
             let mut input = *piece;
             while let Some(received) = decoder.decode(&mut input)? {
                 match (received, all.last_mut()) {
-                    (HeardPiece::Frame { session, frame }, _) => all.push((session, Some(frame), Vec::new())),
-                    (HeardPiece::Data { session, bytes }, Some((last, None, before))) if *last == session => {
+                    (DecodedPiece::Frame { session, frame }, _) => {
+                        all.push((session, Some(frame), Vec::new()))
+                    }
+                    (DecodedPiece::Data { session, bytes }, Some((last, None, before)))
+                        if *last == session =>
+                    {
                         before.extend_from_slice(bytes);
                     }
-                    (HeardPiece::Data { session, bytes }, _) => all.push((session, None, bytes.to_vec())),
+                    (DecodedPiece::Data { session, bytes }, _) => all.push((session, None, bytes.to_vec())),
                 }
             }
             assert!(input.is_empty(), "all is taken");

@@ -19,8 +19,8 @@ pub const BODY_BYTES_MAX: usize = SERVICES_MAX * 260 + 1024;
 const PROTOCOL_TAG: u8 = 1;
 const SOFTWARE_TAG: u8 = 2;
 const INSTANCE_TAG: u8 = 3;
-const KEEPS_TAG: u8 = 4;
-const ROOM_TAG: u8 = 5;
+const PREPARED_TAG: u8 = 4;
+const LINKS_MAX_TAG: u8 = 5;
 const SESSIONS_TAG: u8 = 6;
 const OFFER_TAG: u8 = 7;
 const GRANT_TAG: u8 = 8;
@@ -149,8 +149,8 @@ impl ServerHello {
     pub fn body(&self) -> Vec<u8> {
         let mut body = Vec::new();
         self.about.push(&mut body);
-        push_field(&mut body, KEEPS_TAG, &self.links_kept.to_be_bytes());
-        push_field(&mut body, ROOM_TAG, &self.links_max.to_be_bytes());
+        push_field(&mut body, PREPARED_TAG, &self.links_kept.to_be_bytes());
+        push_field(&mut body, LINKS_MAX_TAG, &self.links_max.to_be_bytes());
         push_field(&mut body, SESSIONS_TAG, &self.sessions_per_link.to_be_bytes());
         push_offers(&mut body, &self.services);
         body
@@ -163,8 +163,8 @@ impl ServerHello {
         let mut services = Vec::new();
         while let Some((tag, value)) = fields.next_field()? {
             match tag {
-                KEEPS_TAG => fields.once(&mut links_kept, fields.number(value)?)?,
-                ROOM_TAG => fields.once(&mut links_max, fields.number(value)?)?,
+                PREPARED_TAG => fields.once(&mut links_kept, fields.number(value)?)?,
+                LINKS_MAX_TAG => fields.once(&mut links_max, fields.number(value)?)?,
                 SESSIONS_TAG => fields.once(&mut sessions, fields.number(value)?)?,
                 OFFER_TAG => push_offer(&mut services, &fields, value)?,
                 tag => about.take(&fields, tag, value)?,
@@ -189,9 +189,9 @@ impl OpenerHello {
         let mut body = Vec::new();
         self.about.push(&mut body);
         if self.links_kept > 0 {
-            push_field(&mut body, KEEPS_TAG, &self.links_kept.to_be_bytes());
+            push_field(&mut body, PREPARED_TAG, &self.links_kept.to_be_bytes());
         }
-        push_field(&mut body, ROOM_TAG, &self.links_max.to_be_bytes());
+        push_field(&mut body, LINKS_MAX_TAG, &self.links_max.to_be_bytes());
         for name in self.granted.iter().take(SERVICES_MAX) {
             push_field(&mut body, GRANT_TAG, name.as_str().as_bytes());
         }
@@ -205,8 +205,8 @@ impl OpenerHello {
         let mut granted = Vec::new();
         while let Some((tag, value)) = fields.next_field()? {
             match tag {
-                KEEPS_TAG => fields.once(&mut links_kept, fields.number(value)?)?,
-                ROOM_TAG => fields.once(&mut links_max, fields.number(value)?)?,
+                PREPARED_TAG => fields.once(&mut links_kept, fields.number(value)?)?,
+                LINKS_MAX_TAG => fields.once(&mut links_max, fields.number(value)?)?,
                 GRANT_TAG if granted.len() >= SERVICES_MAX => return Err(bad("too many services")),
                 GRANT_TAG => granted.push(fields.service(value)?),
                 tag => about.take(&fields, tag, value)?,
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_heard() {
+    fn an_encoded_body_decodes_to_the_same() {
         assert_eq!(ServerHello::parse(&server().body()), Ok(server()));
         for links_kept in [0, 8] {
             let opener =

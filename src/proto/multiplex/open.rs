@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_heard() {
+    fn an_encoded_body_decodes_to_the_same() {
         for request in [request(), full()] {
             let body = request.body();
             assert!(body.len() <= BODY_BYTES_MAX);

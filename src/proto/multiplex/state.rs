@@ -54,7 +54,7 @@ pub struct FramePermit {
 }
 
 impl FramePermit {
-    /// The first bytes of the frame, whose body has so many.
+    /// The header of a frame whose body has this many bytes.
     pub fn head(self, length: usize) -> [u8; HEADER_BYTES] {
         FrameHead { kind: self.kind, length, session: self.session }.bytes()
     }

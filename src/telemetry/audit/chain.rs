@@ -108,7 +108,7 @@ impl ChainWalk {
             chain.take(&line);
         }
         if chain.fault.is_none() && chain.is_open {
-            chain.note_fault(chain.lines, "it has no end: it was cut, and no line behind it says so");
+            chain.note_fault(chain.lines, "it has no end: it was cut, and no later line records that");
         } else if !chain.unmarked.is_empty() {
             chain.note_unmarked();
         }
@@ -143,7 +143,7 @@ impl ChainWalk {
         } else if read.previous != self.last.to_string() {
             self.note_fault(self.lines, "its `previous` is not the SHA-256 of the line before it");
         } else if read.n <= self.n {
-            self.note_fault(self.lines, "its number does not go on from the line before it");
+            self.note_fault(self.lines, "its number does not follow that of the previous line");
         } else if self.unmarked.len() > 1 && read.result != describe_cut(&self.unmarked) {
             // One line is covered by `previous`, several are listed.
             self.note_fault(self.lines, "the lines before it are not those that it says were cut");
@@ -161,10 +161,7 @@ impl ChainWalk {
     }
 
     fn note_unmarked(&mut self) {
-        self.note_fault(
-            self.first_unmarked,
-            "it can not be read, and no line behind it says that it was cut",
-        );
+        self.note_fault(self.first_unmarked, "it cannot be read, and no later line records that it was cut");
     }
 
     fn note_fault(&mut self, line: u64, what: &str) {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     chain::{AuditFault, ChainWalk, LineHash},
-    writer::{AuditLog, AuditTaken, reopen_all},
+    writer::{AuditFileInUse, AuditLog, reopen_all},
 };
 use super::log;
 use crate::text::clean_text;
@@ -95,7 +95,7 @@ impl AuditTrail {
     pub fn replace(&self, log: Option<AuditLog>, actor: AuditActor, action: &'static str) {
         let object = log.as_ref().map_or_else(|| "none".into(), |log| crate::text::clean_path(log.path()));
         if let Some(before) = self.0.swap(log.map(Into::into)) {
-            let reported = "the audit goes on there, and no more in this file";
+            let reported = "the audit continues there; this file ends here";
             before.write(AuditRecord::new(actor, action, &object, reported));
         }
     }

@@ -132,7 +132,7 @@ fn what_is_no_file_of_its_own_is_left_alone() {
 }
 
 #[test]
-fn what_a_full_disk_has_lost_is_told_and_counted_by_a_line() {
+fn lines_lost_to_a_full_disk_are_counted_in_a_line() {
     let folder = tempfile::tempdir().unwrap();
     let (path, notices) = (folder.path().join("inner/audit"), Arc::new(NoticeLog::default()));
     let full = AuditLog::open(Path::new("/dev/full"), notices.clone()).unwrap();
@@ -141,7 +141,7 @@ fn what_a_full_disk_has_lost_is_told_and_counted_by_a_line() {
     let reported =
         |notices: &NoticeLog| notices.all().iter().map(|it| it.text.clone()).collect::<Vec<_>>().join("\n");
     assert!(
-        reported(&notices).contains("/dev/full can not be written: No space left"),
+        reported(&notices).contains("/dev/full cannot be written: No space left"),
         "{}",
         reported(&notices)
     );

@@ -35,7 +35,7 @@ static LOGS: Mutex<Vec<Weak<AuditHandle>>> = Mutex::new(Vec::new());
 /// The error for a file that already has a writer.
 #[derive(Debug, Error)]
 #[error("audit: another gateway writes {}; each needs a file of its own", clean_path(.0))]
-pub struct AuditTaken(PathBuf);
+pub struct AuditFileInUse(PathBuf);
 
 /// Accepts records without waiting. When it is dropped, its thread writes what is waiting, and ends.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ enum AuditMessage {
 
 impl AuditLog {
     /// Opens the file and starts its thread. It fails only if another process writes the file.
-    pub fn open(path: &Path, notices: Arc<NoticeLog>) -> Result<Self, AuditTaken> {
+    pub fn open(path: &Path, notices: Arc<NoticeLog>) -> Result<Self, AuditFileInUse> {
         let (queue, messages) = sync_channel(QUEUED_MAX);
         let state = Arc::new(AuditState::default());
         let mut writer = AuditWriter {
@@ -79,8 +79,8 @@ impl AuditLog {
         };
         match AuditFile::open(path) {
             Ok(file) => writer.file = Some(file),
-            Err(AuditFileError::Taken) => return Err(AuditTaken(path.to_owned())),
-            Err(error) => writer.tell_failure(&error),
+            Err(AuditFileError::Taken) => return Err(AuditFileInUse(path.to_owned())),
+            Err(error) => writer.report_failure(&error),
         }
         if let Err(error) = thread::Builder::new().name("audit".into()).spawn(move || writer.run()) {
             // Records that come now are lost, because nobody takes them.
@@ -175,7 +175,7 @@ impl AuditWriter {
             Err(error) => {
                 self.file = None;
                 self.state.lost.fetch_add(count, Ordering::Relaxed);
-                self.tell_failure(&error);
+                self.report_failure(&error);
             }
         }
     }
@@ -195,20 +195,19 @@ impl AuditWriter {
     fn reopen(&mut self) {
         let before = self.file.take().map(|file| (file.lines, file.last));
         let reported = before.map_or_else(
-            || "the file is opened anew".into(),
-            |(lines, last)| {
-                format!("the file is opened anew; before it had {lines} lines, the last is {last}")
-            },
+            || "the file was reopened".into(),
+            |(lines, last)| format!("the file was reopened; before it had {lines} lines, the last is {last}"),
         );
         self.write(Some(AuditRecord::new(AuditActor::signal("SIGUSR1"), "signal", "SIGUSR1", &reported)));
     }
 
     /// Reports a failure once, until writing works again.
-    fn tell_failure(&mut self, error: &AuditFileError) {
+    fn report_failure(&mut self, error: &AuditFileError) {
         if !std::mem::replace(&mut self.is_failing, true) {
             let path = clean_path(&self.path);
-            let line =
-                format!("audit: {path} can not be written: {error}; the gateway goes on, and lines are lost");
+            let line = format!(
+                "audit: {path} cannot be written: {error}; the gateway continues, but audit lines are lost"
+            );
             self.notices.warn(LogEvent::AuditFile.line(line));
         }
     }

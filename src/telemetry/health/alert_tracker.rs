@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_is_lost_and_back_is_told_once_each_and_so_is_the_health() {
+    fn a_lost_gateway_its_return_and_the_health_are_each_reported_once() {
         let well = pool(PoolState::Healthy, 8);
         let lost = PoolRow { gone_seconds: Some(2.0), cut: 3, ..pool(PoolState::Down, 0) };
         let mut reported = AlertTrace::default();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_ends_is_told_at_its_marks_and_not_as_an_alert() {
+    fn an_expiring_certificate_is_reminded_at_its_marks_and_is_no_alert() {
         let ends_in = |days| PoolRow { certificate_days: Some(days), ..pool(PoolState::Healthy, 8) };
         let mut reported = AlertTrace::default();
         for days in [31, 30, 29, 8, 7] {

@@ -46,20 +46,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ends_is_told_at_each_mark_once() {
+    fn each_expiry_mark_is_reported_once() {
         let mut reminders = ExpiryReminders::default();
-        let mut told_at = Vec::new();
+        let mut reported_at = Vec::new();
         let end = |what: &str, days| CertificateEnd { what: what.into(), object: what.into(), days };
         for days in (-2..40).rev() {
             // Several times a day.
             for _ in 0..3 {
                 let lines = reminders.due(&[end("the link certificate dmz.pem", days), end("other", 300)]);
-                told_at.extend(lines.into_iter().map(|line| (days, line)));
+                reported_at.extend(lines.into_iter().map(|line| (days, line)));
             }
         }
         let line = |text: &str| format!("the link certificate dmz.pem {text}");
         assert_eq!(
-            told_at,
+            reported_at,
             [
                 (30, line("ends in 30 days")),
                 (14, line("ends in 14 days")),
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_starts_late_tells_the_last_mark_and_a_renewed_certificate_begins_anew() {
+    fn only_the_last_passed_mark_is_reported_and_a_renewal_starts_over() {
         let mut reminders = ExpiryReminders::default();
         let end = |days| [CertificateEnd { what: "it".into(), object: "it".into(), days }];
         assert_eq!(reminders.due(&end(5)), ["it ends in 5 days"]);

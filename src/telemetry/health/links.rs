@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn services_that_nobody_offers_are_told_together() {
+    fn services_without_an_offer_share_one_alert() {
         let nobody = |service: &str| PoolRow {
             last_error: Some("no internal gateway has dialled in for this service".into()),
             ..PoolRow::new(Half::Dmz, service.into())

@@ -18,7 +18,7 @@ pub use links::{is_linked, severity};
 pub use services::is_backend_down;
 
 pub use super::verdict::{
-    Alert, AlertKind, CertificateRow, DrainRequest, Health, RefusalRow, RevocationListRow, ServiceLack,
+    Alert, AlertKind, CertificateRow, DrainRequest, Health, RefusalRow, RevocationListRow, ServiceProblem,
     Severity,
 };
 
@@ -196,7 +196,7 @@ mod tests {
     }
 
     fn refused(code: &str, ago_seconds: f64) -> ServiceRow {
-        let reason = "`sessions` is 60, and so many are open".into();
+        let reason = "the limit of 60 open sessions (`sessions`) is reached".into();
         let refusals =
             vec![RefusalRow { code: code.into(), count: 60, reason, is_of_one_client: false, ago_seconds }];
         ServiceRow { refusals, ..orders() }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_told_from_two_weeks_on() {
+    fn certificates_are_alerted_from_two_weeks_on() {
         let reported = |days| {
             let row = CertificateRow {
                 role: Half::Dmz,
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_service_says_since_when_and_by_whom() {
+    fn a_drained_service_shows_since_when_and_by_whom() {
         let drained = DrainRequest { since: "2026-01-31T14:01:58.000Z".into(), by: "uid 0".into() };
         let row = ServiceRow { phase: ServicePhase::Draining, drained: Some(drained), ..orders() };
         let reported =
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_outside_of_its_hours_is_not_served_and_says_so() {
+    fn a_service_outside_its_hours_is_shown_as_not_served() {
         let closed = |reason: Option<&str>| ServiceRow {
             phase: ServicePhase::Closed,
             reason: reason.map(Into::into),

@@ -7,7 +7,7 @@
 use std::time::SystemTime;
 
 use super::{
-    Alert, AlertKind, Health, RefusalRow, ServiceLack, Severity, is_draining, links, push_alert, severity,
+    Alert, AlertKind, Health, RefusalRow, ServiceProblem, Severity, is_draining, links, push_alert, severity,
 };
 use crate::{
     profile::{Half, Mode},
@@ -15,17 +15,17 @@ use crate::{
 };
 
 /// Its health, and the worst of what its clients lack.
-pub fn judge_service(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<ServiceLack>) {
+pub fn judge_service(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<ServiceProblem>) {
     if row.phase == ServicePhase::Locked {
         let why = "locked".into();
-        return (Health::Down, Some(ServiceLack { kind: AlertKind::Lockdown, why }));
+        return (Health::Down, Some(ServiceProblem { kind: AlertKind::Lockdown, why }));
     }
     if row.phase == ServicePhase::Closed {
         return (Health::Down, own_lack(row));
     }
     if is_draining(row) {
         let why = drained(row);
-        return (Health::Down, Some(ServiceLack { kind: AlertKind::Drained, why }));
+        return (Health::Down, Some(ServiceProblem { kind: AlertKind::Drained, why }));
     }
     let found =
         [own_lack(row), link_lack(snapshot, row), limit_lack(row), backend_lack(row), refusal_lack(row)];
@@ -83,33 +83,35 @@ fn drained(row: &ServiceRow) -> String {
 }
 
 /// A fault of its own, such as a certificate that cannot be used.
-fn own_lack(row: &ServiceRow) -> Option<ServiceLack> {
+fn own_lack(row: &ServiceRow) -> Option<ServiceProblem> {
     match (row.phase, &row.reason) {
         (ServicePhase::Down, why) => {
             let why = why.clone().unwrap_or_else(|| "down".into());
-            Some(ServiceLack { kind: AlertKind::ServiceDown, why })
+            Some(ServiceProblem { kind: AlertKind::ServiceDown, why })
         }
         (ServicePhase::Closed, why) => {
             let why = why.clone().unwrap_or_else(|| "it is outside of its hours".into());
-            Some(ServiceLack { kind: AlertKind::Closed, why })
+            Some(ServiceProblem { kind: AlertKind::Closed, why })
         }
-        (_, Some(why)) => Some(ServiceLack { kind: AlertKind::Fault, why: why.clone() }),
+        (_, Some(why)) => Some(ServiceProblem { kind: AlertKind::Fault, why: why.clone() }),
         (_, None) => None,
     }
 }
 
 /// A client that came now would be refused, or one was just refused.
-fn limit_lack(row: &ServiceRow) -> Option<ServiceLack> {
+fn limit_lack(row: &ServiceRow) -> Option<ServiceProblem> {
     // One client that has reached its own limit does not keep others out.
     let refused = recent_refusals(row, LIMIT_SECONDS)
         .find(|refusal| refusal.code.starts_with('L') && !refusal.is_of_one_client);
     let is_reached = row.limit.is_some_and(|limit| row.totals.clients() >= limit as u64);
     let why = match (refused, row.limit) {
         (Some(refusal), _) => format!("full, {} refused: {}", clients(refusal.count), refusal.reason),
-        (None, Some(limit)) if is_reached => format!("full: `sessions` is {limit}, and so many are open"),
+        (None, Some(limit)) if is_reached => {
+            format!("full: the limit of {limit} open sessions (`sessions`) is reached")
+        }
         (None, _) => return None,
     };
-    Some(ServiceLack { kind: AlertKind::Full, why })
+    Some(ServiceProblem { kind: AlertKind::Full, why })
 }
 
 /// Whether the last sessions all failed at the backend.
@@ -118,19 +120,19 @@ pub fn is_backend_down(row: &ServiceRow) -> bool {
 }
 
 /// A single failure may be the client's bad luck.
-fn backend_lack(row: &ServiceRow) -> Option<ServiceLack> {
+fn backend_lack(row: &ServiceRow) -> Option<ServiceProblem> {
     let error = row.backend_error.as_deref().unwrap_or("its backend does not answer");
     let why = format!("the last {} sessions failed: {error}", row.failed_in_a_row);
-    is_backend_down(row).then_some(ServiceLack { kind: AlertKind::Backend, why })
+    is_backend_down(row).then_some(ServiceProblem { kind: AlertKind::Backend, why })
 }
 
 /// Refusals that are our own fault, or the other gateway's. Whom a policy or an operator refuses is refused
 /// rightly, and limits and backends have alerts of their own.
-fn refusal_lack(row: &ServiceRow) -> Option<ServiceLack> {
+fn refusal_lack(row: &ServiceRow) -> Option<ServiceProblem> {
     let refusal =
         recent_refusals(row, REFUSED_SECONDS).find(|refusal| refusal.code.starts_with(['P', 'T', 'I']))?;
     let why = format!("{} refused, {}: {}", clients(refusal.count), refusal.code, refusal.reason);
-    Some(ServiceLack { kind: AlertKind::Refused, why })
+    Some(ServiceProblem { kind: AlertKind::Refused, why })
 }
 
 fn recent_refusals(row: &ServiceRow, seconds: f64) -> impl Iterator<Item = &RefusalRow> {
@@ -145,12 +147,12 @@ fn clients(count: u64) -> String {
 }
 
 /// Any healthy peer can serve it, so the best of its pools counts, and whether clients wait.
-fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceLack> {
+fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceProblem> {
     let pools: Vec<_> = links::serving_pools(snapshot, service).collect();
     let Some(best) = pools.iter().map(|pool| severity(pool)).min() else {
         let needs_links = snapshot.mode != Mode::Direct && service.role == Half::Dmz;
         let why = "no link stands that serves it".into();
-        return needs_links.then_some(ServiceLack { kind: AlertKind::NoLink, why });
+        return needs_links.then_some(ServiceProblem { kind: AlertKind::NoLink, why });
     };
     let (ready, wanted) = pools.iter().fold((0, 0_usize), |sum: (usize, usize), pool| {
         (sum.0.saturating_add(pool.ready), sum.1.saturating_add(pool.target))
@@ -170,7 +172,7 @@ fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceLack> {
     let is_bad = |pool: &&&PoolRow| severity(pool) > Severity::Fine;
     let error = pools.iter().filter(is_bad).find_map(|pool| pool.last_error.as_deref());
     let why = error.map_or_else(|| what.clone(), |error| format!("{what}: {error}"));
-    Some(ServiceLack { kind, why })
+    Some(ServiceProblem { kind, why })
 }
 
 /// A limit that has refused nobody for this long, and is not reached, refuses nobody now.

@@ -28,12 +28,12 @@ use crate::{disk, telemetry::clock, text};
 /// How many lines may wait for a slow reader.
 const QUEUED_LINES_MAX: usize = 8192;
 /// How long the writer waits for more lines after the first, and how many bytes it writes at once.
-const GATHER: Duration = Duration::from_millis(5);
+const BATCH_WAIT: Duration = Duration::from_millis(5);
 const WRITTEN_BYTES: usize = 64 * 1024;
 /// How long until a file that cannot be opened is tried again.
 const TRIED_AGAIN: Duration = Duration::from_secs(1);
 /// How long a loss is shown.
-const TOLD_MS: u64 = 60_000;
+const LOSS_SHOWN_MS: u64 = 60_000;
 /// A Landlock rule covers the folder itself, not its name.
 const LOCKED_OUT: &str = "; the lock of this gateway (`confine`) covers no folder that was made after the start: a restart \
                           does";
@@ -126,7 +126,7 @@ impl LineSink {
                 return;
             }
             message = again;
-            thread::sleep(GATHER);
+            thread::sleep(BATCH_WAIT);
         }
         // Lines that are still waiting are lost with the reader.
         let _ = all_written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -179,7 +179,7 @@ impl SinkState {
 
     fn loss_reason(&self, now_ms: u64) -> Option<String> {
         let at_ms = Some(self.lost_at_ms.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
-        let continues = now_ms.saturating_sub(at_ms) < TOLD_MS;
+        let continues = now_ms.saturating_sub(at_ms) < LOSS_SHOWN_MS;
         continues.then(|| self.describe_loss())
     }
 
@@ -223,7 +223,7 @@ impl SinkWriter {
         // The file exists from the start, even if nothing is logged for a long time.
         self.open_if_due();
         while let Ok(first) = self.lines.recv() {
-            thread::sleep(GATHER);
+            thread::sleep(BATCH_WAIT);
             let (mut text, mut count, mut flushes) = (Vec::new(), 0, Vec::new());
             let mut message = Some(first);
             while let Some(next) = message {
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told_with_its_cause_and_for_a_minute() {
+    fn a_loss_is_shown_with_its_cause_for_a_minute() {
         let stderr = SinkState::new(SinkTarget::StandardError);
         let file = SinkState::new(SinkTarget::File("/var/log/gate.json".into()));
         assert_eq!(stderr.loss_reason(5), None);
@@ -335,14 +335,14 @@ mod tests {
         ] {
             state.lose(2, errno);
             let at = state.lost_at_ms.load(Ordering::Relaxed);
-            assert_eq!(state.loss_reason(at + TOLD_MS - 1).as_deref(), Some(cause));
-            assert_eq!(state.loss_reason(at + TOLD_MS), None, "it is over");
+            assert_eq!(state.loss_reason(at + LOSS_SHOWN_MS - 1).as_deref(), Some(cause));
+            assert_eq!(state.loss_reason(at + LOSS_SHOWN_MS), None, "it is over");
         }
         assert_eq!(stderr.lost.load(Ordering::Relaxed), 8);
     }
 
     #[test]
-    fn a_file_that_was_renamed_is_left_when_it_is_opened_anew() {
+    fn a_file_that_was_renamed_is_left_when_it_is_reopened() {
         let folder = tempfile::tempdir().unwrap();
         let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
         let sink = sink(&path);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_goes_away_costs_lines_which_are_counted_and_told() {
+    fn a_missing_folder_loses_lines_that_are_counted_and_reported() {
         let folder = tempfile::tempdir().unwrap();
         let (inner, path) = (folder.path().join("logs"), folder.path().join("logs/log"));
         fs::create_dir(&inner).unwrap();
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_and_a_reader_that_stalls_hold_nobody_up() {
+    fn a_full_disk_and_a_stalled_reader_delay_nobody() {
         let full = sink(Path::new("/dev/full"));
         full.write("one".into());
         full.flush(SOON);

@@ -68,7 +68,7 @@ impl SessionStopper {
             }
             StopReason::SessionLimit(limit) => {
                 let limit = humantime::format_duration(limit);
-                (EndedBy::Time, format!("`session_limit` is {limit}, and it has lived so long"))
+                (EndedBy::Time, format!("the session reached `session_limit` ({limit})"))
             }
         };
         SessionEnd { who, phase, reason }

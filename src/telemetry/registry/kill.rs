@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_reads_as_it_is_written_and_is_told_in_words() {
+    fn a_selection_parses_what_it_prints_and_describes_itself() {
         let json = r#"{"matching":{"client":"10.0.0.0/8","user":null,"peer":null,"service":"web"}}"#;
         let selection: KillSelection = serde_json::from_str(json).expect("a selection");
         assert_eq!(serde_json::to_string(&selection).expect("it is JSON"), json);

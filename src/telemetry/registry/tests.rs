@@ -14,7 +14,7 @@ fn open(registry: &Arc<SessionRegistry>) -> SessionGuard {
 }
 
 #[test]
-fn a_session_that_nobody_waits_for_any_more_is_no_bug_and_a_panic_is() {
+fn an_abandoned_session_is_no_bug_and_a_panic_is() {
     let registry = registry();
     let session = open(&registry);
     session.counters().enter(SessionPhase::Draining);

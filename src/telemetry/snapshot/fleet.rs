@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckRow, GatewayPhase, SwitchRow, WalkRow};
+use super::{CheckRow, GatewayPhase, SwitchRow, VerifyRow};
 use crate::{
     profile::{Half, Mode},
     telemetry::verdict::Health,
@@ -68,7 +68,7 @@ pub struct GatewayFacts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switching: Option<SwitchRow>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub walk: Option<WalkRow>,
+    pub walk: Option<VerifyRow>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forward_checks: Vec<CheckRow>,
 }

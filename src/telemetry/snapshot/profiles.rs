@@ -19,7 +19,7 @@ pub struct SwitchRow {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WalkRow {
+pub struct VerifyRow {
     pub profile: String,
     /// The step that is running; `None` when all are done.
     pub walking: Option<CheckStep>,

@@ -139,7 +139,7 @@ async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>
 }
 
 /// A half that shows `chain` and would trust itself; the other one, in both directions, has only `ca`.
-async fn told_of(pki: &Pki, chain: &[&str], own_ca: &[&str], ca: &str) -> String {
+async fn reported_problem(pki: &Pki, chain: &[&str], own_ca: &[&str], ca: &str) -> String {
     pki.bundle("chain.crt", chain);
     pki.bundle("own.crt", &[own_ca, &["root"]].concat());
     let key = format!("{}.key", chain[0]);
@@ -166,7 +166,7 @@ fn with_judge() -> Pki {
 }
 
 #[tokio::test]
-async fn a_missing_intermediate_is_told_by_its_name() {
+async fn a_missing_intermediate_is_reported_by_its_name() {
     let pki = with_judge();
     pki.signed("middle", "root", CA, "");
     pki.signed("lower", "middle", CA, "");
@@ -178,7 +178,7 @@ async fn a_missing_intermediate_is_told_by_its_name() {
     pki.bundle("short.crt", &["dmz", "lower"]);
     let own = pki.own_fault("short.crt", "dmz.key", "root.pem");
     check(&own, &[words[0], advice, "short.crt: "]);
-    let reported = told_of(&pki, &["dmz", "lower"], &["middle"], "root.pem").await;
+    let reported = reported_problem(&pki, &["dmz", "lower"], &["middle"], "root.pem").await;
     check(&reported, &[words[0], advice, "its certificate comes from another CA than this link's `ca`"]);
     // As a whole, it is trusted.
     pki.bundle("whole.crt", &["dmz", "lower", "middle"]);
@@ -188,7 +188,7 @@ async fn a_missing_intermediate_is_told_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_name_that_a_ca_may_not_issue_is_told_with_the_ca_and_its_limits() {
+async fn a_name_that_a_ca_may_not_issue_is_reported_with_the_ca_and_its_limits() {
     let pki = with_judge();
     let limits = "nameConstraints=critical,permitted;DNS:lan.test\n";
     pki.signed("limited", "root", &format!("{CA}{limits}"), "");
@@ -204,23 +204,23 @@ async fn a_name_that_a_ca_may_not_issue_is_told_with_the_ca_and_its_limits() {
     );
     // A half that trusts the same CA without limits shows it, and the other one reports it.
     openssl(pki.0.path(), "req -x509 -new -key limited.key -subj /CN=limited -days 9 -out free.pem");
-    check(&told_of(&pki, &["dmz", "limited"], &["free"], "root.pem").await, &[words]);
+    check(&reported_problem(&pki, &["dmz", "limited"], &["free"], "root.pem").await, &[words]);
 }
 
 #[tokio::test]
-async fn an_algorithm_that_is_not_accepted_is_told_with_its_certificate() {
+async fn an_algorithm_that_is_not_accepted_is_reported_with_its_certificate() {
     let pki = with_judge();
     pki.signed("middle", "root", CA, "-sha1");
     pki.leaf("dmz", "middle");
     let words =
         "certificate 2 of 2 (`CN=middle`) is signed with SHA-1 (ecdsa-with-SHA1), which is not accepted";
-    let reported = told_of(&pki, &["dmz", "middle"], &["middle"], "root.pem").await;
+    let reported = reported_problem(&pki, &["dmz", "middle"], &["middle"], "root.pem").await;
     check(&reported, &[words, "have it issued anew"]);
 }
 
 /// A gateway of ours does not start with one; other programs show it.
 #[tokio::test]
-async fn a_certificate_of_version_1_is_told_by_either_half_that_is_shown_it() {
+async fn a_certificate_of_version_1_is_reported_by_either_half_that_is_shown_it() {
     let (pki, without) =
         (with_judge(), "x509 -req -in dmz.csr -CA root.pem -CAkey root.key -days 8 -out dmz.pem");
     pki.key("dmz");
@@ -258,7 +258,7 @@ async fn a_certificate_of_version_1_is_told_by_either_half_that_is_shown_it() {
 }
 
 #[tokio::test]
-async fn an_intermediate_that_has_expired_is_told_by_its_number() {
+async fn an_intermediate_that_has_expired_is_reported_by_its_number() {
     let pki = with_judge();
     pki.expired_authority("middle", "root");
     pki.leaf("dmz", "middle");

@@ -82,7 +82,7 @@ impl Authority {
 }
 
 #[test]
-fn who_is_in_a_list_is_revoked_and_nobody_else() {
+fn only_listed_certificates_are_revoked() {
     let authority = Authority::new("own");
     // Numbers that need a zero before them in DER, and one that does not.
     let serials = ["0x80", "0x01", "0xff00ff00ff00ff00ff00ff00ff00ff00ff00ff"];
@@ -147,7 +147,7 @@ fn an_expired_list_refuses_those_whom_it_is_about() {
 }
 
 #[test]
-fn what_is_no_list_of_this_ca_is_told_by_file_and_fault() {
+fn a_list_of_another_ca_is_reported_with_file_and_fault() {
     let authority = Authority::new("own");
     authority.issue("dmz", "1");
     authority.revoke("dmz");

@@ -119,7 +119,7 @@ fn ended_sessions_are_found_by_their_end() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn an_invalid_filter_has_its_reason() {
     for (text, expected) in [
         ("!", "`!` stands alone"),
         ("colour:red", "no field `colour`; there are client, user, service"),

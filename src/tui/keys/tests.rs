@@ -140,7 +140,7 @@ fn enter_never_destroys_and_escape_never_quits() {
 }
 
 #[test]
-fn modifiers_and_releases_are_told_apart() {
+fn modifiers_and_releases_are_distinguished() {
     let press = |code, modifiers| KeyEvent::new(code, modifiers);
     let here = KeyContext::Screen(Screen::Sessions);
     let c = KeyCode::Char('c');

@@ -152,7 +152,7 @@ impl PathBuilder<'_> {
     }
 
     /// Removes what was shown for a gateway whose links are unknown.
-    pub(super) fn tell_nothing(&mut self, gateway: &PartKey) {
+    pub(super) fn clear_unknown(&mut self, gateway: &PartKey) {
         let part = self.parts.get_mut(gateway).filter(|part| part.state.is_empty());
         if let Some(part) = part {
             (part.state, part.severity, part.state_severity) =
@@ -161,7 +161,7 @@ impl PathBuilder<'_> {
     }
 
     /// A gateway that is known only by its links has their state.
-    pub(super) fn tell_by_link(&mut self, gateway: &PartKey, link: &PathPart) {
+    pub(super) fn show_by_link(&mut self, gateway: &PartKey, link: &PathPart) {
         let Some(part) = self.parts.get_mut(gateway) else { return };
         if matches!(part.rows, PartRows::Own | PartRows::Gateway(_)) {
             return;

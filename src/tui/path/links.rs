@@ -24,18 +24,18 @@ impl PathBuilder<'_> {
         for ((dmz, internal), pools) in by_ends {
             let key = format!("{} {}", dmz.1, internal.1);
             // If both ends are shown, the one that still answers is used.
-            let is_heard = |pool: &&PoolRow| self.is_heard(pool.gateway.as_ref());
-            let received: Vec<_> = pools.iter().copied().filter(is_heard).collect();
+            let is_answering = |pool: &&PoolRow| self.is_answering(pool.gateway.as_ref());
+            let received: Vec<_> = pools.iter().copied().filter(is_answering).collect();
             let link = if received.is_empty() {
                 let rows = pools
                     .iter()
                     .max_by_key(|pool| severity(pool))
                     .map_or(PartRows::Nowhere, |pool| rows_of(pool));
-                [&dmz, &internal].into_iter().for_each(|gateway| self.tell_nothing(gateway));
+                [&dmz, &internal].into_iter().for_each(|gateway| self.clear_unknown(gateway));
                 self.add(unknown_part(PathPart { rows, ..PathPart::new(PathStage::Links, key, "links") }))
             } else {
                 let part = link_part(&key, &received);
-                [&dmz, &internal].into_iter().for_each(|gateway| self.tell_by_link(gateway, &part));
+                [&dmz, &internal].into_iter().for_each(|gateway| self.show_by_link(gateway, &part));
                 self.add(part)
             };
             self.lead(&dmz, &link);

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{PartRows, PathPart, PathStage, ShieldPath, SideStep};
+use super::{DrawnPath, PartRows, PathPart, PathStage, SideStep};
 use crate::{
     telemetry::snapshot::Snapshot,
     tui::{
-        app::{App, Reaction},
+        app::{App, UpdateResult},
         lists,
         screen::Screen,
     },
@@ -15,7 +15,7 @@ use crate::{
 impl App {
     /// Selects a part that the selected one is connected to; if none is selected, the first.
     pub(in crate::tui) fn select_part_beside(&mut self, step: SideStep) {
-        let path = ShieldPath::of(self.snapshot());
+        let path = DrawnPath::of(self.snapshot());
         let beside = match self.selected_line() {
             Some(at) => path.beside(at, step).unwrap_or(at),
             None => 0,
@@ -24,13 +24,13 @@ impl App {
     }
 
     /// Opens the rows of the selected part; if none is selected, selects the worst.
-    pub(in crate::tui) fn open_part(&mut self) -> Reaction {
+    pub(in crate::tui) fn open_part(&mut self) -> UpdateResult {
         let shown = self.shown_snapshot();
-        let path = ShieldPath::of(&shown);
+        let path = DrawnPath::of(&shown);
         let Some(part) = self.selected_line().and_then(|line| path.parts.get(line)) else {
             let worst = path.worst().and_then(|worst| path.parts.iter().position(|part| part == worst));
             self.move_selection(|_, _| worst.unwrap_or(0));
-            return Reaction::Redraw;
+            return UpdateResult::Redraw;
         };
         match &part.rows {
             PartRows::Sessions => self.show(Screen::Sessions),
@@ -43,12 +43,12 @@ impl App {
             PartRows::Pools { worst, .. } => self.show_row(Screen::Pool, &shown, worst),
             PartRows::Nowhere => {
                 self.refuse("nothing more is known of it here");
-                Reaction::Redraw
+                UpdateResult::Redraw
             }
         }
     }
 
-    fn show_row(&mut self, screen: Screen, shown: &Snapshot, key: &str) -> Reaction {
+    fn show_row(&mut self, screen: Screen, shown: &Snapshot, key: &str) -> UpdateResult {
         let reaction = self.show(screen);
         self.lists.select_key(screen, shown, key);
         reaction
@@ -56,7 +56,7 @@ impl App {
 
     /// The gateway of the selected part, in a fleet.
     pub(in crate::tui) fn selected_part_gateway(&self, shown: &Snapshot) -> Option<Arc<str>> {
-        let path = ShieldPath::of(shown);
+        let path = DrawnPath::of(shown);
         match &path.parts.get(self.selected_line()?)?.rows {
             PartRows::Gateway(name) => Some(Arc::clone(name)),
             PartRows::Pools { sessions, .. } => sessions.gateway.clone(),

@@ -21,7 +21,7 @@ impl PathBuilder<'_> {
         }
         for (name, rows) in by_name {
             let received: Vec<_> =
-                rows.iter().copied().filter(|row| self.is_heard(row.gateway.as_ref())).collect();
+                rows.iter().copied().filter(|row| self.is_answering(row.gateway.as_ref())).collect();
             let service = self.add(match received.as_slice() {
                 [] => unknown_part(service_part(name, &rows)),
                 received => service_part(name, received),
@@ -49,14 +49,14 @@ impl PathBuilder<'_> {
         let mut named = BTreeSet::new();
         let mut rows: Vec<_> = self.services().filter(dials).collect();
         // A gateway that answers knows more about a backend than one that does not.
-        rows.sort_by_key(|row| !self.is_heard(row.gateway.as_ref()));
+        rows.sort_by_key(|row| !self.is_answering(row.gateway.as_ref()));
         for row in rows {
             named.insert(row.name.as_str());
             let gateway = self.gateway_of(row.gateway.as_ref(), row.role);
-            let is_heard = self.is_heard(row.gateway.as_ref());
+            let is_answering = self.is_answering(row.gateway.as_ref());
             for part in backend_parts(row) {
                 let key = (part.stage, part.key.clone());
-                let backend = match is_heard {
+                let backend = match is_answering {
                     true => self.add_backend(part, &row.name),
                     false if self.parts.contains_key(&key) => key,
                     false => self.add(unknown_part(part)),
@@ -98,9 +98,9 @@ impl PathBuilder<'_> {
         // In a pair, both halves refuse a client, which counts where it came in.
         let has_outer = self.services().any(|row| row.role == Half::Dmz);
         let counted = self.services().filter(|row| (row.role == Half::Dmz) == has_outer);
-        let lately = counted.flat_map(|row| &row.refusals);
-        let lately = lately.filter(|row| !row.is_of_one_client && row.ago_seconds < LATELY_SECONDS);
-        let refused = lately.fold(0_u64, |sum, row| sum.saturating_add(row.count));
+        let recent = counted.flat_map(|row| &row.refusals);
+        let recent = recent.filter(|row| !row.is_of_one_client && row.ago_seconds < RECENT_SECONDS);
+        let refused = recent.fold(0_u64, |sum, row| sum.saturating_add(row.count));
         let waiting = snapshot.totals.sessions_waiting;
         let (state, severity) = match (refused, waiting) {
             (0, 0) => ("served", Severity::Fine),
@@ -118,8 +118,8 @@ impl PathBuilder<'_> {
             rows: PartRows::Sessions,
             ..PathPart::new(PathStage::Clients, "", "clients")
         };
-        let is_known =
-            snapshot.services.is_empty() || self.services().any(|row| self.is_heard(row.gateway.as_ref()));
+        let is_known = snapshot.services.is_empty()
+            || self.services().any(|row| self.is_answering(row.gateway.as_ref()));
         let clients = self.add(if is_known { part } else { unknown_part(part) });
         let services: Vec<_> =
             self.parts.keys().filter(|(stage, _)| *stage == PathStage::Services).cloned().collect();
@@ -130,7 +130,7 @@ impl PathBuilder<'_> {
 }
 
 /// An older refusal says nothing about clients that come now.
-const LATELY_SECONDS: f64 = 10.0;
+const RECENT_SECONDS: f64 = 10.0;
 
 fn service_part(name: &str, rows: &[&ServiceRow]) -> PathPart {
     let has_outer = rows.iter().any(|row| row.role == Half::Dmz);

@@ -156,15 +156,15 @@ async fn a_lost_terminal_ends_the_screen_and_not_the_gateway() {
     let (handle, _feed) = handle::channel(snapshot(5.0, 1), "test");
     let area = Rect::new(0, 0, 80, 24);
     let mut screen = ScreenLoop::new(terminal, area, ScreenSource::own(handle), ScreenStyle::FULL);
-    let (_tell, end_receiver) = mpsc::channel(1);
+    let (_end_sender, end_receiver) = mpsc::channel(1);
     assert_eq!(screen.run(stream::empty(), end_receiver).await, ScreenEnd::TerminalGone);
-    let (tell, end_receiver) = mpsc::channel(1);
-    tell.try_send(ScreenEnd::TerminalGone).unwrap();
+    let (end_sender, end_receiver) = mpsc::channel(1);
+    end_sender.try_send(ScreenEnd::TerminalGone).unwrap();
     assert_eq!(screen.run(stream::pending(), end_receiver).await, ScreenEnd::TerminalGone);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_come_is_told_in_time() {
+async fn an_answer_that_does_not_come_is_reported_in_time() {
     let requested = answered_in_time(None, Box::pin(std::future::pending()));
     let (_, answer) = happens_after(ANSWER_WAIT, requested).await;
     let CommandAnswer::Refused(why) = answer else { panic!("{answer:?}") };

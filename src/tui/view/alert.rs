@@ -43,8 +43,8 @@ fn line(app: &App, width: u16) -> (String, Style) {
         let of = match (alerts.len(), age) {
             (1, None) => String::new(),
             (1, Some(age)) => format!("{age}: "),
-            (count, None) if width < WORDS_CELLS_MIN => format!("{}/{count} ", at + 1),
-            (count, Some(age)) if width < WORDS_CELLS_MIN => format!("{}/{count} {age}: ", at + 1),
+            (count, None) if width < LABEL_CELLS_MIN => format!("{}/{count} ", at + 1),
+            (count, Some(age)) if width < LABEL_CELLS_MIN => format!("{}/{count} {age}: ", at + 1),
             (count, None) => format!("{} of {count}, ! next: ", at + 1),
             (count, Some(age)) => format!("{} of {count}, ! next, {age}: ", at + 1),
         };
@@ -58,7 +58,7 @@ fn line(app: &App, width: u16) -> (String, Style) {
         GatewayPhase::Starting => "starting",
         GatewayPhase::Running if snapshot.mode == Mode::Direct => "no links: sessions go to their backends",
         GatewayPhase::Running => "links are well",
-        GatewayPhase::Draining => "draining: no new sessions, those open go on",
+        GatewayPhase::Draining => "draining: no new sessions, open sessions continue",
         GatewayPhase::Stopped => "stopped",
     };
     let text = match snapshot.listening.as_slice() {
@@ -86,5 +86,5 @@ pub fn style(screen_style: &ScreenStyle, severity: Severity) -> Style {
 }
 
 /// A narrower line has no room for words about the number.
-const WORDS_CELLS_MIN: u16 = 57;
+const LABEL_CELLS_MIN: u16 = 57;
 const TEXT_CHARS: usize = 300;

@@ -96,7 +96,8 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
         style: theme.plain,
     });
     if app.is_outdated() {
-        // This is from before it went. Its name stays visible, and so does the word that says so.
+        // These values are from before the gateway was lost, so they are faded; its name and the
+        // word for its state are not.
         parts.iter_mut().filter(|part| part.rank > 2).for_each(|part| part.style = theme.faint);
     }
     parts

@@ -39,7 +39,7 @@ pub const POOL: ColumnMeanings = &[
     ("GATEWAY", "of a fleet: whose they are"),
     ("STATE", "healthy: as many links as wanted; filling: fewer; STARVED: a client waits; DOWN: none"),
     ("HALF", "the half of a pair: dmz, or int for internal"),
-    ("SERVICE", "what its links carry; in trouble, whose clients wait"),
+    ("SERVICE", "what its links carry; if links are missing, the service whose clients wait"),
     ("PEER", "the other gateway, by its certificate, or where it is"),
     ("ADDRESS", "where it is"),
     ("NAME", "of a name that is followed: that name"),
@@ -49,11 +49,11 @@ pub const POOL: ColumnMeanings = &[
     ("SESS", "sessions on its links"),
     ("DIAL", "dials under way, or when the next is due"),
     ("WAIT", "clients that wait for a link"),
-    ("MISS", "clients refused since no link came in time"),
-    ("WAIT50", "of the last minute's clients half waited at most so long"),
-    ("WAIT99", "and 99 of a hundred so long"),
+    ("MISS", "clients refused because no link was ready in time"),
+    ("WAIT50", "median wait of the last minute's clients"),
+    ("WAIT99", "99th percentile of that"),
     ("FAIL/M", "dials, handshakes and links that failed in the last minute"),
-    ("FAIL", "and in all"),
+    ("FAIL", "failures since the start"),
     ("SPEAKS", "the protocol: portcullis/2, or socks/5"),
     ("RTT MS", "round trip in milliseconds, and its spread"),
     ("LAST ERROR", "why the last of those failed"),
@@ -62,10 +62,10 @@ pub const POOL: ColumnMeanings = &[
 pub const SESSIONS: ColumnMeanings = &[
     ("ID", "the same on both gateways; what `close` takes"),
     ("HALF", "the half of a pair: dmz, int for internal, or both"),
-    ("AGE", "since it began; of an ended one how long it lasted"),
-    ("CLIENT", "who came"),
-    ("SERVICE", "for what"),
-    ("PEER", "over which gateway"),
+    ("AGE", "age, or duration if it has ended"),
+    ("CLIENT", "the client's address"),
+    ("SERVICE", "the requested service"),
+    ("PEER", "the gateway that carries it"),
     ("GATEWAY", "of a fleet: the one that the client came to"),
     ("LINK", "of a fleet: the link that carries it, as that gateway counts"),
     ("INSIDE", "of a fleet: the gateway that carries it on"),
@@ -79,7 +79,7 @@ pub const SESSIONS: ColumnMeanings = &[
 ];
 
 pub const CLIENTS: ColumnMeanings = &[
-    ("CLIENT", "who came, without the port"),
+    ("CLIENT", "the client's address, without the port"),
     ("SESSIONS", "its open sessions that pass the filter"),
     ("WAITING", "those of them that wait for a link"),
     ("OLDEST", "since the first of them began"),
@@ -87,7 +87,7 @@ pub const CLIENTS: ColumnMeanings = &[
     ("DOWN/S", "bytes a second to the client"),
     ("UP", "bytes from the client in these sessions"),
     ("DOWN", "bytes to the client"),
-    ("SERVICES", "for what"),
+    ("SERVICES", "the requested services"),
 ];
 
 pub const SERVICES: ColumnMeanings = &[
@@ -116,7 +116,7 @@ pub const PROFILES: ColumnMeanings = &[
     ("PROFILE", "its name, as `switch` takes it"),
     ("MODE", "direct, forward or reverse"),
     ("HALVES", "which halves it holds"),
-    ("VALID", "whether it reads, or how many problems it has"),
+    ("VALID", "whether it is valid, or how many problems it has"),
     ("FORWARD", "its last forward check since this gateway started, and how long ago"),
     ("NOTE", "whether it runs now, its first problem or its services"),
 ];
@@ -126,7 +126,7 @@ pub const FAILURES: ColumnMeanings = &[
     ("END", "the two letters: who ended them, and when"),
     ("GATEWAY", "of a fleet: whose they are"),
     ("HALF", "the half of a pair: dmz, or int for internal"),
-    ("SERVICE", "for what"),
+    ("SERVICE", "the requested service"),
     ("LAST", "since the last of them"),
     ("FIRST", "day and time of the first of them, in UTC"),
     ("LAST CLIENT", "whose the last of them was"),
@@ -137,7 +137,7 @@ const HISTORY: ColumnMeanings = &[
     ("up, down", "bytes a second from clients and to them, the mean of each column"),
     ("sessions", "open at once, at most"),
     ("links", "that took sessions, at the least, of those wanted"),
-    ("wait99", "how long 99 of a hundred clients of a minute waited for a link, at most"),
+    ("wait99", "99th percentile of the clients' wait for a link in a minute"),
     ("refused", "clients turned away in each column"),
 ];
 
@@ -158,7 +158,7 @@ const PATH: ColumnMeanings = &[
 ];
 
 pub const GATEWAYS: ColumnMeanings = &[
-    ("STATE", "its health, or that it can not be reached, or says nothing"),
+    ("STATE", "its health, or that it cannot be reached, or says nothing"),
     ("GATEWAY", "as it is called here"),
     ("HALF", "which halves it runs"),
     ("MODE", "direct, forward or reverse"),
@@ -172,7 +172,7 @@ pub const GATEWAYS: ColumnMeanings = &[
     ("VERSION", "of its program"),
     ("PROFILE", "what it runs"),
     ("TARGET", "where it was called"),
-    ("WORST", "why it can not be reached, or else its worst trouble"),
+    ("WORST", "why it cannot be reached, or else its worst alert"),
 ];
 
 #[cfg(test)]

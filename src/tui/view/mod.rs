@@ -141,10 +141,10 @@ fn draw_full(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.detail().is_some() || app.screen() != Screen::Overview {
         return draw_screen(app, body, buffer);
     }
-    let [way_area, sessions, bottom] = full_overview(app, area, body);
+    let [links_area, sessions, bottom] = full_overview(app, area, body);
     let [traffic, events] =
         Layout::horizontal([Constraint::Percentage(38), Constraint::Min(0)]).areas(bottom);
-    draw_links(app, way_area, buffer);
+    draw_links(app, links_area, buffer);
     sessions::draw_panel(app, sessions, buffer);
     traffic::draw_panel(app, traffic, buffer);
     events::draw_panel(app, events, buffer);
@@ -155,8 +155,8 @@ fn draw_compact(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.detail().is_some() || app.screen() != Screen::Overview {
         return draw_screen(app, body, buffer);
     }
-    let [way_area, traffic, sessions, events] = compact_overview(app, area, body);
-    draw_links(app, way_area, buffer);
+    let [links_area, traffic, sessions, events] = compact_overview(app, area, body);
+    draw_links(app, links_area, buffer);
     traffic::draw_line(app, traffic, buffer);
     sessions::draw_panel(app, sessions, buffer);
     events::draw_lines(app, events, buffer);

@@ -13,10 +13,10 @@ use crate::tui::{style::ScreenStyle, view::table};
 /// Lines of a framed list that are not rows.
 pub const FRAME_AND_HEADS: u16 = 3;
 
-const TOLD_LINES_MAX: usize = 3;
+const DESCRIPTION_LINES_MAX: usize = 3;
 /// Smaller lists need their lines for rows.
-const TOLD_HEIGHT_MIN: u16 = 6;
-const TOLD_CHARS: usize = 600;
+const DESCRIPTION_HEIGHT_MIN: u16 = 6;
+const DESCRIPTION_CHARS: usize = 600;
 
 /// Draws the frame with its title and, at the right, a few facts; returns the area inside.
 pub fn draw_frame(
@@ -103,9 +103,12 @@ pub fn split_selected_text(
     let Some((text, _)) = text.filter(|_| area.width > 0) else {
         return (area, Rect { height: 0, ..area }, Vec::new());
     };
-    let mut lines = table::wrap(&screen_style.text(&text, TOLD_CHARS), area.width);
-    let space =
-        if area.height < TOLD_HEIGHT_MIN { 0 } else { usize::from(area.height / 3).min(TOLD_LINES_MAX) };
+    let mut lines = table::wrap(&screen_style.text(&text, DESCRIPTION_CHARS), area.width);
+    let space = if area.height < DESCRIPTION_HEIGHT_MIN {
+        0
+    } else {
+        usize::from(area.height / 3).min(DESCRIPTION_LINES_MAX)
+    };
     if lines.len() > space && space > 0 {
         let rest = lines.split_off(space - 1).join(" ");
         lines.push(table::cut(screen_style, &rest, area.width));

@@ -21,7 +21,7 @@ use crate::{
     tui::{
         app::App,
         format,
-        path::{LinkSessions, PartRows, PathPart, PathStage, ShieldPath},
+        path::{DrawnPath, LinkSessions, PartRows, PathPart, PathStage},
         view::{
             alert, panel, table,
             wires::{self, PathWire},
@@ -36,22 +36,22 @@ pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let path = ShieldPath::of(app.snapshot());
+    let path = DrawnPath::of(app.snapshot());
     if path.parts.is_empty() {
         return panel::draw_empty(&app.style, "no part of the path is known yet", area, buffer);
     }
     let area = panel::draw_selected_text(&app.style, detail_text(app, &path, area), area, buffer);
     let rates = PathRates::of(app, &path);
-    if is_picture(area) {
-        draw_picture(app, &path, &rates, area, buffer);
+    if fits_drawing(area) {
+        draw_path(app, &path, &rates, area, buffer);
     } else {
         draw_stages(app, &path, &rates, area, buffer);
     }
 }
 
 /// What is wrong with the selected part, or else with the worst one, if the stages leave enough lines.
-fn detail_text(app: &App, path: &ShieldPath, area: Rect) -> Option<(String, Style)> {
-    if area.height < TOLD_LINES_MIN {
+fn detail_text(app: &App, path: &DrawnPath, area: Rect) -> Option<(String, Style)> {
+    if area.height < DESCRIBED_LINES_MIN {
         return None;
     }
     let selected = app.selected_line().and_then(|line| path.parts.get(line));
@@ -70,15 +70,15 @@ fn detail_text(app: &App, path: &ShieldPath, area: Rect) -> Option<(String, Styl
     Some((app.addresses().text(&text), alert::style(&app.style, part.severity)))
 }
 
-fn is_picture(area: Rect) -> bool {
-    area.width >= PICTURE_CELLS_MIN && area.height >= PICTURE_LINES_MIN
+fn fits_drawing(area: Rect) -> bool {
+    area.width >= DRAWING_CELLS_MIN && area.height >= DRAWING_LINES_MIN
 }
 
 /// The part drawn at this position, in the whole area of the list.
 pub fn part_at(app: &App, area: Rect, at: Position) -> Option<usize> {
-    let path = ShieldPath::of(app.snapshot());
+    let path = DrawnPath::of(app.snapshot());
     let (area, ..) = panel::split_selected_text(&app.style, detail_text(app, &path, area), area);
-    let placed = match is_picture(area) {
+    let placed = match fits_drawing(area) {
         true => place_columns(&path, app.selected_line(), area)
             .into_iter()
             .flat_map(|stage| stage.parts)
@@ -102,10 +102,10 @@ struct PlacedPart {
     area: Rect,
 }
 
-fn place_columns(path: &ShieldPath, selected: Option<usize>, area: Rect) -> Vec<PlacedStage> {
+fn place_columns(path: &DrawnPath, selected: Option<usize>, area: Rect) -> Vec<PlacedStage> {
     let stages = path.stages();
     let count = u16::try_from(stages.len()).unwrap_or(1).max(1);
-    let gap = GAP_CELLS_MIN + (area.width - PICTURE_CELLS_MIN.min(area.width)) / (2 * count);
+    let gap = GAP_CELLS_MIN + (area.width - DRAWING_CELLS_MIN.min(area.width)) / (2 * count);
     let cells = (area.width - gap * (count - 1)) / count;
     let body = Rect { y: area.y + HEAD_LINES, height: area.height.saturating_sub(HEAD_LINES), ..area };
     let place = |(number, stage): (usize, PathStage)| {
@@ -130,7 +130,7 @@ fn place_columns(path: &ShieldPath, selected: Option<usize>, area: Rect) -> Vec<
 
 /// The parts of a stage that fit: if not all, the worst and the selected one.
 fn shown_parts(
-    path: &ShieldPath,
+    path: &DrawnPath,
     stage: PathStage,
     selected: Option<usize>,
     space: usize,
@@ -147,7 +147,7 @@ fn shown_parts(
     (places, hidden)
 }
 
-fn draw_picture(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
+fn draw_path(app: &App, path: &DrawnPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
     let (screen_style, theme) = (&app.style, app.style.theme);
     let stages = place_columns(path, app.selected_line(), area);
     for pair in stages.windows(2) {
@@ -176,17 +176,18 @@ fn draw_picture(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect,
 }
 
 /// The connections from one stage to the next, between their columns.
-fn draw_wires(app: &App, path: &ShieldPath, from: &PlacedStage, to: &PlacedStage, buffer: &mut Buffer) {
+fn draw_wires(app: &App, path: &DrawnPath, from: &PlacedStage, to: &PlacedStage, buffer: &mut Buffer) {
     let selected = app.selected_line();
     let placed =
         |parts: &[PlacedPart], place| parts.iter().find(|part| part.place == place).map(|part| part.area);
     let wires = path.leads.iter().filter_map(|&(source, target)| {
         let (begin, end) = (placed(&from.parts, source)?, placed(&to.parts, target)?);
-        let name = table::width(&name(app, &path.parts[source])).min(begin.width.saturating_sub(SIGN_CELLS));
+        let name =
+            table::width(&name(app, &path.parts[source])).min(begin.width.saturating_sub(SYMBOL_CELLS));
         Some(PathWire {
             source,
             target,
-            begin: Position { x: begin.x + SIGN_CELLS + name + 1, y: begin.y },
+            begin: Position { x: begin.x + SYMBOL_CELLS + name + 1, y: begin.y },
             end: Position { x: end.x, y: end.y },
             is_source_lost: path.parts[source].severity == Severity::Lost,
             is_target_lost: path.parts[target].severity == Severity::Lost,
@@ -197,10 +198,10 @@ fn draw_wires(app: &App, path: &ShieldPath, from: &PlacedStage, to: &PlacedStage
     wires::draw(&app.style, &wires.collect::<Vec<_>>(), gap, buffer);
 }
 
-fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates<'_>, placed: &PlacedPart, buffer: &mut Buffer) {
+fn draw_part(app: &App, path: &DrawnPath, rates: &PathRates<'_>, placed: &PlacedPart, buffer: &mut Buffer) {
     let (screen_style, part) = (&app.style, &path.parts[placed.place]);
     let line = table::line(placed.area, 0);
-    draw_sign(app, part, line, buffer);
+    draw_symbol(app, part, line, buffer);
     let beside = indented(line);
     table::write(
         &table::cut_address(screen_style, &name(app, part), beside.width),
@@ -209,7 +210,7 @@ fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates<'_>, placed: &Place
         buffer,
     );
     if app.selected_line() == Some(placed.place) {
-        let cells = SIGN_CELLS + table::width(&name(app, part));
+        let cells = SYMBOL_CELLS + table::width(&name(app, part));
         panel::select(screen_style, Rect { width: cells.min(line.width), ..line }, buffer);
         table::write(screen_style.symbols.selected, screen_style.theme.selected, line, buffer);
     }
@@ -239,7 +240,7 @@ fn facts(app: &App, part: &PathPart, rates: &PathRates<'_>, lines: u16) -> Vec<(
     state.into_iter().chain(known.next()).chain(rate).chain(known).take(usize::from(lines)).collect()
 }
 
-fn draw_sign(app: &App, part: &PathPart, line: Rect, buffer: &mut Buffer) {
+fn draw_symbol(app: &App, part: &PathPart, line: Rect, buffer: &mut Buffer) {
     let signs = &app.style.symbols;
     let sign = if part.severity == Severity::Fine { signs.health } else { signs.alert };
     let style = severity_style(app, part.severity);
@@ -262,7 +263,7 @@ fn name(app: &App, part: &PathPart) -> String {
 }
 
 fn indented(line: Rect) -> Rect {
-    let cells = SIGN_CELLS.min(line.width);
+    let cells = SYMBOL_CELLS.min(line.width);
     Rect { x: line.x + cells, width: line.width - cells, ..line }
 }
 
@@ -281,7 +282,7 @@ struct PlacedLines {
     hidden: usize,
 }
 
-fn place_lines(path: &ShieldPath, selected: Option<usize>, area: Rect) -> PlacedLines {
+fn place_lines(path: &DrawnPath, selected: Option<usize>, area: Rect) -> PlacedLines {
     let selected_part = selected.and_then(|line| path.parts.get(line));
     let stage = selected_part.or_else(|| path.worst()).map_or(PathStage::Services, |part| part.stage);
     let stages: Vec<_> = path.stages().into_iter().zip(panel::lines(area)).collect();
@@ -293,7 +294,7 @@ fn place_lines(path: &ShieldPath, selected: Option<usize>, area: Rect) -> Placed
     PlacedLines { stages, stage, parts, hidden }
 }
 
-fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
+fn draw_stages(app: &App, path: &DrawnPath, rates: &PathRates<'_>, area: Rect, buffer: &mut Buffer) {
     let (screen_style, theme) = (&app.style, app.style.theme);
     let lines = place_lines(path, app.selected_line(), area);
     for &(stage, at) in &lines.stages {
@@ -306,7 +307,7 @@ fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, 
     for placed in &lines.parts {
         let part = &path.parts[placed.place];
         let at = indented(placed.area);
-        draw_sign(app, part, at, buffer);
+        draw_symbol(app, part, at, buffer);
         let text = format!("{} {}", name(app, part), one_line(app, part, rates));
         let beside = indented(at);
         table::write(&table::cut(screen_style, &text, beside.width), theme.plain, beside, buffer);
@@ -325,7 +326,7 @@ fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates<'_>, area: Rect, 
 /// The worst part of a stage with its problem, or how many there are and what they carry.
 fn draw_stage_line(
     app: &App,
-    path: &ShieldPath,
+    path: &DrawnPath,
     rates: &PathRates<'_>,
     stage: PathStage,
     at: Rect,
@@ -339,7 +340,7 @@ fn draw_stage_line(
     let indent = TITLE_CELLS.min(beside.width);
     let rest = Rect { x: beside.x + indent, width: beside.width - indent, ..beside };
     let Some(worst) = worst else { return table::write("none", theme.faint, rest, buffer) };
-    draw_sign(app, worst, at, buffer);
+    draw_symbol(app, worst, at, buffer);
     let ill = parts.iter().filter(|part| part.severity > Severity::Fine).count();
     let (text, style) = match (parts.as_slice(), ill) {
         ([part], _) if stage == PathStage::Clients => (one_line(app, part, rates), state_style(app, part)),
@@ -378,7 +379,7 @@ struct PathRates<'a> {
 }
 
 impl<'a> PathRates<'a> {
-    fn of(app: &'a App, path: &'a ShieldPath) -> Self {
+    fn of(app: &'a App, path: &'a DrawnPath) -> Self {
         let (mut links, mut backends) = (HashMap::new(), HashMap::new());
         for row in &app.snapshot().sessions {
             let rate = TrafficSample { up: row.rate_up, down: row.rate_down };
@@ -452,8 +453,8 @@ fn add_rate(sum: &mut TrafficSample, rate: TrafficSample) {
 }
 
 /// A narrower screen has no room for six columns and their contents.
-const PICTURE_CELLS_MIN: u16 = 110;
-const PICTURE_LINES_MIN: u16 = 18;
+const DRAWING_CELLS_MIN: u16 = 110;
+const DRAWING_LINES_MIN: u16 = 18;
 /// The titles, and a line below them.
 const HEAD_LINES: u16 = 2;
 /// Between two columns: two lanes, the arrow and a gap.
@@ -461,7 +462,7 @@ const GAP_CELLS_MIN: u16 = 4;
 /// A name, four facts and a gap.
 const PART_LINES_MAX: u16 = 6;
 /// Six stages, and the text about one.
-const TOLD_LINES_MIN: u16 = 9;
-const SIGN_CELLS: u16 = 2;
+const DESCRIBED_LINES_MIN: u16 = 9;
+const SYMBOL_CELLS: u16 = 2;
 const TITLE_CELLS: u16 = 19;
 const TEXT_CHARS: usize = 120;

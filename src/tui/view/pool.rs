@@ -209,7 +209,7 @@ fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
 fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
     let reported = row_cell(app, row, kind);
     match kind {
-        _ if app.is_heard(row.gateway.as_ref()) => reported,
+        _ if app.is_answering(row.gateway.as_ref()) => reported,
         // Its gateway's last state may be outdated.
         PoolColumn::State => TableCell::new("unknown", app.style.theme.faint),
         _ => TableCell { style: app.style.theme.faint, ..reported },

@@ -139,7 +139,7 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<ServiceColumn>> {
 fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
     let reported = row_cell(app, row, kind);
     match kind {
-        _ if app.is_heard(row.gateway.as_ref()) => reported,
+        _ if app.is_answering(row.gateway.as_ref()) => reported,
         // Its gateway's last state may be outdated.
         ServiceColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
         ServiceColumn::RateUp | ServiceColumn::RateDown => TableCell::new("-", app.style.theme.faint),

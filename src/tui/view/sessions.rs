@@ -174,7 +174,7 @@ fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColum
     match kind {
         SessionColumn::Mark => reported,
         // A session that has ended does not change any more.
-        _ if app.is_heard(gateway) || matches!(row, ListedSession::Ended(_)) => reported,
+        _ if app.is_answering(gateway) || matches!(row, ListedSession::Ended(_)) => reported,
         SessionColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
         SessionColumn::RateUp | SessionColumn::RateDown => TableCell::new("-", app.style.theme.faint),
         _ => TableCell { style: app.style.theme.faint, ..reported },
@@ -422,7 +422,9 @@ pub(super) fn backend<'a>(app: &'a App, row: &'a SessionRow) -> Option<&'a str> 
 fn moved(app: &App, row: &SessionRow, bytes: fn(&SessionRow) -> u64) -> TableCell {
     match app.order().inner(app.snapshot(), row) {
         // If one of them no longer answers, its last number says nothing about a difference.
-        Some(inner) if !app.is_heard(row.gateway.as_ref()) || !app.is_heard(inner.gateway.as_ref()) => {
+        Some(inner)
+            if !app.is_answering(row.gateway.as_ref()) || !app.is_answering(inner.gateway.as_ref()) =>
+        {
             number(&app.style, bytes(row))
         }
         Some(inner) if !session_join::bytes_agree(row, inner, bytes) => {

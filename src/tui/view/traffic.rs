@@ -161,12 +161,13 @@ fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16, window_seconds: u
     columns
 }
 
-/// Lines of a framed chart with two curves of the same height, in at most so many lines if these are enough for any.
+/// Lines of a framed chart with two curves of the same height, in at most this many lines, if these are enough
+/// for any.
 pub fn framed_lines(lines_max: u16) -> u16 {
     FRAMED + lines_max.saturating_sub(FRAMED) / 2 * 2
 }
 
-/// Lines of a chart below a list that has the rest of so many.
+/// How many of `lines` a chart gets below a list, which gets the rest.
 pub fn lines_below_list(lines: u16) -> u16 {
     match lines >= 2 * FRAMED_HIGH {
         true => framed_lines((lines * 2 / 5).max(FRAMED_HIGH)),

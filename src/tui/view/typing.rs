@@ -25,7 +25,7 @@ pub fn draw(app: &App, line: &InputLine, area: Rect, buffer: &mut Buffer) {
     let indent = table::width(&text).saturating_add(2).min(area.width);
     let rest = Rect { x: area.x + indent, width: area.width - indent, ..area };
     let (reported, style) = match &line.wrong {
-        Some(wrong) => (screen_style.text(wrong, TOLD_CHARS), theme.warn),
+        Some(wrong) => (screen_style.text(wrong, MESSAGE_CHARS), theme.warn),
         None => (hints(app), theme.faint),
     };
     table::write(&table::cut(screen_style, &reported, rest.width), style, rest, buffer);
@@ -73,11 +73,11 @@ fn draw_column(app: &App, shown: &[Suggestion], area: Rect, buffer: &mut Buffer)
     let widest = shown.iter().map(|suggestion| table::width(&suggestion.shown)).max().unwrap_or(0);
     let indent = widest.min(area.width);
     for (at, suggestion) in panel::lines(area).zip(shown) {
-        let text = table::cut(screen_style, &screen_style.text(&suggestion.shown, TOLD_CHARS), indent);
+        let text = table::cut(screen_style, &screen_style.text(&suggestion.shown, MESSAGE_CHARS), indent);
         table::write(&text, theme.accent, at, buffer);
         let step = (indent + 2).min(at.width);
         let rest = Rect { x: at.x + step, width: at.width - step, ..at };
-        let help = table::cut(screen_style, &screen_style.text(&suggestion.help, TOLD_CHARS), rest.width);
+        let help = table::cut(screen_style, &screen_style.text(&suggestion.help, MESSAGE_CHARS), rest.width);
         table::write(&help, theme.plain, rest, buffer);
     }
 }
@@ -89,7 +89,7 @@ fn hints(app: &App) -> String {
     hints.collect::<Vec<_>>().join("  ")
 }
 
-const TOLD_CHARS: usize = 300;
+const MESSAGE_CHARS: usize = 300;
 /// A word and its explanation.
 const COLUMN_CELLS_MIN: u16 = 38;
 /// Including the frame.

@@ -12,20 +12,20 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client::TlsStream};
 
 use crate::support::{
-    gateway::{PATIENCE, Place},
+    gateway::{PATIENCE, TestFolder},
+    mode_pair::{MODES, ModePair, Plan},
     peers::Backend,
     tls::{chain, key, roots},
-    ways::{MODES, Plan, Way},
 };
 
 const ACCEPT: &str = "{ address: 'tls://127.0.0.1:0', \
                       tls: { certificate: pki/www.pem, key: pki/www.key, alpn: [h2, http/1.1] } }";
 
-fn place() -> Place {
-    Place::with(&["dmz", "internal", "www", "shop"])
+fn place() -> TestFolder {
+    TestFolder::with(&["dmz", "internal", "www", "shop"])
 }
 
-async fn start(mode: Mode, backend: &Backend, alpn: &str) -> Way {
+async fn start(mode: Mode, backend: &Backend, alpn: &str) -> ModePair {
     let backend = format!(
         "{{ address: '{}', tls: {{ ca: pki/ca.pem, name: shop{alpn} }} }}",
         backend.address().replace("tcp:", "tls:")
@@ -37,7 +37,11 @@ fn names(names: &[&str]) -> Vec<Vec<u8>> {
     names.iter().map(|name| name.as_bytes().to_vec()).collect()
 }
 
-async fn client(place: &Place, at: SocketAddr, offered: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+async fn client(
+    place: &TestFolder,
+    at: SocketAddr,
+    offered: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
     config.alpn_protocols = names(offered);
     let stream = TcpStream::connect(at).await?;
@@ -46,7 +50,7 @@ async fn client(place: &Place, at: SocketAddr, offered: &[&str]) -> std::io::Res
 }
 
 /// Takes one session as a backend that knows these protocols and echoes 4 bytes; what it was offered.
-async fn serve(place: &Place, backend: &Backend, known: &[&str]) -> Vec<Vec<u8>> {
+async fn serve(place: &TestFolder, backend: &Backend, known: &[&str]) -> Vec<Vec<u8>> {
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain(place, "shop.pem"), key(place, "shop.key"))
@@ -65,35 +69,40 @@ async fn serve(place: &Place, backend: &Backend, known: &[&str]) -> Vec<Vec<u8>>
 }
 
 /// A client that offers these, and is served; what it agreed on, and what the backend was offered.
-async fn exchange(way: &Way, backend: &Backend, offered: &[&str], known: &[&str]) -> (Vec<u8>, Vec<Vec<u8>>) {
-    let at = way.dmz.client_port("orders").await;
+async fn exchange(
+    pair: &ModePair,
+    backend: &Backend,
+    offered: &[&str],
+    known: &[&str],
+) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let at = pair.dmz.client_port("orders").await;
     let asking = async {
-        let mut client = client(&way.place, at, offered).await.unwrap();
+        let mut client = client(&pair.place, at, offered).await.unwrap();
         client.write_all(b"word").await.unwrap();
         client.flush().await.unwrap();
         let mut received = [0; 4];
         client.read_exact(&mut received).await.unwrap();
         client.get_ref().1.alpn_protocol().unwrap_or_default().to_vec()
     };
-    timeout(PATIENCE, async { tokio::join!(asking, serve(&way.place, backend, known)) }).await.unwrap()
+    timeout(PATIENCE, async { tokio::join!(asking, serve(&pair.place, backend, known)) }).await.unwrap()
 }
 
 #[tokio::test]
 async fn the_backend_is_offered_what_the_client_has_agreed_on() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend, "").await;
+        let pair = start(mode, &backend, "").await;
         for (offered, agreed, reported) in [
             // The accept's own order counts.
             (&["http/1.1", "other", "h2"][..], &b"h2"[..], &["h2"][..]),
             (&["http/1.1"], b"http/1.1", &["http/1.1"]),
             (&[], b"", &[]),
         ] {
-            let seen = exchange(&way, &backend, offered, &["http/1.1", "h2"]).await;
+            let seen = exchange(&pair, &backend, offered, &["http/1.1", "h2"]).await;
             assert_eq!(seen, (agreed.to_vec(), names(reported)), "{mode:?}, {offered:?}");
         }
         assert!(
-            client(&way.place, way.dmz.client_port("orders").await, &["other"]).await.is_err(),
+            client(&pair.place, pair.dmz.client_port("orders").await, &["other"]).await.is_err(),
             "{mode:?}"
         );
     }
@@ -103,9 +112,9 @@ async fn the_backend_is_offered_what_the_client_has_agreed_on() {
 async fn a_backend_with_protocols_of_its_own_is_offered_these() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend, ", alpn: [grpc-exp, h2]").await;
+        let pair = start(mode, &backend, ", alpn: [grpc-exp, h2]").await;
         for offered in [&["http/1.1"][..], &[]] {
-            let (_, reported) = exchange(&way, &backend, offered, &["h2"]).await;
+            let (_, reported) = exchange(&pair, &backend, offered, &["h2"]).await;
             assert_eq!(reported, names(&["grpc-exp", "h2"]), "{mode:?}");
         }
     }
@@ -115,18 +124,18 @@ async fn a_backend_with_protocols_of_its_own_is_offered_these() {
 async fn a_backend_that_agrees_on_something_else_or_nothing_ends_the_session() {
     for (mode, alpn) in [(Mode::Direct, ""), (Mode::Reverse, ""), (Mode::Forward, ", alpn: h2")] {
         let backend = Backend::new().await;
-        let way = start(mode, &backend, alpn).await;
-        let at = way.dmz.client_port("orders").await;
+        let pair = start(mode, &backend, alpn).await;
+        let at = pair.dmz.client_port("orders").await;
         for known in [&[][..], &["http/1.1"]] {
             let asking = async {
-                let mut client = client(&way.place, at, &["h2"]).await.unwrap();
+                let mut client = client(&pair.place, at, &["h2"]).await.unwrap();
                 let _ = client.read(&mut [0]).await;
             };
-            let served = async { tokio::join!(asking, serve(&way.place, &backend, known)) };
+            let served = async { tokio::join!(asking, serve(&pair.place, &backend, known)) };
             timeout(PATIENCE, served).await.unwrap();
         }
         let refused = |now: &portcullis::telemetry::snapshot::Snapshot| now.ended.len() == 2;
-        let seen = way.inner().until("both have ended", refused).await;
+        let seen = pair.inner().until("both have ended", refused).await;
         for row in &seen.ended {
             assert!(row.end == "BC" && row.reason.contains("ALPN"), "{mode:?}: {row:?}");
         }

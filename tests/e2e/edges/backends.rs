@@ -12,15 +12,15 @@ use portcullis::{
 };
 use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
 
-use super::http::{LAST, OK, asked, head};
+use super::http::{LAST, OK, head, send_request};
 use crate::support::{
     gateway::{Gateway, PATIENCE, happens_after},
-    peers::{Backend, Reserved, dial, dial_refused, hear, say},
-    ways::{MODES, Plan, Way},
+    mode_pair::{MODES, ModePair, Plan},
+    peers::{Backend, Reserved, dial, dial_refused, expect_bytes, send},
 };
 
 /// A pair whose service has these keys on the half that reaches its backends.
-async fn start(mode: Mode, accept: &str, connect: &str, more: &str) -> Way {
+async fn start(mode: Mode, accept: &str, connect: &str, more: &str) -> ModePair {
     let backend = format!("{connect}{more}");
     Plan { accept, ..Plan::new(mode, &backend) }.start().await
 }
@@ -33,16 +33,16 @@ fn states(snapshot: &Snapshot) -> Vec<BackendRowState> {
     rows(snapshot).iter().map(|row| row.state).collect()
 }
 
-async fn client_port(way: &Way) -> SocketAddr {
-    way.dmz.client_port("orders").await
+async fn client_port(pair: &ModePair) -> SocketAddr {
+    pair.dmz.client_port("orders").await
 }
 
 /// A session that reaches this backend.
 async fn reaches(at: SocketAddr, backend: &Backend) {
     let mut client = dial(at).await;
     let mut server = backend.accept().await;
-    say(&mut client, b"ping").await;
-    hear(&mut server, b"ping").await;
+    send(&mut client, b"ping").await;
+    expect_bytes(&mut server, b"ping").await;
     drop(client);
     let _ = timeout(PATIENCE, server.read_to_end(&mut Vec::new())).await.expect("an end in time");
 }
@@ -58,15 +58,17 @@ async fn sessions_take_turns_among_backends() {
     for mode in MODES {
         let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
         let list = backends.each_ref().map(|backend| format!("'{}'", backend.address())).join(", ");
-        let way = start(mode, "tcp://127.0.0.1:0", &format!("[{list}]"), "").await;
-        let at = client_port(&way).await;
+        let pair = start(mode, "tcp://127.0.0.1:0", &format!("[{list}]"), "").await;
+        let at = client_port(&pair).await;
         for _ in 0..2 {
             for backend in &backends {
                 reaches(at, backend).await;
             }
         }
-        let seen =
-            way.inner().until("all are over", |now| rows(now).iter().all(|row| row.sessions_open == 0)).await;
+        let seen = pair
+            .inner()
+            .until("all are over", |now| rows(now).iter().all(|row| row.sessions_open == 0))
+            .await;
         for row in rows(&seen) {
             assert_eq!((row.state, row.sessions, row.failures), (Up, 2, 0), "{mode:?} {row:?}");
         }
@@ -75,7 +77,7 @@ async fn sessions_take_turns_among_backends() {
             assert_eq!(seen.ended.iter().filter(its).count(), 2, "{mode:?} {:?}", seen.ended);
         }
         if mode != Mode::Direct {
-            let outer = way.dmz.now().await;
+            let outer = pair.dmz.now().await;
             let known: Vec<_> = outer.ended.iter().filter(|row| row.role == Half::Dmz).collect();
             assert!(known.iter().all(|row| row.backend.is_none()), "it never learns them: {known:?}");
         }
@@ -87,19 +89,19 @@ async fn one_that_refuses_costs_no_client_its_session() {
     for mode in MODES {
         let (gone, good) = (Reserved::new(), Backend::new().await);
         let list = format!("['tcp://{}', '{}']", gone.at(), good.address());
-        let way = start(mode, "tcp://127.0.0.1:0", &list, "").await;
-        let at = client_port(&way).await;
+        let pair = start(mode, "tcp://127.0.0.1:0", &list, "").await;
+        let at = client_port(&pair).await;
         for _ in 0..4 {
             reaches(at, &good).await;
         }
-        until_states(way.inner(), &[Resting, Up]).await;
-        let now = way.inner().now().await;
+        until_states(pair.inner(), &[Resting, Up]).await;
+        let now = pair.inner().now().await;
         let [gone_row, good_row] = &rows(&now)[..] else { panic!("{now:?}") };
         // It is left alone after the first.
         assert_eq!((gone_row.failures, gone_row.sessions), (1, 0), "{mode:?}");
         assert!(gone_row.last_error.as_ref().unwrap().contains("refused"), "{gone_row:?}");
         assert_eq!(good_row.sessions, 4);
-        let reported = way.inner().until_told("is down").await;
+        let reported = pair.inner().until_notice("is down").await;
         assert!(reported.contains("`orders`") && reported.contains(&gone.at().to_string()), "{reported}");
         assert!(!now.ended.iter().any(|row| row.end != "--" && row.end != "CR"), "{:?}", now.ended);
     }
@@ -118,7 +120,7 @@ async fn silent() -> SilentBackend {
     let listener = socket.listen(0).unwrap();
     let at = listener.local_addr().unwrap();
     let mut queued = Vec::new();
-    // The kernel takes one or two more than it was told to.
+    // The kernel accepts one or two more than the backlog.
     for _ in 0..8 {
         match dial_once(at).await {
             Some(stream) => queued.push(stream),
@@ -136,11 +138,11 @@ async fn dial_once(at: SocketAddr) -> Option<tokio::net::TcpStream> {
 async fn one_that_is_late_costs_no_client_its_session() {
     let (silent, good) = (silent().await, Backend::new().await);
     let list = format!("['tcp://{}', '{}']", silent.at, good.address());
-    let way = start(Mode::Reverse, "tcp://127.0.0.1:0", &list, "").await;
-    let at = client_port(&way).await;
+    let pair = start(Mode::Reverse, "tcp://127.0.0.1:0", &list, "").await;
+    let at = client_port(&pair).await;
     happens_after(Duration::from_millis(900), reaches(at, &good)).await;
-    until_states(way.inner(), &[Resting, Up]).await;
-    reaches(client_port(&way).await, &good).await;
+    until_states(pair.inner(), &[Resting, Up]).await;
+    reaches(client_port(&pair).await, &good).await;
 }
 
 #[tokio::test]
@@ -149,11 +151,11 @@ async fn a_standby_serves_while_the_others_do_not() {
         let (reserved, standby) = (Reserved::new(), Backend::new().await);
         let list =
             format!("['tcp://{}', {{ address: '{}', standby: true }}]", reserved.at(), standby.address());
-        let way = start(mode, "tcp://127.0.0.1:0", &list, ", rest: 300ms").await;
-        let at = client_port(&way).await;
-        until_states(way.inner(), &[Up, Standby]).await;
+        let pair = start(mode, "tcp://127.0.0.1:0", &list, ", rest: 300ms").await;
+        let at = client_port(&pair).await;
+        until_states(pair.inner(), &[Up, Standby]).await;
         reaches(at, &standby).await;
-        until_states(way.inner(), &[Up, Standby]).await;
+        until_states(pair.inner(), &[Up, Standby]).await;
         // The first is asked again when it has rested, and is there.
         let listener = std::net::TcpListener::bind(reserved.at());
         drop(reserved);
@@ -164,8 +166,8 @@ async fn a_standby_serves_while_the_others_do_not() {
         listener.set_nonblocking(true).unwrap();
         let first = Backend { listener: TcpListener::from_std(listener).unwrap() };
         reaches(at, &first).await;
-        until_states(way.inner(), &[Up, Standby]).await;
-        way.inner().until_told("is up again").await;
+        until_states(pair.inner(), &[Up, Standby]).await;
+        pair.inner().until_notice("is up again").await;
     }
 }
 
@@ -175,18 +177,19 @@ async fn a_service_without_a_backend_that_is_well_is_down() {
         let reserved = Reserved::new();
         let backend = reserved.at();
         let check = ", check: { every: 50ms, timeout: 500ms, falls: 2, rises: 2 }";
-        let way = start(mode, "tcp://127.0.0.1:0", &format!("{{ address: 'tcp://{backend}' }}"), check).await;
-        let at = client_port(&way).await;
-        until_states(way.inner(), &[Down]).await;
+        let pair =
+            start(mode, "tcp://127.0.0.1:0", &format!("{{ address: 'tcp://{backend}' }}"), check).await;
+        let at = client_port(&pair).await;
+        until_states(pair.inner(), &[Down]).await;
         let is_down = |now: &Snapshot| now.services.iter().any(|row| row.phase == ServicePhase::Down);
-        let seen = way.inner().until("it is down", is_down).await;
+        let seen = pair.inner().until("it is down", is_down).await;
         let reason = seen.services.iter().find_map(|row| row.reason.clone()).unwrap();
         assert!(reason.contains("no backend is up") && reason.contains(&backend.to_string()), "{reason}");
         dial_refused(at).await;
-        way.dmz.until("it is down for clients too", is_down).await;
+        pair.dmz.until("it is down for clients too", is_down).await;
         dial_refused(at).await;
         let reported = |row: &EndedRow| row.end == "BC" && row.reason.contains("no backend is up");
-        way.dmz.until("it is refused as down", |now| now.ended.iter().any(reported)).await;
+        pair.dmz.until("it is refused as down", |now| now.ended.iter().any(reported)).await;
         // It comes back.
         drop(reserved);
         let Ok(listener) = TcpListener::bind(backend).await else { continue };
@@ -197,11 +200,11 @@ async fn a_service_without_a_backend_that_is_well_is_down() {
             }
         };
         tokio::select! {
-            () = until_states(way.inner(), &[Up]) => {}
+            () = until_states(pair.inner(), &[Up]) => {}
             () = serving => {}
         }
-        assert!(!is_down(&*way.inner().now().await));
-        way.dmz.until("it is up for clients too", |now| !is_down(now)).await;
+        assert!(!is_down(&*pair.inner().now().await));
+        pair.dmz.until("it is up for clients too", |now| !is_down(now)).await;
     }
 }
 
@@ -211,19 +214,19 @@ async fn a_service_that_goes_down_inside_is_soon_refused_outside() {
         let backend = Backend::new().await;
         let connect = format!("{{ address: '{}' }}", backend.address());
         let check = ", check: { every: 50ms, timeout: 500ms, falls: 1, rises: 1 }";
-        let way = start(mode, "tcp://127.0.0.1:0", &connect, check).await;
-        let at = client_port(&way).await;
-        until_states(way.inner(), &[Up]).await;
+        let pair = start(mode, "tcp://127.0.0.1:0", &connect, check).await;
+        let at = client_port(&pair).await;
+        until_states(pair.inner(), &[Up]).await;
         let is_down = |now: &Snapshot| now.services.iter().any(|row| row.phase == ServicePhase::Down);
-        assert!(!is_down(&*way.dmz.now().await), "{mode:?}");
+        assert!(!is_down(&*pair.dmz.now().await), "{mode:?}");
         let gone = Instant::now();
         drop(backend);
-        way.dmz.until("it is down for clients too", is_down).await;
+        pair.dmz.until("it is down for clients too", is_down).await;
         // Within a second; the other one is a busy machine's.
         assert!(gone.elapsed() < Duration::from_secs(2), "{mode:?}: {:?}", gone.elapsed());
         dial_refused(at).await;
         let reported = |row: &EndedRow| row.end == "BC" && row.reason.contains("no backend is up");
-        way.dmz.until("it is refused as down", |now| now.ended.iter().any(reported)).await;
+        pair.dmz.until("it is refused as down", |now| now.ended.iter().any(reported)).await;
     }
 }
 
@@ -232,7 +235,7 @@ async fn a_backend_is_as_well_as_its_answers() {
     let backend = Backend::new().await;
     let connect = format!("{{ address: '{}' }}", backend.address().replace("tcp", "http"));
     let check = ", check: { every: 30ms, falls: 1, rises: 1, request: 'GET /healthz?a', expect: [200, 204] }";
-    let way = start(Mode::Direct, "http://127.0.0.1:0", &connect, check).await;
+    let pair = start(Mode::Direct, "http://127.0.0.1:0", &connect, check).await;
     let checks = async |status: &str, expected: BackendRowState| {
         let expected = [expected];
         let serve = async {
@@ -245,20 +248,20 @@ async fn a_backend_is_as_well_as_its_answers() {
                         || asked.contains(&"Connection: close".to_owned()),
                     "{asked:?}"
                 );
-                say(&mut server, format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await;
+                send(&mut server, format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await;
             }
         };
         tokio::select! {
-            () = until_states(&way.dmz, &expected) => {}
+            () = until_states(&pair.dmz, &expected) => {}
             () = serve => {}
         }
     };
     for (status, expected) in [("503 No", Down), ("204 Yes", Up), ("302 Elsewhere", Down), ("200 OK", Up)] {
         checks(status, expected).await;
     }
-    // While it is down, clients are told so at once.
+    // While it is down, clients get an error at once.
     checks("500 No", Down).await;
-    let reported = asked(super::http::port(&way).await, LAST).await;
+    let reported = send_request(super::http::port(&pair).await, LAST).await;
     assert!(reported.starts_with("HTTP/1.1 503 "), "{reported}");
 }
 
@@ -267,28 +270,28 @@ async fn one_that_is_taken_out_has_a_row_until_its_sessions_have_ended() {
     for mode in MODES {
         let backends = [Backend::new().await, Backend::new().await];
         let both = format!("['{}', '{}']", backends[0].address(), backends[1].address());
-        let way = start(mode, "tcp://127.0.0.1:0", &both, "").await;
-        let at = client_port(&way).await;
+        let pair = start(mode, "tcp://127.0.0.1:0", &both, "").await;
+        let at = client_port(&pair).await;
         let mut client = dial(at).await;
         let mut server = backends[0].accept().await;
         let name = if mode == Mode::Direct { "direct" } else { "internal" };
-        let file = way.place.path(&format!("{name}.yaml"));
+        let file = pair.place.path(&format!("{name}.yaml"));
         let profile = std::fs::read_to_string(&file).unwrap();
         let one = format!("'{}'", backends[1].address());
         std::fs::write(&file, profile.replace(&both, &one)).unwrap();
-        way.inner().done(Command::Reload).await;
+        pair.inner().done(Command::Reload).await;
         let shown = |seen: &Snapshot| {
             let of = |row: BackendRow| (row.address, row.state, row.sessions_open);
             rows(seen).into_iter().map(of).collect::<Vec<_>>()
         };
         let stays = (backends[1].address(), Up, 0);
         let leaves = (backends[0].address(), Standby, 1);
-        assert_eq!(shown(&*way.inner().now().await), [stays.clone(), leaves], "{mode:?}");
+        assert_eq!(shown(&*pair.inner().now().await), [stays.clone(), leaves], "{mode:?}");
         reaches(at, &backends[1]).await;
-        say(&mut client, b"still here").await;
-        hear(&mut server, b"still here").await;
+        send(&mut client, b"still here").await;
+        expect_bytes(&mut server, b"still here").await;
         drop((client, server));
-        way.inner().until("its row goes", |seen| shown(seen) == [stays.clone()]).await;
+        pair.inner().until("its row goes", |seen| shown(seen) == [stays.clone()]).await;
     }
 }
 
@@ -296,8 +299,8 @@ async fn one_that_is_taken_out_has_a_row_until_its_sessions_have_ended() {
 async fn the_same_client_reaches_the_same_backend() {
     let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
     let list = backends.each_ref().map(|backend| format!("'{}'", backend.address())).join(", ");
-    let way = start(Mode::Reverse, "tcp://127.0.0.1:0", &format!("[{list}]"), ", balance: client").await;
-    let at = client_port(&way).await;
+    let pair = start(Mode::Reverse, "tcp://127.0.0.1:0", &format!("[{list}]"), ", balance: client").await;
+    let at = client_port(&pair).await;
     let reached = async || {
         let mut client = dial(at).await;
         let [first, second, third] = &backends;
@@ -306,8 +309,8 @@ async fn the_same_client_reaches_the_same_backend() {
             server = second.accept() => (1, server),
             server = third.accept() => (2, server),
         };
-        say(&mut client, b"x").await;
-        hear(&mut server, b"x").await;
+        send(&mut client, b"x").await;
+        expect_bytes(&mut server, b"x").await;
         which
     };
     let which = reached().await;
@@ -320,8 +323,8 @@ async fn the_same_client_reaches_the_same_backend() {
 async fn the_one_with_the_fewest_open_sessions_is_next() {
     let backends = [Backend::new().await, Backend::new().await];
     let list = backends.each_ref().map(|backend| format!("'{}'", backend.address())).join(", ");
-    let way = start(Mode::Direct, "tcp://127.0.0.1:0", &format!("[{list}]"), ", balance: least").await;
-    let at = client_port(&way).await;
+    let pair = start(Mode::Direct, "tcp://127.0.0.1:0", &format!("[{list}]"), ", balance: least").await;
+    let at = client_port(&pair).await;
     let [one, other] = &backends;
     let mut open = Vec::new();
     for _ in 0..4 {
@@ -336,12 +339,12 @@ async fn the_one_with_the_fewest_open_sessions_is_next() {
     assert_eq!(first, 2);
     // Those of one leave, and the next two go there.
     open.retain(|(which, ..)| *which == 1);
-    way.dmz.until("two are left", |now| rows(now)[0].sessions_open == 0).await;
+    pair.dmz.until("two are left", |now| rows(now)[0].sessions_open == 0).await;
     let mut next = Vec::new();
     for _ in 0..2 {
         next.push((dial(at).await, one.accept().await));
     }
-    way.dmz.until("both have two", |now| rows(now).iter().all(|row| row.sessions_open == 2)).await;
+    pair.dmz.until("both have two", |now| rows(now).iter().all(|row| row.sessions_open == 2)).await;
 }
 
 #[tokio::test]
@@ -350,15 +353,15 @@ async fn requests_go_on_at_another_backend_under_its_own_path() {
         let backends = [Backend::new().await, Backend::new().await];
         let [one, other] = backends.each_ref().map(|backend| backend.address().replace("tcp", "http"));
         let list = format!("['{one}/a', '{other}/b']");
-        let way = start(mode, "http://127.0.0.1:0", &list, "").await;
+        let pair = start(mode, "http://127.0.0.1:0", &list, "").await;
         let [first, second] = backends;
-        let mut client = dial(super::http::port(&way).await).await;
-        say(&mut client, super::http::GET.as_bytes()).await;
+        let mut client = dial(super::http::port(&pair).await).await;
+        send(&mut client, super::http::GET.as_bytes()).await;
         let mut server = first.accept().await;
         assert_eq!(head(&mut server).await[0], "GET /a/ HTTP/1.1");
-        say(&mut server, OK.as_bytes()).await;
+        send(&mut server, OK.as_bytes()).await;
         head(&mut client).await;
-        hear(&mut client, b"ok").await;
+        expect_bytes(&mut client, b"ok").await;
         // It is gone just as the next request comes, which goes to the other.
         drop(first);
         let serve = async {
@@ -367,18 +370,18 @@ async fn requests_go_on_at_another_backend_under_its_own_path() {
             let mut server = second.accept().await;
             assert_eq!(head(&mut server).await[0], "GET /b/ HTTP/1.1");
             let field = format!("Location: {other}/b/next\r\nContent");
-            say(&mut server, OK.replace("Content", &field).as_bytes()).await;
+            send(&mut server, OK.replace("Content", &field).as_bytes()).await;
             server
         };
         let ask = async {
-            say(&mut client, super::http::GET.as_bytes()).await;
+            send(&mut client, super::http::GET.as_bytes()).await;
             head(&mut client).await
         };
         let (reported, _server) = tokio::join!(ask, serve);
         assert_eq!(reported[0], "HTTP/1.1 200 OK", "{mode:?}");
         assert!(reported.contains(&"location: /next".to_owned()), "{reported:?}");
-        hear(&mut client, b"ok").await;
-        let seen = way.inner().now().await;
+        expect_bytes(&mut client, b"ok").await;
+        let seen = pair.inner().now().await;
         let open: Vec<_> = rows(&seen).iter().map(|row| row.sessions_open).collect();
         assert_eq!(open, [0, 1], "{mode:?}");
     }

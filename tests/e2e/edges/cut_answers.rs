@@ -11,8 +11,8 @@ use tokio::{
 use super::http::{LAST, head, port, start};
 use crate::support::{
     gateway::PATIENCE,
-    peers::{Backend, cut, dial, say},
-    ways::MODES,
+    mode_pair::MODES,
+    peers::{Backend, cut, dial, send},
 };
 
 const SIZES: [usize; 4] = [1, 1000, 70_000, 1 << 20];
@@ -21,7 +21,7 @@ const TIMES: usize = 5;
 const AT_ONCE_MAX: usize = 16_000;
 
 /// What a client has heard of an answer.
-struct Heard {
+struct ReceivedAnswer {
     /// Without the marks of chunks.
     body: usize,
     /// As HTTP has it.
@@ -30,7 +30,7 @@ struct Heard {
 }
 
 /// Reads an answer to the end of its connection, a byte of whose body is `b`; heads and marks of chunks have none.
-async fn hear_answer(client: &mut TcpStream) -> Heard {
+async fn read_answer(client: &mut TcpStream) -> ReceivedAnswer {
     let head = head(client).await;
     assert_eq!(head[0].split(' ').nth(1), Some("200"), "{head:?}");
     let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
@@ -44,7 +44,7 @@ async fn hear_answer(client: &mut TcpStream) -> Heard {
         None if is_chunked => bytes.ends_with(b"\r\n0\r\n\r\n"),
         None => end.is_ok(),
     };
-    Heard { body, is_whole, is_reset: end.is_err() }
+    ReceivedAnswer { body, is_whole, is_reset: end.is_err() }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +66,13 @@ fn cut_answer(framed: Framed, size: usize) -> Vec<u8> {
 }
 
 /// Asks, and answers with `answer` and a reset directly behind it; what the client has heard.
-async fn exchanged(backend: &Backend, client: &mut TcpStream, request: &str, answer: &[u8]) -> Heard {
-    say(client, request.as_bytes()).await;
+async fn exchanged(
+    backend: &Backend,
+    client: &mut TcpStream,
+    request: &str,
+    answer: &[u8],
+) -> ReceivedAnswer {
+    send(client, request.as_bytes()).await;
     let serve = async {
         let mut server = backend.accept().await;
         // The rest of the request stays unread.
@@ -79,14 +84,14 @@ async fn exchanged(backend: &Backend, client: &mut TcpStream, request: &str, ans
         }
         cut(server);
     };
-    let ((), received) = tokio::join!(serve, hear_answer(client));
+    let ((), received) = tokio::join!(serve, read_answer(client));
     received
 }
 
 async fn each_cut_answer(mode: Mode) {
     let backend = Backend::new().await;
-    let way = start(mode, &backend).await;
-    let at = port(&way).await;
+    let pair = start(mode, &backend).await;
+    let at = port(&pair).await;
     for framed in [Framed::Length, Framed::Chunks, Framed::UntilEnd] {
         for (size, version) in SIZES.into_iter().flat_map(|size| [(size, "1.1"), (size, "1.0")]) {
             for number in 0..TIMES {
@@ -120,8 +125,8 @@ async fn what_came_of_an_answer_arrives_before_its_backends_reset_reverse() {
 async fn a_whole_answer_arrives_whose_backend_closes_with_input_unread() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
-        let at = port(&way).await;
+        let pair = start(mode, &backend).await;
+        let at = port(&pair).await;
         let body = "x".repeat(3000);
         let request =
             format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len() + 1);

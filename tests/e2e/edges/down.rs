@@ -1,4 +1,5 @@
-//! A fault of one service is no fault of the profile: the others are served, and that one when it is mended.
+//! A fault of one service is no fault of the profile: the others are served, and that one when it is
+//! repaired.
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
@@ -15,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::support::{
-    gateway::{Gateway, Place},
-    peers::{dial, dial_refused, hear, say},
+    gateway::{Gateway, TestFolder},
+    peers::{dial, dial_refused, expect_bytes, send},
     tls::roots,
 };
 
@@ -32,7 +33,7 @@ fn profile(services: &[&str]) -> String {
 }
 
 /// A pair whose certificate has expired.
-fn expired(place: &Place, name: &str) {
+fn expired(place: &TestFolder, name: &str) {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2021, 1, 1);
@@ -42,7 +43,7 @@ fn expired(place: &Place, name: &str) {
     fs::set_permissions(place.pki(&format!("{name}.key")), fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn renew(place: &Place, name: &str) {
+fn renew(place: &TestFolder, name: &str) {
     for file in [format!("{name}.pem"), format!("{name}.key")] {
         fs::remove_file(place.pki(&file)).unwrap();
     }
@@ -50,16 +51,16 @@ fn renew(place: &Place, name: &str) {
         .unwrap();
 }
 
-async fn ask(place: &Place, at: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+async fn ask(place: &TestFolder, at: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, dial(at).await).await
 }
 
-async fn echoes(place: &Place, gateway: &Gateway, name: &str) {
+async fn echoes(place: &TestFolder, gateway: &Gateway, name: &str) {
     let mut client = ask(place, gateway.client_port(name).await, name).await.unwrap();
-    say(&mut client, b"there?").await;
-    hear(&mut client, b"there?").await;
+    send(&mut client, b"there?").await;
+    expect_bytes(&mut client, b"there?").await;
 }
 
 async fn row(gateway: &Gateway, name: &str) -> ServiceRow {
@@ -74,7 +75,7 @@ async fn until_open(gateway: &Gateway, name: &str) {
 
 #[tokio::test]
 async fn a_certificate_that_has_expired_takes_its_service_down_alone() {
-    let place = Place::with(&["good"]);
+    let place = TestFolder::with(&["good"]);
     expired(&place, "old");
     let text = profile(&[PLAIN, &service("good"), &service("old")]);
     let gateway = place.start("direct", &text);
@@ -84,34 +85,34 @@ async fn a_certificate_that_has_expired_takes_its_service_down_alone() {
     assert!(why.contains("dmz.services.old.accept") && why.contains("expired"), "{why}");
     echoes(&place, &gateway, "good").await;
     let mut plain = dial(gateway.client_port("plain").await).await;
-    say(&mut plain, b"there?").await;
-    hear(&mut plain, b"there?").await;
+    send(&mut plain, b"there?").await;
+    expect_bytes(&mut plain, b"there?").await;
     let refused = ask(&place, gateway.client_port("old").await, "old").await.unwrap_err();
     assert!(refused.to_string().contains("InternalError"), "{refused}");
     let line = gateway.done(Command::Reload).await;
     assert!(line.contains("is in force") && row(&gateway, "old").await.phase == ServicePhase::Down, "{line}");
-    // Who checks a profile hears of it as a problem.
+    // `check` reports it as a problem.
     let folders = vec![place.path("")];
     let source = ProfileSource { folders, role: None, pipes: PipePolicy::Refused };
     let problems = source.load(&ChosenProfile::File(place.path("direct.yaml")), None).unwrap_err();
     assert!(problems.len() == 1 && problems[0].to_string() == why, "{problems:?}");
     renew(&place, "old");
     until_open(&gateway, "old").await;
-    gateway.until_told("service `old` is served again").await;
+    gateway.until_notice("service `old` is served again").await;
     echoes(&place, &gateway, "old").await;
     assert_eq!(row(&gateway, "old").await.reason, None);
-    hear_nothing_but(&mut plain, b"still").await;
+    expect_only(&mut plain, b"still").await;
 }
 
 /// The session that was open all the time goes on.
-async fn hear_nothing_but(client: &mut TcpStream, text: &[u8]) {
-    say(client, text).await;
-    hear(client, text).await;
+async fn expect_only(client: &mut TcpStream, text: &[u8]) {
+    send(client, text).await;
+    expect_bytes(client, text).await;
 }
 
 #[tokio::test]
 async fn the_only_service_is_down_until_its_key_can_be_read() {
-    let place = Place::with(&["only"]);
+    let place = TestFolder::with(&["only"]);
     let key = place.pki("only.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let gateway = place.start("direct", &profile(&[&service("only")]));
@@ -125,7 +126,7 @@ async fn the_only_service_is_down_until_its_key_can_be_read() {
 
 #[tokio::test]
 async fn a_backend_whose_ca_is_missing_costs_its_own_clients_alone() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let backend = "{ address: 'tls://127.0.0.1:9', tls: { ca: pki/none.pem, name: shop } }";
     let shop = format!("shop: {{ accept: ['tcp://127.0.0.1:0'], connect: {backend} }}");
     let gateway = place.start("direct", &profile(&[PLAIN, &shop]));
@@ -134,12 +135,12 @@ async fn a_backend_whose_ca_is_missing_costs_its_own_clients_alone() {
     let ended = gateway.until_ended("BC").await;
     assert!(ended.reason.contains("the service is down: ") && ended.reason.contains("none.pem"), "{ended:?}");
     let mut plain = dial(gateway.client_port("plain").await).await;
-    hear_nothing_but(&mut plain, b"there?").await;
+    expect_only(&mut plain, b"there?").await;
 }
 
 #[tokio::test]
-async fn what_can_not_be_used_at_a_reload_leaves_in_force_what_is() {
-    let place = Place::with(&["www"]);
+async fn an_unusable_certificate_at_a_reload_keeps_the_current_one() {
+    let place = TestFolder::with(&["www"]);
     let gateway = place.start("direct", &profile(&[&service("www")]));
     echoes(&place, &gateway, "www").await;
     fs::write(place.pki("www.pem"), "half a certif").unwrap();

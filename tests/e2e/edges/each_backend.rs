@@ -12,9 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use super::http::{LAST, head};
 use crate::support::{
     dns::{Dns, DnsAnswer},
-    gateway::{Gateway, Place},
-    peers::{dial, dial_refused, hear, say},
-    ways::{MODES, Plan},
+    gateway::{Gateway, TestFolder},
+    mode_pair::{MODES, Plan},
+    peers::{dial, dial_refused, expect_bytes, send},
 };
 
 /// Servers at one port of several addresses.
@@ -48,8 +48,8 @@ impl Servers {
     async fn session(&self, at: SocketAddr) -> (usize, TcpStream, TcpStream) {
         let mut client = dial(at).await;
         let (number, mut server) = self.accept().await;
-        say(&mut client, b"ping").await;
-        hear(&mut server, b"ping").await;
+        send(&mut client, b"ping").await;
+        expect_bytes(&mut server, b"ping").await;
         (number, client, server)
     }
 }
@@ -68,7 +68,7 @@ fn shown(snapshot: &Snapshot) -> Vec<(String, BackendRowState)> {
 
 /// The half that reaches the backends asks this server.
 struct Reached {
-    place: Place,
+    place: TestFolder,
     profile: String,
     dmz: Gateway,
     inner: Option<Gateway>,
@@ -76,7 +76,7 @@ struct Reached {
 
 impl Reached {
     async fn start(mode: Mode, backend: &str, accept: &str, dns: &Dns) -> Self {
-        let (place, plan) = (Place::new(), Plan { accept, ..Plan::new(mode, backend) });
+        let (place, plan) = (TestFolder::new(), Plan { accept, ..Plan::new(mode, backend) });
         let asking = |half: String| format!("resolver: ['{}']\n{half}", dns.at);
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
         let connect = |at: SocketAddr| format!("connect: 'socks+tls://{at}'");
@@ -136,9 +136,9 @@ async fn every_address_of_a_name_is_a_backend_and_new_ones_get_their_turn() {
         let mut numbers: Vec<_> = held.iter().map(|(number, ..)| *number).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, [1, 1, 2, 2], "{mode:?}");
-        let reported = "name app.test: not dialled, since nobody can be reached there: 0.0.0.0";
-        reached.inner().until_told(reported).await;
-        dns.say(addresses("127.0.0.3 127.0.0.2 127.0.0.1"));
+        let reported = "name app.test: not dialled, because they are not usable addresses: 0.0.0.0";
+        reached.inner().until_notice(reported).await;
+        dns.set_answer(addresses("127.0.0.3 127.0.0.2 127.0.0.1"));
         reached.until_backends(&[row(1), row(2), row(3)]).await;
         for _ in 0..3 {
             held.push(servers.session(at).await);
@@ -151,27 +151,27 @@ async fn every_address_of_a_name_is_a_backend_and_new_ones_get_their_turn() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_known_is_told_and_what_is_known_outlives_its_server() {
+async fn an_unknown_name_is_reported_and_known_addresses_survive_the_server() {
     let servers = Servers::new(1).await;
     let dns = Dns::new(DnsAnswer::NoName).await;
     let backend = format!("{{ address: 'tcp://app.test:{}', each: true }}", servers.port);
     let reached = Reached::start(Mode::Direct, &backend, "tcp://127.0.0.1:0", &dns).await;
     reached.until_backends(&[(format!("tcp://app.test:{}", servers.port), Down)]).await;
-    reached.dmz.until_told("name app.test: there is no such name; what is known of it stays in use").await;
+    reached.dmz.until_notice("name app.test: there is no such name; what is known of it stays in use").await;
     let row = rows(&*reached.dmz.now().await).remove(0);
     assert_eq!(row.last_error.as_deref(), Some("there is no such name"));
     let at = reached.client_port().await;
     dial_refused(at).await;
     let reason = format!("no backend is up: tcp://app.test:{}: there is no such name", servers.port);
-    let is_told = |snapshot: &Snapshot| snapshot.ended.iter().any(|ended| ended.reason.contains(&reason));
-    reached.dmz.until("why it was refused", is_told).await;
+    let is_reported = |snapshot: &Snapshot| snapshot.ended.iter().any(|ended| ended.reason.contains(&reason));
+    reached.dmz.until("why it was refused", is_reported).await;
 
-    dns.say(addresses("127.0.0.1"));
+    dns.set_answer(addresses("127.0.0.1"));
     let known = [(format!("tcp://127.0.0.1:{}", servers.port), Up)];
     reached.until_backends(&known).await;
     servers.session(at).await;
     // Under a profile that says something else of it, what was known stays so, whatever becomes of its server.
-    dns.say(DnsAnswer::Silence);
+    dns.set_answer(DnsAnswer::Silence);
     let changed = reached.profile.replace(&backend, &format!("{backend}, rest: 7s"));
     assert_ne!(changed, reached.profile);
     reached.place.profile("inner", &changed);
@@ -187,12 +187,12 @@ async fn a_client_that_comes_before_the_first_answer_waits_for_it() {
     let backend = format!("{{ address: 'tcp://app.test:{}', each: true }}", servers.port);
     let reached = Reached::start(Mode::Direct, &backend, "tcp://127.0.0.1:0", &dns).await;
     let mut client = dial(reached.client_port().await).await;
-    say(&mut client, b"ping").await;
+    send(&mut client, b"ping").await;
     let connects = |snapshot: &Snapshot| !snapshot.sessions.is_empty();
     reached.dmz.until("it is a session", connects).await;
-    dns.say(addresses("127.0.0.1"));
+    dns.set_answer(addresses("127.0.0.1"));
     let (_, mut server) = servers.accept().await;
-    hear(&mut server, b"ping").await;
+    expect_bytes(&mut server, b"ping").await;
 }
 
 #[tokio::test]
@@ -219,19 +219,19 @@ async fn checks_and_standby_are_those_of_each_address() {
 }
 
 #[tokio::test]
-async fn answers_that_name_the_host_are_mended_at_whatever_address_it_is() {
+async fn answers_that_name_the_host_are_rewritten_at_every_address() {
     let servers = Servers::new(2).await;
     let dns = Dns::new(addresses("127.0.0.2")).await;
     let backend = format!("{{ address: 'http://app.test:{}', each: true }}", servers.port);
     let reached = Reached::start(Mode::Reverse, &backend, "http://127.0.0.1:0", &dns).await;
     reached.until_backends(&[(format!("http://127.0.0.2:{}", servers.port), Up)]).await;
     let mut client = dial(reached.client_port().await).await;
-    say(&mut client, LAST.as_bytes()).await;
+    send(&mut client, LAST.as_bytes()).await;
     let (number, mut server) = servers.accept().await;
     head(&mut server).await;
     assert_eq!(number, 2);
     let moved = format!("HTTP/1.1 302 Found\r\nLocation: http://app.test:{}/next\r\n\r\n", servers.port);
-    say(&mut server, moved.as_bytes()).await;
+    send(&mut server, moved.as_bytes()).await;
     let answer = head(&mut client).await;
     assert!(answer.contains(&"location: /next".to_owned()), "{answer:?}");
 }

@@ -1,5 +1,5 @@
-//! How WebSockets begin: whatever RFC 9110 and RFC 6455 let a client write is one, however it is
-//! written, and what could be read in two ways is none.
+//! WebSocket handshakes: every spelling that RFC 9110 and RFC 6455 allow is accepted, and every
+//! ambiguous one is refused.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -10,8 +10,8 @@ use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use crate::support::{
-    peers::{Backend, dial, hear_all, say},
-    ways::{MODES, Plan, Way},
+    mode_pair::{MODES, ModePair, Plan},
+    peers::{Backend, dial, read_all, send},
 };
 
 /// The key of RFC 6455, section 1.3, and what it is answered by.
@@ -110,31 +110,31 @@ fn serve(backend: Backend) {
     });
 }
 
-async fn port(way: &Way) -> SocketAddr {
-    let accept = way.dmz.now().await.services[0].accept[0].clone();
+async fn port(pair: &ModePair) -> SocketAddr {
+    let accept = pair.dmz.now().await.services[0].accept[0].clone();
     accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap()
 }
 
 /// What is said to a request by one who ends its direction behind it.
-async fn told(at: SocketAddr, request: &str) -> String {
+async fn send_request(at: SocketAddr, request: &str) -> String {
     let mut client = dial(at).await;
     // Latin-1, so that a byte above 0x7F stands for each such sign.
     let bytes: Vec<u8> = request.chars().map(|sign| u8::try_from(u32::from(sign)).unwrap()).collect();
     // It may be answered before all is taken.
     let _ = client.write_all(&bytes).await;
-    let mut told = Vec::new();
-    while !told.ends_with(b"\r\n\r\n") {
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         let read = tokio::io::AsyncReadExt::read(&mut client, &mut byte);
         match tokio::time::timeout(crate::support::gateway::PATIENCE, read).await.expect("in time") {
-            Ok(1) => told.push(byte[0]),
+            Ok(1) => response.push(byte[0]),
             Ok(_) | Err(_) => break,
         }
     }
-    String::from_utf8(told).unwrap().to_ascii_lowercase()
+    String::from_utf8(response).unwrap().to_ascii_lowercase()
 }
 
-async fn start(mode: Mode, passes: bool) -> Way {
+async fn start(mode: Mode, passes: bool) -> ModePair {
     let backend = Backend::new().await;
     let address = backend.address().replace("tcp://", if passes { "ws://" } else { "tcp://" });
     serve(backend);
@@ -147,20 +147,22 @@ async fn start(mode: Mode, passes: bool) -> Way {
 async fn what_a_client_may_write_is_a_websocket_however_it_writes_it() {
     for mode in MODES {
         for passes in [false, true] {
-            let way = start(mode, passes).await;
-            let at = port(&way).await;
+            let pair = start(mode, passes).await;
+            let at = port(&pair).await;
             for (what, request, taken_off, passed_on) in cases() {
                 let expected = if passes { passed_on } else { taken_off };
-                let told = told(at, &request).await;
-                let status = told.split(' ').nth(1).unwrap_or_default();
-                assert_eq!(status, expected.to_string(), "{mode:?}, passed on: {passes}, {what}: {told}");
+                let response = send_request(at, &request).await;
+                let status = response.split(' ').nth(1).unwrap_or_default();
+                assert_eq!(status, expected.to_string(), "{mode:?}, passed on: {passes}, {what}: {response}");
                 match expected {
                     101 => {
-                        assert!(told.contains(&ACCEPT.to_ascii_lowercase()), "{what}: {told}");
-                        assert!(told.contains("\r\nupgrade: websocket\r\n"), "{what}: {told}");
-                        assert!(told.contains("\r\nconnection: upgrade\r\n"), "{what}: {told}");
+                        assert!(response.contains(&ACCEPT.to_ascii_lowercase()), "{what}: {response}");
+                        assert!(response.contains("\r\nupgrade: websocket\r\n"), "{what}: {response}");
+                        assert!(response.contains("\r\nconnection: upgrade\r\n"), "{what}: {response}");
                     }
-                    426 if !passes => assert!(told.contains("\r\nsec-websocket-version: 13\r\n"), "{told}"),
+                    426 if !passes => {
+                        assert!(response.contains("\r\nsec-websocket-version: 13\r\n"), "{response}")
+                    }
                     _ => {}
                 }
             }
@@ -175,8 +177,8 @@ async fn the_subprotocol_is_one_that_the_backend_may_speak() {
         GOOD.replace("Host", &format!("{lines}Host"))
     };
     for mode in MODES {
-        let way = start(mode, false).await;
-        let at = port(&way).await;
+        let pair = start(mode, false).await;
+        let at = port(&pair).await;
         for (lines, chosen) in [
             (&["x-kaazing-handshake, amqp"][..], Ok("amqp")),
             (&["X-Kaazing-Http-Bridge,, x-kaazing-handshake", "mqtt, amqp"], Ok("mqtt")),
@@ -186,19 +188,22 @@ async fn the_subprotocol_is_one_that_the_backend_may_speak() {
             (&["x-kaazing-other"], Err("400")),
             (&["a b"], Err("400")),
         ] {
-            let told = told(at, &offers(lines)).await;
+            let response = send_request(at, &offers(lines)).await;
             match chosen {
                 Ok(chosen) => {
                     let line = format!("\r\nsec-websocket-protocol: {chosen}\r\n");
-                    assert!(told.starts_with("http/1.1 101 ") && told.contains(&line), "{lines:?}: {told}");
+                    assert!(
+                        response.starts_with("http/1.1 101 ") && response.contains(&line),
+                        "{lines:?}: {response}"
+                    );
                 }
-                Err(status) => assert_eq!(told.split(' ').nth(1), Some(status), "{lines:?}: {told}"),
+                Err(status) => assert_eq!(response.split(' ').nth(1), Some(status), "{lines:?}: {response}"),
             }
         }
         for none in [GOOD.to_owned(), offers(&[""]), offers(&[","])] {
-            let told = told(at, &none).await;
-            assert!(told.starts_with("http/1.1 101 "), "{told}");
-            assert!(!told.contains("sec-websocket-protocol"), "{told}");
+            let response = send_request(at, &none).await;
+            assert!(response.starts_with("http/1.1 101 "), "{response}");
+            assert!(!response.contains("sec-websocket-protocol"), "{response}");
         }
     }
 }
@@ -214,11 +219,11 @@ async fn check_other_upgrade(mode: Mode) {
     let backend = Backend::new().await;
     let address = backend.address().replace("tcp://", "http://");
     let plan = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &address) };
-    let way = plan.start().await;
-    let mut client = dial(port(&way).await).await;
+    let pair = plan.start().await;
+    let mut client = dial(port(&pair).await).await;
     let requested = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: h2c, , own/1\r\nUpgrade: other\r\n\
                  Connection: keep-alive\r\nConnection: , Upgrade\r\n\r\n";
-    say(&mut client, requested.as_bytes()).await;
+    send(&mut client, requested.as_bytes()).await;
     let mut server = backend.accept().await;
     let mut received = Vec::new();
     while !received.ends_with(b"\r\n\r\n") {
@@ -226,11 +231,14 @@ async fn check_other_upgrade(mode: Mode) {
     }
     let received = String::from_utf8(received).unwrap();
     assert!(received.contains("\r\nupgrade: own/1, other\r\n"), "{mode:?}: {received}");
-    say(&mut server, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: own/1\r\nConnection: Upgrade\r\n\r\nhi")
+    send(&mut server, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: own/1\r\nConnection: Upgrade\r\n\r\nhi")
         .await;
     server.shutdown().await.unwrap();
     // What follows is looked at no more: it is the other protocol's.
-    say(&mut client, b"\n\n").await;
-    let told = String::from_utf8(hear_all(&mut client).await).unwrap();
-    assert!(told.starts_with("HTTP/1.1 101 ") && told.ends_with("\r\n\r\nhi"), "{mode:?}: {told}");
+    send(&mut client, b"\n\n").await;
+    let response = String::from_utf8(read_all(&mut client).await).unwrap();
+    assert!(
+        response.starts_with("HTTP/1.1 101 ") && response.ends_with("\r\n\r\nhi"),
+        "{mode:?}: {response}"
+    );
 }

@@ -10,10 +10,10 @@ use tokio::{
 };
 
 use crate::support::{
-    gateway::{PATIENCE, Place},
-    peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
+    gateway::{PATIENCE, TestFolder},
+    mode_pair::{MODES, ModePair, Plan},
+    peers::{Backend, Reserved, cut, dial, expect_bytes, expect_end, expect_reset, read_all, send},
     tls::{chain, key, roots},
-    ways::{MODES, Plan, Way},
 };
 
 const HTTP: &str = "http://127.0.0.1:0";
@@ -26,12 +26,12 @@ pub(super) fn plan<'a>(mode: Mode, backend: &'a str) -> Plan<'a> {
     Plan { accept: HTTP, ..Plan::new(mode, backend) }
 }
 
-pub(super) async fn start(mode: Mode, backend: &Backend) -> Way {
+pub(super) async fn start(mode: Mode, backend: &Backend) -> ModePair {
     plan(mode, &address(backend)).start().await
 }
 
-pub(super) async fn port(way: &Way) -> SocketAddr {
-    let accept = way.dmz.now().await.services[0].accept[0].clone();
+pub(super) async fn port(pair: &ModePair) -> SocketAddr {
+    let accept = pair.dmz.now().await.services[0].accept[0].clone();
     accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap()
 }
 
@@ -80,11 +80,11 @@ async fn chunks(stream: &mut TcpStream) -> (String, Vec<String>) {
 }
 
 /// What one request is answered by a port, to the end of its connection.
-pub(super) async fn asked(at: SocketAddr, request: &str) -> String {
+pub(super) async fn send_request(at: SocketAddr, request: &str) -> String {
     let mut client = dial(at).await;
     // It may be answered before all is taken.
     let _ = client.write_all(request.as_bytes()).await;
-    String::from_utf8(hear_all(&mut client).await).unwrap()
+    String::from_utf8(read_all(&mut client).await).unwrap()
 }
 
 /// The same where the connection stays: the head, and a body of a known length.
@@ -92,7 +92,7 @@ pub(crate) async fn answered(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
     request: &str,
 ) -> (Vec<String>, String) {
-    say(client, request.as_bytes()).await;
+    send(client, request.as_bytes()).await;
     let head = head(client).await;
     let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
     let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
@@ -103,7 +103,7 @@ pub(crate) async fn answered(
 pub(super) async fn answer(backend: &Backend, response: &str) -> TcpStream {
     let mut server = backend.accept().await;
     head(&mut server).await;
-    say(&mut server, response.as_bytes()).await;
+    send(&mut server, response.as_bytes()).await;
     server
 }
 
@@ -115,10 +115,10 @@ pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 async fn one_connection_carries_request_after_request() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
-        let mut client = dial(port(&way).await).await;
+        let pair = start(mode, &backend).await;
+        let mut client = dial(port(&pair).await).await;
         let from = client.local_addr().unwrap().ip();
-        say(&mut client, b"GET /a?b HTTP/1.1\r\nHost: shop.example\r\nX-Own: 1\r\n\r\n").await;
+        send(&mut client, b"GET /a?b HTTP/1.1\r\nHost: shop.example\r\nX-Own: 1\r\n\r\n").await;
         let mut server = backend.accept().await;
         let expected = [
             "GET /a?b HTTP/1.1".to_owned(),
@@ -133,23 +133,23 @@ async fn one_connection_carries_request_after_request() {
         let id = received.pop().unwrap();
         assert_eq!(id.strip_prefix("x-request-id: ").map(str::len), Some(12), "{id}");
         assert_eq!(received, expected);
-        say(&mut server, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-B: 2\r\n\r\nfirst").await;
+        send(&mut server, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-B: 2\r\n\r\nfirst").await;
         assert_eq!(head(&mut client).await, ["HTTP/1.1 200 OK", "content-length: 5", "x-b: 2"]);
-        hear(&mut client, b"first").await;
-        say(&mut client, b"POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody").await;
+        expect_bytes(&mut client, b"first").await;
+        send(&mut client, b"POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody").await;
         assert_eq!(head(&mut server).await[..3], ["POST /b HTTP/1.1", "content-length: 4", "host: h"]);
-        hear(&mut server, b"body").await;
-        say(&mut server, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        expect_bytes(&mut server, b"body").await;
+        send(&mut server, b"HTTP/1.1 204 No Content\r\n\r\n").await;
         assert_eq!(head(&mut client).await, ["HTTP/1.1 204 No Content"]);
         // The client leaves; its connection at the backend is the next one's.
         client.shutdown().await.unwrap();
-        assert_eq!(hear_all(&mut client).await, b"");
-        way.dmz.until_ended("--").await;
-        assert_eq!(way.inner().now().await.totals.sessions, 1);
-        let next = async { asked(port(&way).await, LAST).await };
+        assert_eq!(read_all(&mut client).await, b"");
+        pair.dmz.until_ended("--").await;
+        assert_eq!(pair.inner().now().await.totals.sessions, 1);
+        let next = async { send_request(port(&pair).await, LAST).await };
         let serve = async {
             assert_eq!(head(&mut server).await[0], "GET / HTTP/1.1");
-            say(&mut server, OK.as_bytes()).await;
+            send(&mut server, OK.as_bytes()).await;
         };
         assert!(tokio::join!(next, serve).0.starts_with("HTTP/1.1 200 OK\r\n"));
     }
@@ -158,46 +158,47 @@ async fn one_connection_carries_request_after_request() {
 #[tokio::test]
 async fn bodies_in_chunks_and_their_trailers_go_both_ways() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
-    let mut client = dial(port(&way).await).await;
+    let pair = start(Mode::Reverse, &backend).await;
+    let mut client = dial(port(&pair).await).await;
     let request = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nConnection: TE\r\n\
                    Trailer: X-Sum\r\n\r\n5\r\nfirst\r\n";
-    say(&mut client, request.as_bytes()).await;
+    send(&mut client, request.as_bytes()).await;
     let mut server = backend.accept().await;
     let received = head(&mut server).await;
     for field in ["transfer-encoding: chunked", "te: trailers", "trailer: X-Sum"] {
         assert!(received.contains(&field.to_owned()), "{field}: {received:?}");
     }
     // A chunk goes on before the next has come.
-    hear(&mut server, b"5\r\nfirst\r\n").await;
-    say(&mut client, b"7\r\n second\r\n0\r\nX-Sum: 7\r\nX-Forwarded-For: me\r\n\r\n").await;
+    expect_bytes(&mut server, b"5\r\nfirst\r\n").await;
+    send(&mut client, b"7\r\n second\r\n0\r\nX-Sum: 7\r\nX-Forwarded-For: me\r\n\r\n").await;
     assert_eq!(chunks(&mut server).await, (" second".to_owned(), vec!["x-sum: 7".to_owned()]));
     let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\none\r\n";
-    say(&mut server, response.as_bytes()).await;
+    send(&mut server, response.as_bytes()).await;
     let received = head(&mut client).await;
     assert_eq!(received, ["HTTP/1.1 200 OK", "trailer: X-Sum", "transfer-encoding: chunked"]);
-    hear(&mut client, b"3\r\none\r\n").await;
-    say(&mut server, b"3\r\ntwo\r\n0\r\nX-Sum: 8\r\n\r\n").await;
+    expect_bytes(&mut client, b"3\r\none\r\n").await;
+    send(&mut server, b"3\r\ntwo\r\n0\r\nX-Sum: 8\r\n\r\n").await;
     assert_eq!(chunks(&mut client).await, ("two".to_owned(), vec!["x-sum: 8".to_owned()]));
     // The connection goes on.
-    say(&mut client, GET.as_bytes()).await;
+    send(&mut client, GET.as_bytes()).await;
     head(&mut server).await;
-    say(&mut server, OK.as_bytes()).await;
+    send(&mut server, OK.as_bytes()).await;
     assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK");
 }
 
 #[tokio::test]
-async fn a_client_that_waits_before_its_body_is_told_to_go_on() {
+async fn a_client_that_waits_before_its_body_gets_100() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
-    let mut client = dial(port(&way).await).await;
-    say(&mut client, b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
-    hear(&mut client, b"HTTP/1.1 100 Continue\r\n\r\n").await;
-    say(&mut client, b"body").await;
+    let pair = start(Mode::Reverse, &backend).await;
+    let mut client = dial(port(&pair).await).await;
+    send(&mut client, b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        .await;
+    expect_bytes(&mut client, b"HTTP/1.1 100 Continue\r\n\r\n").await;
+    send(&mut client, b"body").await;
     let mut server = backend.accept().await;
     assert!(!head(&mut server).await.iter().any(|line| line.starts_with("expect")));
-    hear(&mut server, b"body").await;
-    say(&mut server, OK.as_bytes()).await;
+    expect_bytes(&mut server, b"body").await;
+    send(&mut server, OK.as_bytes()).await;
     assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK");
 }
 
@@ -207,15 +208,15 @@ const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\
                          Sec-WebSocket-Accept: x\r\n\r\n";
 
 /// A connection that has become something else, with what the backend said in the same breath.
-async fn upgraded(way: &Way, backend: &Backend) -> (TcpStream, TcpStream) {
-    let mut client = dial(port(way).await).await;
-    say(&mut client, UPGRADE.as_bytes()).await;
+async fn upgraded(pair: &ModePair, backend: &Backend) -> (TcpStream, TcpStream) {
+    let mut client = dial(port(pair).await).await;
+    send(&mut client, UPGRADE.as_bytes()).await;
     let mut server = backend.accept().await;
     let received = head(&mut server).await;
     for field in ["upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13"] {
         assert!(received.contains(&field.to_owned()), "{field}: {received:?}");
     }
-    say(&mut server, format!("{SWITCHING}first\n").as_bytes()).await;
+    send(&mut server, format!("{SWITCHING}first\n").as_bytes()).await;
     let received = head(&mut client).await;
     let expected = [
         "HTTP/1.1 101 Switching Protocols",
@@ -224,7 +225,7 @@ async fn upgraded(way: &Way, backend: &Backend) -> (TcpStream, TcpStream) {
         "upgrade: websocket",
     ];
     assert_eq!(received, expected);
-    hear(&mut client, b"first\n").await;
+    expect_bytes(&mut client, b"first\n").await;
     (client, server)
 }
 
@@ -234,45 +235,45 @@ async fn an_upgraded_connection_is_passed_on_as_it_is() {
         let backend = Backend::new().await;
         let address = backend.address().replace("tcp://", "ws://");
         let accept = "ws://127.0.0.1:0/live";
-        let way = Plan { accept, dmz_service: ", carries: http", ..Plan::new(mode, &address) }.start().await;
-        let (mut client, mut server) = upgraded(&way, &backend).await;
+        let pair = Plan { accept, dmz_service: ", carries: http", ..Plan::new(mode, &address) }.start().await;
+        let (mut client, mut server) = upgraded(&pair, &backend).await;
         let mut piece: Vec<u8> = (0..200_000_u32).map(|at| (at ^ (at >> 7)) as u8).collect();
         for _ in 0..3 {
-            let (up, down) = tokio::join!(client.write_all(&piece), hear(&mut server, &piece));
+            let (up, down) = tokio::join!(client.write_all(&piece), expect_bytes(&mut server, &piece));
             let _: ((), ()) = (up.unwrap(), down);
             piece.reverse();
-            let (down, up) = tokio::join!(server.write_all(&piece), hear(&mut client, &piece));
+            let (down, up) = tokio::join!(server.write_all(&piece), expect_bytes(&mut client, &piece));
             let _: ((), ()) = (down.unwrap(), up);
         }
         // Each side ends for itself.
         client.shutdown().await.unwrap();
-        hear_end(&mut server).await;
-        say(&mut server, b"last").await;
+        expect_end(&mut server).await;
+        send(&mut server, b"last").await;
         server.shutdown().await.unwrap();
-        assert_eq!(hear_all(&mut client).await, b"last");
-        way.dmz.until_ended("--").await;
+        assert_eq!(read_all(&mut client).await, b"last");
+        pair.dmz.until_ended("--").await;
         // A cut is one for the other side.
-        let (client, mut server) = upgraded(&way, &backend).await;
+        let (client, mut server) = upgraded(&pair, &backend).await;
         cut(client);
-        hear_reset(&mut server).await;
-        let (mut client, server) = upgraded(&way, &backend).await;
+        expect_reset(&mut server).await;
+        let (mut client, server) = upgraded(&pair, &backend).await;
         cut(server);
-        hear_reset(&mut client).await;
+        expect_reset(&mut client).await;
         // What wants no WebSocket has no business there, and another path has none either.
-        let at = port(&way).await;
-        let plain = asked(at, &LAST.replace("GET /", "GET /live")).await;
+        let at = port(&pair).await;
+        let plain = send_request(at, &LAST.replace("GET /", "GET /live")).await;
         assert!(plain.starts_with("HTTP/1.1 426 "), "{plain}");
-        assert!(asked(at, LAST).await.starts_with("HTTP/1.1 404 "));
+        assert!(send_request(at, LAST).await.starts_with("HTTP/1.1 404 "));
     }
 }
 
 #[tokio::test]
 async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
-    let mut client = dial(port(&way).await).await;
+    let pair = start(Mode::Reverse, &backend).await;
+    let mut client = dial(port(&pair).await).await;
     // What comes behind it is the next request, once it is refused.
-    say(&mut client, format!("{}{GET}", UPGRADE.replace("websocket", "own/1")).as_bytes()).await;
+    send(&mut client, format!("{}{GET}", UPGRADE.replace("websocket", "own/1")).as_bytes()).await;
     let refusal = "HTTP/1.1 426 Upgrade Required\r\nUpgrade: own/2, other\r\nConnection: Upgrade\r\n\
                    Content-Length: 2\r\n\r\nno";
     let mut server = answer(&backend, refusal).await;
@@ -283,20 +284,20 @@ async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
         "upgrade: own/2, other",
     ];
     assert_eq!(head(&mut client).await, reported);
-    hear(&mut client, b"no").await;
+    expect_bytes(&mut client, b"no").await;
     // Both connections stay.
     for _ in 0..2 {
         assert_eq!(head(&mut server).await[0], "GET / HTTP/1.1");
-        say(&mut server, OK.as_bytes()).await;
+        send(&mut server, OK.as_bytes()).await;
         assert_eq!(head(&mut client).await, ["HTTP/1.1 200 OK", "content-length: 2"]);
-        hear(&mut client, b"ok").await;
-        say(&mut client, GET.as_bytes()).await;
+        expect_bytes(&mut client, b"ok").await;
+        send(&mut client, GET.as_bytes()).await;
     }
-    assert_eq!(way.dmz.now().await.totals.sessions, 1);
+    assert_eq!(pair.dmz.now().await.totals.sessions, 1);
     // Another HTTP is not passed on: the request is one like any.
     let ask = async {
-        asked(
-            port(&way).await,
+        send_request(
+            port(&pair).await,
             &LAST.replace("Connection", "Upgrade: h2c\r\nConnection: Upgrade\r\nConnection"),
         )
         .await
@@ -308,45 +309,45 @@ async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
             !received.iter().any(|line| line.starts_with("upgrade") || line.starts_with("connection")),
             "{received:?}"
         );
-        say(&mut server, OK.as_bytes()).await;
+        send(&mut server, OK.as_bytes()).await;
     };
     let (reported, ()) = tokio::join!(ask, serve);
     assert!(reported.starts_with("HTTP/1.1 200 "), "{reported}");
     // A page of another origin opens no WebSocket, and asks for pages as it likes.
     let accept = "{ address: 'http://127.0.0.1:0', origins: 'https://ok.example' }";
-    let way = Plan { accept, ..plan(Mode::Direct, &address(&backend)) }.start().await;
+    let pair = Plan { accept, ..plan(Mode::Direct, &address(&backend)) }.start().await;
     let other = UPGRADE.replace("Host", "Origin: https://bad.example\r\nHost");
-    assert!(asked(port(&way).await, &other).await.starts_with("HTTP/1.1 403 "));
+    assert!(send_request(port(&pair).await, &other).await.starts_with("HTTP/1.1 403 "));
     let other = LAST.replace("Host", "Origin: https://bad.example\r\nHost");
-    let ask = async { asked(port(&way).await, &other).await };
+    let ask = async { send_request(port(&pair).await, &other).await };
     let (reported, _server) = tokio::join!(ask, answer(&backend, OK));
     assert!(reported.starts_with("HTTP/1.1 200 "), "{reported}");
 }
 
 #[tokio::test]
-async fn a_connection_becomes_what_the_backend_says() {
+async fn a_connection_upgrades_to_the_protocol_the_backend_chose() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
-        let mut client = dial(port(&way).await).await;
+        let pair = start(mode, &backend).await;
+        let mut client = dial(port(&pair).await).await;
         // What a client says at once is for the new protocol.
-        say(&mut client, format!("{UPGRADE}early\n").as_bytes()).await;
+        send(&mut client, format!("{UPGRADE}early\n").as_bytes()).await;
         let mut server =
             answer(&backend, "HTTP/1.1 101 Oh\r\nUpgrade: foo/2\r\nConnection: Upgrade\r\n\r\n").await;
-        hear(&mut server, b"early\n").await;
+        expect_bytes(&mut server, b"early\n").await;
         assert_eq!(head(&mut client).await, ["HTTP/1.1 101 Oh", "connection: upgrade", "upgrade: foo/2"]);
-        say(&mut server, b"late\n").await;
-        hear(&mut client, b"late\n").await;
+        send(&mut server, b"late\n").await;
+        expect_bytes(&mut client, b"late\n").await;
     }
 }
 
 #[tokio::test]
 async fn signs_that_a_target_may_not_have_are_named() {
     let backend = Backend::new().await;
-    let way = start(Mode::Direct, &backend).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Direct, &backend).await;
+    let at = port(&pair).await;
     for target in ["/a?b=\"c\"", "/a?<b>", "/<a>", "/a#b", "/a?b#c"] {
-        let reported = asked(at, &GET.replace("/ ", &format!("{target} "))).await;
+        let reported = send_request(at, &GET.replace("/ ", &format!("{target} "))).await;
         assert!(
             reported.starts_with("HTTP/1.1 400 ") && reported.contains("percent-encoded"),
             "{target}: {reported}"
@@ -354,23 +355,23 @@ async fn signs_that_a_target_may_not_have_are_named() {
     }
     // Those before it are served.
     let mut client = dial(at).await;
-    say(&mut client, format!("{GET}{}", GET.replace("/ ", "/?\" ")).as_bytes()).await;
+    send(&mut client, format!("{GET}{}", GET.replace("/ ", "/?\" ")).as_bytes()).await;
     let mut server = answer(&backend, OK).await;
     assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
-    hear(&mut client, b"ok").await;
+    expect_bytes(&mut client, b"ok").await;
     assert_eq!(head_line(&mut client).await, "HTTP/1.1 400 Bad Request");
     // What is allowed reaches the backend as it is.
     let mut client = dial(at).await;
-    say(&mut client, GET.replace("/ ", "/{a}?b={c|d}^[e]'\\` ").as_bytes()).await;
+    send(&mut client, GET.replace("/ ", "/{a}?b={c|d}^[e]'\\` ").as_bytes()).await;
     assert_eq!(head(&mut server).await[0], "GET /{a}?b={c|d}^[e]'\\` HTTP/1.1");
 }
 
-/// Of these no service hears, and hyper answers them by itself.
+/// These reach no service; hyper answers them itself.
 #[tokio::test]
-async fn a_head_that_can_not_be_read_is_answered_in_words() {
+async fn an_unreadable_head_gets_an_error_response() {
     let backend = Backend::new().await;
-    let way = start(Mode::Direct, &backend).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Direct, &backend).await;
+    let at = port(&pair).await;
     let long = GET.replace("\r\n\r\n", &format!("\r\nX: {}\r\n\r\n", "x".repeat(100_000)));
     let malformed = "\r\ncontent-length: 37\r\n\r\nthe head of the request is malformed\n";
     let large = "\r\ncontent-length: 37\r\n\r\nthe head of the request is too large\n";
@@ -380,7 +381,7 @@ async fn a_head_that_can_not_be_read_is_answered_in_words() {
         (GET.replace("GET", "G=T"), "400 Bad Request", malformed),
         (long, "431 Request Header Fields Too Large", large),
     ] {
-        let reported = asked(at, &head).await;
+        let reported = send_request(at, &head).await;
         assert!(
             reported.starts_with(&format!("HTTP/1.1 {status}\r\n")) && reported.ends_with(words),
             "{reported}"
@@ -388,19 +389,19 @@ async fn a_head_that_can_not_be_read_is_answered_in_words() {
     }
     // Behind an answer, and not in its place: a backend's own empty one stays empty.
     let mut client = dial(at).await;
-    say(&mut client, GET.as_bytes()).await;
+    send(&mut client, GET.as_bytes()).await;
     let empty = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
     let _server = answer(&backend, empty).await;
     let reported = head(&mut client).await;
     assert!(reported.contains(&"content-length: 0".to_owned()), "{reported:?}");
-    say(&mut client, GET.replace("Host:", "Host :").as_bytes()).await;
-    let reported = hear_all(&mut client).await;
+    send(&mut client, GET.replace("Host:", "Host :").as_bytes()).await;
+    let reported = read_all(&mut client).await;
     assert!(reported.ends_with(malformed.as_bytes()), "{}", String::from_utf8_lossy(&reported));
 }
 
 #[tokio::test]
 async fn services_share_a_port_and_a_connection_by_path() {
-    let (place, reserved) = (Place::new(), Reserved::new());
+    let (place, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await];
     let [shop, docs] = backends.each_ref().map(address);
@@ -416,7 +417,7 @@ async fn services_share_a_port_and_a_connection_by_path() {
         for (index, asks, host, sees) in
             [(0, "/shop/a?b", "any", "/app/a?b"), (1, "/x", "Docs.Example:8", "/x")]
         {
-            say(&mut client, format!("GET {asks} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await;
+            send(&mut client, format!("GET {asks} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await;
             if turn == 0 {
                 servers.push(backends[index].accept().await);
             }
@@ -430,7 +431,7 @@ async fn services_share_a_port_and_a_connection_by_path() {
                 address(&backends[index]),
                 backends[index].listener.local_addr().unwrap()
             );
-            say(server, response.as_bytes()).await;
+            send(server, response.as_bytes()).await;
             let place = ["location: /shop/next", "location: /app/next"][index];
             let received = head(&mut client).await;
             assert_eq!(received[..3], ["HTTP/1.1 302 Found", "content-length: 0", place]);
@@ -446,7 +447,7 @@ async fn services_share_a_port_and_a_connection_by_path() {
 #[tokio::test]
 async fn a_connection_has_few_sessions_though_it_asks_for_many_services() {
     const SERVICES: usize = 11;
-    let (place, reserved) = (Place::new(), Reserved::new());
+    let (place, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backend = Backend::new().await;
     let to = address(&backend);
@@ -457,31 +458,31 @@ async fn a_connection_has_few_sessions_though_it_asks_for_many_services() {
     let mut client = dial(at).await;
     let mut servers = Vec::new();
     for n in 0..SERVICES {
-        say(&mut client, format!("GET /s{n} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).await;
+        send(&mut client, format!("GET /s{n} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).await;
         servers.push(answer(&backend, OK).await);
         assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
-        hear(&mut client, b"ok").await;
+        expect_bytes(&mut client, b"ok").await;
     }
     // Those that were used longest ago have given way, cleanly.
     let kept = gateway.until("eight are kept", |snapshot| snapshot.totals.sessions_open == 8).await;
     assert_eq!(kept.totals.sessions, SERVICES as u64);
     // The last one is still used, the first has a new session; what it reached its backend over is still there.
-    say(&mut client, b"GET /s10 HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    send(&mut client, b"GET /s10 HTTP/1.1\r\nHost: h\r\n\r\n").await;
     let last = servers.last_mut().expect("one for each");
     assert_eq!(head(last).await[0], "GET /s10 HTTP/1.1");
-    say(last, OK.as_bytes()).await;
+    send(last, OK.as_bytes()).await;
     head_line(&mut client).await;
-    hear(&mut client, b"ok").await;
-    say(&mut client, b"GET /s0 HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    expect_bytes(&mut client, b"ok").await;
+    send(&mut client, b"GET /s0 HTTP/1.1\r\nHost: h\r\n\r\n").await;
     head(&mut servers[0]).await;
-    say(&mut servers[0], OK.as_bytes()).await;
+    send(&mut servers[0], OK.as_bytes()).await;
     assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
     assert_eq!(gateway.now().await.totals.sessions, SERVICES as u64 + 1);
 }
 
 #[tokio::test]
-async fn a_kept_connection_is_told_to_go_where_a_switch_has_led() {
-    let (place, reserved) = (Place::new(), Reserved::new());
+async fn a_kept_alive_connection_is_closed_after_a_switch() {
+    let (place, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let [old, new] = [Backend::new().await, Backend::new().await];
     let text = |to: &Backend| {
@@ -491,20 +492,20 @@ async fn a_kept_connection_is_told_to_go_where_a_switch_has_led() {
     let gateway = place.start("direct", &text(&old));
     drop(reserved);
     let mut kept = dial(at).await;
-    say(&mut kept, GET.as_bytes()).await;
+    send(&mut kept, GET.as_bytes()).await;
     let mut server = answer(&old, OK).await;
     assert_eq!(head(&mut kept).await, ["HTTP/1.1 200 OK", "content-length: 2"]);
-    hear(&mut kept, b"ok").await;
+    expect_bytes(&mut kept, b"ok").await;
     let changed = place.profile("direct", &text(&new));
     gateway.switch(&changed).await;
     // Its session goes on as it was, for this one request.
-    say(&mut kept, GET.as_bytes()).await;
+    send(&mut kept, GET.as_bytes()).await;
     head(&mut server).await;
-    say(&mut server, OK.as_bytes()).await;
+    send(&mut server, OK.as_bytes()).await;
     assert_eq!(head(&mut kept).await, ["HTTP/1.1 200 OK", "connection: close", "content-length: 2"]);
-    assert_eq!(hear_all(&mut kept).await, b"ok");
+    assert_eq!(read_all(&mut kept).await, b"ok");
     let mut next = dial(at).await;
-    say(&mut next, GET.as_bytes()).await;
+    send(&mut next, GET.as_bytes()).await;
     let _server = answer(&new, OK).await;
     assert_eq!(head_line(&mut next).await, "HTTP/1.1 200 OK");
 }
@@ -512,7 +513,7 @@ async fn a_kept_connection_is_told_to_go_where_a_switch_has_led() {
 #[tokio::test]
 async fn links_of_socks_carry_requests_too() {
     for (mode, listens) in [("forward", false), ("reverse", true)] {
-        let (place, reserved, backend) = (Place::new(), Reserved::new(), Backend::new().await);
+        let (place, reserved, backend) = (TestFolder::new(), Reserved::new(), Backend::new().await);
         let link = format!("'socks://{}'", reserved.at());
         let to = address(&backend);
         let [dmz_link, internal_link] = if listens { ["listen", "connect"] } else { ["connect", "listen"] }
@@ -538,14 +539,14 @@ async fn links_of_socks_carry_requests_too() {
         let mut client = dial(at).await;
         let mut servers = Vec::new();
         for turn in 0..2 {
-            say(&mut client, GET.as_bytes()).await;
+            send(&mut client, GET.as_bytes()).await;
             if turn == 0 {
                 servers.push(backend.accept().await);
             }
             head(&mut servers[0]).await;
-            say(&mut servers[0], OK.as_bytes()).await;
+            send(&mut servers[0], OK.as_bytes()).await;
             assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK", "{mode}");
-            hear(&mut client, b"ok").await;
+            expect_bytes(&mut client, b"ok").await;
         }
         assert_eq!(internal.now().await.totals.sessions, 1, "{mode}");
     }
@@ -555,13 +556,13 @@ async fn links_of_socks_carry_requests_too() {
 async fn a_body_whose_chunks_are_none_is_refused_whatever_the_method() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
-        let at = port(&way).await;
+        let pair = start(mode, &backend).await;
+        let at = port(&pair).await;
         for method in ["GET", "HEAD", "POST", "DELETE"] {
             for body in ["xyz\r\n", "-3\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n"] {
                 let request =
                     format!("{method} / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-                let reported = asked(at, &request).await;
+                let reported = send_request(at, &request).await;
                 assert!(reported.starts_with("HTTP/1.1 400 "), "{mode:?}, {method}, {body:?}: {reported}");
             }
         }
@@ -631,15 +632,15 @@ async fn what_could_be_read_in_two_ways_reaches_no_backend() {
 
 async fn check_ambiguous(mode: Mode) {
     let backend = Backend::new().await;
-    let way = start(mode, &backend).await;
-    let at = port(&way).await;
+    let pair = start(mode, &backend).await;
+    let at = port(&pair).await;
     for (what, request, status) in ambiguous_requests() {
-        let reported = asked(at, &request).await;
+        let reported = send_request(at, &request).await;
         assert!(reported.starts_with(&format!("HTTP/1.1 {status}")), "{mode:?}, {what}: {reported}");
         assert!(reported.matches("HTTP/1.1 ").count() == 1, "{mode:?}, {what}: {reported}");
     }
     // What reaches the backend first is a request that is good.
-    say(&mut dial(at).await, GET.as_bytes()).await;
+    send(&mut dial(at).await, GET.as_bytes()).await;
     assert_eq!(head(&mut backend.accept().await).await[0], "GET / HTTP/1.1");
 }
 
@@ -652,52 +653,52 @@ async fn what_stands_within_a_body_is_no_request() {
 
 async fn check_within_body(mode: Mode) {
     let backend = Backend::new().await;
-    let way = start(mode, &backend).await;
-    let at = port(&way).await;
-    // A body that is spoilt on its way is cut, and what was within it is nothing of its own.
+    let pair = start(mode, &backend).await;
+    let at = port(&pair).await;
+    // A body that is damaged on the way is cut, and its contents are not taken for a request.
     let mut client = dial(at).await;
-    say(&mut client, format!("POST / HTTP/1.1\r\nHost: h\r\n{CHUNKED}\r\n3\r\nabc\r\n").as_bytes()).await;
+    send(&mut client, format!("POST / HTTP/1.1\r\nHost: h\r\n{CHUNKED}\r\n3\r\nabc\r\n").as_bytes()).await;
     let mut server = backend.accept().await;
     head(&mut server).await;
-    hear(&mut server, b"3\r\nabc\r\n").await;
-    say(&mut client, format!("5\n{SMUGGLED}").as_bytes()).await;
-    assert_eq!(hear_reset(&mut server).await, b"");
+    expect_bytes(&mut server, b"3\r\nabc\r\n").await;
+    send(&mut client, format!("5\n{SMUGGLED}").as_bytes()).await;
+    assert_eq!(expect_reset(&mut server).await, b"");
     // A body of a given length is a body, whatever stands in it.
     let body = format!(
         "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{SMUGGLED}",
         SMUGGLED.len()
     );
-    let ask = async { asked(at, &body).await };
+    let ask = async { send_request(at, &body).await };
     let serve = async {
         let mut server = backend.accept().await;
         assert_eq!(head(&mut server).await[0], "POST / HTTP/1.1");
-        hear(&mut server, SMUGGLED.as_bytes()).await;
-        say(&mut server, OK.as_bytes()).await;
+        expect_bytes(&mut server, SMUGGLED.as_bytes()).await;
+        send(&mut server, OK.as_bytes()).await;
         server
     };
     let (reported, mut server) = tokio::join!(ask, serve);
     assert!(reported.starts_with("HTTP/1.1 200 "), "{reported}");
     // Two requests at once are answered one after the other.
     let mut client = dial(at).await;
-    say(&mut client, format!("{GET}{LAST}").as_bytes()).await;
+    send(&mut client, format!("{GET}{LAST}").as_bytes()).await;
     assert_eq!(head(&mut server).await[0], "GET / HTTP/1.1");
-    say(&mut server, OK.as_bytes()).await;
+    send(&mut server, OK.as_bytes()).await;
     assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK");
-    hear(&mut client, b"ok").await;
+    expect_bytes(&mut client, b"ok").await;
     head(&mut server).await;
-    say(&mut server, &OK.as_bytes()[..OK.len() - 2]).await;
-    say(&mut server, b"OK").await;
-    assert!(hear_all(&mut client).await.ends_with(b"\r\n\r\nOK"));
+    send(&mut server, &OK.as_bytes()[..OK.len() - 2]).await;
+    send(&mut server, b"OK").await;
+    assert!(read_all(&mut client).await.ends_with(b"\r\n\r\nOK"));
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_come_to_its_end_is_told_so() {
+async fn an_incomplete_request_gets_an_error_response() {
     let backend = Backend::new().await;
-    let way = start(Mode::Direct, &backend).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Direct, &backend).await;
+    let at = port(&pair).await;
     let received = async |sent: &[u8]| {
         let mut slow = dial(at).await;
-        say(&mut slow, sent).await;
+        send(&mut slow, sent).await;
         let mut received = Vec::new();
         let patience = Duration::from_secs(14);
         timeout(patience, slow.read_to_end(&mut received)).await.expect("an end in time").unwrap();
@@ -712,23 +713,23 @@ fn session(reported: &str) -> &str {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_told_with_the_sessions_id() {
+async fn an_error_response_carries_the_session_id() {
     let gone = Reserved::new();
     let refused = format!("http://{}", gone.at());
     for mode in MODES {
-        let way = plan(mode, &refused).start().await;
-        let mut client = dial(port(&way).await).await;
+        let pair = plan(mode, &refused).start().await;
+        let mut client = dial(port(&pair).await).await;
         // The connection stays, and each try is one.
         for _ in 0..2 {
             let (head, body) = answered(&mut client, GET).await;
             assert_eq!(head[0], "HTTP/1.1 502 Bad Gateway", "{mode:?}");
             assert!(!body.contains("127.0.0.1"), "{body}");
-            let row = way.dmz.until_ended("BC").await;
-            assert!(way.dmz.now().await.ended.iter().any(|row| row.id == session(&body)), "{row:?} {body}");
+            let row = pair.dmz.until_ended("BC").await;
+            assert!(pair.dmz.now().await.ended.iter().any(|row| row.id == session(&body)), "{row:?} {body}");
         }
     }
     // Nobody serves it.
-    let place = Place::new();
+    let place = TestFolder::new();
     let alone = Plan { dmz_link: ", wait: 100ms", ..plan(Mode::Reverse, &refused) };
     let dmz = place.start("dmz", &alone.dmz("listen: 'socks+tls://127.0.0.1:0'"));
     let at = dmz.now().await.services[0].accept[0].strip_prefix("http://").unwrap().parse().unwrap();
@@ -740,23 +741,23 @@ async fn what_goes_wrong_is_told_with_the_sessions_id() {
     let backend = Backend::new().await;
     let backend_address = address(&backend);
     let full = Plan { dmz_service: ", sessions: 1", ..plan(Mode::Reverse, &backend_address) };
-    let way = full.start().await;
-    let mut first = dial(port(&way).await).await;
-    say(&mut first, GET.as_bytes()).await;
+    let pair = full.start().await;
+    let mut first = dial(port(&pair).await).await;
+    send(&mut first, GET.as_bytes()).await;
     let _server = answer(&backend, &OK[..OK.len() - 1]).await;
     assert_eq!(head_line(&mut first).await, "HTTP/1.1 200 OK");
-    let mut second = dial(port(&way).await).await;
+    let mut second = dial(port(&pair).await).await;
     let (head, body) = answered(&mut second, GET).await;
     assert_eq!(head[0], "HTTP/1.1 503 Service Unavailable");
-    assert_eq!(way.dmz.until_ended("LA").await.id, session(&body));
+    assert_eq!(pair.dmz.until_ended("LA").await.id, session(&body));
     // It does not answer.
-    let place = Place::with(&["dmz", "internal", "backend"]);
+    let place = TestFolder::with(&["dmz", "internal", "backend"]);
     let late = backend.address().replace("tcp://", "https://");
     let late = format!("{{ address: '{late}', tls: {{ ca: pki/ca.pem, name: backend }} }}");
-    let way = plan(Mode::Reverse, &late).start_in(place).await;
-    let (head, body) = answered(&mut dial(port(&way).await).await, GET).await;
+    let pair = plan(Mode::Reverse, &late).start_in(place).await;
+    let (head, body) = answered(&mut dial(port(&pair).await).await, GET).await;
     assert_eq!(head[0], "HTTP/1.1 504 Gateway Timeout");
-    assert_eq!(way.inner().until_ended("BC").await.id, session(&body));
+    assert_eq!(pair.inner().until_ended("BC").await.id, session(&body));
 }
 
 pub(super) async fn head_line(stream: &mut TcpStream) -> String {
@@ -766,11 +767,11 @@ pub(super) async fn head_line(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn a_backend_that_dies_is_never_a_clean_end() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Reverse, &backend).await;
+    let at = port(&pair).await;
     // Before its head: an answer, and a new connection for the next request of the same session.
     let mut client = dial(at).await;
-    say(&mut client, GET.as_bytes()).await;
+    send(&mut client, GET.as_bytes()).await;
     let mut server = backend.accept().await;
     head(&mut server).await;
     drop(server);
@@ -784,7 +785,7 @@ async fn a_backend_that_dies_is_never_a_clean_end() {
         ("HTTP/1.1 200 OK\r\n\r\nhalf", true),
     ] {
         let mut client = dial(at).await;
-        say(&mut client, GET.as_bytes()).await;
+        send(&mut client, GET.as_bytes()).await;
         let server = answer(&backend, head).await;
         head_line(&mut client).await;
         let mut half = [0; 4];
@@ -794,10 +795,10 @@ async fn a_backend_that_dies_is_never_a_clean_end() {
         } else {
             drop(server)
         }
-        let rest = hear_reset(&mut client).await;
+        let rest = expect_reset(&mut client).await;
         assert!(!rest.ends_with(b"0\r\n\r\n"), "{head}: {rest:?}");
     }
-    let ask = async { asked(at, LAST).await };
+    let ask = async { send_request(at, LAST).await };
     let serve = async { drop(answer(&backend, "HTTP/1.1 200 OK\r\n\r\nto its end").await) };
     let (reported, ()) = tokio::join!(ask, serve);
     assert!(reported.ends_with("to its end\r\n0\r\n\r\n"), "{reported}");
@@ -806,44 +807,44 @@ async fn a_backend_that_dies_is_never_a_clean_end() {
 #[tokio::test]
 async fn a_backend_that_closes_between_requests_is_dialled_again() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
-    let mut client = dial(port(&way).await).await;
+    let pair = start(Mode::Reverse, &backend).await;
+    let mut client = dial(port(&pair).await).await;
     for _ in 0..3 {
-        say(&mut client, GET.as_bytes()).await;
+        send(&mut client, GET.as_bytes()).await;
         let mut server = answer(&backend, &OK.replace("Content", "Connection: close\r\nContent")).await;
         assert_eq!(head(&mut client).await, ["HTTP/1.1 200 OK", "content-length: 2"]);
-        hear(&mut client, b"ok").await;
+        expect_bytes(&mut client, b"ok").await;
         server.shutdown().await.unwrap();
-        hear_end(&mut server).await;
+        expect_end(&mut server).await;
     }
-    assert_eq!(way.dmz.now().await.totals.sessions, 1);
+    assert_eq!(pair.dmz.now().await.totals.sessions, 1);
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_exchange_with_it() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
+    let pair = start(Mode::Reverse, &backend).await;
     for request in [GET.into(), GET.replace("Host", "Content-Length: 9\r\nHost"), UPGRADE.to_owned()] {
-        let mut client = dial(port(&way).await).await;
-        say(&mut client, request.as_bytes()).await;
+        let mut client = dial(port(&pair).await).await;
+        send(&mut client, request.as_bytes()).await;
         let mut server = backend.accept().await;
         head(&mut server).await;
         cut(client);
-        hear_reset(&mut server).await;
+        expect_reset(&mut server).await;
     }
-    way.dmz.until("nothing is left", |snapshot| snapshot.totals.sessions_open == 0).await;
-    way.inner().until("nothing is left inside", |snapshot| snapshot.totals.sessions_open == 0).await;
+    pair.dmz.until("nothing is left", |snapshot| snapshot.totals.sessions_open == 0).await;
+    pair.inner().until("nothing is left inside", |snapshot| snapshot.totals.sessions_open == 0).await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_while_it_waits_for_a_link_keeps_no_place() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let nowhere = "http://127.0.0.1:1";
     let alone = Plan { dmz_link: ", wait: 60s", ..plan(Mode::Reverse, nowhere) };
     let dmz = place.start("dmz", &alone.dmz("listen: 'socks+tls://127.0.0.1:0'"));
     let at = dmz.now().await.services[0].accept[0].strip_prefix("http://").unwrap().parse().unwrap();
     let mut client = dial(at).await;
-    say(&mut client, GET.as_bytes()).await;
+    send(&mut client, GET.as_bytes()).await;
     dmz.until("it waits", |snapshot| snapshot.totals.sessions_waiting == 1).await;
     drop(client);
     assert_eq!(dmz.until_ended("CW").await.reason, "the client left");
@@ -854,33 +855,33 @@ async fn a_stop_waits_for_exchanges_and_for_no_idle_connection() {
     for stops_inner in [false, true] {
         let backend = Backend::new().await;
         let backend_address = address(&backend);
-        let mut way = Plan { drain: "30s", ..plan(Mode::Reverse, &backend_address) }.start().await;
-        let at = port(&way).await;
+        let mut pair = Plan { drain: "30s", ..plan(Mode::Reverse, &backend_address) }.start().await;
+        let at = port(&pair).await;
         let (mut idle, mut busy) = (dial(at).await, dial(at).await);
-        say(&mut idle, GET.as_bytes()).await;
+        send(&mut idle, GET.as_bytes()).await;
         let mut idle_server = backend.accept().await;
         head(&mut idle_server).await;
-        say(&mut busy, GET.as_bytes()).await;
+        send(&mut busy, GET.as_bytes()).await;
         let mut server = backend.accept().await;
         head(&mut server).await;
-        say(&mut idle_server, OK.as_bytes()).await;
+        send(&mut idle_server, OK.as_bytes()).await;
         head(&mut idle).await;
-        hear(&mut idle, b"ok").await;
-        let stopped = if stops_inner { way.internal.take().unwrap() } else { way.dmz };
+        expect_bytes(&mut idle, b"ok").await;
+        let stopped = if stops_inner { pair.internal.take().unwrap() } else { pair.dmz };
         let stopping = stopped.stop();
         let finish = async {
             if !stops_inner {
-                hear_end(&mut idle).await;
+                expect_end(&mut idle).await;
             }
-            say(&mut server, OK.as_bytes()).await;
+            send(&mut server, OK.as_bytes()).await;
             assert_eq!(head_line(&mut busy).await, "HTTP/1.1 200 OK");
-            hear(&mut busy, b"ok").await;
+            expect_bytes(&mut busy, b"ok").await;
         };
         let (outcome, ()) = tokio::join!(stopping, finish);
         if stops_inner {
             // Nothing is left at the backend.
-            hear_end(&mut idle_server).await;
-            hear_end(&mut server).await;
+            expect_end(&mut idle_server).await;
+            expect_end(&mut server).await;
         }
         assert_eq!(outcome, portcullis::gateway::GatewayOutcome::Clean, "{stops_inner}");
     }
@@ -889,43 +890,44 @@ async fn a_stop_waits_for_exchanges_and_for_no_idle_connection() {
 #[tokio::test]
 async fn an_older_client_is_served() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
-    let ask = async { asked(port(&way).await, "GET / HTTP/1.0\r\n\r\n").await };
+    let pair = start(Mode::Reverse, &backend).await;
+    let ask = async { send_request(port(&pair).await, "GET / HTTP/1.0\r\n\r\n").await };
     let serve = async {
         let mut server = backend.accept().await;
         let received = head(&mut server).await;
         let host = format!("host: {}", backend.listener.local_addr().unwrap());
         assert!(received[0] == "GET / HTTP/1.1" && received.contains(&host), "{received:?}");
-        say(&mut server, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
+        send(&mut server, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
     };
     let (reported, ()) = tokio::join!(ask, serve);
     assert!(reported.starts_with("HTTP/1.0 200 OK\r\n") && reported.ends_with("\r\n\r\nok"), "{reported}");
-    // One that would stay is told where the end of the connection is the end of the body.
+    // A client that would keep its connection learns that the end of the connection is the end of
+    // the body.
     const STAYS: &str = "GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n";
-    let mut client = dial(port(&way).await).await;
-    say(&mut client, STAYS.as_bytes()).await;
+    let mut client = dial(port(&pair).await).await;
+    send(&mut client, STAYS.as_bytes()).await;
     let mut server = answer(&backend, OK).await;
     assert_eq!(head(&mut client).await, ["HTTP/1.0 200 OK", "connection: keep-alive", "content-length: 2"]);
-    hear(&mut client, b"ok").await;
-    say(&mut client, STAYS.as_bytes()).await;
+    expect_bytes(&mut client, b"ok").await;
+    send(&mut client, STAYS.as_bytes()).await;
     head(&mut server).await;
-    say(&mut server, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
+    send(&mut server, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
     assert_eq!(head(&mut client).await, ["HTTP/1.0 200 OK", "connection: close"]);
-    assert_eq!(hear_all(&mut client).await, b"ok");
+    assert_eq!(read_all(&mut client).await, b"ok");
 }
 
 #[tokio::test]
 async fn https_is_spoken_at_both_edges() {
-    let place = Place::with(&["dmz", "internal", "www"]);
+    let place = TestFolder::with(&["dmz", "internal", "www"]);
     let tls = "tls: { certificate: pki/www.pem, key: pki/www.key }";
     let accept = format!("{{ address: 'https://127.0.0.1:0', {tls} }}");
     let backend = Backend::new().await;
     let https = backend.address().replace("tcp://", "https://");
     let https = format!("{{ address: '{https}', tls: {{ ca: pki/ca.pem, name: www }} }}");
-    let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &https) }.start_in(place).await;
+    let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &https) }.start_in(place).await;
     let config = rustls::ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(chain(&way.place, "www.pem"), key(&way.place, "www.key"))
+        .with_single_cert(chain(&pair.place, "www.pem"), key(&pair.place, "www.key"))
         .unwrap();
     let serve = async {
         let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
@@ -934,18 +936,18 @@ async fn https_is_spoken_at_both_edges() {
         while !received.ends_with(b"\r\n\r\n") {
             received.push(timeout(PATIENCE, server.read_u8()).await.expect("a head in time").unwrap());
         }
-        say(&mut server, OK.as_bytes()).await;
+        send(&mut server, OK.as_bytes()).await;
         let _ = server.shutdown().await;
         String::from_utf8(received).unwrap()
     };
     let config =
-        rustls::ClientConfig::builder().with_root_certificates(roots(&way.place)).with_no_client_auth();
+        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.place)).with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     let name = rustls::pki_types::ServerName::try_from("www").unwrap();
-    let mut client = connector.connect(name, dial(port(&way).await).await).await.unwrap();
-    say(&mut client, LAST.as_bytes()).await;
-    let (reported, received) = tokio::join!(hear_all(&mut client), serve);
+    let mut client = connector.connect(name, dial(port(&pair).await).await).await.unwrap();
+    send(&mut client, LAST.as_bytes()).await;
+    let (reported, received) = tokio::join!(read_all(&mut client), serve);
     assert!(received.contains("x-forwarded-proto: https\r\n"), "{received}");
     assert!(reported.ends_with(b"\r\n\r\nok"), "{}", String::from_utf8_lossy(&reported));
-    way.dmz.until_ended("--").await;
+    pair.dmz.until_ended("--").await;
 }

@@ -18,12 +18,12 @@ use tokio::{
 
 use super::{
     http::{GET, answered, head, port},
-    named::shaken,
+    proven_users::tls_client,
 };
 use crate::support::{
-    gateway::{PATIENCE, Place},
-    peers::{dial, dial_from, hear, say},
-    ways::{MODES, Plan, Way},
+    gateway::{PATIENCE, TestFolder},
+    mode_pair::{MODES, ModePair, Plan},
+    peers::{dial, dial_from, expect_bytes, send},
 };
 
 /// Of `s3cret` and of `other`, by Python's bcrypt and by argon2-cffi.
@@ -34,26 +34,26 @@ const BOB: &str =
 pub(super) const OF_ALICE: &str = "Basic YWxpY2U6czNjcmV0";
 const OF_BOB: &str = "Basic Ym9iOnMzY3JldA==";
 const WRONG: &str = "Basic YWxpY2U6d3Jvbmc=";
-const OF_NOBODY: &str = "Basic bm9ib2R5OnMzY3JldA==";
+const UNKNOWN_USER: &str = "Basic bm9ib2R5OnMzY3JldA==";
 
 pub(super) const UPGRADE: &str = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 /// A folder with a file of users.
-pub(super) fn place(users: &str) -> Place {
-    let place = Place::new();
+pub(super) fn place(users: &str) -> TestFolder {
+    let place = TestFolder::new();
     write_users(&place, users);
     place
 }
 
 /// The same with the certificates of an accept and of a client.
-pub(super) fn place_of_tls(users: &str) -> Place {
-    let place = Place::with(&["dmz", "internal", "www", "partner"]);
+pub(super) fn place_of_tls(users: &str) -> TestFolder {
+    let place = TestFolder::with(&["dmz", "internal", "www", "partner"]);
     write_users(&place, users);
     place
 }
 
-fn write_users(place: &Place, users: &str) {
+fn write_users(place: &TestFolder, users: &str) {
     fs::write(place.path("new"), users).unwrap();
     fs::set_permissions(place.path("new"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::rename(place.path("new"), place.path("users.htpasswd")).unwrap();
@@ -83,7 +83,7 @@ impl DescribingBackend {
                         let length = requested.len();
                         let answer =
                             format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{requested}");
-                        say(&mut server, answer.as_bytes()).await;
+                        send(&mut server, answer.as_bytes()).await;
                     }
                 });
             }
@@ -93,7 +93,7 @@ impl DescribingBackend {
 }
 
 /// Its status, what it has to show, and its body.
-async fn told(
+async fn login_response(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
     request: &str,
 ) -> (String, Option<String>, String) {
@@ -104,7 +104,7 @@ async fn told(
 }
 
 async fn status(client: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> String {
-    told(client, request).await.0
+    login_response(client, request).await.0
 }
 
 const AUTH: &str = ", auth: { basic: users.htpasswd, realm: the shop }, users: [alice, carol]";
@@ -115,30 +115,30 @@ async fn requests_of_known_users_alone_go_inside_and_without_their_password() {
         let backend = DescribingBackend::new().await;
         let plan =
             Plan { accept: "http://127.0.0.1:0", dmz_service: AUTH, ..Plan::new(mode, &backend.address) };
-        let way = plan.start_in(place(&format!("# users\n{ALICE}{BOB}"))).await;
-        let mut client = dial(port(&way).await).await;
+        let pair = plan.start_in(place(&format!("# users\n{ALICE}{BOB}"))).await;
+        let mut client = dial(port(&pair).await).await;
         let unknown = ("401 Unauthorized".to_owned(), Some("Basic realm=\"the shop\"".to_owned()));
         for request in
-            [GET, &with(GET, WRONG), &with(GET, OF_NOBODY), &with(GET, "Bearer x"), &with(GET, "Basic !")]
+            [GET, &with(GET, WRONG), &with(GET, UNKNOWN_USER), &with(GET, "Bearer x"), &with(GET, "Basic !")]
         {
-            let (status, challenge, body) = told(&mut client, request).await;
+            let (status, challenge, body) = login_response(&mut client, request).await;
             assert_eq!((status, challenge), unknown, "{mode:?} {request}");
             assert!(body.starts_with("this service wants to know who you are\nsession "), "{body}");
         }
         assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "403 Forbidden", "{mode:?}");
-        let shown = way.dmz.until("all refused", |shown| shown.totals.refused == 6).await;
+        let shown = pair.dmz.until("all refused", |shown| shown.totals.refused == 6).await;
         assert!(shown.ended.iter().all(|row| row.end == "XA"), "{:?}", shown.ended);
         let of_bob = shown.ended.iter().find(|row| row.user.as_deref() == Some("bob")).unwrap();
         assert_eq!(of_bob.reason, "`auth`: `users` does not list it");
-        if let Some(internal) = &way.internal {
+        if let Some(internal) = &pair.internal {
             assert_eq!(internal.now().await.totals.sessions, 0, "no byte went inside");
         }
         for _ in 0..2 {
-            let (status, _, requested) = told(&mut client, &with(GET, OF_ALICE)).await;
+            let (status, _, requested) = login_response(&mut client, &with(GET, OF_ALICE)).await;
             assert_eq!(status, "200 OK", "{mode:?}");
             assert!(!requested.to_ascii_lowercase().contains("authorization"), "{requested}");
         }
-        is_alices(&way).await;
+        is_alices(&pair).await;
     }
 }
 
@@ -150,19 +150,19 @@ async fn within_tls_known_users_alone_come_in_too() {
         let backend = DescribingBackend::new().await;
         let accept = format!("{{ address: 'https://127.0.0.1:0', {TLS} }}");
         let plan = Plan { accept: &accept, dmz_service: AUTH, ..Plan::new(mode, &backend.address) };
-        let way = plan.start_in(place_of_tls(&format!("{ALICE}{BOB}"))).await;
-        let mut client = shaken(&way, port(&way).await).await;
-        for request in [GET, &with(GET, WRONG), &with(GET, OF_NOBODY)] {
+        let pair = plan.start_in(place_of_tls(&format!("{ALICE}{BOB}"))).await;
+        let mut client = tls_client(&pair, port(&pair).await).await;
+        for request in [GET, &with(GET, WRONG), &with(GET, UNKNOWN_USER)] {
             assert_eq!(status(&mut client, request).await, "401 Unauthorized", "{mode:?} {request}");
         }
         assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "403 Forbidden", "{mode:?}");
-        if let Some(internal) = &way.internal {
+        if let Some(internal) = &pair.internal {
             assert_eq!(internal.now().await.totals.sessions, 0, "no byte went inside");
         }
-        let (status, _, requested) = told(&mut client, &with(GET, OF_ALICE)).await;
+        let (status, _, requested) = login_response(&mut client, &with(GET, OF_ALICE)).await;
         assert_eq!(status, "200 OK", "{mode:?}");
         assert!(!requested.to_ascii_lowercase().contains("authorization"), "{requested}");
-        is_alices(&way).await;
+        is_alices(&pair).await;
     }
 }
 
@@ -171,22 +171,22 @@ async fn a_web_socket_within_tls_begins_for_a_known_user_alone() {
     for mode in MODES {
         let accept =
             format!("{{ address: 'wss://127.0.0.1:0/live', {TLS}, auth: {{ basic: users.htpasswd }} }}");
-        let way = Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(place_of_tls(ALICE)).await;
-        let mut client = shaken(&way, port(&way).await).await;
+        let pair = Plan { accept: &accept, ..Plan::new(mode, "echo://") }.start_in(place_of_tls(ALICE)).await;
+        let mut client = tls_client(&pair, port(&pair).await).await;
         for request in [UPGRADE.to_owned(), with(UPGRADE, WRONG)] {
             assert_eq!(status(&mut client, &request).await, "401 Unauthorized", "{mode:?}");
         }
         let (head, _) = answered(&mut client, &with(UPGRADE, OF_ALICE)).await;
         assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols", "{mode:?}");
-        say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
-        hear(&mut client, &[0x82, 1, b'x']).await;
-        is_alices(&way).await;
+        send(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+        expect_bytes(&mut client, &[0x82, 1, b'x']).await;
+        is_alices(&pair).await;
     }
 }
 
 /// A session of hers is open on each half.
-async fn is_alices(way: &Way) {
-    for gateway in [&way.dmz, way.inner()] {
+async fn is_alices(pair: &ModePair) {
+    for gateway in [&pair.dmz, pair.inner()] {
         gateway
             .until("alice", |shown| shown.sessions.iter().any(|row| row.user.as_deref() == Some("alice")))
             .await;
@@ -206,8 +206,8 @@ async fn wrong_passwords_from_many_addresses_hold_up_no_other_login() {
     let auth = ", auth: { basic: users.htpasswd }";
     let plan =
         Plan { accept: "http://127.0.0.1:0", dmz_service: auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let way = plan.start_in(place(&users)).await;
-    let at = port(&way).await;
+    let pair = plan.start_in(place(&users)).await;
+    let at = port(&pair).await;
     let basic = |login: String| format!("Basic {}", BASE64.encode(login.as_bytes()));
     let wrong = with(GET, &basic("user0:wrong".into()));
     let (tell, mut answers) = mpsc::channel(1 << 16);
@@ -243,18 +243,18 @@ async fn each_user_of_one_connection_has_a_session_of_its_own() {
         dmz_service: auth,
         ..Plan::new(Mode::Reverse, &backend.address)
     };
-    let way = plan.start_in(place(&format!("{ALICE}{BOB}"))).await;
-    let mut client = dial(port(&way).await).await;
+    let pair = plan.start_in(place(&format!("{ALICE}{BOB}"))).await;
+    let mut client = dial(port(&pair).await).await;
     let preflight = "OPTIONS /a HTTP/1.1\r\nHost: h\r\nOrigin: https://a.example\r\nAccess-Control-Request-Method: PUT\r\n\r\n";
     for credential in [OF_ALICE, OF_BOB, OF_ALICE] {
-        let (status, _, requested) = told(&mut client, &with(GET, credential)).await;
+        let (status, _, requested) = login_response(&mut client, &with(GET, credential)).await;
         assert_eq!(status, "200 OK");
         assert!(requested.contains(credential), "it is passed: {requested}");
     }
     assert_eq!(status(&mut client, preflight).await, "200 OK");
     let plain = preflight.replace("Origin: https://a.example\r\n", "");
-    assert_eq!(told(&mut client, &plain).await.1.unwrap(), "Basic realm=\"orders\"");
-    let shown = way.dmz.until("three sessions", |shown| shown.sessions.len() == 3).await;
+    assert_eq!(login_response(&mut client, &plain).await.1.unwrap(), "Basic realm=\"orders\"");
+    let shown = pair.dmz.until("three sessions", |shown| shown.sessions.len() == 3).await;
     let mut users: Vec<_> = shown.sessions.iter().map(|row| row.user.clone().unwrap_or_default()).collect();
     users.sort();
     assert_eq!(users, ["", "alice", "bob"]);
@@ -264,17 +264,17 @@ async fn each_user_of_one_connection_has_a_session_of_its_own() {
 async fn a_web_socket_begins_for_a_known_user_alone() {
     for mode in MODES {
         let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
-        let way = Plan { accept, ..Plan::new(mode, "echo://") }.start_in(place(ALICE)).await;
-        let mut client = dial(port(&way).await).await;
+        let pair = Plan { accept, ..Plan::new(mode, "echo://") }.start_in(place(ALICE)).await;
+        let mut client = dial(port(&pair).await).await;
         for request in [UPGRADE.to_owned(), with(UPGRADE, WRONG)] {
             assert_eq!(status(&mut client, &request).await, "401 Unauthorized", "{mode:?}");
         }
         let (head, _) = answered(&mut client, &with(UPGRADE, OF_ALICE)).await;
         assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
         // A masked message of one byte, and its echo.
-        say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
-        hear(&mut client, &[0x82, 1, b'x']).await;
-        is_alices(&way).await;
+        send(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+        expect_bytes(&mut client, &[0x82, 1, b'x']).await;
+        is_alices(&pair).await;
     }
 }
 
@@ -284,34 +284,34 @@ async fn a_file_of_users_that_changes_is_in_force_at_once_and_one_that_is_wrong_
     let auth = ", auth: { basic: users.htpasswd }";
     let plan =
         Plan { accept: "http://127.0.0.1:0", dmz_service: auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let way = plan.start_in(place(ALICE)).await;
-    let mut client = dial(port(&way).await).await;
+    let pair = plan.start_in(place(ALICE)).await;
+    let mut client = dial(port(&pair).await).await;
     assert_eq!(status(&mut client, &with(GET, OF_ALICE)).await, "200 OK");
-    write_users(&way.place, BOB);
-    way.dmz.until_told("certificates renewed: ").await;
+    write_users(&pair.place, BOB);
+    pair.dmz.until_notice("certificates renewed: ").await;
     // The same connection, and a password that was remembered.
     assert_eq!(status(&mut client, &with(GET, OF_ALICE)).await, "401 Unauthorized");
     assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "200 OK");
-    write_users(&way.place, "alice:s3cret\n");
-    let line = way.dmz.until_told("can not be used").await;
+    write_users(&pair.place, "alice:s3cret\n");
+    let line = pair.dmz.until_notice("cannot be used").await;
     assert!(line.contains("line 1, of `alice`: it is no hash: a password in plain text, perhaps"), "{line}");
     assert!(!line.contains("s3cret"), "{line}");
     assert_eq!(answered(&mut client, &with(GET, OF_BOB)).await.0[0], "HTTP/1.1 200 OK");
 }
 
 #[tokio::test]
-async fn without_a_file_nobody_gets_in_and_the_service_is_down() {
+async fn without_a_user_file_the_service_is_down() {
     let plan = Plan {
         accept: "http://127.0.0.1:0",
         dmz_service: ", auth: { basic: users.htpasswd }",
         ..Plan::new(Mode::Direct, "http://127.0.0.1:9")
     };
-    let way: Way = plan.start_in(Place::new()).await;
-    let mut client = dial(port(&way).await).await;
+    let pair: ModePair = plan.start_in(TestFolder::new()).await;
+    let mut client = dial(port(&pair).await).await;
     assert_eq!(answered(&mut client, &with(GET, OF_ALICE)).await.0[0], "HTTP/1.1 503 Service Unavailable");
-    assert_eq!(way.dmz.now().await.totals.sessions, 0);
-    write_users(&way.place, ALICE);
-    way.dmz.until_told("is served again").await;
+    assert_eq!(pair.dmz.now().await.totals.sessions, 0);
+    write_users(&pair.place, ALICE);
+    pair.dmz.until_notice("is served again").await;
     let (head, _) = answered(&mut client, &with(GET, WRONG)).await;
     assert_eq!(head[0], "HTTP/1.1 401 Unauthorized");
 }
@@ -319,8 +319,8 @@ async fn without_a_file_nobody_gets_in_and_the_service_is_down() {
 #[tokio::test]
 async fn probes_of_the_checklist_need_no_password() {
     let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
-    let way = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place(ALICE)).await;
-    let answer = way.dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
+    let pair = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place(ALICE)).await;
+    let answer = pair.dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
     let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
     assert!(report.steps.iter().all(|step| step.result == StepResult::Pass), "{:?}", report.steps);
 }

@@ -10,10 +10,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::support::{
-    gateway::{PATIENCE, Place},
-    peers::{Backend, cut, dial_refused, hear, hear_end, hear_reset, say},
+    gateway::{PATIENCE, TestFolder},
+    mode_pair::{MODES, ModePair, Plan},
+    peers::{Backend, cut, dial_refused, expect_bytes, expect_end, expect_reset, send},
     tls::roots,
-    ways::{MODES, Plan, Way},
 };
 
 const LISTED: &str = "{ address: 'tcp://127.0.0.1:0', proxy: { from: ['127.0.0.0/8'] } }";
@@ -30,13 +30,13 @@ fn out(backend: &Backend, version: &str) -> String {
     format!("{{ address: '{}', proxy: {version} }}", backend.address())
 }
 
-async fn start(mode: Mode, backend: &str) -> Way {
+async fn start(mode: Mode, backend: &str) -> ModePair {
     Plan { accept: LISTED, ..Plan::new(mode, backend) }.start().await
 }
 
-/// The header of version 2 that a backend is told, behind its signature.
-async fn told(server: &mut TcpStream) -> Vec<u8> {
-    hear(server, b"\r\n\r\n\0\r\nQUIT\n").await;
+/// The header of version 2 that a backend gets, after its signature.
+async fn proxy_header(server: &mut TcpStream) -> Vec<u8> {
+    expect_bytes(server, b"\r\n\r\n\0\r\nQUIT\n").await;
     let mut head = [0; 4];
     server.read_exact(&mut head).await.unwrap();
     let mut rest = vec![0; usize::from(u16::from_be_bytes([head[2], head[3]]))];
@@ -57,12 +57,12 @@ async fn the_backend_learns_the_client_that_a_proxy_names() {
             ),
         ] {
             let backend = Backend::new().await;
-            let way = start(mode, &out(&backend, "v2")).await;
-            let mut near = way.client().await;
+            let pair = start(mode, &out(&backend, "v2")).await;
+            let mut near = pair.client().await;
             // The header and what follows come in one segment.
-            say(&mut near, &[sent, b"and then"].concat()).await;
+            send(&mut near, &[sent, b"and then"].concat()).await;
             let mut server = backend.accept().await;
-            let header = told(&mut server).await;
+            let header = proxy_header(&mut server).await;
             assert_eq!(&header[..expected.len()], expected, "{mode:?}");
             // Where the client had connected to, as it came in.
             let destination: &[u8] = match sent == V6 {
@@ -70,112 +70,112 @@ async fn the_backend_learns_the_client_that_a_proxy_names() {
                 false => &[198, 51, 100, 1, 0xc3, 0x50, 0x01, 0xbb],
             };
             assert_eq!(&header[expected.len()..], destination, "{mode:?}");
-            hear(&mut server, b"and then").await;
-            say(&mut server, b"back").await;
-            hear(&mut near, b"back").await;
-            let seen = way.dmz.now().await;
+            expect_bytes(&mut server, b"and then").await;
+            send(&mut server, b"back").await;
+            expect_bytes(&mut near, b"back").await;
+            let seen = pair.dmz.now().await;
             assert_eq!(seen.sessions[0].client, client);
             assert_eq!((seen.totals.bytes_up, seen.totals.bytes_down), (8, 4), "headers do not count");
             near.shutdown().await.unwrap();
-            hear_end(&mut server).await;
+            expect_end(&mut server).await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_client_of_no_proxy_is_told_too_and_a_proxy_may_speak_for_itself() {
+async fn a_direct_client_is_named_too_and_a_proxy_may_connect_for_itself() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = Plan::new(mode, &out(&backend, "v1")).start().await;
-        let near = way.client().await;
+        let pair = Plan::new(mode, &out(&backend, "v1")).start().await;
+        let near = pair.client().await;
         let own = near.local_addr().unwrap();
         let mut server = backend.accept().await;
-        let to = way.dmz.client_port("orders").await;
+        let to = pair.dmz.client_port("orders").await;
         let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", own.port(), to.port());
-        hear(&mut server, line.as_bytes()).await;
+        expect_bytes(&mut server, line.as_bytes()).await;
         cut(near);
-        hear_reset(&mut server).await;
+        expect_reset(&mut server).await;
     }
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &out(&backend, "v1")).await;
+    let pair = start(Mode::Reverse, &out(&backend, "v1")).await;
     for local in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
-        let mut near = way.client().await;
-        say(&mut near, local).await;
+        let mut near = pair.client().await;
+        send(&mut near, local).await;
         let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} ", near.local_addr().unwrap().port());
-        hear(&mut backend.accept().await, line.as_bytes()).await;
+        expect_bytes(&mut backend.accept().await, line.as_bytes()).await;
     }
 }
 
 #[tokio::test]
-async fn what_else_a_proxy_says_is_checked_and_passed_on() {
+async fn other_proxy_fields_are_checked_and_forwarded() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &out(&backend, "v2")).await;
+        let pair = start(mode, &out(&backend, "v2")).await;
         let head = |fields: &[u8]| {
             let length = (12 + fields.len() as u16).to_be_bytes();
             let addresses = &V2[16..28];
             [&V2[..14], &length, addresses, fields].concat()
         };
-        let mut near = way.client().await;
-        say(&mut near, &head(V2_FIELDS)).await;
-        let header = told(&mut backend.accept().await).await;
+        let mut near = pair.client().await;
+        send(&mut near, &head(V2_FIELDS)).await;
+        let header = proxy_header(&mut backend.accept().await).await;
         assert_eq!(&header[14..], V2_FIELDS, "{mode:?}");
         // A checksum that is none costs the connection.
-        let mut near = way.client().await;
-        say(&mut near, &head(&[V2_FIELDS, b"\x03\0\x04\0\0\0\0"].concat())).await;
-        hear_reset(&mut near).await;
+        let mut near = pair.client().await;
+        send(&mut near, &head(&[V2_FIELDS, b"\x03\0\x04\0\0\0\0"].concat())).await;
+        expect_reset(&mut near).await;
     }
 }
 
 #[tokio::test]
 async fn nobody_but_the_listed_proxies_comes_in() {
     let accept = "{ address: 'tcp://127.0.0.1:0', proxy: { from: ['192.0.2.0/24', '::1'] } }";
-    let way = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
-    let at = way.dmz.client_port("orders").await;
+    let pair = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let at = pair.dmz.client_port("orders").await;
     for _ in 0..3 {
         dial_refused(at).await;
     }
-    let snapshot = way.dmz.now().await;
+    let snapshot = pair.dmz.now().await;
     assert_eq!((snapshot.totals.sessions, snapshot.ended.len()), (0, 0));
 }
 
 #[tokio::test]
 async fn what_is_no_header_costs_its_own_connection_alone() {
-    let way = start(Mode::Reverse, "echo://").await;
-    let at = way.dmz.client_port("orders").await;
+    let pair = start(Mode::Reverse, "echo://").await;
+    let at = pair.dmz.client_port("orders").await;
     let field = b"\x07\xff\xf0";
     let endless = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[7; 12], field, &[7; 70_000]].concat();
     let line = [&b"PROXY TCP4 "[..], &[b'1'; 65_536]].concat();
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PROXY TCP9 1 2 3 4\r\n", &line] {
-        let mut near = way.client().await;
+        let mut near = pair.client().await;
         // It may be ended before all is taken.
         let _ = near.write_all(bytes).await;
         let _ = timeout(PATIENCE, near.read_to_end(&mut Vec::new())).await.expect("it ends in time");
     }
     // The longest header there is names a client all the same.
-    let mut near = way.client().await;
-    say(&mut near, &endless).await;
+    let mut near = pair.client().await;
+    send(&mut near, &endless).await;
     let left = endless.len() - (16 + 65_535);
-    hear(&mut near, &endless[endless.len() - left..]).await;
+    expect_bytes(&mut near, &endless[endless.len() - left..]).await;
     // Unfinished ones end at the deadline, and stall nobody meanwhile.
     let unfinished = [&V1[..0], &V1[..20], &V2[..13], &V2[..30]].map(|bytes| async move {
         let mut near = crate::support::peers::dial(at).await;
-        say(&mut near, bytes).await;
-        hear_reset(&mut near).await;
+        send(&mut near, bytes).await;
+        expect_reset(&mut near).await;
     });
     let good = async {
-        let mut near = way.client().await;
+        let mut near = pair.client().await;
         for byte in V2.iter().chain(b"good") {
-            say(&mut near, std::slice::from_ref(byte)).await;
+            send(&mut near, std::slice::from_ref(byte)).await;
         }
-        hear(&mut near, b"good").await;
+        expect_bytes(&mut near, b"good").await;
     };
     tokio::join!(futures_util::future::join_all(unfinished), good);
 }
 
 #[tokio::test]
 async fn tls_may_follow_a_header_in_both_directions() {
-    let place = Place::with(&["dmz", "internal", "www"]);
+    let place = TestFolder::with(&["dmz", "internal", "www"]);
     let accept = "{ address: 'tls://127.0.0.1:0', proxy: { from: ['127.0.0.1'] }, \
                   tls: { certificate: pki/www.pem, key: pki/www.key } }";
     let backend = Backend::new().await;
@@ -183,26 +183,26 @@ async fn tls_may_follow_a_header_in_both_directions() {
         "{{ address: '{}', proxy: v2, tls: {{ ca: pki/ca.pem, name: www }} }}",
         backend.address().replace("tcp", "tls")
     );
-    let way = Plan { accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place).await;
-    let mut near = way.client().await;
-    say(&mut near, V1).await;
+    let pair = Plan { accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place).await;
+    let mut near = pair.client().await;
+    send(&mut near, V1).await;
     let config =
-        rustls::ClientConfig::builder().with_root_certificates(roots(&way.place)).with_no_client_auth();
+        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.place)).with_no_client_auth();
     let name = rustls::pki_types::ServerName::try_from("www").unwrap();
     let mut near = TlsConnector::from(std::sync::Arc::new(config)).connect(name, near).await.unwrap();
     let mut server = backend.accept().await;
-    assert_eq!(told(&mut server).await[2..6], [192, 0, 2, 7]);
+    assert_eq!(proxy_header(&mut server).await[2..6], [192, 0, 2, 7]);
     let serving = rustls::ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(
-            crate::support::tls::chain(&way.place, "www.pem"),
-            crate::support::tls::key(&way.place, "www.key"),
+            crate::support::tls::chain(&pair.place, "www.pem"),
+            crate::support::tls::key(&pair.place, "www.key"),
         )
         .unwrap();
     let mut server =
         tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(serving)).accept(server).await.unwrap();
-    say(&mut near, b"within").await;
-    hear(&mut server, b"within").await;
+    send(&mut near, b"within").await;
+    expect_bytes(&mut server, b"within").await;
 }
 
 /// A header of version 2: its command and family, the length it says, what follows.
@@ -215,7 +215,7 @@ const FOUR: &[u8] = b"\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb";
 const SIX: &[u8] =
     b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xc3\x50\x01\xbb";
 
-/// Every form of the manual: the client that is told, `None` for the proxy's own address.
+/// Every form of the manual: the client that it names, `None` for the proxy's own address.
 fn headers_of_the_manual() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     let unix = [7; 216];
     let longest = "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
@@ -270,11 +270,11 @@ async fn every_header_names_a_client_or_is_refused() {
     let (good, bad) = (headers_of_the_manual(), headers_that_are_none());
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &out(&backend, "v1")).await;
+        let pair = start(mode, &out(&backend, "v1")).await;
         for (what, header, client) in &good {
-            let mut near = way.client().await;
+            let mut near = pair.client().await;
             let own = near.local_addr().unwrap();
-            say(&mut near, &[&header[..], b"after"].concat()).await;
+            send(&mut near, &[&header[..], b"after"].concat()).await;
             let mut server = backend.accept().await;
             let client: std::net::SocketAddr = client.map_or(own, |client| client.parse().unwrap());
             let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
@@ -284,16 +284,16 @@ async fn every_header_names_a_client_or_is_refused() {
             }
             let line = String::from_utf8(line).unwrap();
             let fields: Vec<_> = line.trim_end().split(' ').collect();
-            let told = [fields[1], fields[2], fields[4]];
+            let fields_shown = [fields[1], fields[2], fields[4]];
             assert_eq!(
-                told,
+                fields_shown,
                 [family, &client.ip().to_string(), &client.port().to_string()],
                 "{mode:?} {what}"
             );
-            hear(&mut server, b"after").await;
+            expect_bytes(&mut server, b"after").await;
         }
         for (what, header) in &bad {
-            let mut near = way.client().await;
+            let mut near = pair.client().await;
             // It may be ended before all is taken.
             let _ = near.write_all(&[&header[..], b"after"].concat()).await;
             let mut received = Vec::new();
@@ -301,6 +301,6 @@ async fn every_header_names_a_client_or_is_refused() {
             assert_eq!(received, b"", "{what}");
         }
         // Who is refused reaches nobody.
-        way.dmz.until("each good one", |snapshot| snapshot.totals.sessions == good.len() as u64).await;
+        pair.dmz.until("each good one", |snapshot| snapshot.totals.sessions == good.len() as u64).await;
     }
 }

@@ -10,11 +10,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::http::{GET, LAST, OK, address, answered, asked, head, plan, port, start};
+use super::http::{GET, LAST, OK, address, answered, head, plan, port, send_request, start};
 use crate::support::{
     gateway::PATIENCE,
-    peers::{Backend, cut, dial, hear, hear_end, say},
-    ways::{MODES, Plan, Way},
+    mode_pair::{MODES, ModePair, Plan},
+    peers::{Backend, cut, dial, expect_bytes, expect_end, send},
 };
 
 /// Connections of a backend that requests come over, whoever sends them.
@@ -62,33 +62,33 @@ impl<'a> ServedConnections<'a> {
 }
 
 /// One request of a client that leaves then, answered on a new connection of the backend's.
-async fn first_client(way: &Way, backend: &Backend) -> TcpStream {
-    first_client_with(way, backend, LAST, OK).await
+async fn first_client(pair: &ModePair, backend: &Backend) -> TcpStream {
+    first_client_with(pair, backend, LAST, OK).await
 }
 
-async fn first_client_with(way: &Way, backend: &Backend, request: &str, answer: &str) -> TcpStream {
-    let at = port(way).await;
+async fn first_client_with(pair: &ModePair, backend: &Backend, request: &str, answer: &str) -> TcpStream {
+    let at = port(pair).await;
     let serve = async {
         let mut server = backend.accept().await;
         head(&mut server).await;
-        say(&mut server, answer.as_bytes()).await;
+        send(&mut server, answer.as_bytes()).await;
         server
     };
-    let (reported, server) = tokio::join!(asked(at, request), serve);
+    let (reported, server) = tokio::join!(send_request(at, request), serve);
     assert!(reported.starts_with("HTTP/1.1 "), "{reported}");
     server
 }
 
 /// Whether the next request comes over `used`, or over a new connection; it is answered there.
-async fn is_used_again(way: &Way, backend: &Backend, used: &mut TcpStream, request: &str) -> bool {
-    let at = port(way).await;
+async fn is_used_again(pair: &ModePair, backend: &Backend, used: &mut TcpStream, request: &str) -> bool {
+    let at = port(pair).await;
     let serve = async {
         let (mut sign, mut new) = ([0], pin!(serve_new(backend)));
         tokio::select! {
             used_again = used.read(&mut sign) => match used_again {
                 Ok(1) => {
                     head(used).await;
-                    say(used, OK.as_bytes()).await;
+                    send(used, OK.as_bytes()).await;
                     true
                 }
                 _ => {
@@ -99,7 +99,7 @@ async fn is_used_again(way: &Way, backend: &Backend, used: &mut TcpStream, reque
             () = &mut new => false,
         }
     };
-    let (reported, used_again) = tokio::join!(asked(at, request), serve);
+    let (reported, used_again) = tokio::join!(send_request(at, request), serve);
     assert!(reported.starts_with("HTTP/1.1 200 OK\r\n") && reported.ends_with("\r\n\r\nok"), "{reported}");
     used_again
 }
@@ -107,7 +107,7 @@ async fn is_used_again(way: &Way, backend: &Backend, used: &mut TcpStream, reque
 async fn serve_new(backend: &Backend) {
     let mut server = backend.accept().await;
     head(&mut server).await;
-    say(&mut server, OK.as_bytes()).await;
+    send(&mut server, OK.as_bytes()).await;
 }
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody";
@@ -116,20 +116,20 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-L
 async fn the_next_client_uses_the_connection_of_the_last() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
-        let mut used = first_client(&way, &backend).await;
+        let pair = start(mode, &backend).await;
+        let mut used = first_client(&pair, &backend).await;
         for _ in 0..3 {
-            assert!(is_used_again(&way, &backend, &mut used, LAST).await, "{mode:?}");
+            assert!(is_used_again(&pair, &backend, &mut used, LAST).await, "{mode:?}");
         }
         // A client that stays does not keep one that it does not use.
-        let mut idle = dial(port(&way).await).await;
+        let mut idle = dial(port(&pair).await).await;
         let serve = async {
             head(&mut used).await;
-            say(&mut used, OK.as_bytes()).await;
+            send(&mut used, OK.as_bytes()).await;
         };
         tokio::join!(answered(&mut idle, GET), serve);
-        assert!(is_used_again(&way, &backend, &mut used, LAST).await, "{mode:?}");
-        for gateway in [&way.dmz, way.inner()] {
+        assert!(is_used_again(&pair, &backend, &mut used, LAST).await, "{mode:?}");
+        for gateway in [&pair.dmz, pair.inner()] {
             let is_idle = |now: &Snapshot| now.totals.sessions == 6 && now.totals.sessions_open == 1;
             gateway.until("six sessions, of which one is open", is_idle).await;
         }
@@ -137,15 +137,15 @@ async fn the_next_client_uses_the_connection_of_the_last() {
 }
 
 #[tokio::test]
-async fn what_nobody_asked_for_reaches_nobody() {
+async fn an_unsolicited_response_reaches_no_client() {
     let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
+        let pair = start(mode, &backend).await;
         // While it waits.
-        let mut used = first_client(&way, &backend).await;
-        say(&mut used, evil.as_bytes()).await;
-        assert!(!is_used_again(&way, &backend, &mut used, LAST).await, "{mode:?}");
+        let mut used = first_client(&pair, &backend).await;
+        send(&mut used, evil.as_bytes()).await;
+        assert!(!is_used_again(&pair, &backend, &mut used, LAST).await, "{mode:?}");
         // In one piece with the answer, or behind one that has no body.
         for (request, answer) in [
             (LAST.to_owned(), format!("{OK}{evil}")),
@@ -155,9 +155,9 @@ async fn what_nobody_asked_for_reaches_nobody() {
             (LAST.to_owned(), format!("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n{evil}")),
         ] {
             let backend = Backend::new().await;
-            let way = start(mode, &backend).await;
-            let mut used = first_client_with(&way, &backend, &request, &answer).await;
-            assert!(!is_used_again(&way, &backend, &mut used, LAST).await, "{mode:?} {answer}");
+            let pair = start(mode, &backend).await;
+            let mut used = first_client_with(&pair, &backend, &request, &answer).await;
+            assert!(!is_used_again(&pair, &backend, &mut used, LAST).await, "{mode:?} {answer}");
         }
     }
 }
@@ -167,11 +167,11 @@ async fn one_that_the_backend_has_closed_is_not_used() {
     for mode in MODES {
         for ends in [drop::<TcpStream>, cut] {
             let backend = Backend::new().await;
-            let way = start(mode, &backend).await;
-            ends(first_client(&way, &backend).await);
+            let pair = start(mode, &backend).await;
+            ends(first_client(&pair, &backend).await);
             // Of a request that may not be repeated, the client would see that.
             let serve = serve_new(&backend);
-            let (reported, ()) = tokio::join!(async { asked(port(&way).await, POST).await }, serve);
+            let (reported, ()) = tokio::join!(async { send_request(port(&pair).await, POST).await }, serve);
             assert!(reported.starts_with("HTTP/1.1 200 OK\r\n"), "{mode:?}: {reported}");
         }
     }
@@ -182,20 +182,20 @@ async fn a_request_that_meets_a_closing_backend_is_sent_again() {
     for mode in MODES {
         for ends in [drop::<TcpStream>, cut] {
             let backend = Backend::new().await;
-            let way = start(mode, &backend).await;
-            let mut used = first_client(&way, &backend).await;
+            let pair = start(mode, &backend).await;
+            let mut used = first_client(&pair, &backend).await;
             let serve = async {
                 head(&mut used).await;
                 ends(used);
                 let mut again = backend.accept().await;
                 let repeated = head(&mut again).await;
-                say(&mut again, OK.as_bytes()).await;
+                send(&mut again, OK.as_bytes()).await;
                 (repeated, again)
             };
             let request = "PUT /a?b HTTP/1.1\r\nHost: h\r\nX-Own: 1\r\nContent-Length: 0\r\n\
                            Connection: close\r\n\r\n";
             let (reported, (repeated, again)) =
-                tokio::join!(async { asked(port(&way).await, request).await }, serve);
+                tokio::join!(async { send_request(port(&pair).await, request).await }, serve);
             assert!(reported.starts_with("HTTP/1.1 200 OK\r\n"), "{mode:?}: {reported}");
             assert_eq!(repeated[0], "PUT /a?b HTTP/1.1");
             for field in ["content-length: 0", "host: h", "x-own: 1"] {
@@ -208,7 +208,7 @@ async fn a_request_that_meets_a_closing_backend_is_sent_again() {
                 head(&mut server).await;
                 ends(server);
             };
-            let (reported, ()) = tokio::join!(async { asked(port(&way).await, LAST).await }, serve);
+            let (reported, ()) = tokio::join!(async { send_request(port(&pair).await, LAST).await }, serve);
             assert!(reported.starts_with("HTTP/1.1 502 "), "{mode:?}: {reported}");
         }
     }
@@ -217,15 +217,15 @@ async fn a_request_that_meets_a_closing_backend_is_sent_again() {
 #[tokio::test]
 async fn an_answer_that_has_begun_is_not_asked_for_again() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, &backend).await;
+    let pair = start(Mode::Reverse, &backend).await;
     for begun in ["HTTP/1.1 2", "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"] {
-        let mut used = first_client(&way, &backend).await;
+        let mut used = first_client(&pair, &backend).await;
         let serve = async {
             head(&mut used).await;
-            say(&mut used, begun.as_bytes()).await;
+            send(&mut used, begun.as_bytes()).await;
             drop(used);
         };
-        let (reported, ()) = tokio::join!(async { asked(port(&way).await, LAST).await }, serve);
+        let (reported, ()) = tokio::join!(async { send_request(port(&pair).await, LAST).await }, serve);
         assert!(reported.contains("HTTP/1.1 502 "), "{reported}");
     }
 }
@@ -234,16 +234,16 @@ async fn an_answer_that_has_begun_is_not_asked_for_again() {
 async fn a_request_that_may_not_be_repeated_goes_first_over_no_shared_connection() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
-        let mut used = first_client(&way, &backend).await;
+        let pair = start(mode, &backend).await;
+        let mut used = first_client(&pair, &backend).await;
         for request in [POST.to_owned(), POST.replace("POST", "PUT"), LAST.replace("GET", "POST")] {
             let (backend, unused) = (&backend, &mut used);
-            assert!(!is_used_again(&way, backend, unused, &request).await, "{mode:?} {request}");
+            assert!(!is_used_again(&pair, backend, unused, &request).await, "{mode:?} {request}");
         }
         // Over the one that carried its own requests it does.
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
-        let mut client = dial(port(&way).await).await;
+        let pair = start(mode, &backend).await;
+        let mut client = dial(port(&pair).await).await;
         let post = POST.replace("Connection: close\r\n", "");
         let mut server = None;
         for request in [&post, GET, &post, &post] {
@@ -254,9 +254,9 @@ async fn a_request_that_may_not_be_repeated_goes_first_over_no_shared_connection
                 };
                 head(&mut server).await;
                 if request.starts_with("POST") {
-                    hear(&mut server, b"body").await;
+                    expect_bytes(&mut server, b"body").await;
                 }
-                say(&mut server, OK.as_bytes()).await;
+                send(&mut server, OK.as_bytes()).await;
                 server
             };
             let ((reported, _), served) = tokio::join!(answered(&mut client, request), serve);
@@ -279,53 +279,53 @@ async fn a_connection_that_knows_its_client_is_no_others() {
             (LAST.replace("Connection: close", "Connection: upgrade\r\nUpgrade: x"), OK.to_owned()),
         ] {
             let backend = Backend::new().await;
-            let way = start(mode, &backend).await;
-            let at = port(&way).await;
+            let pair = start(mode, &backend).await;
+            let at = port(&pair).await;
             let mut client = dial(at).await;
             let stays = request.replace("Connection: close\r\n", "");
             let serve = async {
                 let mut server = backend.accept().await;
                 head(&mut server).await;
-                say(&mut server, answer.as_bytes()).await;
+                send(&mut server, answer.as_bytes()).await;
                 server
             };
             let ((reported, _), mut server) = tokio::join!(answered(&mut client, &stays), serve);
             assert_eq!(reported[0], "HTTP/1.1 200 OK", "{mode:?} {request}");
-            assert!(!is_used_again(&way, &backend, &mut server, LAST).await, "{mode:?} {request} {answer}");
+            assert!(!is_used_again(&pair, &backend, &mut server, LAST).await, "{mode:?} {request} {answer}");
             // Its own client stays on it.
             let serve = async {
                 head(&mut server).await;
-                say(&mut server, OK.as_bytes()).await;
+                send(&mut server, OK.as_bytes()).await;
             };
             tokio::join!(answered(&mut client, GET), serve);
             drop(client);
-            hear_end(&mut server).await;
+            expect_end(&mut server).await;
         }
         // And others share it.
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
+        let pair = start(mode, &backend).await;
         let request = with("Authorization: Basic bnRsbTpudGxt");
         let answer = answers("WWW-Authenticate: Bearer");
-        let mut used = first_client_with(&way, &backend, &request, &answer).await;
-        assert!(is_used_again(&way, &backend, &mut used, LAST).await, "{mode:?}");
+        let mut used = first_client_with(&pair, &backend, &request, &answer).await;
+        assert!(is_used_again(&pair, &backend, &mut used, LAST).await, "{mode:?}");
     }
 }
 
 #[tokio::test]
-async fn a_backend_that_is_told_its_client_gets_a_connection_for_each() {
+async fn a_backend_with_the_proxy_protocol_gets_one_connection_per_client() {
     for mode in MODES {
         let backend = Backend::new().await;
         let to = format!("{{ address: '{}', proxy: v1 }}", address(&backend));
-        let way = plan(mode, &to).start().await;
+        let pair = plan(mode, &to).start().await;
         for _ in 0..2 {
             let serve = async {
                 let mut server = backend.accept().await;
                 let reported = head(&mut server).await;
                 assert!(reported[0].starts_with("PROXY TCP4 127.0.0.1 "), "{reported:?}");
-                say(&mut server, OK.as_bytes()).await;
-                hear_end(&mut server).await;
+                send(&mut server, OK.as_bytes()).await;
+                expect_end(&mut server).await;
             };
-            tokio::join!(async { asked(port(&way).await, LAST).await }, serve);
+            tokio::join!(async { send_request(port(&pair).await, LAST).await }, serve);
         }
     }
 }
@@ -334,48 +334,48 @@ async fn a_backend_that_is_told_its_client_gets_a_connection_for_each() {
 async fn an_answer_that_is_cut_or_never_read_costs_its_connection_alone() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, &backend).await;
+        let pair = start(mode, &backend).await;
         let short = OK.replace("Length: 2", "Length: 9");
-        let mut used = first_client(&way, &backend).await;
+        let mut used = first_client(&pair, &backend).await;
         let serve = async {
             head(&mut used).await;
-            say(&mut used, short.as_bytes()).await;
+            send(&mut used, short.as_bytes()).await;
             drop(used);
         };
-        let mut client = dial(port(&way).await).await;
-        say(&mut client, LAST.as_bytes()).await;
+        let mut client = dial(port(&pair).await).await;
+        send(&mut client, LAST.as_bytes()).await;
         serve.await;
         let mut reported = Vec::new();
         timeout(PATIENCE, client.read_to_end(&mut reported)).await.expect("in time").expect_err("a cut");
         // The client leaves within the answer.
-        let mut server = first_client(&way, &backend).await;
-        let mut client = dial(port(&way).await).await;
-        say(&mut client, LAST.as_bytes()).await;
+        let mut server = first_client(&pair, &backend).await;
+        let mut client = dial(port(&pair).await).await;
+        send(&mut client, LAST.as_bytes()).await;
         head(&mut server).await;
-        say(&mut server, short.as_bytes()).await;
+        send(&mut server, short.as_bytes()).await;
         head(&mut client).await;
         cut(client);
-        way.inner().until("it has left", |now| now.totals.sessions_open == 0).await;
+        pair.inner().until("it has left", |now| now.totals.sessions_open == 0).await;
         // The rest of that answer is nobody's.
         let _ = server.write_all(b"1234567HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await;
-        assert!(!is_used_again(&way, &backend, &mut server, LAST).await, "{mode:?}");
+        assert!(!is_used_again(&pair, &backend, &mut server, LAST).await, "{mode:?}");
     }
 }
 
 #[tokio::test]
-async fn names_are_mended_by_the_connection_that_the_answer_came_over() {
+async fn names_are_rewritten_for_the_connection_of_the_answer() {
     for mode in MODES {
         let backend = Backend::new().await;
         let to = format!("{}/app", address(&backend));
-        let way = Plan { accept: "http://127.0.0.1:0/shop", ..Plan::new(mode, &to) }.start().await;
+        let pair = Plan { accept: "http://127.0.0.1:0/shop", ..Plan::new(mode, &to) }.start().await;
         let shop = LAST.replace("GET /", "GET /shop/");
-        let mut used = first_client_with(&way, &backend, &shop, OK).await;
+        let mut used = first_client_with(&pair, &backend, &shop, OK).await;
         let serve = async {
             assert_eq!(head(&mut used).await[0], "GET /app/ HTTP/1.1");
             let field = format!("Location: {}/app/next\r\nContent", address(&backend));
-            say(&mut used, OK.replace("Content", &field).as_bytes()).await;
+            send(&mut used, OK.replace("Content", &field).as_bytes()).await;
         };
-        let (reported, ()) = tokio::join!(async { asked(port(&way).await, &shop).await }, serve);
+        let (reported, ()) = tokio::join!(async { send_request(port(&pair).await, &shop).await }, serve);
         assert!(reported.contains("\r\nlocation: /shop/next\r\n"), "{mode:?}: {reported}");
     }
 }

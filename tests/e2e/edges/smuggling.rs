@@ -4,10 +4,10 @@
 use portcullis::profile::Mode;
 use tokio::io::AsyncWriteExt;
 
-use super::http::{LAST, OK, address, asked, head, port};
+use super::http::{LAST, OK, address, head, port, send_request};
 use crate::support::{
-    peers::{Backend, dial, hear_all, say},
-    ways::{MODES, Plan},
+    mode_pair::{MODES, Plan},
+    peers::{Backend, dial, read_all, send},
 };
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -18,7 +18,7 @@ fn post(lines: &str, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_could_be_read_in_two_ways_reaches_nobody() {
+async fn ambiguous_requests_reach_no_backend() {
     let chunked = "Transfer-Encoding: chunked\r\n";
     let refused = [
         ("CL.TE", post(&format!("Content-Length: 4\r\n{chunked}"), "0\r\n\r\n"), "400"),
@@ -74,21 +74,21 @@ async fn what_could_be_read_in_two_ways_reaches_nobody() {
     for mode in MODES {
         let backend = Backend::new().await;
         let to = address(&backend);
-        let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &to) }.start().await;
-        let at = port(&way).await;
+        let pair = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &to) }.start().await;
+        let at = port(&pair).await;
         for (what, request, status) in &refused {
-            let reported = asked(at, &format!("{request}{SMUGGLED}")).await;
+            let reported = send_request(at, &format!("{request}{SMUGGLED}")).await;
             let is_refused = reported.split(' ').nth(1) == Some(*status);
             assert!(is_refused && reported.matches("HTTP/1.").count() == 1, "{mode:?} {what}: {reported}");
         }
         // Nothing of all that has reached the backend: what comes first is the one that is good.
         let mut client = dial(at).await;
-        say(&mut client, LAST.as_bytes()).await;
+        send(&mut client, LAST.as_bytes()).await;
         let mut server = backend.accept().await;
         assert_eq!(head(&mut server).await[0], "GET / HTTP/1.1");
-        say(&mut server, OK.as_bytes()).await;
-        assert!(hear_all(&mut client).await.ends_with(b"ok"));
-        assert_eq!(way.inner().now().await.totals.sessions, 1, "{mode:?}");
+        send(&mut server, OK.as_bytes()).await;
+        assert!(read_all(&mut client).await.ends_with(b"ok"));
+        assert_eq!(pair.inner().now().await.totals.sessions, 1, "{mode:?}");
     }
 }
 
@@ -102,8 +102,8 @@ async fn what_is_passed_on_has_one_length() {
 async fn check_lengths(mode: Mode) {
     let backend = Backend::new().await;
     let to = address(&backend);
-    let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &to) }.start().await;
-    let at = port(&way).await;
+    let pair = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &to) }.start().await;
+    let at = port(&pair).await;
     for (what, lines, body, length) in [
         ("a length", "Content-Length: 5\r\n", "12345", "content-length: 5"),
         ("spaces around it", "Content-Length: \t 5 \t\r\n", "12345", "content-length: 5"),
@@ -130,14 +130,14 @@ async fn check_lengths(mode: Mode) {
         ("another spelling", "Content_Length: 7\r\nContent-Length: 5\r\n", "12345", "content-length: 5"),
     ] {
         let mut client = dial(at).await;
-        say(&mut client, post(lines, body).as_bytes()).await;
+        send(&mut client, post(lines, body).as_bytes()).await;
         let mut server = backend.accept().await;
         let received = head(&mut server).await;
         let is_length =
             |line: &&String| line.starts_with("content-length") || line.starts_with("transfer-encoding");
         let lengths: Vec<_> = received.iter().filter(is_length).collect();
         assert_eq!(lengths, [length], "{mode:?}, {what}: {received:?}");
-        say(&mut server, OK.as_bytes()).await;
+        send(&mut server, OK.as_bytes()).await;
         assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK", "{mode:?}, {what}");
         client.shutdown().await.unwrap();
     }

@@ -23,27 +23,27 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::{
     support::{
-        gateway::{Gateway, PATIENCE, Place, happens_after},
-        peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
+        gateway::{Gateway, PATIENCE, TestFolder, happens_after},
+        mode_pair::{MODES, Plan},
+        peers::{Backend, Reserved, cut, dial, expect_bytes, expect_end, expect_reset, read_all, send},
         tls::{chain, key, roots},
-        ways::{MODES, Plan},
     },
     tls::self_signed,
 };
 
 const WWW: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
 
-fn place() -> Place {
-    Place::with(&["dmz", "internal", "www", "shop", "partner"])
+fn place() -> TestFolder {
+    TestFolder::with(&["dmz", "internal", "www", "shop", "partner"])
 }
 
-fn nobody(place: &Place, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+fn nobody(place: &TestFolder, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     ClientConfig::builder_with_protocol_versions(versions)
         .with_root_certificates(roots(place))
         .with_no_client_auth()
 }
 
-fn somebody(place: &Place, name: &str) -> ClientConfig {
+fn somebody(place: &TestFolder, name: &str) -> ClientConfig {
     crate::support::tls::client(place, name)
 }
 
@@ -57,7 +57,7 @@ async fn ask(
     timeout(PATIENCE, connecting).await.expect("an answer in time")
 }
 
-/// Says and hears a word; in TLS 1.3 a client may learn here that it is not wanted.
+/// Exchanges a word; in TLS 1.3 a client may learn here that it is refused.
 async fn exchange(stream: &mut client::TlsStream<TcpStream>) -> std::io::Result<()> {
     let word = async {
         stream.write_all(b"word").await?;
@@ -75,7 +75,7 @@ fn shown(stream: &client::TlsStream<TcpStream>) -> CertificateDer<'static> {
 }
 
 /// Of a backend whose clients have to show a certificate.
-fn demands_certificates(place: &Place) -> ServerConfig {
+fn demands_certificates(place: &TestFolder) -> ServerConfig {
     let verifier = WebPkiClientVerifier::builder(roots(place).into()).build().unwrap();
     ServerConfig::builder()
         .with_client_cert_verifier(verifier)
@@ -86,17 +86,17 @@ fn demands_certificates(place: &Place) -> ServerConfig {
 #[tokio::test]
 async fn both_versions_are_carried_in_every_mode_and_end_cleanly() {
     for mode in MODES {
-        let way = Plan { accept: WWW, ..Plan::new(mode, "echo://") }.start_in(place()).await;
-        let at = way.dmz.client_port("orders").await;
+        let pair = Plan { accept: WWW, ..Plan::new(mode, "echo://") }.start_in(place()).await;
+        let at = pair.dmz.client_port("orders").await;
         for (version, named) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
-            let mut client = ask(nobody(&way.place, &[version]), at, "www").await.unwrap();
+            let mut client = ask(nobody(&pair.place, &[version]), at, "www").await.unwrap();
             assert_eq!(client.get_ref().1.protocol_version(), Some(named));
             exchange(&mut client).await.unwrap();
             client.shutdown().await.unwrap();
-            hear_end(&mut client).await;
+            expect_end(&mut client).await;
         }
         let ended = |snapshot: &portcullis::telemetry::snapshot::Snapshot| snapshot.ended.len() == 2;
-        let snapshot = way.dmz.until("both ended", ended).await;
+        let snapshot = pair.dmz.until("both ended", ended).await;
         assert!(snapshot.ended.iter().all(|row| row.end == "--"), "{mode:?}: {:?}", snapshot.ended);
         let expected = TrafficTotals {
             sessions_open: 0,
@@ -113,18 +113,18 @@ async fn both_versions_are_carried_in_every_mode_and_end_cleanly() {
 #[tokio::test]
 async fn an_end_without_close_notify_is_a_cut() {
     let backend = Backend::new().await;
-    let way = Plan { accept: WWW, ..Plan::new(Mode::Reverse, &backend.address()) }.start_in(place()).await;
+    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, &backend.address()) }.start_in(place()).await;
     let mut client =
-        ask(nobody(&way.place, &[&TLS13]), way.dmz.client_port("orders").await, "www").await.unwrap();
-    say(&mut client, b"half a word").await;
+        ask(nobody(&pair.place, &[&TLS13]), pair.dmz.client_port("orders").await, "www").await.unwrap();
+    send(&mut client, b"half a word").await;
     let mut server = backend.accept().await;
-    hear(&mut server, b"half a word").await;
-    say(&mut server, b"and").await;
-    hear(&mut client, b"and").await;
+    expect_bytes(&mut server, b"half a word").await;
+    send(&mut server, b"and").await;
+    expect_bytes(&mut client, b"and").await;
     let (mut socket, _) = client.into_inner();
     socket.shutdown().await.unwrap();
-    hear_reset(&mut server).await;
-    let row = way.dmz.until_ended("CR").await;
+    expect_reset(&mut server).await;
+    let row = pair.dmz.until_ended("CR").await;
     assert_eq!(row.reason, "the client failed: its TLS ended without close_notify");
 }
 
@@ -144,10 +144,10 @@ async fn what_is_spoken_within_is_agreed_where_it_is_http() {
     ];
     for (accept, offers, expected) in table {
         let backend = if accept == https { "http://127.0.0.1:9" } else { "echo://" };
-        let way = Plan { accept, ..Plan::new(Mode::Direct, backend) }.start_in(place()).await;
-        let at = way.dmz.client_port("orders").await;
+        let pair = Plan { accept, ..Plan::new(Mode::Direct, backend) }.start_in(place()).await;
+        let at = pair.dmz.client_port("orders").await;
         for version in [&TLS12, &TLS13] {
-            let mut config = nobody(&way.place, &[version]);
+            let mut config = nobody(&pair.place, &[version]);
             config.alpn_protocols = offers.iter().map(|offer| offer.to_vec()).collect();
             match (ask(config, at, "www").await, expected) {
                 (Ok(client), Ok(agreed)) => assert_eq!(client.get_ref().1.alpn_protocol(), agreed),
@@ -161,7 +161,7 @@ async fn what_is_spoken_within_is_agreed_where_it_is_http() {
 }
 
 /// Two services that end TLS and one that is passed on, all on one port.
-async fn shared(place: &Place, backend: &Backend) -> (Gateway, SocketAddr) {
+async fn shared(place: &TestFolder, backend: &Backend) -> (Gateway, SocketAddr) {
     let port = Reserved::new();
     let (at, passed) = (port.at(), backend.address());
     let text = format!(
@@ -202,7 +202,7 @@ async fn served(backend: &Backend, config: ServerConfig) -> std::io::Result<serv
     TlsAcceptor::from(Arc::new(config)).accept(backend.accept().await).await
 }
 
-fn serving(place: &Place, name: &str) -> ServerConfig {
+fn serving(place: &TestFolder, name: &str) -> ServerConfig {
     ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain(place, &format!("{name}.pem")), key(place, &format!("{name}.key")))
@@ -214,22 +214,22 @@ async fn what_is_passed_on_is_never_deciphered() {
     for mode in MODES {
         let (place, backend) = (place(), Backend::new().await);
         let passed = "{ address: 'tcp://127.0.0.1:0', sni: partner }";
-        let way = Plan { accept: passed, ..Plan::new(mode, &backend.address()) }.start_in(place).await;
-        let at = way.dmz.client_port("orders").await;
-        let asking = ask(nobody(&way.place, &[&TLS13]), at, "partner");
-        let (client, server) = tokio::join!(asking, served(&backend, serving(&way.place, "partner")));
+        let pair = Plan { accept: passed, ..Plan::new(mode, &backend.address()) }.start_in(place).await;
+        let at = pair.dmz.client_port("orders").await;
+        let asking = ask(nobody(&pair.place, &[&TLS13]), at, "partner");
+        let (client, server) = tokio::join!(asking, served(&backend, serving(&pair.place, "partner")));
         let (mut client, mut server) = (client.unwrap(), server.unwrap());
         // The certificate is the backend's own; the gateway has none.
-        assert_eq!(shown(&client), chain(&way.place, "partner.pem")[0]);
-        say(&mut client, b"up").await;
-        hear(&mut server, b"up").await;
-        say(&mut server, b"down").await;
-        hear(&mut client, b"down").await;
+        assert_eq!(shown(&client), chain(&pair.place, "partner.pem")[0]);
+        send(&mut client, b"up").await;
+        expect_bytes(&mut server, b"up").await;
+        send(&mut server, b"down").await;
+        expect_bytes(&mut client, b"down").await;
         client.shutdown().await.unwrap();
-        hear_end(&mut server).await;
+        expect_end(&mut server).await;
         server.shutdown().await.unwrap();
-        hear_end(&mut client).await;
-        way.dmz.until_ended("--").await;
+        expect_end(&mut client).await;
+        pair.dmz.until_ended("--").await;
     }
 }
 
@@ -242,14 +242,14 @@ async fn two_free_ports_of_one_service_are_two_ports() {
     let accepts = gateway.now().await.services[0].accept.clone();
     let [plain, tls] = &accepts[..] else { panic!("{accepts:?}") };
     let mut client = dial(plain.strip_prefix("tcp://").unwrap().parse().unwrap()).await;
-    say(&mut client, b"plain").await;
-    hear(&mut client, b"plain").await;
+    send(&mut client, b"plain").await;
+    expect_bytes(&mut client, b"plain").await;
     let at = tls.strip_prefix("tls://").unwrap().parse().unwrap();
     exchange(&mut ask(nobody(&place, &[&TLS13]), at, "www").await.unwrap()).await.unwrap();
 }
 
 /// What a client says first.
-fn hello(place: &Place) -> Vec<u8> {
+fn hello(place: &TestFolder) -> Vec<u8> {
     let config = Arc::new(nobody(place, &[&TLS13]));
     let mut connection =
         rustls::ClientConnection::new(config, ServerName::try_from("partner").unwrap()).unwrap();
@@ -266,11 +266,11 @@ async fn a_hello_in_a_thousand_segments_arrives_as_it_came() {
     let mut client = dial(at).await;
     client.set_nodelay(true).unwrap();
     for byte in &sent {
-        say(&mut client, std::slice::from_ref(byte)).await;
+        send(&mut client, std::slice::from_ref(byte)).await;
         tokio::task::yield_now().await;
     }
     client.shutdown().await.unwrap();
-    assert_eq!(hear_all(&mut backend.accept().await).await, sent);
+    assert_eq!(read_all(&mut backend.accept().await).await, sent);
 }
 
 #[tokio::test]
@@ -295,8 +295,8 @@ async fn what_is_no_hello_costs_its_own_connection_alone() {
         let mut client = ask(nobody(&place, &[&TLS13]), at, "www").await.unwrap();
         exchange(&mut client).await.unwrap();
         let mut client = dial(at).await;
-        say(&mut client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
-        let alert = hear_all(&mut client).await;
+        send(&mut client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+        let alert = read_all(&mut client).await;
         assert_eq!(alert[0], 21, "a TLS alert: {alert:?}");
     };
     tokio::join!(futures_util::future::join_all(unfinished), good);
@@ -306,9 +306,9 @@ async fn what_is_no_hello_costs_its_own_connection_alone() {
 }
 
 #[tokio::test]
-async fn clients_show_certificates_as_the_accept_says() {
+async fn client_certificates_are_required_as_the_accept_says() {
     let place = place();
-    let other = Place::new();
+    let other = TestFolder::new();
     for (verify, without, good, stranger) in [
         ("verify_client: required, ca: pki/ca.pem, names: [partner]", false, true, false),
         ("verify_client: optional, ca: pki/ca.pem, names: [partner]", true, true, false),
@@ -375,49 +375,49 @@ async fn until_backend_failed(gateway: &Gateway) -> EndedRow {
 
 /// In TLS 1.3 a backend judges our certificate when the handshake is over for us: its alert comes within a session.
 #[tokio::test]
-async fn an_alert_of_a_backend_within_a_session_is_told_by_its_name() {
+async fn a_backends_tls_alert_is_named_in_the_end() {
     for mode in MODES {
         let backend = Backend::new().await;
         let at = backend.address().replace("tcp", "tls");
         let connect = format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, name: shop }} }}");
-        let way = Plan::new(mode, &connect).start_in(place()).await;
-        let config = demands_certificates(&way.place);
-        let mut client = way.client().await;
+        let pair = Plan::new(mode, &connect).start_in(place()).await;
+        let config = demands_certificates(&pair.place);
+        let mut client = pair.client().await;
         assert!(served(&backend, config).await.is_err(), "nobody has shown a certificate");
-        hear_reset(&mut client).await;
+        expect_reset(&mut client).await;
         // It may come before the session's phase is that of relaying.
-        let row = until_backend_failed(way.inner()).await;
+        let row = until_backend_failed(pair.inner()).await;
         assert!(row.reason.starts_with("the backend failed: "), "{}", row.reason);
         assert!(row.reason.contains("certificate"), "{}", row.reason);
-        assert_eq!(until_backend_failed(&way.dmz).await.id, row.id, "the other half knows who it was");
+        assert_eq!(until_backend_failed(&pair.dmz).await.id, row.id, "the other half knows who it was");
     }
 }
 
 #[tokio::test]
 async fn a_reload_shows_the_new_certificate_and_drops_no_session() {
-    let way = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place()).await;
-    let at = way.dmz.client_port("orders").await;
-    let mut before = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();
+    let pair = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place()).await;
+    let at = pair.dmz.client_port("orders").await;
+    let mut before = ask(nobody(&pair.place, &[&TLS13]), at, "www").await.unwrap();
     exchange(&mut before).await.unwrap();
     let old = shown(&before);
     for file in ["www.pem", "www.key"] {
-        std::fs::remove_file(way.place.pki(file)).unwrap();
+        std::fs::remove_file(pair.place.pki(file)).unwrap();
     }
     let www = portcullis::certs::HalfNames { half: "www", names: &[] };
-    portcullis::certs::write(&way.place.path("pki"), &[www]).unwrap();
-    way.dmz.done(Command::Reload).await;
-    let mut after = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();
+    portcullis::certs::write(&pair.place.path("pki"), &[www]).unwrap();
+    pair.dmz.done(Command::Reload).await;
+    let mut after = ask(nobody(&pair.place, &[&TLS13]), at, "www").await.unwrap();
     assert_ne!(shown(&after), old);
     exchange(&mut before).await.unwrap();
     exchange(&mut after).await.unwrap();
-    // One that can not be used is told, and its service goes on with the one it has.
-    std::fs::write(way.place.pki("www.key"), "no key").unwrap();
-    let reported = way.dmz.done(Command::Reload).await;
+    // One that cannot be used is reported, and its service continues with the one it has.
+    std::fs::write(pair.place.pki("www.key"), "no key").unwrap();
+    let reported = pair.dmz.done(Command::Reload).await;
     assert!(reported.contains("service `orders` goes on with the certificates it had: "), "{reported}");
     assert!(reported.contains("tls.key: it holds no private key"), "{reported}");
-    let mut third = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();
+    let mut third = ask(nobody(&pair.place, &[&TLS13]), at, "www").await.unwrap();
     exchange(&mut third).await.unwrap();
-    assert_eq!(way.dmz.now().await.totals.sessions_open, 3);
+    assert_eq!(pair.dmz.now().await.totals.sessions_open, 3);
 }
 
 #[tokio::test]
@@ -427,24 +427,24 @@ async fn backends_are_reached_over_tls_and_must_be_who_the_profile_says() {
         let at = backend.address().replace("tcp", "tls");
         let call = |tls: &str| format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, {tls} }} }}");
         let good = call("name: shop, certificate: pki/partner.pem, key: pki/partner.key");
-        let way = Plan::new(mode, &good).start_in(place()).await;
-        let config = demands_certificates(&way.place);
-        let mut client = way.client().await;
-        say(&mut client, b"up").await;
+        let pair = Plan::new(mode, &good).start_in(place()).await;
+        let config = demands_certificates(&pair.place);
+        let mut client = pair.client().await;
+        send(&mut client, b"up").await;
         let mut server = served(&backend, config).await.unwrap();
-        assert_eq!(server.get_ref().1.peer_certificates().unwrap()[0], chain(&way.place, "partner.pem")[0]);
-        hear(&mut server, b"up").await;
+        assert_eq!(server.get_ref().1.peer_certificates().unwrap()[0], chain(&pair.place, "partner.pem")[0]);
+        expect_bytes(&mut server, b"up").await;
         server.write_all(b"down").await.unwrap();
         server.shutdown().await.unwrap();
-        assert_eq!(hear_all(&mut client).await, b"down");
+        assert_eq!(read_all(&mut client).await, b"down");
         client.shutdown().await.unwrap();
-        hear_end(&mut server).await;
-        way.inner().until_ended("--").await;
+        expect_end(&mut server).await;
+        pair.inner().until_ended("--").await;
 
-        let mut client = way.client().await;
-        assert!(served(&backend, serving(&way.place, "www")).await.is_err(), "it is not who was meant");
-        hear_reset(&mut client).await;
-        let row = way.inner().until_ended("BC").await;
+        let mut client = pair.client().await;
+        assert!(served(&backend, serving(&pair.place, "www")).await.is_err(), "it is not who was meant");
+        expect_reset(&mut client).await;
+        let row = pair.inner().until_ended("BC").await;
         assert!(row.reason.contains("TLS: ") && row.reason.contains("shop"), "{}", row.reason);
     }
 }
@@ -454,15 +454,15 @@ async fn a_backend_that_does_not_shake_hands_is_given_up_in_time() {
     let backend = Backend::new().await;
     let at = backend.address().replace("tcp", "tls");
     let silent = format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, name: shop }} }}");
-    let way = Plan::new(Mode::Reverse, &silent).start_in(place()).await;
+    let pair = Plan::new(Mode::Reverse, &silent).start_in(place()).await;
     let failing = async {
-        let mut client = way.client().await;
+        let mut client = pair.client().await;
         let _server = backend.accept().await;
-        hear_reset(&mut client).await;
-        way.inner().until_ended("BC").await
+        expect_reset(&mut client).await;
+        pair.inner().until_ended("BC").await
     };
     let row = happens_after(BACKEND_CONNECT, failing).await;
     assert!(row.reason.contains("TLS: no answer within 4s"), "{}", row.reason);
     let relaying = |row: &portcullis::telemetry::snapshot::SessionRow| row.phase == SessionPhase::Relaying;
-    assert!(!way.dmz.now().await.sessions.iter().any(relaying));
+    assert!(!pair.dmz.now().await.sessions.iter().any(relaying));
 }

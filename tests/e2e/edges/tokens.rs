@@ -11,13 +11,13 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use super::{
     http::{GET, answered, port},
     logins::{DescribingBackend, UPGRADE, with},
-    named::shaken,
+    proven_users::tls_client,
 };
 use crate::support::{
-    gateway::{PATIENCE, Place},
-    peers::{dial, hear, say},
+    gateway::{PATIENCE, TestFolder},
+    mode_pair::{MODES, ModePair, Plan},
+    peers::{dial, expect_bytes, send},
     tokens::{Signer, hmac_of, now},
-    ways::{MODES, Plan, Way},
 };
 
 const RULES: &str =
@@ -27,7 +27,7 @@ fn auth(more: &str) -> String {
     format!(", auth: {{ jwt: {{ {RULES}{more} }} }}")
 }
 
-fn write_keys(place: &Place, keys: &[Value], mode: u32) {
+fn write_keys(place: &TestFolder, keys: &[Value], mode: u32) {
     fs::write(place.path("new"), json!({ "keys": keys }).to_string()).unwrap();
     fs::set_permissions(place.path("new"), fs::Permissions::from_mode(mode)).unwrap();
     fs::rename(place.path("new"), place.path("jwks.json")).unwrap();
@@ -61,12 +61,13 @@ async fn tokens_of_each_kind_name_their_client_and_go_no_further() {
     let signer = Signer::new();
     for mode in MODES {
         let backend = DescribingBackend::new().await;
-        let (place, auth) = (Place::new(), auth(", from: [header, 'cookie:token', 'query:access_token']"));
+        let (place, auth) =
+            (TestFolder::new(), auth(", from: [header, 'cookie:token', 'query:access_token']"));
         write_keys(&place, &signer.keys("one"), 0o644);
         let accept = "http://127.0.0.1:0";
-        let way =
+        let pair =
             Plan { accept, dmz_service: &auth, ..Plan::new(mode, &backend.address) }.start_in(place).await;
-        let mut client = dial(port(&way).await).await;
+        let mut client = dial(port(&pair).await).await;
         let token = |algorithm: &str, kid: &str| {
             signer.sign(&json!({ "alg": algorithm, "kid": kid }), &claims_with(&json!({ "sub": algorithm })))
         };
@@ -177,19 +178,19 @@ fn broken(signer: &Signer) -> Vec<(&'static str, String)> {
 }
 
 #[tokio::test]
-async fn broken_tokens_let_nobody_in_and_are_not_shown() {
-    let (signer, backend, place) = (Signer::new(), DescribingBackend::new().await, Place::new());
+async fn invalid_tokens_are_refused_and_never_shown() {
+    let (signer, backend, place) = (Signer::new(), DescribingBackend::new().await, TestFolder::new());
     write_keys(&place, &signer.keys("one"), 0o644);
     let (auth, accept) = (auth(""), "http://127.0.0.1:0");
     let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let way = plan.start_in(place).await;
-    let mut client = dial(port(&way).await).await;
+    let pair = plan.start_in(place).await;
+    let mut client = dial(port(&pair).await).await;
     let corpus = broken(&signer);
     assert!(corpus.len() >= 40);
     for (what, token) in &corpus {
         assert_eq!(status(&mut client, &bearer(token)).await, "401 Unauthorized", "{what}: {token}");
     }
-    let shown = way.dmz.until("all are told", |shown| shown.totals.refused == corpus.len() as u64).await;
+    let shown = pair.dmz.until("all are told", |shown| shown.totals.refused == corpus.len() as u64).await;
     let reported = format!("{:?} {:?}", shown.ended, shown.notices);
     assert!(!reported.contains("eyJ"), "{reported}");
     let within = [
@@ -205,19 +206,19 @@ async fn broken_tokens_let_nobody_in_and_are_not_shown() {
 
 #[tokio::test]
 async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
-    let (old, new, place) = (Signer::new(), Signer::new(), Place::new());
+    let (old, new, place) = (Signer::new(), Signer::new(), TestFolder::new());
     let backend = DescribingBackend::new().await;
     write_keys(&place, &old.keys("old"), 0o644);
     let (auth, accept) = (auth(""), "http://127.0.0.1:0");
     let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Direct, &backend.address) };
-    let way = plan.start_in(place).await;
-    let mut client = dial(port(&way).await).await;
+    let pair = plan.start_in(place).await;
+    let mut client = dial(port(&pair).await).await;
     let of =
         |signer: &Signer, kid: &str| bearer(&signer.sign(&json!({ "alg": "EdDSA", "kid": kid }), &claims()));
     assert_eq!(status(&mut client, &of(&old, "old-ed")).await, "200 OK");
     assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "401 Unauthorized");
-    write_keys(&way.place, &new.keys("new"), 0o644);
-    way.dmz.until_told("certificates renewed: ").await;
+    write_keys(&pair.place, &new.keys("new"), 0o644);
+    pair.dmz.until_notice("certificates renewed: ").await;
     assert_eq!(status(&mut client, &of(&old, "old-ed")).await, "401 Unauthorized");
     assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "200 OK");
     let oct = |secret: &[u8]| json!({ "kty": "oct", "kid": "shared", "k": BASE64URL.encode(secret) });
@@ -227,16 +228,16 @@ async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
         (private, 0o600, "key 3 (`old-ed`) holds a private key (`d`)"),
         (vec![oct(&old.secret)], 0o644, "others may read it (mode 0644)"),
     ] {
-        write_keys(&way.place, &keys, mode);
-        let line = way.dmz.until_told(reported).await;
-        assert!(line.contains("can not be used"), "{line}");
-        let mut client = dial(port(&way).await).await;
+        write_keys(&pair.place, &keys, mode);
+        let line = pair.dmz.until_notice(reported).await;
+        assert!(line.contains("cannot be used"), "{line}");
+        let mut client = dial(port(&pair).await).await;
         assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "200 OK", "{reported}");
     }
-    write_keys(&way.place, &[oct(&old.secret)], 0o600);
+    write_keys(&pair.place, &[oct(&old.secret)], 0o600);
     // The second time, beside the first.
-    way.dmz.until_told("jwks.json (2x)").await;
-    let mut client = dial(port(&way).await).await;
+    pair.dmz.until_notice("jwks.json (2x)").await;
+    let mut client = dial(port(&pair).await).await;
     let token = old.sign(&json!({ "alg": "HS256" }), &claims());
     assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK");
     assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "401 Unauthorized");
@@ -245,40 +246,40 @@ async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
 #[tokio::test]
 async fn a_web_socket_within_tls_ends_when_its_token_does() {
     let (signer, auth) = (Signer::new(), auth(", until_expiry: true"));
-    let place = Place::with(&["dmz", "internal", "www", "partner"]);
+    let place = TestFolder::with(&["dmz", "internal", "www", "partner"]);
     write_keys(&place, &signer.keys("one"), 0o644);
     let tls = "tls: { certificate: pki/www.pem, key: pki/www.key }";
     let accept = format!("{{ address: 'wss://127.0.0.1:0/live', {tls} }}");
     let plan = Plan { accept: &accept, dmz_service: &auth, ..Plan::new(Mode::Reverse, "echo://") };
-    let way = plan.start_in(place).await;
-    let mut client = shaken(&way, port(&way).await).await;
+    let pair = plan.start_in(place).await;
+    let mut client = tls_client(&pair, port(&pair).await).await;
     for request in [UPGRADE.to_owned(), with(UPGRADE, "Bearer x")] {
         assert_eq!(answered(&mut client, &request).await.0[0], "HTTP/1.1 401 Unauthorized");
     }
     let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": now() + 3 })));
     let (head, _) = answered(&mut client, &with(UPGRADE, &format!("Bearer {token}"))).await;
     assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
-    say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
-    hear(&mut client, &[0x82, 1, b'x', 0x88, 2, 0x03, 0xf0]).await;
+    send(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+    expect_bytes(&mut client, &[0x82, 1, b'x', 0x88, 2, 0x03, 0xf0]).await;
     drop(client);
-    assert_eq!(way.inner().until_ended("TR").await.user.as_deref(), Some("alice"));
+    assert_eq!(pair.inner().until_ended("TR").await.user.as_deref(), Some("alice"));
 }
 
 #[tokio::test]
 async fn a_session_ends_when_its_token_does() {
     let (signer, auth) = (Signer::new(), auth(", until_expiry: true"));
     for mode in MODES {
-        let place = Place::new();
+        let place = TestFolder::new();
         write_keys(&place, &signer.keys("one"), 0o644);
         let accept = "ws://127.0.0.1:0/live";
-        let way: Way =
+        let pair: ModePair =
             Plan { accept, dmz_service: &auth, ..Plan::new(mode, "echo://") }.start_in(place).await;
-        let mut client = dial(port(&way).await).await;
+        let mut client = dial(port(&pair).await).await;
         let ends = now() + 3;
         let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": ends })));
         let (head, _) = answered(&mut client, &with(UPGRADE, &format!("Bearer {token}"))).await;
         assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
-        say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+        send(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
         let mut received = [0; 3 + 4];
         timeout(PATIENCE, client.read_exact(&mut received)).await.expect("it is closed in time").unwrap();
         assert_eq!(
@@ -288,22 +289,22 @@ async fn a_session_ends_when_its_token_does() {
         );
         assert!(now() >= ends, "not before");
         drop(client);
-        for gateway in [&way.dmz, way.inner()] {
+        for gateway in [&pair.dmz, pair.inner()] {
             let row = gateway.until_ended("TR").await;
             assert_eq!(row.user.as_deref(), Some("alice"), "{mode:?}");
         }
-        assert_eq!(way.dmz.until_ended("TR").await.reason, "its token has expired", "{mode:?}");
+        assert_eq!(pair.dmz.until_ended("TR").await.reason, "its token has expired", "{mode:?}");
     }
     // A session of requests is cut then.
-    let (backend, place) = (DescribingBackend::new().await, Place::new());
+    let (backend, place) = (DescribingBackend::new().await, TestFolder::new());
     write_keys(&place, &signer.keys("one"), 0o644);
     let accept = "http://127.0.0.1:0";
     let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Reverse, &backend.address) };
-    let way = plan.start_in(place).await;
-    let mut client = dial(port(&way).await).await;
+    let pair = plan.start_in(place).await;
+    let mut client = dial(port(&pair).await).await;
     let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": now() + 3 })));
     assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK");
-    assert_eq!(way.dmz.until_ended("TR").await.reason, "its token has expired");
+    assert_eq!(pair.dmz.until_ended("TR").await.reason, "its token has expired");
     let token = signer.sign(&json!({ "alg": "ES256" }), &claims());
     assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK", "a new one, on the same connection");
 }

@@ -23,14 +23,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{gateway::PATIENCE, peers::Reserved, ways::Plan};
+use crate::support::{gateway::PATIENCE, mode_pair::Plan, peers::Reserved};
 
 /// Each has one session at a time.
 const CLIENTS: usize = 8;
 /// Sessions that are counted together; an even share of them is 100.
 const ROUND: usize = 300;
 
-/// A server that says its number to each client, and then what it hears.
+/// A server that sends its number to each client, and then echoes.
 #[derive(Default)]
 struct Server {
     listening: (CancellationToken, Tasks),
@@ -57,7 +57,7 @@ impl Server {
         server
     }
 
-    /// Nobody reaches it any more, and then all who have are cut.
+    /// Closes the port, then cuts every open connection.
     async fn kill(self) {
         for (stop, tasks) in [self.listening, self.sessions] {
             stop.cancel();
@@ -144,8 +144,8 @@ async fn a_backend_that_dies_costs_what_it_carries_and_comes_back_slowly() {
     let (first, _second, _third) = (start(0).await, start(1).await, start(2).await);
     let list = ports.each_ref().map(|port| format!("'tcp://{}'", port.at())).join(", ");
     let backends = format!("[{list}], rest: 300ms");
-    let way = Plan::new(Mode::Reverse, &backends).start().await;
-    let at = way.dmz.client_port("orders").await;
+    let pair = Plan::new(Mode::Reverse, &backends).start().await;
+    let at = pair.dmz.client_port("orders").await;
     let (counts, clients) = (Arc::<Counts>::default(), Tasks::default());
     for client in 0..CLIENTS {
         clients.spawn("client", keep_coming(client, at, counts.clone()));
@@ -156,14 +156,14 @@ async fn a_backend_that_dies_costs_what_it_carries_and_comes_back_slowly() {
 
     first.kill().await;
     let rests = |now: &Snapshot| now.services[0].backends[0].state == BackendRowState::Resting;
-    way.inner().until("the dead one rests", rests).await;
+    pair.inner().until("the dead one rests", rests).await;
     assert_eq!(counts.round().await[0], 0);
     // What it carried was one session of a client at most: whoever has lost that has lost no other.
     let lost = counts.failed();
     assert!(lost.iter().all(|count| *count <= 1), "{lost:?}");
 
     let _again = start(0).await;
-    way.inner().until_told("is up again").await;
+    pair.inner().until_notice("is up again").await;
     let back = counts.round().await;
     assert!((1..75).contains(&back[0]), "{back:?}");
     let grown = async { while counts.round().await[0] < 80 {} };

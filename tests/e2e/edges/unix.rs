@@ -12,11 +12,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::http::{LAST, asked};
+use super::http::{LAST, send_request};
 use crate::support::{
     gateway::PATIENCE,
-    peers::{dial_refused, hear, hear_all, hear_end, hear_reset, say},
-    ways::{MODES, Plan},
+    mode_pair::{MODES, Plan},
+    peers::{dial_refused, expect_bytes, expect_end, expect_reset, read_all, send},
 };
 
 /// A backend at a socket of a folder of its own.
@@ -45,20 +45,20 @@ impl SocketBackend {
 async fn bytes_and_half_closes_reach_a_backend_at_a_unix_socket_in_every_mode() {
     for mode in MODES {
         let backend = SocketBackend::new();
-        let way = Plan::new(mode, &backend.address("unix")).start().await;
-        let mut client = way.client().await;
+        let pair = Plan::new(mode, &backend.address("unix")).start().await;
+        let mut client = pair.client().await;
         let mut server = backend.accept().await;
-        say(&mut client, b"ping").await;
-        hear(&mut server, b"ping").await;
+        send(&mut client, b"ping").await;
+        expect_bytes(&mut server, b"ping").await;
         let much = vec![7; 1 << 20];
-        tokio::join!(say(&mut server, &much), hear(&mut client, &much));
-        tokio::join!(say(&mut client, &much), hear(&mut server, &much));
+        tokio::join!(send(&mut server, &much), expect_bytes(&mut client, &much));
+        tokio::join!(send(&mut client, &much), expect_bytes(&mut server, &much));
         tokio::io::AsyncWriteExt::shutdown(&mut client).await.unwrap();
-        hear_end(&mut server).await;
-        say(&mut server, b"last").await;
+        expect_end(&mut server).await;
+        send(&mut server, b"last").await;
         drop(server);
-        assert_eq!(hear_all(&mut client).await, b"last", "{mode:?}");
-        let row = way.inner().until_ended("--").await;
+        assert_eq!(read_all(&mut client).await, b"last", "{mode:?}");
+        let row = pair.inner().until_ended("--").await;
         assert_eq!((row.bytes_up, row.bytes_down), (4 + (1 << 20), 4 + (1 << 20)), "{mode:?}");
     }
 }
@@ -68,13 +68,13 @@ async fn bytes_and_half_closes_reach_a_backend_at_a_unix_socket_in_every_mode() 
 async fn a_backend_at_a_unix_socket_that_dies_is_a_cut() {
     for mode in MODES {
         let backend = SocketBackend::new();
-        let way = Plan::new(mode, &backend.address("unix")).start().await;
-        let mut client = way.client().await;
+        let pair = Plan::new(mode, &backend.address("unix")).start().await;
+        let mut client = pair.client().await;
         let mut server = backend.accept().await;
-        say(&mut client, b"unread").await;
-        hear(&mut server, b"un").await;
+        send(&mut client, b"unread").await;
+        expect_bytes(&mut server, b"un").await;
         drop(server);
-        hear_reset(&mut client).await;
+        expect_reset(&mut client).await;
     }
 }
 
@@ -83,9 +83,9 @@ async fn requests_reach_a_unix_socket_by_the_first_of_its_hosts() {
     for (hosts, host) in [("", "localhost"), (", hosts: [app.internal, other]", "app.internal")] {
         let backend = SocketBackend::new();
         let connect = format!("['{}']{hosts}", backend.address("http+unix"));
-        let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(Mode::Reverse, &connect) }.start().await;
-        let at = way.dmz.client_port("orders").await;
-        let (answer, ()) = tokio::join!(asked(at, LAST), async {
+        let pair = Plan { accept: "http://127.0.0.1:0", ..Plan::new(Mode::Reverse, &connect) }.start().await;
+        let at = pair.dmz.client_port("orders").await;
+        let (answer, ()) = tokio::join!(send_request(at, LAST), async {
             let mut server = backend.accept().await;
             let mut received = Vec::new();
             while !received.ends_with(b"\r\n\r\n") {
@@ -95,7 +95,7 @@ async fn requests_reach_a_unix_socket_by_the_first_of_its_hosts() {
             assert!(received.contains(&format!("host: {host}\r\n")), "{received}");
             let location =
                 format!("HTTP/1.1 302 Found\r\nLocation: http://{host}/x\r\nContent-Length: 0\r\n\r\n");
-            say(&mut server, location.as_bytes()).await;
+            send(&mut server, location.as_bytes()).await;
         });
         // The name by which it knows itself means nothing outside.
         assert!(answer.contains("302") && answer.contains("location: /x\r\n"), "{answer}");
@@ -103,7 +103,7 @@ async fn requests_reach_a_unix_socket_by_the_first_of_its_hosts() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_that_is_not_there_is_told_by_its_own_words() {
+async fn a_unix_socket_that_is_not_there_has_its_own_error() {
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
     fs::write(path("file"), "").unwrap();
@@ -122,9 +122,9 @@ async fn a_unix_socket_that_is_not_there_is_told_by_its_own_words() {
             continue;
         }
         let address = format!("unix://{}", path(name).display());
-        let way = Plan::new(Mode::Direct, &address).start().await;
-        dial_refused(way.dmz.client_port("orders").await).await;
-        let row = way.dmz.until_ended("BC").await;
+        let pair = Plan::new(Mode::Direct, &address).start().await;
+        dial_refused(pair.dmz.client_port("orders").await).await;
+        let row = pair.dmz.until_ended("BC").await;
         let reason = row.reason;
         assert!(reason.contains(words) && reason.contains(&address), "{name}: {reason}");
     }
@@ -141,11 +141,11 @@ async fn a_unix_socket_is_checked_and_stands_by_like_any_other_backend() {
         gone.display(),
         backend.address("unix")
     );
-    let way = Plan::new(Mode::Reverse, &list).start().await;
+    let pair = Plan::new(Mode::Reverse, &list).start().await;
     let states = |snapshot: &portcullis::telemetry::snapshot::Snapshot| -> Vec<_> {
         snapshot.services.iter().flat_map(|row| row.backends.iter().map(|row| row.state)).collect()
     };
-    let inner = way.inner();
+    let inner = pair.inner();
     let seen = inner
         .until("the first is down", |now| states(now) == [BackendRowState::Down, BackendRowState::Up])
         .await;
@@ -163,12 +163,12 @@ async fn a_unix_socket_is_checked_and_stands_by_like_any_other_backend() {
 }
 
 #[tokio::test]
-async fn a_backend_at_a_unix_socket_is_told_who_the_client_is() {
+async fn a_backend_at_a_unix_socket_learns_its_client() {
     let backend = SocketBackend::new();
     let connect = format!("{{ address: '{}', proxy: v1 }}", backend.address("unix"));
-    let way = Plan::new(Mode::Reverse, &connect).start().await;
-    let client = way.client().await;
+    let pair = Plan::new(Mode::Reverse, &connect).start().await;
+    let client = pair.client().await;
     let (own, port) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
     let header = format!("PROXY TCP4 {} {} {} {}\r\n", own.ip(), port.ip(), own.port(), port.port());
-    hear(&mut backend.accept().await, header.as_bytes()).await;
+    expect_bytes(&mut backend.accept().await, header.as_bytes()).await;
 }

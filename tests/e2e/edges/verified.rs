@@ -6,28 +6,28 @@ use portcullis::{
     gateway::handle::{Command, CommandAnswer},
     profile::Mode,
     telemetry::checklist::{CheckStep, StepReport, StepResult},
-    tls::probe,
+    tls::probe_tls,
 };
 use rustls::ServerConfig;
 use tokio::{io::AsyncReadExt, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place},
-    peers::{Backend, dial, hear_all},
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::Plan,
+    peers::{Backend, dial, read_all},
     tls::{chain, key},
-    ways::Plan,
 };
 
-async fn walk(gateway: &Gateway, step: CheckStep) -> StepReport {
+async fn run_step(gateway: &Gateway, step: CheckStep) -> StepReport {
     match gateway.handle.ask(Command::Verify { steps: vec![step] }).await {
         CommandAnswer::Verified(report) => report.steps[0].clone(),
         other => panic!("{other:?}"),
     }
 }
 
-fn place() -> Place {
-    Place::with(&["dmz", "internal", "www", "shop"])
+fn place() -> TestFolder {
+    TestFolder::with(&["dmz", "internal", "www", "shop"])
 }
 
 /// Whoever clients have to be, and whichever name means the service.
@@ -47,13 +47,13 @@ async fn a_probe_goes_through_the_tls_of_its_accept() {
             true => backend.address().replace("tcp:", "http:"),
             false => backend.address(),
         };
-        let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place()).await;
-        let walked = walk(&way.dmz, CheckStep::Reverse).await;
+        let pair = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place()).await;
+        let walked = run_step(&pair.dmz, CheckStep::Reverse).await;
         assert_eq!(walked.result, StepResult::Pass, "{accept}: {}", walked.seen);
         assert!(walked.seen.contains(" within the TLS of 127.0.0.1:"), "{}", walked.seen);
-        let snapshot = way.dmz.now().await;
+        let snapshot = pair.dmz.now().await;
         assert_eq!((snapshot.totals.sessions, snapshot.totals.refused), (0, 0), "{accept}");
-        assert_eq!(hear_all(&mut backend.accept().await).await, b"", "it is asked nothing");
+        assert_eq!(read_all(&mut backend.accept().await).await, b"", "it is asked nothing");
     }
 }
 
@@ -74,8 +74,8 @@ async fn a_probe_goes_in_by_each_certificate_of_its_service() {
         ("{ address: 'tcp://127.0.0.1:0' }, 'tcp://127.0.0.1:0'".into(), "", 0),
     ] {
         let plan = Plan { accept: &accept, dmz_service, ..Plan::new(Mode::Reverse, "echo://") };
-        let way = plan.start_in(place()).await;
-        let walked = walk(&way.dmz, CheckStep::Reverse).await;
+        let pair = plan.start_in(place()).await;
+        let walked = run_step(&pair.dmz, CheckStep::Reverse).await;
         assert_eq!(walked.result, StepResult::Pass, "{}", walked.seen);
         assert_eq!(walked.seen.matches("within the TLS").count(), expected, "{}", walked.seen);
         assert_eq!(walked.seen.matches("orders in ").count(), expected.max(1), "{}", walked.seen);
@@ -90,7 +90,7 @@ async fn a_probe_takes_no_other_certificate() {
     let at = gateway.client_port("orders").await;
     for (name, is_taken) in [("www", true), ("shop", false)] {
         let leaf = chain(&place, &format!("{name}.pem")).remove(0);
-        let caller = probe::probe_client(leaf, &[], at.ip()).unwrap();
+        let caller = probe_tls::probe_client(leaf, &[], at.ip()).unwrap();
         let called = timeout(PATIENCE, caller.connect(dial(at).await, b"")).await.expect("an answer in time");
         match called {
             Ok(_) => assert!(is_taken, "{name}"),
@@ -102,7 +102,7 @@ async fn a_probe_takes_no_other_certificate() {
     }
 }
 
-/// Whatever is spoken within; a backend hears no byte but those of TLS.
+/// Whatever the protocol inside; a backend receives no byte but those of TLS.
 #[tokio::test]
 async fn basic_shakes_hands_with_backends() {
     let place = place();
@@ -126,7 +126,7 @@ async fn basic_shakes_hands_with_backends() {
                 assert_eq!(received, b"");
                 Ok::<_, std::io::Error>(())
             };
-            let (walked, shaken) = tokio::join!(walk(&gateway, CheckStep::Basic), shaking);
+            let (walked, shaken) = tokio::join!(run_step(&gateway, CheckStep::Basic), shaking);
             assert_eq!(walked.result, expected, "{scheme} {name}: {}", walked.seen);
             assert_eq!(shaken.is_ok(), expected == StepResult::Pass, "{shaken:?}");
             let word = if expected == StepResult::Pass { "its TLS included" } else { "TLS: " };

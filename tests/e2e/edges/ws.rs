@@ -16,20 +16,20 @@ use tokio_tungstenite::{
 };
 
 use crate::support::{
-    gateway::{PATIENCE, Place},
-    peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
+    gateway::{PATIENCE, TestFolder},
+    mode_pair::{DMZ_TLS, INTERNAL_TLS, MODES, ModePair, Plan, mode_word},
+    peers::{Backend, Reserved, cut, dial, expect_bytes, expect_end, expect_reset, read_all, send},
     tls::roots,
-    ways::{DMZ_TLS, INTERNAL_TLS, MODES, Plan, Way, mode_word},
 };
 
 const WS: &str = "{ address: 'ws://127.0.0.1:0/live', message_limit: 64KiB }";
 
-async fn start(mode: Mode, accept: &str, backend: &str) -> Way {
+async fn start(mode: Mode, accept: &str, backend: &str) -> ModePair {
     Plan { accept, ..Plan::new(mode, backend) }.start().await
 }
 
-async fn port(way: &Way) -> SocketAddr {
-    let accept = way.dmz.now().await.services[0].accept[0].clone();
+async fn port(pair: &ModePair) -> SocketAddr {
+    let accept = pair.dmz.now().await.services[0].accept[0].clone();
     accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap()
 }
 
@@ -54,8 +54,8 @@ async fn next(socket: &mut WebSocketStream<TcpStream>) -> Message {
 async fn messages_go_up_as_bytes_and_bytes_come_down_as_messages() {
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, WS, &backend.address()).await;
-        let at = port(&way).await;
+        let pair = start(mode, WS, &backend.address()).await;
+        let at = port(&pair).await;
         let offer = [("sec-websocket-protocol", "mqtt, other")];
         let mut request = "ws://host/live/a?b=c".into_client_request().unwrap();
         request.headers_mut().insert(offer[0].0, HeaderValue::from_static(offer[0].1));
@@ -66,29 +66,29 @@ async fn messages_go_up_as_bytes_and_bytes_come_down_as_messages() {
         socket.send(Message::binary(&b""[..])).await.unwrap();
         socket.send(Message::Ping(b"there?".as_slice().into())).await.unwrap();
         let mut server = backend.accept().await;
-        hear(&mut server, b"bintext").await;
+        expect_bytes(&mut server, b"bintext").await;
         assert_eq!(next(&mut socket).await, Message::Pong(b"there?".as_slice().into()));
-        say(&mut server, b"down").await;
+        send(&mut server, b"down").await;
         assert_eq!(next(&mut socket).await, Message::binary(&b"down"[..]));
         // The backend ends first: a close frame, which the client answers.
         server.shutdown().await.unwrap();
         let Message::Close(Some(CloseFrame { code, .. })) = next(&mut socket).await else { panic!() };
         assert_eq!(u16::from(code), 1000);
         let _ = socket.flush().await;
-        hear_end(&mut server).await;
-        way.dmz.until_ended("--").await;
+        expect_end(&mut server).await;
+        pair.dmz.until_ended("--").await;
 
-        // The client ends first: the backend hears a clean end.
+        // The client ends first: the backend reads a clean end.
         let mut socket = open(at, "ws://host/live", &[]).await.unwrap();
         socket.send(Message::binary(&b"last"[..])).await.unwrap();
         socket.close(None).await.unwrap();
         let mut server = backend.accept().await;
-        assert_eq!(hear_all(&mut server).await, b"last");
+        assert_eq!(read_all(&mut server).await, b"last");
         drop(server);
         let clean = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
             snapshot.ended.len() == 2 && snapshot.ended.iter().all(|row| row.end == "--")
         };
-        way.dmz.until("both ended cleanly", clean).await;
+        pair.dmz.until("both ended cleanly", clean).await;
     }
 }
 
@@ -108,24 +108,24 @@ fn frames(mut wire: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_hears_the_backend_out() {
+async fn a_client_that_closes_still_gets_the_backends_bytes() {
     let answer: Vec<u8> = (0..400_000_u32).map(|at| (at ^ (at >> 9)) as u8).collect();
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, WS, &backend.address()).await;
-        let at = port(&way).await;
+        let pair = start(mode, WS, &backend.address()).await;
+        let at = port(&pair).await;
         for close in [&b"\x0f\xa1bye"[..], b""] {
             let mut client = raw(at).await;
             let closing = frame(0x88, &[0x80 | close.len() as u8], close);
             // What comes behind it is ignored, and does not turn the end into a reset.
-            say(&mut client, &[frame(0x82, &[0x83], b"ask"), closing, vec![7; 10_000]].concat()).await;
+            send(&mut client, &[frame(0x82, &[0x83], b"ask"), closing, vec![7; 10_000]].concat()).await;
             let mut server = backend.accept().await;
-            assert_eq!(hear_all(&mut server).await, b"ask");
+            assert_eq!(read_all(&mut server).await, b"ask");
             let answering = async {
-                say(&mut server, &answer).await;
+                send(&mut server, &answer).await;
                 server.shutdown().await.unwrap();
             };
-            let (received, ()) = tokio::join!(hear_all(&mut client), answering);
+            let (received, ()) = tokio::join!(read_all(&mut client), answering);
             let mut received = frames(&received);
             // The code comes back, without the words.
             assert_eq!(received.pop(), Some((0x88, close[..close.len().min(2)].to_vec())), "{mode:?}");
@@ -136,34 +136,34 @@ async fn a_client_that_closes_hears_the_backend_out() {
         let clean = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
             snapshot.ended.len() == 2 && snapshot.ended.iter().all(|row| row.end == "--")
         };
-        way.dmz.until("both ended cleanly", clean).await;
+        pair.dmz.until("both ended cleanly", clean).await;
     }
 }
 
 #[tokio::test]
 async fn a_client_that_closes_does_not_wait_for_ever_for_the_backend() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, WS, &backend.address()).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Reverse, WS, &backend.address()).await;
+    let at = port(&pair).await;
     let mut client = raw(at).await;
     let mut server = backend.accept().await;
-    say(&mut client, &frame(0x88, &[0x82], &[3, 0xe8])).await;
-    hear_end(&mut server).await;
-    assert_eq!(hear_all(&mut client).await, [0x88, 2, 0x03, 0xe9]);
+    send(&mut client, &frame(0x88, &[0x82], &[3, 0xe8])).await;
+    expect_end(&mut server).await;
+    assert_eq!(read_all(&mut client).await, [0x88, 2, 0x03, 0xe9]);
     be_cut(&server).await;
-    let row = way.dmz.until_ended("TD").await;
+    let row = pair.dmz.until_ended("TD").await;
     assert!(row.reason.contains("the client closed; for 5s"), "{}", row.reason);
 
     // One that is cut meanwhile is a cut at once.
     let mut client = raw(at).await;
     let mut server = backend.accept().await;
-    say(&mut server, b"a").await;
-    hear(&mut client, b"\x82\x01a").await;
-    say(&mut client, &frame(0x88, &[0x80], b"")).await;
-    hear_end(&mut server).await;
+    send(&mut server, b"a").await;
+    expect_bytes(&mut client, b"\x82\x01a").await;
+    send(&mut client, &frame(0x88, &[0x80], b"")).await;
+    expect_end(&mut server).await;
     cut(client);
     be_cut(&server).await;
-    way.dmz.until_ended("CD").await;
+    pair.dmz.until_ended("CD").await;
 }
 
 /// The other side, which has ended its direction, resets the connection.
@@ -175,19 +175,19 @@ async fn be_cut(stream: &TcpStream) {
 #[tokio::test]
 async fn a_cut_is_passed_on_as_a_reset() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, WS, &backend.address()).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Reverse, WS, &backend.address()).await;
+    let at = port(&pair).await;
     let mut socket = open(at, "ws://host/live", &[]).await.unwrap();
     socket.send(Message::binary(&b"a"[..])).await.unwrap();
     let mut server = backend.accept().await;
-    hear(&mut server, b"a").await;
+    expect_bytes(&mut server, b"a").await;
     // An end without a close frame is one.
     drop(socket);
-    hear_reset(&mut server).await;
+    expect_reset(&mut server).await;
     let mut socket = open(at, "ws://host/live", &[]).await.unwrap();
     socket.send(Message::binary(&b"a"[..])).await.unwrap();
     let mut server = backend.accept().await;
-    hear(&mut server, b"a").await;
+    expect_bytes(&mut server, b"a").await;
     cut(server);
     let end = timeout(PATIENCE, socket.next()).await.expect("an end in time");
     assert!(matches!(end, Some(Err(_)) | None), "{end:?}");
@@ -195,8 +195,8 @@ async fn a_cut_is_passed_on_as_a_reset() {
 
 #[tokio::test]
 async fn a_stream_longer_than_the_message_limit_goes_both_ways() {
-    let way = start(Mode::Reverse, WS, "echo://").await;
-    let mut socket = open(port(&way).await, "ws://host/live", &[]).await.unwrap();
+    let pair = start(Mode::Reverse, WS, "echo://").await;
+    let mut socket = open(port(&pair).await, "ws://host/live", &[]).await.unwrap();
     let piece = vec![7; 60_000];
     let mut received = 0;
     for _ in 0..50 {
@@ -212,8 +212,8 @@ async fn a_stream_longer_than_the_message_limit_goes_both_ways() {
 #[tokio::test]
 async fn a_client_that_does_not_read_stops_the_backend() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, WS, &backend.address()).await;
-    let mut socket = open(port(&way).await, "ws://host/live", &[]).await.unwrap();
+    let pair = start(Mode::Reverse, WS, &backend.address()).await;
+    let mut socket = open(port(&pair).await, "ws://host/live", &[]).await.unwrap();
     let mut server = backend.accept().await;
     let (chunk, mut sent) = (vec![7; 64 * 1024], 0);
     while let Ok(written) = timeout(std::time::Duration::from_millis(400), server.write(&chunk)).await {
@@ -232,7 +232,7 @@ async fn raw(at: SocketAddr) -> TcpStream {
     let mut stream = dial(at).await;
     let head = b"GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-    say(&mut stream, head).await;
+    send(&mut stream, head).await;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(timeout(PATIENCE, stream.read_u8()).await.expect("an answer in time").unwrap());
@@ -247,10 +247,10 @@ fn frame(first: u8, length: &[u8], payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn whoever_breaks_a_rule_is_told_which_and_costs_nobody_else() {
+async fn a_websocket_violation_is_answered_and_affects_no_other_client() {
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, WS, &backend.address()).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Reverse, WS, &backend.address()).await;
+    let at = port(&pair).await;
     let mut good = open(at, "ws://host/live", &[]).await.unwrap();
     let mut good_server = backend.accept().await;
     let large = [&frame(2, &[255, 0, 0, 0, 0, 0, 2, 0, 0], b"")[..], &[0; 100]].concat();
@@ -270,18 +270,18 @@ async fn whoever_breaks_a_rule_is_told_which_and_costs_nobody_else() {
     ] {
         let mut client = raw(at).await;
         let mut server = backend.accept().await;
-        say(&mut client, &bytes).await;
-        let reported = hear_all(&mut client).await;
+        send(&mut client, &bytes).await;
+        let reported = read_all(&mut client).await;
         assert_eq!(reported, [&[0x88, 2][..], &code.to_be_bytes()].concat(), "{what}");
         drop(client);
-        hear_reset(&mut server).await;
+        expect_reset(&mut server).await;
     }
     good.send(Message::binary(&b"good"[..])).await.unwrap();
-    hear(&mut good_server, b"good").await;
+    expect_bytes(&mut good_server, b"good").await;
 }
 
 /// Three services on one port, told apart by their paths and names, each with its backend.
-async fn start_three(mode: Mode, at: SocketAddr, backends: &[Backend; 3]) -> Way {
+async fn start_three(mode: Mode, at: SocketAddr, backends: &[Backend; 3]) -> ModePair {
     let connects = backends.each_ref().map(|backend| format!("connect: '{}'", backend.address()));
     let accepts = [
         format!("accept: 'ws://{at}'"),
@@ -294,7 +294,7 @@ async fn start_three(mode: Mode, at: SocketAddr, backends: &[Backend; 3]) -> Way
         let rows = rows.map(|(name, keys)| format!("    {name}: {{ {keys} }}\n"));
         format!("  services:\n{}", rows.collect::<String>())
     };
-    let (place, plan) = (Place::new(), Plan::new(mode, "echo://"));
+    let (place, plan) = (TestFolder::new(), Plan::new(mode, "echo://"));
     let half = |half: &str, link: &str, tls: &str, of: &[String]| {
         let mode = mode_word(mode);
         format!("mode: {mode}\n{half}:\n  link: {{ {link}, tls: {tls} }}\n{}", services(of))
@@ -314,9 +314,9 @@ async fn start_three(mode: Mode, at: SocketAddr, backends: &[Backend; 3]) -> Way
             (dmz, Some(place.start("internal", &half("internal", &link, INTERNAL_TLS, &connects))))
         }
     };
-    let way = Way { place, dmz, internal };
-    way.ready().await;
-    way
+    let pair = ModePair { place, dmz, internal };
+    pair.ready().await;
+    pair
 }
 
 #[tokio::test]
@@ -330,7 +330,7 @@ async fn check_strictness(mode: Mode) {
     let reserved = Reserved::new();
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
-    let _way = start_three(mode, at, &backends).await;
+    let _pair = start_three(mode, at, &backends).await;
     drop(reserved);
     let ok = [("origin", "https://OK.example")];
     for (url, headers, index) in [
@@ -383,8 +383,8 @@ async fn check_strictness(mode: Mode) {
 async fn a_client_that_is_lost_is_noticed_and_one_that_answers_is_not() {
     let accept = "{ address: 'ws://127.0.0.1:0/live', inactivity: 600ms }";
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, accept, &backend.address()).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Reverse, accept, &backend.address()).await;
+    let at = port(&pair).await;
     let mut silent = raw(at).await;
     let mut its_server = backend.accept().await;
     let mut alive = open(at, "ws://host/live", &[]).await.unwrap();
@@ -394,39 +394,39 @@ async fn a_client_that_is_lost_is_noticed_and_one_that_answers_is_not() {
             assert!(matches!(next(&mut alive).await, Message::Ping(_)));
         }
         alive.send(Message::binary(&b"here"[..])).await.unwrap();
-        hear(&mut server, b"here").await;
+        expect_bytes(&mut server, b"here").await;
     };
     let silence = async {
-        assert_eq!(hear_reset(&mut silent).await, [0x89, 0], "it is asked before");
-        hear_reset(&mut its_server).await;
-        way.dmz.until_ended("CR").await
+        assert_eq!(expect_reset(&mut silent).await, [0x89, 0], "it is asked before");
+        expect_reset(&mut its_server).await;
+        pair.dmz.until_ended("CR").await
     };
     let (row, ()) = tokio::join!(silence, answering);
     assert!(row.reason.contains("nothing was heard for 600ms"), "{}", row.reason);
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_answer_a_close_is_let_go() {
+async fn a_client_that_does_not_answer_a_close_is_dropped() {
     let backend = Backend::new().await;
-    let way = start(Mode::Direct, WS, &backend.address()).await;
-    let mut client = raw(port(&way).await).await;
+    let pair = start(Mode::Direct, WS, &backend.address()).await;
+    let mut client = raw(port(&pair).await).await;
     let mut server = backend.accept().await;
     server.shutdown().await.unwrap();
-    assert_eq!(hear_reset(&mut client).await, [0x88, 2, 0x03, 0xe8]);
-    hear_reset(&mut server).await;
-    let row = way.dmz.until_ended("CD").await;
+    assert_eq!(expect_reset(&mut client).await, [0x88, 2, 0x03, 0xe8]);
+    expect_reset(&mut server).await;
+    let row = pair.dmz.until_ended("CD").await;
     assert!(row.reason.contains("nothing was heard for 5s"), "{}", row.reason);
 }
 
 #[tokio::test]
 async fn wss_is_ws_within_tls() {
-    let place = Place::with(&["dmz", "internal", "www"]);
+    let place = TestFolder::with(&["dmz", "internal", "www"]);
     let accept = "{ address: 'wss://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
-    let way = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place).await;
+    let pair = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place).await;
     let config =
-        rustls::ClientConfig::builder().with_root_certificates(roots(&way.place)).with_no_client_auth();
+        rustls::ClientConfig::builder().with_root_certificates(roots(&pair.place)).with_no_client_auth();
     let name = rustls::pki_types::ServerName::try_from("www").unwrap();
-    let stream = TlsConnector::from(std::sync::Arc::new(config)).connect(name, dial(port(&way).await).await);
+    let stream = TlsConnector::from(std::sync::Arc::new(config)).connect(name, dial(port(&pair).await).await);
     let (mut socket, _) = client_async("wss://www/", stream.await.unwrap()).await.unwrap();
     socket.send(Message::binary(&b"within"[..])).await.unwrap();
     let received = timeout(PATIENCE, socket.next()).await.expect("in time").unwrap().unwrap();
@@ -436,7 +436,7 @@ async fn wss_is_ws_within_tls() {
     while let Some(output) = timeout(PATIENCE, socket.next()).await.expect("an end in time") {
         output.unwrap();
     }
-    way.dmz.until_ended("--").await;
+    pair.dmz.until_ended("--").await;
 }
 
 #[tokio::test]
@@ -444,32 +444,32 @@ async fn what_is_text_comes_down_as_text_and_nothing_else_does() {
     let accept = "{ address: 'ws://127.0.0.1:0/live', frames: text }";
     for mode in MODES {
         let backend = Backend::new().await;
-        let way = start(mode, accept, &backend.address()).await;
-        let at = port(&way).await;
+        let pair = start(mode, accept, &backend.address()).await;
+        let at = port(&pair).await;
         let mut socket = open(at, "ws://host/live", &[]).await.unwrap();
         let mut server = backend.accept().await;
-        say(&mut server, "gr\u{fc}n".as_bytes()).await;
+        send(&mut server, "gr\u{fc}n".as_bytes()).await;
         assert_eq!(next(&mut socket).await, Message::text("gr\u{fc}n"));
         // A letter that comes in pieces is one of one message.
         let (first, rest) = "\u{1f30d}!".as_bytes().split_at(3);
-        say(&mut server, first).await;
-        way.dmz.until("it has come", |snapshot| snapshot.totals.bytes_down == 8).await;
-        say(&mut server, rest).await;
+        send(&mut server, first).await;
+        pair.dmz.until("it has come", |snapshot| snapshot.totals.bytes_down == 8).await;
+        send(&mut server, rest).await;
         assert_eq!(next(&mut socket).await, Message::text("\u{1f30d}!"));
         server.shutdown().await.unwrap();
         let Message::Close(Some(CloseFrame { code, .. })) = next(&mut socket).await else { panic!() };
         assert_eq!(u16::from(code), 1000);
         let _ = socket.flush().await;
-        way.dmz.until_ended("--").await;
+        pair.dmz.until_ended("--").await;
         // What is no text, and a text that ends within a letter.
         for (bytes, ends) in [(&b"\xc3\x28"[..], false), (b"\xc3", true)] {
             let mut client = raw(at).await;
             let mut server = backend.accept().await;
-            say(&mut server, bytes).await;
+            send(&mut server, bytes).await;
             if ends {
                 server.shutdown().await.unwrap();
             }
-            let reported = hear_all(&mut client).await;
+            let reported = read_all(&mut client).await;
             assert!(reported.ends_with(&[0x88, 2, 0x03, 0xf3]), "{reported:?}");
             drop(client);
         }
@@ -477,7 +477,7 @@ async fn what_is_text_comes_down_as_text_and_nothing_else_does() {
             let rows = snapshot.ended.iter().filter(|row| row.end.starts_with('B'));
             rows.filter(|row| row.reason.contains("no UTF-8")).count() == 2
         };
-        way.dmz.until("both are the backend's", of_backend).await;
+        pair.dmz.until("both are the backend's", of_backend).await;
     }
 }
 
@@ -485,8 +485,8 @@ async fn what_is_text_comes_down_as_text_and_nothing_else_does() {
 async fn a_subprotocol_is_one_of_those_that_the_backend_speaks() {
     let accept = "{ address: 'ws://127.0.0.1:0/live', protocols: [amqp, x-kaazing-own, mqtt] }";
     let backend = Backend::new().await;
-    let way = start(Mode::Reverse, accept, &backend.address()).await;
-    let at = port(&way).await;
+    let pair = start(Mode::Reverse, accept, &backend.address()).await;
+    let at = port(&pair).await;
     for (offered, chosen) in [
         ("mqtt, amqp", Some("mqtt")),
         ("other, amqp", Some("amqp")),

@@ -23,13 +23,13 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use super::halves::{Echoed, Inside};
+use super::halves::{GatewayEchoSession, ServerHalf};
 use crate::support::{
     frames::{
-        self, CREDIT, DATA, HELLO, OPEN, OPENED, OURS, PING, PONG, Port, REFUSED, RESET, WINDOW, Wire, frame,
-        frame_of, header,
+        self, CREDIT, DATA, HELLO, OPEN, OPENED, OURS, PING, PONG, Port, REFUSED, RESET, RawLink, WINDOW,
+        frame, frame_of, header,
     },
-    gateway::{PATIENCE, Place, happens_after},
+    gateway::{PATIENCE, TestFolder, happens_after},
     peers::{Backend, Reserved},
     program::Program,
 };
@@ -63,8 +63,8 @@ const LINE_BYTES: usize = 4 * 1024;
 const OWN_LINES: usize = 100;
 
 /// An internal half between a captured DMZ gateway and an honest one, both played by the test.
-struct Besieged {
-    place: Place,
+struct AttackedHalf {
+    place: TestFolder,
     program: Program,
     captured: Arc<Port>,
     honest: Port,
@@ -72,9 +72,9 @@ struct Besieged {
     _backends: JoinSet<()>,
 }
 
-impl Besieged {
+impl AttackedHalf {
     async fn start(descriptors: usize) -> Self {
-        let place = Place::with(&["dmz", "dmz2", "internal"]);
+        let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
         let (captured, honest) =
             (Port::new(&place, "dmz", &[OURS]).await, Port::new(&place, "dmz2", &[OURS]).await);
         let (backend, closed) = (Backend::new().await, Reserved::new());
@@ -101,76 +101,77 @@ impl Besieged {
     }
 
     /// A link of the honest gateway that has carried a session, and one more that stands.
-    async fn honest_links(&self) -> (Wire, Wire) {
-        let (one, other) = (greeted(&self.honest).await, greeted(&self.honest).await);
-        (Echoed::on(one).await.ends().await, other)
+    async fn honest_links(&self) -> (RawLink, RawLink) {
+        let (one, other) = (established_link(&self.honest).await, established_link(&self.honest).await);
+        (GatewayEchoSession::on(one).await.ends().await, other)
     }
 }
 
-async fn greeted(port: &Port) -> Wire {
+async fn established_link(port: &Port) -> RawLink {
     let mut link = port.accept().await;
-    let offer = link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant_of(64, &offer)).await;
+    let offer = link.expect_kind(HELLO).await;
+    link.send_frame(HELLO, &frames::grant_of(64, &offer)).await;
     link
 }
 
 /// Sessions of the honest gateway, one after the other, for as long as the attack goes on; how many.
-async fn served_meanwhile<T: Send + 'static>(
-    mut honest: Wire,
+async fn sessions_during_attack<T: Send + 'static>(
+    mut honest: RawLink,
     attack: impl Future<Output = T> + Send + 'static,
-) -> (T, Wire, usize) {
+) -> (T, RawLink, usize) {
     let mut attacking = JoinSet::new();
     let handle = attacking.spawn(attack);
     let mut served = 0;
     while !handle.is_finished() {
-        honest = Echoed::on(honest).await.ends().await;
+        honest = GatewayEchoSession::on(honest).await.ends().await;
         served += 1;
     }
     (attacking.join_next().await.unwrap().unwrap(), honest, served)
 }
 
-/// Another client in each session, as far as the inside is told.
+/// A different client in each session, as far as the internal half learns.
 fn claimed(link: usize, at: usize) -> Option<SocketAddr> {
     Some(SocketAddr::from(([10, link as u8, (at / 256) as u8, at as u8], 40_000)))
 }
 
-/// Takes all that a link gives: sessions of each service, each with as many bytes as it may say, of which none is let out
-/// again. Then says a frame at a byte a second.
-async fn seize(mut link: Wire, number: usize, tell: mpsc::Sender<&'static str>) {
+/// Uses a link up: opens sessions of each service, sends all the bytes that the credit allows and reads none.
+/// Then sends a frame at one byte per second.
+async fn exhaust_link(mut link: RawLink, number: usize, progress: mpsc::Sender<&'static str>) {
     link.gives_credit = false;
     for at in 0..2 * SESSIONS_PER_LINK {
         let service = ["echo", "orders", "hidden", "echo"][at % 4];
         let open = frames::open(&format!("c{number}-{at}"), claimed(number, at), service);
-        link.say(&[frame(OPEN, &open), frame(DATA, &[7; WINDOW])].concat()).await;
+        link.send(&[frame(OPEN, &open), frame(DATA, &[7; WINDOW])].concat()).await;
     }
-    press(&mut link).await;
-    tell.send("pressed").await.unwrap();
+    spend_credit(&mut link).await;
+    progress.send("pressed").await.unwrap();
     let mut seconds = interval(Duration::from_secs(1));
     let slow = link.numbered(&frame(OPEN, &frames::open("slow", None, "echo")));
     for (at, byte) in slow.into_iter().enumerate() {
         seconds.tick().await;
-        link.say_raw(&[byte]).await;
+        link.send_raw(&[byte]).await;
         if at == 3 {
-            tell.send("dripped").await.unwrap();
+            progress.send("dripped").await.unwrap();
         }
     }
 }
 
 /// Says as many bytes as it has credit for, until no more comes.
-async fn press(link: &mut Wire) {
+async fn spend_credit(link: &mut RawLink) {
     loop {
         let mut has_credit = false;
-        link.say_frame(PING, b"any more").await;
+        link.send_frame(PING, b"any more").await;
         loop {
             match link.next().await.expect("it lives") {
                 (PONG, _) => break,
-                (PING, token) => link.say_frame(PONG, &token).await,
+                (PING, token) => link.send_frame(PONG, &token).await,
                 (CREDIT, more) => {
                     has_credit = true;
-                    let (session, mut more) = (link.heard_of, u32::from_be_bytes(more.try_into().unwrap()));
+                    let (session, mut more) =
+                        (link.last_session, u32::from_be_bytes(more.try_into().unwrap()));
                     while more > 0 {
                         let part = more.min(WINDOW as u32);
-                        link.say(&frame_of(session, DATA, &vec![7; part as usize])).await;
+                        link.send(&frame_of(session, DATA, &vec![7; part as usize])).await;
                         more -= part;
                     }
                 }
@@ -184,13 +185,13 @@ async fn press(link: &mut Wire) {
     }
 }
 
-/// All the links that it can get, each of them seized; they go on while what is returned lives.
-async fn seize_all(captured: Arc<Port>) -> JoinSet<()> {
-    let (tell, mut reported) = mpsc::channel(2 * SHARE);
+/// Exhausts every link that it can get; the attack lasts until the returned set is dropped.
+async fn exhaust_all_links(captured: Arc<Port>) -> JoinSet<()> {
+    let (progress, mut reported) = mpsc::channel(2 * SHARE);
     let mut links = JoinSet::new();
     for number in 0..SHARE {
-        let link = greeted(&captured).await;
-        links.spawn(seize(link, number, tell.clone()));
+        let link = established_link(&captured).await;
+        links.spawn(exhaust_link(link, number, progress.clone()));
     }
     for stage in ["pressed", "dripped"] {
         for _ in 0..SHARE {
@@ -214,12 +215,12 @@ fn open_in(seen: &Snapshot, service: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_captured_dmz_half_costs_bounded_memory_descriptors_and_backends() {
-    let besieged = Besieged::start(4096).await;
+    let besieged = AttackedHalf::start(4096).await;
     let (honest, _other) = besieged.honest_links().await;
     let program = &besieged.program;
     let (memory, descriptors) = (program.resident(), program.descriptors());
-    let attack = seize_all(besieged.captured.clone());
-    let (_links, _honest, served) = served_meanwhile(honest, attack).await;
+    let attack = exhaust_all_links(besieged.captured.clone());
+    let (_links, _honest, served) = sessions_during_attack(honest, attack).await;
     let seen = program.now().await;
     let (links, sessions) = (links_to(&seen, "dmz"), seen.totals.sessions_open as usize);
     let (grown, more) =
@@ -243,7 +244,7 @@ async fn a_captured_dmz_half_costs_bounded_memory_descriptors_and_backends() {
 
 /// Sessions that end at once, each in another way; a link that was broken for it is followed by the next.
 async fn flood(captured: Arc<Port>) {
-    let mut link = greeted(&captured).await;
+    let mut link = established_link(&captured).await;
     for batch in 0..FLOOD / BATCH {
         let mut sent = Vec::new();
         for at in 0..BATCH {
@@ -251,19 +252,19 @@ async fn flood(captured: Arc<Port>) {
             let open = frames::open(&format!("f{batch}-{at}"), claimed(batch, at), service);
             sent.extend([frame(OPEN, &open), frame(RESET, &frames::reset(1))].concat());
         }
-        link.say(&sent).await;
-        link.say_frame(PING, b"all seen").await;
+        link.send(&sent).await;
+        link.send_frame(PING, b"all seen").await;
         loop {
             match link.next().await.expect("it lives") {
                 (PONG, _) => break,
-                (PING, token) => link.say_frame(PONG, &token).await,
+                (PING, token) => link.send_frame(PONG, &token).await,
                 _ => {}
             }
         }
         if batch % 20 == 19 {
-            link.say_raw(&header(0x7f, 0)).await;
+            link.send_raw(&header(0x7f, 0)).await;
             link.over().await;
-            link = greeted(&captured).await;
+            link = established_link(&captured).await;
         }
     }
 }
@@ -276,11 +277,11 @@ fn bytes_in(folder: &Path) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_captured_dmz_half_fills_neither_the_log_nor_the_disk() {
-    let besieged = Besieged::start(1024).await;
+    let besieged = AttackedHalf::start(1024).await;
     let (honest, _other) = besieged.honest_links().await;
     let program = &besieged.program;
     let (memory, disk, began) = (program.resident(), bytes_in(&besieged.place.path("")), Instant::now());
-    let ((), honest, served) = served_meanwhile(honest, flood(besieged.captured.clone())).await;
+    let ((), honest, served) = sessions_during_attack(honest, flood(besieged.captured.clone())).await;
     let seen = program.until("all of it is over", |seen| seen.totals.sessions_open == 0).await;
     let seconds = began.elapsed().as_secs() as usize + 2;
     let lines = |text: &str| text.lines().count();
@@ -306,16 +307,17 @@ async fn a_captured_dmz_half_fills_neither_the_log_nor_the_disk() {
     let grown = program.resident().saturating_sub(memory);
     assert!(grown <= SPARE_BYTES, "{grown} bytes of memory");
     assert!(served >= 20, "{served} sessions of the other gateway");
-    Echoed::on(honest).await;
+    GatewayEchoSession::on(honest).await;
 }
 
-/// Opens sessions on the links of a gateway until there is no room for one more, or so many are open; how many.
-async fn opens(links: &mut [Wire], most: usize) -> usize {
+/// Opens sessions on the links of a gateway until there is no room for one more, or this many are open; returns
+/// how many.
+async fn opens(links: &mut [RawLink], most: usize) -> usize {
     let mut open = 0;
     for link in links {
         while open < most {
-            link.say_frame(OPEN, &frames::open(&format!("s-{open}"), None, "echo")).await;
-            match link.hear_any().await {
+            link.send_frame(OPEN, &frames::open(&format!("s-{open}"), None, "echo")).await;
+            match link.next_other_than_ping().await {
                 (OPENED, _) => open += 1,
                 (REFUSED, why) => {
                     assert_eq!(why, [6], "it is full");
@@ -332,9 +334,10 @@ async fn opens(links: &mut [Wire], most: usize) -> usize {
 async fn a_captured_dmz_half_leaves_others_their_share_of_backend_connections() {
     const DESCRIPTORS: usize = 128;
     const OF_HONEST: usize = 16;
-    let besieged = Besieged::start(DESCRIPTORS).await;
-    let mut honest = [greeted(&besieged.honest).await, greeted(&besieged.honest).await];
-    let mut captured = [greeted(&besieged.captured).await, greeted(&besieged.captured).await];
+    let besieged = AttackedHalf::start(DESCRIPTORS).await;
+    let mut honest = [established_link(&besieged.honest).await, established_link(&besieged.honest).await];
+    let mut captured =
+        [established_link(&besieged.captured).await, established_link(&besieged.captured).await];
     let taken = opens(&mut captured, DESCRIPTORS).await;
     assert!(taken < DESCRIPTORS, "the descriptors are the limit here");
     assert_eq!(opens(&mut honest, OF_HONEST).await, OF_HONEST, "the other one has taken {taken}");
@@ -349,16 +352,16 @@ async fn a_captured_dmz_half_leaves_others_their_share_of_backend_connections() 
 #[tokio::test]
 async fn a_probe_that_a_captured_dmz_half_makes_up_carries_no_byte_and_ends() {
     let backend = Backend::new().await;
-    let inside = Inside::new(&format!("orders: {{ connect: '{}' }}", backend.address())).await;
+    let inside = ServerHalf::new(&format!("orders: {{ connect: '{}' }}", backend.address())).await;
     let mut link = inside.link().await;
     let mut open = frames::open("s-1", None, "orders");
     frames::field(&mut open, 3, b"");
     let is_cut = async {
-        link.say(&[frame(OPEN, &open), frame(DATA, b"no probe says this")].concat()).await;
+        link.send(&[frame(OPEN, &open), frame(DATA, b"no probe says this")].concat()).await;
         let served = backend.accept().await;
         loop {
             match link.next_within(2 * PROBE).await.expect("the link lives") {
-                (PING, token) => link.say_frame(PONG, &token).await,
+                (PING, token) => link.send_frame(PONG, &token).await,
                 (RESET, cause) => return (cause, served),
                 (OPENED | DATA | CREDIT, _) => {}
                 other => panic!("{other:?}"),
@@ -371,5 +374,5 @@ async fn a_probe_that_a_captured_dmz_half_makes_up_carries_no_byte_and_ends() {
     // However it ends.
     let _ = timeout(PATIENCE, served.read_to_end(&mut received)).await.expect("it ends in time");
     assert_eq!(received, b"");
-    link.pongs(b"as ever.").await;
+    link.expect_pong(b"as ever.").await;
 }

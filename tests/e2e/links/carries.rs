@@ -7,12 +7,12 @@ use portcullis::{
     telemetry::snapshot::{PoolState, Snapshot},
 };
 
-use super::halves::Outside;
+use super::halves::OpenerHalf;
 use crate::support::{
     frames::{self, BYTES, HELLO, HTTP},
-    gateway::{Gateway, Place},
-    peers::{Backend, dial, dial_refused, hear, say},
-    ways::Plan,
+    gateway::{Gateway, TestFolder},
+    mode_pair::Plan,
+    peers::{Backend, dial, dial_refused, expect_bytes, send},
 };
 
 /// Without TLS on its clients' side, so that a test can say what it likes.
@@ -29,13 +29,13 @@ fn notices(snapshot: &Snapshot, text: &str) -> usize {
 #[tokio::test]
 async fn a_service_that_a_peer_carries_otherwise_is_not_granted_and_named_once() {
     let why = "`shop` carries bytes there and http here: write the same `carries` on both halves";
-    let outside = Outside::with(SHOP).await;
+    let outside = OpenerHalf::with(SHOP).await;
     let mut links = Vec::new();
     for ready in 1..=3 {
-        let mut alpha = outside.shaken("alpha").await;
+        let mut alpha = outside.handshaken_link("alpha").await;
         let offer = frames::offer_of(1, 8, &[("shop", BYTES), ("orders", BYTES)]);
-        alpha.say_frame(HELLO, &offer).await;
-        alpha.hear_granted(&["orders"]).await;
+        alpha.send_frame(HELLO, &offer).await;
+        alpha.expect_granted(&["orders"]).await;
         outside.until_ready("alpha", ready).await;
         links.push(alpha);
     }
@@ -43,11 +43,11 @@ async fn a_service_that_a_peer_carries_otherwise_is_not_granted_and_named_once()
     assert_eq!(notices(&snapshot, why), 1);
     assert_eq!(last_error(&snapshot, "shop"), Some(why));
     assert_eq!(last_error(&snapshot, "*"), Some(why), "the peer's own row says so, too");
-    let mut beta = outside.shaken("beta").await;
-    beta.say_frame(HELLO, &frames::offer_of(1, 8, &[("shop", HTTP), ("orders", HTTP)])).await;
-    beta.hear_granted(&["shop"]).await;
+    let mut beta = outside.handshaken_link("beta").await;
+    beta.send_frame(HELLO, &frames::offer_of(1, 8, &[("shop", HTTP), ("orders", HTTP)])).await;
+    beta.expect_granted(&["shop"]).await;
     outside.until_ready("beta", 1).await;
-    let of_beta = outside.gateway.until_told("link from beta: `orders` carries http there").await;
+    let of_beta = outside.gateway.until_notice("link from beta: `orders` carries http there").await;
     assert!(of_beta.contains("and bytes here"), "{of_beta}");
     let snapshot = outside.gateway.now().await;
     assert_eq!(last_error(&snapshot, "shop"), None, "somebody serves it");
@@ -55,7 +55,7 @@ async fn a_service_that_a_peer_carries_otherwise_is_not_granted_and_named_once()
 
 /// Two gateways whose profiles carry different things for `orders`, each started with its own text.
 struct Pair {
-    place: Place,
+    place: TestFolder,
     dmz: Gateway,
     internal: Gateway,
     texts: [String; 2],
@@ -63,7 +63,7 @@ struct Pair {
 
 impl Pair {
     async fn start(plan: Plan<'_>) -> Self {
-        let place = Place::new();
+        let place = TestFolder::new();
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
         let connect = |at| format!("connect: 'socks+tls://{at}'");
         match plan.mode {
@@ -94,7 +94,7 @@ impl Pair {
         assert_eq!(snapshot.pools[0].state, PoolState::Down);
     }
 
-    async fn until_mended(&self) {
+    async fn until_repaired(&self) {
         let is_healthy = |snapshot: &Snapshot| {
             let mut rows = snapshot.pools.iter();
             rows.all(|row| row.state == PoolState::Healthy && row.last_error.is_none())
@@ -118,11 +118,11 @@ async fn clients_are_refused_until_the_internal_half_is_corrected() {
         assert_eq!((ended.end.as_str(), ended.reason.as_str()), ("XW", why), "{mode:?}");
         pair.place.profile("internal", &pair.texts[1].replace(&http, &backend.address()));
         pair.internal.done(Command::Reload).await;
-        pair.until_mended().await;
+        pair.until_repaired().await;
         let mut client = dial(clients).await;
         let mut served = backend.accept().await;
-        say(&mut client, b"carried").await;
-        hear(&mut served, b"carried").await;
+        send(&mut client, b"carried").await;
+        expect_bytes(&mut served, b"carried").await;
     }
 }
 
@@ -141,6 +141,6 @@ async fn links_come_to_stand_when_the_outer_half_is_corrected() {
         pair.until_named(why).await;
         pair.place.profile("dmz", &pair.texts[0].replace(", carries: http", ""));
         pair.dmz.done(Command::Reload).await;
-        pair.until_mended().await;
+        pair.until_repaired().await;
     }
 }

@@ -3,13 +3,15 @@
 use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
 use tokio::time::timeout;
 
-use super::halves::Echoed;
+use super::halves::GatewayEchoSession;
 use crate::support::{
-    frames::{self, DATA, DRAIN, END, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RETIRE, Wire, frame},
-    gateway::{Gateway, PATIENCE, Place},
-    peers::{Backend, dial, hear, hear_end, hear_reset, say},
+    frames::{
+        self, DATA, DRAIN, END, HELLO, LinkOver, OPEN, OPENED, OURS, Port, REFUSED, RETIRE, RawLink, frame,
+    },
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::{INTERNAL_TLS, Plan},
+    peers::{Backend, dial, expect_bytes, expect_end, expect_reset, send},
     socks::{CONNECT, ask},
-    ways::{INTERNAL_TLS, Plan},
 };
 
 /// A half that opens and dials; the test plays `alpha` and `beta`.
@@ -21,7 +23,7 @@ struct Dialling {
 
 impl Dialling {
     async fn new() -> Self {
-        let place = Place::with(&["dmz", "alpha", "beta"]);
+        let place = TestFolder::with(&["dmz", "alpha", "beta"]);
         let (alpha, beta) =
             (Port::new(&place, "alpha", &[OURS]).await, Port::new(&place, "beta", &[OURS]).await);
         let text = format!(
@@ -35,8 +37,8 @@ impl Dialling {
         Self { alpha, beta, gateway }
     }
 
-    async fn two(&self) -> (Wire, Wire) {
-        let links = (greeted(&self.alpha).await, greeted(&self.beta).await);
+    async fn two(&self) -> (RawLink, RawLink) {
+        let links = (established_link(&self.alpha).await, established_link(&self.beta).await);
         self.gateway
             .until("both ready", |snapshot| {
                 snapshot.pools.len() == 2 && snapshot.pools.iter().all(|row| row.state == PoolState::Healthy)
@@ -50,42 +52,43 @@ impl Dialling {
     }
 }
 
-async fn greeted(port: &Port) -> Wire {
+async fn established_link(port: &Port) -> RawLink {
     let mut link = port.accept().await;
-    link.say_frame(HELLO, &frames::offer(0, 4, &["orders"])).await;
-    link.hear_granted(&["orders"]).await;
+    link.send_frame(HELLO, &frames::offer(0, 4, &["orders"])).await;
+    link.expect_granted(&["orders"]).await;
     link
 }
 
-/// The link that hears first, whose next frame is of this type; the other; the frame's body.
-async fn first_to_hear(one: Wire, other: Wire, kind: u8) -> (Wire, Wire, Vec<u8>) {
+/// The link that receives first, whose next frame is of this type; the other link; the frame's
+/// body.
+async fn first_to_receive(one: RawLink, other: RawLink, kind: u8) -> (RawLink, RawLink, Vec<u8>) {
     let is_one = tokio::select! {
         _ = one.stream.get_ref().0.readable() => true,
         _ = other.stream.get_ref().0.readable() => false,
         () = tokio::time::sleep(PATIENCE) => panic!("neither hears anything"),
     };
     let (mut first, second) = if is_one { (one, other) } else { (other, one) };
-    let body = first.hear_kind(kind).await;
+    let body = first.expect_kind(kind).await;
     (first, second, body)
 }
 
 #[tokio::test]
-async fn a_refused_session_goes_to_the_other_gateway_with_what_its_client_said() {
+async fn a_refused_session_goes_to_the_other_gateway_with_the_bytes_of_its_client() {
     let dialling = Dialling::new().await;
     let (alpha, beta) = dialling.two().await;
     let mut client = dialling.client().await;
-    say(&mut client, b"only once").await;
-    let (mut first, mut second, open) = first_to_hear(alpha, beta, OPEN).await;
-    first.hear(DATA, b"only once").await;
-    first.say_frame(REFUSED, &[7]).await;
-    second.hear(OPEN, &open).await;
-    second.hear(DATA, b"only once").await;
-    second.say(&[frame(OPENED, &[]), frame(DATA, b"fine"), frame(END, &[])].concat()).await;
-    hear(&mut client, b"fine").await;
-    hear_end(&mut client).await;
+    send(&mut client, b"only once").await;
+    let (mut first, mut second, open) = first_to_receive(alpha, beta, OPEN).await;
+    first.expect_frame(DATA, b"only once").await;
+    first.send_frame(REFUSED, &[7]).await;
+    second.expect_frame(OPEN, &open).await;
+    second.expect_frame(DATA, b"only once").await;
+    second.send(&[frame(OPENED, &[]), frame(DATA, b"fine"), frame(END, &[])].concat()).await;
+    expect_bytes(&mut client, b"fine").await;
+    expect_end(&mut client).await;
     drop(client);
-    second.hear(END, &[]).await;
-    first.pongs(b"nothing?").await;
+    second.expect_frame(END, &[]).await;
+    first.expect_pong(b"nothing?").await;
     dialling.gateway.until_ended("--").await;
 }
 
@@ -94,22 +97,22 @@ async fn a_session_that_both_gateways_refuse_is_refused() {
     let dialling = Dialling::new().await;
     let (alpha, beta) = dialling.two().await;
     let mut client = dialling.client().await;
-    let (mut first, mut second, _) = first_to_hear(alpha, beta, OPEN).await;
-    first.say_frame(REFUSED, &[7]).await;
-    second.hear_kind(OPEN).await;
-    second.say_frame(REFUSED, &[6]).await;
-    hear_reset(&mut client).await;
+    let (mut first, mut second, _) = first_to_receive(alpha, beta, OPEN).await;
+    first.send_frame(REFUSED, &[7]).await;
+    second.expect_kind(OPEN).await;
+    second.send_frame(REFUSED, &[6]).await;
+    expect_reset(&mut client).await;
     dialling.gateway.until_ended("PC").await;
 }
 
 #[tokio::test]
-async fn a_link_that_its_gateway_wants_closed_is_closed_and_dialled_anew() {
+async fn a_link_asked_to_close_is_closed_and_redialled() {
     for asks in [RETIRE, DRAIN] {
         let dialling = Dialling::new().await;
         let (mut alpha, _beta) = dialling.two().await;
-        alpha.say_frame(asks, &[]).await;
-        assert_eq!(alpha.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
-        greeted(&dialling.alpha).await;
+        alpha.send_frame(asks, &[]).await;
+        assert_eq!(alpha.over().await, (LinkOver::Cleanly, vec![(RETIRE, vec![])]));
+        established_link(&dialling.alpha).await;
     }
 }
 
@@ -117,14 +120,14 @@ async fn a_link_that_its_gateway_wants_closed_is_closed_and_dialled_anew() {
 async fn a_gateway_that_once_had_no_room_is_dialled_again() {
     let dialling = Dialling::new().await;
     let mut alpha = dialling.alpha.accept().await;
-    alpha.say_frame(HELLO, &frames::offer(0, 0, &["orders"])).await;
-    alpha.hear_kind(HELLO).await;
+    alpha.send_frame(HELLO, &frames::offer(0, 0, &["orders"])).await;
+    alpha.expect_kind(HELLO).await;
     alpha.cut();
-    greeted(&dialling.alpha).await;
+    established_link(&dialling.alpha).await;
 }
 
 /// A half that serves and listens.
-fn listening(place: &Place) -> Gateway {
+fn listening(place: &TestFolder) -> Gateway {
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', maximum: 7, tls: {INTERNAL_TLS} }}\n  \
          services: {{ echo: {{ connect: 'echo://' }} }}\n"
@@ -134,35 +137,35 @@ fn listening(place: &Place) -> Gateway {
 
 #[tokio::test]
 async fn a_listening_half_offers_at_once_and_serves_session_after_session() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let gateway = listening(&place);
     let at = gateway.link_port().await;
-    let mut link = Wire::dial(&place, "dmz", at, "internal", &[OURS]).await;
-    link.hear_offer(0, 7, &["echo"]).await;
-    link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
+    let mut link = RawLink::dial(&place, "dmz", at, "internal", &[OURS]).await;
+    link.expect_offer(0, 7, &["echo"]).await;
+    link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
     for _ in 0..3 {
-        link = Echoed::on(link).await.ends().await;
+        link = GatewayEchoSession::on(link).await.ends().await;
     }
     gateway.until_pool("ours", |row| row.protocol.as_deref() == Some(OURS) && row.ready == 1).await;
 }
 
 #[tokio::test]
-async fn a_listening_half_speaks_socks_with_who_agrees_on_nothing_else() {
-    let place = Place::new();
+async fn a_listening_half_falls_back_to_socks() {
+    let place = TestFolder::new();
     let gateway = listening(&place);
     let at = gateway.link_port().await;
     for alpn in [&[][..], &["socks/5"]] {
-        let mut link = Wire::dial(&place, "dmz", at, "internal", alpn).await;
+        let mut link = RawLink::dial(&place, "dmz", at, "internal", alpn).await;
         assert_eq!(ask(&mut link.stream, CONNECT, b"echo").await, 0);
-        say(&mut link.stream, b"words").await;
-        hear(&mut link.stream, b"words").await;
+        send(&mut link.stream, b"words").await;
+        expect_bytes(&mut link.stream, b"words").await;
     }
 }
 
 #[tokio::test]
 async fn links_and_backends_are_dialled_from_the_address_that_is_written() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let (place, backend) = (Place::new(), Backend::new().await);
+        let (place, backend) = (TestFolder::new(), Backend::new().await);
         let from = format!("{{ address: '{}', source: 127.0.0.9 }}", backend.address());
         let plan = Plan::new(mode, &from);
         let listen = "listen: 'socks+tls://127.0.0.1:0'";

@@ -10,9 +10,9 @@ use portcullis::{
 
 use crate::support::{
     dns::{Dns, DnsAnswer},
-    gateway::{Gateway, Place},
-    peers::{Backend, dial, hear, say},
-    ways::Plan,
+    gateway::{Gateway, TestFolder},
+    mode_pair::Plan,
+    peers::{Backend, dial, expect_bytes, send},
 };
 
 fn ips(text: &str) -> Vec<IpAddr> {
@@ -25,7 +25,7 @@ fn addresses(text: &str) -> DnsAnswer {
 
 /// A pair whose dialling half asks this server, and where the other half listens.
 struct EachPair {
-    place: Place,
+    place: TestFolder,
     profile: String,
     listens: Gateway,
     dials: Gateway,
@@ -35,7 +35,7 @@ struct EachPair {
 
 impl EachPair {
     async fn start(mode: Mode, backend: &Backend, dns: &Dns, host: &str) -> Self {
-        let (place, address) = (Place::new(), backend.address());
+        let (place, address) = (TestFolder::new(), backend.address());
         let plan = Plan::new(mode, &address);
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
         let listens = match mode {
@@ -75,8 +75,8 @@ impl EachPair {
         let dmz = if self.mode == Mode::Forward { &self.dials } else { &self.listens };
         let mut client = dial(dmz.client_port("orders").await).await;
         let mut server = backend.accept().await;
-        say(&mut client, b"ping").await;
-        hear(&mut server, b"ping").await;
+        send(&mut client, b"ping").await;
+        expect_bytes(&mut server, b"ping").await;
     }
 }
 
@@ -91,44 +91,44 @@ async fn survives_empty_answers(mode: Mode) {
         (addresses("0.0.0.0"), "name gate.test: it has no address that can be dialled; what is known"),
         (DnsAnswer::Failure, "answers: Server Failure; what is known"),
     ] {
-        dns.say(answer);
-        pair.dials.until_told(reported).await;
+        dns.set_answer(answer);
+        pair.dials.until_notice(reported).await;
         assert_eq!(pair.dialled().await, [pair.address("127.0.0.1")]);
-        dns.say_often(addresses("127.0.0.1"), 2).await;
+        dns.set_answer_until_asked(addresses("127.0.0.1"), 2).await;
     }
-    pair.dials.until_told("name gate.test: it is answered again, after ").await;
+    pair.dials.until_notice("name gate.test: it is answered again, after ").await;
     assert_eq!(pair.dials.now().await.pools[0].failures, before, "no link was lost");
     pair.carries_a_session(&backend).await;
 }
 
 #[tokio::test]
-async fn answers_that_give_nothing_to_go_by_change_nothing_and_are_told() {
+async fn useless_dns_answers_change_nothing_and_are_reported() {
     tokio::join!(survives_empty_answers(Mode::Forward), survives_empty_answers(Mode::Reverse));
 }
 
 #[tokio::test]
-async fn garbage_and_silence_change_nothing_and_are_told() {
+async fn dns_garbage_and_silence_change_nothing_and_are_reported() {
     for answer in [DnsAnswer::Garbage, DnsAnswer::Cut, DnsAnswer::Silence] {
         let (backend, dns) = (Backend::new().await, Dns::new(addresses("127.0.0.1")).await);
         let pair = EachPair::start(Mode::Reverse, &backend, &dns, "gate.test").await;
         pair.until_linked().await;
-        dns.say(answer);
-        pair.dials.until_told(&format!("name server {}: no answer within 2s", dns.at)).await;
+        dns.set_answer(answer);
+        pair.dials.until_notice(&format!("name server {}: no answer within 2s", dns.at)).await;
         assert_eq!(pair.dialled().await, [pair.address("127.0.0.1")]);
         pair.carries_a_session(&backend).await;
     }
 }
 
 #[tokio::test]
-async fn addresses_that_nobody_is_reached_at_are_left_out_one_by_one() {
+async fn unreachable_addresses_are_left_out_one_by_one() {
     let backend = Backend::new().await;
     let dns = Dns::new(addresses("0.0.0.0 224.0.0.1 127.0.0.1 :: ff02::1 ::1")).await;
     let pair = EachPair::start(Mode::Reverse, &backend, &dns, "gate.test").await;
     pair.until_linked().await;
     assert_eq!(pair.dialled().await, [pair.address("127.0.0.1"), pair.address("[::1]")]);
     let reported =
-        "name gate.test: not dialled, since nobody can be reached there: 0.0.0.0, 224.0.0.1, ::, ff02::1";
-    pair.dials.until_told(reported).await;
+        "name gate.test: not dialled, because they are not usable addresses: 0.0.0.0, 224.0.0.1, ::, ff02::1";
+    pair.dials.until_notice(reported).await;
 }
 
 /// As many as fit: a message has at most 65,535 bytes, and each address takes 25 of them as this server writes it (16 at
@@ -146,7 +146,7 @@ async fn of_thousands_of_addresses_the_first_are_dialled() {
     let dialled = pair.dialled().await;
     assert_eq!(dialled.len(), 64);
     assert!(dialled.contains(&pair.address("127.0.0.64")), "{dialled:?}");
-    pair.dials.until_told("name gate.test: it has 2600 addresses; the first 64 are dialled").await;
+    pair.dials.until_notice("name gate.test: it has 2600 addresses; the first 64 are dialled").await;
     pair.carries_a_session(&backend).await;
 }
 
@@ -156,11 +156,11 @@ async fn a_name_that_is_not_known_is_a_row_of_its_own_until_it_is() {
         let (backend, dns) = (Backend::new().await, Dns::new(DnsAnswer::NoName).await);
         let pair = EachPair::start(mode, &backend, &dns, "gate.test").await;
         let why = |snapshot: &Snapshot| snapshot.pools.first().and_then(|row| row.last_error.clone());
-        let is_told = |snapshot: &Snapshot| why(snapshot).as_deref() == Some("there is no such name");
-        let snapshot = pair.dials.until("why", is_told).await;
+        let is_reported = |snapshot: &Snapshot| why(snapshot).as_deref() == Some("there is no such name");
+        let snapshot = pair.dials.until("why", is_reported).await;
         assert_eq!(snapshot.pools[0].state, PoolState::Down);
         assert_eq!(snapshot.pools[0].address, Some(pair.address("gate.test")));
-        dns.say(addresses("127.0.0.1"));
+        dns.set_answer(addresses("127.0.0.1"));
         pair.until_linked().await;
         assert_eq!(pair.dialled().await, [pair.address("127.0.0.1")]);
         pair.carries_a_session(&backend).await;

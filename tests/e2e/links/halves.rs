@@ -11,21 +11,21 @@ use tokio::{
 };
 
 use crate::support::{
-    frames::{self, DATA, END, HELLO, OPEN, OPENED, OURS, Port, RESET, Wire},
-    gateway::{Gateway, PATIENCE, Place},
-    peers::{dial, hear, say},
-    ways::INTERNAL_TLS,
+    frames::{self, DATA, END, HELLO, OPEN, OPENED, OURS, Port, RESET, RawLink},
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::INTERNAL_TLS,
+    peers::{dial, expect_bytes, send},
 };
 
 const DMZ_TLS: &str = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [alpha, beta] }";
 
 /// The half that serves, in reverse mode; the test plays the DMZ half that it dials.
-pub struct Inside {
+pub struct ServerHalf {
     pub port: Port,
     pub gateway: Gateway,
 }
 
-impl Inside {
+impl ServerHalf {
     /// With these services, as in a profile.
     pub async fn new(services: &str) -> Self {
         // Links that are kept: one to play with, and one that shows that others notice nothing.
@@ -33,19 +33,19 @@ impl Inside {
     }
 
     pub async fn with(link: &str, services: &str) -> Self {
-        let place = Place::new();
+        let place = TestFolder::new();
         let port = Port::new(&place, "dmz", &[OURS]).await;
         let gateway = place.start("internal", &profile(&port.address(), link, services));
         Self { port, gateway }
     }
 
-    /// The next link that the gateway dials, greeted.
-    pub async fn link(&self) -> Wire {
+    /// The next link that the gateway dials, after the handshake.
+    pub async fn link(&self) -> RawLink {
         let mut link = self.port.accept().await;
-        let (kind, offer) = link.hear_any().await;
+        let (kind, offer) = link.next_other_than_ping().await;
         assert_eq!(kind, HELLO);
         // All that it offers.
-        link.say_frame(HELLO, &frames::grant_of(8, &offer)).await;
+        link.send_frame(HELLO, &frames::grant_of(8, &offer)).await;
         link
     }
 
@@ -64,28 +64,28 @@ pub fn profile(connect: &str, link: &str, services: &str) -> String {
 }
 
 /// The half that opens, in reverse mode; the test plays the internal halves `alpha` and `beta`.
-pub struct Outside {
-    pub place: Place,
+pub struct OpenerHalf {
+    pub place: TestFolder,
     pub gateway: Gateway,
     pub clients: SocketAddr,
 }
 
-impl Outside {
+impl OpenerHalf {
     /// With a service `orders`.
     pub async fn new() -> Self {
         Self::with("").await
     }
 
     /// With a session on a link of another peer, which offers nothing else, so that no client of `orders` goes there.
-    pub async fn beside_another() -> (Self, Echoing) {
+    pub async fn beside_another() -> (Self, RawEchoSession) {
         let outside = Self::with(", good: { accept: ['tcp://127.0.0.1:0'] }").await;
-        let echoing = Echoing::through(&outside).await;
+        let echoing = RawEchoSession::through(&outside).await;
         (outside, echoing)
     }
 
     /// With more services, as in a profile.
     pub async fn with(services: &str) -> Self {
-        let place = Place::with(&["dmz", "alpha", "beta"]);
+        let place = TestFolder::with(&["dmz", "alpha", "beta"]);
         let text = format!(
             "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {DMZ_TLS}, \
              prepared: 1, wait: 5s }}\n  \
@@ -96,23 +96,23 @@ impl Outside {
         Self { place, gateway, clients }
     }
 
-    /// A link that has not said a word.
-    pub async fn shaken(&self, name: &str) -> Wire {
+    /// A link after TLS, before `hello`.
+    pub async fn handshaken_link(&self, name: &str) -> RawLink {
         let at = self.gateway.link_port().await;
-        Wire::dial(&self.place, name, at, "dmz", &[OURS]).await
+        RawLink::dial(&self.place, name, at, "dmz", &[OURS]).await
     }
 
     /// A link of this peer's that offers `orders`, and what it was granted.
-    pub async fn greeted(&self, name: &str) -> Wire {
-        let mut link = self.shaken(name).await;
-        link.say_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
-        link.hear_granted(&["orders"]).await;
+    pub async fn established_link(&self, name: &str) -> RawLink {
+        let mut link = self.handshaken_link(name).await;
+        link.send_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
+        link.expect_granted(&["orders"]).await;
         link
     }
 
-    /// The same, seen in the pool: so many are ready there.
-    pub async fn ready(&self, name: &str, ready: usize) -> Wire {
-        let link = self.greeted(name).await;
+    /// The same, seen in the pool: this many are ready there.
+    pub async fn ready(&self, name: &str, ready: usize) -> RawLink {
+        let link = self.established_link(name).await;
         self.until_ready(name, ready).await;
         link
     }
@@ -132,83 +132,83 @@ impl Outside {
 }
 
 /// A session over a raw peer's link that echoes: opened, and alive each time it is asked.
-pub struct Echoing {
+pub struct RawEchoSession {
     client: TcpStream,
-    link: Wire,
+    link: RawLink,
 }
 
-impl Echoing {
+impl RawEchoSession {
     /// Of the half that opens.
-    async fn through(outside: &Outside) -> Self {
-        let mut link = outside.shaken("beta").await;
-        link.say_frame(HELLO, &frames::offer(1, 8, &["good"])).await;
-        link.hear_granted(&["good"]).await;
+    async fn through(outside: &OpenerHalf) -> Self {
+        let mut link = outside.handshaken_link("beta").await;
+        link.send_frame(HELLO, &frames::offer(1, 8, &["good"])).await;
+        link.expect_granted(&["good"]).await;
         let client = dial(outside.gateway.client_port("good").await).await;
-        link.hear_kind(OPEN).await;
-        link.say_frame(OPENED, &[]).await;
+        link.expect_kind(OPEN).await;
+        link.send_frame(OPENED, &[]).await;
         let mut echoing = Self { client, link };
         echoing.serves().await;
         echoing
     }
 
-    pub fn link(&mut self) -> &mut Wire {
+    pub fn link(&mut self) -> &mut RawLink {
         &mut self.link
     }
 
     pub async fn serves(&mut self) {
-        say(&mut self.client, b"are you there").await;
-        let received = self.link.hear_data(13).await;
-        self.link.say_frame(DATA, &received).await;
-        hear(&mut self.client, b"are you there").await;
+        send(&mut self.client, b"are you there").await;
+        let received = self.link.expect_data(13).await;
+        self.link.send_frame(DATA, &received).await;
+        expect_bytes(&mut self.client, b"are you there").await;
     }
 }
 
 /// A session with a gateway's own echo.
-pub struct Echoed(Wire);
+pub struct GatewayEchoSession(RawLink);
 
-impl Echoed {
+impl GatewayEchoSession {
     /// Opened as `echo` on this link.
-    pub async fn on(link: Wire) -> Self {
+    pub async fn on(link: RawLink) -> Self {
         Self::on_service(link, "echo").await
     }
 
-    pub async fn on_service(mut link: Wire, service: &str) -> Self {
-        link.say_frame(OPEN, &frames::open("good-1", None, service)).await;
-        link.hear(OPENED, &[]).await;
+    pub async fn on_service(mut link: RawLink, service: &str) -> Self {
+        link.send_frame(OPEN, &frames::open("good-1", None, service)).await;
+        link.expect_frame(OPENED, &[]).await;
         let mut echoed = Self(link);
         echoed.serves().await;
         echoed
     }
 
-    pub fn link(&mut self) -> &mut Wire {
+    pub fn link(&mut self) -> &mut RawLink {
         &mut self.0
     }
 
     pub async fn serves(&mut self) {
-        self.0.say_frame(DATA, b"are you there").await;
-        assert_eq!(self.0.hear_data(13).await, b"are you there");
+        self.0.send_frame(DATA, b"are you there").await;
+        assert_eq!(self.0.expect_data(13).await, b"are you there");
     }
 
     /// It is cut by an operator of the other end.
-    pub async fn hears_the_cut(mut self) {
-        self.0.hear(RESET, &frames::reset(4)).await;
+    pub async fn expect_cut(mut self) {
+        self.0.expect_frame(RESET, &frames::reset(4)).await;
     }
 
     /// Both directions end, and the link is free.
-    pub async fn ends(mut self) -> Wire {
-        self.0.say_frame(END, &[]).await;
-        self.0.hear(END, &[]).await;
+    pub async fn ends(mut self) -> RawLink {
+        self.0.send_frame(END, &[]).await;
+        self.0.expect_frame(END, &[]).await;
         self.0
     }
 }
 
 /// Bytes that are being said while the test does something else.
-pub struct Saying<W> {
+pub struct BackgroundSend<W> {
     task: JoinSet<io::Result<W>>,
     handle: AbortHandle,
 }
 
-impl<W: AsyncWrite + Unpin + Send + 'static> Saying<W> {
+impl<W: AsyncWrite + Unpin + Send + 'static> BackgroundSend<W> {
     pub fn start(mut to: W, bytes: Vec<u8>) -> Self {
         let mut task = JoinSet::new();
         let handle = task.spawn(async move {

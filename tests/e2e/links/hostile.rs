@@ -3,13 +3,13 @@
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::halves::{Echoed, Inside, Outside};
+use super::halves::{GatewayEchoSession, OpenerHalf, ServerHalf};
 use crate::support::{
     frames::{
         self, CREDIT, DATA, DATA_MAX, DRAIN, END, HELLO, OPEN, OPENED, PING, PONG, REFUSED, RESET, RETIRE,
-        SERVICES, WINDOW, Wire, frame, frame_of,
+        RawLink, SERVICES, WINDOW, frame, frame_of,
     },
-    peers::{Backend, hear_end, hear_reset, say},
+    peers::{Backend, expect_end, expect_reset, send},
 };
 
 const KINDS: [u8; 13] =
@@ -38,8 +38,8 @@ fn any(session: u32, kind: u8, hello: &[u8]) -> Vec<u8> {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
-    Greeting,
-    Greeted,
+    AwaitingOffer,
+    AwaitingGrant,
     /// No session of that number was opened.
     Ready,
     Opening,
@@ -52,7 +52,7 @@ enum State {
 
 /// What the opener may send in each state that a peer can bring the serving half to.
 const OPENER: [(State, &[u8]); 6] = [
-    (State::Greeted, &[HELLO]),
+    (State::AwaitingGrant, &[HELLO]),
     (State::Ready, &[OPEN]),
     (State::Refused, &LATE),
     (State::Carrying, &[DATA, END, RESET, CREDIT]),
@@ -61,8 +61,8 @@ const OPENER: [(State, &[u8]); 6] = [
 ];
 
 /// A link with a session on it, and one more in a state.
-struct Brought {
-    link: Wire,
+struct OpenedLink {
+    link: RawLink,
     /// The backend's side of the first, or its client.
     beside: Option<TcpStream>,
     /// The same of the second, where it has one.
@@ -71,67 +71,68 @@ struct Brought {
 }
 
 /// Brings a session of a new link to a state.
-async fn server_in(inside: &Inside, backend: &Backend, state: State) -> Brought {
-    if state == State::Greeted {
+async fn server_in(inside: &ServerHalf, backend: &Backend, state: State) -> OpenedLink {
+    if state == State::AwaitingGrant {
         let mut link = inside.port.accept().await;
-        link.hear_kind(HELLO).await;
-        return Brought { link, beside: None, tested: None, number: 1 };
+        link.expect_kind(HELLO).await;
+        return OpenedLink { link, beside: None, tested: None, number: 1 };
     }
     let mut link = inside.link().await;
-    link.say_frame(OPEN, &frames::open("s-0", None, "orders")).await;
+    link.send_frame(OPEN, &frames::open("s-0", None, "orders")).await;
     let beside = Some(backend.accept().await);
-    link.hear(OPENED, &[]).await;
+    link.expect_frame(OPENED, &[]).await;
     let number = link.session + 1;
     if state == State::Ready {
-        return Brought { link, beside, tested: None, number };
+        return OpenedLink { link, beside, tested: None, number };
     }
     let service = if state == State::Refused { "unknown" } else { "orders" };
-    link.say_frame(OPEN, &frames::open("s-1", None, service)).await;
+    link.send_frame(OPEN, &frames::open("s-1", None, service)).await;
     if state == State::Refused {
-        link.hear(REFUSED, &[1]).await;
-        return Brought { link, beside, tested: None, number };
+        link.expect_frame(REFUSED, &[1]).await;
+        return OpenedLink { link, beside, tested: None, number };
     }
     let mut tested = backend.accept().await;
-    link.hear(OPENED, &[]).await;
+    link.expect_frame(OPENED, &[]).await;
     if state == State::OpenerEnded {
-        link.say_frame(END, &[]).await;
-        hear_end(&mut tested).await;
+        link.send_frame(END, &[]).await;
+        expect_end(&mut tested).await;
     }
     if state == State::ServerEnded {
         tested.shutdown().await.unwrap();
-        link.hear(END, &[]).await;
+        link.expect_frame(END, &[]).await;
     }
-    Brought { link, beside, tested: Some(tested), number }
+    OpenedLink { link, beside, tested: Some(tested), number }
 }
 
 #[tokio::test]
 async fn the_half_that_serves_takes_each_frame_only_where_it_belongs() {
     let backend = Backend::new().await;
     let services = format!("orders: {{ connect: '{}' }}, echo: {{ connect: 'echo://' }}", backend.address());
-    let inside = Inside::new(&services).await;
-    let mut good = Echoed::on(inside.link().await).await;
+    let inside = ServerHalf::new(&services).await;
+    let mut good = GatewayEchoSession::on(inside.link().await).await;
     for (state, allowed) in OPENER {
         for kind in KINDS {
-            let Brought { mut link, beside, tested, number } = server_in(&inside, &backend, state).await;
-            let is_allowed = allowed.contains(&kind) || (state != State::Greeted && ALWAYS.contains(&kind));
-            link.say_raw(&any(number, kind, &frames::grant(8, &["orders"]))).await;
+            let OpenedLink { mut link, beside, tested, number } = server_in(&inside, &backend, state).await;
+            let is_allowed =
+                allowed.contains(&kind) || (state != State::AwaitingGrant && ALWAYS.contains(&kind));
+            link.send_raw(&any(number, kind, &frames::grant(8, &["orders"]))).await;
             if is_allowed {
                 until_pong(&mut link, &format!("{kind} in {state:?}")).await;
                 if let (RESET, Some(mut tested)) = (kind, tested)
                     && state != State::OpenerEnded
                 {
-                    hear_reset(&mut tested).await;
+                    expect_reset(&mut tested).await;
                 }
                 if let Some(mut beside) = beside {
-                    say(&mut beside, b"as ever").await;
-                    while link.hear_any().await != (DATA, b"as ever".into()) {}
-                    assert_eq!(link.heard_of, 1);
+                    send(&mut beside, b"as ever").await;
+                    while link.next_other_than_ping().await != (DATA, b"as ever".into()) {}
+                    assert_eq!(link.last_session, 1);
                 }
                 link.cut();
             } else {
                 link.over().await;
                 if let Some(mut beside) = beside {
-                    hear_reset(&mut beside).await;
+                    expect_reset(&mut beside).await;
                 }
                 drop(tested);
             }
@@ -140,12 +141,12 @@ async fn the_half_that_serves_takes_each_frame_only_where_it_belongs() {
             good.serves().await;
         }
     }
-    good.ends().await.pongs(b"as ever.").await;
+    good.ends().await.expect_pong(b"as ever.").await;
 }
 
 /// It answers a ping, whatever else it says before.
-async fn until_pong(link: &mut Wire, what: &str) {
-    link.try_say(&frame(PING, b"unlikely")).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+async fn until_pong(link: &mut RawLink, what: &str) {
+    link.try_send(&frame(PING, b"unlikely")).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     loop {
         match link.next().await {
             Ok((PONG, token)) if token == b"unlikely" => return,
@@ -157,7 +158,7 @@ async fn until_pong(link: &mut Wire, what: &str) {
 
 /// What the server may send in each state that a peer can bring the opening half to.
 const SERVER: [(State, &[u8]); 8] = [
-    (State::Greeting, &[HELLO]),
+    (State::AwaitingOffer, &[HELLO]),
     (State::Ready, &[]),
     (State::Opening, &[OPENED, REFUSED, RESET]),
     (State::OpeningEnded, &[OPENED, REFUSED, RESET]),
@@ -168,74 +169,74 @@ const SERVER: [(State, &[u8]); 8] = [
 ];
 
 /// Brings a session of a new link to a state; beside it there is one that the client has.
-async fn opener_in(outside: &Outside, state: State) -> Brought {
-    if state == State::Greeting {
-        let link = outside.shaken("alpha").await;
-        return Brought { link, beside: None, tested: None, number: 1 };
+async fn opener_in(outside: &OpenerHalf, state: State) -> OpenedLink {
+    if state == State::AwaitingOffer {
+        let link = outside.handshaken_link("alpha").await;
+        return OpenedLink { link, beside: None, tested: None, number: 1 };
     }
     let mut link = outside.ready("alpha", 1).await;
     let mut beside = outside.client().await;
-    link.hear_kind(OPEN).await;
-    link.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
-    crate::support::peers::hear(&mut beside, b"x").await;
+    link.expect_kind(OPEN).await;
+    link.send(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    crate::support::peers::expect_bytes(&mut beside, b"x").await;
     let beside = Some(beside);
     if state == State::Ready {
         // Numbers are those of all links of this process.
         let number = link.session + 1_000_000;
-        return Brought { link, beside, tested: None, number };
+        return OpenedLink { link, beside, tested: None, number };
     }
     let mut client = outside.client().await;
-    say(&mut client, b"words").await;
-    link.hear_kind(OPEN).await;
+    send(&mut client, b"words").await;
+    link.expect_kind(OPEN).await;
     let number = link.session;
-    link.hear(DATA, b"words").await;
+    link.expect_frame(DATA, b"words").await;
     match state {
-        State::Greeting | State::Greeted | State::Ready | State::Opening => {}
+        State::AwaitingOffer | State::AwaitingGrant | State::Ready | State::Opening => {}
         State::OpeningEnded => {
             client.shutdown().await.unwrap();
-            link.hear(END, &[]).await;
+            link.expect_frame(END, &[]).await;
         }
         State::Refused => {
             // Its backend was late: nobody else is asked, or waited for.
-            link.say_frame(REFUSED, &[4]).await;
-            hear_reset(&mut client).await;
-            return Brought { link, beside, tested: None, number };
+            link.send_frame(REFUSED, &[4]).await;
+            expect_reset(&mut client).await;
+            return OpenedLink { link, beside, tested: None, number };
         }
-        State::Carrying => link.say_frame(OPENED, &[]).await,
+        State::Carrying => link.send_frame(OPENED, &[]).await,
         State::OpenerEnded => {
-            link.say_frame(OPENED, &[]).await;
+            link.send_frame(OPENED, &[]).await;
             client.shutdown().await.unwrap();
-            link.hear(END, &[]).await;
+            link.expect_frame(END, &[]).await;
         }
         State::ServerEnded => {
-            link.say(&[frame(OPENED, &[]), frame(END, &[])].concat()).await;
-            hear_end(&mut client).await;
+            link.send(&[frame(OPENED, &[]), frame(END, &[])].concat()).await;
+            expect_end(&mut client).await;
         }
     }
-    Brought { link, beside, tested: Some(client), number }
+    OpenedLink { link, beside, tested: Some(client), number }
 }
 
 #[tokio::test]
 async fn the_half_that_opens_takes_each_frame_only_where_it_belongs() {
-    let (outside, mut good) = Outside::beside_another().await;
+    let (outside, mut good) = OpenerHalf::beside_another().await;
     for (state, allowed) in SERVER {
         for kind in KINDS {
-            let Brought { mut link, beside, tested, number } = opener_in(&outside, state).await;
+            let OpenedLink { mut link, beside, tested, number } = opener_in(&outside, state).await;
             let is_allowed = allowed.contains(&kind)
-                || (state != State::Greeting && (ALWAYS.contains(&kind) || kind == SERVICES));
+                || (state != State::AwaitingOffer && (ALWAYS.contains(&kind) || kind == SERVICES));
             let offer = frames::offer(1, 8, &["orders"]);
-            link.say_raw(&any(number, kind, &offer)).await;
+            link.send_raw(&any(number, kind, &offer)).await;
             if is_allowed {
                 until_pong(&mut link, &format!("{kind} in {state:?}")).await;
                 if let Some(mut beside) = beside {
-                    say(&mut beside, b"as ever").await;
-                    while link.hear_any().await != (DATA, b"as ever".into()) {}
+                    send(&mut beside, b"as ever").await;
+                    while link.next_other_than_ping().await != (DATA, b"as ever".into()) {}
                 }
                 link.cut();
             } else {
                 link.over().await;
                 for client in beside.into_iter().chain(tested.filter(|_| state != State::ServerEnded)) {
-                    hear_reset(&mut { client }).await;
+                    expect_reset(&mut { client }).await;
                 }
             }
             outside.until_ready("alpha", 0).await;
@@ -244,7 +245,7 @@ async fn the_half_that_opens_takes_each_frame_only_where_it_belongs() {
     }
 }
 
-/// Bytes that are no frame, or none that may be; each for a link that stands.
+/// Invalid bytes and forbidden frames, each sent on an established link.
 fn lies() -> Vec<Vec<u8>> {
     let mut lies = Vec::new();
     for kind in (0..=0).chain(14..=18).chain([0x16, 0x7f, 0x80, 0xff]) {
@@ -287,12 +288,12 @@ fn lies() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn a_length_or_type_that_can_not_be_costs_a_serving_halfs_link_at_once() {
-    let inside = Inside::with(", prepared: 2, maximum: 8", "echo: { connect: 'echo://' }").await;
-    let mut good = Echoed::on(inside.link().await).await;
+async fn an_invalid_length_or_type_closes_a_servers_link_at_once() {
+    let inside = ServerHalf::with(", prepared: 2, maximum: 8", "echo: { connect: 'echo://' }").await;
+    let mut good = GatewayEchoSession::on(inside.link().await).await;
     for lie in lies() {
         let mut link = inside.link().await;
-        link.say_raw(&lie).await;
+        link.send_raw(&lie).await;
         let (_, frames) = link.over().await;
         assert_eq!(frames, [], "{lie:?}");
         good.serves().await;
@@ -300,29 +301,29 @@ async fn a_length_or_type_that_can_not_be_costs_a_serving_halfs_link_at_once() {
 }
 
 #[tokio::test]
-async fn a_length_or_type_that_can_not_be_costs_a_carrying_link_at_once() {
+async fn an_invalid_length_or_type_closes_a_carrying_link_at_once() {
     let backend = Backend::new().await;
     let services = format!("orders: {{ connect: '{}' }}, echo: {{ connect: 'echo://' }}", backend.address());
-    let inside = Inside::with(", prepared: 2, maximum: 8", &services).await;
-    let mut good = Echoed::on(inside.link().await).await;
+    let inside = ServerHalf::with(", prepared: 2, maximum: 8", &services).await;
+    let mut good = GatewayEchoSession::on(inside.link().await).await;
     for lie in lies() {
         let mut link = inside.link().await;
-        link.say_frame(OPEN, &frames::open("s-1", None, "orders")).await;
+        link.send_frame(OPEN, &frames::open("s-1", None, "orders")).await;
         let mut served = backend.accept().await;
-        link.hear(OPENED, &[]).await;
-        link.say_raw(&lie).await;
-        hear_reset(&mut served).await;
+        link.expect_frame(OPENED, &[]).await;
+        link.send_raw(&lie).await;
+        expect_reset(&mut served).await;
         link.over().await;
         good.serves().await;
     }
 }
 
 #[tokio::test]
-async fn a_length_or_type_that_can_not_be_costs_an_opening_halfs_link_at_once() {
-    let (outside, mut good) = Outside::beside_another().await;
+async fn an_invalid_length_or_type_closes_an_openers_link_at_once() {
+    let (outside, mut good) = OpenerHalf::beside_another().await;
     for lie in lies() {
         let mut link = outside.ready("alpha", 1).await;
-        link.say_raw(&lie).await;
+        link.send_raw(&lie).await;
         let (_, frames) = link.over().await;
         assert_eq!(frames, [], "{lie:?}");
         good.serves().await;
@@ -339,8 +340,8 @@ fn with(body: &[u8], tag: u8, value: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_body_that_means_nothing_costs_the_link() {
-    let inside = Inside::new("echo: { connect: 'echo://' }").await;
-    let mut good = Echoed::on(inside.link().await).await;
+    let inside = ServerHalf::new("echo: { connect: 'echo://' }").await;
+    let mut good = GatewayEchoSession::on(inside.link().await).await;
     let whole = frames::open("s-1", None, "echo");
     let bodies = [
         Vec::new(),
@@ -365,16 +366,16 @@ async fn a_body_that_means_nothing_costs_the_link() {
     ];
     for body in bodies {
         let mut link = inside.link().await;
-        link.say_frame(OPEN, &body).await;
+        link.send_frame(OPEN, &body).await;
         let (_, frames) = link.over().await;
         assert_eq!(frames, [], "{body:?}");
         good.serves().await;
     }
     for (kind, body) in [(RESET, vec![0]), (RESET, vec![7]), (CREDIT, frames::credit(0))] {
         let mut link = inside.link().await;
-        link.say_frame(OPEN, &whole).await;
-        link.hear(OPENED, &[]).await;
-        link.say_frame(kind, &body).await;
+        link.send_frame(OPEN, &whole).await;
+        link.expect_frame(OPENED, &[]).await;
+        link.send_frame(kind, &body).await;
         link.over().await;
     }
     good.serves().await;
@@ -382,61 +383,61 @@ async fn a_body_that_means_nothing_costs_the_link() {
 
 #[tokio::test]
 async fn a_field_that_is_not_known_is_passed_over() {
-    let inside = Inside::new("echo: { connect: 'echo://' }").await;
+    let inside = ServerHalf::new("echo: { connect: 'echo://' }").await;
     let mut link = inside.link().await;
-    link.say_frame(OPEN, &with(&frames::open("s-1", None, "echo"), 99, b"of a later version")).await;
-    link.hear(OPENED, &[]).await;
-    let (outside, _good) = Outside::beside_another().await;
-    let mut link = outside.shaken("alpha").await;
-    link.say_frame(HELLO, &with(&frames::offer(1, 8, &["orders"]), 99, b"of a later version")).await;
-    link.hear_granted(&["orders"]).await;
+    link.send_frame(OPEN, &with(&frames::open("s-1", None, "echo"), 99, b"of a later version")).await;
+    link.expect_frame(OPENED, &[]).await;
+    let (outside, _good) = OpenerHalf::beside_another().await;
+    let mut link = outside.handshaken_link("alpha").await;
+    link.send_frame(HELLO, &with(&frames::offer(1, 8, &["orders"]), 99, b"of a later version")).await;
+    link.expect_granted(&["orders"]).await;
 }
 
 #[tokio::test]
 async fn a_number_that_was_used_costs_the_link() {
-    let inside = Inside::new("echo: { connect: 'echo://' }").await;
-    let mut good = Echoed::on(inside.link().await).await;
+    let inside = ServerHalf::new("echo: { connect: 'echo://' }").await;
+    let mut good = GatewayEchoSession::on(inside.link().await).await;
     let opens = |number| frame_of(number, OPEN, &frames::open("s-1", None, "echo"));
     for again in [100_u32, 99, 1, 100 + (1 << 31)] {
         for ends_first in [true, false] {
             let mut link = inside.link().await;
-            link.say(&opens(100)).await;
-            link.hear(OPENED, &[]).await;
+            link.send(&opens(100)).await;
+            link.expect_frame(OPENED, &[]).await;
             if ends_first {
-                link.say_frame(END, &[]).await;
-                link.hear(END, &[]).await;
+                link.send_frame(END, &[]).await;
+                link.expect_frame(END, &[]).await;
             }
-            link.say(&opens(again)).await;
+            link.send(&opens(again)).await;
             link.over().await;
             good.serves().await;
         }
     }
-    inside.gateway.until_told("was opened twice, or out of order").await;
+    inside.gateway.until_notice("was opened twice, or out of order").await;
 }
 
 #[tokio::test]
 async fn credit_that_no_number_holds_and_bytes_beyond_credit_cost_the_link() {
-    let inside = Inside::new("echo: { connect: 'echo://' }").await;
-    let mut good = Echoed::on(inside.link().await).await;
+    let inside = ServerHalf::new("echo: { connect: 'echo://' }").await;
+    let mut good = GatewayEchoSession::on(inside.link().await).await;
     let overflow = frame(CREDIT, &frames::credit(u32::MAX));
     for sent in [overflow, frame(DATA, &[7; DATA_MAX / 2]).repeat(64 * WINDOW / DATA_MAX)] {
         let mut link = inside.link().await;
         link.gives_credit = false;
-        link.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
-        link.hear(OPENED, &[]).await;
+        link.send_frame(OPEN, &frames::open("s-1", None, "echo")).await;
+        link.expect_frame(OPENED, &[]).await;
         // It may cut the link while we still speak.
-        let _ = link.try_say(&sent).await;
+        let _ = link.try_send(&sent).await;
         link.over().await;
         good.serves().await;
     }
-    let (outside, mut good) = Outside::beside_another().await;
+    let (outside, mut good) = OpenerHalf::beside_another().await;
     for sent in [frame(CREDIT, &frames::credit(u32::MAX)), frame(DATA, &[7; DATA_MAX]).repeat(512)] {
         let mut link = outside.ready("alpha", 1).await;
         let mut client = outside.client().await;
-        link.hear_kind(OPEN).await;
-        link.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
-        crate::support::peers::hear(&mut client, b"x").await;
-        let _ = link.try_say(&sent).await;
+        link.expect_kind(OPEN).await;
+        link.send(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+        crate::support::peers::expect_bytes(&mut client, b"x").await;
+        let _ = link.try_send(&sent).await;
         link.over().await;
         outside.until_ready("alpha", 0).await;
         good.serves().await;
@@ -446,7 +447,7 @@ async fn credit_that_no_number_holds_and_bytes_beyond_credit_cost_the_link() {
 
 #[tokio::test]
 async fn a_hello_that_means_nothing_brings_no_link_to_stand() {
-    let (outside, mut good) = Outside::beside_another().await;
+    let (outside, mut good) = OpenerHalf::beside_another().await;
     let whole = frames::offer(1, 8, &["orders"]);
     let bodies = |whole: &[u8]| {
         [
@@ -465,20 +466,20 @@ async fn a_hello_that_means_nothing_brings_no_link_to_stand() {
     let of_a_server =
         [with(&whole, 7, &[2, 0, b'a']), with(&whole, 7, &[0, 9, b'a']), with(&whole, 7, b"\0\0\xff")];
     for body in bodies(&whole).into_iter().chain(of_a_server) {
-        let mut link = outside.shaken("alpha").await;
-        link.say_frame(HELLO, &body).await;
+        let mut link = outside.handshaken_link("alpha").await;
+        link.send_frame(HELLO, &body).await;
         let (_, frames) = link.over().await;
         assert_eq!(frames, [], "{body:?}");
         good.serves().await;
     }
-    let inside = Inside::new("echo: { connect: 'echo://' }").await;
+    let inside = ServerHalf::new("echo: { connect: 'echo://' }").await;
     let whole = frames::grant(8, &["echo"]);
     for body in bodies(&whole).into_iter().chain([with(&whole, 8, b"\xff")]) {
         let mut link = inside.port.accept().await;
-        link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &body).await;
+        link.expect_kind(HELLO).await;
+        link.send_frame(HELLO, &body).await;
         let (_, frames) = link.over().await;
         assert_eq!(frames, [], "{body:?}");
     }
-    Echoed::on(inside.link().await).await;
+    GatewayEchoSession::on(inside.link().await).await;
 }

@@ -19,12 +19,12 @@ use portcullis::{
     },
 };
 
-use super::halves::{Inside, profile};
+use super::halves::{ServerHalf, profile};
 use crate::support::{
     frames::{self, OPEN, OPENED, OURS, Port, REFUSED, SERVICES, field},
-    gateway::{Gateway, Place},
-    peers::{dial_refused, hear, say},
-    ways::{Plan, WAYS},
+    gateway::{Gateway, TestFolder},
+    mode_pair::{PATHS, Plan},
+    peers::{dial_refused, expect_bytes, send},
 };
 
 /// A Monday, 00:00 UTC.
@@ -64,49 +64,49 @@ async fn verify(gateway: &Gateway, step: CheckStep) {
 
 #[tokio::test]
 async fn outside_of_its_hours_a_service_is_refused_and_open_sessions_go_on() {
-    for (mode, is_plain) in WAYS {
+    for (mode, is_plain) in PATHS {
         let clock = SetClock::at(12);
-        let place = Place::new().with_clock(clock.wall());
+        let place = TestFolder::new().with_clock(clock.wall());
         let plan = Plan { is_plain, dmz_link: ", wait: 300ms", ..Plan::new(mode, WORKING_HOURS) };
         let plan = if mode == Mode::Direct { Plan { dmz_link: "", ..plan } } else { plan };
-        let way = plan.start_in(place).await;
-        let mut open = way.client().await;
-        say(&mut open, b"open").await;
-        hear(&mut open, b"open").await;
+        let pair = plan.start_in(place).await;
+        let mut open = pair.client().await;
+        send(&mut open, b"open").await;
+        expect_bytes(&mut open, b"open").await;
         clock.set(20);
-        until_phase(way.inner(), ServicePhase::Closed).await;
-        way.inner().until_told("closed: outside of its hours, Mon-Fri 07:00-19:00 (UTC)").await;
+        until_phase(pair.inner(), ServicePhase::Closed).await;
+        pair.inner().until_notice("closed: outside of its hours, Mon-Fri 07:00-19:00 (UTC)").await;
         // SOCKS5 has no word for it, and nothing is parked.
         let known = [ServicePhase::Closed, ServicePhase::Open][usize::from(is_plain)];
-        until_phase(&way.dmz, known).await;
-        dial_refused(way.dmz.client_port("orders").await).await;
+        until_phase(&pair.dmz, known).await;
+        dial_refused(pair.dmz.client_port("orders").await).await;
         let end = match (mode, is_plain) {
             (_, false) => "XA",
             (Mode::Forward, true) => "XC",
             (_, true) => "TW",
         };
-        let row = way.dmz.until_ended(end).await;
+        let row = pair.dmz.until_ended(end).await;
         assert!(is_plain || row.reason.contains("outside of its hours"), "{row:?}");
         if (mode, is_plain) == (Mode::Forward, true) {
-            way.inner().until_ended("XA").await;
+            pair.inner().until_ended("XA").await;
         }
-        let seen = way.inner().now().await;
+        let seen = pair.inner().now().await;
         assert_eq!(seen.services[0].health, Some(Health::Down));
         assert_eq!(seen.alerts.iter().filter(|alert| alert.kind == AlertKind::Closed).count(), 1);
-        say(&mut open, b"still here").await;
-        hear(&mut open, b"still here").await;
+        send(&mut open, b"still here").await;
+        expect_bytes(&mut open, b"still here").await;
         // The clock is set back.
         clock.set(8);
-        until_phase(&way.dmz, ServicePhase::Open).await;
+        until_phase(&pair.dmz, ServicePhase::Open).await;
         let is_over = |seen: &Snapshot| {
             let row = &seen.services[0];
             row.phase == ServicePhase::Open && row.health.is_some_and(|health| health != Health::Down)
         };
-        way.inner().until("it is over", is_over).await;
-        way.ready().await;
-        let mut client = way.client().await;
-        say(&mut client, b"again").await;
-        hear(&mut client, b"again").await;
+        pair.inner().until("it is over", is_over).await;
+        pair.ready().await;
+        let mut client = pair.client().await;
+        send(&mut client, b"again").await;
+        expect_bytes(&mut client, b"again").await;
     }
 }
 
@@ -114,12 +114,12 @@ async fn outside_of_its_hours_a_service_is_refused_and_open_sessions_go_on() {
 async fn probes_of_the_checklist_skip_the_hours() {
     for mode in [Mode::Forward, Mode::Reverse] {
         let clock = SetClock::at(20);
-        let way = Plan::new(mode, WORKING_HOURS).start_in(Place::new().with_clock(clock.wall())).await;
-        until_phase(&way.dmz, ServicePhase::Closed).await;
-        dial_refused(way.dmz.client_port("orders").await).await;
+        let pair = Plan::new(mode, WORKING_HOURS).start_in(TestFolder::new().with_clock(clock.wall())).await;
+        until_phase(&pair.dmz, ServicePhase::Closed).await;
+        dial_refused(pair.dmz.client_port("orders").await).await;
         let step = if mode == Mode::Forward { CheckStep::Forward } else { CheckStep::Reverse };
-        verify(&way.dmz, step).await;
-        verify(way.inner(), CheckStep::Basic).await;
+        verify(&pair.dmz, step).await;
+        verify(pair.inner(), CheckStep::Basic).await;
     }
 }
 
@@ -127,27 +127,27 @@ async fn probes_of_the_checklist_skip_the_hours() {
 #[tokio::test]
 async fn a_gateway_that_opens_sessions_outside_of_the_hours_is_refused() {
     let clock = SetClock::at(12);
-    let place = Place::new().with_clock(clock.wall());
+    let place = TestFolder::new().with_clock(clock.wall());
     let port = Port::new(&place, "dmz", &[OURS]).await;
     let services = "orders: { connect: 'echo://', hours: 'Mon-Fri 07:00-19:00', timezone: UTC }";
     let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1", services));
-    let inside = Inside { port, gateway };
+    let inside = ServerHalf { port, gateway };
     let mut link = inside.link().await;
     clock.set(20);
-    let reported = link.hear_kind(SERVICES).await;
+    let reported = link.expect_kind(SERVICES).await;
     assert_eq!(reported, frames::services_in(&[("orders", frames::CLOSED)]));
-    link.say_frame(OPEN, &frames::open("late", None, "orders")).await;
-    let refused = link.hear_kind(REFUSED).await;
+    link.send_frame(OPEN, &frames::open("late", None, "orders")).await;
+    let refused = link.expect_kind(REFUSED).await;
     let row = inside.gateway.until_ended("XA").await;
     assert_eq!(row.reason, "it is outside of its hours", "{refused:?}");
     // A probe reaches no backend, so it may.
     let mut probe = frames::open("probe", None, "orders");
     field(&mut probe, 3, &[]);
-    link.say_frame(OPEN, &probe).await;
-    link.hear(OPENED, &[]).await;
-    // Of open to closed to open each is told.
+    link.send_frame(OPEN, &probe).await;
+    link.expect_frame(OPENED, &[]).await;
+    // Each change between open and closed is reported.
     clock.set(9);
-    let reported = link.hear_kind(SERVICES).await;
+    let reported = link.expect_kind(SERVICES).await;
     assert_eq!(reported, frames::services_in(&[("orders", frames::OPEN_STATE)]));
 }
 
@@ -155,30 +155,30 @@ async fn a_gateway_that_opens_sessions_outside_of_the_hours_is_refused() {
 async fn hours_that_a_reload_changes_are_in_the_plan_and_hold_at_once() {
     let clock = SetClock::at(12);
     let plan = Plan::new(Mode::Reverse, WORKING_HOURS);
-    let way = plan.start_in(Place::new().with_clock(clock.wall())).await;
-    let mut open = way.client().await;
-    say(&mut open, b"open").await;
-    hear(&mut open, b"open").await;
+    let pair = plan.start_in(TestFolder::new().with_clock(clock.wall())).await;
+    let mut open = pair.client().await;
+    send(&mut open, b"open").await;
+    expect_bytes(&mut open, b"open").await;
     let night = "{ address: 'echo://' }, hours: '22:00-06:00', timezone: UTC";
-    let connect = format!("connect: 'socks+tls://{}'", way.dmz.link_port().await);
-    let file = way.place.profile("internal", &Plan { backend: night, ..plan }.internal(&connect));
+    let connect = format!("connect: 'socks+tls://{}'", pair.dmz.link_port().await);
+    let file = pair.place.profile("internal", &Plan { backend: night, ..plan }.internal(&connect));
     let requested = Command::Plan { profile: file.to_str().unwrap().into() };
-    let CommandAnswer::Planned(planned) = way.inner().handle.ask(requested).await else { panic!("no plan") };
+    let CommandAnswer::Planned(planned) = pair.inner().handle.ask(requested).await else { panic!("no plan") };
     let planned = planned.to_string();
     assert!(planned.contains("orders: hours 22:00-06:00 (UTC), was Mon-Fri 07:00-19:00 (UTC)"), "{planned}");
-    way.inner().done(Command::Reload).await;
-    until_phase(&way.dmz, ServicePhase::Closed).await;
-    dial_refused(way.dmz.client_port("orders").await).await;
-    say(&mut open, b"still here").await;
-    hear(&mut open, b"still here").await;
+    pair.inner().done(Command::Reload).await;
+    until_phase(&pair.dmz, ServicePhase::Closed).await;
+    dial_refused(pair.dmz.client_port("orders").await).await;
+    send(&mut open, b"still here").await;
+    expect_bytes(&mut open, b"still here").await;
     clock.set(23);
-    until_phase(&way.dmz, ServicePhase::Open).await;
+    until_phase(&pair.dmz, ServicePhase::Open).await;
     drop(open);
-    let mut late = way.client().await;
-    say(&mut late, b"night").await;
-    hear(&mut late, b"night").await;
+    let mut late = pair.client().await;
+    send(&mut late, b"night").await;
+    expect_bytes(&mut late, b"night").await;
     clock.set(30);
-    until_phase(&way.dmz, ServicePhase::Closed).await;
-    say(&mut late, b"morning").await;
-    hear(&mut late, b"morning").await;
+    until_phase(&pair.dmz, ServicePhase::Closed).await;
+    send(&mut late, b"morning").await;
+    expect_bytes(&mut late, b"morning").await;
 }

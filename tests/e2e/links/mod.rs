@@ -1,18 +1,17 @@
 //! The protocol of our own, against peers that speak it by hand: session after session on a link.
 
 mod agreement;
-mod alive;
-mod beside;
 mod captured;
 mod carries;
+mod closed_at_once;
 mod dialled;
 mod each;
-mod epochs;
+mod generations;
 pub mod halves;
 mod hostile;
 mod hostile_inside;
 mod hours;
-mod let_go;
+mod liveness;
 mod lockdown;
 mod misused;
 mod opening;
@@ -20,6 +19,7 @@ mod per_peer;
 mod retried;
 mod serving;
 mod shared;
+mod shared_ports;
 mod shares;
 mod srv;
 mod states;

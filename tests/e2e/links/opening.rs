@@ -1,4 +1,4 @@
-//! The half that opens: what an internal half that is not ours hears from it.
+//! The half that opens: what an internal half that is not ours receives from it.
 
 use portcullis::{
     gateway::handle::Command,
@@ -6,17 +6,17 @@ use portcullis::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::halves::{Outside, Saying};
+use super::halves::{BackgroundSend, OpenerHalf};
 use crate::support::{
     frames::{
-        self, COPY_MAX, DATA, DATA_MAX, DRAIN, END, HELLO, HTTP, OPEN, OPENED, Over, RESET, RETIRE, frame,
+        self, COPY_MAX, DATA, DATA_MAX, DRAIN, END, HELLO, HTTP, LinkOver, OPEN, OPENED, RESET, RETIRE, frame,
     },
     gateway::PATIENCE,
-    peers::{cut, dial, hear, hear_end, hear_reset, say},
+    peers::{cut, dial, expect_bytes, expect_end, expect_reset, send},
 };
 
 /// What `open` names: the session's id and its client.
-fn told(body: &[u8]) -> (String, std::net::SocketAddr) {
+fn open_fields(body: &[u8]) -> (String, std::net::SocketAddr) {
     let fields = frames::fields(body);
     let of = |tag: u8| fields.iter().find(|(of, _)| *of == tag).map(|(_, value)| value.clone()).unwrap();
     assert_eq!(of(1), b"orders");
@@ -29,57 +29,57 @@ fn told(body: &[u8]) -> (String, std::net::SocketAddr) {
 async fn it_grants_what_it_knows_and_allows_and_no_more() {
     let more = ", web: { accept: ['tcp://127.0.0.1:0'] }, \
                 hidden: { accept: ['tcp://127.0.0.1:0'], peers: [beta] }";
-    let outside = Outside::with(more).await;
-    let mut alpha = outside.shaken("alpha").await;
-    alpha.say_frame(HELLO, &frames::offer(1, 8, &["web", "hidden", "unknown", "orders"])).await;
-    alpha.hear_granted(&["web", "orders"]).await;
-    let mut beta = outside.shaken("beta").await;
-    beta.say_frame(HELLO, &frames::offer(1, 8, &["hidden"])).await;
-    beta.hear_granted(&["hidden"]).await;
+    let outside = OpenerHalf::with(more).await;
+    let mut alpha = outside.handshaken_link("alpha").await;
+    alpha.send_frame(HELLO, &frames::offer(1, 8, &["web", "hidden", "unknown", "orders"])).await;
+    alpha.expect_granted(&["web", "orders"]).await;
+    let mut beta = outside.handshaken_link("beta").await;
+    beta.send_frame(HELLO, &frames::offer(1, 8, &["hidden"])).await;
+    beta.expect_granted(&["hidden"]).await;
 }
 
 #[tokio::test]
-async fn a_peer_that_offers_nothing_useful_is_told_so_and_let_go() {
-    let outside = Outside::new().await;
+async fn a_peer_with_a_useless_offer_is_refused_with_the_reason() {
+    let outside = OpenerHalf::new().await;
     for offered in [&[][..], &["unknown"]] {
-        let mut alpha = outside.shaken("alpha").await;
-        alpha.say_frame(HELLO, &frames::offer(1, 8, offered)).await;
-        alpha.hear_granted(&[]).await;
-        assert_eq!(alpha.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
+        let mut alpha = outside.handshaken_link("alpha").await;
+        alpha.send_frame(HELLO, &frames::offer(1, 8, offered)).await;
+        alpha.expect_granted(&[]).await;
+        assert_eq!(alpha.over().await, (LinkOver::Cleanly, vec![(RETIRE, vec![])]));
     }
-    outside.gateway.until_told("link from alpha refused: it offers no service").await;
+    outside.gateway.until_notice("link from alpha refused: it offers no service").await;
 }
 
 #[tokio::test]
 async fn open_names_the_session_and_the_client() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     let client = outside.client().await;
-    let (id, shown) = told(&alpha.hear_kind(OPEN).await);
+    let (id, shown) = open_fields(&alpha.expect_kind(OPEN).await);
     assert_eq!(shown, client.local_addr().unwrap());
     let snapshot = outside.gateway.now().await;
     assert_eq!(snapshot.sessions[0].id, id);
 }
 
 #[tokio::test]
-async fn a_client_that_waits_to_be_greeted_gets_its_session() {
-    let outside = Outside::new().await;
+async fn a_client_that_waits_for_the_servers_first_bytes_gets_its_session() {
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     let mut client = outside.client().await;
-    alpha.hear_kind(OPEN).await;
-    alpha.say(&[frame(OPENED, &[]), frame(DATA, b"220 welcome")].concat()).await;
-    hear(&mut client, b"220 welcome").await;
+    alpha.expect_kind(OPEN).await;
+    alpha.send(&[frame(OPENED, &[]), frame(DATA, b"220 welcome")].concat()).await;
+    expect_bytes(&mut client, b"220 welcome").await;
 }
 
 #[tokio::test]
-async fn what_a_client_said_first_comes_with_open() {
-    let outside = Outside::new().await;
+async fn a_clients_first_bytes_come_with_open() {
+    let outside = OpenerHalf::new().await;
     let mut client = outside.client().await;
-    say(&mut client, b"GET / HTTP/1.0").await;
+    send(&mut client, b"GET / HTTP/1.0").await;
     outside.gateway.until("it waits", |snapshot| snapshot.pools.iter().any(|row| row.waiting == 1)).await;
-    let mut alpha = outside.shaken("alpha").await;
-    alpha.say_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
-    alpha.hear_kind(HELLO).await;
+    let mut alpha = outside.handshaken_link("alpha").await;
+    alpha.send_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
+    alpha.expect_kind(HELLO).await;
     let mut received = [0; 4096];
     let count = tokio::time::timeout(PATIENCE, alpha.stream.read(&mut received)).await.unwrap().unwrap();
     let session = u32::from_be_bytes(*received[4..].first_chunk().unwrap());
@@ -90,22 +90,22 @@ async fn what_a_client_said_first_comes_with_open() {
 
 #[tokio::test]
 async fn one_link_carries_client_after_client() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     for at in 0..30 {
         let mut client = outside.client().await;
-        say(&mut client, b"ask").await;
-        alpha.hear_kind(OPEN).await;
-        alpha.hear(DATA, b"ask").await;
-        alpha.say(&[frame(OPENED, &[]), frame(DATA, b"answer"), frame(END, &[])].concat()).await;
-        hear(&mut client, b"answer").await;
-        hear_end(&mut client).await;
+        send(&mut client, b"ask").await;
+        alpha.expect_kind(OPEN).await;
+        alpha.expect_frame(DATA, b"ask").await;
+        alpha.send(&[frame(OPENED, &[]), frame(DATA, b"answer"), frame(END, &[])].concat()).await;
+        expect_bytes(&mut client, b"answer").await;
+        expect_end(&mut client).await;
         if at % 2 == 0 {
-            say(&mut client, b"more").await;
-            alpha.hear(DATA, b"more").await;
+            send(&mut client, b"more").await;
+            alpha.expect_frame(DATA, b"more").await;
         }
         client.shutdown().await.unwrap();
-        alpha.hear(END, &[]).await;
+        alpha.expect_frame(END, &[]).await;
         outside.until_ready("alpha", 1).await;
     }
     let totals =
@@ -115,191 +115,193 @@ async fn one_link_carries_client_after_client() {
 
 #[tokio::test]
 async fn a_clients_half_close_before_the_answer_is_passed_on() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     let mut client = outside.client().await;
-    say(&mut client, b"all of it").await;
+    send(&mut client, b"all of it").await;
     client.shutdown().await.unwrap();
-    alpha.hear_kind(OPEN).await;
-    alpha.hear(DATA, b"all of it").await;
-    alpha.hear(END, &[]).await;
-    alpha.say(&[frame(OPENED, &[]), frame(DATA, b"thanks"), frame(END, &[])].concat()).await;
-    hear(&mut client, b"thanks").await;
-    hear_end(&mut client).await;
+    alpha.expect_kind(OPEN).await;
+    alpha.expect_frame(DATA, b"all of it").await;
+    alpha.expect_frame(END, &[]).await;
+    alpha.send(&[frame(OPENED, &[]), frame(DATA, b"thanks"), frame(END, &[])].concat()).await;
+    expect_bytes(&mut client, b"thanks").await;
+    expect_end(&mut client).await;
     outside.gateway.until_ended("--").await;
     outside.until_ready("alpha", 1).await;
 }
 
 #[tokio::test]
-async fn before_the_answer_only_so_many_bytes_come_as_are_kept() {
-    let outside = Outside::new().await;
+async fn before_the_answer_no_more_bytes_are_sent_than_are_kept() {
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
-    let (mut hears, says) = outside.client().await.into_split();
+    let (mut reader, writer) = outside.client().await.into_split();
     let expected: Vec<u8> = (0..200 * 1024_usize).map(|at| (at % 251) as u8).collect();
-    let saying = Saying::start(says, expected.clone());
-    alpha.hear_kind(OPEN).await;
-    let mut received = alpha.hear_data(COPY_MAX).await;
+    let saying = BackgroundSend::start(writer, expected.clone());
+    alpha.expect_kind(OPEN).await;
+    let mut received = alpha.expect_data(COPY_MAX).await;
     // It says no more than that, and answers all the same.
-    alpha.pongs(b"anything").await;
-    alpha.pongs(b"at all ?").await;
-    alpha.say_frame(OPENED, &[]).await;
+    alpha.expect_pong(b"anything").await;
+    alpha.expect_pong(b"at all ?").await;
+    alpha.send_frame(OPENED, &[]).await;
     while received.len() < expected.len() {
-        let more = alpha.hear_kind(DATA).await;
+        let more = alpha.expect_kind(DATA).await;
         assert!(more.len() <= DATA_MAX);
         received.extend(more);
     }
     assert!(received == expected, "in order, and each once");
     drop(saying.done().await);
-    alpha.hear(END, &[]).await;
-    alpha.say_frame(END, &[]).await;
-    hear_end(&mut hears).await;
+    alpha.expect_frame(END, &[]).await;
+    alpha.send_frame(END, &[]).await;
+    expect_end(&mut reader).await;
 }
 
 #[tokio::test]
-async fn a_client_that_is_cut_is_told_with_its_cause() {
-    let outside = Outside::new().await;
+async fn a_cut_client_is_reset_with_its_cause() {
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     let mut client = outside.client().await;
-    alpha.hear_kind(OPEN).await;
-    alpha.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
-    hear(&mut client, b"x").await;
+    alpha.expect_kind(OPEN).await;
+    alpha.send(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    expect_bytes(&mut client, b"x").await;
     cut(client);
-    alpha.hear(RESET, &frames::reset(1)).await;
+    alpha.expect_frame(RESET, &frames::reset(1)).await;
     outside.gateway.until_ended("CR").await;
-    alpha.pongs(b"as ever.").await;
+    alpha.expect_pong(b"as ever.").await;
 }
 
 #[tokio::test]
-async fn a_reset_says_who_has_cut_the_session() {
-    let outside = Outside::new().await;
+async fn a_reset_names_who_cut_the_session() {
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     for (cause, end) in [(1, "CR"), (2, "BR"), (3, "TR"), (4, "OR"), (5, "PR")] {
         let mut client = outside.client().await;
-        alpha.hear_kind(OPEN).await;
-        alpha.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
-        hear(&mut client, b"x").await;
+        alpha.expect_kind(OPEN).await;
+        alpha.send(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+        expect_bytes(&mut client, b"x").await;
         outside
             .gateway
             .until("it relays", |snapshot| {
                 snapshot.sessions.iter().any(|row| row.phase == SessionPhase::Relaying)
             })
             .await;
-        alpha.say_frame(RESET, &frames::reset(cause)).await;
-        hear_reset(&mut client).await;
+        alpha.send_frame(RESET, &frames::reset(cause)).await;
+        expect_reset(&mut client).await;
         outside.gateway.until_ended(end).await;
-        alpha.pongs(b"as ever.").await;
+        alpha.expect_pong(b"as ever.").await;
     }
 }
 
 #[tokio::test]
 async fn a_ready_link_whose_peer_asks_is_closed_in_good_order() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     for asks in [DRAIN, RETIRE] {
         let mut alpha = outside.ready("alpha", 1).await;
-        alpha.say_frame(asks, &[]).await;
-        assert_eq!(alpha.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
+        alpha.send_frame(asks, &[]).await;
+        assert_eq!(alpha.over().await, (LinkOver::Cleanly, vec![(RETIRE, vec![])]));
         outside.until_ready("alpha", 0).await;
     }
     let client = outside.client().await;
     outside.gateway.until("it waits", |snapshot| snapshot.pools.iter().any(|row| row.waiting == 1)).await;
-    let mut alpha = outside.greeted("alpha").await;
-    assert_eq!(told(&alpha.hear_kind(OPEN).await).1, client.local_addr().unwrap());
+    let mut alpha = outside.established_link("alpha").await;
+    assert_eq!(open_fields(&alpha.expect_kind(OPEN).await).1, client.local_addr().unwrap());
 }
 
 #[tokio::test]
 async fn a_carrying_link_whose_peer_asks_is_closed_after_its_last_session() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     for asks in [DRAIN, RETIRE] {
         let mut alpha = outside.ready("alpha", 1).await;
         let mut clients = [outside.client().await, outside.client().await];
         let mut numbers = Vec::new();
         for _ in 0..clients.len() {
-            alpha.hear_kind(OPEN).await;
+            alpha.expect_kind(OPEN).await;
             numbers.push(alpha.session);
-            alpha.say_frame(OPENED, &[]).await;
+            alpha.send_frame(OPENED, &[]).await;
         }
-        alpha.say_frame(asks, &[]).await;
+        alpha.send_frame(asks, &[]).await;
         // It opens no more here, and says so.
-        alpha.hear(RETIRE, &[]).await;
+        alpha.expect_frame(RETIRE, &[]).await;
         outside.until_ready("alpha", 0).await;
         for client in &mut clients {
-            say(client, b"fine").await;
-            alpha.hear(DATA, b"fine").await;
-            let number = alpha.heard_of;
+            send(client, b"fine").await;
+            alpha.expect_frame(DATA, b"fine").await;
+            let number = alpha.last_session;
             client.shutdown().await.unwrap();
-            alpha.hear_of(number, END, &[]).await;
+            alpha.expect_frame_of(number, END, &[]).await;
             let last = [(DATA, &b"still here"[..]), (END, &[])];
             let last = last.map(|(kind, body)| frames::frame_of(number, kind, body));
-            alpha.say(&last.concat()).await;
-            hear(client, b"still here").await;
-            hear_end(client).await;
+            alpha.send(&last.concat()).await;
+            expect_bytes(client, b"still here").await;
+            expect_end(client).await;
         }
-        assert_eq!(alpha.over().await, (Over::Cleanly, vec![]));
+        assert_eq!(alpha.over().await, (LinkOver::Cleanly, vec![]));
     }
 }
 
 #[tokio::test]
-async fn a_session_that_the_operator_cuts_is_told_with_its_cause() {
-    let outside = Outside::new().await;
+async fn an_operators_cut_is_reset_with_its_cause() {
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     let mut client = outside.client().await;
-    let (id, _) = told(&alpha.hear_kind(OPEN).await);
-    alpha.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
-    hear(&mut client, b"x").await;
+    let (id, _) = open_fields(&alpha.expect_kind(OPEN).await);
+    alpha.send(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    expect_bytes(&mut client, b"x").await;
     outside.gateway.done(Command::Kill { session: id }).await;
-    alpha.hear(RESET, &frames::reset(4)).await;
-    hear_reset(&mut client).await;
+    alpha.expect_frame(RESET, &frames::reset(4)).await;
+    expect_reset(&mut client).await;
     outside.gateway.until_ended("OR").await;
 }
 
 #[tokio::test]
 async fn a_gateway_that_stops_closes_its_ready_links_in_good_order() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
     let stops = outside.gateway.stop();
     let (_, over) = tokio::join!(stops, alpha.over());
     // No more links are wanted, which `retire` would not say.
-    assert_eq!(over, (Over::Cleanly, vec![(DRAIN, vec![])]));
+    assert_eq!(over, (LinkOver::Cleanly, vec![(DRAIN, vec![])]));
 }
 
 #[tokio::test]
 async fn a_link_whose_peer_asks_with_its_last_frame_is_closed_in_good_order() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     for asks in [DRAIN, RETIRE] {
         let mut alpha = outside.ready("alpha", 1).await;
         let mut client = outside.client().await;
         client.shutdown().await.unwrap();
-        alpha.hear_kind(OPEN).await;
-        alpha.hear(END, &[]).await;
-        alpha.say(&[frame(OPENED, &[]), frame(DATA, b"x"), frame(END, &[]), frame(asks, &[])].concat()).await;
-        hear(&mut client, b"x").await;
-        hear_end(&mut client).await;
-        assert_eq!(alpha.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
-        // Both have said that it is over: how this end lets go of it is no failure.
+        alpha.expect_kind(OPEN).await;
+        alpha.expect_frame(END, &[]).await;
+        alpha
+            .send(&[frame(OPENED, &[]), frame(DATA, b"x"), frame(END, &[]), frame(asks, &[])].concat())
+            .await;
+        expect_bytes(&mut client, b"x").await;
+        expect_end(&mut client).await;
+        assert_eq!(alpha.over().await, (LinkOver::Cleanly, vec![(RETIRE, vec![])]));
+        // Both have ended it: how this end closes it is no failure.
         drop(alpha);
         let row = outside.gateway.until_pool("none ready", |row| row.ready == 0 && row.carrying == 0).await;
-        let told = row.last_error.unwrap_or_default();
-        assert!(row.failures == 0 && told.ends_with("left in good order"), "{} {told}", row.failures);
+        let reported = row.last_error.unwrap_or_default();
+        assert!(row.failures == 0 && reported.ends_with("left in good order"), "{} {reported}", row.failures);
     }
 }
 
 #[tokio::test]
 async fn a_hello_of_the_largest_size_is_understood() {
-    let outside = Outside::new().await;
-    let mut alpha = outside.shaken("alpha").await;
+    let outside = OpenerHalf::new().await;
+    let mut alpha = outside.handshaken_link("alpha").await;
     let long: Vec<_> = (0..1023).map(|number| format!("{number:0255}")).collect();
     let services: Vec<_> = long.iter().map(String::as_str).chain(["orders"]).collect();
-    alpha.say_frame(HELLO, &frames::offer(1, 8, &services)).await;
-    alpha.hear_granted(&["orders"]).await;
+    alpha.send_frame(HELLO, &frames::offer(1, 8, &services)).await;
+    alpha.expect_granted(&["orders"]).await;
     outside.until_ready("alpha", 1).await;
 }
 
 #[tokio::test]
 async fn a_peer_that_means_to_keep_no_link_is_down_without_one() {
-    let outside = Outside::new().await;
-    let mut link = outside.shaken("alpha").await;
-    link.say_frame(HELLO, &frames::offer(0, 8, &["orders"])).await;
-    link.hear_kind(HELLO).await;
+    let outside = OpenerHalf::new().await;
+    let mut link = outside.handshaken_link("alpha").await;
+    link.send_frame(HELLO, &frames::offer(0, 8, &["orders"])).await;
+    link.expect_kind(HELLO).await;
     outside.until_ready("alpha", 1).await;
     link.cut();
     let of_peer = |row: &&PoolRow| row.peer.as_deref() == Some("alpha");
@@ -313,24 +315,24 @@ async fn a_peer_that_means_to_keep_no_link_is_down_without_one() {
 
 /// It leaves in good order, and the inside, which stands still, does not end its side.
 #[tokio::test]
-async fn an_http_client_that_leaves_an_inside_that_stands_still_is_no_bug() {
-    let outside = Outside::with(", web: { accept: ['http://127.0.0.1:0'], carries: http }").await;
-    let mut link = outside.shaken("alpha").await;
-    link.say_frame(HELLO, &frames::offer_of(1, 8, &[("web", HTTP)])).await;
-    link.hear_kind(HELLO).await;
+async fn an_http_client_that_leaves_a_stopped_internal_half_is_no_bug() {
+    let outside = OpenerHalf::with(", web: { accept: ['http://127.0.0.1:0'], carries: http }").await;
+    let mut link = outside.handshaken_link("alpha").await;
+    link.send_frame(HELLO, &frames::offer_of(1, 8, &[("web", HTTP)])).await;
+    link.expect_kind(HELLO).await;
     outside.until_ready("alpha", 1).await;
     let mut client = dial(outside.gateway.client_port("web").await).await;
-    say(&mut client, b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
-    link.hear_kind(OPEN).await;
-    link.hear_kind(DATA).await;
+    send(&mut client, b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
+    link.expect_kind(OPEN).await;
+    link.expect_kind(DATA).await;
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    link.say(&[frame(OPENED, &[]), frame(DATA, answer)].concat()).await;
+    link.send(&[frame(OPENED, &[]), frame(DATA, answer)].concat()).await;
     let mut received = Vec::new();
     while !received.ends_with(b"ok") {
         assert!(client.read_buf(&mut received).await.unwrap() > 0, "{received:?}");
     }
     drop(client);
-    link.hear(END, &[]).await;
+    link.expect_frame(END, &[]).await;
     let ended = outside.gateway.until("it has ended", |seen| !seen.ended.is_empty()).await;
     assert_eq!(ended.ended[0].end, "TD", "{:?}", ended.ended);
 }

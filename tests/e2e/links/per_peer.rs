@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 
 use super::halves::profile;
 use crate::support::{
-    frames::{self, END, HELLO, OPEN, OPENED, OURS, Port, REFUSED, Wire, frame_of},
-    gateway::{Gateway, Place},
-    peers::{dial_refused, hear, say},
-    ways::{Plan, WAYS},
+    frames::{self, END, HELLO, OPEN, OPENED, OURS, Port, REFUSED, RawLink, frame_of},
+    gateway::{Gateway, TestFolder},
+    mode_pair::{PATHS, Plan},
+    peers::{dial_refused, expect_bytes, send},
 };
 
 /// An internal half between two DMZ gateways, which the test plays.
@@ -23,7 +23,7 @@ struct Between {
 
 impl Between {
     async fn new(limits: &str) -> Self {
-        let place = Place::with(&["dmz", "dmz2", "internal"]);
+        let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
         let ports = [Port::new(&place, "dmz", &[OURS]).await, Port::new(&place, "dmz2", &[OURS]).await];
         let services = format!("orders: {{ connect: 'echo://'{limits} }}");
         let text = profile(&ports[0].address(), ", prepared: 2", &services);
@@ -35,10 +35,10 @@ impl Between {
     }
 
     /// The next link to the first or second of them.
-    async fn link(&self, at: usize) -> Wire {
+    async fn link(&self, at: usize) -> RawLink {
         let mut link = self.ports[at].accept().await;
-        let offer = link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &frames::grant_of(8, &offer)).await;
+        let offer = link.expect_kind(HELLO).await;
+        link.send_frame(HELLO, &frames::grant_of(8, &offer)).await;
         link
     }
 
@@ -49,9 +49,9 @@ impl Between {
 }
 
 /// Whether one more session is opened on a link.
-async fn opens(link: &mut Wire, id: &str) -> bool {
-    link.say_frame(OPEN, &frames::open(id, None, "orders")).await;
-    match link.hear_any().await {
+async fn opens(link: &mut RawLink, id: &str) -> bool {
+    link.send_frame(OPEN, &frames::open(id, None, "orders")).await;
+    match link.next_other_than_ping().await {
         (OPENED, _) => true,
         (REFUSED, why) => {
             assert_eq!(why, [6], "it is full");
@@ -62,7 +62,7 @@ async fn opens(link: &mut Wire, id: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_gateway_has_so_many_sessions_over_all_its_links_and_others_have_theirs() {
+async fn a_session_limit_per_gateway_covers_all_its_links() {
     let between = Between::new(", sessions: 4, per_peer: { sessions: 2 }").await;
     let (mut one, mut other) = (between.link(0).await, between.link(0).await);
     assert!(opens(&mut one, "a-1").await && opens(&mut other, "a-2").await);
@@ -75,8 +75,8 @@ async fn a_gateway_has_so_many_sessions_over_all_its_links_and_others_have_their
     assert!(opens(&mut second, "b-1").await && opens(&mut second, "b-2").await);
     assert!(!opens(&mut second, "b-3").await, "it has two as well");
     // Its place is free with its session's end.
-    one.say(&frame_of(first, END, &[])).await;
-    one.hear_kind(END).await;
+    one.send(&frame_of(first, END, &[])).await;
+    one.expect_kind(END).await;
     between.until_ended(|row| row.id == "a-1" && row.end == "--").await;
     assert!(opens(&mut other, "a-5").await);
 }
@@ -108,35 +108,35 @@ async fn new_sessions_of_a_gateway_are_bounded_over_time() {
 
 /// Limited inside, and refused where clients come in.
 #[tokio::test]
-async fn a_session_that_a_gateway_may_not_have_is_told_on_both_halves() {
+async fn a_forbidden_session_is_reported_on_both_halves() {
     let backend = "{ address: 'echo://' }, per_peer: { sessions: 1 }";
-    for (mode, is_plain) in WAYS.into_iter().filter(|(mode, _)| *mode != Mode::Direct) {
-        let way = Plan { is_plain, ..Plan::new(mode, backend) }.start().await;
-        let mut held = way.client().await;
+    for (mode, is_plain) in PATHS.into_iter().filter(|(mode, _)| *mode != Mode::Direct) {
+        let pair = Plan { is_plain, ..Plan::new(mode, backend) }.start().await;
+        let mut held = pair.client().await;
         echoes(&mut held).await;
         // A parked SOCKS5 link is taken before it can refuse.
-        dial_refused(way.dmz.client_port("orders").await).await;
-        way.inner().until_ended("LA").await;
+        dial_refused(pair.dmz.client_port("orders").await).await;
+        pair.inner().until_ended("LA").await;
         if (mode, is_plain) != (Mode::Reverse, true) {
-            let row = way.dmz.until_ended("PC").await;
+            let row = pair.dmz.until_ended("PC").await;
             assert!(row.peer.is_some() || row.reason.contains("internal") || is_plain, "{row:?}");
         }
         echoes(&mut held).await;
         drop(held);
-        way.inner().until("it is over", |seen| seen.totals.sessions_open == 0).await;
-        echoes(&mut way.client().await).await;
+        pair.inner().until("it is over", |seen| seen.totals.sessions_open == 0).await;
+        echoes(&mut pair.client().await).await;
     }
 }
 
 async fn echoes(client: &mut TcpStream) {
-    say(client, b"echo").await;
-    hear(client, b"echo").await;
+    send(client, b"echo").await;
+    expect_bytes(client, b"echo").await;
 }
 
 /// The links of a peer at a DMZ half, which says in its `hello` how many it takes.
 #[tokio::test]
-async fn an_internal_gateway_has_so_many_links_wherever_it_dials_from() {
-    let place = Place::with(&["dmz", "alpha", "beta"]);
+async fn an_internal_gateways_link_limit_covers_all_its_addresses() {
+    let place = TestFolder::with(&["dmz", "alpha", "beta"]);
     let tls = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [alpha, beta] }";
     let text = |links: usize| {
         format!(
@@ -147,9 +147,9 @@ async fn an_internal_gateway_has_so_many_links_wherever_it_dials_from() {
     let gateway = place.start("dmz", &text(2));
     let at = gateway.link_port().await;
     let dial = async |name: &str| {
-        let mut link = Wire::dial(&place, name, at, "dmz", &[OURS]).await;
-        link.say_frame(HELLO, &frames::offer(64, 64, &["orders"])).await;
-        let hello = frames::fields(&link.hear_kind(HELLO).await);
+        let mut link = RawLink::dial(&place, name, at, "dmz", &[OURS]).await;
+        link.send_frame(HELLO, &frames::offer(64, 64, &["orders"])).await;
+        let hello = frames::fields(&link.expect_kind(HELLO).await);
         let links = hello.into_iter().find(|(tag, _)| *tag == 5).expect("links");
         (link, links.1)
     };
@@ -165,8 +165,8 @@ async fn an_internal_gateway_has_so_many_links_wherever_it_dials_from() {
     }
     gateway.until("two of alpha", |seen| stand(seen, "alpha") == 2).await;
     let (mut third, _) = dial("alpha").await;
-    third.hear(frames::RETIRE, &[]).await;
-    gateway.until_told("link from alpha refused: it has as many links as it may").await;
+    third.expect_frame(frames::RETIRE, &[]).await;
+    gateway.until_notice("link from alpha refused: it has as many links as it may").await;
     held.push(dial("beta").await.0);
     gateway.until("one of beta", |seen| (stand(seen, "alpha"), stand(seen, "beta")) == (2, 1)).await;
     // A reload changes it, and cuts nothing.

@@ -1,17 +1,17 @@
-//! The half that serves: what a DMZ half that is not ours says to it, and hears.
+//! The half that serves: what a DMZ half that is not ours sends and receives.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use portcullis::{gateway::handle::Command, telemetry::snapshot::Snapshot};
 
-use super::halves::{Echoed, Inside, Saying};
+use super::halves::{BackgroundSend, GatewayEchoSession, ServerHalf};
 use crate::support::{
     frames::{
-        self, BYTES, CREDIT, DATA, DATA_MAX, DRAIN, END, HELLO, HTTP, OPEN, OPENED, OURS, Over, Port,
-        REFUSED, RESET, RETIRE, WINDOW, Wire, frame, frame_of,
+        self, BYTES, CREDIT, DATA, DATA_MAX, DRAIN, END, HELLO, HTTP, LinkOver, OPEN, OPENED, OURS, Port,
+        REFUSED, RESET, RETIRE, RawLink, WINDOW, frame, frame_of,
     },
-    gateway::Place,
-    peers::{Backend, Reserved, hear, hear_end, hear_reset, say},
+    gateway::TestFolder,
+    peers::{Backend, Reserved, expect_bytes, expect_end, expect_reset, send},
 };
 
 const ECHO: &str = "echo: { connect: 'echo://' }";
@@ -26,15 +26,15 @@ fn whole(id: &str, service: &str, sent: &[u8]) -> Vec<u8> {
 }
 
 /// With a service `orders` whose backend the test plays, and `echo`.
-async fn with_backend() -> (Inside, Backend) {
+async fn with_backend() -> (ServerHalf, Backend) {
     let backend = Backend::new().await;
     let services = format!("orders: {{ connect: '{}' }}, {ECHO}", backend.address());
-    (Inside::new(&services).await, backend)
+    (ServerHalf::new(&services).await, backend)
 }
 
 #[tokio::test]
-async fn its_hello_is_what_the_profile_says() {
-    let place = Place::with(&["dmz", "dmz2", "internal"]);
+async fn its_hello_follows_the_profile() {
+    let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
     let port = Port::new(&place, "dmz", &[OURS]).await;
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: '{}', prepared: 3, maximum: 300, tls: {{ \
@@ -45,17 +45,17 @@ async fn its_hello_is_what_the_profile_says() {
     );
     let _gateway = place.start("internal", &text);
     let mut link = port.accept().await;
-    link.hear_offer_of(3, 300, &[("orders", BYTES), ("web", HTTP)]).await;
+    link.expect_offer_of(3, 300, &[("orders", BYTES), ("web", HTTP)]).await;
 }
 
 #[tokio::test]
 async fn bytes_that_come_with_open_reach_the_backend_before_any_answer_is_read() {
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
-    link.say(&[opens("s-1", "orders"), frame(DATA, b"first words")].concat()).await;
+    link.send(&[opens("s-1", "orders"), frame(DATA, b"first words")].concat()).await;
     let mut served = backend.accept().await;
-    hear(&mut served, b"first words").await;
-    link.hear(OPENED, &[]).await;
+    expect_bytes(&mut served, b"first words").await;
+    link.expect_frame(OPENED, &[]).await;
 }
 
 #[tokio::test]
@@ -63,40 +63,41 @@ async fn a_session_opens_carries_and_ends_by_either_side_first() {
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
     for backend_first in [true, false, true] {
-        link.say(&opens("s-1", "orders")).await;
+        link.send(&opens("s-1", "orders")).await;
         let mut served = backend.accept().await;
-        link.hear(OPENED, &[]).await;
-        say(&mut served, b"welcome").await;
-        link.hear(DATA, b"welcome").await;
-        link.say_frame(DATA, b"question").await;
-        hear(&mut served, b"question").await;
+        link.expect_frame(OPENED, &[]).await;
+        send(&mut served, b"welcome").await;
+        link.expect_frame(DATA, b"welcome").await;
+        link.send_frame(DATA, b"question").await;
+        expect_bytes(&mut served, b"question").await;
         if backend_first {
             tokio::io::AsyncWriteExt::shutdown(&mut served).await.unwrap();
-            link.hear(END, &[]).await;
-            link.say(&[frame(DATA, b"afterwards"), frame(END, &[])].concat()).await;
-            hear(&mut served, b"afterwards").await;
-            hear_end(&mut served).await;
+            link.expect_frame(END, &[]).await;
+            link.send(&[frame(DATA, b"afterwards"), frame(END, &[])].concat()).await;
+            expect_bytes(&mut served, b"afterwards").await;
+            expect_end(&mut served).await;
         } else {
-            link.say_frame(END, &[]).await;
-            hear_end(&mut served).await;
-            say(&mut served, b"afterwards").await;
-            link.hear(DATA, b"afterwards").await;
+            link.send_frame(END, &[]).await;
+            expect_end(&mut served).await;
+            send(&mut served, b"afterwards").await;
+            link.expect_frame(DATA, b"afterwards").await;
             drop(served);
-            link.hear(END, &[]).await;
+            link.expect_frame(END, &[]).await;
         }
     }
     let ends = inside.gateway.until("three ended", |snapshot| snapshot.ended.len() == 3).await;
     assert!(ends.ended.iter().all(|row| row.end == "--"), "{:?}", ends.ended);
 }
 
-/// All that comes until so many sessions have ended: frames of each, its bytes joined.
-async fn hear_each(link: &mut Wire, count: usize) -> BTreeMap<u32, Vec<(u8, Vec<u8>)>> {
+/// Everything received until this many sessions have ended: the frames of each, with its bytes
+/// joined.
+async fn receive_until_ended(link: &mut RawLink, count: usize) -> BTreeMap<u32, Vec<(u8, Vec<u8>)>> {
     let mut received = BTreeMap::<u32, Vec<(u8, Vec<u8>)>>::new();
     let mut over = 0;
     while over < count {
-        let (kind, body) = link.hear_any().await;
+        let (kind, body) = link.next_other_than_ping().await;
         over += usize::from(matches!(kind, END | REFUSED | RESET));
-        let frames = received.entry(link.heard_of).or_default();
+        let frames = received.entry(link.last_session).or_default();
         match frames.last_mut() {
             Some((DATA, bytes)) if kind == DATA => bytes.extend(body),
             _ => frames.push((kind, body)),
@@ -112,12 +113,12 @@ fn echoed(words: &str) -> Vec<(u8, Vec<u8>)> {
 
 #[tokio::test]
 async fn one_link_carries_many_sessions_of_one_write_each_for_itself() {
-    let inside = Inside::new(ECHO).await;
+    let inside = ServerHalf::new(ECHO).await;
     let mut link = inside.link().await;
     let sent: Vec<u8> =
         (0..50).flat_map(|at| whole(&format!("s-{at}"), "echo", format!("words {at}").as_bytes())).collect();
-    link.say(&sent).await;
-    let received = hear_each(&mut link, 50).await;
+    link.send(&sent).await;
+    let received = receive_until_ended(&mut link, 50).await;
     let expected = (0..50).map(|at| (at + 1, echoed(&format!("words {at}"))));
     assert_eq!(received, expected.collect());
     let has_ended_all =
@@ -131,27 +132,27 @@ async fn one_link_carries_many_sessions_of_one_write_each_for_itself() {
 async fn the_next_open_may_come_with_the_end_that_the_backend_has_waited_for() {
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
-    link.say(&opens("s-1", "orders")).await;
+    link.send(&opens("s-1", "orders")).await;
     for next in 2..5 {
         let mut served = backend.accept().await;
-        link.hear(OPENED, &[]).await;
+        link.expect_frame(OPENED, &[]).await;
         tokio::io::AsyncWriteExt::shutdown(&mut served).await.unwrap();
-        link.hear(END, &[]).await;
-        link.say(&[frame(END, &[]), opens(&format!("s-{next}"), "orders")].concat()).await;
-        hear_end(&mut served).await;
+        link.expect_frame(END, &[]).await;
+        link.send(&[frame(END, &[]), opens(&format!("s-{next}"), "orders")].concat()).await;
+        expect_end(&mut served).await;
     }
 }
 
 #[tokio::test]
 async fn frames_that_come_byte_by_byte_are_the_same() {
-    let inside = Inside::new(ECHO).await;
+    let inside = ServerHalf::new(ECHO).await;
     let mut link = inside.link().await;
     for byte in link.numbered(&whole("s-1", "echo", b"abc")) {
-        link.say(&[byte]).await;
+        link.send(&[byte]).await;
     }
-    link.hear(OPENED, &[]).await;
-    link.hear_data(3).await;
-    link.hear(END, &[]).await;
+    link.expect_frame(OPENED, &[]).await;
+    link.expect_data(3).await;
+    link.expect_frame(END, &[]).await;
 }
 
 #[tokio::test]
@@ -159,19 +160,19 @@ async fn no_body_is_larger_than_a_turn_however_much_credit_there_is() {
     const MUCH: usize = 2 * 1024 * 1024;
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
-    link.say(&opens("s-1", "orders")).await;
+    link.send(&opens("s-1", "orders")).await;
     let served = backend.accept().await;
-    link.hear(OPENED, &[]).await;
-    link.say_frame(CREDIT, &frames::credit(MUCH as u32)).await;
-    let saying = Saying::start(served, vec![7; MUCH]);
+    link.expect_frame(OPENED, &[]).await;
+    link.send_frame(CREDIT, &frames::credit(MUCH as u32)).await;
+    let saying = BackgroundSend::start(served, vec![7; MUCH]);
     let mut received = 0;
     while received < MUCH {
-        let body = link.hear_kind(DATA).await;
+        let body = link.expect_kind(DATA).await;
         assert!((1..=DATA_MAX).contains(&body.len()), "{}", body.len());
         received += body.len();
     }
     drop(saying.done().await);
-    link.hear(END, &[]).await;
+    link.expect_frame(END, &[]).await;
 }
 
 #[tokio::test]
@@ -179,51 +180,51 @@ async fn a_peer_that_gives_no_credit_stops_its_own_session_and_no_other() {
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
     link.gives_credit = false;
-    link.say(&opens("s-1", "orders")).await;
+    link.send(&opens("s-1", "orders")).await;
     let served = backend.accept().await;
-    link.hear(OPENED, &[]).await;
+    link.expect_frame(OPENED, &[]).await;
     let stopped = link.session;
-    let _saying = Saying::start(served, vec![7; 4 * WINDOW]);
-    link.hear_data(WINDOW).await;
+    let _saying = BackgroundSend::start(served, vec![7; 4 * WINDOW]);
+    link.expect_data(WINDOW).await;
     // Others of the same link go on.
     for at in 2..10 {
-        link.say(&whole(&format!("s-{at}"), "echo", b"words")).await;
-        assert_eq!(hear_each(&mut link, 1).await, [(stopped + at - 1, echoed("words"))].into());
+        link.send(&whole(&format!("s-{at}"), "echo", b"words")).await;
+        assert_eq!(receive_until_ended(&mut link, 1).await, [(stopped + at - 1, echoed("words"))].into());
     }
     // It gets them one by one, if that is all that it takes.
     for _ in 0..100 {
-        link.say(&frame_of(stopped, CREDIT, &frames::credit(1))).await;
-        link.hear_of(stopped, DATA, &[7]).await;
+        link.send(&frame_of(stopped, CREDIT, &frames::credit(1))).await;
+        link.expect_frame_of(stopped, DATA, &[7]).await;
     }
-    link.pongs(b"no more?").await;
+    link.expect_pong(b"no more?").await;
 }
 
 /// Refused with this reason; what its client had sent comes late, and the link lives on.
-async fn check_refused(link: &mut Wire, service: &str, reason: u8) {
-    link.say(&[opens("s-1", service), frame(DATA, &[1; 40_000])].concat()).await;
-    link.hear(REFUSED, &[reason]).await;
-    link.say(&[frame(DATA, b"late"), frame(END, &[])].concat()).await;
-    link.pongs(b"after it").await;
+async fn check_refused(link: &mut RawLink, service: &str, reason: u8) {
+    link.send(&[opens("s-1", service), frame(DATA, &[1; 40_000])].concat()).await;
+    link.expect_frame(REFUSED, &[reason]).await;
+    link.send(&[frame(DATA, b"late"), frame(END, &[])].concat()).await;
+    link.expect_pong(b"after it").await;
 }
 
 #[tokio::test]
-async fn a_refusal_says_why_and_costs_neither_the_link_nor_its_next_session() {
+async fn a_refusal_has_its_reason_and_keeps_the_link() {
     let closed = Reserved::new();
     let services = format!("closed: {{ connect: 'tcp://{}' }}, {ECHO}", closed.at());
-    let inside = Inside::new(&services).await;
+    let inside = ServerHalf::new(&services).await;
     let mut link = inside.link().await;
     check_refused(&mut link, "unknown", 1).await;
     check_refused(&mut link, "closed", 3).await;
-    let mut link = Echoed::on(link).await.ends().await;
+    let mut link = GatewayEchoSession::on(link).await.ends().await;
     check_refused(&mut link, "closed", 3).await;
     inside.gateway.done(Command::Drain { service: Some("closed".into()) }).await;
     check_refused(&mut link, "closed", 7).await;
-    Echoed::on(link).await;
+    GatewayEchoSession::on(link).await;
 }
 
 #[tokio::test]
 async fn a_service_that_this_peer_may_not_use_is_refused() {
-    let place = Place::with(&["dmz", "dmz2", "internal"]);
+    let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
     let port = Port::new(&place, "dmz", &[OURS]).await;
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: '{}', prepared: 1, tls: {{ \
@@ -233,24 +234,24 @@ async fn a_service_that_this_peer_may_not_use_is_refused() {
     );
     let gateway = place.start("internal", &text);
     let mut link = port.accept().await;
-    link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(8, &["echo", "hidden"])).await;
+    link.expect_kind(HELLO).await;
+    link.send_frame(HELLO, &frames::grant(8, &["echo", "hidden"])).await;
     check_refused(&mut link, "hidden", 2).await;
     assert_eq!(gateway.until_ended("XA").await.reason, "dmz is not among the service's `peers`");
 }
 
 #[tokio::test]
 async fn a_gateway_that_drains_asks_for_its_links_to_be_closed_and_opens_no_more() {
-    let inside = Inside::with(", prepared: 2, maximum: 8", ECHO).await;
+    let inside = ServerHalf::with(", prepared: 2, maximum: 8", ECHO).await;
     let (busy, mut idle) = (inside.link().await, inside.link().await);
-    let mut busy = Echoed::on(busy).await;
+    let mut busy = GatewayEchoSession::on(busy).await;
     inside.until_pool("both stand", |row| row.ready == 2).await;
     inside.gateway.done(Command::Drain { service: None }).await;
-    idle.hear(DRAIN, &[]).await;
+    idle.expect_frame(DRAIN, &[]).await;
     // It was on its way.
-    idle.say(&opens("s-1", "echo")).await;
-    idle.hear(REFUSED, &[7]).await;
-    busy.link().hear(DRAIN, &[]).await;
+    idle.send(&opens("s-1", "echo")).await;
+    idle.expect_frame(REFUSED, &[7]).await;
+    busy.link().expect_frame(DRAIN, &[]).await;
     busy.serves().await;
     busy.ends().await;
 }
@@ -261,21 +262,21 @@ async fn a_reset_cuts_its_session_and_no_other_of_the_link() {
     let mut link = inside.link().await;
     for (cause, end) in [(1, "CR"), (2, "BR"), (3, "TR"), (4, "OR"), (5, "PR")] {
         // One that stays, opened before it.
-        link.say(&opens("s-0", "echo")).await;
-        link.hear(OPENED, &[]).await;
+        link.send(&opens("s-0", "echo")).await;
+        link.expect_frame(OPENED, &[]).await;
         let stays = link.session;
-        link.say(&[opens("s-1", "orders"), frame(DATA, b"half a me")].concat()).await;
+        link.send(&[opens("s-1", "orders"), frame(DATA, b"half a me")].concat()).await;
         let mut served = backend.accept().await;
-        hear(&mut served, b"half a me").await;
-        link.hear(OPENED, &[]).await;
+        expect_bytes(&mut served, b"half a me").await;
+        link.expect_frame(OPENED, &[]).await;
         inside.gateway.until("both carry", |snapshot| snapshot.totals.sessions_open == 2).await;
-        link.say_frame(RESET, &frames::reset(cause)).await;
-        hear_reset(&mut served).await;
+        link.send_frame(RESET, &frames::reset(cause)).await;
+        expect_reset(&mut served).await;
         inside.gateway.until_ended(end).await;
         let of = |kind, body: &[u8]| frame_of(stays, kind, body);
-        link.say(&[of(DATA, b"as ever"), of(END, &[])].concat()).await;
-        link.hear_of(stays, DATA, b"as ever").await;
-        link.hear_of(stays, END, &[]).await;
+        link.send(&[of(DATA, b"as ever"), of(END, &[])].concat()).await;
+        link.expect_frame_of(stays, DATA, b"as ever").await;
+        link.expect_frame_of(stays, END, &[]).await;
         inside.gateway.until("both are over", |snapshot| snapshot.totals.sessions_open == 0).await;
     }
 }
@@ -283,44 +284,44 @@ async fn a_reset_cuts_its_session_and_no_other_of_the_link() {
 #[tokio::test]
 async fn a_reset_for_a_session_that_never_was_costs_the_link_and_one_that_comes_late_nothing() {
     let (inside, backend) = with_backend().await;
-    let mut link = Echoed::on(inside.link().await).await.ends().await;
-    link.say_frame(RESET, &frames::reset(1)).await;
-    link.pongs(b"it lives").await;
-    link.say(&opens("s-1", "orders")).await;
+    let mut link = GatewayEchoSession::on(inside.link().await).await.ends().await;
+    link.send_frame(RESET, &frames::reset(1)).await;
+    link.expect_pong(b"it lives").await;
+    link.send(&opens("s-1", "orders")).await;
     let mut served = backend.accept().await;
-    link.hear(OPENED, &[]).await;
-    link.say(&frame_of(link.session + 1, RESET, &frames::reset(1))).await;
-    hear_reset(&mut served).await;
+    link.expect_frame(OPENED, &[]).await;
+    link.send(&frame_of(link.session + 1, RESET, &frames::reset(1))).await;
+    expect_reset(&mut served).await;
     link.over().await;
     inside.gateway.until_ended("PR").await;
-    inside.gateway.until_told("never opened").await;
+    inside.gateway.until_notice("never opened").await;
 }
 
 #[tokio::test]
 async fn a_link_that_is_cut_cuts_its_backend() {
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
-    link.say(&opens("s-1", "orders")).await;
+    link.send(&opens("s-1", "orders")).await;
     let mut served = backend.accept().await;
-    link.hear(OPENED, &[]).await;
+    link.expect_frame(OPENED, &[]).await;
     link.cut();
-    hear_reset(&mut served).await;
+    expect_reset(&mut served).await;
     inside.gateway.until_ended("PR").await;
 }
 
 #[tokio::test]
-async fn a_backend_that_is_cut_is_told_with_its_cause() {
+async fn a_cut_backend_is_reset_with_its_cause() {
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
-    Echoed::on(link).await.ends().await;
+    GatewayEchoSession::on(link).await.ends().await;
     link = inside.link().await;
-    link.say(&opens("s-1", "orders")).await;
+    link.send(&opens("s-1", "orders")).await;
     let served = backend.accept().await;
-    link.hear(OPENED, &[]).await;
+    link.expect_frame(OPENED, &[]).await;
     crate::support::peers::cut(served);
-    link.hear(RESET, &frames::reset(2)).await;
+    link.expect_frame(RESET, &frames::reset(2)).await;
     inside.gateway.until_ended("BR").await;
-    link.pongs(b"it lives").await;
+    link.expect_pong(b"it lives").await;
 }
 
 #[tokio::test]
@@ -329,36 +330,36 @@ async fn a_reset_names_its_session_among_those_of_the_link() {
     let mut link = inside.link().await;
     let mut served = Vec::new();
     for at in 1..4 {
-        link.say(&opens(&format!("s-{at}"), "orders")).await;
+        link.send(&opens(&format!("s-{at}"), "orders")).await;
         served.push(backend.accept().await);
-        link.hear(OPENED, &[]).await;
+        link.expect_frame(OPENED, &[]).await;
     }
     crate::support::peers::cut(served.remove(1));
-    link.hear_of(link.session - 1, RESET, &frames::reset(2)).await;
+    link.expect_frame_of(link.session - 1, RESET, &frames::reset(2)).await;
     let first = link.session - 2;
     for (at, served) in served.iter_mut().enumerate() {
-        say(served, b"still here").await;
-        link.hear_of(first + 2 * at as u32, DATA, b"still here").await;
+        send(served, b"still here").await;
+        link.expect_frame_of(first + 2 * at as u32, DATA, b"still here").await;
     }
 }
 
 #[tokio::test]
 async fn the_session_shows_the_id_and_the_client_that_open_names() {
-    let inside = Inside::new(ECHO).await;
+    let inside = ServerHalf::new(ECHO).await;
     let mut link = inside.link().await;
     let clients: [Option<SocketAddr>; 3] =
         [Some("192.0.2.7:258".parse().unwrap()), Some("[2001:db8::7]:50000".parse().unwrap()), None];
     for (client, shown) in clients.into_iter().zip(["192.0.2.7:258", "[2001:db8::7]:50000", "unknown"]) {
-        link.say_frame(OPEN, &frames::open("a1b2-7f", client, "echo")).await;
-        link.hear(OPENED, &[]).await;
+        link.send_frame(OPEN, &frames::open("a1b2-7f", client, "echo")).await;
+        link.expect_frame(OPENED, &[]).await;
         let snapshot = inside.gateway.now().await;
         let [row] = snapshot.sessions.as_slice() else { panic!("{:?}", snapshot.sessions) };
         assert_eq!(
             (row.id.as_str(), row.client.as_str(), row.peer.as_deref()),
             ("a1b2-7f", shown, Some("dmz"))
         );
-        link.say_frame(END, &[]).await;
-        link.hear(END, &[]).await;
+        link.send_frame(END, &[]).await;
+        link.expect_frame(END, &[]).await;
         inside.gateway.until("ended", |snapshot| snapshot.sessions.is_empty()).await;
     }
     let snapshot = inside.gateway.now().await;
@@ -366,50 +367,50 @@ async fn the_session_shows_the_id_and_the_client_that_open_names() {
 }
 
 #[tokio::test]
-async fn a_link_that_its_opener_closes_is_dialled_anew() {
-    let inside = Inside::new(ECHO).await;
+async fn a_link_closed_by_its_opener_is_redialled() {
+    let inside = ServerHalf::new(ECHO).await;
     for asks in [RETIRE, DRAIN] {
-        let mut link = Echoed::on(inside.link().await).await.ends().await;
-        link.say_frame(asks, &[]).await;
+        let mut link = GatewayEchoSession::on(inside.link().await).await.ends().await;
+        link.send_frame(asks, &[]).await;
         tokio::io::AsyncWriteExt::shutdown(&mut link.stream).await.unwrap();
-        assert_eq!(link.over().await, (Over::Cleanly, vec![]));
+        assert_eq!(link.over().await, (LinkOver::Cleanly, vec![]));
     }
-    Echoed::on(inside.link().await).await;
+    GatewayEchoSession::on(inside.link().await).await;
 }
 
 #[tokio::test]
 async fn a_link_that_ends_cleanly_before_its_session_has_ended_is_a_cut() {
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
-    link.say(&[opens("s-1", "orders"), frame(DATA, b"half a me")].concat()).await;
+    link.send(&[opens("s-1", "orders"), frame(DATA, b"half a me")].concat()).await;
     let mut served = backend.accept().await;
-    hear(&mut served, b"half a me").await;
-    link.hear(OPENED, &[]).await;
+    expect_bytes(&mut served, b"half a me").await;
+    link.expect_frame(OPENED, &[]).await;
     tokio::io::AsyncWriteExt::shutdown(&mut link.stream).await.unwrap();
-    hear_reset(&mut served).await;
+    expect_reset(&mut served).await;
     inside.gateway.until_ended("PR").await;
 }
 
 #[tokio::test]
 async fn refused_sessions_and_served_ones_may_come_in_one_write() {
     let closed = Reserved::new();
-    let inside = Inside::new(&format!("closed: {{ connect: 'tcp://{}' }}, {ECHO}", closed.at())).await;
+    let inside = ServerHalf::new(&format!("closed: {{ connect: 'tcp://{}' }}, {ECHO}", closed.at())).await;
     let mut link = inside.link().await;
     let both = [whole("s-1", "closed", &[7; 3000]), whole("s-2", "echo", b"words")].concat();
-    link.say(&both.repeat(20)).await;
+    link.send(&both.repeat(20)).await;
     let expected = (1..=40).map(|number| match number % 2 {
         1 => (number, vec![(REFUSED, vec![3])]),
         _ => (number, echoed("words")),
     });
-    assert_eq!(hear_each(&mut link, 40).await, expected.collect());
+    assert_eq!(receive_until_ended(&mut link, 40).await, expected.collect());
 }
 
 #[tokio::test]
 async fn two_sessions_of_one_id_are_two() {
-    let inside = Inside::with(", prepared: 2, maximum: 8", ECHO).await;
+    let inside = ServerHalf::with(", prepared: 2, maximum: 8", ECHO).await;
     let (one, other) = (inside.link().await, inside.link().await);
     // Both are `good-1`.
-    let (one, mut other) = (Echoed::on(one).await, Echoed::on(other).await);
+    let (one, mut other) = (GatewayEchoSession::on(one).await, GatewayEchoSession::on(other).await);
     inside.gateway.until("two rows", |snapshot| snapshot.sessions.len() == 2).await;
     one.ends().await;
     inside.gateway.until("one row", |snapshot| snapshot.sessions.len() == 1).await;
@@ -417,49 +418,49 @@ async fn two_sessions_of_one_id_are_two() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_operator_cuts_is_told_with_its_cause() {
+async fn an_operators_cut_is_reset_with_its_cause() {
     let (inside, backend) = with_backend().await;
     let mut link = inside.link().await;
-    link.say(&opens("s-1", "orders")).await;
+    link.send(&opens("s-1", "orders")).await;
     let mut served = backend.accept().await;
-    link.hear(OPENED, &[]).await;
+    link.expect_frame(OPENED, &[]).await;
     inside.gateway.done(Command::Kill { session: "s-1".into() }).await;
-    link.hear(RESET, &frames::reset(4)).await;
-    hear_reset(&mut served).await;
+    link.expect_frame(RESET, &frames::reset(4)).await;
+    expect_reset(&mut served).await;
     inside.gateway.until_ended("OR").await;
 }
 
 #[tokio::test]
 async fn a_gateway_that_once_took_no_links_is_dialled_again() {
-    let inside = Inside::new(ECHO).await;
+    let inside = ServerHalf::new(ECHO).await;
     let mut link = inside.port.accept().await;
-    link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(0, &["echo"])).await;
-    Echoed::on(link).await.ends().await.cut();
-    Echoed::on(inside.link().await).await;
+    link.expect_kind(HELLO).await;
+    link.send_frame(HELLO, &frames::grant(0, &["echo"])).await;
+    GatewayEchoSession::on(link).await.ends().await.cut();
+    GatewayEchoSession::on(inside.link().await).await;
 }
 
 #[tokio::test]
 async fn what_was_never_offered_is_not_granted() {
-    let inside = Inside::new(ECHO).await;
+    let inside = ServerHalf::new(ECHO).await;
     let mut link = inside.port.accept().await;
-    link.hear_kind(HELLO).await;
+    link.expect_kind(HELLO).await;
     let names: Vec<_> = (0..1000).map(|number| format!("ghost-{number}")).chain(["echo".into()]).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
-    link.say_frame(HELLO, &frames::grant(8, &names)).await;
+    link.send_frame(HELLO, &frames::grant(8, &names)).await;
     let row = inside.until_pool("it stands", |row| row.ready == 1).await;
     assert_eq!(row.serves, ["echo"]);
     // And one that grants nothing else grants nothing.
-    let other = Inside::new(ECHO).await;
+    let other = ServerHalf::new(ECHO).await;
     let mut link = other.port.accept().await;
-    link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(8, &["ghost"])).await;
+    link.expect_kind(HELLO).await;
+    link.send_frame(HELLO, &frames::grant(8, &["ghost"])).await;
     other.until_pool("it is of no use", |row| row.failures > 0 && row.ready == 0).await;
 }
 
 #[tokio::test]
 async fn an_id_that_two_peers_use_is_cut_by_its_peers_name() {
-    let place = Place::with(&["internal", "dmz", "other"]);
+    let place = TestFolder::with(&["internal", "dmz", "other"]);
     let ports = [Port::new(&place, "dmz", &[OURS]).await, Port::new(&place, "other", &[OURS]).await];
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: ['{}', '{}'], prepared: 1, tls: {{ certificate: pki/internal.pem, \
@@ -471,19 +472,20 @@ async fn an_id_that_two_peers_use_is_cut_by_its_peers_name() {
     let mut links = Vec::new();
     for port in &ports {
         let mut link = port.accept().await;
-        link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
+        link.expect_kind(HELLO).await;
+        link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
         // Each calls its session `good-1`.
-        links.push(Echoed::on(link).await);
+        links.push(GatewayEchoSession::on(link).await);
     }
-    let [mut of_dmz, of_other] = <[Echoed; 2]>::try_from(links).unwrap_or_else(|_| unreachable!());
+    let [mut of_dmz, of_other] =
+        <[GatewayEchoSession; 2]>::try_from(links).unwrap_or_else(|_| unreachable!());
     let refused = gateway.refused(Command::Kill { session: "good-1".into() }).await;
     assert_eq!(refused, "2 sessions are called good-1: dmz/good-1, other/good-1");
     gateway.done(Command::Kill { session: "other/good-1".into() }).await;
-    of_other.hears_the_cut().await;
+    of_other.expect_cut().await;
     of_dmz.serves().await;
     let refused = gateway.refused(Command::Kill { session: "other/good-1".into() }).await;
     assert_eq!(refused, "no open session other/good-1");
     gateway.done(Command::Kill { session: "good-1".into() }).await;
-    of_dmz.hears_the_cut().await;
+    of_dmz.expect_cut().await;
 }

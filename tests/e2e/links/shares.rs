@@ -9,35 +9,35 @@ use tokio::{
     time::timeout,
 };
 
-use super::halves::Outside;
+use super::halves::OpenerHalf;
 use crate::support::{
-    frames::{self, DATA, END, HELLO, OPEN, OPENED, OURS, Wire},
-    gateway::{Gateway, PATIENCE, Place},
-    peers::{hear, say},
+    frames::{self, DATA, END, HELLO, OPEN, OPENED, OURS, RawLink},
+    gateway::{Gateway, PATIENCE, TestFolder},
+    peers::{expect_bytes, send},
 };
 
 /// Longer than a gateway waits for the answer to `open`.
 const ANSWERED: Duration = Duration::from_secs(20);
 
 /// A link of `name` that is dialled from `127.0.0.HOST` and offers `orders`.
-async fn link_from(outside: &Outside, name: &str, host: u8) -> Wire {
+async fn link_from(outside: &OpenerHalf, name: &str, host: u8) -> RawLink {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
     let stream = socket.connect(outside.gateway.link_port().await).await.unwrap();
-    let connector = Wire::ready_to_shake(&outside.place, name, &[OURS]);
-    let mut link = Wire::shake(connector, "dmz", stream).await;
-    link.say_frame(HELLO, &frames::offer(1, 64, &["orders"])).await;
-    link.hear_kind(HELLO).await;
+    let connector = RawLink::tls_connector(&outside.place, name, &[OURS]);
+    let mut link = RawLink::handshake(connector, "dmz", stream).await;
+    link.send_frame(HELLO, &frames::offer(1, 64, &["orders"])).await;
+    link.expect_kind(HELLO).await;
     link
 }
 
 /// Answers one `open`, echoes what is said first, and keeps the link.
-async fn serve(mut link: Wire) -> Wire {
+async fn serve(mut link: RawLink) -> RawLink {
     loop {
-        match link.hear_any().await {
-            (OPEN, _) => link.say_frame(OPENED, &[]).await,
+        match link.next_other_than_ping().await {
+            (OPEN, _) => link.send_frame(OPENED, &[]).await,
             (DATA, bytes) => {
-                link.say_frame(DATA, &bytes).await;
+                link.send_frame(DATA, &bytes).await;
                 return link;
             }
             other => panic!("{other:?}"),
@@ -46,14 +46,14 @@ async fn serve(mut link: Wire) -> Wire {
 }
 
 async fn echoes(mut client: TcpStream) -> TcpStream {
-    say(&mut client, b"ping").await;
-    hear(&mut client, b"ping").await;
+    send(&mut client, b"ping").await;
+    expect_bytes(&mut client, b"ping").await;
     client
 }
 
 #[tokio::test]
 async fn a_peer_that_dials_from_many_addresses_gets_no_more_turns() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     let mut links = JoinSet::new();
     for host in 1..=8 {
         links.spawn(serve(link_from(&outside, "alpha", host).await));
@@ -74,7 +74,7 @@ async fn a_peer_that_dials_from_many_addresses_gets_no_more_turns() {
 
 #[tokio::test]
 async fn a_peer_that_answers_no_open_costs_silent_clients_time_and_is_used_last() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     let mut mute = Vec::new();
     let mut links = JoinSet::new();
     for _ in 0..6 {
@@ -105,7 +105,7 @@ async fn a_peer_that_answers_no_open_costs_silent_clients_time_and_is_used_last(
     for client in clients {
         echoes(client).await;
     }
-    outside.gateway.until_told("alpha has left several sessions in a row unanswered").await;
+    outside.gateway.until_notice("alpha has left several sessions in a row unanswered").await;
     // It has left three in a row unanswered: the next ones do not even try it.
     for _ in 0..4 {
         let began = tokio::time::Instant::now();
@@ -115,7 +115,7 @@ async fn a_peer_that_answers_no_open_costs_silent_clients_time_and_is_used_last(
 }
 
 /// An internal half in forward mode that two DMZ gateways may dial.
-fn inside(place: &Place) -> Gateway {
+fn inside(place: &TestFolder) -> Gateway {
     let tls = "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, dmz2] }";
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', maximum: 8, tls: {tls} }}\n  \
@@ -125,19 +125,19 @@ fn inside(place: &Place) -> Gateway {
 }
 
 /// A link of a DMZ gateway `name` with an open session; `None` where there is no room for it.
-async fn session(place: &Place, name: &str, at: SocketAddr) -> Option<Wire> {
-    let mut link = Wire::dial(place, name, at, "internal", &[OURS]).await;
-    let (kind, offer) = link.hear_any().await;
+async fn session(place: &TestFolder, name: &str, at: SocketAddr) -> Option<RawLink> {
+    let mut link = RawLink::dial(place, name, at, "internal", &[OURS]).await;
+    let (kind, offer) = link.next_other_than_ping().await;
     assert_eq!(kind, HELLO);
-    link.say_frame(HELLO, &frames::grant_of(64, &offer)).await;
-    link.try_say(&frames::frame(OPEN, &frames::open("s-1", None, "echo"))).await.ok()?;
+    link.send_frame(HELLO, &frames::grant_of(64, &offer)).await;
+    link.try_send(&frames::frame(OPEN, &frames::open("s-1", None, "echo"))).await.ok()?;
     let received = timeout(PATIENCE, link.next()).await.expect("an answer in time");
     matches!(received, Ok((OPENED, _))).then_some(link)
 }
 
 #[tokio::test]
 async fn a_gateway_that_opens_every_link_leaves_the_other_its_share() {
-    let place = Place::with(&["dmz", "dmz2", "internal"]);
+    let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
     let gateway = inside(&place);
     let at = gateway.link_port().await;
     let honest = session(&place, "dmz2", at).await.expect("there is room");
@@ -155,25 +155,25 @@ async fn a_gateway_that_opens_every_link_leaves_the_other_its_share() {
 }
 
 #[tokio::test]
-async fn services_that_are_unknown_are_told_at_a_bounded_rate() {
-    let place = Place::with(&["dmz", "dmz2", "internal"]);
+async fn unknown_services_are_logged_at_a_bounded_rate() {
+    let place = TestFolder::with(&["dmz", "dmz2", "internal"]);
     let gateway = inside(&place);
     let at = gateway.link_port().await;
     let began = tokio::time::Instant::now();
     for peer in 0..8 {
-        let mut link = Wire::dial(&place, "dmz", at, "internal", &[OURS]).await;
-        let offer = link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &frames::grant_of(64, &offer)).await;
+        let mut link = RawLink::dial(&place, "dmz", at, "internal", &[OURS]).await;
+        let offer = link.expect_kind(HELLO).await;
+        link.send_frame(HELLO, &frames::grant_of(64, &offer)).await;
         for number in 0..30 {
             // Another name each time: equal lines are merged.
             let open = frames::open("s-1", None, &format!("unknown-{peer}-{number}"));
-            link.say_frame(OPEN, &open).await;
-            link.hear_kind(frames::REFUSED).await;
+            link.send_frame(OPEN, &open).await;
+            link.expect_kind(frames::REFUSED).await;
         }
-        link.say_frame(END, &[]).await;
+        link.send_frame(END, &[]).await;
         let _ = link.stream.read(&mut [0]).await;
     }
-    gateway.until_told("unknown service").await;
+    gateway.until_notice("unknown service").await;
     let seconds = began.elapsed().as_secs() as usize + 1;
     let snapshot = gateway.now().await;
     let is_line = |text: &str| text.contains("unknown service `unknown-");

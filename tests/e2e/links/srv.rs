@@ -8,9 +8,9 @@ use portcullis::{
 
 use crate::support::{
     dns::{Dns, DnsAnswer, Zone},
-    gateway::{Gateway, Place},
-    peers::{Backend, Reserved, dial, hear, say},
-    ways::{Carrier, Plan},
+    gateway::{Gateway, TestFolder},
+    mode_pair::{Carrier, Plan},
+    peers::{Backend, Reserved, dial, expect_bytes, send},
 };
 
 const HERE: [u8; 4] = [127, 0, 0, 1];
@@ -27,13 +27,13 @@ fn zone(services: &[(u16, u16, u16, &str)]) -> Zone {
 
 /// What is dialled stands at ports of its own, under certificates of the same name.
 struct SrvGateways<'a> {
-    place: Place,
+    place: TestFolder,
     plan: Plan<'a>,
 }
 
 impl<'a> SrvGateways<'a> {
     fn new(plan: Plan<'a>) -> Self {
-        Self { place: Place::new(), plan }
+        Self { place: TestFolder::new(), plan }
     }
 
     fn listening(&self, name: &str, at: &str) -> Gateway {
@@ -114,8 +114,8 @@ async fn targets_have_their_share_of_the_links_by_weight_over_every_carrier_in_b
         let dmz = if mode == Mode::Forward { &dials } else { &one };
         let mut client = dial(dmz.client_port("orders").await).await;
         let mut server = backend.accept().await;
-        say(&mut client, b"ping").await;
-        hear(&mut server, b"ping").await;
+        send(&mut client, b"ping").await;
+        expect_bytes(&mut server, b"ping").await;
     }
 }
 
@@ -150,13 +150,13 @@ async fn socks_links_and_tls_around_a_web_socket_go_to_targets_too() {
         let dmz = if mode == Mode::Forward { &dials } else { &listens };
         let mut client = dial(dmz.client_port("orders").await).await;
         let mut server = backend.accept().await;
-        say(&mut client, b"ping").await;
-        hear(&mut server, b"ping").await;
+        send(&mut client, b"ping").await;
+        expect_bytes(&mut server, b"ping").await;
     }
 }
 
 #[tokio::test]
-async fn a_spare_stands_in_while_no_other_has_a_link_and_keeps_its_sessions_when_let_go() {
+async fn a_spare_stands_in_while_no_other_has_a_link_and_keeps_its_sessions_when_dropped() {
     for mode in [Mode::Reverse, Mode::Forward] {
         let backend = Backend::new().await;
         let address = backend.address();
@@ -179,8 +179,8 @@ async fn a_spare_stands_in_while_no_other_has_a_link_and_keeps_its_sessions_when
         let dmz = if mode == Mode::Forward { &dials } else { &spare };
         let mut client = dial(dmz.client_port("orders").await).await;
         let mut server = backend.accept().await;
-        say(&mut client, b"ping").await;
-        hear(&mut server, b"ping").await;
+        send(&mut client, b"ping").await;
+        expect_bytes(&mut server, b"ping").await;
         let _first = gateways.listening("first", &format!("127.0.0.1:{at_first}"));
         until_linked(&dials, &to_first).await;
         until_standby(&dials, &to_spare).await;
@@ -188,15 +188,15 @@ async fn a_spare_stands_in_while_no_other_has_a_link_and_keeps_its_sessions_when
         if mode == Mode::Reverse {
             spare.until("its links are let go", has_none_ready).await;
         }
-        say(&mut client, b"still here").await;
-        hear(&mut server, b"still here").await;
-        say(&mut server, b"and back").await;
-        hear(&mut client, b"and back").await;
+        send(&mut client, b"still here").await;
+        expect_bytes(&mut server, b"still here").await;
+        send(&mut server, b"and back").await;
+        expect_bytes(&mut client, b"and back").await;
     }
 }
 
 #[tokio::test]
-async fn what_a_server_says_of_targets_is_taken_for_no_more_than_it_is() {
+async fn addresses_added_by_an_srv_server_are_ignored() {
     let backend = Backend::new().await;
     let address = backend.address();
     let gateways = SrvGateways::new(Plan::new(Mode::Reverse, &address));
@@ -222,33 +222,33 @@ async fn what_a_server_says_of_targets_is_taken_for_no_more_than_it_is() {
     assert_eq!(dials.now().await.pools.len(), 1);
     let name = "name _portcullis._tcp.gate.test";
     dials
-        .until_told(&format!(
-            "{name}: not dialled, since nobody can be reached there: .:{port}, 127.0.0.1.:{port}, two.test.:0"
+        .until_notice(&format!(
+            "{name}: not dialled, because they are not usable addresses: .:{port}, 127.0.0.1.:{port}, two.test.:0"
         ))
         .await;
-    // Nothing of this is a reason to let go of what stands.
+    // Nothing of this is a reason to close established links.
     for (answer, reported) in [
         (zone(&[(0, 0, port, ".")]), "it has no target that can be dialled; what is known"),
         (zone(&[]), "it has no SRV record; what is known"),
     ] {
-        dns.say(DnsAnswer::Zone(answer));
-        dials.until_told(&format!("{name}: {reported}")).await;
+        dns.set_answer(DnsAnswer::Zone(answer));
+        dials.until_notice(&format!("{name}: {reported}")).await;
         until_linked(&dials, &to_alias).await;
-        dns.say_often(DnsAnswer::Zone(honest.clone()), 4).await;
-        dials.until_told(&format!("{name}: it is answered again")).await;
+        dns.set_answer_until_asked(DnsAnswer::Zone(honest.clone()), 4).await;
+        dials.until_notice(&format!("{name}: it is answered again")).await;
     }
     let names: Vec<_> = (0..200).map(|number| format!("t{number:03}.test.")).collect();
     let mut many: Vec<_> = names.iter().map(|name| (1, 1, port, name.as_str())).collect();
     many.push((0, 0, port, "alias.test."));
-    dns.say(DnsAnswer::Zone(Zone { services: records(&many), ..honest }));
-    dials.until_told(&format!("{name}: it has 201 targets; the first 64 are dialled")).await;
+    dns.set_answer(DnsAnswer::Zone(Zone { services: records(&many), ..honest }));
+    dials.until_notice(&format!("{name}: it has 201 targets; the first 64 are dialled")).await;
     dials.until("the rows", |snapshot| snapshot.pools.len() == 64).await;
     until_linked(&dials, &to_alias).await;
     until_standby(&dials, &gateways.address("t062.test", port)).await;
 }
 
 #[tokio::test]
-async fn a_target_without_an_address_is_told_and_costs_the_others_nothing() {
+async fn a_target_without_an_address_is_reported_and_the_others_stay() {
     let backend = Backend::new().await;
     let address = backend.address();
     let gateways = SrvGateways::new(Plan::new(Mode::Reverse, &address));
@@ -260,12 +260,12 @@ async fn a_target_without_an_address_is_told_and_costs_the_others_nothing() {
     until_linked(&dials, &gateways.address("one.test", port)).await;
     let to_gone = gateways.address("gone.test", port);
     let reported = format!("gone.test:{port}: the name does not resolve: it has no address");
-    let is_told = |snapshot: &Snapshot| {
+    let is_reported = |snapshot: &Snapshot| {
         row(snapshot, &to_gone).is_some_and(|row| row.last_error.as_deref() == Some(reported.as_str()))
     };
-    dials.until("why there is no link", is_told).await;
+    dials.until("why there is no link", is_reported).await;
     let mut found = zone;
     found.hosts.push(("gone.test", HERE.into()));
-    dns.say(DnsAnswer::Zone(found));
+    dns.set_answer(DnsAnswer::Zone(found));
     until_linked(&dials, &to_gone).await;
 }

@@ -8,12 +8,12 @@ use portcullis::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::halves::Outside;
+use super::halves::OpenerHalf;
 use crate::support::{
-    frames::{self, CLOSED, DOWN, HELLO, LOCKED, OPEN, OPEN_STATE, OPENED, SERVICES, Wire, frame},
-    gateway::{Gateway, Place},
-    peers::{Reserved, dial, dial_refused, hear, hear_all, hear_reset, say},
-    ways::{DMZ_TLS, INTERNAL_TLS, Plan, mode_word},
+    frames::{self, CLOSED, DOWN, HELLO, LOCKED, OPEN, OPEN_STATE, OPENED, RawLink, SERVICES, frame},
+    gateway::{Gateway, TestFolder},
+    mode_pair::{DMZ_TLS, INTERNAL_TLS, Plan, mode_word},
+    peers::{Reserved, dial, dial_refused, expect_bytes, expect_reset, read_all, send},
 };
 
 async fn until_phase(gateway: &Gateway, wanted: ServicePhase) {
@@ -22,12 +22,12 @@ async fn until_phase(gateway: &Gateway, wanted: ServicePhase) {
     gateway.until(&format!("orders {wanted:?}"), is_so).await;
 }
 
-async fn tell(link: &mut Wire, state: u8) {
-    link.say_frame(SERVICES, &frames::services_in(&[("orders", state)])).await;
+async fn announce_state(link: &mut RawLink, state: u8) {
+    link.send_frame(SERVICES, &frames::services_in(&[("orders", state)])).await;
 }
 
 /// How it ends says that it has not waited.
-async fn refused_at_once(outside: &Outside) -> EndedRow {
+async fn refused_at_once(outside: &OpenerHalf) -> EndedRow {
     let before = outside.gateway.now().await.totals.refused;
     dial_refused(outside.clients).await;
     let seen = outside.gateway.until("it is refused", |seen| seen.totals.refused > before).await;
@@ -35,16 +35,16 @@ async fn refused_at_once(outside: &Outside) -> EndedRow {
 }
 
 /// A client whose session comes over this link.
-async fn served(outside: &Outside, link: &mut Wire) -> TcpStream {
+async fn served(outside: &OpenerHalf, link: &mut RawLink) -> TcpStream {
     let client = outside.client().await;
-    link.hear_kind(OPEN).await;
-    link.say_frame(OPENED, &[]).await;
+    link.expect_kind(OPEN).await;
+    link.send_frame(OPENED, &[]).await;
     client
 }
 
 #[tokio::test]
 async fn a_service_that_takes_no_sessions_inside_is_refused_at_once() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     let mut link = outside.ready("alpha", 1).await;
     let states = [
         (DOWN, "BC", "no backend is up"),
@@ -52,7 +52,7 @@ async fn a_service_that_takes_no_sessions_inside_is_refused_at_once() {
         (LOCKED, "PC", "it is locked"),
     ];
     for (state, end, why) in states {
-        tell(&mut link, state).await;
+        announce_state(&mut link, state).await;
         let phase = if state == CLOSED { ServicePhase::Closed } else { ServicePhase::Down };
         until_phase(&outside.gateway, phase).await;
         let is_known = |row: &ServiceRow| row.reason.as_ref().is_some_and(|reason| reason.contains(why));
@@ -60,48 +60,48 @@ async fn a_service_that_takes_no_sessions_inside_is_refused_at_once() {
         let row = refused_at_once(&outside).await;
         assert_eq!(row.end, end, "{row:?}");
         assert!(row.reason.contains("alpha") && row.reason.contains(why), "{row:?}");
-        outside.gateway.until_told(&format!("service `orders` takes no sessions: alpha: {why}")).await;
+        outside.gateway.until_notice(&format!("service `orders` takes no sessions: alpha: {why}")).await;
     }
-    tell(&mut link, OPEN_STATE).await;
+    announce_state(&mut link, OPEN_STATE).await;
     until_phase(&outside.gateway, ServicePhase::Open).await;
     served(&outside, &mut link).await;
-    outside.gateway.until_told("takes sessions again").await;
+    outside.gateway.until_notice("takes sessions again").await;
 }
 
 #[tokio::test]
 async fn clients_that_wait_are_refused_when_the_service_closes() {
-    let outside = Outside::new().await;
-    let mut link = outside.shaken("alpha").await;
-    link.say_frame(HELLO, &frames::offer_with(1, 1, 1, &[("orders", frames::BYTES)])).await;
-    link.hear_granted(&["orders"]).await;
+    let outside = OpenerHalf::new().await;
+    let mut link = outside.handshaken_link("alpha").await;
+    link.send_frame(HELLO, &frames::offer_with(1, 1, 1, &[("orders", frames::BYTES)])).await;
+    link.expect_granted(&["orders"]).await;
     outside.until_ready("alpha", 1).await;
     let mut first = outside.client().await;
-    link.hear_kind(OPEN).await;
-    link.say_frame(OPENED, &[]).await;
+    link.expect_kind(OPEN).await;
+    link.send_frame(OPENED, &[]).await;
     let mut waits = outside.client().await;
     outside.gateway.until("it waits", |seen| seen.pools.iter().any(|row| row.waiting == 1)).await;
-    tell(&mut link, DOWN).await;
-    hear_reset(&mut waits).await;
+    announce_state(&mut link, DOWN).await;
+    expect_reset(&mut waits).await;
     outside.gateway.until_ended("BC").await;
     // The session that is open is none of its business.
-    say(&mut first, b"still here").await;
-    assert_eq!(link.hear_data(10).await, b"still here");
+    send(&mut first, b"still here").await;
+    assert_eq!(link.expect_data(10).await, b"still here");
 }
 
 #[tokio::test]
 async fn sessions_go_where_the_service_is_open() {
-    let outside = Outside::new().await;
+    let outside = OpenerHalf::new().await;
     let (mut alpha, mut beta) = (outside.ready("alpha", 1).await, outside.ready("beta", 1).await);
-    tell(&mut alpha, DOWN).await;
-    alpha.pongs(b"it heard").await;
+    announce_state(&mut alpha, DOWN).await;
+    alpha.expect_pong(b"it heard").await;
     let mut clients = Vec::new();
     for _ in 0..4 {
         clients.push(served(&outside, &mut beta).await);
     }
     until_phase(&outside.gateway, ServicePhase::Open).await;
-    tell(&mut alpha, OPEN_STATE).await;
-    tell(&mut beta, CLOSED).await;
-    beta.pongs(b"it heard").await;
+    announce_state(&mut alpha, OPEN_STATE).await;
+    announce_state(&mut beta, CLOSED).await;
+    beta.expect_pong(b"it heard").await;
     clients.push(served(&outside, &mut alpha).await);
 }
 
@@ -110,30 +110,30 @@ async fn sessions_go_where_the_service_is_open() {
 async fn an_offer_adds_what_is_known_and_allowed_and_nothing_else() {
     let web =
         ", web: { accept: ['tcp://127.0.0.1:0'] }, private: { accept: ['tcp://127.0.0.1:0'], peers: [beta] }";
-    let outside = Outside::with(web).await;
+    let outside = OpenerHalf::with(web).await;
     let mut link = outside.ready("alpha", 1).await;
-    link.say_frame(SERVICES, &frames::services(&["web", "private", "strange"])).await;
+    link.send_frame(SERVICES, &frames::services(&["web", "private", "strange"])).await;
     let serves = |seen: &Snapshot, wanted: &[&str]| seen.pools.iter().any(|row| row.serves == wanted);
     outside.gateway.until("web alone", |seen| serves(seen, &["web"])).await;
     let _client = dial(outside.gateway.client_port("web").await).await;
-    let open = link.hear_kind(OPEN).await;
+    let open = link.expect_kind(OPEN).await;
     assert!(frames::fields(&open).contains(&(1, b"web".to_vec())), "{open:?}");
-    link.say_frame(OPENED, &[]).await;
+    link.send_frame(OPENED, &[]).await;
     for service in ["orders", "private"] {
         let _waits = dial(outside.gateway.client_port(service).await).await;
         let waits = |seen: &Snapshot| seen.pools.iter().map(|row| row.waiting).sum::<usize>() == 1;
         outside.gateway.until(service, waits).await;
-        link.pongs(b"nothing?").await;
+        link.expect_pong(b"nothing?").await;
     }
     let _waits = outside.client().await;
     // Whoever waits is served when it is offered again.
-    link.say_frame(SERVICES, &frames::services(&["web", "orders"])).await;
-    let open = link.hear_kind(OPEN).await;
+    link.send_frame(SERVICES, &frames::services(&["web", "orders"])).await;
+    let open = link.expect_kind(OPEN).await;
     assert!(frames::fields(&open).contains(&(1, b"orders".to_vec())), "{open:?}");
 }
 
 #[tokio::test]
-async fn a_client_of_http_is_told_at_once_that_the_service_is_down() {
+async fn an_http_client_gets_503_at_once_while_the_service_is_down() {
     for mode in [Mode::Forward, Mode::Reverse] {
         let reserved = Reserved::new();
         let backend = format!(
@@ -142,19 +142,19 @@ async fn a_client_of_http_is_told_at_once_that_the_service_is_down() {
         );
         // A map is written as it stands, and more keys may follow it.
         let plan = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &backend) };
-        let way = plan.start().await;
-        until_phase(&way.dmz, ServicePhase::Down).await;
-        let reported = asked(&mut way.client().await).await;
+        let pair = plan.start().await;
+        until_phase(&pair.dmz, ServicePhase::Down).await;
+        let reported = response_of(&mut pair.client().await).await;
         assert!(reported.starts_with("HTTP/1.1 503 "), "{mode:?}: {reported}");
-        let row = way.dmz.until_ended("BC").await;
+        let row = pair.dmz.until_ended("BC").await;
         assert!(row.reason.contains("no backend is up"), "{row:?}");
-        assert_eq!(way.inner().now().await.totals.sessions, 0, "nothing was asked inside");
+        assert_eq!(pair.inner().now().await.totals.sessions, 0, "nothing was asked inside");
     }
 }
 
-async fn asked(client: &mut TcpStream) -> String {
-    say(client, b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n").await;
-    String::from_utf8(hear_all(client).await).unwrap()
+async fn response_of(client: &mut TcpStream) -> String {
+    send(client, b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n").await;
+    String::from_utf8(read_all(client).await).unwrap()
 }
 
 /// The links of a DMZ half, by their numbers.
@@ -168,7 +168,7 @@ fn link_ids(snapshot: &Snapshot) -> Vec<u64> {
 #[tokio::test]
 async fn a_reload_inside_adds_and_removes_services_over_the_links_that_stand() {
     for mode in [Mode::Forward, Mode::Reverse] {
-        let place = Place::new();
+        let place = TestFolder::new();
         let profile = |half: &str, link: &str, tls: &str, services: &str| {
             let mode = mode_word(mode);
             format!("mode: {mode}\n{half}:\n  link: {{ {link}, tls: {tls} }}\n  services: {services}\n")
@@ -213,19 +213,19 @@ async fn a_reload_inside_adds_and_removes_services_over_the_links_that_stand() {
 
 async fn echoes(client: &mut TcpStream) {
     client.write_all(b"echo").await.unwrap();
-    hear(client, b"echo").await;
+    expect_bytes(client, b"echo").await;
 }
 
 /// A peer that says another thing all the time, as often as it may, holds nobody up and is not told each time.
 #[tokio::test]
 async fn a_service_that_comes_and_goes_all_the_time_costs_no_more_than_its_link() {
-    let (outside, mut good) = Outside::beside_another().await;
+    let (outside, mut good) = OpenerHalf::beside_another().await;
     let mut link = outside.ready("alpha", 1).await;
     let pair =
         [DOWN, OPEN_STATE].map(|state| frame(SERVICES, &frames::services_in(&[("orders", state)]))).concat();
-    let _ = link.try_say(&pair.repeat(1_000)).await;
+    let _ = link.try_send(&pair.repeat(1_000)).await;
     link.over().await;
     outside.until_ready("alpha", 0).await;
     good.serves().await;
-    outside.gateway.until_told("too many offers").await;
+    outside.gateway.until_notice("too many offers").await;
 }

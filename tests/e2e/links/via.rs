@@ -28,10 +28,10 @@ use tokio::{
 
 use crate::support::{
     dns::{Dns, DnsAnswer, Zone},
-    gateway::{PATIENCE, Place},
-    peers::{Backend, Reserved, hear, say},
+    gateway::{PATIENCE, TestFolder},
+    mode_pair::{Carrier, ModePair, Plan},
+    peers::{Backend, Reserved, expect_bytes, send},
     socks,
-    ways::{Carrier, Plan, Way},
 };
 
 /// A proxy that speaks CONNECT or SOCKS5, and what it says to each who asks.
@@ -55,12 +55,12 @@ struct ProxySeen {
 enum Behaviour {
     /// Lets through whoever logs in so.
     Passes(Option<&'static str>),
-    /// Lets everybody through, and cuts what is silent for so long.
+    /// Lets everybody through, and cuts what is silent for this long.
     CutsAfter(Duration),
     /// Lets everybody through, by SOCKS5.
-    SpeaksSocks,
-    Says(&'static [u8]),
-    /// Hears the request, and says nothing.
+    UsesSocks,
+    Answers(&'static [u8]),
+    /// Reads the request, and sends nothing.
     Closes,
 }
 
@@ -73,18 +73,18 @@ impl Proxy {
         let port = TcpListener::bind(at).await.unwrap();
         let (at, seen, tasks) = (port.local_addr().unwrap(), Arc::<ProxySeen>::default(), Tasks::default());
         let behaviour = Arc::new(Mutex::new(behaviour));
-        let (current, told, connections) = (behaviour.clone(), seen.clone(), tasks.clone());
+        let (current, seen_by_task, connections) = (behaviour.clone(), seen.clone(), tasks.clone());
         tasks.spawn("proxy", async move {
             while let Ok((stream, _)) = port.accept().await {
                 let behaviour = *current.lock().unwrap();
-                connections.spawn("proxied", pass(stream, behaviour, told.clone()));
+                connections.spawn("proxied", pass(stream, behaviour, seen_by_task.clone()));
             }
         });
         Self { at, behaviour, seen, _tasks: tasks }
     }
 
     /// Treats whoever comes from now on so.
-    fn say(&self, behaviour: Behaviour) {
+    fn send(&self, behaviour: Behaviour) {
         *self.behaviour.lock().unwrap() = behaviour;
     }
 
@@ -98,7 +98,7 @@ impl Proxy {
 }
 
 async fn pass(mut stream: TcpStream, behaviour: Behaviour, seen: Arc<ProxySeen>) {
-    if matches!(behaviour, Behaviour::SpeaksSocks) {
+    if matches!(behaviour, Behaviour::UsesSocks) {
         // Whoever has asked may be gone.
         let _ = pass_by_socks(stream, &seen).await;
         return;
@@ -116,14 +116,14 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, seen: Arc<ProxySeen>)
     }
     let head = String::from_utf8(head).unwrap();
     let login = match behaviour {
-        Behaviour::Says(words) => {
+        Behaviour::Answers(words) => {
             // Whoever has asked may be gone.
             let _ = stream.write_all(words).await;
             let _ = stream.read(&mut [0; 1024]).await;
             return;
         }
         Behaviour::Passes(login) => login,
-        Behaviour::CutsAfter(_) | Behaviour::SpeaksSocks | Behaviour::Closes => None,
+        Behaviour::CutsAfter(_) | Behaviour::UsesSocks | Behaviour::Closes => None,
     };
     if login.is_some_and(|login| !head.contains(&format!("Proxy-Authorization: Basic {login}\r\n"))) {
         let refused = "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n";
@@ -140,8 +140,8 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, seen: Arc<ProxySeen>)
     // Whoever has asked may be gone.
     let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
     match behaviour {
-        Behaviour::CutsAfter(silence) => pass_while_heard(stream, other, silence).await,
-        Behaviour::Passes(_) | Behaviour::SpeaksSocks | Behaviour::Says(_) | Behaviour::Closes => {
+        Behaviour::CutsAfter(silence) => pass_until_silent(stream, other, silence).await,
+        Behaviour::Passes(_) | Behaviour::UsesSocks | Behaviour::Answers(_) | Behaviour::Closes => {
             let _ = copy_bidirectional(&mut stream, &mut other).await;
         }
     }
@@ -149,10 +149,10 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, seen: Arc<ProxySeen>)
 
 /// For one who asks without a login for an IPv4 address.
 async fn pass_by_socks(mut stream: TcpStream, seen: &ProxySeen) -> io::Result<()> {
-    let mut greeting = [0; 3];
-    stream.read_exact(&mut greeting).await?;
-    assert_eq!(greeting, socks::GREETING);
-    stream.write_all(&socks::GREETED).await?;
+    let mut offer = [0; 3];
+    stream.read_exact(&mut offer).await?;
+    assert_eq!(offer, socks::SOCKS_OFFER);
+    stream.write_all(&socks::SOCKS_METHOD).await?;
     let mut request = [0; 10];
     stream.read_exact(&mut request).await?;
     let [5, socks::CONNECT, 0, 1, a, b, c, d, high, low] = request else { panic!("{request:?}") };
@@ -165,8 +165,8 @@ async fn pass_by_socks(mut stream: TcpStream, seen: &ProxySeen) -> io::Result<()
     Ok(())
 }
 
-/// Passes bytes on until none have come from either side for so long.
-async fn pass_while_heard(mut one: TcpStream, mut other: TcpStream, silence: Duration) {
+/// Passes bytes on until none have arrived from either side for this long.
+async fn pass_until_silent(mut one: TcpStream, mut other: TcpStream, silence: Duration) {
     let (mut up, mut down) = ([0; 16 * 1024], [0; 16 * 1024]);
     loop {
         let passed = timeout(silence, async {
@@ -185,13 +185,13 @@ async fn pass_while_heard(mut one: TcpStream, mut other: TcpStream, silence: Dur
     }
 }
 
-async fn carries_a_session(way: &Way, backend: &Backend) {
-    let mut client = way.client().await;
+async fn carries_a_session(pair: &ModePair, backend: &Backend) {
+    let mut client = pair.client().await;
     let mut server = backend.accept().await;
-    say(&mut client, b"ping").await;
-    hear(&mut server, b"ping").await;
-    say(&mut server, b"pong").await;
-    hear(&mut client, b"pong").await;
+    send(&mut client, b"ping").await;
+    expect_bytes(&mut server, b"ping").await;
+    send(&mut server, b"pong").await;
+    expect_bytes(&mut client, b"pong").await;
 }
 
 /// What a link may be: plain or in TLS, bare or inside a WebSocket.
@@ -211,8 +211,8 @@ async fn links_go_through(mode: Mode, scheme: &str, behaviour: Behaviour) {
         let (dmz_link, internal_link) =
             if mode == Mode::Forward { (via.as_str(), "") } else { ("", via.as_str()) };
         let plan = Plan { dmz_link, internal_link, is_plain, carrier, ..Plan::new(mode, &address) };
-        let way = plan.start().await;
-        carries_a_session(&way, &backend).await;
+        let pair = plan.start().await;
+        carries_a_session(&pair, &backend).await;
         assert!(proxy.passed() >= 1, "{mode:?} {scheme} {carrier:?} {is_plain}");
     }
 }
@@ -221,7 +221,7 @@ async fn links_go_through(mode: Mode, scheme: &str, behaviour: Behaviour) {
 async fn links_of_both_halves_go_through_a_proxy() {
     for mode in [Mode::Forward, Mode::Reverse] {
         links_go_through(mode, "http", Behaviour::Passes(None)).await;
-        links_go_through(mode, "socks5", Behaviour::SpeaksSocks).await;
+        links_go_through(mode, "socks5", Behaviour::UsesSocks).await;
     }
 }
 
@@ -229,17 +229,17 @@ async fn links_of_both_halves_go_through_a_proxy() {
 async fn idle_links_live_behind_a_proxy_that_cuts_what_is_silent() {
     let proxy = Proxy::new(Behaviour::CutsAfter(Duration::from_secs(8))).await;
     let internal_link = format!(", prepared: 1, via: 'http://{}'", proxy.at);
-    let way = Plan { internal_link: &internal_link, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let pair = Plan { internal_link: &internal_link, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
     let passed = proxy.passed();
     let lived = |now: &Snapshot| now.uptime_seconds > 20.0;
-    let seen = way.inner().until_within(Duration::from_secs(60), "20 s are over", lived).await;
+    let seen = pair.inner().until_within(Duration::from_secs(60), "20 s are over", lived).await;
     let [row] = &seen.pools[..] else { panic!("{:?}", seen.pools) };
     assert_eq!((row.state, row.failures, proxy.passed()), (PoolState::Healthy, 0, passed), "{row:?}");
 }
 
 /// A name is looked up where it is dialled, and the proxy is asked for an address; `verify` does the same.
 async fn followed_names_go_through(mode: Mode, (scheme, behaviour): (&str, Behaviour), is_srv: bool) {
-    let (place, proxy, backend) = (Place::new(), Proxy::new(behaviour).await, Backend::new().await);
+    let (place, proxy, backend) = (TestFolder::new(), Proxy::new(behaviour).await, Backend::new().await);
     let address = backend.address();
     let plan = Plan::new(mode, &address);
     let listen = "listen: 'socks+tls://127.0.0.1:0'";
@@ -272,16 +272,16 @@ async fn followed_names_go_through(mode: Mode, (scheme, behaviour): (&str, Behav
     assert_eq!(proxy.asked(), tried, "{mode:?} {scheme} {is_srv}");
     if mode == Mode::Forward {
         verify_goes_through(&place, &proxy).await;
-        let way = Way { place, dmz: dials, internal: Some(listens) };
-        carries_a_session(&way, &backend).await;
+        let pair = ModePair { place, dmz: dials, internal: Some(listens) };
+        carries_a_session(&pair, &backend).await;
     } else {
-        let way = Way { place, dmz: listens, internal: Some(dials) };
-        carries_a_session(&way, &backend).await;
+        let pair = ModePair { place, dmz: listens, internal: Some(dials) };
+        carries_a_session(&pair, &backend).await;
     }
 }
 
 /// Of a DMZ half in forward mode, by the profile of its own.
-async fn verify_goes_through(place: &Place, proxy: &Proxy) {
+async fn verify_goes_through(place: &TestFolder, proxy: &Proxy) {
     let source = ProfileSource {
         folders: vec![place.path("")],
         role: None,
@@ -292,15 +292,15 @@ async fn verify_goes_through(place: &Place, proxy: &Proxy) {
     assert_eq!(unanswered_alone(&loaded).await, None);
     assert!(proxy.passed() > passed, "{:?}", proxy.asked());
     let before = *proxy.behaviour.lock().unwrap();
-    proxy.say(Behaviour::Closes);
+    proxy.send(Behaviour::Closes);
     let reported = unanswered_alone(&loaded).await.unwrap();
     assert!(reported.contains(&format!("://{}: it closed the connection", proxy.at)), "{reported}");
-    proxy.say(before);
+    proxy.send(before);
 }
 
 #[tokio::test]
 async fn names_that_are_followed_are_looked_up_here_and_dialled_through_the_proxy() {
-    let proxies = [("http", Behaviour::Passes(None)), ("socks5", Behaviour::SpeaksSocks)];
+    let proxies = [("http", Behaviour::Passes(None)), ("socks5", Behaviour::UsesSocks)];
     for mode in [Mode::Forward, Mode::Reverse] {
         for (scheme, behaviour) in proxies {
             followed_names_go_through(mode, (scheme, behaviour), false).await;
@@ -318,7 +318,7 @@ struct ProxyCase {
 }
 
 impl ProxyCase {
-    async fn run(self, place: Place, dmz: SocketAddr) {
+    async fn run(self, place: TestFolder, dmz: SocketAddr) {
         let reserved = Reserved::new();
         let proxy = match self.behaviour {
             None => None,
@@ -330,7 +330,7 @@ impl ProxyCase {
         if matches!(self.behaviour, Some(Behaviour::CutsAfter(_))) {
             gateway.until_pool("a link", |row| row.state == PoolState::Healthy).await;
             // Whoever dials again waits, so that what was lost stays to be read.
-            proxy.as_ref().unwrap().say(Behaviour::Says(b""));
+            proxy.as_ref().unwrap().send(Behaviour::Answers(b""));
         }
         let row = gateway.until_pool(self.words, |row| row.last_error.is_some()).await;
         let reported = row.last_error.unwrap();
@@ -344,7 +344,7 @@ impl ProxyCase {
             None => Proxy::at(port, Behaviour::Passes(None)).await,
             Some(proxy) => proxy,
         };
-        proxy.say(Behaviour::Passes(None));
+        proxy.send(Behaviour::Passes(None));
         let is_well =
             |now: &Snapshot| now.pools.iter().all(|row| row.state == PoolState::Healthy && row.ready > 0);
         gateway.until_within(4 * PATIENCE, "it is dialled again", is_well).await;
@@ -353,19 +353,19 @@ impl ProxyCase {
 }
 
 #[tokio::test]
-async fn a_proxy_that_gives_no_way_through_is_told_in_its_own_words_and_dialled_again() {
-    let place = Place::new();
+async fn a_refusing_proxy_is_reported_in_its_own_words_and_dialled_again() {
+    let place = TestFolder::new();
     let dmz =
         place.start("dmz", &Plan::new(Mode::Reverse, "echo://").dmz("listen: 'socks+tls://127.0.0.1:0'"));
     let at = dmz.link_port().await;
-    let says = |words: &'static [u8]| Some(Behaviour::Says(words));
+    let answers = |words: &'static [u8]| Some(Behaviour::Answers(words));
     let cases = [
         ("down", "connection refused", None),
-        ("page", "answered with a page", says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>")),
-        ("refuses", "it refuses to connect to", says(b"HTTP/1.1 403 Forbidden\r\n\r\n")),
-        ("garbage", ": TLS: ", says(b"HTTP/1.1 200 OK\r\n\r\n<html>sign in here</html>")),
-        ("silent", "no answer within 5s", says(b"")),
-        ("locked", "asks for a user and a password", says(b"HTTP/1.1 407 No\r\n\r\n")),
+        ("page", "answered with a page", answers(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>")),
+        ("refuses", "it refuses to connect to", answers(b"HTTP/1.1 403 Forbidden\r\n\r\n")),
+        ("garbage", ": TLS: ", answers(b"HTTP/1.1 200 OK\r\n\r\n<html>sign in here</html>")),
+        ("silent", "no answer within 5s", answers(b"")),
+        ("locked", "asks for a user and a password", answers(b"HTTP/1.1 407 No\r\n\r\n")),
         ("closes", "it closed the connection before it answered", Some(Behaviour::Closes)),
         ("cuts", "ready link lost after ", Some(Behaviour::CutsAfter(Duration::from_secs(1)))),
     ];
@@ -379,7 +379,7 @@ async fn a_login_stands_in_a_file_and_is_read_again_at_a_reload() {
     // `gate:s3cret`
     let (proxy, backend) =
         (Proxy::new(Behaviour::Passes(Some("Z2F0ZTpzM2NyZXQ="))).await, Backend::new().await);
-    let place = Place::new();
+    let place = TestFolder::new();
     let write = |text: &str| {
         fs::write(place.path("login"), text).unwrap();
         fs::set_permissions(place.path("login"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -399,9 +399,9 @@ async fn a_login_stands_in_a_file_and_is_read_again_at_a_reload() {
     assert!(seen.last_error.unwrap().contains(refused));
     write("gate:s3cret");
     internal.done(Command::Reload).await;
-    let way = Way { place: place.clone(), dmz, internal: Some(internal) };
-    way.ready().await;
-    carries_a_session(&way, &backend).await;
-    let shown = format!("{:?}", way.inner().now().await);
+    let pair = ModePair { place: place.clone(), dmz, internal: Some(internal) };
+    pair.ready().await;
+    carries_a_session(&pair, &backend).await;
+    let shown = format!("{:?}", pair.inner().now().await);
     assert!(!shown.contains("s3cret") && !shown.contains("Z2F0Z"), "{shown}");
 }

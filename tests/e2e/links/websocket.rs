@@ -24,9 +24,9 @@ use tokio_tungstenite::{
 };
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place},
-    peers::{Backend, Reserved, dial, hear, hear_all, hear_end, hear_reset, say},
-    ways::{Carrier, MODES, Plan, Way},
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::{Carrier, MODES, ModePair, Plan},
+    peers::{Backend, Reserved, dial, expect_bytes, expect_end, expect_reset, read_all, send},
 };
 
 /// Both modes, with TLS from gateway to gateway and without, plain outside and in TLS.
@@ -50,25 +50,25 @@ async fn sessions_go_both_ways_and_end_as_they_end() {
     let much: Vec<u8> = (0..400_000_u32).map(|at| (at ^ (at >> 7)) as u8).collect();
     for plan in plans(&address) {
         println!("{}", shown(&plan));
-        let way = plan.start().await;
-        let (mut client, mut server) = (way.client().await, None);
-        say(&mut client, b"ping").await;
+        let pair = plan.start().await;
+        let (mut client, mut server) = (pair.client().await, None);
+        send(&mut client, b"ping").await;
         let server = server.insert(backend.accept().await);
-        hear(server, b"ping").await;
-        tokio::join!(say(server, &much), hear(&mut client, &much));
-        tokio::join!(say(&mut client, &much), hear(server, &much));
+        expect_bytes(server, b"ping").await;
+        tokio::join!(send(server, &much), expect_bytes(&mut client, &much));
+        tokio::join!(send(&mut client, &much), expect_bytes(server, &much));
         client.shutdown().await.unwrap();
-        hear_end(server).await;
+        expect_end(server).await;
         // The other direction goes on.
-        say(server, b"after the end").await;
+        send(server, b"after the end").await;
         server.shutdown().await.unwrap();
-        assert_eq!(hear_all(&mut client).await, b"after the end");
-        let (mut client, server) = (way.client().await, async { backend.accept().await });
-        say(&mut client, b"x").await;
+        assert_eq!(read_all(&mut client).await, b"after the end");
+        let (mut client, server) = (pair.client().await, async { backend.accept().await });
+        send(&mut client, b"x").await;
         let mut server = server.await;
-        hear(&mut server, b"x").await;
+        expect_bytes(&mut server, b"x").await;
         crate::support::peers::cut(server);
-        assert_eq!(hear_reset(&mut client).await, b"");
+        assert_eq!(expect_reset(&mut client).await, b"");
     }
 }
 
@@ -76,25 +76,25 @@ async fn sessions_go_both_ways_and_end_as_they_end() {
 async fn many_sessions_drain_and_reload_as_over_bare_links() {
     for plan in plans("echo://").into_iter().filter(|plan| !plan.is_plain) {
         println!("{}", shown(&plan));
-        let way = plan.start().await;
+        let pair = plan.start().await;
         let mut clients = Vec::new();
         for number in 0..40_u8 {
-            let mut client = way.client().await;
-            say(&mut client, &[number; 100]).await;
+            let mut client = pair.client().await;
+            send(&mut client, &[number; 100]).await;
             clients.push(client);
         }
         for (number, client) in clients.iter_mut().enumerate() {
-            hear(client, &[number as u8; 100]).await;
+            expect_bytes(client, &[number as u8; 100]).await;
         }
-        way.dmz.done(Command::Reload).await;
-        way.inner().done(Command::Reload).await;
+        pair.dmz.done(Command::Reload).await;
+        pair.inner().done(Command::Reload).await;
         for client in &mut clients {
-            say(client, b"still").await;
-            hear(client, b"still").await;
+            send(client, b"still").await;
+            expect_bytes(client, b"still").await;
         }
         drop(clients);
-        way.dmz.until("all have ended", |now| now.sessions.is_empty()).await;
-        let Way { dmz, internal, .. } = way;
+        pair.dmz.until("all have ended", |now| now.sessions.is_empty()).await;
+        let ModePair { dmz, internal, .. } = pair;
         let outcome = dmz.stop().await;
         assert!(matches!(outcome, GatewayOutcome::Clean), "{outcome:?}");
         internal.unwrap().stop().await;
@@ -107,7 +107,7 @@ fn is_healthy(now: &Snapshot) -> bool {
 
 #[tokio::test]
 async fn a_switch_from_mode_to_mode_costs_no_session() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let (clients, links) = (Reserved::new(), [Reserved::new(), Reserved::new()]);
     let accept = format!("tcp://{}", clients.at());
     let forward = Plan { carrier: Carrier::Ws, accept: &accept, ..Plan::new(Mode::Forward, "echo://") };
@@ -119,17 +119,17 @@ async fn a_switch_from_mode_to_mode_costs_no_session() {
     let dmz = place.start("dmz", &forward.dmz(&links));
     dmz.until("links stand", is_healthy).await;
     let mut client = dial(dmz.client_port("orders").await).await;
-    say(&mut client, b"before").await;
-    hear(&mut client, b"before").await;
+    send(&mut client, b"before").await;
+    expect_bytes(&mut client, b"before").await;
     let inner = place.profile("internal-reverse", &reverse.internal(&other));
     let outer = place.profile("dmz-reverse", &reverse.dmz(&links));
     let (one, two) = tokio::join!(dmz.switch(&outer), internal.switch(&inner));
     assert!(one.contains("mode reverse") && two.contains("mode reverse"), "{one}; {two}");
-    say(&mut client, b"after").await;
-    hear(&mut client, b"after").await;
+    send(&mut client, b"after").await;
+    expect_bytes(&mut client, b"after").await;
     let mut client = dial(dmz.client_port("orders").await).await;
-    say(&mut client, b"anew").await;
-    hear(&mut client, b"anew").await;
+    send(&mut client, b"anew").await;
+    expect_bytes(&mut client, b"anew").await;
 }
 
 async fn until_healthy(gateway: &Gateway) {
@@ -139,33 +139,33 @@ async fn until_healthy(gateway: &Gateway) {
 /// The bytes of binary messages, however they are cut.
 struct ForeignEnd {
     socket: WebSocketStream<TcpStream>,
-    heard: Vec<u8>,
+    received: Vec<u8>,
 }
 
 impl ForeignEnd {
     fn new(socket: WebSocketStream<TcpStream>) -> Self {
-        Self { socket, heard: Vec::new() }
+        Self { socket, received: Vec::new() }
     }
 
     /// Each byte in a message of its own, with pings between.
-    async fn say(&mut self, bytes: &[u8]) {
+    async fn send(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.socket.send(Message::Ping(vec![*byte; 3].into())).await.unwrap();
             self.socket.send(Message::Binary(vec![*byte].into())).await.unwrap();
         }
     }
 
-    /// Until so many bytes have come; every ping is answered on the way.
-    async fn hear(&mut self, expected: &[u8]) {
-        while self.heard.len() < expected.len() {
+    /// Until this many bytes have arrived; every ping is answered meanwhile.
+    async fn expect_bytes(&mut self, expected: &[u8]) {
+        while self.received.len() < expected.len() {
             match self.next().await {
-                Message::Binary(bytes) => self.heard.extend_from_slice(&bytes),
+                Message::Binary(bytes) => self.received.extend_from_slice(&bytes),
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("{other:?}"),
             }
         }
-        let rest = self.heard.split_off(expected.len());
-        assert_eq!(std::mem::replace(&mut self.heard, rest), expected);
+        let rest = self.received.split_off(expected.len());
+        assert_eq!(std::mem::replace(&mut self.received, rest), expected);
     }
 
     async fn next(&mut self) -> Message {
@@ -184,28 +184,28 @@ const GRANTED: &[u8] = b"\x05\x00\x00\x01\0\0\0\0\0\0";
 
 #[tokio::test]
 async fn a_foreign_client_is_a_peer() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let plan = Plan { is_plain: true, carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let mut link = foreign_dials(dmz.link_port().await, "/link").await;
-    link.say(b"\x05\x01\x00").await;
-    link.hear(b"\x05\x00").await;
-    link.say(BIND).await;
-    link.hear(GRANTED).await;
+    link.send(b"\x05\x01\x00").await;
+    link.expect_bytes(b"\x05\x00").await;
+    link.send(BIND).await;
+    link.expect_bytes(GRANTED).await;
     dmz.until("a link is ready", |now| now.pools.iter().any(|row| row.ready == 1)).await;
     let mut client = dial(dmz.client_port("orders").await).await;
-    say(&mut client, b"hello").await;
+    send(&mut client, b"hello").await;
     let port = client.local_addr().unwrap().port().to_be_bytes();
-    link.hear(&[b"\x05\x00\x00\x01\x7f\0\0\x01", &port[..]].concat()).await;
-    link.hear(b"hello").await;
-    link.say(b"from a stranger's library").await;
-    hear(&mut client, b"from a stranger's library").await;
+    link.expect_bytes(&[b"\x05\x00\x00\x01\x7f\0\0\x01", &port[..]].concat()).await;
+    link.expect_bytes(b"hello").await;
+    link.send(b"from a stranger's library").await;
+    expect_bytes(&mut client, b"from a stranger's library").await;
     // Its close frame ends its direction, and is answered when the other has ended.
     link.socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })).await.unwrap();
-    hear_end(&mut client).await;
-    say(&mut client, b"more").await;
+    expect_end(&mut client).await;
+    send(&mut client, b"more").await;
     client.shutdown().await.unwrap();
-    link.hear(b"more").await;
+    link.expect_bytes(b"more").await;
     loop {
         match link.next().await {
             Message::Close(Some(frame)) => break assert_eq!(frame.code, CloseCode::Normal),
@@ -220,7 +220,7 @@ async fn a_foreign_client_is_a_peer() {
 async fn a_foreign_server_is_a_peer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let place = Place::new();
+    let place = TestFolder::new();
     let plan = Plan { is_plain: true, carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let link = format!("connect: 'socks+ws://{at}/a/link', prepared: 1");
     let internal = place.start("internal", &plan.internal(&link));
@@ -233,29 +233,29 @@ async fn a_foreign_server_is_a_peer() {
     };
     let mut link = ForeignEnd::new(accept_hdr_async(stream, look).await.unwrap());
     assert_eq!(requested, Some(("/a/link".into(), at.to_string())));
-    link.hear(b"\x05\x01\x00").await;
-    link.say(b"\x05\x00").await;
-    link.hear(BIND).await;
-    link.say(GRANTED).await;
+    link.expect_bytes(b"\x05\x01\x00").await;
+    link.send(b"\x05\x00").await;
+    link.expect_bytes(BIND).await;
+    link.send(GRANTED).await;
     until_healthy(&internal).await;
-    link.say(b"\x05\x00\x00\x01\x7f\0\0\x01\x12\x34").await;
-    link.say(b"echoed").await;
-    link.hear(b"echoed").await;
+    link.send(b"\x05\x00\x00\x01\x7f\0\0\x01\x12\x34").await;
+    link.send(b"echoed").await;
+    link.expect_bytes(b"echoed").await;
     link.socket.close(None).await.unwrap();
     internal.until_ended("--").await;
 }
 
 #[tokio::test]
 async fn a_request_that_is_no_upgrade_is_not_there() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let plan = Plan { carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let mut client = dial(dmz.link_port().await).await;
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     for (path, fields) in [("/link", ""), ("/", ""), ("/link/below", upgrade), ("/LINK", upgrade)] {
-        say(&mut client, format!("GET {path} HTTP/1.1\r\nHost: any\r\n{fields}\r\n").as_bytes()).await;
-        hear(&mut client, b"HTTP/1.1 404 Not Found\r\n").await;
+        send(&mut client, format!("GET {path} HTTP/1.1\r\nHost: any\r\n{fields}\r\n").as_bytes()).await;
+        expect_bytes(&mut client, b"HTTP/1.1 404 Not Found\r\n").await;
         let body = b"\r\n\r\nthere is no such service\n";
         let mut head = Vec::new();
         while !head.ends_with(body) {
@@ -267,13 +267,13 @@ async fn a_request_that_is_no_upgrade_is_not_there() {
             head.push(byte[0]);
         }
     }
-    say(&mut client, format!("GET /link HTTP/1.1\r\nHost: any\r\n{upgrade}\r\n").as_bytes()).await;
-    hear(&mut client, b"HTTP/1.1 101 Switching Protocols\r\n").await;
+    send(&mut client, format!("GET /link HTTP/1.1\r\nHost: any\r\n{upgrade}\r\n").as_bytes()).await;
+    expect_bytes(&mut client, b"HTTP/1.1 101 Switching Protocols\r\n").await;
 }
 
 #[tokio::test]
-async fn a_link_that_is_refused_on_the_way_says_why() {
-    let place = Place::new();
+async fn a_link_refused_by_an_intermediary_reports_the_reason() {
+    let place = TestFolder::new();
     let plan = Plan { carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let at = dmz.link_port().await;
@@ -290,7 +290,7 @@ async fn a_link_that_is_refused_on_the_way_says_why() {
         let internal = place.start("internal", &plan.internal(&link));
         let answering = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            say(&mut stream, b"SSH-2.0-x\r\n").await;
+            send(&mut stream, b"SSH-2.0-x\r\n").await;
             std::future::pending::<()>().await;
         };
         let reported = internal
@@ -302,10 +302,11 @@ async fn a_link_that_is_refused_on_the_way_says_why() {
     }
 }
 
-/// What the peer of a link that has just become a WebSocket does wrong, and what is told of it.
+/// What the peer of a link that has just become a WebSocket does wrong, and what is reported about
+/// it.
 #[tokio::test]
-async fn bad_frames_cost_their_link_and_are_told() {
-    let place = Place::new();
+async fn bad_frames_close_their_link_and_are_reported() {
+    let place = TestFolder::new();
     let plan = Plan { carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let at = dmz.link_port().await;
@@ -318,7 +319,7 @@ async fn bad_frames_cost_their_link_and_are_told() {
     ] {
         let mut link = foreign_dials(at, "/link").await;
         link.socket.get_mut().write_all(wire).await.unwrap();
-        let reported = dmz.until_told(words).await;
+        let reported = dmz.until_notice(words).await;
         assert!(reported.contains("link from 127.0.0.1"), "{reported}");
     }
     // Others are linked all the while.
@@ -328,7 +329,7 @@ async fn bad_frames_cost_their_link_and_are_told() {
 
 #[tokio::test]
 async fn upgrades_without_end_leave_room_for_a_peer() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let plan = Plan { carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let at = dmz.link_port().await;
@@ -339,21 +340,21 @@ async fn upgrades_without_end_leave_room_for_a_peer() {
     let internal = place.start("internal", &plan.internal(&format!("connect: 'socks+ws://{at}/link'")));
     until_healthy(&internal).await;
     let mut client = dial(dmz.client_port("orders").await).await;
-    say(&mut client, b"served").await;
-    hear(&mut client, b"served").await;
+    send(&mut client, b"served").await;
+    expect_bytes(&mut client, b"served").await;
     drop(held);
 }
 
 #[tokio::test]
-async fn an_idle_link_is_pinged_whatever_it_speaks() {
-    let place = Place::new();
+async fn an_idle_link_is_pinged_in_every_protocol() {
+    let place = TestFolder::new();
     let plan = Plan { is_plain: true, carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let mut link = foreign_dials(dmz.link_port().await, "/link").await;
-    link.say(b"\x05\x01\x00").await;
-    link.hear(b"\x05\x00").await;
-    link.say(BIND).await;
-    link.hear(GRANTED).await;
+    link.send(b"\x05\x01\x00").await;
+    link.expect_bytes(b"\x05\x00").await;
+    link.send(BIND).await;
+    link.expect_bytes(GRANTED).await;
     let pinged =
         async { while !matches!(link.next_within(Duration::from_secs(15)).await, Message::Ping(_)) {} };
     pinged.await;

@@ -10,17 +10,18 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{
-    gateway::{Gateway, Place},
-    peers::{Backend, Reserved, dial, hear, hear_end, hear_reset, hear_reset_within, say},
+    gateway::{Gateway, TestFolder},
+    mode_pair::INTERNAL_TLS,
+    peers::{Backend, Reserved, dial, expect_bytes, expect_end, expect_reset, expect_reset_within, send},
     socks::{
-        ASSOCIATE, BIND, CONNECT, GREETED, GREETING, ask, hear_reply, link, reply, request, request_with_port,
+        ASSOCIATE, BIND, CONNECT, SOCKS_METHOD, SOCKS_OFFER, ask, expect_reply, link, reply, request,
+        request_with_port,
     },
     tls,
-    ways::INTERNAL_TLS,
 };
 
 /// A little more than the deadline of a greeting.
-const GREETING_ENDS: Duration = Duration::from_secs(7);
+const HANDSHAKE_ENDS: Duration = Duration::from_secs(7);
 
 fn internal(backend: &str) -> Gateway {
     internal_with(backend, "")
@@ -31,31 +32,31 @@ fn internal_with(backend: &str, link: &str) -> Gateway {
         "mode: forward\ninternal:\n  link: {{ listen: 'socks://127.0.0.1:0'{link} }}\n  \
          services: {{ orders: {{ connect: '{backend}' }} }}\n"
     );
-    Place::new().start("internal", &text)
+    TestFolder::new().start("internal", &text)
 }
 
 #[tokio::test]
 async fn connect_is_granted_with_an_empty_address_and_carries() {
     let gateway = internal("echo://");
     let mut stream = dial(gateway.link_port().await).await;
-    say(&mut stream, &GREETING).await;
-    hear(&mut stream, &[5, 0]).await;
-    say(&mut stream, &[5, 1, 0, 3, 6, b'o', b'r', b'd', b'e', b'r', b's', 0, 0]).await;
-    hear(&mut stream, &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await;
-    say(&mut stream, b"hello").await;
-    hear(&mut stream, b"hello").await;
+    send(&mut stream, &SOCKS_OFFER).await;
+    expect_bytes(&mut stream, &[5, 0]).await;
+    send(&mut stream, &[5, 1, 0, 3, 6, b'o', b'r', b'd', b'e', b'r', b's', 0, 0]).await;
+    expect_bytes(&mut stream, &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+    send(&mut stream, b"hello").await;
+    expect_bytes(&mut stream, b"hello").await;
     let snapshot = gateway.now().await;
     let row = &snapshot.sessions[0];
     assert_eq!((row.client.as_str(), row.peer.as_deref()), ("unknown", Some("127.0.0.1")));
     assert_eq!(row.phase, SessionPhase::Relaying);
     stream.shutdown().await.unwrap();
-    hear_end(&mut stream).await;
+    expect_end(&mut stream).await;
     gateway.until_ended("--").await;
 }
 
 #[tokio::test]
 async fn connect_over_mutual_tls_is_the_same() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
          services: {{ orders: {{ connect: 'echo://' }} }}\n"
@@ -63,10 +64,10 @@ async fn connect_over_mutual_tls_is_the_same() {
     let gateway = place.start("internal", &text);
     let mut stream = tls::link(tls::client(&place, "dmz"), gateway.link_port().await, "internal").await;
     assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0);
-    say(&mut stream, b"hello").await;
-    hear(&mut stream, b"hello").await;
+    send(&mut stream, b"hello").await;
+    expect_bytes(&mut stream, b"hello").await;
     stream.shutdown().await.unwrap();
-    hear_end(&mut stream).await;
+    expect_end(&mut stream).await;
     gateway.until_ended("--").await;
 }
 
@@ -74,24 +75,24 @@ async fn connect_over_mutual_tls_is_the_same() {
 async fn the_port_of_a_request_means_nothing() {
     let gateway = internal("echo://");
     let mut stream = dial(gateway.link_port().await).await;
-    say(&mut stream, &GREETING).await;
-    hear(&mut stream, &GREETED).await;
-    say(&mut stream, &request_with_port(CONNECT, b"orders", 65535)).await;
-    assert_eq!(hear_reply(&mut stream).await, 0);
+    send(&mut stream, &SOCKS_OFFER).await;
+    expect_bytes(&mut stream, &SOCKS_METHOD).await;
+    send(&mut stream, &request_with_port(CONNECT, b"orders", 65535)).await;
+    assert_eq!(expect_reply(&mut stream).await, 0);
 }
 
 #[tokio::test]
 async fn one_byte_at_a_time_and_everything_at_once_are_the_same() {
     let gateway = internal("echo://");
-    let all = [&GREETING[..], &request(CONNECT, b"orders"), b"early"].concat();
+    let all = [&SOCKS_OFFER[..], &request(CONNECT, b"orders"), b"early"].concat();
     for size in [1, 2, 5, all.len()] {
         let mut stream = dial(gateway.link_port().await).await;
         stream.set_nodelay(true).unwrap();
         for part in all.chunks(size) {
-            say(&mut stream, part).await;
+            send(&mut stream, part).await;
             tokio::task::yield_now().await;
         }
-        hear(&mut stream, &[&GREETED[..], &reply(0), b"early"].concat()).await;
+        expect_bytes(&mut stream, &[&SOCKS_METHOD[..], &reply(0), b"early"].concat()).await;
     }
 }
 
@@ -114,17 +115,17 @@ async fn what_is_not_served_is_answered_by_its_code_and_ends_that_link() {
     ];
     for (request, code, reported) in cases {
         let mut stream = dial(gateway.link_port().await).await;
-        say(&mut stream, &GREETING).await;
-        hear(&mut stream, &GREETED).await;
-        say(&mut stream, &request).await;
-        assert_eq!(hear_reply(&mut stream).await, code, "{request:?}");
-        hear_end(&mut stream).await;
-        gateway.until_told(reported).await;
+        send(&mut stream, &SOCKS_OFFER).await;
+        expect_bytes(&mut stream, &SOCKS_METHOD).await;
+        send(&mut stream, &request).await;
+        assert_eq!(expect_reply(&mut stream).await, code, "{request:?}");
+        expect_end(&mut stream).await;
+        gateway.until_notice(reported).await;
     }
     let (mut good, code) = link(gateway.link_port().await, CONNECT, b"orders").await;
     assert_eq!(code, 0);
-    say(&mut good, b"still").await;
-    hear(&mut good, b"still").await;
+    send(&mut good, b"still").await;
+    expect_bytes(&mut good, b"still").await;
 }
 
 #[tokio::test]
@@ -138,13 +139,13 @@ async fn only_an_offer_with_method_0_is_taken() {
         (&[5, 2, 0, 0], [5, 0]),
     ] {
         let mut stream = dial(at).await;
-        say(&mut stream, offer).await;
-        hear(&mut stream, &answer).await;
+        send(&mut stream, offer).await;
+        expect_bytes(&mut stream, &answer).await;
         if answer == [5, 0xff] {
-            hear_end(&mut stream).await;
+            expect_end(&mut stream).await;
         }
     }
-    gateway.until_told("does not offer the method `no authentication`").await;
+    gateway.until_notice("does not offer the method `no authentication`").await;
 }
 
 #[tokio::test]
@@ -158,33 +159,33 @@ async fn other_protocols_are_named_and_ended() {
     for (bytes, reported) in cases {
         let mut stream = dial(gateway.link_port().await).await;
         let from = stream.local_addr().unwrap();
-        say(&mut stream, bytes).await;
-        hear_end(&mut stream).await;
-        let line = gateway.until_told(reported).await;
+        send(&mut stream, bytes).await;
+        expect_end(&mut stream).await;
+        let line = gateway.until_notice(reported).await;
         assert!(line.starts_with(&format!("link from {from}: ")), "{line}");
     }
 }
 
 #[tokio::test]
-async fn a_silent_greeting_ends_within_its_deadline_wherever_it_stops() {
+async fn a_stalled_handshake_ends_at_its_deadline_at_every_byte() {
     let gateway = internal("echo://");
     let at = gateway.link_port().await;
-    let whole = [&GREETING[..], &request(CONNECT, b"orders")].concat();
+    let whole = [&SOCKS_OFFER[..], &request(CONNECT, b"orders")].concat();
     let silent = [0, 1, 2, 3, 4, 8, 12, whole.len() - 1].map(|length| {
         let sent = whole[..length].to_vec();
         async move {
             let mut stream = dial(at).await;
-            say(&mut stream, &sent).await;
-            let received = hear_reset_within(GREETING_ENDS, &mut stream).await;
-            assert_eq!(received, if sent.len() < 3 { &[][..] } else { &GREETED });
+            send(&mut stream, &sent).await;
+            let received = expect_reset_within(HANDSHAKE_ENDS, &mut stream).await;
+            assert_eq!(received, if sent.len() < 3 { &[][..] } else { &SOCKS_METHOD });
         }
     });
     let others = async {
         // Nobody waits behind the silent ones.
         let (mut good, code) = link(at, CONNECT, b"orders").await;
         assert_eq!(code, 0);
-        say(&mut good, b"quick").await;
-        hear(&mut good, b"quick").await;
+        send(&mut good, b"quick").await;
+        expect_bytes(&mut good, b"quick").await;
     };
     tokio::join!(futures_util::future::join_all(silent), others);
     let late = |line: &&Notice| line.text.ends_with("its handshake was not complete within 5s");
@@ -204,7 +205,7 @@ async fn a_backend_out_of_reach_has_a_code_for_each_reason() {
         let gateway = internal(&backend);
         let (mut stream, answered) = link(gateway.link_port().await, CONNECT, b"orders").await;
         assert_eq!(answered, code, "{backend}");
-        hear_end(&mut stream).await;
+        expect_end(&mut stream).await;
         let row = gateway.until_ended("BC").await;
         assert!(row.reason.contains(reason), "{row:?}");
     };
@@ -223,8 +224,8 @@ async fn limits_and_draining_are_answered_1() {
     assert_eq!(code, 0);
     let (mut second, code) = link(at, CONNECT, b"orders").await;
     assert_eq!(code, 1);
-    hear_end(&mut second).await;
-    gateway.until_told("`maximum` links are in use").await;
+    expect_end(&mut second).await;
+    gateway.until_notice("`maximum` links are in use").await;
     drop(first);
     gateway.until("no session", |snapshot| snapshot.totals.sessions_open == 0).await;
     gateway.done(Command::Drain { service: Some("orders".into()) }).await;
@@ -241,14 +242,14 @@ async fn early_bytes_wait_for_the_backend() {
     let backend = Backend::new().await;
     let gateway = internal(&backend.address());
     let mut stream = dial(gateway.link_port().await).await;
-    say(&mut stream, &[&GREETING[..], &request(CONNECT, b"orders"), b"first words"].concat()).await;
+    send(&mut stream, &[&SOCKS_OFFER[..], &request(CONNECT, b"orders"), b"first words"].concat()).await;
     stream.shutdown().await.unwrap();
     let mut server = backend.accept().await;
-    hear(&mut server, b"first words").await;
-    hear_end(&mut server).await;
+    expect_bytes(&mut server, b"first words").await;
+    expect_end(&mut server).await;
     drop(server);
-    hear(&mut stream, &[&GREETED[..], &reply(0)].concat()).await;
-    hear_end(&mut stream).await;
+    expect_bytes(&mut stream, &[&SOCKS_METHOD[..], &reply(0)].concat()).await;
+    expect_end(&mut stream).await;
 }
 
 #[tokio::test]
@@ -259,7 +260,7 @@ async fn a_link_cut_while_its_backend_is_dialled_ends_that_session() {
     assert_eq!(code, 0);
     let mut server = backend.accept().await;
     crate::support::peers::cut(stream);
-    hear_reset(&mut server).await;
+    expect_reset(&mut server).await;
     // The backend was connected: whether the relay sees the cut at its first turn or later is the same.
     gateway.until_ended("CR").await;
 }

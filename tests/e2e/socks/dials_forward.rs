@@ -4,9 +4,9 @@ use portcullis::telemetry::snapshot::PoolState;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{
-    gateway::{Gateway, Place},
-    peers::{dial, hear, hear_end, hear_reset, say},
-    socks::{CONNECT, GREETED, GREETING, Server, reply},
+    gateway::{Gateway, TestFolder},
+    peers::{dial, expect_bytes, expect_end, expect_reset, send},
+    socks::{CONNECT, SOCKS_METHOD, SOCKS_OFFER, Server, reply},
 };
 
 async fn dmz(server: &Server) -> Gateway {
@@ -15,7 +15,7 @@ async fn dmz(server: &Server) -> Gateway {
          services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
         server.address()
     );
-    Place::new().start("dmz", &text)
+    TestFolder::new().start("dmz", &text)
 }
 
 #[tokio::test]
@@ -27,15 +27,15 @@ async fn a_granted_request_carries() {
     let with_ipv6 = [&[5, 0, 0, 4][..], &[1; 18]].concat();
     for granted in [reply(0).to_vec(), with_name, with_ipv6] {
         let mut client = dial(gateway.client_port("orders").await).await;
-        let mut link = server.asked(CONNECT, b"orders").await;
-        say(&mut link, &[&granted[..], b"banner"].concat()).await;
-        hear(&mut client, b"banner").await;
-        say(&mut client, b"query").await;
-        hear(&mut link, b"query").await;
+        let mut link = server.accept_request(CONNECT, b"orders").await;
+        send(&mut link, &[&granted[..], b"banner"].concat()).await;
+        expect_bytes(&mut client, b"banner").await;
+        send(&mut client, b"query").await;
+        expect_bytes(&mut link, b"query").await;
         client.shutdown().await.unwrap();
-        hear_end(&mut link).await;
+        expect_end(&mut link).await;
         link.shutdown().await.unwrap();
-        hear_end(&mut client).await;
+        expect_end(&mut client).await;
     }
     gateway
         .until("three ended", |snapshot| snapshot.ended.iter().filter(|row| row.end == "--").count() == 3)
@@ -43,7 +43,7 @@ async fn a_granted_request_carries() {
 }
 
 #[tokio::test]
-async fn each_refusal_is_a_reset_and_says_whose_doing_it_was() {
+async fn each_refusal_is_a_reset_and_names_who_refused() {
     let server = Server::new().await;
     let gateway = dmz(&server).await;
     let cases = [
@@ -62,11 +62,11 @@ async fn each_refusal_is_a_reset_and_says_whose_doing_it_was() {
     ];
     for (answer, end, reason) in cases {
         let mut client = dial(gateway.client_port("orders").await).await;
-        say(&mut client, b"words that must go nowhere").await;
-        let mut link = server.asked(CONNECT, b"orders").await;
-        say(&mut link, &answer).await;
+        send(&mut client, b"words that must go nowhere").await;
+        let mut link = server.accept_request(CONNECT, b"orders").await;
+        send(&mut link, &answer).await;
         link.shutdown().await.unwrap();
-        assert_eq!(hear_reset(&mut client).await, b"", "{answer:?}");
+        assert_eq!(expect_reset(&mut client).await, b"", "{answer:?}");
         let address = client.local_addr().unwrap().to_string();
         let of = |row: &&portcullis::telemetry::snapshot::EndedRow| row.client == address;
         let snapshot = gateway.until("it ended", |snapshot| snapshot.ended.iter().any(|row| of(&row))).await;
@@ -84,16 +84,16 @@ async fn a_server_without_our_method_is_down_until_it_has_it() {
     let server = Server::new().await;
     let gateway = dmz(&server).await;
     let mut link = server.accept().await;
-    hear(&mut link, &GREETING).await;
-    say(&mut link, &[5, 0xff]).await;
+    expect_bytes(&mut link, &SOCKS_OFFER).await;
+    send(&mut link, &[5, 0xff]).await;
     let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;
     assert_eq!(row.last_error.as_deref(), Some("it does not offer the method `no authentication`"));
     let mut link = server.accept().await;
-    hear(&mut link, &GREETING).await;
-    say(&mut link, &GREETED).await;
+    expect_bytes(&mut link, &SOCKS_OFFER).await;
+    send(&mut link, &SOCKS_METHOD).await;
     let row = gateway.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
     assert_eq!((row.last_error, row.failures, row.service.as_str()), (None, 1, "*"));
-    gateway.until_told("stands, after 1 failures in a row").await;
+    gateway.until_notice("stands, after 1 failures in a row").await;
 }
 
 #[tokio::test]
@@ -101,8 +101,8 @@ async fn a_server_that_never_answers_costs_its_client_the_deadline() {
     let server = Server::new().await;
     let gateway = dmz(&server).await;
     let mut client = dial(gateway.client_port("orders").await).await;
-    let _silent = server.asked(CONNECT, b"orders").await;
-    hear_reset(&mut client).await;
+    let _silent = server.accept_request(CONNECT, b"orders").await;
+    expect_reset(&mut client).await;
     let row = gateway.until_ended("TC").await;
     assert_eq!(
         row.reason,

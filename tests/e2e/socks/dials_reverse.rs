@@ -7,9 +7,9 @@ use portcullis::telemetry::snapshot::PoolState;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
-    gateway::{Gateway, Place},
-    peers::{Backend, hear, hear_end, hear_reset, hear_reset_within, say},
-    socks::{BIND, GREETED, GREETING, Server, reply, reply_at},
+    gateway::{Gateway, TestFolder},
+    peers::{Backend, expect_bytes, expect_end, expect_reset, expect_reset_within, send},
+    socks::{BIND, SOCKS_METHOD, SOCKS_OFFER, Server, reply, reply_at},
 };
 
 fn internal(server: &Server, backend: &str) -> Gateway {
@@ -18,12 +18,12 @@ fn internal(server: &Server, backend: &str) -> Gateway {
          retry: {{ first: 10ms, maximum: 40ms }} }}\n  services: {{ orders: {{ connect: '{backend}' }} }}\n",
         server.address()
     );
-    Place::new().start("internal", &text)
+    TestFolder::new().start("internal", &text)
 }
 
 async fn parked(server: &Server) -> TcpStream {
-    let mut link = server.asked(BIND, b"orders").await;
-    say(&mut link, &reply(0)).await;
+    let mut link = server.accept_request(BIND, b"orders").await;
+    send(&mut link, &reply(0)).await;
     link
 }
 
@@ -34,11 +34,11 @@ async fn the_second_reply_opens_a_session_for_the_client_it_names() {
     let mut link = parked(&server).await;
     gateway.until_pool("ready", |row| row.ready == 1 && row.state == PoolState::Healthy).await;
     let client: SocketAddr = "192.0.2.7:50000".parse().unwrap();
-    say(&mut link, &[&reply_at(client)[..], b"hello"].concat()).await;
+    send(&mut link, &[&reply_at(client)[..], b"hello"].concat()).await;
     let mut behind = backend.accept().await;
-    hear(&mut behind, b"hello").await;
-    say(&mut behind, b"answer").await;
-    hear(&mut link, b"answer").await;
+    expect_bytes(&mut behind, b"hello").await;
+    send(&mut behind, b"answer").await;
+    expect_bytes(&mut link, b"answer").await;
     let snapshot = gateway.now().await;
     assert_eq!(snapshot.sessions[0].client, "192.0.2.7:50000");
     assert_eq!(snapshot.sessions[0].peer.as_deref(), Some(&server.address()[8..]));
@@ -46,9 +46,9 @@ async fn the_second_reply_opens_a_session_for_the_client_it_names() {
     let _next = parked(&server).await;
     gateway.until_pool("refilled", |row| row.ready == 1 && row.carrying == 1).await;
     link.shutdown().await.unwrap();
-    hear_end(&mut behind).await;
+    expect_end(&mut behind).await;
     behind.shutdown().await.unwrap();
-    hear_end(&mut link).await;
+    expect_end(&mut link).await;
     assert_eq!(gateway.until_ended("--").await.client, "192.0.2.7:50000");
 }
 
@@ -63,15 +63,15 @@ async fn the_second_reply_comes_in_any_form_and_any_pieces() {
         let mut link = parked(&server).await;
         link.set_nodelay(true).unwrap();
         for byte in second {
-            say(&mut link, &[byte]).await;
+            send(&mut link, &[byte]).await;
             tokio::task::yield_now().await;
         }
-        say(&mut link, b"x").await;
+        send(&mut link, b"x").await;
         let mut behind = backend.accept().await;
-        hear(&mut behind, b"x").await;
+        expect_bytes(&mut behind, b"x").await;
         assert_eq!(gateway.now().await.sessions[0].client, client);
         crate::support::peers::cut(link);
-        hear_reset(&mut behind).await;
+        expect_reset(&mut behind).await;
         gateway.until("it ended", |snapshot| snapshot.sessions.is_empty()).await;
     }
 }
@@ -81,8 +81,8 @@ async fn a_backend_out_of_reach_after_the_second_reply_is_a_reset() {
     let (server, nobody) = (Server::new().await, crate::support::peers::Reserved::new());
     let gateway = internal(&server, &format!("tcp://{}", nobody.at()));
     let mut link = parked(&server).await;
-    say(&mut link, &reply_at("192.0.2.7:50000".parse().unwrap())).await;
-    hear_reset(&mut link).await;
+    send(&mut link, &reply_at("192.0.2.7:50000".parse().unwrap())).await;
+    expect_reset(&mut link).await;
     gateway.until_ended("BC").await;
 }
 
@@ -99,8 +99,8 @@ async fn a_server_that_misbehaves_is_down_and_then_found_again() {
         let server = Server::new().await;
         let gateway = internal(&server, "echo://");
         for _ in 0..3 {
-            let mut link = server.asked(BIND, b"orders").await;
-            say(&mut link, &answer).await;
+            let mut link = server.accept_request(BIND, b"orders").await;
+            send(&mut link, &answer).await;
             link.shutdown().await.unwrap();
         }
         let row = gateway.until_pool("down", |row| row.failures >= 3).await;
@@ -108,7 +108,7 @@ async fn a_server_that_misbehaves_is_down_and_then_found_again() {
         let _link = parked(&server).await;
         let row = gateway.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
         assert_eq!((row.failures, row.last_error, row.retry_seconds), (3, None, None));
-        gateway.until_told("stands, after 3 failures in a row").await;
+        gateway.until_notice("stands, after 3 failures in a row").await;
     }
 }
 
@@ -132,30 +132,30 @@ async fn a_ready_link_that_is_lost_is_replaced() {
 #[tokio::test]
 async fn silence_ends_within_the_deadline_wherever_it_begins() {
     let patience = Duration::from_secs(7);
-    let greeted_never = async {
+    let never_answered = async {
         let server = Server::new().await;
         let gateway = internal(&server, "echo://");
         let mut link = server.accept().await;
-        assert_eq!(hear_reset_within(patience, &mut link).await, GREETING);
-        gateway.until_told("its handshake was not complete within 5s").await;
+        assert_eq!(expect_reset_within(patience, &mut link).await, SOCKS_OFFER);
+        gateway.until_notice("its handshake was not complete within 5s").await;
     };
     let answered_never = async {
         let server = Server::new().await;
         let gateway = internal(&server, "echo://");
         let mut link = server.accept().await;
-        say(&mut link, &GREETED).await;
-        hear_reset_within(patience, &mut link).await;
-        gateway.until_told("its handshake was not complete within 5s").await;
+        send(&mut link, &SOCKS_METHOD).await;
+        expect_reset_within(patience, &mut link).await;
+        gateway.until_notice("its handshake was not complete within 5s").await;
     };
     let announced_half = async {
         let server = Server::new().await;
         let gateway = internal(&server, "echo://");
         let mut link = parked(&server).await;
-        say(&mut link, &reply(0)[..7]).await;
-        hear_reset_within(patience, &mut link).await;
-        gateway.until_told("the second reply did not come whole").await;
+        send(&mut link, &reply(0)[..7]).await;
+        expect_reset_within(patience, &mut link).await;
+        gateway.until_notice("the second reply did not come whole").await;
     };
-    tokio::join!(greeted_never, answered_never, announced_half);
+    tokio::join!(never_answered, answered_never, announced_half);
 }
 
 #[tokio::test]
@@ -163,11 +163,11 @@ async fn a_second_reply_that_refuses_costs_that_link_only() {
     let server = Server::new().await;
     let gateway = internal(&server, "echo://");
     let mut link = parked(&server).await;
-    say(&mut link, &reply(1)).await;
-    hear_reset(&mut link).await;
+    send(&mut link, &reply(1)).await;
+    expect_reset(&mut link).await;
     let mut link = parked(&server).await;
-    say(&mut link, &[&reply(0)[..], b"echo me"].concat()).await;
-    hear(&mut link, b"echo me").await;
+    send(&mut link, &[&reply(0)[..], b"echo me"].concat()).await;
+    expect_bytes(&mut link, b"echo me").await;
     assert_eq!(gateway.now().await.sessions[0].client, "0.0.0.0:0");
 }
 
@@ -178,6 +178,6 @@ async fn a_ready_link_is_retired_by_a_reset() {
     let gateway = internal(&server, "echo://");
     let mut link = parked(&server).await;
     gateway.until_pool("ready", |row| row.ready == 1).await;
-    let (outcome, received) = tokio::join!(gateway.stop(), hear_reset(&mut link));
+    let (outcome, received) = tokio::join!(gateway.stop(), expect_reset(&mut link));
     assert_eq!((outcome, received.len()), (GatewayOutcome::Clean, 0));
 }

@@ -128,14 +128,14 @@ impl Dns {
     }
 
     /// Answers so from now on.
-    pub fn say(&self, answer: DnsAnswer) {
+    pub fn set_answer(&self, answer: DnsAnswer) {
         *self.answer.lock().unwrap() = answer;
         self.asked.store(0, Ordering::SeqCst);
     }
 
     /// The same, until it was asked for so often.
-    pub async fn say_often(&self, answer: DnsAnswer, times: usize) {
-        self.say(answer.clone());
+    pub async fn set_answer_until_asked(&self, answer: DnsAnswer, times: usize) {
+        self.set_answer(answer.clone());
         let received = async {
             let mut looks = interval(std::time::Duration::from_millis(5));
             while self.asked.load(Ordering::SeqCst) < times {

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{
-    gateway::{PATIENCE, Place},
+    gateway::{PATIENCE, TestFolder},
     peers::{cut, dial},
     tls,
 };
@@ -120,7 +120,7 @@ pub fn offer_of(target: u16, maximum: u16, services: &[(&str, u8)]) -> Vec<u8> {
     offer_with(256, target, maximum, services)
 }
 
-/// The same with so many sessions at once on a link.
+/// The same with this many sessions at once on a link.
 pub fn offer_with(sessions: u16, target: u16, maximum: u16, services: &[(&str, u8)]) -> Vec<u8> {
     let mut body = about();
     field(&mut body, 4, &target.to_be_bytes());
@@ -202,41 +202,41 @@ fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {
 
 /// How a link is over.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum LinkOver {
     /// By TLS's own end.
     Cleanly,
     Cut,
 }
 
 /// One end of a link, played by a test.
-pub struct Wire {
+pub struct RawLink {
     pub stream: TlsStream<TcpStream>,
     /// Whether as much may come again of a session as has come.
     pub gives_credit: bool,
     /// The session that was opened last on it.
     pub session: u32,
     /// That of the frame that was heard last.
-    pub heard_of: u32,
+    pub last_session: u32,
     /// Sessions that were answered.
     answered: HashSet<u32>,
     /// What came of one before its answer.
     owed: HashMap<u32, usize>,
 }
 
-impl Wire {
+impl RawLink {
     /// Dials a gateway that shows a certificate for `server`, as `name`.
-    pub async fn dial(place: &Place, name: &str, at: SocketAddr, server: &str, alpn: &[&str]) -> Self {
-        Self::shake(Self::ready_to_shake(place, name, alpn), server, dial(at).await).await
+    pub async fn dial(place: &TestFolder, name: &str, at: SocketAddr, server: &str, alpn: &[&str]) -> Self {
+        Self::handshake(Self::tls_connector(place, name, alpn), server, dial(at).await).await
     }
 
     /// With its certificates of now.
-    pub fn ready_to_shake(place: &Place, name: &str, alpn: &[&str]) -> TlsConnector {
+    pub fn tls_connector(place: &TestFolder, name: &str, alpn: &[&str]) -> TlsConnector {
         let mut config = tls::client(place, name);
         config.alpn_protocols = protocols(alpn);
         TlsConnector::from(Arc::new(config))
     }
 
-    pub async fn shake(connector: TlsConnector, server: &str, stream: TcpStream) -> Self {
+    pub async fn handshake(connector: TlsConnector, server: &str, stream: TcpStream) -> Self {
         let server = ServerName::try_from(server.to_owned()).unwrap();
         let shaken = connector.connect(server, stream);
         let stream = timeout(PATIENCE, shaken).await.expect("a handshake in time").unwrap();
@@ -245,7 +245,7 @@ impl Wire {
 
     fn new(stream: TlsStream<TcpStream>) -> Self {
         let (answered, owed) = (HashSet::new(), HashMap::new());
-        Self { stream, gives_credit: true, session: 0, heard_of: 0, answered, owed }
+        Self { stream, gives_credit: true, session: 0, last_session: 0, answered, owed }
     }
 
     /// What ALPN has agreed on.
@@ -254,12 +254,12 @@ impl Wire {
     }
 
     /// These bytes in one write.
-    pub async fn say(&mut self, bytes: &[u8]) {
-        self.try_say(bytes).await.unwrap();
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).await.unwrap();
     }
 
     /// The same, as they are: no number is put in.
-    pub async fn say_raw(&mut self, bytes: &[u8]) {
+    pub async fn send_raw(&mut self, bytes: &[u8]) {
         let sent = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
@@ -267,8 +267,8 @@ impl Wire {
         timeout(PATIENCE, sent).await.expect("the bytes are taken in time").unwrap();
     }
 
-    /// The same as [`Wire::say`], to a gateway that may have cut the link already.
-    pub async fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    /// Like [`RawLink::send`], for a link that the gateway may already have cut.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let mut bytes = self.numbered(bytes);
         if self.gives_credit {
             let due: Vec<_> = self.owed.extract_if(|number, _| self.answered.contains(number)).collect();
@@ -303,29 +303,29 @@ impl Wire {
         bytes
     }
 
-    pub async fn say_frame(&mut self, kind: u8, body: &[u8]) {
-        self.say(&frame(kind, body)).await;
+    pub async fn send_frame(&mut self, kind: u8, body: &[u8]) {
+        self.send(&frame(kind, body)).await;
     }
 
     /// The next frame, or how the link is over.
-    pub async fn next(&mut self) -> Result<(u8, Vec<u8>), Over> {
+    pub async fn next(&mut self) -> Result<(u8, Vec<u8>), LinkOver> {
         self.next_within(PATIENCE).await
     }
 
-    pub async fn next_within(&mut self, patience: Duration) -> Result<(u8, Vec<u8>), Over> {
+    pub async fn next_within(&mut self, patience: Duration) -> Result<(u8, Vec<u8>), LinkOver> {
         let reading = async {
             let mut header = [0; 8];
             match self.stream.read(&mut header[..1]).await {
-                Ok(0) => return Err(Over::Cleanly),
+                Ok(0) => return Err(LinkOver::Cleanly),
                 Ok(_) => {}
-                Err(_) => return Err(Over::Cut),
+                Err(_) => return Err(LinkOver::Cut),
             }
-            self.stream.read_exact(&mut header[1..]).await.map_err(|_| Over::Cut)?;
+            self.stream.read_exact(&mut header[1..]).await.map_err(|_| LinkOver::Cut)?;
             let (kind, length, session) = parsed(header);
             assert!(length <= 4 * DATA_MAX, "{header:?}");
             let mut body = vec![0; length];
-            self.stream.read_exact(&mut body).await.map_err(|_| Over::Cut)?;
-            self.heard_of = session;
+            self.stream.read_exact(&mut body).await.map_err(|_| LinkOver::Cut)?;
+            self.last_session = session;
             match kind {
                 OPEN => self.session = session,
                 OPENED => _ = self.answered.insert(session),
@@ -344,11 +344,11 @@ impl Wire {
     }
 
     /// The next frame that is no ping; pings are answered.
-    pub async fn hear_any(&mut self) -> (u8, Vec<u8>) {
+    pub async fn next_other_than_ping(&mut self) -> (u8, Vec<u8>) {
         let hearing = async {
             loop {
                 match self.next().await.expect("a frame and not the end") {
-                    (PING, token) => self.say_frame(PONG, &token).await,
+                    (PING, token) => self.send_frame(PONG, &token).await,
                     (CREDIT, _) => {}
                     frame => return frame,
                 }
@@ -358,8 +358,8 @@ impl Wire {
     }
 
     /// The next frame is this one.
-    pub async fn hear(&mut self, kind: u8, body: &[u8]) {
-        let (received, bytes) = self.hear_any().await;
+    pub async fn expect_frame(&mut self, kind: u8, body: &[u8]) {
+        let (received, bytes) = self.next_other_than_ping().await;
         assert!(
             received == kind && bytes == body,
             "type {received}, {} bytes {:?}, and not {kind}, {} bytes {body:?}",
@@ -370,28 +370,28 @@ impl Wire {
     }
 
     /// The next frame is this one, of this session.
-    pub async fn hear_of(&mut self, session: u32, kind: u8, body: &[u8]) {
-        self.hear(kind, body).await;
-        assert_eq!(self.heard_of, session, "type {kind}");
+    pub async fn expect_frame_of(&mut self, session: u32, kind: u8, body: &[u8]) {
+        self.expect_frame(kind, body).await;
+        assert_eq!(self.last_session, session, "type {kind}");
     }
 
     /// The next frame is of this type; its body.
-    pub async fn hear_kind(&mut self, kind: u8) -> Vec<u8> {
-        let (received, body) = self.hear_any().await;
+    pub async fn expect_kind(&mut self, kind: u8) -> Vec<u8> {
+        let (received, body) = self.next_other_than_ping().await;
         assert_eq!(received, kind, "{body:?}");
         body
     }
 
     /// The next frame is a server's `hello` that offers this, by whatever software; the links that it keeps,
     /// those that it takes, and its services, which carry bytes.
-    pub async fn hear_offer(&mut self, target: u16, maximum: u16, services: &[&str]) {
+    pub async fn expect_offer(&mut self, target: u16, maximum: u16, services: &[&str]) {
         let carried: Vec<_> = services.iter().map(|service| (*service, BYTES)).collect();
-        self.hear_offer_of(target, maximum, &carried).await;
+        self.expect_offer_of(target, maximum, &carried).await;
     }
 
     /// The same of services that carry what stands beside them.
-    pub async fn hear_offer_of(&mut self, target: u16, maximum: u16, services: &[(&str, u8)]) {
-        let received = fields(&self.hear_kind(HELLO).await);
+    pub async fn expect_offer_of(&mut self, target: u16, maximum: u16, services: &[(&str, u8)]) {
+        let received = fields(&self.expect_kind(HELLO).await);
         let instance = received.iter().find(|(tag, _)| *tag == 3).expect("an instance");
         assert_eq!(instance.1.len(), 16);
         let own = |(tag, _): &&(u8, Vec<u8>)| !matches!(tag, 2 | 3);
@@ -401,8 +401,8 @@ impl Wire {
     }
 
     /// The next frame is an opener's `hello` that grants these services, and links as descriptors allow.
-    pub async fn hear_granted(&mut self, services: &[&str]) {
-        let granted = self.hear_kind(HELLO).await;
+    pub async fn expect_granted(&mut self, services: &[&str]) {
+        let granted = self.expect_kind(HELLO).await;
         let granted = fields(&granted);
         let links = granted.iter().find(|(tag, _)| *tag == 5).expect("links");
         assert_ne!(links.1, [0, 0], "{granted:?}");
@@ -413,28 +413,28 @@ impl Wire {
         );
     }
 
-    /// So many bytes in `data`, in however many frames, and not one more in the last.
-    pub async fn hear_data(&mut self, count: usize) -> Vec<u8> {
+    /// Reads exactly `count` bytes of `data` frames.
+    pub async fn expect_data(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while bytes.len() < count {
-            bytes.extend(self.hear_kind(DATA).await);
+            bytes.extend(self.expect_kind(DATA).await);
         }
         assert_eq!(bytes.len(), count);
         bytes
     }
 
     /// It answers a ping, and says nothing before.
-    pub async fn pongs(&mut self, token: &[u8; 8]) {
-        self.say_frame(PING, token).await;
-        self.hear(PONG, token).await;
+    pub async fn expect_pong(&mut self, token: &[u8; 8]) {
+        self.send_frame(PING, token).await;
+        self.expect_frame(PONG, token).await;
     }
 
     /// Waits for the end; what came before it.
-    pub async fn over(&mut self) -> (Over, Vec<(u8, Vec<u8>)>) {
+    pub async fn over(&mut self) -> (LinkOver, Vec<(u8, Vec<u8>)>) {
         self.over_within(PATIENCE).await
     }
 
-    pub async fn over_within(&mut self, patience: Duration) -> (Over, Vec<(u8, Vec<u8>)>) {
+    pub async fn over_within(&mut self, patience: Duration) -> (LinkOver, Vec<(u8, Vec<u8>)>) {
         let waiting = async {
             let mut frames = Vec::new();
             loop {
@@ -463,7 +463,7 @@ pub struct Port {
 }
 
 impl Port {
-    pub async fn new(place: &Place, name: &str, alpn: &[&str]) -> Self {
+    pub async fn new(place: &TestFolder, name: &str, alpn: &[&str]) -> Self {
         let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(place))).build().unwrap();
         let chain = tls::chain(place, &format!("{name}.pem"));
         let mut config = ServerConfig::builder()
@@ -480,7 +480,7 @@ impl Port {
     }
 
     /// The next link whose handshake succeeds: some may have given up in the queue.
-    pub async fn accept(&self) -> Wire {
+    pub async fn accept(&self) -> RawLink {
         loop {
             if let Ok(link) = self.try_accept().await {
                 return link;
@@ -489,20 +489,20 @@ impl Port {
     }
 
     /// The next link; an error where its dialler gives up in its handshake.
-    pub async fn try_accept(&self) -> std::io::Result<Wire> {
+    pub async fn try_accept(&self) -> std::io::Result<RawLink> {
         let accepting = async {
             let stream = self.dialled().await;
-            self.shake(stream).await
+            self.handshake(stream).await
         };
         timeout(PATIENCE, accepting).await.expect("a link in time")
     }
 
-    /// The next connection, whose handshake waits for [`Port::shake`].
+    /// The next connection, whose handshake waits for [`Port::handshake`].
     pub async fn dialled(&self) -> TcpStream {
         timeout(PATIENCE, self.listener.accept()).await.expect("a link in time").unwrap().0
     }
 
-    pub async fn shake(&self, stream: TcpStream) -> std::io::Result<Wire> {
-        Ok(Wire::new(self.acceptor.accept(stream).await?.into()))
+    pub async fn handshake(&self, stream: TcpStream) -> std::io::Result<RawLink> {
+        Ok(RawLink::new(self.acceptor.accept(stream).await?.into()))
     }
 }

@@ -58,12 +58,12 @@ pub fn link_port_in(snapshot: &Snapshot) -> SocketAddr {
 
 /// A folder with profiles and a `pki` folder beside them.
 #[derive(Clone)]
-pub struct Place {
+pub struct TestFolder {
     folder: Arc<TempDir>,
     clock: WallClock,
 }
 
-impl Place {
+impl TestFolder {
     pub fn new() -> Self {
         Self::with(&["dmz", "internal"])
     }
@@ -188,7 +188,7 @@ impl Gateway {
     }
 
     /// Waits until a notice contains `text`.
-    pub async fn until_told(&self, text: &str) -> String {
+    pub async fn until_notice(&self, text: &str) -> String {
         let of = |snapshot: &Snapshot| {
             let lines: Vec<_> = snapshot.notices.iter().filter(|line| line.text.contains(text)).collect();
             lines.last().map(|line| line.text.clone())
@@ -232,7 +232,7 @@ impl Gateway {
         timeout(PATIENCE, self.running.take().unwrap()).await.unwrap().unwrap()
     }
 
-    /// Lets go of its only handle; how it ends then.
+    /// Drops its only handle; returns how it ends then.
     pub fn abandon(mut self) -> impl Future<Output = GatewayOutcome> {
         let (runtime, running) = (self.runtime.take().unwrap(), self.running.take().unwrap());
         drop(self);

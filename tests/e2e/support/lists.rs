@@ -2,13 +2,13 @@
 
 use std::{fs, process::Command};
 
-use super::gateway::Place;
+use super::gateway::TestFolder;
 
 /// The CA of a place, with its books.
-pub struct ListMaker<'a>(&'a Place);
+pub struct ListMaker<'a>(&'a TestFolder);
 
 impl<'a> ListMaker<'a> {
-    pub fn new(place: &'a Place) -> Self {
+    pub fn new(place: &'a TestFolder) -> Self {
         fs::write(
             place.pki("ca.cnf"),
             "[ca]\ndefault_ca = own\n[own]\ndatabase = index.txt\ndefault_md = sha256\ndefault_crl_days = 30\n\

@@ -1,4 +1,4 @@
-//! Clients and backends: plain sockets, and what a test says and hears on them.
+//! Clients and backends: plain sockets, and what a test sends and receives on them.
 
 use std::{
     io,
@@ -67,12 +67,12 @@ pub async fn dial_from(from: &str, at: SocketAddr) -> TcpStream {
 /// A client that is refused: by a reset, which may come before its connect call returns.
 pub async fn dial_refused(at: SocketAddr) {
     match timeout(PATIENCE, TcpStream::connect(at)).await.expect("an answer in time") {
-        Ok(mut stream) => assert_eq!(hear_reset(&mut stream).await, b""),
+        Ok(mut stream) => assert_eq!(expect_reset(&mut stream).await, b""),
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
     }
 }
 
-pub async fn say(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+pub async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
     let sent = async {
         stream.write_all(bytes).await?;
         stream.flush().await
@@ -81,30 +81,30 @@ pub async fn say(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
 }
 
 /// Reads exactly `expected`.
-pub async fn hear(stream: &mut (impl AsyncRead + Unpin), expected: &[u8]) {
+pub async fn expect_bytes(stream: &mut (impl AsyncRead + Unpin), expected: &[u8]) {
     let mut received = vec![0; expected.len()];
     timeout(PATIENCE, stream.read_exact(&mut received)).await.expect("bytes come in time").unwrap();
     assert_eq!(received, expected);
 }
 
 /// Reads to the clean end.
-pub async fn hear_all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+pub async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut received = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut received)).await.expect("an end in time").unwrap();
     received
 }
 
 /// The other side ends its direction cleanly, with nothing before.
-pub async fn hear_end(stream: &mut (impl AsyncRead + Unpin)) {
-    assert_eq!(hear_all(stream).await, b"");
+pub async fn expect_end(stream: &mut (impl AsyncRead + Unpin)) {
+    assert_eq!(read_all(stream).await, b"");
 }
 
 /// Reads to the end, which must be a reset; what came before it.
-pub async fn hear_reset(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
-    hear_reset_within(PATIENCE, stream).await
+pub async fn expect_reset(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    expect_reset_within(PATIENCE, stream).await
 }
 
-pub async fn hear_reset_within(patience: Duration, stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+pub async fn expect_reset_within(patience: Duration, stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut received = Vec::new();
     match timeout(patience, stream.read_to_end(&mut received)).await.expect("a reset in time") {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => received,

@@ -15,7 +15,7 @@ use portcullis::{
 };
 use tokio::time::{interval, timeout};
 
-use super::gateway::{PATIENCE, Place};
+use super::gateway::{PATIENCE, TestFolder};
 
 /// A process takes longer to start, and a busy machine longer to see something.
 const LONG: Duration = Duration::from_secs(30);
@@ -23,13 +23,13 @@ const LONG: Duration = Duration::from_secs(30);
 /// A gateway's process; dropping it kills it.
 pub struct Program {
     child: Child,
-    place: Place,
+    place: TestFolder,
     name: String,
 }
 
 impl Program {
-    /// Runs the profile `NAME.yaml` of this text, with so many descriptors, until it answers.
-    pub async fn start(place: &Place, name: &str, text: &str, descriptors: usize) -> Self {
+    /// Runs the profile `NAME.yaml` of this text, with this many descriptors, until it answers.
+    pub async fn start(place: &TestFolder, name: &str, text: &str, descriptors: usize) -> Self {
         let profile = place.profile(name, text);
         let log = File::create(place.path(&format!("{name}.err"))).unwrap();
         let child = Process::new("prlimit")

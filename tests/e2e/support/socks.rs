@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     gateway::PATIENCE,
-    peers::{dial, hear, say},
+    peers::{dial, expect_bytes, send},
 };
 
 pub const CONNECT: u8 = 1;
@@ -18,8 +18,8 @@ pub const BIND: u8 = 2;
 pub const ASSOCIATE: u8 = 3;
 
 /// Offers `no authentication`.
-pub const GREETING: [u8; 3] = [5, 1, 0];
-pub const GREETED: [u8; 2] = [5, 0];
+pub const SOCKS_OFFER: [u8; 3] = [5, 1, 0];
+pub const SOCKS_METHOD: [u8; 2] = [5, 0];
 
 /// A request with the address type `name`.
 pub fn request(command: u8, name: &[u8]) -> Vec<u8> {
@@ -47,21 +47,21 @@ pub fn reply_at(address: SocketAddr) -> [u8; 10] {
 
 /// Greets on `stream` and asks; the reply's code.
 pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), command: u8, name: &[u8]) -> u8 {
-    say(stream, &GREETING).await;
-    hear(stream, &GREETED).await;
-    say(stream, &request(command, name)).await;
-    hear_reply(stream).await
+    send(stream, &SOCKS_OFFER).await;
+    expect_bytes(stream, &SOCKS_METHOD).await;
+    send(stream, &request(command, name)).await;
+    expect_reply(stream).await
 }
 
 /// Any reply whose address is 0.0.0.0:0; its code.
-pub async fn hear_reply(stream: &mut (impl AsyncRead + Unpin)) -> u8 {
+pub async fn expect_reply(stream: &mut (impl AsyncRead + Unpin)) -> u8 {
     let mut received = [0; 10];
     timeout(PATIENCE, stream.read_exact(&mut received)).await.expect("a reply in time").unwrap();
     assert_eq!(received, reply(received[1]));
     received[1]
 }
 
-/// A plain link that has greeted and asked; the reply's code.
+/// A plain link after its method and request; the reply's code.
 pub async fn link(at: SocketAddr, command: u8, name: &[u8]) -> (TcpStream, u8) {
     let mut stream = dial(at).await;
     let code = ask(&mut stream, command, name).await;
@@ -86,13 +86,14 @@ impl Server {
         timeout(PATIENCE, self.listener.accept()).await.expect("a link in time").unwrap().0
     }
 
-    /// The next link that asks for something; ones that only greet and leave are let go.
-    pub async fn asked(&self, command: u8, name: &[u8]) -> TcpStream {
+    /// The next link that asks for something; those that only negotiate the method and leave are
+    /// dropped.
+    pub async fn accept_request(&self, command: u8, name: &[u8]) -> TcpStream {
         let expected = request(command, name);
         loop {
             let mut stream = self.accept().await;
-            hear(&mut stream, &GREETING).await;
-            say(&mut stream, &GREETED).await;
+            expect_bytes(&mut stream, &SOCKS_OFFER).await;
+            send(&mut stream, &SOCKS_METHOD).await;
             let mut received = vec![0; expected.len()];
             match timeout(PATIENCE, stream.read_exact(&mut received)).await.expect("a request in time") {
                 Ok(_) => {

@@ -26,7 +26,7 @@ async fn bytes_go_both_ways_and_either_end_may_finish_first() {
 }
 
 #[tokio::test]
-async fn an_opener_hears_that_its_session_was_taken_or_not() {
+async fn an_opener_learns_whether_its_session_was_accepted() {
     let (opener, mut server) = pair().await;
     let mut taken = session(&opener, &mut server).await;
     let answer = timeout(PATIENCE, taken.opener.answered()).await.expect("in time");
@@ -61,16 +61,21 @@ async fn carry(at: usize, session: Session, up: Vec<u8>, down: Vec<u8>) {
         backend_out.write_all(&down).await.expect("it is taken");
         backend_out.shutdown().await.expect("it ends");
     };
-    let (mut up_heard, mut down_heard) = (Vec::new(), Vec::new());
+    let (mut up_received, mut down_received) = (Vec::new(), Vec::new());
     let (.., opener, server) = tokio::join!(
         writer,
         answers,
-        backend_in.read_to_end(&mut up_heard),
-        client_in.read_to_end(&mut down_heard),
+        backend_in.read_to_end(&mut up_received),
+        client_in.read_to_end(&mut down_received),
         finish(&mut opener),
         finish(&mut server),
     );
-    assert!(up_heard == up && down_heard == down, "{at}: {} {}", up_heard.len(), down_heard.len());
+    assert!(
+        up_received == up && down_received == down,
+        "{at}: {} {}",
+        up_received.len(),
+        down_received.len()
+    );
     assert!(matches!((&opener, &server), (SessionFate::Clean, SessionFate::Clean)), "{opener:?} {server:?}");
     let moved = (up.len() + down.len()) as u64;
     assert_eq!(counters.map(|counters| counters.bytes()), [moved, moved], "{at}");
@@ -170,7 +175,7 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
 }
 
 #[tokio::test]
-async fn a_reader_that_stops_holds_up_nobody_and_no_more_than_its_window() {
+async fn a_stopped_reader_buffers_only_its_window_and_delays_nobody() {
     let (opener, mut server) = pair().await;
     let mut stopped = Vec::new();
     for _ in 0..20 {

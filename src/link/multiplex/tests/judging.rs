@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_lost_link_ends_its_sessions_and_gives_back_what_was_not_sent() {
-    let (mut peer, mut opener) = ByHand::to(LinkEnd::Opener).await;
+    let (mut peer, mut opener) = RawPeer::to(LinkEnd::Opener).await;
     let mut clients = Vec::new();
     let mut sessions = Vec::new();
     for unsent in [&b"answered"[..], b"", b"not answered"] {
@@ -33,7 +33,7 @@ async fn a_lost_link_ends_its_sessions_and_gives_back_what_was_not_sent() {
 
 #[tokio::test]
 async fn what_a_failing_link_was_not_given_comes_back_for_the_next() {
-    let (peer, opener) = ByHand::to(LinkEnd::Opener).await;
+    let (peer, opener) = RawPeer::to(LinkEnd::Opener).await;
     // The peer reads nothing, so its link soon accepts nothing more.
     let (mut flooding, chunk) = (Vec::new(), vec![7; WINDOW_BYTES]);
     for _ in 0..64 {
@@ -82,7 +82,7 @@ async fn check_come_back(ours: NetStream, theirs: NetStream) {
     drop(theirs);
     let opens = futures_util::future::join_all((0..3 * COMMANDS_MAX).map(async |_| {
         match handle.open(request(), local().into(), place()).await {
-            Err(LinkGone(local)) => local.unsent,
+            Err(LinkClosed(local)) => local.unsent,
             Ok(mut session) => {
                 let outcome = session.outcome().await;
                 let is_back = matches!(outcome.how, SessionFate::Unsent) && outcome.stream.is_some();
@@ -107,7 +107,7 @@ async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
     for (opened, answer, expected) in
         [(true, &b"answer"[..], Relaying), (true, b"", Relaying), (false, b"", Connecting)]
     {
-        let (mut peer, opener) = ByHand::to(LinkEnd::Opener).await;
+        let (mut peer, opener) = RawPeer::to(LinkEnd::Opener).await;
         let counters = Arc::new(SessionCounters::default());
         counters.enter(Connecting);
         let (mut client, near) = connected().await;
@@ -137,7 +137,7 @@ async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
-    let (mut peer, opener) = ByHand::to(LinkEnd::Opener).await;
+    let (mut peer, opener) = RawPeer::to(LinkEnd::Opener).await;
     let (mut client, near) = connected().await;
     let mut session = opener
         .handle
@@ -165,7 +165,7 @@ async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
 /// As on a busy machine: each check comes a little late.
 #[tokio::test(start_paused = true)]
 async fn looks_that_are_a_little_late_put_no_answer_off() {
-    let (_peer, opener) = ByHand::to(LinkEnd::Opener).await;
+    let (_peer, opener) = RawPeer::to(LinkEnd::Opener).await;
     let (_client, near) = connected().await;
     let mut session = opener
         .handle
@@ -186,9 +186,9 @@ async fn looks_that_are_a_little_late_put_no_answer_off() {
 }
 
 #[tokio::test]
-async fn whoever_breaks_the_protocol_loses_its_link_and_is_told_how() {
-    type Says = fn() -> Vec<(u32, LinkFrame)>;
-    let cases: [(Says, PeerViolation); 7] = [
+async fn a_protocol_violation_closes_the_link_with_its_reason() {
+    type SentFrames = fn() -> Vec<(u32, LinkFrame)>;
+    let cases: [(SentFrames, PeerViolation); 7] = [
         (|| vec![(7, LinkFrame::End)], PeerViolation::NeverOpened(7)),
         (|| vec![(1, open()), (1, open())], PeerViolation::NumberUsedAgain(1)),
         (|| vec![(5, open()), (4, open())], PeerViolation::NumberUsedAgain(4)),
@@ -211,7 +211,7 @@ async fn whoever_breaks_the_protocol_loses_its_link_and_is_told_how() {
         (|| (0..100).map(|_| (0, LinkFrame::Ping(*b"question"))).collect(), PeerViolation::TooMany("pings")),
     ];
     for (writer, expected) in cases {
-        let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
+        let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
         let mut out = Vec::new();
         writer().into_iter().for_each(|(session, frame)| frame.push(&mut out, session));
         peer.stream.write_all(&out).await.expect("it is taken");
@@ -221,7 +221,7 @@ async fn whoever_breaks_the_protocol_loses_its_link_and_is_told_how() {
 
 #[tokio::test]
 async fn bytes_beyond_credit_cost_the_link() {
-    let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
+    let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
     peer.send(1, open()).await;
     let _incoming = server.incoming().await;
     peer.send_data(1, &[0; 60_000]).await;
@@ -232,7 +232,7 @@ async fn bytes_beyond_credit_cost_the_link() {
 
 #[tokio::test]
 async fn credit_that_overflows_costs_the_link() {
-    let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
+    let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
     peer.send(1, open()).await;
     let (far, _backend) = connected().await;
     let _session = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
@@ -243,7 +243,7 @@ async fn credit_that_overflows_costs_the_link() {
 
 #[tokio::test]
 async fn thousands_of_opens_and_resets_leave_nothing_and_others_go_on() {
-    let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
+    let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
     peer.send(1, open()).await;
     let (far, mut backend) = connected().await;
     let _session = server.incoming().await.attach(side(far, &Arc::default()).into()).await;
@@ -254,7 +254,7 @@ async fn thousands_of_opens_and_resets_leave_nothing_and_others_go_on() {
     }
     let count = async {
         let mut count = 0;
-        // As their owners do: each goes when it is told that it is over.
+        // As their owners do: each is dropped when its outcome arrives.
         while count < 10_000 {
             match timeout(Duration::from_secs(5), server.incoming.recv()).await {
                 Ok(Some(session)) => drop(session),
@@ -274,7 +274,7 @@ async fn thousands_of_opens_and_resets_leave_nothing_and_others_go_on() {
 
 #[tokio::test]
 async fn more_sessions_than_a_link_carries_are_refused() {
-    let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
+    let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
     let mut held = Vec::new();
     for number in 1..=256 {
         peer.send(number, open()).await;
@@ -287,8 +287,8 @@ async fn more_sessions_than_a_link_carries_are_refused() {
 /// A session that was reset counts while somebody still works on it, so that resets do not make room without
 /// end.
 #[tokio::test]
-async fn sessions_that_were_reset_count_until_their_server_has_let_go() {
-    let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
+async fn reset_sessions_count_until_their_server_has_finished() {
+    let (mut peer, mut server) = RawPeer::to(LinkEnd::Server).await;
     let mut held = Vec::new();
     for number in 1..=512 {
         peer.send(number, open()).await;
@@ -304,7 +304,7 @@ async fn sessions_that_were_reset_count_until_their_server_has_let_go() {
 
 #[tokio::test(start_paused = true)]
 async fn an_open_without_an_answer_is_given_up() {
-    let (mut peer, opener) = ByHand::to(LinkEnd::Opener).await;
+    let (mut peer, opener) = RawPeer::to(LinkEnd::Opener).await;
     let (_client, near) = connected().await;
     let local = LocalSide { unsent: b"once".to_vec(), ..side(near, &Arc::default()) };
     let mut session = opener.handle.open(request(), local.into(), place()).await.expect("the link lives");
@@ -339,8 +339,8 @@ async fn a_quiet_session_ends_at_its_idle_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_says_nothing_is_dead_and_one_that_answers_is_not() {
-    let (mut peer, mut opener) = ByHand::to(LinkEnd::Opener).await;
+async fn a_silent_peer_is_dead_and_one_that_answers_is_not() {
+    let (mut peer, mut opener) = RawPeer::to(LinkEnd::Opener).await;
     let began = Instant::now();
     // It answers for a minute.
     while began.elapsed() < Duration::from_secs(60) {

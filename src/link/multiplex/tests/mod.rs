@@ -20,7 +20,8 @@ use tokio::{
 use super::{
     credit::{WINDOW_BYTES, WINDOW_BYTES_MAX},
     handle::{
-        COMMANDS_MAX, IncomingSession, LinkGone, LinkHandle, LinkLoss, LocalSide, SessionFate, SessionHandle,
+        COMMANDS_MAX, IncomingSession, LinkClosed, LinkHandle, LinkLoss, LocalSide, SessionFate,
+        SessionHandle,
     },
     task::{LinkParts, MultiplexedLink, OwnerEvent},
 };
@@ -35,7 +36,7 @@ use crate::{
         Refusal,
         multiplex::{
             PeerViolation,
-            decoder::{FrameReader, HeardPiece},
+            decoder::{DecodedPiece, FrameReader},
             frame::{CutCause, FrameHead, FrameType, LinkFrame},
             open::OpenRequest,
             state::LinkEnd,
@@ -200,13 +201,13 @@ async fn finish(handle: &mut SessionHandle) -> SessionFate {
 }
 
 /// A peer whose bytes to an end of ours are written by hand.
-struct ByHand {
+struct RawPeer {
     stream: TcpStream,
     decoder: FrameReader,
     received: std::collections::VecDeque<(u32, Option<LinkFrame>, Vec<u8>)>,
 }
 
-impl ByHand {
+impl RawPeer {
     async fn to(end: LinkEnd) -> (Self, Served) {
         let (ours, theirs) = connected().await;
         let decoder = FrameReader::new(end);
@@ -244,8 +245,8 @@ impl ByHand {
         let mut input = &chunk[..count];
         while let Some(received) = self.decoder.decode(&mut input).expect("frames") {
             self.received.push_back(match received {
-                HeardPiece::Frame { session, frame } => (session, Some(frame), Vec::new()),
-                HeardPiece::Data { session, bytes } => (session, None, bytes.to_vec()),
+                DecodedPiece::Frame { session, frame } => (session, Some(frame), Vec::new()),
+                DecodedPiece::Data { session, bytes } => (session, None, bytes.to_vec()),
             });
         }
     }

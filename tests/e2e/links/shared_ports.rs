@@ -1,4 +1,4 @@
-//! Links inside WebSockets that share their port with services: told apart by the path, whatever else is on the port.
+//! Links inside WebSockets that share a port with services, distinguished by the path.
 
 use std::{fs, net::SocketAddr, sync::Arc};
 
@@ -14,10 +14,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place},
-    peers::{Reserved, dial, hear, say},
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::{DMZ_TLS, INTERNAL_TLS},
+    peers::{Reserved, dial, expect_bytes, send},
     tls::{chain, roots},
-    ways::{DMZ_TLS, INTERNAL_TLS},
 };
 
 const CERTIFICATE: &str = "{ certificate: pki/dmz.pem, key: pki/dmz.key }";
@@ -105,7 +105,11 @@ async fn until_healthy(gateway: &Gateway) {
     gateway.until("links stand", |now| now.pools.iter().all(is_healthy)).await;
 }
 
-async fn in_tls(place: &Place, at: SocketAddr, name: &'static str) -> std::io::Result<TlsStream<TcpStream>> {
+async fn in_tls(
+    place: &TestFolder,
+    at: SocketAddr,
+    name: &'static str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
     let shaken = connector.connect(ServerName::try_from(name).unwrap(), dial(at).await);
@@ -118,7 +122,7 @@ async fn ask(
     requested: &str,
     host: &str,
 ) -> (u16, String) {
-    say(stream, format!("{requested} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await;
+    send(stream, format!("{requested} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(timeout(PATIENCE, stream.read_u8()).await.expect("a head in time").unwrap());
@@ -170,7 +174,7 @@ async fn a_link_and_services_share_a_port() {
     let pages = Pages::new().await;
     for outer in [Outer::None, Outer::Tls] {
         println!("{outer:?}");
-        let (place, port) = (Place::new(), Reserved::new());
+        let (place, port) = (TestFolder::new(), Reserved::new());
         let at = port.at();
         let dmz = place.start("dmz", &outer.dmz(at, ""));
         assert_eq!(dmz.now().await.listening, [outer.link(at)]);
@@ -193,7 +197,7 @@ async fn a_link_and_services_share_a_port() {
 /// Whom clients are, and how many, does not concern links.
 #[tokio::test]
 async fn the_guards_of_clients_do_not_concern_links() {
-    let (place, port, pages) = (Place::new(), Reserved::new(), Pages::new().await);
+    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
     let guarded = "{ allow: [192.0.2.0/24] }\n  per_client: { sessions: 1, rate: 1/s, burst: 1 }\n";
     let dmz = Outer::None.dmz(at, &format!("  clients: {guarded}"));
@@ -210,7 +214,7 @@ async fn the_guards_of_clients_do_not_concern_links() {
 /// The one session that its service and its address may have is open, and links come all the same.
 #[tokio::test]
 async fn links_come_while_clients_have_used_up_what_they_may_have() {
-    let (place, port, pages) = (Place::new(), Reserved::new(), Pages::new().await);
+    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
     let dmz = Outer::None.dmz(at, "  per_client: { sessions: 1 }\n").replace("/live'", "/live', sessions: 1");
     let dmz = place.start("dmz", &dmz);
@@ -227,10 +231,11 @@ async fn links_come_while_clients_have_used_up_what_they_may_have() {
     until_healthy(&dmz).await;
 }
 
-/// What somebody who is no peer does once the connection is a WebSocket, and the one line that is told of it.
+/// What a client that is no peer does once the connection is a WebSocket, and the one line that is logged
+/// about it.
 #[tokio::test]
 async fn strangers_at_the_path_cost_themselves_alone() {
-    let (place, port, pages) = (Place::new(), Reserved::new(), Pages::new().await);
+    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
     let dmz = place.start("dmz", &Outer::None.dmz(at, ""));
     let internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
@@ -246,7 +251,7 @@ async fn strangers_at_the_path_cost_themselves_alone() {
     ] {
         let mut stranger = open_socket(dial(at).await, "/link").await;
         stranger.get_mut().write_all(wire).await.unwrap();
-        let reported = dmz.until_told(words).await;
+        let reported = dmz.until_notice(words).await;
         assert!(reported.contains("link from 127.0.0.1"), "{reported}");
         echo(&mut live, "still").await;
         assert_eq!(ask(&mut page, "GET /", "any").await, found("/"));
@@ -254,7 +259,7 @@ async fn strangers_at_the_path_cost_themselves_alone() {
     until_healthy(&internal).await;
 }
 
-/// One address asks for links over and over, by many connections at once, until it is told to stop.
+/// One address asks for links over and over, by many connections at once, until it is stopped.
 async fn flood(at: SocketAddr, tasks: &Tasks) -> tokio_util::sync::DropGuard {
     let stop = tokio_util::sync::CancellationToken::new();
     for _ in 0..8 {
@@ -277,11 +282,11 @@ async fn flood(at: SocketAddr, tasks: &Tasks) -> tokio_util::sync::DropGuard {
 
 #[tokio::test]
 async fn upgrades_without_end_leave_room_for_services_and_peers() {
-    let (place, port, pages) = (Place::new(), Reserved::new(), Pages::new().await);
+    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
     let dmz = place.start("dmz", &Outer::None.dmz(at, ""));
     let _flooding = flood(at, &Tasks::default()).await;
-    dmz.until_told("too many handshakes at once").await;
+    dmz.until_notice("too many handshakes at once").await;
     let internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
     until_healthy(&internal).await;
     let mut page = dial(at).await;
@@ -297,7 +302,7 @@ async fn upgrades_without_end_leave_room_for_services_and_peers() {
 /// Links may have a certificate of their own, for names that mean no service; it is renewed as others are.
 #[tokio::test]
 async fn links_show_a_certificate_of_their_own_beside_named_services() {
-    let place = Place::with(&["dmz", "internal", "www", "gate"]);
+    let place = TestFolder::with(&["dmz", "internal", "www", "gate"]);
     let (port, pages) = (Reserved::new(), Pages::new().await);
     let at = port.at();
     let dmz = format!(
@@ -319,28 +324,28 @@ async fn links_show_a_certificate_of_their_own_beside_named_services() {
         assert_eq!(ask(&mut gate, &format!("GET {target}"), "www").await, not_there());
     }
     let mut live = in_tls(&place, at, "dmz").await.unwrap();
-    say(&mut live, b"bytes behind a name").await;
-    hear(&mut live, b"bytes behind a name").await;
+    send(&mut live, b"bytes behind a name").await;
+    expect_bytes(&mut live, b"bytes behind a name").await;
     // A link goes by the name of a service as well.
     drop(open_socket(in_tls(&place, at, "www").await.unwrap(), "/link").await);
     let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
     assert_eq!(shown(&gate), chain(&place, "gate.pem")[0]);
-    let fresh = Place::with(&["gate"]);
+    let fresh = TestFolder::with(&["gate"]);
     for file in ["gate.pem", "gate.key"] {
         fs::copy(fresh.pki(file), place.pki(file)).unwrap();
     }
     fs::copy(fresh.pki("ca.pem"), place.pki("fresh-ca.pem")).unwrap();
-    dmz.until_told("certificates renewed: ").await;
+    dmz.until_notice("certificates renewed: ").await;
     let error = in_tls(&place, at, "gate").await.unwrap_err();
     assert!(error.to_string().contains("invalid peer certificate"), "{error}");
     // The link that stands is not concerned.
     until_healthy(&internal).await;
 }
 
-/// Where links come in moves from a port of their own to that of services, and back: no session hears of it.
+/// Where links come in moves from a port of their own to that of services, and back: no session notices.
 #[tokio::test]
 async fn a_switch_moves_links_to_the_port_of_services_and_back() {
-    let (place, pages) = (Place::new(), Pages::new().await);
+    let (place, pages) = (TestFolder::new(), Pages::new().await);
     let (own, port) = (Reserved::new(), Reserved::new());
     let (own, at) = (own.at(), port.at());
     let shared = Outer::Tls.dmz(at, "");
@@ -375,8 +380,8 @@ async fn a_switch_moves_links_to_the_port_of_services_and_back() {
 
 /// A switch that the other half does not follow closes what it has opened on a port that goes on.
 #[tokio::test]
-async fn a_door_that_nobody_comes_by_is_closed_again() {
-    let (place, pages, own, port) = (Place::new(), Pages::new().await, Reserved::new(), Reserved::new());
+async fn an_unused_link_endpoint_is_closed_again() {
+    let (place, pages, own, port) = (TestFolder::new(), Pages::new().await, Reserved::new(), Reserved::new());
     let (own, at) = (own.at(), port.at());
     let shared = Outer::None.dmz(at, "");
     let alone = shared.replace(&Outer::None.link(at), &format!("socks+tls://{own}"));
@@ -395,7 +400,7 @@ async fn a_door_that_nobody_comes_by_is_closed_again() {
 /// with a switch that comes to nothing.
 #[tokio::test]
 async fn links_come_by_the_name_of_a_service_that_a_switch_brings() {
-    let place = Place::with(&["dmz", "internal", "www", "gate"]);
+    let place = TestFolder::with(&["dmz", "internal", "www", "gate"]);
     let (pages, own, port) = (Pages::new().await, Reserved::new(), Reserved::new());
     let (own, at) = (own.at(), port.at());
     let accept = |scheme: &str, path: &str, name: &str| {
@@ -428,7 +433,7 @@ async fn links_come_by_the_name_of_a_service_that_a_switch_brings() {
 /// The port of links becomes one of services as well, and theirs alone again, by a reload; links do not hear of it.
 #[tokio::test]
 async fn a_reload_brings_services_to_the_port_of_links() {
-    let (place, pages, port) = (Place::new(), Pages::new().await, Reserved::new());
+    let (place, pages, port) = (TestFolder::new(), Pages::new().await, Reserved::new());
     let at = port.at();
     let shared = Outer::Tls.dmz(at, "");
     let own = shared.replace(&format!("https://{at}"), "https://127.0.0.1:0");
@@ -459,7 +464,7 @@ async fn a_reload_brings_services_to_the_port_of_links() {
 /// In forward mode it is the internal half that listens; only in a pair of one process can it have services beside it.
 #[tokio::test]
 async fn a_pair_in_forward_mode_shares_a_port_too() {
-    let (place, pages, port) = (Place::new(), Pages::new().await, Reserved::new());
+    let (place, pages, port) = (TestFolder::new(), Pages::new().await, Reserved::new());
     let at = port.at();
     let link = Outer::None.link(at);
     let services = Outer::None.services(at);
@@ -477,7 +482,7 @@ async fn a_pair_in_forward_mode_shares_a_port_too() {
 
 #[tokio::test]
 async fn a_client_becomes_a_link_on_a_connection_that_has_asked_before() {
-    let (place, port, pages) = (Place::new(), Reserved::new(), Pages::new().await);
+    let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);
     let at = port.at();
     let dmz = place.start("dmz", &Outer::None.dmz(at, ""));
     let _internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
@@ -485,18 +490,18 @@ async fn a_client_becomes_a_link_on_a_connection_that_has_asked_before() {
     let mut client = dial(at).await;
     assert_eq!(ask(&mut client, "GET /", "any").await, found("/"));
     // What is said right behind the request belongs to the link.
-    say(&mut client, &[UPGRADE, b"\x82\x85\0\0\0\0hello"].concat()).await;
-    hear(&mut client, b"HTTP/1.1 101 Switching Protocols\r\n").await;
-    dmz.until_told("link from 127.0.0.1").await;
+    send(&mut client, &[UPGRADE, b"\x82\x85\0\0\0\0hello"].concat()).await;
+    expect_bytes(&mut client, b"HTTP/1.1 101 Switching Protocols\r\n").await;
+    dmz.until_notice("link from 127.0.0.1").await;
 }
 
 const UPGRADE: &[u8] = b"GET /link HTTP/1.1\r\nHost: any\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Behind proxies that say who their clients are, links are told by who has dialled.
+/// Behind proxies that say who their clients are, links are identified by who has dialled.
 #[tokio::test]
-async fn a_proxy_before_the_port_says_who_dials_a_link() {
-    let (place, port) = (Place::new(), Reserved::new());
+async fn a_proxy_header_identifies_who_dials_a_link() {
+    let (place, port) = (TestFolder::new(), Reserved::new());
     let at = port.at();
     let proxied = |text: String, scheme: &str, path: &str| {
         let (from, address) =
@@ -507,7 +512,7 @@ async fn a_proxy_before_the_port_says_who_dials_a_link() {
     let dmz = place.start("dmz", &dmz);
     let mut client = dial(at).await;
     let header = b"PROXY TCP4 192.0.2.9 192.0.2.1 4711 443\r\n";
-    say(&mut client, &[header, UPGRADE, b"\x82\x85\0\0\0\0hello"].concat()).await;
-    hear(&mut client, b"HTTP/1.1 101 Switching Protocols\r\n").await;
-    dmz.until_told("link from 192.0.2.9").await;
+    send(&mut client, &[header, UPGRADE, b"\x82\x85\0\0\0\0hello"].concat()).await;
+    expect_bytes(&mut client, b"HTTP/1.1 101 Switching Protocols\r\n").await;
+    dmz.until_notice("link from 192.0.2.9").await;
 }

@@ -21,8 +21,8 @@ use tokio::{
 
 use crate::support::{
     gateway::PATIENCE,
+    mode_pair::{MODES, ModePair, Plan},
     peers::{cut, dial},
-    ways::{MODES, Plan, Way},
 };
 
 /// How a message says where its body ends.
@@ -36,7 +36,7 @@ enum Framing {
 
 /// One message, as its reader has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Heard {
+struct ParsedMessage {
     line: String,
     /// Sorted, with names in lower case.
     fields: Vec<String>,
@@ -70,7 +70,7 @@ fn value<'a>(fields: &'a [String], name: &str) -> Option<&'a str> {
 
 /// Reads a whole message; `None` where it is cut, or none comes. `requested` is the method that a response
 /// answers.
-async fn message(reader: &mut Reader, requested: Option<&str>) -> Option<Heard> {
+async fn message(reader: &mut Reader, requested: Option<&str>) -> Option<ParsedMessage> {
     let first = line(reader).await?;
     let fields = fields(reader).await?;
     let is_empty = requested == Some("HEAD") || first.contains(" 204 ") || first.contains(" 304 ");
@@ -81,7 +81,7 @@ async fn message(reader: &mut Reader, requested: Option<&str>) -> Option<Heard> 
         (None, None) if requested.is_some() => Framing::Close,
         (None, None) => Framing::Nothing,
     };
-    let mut received = Heard { line: first, fields, framing, body: Vec::new(), trailers: Vec::new() };
+    let mut received = ParsedMessage { line: first, fields, framing, body: Vec::new(), trailers: Vec::new() };
     match framing {
         Framing::Nothing => {}
         Framing::Length => {
@@ -164,7 +164,7 @@ fn answers() -> Vec<(&'static str, String)> {
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 
 /// What reached the backend, by the value of `x-case`.
-type Seen = Arc<Mutex<HashMap<String, Heard>>>;
+type Seen = Arc<Mutex<HashMap<String, ParsedMessage>>>;
 
 /// Answers each request with the one of `answers` that its target names, until it is dropped.
 struct Answering {
@@ -221,23 +221,23 @@ enum Sending {
 
 /// What a client is answered, its request beside it; and to another request on the same connection,
 /// where the first answer lets it stay.
-async fn asks(
+async fn exchange(
     at: SocketAddr,
     method: &str,
     request: &str,
     sending: Sending,
-) -> (Option<Heard>, Option<String>) {
+) -> (Option<ParsedMessage>, Option<String>) {
     let (reading, mut writing) = dial(at).await.into_split();
     let mut reader = BufReader::new(reading);
     let reported = async {
-        let say = async {
+        let send = async {
             // It may be answered before all is taken.
             let _ = writing.write_all(request.as_bytes()).await;
             if sending == Sending::Ends {
                 let _ = writing.shutdown().await;
             }
         };
-        let ((), received) = tokio::join!(say, message(&mut reader, Some(method)));
+        let ((), received) = tokio::join!(send, message(&mut reader, Some(method)));
         let stays = received.as_ref().is_some_and(|received| {
             received.framing != Framing::Close && value(&received.fields, "connection") != Some("close")
         });
@@ -257,7 +257,7 @@ async fn again(reader: &mut Reader, writing: &mut OwnedWriteHalf) -> String {
 }
 
 /// What may differ from a direct connection in a response.
-fn expected_response(mut direct: Heard) -> Heard {
+fn expected_response(mut direct: ParsedMessage) -> ParsedMessage {
     let is_chunked = value(&direct.fields, "transfer-encoding").is_some();
     // Fields of one hop (RFC 9110, section 7.6.1), and a date that a backend has not given.
     direct = without_hop(direct);
@@ -265,7 +265,7 @@ fn expected_response(mut direct: Heard) -> Heard {
     if direct.framing == Framing::Close {
         direct.framing = Framing::Chunks;
     }
-    // Of two lengths the chunks are it (RFC 9112, section 6.3), and one length is told once.
+    // With two lengths, the chunks decide (RFC 9112, section 6.3), and a length is written once.
     let length = value(&direct.fields, "content-length").and_then(|length| length.split(',').next());
     let length = length.filter(|_| !is_chunked).map(|length| format!("content-length: {length}"));
     direct.fields.retain(|field| !field.starts_with("content-length"));
@@ -282,16 +282,16 @@ fn expected_response(mut direct: Heard) -> Heard {
     direct
 }
 
-async fn start(mode: Mode, at: SocketAddr) -> (Way, SocketAddr) {
+async fn start(mode: Mode, at: SocketAddr) -> (ModePair, SocketAddr) {
     let backend = format!("http://{at}");
-    let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &backend) }.start().await;
-    let accept = way.dmz.now().await.services[0].accept[0].clone();
+    let pair = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &backend) }.start().await;
+    let accept = pair.dmz.now().await.services[0].accept[0].clone();
     let port = accept.strip_prefix("http://").unwrap().parse().unwrap();
-    (way, port)
+    (pair, port)
 }
 
 /// All shapes over one way in, a few at a time; what each came to.
-async fn all(at: SocketAddr, sending: Sending, backend: &Answering) -> HashMap<String, Came> {
+async fn all(at: SocketAddr, sending: Sending, backend: &Answering) -> HashMap<String, ExchangeResult> {
     let mut cases = Vec::new();
     for method in METHODS {
         for (shape, rest) in request_shapes() {
@@ -309,32 +309,32 @@ async fn all(at: SocketAddr, sending: Sending, backend: &Answering) -> HashMap<S
             let mut came = Vec::new();
             loop {
                 let Some((case, method, request)) = cases.lock().unwrap().pop() else { return came };
-                came.push((case, asks(at, method, &request, sending).await));
+                came.push((case, exchange(at, method, &request, sending).await));
             }
         });
     }
     while let Some(worker) = workers.join_next().await {
         for (case, (answered, next)) in worker.unwrap() {
             let request = backend.seen.lock().unwrap().remove(&case);
-            came.insert(case, Came { request, answered, next });
+            came.insert(case, ExchangeResult { request, answered, next });
         }
     }
     came
 }
 
-struct Came {
-    request: Option<Heard>,
-    answered: Option<Heard>,
+struct ExchangeResult {
+    request: Option<ParsedMessage>,
+    answered: Option<ParsedMessage>,
     next: Option<String>,
 }
 
 /// Without what the DMZ half says of the client.
-fn without_forwarded(mut request: Heard) -> Heard {
+fn without_forwarded(mut request: ParsedMessage) -> ParsedMessage {
     request.fields.retain(|field| !field.starts_with("x-forwarded-") && !field.starts_with("x-request-id: "));
     request
 }
 
-fn without_hop(mut response: Heard) -> Heard {
+fn without_hop(mut response: ParsedMessage) -> ParsedMessage {
     response.fields.retain(|field| {
         !["connection:", "transfer-encoding:", "date:"].iter().any(|name| field.starts_with(name))
     });
@@ -345,7 +345,7 @@ async fn is_as_direct(sending: Sending) {
     let backend = Answering::new(answers()).await;
     let direct = all(backend.at, sending, &backend).await;
     for mode in MODES {
-        let (_way, at) = start(mode, backend.at).await;
+        let (_pair, at) = start(mode, backend.at).await;
         let mut wrong = Vec::new();
         for (case, came) in all(at, sending, &backend).await {
             let straight = &direct[&case];
@@ -356,7 +356,7 @@ async fn is_as_direct(sending: Sending) {
             }
             let ours = came.answered.map(without_hop);
             if ours != answered {
-                let short = |received: &Option<Heard>| {
+                let short = |received: &Option<ParsedMessage>| {
                     received.as_ref().map(|received| {
                         (
                             received.line.clone(),
@@ -388,7 +388,7 @@ async fn every_shape_of_a_message_arrives_as_on_a_direct_connection() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_said_all_is_answered_all_the_same() {
+async fn a_half_closed_client_is_answered() {
     is_as_direct(Sending::Ends).await;
 }
 
@@ -397,15 +397,15 @@ async fn a_client_that_has_said_all_is_answered_all_the_same() {
 async fn an_old_client_gets_every_answer_whole() {
     let backend = Answering::new(answers()).await;
     for mode in MODES {
-        let (_way, at) = start(mode, backend.at).await;
+        let (_pair, at) = start(mode, backend.at).await;
         for (number, (answer, _)) in answers().iter().enumerate() {
             for (method, body) in [("GET", ""), ("HEAD", ""), ("POST", "Content-Length: 3\r\n\r\nabc")] {
                 let case = format!("{mode:?}, {method}, {answer}");
                 let rest = if body.is_empty() { "\r\n" } else { body };
                 let requested =
                     |version: &str| format!("{method} /{number} HTTP/{version}\r\nHost: h\r\n{rest}");
-                let (straight, _) = asks(backend.at, method, &requested("1.1"), Sending::Stays).await;
-                let (received, _) = asks(at, method, &requested("1.0"), Sending::Stays).await;
+                let (straight, _) = exchange(backend.at, method, &requested("1.1"), Sending::Stays).await;
+                let (received, _) = exchange(at, method, &requested("1.0"), Sending::Stays).await;
                 let (straight, received) =
                     (straight.expect("an answer"), received.unwrap_or_else(|| panic!("{case}")));
                 assert!(received.framing != Framing::Chunks, "{case}: {:?}", received.fields);
@@ -418,7 +418,7 @@ async fn an_old_client_gets_every_answer_whole() {
 
 /// What a backend does behind an answer that it gives before it has the whole request.
 #[derive(Debug, Clone, Copy)]
-enum Behind {
+enum EarlyAnswerEnd {
     /// It shuts its sending side and reads on.
     ReadsOn,
     Closes,
@@ -428,7 +428,7 @@ enum Behind {
 const TOO_LARGE: &str =
     "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 9\r\n\r\ntoo large";
 
-async fn answers_early(listener: TcpListener, behind: Behind) {
+async fn answers_early(listener: TcpListener, behind: EarlyAnswerEnd) {
     let mut connections = JoinSet::new();
     while let Ok((mut stream, _)) = listener.accept().await {
         connections.spawn(async move {
@@ -436,12 +436,12 @@ async fn answers_early(listener: TcpListener, behind: Behind) {
             let _ = stream.read(&mut head).await;
             let _ = stream.write_all(TOO_LARGE.as_bytes()).await;
             match behind {
-                Behind::ReadsOn => {
+                EarlyAnswerEnd::ReadsOn => {
                     let _ = stream.shutdown().await;
                     while matches!(stream.read(&mut head).await, Ok(1..)) {}
                 }
-                Behind::Closes => drop(stream),
-                Behind::Resets => cut(stream),
+                EarlyAnswerEnd::Closes => drop(stream),
+                EarlyAnswerEnd::Resets => cut(stream),
             }
         });
     }
@@ -455,7 +455,7 @@ enum Client {
     Lazy,
 }
 
-async fn uploads(at: SocketAddr, client: Client) -> Option<Heard> {
+async fn uploads(at: SocketAddr, client: Client) -> Option<ParsedMessage> {
     const UPLOAD: usize = 8 << 20;
     let (reading, mut writing) = dial(at).await.into_split();
     let mut reader = BufReader::new(reading);
@@ -484,24 +484,25 @@ async fn uploads(at: SocketAddr, client: Client) -> Option<Heard> {
 async fn an_answer_before_the_end_of_an_upload_arrives() {
     const CLIENTS: usize = 12;
     for mode in MODES {
-        for behind in [Behind::ReadsOn, Behind::Closes, Behind::Resets] {
+        for behind in [EarlyAnswerEnd::ReadsOn, EarlyAnswerEnd::Closes, EarlyAnswerEnd::Resets] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let at = listener.local_addr().unwrap();
             let mut serving = JoinSet::new();
             serving.spawn(answers_early(listener, behind));
-            let (way, at) = start(mode, at).await;
+            let (pair, at) = start(mode, at).await;
             for client in [Client::Attentive, Client::Lazy] {
                 let mut clients = JoinSet::new();
                 (0..CLIENTS).for_each(|_| drop(clients.spawn(uploads(at, client))));
                 let received = clients.join_all().await;
-                let reported =
-                    |received: &Heard| received.line.contains(" 413 ") && received.body == b"too large";
+                let reported = |received: &ParsedMessage| {
+                    received.line.contains(" 413 ") && received.body == b"too large"
+                };
                 let count = received.iter().flatten().filter(|received| reported(received)).count();
                 assert_eq!(count, CLIENTS, "{mode:?} {behind:?} {client:?}: {received:?}");
             }
             // They were answered, so nothing has failed.
-            way.dmz.until("all have ended", |snapshot| snapshot.totals.sessions_open == 0).await;
-            let ended = way.dmz.now().await.ended.clone();
+            pair.dmz.until("all have ended", |snapshot| snapshot.totals.sessions_open == 0).await;
+            let ended = pair.dmz.now().await.ended.clone();
             assert!(ended.iter().all(|row| row.end == "--"), "{mode:?} {behind:?}: {ended:?}");
         }
     }

@@ -58,7 +58,7 @@ struct HeadFraming {
 struct InvalidLine;
 
 /// Replaces a forbidden character in a target.
-pub const SPOILT_SIGN: u8 = b'_';
+pub const REPLACEMENT_BYTE: u8 = b'_';
 
 impl RequestChecker {
     /// Checks the bytes that have arrived; returns how many of them may be read now.
@@ -204,7 +204,7 @@ impl TargetCheck {
                 _ => false,
             };
             if is_refused {
-                *byte = SPOILT_SIGN;
+                *byte = REPLACEMENT_BYTE;
                 self.refused.get_or_insert(self.lines + 1);
             }
         }
@@ -220,11 +220,11 @@ impl HeadFraming {
     fn take_field(&mut self, line: &[u8]) -> Result<(), InvalidLine> {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        let is_told = self.is_chunked || self.length.is_some();
+        let has_framing = self.is_chunked || self.length.is_some();
         if name.eq_ignore_ascii_case(b"content-length") {
-            self.length = Some(number(value, 10, 18).filter(|_| !is_told).ok_or(InvalidLine)?);
+            self.length = Some(number(value, 10, 18).filter(|_| !has_framing).ok_or(InvalidLine)?);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if is_told || !value.eq_ignore_ascii_case(b"chunked") {
+            if has_framing || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(InvalidLine);
             }
             self.is_chunked = true;
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     /// Where a text is made invalid: the same for all of it at once and for byte by byte.
-    fn spoilt(text: &str) -> Option<usize> {
+    fn overwritten(text: &str) -> Option<usize> {
         let mut whole = text.as_bytes().to_vec();
         RequestChecker::default().check(&mut whole);
         let (mut bytewise, mut strict) = (text.as_bytes().to_vec(), RequestChecker::default());
@@ -289,14 +289,14 @@ mod tests {
             "GET / HTTP/1.1\r\nno colon here\r\n\r\n",
             "GET / HTTP/1.1\r\nUpgrade: h2c, , HTTP/2.0\r\nUpgrade: ,\r\n\r\n",
         ] {
-            assert_eq!(spoilt(&format!("{before}{next}")), None, "{before:?}");
+            assert_eq!(overwritten(&format!("{before}{next}")), None, "{before:?}");
             // What follows is checked again.
             let bad = format!("{before}{}", next.replace("h\r\n\r", "h\n\r"));
-            assert_eq!(spoilt(&bad), Some(bad.len() - 3), "{before:?}");
+            assert_eq!(overwritten(&bad), Some(bad.len() - 3), "{before:?}");
         }
         for offered in ["websocket", "h2c, websocket", "h2c\r\nUpgrade: , websocket"] {
             let upgraded = format!("GET / HTTP/1.1\r\nUpgrade: {offered}\r\n\r\n\x01\n\x02\n");
-            assert_eq!(spoilt(&upgraded), None, "{offered}");
+            assert_eq!(overwritten(&upgraded), None, "{offered}");
         }
     }
 
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!((strict.check(&mut bytes[head.len()..]), bytes[at]), (at + 1 - head.len(), 0));
         // A request with a body is not upgraded, and its body is followed.
         let with_body = "POST / HTTP/1.1\r\nUpgrade: a\r\nContent-Length: 2\r\n\r\n\n\nGET / HTTP/1.1\n";
-        assert_eq!(spoilt(with_body), Some(with_body.len() - 1));
+        assert_eq!(overwritten(with_body), Some(with_body.len() - 1));
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_may_read_otherwise_is_spoilt_where_it_shows() {
+    fn ambiguous_bytes_are_overwritten_where_they_occur() {
         for (before, line) in [
             ("", "GET / HTTP/1.1\n"),
             ("GET / HTTP/1.1\r\n", "Host: h\n"),
@@ -359,12 +359,12 @@ mod tests {
             ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", "Sum: 1\n"),
         ] {
             let text = format!("{before}{line}GET /smuggled HTTP/1.1\r\n\r\n");
-            assert_eq!(spoilt(&text), Some(before.len() + line.len() - 1), "{text:?}");
+            assert_eq!(overwritten(&text), Some(before.len() + line.len() - 1), "{text:?}");
         }
         for remainder in ["ab", "a\n", "a\rb"] {
             let head = "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n";
             let at = head.len() + remainder.len() - 1;
-            assert_eq!(spoilt(&format!("{head}{remainder}\r\n0\r\n\r\n")), Some(at), "{remainder:?}");
+            assert_eq!(overwritten(&format!("{head}{remainder}\r\n0\r\n\r\n")), Some(at), "{remainder:?}");
         }
     }
 }

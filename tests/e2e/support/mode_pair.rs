@@ -1,17 +1,17 @@
-//! The three modes, each as it stands on two hosts: one gateway for each half.
+//! Runs a pair in each of the three modes, with one gateway per half.
 
 use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
 use tokio::net::TcpStream;
 
 use super::{
-    gateway::{Gateway, Place},
+    gateway::{Gateway, TestFolder},
     peers::dial,
 };
 
 pub const MODES: [Mode; 3] = [Mode::Direct, Mode::Forward, Mode::Reverse];
 
-/// Every way that a session can go: over links of our own, and over plain ones, which speak SOCKS5.
-pub const WAYS: [(Mode, bool); 5] = [
+/// Every path that a session can take: direct, over our own links, and over plain SOCKS5 links.
+pub const PATHS: [(Mode, bool); 5] = [
     (Mode::Direct, false),
     (Mode::Forward, false),
     (Mode::Reverse, false),
@@ -119,12 +119,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Starts what the mode needs, and waits until the way is ready.
-    pub async fn start(&self) -> Way {
-        self.start_in(Place::new()).await
+    pub async fn start(&self) -> ModePair {
+        self.start_in(TestFolder::new()).await
     }
 
     /// The same with the certificates of `place`, which has those of both halves.
-    pub async fn start_in(&self, place: Place) -> Way {
+    pub async fn start_in(&self, place: TestFolder) -> ModePair {
         let listen = &format!("listen: '{}'", self.link("127.0.0.1:0"));
         let connect = |at: std::net::SocketAddr| format!("connect: '{}'", self.link(&at.to_string()));
         let (dmz, internal) = match self.mode {
@@ -141,20 +141,20 @@ impl<'a> Plan<'a> {
                 (dmz, Some(internal))
             }
         };
-        let way = Way { place, dmz, internal };
-        way.ready().await;
-        way
+        let pair = ModePair { place, dmz, internal };
+        pair.ready().await;
+        pair
     }
 }
 
 /// A running set-up, ready for clients.
-pub struct Way {
-    pub place: Place,
+pub struct ModePair {
+    pub place: TestFolder,
     pub dmz: Gateway,
     pub internal: Option<Gateway>,
 }
 
-impl Way {
+impl ModePair {
     pub async fn client(&self) -> TcpStream {
         dial(self.dmz.client_port("orders").await).await
     }

@@ -12,7 +12,7 @@ use portcullis::{
     telemetry::snapshot::{RecordingRow, Snapshot},
     tui::{
         ScreenEnd,
-        app::{App, Reaction},
+        app::{App, UpdateResult},
         keys::{self, Action},
         source::Attachment,
     },
@@ -53,7 +53,7 @@ pub fn standing(standing: Attachment) -> App {
 }
 
 #[test]
-fn every_standing_is_told_as_it_was() {
+fn every_attachment_state_is_shown_as_before() {
     let mut wrong = vec![];
     for (name, which) in every() {
         let mut app = standing(which);
@@ -70,7 +70,7 @@ fn leaving_never_asks_where_the_gateway_goes_on() {
     for (name, which) in every() {
         let mut app = standing(which);
         assert!(app.snapshot().totals.sessions_open > 0);
-        assert_eq!(press(&mut app, "q"), Reaction::End(ScreenEnd::Left), "{name}");
+        assert_eq!(press(&mut app, "q"), UpdateResult::End(ScreenEnd::Left), "{name}");
     }
 }
 
@@ -84,7 +84,7 @@ fn who_may_only_look_is_offered_nothing_else() {
         let mut app = standing(which);
         press(&mut app, "j");
         for key in ["x", "r", "d"] {
-            assert_eq!(press(&mut app, key), Reaction::Redraw, "{key}");
+            assert_eq!(press(&mut app, key), UpdateResult::Redraw, "{key}");
             let footer = styled::line(&styled::draw(&app, 120, 36), 35);
             assert!(footer.contains("refused: this screen may look"), "{key}: {footer}");
         }
@@ -104,12 +104,12 @@ fn a_recording_is_moved_by_its_keys_and_no_other_screen_is() {
     ];
     let mut app = standing(replay(PlayerState::Playing, None));
     for (key, play) in moves {
-        assert_eq!(press(&mut app, key), Reaction::Play(play), "{key}");
+        assert_eq!(press(&mut app, key), UpdateResult::Play(play), "{key}");
     }
     for (name, which) in every().into_iter().filter(|(_, which)| !matches!(which, Attachment::Replay(_))) {
         let mut app = standing(which);
         for (key, play) in &moves[1..] {
-            assert_eq!(press(&mut app, key), Reaction::Nothing, "{name}: {play:?}");
+            assert_eq!(press(&mut app, key), UpdateResult::Nothing, "{name}: {play:?}");
         }
     }
 }
@@ -117,9 +117,9 @@ fn a_recording_is_moved_by_its_keys_and_no_other_screen_is() {
 #[test]
 fn only_a_process_without_a_gateway_is_suspended() {
     let suspend = KeyEvent::new(KeyCode::Char('z'), KeyModifiers::CONTROL);
-    assert_eq!(app(pictures::healthy()).press(suspend), Reaction::Nothing);
+    assert_eq!(app(pictures::healthy()).press(suspend), UpdateResult::Nothing);
     for (name, which) in every() {
-        assert_eq!(standing(which).press(suspend), Reaction::Suspend, "{name}");
+        assert_eq!(standing(which).press(suspend), UpdateResult::Suspend, "{name}");
     }
 }
 

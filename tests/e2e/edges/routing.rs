@@ -1,5 +1,5 @@
-//! Which service a client means: by the host of its requests, by the name in its ClientHello, whatever else
-//! these say; and who it is, where a proxy before us tells.
+//! Routing: the service is chosen by the host of a request or the name in the ClientHello; and the client
+//! is the one that a trusted proxy names.
 
 use std::net::SocketAddr;
 
@@ -7,29 +7,29 @@ use portcullis::profile::Mode;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
-    http::{GET, LAST, OK, address, answer, answered, asked, head, head_line, port},
+    http::{GET, LAST, OK, address, answer, answered, head, head_line, port, send_request},
     reuse::ServedConnections,
 };
 use crate::support::{
-    gateway::Place,
-    peers::{Backend, Reserved, dial, hear, hear_all, hear_end, hear_reset, say},
-    ways::{MODES, Plan},
+    gateway::TestFolder,
+    mode_pair::{MODES, Plan},
+    peers::{Backend, Reserved, dial, expect_bytes, expect_end, expect_reset, read_all, send},
 };
 
-/// What a backend hears of a request that is said to a port.
+/// What a backend receives of a request that is sent to a port.
 async fn passed(at: SocketAddr, backend: &Backend, request: &str) -> Vec<String> {
     let mut client = dial(at).await;
-    say(&mut client, request.as_bytes()).await;
+    send(&mut client, request.as_bytes()).await;
     let mut server = backend.accept().await;
     let received = head(&mut server).await;
-    say(&mut server, OK.as_bytes()).await;
+    send(&mut server, OK.as_bytes()).await;
     assert!(head_line(&mut client).await.ends_with(" 200 OK"), "{request}");
     received
 }
 
 #[tokio::test]
 async fn a_host_is_the_same_however_it_is_written() {
-    let (place, reserved) = (Place::new(), Reserved::new());
+    let (place, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
     let [shop, stars, six] = backends.each_ref().map(address);
@@ -65,11 +65,12 @@ async fn a_host_is_the_same_however_it_is_written() {
         ("/", "gr\u{fc}n.example", "400"),
     ] {
         let reported =
-            asked(at, &format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+            send_request(at, &format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+                .await;
         assert!(reported.starts_with(&format!("HTTP/1.1 {status} ")), "{target} {host}: {reported}");
     }
     // Several services have hosts, so none can mean one.
-    assert!(asked(at, "GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 404 "));
+    assert!(send_request(at, "GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 404 "));
 }
 
 #[tokio::test]
@@ -88,8 +89,8 @@ async fn a_client_that_names_no_host_reaches_a_backend_that_wants_one() {
                 "host: b.example",
             ),
         ] {
-            let way = Plan { accept, ..Plan::new(mode, &to) }.start().await;
-            let received = passed(port(&way).await, &backend, request).await;
+            let pair = Plan { accept, ..Plan::new(mode, &to) }.start().await;
+            let received = passed(port(&pair).await, &backend, request).await;
             assert_eq!(received[0], "GET / HTTP/1.1");
             assert!(received.iter().any(|line| line == host), "{mode:?} {accept} {request}: {received:?}");
             assert!(!received.contains(&"x-forwarded-host:".to_owned()), "{received:?}");
@@ -103,35 +104,35 @@ async fn who_asks_about_the_whole_port_is_answered() {
     let to = address(&backend);
     for accept in ["http://127.0.0.1:0", "http://127.0.0.1:0/shop", "ws://127.0.0.1:0/live"] {
         let plan = Plan { accept, dmz_service: ", carries: http", ..Plan::new(Mode::Reverse, &to) };
-        let way = plan.start().await;
-        let mut client = dial(port(&way).await).await;
+        let pair = plan.start().await;
+        let mut client = dial(port(&pair).await).await;
         // The connection stays.
         for _ in 0..2 {
             let (head, body) = answered(&mut client, "OPTIONS * HTTP/1.1\r\nHost: any\r\n\r\n").await;
             assert_eq!((head[0].as_str(), body.as_str()), ("HTTP/1.1 200 OK", ""), "{accept}");
             assert!(head.iter().any(|line| line.starts_with("allow: GET, ")), "{head:?}");
         }
-        let bad = asked(port(&way).await, "GET * HTTP/1.1\r\nHost: any\r\n\r\n").await;
+        let bad = send_request(port(&pair).await, "GET * HTTP/1.1\r\nHost: any\r\n\r\n").await;
         assert!(bad.starts_with("HTTP/1.1 400 "), "{bad}");
     }
 }
 
 #[tokio::test]
-async fn a_client_at_rest_makes_room_for_one_that_asks() {
+async fn an_idle_client_gives_its_permit_to_an_active_one() {
     for mode in MODES {
         let backend = Backend::new().await;
         let to = address(&backend);
         let plan =
             Plan { accept: "http://127.0.0.1:0", dmz_service: ", sessions: 3", ..Plan::new(mode, &to) };
-        let way = plan.start().await;
-        let at = port(&way).await;
+        let pair = plan.start().await;
+        let at = port(&pair).await;
         let mut served = ServedConnections::of(&backend);
         let serve = async |client: &mut TcpStream, served: &mut ServedConnections<'_>| {
-            say(client, GET.as_bytes()).await;
+            send(client, GET.as_bytes()).await;
             let mut server = served.next_request().await;
-            say(&mut server, OK.as_bytes()).await;
+            send(&mut server, OK.as_bytes()).await;
             assert_eq!(head_line(client).await, "HTTP/1.1 200 OK");
-            hear(client, b"ok").await;
+            expect_bytes(client, b"ok").await;
             served.keep(server);
         };
         let mut clients = Vec::new();
@@ -142,9 +143,9 @@ async fn a_client_at_rest_makes_room_for_one_that_asks() {
         // The first has rested for less time than the second then.
         serve(&mut clients[0], &mut served).await;
         let mut fourth = dial(at).await;
-        say(&mut fourth, GET.as_bytes()).await;
+        send(&mut fourth, GET.as_bytes()).await;
         let mut server = served.next_request().await;
-        hear_end(&mut clients.remove(1)).await;
+        expect_end(&mut clients.remove(1)).await;
         // The others stay, and are none the worse.
         for kept in &mut clients {
             serve(kept, &mut served).await;
@@ -152,19 +153,19 @@ async fn a_client_at_rest_makes_room_for_one_that_asks() {
         // Work makes no room: three exchanges are under way, their answers begun or not.
         let mut begun = Vec::new();
         for client in &mut clients {
-            say(client, GET.as_bytes()).await;
+            send(client, GET.as_bytes()).await;
             let mut server = served.next_request().await;
-            say(&mut server, &OK.as_bytes()[..OK.len() - 1]).await;
+            send(&mut server, &OK.as_bytes()[..OK.len() - 1]).await;
             head(client).await;
             begun.push(server);
         }
         let (refused, _) = answered(&mut dial(at).await, GET).await;
         assert_eq!(refused[0], "HTTP/1.1 503 Service Unavailable", "{mode:?}");
-        say(&mut server, OK.as_bytes()).await;
+        send(&mut server, OK.as_bytes()).await;
         assert_eq!(head_line(&mut fourth).await, "HTTP/1.1 200 OK");
-        hear(&mut fourth, b"ok").await;
-        way.dmz.until_ended("LA").await;
-        way.dmz.until("three are left", |snapshot| snapshot.totals.sessions_open == 3).await;
+        expect_bytes(&mut fourth, b"ok").await;
+        pair.dmz.until_ended("LA").await;
+        pair.dmz.until("three are left", |snapshot| snapshot.totals.sessions_open == 3).await;
     }
 }
 
@@ -177,39 +178,39 @@ async fn a_client_at_rest_makes_room_where_the_inside_is_full() {
             let to = format!("{{ address: '{}' }}{limit}", address(&backend));
             let plan =
                 Plan { accept: "http://127.0.0.1:0", dmz_service: ", carries: http", ..Plan::new(mode, &to) };
-            let way = plan.start().await;
-            let at = port(&way).await;
+            let pair = plan.start().await;
+            let at = port(&pair).await;
             let mut served = ServedConnections::of(&backend);
             let mut clients = Vec::new();
             for _ in 0..2 {
                 let mut client = dial(at).await;
-                say(&mut client, GET.as_bytes()).await;
+                send(&mut client, GET.as_bytes()).await;
                 let mut server = served.next_request().await;
-                say(&mut server, OK.as_bytes()).await;
+                send(&mut server, OK.as_bytes()).await;
                 assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
-                hear(&mut client, b"ok").await;
+                expect_bytes(&mut client, b"ok").await;
                 served.keep(server);
                 clients.push(client);
             }
             let mut third = dial(at).await;
-            say(&mut third, GET.as_bytes()).await;
+            send(&mut third, GET.as_bytes()).await;
             let mut server = served.next_request().await;
-            hear_end(&mut clients.remove(0)).await;
+            expect_end(&mut clients.remove(0)).await;
             // Work makes no room: two exchanges are under way.
-            say(&mut clients[0], GET.as_bytes()).await;
+            send(&mut clients[0], GET.as_bytes()).await;
             let _busy = served.next_request().await;
             let (refused, _) = answered(&mut dial(at).await, GET).await;
             assert_eq!(refused[0], "HTTP/1.1 503 Service Unavailable", "{mode:?}{limit}");
-            say(&mut server, OK.as_bytes()).await;
+            send(&mut server, OK.as_bytes()).await;
             assert_eq!(head_line(&mut third).await, "HTTP/1.1 200 OK", "{mode:?}{limit}");
-            hear(&mut third, b"ok").await;
+            expect_bytes(&mut third, b"ok").await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_session_that_rests_for_one_service_makes_room_while_its_client_asks_for_another() {
-    let (place, reserved) = (Place::new(), Reserved::new());
+    let (place, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await];
     let [few, many] = backends.each_ref().map(address);
@@ -221,31 +222,31 @@ async fn a_session_that_rests_for_one_service_makes_room_while_its_client_asks_f
     drop(reserved);
     let ask = |path: &str| GET.replace("GET /", &format!("GET {path}"));
     let mut client = dial(at).await;
-    say(&mut client, ask("/few").as_bytes()).await;
+    send(&mut client, ask("/few").as_bytes()).await;
     let mut resting = answer(&backends[0], OK).await;
     assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
-    hear(&mut client, b"ok").await;
-    say(&mut client, ask("/many").as_bytes()).await;
+    expect_bytes(&mut client, b"ok").await;
+    send(&mut client, ask("/many").as_bytes()).await;
     let mut server = backends[1].accept().await;
     head(&mut server).await;
     // Another one wants the place that rests; the exchange goes on.
     let mut other = dial(at).await;
-    say(&mut other, ask("/few").as_bytes()).await;
+    send(&mut other, ask("/few").as_bytes()).await;
     head(&mut resting).await;
-    say(&mut server, OK.as_bytes()).await;
+    send(&mut server, OK.as_bytes()).await;
     assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
-    hear(&mut client, b"ok").await;
+    expect_bytes(&mut client, b"ok").await;
     // It asks again, and waits for nobody: the place is taken by work.
     let (refused, _) = answered(&mut client, &ask("/few")).await;
     assert_eq!(refused[0], "HTTP/1.1 503 Service Unavailable");
-    say(&mut resting, OK.as_bytes()).await;
+    send(&mut resting, OK.as_bytes()).await;
     assert_eq!(head_line(&mut other).await, "HTTP/1.1 200 OK");
-    hear(&mut other, b"ok").await;
-    say(&mut client, ask("/few").as_bytes()).await;
+    expect_bytes(&mut other, b"ok").await;
+    send(&mut client, ask("/few").as_bytes()).await;
     head(&mut resting).await;
-    say(&mut resting, OK.as_bytes()).await;
+    send(&mut resting, OK.as_bytes()).await;
     assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
-    hear_end(&mut other).await;
+    expect_end(&mut other).await;
     gateway.until("two sessions", |snapshot| snapshot.totals.sessions_open == 2).await;
 }
 
@@ -270,7 +271,7 @@ fn server_name(name: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
-    let (place, reserved) = (Place::new(), Reserved::new());
+    let (place, reserved) = (TestFolder::new(), Reserved::new());
     let at = reserved.at();
     let backends = [Backend::new().await, Backend::new().await];
     let [bank, any] = backends.each_ref().map(Backend::address);
@@ -289,25 +290,25 @@ async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
                 .flat_map(|piece| [&[22, 3, 1, 0, u8::try_from(piece.len()).unwrap()][..], piece].concat());
             for sent in [[&hello[..], b"more"].concat(), pieces.collect()] {
                 let mut client = dial(at).await;
-                say(&mut client, &sent).await;
+                send(&mut client, &sent).await;
                 let mut server = backends[index].accept().await;
-                hear(&mut server, &sent).await;
-                say(&mut server, b"back").await;
-                hear(&mut client, b"back").await;
+                expect_bytes(&mut server, &sent).await;
+                send(&mut server, b"back").await;
+                expect_bytes(&mut client, b"back").await;
                 client.shutdown().await.unwrap();
-                hear_end(&mut server).await;
+                expect_end(&mut server).await;
             }
         }
         // No name here, and none at all.
         for none in [old_hello(version, &server_name("elsewhere.test")), old_hello(version, b"")] {
             let mut client = dial(at).await;
-            say(&mut client, &none).await;
-            assert_eq!(hear_all(&mut client).await, [21, 3, 3, 0, 2, 2, 112]);
+            send(&mut client, &none).await;
+            assert_eq!(read_all(&mut client).await, [21, 3, 3, 0, 2, 2, 112]);
         }
     }
 }
 
-/// What trusted proxies say of a client, the list that the backend is told, and who the client is.
+/// What trusted proxies say of a client, the list that the backend gets, and who the client is.
 const FORWARDED_CLIENTS: [(&str, &str, &str); 6] = [
     ("X-Forwarded-For: 192.0.2.7", "192.0.2.7, 127.0.0.1", "192.0.2.7:0"),
     (
@@ -339,14 +340,14 @@ async fn who_a_trusted_proxy_names_is_the_client() {
         let backend = Backend::new().await;
         let to = address(&backend);
         let accept = "{ address: 'http://127.0.0.1:0', forwarded: { from: [127.0.0.0/8, '2001:db8::/32'] } }";
-        let way = Plan { accept, ..Plan::new(mode, &to) }.start().await;
-        let at = port(&way).await;
+        let pair = Plan { accept, ..Plan::new(mode, &to) }.start().await;
+        let at = port(&pair).await;
         let mut served = ServedConnections::of(&backend);
         for (fields, list, client) in FORWARDED_CLIENTS {
             let more =
                 "X-Forwarded-Proto: https\r\nX-Forwarded-Host: public.example\r\nX-Real-IP: 6.6.6.6\r\n";
             let mut near = dial(at).await;
-            say(&mut near, GET.replace("Host", &format!("{fields}\r\n{more}Host")).as_bytes()).await;
+            send(&mut near, GET.replace("Host", &format!("{fields}\r\n{more}Host")).as_bytes()).await;
             let (mut server, received) = served.next_head().await;
             for field in [
                 &format!("x-forwarded-for: {list}"),
@@ -359,28 +360,28 @@ async fn who_a_trusted_proxy_names_is_the_client() {
                 !received.iter().any(|line| line.contains("real-ip") || line.starts_with("forwarded")),
                 "{received:?}"
             );
-            let seen = way.dmz.until("it is open", |snapshot| !snapshot.sessions.is_empty()).await;
+            let seen = pair.dmz.until("it is open", |snapshot| !snapshot.sessions.is_empty()).await;
             assert_eq!(seen.sessions[0].client, client, "{mode:?} {fields}");
-            say(&mut server, OK.as_bytes()).await;
+            send(&mut server, OK.as_bytes()).await;
             head(&mut near).await;
             served.keep(server);
             drop(near);
-            way.dmz.until("it is over", |snapshot| snapshot.totals.sessions_open == 0).await;
+            pair.dmz.until("it is over", |snapshot| snapshot.totals.sessions_open == 0).await;
         }
         // Two clients behind one connection share no session.
         let mut near = dial(at).await;
         for client in ["192.0.2.7", "192.0.2.8"] {
-            say(&mut near, GET.replace("Host", &format!("X-Forwarded-For: {client}\r\nHost")).as_bytes())
+            send(&mut near, GET.replace("Host", &format!("X-Forwarded-For: {client}\r\nHost")).as_bytes())
                 .await;
             let mut server = served.next_request().await;
-            say(&mut server, OK.as_bytes()).await;
+            send(&mut server, OK.as_bytes()).await;
             served.keep(server);
             assert_eq!(head_line(&mut near).await, "HTTP/1.1 200 OK");
-            hear(&mut near, b"ok").await;
+            expect_bytes(&mut near, b"ok").await;
         }
-        say(&mut near, GET.replace("Host", "X-Forwarded-For: 192.0.2.7\r\nHost").as_bytes()).await;
+        send(&mut near, GET.replace("Host", "X-Forwarded-For: 192.0.2.7\r\nHost").as_bytes()).await;
         served.next_request().await;
-        assert_eq!(way.dmz.now().await.totals.sessions_open, 2);
+        assert_eq!(pair.dmz.now().await.totals.sessions_open, 2);
     }
 }
 
@@ -389,9 +390,9 @@ async fn who_anybody_else_names_is_dropped_and_the_request_is_served() {
     let backend = Backend::new().await;
     let to = address(&backend);
     let accept = "{ address: 'http://127.0.0.1:0', forwarded: { from: [192.0.2.0/24] } }";
-    let way = Plan { accept, ..Plan::new(Mode::Direct, &to) }.start().await;
+    let pair = Plan { accept, ..Plan::new(Mode::Direct, &to) }.start().await;
     let claimed = LAST.replace("Host", "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\nHost");
-    let received = passed(port(&way).await, &backend, &claimed).await;
+    let received = passed(port(&pair).await, &backend, &claimed).await;
     for field in ["x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-host: h"] {
         assert!(received.iter().any(|line| line == field), "{received:?}");
     }
@@ -402,14 +403,14 @@ async fn the_client_of_a_websocket_whose_frames_are_taken_off_is_whom_its_proxy_
     let backend = Backend::new().await;
     let accept = "{ address: 'ws://127.0.0.1:0', forwarded: { from: [127.0.0.1] } }";
     let to = format!("{{ address: '{}', proxy: v1 }}", backend.address());
-    let way = Plan { accept, ..Plan::new(Mode::Reverse, &to) }.start().await;
-    let mut near = dial(port(&way).await).await;
+    let pair = Plan { accept, ..Plan::new(Mode::Reverse, &to) }.start().await;
+    let mut near = dial(port(&pair).await).await;
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Forwarded-For: 192.0.2.7\r\nHost";
-    say(&mut near, GET.replace("Host", upgrade).as_bytes()).await;
+    send(&mut near, GET.replace("Host", upgrade).as_bytes()).await;
     assert_eq!(head_line(&mut near).await, "HTTP/1.1 101 Switching Protocols");
     let mut server = backend.accept().await;
-    hear(&mut server, b"PROXY TCP4 192.0.2.7 127.0.0.1 0 ").await;
+    expect_bytes(&mut server, b"PROXY TCP4 192.0.2.7 127.0.0.1 0 ").await;
     drop(near);
-    hear_reset(&mut server).await;
+    expect_reset(&mut server).await;
 }

@@ -1,6 +1,6 @@
-//! A stall is no death: a gateway that stands still for some seconds and goes on costs nobody a
-//! session, whichever half it is, whoever dials and whatever the link speaks. One that stands still
-//! for longer is noticed, where the link is of our own.
+//! A pause is not a failure: a gateway that is stopped for a few seconds and continued loses no
+//! session, whichever half it is, whoever dials and whichever protocol the link uses. A longer stop
+//! is noticed on links of our own protocol.
 
 use std::{
     io::{Read, Write},
@@ -13,7 +13,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{Gateway, Place, SOON, until};
+use crate::process::{Gateway, SOON, TestFolder, until};
 
 /// Each stall, one after the other.
 const STALLS: [Duration; 3] =
@@ -32,7 +32,7 @@ enum Half {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Speaks {
+enum LinkProtocol {
     OurOwn,
     Socks,
 }
@@ -45,11 +45,11 @@ struct Halves<'a> {
 }
 
 impl<'a> Halves<'a> {
-    fn start(place: &'a Place, mode: &str, speaks: Speaks, backend: &str) -> Self {
-        let scheme = if speaks == Speaks::OurOwn { "socks+tls" } else { "socks" };
-        let tls = |half: &str, peer: &str| match speaks {
-            Speaks::Socks => String::new(),
-            Speaks::OurOwn => format!(
+    fn start(place: &'a TestFolder, mode: &str, protocol: LinkProtocol, backend: &str) -> Self {
+        let scheme = if protocol == LinkProtocol::OurOwn { "socks+tls" } else { "socks" };
+        let tls = |half: &str, peer: &str| match protocol {
+            LinkProtocol::Socks => String::new(),
+            LinkProtocol::OurOwn => format!(
                 ", tls: {{ certificate: pki/{half}.pem, key: pki/{half}.key, ca: pki/ca.pem, peers: [{peer}] }}"
             ),
         };
@@ -98,9 +98,14 @@ impl<'a> Halves<'a> {
     }
 }
 
-/// One session: says something again and again, hears it come back, until it is told to end; why it
-/// ended, if that was before.
-fn talk(at: SocketAddr, every: Duration, is_over: &AtomicBool, sent: &AtomicU64) -> Result<(), String> {
+/// Runs one session: sends and checks the echo until `is_over`; returns an error if it ended
+/// earlier.
+fn run_session(
+    at: SocketAddr,
+    every: Duration,
+    is_over: &AtomicBool,
+    sent: &AtomicU64,
+) -> Result<(), String> {
     let reported = |what: &str, error: std::io::Error| format!("every {every:?}: {what}: {error}");
     let mut stream = TcpStream::connect(at).map_err(|error| reported("it connects", error))?;
     stream.set_read_timeout(Some(ANSWERED)).map_err(|error| reported("a timeout", error))?;
@@ -116,15 +121,15 @@ fn talk(at: SocketAddr, every: Duration, is_over: &AtomicBool, sent: &AtomicU64)
 }
 
 /// Sessions that speak at their own pace, while `half` is stopped again and again; and then for long.
-fn check(mode: &str, speaks: Speaks, half: Half) {
-    let case = format!("{mode}, {speaks:?}, {half:?} is stopped");
-    let place = Place::with_certificates();
-    let halves = Halves::start(&place, mode, speaks, "echo://");
+fn check(mode: &str, protocol: LinkProtocol, half: Half) {
+    let case = format!("{mode}, {protocol:?}, {half:?} is stopped");
+    let place = TestFolder::with_certificates();
+    let halves = Halves::start(&place, mode, protocol, "echo://");
     let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let sessions = EVERY_MS.map(|every| {
             let (at, is_over, sent) = (halves.clients, &is_over, &sent);
-            scope.spawn(move || talk(at, Duration::from_millis(every), is_over, sent))
+            scope.spawn(move || run_session(at, Duration::from_millis(every), is_over, sent))
         });
         until("every session speaks", SOON, || {
             let open = halves.dmz.status()["totals"]["sessions_open"].as_u64();
@@ -144,7 +149,7 @@ fn check(mode: &str, speaks: Speaks, half: Half) {
     });
     let lost = |gateway: &Gateway<'_>| gateway.log().contains("does not answer any more");
     assert!(!lost(&halves.dmz) && !lost(&halves.internal), "{case}: a ready link was lost");
-    if speaks == Speaks::OurOwn {
+    if protocol == LinkProtocol::OurOwn {
         check_noticed(&halves, half, &case);
     }
 }
@@ -169,13 +174,13 @@ fn check_noticed(halves: &Halves<'_>, half: Half, case: &str) {
 }
 
 #[test]
-fn a_gateway_that_stands_still_for_a_while_costs_no_session() {
+fn a_gateway_that_is_stopped_for_a_while_costs_no_session() {
     thread::scope(|scope| {
         let mut cases = Vec::new();
         for mode in ["reverse", "forward"] {
-            for speaks in [Speaks::OurOwn, Speaks::Socks] {
+            for protocol in [LinkProtocol::OurOwn, LinkProtocol::Socks] {
                 for half in [Half::Dmz, Half::Internal] {
-                    cases.push(scope.spawn(move || check(mode, speaks, half)));
+                    cases.push(scope.spawn(move || check(mode, protocol, half)));
                 }
             }
         }
@@ -186,9 +191,9 @@ fn a_gateway_that_stands_still_for_a_while_costs_no_session() {
 }
 
 /// A client and a backend that are gateways of their own between the words and the pair: each can be stopped.
-fn check_ends(mode: &str, speaks: Speaks) {
-    let case = format!("{mode}, {speaks:?}");
-    let place = Place::with_certificates();
+fn check_ends(mode: &str, protocol: LinkProtocol) {
+    let case = format!("{mode}, {protocol:?}");
+    let place = TestFolder::with_certificates();
     let relay = |name: &'static str, to: &str| {
         let service = format!("{{ accept: ['tcp://127.0.0.1:0'], connect: '{to}' }}");
         place.write(
@@ -198,14 +203,14 @@ fn check_ends(mode: &str, speaks: Speaks) {
         place.start(name)
     };
     let backend = relay("backend", "echo://");
-    let halves = Halves::start(&place, mode, speaks, &format!("tcp://{}", backend.accept("echo")));
+    let halves = Halves::start(&place, mode, protocol, &format!("tcp://{}", backend.accept("echo")));
     let client = relay("client", &format!("tcp://{}", halves.clients));
     let at = client.accept("echo");
     let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let sessions = EVERY_MS.map(|every| {
             let (is_over, sent) = (&is_over, &sent);
-            scope.spawn(move || talk(at, Duration::from_millis(every), is_over, sent))
+            scope.spawn(move || run_session(at, Duration::from_millis(every), is_over, sent))
         });
         until("every session speaks", SOON, || {
             let open = halves.dmz.status()["totals"]["sessions_open"].as_u64();
@@ -233,11 +238,11 @@ fn check_ends(mode: &str, speaks: Speaks) {
 }
 
 #[test]
-fn a_client_or_a_backend_that_stands_still_for_a_while_loses_no_session() {
+fn a_client_or_a_backend_that_is_stopped_for_a_while_loses_no_session() {
     thread::scope(|scope| {
         for mode in ["reverse", "forward"] {
-            for speaks in [Speaks::OurOwn, Speaks::Socks] {
-                scope.spawn(move || check_ends(mode, speaks));
+            for protocol in [LinkProtocol::OurOwn, LinkProtocol::Socks] {
+                scope.spawn(move || check_ends(mode, protocol));
             }
         }
     });

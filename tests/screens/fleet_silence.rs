@@ -1,4 +1,4 @@
-//! A gateway of a fleet that is connected and silent: nothing that it said last looks as if it were so now.
+//! A connected but silent gateway of a fleet: its last values are not shown as current.
 
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ fn the_worst_of_many_gateways_are_seen_on_the_smallest_screens() {
 }
 
 #[test]
-fn what_a_silent_gateway_said_last_is_not_told_as_what_is() {
+fn the_last_values_of_a_silent_gateway_are_not_shown_as_current() {
     let mut app = App::new(Arc::new(silent(&["edge-1", "edge-2", "inside-1"])), ScreenStyle::FULL);
     for (keys, was) in [("2", "healthy"), ("4", "open "), ("3", "relaying"), ("9", "healthy"), ("9", "open ")]
     {

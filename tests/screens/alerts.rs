@@ -1,4 +1,4 @@
-//! What is wrong stands where the eye looks, and what is not true any more steps back.
+//! Alerts are shown prominently, and outdated values are faded.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use portcullis::{
 };
 use ratatui::style::{Color, Modifier};
 
-use crate::{app, fleet, history, pictures, press, standing, styled};
+use crate::{app, attachment, fleet, history, pictures, press, styled};
 
 fn shown(app: &App, (width, height): (u16, u16)) -> Vec<String> {
     let buffer = styled::draw(app, width, height);
     (0..height).map(|y| styled::line(&buffer, y)).collect()
 }
 
-/// So many that carry bytes, and then one more that waits.
+/// This many that carry bytes, and then one more that waits.
 fn joined_by_one_that_waits(count: u64) -> (Snapshot, Snapshot) {
     let before = pictures::crowded(count);
     let mut after = before.clone();
@@ -128,7 +128,7 @@ fn a_terminal_that_says_it_is_light_gets_the_light_theme() {
 /// On every size, and neither as a word nor as a colour.
 #[test]
 fn of_a_gateway_that_is_lost_or_silent_nothing_looks_well() {
-    let standings: [(&str, Option<Attachment>); 2] = [("LOST", Some(standing::lost())), ("STALE", None)];
+    let standings: [(&str, Option<Attachment>); 2] = [("LOST", Some(attachment::lost())), ("STALE", None)];
     for (word, standing) in standings {
         let mut app = app(pictures::healthy());
         standing.map(|standing| app.set_attachment(standing));
@@ -147,7 +147,7 @@ fn of_a_gateway_that_is_lost_or_silent_nothing_looks_well() {
 }
 
 #[test]
-fn the_same_trouble_many_times_is_one_event() {
+fn a_repeated_alert_is_one_event() {
     let notices = NoticeLog::default();
     for number in 0..28 {
         notices.warn(format!("chat: dial 10.1.4.9:143 refused, next in {number}.5s"));
@@ -224,13 +224,13 @@ fn alerts_of_one_cause_are_one_line_in_a_fleet_too() {
         lines.push(shown(&app, (160, 36)).remove(2));
         press(&mut app, "!");
     }
-    for (alike, of) in [("28 alike", "edge-1: app-0"), ("5 alike", "gateway gone-0 can not be reached")] {
+    for (alike, of) in [("28 alike", "edge-1: app-0"), ("5 alike", "gateway gone-0 cannot be reached")] {
         assert!(lines.iter().any(|line| line.contains(alike) && line.contains(of)), "{alike}: {lines:#?}");
     }
 }
 
 #[test]
-fn the_name_of_what_is_followed_stands_in_its_rows_and_a_spare_is_no_trouble() {
+fn a_followed_name_is_in_its_rows_and_a_spare_raises_no_alert() {
     let mut snapshot = pictures::healthy();
     for row in &mut snapshot.pools {
         row.name = Some("gates.test".into());

@@ -11,36 +11,37 @@ use tokio::{
 
 use super::halves::profile;
 use crate::support::{
-    frames::{self, DRAIN, HELLO, OPEN, OURS, Over, Port, REFUSED, RETIRE, Wire, frame},
-    gateway::{Gateway, Place},
-    peers::{dial, hear, hear_end, say},
-    ways::{DMZ_TLS, INTERNAL_TLS},
+    frames::{self, DRAIN, HELLO, LinkOver, OPEN, OURS, Port, REFUSED, RETIRE, RawLink, frame},
+    gateway::{Gateway, TestFolder},
+    mode_pair::{DMZ_TLS, INTERNAL_TLS},
+    peers::{dial, expect_bytes, expect_end, send},
 };
 
 /// How a gateway lets a new link go.
 #[derive(Debug, Clone, Copy)]
-enum Goes {
+enum ClosingMethod {
     Asks(u8),
     Closes,
     Cuts,
 }
 
-const WAYS: [Goes; 4] = [Goes::Asks(RETIRE), Goes::Asks(DRAIN), Goes::Closes, Goes::Cuts];
+const CLOSINGS: [ClosingMethod; 4] =
+    [ClosingMethod::Asks(RETIRE), ClosingMethod::Asks(DRAIN), ClosingMethod::Closes, ClosingMethod::Cuts];
 
-/// Lets a link go whose greeting is over but for what is said here, in the same breath. Whoever asks
-/// ends it as well: an opener has to.
-async fn lets_go(mut link: Wire, hello: &[u8], goes: Goes) {
+/// Finishes the handshake and closes the link in the same write. If it asks to close, it also
+/// closes, as an opener must.
+async fn close_new_link(mut link: RawLink, hello: &[u8], goes: ClosingMethod) {
     let mut sent = frame(HELLO, hello);
-    if let Goes::Asks(kind) = goes {
+    if let ClosingMethod::Asks(kind) = goes {
         sent.extend(frame(kind, &[]));
     }
-    link.say(&sent).await;
+    link.send(&sent).await;
     match goes {
-        Goes::Asks(_) | Goes::Closes => {
+        ClosingMethod::Asks(_) | ClosingMethod::Closes => {
             link.stream.shutdown().await.unwrap();
             link.over().await;
         }
-        Goes::Cuts => link.cut(),
+        ClosingMethod::Cuts => link.cut(),
     }
 }
 
@@ -50,23 +51,23 @@ const WATCHED: Duration = Duration::from_secs(2);
 const DIALS_MAX: usize = 40;
 
 /// Lets every link go that comes for a while; how many came.
-async fn dials(port: &Port, serves: bool, goes: Goes) -> usize {
+async fn dials(port: &Port, serves: bool, goes: ClosingMethod) -> usize {
     let until = Instant::now() + WATCHED;
     let mut count = 0;
     while let Ok(mut link) = timeout_at(until, port.accept()).await {
         count += 1;
         if serves {
-            lets_go(link, &frames::offer(0, 4, &["orders"]), goes).await;
+            close_new_link(link, &frames::offer(0, 4, &["orders"]), goes).await;
         } else {
-            link.hear_kind(HELLO).await;
-            lets_go(link, &frames::grant(8, &["orders"]), goes).await;
+            link.expect_kind(HELLO).await;
+            close_new_link(link, &frames::grant(8, &["orders"]), goes).await;
         }
     }
     count
 }
 
-async fn check_pauses(serves: bool, goes: Goes) {
-    let place = Place::new();
+async fn check_pauses(serves: bool, goes: ClosingMethod) {
+    let place = TestFolder::new();
     let port = Port::new(&place, if serves { "internal" } else { "dmz" }, &[OURS]).await;
     let text = match serves {
         false => profile(&port.address(), ", prepared: 1", "orders: { connect: 'echo://' }")
@@ -84,24 +85,24 @@ async fn check_pauses(serves: bool, goes: Goes) {
     assert!(row.ready == 0 && row.state == PoolState::Down, "{goes:?}: {row:?}");
 }
 
-async fn check_every_way(serves: bool) {
-    let [one, two, three, four] = WAYS.map(|goes| check_pauses(serves, goes));
+async fn check_every_closing(serves: bool) {
+    let [one, two, three, four] = CLOSINGS.map(|goes| check_pauses(serves, goes));
     tokio::join!(one, two, three, four);
 }
 
 #[tokio::test]
-async fn a_gateway_that_lets_links_go_is_dialled_with_pauses_by_the_half_that_serves() {
-    check_every_way(false).await;
+async fn a_gateway_that_closes_new_links_is_dialled_with_backoff_by_the_server() {
+    check_every_closing(false).await;
 }
 
 #[tokio::test]
-async fn a_gateway_that_lets_links_go_is_dialled_with_pauses_by_the_half_that_opens() {
-    check_every_way(true).await;
+async fn a_gateway_that_closes_new_links_is_dialled_with_backoff_by_the_opener() {
+    check_every_closing(true).await;
 }
 
 /// A half that serves and dials, with short pauses; the test plays the gateway that it dials.
 async fn dialling(prepared: usize) -> (Port, Gateway) {
-    let place = Place::new();
+    let place = TestFolder::new();
     let port = Port::new(&place, "dmz", &[OURS]).await;
     let more = format!(", prepared: {prepared}");
     let text = profile(&port.address(), &more, "echo: { connect: 'echo://' }")
@@ -111,29 +112,29 @@ async fn dialling(prepared: usize) -> (Port, Gateway) {
 }
 
 /// Does this with each link that comes for a while; how many came.
-async fn come(port: &Port, mut meets: impl AsyncFnMut(Wire)) -> usize {
+async fn for_each_link(port: &Port, mut meets: impl AsyncFnMut(RawLink)) -> usize {
     let until = Instant::now() + 2 * WATCHED;
     let mut count = 0;
     while let Ok(mut link) = timeout_at(until, port.accept()).await {
         count += 1;
-        link.hear_kind(HELLO).await;
+        link.expect_kind(HELLO).await;
         meets(link).await;
     }
     count
 }
 
 #[tokio::test]
-async fn links_that_stand_beside_it_do_not_hide_one_that_is_let_go_again_and_again() {
+async fn established_links_do_not_hide_one_that_keeps_closing() {
     let (port, gateway) = dialling(8).await;
     let mut stays = Vec::new();
-    let count = come(&port, async |mut link| match stays.len() {
+    let count = for_each_link(&port, async |mut link| match stays.len() {
         // These live.
         0..=2 => {
-            link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
+            link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
             stays.push(link);
         }
         // These stand, every one of them, and go.
-        _ => lets_go(link, &frames::grant(8, &["echo"]), Goes::Closes).await,
+        _ => close_new_link(link, &frames::grant(8, &["echo"]), ClosingMethod::Closes).await,
     })
     .await;
     // At most eight at once and ten a second.
@@ -145,18 +146,18 @@ async fn links_that_stand_beside_it_do_not_hide_one_that_is_let_go_again_and_aga
 #[tokio::test]
 async fn a_gateway_that_breaks_the_protocol_is_dialled_with_pauses_though_it_opens_a_session() {
     let (port, gateway) = dialling(1).await;
-    let count = come(&port, async |mut link| {
-        link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
-        link.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
-        link.hear(frames::OPENED, &[]).await;
+    let count = for_each_link(&port, async |mut link| {
+        link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
+        link.send_frame(OPEN, &frames::open("s-1", None, "echo")).await;
+        link.expect_frame(frames::OPENED, &[]).await;
         // Of a server alone.
-        link.say_frame(frames::OPENED, &[]).await;
+        link.send_frame(frames::OPENED, &[]).await;
         link.over().await;
     })
     .await;
     // Though more sessions come than one, and so more links are wanted.
     assert!((2..=60).contains(&count), "{count} dials");
-    gateway.until_told("it broke the protocol").await;
+    gateway.until_notice("it broke the protocol").await;
 }
 
 #[tokio::test]
@@ -164,18 +165,18 @@ async fn a_gateway_that_drains_is_no_warning() {
     for level in [None, Some(NoticeLevel::Warn)] {
         let (port, gateway) = dialling(1).await;
         let mut link = port.accept().await;
-        link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
+        link.expect_kind(HELLO).await;
+        link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
         gateway.until_pool("it stands", |row| row.ready == 1).await;
         match level {
             None => {
-                link.say_frame(DRAIN, &[]).await;
+                link.send_frame(DRAIN, &[]).await;
                 link.stream.shutdown().await.unwrap();
-                gateway.until_told("it drains, and takes no links now").await;
+                gateway.until_notice("it drains, and takes no links now").await;
             }
             Some(_) => {
                 link.cut();
-                gateway.until_told("ready link lost").await;
+                gateway.until_notice("ready link lost").await;
             }
         }
         let snapshot = gateway.now().await;
@@ -188,22 +189,22 @@ async fn a_gateway_that_drains_is_no_warning() {
 async fn a_gateway_that_drains_while_it_carries_a_session_is_no_warning() {
     let (port, gateway) = dialling(1).await;
     let mut link = port.accept().await;
-    link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
-    link.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
-    link.hear(frames::OPENED, &[]).await;
+    link.expect_kind(HELLO).await;
+    link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
+    link.send_frame(OPEN, &frames::open("s-1", None, "echo")).await;
+    link.expect_frame(frames::OPENED, &[]).await;
     // As a gateway does that stops.
     drop(port);
-    link.say_frame(DRAIN, &[]).await;
-    gateway.until_told("it drains, and takes no links now").await;
+    link.send_frame(DRAIN, &[]).await;
+    gateway.until_notice("it drains, and takes no links now").await;
     // It is dialled all the same: another may come in its place.
     let is_refused = |row: &PoolRow| {
         row.failures > 2 && row.last_error.as_deref() != Some("it drains, and takes no links now")
     };
     let row = gateway.until_pool("dials are refused", is_refused).await;
     assert!(row.left && row.ready == 0 && row.carrying == 1, "{row:?}");
-    // There is no other gateway, so this is told, at the time when anything else would be.
-    gateway.until_told("health: DOWN").await;
+    // There is no other gateway, so this is reported, at the time when anything else would be.
+    gateway.until_notice("health: DOWN").await;
     let snapshot = gateway.now().await;
     let is_about_links = |line: &&str| line.starts_with("link to") || line.starts_with("any service");
     let warned = snapshot.notices.iter().filter(|line| line.level == NoticeLevel::Warn);
@@ -216,23 +217,23 @@ async fn a_port_that_is_closed_beside_links_that_stay_is_a_warning_after_a_momen
     let (port, gateway) = dialling(2).await;
     let mut links = [port.accept().await, port.accept().await];
     for link in &mut links {
-        link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
+        link.expect_kind(HELLO).await;
+        link.send_frame(HELLO, &frames::grant(8, &["echo"])).await;
     }
     gateway.until_pool("they stand", |row| row.ready == 2).await;
     drop(port);
     let [mut goes, _stays] = links;
-    goes.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
-    goes.hear(frames::OPENED, &[]).await;
-    goes.say_frame(RETIRE, &[]).await;
+    goes.send_frame(OPEN, &frames::open("s-1", None, "echo")).await;
+    goes.expect_frame(frames::OPENED, &[]).await;
+    goes.send_frame(RETIRE, &[]).await;
     let row = gateway.until_pool("another is dialled in vain", |row| row.failures > 0).await;
     assert_eq!((row.ready, row.carrying), (1, 1), "{row:?}");
-    let line = gateway.until_told("refused").await;
+    let line = gateway.until_notice("refused").await;
     assert!(line.starts_with("link to "), "{line}");
 }
 
 /// A half that serves and listens, with room for one link.
-fn with_room_for_one(place: &Place) -> Gateway {
+fn with_room_for_one(place: &TestFolder) -> Gateway {
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', maximum: 1, \
          tls: {INTERNAL_TLS} }}\n  services: {{ orders: {{ connect: 'echo://' }} }}\n"
@@ -241,52 +242,52 @@ fn with_room_for_one(place: &Place) -> Gateway {
 }
 
 /// The only link that it takes.
-async fn filling(place: &Place, gateway: &Gateway) -> Wire {
-    let mut link = Wire::dial(place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
-    link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(8, &["orders"])).await;
+async fn filling(place: &TestFolder, gateway: &Gateway) -> RawLink {
+    let mut link = RawLink::dial(place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    link.expect_kind(HELLO).await;
+    link.send_frame(HELLO, &frames::grant(8, &["orders"])).await;
     gateway.until_pool("full", |row| row.ready == 1).await;
     link
 }
 
 #[tokio::test]
 async fn a_session_that_meets_a_link_too_many_was_never_looked_at() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let gateway = with_room_for_one(&place);
     let mut first = filling(&place, &gateway).await;
-    let mut second = Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
-    second.hear_kind(HELLO).await;
+    let mut second = RawLink::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    second.expect_kind(HELLO).await;
     let grant = frame(HELLO, &frames::grant(8, &["orders"]));
     let open = frame(OPEN, &frames::open("s-1", None, "orders"));
     let sent = frame(frames::DATA, b"words");
-    second.say(&[grant, open, sent].concat()).await;
-    second.hear(RETIRE, &[]).await;
+    second.send(&[grant, open, sent].concat()).await;
+    second.expect_frame(RETIRE, &[]).await;
     // It was not looked at, and may be opened on another link.
-    second.hear(REFUSED, &[9]).await;
-    second.say_frame(RETIRE, &[]).await;
+    second.expect_frame(REFUSED, &[9]).await;
+    second.send_frame(RETIRE, &[]).await;
     second.stream.shutdown().await.unwrap();
-    assert_eq!(second.over().await, (Over::Cleanly, vec![]));
-    gateway.until_told("`maximum` links are in use").await;
-    first.pongs(b"and you?").await;
-    super::halves::Echoed::on_service(first, "orders").await;
+    assert_eq!(second.over().await, (LinkOver::Cleanly, vec![]));
+    gateway.until_notice("`maximum` links are in use").await;
+    first.expect_pong(b"and you?").await;
+    super::halves::GatewayEchoSession::on_service(first, "orders").await;
 }
 
 #[tokio::test]
 async fn a_link_too_many_without_a_session_is_closed_when_its_opener_closes_it() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let gateway = with_room_for_one(&place);
     let _first = filling(&place, &gateway).await;
-    let mut second = Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
-    second.hear_kind(HELLO).await;
-    second.say_frame(HELLO, &frames::grant(8, &["orders"])).await;
-    second.hear(RETIRE, &[]).await;
+    let mut second = RawLink::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    second.expect_kind(HELLO).await;
+    second.send_frame(HELLO, &frames::grant(8, &["orders"])).await;
+    second.expect_frame(RETIRE, &[]).await;
     second.stream.shutdown().await.unwrap();
-    assert_eq!(second.over().await, (Over::Cleanly, vec![]));
+    assert_eq!(second.over().await, (LinkOver::Cleanly, vec![]));
 }
 
 #[tokio::test]
 async fn a_gateway_without_room_costs_no_client_while_another_has_some() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let full = with_room_for_one(&place);
     let _first = filling(&place, &full).await;
     let text = format!(
@@ -308,12 +309,12 @@ async fn a_gateway_without_room_costs_no_client_while_another_has_some() {
     let port = dmz.client_port("orders").await;
     for _ in 0..100 {
         let mut client = dial(port).await;
-        say(&mut client, b"only once").await;
-        hear(&mut client, b"only once").await;
+        send(&mut client, b"only once").await;
+        expect_bytes(&mut client, b"only once").await;
         client.shutdown().await.unwrap();
-        hear_end(&mut client).await;
+        expect_end(&mut client).await;
     }
-    full.until_told("`maximum` links are in use").await;
+    full.until_notice("`maximum` links are in use").await;
     let seen = dmz.until("all ended", |seen| seen.totals.sessions_open == 0).await;
     assert!(seen.ended.iter().all(|row| row.end == "--"), "{:?}", seen.ended);
 }

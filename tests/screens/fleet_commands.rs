@@ -8,7 +8,7 @@ use portcullis::{
     profile::{Half, Mode},
     telemetry::snapshot::{CheckRow, Snapshot, SwitchRow},
     tui::{
-        app::{App, Reaction, StatusMessage},
+        app::{App, StatusMessage, UpdateResult},
         source::Attachment,
         style::ScreenStyle,
     },
@@ -32,7 +32,7 @@ fn what_a_gateway_has_locked_is_unlocked_by_its_row() {
     let shown = text(&app);
     assert!(shown.contains("inside-1: Lock service orders? 3 sessions cut, links stay"), "{shown}");
     let target = LockdownTarget { service: Some("orders".into()), peer: None };
-    let requested = |command| Reaction::AskGateways(vec![("inside-1".into(), command)]);
+    let requested = |command| UpdateResult::AskGateways(vec![("inside-1".into(), command)]);
     assert_eq!(press(&mut app, "y"), requested(Command::Lockdown(target.clone())));
     press(&mut app, ":unlock orders\n");
     assert!(text(&app).contains("inside-1: Unlock service orders?"), "{}", text(&app));
@@ -57,14 +57,14 @@ fn a_lock_counts_what_its_gateway_cuts_alone() {
 }
 
 #[test]
-fn a_refused_reload_is_told_and_its_gateways_profiles_are_read() {
+fn a_refused_reload_is_reported_and_its_gateways_profiles_are_read() {
     let mut app = app();
     press(&mut app, "8gjjjp");
     app.take_answer_of("edge-1".into(), CommandAnswer::Profiles(pictures::profiles()));
     assert_eq!(app.background_command(), None);
     press(&mut app, "8gjj");
     let reload = press(&mut app, "r");
-    assert_eq!(reload, Reaction::AskGateways(vec![("edge-2".into(), Command::Reload)]));
+    assert_eq!(reload, UpdateResult::AskGateways(vec![("edge-2".into(), Command::Reload)]));
     app.note_sent(&Command::Reload);
     let why = "edge-2: shop.yaml:2:1: mode: no such mode";
     app.take_answer_of("edge-2".into(), CommandAnswer::Refused(why.into()));
@@ -89,7 +89,7 @@ fn profiles_that_belong_to_no_gateway_yet_are_not_asked_for() {
 fn a_refusal_by_one_of_many_is_not_hidden_by_what_the_others_did() {
     let mut app = app();
     press(&mut app, "3/service:orders\nX");
-    let Reaction::AskGateways(requested) = press(&mut app, "y") else { panic!("it asks nobody") };
+    let UpdateResult::AskGateways(requested) = press(&mut app, "y") else { panic!("it asks nobody") };
     requested.iter().for_each(|(_, command)| app.note_sent(command));
     app.note_asked_together(requested.iter().map(|(name, _)| name.clone()));
     let killed = |name: &str, sessions| CommandAnswer::Killed(sessions).of_gateway(name);
@@ -129,7 +129,7 @@ fn a_switch_of_one_gateway_is_asked_for_and_followed_by_its_own_checks() {
         assert_eq!(text(&app).contains("Switch to reverse"), is_proven, "{}", text(&app));
         app.take_answer_of("edge-1".into(), CommandAnswer::Planned(plan.clone().into()));
         let reaction = press(&mut app, "y");
-        let asks = matches!(&reaction, Reaction::AskGateways(requested) if &*requested[0].0 == "edge-1");
+        let asks = matches!(&reaction, UpdateResult::AskGateways(requested) if &*requested[0].0 == "edge-1");
         assert_eq!(asks, is_proven, "{name}: {reaction:?} {}", text(&app));
     }
 }
@@ -154,7 +154,7 @@ fn two_sessions_of_one_id_are_two_rows_and_each_is_its_own_gateways() {
         press(&mut app, &format!("3/id:00a1 gateway:{name}\njx"));
         assert!(text(&app).contains(&format!("{name}: Close session 00a1")), "{}", text(&app));
         let kill = Command::Kill { session: "00a1".into() };
-        assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![(name.into(), kill)]));
+        assert_eq!(press(&mut app, "y"), UpdateResult::AskGateways(vec![(name.into(), kill)]));
     }
     app.press(crossterm::event::KeyCode::Esc.into());
     app.press(crossterm::event::KeyCode::Esc.into());
