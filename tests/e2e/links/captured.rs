@@ -136,7 +136,7 @@ fn claimed(link: usize, at: usize) -> Option<SocketAddr> {
 
 /// Uses a link up: opens sessions of each service, sends all the bytes that the credit allows and reads none.
 /// Then sends a frame at one byte per second.
-async fn exhaust_link(mut link: RawLink, number: usize, progress: mpsc::Sender<&'static str>) {
+async fn exhaust_link(mut link: RawLink, number: usize, progress: mpsc::Sender<()>) {
     link.gives_credit = false;
     for at in 0..2 * SESSIONS_PER_LINK {
         let service = ["echo", "orders", "hidden", "echo"][at % 4];
@@ -144,14 +144,14 @@ async fn exhaust_link(mut link: RawLink, number: usize, progress: mpsc::Sender<&
         link.send(&[frame(OPEN, &open), frame(DATA, &[7; WINDOW])].concat()).await;
     }
     spend_credit(&mut link).await;
-    progress.send("pressed").await.unwrap();
+    progress.send(()).await.unwrap();
     let mut seconds = interval(Duration::from_secs(1));
     let slow = link.numbered(&frame(OPEN, &frames::open("slow", None, "echo")));
     for (at, byte) in slow.into_iter().enumerate() {
         seconds.tick().await;
         link.send_raw(&[byte]).await;
         if at == 3 {
-            progress.send("dripped").await.unwrap();
+            progress.send(()).await.unwrap();
         }
     }
 }
@@ -193,11 +193,10 @@ async fn exhaust_all_links(captured: Arc<Port>) -> JoinSet<()> {
         let link = established_link(&captured).await;
         links.spawn(exhaust_link(link, number, progress.clone()));
     }
-    for stage in ["pressed", "dripped"] {
-        for _ in 0..SHARE {
-            let stages = timeout(6 * PATIENCE, reported.recv()).await;
-            assert_eq!(stages.expect("it comes so far"), Some(stage));
-        }
+    // Each link reports two stages; one may be at its second before another is at its first.
+    for _ in 0..2 * SHARE {
+        let stage = timeout(6 * PATIENCE, reported.recv()).await;
+        assert!(stage.expect("it comes so far").is_some(), "a link has ended");
     }
     links
 }

@@ -87,7 +87,7 @@ async fn sessions_inside_are_those_of_all_gateways_together() {
     let (mut one, mut other) = (between.link(0).await, between.link(1).await);
     assert!(opens(&mut one, "a-1").await && opens(&mut one, "a-2").await && opens(&mut other, "b-1").await);
     assert!(!opens(&mut one, "a-3").await && !opens(&mut other, "b-2").await);
-    let is_limit = |row: &EndedRow| row.end == "LA" && row.reason.contains("`sessions` is 3");
+    let is_limit = |row: &EndedRow| row.end == "LA" && row.reason.contains("3 open sessions (`sessions`)");
     between.until_ended(|row| row.id == "b-2" && is_limit(row)).await;
     let seen = between.gateway.now().await;
     assert_eq!(seen.services[0].limit, Some(3));
