@@ -138,22 +138,27 @@ pub fn request(input: &[u8]) -> String {
     let looked = |piece: usize| {
         let (mut checker, mut bytes) = (RequestChecker::default(), input.to_vec());
         let good = bytes.chunks_mut(piece).map(|bytes| checker.check(bytes)).sum::<usize>();
-        assert!(good == input.len() || checker.is_undecided());
-        (bytes, good, checker.refused_request())
+        let is_cut = checker.refused_rest().is_some();
+        assert!(good == input.len() || checker.is_undecided() || is_cut);
+        (bytes, good, is_cut, checker.refused_request())
     };
     let whole = looked(input.len().max(1));
     assert_eq!(whole, looked(1), "at once, and byte by byte");
-    let (whole, good, refused) = whole;
+    let (whole, good, is_cut, refused) = whole;
     let is_target = |at: &usize| whole[*at] == REPLACEMENT_BYTE && b"#<>\"`".contains(&input[*at]);
     let changed: Vec<usize> = (0..input.len()).filter(|&at| input[at] != whole[at]).collect();
     let (targets, overwritten): (Vec<_>, Vec<_>) = changed.into_iter().partition(is_target);
     assert_eq!(refused.is_some(), !targets.is_empty());
-    let waits = if good < input.len() { format!("waits at {good}, ") } else { String::new() };
+    let waits = match is_cut {
+        true => format!("nothing is read from {good} on, "),
+        false if good < input.len() => format!("waits at {good}, "),
+        false => String::new(),
+    };
     match (overwritten.as_slice(), refused) {
         ([], None) => format!("{waits}as it was"),
         ([], Some(number)) => format!("{waits}the target of request {number} is refused"),
         ([at], _) => {
-            assert_eq!(whole[*at], 0);
+            assert_eq!((whole[*at], is_cut, good), (0, true, *at + 1));
             format!("{waits}spoilt at {at}")
         }
         (more, _) => panic!("more than one byte is spoilt: {more:?}"),

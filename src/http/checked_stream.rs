@@ -22,13 +22,16 @@ pub struct CheckedStream {
     checker: RequestChecker,
     /// Bytes that have come and may not be read yet.
     held: Vec<u8>,
+    /// What is still read after a refused request, in place of what the client sends.
+    refused_rest: Option<&'static [u8]>,
     /// The unwritten rest of the answer to an unreadable head.
     refusal: Vec<u8>,
 }
 
 impl CheckedStream {
     pub fn new(stream: PrefixedStream, tracker: Arc<KeepAliveTracker>) -> Self {
-        Self { stream, tracker, checker: RequestChecker::default(), held: Vec::new(), refusal: Vec::new() }
+        let checker = RequestChecker::default();
+        Self { stream, tracker, checker, held: Vec::new(), refused_rest: None, refusal: Vec::new() }
     }
 
     /// The same with bytes that were already read from it and not used.
@@ -83,6 +86,12 @@ impl CheckedStream {
 impl AsyncRead for CheckedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(rest) = &mut this.refused_rest {
+            let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
+            buf.put_slice(now);
+            *rest = later;
+            return Poll::Ready(Ok(()));
+        }
         if this.checker.is_undecided() {
             if !this.tracker.is_not_upgraded() {
                 return this.poll_held(cx);
@@ -102,7 +111,11 @@ impl AsyncRead for CheckedStream {
             return Poll::Ready(Ok(()));
         }
         let good = this.checker.check(fresh);
-        if good < fresh.len() {
+        this.refused_rest = this.checker.refused_rest();
+        if this.refused_rest.is_some() {
+            this.held.clear();
+            buf.set_filled(before + good);
+        } else if good < fresh.len() {
             this.held.splice(..0, fresh[good..].iter().copied());
             buf.set_filled(before + good);
         }
@@ -165,5 +178,112 @@ impl AsyncWrite for CheckedStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{convert::Infallible, future::poll_fn, sync::Mutex};
+
+    use hyper::{
+        Request, Response,
+        body::{Body, Incoming},
+        service::service_fn,
+    };
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::{
+        http::{HeadSource, driver},
+        net::{pipe::pipe, stream::NetStream},
+    };
+
+    async fn is_complete(mut body: Incoming) -> bool {
+        loop {
+            match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return false,
+                None => return true,
+            }
+        }
+    }
+
+    /// What hyper makes of what a client sends in such pieces: the paths of complete requests, and the answers.
+    async fn serve(sent: &[u8], piece: usize) -> (Vec<String>, String) {
+        let (ours, theirs) = pipe();
+        let (mut answers, mut client) = tokio::io::split(theirs);
+        let tracker = Arc::new(KeepAliveTracker::default());
+        let stream = PrefixedStream { prefix: Vec::new().into(), stream: NetStream::Pipe(Box::new(ours)) };
+        let checked = CheckedStream::new(stream, tracker.clone());
+        let complete = Arc::new(Mutex::new(Vec::new()));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (exchange, complete) = (tracker.begin_exchange(), complete.clone());
+            async move {
+                let path = request.uri().path().to_owned();
+                let is_complete = is_complete(request.into_body()).await;
+                if is_complete {
+                    complete.lock().unwrap().push(path);
+                }
+                drop(exchange);
+                let status = if is_complete { 200 } else { 400 };
+                Ok::<_, Infallible>(Response::builder().status(status).body(String::new()).unwrap())
+            }
+        });
+        let served =
+            driver::server_builder(HeadSource::Outside).serve_connection(TokioIo::new(checked), service);
+        let sending = async {
+            for piece in sent.chunks(piece) {
+                // It may be closed already.
+                let _ = client.write_all(piece).await;
+                tokio::task::yield_now().await;
+            }
+            let _ = client.shutdown().await;
+            let mut read = Vec::new();
+            let _ = answers.read_to_end(&mut read).await;
+            String::from_utf8(read).unwrap()
+        };
+        let (_, read) = tokio::join!(served, sending);
+        let complete = complete.lock().unwrap().clone();
+        (complete, read)
+    }
+
+    #[tokio::test]
+    async fn after_a_refused_request_hyper_reads_no_other() {
+        let chunked = "POST /bad HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let good = "GET /good HTTP/1.1\r\nHost: h\r\n\r\n";
+        for bad in [
+            format!("{chunked}3;\n\r\nabc\r\n0\r\n\r\n"),
+            format!("{chunked}3;a=b\nc\r\nabc\r\n0\r\n\r\n"),
+            format!("{chunked}3 \t;\n\r\nabc\r\n0\r\n\r\n"),
+            format!("{chunked}3\r\nabc\r\n0;\n\r\n\r\n"),
+            format!("{chunked}3;\r\n\nabc\r\n0\r\n\r\n"),
+            format!("{chunked}3\nabc\r\n0\r\n\r\n"),
+            format!("{chunked}3\r\nabc\n0\r\n\r\n"),
+            format!("{chunked}3\r\nabcd\r\n0\r\n\r\n"),
+            format!("{chunked}0\r\nSum: 1\n\r\n\r\n"),
+            format!("{chunked}0\r\nSum: 1\n\n"),
+            format!("{chunked}0\r\n\n"),
+            format!("{chunked}0x3\r\nabc\r\n0\r\n\r\n"),
+            format!("{chunked}0000000000000003\r\nabc\r\n0\r\n\r\n"),
+            "GET /bad HTTP/1.1\nHost: h\r\n\r\n".into(),
+            "GET /bad HTTP/1.1\r\nHost: h\n\r\n".into(),
+            "GET /bad HTTP/1.1\r\nHost: h\r\nX: y\n\n".into(),
+            "GET /bad HTTP/1.1\r\nHost: h\r\n\n".into(),
+            "\nGET /bad HTTP/1.1\r\nHost: h\r\n\r\n".into(),
+            "POST /bad HTTP/1.1\r\nHost: h\r\nContent-Length: 3, 3\r\n\r\nabc".into(),
+        ] {
+            for piece in [1, 7, 1000] {
+                let (complete, answers) = serve(format!("{good}{bad}{good}{good}").as_bytes(), piece).await;
+                assert_eq!(complete, ["/good"], "{bad:?} by {piece}: {answers}");
+                let statuses: Vec<_> =
+                    answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+                assert_eq!(statuses, ["200", "400"], "{bad:?} by {piece}: {answers}");
+            }
+        }
+        let (complete, _) =
+            serve(format!("{good}{chunked}3;a\r\na\nc\r\n0\r\n\r\n{good}").as_bytes(), 1).await;
+        assert_eq!(complete, ["/good", "/bad", "/good"]);
     }
 }

@@ -8,7 +8,7 @@
 //! - [`body`] carries bodies and [`framing`] announces their length; [`interim`] forwards 1xx responses.
 //! - [`error_response`] makes the gateway's own answers, `unreadable_head` replaces those of hyper, and
 //!   [`parse_error`] explains a broken response.
-//! - [`checked_stream`], with [`request_checker`] and [`keep_alive`], watches a client's connection.
+//! - [`checked_stream`], with [`strict_framing`] and [`keep_alive`], watches a client's connection.
 //!   [`upstream`] is a connection on which requests are sent; [`half_open`] lets a response be read to its end.
 //! - [`driver`] runs all connections of one client in one task. [`websocket`] grants upgrades, [`link_upgrade`]
 //!   those of links.

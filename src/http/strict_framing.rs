@@ -1,6 +1,7 @@
 //! Refuses what hyper tolerates but another parser may read differently: line ends without CR, a length that is
 //! given twice or in two ways. A byte of such a line is replaced before hyper sees it, so that hyper rejects
-//! the request. hyper alone decides what a request is.
+//! the request. hyper alone decides what a request is. Nothing after that byte is read, so whatever hyper makes
+//! of it, the request stays incomplete and is the last one.
 //!
 //! To know where heads begin, bodies are skipped by their length. What follows a request that asks for an
 //! upgrade is not read until the upgrade is decided, because only then is it known what those bytes are.
@@ -15,6 +16,8 @@ pub struct RequestChecker {
     line: Vec<u8>,
     head: HeadFraming,
     target: TargetCheck,
+    /// See [`Self::refused_rest`].
+    refused_rest: &'static [u8],
 }
 
 /// first line → head → body or chunks → first line
@@ -31,8 +34,8 @@ enum CheckerState {
     Trailers,
     /// What follows is either the next request, or what the connection has become.
     Undecided,
-    /// What follows belongs to a request that was made invalid.
-    Done,
+    /// A request was made invalid, and nothing after it is read.
+    Refused,
 }
 
 /// What was found in the targets of requests.
@@ -61,14 +64,14 @@ struct InvalidLine;
 pub const REPLACEMENT_BYTE: u8 = b'_';
 
 impl RequestChecker {
-    /// Checks the bytes that have arrived; returns how many of them may be read now.
+    /// Checks the bytes that have arrived; returns how many of them may be read now. After a refusal that is none,
+    /// ever.
     pub fn check(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             let left = &mut bytes[at..];
             at += match &mut self.state {
-                CheckerState::Undecided => return at,
-                CheckerState::Done => return bytes.len(),
+                CheckerState::Undecided | CheckerState::Refused => return at,
                 CheckerState::Body(length) | CheckerState::Chunk(length) => {
                     let count = left.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
                     *length -= count as u64;
@@ -82,19 +85,19 @@ impl RequestChecker {
                             | CheckerState::ChunkEnd(_)
                             | CheckerState::Trailers
                             | CheckerState::Undecided
-                            | CheckerState::Done => CheckerState::FirstLine,
+                            | CheckerState::Refused => CheckerState::FirstLine,
                         };
                     }
                     count
                 }
                 CheckerState::ChunkEnd(expected) => {
-                    self.state = match (*expected == left[0], *expected) {
-                        (true, b'\r') => CheckerState::ChunkEnd(b'\n'),
-                        (true, _) => CheckerState::ChunkSize,
-                        (false, _) => CheckerState::Done,
-                    };
-                    if self.state == CheckerState::Done {
-                        left[0] = 0;
+                    match (*expected == left[0], *expected) {
+                        (true, b'\r') => self.state = CheckerState::ChunkEnd(b'\n'),
+                        (true, _) => self.state = CheckerState::ChunkSize,
+                        (false, _) => {
+                            left[0] = 0;
+                            self.refuse();
+                        }
                     }
                     1
                 }
@@ -135,6 +138,12 @@ impl RequestChecker {
         self.target.refused
     }
 
+    /// After a refusal, what hyper reads in place of everything else that the client sends. hyper refuses a head
+    /// only when it is complete, if it has seen a part of it before.
+    pub fn refused_rest(&self) -> Option<&'static [u8]> {
+        (self.state == CheckerState::Refused).then_some(self.refused_rest)
+    }
+
     /// Takes the available part of a line; returns its length.
     fn take_line(&mut self, bytes: &mut [u8]) -> usize {
         let end = bytes.iter().position(|byte| *byte == b'\n');
@@ -143,24 +152,43 @@ impl RequestChecker {
             self.target.check(&mut bytes[..length]);
         }
         let Some(end) = end else {
-            // A longer line is refused for its length.
-            if self.line.len() <= HEAD_BYTES_MAX {
-                self.line.extend_from_slice(bytes);
+            let is_full = self.line.len() > HEAD_BYTES_MAX;
+            match (self.line.last_mut(), bytes.last()) {
+                // A longer line is refused for its length. Its last byte is kept, which may be the CR.
+                (Some(last), Some(byte)) if is_full => *last = *byte,
+                _ => self.line.extend_from_slice(bytes),
             }
             return bytes.len();
         };
-        let ended = if self.line.is_empty() {
-            self.end_line(&bytes[..end])
+        let mut line = std::mem::take(&mut self.line);
+        let line: &[u8] = if line.is_empty() {
+            &bytes[..end]
         } else {
-            let mut line = std::mem::take(&mut self.line);
             line.extend_from_slice(&bytes[..end]);
-            self.end_line(&line)
+            &line
         };
-        if ended.is_err() {
-            bytes[end] = 0;
-            self.state = CheckerState::Done;
+        if self.end_line(line).is_err() {
+            // hyper takes a NUL in the extension of a chunk, but no LF without CR.
+            let is_refused_as_it_is = self.state == CheckerState::ChunkSize && !line.ends_with(b"\r");
+            if !is_refused_as_it_is {
+                bytes[end] = 0;
+            }
+            self.refuse();
         }
         end + 1
+    }
+
+    fn refuse(&mut self) {
+        self.refused_rest = match self.state {
+            CheckerState::FirstLine | CheckerState::Head | CheckerState::Trailers => b"\r\n\r\n",
+            CheckerState::Body(_)
+            | CheckerState::ChunkSize
+            | CheckerState::Chunk(_)
+            | CheckerState::ChunkEnd(_)
+            | CheckerState::Undecided
+            | CheckerState::Refused => b"",
+        };
+        self.state = CheckerState::Refused;
     }
 
     fn end_line(&mut self, line: &[u8]) -> Result<(), InvalidLine> {
@@ -187,7 +215,7 @@ impl RequestChecker {
             | CheckerState::ChunkEnd(_)
             | CheckerState::Trailers
             | CheckerState::Undecided
-            | CheckerState::Done) => step,
+            | CheckerState::Refused) => step,
         };
         Ok(())
     }
@@ -316,6 +344,38 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_read_after_a_refused_line() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        // hyper refuses the LF of an extension as it is, and would take a NUL there.
+        for (body, rest) in [
+            ("3;\n", ""),
+            ("3;a=b\n", ""),
+            ("0;\n", ""),
+            ("3\n", ""),
+            ("0\r\nSum: 1\n", "\r\n\r\n"),
+            ("1\r\nab", ""),
+        ] {
+            let refused = format!("{head}{body}");
+            let text = format!("{refused}\r\nabc\r\n0\r\n\r\nGET /b HTTP/1.1\nHost: h\n\n");
+            for piece in [1, 1000] {
+                let (mut bytes, mut strict) = (text.clone().into_bytes(), RequestChecker::default());
+                let read = bytes.chunks_mut(piece).map(|piece| strict.check(piece)).sum::<usize>();
+                assert_eq!(read, refused.len(), "{body:?}");
+                assert_eq!(strict.refused_rest(), Some(rest.as_bytes()), "{body:?}");
+                let is_overwritten = bytes[read - 1] == 0;
+                assert_eq!(is_overwritten, !body.starts_with(['3', '0']) || !rest.is_empty(), "{body:?}");
+            }
+        }
+        let mut strict = RequestChecker::default();
+        strict.check(&mut head.as_bytes().to_vec());
+        // The CR of a line that is too long is not forgotten.
+        for piece in [format!("5{}", " ".repeat(2 * HEAD_BYTES_MAX)).as_str(), "\r", "\n", "12345\r\n"] {
+            strict.check(&mut piece.as_bytes().to_vec());
+        }
+        assert_eq!(strict.refused_rest(), None);
+    }
+
+    #[test]
     fn signs_that_a_target_may_not_have_are_seen_before_they_are_lost() {
         for (target, seen) in [
             ("/a?b=\"c\"", "/a?b=_c_"),
@@ -352,7 +412,6 @@ mod tests {
             ("GET / HTTP/1.1\r\n", "Transfer-Encoding: gzip, chunked\r\n"),
             ("GET / HTTP/1.1\r\n", "Transfer-Encoding: xchunked\r\n"),
             ("GET / HTTP/1.1\r\n", "Transfer-Encoding: identity\r\n"),
-            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "5\n"),
             ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "0x5\r\n"),
             ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "\r\n"),
             ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "1234567890123456\r\n"),

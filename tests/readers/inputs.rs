@@ -81,6 +81,11 @@ pub fn request() -> Rows {
         ),
         ("chunks", post("Transfer-Encoding: chunked\r\n", "2\r\n\n\n\r\n0\r\n\r\n"), "as it was"),
         ("chunk-lf", post("Transfer-Encoding: chunked\r\n", "2\nab\r\n"), "spoilt at 48"),
+        (
+            "extension-lf",
+            post("Transfer-Encoding: chunked\r\n", "2;\n\r\nab\r\n"),
+            "nothing is read from 50 on, as it was",
+        ),
         ("lf", b"GET / HTTP/1.1\nHost: h\n\n".to_vec(), "spoilt at 14"),
         ("both", post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "abc"), "spoilt at 63"),
         ("twice", post("Content-Length: 3\r\nContent-Length: 4\r\n", "abc"), "spoilt at 54"),

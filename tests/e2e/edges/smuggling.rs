@@ -2,7 +2,7 @@
 //! way to read it.
 
 use portcullis::profile::Mode;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::http::{LAST, OK, address, head, port, send_request};
 use crate::support::{
@@ -89,6 +89,47 @@ async fn ambiguous_requests_reach_no_backend() {
         send(&mut server, OK.as_bytes()).await;
         assert!(read_all(&mut client).await.ends_with(b"ok"));
         assert_eq!(pair.inner().now().await.totals.sessions, 1, "{mode:?}");
+    }
+}
+
+/// What follows a chunk that two readers could read differently is no request, even where its head was good and
+/// has been passed on.
+#[tokio::test]
+async fn nothing_after_an_ambiguous_chunk_reaches_a_backend() {
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let both = SMUGGLED.replace("\r\n\r\n", &format!("\r\nContent-Length: 6\r\n{chunked}\r\n0\r\n\r\nG"));
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let to = address(&backend);
+        let pair = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &to) }.start().await;
+        let at = port(&pair).await;
+        for body in ["3;\n\r\nabc\r\n0\r\n\r\n", "0;a=b\n\r\n\r\n", "3\r\nabc\r\n0\r\nSum: 1\n\r\n\r\n"] {
+            for next in [SMUGGLED, &both, "GET /smuggled HTTP/1.1\nHost: h\n\n"] {
+                let sent = format!("{}{next}", post(chunked, body));
+                let reported = send_request(at, &sent).await;
+                let is_refused = reported.starts_with("HTTP/1.1 400 ");
+                assert!(
+                    is_refused && reported.matches("HTTP/1.").count() == 1,
+                    "{mode:?} {sent:?}: {reported}"
+                );
+            }
+        }
+        let mut client = dial(at).await;
+        send(&mut client, LAST.as_bytes()).await;
+        loop {
+            let mut server = backend.accept().await;
+            let mut received = Vec::new();
+            while !received.ends_with(b"\r\n\r\n")
+                && server.read_buf(&mut received).await.is_ok_and(|count| count > 0)
+            {}
+            let received = String::from_utf8(received).unwrap();
+            assert!(!received.contains("smuggled"), "{mode:?}: {received}");
+            if received.starts_with("GET / ") {
+                send(&mut server, OK.as_bytes()).await;
+                break;
+            }
+        }
+        assert!(read_all(&mut client).await.ends_with(b"ok"));
     }
 }
 
