@@ -8,6 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -197,6 +198,47 @@ fn a_file_that_takes_nothing_loses_lines_that_are_counted_and_reported() {
     assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
     echo(gateway.accept("echo"));
     line_of(&place, "gate.json", event("session_ended"));
+}
+
+/// The size that a file of this gateway may have, until it is told another one.
+fn limit_file_size(gateway: &Gateway<'_>, limit: &str) {
+    let pid = gateway.child.id();
+    let set = Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--fsize={limit}:")).status();
+    assert!(set.expect("prlimit runs").success());
+}
+
+#[test]
+fn a_line_that_was_cut_by_a_full_disk_spoils_no_other() {
+    let place = TestFolder::with_certificates();
+    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    // Longer than anything else that is written, so that the limit is one for this file alone.
+    let before = "{}\n".repeat(1 << 20);
+    place.write("gate.json", &before);
+    // A file that is too long is an error like a full disk: part of a line is still written.
+    let ignores = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
+    let gateway = place.start_as("one", &ignores, &["--no-ui", "--profile", "one.yaml"]);
+    let text = || fs::read_to_string(place.path("gate.json")).expect("the log");
+    echo(gateway.accept("echo"));
+    let ended = |text: &str| text.matches("\"session_ended\"").count();
+    until("the first session has its lines", SOON, || (ended(&text()) == 1).then_some(()));
+    limit_file_size(&gateway, &(text().len() + 40).to_string());
+    echo(gateway.accept("echo"));
+    let status = gateway.wait("the loss is told", SOON, |status| status["log_lines_lost"].as_u64() > Some(0));
+    let reason = status["log_trouble"].as_str().expect("a reason").to_owned();
+    assert!(reason.ends_with("gate.json: File too large (os error 27)"), "{reason}");
+    limit_file_size(&gateway, "unlimited");
+    let lines = || text()[before.len()..].lines().map(str::to_owned).collect::<Vec<_>>();
+    let read = |line: &String| serde_json::from_str::<Value>(line).ok();
+    let lines = until("the loss has its line", SOON, || {
+        echo(gateway.accept("echo"));
+        let lines = lines();
+        lines.iter().filter_map(read).any(|line| line["event"] == "lines_lost").then_some(lines)
+    });
+    let cut: Vec<_> = (0..lines.len()).filter(|&at| read(&lines[at]).is_none()).collect();
+    let [cut] = cut[..] else { panic!("not one line is cut: {cut:?} of {lines:?}") };
+    assert_eq!(lines[cut].len(), 40, "{lines:?}");
+    assert_eq!(read(&lines[cut + 1]).expect("JSON")["event"], "lines_lost", "{lines:?}");
+    assert!(!lines.iter().any(String::is_empty), "{lines:?}");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! The reader may stop reading, the disk may be full, and the folder may disappear. In each case lines are lost
 //! and counted with their cause, and nothing else happens. A file that cannot be written is opened again with a
-//! later line, and so is one that was deleted. One that was renamed is written to until [`reopen_all`].
+//! later line, and so is one that was deleted. One that was renamed is written to until [`reopen_all`]. A line
+//! that was written only in part is ended before the next one.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,7 +20,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat},
     io::Errno,
 };
 
@@ -92,8 +93,15 @@ impl LineSink {
     pub fn start(target: SinkTarget, loss_line: Option<LossLine>) -> io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUED_LINES_MAX);
         let state = Arc::new(SinkState::new(target));
-        let writer =
-            SinkWriter { state: state.clone(), lines, loss_line, file: None, tried: None, reported: 0 };
+        let writer = SinkWriter {
+            state: state.clone(),
+            lines,
+            loss_line,
+            file: None,
+            tried: None,
+            torn: None,
+            reported: 0,
+        };
         thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
         let handle = Arc::new(SinkHandle { state, queue });
         let mut sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,8 +220,19 @@ struct SinkWriter {
     file: Option<File>,
     /// When opening the file last failed, and with which error.
     tried: Option<(Instant, i32)>,
+    /// The file in which the last line was written only in part.
+    torn: Option<FileIdentity>,
     /// The number of losses that have a line.
     reported: u64,
+}
+
+/// Device and inode.
+type FileIdentity = (u64, u64);
+
+/// A batch that was not written completely.
+struct CutBatch {
+    written: usize,
+    error: io::Error,
 }
 
 impl SinkWriter {
@@ -252,13 +271,23 @@ impl SinkWriter {
         if text.is_empty() && missing.is_none() {
             return;
         }
-        let missing = missing.map(|line| line(lost, &self.state.describe_loss()) + "\n");
-        match self.write_all(&[missing.unwrap_or_default().as_bytes(), text].concat()) {
-            Ok(()) => self.reported = lost,
-            Err(error) => {
+        let missing = missing.map(|line| line(lost, &self.state.describe_loss()) + "\n").unwrap_or_default();
+        let end = if self.torn.is_some() && self.torn == self.identity() { "\n" } else { "" };
+        let batch = [end.as_bytes(), missing.as_bytes(), text].concat();
+        match self.write_all(&batch) {
+            Ok(()) => (self.reported, self.torn) = (lost, None),
+            Err(CutBatch { written, error }) => {
+                let before = end.len() + missing.len();
+                if written > 0 {
+                    self.torn = self.identity().filter(|_| batch[written - 1] != b'\n');
+                }
+                if written >= before {
+                    self.reported = lost;
+                }
+                let whole = batch[before.min(written)..written].iter().filter(|byte| **byte == b'\n').count();
                 let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
                 self.file = None;
-                self.state.lose(count, errno);
+                self.state.lose(count.saturating_sub(whole as u64), errno);
                 // A terminal that has gone never comes back, and neither does whoever read the log there.
                 if self.state.target == SinkTarget::StandardError && errno == Errno::IO.raw_os_error() {
                     super::set_quiet(true);
@@ -267,13 +296,25 @@ impl SinkWriter {
         }
     }
 
-    fn write_all(&mut self, batch: &[u8]) -> io::Result<()> {
+    fn write_all(&mut self, batch: &[u8]) -> Result<(), CutBatch> {
+        let nothing = |error| Err(CutBatch { written: 0, error });
         match (&self.state.target, &mut self.file, self.tried) {
-            (SinkTarget::StandardError, _, _) => io::stderr().lock().write_all(batch),
-            (SinkTarget::File(_), Some(file), _) => file.write_all(batch),
-            (SinkTarget::File(_), None, Some((_, errno))) => Err(io::Error::from_raw_os_error(errno)),
-            (SinkTarget::File(_), None, None) => Err(Errno::IO.into()),
+            (SinkTarget::StandardError, _, _) => write_counted(&mut io::stderr().lock(), batch),
+            (SinkTarget::File(_), Some(file), _) => write_counted(file, batch),
+            (SinkTarget::File(_), None, Some((_, errno))) => nothing(io::Error::from_raw_os_error(errno)),
+            (SinkTarget::File(_), None, None) => nothing(Errno::IO.into()),
         }
+    }
+
+    /// The regular file that is written to. What a pipe or device has taken is past.
+    fn identity(&self) -> Option<FileIdentity> {
+        let facts = match (&self.state.target, &self.file) {
+            (SinkTarget::StandardError, _) => fstat(io::stderr()),
+            (SinkTarget::File(_), file) => fstat(file.as_ref()?),
+        };
+        let facts =
+            facts.ok().filter(|facts| FileType::from_raw_mode(facts.st_mode) == FileType::RegularFile)?;
+        Some((facts.st_dev, facts.st_ino))
     }
 
     /// Opens the file if it is not open, has to be reopened, or was deleted.
@@ -296,6 +337,20 @@ impl SinkWriter {
             }
         }
     }
+}
+
+/// Writes everything, or says how much of it was written.
+fn write_counted(to: &mut impl Write, batch: &[u8]) -> Result<(), CutBatch> {
+    let mut written = 0;
+    while written < batch.len() {
+        match to.write(&batch[written..]) {
+            Ok(0) => return Err(CutBatch { written, error: io::ErrorKind::WriteZero.into() }),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(CutBatch { written, error }),
+        }
+    }
+    Ok(())
 }
 
 /// Opens without waiting, then writes normally: a slow reader delays only this thread.
