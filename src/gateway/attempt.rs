@@ -6,7 +6,7 @@ use super::{
     link_session::{self, CountedDirection},
     relay::{self, LinkSides, RelayOutcome, WhichSide},
     session::unboxed,
-    session_end::{cut_cause, pipe_failure, report_end, report_fate, unanswered_reason},
+    session_end::{cut_cause, pipe_failure, report_end, report_fate, report_unattached, unanswered_reason},
     session_permits::SessionPermits,
 };
 use crate::{
@@ -381,9 +381,12 @@ impl LocalEnd {
         counters: &SessionCounters,
         stopper: &SessionStopper,
     ) -> SessionEnd {
+        let local = match self.toward {
+            CountedDirection::Client => WhichSide::Downstream,
+            CountedDirection::Backend => WhichSide::Upstream,
+        };
         let Some(mut stream) = self.stream else {
-            let reason = "the link was lost".into();
-            return SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
+            return report_unattached(how, local, counters.phase(), self.idle);
         };
         let failed = pipe_failure(&stream);
         let how = match how {
@@ -412,10 +415,6 @@ impl LocalEnd {
             return failed.unwrap_or_else(SessionEnd::clean);
         }
         let failed = failed.or_else(|| pipe_failure(&stream));
-        let local = match self.toward {
-            CountedDirection::Client => WhichSide::Downstream,
-            CountedDirection::Backend => WhichSide::Upstream,
-        };
         failed.unwrap_or_else(|| report_fate(how, local, counters.phase(), self.idle))
     }
 }

@@ -20,6 +20,7 @@ use super::{
     },
     service::{Service, ServiceSettings},
     session::{SessionContext, unboxed},
+    session_end::CLIENT_LEFT,
     session_permits::admit_session,
 };
 use crate::{
@@ -236,7 +237,7 @@ async fn connect_while_client_waits(
             Ok(connected.map(Box::new))
         }
         () = wait_until_client_left(&mut downstream.side, counters) => {
-            Err(SessionEnd { who: EndedBy::Client, phase: counters.phase(), reason: "the client left".into() })
+            Err(SessionEnd { who: EndedBy::Client, phase: counters.phase(), reason: CLIENT_LEFT.into() })
         }
     }
 }

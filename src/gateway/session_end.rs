@@ -20,6 +20,9 @@ use crate::{
     tls::{error::TlsError, party::TlsParty},
 };
 
+/// The reason when a client leaves before its session is connected.
+pub(super) const CLIENT_LEFT: &str = "the client left";
+
 /// The end of a session between two streams.
 pub(super) fn report_end(
     relayed: RelayOutcome,
@@ -57,6 +60,27 @@ pub(super) fn report_fate(
         SessionFate::Unsent => (EndedBy::Peer, "the link was lost before anything was sent".into()),
     };
     SessionEnd { who, phase, reason }
+}
+
+/// The same for a session that ended on its link before its own stream was attached there.
+pub(super) fn report_unattached(
+    fate: SessionFate,
+    local: WhichSide,
+    phase: SessionPhase,
+    idle: Option<Duration>,
+) -> SessionEnd {
+    let (who, reason) = match fate {
+        SessionFate::Reset(CutCause::Client) => (EndedBy::Client, CLIENT_LEFT),
+        fate @ SessionFate::Reset(_) => return report_fate(fate, local, phase, idle),
+        SessionFate::Clean
+        | SessionFate::StreamFailed(_)
+        | SessionFate::Refused(_)
+        | SessionFate::Unsent
+        | SessionFate::LinkLost(_)
+        | SessionFate::Idle
+        | SessionFate::Unanswered => (EndedBy::Peer, "the link was lost"),
+    };
+    SessionEnd { who, phase, reason: reason.into() }
 }
 
 fn idle_end(idle: Option<Duration>) -> (EndedBy, String) {
@@ -142,4 +166,23 @@ pub(super) fn pipe_failure(stream: &NetStream) -> Option<SessionEnd> {
         FailedParty::Time => EndedBy::Time,
     };
     Some(SessionEnd { who, phase: SessionPhase::Relaying, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::multiplex::handle::LinkLoss;
+
+    #[test]
+    fn a_client_that_leaves_while_its_backend_is_connected_is_no_lost_link() {
+        for (fate, code, reason) in [
+            (SessionFate::Reset(CutCause::Client), "CC", CLIENT_LEFT),
+            (SessionFate::Reset(CutCause::Operator), "OC", "cut by the operator of the other gateway"),
+            (SessionFate::Reset(CutCause::Time), "TC", "a time limit of the other gateway"),
+            (SessionFate::LinkLost(LinkLoss::Cut), "PC", "the link was lost"),
+        ] {
+            let end = report_unattached(fate, WhichSide::Upstream, SessionPhase::Connecting, None);
+            assert_eq!((end.code(), end.reason.as_str()), (code.into(), reason));
+        }
+    }
 }
