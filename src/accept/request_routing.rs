@@ -13,6 +13,7 @@ use crate::http::{
     error_response::{self, ErrorResponse, bad_request},
     forwarded,
     request::{self, ForwardedHeaders, RequestTarget},
+    request_path,
 };
 
 /// The route of a request.
@@ -23,7 +24,16 @@ pub fn find_route<'a, B>(
 ) -> Result<&'a HttpRoute, ErrorResponse> {
     let origin = request::origin(request.headers())?;
     let requested = RequestTarget { host, path: request.uri().path(), origin };
-    let route = find_http_route(routes, &requested).ok_or_else(error_response::no_such_service)?;
+    let route =
+        find_http_route(routes, &requested, |path| request_path::rest_below(requested.path, path).is_some());
+    if !request_path::is_plain(requested.path) {
+        let lenient =
+            find_http_route(routes, &requested, |path| request_path::may_be_below(requested.path, path));
+        if lenient.map(std::ptr::from_ref) != route.map(std::ptr::from_ref) {
+            return Err(bad_request("its path could mean another service"));
+        }
+    }
+    let route = route.ok_or_else(error_response::no_such_service)?;
     let is_socket = route.web_kind != WebKind::Requests || request.headers().contains_key(header::UPGRADE);
     let allowed = &route.web.origins;
     let is_allowed = |origin: &[u8]| allowed.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin));
@@ -35,11 +45,11 @@ pub fn find_route<'a, B>(
 
 /// An exact host is preferred to `*.` with its parent, and that to no host at all; then the longest path wins.
 /// A request without a host may reach a service with `hosts` if there is no other.
-fn find_http_route<'a>(routes: &'a [HttpRoute], requested: &RequestTarget<'_>) -> Option<&'a HttpRoute> {
-    let is_below = |path: &str| {
-        let rest = requested.path.strip_prefix(path.trim_end_matches('/'));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
+fn find_http_route<'a>(
+    routes: &'a [HttpRoute],
+    requested: &RequestTarget<'_>,
+    is_below: impl Fn(&str) -> bool,
+) -> Option<&'a HttpRoute> {
     let is_only = routes.iter().all(|route| route.service == routes[0].service);
     let parent = requested.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
     let nearness = |route: &HttpRoute| match &route.web.hosts {

@@ -5,6 +5,7 @@
 //!
 //! - [`request`] and [`response`] clean heads; [`fields`] knows hop-by-hop fields, [`own_names`] the backend's
 //!   internal names, [`forwarded`] the client behind proxies.
+//! - [`request_path`] compares the path of a request with those of services.
 //! - [`body`] carries bodies and [`framing`] announces their length; [`interim`] forwards 1xx responses.
 //! - [`error_response`] makes the gateway's own answers, `unreadable_head` replaces those of hyper, and
 //!   [`parse_error`] explains a broken response.
@@ -28,6 +29,7 @@ pub mod link_upgrade;
 pub mod own_names;
 pub mod parse_error;
 pub mod request;
+pub mod request_path;
 pub mod response;
 pub mod strict_framing;
 mod unreadable_head;

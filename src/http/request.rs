@@ -1,6 +1,6 @@
 //! Checks a client's request, and cleans it before it is forwarded.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use hyper::{
     Method, Request, StatusCode, Uri, Version,
@@ -12,6 +12,7 @@ use super::{
     error_response::{ErrorResponse, bad_request},
     fields::{self, HeadOrigin},
     forwarded::ForwardedChain,
+    request_path,
 };
 
 pub const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -258,6 +259,17 @@ pub fn clean_request(
         && let Ok(prefix) = HeaderValue::from_str(path)
     {
         headers.insert(FORWARDED_PREFIX, prefix);
+        spell_folder(&mut parts.uri, path);
+    }
+}
+
+/// Writes the folder of a target as the profile does, so that the other half and the backend find it.
+fn spell_folder(uri: &mut Uri, folder: &str) {
+    let Some(target) = uri.path_and_query() else { return };
+    if let Cow::Owned(spelled) = request_path::spelled_below(target.as_str(), folder)
+        && let Ok(spelled) = spelled.parse::<PathAndQuery>()
+    {
+        *uri = Uri::from(spelled);
     }
 }
 

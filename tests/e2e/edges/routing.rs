@@ -8,6 +8,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
     http::{GET, LAST, OK, address, answer, answered, head, head_line, port, send_request},
+    logins::{ALICE, OF_ALICE, place, with},
     reuse::ServedConnections,
 };
 use crate::support::{
@@ -71,6 +72,55 @@ async fn a_host_is_the_same_however_it_is_written() {
     }
     // Several services have hosts, so none can mean one.
     assert!(send_request(at, "GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 404 "));
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_path_gets_round_its_service() {
+    let (place, reserved) = (place(ALICE), Reserved::new());
+    let at = reserved.at();
+    let backend = Backend::new().await;
+    let to = address(&backend);
+    let text = format!(
+        "mode: direct\ndmz:\n  services:\n    open: {{ accept: 'http://{at}', connect: '{to}' }}\n    \
+         admin: {{ accept: {{ address: 'http://{at}/admin', auth: {{ basic: users.htpasswd, insecure: true }} }}, connect: '{to}' }}\n    \
+         app: {{ accept: 'http://{at}/app-1', connect: '{to}/own' }}\n"
+    );
+    let _gateway = place.start("direct", &text);
+    drop(reserved);
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    for (path, status) in [
+        ("/admin", "401"),
+        ("/%61dmin/x", "401"),
+        ("/%61%64%6D%69%6e", "401"),
+        ("/admin/%2e", "401"),
+        ("//admin", "400"),
+        ("/admin%2fx", "400"),
+        ("/admin%2Fx", "400"),
+        ("/%2fadmin", "400"),
+        ("/admin%5cx", "400"),
+        ("/./admin", "400"),
+        ("/%2e/admin", "400"),
+        ("/admin;a=b/x", "400"),
+        ("http://h//admin", "400"),
+    ] {
+        let reported = send_request(at, &request(path)).await;
+        assert!(reported.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {reported}");
+    }
+    for (path, expected) in [
+        ("/admins", "/admins"),
+        ("/a%2fb//c;d/.e?//admin", "/a%2fb//c;d/.e?//admin"),
+        ("/%2561dmin", "/%2561dmin"),
+        ("/app-1/%78", "/own/%78"),
+        ("/%61pp%2D1/%78?%61", "/own/%78?%61"),
+        ("http://h/%61pp-1", "/own"),
+        ("/app-1//x%2fy;z", "/own//x%2fy;z"),
+    ] {
+        let received = passed(at, &backend, &request(path)).await;
+        assert_eq!(received[0], format!("GET {expected} HTTP/1.1"), "{path}");
+    }
+    let received = passed(at, &backend, &with(&request("/%61dmin/x%79"), OF_ALICE)).await;
+    assert_eq!(received[0], "GET /admin/x%79 HTTP/1.1");
+    assert!(received.contains(&"x-forwarded-prefix: /admin".to_owned()), "{received:?}");
 }
 
 #[tokio::test]
