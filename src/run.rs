@@ -200,18 +200,16 @@ fn obey_signals(
 ) -> std::io::Result<()> {
     tasks.spawn("signals", tui::signals::handle_signals(|| {})?);
     signals::obey(handle, exit::CUT)?;
-    let (mut hangups, handle, commands) = (
-        signal(SignalKind::hangup())?,
-        handle.for_actor("SIGHUP").acting_for(AuditActor::signal("SIGHUP")),
-        tasks.clone(),
-    );
+    let (mut hangups, handle) =
+        (signal(SignalKind::hangup())?, handle.for_actor("SIGHUP").acting_for(AuditActor::signal("SIGHUP")));
     tasks.spawn("signals", async move {
         let mut screen = screen;
         while hangups.recv().await.is_some() {
             match screen.take() {
                 // With a screen, it means that the terminal is gone; after that there is no screen.
                 Some(screen) if screen.wait(Duration::ZERO).is_none() => screen.terminal_gone(),
-                _ => commands.spawn("reload", send_command(handle.clone(), Command::Reload)),
+                // Signals that come meanwhile are one reload afterwards: files may have changed since they were read.
+                _ => send_command(handle.clone(), Command::Reload).await,
             }
         }
     });

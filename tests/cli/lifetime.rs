@@ -131,6 +131,29 @@ fn a_hangup_reloads_when_headless() {
 }
 
 #[test]
+fn a_hangup_during_a_reload_is_one_more_reload() {
+    let place = TestFolder::with_certificates();
+    let (gateway, mut client) = started(&place, "60s");
+    let more = |number: u32| {
+        let profile = format!(
+            "{DIRECT}    more{number}: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }}\n"
+        );
+        // Whole at any time.
+        place.write("new.yaml", &profile);
+        fs::rename(place.path("new.yaml"), place.path("one.yaml")).expect("a file");
+        gateway.signal(Signal::HUP);
+    };
+    // Most of them come while one of the others is read or in the making.
+    (0..200).for_each(more);
+    let status = gateway.wait("the last profile is in force", SOON, |status| {
+        let mut services = status["services"].as_array().into_iter().flatten();
+        services.any(|service| service["name"] == "more199")
+    });
+    assert_eq!(status["reloads"]["refused"], 0, "{}", status["reloads"]);
+    echo(&mut client);
+}
+
+#[test]
 fn a_taken_port_is_a_failed_start_that_opens_nothing() {
     let place = TestFolder::with_certificates();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
