@@ -46,7 +46,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 /// The text of the selected event, if its line is too short for it.
 pub fn selected_text(app: &App, area: Rect) -> Option<(String, Style)> {
     let notice = app.selected_line().and_then(|line| lists::notices(app.snapshot()).nth(line))?;
-    let text = app.addresses().text(&notice.text);
+    let text = named_text(app, notice);
     let is_cut = table::width(&text) > area.width.saturating_sub(HEAD_CELLS);
     is_cut.then_some((text, app.style.theme.plain))
 }
@@ -75,7 +75,7 @@ fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// With the end of its text on a second line, if needed; returns how many lines it took.
 fn draw_whole(app: &App, notice: &Notice, area: Rect, buffer: &mut Buffer) -> u16 {
-    let text = app.style.text(&app.addresses().text(&notice.text), TEXT_CHARS);
+    let text = app.style.text(&named_text(app, notice), TEXT_CHARS);
     let space = area.width.saturating_sub(HEAD_CELLS);
     let lines = table::wrap(&text, space);
     if lines.len() < 2 || area.height < 2 || space == 0 {
@@ -89,9 +89,17 @@ fn draw_whole(app: &App, notice: &Notice, area: Rect, buffer: &mut Buffer) -> u1
     2
 }
 
+/// In a fleet, its gateway's name is the beginning of its text.
+fn named_text(app: &App, notice: &Notice) -> String {
+    let text = app.addresses().text(&notice.text);
+    match &notice.gateway {
+        Some(name) => format!("{name}: {text}"),
+        None => text,
+    }
+}
+
 fn draw_notice(app: &App, notice: &Notice, at: Rect, buffer: &mut Buffer) {
-    let of = notice.gateway.as_ref().map_or_else(String::new, |name| format!("{name}: "));
-    let text = app.style.text(&format!("{of}{}", app.addresses().text(&notice.text)), TEXT_CHARS);
+    let text = app.style.text(&named_text(app, notice), TEXT_CHARS);
     draw_line(app, notice, &text, at, buffer);
 }
 
