@@ -35,9 +35,15 @@ impl FleetClocks {
         clocks
     }
 
-    /// Sorts notices by this machine's clock, oldest first. Those of one gateway keep their order. An invalid
-    /// time, or one that the gateway's clock has not reached yet, is ignored.
-    pub fn sort_notices(&self, notices: &mut Vec<Notice>, now: SystemTime) {
+    /// Sorts notices by this machine's clock, oldest first, with those that this machine made itself. Those of
+    /// one gateway keep their order. An invalid time, or one that the gateway's clock has not reached yet, is
+    /// ignored.
+    pub fn sort_notices(
+        &self,
+        notices: &mut Vec<Notice>,
+        made_here: impl Iterator<Item = Notice>,
+        now: SystemTime,
+    ) {
         let latest = seconds_since_1970(now) + DELAY_SECONDS;
         let mut before: HashMap<Option<Arc<str>>, f64> = HashMap::new();
         let mut keyed: Vec<_> = std::mem::take(notices)
@@ -50,6 +56,8 @@ impl FleetClocks {
                 (*before, notice)
             })
             .collect();
+        // These name a gateway too, but neither its clock nor its order is theirs.
+        keyed.extend(made_here.map(|notice| (parse_seconds(&notice.time).unwrap_or_default(), notice)));
         keyed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         notices.extend(keyed.into_iter().map(|(_, notice)| notice));
     }

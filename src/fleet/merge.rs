@@ -90,8 +90,7 @@ impl FleetMerge {
                 merged.totals = merged.totals.with(&snapshot.totals);
             }
         }
-        merged.notices.extend(self.events.notices().cloned());
-        self.clocks.sort_notices(&mut merged.notices, now);
+        self.clocks.sort_notices(&mut merged.notices, self.events.notices().cloned(), now);
         (merged.totals.bytes_up, merged.totals.bytes_down) = (self.bytes.up, self.bytes.down);
         merged.roles = roles.into_iter().collect();
         finish(&mut merged);
