@@ -30,6 +30,8 @@ const AGAIN_SECONDS: (f64, f64) = (3.0, 30.0);
 const DELAY_SECONDS: i128 = 5;
 /// The same for a fleet, where each request may go through a program.
 const AGAIN_SECONDS_OF_FLEET: (f64, f64) = (10.0, 60.0);
+/// How many seconds a busy gateway may miss before they are a gap.
+const MISSED_SECONDS_MAX: u64 = 2;
 /// The doctor looks at whole minutes.
 const AGAIN_SECONDS_OF_DOCTOR: f64 = 60.0;
 
@@ -328,7 +330,11 @@ impl HistoryView {
         let clock = self.clock();
         let reports = counted.iter().filter(|(_, taken)| taken.report.step_seconds == step);
         let reports = reports.map(|(_, taken)| shift(&taken.report, clock - taken.clock()));
-        reports.reduce(|sum, report| sum_reports(&sum, &report))
+        let mut reports: Vec<_> = reports.collect();
+        if reports.len() > 1 {
+            align(&mut reports);
+        }
+        reports.into_iter().reduce(|sum, report| sum_reports(&sum, &report))
     }
 
     /// How many gateways of a fleet are in that sum; nothing where none of them is missing.
@@ -396,6 +402,45 @@ fn shift(report: &HistoryReport, seconds: i128) -> HistoryReport {
     report.now = shifted(report.now);
     report.samples.iter_mut().for_each(|sample| sample.at = shifted(sample.at));
     report
+}
+
+/// Gives reports by the second the same seconds, so that a sum of them has no dips of its own. A gateway measures
+/// about once a second: two measurements may fall into one second, and none into the one before.
+fn align(reports: &mut [HistoryReport]) {
+    if reports.iter().any(|report| report.step_seconds != 1) {
+        return;
+    }
+    for report in reports.iter_mut() {
+        fill_missed_seconds(&mut report.samples);
+    }
+    // The same at both ends: where one report goes a moment further, its last seconds are no sum yet.
+    let (firsts, lasts): (Vec<_>, Vec<_>) = reports
+        .iter()
+        .filter_map(|report| Some((report.samples.first()?.at, report.samples.last()?.at)))
+        .unzip();
+    let oldest = firsts.iter().copied().min().unwrap_or_default();
+    let newest = lasts.iter().copied().max().unwrap_or_default();
+    let first = firsts.into_iter().filter(|at| at.abs_diff(oldest) <= MISSED_SECONDS_MAX).max();
+    let last = lasts.into_iter().filter(|at| at.abs_diff(newest) <= MISSED_SECONDS_MAX).min();
+    let Some((first, last)) = first.zip(last) else { return };
+    for report in reports.iter_mut() {
+        report.samples.retain(|sample| (first..=last).contains(&sample.at));
+    }
+}
+
+/// A second that was missed is like the one after it, which was measured over both. Whoever was refused is counted
+/// there.
+fn fill_missed_seconds(samples: &mut Vec<HistorySample>) {
+    let mut filled: Vec<HistorySample> = Vec::with_capacity(samples.len());
+    for sample in samples.drain(..) {
+        let before = filled.last().map_or(sample.at, |last| last.at);
+        if sample.at.saturating_sub(before) <= MISSED_SECONDS_MAX + 1 {
+            let missed = before.saturating_add(1)..sample.at;
+            filled.extend(missed.map(|at| HistorySample { at, refused: 0, wait_ms: None, ..sample }));
+        }
+        filled.push(sample);
+    }
+    *samples = filled;
 }
 
 fn sum_reports(one: &HistoryReport, other: &HistoryReport) -> HistoryReport {
