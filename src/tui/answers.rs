@@ -28,7 +28,7 @@ impl App {
                 self.message = None;
                 // Another question may be open by now.
                 if matches!(self.overlay, Overlay::Nothing) {
-                    self.overlay = Overlay::Ask(Confirmation::Switch(plan));
+                    self.overlay = Overlay::ask(Confirmation::Switch(plan));
                 }
                 return;
             }

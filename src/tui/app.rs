@@ -93,7 +93,14 @@ pub enum Overlay {
     Help { page: HelpPage, scroll: usize },
     Typing(InputLine),
     AskQuit,
-    Ask(Confirmation),
+    Ask { question: Confirmation, scroll: usize },
+}
+
+impl Overlay {
+    /// A question, from its first line on.
+    pub(super) fn ask(question: Confirmation) -> Self {
+        Self::Ask { question, scroll: 0 }
+    }
 }
 
 /// What a page of the help explains.
@@ -358,7 +365,7 @@ impl App {
             (Overlay::Help { .. }, _) => KeyContext::Help,
             (Overlay::Typing(_), _) => KeyContext::Typing,
             (Overlay::AskQuit, _) => KeyContext::AskQuit,
-            (Overlay::Ask(_), _) => KeyContext::Ask,
+            (Overlay::Ask { .. }, _) => KeyContext::Ask,
         }
     }
 
@@ -422,7 +429,7 @@ impl App {
 
     pub fn press(&mut self, key: KeyEvent) -> UpdateResult {
         let chosen = self.selected_gateway(self.snapshot());
-        let was_asking = matches!(self.overlay, Overlay::Ask(_));
+        let was_asking = matches!(self.overlay, Overlay::Ask { .. });
         let reaction = self.press_key(key);
         self.address(chosen, was_asking, reaction)
     }
@@ -443,7 +450,7 @@ impl App {
             self.follow_typing();
             return UpdateResult::Redraw;
         }
-        if matches!(self.overlay, Overlay::AskQuit | Overlay::Ask(_)) {
+        if matches!(self.overlay, Overlay::AskQuit | Overlay::Ask { .. }) {
             // Any key that does not answer a question closes it, so that mistyping cannot lead to a yes.
             self.overlay = Overlay::Nothing;
             return UpdateResult::Redraw;

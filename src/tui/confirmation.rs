@@ -71,9 +71,11 @@ impl Confirmation {
                 format!("Close {} {which}{passing}?{kept}", format::count(sessions.len() as u64, "session"))
             }
             Self::Drain { service, sessions_open } => {
-                format!(
-                    "Drain {service}? No new sessions; {sessions_open} open sessions continue. Reload undoes it."
-                )
+                let go_on = match sessions_open {
+                    1 => "1 open session continues".to_owned(),
+                    count => format!("{count} open sessions continue"),
+                };
+                format!("Drain {service}? No new sessions; {go_on}. Reload undoes it.")
             }
             Self::Lockdown { target, sessions_open, links } => {
                 let sessions = format::count(*sessions_open, "session");
@@ -90,12 +92,16 @@ impl Confirmation {
                 plan.from, plan.from, plan.to
             ),
             Self::Stop { sessions_open } => {
-                format!("Stop the gateway? {sessions_open} open sessions get its `drain` time to end.")
+                let get = match sessions_open {
+                    1 => "1 open session gets".to_owned(),
+                    count => format!("{count} open sessions get"),
+                };
+                format!("Stop the gateway? {get} its `drain` time to end.")
             }
         }
     }
 
-    /// The lines below the question: what a switch would change.
+    /// The lines below the question: what a switch would change. Each begins with a word of [`PLAN_WORD_CHARS`].
     pub fn plan(&self) -> Vec<String> {
         match self {
             Self::Switch(plan) => {
@@ -141,6 +147,9 @@ impl Confirmation {
         }
     }
 }
+
+/// The first word of a line of a plan, filled up with spaces.
+pub const PLAN_WORD_CHARS: usize = 9;
 
 /// For the log: how the sessions of a list were chosen.
 fn chosen_by(client: Option<&str>, filter: &str) -> String {

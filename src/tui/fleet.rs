@@ -220,7 +220,7 @@ impl App {
         if !self.is_fleet() {
             return reaction;
         }
-        if let (Overlay::Ask(question), false) = (&self.overlay, was_asking) {
+        if let (Overlay::Ask { question, .. }, false) = (&self.overlay, was_asking) {
             self.fleet.addressees = self.question_addressees(question, chosen.as_ref());
             if self.fleet.addressees.is_empty() {
                 self.overlay = Overlay::Nothing;

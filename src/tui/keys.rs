@@ -375,6 +375,10 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(AskedToQuit, &[Code(KeyCode::Esc)], Action::Back, "", "do nothing", Some("back")),
     line(Asked, &[Char('y')], Action::Confirm, "", "do it", Some("do it")),
     line(Asked, &[Code(KeyCode::Esc)], Action::Back, "", "leave it as it is", Some("back")),
+    line(Asked, &[Char('j'), Code(KeyCode::Down)], Action::Down, "", "further down in what would change", None),
+    line(Asked, &[Char('k'), Code(KeyCode::Up)], Action::Up, "", "further up in it", None),
+    line(Asked, &[Code(KeyCode::PageDown)], Action::PageDown, "", "ten lines down in it", None),
+    line(Asked, &[Code(KeyCode::PageUp)], Action::PageUp, "", "ten lines up in it", None),
 ];
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl App {
         match self.overlay() {
             Overlay::Typing(line) if line.is_filter() => self.terms(line),
             Overlay::Typing(line) => self.commands(line),
-            Overlay::Nothing | Overlay::Help { .. } | Overlay::AskQuit | Overlay::Ask(_) => Vec::new(),
+            Overlay::Nothing | Overlay::Help { .. } | Overlay::AskQuit | Overlay::Ask { .. } => Vec::new(),
         }
     }
 

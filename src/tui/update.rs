@@ -174,19 +174,20 @@ impl App {
 
     /// A yes to the open question: its command, or the next question.
     fn confirm(&mut self) -> UpdateResult {
-        if let Overlay::Ask(question) = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
+        if let Overlay::Ask { question, .. } = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
             match question.next(self.forward_checks(self.addressees().first())) {
                 Ok(command) => return UpdateResult::Ask(command),
-                Err(question) => self.overlay = Overlay::Ask(question),
+                Err(question) => self.overlay = Overlay::ask(question),
             }
         }
         UpdateResult::Redraw
     }
 
-    /// Moves whatever can move here: the help, the details, or the cursor of the list.
+    /// Moves whatever can move here: the help, a question, the details, or the cursor of the list.
     pub(super) fn move_selection(&mut self, to: impl Fn(Option<usize>, usize) -> usize) {
         match (&mut self.overlay, &mut self.detail) {
             (Overlay::Help { scroll, .. }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
+            (Overlay::Ask { scroll, .. }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
             (Overlay::Typing(line), _) => line.scroll = to(Some(line.scroll), SCROLL_MAX).min(SCROLL_MAX),
             (_, Some(detail)) => detail.scroll = to(Some(detail.scroll), SCROLL_MAX).min(SCROLL_MAX),
             (_, None) => {
@@ -235,7 +236,7 @@ impl App {
                 self.lists.order.filter = SessionFilter::default();
                 self.arrange_now();
             }
-            Overlay::Help { .. } | Overlay::AskQuit | Overlay::Ask(_) => {}
+            Overlay::Help { .. } | Overlay::AskQuit | Overlay::Ask { .. } => {}
         }
     }
 

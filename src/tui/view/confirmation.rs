@@ -4,21 +4,36 @@ use ratatui::{buffer::Buffer, layout::Rect};
 
 use crate::tui::{
     app::{App, Overlay},
-    keys,
+    confirmation::PLAN_WORD_CHARS,
+    keys::{self, KeyBinding},
     view::{panel, table},
 };
 
+/// If not all lines fit, those of the question's beginning and of the keys stay, and the others move between them.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (screen_style, theme) = (&app.style, app.style.theme);
-    let text_lines = question_lines(app, area);
-    let bindings: Vec<_> = keys::bindings_in(app.context()).collect();
-    let lines = u16::try_from(bindings.len() + text_lines.len() + 1).unwrap_or(u16::MAX);
-    let width = text_lines.iter().map(|line| table::width(line)).max().unwrap_or(0).max(WIDTH_MIN);
-    let inside = panel::draw_centered(screen_style, "Question", width, lines, area, buffer);
-    for (at, line) in panel::lines(inside).zip(&text_lines) {
+    let (mut head, plan) = text_lines(app, area);
+    let answers = answers(app);
+    let lines = u16::try_from(head.len() + plan.len() + 1 + answers.len()).unwrap_or(u16::MAX);
+    let widest = head.iter().chain(&plan).map(|line| table::width(line)).max().unwrap_or(0);
+    let inside = panel::draw_centered(screen_style, "Question", widest.max(WIDTH_MIN), lines, area, buffer);
+    let space = usize::from(inside.height).saturating_sub(1 + answers.len());
+    let is_tight = head.len() + plan.len() > space && head.len() >= space;
+    let mut moving = if is_tight { head.split_off(1.min(head.len())) } else { Vec::new() };
+    moving.extend(plan);
+    let space = space.saturating_sub(head.len());
+    let hidden = moving.len().saturating_sub(space);
+    let above = scroll(app).min(hidden);
+    let shown = head.iter().chain(moving.iter().skip(above).take(space));
+    let mut places = panel::lines(inside);
+    for (line, at) in shown.zip(&mut places) {
         table::write(line, theme.title, at, buffer);
     }
-    for (at, binding) in panel::lines(inside).skip(text_lines.len() + 1).zip(bindings) {
+    if let Some(at) = places.next().filter(|_| hidden > 0) {
+        let text = table::cut(screen_style, &describe_hidden(above, hidden - above), at.width);
+        table::write(&text, theme.attention, at, buffer);
+    }
+    for (binding, at) in answers.iter().zip(places) {
         let name = binding.keys.first().map(|key| key.name(&screen_style.symbols)).unwrap_or_default();
         table::write(&name, theme.accent, at, buffer);
         let indent = KEY_CELLS.min(at.width);
@@ -27,22 +42,66 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// The lines that it needs inside its frame.
-pub fn lines(app: &App, area: Rect) -> usize {
-    question_lines(app, area).len() + 1 + keys::bindings_in(app.context()).count()
+fn describe_hidden(above: usize, below: usize) -> String {
+    let counts = match (above, below) {
+        (above, 0) => format!("{above} lines above"),
+        (0, below) => format!("{below} lines below"),
+        (above, below) => format!("{above} lines above, {below} below"),
+    };
+    format!("{counts}; j k move them")
 }
 
-fn question_lines(app: &App, area: Rect) -> Vec<String> {
-    let screen_style = &app.style;
-    let space = area.width.saturating_sub(4).clamp(1, WIDTH_MAX);
-    let mut text_lines = table::wrap(&text(app), space);
-    if let Overlay::Ask(question) = app.overlay() {
-        let plan = question.plan();
-        text_lines.extend(
-            plan.iter().map(|line| table::cut(screen_style, &screen_style.text(line, TEXT_CHARS), space)),
-        );
+/// Whether its first line, another one and the keys fit into a frame.
+pub fn has_room(app: &App, area: Rect) -> bool {
+    let (head, plan) = text_lines(app, area);
+    (head.len() + plan.len()).min(2) + 1 + answers(app).len() + 2 <= usize::from(area.height)
+}
+
+/// The keys that answer; others only move the text.
+fn answers(app: &App) -> Vec<&'static KeyBinding> {
+    keys::bindings_in(app.context()).filter(|binding| binding.hint.is_some()).collect()
+}
+
+/// The first line that is shown of those that move.
+pub fn scroll(app: &App) -> usize {
+    match app.overlay() {
+        Overlay::Ask { scroll, .. } => *scroll,
+        Overlay::Nothing | Overlay::Help { .. } | Overlay::Typing(_) | Overlay::AskQuit => 0,
     }
-    text_lines
+}
+
+/// The question, and what would change.
+fn text_lines(app: &App, area: Rect) -> (Vec<String>, Vec<String>) {
+    let space = area.width.saturating_sub(4).clamp(1, WIDTH_MAX);
+    (table::wrap(&text(app), space), plan_lines(app, space))
+}
+
+/// Each line of the plan in full, its continuation below its text.
+fn plan_lines(app: &App, space: u16) -> Vec<String> {
+    let Overlay::Ask { question, .. } = app.overlay() else { return Vec::new() };
+    let mut lines = Vec::new();
+    for line in question.plan() {
+        let line = app.style.text(&line, PLAN_CHARS);
+        let indent = u16::try_from(PLAN_WORD_CHARS).unwrap_or(0);
+        match line.split_at_checked(PLAN_WORD_CHARS).filter(|_| space >= indent * 3) {
+            Some((word, text)) => {
+                let mut word = word.to_owned();
+                for text in table::wrap(text, space - indent) {
+                    lines.push(format!("{word}{text}"));
+                    word = " ".repeat(PLAN_WORD_CHARS);
+                }
+            }
+            None => lines.extend(table::wrap(&line, space)),
+        }
+    }
+    lines
+}
+
+/// All of it, for a place of one line.
+pub fn all_lines(app: &App, space: u16) -> Vec<String> {
+    let mut lines = table::wrap(&text(app), space);
+    lines.extend(plan_lines(app, space));
+    lines
 }
 
 /// The question itself; empty if there is none.
@@ -54,7 +113,7 @@ pub fn text(app: &App) -> String {
             1 => "Quit? 1 session is open in this gateway.".into(),
             open => format!("Quit? {open} sessions are open in this gateway."),
         },
-        Overlay::Ask(question) => {
+        Overlay::Ask { question, .. } => {
             let of = match app.addressees() {
                 [] => String::new(),
                 names => format!("{}: ", names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ")),
@@ -69,3 +128,5 @@ const WIDTH_MIN: u16 = 40;
 const WIDTH_MAX: u16 = 76;
 /// It may contain a typed filter.
 const TEXT_CHARS: usize = 400;
+/// A refusal in a plan contains paths.
+const PLAN_CHARS: usize = 2000;

@@ -100,7 +100,7 @@ fn draw_over(app: &App, area: Rect, buffer: &mut Buffer) {
             typing::draw_suggestions(app, line, above, buffer);
         }
         Overlay::Help { page, scroll } => help::draw(app, *page, *scroll, area, buffer),
-        Overlay::AskQuit | Overlay::Ask(_) => confirmation::draw(app, area, buffer),
+        Overlay::AskQuit | Overlay::Ask { .. } => confirmation::draw(app, area, buffer),
     }
 }
 
@@ -229,11 +229,11 @@ fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
     fade_outdated(app, list, buffer);
     footer::draw(app, footer, buffer);
     let last = table::line(area, area.height.saturating_sub(1));
-    let is_question = matches!(app.overlay(), Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. });
+    let is_question = matches!(app.overlay(), Overlay::AskQuit | Overlay::Ask { .. } | Overlay::Help { .. });
     let has_room = match app.overlay() {
         Overlay::Help { .. } => area.height >= SMALL_HELP,
-        Overlay::Nothing | Overlay::Typing(_) | Overlay::AskQuit | Overlay::Ask(_) => {
-            confirmation::lines(app, area) + 2 <= usize::from(area.height)
+        Overlay::Nothing | Overlay::Typing(_) | Overlay::AskQuit | Overlay::Ask { .. } => {
+            confirmation::has_room(app, area)
         }
     };
     match (is_question, app.status_message()) {

@@ -14,8 +14,8 @@ use crate::{
 /// As much as fits: a question, an answer, or the health.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (text, style) = match (app.overlay(), app.status_message()) {
-        (Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. }, _) => {
-            (keys_and_question(app), app.style.theme.attention)
+        (Overlay::AskQuit | Overlay::Ask { .. } | Overlay::Help { .. }, _) => {
+            (keys_and_question(app, area.width), app.style.theme.attention)
         }
         (Overlay::Typing(line), _) => return typing::draw(app, line, area, buffer),
         (Overlay::Nothing, Some(message)) => footer::answer(app, message),
@@ -42,14 +42,23 @@ pub fn draw_status(app: &App, area: Rect, buffer: &mut Buffer) {
     table::write(&table::cut(&app.style, &text, inside.width), app.style.theme.plain, inside, buffer);
 }
 
-/// Keys first, because they must not be cut off.
-fn keys_and_question(app: &App) -> String {
+/// Keys first, because they must not be cut off. What does not fit beside them is shown a line at a time.
+fn keys_and_question(app: &App, width: u16) -> String {
     let keys = keys::bindings_in(app.context()).filter_map(|binding| {
         let key = binding.keys.first()?.name(&app.style.symbols);
         Some(format!("{key} {}", binding.hint?))
     });
-    let keys: Vec<_> = keys.collect();
-    format!("{} {}", keys.join(", "), confirmation::text(app)).trim_end().into()
+    let keys = keys.collect::<Vec<_>>().join(", ");
+    let space = width.saturating_sub(table::width(&keys) + 1);
+    let text = confirmation::text(app);
+    let lines = confirmation::all_lines(app, space.saturating_sub(PLACE_CELLS));
+    let is_whole = table::width(&text) <= space && lines.len() < 2;
+    if is_whole || space < PLACE_CELLS * 2 {
+        return format!("{keys} {text}").trim_end().into();
+    }
+    let place = confirmation::scroll(app).min(lines.len().saturating_sub(1));
+    let line = lines.get(place).map_or("", String::as_str);
+    format!("{keys} {}/{} {line}", place + 1, lines.len())
 }
 
 fn status(app: &App) -> String {
@@ -73,3 +82,6 @@ fn status_with_health(app: &App) -> String {
         Freshness::Stale { seconds } => format!("STALE {} {text}", format::span(seconds as f64)),
     }
 }
+
+/// The number of a line of a question, and of how many: `12/24`, and a space.
+const PLACE_CELLS: u16 = 6;
