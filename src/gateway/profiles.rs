@@ -16,17 +16,26 @@ impl Engine {
         let (source, current) = (self.source.clone(), self.chosen.clone());
         self.read_for_operator(
             move || profile_rows(&source, &current),
-            move |_, read| {
+            move |engine, read| {
                 asker.answer(match read {
-                    Ok(rows) => CommandAnswer::Profiles(rows),
+                    Ok(rows) => CommandAnswer::Profiles(
+                        rows.into_iter().map(|(row, profile)| engine.judged(row, profile)).collect(),
+                    ),
                     Err(error) => CommandAnswer::Refused(error.to_string()),
                 });
             },
         );
     }
+
+    /// With the reason why this process would refuse to switch to it.
+    fn judged(&self, row: ProfileRow, profile: Option<Profile>) -> ProfileRow {
+        let refused = profile.and_then(|profile| self.lock.refusal(&profile));
+        ProfileRow { refused: refused.filter(|_| !row.is_current && row.problems.is_empty()), ..row }
+    }
 }
 
-fn profile_rows(source: &ProfileSource, current: &ChosenProfile) -> Vec<ProfileRow> {
+/// Each with the profile itself, if it can be read.
+fn profile_rows(source: &ProfileSource, current: &ChosenProfile) -> Vec<(ProfileRow, Option<Profile>)> {
     let mut chosen: Vec<_> = source.list().into_iter().map(ChosenProfile::File).collect();
     // The running profile may be in no folder, or be the built-in one.
     if !chosen.iter().any(|chosen| is_same(chosen, current)) {
@@ -42,7 +51,11 @@ fn is_same(one: &ChosenProfile, other: &ChosenProfile) -> bool {
     one == other || real(one).is_some_and(|file| Some(file) == real(other))
 }
 
-fn profile_row(source: &ProfileSource, chosen: &ChosenProfile, is_current: bool) -> ProfileRow {
+fn profile_row(
+    source: &ProfileSource,
+    chosen: &ChosenProfile,
+    is_current: bool,
+) -> (ProfileRow, Option<Profile>) {
     let file = chosen.file();
     let stem = file.and_then(Path::file_stem).map_or("demo".into(), |stem| stem.to_string_lossy());
     let choice = ProfileOverrides { mode: None, role: source.role };
@@ -52,7 +65,7 @@ fn profile_row(source: &ProfileSource, chosen: &ChosenProfile, is_current: bool)
         Err(problems) => (file.and_then(|file| load(file, &choice).ok()), problems),
     };
     let (mode, roles, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), mode_and_halves);
-    ProfileRow {
+    let row = ProfileRow {
         name: stem.into_owned(),
         file: file.map(text::clean_path),
         is_current,
@@ -60,7 +73,9 @@ fn profile_row(source: &ProfileSource, chosen: &ChosenProfile, is_current: bool)
         roles,
         services,
         problems: problems.iter().take(PROBLEMS_MAX).map(problem_row).collect(),
-    }
+        refused: None,
+    };
+    (row, profile)
 }
 
 fn mode_and_halves(profile: &Profile) -> (Option<crate::profile::Mode>, Vec<Half>, Vec<String>) {
@@ -120,7 +135,7 @@ mod tests {
         let source = ProfileSource { folders: vec![link], role: None, pipes: PipePolicy::Refused };
         let rows = profile_rows(&source, &ChosenProfile::File(real.join("one.yaml")));
         let reported: Vec<_> =
-            rows.iter().map(|row| (&*row.name, row.is_current, row.problems.len())).collect();
+            rows.iter().map(|(row, _)| (&*row.name, row.is_current, row.problems.len())).collect();
         assert_eq!(reported, [("one", true, 0), ("two", false, 0)]);
     }
 }

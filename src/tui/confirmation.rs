@@ -3,7 +3,7 @@
 use crate::{
     gateway::{
         handle::{Command, LockdownTarget},
-        plan::SwitchPlan,
+        plan::{SwitchPlan, SwitchVerdict},
     },
     telemetry::{
         registry::{KillSelection, ListedSessions},
@@ -86,6 +86,10 @@ impl Confirmation {
                 format!("Lock {target}? {sessions} cut, {links}, and new ones refused until `unlock`.")
             }
             Self::Unlock { target } => format!("Unlock {target}? New sessions are taken again."),
+            Self::Switch(plan) if plan.outlook == SwitchVerdict::Refused => format!(
+                "Switch from {} to {}? The gateway would refuse it; `lock` below says why.",
+                plan.from, plan.to
+            ),
             Self::Switch(plan) => format!("Switch from {} to {}?", plan.from, plan.to),
             Self::Unproven(plan) => format!(
                 "No forward check of {} has passed since this gateway started; `v` walks it. Reverse {} to {} all the same?",

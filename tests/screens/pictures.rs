@@ -297,6 +297,7 @@ pub fn profiles() -> Vec<ProfileRow> {
         roles: vec![Half::Dmz, Half::Internal],
         services: vec!["chat".into(), "orders".into()],
         problems: vec![],
+        refused: None,
     };
     let problem = ProblemRow {
         text: "dr-site.yaml:14:5: internal.link.pol: unknown key; remove it, or correct it to `pool`".into(),

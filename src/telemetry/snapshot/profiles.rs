@@ -48,6 +48,9 @@ pub struct ProfileRow {
     pub roles: Vec<Half>,
     pub services: Vec<String>,
     pub problems: Vec<ProblemRow>,
+    /// Why this process would refuse a switch to it, although it is valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// One thing wrong with a profile, and the lines it is about.

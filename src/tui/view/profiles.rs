@@ -90,13 +90,21 @@ fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
     let inside = panel::margin(panel::draw_frame(screen_style, &title, "", area, buffer));
     let lines = match row {
         None => vec!["the arrows select a profile, p shows what switching to it would change".to_owned()],
+        Some(ProfileRow { refused: Some(why), .. }) => {
+            let text =
+                screen_style.text(&format!("the gateway would refuse a switch to it: {why}"), REFUSAL_CHARS);
+            table::wrap(&text, inside.width)
+        }
         Some(row) if row.problems.is_empty() => vec!["none: the gateway can be switched to it".to_owned()],
         Some(row) => problem_lines(row),
     };
     for (at, line) in panel::lines(inside).zip(lines) {
         let style = if line.starts_with(' ') { screen_style.theme.plain } else { screen_style.theme.warn };
-        let style =
-            if row.is_none_or(|row| row.problems.is_empty()) { screen_style.theme.faint } else { style };
+        let style = if row.is_none_or(|row| row.problems.is_empty() && row.refused.is_none()) {
+            screen_style.theme.faint
+        } else {
+            style
+        };
         table::write(
             &table::cut(screen_style, &screen_style.text(&line, LINE_CHARS), inside.width),
             style,
@@ -164,6 +172,7 @@ fn cell(app: &App, row: &ProfileRow, kind: ProfileColumn) -> TableCell {
         ProfileColumn::Note => {
             let note = match row.problems.first() {
                 Some(problem) => problem.text.clone(),
+                None if row.refused.is_some() => "can not be switched to now".to_owned(),
                 None => format!("services {}", row.services.join(", ")),
             };
             let now = if row.is_current { "RUNS NOW; " } else { "" };
@@ -174,3 +183,4 @@ fn cell(app: &App, row: &ProfileRow, kind: ProfileColumn) -> TableCell {
 
 const NAME_CHARS: usize = 40;
 const LINE_CHARS: usize = 200;
+const REFUSAL_CHARS: usize = 1000;
