@@ -30,7 +30,7 @@ use crate::{
 const SESSIONS_MAX: usize = 40_000;
 const NOTICES_MAX: usize = 500;
 /// How long rows of a lost gateway stay: it may only be reloading, or restarting.
-const ROWS_KEPT_SECONDS: f64 = 10.0;
+pub const ROWS_KEPT_SECONDS: f64 = 10.0;
 
 /// The last snapshot of one gateway, and whether it can be reached.
 #[derive(Debug, Clone)]
@@ -161,6 +161,8 @@ fn facts(snapshot: &Snapshot) -> GatewayFacts {
         links_wanted: pools().fold(0, |sum: usize, pool| sum.saturating_add(pool.target)),
         sessions_open: snapshot.totals.sessions_open,
         sessions_waiting: snapshot.totals.sessions_waiting,
+        sessions: snapshot.totals.sessions,
+        refused: snapshot.totals.refused,
         rate_up: rate.up,
         rate_down: rate.down,
         alerts: snapshot.alerts.len(),

@@ -13,7 +13,10 @@ use crate::{
     gateway::handle::{Command, CommandAnswer},
     telemetry::{
         registry::{KillSelection, ListedSessions},
-        snapshot::{CheckRow, GatewayFacts, GatewayReach, GatewayRow, Snapshot, SwitchRow, VerifyRow},
+        snapshot::{
+            CheckRow, GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, Snapshot, SwitchRow,
+            TrafficTotals, VerifyRow,
+        },
     },
     tui::{
         app::{App, Freshness, Overlay, ReloadState, UpdateResult},
@@ -343,6 +346,16 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
         one.roles = facts.roles.clone();
         (one.totals.sessions_open, one.totals.sessions_waiting) =
             (facts.sessions_open, facts.sessions_waiting);
+        (one.totals.sessions, one.totals.refused) = (facts.sessions, facts.refused);
+    } else {
+        // Nothing is known of it.
+        (one.health, one.phase) = (None, GatewayPhase::Starting);
+        one.roles.clear();
+        one.totals = TrafficTotals {
+            bytes_up: one.totals.bytes_up,
+            bytes_down: one.totals.bytes_down,
+            ..TrafficTotals::default()
+        };
     }
     // The other half's parts of its sessions are shown with them.
     one.roles.extend(one.sessions.iter().map(|row| row.role).collect::<BTreeSet<_>>());

@@ -40,6 +40,8 @@ fn gateway(name: &str, half: Half, reach: GatewayReach, health: Health) -> Gatew
         links_wanted: 8,
         sessions_open: 2,
         sessions_waiting: 0,
+        sessions: 17,
+        refused: 3,
         rate_up: 41_000_000,
         rate_down: 1_200_000,
         alerts: usize::from(health != Health::Healthy),
@@ -255,7 +257,11 @@ fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
     let mut app = app();
     press(&mut app, "8jjjd");
     press(&mut app, "4jd");
-    assert!(text(&app).contains("edge-1: Drain orders? No new sessions; 7 open ones"), "{}", text(&app));
+    assert!(
+        text(&app).contains("edge-1: Drain orders? No new sessions; 7 open sessions continue"),
+        "{}",
+        text(&app)
+    );
     let drain = Command::Drain { service: Some("orders".into()) };
     assert_eq!(press(&mut app, "y"), UpdateResult::AskGateways(vec![("edge-1".into(), drain)]));
 
@@ -478,4 +484,61 @@ fn hostile_gateways_keep_to_their_rows() {
         }
         app.press(crossterm::event::KeyCode::Esc.into());
     }
+}
+
+#[test]
+fn an_event_that_wraps_keeps_its_gateways_name() {
+    let mut fleet = fleet();
+    let long = "can not be reached: this does not start: No such file or directory; correct the command";
+    fleet.notices = vec![Notice {
+        gateway: Some("edge-3".into()),
+        text: format!("{long}, {long}"),
+        ..pictures::notices()[0].clone()
+    }];
+    let mut app = App::new(Arc::new(fleet), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    for size in [(120, 36), (80, 24)] {
+        let shown = styled::dump(&styled::draw(&app, size.0, size.1));
+        assert!(shown.contains("edge-3: can not be"), "{shown}");
+    }
+    press(&mut app, "5j");
+    let shown = styled::dump(&styled::draw(&app, 80, 24));
+    assert_eq!(shown.matches("edge-3: can not be").count(), 2, "in its line and in full below: {shown}");
+}
+
+#[test]
+fn with_one_gateway_alone_header_and_sums_are_its_own() {
+    let mut app = app();
+    press(&mut app, ":only edge-1\n");
+    press(&mut app, "3");
+    let shown = text(&app);
+    let header = shown.lines().next().unwrap();
+    assert!(header.contains("edge-1 [REVERSE]") && header.contains("│ dmz │"), "{header}");
+    assert!(header.contains("up 2h02m"), "{header}");
+    assert!(shown.contains("2 open of 17, 0 waiting, 3 refused"), "{shown}");
+    let mut never = fleet();
+    (never.gateways[0].heard, never.gateways[0].heard_seconds) = (None, None);
+    let mut app = App::new(Arc::new(never), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    press(&mut app, ":only edge-3\n");
+    let shown = text(&app);
+    let header = shown.lines().next().unwrap();
+    assert!(header.contains("UNREACHABLE"), "{header}");
+    for invented in ["running", "REVERSE", "dmz", "HEALTHY", "up "] {
+        assert!(!header.contains(invented), "{invented}: {header}");
+    }
+}
+
+#[test]
+fn a_gateway_that_drains_says_so_and_one_long_gone_has_no_numbers() {
+    let mut fleet = fleet();
+    let facts = fleet.gateways[3].heard.as_mut().unwrap();
+    (facts.phase, facts.health, facts.worst) = (GatewayPhase::Draining, Some(Health::Down), None);
+    let mut app = App::new(Arc::new(fleet), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    press(&mut app, "8");
+    let shown = text(&app);
+    let line = |name: &str| shown.lines().find(|line| line.contains(&format!(" {name} "))).unwrap();
+    assert!(line("edge-1").contains("it drains: no new sessions"), "{shown}");
+    assert!(!line("edge-3").contains("8/8") && line("edge-2").contains("8/8"), "{shown}");
 }

@@ -58,6 +58,11 @@ pub struct GatewayFacts {
     pub links_wanted: usize,
     pub sessions_open: u64,
     pub sessions_waiting: u64,
+    /// Since it started.
+    #[serde(default)]
+    pub sessions: u64,
+    #[serde(default)]
+    pub refused: u64,
     /// Bytes a second, over its last sample.
     pub rate_up: u64,
     pub rate_down: u64,

@@ -3,9 +3,10 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
+    fleet::merge::ROWS_KEPT_SECONDS,
     telemetry::{
         health::Health,
-        snapshot::{EndedRow, GatewayFacts, GatewayReach, GatewayRow, SessionRow, Snapshot},
+        snapshot::{EndedRow, GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, SessionRow, Snapshot},
     },
     tui::{
         app::App,
@@ -141,9 +142,15 @@ fn is_well(row: &GatewayRow) -> bool {
     row.reach == GatewayReach::Reached && health == Some(Health::Healthy)
 }
 
-/// Why it is not reached, or else the worst of its alerts.
+/// Why it is not reached, or else the worst of its alerts, or that it drains.
 fn detail_text(row: &GatewayRow) -> Option<&str> {
-    row.why.as_deref().or_else(|| row.heard.as_ref()?.worst.as_deref())
+    let facts = row.heard.as_ref();
+    let is_draining = row.reach == GatewayReach::Reached
+        && facts.is_some_and(|facts| facts.phase == GatewayPhase::Draining);
+    row.why
+        .as_deref()
+        .or_else(|| facts?.worst.as_deref())
+        .or(is_draining.then_some("it drains: no new sessions"))
 }
 
 /// The word says whether it is reached and, if it is, how it is.
@@ -174,6 +181,11 @@ fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
     let of_facts = |of: &dyn Fn(&GatewayFacts) -> TableCell| {
         row.heard.as_ref().map_or_else(|| TableCell::new("-", theme.faint), of)
     };
+    // What it carried is not known for longer than its rows are kept.
+    let is_gone = row.reach == GatewayReach::Unreachable && row.since_seconds > ROWS_KEPT_SECONDS;
+    let of_numbers = |of: &dyn Fn(&GatewayFacts) -> TableCell| {
+        row.heard.as_ref().filter(|_| !is_gone).map_or_else(|| TableCell::new("-", theme.faint), of)
+    };
     let count =
         |of: u64| TableCell { style: if of == 0 { theme.faint } else { style }, ..number(screen_style, of) };
     match kind {
@@ -184,16 +196,19 @@ fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
         // Clients should not be sent to a gateway whose state is unknown.
         GatewayColumn::Ready if row.reach != GatewayReach::Reached => TableCell::new("-", theme.faint),
         GatewayColumn::Ready => of_facts(&|facts| text(ready_word(facts.ready))),
-        GatewayColumn::Links => of_facts(&|facts| {
+        GatewayColumn::Links => of_numbers(&|facts| {
             let [ready, wanted] =
                 [facts.links_ready, facts.links_wanted].map(|links| format::amount(links as u64));
             TableCell::new(format!("{ready}/{wanted}"), style)
         }),
-        GatewayColumn::Sessions => of_facts(&|facts| count(facts.sessions_open)),
-        GatewayColumn::Waiting => of_facts(&|facts| count(facts.sessions_waiting)),
-        GatewayColumn::RateUp => of_facts(&|facts| count(facts.rate_up)),
-        GatewayColumn::RateDown => of_facts(&|facts| count(facts.rate_down)),
-        GatewayColumn::Since => TableCell::new(format::age(row.since_seconds), style),
+        GatewayColumn::Sessions => of_numbers(&|facts| count(facts.sessions_open)),
+        GatewayColumn::Waiting => of_numbers(&|facts| count(facts.sessions_waiting)),
+        GatewayColumn::RateUp => of_numbers(&|facts| count(facts.rate_up)),
+        GatewayColumn::RateDown => of_numbers(&|facts| count(facts.rate_down)),
+        GatewayColumn::Since => {
+            let silent = row.heard_seconds.filter(|_| row.reach == GatewayReach::Silent);
+            TableCell::new(format::age(silent.unwrap_or(row.since_seconds)), style)
+        }
         GatewayColumn::Version => of_facts(&|facts| text(&facts.version)),
         GatewayColumn::Profile => of_facts(&|facts| text(&facts.profile)),
         GatewayColumn::Target => text(&row.target),

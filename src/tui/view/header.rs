@@ -7,7 +7,7 @@ use crate::{
     profile::{Half, Mode},
     telemetry::{
         health::Health,
-        snapshot::{GatewayPhase, Snapshot},
+        snapshot::{GatewayPhase, GatewayReach, GatewayRow, Snapshot},
     },
     tui::{
         app::{App, Freshness},
@@ -66,16 +66,26 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
     let (screen_style, theme) = (&app.style, app.style.theme);
-    let profile =
-        format!("{} [{}]", screen_style.text(&snapshot.profile, PROFILE_CHARS), mode_word(snapshot.mode));
-    let roles: Vec<_> = snapshot.roles.iter().map(|&role| role_word(role)).collect();
+    let member = chosen_member(app, snapshot);
+    let profile = screen_style.text(&snapshot.profile, PROFILE_CHARS);
+    let (profile, roles, uptime_seconds) = match member {
+        None => (with_mode(&profile, snapshot.mode), &*snapshot.roles, Some(snapshot.uptime_seconds)),
+        Some(GatewayRow { heard: Some(facts), .. }) => {
+            (with_mode(&profile, facts.mode), &*facts.roles, Some(facts.uptime_seconds))
+        }
+        Some(GatewayRow { heard: None, .. }) => (profile, &[][..], None),
+    };
+    let roles: Vec<_> = roles.iter().map(|&role| role_word(role)).collect();
     let mut parts = vec![
         HeaderPart { rank: 8, text: "portcullis".into(), style: theme.accent },
         HeaderPart { rank: 2, text: profile, style: theme.title },
         HeaderPart { rank: 7, text: roles.join("+"), style: theme.plain },
         health_part(app, snapshot),
-        phase(screen_style, snapshot.phase),
+        member
+            .and_then(|row| absence(screen_style, row))
+            .unwrap_or_else(|| phase(screen_style, snapshot.phase)),
     ];
+    parts.retain(|part| !part.text.is_empty());
     if snapshot.confined.values().any(Option::is_some) {
         parts.push(HeaderPart { rank: 7, text: "locked".into(), style: theme.good });
     }
@@ -90,17 +100,39 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
             style,
         }));
     }
-    parts.push(HeaderPart {
+    parts.extend(uptime_seconds.map(|seconds| HeaderPart {
         rank: 6,
-        text: format!("up {}", format::age(snapshot.uptime_seconds)),
+        text: format!("up {}", format::age(seconds)),
         style: theme.plain,
-    });
+    }));
     if app.is_outdated() {
         // These values are from before the gateway was lost, so they are faded; its name and the
         // word for its state are not.
         parts.iter_mut().filter(|part| part.rank > 2).for_each(|part| part.style = theme.faint);
     }
     parts
+}
+
+fn with_mode(profile: &str, mode: Mode) -> String {
+    format!("{profile} [{}]", mode_word(mode))
+}
+
+/// The only gateway of a fleet that is shown.
+fn chosen_member<'a>(app: &App, snapshot: &'a Snapshot) -> Option<&'a GatewayRow> {
+    let name = app.scope()?;
+    snapshot.gateways.iter().find(|row| row.name == *name)
+}
+
+/// What stands for the phase of a gateway whose snapshots do not arrive.
+fn absence(screen_style: &ScreenStyle, row: &GatewayRow) -> Option<HeaderPart> {
+    let theme = screen_style.theme;
+    let (text, style) = match row.reach {
+        GatewayReach::Reached => return None,
+        GatewayReach::Calling => ("calling", theme.plain),
+        GatewayReach::Silent => ("SILENT", theme.warn),
+        GatewayReach::Unreachable => ("UNREACHABLE", theme.bad),
+    };
+    Some(HeaderPart { rank: 1, text: text.into(), style })
 }
 
 /// Nothing is known about a gateway that is away.
