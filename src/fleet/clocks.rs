@@ -77,7 +77,7 @@ mod tests {
 
     use super::{
         super::merge::{
-            FleetMerge,
+            self, FleetMerge,
             tests::{member, snapshot},
         },
         *,
@@ -118,6 +118,24 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].gateway.as_deref(), Some("ahead"));
         assert!(found[0].figure.ends_with("ahead of right"), "{found:?}");
+    }
+
+    #[test]
+    fn an_event_of_the_screen_itself_keeps_its_place_whatever_its_gateways_clock_says() {
+        let hours = Duration::from_secs(7200);
+        let mut merge = FleetMerge::default();
+        let away = merge::tests::lost("edge", 1.0, Some(snapshot(Half::Dmz, "edge", 0)));
+        merge.next(vec![away], 1.0);
+        // It is back, its clock is wrong, and it has an event that is newer than its loss.
+        let mut back = gateway("edge", hours, &[400]);
+        let latest = back.latest.as_mut().map(|(snapshot, _)| Arc::make_mut(snapshot)).expect("it was heard");
+        let newer = log::format_utc(SystemTime::now() + hours + Duration::from_millis(500));
+        latest.notices.push(Notice { time: newer, text: "newer".into(), ..latest.notices[0].clone() });
+        let merged = merge.next(vec![back], 2.0);
+        let texts = texts(&merged);
+        let [first, lost, .., newest] = texts.as_slice() else { panic!("{texts:?}") };
+        assert_eq!((*first, *newest), ("edge 400", "newer"), "{texts:?}");
+        assert!(lost.starts_with("cannot be reached"), "{texts:?}");
     }
 
     #[test]

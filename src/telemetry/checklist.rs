@@ -121,10 +121,14 @@ impl VerifyReport {
         Self { passed: steps.iter().all(|step_report| step_report.result != StepResult::Fail), steps }
     }
 
-    /// The steps and their results in one line, with the findings of those that failed.
+    /// The steps and their results in one line, with what was seen and what to do where one failed.
     pub fn line(&self) -> String {
         let word = |step_report: &StepReport| match step_report.result {
-            StepResult::Fail => format!("{} fail ({})", step_report.step.word(), step_report.seen),
+            StepResult::Fail => {
+                let advice = step_report.advice.iter().map(|advice| format!("; do: {advice}"));
+                let advice: String = advice.collect();
+                format!("{} fail ({}{advice})", step_report.step.word(), step_report.seen)
+            }
             StepResult::Pass | StepResult::Skip => {
                 format!("{} {}", step_report.step.word(), step_report.result.word())
             }

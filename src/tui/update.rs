@@ -406,7 +406,8 @@ impl App {
         argument: Option<&'a str>,
     ) -> Result<(Action, Option<&'a str>), String> {
         if !self.is_offered(action) {
-            return Err(LOOKS_ONLY.into());
+            let is_of_fleet = matches!(action, Action::Only | Action::Show(Screen::Gateways));
+            return Err(if is_of_fleet { NO_FLEET } else { LOOKS_ONLY }.into());
         }
         match (action, argument) {
             (Action::Resize, _) if !self.keeps_links() => Err(DIALS_NOTHING.into()),
@@ -485,5 +486,6 @@ const PAGE_LINES: usize = 10;
 /// No help and no details are longer.
 const SCROLL_MAX: usize = 500;
 const TYPED_MAX: usize = 50;
+const NO_FLEET: &str = "this screen shows one gateway, and no fleet";
 /// As many as a profile may have.
 const LINKS_MAX: usize = 1024;

@@ -338,3 +338,39 @@ fn hostile_histories_keep_to_their_place() {
         }
     }
 }
+
+/// Each second has been measured, but one gateway's measurement fell into the next second now and then.
+#[test]
+fn a_second_that_one_gateway_missed_is_no_dip_of_the_sum() {
+    let mut app = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
+    press(&mut app, "H");
+    answer(&mut app, |name, requested| {
+        let misses = |at: u64| match name {
+            Some("edge-1") => at.is_multiple_of(7) || at + 2 > NOW,
+            _ => at.is_multiple_of(11) || at < NOW - 598,
+        };
+        let samples = (NOW - 600..=NOW).filter(|at| !misses(*at)).map(|at| HistorySample {
+            at,
+            seconds: 1,
+            links: 8,
+            links_wanted: 8,
+            refused: 1,
+            ..HistorySample::default()
+        });
+        CommandAnswer::History(Box::new(HistoryReport {
+            now: NOW,
+            step_seconds: requested.step_seconds,
+            samples: samples.collect(),
+        }))
+    });
+    let sum = app.trends().report(app.snapshot()).unwrap();
+    let dips: Vec<_> =
+        sum.samples.iter().filter(|sample| (sample.links, sample.links_wanted) != (16, 16)).collect();
+    assert!(dips.is_empty(), "{dips:?}");
+    assert!(sum.samples.len() > 590, "{} seconds are left", sum.samples.len());
+    assert!(sum.samples.windows(2).all(|pair| pair[1].at == pair[0].at + 1), "no second is missing");
+    let refused: u64 = sum.samples.iter().map(|sample| sample.refused).sum();
+    let measured = |every: u64| (NOW - 598..NOW - 1).filter(|at| !at.is_multiple_of(every)).count() as u64;
+    assert!(refused.abs_diff(measured(7) + measured(11)) <= 4, "nobody is counted twice: {refused}");
+}

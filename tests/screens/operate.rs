@@ -714,3 +714,62 @@ fn profiles_are_read_again_when_another_one_runs() {
     app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
     shows(&app, "switched to forward");
 }
+
+/// No question is answered by what does not fit on the screen: it moves, and its keys stay.
+#[test]
+fn a_question_longer_than_the_screen_scrolls_and_hides_nothing_unsaid() {
+    let mut plan = pictures::plan();
+    plan.opens = (0..40).map(|n| format!("tcp://127.0.0.1:{}", 41_000 + n)).collect();
+    plan.lock = Some(format!("refused: {} takes a restart with that profile", "a long reason, ".repeat(12)));
+    let mut app = app(pictures::forward());
+    app.take_answer(CommandAnswer::Planned(plan.into()));
+    for (width, height) in [(120, 36), (80, 24), (60, 15), (40, 10)] {
+        let seen = |app: &App| {
+            let buffer = styled::draw(app, width, height);
+            (0..height).map(|y| styled::line(&buffer, y) + "\n").collect::<String>()
+        };
+        let mut all = String::new();
+        for place in 0..120 {
+            let shown = seen(&app);
+            assert!(shown.contains("Switch from forward to") && shown.contains("do it"), "{shown}");
+            assert!(shown.contains("leave it as it is"), "{shown}");
+            assert!(place > 0 || shown.contains("lines below; j k move them"), "{shown}");
+            all.push_str(&shown);
+            press(&mut app, "j");
+        }
+        assert!(seen(&app).contains("lines above; j k"), "{}", seen(&app));
+        for expected in ["127.0.0.1:41000", "127.0.0.1:41039", "restart", "end "] {
+            assert!(all.contains(expected), "{expected} is not seen at {width}x{height}");
+        }
+        (0..130).for_each(|_| drop(press(&mut app, "k")));
+    }
+    // One line has room for one part at a time, which is counted.
+    let one = styled::line(&styled::draw(&app, 60, 1), 0);
+    assert!(one.contains("y do it, Esc back 1/"), "{one}");
+    press(&mut app, "j");
+    assert!(styled::line(&styled::draw(&app, 60, 1), 0).contains("y do it, Esc back 2/"));
+    assert!(matches!(press(&mut app, "y"), UpdateResult::Redraw | UpdateResult::Ask(_)));
+}
+
+#[test]
+fn a_profile_that_the_process_would_refuse_says_why() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "6");
+    let mut profiles = pictures::profiles();
+    let why = "this process is locked: the DMZ half can accept and nothing else; going to another half takes a \
+               restart with that profile";
+    profiles[1].refused = Some(why.into());
+    app.take_answer(CommandAnswer::Profiles(profiles));
+    press(&mut app, "jj");
+    let shown = styled::dump(&styled::draw(&app, 80, 24));
+    assert!(shown.contains("would refuse a switch to it") && shown.contains("restart"), "{shown}");
+    assert!(!shown.contains("none: the gateway"), "{shown}");
+}
+
+#[test]
+fn a_word_of_fleets_is_refused_for_its_own_reason() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, ":only dmz-1\n");
+    let shown = styled::dump(&styled::draw(&app, 120, 36));
+    assert!(shown.contains("shows one gateway, and no fleet"), "{shown}");
+}
