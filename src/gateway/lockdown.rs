@@ -1,17 +1,22 @@
 //! The lock that operators set from the inside: whatever is locked is cut, refused and no longer offered, even
 //! after a restart, until it is unlocked.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     Engine,
     audit::CommandAudit,
+    halves::InternalSide,
     handle::{CommandAnswer, LockdownTarget},
     lockdown_file::{LockdownFile, LockdownFileError},
 };
 use crate::{
     link::lockdown::Lockdown,
     profile::Half,
+    proto::certificate::is_same_name,
     telemetry::{
         format,
         log::{self, LogEvent},
@@ -107,14 +112,28 @@ impl Engine {
     }
 
     fn lockdown_refusal(&self, target: &LockdownTarget) -> Option<String> {
-        if self.internal.is_none() {
-            return Some(DMZ_CANNOT_LOCK.into());
+        let Some(internal) = &self.internal else { return Some(DMZ_CANNOT_LOCK.into()) };
+        if let Some(why) = target.peer.as_deref().and_then(|peer| self.peer_refusal(internal, peer)) {
+            return Some(why);
         }
         let service = target.service.as_deref()?;
         let services = self.shared.sessions.services.load();
         let is_known =
             services.keys().any(|(half, name)| *half == Half::Internal && name.as_str() == service);
         (!is_known).then(|| format!("no service `{service}`"))
+    }
+
+    /// A gateway may be locked before its first link, but a misspelt name would lock nobody. Who comes over plain
+    /// links has no name that could be known in advance.
+    fn peer_refusal(&self, internal: &InternalSide, peer: &str) -> Option<String> {
+        let listed = &self.profile.internal.as_ref()?.link_tls()?.peers;
+        let rows = internal.rows();
+        let linked = rows.iter().filter_map(|row| row.peer.as_ref());
+        let known: BTreeSet<_> = listed.iter().chain(linked).map(String::as_str).collect();
+        let is_known = known.iter().any(|name| is_same_name(name, peer));
+        let known: Vec<_> = known.into_iter().map(|name| format!("`{name}`")).collect();
+        let why = || format!("no gateway `{peer}`: the link's `peers` has {}", known.join(", "));
+        (!is_known).then(why)
     }
 
     /// Answers when the file is written. A lock that cannot be written still applies.

@@ -13,7 +13,7 @@ use crate::{
     CommandOutput, connect, is_reset,
     process::{Gateway, SOON, TestFolder},
     run,
-    setup::Pair,
+    setup::{Pair, dmz_half, internal_half},
 };
 
 const INSIDE: &str = "run/internal.sock";
@@ -132,7 +132,9 @@ fn a_lock_holds_over_a_restart_until_it_is_lifted() {
 #[test]
 fn all_or_a_gateway_lose_their_links_too() {
     let place = TestFolder::with_certificates();
-    let pair = Pair::reverse(&place, &[("orders", "echo://")]);
+    let pair = Pair::of(&place, &dmz_half("127.0.0.1:0", &["orders"]), |link| {
+        internal_half(link, &[("orders", "echo://")]).replace("peers: [dmz]", "peers: [dmz, Other]")
+    });
     for args in [&["lockdown"][..], &["lockdown", "--peer", "dmz"]] {
         let mut cut = open(&pair, "orders");
         done(&place, args);
@@ -152,6 +154,10 @@ fn all_or_a_gateway_lose_their_links_too() {
     let mut spared = open(&pair, "orders");
     done(&place, &["lockdown", "--peer", "other"]);
     echo(&mut spared);
+    let misspelt = ask(&place, &["lockdown", "--peer", "dzm"]);
+    assert_eq!(misspelt.code, Some(1), "{}", misspelt.out);
+    assert!(misspelt.err.contains("no gateway `dzm`") && misspelt.err.contains("`dmz`"), "{}", misspelt.err);
+    assert_eq!(pair.internal.status()["lockdown"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
