@@ -6,11 +6,15 @@ use super::{
 };
 use crate::{
     profile::Half,
-    proto::socks5,
+    proto::{certificate::is_same_name, socks5},
     telemetry::{
         format,
         health::is_linked,
-        snapshot::{EndedRow, GatewayPhase, LinkRow, PoolRow, PoolState, ServicePhase, ServiceRow, Snapshot},
+        link_cause::LinkCause,
+        snapshot::{
+            EndedRow, GatewayPhase, LinkRow, LockdownRow, Notice, PoolRow, PoolState, ServicePhase,
+            ServiceRow, Snapshot,
+        },
     },
 };
 
@@ -31,13 +35,14 @@ pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
         snapshot.services.iter().any(|row| is_it(row) && row.phase == ServicePhase::Draining)
     };
     let of_pools = snapshot.pools.iter().filter(|pool| !drains(pool)).flat_map(|pool| {
-        let found = [find_missing(pool), find_full(pool), find_flapping(pool), find_long_waits(pool)];
+        let found =
+            [find_missing(snapshot, pool), find_full(pool), find_flapping(pool), find_long_waits(pool)];
         found.into_iter().flatten().chain(find_loss(pool))
     });
     let of_services = snapshot.services.iter().flat_map(|service| {
         [find_hopeless_waits(service), find_impatient_clients(snapshot, service)].into_iter().flatten()
     });
-    of_pools.chain(of_services).collect()
+    snapshot.lockdown.iter().map(find_locks).chain(of_pools).chain(of_services).collect()
 }
 
 /// `any service from internal at 10.0.0.5`.
@@ -58,29 +63,100 @@ fn last_error(pool: &PoolRow) -> String {
     pool.last_error.as_ref().map_or(String::new(), |error| format!("; the last error: {error}"))
 }
 
-fn find_missing(pool: &PoolRow) -> Option<DoctorFinding> {
+fn find_missing(snapshot: &Snapshot, pool: &PoolRow) -> Option<DoctorFinding> {
     let up = pool.ready.saturating_add(pool.carrying);
-    let is_kept_few = pool.state != PoolState::Healthy && up < pool.target;
-    let is_short = is_kept_few && (!is_linked(pool) || pool.last_error.is_some());
-    // A peer that has said goodbye is not missed; the rows of others show whether they serve.
-    if !is_short || pool.left {
+    // A half that is to be dialled does not know how many links there should be before the first one.
+    let is_kept_away = up == 0 && pool.last_error.is_some();
+    let is_kept_few = pool.state != PoolState::Healthy && (up < pool.target || is_kept_away);
+    let is_short = is_kept_few && !pool.standby && (!is_linked(pool) || pool.last_error.is_some());
+    if !is_short || is_locked(snapshot, pool) || pool.left && is_replaced(snapshot, pool) {
         return None;
     }
-    let figure = format!("{up} of {} links up", pool.target);
+    let figure = match pool.target {
+        0 => "no link".into(),
+        target => format!("{up} of {target} links up"),
+    };
     let (severity, reason) = match is_linked(pool) {
         false => (Must, "without a link no client can be carried over this peer"),
         true => (Should, "with fewer links than wanted, the loss of one ends more sessions"),
     };
-    let advice = match pool.role {
+    let rejected = last_rejected_link(snapshot).filter(|_| !is_linked(pool));
+    let reason = match &rejected {
+        Some(rejected) => format!("{reason}; the last link that came was rejected: {}", rejected.text),
+        None => format!("{reason}{}", last_error(pool)),
+    };
+    let advice = advice_on_missing(pool, rejected.is_some());
+    Some(DoctorFinding::new("links-missing", severity, figure, reason, advice).about(object(pool)))
+}
+
+fn advice_on_missing(pool: &PoolRow, has_rejected: bool) -> &'static str {
+    let is_awaited = matches!(pool.last_cause, Some(LinkCause::NoInternalGateway | LinkCause::NoDmzGateway));
+    match pool.role {
+        _ if has_rejected => {
+            "correct what was rejected, on this half or on the other: names, certificates and services are compared by `check` of both profiles"
+        }
+        _ if pool.left => {
+            "that gateway has stopped in good order: start it again, or add another one that serves as well"
+        }
+        _ if is_awaited => {
+            "start the gateway that dials this one; if it runs, see that both are in the same mode, and look at its log"
+        }
         Half::Dmz => {
             "look at the log of the gateway at the other end, and at what lies between; `verify` names the step that fails"
         }
         Half::Internal => {
             "see that the address answers and that both halves trust each other's certificates; `verify` names the step that fails"
         }
+    }
+}
+
+/// Whether another peer serves what this one did.
+fn is_replaced(snapshot: &Snapshot, pool: &PoolRow) -> bool {
+    let may_replace = |other: &&PoolRow| {
+        let has_service = |name: &String| other.may_serve(name);
+        other.role == pool.role
+            && match (pool.serves.as_slice(), pool.service.as_str()) {
+                ([], "*") => true,
+                ([], service) => other.may_serve(service),
+                (serves, _) => serves.iter().all(has_service),
+            }
     };
-    let reason = format!("{reason}{}", last_error(pool));
-    Some(DoctorFinding::new("links-missing", severity, figure, reason, advice).about(object(pool)))
+    let is_other = |other: &&PoolRow| !std::ptr::eq(*other, pool);
+    snapshot.pools.iter().filter(is_other).filter(may_replace).any(is_linked)
+}
+
+/// The last link that this gateway turned away, if one of its peers has no link.
+pub fn last_rejected_link(snapshot: &Snapshot) -> Option<&Notice> {
+    let is_awaited = snapshot.pools.iter().any(|pool| !pool.standby && !is_linked(pool));
+    if snapshot.listening.is_empty() || !is_awaited {
+        return None;
+    }
+    snapshot.notices.iter().rev().find(|notice| notice.rejected_link.is_some())
+}
+
+/// Whether an operator has locked the links of this peer.
+fn is_locked(snapshot: &Snapshot, pool: &PoolRow) -> bool {
+    let is_of_peer = |row: &LockdownRow| {
+        row.peer
+            .as_ref()
+            .is_none_or(|locked| pool.peer.as_ref().is_some_and(|peer| is_same_name(locked, peer)))
+    };
+    let is_of_links = |row: &&LockdownRow| row.service.is_none() && is_of_peer(row);
+    pool.role == Half::Internal && snapshot.lockdown.iter().any(|row| is_of_links(&row))
+}
+
+/// What the inside has locked serves nobody until it is unlocked, which may be what is wanted.
+fn find_locks(row: &LockdownRow) -> DoctorFinding {
+    let reason = "`lockdown` was given: what is locked is cut, refused and no longer offered";
+    let unlock = ["portcullis unlock".to_owned()]
+        .into_iter()
+        .chain(row.peer.iter().map(|peer| format!("--peer {peer}")))
+        .chain(row.service.clone())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let advice = format!("leave it, if it is wanted; `{unlock}` lifts it");
+    DoctorFinding::new("locked", Must, format!("locked since {}", row.since), reason, advice)
+        .about(row.to_string())
 }
 
 /// Links are up, and none of them takes a session.
@@ -139,7 +215,8 @@ fn find_loss(pool: &PoolRow) -> Option<DoctorFinding> {
 const SEGMENTS_MIN: u64 = 1000;
 
 fn find_long_waits(pool: &PoolRow) -> Option<DoctorFinding> {
-    let longest = pool.wait_p99_ms.filter(|&wait| wait >= LONG_WAIT_MS)?;
+    // Without any link, more of them would help nobody: that they are missing is found by itself.
+    let longest = pool.wait_p99_ms.filter(|&wait| wait >= LONG_WAIT_MS && is_linked(pool))?;
     let half = pool.wait_p50_ms.unwrap_or_default();
     let figure = format!(
         "of the last minute's clients half waited up to {}, 99 of a hundred up to {}",
@@ -158,7 +235,8 @@ fn find_hopeless_waits(service: &ServiceRow) -> Option<DoctorFinding> {
     let mut refusals = service.refusals.iter().filter(|row| is_recent(&row.code, row.ago_seconds)).peekable();
     let reason = refusals.peek()?.reason.clone();
     let refused = refusals.fold(0_u64, |sum, row| sum.saturating_add(row.count));
-    let figure = format!("{refused} clients refused that waited for a link");
+    let clients = format::count(refused, "client");
+    let figure = format!("{clients} refused after waiting for a link");
     let advice = "fix what prevents links; else raise `prepared` and `maximum` of the half that dials, and then `wait` or `waiters`";
     let reason = format!("no link became ready in time: {reason}");
     Some(DoctorFinding::new("wait-in-vain", Must, figure, reason, advice).about(service.name.clone()))
@@ -197,7 +275,7 @@ mod tests {
         super::tests::{found, healthy, pool},
         *,
     };
-    use crate::telemetry::verdict::RefusalRow;
+    use crate::telemetry::{snapshot::NoticeLevel, verdict::RefusalRow};
 
     fn of(pool: PoolRow) -> Snapshot {
         Snapshot { pools: vec![pool], ..healthy() }
@@ -212,11 +290,14 @@ mod tests {
         let failing = PoolRow { last_error: error, ..few.clone() };
         assert_eq!(found(&of(failing.clone()), "links-missing"), [Should]);
         assert_eq!(found(&of(few), "links-missing"), [], "it fills, and nothing failed");
-        assert_eq!(
-            found(&of(PoolRow { left: true, ..down.clone() }), "links-missing"),
-            [],
-            "it said goodbye"
-        );
+        let left = PoolRow { left: true, ..down.clone() };
+        let served = Snapshot { pools: vec![left.clone(), pool()], ..healthy() };
+        assert_eq!(found(&served, "links-missing"), [], "it said goodbye, and another serves");
+        assert_eq!(found(&of(left), "links-missing"), [Must], "it was the last one");
+        let nobody = Some("no DMZ gateway has dialled in".to_owned());
+        let unknown = PoolRow { target: 0, last_error: nobody, ..down.clone() };
+        assert_eq!(found(&of(unknown), "links-missing"), [Must], "none has ever come");
+        assert_eq!(found(&of(PoolRow { standby: true, ..down.clone() }), "links-missing"), []);
         let of_orders = PoolRow { service: "orders".into(), ..down.clone() };
         let mut drained = of(of_orders);
         assert_eq!(found(&drained, "links-missing"), [Must]);
@@ -224,10 +305,48 @@ mod tests {
         assert_eq!(found(&drained, "links-missing"), [], "nobody is to come");
         let draining = Snapshot { phase: GatewayPhase::Draining, ..of(down) };
         assert_eq!(found(&draining, "links-missing"), []);
-        let reported = find_missing(&failing).expect("it is found");
+        let reported = find_missing(&healthy(), &failing).expect("it is found");
         assert_eq!(reported.figure, "2 of 8 links up");
         assert_eq!(reported.object.as_deref(), Some("any service, from internal at 10.0.0.5"));
         assert!(reported.reason.ends_with("the last error: connection refused"), "{}", reported.reason);
+    }
+
+    #[test]
+    fn a_rejected_link_is_the_reason_for_a_missing_one() {
+        let down = PoolRow { state: PoolState::Down, ready: 0, gone_seconds: Some(5.0), ..pool() };
+        let text = "link from 192.0.2.7: its certificate is for other".to_owned();
+        let rejected_link = Some(LinkCause::PeerNotListed);
+        let notice =
+            Notice { gateway: None, time: String::new(), level: NoticeLevel::Warn, text, rejected_link };
+        let snapshot =
+            Snapshot { notices: vec![notice], listening: vec!["192.0.2.1:1443".into()], ..of(down.clone()) };
+        let reported = find_missing(&snapshot, &down).expect("it is found");
+        assert!(reported.reason.ends_with("its certificate is for other"), "{}", reported.reason);
+        assert!(reported.advice.starts_with("correct what was rejected"), "{}", reported.advice);
+        let reported = find_missing(&of(down.clone()), &down).expect("it is found");
+        assert!(!reported.reason.contains("rejected"), "{}", reported.reason);
+    }
+
+    #[test]
+    fn a_lock_is_reported_instead_of_the_links_that_it_closed() {
+        let down = PoolRow {
+            role: Half::Internal,
+            state: PoolState::Down,
+            ready: 0,
+            peer: Some("dmz".into()),
+            ..pool()
+        };
+        let lock = |peer: Option<&str>| LockdownRow {
+            peer: peer.map(Into::into),
+            service: None,
+            since: "2026-11-30T04:00:00Z".into(),
+        };
+        let locked = |lockdown| Snapshot { lockdown, ..of(down.clone()) };
+        assert_eq!(found(&locked(vec![lock(None)]), "locked"), [Must]);
+        assert_eq!(found(&locked(vec![lock(Some("dmz"))]), "locked"), [Must]);
+        let other = find_limits_of_links(&locked(vec![lock(Some("other"))]));
+        assert_eq!(other.iter().map(|it| &*it.id).collect::<Vec<_>>(), ["locked", "links-missing"]);
+        assert_eq!(other[0].advice, "leave it, if it is wanted; `portcullis unlock --peer other` lifts it");
     }
 
     #[test]
@@ -269,6 +388,14 @@ mod tests {
         assert_eq!(found(&waits(1.0, 1500.0), "waits-long"), [Should]);
         assert_eq!(found(&waits(1200.0, 1500.0), "waits-long"), [Must]);
         assert_eq!(found(&waits(1.0, 20.0), "waits-long"), []);
+        let down = PoolRow {
+            state: PoolState::Down,
+            ready: 0,
+            wait_p50_ms: Some(3e3),
+            wait_p99_ms: Some(3e3),
+            ..pool()
+        };
+        assert_eq!(found(&of(down), "links-missing"), [Must], "no link is there to be waited for");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Each finding is a pure function of a snapshot and of [`MachineFacts`]; nothing is requested or changed here.
 
+mod availability;
 mod backends;
 mod capacity;
 mod clocks;
@@ -11,8 +12,10 @@ mod links;
 mod machine;
 mod protection;
 
+pub use availability::find_absence;
 pub use clocks::{GatewayClock, find_clock_skew};
 pub use last_hour::{LAST_HOUR, find_in_last_hour};
+pub use links::last_rejected_link;
 pub use machine::MachineFacts;
 
 pub use crate::telemetry::snapshot::{DoctorFinding, FindingSeverity};
@@ -54,6 +57,7 @@ pub fn find_limits(snapshot: &Snapshot, machine: &MachineFacts) -> Vec<DoctorFin
     findings.extend(kernel::find_limits_of_kernel(snapshot, machine));
     findings.extend(protection::find_certificates(snapshot));
     findings.extend(protection::find_open_locks(snapshot));
+    findings.extend(availability::find_unexplained_outage(snapshot, &findings));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }

@@ -75,15 +75,16 @@ impl FleetMerge {
             let row = row(member, reach);
             self.events.note(&row, now, uptime_seconds);
             merged.alerts.extend(reach::alert(&row, now));
+            let absence = reach::describe_absence(&row);
+            merged.findings.extend(absence.clone().map(|why| doctor::find_absence(&row, why)));
             merged.gateways.push(row);
             let Some((snapshot, _)) = &member.latest else { continue };
             let counts = !has_outer || snapshot.roles.contains(&Half::Dmz);
             self.count_bytes(&member.name, snapshot, counts);
             let Some(snapshot) = kept_snapshot(member) else { continue };
-            // Nothing is known here about another gateway's machine.
-            let findings = doctor::find_limits(snapshot, &MachineFacts::default()).into_iter();
-            let name = || Some(Arc::clone(&member.name));
-            merged.findings.extend(findings.map(|finding| DoctorFinding { gateway: name(), ..finding }));
+            if absence.is_none() {
+                merged.findings.extend(findings_of(member, snapshot));
+            }
             roles.extend(snapshot.roles.iter().copied());
             add_rows(&mut merged, &member.name, snapshot, share);
             if counts {
@@ -120,6 +121,12 @@ fn kept_snapshot(member: &MemberSnapshot) -> Option<&Snapshot> {
     let is_gone =
         reach::reach(member) == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS;
     member.latest.as_ref().map(|(snapshot, _)| &**snapshot).filter(|_| !is_gone)
+}
+
+/// What limits one gateway; nothing is known here about its machine.
+fn findings_of(member: &MemberSnapshot, snapshot: &Snapshot) -> impl Iterator<Item = DoctorFinding> {
+    let findings = doctor::find_limits(snapshot, &MachineFacts::default()).into_iter();
+    findings.map(|finding| DoctorFinding { gateway: Some(Arc::clone(&member.name)), ..finding })
 }
 
 fn row(member: &MemberSnapshot, reach: GatewayReach) -> GatewayRow {

@@ -53,10 +53,10 @@ pub fn badness(row: &GatewayRow) -> u8 {
 
 /// The alert while its state is unknown.
 pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
+    let absence = describe_absence(row)?;
     let away_seconds = match row.reach {
-        GatewayReach::Unreachable => row.since_seconds,
         GatewayReach::Silent => row.heard_seconds.unwrap_or(row.since_seconds),
-        GatewayReach::Calling | GatewayReach::Reached => return None,
+        GatewayReach::Unreachable | GatewayReach::Calling | GatewayReach::Reached => row.since_seconds,
     };
     let since = Duration::try_from_secs_f64(away_seconds).ok().and_then(|away| now.checked_sub(away));
     Some(Alert {
@@ -65,16 +65,18 @@ pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
         object: row.name.to_string(),
         address: None,
         since: log::format_utc(since.unwrap_or(now)),
-        text: format!("gateway {} {}", row.name, describe_absence(row)),
+        text: format!("gateway {} {absence}", row.name),
     })
 }
 
-fn describe_absence(row: &GatewayRow) -> String {
+/// Why nothing is known of a gateway, if so.
+pub fn describe_absence(row: &GatewayRow) -> Option<String> {
     match row.reach {
-        GatewayReach::Silent => "is silent: it is connected, and no picture comes".into(),
-        GatewayReach::Reached | GatewayReach::Calling | GatewayReach::Unreachable => {
-            format!("cannot be reached: {}", row.why.as_deref().unwrap_or("it does not answer"))
+        GatewayReach::Silent => Some("is silent: it is connected, and no picture comes".into()),
+        GatewayReach::Unreachable => {
+            Some(format!("cannot be reached: {}", row.why.as_deref().unwrap_or("it does not answer")))
         }
+        GatewayReach::Reached | GatewayReach::Calling => None,
     }
 }
 
@@ -106,7 +108,7 @@ impl ReachEvents {
                 (NoticeLevel::Info, reported, None)
             }
             (GatewayReach::Silent | GatewayReach::Unreachable, _) => {
-                (NoticeLevel::Warn, Some(describe_absence(row)), away_at_seconds.or(Some(uptime_seconds)))
+                (NoticeLevel::Warn, describe_absence(row), away_at_seconds.or(Some(uptime_seconds)))
             }
         };
         self.known.insert(Arc::clone(&row.name), KnownReach { reach: row.reach, away_at_seconds });
@@ -139,7 +141,10 @@ mod tests {
         },
         *,
     };
-    use crate::profile::Half;
+    use crate::{
+        profile::Half,
+        telemetry::snapshot::{DoctorFinding, FindingSeverity},
+    };
 
     fn silent(seconds: f64) -> MemberSnapshot {
         let mut member = member("edge", Some(snapshot(Half::Dmz, "a", 0)));
@@ -189,5 +194,21 @@ mod tests {
         let merged = FleetMerge::default().next(vec![silent(6.0)], 1.0);
         let reported: Vec<_> = merged.alerts.iter().map(|alert| alert.text.as_str()).collect();
         assert_eq!(reported, ["gateway edge is silent: it is connected, and no picture comes"]);
+    }
+
+    #[test]
+    fn doctor_names_each_gateway_of_which_nothing_is_known() {
+        let merged = FleetMerge::default().next(vec![silent(6.0), lost("gone", 60.0, None)], 1.0);
+        let named = |gateway: &str| {
+            let of_gateway = |finding: &&DoctorFinding| finding.gateway.as_deref() == Some(gateway);
+            let found: Vec<_> = merged.findings.iter().filter(of_gateway).collect();
+            let [finding] = found[..] else { panic!("{found:?}") };
+            assert_eq!((&*finding.id, finding.severity), ("gateway-away", FindingSeverity::Must));
+            finding.figure.clone()
+        };
+        assert_eq!(named("gone"), "cannot be reached: it closed");
+        assert_eq!(named("edge"), "is silent: it is connected, and no picture comes");
+        let there = FleetMerge::default().next(vec![member("edge", Some(snapshot(Half::Dmz, "a", 0)))], 1.0);
+        assert!(there.findings.iter().all(|finding| finding.id != "gateway-away"));
     }
 }

@@ -58,6 +58,24 @@ fn doctor_exits_1_when_the_peer_is_gone_and_0_while_it_is_there() {
     assert!(nobody.out.is_empty() && !nobody.err.is_empty(), "{}", nobody.out);
 }
 
+#[test]
+fn a_planned_stop_of_the_only_peer_is_found_and_so_is_a_peer_that_never_came() {
+    let place = TestFolder::with_certificates();
+    let Pair { dmz, internal } = Pair::reverse(&place, &[("echo", "echo://")]);
+    let stopped = run(&place, &["stop", "--admin", "run/dmz.sock"]);
+    assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+    drop(dmz);
+    until_found(&place, "internal", ("links-missing", "must", "0 of 2 links up"));
+    drop(internal);
+
+    let waits = internal_half("127.0.0.1:9", &[("echo", "echo://")])
+        .replace("mode: reverse", "mode: forward")
+        .replace("link: {", "link: { listen: \"socks+tls://127.0.0.1:0\",");
+    place.write("internal.yaml", &waits);
+    let _internal = place.start("internal");
+    until_found(&place, "internal", ("links-missing", "must", "no link"));
+}
+
 /// A finding: its id, how bad it is, and part of its object and figure.
 type Finding<'a> = (&'a str, &'a str, &'a str);
 
