@@ -147,7 +147,8 @@ fn next_commands(half: InitHalf, folders: &HalfFolders, answers: &InitAnswers) -
     let [first, second, third, then] = match half {
         InitHalf::Pair => [
             format!("portcullis check {dmz} {internal}"),
-            format!("portcullis --profile {dmz} --no-ui &"),
+            // Its log must not be written over the dashboard that the next command opens.
+            format!("portcullis --profile {dmz} --no-ui 2> dmz.log &"),
             format!("portcullis --profile {internal}"),
             format!("then a client at {} reaches {}", answers.accept(), answers.connect()),
         ],
