@@ -54,10 +54,18 @@ pub(super) fn revoke(
     let _ = fs::remove_file(&new);
     write_new(&new, &list, 0o644)?;
     fs::rename(&new, &file).map_err(|source| CertsError::Io { path: file.clone(), source })?;
+    let file = file.display();
     report.done.push(match is_news {
-        true => format!("revoked `{name}`: {} has it", file.display()),
-        false => format!("`{name}` was revoked already; {} is issued anew", file.display()),
+        true => format!("revoked `{name}`: {file} has it"),
+        false => format!("`{name}` was revoked already; {file} is issued anew"),
     });
+    report.done.push(format!(
+        "to apply it, copy {file} to each host, and name it in the `tls` of the other half's link: `revoked: [FILE]`"
+    ));
+    report.done.push(format!(
+        "for a new certificate, move the files of `{name}` out of {}, and run `portcullis certs` again",
+        folder.display()
+    ));
     Ok(())
 }
 

@@ -143,6 +143,9 @@ fn read_file(
     };
     disk::read(path, bytes_max, pipes).map_err(|error| {
         let usual = match error {
+            ReadError::Io(_) if is_revocation_list(material) => {
+                "`portcullis certs --out DIR --revoke NAME` makes it with the first revoked certificate; until then leave `revoked` out"
+            }
             ReadError::Io(_) => "make it with `portcullis certs --out DIR`, or correct the path",
             ReadError::Locked => "restart with that profile, or keep the file beside the others",
             ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Silent => advice,
@@ -150,6 +153,15 @@ fn read_file(
         let advice = error.permission_advice(path).unwrap_or_else(|| usual.to_owned());
         pem_problem(material, format!("{}: {error}", path.display()), &advice)
     })
+}
+
+fn is_revocation_list(material: &PemSource) -> bool {
+    match material {
+        PemSource::File { place, .. } => {
+            place.key.rsplit('.').next().is_some_and(|key| key.starts_with("revoked"))
+        }
+        PemSource::Memory(_) => false,
+    }
 }
 
 pub(super) fn pem_problem(material: &PemSource, what: String, advice: &str) -> Problem {
