@@ -103,11 +103,11 @@ impl Engine {
         if let Some(side) = &self.dmz {
             side.retire();
         }
-        let open = self.totals().clients();
+        let open = format::count(self.totals().clients(), "session");
         let drain = humantime::format_duration(self.profile.drain);
         self.shared
             .notices
-            .info(LogEvent::Stopping.line(format!("stopping: {open} sessions get {drain} to end")));
+            .info(LogEvent::Stopping.line(format!("stopping: {open} may take {drain} to end")));
     }
 
     /// While it stops: how long until everything open is cut.

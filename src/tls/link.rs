@@ -271,7 +271,7 @@ fn check_own(
                 "set the clock of this host right, or wait"
             }
             rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. }) => {
-                "move the pair away and make a new one with `portcullis certs`; or set the clock of this host right"
+                "make a new one with `portcullis certs --out DIR --renew` where the CA's key is; or set the clock of this host right"
             }
             _ => "make one from this link's `ca` with `portcullis certs`",
         };
