@@ -200,7 +200,7 @@ fn a_file_that_takes_nothing_loses_lines_that_are_counted_and_reported() {
     line_of(&place, "gate.json", event("session_ended"));
 }
 
-/// The size that a file of this gateway may have, until it is told another one.
+/// Limits the size of the files that this gateway writes.
 fn limit_file_size(gateway: &Gateway<'_>, limit: &str) {
     let pid = gateway.child.id();
     let set = Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--fsize={limit}:")).status();

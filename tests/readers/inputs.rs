@@ -80,7 +80,11 @@ pub fn request() -> Rows {
             "spoilt at 44",
         ),
         ("chunks", post("Transfer-Encoding: chunked\r\n", "2\r\n\n\n\r\n0\r\n\r\n"), "as it was"),
-        ("chunk-lf", post("Transfer-Encoding: chunked\r\n", "2\nab\r\n"), "spoilt at 48"),
+        (
+            "chunk-lf",
+            post("Transfer-Encoding: chunked\r\n", "2\nab\r\n"),
+            "nothing is read from 49 on, as it was",
+        ),
         (
             "extension-lf",
             post("Transfer-Encoding: chunked\r\n", "2;\n\r\nab\r\n"),
