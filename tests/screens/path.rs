@@ -223,3 +223,13 @@ fn a_click_selects_the_part_under_the_mouse() {
         );
     }
 }
+
+#[test]
+fn the_echo_that_is_built_in_has_a_name_too() {
+    let mut direct = pictures::direct();
+    direct.services[0].connect = Some("echo://".into());
+    direct.services[0].backends.clear();
+    let mut app = app(direct);
+    press(&mut app, "9");
+    line_with(&app, &["orders", "▶ ● echo"]);
+}

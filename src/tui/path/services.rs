@@ -197,7 +197,9 @@ fn counts(totals: &TrafficTotals) -> Vec<String> {
 
 fn backend_parts(row: &ServiceRow) -> Vec<PathPart> {
     let part = |address: &str| {
-        let name = without_scheme(address);
+        // The echo that is built in has no address after its scheme.
+        let name = Some(without_scheme(address)).filter(|name| !name.is_empty());
+        let name = name.unwrap_or_else(|| address.trim_end_matches("://"));
         let rows = PartRows::Services(row.name.clone());
         PathPart { rows, ..PathPart::new(PathStage::Backends, address, name) }
     };
