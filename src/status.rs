@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::{
+    doctor,
     telemetry::{
         failures::FailureRow,
         format,
@@ -19,6 +20,8 @@ const SESSIONS_MAX: usize = 50;
 const ENDED_MAX: usize = 10;
 /// How many causes of failures are printed, the most recent first.
 const FAILURES_MAX: usize = 10;
+/// The longest alert, which may quote several errors.
+const ALERT_CHARS_MAX: usize = 400;
 /// The longest foreign text in a line.
 const FIELD_CHARS_MAX: usize = 120;
 
@@ -52,6 +55,13 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         snapshot.descriptors.used,
         snapshot.descriptors.limit
     )?;
+    if let Some(health) = &snapshot.health {
+        writeln!(out, "health {}", enum_word(health))?;
+    }
+    for alert in &snapshot.alerts {
+        let text = text::clean_text(&alert.text, ALERT_CHARS_MAX);
+        writeln!(out, "alert {text}, since {}", alert.since)?;
+    }
     for (half, row) in &snapshot.confined {
         let Some(row) = row else { continue };
         let landlock = row.landlock.map_or("no Landlock".into(), |abi| format!("Landlock ABI {abi}"));
@@ -71,6 +81,10 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     }
     snapshot.services.iter().try_for_each(|row| service(out, row))?;
     snapshot.pools.iter().try_for_each(|row| pool(out, row))?;
+    if let Some(rejected) = doctor::last_rejected_link(snapshot) {
+        let text = text::clean_text(&rejected.text, ALERT_CHARS_MAX);
+        writeln!(out, "rejected the last link, at {}: {text}", rejected.time)?;
+    }
     snapshot.sessions.iter().take(SESSIONS_MAX).try_for_each(|row| session(out, row))?;
     let more = snapshot.sessions.len().saturating_sub(SESSIONS_MAX) + snapshot.sessions_left_out;
     if more > 0 {
