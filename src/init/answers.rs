@@ -167,6 +167,9 @@ impl InitAnswers {
 
     /// What is wrong with the profiles that these answers produce.
     fn check(&self) -> Result<(), Vec<Problem>> {
+        if let Some(problem) = self.given.get(&InitQuestion::Host).and_then(|host| more_than_a_host(host)) {
+            return Err(vec![problem]);
+        }
         let choice = ProfileOverrides { mode: None, role: None };
         let wrong = [Half::Dmz, Half::Internal].into_iter().filter_map(|role| {
             let text = text::profile(role, self);
@@ -249,7 +252,18 @@ impl InitAnswers {
 /// An IPv6 address is in brackets if a port follows.
 fn host_name(answer: &str) -> String {
     let answer = answer.trim();
-    if answer.contains(':') && !answer.starts_with('[') { format!("[{answer}]") } else { answer.to_owned() }
+    let is_address = answer.matches(':').count() > 1 && !answer.contains('/');
+    if is_address && !answer.starts_with('[') { format!("[{answer}]") } else { answer.to_owned() }
+}
+
+/// A host with a scheme, a port or a path, quoted as it was given.
+fn more_than_a_host(host: &str) -> Option<Problem> {
+    let has_more = host.contains('/') || !host.starts_with('[') && host.contains(':');
+    let key = "the other gateway's host".into();
+    let place = profile::ProfilePlace { file: "init.yaml".into(), line: 0, column: 0, key };
+    let what = format!("`{host}` is more than a name or an IP address");
+    let advice = "give it alone; the link's port is asked next, or given as `--link-port`".to_owned();
+    has_more.then_some(Problem { place, what, advice })
 }
 
 /// `8000` and `host:8000` are accepted as addresses too.

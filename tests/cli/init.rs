@@ -206,6 +206,8 @@ fn a_bad_answer_says_what_to_do_and_writes_nothing() {
         (&["pair", "--accept", "http://127.0.0.1:8000", "--connect", "9000"], "do not go together"),
         (&["pair", "--link-port", "8000"], "8000"),
         (&["dmz", "--dmz-host", "a host"], "a host"),
+        (&["dmz", "--dmz-host", "192.0.2.1:99"], "`192.0.2.1:99` is more than a name"),
+        (&["dmz", "--dmz-host", "tcp://10.0.0.5"], "give it alone; the link's port"),
     ] {
         let sent = run(&place, &[&["init", "--out", "bad"], args].concat());
         assert_eq!(sent.code, Some(2), "{args:?}: {}{}", sent.out, sent.err);
