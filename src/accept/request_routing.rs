@@ -27,8 +27,8 @@ pub fn find_route<'a, B>(
     let route =
         find_http_route(routes, &requested, |path| request_path::rest_below(requested.path, path).is_some());
     if !request_path::is_plain(requested.path) {
-        let lenient =
-            find_http_route(routes, &requested, |path| request_path::may_be_below(requested.path, path));
+        let read_leniently = request_path::LenientPath::of(requested.path);
+        let lenient = find_http_route(routes, &requested, |path| read_leniently.is_below(path));
         if lenient.map(std::ptr::from_ref) != route.map(std::ptr::from_ref) {
             return Err(bad_request("its path could mean another service"));
         }

@@ -11,7 +11,10 @@ use crate::telemetry::{
 /// A gateway that is down although no other finding says why: it must never look as if all were well.
 pub fn find_unexplained_outage(snapshot: &Snapshot, findings: &[DoctorFinding]) -> Option<DoctorFinding> {
     let is_wanted = snapshot.services.is_empty()
-        || snapshot.services.iter().any(|service| service.phase != ServicePhase::Draining);
+        || snapshot
+            .services
+            .iter()
+            .any(|service| !matches!(service.phase, ServicePhase::Draining | ServicePhase::Closed));
     let is_down = snapshot.phase == GatewayPhase::Running && snapshot.health == Some(Health::Down);
     if !is_down || !is_wanted || super::must_act(findings) {
         return None;

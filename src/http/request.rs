@@ -189,7 +189,10 @@ fn leaves_folder(path: &str) -> bool {
     if !path.contains("..") && !path.contains('%') {
         return false;
     }
-    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\");
+    let mut plain = path.to_ascii_lowercase();
+    for (encoded, sign) in [("%2e", "."), ("%2f", "/"), ("%5c", "\\"), ("%3b", ";")] {
+        plain = plain.replace(encoded, sign);
+    }
     let folder = |segment: &str| segment.split(';').next() == Some("..");
     plain.split(['/', '\\']).any(folder)
 }
@@ -403,6 +406,7 @@ mod tests {
             ("GET", "/a/%2E./b", h, Err(400)),
             ("GET", "/a/..%2fb", h, Err(400)),
             ("GET", "/a/..;x=1/b", h, Err(400)),
+            ("GET", "/a/..%3Bx/b", h, Err(400)),
             ("GET", "/a/%2e%2e%5cb", h, Err(400)),
             ("GET", "/", &[], Err(400)),
             ("GET", "/", &[("host", "a"), ("host", "a")], Err(400)),

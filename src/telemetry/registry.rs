@@ -305,8 +305,9 @@ impl SessionRegistry {
         {
             state.cuts.add(session.half, peer, now);
         }
-        let is_reported =
-            session.counters.is_carried() || state.refusals.add(session.half, &session.service, &end, now);
+        // Nobody has refused a client that left.
+        let is_reported = session.counters.is_carried()
+            || end.who != EndedBy::Client && state.refusals.add(session.half, &session.service, &end, now);
         let of_service = state.ends.entry((session.half, session.service.clone())).or_default();
         *of_service.entry(end.code()).or_default() += 1;
         // A client that left before it was carried was not refused by us.

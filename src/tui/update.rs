@@ -187,7 +187,9 @@ impl App {
     pub(super) fn move_selection(&mut self, to: impl Fn(Option<usize>, usize) -> usize) {
         match (&mut self.overlay, &mut self.detail) {
             (Overlay::Help { scroll, .. }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
-            (Overlay::Ask { scroll, .. }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
+            (Overlay::Ask { scroll, .. }, _) => {
+                *scroll = to(Some(*scroll), QUESTION_SCROLL_MAX).min(QUESTION_SCROLL_MAX);
+            }
             (Overlay::Typing(line), _) => line.scroll = to(Some(line.scroll), SCROLL_MAX).min(SCROLL_MAX),
             (_, Some(detail)) => detail.scroll = to(Some(detail.scroll), SCROLL_MAX).min(SCROLL_MAX),
             (_, None) => {
@@ -485,6 +487,8 @@ fn parse_column(name: &str) -> Option<SortColumn> {
 const PAGE_LINES: usize = 10;
 /// No help and no details are longer.
 const SCROLL_MAX: usize = 500;
+/// A plan may have several lines for each of many services, and all can be read before the answer.
+const QUESTION_SCROLL_MAX: usize = 100_000;
 const TYPED_MAX: usize = 50;
 const NO_FLEET: &str = "this screen shows one gateway, and no fleet";
 /// As many as a profile may have.

@@ -312,8 +312,10 @@ impl SinkWriter {
             (SinkTarget::StandardError, _) => fstat(io::stderr()),
             (SinkTarget::File(_), file) => fstat(file.as_ref()?),
         };
-        let facts =
-            facts.ok().filter(|facts| FileType::from_raw_mode(facts.st_mode) == FileType::RegularFile)?;
+        // One that was emptied has no line to end.
+        let facts = facts.ok().filter(|facts| {
+            FileType::from_raw_mode(facts.st_mode) == FileType::RegularFile && facts.st_size > 0
+        })?;
         Some((facts.st_dev, facts.st_ino))
     }
 
