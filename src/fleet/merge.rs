@@ -22,15 +22,15 @@ use crate::{
     telemetry::{
         health::{Alert, Health},
         log,
-        snapshot::{GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, Snapshot, TrafficSample},
+        snapshot::{
+            GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, ROWS_KEPT_SECONDS, Snapshot, TrafficSample,
+        },
     },
 };
 
 /// The most session rows in one snapshot.
 const SESSIONS_MAX: usize = 40_000;
 const NOTICES_MAX: usize = 500;
-/// How long rows of a lost gateway stay: it may only be reloading, or restarting.
-pub const ROWS_KEPT_SECONDS: f64 = 10.0;
 
 /// The last snapshot of one gateway, and whether it can be reached.
 #[derive(Debug, Clone)]

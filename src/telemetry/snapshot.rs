@@ -18,7 +18,7 @@ mod sessions;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use findings::{DoctorFinding, FindingSeverity};
-pub use fleet::{GatewayFacts, GatewayReach, GatewayRow};
+pub use fleet::{GatewayFacts, GatewayReach, GatewayRow, ROWS_KEPT_SECONDS};
 pub use lockdown::LockdownRow;
 pub use notices::{Notice, NoticeLevel};
 pub use profiles::{CheckRow, ProblemRow, ProfileRow, SwitchRow, VerifyRow};

@@ -414,14 +414,14 @@ fn align(reports: &mut [HistoryReport]) {
         fill_missed_seconds(&mut report.samples);
     }
     // The same at both ends: where one report goes a moment further, its last seconds are no sum yet.
-    let (firsts, lasts): (Vec<_>, Vec<_>) = reports
+    let (begins, ends): (Vec<_>, Vec<_>) = reports
         .iter()
         .filter_map(|report| Some((report.samples.first()?.at, report.samples.last()?.at)))
         .unzip();
-    let oldest = firsts.iter().copied().min().unwrap_or_default();
-    let newest = lasts.iter().copied().max().unwrap_or_default();
-    let first = firsts.into_iter().filter(|at| at.abs_diff(oldest) <= MISSED_SECONDS_MAX).max();
-    let last = lasts.into_iter().filter(|at| at.abs_diff(newest) <= MISSED_SECONDS_MAX).min();
+    let oldest = begins.iter().copied().min().unwrap_or_default();
+    let newest = ends.iter().copied().max().unwrap_or_default();
+    let first = begins.into_iter().filter(|at| at.abs_diff(oldest) <= MISSED_SECONDS_MAX).max();
+    let last = ends.into_iter().filter(|at| at.abs_diff(newest) <= MISSED_SECONDS_MAX).min();
     let Some((first, last)) = first.zip(last) else { return };
     for report in reports.iter_mut() {
         report.samples.retain(|sample| (first..=last).contains(&sample.at));

@@ -41,6 +41,9 @@ pub enum GatewayReach {
     Unreachable,
 }
 
+/// How long rows of a lost gateway stay: it may only be reloading, or restarting.
+pub const ROWS_KEPT_SECONDS: f64 = 10.0;
+
 /// A summary of one gateway's snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GatewayFacts {

@@ -3,10 +3,12 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
-    fleet::merge::ROWS_KEPT_SECONDS,
     telemetry::{
         health::Health,
-        snapshot::{EndedRow, GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, SessionRow, Snapshot},
+        snapshot::{
+            EndedRow, GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, ROWS_KEPT_SECONDS, SessionRow,
+            Snapshot,
+        },
     },
     tui::{
         app::App,
