@@ -86,7 +86,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("record", &["gateway", "tasks", "telemetry"]),
     ("tui", &["disk", "doctor", "gateway", "profile", "record", "telemetry", "text"]),
     ("headless", &["gateway"]),
-    ("status", &["telemetry", "text"]),
+    ("status", &["doctor", "telemetry", "text"]),
     ("doctor", &["net", "profile", "proto", "telemetry", "text"]),
     ("demo", &["gateway", "profile", "tasks", "telemetry"]),
     ("signals", &["gateway", "telemetry"]),
