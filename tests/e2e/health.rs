@@ -12,7 +12,7 @@ use portcullis::{
     },
     tui::health::{PeerCounts, count_peers},
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::{
     pool::{dmz, echoes, four, internal, tls, until_ready},
@@ -160,12 +160,13 @@ async fn a_gateway_that_leaves_is_none_for_the_next_client_though_it_still_carri
     let clients = clients_over_both(&dmz).await;
     until_healthy(&dmz).await;
     let (alpha_stops, beta_stops) = (alpha.handle.clone(), beta.handle.clone());
-    let stops = tokio::spawn(async move { beta_stops.ask(Command::Stop).await });
+    let mut stops = JoinSet::new();
+    stops.spawn(async move { beta_stops.ask(Command::Stop).await });
     let seen = dmz.until("it leaves", |seen| leaves(seen, "beta")).await;
     assert_eq!((seen.health, texts(&seen).len()), (Some(Health::Healthy), 0), "{:?}", seen.alerts);
     assert_eq!((count_peers(&seen).linked, count_peers(&seen).known), (1, 2));
     assert!(seen.readiness.as_ref().is_some_and(|readiness| readiness.ready), "{:?}", seen.readiness);
-    let stops_too = tokio::spawn(async move { alpha_stops.ask(Command::Stop).await });
+    stops.spawn(async move { alpha_stops.ask(Command::Stop).await });
     let seen = dmz.until("both leave", |seen| leaves(seen, "beta") && leaves(seen, "alpha")).await;
     let lack = seen.services[0].lack.as_ref().map(|lack| &*lack.why);
     assert_eq!(
@@ -174,9 +175,8 @@ async fn a_gateway_that_leaves_is_none_for_the_next_client_though_it_still_carri
     );
     assert!(seen.readiness.as_ref().is_some_and(|readiness| !readiness.ready), "{:?}", seen.readiness);
     drop(clients);
-    for stopped in [stops, stops_too] {
-        assert!(matches!(stopped.await.unwrap(), CommandAnswer::Done(_)));
-    }
+    let answers = stops.join_all().await;
+    assert!(answers.iter().all(|answer| matches!(answer, CommandAnswer::Done(_))));
 }
 
 #[tokio::test]
@@ -217,14 +217,16 @@ async fn check_quiet_stop(clients: &Gateway, dials: &Gateway, (stops, name): (Ga
         lines.map(|line| line.text.clone()).collect::<Vec<_>>()
     };
     let before = warned(&*until_healthy(dials).await);
-    let stopping = tokio::spawn(async move { stops.ask(Command::Stop).await });
+    let mut stopping = JoinSet::new();
+    stopping.spawn(async move { stops.ask(Command::Stop).await });
     // It is dialled again and again, and refuses.
     let is_refused =
         |seen: &Snapshot| leaves(seen, name) && row(seen, name).is_some_and(|row| row.failures > 2);
     let seen = dials.until("it leaves", is_refused).await;
     assert_eq!((seen.health, texts(&seen).len()), (Some(Health::Healthy), 0), "{:?}", seen.alerts);
     drop(open);
-    assert!(matches!(stopping.await.unwrap(), CommandAnswer::Done(_)));
+    let answers = stopping.join_all().await;
+    assert!(answers.iter().all(|answer| matches!(answer, CommandAnswer::Done(_))));
     let seen = dials.until("it has left", |seen| row(seen, name).is_some_and(|row| row.carrying == 0)).await;
     assert_eq!((seen.health, texts(&seen).len()), (Some(Health::Healthy), 0), "{:?}", seen.alerts);
     assert_eq!(warned(&seen), before);
