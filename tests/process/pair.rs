@@ -1,6 +1,14 @@
 //! Two halves as processes on loopback, over mutual TLS in reverse mode.
 
-use std::net::{SocketAddr, TcpListener};
+use std::{
+    iter,
+    net::{SocketAddr, TcpListener},
+    ops::Range,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
+};
 
 use serde_json::Value;
 
@@ -56,16 +64,22 @@ impl Gateway<'_> {
     }
 }
 
-/// A port of loopback that was free a moment ago.
+/// A port of loopback that is free.
 pub fn free_port() -> u16 {
     let [port] = free_ports();
     port
 }
 
-/// Several of them, each another: two that are asked for one after the other may be the same.
+/// Several of them, below those that the kernel gives to dials (from 32,768 on): a client of another test would
+/// take one of those before a gateway listens there. None is given twice by one process.
 pub fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("its address").port())
+    const PORTS: Range<u16> = 10_000..32_000;
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU16::new(fastrand::u16(..)));
+    let candidate = || PORTS.start + next.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u16;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let ports = iter::repeat_with(candidate).take(PORTS.len()).filter(is_free).take(COUNT);
+    ports.collect::<Vec<_>>().try_into().expect("free ports")
 }
 
 /// A DMZ half in reverse mode: `link` is where it listens.
