@@ -179,6 +179,11 @@ impl MultiplexedLink {
         &self.stream
     }
 
+    /// Which of its two ends is ours.
+    pub fn end(&self) -> LinkEnd {
+        self.end
+    }
+
     /// Whether it carries no session.
     pub fn is_idle(&self) -> bool {
         self.table.is_empty()
