@@ -148,24 +148,53 @@ pub enum CliAction {
         /// Only print what would be opened and closed, and what happens to links and sessions
         #[arg(long)]
         plan: bool,
+        #[command(flatten)]
+        form: AnswerForm,
     },
     /// Refuse new sessions of one service or of all; open ones continue. `reload` undoes it
-    Drain { service: Option<String> },
+    Drain {
+        service: Option<String>,
+        #[command(flatten)]
+        form: AnswerForm,
+    },
     /// Drain until the deadline, then exit; returns when the gateway has stopped
-    Stop,
+    Stop(AnswerForm),
     /// Read the profile and the certificates again
-    Reload,
+    Reload(AnswerForm),
     /// Remove a lost gateway, by its name or address, from the list; otherwise it stays until it returns
-    Dismiss { peer: String },
+    Dismiss {
+        peer: String,
+        #[command(flatten)]
+        form: AnswerForm,
+    },
     /// End one session, or all of a client, a user, a peer or a service, and print how many
-    Kill(KillOptions),
+    Kill {
+        #[command(flatten)]
+        of: KillOptions,
+        #[command(flatten)]
+        form: AnswerForm,
+    },
     /// Internal half: cut a service, a gateway or everything, and refuse it, even after a restart, until
     /// `unlock`
-    Lockdown(LockdownOptions),
+    Lockdown {
+        #[command(flatten)]
+        of: LockdownOptions,
+        #[command(flatten)]
+        form: AnswerForm,
+    },
     /// Remove a lock; without arguments, remove all locks
-    Unlock(LockdownOptions),
+    Unlock {
+        #[command(flatten)]
+        of: LockdownOptions,
+        #[command(flatten)]
+        form: AnswerForm,
+    },
     /// Change the log level of a running gateway: error, warn, info, debug, trace or off
-    LogLevel { level: String },
+    LogLevel {
+        level: String,
+        #[command(flatten)]
+        form: AnswerForm,
+    },
     /// Verify an audit file
     Audit {
         #[command(subcommand)]
@@ -237,6 +266,14 @@ pub enum AuditAction {
         #[arg(long, value_name = "HASH")]
         head: Option<LineHash>,
     },
+}
+
+/// How the answer to a command is printed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct AnswerForm {
+    /// Print the answer as JSON: whether it is `done`, and `text`
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, Args)]
