@@ -40,6 +40,8 @@ fn exit_codes_without_a_gateway() {
         (&["schema"], 0),
         (&["man"], 0),
         (&["completions", "bash"], 0),
+        (&["print-config", "demo"], 0),
+        (&["print-config", "bad.yaml"], 2),
         (&["status"], 1),
         (&["status", "--json", "--admin", "run/none.sock"], 1),
         (&["stop"], 1),
