@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// Of the gateway that `start` starts.
-const SOCKET: &str = "run/shop.sock";
+pub const SOCKET: &str = "run/shop.sock";
 
-fn start(place: &TestFolder) -> Gateway<'_> {
+pub fn start(place: &TestFolder) -> Gateway<'_> {
     let gateway = place.start_as("shop", &[], &["--no-ui", "--profile", "shop.yaml"]);
     gateway.wait_healthy();
     gateway
@@ -34,7 +34,7 @@ fn attach(place: &TestFolder) -> Terminal {
     Terminal::open(place, &["attach", "--admin", SOCKET])
 }
 
-fn stop(place: &TestFolder) {
+pub fn stop(place: &TestFolder) {
     let stopped = place.command(&["stop", "--admin", SOCKET]).output().unwrap();
     assert!(stopped.status.success(), "{stopped:?}");
 }
@@ -130,30 +130,6 @@ fn a_gateway_that_stops_is_reported_too() {
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_shown("lost (");
-}
-
-#[test]
-fn suspending_gives_the_shell_a_sane_terminal_and_the_screen_comes_back() {
-    let place = shop();
-    let _gateway = start(&place);
-    let program = env!("CARGO_BIN_EXE_portcullis");
-    let script = format!(
-        "set -m; {program} attach --admin {SOCKET}; stty -a; echo stopped; read go; fg; echo ended with $?"
-    );
-    let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
-    terminal.until_shown("LIVE");
-    terminal.press("\u{1a}");
-    terminal.until("the shell, sane", |screen| {
-        let shown = screen.contents();
-        !screen.alternate_screen() && shown.contains(" icanon") && shown.contains("stopped")
-    });
-    terminal.until_left();
-    terminal.press("\n");
-    terminal
-        .until("the screen again", |screen| screen.alternate_screen() && screen.contents().contains("LIVE"));
-    terminal.press("q");
-    terminal.until_shown("ended with 0");
-    assert_eq!(terminal.exit_code(), 0);
 }
 
 #[test]
