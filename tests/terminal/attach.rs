@@ -5,7 +5,10 @@ use std::{
     net::TcpStream,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{Mode, mknodat},
+    process::{Pid, Signal, kill_process},
+};
 
 use crate::{
     kept_hour,
@@ -157,6 +160,9 @@ fn attaching_without_a_terminal_or_a_gateway_says_so() {
     assert!(reported(&["attach", "--admin", SOCKET]).contains("standard input is not a terminal"));
     assert!(reported(&["replay", "shop.yaml"]).contains("line 1: not a recording"));
     assert!(reported(&["replay", "missing"]).contains("missing: "));
+    let fifo = rustix::fs::FileType::Fifo;
+    mknodat(rustix::fs::CWD, place.path("pipe"), fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    assert!(reported(&["replay", "pipe"]).contains("pipe: it is a pipe"));
 }
 
 #[test]
