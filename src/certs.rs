@@ -22,6 +22,8 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
+use crate::disk;
+
 /// A CA is valid long enough not to surprise anyone; a half's certificate is valid for a year.
 const CA_DAYS: i64 = 3650;
 const HALF_DAYS: i64 = 398;
@@ -395,8 +397,13 @@ fn read_existing(folder: &Path, stem: &str) -> Result<Option<CertificatePair>, C
     }
 }
 
+/// The text of a plain file: anything else might never answer.
+fn read_text(path: &Path) -> io::Result<String> {
+    io::read_to_string(disk::open_plain(path)?)
+}
+
 fn read(path: PathBuf) -> Result<(PathBuf, Option<String>), CertsError> {
-    match fs::read_to_string(&path) {
+    match read_text(&path) {
         Ok(text) => Ok((path, Some(text))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((path, None)),
         Err(source) => Err(CertsError::Io { path, source }),

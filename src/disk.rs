@@ -113,6 +113,19 @@ pub enum FileKind {
     Device,
 }
 
+impl FileKind {
+    /// `None` for a plain file.
+    fn of(kind: fs::FileType) -> Option<Self> {
+        match kind {
+            kind if kind.is_file() => None,
+            kind if kind.is_fifo() => Some(Self::Pipe),
+            kind if kind.is_dir() => Some(Self::Folder),
+            kind if kind.is_socket() => Some(Self::Socket),
+            _ => Some(Self::Device),
+        }
+    }
+}
+
 impl ReadError {
     /// What to do about a file that this process may not read.
     pub fn permission_advice(&self, path: &Path) -> Option<String> {
@@ -191,24 +204,38 @@ fn is_locked_out(path: &Path) -> bool {
     FOLDERS_ALLOWED.get().is_some_and(|folders| !folders.iter().any(|folder| real.starts_with(folder)))
 }
 
-/// Reads a whole file of at most `bytes_max` bytes.
-pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileContents, ReadError> {
-    // Opening a pipe without a writer would wait, and so would opening some devices.
+/// Opens a plain file for reading; anything else is refused, and not waited for.
+pub fn open_plain(path: &Path) -> io::Result<File> {
+    let opened = open(path).and_then(|file| match FileKind::of(file.metadata()?.file_type()) {
+        Some(kind) => Err(ReadError::NotPlain(kind)),
+        None => Ok(file),
+    });
+    opened.map_err(|error| match error {
+        ReadError::Io(error) => error,
+        other => io::Error::new(ErrorKind::InvalidInput, other),
+    })
+}
+
+/// Opening a pipe without a writer would wait, and so would opening some devices.
+fn open(path: &Path) -> Result<File, ReadError> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path);
-    let mut file = match opened {
+    match OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path) {
         // open(2) refuses a socket like this.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_socket(path) => {
-            return Err(ReadError::NotPlain(FileKind::Socket));
+            Err(ReadError::NotPlain(FileKind::Socket))
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied && is_locked_out(path) => {
-            return Err(ReadError::Locked);
+            Err(ReadError::Locked)
         }
-        opened => opened?,
-    };
+        opened => Ok(opened?),
+    }
+}
+
+/// Reads a whole file of at most `bytes_max` bytes.
+pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileContents, ReadError> {
+    let mut file = open(path)?;
     // Checked on the open file, so that a rename in between cannot get round the check.
     let facts = file.metadata()?;
-    let kind = facts.file_type();
     let access = FileAccess {
         mode: facts.mode() & 0o7777,
         owner: facts.uid(),
@@ -216,16 +243,12 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
         place: FilePlace::of(path),
     };
     let mut bytes = Vec::new();
-    if kind.is_fifo() && pipes == PipePolicy::Read {
-        read_pipe(&mut file, bytes_max, &mut bytes)?;
-    } else if kind.is_fifo() {
-        return Err(ReadError::NotPlain(FileKind::Pipe));
-    } else if kind.is_dir() {
-        return Err(ReadError::NotPlain(FileKind::Folder));
-    } else if !kind.is_file() {
-        return Err(ReadError::NotPlain(FileKind::Device));
-    } else {
-        file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    match FileKind::of(facts.file_type()) {
+        None => {
+            file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+        }
+        Some(FileKind::Pipe) if pipes == PipePolicy::Read => read_pipe(&mut file, bytes_max, &mut bytes)?,
+        Some(kind) => return Err(ReadError::NotPlain(kind)),
     }
     match bytes.len() as u64 > bytes_max {
         true => Err(ReadError::TooLarge { bytes_max }),

@@ -46,7 +46,7 @@ const RECORDER_FLUSH: Duration = Duration::from_secs(1);
 pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let GatewayStart { source, chosen, loaded, lock, lockdown, history, demo_ports, socket } = start;
     let _inside = runtime.enter();
-    let log_guard = log::init_log(cli.log_format)?;
+    let log_guard = log::init_log(cli.log_format);
     log::set_file(loaded.profile.log.as_deref());
     // From the first line on, since a late line would spoil the screen.
     log::set_quiet(!cli.no_ui && tui::check_terminal().is_ok() && std::io::stderr().is_terminal());

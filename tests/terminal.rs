@@ -15,6 +15,8 @@ mod process;
 mod pty;
 #[path = "process/pair.rs"]
 mod setup;
+#[path = "terminal/signals.rs"]
+mod signals;
 #[path = "process/threads.rs"]
 mod threads;
 
@@ -195,53 +197,6 @@ fn pasted_text_is_no_command() {
     terminal.press("query the logs, quickly");
     terminal.until("what was asked is closed", |screen| !screen.contents().contains("Quit"));
     assert_eq!(status(&place)["phase"], "running");
-}
-
-/// Not in its alternate screen, with a cursor.
-fn is_restored(screen: &vt100::Screen) -> bool {
-    !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste()
-}
-
-#[test]
-fn signals_from_outside_leave_a_sane_terminal() {
-    use rustix::process::{Signal, kill_process};
-    let program = env!("CARGO_BIN_EXE_portcullis");
-    let script = format!("{program} --profile shop.yaml; echo ended with $?; read go");
-    for (signal, ends_with) in [(Signal::HUP, None), (Signal::QUIT, Some("ended with 131"))] {
-        let place = shop();
-        let terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
-        terminal.until_shown("running");
-        kill_process(terminal.child_of_shell(), signal).unwrap();
-        terminal.until(&format!("a sane terminal after {signal:?}"), is_restored);
-        match ends_with {
-            Some(text) => terminal.until_shown(text),
-            None => {
-                assert_eq!(status(&place)["phase"], "running", "it goes on headless");
-                assert!(place.command(&["stop"]).output().unwrap().status.success());
-                terminal.until_shown("ended with 0");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_stop_from_outside_gives_the_terminal_to_the_shell_and_takes_it_again() {
-    use rustix::process::{Signal, kill_process};
-    let place = shop();
-    let program = env!("CARGO_BIN_EXE_portcullis");
-    let script = format!("{program} --profile shop.yaml; echo ended with $?; read go");
-    let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
-    terminal.until_shown("running");
-    let process = terminal.child_of_shell();
-    kill_process(process, Signal::USR1).unwrap();
-    kill_process(process, Signal::TSTP).unwrap();
-    terminal.until("the shell's screen", is_restored);
-    kill_process(process, Signal::CONT).unwrap();
-    terminal.until("the dashboard again", |screen| {
-        screen.alternate_screen() && screen.contents().contains("running")
-    });
-    terminal.quit();
-    terminal.until_shown("ended with 0");
 }
 
 #[test]

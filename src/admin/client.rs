@@ -230,7 +230,10 @@ mod tests {
     use tokio::{io::AsyncWriteExt, net::UnixListener};
 
     use super::*;
-    use crate::tests::happens_after;
+    use crate::{
+        admin::target::{HELLO, PROGRAM_HELLO, PROGRAM_SNAPSHOT, SNAPSHOT},
+        tests::happens_after,
+    };
 
     /// A gateway that says hello to everybody, and then neither reads nor answers.
     async fn hang(listener: UnixListener) {
@@ -255,6 +258,39 @@ mod tests {
             () = gateway => unreachable!("it hangs for ever"),
         };
         assert!(matches!(answer, Err(ClientError::Silent { .. })), "{answer:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_says_no_hello_is_given_up_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let _gateway = UnixListener::bind(&path).unwrap();
+        let target = AdminTarget::Socket(path);
+        let error = happens_after(HELLO, AdminConnection::connect(&target)).await.unwrap_err();
+        assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
+        assert_eq!(program().hello_within(), PROGRAM_HELLO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_sends_no_snapshot_is_given_up_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let gateway = hang(UnixListener::bind(&path).unwrap());
+        let looking = async {
+            let mut client = AdminConnection::connect(&AdminTarget::Socket(path)).await.unwrap();
+            happens_after(SNAPSHOT, client.next_snapshot()).await.unwrap_err()
+        };
+        let error = tokio::select! {
+            error = looking => error,
+            () = gateway => unreachable!("it hangs for ever"),
+        };
+        assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
+        assert_eq!(program().snapshot_within(), PROGRAM_SNAPSHOT);
+    }
+
+    fn program() -> AdminTarget {
+        let (shown, program, arguments) = ("exec:true".into(), "true".into(), Vec::new());
+        AdminTarget::Program(CarrierCommand { shown, program, arguments })
     }
 
     #[tokio::test(start_paused = true)]

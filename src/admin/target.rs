@@ -22,20 +22,27 @@ pub struct CarrierCommand {
     pub arguments: Vec<String>,
 }
 
+/// A socket sends its hello at once; a program may have to go through a network first.
+pub(super) const HELLO: Duration = Duration::from_secs(5);
+pub(super) const PROGRAM_HELLO: Duration = Duration::from_secs(20);
+/// Snapshots come several times a second; a large one may take its time through a network.
+pub(super) const SNAPSHOT: Duration = Duration::from_secs(10);
+pub(super) const PROGRAM_SNAPSHOT: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(500);
+const PROGRAM_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 impl AdminTarget {
-    /// A socket sends its hello at once; a program may have to go through a network first.
     pub(super) fn hello_within(&self) -> Duration {
         match self {
-            Self::Socket(_) => Duration::from_secs(5),
-            Self::Program(_) => Duration::from_secs(20),
+            Self::Socket(_) => HELLO,
+            Self::Program(_) => PROGRAM_HELLO,
         }
     }
 
-    /// Snapshots come several times a second; a large one may take its time through a network.
     pub(super) fn snapshot_within(&self) -> Duration {
         match self {
-            Self::Socket(_) => Duration::from_secs(10),
-            Self::Program(_) => Duration::from_secs(30),
+            Self::Socket(_) => SNAPSHOT,
+            Self::Program(_) => PROGRAM_SNAPSHOT,
         }
     }
 
@@ -43,8 +50,8 @@ impl AdminTarget {
     /// such as a guard against guessed passwords, must not be called too often.
     pub(super) fn wait_before_call(&self, failed_in_a_row: u32) -> Duration {
         match self {
-            Self::Socket(_) => Duration::from_millis(500),
-            Self::Program(_) => Duration::from_secs(1 << failed_in_a_row.min(5)).min(Duration::from_secs(30)),
+            Self::Socket(_) => PAUSE,
+            Self::Program(_) => Duration::from_secs(1 << failed_in_a_row.min(5)).min(PROGRAM_PAUSE_MAX),
         }
     }
 }

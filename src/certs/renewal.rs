@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     CertificateAuthority, CertificatePair, CertificateUsage, CertsError, CertsReport, ShownCertificate, list,
-    read_existing, write_new,
+    read_existing, read_text, write_new,
 };
 
 /// Certificates that end within this many days are replaced.
@@ -91,7 +91,7 @@ pub(super) fn certificates(folder: &Path) -> Result<Vec<(String, ShownCertificat
     for entry in fs::read_dir(folder).map_err(io)? {
         let name = entry.map_err(io)?.file_name();
         let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".pem")) else { continue };
-        let Ok(text) = fs::read_to_string(folder.join(&name)) else { continue };
+        let Ok(text) = read_text(&folder.join(&name)) else { continue };
         found.extend(ShownCertificate::read(&text).map(|shown| (stem.to_owned(), shown)));
     }
     found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::{
-    CertificateAuthority, CertsError, CertsReport, ShownCertificate, renewal::certificates, serial_bytes,
-    write_new,
+    CertificateAuthority, CertsError, CertsReport, ShownCertificate, read_text, renewal::certificates,
+    serial_bytes, write_new,
 };
 
 /// The list, as read from its file.
@@ -29,7 +29,7 @@ pub(super) fn revoke(
     let (file, new) = (folder.join("crl.pem"), folder.join("crl.pem.new"));
     let mut meant = Vec::new();
     for (stem, shown) in certificates(folder)? {
-        let old = fs::read_to_string(folder.join(format!("{stem}.pem.old"))).ok();
+        let old = read_text(&folder.join(format!("{stem}.pem.old"))).ok();
         let old = old.and_then(|text| ShownCertificate::read(&text));
         let all = [Some(shown), old].into_iter().flatten();
         let is_meant = |one: &ShownCertificate| !one.is_authority && (stem == name || one.has_name(name));
@@ -95,13 +95,14 @@ fn issue(
 }
 
 fn read_register(file: &Path, authority: &CertificateAuthority) -> Result<RevokedList, CertsError> {
-    let text = match fs::read(file) {
+    let text = match read_text(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RevokedList::default()),
         Err(source) => return Err(CertsError::Io { path: file.into(), source }),
     };
     let fault = |why: &str| CertsError::List { path: file.into(), why: why.into() };
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&text).map_err(|_| fault("it is no PEM file"))?;
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(text.as_bytes()).map_err(|_| fault("it is no PEM file"))?;
     let (_, list) = CertificateRevocationList::from_der(&pem.contents)
         .map_err(|_| fault("it is no list of revoked certificates"))?;
     let issuer = ShownCertificate::read(&authority.pair.certificate).map(|shown| shown.subject);

@@ -117,7 +117,9 @@ async fn announce_session(
 /// No link was taken. A service that all peers have closed is refused as they would refuse it.
 fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFailure {
     let (who, refusal) = match error {
-        TakeError::Full(_) | TakeError::ShareFull(_) => (EndedBy::Limit, Refusal::Unavailable),
+        TakeError::Full(_) | TakeError::ShareFull(_) | TakeError::AtMaximum(_) => {
+            (EndedBy::Limit, Refusal::Unavailable)
+        }
         TakeError::Late(_) => (EndedBy::Time, Refusal::Unavailable),
         TakeError::CarriesMismatch(_) => (EndedBy::Policy, Refusal::Unavailable),
         TakeError::Closed => (EndedBy::Operator, Refusal::Unavailable),
@@ -133,6 +135,7 @@ fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFail
     };
     let at = match error {
         TakeError::ServiceClosed(ServiceClosed { state: OfferState::Down, .. }) => RefusedAt::Peer,
+        TakeError::AtMaximum(_) => RefusedAt::Link(LinkCause::AtMaximum),
         TakeError::Full(_)
         | TakeError::ShareFull(_)
         | TakeError::Late(_)

@@ -19,7 +19,7 @@ use crate::{
     disk::{FileWorkError, PipePolicy},
     profile::Problem,
     source::{self, OpenedMaterials},
-    telemetry::{format, log::LogEvent},
+    telemetry::{format, health::FileFaultRow, log::LogEvent},
     tls::{
         certificate_files::{CertificateFiles, ChangedFiles},
         edge::EdgeTls,
@@ -29,6 +29,8 @@ use crate::{
 
 /// How often the files are checked.
 const LOOK: Duration = Duration::from_secs(1);
+/// What no key names.
+const ALL_FILES: &str = "certificates";
 /// How often files that could not be used are opened again, even if they look unchanged.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -39,6 +41,8 @@ pub struct CertificateReload {
     last: CertificateFiles,
     /// Files that could not be used, which has been reported.
     refused: Option<CertificateFiles>,
+    /// What is wrong as long as it is so, but for the faults of single services.
+    pub faults: Vec<FileFaultRow>,
     next: Instant,
     /// When files that could not be used are opened again.
     retry: Instant,
@@ -59,6 +63,7 @@ impl CertificateReload {
             last: in_force.clone(),
             in_force,
             refused: None,
+            faults: Vec::new(),
             next,
             retry: Instant::now() + RETRY,
             is_unchanged: false,
@@ -111,7 +116,8 @@ impl Engine {
     fn handle_file_check(&mut self, of: Arc<()>, seen: Result<CertificateFiles, FileWorkError>) {
         self.certificate_reload.schedule_next_check();
         let Some(files) = self.report_file_silence(seen) else { return };
-        let is_due = !self.faults.is_empty() && Instant::now() >= self.certificate_reload.retry;
+        let has_faults = !self.faults.is_empty() || !self.certificate_reload.faults.is_empty();
+        let is_due = has_faults && Instant::now() >= self.certificate_reload.retry;
         let changed = self.certificate_reload.settled_change(files.clone());
         let Some(files) =
             changed.or_else(|| (is_due && self.certificate_reload.is_unchanged).then_some(files))
@@ -145,6 +151,8 @@ impl Engine {
         };
         let problems = self.apply_renewed(opened, changed_files);
         self.enforce_revocations();
+        let of_gateway = problems.iter().filter(|problem| !self.faults.has(problem));
+        self.certificate_reload.faults = of_gateway.map(file_fault).collect();
         if problems.is_empty() {
             self.certificate_reload.in_force = files.clone();
             self.certificate_reload.refused = None;
@@ -168,14 +176,19 @@ impl Engine {
     /// Reports once that the files do not answer, and once when they do again.
     fn report_file_silence<T>(&mut self, work: Result<T, FileWorkError>) -> Option<T> {
         let was_silent = std::mem::replace(&mut self.certificate_reload.is_silent, work.is_err());
+        let (faults, notices) = (&mut self.certificate_reload.faults, &self.shared.notices);
         match &work {
-            Err(error) if !was_silent => self.shared.notices.warn(LogEvent::CertificatesSilent.line(
-                format!("looking at the files of certificates: {error}; those that were read stay in force"),
-            )),
-            Ok(_) if was_silent => self
-                .shared
-                .notices
-                .info(LogEvent::CertificatesSilent.line("the files of certificates answer again")),
+            Err(error) if !was_silent => {
+                let what = format!("looking at the files of certificates: {error}");
+                notices.warn(
+                    LogEvent::CertificatesSilent.line(format!("{what}; those that were read stay in force")),
+                );
+                faults.push(FileFaultRow { object: ALL_FILES.into(), what });
+            }
+            Ok(_) if was_silent => {
+                faults.retain(|row| row.object != ALL_FILES);
+                notices.info(LogEvent::CertificatesSilent.line("the files of certificates answer again"));
+            }
             Ok(_) | Err(_) => {}
         }
         work.ok()
@@ -251,6 +264,10 @@ impl Engine {
         }
         ports::replace_ports(&mut self.ports, ClientPorts::new(), &self.profile, edges, &self.shared);
     }
+}
+
+fn file_fault(problem: &Problem) -> FileFaultRow {
+    FileFaultRow { object: problem.place.key.clone(), what: problem.to_string() }
 }
 
 #[cfg(test)]

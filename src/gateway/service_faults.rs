@@ -75,6 +75,11 @@ impl ServiceFaults {
         self.0.is_empty()
     }
 
+    /// Whether it is a fault of any service.
+    pub fn has(&self, problem: &Problem) -> bool {
+        self.0.values().any(|fault| fault.problem == *problem)
+    }
+
     pub fn reason(&self, role: Half, service: &ServiceName) -> Option<String> {
         self.0.get(&(role, service.clone())).map(|fault| fault.problem.to_string())
     }

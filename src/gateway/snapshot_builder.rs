@@ -116,7 +116,7 @@ impl Engine {
         let (sessions, sessions_left_out) =
             if with_rows { registry.rows() } else { (Vec::new(), registry.open_count()) };
         let (failures, failures_left_out) = if with_rows { registry.failures() } else { Default::default() };
-        let switching = self.pending_switch();
+        let (switching, log_losses) = (self.pending_switch(), log::loss_rows());
         // Read once, so that the services add up to the totals.
         let of_services = registry.totals();
         let of_dmz = self.dmz.as_ref().map(|side| side.listening()).unwrap_or_default();
@@ -154,11 +154,14 @@ impl Engine {
             failures_left_out,
             notices: self.shared.notices.all(),
             log_lines_lost: log::lines_lost(),
-            log_trouble: log::loss_reason(),
+            log_trouble: (!log_losses.is_empty())
+                .then(|| log_losses.iter().map(|row| row.cause.as_str()).collect::<Vec<_>>().join("; ")),
+            log_losses,
             traffic: self.traffic.samples.iter().copied().collect(),
             descriptors: if with_rows { descriptors::usage_now() } else { self.descriptors },
             certificates: self.certificate_rows(now),
             revocation_lists: self.revocation_list_rows(now),
+            file_faults: self.certificate_reload.faults.clone(),
             lockdown: self.shared.sessions.lockdown.rows(),
             switching: switching.map(|switching| switching.row()),
             walk: self.verify_progress.row(),

@@ -43,8 +43,6 @@ pub struct DialState {
     pub last_fault: Option<LinkFault>,
     /// What the gateway had said by the time its links ended.
     pub goodbye: GoodbyeState,
-    /// More links are wanted than are allowed.
-    pub at_maximum: bool,
     /// When a gateway that is only looked in on is dialled next.
     pub look_in: Option<Instant>,
     /// Until when no dial begins after a failure.
@@ -91,7 +89,6 @@ impl DialState {
             retired,
             last_fault: None,
             goodbye: GoodbyeState::default(),
-            at_maximum: false,
             look_in: None,
             paused_until: None,
             failures: 0,
@@ -239,7 +236,7 @@ impl DialState {
             _ if ready >= row.target && self.good_since.is_some() => PoolState::Healthy,
             _ => PoolState::Filling,
         };
-        let at_maximum = self.at_maximum && ready < row.target;
+        let at_maximum = self.counts.is_at_maximum() && ready < row.target;
         let pause = self.paused_until.map(|at| at.saturating_duration_since(Instant::now()));
         let pause = pause.filter(|pause| !pause.is_zero());
         // A link that is up may still prove bad; until then the last fault is no longer shown.

@@ -51,6 +51,8 @@ pub struct LinkCounters {
     broken: Mutex<Option<PeerViolation>>,
     /// The peer has said that it drains, and no link was established since.
     drains: AtomicBool,
+    /// At the half that dials: more links are wanted than are allowed.
+    at_maximum: AtomicBool,
     /// Notified when a ready link is taken or lost, when one has broken the protocol, or when the peer drains.
     fewer: Arc<Notify>,
 }
@@ -117,6 +119,14 @@ impl LinkCounters {
 
     pub fn opened(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
+    }
+
+    pub fn is_at_maximum(&self) -> bool {
+        self.at_maximum.load(Ordering::Relaxed)
+    }
+
+    pub fn set_at_maximum(&self, at_maximum: bool) {
+        self.at_maximum.store(at_maximum, Ordering::Relaxed);
     }
 
     pub fn set_surplus(&self, links: usize) {

@@ -258,6 +258,49 @@ mod tests {
         }
     }
 
+    /// Two ends of one link. What the one sends arrives only in every second heartbeat, for 130 s of 150, so that
+    /// the other end asks again and again and gets no answer.
+    #[test]
+    fn an_hour_in_which_one_end_is_blocked_costs_no_link() {
+        let began = Instant::now();
+        let (mut slow, mut other) = (LinkLiveness::new(began), LinkLiveness::new(began));
+        let (mut pings, mut unanswered) = (0, Vec::new());
+        for beat in 1..=1440 {
+            let now = began + beat * HEARTBEAT;
+            let writing = if beat % 60 < 52 { WriteState::Blocked } else { OPEN };
+            if writing == WriteState::Blocked && beat % 2 == 0 {
+                other.note_received();
+            }
+            match slow.check(now, Duration::ZERO, writing, || Some(Duration::from_secs(1))) {
+                LivenessVerdict::Alive => {}
+                LivenessVerdict::Ping(token) => {
+                    other.note_received();
+                    assert!(other.note_ping(now), "too many at beat {beat}");
+                    slow.note_received();
+                    slow.note_pong(token, now);
+                }
+                LivenessVerdict::Dead => panic!("the blocked end gives up at beat {beat}"),
+            }
+            match other.check(now, Duration::ZERO, OPEN, || None) {
+                LivenessVerdict::Alive => {}
+                LivenessVerdict::Ping(token) => {
+                    pings += 1;
+                    slow.note_received();
+                    assert!(slow.note_ping(now), "too many at beat {beat}");
+                    unanswered.push(token);
+                }
+                LivenessVerdict::Dead => panic!("the blocked end is given up at beat {beat}"),
+            }
+            if writing == OPEN {
+                for token in unanswered.drain(..) {
+                    other.note_received();
+                    other.note_pong(token, now);
+                }
+            }
+        }
+        assert!(pings > 500, "{pings}");
+    }
+
     #[test]
     fn a_flood_of_pings_is_too_many_for_the_time() {
         let began = Instant::now();

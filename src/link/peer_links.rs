@@ -231,6 +231,12 @@ impl PeerLinks {
         self.seen = Instant::now();
     }
 
+    /// Whether all links that may stand are in use.
+    pub fn is_full(&self) -> bool {
+        let is_at_maximum = self.counts.links() >= self.maximum || self.counts.is_at_maximum();
+        is_at_maximum && self.counts.ready() == 0
+    }
+
     pub fn row(&self) -> PoolRow {
         let (ready, carrying) = (self.counts.ready(), self.counts.carrying());
         let state = match ready {

@@ -11,10 +11,13 @@ use std::{
 use serde::Deserialize;
 
 use super::{LineFault, RECORDING, RecordError, RecordedSnapshot, RecordingHeader};
-use crate::telemetry::{
-    health,
-    history::{HistoryRing, HistorySample, unix_seconds},
-    snapshot::{self, Snapshot, TrafficSample, TrafficTotals},
+use crate::{
+    disk,
+    telemetry::{
+        health,
+        history::{HistoryRing, HistorySample, unix_seconds},
+        snapshot::{self, Snapshot, TrafficSample, TrafficTotals},
+    },
 };
 
 /// A recording, open for reading, with at least one snapshot.
@@ -36,7 +39,8 @@ struct SnapshotOffset {
 impl Recording {
     /// Opens it and finds its snapshots. The last line may be incomplete if the gateway was killed.
     pub fn open(path: &Path) -> Result<Self, RecordError> {
-        let file = File::open(path).map_err(|source| RecordError::Open { path: path.into(), source })?;
+        let file =
+            disk::open_plain(path).map_err(|source| RecordError::Open { path: path.into(), source })?;
         let mut recording = Self { path: path.into(), file: BufReader::new(file), places: vec![] };
         let header = recording.line()?;
         check_header(&header).map_err(|fault| recording.line_error(1, fault))?;

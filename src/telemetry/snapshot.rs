@@ -34,7 +34,8 @@ use super::{
     link_cause::LinkCause,
     requests::RequestCounts,
     verdict::{
-        Alert, CertificateRow, DrainRequest, Health, Readiness, RefusalRow, RevocationListRow, ServiceProblem,
+        Alert, CertificateRow, DrainRequest, FileFaultRow, Health, LogLossRow, Readiness, RefusalRow,
+        RevocationListRow, ServiceProblem,
     },
 };
 use crate::profile::{Half, Mode};
@@ -140,6 +141,9 @@ pub struct Snapshot {
     /// Why the last of them were lost; shown for a minute.
     #[serde(default)]
     pub log_trouble: Option<String>,
+    /// The same for each place where they should have been written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_losses: Vec<LogLossRow>,
     /// Bytes a second over the last two minutes, one sample a second, oldest first.
     pub traffic: Vec<TrafficSample>,
     pub descriptors: DescriptorUsage,
@@ -149,6 +153,8 @@ pub struct Snapshot {
     /// The lists of revoked certificates that it uses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revocation_lists: Vec<RevocationListRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_faults: Vec<FileFaultRow>,
     /// What the inside has locked.
     #[serde(default)]
     pub lockdown: Vec<LockdownRow>,

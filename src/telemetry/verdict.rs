@@ -62,7 +62,7 @@ pub enum AlertKind {
     Backend,
     /// Clients were recently refused for another reason.
     Refused,
-    /// A service has a fault of its own, but is still served.
+    /// A service or the gateway has a fault of its own, but clients are still served.
     Fault,
     /// A certificate has ended.
     Expired,
@@ -219,6 +219,24 @@ pub struct RevocationListRow {
     pub has_expired: bool,
     /// Whether certificates that it covers are refused once it has ended.
     pub refuses: bool,
+}
+
+/// Lines of the log that did not get to where they should be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLossRow {
+    /// A file, or standard error.
+    pub target: String,
+    /// Counted since the first one that was not followed by a minute without any.
+    pub lost: u64,
+    pub cause: String,
+}
+
+/// Files that the gateway as a whole uses, and cannot read as they are now; what it read before is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFaultRow {
+    /// The key that names the files, or what they are.
+    pub object: String,
+    pub what: String,
 }
 
 /// The answer to whether a gateway is ready.

@@ -33,6 +33,9 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 /// Something else may have written to the screen, so the next frame draws every cell.
 static NEEDS_FULL_REDRAW: AtomicBool = AtomicBool::new(false);
 
+/// The shell has the terminal for a moment: what is drawn meanwhile is discarded.
+static LENT: AtomicBool = AtomicBool::new(false);
+
 /// The screen has the mouse.
 static MOUSE: AtomicBool = AtomicBool::new(false);
 
@@ -135,18 +138,26 @@ fn leave_now() {
     let _ = execute!(io::stdout(), DisableBracketedPaste, tty::LeaveAlternateScreen, Show);
 }
 
-/// A stop from outside (SIGTSTP): the terminal is restored first, and taken again when the shell continues this
-/// process.
+/// SIGTSTP: the terminal is the shell's until it continues this process.
 pub fn stop_now() {
-    let had_screen = is_entered();
+    // By default this stops the process as SIGTSTP does, unless its group is orphaned: no shell could continue that
+    // one, so the kernel does not stop it. `emulate_default_handler` would raise SIGSTOP, which always stops.
+    let stop = || {
+        // This fails only for numbers that are no signal.
+        let _ = signal_hook::low_level::raise(Signal::TTIN.as_raw());
+    };
+    if is_entered() { lend_terminal(stop) } else { stop() }
+}
+
+/// Restores the terminal, and takes it again after `meanwhile`.
+fn lend_terminal(meanwhile: impl FnOnce()) {
+    LENT.store(true, Ordering::SeqCst);
     leave_terminal();
-    // This fails only for signals that have no default.
-    let _ = signal_hook::low_level::emulate_default_handler(Signal::TSTP.as_raw());
-    if had_screen {
-        // If the terminal is no longer available, the next frame fails too, which ends the screen.
-        let _ = take_over();
-        NEEDS_FULL_REDRAW.store(true, Ordering::SeqCst);
-    }
+    meanwhile();
+    // If the terminal is no longer available, the next frame fails too, which ends the screen.
+    let _ = take_over();
+    NEEDS_FULL_REDRAW.store(true, Ordering::SeqCst);
+    LENT.store(false, Ordering::SeqCst);
 }
 
 /// SIGQUIT ends the process with a core dump; the terminal is restored first.
@@ -155,29 +166,21 @@ pub fn quit_now() {
     let _ = signal_hook::low_level::emulate_default_handler(Signal::QUIT.as_raw());
 }
 
-/// Ctrl-Z: gives the terminal to the shell and stops this process, and those the shell started with it, until
-/// the shell continues them in the foreground.
+/// Ctrl-Z: stops this process, and those the shell started with it, until the shell continues them.
 pub fn suspend() -> io::Result<()> {
-    if !is_entered() {
-        return Ok(());
+    if is_entered() {
+        // Ours arrives at [`stop_now`].
+        rustix::process::kill_current_process_group(Signal::TSTP)?;
     }
-    leave_now();
-    rustix::process::kill_current_process_group(Signal::TSTP)?;
-    // The stop arrives while this thread sleeps; if nobody could continue us, none arrives.
-    thread::sleep(STOP_WAIT);
-    take_over()
+    Ok(())
 }
 
 /// Continues after a stop from outside that left no time to restore the terminal: the shell has used it
 /// meanwhile, so it is set up again and every cell is drawn.
 pub fn continued() {
-    if !is_entered() {
-        return;
+    if is_entered() {
+        lend_terminal(|| {});
     }
-    leave_now();
-    // If the terminal is no longer available, the next frame fails too, which ends the screen.
-    let _ = take_over();
-    NEEDS_FULL_REDRAW.store(true, Ordering::SeqCst);
 }
 
 /// The terminal has gone: nothing is written to it any more, and nothing is read from it.
@@ -270,6 +273,10 @@ impl Write for FrameBuffer {
         if self.frame.is_empty() || !DRAWS.get() {
             return Ok(());
         }
+        if !is_entered() && LENT.load(Ordering::SeqCst) {
+            self.frame.clear();
+            return Ok(());
+        }
         if !is_entered() {
             return Err(io::ErrorKind::NotConnected.into());
         }
@@ -290,6 +297,5 @@ const BEGIN: &[u8] = b"\x1b[?2026h";
 const END: &[u8] = b"\x1b[?2026l";
 /// The size that most screens have at least.
 const FALLBACK: Size = Size::new(80, 24);
-const STOP_WAIT: Duration = Duration::from_millis(100);
 /// A hundred times longer than a working terminal takes.
 const LEAVE_WAIT: Duration = Duration::from_millis(500);

@@ -33,6 +33,18 @@ pub fn ending(place: &TestFolder, name: &str, in_days: i64) {
     fs::set_permissions(place.path(&format!("pki/{name}.key")), fs::Permissions::from_mode(0o600)).unwrap();
 }
 
+/// A pipe that nobody writes to would be waited for without end.
+#[test]
+fn a_pipe_in_place_of_a_file_is_reported() {
+    let place = TestFolder::with_certificates();
+    fs::remove_file(place.path("pki/ca.pem")).unwrap();
+    let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+    rustix::fs::mknodat(rustix::fs::CWD, place.path("pki/ca.pem"), fifo, mode, 0).unwrap();
+    let made = run(&place, &["certs", "--out", "pki", "--client", "alice"]);
+    assert_eq!(made.code, Some(1), "{}", made.err);
+    assert!(made.err.contains("ca.pem: it is a pipe"), "{}", made.err);
+}
+
 #[test]
 fn certs_issues_for_clients_of_any_name() {
     let place = TestFolder::with_certificates();

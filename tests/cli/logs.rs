@@ -247,6 +247,34 @@ fn requests_that_a_stop_cuts_are_all_in_the_access_log() {
     );
 }
 
+/// Where lines of one file are lost, the loss of another is not hidden behind it.
+#[test]
+fn each_file_that_loses_lines_is_named_with_its_own_count() {
+    let place = TestFolder::with_certificates();
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, place.path("pipe"), fifo, mode, 0).expect("a pipe");
+    place.write("one.yaml", &format!("log: /dev/full\n{}", web_profile("pipe", "")));
+    let gateway = place.start("one");
+    let url = format!("http://{}/", web(&gateway));
+    (0..3).for_each(|_| assert_eq!(fetch(&[], &url).0, 200));
+    let of_log = |status: &Value, cause: &str| {
+        let alerts = status["alerts"].as_array()?.iter().filter(|alert| alert["kind"] == "log");
+        alerts
+            .filter_map(|alert| alert["text"].as_str())
+            .find(|text| text.ends_with(cause))
+            .map(str::to_owned)
+    };
+    let pipe = "pipe is a pipe that nobody reads";
+    let status = gateway.wait("both are alerts", SOON, |status| {
+        let is_complete = of_log(status, pipe).is_some_and(|text| text.starts_with("3 log lines lost: "));
+        is_complete && of_log(status, "/dev/full: No space left on device (os error 28)").is_some()
+    });
+    assert_eq!(status["log_losses"].as_array().map(Vec::len), Some(2), "{status}");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
 /// Limits the size of the files that this gateway writes.
 fn limit_file_size(gateway: &Gateway<'_>, limit: &str) {
     let pid = gateway.child.id();

@@ -19,6 +19,8 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "accept::forward::CHECKED_IN_WITHIN",
             "admin::carrier::LOOK",
             "admin::protocol::PACE_MAX",
+            "admin::target::PAUSE",
+            "admin::target::PROGRAM_PAUSE_MAX",
             "commands::verify::LOOK",
             "commands::verify::halves::LOOK",
             "connect::idle_connections::SWEEP",
@@ -62,7 +64,6 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "tui::frame_pacing::NUMBERS_EVERY",
             "tui::frame_pacing::HELD_KEY",
             "tui::run::MACHINE_EVERY",
-            "tui::terminal::STOP_WAIT",
         ],
     ),
     (

@@ -1,17 +1,19 @@
 //! Files that do not answer: what a gateway reads is read beside it, and what is no plain file is refused.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use portcullis::{
     gateway::handle::{Command, CommandAnswer},
     profile::Mode,
+    telemetry::snapshot::{ServicePhase, Snapshot},
 };
 use rustix::fs::{CWD, FileType, Mode as Bits, mknodat};
 use tokio::time::timeout;
 
 use crate::support::{
     gateway::{Gateway, PATIENCE, TestFolder},
-    mode_pair::Plan,
+    lists::ListMaker,
+    mode_pair::{DMZ_TLS, Plan},
 };
 
 const LISTEN: &str = "listen: 'socks+tls://127.0.0.1:0'";
@@ -23,7 +25,9 @@ fn becomes_a_pipe(path: &Path) {
 }
 
 fn start(place: &TestFolder) -> Gateway {
-    place.start("dmz", &Plan::new(Mode::Reverse, "").dmz(LISTEN))
+    ListMaker::new(place).issue();
+    let listed = DMZ_TLS.replace(" }", ", revoked: [pki/crl.pem] }");
+    place.start("dmz", &Plan::new(Mode::Reverse, "").dmz(LISTEN).replace(DMZ_TLS, &listed))
 }
 
 /// An answer, from an engine that is not held up.
@@ -33,7 +37,7 @@ async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
 
 #[tokio::test]
 async fn a_pipe_in_place_of_a_file_is_refused_and_blocks_nothing() {
-    for file in ["dmz.yaml", "pki/dmz.pem", "pki/dmz.key", "pki/ca.pem"] {
+    for file in ["dmz.yaml", "pki/dmz.pem", "pki/dmz.key", "pki/ca.pem", "pki/crl.pem"] {
         let place = TestFolder::new();
         let gateway = start(&place);
         becomes_a_pipe(&place.path(file));
@@ -53,6 +57,24 @@ async fn a_pipe_in_place_of_a_file_is_refused_and_blocks_nothing() {
         }
         gateway.stop().await;
     }
+}
+
+/// The users whom it knew go on, so a reload with them is done.
+#[tokio::test]
+async fn a_pipe_in_place_of_the_users_is_an_alert_and_blocks_nothing() {
+    let place = TestFolder::new();
+    let users = place.path("users");
+    fs::write(&users, "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n").unwrap();
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+    let accept = "{ address: 'ws://127.0.0.1:0/', auth: { basic: users } }";
+    let plan = Plan { accept, ..Plan::new(Mode::Direct, "echo://") };
+    let gateway = place.start("direct", &plan.direct());
+    becomes_a_pipe(&users);
+    assert!(matches!(ask(&gateway, Command::Reload).await, CommandAnswer::Done(_)));
+    let is_shown = |seen: &Snapshot| seen.alerts.iter().any(|alert| alert.text.contains("it is a pipe"));
+    let seen = gateway.until("it is an alert", is_shown).await;
+    assert_eq!(seen.services[0].phase, ServicePhase::Open);
+    gateway.stop().await;
 }
 
 #[tokio::test]

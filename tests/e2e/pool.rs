@@ -4,7 +4,10 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use portcullis::{
     profile::Mode,
-    telemetry::snapshot::{PoolRow, PoolState, Snapshot},
+    telemetry::{
+        health::{AlertKind, Health},
+        snapshot::{PoolRow, PoolState, Snapshot},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,8 +18,8 @@ use tokio::{
 
 use crate::support::{
     gateway::{Gateway, PATIENCE, TestFolder},
-    mode_pair::Plan,
-    peers::{Backend, Reserved, cut, dial, dial_refused, expect_bytes, read_all, seed, send},
+    mode_pair::{ModePair, Plan},
+    peers::{Backend, Reserved, cut, dial, dial_refused, expect_bytes, expect_reset, read_all, seed, send},
     socks::{BIND, link, reply_at},
 };
 
@@ -402,33 +405,53 @@ async fn two_hundred_failures_leave_no_debt() {
 }
 
 #[tokio::test]
-async fn maximum_bounds_ready_and_carrying_links_together() {
-    let plan = Plan {
-        internal_link: ", prepared: 3, maximum: 4, sessions_per_link: 1",
-        ..Plan::new(Mode::Reverse, "echo://")
-    };
-    let plan = Plan { dmz_link: ", prepared: 3", ..plan };
-    let pair = plan.start().await;
+async fn maximum_bounds_ready_and_carrying_links_together_and_is_a_limit_for_clients() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let plan = Plan {
+            internal_link: ", prepared: 3, maximum: 4, sessions_per_link: 1",
+            dmz_link: ", prepared: 3, wait: 300ms",
+            ..Plan::new(mode, "echo://")
+        };
+        check_maximum(plan.start().await, mode).await;
+    }
+}
+
+async fn check_maximum(pair: ModePair, mode: Mode) {
+    let dialler = if mode == Mode::Forward { &pair.dmz } else { pair.inner() };
     let mut clients = vec![echoes(&pair.dmz).await];
     for (carrying, ready) in [(1, 3), (2, 2), (3, 1), (4, 0)] {
         pair.dmz.until_pool("bounded", |row| (row.carrying, row.ready) == (carrying, ready)).await;
-        pair.inner()
+        dialler
             .until_pool("bounded", |row| (row.carrying, row.ready, row.dialling) == (carrying, ready, 0))
             .await;
         if ready > 0 {
             clients.push(echoes(&pair.dmz).await);
         }
     }
-    let row = pair.inner().until_pool("told", |row| row.last_error.is_some()).await;
+    let row = dialler.until_pool("told", |row| row.last_error.is_some()).await;
     assert_eq!(row.last_error.as_deref(), Some("`maximum` links are in use"));
-    for gateway in [&pair.dmz, pair.inner()] {
+    // In forward mode, the internal half does not know how many links the DMZ half wants.
+    let both = if mode == Mode::Forward { vec![&pair.dmz] } else { vec![&pair.dmz, pair.inner()] };
+    for gateway in &both {
         let row = gateway.until_pool("full", |row| row.at_maximum).await;
         assert_eq!(row.state, PoolState::Filling, "all carry, and nobody waits");
+        gateway.until("its health says so", |snapshot| snapshot.health == Some(Health::Full)).await;
     }
+    let mut late = dial(pair.dmz.client_port("orders").await).await;
+    expect_reset(&mut late).await;
+    let ended = pair.dmz.until_ended("LW").await;
+    assert_eq!(ended.reason, "no link came within 0.3s: `maximum` links are in use");
+    let is_one_cause = |snapshot: &Snapshot| {
+        !snapshot.alerts.is_empty() && snapshot.alerts.iter().all(|alert| alert.kind == AlertKind::Full)
+    };
+    pair.dmz.until("nothing else is an alert", is_one_cause).await;
     drop(clients);
     pair.ready().await;
-    for gateway in [&pair.dmz, pair.inner()] {
+    for gateway in both {
         gateway.until_pool("not full", |row| !row.at_maximum && row.last_error.is_none()).await;
+        // A limit that has refused somebody is shown for ten seconds more.
+        let is_well = |snapshot: &Snapshot| snapshot.health == Some(Health::Healthy);
+        gateway.until_within(Duration::from_secs(20), "it is well", is_well).await;
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
 use portcullis::{
     gateway::handle::Command,
     profile::{Half, Mode},
-    telemetry::snapshot::Snapshot,
+    telemetry::{
+        health::{AlertKind, Health},
+        snapshot::Snapshot,
+    },
 };
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
@@ -175,6 +178,29 @@ async fn a_revoked_socks_peer_is_cut_too() {
 
 const ACCEPT: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key, \
                       ca: pki/ca.pem, revoked: pki/crl.pem } }";
+
+/// What stays in force is not what the operator has put there, which is seen until it is over.
+#[tokio::test]
+async fn files_of_links_that_cannot_be_used_are_an_alert_until_they_can() {
+    let place = TestFolder::new();
+    ListMaker::new(&place).issue();
+    let pair = start(place, Mode::Reverse, Half::Dmz).await;
+    for file in ["pki/crl.pem", "pki/dmz.pem", "pki/ca.pem"] {
+        let path = pair.place.path(file);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let is_shown = |seen: &Snapshot| {
+            seen.alerts.iter().any(|alert| alert.kind == AlertKind::Fault && alert.text.contains(file))
+        };
+        let seen = pair.dmz.until(&format!("{file} is an alert"), is_shown).await;
+        assert_eq!(seen.health, Some(Health::Degraded));
+        let later = seen.uptime_seconds + 3.0;
+        let seen = pair.dmz.until("it has looked again", |seen| seen.uptime_seconds > later).await;
+        assert!(is_shown(&seen), "{file}: {:?}", seen.alerts);
+        std::fs::write(&path, whole).unwrap();
+        pair.dmz.until(&format!("{file} is well"), |seen| seen.health == Some(Health::Healthy)).await;
+    }
+}
 
 fn clients() -> TestFolder {
     TestFolder::with(&["dmz", "internal", "www", "partner", "other"])

@@ -1,12 +1,19 @@
 //! A peer that stops sending at any point affects no one else, and a stop still works.
 
-use std::process::Command as Program;
+use std::{process::Command as Program, time::Duration};
 
-use portcullis::gateway::{
-    GatewayOutcome,
-    handle::{Command, CommandAnswer},
+use portcullis::{
+    gateway::{
+        GatewayOutcome,
+        handle::{Command, CommandAnswer},
+    },
+    profile::Mode,
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
 use crate::support::{
     frames::{self, OURS, RawLink},
@@ -15,15 +22,24 @@ use crate::support::{
     peers::{Backend, dial, expect_bytes, send},
 };
 
+/// Shorter than the time for which anybody may be silent.
+const UNDELAYED: Duration = Duration::from_secs(4);
+
+fn word(mode: Mode) -> &'static str {
+    if mode == Mode::Forward { "forward" } else { "reverse" }
+}
+
 /// Everything that a client can say first has its service here, and `void` is another peer's.
-fn dmz() -> String {
+fn dmz(mode: Mode, link: &str) -> String {
+    let mode = word(mode);
     let pki = "certificate: pki/dmz.pem, key: pki/dmz.key";
     let peers = "ca: pki/ca.pem, peers: [internal, other]";
     format!(
-        "mode: reverse\ndrain: 500ms\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {{ {pki}, {peers} }} }}\n  \
+        "mode: {mode}\ndrain: 500ms\ndmz:\n  link: {{ {link}, tls: {{ {pki}, {peers} }} }}\n  \
          services:\n    \
          orders: {{ accept: ['tcp://127.0.0.1:0'], peers: [internal] }}\n    \
          mute: {{ accept: ['tcp://127.0.0.1:0'], peers: [internal] }}\n    \
+         vault: {{ accept: ['tcp://127.0.0.1:0'], peers: [internal] }}\n    \
          sealed: {{ accept: ['tls://127.0.0.1:0'], tls: {{ {pki} }}, peers: [internal] }}\n    \
          pages: {{ accept: ['http://127.0.0.1:0'], peers: [internal] }}\n    \
          live: {{ accept: ['ws://127.0.0.1:0'], peers: [internal] }}\n    \
@@ -32,11 +48,13 @@ fn dmz() -> String {
     )
 }
 
-fn internal(link: &str, mute: &str) -> String {
+fn internal(mode: Mode, link: &str, mute: &str) -> String {
+    let mode = word(mode);
     let backend = mute.trim_start_matches("tcp://");
     format!(
-        "mode: reverse\ndrain: 500ms\ninternal:\n  link: {{ connect: 'socks+tls://{link}', tls: {INTERNAL_TLS} }}\n  services:\n    \
-         orders: {{ connect: 'echo://' }}\n    mute: {{ connect: '{mute}' }}\n    sealed: {{ connect: 'echo://' }}\n    \
+        "mode: {mode}\ndrain: 500ms\ninternal:\n  link: {{ {link}, tls: {INTERNAL_TLS} }}\n  services:\n    \
+         orders: {{ connect: 'echo://' }}\n    mute: {{ connect: '{mute}' }}\n    \
+         vault: {{ connect: {{ address: 'tls://{backend}', tls: {{ ca: pki/ca.pem, name: www }} }} }}\n    sealed: {{ connect: 'echo://' }}\n    \
          pages: {{ connect: 'http://{backend}' }}\n    live: {{ connect: 'echo://' }}\n    mail: {{ connect: 'echo://' }}\n"
     )
 }
@@ -58,27 +76,60 @@ async fn silent_link(place: &TestFolder, dmz: &Gateway) -> RawLink {
 }
 
 async fn echoes(dmz: &Gateway) {
-    let mut client = dial(dmz.client_port("orders").await).await;
-    send(&mut client, b"still here").await;
-    expect_bytes(&mut client, b"still here").await;
+    let echoing = async {
+        let mut client = dial(dmz.client_port("orders").await).await;
+        send(&mut client, b"still here").await;
+        expect_bytes(&mut client, b"still here").await;
+    };
+    timeout(UNDELAYED, echoing).await.expect("no client waits for those that are silent");
+}
+
+async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
+    timeout(UNDELAYED, gateway.handle.ask(command))
+        .await
+        .expect("no operator waits for those that are silent")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_anywhere_delays_neither_others_nor_a_stop() {
+    for mode in [Mode::Reverse, Mode::Forward] {
+        check_silence(mode).await;
+    }
+}
+
+async fn check_silence(mode: Mode) {
     let place = TestFolder::with(&["dmz", "internal", "other"]);
     let mute = Backend::new().await;
-    let outer = place.start("dmz", &dmz());
-    let inner = place.start("internal", &internal(&outer.link_port().await.to_string(), &mute.address()));
+    // A gateway that takes each link, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = "listen: 'socks+tls://127.0.0.1:0'";
+    let (outer, inner) = match mode {
+        Mode::Forward => {
+            let inner = place.start("internal", &internal(mode, listen, &mute.address()));
+            let (at, silent) = (inner.link_port().await, silent.local_addr().unwrap());
+            let connect = format!("connect: ['socks+tls://{at}', 'socks+tls://{silent}']");
+            (place.start("dmz", &dmz(mode, &connect)), inner)
+        }
+        Mode::Reverse | Mode::Direct => {
+            let outer = place.start("dmz", &dmz(mode, listen));
+            let connect = format!("connect: 'socks+tls://{}'", outer.link_port().await);
+            (outer, place.start("internal", &internal(mode, &connect, &mute.address())))
+        }
+    };
     outer.until("the way is ready", |s| s.pools.iter().any(|row| row.ready >= 4)).await;
 
     // A profile that is a pipe, which nobody writes to.
     let pipe = Program::new("mkfifo").arg(place.path("pipe.yaml")).status().unwrap();
     assert!(pipe.success());
     // Links: nothing at all, half a ClientHello, and a peer that never answers `open`.
-    let port = outer.link_port().await;
+    let listener = if mode == Mode::Forward { &inner } else { &outer };
+    let port = listener.link_port().await;
     let mut links = vec![dial(port).await, dial(port).await];
     send(&mut links[1], &[0x16, 3, 1, 2, 0, 1, 0]).await;
-    let silent_peer = silent_link(&place, &outer).await;
+    let silent_peer = match mode {
+        Mode::Reverse => Some(silent_link(&place, &outer).await),
+        Mode::Forward | Mode::Direct => None,
+    };
     // Clients: silent before and within each thing that is read of them; `void` waits for its `open`.
     let head = b"POST / HTTP/1.1\r\nHost: pages\r\nContent-Length: 10\r\n";
     let whole_head = [&head[..], b"\r\nhalf"].concat();
@@ -88,6 +139,7 @@ async fn silence_anywhere_delays_neither_others_nor_a_stop() {
     for (service, sent) in [
         ("mute", &b""[..]),
         ("mute", b"a question without an answer"),
+        ("vault", b"to a backend that begins no TLS"),
         ("sealed", b""),
         ("sealed", &[0x16, 3, 1, 2, 0, 1, 0]),
         ("pages", b""),
@@ -104,6 +156,10 @@ async fn silence_anywhere_delays_neither_others_nor_a_stop() {
             clients.push(silent_client(&outer, service, sent).await);
         }
     }
+    // One has said all, and gets no end.
+    let mut half_closed = silent_client(&outer, "mute", b"the last word").await;
+    half_closed.shutdown().await.unwrap();
+    clients.push(half_closed);
     let backends = async {
         let mut held = Vec::new();
         loop {
@@ -115,11 +171,13 @@ async fn silence_anywhere_delays_neither_others_nor_a_stop() {
             for _ in 0..10 {
                 echoes(&outer).await;
             }
-            assert!(matches!(outer.handle.ask(Command::Status).await, CommandAnswer::Status(_)));
-            outer.done(Command::Reload).await;
-            inner.done(Command::Reload).await;
+            assert!(matches!(ask(&outer, Command::Status).await, CommandAnswer::Status(_)));
+            for gateway in [&outer, &inner] {
+                let reloaded = ask(gateway, Command::Reload).await;
+                assert!(matches!(reloaded, CommandAnswer::Done(_)), "{mode:?}: {reloaded:?}");
+            }
             // The pipe is refused by name, and the rest of the folder is listed.
-            match outer.handle.ask(Command::Profiles).await {
+            match ask(&outer, Command::Profiles).await {
                 CommandAnswer::Profiles(rows) => {
                     assert!(rows.iter().any(|row| row.name == "pipe"), "{rows:?}")
                 }
@@ -134,5 +192,5 @@ async fn silence_anywhere_delays_neither_others_nor_a_stop() {
     // What is silent is cut when the time for it is over.
     assert!(matches!(outer.stop().await, GatewayOutcome::Cut(_)));
     assert!(matches!(inner.stop().await, GatewayOutcome::Clean | GatewayOutcome::Cut(_)));
-    drop((links, silent_peer, clients));
+    drop((links, silent_peer, clients, silent));
 }

@@ -10,7 +10,7 @@ use portcullis::{
     profile::{Half, Mode},
     telemetry::{
         failures::FailureRow,
-        health::{DrainRequest, judge_snapshot},
+        health::{DrainRequest, LogLossRow, judge_snapshot},
         snapshot::{
             BackendRow, BackendRowState, CheckRow, DescriptorUsage, EndedRow, GatewayPhase, LinkRow,
             LinkState, Notice, NoticeLevel, PoolRow, PoolState, ProblemRow, ProfileRow, ServicePhase,
@@ -163,7 +163,8 @@ pub fn degraded() -> Snapshot {
     snapshot.totals.sessions_waiting = 1;
     snapshot.services[2].totals.sessions_waiting = 1;
     snapshot.log_lines_lost = 17;
-    snapshot.log_trouble = Some("standard error is read too slowly".into());
+    let (target, cause) = ("standard error".into(), "standard error is read too slowly".into());
+    snapshot.log_losses = vec![LogLossRow { target, lost: 17, cause }];
     let service = |name: &str| ServiceRow {
         name: name.into(),
         connect: Some(format!("tcp://{name}.corp.example:9000")),

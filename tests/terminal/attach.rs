@@ -5,7 +5,10 @@ use std::{
     net::TcpStream,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{Mode, mknodat},
+    process::{Pid, Signal, kill_process},
+};
 
 use crate::{
     kept_hour,
@@ -15,9 +18,9 @@ use crate::{
 };
 
 /// Of the gateway that `start` starts.
-const SOCKET: &str = "run/shop.sock";
+pub const SOCKET: &str = "run/shop.sock";
 
-fn start(place: &TestFolder) -> Gateway<'_> {
+pub fn start(place: &TestFolder) -> Gateway<'_> {
     let gateway = place.start_as("shop", &[], &["--no-ui", "--profile", "shop.yaml"]);
     gateway.wait_healthy();
     gateway
@@ -34,7 +37,7 @@ fn attach(place: &TestFolder) -> Terminal {
     Terminal::open(place, &["attach", "--admin", SOCKET])
 }
 
-fn stop(place: &TestFolder) {
+pub fn stop(place: &TestFolder) {
     let stopped = place.command(&["stop", "--admin", SOCKET]).output().unwrap();
     assert!(stopped.status.success(), "{stopped:?}");
 }
@@ -133,30 +136,6 @@ fn a_gateway_that_stops_is_reported_too() {
 }
 
 #[test]
-fn suspending_gives_the_shell_a_sane_terminal_and_the_screen_comes_back() {
-    let place = shop();
-    let _gateway = start(&place);
-    let program = env!("CARGO_BIN_EXE_portcullis");
-    let script = format!(
-        "set -m; {program} attach --admin {SOCKET}; stty -a; echo stopped; read go; fg; echo ended with $?"
-    );
-    let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
-    terminal.until_shown("LIVE");
-    terminal.press("\u{1a}");
-    terminal.until("the shell, sane", |screen| {
-        let shown = screen.contents();
-        !screen.alternate_screen() && shown.contains(" icanon") && shown.contains("stopped")
-    });
-    terminal.until_left();
-    terminal.press("\n");
-    terminal
-        .until("the screen again", |screen| screen.alternate_screen() && screen.contents().contains("LIVE"));
-    terminal.press("q");
-    terminal.until_shown("ended with 0");
-    assert_eq!(terminal.exit_code(), 0);
-}
-
-#[test]
 fn a_screen_whose_terminal_goes_away_ends() {
     let place = shop();
     let gateway = start(&place);
@@ -181,6 +160,9 @@ fn attaching_without_a_terminal_or_a_gateway_says_so() {
     assert!(reported(&["attach", "--admin", SOCKET]).contains("standard input is not a terminal"));
     assert!(reported(&["replay", "shop.yaml"]).contains("line 1: not a recording"));
     assert!(reported(&["replay", "missing"]).contains("missing: "));
+    let fifo = rustix::fs::FileType::Fifo;
+    mknodat(rustix::fs::CWD, place.path("pipe"), fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    assert!(reported(&["replay", "pipe"]).contains("pipe: it is a pipe"));
 }
 
 #[test]

@@ -68,10 +68,10 @@ impl LinkKeeper {
             return pause.min(LOOK_AGAIN);
         }
         let missing = dial_state.missing_dials(wanted);
-        dial_state.at_maximum = missing > space;
+        dial_state.counts.set_at_maximum(missing > space);
         for _ in 0..missing.min(space) {
             let Some(place) = self.shared.links.take(&self.name) else {
-                dial_state.at_maximum = true;
+                dial_state.counts.set_at_maximum(true);
                 break;
             };
             if !dial_state.may_dial(KeeperTarget { prepared: wanted, ..kept }, reuse, now) {

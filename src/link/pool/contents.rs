@@ -1,6 +1,9 @@
 //! The contents of a pool: the links of each peer, and the waiting clients.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -136,6 +139,16 @@ impl PoolContents {
         }
         let is_share_full = self.services_max > 1 && of_service >= left_by_others.div_ceil(2);
         is_share_full.then_some(TakeError::ShareFull(of_service))
+    }
+
+    /// Why a client got no link in its time.
+    pub fn why_late(&self, service: &ServiceName, waited: Duration) -> TakeError {
+        let is_linked = |group: &&PeerLinks| group.serves.serves(service) && group.counts.links() > 0;
+        let mut serving = self.peers.iter().filter(is_linked).peekable();
+        match serving.peek().is_some() && serving.all(PeerLinks::is_full) {
+            true => TakeError::AtMaximum(waited),
+            false => TakeError::Late(waited),
+        }
     }
 
     /// Why nobody takes sessions for a service that somebody offers.

@@ -364,8 +364,9 @@ impl Pool {
             Ok(Ok(taken)) => taken,
             Ok(Err(_)) => Err(TakeError::Closed),
             Err(_) => {
-                self.lock().services.entry(service.clone()).or_default().misses += 1;
-                Err(TakeError::Late(wait))
+                let mut contents = self.lock();
+                contents.services.entry(service.clone()).or_default().misses += 1;
+                Err(contents.why_late(service, wait))
             }
         }
     }

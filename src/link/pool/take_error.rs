@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
-use crate::{link::grants::CarriesMismatch, proto::multiplex::hello::OfferState};
+use crate::{
+    link::{dial_state::AT_MAXIMUM, grants::CarriesMismatch},
+    proto::multiplex::hello::OfferState,
+};
 
 /// Why a session could not get a link.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
@@ -15,6 +18,9 @@ pub enum TakeError {
     ShareFull(usize),
     #[error("no link came within {}s", .0.as_secs_f32())]
     Late(Duration),
+    /// All links that may stand are up, and none of them took the session.
+    #[error("no link came within {}s: {AT_MAXIMUM}", .0.as_secs_f32())]
+    AtMaximum(Duration),
     #[error(transparent)]
     CarriesMismatch(CarriesMismatch),
     #[error("the service takes no sessions: {0}")]

@@ -26,16 +26,11 @@ struct ActiveAlert {
 }
 
 /// The health reported last, and a new one that has yet to last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ReportedHealth {
-    health: Health,
+    /// Unknown until the first has lasted.
+    health: Option<Health>,
     next: Option<(Health, f64)>,
-}
-
-impl Default for ReportedHealth {
-    fn default() -> Self {
-        Self { health: Health::Healthy, next: None }
-    }
 }
 
 impl AlertTracker {
@@ -100,18 +95,24 @@ impl AlertTracker {
     fn report_health(&mut self, snapshot: &Snapshot, notices: &NoticeLog) {
         let now = snapshot.uptime_seconds;
         let Some(health) = snapshot.health else { return };
-        if health == self.health.health {
+        if Some(health) == self.health.health {
             self.health.next = None;
             return;
         }
         match self.health.next {
             Some((next, since)) if next == health && now - since >= SETTLED_SECONDS => {
-                let before =
-                    std::mem::replace(&mut self.health, ReportedHealth { health, next: None }).health;
-                let line = format!("health: {}, was {}", health.word(), before.word());
-                match health > before {
-                    true => notices.warn(LogEvent::AlertRaised.line(line)),
-                    false => notices.info(LogEvent::AlertOver.line(line)),
+                let reported = ReportedHealth { health: Some(health), next: None };
+                let word = health.word();
+                match std::mem::replace(&mut self.health, reported).health {
+                    None if health == Health::Healthy => {}
+                    None => notices.warn(LogEvent::AlertRaised.line(format!("health: {word}"))),
+                    Some(before) => {
+                        let line = format!("health: {word}, was {}", before.word());
+                        match health > before {
+                            true => notices.warn(LogEvent::AlertRaised.line(line)),
+                            false => notices.info(LogEvent::AlertOver.line(line)),
+                        }
+                    }
                 }
             }
             Some((next, _)) if next == health => {}
@@ -240,6 +241,16 @@ mod tests {
             "INFO health: HEALTHY, was DOWN",
         ];
         assert_eq!(reported.lines(), expected);
+    }
+
+    #[test]
+    fn a_gateway_that_starts_without_a_link_was_never_healthy() {
+        let mut reported = AlertTrace::default();
+        reported.over(5.0, &[pool(PoolState::Down, 0)]);
+        reported.over(5.0, &[pool(PoolState::Healthy, 8)]);
+        let lines = reported.lines();
+        let of_health: Vec<_> = lines.iter().filter(|line| line.contains("health: ")).collect();
+        assert_eq!(of_health, ["WARN health: DOWN", "INFO health: HEALTHY, was DOWN"]);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub fn severity(pool: &PoolRow) -> Severity {
     match pool.shown_state() {
         PoolState::Healthy | PoolState::Down => Severity::Fine,
         PoolState::Filling if pool.retry_seconds.is_some() || pool.ready < pool.target / 2 => Severity::Short,
+        PoolState::Filling if is_full(pool) => Severity::Short,
         PoolState::Filling => Severity::Fine,
         PoolState::Starved => Severity::Starved,
     }
@@ -49,6 +50,18 @@ pub fn serving_pools<'a>(
     service: &'a ServiceRow,
 ) -> impl Iterator<Item = &'a PoolRow> {
     snapshot.pools.iter().filter(|pool| pool.role == service.role && pool.may_serve(&service.name))
+}
+
+/// Whether every link that may stand is in use.
+fn is_full(pool: &PoolRow) -> bool {
+    pool.at_maximum && pool.ready == 0
+}
+
+/// Whether every gateway with links has as many as it may, all in use: the next client waits in vain unless a
+/// session ends.
+pub fn are_full<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> bool {
+    let mut linked = pools.filter(|pool| !pool.standby && is_linked(pool)).peekable();
+    linked.peek().is_some() && linked.all(is_full)
 }
 
 /// Clients of a service that wait for a link. If a pool is shared, clients of other services may be included.
@@ -72,7 +85,7 @@ pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>
             let may_serve = |service: &ServiceRow| rows.iter().any(|pool| serves(pool, service));
             unserved.retain(|service| !may_serve(service));
         } else {
-            rows.iter().for_each(|pool| find_short(pool, now, alerts));
+            rows.iter().for_each(|pool| find_short(snapshot, pool, now, alerts));
         }
     }
     find_unserved(snapshot, &unserved, now, alerts);
@@ -177,15 +190,19 @@ fn find_unserved(snapshot: &Snapshot, unserved: &[&ServiceRow], now: SystemTime,
     }
 }
 
-fn find_short(pool: &PoolRow, now: SystemTime, alerts: &mut Vec<Alert>) {
+fn find_short(snapshot: &Snapshot, pool: &PoolRow, now: SystemTime, alerts: &mut Vec<Alert>) {
+    let is_refused =
+        |service: &ServiceRow| serves(pool, service) && are_full(serving_pools(snapshot, service));
+    let refuses = || snapshot.services.iter().any(is_refused);
     let (kind, what) = match severity(pool) {
         Severity::Fine => return,
         // Reported with the services whose clients wait.
         Severity::Starved if !starved_services(pool).is_empty() => return,
         Severity::Lost => (AlertKind::NoLink, "no link".to_owned()),
-        Severity::Short if pool.at_maximum => {
+        Severity::Starved | Severity::Short if pool.at_maximum => {
             let PoolRow { ready, target, carrying, .. } = pool;
-            (AlertKind::Short, format!("full, {ready} of {target} links ready and {carrying} carry"))
+            let kind = if refuses() { AlertKind::Full } else { AlertKind::Short };
+            (kind, format!("full, {ready} of {target} links ready and {carrying} carry"))
         }
         Severity::Starved | Severity::Short => {
             (AlertKind::Short, format!("{} of {} links ready", pool.ready, pool.target))
@@ -214,17 +231,21 @@ fn find_starved(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
             queues.entry((pool.role, service)).or_default().push(pool);
         }
     }
-    for ((_, service), pools) in queues {
+    for ((role, service), pools) in queues {
         let sum =
             |of: fn(&PoolRow) -> usize| pools.iter().fold(0_usize, |sum, pool| sum.saturating_add(of(pool)));
         let waiting = match sum(|pool| pool.waiting) {
             0 => "short".to_owned(),
             waiting => format!("{waiting} waiting"),
         };
-        let full = if pools.iter().all(|pool| pool.at_maximum) { ", full" } else { "" };
+        let may_serve = snapshot.pools.iter().filter(|pool| pool.role == role && pool.may_serve(service));
+        let (kind, full) = match are_full(may_serve) {
+            true => (AlertKind::Full, ", full"),
+            false => (AlertKind::Starved, ""),
+        };
         let (ready, target) = (sum(|pool| pool.ready), sum(|pool| pool.target));
         let text = format!("{service}: {waiting}{full}, {ready} of {target} links ready");
-        push_alert(alerts, AlertKind::Starved, service.to_owned(), now, with_peer(text, &pools));
+        push_alert(alerts, kind, service.to_owned(), now, with_peer(text, &pools));
     }
 }
 
@@ -351,9 +372,16 @@ mod tests {
         for (row, expected) in [
             (full, "any service: full, 0 of 8 links ready and 12 carry from internal"),
             (starved, "orders: 3 waiting, full, 0 of 8 links ready from internal"),
-            (held, "any service: 0 of 8 links ready from internal"),
+            (held, "any service: full, 0 of 8 links ready and 12 carry from internal"),
         ] {
-            assert_eq!(texts(&judged(vec![orders()], vec![row])), [expected]);
+            let reported = judged(vec![orders()], vec![row.clone()]);
+            assert_eq!(texts(&reported), [expected]);
+            assert_eq!((reported.alerts[0].kind, reported.health), (AlertKind::Full, Some(Health::Full)));
+            let lack = reported.services[0].lack.as_ref().map(|lack| lack.kind);
+            assert_eq!((reported.services[0].health, lack), (Some(Health::Full), Some(AlertKind::Full)));
+            // While another gateway takes sessions, no client is refused.
+            let other = PoolRow { address: Some("10.0.0.6".into()), ..pool(PoolState::Healthy, 8) };
+            assert_ne!(judged(vec![orders()], vec![row, other]).health, Some(Health::Full));
         }
     }
 

@@ -18,8 +18,8 @@ pub use links::{is_linked, severity};
 pub use services::is_backend_down;
 
 pub use super::verdict::{
-    Alert, AlertKind, CertificateRow, DrainRequest, Health, RefusalRow, RevocationListRow, ServiceProblem,
-    Severity,
+    Alert, AlertKind, CertificateRow, DrainRequest, FileFaultRow, Health, LogLossRow, RefusalRow,
+    RevocationListRow, ServiceProblem, Severity,
 };
 
 use super::{
@@ -80,9 +80,12 @@ fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
             format!("{used} of {limit} file descriptors in use; raise the limit or lower the sessions");
         push_alert(alerts, AlertKind::Descriptors, "descriptors".into(), now, text);
     }
-    if let Some(cause) = &snapshot.log_trouble {
-        let text = format!("{} log lines lost: {cause}", snapshot.log_lines_lost);
-        push_alert(alerts, AlertKind::Log, "log".into(), now, text);
+    for row in &snapshot.log_losses {
+        push_alert(alerts, AlertKind::Log, row.target.clone(), now, log::lost_text(row.lost, &row.cause));
+    }
+    for row in &snapshot.file_faults {
+        let text = format!("{}; what was read before stays in force", row.what);
+        push_alert(alerts, AlertKind::Fault, row.object.clone(), now, text);
     }
 }
 

@@ -27,8 +27,13 @@ pub fn judge_service(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<S
         let why = drained(row);
         return (Health::Down, Some(ServiceProblem { kind: AlertKind::Drained, why }));
     }
-    let found =
-        [own_lack(row), link_lack(snapshot, row), limit_lack(row), backend_lack(row), refusal_lack(row)];
+    let found = [
+        own_lack(row),
+        link_lack(snapshot, row),
+        limit_lack(snapshot, row),
+        backend_lack(row),
+        refusal_lack(row),
+    ];
     // The first of those that are equally bad.
     let lack = found.into_iter().flatten().rev().max_by_key(|lack| lack.kind.severity());
     let health = match lack.as_ref().map(|lack| lack.kind) {
@@ -67,8 +72,9 @@ pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>
         );
     }
     for row in snapshot.services.iter().filter(|row| !is_draining(row)) {
-        for lack in
-            [own_lack(row), limit_lack(row), backend_lack(row), refusal_lack(row)].into_iter().flatten()
+        for lack in [own_lack(row), limit_lack(snapshot, row), backend_lack(row), refusal_lack(row)]
+            .into_iter()
+            .flatten()
         {
             push_alert(alerts, lack.kind, row.name.clone(), now, format!("{}: {}", row.name, lack.why));
         }
@@ -99,10 +105,13 @@ fn own_lack(row: &ServiceRow) -> Option<ServiceProblem> {
 }
 
 /// A client that came now would be refused, or one was just refused.
-fn limit_lack(row: &ServiceRow) -> Option<ServiceProblem> {
-    // One client that has reached its own limit does not keep others out.
+fn limit_lack(snapshot: &Snapshot, row: &ServiceRow) -> Option<ServiceProblem> {
+    // One client that has reached its own limit does not keep others out. Links that are all in use have an alert
+    // of their own.
+    let is_of_links =
+        |refusal: &RefusalRow| refusal.code == "LW" && links::are_full(links::serving_pools(snapshot, row));
     let refused = recent_refusals(row, LIMIT_SECONDS)
-        .find(|refusal| refusal.code.starts_with('L') && !refusal.is_of_one_client);
+        .find(|refusal| refusal.code.starts_with('L') && !refusal.is_of_one_client && !is_of_links(refusal));
     let is_reached = row.limit.is_some_and(|limit| row.totals.clients() >= limit as u64);
     let why = match (refused, row.limit) {
         (Some(refusal), _) => format!("full, {} refused: {}", clients(refusal.count), refusal.reason),
@@ -161,6 +170,11 @@ fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceProblem
     let (kind, what) = match best {
         Severity::Lost if waiting > 0 => (AlertKind::NoLink, format!("no link, {} wait", clients(waiting))),
         Severity::Lost => (AlertKind::NoLink, "no link".to_owned()),
+        _ if links::are_full(pools.iter().copied()) => {
+            let carrying = pools.iter().fold(0_usize, |sum, pool| sum.saturating_add(pool.carrying));
+            let why = format!("full: {AT_MAXIMUM}, {carrying} carry");
+            return Some(ServiceProblem { kind: AlertKind::Full, why });
+        }
         _ if pools.iter().any(|pool| links::is_waited_for(pool, service)) => {
             let waits =
                 if waiting > 0 { format!("{} wait", clients(waiting)) } else { "clients wait".into() };
@@ -175,6 +189,8 @@ fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceProblem
     Some(ServiceProblem { kind, why })
 }
 
+/// What `link::dial_state` says of such a gateway.
+const AT_MAXIMUM: &str = "`maximum` links are in use";
 /// A limit that has refused nobody for this long, and is not reached, refuses nobody now.
 const LIMIT_SECONDS: f64 = 10.0;
 /// Longer than most pauses between two clients.

@@ -39,15 +39,14 @@ impl AccessLog {
     /// Logs as the profile says from now on. A file that is already open stays open.
     pub fn configure(&self, options: Option<&AccessLogOptions>) {
         let before = self.0.load_full();
-        let open = options.and_then(|options| {
+        let open = options.map(|options| {
             let target = match &options.target {
                 AccessLogTarget::StandardError => SinkTarget::StandardError,
                 AccessLogTarget::File(path) => SinkTarget::File(path.clone()),
             };
-            let kept = before.filter(|open| *open.sink.target() == target).map(|open| open.sink.clone());
-            // If no thread can be started, there are worse problems than this.
-            let sink = kept.or_else(|| LineSink::start(target, None).ok())?;
-            Some(Arc::new(OpenAccessLog { options: options.clone(), sink }))
+            let kept = before.filter(|open| open.sink.is_for(&target)).map(|open| open.sink.clone());
+            let sink = kept.unwrap_or_else(|| LineSink::start(target, None));
+            Arc::new(OpenAccessLog { options: options.clone(), sink })
         });
         self.0.store(open);
     }

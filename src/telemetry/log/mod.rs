@@ -9,7 +9,6 @@ mod line;
 mod sink;
 
 use std::{
-    io,
     path::Path,
     sync::{
         Mutex, OnceLock, PoisonError,
@@ -30,12 +29,13 @@ use tracing_subscriber::{
 pub use self::{
     access::{AccessLog, AccessRecord},
     events::{LogEvent, NoticeLine},
-    sink::{lines_lost, loss_reason, reopen_all},
+    sink::{lines_lost, loss_rows, reopen_all},
 };
 use self::{
     line::{ERROR, LogLayer, PlainLine, WARNING, with_priority},
     sink::{LineSink, LossLine, SinkTarget},
 };
+use super::format;
 
 /// Environment variable with a filter such as `debug` or `portcullis::link=trace`.
 const FILTER_VARIABLE: &str = "PORTCULLIS_LOG";
@@ -86,9 +86,9 @@ fn is_quiet() -> bool {
 }
 
 /// Installs the process's log; call once.
-pub fn init_log(format: LogFormat) -> io::Result<LogGuard> {
+pub fn init_log(format: LogFormat) -> LogGuard {
     let is_journal = is_journal();
-    let stderr = LineSink::start(SinkTarget::StandardError, Some(loss_line(format, is_journal)))?;
+    let stderr = LineSink::start(SinkTarget::StandardError, Some(loss_line(format, is_journal)));
     let wanted = std::env::var_os(FILTER_VARIABLE).unwrap_or_default();
     let filter = parse_filter(&wanted.to_string_lossy());
     let refused_level = filter.as_ref().err().cloned();
@@ -98,18 +98,14 @@ pub fn init_log(format: LogFormat) -> io::Result<LogGuard> {
     if tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok() {
         let _ = FILTER.set(handle); // Nobody else sets it.
     }
-    Ok(LogGuard { refused_level })
+    LogGuard { refused_level }
 }
 
 /// The line on standard error about missing lines.
 fn loss_line(format: LogFormat, is_journal: bool) -> LossLine {
     match (format, is_journal) {
-        (LogFormat::Text, false) => {
-            |lost, cause| format!("{} WARN {lost} log lines lost: {cause}", utc_now())
-        }
-        (LogFormat::Text, true) => {
-            |lost, cause| with_priority(format!("{lost} log lines lost: {cause}"), Some(WARNING))
-        }
+        (LogFormat::Text, false) => |lost, cause| format!("{} WARN {}", utc_now(), lost_text(lost, cause)),
+        (LogFormat::Text, true) => |lost, cause| with_priority(lost_text(lost, cause), Some(WARNING)),
         (LogFormat::Json, false) => missing_lines,
         (LogFormat::Json, true) => {
             |lost, cause| with_priority(missing_lines_in(true, lost, cause), Some(WARNING))
@@ -122,9 +118,14 @@ fn missing_lines(lost: u64, cause: &str) -> String {
 }
 
 fn missing_lines_in(is_journal: bool, lost: u64, cause: &str) -> String {
-    let message = &format!("{lost} log lines lost: {cause}");
+    let message = &lost_text(lost, cause);
     let (level, event, field) = (Level::WARN, LogEvent::LinesLost, Some(("lines", lost)));
     PlainLine { level, event, message, field }.as_json(is_journal)
+}
+
+/// Of a line, or of an alert.
+pub fn lost_text(lost: u64, cause: &str) -> String {
+    format!("{} lost: {cause}", format::count(lost, "log line"))
 }
 
 /// The line on standard error about a start that fails: as JSON, or `text` as it is, since a person waits for it. It is
@@ -148,9 +149,9 @@ pub fn failed_start_line(format: LogFormat, problem: &str, text: &str) -> String
 pub fn set_file(path: Option<&Path>) {
     let target = path.map(|path| SinkTarget::File(path.to_owned()));
     let mut file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
-    if file.as_ref().map(LineSink::target) != target.as_ref() {
-        // If no thread can be started, there are worse problems than this.
-        *file = target.and_then(|target| LineSink::start(target, Some(missing_lines)).ok());
+    let is_kept = file.as_ref().zip(target.as_ref()).is_some_and(|(file, target)| file.is_for(target));
+    if !is_kept {
+        *file = target.map(|target| LineSink::start(target, Some(missing_lines)));
     }
 }
 

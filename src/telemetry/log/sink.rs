@@ -6,13 +6,14 @@
 //! that was written only in part is ended before the next one.
 
 use std::{
+    fmt,
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -24,7 +25,11 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{disk, telemetry::clock, text};
+use crate::{
+    disk,
+    telemetry::{clock, verdict::LogLossRow},
+    text,
+};
 
 /// How many lines may wait for a slow reader.
 const QUEUED_LINES_MAX: usize = 8192;
@@ -77,14 +82,24 @@ struct SinkHandle {
 #[derive(Debug)]
 struct SinkState {
     target: SinkTarget,
-    /// Lines that were not written.
-    lost: AtomicU64,
-    /// The time of the last one, by `clock::coarse_ms`; 0 if none was lost.
-    lost_at_ms: AtomicU64,
-    /// The error that caused the loss, or [`TOO_SLOW`].
-    errno: AtomicI32,
+    loss: Mutex<SinkLoss>,
+    /// The error with which its thread could not be started.
+    no_thread: OnceLock<i32>,
     /// A signal asks for the file to be reopened.
     reopens: AtomicBool,
+}
+
+/// Lines that were not written.
+#[derive(Debug, Default)]
+struct SinkLoss {
+    /// Since the start.
+    lines: u64,
+    /// Since the first one that was not followed by a minute without any.
+    recent: u64,
+    /// The error of the last one, or [`TOO_SLOW`].
+    errno: i32,
+    /// The time of the last one, by `clock::coarse_ms`.
+    at_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -96,8 +111,8 @@ enum SinkMessage {
 }
 
 impl LineSink {
-    /// Starts the thread that writes.
-    pub fn start(target: SinkTarget, loss_line: Option<LossLine>) -> io::Result<Self> {
+    /// Starts the thread that writes. If none can be started, each line counts as lost.
+    pub fn start(target: SinkTarget, loss_line: Option<LossLine>) -> Self {
         let (queue, lines) = sync_channel(QUEUED_LINES_MAX);
         let state = Arc::new(SinkState::new(target));
         let writer = SinkWriter {
@@ -109,17 +124,20 @@ impl LineSink {
             torn: None,
             reported: 0,
         };
-        thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
+        if let Err(error) = thread::Builder::new().name("log".into()).spawn(move || writer.run()) {
+            state.no_thread.get_or_init(|| error.raw_os_error().unwrap_or(Errno::AGAIN.raw_os_error()));
+        }
         let open = Arc::downgrade(&state);
         let handle = Arc::new(SinkHandle { state, queue });
         let mut sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
         sinks.retain(|sink| sink.state.strong_count() > 0);
         sinks.push(OpenSink { handle: Arc::downgrade(&handle), state: open });
-        Ok(Self(handle))
+        Self(handle)
     }
 
-    pub fn target(&self) -> &SinkTarget {
-        &self.0.state.target
+    /// Whether it writes to this target, and has a thread that does.
+    pub fn is_for(&self, target: &SinkTarget) -> bool {
+        self.0.state.target == *target && self.0.state.no_thread.get().is_none()
     }
 
     /// Hands over a line without its end; if there is no room, it is counted as lost.
@@ -180,13 +198,11 @@ pub fn lines_lost() -> u64 {
     LINES_LOST.load(Ordering::Relaxed)
 }
 
-/// Why lines are being lost; shown for a minute after the last one.
-pub fn loss_reason() -> Option<String> {
+/// Where lines are being lost; each is shown for a minute after the last one.
+pub fn loss_rows() -> Vec<LogLossRow> {
     let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
-    sinks
-        .iter()
-        .filter_map(|sink| sink.handle.upgrade())
-        .find_map(|sink| sink.state.loss_reason(clock::coarse_ms()))
+    let sinks = sinks.iter().filter_map(|sink| sink.handle.upgrade());
+    sinks.filter_map(|sink| sink.state.loss_row(clock::coarse_ms())).collect()
 }
 
 /// Reopens every file, and returns how many there are. Signals that arrive faster than a file is opened count
@@ -206,30 +222,42 @@ pub fn reopen_all() -> usize {
 
 impl SinkState {
     fn new(target: SinkTarget) -> Self {
-        Self {
-            target,
-            lost: AtomicU64::new(0),
-            lost_at_ms: AtomicU64::new(0),
-            errno: AtomicI32::new(TOO_SLOW),
-            reopens: AtomicBool::new(false),
-        }
+        Self { target, loss: Mutex::default(), no_thread: OnceLock::new(), reopens: AtomicBool::new(false) }
     }
 
     fn lose(&self, lines: u64, errno: i32) {
+        if lines == 0 {
+            return;
+        }
         LINES_LOST.fetch_add(lines, Ordering::Relaxed);
-        self.lost.fetch_add(lines, Ordering::Relaxed);
-        self.errno.store(errno, Ordering::Relaxed);
-        self.lost_at_ms.store(clock::coarse_ms().max(1), Ordering::Relaxed);
+        let (now_ms, mut loss) = (clock::coarse_ms(), self.loss());
+        if !loss.is_shown(now_ms) {
+            loss.recent = 0;
+        }
+        loss.lines = loss.lines.saturating_add(lines);
+        loss.recent = loss.recent.saturating_add(lines);
+        (loss.errno, loss.at_ms) = (errno, Some(now_ms));
     }
 
-    fn loss_reason(&self, now_ms: u64) -> Option<String> {
-        let at_ms = Some(self.lost_at_ms.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
-        let continues = now_ms.saturating_sub(at_ms) < LOSS_SHOWN_MS;
-        continues.then(|| self.describe_loss())
+    fn loss(&self) -> MutexGuard<'_, SinkLoss> {
+        self.loss.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn describe_loss(&self) -> String {
-        let errno = self.errno.load(Ordering::Relaxed);
+    fn loss_row(&self, now_ms: u64) -> Option<LogLossRow> {
+        let loss = self.loss();
+        let cause = || self.describe_loss(loss.errno);
+        loss.is_shown(now_ms).then(|| LogLossRow {
+            target: self.target.to_string(),
+            lost: loss.recent,
+            cause: cause(),
+        })
+    }
+
+    fn describe_loss(&self, errno: i32) -> String {
+        if let Some(errno) = self.no_thread.get() {
+            let error = io::Error::from_raw_os_error(*errno);
+            return format!("{}: no thread that writes it could be started: {error}", self.target);
+        }
         let error = io::Error::from_raw_os_error(errno);
         match &self.target {
             SinkTarget::StandardError => match errno {
@@ -238,13 +266,29 @@ impl SinkState {
                 libc::EPIPE => "nobody reads standard error any more".into(),
                 _ => format!("standard error: {error}"),
             },
-            SinkTarget::File(path) if errno == TOO_SLOW => {
-                format!("{} is written too slowly", text::clean_path(path))
+            SinkTarget::File(_) if errno == TOO_SLOW => format!("{} is written too slowly", self.target),
+            SinkTarget::File(_) if errno == libc::EACCES && disk::is_locked() => {
+                format!("{}: {error}{LOCKED_OUT}", self.target)
             }
-            SinkTarget::File(path) if errno == libc::EACCES && disk::is_locked() => {
-                format!("{}: {error}{LOCKED_OUT}", text::clean_path(path))
+            SinkTarget::File(_) if errno == libc::ENXIO => {
+                format!("{} is a pipe that nobody reads", self.target)
             }
-            SinkTarget::File(path) => format!("{}: {error}", text::clean_path(path)),
+            SinkTarget::File(_) => format!("{}: {error}", self.target),
+        }
+    }
+}
+
+impl SinkLoss {
+    fn is_shown(&self, now_ms: u64) -> bool {
+        self.at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < LOSS_SHOWN_MS)
+    }
+}
+
+impl fmt::Display for SinkTarget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StandardError => out.write_str("standard error"),
+            Self::File(path) => out.write_str(&text::clean_path(path)),
         }
     }
 }
@@ -302,13 +346,17 @@ impl SinkWriter {
 
     fn write_batch(&mut self, text: &[u8], count: u64) {
         self.open_if_due();
-        let lost = self.state.lost.load(Ordering::Relaxed);
+        let (lost, errno) = {
+            let loss = self.state.loss();
+            (loss.lines, loss.errno)
+        };
         let missing = self.loss_line.filter(|_| lost > self.reported);
         // Lines missing after the last one have no line to go with.
         if text.is_empty() && missing.is_none() {
             return;
         }
-        let missing = missing.map(|line| line(lost, &self.state.describe_loss()) + "\n").unwrap_or_default();
+        let missing =
+            missing.map(|line| line(lost, &self.state.describe_loss(errno)) + "\n").unwrap_or_default();
         let end = if self.torn.is_some() && self.torn == self.identity() { "\n" } else { "" };
         let batch = [end.as_bytes(), missing.as_bytes(), text].concat();
         match self.write_all(&batch) {
@@ -411,28 +459,56 @@ mod tests {
 
     fn sink(path: &Path) -> LineSink {
         let loss_line: LossLine = |lost, cause| format!("{lost} lost: {cause}");
-        LineSink::start(SinkTarget::File(path.to_owned()), Some(loss_line)).unwrap()
+        LineSink::start(SinkTarget::File(path.to_owned()), Some(loss_line))
     }
 
     #[test]
     fn a_loss_is_shown_with_its_cause_for_a_minute() {
         let stderr = SinkState::new(SinkTarget::StandardError);
         let file = SinkState::new(SinkTarget::File("/var/log/gate.json".into()));
-        assert_eq!(stderr.loss_reason(5), None);
+        assert_eq!(stderr.loss_row(5), None);
         for (state, errno, cause) in [
             (&stderr, TOO_SLOW, "standard error is read too slowly"),
             (&stderr, 5, "the terminal of standard error is gone"),
             (&stderr, 32, "nobody reads standard error any more"),
             (&stderr, 28, "standard error: No space left on device (os error 28)"),
             (&file, TOO_SLOW, "/var/log/gate.json is written too slowly"),
+            (&file, 6, "/var/log/gate.json is a pipe that nobody reads"),
             (&file, 28, "/var/log/gate.json: No space left on device (os error 28)"),
         ] {
             state.lose(2, errno);
-            let at = state.lost_at_ms.load(Ordering::Relaxed);
-            assert_eq!(state.loss_reason(at + LOSS_SHOWN_MS - 1).as_deref(), Some(cause));
-            assert_eq!(state.loss_reason(at + LOSS_SHOWN_MS), None, "it is over");
+            let at = state.loss().at_ms.unwrap();
+            let shown = state.loss_row(at + LOSS_SHOWN_MS - 1).map(|row| row.cause);
+            assert_eq!(shown.as_deref(), Some(cause));
+            assert_eq!(state.loss_row(at + LOSS_SHOWN_MS), None, "it is over");
         }
-        assert_eq!(stderr.lost.load(Ordering::Relaxed), 8);
+        let rows = [&stderr, &file].map(|state| state.loss_row(clock::coarse_ms()).unwrap());
+        let counts = rows.map(|row| (row.target, row.lost));
+        assert_eq!(counts, [("standard error".to_owned(), 8), ("/var/log/gate.json".to_owned(), 6)]);
+    }
+
+    #[test]
+    fn a_loss_of_another_day_is_not_counted_under_the_cause_of_today() {
+        let file = SinkState::new(SinkTarget::File("/var/log/gate.json".into()));
+        file.lose(10_000, 28);
+        file.loss().at_ms = clock::coarse_ms().checked_sub(LOSS_SHOWN_MS);
+        file.lose(1, TOO_SLOW);
+        let row = file.loss_row(clock::coarse_ms()).unwrap();
+        assert_eq!((row.lost, file.loss().lines), (1, 10_001));
+    }
+
+    #[test]
+    fn lines_without_a_thread_that_writes_them_are_lost_with_that_cause() {
+        let (queue, _) = sync_channel(1);
+        let state = Arc::new(SinkState::new(SinkTarget::File("/var/log/access.json".into())));
+        state.no_thread.set(libc::EAGAIN).unwrap();
+        let sink = LineSink(Arc::new(SinkHandle { state, queue }));
+        sink.write("one".into());
+        sink.flush(SOON);
+        let row = sink.0.state.loss_row(clock::coarse_ms()).unwrap();
+        let expected = "/var/log/access.json: no thread that writes it could be started: Resource temporarily unavailable (os error 11)";
+        assert_eq!((row.lost, row.cause.as_str()), (1, expected));
+        assert!(!sink.is_for(&sink.0.state.target), "a reload tries again");
     }
 
     #[test]
@@ -472,8 +548,8 @@ mod tests {
         fs::remove_dir_all(&inner).unwrap();
         sink.write("two".into());
         sink.flush(SOON);
-        assert_eq!(sink.0.state.lost.load(Ordering::Relaxed), 1);
-        let reason = sink.0.state.describe_loss();
+        assert_eq!(sink.0.state.loss().lines, 1);
+        let reason = sink.0.state.loss_row(clock::coarse_ms()).unwrap().cause;
         assert!(reason.ends_with("log: No such file or directory (os error 2)"), "{reason}");
         fs::create_dir(&inner).unwrap();
         // Without this the file is tried again within a second.
@@ -489,7 +565,7 @@ mod tests {
         let full = sink(Path::new("/dev/full"));
         full.write("one".into());
         full.flush(SOON);
-        assert_eq!(full.0.state.lost.load(Ordering::Relaxed), 1);
+        assert_eq!(full.0.state.loss().lines, 1);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
@@ -498,7 +574,7 @@ mod tests {
         let stalled = sink(&path);
         let (began, line) = (Instant::now(), "x".repeat(1000));
         (0..2 * QUEUED_LINES_MAX).for_each(|_| stalled.write(line.clone()));
-        assert!(stalled.0.state.lost.load(Ordering::Relaxed) > 0);
+        assert!(stalled.0.state.loss().lines > 0);
         assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
     }
 }

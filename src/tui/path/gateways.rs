@@ -6,7 +6,7 @@ use super::{PartKey, PartRows, PathBuilder, PathPart, PathStage};
 use crate::{
     profile::Half,
     telemetry::{
-        health::{AlertKind, Health, Severity},
+        health::{Alert, AlertKind, Health, Severity},
         snapshot::{GatewayPhase, GatewayReach, GatewayRow, PoolRow},
     },
     tui::format,
@@ -82,19 +82,20 @@ impl PathBuilder<'_> {
 
     /// What is wrong with a gateway itself; problems of links, services and backends are shown there.
     fn own_state(&self, gateway: Option<&Arc<str>>) -> (Severity, Option<String>) {
-        let is_own = |kind| {
+        let is_service = |name: &str| self.snapshot.services.iter().any(|row| row.name == name);
+        let is_own = |alert: &&Alert| {
             matches!(
-                kind,
+                alert.kind,
                 AlertKind::Descriptors
                     | AlertKind::Expired
                     | AlertKind::Certificate
                     | AlertKind::ExpiredList
                     | AlertKind::Lockdown
                     | AlertKind::Log
-            )
+            ) || alert.kind == AlertKind::Fault && !is_service(&alert.object)
         };
         let alerts = self.snapshot.alerts.iter();
-        let own = alerts.filter(|alert| alert.gateway.as_ref() == gateway && is_own(alert.kind));
+        let own = alerts.filter(|alert| alert.gateway.as_ref() == gateway).filter(is_own);
         let worst = own.rev().max_by_key(|alert| alert.kind.severity());
         worst.map_or((Severity::Fine, None), |alert| (alert.kind.severity(), Some(alert.text.clone())))
     }

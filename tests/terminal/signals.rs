@@ -1,0 +1,144 @@
+//! Signals and Ctrl-Z, for every kind of screen: the terminal is sane afterwards, and so is a screen that goes on.
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    attach::{SOCKET, start, stop},
+    process::{Gateway, SOON, TestFolder, until},
+    pty::Terminal,
+    shop, status,
+};
+
+/// Which program has the terminal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum ScreenKind {
+    OfGateway,
+    Attached,
+    Replay,
+}
+
+use ScreenKind::{Attached, OfGateway, Replay};
+
+impl ScreenKind {
+    const ALL: [Self; 3] = [OfGateway, Attached, Replay];
+
+    /// Starts what it looks at.
+    fn prepare(self, place: &TestFolder) -> Option<Gateway<'_>> {
+        match self {
+            OfGateway => None,
+            Attached => Some(start(place)),
+            Replay => {
+                let args = ["--no-ui", "--profile", "shop.yaml", "--record", "kept.jsonl"];
+                let gateway = place.start_as("shop", &[], &args);
+                until("there is a recording", SOON, || {
+                    std::fs::read_to_string(place.path("kept.jsonl")).ok().filter(|kept| kept.contains('\n'))
+                });
+                stop(place);
+                drop(gateway);
+                None
+            }
+        }
+    }
+
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            OfGateway => &["--profile", "shop.yaml"],
+            Attached => &["attach", "--admin", SOCKET],
+            Replay => &["replay", "kept.jsonl"],
+        }
+    }
+
+    /// In a shell that then runs the rest of a script.
+    fn in_shell(self, place: &TestFolder, before: &str, after: &str) -> Terminal {
+        let program = env!("CARGO_BIN_EXE_portcullis");
+        let script =
+            format!("{before}{program} {}; {after}; echo ended with $?; read go", self.args().join(" "));
+        Terminal::run(place, &["bash", "--norc", "-c", &script])
+    }
+
+    fn leave(self, terminal: &mut Terminal) {
+        match self {
+            OfGateway => terminal.quit(),
+            Attached | Replay => terminal.press("q"),
+        }
+    }
+}
+
+fn until_drawn(terminal: &Terminal) {
+    terminal.until("the screen", |screen| {
+        screen.alternate_screen() && screen.hide_cursor() && screen.contents().contains("orders")
+    });
+}
+
+/// Not in its alternate screen, with a cursor.
+fn is_restored(screen: &vt100::Screen) -> bool {
+    !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste()
+}
+
+#[test]
+fn signals_from_outside_leave_a_sane_terminal() {
+    let of_gateway = [(Signal::HUP, None), (Signal::QUIT, Some(131)), (Signal::TERM, Some(0))];
+    let of_others = [(Signal::HUP, Some(1)), (Signal::QUIT, Some(131)), (Signal::TERM, Some(0))];
+    for kind in ScreenKind::ALL {
+        for (signal, code) in if kind == OfGateway { of_gateway } else { of_others } {
+            let place = shop();
+            let _looked_at = kind.prepare(&place);
+            let terminal = kind.in_shell(&place, "", "(exit $?)");
+            until_drawn(&terminal);
+            kill_process(terminal.child_of_shell(), signal).unwrap();
+            terminal.until(&format!("a sane terminal after {signal:?}: {kind:?}"), is_restored);
+            if code.is_none() {
+                assert_eq!(status(&place)["phase"], "running", "it goes on headless");
+                assert!(place.command(&["stop"]).output().unwrap().status.success());
+            }
+            terminal.until_shown(&format!("ended with {}", code.unwrap_or(0)));
+        }
+    }
+}
+
+#[test]
+fn a_stop_gives_the_shell_a_sane_terminal_and_the_screen_comes_back() {
+    for kind in ScreenKind::ALL {
+        let place = shop();
+        let _looked_at = kind.prepare(&place);
+        let mut terminal = kind.in_shell(&place, "set -m; ", "stty -a; echo stopped; read go; fg");
+        until_drawn(&terminal);
+        let process = terminal.child_of_shell();
+        kill_process(process, Signal::USR1).unwrap();
+        match kind {
+            OfGateway => kill_process(process, Signal::TSTP).unwrap(),
+            Attached | Replay => terminal.press("\u{1a}"),
+        }
+        terminal.until(&format!("the shell, sane: {kind:?}"), |screen| {
+            let shown = screen.contents();
+            is_restored(screen) && shown.contains(" icanon") && shown.contains("stopped")
+        });
+        terminal.press("\n");
+        until_drawn(&terminal);
+        kind.leave(&mut terminal);
+        terminal.until_shown("ended with 0");
+    }
+}
+
+/// The terminal's only program has no shell that could continue it.
+#[test]
+fn a_screen_that_no_shell_could_continue_is_not_stopped() {
+    for kind in ScreenKind::ALL {
+        let place = shop();
+        let _looked_at = kind.prepare(&place);
+        let mut terminal = Terminal::open(&place, kind.args());
+        until_drawn(&terminal);
+        let process = Pid::from_raw(terminal.process() as i32).unwrap();
+        kill_process(process, Signal::TSTP).unwrap();
+        if kind != OfGateway {
+            terminal.press("\u{1a}");
+        }
+        terminal.press("?");
+        terminal.until_shown("On this screen");
+        terminal.press("\u{1b}");
+        terminal.until("no help", |screen| !screen.contents().contains("On this screen"));
+        kind.leave(&mut terminal);
+        assert_eq!(terminal.exit_code(), 0, "{kind:?}");
+        terminal.until_left();
+    }
+}
