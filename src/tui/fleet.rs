@@ -19,7 +19,7 @@ use crate::{
         },
     },
     tui::{
-        app::{App, Freshness, Overlay, ReloadState, UpdateResult},
+        app::{App, Freshness, Overlay, ReloadState, StatusMessage, UpdateResult},
         closing::drained_gateway,
         confirmation::Confirmation,
         filter::ListedSession,
@@ -50,7 +50,8 @@ pub struct FleetState {
 /// One command that several gateways were sent; their answers are shown together.
 #[derive(Debug, Default)]
 pub struct FleetConfirmation {
-    pub awaited: BTreeSet<Arc<str>>,
+    /// How many answers of each are still to come.
+    pub awaited: BTreeMap<Arc<str>, usize>,
     pub refused: Vec<String>,
     pub done: Vec<String>,
 }
@@ -270,13 +271,16 @@ impl App {
         }
         let is_of_command = match answer {
             CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::Unkept(_) => true,
-            CommandAnswer::Refused(_) | CommandAnswer::Killed(_) | CommandAnswer::Verified(_) => true,
+            CommandAnswer::Refused(_) | CommandAnswer::Killed(_) => true,
             CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => false,
-            CommandAnswer::Metrics(_) | CommandAnswer::History(_) => false,
+            CommandAnswer::Metrics(_) | CommandAnswer::History(_) | CommandAnswer::Verified(_) => false,
         };
         self.take_answer(answer);
-        if is_of_command {
-            self.join_answer(&name);
+        match &mut self.message {
+            // No checklist is asked of several gateways together.
+            Some(StatusMessage::Checked(of, _)) => *of = Some(name),
+            _ if is_of_command => self.join_answer(&name),
+            _ => {}
         }
     }
 
