@@ -23,7 +23,8 @@ use crate::{
         health::{Alert, Health},
         log,
         snapshot::{
-            GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, ROWS_KEPT_SECONDS, Snapshot, TrafficSample,
+            GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, ROWS_KEPT_SECONDS, SessionRow, Snapshot,
+            TrafficSample,
         },
     },
 };
@@ -64,13 +65,9 @@ impl FleetMerge {
             member.latest.as_ref().is_some_and(|(snapshot, _)| snapshot.roles.contains(&Half::Dmz))
         });
         merged.findings = doctor::find_clock_skew(self.clocks.read(&members, now));
-        let listed: Vec<_> = members
-            .iter()
-            .map(|member| kept_snapshot(member).map_or(0, |kept| kept.sessions.len()))
-            .collect();
-        let shares = shares::share_out(&listed, SESSIONS_MAX);
+        let kept: Vec<_> = members.iter().map(kept_snapshot).collect();
         let mut roles = BTreeSet::new();
-        for (member, share) in members.iter().zip(shares) {
+        for (member, listed) in members.iter().zip(shares::list_sessions(&kept, SESSIONS_MAX)) {
             let reach = reach::reach(member);
             let row = row(member, reach);
             self.events.note(&row, now, uptime_seconds);
@@ -86,7 +83,7 @@ impl FleetMerge {
                 merged.findings.extend(findings_of(member, snapshot));
             }
             roles.extend(snapshot.roles.iter().copied());
-            add_rows(&mut merged, &member.name, snapshot, share);
+            add_rows(&mut merged, &member.name, snapshot, &listed);
             if counts {
                 merged.totals = merged.totals.with(&snapshot.totals);
             }
@@ -181,7 +178,7 @@ fn facts(snapshot: &Snapshot) -> GatewayFacts {
 }
 
 /// Adds every row of one gateway, with its name.
-fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, sessions_max: usize) {
+fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, listed: &[&SessionRow]) {
     macro_rules! take {
         ($rows:ident) => {
             merged.$rows.extend(snapshot.$rows.iter().cloned().map(|mut row| {
@@ -201,9 +198,9 @@ fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, session
         gateway: Some(Arc::clone(name)),
         ..alert
     }));
-    let taken = shares::most_active(&snapshot.sessions, sessions_max);
-    let left_out = snapshot.sessions_left_out.saturating_add(snapshot.sessions.len() - taken.len());
-    merged.sessions.extend(taken.into_iter().cloned().map(|mut row| {
+    let left_out = snapshot.sessions_left_out.saturating_add(snapshot.sessions.len() - listed.len());
+    merged.sessions.extend(listed.iter().map(|row| {
+        let mut row = SessionRow::clone(row);
         row.gateway = Some(Arc::clone(name));
         row
     }));
