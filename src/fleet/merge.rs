@@ -79,7 +79,7 @@ impl FleetMerge {
             let counts = !has_outer || snapshot.roles.contains(&Half::Dmz);
             self.count_bytes(&member.name, snapshot, counts);
             let Some(snapshot) = kept_snapshot(member) else { continue };
-            if absence.is_none() {
+            if absence.is_none() && reach != GatewayReach::Stopped {
                 merged.findings.extend(findings_of(member, snapshot));
             }
             roles.extend(snapshot.roles.iter().copied());
@@ -115,8 +115,8 @@ fn fleet_name(members: &[MemberSnapshot]) -> String {
 
 /// What is shown for a gateway; for a lost one, only for a short time.
 fn kept_snapshot(member: &MemberSnapshot) -> Option<&Snapshot> {
-    let is_gone =
-        reach::reach(member) == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS;
+    let is_away = matches!(reach::reach(member), GatewayReach::Unreachable | GatewayReach::Stopped);
+    let is_gone = is_away && member.contact_seconds > ROWS_KEPT_SECONDS;
     member.latest.as_ref().map(|(snapshot, _)| &**snapshot).filter(|_| !is_gone)
 }
 
@@ -128,6 +128,7 @@ fn findings_of(member: &MemberSnapshot, snapshot: &Snapshot) -> impl Iterator<It
 
 fn row(member: &MemberSnapshot, reach: GatewayReach) -> GatewayRow {
     let why = match &member.contact {
+        GatewayContact::Lost { .. } if reach == GatewayReach::Stopped => None,
         // Its target is already in the row.
         GatewayContact::Lost { why } => {
             Some(why.strip_prefix(&format!("{}: ", member.target)).unwrap_or(why).to_owned())
@@ -222,17 +223,21 @@ fn finish(merged: &mut Snapshot) {
         Mode::Forward => 1,
         Mode::Reverse => 2,
     });
-    let phases: Vec<_> = facts().map(|facts| facts.phase).collect();
+    // One that was stopped is missed by nobody.
+    let expected = || merged.gateways.iter().filter(|row| row.reach != GatewayReach::Stopped);
+    let phases: Vec<_> = expected().filter_map(|row| Some(row.heard.as_ref()?.phase)).collect();
     let reached = || merged.gateways.iter().filter(|row| row.reach == GatewayReach::Reached);
     let worst = reached().filter_map(|row| row.heard.as_ref()?.health).max();
     merged.health = match (reached().count(), worst) {
+        (0, _) if expected().count() == 0 => None,
         (0, _) if merged.gateways.iter().any(|row| row.reach == GatewayReach::Calling) => None,
         (0, _) => Some(Health::Down),
         // If one gateway serves nobody, others may still do.
-        (reached, worst) if reached < merged.gateways.len() => worst.max(Some(Health::Degraded)),
+        (reached, worst) if reached < expected().count() => worst.max(Some(Health::Degraded)),
         (_, worst) => worst,
     };
     merged.phase = match phases.iter().all(|phase| *phase == GatewayPhase::Draining) {
+        _ if expected().count() == 0 => GatewayPhase::Stopped,
         _ if phases.is_empty() => GatewayPhase::Starting,
         true => GatewayPhase::Draining,
         false => GatewayPhase::Running,

@@ -23,7 +23,7 @@ use crate::telemetry::{
     history::{HistoryReport, HistoryRequest},
     metrics::MetricsFormat,
     registry::KillSelection,
-    snapshot::{ProfileRow, Snapshot},
+    snapshot::{GatewayPhase, ProfileRow, Snapshot},
 };
 
 /// How many commands may wait for the engine at once.
@@ -269,6 +269,13 @@ impl SnapshotWatch {
     pub async fn next(&mut self) -> Option<Arc<Snapshot>> {
         self.snapshots.changed().await.ok()?;
         Some(self.snapshots.borrow_and_update().clone())
+    }
+
+    /// Returns when the engine has made its last snapshot, which [`SnapshotWatch::next`] may not have returned yet.
+    pub async fn until_stopped(&self) {
+        let mut snapshots = self.snapshots.clone();
+        // An engine that ended otherwise makes none either.
+        let _ = snapshots.wait_for(|snapshot| snapshot.phase == GatewayPhase::Stopped).await;
     }
 }
 

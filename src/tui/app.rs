@@ -303,7 +303,8 @@ impl App {
                 && matches!(self.selected_session(self.snapshot()), Some(ListedSession::Ended(_)))
         };
         let resizes_nothing = action == Action::Resize && !self.keeps_links();
-        self.is_offered(action) && !closes_ended() && !resizes_nothing
+        let hides_nothing = || action == Action::Hide && !self.can_hide_gateway(self.snapshot());
+        self.is_offered(action) && !closes_ended() && !resizes_nothing && !hides_nothing()
     }
 
     /// Whether this gateway keeps links ready: the half that dials decides how many.

@@ -389,6 +389,7 @@ fn help_tells_every_line_of_the_key_table() {
                 keys::Action::Suspend
                     | keys::Action::Play(_)
                     | keys::Action::Only
+                    | keys::Action::Hide
                     | keys::Action::Show(Screen::Gateways)
             );
             assert_eq!(offered, !elsewhere, "a gateway's own screen: {binding:?}");

@@ -56,6 +56,7 @@ impl PathBuilder<'_> {
         let (state, state_severity, severity, why) = match row.reach {
             GatewayReach::Unreachable => no_data("UNREACHABLE", Severity::Lost),
             GatewayReach::Silent => no_data("SILENT", Severity::Starved),
+            GatewayReach::Stopped => no_data("STOPPED", Severity::Fine),
             GatewayReach::Calling => no_data("calling", Severity::Fine),
             GatewayReach::Reached => {
                 let (severity, why) = self.own_state(Some(&row.name));
@@ -188,11 +189,11 @@ impl PathBuilder<'_> {
     }
 }
 
-/// The word, and how bad it is.
 fn peer_address(pool: &PoolRow) -> PeerAddress<'_> {
     (pool.gateway.as_ref(), pool.role, pool.address.as_deref())
 }
 
+/// The word, and how bad it is.
 fn health_word(health: Option<Health>, phase: GatewayPhase) -> (&'static str, Severity) {
     match (phase, health) {
         (GatewayPhase::Starting, _) => ("starting", Severity::Fine),
