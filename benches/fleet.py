@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """What the dashboard of a fleet costs: the share of a core that it takes, and how soon a key is seen.
 
-    cargo build --release && python3 benches/fleet.py target/release/portcullis [GATEWAYS [SESSIONS]]
+    cargo build --release && python3 benches/fleet.py target/release/portcullis [GATEWAYS [SESSIONS [SCREENS]]]
+
+SCREENS are keys: 3 the sessions (the default), 9 the path, 1 the overview; 391 measures each of them.
 
 Each gateway is this script again: it repeats the snapshot of a real one with so many sessions, all of which move
-bytes, as often as it is asked to. What these cost is not counted.
+bytes, as often as it is asked to. Two and two are a pair, a DMZ half and an internal half that are linked and carry
+the same sessions, so that the screen has to join them. What these cost is not counted.
 """
 
 import copy
@@ -36,6 +39,26 @@ def send(stream, message):
     stream.flush()
 
 
+def make_half(snapshot, number, count):
+    """Makes the snapshot of a gateway that of one half of a pair, the DMZ half first, with so many sessions."""
+    role, peer, other = [("dmz", "inside", number + 1), ("internal", "dmz", number - 1)][number % 2]
+    snapshot.update(instance=f"i-{number}", mode="reverse", roles=[role])
+    for service in snapshot["services"]:
+        service["role"] = role
+    snapshot["pools"] = [{
+        "role": role, "service": "*", "peer": peer, "address": f"10.0.0.{other}", "instance": f"i-{other}",
+        "state": "healthy", "ready": 8, "carrying": 0, "dialling": 0, "target": 8, "waiting": 0, "misses": 0,
+        "failures": 0, "last_error": None, "retry_seconds": None, "round_trip_ms": 8.0, "round_trip_spread_ms": 1.0,
+        "protocol": "portcullis/2", "sessions": count,
+    }]
+    row = dict(snapshot["sessions"][0], role=role, peer=peer)
+    snapshot["sessions"] = [copy.copy(row) for _ in range(count)]
+    for place, session in enumerate(snapshot["sessions"]):
+        session["id"] = f"{number // 2:02x}{place:04x}"
+        session["client"] = f"203.0.113.{place % 250}:{20000 + place}"
+    snapshot["totals"]["sessions_open"] = count
+
+
 def feed(folder, number, count):
     """Speaks the admin protocol on standard input and output, as a gateway with so many sessions."""
     with open(os.path.join(folder, "hello")) as file:
@@ -43,13 +66,7 @@ def feed(folder, number, count):
     with open(os.path.join(folder, "answer")) as file:
         answer = json.load(file)
     snapshot = answer["status"]
-    row = snapshot["sessions"][0]
-    snapshot["instance"] = f"i-{number}"
-    snapshot["sessions"] = [copy.copy(row) for _ in range(count)]
-    for place, session in enumerate(snapshot["sessions"]):
-        session["id"] = f"{number:02x}{place:04x}"
-        session["client"] = f"203.0.113.{place % 250}:{20000 + place}"
-    snapshot["totals"]["sessions_open"] = count
+    make_half(snapshot, number, count)
     send(sys.stdout.buffer, hello)
     while (request := receive(sys.stdin.buffer)) is not None:
         every = json.loads(request)["watch"]["every_ms"] / 1000
@@ -129,10 +146,26 @@ def quiet(terminal):
         os.read(terminal, 1 << 16)
 
 
+def measure(screen, terminal, key):
+    """The share of a core on the screen that this key shows, and the milliseconds until each of some keys is seen."""
+    os.write(terminal, key.encode())
+    drain(terminal, 2)
+    before = cpu_seconds(screen)
+    took = drain(terminal, MEASURED_SECONDS)
+    share = 100 * (cpu_seconds(screen) - before) / took
+    waits = []
+    for number in range(KEYS):
+        quiet(terminal)
+        os.write(terminal, b"j" if number % 2 == 0 else b"k")
+        waits.append(1000 * drain(terminal, None))
+    return share, sorted(waits)
+
+
 def main():
     program = os.path.abspath(sys.argv[1])
     gateways = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     sessions = int(sys.argv[3]) if len(sys.argv) > 3 else 1000
+    screens = sys.argv[4] if len(sys.argv) > 4 else "3"
     with tempfile.TemporaryDirectory() as folder:
         snapshot_of_a_gateway(program, folder)
         script = os.path.abspath(__file__)
@@ -147,23 +180,17 @@ def main():
         os.kill(screen, signal.SIGWINCH)
         try:
             drain(terminal, SETTLE_SECONDS)
-            os.write(terminal, b"3")
-            drain(terminal, 2)
-            before = cpu_seconds(screen)
-            took = drain(terminal, MEASURED_SECONDS)
-            share = 100 * (cpu_seconds(screen) - before) / took
-            waits = []
-            for number in range(KEYS):
-                quiet(terminal)
-                os.write(terminal, b"j" if number % 2 == 0 else b"k")
-                waits.append(1000 * drain(terminal, None))
+            measured = [(key, *measure(screen, terminal, key)) for key in screens]
         finally:
             # It ends all that it has started.
             os.kill(screen, signal.SIGTERM)
             os.waitpid(screen, 0)
-    waits.sort()
-    print(f"{gateways} gateways with {sessions} sessions each: {share:.1f} % of a core")
-    print(f"a key is seen after {waits[len(waits) // 2]:.0f} ms, the slowest of {KEYS} after {waits[-1]:.0f} ms")
+    print(f"{gateways} gateways with {sessions} sessions each")
+    for key, share, waits in measured:
+        print(
+            f"screen {key}: {share:.1f} % of a core; a key is seen after {waits[len(waits) // 2]:.0f} ms, "
+            f"the slowest of {KEYS} after {waits[-1]:.0f} ms"
+        )
 
 
 if __name__ == "__main__":

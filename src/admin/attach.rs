@@ -138,9 +138,10 @@ impl Watcher {
                     Err(error) => break error,
                 }
                 if let Some(pace) = &self.pace
-                    && let Err(error) =
+                    && let Err((error, last)) =
                         client.skip_snapshots(Instant::now() + pace.every().saturating_sub(EARLY)).await
                 {
+                    last.into_iter().for_each(|last| drop(snapshots.send_replace(last)));
                     break error;
                 }
             };

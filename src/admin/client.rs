@@ -175,10 +175,18 @@ impl AdminConnection {
         }
     }
 
-    /// Reads snapshots until then without parsing them: those with thousands of sessions are costly.
-    pub async fn skip_snapshots(&mut self, until: Instant) -> Result<(), ClientError> {
+    /// Reads snapshots until then without parsing them: those with thousands of sessions are costly. An error
+    /// comes with the last one, which may say that the gateway has stopped.
+    pub async fn skip_snapshots(
+        &mut self,
+        until: Instant,
+    ) -> Result<(), (ClientError, Option<Arc<Snapshot>>)> {
+        let mut skipped = None;
         while Instant::now() < until {
-            self.message(self.target.snapshot_within()).await?;
+            match self.message(self.target.snapshot_within()).await {
+                Ok(message) => skipped = Some(message),
+                Err(error) => return Err((error, skipped.and_then(|message| snapshot_in(&message)))),
+            }
         }
         Ok(())
     }
@@ -211,6 +219,13 @@ impl AdminConnection {
             Some(carrier) => carrier_error(&self.target, carrier, source).await,
             None => ClientError::Wire { at: self.target.to_string(), source },
         }
+    }
+}
+
+fn snapshot_in(message: &[u8]) -> Option<Arc<Snapshot>> {
+    match serde_json::from_slice(message) {
+        Ok(CommandAnswer::Status(snapshot)) => Some(snapshot),
+        Ok(_) | Err(_) => None,
     }
 }
 

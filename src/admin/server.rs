@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -292,7 +292,8 @@ async fn send_snapshots(mut wire: AdminStream, handle: GatewayHandle, pace: Watc
         if !matches!(timeout(SEND, wire.send(&CommandAnswer::Status(snapshot))).await, Ok(Ok(()))) {
             return;
         }
-        sleep_until(next_at).await;
+        // The last snapshot says that the gateway has stopped, so it is sent whatever the pace.
+        let _ = timeout_at(next_at, watch.until_stopped()).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until, timeout_at},
@@ -116,7 +117,10 @@ async fn follow_member(
                     return;
                 }
                 let now = contact.borrow_and_update().clone();
+                // What it said last comes with the loss, so that it is known whether it was stopped.
+                let last = snapshots.next().now_or_never().flatten();
                 member.update(|state| {
+                    state.snapshot = last.map(|last| (last, Instant::now())).or(state.snapshot.take());
                     // A gateway that is called again and again has been away since the first call.
                     if std::mem::discriminant(&state.contact) != std::mem::discriminant(&now) {
                         state.contact_since = Instant::now();
@@ -179,7 +183,7 @@ mod tests {
         fleet::target,
         gateway::handle::{Command, CommandAnswer, HandleFeed},
         profile::{Half, Mode},
-        telemetry::snapshot::{GatewayReach, GatewayRow, ServiceRow},
+        telemetry::snapshot::{GatewayPhase, GatewayReach, GatewayRow, ServiceRow},
     };
 
     struct Gateway {
@@ -309,6 +313,73 @@ mod tests {
         assert!(matches!(answer, CommandAnswer::Done(_)), "{answer:?}");
         drop((reported, handles, merged, snapshots));
         tasks.all_ended().await;
+    }
+
+    /// Each of them sends one snapshot, with a number that its field cannot hold.
+    #[tokio::test]
+    async fn a_number_out_of_range_costs_the_row_of_its_gateway_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let framed = |text: &[u8]| [&u32::try_from(text.len()).unwrap().to_be_bytes(), text].concat();
+        let snapshot = CommandAnswer::Status(Arc::new(Snapshot::new("shop", Mode::Reverse)));
+        let snapshot = serde_json::to_string(&snapshot).unwrap();
+        std::fs::write(folder.path().join("hello"), framed(HELLO.as_bytes())).unwrap();
+        let at = folder.path().display();
+        let wrong = [
+            ("infinite", "\"uptime_seconds\":0.0", "\"uptime_seconds\":1e400"),
+            ("negative", "\"sessions_open\":0", "\"sessions_open\":-1"),
+            ("beyond", "\"sessions_open\":0", "\"sessions_open\":18446744073709551616"),
+        ];
+        let mut words = Vec::new();
+        for (name, number, other) in [[("right", "", "")].as_slice(), &wrong].concat() {
+            assert!(snapshot.contains(number), "{name}");
+            let sent = if number.is_empty() { snapshot.clone() } else { snapshot.replace(number, other) };
+            std::fs::write(folder.path().join(name), framed(sent.as_bytes())).unwrap();
+            words.push(format!("{name}=exec:sh -c 'cd {at}; cat hello {name}; exec sleep 1000'"));
+        }
+        let targets = target::parse_all(&words, AdminAccess::Full).unwrap();
+        let (merged, _handles) = attach(targets, AdminAccess::Full, &Tasks::default());
+        let mut snapshots = merged.watch();
+        loop {
+            let merged = snapshots.next().await.unwrap();
+            let is_refused = |(name, ..): &(&str, &str, &str)| row(&merged, name).why.is_some();
+            if !wrong.iter().all(is_refused) || row(&merged, "right").heard.is_none() {
+                continue;
+            }
+            for (name, ..) in wrong {
+                let why = row(&merged, name).why.as_deref().unwrap_or_default();
+                assert!(why.contains("it does not speak as a gateway does"), "{name}: {why}");
+                assert_eq!(row(&merged, name).heard, None);
+            }
+            break;
+        }
+    }
+
+    /// The gateway's last word comes with its end, however often it is read.
+    #[tokio::test]
+    async fn a_gateway_that_says_that_it_has_stopped_is_not_unreachable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.sock");
+        let edge = gateway(&path);
+        let targets = target::parse_all(&[format!("edge={}", path.display())], AdminAccess::Full).unwrap();
+        let (merged, _handles) = attach(targets, AdminAccess::Full, &Tasks::default());
+        let mut snapshots = merged.watch();
+        loop {
+            edge.publish();
+            if row(&snapshots.next().await.unwrap(), "edge").reach == GatewayReach::Reached {
+                break;
+            }
+        }
+        edge.feed.snapshots.send_modify(|last| Arc::make_mut(last).phase = GatewayPhase::Stopped);
+        drop(edge.feed);
+        edge.socket.close().await;
+        loop {
+            let merged = snapshots.next().await.unwrap();
+            let row = row(&merged, "edge");
+            assert_ne!(row.reach, GatewayReach::Unreachable);
+            if row.reach == GatewayReach::Stopped {
+                break;
+            }
+        }
     }
 
     #[tokio::test]

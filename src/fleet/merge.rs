@@ -23,7 +23,8 @@ use crate::{
         health::{Alert, Health},
         log,
         snapshot::{
-            GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, ROWS_KEPT_SECONDS, Snapshot, TrafficSample,
+            GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, ROWS_KEPT_SECONDS, SessionRow, Snapshot,
+            TrafficSample,
         },
     },
 };
@@ -64,13 +65,9 @@ impl FleetMerge {
             member.latest.as_ref().is_some_and(|(snapshot, _)| snapshot.roles.contains(&Half::Dmz))
         });
         merged.findings = doctor::find_clock_skew(self.clocks.read(&members, now));
-        let listed: Vec<_> = members
-            .iter()
-            .map(|member| kept_snapshot(member).map_or(0, |kept| kept.sessions.len()))
-            .collect();
-        let shares = shares::share_out(&listed, SESSIONS_MAX);
+        let kept: Vec<_> = members.iter().map(kept_snapshot).collect();
         let mut roles = BTreeSet::new();
-        for (member, share) in members.iter().zip(shares) {
+        for (member, listed) in members.iter().zip(shares::list_sessions(&kept, SESSIONS_MAX)) {
             let reach = reach::reach(member);
             let row = row(member, reach);
             self.events.note(&row, now, uptime_seconds);
@@ -82,11 +79,11 @@ impl FleetMerge {
             let counts = !has_outer || snapshot.roles.contains(&Half::Dmz);
             self.count_bytes(&member.name, snapshot, counts);
             let Some(snapshot) = kept_snapshot(member) else { continue };
-            if absence.is_none() {
+            if absence.is_none() && reach != GatewayReach::Stopped {
                 merged.findings.extend(findings_of(member, snapshot));
             }
             roles.extend(snapshot.roles.iter().copied());
-            add_rows(&mut merged, &member.name, snapshot, share);
+            add_rows(&mut merged, &member.name, snapshot, &listed);
             if counts {
                 merged.totals = merged.totals.with(&snapshot.totals);
             }
@@ -118,8 +115,8 @@ fn fleet_name(members: &[MemberSnapshot]) -> String {
 
 /// What is shown for a gateway; for a lost one, only for a short time.
 fn kept_snapshot(member: &MemberSnapshot) -> Option<&Snapshot> {
-    let is_gone =
-        reach::reach(member) == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS;
+    let is_away = matches!(reach::reach(member), GatewayReach::Unreachable | GatewayReach::Stopped);
+    let is_gone = is_away && member.contact_seconds > ROWS_KEPT_SECONDS;
     member.latest.as_ref().map(|(snapshot, _)| &**snapshot).filter(|_| !is_gone)
 }
 
@@ -131,6 +128,7 @@ fn findings_of(member: &MemberSnapshot, snapshot: &Snapshot) -> impl Iterator<It
 
 fn row(member: &MemberSnapshot, reach: GatewayReach) -> GatewayRow {
     let why = match &member.contact {
+        GatewayContact::Lost { .. } if reach == GatewayReach::Stopped => None,
         // Its target is already in the row.
         GatewayContact::Lost { why } => {
             Some(why.strip_prefix(&format!("{}: ", member.target)).unwrap_or(why).to_owned())
@@ -181,7 +179,7 @@ fn facts(snapshot: &Snapshot) -> GatewayFacts {
 }
 
 /// Adds every row of one gateway, with its name.
-fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, sessions_max: usize) {
+fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, listed: &[&SessionRow]) {
     macro_rules! take {
         ($rows:ident) => {
             merged.$rows.extend(snapshot.$rows.iter().cloned().map(|mut row| {
@@ -201,9 +199,9 @@ fn add_rows(merged: &mut Snapshot, name: &Arc<str>, snapshot: &Snapshot, session
         gateway: Some(Arc::clone(name)),
         ..alert
     }));
-    let taken = shares::most_active(&snapshot.sessions, sessions_max);
-    let left_out = snapshot.sessions_left_out.saturating_add(snapshot.sessions.len() - taken.len());
-    merged.sessions.extend(taken.into_iter().cloned().map(|mut row| {
+    let left_out = snapshot.sessions_left_out.saturating_add(snapshot.sessions.len() - listed.len());
+    merged.sessions.extend(listed.iter().map(|row| {
+        let mut row = SessionRow::clone(row);
         row.gateway = Some(Arc::clone(name));
         row
     }));
@@ -225,17 +223,21 @@ fn finish(merged: &mut Snapshot) {
         Mode::Forward => 1,
         Mode::Reverse => 2,
     });
-    let phases: Vec<_> = facts().map(|facts| facts.phase).collect();
+    // One that was stopped is missed by nobody.
+    let expected = || merged.gateways.iter().filter(|row| row.reach != GatewayReach::Stopped);
+    let phases: Vec<_> = expected().filter_map(|row| Some(row.heard.as_ref()?.phase)).collect();
     let reached = || merged.gateways.iter().filter(|row| row.reach == GatewayReach::Reached);
     let worst = reached().filter_map(|row| row.heard.as_ref()?.health).max();
     merged.health = match (reached().count(), worst) {
+        (0, _) if expected().count() == 0 => None,
         (0, _) if merged.gateways.iter().any(|row| row.reach == GatewayReach::Calling) => None,
         (0, _) => Some(Health::Down),
         // If one gateway serves nobody, others may still do.
-        (reached, worst) if reached < merged.gateways.len() => worst.max(Some(Health::Degraded)),
+        (reached, worst) if reached < expected().count() => worst.max(Some(Health::Degraded)),
         (_, worst) => worst,
     };
     merged.phase = match phases.iter().all(|phase| *phase == GatewayPhase::Draining) {
+        _ if expected().count() == 0 => GatewayPhase::Stopped,
         _ if phases.is_empty() => GatewayPhase::Starting,
         true => GatewayPhase::Draining,
         false => GatewayPhase::Running,

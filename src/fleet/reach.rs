@@ -14,7 +14,7 @@ use crate::{
         format,
         health::{Alert, AlertKind, Health},
         log,
-        snapshot::{GatewayReach, GatewayRow, Notice, NoticeLevel},
+        snapshot::{GatewayPhase, GatewayReach, GatewayRow, Notice, NoticeLevel, Snapshot},
     },
 };
 
@@ -27,6 +27,9 @@ pub fn reach(member: &MemberSnapshot) -> GatewayReach {
     let heard_seconds = member.latest.as_ref().map(|(_, seconds)| *seconds);
     match &member.contact {
         GatewayContact::Calling => GatewayReach::Calling,
+        GatewayContact::Lost { .. } if member.latest.as_ref().is_some_and(|(last, _)| is_stopping(last)) => {
+            GatewayReach::Stopped
+        }
         GatewayContact::Lost { .. } => GatewayReach::Unreachable,
         GatewayContact::There if heard_seconds.is_some_and(|seconds| seconds < SILENT_SECONDS) => {
             GatewayReach::Reached
@@ -37,17 +40,23 @@ pub fn reach(member: &MemberSnapshot) -> GatewayReach {
     }
 }
 
-/// The worse, the higher up.
+/// Whether it says that it has stopped, or is about to.
+fn is_stopping(snapshot: &Snapshot) -> bool {
+    snapshot.phase == GatewayPhase::Stopped || snapshot.cut_in_seconds.is_some()
+}
+
+/// The worse, the higher up; those that were stopped come last.
 pub fn badness(row: &GatewayRow) -> u8 {
     let health = row.heard.as_ref().and_then(|facts| facts.health);
     match (row.reach, health) {
-        (GatewayReach::Unreachable, _) => 6,
-        (GatewayReach::Silent, _) => 5,
-        (GatewayReach::Reached, Some(Health::Down)) => 4,
-        (GatewayReach::Reached, Some(Health::Full)) => 3,
-        (GatewayReach::Reached, Some(Health::Degraded)) => 2,
-        (GatewayReach::Calling, _) | (GatewayReach::Reached, None) => 1,
-        (GatewayReach::Reached, Some(Health::Healthy)) => 0,
+        (GatewayReach::Unreachable, _) => 7,
+        (GatewayReach::Silent, _) => 6,
+        (GatewayReach::Reached, Some(Health::Down)) => 5,
+        (GatewayReach::Reached, Some(Health::Full)) => 4,
+        (GatewayReach::Reached, Some(Health::Degraded)) => 3,
+        (GatewayReach::Calling, _) | (GatewayReach::Reached, None) => 2,
+        (GatewayReach::Reached, Some(Health::Healthy)) => 1,
+        (GatewayReach::Stopped, _) => 0,
     }
 }
 
@@ -56,7 +65,9 @@ pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
     let absence = describe_absence(row)?;
     let away_seconds = match row.reach {
         GatewayReach::Silent => row.heard_seconds.unwrap_or(row.since_seconds),
-        GatewayReach::Unreachable | GatewayReach::Calling | GatewayReach::Reached => row.since_seconds,
+        GatewayReach::Unreachable | GatewayReach::Calling | GatewayReach::Reached | GatewayReach::Stopped => {
+            row.since_seconds
+        }
     };
     let since = Duration::try_from_secs_f64(away_seconds).ok().and_then(|away| now.checked_sub(away));
     Some(Alert {
@@ -69,14 +80,14 @@ pub fn alert(row: &GatewayRow, now: SystemTime) -> Option<Alert> {
     })
 }
 
-/// Why nothing is known of a gateway, if so.
+/// Why nothing is known of a gateway that should be there, if so.
 pub fn describe_absence(row: &GatewayRow) -> Option<String> {
     match row.reach {
         GatewayReach::Silent => Some("is silent: it is connected, and no picture comes".into()),
         GatewayReach::Unreachable => {
             Some(format!("cannot be reached: {}", row.why.as_deref().unwrap_or("it does not answer")))
         }
-        GatewayReach::Reached | GatewayReach::Calling => None,
+        GatewayReach::Reached | GatewayReach::Calling | GatewayReach::Stopped => None,
     }
 }
 
@@ -106,6 +117,10 @@ impl ReachEvents {
                 let reported = away_at_seconds
                     .map(|at| format!("is reached again after {}", format::whole_span(uptime_seconds - at)));
                 (NoticeLevel::Info, reported, None)
+            }
+            (GatewayReach::Stopped, _) => {
+                let away_at_seconds = away_at_seconds.or(Some(uptime_seconds));
+                (NoticeLevel::Info, Some("was stopped".to_owned()), away_at_seconds)
             }
             (GatewayReach::Silent | GatewayReach::Unreachable, _) => {
                 (NoticeLevel::Warn, describe_absence(row), away_at_seconds.or(Some(uptime_seconds)))
@@ -194,6 +209,32 @@ mod tests {
         let merged = FleetMerge::default().next(vec![silent(6.0)], 1.0);
         let reported: Vec<_> = merged.alerts.iter().map(|alert| alert.text.as_str()).collect();
         assert_eq!(reported, ["gateway edge is silent: it is connected, and no picture comes"]);
+    }
+
+    /// Its peers' rows show what is missing without it.
+    #[test]
+    fn a_gateway_that_was_stopped_is_shown_as_that_and_is_no_fault() {
+        let with = |change: fn(&mut Snapshot)| {
+            let mut last = snapshot(Half::Dmz, "a", 0);
+            change(&mut last);
+            vec![lost("edge", 60.0, Some(last)), member("other", Some(snapshot(Half::Dmz, "b", 0)))]
+        };
+        let judged = |merged: &Snapshot| (merged.alerts.len(), merged.findings.clone(), merged.health);
+        for stopped in [
+            with(|last| last.phase = GatewayPhase::Stopped),
+            with(|last| (last.phase, last.cut_in_seconds) = (GatewayPhase::Draining, Some(3.0))),
+        ] {
+            let other = FleetMerge::default().next(vec![stopped[1].clone()], 1.0);
+            let merged = FleetMerge::default().next(stopped, 1.0);
+            let row = merged.gateways.last().expect("its row is the last");
+            assert_eq!((&*row.name, row.reach, &row.why), ("edge", GatewayReach::Stopped, &None));
+            assert_eq!(judged(&merged), judged(&other));
+            let reported: Vec<_> = merged.notices.iter().map(|event| (event.level, &*event.text)).collect();
+            assert_eq!(reported, [(NoticeLevel::Info, "was stopped")]);
+        }
+        let drained = with(|last| last.phase = GatewayPhase::Draining);
+        let merged = FleetMerge::default().next(drained, 1.0);
+        assert_eq!(merged.gateways[0].reach, GatewayReach::Unreachable, "nobody has stopped it");
     }
 
     #[test]

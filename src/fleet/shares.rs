@@ -1,12 +1,15 @@
 //! Which sessions of a large fleet are listed: each gateway has a share of the rows, for those that wait or
 //! move most.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashSet};
 
-use crate::telemetry::snapshot::{SessionPhase, SessionRow};
+use crate::{
+    profile::Half,
+    telemetry::snapshot::{SessionPhase, SessionRow, Snapshot},
+};
 
 /// Divides `space` among this many rows each; what one does not need goes to the others.
-pub fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
+fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
     let mut places: Vec<_> = (0..counts.len()).collect();
     places.sort_by_key(|&place| counts[place]);
     let (mut shares, mut left) = (vec![0; counts.len()], space);
@@ -17,15 +20,36 @@ pub fn share_out(counts: &[usize], space: usize) -> Vec<usize> {
     shares
 }
 
-/// At most this many of the rows, in their order: those that wait first, then the busiest. Both halves choose
-/// by the same rates, and by the id if nothing moves, so that both parts of a session are included.
-pub fn most_active(rows: &[SessionRow], space: usize) -> Vec<&SessionRow> {
+/// The sessions that are listed of each of these gateways. What the DMZ gateways list, the internal ones list first:
+/// their snapshots are of other moments, so the busiest sessions of both are not the same ones.
+pub fn list_sessions<'a>(snapshots: &[Option<&'a Snapshot>], space: usize) -> Vec<Vec<&'a SessionRow>> {
+    let rows_of = |place: usize| snapshots[place].map_or(&[][..], |snapshot| snapshot.sessions.as_slice());
+    let counts: Vec<_> = (0..snapshots.len()).map(|place| rows_of(place).len()).collect();
+    let shares = share_out(&counts, space);
+    let is_outer =
+        |place: usize| snapshots[place].is_some_and(|snapshot| snapshot.roles.contains(&Half::Dmz));
+    let mut places: Vec<_> = (0..snapshots.len()).collect();
+    places.sort_by_key(|&place| !is_outer(place));
+    let (mut listed, mut outer_ids) = (vec![Vec::new(); snapshots.len()], HashSet::new());
+    for place in places {
+        listed[place] = most_active(rows_of(place), shares[place], &outer_ids);
+        if is_outer(place) && shares != counts {
+            outer_ids.extend(listed[place].iter().map(|row| row.id.as_str()));
+        }
+    }
+    listed
+}
+
+/// At most this many of the rows, in their order: those that wait first, then those with these ids, then the
+/// busiest, by the id if nothing moves.
+fn most_active<'a>(rows: &'a [SessionRow], space: usize, first_ids: &HashSet<&str>) -> Vec<&'a SessionRow> {
     let mut rows: Vec<_> = rows.iter().enumerate().collect();
     if rows.len() > space {
         rows.select_nth_unstable_by(space, |(_, a), (_, b)| {
             let key = |row: &SessionRow| {
                 let waits = row.phase == SessionPhase::Waiting;
-                Reverse((waits, row.rate_up.saturating_add(row.rate_down)))
+                let is_first = first_ids.contains(row.id.as_str());
+                Reverse((waits, is_first, row.rate_up.saturating_add(row.rate_down)))
             };
             key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
         });
@@ -48,7 +72,6 @@ mod tests {
         },
         *,
     };
-    use crate::{profile::Half, telemetry::snapshot::Snapshot};
 
     /// This many open sessions of one half, none of which moves a byte.
     fn rows(half: Half, count: usize) -> Vec<SessionRow> {
@@ -61,8 +84,9 @@ mod tests {
         (0..count).map(|number| SessionRow { id: format!("{number:06x}"), ..one.clone() }).collect()
     }
 
-    fn ids(rows: &[&SessionRow]) -> Vec<String> {
-        rows.iter().map(|row| row.id.clone()).collect()
+    fn ids(rows: &[SessionRow], space: usize, first_ids: &[&str]) -> Vec<String> {
+        let first_ids = first_ids.iter().copied().collect();
+        most_active(rows, space, &first_ids).into_iter().map(|row| row.id.clone()).collect()
     }
 
     #[test]
@@ -71,19 +95,27 @@ mod tests {
         rows[70].rate_down = 5;
         rows[80].phase = SessionPhase::Waiting;
         (rows[90].rate_up, rows[90].rate_down) = (u64::MAX, u64::MAX);
-        assert_eq!(ids(&most_active(&rows, 3)), ["000046", "000050", "00005a"], "in their order");
-        assert_eq!(ids(&most_active(&rows, 1)), ["000050"]);
-        assert_eq!(most_active(&rows, 0).len(), 0);
-        assert_eq!(most_active(&rows, 1000).len(), 100);
+        assert_eq!(ids(&rows, 3, &[]), ["000046", "000050", "00005a"], "in their order");
+        assert_eq!(ids(&rows, 1, &[]), ["000050"]);
+        assert_eq!(ids(&rows, 0, &[]).len(), 0);
+        assert_eq!(ids(&rows, 1000, &[]).len(), 100);
+        assert_eq!(ids(&rows, 2, &["000001"]), ["000001", "000050"], "what the other half lists");
     }
 
     #[test]
     fn of_a_hundred_thousand_sessions_the_share_is_listed_and_the_rest_is_counted() {
-        let crowded = |half| Snapshot { sessions: rows(half, 100_000), ..snapshot(half, "a", 0) };
+        // Each half has measured its rates at a moment of its own.
+        let crowded = |half, moment: usize| {
+            let mut sessions = rows(half, 100_000);
+            for (number, row) in sessions.iter_mut().enumerate() {
+                row.rate_up = (number * 7 % 90 * 10 + (number + moment) % 100) as u64;
+            }
+            Snapshot { sessions, ..snapshot(half, "a", 0) }
+        };
         let few = Snapshot { sessions: rows(Half::Dmz, 10), ..snapshot(Half::Dmz, "b", 0) };
         let members = vec![
-            member("edge", Some(crowded(Half::Dmz))),
-            member("inside", Some(crowded(Half::Internal))),
+            member("inside", Some(crowded(Half::Internal, 50))),
+            member("edge", Some(crowded(Half::Dmz, 0))),
             member("quiet", Some(few)),
         ];
         let merged = FleetMerge::default().next(members, 1.0);

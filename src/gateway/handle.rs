@@ -23,7 +23,7 @@ use crate::telemetry::{
     history::{HistoryReport, HistoryRequest},
     metrics::MetricsFormat,
     registry::KillSelection,
-    snapshot::{ProfileRow, Snapshot},
+    snapshot::{GatewayPhase, ProfileRow, Snapshot},
 };
 
 /// How many commands may wait for the engine at once.
@@ -128,7 +128,7 @@ pub enum CommandAnswer {
 }
 
 impl CommandAnswer {
-    /// The same, with the name of the gateway that answered.
+    /// The same, with the name of the gateway that answered where the answer is a text.
     pub fn of_gateway(self, name: &str) -> Self {
         match self {
             Self::Done(text) => Self::Done(format!("{name}: {text}")),
@@ -136,10 +136,8 @@ impl CommandAnswer {
             Self::Unkept(text) => Self::Unkept(format!("{name}: {text}")),
             Self::Refused(text) => Self::Refused(format!("{name}: {text}")),
             Self::Killed(sessions) => Self::Done(format!("{name}: {}", describe_killed(sessions))),
-            Self::Verified(report) if report.passed => Self::Done(format!("{name}: {}", report.line())),
-            Self::Verified(report) => Self::Refused(format!("{name}: {}", report.line())),
             Self::Status(_) | Self::Profiles(_) | Self::Metrics(_) => self,
-            Self::History(_) | Self::Planned(_) => self,
+            Self::History(_) | Self::Planned(_) | Self::Verified(_) => self,
         }
     }
 }
@@ -271,6 +269,13 @@ impl SnapshotWatch {
     pub async fn next(&mut self) -> Option<Arc<Snapshot>> {
         self.snapshots.changed().await.ok()?;
         Some(self.snapshots.borrow_and_update().clone())
+    }
+
+    /// Returns when the engine has made its last snapshot, which [`SnapshotWatch::next`] may not have returned yet.
+    pub async fn until_stopped(&self) {
+        let mut snapshots = self.snapshots.clone();
+        // An engine that ended otherwise makes none either.
+        let _ = snapshots.wait_for(|snapshot| snapshot.phase == GatewayPhase::Stopped).await;
     }
 }
 

@@ -37,6 +37,8 @@ pub struct LinkTable(Mutex<LinkEntries>);
 #[derive(Debug, Default)]
 struct LinkEntries {
     links: HashMap<u64, Arc<LinkEntry>>,
+    /// The newest link that is gone, by its key, and which process was at its other end.
+    last: Option<(u64, InstanceId)>,
 }
 
 /// One link in the table. The table's lock is taken when a link is added or removed, never for a session.
@@ -154,7 +156,15 @@ impl LinkTable {
 
     /// Removes a link.
     pub fn remove(&self, key: u64) {
-        let entry = self.lock().links.remove(&key);
+        let mut entries = self.lock();
+        let entry = entries.links.remove(&key);
+        let instance = entry.as_ref().and_then(|entry| entry.shared.get()?.instance);
+        if let Some(instance) = instance
+            && entries.last.is_none_or(|(newest, _)| newest < key)
+        {
+            entries.last = Some((key, instance));
+        }
+        drop(entries);
         if let Some(about) = entry.as_ref().and_then(|entry| entry.details.get()) {
             let sessions = entry.as_ref().map_or(0, |entry| entry.sessions.load(Ordering::Relaxed));
             let LinkDetails { id, role, peer, address, .. } = about;
@@ -167,6 +177,8 @@ impl LinkTable {
     pub fn fill_row(&self, row: PoolRow) -> PoolRow {
         let entries = self.lock();
         let mut links: Vec<_> = entries.links.iter().map(|(key, entry)| (*key, entry.clone())).collect();
+        // A peer that is lost is still the process that it was.
+        let last = entries.last.filter(|_| links.is_empty()).map(|(_, instance)| instance);
         drop(entries);
         links.sort_unstable_by_key(|(key, _)| *key);
         let expire = links.iter().filter_map(|(_, entry)| entry.details.get()?.secured.as_ref()?.expires);
@@ -175,7 +187,7 @@ impl LinkTable {
         let sessions = links.iter().map(|(_, entry)| entry.sessions_open()).sum();
         // From the newest link, in case another process has started at the same address.
         let instance = links.iter().rev().find_map(|(_, entry)| entry.shared.get()?.instance);
-        let instance = instance.map(|instance| instance.to_string()).or(row.instance);
+        let instance = instance.or(last).map(|instance| instance.to_string()).or(row.instance);
         let key_exchange = links.iter().rev().find_map(|(_, entry)| {
             Some(entry.details.get()?.secured.as_ref()?.group.clone()).filter(|group| !group.is_empty())
         });

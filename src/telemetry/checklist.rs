@@ -121,19 +121,23 @@ impl VerifyReport {
         Self { passed: steps.iter().all(|step_report| step_report.result != StepResult::Fail), steps }
     }
 
-    /// The steps and their results in one line, with what was seen and what to do where one failed.
+    /// The steps and their results in one line, with why one was skipped, and what was seen and what to do where
+    /// one failed.
     pub fn line(&self) -> String {
-        let word = |step_report: &StepReport| match step_report.result {
-            StepResult::Fail => {
-                let advice = step_report.advice.iter().map(|advice| format!("; do: {advice}"));
-                let advice: String = advice.collect();
-                format!("{} fail ({}{advice})", step_report.step.word(), step_report.seen)
-            }
-            StepResult::Pass | StepResult::Skip => {
-                format!("{} {}", step_report.step.word(), step_report.result.word())
+        let word = |step_report: &StepReport| {
+            let result = format!("{} {}", step_report.step.word(), step_report.result.word());
+            let advice: String = step_report.advice.iter().map(|advice| format!("; do: {advice}")).collect();
+            match step_report.result {
+                StepResult::Pass => result,
+                StepResult::Fail | StepResult::Skip => format!("{result} ({}{advice})", step_report.seen),
             }
         };
         self.steps.iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A line for each step, and one for what to do.
+    pub fn lines(&self) -> Vec<String> {
+        self.steps.iter().flat_map(StepReport::lines).collect()
     }
 
     /// Merges the runs of two halves: a failure takes precedence, then a pass, then a skip.
@@ -151,6 +155,12 @@ impl VerifyReport {
 }
 
 impl StepReport {
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let result = format!("{:<8} {}  {}", self.step.word(), self.result.word(), self.seen);
+        let advice = self.advice.iter().map(|advice| format!("{:<8} do: {advice}", ""));
+        std::iter::once(result).chain(advice)
+    }
+
     fn take_in(&mut self, other: Self) {
         let milliseconds = self.milliseconds.max(other.milliseconds);
         let both_reported = self.result == other.result && self.seen != other.seen;
@@ -172,6 +182,26 @@ mod tests {
 
     fn one(found: StepFinding) -> VerifyReport {
         VerifyReport::new(vec![found.at(CheckStep::Reverse, Duration::ZERO)])
+    }
+
+    #[test]
+    fn a_skipped_step_says_why_and_a_failed_one_what_to_do() {
+        let steps = [
+            (CheckStep::Profile, StepFinding::pass("it is valid")),
+            (CheckStep::Forward, StepFinding::skip("another half dials")),
+            (CheckStep::Reverse, StepFinding::fail("no link", "look at the log")),
+        ];
+        let report = VerifyReport::new(steps.map(|(step, found)| found.at(step, Duration::ZERO)).to_vec());
+        let line =
+            "profile pass, forward skip (another half dials), reverse fail (no link; do: look at the log)";
+        assert_eq!(report.line(), line);
+        let lines = [
+            "profile  pass  it is valid",
+            "forward  skip  another half dials",
+            "reverse  fail  no link",
+            "         do: look at the log",
+        ];
+        assert_eq!(report.lines(), lines);
     }
 
     #[test]

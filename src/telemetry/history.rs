@@ -156,7 +156,7 @@ fn longest(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 }
 
 /// How far back an answer goes, and how finely: a number of steps, and the seconds of each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HistoryRequest {
     pub step_seconds: u64,

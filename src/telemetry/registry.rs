@@ -14,6 +14,7 @@ mod rows;
 mod totals;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -32,7 +33,7 @@ use super::{
     notices::NoticeLog,
     rate_limited::{LogKind, RateLimitedLog},
     refusals::RefusalCounts,
-    snapshot::{NoticeLevel, SessionRow, TrafficTotals},
+    snapshot::{NoticeLevel, SessionPhase, SessionRow, TrafficTotals},
 };
 use crate::profile::{Half, ServiceName};
 
@@ -44,7 +45,7 @@ pub use kill::{KillSelection, ListedSessions, NotKilled, SessionMatch};
 use recent_bytes::RecentBytes;
 use totals::{CountedEnd, ServiceTotals, SessionTally};
 
-/// How many rows of open sessions a snapshot has; if there are more, the busiest.
+/// How many rows of open sessions a snapshot has; if there are more, those that wait, then the busiest.
 pub const ROWS_MAX: usize = 20_000;
 
 /// The time over which rates are calculated, and from how many ticks at most.
@@ -241,18 +242,23 @@ impl SessionRegistry {
 
     /// Rows of open sessions, and how many were left out.
     pub fn rows(&self) -> (Vec<SessionRow>, usize) {
-        let mut open: Vec<_> = self.lock().clients().map(|(key, session)| (*key, session.clone())).collect();
+        // Sessions go on meanwhile, so that each is ranked once.
+        let ranked = |(key, session): (&u64, &Arc<OpenSession>)| {
+            let waits = session.counters.phase() == SessionPhase::Waiting;
+            let [up, down] = [0, 1].map(|direction| session.rates[direction].load(Ordering::Relaxed));
+            (Reverse((waits, up.saturating_add(down))), *key, session.clone())
+        };
+        let mut open: Vec<_> = self.lock().clients().map(ranked).collect();
         let left_out = open.len().saturating_sub(ROWS_MAX);
         if left_out > 0 {
-            open.sort_unstable_by_key(|(_, session)| {
-                std::cmp::Reverse(
-                    session.rates[0].load(Ordering::Relaxed) + session.rates[1].load(Ordering::Relaxed),
-                )
+            // Of equals, both halves keep the same sessions, which have one id.
+            open.select_nth_unstable_by(ROWS_MAX, |(rank, _, session), (other_rank, _, other)| {
+                rank.cmp(other_rank).then_with(|| session.id.cmp(&other.id))
             });
             open.truncate(ROWS_MAX);
         }
-        open.sort_unstable_by_key(|(key, _)| *key);
-        (open.iter().map(|(_, session)| session.row()).collect(), left_out)
+        open.sort_unstable_by_key(|(_, key, _)| *key);
+        (open.iter().map(|(.., session)| session.row()).collect(), left_out)
     }
 
     /// Calculates the rates over the last second, as for services and for all traffic. Over a shorter time, a

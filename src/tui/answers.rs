@@ -1,4 +1,4 @@
-//! What the screen says about a command that is under way, and about its result.
+//! What the screen says about a command that is under way, and about its result; and what it requests by itself.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use crate::{
     tui::{
         app::{App, Overlay, ReloadState, StatusMessage},
         confirmation::Confirmation,
-        fleet::FleetConfirmation,
+        screen::Screen,
+        source::Attachment,
     },
 };
 
@@ -34,8 +35,7 @@ impl App {
             }
             CommandAnswer::Killed(sessions) => StatusMessage::Done(describe_killed(sessions)),
             CommandAnswer::Unkept(text) | CommandAnswer::Refused(text) => StatusMessage::Refused(text),
-            CommandAnswer::Verified(report) if report.passed => StatusMessage::Done(report.line()),
-            CommandAnswer::Verified(report) => StatusMessage::Refused(report.line()),
+            CommandAnswer::Verified(report) => StatusMessage::Checked(None, report),
             CommandAnswer::Status(_) | CommandAnswer::Metrics(_) | CommandAnswer::History(_) => {
                 StatusMessage::Done("the gateway sent its snapshot".into())
             }
@@ -50,25 +50,28 @@ impl App {
         });
     }
 
-    /// Several gateways were sent the same command: none of their answers may hide another's.
+    /// Several gateways were sent the same command: none of their answers may hide another's, nor one of those
+    /// that are still to come from an earlier time.
     pub fn note_asked_together(&mut self, names: impl Iterator<Item = Arc<str>>) {
-        self.fleet.joint =
-            Some(FleetConfirmation { awaited: names.collect(), ..FleetConfirmation::default() });
+        let joint = self.fleet.joint.get_or_insert_default();
+        for name in names {
+            *joint.awaited.entry(name).or_default() += 1;
+        }
     }
 
     /// Adds the answer of one of them, which was just taken, to those of the others; refusals come first.
     pub(super) fn join_answer(&mut self, name: &Arc<str>) {
         let Some(joint) = &mut self.fleet.joint else { return };
-        if !joint.awaited.remove(name) {
-            return;
-        }
+        let Some(awaited) = joint.awaited.get_mut(name) else { return };
+        *awaited -= 1;
+        joint.awaited.retain(|_, awaited| *awaited > 0);
         match self.message.take() {
             Some(StatusMessage::Refused(text)) => joint.refused.push(text),
             Some(StatusMessage::Done(text) | StatusMessage::Waiting(text)) => joint.done.push(text),
-            None => {}
+            Some(StatusMessage::Checked(..)) | None => {}
         }
         let text = joint.refused.iter().chain(&joint.done).cloned().collect::<Vec<_>>().join("; ");
-        let awaited: Vec<_> = joint.awaited.iter().map(|name| &**name).collect();
+        let awaited: Vec<_> = joint.awaited.keys().map(|name| &**name).collect();
         self.message = Some(match (awaited.is_empty(), joint.refused.is_empty()) {
             (false, _) => StatusMessage::Waiting(format!("{text}; no answer yet of {}", awaited.join(", "))),
             (true, true) => StatusMessage::Done(text),
@@ -81,7 +84,6 @@ impl App {
 
     /// A command is under way.
     pub fn note_sent(&mut self, command: &Command) {
-        self.fleet.joint = None;
         self.reload = if *command == Command::Reload { ReloadState::Asked } else { ReloadState::None };
         self.message = Some(StatusMessage::Waiting(describe_command(command)));
     }
@@ -89,6 +91,22 @@ impl App {
     /// Something outside the gateway is under way.
     pub fn note_waiting(&mut self, what: &str) {
         self.message = Some(StatusMessage::Waiting(what.into()));
+    }
+
+    /// What the screen requests by itself, so that what it shows stays true.
+    pub fn background_command(&mut self) -> Option<Command> {
+        // It is not known yet whose they would be.
+        if self.is_fleet() && self.profiles_of().is_none() {
+            return None;
+        }
+        let shows_profiles =
+            self.screen() == Screen::Profiles && !matches!(self.attachment(), Attachment::Replay(_));
+        let aged = shows_profiles && std::mem::take(&mut self.profiles_aged);
+        let refused = self.reload == ReloadState::Refused;
+        if refused {
+            self.reload = ReloadState::Shown;
+        }
+        (aged || refused).then_some(Command::Profiles)
     }
 
     /// The profile for which a reload was refused, with the lines that are wrong.

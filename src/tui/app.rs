@@ -11,7 +11,10 @@ use crate::{
     gateway::handle::{Command, GatewayContact},
     profile::{Half, Mode},
     record::{PlayerAction, ReplayProgress},
-    telemetry::snapshot::{ProfileRow, Snapshot},
+    telemetry::{
+        checklist::VerifyReport,
+        snapshot::{ProfileRow, Snapshot},
+    },
     tui::{
         ScreenEnd,
         changes::count_changes,
@@ -128,6 +131,8 @@ pub enum StatusMessage {
     Waiting(String),
     Done(String),
     Refused(String),
+    /// The checklist was run to its end, by this gateway of a fleet.
+    Checked(Option<Arc<str>>, VerifyReport),
 }
 
 /// How current the screen is.
@@ -298,7 +303,8 @@ impl App {
                 && matches!(self.selected_session(self.snapshot()), Some(ListedSession::Ended(_)))
         };
         let resizes_nothing = action == Action::Resize && !self.keeps_links();
-        self.is_offered(action) && !closes_ended() && !resizes_nothing
+        let hides_nothing = || action == Action::Hide && !self.can_hide_gateway(self.snapshot());
+        self.is_offered(action) && !closes_ended() && !resizes_nothing && !hides_nothing()
     }
 
     /// Whether this gateway keeps links ready: the half that dials decides how many.
@@ -409,22 +415,6 @@ impl App {
         let changed = silent != self.silent_seconds;
         self.silent_seconds = silent;
         changed
-    }
-
-    /// What the screen requests by itself, so that what it shows stays true.
-    pub fn background_command(&mut self) -> Option<Command> {
-        // It is not known yet whose they would be.
-        if self.is_fleet() && self.profiles_of().is_none() {
-            return None;
-        }
-        let shows_profiles =
-            self.screen == Screen::Profiles && !matches!(self.attachment, Attachment::Replay(_));
-        let aged = shows_profiles && std::mem::take(&mut self.profiles_aged);
-        let refused = self.reload == ReloadState::Refused;
-        if refused {
-            self.reload = ReloadState::Shown;
-        }
-        (aged || refused).then_some(Command::Profiles)
     }
 
     pub fn press(&mut self, key: KeyEvent) -> UpdateResult {

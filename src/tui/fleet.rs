@@ -19,7 +19,7 @@ use crate::{
         },
     },
     tui::{
-        app::{App, Freshness, Overlay, ReloadState, UpdateResult},
+        app::{App, Freshness, Overlay, ReloadState, StatusMessage, UpdateResult},
         closing::drained_gateway,
         confirmation::Confirmation,
         filter::ListedSession,
@@ -43,6 +43,8 @@ pub struct FleetState {
     sessions: BTreeMap<Arc<str>, Vec<String>>,
     /// Whose profiles are listed.
     profiles_of: Option<Arc<str>>,
+    /// Gateways that were stopped and are not listed until they are there again.
+    hidden: BTreeSet<Arc<str>>,
     /// A command that several gateways were sent together, while not all have answered.
     pub(super) joint: Option<FleetConfirmation>,
 }
@@ -50,7 +52,8 @@ pub struct FleetState {
 /// One command that several gateways were sent; their answers are shown together.
 #[derive(Debug, Default)]
 pub struct FleetConfirmation {
-    pub awaited: BTreeSet<Arc<str>>,
+    /// How many answers of each are still to come.
+    pub awaited: BTreeMap<Arc<str>, usize>,
     pub refused: Vec<String>,
     pub done: Vec<String>,
 }
@@ -59,7 +62,7 @@ impl App {
     /// Whether an action makes sense on this screen; a recording may be of a fleet.
     pub fn is_offered(&self, action: Action) -> bool {
         match action {
-            Action::Only | Action::Show(Screen::Gateways) => self.is_fleet(),
+            Action::Only | Action::Hide | Action::Show(Screen::Gateways) => self.is_fleet(),
             _ => self.attachment().offers(action),
         }
     }
@@ -94,7 +97,8 @@ impl App {
     }
 
     /// The snapshot with the rows of one gateway only, if one is chosen.
-    pub(super) fn narrowed(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+    pub(super) fn narrowed(&mut self, mut snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.drop_hidden(&mut snapshot);
         let Some(scope) = self.fleet.scope.clone().filter(|_| !snapshot.gateways.is_empty()) else {
             self.fleet.whole = None;
             return snapshot;
@@ -102,6 +106,42 @@ impl App {
         let narrowed = Arc::new(narrow(&snapshot, &scope));
         self.fleet.whole = Some(snapshot);
         narrowed
+    }
+
+    /// A gateway that was stopped and hidden is listed again as soon as it is anything else.
+    fn drop_hidden(&mut self, snapshot: &mut Arc<Snapshot>) {
+        let hidden = &mut self.fleet.hidden;
+        hidden.retain(|name| {
+            let mut rows = snapshot.gateways.iter();
+            rows.find(|row| row.name == *name).is_none_or(|row| row.reach == GatewayReach::Stopped)
+        });
+        if !hidden.is_empty() {
+            Arc::make_mut(snapshot).gateways.retain(|row| !hidden.contains(&row.name));
+        }
+    }
+
+    /// Whether the selected gateway was stopped, and is not the last on the screen.
+    pub(super) fn can_hide_gateway(&self, shown: &Snapshot) -> bool {
+        let row = self.selected_gateway_row(shown);
+        row.is_some_and(|row| row.reach == GatewayReach::Stopped) && shown.gateways.len() > 1
+    }
+
+    /// Takes the selected gateway from the list until it runs again, if it was stopped.
+    pub(super) fn hide_gateway(&mut self) -> UpdateResult {
+        let shown = self.shown_snapshot();
+        match self.selected_gateway_row(&shown).filter(|_| self.can_hide_gateway(&shown)) {
+            Some(row) => {
+                if self.fleet.scope.as_ref() == Some(&row.name) {
+                    self.fleet.scope = None;
+                }
+                self.fleet.hidden.insert(Arc::clone(&row.name));
+                let whole = self.fleet.whole.take().unwrap_or_else(|| Arc::clone(self.latest_shared()));
+                self.replace_latest(whole);
+                self.arrange_now();
+            }
+            None => self.refuse("no gateway that was stopped is selected; the arrows select one"),
+        }
+        UpdateResult::Redraw
     }
 
     /// Shows the rows of one gateway only, or those of all again.
@@ -270,13 +310,16 @@ impl App {
         }
         let is_of_command = match answer {
             CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::Unkept(_) => true,
-            CommandAnswer::Refused(_) | CommandAnswer::Killed(_) | CommandAnswer::Verified(_) => true,
+            CommandAnswer::Refused(_) | CommandAnswer::Killed(_) => true,
             CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => false,
-            CommandAnswer::Metrics(_) | CommandAnswer::History(_) => false,
+            CommandAnswer::Metrics(_) | CommandAnswer::History(_) | CommandAnswer::Verified(_) => false,
         };
         self.take_answer(answer);
-        if is_of_command {
-            self.join_answer(&name);
+        match &mut self.message {
+            // No checklist is asked of several gateways together.
+            Some(StatusMessage::Checked(of, _)) => *of = Some(name),
+            _ if is_of_command => self.join_answer(&name),
+            _ => {}
         }
     }
 
@@ -341,7 +384,9 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     one.ended.retain(|_| ended.next().unwrap_or(false));
     let row = whole.gateways.iter().find(|row| row.name == *scope);
     if let Some(facts) = row.and_then(|row| row.heard.as_ref()) {
-        one.health = facts.health.filter(|_| row.is_some_and(|row| row.reach != GatewayReach::Unreachable));
+        let is_away =
+            |row: &GatewayRow| matches!(row.reach, GatewayReach::Unreachable | GatewayReach::Stopped);
+        one.health = facts.health.filter(|_| !row.is_some_and(is_away));
         (one.mode, one.phase) = (facts.mode, facts.phase);
         one.roles = facts.roles.clone();
         (one.totals.sessions_open, one.totals.sessions_waiting) =

@@ -60,6 +60,8 @@ pub enum Action {
     Right,
     /// Show the rows of one gateway of a fleet only.
     Only,
+    /// Leave a gateway that was stopped out of the list.
+    Hide,
     NextScreen,
     PreviousScreen,
     LastScreen,
@@ -339,6 +341,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('[')], Action::Play(PlayerAction::Slower), "", "half as fast", Some("slower")),
     line(Everywhere, &[Char(' ')], Action::Freeze, "freeze", "freeze or resume the screen", Some("freeze")),
     line(SERVICES, &[Char('d')], Action::Drain, "drain", "no new sessions of its service", Some("drain")),
+    line(On(&[Screen::Gateways]), &[Char('x')], Action::Hide, "hide", "hide a gateway that was stopped", Some("hide")),
     line(On(&[Screen::Pool]), &[Char('x')], Action::Dismiss, "dismiss", "forget a gateway that was lost", Some("dismiss")),
     line(SESSIONS, &[Char('S')], Action::Flip, "flip", "turn the order round", None),
     line(SESSIONS, &[Char('s')], Action::Sort, "sort", "sort by the next column", Some("sort")),

@@ -159,7 +159,6 @@ impl ListState {
         if screen.lists_sessions() {
             return self.order.line_of(snapshot, |row| is_session(row, key));
         }
-        let lines = 0..self.len(screen, snapshot);
         match screen {
             Screen::Pool if snapshot.mode != Mode::Direct => {
                 pools(snapshot).iter().position(|row| pool_key(row) == key)
@@ -172,7 +171,8 @@ impl ListState {
             Screen::Gateways => snapshot.gateways.iter().position(|row| &*row.name == key),
             Screen::Path => DrawnPath::of(snapshot).parts.iter().position(|part| part.path_key() == key),
             Screen::Overview | Screen::Sessions | Screen::Profiles | Screen::Doctor | Screen::History => {
-                lines.into_iter().find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key))
+                let mut lines = 0..self.len(screen, snapshot);
+                lines.find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key))
             }
         }
     }

@@ -10,7 +10,7 @@ mod open;
 mod services;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -153,7 +153,9 @@ pub struct DrawnPath {
 
 impl DrawnPath {
     pub fn of(snapshot: &Snapshot) -> Self {
-        let mut builder = PathBuilder { snapshot, parts: BTreeMap::new(), leads: BTreeSet::new() };
+        let (parts, leads) = (BTreeMap::new(), BTreeSet::new());
+        let mut builder = PathBuilder { snapshot, known_peers: HashMap::new(), parts, leads };
+        builder.note_known_peers();
         builder.add_own_gateways();
         builder.add_links();
         builder.add_services();
@@ -199,11 +201,16 @@ impl DrawnPath {
     }
 }
 
+/// Where a peer is, as seen from a gateway's half.
+type PeerAddress<'a> = (Option<&'a Arc<str>>, Half, Option<&'a str>);
+
 /// Stage and key of a part.
 type PartKey = (PathStage, String);
 
 struct PathBuilder<'a> {
     snapshot: &'a Snapshot,
+    /// The pools that know which process their peer is.
+    known_peers: HashMap<PeerAddress<'a>, Vec<&'a PoolRow>>,
     parts: BTreeMap<PartKey, PathPart>,
     leads: BTreeSet<(PartKey, PartKey)>,
 }

@@ -2,7 +2,13 @@
 //!
 //! It is generic over the terminal and the input, so that it runs the same way in a test.
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use crossterm::event::{Event, KeyEvent, MouseEvent};
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -34,8 +40,8 @@ use crate::{
     },
 };
 
-/// Which gateway of a fleet was asked, for what, and what it has answered.
-type HistoryAnswer = (Option<Arc<str>>, HistoryRequest, CommandAnswer);
+/// Which gateway of a fleet is asked for a history, and for which one.
+type AskedHistory = (Option<Arc<str>>, HistoryRequest);
 
 /// The screen while it runs.
 pub struct ScreenLoop<B: Backend> {
@@ -46,10 +52,13 @@ pub struct ScreenLoop<B: Backend> {
     pacing: FramePacing,
     /// A new size, used at the next frame: dragging a window produces many.
     resized: Option<Size>,
-    /// Answers that are still to come, [`PENDING_COMMANDS_MAX`] at most.
+    /// Answers that are still to come.
     asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
-    /// Histories that the screen itself has requested, one for each gateway.
-    histories: FuturesUnordered<BoxFuture<'static, HistoryAnswer>>,
+    /// How many of them each gateway owes, [`PENDING_COMMANDS_MAX`] at most: one that hangs holds up no other.
+    owed: HashMap<Option<Arc<str>>, usize>,
+    /// Histories that the screen itself has requested.
+    histories: FuturesUnordered<BoxFuture<'static, (AskedHistory, CommandAnswer)>>,
+    awaited_histories: HashSet<AskedHistory>,
     exports: ExportWriter,
     machine_read_at: Option<Instant>,
     received_at: Instant,
@@ -70,7 +79,7 @@ enum LoopEvent {
     SourceChanged(SourceEvent),
     /// By one gateway of a fleet, or by the only one.
     Answered(Option<Arc<str>>, CommandAnswer),
-    HistoryArrived(Option<Arc<str>>, HistoryRequest, CommandAnswer),
+    HistoryArrived(AskedHistory, CommandAnswer),
     Exported(ExportResult),
     FrameDue,
     /// Time to check whether snapshots still arrive.
@@ -90,7 +99,9 @@ impl<B: Backend> ScreenLoop<B> {
             pacing: FramePacing::new(Instant::now()),
             resized: None,
             asking: FuturesUnordered::new(),
+            owed: HashMap::new(),
             histories: FuturesUnordered::new(),
+            awaited_histories: HashSet::new(),
             exports: ExportWriter::default(),
             machine_read_at: None,
             received_at: Instant::now(),
@@ -159,8 +170,8 @@ impl<B: Backend> ScreenLoop<B> {
             Some((of, answer)) = self.asking.next(), if !self.asking.is_empty() => {
                 LoopEvent::Answered(of, answer)
             }
-            Some((of, requested, answer)) = self.histories.next(), if !self.histories.is_empty() => {
-                LoopEvent::HistoryArrived(of, requested, answer)
+            Some((asked, answer)) = self.histories.next(), if !self.histories.is_empty() => {
+                LoopEvent::HistoryArrived(asked, answer)
             }
             result = self.exports.next() => LoopEvent::Exported(result),
             source_event = self.source.next() => LoopEvent::SourceChanged(source_event),
@@ -190,6 +201,9 @@ impl<B: Backend> ScreenLoop<B> {
             }
             LoopEvent::SourceChanged(source_event) => return self.handle_event(source_event),
             LoopEvent::Answered(of, answer) => {
+                if let Some(owed) = self.owed.get_mut(&of) {
+                    *owed -= 1;
+                }
                 match of {
                     Some(name) => self.app.take_answer_of(name, answer),
                     None => self.app.take_answer(answer),
@@ -197,7 +211,9 @@ impl<B: Backend> ScreenLoop<B> {
                 self.pacing.note_input();
                 self.send_background_command();
             }
-            LoopEvent::HistoryArrived(of, requested, answer) => {
+            LoopEvent::HistoryArrived(asked, answer) => {
+                self.awaited_histories.remove(&asked);
+                let (of, requested) = asked;
                 self.app.take_history(of, requested, answer);
                 self.pacing.note_change();
             }
@@ -272,75 +288,69 @@ impl<B: Backend> ScreenLoop<B> {
     }
 
     fn ask(&mut self, command: Command) {
-        if self.asking.len() >= PENDING_COMMANDS_MAX {
-            self.app.take_answer(CommandAnswer::Refused(
-                "the gateway has not answered the last commands yet".into(),
-            ));
-            return;
+        if self.owes_too_many(&None) {
+            return self.app.take_answer(CommandAnswer::Refused(NOT_ANSWERED_YET.into()));
         }
         self.app.note_sent(&command);
-        self.send(command);
+        self.send(None, command);
     }
 
     /// The same for gateways of a fleet: what they are sent together counts as one question.
     fn ask_gateways(&mut self, commands: Vec<(Arc<str>, Command)>) {
-        if self.asking.len() >= PENDING_COMMANDS_MAX {
-            self.app.take_answer(CommandAnswer::Refused(
-                "the gateways have not answered the last commands yet".into(),
-            ));
-            return;
-        }
-        let names: Vec<_> = commands.iter().map(|(name, _)| Arc::clone(name)).collect();
         commands.iter().for_each(|(_, command)| self.app.note_sent(command));
-        if names.len() > 1 {
-            self.app.note_asked_together(names.into_iter());
+        if commands.len() > 1 {
+            self.app.note_asked_together(commands.iter().map(|(name, _)| Arc::clone(name)));
         }
         for (name, command) in commands {
-            let answer = self.source.ask_gateway(&name, command);
-            self.await_answer(Some(name), answer);
-        }
-    }
-
-    /// Requests what the screen needs, without a message, and later if too many requests are under way.
-    fn send_background_command(&mut self) {
-        if self.asking.len() < PENDING_COMMANDS_MAX
-            && let Some(command) = self.app.background_command()
-        {
-            match self.app.profiles_of().cloned() {
+            let of = Some(name);
+            match of.clone().filter(|_| self.owes_too_many(&of)) {
                 Some(name) => {
-                    let answer = self.source.ask_gateway(&name, command);
-                    self.await_answer(Some(name), answer);
+                    let refused = CommandAnswer::Refused(NOT_ANSWERED_YET.into()).of_gateway(&name);
+                    self.app.take_answer_of(name, refused);
                 }
-                None => self.send(command),
+                None => self.send(of, command),
             }
         }
     }
 
-    /// Without a message, and not again before all have answered.
+    fn owes_too_many(&self, of: &Option<Arc<str>>) -> bool {
+        self.owed.get(of).is_some_and(|&owed| owed >= PENDING_COMMANDS_MAX)
+    }
+
+    /// Requests what the screen needs, without a message, and later if too many requests are under way.
+    fn send_background_command(&mut self) {
+        let of = self.app.profiles_of().cloned();
+        if !self.owes_too_many(&of)
+            && let Some(command) = self.app.background_command()
+        {
+            self.send(of, command);
+        }
+    }
+
+    /// Without a message, and of no gateway the same again before it has answered.
     fn ask_for_history_if_due(&mut self) {
-        if !self.histories.is_empty() {
-            return;
-        }
-        for (name, requested) in self.app.history_requests() {
-            let answer = match &name {
-                Some(name) => self.source.ask_gateway(name, Command::History(requested)),
-                None => self.source.ask(Command::History(requested)),
-            };
-            let answer = answered_in_time(name, answer);
-            self.histories.push(Box::pin(async move {
-                let (of, answer) = answer.await;
-                (of, requested, answer)
-            }));
+        for asked in self.app.history_requests() {
+            if !self.awaited_histories.insert(asked.clone()) {
+                continue;
+            }
+            let answer = self.answer_of(asked.0.as_ref(), Command::History(asked.1));
+            self.histories.push(Box::pin(async move { (asked, answer.await) }));
         }
     }
 
-    fn send(&mut self, command: Command) {
-        let answer = self.source.ask(command);
-        self.await_answer(None, answer);
+    fn send(&mut self, of: Option<Arc<str>>, command: Command) {
+        let answer = self.answer_of(of.as_ref(), command);
+        *self.owed.entry(of.clone()).or_default() += 1;
+        self.asking.push(Box::pin(async move { (of, answer.await) }));
     }
 
-    fn await_answer(&mut self, of: Option<Arc<str>>, answer: BoxFuture<'static, CommandAnswer>) {
-        self.asking.push(answered_in_time(of, answer));
+    fn answer_of(&self, of: Option<&Arc<str>>, command: Command) -> BoxFuture<'static, CommandAnswer> {
+        let wait = answer_wait(&command);
+        let answer = match of {
+            Some(name) => self.source.ask_gateway(name, command),
+            None => self.source.ask(command),
+        };
+        answered_in_time(wait, answer)
     }
 
     /// Reads a few small kernel files while their contents are shown.
@@ -371,15 +381,22 @@ impl<B: Backend> ScreenLoop<B> {
     }
 }
 
-/// An answer with its gateway, or an error if it does not come in time.
+/// How long an answer may take. Some come only when the work is done, which has deadlines of its own; whether
+/// the gateway still responds is seen meanwhile, by an attached handle or by the snapshots.
+fn answer_wait(command: &Command) -> Option<Duration> {
+    let is_long = matches!(command, Command::Stop | Command::Switch { .. } | Command::Verify { .. });
+    (!is_long).then_some(ANSWER_WAIT)
+}
+
+/// An answer, or an error if it does not come in time.
 fn answered_in_time(
-    of: Option<Arc<str>>,
+    wait: Option<Duration>,
     answer: BoxFuture<'static, CommandAnswer>,
-) -> BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)> {
-    let answer = timeout(ANSWER_WAIT, answer);
+) -> BoxFuture<'static, CommandAnswer> {
+    let Some(wait) = wait else { return answer };
     Box::pin(async move {
-        let timed_out = || CommandAnswer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
-        (of, answer.await.unwrap_or_else(|_| timed_out()))
+        let timed_out = |_| CommandAnswer::Refused(format!("no answer within {} s", wait.as_secs()));
+        timeout(wait, answer).await.unwrap_or_else(timed_out)
     })
 }
 
@@ -402,9 +419,10 @@ fn seconds_since(then: Instant) -> u32 {
 /// The kernel limits seldom change.
 const MACHINE_EVERY: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
-/// The most commands without an answer; more would only be the same key pressed again.
+/// The most commands to one gateway without an answer; more would only be the same key pressed again.
 const PENDING_COMMANDS_MAX: usize = 4;
-/// Longer than any command should take, shorter than an operator's patience.
+const NOT_ANSWERED_YET: &str = "the gateway has not answered the last commands yet";
+/// Longer than any other command should take, shorter than an operator's patience.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ impl Attachment {
             // Suspending the gateway's own process would freeze every session.
             Action::Suspend => *self != Self::Own,
             Action::Play(_) => matches!(self, Self::Replay(_)),
-            Action::Only | Action::Show(Screen::Gateways) => matches!(self, Self::Fleet(_)),
+            Action::Only | Action::Hide | Action::Show(Screen::Gateways) => matches!(self, Self::Fleet(_)),
             _ => true,
         }
     }

@@ -51,6 +51,10 @@ impl HistorySpan {
         Self::ALL[self.0].1
     }
 
+    fn request(self) -> HistoryRequest {
+        HistoryRequest { step_seconds: self.seconds() / STEPS, steps: STEPS }
+    }
+
     fn longer(self) -> Self {
         Self((self.0 + 1).min(Self::ALL.len() - 1))
     }
@@ -142,7 +146,7 @@ impl App {
             view.span = view.span.longer();
         }
         view.asked_at = Some(0.0);
-        Some(HistoryRequest { step_seconds: view.span.seconds() / STEPS, steps: STEPS })
+        Some(view.span.request())
     }
 
     fn replay_progress(&self) -> Option<&ReplayProgress> {
@@ -179,9 +183,9 @@ impl App {
         &mut self,
         asked: Vec<Option<Arc<str>>>,
     ) -> Vec<(Option<Arc<str>>, HistoryRequest)> {
-        let span = self.trends.span.seconds();
+        let span = self.trends.span;
         let (soonest, latest) = if self.is_fleet() { AGAIN_SECONDS_OF_FLEET } else { AGAIN_SECONDS };
-        let again = (2.0 * span as f64 / STEPS as f64).clamp(soonest, latest);
+        let again = (2.0 * span.seconds() as f64 / STEPS as f64).clamp(soonest, latest);
         let now = self.latest().uptime_seconds;
         let is_known = |name| self.trends.reports.contains_key(name);
         if is_recent(self.trends.asked_at, now, again) && asked.iter().all(is_known) {
@@ -189,8 +193,7 @@ impl App {
         }
         self.trends.asked_at = Some(now);
         self.drop_unknown_histories();
-        let requested = HistoryRequest { step_seconds: span / STEPS, steps: STEPS };
-        asked.into_iter().map(|name| (name, requested)).collect()
+        asked.into_iter().map(|name| (name, span.request())).collect()
     }
 
     fn request_for_doctor(
@@ -241,6 +244,10 @@ impl App {
             self.lists.recent.retain(|finding| finding.gateway != name);
             self.lists.recent.extend(found.map(|found| DoctorFinding { gateway: name.clone(), ..found }));
             return self.arrange();
+        }
+        if requested != self.trends.span.request() {
+            // It is late: another span is shown by now.
+            return;
         }
         let taken_at = self.latest().uptime_seconds as u64;
         let is_lost = self.lost_reason().is_some();

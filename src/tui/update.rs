@@ -85,6 +85,7 @@ impl App {
             Action::Drain => self.ask_drain(None),
             Action::Lockdown => self.ask_lockdown(Default::default()),
             Action::Unlock => self.ask_unlock(Default::default()),
+            Action::Hide => return self.hide_gateway(),
             Action::Dismiss => return self.dismiss(None),
             Action::Switch => return self.ask_switch(None),
             Action::Stop => self.ask_stop(),
@@ -408,7 +409,7 @@ impl App {
         argument: Option<&'a str>,
     ) -> Result<(Action, Option<&'a str>), String> {
         if !self.is_offered(action) {
-            let is_of_fleet = matches!(action, Action::Only | Action::Show(Screen::Gateways));
+            let is_of_fleet = matches!(action, Action::Only | Action::Hide | Action::Show(Screen::Gateways));
             return Err(if is_of_fleet { NO_FLEET } else { LOOKS_ONLY }.into());
         }
         match (action, argument) {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::{
     connect, is_reset,
@@ -44,15 +45,22 @@ fn a_killed_dmz_half_resets_its_clients_and_comes_back() {
     let link = format!("127.0.0.1:{}", pair.dmz.link_port());
     let mut client = connect(pair.dmz.accept("echo"));
     echo(&mut client);
+    let killed = pair.dmz.status()["instance"].clone();
+    assert_eq!(pair.internal.status()["pools"][0]["instance"], killed);
     pair.dmz.signal(Signal::KILL);
     assert!(is_reset(&client.read(&mut [0])), "a killed gateway looks like a clean end");
     assert_eq!(pair.dmz.ended().code(), None, "it was killed");
     pair.internal.wait("the inside knows", SOON, |status| status["totals"]["sessions_open"] == 0);
     assert_ne!(pair.internal.status()["ended"][0]["end"], "--");
+    let lost = pair.internal.wait("no link stands", SOON, |status| {
+        status["pools"][0]["ready"] == 0 && status["pools"][0]["links"] == json!([])
+    });
+    assert_eq!(lost["pools"][0]["instance"], killed, "which process it was is not forgotten");
     place.write("dmz.yaml", &dmz_half(&link, &["echo"]));
     let again = place.start("dmz");
     again.wait_healthy();
     pair.internal.wait_healthy();
+    assert_eq!(pair.internal.status()["pools"][0]["instance"], again.status()["instance"]);
     echo(&mut connect(again.accept("echo")));
 }
 

@@ -1,12 +1,15 @@
 //! What is asked of the gateways of a fleet: numbers and sessions are those of the gateway that a question names, and
 //! no answer hides another.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use portcullis::{
     gateway::handle::{AdminAccess, Command, CommandAnswer, LockdownTarget},
     profile::{Half, Mode},
-    telemetry::snapshot::{CheckRow, Snapshot, SwitchRow},
+    telemetry::{
+        checklist::{CheckStep, StepFinding, VerifyReport},
+        snapshot::{CheckRow, Snapshot, SwitchRow},
+    },
     tui::{
         app::{App, StatusMessage, UpdateResult},
         source::Attachment,
@@ -106,6 +109,39 @@ fn a_refusal_by_one_of_many_is_not_hidden_by_what_the_others_did() {
     app.take_answer_of("inside-1".into(), killed("inside-1", 1));
     let reported = "edge-2: this way is read-only; edge-1: 2 sessions are cut; inside-1: 1 session is cut";
     assert_eq!(app.status_message(), Some(&StatusMessage::Refused(reported.into())));
+}
+
+/// A command between a question to many and their answers.
+#[test]
+fn another_command_hides_no_answer_that_is_still_to_come() {
+    let mut app = app();
+    let asked = |app: &mut App| {
+        let kill = Command::Kill { session: "00a1".into() };
+        (0..2).for_each(|_| app.note_sent(&kill));
+        app.note_asked_together(["edge-1".into(), "edge-2".into()].into_iter());
+    };
+    let killed = |name: &str, sessions| CommandAnswer::Killed(sessions).of_gateway(name);
+    asked(&mut app);
+    app.note_sent(&Command::Reload);
+    app.take_answer_of("edge-1".into(), killed("edge-1", 2));
+    app.take_answer_of("inside-1".into(), CommandAnswer::Done("read again".into()).of_gateway("inside-1"));
+    asked(&mut app);
+    app.take_answer_of("edge-2".into(), killed("edge-2", 1));
+    app.take_answer_of("edge-2".into(), killed("edge-2", 3));
+    app.take_answer_of("edge-1".into(), killed("edge-1", 4));
+    let all = "edge-1: 2 sessions are cut; edge-2: 1 session is cut; edge-2: 3 sessions are cut; \
+               edge-1: 4 sessions are cut";
+    assert_eq!(app.status_message(), Some(&StatusMessage::Done(all.into())));
+}
+
+#[test]
+fn a_failed_checklist_names_its_gateway() {
+    let mut app = app();
+    let found = StepFinding::fail("no link", "look").at(CheckStep::Reverse, Duration::ZERO);
+    let failed = CommandAnswer::Verified(VerifyReport::new(vec![found])).of_gateway("inside-1");
+    app.take_answer_of("inside-1".into(), failed);
+    let shown = text(&app);
+    assert!(shown.contains("Checklist of inside-1 failed: reverse fail (no link; do: look)"), "{shown}");
 }
 
 /// What one gateway has proven says nothing of another.

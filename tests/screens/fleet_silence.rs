@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use portcullis::{
+    gateway::handle::AdminAccess,
     telemetry::snapshot::{GatewayReach, GatewayRow, Snapshot},
-    tui::{app::App, style::ScreenStyle},
+    tui::{app::App, source::Attachment, style::ScreenStyle},
 };
 
 use crate::{
@@ -139,4 +140,30 @@ fn a_backend_on_the_path_moves_what_its_sessions_do() {
     let shown = text(&app);
     // Three sessions that a gateway inside has dialled it for, of 1.2 kB/s and 3.4 kB/s each.
     assert!(shown.contains("↑3.6k ↓10.2k"), "{shown}");
+}
+
+/// Neither a fault nor anything to do: it is listed last, and may be hidden.
+#[test]
+fn a_gateway_that_was_stopped_is_neutral_and_may_be_hidden_until_it_runs_again() {
+    let mut fleet = fleet();
+    let mut row = fleet.gateways.remove(3);
+    (row.reach, row.since_seconds) = (GatewayReach::Stopped, 312.0);
+    let name = row.name.to_string();
+    fleet.gateways.push(row);
+    let mut app = App::new(Arc::new(fleet.clone()), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
+    press(&mut app, "8G");
+    let shown = text(&app);
+    assert!(shown.contains("STOPPED for 5m") && shown.contains("1 stopped"), "{shown}");
+    assert!(shown.contains("x hide"), "{shown}");
+    press(&mut app, "x");
+    assert!(!text(&app).contains(&name), "{}", text(&app));
+    app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 70.0, ..fleet.clone() }));
+    assert!(!text(&app).contains(&name), "{}", text(&app));
+    let last = fleet.gateways.len() - 1;
+    fleet.gateways[last].reach = GatewayReach::Reached;
+    app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 71.0, ..fleet }));
+    assert!(text(&app).contains(&name), "{}", text(&app));
+    press(&mut app, "8gx");
+    assert!(text(&app).contains("no gateway that was stopped is selected"), "{}", text(&app));
 }

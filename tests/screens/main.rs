@@ -129,6 +129,14 @@ fn large_screens_use_their_room() {
         press(&mut app, keys);
         check(&format!("degraded-{name}"), &app, (160, 50), &mut wrong);
     }
+    for size in [(160, 50), (200, 60)] {
+        let mut one = app(pictures::healthy());
+        press(&mut one, "9jj");
+        check("healthy-path", &one, size, &mut wrong);
+        let mut fleet = fleet::app();
+        press(&mut fleet, "9");
+        check("fleet-path", &fleet, size, &mut wrong);
+    }
     report(&wrong);
 }
 
@@ -381,6 +389,7 @@ fn help_tells_every_line_of_the_key_table() {
                 keys::Action::Suspend
                     | keys::Action::Play(_)
                     | keys::Action::Only
+                    | keys::Action::Hide
                     | keys::Action::Show(Screen::Gateways)
             );
             assert_eq!(offered, !elsewhere, "a gateway's own screen: {binding:?}");

@@ -1,15 +1,16 @@
 //! What an operator does on the screens, key by key.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use portcullis::{
     gateway::handle::{Command, CommandAnswer, LockdownTarget},
     profile::{Half, Mode},
     telemetry::{
+        checklist::{CheckStep, StepFinding, VerifyReport},
         failures::FailureRow,
         registry::{KillSelection, ListedSessions},
-        snapshot::{LockdownRow, SessionPhase, SessionRow, Snapshot},
+        snapshot::{LockdownRow, SessionPhase, SessionRow, Snapshot, VerifyRow},
     },
     tui::{
         app::{App, MouseCapture, UpdateResult},
@@ -20,7 +21,7 @@ use portcullis::{
 
 use ratatui::{layout::Rect, style::Modifier};
 
-use crate::{app, pictures, press, styled};
+use crate::{app, check, pictures, press, report, styled};
 
 fn shown(app: &App, (width, height): (u16, u16)) -> String {
     let buffer = styled::draw(app, width, height);
@@ -559,6 +560,67 @@ fn a_long_refusal_is_reported_in_full() {
     )));
     shows(&app, "to its end");
     shows(&app, "any key goes on");
+}
+
+fn failed_checklist() -> VerifyReport {
+    let steps = [
+        (CheckStep::Profile, StepFinding::pass("the profile and its certificates are valid")),
+        (CheckStep::Basic, StepFinding::pass("3 of 3 backends answer")),
+        (
+            CheckStep::Forward,
+            StepFinding::skip("this half is dialled in mode forward, and the other half knows more"),
+        ),
+        (
+            CheckStep::Reverse,
+            StepFinding::fail(
+                format!("no link stands to edge.example.com:4443: {}", "connection refused, ".repeat(12)),
+                "start the DMZ half, or correct `connect`",
+            ),
+        ),
+        (CheckStep::Closed, StepFinding::skip("the DMZ half listens by design")),
+    ];
+    VerifyReport::new(steps.map(|(step, found)| found.at(step, Duration::ZERO)).to_vec())
+}
+
+#[test]
+fn a_failed_checklist_is_no_refusal_and_each_of_its_steps_is_readable() {
+    let mut app = app(pictures::healthy());
+    app.take_answer(CommandAnswer::Verified(failed_checklist()));
+    for text in [
+        "Checklist failed",
+        "forward  skip  this half is dialled",
+        "do: start the DMZ half, or correct `connect`",
+        "closed   skip  the DMZ half listens by design",
+    ] {
+        shows(&app, text);
+    }
+    assert!(!shown(&app, (80, 24)).to_lowercase().contains("refused:"), "{}", shown(&app, (80, 24)));
+    app.take_answer(CommandAnswer::Verified(VerifyReport::new(Vec::new())));
+    shows(&app, "Checklist passed");
+    let mut wrong = vec![];
+    app.take_answer(CommandAnswer::Verified(failed_checklist()));
+    check("answer-checklist", &app, (80, 24), &mut wrong);
+    report(&wrong);
+}
+
+#[test]
+fn what_the_last_checklist_has_found_is_below_the_profiles() {
+    let steps = failed_checklist().steps;
+    let run = VerifyRow { profile: "reverse".into(), walking: None, steps, age_seconds: 12.0 };
+    let mut app = app(Snapshot { walk: Some(run), ..pictures::healthy() });
+    press(&mut app, "6");
+    app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
+    press(&mut app, "g");
+    shows(&app, "the checklist of reverse failed 00:12 ago:");
+    shows(&app, "closed   skip  the DMZ half listens by design");
+}
+
+#[test]
+fn what_has_no_room_in_the_box_of_an_answer_is_counted() {
+    let mut app = app(pictures::healthy());
+    app.take_answer(CommandAnswer::Refused("a reason that goes on and on ".repeat(130)));
+    let shown = shown(&app, (80, 24));
+    assert!(shown.contains("more lines; a larger terminal shows them"), "{shown}");
 }
 
 #[test]

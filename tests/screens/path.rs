@@ -6,7 +6,7 @@ use crossterm::event::KeyCode;
 use portcullis::{
     gateway::handle::AdminAccess,
     profile::Half,
-    telemetry::snapshot::{BackendRow, BackendRowState, PoolRow, PoolState, Snapshot},
+    telemetry::snapshot::{BackendRow, BackendRowState, GatewayReach, PoolRow, PoolState, Snapshot},
     tui::{app::App, screen::Screen, source::Attachment, style::ScreenStyle},
 };
 
@@ -60,6 +60,35 @@ fn a_peer_that_is_no_gateway_of_the_fleet_is_a_part_by_itself() {
     let text = lines(&app, 160).join("\n");
     assert_eq!(text.matches("8 of 8 ready").count(), 4, "no two ends are one link\n{text}");
     assert!(text.contains("seen by links"), "{text}");
+}
+
+/// The links and the gateway behind them are the other half of the path, whose own rows are not shown.
+#[test]
+fn of_one_gateway_of_a_fleet_the_other_half_is_shown_too() {
+    let mut app = fleet_app(fleet::fleet());
+    press(&mut app, ":only edge-1\n9");
+    line_with(&app, &["▶ ● edge-1", "▶ ● 8 of 8 ready", "▶ ● inside-1", "▶ ● of orders"]);
+    let text = lines(&app, 160).join("\n");
+    assert!(!text.contains("edge-2"), "{text}");
+    press(&mut app, ":only inside-1\n");
+    line_with(&app, &["▶ ● edge-1", "▶ ● 8 of 8 ready", "▶ ● inside-1", "▶ ● inside-1-db"]);
+    line_with(&app, &["▶ ● edge-2", "▶ ● 8 of 8 ready"]);
+}
+
+/// Its peers still say which process it was.
+#[test]
+fn a_gateway_that_was_killed_is_one_part() {
+    let mut killed = fleet::fleet();
+    for row in killed.gateways.iter_mut().filter(|row| &*row.name == "edge-2") {
+        (row.reach, row.why) = (GatewayReach::Unreachable, Some("no gateway answers there".into()));
+    }
+    for pool in killed.pools.iter_mut().filter(|pool| pool.peer.as_deref() == Some("dmz-2")) {
+        (pool.state, pool.ready, pool.gone_seconds) = (PoolState::Down, 0, Some(2.0));
+    }
+    let app = fleet_app(killed);
+    let text = lines(&app, 160).join("\n");
+    assert_eq!(text.matches("▲ edge-2 ").count(), 1, "{text}");
+    assert!(!text.contains("seen by links"), "{text}");
 }
 
 /// What all links to it move, whichever gateways they are of.

@@ -1,5 +1,7 @@
 //! Tests of the module above.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::telemetry::snapshot::SessionPhase;
 
@@ -69,6 +71,30 @@ fn a_client_that_sends_in_bursts_has_a_steady_rate() {
     registry.tick_at(start + Duration::from_secs(60));
     registry.tick_at(start + Duration::from_secs(61));
     assert_eq!(registry.rows().0[0].rate_up, 0, "nothing of what was a minute ago");
+}
+
+/// A client that waits moves nothing, and is what an operator looks for.
+#[test]
+fn of_too_many_sessions_those_that_wait_are_listed_first_and_then_the_busiest() {
+    let registry = registry();
+    let opened: Vec<_> = (0..ROWS_MAX + 10).map(|_| open(&registry)).collect();
+    let start = Instant::now();
+    registry.tick_at(start);
+    for (place, session) in opened.iter().enumerate() {
+        session.counters().enter(if place < 10 { SessionPhase::Waiting } else { SessionPhase::Relaying });
+        session.counters().add_up(if place < 25 { 0 } else { 1000 });
+    }
+    registry.tick_at(start + Duration::from_secs(1));
+    let (rows, left_out) = registry.rows();
+    assert_eq!((rows.len(), left_out), (ROWS_MAX, 10));
+    let listed: HashSet<_> = rows.iter().map(|row| row.id.as_str()).collect();
+    let is_listed = |session: &SessionGuard| listed.contains(session.id());
+    assert!(opened[..10].iter().all(is_listed), "those that wait");
+    assert!(opened[25..].iter().all(is_listed), "those that move bytes");
+    let mut idle: Vec<_> = opened[10..25].iter().map(SessionGuard::id).collect();
+    idle.sort_unstable();
+    let kept: Vec<_> = idle.iter().map(|id| listed.contains(id)).collect();
+    assert_eq!(kept, [[true; 5].as_slice(), &[false; 10]].concat(), "the first by their ids");
 }
 
 fn orders(registry: &Arc<SessionRegistry>) -> TrafficTotals {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{PartKey, PartRows, PathBuilder, PathPart, PathStage};
+use super::{PartKey, PartRows, PathBuilder, PathPart, PathStage, PeerAddress};
 use crate::{
     profile::Half,
     telemetry::{
@@ -56,6 +56,7 @@ impl PathBuilder<'_> {
         let (state, state_severity, severity, why) = match row.reach {
             GatewayReach::Unreachable => no_data("UNREACHABLE", Severity::Lost),
             GatewayReach::Silent => no_data("SILENT", Severity::Starved),
+            GatewayReach::Stopped => no_data("STOPPED", Severity::Fine),
             GatewayReach::Calling => no_data("calling", Severity::Fine),
             GatewayReach::Reached => {
                 let (severity, why) = self.own_state(Some(&row.name));
@@ -114,8 +115,8 @@ impl PathBuilder<'_> {
             Half::Internal => Half::Dmz,
         };
         let instance = self.instance_of_peer(pool);
-        if let Some(key) = self.known_gateway(half, instance.as_deref()) {
-            return key;
+        if let Some(part) = self.known_gateway(half, instance.as_deref()) {
+            return self.add(part);
         }
         let name = pool.peer.as_deref().or(pool.address.as_deref()).unwrap_or("-");
         let address = pool.address.as_deref().unwrap_or("-");
@@ -127,20 +128,27 @@ impl PathBuilder<'_> {
 
     /// A pool without links may not know it; another pool to the same address may.
     fn instance_of_peer(&self, pool: &PoolRow) -> Option<String> {
-        let is_alike = |other: &&PoolRow| {
-            (&other.gateway, other.role, &other.address) == (&pool.gateway, pool.role, &pool.address)
-                && (pool.peer.is_none() || other.peer == pool.peer)
+        let alike = || {
+            let mut others = self.known_peers.get(&peer_address(pool))?.iter();
+            let other = others.find(|other| pool.peer.is_none() || other.peer == pool.peer)?;
+            other.instance.clone()
         };
-        let alike = || self.pools().filter(is_alike).find_map(|other| other.instance.clone());
         pool.instance.clone().or_else(alike)
     }
 
-    /// A gateway on the screen, by its process.
-    fn known_gateway(&self, half: Half, instance: Option<&str>) -> Option<PartKey> {
-        let (snapshot, stage) = (self.snapshot, PathStage::of_gateways(half));
+    pub(super) fn note_known_peers(&mut self) {
+        for pool in self.pools().filter(|pool| pool.instance.is_some()) {
+            self.known_peers.entry(peer_address(pool)).or_default().push(pool);
+        }
+    }
+
+    /// A gateway that the snapshot has a row of, by its process; while one gateway is shown alone, it may be
+    /// another.
+    fn known_gateway(&self, half: Half, instance: Option<&str>) -> Option<PathPart> {
+        let snapshot = self.snapshot;
         if snapshot.gateways.is_empty() {
             let is_own = instance.is_none_or(|instance| instance == snapshot.instance);
-            return (snapshot.roles.len() > 1 && is_own).then(|| (stage, OWN.to_owned()));
+            return (snapshot.roles.len() > 1 && is_own).then(|| self.own_part(half));
         }
         let is_it = |row: &&GatewayRow| {
             row.heard.as_ref().is_some_and(|facts| {
@@ -149,7 +157,7 @@ impl PathBuilder<'_> {
                     && Some(facts.instance.as_str()) == instance
             })
         };
-        snapshot.gateways.iter().find(is_it).map(|row| (stage, row.name.to_string()))
+        snapshot.gateways.iter().find(is_it).map(|row| self.member_part(row, half))
     }
 
     /// Removes what was shown for a gateway whose links are unknown.
@@ -180,6 +188,10 @@ impl PathBuilder<'_> {
             part.facts.push("seen by links".into());
         }
     }
+}
+
+fn peer_address(pool: &PoolRow) -> PeerAddress<'_> {
+    (pool.gateway.as_ref(), pool.role, pool.address.as_deref())
 }
 
 /// The word, and how bad it is.

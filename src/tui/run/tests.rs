@@ -1,12 +1,17 @@
+use std::future;
+
 use crossterm::event::{KeyCode, KeyModifiers};
 use futures_util::stream;
 use ratatui::backend::TestBackend;
 
 use super::*;
 use crate::{
-    gateway::handle::{self, PendingCommand},
+    gateway::handle::{self, AdminAccess, FleetHandles, HandleFeed, PendingCommand},
     profile::Mode,
-    telemetry::snapshot::TrafficTotals,
+    telemetry::{
+        checklist::VerifyReport,
+        snapshot::{GatewayReach, GatewayRow, TrafficTotals},
+    },
     tests::happens_after,
     tui::{
         app::StatusMessage,
@@ -165,8 +170,115 @@ async fn a_lost_terminal_ends_the_screen_and_not_the_gateway() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_does_not_come_is_reported_in_time() {
-    let requested = answered_in_time(None, Box::pin(std::future::pending()));
-    let (_, answer) = happens_after(ANSWER_WAIT, requested).await;
+    let requested = answered_in_time(answer_wait(&Command::Reload), Box::pin(std::future::pending()));
+    let answer = happens_after(ANSWER_WAIT, requested).await;
     let CommandAnswer::Refused(why) = answer else { panic!("{answer:?}") };
     assert_eq!(why, "no answer within 30 s");
+}
+
+/// A gateway answers a stop when it has ended, and a checklist when it has run: half a minute is no refusal.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_when_the_work_is_done_is_waited_for() {
+    let switch = Command::Switch { profile: "forward".into() };
+    for command in [Command::Stop, Command::Verify { steps: Vec::new() }, switch] {
+        let ends = async {
+            tokio::time::sleep(5 * ANSWER_WAIT).await;
+            CommandAnswer::Verified(VerifyReport::new(Vec::new()))
+        };
+        let answer = answered_in_time(answer_wait(&command), Box::pin(ends)).await;
+        assert!(matches!(answer, CommandAnswer::Verified(_)), "{command:?}: {answer:?}");
+    }
+}
+
+/// A screen on two gateways, with what feeds the screen and what reaches each gateway.
+fn fleet() -> (ScreenLoop<TestBackend>, HandleFeed, [HandleFeed; 2]) {
+    let row = |name: &str| GatewayRow {
+        name: name.into(),
+        target: format!("run/{name}.sock"),
+        reach: GatewayReach::Reached,
+        since_seconds: 5.0,
+        why: None,
+        heard_seconds: Some(0.5),
+        heard: None,
+    };
+    let names = ["hangs", "well"];
+    let gateways = names.map(row).to_vec();
+    let merged = Snapshot { gateways, uptime_seconds: 5.0, ..Snapshot::new("2 of 2", Mode::Reverse) };
+    let (merged, feed) = handle::channel(Arc::new(merged), "test");
+    let mut handles = FleetHandles::new();
+    let feeds = names.map(|name| {
+        let (handle, feed) = handle::channel(snapshot(5.0, 0), "test");
+        handles.insert(name.into(), handle);
+        feed
+    });
+    let source = ScreenSource::fleet(merged, handles, AdminAccess::Full, None);
+    let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+    (ScreenLoop::new(terminal, Rect::new(0, 0, 80, 24), source, ScreenStyle::FULL), feed, feeds)
+}
+
+fn press_all(screen: &mut ScreenLoop<TestBackend>, keys: &str) {
+    for key in keys.chars() {
+        let code = if key == '\n' { KeyCode::Enter } else { KeyCode::Char(key) };
+        screen.handle_wakeup(LoopEvent::Key(KeyEvent::new(code, KeyModifiers::NONE)));
+    }
+}
+
+/// The next event that is neither a tick nor a frame.
+async fn next_event(screen: &mut ScreenLoop<TestBackend>) -> LoopEvent {
+    let (_keep, mut end_receiver) = mpsc::channel(1);
+    loop {
+        match screen.wait(std::pin::pin!(stream::pending()), &mut end_receiver).await {
+            LoopEvent::Tick | LoopEvent::FrameDue => screen.pacing.note_drawn(Instant::now()),
+            event => return event,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_hangs_holds_up_no_command_to_another() {
+    let (mut screen, _feed, [_hangs, mut well]) = fleet();
+    press_all(&mut screen, ":only hangs\nrrrrr");
+    let refused = StatusMessage::Refused(format!("hangs: {NOT_ANSWERED_YET}"));
+    assert_eq!(screen.app.status_message(), Some(&refused), "the fifth");
+    press_all(&mut screen, "o:only well\nr");
+    assert_eq!(screen.app.status_message(), Some(&StatusMessage::Waiting("reloading the profile".into())));
+    let answers = async {
+        let asked = well.commands.recv().await.unwrap();
+        assert_eq!(asked.command, Command::Reload);
+        asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
+        future::pending::<()>().await;
+    };
+    let event = tokio::select! {
+        event = next_event(&mut screen) => event,
+        () = answers => unreachable!("it waits for ever"),
+    };
+    screen.handle_wakeup(event);
+    assert_eq!(screen.app.status_message(), Some(&StatusMessage::Done("well: read again".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_hangs_holds_up_no_chart_of_another() {
+    let (mut screen, feed, [mut hangs, mut well]) = fleet();
+    press_all(&mut screen, "H");
+    screen.ask_for_history_if_due();
+    for again in 1..=3_u32 {
+        let answers = async {
+            let asked = well.commands.recv().await.unwrap();
+            assert!(matches!(asked.command, Command::History(_)), "{:?}", asked.command);
+            asked.answer.send(CommandAnswer::Refused("it keeps none".into())).unwrap();
+            future::pending::<()>().await;
+        };
+        let event = tokio::select! {
+            event = next_event(&mut screen) => event,
+            () = answers => unreachable!("it waits for ever"),
+        };
+        assert!(matches!(&event, LoopEvent::HistoryArrived((Some(name), _), _) if &**name == "well"));
+        screen.handle_wakeup(event);
+        let uptime_seconds = 5.0 + 60.0 * f64::from(again);
+        let later = Snapshot { uptime_seconds, ..Snapshot::clone(&feed.snapshots.borrow()) };
+        screen.handle_wakeup(LoopEvent::SourceChanged(SourceEvent::Snapshot(Arc::new(later))));
+        screen.ask_for_history_if_due();
+    }
+    assert!(hangs.commands.try_recv().is_ok(), "it was asked");
+    assert!(hangs.commands.try_recv().is_err(), "and not again, since it has not answered");
 }

@@ -120,7 +120,7 @@ pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let since_seconds = match row.reach {
         GatewayReach::Reached => None,
         GatewayReach::Silent => row.heard_seconds.or(Some(row.since_seconds)),
-        GatewayReach::Calling | GatewayReach::Unreachable => Some(row.since_seconds),
+        GatewayReach::Calling | GatewayReach::Stopped | GatewayReach::Unreachable => Some(row.since_seconds),
     };
     // The column with the time is the first to go on a narrow screen.
     let reach = since_seconds.map(|seconds| format!(", {} for {}", state.text, format::whole_span(seconds)));
@@ -136,7 +136,9 @@ pub fn selected_text(app: &App) -> Option<(String, Style)> {
 fn facts(snapshot: &Snapshot) -> String {
     let reached = snapshot.gateways.iter().filter(|row| row.reach == GatewayReach::Reached).count();
     let well = snapshot.gateways.iter().filter(|row| is_well(row)).count();
-    format!("{reached} of {} reached, {well} healthy", snapshot.gateways.len())
+    let stopped = snapshot.gateways.iter().filter(|row| row.reach == GatewayReach::Stopped).count();
+    let stopped = if stopped > 0 { format!(", {stopped} stopped") } else { String::new() };
+    format!("{reached} of {} reached, {well} healthy{stopped}", snapshot.gateways.len())
 }
 
 fn is_well(row: &GatewayRow) -> bool {
@@ -146,6 +148,9 @@ fn is_well(row: &GatewayRow) -> bool {
 
 /// Why it is not reached, or else the worst of its alerts, or that it drains.
 fn detail_text(row: &GatewayRow) -> Option<&str> {
+    if row.reach == GatewayReach::Stopped {
+        return Some("it was stopped; it is called until it runs again");
+    }
     let facts = row.heard.as_ref();
     let is_draining = row.reach == GatewayReach::Reached
         && facts.is_some_and(|facts| facts.phase == GatewayPhase::Draining);
@@ -161,6 +166,7 @@ pub fn state(app: &App, row: &GatewayRow) -> TableCell {
     match row.reach {
         GatewayReach::Unreachable => TableCell::new("UNREACHABLE", theme.bad),
         GatewayReach::Silent => TableCell::new("SILENT", theme.warn),
+        GatewayReach::Stopped => TableCell::new("STOPPED", theme.faint),
         GatewayReach::Calling => TableCell::new("calling", theme.faint),
         GatewayReach::Reached => {
             let health = row.heard.as_ref().and_then(|facts| facts.health);
@@ -184,7 +190,8 @@ fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
         row.heard.as_ref().map_or_else(|| TableCell::new("-", theme.faint), of)
     };
     // What it carried is not known for longer than its rows are kept.
-    let is_gone = row.reach == GatewayReach::Unreachable && row.since_seconds > ROWS_KEPT_SECONDS;
+    let is_away = matches!(row.reach, GatewayReach::Unreachable | GatewayReach::Stopped);
+    let is_gone = is_away && row.since_seconds > ROWS_KEPT_SECONDS;
     let of_numbers = |of: &dyn Fn(&GatewayFacts) -> TableCell| {
         row.heard.as_ref().filter(|_| !is_gone).map_or_else(|| TableCell::new("-", theme.faint), of)
     };

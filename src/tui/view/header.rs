@@ -129,6 +129,7 @@ fn absence(screen_style: &ScreenStyle, row: &GatewayRow) -> Option<HeaderPart> {
     let (text, style) = match row.reach {
         GatewayReach::Reached => return None,
         GatewayReach::Calling => ("calling", theme.plain),
+        GatewayReach::Stopped => ("STOPPED", theme.plain),
         GatewayReach::Silent => ("SILENT", theme.warn),
         GatewayReach::Unreachable => ("UNREACHABLE", theme.bad),
     };

@@ -93,7 +93,7 @@ fn draw_over(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.overlay() {
         Overlay::Nothing => {
             let above = Rect { height: area.height.saturating_sub(1), ..area };
-            footer::draw_refusal(app, above, buffer);
+            footer::draw_long_answer(app, above, buffer);
         }
         Overlay::Typing(line) => {
             let above = Rect { height: area.height.saturating_sub(1), ..area };

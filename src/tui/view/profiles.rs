@@ -6,7 +6,10 @@ use ratatui::{
 };
 
 use crate::{
-    telemetry::snapshot::ProfileRow,
+    telemetry::{
+        checklist::{StepReport, StepResult},
+        snapshot::ProfileRow,
+    },
     tui::{
         app::App,
         format,
@@ -95,7 +98,10 @@ fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
                 screen_style.text(&format!("the gateway would refuse a switch to it: {why}"), REFUSAL_CHARS);
             table::wrap(&text, inside.width)
         }
-        Some(row) if row.problems.is_empty() => vec!["none: the gateway can be switched to it".to_owned()],
+        Some(row) if row.problems.is_empty() => {
+            let none = "none: the gateway can be switched to it".to_owned();
+            std::iter::once(none).chain(last_checklist(app)).collect()
+        }
         Some(row) => problem_lines(row),
     };
     for (at, line) in panel::lines(inside).zip(lines) {
@@ -130,14 +136,24 @@ fn under_way(app: &App) -> Option<(String, Vec<String>)> {
         ));
     }
     let verify_run = app.verify_row().filter(|verify_run| verify_run.walking.is_some())?;
-    let done = verify_run.steps.iter().map(|step_report| {
-        format!("{:<8} {}  {}", step_report.step.word(), step_report.result.word(), step_report.seen)
-    });
+    let done = verify_run.steps.iter().flat_map(StepReport::lines);
     let now = verify_run.walking.map(|step| format!("{:<8} ...", step.word()));
     Some((
         format!("Checklist of {}", app.style.text(&verify_run.profile, NAME_CHARS)),
         done.chain(now).collect(),
     ))
+}
+
+/// What the checklist has found when it was run last, whichever profile is selected.
+fn last_checklist(app: &App) -> Vec<String> {
+    let Some(verify_run) = app.verify_row().filter(|verify_run| verify_run.walking.is_none()) else {
+        return Vec::new();
+    };
+    let has_failed = verify_run.steps.iter().any(|step_report| step_report.result == StepResult::Fail);
+    let word = if has_failed { "failed" } else { "passed" };
+    let age = format::age(verify_run.age_seconds);
+    let head = [String::new(), format!("the checklist of {} {word} {age} ago:", verify_run.profile)];
+    head.into_iter().chain(verify_run.steps.iter().flat_map(StepReport::lines)).collect()
 }
 
 /// Each problem, followed by the lines it is about.
