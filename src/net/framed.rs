@@ -31,6 +31,8 @@ use crate::proto::ws::{
 pub const PING_EVERY: Duration = Duration::from_secs(10);
 /// The longest message: a link's largest batch, encrypted.
 const FRAME_BYTES_MAX: usize = 288 * 1024;
+/// The most that is masked for one write. What the kernel does not take would be masked again.
+const MASKED_BYTES_MAX: usize = 64 * 1024;
 /// The most parts of one write.
 const PIECES_MAX: usize = 64;
 /// While this many bytes of answers wait for the other end, nothing is read that might need one.
@@ -334,7 +336,7 @@ impl FramedSocket {
         MASKED.with_borrow_mut(|masked| {
             masked.clear();
             masked.extend_from_slice(self.sending.head_left());
-            let (mut mask, mut left) = (self.sending.mask, self.sending.left);
+            let (mut mask, mut left) = (self.sending.mask, self.sending.left.min(MASKED_BYTES_MAX));
             for piece in pieces {
                 let bytes = &piece[..piece.len().min(left)];
                 mask.push(bytes, masked);
