@@ -573,3 +573,14 @@ proptest! {
         prop_assert!(reported, "a refusal has a reason");
     }
 }
+
+#[test]
+fn links_that_nothing_can_keep_open_through_a_proxy_are_warned_of() {
+    let with = |scheme: &str| {
+        let link = MINIMAL
+            .replace("connect: 'socks:", &format!("via: 'http://127.0.0.1:3128', connect: '{scheme}:"));
+        warnings(&load_text(link, None).expect("it loads"))
+    };
+    let found = with("socks");
+    assert!(found.len() == 1 && found[0].contains("cuts silent connections"), "{found:?}");
+}
