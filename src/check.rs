@@ -5,10 +5,11 @@ use std::{path::Path, process::ExitCode};
 use serde_json::{Value, json};
 
 use crate::{
+    admin::socket_path,
     cli::Cli,
     exit,
     output::{OutputError, print, print_line, print_note},
-    profile::{self, DmzMode, InternalMode, Problem, Profile},
+    profile::{self, DmzMode, InternalMode, Problem, Profile, ServerAddress},
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     text,
 };
@@ -90,8 +91,33 @@ fn print_good(profile: &Profile, form: CheckForm) -> Result<(), OutputError> {
     }
     let file = text::clean_path(profile.file.as_deref().unwrap_or(Path::new("demo")));
     print_line(format_args!("{file}: ok, {}", describe(profile)))?;
-    let warnings = profile::warnings(profile);
+    let warnings = [profile::warnings(profile), warn_of_admin_sockets(profile)].concat();
     warnings.iter().try_for_each(|warning| print_line(format_args!("{file}: warning: {warning}")))
+}
+
+/// A backend at the admin socket of a gateway would give its clients the rights of that gateway's operators.
+fn warn_of_admin_sockets(profile: &Profile) -> Vec<String> {
+    let direct = profile.dmz.iter().flat_map(|half| match &half.mode {
+        DmzMode::Direct(backends) => backends.iter().collect(),
+        DmzMode::Forward { .. } | DmzMode::Reverse { .. } => Vec::new(),
+    });
+    let direct = direct.map(|(name, connect)| ("dmz", name, connect));
+    let inside = profile.internal.iter().flat_map(|half| &half.services);
+    let inside = inside.map(|service| ("internal", &service.name, &service.connect));
+    let mut warnings = Vec::new();
+    for (half, name, connect) in direct.chain(inside) {
+        let sockets = connect.list.iter().filter_map(|listed| match &listed.backend.remote()?.at {
+            ServerAddress::Unix(file) => Some((file, &listed.backend)),
+            ServerAddress::Network(_) => None,
+        });
+        for (_, backend) in sockets.filter(|(file, _)| socket_path::is_in_runtime_folder(file)) {
+            warnings.push(format!(
+                "{half}.services.{name}.connect: `{backend}` is where admin sockets of gateways are: clients would give \
+                 commands there; write the socket of the server itself"
+            ));
+        }
+    }
+    warnings
 }
 
 fn problems_json(problems: &[Problem]) -> Value {

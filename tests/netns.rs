@@ -3,6 +3,8 @@
 
 #[path = "netns/addresses.rs"]
 mod addresses;
+#[path = "netns/cluster.rs"]
+mod cluster;
 #[path = "netns/names.rs"]
 mod names;
 mod process;

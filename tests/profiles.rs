@@ -13,6 +13,8 @@ use portcullis::profile::{
     ProfileOverrides, RetryPolicy, RevokedFiles, builtin_demo, list, load, reference, schema, warnings,
 };
 use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
 
 const MODES: [Mode; 3] = [Mode::Direct, Mode::Forward, Mode::Reverse];
 
@@ -572,4 +574,50 @@ proptest! {
         let reported = load_text(text, Some(mode)).map_or_else(|problems| !problems.is_empty(), |_| true);
         prop_assert!(reported, "a refusal has a reason");
     }
+}
+
+#[test]
+fn links_that_nothing_can_keep_open_through_a_proxy_are_warned_of() {
+    let with = |scheme: &str| {
+        let link = MINIMAL
+            .replace("connect: 'socks:", &format!("via: 'http://127.0.0.1:3128', connect: '{scheme}:"));
+        warnings(&load_text(link, None).expect("it loads"))
+    };
+    let found = with("socks");
+    assert!(found.len() == 1 && found[0].contains("cuts silent connections"), "{found:?}");
+}
+
+/// The blocks of a language in a document.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let begin = format!("```{language}\n");
+    page.split(&begin[..]).skip(1).map(|rest| rest.split("```").next().expect("a part")).collect()
+}
+
+/// What operators copy: manifests that a YAML parser reads, and profiles in them that load.
+#[test]
+fn manifests_and_their_profiles_are_read() {
+    let page = fs::read_to_string(root("docs/operate.md")).expect("the page is there");
+    let manifests: Vec<_> =
+        blocks(&page, "yaml").into_iter().filter(|block| block.contains("apiVersion")).collect();
+    assert_eq!(manifests.len(), 2, "one for each half");
+    let (mut kinds, mut profiles) = (Vec::new(), Vec::new());
+    for document in manifests.iter().flat_map(|text| serde_yaml::Deserializer::from_str(text)) {
+        let manifest = Value::deserialize(document).expect("it is YAML");
+        kinds.push(manifest["kind"].as_str().expect("a kind").to_owned());
+        let files = manifest["data"].as_object().into_iter().flatten();
+        profiles.extend(files.map(|(_, text)| text.as_str().expect("a text").to_owned()));
+    }
+    kinds.sort_unstable();
+    let expected = ["ConfigMap", "ConfigMap", "Deployment", "Deployment", "NetworkPolicy", "NetworkPolicy"];
+    assert_eq!(kinds, [&expected[..], &["Service", "Service"]].concat());
+    profiles.extend(
+        blocks(&page, "yaml").into_iter().filter(|block| block.contains("consul")).map(str::to_owned),
+    );
+    assert_eq!(profiles.len(), 3);
+    for text in profiles {
+        load_text(&text, None).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
+    }
+    let consul =
+        blocks(&page, "json").into_iter().find(|block| block.contains("livez")).expect("it is there");
+    assert_eq!(serde_json::from_str::<Value>(consul).expect("it is JSON")["services"][0]["port"], 1443);
 }

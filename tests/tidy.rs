@@ -124,7 +124,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("init", &["certs", "cli", "exit", "output", "profile"]),
     ("manual", &["cli"]),
     ("selftest", &["confine", "exit", "output", "profile"]),
-    ("check", &["cli", "exit", "output", "profile", "source", "text"]),
+    ("check", &["admin", "cli", "exit", "output", "profile", "source", "text"]),
     (
         "run",
         &[

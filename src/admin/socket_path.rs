@@ -52,6 +52,11 @@ pub fn runtime_folder() -> PathBuf {
     }
 }
 
+/// Whether a file lies where the sockets of this user's gateways are.
+pub fn is_in_runtime_folder(file: &Path) -> bool {
+    file.parent().is_some_and(|folder| *folder == runtime_folder())
+}
+
 /// The default socket of a profile, in a folder that is created if it is missing.
 pub fn default_socket(profile: &str, role: Option<Half>) -> Result<PathBuf, PlaceError> {
     private_socket(&match role {

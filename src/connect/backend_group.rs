@@ -6,6 +6,7 @@
 use std::{
     future::poll_fn,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -292,28 +293,38 @@ async fn first_ended<D: Future + Unpin>(dials: &mut Vec<D>) -> D::Output {
     ended
 }
 
-/// Checks the backends again and again while the group is in use.
+/// Checks the backends again and again while the group is in use. No check waits for that of another backend: one
+/// that is still under way when the next is due goes on, and is followed by the one after that.
 async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
+    let check = &check;
+    let mut under_way = Vec::<Arc<BackendMember>>::new();
+    let mut checks = FuturesUnordered::new();
     // Checks of many services are spread over time.
-    sleep(check.every.mul_f64(fastrand::f64())).await;
-    while let Some(group) = group.upgrade() {
-        // One that is late does not put off the next check of the others.
-        let pause = sleep(check.every.mul_f64(0.9 + 0.2 * fastrand::f64()));
-        let (run, members) = ((check.falls, check.rises), group.members());
-        let mut checks: FuturesUnordered<_> = members
-            .iter()
-            .map(async |member| {
-                let checked = CheckedBackend { target: &member.target, check: &check };
-                (member, backend_check::check_backend(checked).await)
-            })
-            .collect();
-        while let Some((member, outcome)) = checks.next().await {
-            let change = member.lock().note_check(outcome, run, Instant::now());
-            group.report(member, change);
+    let mut due = pin!(sleep(check.every.mul_f64(fastrand::f64())));
+    loop {
+        let ended = tokio::select! {
+            () = &mut due => None,
+            Some(ended) = checks.next() => Some(ended),
+        };
+        let Some(group) = group.upgrade() else { return };
+        if let Some((member, outcome)) = ended {
+            under_way.retain(|other| !Arc::ptr_eq(other, &member));
+            let change = member.lock().note_check(outcome, (check.falls, check.rises), Instant::now());
+            group.report(&member, change);
+            continue;
         }
-        drop(checks);
-        drop(group);
-        pause.await;
+        due.as_mut().reset(Instant::now() + check.every.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        for member in group.members() {
+            if under_way.iter().any(|other| Arc::ptr_eq(other, &member)) {
+                continue;
+            }
+            under_way.push(member.clone());
+            checks.push(async move {
+                let checked = CheckedBackend { target: &member.target, check };
+                let outcome = backend_check::check_backend(checked).await;
+                (member, outcome)
+            });
+        }
     }
 }
 
@@ -325,33 +336,39 @@ mod tests {
         tests::happens_after,
     };
 
-    #[tokio::test(start_paused = true)]
-    async fn backends_are_checked_every_so_often_however_long_a_check_takes() {
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = silent.local_addr().expect("its address").port();
-        let at = ServerAddress::Network(HostPort { host: "127.0.0.1".into(), port });
+    fn listed(host: &str, port: u16) -> ListedBackend {
+        let at = ServerAddress::Network(HostPort { host: host.into(), port });
         let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: None, source: None, ip: None });
+        ListedBackend { backend, is_standby: false, is_each: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_is_checked_every_so_often_however_long_a_check_of_another_takes() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let silent = silent.local_addr().map(|at| (at.port(), silent)).expect("its address");
+        // Bound but not listening: nobody else gets it, and it refuses.
+        let closed =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        closed.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        let refusing = closed.local_addr().expect("it is bound").as_socket().expect("of IPv4").port();
         let request = CheckRequest { method: "GET", target: "/".into(), expect: vec![200] };
-        let (every, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
+        let (every, timeout) = (Duration::from_secs(1), Duration::from_secs(10));
         let check = BackendCheck { every, timeout, falls: 3, rises: 1, request: Some(request) };
-        let set = BackendSet { check: Some(check), ..backend.into() };
+        let list = vec![listed("127.0.0.1", silent.0), listed("127.0.0.1", refusing)];
+        let set = BackendSet { check: Some(check), list, ..Backend::Echo.into() };
         let service = ServiceName::parse("orders").expect("a name");
         let group = Arc::new(BackendGroup::new(&service, &set, &EdgeTls::default()));
         group.watch(&Arc::default(), &DnsResolver::default());
-        sleep(Duration::from_secs(120)).await;
-        let failures = group.rows()[0].failures;
-        assert!((20..=27).contains(&failures), "{failures} checks in 120 s");
+        sleep(Duration::from_secs(110)).await;
+        let failures = group.rows().iter().map(|row| row.failures).collect::<Vec<_>>();
+        assert!((8..=10).contains(&failures[0]), "{failures:?} checks in 110 s, 10 s each");
+        assert!((95..=122).contains(&failures[1]), "{failures:?} checks in 110 s, one a second");
     }
 
     #[tokio::test(start_paused = true)]
     async fn unknown_names_are_waited_for_up_to_the_limit() {
-        let listed = |host: &str| {
-            let at = ServerAddress::Network(HostPort { host: host.into(), port: 5432 });
-            let backend =
-                Backend::Socket(RemoteServer { at, tls: None, proxy: None, source: None, ip: None });
-            ListedBackend { backend, is_standby: false, is_each: true }
-        };
-        let list = vec![listed("one.test"), listed("other.test")];
+        let each = |host| ListedBackend { is_each: true, ..listed(host, 5432) };
+        let list = vec![each("one.test"), each("other.test")];
         let set = BackendSet { list, ..Backend::Echo.into() };
         let service = ServiceName::parse("orders").expect("a name");
         // It is not in use yet, so nobody looks the names up.

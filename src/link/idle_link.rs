@@ -14,7 +14,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::failure::IdleLinkFailure;
+use super::{failure::IdleLinkFailure, multiplex::handle::LinkLoss};
 use crate::net::stream::NetStream;
 
 /// Holds one ready link until it is taken or lost.
@@ -91,7 +91,9 @@ pub fn check_alive(mut stream: NetStream) -> Result<NetStream, RemovedReason> {
 fn poll_loss(stream: &mut NetStream, cx: &mut Context<'_>) -> Poll<RemovedReason> {
     let mut byte = [0; 1];
     let mut buf = ReadBuf::new(&mut byte);
-    Poll::Ready(match Pin::new(stream).poll_read(cx, &mut buf) {
+    Poll::Ready(match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+        // A parked link has nobody to wait for, so its far end reads and answers pings.
+        Poll::Pending if stream.is_silent() => RemovedReason::Lost(IdleLinkFailure::Link(LinkLoss::Silent)),
         Poll::Pending => return Poll::Pending,
         Poll::Ready(Err(error)) => RemovedReason::Lost(error.into()),
         Poll::Ready(Ok(())) if buf.filled().is_empty() => RemovedReason::Closed,

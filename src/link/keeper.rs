@@ -46,8 +46,10 @@ mod changes;
 mod dialling;
 mod notices;
 mod rows;
+mod sharers;
 
 pub use dialling::{KeeperEvent, SocksLink};
+use sharers::AddressSharers;
 
 /// A keeper checks at least this often, even without an event.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -115,6 +117,7 @@ struct KeeperState {
     refused: Vec<String>,
     /// The first service that carries something else at the far side.
     mismatch: Option<String>,
+    sharers: AddressSharers,
 }
 
 impl LinkKeeper {
@@ -136,6 +139,7 @@ impl LinkKeeper {
             serves: None,
             refused: Vec::new(),
             mismatch: None,
+            sharers: AddressSharers::default(),
         };
         let retired = CancellationToken::new();
         let keeper = Arc::new(Self {
@@ -242,6 +246,7 @@ impl LinkKeeper {
             return LOOK_AGAIN;
         }
         self.release_surplus(&mut state);
+        self.check_sharers(&mut state);
         let parks = self.parked_services();
         let dialled_for: Vec<_> = match state.protocol {
             Some(LinkProtocol::Socks) if !parks.is_empty() => parks.into_iter().map(Some).collect(),
@@ -252,6 +257,12 @@ impl LinkKeeper {
             self.dial_missing(&mut state, service, events)
         });
         pauses.min().unwrap_or(LOOK_AGAIN)
+    }
+
+    /// Checks whether several gateways stand behind the address, and whether one of them is gone.
+    fn check_sharers(&self, state: &mut KeeperState) {
+        let linked = self.dial_state(state, None).counts.instances();
+        self.report_sharers(&state.sharers.compare(&linked));
     }
 
     /// Checks what the links have shown about the gateway since the last time.

@@ -83,6 +83,11 @@ impl LinkCounters {
         LinkActivity::ALL.iter().map(|activity| self.count(*activity)).sum()
     }
 
+    /// The gateways that take sessions on these links, each with the age of its oldest one.
+    pub fn instances(&self) -> Vec<(InstanceId, Duration)> {
+        self.table.instances()
+    }
+
     /// How long there has been no link; `None` while there is one, or before the first.
     pub fn empty_for(&self) -> Option<Duration> {
         self.empty_since_us().map(|at| Duration::from_micros(clock::now_us().saturating_sub(at)))

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{Peer, link_guard::LinkActivity, load::LinkLoad};
@@ -171,6 +171,19 @@ impl LinkTable {
             let address = address.as_deref().unwrap_or("?");
             tracing::debug!(event = %LogEvent::LinkDown, id, role, peer = &**peer, address, sessions, "a link is gone");
         }
+    }
+
+    /// The gateways at the other end of links that are not leaving, each with the age of its oldest one.
+    pub fn instances(&self) -> Vec<(InstanceId, Duration)> {
+        let mut oldest = HashMap::new();
+        for link in self.lock().links.values() {
+            let instance = link.shared.get().and_then(|shared| shared.instance);
+            if let Some(instance) = instance.filter(|_| link.activity() != LinkActivity::Leaving) {
+                let age = oldest.entry(instance).or_insert(Duration::ZERO);
+                *age = link.since.elapsed().max(*age);
+            }
+        }
+        oldest.into_iter().collect()
     }
 
     /// Adds the links to their row, oldest first, and how long the peer's certificate is still valid.

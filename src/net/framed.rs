@@ -29,8 +29,13 @@ use crate::proto::ws::{
 
 /// A ping is sent this often, so that no device on the way takes the link for dead.
 pub const PING_EVERY: Duration = Duration::from_secs(10);
+/// This many pings in a row without a sign of the other end are silence. It is judged only where nothing keeps the other
+/// end from reading.
+const SILENT_PINGS: u8 = 3;
 /// The longest message: a link's largest batch, encrypted.
 const FRAME_BYTES_MAX: usize = 288 * 1024;
+/// The most that is masked for one write. What the kernel does not take would be masked again.
+const MASKED_BYTES_MAX: usize = 64 * 1024;
 /// The most parts of one write.
 const PIECES_MAX: usize = 64;
 /// While this many bytes of answers wait for the other end, nothing is read that might need one.
@@ -62,6 +67,8 @@ pub struct FramedSocket {
     control_sent: usize,
     /// `None` if the link has pings of its own.
     pings: Option<Pin<Box<Sleep>>>,
+    /// Pings that were due since anything came in.
+    unanswered_pings: u8,
     /// Whether the last read filled the buffer.
     was_full: bool,
 }
@@ -130,6 +137,7 @@ impl FramedSocket {
             control: Vec::new(),
             control_sent: 0,
             pings: Some(Box::pin(sleep(PING_EVERY))),
+            unanswered_pings: 0,
             was_full: false,
         }
     }
@@ -147,6 +155,11 @@ impl FramedSocket {
     /// Stops its pings, because what it carries has its own.
     pub fn stop_pings(&mut self) {
         self.pings = None;
+    }
+
+    /// Whether its pings have not been answered for long, judged after a read that had to wait.
+    pub fn is_silent(&self) -> bool {
+        self.unanswered_pings >= SILENT_PINGS
     }
 
     /// Whether the last read may have left something behind.
@@ -197,6 +210,7 @@ impl FramedSocket {
             && timer.as_mut().poll(cx).is_ready()
         {
             timer.as_mut().reset(Instant::now() + PING_EVERY);
+            self.unanswered_pings = self.unanswered_pings.saturating_add(1);
             if self.control.is_empty() {
                 self.push_control(Opcode::Ping, b"");
             }
@@ -246,6 +260,7 @@ impl FramedSocket {
             if read == 0 {
                 return Poll::Ready(Err(without_close()));
             }
+            self.unanswered_pings = 0;
             let received = self.decoder.decode(&mut buf.filled_mut()[before..], &mut self.control);
             buf.set_filled(before + received);
             self.note_end(cx)?;
@@ -334,7 +349,7 @@ impl FramedSocket {
         MASKED.with_borrow_mut(|masked| {
             masked.clear();
             masked.extend_from_slice(self.sending.head_left());
-            let (mut mask, mut left) = (self.sending.mask, self.sending.left);
+            let (mut mask, mut left) = (self.sending.mask, self.sending.left.min(MASKED_BYTES_MAX));
             for piece in pieces {
                 let bytes = &piece[..piece.len().min(left)];
                 mask.push(bytes, masked);

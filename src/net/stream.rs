@@ -203,6 +203,11 @@ impl NetStream {
         }
     }
 
+    /// Whether the WebSocket around it has left its pings unanswered for long.
+    pub fn is_silent(&mut self) -> bool {
+        self.framed().is_some_and(|framed| framed.is_silent())
+    }
+
     /// The WebSocket that carries a link, if there is one.
     fn framed(&mut self) -> Option<&mut FramedSocket> {
         match self {

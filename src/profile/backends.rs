@@ -164,9 +164,16 @@ pub(super) fn reached(
             backends.rest = rest.unwrap_or(defaults::REST);
             backends.check = check.flatten();
             backends.hours = hours;
-            let is_echo = backends.iter().all(|backend| backend.value == Backend::Echo);
-            if let (Some(field), true) = (fields.take(&keys::CHECK), is_echo) {
-                let what = "the built-in echo is not dialled, so that no check can pass";
+            let is_echo = |backend: &Located<Backend>| backend.value == Backend::Echo;
+            let asks = backends.check.as_ref().is_some_and(|check| check.request.is_some());
+            let what = match (backends.iter().all(is_echo), backends.iter().any(is_echo)) {
+                (true, _) => Some("the built-in echo is not dialled, so that no check can pass"),
+                (false, true) if asks => {
+                    Some("the built-in echo answers no request, so that it is always down")
+                }
+                (false, _) => None,
+            };
+            if let (Some(field), Some(what)) = (fields.take(&keys::CHECK), what) {
                 problems.push(ValueProblem::new(what, "remove it").at(field.place()));
             }
         }

@@ -1,16 +1,52 @@
-//! Services that lead back to themselves: their sessions would go round until no descriptor is left.
+//! Backends that are this gateway itself. A service that leads back to itself would have its sessions go round until
+//! no descriptor is left; at its other ports, nobody serves clients.
 
 use std::collections::HashMap;
 
 use super::{
     Accept, Backend, HostPort, Mode, ServiceName,
-    fields::Located,
+    fields::{Located, ReadValue},
     problem::{Problem, ValueProblem},
     raw::{RawDmzService, RawProfile},
 };
 
-/// Checks files that have both backends and client ports, since one process then serves both.
+/// Checks files that have both backends and ports, since one process then serves both.
 pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
+    check_other_ports(raw, mode, problems);
+    check_client_ports(raw, mode, problems);
+}
+
+/// The ports of links and of monitors.
+fn check_other_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
+    let (dmz, internal) = (raw.dmz.good(), raw.internal.good());
+    let link = match mode {
+        Mode::Direct => None,
+        Mode::Forward => internal.and_then(|half| half.link.good()).and_then(|link| link.ends.listen.good()),
+        Mode::Reverse => dmz.and_then(|half| half.link.good()).and_then(|link| link.ends.listen.good()),
+    };
+    let mut accepts =
+        dmz.into_iter().flat_map(|half| &half.services).flat_map(|service| &service.accept.list);
+    // Services may share the port of links, and one may lead to another.
+    let link =
+        link.map(|link| &link.value.at).filter(|at| accepts.all(|accept| accept.value.address.at != **at));
+    let health = raw.health.good().map(|health| &health.value);
+    let own = [(link, "port for links"), (health, "port for monitors")];
+    let of_dmz = dmz.filter(|_| mode == Mode::Direct).into_iter().flat_map(|half| &half.services);
+    let of_internal = internal.into_iter().flat_map(|half| &half.services);
+    let backends = of_dmz.map(|service| &service.connect).chain(of_internal.map(|service| &service.connect));
+    for backend in backends.filter_map(ReadValue::good).flat_map(|backends| backends.iter()) {
+        let Some(to) = backend.value.remote().and_then(|remote| remote.at.network()) else { continue };
+        let found = own.iter().find(|(at, _)| at.is_some_and(|at| is_at(to, at)));
+        if let Some((_, which)) = found {
+            let what = format!("`{}` is this gateway's own {which}", backend.value);
+            let fault = ValueProblem::new(what, "write the address of the server itself");
+            problems.push(fault.at(backend.place.clone()));
+        }
+    }
+}
+
+/// The ports of clients: what is sent there comes back as a session.
+fn check_client_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     let Some(dmz) = raw.dmz.good() else { return };
     let inside = raw.internal.good().into_iter().flat_map(|half| &half.services);
     let inside: HashMap<&ServiceName, _> = inside.map(|service| (&service.name, &service.connect)).collect();
@@ -60,7 +96,7 @@ fn is_reached_at(backend: &Backend, accept: &Accept) -> bool {
     let Some(remote) = backend.remote() else { return false };
     let Some(to) = remote.at.network() else { return false };
     let own = &accept.address.at;
-    if own.port == 0 || own.port != to.port || !is_same_host(to, own) {
+    if !is_at(to, own) {
         return false;
     }
     match backend {
@@ -71,6 +107,10 @@ fn is_reached_at(backend: &Backend, accept: &Accept) -> bool {
             accept.web.is_some() && below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
         }
     }
+}
+
+fn is_at(to: &HostPort, own: &HostPort) -> bool {
+    own.port != 0 && own.port == to.port && is_same_host(to, own)
 }
 
 /// Another machine may have the same port, but these addresses certainly belong to this one.

@@ -5,8 +5,9 @@ use super::{DmzHalf, DmzMode, InternalHalf, InternalMode, Profile, link_ports};
 /// Sentences for `check` to print; none of them prevents the profile from running.
 pub fn warnings(profile: &Profile) -> Vec<String> {
     let crowded = profile.internal.as_ref().and_then(warn_of_crowding);
+    let cut = profile.internal.as_ref().and_then(warn_of_silent_links);
     let unshown = profile.dmz.as_ref().and_then(warn_of_unshown_certificate);
-    crowded.into_iter().chain(unshown).chain(warn_of_nameless_peers(profile)).collect()
+    crowded.into_iter().chain(cut).chain(unshown).chain(warn_of_nameless_peers(profile)).collect()
 }
 
 /// Ready links leave too little room for links that carry sessions.
@@ -29,6 +30,16 @@ fn warn_of_crowding(half: &InternalHalf) -> Option<String> {
             half.maximum
         )
     })
+}
+
+/// A parked SOCKS5 link can only be pinged within a WebSocket.
+fn warn_of_silent_links(half: &InternalHalf) -> Option<String> {
+    let InternalMode::Reverse { connect, tls: None, .. } = &half.mode else { return None };
+    let silent = connect.iter().find(|address| address.via.is_some() && address.web_socket().is_none())?;
+    Some(format!(
+        "internal.link.via: links to {silent} speak SOCKS5, and nothing is sent on them while they wait: a proxy that \
+         cuts silent connections cuts them again and again; use `socks+tls` or `socks+ws`"
+    ))
 }
 
 /// On a shared port, links show the certificates of its accepts.

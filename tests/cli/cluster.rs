@@ -139,20 +139,30 @@ struct Cluster<'a> {
 const NAMES: [&str; 5] = ["d1", "d2", "d3", "i1", "i2"];
 
 impl<'a> Cluster<'a> {
-    fn start(place: &'a TestFolder) -> Self {
+    fn start(place: &'a TestFolder, mode: &str) -> Self {
         let arguments = ["certs", "--out", "cluster", "--dmz", "d1,d2,d3", "--internal", "i1,i2"];
         assert_eq!(run(place, &arguments).code, Some(0));
-        let [a, b, c, d, e, f] = free_ports();
-        let (accepts, links) = ([a, b, c], [d, e, f]);
-        for (name, (accept, link)) in DMZ.iter().zip(accepts.iter().zip(links)) {
-            let text = dmz_half(&format!("127.0.0.1:{link}"), &["echo"]);
+        let [a, b, c, links @ ..] = free_ports::<6>();
+        let accepts = [a, b, c];
+        // The gateways of one half listen, those of the other one dial each of them.
+        let at = |port: u16| format!("\"socks+tls://127.0.0.1:{port}\"");
+        let link_of = |half: &[&str], at_half: usize| match (mode, half.len()) {
+            ("reverse", 3) | ("forward", 2) => format!("listen: {}", at(links[at_half])),
+            _ => format!(
+                "connect: [{}]",
+                links[..5 - half.len()].iter().map(|port| at(*port)).collect::<Vec<_>>().join(", ")
+            ),
+        };
+        for (number, (name, accept)) in DMZ.iter().zip(accepts).enumerate() {
+            let text = dmz_half("LINK", &["echo"]).replace("mode: reverse", &format!("mode: {mode}"));
+            let text = text.replace("listen: \"socks+tls://LINK\"", &link_of(&DMZ, number));
             let text = text.replace("tcp://127.0.0.1:0", &format!("tcp://127.0.0.1:{accept}"));
             place.write(&format!("{name}.yaml"), &named(&text, "dmz", name, "internal", "i1, i2"));
         }
-        let all: Vec<_> = links.iter().map(|link| format!("\"socks+tls://127.0.0.1:{link}\"")).collect();
-        for name in INTERNAL {
-            let text = internal_half("ALL", &[("echo", "echo://")]);
-            let text = text.replace("\"socks+tls://ALL\"", &format!("[{}]", all.join(", ")));
+        for (number, name) in INTERNAL.iter().enumerate() {
+            let text = internal_half("LINK", &[("echo", "echo://")])
+                .replace("mode: reverse", &format!("mode: {mode}"));
+            let text = text.replace("connect: \"socks+tls://LINK\"", &link_of(&INTERNAL, number));
             place.write(&format!("{name}.yaml"), &named(&text, "internal", name, "dmz", "d1, d2, d3"));
         }
         let gateways = NAMES.iter().map(|name| place.start(name)).collect();
@@ -226,8 +236,17 @@ fn named(text: &str, half: &str, name: &str, peer: &str, peers: &str) -> String 
 
 #[test]
 fn sessions_are_spread_evenly_and_any_one_gateway_is_killed_at_no_cost_to_the_others() {
+    check_each_is_killed("reverse");
+}
+
+#[test]
+fn any_one_gateway_is_killed_at_no_cost_to_the_others_where_the_dmz_gateways_dial() {
+    check_each_is_killed("forward");
+}
+
+fn check_each_is_killed(mode: &str) {
     let place = TestFolder::with_certificates();
-    let mut cluster = Cluster::start(&place);
+    let mut cluster = Cluster::start(&place, mode);
     let mut open: Vec<_> =
         (0..3 * SESSIONS).map(|turn| LongSession::open(turn % 3, cluster.accepts[turn % 3])).collect();
     let share = SESSIONS as u64 / 2;
@@ -244,7 +263,7 @@ fn sessions_are_spread_evenly_and_any_one_gateway_is_killed_at_no_cost_to_the_ot
 #[test]
 fn verify_names_each_peer_and_the_one_that_is_missing() {
     let place = TestFolder::with_certificates();
-    let cluster = Cluster::start(&place);
+    let cluster = Cluster::start(&place, "reverse");
     let seen = |at: usize| {
         let (profile, socket) = (format!("{}.yaml", NAMES[at]), format!("run/{}.sock", NAMES[at]));
         let verified = run(&place, &["verify", "--json", "--profile", &profile, "--admin", &socket]);

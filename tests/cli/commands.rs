@@ -12,7 +12,7 @@ use portcullis::cli::Cli;
 use serde_json::Value;
 
 use crate::{
-    DIRECT,
+    CommandOutput, DIRECT,
     process::TestFolder,
     run,
     setup::{dmz_half, internal_half},
@@ -27,6 +27,23 @@ fn pair() -> String {
 
 fn mode(path: &Path) -> u32 {
     path.metadata().expect("the file is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn check_warns_of_a_backend_at_the_admin_socket_of_a_gateway() {
+    let place = TestFolder::with_certificates();
+    let profile = |socket: &Path| {
+        let socket = socket.display();
+        format!(
+            "mode: direct\ndmz: {{ services: {{ app: {{ accept: 'tcp://127.0.0.1:0', connect: 'unix://{socket}' }} }} }}\n"
+        )
+    };
+    place.write("own.yaml", &profile(&place.path("run/portcullis/own.sock")));
+    place.write("other.yaml", &profile(&place.path("run/other.sock")));
+    let CommandOutput { code, out, .. } = run(&place, &["check", "own.yaml"]);
+    assert!(code == Some(0) && out.contains("is where admin sockets of gateways are"), "{out}");
+    let CommandOutput { code, out, .. } = run(&place, &["check", "other.yaml"]);
+    assert!(code == Some(0) && !out.contains("warning"), "{out}");
 }
 
 #[test]

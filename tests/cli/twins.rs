@@ -1,5 +1,11 @@
 //! Two gateways of one name: each is one of its own, and is missed when it goes.
 
+use std::{
+    io,
+    net::{Shutdown, TcpListener, TcpStream},
+    thread,
+};
+
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -61,5 +67,72 @@ fn of_two_gateways_of_one_name_either_is_missed_until_it_is_back() {
             gateway.signal(Signal::TERM);
         }
         dmz.wait("both have left", SOON, |status| instances(status)[0].is_empty() && !is_missed(status));
+    }
+}
+
+/// Passes on what comes in at its port to these in turn, or to the next one that is there.
+fn start_balancer(to: [u16; 2]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for (number, came) in listener.incoming().map_while(Result::ok).enumerate() {
+            let mut tried = to.iter().cycle().skip(number % 2).take(2);
+            let Some(goes) = tried.find_map(|port| TcpStream::connect(("127.0.0.1", *port)).ok()) else {
+                continue;
+            };
+            let ends = [(&came, &goes), (&goes, &came)].map(|(from, to)| {
+                (from.try_clone().expect("a descriptor"), to.try_clone().expect("a descriptor"))
+            });
+            for (mut from, mut to) in ends {
+                thread::spawn(move || {
+                    // However it ends, both sides are over.
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+                });
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn of_two_gateways_behind_one_dialled_address_one_that_goes_is_reported() {
+    let place = TestFolder::with_certificates();
+    let tls = |half: &str, peer: &str| {
+        format!(
+            "tls: {{ certificate: pki/{half}.pem, key: pki/{half}.key, ca: pki/ca.pem, peers: [{peer}] }}"
+        )
+    };
+    let (outer_tls, inner_tls) = (tls("dmz", "internal"), tls("internal", "dmz"));
+    for mode in ["forward", "reverse"] {
+        let listening = match mode {
+            "reverse" => dmz_half("127.0.0.1:0", &["echo"]),
+            _ => format!(
+                "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', {inner_tls} }}\n  services: {{ \
+                 echo: {{ connect: 'echo://' }} }}\n"
+            ),
+        };
+        let [first, second] = ["first", "second"].map(|name| {
+            let name = format!("{mode}-{name}");
+            place.write(&format!("{name}.yaml"), &listening);
+            place.start(&name)
+        });
+        let at = format!("127.0.0.1:{}", start_balancer([&first, &second].map(Gateway::link_port)));
+        let dialling = match mode {
+            "reverse" => internal_half(&at, &[("echo", "echo://")]).replacen("prepared: 2", "prepared: 4", 1),
+            _ => format!(
+                "mode: forward\ndmz:\n  link: {{ connect: 'socks+tls://{at}', prepared: 4, {outer_tls} }}\n  services: {{ \
+                 echo: {{ accept: 'tcp://127.0.0.1:0' }} }}\n"
+            ),
+        };
+        place.write(&format!("{mode}-dials.yaml"), &dialling);
+        let dials = place.start(&format!("{mode}-dials"));
+        until("both are seen", SOON, || dials.log().contains("2 gateways answer there").then_some(()));
+        let gone = instance(&first);
+        first.signal(Signal::KILL);
+        let reported = format!("one of the gateways there has no link any more (instance {gone}); 1 left");
+        until("one is missed", SOON, || dials.log().contains(&reported).then_some(()));
+        // They have one row, which the other one serves.
+        assert_eq!(rows(&dials.wait_healthy()).len(), 1);
     }
 }

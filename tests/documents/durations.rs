@@ -79,6 +79,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "gateway::switch::LINGER",
             "gateway::service_manager::EXTENDS_BY",
             "link::keeper::LIVED",
+            "link::keeper::sharers::SETTLED",
             "link::link_guard::PROCESS_LOSS_WINDOW",
             "link::liveness::SILENCE_MAX",
             "link::multiplex::credit::GROWS_WITHIN",

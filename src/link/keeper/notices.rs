@@ -1,6 +1,6 @@
 //! The notices that a keeper writes for operators about its links.
 
-use super::LinkKeeper;
+use super::{LinkKeeper, sharers::SharersChange};
 use crate::{
     link::{
         agreement::SOFTWARE,
@@ -80,6 +80,25 @@ impl LinkKeeper {
                  SOCKS5, one session each; run one version on both halves"
             );
             self.shared.notices.warn(LogEvent::LinkProtocol.line(line));
+        }
+    }
+
+    pub(super) fn report_sharers(&self, changes: &[SharersChange]) {
+        let notices = &self.shared.notices;
+        for change in changes {
+            let link = self.link_to(None);
+            match change {
+                SharersChange::More(count) => {
+                    let line = format!("{link}: {count} gateways answer there, and have one row here");
+                    notices.info(LogEvent::LinkShared.line(line));
+                }
+                SharersChange::Gone { instance, left } => {
+                    let missing =
+                        format!("one of the gateways there has no link any more (instance {instance})");
+                    let line = format!("{link}: {missing}; {left} left");
+                    notices.warn(LogEvent::LinkSharerGone.line(line));
+                }
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 use std::future::poll_fn;
 
+use futures_util::FutureExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -131,5 +132,20 @@ async fn a_link_is_pinged_read_or_not() {
         read = reading => panic!("{read:?}"),
         received = theirs.read(&mut ping) => panic!("{received:?}"),
         () = sleep(3 * PING_EVERY) => {}
+    }
+}
+
+#[tokio::test]
+async fn what_the_kernel_does_not_take_is_not_masked_again_and_again() {
+    let (dialled, _accepted) = pair().await;
+    let mut writer = framed(dialled, FramedEnd::Dialled);
+    let bytes = vec![b'x'; FRAME_BYTES_MAX];
+    let mut taken = 0;
+    // Until the kernel takes no more.
+    while let Some(count) = writer.write(&bytes[taken..]).now_or_never() {
+        let count = count.expect("it is taken");
+        let masked = MASKED.with_borrow(Vec::len);
+        assert!(masked <= MASKED_BYTES_MAX + 14, "{masked} bytes for {count}");
+        taken = (taken + count) % FRAME_BYTES_MAX;
     }
 }

@@ -67,6 +67,8 @@ log_events! {
     LinkLost "link_lost" ["peer"] "a ready link has ended while it waited",
     LinkChanged "link_changed" [] "a link that is dialled has failed, or works again",
     LinkFailedAgain "link_failed_again" [] "a link that is dialled has failed once more",
+    LinkShared "link_shared" [] "several gateways answer at one dialled address",
+    LinkSharerGone "link_sharer_gone" [] "one of several gateways at a dialled address has no link any more",
     LinkProtocol "link_protocol" [] "two gateways speak SOCKS5, for want of a version that both know",
     PeerRests "peer_rests" [] "a peer answers no sessions, and comes last for a while",
     LinkRejected "link_rejected" [] "a link that came in was turned away",

@@ -346,18 +346,33 @@ async fn upgrades_without_end_leave_room_for_a_peer() {
 }
 
 #[tokio::test]
-async fn an_idle_link_is_pinged_in_every_protocol() {
+async fn a_parked_link_is_pinged_and_lost_if_it_never_answers() {
     let place = TestFolder::new();
     let plan = Plan { is_plain: true, carrier: Carrier::Ws, ..Plan::new(Mode::Reverse, "echo://") };
     let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
-    let mut link = foreign_dials(dmz.link_port().await, "/link").await;
-    link.send(b"\x05\x01\x00").await;
-    link.expect_bytes(b"\x05\x00").await;
-    link.send(BIND).await;
-    link.expect_bytes(GRANTED).await;
-    let pinged =
-        async { while !matches!(link.next_within(Duration::from_secs(15)).await, Message::Ping(_)) {} };
-    pinged.await;
+    let parked = async || {
+        let mut link = foreign_dials(dmz.link_port().await, "/link").await;
+        link.send(b"\x05\x01\x00").await;
+        link.expect_bytes(b"\x05\x00").await;
+        link.send(BIND).await;
+        link.expect_bytes(GRANTED).await;
+        link
+    };
+    let (_silent, mut answering) = (parked().await, parked().await);
+    dmz.until_pool("both are ready", |row| row.ready == 2).await;
+    // The library answers a ping when it reads again.
+    let answers = async {
+        loop {
+            let message = answering.next_within(Duration::from_secs(15)).await;
+            assert!(matches!(message, Message::Ping(_) | Message::Pong(_)), "{message:?}");
+        }
+    };
+    let is_lost = |now: &Snapshot| now.pools.iter().any(|row| row.failures == 1);
+    let seen = tokio::select! {
+        seen = dmz.until_within(Duration::from_secs(60), "one is lost", is_lost) => seen,
+        () = answers => panic!("it never ends"),
+    };
+    assert_eq!(seen.pools[0].ready, 1, "{:?}", seen.pools);
 }
 
 impl ForeignEnd {
