@@ -44,7 +44,8 @@ const RECORDER_FLUSH: Duration = Duration::from_secs(1);
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<ExitCode> {
-    let GatewayStart { source, chosen, loaded, lock, lockdown, history, demo_ports, socket } = start;
+    let GatewayStart { source, chosen, loaded, lock, inherited, lockdown, history, demo_ports, socket } =
+        start;
     let _inside = runtime.enter();
     let log_guard = log::init_log(cli.log_format);
     log::set_file(loaded.profile.log.as_deref());
@@ -68,7 +69,7 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
     // Only when it is certain that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;
     // From here on, only what the half needs is opened.
-    let engine = engine.with_lock(lock)?;
+    let engine = engine.with_inherited(inherited).with_lock(lock)?;
     tracing::info!(event = %LogEvent::DescriptorLimit, limit, "up to {limit} open files");
     let tasks = Tasks::default();
     if let Some(line) = log_guard.refused_level() {

@@ -205,6 +205,11 @@ pub fn open_materials(profile: &Profile, pipes: PipePolicy) -> OpenedMaterials {
 }
 
 impl OpenedMaterials {
+    /// Whether the TLS of a link or an edge cannot be used as a whole.
+    pub fn has_link_or_edge_faults(&self) -> bool {
+        self.dmz.is_err() || self.internal.is_err() || !self.edges.problems().is_empty()
+    }
+
     /// A half without links serves nobody, so a fault in them makes the whole profile fail.
     fn into_loaded(self, profile: Profile) -> Result<LoadedProfile, Vec<Problem>> {
         let Self { dmz, internal, edges, auth, files, certificates } = self;

@@ -11,12 +11,13 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use tokio::time::timeout;
 
 use super::{ServeSession, SessionRequest, served_links::serve_link};
 use crate::{
     admission::{clients::ClientAdmission, handshakes::HandshakePermit},
     link::{
-        Peer,
+        LINGERING_CLOSE, Peer,
         dial_state::AT_MAXIMUM,
         goodbye::GoodbyeState,
         handshake::{self, EstablishedLink, HandshakeOutcome, SocksRequest},
@@ -256,6 +257,12 @@ pub fn reception(
         async move {
             match handshake_done {
                 HandshakeOutcome::Seen(peer) => drop(dialled_in.note_peer(&peer, None)),
+                HandshakeOutcome::Linked(EstablishedLink { link, .. }) if server.locks(link.peer()) => {
+                    let line = format!("link from {}: it is locked", link.peer().label());
+                    notices.warn_rejected_link(LinkCause::Other, line);
+                    // It may take its time to leave, and does not have it.
+                    let _ = timeout(LINGERING_CLOSE, link.close_gracefully(FrameType::Drain)).await;
+                }
                 HandshakeOutcome::Linked(EstablishedLink { mut link, offer, grant, .. }) => {
                     let counts = dialled_in.note_linked(link.peer(), grant.links_kept, offer.links_max);
                     let Some(place) = links.take(&link.peer().label()) else {

@@ -5,17 +5,23 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hyper::StatusCode;
+use hyper::{
+    StatusCode,
+    header::{self, HeaderMap},
+};
 use tokio::time::Instant;
 
 use super::{
-    ServeSession, refused_client::refuse_client, routes::HttpRoute, tcp::RouteLifetime,
-    upstream_session::RequestFailure,
+    ServeSession,
+    refused_client::refuse_client,
+    routes::HttpRoute,
+    tcp::RouteLifetime,
+    upstream_session::{GRACE, RequestFailure},
 };
 use crate::{
     admission::clients::{ClientRefusal, LoginRefusal},
     auth::{self, AuthHead},
-    http::error_response::ErrorResponse,
+    http::{error_response::ErrorResponse, request},
     proto::multiplex::open::{ClientOrigin, ProvenUser},
 };
 
@@ -26,12 +32,14 @@ pub struct RequestClient {
     pub user: Option<ProvenUser>,
     /// When its session ends, because the proof of its identity expires then.
     pub expires: Option<SystemTime>,
+    /// It has asked for a WebSocket, and so it can be told that this is over before its session is cut.
+    pub is_web_socket: bool,
 }
 
 impl RequestClient {
     /// A client that was not asked, known only from its connection.
     pub fn of_connection(address: SocketAddr, user: Option<ProvenUser>) -> Self {
-        Self { address, user, expires: None }
+        Self { address, user, expires: None, is_web_socket: false }
     }
 
     /// When its session ends, on a clock that is not changed when other clocks are set.
@@ -40,6 +48,18 @@ impl RequestClient {
         const FAR: Duration = Duration::from_secs(400 * 24 * 60 * 60);
         let left = self.expires?.duration_since(SystemTime::now()).unwrap_or_default();
         Some(Instant::now() + left.min(FAR))
+    }
+
+    /// When its connection is closed by a frame, if it has become a WebSocket: the backend may have granted another
+    /// upgrade, in an answer with these fields.
+    pub fn closes(&self, granted: &HeaderMap) -> Option<Instant> {
+        self.deadline().filter(|_| request::is_websocket(granted.get(header::UPGRADE)))
+    }
+
+    /// When its session is cut: a WebSocket may have to end a frame, and its client to read why it is closed.
+    pub fn cut_at(&self) -> Option<Instant> {
+        let more = if self.is_web_socket { GRACE * 2 } else { Duration::ZERO };
+        self.deadline().map(|at| at + more)
     }
 
     /// The client's origin, on a connection about which this is known.

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
 use super::{
     SessionRequest,
@@ -12,7 +13,6 @@ use super::{
     request_auth::RequestClient,
     routes::{AdmittedClient, HttpRoute},
     tcp::session_request,
-    upstream_session::GRACE,
 };
 use crate::{
     admission::{
@@ -22,6 +22,7 @@ use crate::{
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
     link::endpoint::LinkEndpoint,
     net::{
+        expiring::ExpiringStream,
         pipe::PipeEnd,
         prefixed::PrefixedStream,
         stream::NetStream,
@@ -38,8 +39,9 @@ pub enum UpgradedTo {
     Socket(Box<UpgradedSocket>),
     /// The same for a link.
     Link(Box<LinkEndpoint>),
-    /// Something that is passed on as it is, with the other end of its upstream session.
-    Passed(OnUpgrade),
+    /// Something that is passed on as it is, with the other end of its upstream session. A WebSocket may have to be
+    /// closed at a certain time.
+    Passed(OnUpgrade, Option<Instant>),
 }
 
 /// A WebSocket that becomes a session of its own.
@@ -87,9 +89,10 @@ async fn begin_web_socket_session(
     connection: &ClientOrigin,
     reclaim: &Arc<IdleReclaim>,
 ) -> Result<SessionRequest, ClientServiceError> {
-    let UpgradedSocket { route, client, id, permit, record, arrival } = socket;
+    let UpgradedSocket { route, mut client, id, permit, record, arrival } = socket;
+    client.is_web_socket = true;
     let here = downgrade_client(left).await?;
-    let expires = client.deadline();
+    let (expires, cut_at) = (client.deadline(), client.cut_at());
     let WebOptions { message_limit, inactivity, frames, .. } = route.web;
     let limits = WebSocketLimits { message: message_limit, inactivity, frames, expires };
     let entered = AdmittedClient {
@@ -102,9 +105,13 @@ async fn begin_web_socket_session(
     };
     let work = IdleState::new_busy(reclaim);
     record.into_iter().for_each(|record| work.finish_with_session(record));
-    // The client learns why it is closed before its session is cut.
-    let expires = expires.map(|at| at + GRACE * 2);
-    Ok(SessionRequest { id: Some(id), idle_state: Some(work), expires, arrival, ..session_request(entered) })
+    Ok(SessionRequest {
+        id: Some(id),
+        idle_state: Some(work),
+        expires: cut_at,
+        arrival,
+        ..session_request(entered)
+    })
 }
 
 /// Runs the link handshake on a connection that has become a link.
@@ -118,15 +125,23 @@ pub async fn accept_link(endpoint: &LinkEndpoint, left: Option<OnUpgrade>, clien
 }
 
 /// Joins an upgraded connection to the other end of its upstream session.
-pub async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade, client: SocketAddr) {
-    if let Err(error) = join_upgraded(left, there).await {
+pub async fn hand_over(
+    left: Option<OnUpgrade>,
+    (there, closed_at): (OnUpgrade, Option<Instant>),
+    client: SocketAddr,
+) {
+    if let Err(error) = join_upgraded(left, there, closed_at).await {
         tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "an upgraded connection was lost: {error}");
     }
 }
 
-async fn join_upgraded(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), ClientServiceError> {
+async fn join_upgraded(
+    left: Option<OnUpgrade>,
+    there: OnUpgrade,
+    closed_at: Option<Instant>,
+) -> Result<(), ClientServiceError> {
     let (here, (there, read)) =
         (downgrade_client(left).await?, UpstreamConnection::into_upgraded::<PipeEnd>(there).await?);
     let PrefixedStream { prefix, stream } = here.into_inner();
-    Ok(there.hand_over(stream, prefix, read).await?)
+    Ok(there.hand_over(ExpiringStream::new(stream, closed_at), prefix, read).await?)
 }

@@ -146,14 +146,14 @@ pub async fn serve(
     lock(&connection.idle_sessions).clear();
     let became = lock(&connection.upgraded).take();
     // A connection that takes too long is cut; what is passed on uses a session that stays.
-    if !matches!(became, Some(UpgradedTo::Passed(_))) {
+    if !matches!(became, Some(UpgradedTo::Passed(..))) {
         let _ = timeout(GRACE, connection.drivers.all_ended()).await;
     }
     let left = lock(&connection.downstream_upgrade).take();
     match became {
         None => None,
-        Some(UpgradedTo::Passed(there)) => {
-            connection.drivers.add(Box::pin(hand_over(left, there, client)));
+        Some(UpgradedTo::Passed(there, closed_at)) => {
+            connection.drivers.add(Box::pin(hand_over(left, (there, closed_at), client)));
             let sides = connection.drivers.clone();
             drop(connection);
             sides.all_ended().await;
@@ -327,6 +327,7 @@ impl ClientConnection {
         let payload = MessageBody::request(body, HeadOrigin::Client, Some(route.web.body));
         let payload = trail.count_request(payload);
         let wanted = wanted_upgrade(route, &parts, payload.progress().is_some())?;
+        client.is_web_socket = request::is_websocket(wanted.as_ref());
         let passed = InterimPolicy::for_request(&parts);
         let by = by.with_user(client.user.as_ref().map(|user| &*user.name));
         request::clean_request(&mut parts, wanted.clone(), &by, &route.path, &route.web.hosts);
@@ -388,7 +389,7 @@ impl ClientConnection {
         }
         match (head.status, sent.wanted) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(_)) => {
-                *lock(&self.upgraded) = Some(UpgradedTo::Passed(there));
+                *lock(&self.upgraded) = Some(UpgradedTo::Passed(there, channel.client.closes(&head.headers)));
                 Ok(Response::from_parts(head, MessageBody::empty()))
             }
             (_, _) if is_coded => Err(unreadable(channel)),
@@ -472,7 +473,7 @@ impl ClientConnection {
             id: Some(id.clone()),
             outcome_sender: Some(outcome_sender),
             idle_state: Some(rest.clone()),
-            expires: client.deadline(),
+            expires: client.cut_at(),
             arrival: lock(&self.arrival).take(),
             ..session_request(entered)
         };
@@ -480,13 +481,12 @@ impl ClientConnection {
             |_| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the service cannot be reached");
         let (line, going) =
             UpstreamConnection::handshake(ours, HeadSource::Peer, None).await.map_err(unserved)?;
+        lock(&self.handshake_permit).take();
+        self.drivers.add(drive_until_closed(going, (self.serve)(requested), self.is_cut.clone()));
         let mut channels = lock(&self.idle_sessions);
         if channels.len() >= CHANNELS_MAX {
             channels.remove(0);
         }
-        drop(channels);
-        lock(&self.handshake_permit).take();
-        self.drivers.add(drive_until_closed(going, (self.serve)(requested), self.is_cut.clone()));
         Ok(UpstreamSession {
             service: service.clone(),
             client,

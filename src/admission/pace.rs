@@ -35,6 +35,8 @@ pub enum PaceDirection {
 #[derive(Debug, Default)]
 pub struct PaceClock {
     earned_ns: AtomicU64,
+    /// The rate under which that was booked.
+    rate: AtomicU64,
 }
 
 /// The limits of one service, and what its sessions together have used of them.
@@ -104,6 +106,11 @@ impl SessionPace {
         Self { of, direction, own: PaceClock::default() }
     }
 
+    /// The limits in force: what was booked under others is no longer waited for.
+    pub fn limits(&self) -> (u64, u64) {
+        self.of.rates()
+    }
+
     /// Books some of `wanted` bytes. What is not sent must be given back.
     pub fn reserve(&self, wanted: usize) -> PaceBooking {
         let (session, service) = self.of.rates();
@@ -126,6 +133,10 @@ impl PaceClock {
     /// Books what is saved up, or one turn, after everything booked before.
     fn reserve(&self, rate: u64, now_ns: u64, wanted: usize, turn_ns: u64) -> PaceBooking {
         let mut booking = PaceBooking { bytes: wanted, wait: Duration::ZERO };
+        if self.rate.load(Ordering::Relaxed) != rate {
+            self.rate.store(rate, Ordering::Relaxed);
+            self.earned_ns.store(0, Ordering::Relaxed);
+        }
         if rate == 0 {
             return booking;
         }
@@ -222,6 +233,16 @@ mod tests {
         }
         let other = SessionPace::new(pace, PaceDirection::Up);
         assert!(other.reserve(50_000).wait.is_zero(), "the other direction has its own");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_booked_under_a_lower_rate_holds_up_nobody() {
+        let pace = paced(None, Some(10));
+        let session = || SessionPace::new(pace.clone(), PaceDirection::Up);
+        let waits: Vec<_> = (0..50).map(|_| session().reserve(1).wait).collect();
+        assert!(waits[49] > Duration::from_secs(4), "{waits:?}");
+        pace.set(None, Some(1_000_000));
+        assert_eq!(session().reserve(1_000), PaceBooking { bytes: 1_000, wait: Duration::ZERO });
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@
 //! longest ago is forgotten first. The lock is taken when a session begins and when it ends, but for no byte.
 
 use std::{
-    hash::Hash,
+    hash::{Hash, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -27,7 +27,8 @@ pub struct UsageTable<K: Hash + Eq>(Mutex<TableState<K>>);
 #[derive(Debug)]
 struct TableState<K: Hash + Eq> {
     max: usize,
-    users: LruCache<K, UsageEntry>,
+    /// Its hasher is one that senders cannot foresee, who choose among many addresses.
+    users: LruCache<K, UsageEntry, RandomState>,
     /// The number of the last entry that was made.
     number: u64,
 }
@@ -64,7 +65,11 @@ impl<K: Hash + Eq> Default for UsageTable<K> {
 
 impl<K: Hash + Eq> UsageTable<K> {
     fn new(max: usize) -> Self {
-        Self(Mutex::new(TableState { max, users: LruCache::unbounded(), number: 0 }))
+        Self(Mutex::new(TableState {
+            max,
+            users: LruCache::unbounded_with_hasher(RandomState::new()),
+            number: 0,
+        }))
     }
 
     /// Takes a place for one more session.

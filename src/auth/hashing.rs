@@ -4,9 +4,10 @@
 //! each.
 
 use std::{
+    hash::RandomState,
     net::IpAddr,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -39,7 +40,8 @@ const CLIENTS_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("it is not ze
 pub struct HashingQueue {
     at_once: Arc<Semaphore>,
     in_all: Arc<Semaphore>,
-    clients: Mutex<LruCache<IpAddr, Arc<HashingClient>>>,
+    /// Its hasher is one that clients cannot foresee.
+    clients: Mutex<LruCache<IpAddr, Arc<HashingClient>, RandomState>>,
 }
 
 /// One client: an IPv4 address, or an IPv6 network.
@@ -72,7 +74,7 @@ impl HashingQueue {
         Self {
             at_once: Arc::new(Semaphore::new(at_once)),
             in_all: Arc::new(Semaphore::new(IN_ALL_MAX)),
-            clients: Mutex::new(LruCache::new(CLIENTS_MAX)),
+            clients: Mutex::new(LruCache::with_hasher(CLIENTS_MAX, RandomState::new())),
         }
     }
 
@@ -86,19 +88,16 @@ impl HashingQueue {
         let place = client.places.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfClient)?;
         let turn = timeout(TURN, self.wait_for_turn(&client)).await.map_err(|_| HashingRefusal::OfAll)??;
         // The computation cannot be stopped, so its permits are held until it ends, even if its client has
-        // left.
+        // left. A wrong password is counted before the client's next login can look.
         let computing = spawn_blocking(move || {
             let is_right = is_right();
+            if !is_right {
+                client.earned_wrong_passwords().take();
+            }
             drop((place, turn));
             is_right
         });
-        let is_right = computing.await.unwrap_or(false);
-        if !is_right {
-            let mut wrong = client.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-            wrong.earn(Instant::now(), WRONG_PASSWORD_RATE, WRONG_PASSWORD_BURST);
-            wrong.take();
-        }
-        Ok(is_right)
+        Ok(computing.await.unwrap_or(false))
     }
 
     /// Waits first among the client's own logins, then among the clients, in the order of arrival.
@@ -107,11 +106,7 @@ impl HashingQueue {
         client: &HashingClient,
     ) -> Result<[Option<OwnedSemaphorePermit>; 3], HashingRefusal> {
         let own = client.turn.clone().acquire_owned().await.ok();
-        let wait = {
-            let mut wrong = client.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-            wrong.earn(Instant::now(), WRONG_PASSWORD_RATE, WRONG_PASSWORD_BURST);
-            wrong.until_one(WRONG_PASSWORD_RATE)
-        };
+        let wait = client.earned_wrong_passwords().until_one(WRONG_PASSWORD_RATE);
         if !wait.is_zero() {
             sleep(wait).await;
         }
@@ -132,6 +127,13 @@ impl HashingClient {
             turn: Arc::new(Semaphore::new(1)),
             wrong: Mutex::new(TokenBucket::new(WRONG_PASSWORD_BURST, Instant::now())),
         }
+    }
+
+    /// How many wrong passwords it may send now.
+    fn earned_wrong_passwords(&self) -> MutexGuard<'_, TokenBucket> {
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.earn(Instant::now(), WRONG_PASSWORD_RATE, WRONG_PASSWORD_BURST);
+        wrong
     }
 }
 
@@ -192,6 +194,20 @@ mod tests {
         let (waited, other) = (took(1).await, took(2).await);
         assert!(waited > Duration::from_millis(300) && waited <= Duration::from_secs(1), "{waited:?}");
         assert!(other < waited / 10, "{other:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_password_counts_for_the_login_behind_it() {
+        let queue = HashingQueue::new(1);
+        for _ in 1..WRONG_PASSWORD_BURST as usize {
+            assert_eq!(queue.run(address(1), || false).await, Ok(false));
+        }
+        let began = tokio::time::Instant::now();
+        let last = queue.run(address(1), || false);
+        let next = async { (queue.run(address(1), || true).await, began.elapsed()) };
+        let (last, (next, waited)) = tokio::join!(last, next);
+        assert_eq!((last, next), (Ok(false), Ok(true)));
+        assert!(waited > Duration::from_millis(300), "{waited:?}");
     }
 
     /// Their waits would take every place there is if they counted.

@@ -1,6 +1,6 @@
 //! Users with hashes of their passwords, one per line, as written by `htpasswd -B`.
 
-use std::{collections::HashMap, fmt, net::IpAddr, str::FromStr};
+use std::{collections::HashMap, fmt, hash::BuildHasher, net::IpAddr, str::FromStr};
 
 use aws_lc_rs::digest::{self, SHA256};
 use thiserror::Error;
@@ -15,9 +15,9 @@ use crate::profile::is_user_name;
 
 /// One file.
 pub struct PasswordFile {
-    users: HashMap<String, PasswordHash>,
-    /// Computed for an unknown name, so that it takes equally long.
-    stand_in: PasswordHash,
+    /// Where each user's hash is in `hashes`.
+    users: HashMap<String, usize>,
+    hashes: Vec<PasswordHash>,
     remembered: RememberedPasswords,
     digest: digest::Digest,
 }
@@ -52,7 +52,7 @@ const USERS_MAX: usize = 65_536;
 impl PasswordFile {
     pub fn parse(bytes: &[u8]) -> Result<Self, PasswordFileError> {
         let text = std::str::from_utf8(bytes).map_err(|_| PasswordFileError::NotText)?;
-        let (mut users, mut lines, mut stand_in) = (HashMap::new(), HashMap::new(), None);
+        let (mut users, mut lines, mut hashes) = (HashMap::new(), HashMap::new(), Vec::new());
         for (line, text) in text.lines().enumerate().map(|(at, line)| (at + 1, line.trim_ascii())) {
             if text.is_empty() || text.starts_with('#') {
                 continue;
@@ -69,15 +69,18 @@ impl PasswordFile {
                 name: name.to_owned(),
                 error,
             })?;
-            stand_in.get_or_insert_with(|| hash.clone());
-            users.insert(name.to_owned(), hash);
+            users.insert(name.to_owned(), hashes.len());
+            hashes.push(hash);
             if users.len() > USERS_MAX {
                 return Err(PasswordFileError::TooMany);
             }
         }
+        if hashes.is_empty() {
+            return Err(PasswordFileError::Empty);
+        }
         Ok(Self {
             users,
-            stand_in: stand_in.ok_or(PasswordFileError::Empty)?,
+            hashes,
             remembered: RememberedPasswords::default(),
             digest: digest::digest(&SHA256, bytes),
         })
@@ -86,6 +89,12 @@ impl PasswordFile {
     /// Whether both have exactly the same contents.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.digest.as_ref() == other.digest.as_ref()
+    }
+
+    /// Which hash is computed for an unknown name, so that it takes as long as a user's, and the same one each
+    /// time: hashes of one file may have different costs.
+    fn stand_in(&self, name: &str) -> usize {
+        self.users.hasher().hash_one(name) as usize % self.hashes.len()
     }
 
     /// Whether a login is right. If it is not remembered, the hash is computed when it is the client's turn.
@@ -99,8 +108,8 @@ impl PasswordFile {
         if self.remembered.knows(&key) {
             return Ok(true);
         }
-        let known = self.users.get(&login.user);
-        let hash = known.unwrap_or(&self.stand_in).clone();
+        let known = self.users.get(&login.user).copied();
+        let hash = self.hashes[known.unwrap_or_else(|| self.stand_in(&login.user))].clone();
         let is_known = known.is_some();
         let is_right = hashing.run(client, move || hash.is_of(&login.password) && is_known).await?;
         if is_right {
@@ -142,6 +151,16 @@ mod tests {
             assert_eq!(read.map(|file| file.users.len()).map_err(|error| error.to_string()), expected);
         }
         assert_eq!(PasswordFile::parse(b"\xff").err(), Some(PasswordFileError::NotText));
+    }
+
+    #[test]
+    fn unknown_names_take_as_long_as_users_and_each_of_them_the_same_time() {
+        let text: String = (0..4).map(|user| format!("user-{user}:{HASH}\n")).collect();
+        let file = PasswordFile::parse(text.as_bytes()).expect("it is right");
+        let names: Vec<_> = (0..400).map(|number| format!("nobody-{number}")).collect();
+        let places: Vec<_> = names.iter().map(|name| file.stand_in(name)).collect();
+        assert!((0..4).all(|place| places.contains(&place)), "each cost is met");
+        assert!(names.iter().zip(&places).all(|(name, place)| file.stand_in(name) == *place));
     }
 
     #[tokio::test(start_paused = true)]

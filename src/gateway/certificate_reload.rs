@@ -3,6 +3,9 @@
 //!
 //! A file may be seen half written, or before the key that belongs to it. So it is opened only after it has
 //! looked the same twice, and one that cannot be used leaves the previous one in force.
+//!
+//! Lists of revoked certificates wait for nothing else: they take effect during a switch and a checklist too, and
+//! while a certificate beside them is broken.
 
 use std::{
     sync::Arc,
@@ -24,6 +27,7 @@ use crate::{
         certificate_files::{CertificateFiles, ChangedFiles},
         edge::EdgeTls,
         link::LinkIdentity,
+        revocation::{ListExpiry, RevocationCheck},
     },
 };
 
@@ -91,12 +95,9 @@ impl CertificateReload {
 }
 
 impl Engine {
-    /// Checks the files when that is due, but not while anything else is changing.
+    /// Checks the files when that is due.
     pub(super) fn check_certificate_files(&mut self) {
-        if self.busy_reason().is_some()
-            || self.certificate_reload.is_looking
-            || Instant::now() < self.certificate_reload.next
-        {
+        if self.certificate_reload.is_looking || Instant::now() < self.certificate_reload.next {
             return;
         }
         self.certificate_reload.is_looking = true;
@@ -125,17 +126,52 @@ impl Engine {
             return;
         };
         self.certificate_reload.is_looking = true;
+        if self.busy_reason().is_some() {
+            return self.read_lists_again(of);
+        }
         self.certificate_reload.retry = Instant::now() + RETRY;
         let changed_files = files.changed_since(&self.certificate_reload.in_force);
-        let profile = self.profile.clone();
+        let (profile, checks) = (self.profile.clone(), self.revocation_checks());
+        let open = move || {
+            let opened = source::open_materials(&profile, PipePolicy::Refused);
+            if opened.has_link_or_edge_faults() {
+                checks.iter().for_each(|check| check.read_again());
+            }
+            opened
+        };
+        self.read_periodically(open, move |engine, opened| {
+            if Arc::ptr_eq(&of, &engine.certificate_reload.of) {
+                engine.handle_opened_files(files, &changed_files, opened);
+            }
+        });
+    }
+
+    /// Applies the lists alone; the rest is opened once nothing else is changing.
+    fn read_lists_again(&self, of: Arc<()>) {
+        let checks = self.revocation_checks();
         self.read_periodically(
-            move || source::open_materials(&profile, PipePolicy::Refused),
-            move |engine, opened| {
+            move || checks.iter().for_each(|check| check.read_again()),
+            move |engine, read| {
                 if Arc::ptr_eq(&of, &engine.certificate_reload.of) {
-                    engine.handle_opened_files(files, &changed_files, opened);
+                    engine.certificate_reload.schedule_next_check();
+                    if engine.report_file_silence(read).is_some() {
+                        engine.enforce_revocations();
+                    }
                 }
             },
         );
+    }
+
+    /// All that tells whose certificates are revoked, in the parts that run and in those that a switch has begun.
+    fn revocation_checks(&self) -> Vec<Arc<RevocationCheck>> {
+        let pending = self.pending_switch();
+        let dmz = [self.dmz.as_ref(), pending.and_then(|it| it.dmz.as_ref())];
+        let internal = [self.internal.as_ref(), pending.and_then(|it| it.internal.as_ref())];
+        let of_dmz = dmz.into_iter().flatten().map(DmzSide::identity);
+        let identities = of_dmz.chain(internal.into_iter().flatten().map(InternalSide::identity));
+        let of_links = identities.filter_map(|identity| Some(identity.as_ref().as_ref()?.revoked().clone()));
+        let of_edges = pending.iter().map(|it| &it.loaded.edges).chain([&self.edge_tls]);
+        of_links.chain(of_edges.flat_map(EdgeTls::revoked).cloned()).collect()
     }
 
     /// What changed in the meantime is opened at the next check.
@@ -146,9 +182,10 @@ impl Engine {
         opened: Result<OpenedMaterials, FileWorkError>,
     ) {
         self.certificate_reload.schedule_next_check();
-        let Some(opened) = self.report_file_silence(opened).filter(|_| self.busy_reason().is_none()) else {
+        let Some(opened) = self.report_file_silence(opened) else { return };
+        if self.busy_reason().is_some() {
             return;
-        };
+        }
         let problems = self.apply_renewed(opened, changed_files);
         self.enforce_revocations();
         let of_gateway = problems.iter().filter(|problem| !self.faults.has(problem));
@@ -234,8 +271,7 @@ impl Engine {
         let links = || links.iter().filter_map(|identity| identity.as_ref().as_ref());
         let cut: usize = links().map(LinkIdentity::enforce_revocations).sum();
         let clients = self.edge_tls.enforce_revocations();
-        self.revocation_lists =
-            links().flat_map(LinkIdentity::list_expiries).chain(self.edge_tls.list_expiries()).collect();
+        self.note_lists();
         let cut_counts = [(cut, "link"), (clients, "client connection")];
         let cut_counts: Vec<_> = cut_counts
             .into_iter()
@@ -246,6 +282,25 @@ impl Engine {
             let line = format!("{} cut: the certificate was revoked", cut_counts.join(" and "));
             self.shared.notices.warn(LogEvent::CertificateRevoked.line(line));
         }
+    }
+
+    /// Notes the lists in force, and reports those that are older than what they replace.
+    fn note_lists(&mut self) {
+        let mut lists: Vec<ListExpiry> = Vec::new();
+        for check in self.revocation_checks() {
+            let read: Vec<_> = check.lists().expiries().filter(|list| !lists.contains(list)).collect();
+            lists.extend(read);
+        }
+        let before = std::mem::take(&mut self.revocation_lists);
+        let is_older = |list: &&ListExpiry| before.iter().any(|before| list.is_older_than(before));
+        for list in lists.iter().filter(|list| !before.contains(list)).filter(is_older) {
+            self.shared.notices.warn(LogEvent::CertificatesRenewed.line(format!(
+                "{}: this list of revoked certificates is older than the one before, so what only that one names is \
+                 no longer revoked",
+                list.object
+            )));
+        }
+        self.revocation_lists = lists;
     }
 
     /// Sets the TLS that the halves use around the WebSockets of their links.

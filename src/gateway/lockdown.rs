@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     link::lockdown::Lockdown,
-    profile::Half,
+    profile::{Half, Profile},
     proto::certificate::is_same_name,
     telemetry::{
         format,
@@ -24,54 +24,117 @@ use crate::{
     },
 };
 
-/// What a gateway starts with: the locks of the previous process.
+/// What a profile has locked in an earlier process, as its file says.
 #[derive(Debug, Default)]
 pub struct KeptLockdown {
     pub(super) rows: Vec<LockdownRow>,
     /// Why they could not be read, in which case everything is locked.
     file_error: Option<LockdownFileError>,
     file: Option<LockdownFile>,
+    /// Whether this process keeps its locks; what `verify` starts does not.
+    is_kept: bool,
 }
 
 impl KeptLockdown {
     /// Reads the file; a file that cannot be read locks everything.
     pub fn read(file: Option<LockdownFile>) -> Self {
-        match file.as_ref().map_or(Ok(Vec::new()), LockdownFile::read) {
-            Ok(rows) => Self { rows, file_error: None, file },
+        let (rows, file_error) = match file.as_ref().map_or(Ok(Vec::new()), LockdownFile::read) {
+            Ok(rows) => (rows, None),
             Err(error) => {
-                let all = LockdownRow { peer: None, service: None, since: log::utc_now() };
-                Self { rows: vec![all], file_error: Some(error), file }
+                (vec![LockdownRow { peer: None, service: None, since: log::utc_now() }], Some(error))
             }
-        }
+        };
+        Self { rows, file_error, file, is_kept: true }
     }
 }
 
-/// Writes what is locked, one write after another, always with the latest state.
+/// Writes what is locked, one write after another, always with the latest state. It goes to the file of each
+/// profile that was in force: the next process may start with any of them.
 #[derive(Debug, Clone, Default)]
-pub struct LockdownWriter(Arc<Mutex<Option<LockdownFile>>>);
+pub struct LockdownWriter {
+    files: Arc<Mutex<Vec<LockdownFile>>>,
+    /// Held for as long as a write takes, which may be long.
+    turn: Arc<Mutex<()>>,
+    is_kept: bool,
+}
 
 impl LockdownWriter {
+    /// What a profile that is not in force yet has locked; `None` if that is known already.
+    pub fn read_new(&self, profile: &Profile) -> Option<KeptLockdown> {
+        let file = LockdownFile::of_profile(profile).filter(|_| self.is_kept)?;
+        let is_known = self.lock().iter().any(|known| known.state_file().path() == file.state_file().path());
+        (!is_known).then(|| KeptLockdown::read(Some(file)))
+    }
+
     fn write(&self, lockdown: &Lockdown) -> Result<(), LockdownFileError> {
-        let file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = file.as_ref().ok_or(LockdownFileError::NoFolder)?;
-        file.write(&lockdown.rows())
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let (files, rows) = (self.lock().clone(), lockdown.rows());
+        if files.is_empty() {
+            return Err(LockdownFileError::NoFolder);
+        }
+        // All of them, whatever happens to one.
+        files.iter().map(|file| file.write(&rows)).fold(Ok(()), Result::and)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<LockdownFile>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Engine {
     /// Reports what is locked at the start, and prepares to write later changes.
     pub(super) fn take_kept_lockdown(&mut self, kept: KeptLockdown) {
-        let notices = &self.shared.notices;
-        if let Some(error) = kept.file_error {
-            let line = format!("{error}; so everything is locked until `unlock`");
-            notices.warn(LogEvent::Lockdown.line(line));
-        } else {
-            for row in &kept.rows {
-                let line = format!("{row} is locked since {}, until `unlock`", row.since);
-                notices.warn(LogEvent::Lockdown.line(line));
-            }
+        self.lockdown_writer.is_kept = kept.is_kept;
+        self.report_kept_lockdown(&kept);
+        self.lockdown_writer.lock().extend(kept.file);
+    }
+
+    /// Adds what the profile of a switch has locked. Locks that were in force go on, and are kept for it as well.
+    pub(super) fn add_kept_lockdown(&mut self, kept: KeptLockdown) {
+        let lockdown = self.shared.sessions.lockdown.clone();
+        let mut rows = lockdown.rows();
+        let added = kept.rows.iter().filter(|row| !rows.iter().any(|held| is_same(held, row)));
+        let added: Vec<_> = added.cloned().collect();
+        rows.extend(added);
+        lockdown.set_rows(rows);
+        self.cut_locked();
+        self.report_kept_lockdown(&kept);
+        self.lockdown_writer.lock().extend(kept.file);
+        // A file that cannot be read stays as it is until `unlock`.
+        if lockdown.rows().is_empty() || kept.file_error.is_some() {
+            return;
         }
-        self.lockdown_writer = LockdownWriter(Arc::new(Mutex::new(kept.file)));
+        let writer = self.lockdown_writer.clone();
+        self.read_for_operator(
+            move || writer.write(&lockdown),
+            |engine, written| {
+                let why = match written {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                let line = format!("what is locked is not kept for this profile: {why}");
+                engine.shared.notices.warn(LogEvent::Lockdown.line(line));
+            },
+        );
+    }
+
+    fn report_kept_lockdown(&self, kept: &KeptLockdown) {
+        let notices = &self.shared.notices;
+        if let Some(error) = &kept.file_error {
+            let line = format!("{error}; so everything is locked until `unlock`");
+            return notices.warn(LogEvent::Lockdown.line(line));
+        }
+        for row in &kept.rows {
+            let line = format!("{row} is locked since {}, until `unlock`", row.since);
+            notices.warn(LogEvent::Lockdown.line(line));
+        }
+    }
+
+    /// Cuts the sessions of what is locked now; returns how many.
+    fn cut_locked(&self) -> u64 {
+        let lockdown = &self.shared.sessions.lockdown;
+        self.shared.sessions.registry.cut_inside(|peer, service| lockdown.locks_session(peer, service))
     }
 
     pub(super) fn lock_down(&mut self, target: LockdownTarget, asker: CommandAudit) {
@@ -86,10 +149,8 @@ impl Engine {
         }
         // Set before anything is cut, so that nothing can come back in between.
         lockdown.set_rows(rows);
-        let cut =
-            self.shared.sessions.registry.cut_inside(|peer, service| lockdown.locks_session(peer, service));
+        let cut = format::count(self.cut_locked(), "session");
         self.follow_lockdown();
-        let cut = format::count(cut, "session");
         self.keep_lockdown(format!("{row} is locked, {cut} cut; `unlock` lifts it"), asker);
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::state_file::{StateFile, StateFileError};
-use crate::telemetry::snapshot::LockdownRow;
+use crate::{profile::Profile, telemetry::snapshot::LockdownRow};
 
 /// Larger than any list that operators would lock by hand.
 const BYTES_MAX: u64 = 1 << 20;
@@ -25,8 +25,10 @@ pub enum LockdownFileError {
 pub struct LockdownFile(StateFile);
 
 impl LockdownFile {
-    pub fn of_profile(profile: &str) -> Option<Self> {
-        StateFile::named(format!("{profile}-internal.lockdown")).map(Self)
+    /// None where there is no internal half, or no state folder.
+    pub fn of_profile(profile: &Profile) -> Option<Self> {
+        profile.internal.as_ref()?;
+        StateFile::named(format!("{}-internal.lockdown", profile.name)).map(Self)
     }
 
     pub fn state_file(&self) -> &StateFile {

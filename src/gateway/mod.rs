@@ -27,6 +27,7 @@ mod profiles;
 mod reader;
 mod recent_history;
 pub mod relay;
+mod retiring;
 mod service;
 pub mod service_changes;
 mod service_faults;
@@ -65,13 +66,14 @@ use self::{
     ports::ClientPorts,
     reader::{EngineReader, LOOK_UP},
     recent_history::RecentHistory,
+    retiring::RetiringParts,
     service::ServiceTable,
     service_faults::ServiceFaults,
     service_manager::ServiceManager,
     session::SessionContext,
     snapshot_builder::{SessionRows, TrafficHistory},
     state::EngineState,
-    switch::RetiringParts,
+    switch::SwitchFiles,
 };
 use crate::{
     accept::{ServeSession, SessionRequest},
@@ -80,7 +82,10 @@ use crate::{
     confine::{LockError, ProcessLock, refused_call},
     link::lockdown::Lockdown,
     monitor::{LastTurn, MonitorPort},
-    net::{dns::DnsResolver, listen::BindError, resolved_names::ResolvedNames, resolver::NameResolver},
+    net::{
+        dns::DnsResolver, inherited::InheritedSockets, listen::BindError, resolved_names::ResolvedNames,
+        resolver::NameResolver,
+    },
     profile::Profile,
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     tasks::Tasks,
@@ -153,6 +158,7 @@ pub struct Engine {
     feed: HandleFeed,
     verify_progress: VerifyProgress,
     lockdown_writer: LockdownWriter,
+    inherited: InheritedSockets,
     certificate_reload: CertificateReload,
     reader: EngineReader,
     /// What is wrong, and since when.
@@ -239,12 +245,14 @@ impl Engine {
             manager: None,
             admin: None,
             lock: ProcessLock::default(),
+            inherited: InheritedSockets::default(),
         };
         let audit = open_audit(&loaded.profile, None, &engine.shared.notices)?;
         engine.take_kept_lockdown(kept);
         let wanted = engine.addresses_to_bind(&loaded.profile);
         let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOK_UP).await;
-        let switching = engine.begin_switch(chosen, loaded, audit, &found)?;
+        let files = SwitchFiles { audit, lockdown: None };
+        let switching = engine.begin_switch(chosen, loaded, files, &found)?;
         engine.commit(switching);
         engine.publish();
         Ok((handle, engine))
@@ -261,6 +269,13 @@ impl Engine {
         engine.follow_hours();
         engine.send_offers();
         engine
+    }
+
+    /// Runs in no profile that takes none of the sockets that were handed to this process.
+    pub fn with_inherited(self, inherited: InheritedSockets) -> Self {
+        let warning = inherited.warning(&self.profile);
+        warning.into_iter().for_each(|line| self.shared.notices.warn(LogEvent::Locked.line(line)));
+        Self { inherited, ..self }
     }
 
     /// Locks this process as its profile says, now and with each switch. Anything that needs what is refused

@@ -175,8 +175,11 @@ impl Engine {
             retires,
             stay,
             end,
-            lock: self.lock.forecast(profile),
-            outlook: match self.lock.refusal(profile) {
+            lock: match self.inherited.refusal(profile) {
+                Some(why) => Some(format!("refused: {why}")),
+                None => self.lock.forecast(profile),
+            },
+            outlook: match self.process_refusal(profile) {
                 Some(_) => SwitchVerdict::Refused,
                 None => SwitchVerdict::Possible,
             },

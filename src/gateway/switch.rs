@@ -20,6 +20,7 @@ use super::{
     descriptors::OneSessionLinks,
     halves::{DmzSide, InternalSide},
     handle::CommandAnswer,
+    lockdown::KeptLockdown,
     plan::{SwitchPlan, SwitchRefusal},
     ports::{self, ClientPorts},
     service::{Service, ServiceSettings, ServiceTable},
@@ -56,18 +57,18 @@ pub struct PendingSwitch {
     pub(super) dmz: Option<DmzSide>,
     pub(super) internal: Option<InternalSide>,
     health: Option<MonitorPort>,
-    /// The new audit file, if it changes.
-    audit: Option<AuditLog>,
+    files: SwitchFiles,
     deadline: Instant,
     asker: Option<CommandAudit>,
 }
 
-/// The parts that stay for a while after a switch.
+/// What a switch has opened and read beside the profile.
 #[derive(Default)]
-pub struct RetiringParts {
-    dmz: Vec<(DmzSide, Instant)>,
-    internal: Vec<(InternalSide, Instant)>,
-    services: Vec<(std::sync::Arc<Service>, Instant)>,
+pub struct SwitchFiles {
+    /// The new audit file, if it changes.
+    pub audit: Option<AuditLog>,
+    /// What the profile has locked, if it was not in force before in this process.
+    pub lockdown: Option<KeptLockdown>,
 }
 
 impl Engine {
@@ -76,7 +77,7 @@ impl Engine {
         &self,
         chosen: ChosenProfile,
         loaded: LoadedProfile,
-        audit: Option<AuditLog>,
+        files: SwitchFiles,
         found: &ResolvedNames,
     ) -> Result<PendingSwitch, BindError> {
         let plan = self.plan_switch(&loaded.profile);
@@ -105,7 +106,7 @@ impl Engine {
         let sides = (dmz.as_ref(), internal.as_ref());
         ports::open_endpoints(sides, (&self.ports, &mut ports), (&loaded.profile, edges), common);
         let deadline = Instant::now() + READY_WITHIN;
-        Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, audit, deadline, asker: None, plan })
+        Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, files, deadline, asker: None, plan })
     }
 
     /// Reads a profile, and begins a switch to it that an operator requested.
@@ -117,18 +118,19 @@ impl Engine {
         self.state = EngineState::Loading;
         let source = self.source.clone();
         let (in_use, notices) = (self.profile.audit.clone(), self.shared.notices.clone());
-        let folders = self.lock.folders().cloned();
+        let (folders, locks) = (self.lock.folders().cloned(), self.lockdown_writer.clone());
         let load = move || {
             let chosen = choose(&source)?;
             let loaded = source.load_to_serve(&chosen, None)?;
             SwitchRefusal::check_lock(folders.as_ref(), &loaded.profile)?;
             let audit = open_audit(&loaded.profile, in_use.as_deref(), &notices)?;
-            Ok::<_, SwitchRefusal>((loaded, chosen, audit))
+            let lockdown = locks.read_new(&loaded.profile);
+            Ok::<_, SwitchRefusal>((loaded, chosen, SwitchFiles { audit, lockdown }))
         };
         self.read_for_operator(load, move |engine, read| {
             let why = match read {
-                Ok(Ok((loaded, chosen, audit))) => {
-                    return engine.look_up_and_switch(chosen, loaded, audit, asker);
+                Ok(Ok((loaded, chosen, files))) => {
+                    return engine.look_up_and_switch(chosen, loaded, files, asker);
                 }
                 Ok(Err(refusal)) => refusal.to_string(),
                 Err(error) => error.to_string(),
@@ -142,14 +144,14 @@ impl Engine {
         &mut self,
         chosen: ChosenProfile,
         loaded: LoadedProfile,
-        audit: Option<AuditLog>,
+        files: SwitchFiles,
         asker: CommandAudit,
     ) {
         let wanted = self.addresses_to_bind(&loaded.profile);
         self.look_up(wanted, move |engine, found| {
             engine.end_loading();
             match engine.is_stopping() {
-                false => engine.switch(chosen, loaded, audit, &found, asker),
+                false => engine.switch(chosen, loaded, files, &found, asker),
                 true => {
                     let why = "the gateway is stopping; nothing was changed";
                     asker.answer(CommandAnswer::Refused(why.into()));
@@ -158,19 +160,24 @@ impl Engine {
         });
     }
 
+    /// Why this process cannot run `profile`, because of how it was started or locked.
+    pub(super) fn process_refusal(&self, profile: &Profile) -> Option<String> {
+        self.lock.refusal(profile).or_else(|| self.inherited.refusal(profile))
+    }
+
     /// Begins a switch; the answer follows when it has ended.
     fn switch(
         &mut self,
         chosen: ChosenProfile,
         loaded: LoadedProfile,
-        audit: Option<AuditLog>,
+        files: SwitchFiles,
         found: &ResolvedNames,
         asker: CommandAudit,
     ) {
-        if let Some(why) = self.lock.refusal(&loaded.profile) {
+        if let Some(why) = self.process_refusal(&loaded.profile) {
             return asker.answer(CommandAnswer::Refused(format!("{why}; nothing was changed")));
         }
-        match self.begin_switch(chosen, loaded, audit, found) {
+        match self.begin_switch(chosen, loaded, files, found) {
             Ok(switching) => {
                 let plan = switching.plan.to_string();
                 let plan: Vec<_> =
@@ -221,8 +228,17 @@ impl Engine {
 
     /// Sends new sessions to the new parts, and retires the old ones.
     pub(super) fn commit(&mut self, switching: PendingSwitch) {
-        let PendingSwitch { chosen, loaded, ports: new_ports, dmz, internal, health, audit, asker, .. } =
-            switching;
+        let PendingSwitch {
+            chosen,
+            loaded,
+            ports: new_ports,
+            dmz,
+            internal,
+            health,
+            files: opened,
+            asker,
+            ..
+        } = switching;
         let LoadedProfile {
             profile,
             dmz: dmz_identity,
@@ -236,6 +252,8 @@ impl Engine {
         self.certificate_reload = CertificateReload::new(files);
         self.share_descriptors(&profile);
         self.certificates = certificates;
+        // Before anything can use what is locked.
+        opened.lockdown.into_iter().for_each(|kept| self.add_kept_lockdown(kept));
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
         let edges = edges.falling_back_to(&self.edge_tls);
@@ -248,7 +266,7 @@ impl Engine {
         ports::replace_ports(&mut self.ports, new_ports, &profile, &edges, &self.shared);
         self.install_health(health, &profile);
         self.install_logs(&profile);
-        self.install_audit(audit, &profile, asker.as_ref());
+        self.install_audit(opened.audit, &profile, asker.as_ref());
         let reported = self.take_over_faults(ServiceFaults::find(&profile, &edges, &auth));
         self.send_offers();
         (self.edge_tls, self.auth_files) = (edges, auth);
@@ -256,8 +274,11 @@ impl Engine {
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
-        let line =
-            [line].into_iter().chain(reported).chain(self.lock.enter_reporting(&profile)).collect::<Vec<_>>();
+        let line = [line].into_iter().chain(reported).chain(self.lock.enter_reporting(&profile));
+        let warning = self.inherited.warning(&profile);
+        // Reported once.
+        let warning = warning.filter(|_| self.inherited.warning(&self.profile).is_none());
+        let line = line.chain(warning).collect::<Vec<_>>();
         let line = line.join("; ");
         self.profile = profile;
         self.chosen = chosen;
@@ -412,51 +433,6 @@ impl Engine {
             })
         });
         of_dmz.chain(of_internal)
-    }
-
-    /// Retires the old parts whose time is up.
-    pub(super) fn retire_old_parts(&mut self) {
-        let now = Instant::now();
-        let leaving = std::mem::take(&mut self.retiring);
-        if leaving.internal.iter().any(|(_, at)| *at <= now) {
-            self.shared.sessions.leaving.store(ServiceTable::new().into());
-        }
-        for (side, at) in leaving.dmz {
-            match at <= now {
-                true => side.retire(),
-                false => self.retiring.dmz.push((side, at)),
-            }
-        }
-        for (side, at) in leaving.internal {
-            match at <= now {
-                true => side.retire(),
-                false => self.retiring.internal.push((side, at)),
-            }
-        }
-        for (service, at) in leaving.services {
-            match service.open_sessions() {
-                0 => {}
-                _ if at > now => self.retiring.services.push((service, at)),
-                open => {
-                    let line =
-                        format!("{}: {open} sessions cut, the profile has no such service", service.name);
-                    self.shared.notices.warn(LogEvent::SessionsCut.line(line));
-                    service.cut.cancel();
-                }
-            }
-        }
-    }
-}
-
-impl RetiringParts {
-    /// Retires everything at once, at a stop.
-    pub fn retire(&mut self) {
-        self.dmz.drain(..).for_each(|(side, _)| side.retire());
-        self.internal.drain(..).for_each(|(side, _)| side.retire());
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.dmz.is_empty() && self.internal.is_empty() && self.services.is_empty()
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     handle::CommandAnswer,
     ports,
     state::EngineState,
-    switch::PendingSwitch,
+    switch::{PendingSwitch, SwitchFiles},
 };
 use crate::{
     connect::Connector,
@@ -51,7 +51,7 @@ impl Engine {
             // Parts opened now would never be retired.
             let trial = match engine.is_stopping() {
                 false => engine
-                    .begin_switch(engine.chosen.clone(), loaded, None, &found)
+                    .begin_switch(engine.chosen.clone(), loaded, SwitchFiles::default(), &found)
                     .map(TrialSwitch::open)
                     .map_err(TrialError::Bind),
                 true => Err(TrialError::Stopping),

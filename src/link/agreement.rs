@@ -23,6 +23,7 @@ use super::{
     link_table::next_link_id,
     liveness::HEARTBEAT,
     load::LinkLoad,
+    lockdown::Lockdown,
     multiplex::{
         handle::{IncomingSession, LinkHandle, LinkLoss},
         task::{LinkParts, MultiplexedLink, OwnerEvent},
@@ -49,6 +50,8 @@ use crate::{
 pub const SOFTWARE: &str = concat!("portcullis ", env!("CARGO_PKG_VERSION"));
 /// Sessions in a row for services that were not offered.
 const MISTAKES_MAX: u32 = 32;
+/// An `open` that comes this long after we asked its opener to leave has not crossed that on the way.
+pub const CROSSING_MAX: Duration = Duration::from_secs(5);
 
 /// Session numbers of this process. All its peers share them, so they are unique for each.
 static SESSION_NUMBERS: OnceLock<Arc<AtomicU32>> = OnceLock::new();
@@ -77,8 +80,8 @@ pub struct AgreedLink {
     expires_at: Instant,
     check_at: Instant,
     since: Instant,
-    /// We have asked it to leave.
-    has_asked: bool,
+    /// When we asked it to leave.
+    asked_at: Option<Instant>,
     /// When either end first said that it leaves.
     leaves_since: Option<Instant>,
     /// The other end has said that it leaves, or asked us to.
@@ -89,8 +92,17 @@ pub struct AgreedLink {
     mistakes: u32,
     /// Signals that the certificate of the other end is revoked.
     revocation: RevocationSignal,
-    /// If it was, the time by which the link is dropped.
-    revoked_by: Option<Instant>,
+    /// At a server: gateways that are locked keep no links.
+    lockdown: Lockdown,
+    /// Why and by when the link is dropped, whatever its peer does.
+    dropped: Option<(DropCause, Instant)>,
+}
+
+/// Why a link is dropped although its peer does not leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DropCause {
+    Revoked,
+    Locked,
 }
 
 /// What a link reports to its owner.
@@ -141,13 +153,14 @@ impl AgreedLink {
             expires_at: now + retire.mul_f64(0.9 + 0.2 * fastrand::f64()),
             check_at: now + HEARTBEAT,
             since: now,
-            has_asked: false,
+            asked_at: None,
             leaves_since: None,
             received: None,
             has_carried: false,
             mistakes: 0,
             revocation,
-            revoked_by: None,
+            lockdown: Lockdown::default(),
+            dropped: None,
         })
     }
 
@@ -183,6 +196,11 @@ impl AgreedLink {
         self.guard = Some(guard.describe_shared(link, &self.load, &self.peer, self.link.end()));
     }
 
+    /// At a server: what its links obey.
+    pub fn set_lockdown(&mut self, lockdown: Lockdown) {
+        self.lockdown = lockdown;
+    }
+
     pub fn set_peer_record(&mut self, record: Arc<PeerRecord>) {
         self.record = Some(record);
     }
@@ -201,8 +219,10 @@ impl AgreedLink {
 
     /// Says that no more sessions are wanted, or opened, here; the link ends after the last one has ended.
     pub fn leave(&mut self, kind: FrameType) {
-        if !std::mem::replace(&mut self.has_asked, true) {
-            self.leaves_since.get_or_insert_with(Instant::now);
+        if self.asked_at.is_none() {
+            let now = Instant::now();
+            self.asked_at = Some(now);
+            self.leaves_since.get_or_insert(now);
             self.link.ask_to_leave(kind);
             self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
         }
@@ -215,17 +235,27 @@ impl AgreedLink {
             let expired_at = self.expired_at();
             let kind = tokio::select! {
                 biased;
+                // What ends the link comes before its events, since a peer can make those without end.
+                () = wait_until(self.dropped.map(|(_, by)| by)), if self.dropped.is_some() => {
+                    return AgreedLinkEvent::Ended(self.reason(&LinkLoss::Closed));
+                }
+                () = wait_until(expired_at) => match self.overstayed() {
+                    Some(reason) => return AgreedLinkEvent::Ended(reason),
+                    None => continue,
+                },
+                () = self.revocation.given(), if self.dropped.is_none() => {
+                    self.revoke();
+                    return AgreedLinkEvent::Leaves(FrameType::Retire);
+                }
+                () = self.lockdown.locked(&self.peer), if self.dropped.is_none() => {
+                    self.leave(FrameType::Drain);
+                    self.dropped = Some((DropCause::Locked, Instant::now() + LINGERING_CLOSE));
+                    return AgreedLinkEvent::Leaves(FrameType::Drain);
+                }
                 event = self.link.next_event() => match self.note(event) {
                     Some(event) => return event,
                     None => continue,
                 },
-                () = self.revocation.given(), if self.revoked_by.is_none() => {
-                    self.revoke();
-                    return AgreedLinkEvent::Leaves(FrameType::Retire);
-                }
-                () = wait_until(self.revoked_by), if self.revoked_by.is_some() => {
-                    return AgreedLinkEvent::Ended(IdleLossReason::Failed(IdleLinkFailure::Revoked));
-                }
                 () = self.load.changed() => {
                     self.guard.iter_mut().for_each(|guard| guard.set_fill_level(self.load.fill_level()));
                     match self.load.has_room() {
@@ -233,13 +263,9 @@ impl AgreedLink {
                         false => continue,
                     }
                 }
-                kind = &mut requested, if !self.has_asked => kind,
-                () = self.retired.cancelled(), if !self.has_asked => FrameType::Retire,
-                () = wait_until(expired_at) => match self.overstayed() {
-                    Some(reason) => return AgreedLinkEvent::Ended(reason),
-                    None => continue,
-                },
-                () = sleep_until(self.check_at.min(self.expires_at)), if !self.has_asked => {
+                kind = &mut requested, if self.asked_at.is_none() => kind,
+                () = self.retired.cancelled(), if self.asked_at.is_none() => FrameType::Retire,
+                () = sleep_until(self.check_at.min(self.expires_at)), if self.asked_at.is_none() => {
                     self.check_at = Instant::now() + HEARTBEAT;
                     let is_surplus =
                         || self.guard.as_ref().is_some_and(|guard| guard.counts().take_surplus());
@@ -257,11 +283,16 @@ impl AgreedLink {
 
     /// Handles a revoked certificate of the other end: nothing is carried for it any more.
     fn revoke(&mut self) {
-        self.revoked_by = Some(Instant::now() + LINGERING_CLOSE);
-        self.has_asked = true;
-        self.leaves_since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        self.dropped = Some((DropCause::Revoked, now + LINGERING_CLOSE));
+        self.asked_at.get_or_insert(now);
+        self.leaves_since.get_or_insert(now);
         self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
         self.link.revoke();
+    }
+
+    fn is_dropped_for(&self, cause: DropCause) -> bool {
+        self.dropped.is_some_and(|(of, _)| of == cause)
     }
 
     /// When a link that is leaving has to be closed, as far as is known now.
@@ -291,8 +322,15 @@ impl AgreedLink {
 
     fn note(&mut self, event: OwnerEvent) -> Option<AgreedLinkEvent> {
         match event {
-            OwnerEvent::Opened(_, session) if self.revoked_by.is_some() => {
+            OwnerEvent::Opened(_, session) if self.is_dropped_for(DropCause::Revoked) => {
                 self.link.refuse_incoming(session, Refusal::NotAllowed);
+                None
+            }
+            // Its opener does not leave, although it was asked to.
+            OwnerEvent::Opened(_, session)
+                if self.asked_at.is_some_and(|at| at.elapsed() >= CROSSING_MAX) =>
+            {
+                self.link.refuse_incoming(session, Refusal::OtherLink);
                 None
             }
             OwnerEvent::Opened(request, session) => {
@@ -350,7 +388,7 @@ impl AgreedLink {
 
     fn reason(&self, loss: &LinkLoss) -> IdleLossReason {
         match (loss, self.received) {
-            _ if self.revoked_by.is_some() => IdleLossReason::Failed(IdleLinkFailure::Revoked),
+            _ if self.is_dropped_for(DropCause::Revoked) => IdleLossReason::Failed(IdleLinkFailure::Revoked),
             (LinkLoss::Broken(how), _) => {
                 self.guard.iter().for_each(|guard| guard.counts().note_violation(how.clone()));
                 IdleLossReason::Failed(IdleLinkFailure::Link(loss.clone()))
@@ -359,12 +397,12 @@ impl AgreedLink {
             // A link that its other end closes as soon as it is up has failed, since another one would fail in
             // the same way. One that this end asked to leave is not the other's fault.
             (LinkLoss::Closed, Some(_))
-                if !self.has_asked && !self.has_carried && self.lifetime() < LIVED =>
+                if self.asked_at.is_none() && !self.has_carried && self.lifetime() < LIVED =>
             {
                 IdleLossReason::Failed(IdleLinkFailure::ClosedAtOnce)
             }
             (LinkLoss::Closed, Some(_)) => IdleLossReason::Retired,
-            (LinkLoss::Closed, None) if self.has_asked => IdleLossReason::Retired,
+            (LinkLoss::Closed, None) if self.asked_at.is_some() => IdleLossReason::Retired,
             (loss, _) => IdleLossReason::Failed(IdleLinkFailure::Link(loss.clone())),
         }
     }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     net::stream::NetStream,
-    proto::multiplex::{PeerViolation, state::LinkEnd},
+    proto::multiplex::{PeerViolation, hello::InstanceId, state::LinkEnd},
     telemetry::{
         clock,
         snapshot::{PoolRow, PoolState},

@@ -3,8 +3,9 @@
 //!
 //! A link that should go (the gateway drains, its certificates have changed, it is too old, there are too many)
 //! is not closed from here, since a session may already be on its way, or bytes of the last one on theirs to a slow
-//! client. The opener is asked instead, and closes the link when it gets to it. A link whose opener stays alive but
-//! does not close it is dropped after [`GOODBYE`](super::GOODBYE).
+//! client. The opener is asked instead, and closes the link when it gets to it. If it stays alive but does not close
+//! it, what it opens is refused after [`CROSSING_MAX`](super::agreement::CROSSING_MAX), and the link is dropped after
+//! [`GOODBYE`](super::GOODBYE) without a session that was carried. A locked gateway loses its links at once.
 //!
 //! What becomes of a session is not here: whoever serves a link asks for the next one.
 
@@ -93,11 +94,17 @@ impl LinkServer {
     }
 
     /// Serves an established link.
-    pub fn serve(self: &Arc<Self>, link: Box<AgreedLink>) -> ServedLink {
+    pub fn serve(self: &Arc<Self>, mut link: Box<AgreedLink>) -> ServedLink {
+        link.set_lockdown(self.lockdown.clone());
         let mut offers = self.offers.subscribe();
         // What its `hello` said may already be out of date.
         offers.mark_changed();
         ServedLink { server: self.clone(), link, offers, next_offer_at: Instant::now() }
+    }
+
+    /// Whether a peer may have no link now.
+    pub fn locks(&self, peer: &Peer) -> bool {
+        self.lockdown.locks_links(Some(&peer.label()))
     }
 
     /// Takes no more sessions, on any link.
@@ -123,10 +130,7 @@ impl ServedLink {
         let peer = link.peer().clone();
         loop {
             let requested = async {
-                tokio::select! {
-                    () = server.drained.cancelled() => {}
-                    () = server.lockdown.locked(&peer) => {}
-                }
+                server.drained.cancelled().await;
                 FrameType::Drain
             };
             let event = tokio::select! {
@@ -171,12 +175,27 @@ mod tests {
 
     use super::*;
     use crate::{
-        link::{GOODBYE, agreement::Agreement, keeper::LIVED, link_services::LinkServices},
-        net::stream::NetStream,
-        proto::multiplex::{
-            frame::{HEADER_BYTES, LinkFrame},
-            state::LinkEnd,
+        link::{
+            GOODBYE, LINGERING_CLOSE,
+            agreement::{Agreement, CROSSING_MAX},
+            keeper::LIVED,
+            link_services::LinkServices,
+            liveness::HEARTBEAT,
         },
+        net::{
+            pipe::{PipeEnd, pipe},
+            stream::NetStream,
+        },
+        profile::ServiceName,
+        proto::{
+            Refusal,
+            multiplex::{
+                decoder::{DecodedPiece, FrameReader},
+                frame::{CutCause, HEADER_BYTES, LinkFrame},
+                state::LinkEnd,
+            },
+        },
+        telemetry::snapshot::LockdownRow,
     };
 
     /// A server's established link, and its opener's end.
@@ -185,6 +204,16 @@ mod tests {
         let at = listener.local_addr().expect("it is bound");
         let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
         let (theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
+        (link_over(NetStream::Tcp(ours), retired), theirs)
+    }
+
+    /// The same without sockets, whose bytes take real time that a paused clock does not wait for.
+    fn piped_link(retired: CancellationToken) -> (Box<AgreedLink>, PipeEnd) {
+        let (ours, theirs) = pipe();
+        (link_over(NetStream::Pipe(Box::new(ours)), retired), theirs)
+    }
+
+    fn link_over(stream: NetStream, retired: CancellationToken) -> Box<AgreedLink> {
         let peer = Peer { name: None, address: "peer".into(), instance: None };
         let agreed = Agreement {
             end: LinkEnd::Server,
@@ -193,7 +222,7 @@ mod tests {
             retire: GOODBYE * 6,
             retired,
         };
-        (AgreedLink::new(NetStream::Tcp(ours), peer, agreed), theirs)
+        AgreedLink::new(stream, peer, agreed)
     }
 
     async fn send_frame(theirs: &mut TcpStream, frame: LinkFrame) {
@@ -213,6 +242,109 @@ mod tests {
             if theirs.write_all(&pong).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// An opener that obeys nothing: it answers pings, and opens two sessions each time. The second one it resets
+    /// at once. Returns the refusals that it got.
+    async fn opens_whatever_it_is_asked(mut theirs: PipeEnd) -> Vec<Refusal> {
+        let (mut refused, mut number) = (Vec::new(), 0);
+        let mut reader = FrameReader::new(LinkEnd::Server);
+        let mut received = [0; 4096];
+        while let Ok(count @ 1..) = theirs.read(&mut received).await {
+            let (mut bytes, mut sent) = (&received[..count], Vec::new());
+            while let Some(piece) = reader.decode(&mut bytes).expect("frames of ours") {
+                match piece {
+                    DecodedPiece::Frame { frame: LinkFrame::Ping(token), .. } => {
+                        LinkFrame::Pong(token).push(&mut sent, 0);
+                        for is_reset in [false, true] {
+                            number += 1;
+                            let service = ServiceName::parse("orders").expect("a name");
+                            let request = OpenRequest::new(service, format!("s-{number}"));
+                            LinkFrame::Open(Box::new(request)).push(&mut sent, number);
+                            if is_reset {
+                                LinkFrame::Reset(CutCause::Client).push(&mut sent, number);
+                            }
+                        }
+                    }
+                    DecodedPiece::Frame { frame: LinkFrame::Refused(refusal), .. } => refused.push(refusal),
+                    _ => {}
+                }
+            }
+            if theirs.write_all(&sent).await.is_err() {
+                break;
+            }
+        }
+        refused
+    }
+
+    /// Leaves each session to itself until the link has ended; how long after `since` the last one came.
+    async fn ends_under_opens(mut served: ServedLink, since: Instant) -> (LinkLost, Duration) {
+        let mut last = Duration::ZERO;
+        let ending = async {
+            loop {
+                match served.next_session().await {
+                    Ok((_, session)) => {
+                        last = since.elapsed();
+                        session.refuse(Refusal::NotAllowed).await;
+                    }
+                    Err(lost) => return lost,
+                }
+            }
+        };
+        let lost = timeout(2 * GOODBYE, ending).await.expect("it ends");
+        (lost, last)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_whose_opener_ignores_that_it_is_asked_to_leave_is_dropped() {
+        for drains in [false, true] {
+            let retired = CancellationToken::new();
+            let (link, theirs) = piped_link(retired.clone());
+            let (server, served) = serve(link);
+            let asked_at = Instant::now();
+            match drains {
+                true => server.drain(),
+                false => retired.cancel(),
+            }
+            let talk = opens_whatever_it_is_asked(theirs);
+            let ((LinkLost { why, .. }, last), refused) =
+                tokio::join!(ends_under_opens(served, asked_at), talk);
+            let took = asked_at.elapsed();
+            assert!(matches!(why, IdleLossReason::Retired), "{why:?}");
+            assert!((GOODBYE..=GOODBYE + HEARTBEAT).contains(&took), "{took:?}");
+            assert!(last < CROSSING_MAX, "a session came {last:?} after it was asked to leave");
+            let unseen = refused.iter().filter(|refusal| **refusal == Refusal::OtherLink).count();
+            assert!(unseen > 50, "{refused:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_locked_gateway_loses_its_link_whatever_it_does() {
+        for is_asked_before in [false, true] {
+            let (link, theirs) = piped_link(CancellationToken::new());
+            let (server, served) = serve(link);
+            if is_asked_before {
+                server.drain();
+            }
+            let locks = async {
+                sleep_until(Instant::now() + 4 * HEARTBEAT).await;
+                let row = LockdownRow { peer: Some("peer".into()), service: None, since: String::new() };
+                server.lockdown.set_rows(vec![row]);
+                Instant::now()
+            };
+            let talk = opens_whatever_it_is_asked(theirs);
+            let ends = async {
+                let (lost, _) = ends_under_opens(served, Instant::now()).await;
+                (lost, Instant::now())
+            };
+            let (locked_at, (lost, ended_at), _) = tokio::join!(locks, ends, talk);
+            let took = ended_at - locked_at;
+            assert!(
+                (LINGERING_CLOSE..LINGERING_CLOSE + Duration::from_millis(10)).contains(&took),
+                "{took:?}"
+            );
+            assert!(matches!(lost.why, IdleLossReason::Retired), "{:?}", lost.why);
         }
     }
 

@@ -2,10 +2,11 @@
 //!
 //! In reading order: [`listen`] and [`dial`] open sockets, at the addresses that [`resolver`] looks up, and
 //! [`tcp`] sets their options. [`dns`] queries name servers itself, and [`proxy`] reads who a client is.
-//! [`stream`] is the one type that sessions see, [`paced`] limits its speed, [`read_ahead`] reads more than TLS
-//! asks for, and [`framed`] is a link inside a WebSocket. [`certificate_watch`] signals revoked certificates,
-//! [`backoff`] spaces failed dials, and [`exhausted`] tells which resource has run out. `socket_options` makes
-//! the system calls that no crate offers.
+//! [`stream`] is the one type that sessions see, [`paced`] limits its speed, and [`read_ahead`] reads more than
+//! TLS asks for. [`framed`] is a link inside a WebSocket, and [`expiring`] a client's that is passed on.
+//! [`certificate_watch`] signals revoked certificates, [`backoff`] spaces failed dials, and [`exhausted`] tells
+//! which resource has run out. [`sockets`] is what this process holds open, and [`inherited`] what of that it did
+//! not open. `socket_options` makes the system calls that no crate offers.
 
 pub mod backoff;
 pub mod certificate_watch;
@@ -13,7 +14,9 @@ pub mod dial;
 pub mod dns;
 pub mod echo;
 pub mod exhausted;
+pub mod expiring;
 pub mod framed;
+pub mod inherited;
 pub mod listen;
 pub mod paced;
 pub mod passed;

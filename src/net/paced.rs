@@ -7,15 +7,19 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::stream::NetStream;
 use crate::admission::pace::{PaceBooking, PaceDirection, ServicePace, SessionPace};
+
+/// How often a stream that waits looks whether its limits have changed.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct PacedStream {
@@ -28,10 +32,17 @@ pub struct PacedStream {
 #[derive(Debug)]
 struct PacedDirection {
     pace: SessionPace,
-    /// Bytes that are booked and may go when the timer has run out.
-    booked: Option<usize>,
+    booked: Option<BookedBytes>,
     /// Created when it is first needed.
     timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Bytes that may go at a certain time, if the limits are still those.
+#[derive(Debug, Clone, Copy)]
+struct BookedBytes {
+    bytes: usize,
+    at: Instant,
+    limits: (u64, u64),
 }
 
 impl PacedStream {
@@ -66,31 +77,47 @@ impl PacedStream {
 impl PacedDirection {
     /// How many of `wanted` bytes may go.
     fn poll_booking(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize> {
-        if self.booked.is_none() {
-            let PaceBooking { bytes, wait } = self.pace.reserve(wanted);
-            if wait.is_zero() {
-                return Poll::Ready(bytes);
+        loop {
+            let Some(booked) = self.booked else {
+                let PaceBooking { bytes, wait } = self.pace.reserve(wanted);
+                if wait.is_zero() {
+                    return Poll::Ready(bytes);
+                }
+                let booked = BookedBytes { bytes, at: Instant::now() + wait, limits: self.pace.limits() };
+                self.booked = Some(booked);
+                self.set_timer(booked.at);
+                continue;
+            };
+            if let Some(timer) = &mut self.timer {
+                ready!(timer.as_mut().poll(cx));
             }
-            self.booked = Some(bytes);
-            match &mut self.timer {
-                Some(timer) => timer.as_mut().reset(Instant::now() + wait),
-                None => self.timer = Some(Box::pin(sleep(wait))),
+            if booked.limits != self.pace.limits() {
+                self.booked = None;
+            } else if Instant::now() < booked.at {
+                self.set_timer(booked.at);
+            } else {
+                self.booked = None;
+                // There may be less room than when it was booked.
+                let may_go = booked.bytes.min(wanted);
+                self.pace.give_back(booked.bytes - may_go);
+                return Poll::Ready(may_go);
             }
         }
-        if let Some(timer) = &mut self.timer {
-            ready!(timer.as_mut().poll(cx));
+    }
+
+    /// Waits until then, and no longer than until the limits are looked at again.
+    fn set_timer(&mut self, at: Instant) {
+        let at = at.min(Instant::now() + LOOK);
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(at),
+            None => self.timer = Some(Box::pin(sleep_until(at))),
         }
-        let booked = self.booked.take().unwrap_or_default();
-        // There may be less room than when it was booked.
-        let may_go = booked.min(wanted);
-        self.pace.give_back(booked - may_go);
-        Poll::Ready(may_go)
     }
 }
 
 impl Drop for PacedDirection {
     fn drop(&mut self) {
-        self.pace.give_back(self.booked.take().unwrap_or_default());
+        self.pace.give_back(self.booked.take().map_or(0, |booked| booked.bytes));
     }
 }
 

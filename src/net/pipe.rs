@@ -30,7 +30,7 @@ use tokio::{
 
 use super::{
     certificate_watch::RevocationSignal,
-    prefixed::PrefixedStream,
+    expiring::ExpiringStream,
     stream::NetStream,
     tcp,
     timeout::{STALLED_MAX, TimeoutError},
@@ -50,7 +50,7 @@ pub struct PipeEnd {
     /// locked: a stream may be shared between threads, and a future may not.
     driver: Option<Mutex<BoxFuture<'static, ()>>>,
     /// The stream that this end has become.
-    stream: Option<Box<PrefixedStream>>,
+    stream: Option<Box<ExpiringStream>>,
     /// Whether the client behind the other end has finished sending.
     client: Option<Arc<AtomicBool>>,
     /// The revocation signal of that client's certificate.
@@ -62,7 +62,7 @@ struct PipeState {
     /// What each end has written.
     directions: [PipeDirection; 2],
     /// The stream that the other end has handed over to this one.
-    left: [Option<Box<PrefixedStream>>; 2],
+    left: [Option<Box<ExpiringStream>>; 2],
     failure: Option<PipeFailure>,
 }
 
@@ -246,7 +246,7 @@ impl PipeEnd {
 
     /// The stream that this end has become, if any.
     pub fn stream(&self) -> Option<&NetStream> {
-        self.stream.as_ref().map(|prefixed| &prefixed.stream)
+        self.stream.as_deref().map(ExpiringStream::inner)
     }
 
     /// The failure, if either end has reported one.
@@ -281,7 +281,13 @@ impl PipeEnd {
     /// Continues the other end as `stream`. That end reads what was written here, then the bytes `received`
     /// already from the stream. The `unsent` bytes were read here already, and are sent first. If the other end
     /// is cut before, the stream still gets what that had written.
-    pub async fn hand_over(self, mut stream: NetStream, received: Bytes, unsent: Bytes) -> io::Result<()> {
+    pub async fn hand_over(
+        self,
+        stream: impl Into<ExpiringStream>,
+        received: Bytes,
+        unsent: Bytes,
+    ) -> io::Result<()> {
+        let mut stream = stream.into();
         let (mut output, mut has_ended) = (unsent, false);
         loop {
             let reporting = async {
@@ -308,14 +314,14 @@ impl PipeEnd {
                 if output.is_empty() && is_over == has_ended && !has_left {
                     wake(&mut direction.writer);
                     wake(&mut shared.directions[self.side].reader);
-                    shared.left[1 - self.side] = Some(Box::new(PrefixedStream { prefix: received, stream }));
+                    shared.left[1 - self.side] = Some(Box::new(stream.with_prefix(received)));
                     return Ok(());
                 }
             }
             if output.is_empty() && !std::mem::replace(&mut has_ended, is_over) && is_over {
                 stream.shutdown().await?;
             } else if output.is_empty() && has_left {
-                if let Some(socket) = stream.tcp() {
+                if let Some(socket) = stream.inner().tcp() {
                     tcp::await_acknowledged(socket, STALLED_MAX).await;
                 }
                 return Err(io::ErrorKind::ConnectionReset.into());
@@ -348,7 +354,7 @@ impl PipeEnd {
             let direction = &mut shared.directions[1 - self.side];
             let unread = direction.held.split_off(direction.taken);
             if !unread.is_empty() {
-                left.prefix = [&unread, &left.prefix[..]].concat().into();
+                left.add_prefix(&unread);
             }
             left
         };

@@ -72,9 +72,19 @@ pub fn process_sockets() -> io::Result<ProcessSockets> {
         let Some(number) = number.filter(|_| target.to_string_lossy().starts_with("socket:")) else {
             continue;
         };
-        let Ok(socket) = socket_options::duplicate(number) else { continue };
+        let open = match socket_options::duplicate(number) {
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => continue,
+            duplicated => duplicated.and_then(|socket| open_socket(number, &socket)),
+        };
         held.looked_at += 1;
-        held.open.extend(open_socket(number, &socket)?);
+        match open {
+            Ok(open) => held.open.extend(open),
+            // What cannot be asked may be open.
+            Err(error) => {
+                let at = SocketAddress::Other(format!("that cannot be asked: {error}"));
+                held.open.push(OpenSocket { descriptor: number, kind: "a socket".into(), at });
+            }
+        }
     }
     Ok(held)
 }

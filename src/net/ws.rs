@@ -37,9 +37,9 @@ const OUT_MAX: usize = 2 * MESSAGE;
 /// backend's end after the client's close frame.
 const CLOSE: Duration = Duration::from_secs(5);
 /// How long a client that has been told why it is closed gets to read that.
-const CLOSE_REASON_GRACE: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_REASON_GRACE: Duration = Duration::from_secs(1);
 /// How much is read at once from a client whose bytes are discarded.
-const DISCARD_BUFFER_BYTES: usize = 4 * 1024;
+pub(super) const DISCARD_BUFFER_BYTES: usize = 4 * 1024;
 /// Codes of our close frames: a normal end; and the backend did not end.
 const NORMAL: u16 = 1000;
 const AWAY: u16 = 1001;

@@ -19,9 +19,9 @@ use crate::{
     confine::{self, ProcessLock, folders::LockedFolders},
     demo, exit,
     gateway::{KeptHistory, KeptLockdown, history_file::HistoryFile, lockdown_file::LockdownFile},
-    net::{passed, sockets},
+    net::{inherited::InheritedSockets, passed},
     output::print_note,
-    profile::{DemoPorts, Mode, Profile},
+    profile::{DemoPorts, Profile},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::log,
     tui,
@@ -40,6 +40,7 @@ pub struct GatewayStart {
     pub(super) chosen: ChosenProfile,
     pub(super) loaded: LoadedProfile,
     pub(super) lock: ProcessLock,
+    pub(super) inherited: InheritedSockets,
     pub(super) lockdown: KeptLockdown,
     pub(super) history: KeptHistory,
     pub(super) demo_ports: Option<DemoPorts>,
@@ -95,10 +96,17 @@ fn prepare_loaded(
         Some(path) => Some(path.to_path_buf()),
         None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
     };
-    if let Some(inherited) = inherited_socket(cli, &loaded.profile) {
-        anyhow::bail!(inherited);
+    // What `verify` starts may have been handed some: its checklist looks for them.
+    let inherited = cli.ends_with.map_or_else(InheritedSockets::look, |_| InheritedSockets::default());
+    // Those of a service manager are refused by their names.
+    if passed::names().is_empty()
+        && let Some(why) = inherited.refusal(&loaded.profile)
+    {
+        anyhow::bail!(why);
     }
-    let file = lockdown_file(cli, &loaded.profile);
+    // A gateway that `verify` starts keeps no locks.
+    let keeps_locks = cli.ends_with.is_none();
+    let file = LockdownFile::of_profile(&loaded.profile).filter(|_| keeps_locks);
     let history = history_file(cli, &chosen, &loaded.profile);
     make_log_folders(&loaded.profile);
     let mut folders = locked_folders(cli, &source, &chosen, socket.as_deref());
@@ -113,7 +121,8 @@ fn prepare_loaded(
         folders.written.push(file.folder().to_path_buf());
     }
     // Faults in the files are kept and reported once the log is open.
-    let (lockdown, history) = (KeptLockdown::read(file), KeptHistory::read(history));
+    let lockdown = if keeps_locks { KeptLockdown::read(file) } else { KeptLockdown::default() };
+    let history = KeptHistory::read(history);
     let lock = ProcessLock::begin(&loaded.profile, &folders)?;
     let demo_ports = match &chosen {
         ChosenProfile::Demo(ports) => Some(*ports),
@@ -124,6 +133,7 @@ fn prepare_loaded(
         chosen,
         loaded,
         lock,
+        inherited,
         lockdown,
         history,
         demo_ports,
@@ -131,31 +141,11 @@ fn prepare_loaded(
     })))
 }
 
-/// A socket through which the internal half could be reached in reverse mode, handed on by whoever started it.
-/// Those of a service manager are refused by their names, and those of `verify` are what its checklist looks for.
-fn inherited_socket(cli: &Cli, profile: &Profile) -> Option<String> {
-    let dials_only = profile.mode == Mode::Reverse && profile.dmz.is_none();
-    if !dials_only || cli.ends_with.is_some() || !passed::names().is_empty() {
-        return None;
-    }
-    let open = sockets::process_sockets().ok()?.open.into_iter().next()?;
-    Some(format!(
-        "the internal half was started with a socket at which others reach it, {open}; start it without \
-         inherited sockets"
-    ))
-}
-
 /// Keys are in memory, and would be in a core dump. Under a limit of 0 the kernel still hands the dump to a program,
 /// where there is one for them (core(5)); at 1 it writes none and starts none.
 fn forbid_core_dumps() {
     // Refused only where even that is too much, and then the limit is 0.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) });
-}
-
-/// Where the locks of an internal half are stored. A gateway that `verify` starts has none.
-fn lockdown_file(cli: &Cli, profile: &Profile) -> Option<LockdownFile> {
-    let is_kept = profile.internal.is_some() && cli.ends_with.is_none();
-    LockdownFile::of_profile(&profile.name).filter(|_| is_kept)
 }
 
 /// Where the last hour is kept. What `verify` starts keeps none, nor does the built-in profile.

@@ -24,7 +24,7 @@ use super::{
     peer_verifier::name_among,
     pem::{pem_problem, read_chain, read_key, read_roots, unfit_problem},
     probe_tls,
-    revocation::{ListExpiry, RevocationLists},
+    revocation::{RevocationCheck, RevocationLists},
     shown_certificates::ShownCertificates,
 };
 use crate::{
@@ -104,7 +104,7 @@ struct AcceptTlsConfig {
     /// The certificate that clients are shown.
     leaf: CertificateDer<'static>,
     /// Which of their certificates are revoked.
-    revoked: Arc<RevocationLists>,
+    revoked: Arc<RevocationCheck>,
 }
 
 impl EdgeTls {
@@ -166,13 +166,14 @@ impl EdgeTls {
         for (tls, edge) in &self.accepts {
             let (Some(clients), Some(edge)) = (tls.client_certificates(), edge.opened()) else { continue };
             let entry = enforced.entry(&clients.ca).or_insert_with(|| (edge.bytes.shown.clone(), Vec::new()));
-            entry.1.push(edge.revoked.clone());
+            entry.1.push(edge.revoked.lists());
         }
         enforced.into_values().map(|(shown, lists)| shown.enforce(lists)).sum()
     }
 
-    pub fn list_expiries(&self) -> impl Iterator<Item = ListExpiry> {
-        self.accepts.values().filter_map(EdgeConfig::opened).flat_map(|edge| edge.revoked.expiries())
+    /// What tells which clients' certificates are revoked, for each accept.
+    pub fn revoked(&self) -> impl Iterator<Item = &Arc<RevocationCheck>> {
+        self.accepts.values().filter_map(EdgeConfig::opened).map(|edge| &edge.revoked)
     }
 
     /// Problems with the current files where the previous ones stay in force.
@@ -394,16 +395,16 @@ fn verifier(
     provider: &Arc<CryptoProvider>,
     pipes: PipePolicy,
     showing: Showing,
-    revoked: Arc<RevocationLists>,
+    revoked: Arc<RevocationCheck>,
 ) -> Result<Arc<NamedClientVerifier>, Problem> {
     let authorities = authorities(&clients.ca, provider, TlsParty::Client, pipes)?;
     Ok(Arc::new(NamedClientVerifier { authorities, names: clients.names.clone(), showing, revoked }))
 }
 
 /// If several lists are wrong, the first is reported.
-fn load_revoked(clients: &ClientCertificates, pipes: PipePolicy) -> Result<Arc<RevocationLists>, Problem> {
+fn load_revoked(clients: &ClientCertificates, pipes: PipePolicy) -> Result<Arc<RevocationCheck>, Problem> {
     let issuers = read_chain(&clients.ca, pipes)?;
-    let loaded = RevocationLists::load(&clients.revoked, &issuers, TlsParty::Client, pipes);
+    let loaded = RevocationCheck::load(&clients.revoked, issuers, TlsParty::Client, pipes);
     loaded.map(Arc::new).map_err(|mut problems| problems.swap_remove(0))
 }
 

@@ -15,7 +15,7 @@ use rustls::{
     },
 };
 
-use super::{authorities::Authorities, peer_verifier::name_among, revocation::RevocationLists};
+use super::{authorities::Authorities, peer_verifier::name_among, revocation::RevocationCheck};
 
 /// Whether clients must show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) struct NamedClientVerifier {
     pub authorities: Authorities,
     pub names: Option<Vec<String>>,
     pub showing: Showing,
-    pub revoked: Arc<RevocationLists>,
+    pub revoked: Arc<RevocationCheck>,
 }
 
 impl ClientCertVerifier for NamedClientVerifier {
@@ -53,7 +53,7 @@ impl ClientCertVerifier for NamedClientVerifier {
         if let Some(names) = &self.names {
             name_among(leaf, names, "this accept's `names`")?;
         }
-        self.revoked.check(leaf, intermediates, now)?;
+        self.revoked.lists().check(leaf, intermediates, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -24,7 +24,7 @@ use super::{
     party::TlsParty,
     peer_verifier::PeerVerifier,
     pem::{find_unfit, name_prefix, pem_problem, read_chain, read_key, read_roots, unfit, unfit_problem},
-    revocation::{ListExpiry, RevocationLists},
+    revocation::RevocationCheck,
     shown_certificates::ShownCertificates,
 };
 use crate::{
@@ -111,7 +111,7 @@ impl LinkIdentity {
             .map_err(|error| at(&tls.ca, format!("it cannot be used: {error}"), "name a CA's certificate"))?;
         // An intermediate CA between this half's certificate and `ca` may have lists of its own.
         let signers = [&authorities[..], &chain[1..]].concat();
-        let revoked = RevocationLists::load(&tls.revoked, &signers, TlsParty::Gateway, pipes)?;
+        let revoked = RevocationCheck::load(&tls.revoked, signers, TlsParty::Gateway, pipes)?;
         let verifier = PeerVerifier::new(issuing, tls.peers.clone(), Arc::new(revoked));
         check_own(verifier.authorities(), &chain, &tls.certificate)?;
         let shown = Arc::new([chain, authorities].concat());
@@ -173,11 +173,12 @@ impl LinkIdentity {
 
     /// Applies its lists of revoked certificates to open links; returns how many of them are cut.
     pub fn enforce_revocations(&self) -> usize {
-        self.shown_by_peers.enforce(vec![self.verifier.revoked().clone()])
+        self.shown_by_peers.enforce(vec![self.verifier.revoked().lists()])
     }
 
-    pub fn list_expiries(&self) -> impl Iterator<Item = ListExpiry> {
-        self.verifier.revoked().expiries()
+    /// What tells whose certificates are revoked.
+    pub fn revoked(&self) -> &Arc<RevocationCheck> {
+        self.verifier.revoked()
     }
 
     /// Why this side of a link would refuse the other's certificate; `None` if it would not.
@@ -187,7 +188,7 @@ impl LinkIdentity {
         let authorities = self.verifier.authorities();
         let checked = authorities.check_server(leaf, intermediates, UnixTime::now());
         let named = checked.and_then(|()| self.verifier.name_of(leaf).map(|_| ()));
-        let revoked = || self.verifier.revoked().check(leaf, intermediates, UnixTime::now());
+        let revoked = || self.verifier.revoked().lists().check(leaf, intermediates, UnixTime::now());
         let error = named.and_then(|()| revoked()).err()?;
         let fault = authorities.fault(&error, leaf, intermediates);
         Some(fault.map_or_else(|| failure_reason(&error, TlsParty::Gateway), |fault| fault.of_other_side()))

@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use super::{
-    authorities::Authorities, describe::list_names, error::NameMismatch, revocation::RevocationLists,
+    authorities::Authorities, describe::list_names, error::NameMismatch, revocation::RevocationCheck,
 };
 use crate::proto::certificate::{certificate_names, is_same_name};
 
@@ -23,15 +23,15 @@ use crate::proto::certificate::{certificate_names, is_same_name};
 pub struct PeerVerifier {
     authorities: Authorities,
     peers: Vec<String>,
-    revoked: Arc<RevocationLists>,
+    revoked: Arc<RevocationCheck>,
 }
 
 impl PeerVerifier {
-    pub fn new(authorities: Authorities, peers: Vec<String>, revoked: Arc<RevocationLists>) -> Self {
+    pub fn new(authorities: Authorities, peers: Vec<String>, revoked: Arc<RevocationCheck>) -> Self {
         Self { authorities, peers, revoked }
     }
 
-    pub fn revoked(&self) -> &Arc<RevocationLists> {
+    pub fn revoked(&self) -> &Arc<RevocationCheck> {
         &self.revoked
     }
 
@@ -75,7 +75,7 @@ impl ServerCertVerifier for PeerVerifier {
         let checked = self.authorities.check_server(leaf, intermediates, now);
         checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
         self.name_of(leaf)?;
-        self.revoked.check(leaf, intermediates, now)?;
+        self.revoked.lists().check(leaf, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -116,7 +116,7 @@ impl ClientCertVerifier for PeerVerifier {
         let checked = self.authorities.check_client(leaf, intermediates, now);
         checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
         self.name_of(leaf)?;
-        self.revoked.check(leaf, intermediates, now)?;
+        self.revoked.lists().check(leaf, intermediates, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

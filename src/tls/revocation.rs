@@ -2,17 +2,22 @@
 //! and checked at handshakes.
 //!
 //! A list is accepted as a whole or not at all: delta lists, and lists about certificates of other CAs, are
-//! refused. Open connections are the task of [`super::shown_certificates`].
+//! refused. [`RevocationCheck`] is what verifiers ask; its lists are replaced by themselves, so that a pair that is
+//! broken meanwhile delays nobody's revocation. Open connections are the task of [`super::shown_certificates`].
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use rustls::{
     CertificateError, Error,
     pki_types::{CertificateDer, UnixTime},
 };
 use thiserror::Error as ThisError;
 use webpki::{BorrowedCertRevocationList, Error as ListError};
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::{
+    oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
+    prelude::{CertificateRevocationList, FromDer, X509Certificate},
+};
 
 use super::{
     chain, handshake,
@@ -23,6 +28,48 @@ use crate::{
     disk::PipePolicy,
     profile::{ExpiredListPolicy, PemSource, Problem, RevokedFiles},
 };
+
+/// The lists of one `tls` that are in force, and what they are read from.
+#[derive(Debug)]
+pub struct RevocationCheck {
+    files: RevokedFiles,
+    /// Those that may have signed them.
+    issuers: Vec<CertificateDer<'static>>,
+    of: TlsParty,
+    lists: ArcSwap<RevocationLists>,
+}
+
+impl Default for RevocationCheck {
+    /// Nothing is revoked.
+    fn default() -> Self {
+        let files = RevokedFiles::default();
+        Self { files, issuers: Vec::new(), of: TlsParty::Gateway, lists: ArcSwap::default() }
+    }
+}
+
+impl RevocationCheck {
+    /// Loads the files; `issuers` are the certificates that may have signed them.
+    pub fn load(
+        files: &RevokedFiles,
+        issuers: Vec<CertificateDer<'static>>,
+        of: TlsParty,
+        pipes: PipePolicy,
+    ) -> Result<Self, Vec<Problem>> {
+        let lists = ArcSwap::from_pointee(RevocationLists::load(files, &issuers, of, pipes)?);
+        Ok(Self { files: files.clone(), issuers, of, lists })
+    }
+
+    /// Reads the files again. If they cannot be used, the lists before stay in force; whoever loads the whole
+    /// `tls` reports that.
+    pub fn read_again(&self) {
+        let read = RevocationLists::load(&self.files, &self.issuers, self.of, PipePolicy::Refused);
+        read.into_iter().for_each(|lists| self.lists.store(Arc::new(lists)));
+    }
+
+    pub fn lists(&self) -> Arc<RevocationLists> {
+        self.lists.load_full()
+    }
+}
 
 /// All lists of one `tls`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,6 +85,10 @@ struct RevocationList {
     object: Arc<str>,
     issuer: Box<[u8]>,
     serials: HashSet<Box<[u8]>>,
+    /// The key that has signed it, and the part of the certificates that it is about, if it names one: a later list
+    /// with the same replaces it.
+    scope: Box<[u8]>,
+    this_update: i64,
     next_update: UnixTime,
 }
 
@@ -66,9 +117,19 @@ fn plain_serial(serial: &[u8]) -> Box<[u8]> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListExpiry {
     pub object: Arc<str>,
+    issuer: Box<[u8]>,
     /// Seconds since 1970.
     pub ends: i64,
+    /// When it was made, likewise.
+    made: i64,
     pub policy: ExpiredListPolicy,
+}
+
+impl ListExpiry {
+    /// Whether it comes from the same CA and file as another list, and was made before it.
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        (&self.object, &self.issuer) == (&other.object, &other.issuer) && self.made < other.made
+    }
 }
 
 /// Why a list cannot be used.
@@ -97,8 +158,7 @@ impl ListFault {
 }
 
 impl RevocationLists {
-    /// Loads the files; `issuers` are the certificates that may have signed them.
-    pub fn load(
+    fn load(
         files: &RevokedFiles,
         issuers: &[CertificateDer<'_>],
         of: TlsParty,
@@ -137,7 +197,7 @@ impl RevocationLists {
                     chain::revoked(leaf, rest, at).into_iter().for_each(handshake::keep_fault);
                     return Err(CertificateError::Revoked.into());
                 }
-                if self.expired == ExpiredListPolicy::Refuse && now >= list.next_update {
+                if self.expired == ExpiredListPolicy::Refuse && self.is_expired(list, now) {
                     let fault = chain::list_expired(one, &list.object, list.next_update);
                     fault.into_iter().for_each(handshake::keep_fault);
                     return Err(CertificateError::ApplicationVerificationFailure.into());
@@ -145,6 +205,13 @@ impl RevocationLists {
             }
         }
         Ok(())
+    }
+
+    /// Whether neither a list nor a later one in its place is in date.
+    fn is_expired(&self, list: &RevocationList, now: UnixTime) -> bool {
+        let is_of_same =
+            |other: &RevocationList| (&other.issuer, &other.scope) == (&list.issuer, &list.scope);
+        !self.lists.iter().any(|other| is_of_same(other) && now < other.next_update)
     }
 
     /// Whether any of these is revoked, even by an expired list.
@@ -159,6 +226,8 @@ impl RevocationLists {
         self.lists.iter().map(|list| ListExpiry {
             object: list.object.clone(),
             ends: i64::try_from(list.next_update.as_secs()).unwrap_or(i64::MAX),
+            issuer: list.issuer.clone(),
+            made: list.this_update,
             policy: self.expired,
         })
     }
@@ -202,15 +271,20 @@ fn read_list(
     if named.peek().is_none() {
         return Err(ListFault::OtherCa { issuer: chain::text(issuer), ca });
     }
-    if !named.any(|one| may_sign(one) && list.verify_signature(one.public_key()).is_ok()) {
+    let signer = named.find(|one| may_sign(one) && list.verify_signature(one.public_key()).is_ok());
+    let Some(signer) = signer else {
         return Err(ListFault::OtherSigner { issuer: chain::text(issuer), ca });
-    }
+    };
+    let of_part = list.extensions().iter().find(|it| it.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT);
+    let scope = [signer.public_key().raw, of_part.map_or(&[], |part| part.value)].concat();
     let next_update =
         list.next_update().ok_or(ListFault::Unsupported("a list that says not until when it holds"))?;
     Ok(RevocationList {
         object: object.clone(),
         issuer: issuer.as_raw().into(),
         serials,
+        scope: scope.into(),
+        this_update: list.last_update().timestamp(),
         next_update: UnixTime::since_unix_epoch(Duration::from_secs(
             u64::try_from(next_update.timestamp()).unwrap_or_default(),
         )),

@@ -549,6 +549,27 @@ fn an_internal_half_does_not_start_with_a_socket_at_which_others_reach_it() {
     assert!(output.err.contains(&format!("tcp {at} (descriptor 0)")), "{}", output.err);
 }
 
+#[test]
+fn a_half_with_a_socket_that_it_did_not_open_does_not_switch_to_reverse_mode() {
+    let place = TestFolder::with_certificates();
+    place.write("reverse.yaml", &internal_half("127.0.0.1:9", &[("echo", "echo://")]));
+    let forward = format!(
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
+         services: {{ echo: {{ connect: 'echo://' }} }}\n"
+    );
+    place.write("forward.yaml", &forward);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = listener.local_addr().expect("its address");
+    let log = fs::File::create(place.path("forward.log")).expect("a log file");
+    let mut command = place.command(&["--no-ui", "--profile", "forward.yaml"]);
+    command.stdin(std::os::fd::OwnedFd::from(listener));
+    let _gateway = place.start_logging("forward", command, log.into());
+    let socket = format!("tcp {at} (descriptor 0)");
+    assert!(refused_plan(&place, "forward", "reverse").contains(&socket));
+    let why = refused(&place, "forward", &["switch", "reverse"]);
+    assert!(why.contains(&socket) && why.contains("nothing was changed"), "{why}");
+}
+
 /// A gateway that logs to a device may write that one alone, and not what stands beside it.
 #[test]
 fn a_log_to_a_device_opens_no_other() {

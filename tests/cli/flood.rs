@@ -1,6 +1,7 @@
 //! Many that are turned away.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
@@ -132,6 +133,8 @@ const BURST: usize = 40;
 const RATE: usize = 20;
 /// Clients that are measured before the flood, and at least during it.
 const MEASURED: usize = 300;
+/// How much memory a gateway may take for a flood.
+const GROWN_MAX: usize = 64 << 20;
 
 const LIMITED: &str = "mode: direct\ndmz:\n  services:\n    echo: { accept: 'tcp://127.0.0.1:0', connect: 'echo://', \
                        per_client: { sessions: 50, rate: 20/s, burst: 40 } }\n";
@@ -186,21 +189,39 @@ fn set_up(port: SocketAddr, exchange: Exchange, first: usize, count: usize) -> V
 struct Flooded {
     served: usize,
     under_flood: Vec<Duration>,
+    /// How long operators waited for their answers.
+    asked: Vec<Duration>,
     took: Duration,
 }
 
-/// Clients of other addresses come while one address floods.
-fn flood_beside(port: SocketAddr, flood: Exchange, others: Exchange) -> Flooded {
-    let began = Instant::now();
-    let (served, under_flood) = thread::scope(|scope| {
+/// The most memory that a gateway has held, or what it holds now.
+fn memory(gateway: &Gateway<'_>, which: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("it is told");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+}
+
+/// Clients of other addresses come while one address floods, and an operator asks how it is. The gateway holds
+/// little more for all that.
+fn flood_beside(gateway: &Gateway<'_>, port: SocketAddr, flood: Exchange, others: Exchange) -> Flooded {
+    let (began, before) = (Instant::now(), memory(gateway, "VmRSS:"));
+    let (served, under_flood, asked) = thread::scope(|scope| {
         let flood: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(|| floods(port, flood))).collect();
-        let mut took = Vec::new();
-        while took.len() < MEASURED || flood.iter().any(|thread| !thread.is_finished()) {
+        let is_over = || flood.iter().all(thread::ScopedJoinHandle::is_finished);
+        let (mut took, mut asked) = (Vec::new(), Vec::new());
+        while took.len() < MEASURED || !is_over() {
             took.extend(set_up(port, others, (MEASURED + took.len()) % 50_000, 10));
+            if took.len() % 50 == 0 {
+                let began = Instant::now();
+                gateway.status();
+                asked.push(began.elapsed());
+            }
         }
-        (flood.into_iter().map(|thread| thread.join().expect("it floods")).sum(), took)
+        (flood.into_iter().map(|thread| thread.join().expect("it floods")).sum(), took, asked)
     });
-    Flooded { served, under_flood, took: began.elapsed() }
+    let most = memory(gateway, "VmHWM:");
+    assert!(most < before + GROWN_MAX, "from {before} to {most} bytes");
+    Flooded { served, under_flood, asked, took: began.elapsed() }
 }
 
 /// A row of the table: clients, and two percentiles of their set-up.
@@ -216,13 +237,14 @@ fn twenty_thousand_connections_of_one_address_turn_no_other_away() {
     place.write("one.yaml", LIMITED);
     let gateway = place.start_as("one", &["prlimit", "--nofile=4096"], &["--no-ui", "--profile", "one.yaml"]);
     let port = gateway.accept("echo");
-    let (quiet, Flooded { served, under_flood, took }) =
-        (set_up(port, ECHO, 0, MEASURED), flood_beside(port, ECHO, ECHO));
+    let quiet = set_up(port, ECHO, 0, MEASURED);
+    let Flooded { served, under_flood, asked, took } = flood_beside(&gateway, port, ECHO, ECHO);
     let seconds = took.as_secs() as usize + 1;
     let others = quiet.len() + under_flood.len();
     println!("| set-up of others | clients | p50 ms | p99 ms |\n|---|---|---|---|");
     row("quiet", quiet);
     row(&format!("{FLOOD} connections of one address in {seconds} s, {served} served"), under_flood);
+    row("`status`, its process included", asked);
     assert!(served <= BURST + RATE * seconds, "{served} of one address in {seconds} s");
     gateway.wait("each was served or refused", SOON, |status| {
         let totals = &status["totals"];
@@ -275,7 +297,7 @@ fn twenty_thousand_upgrades_of_one_address_turn_nobody_else_away() {
     dmz.wait_healthy();
     let port = dmz.accept("web");
     let quiet = set_up(port, PAGE, 0, MEASURED);
-    let Flooded { served, under_flood, took } = flood_beside(port, UPGRADE, PAGE);
+    let Flooded { served, under_flood, asked, took } = flood_beside(&dmz, port, UPGRADE, PAGE);
     println!("| set-up of others | clients | p50 ms | p99 ms |\n|---|---|---|---|");
     row("quiet", quiet);
     let rate = FLOOD as f64 / took.as_secs_f64();
@@ -283,6 +305,7 @@ fn twenty_thousand_upgrades_of_one_address_turn_nobody_else_away() {
         &format!("{FLOOD} upgrades of one address, {rate:.0} a second, {served} answered by 101"),
         under_flood,
     );
+    row("`status`, its process included", asked);
     assert!(served > 0, "none was an upgrade");
     let after = internal.wait_healthy();
     assert_eq!(after["pools"][0]["failures"], before["pools"][0]["failures"], "{after:#}");

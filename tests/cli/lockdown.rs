@@ -215,3 +215,38 @@ fn an_unwritable_lock_still_applies_and_is_reported_and_a_dmz_half_refuses() {
         assert!(refused.err.contains("no internal half"), "{}", refused.err);
     }
 }
+
+#[test]
+fn a_lock_holds_over_a_switch_and_a_restart_with_either_profile() {
+    let place = TestFolder::with_certificates();
+    let pair = Pair::reverse(&place, &[("orders", "echo://")]);
+    let profile = fs::read_to_string(place.path("internal.yaml")).expect("it is there");
+    place.write("night.yaml", &profile);
+    let is_kept = |profile: &str| place.path(&format!("state/{profile}-internal.lockdown")).exists();
+    let is_locked = |gateway: &Gateway<'_>| gateway.status()["lockdown"][0]["service"] == "orders";
+
+    // What is locked before a switch is locked behind it, and what is locked there is so for both.
+    done(&place, &["lockdown", "orders"]);
+    done(&place, &["switch", "night"]);
+    assert!(is_locked(&pair.internal));
+    pair.internal.wait("both are kept", SOON, |_| is_kept("internal") && is_kept("night"));
+    done(&place, &["unlock"]);
+    assert!(!is_kept("internal") && !is_kept("night"));
+    done(&place, &["lockdown", "orders"]);
+    assert!(is_kept("internal") && is_kept("night"));
+    let Pair { dmz, internal } = pair;
+    drop(internal);
+
+    // It was locked under the other profile, and is so until that is in force again.
+    fs::remove_file(place.path("state/internal-internal.lockdown")).expect("it is there");
+    let pair = Pair { internal: place.start("internal"), dmz };
+    let mut cut = open(&pair, "orders");
+    done(&place, &["switch", "night"]);
+    assert!(is_reset(&cut.read(&mut [0])));
+    assert!(is_locked(&pair.internal));
+    assert!(pair.internal.log().contains("`orders` is locked since"), "{}", pair.internal.log());
+    wait_phase(&pair.dmz, "orders", "down");
+    done(&place, &["unlock"]);
+    wait_phase(&pair.dmz, "orders", "open");
+    open(&pair, "orders");
+}

@@ -50,6 +50,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "net::dns::name_rules::FAILED_MOST",
             "net::dns::system_files::HOSTS_LAST",
             "net::framed::PING_EVERY",
+            "net::paced::LOOK",
             "net::listen::RESOURCE_PAUSE",
             "net::tcp::ACKNOWLEDGED_LOOK_MAX",
             "profile::defaults::CHECK_EVERY",

@@ -8,7 +8,7 @@ use std::{
 };
 
 use portcullis::{
-    gateway::handle::Command,
+    gateway::handle::{Command, CommandAnswer},
     profile::{Half, Mode},
     telemetry::{
         health::{AlertKind, Health},
@@ -35,6 +35,8 @@ use crate::support::{
 
 /// What is revoked is out by then; the rest is what a busy machine takes.
 const OUT: Duration = Duration::from_secs(5);
+/// What one link carries when it is cut.
+const SESSIONS: usize = 100;
 const LISTED: &str = ", revoked: [pki/crl.pem] }";
 
 fn with_list(tls: &str) -> String {
@@ -109,6 +111,81 @@ async fn a_revoked_gateway_is_out_with_its_sessions_on_both_halves() {
         }
         assert!(has_no_link(&*pair.dmz.now().await));
     }
+}
+
+/// A renewal went wrong, and nobody has repaired it yet.
+#[tokio::test]
+async fn a_list_takes_effect_beside_a_certificate_that_is_broken() {
+    for decides in [Half::Dmz, Half::Internal] {
+        let place = TestFolder::new();
+        let lists = ListMaker::new(&place);
+        lists.issue();
+        let pair = start(place.clone(), Mode::Reverse, decides).await;
+        let (judge, own, other) = match decides {
+            Half::Dmz => (&pair.dmz, "dmz", "internal"),
+            Half::Internal => (pair.inner(), "internal", "dmz"),
+        };
+        let mut clients = Vec::new();
+        for _ in 0..SESSIONS {
+            let mut client = pair.client().await;
+            send(&mut client, b"open").await;
+            expect_bytes(&mut client, b"open").await;
+            clients.push(client);
+        }
+        // `openssl` reads the certificate that it revokes.
+        lists.revoke(other);
+        std::fs::write(place.pki(&format!("{own}.pem")), "no certificate").unwrap();
+        judge.until_notice("and cannot be used: ").await;
+        assert!(!has_no_link(&*judge.now().await), "nothing is revoked yet");
+        lists.issue();
+        for client in &mut clients {
+            expect_reset(client).await;
+        }
+        judge.until("no link", has_no_link).await;
+        judge.until_notice("cut: the certificate was revoked").await;
+    }
+}
+
+#[tokio::test]
+async fn a_list_takes_effect_while_a_switch_is_under_way() {
+    let place = TestFolder::new();
+    let lists = ListMaker::new(&place);
+    lists.issue();
+    let pair = start(place.clone(), Mode::Forward, Half::Dmz).await;
+    let mut client = pair.client().await;
+    send(&mut client, b"open").await;
+    expect_bytes(&mut client, b"open").await;
+    let next = Plan::new(Mode::Reverse, "echo://").dmz("listen: 'socks+tls://127.0.0.1:0'");
+    place.profile("next", &next.replace(DMZ_TLS, &with_list(DMZ_TLS)));
+    let profile = place.path("next.yaml").to_str().unwrap().to_owned();
+    // The other half does not follow.
+    let switching = pair.dmz.handle.ask(Command::Switch { profile });
+    let revoking = async {
+        pair.dmz.until("it waits", |seen| seen.switching.is_some()).await;
+        lists.revoke("internal");
+        lists.issue();
+        expect_reset(&mut client).await;
+        assert!(pair.dmz.now().await.switching.is_some(), "it was cut only when the switch had ended");
+    };
+    let (answer, ()) = tokio::join!(switching, revoking);
+    assert!(matches!(answer, CommandAnswer::Refused(_)), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_list_that_is_older_than_the_one_before_is_reported() {
+    let place = clients();
+    let lists = ListMaker::new(&place);
+    lists.issue();
+    let before = std::fs::read(place.pki("crl.pem")).unwrap();
+    let plan = Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") };
+    let gateway = place.start("direct", &plan.direct());
+    lists.revoke("partner");
+    lists.issue_later();
+    gateway.until_notice("certificates renewed: ").await;
+    is_turned_away(&place, "partner", &gateway).await;
+    std::fs::write(place.pki("crl.new"), before).unwrap();
+    std::fs::rename(place.pki("crl.new"), place.pki("crl.pem")).unwrap();
+    gateway.until_notice("this list of revoked certificates is older than the one before").await;
 }
 
 #[tokio::test]

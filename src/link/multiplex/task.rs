@@ -121,7 +121,7 @@ pub struct MultiplexedLink {
     pub(super) closing: Closing,
     /// Why it was lost, until that is reported to its owner.
     pub(super) lost: Option<LinkLoss>,
-    /// When its last session ended, or when it began.
+    /// When the last session that it carried ended, not one that was only asked for; or when it began.
     quiet_since: Instant,
     /// Shared with its handles.
     pub(super) leaves: Arc<AtomicBool>,
@@ -471,7 +471,7 @@ impl MultiplexedLink {
     pub(super) fn finish(&mut self, number: u32, how: SessionFate) {
         if let Some(entry) = self.table.close(number) {
             let channel = entry.channel;
-            self.quiet_since = Instant::now();
+            self.quiet_since = if entry.row.has_stream() { Instant::now() } else { self.quiet_since };
             entry.row.end(how, Some(channel.receive));
         }
     }

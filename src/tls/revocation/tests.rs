@@ -147,6 +147,29 @@ fn an_expired_list_refuses_those_whom_it_is_about() {
 }
 
 #[test]
+fn an_expired_list_beside_a_later_one_refuses_nobody() {
+    let authority = Authority::new("own");
+    let (one, other) = (authority.issue("one", "1"), authority.issue("other", "2"));
+    authority.list("old.pem", " -crl_lastupdate 20250101000000Z -crl_nextupdate 20250201000000Z");
+    authority.revoke("one");
+    authority.list("new.pem", "");
+    authority.write("both.pem", &[authority.read("old.pem"), authority.read("new.pem")].concat());
+    let lists = authority.load("both.pem", ExpiredListPolicy::Refuse).unwrap();
+    assert_eq!(lists.check(&other, &[], UnixTime::now()), Ok(()));
+    let revoked = Err(Error::from(CertificateError::Revoked));
+    assert_eq!(lists.check(&one, &[], UnixTime::now()), revoked);
+    // One about a part of the certificates replaces none about all of them.
+    let config = authority.read("ca.cnf");
+    let part = b"[part]\nissuingDistributionPoint = critical,@point\n[point]\nfullname = URI:http://crl.example\nonlyuser = TRUE\n";
+    authority.write("ca.cnf", &[&config[..], part].concat());
+    authority.list("part.pem", " -crlexts part");
+    authority.write("both.pem", &[authority.read("old.pem"), authority.read("part.pem")].concat());
+    let lists = authority.load("both.pem", ExpiredListPolicy::Refuse).unwrap();
+    let refused = Err(Error::from(CertificateError::ApplicationVerificationFailure));
+    assert_eq!(lists.check(&other, &[], UnixTime::now()), refused);
+}
+
+#[test]
 fn a_list_of_another_ca_is_reported_with_file_and_fault() {
     let authority = Authority::new("own");
     authority.issue("dmz", "1");

@@ -16,7 +16,7 @@ use super::{
 use crate::support::{
     gateway::{PATIENCE, TestFolder},
     mode_pair::{MODES, ModePair, Plan},
-    peers::{dial, expect_bytes, send},
+    peers::{Backend, dial, expect_bytes, send},
     tokens::{Signer, hmac_of, now},
 };
 
@@ -307,4 +307,44 @@ async fn a_session_ends_when_its_token_does() {
     assert_eq!(pair.dmz.until_ended("TR").await.reason, "its token has expired");
     let token = signer.sign(&json!({ "alg": "ES256" }), &claims());
     assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK", "a new one, on the same connection");
+}
+
+/// Its frames are not decoded on the way.
+#[tokio::test]
+async fn a_web_socket_that_is_passed_on_is_closed_when_its_token_expires() {
+    let (signer, auth) = (Signer::new(), auth(", until_expiry: true"));
+    for mode in MODES {
+        let (backend, place) = (Backend::new().await, TestFolder::new());
+        write_keys(&place, &signer.keys("one"), 0o644);
+        let connect = backend.address().replace("tcp:", "http:");
+        let accept = "http://127.0.0.1:0";
+        let plan = Plan { accept, dmz_service: &auth, ..Plan::new(mode, &connect) };
+        let pair: ModePair = plan.start_in(place).await;
+        let mut client = dial(port(&pair).await).await;
+        let ends = now() + 3;
+        let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": ends })));
+        let request = with(UPGRADE, &format!("Bearer {token}"));
+        let granted = async {
+            let mut there = backend.accept().await;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(timeout(PATIENCE, there.read_u8()).await.expect("a head in time").unwrap());
+            }
+            let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x82\x01x";
+            send(&mut there, answer).await;
+            there
+        };
+        let ((head, _), _there) = tokio::join!(answered(&mut client, &request), granted);
+        assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
+        let mut received = [0; 3 + 4];
+        timeout(PATIENCE, client.read_exact(&mut received)).await.expect("it is closed in time").unwrap();
+        let expected = [0x82, 1, b'x', 0x88, 2, 0x03, 0xf0];
+        assert_eq!(received, expected, "{mode:?}: the backend's frame, and a close with 1008");
+        assert!(now() >= ends, "not before");
+        drop(client);
+        for gateway in [&pair.dmz, pair.inner()] {
+            assert_eq!(gateway.until_ended("TR").await.user.as_deref(), Some("alice"), "{mode:?}");
+        }
+        assert_eq!(pair.dmz.until_ended("TR").await.reason, "its token has expired", "{mode:?}");
+    }
 }

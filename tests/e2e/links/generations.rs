@@ -12,7 +12,7 @@ use crate::support::{
     frames::{
         self, HELLO, LinkOver, OPEN, OPENED, OURS, Port, REFUSED, RETIRE, RawLink, SERVICES, SOCKS, frame,
     },
-    gateway::{Gateway, TestFolder},
+    gateway::{Gateway, PATIENCE, TestFolder},
     mode_pair::{DMZ_TLS, INTERNAL_TLS},
     peers::{dial, expect_bytes, expect_end, send},
     socks::{BIND, SOCKS_METHOD, SOCKS_OFFER, reply, request},
@@ -263,4 +263,35 @@ async fn a_reload_that_changes_nothing_keeps_the_links() {
     inside.until_pool("one ready", |row| row.ready == 1).await;
     inside.gateway.done(Command::Reload).await;
     link.expect_pong(b"nothing?").await;
+}
+
+/// As it would with a stolen certificate: it takes no notice of RETIRE.
+#[tokio::test]
+async fn a_gateway_that_is_taken_out_of_peers_opens_no_more_however_long_it_stays() {
+    let (place, port, gateway) = with_both().await;
+    let mut link = port.accept().await;
+    link.expect_offer(1, 8, &["echo", "web"]).await;
+    link.send_frame(HELLO, &frames::grant(8, &["echo", "web"])).await;
+    gateway.until_pool("one ready", |row| row.ready == 1).await;
+    let file = place.path("internal.yaml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    place.profile("internal", &before.replace("peers: [dmz]", "peers: [other]"));
+    gateway.done(Command::Reload).await;
+    link.expect_frame(RETIRE, &[]).await;
+    let refused = async {
+        for number in 0.. {
+            link.send_frame(OPEN, &frames::open(&format!("s-{number}"), None, "echo")).await;
+            match link.next_other_than_ping().await {
+                // It may have crossed the request to leave.
+                (OPENED, _) => link.send_frame(frames::RESET, &frames::reset(1)).await,
+                (REFUSED, why) => return why,
+                other => panic!("{other:?}"),
+            }
+        }
+        unreachable!("it opens until it is refused")
+    };
+    let why = tokio::time::timeout(PATIENCE, refused).await.expect("it is refused in time");
+    assert_eq!(why, [9], "it is sent to another link, and gets none");
+    let seen = gateway.now().await;
+    assert!(seen.pools.iter().all(|row| row.ready == 0), "{:?}", seen.pools);
 }

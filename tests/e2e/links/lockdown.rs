@@ -8,9 +8,9 @@ use portcullis::{
 
 use super::halves::ServerHalf;
 use crate::support::{
-    frames::{self, LOCKED, OPEN, OPEN_STATE, OPENED, REFUSED, SERVICES},
-    gateway::Gateway,
-    mode_pair::{PATHS, Plan},
+    frames::{self, HELLO, LOCKED, OPEN, OPEN_STATE, OPENED, OURS, REFUSED, RawLink, SERVICES, frame},
+    gateway::{Gateway, PATIENCE, TestFolder},
+    mode_pair::{INTERNAL_TLS, PATHS, Plan},
     peers::{dial_refused, expect_bytes, expect_reset, send},
 };
 
@@ -92,4 +92,65 @@ async fn a_gateway_that_opens_what_is_locked_is_refused_and_its_link_goes_on() {
     assert!(row.reason.contains("it is locked"), "{row:?}");
     link.send_frame(OPEN, &frames::open("other", None, "other")).await;
     link.expect_frame(OPENED, &[]).await;
+}
+
+/// A captured DMZ half: it answers pings and opens one session after another, whatever it is asked, until the link
+/// has ended.
+async fn open_until_over(mut link: RawLink) {
+    let opening = async {
+        for number in 0.. {
+            let open = frame(OPEN, &frames::open(&format!("s-{number}"), None, "orders"));
+            if link.try_send(&open).await.is_err() {
+                return;
+            }
+            loop {
+                match link.next().await {
+                    Ok((frames::PING, token)) => {
+                        if link.try_send(&frame(frames::PONG, &token)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok((REFUSED | OPENED, _)) => break,
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, opening).await.expect("the link ends, whatever its other end does");
+}
+
+#[tokio::test]
+async fn a_captured_gateway_that_is_locked_loses_its_links_whatever_it_does() {
+    for peer in [None, Some("dmz".to_owned())] {
+        let inside = ServerHalf::with(", prepared: 2", "orders: { connect: 'echo://' }").await;
+        let (one, other) = (inside.link().await, inside.link().await);
+        inside.until_pool("two ready", |row| row.ready == 2).await;
+        let target = LockdownTarget { peer, service: None };
+        run_and_expect_notice(&inside.gateway, Command::Lockdown(target)).await;
+        tokio::join!(open_until_over(one), open_until_over(other));
+        let seen = inside.gateway.until("no link", |seen| links(seen) == 0).await;
+        assert_eq!(seen.sessions, [], "nothing is carried");
+    }
+}
+
+#[tokio::test]
+async fn a_locked_gateway_that_dials_in_is_turned_away_at_once() {
+    let place = TestFolder::new();
+    let text = format!(
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
+         services: {{ orders: {{ connect: 'echo://' }} }}\n"
+    );
+    let inside = place.start("internal", &text);
+    let peer = Some("dmz".to_owned());
+    run_and_expect_notice(&inside, Command::Lockdown(LockdownTarget { peer, service: None })).await;
+    let mut link = RawLink::dial(&place, "dmz", inside.link_port().await, "internal", &[OURS]).await;
+    let offer = link.expect_kind(HELLO).await;
+    link.send_frame(HELLO, &frames::grant_of(8, &offer)).await;
+    open_until_over(link).await;
+    let is_reported =
+        |seen: &Snapshot| seen.notices.iter().any(|it| it.text.contains("link from dmz: it is locked"));
+    inside.until("it is reported", is_reported).await;
+    let seen = inside.now().await;
+    assert_eq!(links(&seen), 0, "{:?}", seen.pools);
 }

@@ -122,6 +122,26 @@ async fn what_is_not_served_is_answered_by_its_code_and_ends_that_link() {
         expect_end(&mut stream).await;
         gateway.until_notice(reported).await;
     }
+    // However an address or a host is spelt, it is the name of no service.
+    for spelling in [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "169.254.169.254",
+        "localhost",
+        "localhost.",
+        "orders.",
+        "::1",
+        "[::1]",
+        "::ffff:127.0.0.1",
+        "127.0.0.1:80",
+    ] {
+        let (mut stream, code) = link(gateway.link_port().await, CONNECT, spelling.as_bytes()).await;
+        assert_eq!(code, 2, "{spelling}");
+        expect_end(&mut stream).await;
+    }
     let (mut good, code) = link(gateway.link_port().await, CONNECT, b"orders").await;
     assert_eq!(code, 0);
     send(&mut good, b"still").await;

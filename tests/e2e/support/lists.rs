@@ -35,6 +35,11 @@ impl<'a> ListMaker<'a> {
         self.issue_with("");
     }
 
+    /// One that says it was made next year.
+    pub fn issue_later(&self) {
+        self.issue_with(" -crl_lastupdate 20300101000000Z -crl_nextupdate 20310101000000Z");
+    }
+
     /// One that expired long ago.
     pub fn issue_expired(&self) {
         self.issue_with(" -crl_lastupdate 20250101000000Z -crl_nextupdate 20250201000000Z");
