@@ -143,7 +143,7 @@ impl DialState {
             (0, LinkReuse::Long) => {
                 self.dials.earn(now, OWN_A_SECOND, OWN_AT_ONCE + 2.0 * wanted.prepared as f64)
             }
-            (_, _) => {
+            (_, LinkReuse::OneSession | LinkReuse::Long) => {
                 let pause = wanted.retry.maximum.as_secs_f64().max(0.001);
                 self.dials.earn(now, UNPROVEN_A_PAUSE / pause, UNPROVEN_AT_ONCE);
             }

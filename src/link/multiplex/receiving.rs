@@ -210,7 +210,7 @@ impl MultiplexedLink {
                 }
             }
             LinkFrame::Reset(cause) => self.finish(number, SessionFate::Reset(*cause)),
-            _ => {
+            LinkFrame::End => {
                 row.receive_end();
                 row.waker.list();
                 if stage == SessionStage::Closed {
@@ -218,6 +218,16 @@ impl MultiplexedLink {
                 }
             }
         }
+            // These are for the link, or are handled before.
+            LinkFrame::ServerHello(_)
+            | LinkFrame::OpenerHello(_)
+            | LinkFrame::Services(_)
+            | LinkFrame::Open(_)
+            | LinkFrame::Credit(_)
+            | LinkFrame::Ping(_)
+            | LinkFrame::Pong(_)
+            | LinkFrame::Drain
+            | LinkFrame::Retire => {}
         Ok(())
     }
 
