@@ -1,4 +1,7 @@
 //! What each subcommand does. Answers go to standard output, errors to standard error.
+//!
+//! This file and its parts use each other: the longer commands are in files of their own, and share what is defined
+//! here.
 
 mod audit;
 mod doctor;

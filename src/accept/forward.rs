@@ -1,5 +1,6 @@
 //! Sessions over links that the DMZ gateway dials: links of our own that it keeps ready, or one for
-//! each session from a SOCKS5 client that names a service.
+//! each session from a SOCKS5 client that names a service. The gateways that have dialled are remembered for
+//! `status` and alerts, since this half cannot know which ones there should be.
 
 use std::{
     cmp::Reverse,

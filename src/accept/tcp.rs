@@ -1,4 +1,5 @@
-//! Clients on a TCP port.
+//! Clients on a TCP port. Each connection gets a permit, a task of its own, and its service by [`super::routes`].
+//! Requests are read in [`super::web`], and what carries a session is not here.
 
 use std::{
     net::SocketAddr,

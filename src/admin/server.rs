@@ -1,4 +1,5 @@
-//! The admin socket of a running gateway: only its owner can open it (mode 0600).
+//! The admin socket of a running gateway: only its owner can open it (mode 0600). A client that asks nothing, or
+//! does not read its answers, is closed.
 
 use std::{
     borrow::Cow,

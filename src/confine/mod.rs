@@ -8,6 +8,8 @@
 //! `folders` is the second one (Landlock), which can be put on only before another thread has started.
 //! `attempts` tries what should be refused, and `refused_call` words what is refused later. Who takes the lock, and
 //! when, is up to the command line and the engine: a gateway that runs as a library has none.
+//!
+//! The files here use each other: the two locks are built from the plan that is defined here.
 
 pub mod attempts;
 mod filters;

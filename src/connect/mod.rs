@@ -1,6 +1,9 @@
 //! Where sessions go: straight to a backend ([`direct`]), over a link that this half dials ([`forward`]), or
 //! over one that the other half keeps ready ([`reverse`]). What comes in, and the relay between both, is not
 //! here.
+//!
+//! The files here use each other: all kinds share [`ConnectRequest`], and backends, their groups and their checks
+//! name each other.
 
 mod backend_check;
 mod backend_connection;

@@ -1,4 +1,5 @@
-//! The gateways of a fleet, each called by tasks of its own, and the combined snapshot of them all.
+//! The gateways of a fleet, each called by tasks of its own, and the combined snapshot of them all. One that cannot
+//! be reached keeps its row.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

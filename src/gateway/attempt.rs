@@ -1,4 +1,5 @@
-//! One attempt of a session with one upstream: what its downstream side gets from it, and how that ends.
+//! One attempt of a session with one upstream: what its downstream side gets from it, and how that ends. Whether
+//! another upstream is tried afterwards is decided in [`super::opening`].
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The state of dialling for the links of one kind: dials under way, failures, and the next attempt.
+//! The state of dialling for the links of one kind: dials under way, failures, and the next attempt. It decides
+//! whether and when to dial; [`super::keeper`] dials.
 
 use std::{
     sync::Arc,

@@ -9,8 +9,8 @@
 //! The first link shows which protocol the other gateway speaks. Links of our own are for any service. SOCKS5
 //! links are parked for one service each or, where this half opens sessions, dialled for one session each.
 //!
-//! What becomes of a link that stands is not here: whoever has started a keeper takes each from its
-//! [`KeeperEvent`]s, and says when it has ended.
+//! Established links are not handled here: the owner of a keeper receives each as a [`KeeperEvent`], and reports
+//! its end.
 
 use std::{
     collections::BTreeMap,

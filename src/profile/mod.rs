@@ -3,6 +3,9 @@
 //! [`load`] reads one file with everything it extends, checks all of it and returns either a
 //! [`Profile`], resolved for exactly one mode, or every [`Problem`] found. Nothing here opens a
 //! socket; certificates are opened by `tls`, which reports its problems in the same form.
+//!
+//! The files here use each other: a value of the profile contains values of other kinds, and each is read beside
+//! its type.
 
 mod auth;
 mod backend;

@@ -1,4 +1,5 @@
-//! Plays a recording: pause, steps, speed.
+//! Plays a recording: pause, steps, speed. It decides which snapshot is due; the screen shows it like one of a
+//! running gateway.
 
 use std::{
     sync::{Arc, OnceLock},

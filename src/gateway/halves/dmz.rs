@@ -1,4 +1,4 @@
-//! The running parts of the DMZ half: where its sessions go.
+//! The running parts of the DMZ half: where its sessions go. A switch keeps what still fits.
 
 use std::{collections::HashMap, sync::Arc};
 

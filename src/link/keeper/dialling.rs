@@ -1,4 +1,4 @@
-//! How a keeper dials, and what it tells of each link.
+//! How a keeper dials links, and the events that it sends about them.
 
 use std::{
     fmt,

@@ -1,4 +1,5 @@
-//! What a link receives: frames for itself, and for each of its sessions.
+//! What a link receives: frames for itself, and for each of its sessions. Each frame is checked against the state
+//! tables before it is used. Nothing here waits for a session: what its stream does not take stays in its row.
 
 use std::{
     cell::RefCell,

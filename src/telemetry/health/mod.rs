@@ -5,6 +5,8 @@
 //! and the log all say the same. [`alert_tracker`] goes from one snapshot to the next: it keeps the time at which
 //! each alert began, holds what would flicker, and makes an event of each that begins or ends. Counting, and
 //! building the rows, is not done here.
+//!
+//! The files here use each other: each judges one kind of rows, by the thresholds and with the alerts of this one.
 
 use std::time::{Duration, SystemTime};
 

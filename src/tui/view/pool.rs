@@ -1,4 +1,4 @@
-//! The links between the two gateways: one row for each service and peer, worst first.
+//! The links between the two gateways: one row for each service and peer, worst first. Empty columns are left out.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
