@@ -215,14 +215,14 @@ fn lockdown_target(of: &LockdownOptions) -> LockdownTarget {
     LockdownTarget { peer: of.peer.clone(), service: of.service.clone() }
 }
 
-fn access(is_read_only: bool) -> AdminAccess {
-    if is_read_only { AdminAccess::ReadOnly } else { AdminAccess::Full }
-}
 /// What `--json` says.
 fn output_form(is_json: bool) -> OutputForm {
     if is_json { OutputForm::Json } else { OutputForm::Text }
 }
 
+fn access(is_read_only: bool) -> AdminAccess {
+    if is_read_only { AdminAccess::ReadOnly } else { AdminAccess::Full }
+}
 
 fn admin_socket(cli: &Cli) -> anyhow::Result<PathBuf> {
     match &cli.admin {

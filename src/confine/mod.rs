@@ -65,7 +65,7 @@ pub struct LockedHalf {
     pub unix: UnixSockets,
 }
 
-/// What the kernel has been told to refuse this process; nothing without [`ProcessLock::begin`].
+/// What the kernel was asked to refuse this process; nothing without [`ProcessLock::begin`].
 #[derive(Debug, Default)]
 pub struct ProcessLock {
     /// It was begun, so this process belongs to a gateway.

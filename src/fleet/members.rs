@@ -134,7 +134,7 @@ async fn follow_member(
     }
 }
 
-/// Makes a combined snapshot whenever something has arrived, but at most one a second. It runs for ever; the
+/// Makes a combined snapshot whenever something has arrived, but at most one a second. It runs forever; the
 /// caller drops it when nobody looks any more.
 async fn publish(
     members: &[Arc<Member>],

@@ -46,7 +46,7 @@ pub struct DialState {
     pub goodbye: GoodbyeState,
     /// More links are wanted than are allowed.
     pub at_maximum: bool,
-    /// When a gateway that is only looked in on is dialled next.
+    /// When a SOCKS5 gateway without standing links is next checked.
     pub look_in: Option<Instant>,
     /// Until when no dial begins after a failure.
     paused_until: Option<Instant>,
@@ -75,7 +75,7 @@ pub enum DialFailure {
     Drains,
 }
 
-/// How often a link of this gateway can be used, as far as dialling is concerned.
+/// Whether a link carries one session or many, which sets the rate of dials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkReuse {
     /// It carries session after session.

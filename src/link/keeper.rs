@@ -103,7 +103,7 @@ pub struct LinkKeeper {
 
 struct KeeperState {
     wanted: KeeperTarget,
-    /// How many links in all the far side accepts.
+    /// How many links in all the peer accepts.
     links_max: usize,
     protocol: Option<LinkProtocol>,
     /// By the service that the links are ready for; `None` means any service.
@@ -113,7 +113,7 @@ struct KeeperState {
     serves: Option<Arc<LinkServices>>,
     /// What its links are not used for, and why.
     refused: Vec<String>,
-    /// The first service that carries something else at the far side.
+    /// The first service that carries something else at the peer.
     mismatch: Option<String>,
 }
 
@@ -154,7 +154,7 @@ impl LinkKeeper {
         (keeper, receiver)
     }
 
-    /// How many links in all the far side accepts, as far as is known.
+    /// How many links in all the peer accepts, as far as is known.
     pub fn links_max(&self) -> usize {
         self.lock().links_max
     }
@@ -190,7 +190,7 @@ impl LinkKeeper {
         handshake::dial(&self.gateway, self.target.as_ref(), identity.as_ref().as_ref(), &outer).await
     }
 
-    /// Whether the far side speaks SOCKS5, as far as is known.
+    /// Whether the peer speaks SOCKS5, as far as is known.
     pub fn uses_socks(&self) -> bool {
         self.lock().protocol == Some(LinkProtocol::Socks)
     }

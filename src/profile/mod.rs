@@ -279,7 +279,7 @@ pub struct DmzService {
 /// What happens to a client port while no service on it is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnreadyPolicy {
-    /// Clients wait, or are turned away one by one.
+    /// Clients wait, or are rejected one by one.
     #[default]
     Accept,
     /// It is closed.

@@ -101,7 +101,7 @@ async fn verify_running(
                 });
             }
             CommandAnswer::Refused(why) => anyhow::bail!("{}: {why}", path.display()),
-            other => anyhow::bail!("{}: no walk was answered but {other:?}", path.display()),
+            other => anyhow::bail!("{}: it answered another command: {other:?}", path.display()),
         }
     }
     let mut report = merged.unwrap_or_else(|| VerifyReport::new(Vec::new()));

@@ -341,7 +341,7 @@ struct PoolIntake {
 }
 
 impl PoolIntake {
-    /// Adds a link to the pool. One that is turned away keeps its handshake permit until it is closed, so that
+    /// Adds a link to the pool. One that is rejected keeps its handshake permit until it is closed, so that
     /// a peer which dials without end holds no more than that.
     async fn take_in(self, handshake_done: HandshakeOutcome, _permit: HandshakePermit) {
         match handshake_done {

@@ -218,7 +218,6 @@ impl MultiplexedLink {
                     self.outgoing.finish_when_sent(number);
                 }
             }
-        }
             // These are for the link, or are handled before.
             LinkFrame::ServerHello(_)
             | LinkFrame::OpenerHello(_)
@@ -229,6 +228,7 @@ impl MultiplexedLink {
             | LinkFrame::Pong(_)
             | LinkFrame::Drain
             | LinkFrame::Retire => {}
+        }
         Ok(())
     }
 

@@ -72,7 +72,7 @@ fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
         let what = format!("the list of revoked certificates {} has expired on {}", row.object, row.ends);
         let (kind, text) = match row.refuses {
             true => (AlertKind::Expired, format!("{what}: new handshakes are refused")),
-            false => (AlertKind::ExpiredList, format!("{what}, and is taken all the same")),
+            false => (AlertKind::ExpiredList, format!("{what}, and is still accepted")),
         };
         push_alert(alerts, kind, row.object.clone(), now, text);
     }

@@ -180,7 +180,7 @@ fn is_shown(kind: PoolColumn, snapshot: &Snapshot) -> bool {
     }
 }
 
-/// In forward mode links are kept ready too, unless the far side speaks SOCKS5.
+/// In forward mode links are kept ready too, unless the peer speaks SOCKS5.
 fn is_pooled(snapshot: &Snapshot) -> bool {
     snapshot.mode != Mode::Forward || snapshot.pools.iter().any(|row| row.target > 0)
 }
