@@ -86,7 +86,7 @@ pub fn proxy(input: &[u8]) -> String {
     format!("{client}, {length} bytes")
 }
 
-/// What the far side of a SOCKS5 link says: `who (1)`, and then a method and a request, or replies.
+/// What the other end of a SOCKS5 link says: `who (1)`, and then a method and a request, or replies.
 pub fn socks(input: &[u8]) -> String {
     let Some((&who, sent)) = input.split_first() else { return "more".into() };
     let (reported, left, answered) = match who % 3 {

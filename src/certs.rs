@@ -1,4 +1,7 @@
-//! A private CA and its certificates, for halves and clients: `portcullis certs`, and the demo's in memory.
+//! A private CA and its certificates, for halves and clients: `portcullis certs`, and the demo's in memory. A pair
+//! that exists is checked and kept, never overwritten.
+//!
+//! This file and its parts use each other: renewing and revoking read and write files as this one does.
 
 mod renewal;
 mod revoking;

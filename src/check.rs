@@ -8,19 +8,11 @@ use crate::{
     admin::socket_path,
     cli::Cli,
     exit,
-    output::{OutputError, print, print_line, print_note},
+    output::{OutputError, OutputForm, print, print_line, print_note},
     profile::{self, DmzMode, InternalMode, Problem, Profile, ServerAddress},
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     text,
 };
-
-/// The output format of `check`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckForm {
-    Text,
-    /// For programs: only the problems.
-    Json,
-}
 
 /// Prints every problem of the named profiles, or of all in the folders. Profiles that are named one by one are
 /// also compared, as the halves of one pair.
@@ -28,7 +20,7 @@ pub fn run(
     cli: &Cli,
     source: &ProfileSource,
     names: &[String],
-    form: CheckForm,
+    form: OutputForm,
 ) -> Result<ExitCode, OutputError> {
     let named: Vec<_> = names.iter().chain(cli.profile.as_ref()).map(|name| source.choose(name)).collect();
     let is_named = !named.is_empty();
@@ -57,9 +49,9 @@ pub fn run(
     print_problems(&apart, form)?;
     found.extend(apart);
     match (form, found.is_empty()) {
-        (CheckForm::Json, _) => print_line(format_args!("{:#}", problems_json(&found)))?,
-        (CheckForm::Text, true) => print_plan(&good, is_named)?,
-        (CheckForm::Text, false) => {}
+        (OutputForm::Json, _) => print_line(format_args!("{:#}", problems_json(&found)))?,
+        (OutputForm::Text, true) => print_plan(&good, is_named)?,
+        (OutputForm::Text, false) => {}
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { exit::BAD_INPUT.into() })
 }
@@ -85,8 +77,8 @@ pub fn print_effective(cli: &Cli, source: &ProfileSource, name: &str) -> Result<
     }
 }
 
-fn print_good(profile: &Profile, form: CheckForm) -> Result<(), OutputError> {
-    if form == CheckForm::Json {
+fn print_good(profile: &Profile, form: OutputForm) -> Result<(), OutputError> {
+    if form == OutputForm::Json {
         return Ok(());
     }
     let file = text::clean_path(profile.file.as_deref().unwrap_or(Path::new("demo")));
@@ -182,10 +174,10 @@ fn list(things: &[impl ToString]) -> String {
 }
 
 /// Prints them as they are found; programs get all of them at the end.
-fn print_problems(problems: &[Problem], form: CheckForm) -> Result<(), OutputError> {
+fn print_problems(problems: &[Problem], form: OutputForm) -> Result<(), OutputError> {
     match form {
-        CheckForm::Text => problems.iter().try_for_each(print_line),
-        CheckForm::Json => Ok(()),
+        OutputForm::Text => problems.iter().try_for_each(print_line),
+        OutputForm::Json => Ok(()),
     }
 }
 

@@ -127,8 +127,8 @@ pub enum CliAction {
     },
     /// Open the dashboard on a running gateway, or on several at once
     ///
-    /// A TARGET is a socket's path, ssh:[USER@]HOST[:PROFILE], which runs your own ssh, or exec:COMMAND, whose
-    /// standard input and output lead to a gateway.
+    /// A TARGET is a socket's path; ssh:USER@HOST:PROFILE, which runs your own ssh, with USER and PROFILE if they
+    /// are needed; or exec:COMMAND, whose standard input and output lead to a gateway.
     Attach {
         /// Read-only: no command that changes anything is accepted
         #[arg(long)]

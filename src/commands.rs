@@ -1,4 +1,7 @@
 //! What each subcommand does. Answers go to standard output, errors to standard error.
+//!
+//! This file and its parts use each other: the longer commands are in files of their own, and share what is defined
+//! here.
 
 mod audit;
 mod doctor;
@@ -11,12 +14,12 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::bail;
 use clap::CommandFactory;
 
-use self::{doctor::FindingsForm, profile_folders::profile_source};
+use self::profile_folders::profile_source;
 use crate::{
     admin::{client, socket_path, target::AdminTarget},
     attach,
     certs::{self, CertsRequest},
-    check::{self, CheckForm},
+    check,
     cli::{AnswerForm, AuditAction, Cli, CliAction, KillOptions, LockdownOptions, SelftestSubject},
     disk::PipePolicy,
     exit,
@@ -25,7 +28,7 @@ use crate::{
         plan::SwitchVerdict,
     },
     init, manual,
-    output::{print, print_line, print_note},
+    output::{OutputForm, print, print_line, print_note},
     profile::{self, Half},
     selftest,
     source::ProfileSource,
@@ -44,20 +47,18 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
     match action {
         CliAction::Check { profiles, json } => {
             let source = ProfileSource { pipes: PipePolicy::Read, ..source };
-            let form = if *json { CheckForm::Json } else { CheckForm::Text };
-            return Ok(check::run(cli, &source, profiles, form)?);
+            return Ok(check::run(cli, &source, profiles, output_form(*json))?);
         }
         CliAction::PrintConfig { profile } => return Ok(check::print_effective(cli, &source, profile)?),
         CliAction::Profiles => check::list_profiles(&source)?,
-        CliAction::Verify { json } => return verify::run(cli, *json).await,
-        CliAction::Status { json, ready: false, .. } => return print_status(cli, *json).await,
+        CliAction::Verify { json } => return verify::run(cli, output_form(*json)).await,
+        CliAction::Status { json, ready: false, .. } => return print_status(cli, output_form(*json)).await,
         CliAction::Status { json, ready: true, strict } => {
             let demand = if *strict { ReadinessDemand::Strict } else { ReadinessDemand::Usual };
-            return print_readiness(cli, demand, *json).await;
+            return print_readiness(cli, demand, output_form(*json)).await;
         }
         CliAction::Doctor { json, fleet, targets } => {
-            let form = if *json { FindingsForm::Json } else { FindingsForm::Text };
-            return doctor::run(cli, form, fleet.as_deref(), targets).await;
+            return doctor::run(cli, output_form(*json), fleet.as_deref(), targets).await;
         }
         CliAction::Metrics { text } => {
             let format = if *text { MetricsFormat::Text } else { MetricsFormat::OpenMetrics };
@@ -124,25 +125,26 @@ pub fn run_selftest(of: SelftestSubject, half: Option<Half>) -> anyhow::Result<E
     }
 }
 
-async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
+async fn print_status(cli: &Cli, form: OutputForm) -> anyhow::Result<ExitCode> {
     let snapshot = snapshot(cli).await?;
-    print_line(if json {
-        serde_json::to_string_pretty(&*snapshot)?
-    } else {
-        status::status_text(&snapshot)
+    print_line(match form {
+        OutputForm::Json => serde_json::to_string_pretty(&*snapshot)?,
+        OutputForm::Text => status::status_text(&snapshot),
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn print_readiness(cli: &Cli, demand: ReadinessDemand, json: bool) -> anyhow::Result<ExitCode> {
+async fn print_readiness(cli: &Cli, demand: ReadinessDemand, form: OutputForm) -> anyhow::Result<ExitCode> {
     let snapshot = snapshot(cli).await?;
     let Some(readiness) = &snapshot.readiness else {
         bail!("the gateway is version {}, which does not say whether it is ready", snapshot.version)
     };
     let is_ready = readiness.meets(demand);
-    print_line(match json {
-        true => serde_json::json!({ "ready": is_ready, "reasons": readiness.unmet(demand) }).to_string(),
-        false => {
+    print_line(match form {
+        OutputForm::Json => {
+            serde_json::json!({ "ready": is_ready, "reasons": readiness.unmet(demand) }).to_string()
+        }
+        OutputForm::Text => {
             let word = if is_ready { "ready" } else { "not ready" };
             [vec![word.to_owned()], readiness.unmet(demand)].concat().join("\n")
         }
@@ -223,6 +225,11 @@ fn kill_command(options: &KillOptions) -> Command {
 
 fn lockdown_target(of: &LockdownOptions) -> LockdownTarget {
     LockdownTarget { peer: of.peer.clone(), service: of.service.clone() }
+}
+
+/// What `--json` says.
+fn output_form(is_json: bool) -> OutputForm {
+    if is_json { OutputForm::Json } else { OutputForm::Text }
 }
 
 fn access(is_read_only: bool) -> AdminAccess {

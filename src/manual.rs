@@ -40,7 +40,7 @@ const SIGNALS: &[(&str, &str)] = &[
         "SIGHUP",
         "headless: reads the profile and its certificates again; with a dashboard its terminal is gone, and the gateway goes on headless",
     ),
-    ("SIGUSR1", "opens the files of log, access_log and audit anew, for programs that have renamed them"),
+    ("SIGUSR1", "reopens the files of log, access_log and audit, for programs that have renamed them"),
 ];
 
 const FILES: &[(&str, &str)] = &[
@@ -70,7 +70,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
-        "of a service manager: told that the gateway is ready, reloads, stops and turns; not handed on to programs that are started",
+        "of a service manager: notified when the gateway is ready, reloads, stops and turns; not handed on to programs that are started",
     ),
     (
         "LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",

@@ -12,6 +12,15 @@ use thiserror::Error;
 #[error("standard output: {0}; what was printed is not whole")]
 pub struct OutputError(#[from] io::Error);
 
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputForm {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
 /// Prints an answer as it is.
 pub fn print(text: &str) -> Result<(), OutputError> {
     judge_printed(io::stdout().lock().write_all(text.as_bytes()))

@@ -28,6 +28,11 @@ const SHORT_PARAGRAPHS: [&str; 6] = [
     "docs/tutorial.md",
 ];
 const PARAGRAPH_WORDS_MAX: usize = 60;
+/// Pages whose sentences are short as well.
+const SHORT_SENTENCES: [&str; 2] = ["docs/performance.md", "docs/profile.md"];
+const SENTENCE_WORDS_MAX: usize = 25;
+/// The share of sentences, in percent, that may be longer.
+const LONG_SENTENCES_MAX: usize = 10;
 /// The column of the map where its descriptions may begin.
 const MAP_DESCRIPTIONS: usize = 16;
 
@@ -162,6 +167,42 @@ fn pages_that_are_read_first_have_short_paragraphs() {
             assert!(words <= PARAGRAPH_WORDS_MAX, "{name}: {words} words:\n{paragraph}");
         }
     }
+}
+
+/// The numbers of words of the sentences in a paragraph. What stands between backticks is one word.
+fn sentence_lengths(paragraph: &str) -> Vec<usize> {
+    let text: String =
+        paragraph.split('`').enumerate().map(|(number, part)| [part, "_"][number % 2]).collect();
+    let mut lengths = Vec::new();
+    let mut length = 0;
+    for word in text.split_whitespace() {
+        length += 1;
+        if word.trim_end_matches(['*', ')', '"']).ends_with(['.', '?', '!']) {
+            lengths.push(length);
+            length = 0;
+        }
+    }
+    lengths.extend((length > 0).then_some(length));
+    lengths
+}
+
+#[test]
+fn nine_in_ten_sentences_are_short() {
+    for name in SHORT_PARAGRAPHS.iter().chain(&SHORT_SENTENCES) {
+        let text = page(name);
+        let paragraphs = paragraphs(&text).into_iter().filter(|paragraph| !paragraph.starts_with('#'));
+        let lengths: Vec<_> = paragraphs.flat_map(|paragraph| sentence_lengths(&paragraph)).collect();
+        let long = lengths.iter().filter(|length| **length > SENTENCE_WORDS_MAX).count();
+        let count = lengths.len();
+        assert!(count > 20, "{name}: sentences are not seen");
+        assert!(long * 100 <= count * LONG_SENTENCES_MAX, "{name}: {long} of {count} sentences are long");
+    }
+}
+
+#[test]
+fn the_reader_of_sentences_knows_their_ends() {
+    let paragraph = "- **One.** Two `a b. c` three (four five.) Is it 1.5 s?\n";
+    assert_eq!(sentence_lengths(paragraph), [2, 5, 4]);
 }
 
 /// The file or folder of a module, if there is one.

@@ -154,6 +154,8 @@ const FILE_LINES_MAX: usize = 500;
 /// The same of half of the files, and of nine in ten.
 const FILE_LINES_MEDIAN_MAX: usize = 150;
 const FILE_LINES_OF_NINE_IN_TEN_MAX: usize = 350;
+/// A longer file has more to say in its opening than what it is.
+const LONG_FILE_LINES: usize = 300;
 /// The share of type names, in percent, that may be a single word.
 const ONE_WORD_NAMES_MAX: usize = 40;
 const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];
@@ -423,7 +425,11 @@ fn the_architecture_names_all_unsafe_code() {
 fn every_file_says_what_it_is() {
     for source in sources() {
         let text = fs::read_to_string(&source.path).unwrap();
-        assert!(text.starts_with("//! "), "{}: no opening", source.path.display());
+        let opening: Vec<_> = text.lines().map_while(|line| line.strip_prefix("//!")).collect();
+        let sentences = opening.join(" ").split(". ").count();
+        let wanted = if source.lines > LONG_FILE_LINES { 2 } else { 1 };
+        let path = source.path.display();
+        assert!(!opening.is_empty() && sentences >= wanted, "{path}: no opening of {wanted} sentences");
     }
 }
 

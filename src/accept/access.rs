@@ -23,7 +23,7 @@ pub struct RequestTrail {
     request_body: Option<Arc<BodyTally>>,
     /// The session that carries it.
     session: Option<Arc<IdleState>>,
-    /// Whether its answer says that the session has failed; the session then knows how.
+    /// The response reports that the session failed; the end of the session has the cause.
     has_session_failed: bool,
 }
 
@@ -105,8 +105,8 @@ impl RequestTrail {
         body.with_tally(tally)
     }
 
-    /// Wraps the answer that is about to be sent. The line is written when all of the answer was taken, or none
-    /// of it can be any more. A connection that was upgraded has its line written when its session ends; if
+    /// Wraps the answer that is about to be sent. The line is written once the answer was sent in full, or its
+    /// connection has failed. A connection that was upgraded has its line written when its session ends; if
     /// there is no session yet, the record is returned.
     pub fn answer(self, response: Response<MessageBody>) -> (Response<MessageBody>, Option<AccessRecord>) {
         let Some(mut record) = self.record else { return (response, None) };

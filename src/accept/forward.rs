@@ -1,5 +1,6 @@
 //! Sessions over links that the DMZ gateway dials: links of our own that it keeps ready, or one for
-//! each session from a SOCKS5 client that names a service.
+//! each session from a SOCKS5 client that names a service. The gateways that have dialled are remembered for
+//! `status` and alerts, since this half cannot know which ones there should be.
 
 use std::{
     cmp::Reverse,
@@ -127,7 +128,7 @@ impl DialledInPeers {
         counts
     }
 
-    /// The same for a link of our own, on which the two ends have told each other how many there should be.
+    /// The same for a link of our own, on which the two ends have agreed how many there should be.
     fn note_linked(&self, peer: &Peer, kept: u16, accepted: u16) -> Arc<LinkCounters> {
         let counts = self.note_peer(peer, Some(multiplex::PROTOCOL_NAME));
         if let Some(peer_entry) = self.lock().iter_mut().find(|peer_entry| peer_entry.peer == *peer) {
@@ -222,7 +223,7 @@ impl DialledInPeer {
             true if ready < target => (PoolState::Filling, None),
             true => (PoolState::Healthy, None),
             false if is_own => (PoolState::Down, self.last_fault.clone().or_else(|| Some(fault("no link")))),
-            false => (PoolState::Down, Some(fault("it has not dialled in lately"))),
+            false => (PoolState::Down, Some(fault("it has not connected for 15 s"))),
         };
         PoolRow {
             peer: Some(self.peer.label().to_string()),
@@ -359,7 +360,7 @@ mod tests {
         forget_lost_peers(&mut seen);
         assert_eq!(seen.len(), LOST_MAX);
         assert!(seen.iter().all(|peer_entry| peer_entry.peer.instance != longest));
-        assert!(seen[0].row().instance.is_some(), "which process it was is still told");
+        assert!(seen[0].row().instance.is_some(), "which process it was is still reported");
         assert!(seen[0].is_remembered_when(Some(REMEMBERED - Duration::from_secs(1))));
         assert!(!seen[0].is_remembered_when(Some(REMEMBERED)));
     }

@@ -3,6 +3,8 @@
 //!
 //! Each kind produces a [`SessionRequest`] and hands it to the function it was given; what happens then is up to
 //! the gateway.
+//!
+//! The files here use each other: a client connection is made of the steps of a request, and these share its types.
 
 mod access;
 pub mod forward;

@@ -202,7 +202,7 @@ pub struct AdmittedClient {
     pub admission: ClientAdmission,
 }
 
-/// Why a client is turned away before it has a service.
+/// Why a client is rejected before it has a service.
 #[derive(Debug, Error)]
 pub enum RouteError {
     #[error("{EVICTED}")]
@@ -406,7 +406,7 @@ fn note_user(origin: &mut ClientOrigin, user: Option<ProvenUser>, stream: &NetSt
     origin.user = user;
 }
 
-/// Where a client has connected to: all that is known without being told.
+/// Where a client has connected to: all that is known without reading from it.
 pub fn origin_of(stream: &TcpStream) -> Box<ClientOrigin> {
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     let destination = stream.local_addr().ok().map(canonical);

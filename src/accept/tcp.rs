@@ -1,4 +1,5 @@
-//! Clients on a TCP port.
+//! Clients on a TCP port. Each connection gets a permit, a task of its own, and its service by [`super::routes`].
+//! Requests are read in [`super::web`], and what carries a session is not here.
 
 use std::{
     net::SocketAddr,
@@ -183,7 +184,7 @@ pub async fn serve_probe(
     match entered {
         Ok(entered) => serve(session_request(entered)).await,
         Err(error) => {
-            tracing::debug!(event = %LogEvent::ProbeRejected, %client, "probe turned away: {error}")
+            tracing::debug!(event = %LogEvent::ProbeRejected, %client, "probe rejected: {error}")
         }
     }
 }
@@ -219,7 +220,7 @@ async fn serve_client(
     }
 }
 
-/// Until when a client's further requests are served by the routes it came in by.
+/// How long the routes apply under which a client's connection was accepted.
 pub struct RouteLifetime {
     /// Cancelled when the port is closed.
     pub leave: CancellationToken,

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Attaches to the gateway at `target`; an error if it does not answer now. Snapshots, and whether it can be
-/// reached, are followed until nobody holds the handle or a watch of it.
+/// reached, are followed until every handle and watch is dropped.
 pub async fn attach(
     target: &AdminTarget,
     access: AdminAccess,
@@ -119,7 +119,7 @@ impl Watcher {
         Ok((client, first))
     }
 
-    /// Passes snapshots on for ever; the caller drops the future when nobody looks any more.
+    /// Passes snapshots on forever; the caller drops the future when nobody looks any more.
     async fn forward(
         &self,
         client: Option<AdminConnection>,

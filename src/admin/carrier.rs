@@ -91,7 +91,7 @@ impl Carrier {
         ))
     }
 
-    /// Reads its standard error for ever, since a full pipe would stop it. May be dropped at any point.
+    /// Reads its standard error forever, since a full pipe would stop it. May be dropped at any point.
     pub async fn keep_errors(&mut self) {
         while !self.has_closed {
             let mut chunk = [0; 1024];

@@ -270,7 +270,7 @@ mod tests {
         let gateway = hang(UnixListener::bind(&path).unwrap());
         let answer = tokio::select! {
             answer = happens_after(ANSWER, send_command(&path, Command::Status)) => answer,
-            () = gateway => unreachable!("it hangs for ever"),
+            () = gateway => unreachable!("it hangs forever"),
         };
         assert!(matches!(answer, Err(ClientError::Silent { .. })), "{answer:?}");
     }
@@ -324,7 +324,7 @@ mod tests {
         };
         let error = tokio::select! {
             error = happens_after(SEND, asking) => error,
-            () = gateway => unreachable!("it hangs for ever"),
+            () = gateway => unreachable!("it hangs forever"),
         };
         assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
     }

@@ -1,4 +1,5 @@
-//! The admin socket of a running gateway: only its owner can open it (mode 0600).
+//! The admin socket of a running gateway: only its owner can open it (mode 0600). A client that asks nothing, or
+//! does not read its answers, is closed.
 
 use std::{
     borrow::Cow,
@@ -224,7 +225,7 @@ async fn serve_connection(
             SilentClientEvent::Request(request @ Err(WireError::TooLong { .. })) => (request, true),
             SilentClientEvent::Request(request) => (request, false),
             SilentClientEvent::Evicted => {
-                // A client that does not read this is closed all the same.
+                // A client that does not read this is still closed.
                 let _ = timeout(SEND, wire.send(&refusal(EVICTED.into()))).await;
                 return;
             }

@@ -193,7 +193,7 @@ mod tests {
         assert!(take(1).is_err(), "it is remembered, and seen again");
         drop(take(MAX).expect("a new one"));
         assert_eq!(table.lock().users.len(), MAX);
-        assert!(take(1).is_err() && take(0).is_err(), "seen lately, or with a session open");
+        assert!(take(1).is_err() && take(0).is_err(), "seen recently, or with a session open");
         assert!(take(2).is_ok(), "the one that was forgotten");
         // An attacker with many addresses can make the table forget others, but the limit holds.
         let kept: Vec<_> = (1000..1000 + 3 * MAX).map(|at| take(at).expect("a new one")).collect();

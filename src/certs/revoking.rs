@@ -57,7 +57,7 @@ pub(super) fn revoke(
     let file = file.display();
     report.done.push(match is_news {
         true => format!("revoked `{name}`: {file} has it"),
-        false => format!("`{name}` was revoked already; {file} is issued anew"),
+        false => format!("`{name}` was revoked already; {file} is reissued"),
     });
     report.done.push(format!(
         "to apply it, copy {file} to each host, and name it in the `tls` of the other half's link: `revoked: [FILE]`"

@@ -12,15 +12,8 @@ use crate::{
     exit,
     fleet::target::FleetTarget,
     gateway::handle::{AdminAccess, Command, CommandAnswer},
-    output::{print_line, print_note},
+    output::{OutputForm, print_line, print_note},
 };
-
-/// How findings are printed.
-#[derive(Debug, Clone, Copy)]
-pub enum FindingsForm {
-    Text,
-    Json,
-}
 
 /// What limits one gateway, and how its clock goes.
 struct ExaminedGateway {
@@ -31,7 +24,7 @@ struct ExaminedGateway {
 /// Asks those that are named, or else the one that runs here.
 pub async fn run(
     cli: &Cli,
-    form: FindingsForm,
+    form: OutputForm,
     file: Option<&Path>,
     words: &[String],
 ) -> anyhow::Result<ExitCode> {
@@ -48,7 +41,7 @@ pub async fn run(
     }
 }
 
-async fn run_on_all(targets: &[FleetTarget], form: FindingsForm) -> anyhow::Result<ExitCode> {
+async fn run_on_all(targets: &[FleetTarget], form: OutputForm) -> anyhow::Result<ExitCode> {
     let examined = join_all(targets.iter().map(|FleetTarget { name, at }| examine(name, at))).await;
     let (mut findings, mut clocks, mut is_missing) = (Vec::new(), Vec::new(), false);
     for (FleetTarget { name, .. }, examined) in targets.iter().zip(examined) {
@@ -88,10 +81,10 @@ async fn examine(name: &Arc<str>, at: &AdminTarget) -> anyhow::Result<ExaminedGa
     Ok(ExaminedGateway { findings, clock })
 }
 
-fn print_findings(findings: &[DoctorFinding], whom: &str, form: FindingsForm) -> anyhow::Result<ExitCode> {
+fn print_findings(findings: &[DoctorFinding], whom: &str, form: OutputForm) -> anyhow::Result<ExitCode> {
     print_line(match form {
-        FindingsForm::Json => serde_json::to_string_pretty(findings)?,
-        FindingsForm::Text => doctor::findings_text(findings, whom),
+        OutputForm::Json => serde_json::to_string_pretty(findings)?,
+        OutputForm::Text => doctor::findings_text(findings, whom),
     })?;
     Ok(if doctor::must_act(findings) { exit::FAILED.into() } else { ExitCode::SUCCESS })
 }

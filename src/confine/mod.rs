@@ -8,6 +8,8 @@
 //! `folders` is the second one (Landlock), which can be put on only before another thread has started.
 //! `attempts` tries what should be refused, and `refused_call` words what is refused later. Who takes the lock, and
 //! when, is up to the command line and the engine: a gateway that runs as a library has none.
+//!
+//! The files here use each other: the two locks are built from the plan that is defined here.
 
 pub mod attempts;
 mod filters;
@@ -63,7 +65,7 @@ pub struct LockedHalf {
     pub unix: UnixSockets,
 }
 
-/// What the kernel has been told to refuse this process; nothing without [`ProcessLock::begin`].
+/// What the kernel was asked to refuse this process; nothing without [`ProcessLock::begin`].
 #[derive(Debug, Default)]
 pub struct ProcessLock {
     /// It was begun, so this process belongs to a gateway.

@@ -126,13 +126,13 @@ async fn take_links(
         let keeper = keeper.clone();
         match event {
             KeeperEvent::Linked(linked) => {
-                // The keeper tells what is carried otherwise.
+                // The keeper has already reported the mismatches.
                 let _ = pool.note_mismatches(linked.link.peer(), &linked.mismatches);
                 let Some(kept) = pool.take_in_dialled(linked, &keeper.counts(None)) else { continue };
                 tasks.spawn("shared link", async move { keeper.note_lost(None, kept.await) });
             }
             KeeperEvent::Unused(peer, mismatches) => {
-                // The same.
+                // The keeper has already reported these too.
                 let _ = pool.note_mismatches(&peer, &mismatches);
             }
             KeeperEvent::Reached(link) => tasks.spawn("dialled link", look_in(keeper, link)),
@@ -411,7 +411,7 @@ mod tests {
         let mut order = session.order();
         let connected = tokio::select! {
             connected = happens_after(deadline, dialler.connect(&mut order)) => connected,
-            _ = join_all(listeners.iter().map(serve_silently)) => unreachable!("they serve for ever"),
+            _ = join_all(listeners.iter().map(serve_silently)) => unreachable!("they serve forever"),
         };
         let failure = connected.expect_err("nobody answers");
         assert_eq!(failure.who, EndedBy::Time, "{}", failure.reason);

@@ -1,6 +1,9 @@
 //! Where sessions go: straight to a backend ([`direct`]), over a link that this half dials ([`forward`]), or
 //! over one that the other half keeps ready ([`reverse`]). What comes in, and the relay between both, is not
 //! here.
+//!
+//! The files here use each other: all kinds share [`ConnectRequest`], and backends, their groups and their checks
+//! name each other.
 
 mod backend_check;
 mod backend_connection;
@@ -79,7 +82,7 @@ pub struct ConnectRequest<'a> {
 }
 
 impl ConnectRequest<'_> {
-    /// All bytes that its client has sent so far, for a far side that cannot be sent them again.
+    /// All bytes that its client has sent so far, for a peer that cannot be sent them again.
     fn take_unsent(&mut self) -> Vec<u8> {
         [std::mem::take(&mut self.resend), std::mem::take(&mut self.unsent)].concat()
     }
@@ -173,7 +176,7 @@ impl Connector {
         }
     }
 
-    /// Whether a SOCKS5 far side can refuse a session only after the grant, since BIND has no reply for it.
+    /// Whether a SOCKS5 peer can refuse a session only after the grant, since BIND has no reply for it.
     pub fn may_refuse_after_grant(&self) -> bool {
         matches!(self, Self::Reverse(_))
     }

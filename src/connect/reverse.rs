@@ -1,4 +1,5 @@
-//! Takes a ready link and opens a session on it.
+//! Takes a ready link and opens a session on it. If that link dies first, another one is tried, at
+//! most [`OPENS_MAX`] of them; the pool decides which.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

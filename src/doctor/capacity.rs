@@ -123,7 +123,7 @@ mod tests {
         let inner = ServiceRow { limit: Some(262_144), ..ServiceRow::new(Half::Internal, "orders") };
         let inner = Snapshot { roles: vec![Half::Internal], services: vec![inner], ..of(40, 1024) };
         let inner = Snapshot { confined: Default::default(), ..inner };
-        assert_eq!(found(&inner, "descriptors"), [], "nobody has asked for so many");
+        assert_eq!(found(&inner, "descriptors"), [], "nobody has asked for this many");
         let reported = find_descriptors(&socks).map(|reported| reported.figure);
         let figure = "1024 descriptors, 2008 needed for all sessions that are allowed; 40 open";
         assert_eq!(reported.as_deref(), Some(figure));

@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(found_on(&of(backend, 10, 1001), &narrow, "local-ports"), [Should]);
         let mut inner = of(backend, 10, 262_144);
         inner.services[0].role = Half::Internal;
-        assert_eq!(found_on(&inner, &narrow, "local-ports"), [], "nobody has asked for so many");
+        assert_eq!(found_on(&inner, &narrow, "local-ports"), [], "nobody has asked for this many");
         assert_eq!(found_on(&of(backend, 10, 1000), &narrow, "local-ports"), []);
         assert_eq!(found_on(&of("unix:///run/app.sock", 10, 1001), &narrow, "local-ports"), []);
         assert_eq!(found_on(&healthy(), &narrow, "local-ports"), [], "another half dials");

@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(found(&[away, there, there]), [""; 0], "it had only begun");
         let reported = ["links-were-away: no link took a session in 3 minutes of the last hour"];
         assert_eq!(found(&[there, away, away, there, away, there]), reported);
-        assert_eq!(found(&[there, away, away]), [""; 0], "that they are away now is told by themselves");
+        assert_eq!(found(&[there, away, away]), [""; 0], "another finding reports that they are away now");
     }
 
     #[test]

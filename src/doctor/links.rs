@@ -125,7 +125,7 @@ fn is_replaced(snapshot: &Snapshot, pool: &PoolRow) -> bool {
     snapshot.pools.iter().filter(is_other).filter(may_replace).any(is_linked)
 }
 
-/// The last link that this gateway turned away, if one of its peers has no link.
+/// The last link that this gateway rejected, if one of its peers has no link.
 pub fn last_rejected_link(snapshot: &Snapshot) -> Option<&Notice> {
     let is_awaited = snapshot.pools.iter().any(|pool| !pool.standby && !is_linked(pool));
     if snapshot.listening.is_empty() || !is_awaited {

@@ -1,6 +1,8 @@
 //! `doctor`: what limits a gateway, and what to change.
 //!
 //! Each finding is a pure function of a snapshot and of [`MachineFacts`]; nothing is requested or changed here.
+//!
+//! The files here use each other: findings are defined here and made by the others.
 
 mod availability;
 mod backends;

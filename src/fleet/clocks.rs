@@ -128,7 +128,8 @@ mod tests {
         merge.next(vec![away], 1.0);
         // It is back, its clock is wrong, and it has an event that is newer than its loss.
         let mut back = gateway("edge", hours, &[400]);
-        let latest = back.latest.as_mut().map(|(snapshot, _)| Arc::make_mut(snapshot)).expect("it was heard");
+        let latest =
+            back.latest.as_mut().map(|(snapshot, _)| Arc::make_mut(snapshot)).expect("it has answered");
         let newer = log::format_utc(SystemTime::now() + hours + Duration::from_millis(500));
         latest.notices.push(Notice { time: newer, text: "newer".into(), ..latest.notices[0].clone() });
         let merged = merge.next(vec![back], 2.0);
@@ -142,7 +143,7 @@ mod tests {
     fn a_time_that_has_not_come_does_not_stay_on_top() {
         let mut faulty = gateway("liar", Duration::ZERO, &[500, 400]);
         let snapshot =
-            faulty.latest.as_mut().map(|(snapshot, _)| Arc::make_mut(snapshot)).expect("it was heard");
+            faulty.latest.as_mut().map(|(snapshot, _)| Arc::make_mut(snapshot)).expect("it has answered");
         for (notice, time) in snapshot.notices.iter_mut().zip(["9999-12-31T23:59:59.000Z", "no time at all"])
         {
             notice.time = time.into();

@@ -1,4 +1,5 @@
-//! The gateways of a fleet, each called by tasks of its own, and the combined snapshot of them all.
+//! The gateways of a fleet, each called by tasks of its own, and the combined snapshot of them all. One that cannot
+//! be reached keeps its row.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -137,7 +138,7 @@ async fn follow_member(
     }
 }
 
-/// Makes a combined snapshot whenever something has arrived, but at most one a second. It runs for ever; the
+/// Makes a combined snapshot whenever something has arrived, but at most one a second. It runs forever; the
 /// caller drops it when nobody looks any more.
 async fn publish(
     members: &[Arc<Member>],

@@ -9,7 +9,10 @@
 //! ```
 //!
 //! A gateway that hangs, dies or sends nonsense affects its own row only: nobody waits for it. [`target`]s on
-//! the command line, or a fleet file ([`file`]), say which gateways there are.
+//! the command line, or a fleet file ([`mod@file`]), say which gateways there are.
+//!
+//! The files here use each other: merging needs the clock and the reach of each gateway, in the types of the
+//! merger.
 
 mod clocks;
 pub mod file;

@@ -31,7 +31,7 @@ pub enum TargetError {
     )]
     Host(String),
     #[error(
-        "`{0}` is no profile's name, which the shell at the far end would read; write letters, digits, `.`, `_`, `-`"
+        "`{0}` is no profile's name, which the remote shell would read; write letters, digits, `.`, `_`, `-`"
     )]
     Profile(String),
     #[error("`exec:` lacks a command")]
@@ -73,7 +73,7 @@ fn split_name(word: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// An operator's description of where a gateway is. Over `ssh`, the far end enforces read-only access.
+/// An operator's description of where a gateway is. Over `ssh`, the remote end enforces read-only access.
 pub fn parse(text: &str, access: AdminAccess) -> Result<AdminTarget, TargetError> {
     let text = text.trim();
     match (text.strip_prefix("ssh:"), text.strip_prefix("exec:")) {

@@ -1,4 +1,5 @@
-//! One attempt of a session with one upstream: what its downstream side gets from it, and how that ends.
+//! One attempt of a session with one upstream: what its downstream side gets from it, and how that ends. Whether
+//! another upstream is tried afterwards is decided in [`super::opening`].
 
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub(super) struct AdmittedSession<'a> {
 pub(super) struct DownstreamSide {
     pub side: Downstream,
     pub idle: Option<Duration>,
-    /// It has already waited for a peer that did not answer, and will not wait for a second one.
+    /// It has waited once for a silent peer; the next silent peer fails it at once.
     pub has_waited: bool,
     /// Its permits under the limits, held until it ends.
     pub permits: SessionPermits,

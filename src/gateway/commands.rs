@@ -1,4 +1,5 @@
-//! What each operator command does, except switch, stop and the checklist.
+//! What each operator command does, except switch, stop and the checklist. One that needs files is answered once
+//! they have been read beside the engine ([`super::reader`]).
 
 use std::sync::{Arc, atomic::Ordering};
 

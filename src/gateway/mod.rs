@@ -3,6 +3,9 @@
 //! In reading order: [`handle`] is its public surface. `switch` takes it from one profile to another, including
 //! the first start. `halves` and `ports` are the running parts, `session` is one client from start to end, and
 //! `relay` copies its bytes. `snapshot_builder` makes the snapshot.
+//!
+//! The files here use each other: each has the commands or duties of [`Engine`] in one matter, and the parts of a
+//! session call each other.
 
 mod attempt;
 mod audit;

@@ -58,8 +58,8 @@ impl Engine {
     /// Which port for monitors a plan opens, and which it closes.
     pub(super) fn health_changes(&self, profile: &Profile) -> (Option<String>, Option<String>) {
         let opens = self.missing_health(profile).map(|at| format!("http://{at} for monitors"));
-        let change =
-            HalfChange::between(self.health.is_some(), profile.health.address().is_some(), opens.is_none());
+        let wanted = profile.health.address();
+        let change = HalfChange::between(self.health.as_ref(), wanted.as_ref(), |_, _| opens.is_none());
         let closes = self.health.as_ref().filter(|_| change.closes());
         (opens, closes.map(|port| format!("{} for monitors", port.listening().join(" and "))))
     }

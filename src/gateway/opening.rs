@@ -1,5 +1,5 @@
 //! How a session is opened, in reading order: it is let in, and one link or backend after another is tried until one
-//! carries it.
+//! carries it. Once bytes of its client may have reached a backend, no other one is tried.
 
 use std::{
     sync::{

@@ -84,13 +84,17 @@ pub enum HalfChange {
 }
 
 impl HalfChange {
-    pub(super) fn between(runs: bool, wanted: bool, continues: bool) -> Self {
-        match (runs, wanted) {
-            (false, false) => Self::None,
-            (false, true) => Self::Opens,
-            (true, false) => Self::Closes,
-            (true, true) if continues => Self::Stays,
-            (true, true) => Self::Replaced,
+    pub(super) fn between<R, W>(
+        running: Option<&R>,
+        wanted: Option<&W>,
+        fits: impl Fn(&R, &W) -> bool,
+    ) -> Self {
+        match (running, wanted) {
+            (None, None) => Self::None,
+            (None, Some(_)) => Self::Opens,
+            (Some(_), None) => Self::Closes,
+            (Some(running), Some(wanted)) if fits(running, wanted) => Self::Stays,
+            (Some(_), Some(_)) => Self::Replaced,
         }
     }
 
@@ -117,12 +121,11 @@ impl SwitchPlan {
 impl Engine {
     /// Compares what runs with what `profile` wants.
     pub(super) fn plan_switch(&self, profile: &Profile) -> SwitchPlan {
-        let (running, wanted) = (self.dmz.as_ref(), profile.dmz.as_ref());
-        let continues = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
-        let dmz = HalfChange::between(running.is_some(), wanted.is_some(), continues);
-        let (running, wanted) = (self.internal.as_ref(), profile.internal.as_ref());
-        let continues = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
-        let internal = HalfChange::between(running.is_some(), wanted.is_some(), continues);
+        let dmz = HalfChange::between(self.dmz.as_ref(), profile.dmz.as_ref(), |side, half| side.fits(half));
+        let internal =
+            HalfChange::between(self.internal.as_ref(), profile.internal.as_ref(), |side, half| {
+                side.fits(half)
+            });
         let (mut opens, mut closes) = ports::port_changes(profile, &self.ports);
         let (mut links, mut retires) = (Vec::new(), 0);
         if dmz.opens() {

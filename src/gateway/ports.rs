@@ -1,5 +1,5 @@
 //! The ports for clients, and for links inside WebSockets, which use one path of a port, alone or beside
-//! services.
+//! services. They belong to the engine and to no half, so a switch keeps those that both profiles name.
 
 use std::{
     collections::HashMap,

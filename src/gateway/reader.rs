@@ -58,7 +58,7 @@ impl Default for EngineReader {
 impl EngineReader {
     /// The next read that has finished.
     pub async fn next(&mut self) -> EngineContinuation {
-        self.continuations.recv().await.expect("`tell` lives as long as `heard`")
+        self.continuations.recv().await.expect("`continuation_sender` keeps the channel open")
     }
 }
 

@@ -139,7 +139,7 @@ impl Service {
     }
 
     /// Closes the session that has been idle for longest, since another gateway counts it among those at work.
-    /// Not for a while after that was of no use: the limit there may be another one.
+    /// Pauses after an attempt that did not help: the other gateway may have reached another limit.
     pub fn close_idle(&self) -> Option<Arc<IdleState>> {
         let until = self.no_room_until_us.load(Ordering::Relaxed);
         let rest = if clock::now_us() < until { None } else { self.reclaim_idle() }?;

@@ -21,7 +21,7 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 const EXTENDS_BY: Duration = Duration::from_secs(30);
 const EXTENDS_EVERY: Duration = Duration::from_secs(10);
 
-/// A service manager, and what it has been told.
+/// A service manager, and what was sent to it.
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: NotifySocket,

@@ -126,7 +126,7 @@ fn client_name(request: &SessionRequest) -> String {
 }
 
 fn session_kind(request: &SessionRequest) -> SessionKind {
-    // The DMZ half of this process has told its instance, or has a link without TLS.
+    // The DMZ half of this process has sent its instance, or has a link without TLS.
     let is_elsewhere = |peer: &Peer| match (peer.instance, &peer.name) {
         (Some(instance), _) => instance != agreement::instance(),
         (None, name) => name.is_some(),

@@ -1,4 +1,5 @@
-//! Turns the outcome of a session into its end: who ended it, and why in words.
+//! Turns the outcome of a session into its end: who ended it, and why in words. Both halves report the same end,
+//! so a cut crosses the link with its cause ([`cut_cause`]).
 
 use std::{io, time::Duration};
 

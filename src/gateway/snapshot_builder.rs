@@ -1,4 +1,5 @@
-//! Builds the snapshot, a few times a second and whenever somebody asks for it.
+//! Builds the snapshot, a few times a second and whenever somebody asks for it. Rows of sessions are made only
+//! while somebody watches, since there may be many.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

@@ -38,7 +38,7 @@ impl Engine {
         match self.state() {
             EngineState::Starting | EngineState::Serving => None,
             EngineState::Loading | EngineState::Switching(_) => Some("a switch is under way"),
-            EngineState::Verifying => Some("the checklist is being walked; wait until that has ended"),
+            EngineState::Verifying => Some("the checklist is running; wait until it has ended"),
             EngineState::Stopping(_) | EngineState::Stopped(_) => Some("the gateway is stopping"),
         }
     }

@@ -1,4 +1,5 @@
-//! The body of a message: one that is forwarded as it comes, or a line of text of our own.
+//! The body of a message: one that is forwarded as it comes, or a line of text of our own. Its progress is shared
+//! with what watches it: timeouts, and the access log.
 
 use std::{
     fmt,

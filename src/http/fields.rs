@@ -55,7 +55,7 @@ pub fn is_token(member: &[u8]) -> bool {
 }
 
 /// The protocols that an answer names in `Upgrade`. The field is hop-by-hop (RFC 9110, section 7.8). The client
-/// needs it all the same if it says what its connection becomes, or has to ask for.
+/// still needs it if it says what its connection becomes, or has to ask for.
 pub struct UpgradeProtocols(Vec<HeaderValue>);
 
 impl UpgradeProtocols {

@@ -100,7 +100,7 @@ impl InterimResponses {
 /// Which interim responses a client may get.
 #[derive(Debug, Clone, Copy)]
 pub struct InterimPolicy {
-    /// hyper has already told it to send its body.
+    /// hyper has already asked it for its body.
     has_expected: bool,
 }
 

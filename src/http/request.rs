@@ -1,4 +1,4 @@
-//! Checks a client's request, and cleans it before it is forwarded.
+//! Checks a client's request, and cleans it before it is forwarded. What could be read in two ways is refused.
 
 use std::{borrow::Cow, net::IpAddr};
 

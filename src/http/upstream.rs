@@ -1,4 +1,5 @@
-//! A connection on which requests are sent, one after another.
+//! A connection on which requests are sent, one after another. It knows whether it can be used again; which
+//! connection a request gets is decided in `connect`.
 
 use std::{sync::Arc, task::Context, time::Duration};
 

@@ -2,6 +2,8 @@
 //!
 //! Nothing is overwritten, and nothing is left half done. Each half gets only what belongs to its host; the
 //! private CA's key stays with the internal half. `certs` makes certificates for more gateways.
+//!
+//! The files here use each other: questions and the text of profiles share the answers.
 
 mod answers;
 mod text;

@@ -311,8 +311,8 @@ impl AgreedLink {
         })
     }
 
-    /// Ends the link if its peer keeps requesting what it was not offered: it does not listen, so it is no
-    /// gateway of ours.
+    /// Ends the link if its peer keeps requesting what it was not offered: it ignores what is
+    /// offered, so it does not run this software.
     fn judge_service(&mut self, service: &ServiceName) {
         self.mistakes = if self.serves.was_offered(service) { 0 } else { self.mistakes + 1 };
         if self.mistakes >= MISTAKES_MAX {
@@ -422,7 +422,7 @@ impl AgreedLink {
                 }
             }
         };
-        // If that takes too long, it is dropped all the same.
+        // If that takes too long, it is still dropped.
         let _ = tokio::time::timeout(GOODBYE, ends).await;
     }
 }

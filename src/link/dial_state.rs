@@ -1,4 +1,5 @@
-//! The state of dialling for the links of one kind: dials under way, failures, and the next attempt.
+//! The state of dialling for the links of one kind: dials under way, failures, and the next attempt. It decides
+//! whether and when to dial; [`super::keeper`] dials.
 
 use std::{
     sync::Arc,
@@ -43,7 +44,7 @@ pub struct DialState {
     pub last_fault: Option<LinkFault>,
     /// What the gateway had said by the time its links ended.
     pub goodbye: GoodbyeState,
-    /// When a gateway that is only looked in on is dialled next.
+    /// When a SOCKS5 gateway without standing links is next checked.
     pub look_in: Option<Instant>,
     /// Until when no dial begins after a failure.
     paused_until: Option<Instant>,
@@ -72,7 +73,7 @@ pub enum DialFailure {
     Drains,
 }
 
-/// How often a link of this gateway can be used, as far as dialling is concerned.
+/// Whether a link carries one session or many, which sets the rate of dials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkReuse {
     /// It carries session after session.
@@ -140,7 +141,7 @@ impl DialState {
             (0, LinkReuse::Long) => {
                 self.dials.earn(now, OWN_A_SECOND, OWN_AT_ONCE + 2.0 * wanted.prepared as f64)
             }
-            (_, _) => {
+            (_, LinkReuse::OneSession | LinkReuse::Long) => {
                 let pause = wanted.retry.maximum.as_secs_f64().max(0.001);
                 self.dials.earn(now, UNPROVEN_A_PAUSE / pause, UNPROVEN_AT_ONCE);
             }

@@ -276,7 +276,7 @@ async fn follow_addresses<D: GatewayDialler>(
     }
 }
 
-/// The same for its SRV records, whose targets stand in for each other.
+/// Follows its SRV records. Targets of the next priority replace those that are down.
 async fn follow_services<D: GatewayDialler>(
     gateways: Weak<DialledGateways<D>>,
     written: LinkAddress,

@@ -1,7 +1,7 @@
 //! Whether a peer that has lost all its links meant to leave.
 //!
-//! A gateway that drains, stops or retires its links says so before they end. One that is killed or cannot be
-//! reached does not.
+//! A gateway that drains, stops or retires its links says so before they end. One that is killed or
+//! unreachable cannot.
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GoodbyeState {

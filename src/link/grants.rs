@@ -39,12 +39,12 @@ pub struct ServiceGrants {
 }
 
 impl ServiceGrants {
-    /// Nothing yet; `links` are those that peers share.
+    /// Grants nothing until a policy is set. `links` limits the links of each peer.
     pub fn new(links: Arc<GatewayShares>) -> Arc<Self> {
         Arc::new(Self { policy: ArcSwap::default(), retire: ArcSwap::default(), links })
     }
 
-    /// Goes by these rules from now on; whether they are those of before.
+    /// Applies these rules from now on, and returns whether they are the same as before.
     pub fn set_policy(&self, policy: GrantPolicy) -> bool {
         let is_unchanged = **self.policy.load() == policy;
         self.policy.store(Arc::new(policy));

@@ -51,7 +51,7 @@ const CLOSE_BYTES_MAX: u64 = 64 * 1024;
 /// How much of a `hello` is read at once: an announced length alone costs no memory.
 const HELLO_READ_BYTES: usize = 16 * 1024;
 
-/// Whoever dials says how many links it keeps, and this end none.
+/// Only the dialling end announces how many links it keeps; the accepting end sends 0.
 const DIALLER_KEEPS: usize = 0;
 
 /// Why a link could not be opened.
@@ -171,7 +171,7 @@ impl HelloRole {
     }
 }
 
-/// An established link of our own protocol, with what the two ends have told each other.
+/// An established link of our own protocol, with what the two ends have agreed.
 #[derive(Debug)]
 pub struct EstablishedLink {
     pub link: Box<AgreedLink>,
@@ -198,7 +198,7 @@ pub struct AcceptedLink {
     pub versions: Vec<String>,
 }
 
-/// A link whose far side has named a service and waits for the reply.
+/// A link whose peer has named a service and waits for the reply.
 #[derive(Debug)]
 pub struct SocksRequest {
     pub stream: NetStream,
@@ -259,8 +259,9 @@ pub fn uses_own_protocol(stream: &NetStream) -> bool {
     stream.alpn() == Some(PROTOCOL_NAME.as_bytes())
 }
 
-/// The exchange of `hello`: the server offers, the opener grants. Whoever dials says how many links it keeps. What
-/// `holds` was taken from the terms before the certificate was.
+/// The exchange of `hello`: the server offers, the opener grants. The dialling end announces how
+/// many links it keeps. `holds` must be taken before the certificate is read, so that a change of the terms in
+/// between replaces the link.
 pub async fn exchange_hello(
     reached: DialledStream,
     hello_role: &HelloRole,
@@ -485,6 +486,6 @@ pub async fn close_lingering(mut stream: NetStream) {
         let mut rest = (&mut stream).take(CLOSE_BYTES_MAX);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
-    // If this fails or takes too long, the link is dropped all the same.
+    // If this fails or takes too long, the link is still dropped.
     let _ = timeout(LINGERING_CLOSE, close_bytes).await;
 }

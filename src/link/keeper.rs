@@ -9,8 +9,8 @@
 //! The first link shows which protocol the other gateway speaks. Links of our own are for any service. SOCKS5
 //! links are parked for one service each or, where this half opens sessions, dialled for one session each.
 //!
-//! What becomes of a link that stands is not here: whoever has started a keeper takes each from its
-//! [`KeeperEvent`]s, and says when it has ended.
+//! Established links are not handled here: the owner of a keeper receives each as a [`KeeperEvent`], and reports
+//! its end.
 
 use std::{
     collections::BTreeMap,
@@ -105,7 +105,7 @@ pub struct LinkKeeper {
 
 struct KeeperState {
     wanted: KeeperTarget,
-    /// How many links in all the far side accepts.
+    /// How many links in all the peer accepts.
     links_max: usize,
     protocol: Option<LinkProtocol>,
     /// By the service that the links are ready for; `None` means any service.
@@ -115,7 +115,7 @@ struct KeeperState {
     serves: Option<Arc<LinkServices>>,
     /// What its links are not used for, and why.
     refused: Vec<String>,
-    /// The first service that carries something else at the far side.
+    /// The first service that carries something else at the peer.
     mismatch: Option<String>,
     sharers: AddressSharers,
 }
@@ -158,7 +158,7 @@ impl LinkKeeper {
         (keeper, receiver)
     }
 
-    /// How many links in all the far side accepts, as far as is known.
+    /// How many links in all the peer accepts, as far as is known.
     pub fn links_max(&self) -> usize {
         self.lock().links_max
     }
@@ -194,7 +194,7 @@ impl LinkKeeper {
         handshake::dial(&self.gateway, self.target.as_ref(), identity.as_ref().as_ref(), &outer).await
     }
 
-    /// Whether the far side speaks SOCKS5, as far as is known.
+    /// Whether the peer speaks SOCKS5, as far as is known.
     pub fn uses_socks(&self) -> bool {
         self.lock().protocol == Some(LinkProtocol::Socks)
     }

@@ -1,4 +1,5 @@
-//! Counts one link as ready, busy or leaving in the counters of its peer, for as long as the link lives.
+//! Counts one link as ready, busy or leaving in the counters of its peer, for as long as the link lives. Dropping
+//! the guard ends that, so no way out of a link's task can forget it.
 
 use std::{
     sync::{

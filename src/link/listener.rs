@@ -95,7 +95,7 @@ impl LinkReception {
             let evicted = permit.evicted.clone();
             let served = async {
                 match handshake::accept(below, from, &context.identity, &context.terms).await {
-                    // A link that is turned away keeps its permit until it is closed.
+                    // A link that is rejected keeps its permit until it is closed.
                     Ok(accepted) => {
                         context.report_versions(&accepted);
                         on_handshake(accepted.outcome, permit).await;

@@ -9,16 +9,23 @@
 //! it; a [`agreement::AgreedLink`] speaks `portcullis/2` and carries many at once, as [`multiplex`] does it. A
 //! session sees either as one of its two sides ([`session_side`]).
 //!
-//! In reading order: [`carrier`] is what a link goes over, [`handshake`] establishes it, [`listener`] greets those that
-//! come in, on a port of their own or by a [`endpoint`], [`keeper`] the task that keeps links dialled, [`dial_state`] how
-//! that goes, [`dialled_gateways`] for whom there is a keeper, [`failure`] why links fail. [`pool::Pool`] holds the
-//! ready links of the half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in
-//! [`peer_links::PeerLinks`];
-//! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
-//! links, [`link_guard`] counts them, `link_table` lists them, [`round_trip`] is how far away they end, [`load`] counts
-//! the sessions of each, [`offered_services`] and [`grants`] are what the two ends make of it, [`link_services`] knows
-//! what each serves now, [`liveness`] notices dead ones, and
-//! [`generation`] tells whether the terms of a link still hold.
+//! In reading order:
+//!
+//! - **Establish.** [`carrier`] is what a link runs over, [`handshake`] establishes it, and [`listener`] accepts
+//!   incoming links, on their own port or through an [`endpoint`].
+//! - **Keep.** [`keeper`] keeps links to one gateway dialled, [`dial_state`] says when to dial,
+//!   [`dialled_gateways`] which gateways have a keeper, and [`failure`] why links fail.
+//! - **Wait.** [`pool::Pool`] holds the ready links of the half that opens sessions, each in an
+//!   [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`]; [`peer_record`] decides whose turn it is.
+//! - **Serve.** [`server`] waits for sessions on the other half. [`offered_services`] is what it offers, [`grants`]
+//!   what the opener accepts of that, and [`link_services`] what each link serves now.
+//! - **End.** [`liveness`] notices dead links, [`generation`] those whose terms have changed. [`goodbye`] remembers
+//!   whether a peer left on purpose, and [`succession`] whether it was restarted.
+//! - **Count.** [`shares`] bounds links, [`link_guard`] counts them, `link_table` lists them, [`load`] counts the
+//!   sessions of each, and [`round_trip`] is how far away they end.
+//!
+//! The files here use each other: a handshake makes links, and what keeps, serves and offers them shares their
+//! types.
 
 pub mod agreement;
 pub mod carrier;

@@ -381,7 +381,7 @@ mod tests {
             let (back, _back) = alpha(3);
             groups.push(back);
             forget_lost_peers(&mut groups);
-            assert_eq!(instances(&groups), [1, 3], "{how}: it was started anew");
+            assert_eq!(instances(&groups), [1, 3], "{how}: it was restarted");
             assert_eq!(groups[1].row().failures, 1, "{how}: that was its own");
             assert_eq!(groups[0].row().failures, 0, "{how}: the other one never failed");
         }

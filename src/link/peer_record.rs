@@ -76,7 +76,7 @@ mod tests {
         assert!(mute.rank() < other.rank(), "two may be chance");
         assert!(mute.note_unanswered(), "it rests from now on");
         assert!(mute.rank() > other.rank());
-        assert!(!mute.note_unanswered(), "that was told");
+        assert!(!mute.note_unanswered(), "that was reported");
         // Its rest is over: one session tries it, and no other.
         mute.rests_until_ms.store(0, Ordering::Relaxed);
         assert!(mute.rank() < other.rank());

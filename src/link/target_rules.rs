@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(targets.after(4_999).await, [0, 1]);
         assert_eq!(targets.after(1).await, [0, 1, 2]);
         targets.link(1);
-        assert_eq!(targets.after(0).await, [0, 1], "what comes after the one that is back is let go");
+        assert_eq!(targets.after(0).await, [0, 1], "what comes after the one that is back is released");
     }
 
     #[tokio::test(start_paused = true)]

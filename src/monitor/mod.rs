@@ -4,6 +4,8 @@
 //! no request delays the engine or a session. Each client gets one answer within a deadline. If there are more than
 //! a few at once, the oldest is closed, because the newest can be served soonest. The contents of answers are in
 //! [`answers`].
+//!
+//! The files here use each other: answers are made of the state that is defined here, and the server gives them.
 
 mod answers;
 mod rendered_metrics;

@@ -40,8 +40,8 @@ impl LastTexts {
 }
 
 impl RenderedMetrics {
-    /// The numbers of the newest snapshot. One text is made at a time. If its client leaves, it is made all the
-    /// same, since the next one may want it too.
+    /// The numbers of the newest snapshot. One text is made at a time. If its client leaves, it is still
+    /// made, since the next one may want it too.
     pub async fn newest(
         &self,
         snapshots: &watch::Receiver<Arc<Snapshot>>,

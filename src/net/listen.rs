@@ -15,6 +15,7 @@ use std::{
 };
 
 use socket2::SockRef;
+use thiserror::Error;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
@@ -43,11 +44,20 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum ListenEvent<'a> {
     /// It cannot accept at the moment.
-    Pauses(&'a io::Error),
+    Pauses(AcceptPause<'a>),
     /// It does not listen there yet, and keeps trying.
     Waits { at: &'a HostPort, why: String },
     /// It listens at an address that it had waited for.
     Listens(SocketAddr),
+}
+
+/// Why a port does not accept for a moment.
+#[derive(Debug, Clone, Copy, Error)]
+pub enum AcceptPause<'a> {
+    #[error("{0}")]
+    Failed(&'a io::Error),
+    #[error("all {max} places are taken")]
+    QuotaFull { max: usize },
 }
 
 /// A port that listens, or waits until it can.
@@ -205,10 +215,10 @@ impl Listener {
         mut on_event: impl FnMut(ListenEvent<'_>),
     ) {
         let mut paused: Option<Instant> = None;
-        let mut pauses = |error: &io::Error, on_event: &mut dyn FnMut(ListenEvent<'_>)| {
+        let mut pauses = |why: AcceptPause<'_>, on_event: &mut dyn FnMut(ListenEvent<'_>)| {
             if paused.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
                 paused = Some(Instant::now());
-                on_event(ListenEvent::Pauses(error));
+                on_event(ListenEvent::Pauses(why));
             }
         };
         let mut last = String::new();
@@ -230,10 +240,7 @@ impl Listener {
                     let quota = quota();
                     let mut place = quota.try_take();
                     if place.is_none() {
-                        pauses(
-                            &io::Error::other(format!("all {} places are taken", quota.max())),
-                            &mut on_event,
-                        );
+                        pauses(AcceptPause::QuotaFull { max: quota.max() }, &mut on_event);
                         place = self.stop.run_until_cancelled(quota.take()).await;
                     }
                     let Some(place) = place else { return };
@@ -241,7 +248,7 @@ impl Listener {
                 }
                 Err(error) if is_of_one_connection(&error) || self.stop.is_cancelled() => {}
                 Err(error) => {
-                    pauses(&error, &mut on_event);
+                    pauses(AcceptPause::Failed(&error), &mut on_event);
                     // A stop ends the pause early.
                     let _ = self.stop.run_until_cancelled(sleep(RESOURCE_PAUSE)).await;
                 }

@@ -7,6 +7,9 @@
 //! [`certificate_watch`] signals revoked certificates, [`backoff`] spaces failed dials, and [`exhausted`] tells
 //! which resource has run out. [`sockets`] is what this process holds open, and [`inherited`] what of that it did
 //! not open. `socket_options` makes the system calls that no crate offers.
+//!
+//! The files here use each other: a `NetStream` is one of the kinds of streams, and some of these contain a
+//! `NetStream`.
 
 pub mod backoff;
 pub mod certificate_watch;

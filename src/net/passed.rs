@@ -4,14 +4,15 @@
 //! Closing such a port closes it for this process only: whoever passed it still holds it.
 
 use std::{
-    env, io,
+    env,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd, RawFd},
+    os::fd::{OwnedFd, RawFd},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::{Errno, fcntl_dupfd_cloexec},
     net::{AddressFamily, SocketType, sockopt},
 };
 use thiserror::Error;
@@ -44,7 +45,7 @@ pub enum PassedError {
     #[error("what was passed in is {0}, and no listening TCP socket")]
     OtherKind(&'static str),
     #[error("the socket that was passed in: {0}")]
-    Failed(String),
+    Failed(#[from] Errno),
 }
 
 /// Takes over the sockets that this process was started with. Must be called before anything is opened.
@@ -94,10 +95,8 @@ pub fn listeners(name: &str) -> Result<Vec<std::net::TcpListener>, PassedError> 
 }
 
 fn open_again(socket: &OwnedFd) -> Result<std::net::TcpListener, PassedError> {
-    let failed = |error: io::Error| PassedError::Failed(error.to_string());
-    let flags = fcntl_getfl(socket).map_err(|error| failed(error.into()))?;
-    fcntl_setfl(socket, flags | OFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
-    Ok(socket.as_fd().try_clone_to_owned().map_err(failed)?.into())
+    fcntl_setfl(socket, fcntl_getfl(socket)? | OFlags::NONBLOCK)?;
+    Ok(fcntl_dupfd_cloexec(socket, FIRST)?.into())
 }
 
 /// Closes those that are not wanted, and returns their names.

@@ -1,5 +1,5 @@
 //! The one stream type that sessions see: TCP, a Unix socket, TLS, a WebSocket of a client or of a link, a pipe, or the
-//! built-in echo.
+//! built-in echo. It is an enum, so that callers can ask what it is: its socket, its certificate, its TLS.
 
 use std::{
     io::{self, IoSlice, Read},

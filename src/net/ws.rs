@@ -36,7 +36,7 @@ const OUT_MAX: usize = 2 * MESSAGE;
 /// The client must answer a close frame within this time, or send more meanwhile. The same applies to the
 /// backend's end after the client's close frame.
 const CLOSE: Duration = Duration::from_secs(5);
-/// How long a client that has been told why it is closed gets to read that.
+/// How long a client gets to read the reason why it is closed.
 pub(super) const CLOSE_REASON_GRACE: Duration = Duration::from_secs(1);
 /// How much is read at once from a client whose bytes are discarded.
 pub(super) const DISCARD_BUFFER_BYTES: usize = 4 * 1024;
@@ -188,7 +188,7 @@ impl WebSocket {
     }
 
     /// Continues while the client has closed and is no longer read: discards what it sends, and does not wait
-    /// for ever for the backend, or for the client to take what the backend has sent.
+    /// forever for the backend, or for the client to take what the backend has sent.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if let (WebSocketState::TheyClosed(_) | WebSocketState::BothClosed, Some(watch)) =
             (&self.step, &mut self.watch)

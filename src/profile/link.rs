@@ -1,4 +1,5 @@
-//! The `link` of a half as written: both ends, TLS, and how many links there are.
+//! The `link` of a half as written: both ends, TLS, and how many links there are. What both halves of a pair must
+//! agree on is checked in [`super::pair_checks`].
 
 use std::{sync::Arc, time::Duration};
 

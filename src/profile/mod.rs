@@ -3,6 +3,9 @@
 //! [`load`] reads one file with everything it extends, checks all of it and returns either a
 //! [`Profile`], resolved for exactly one mode, or every [`Problem`] found. Nothing here opens a
 //! socket; certificates are opened by `tls`, which reports its problems in the same form.
+//!
+//! The files here use each other: a value of the profile contains values of other kinds, and each is read beside
+//! its type.
 
 mod auth;
 mod backend;
@@ -278,7 +281,7 @@ pub struct DmzService {
 /// What happens to a client port while no service on it is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnreadyPolicy {
-    /// Clients wait, or are turned away one by one.
+    /// Clients wait, or are rejected one by one.
     #[default]
     Accept,
     /// It is closed.

@@ -1,4 +1,4 @@
-//! Turns a profile as written into what one gateway should be in one mode.
+//! Turns a profile as written into what one gateway should be in one mode. It reports all problems at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,8 +1,8 @@
 //! Bytes ↔ meaning; no sockets, no clock, no policy.
 //!
-//! [`socks5`] is what any far side can speak. [`multiplex`] is the protocol of our own, agreed on by ALPN
-//! inside TLS, with which sessions share links. [`ws`] has the frames of a WebSocket,
-//! [`frame_boundary`] finds where one ends, [`proxy`] what a proxy
+//! [`socks5`] is what any peer can speak. [`multiplex`] is the protocol of our own, agreed on by ALPN
+//! inside TLS, with which sessions share links. [`ws`] has the frames of a WebSocket, [`frame_boundary`] finds
+//! where one ends, [`proxy`] what a proxy
 //! says about a client, and [`certificate`] what a certificate says.
 
 pub mod certificate;

@@ -1,5 +1,6 @@
 //! The PROXY protocol, versions 1 and 2 (HAProxy's `proxy-protocol.txt`): a header in front of a client's bytes
-//! that says who the client is.
+//! that says who the client is. The fields of version 2 (TLVs) are checked and kept, since a backend may want
+//! them.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

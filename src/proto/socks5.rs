@@ -18,7 +18,7 @@ use crate::profile::ServiceName;
 
 pub mod reply;
 
-/// The name offered by ALPN (RFC 7301), which is also shown to operators. It is for a far side whose TLS fails
+/// The name offered by ALPN (RFC 7301), which is also shown to operators. It is for a peer whose TLS fails
 /// a handshake without a common name.
 pub const PROTOCOL_NAME: &str = "socks/5";
 
@@ -32,9 +32,9 @@ pub enum SocksCommand {
 /// Why a link's SOCKS5 handshake failed.
 #[derive(Debug, ThisError)]
 pub enum SocksError {
-    #[error("it closed before its greeting was complete")]
+    #[error("it closed before the method was chosen")]
     Closed,
-    #[error("it greeted and closed")]
+    #[error("it chose the method and closed")]
     NoRequest,
     #[error("{0}")]
     Io(io::Error),

@@ -1,4 +1,5 @@
-//! Plays a recording: pause, steps, speed.
+//! Plays a recording: pause, steps, speed. It decides which snapshot is due; the screen shows it like one of a
+//! running gateway.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -89,7 +90,7 @@ impl RecordingPlayer {
         }
     }
 
-    /// Waits until the next snapshot is due; for ever while it does not play. May be dropped at any point,
+    /// Waits until the next snapshot is due; forever while it does not play. May be dropped at any point,
     /// since nothing moves before the wait is over.
     pub async fn next(&mut self) -> Result<Arc<Snapshot>, RecordError> {
         let until = self.until_next().filter(|_| self.state == PlayerState::Playing);

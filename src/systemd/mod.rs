@@ -12,7 +12,7 @@ use std::process::Command;
 const OURS: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
-/// Hides from a child process what the service manager has told this one.
+/// Hides from a child process what the service manager has passed to this one.
 pub fn keep_from(child: &mut Command) {
     for variable in OURS {
         child.env_remove(variable);

@@ -74,8 +74,8 @@ impl LogKind {
             Self::SessionEnded(_) => "more sessions ended",
             Self::ProbeEnded => "more probes ended",
             Self::UnknownService => "more times an unknown service was asked for",
-            Self::ClientRejected => "more clients were turned away",
-            Self::LinkRejected => "more links were turned away",
+            Self::ClientRejected => "more clients were rejected",
+            Self::LinkRejected => "more links were rejected",
             Self::LinkChanged => "more links failed, or worked again",
             Self::RequestFailed => "more requests were not answered by the backend",
         }
@@ -140,7 +140,7 @@ impl RateLimitedLog {
     /// Logs a client that gets no session.
     pub fn reject_client(&self, client: SocketAddr, why: &str) {
         if self.admits(LogKind::ClientRejected) {
-            tracing::info!(event = %LogEvent::ClientRejected, %client, "client turned away: {why}");
+            tracing::info!(event = %LogEvent::ClientRejected, %client, "client rejected: {why}");
         }
     }
 

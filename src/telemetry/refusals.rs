@@ -100,15 +100,18 @@ mod tests {
                 "LA" => (EndedBy::Limit, SessionPhase::Authorising),
                 _ => (EndedBy::Time, SessionPhase::Waiting),
             };
-            let end = SessionEnd { who, phase, reason: "so many are open".into() };
+            let end = SessionEnd { who, phase, reason: "the limit is reached".into() };
             refusals.add(Half::Dmz, &orders, &end, at(seconds))
         };
         assert!(add(&mut refusals, "LA", 0), "the first");
         assert!((1..60).all(|second| !add(&mut refusals, "LA", second)), "not each");
         assert!(add(&mut refusals, "TW", 2), "of another kind");
         assert_eq!(refusals.due_lines(at(59)), [""; 0]);
-        assert_eq!(refusals.due_lines(at(60)), ["orders: LA 59 more refused within 60s: so many are open"]);
-        assert_eq!(refusals.due_lines(at(61)), [""; 0], "told once");
+        assert_eq!(
+            refusals.due_lines(at(60)),
+            ["orders: LA 59 more refused within 60s: the limit is reached"]
+        );
+        assert_eq!(refusals.due_lines(at(61)), [""; 0], "reported once");
         let rows = refusals.rows_of(Half::Dmz, &ServiceName::parse("orders").expect("a name"), at(61));
         assert_eq!(
             rows.iter().map(|row| (&*row.code, row.count)).collect::<Vec<_>>(),

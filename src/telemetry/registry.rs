@@ -3,6 +3,8 @@
 //! A session's bytes are counted in its own [`SessionCounters`], which only its relay writes. The short lock of the
 //! registry is taken when a session starts, when it ends, and for a snapshot; never for a byte. A
 //! [`SessionGuard`] records the end once, when it is dropped.
+//!
+//! This file and its parts use each other: its parts are in files of their own, and count its sessions.
 
 mod counters;
 mod ended;

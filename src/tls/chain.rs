@@ -91,9 +91,9 @@ impl ChainFault {
                 format!("use a name within them, or another CA than `{}`", authority.subject)
             }
             Self::Algorithm { .. } => {
-                "have it issued anew, signed with ECDSA, Ed25519 or RSA, and SHA-256 or more".into()
+                "have it reissued, signed with ECDSA, Ed25519 or RSA, and SHA-256 or more".into()
             }
-            Self::Version { .. } => "have it issued anew as version 3, with a subjectAltName".into(),
+            Self::Version { .. } => "have it reissued as version 3, with a subjectAltName".into(),
             Self::IsAuthority { .. } => "use one that is issued for the name (CA:FALSE)".into(),
             Self::Expired { .. } => "put its successor in its place, or set the clock right".into(),
             Self::NotYet { .. } => "set the clock right, or wait".into(),

@@ -1,4 +1,5 @@
-//! TLS with clients and backends: versions 1.2 and 1.3, with the certificates that a profile names.
+//! TLS with clients and backends: versions 1.2 and 1.3, with the certificates that a profile names. All of them are
+//! loaded at once, and what cannot be loaded leaves in force what was there before ([`EdgeTls::falling_back_to`]).
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 

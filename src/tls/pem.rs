@@ -30,7 +30,7 @@ pub(super) fn read_chain(
         let number = chain.len() + 1;
         let damaged = |why: &dyn fmt::Display| {
             let what = format!("{}certificate {number} is damaged: {why}", name_prefix(material));
-            pem_problem(material, what, "take that one out, or copy it anew from where it was issued")
+            pem_problem(material, what, "take that one out, or copy it again from where it was issued")
         };
         let certificate = found.map_err(|error| damaged(&error))?;
         check_whole(&certificate).map_err(|error| damaged(&error))?;
@@ -55,7 +55,7 @@ pub(super) fn read_lists(material: &PemSource, pipes: PipePolicy) -> Result<Vec<
     for found in rustls_pemfile::crls(&mut bytes.as_slice()) {
         let list = found.map_err(|error| {
             let what = format!("{}list {} is damaged: {error}", name_prefix(material), lists.len() + 1);
-            pem_problem(material, what, "copy it anew from where it was issued")
+            pem_problem(material, what, "copy it again from where it was issued")
         })?;
         lists.push(list.to_vec());
     }
@@ -215,7 +215,7 @@ pub(super) fn unfit(
     why: &str,
 ) -> Problem {
     let what = format!("{}certificate {number} of {} {why}", name_prefix(certificate), chain.len());
-    pem_problem(certificate, what, "have it issued anew, or make one with `portcullis certs`")
+    pem_problem(certificate, what, "have it reissued, or make one with `portcullis certs`")
 }
 
 /// Signatures with SHA-1 and MD5 (RFC 8017, appendix C; RFC 3279, section 2.2.3).

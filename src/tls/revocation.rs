@@ -150,7 +150,7 @@ enum ListFault {
 impl ListFault {
     fn advice(&self) -> &'static str {
         match self {
-            Self::Damaged(_) => "copy it anew from where it was issued",
+            Self::Damaged(_) => "copy it again from where it was issued",
             Self::Unsupported(_) => "name a complete list of one CA's own certificates",
             Self::OtherCa { .. } | Self::OtherSigner { .. } => "name the list of a CA in `ca`",
         }

@@ -92,7 +92,7 @@ impl Confirmation {
             ),
             Self::Switch(plan) => format!("Switch from {} to {}?", plan.from, plan.to),
             Self::Unproven(plan) => format!(
-                "No forward check of {} has passed since this gateway started; `v` walks it. Reverse {} to {} all the same?",
+                "No forward check of {} has passed since this gateway started; `v` runs it. Reverse {} to {} anyway?",
                 plan.from, plan.from, plan.to
             ),
             Self::Stop { sessions_open } => {

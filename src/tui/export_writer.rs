@@ -50,7 +50,7 @@ impl ExportWriter {
         Ok(())
     }
 
-    /// Waits for the next result; for ever, if nothing is being written.
+    /// Waits for the next result; forever, if nothing is being written.
     pub async fn next(&mut self) -> ExportResult {
         match self.under_way.next().await {
             Some(result) => result,

@@ -327,7 +327,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('!')], Action::NextAlert, "alert", "show the next alert", Some("alert")),
     line(Everywhere, &[Char('r')], Action::Reload, "reload", "read profile and certificates again", Some("reload")),
     line(Everywhere, &[Char('p')], Action::Profiles, "", "the profiles; on one: plan a switch", Some("profiles")),
-    line(Everywhere, &[Char('v')], Action::Verify, "verify", "walk the checklist", Some("verify")),
+    line(Everywhere, &[Char('v')], Action::Verify, "verify", "run the checklist", Some("verify")),
     line(Everywhere, &[Char('n')], Action::Resize, "resize", "set the number of ready links", Some("resize")),
     line(Everywhere, &[], Action::LogLevel, "log-level", "write more or less into the log", None),
     line(Everywhere, &[], Action::Lockdown, "lockdown", "cut and refuse a service, a gateway, or all", None),

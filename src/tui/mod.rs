@@ -8,6 +8,8 @@
 //! keys ───────► app ──► commands ──► Handle
 //! snapshots ──► app ──► view ──────► terminal
 //! ```
+//!
+//! The files here use each other: `App` consists of states that are worked out from each other.
 
 mod alerts;
 mod answers;

@@ -208,7 +208,7 @@ pub fn park_input() {
         Ok(writing)
     });
     match parked {
-        // Kept for ever: a pipe without a writing end would report its end, and make the reader spin too. A
+        // Kept forever: a pipe without a writing end would report its end, and make the reader spin too. A
         // second caller at the same moment has replaced the input as well, and its pipe must also stay.
         Ok(writing) => {
             if let Err(second) = WRITING_END.set(writing) {
@@ -216,7 +216,7 @@ pub fn park_input() {
             }
         }
         Err(error) => {
-            tracing::warn!(event = %LogEvent::TerminalInput, %error, "could not let go of the lost terminal's input")
+            tracing::warn!(event = %LogEvent::TerminalInput, %error, "could not replace the lost terminal's input")
         }
     }
 }

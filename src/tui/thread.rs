@@ -103,14 +103,14 @@ impl Dashboard {
     }
 
     /// Waits for the end of the screen, but no longer than `longest`: a terminal that nobody reads may hold it
-    /// for ever. Returns `None` if it has not ended, or was waited for before.
+    /// forever. Returns `None` if it has not ended, or was waited for before.
     pub fn wait(&self, longest: Duration) -> Option<ScreenEnd> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest).ok()
     }
 
     /// Ends the screen from outside: it restores the terminal and prints its summary.
     pub fn end(&self, why: ScreenEnd) {
-        // If the channel is full or closed, the screen has already been told to end.
+        // If the channel is full or closed, the screen was already asked to end.
         let _ = self.end_sender.try_send(why);
     }
 }

@@ -1,5 +1,5 @@
 //! The last hours of the gateway on the screen, from the gateway's own history: what is requested from it, and
-//! where the cursor is.
+//! where the cursor is. The gateways of a fleet are asked one by one, and their answers are summed.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! What each action does, whether it was triggered by its key or by its word.
+//! What each action does, whether it was triggered by its key or by its word. It changes what is shown, or returns
+//! a command; nothing is sent or drawn here.
 
 use crate::{
     gateway::handle::Command,

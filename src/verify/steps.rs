@@ -165,7 +165,7 @@ impl VerifyRun {
                 "in reverse mode the internal half opens no port, not even for a check".into()
             }
             Mode::Direct => {
-                "this gateway runs in mode direct, where there is no link; stop it to walk with halves of its own".into()
+                "this gateway runs in mode direct, where there is no link; stop it, and `verify` runs halves of its own".into()
             }
             running @ (Mode::Forward | Mode::Reverse) => {
                 let [running, wanted] = [running, mode].map(Mode::word);
@@ -497,7 +497,7 @@ mod tests {
         let waiting = wait_until_ready(&snapshots, Half::Dmz, Mode::Reverse, None);
         let ready = tokio::select! {
             ready = happens_after(READY_WITHIN, waiting) => ready,
-            () = publishing => unreachable!("it publishes for ever"),
+            () = publishing => unreachable!("it publishes forever"),
         };
         let failed = ready.expect_err("there is no pool");
         assert!(failed.seen.starts_with("not ready within 10s"), "{}", failed.seen);

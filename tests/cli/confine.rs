@@ -283,7 +283,7 @@ fn a_locked_half_does_not_leave_reverse_mode_and_says_so_before() {
     echoes(outside.accept("web"));
 }
 
-/// A profile without the lock may ask for what this process is refused all the same.
+/// A profile without the lock may still ask for what this process is refused.
 #[test]
 fn what_the_lock_refuses_later_is_reported_by_its_name_and_once() {
     let place = TestFolder::with_certificates();

@@ -1,4 +1,4 @@
-//! Many that are turned away.
+//! Many clients that are rejected.
 
 use std::{
     fs,
@@ -33,10 +33,10 @@ fn a_flood_of_strangers_is_a_few_lines_in_the_log() {
         let _ = client.read(&mut [0]);
     }
     until("the rest is counted", SOON, || {
-        gateway.log().contains("more clients were turned away within").then_some(())
+        gateway.log().contains("more clients were rejected within").then_some(())
     });
     let log = gateway.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("turned away")).collect();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("rejected")).collect();
     assert!(lines.len() < CLIENTS / 4, "{} lines", lines.len());
     assert!(lines[0].contains("its byte 0 is 0x47; let the proxy send one"), "{}", lines[0]);
 }

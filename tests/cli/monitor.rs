@@ -248,7 +248,7 @@ fn hostile_monitor_clients_do_not_affect_others() {
     while sent.is_ok() && began.elapsed() < SOON {
         sent = endless.write_all(&line);
     }
-    assert!(sent.is_err(), "it reads for ever");
+    assert!(sent.is_err(), "it reads forever");
     // Silent clients are closed at their deadline.
     let mut last = silent.pop().expect("one of them");
     drop(silent);

@@ -442,7 +442,7 @@ fn whatever_becomes_of_an_answer_is_no_panic() {
         assert_eq!(output.status.code(), Some(1), "{words:?}: {err}");
         assert!(is_refused || err.contains("No space left on device"), "{words:?}: {err}");
     }
-    // The last one, which it does all the same.
+    // The last one, which it still does.
     let full = File::options().write(true).open("/dev/full").expect("Linux has it");
     let output = command(&["stop"]).stdout(full).output().expect("it runs");
     let err = String::from_utf8_lossy(&output.stderr);

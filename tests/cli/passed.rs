@@ -89,7 +89,7 @@ fn a_restart_refuses_no_connection_on_a_socket_that_was_passed_in() {
     echo(connect(at));
 }
 
-/// One socket for several services, told apart by their paths, with TLS on it.
+/// One socket for several services, distinguished by their paths, with TLS on it.
 #[test]
 fn services_of_requests_share_a_passed_socket() {
     let place = TestFolder::with_certificates();

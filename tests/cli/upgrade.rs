@@ -220,7 +220,7 @@ fn expect_protocol(internal: &Gateway, link: &str, protocol: &str) {
 }
 
 /// How many clients the previous version's inside refused that came in the moment of its drain: this version
-/// takes them to another link, and what runs already can not be mended.
+/// takes them to another link, and what runs already cannot be changed.
 fn refused_at_drain(place: &TestFolder) -> usize {
     let log = fs::read_to_string(place.path("old.log")).expect("the log of the old one");
     log.lines()

@@ -18,7 +18,7 @@ use crate::support::{
 
 const LISTEN: &str = "listen: 'socks+tls://127.0.0.1:0'";
 
-/// A pipe that nobody writes to: opening it waits for ever.
+/// A pipe that nobody writes to: opening it waits forever.
 fn becomes_a_pipe(path: &Path) {
     fs::remove_file(path).unwrap();
     mknodat(CWD, path, FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();

@@ -100,7 +100,7 @@ async fn a_revoked_gateway_is_out_with_its_sessions_on_both_halves() {
         assert!(began.elapsed() < OUT, "{mode:?} {decides:?}: {:?}", began.elapsed());
         let judge = if decides == Half::Dmz { &pair.dmz } else { pair.inner() };
         judge.until_notice("cut: the certificate was revoked").await;
-        // Tried again by whoever dials, and told why at both ends.
+        // Tried again by whoever dials, with the reason reported at both ends.
         for gateway in [&pair.dmz, pair.inner()] {
             let knows = |seen: &Snapshot| {
                 let of_rows = seen.pools.iter().filter_map(|row| row.last_error.as_deref());
@@ -397,7 +397,7 @@ async fn an_expired_list_is_reported_and_refuses_unless_allowed() {
     let mut client = tls_client(&place, "other", gateway.client_port("orders").await).await;
     send(&mut client, b"word").await;
     expect_bytes(&mut client, b"word").await;
-    gateway.until_notice("and is taken all the same").await;
+    gateway.until_notice("and is still accepted").await;
 }
 
 /// A list that cannot be used leaves the one before in force, and so does a certificate beside it.

@@ -73,7 +73,7 @@ impl Pair {
     }
 }
 
-/// Clients that come one after another, each served byte for byte, until told to stop.
+/// Clients that come one after another, each served byte for byte, until they are asked to stop.
 pub struct Load {
     clients: JoinSet<()>,
     served: Arc<AtomicUsize>,

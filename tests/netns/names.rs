@@ -47,7 +47,7 @@ fn into_nothing(wire: &Wire) {
     wire.rules("table inet gate {\nchain in { type filter hook input priority 0; ip6 daddr 2001:db8::2 tcp dport 1-65535 drop; }\n}");
 }
 
-/// A backend on the outer host that greets whoever comes, with the word given.
+/// A backend on the outer host that answers whoever comes with the given word.
 fn word_server(wire: &Wire, at: &str, port: u16, word: &str) -> Server {
     let script = format!(
         "import socket\nfamily = socket.AF_INET6 if ':' in '{at}' else socket.AF_INET\n\

@@ -489,7 +489,7 @@ fn hostile_gateways_keep_to_their_rows() {
 #[test]
 fn an_event_that_wraps_keeps_its_gateways_name() {
     let mut fleet = fleet();
-    let long = "can not be reached: this does not start: No such file or directory; correct the command";
+    let long = "cannot be reached: this does not start: No such file or directory; correct the command";
     fleet.notices = vec![Notice {
         gateway: Some("edge-3".into()),
         text: format!("{long}, {long}"),
@@ -499,11 +499,11 @@ fn an_event_that_wraps_keeps_its_gateways_name() {
     app.set_attachment(Attachment::Fleet(AdminAccess::Full));
     for size in [(120, 36), (80, 24)] {
         let shown = styled::dump(&styled::draw(&app, size.0, size.1));
-        assert!(shown.contains("edge-3: can not be"), "{shown}");
+        assert!(shown.contains("edge-3: cannot be"), "{shown}");
     }
     press(&mut app, "5j");
     let shown = styled::dump(&styled::draw(&app, 80, 24));
-    assert_eq!(shown.matches("edge-3: can not be").count(), 2, "in its line and in full below: {shown}");
+    assert_eq!(shown.matches("edge-3: cannot be").count(), 2, "in its line and in full below: {shown}");
 }
 
 #[test]

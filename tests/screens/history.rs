@@ -250,7 +250,7 @@ fn a_gateway_that_is_lost_keeps_its_past() {
     assert!(one.contains("119 open") && !one.contains("238 open") && !one.contains("gateways"), "{one}");
 }
 
-/// The clock of one goes two minutes behind: its samples are of the same moments all the same.
+/// The clock of one goes two minutes behind: its samples are still of the same moments.
 #[test]
 fn a_fleet_whose_clocks_differ_has_no_dip_that_never_was() {
     let draw = |behind: u64| {

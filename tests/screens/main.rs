@@ -77,7 +77,7 @@ fn press(app: &mut App, keys: &str) -> UpdateResult {
     reaction
 }
 
-/// Compares with the golden file of this name, or writes it when told to.
+/// Compares with the golden file of this name, or writes it when asked to.
 fn check(name: &str, app: &App, (width, height): (u16, u16), wrong: &mut Vec<String>) {
     let name = format!("{name}-{width}x{height}.txt");
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/screens").join(&name);

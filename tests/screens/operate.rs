@@ -124,11 +124,11 @@ fn commands_are_shown_with_their_help_while_one_is_typed() {
     shows(&app, "close SESSION");
     let narrow = |app: &App| shown(app, (60, 15));
     assert!(narrow(&app).contains("0 above, "), "{}", narrow(&app));
-    assert!(!narrow(&app).contains("walk the checklist"), "further down");
+    assert!(!narrow(&app).contains("run the checklist"), "further down");
     for _ in 0..4 {
         code(&mut app, KeyCode::PageDown);
     }
-    assert!(narrow(&app).contains("walk the checklist"), "{}", narrow(&app));
+    assert!(narrow(&app).contains("run the checklist"), "{}", narrow(&app));
     let of_pair = |app: &App| shown(app, (60, 15)).matches("203.0.113.3:57003 to").count();
     press(&mut app, "kill ");
     assert_eq!(of_pair(&app), 1);

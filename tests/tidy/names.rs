@@ -64,20 +64,27 @@ const REFUSED_PARTS: &[&str] = &[
 ];
 /// Names that contain one of them: fields that others read under these names.
 const NAMES_OF_OTHERS: &[&str] = &["heard", "heard_seconds", "log_trouble", "trouble"];
-/// What no comment says, each with what it says instead.
+/// What no comment, no string that the program shows and no document says, each with what it says instead.
 const REFUSED_PHRASES: &[(&str, &str)] = &[
+    ("all the same", "still, anyway"),
     ("anew", "again, new"),
-    ("are told", "learn, get, are notified"),
     ("can not", "cannot"),
+    ("far side", "peer, other end"),
+    ("for ever", "forever"),
+    ("greeted", "accepted, answered"),
+    ("greets", "accepts, answers"),
     ("hears", "receives, reads, learns"),
     ("in vain", "without success"),
     ("is of no", "is not"),
-    ("is told", "learns, gets, is notified, is reported"),
+    ("lately", "recently"),
     ("let go", "closed, dropped"),
     ("lets go", "closes, drops"),
     ("mended", "repaired, rewritten"),
     ("so many", "this many"),
     ("spoilt", "damaged, overwritten"),
+    ("told", "reported, announced, notified, asked"),
+    ("turned away", "rejected"),
+    ("walks the checklist", "runs the checklist"),
 ];
 /// Fields that `status --json` shows under these names.
 const FIELDS_OF_STATUS: &[&str] = &["heard", "trouble", "walk"];
@@ -188,9 +195,22 @@ fn quoted_length(text: &str) -> usize {
     0
 }
 
-/// The code of a text without strings, and the words of its comments.
-fn code_and_comments(text: &str) -> (String, String) {
-    let (mut code, mut comments) = (String::new(), String::new());
+/// What a source file consists of.
+struct SourceParts {
+    /// Without strings and comments.
+    code: String,
+    comments: String,
+    /// The strings of more than one word.
+    strings: String,
+}
+
+/// The words of a text as phrases are looked for in it.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+fn source_parts(text: &str) -> SourceParts {
+    let (mut code, mut comments, mut strings) = (String::new(), String::new(), String::new());
     let mut code_at_comment = 0;
     let mut rest = text;
     while let Some(sign) = rest.chars().next() {
@@ -214,10 +234,14 @@ fn code_and_comments(text: &str) -> (String, String) {
             code.push(sign);
         } else {
             code.push(' ');
+            let string = rest[..length].replace("\\\n", " ");
+            if string.contains(' ') {
+                strings.extend([&string, " "]);
+            }
         }
         rest = &rest[length.max(sign.len_utf8())..];
     }
-    (code, comments.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase())
+    SourceParts { code, comments: words(&comments), strings: words(&strings) }
 }
 
 /// The words that a name is made of, in lower case.
@@ -241,13 +265,13 @@ fn names_with_refused_parts(code: &str) -> BTreeSet<&str> {
     names.into_iter().filter(|name| !NAMES_OF_OTHERS.contains(name)).filter(is_refused).collect()
 }
 
-/// The refused phrases of comments, as whole words.
-fn refused_phrases(comments: &str) -> Vec<(&'static str, &'static str)> {
+/// The refused phrases of a text, as whole words.
+fn refused_phrases(text: &str) -> Vec<(&'static str, &'static str)> {
     let is_within_word = |sign: char| sign.is_alphanumeric() || sign == '_';
     let has = |phrase: &str| {
-        comments.match_indices(phrase).any(|(at, _)| {
-            let after = &comments[at + phrase.len()..];
-            !comments[..at].ends_with(is_within_word) && !after.starts_with(is_within_word)
+        text.match_indices(phrase).any(|(at, _)| {
+            let after = &text[at + phrase.len()..];
+            !text[..at].ends_with(is_within_word) && !after.starts_with(is_within_word)
         })
     };
     REFUSED_PHRASES.iter().copied().filter(|(phrase, _)| has(phrase)).collect()
@@ -261,7 +285,7 @@ fn names_and_comments_everywhere_are_plain() {
         if path.starts_with("tests/tidy") {
             continue;
         }
-        let (code, comments) = code_and_comments(&text);
+        let SourceParts { code, comments, .. } = source_parts(&text);
         let names = names_with_refused_parts(&code);
         refused.extend(names.iter().map(|name| format!("{}: the name `{name}`", path.display())));
         for (phrase, instead) in refused_phrases(&comments) {
@@ -272,11 +296,56 @@ fn names_and_comments_everywhere_are_plain() {
 }
 
 #[test]
+fn what_the_program_shows_is_plain() {
+    let mut refused = Vec::new();
+    for source in sources() {
+        for (phrase, instead) in refused_phrases(&source_parts(&source.code).strings) {
+            refused.push(format!("{}: a text says `{phrase}` in place of {instead}", source.path.display()));
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+/// What stands between single backticks is the program's own.
+fn prose(document: &str) -> String {
+    let parts = document.split("```").enumerate();
+    let prose = parts.map(|(number, part)| match number % 2 {
+        0 => part.split('`').step_by(2).collect::<Vec<_>>().join("_"),
+        _ => part.to_owned(),
+    });
+    words(&prose.collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn documents_are_plain() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut refused = Vec::new();
+    let mut count = 0;
+    for folder in [root.to_path_buf(), root.join("docs"), root.join("benches")] {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let is_read = |path: &PathBuf| {
+            // Released changes stay as they were announced.
+            path.extension().is_some_and(|ending| ending == "md") && !path.ends_with("CHANGELOG.md")
+        };
+        for path in files.filter(is_read) {
+            let text = prose(&fs::read_to_string(&path).unwrap());
+            count += 1;
+            for (phrase, instead) in refused_phrases(&text) {
+                refused.push(format!("{}: it says `{phrase}` in place of {instead}", path.display()));
+            }
+        }
+    }
+    assert!(count >= 8, "only {count} documents were found");
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+#[test]
 fn strings_are_no_names_and_comments_are_read_across_lines() {
     let text = "let is_told = r#\"heard \"#; // It hears\n// so many, 'a' can\n// not\nfn HeardPiece<'a>(b: &'a str) { \
                 b'\"'; \"said\\\" told\"; '\\''; said_at }";
-    let (code, comments) = code_and_comments(text);
+    let SourceParts { code, comments, strings } = source_parts(text);
     assert_eq!(names_with_refused_parts(&code), BTreeSet::from(["HeardPiece", "is_told", "said_at"]));
     let found: Vec<_> = refused_phrases(&comments).into_iter().map(|(phrase, _)| phrase).collect();
     assert_eq!(found, ["can not", "hears", "so many"]);
+    assert_eq!(strings, r##"r#"heard "# "said\" told""##);
 }

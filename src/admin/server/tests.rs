@@ -187,7 +187,7 @@ async fn a_read_only_handle_asks_nothing_of_the_gateway() {
         };
         let (handle, _contact) = tokio::select! {
             attached = attach(&target, access, &tasks) => attached.unwrap(),
-            () = publish => unreachable!("it publishes for ever"),
+            () = publish => unreachable!("it publishes forever"),
         };
         let received = tokio::select! {
             answer = handle.ask(Command::Reload) => {
@@ -237,7 +237,7 @@ async fn an_unparsable_request_gets_the_reason() {
     };
     let answers = tokio::select! {
         answers = received_at(&path, &messages) => answers,
-        () = answering => unreachable!("it waits for ever"),
+        () = answering => unreachable!("it waits forever"),
     };
     let reported =
         ["EOF while parsing", "unknown variant `stpo`, expected one of", "missing field `session`"];

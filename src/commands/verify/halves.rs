@@ -176,9 +176,10 @@ fn report(answer: CommandAnswer, steps: &[CheckStep]) -> VerifyReport {
     let why = match answer {
         CommandAnswer::Verified(report) => return report,
         CommandAnswer::Refused(why) => why,
-        other => format!("a half has not walked: {other:?}"),
+        other => format!("a half did not run the checklist: {other:?}"),
     };
-    let failed = |step: &CheckStep| StepFinding::fail(why.clone(), "walk again").at(*step, Duration::ZERO);
+    let failed =
+        |step: &CheckStep| StepFinding::fail(why.clone(), "run `verify` again").at(*step, Duration::ZERO);
     VerifyReport::new(steps.iter().map(failed).collect())
 }
 

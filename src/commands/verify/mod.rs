@@ -24,7 +24,7 @@ use crate::{
     disk::PipePolicy,
     exit,
     gateway::handle::{Command, CommandAnswer},
-    output::{OutputError, print_line, print_note},
+    output::{OutputError, OutputForm, print_line, print_note},
     profile::Mode,
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
@@ -40,7 +40,7 @@ use self::halves::TrialHalves;
 const LOOK: Duration = Duration::from_millis(300);
 
 /// Runs the checklist of the profile and prints the results.
-pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
+pub async fn run(cli: &Cli, form: OutputForm) -> anyhow::Result<ExitCode> {
     let source = profile_source(cli);
     let gateways = running_gateways(cli, &source).await?;
     if cli.profile.is_none() && gateways.is_empty() && !socket_path::sockets().is_empty() {
@@ -49,12 +49,12 @@ pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
         ));
     }
     let report = match gateways.is_empty() {
-        true => OwnVerifyRun { cli, source: source.clone(), json }.run().await?,
-        false => verify_running(cli, &source, &gateways, json).await?,
+        true => OwnVerifyRun { cli, source: source.clone(), form }.run().await?,
+        false => verify_running(cli, &source, &gateways, form).await?,
     };
-    match json {
-        true => print_line(serde_json::to_string(&report)?)?,
-        false => print_line(describe_result(&report))?,
+    match form {
+        OutputForm::Json => print_line(serde_json::to_string(&report)?)?,
+        OutputForm::Text => print_line(describe_result(&report))?,
     }
     Ok(if report.passed { ExitCode::SUCCESS } else { exit::FAILED.into() })
 }
@@ -88,11 +88,11 @@ async fn verify_running(
     cli: &Cli,
     source: &ProfileSource,
     gateways: &[PathBuf],
-    json: bool,
+    form: OutputForm,
 ) -> anyhow::Result<VerifyReport> {
     let mut merged: Option<VerifyReport> = None;
     for path in gateways {
-        print_note(format_args!("verify: the gateway at {} walks the checklist", path.display()));
+        print_note(format_args!("verify: the gateway at {} runs the checklist", path.display()));
         match verify_with_progress(path).await? {
             CommandAnswer::Verified(report) => {
                 merged = Some(match merged {
@@ -101,14 +101,14 @@ async fn verify_running(
                 });
             }
             CommandAnswer::Refused(why) => anyhow::bail!("{}: {why}", path.display()),
-            other => anyhow::bail!("{}: no walk was answered but {other:?}", path.display()),
+            other => anyhow::bail!("{}: it answered another command: {other:?}", path.display()),
         }
     }
     let mut report = merged.unwrap_or_else(|| VerifyReport::new(Vec::new()));
     if let Ok(chosen) = choose(cli, source) {
         name_port_holder(&mut report, source, &chosen);
     }
-    report.steps.iter().try_for_each(|step_report| print_step(step_report, json))?;
+    report.steps.iter().try_for_each(|step_report| print_step(step_report, form))?;
     Ok(report)
 }
 
@@ -136,7 +136,7 @@ async fn verify_with_progress(path: &Path) -> Result<CommandAnswer, ClientError>
 struct OwnVerifyRun<'a> {
     cli: &'a Cli,
     source: ProfileSource,
-    json: bool,
+    form: OutputForm,
 }
 
 impl OwnVerifyRun<'_> {
@@ -179,7 +179,7 @@ impl OwnVerifyRun<'_> {
     }
 
     fn add_step(&self, steps: &mut Vec<StepReport>, step_report: StepReport) -> Result<(), OutputError> {
-        print_step(&step_report, self.json)?;
+        print_step(&step_report, self.form)?;
         steps.push(step_report);
         Ok(())
     }
@@ -257,15 +257,15 @@ fn step_of(mode: Mode) -> CheckStep {
 }
 
 /// Prints one step as soon as it is known; with `--json`, standard output is only for the report.
-fn print_step(step_report: &StepReport, json: bool) -> Result<(), OutputError> {
+fn print_step(step_report: &StepReport, form: OutputForm) -> Result<(), OutputError> {
     let mut text =
         format!("{:<8} {}  {}", step_report.step.word(), step_report.result.word(), step_report.seen);
     if let Some(advice) = &step_report.advice {
         text.push_str(&format!("\n         do    {advice}"));
     }
-    match json {
-        true => print_note(text),
-        false => print_line(text)?,
+    match form {
+        OutputForm::Json => print_note(text),
+        OutputForm::Text => print_line(text)?,
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The running parts of the DMZ half: where its sessions go.
+//! The running parts of the DMZ half: where its sessions go. A switch keeps what still fits.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -341,7 +341,7 @@ struct PoolIntake {
 }
 
 impl PoolIntake {
-    /// Adds a link to the pool. One that is turned away keeps its handshake permit until it is closed, so that
+    /// Adds a link to the pool. One that is rejected keeps its handshake permit until it is closed, so that
     /// a peer which dials without end holds no more than that.
     async fn take_in(self, handshake_done: HandshakeOutcome, _permit: HandshakePermit) {
         match handshake_done {

@@ -1,4 +1,4 @@
-//! The running parts of the internal half: where its sessions come from.
+//! The running parts of the internal half: where its sessions come from. A switch keeps what still fits.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -68,7 +68,7 @@ const DEADLINES: &[DeadlineRow] = &[
         check: |value| Box::pin(check_second_reply(value)),
     },
     DeadlineRow { name: "answer to `open`", value: ANSWER, check: |value| Box::pin(check_answer(value)) },
-    DeadlineRow { name: "look", value: HEARTBEAT, check: |value| Box::pin(check_look(value)) },
+    DeadlineRow { name: "check", value: HEARTBEAT, check: |value| Box::pin(check_look(value)) },
     DeadlineRow { name: "ping", value: UNANSWERED, check: |value| Box::pin(check_ping(value)) },
     DeadlineRow { name: "begun frame", value: BEGUN, check: |value| Box::pin(check_begun(value)) },
     DeadlineRow {

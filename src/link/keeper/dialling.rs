@@ -1,4 +1,4 @@
-//! How a keeper dials, and what it tells of each link.
+//! How a keeper dials links, and the events that it sends about them.
 
 use std::{
     fmt,
@@ -22,12 +22,12 @@ use crate::{
     proto::multiplex::frame::FrameType,
 };
 
-/// What a keeper tells whoever has started it.
+/// An event that a keeper sends to its owner.
 #[derive(Debug)]
 pub enum KeeperEvent {
     /// Takes over a link of our own that is up and already counted.
     Linked(EstablishedLink),
-    /// One stood, and could be used for nothing.
+    /// A link came up, but no service was granted on it.
     Unused(Peer, Vec<CarriesMismatch>),
     /// A SOCKS5 link is established up to and including TLS.
     Reached(SocksLink),
@@ -53,7 +53,7 @@ impl LinkKeeper {
         events: &mpsc::Sender<KeeperEvent>,
     ) -> Duration {
         let wanted = match state.protocol {
-            // One dial, to learn what the far side speaks, or to check that it is there.
+            // One dial, to learn what the peer speaks, or to check that it is there.
             None => 1,
             Some(LinkProtocol::Socks) if service.is_none() => 1,
             Some(_) => self.target(state, service.as_ref()),

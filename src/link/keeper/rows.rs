@@ -86,7 +86,7 @@ impl LinkKeeper {
         let wanted = state.wanted.prepared;
         match (state.protocol, service) {
             (Some(LinkProtocol::Socks), None) => 0,
-            _ => wanted,
+            (Some(LinkProtocol::Own) | None, _) | (Some(LinkProtocol::Socks), Some(_)) => wanted,
         }
     }
 }

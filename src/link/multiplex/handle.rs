@@ -107,7 +107,7 @@ pub enum SessionFate {
     Unanswered,
 }
 
-/// Bytes that were received and not taken, with their place in the link's budget.
+/// Received bytes that the stream has not taken, with their share of the link's budget.
 #[derive(Debug, Default)]
 pub struct Undelivered {
     pub bytes: HeldBytes,
@@ -347,7 +347,7 @@ impl LinkHandle {
         let _ = self.commands.send(LinkCommand::Leave(kind)).await;
     }
 
-    /// Whether sessions can be opened on it. This is set before anybody who was turned away there looks for
+    /// Whether sessions can be opened on it. This is set before anybody who was rejected there looks for
     /// another link.
     pub fn takes_sessions(&self) -> bool {
         !self.commands.is_closed() && !self.leaves.load(Ordering::Acquire)

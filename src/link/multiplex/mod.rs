@@ -13,6 +13,8 @@
 //! others hold.
 //!
 //! How a link is established, who opens sessions and what becomes of them is not here.
+//!
+//! The files here use each other: `task` is one state machine, and the others are parts of its `impl`.
 
 mod closing;
 pub mod credit;

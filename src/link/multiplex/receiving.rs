@@ -1,4 +1,5 @@
-//! What a link receives: frames for itself, and for each of its sessions.
+//! What a link receives: frames for itself, and for each of its sessions. Each frame is checked against the state
+//! tables before it is used. Nothing here waits for a session: what its stream does not take stays in its row.
 
 use std::{
     cell::RefCell,
@@ -210,13 +211,23 @@ impl MultiplexedLink {
                 }
             }
             LinkFrame::Reset(cause) => self.finish(number, SessionFate::Reset(*cause)),
-            _ => {
+            LinkFrame::End => {
                 row.receive_end();
                 row.waker.list();
                 if stage == SessionStage::Closed {
                     self.outgoing.finish_when_sent(number);
                 }
             }
+            // These are for the link, or are handled before.
+            LinkFrame::ServerHello(_)
+            | LinkFrame::OpenerHello(_)
+            | LinkFrame::Services(_)
+            | LinkFrame::Open(_)
+            | LinkFrame::Credit(_)
+            | LinkFrame::Ping(_)
+            | LinkFrame::Pong(_)
+            | LinkFrame::Drain
+            | LinkFrame::Retire => {}
         }
         Ok(())
     }

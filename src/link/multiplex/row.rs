@@ -68,8 +68,8 @@ pub enum Outbound {
     Reading,
     /// The stream has finished, and `end` was sent.
     Ended,
-    /// The stream has failed. What it had sent goes first. `may_end` is set if a write failed because a peer
-    /// that had finished sending is gone.
+    /// The stream has failed; bytes that were read before are still sent. `may_end` is set if a write failed
+    /// after the peer had finished sending, which counts as a clean end.
     Failed {
         error: io::Error,
         may_end: bool,

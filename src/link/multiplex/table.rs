@@ -2,7 +2,7 @@
 //!
 //! A number that was never opened, or is opened twice, breaks the protocol. Frames for a session that this end
 //! has closed are late and mean nothing. Each such session leaves an allowance for them, so that nobody can go
-//! on sending for ever what nobody reads. There are no sockets and no clock here.
+//! on sending forever what nobody reads. There are no sockets and no clock here.
 
 use std::sync::Arc;
 

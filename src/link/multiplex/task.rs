@@ -72,7 +72,7 @@ pub enum OwnerEvent {
     Refused,
     /// A round trip was measured.
     RoundTrip(Duration),
-    /// All of its sessions have been told; no event follows.
+    /// All of its sessions know that; no event follows.
     Ended(LinkLoss),
 }
 
@@ -494,7 +494,7 @@ impl MultiplexedLink {
             return Ok(false);
         }
         let now = Instant::now();
-        // Every check is a little late. If that were counted, whatever waits for an answer would wait for ever.
+        // Every check is a little late. If that were counted, whatever waits for an answer would wait forever.
         let delay = now.saturating_duration_since(due);
         if delay >= STOPPED_MIN {
             self.stopped_for += delay;

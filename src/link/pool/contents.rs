@@ -1,4 +1,5 @@
-//! The contents of a pool: the links of each peer, and the waiting clients.
+//! The contents of a pool: the links of each peer, and the waiting clients. They are plain state behind the pool's
+//! lock; nothing waits here.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -4,6 +4,8 @@
 //! alive is the most likely to work. While clients wait, a link that becomes ready goes to the first one that
 //! it can serve. A parked SOCKS5 link is for the service that its BIND named. A link of our own is for every
 //! service that its peer offers and is granted.
+//!
+//! The files here use each other: its contents are in a file of their own, with the errors and limits of this one.
 
 use std::{
     fmt,

@@ -52,7 +52,7 @@ fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
     )
 }
 
-/// Parks a link that never sends anything; returns false if it is turned away.
+/// Parks a link that never sends anything; returns false if it is rejected.
 fn parks(pool: &Arc<Pool>, number: usize) -> bool {
     pool.park(peer(number), orders(), NetStream::Echo(Box::default())).is_ok()
 }
@@ -139,7 +139,7 @@ async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
 async fn full_books_keep_every_ready_link_and_turn_the_newcomer_away() {
     let pool = full();
     assert!(!parks(&pool, ENTRIES_MAX), "one too many");
-    assert!(parks(&pool, 7), "a peer that is in the books may bring more");
+    assert!(parks(&pool, 7), "a peer that is known may bring more");
     let taken = take_all(&pool);
     assert_eq!((taken.len(), names(&taken).len()), (ENTRIES_MAX + 1, ENTRIES_MAX));
 }

@@ -5,6 +5,8 @@
 //! `/etc/resolv.conf`; both files are read again for each look-up. Sockets are connected and never bound,
 //! because a half that the kernel has locked may connect but not bind. That is why the queries are sent from
 //! here and not by a library.
+//!
+//! The files here use each other: this one asks and the others read answers, in the types that are defined here.
 
 mod answer;
 pub mod name_rules;

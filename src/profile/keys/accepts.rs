@@ -1,4 +1,5 @@
-//! Keys of services as clients see them: where clients come in, and who they may be.
+//! Keys of services as clients see them: where clients come in, and who they may be. How a value is read is in
+//! [`super::values`].
 
 use super::{
     BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CLIENT_LOGIN, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS,

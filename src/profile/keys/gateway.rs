@@ -96,7 +96,7 @@ pub(in crate::profile) static HEALTH: ProfileKey<AddressValue> = ProfileKey {
 
 pub(in crate::profile) static READY: ProfileKey<ChoiceValue<ReadyWhen>> = ProfileKey {
     name: "ready",
-    about: "When a service manager is told that the gateway is ready: with its ports open, or able to serve clients.",
+    about: "When a service manager is notified that the gateway is ready: with its ports open, or able to serve clients.",
     example: "",
     value: ChoiceValue {
         options: &[("ports", ReadyWhen::Ports), ("links", ReadyWhen::Links)],

@@ -42,7 +42,7 @@ impl ValueKind for PerTime {
     }
 
     fn words(&self) -> String {
-        "so many in a second, a minute or an hour: `20/s`, `100/m`, `1000/h`".to_owned()
+        "a number per second, minute or hour: `20/s`, `100/m`, `1000/h`".to_owned()
     }
 }
 

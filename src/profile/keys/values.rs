@@ -1,4 +1,5 @@
-//! The types of values: how each is read, and how the schema and the manual describe it.
+//! The types of values: how each is read, and how the schema and the manual describe it. So none of the three can
+//! say what the others do not.
 
 use std::{ops::RangeInclusive, time::Duration};
 

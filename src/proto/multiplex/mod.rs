@@ -4,6 +4,8 @@
 //! that of the bodies that may be extended: [`hello`] and [`open`]. [`decoder`] reads bytes as they arrive.
 //! [`state`] says which frame may come when, for the link and for each of its sessions. The DMZ half's end of a
 //! link is its **opener**, the internal half's its **server**, whoever dialled.
+//!
+//! The files here use each other: frames are made of bodies, and all fail with the error that is defined here.
 
 pub mod decoder;
 pub mod fields;

@@ -284,7 +284,7 @@ mod tests {
             reported.over(5.0, &[ends_in(days)]);
         }
         let seen = reported.over(5.0, &[ends_in(7)]);
-        assert_eq!(seen.alerts.len(), 1, "it is an alert all the same: {:?}", seen.alerts);
+        assert_eq!(seen.alerts.len(), 1, "it is still an alert: {:?}", seen.alerts);
         let lines = reported.lines();
         let of_certificates: Vec<_> = lines.iter().filter(|line| line.contains("certificate")).collect();
         // At 30, 8 and 7 days; such lines within a short time are shown as one.

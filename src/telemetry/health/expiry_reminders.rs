@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(reminders.due(&end(29)), ["it ends in 29 days"]);
         // A peer's links are gone for a moment, and come back; and one of two certificates is new.
         assert!(reminders.due(&[]).is_empty());
-        assert!(reminders.due(&end(28)).is_empty(), "it was told");
+        assert!(reminders.due(&end(28)).is_empty(), "it was reported");
         let both = [end(300), end(28)].concat();
         assert!(reminders.due(&both).is_empty() && reminders.due(&both).is_empty());
     }

@@ -5,6 +5,8 @@
 //! and the log all say the same. [`alert_tracker`] goes from one snapshot to the next: it keeps the time at which
 //! each alert began, holds what would flicker, and makes an event of each that begins or ends. Counting, and
 //! building the rows, is not done here.
+//!
+//! The files here use each other: each judges one kind of rows, by the thresholds and with the alerts of this one.
 
 use std::time::{Duration, SystemTime};
 
@@ -70,7 +72,7 @@ fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
         let what = format!("the list of revoked certificates {} has expired on {}", row.object, row.ends);
         let (kind, text) = match row.refuses {
             true => (AlertKind::Expired, format!("{what}: new handshakes are refused")),
-            false => (AlertKind::ExpiredList, format!("{what}, and is taken all the same")),
+            false => (AlertKind::ExpiredList, format!("{what}, and is still accepted")),
         };
         push_alert(alerts, kind, row.object.clone(), now, text);
     }

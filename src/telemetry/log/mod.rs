@@ -2,6 +2,8 @@
 //!
 //! [`LogEvent`] names what can be logged, `line` makes a line of it, and `sink` writes it on a thread of its
 //! own, so that nobody who logs waits for a disk or a reader. [`AccessLog`] has the requests of clients.
+//!
+//! The files here use each other: lines and sinks go by the forms that are defined here.
 
 mod access;
 mod events;

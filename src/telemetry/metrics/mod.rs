@@ -3,6 +3,8 @@
 //!
 //! They are made from the snapshot alone, whenever somebody asks, so they are the numbers that `status` shows.
 //! No label identifies a client: the number of series depends only on services, gateways and their few states.
+//!
+//! The files here use each other: families are defined here, and those of the process are in a file of their own.
 
 mod process;
 mod text;

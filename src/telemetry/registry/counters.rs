@@ -72,8 +72,8 @@ impl SessionCounters {
         let _ = self.requests.set(requests);
     }
 
-    /// Where its requests are to be counted. If somebody counts them already, returns a counter that nobody
-    /// reads.
+    /// Where its requests are to be counted. If a counter is already in use, returns a detached
+    /// one.
     pub fn count_requests(&self) -> Arc<AtomicU64> {
         let requests = Arc::<AtomicU64>::default();
         let _ = self.requests.set(requests.clone());

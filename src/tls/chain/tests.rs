@@ -215,7 +215,7 @@ async fn an_algorithm_that_is_not_accepted_is_reported_with_its_certificate() {
     let words =
         "certificate 2 of 2 (`CN=middle`) is signed with SHA-1 (ecdsa-with-SHA1), which is not accepted";
     let reported = reported_problem(&pki, &["dmz", "middle"], &["middle"], "root.pem").await;
-    check(&reported, &[words, "have it issued anew"]);
+    check(&reported, &[words, "have it reissued"]);
 }
 
 /// A gateway of ours does not start with one; other programs show it.
@@ -227,7 +227,7 @@ async fn a_certificate_of_version_1_is_reported_by_either_half_that_is_shown_it(
     openssl(pki.0.path(), "req -new -key dmz.key -subj /CN=dmz -out dmz.csr");
     openssl(pki.0.path(), &format!("{without} -CAcreateserial"));
     let own = pki.own_fault("dmz.pem", "dmz.key", "root.pem");
-    check(&own, &["dmz.pem: certificate 1 of 1 is not of X.509 version 3", "have it issued anew"]);
+    check(&own, &["dmz.pem: certificate 1 of 1 is not of X.509 version 3", "have it reissued"]);
     let chain = |name: &str| pem::read_chain(&pki.material(name), PipePolicy::Refused).unwrap();
     let key = pem::read_key(&pki.material("dmz.key"), PipePolicy::Refused).unwrap();
     let shown = CertifiedKey::new(chain("dmz.pem"), any_supported_type(&key).unwrap());
@@ -251,8 +251,7 @@ async fn a_certificate_of_version_1_is_reported_by_either_half_that_is_shown_it(
         judge.connect(BelowTls::Socket(near), "127.0.0.1"),
         TlsAcceptor::from(Arc::new(listens)).accept(far)
     );
-    let words =
-        "its certificate 1 of 1 (`CN=dmz`) is not of X.509 version 3; have it issued anew as version 3";
+    let words = "its certificate 1 of 1 (`CN=dmz`) is not of X.509 version 3; have it reissued as version 3";
     check(&accepted.unwrap_err().to_string(), &[words]);
     check(&connected.unwrap_err().to_string(), &[words]);
 }

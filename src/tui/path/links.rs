@@ -93,7 +93,7 @@ pub(super) fn unknown_part(part: PathPart) -> PathPart {
         severity: Severity::Short,
         state_severity: Severity::Short,
         facts: Vec::new(),
-        why: Some("no gateway that knows it is heard".into()),
+        why: Some("no gateway that knows it is reachable".into()),
         ..part
     }
 }

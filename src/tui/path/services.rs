@@ -114,7 +114,7 @@ impl PathBuilder<'_> {
             severity,
             state_severity: severity,
             facts,
-            why: (refused > 0).then(|| format!("{} clients were refused lately", format::amount(refused))),
+            why: (refused > 0).then(|| format!("{} clients were refused recently", format::amount(refused))),
             rows: PartRows::Sessions,
             ..PathPart::new(PathStage::Clients, "", "clients")
         };

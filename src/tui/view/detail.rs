@@ -1,4 +1,5 @@
-//! Everything known about one row, a line for each fact.
+//! Everything known about one row, a line for each fact. Tables leave columns out on a narrow screen; here
+//! lines are wrapped and nothing is left out.
 
 mod pools;
 

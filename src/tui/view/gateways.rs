@@ -1,4 +1,5 @@
-//! The gateways of a fleet: whether each is reached, how it is, and what it carries; the worst on top.
+//! The gateways of a fleet: whether each is reached, how it is, and what it carries; the worst on top. The overview
+//! draws those that fit, and counts the others.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 

@@ -101,7 +101,7 @@ pub const SERVICES: ColumnMeanings = &[
     ("OPEN", "sessions open now"),
     ("WAIT", "clients that are not carried yet"),
     ("TOTAL", "sessions in all"),
-    ("REFUSED", "clients turned away"),
+    ("REFUSED", "clients rejected"),
     ("UP/S", "bytes a second from clients, over the last second"),
     ("DOWN/S", "bytes a second to clients"),
     ("UP", "bytes from clients in all"),
@@ -138,7 +138,7 @@ const HISTORY: ColumnMeanings = &[
     ("sessions", "open at once, at most"),
     ("links", "that took sessions, at the least, of those wanted"),
     ("wait99", "99th percentile of the clients' wait for a link in a minute"),
-    ("refused", "clients turned away in each column"),
+    ("refused", "clients rejected in each column"),
 ];
 
 const DOCTOR: ColumnMeanings = &[
@@ -149,7 +149,7 @@ const DOCTOR: ColumnMeanings = &[
 ];
 
 const PATH: ColumnMeanings = &[
-    ("clients", "all of them: sessions open, clients that wait, clients turned away"),
+    ("clients", "all of them: sessions open, clients that wait, clients rejected"),
     ("services", "by name, at whichever gateways they are"),
     ("DMZ gateways", "where clients come in; one that is not shown itself is known by its links"),
     ("links", "all links of two gateways; its bytes are those of the sessions that are listed"),

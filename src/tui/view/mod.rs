@@ -17,6 +17,8 @@
 //! one line. The overview shows the links, or in direct mode the services, then the sessions, the traffic and
 //! the last events. The other screens show one list in full. Help and questions cover the panels; on a single
 //! line they replace it.
+//!
+//! The files here use each other: they share lines and cells.
 
 mod alert;
 mod bars;

@@ -1,5 +1,5 @@
 //! The path from clients to backends: if there is room, a picture with a column for each stage; otherwise a
-//! line for each.
+//! line for each. Which parts there are, and which leads to which, is decided in `tui::path`.
 
 use std::{
     collections::{BTreeMap, HashMap},

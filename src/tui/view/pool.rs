@@ -1,4 +1,4 @@
-//! The links between the two gateways: one row for each service and peer, worst first.
+//! The links between the two gateways: one row for each service and peer, worst first. Empty columns are left out.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
@@ -180,7 +180,7 @@ fn is_shown(kind: PoolColumn, snapshot: &Snapshot) -> bool {
     }
 }
 
-/// In forward mode links are kept ready too, unless the far side speaks SOCKS5.
+/// In forward mode links are kept ready too, unless the peer speaks SOCKS5.
 fn is_pooled(snapshot: &Snapshot) -> bool {
     snapshot.mode != Mode::Forward || snapshot.pools.iter().any(|row| row.target > 0)
 }

@@ -188,7 +188,7 @@ fn cell(app: &App, row: &ProfileRow, kind: ProfileColumn) -> TableCell {
         ProfileColumn::Note => {
             let note = match row.problems.first() {
                 Some(problem) => problem.text.clone(),
-                None if row.refused.is_some() => "can not be switched to now".to_owned(),
+                None if row.refused.is_some() => "cannot be switched to now".to_owned(),
                 None => format!("services {}", row.services.join(", ")),
             };
             let now = if row.is_current { "RUNS NOW; " } else { "" };

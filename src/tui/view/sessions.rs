@@ -1,4 +1,5 @@
 //! The sessions: open ones, waiting first, then the busiest; below them those that just ended, failures first.
+//! [`order`] decides which ones, so that rows do not jump around.
 
 mod selected;
 

@@ -79,7 +79,7 @@ async fn check_waits(mode: Mode) {
     assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK", "{mode:?}");
     expect_bytes(&mut client, b"ok").await;
     drop(server);
-    // One that refuses before it has the body is heard all the same.
+    // One that refuses before it has the body is still read.
     let mut client = dial(at).await;
     send(&mut client, ASKS.as_bytes()).await;
     let mut server = backend.accept().await;

@@ -1,4 +1,4 @@
-//! The PROXY protocol: who the client is, told to the DMZ half and by the half that reaches the
+//! The PROXY protocol: who the client is, read by the DMZ half and sent by the half that reaches the
 //! backend. The headers are written out here, byte by byte.
 
 use portcullis::profile::Mode;
@@ -152,7 +152,7 @@ async fn what_is_no_header_costs_its_own_connection_alone() {
         let _ = near.write_all(bytes).await;
         let _ = timeout(PATIENCE, near.read_to_end(&mut Vec::new())).await.expect("it ends in time");
     }
-    // The longest header there is names a client all the same.
+    // The longest header there is still names a client.
     let mut near = pair.client().await;
     send(&mut near, &endless).await;
     let left = endless.len() - (16 + 65_535);

@@ -278,7 +278,7 @@ async fn what_is_no_hello_costs_its_own_connection_alone() {
     let (place, backend) = (place(), Backend::new().await);
     let (gateway, at) = shared(&place, &backend).await;
     let sent = hello(&place);
-    // Unfinished: nothing, half of one, and one that goes on for ever in records of one byte.
+    // Unfinished: nothing, half of one, and one that goes on forever in records of one byte.
     let endless: Vec<u8> =
         [&[22, 3, 1, 0, 4, 1, 0, 255, 255][..], &[22, 3, 1, 0, 1, 0].repeat(40_000)].concat();
     let unfinished = [&sent[..0], &sent[..sent.len() / 2], &endless[..]].map(|bytes| {

@@ -280,7 +280,7 @@ async fn a_websocket_violation_is_answered_and_affects_no_other_client() {
     expect_bytes(&mut good_server, b"good").await;
 }
 
-/// Three services on one port, told apart by their paths and names, each with its backend.
+/// Three services on one port, distinguished by their paths and names, each with its backend.
 async fn start_three(mode: Mode, at: SocketAddr, backends: &[Backend; 3]) -> ModePair {
     let connects = backends.each_ref().map(|backend| format!("connect: '{}'", backend.address()));
     let accepts = [

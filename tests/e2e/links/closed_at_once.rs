@@ -197,7 +197,7 @@ async fn a_gateway_that_drains_while_it_carries_a_session_is_no_warning() {
     drop(port);
     link.send_frame(DRAIN, &[]).await;
     gateway.until_notice("it drains, and takes no links now").await;
-    // It is dialled all the same: another may come in its place.
+    // It is still dialled: another may come in its place.
     let is_refused = |row: &PoolRow| {
         row.failures > 2 && row.last_error.as_deref() != Some("it drains, and takes no links now")
     };

@@ -94,7 +94,7 @@ impl DmzUnderAttack {
             let (mut link, granted) = self.link("alpha").await;
             assert_eq!(granted, ["orders"], "what it may serve, whatever it offers");
             if number >= LINKS {
-                // Told that it has enough.
+                // It is asked to take no more.
                 link.expect_frame(RETIRE, &[]).await;
             }
             self.peers.spawn(hold_sessions(link, self.requested_services.clone(), hostility));

@@ -123,7 +123,7 @@ async fn probes_of_the_checklist_skip_the_hours() {
     }
 }
 
-/// Whatever it has been told, and whoever its clients are said to be.
+/// Whatever was announced to it, and whoever its clients are said to be.
 #[tokio::test]
 async fn a_gateway_that_opens_sessions_outside_of_the_hours_is_refused() {
     let clock = SetClock::at(12);

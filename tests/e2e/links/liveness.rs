@@ -1,4 +1,4 @@
-//! Whether a link's other end is alive: asked by ping, told by pong. These tests take their time.
+//! Whether a link's other end is alive: asked by ping, answered by pong. These tests take their time.
 
 use std::time::{Duration, Instant};
 

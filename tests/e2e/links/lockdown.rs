@@ -76,7 +76,7 @@ async fn what_is_locked_inside_is_cut_and_refused_and_comes_back() {
     }
 }
 
-/// Whatever it has been told.
+/// Whatever was announced to it.
 #[tokio::test]
 async fn a_gateway_that_opens_what_is_locked_is_refused_and_its_link_goes_on() {
     let services = "orders: { connect: 'echo://' }, other: { connect: 'echo://' }";

@@ -139,7 +139,7 @@ async fn before_the_answer_no_more_bytes_are_sent_than_are_kept() {
     let saying = BackgroundSend::start(writer, expected.clone());
     alpha.expect_kind(OPEN).await;
     let mut received = alpha.expect_data(COPY_MAX).await;
-    // It says no more than that, and answers all the same.
+    // It says no more than that, and still answers.
     alpha.expect_pong(b"anything").await;
     alpha.expect_pong(b"at all ?").await;
     alpha.send_frame(OPENED, &[]).await;

@@ -211,7 +211,7 @@ async fn the_guards_of_clients_do_not_concern_links() {
     assert_eq!(ask(&mut page, "GET /link", "any").await, not_there());
 }
 
-/// The one session that its service and its address may have is open, and links come all the same.
+/// The one session that its service and its address may have is open, and links still come.
 #[tokio::test]
 async fn links_come_while_clients_have_used_up_what_they_may_have() {
     let (place, port, pages) = (TestFolder::new(), Reserved::new(), Pages::new().await);

@@ -216,7 +216,7 @@ async fn echoes(client: &mut TcpStream) {
     expect_bytes(client, b"echo").await;
 }
 
-/// A peer that says another thing all the time, as often as it may, holds nobody up and is not told each time.
+/// A peer that says another thing all the time, as often as it may, holds nobody up and is not reported each time.
 #[tokio::test]
 async fn a_service_that_comes_and_goes_all_the_time_costs_no_more_than_its_link() {
     let (outside, mut good) = OpenerHalf::beside_another().await;

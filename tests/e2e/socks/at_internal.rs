@@ -20,7 +20,7 @@ use crate::support::{
     tls,
 };
 
-/// A little more than the deadline of a greeting.
+/// A little more than the deadline of a handshake.
 const HANDSHAKE_ENDS: Duration = Duration::from_secs(7);
 
 fn internal(backend: &str) -> Gateway {

@@ -58,7 +58,7 @@ async fn each_refusal_is_a_reset_and_names_who_refused() {
         (reply(77).to_vec(), "PC", "broke the protocol"),
         (b"HTTP/1.1 400".to_vec(), "PC", "does not speak SOCKS5: its first byte is 0x48"),
         (vec![5, 0, 0, 9], "PC", "broke the protocol"),
-        (vec![], "PC", "closed before its greeting was complete"),
+        (vec![], "PC", "closed before the method was chosen"),
     ];
     for (answer, end, reason) in cases {
         let mut client = dial(gateway.client_port("orders").await).await;

@@ -92,8 +92,8 @@ async fn a_server_that_misbehaves_is_down_and_then_found_again() {
         (reply(2).to_vec(), "it answered 2, the service is unknown there or not allowed for this gateway"),
         (reply(1).to_vec(), "it answered 1, a limit or draining"),
         (b"nonsense!!".to_vec(), "it does not speak SOCKS5: its first byte is 0x6e"),
-        (vec![5, 0, 0], "it closed before its greeting was complete"),
-        (vec![], "it closed before its greeting was complete"),
+        (vec![5, 0, 0], "it closed before the method was chosen"),
+        (vec![], "it closed before the method was chosen"),
     ];
     for (answer, error) in cases {
         let server = Server::new().await;

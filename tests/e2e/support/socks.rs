@@ -45,7 +45,7 @@ pub fn reply_at(address: SocketAddr) -> [u8; 10] {
     [5, 0, 0, 1, a, b, c, d, high, low]
 }
 
-/// Greets on `stream` and asks; the reply's code.
+/// Chooses the method on `stream` and sends a request; the reply's code.
 pub async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), command: u8, name: &[u8]) -> u8 {
     send(stream, &SOCKS_OFFER).await;
     expect_bytes(stream, &SOCKS_METHOD).await;

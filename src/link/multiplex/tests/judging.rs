@@ -58,7 +58,7 @@ async fn what_a_failing_link_was_not_given_comes_back_for_the_next() {
 }
 
 /// More of them at once than a link looks at in one round, and one that comes behind the loss. The first come into a
-/// batch that the kernel does not take, since it has been told of the loss and this process has not.
+/// batch that the kernel does not take, since it knows of the loss and this process does not.
 #[tokio::test]
 async fn sessions_of_which_nothing_has_left_come_back_for_the_next() {
     let (ours, theirs) = connected().await;
@@ -181,7 +181,7 @@ async fn looks_that_are_a_little_late_put_no_answer_off() {
     tokio::select! {
         biased;
         outcome = session.outcome() => assert!(matches!(outcome.how, SessionFate::Unsent | SessionFate::Unanswered)),
-        () = passes => panic!("it waits for ever"),
+        () = passes => panic!("it waits forever"),
     }
 }
 
@@ -361,7 +361,7 @@ async fn a_silent_peer_is_dead_and_one_that_answers_is_not() {
     };
     let loss = tokio::select! {
         loss = opener.ended() => loss,
-        () = reader => unreachable!("it hears for ever"),
+        () = reader => unreachable!("it reads forever"),
     };
     assert_eq!(loss, LinkLoss::Silent);
     let took = silent.elapsed();
