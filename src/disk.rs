@@ -114,13 +114,12 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// `None` for a plain file.
+    /// `None` for a plain file; a socket cannot be opened.
     fn of(kind: fs::FileType) -> Option<Self> {
         match kind {
             kind if kind.is_file() => None,
             kind if kind.is_fifo() => Some(Self::Pipe),
             kind if kind.is_dir() => Some(Self::Folder),
-            kind if kind.is_socket() => Some(Self::Socket),
             _ => Some(Self::Device),
         }
     }
@@ -218,10 +217,11 @@ pub fn open_plain(path: &Path) -> io::Result<File> {
 
 /// Opening a pipe without a writer would wait, and so would opening some devices.
 fn open(path: &Path) -> Result<File, ReadError> {
+    let is_socket = || fs::metadata(path).is_ok_and(|facts| facts.file_type().is_socket());
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     match OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path) {
         // open(2) refuses a socket like this.
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_socket(path) => {
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_socket() => {
             Err(ReadError::NotPlain(FileKind::Socket))
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied && is_locked_out(path) => {
@@ -275,10 +275,6 @@ fn credentials_folder(named: &Path) -> Option<PathBuf> {
     let facts = folder.metadata().ok()?;
     let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&facts.uid());
     (is_ours && facts.mode() & 0o022 == 0).then_some(folder)
-}
-
-fn is_socket(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|facts| facts.file_type().is_socket())
 }
 
 /// Reads until the last writer has closed, or too much has arrived.

@@ -160,7 +160,6 @@ fn a_peer_that_dials_without_end_takes_no_descriptors_of_others() {
     assert!((8..=40).contains(&ready), "{ready} links of one peer where 80 descriptors are left for all");
 }
 
-/// Processor time of a process, in hundredths of a second (proc(5)).
 /// Sets the limit of a gateway that runs so that `spare` descriptors are left; none: as many as it likes.
 fn leave(gateway: &Gateway<'_>, spare: Option<usize>) {
     let pid = gateway.child.id();
@@ -220,6 +219,7 @@ fn a_limit_that_falls_under_a_running_gateway_is_reported_and_it_recovers_by_its
     assert!(ended.contains("no descriptor left"), "{ended}");
 }
 
+/// Processor time of a process, in hundredths of a second (proc(5)).
 fn cpu_ticks(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
     let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();

@@ -1,6 +1,6 @@
 //! A peer that stops sending at any point affects no one else, and a stop still works.
 
-use std::{process::Command as Program, time::Duration};
+use std::process::Command as Program;
 
 use portcullis::{
     gateway::{
@@ -17,13 +17,10 @@ use tokio::{
 
 use crate::support::{
     frames::{self, OURS, RawLink},
-    gateway::{Gateway, TestFolder},
+    gateway::{Gateway, PATIENCE, TestFolder},
     mode_pair::INTERNAL_TLS,
     peers::{Backend, dial, expect_bytes, send},
 };
-
-/// Shorter than the time for which anybody may be silent.
-const UNDELAYED: Duration = Duration::from_secs(4);
 
 fn word(mode: Mode) -> &'static str {
     if mode == Mode::Forward { "forward" } else { "reverse" }
@@ -81,13 +78,11 @@ async fn echoes(dmz: &Gateway) {
         send(&mut client, b"still here").await;
         expect_bytes(&mut client, b"still here").await;
     };
-    timeout(UNDELAYED, echoing).await.expect("no client waits for those that are silent");
+    timeout(PATIENCE, echoing).await.expect("no client waits for those that are silent");
 }
 
 async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
-    timeout(UNDELAYED, gateway.handle.ask(command))
-        .await
-        .expect("no operator waits for those that are silent")
+    timeout(PATIENCE, gateway.handle.ask(command)).await.expect("no operator waits for those that are silent")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,7 +194,10 @@ fn a_reload_whose_names_are_not_answered_leaves_the_gateway_free() {
     let mut reload = place.command(&["reload", "--admin"]);
     let reload = reload.arg(&socket).stderr(Stdio::null()).spawn();
     let mut reload = reload.expect("a reload");
-    // It has begun when the gateway says so; then it must still answer.
+    // It has begun when the name server is asked; then it must still answer.
+    crate::process::until("the name is asked for", SOON, || {
+        (!run(&wire.outside, &["ss", "-Hun", "dst", "198.51.100.53"]).is_empty()).then_some(())
+    });
     let began = std::time::Instant::now();
     for _ in 0..5 {
         gateway.status();

@@ -57,7 +57,7 @@ fn is_full(pool: &PoolRow) -> bool {
     pool.at_maximum && pool.ready == 0
 }
 
-/// Whether every gateway with links has as many as it may, all in use: the next client waits in vain unless a
+/// Whether every gateway with links has as many as it may, all in use: the next client gets none unless a
 /// session ends.
 pub fn are_full<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> bool {
     let mut linked = pools.filter(|pool| !pool.standby && is_linked(pool)).peekable();
