@@ -118,6 +118,16 @@ fn a_lock_that_is_off_and_descriptors_that_are_few_are_found() {
 }
 
 #[test]
+fn what_the_inside_has_locked_is_found_on_both_halves() {
+    let place = TestFolder::with_certificates();
+    let _pair = Pair::reverse(&place, &[("echo", "echo://"), ("other", "echo://")]);
+    let locked = run(&place, &["lockdown", "echo", "--admin", "run/internal.sock"]);
+    assert_eq!(locked.code, Some(0), "{}", locked.err);
+    until_found(&place, "internal", ("locked", "must", "locked since"));
+    until_found(&place, "dmz", ("service-down", "must", "echo"));
+}
+
+#[test]
 fn certificates_that_end_are_found_on_both_halves() {
     let place = TestFolder::with_certificates();
     certs::ending(&place, "dmz", 10);

@@ -41,6 +41,10 @@ fn start<'a>(place: &'a TestFolder, name: &str) -> Gateway<'a> {
     gateway
 }
 
+fn send(gateway: &Gateway<'_>, signal: Signal) {
+    kill_process(Pid::from_raw(gateway.child.id() as i32).unwrap(), signal).unwrap();
+}
+
 /// The screen on these gateways, with this folder before all others in `PATH`.
 fn attach(place: &TestFolder, args: &[&str]) -> Terminal {
     let path = format!("PATH={}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
@@ -237,16 +241,19 @@ fn until_ended(place: &TestFolder, file: &str) {
 
 #[test]
 fn a_screen_that_is_quit_by_a_signal_leaves_nothing_running() {
-    let place = place();
-    write_script(&place.path("bin/hangs"), "echo $$ > pid.new; mv pid.new hangs.pid; sleep 1000\n");
-    let mut terminal = attach(&place, &["one=exec:hangs", "two=run/none.sock"]);
-    terminal.until_shown("UNREACHABLE");
-    until("it runs", SOON, || place.path("hangs.pid").exists().then_some(()));
-    let screen = Pid::from_raw(terminal.process() as i32).unwrap();
-    kill_process(screen, Signal::QUIT).unwrap();
-    assert_ne!(terminal.exit_code(), 0);
-    terminal.until_left();
-    until_ended(&place, "hangs.pid");
+    for signal in [Signal::QUIT, Signal::TERM, Signal::HUP, Signal::INT] {
+        let place = place();
+        write_script(&place.path("bin/hangs"), "echo $$ > pid.new; mv pid.new hangs.pid; sleep 1000\n");
+        let mut terminal = attach(&place, &["one=exec:hangs", "two=run/none.sock"]);
+        terminal.until_shown("UNREACHABLE");
+        until("it runs", SOON, || place.path("hangs.pid").exists().then_some(()));
+        let screen = Pid::from_raw(terminal.process() as i32).unwrap();
+        kill_process(screen, signal).unwrap();
+        let code = terminal.exit_code();
+        assert!(code != 0 || signal != Signal::QUIT, "{signal:?}");
+        terminal.until_left();
+        until_ended(&place, "hangs.pid");
+    }
 }
 
 /// What carries the protocol is not the process that a service manager means.
@@ -296,12 +303,22 @@ fn a_key_that_may_only_look_changes_nothing() {
 #[test]
 fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_reported_by_line() {
     let place = place();
-    let _gateway = start(&place, "shop");
+    let gateway = start(&place, "shop");
     place.write("fleet.yaml", "one: run/shop.sock\ntwo: exec:portcullis admin --stdio --profile shop\n");
     fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
     let mut terminal = attach(&place, &["--read-only", "--fleet", "fleet.yaml"]);
     terminal.until_shown("2 of 2 reached, 2 healthy");
     terminal.until_shown("READ-ONLY");
+    // What is stopped on purpose is no fault, whatever leads to it.
+    send(&gateway, Signal::TERM);
+    terminal.press("8");
+    for name in ["one", "two"] {
+        until_row(&terminal, &["STOPPED", name]);
+    }
+    terminal.press("gx");
+    terminal.until("one of them is hidden", |screen| {
+        screen.contents().lines().filter(|line| line.contains("STOPPED  ")).count() == 1
+    });
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
 
@@ -422,6 +439,13 @@ fn a_session_of_a_pair_is_one_row_from_client_to_backend() {
         assert!(rows.iter().all(|(_, row)| !row.contains('≠')), "{rows:?}");
         !rows.is_empty()
     });
+    // Both ends of their links are one part of the path.
+    terminal.press("9");
+    terminal.until("the path", |screen| {
+        let shown = screen.contents();
+        shown.contains("● edge") && shown.contains("● inside") && !shown.contains("seen by links")
+    });
+    terminal.press("3");
     terminal.press("jx");
     terminal.until_shown("edge: Close session");
     terminal.press("y");
@@ -436,6 +460,14 @@ fn a_session_of_a_pair_is_one_row_from_client_to_backend() {
     let _ = refused.read(&mut [0]);
     terminal
         .until("one row of what has failed", |screen| is_joined(screen, address, &[" edge ", " inside "], 0));
+    send(&pair.dmz, Signal::KILL);
+    terminal.press("9");
+    terminal.until("the killed one is one part", |screen| {
+        let shown = screen.contents();
+        shown.contains("UNREACHABLE") && shown.contains("● inside") && shown.contains("▲ edge")
+    });
+    terminal.until("its links are down", |screen| screen.contents().contains("DOWN"));
+    terminal.until("it is not there twice", |screen| !screen.contents().contains("seen by links"));
 }
 
 /// What fails is recorded nowhere but on the screen.
