@@ -15,6 +15,7 @@ pub mod echo;
 pub mod exhausted;
 pub mod framed;
 pub mod listen;
+pub mod own_ports;
 pub mod paced;
 pub mod passed;
 pub mod pipe;
