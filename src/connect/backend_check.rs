@@ -1,6 +1,6 @@
 //! Checks whether a backend is well: it accepts a connection, or answers a request as the profile says.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,6 +25,8 @@ const LINE_BYTES_MAX: usize = 1024;
 pub struct CheckedBackend<'a> {
     pub target: &'a BackendTarget,
     pub check: &'a BackendCheck,
+    /// Where clients of the service come in.
+    pub own_ports: &'a [SocketAddr],
 }
 
 /// Why a backend is not well.
@@ -44,9 +46,9 @@ pub enum CheckError {
 
 /// Checks a backend once.
 pub async fn check_backend(checked: CheckedBackend<'_>) -> Result<(), CheckError> {
-    let CheckedBackend { target, check } = checked;
+    let CheckedBackend { target, check, own_ports } = checked;
     let result = timeout(check.timeout, async {
-        let stream = direct::reach_backend(target, None, &ClientOrigin::default()).await;
+        let stream = direct::reach_backend(target, None, &ClientOrigin::default(), own_ports).await;
         let stream = stream.map_err(CheckError::Connect)?;
         match &check.request {
             None => {
@@ -139,7 +141,7 @@ mod tests {
             rises: 1,
             request: Some(request),
         };
-        let checking = check_backend(CheckedBackend { target: &target, check: &check });
+        let checking = check_backend(CheckedBackend { target: &target, check: &check, own_ports: &[] });
         let checked = happens_after(CHECK_TIMEOUT, checking).await;
         assert!(matches!(checked, Err(CheckError::Timeout(CHECK_TIMEOUT))), "{checked:?}");
     }

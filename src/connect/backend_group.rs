@@ -28,7 +28,7 @@ use super::{
     direct,
 };
 use crate::{
-    net::{dns::DnsResolver, stream::NetStream},
+    net::{dns::DnsResolver, own_ports::OwnPorts, stream::NetStream},
     profile::{BackendCheck, BackendSet, ServiceName},
     proto::{Refusal, multiplex::open::ClientOrigin},
     tasks::Tasks,
@@ -57,6 +57,7 @@ pub struct BackendGroup {
 #[derive(Debug)]
 struct GroupWatch {
     notices: Arc<NoticeLog>,
+    own_ports: OwnPorts,
     /// Its checks, and the look-ups of its names.
     _tasks: Tasks,
 }
@@ -109,7 +110,7 @@ impl BackendGroup {
     }
 
     /// From now on changes are reported, backends are checked, and names are followed.
-    pub fn watch(self: &Arc<Self>, notices: &Arc<NoticeLog>, dns: &DnsResolver) {
+    pub fn watch(self: &Arc<Self>, notices: &Arc<NoticeLog>, dns: &DnsResolver, own_ports: &OwnPorts) {
         self.watch.get_or_init(|| {
             let tasks = Tasks::default();
             if let Some(check) = &self.set.check {
@@ -120,8 +121,13 @@ impl BackendGroup {
                     tasks.spawn("followed backends", follow);
                 }
             }
-            GroupWatch { notices: notices.clone(), _tasks: tasks }
+            GroupWatch { notices: notices.clone(), own_ports: own_ports.clone(), _tasks: tasks }
         });
+    }
+
+    /// Where clients of its service come in to this process.
+    fn own_ports(&self) -> Vec<SocketAddr> {
+        self.watch.get().map(|watch| watch.own_ports.of(&self.service)).unwrap_or_default()
     }
 
     pub fn is_same_as(&self, other: &Self) -> bool {
@@ -185,6 +191,8 @@ impl BackendGroup {
         client: Option<SocketAddr>,
         origin: &ClientOrigin,
     ) -> Result<(Arc<BackendMember>, NetStream), ConnectFailure> {
+        let own_ports = self.own_ports();
+        let own_ports = own_ports.as_slice();
         let mut left = candidates.into_iter().peekable();
         let (mut dials, mut pending) = (Vec::new(), Vec::<(Instant, Arc<BackendMember>)>::new());
         let mut failure = None;
@@ -194,7 +202,7 @@ impl BackendGroup {
                 let dialling = member.begin_dial();
                 dials.push(Box::pin(async move {
                     let _dialling = dialling;
-                    let reached = direct::reach_backend(&member.target, client, origin).await;
+                    let reached = direct::reach_backend(&member.target, client, origin, own_ports).await;
                     (member, reached)
                 }));
             }
@@ -314,13 +322,15 @@ async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
             continue;
         }
         due.as_mut().reset(Instant::now() + check.every.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        let own_ports = Arc::<[_]>::from(group.own_ports());
         for member in group.members() {
             if under_way.iter().any(|other| Arc::ptr_eq(other, &member)) {
                 continue;
             }
             under_way.push(member.clone());
+            let own_ports = own_ports.clone();
             checks.push(async move {
-                let checked = CheckedBackend { target: &member.target, check };
+                let checked = CheckedBackend { target: &member.target, check, own_ports: &own_ports };
                 let outcome = backend_check::check_backend(checked).await;
                 (member, outcome)
             });
@@ -358,7 +368,7 @@ mod tests {
         let set = BackendSet { check: Some(check), list, ..Backend::Echo.into() };
         let service = ServiceName::parse("orders").expect("a name");
         let group = Arc::new(BackendGroup::new(&service, &set, &EdgeTls::default()));
-        group.watch(&Arc::default(), &DnsResolver::default());
+        group.watch(&Arc::default(), &DnsResolver::default(), &OwnPorts::default());
         sleep(Duration::from_secs(110)).await;
         let failures = group.rows().iter().map(|row| row.failures).collect::<Vec<_>>();
         assert!((8..=10).contains(&failures[0]), "{failures:?} checks in 110 s, 10 s each");

@@ -21,14 +21,14 @@ use crate::{
     link::session_side::Upstream,
     net::{
         dial::{
-            self, DialError,
+            self, DialError, DialRules,
             unix::{UnixDialError, dial_unix},
         },
         exhausted::ExhaustedResource,
         stream::NetStream,
         tcp,
     },
-    profile::{Backend, ProxyVersion, RemoteServer, ServerAddress},
+    profile::{Backend, ProxyVersion, ServerAddress},
     proto::{Refusal, multiplex::open::ClientOrigin, proxy},
     telemetry::end::EndedBy,
     tls::edge::{EdgeTls, TlsClient},
@@ -104,41 +104,32 @@ pub async fn connect(
     Ok(ConnectedUpstream { side: Upstream::Backend(stream), peer: None, first: Vec::new() })
 }
 
-/// Connects to the backend itself.
+/// Whether a backend answers, including TLS; nothing else is sent to it.
+pub async fn check_backend(target: &BackendTarget) -> Result<(), ConnectFailure> {
+    reach_backend(target, None, &ClientOrigin::default(), &[]).await?.let_close_cleanly();
+    Ok(())
+}
+
+/// Connects to the backend itself. If it is at one of these ports, the session would come back to where it began.
 pub async fn reach_backend(
     target: &BackendTarget,
     client: Option<SocketAddr>,
     origin: &ClientOrigin,
+    own_ports: &[SocketAddr],
 ) -> Result<NetStream, ConnectFailure> {
-    match target.backend.remote() {
-        None => Ok(NetStream::Echo(Box::default())),
-        Some(remote) => dial(remote, target.tls.as_ref(), client, origin).await,
-    }
-}
-
-/// Whether a backend answers, including TLS; nothing else is sent to it.
-pub async fn check_backend(target: &BackendTarget) -> Result<(), ConnectFailure> {
-    reach_backend(target, None, &ClientOrigin::default()).await?.let_close_cleanly();
-    Ok(())
-}
-
-async fn dial(
-    remote: &RemoteServer,
-    caller: Option<&TlsClient>,
-    client: Option<SocketAddr>,
-    origin: &ClientOrigin,
-) -> Result<NetStream, ConnectFailure> {
+    let Some(remote) = target.backend.remote() else { return Ok(NetStream::Echo(Box::default())) };
     let at = match &remote.at {
         ServerAddress::Network(at) => &remote.at_address(at),
         ServerAddress::Unix(file) => return dial_socket(file, remote.proxy, client, origin).await,
     };
     let began = Instant::now();
-    if remote.tls.is_some() && caller.is_none() {
+    if remote.tls.is_some() && target.tls.is_none() {
         let reason = format!("backend {at}: its `tls` cannot be used");
         return Err(ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason));
     }
-    let mut stream =
-        dial::dial_from(remote.source, at, BACKEND_CONNECT).await.map_err(|error| connect_failure(&error))?;
+    let rules = DialRules { source: remote.source, own_ports };
+    let dialled = dial::dial_from(rules, at, BACKEND_CONNECT).await;
+    let mut stream = dialled.map_err(|error| connect_failure(&error))?;
     let unreachable = |refusal, error: String| {
         ConnectFailure::here(EndedBy::Backend, refusal, format!("backend {at}: {error}"))
     };
@@ -151,7 +142,7 @@ async fn dial(
         };
         reported.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     }
-    let Some(caller) = caller else { return Ok(NetStream::Tcp(stream)) };
+    let Some(caller) = &target.tls else { return Ok(NetStream::Tcp(stream)) };
     match timeout_at(began + BACKEND_CONNECT, caller.connect(stream, &origin.alpn)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(unreachable(Refusal::BackendUnreachable, format!("TLS: {error}"))),

@@ -30,7 +30,7 @@ use crate::{
         pool::{Pool, ServiceClosed},
         session_side::Upstream,
     },
-    net::dns::DnsResolver,
+    net::{dns::DnsResolver, own_ports::OwnPorts},
     profile::ServiceName,
     proto::{Refusal, multiplex::open::ClientOrigin},
     telemetry::{
@@ -143,9 +143,9 @@ impl Connector {
 
     /// Starts its use: backends are checked if the profile says so, names are followed, and changes are
     /// reported.
-    pub fn watch(&self, notices: &Arc<NoticeLog>, dns: &DnsResolver) {
+    pub fn watch(&self, notices: &Arc<NoticeLog>, dns: &DnsResolver, own_ports: &OwnPorts) {
         match self {
-            Self::Direct(group) => group.watch(notices, dns),
+            Self::Direct(group) => group.watch(notices, dns, own_ports),
             Self::Forward(_) | Self::Reverse(_) => {}
         }
     }

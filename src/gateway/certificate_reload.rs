@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     Engine,
-    halves::{DmzSide, InternalSide},
+    halves::{DmzSide, InternalSide, SharedContext},
     ports::{self, ClientPorts},
     service_faults::ServiceFaults,
 };
@@ -314,7 +314,8 @@ impl Engine {
         for (key, _, connector) in self.wanted_services(&self.profile, edges) {
             if let Some(service) = services.get(&key) {
                 service.replace_connector(connector);
-                service.connector.load().watch(&self.shared.notices, &self.shared.dns);
+                let SharedContext { notices, dns, own_ports, .. } = &self.shared;
+                service.connector.load().watch(notices, dns, own_ports);
             }
         }
         ports::replace_ports(&mut self.ports, ClientPorts::new(), &self.profile, edges, &self.shared);

@@ -441,5 +441,6 @@ fn shared_context(lockdown: Lockdown) -> SharedContext {
         audit: Arc::default(),
         leaving: Arc::default(),
         dns: DnsResolver::default(),
+        own_ports: Default::default(),
     }
 }

@@ -276,6 +276,21 @@ pub fn replace_ports(
         }
         ports.insert(key, port);
     }
+    note_own_ports(ports, common);
+}
+
+/// Notes the ports at which nobody but clients of one service comes in.
+pub(super) fn note_own_ports(ports: &ClientPorts, common: &SharedContext) {
+    let mut own = HashMap::<_, Vec<_>>::new();
+    for port in ports.values() {
+        let mut services = port.services();
+        if let Some(first) = services.next()
+            && services.all(|service| service == first)
+        {
+            own.entry(first.clone()).or_default().push(ListenerPlace::clone(&port.closer));
+        }
+    }
+    common.own_ports.set(own);
 }
 
 fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {

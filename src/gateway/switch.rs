@@ -18,7 +18,7 @@ use super::{
     audit::{CommandAudit, open_audit},
     certificate_reload::CertificateReload,
     descriptors::OneSessionLinks,
-    halves::{DmzSide, InternalSide},
+    halves::{DmzSide, InternalSide, SharedContext},
     handle::CommandAnswer,
     lockdown::KeptLockdown,
     plan::{SwitchPlan, SwitchRefusal},
@@ -380,7 +380,8 @@ impl Engine {
                     }
                     None => Service::new(name.clone(), settings, connector, self.cut.child_token()),
                 };
-                service.connector.load().watch(&self.shared.notices, &self.shared.dns);
+                let SharedContext { notices, dns, own_ports, .. } = &self.shared;
+                service.connector.load().watch(notices, dns, own_ports);
                 ((role, name), service)
             })
             .collect();

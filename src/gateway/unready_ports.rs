@@ -4,7 +4,7 @@
 use super::{
     Engine,
     halves::SharedContext,
-    ports::{ClientPort, ClosedPort},
+    ports::{ClientPort, ClosedPort, note_own_ports},
 };
 use crate::{
     net::listen,
@@ -19,14 +19,21 @@ impl Engine {
         if self.is_stopping() {
             return;
         }
+        let mut is_reopened = false;
         for ((at, _), port) in &mut self.ports {
             let is_ready = port.services().any(|service| is_service_ready(snapshot, service.as_str()));
             let is_wanted = is_ready || port.unready == UnreadyPolicy::Accept;
             match (is_wanted, port.closed.take()) {
                 (false, None) => close_port(port, at, &self.shared),
-                (true, Some(closed)) => reopen(port, closed, at, &self.shared),
+                (true, Some(closed)) => {
+                    reopen(port, closed, at, &self.shared);
+                    is_reopened = true;
+                }
                 (_, as_it_is) => port.closed = as_it_is,
             }
+        }
+        if is_reopened {
+            note_own_ports(&self.ports, &self.shared);
         }
     }
 }

@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     exhausted::ExhaustedResource,
+    own_ports,
     resolver::{self, NameResolver},
     socket_options,
 };
@@ -80,18 +81,34 @@ impl DialError {
     }
 }
 
+/// What a dial keeps to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DialRules<'a> {
+    /// One of this machine's addresses to dial from, which needs `bind`; only addresses of the same family are
+    /// dialled then.
+    pub source: Option<IpAddr>,
+    /// Ports of this process that are not dialled, since they would lead back to where the dial comes from.
+    pub own_ports: &'a [SocketAddr],
+}
+
+impl From<Option<IpAddr>> for DialRules<'_> {
+    fn from(source: Option<IpAddr>) -> Self {
+        Self { source, own_ports: &[] }
+    }
+}
+
 /// Connects to the first address of `at` that answers, within the deadline.
 pub async fn dial(at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
     dial_from(None, at, within).await
 }
 
-/// The same from one of this machine's addresses, which needs `bind`; only to addresses of the same family.
-pub async fn dial_from(
-    source: Option<IpAddr>,
+/// The same by these rules.
+pub async fn dial_from<'a>(
+    rules: impl Into<DialRules<'a>>,
     at: &HostPort,
     within: Duration,
 ) -> Result<TcpStream, DialError> {
-    dial_with(NameResolver::system(), source, at, within).await
+    dial_with(NameResolver::system(), rules, at, within).await
 }
 
 /// The same to a name whose addresses are known.
@@ -101,28 +118,28 @@ pub async fn dial_known(
     within: Duration,
 ) -> Result<TcpStream, DialError> {
     let known = known.iter().map(|ip| SocketAddr::new(*ip, at.port)).collect();
-    dial_addresses(source, (at, Ok(known)), Instant::now() + within, within).await
+    dial_addresses(source.into(), (at, Ok(known)), Instant::now() + within, within).await
 }
 
-async fn dial_with(
+async fn dial_with<'a>(
     names: &NameResolver,
-    source: Option<IpAddr>,
+    rules: impl Into<DialRules<'a>>,
     at: &HostPort,
     within: Duration,
 ) -> Result<TcpStream, DialError> {
     let deadline = Instant::now() + within;
     let found = timeout_at(deadline, names.resolve(at)).await;
     let found = found.unwrap_or_else(|_| Err(resolver::lookup_timeout(within)));
-    dial_addresses(source, (at, found), deadline, within).await
+    dial_addresses(rules.into(), (at, found), deadline, within).await
 }
 
 async fn dial_addresses(
-    source: Option<IpAddr>,
+    rules: DialRules<'_>,
     (at, found): (&HostPort, io::Result<Vec<SocketAddr>>),
     deadline: Instant,
     within: Duration,
 ) -> Result<TcpStream, DialError> {
-    let addresses = match found.and_then(|addresses| of_family(source, addresses)) {
+    let addresses = match found.and_then(|addresses| of_family(rules.source, addresses)) {
         Ok(addresses) => interleave_families(addresses),
         Err(source) if at.is_address() => {
             return Err(DialError::Unreachable { at: at.clone(), source, tried: TriedAddresses::default() });
@@ -130,7 +147,7 @@ async fn dial_addresses(
         Err(source) => return Err(DialError::Resolve { at: at.clone(), source }),
     };
     let mut failed = Vec::new();
-    match timeout_at(deadline, race(source, &addresses, &mut failed)).await {
+    match timeout_at(deadline, race(rules, &addresses, &mut failed)).await {
         Ok(Some(stream)) => Ok(stream),
         Ok(None) => Err(all_failed(at, failed)),
         Err(_) => {
@@ -154,9 +171,12 @@ fn of_family(source: Option<IpAddr>, mut addresses: Vec<SocketAddr>) -> io::Resu
     }
 }
 
-async fn connect(source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(rules: DialRules<'_>, to: SocketAddr) -> io::Result<TcpStream> {
+    if rules.own_ports.iter().any(|own| own_ports::is_reached_at(to, *own)) {
+        return Err(io::Error::other("it leads back to the clients of its own service"));
+    }
     let refused = |error| refused_call::explain("connect", error);
-    let Some(source) = source else { return TcpStream::connect(to).await.map_err(refused) };
+    let Some(source) = rules.source else { return TcpStream::connect(to).await.map_err(refused) };
     let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // The kernel chooses the port when the destination is known, so that one port can serve several
     // destinations.
@@ -187,19 +207,19 @@ fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// The first address that connects; `None` when all have failed.
 async fn race(
-    source: Option<IpAddr>,
+    rules: DialRules<'_>,
     addresses: &[SocketAddr],
     failed: &mut Vec<(SocketAddr, io::Error)>,
 ) -> Option<TcpStream> {
     if let [only] = addresses {
         // There is only one, as for most backends.
-        return connect(source, *only).await.map_err(|error| failed.push((*only, error))).ok();
+        return connect(rules, *only).await.map_err(|error| failed.push((*only, error))).ok();
     }
     let mut waiting = addresses.iter();
     let mut under_way = FuturesUnordered::new();
     loop {
         match waiting.next() {
-            Some(address) => under_way.push(async move { (*address, connect(source, *address).await) }),
+            Some(address) => under_way.push(async move { (*address, connect(rules, *address).await) }),
             None if under_way.is_empty() => return None,
             None => {}
         }

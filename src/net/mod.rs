@@ -21,6 +21,7 @@ pub mod expiring;
 pub mod framed;
 pub mod inherited;
 pub mod listen;
+pub mod own_ports;
 pub mod paced;
 pub mod passed;
 pub mod pipe;

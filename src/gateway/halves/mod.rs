@@ -28,6 +28,7 @@ use crate::{
     net::{
         dns::DnsResolver,
         listen::{self, BindError, Listener, ListenerGuard, ListenerPlace},
+        own_ports::OwnPorts,
         resolved_names::ResolvedNames,
     },
     profile::{BindPolicy, LinkAddress, LinkCarrier, RetryPolicy},
@@ -68,6 +69,8 @@ pub struct SharedContext {
     pub leaving: Arc<AtomicBool>,
     /// Queries the name servers of the profile.
     pub dns: DnsResolver,
+    /// Where clients of each service come in.
+    pub own_ports: OwnPorts,
 }
 
 /// The TLS identity of a half's links, `None` without TLS; a reload replaces it.

@@ -210,12 +210,14 @@ async fn a_service_without_a_backend_that_is_well_is_down() {
 
 #[tokio::test]
 async fn a_service_that_goes_down_inside_is_soon_refused_outside() {
-    for mode in [Mode::Forward, Mode::Reverse] {
+    for (mode, scheme) in
+        [(Mode::Forward, "tcp"), (Mode::Reverse, "tcp"), (Mode::Forward, "http"), (Mode::Reverse, "http")]
+    {
         let backend = Backend::new().await;
-        let connect = format!("{{ address: '{}' }}", backend.address());
+        let connect = format!("{{ address: '{}' }}", backend.address().replace("tcp", scheme));
         let check = ", check: { every: 50ms, timeout: 500ms, falls: 1, rises: 1 }";
-        let pair = start(mode, "tcp://127.0.0.1:0", &connect, check).await;
-        let at = client_port(&pair).await;
+        let pair = start(mode, &format!("{scheme}://127.0.0.1:0"), &connect, check).await;
+        let at = super::http::port(&pair).await;
         until_states(pair.inner(), &[Up]).await;
         let is_down = |now: &Snapshot| now.services.iter().any(|row| row.phase == ServicePhase::Down);
         assert!(!is_down(&*pair.dmz.now().await), "{mode:?}");
@@ -223,8 +225,14 @@ async fn a_service_that_goes_down_inside_is_soon_refused_outside() {
         drop(backend);
         pair.dmz.until("it is down for clients too", is_down).await;
         // Within a second; the other one is a busy machine's.
-        assert!(gone.elapsed() < Duration::from_secs(2), "{mode:?}: {:?}", gone.elapsed());
-        dial_refused(at).await;
+        assert!(gone.elapsed() < Duration::from_secs(2), "{mode:?} {scheme}: {:?}", gone.elapsed());
+        match scheme {
+            "http" => {
+                let answer = send_request(at, LAST).await;
+                assert!(answer.starts_with("HTTP/1.1 503 "), "{mode:?}: {answer}");
+            }
+            _ => dial_refused(at).await,
+        }
         let reported = |row: &EndedRow| row.end == "BC" && row.reason.contains("no backend is up");
         pair.dmz.until("it is refused as down", |now| now.ended.iter().any(reported)).await;
     }

@@ -11,6 +11,7 @@ mod exchanges;
 mod handshakes;
 pub mod http;
 mod logins;
+mod loops;
 mod message_framing;
 mod proven_users;
 mod proxy;

@@ -7,6 +7,7 @@ mod closed_at_once;
 mod dialled;
 mod each;
 mod generations;
+mod half_frames;
 pub mod halves;
 mod hostile;
 mod hostile_inside;

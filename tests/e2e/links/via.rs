@@ -227,14 +227,40 @@ async fn links_of_both_halves_go_through_a_proxy() {
 
 #[tokio::test]
 async fn idle_links_live_behind_a_proxy_that_cuts_what_is_silent() {
-    let proxy = Proxy::new(Behaviour::CutsAfter(Duration::from_secs(8))).await;
-    let internal_link = format!(", prepared: 1, via: 'http://{}'", proxy.at);
-    let pair = Plan { internal_link: &internal_link, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    // The proxy cuts after more than the time between two pings of a WebSocket.
+    tokio::join!(
+        lives_behind_a_cutting_proxy(Mode::Reverse, (Carrier::Tcp, false), 8),
+        lives_behind_a_cutting_proxy(Mode::Reverse, (Carrier::Wss, false), 8),
+        lives_behind_a_cutting_proxy(Mode::Forward, (Carrier::Ws, false), 8),
+        lives_behind_a_cutting_proxy(Mode::Reverse, (Carrier::Ws, true), 13),
+    );
+}
+
+/// Both a ready link and one that carries a session of which nothing moves.
+async fn lives_behind_a_cutting_proxy(mode: Mode, (carrier, is_plain): (Carrier, bool), seconds: u64) {
+    let proxy = Proxy::new(Behaviour::CutsAfter(Duration::from_secs(seconds))).await;
+    let link = format!(", prepared: 1, via: 'http://{}'", proxy.at);
+    let plan = Plan { carrier, is_plain, ..Plan::new(mode, "echo://") };
+    let plan = match mode {
+        Mode::Forward => Plan { dmz_link: &link, ..plan },
+        _ => Plan { dmz_link: ", prepared: 1", internal_link: &link, ..plan },
+    };
+    let pair = plan.start().await;
+    let dials = if mode == Mode::Forward { &pair.dmz } else { pair.inner() };
+    let mut client = pair.client().await;
+    send(&mut client, b"here").await;
+    expect_bytes(&mut client, b"here").await;
+    // Over SOCKS5 the link of the session is replaced.
+    let is_ready = |now: &Snapshot| now.pools.iter().all(|row| row.ready == 1 && row.dialling == 0);
+    let began = dials.until("a ready link", is_ready).await.uptime_seconds;
     let passed = proxy.passed();
-    let lived = |now: &Snapshot| now.uptime_seconds > 20.0;
-    let seen = pair.inner().until_within(Duration::from_secs(60), "20 s are over", lived).await;
+    let lived = |now: &Snapshot| now.uptime_seconds > began + 2.5 * seconds as f64;
+    let seen = dials.until_within(Duration::from_secs(90), "more time than it takes", lived).await;
     let [row] = &seen.pools[..] else { panic!("{:?}", seen.pools) };
-    assert_eq!((row.state, row.failures, proxy.passed()), (PoolState::Healthy, 0, passed), "{row:?}");
+    let state = (row.state, row.failures, proxy.passed());
+    assert_eq!(state, (PoolState::Healthy, 0, passed), "{mode:?} {carrier:?} {row:?}");
+    send(&mut client, b"still here").await;
+    expect_bytes(&mut client, b"still here").await;
 }
 
 /// A name is looked up where it is dialled, and the proxy is asked for an address; `verify` does the same.
