@@ -1,5 +1,5 @@
 //! Runs the gateway of a profile, with a screen or without, until it ends. All that comes before, from loading the
-//! profile to the kernel's lock, is in [`prepare`].
+//! profile to the kernel's lock, is in [`mod@prepare`].
 
 mod prepare;
 
