@@ -81,6 +81,7 @@ use std::{
 
 use process::{Gateway, SOON, until};
 use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
 
 /// What a command printed and how it ended.
 struct CommandOutput {
@@ -111,6 +112,15 @@ fn connect(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(to).expect("the port is open");
     stream.set_read_timeout(Some(SOON)).expect("a timeout is set");
     stream
+}
+
+/// A client of this address of loopback.
+fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address of loopback");
+    socket.connect(&to.into()).expect("the port is open");
+    socket.set_read_timeout(Some(SOON)).expect("a timeout is set");
+    socket.into()
 }
 
 /// Whether an I/O result is a reset: neither bytes, nor a clean end, nor silence.

@@ -39,7 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["admission", "auth", "http", "link", "net", "profile", "proto", "tasks", "telemetry", "tls"],
     ),
     ("connect", &["http", "link", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
-    ("monitor", &["http", "net", "profile", "tasks", "telemetry"]),
+    ("monitor", &["admission", "http", "net", "profile", "tasks", "telemetry"]),
     ("source", &["auth", "certs", "disk", "net", "profile", "proto", "text", "tls"]),
     (
         "verify",

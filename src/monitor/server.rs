@@ -1,14 +1,6 @@
 //! The connections of monitors: each carries one request and one answer, and is limited in every way.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{
     Request, Response,
@@ -19,17 +11,18 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::{MonitoredGateway, answers};
 use crate::{
+    admission::handshakes::{HandshakeLimiter, HandshakePermit},
     http::body::MessageBody,
     net::listen::{ListenEvent, Listener},
     tasks::Tasks,
     telemetry::{log::LogEvent, notices::NoticeLog},
 };
 
-/// How many monitors and balancers may be connected at once; each is done within milliseconds.
+/// How many monitors and balancers may be connected at once; each is done within milliseconds. Past that, the
+/// oldest connection of the address with the most gives way, so that one address cannot keep the others out.
 pub const CONNECTIONS_MAX: usize = 16;
 /// From the connection to the last byte of the answer: longer than any monitor waits.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -41,13 +34,12 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// Answers until the port is closed.
 pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Tasks, notices: Arc<NoticeLog>) {
-    let places = Arc::new(MonitorPlaces::default());
-    let accepted = |stream, _| {
-        let (place, watched) = (MonitorPlaces::take(&places), watched.clone());
+    let places = Arc::new(HandshakeLimiter::new(CONNECTIONS_MAX));
+    let accepted = |stream, from: SocketAddr| {
+        let (place, watched) = (HandshakePermit::begin(places.clone(), from.ip()), watched.clone());
         tasks.spawn("monitor", async move {
-            let is_evicted = place.is_evicted.clone();
             // A connection that is late or gives way is cut; nothing is owed to a monitor.
-            let _ = is_evicted.run_until_cancelled(timeout(WITHIN, serve(stream, watched))).await;
+            let _ = place.evicted.run_until_cancelled(timeout(WITHIN, serve(stream, watched))).await;
         });
     };
     let on_event = |reported: ListenEvent<'_>| match reported {
@@ -92,42 +84,6 @@ async fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Res
         fields.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
     response
-}
-
-/// The connections that are served now, oldest first.
-#[derive(Debug, Default)]
-struct MonitorPlaces {
-    taken: Mutex<VecDeque<(u64, CancellationToken)>>,
-    next: AtomicU64,
-}
-
-/// One of them; dropping it gives the place back.
-struct MonitorPlace {
-    places: Arc<MonitorPlaces>,
-    number: u64,
-    is_evicted: CancellationToken,
-}
-
-impl MonitorPlaces {
-    /// A place for one more; if there are too many, the oldest gives way.
-    fn take(places: &Arc<Self>) -> MonitorPlace {
-        let (number, is_evicted) = (places.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.push_back((number, is_evicted.clone()));
-        if taken.len() > CONNECTIONS_MAX
-            && let Some((_, oldest)) = taken.pop_front()
-        {
-            oldest.cancel();
-        }
-        MonitorPlace { places: places.clone(), number, is_evicted }
-    }
-}
-
-impl Drop for MonitorPlace {
-    fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.retain(|(number, _)| *number != self.number);
-    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use crate::{
-    connect,
+    connect, connect_from,
     process::{Gateway, SOON, TestFolder, until},
     setup::{dmz_half, free_port, internal_half},
 };
@@ -82,15 +82,6 @@ fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
     // A few of each kind of end.
     let seconds = began.elapsed().as_secs() as usize + 1;
     assert!(lines <= 60 * seconds, "{lines} lines in {seconds} s");
-}
-
-/// A client's socket that comes from there.
-fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address of loopback");
-    socket.connect(&to.into()).expect("the port is open");
-    socket.set_read_timeout(Some(SOON)).expect("a timeout is set");
-    socket.into()
 }
 
 /// A client that has begun and goes on after `flood` has come.

@@ -1,14 +1,17 @@
 //! The port for monitors, asked by curl and by those who mean no good, and `status --ready`.
 
 use std::{
+    collections::VecDeque,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::Command,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
 use crate::{
-    connect,
+    connect, connect_from,
     process::{Gateway, SOON, TestFolder, until},
     run,
     setup::{Pair, dmz_half, free_port, internal_half},
@@ -171,6 +174,47 @@ fn a_half_that_runs_as_internal_opens_no_port() {
     let _dmz = place.start_as("outside", &[], &["--no-ui", "--profile", "pair.yaml", "--role", "dmz"]);
     until("it is ready", SOON, || {
         (fetch(&[], &format!("http://127.0.0.1:{health}/readyz?strict")).0 == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_flood_of_one_address_takes_no_place_from_another() {
+    /// More than there are places, so that all older ones of the flood are gone.
+    const MORE: usize = 64;
+    let place = TestFolder::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let gateway = place.start("one");
+    let at = port(&gateway);
+    let (is_over, flooded) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut last = VecDeque::new();
+            while !is_over.load(Ordering::Relaxed) {
+                last.push_back(connect_from([127, 0, 0, 2], at));
+                // Those before have been accepted, and most have given way, when an old one is closed.
+                if last.len() > MORE
+                    && let Some(mut oldest) = last.pop_front()
+                {
+                    let _ = oldest.read_to_end(&mut Vec::new());
+                    flooded.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let answers = (0..20).map(|_| {
+            let mut balancer = connect(at);
+            let before = flooded.load(Ordering::Relaxed);
+            until("the flood goes on", SOON, || {
+                (flooded.load(Ordering::Relaxed) > before + 2 * MORE).then_some(())
+            });
+            let mut answer = String::new();
+            let asked = balancer.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n");
+            asked.and_then(|()| balancer.read_to_string(&mut answer)).map(|_| answer)
+        });
+        let answers: Vec<_> = answers.collect();
+        is_over.store(true, Ordering::Relaxed);
+        for answer in answers {
+            assert!(answer.as_ref().is_ok_and(|answer| answer.ends_with("\r\n\r\nready\n")), "{answer:?}");
+        }
     });
 }
 
