@@ -32,7 +32,7 @@ use crate::{
     profile::Half,
     proto::{
         Refusal,
-        multiplex::{self, frame::FrameType},
+        multiplex::{self, frame::FrameType, state::LinkEnd},
         socks5,
     },
     telemetry::{
@@ -281,7 +281,11 @@ pub fn reception(
                         );
                         return handshake::refuse(requested.stream, Refusal::Full).await;
                     };
-                    let link_guard = LinkGuard::carrying(&counts, Some(place)).describe(&requested.stream);
+                    let link_guard = LinkGuard::carrying(&counts, Some(place)).describe(
+                        &requested.stream,
+                        &requested.peer,
+                        LinkEnd::Server,
+                    );
                     drop(permit);
                     serve(session_request(requested, link_guard)).await;
                 }

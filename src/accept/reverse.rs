@@ -26,7 +26,7 @@ use crate::{
     },
     net::{stream::NetStream, tcp},
     profile::{Half, LinkAddress, ServiceName},
-    proto::socks5::SocksError,
+    proto::{multiplex::state::LinkEnd, socks5::SocksError},
     tasks::Tasks,
 };
 
@@ -154,7 +154,11 @@ impl DialledLinkHandler {
             return keeper.note_failed(Some(&service), &error.into(), DialFailure::Path);
         }
         let DialledStream { mut stream, peer, .. } = reached;
-        let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(place)).describe(&stream);
+        let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(place)).describe(
+            &stream,
+            &peer,
+            LinkEnd::Server,
+        );
         keeper.note_established(Some(&service), &peer.label());
         drop(under_way);
         let since = Instant::now();

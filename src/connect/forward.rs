@@ -33,6 +33,7 @@ use crate::{
     profile::{LinkAddress, ServiceName},
     proto::{
         Refusal,
+        multiplex::state::LinkEnd,
         socks5::{self, SocksCommand, SocksError},
     },
     tasks::Tasks,
@@ -303,7 +304,8 @@ async fn dial(
         let reason = format!("{} is not among the service's `peers`", peer.label());
         return Err(ConnectFailure::here(EndedBy::Policy, Refusal::NotAllowed, reason));
     }
-    let link_guard = LinkGuard::carrying(&keeper.counts(None), Some(place)).describe(&stream);
+    let link_guard =
+        LinkGuard::carrying(&keeper.counts(None), Some(place)).describe(&stream, &peer, LinkEnd::Opener);
     let answered = timeout(ANSWER, async {
         socks5::send_request(&mut stream, SocksCommand::Connect, order.service).await?;
         socks5::read_reply(&mut stream).await

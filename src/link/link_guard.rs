@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
+    Peer,
     link_table::{LinkEntry, LinkTable},
     load::{LinkFillLevel, LinkLoad},
     round_trip::RoundTrip,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     net::stream::NetStream,
-    proto::multiplex::{PeerViolation, hello::InstanceId},
+    proto::multiplex::{PeerViolation, state::LinkEnd},
     telemetry::{
         clock,
         snapshot::{PoolRow, PoolState},
@@ -238,9 +239,9 @@ impl LinkGuard {
         guard
     }
 
-    /// Adds what is known from the link's stream.
-    pub fn describe(self, stream: &NetStream) -> Self {
-        self.entry.describe(stream);
+    /// Adds what is known from the link's stream, and between whom it is; `end` is ours.
+    pub fn describe(self, stream: &NetStream, peer: &Peer, end: LinkEnd) -> Self {
+        self.entry.describe(self.key, stream, peer, end);
         self
     }
 
@@ -253,10 +254,11 @@ impl LinkGuard {
         self,
         (id, stream): (u64, &NetStream),
         load: &Arc<LinkLoad>,
-        instance: Option<InstanceId>,
+        peer: &Peer,
+        end: LinkEnd,
     ) -> Self {
-        self.entry.describe_shared(id, load.clone(), instance);
-        self.describe(stream)
+        self.entry.describe_shared(id, load.clone(), peer.instance);
+        self.describe(stream, peer, end)
     }
 
     /// Notes a session on a link that carries only this one.

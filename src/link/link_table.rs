@@ -9,10 +9,13 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{link_guard::LinkActivity, load::LinkLoad};
+use super::{Peer, link_guard::LinkActivity, load::LinkLoad};
 use crate::{
     net::stream::{NetStream, TlsDetails},
-    proto::multiplex::hello::InstanceId,
+    proto::{
+        multiplex::{self, hello::InstanceId, state::LinkEnd},
+        socks5,
+    },
     telemetry::{
         log::LogEvent,
         snapshot::{LinkRow, LinkState, PoolRow},
@@ -56,6 +59,9 @@ struct SharedDetails {
 
 #[derive(Debug)]
 struct LinkDetails {
+    id: u64,
+    role: &'static str,
+    peer: Arc<str>,
     address: Option<String>,
     secured: Option<TlsDetails>,
 }
@@ -86,14 +92,23 @@ impl LinkEntry {
         self.sessions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records what the link runs over. Only the first call counts.
-    pub fn describe(&self, stream: &NetStream) {
+    /// Records what the link runs over, and between whom; `end` is ours. Only the first call counts.
+    pub fn describe(&self, key: u64, stream: &NetStream, peer: &Peer, end: LinkEnd) {
         let address = || stream.tcp()?.peer_addr().ok().map(|at| at.to_string());
         self.details.get_or_init(|| {
-            let about = LinkDetails { address: address(), secured: stream.tls_details() };
-            let protocol = about.secured.as_ref().map_or("no TLS", |secured| secured.version.as_str());
-            let address = about.address.as_deref().unwrap_or("?");
-            tracing::debug!(event = %LogEvent::LinkUp, address, protocol, "a link stands");
+            let (id, protocol) = match self.shared.get() {
+                Some(shared) => (shared.id, multiplex::PROTOCOL_NAME),
+                None => (key, socks5::PROTOCOL_NAME),
+            };
+            let role = match end {
+                LinkEnd::Opener => "dmz",
+                LinkEnd::Server => "internal",
+            };
+            let (peer, secured) = (peer.label(), stream.tls_details());
+            let about = LinkDetails { id, role, peer, address: address(), secured };
+            let tls = about.secured.as_ref().map_or("none", |secured| secured.version.as_str());
+            let (peer, address) = (&*about.peer, about.address.as_deref().unwrap_or("?"));
+            tracing::debug!(event = %LogEvent::LinkUp, id, role, peer, address, protocol, tls, "a link stands");
             about
         });
     }
@@ -142,7 +157,9 @@ impl LinkTable {
         let entry = self.lock().links.remove(&key);
         if let Some(about) = entry.as_ref().and_then(|entry| entry.details.get()) {
             let sessions = entry.as_ref().map_or(0, |entry| entry.sessions.load(Ordering::Relaxed));
-            tracing::debug!(event = %LogEvent::LinkDown, address = about.address.as_deref().unwrap_or("?"), sessions, "a link is gone");
+            let LinkDetails { id, role, peer, address, .. } = about;
+            let address = address.as_deref().unwrap_or("?");
+            tracing::debug!(event = %LogEvent::LinkDown, id, role, peer = &**peer, address, sessions, "a link is gone");
         }
     }
 

@@ -252,7 +252,10 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
     assert_eq!(refused.code, Some(1));
     assert!(refused.err.contains("`debgu` is no level; write error, warn, info, debug"), "{}", refused.err);
     let link = format!("127.0.0.1:{}", dmz.link_port());
-    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    place.write(
+        "internal.yaml",
+        &format!("log: internal.json\n{}", internal_half(&link, &[("echo", "echo://")])),
+    );
     let internal = place.start("internal");
     dmz.wait_healthy();
     let line_count = |name: &str| lines(&place, "dmz.json").into_iter().filter(event(name)).count();
@@ -268,13 +271,23 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
     until("a line for each", SOON, || {
         (standing() == 0 && line_count("link_down") == before + line_count("link_up")).then_some(())
     });
-    let _internal = place.start("internal");
+    let debug = ["env", "PORTCULLIS_LOG=debug"];
+    let internal = place.start_as("internal", &debug, &["--no-ui", "--profile", "internal.yaml"]);
     dmz.wait_healthy();
     until("a line for each", SOON, || {
         (line_count("link_up") + before == standing() + line_count("link_down")).then_some(())
     });
     let up = line_of(&place, "dmz.json", event("link_up"));
-    assert!(up["level"] == "DEBUG" && up["address"].is_string() && up["protocol"].is_string(), "{up}");
+    assert!(up["level"] == "DEBUG" && up["address"].is_string(), "{up}");
+    let about = ["role", "peer", "protocol", "tls"].map(|field| up[field].as_str().unwrap_or("missing"));
+    assert_eq!(about, ["dmz", "internal", "portcullis/2", "TLS 1.3"], "{up}");
+    let up = line_of(&place, "internal.json", event("link_up"));
+    let about = ["role", "peer", "protocol", "tls"].map(|field| up[field].as_str().unwrap_or("missing"));
+    assert_eq!(about, ["internal", "dmz", "portcullis/2", "TLS 1.3"], "{up}");
+    let rows = internal.status()["pools"][0]["links"].clone();
+    assert!(rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["id"] == up["id"])), "{up} {rows}");
+    let down = line_of(&place, "dmz.json", event("link_down"));
+    assert!(down["id"].is_u64() && down["role"] == "dmz" && down["peer"] == "internal", "{down}");
     let asked = line_of(&place, "dmz.json", |line| line["event"] == "operator" && line["outcome"] == "done");
     assert_eq!((&asked["kind"], &asked["asked"]), (&"log-level".into(), &"log level `debug`".into()));
     assert_eq!(level("error").code, Some(0));

@@ -94,7 +94,7 @@ pub struct LinkParts {
 pub struct MultiplexedLink {
     id: u64,
     pub(super) stream: NetStream,
-    pub(super) end: LinkEnd,
+    pub end: LinkEnd,
     pub(super) stage: LinkStage,
     peer: Peer,
     pub(super) decoder: FrameReader,

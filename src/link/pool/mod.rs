@@ -42,7 +42,7 @@ use super::{
 use crate::{
     net::stream::NetStream,
     profile::{PoolLimits, ServiceName},
-    proto::multiplex::{frame::FrameType, hello::OfferState},
+    proto::multiplex::{frame::FrameType, hello::OfferState, state::LinkEnd},
     tasks::Tasks,
     telemetry::log::LogEvent,
 };
@@ -124,7 +124,11 @@ impl Pool {
         let target = contents.limits.prepared;
         let Some(place) = self.shares.take(&peer.label()) else { return Err(stream) };
         let Some(group) = contents.peer_links(&peer, serves, target) else { return Err(stream) };
-        let link_guard = LinkGuard::ready(&contents.peers[group].counts, Some(place)).describe(&stream);
+        let link_guard = LinkGuard::ready(&contents.peers[group].counts, Some(place)).describe(
+            &stream,
+            &peer,
+            LinkEnd::Opener,
+        );
         self.put_link(contents, group, stream, link_guard);
         Ok(())
     }
