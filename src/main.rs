@@ -42,10 +42,14 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         // The lock under test needs a process without other threads.
         Some(CliAction::Selftest { of }) => commands::run_selftest(*of, cli.role),
         Some(action) => in_runtime(|runtime| runtime.block_on(commands::run(cli, action))),
-        None => match run::prepare(cli)? {
-            PreparedGateway::Ready(start) => in_runtime(|runtime| run::run(cli, *start, runtime)),
-            PreparedGateway::Refused(code) => Ok(code),
-        },
+        None => Ok(run_gateway(cli).unwrap_or_else(|error| run::report_failed_start(cli, &error))),
+    }
+}
+
+fn run_gateway(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match run::prepare(cli)? {
+        PreparedGateway::Ready(start) => in_runtime(|runtime| run::run(cli, *start, runtime)),
+        PreparedGateway::Refused(code) => Ok(code),
     }
 }
 

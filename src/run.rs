@@ -98,6 +98,14 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
     })
 }
 
+/// Says why a gateway does not start: on standard error in the form of its log, and in the profile's `log`.
+pub fn report_failed_start(cli: &Cli, error: &anyhow::Error) -> ExitCode {
+    // Each of our errors includes its cause already.
+    let problem = error.to_string();
+    print_note(log::failed_start_line(cli.log_format, &problem, &format!("portcullis: {problem}")));
+    exit::FAILED.into()
+}
+
 /// Closes everything that shows the gateway, after the gateway has ended.
 async fn close_front_ends(
     admin: Option<AdminSocket>,

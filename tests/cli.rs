@@ -17,6 +17,8 @@ mod confine;
 mod descriptors;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/failed_start.rs"]
+mod failed_start;
 #[path = "cli/flood.rs"]
 mod flood;
 #[path = "cli/init.rs"]

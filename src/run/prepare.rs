@@ -23,6 +23,7 @@ use crate::{
     output::print_note,
     profile::{DemoPorts, Mode, Profile},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
+    telemetry::log,
     tui,
 };
 
@@ -55,7 +56,7 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
     // From now on it never ends the process, however early or often it comes; `obey_signals` does what it asks
     // for.
     signal_hook::flag::register(SIGUSR1, Arc::default())?;
-    let mut source = profile_source(cli);
+    let source = profile_source(cli);
     let chosen = cli
         .profile
         .as_deref()
@@ -64,16 +65,30 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         match chosen.and_then(|chosen| Ok((chosen.clone(), source.load_to_serve(&chosen, cli.mode)?))) {
             Ok(loaded) => loaded,
             Err(problems) => {
-                problems.iter().for_each(print_note);
+                for problem in problems.iter().map(ToString::to_string) {
+                    print_note(log::failed_start_line(cli.log_format, &problem, &problem));
+                }
                 return Ok(PreparedGateway::Refused(exit::BAD_INPUT.into()));
             }
         };
-    if let Some(folder) = chosen.file().and_then(Path::parent) {
-        source.add_folder(folder);
-    }
     if cli.ends_with.is_some() {
         // A gateway that `verify` starts writes nothing of the real gateway's.
         (loaded.profile.log, loaded.profile.access_log, loaded.profile.audit) = (None, None, None);
+    }
+    let log = loaded.profile.log.clone();
+    let prepared = prepare_loaded(cli, source, chosen, loaded);
+    // Whoever reports the failure writes it there; nothing is locked then.
+    prepared.inspect_err(|_| log::set_file(log.as_deref()))
+}
+
+fn prepare_loaded(
+    cli: &Cli,
+    mut source: ProfileSource,
+    chosen: ChosenProfile,
+    loaded: LoadedProfile,
+) -> anyhow::Result<PreparedGateway> {
+    if let Some(folder) = chosen.file().and_then(Path::parent) {
+        source.add_folder(folder);
     }
     let socket = match cli.admin.as_deref() {
         Some(path) if path == Path::new("none") => None,
@@ -81,8 +96,7 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
     };
     if let Some(inherited) = inherited_socket(cli, &loaded.profile) {
-        print_note(inherited);
-        return Ok(PreparedGateway::Refused(exit::FAILED.into()));
+        anyhow::bail!(inherited);
     }
     let file = lockdown_file(cli, &loaded.profile);
     let history = history_file(cli, &chosen, &loaded.profile);
@@ -126,7 +140,7 @@ fn inherited_socket(cli: &Cli, profile: &Profile) -> Option<String> {
     }
     let open = sockets::process_sockets().ok()?.open.into_iter().next()?;
     Some(format!(
-        "portcullis: the internal half was started with a socket at which others reach it, {open}; start it without \
+        "the internal half was started with a socket at which others reach it, {open}; start it without \
          inherited sockets"
     ))
 }

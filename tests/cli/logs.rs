@@ -200,6 +200,54 @@ fn a_file_that_takes_nothing_loses_lines_that_are_counted_and_reported() {
     line_of(&place, "gate.json", event("session_ended"));
 }
 
+#[test]
+fn an_access_log_on_a_full_disk_costs_its_lines_and_no_request() {
+    let place = TestFolder::with_certificates();
+    place.write("one.yaml", &web_profile("/dev/full", ""));
+    let gateway = place.start("one");
+    let url = format!("http://{}/", web(&gateway));
+    (0..3).for_each(|_| assert_eq!(fetch(&[], &url), (200, "0123456789".into())));
+    let status = gateway.wait("the loss is told", SOON, |status| status["log_lines_lost"] == 3);
+    assert_eq!(status["log_trouble"], "/dev/full: No space left on device (os error 28)");
+}
+
+#[test]
+fn requests_that_a_stop_cuts_are_all_in_the_access_log() {
+    /// Their lines are many batches, and less than what the queue of the log holds.
+    const REQUESTS: usize = 400;
+    let place = TestFolder::with_certificates();
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = silent.local_addr().expect("its address");
+    thread::spawn(move || silent.incoming().map_while(Result::ok).collect::<Vec<_>>());
+    let service = format!("web: {{ accept: ['http://127.0.0.1:0/'], connect: 'http://{at}/' }}");
+    place.write(
+        "one.yaml",
+        &format!("mode: direct\naccess_log: access.json\ndmz:\n  services:\n    {service}\n"),
+    );
+    let gateway = place.start("one");
+    let (at, path) = (web(&gateway), "x".repeat(1000));
+    let clients = (0..REQUESTS).map(|number| {
+        let mut client = connect(at);
+        client
+            .write_all(format!("GET /{number}/{path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())
+            .expect("it is sent");
+        client
+    });
+    let _clients: Vec<_> = clients.collect();
+    gateway.wait("all are under way", SOON, |status| status["totals"]["sessions_open"] == REQUESTS);
+    gateway.signal(Signal::TERM);
+    gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().code(), Some(3));
+    let lines = lines(&place, "access.json");
+    assert_eq!(lines.len(), REQUESTS);
+    assert!(
+        lines.iter().all(|line| line["end"].as_str().is_some_and(|end| end.starts_with('O'))),
+        "{}",
+        lines[0]
+    );
+}
+
 /// Limits the size of the files that this gateway writes.
 fn limit_file_size(gateway: &Gateway<'_>, limit: &str) {
     let pid = gateway.child.id();

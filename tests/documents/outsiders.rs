@@ -89,6 +89,7 @@ const OUR_OWN: &[LogEvent] = &[
     LogReopened,
     AuditFile,
     LinesLost,
+    StartFailed,
     Stopping,
     SessionsCut,
     Stopped,

@@ -56,13 +56,14 @@ impl<S: Subscriber> Layer<S> for LogLayer {
 /// The syslog(3) priorities, as the journal expects them at the start of a line (sd-daemon(3)).
 fn priority(level: Level) -> u8 {
     match level {
-        Level::ERROR => 3,
+        Level::ERROR => ERROR,
         Level::WARN => WARNING,
         Level::INFO => INFORMATION,
         Level::DEBUG | Level::TRACE => 7,
     }
 }
 
+pub(super) const ERROR: u8 = 3;
 pub(super) const WARNING: u8 = 4;
 pub(super) const INFORMATION: u8 = 6;
 
@@ -74,13 +75,25 @@ pub(super) fn with_priority(line: String, priority: Option<u8>) -> String {
     }
 }
 
-/// A line that does not come from an event.
-pub(super) fn plain_line(level: Level, event: LogEvent, message: &str, field: (&str, u64)) -> String {
-    let mut event_text = EventText::for_forms(false, true);
-    event_text.event = Some(event.name().into());
-    event_text.message.push_str(message);
-    event_text.add_number(field.0, field.1);
-    event_text.as_json(level, Some(&utc_now()))
+/// A line as JSON that does not come from an event.
+pub(super) struct PlainLine<'a> {
+    pub level: Level,
+    pub event: LogEvent,
+    pub message: &'a str,
+    pub field: Option<(&'a str, u64)>,
+}
+
+impl PlainLine<'_> {
+    /// The journal records the time of each line itself.
+    pub fn as_json(&self, is_journal: bool) -> String {
+        let mut event_text = EventText::for_forms(false, true);
+        event_text.event = Some(self.event.name().into());
+        event_text.message.push_str(self.message);
+        if let Some((name, value)) = self.field {
+            event_text.add_number(name, value);
+        }
+        event_text.as_json(self.level, (!is_journal).then(utc_now).as_deref())
+    }
 }
 
 /// Room for the fields of most events.

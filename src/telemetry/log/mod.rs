@@ -33,7 +33,7 @@ pub use self::{
     sink::{lines_lost, loss_reason, reopen_all},
 };
 use self::{
-    line::{LogLayer, WARNING, plain_line, with_priority},
+    line::{ERROR, LogLayer, PlainLine, WARNING, with_priority},
     sink::{LineSink, LossLine, SinkTarget},
 };
 
@@ -51,10 +51,12 @@ pub enum LogFormat {
     Json,
 }
 
+/// A stuck reader must not delay the exit for longer.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// Ends the log: waits a moment for queued lines to be written.
 #[derive(Debug)]
 pub struct LogGuard {
-    stderr: LineSink,
     /// What is wrong with the environment variable.
     refused_level: Option<LogLevelError>,
 }
@@ -91,12 +93,12 @@ pub fn init_log(format: LogFormat) -> io::Result<LogGuard> {
     let filter = parse_filter(&wanted.to_string_lossy());
     let refused_level = filter.as_ref().err().cloned();
     let (filter, handle) = reload::Layer::new(filter.or_else(|_| parse_filter("")).unwrap_or_default());
-    let layer = LogLayer { format, is_journal, stderr: stderr.clone(), file: &FILE, quiet: &QUIET };
+    let layer = LogLayer { format, is_journal, stderr, file: &FILE, quiet: &QUIET };
     // This fails only if a test has installed one before, and that one will do.
     if tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok() {
         let _ = FILTER.set(handle); // Nobody else sets it.
     }
-    Ok(LogGuard { stderr, refused_level })
+    Ok(LogGuard { refused_level })
 }
 
 /// The line on standard error about missing lines.
@@ -109,13 +111,37 @@ fn loss_line(format: LogFormat, is_journal: bool) -> LossLine {
             |lost, cause| with_priority(format!("{lost} log lines lost: {cause}"), Some(WARNING))
         }
         (LogFormat::Json, false) => missing_lines,
-        (LogFormat::Json, true) => |lost, cause| with_priority(missing_lines(lost, cause), Some(WARNING)),
+        (LogFormat::Json, true) => {
+            |lost, cause| with_priority(missing_lines_in(true, lost, cause), Some(WARNING))
+        }
     }
 }
 
 fn missing_lines(lost: u64, cause: &str) -> String {
-    let reported = format!("{lost} log lines lost: {cause}");
-    plain_line(Level::WARN, LogEvent::LinesLost, &reported, ("lines", lost))
+    missing_lines_in(false, lost, cause)
+}
+
+fn missing_lines_in(is_journal: bool, lost: u64, cause: &str) -> String {
+    let message = &format!("{lost} log lines lost: {cause}");
+    let (level, event, field) = (Level::WARN, LogEvent::LinesLost, Some(("lines", lost)));
+    PlainLine { level, event, message, field }.as_json(is_journal)
+}
+
+/// The line on standard error about a start that fails: as JSON, or `text` as it is, since a person waits for it. It is
+/// also written to the profile's `log`.
+pub fn failed_start_line(format: LogFormat, problem: &str, text: &str) -> String {
+    let (level, event) = (Level::ERROR, LogEvent::StartFailed);
+    let line = PlainLine { level, event, message: problem, field: None };
+    if let Some(file) = &*FILE.lock().unwrap_or_else(PoisonError::into_inner) {
+        file.write(line.as_json(false));
+    }
+    sink::flush_all(FLUSH);
+    let is_journal = is_journal();
+    let shown = match format {
+        LogFormat::Text => text.to_owned(),
+        LogFormat::Json => line.as_json(is_journal),
+    };
+    with_priority(shown, is_journal.then_some(ERROR))
 }
 
 /// Also logs to this file, or to none. An open file stays open if it is the same.
@@ -193,12 +219,7 @@ const YEARS_9999: Duration = Duration::from_secs(253_402_300_799);
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        /// A stuck reader must not delay the exit for longer.
-        const FLUSH: Duration = Duration::from_millis(500);
-        self.stderr.flush(FLUSH);
-        if let Some(file) = &*FILE.lock().unwrap_or_else(PoisonError::into_inner) {
-            file.flush(FLUSH);
-        }
+        sink::flush_all(FLUSH);
     }
 }
 

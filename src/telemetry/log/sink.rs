@@ -43,8 +43,15 @@ const TOO_SLOW: i32 = 0;
 
 /// Lines that any sink has failed to write so far.
 static LINES_LOST: AtomicU64 = AtomicU64::new(0);
-/// Every sink that is in use.
-static SINKS: Mutex<Vec<Weak<SinkHandle>>> = Mutex::new(Vec::new());
+/// Every sink that is in use, or still has lines to write.
+static SINKS: Mutex<Vec<OpenSink>> = Mutex::new(Vec::new());
+
+#[derive(Debug, Clone)]
+struct OpenSink {
+    handle: Weak<SinkHandle>,
+    /// Its thread keeps this until it ends.
+    state: Weak<SinkState>,
+}
 
 /// Where lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,10 +110,11 @@ impl LineSink {
             reported: 0,
         };
         thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
+        let open = Arc::downgrade(&state);
         let handle = Arc::new(SinkHandle { state, queue });
         let mut sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
-        sinks.retain(|sink| sink.strong_count() > 0);
-        sinks.push(Arc::downgrade(&handle));
+        sinks.retain(|sink| sink.state.strong_count() > 0);
+        sinks.push(OpenSink { handle: Arc::downgrade(&handle), state: open });
         Ok(Self(handle))
     }
 
@@ -141,6 +149,32 @@ impl LineSink {
     }
 }
 
+/// Waits until every sink has written what was handed over, but no longer than `within`. One that is stuck takes no
+/// time from the others.
+pub(super) fn flush_all(within: Duration) {
+    let deadline = Instant::now() + within;
+    let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    thread::scope(|scope| {
+        for sink in &sinks {
+            let writes = move || sink.finish_writing(deadline);
+            // If no thread can be started, its last lines may be lost.
+            let _ = thread::Builder::new().spawn_scoped(scope, writes);
+        }
+    });
+}
+
+impl OpenSink {
+    fn finish_writing(&self, deadline: Instant) {
+        if let Some(handle) = self.handle.upgrade() {
+            return LineSink(handle).flush(deadline.saturating_duration_since(Instant::now()));
+        }
+        // Nobody writes to it any more, and its thread ends when it is done.
+        while self.state.strong_count() > 0 && Instant::now() < deadline {
+            thread::sleep(BATCH_WAIT);
+        }
+    }
+}
+
 /// Lines that were not written so far.
 pub fn lines_lost() -> u64 {
     LINES_LOST.load(Ordering::Relaxed)
@@ -149,14 +183,17 @@ pub fn lines_lost() -> u64 {
 /// Why lines are being lost; shown for a minute after the last one.
 pub fn loss_reason() -> Option<String> {
     let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
-    sinks.iter().filter_map(Weak::upgrade).find_map(|sink| sink.state.loss_reason(clock::coarse_ms()))
+    sinks
+        .iter()
+        .filter_map(|sink| sink.handle.upgrade())
+        .find_map(|sink| sink.state.loss_reason(clock::coarse_ms()))
 }
 
 /// Reopens every file, and returns how many there are. Signals that arrive faster than a file is opened count
 /// as one.
 pub fn reopen_all() -> usize {
     let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
-    let files = sinks.iter().filter_map(Weak::upgrade);
+    let files = sinks.iter().filter_map(|sink| sink.handle.upgrade());
     let files = files.filter(|sink| sink.state.target != SinkTarget::StandardError);
     let reopen = |sink: &Arc<SinkHandle>| {
         if !sink.state.reopens.swap(true, Ordering::AcqRel) {
@@ -411,6 +448,17 @@ mod tests {
         sink.write("two".into());
         sink.flush(SOON);
         assert_eq!((read(&old).as_str(), read(&path).as_str()), ("one\n", "two\n"));
+    }
+
+    #[test]
+    fn what_a_sink_was_given_is_written_before_the_end_even_if_nobody_holds_it_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, line) = (folder.path().join("log"), "x".repeat(500));
+        let sink = sink(&path);
+        (0..5000).for_each(|_| sink.write(line.clone()));
+        drop(sink);
+        flush_all(SOON);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 5000);
     }
 
     #[test]
