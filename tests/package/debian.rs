@@ -84,6 +84,14 @@ fn components_and_licences_are_of_what_is_linked() {
         assert!(licences.contains(&line), "no licence of {line}");
         assert!(component["licenses"][0]["expression"].is_string(), "{component}");
     }
+    // So is what packages bring of others: C code, and Rust's own library.
+    for name in ["jemalloc", "aws-lc", "rust-std"] {
+        let version = named(name).expect(name)["version"].as_str().expect("a version");
+        assert!(version.starts_with(|first: char| first.is_ascii_digit()), "{name} {version}");
+    }
+    for text in ["Jason Evans", "the fiat-crypto authors (see"] {
+        assert!(licences.contains(text), "{text}");
+    }
     // The graph is closed: each end of it is a component, or the program.
     let mut known: BTreeSet<_> = components.iter().map(|component| component["bom-ref"].as_str()).collect();
     known.insert(bill["metadata"]["component"]["bom-ref"].as_str());
@@ -96,6 +104,36 @@ fn components_and_licences_are_of_what_is_linked() {
 }
 
 #[test]
+fn checksums_are_of_all_that_was_made() {
+    let Some(package) = &*PACKAGE else { return };
+    let checked = succeed(Command::new("sha256sum").args(["-c", "SHA256SUMS"]).current_dir(&package.out));
+    let entries = fs::read_dir(&package.out).expect("a folder").flatten();
+    let names: BTreeSet<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut expected: BTreeSet<_> =
+        checked.lines().filter_map(|line| line.strip_suffix(": OK")).map(str::to_owned).collect();
+    expected.insert("SHA256SUMS".into());
+    assert_eq!(names, expected, "{checked}");
+}
+
+#[test]
+fn the_example_for_logrotate_is_understood() {
+    let Some(logrotate) = installed("logrotate") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    // It need not know the user of the package.
+    let example = fs::read_to_string(root().join("assets/logrotate/portcullis")).expect("a file");
+    fs::write(folder.path().join("portcullis"), example.replace("su portcullis portcullis", "su root root"))
+        .expect("a file");
+    let mut command = Command::new(logrotate);
+    command
+        .args(["--debug", "--state"])
+        .arg(folder.path().join("state"))
+        .arg(folder.path().join("portcullis"));
+    let output = command.output().expect("it runs");
+    let output_text = crate::output_of(&output);
+    assert!(output.status.success() && !output_text.contains("error:"), "{output_text}");
+}
+
+#[test]
 fn symbols_are_in_a_file_beside_the_program() {
     let Some(package) = &*PACKAGE else { return };
     let (program, symbols) = (package.out.join("portcullis"), package.out.join("portcullis.debug"));
@@ -104,8 +142,9 @@ fn symbols_are_in_a_file_beside_the_program() {
         assert!(!sections(&program).contains(name), "{name}");
     }
     assert!(sections(&symbols).contains(".symtab") && sections(&symbols).contains(".debug_line"));
-    // It is found by its name.
-    let link = succeed(Command::new("readelf").args(["-p", ".gnu_debuglink"]).arg(&program));
+    // It is found by its name, behind which are the bytes of a checksum.
+    let link = Command::new("readelf").args(["-p", ".gnu_debuglink"]).arg(&program).output();
+    let link = crate::output_of(&link.expect("it runs"));
     assert!(link.contains("portcullis.debug"), "{link}");
 }
 
