@@ -347,7 +347,7 @@ impl Engine {
     fn publish(&mut self) {
         let sessions = match self.feed.is_watched() {
             true => SessionRows::Listed,
-            false => SessionRows::SuppressedCount,
+            false => SessionRows::LeftOut,
         };
         if sessions == SessionRows::Listed {
             self.shared.sessions.registry.tick();

@@ -47,7 +47,7 @@ impl Engine {
         } else if profile.health.address().is_none() {
             self.health = None;
         }
-        if profile.health == HealthPort::SuppressedCount {
+        if profile.health == HealthPort::LeftOut {
             self.shared.notices.info(
                 LogEvent::HealthLeftOut
                     .line("health: this half opens no port for monitors; `status --ready` tells the same"),
@@ -66,7 +66,7 @@ impl Engine {
 
     /// Formatted beside the engine, so that it does not wait.
     pub(super) fn publish_metrics(&self, format: MetricsFormat, asker: CommandAudit) {
-        let snapshot = Arc::new(self.snapshot(SessionRows::SuppressedCount));
+        let snapshot = Arc::new(self.snapshot(SessionRows::LeftOut));
         let write = move || metrics::render(snapshot, format);
         self.read_for_operator(write, move |_, written| {
             asker.answer(match written {

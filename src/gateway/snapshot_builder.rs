@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionRows {
     Listed,
-    SuppressedCount,
+    LeftOut,
 }
 
 /// Samples of traffic kept: two minutes, one a second.

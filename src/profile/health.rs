@@ -42,7 +42,7 @@ pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
 pub(super) fn resolve(raw: &RawProfile, role: Option<Half>) -> HealthPort {
     match (&raw.health, role) {
         (ReadValue::Absent | ReadValue::Bad, _) => HealthPort::Closed,
-        (ReadValue::Good(_), Some(Half::Internal)) => HealthPort::SuppressedCount,
+        (ReadValue::Good(_), Some(Half::Internal)) => HealthPort::LeftOut,
         (ReadValue::Good(health), Some(Half::Dmz) | None) => HealthPort::Open(health.value.clone()),
     }
 }

@@ -204,14 +204,14 @@ pub enum HealthPort {
     Closed,
     Open(HostPort),
     /// The profile has one, but for the other half.
-    SuppressedCount,
+    LeftOut,
 }
 
 impl HealthPort {
     pub fn address(&self) -> Option<&HostPort> {
         match self {
             Self::Open(at) => Some(at),
-            Self::Closed | Self::SuppressedCount => None,
+            Self::Closed | Self::LeftOut => None,
         }
     }
 }
