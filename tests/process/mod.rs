@@ -53,9 +53,12 @@ impl TestFolder {
         self.wrapped(&[], args)
     }
 
-    /// The same behind another program's command line, such as `prlimit …`.
+    /// The same behind another program's command line, such as `prlimit …`. `PORTCULLIS_PROGRAM` names another build
+    /// to be measured.
     pub fn wrapped(&self, wrapper: &[&str], args: &[&str]) -> Command {
-        self.command_line(&[wrapper, &[env!("CARGO_BIN_EXE_portcullis")], args].concat())
+        let program = std::env::var("PORTCULLIS_PROGRAM");
+        let program = program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_portcullis"));
+        self.command_line(&[wrapper, &[program], args].concat())
     }
 
     /// Any command line, with the surroundings that the program has here.

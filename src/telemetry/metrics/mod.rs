@@ -176,6 +176,10 @@ fn state_of_alone(state: BackendRowState, row: &ServiceRow) -> BackendRowState {
     }
 }
 
+/// Exported from the first scrape on, so that the first increase is visible: sessions that end well, and clients for
+/// which a limit or the links do not suffice.
+const ENDS_FROM_THE_START: [&str; 4] = ["--", "LA", "LW", "TW"];
+
 fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     let ends = (
         "portcullis_sessions",
@@ -184,9 +188,10 @@ fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     let mut family = Family::begin(encoder, ends, MetricType::Counter)?;
     for row in &snapshot.services {
         let [role, service] = labels(row);
-        // Exported from the first scrape on, so that the first increase is visible.
-        if !row.counts.ends.iter().any(|(end, _)| end == "--") {
-            family.counter(&[role, service, ("end", "--")], 0)?;
+        for end in
+            ENDS_FROM_THE_START.iter().filter(|known| !row.counts.ends.iter().any(|(end, _)| end == **known))
+        {
+            family.counter(&[role, service, ("end", end)], 0)?;
         }
         for (end, count) in &row.counts.ends {
             family.counter(&[role, service, ("end", &**end)], *count)?;
