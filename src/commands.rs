@@ -17,7 +17,7 @@ use crate::{
     attach,
     certs::{self, CertsRequest},
     check::{self, CheckForm},
-    cli::{AuditAction, Cli, CliAction, KillOptions, LockdownOptions, SelftestSubject},
+    cli::{AnswerForm, AuditAction, Cli, CliAction, KillOptions, LockdownOptions, SelftestSubject},
     disk::PipePolicy,
     exit,
     gateway::{
@@ -60,31 +60,35 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         }
         CliAction::Metrics { text } => {
             let format = if *text { MetricsFormat::Text } else { MetricsFormat::OpenMetrics };
-            return send_command(cli, Command::Metrics { format }).await;
+            return print_metrics(cli, format).await;
         }
         CliAction::Attach { read_only, fleet, targets } => {
             return remote::attach(cli, access(*read_only), fleet.as_deref(), targets).await;
         }
         CliAction::Admin(options) => return remote::carry(cli, access(options.read_only)).await,
         CliAction::Replay { file } => return attach::replay(file).await,
-        CliAction::Switch { profile, plan } => {
+        CliAction::Switch { profile, plan, form } => {
             let profile = absolute_profile(profile)?;
             let command = if *plan { Command::Plan { profile } } else { Command::Switch { profile } };
-            return send_command(cli, command).await;
+            return send_command(cli, command, *form).await;
         }
-        CliAction::Drain { service } => {
-            return send_command(cli, Command::Drain { service: service.clone() }).await;
+        CliAction::Drain { service, form } => {
+            return send_command(cli, Command::Drain { service: service.clone() }, *form).await;
         }
-        CliAction::Stop => return send_command(cli, Command::Stop).await,
-        CliAction::Reload => return send_command(cli, Command::Reload).await,
-        CliAction::Dismiss { peer } => {
-            return send_command(cli, Command::Dismiss { peer: peer.clone() }).await;
+        CliAction::Stop(form) => return send_command(cli, Command::Stop, *form).await,
+        CliAction::Reload(form) => return send_command(cli, Command::Reload, *form).await,
+        CliAction::Dismiss { peer, form } => {
+            return send_command(cli, Command::Dismiss { peer: peer.clone() }, *form).await;
         }
-        CliAction::Kill(options) => return send_command(cli, kill_command(options)).await,
-        CliAction::Lockdown(of) => return send_command(cli, Command::Lockdown(lockdown_target(of))).await,
-        CliAction::Unlock(of) => return send_command(cli, Command::Unlock(lockdown_target(of))).await,
-        CliAction::LogLevel { level } => {
-            return send_command(cli, Command::LogLevel { level: level.clone() }).await;
+        CliAction::Kill { of, form } => return send_command(cli, kill_command(of), *form).await,
+        CliAction::Lockdown { of, form } => {
+            return send_command(cli, Command::Lockdown(lockdown_target(of)), *form).await;
+        }
+        CliAction::Unlock { of, form } => {
+            return send_command(cli, Command::Unlock(lockdown_target(of)), *form).await;
+        }
+        CliAction::LogLevel { level, form } => {
+            return send_command(cli, Command::LogLevel { level: level.clone() }, *form).await;
         }
         CliAction::Audit { of: AuditAction::Verify { file, head } } => return audit::verify(file, *head),
         CliAction::Certs { out, dmz, internal, client, renew, revoke } => {
@@ -157,45 +161,52 @@ async fn ask_status(at: &AdminTarget) -> anyhow::Result<Arc<Snapshot>> {
     }
 }
 
-async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
-    match client::send_command(&admin_socket(cli)?, command).await? {
-        CommandAnswer::Done(text) => {
-            print_line(text)?;
-            Ok(ExitCode::SUCCESS)
+async fn print_metrics(cli: &Cli, format: MetricsFormat) -> anyhow::Result<ExitCode> {
+    match client::send_command(&admin_socket(cli)?, Command::Metrics { format }).await? {
+        CommandAnswer::Metrics(text) => print(&text)?,
+        CommandAnswer::Refused(text) => bail!(text),
+        _ => bail!(OTHER_ANSWER),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn send_command(cli: &Cli, command: Command, form: AnswerForm) -> anyhow::Result<ExitCode> {
+    let outcome = outcome_of(cli, command).await;
+    let (code, text) = match (outcome, form.json) {
+        (outcome, false) => outcome?,
+        (outcome, true) => {
+            let (code, text) = outcome.unwrap_or_else(|error| (exit::FAILED, error.to_string()));
+            (code, serde_json::json!({ "done": code != exit::FAILED, "text": text }).to_string())
         }
-        CommandAnswer::Refused(text) | CommandAnswer::Unkept(text) => {
-            print_note(format_args!("portcullis: {text}"));
-            Ok(exit::FAILED.into())
-        }
-        CommandAnswer::Killed(sessions) => {
-            print_line(sessions)?;
-            Ok(ExitCode::SUCCESS)
-        }
+    };
+    print_line(text)?;
+    Ok(code.into())
+}
+
+/// What came of a command: the exit code, and what is printed. A refusal is an error.
+async fn outcome_of(cli: &Cli, command: Command) -> anyhow::Result<(u8, String)> {
+    Ok(match client::send_command(&admin_socket(cli)?, command).await? {
+        CommandAnswer::Done(text) => (exit::CLEAN, text),
+        CommandAnswer::Killed(sessions) => (exit::CLEAN, sessions.to_string()),
         // The same code as the gateway's own.
-        CommandAnswer::Cut(text) => {
-            print_line(text)?;
-            Ok(exit::CUT.into())
-        }
-        CommandAnswer::Metrics(text) => {
-            print(&text)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        CommandAnswer::Cut(text) => (exit::CUT, text),
         CommandAnswer::Planned(plan) => {
-            let outlook = plan.outlook;
-            print_line(plan)?;
-            Ok(match outlook {
-                SwitchVerdict::Possible => ExitCode::SUCCESS,
-                SwitchVerdict::Refused => exit::FAILED.into(),
-            })
+            let code = match plan.outlook {
+                SwitchVerdict::Possible => exit::CLEAN,
+                SwitchVerdict::Refused => exit::FAILED,
+            };
+            (code, plan.to_string())
         }
-        CommandAnswer::Status(_)
+        CommandAnswer::Refused(text) | CommandAnswer::Unkept(text) => bail!(text),
+        CommandAnswer::Metrics(_)
+        | CommandAnswer::Status(_)
         | CommandAnswer::History(_)
         | CommandAnswer::Verified(_)
-        | CommandAnswer::Profiles(_) => {
-            bail!("the gateway answered another question")
-        }
-    }
+        | CommandAnswer::Profiles(_) => bail!(OTHER_ANSWER),
+    })
 }
+
+const OTHER_ANSWER: &str = "the gateway answered another question";
 
 fn kill_command(options: &KillOptions) -> Command {
     match options.session.clone() {

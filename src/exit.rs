@@ -1,5 +1,6 @@
-//! The exit codes of the program. Zero is success; the command line's help explains them all.
+//! The exit codes of the program. The command line's help explains them all.
 
+pub const CLEAN: u8 = 0;
 /// It could not start, failed for good, or a command was refused or not answered.
 pub const FAILED: u8 = 1;
 /// A wrong command line or profile.

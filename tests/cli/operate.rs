@@ -45,6 +45,43 @@ fn has(row: &Value, fields: &str) {
 }
 
 #[test]
+fn an_answer_as_json_says_whether_it_was_done() {
+    let place = TestFolder::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let gateway = place.start("one");
+    let socket = place.path("run/one.sock").display().to_string();
+    let ask = |args: &[&str]| {
+        let output = run(&place, &[args, &["--json", "--admin", &socket]].concat());
+        assert_eq!(output.err, "", "{args:?}");
+        (output.code, serde_json::from_str::<Value>(&output.out).expect("JSON"))
+    };
+    for (args, is_done) in [
+        (&["log-level", "debug"][..], true),
+        (&["log-level", "debgu"], false),
+        (&["reload"], true),
+        (&["switch", "--plan", "one.yaml"], true),
+        (&["switch", "missing.yaml"], false),
+        (&["kill", "--service", "echo"], true),
+        (&["kill", "nobody"], false),
+        (&["dismiss", "nobody"], false),
+        (&["lockdown", "echo"], false),
+        (&["drain", "echo"], true),
+        (&["stop"], true),
+        // Nobody answers any more.
+        (&["reload"], false),
+    ] {
+        let (code, answer) = ask(args);
+        assert_eq!(
+            (code, &answer["done"]),
+            (Some(i32::from(!is_done)), &is_done.into()),
+            "{args:?}: {answer}"
+        );
+        assert!(answer["text"].as_str().is_some_and(|text| !text.is_empty()), "{args:?}: {answer}");
+    }
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
 fn status_has_every_promised_field() {
     let place = TestFolder::with_certificates();
     let pair = Pair::reverse(&place, &[("echo", "echo://")]);
