@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::Cli,
     exit,
-    output::{OutputError, print_line, print_note},
+    output::{OutputError, print, print_line, print_note},
     profile::{self, DmzMode, InternalMode, Problem, Profile},
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     text,
@@ -61,6 +61,27 @@ pub fn run(
         (CheckForm::Text, false) => {}
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { exit::BAD_INPUT.into() })
+}
+
+/// Prints a profile with everything it extends, if nothing is wrong with it.
+pub fn print_effective(cli: &Cli, source: &ProfileSource, name: &str) -> Result<ExitCode, OutputError> {
+    let text = source.choose(name).and_then(|chosen| {
+        source.load(&chosen, cli.mode)?;
+        match chosen.file() {
+            Some(file) => profile::effective_text(file, source.pipes),
+            None => Ok(profile::DEMO_TEXT.to_owned()),
+        }
+    });
+    match text {
+        Ok(text) => {
+            print(&text)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(problems) => {
+            problems.iter().for_each(print_note);
+            Ok(exit::BAD_INPUT.into())
+        }
+    }
 }
 
 fn print_good(profile: &Profile, form: CheckForm) -> Result<(), OutputError> {

@@ -81,6 +81,12 @@ pub enum CliAction {
         #[arg(long)]
         json: bool,
     },
+    /// Print a profile with everything it extends, and the file and line of each value
+    PrintConfig {
+        // An id of its own, as above.
+        #[arg(id = "printed", value_name = "PROFILE")]
+        profile: String,
+    },
     /// Run the checklist: profile, basic, forward, reverse, closed
     ///
     /// Gateways of the profile that run on this host check themselves. If none runs, temporary

@@ -47,6 +47,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             let form = if *json { CheckForm::Json } else { CheckForm::Text };
             return Ok(check::run(cli, &source, profiles, form)?);
         }
+        CliAction::PrintConfig { profile } => return Ok(check::print_effective(cli, &source, profile)?),
         CliAction::Profiles => check::list_profiles(&source)?,
         CliAction::Verify { json } => return verify::run(cli, *json).await,
         CliAction::Status { json, ready: false, .. } => return print_status(cli, *json).await,

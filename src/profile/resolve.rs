@@ -60,6 +60,9 @@ impl DemoPorts {
     pub const USUAL: Self = Self([7000, 7001, 7002]);
 }
 
+/// The built-in profile, as it is written.
+pub const DEMO_TEXT: &str = include_str!("demo.yaml");
+
 /// The built-in profile: a pair in one process, with a `tls` that the caller has made in memory.
 pub fn builtin_demo(
     choice: &ProfileOverrides,
@@ -67,7 +70,7 @@ pub fn builtin_demo(
     ports: DemoPorts,
 ) -> Result<Profile, Vec<Problem>> {
     let source = Arc::new(SourceFile { label: "(built-in demo)".into(), folder: PathBuf::new() });
-    let mut text = include_str!("demo.yaml").to_owned();
+    let mut text = DEMO_TEXT.to_owned();
     for (usual, port) in DemoPorts::USUAL.0.into_iter().zip(ports.0) {
         text = text.replace(&format!("127.0.0.1:{usual}"), &format!("127.0.0.1:{port}"));
     }
