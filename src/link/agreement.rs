@@ -193,7 +193,7 @@ impl AgreedLink {
     /// Counts it for its peer from now on, until it is dropped.
     pub fn set_guard(&mut self, guard: LinkGuard) {
         let link = (self.handle.id(), self.link.stream());
-        self.guard = Some(guard.describe_shared(link, &self.load, &self.peer, self.link.end()));
+        self.guard = Some(guard.describe_shared(link, &self.load, &self.peer, self.link.end));
     }
 
     /// At a server: what its links obey.

@@ -1,6 +1,7 @@
 //! A profile as one text: with all that it extends, and where each value was written.
 //!
-//! Nothing in it is secret, since a profile only names the files of its secrets. Keys with their defaults are not in it.
+//! Nothing in it is secret, since a profile only names the files of its secrets. Keys that it leaves at their
+//! defaults are not in it.
 
 use std::{fmt::Write, path::Path};
 
@@ -54,8 +55,8 @@ fn flow(node: &YamlNode) -> String {
         YamlValue::Text(value) => plain_or_quoted(value),
         YamlValue::List(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
         YamlValue::Map(entries) => {
-            let entry = |(key, value)| format!("{}: {}", plain_or_quoted(key), flow(value));
-            let entries = entries.iter().map(|of| entry((of.key.as_str(), &of.node)));
+            let entries =
+                entries.iter().map(|of| format!("{}: {}", plain_or_quoted(&of.key), flow(&of.node)));
             format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
         }
     }

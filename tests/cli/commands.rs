@@ -458,6 +458,12 @@ fn the_manual_page_is_whole() {
     let commands = Cli::command();
     let commands: Vec<_> = commands.get_subcommands().map(|command| command.get_name()).collect();
     assert!(commands.len() > 20, "{commands:?}");
+    let shown = || commands.iter().copied().filter(|command| *command != "selftest");
+    for shell in ["bash", "zsh", "fish"] {
+        let completions = run(&place, &["completions", shell]).out;
+        let missing: Vec<_> = shown().filter(|command| !completions.contains(*command)).collect();
+        assert!(missing.is_empty(), "{shell}: no {missing:?}");
+    }
     for command in commands {
         let name = command.replace('-', "\\-");
         assert!(page.contains(&format!("\\fB{name}\\fR")), "no {command}");

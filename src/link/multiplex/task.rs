@@ -94,7 +94,7 @@ pub struct LinkParts {
 pub struct MultiplexedLink {
     id: u64,
     pub(super) stream: NetStream,
-    pub(super) end: LinkEnd,
+    pub end: LinkEnd,
     pub(super) stage: LinkStage,
     peer: Peer,
     pub(super) decoder: FrameReader,
@@ -177,11 +177,6 @@ impl MultiplexedLink {
 
     pub fn stream(&self) -> &NetStream {
         &self.stream
-    }
-
-    /// Which of its two ends is ours.
-    pub fn end(&self) -> LinkEnd {
-        self.end
     }
 
     /// Whether it carries no session.

@@ -115,7 +115,7 @@ log_events! {
     LogReopened "log_reopened" ["files"] "a signal reopened the log files",
     AuditFile "audit_file" [] "the audit file cannot be written, or is written again",
     LinesLost "lines_lost" ["lines"] "lines that could not be written since the start",
-    StartFailed "start_failed" [] "the gateway cannot start; without `--log-format json`, standard error has the text alone",
+    StartFailed "start_failed" [] "the gateway cannot start",
     Stopping "stopping" [] "a stop has begun",
     SessionsCut "sessions_cut" [] "sessions were cut at the end of `drain`",
     Stopped "stopped" [] "the gateway has stopped",
