@@ -2,12 +2,12 @@
 //! session that could not serve a request, or the connection itself.
 
 use std::{
+    future::poll_fn,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
 };
 
 use hyper::StatusCode;
@@ -21,7 +21,7 @@ use crate::{
     http::{
         LINGER, LINGER_QUIET,
         checked_stream::CheckedStream,
-        driver::ConnectionDriver,
+        driver::{ConnectionDriver, ConnectionDrivers},
         error_response::{self, ErrorResponse},
         keep_alive::ConnectionPhase,
     },
@@ -41,23 +41,16 @@ pub(super) fn drive_until_closed(
     session: ConnectionDriver,
     is_cut: Arc<AtomicBool>,
 ) -> ConnectionDriver {
-    let (mut going, mut session) = (Some(going), Some(session));
-    Box::pin(std::future::poll_fn(move |cx| {
+    let sides = ConnectionDrivers::default();
+    let going = sides.add(going);
+    sides.add(session);
+    Box::pin(poll_fn(move |cx| {
         if is_cut.load(Ordering::Relaxed) {
-            going = None;
+            drop(sides.take(going));
         }
-        for side in [&mut going, &mut session] {
-            poll_driver(side, cx);
-        }
-        poll_driver(&mut going, cx);
-        if going.is_none() && session.is_none() { Poll::Ready(()) } else { Poll::Pending }
+        let _ = sides.poll(cx);
+        sides.poll(cx)
     }))
-}
-
-fn poll_driver(side: &mut Option<ConnectionDriver>, cx: &mut Context<'_>) {
-    if side.as_mut().is_some_and(|side| side.as_mut().poll(cx).is_ready()) {
-        *side = None;
-    }
 }
 
 /// The response that tells a client how its session ended.

@@ -4,11 +4,14 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{future::BoxFuture, task::AtomicWaker};
 use hyper::server::conn::http1;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -23,8 +26,33 @@ pub struct ConnectionDrivers(Arc<Mutex<DriverList>>);
 
 #[derive(Default)]
 struct DriverList {
-    drivers: Vec<(DriverKey, ConnectionDriver)>,
+    drivers: Vec<ListedDriver>,
     next: u64,
+    /// The task that drives them.
+    task: Arc<AtomicWaker>,
+}
+
+struct ListedDriver {
+    key: DriverKey,
+    driver: ConnectionDriver,
+    waker: Arc<DriverWaker>,
+}
+
+/// Wakes the task for one connection. Only connections that were woken are polled.
+struct DriverWaker {
+    is_woken: AtomicBool,
+    task: Arc<AtomicWaker>,
+}
+
+impl Wake for DriverWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_woken.store(true, Ordering::Release);
+        self.task.wake();
+    }
 }
 
 /// Identifies a connection, so that it can be taken out again.
@@ -36,21 +64,29 @@ impl ConnectionDrivers {
         let mut list = self.lock();
         let key = DriverKey(list.next);
         list.next += 1;
-        list.drivers.push((key, driver));
+        let waker = DriverWaker { is_woken: AtomicBool::new(true), task: list.task.clone() };
+        list.drivers.push(ListedDriver { key, driver, waker: Arc::new(waker) });
         key
     }
 
     /// Takes a connection out, so that somebody else can drive it; `None` if it has ended.
     pub fn take(&self, key: DriverKey) -> Option<ConnectionDriver> {
         let mut list = self.lock();
-        let at = list.drivers.iter().position(|(other, _)| *other == key)?;
-        Some(list.drivers.swap_remove(at).1)
+        let at = list.drivers.iter().position(|listed| listed.key == key)?;
+        Some(list.drivers.swap_remove(at).driver)
     }
 
-    /// Polls all of them; ready when there are none left.
+    /// Polls those that were woken; ready when there are none left.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut list = self.lock();
-        list.drivers.retain_mut(|(_, driver)| driver.as_mut().poll(cx).is_pending());
+        list.task.register(cx.waker());
+        list.drivers.retain_mut(|ListedDriver { driver, waker, .. }| {
+            if !waker.is_woken.swap(false, Ordering::AcqRel) {
+                return true;
+            }
+            let waker = Waker::from(waker.clone());
+            driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
+        });
         if list.drivers.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
@@ -58,8 +94,9 @@ impl ConnectionDrivers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the last of them has ended.
+    /// Waits until the last of them has ended. Something has changed for all of them before that, so each is polled.
     pub async fn all_ended(&self) {
+        self.lock().drivers.iter().for_each(|listed| listed.waker.is_woken.store(true, Ordering::Release));
         poll_fn(|cx| self.poll(cx)).await;
     }
 }
@@ -109,4 +146,39 @@ pub async fn serve<C: Future>(
         look(served.as_mut(), cx)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_connection_that_was_woken_is_polled() {
+        let sides = ConnectionDrivers::default();
+        let ends = [(); 2].map(|()| Arc::new(Notify::new()));
+        let polled = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        for (end, polled) in ends.iter().zip(&polled) {
+            let (end, polled) = (end.clone(), polled.clone());
+            let mut ended = Box::pin(async move { end.notified().await });
+            sides.add(Box::pin(poll_fn(move |cx| {
+                polled.fetch_add(1, Ordering::Relaxed);
+                ended.as_mut().poll(cx)
+            })));
+        }
+        let counts = || [0, 1].map(|at: usize| polled[at].load(Ordering::Relaxed));
+        for _ in 0..3 {
+            assert!(poll_fn(|cx| Poll::Ready(sides.poll(cx))).await.is_pending());
+        }
+        assert_eq!(counts(), [1, 1], "each once, to begin");
+        ends[0].notify_one();
+        assert!(poll_fn(|cx| Poll::Ready(sides.poll(cx))).await.is_pending());
+        assert_eq!(counts(), [2, 1]);
+        ends[1].notify_one();
+        sides.all_ended().await;
+        assert_eq!(counts(), [2, 2]);
+    }
 }

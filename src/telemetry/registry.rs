@@ -19,7 +19,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -80,8 +80,7 @@ struct OpenSession {
     service: ServiceName,
     client: Box<str>,
     kind: SessionKind,
-    peer: Mutex<Option<Arc<str>>>,
-    user: OnceLock<Box<str>>,
+    parties: Mutex<SessionParties>,
     /// In microseconds of the process.
     started_us: u64,
     counters: Arc<SessionCounters>,
@@ -89,6 +88,15 @@ struct OpenSession {
     /// Used only by the tick.
     recent: Mutex<RecentBytes>,
     rates: [AtomicU64; 2],
+}
+
+/// Who takes part in a session beside its client, as far as it is known.
+#[derive(Debug, Default)]
+struct SessionParties {
+    /// The gateway it came through or goes to; the last one that was tried.
+    peer: Option<Arc<str>>,
+    /// The proven name of its client.
+    user: Option<Arc<str>>,
 }
 
 /// All sessions of one gateway.
@@ -181,8 +189,7 @@ impl SessionRegistry {
             service,
             client: client.into(),
             kind,
-            peer: Mutex::default(),
-            user: OnceLock::new(),
+            parties: Mutex::default(),
             started_us: clock::now_us(),
             counters: Arc::new(counters),
             stopper,
@@ -337,14 +344,16 @@ impl OpenSession {
         Duration::from_micros(clock::now_us().saturating_sub(self.started_us)).as_secs_f64()
     }
 
-    /// The gateway it came through or goes to; the last one that was tried.
-    fn peer(&self) -> Option<Arc<str>> {
-        self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn parties(&self) -> MutexGuard<'_, SessionParties> {
+        self.parties.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The proven name of its client.
-    fn user(&self) -> Option<String> {
-        self.user.get().map(|user| user.to_string())
+    fn peer(&self) -> Option<Arc<str>> {
+        self.parties().peer.clone()
+    }
+
+    fn user(&self) -> Option<Arc<str>> {
+        self.parties().user.clone()
     }
 
     /// Its id with its peer's name, which is unique.
@@ -377,7 +386,7 @@ impl OpenSession {
             service = self.service.as_str(),
             client = self.client,
             peer = self.peer().as_deref().unwrap_or("-"),
-            user = self.user.get().map_or("-", |user| user),
+            user = self.user().as_deref().unwrap_or("-"),
             backend = self.counters.backend().as_deref().unwrap_or("-"),
             end = end.code(),
             seconds = (seconds * 1000.0).round() / 1000.0,
@@ -446,13 +455,12 @@ impl SessionGuard {
 
     /// Sets the peer gateway that carries it.
     pub fn set_peer(&self, peer: &Arc<str>) {
-        *self.session.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer.clone());
+        self.session.parties().peer = Some(peer.clone());
     }
 
     /// Sets the name that the client has proven.
     pub fn set_user(&self, user: &str) {
-        // This is set once, when the session begins.
-        let _ = self.session.user.set(user.into());
+        self.session.parties().user = Some(user.into());
     }
 
     /// Records this end. Without this call, nobody waited for the session, or a bug ended it.

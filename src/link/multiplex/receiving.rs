@@ -194,15 +194,15 @@ impl MultiplexedLink {
         let (stage, row) = (entry.channel.stage(), &mut entry.row);
         match frame {
             LinkFrame::Opened => {
-                if let Some(at) = row.answer_by {
-                    self.timers.remove_answer(at, number);
+                if let Some(open) = &row.unanswered {
+                    self.timers.remove_answer(open.answer_by, number);
                 }
                 row.answered();
                 self.events.push_back(OwnerEvent::Answered);
             }
             LinkFrame::Refused(refusal) => {
-                if let Some(at) = row.answer_by {
-                    self.timers.remove_answer(at, number);
+                if let Some(open) = &row.unanswered {
+                    self.timers.remove_answer(open.answer_by, number);
                 }
                 self.finish(number, SessionFate::Refused(*refusal));
                 // A session that the peer did not look at says nothing about the peer.

@@ -37,11 +37,9 @@ pub struct LinkedSession {
     pub outbound: Outbound,
     /// How much of the unsent bytes was sent.
     sent_ahead: usize,
-    /// At an opener, until the answer: client bytes that were sent.
-    copy: Option<Vec<u8>>,
-    /// The number of the batch that contains its `open`; only at the opener.
-    pub open_batch: u64,
-    /// That batch was certainly not sent, so the session may be opened elsewhere.
+    /// At an opener, until the answer. Boxed, because an open session should hold no memory for it.
+    pub unanswered: Option<Box<UnansweredOpen>>,
+    /// Its `open` was certainly not sent, so the session may be opened elsewhere.
     is_taken_back: bool,
     /// Bytes received and not taken.
     held: HeldBytes,
@@ -50,9 +48,6 @@ pub struct LinkedSession {
     owner: Option<SessionOwner>,
     /// `opened` still has to be sent.
     pub owes_opened: bool,
-    pub answer_by: Option<Instant>,
-    /// How long the link had been stopped when that was set.
-    pub stopped_before: Duration,
     /// Boxed, because most services have no such limit.
     pub idle: Option<Box<IdleWatch>>,
     /// Whether a check of its socket is scheduled.
@@ -60,6 +55,18 @@ pub struct LinkedSession {
     /// Bytes in both directions, by which a stall is recognised.
     pub moved: u64,
     _place: Option<SessionPlace>,
+}
+
+/// An `open` that was not answered yet.
+#[derive(Debug)]
+pub struct UnansweredOpen {
+    /// The number of the batch that contains it.
+    pub batch: u64,
+    pub answer_by: Instant,
+    /// How long the link had been stopped when that was set.
+    pub stopped_before: Duration,
+    /// Client bytes that were sent, to be sent again elsewhere.
+    pub copy: Vec<u8>,
 }
 
 /// The direction from the local stream to the link.
@@ -123,16 +130,13 @@ impl LinkedSession {
             local: None,
             outbound: Outbound::Reading,
             sent_ahead: 0,
-            copy: None,
-            open_batch: 0,
+            unanswered: None,
             is_taken_back: false,
             held: HeldBytes::default(),
             inbound: Inbound::Open,
             is_unflushed: false,
             owner: Some(owner),
             owes_opened: false,
-            answer_by: None,
-            stopped_before: Duration::ZERO,
             idle: None,
             has_look: false,
             moved: 0,
@@ -146,11 +150,12 @@ impl LinkedSession {
         owner: SessionOwner,
         side: Box<LocalSide>,
         place: SessionPlace,
+        unanswered: UnansweredOpen,
         now: Instant,
     ) -> Self {
         let mut row = Self::incoming(waker, owner, Some(place));
         row.end = LinkEnd::Opener;
-        row.copy = Some(Vec::new());
+        row.unanswered = Some(Box::new(unanswered));
         row.attach(side, now);
         row
     }
@@ -189,7 +194,7 @@ impl LinkedSession {
     /// finished.
     pub fn update_phase(&self) {
         let is_opening = match self.end {
-            LinkEnd::Opener => self.copy.is_some(),
+            LinkEnd::Opener => self.unanswered.is_some(),
             LinkEnd::Server => self.owes_opened,
         };
         let has_ended = matches!(self.outbound, Outbound::Ended) || self.inbound != Inbound::Open;
@@ -202,8 +207,7 @@ impl LinkedSession {
 
     /// Notes that the other gateway has accepted the session.
     pub fn answered(&mut self) {
-        self.copy = None;
-        self.answer_by = None;
+        self.unanswered = None;
         if let Some(answered) = self.owner.as_mut().and_then(|owner| owner.answered.take()) {
             // If the owner has gone, the session is cut anyway.
             let _ = answered.send(());
@@ -336,8 +340,8 @@ impl LinkedSession {
     }
 
     fn sent(&mut self, bytes: &[u8]) {
-        if let Some(copy) = &mut self.copy {
-            copy.extend_from_slice(bytes);
+        if let Some(open) = &mut self.unanswered {
+            open.copy.extend_from_slice(bytes);
         }
         self.moved += bytes.len() as u64;
         let Some(counters) = self.counters() else { return };
@@ -400,12 +404,12 @@ impl LinkedSession {
 
     /// Notes that its link was lost while this batch was still completely unsent.
     pub fn note_unsent_batch(&mut self, batch: u64) {
-        self.is_taken_back = self.end == LinkEnd::Opener && self.open_batch >= batch;
+        self.is_taken_back = self.unanswered.as_ref().is_some_and(|open| open.batch >= batch);
     }
 
     /// Whether nothing but `open` may have been sent, without an answer.
     fn is_unsent(&self) -> bool {
-        let nothing = self.copy.as_ref().is_some_and(Vec::is_empty);
+        let nothing = self.unanswered.as_ref().is_some_and(|open| open.copy.is_empty());
         self.is_taken_back || nothing && !matches!(self.outbound, Outbound::Ended)
     }
 
@@ -417,7 +421,7 @@ impl LinkedSession {
             SessionFate::LinkLost(_) if is_unsent => SessionFate::Unsent,
             how => how,
         };
-        let mut again = self.copy.take().unwrap_or_default();
+        let mut again = self.unanswered.take().map(|open| open.copy).unwrap_or_default();
         if let (Some(side), SessionFate::Refused(_) | SessionFate::Unsent | SessionFate::Unanswered) =
             (&mut self.local, &how)
         {

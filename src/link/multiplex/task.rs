@@ -28,7 +28,7 @@ use super::{
     },
     ready::ReadyQueue,
     receiving::OFFERS_AT_ONCE,
-    row::{FailedCall, LinkedSession, Outbound},
+    row::{FailedCall, LinkedSession, Outbound, UnansweredOpen},
     sending::Outgoing,
     table::SessionTable,
     timing::{TimerKind, Timers},
@@ -286,14 +286,18 @@ impl MultiplexedLink {
             }
         };
         let waker = self.ready.waker(number);
-        let mut row = LinkedSession::outgoing(waker, owner, side, place, now);
+        let answer_by = now + super::timing::ANSWER;
+        let unanswered = UnansweredOpen {
+            batch: self.outgoing.next_batch(),
+            answer_by,
+            stopped_before: self.stopped_for,
+            copy: Vec::new(),
+        };
+        let row = LinkedSession::outgoing(waker, owner, side, place, unanswered, now);
         if self.stage != LinkStage::Running || self.closing != Closing::Running {
             row.end(SessionFate::Unsent, None);
             return Ok(());
         }
-        let answer_by = now + super::timing::ANSWER;
-        (row.answer_by, row.stopped_before) = (Some(answer_by), self.stopped_for);
-        row.open_batch = self.outgoing.next_batch();
         self.timers.add(answer_by, number, TimerKind::Answer);
         self.watch_idle(&row, number, now);
         self.table.open(number, row)?;

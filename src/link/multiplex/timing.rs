@@ -119,15 +119,17 @@ impl MultiplexedLink {
         let (row, stage) = (&mut entry.row, entry.channel.stage());
         match kind {
             TimerKind::Answer if !stage.is_opening() => Ok(()),
-            TimerKind::Answer if self.stopped_for > row.stopped_before => {
-                // While this process was not running, the other gateway's answer could not be read.
-                let stopped = self.stopped_for - std::mem::replace(&mut row.stopped_before, self.stopped_for);
-                let by = (due + stopped).max(now + PAUSED.min(stopped));
-                row.answer_by = Some(by);
-                self.timers.add(by, number, TimerKind::Answer);
-                Ok(())
-            }
             TimerKind::Answer => {
+                if let Some(open) = &mut row.unanswered
+                    && self.stopped_for > open.stopped_before
+                {
+                    // While this process was not running, the other gateway's answer could not be read.
+                    let stopped =
+                        self.stopped_for - std::mem::replace(&mut open.stopped_before, self.stopped_for);
+                    open.answer_by = (due + stopped).max(now + PAUSED.min(stopped));
+                    self.timers.add(open.answer_by, number, TimerKind::Answer);
+                    return Ok(());
+                }
                 self.send(LinkFrame::Reset(CutCause::Time), number)?;
                 self.finish(number, SessionFate::Unanswered);
                 Ok(())

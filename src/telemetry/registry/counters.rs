@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,16 +21,22 @@ pub struct SessionCounters {
     entered_us: [AtomicU64; 6],
     /// The time of the last byte, by `clock::coarse_ms`; 0 if none has moved.
     pub(super) moved_ms: AtomicU64,
-    /// Where the time to connect is recorded.
-    connects: OnceLock<Arc<DurationBuckets>>,
     /// The link that carries it; 0 if none does.
     via: AtomicU64,
     /// Requests that were sent over it, if it carries requests.
     requests: OnceLock<Arc<AtomicU64>>,
-    /// Its backend, if this half knows it. A session that carries requests may change backends.
-    backend: Mutex<Option<Arc<str>>>,
+    backend: Mutex<BackendContact>,
     /// Its part of its service's totals; a probe has none.
     pub(super) tally: Option<SessionTally>,
+}
+
+/// What is known of the backend of a session.
+#[derive(Debug, Default)]
+struct BackendContact {
+    /// Where it is, if this half knows it. A session that carries requests may change backends.
+    address: Option<Arc<str>>,
+    /// Where the time to connect to it is recorded, until it is.
+    connects: Option<Arc<DurationBuckets>>,
 }
 
 impl SessionCounters {
@@ -86,11 +92,15 @@ impl SessionCounters {
 
     /// Sets its backend.
     pub fn set_backend(&self, address: &Arc<str>) {
-        *self.backend.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.clone());
+        self.contact().address = Some(address.clone());
     }
 
     pub fn backend(&self) -> Option<Arc<str>> {
-        self.backend.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.contact().address.clone()
+    }
+
+    fn contact(&self) -> MutexGuard<'_, BackendContact> {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes in both directions; they do not change while nothing moves.
@@ -109,7 +119,8 @@ impl SessionCounters {
         self.entered_us[phase as usize].store(clock::now_us().max(1), Ordering::Relaxed);
         if phase >= SessionPhase::Relaying && was_carried == [None, None] {
             self.tally.iter().for_each(SessionTally::note_carried);
-            if let Some(connects) = self.connects.get()
+            let connects = self.contact().connects.take();
+            if let Some(connects) = connects
                 && let Some(took) = self.between(SessionPhase::Connecting, phase)
             {
                 connects.add(took);
@@ -119,8 +130,7 @@ impl SessionCounters {
 
     /// Sets where the time to connect is recorded.
     pub fn time_connects(&self, connects: Arc<DurationBuckets>) {
-        // This is set once, when the session begins.
-        let _ = self.connects.set(connects);
+        self.contact().connects = Some(connects);
     }
 
     /// How long the client waited for a link, or has waited so far; `None` if it needs none.

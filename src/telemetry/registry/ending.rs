@@ -2,7 +2,7 @@
 
 use std::{sync::OnceLock, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::telemetry::{
     end::{EndedBy, REVOKED, SessionEnd},
@@ -13,7 +13,8 @@ use crate::telemetry::{
 #[derive(Debug, Default)]
 pub struct SessionStopper {
     token: CancellationToken,
-    why: OnceLock<StopReason>,
+    /// Boxed, because most sessions are not stopped.
+    why: OnceLock<Box<StopReason>>,
 }
 
 /// Why an open session is ended.
@@ -39,13 +40,13 @@ impl SessionStopper {
 
     pub fn stop(&self, why: StopReason) {
         // The first reason counts.
-        let _ = self.why.set(why);
+        let _ = self.why.set(Box::new(why));
         self.token.cancel();
     }
 
-    /// Returns when it is stopped.
-    pub async fn stopped(&self) {
-        self.token.cancelled().await;
+    /// Returns when it is stopped. Not an async function, whose state would be larger.
+    pub fn stopped(&self) -> WaitForCancellationFuture<'_> {
+        self.token.cancelled()
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -53,7 +54,7 @@ impl SessionStopper {
     }
 
     fn why(&self) -> StopReason {
-        self.why.get().copied().unwrap_or(StopReason::Operator)
+        self.why.get().map_or(StopReason::Operator, |why| **why)
     }
 
     /// The end of a session that was stopped in this phase.

@@ -130,7 +130,7 @@ impl SessionMatch {
     fn holds(&self, session: &OpenSession) -> bool {
         let client = || session.client.parse::<SocketAddr>().map(|client| client.ip());
         self.client.is_none_or(|network| client().is_ok_and(|address| network.contains(address)))
-            && self.user.as_ref().is_none_or(|user| session.user().as_ref() == Some(user))
+            && self.user.as_ref().is_none_or(|user| session.user().as_deref() == Some(user.as_str()))
             && self.peer.as_deref().is_none_or(|peer| session.peer().as_deref() == Some(peer))
             && self.service.as_deref().is_none_or(|service| session.service.as_str() == service)
     }

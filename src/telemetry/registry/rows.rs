@@ -32,7 +32,7 @@ impl OpenSession {
             waited_ms: self.counters.between(SessionPhase::Waiting, SessionPhase::Connecting).map(ms),
             connected_ms: self.counters.between(SessionPhase::Connecting, SessionPhase::Relaying).map(ms),
             via: self.counters.via(),
-            user: self.user(),
+            user: self.user().map(|user| user.to_string()),
             requests: self.counters.requests(),
             backend: self.counters.backend(),
         }
@@ -54,7 +54,7 @@ impl EndedSession {
             ago_seconds: self.at.elapsed().as_secs_f64(),
             bytes_up: self.session.counters.up(),
             bytes_down: self.session.counters.down(),
-            user: self.session.user(),
+            user: self.session.user().map(|user| user.to_string()),
             requests: self.session.counters.requests(),
             backend: self.session.counters.backend(),
         }
