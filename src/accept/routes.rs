@@ -284,7 +284,8 @@ async fn route_stream(
             let (stream, routes, is_tls) = (NetStream::Tcp(stream), routes.clone(), false);
             Ok(RoutedClient::Web(WebClient { client, stream, prefix, routes, is_tls, origin }))
         }
-        RouteTable::Named(routes) => route_by_name(arrived, routes, link_endpoints, gates).await,
+        // Boxed, so that clients without TLS need no memory for it.
+        RouteTable::Named(routes) => Box::pin(route_by_name(arrived, routes, link_endpoints, gates)).await,
     }
 }
 

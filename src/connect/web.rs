@@ -26,10 +26,7 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{self, AsyncWriteExt},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -202,9 +199,9 @@ fn error_cause(error: &hyper::Error) -> String {
 
 /// Reads and discards what is still coming of a request after an early answer. Ending at once would look like a
 /// failure to the other end of the pipe, and could overtake the answer.
-async fn drain_pipe(mut pipe: PipeEnd) {
+async fn drain_pipe(pipe: PipeEnd) {
     // Whoever does not stop by then is cut.
-    let _ = timeout(LINGER, io::copy(&mut pipe, &mut io::sink())).await;
+    let _ = timeout(LINGER, pipe.drain()).await;
 }
 
 type BackendServiceError = Box<dyn std::error::Error + Send + Sync>;

@@ -348,14 +348,16 @@ impl DownstreamSide {
 impl CarriedSession {
     /// Waits until the session has ended on its link, or is stopped.
     pub async fn run(&mut self, record: &SessionGuard) -> SessionEnd {
-        let (counters, stopper) = (record.counters(), record.stopper());
         let remains = tokio::select! {
-            remains = self.handle.outcome() => remains,
-            () = stopper.stopped() => {
-                let end = stopper.end(counters.phase());
-                self.handle.set_cause(cut_cause(end.who));
-                return end;
-            }
+            remains = self.handle.outcome() => Some(remains),
+            () = record.stopper().stopped() => None,
+        };
+        // Only from here on: an open session should hold no memory for them.
+        let (counters, stopper) = (record.counters(), record.stopper());
+        let Some(remains) = remains else {
+            let end = stopper.end(counters.phase());
+            self.handle.set_cause(cut_cause(end.who));
+            return end;
         };
         let SessionLeftover { how, stream, rest, .. } = unboxed(remains);
         let local = LocalEnd { stream, toward: self.toward, idle: self.idle };

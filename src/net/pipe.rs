@@ -24,7 +24,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use hyper::body::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::timeout,
 };
 
@@ -39,6 +39,8 @@ use super::{
 /// The most that one end may have written ahead of the other.
 const HELD_MAX: usize = 64 * 1024;
 const LATE: &str = "a request, or the answer to it, did not come in time";
+/// How much of what nobody needs is read at once.
+const DISCARDED_BYTES: usize = 8 * 1024;
 /// How much memory of an emptied direction is kept for the next bytes.
 const KEPT_MAX: usize = 1024;
 
@@ -326,6 +328,14 @@ impl PipeEnd {
                 }
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
+        }
+    }
+
+    /// Reads and discards what still comes. Usually that is nothing, so the buffer is not cleared for it.
+    pub async fn drain(mut self) {
+        let mut discarded = Vec::with_capacity(DISCARDED_BYTES);
+        while matches!(self.read_buf(&mut discarded).await, Ok(1..)) {
+            discarded.clear();
         }
     }
 

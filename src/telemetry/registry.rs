@@ -18,6 +18,7 @@ mod totals;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -72,13 +73,19 @@ impl SessionKind {
     }
 }
 
+/// A client in the words of logs and rows.
+pub fn client_name(client: Option<SocketAddr>) -> String {
+    client.map_or_else(|| "unknown".into(), |client| client.to_string())
+}
+
 /// What is known of an open session.
 #[derive(Debug)]
 struct OpenSession {
     id: Box<str>,
     half: Half,
     service: ServiceName,
-    client: Box<str>,
+    /// Its address, if that is known.
+    client: Option<SocketAddr>,
     kind: SessionKind,
     parties: Mutex<SessionParties>,
     /// In microseconds of the process.
@@ -168,7 +175,7 @@ impl SessionRegistry {
         self: &Arc<Self>,
         (role, service): (Half, ServiceName),
         id: Option<String>,
-        client: String,
+        client: Option<SocketAddr>,
         kind: SessionKind,
         stopper: SessionStopper,
     ) -> SessionGuard {
@@ -187,7 +194,7 @@ impl SessionRegistry {
             id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)).into(),
             half: role,
             service,
-            client: client.into(),
+            client,
             kind,
             parties: Mutex::default(),
             started_us: clock::now_us(),
@@ -329,7 +336,8 @@ impl SessionRegistry {
         let otherwise = if end.who == EndedBy::Client { CountedEnd::Left } else { CountedEnd::Refused };
         session.counters.tally.iter().for_each(|tally| tally.end(otherwise));
         if end.is_failure() {
-            state.failures.add(session.as_failed(&end, session.peer().as_deref()), (now, SystemTime::now()));
+            let (client, peer) = (client_name(session.client), session.peer());
+            state.failures.add(session.as_failed(&end, &client, peer.as_deref()), (now, SystemTime::now()));
         }
         state.ended.add(EndedSession { session: session.clone(), end: end.clone(), at: now, seconds });
         drop(state);
@@ -384,7 +392,7 @@ impl OpenSession {
             %event,
             id = self.id,
             service = self.service.as_str(),
-            client = self.client,
+            client = client_name(self.client),
             peer = self.peer().as_deref().unwrap_or("-"),
             user = self.user().as_deref().unwrap_or("-"),
             backend = self.counters.backend().as_deref().unwrap_or("-"),

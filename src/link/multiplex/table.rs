@@ -180,10 +180,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::link::multiplex::credit::{LINK_BUDGET_BYTES, WINDOW_BYTES};
+    use crate::link::multiplex::{
+        credit::{LINK_BUDGET_BYTES, WINDOW_BYTES},
+        handle::LocalSide,
+        row::LinkedSession,
+    };
 
     fn table(end: LinkEnd) -> SessionTable<()> {
         SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES))
+    }
+
+    /// Thousands of sessions may be idle on a gateway's links.
+    #[test]
+    fn a_session_on_a_link_takes_little_memory() {
+        let bytes = [size_of::<TableEntry<LinkedSession>>(), size_of::<LocalSide>()];
+        assert!(bytes[0] <= 216 && bytes[1] <= 104, "{bytes:?}");
     }
 
     #[test]

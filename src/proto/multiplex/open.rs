@@ -20,6 +20,9 @@ pub const PROXY_TLVS_BYTES_MAX: usize = 4096;
 /// All of the above, and as much again for later versions.
 pub const BODY_BYTES_MAX: usize = 10 * 1024;
 
+/// Room for what most of them say.
+const BODY_BYTES: usize = 128;
+
 const SERVICE_TAG: u8 = 1;
 const SESSION_ID_TAG: u8 = 2;
 const PROBE_TAG: u8 = 3;
@@ -74,7 +77,7 @@ impl OpenRequest {
     }
 
     pub fn body(&self) -> Vec<u8> {
-        let mut body = Vec::new();
+        let mut body = Vec::with_capacity(BODY_BYTES);
         push_field(&mut body, SERVICE_TAG, self.service.as_str().as_bytes());
         push_field(&mut body, SESSION_ID_TAG, self.id.as_bytes());
         if self.is_probe {

@@ -58,8 +58,13 @@ impl SessionRegistry {
 }
 
 impl OpenSession {
-    pub(super) fn as_failed<'a>(&'a self, end: &'a SessionEnd, peer: Option<&'a str>) -> FailedSession<'a> {
-        let (service, id, client) = (&self.service, &*self.id, &*self.client);
+    pub(super) fn as_failed<'a>(
+        &'a self,
+        end: &'a SessionEnd,
+        client: &'a str,
+        peer: Option<&'a str>,
+    ) -> FailedSession<'a> {
+        let (service, id) = (&self.service, &*self.id);
         FailedSession { half: self.half, service, end, id, client, peer }
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeSet, HashSet},
     fmt,
-    net::SocketAddr,
     sync::Arc,
 };
 
@@ -128,8 +127,8 @@ fn is_client(session: &OpenSession) -> bool {
 
 impl SessionMatch {
     fn holds(&self, session: &OpenSession) -> bool {
-        let client = || session.client.parse::<SocketAddr>().map(|client| client.ip());
-        self.client.is_none_or(|network| client().is_ok_and(|address| network.contains(address)))
+        let is_of = |network: Network| session.client.is_some_and(|client| network.contains(client.ip()));
+        self.client.is_none_or(is_of)
             && self.user.as_ref().is_none_or(|user| session.user().as_deref() == Some(user.as_str()))
             && self.peer.as_deref().is_none_or(|peer| session.peer().as_deref() == Some(peer))
             && self.service.as_deref().is_none_or(|service| session.service.as_str() == service)
@@ -191,7 +190,7 @@ mod tests {
             let (of, stopper) =
                 ((half, ServiceName::parse(service).expect("a name")), SessionStopper::default());
             let guard =
-                registry.open(of, Some(id.to_owned()), client.to_owned(), SessionKind::Client, stopper);
+                registry.open(of, Some(id.to_owned()), client.parse().ok(), SessionKind::Client, stopper);
             if let Some(peer) = peer {
                 guard.set_peer(&Arc::from(peer));
             }

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{OpenSession, ended::EndedSession};
+use super::{OpenSession, client_name, ended::EndedSession};
 use crate::telemetry::{
     clock,
     snapshot::{EndedRow, SessionPhase, SessionRow},
@@ -19,7 +19,7 @@ impl OpenSession {
             id: self.id.to_string(),
             role: self.half,
             service: self.service.to_string(),
-            client: self.client.to_string(),
+            client: client_name(self.client),
             peer: self.peer().map(|peer| peer.to_string()),
             phase: self.counters.phase(),
             age_seconds,
@@ -46,7 +46,7 @@ impl EndedSession {
             id: self.session.id.to_string(),
             role: self.session.half,
             service: self.session.service.to_string(),
-            client: self.session.client.to_string(),
+            client: client_name(self.session.client),
             peer: self.session.peer().map(|peer| peer.to_string()),
             end: self.end.code(),
             reason: self.end.reason.clone(),

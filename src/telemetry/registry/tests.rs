@@ -11,7 +11,7 @@ fn registry() -> Arc<SessionRegistry> {
 
 fn open(registry: &Arc<SessionRegistry>) -> SessionGuard {
     let orders = ServiceName::parse("orders").expect("a name");
-    let client = "192.0.2.7:50000".to_owned();
+    let client = "192.0.2.7:50000".parse().ok();
     registry.open((Half::Dmz, orders), None, client, SessionKind::Client, SessionStopper::default())
 }
 
@@ -35,7 +35,7 @@ fn an_abandoned_session_is_no_bug_and_a_panic_is() {
 #[test]
 fn an_open_session_takes_little_memory() {
     let bytes = [size_of::<OpenSession>(), size_of::<SessionCounters>()];
-    assert!(bytes[0] <= 184 && bytes[1] <= 168, "{bytes:?}");
+    assert!(bytes[0] <= 200 && bytes[1] <= 168, "{bytes:?}");
 }
 
 #[test]
@@ -197,8 +197,7 @@ fn totals_are_what_sessions_add_up_to_whatever_they_do_at_once() {
             let service = random.choice(&names).expect("there are some").clone();
             let kind = if random.u8(..) < 32 { SessionKind::Probe } else { SessionKind::Client };
             let key = (Half::Dmz, service.clone());
-            let session =
-                registry.open(key.clone(), None, "a client".into(), kind, SessionStopper::default());
+            let session = registry.open(key.clone(), None, None, kind, SessionStopper::default());
             let counters = session.counters().clone();
             let (is_carried, up, down) = (random.bool(), random.u64(1..9000), random.u64(1..9000));
             counters.enter(SessionPhase::Connecting);
