@@ -286,7 +286,7 @@ fn make_missing(
         }
     };
     for WantedCertificate { stem, name, has_to_match, usage } in wanted {
-        let made = match read_existing(folder, stem) {
+        let made = match read_existing_pair(folder, stem) {
             Ok(None) => authority
                 .issue_for(vec![name.clone()], *usage)
                 .map_err(CertsError::from)
@@ -301,7 +301,7 @@ fn make_missing(
 }
 
 fn read_authority(folder: &Path) -> Result<Option<CertificateAuthority>, CertsError> {
-    let Some(pair) = read_existing(folder, "ca")? else { return Ok(None) };
+    let Some(pair) = read_existing_pair(folder, "ca")? else { return Ok(None) };
     let read = CertificateAuthority::read(&pair.certificate, &pair.key);
     read.map(Some).map_err(|source| CertsError::Ca { path: folder.join("ca.pem"), source })
 }
@@ -388,7 +388,7 @@ fn serial_bytes(raw: &[u8]) -> Vec<u8> {
     raw.iter().skip_while(|byte| **byte == 0).copied().collect()
 }
 
-fn read_existing(folder: &Path, stem: &str) -> Result<Option<CertificatePair>, CertsError> {
+fn read_existing_pair(folder: &Path, stem: &str) -> Result<Option<CertificatePair>, CertsError> {
     let certificate = read(folder.join(format!("{stem}.pem")))?;
     let key = read(folder.join(format!("{stem}.key")))?;
     match (certificate, key) {

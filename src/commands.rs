@@ -65,9 +65,9 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             return print_metrics(cli, format).await;
         }
         CliAction::Attach { read_only, fleet, targets } => {
-            return remote::attach(cli, access(*read_only), fleet.as_deref(), targets).await;
+            return remote::attach(cli, admin_access(*read_only), fleet.as_deref(), targets).await;
         }
-        CliAction::Admin(options) => return remote::carry(cli, access(options.read_only)).await,
+        CliAction::Admin(options) => return remote::carry(cli, admin_access(options.read_only)).await,
         CliAction::Replay { file } => return attach::replay(file).await,
         CliAction::Switch { profile, plan, form } => {
             let profile = absolute_profile(profile)?;
@@ -232,7 +232,7 @@ fn output_form(is_json: bool) -> OutputForm {
     if is_json { OutputForm::Json } else { OutputForm::Text }
 }
 
-fn access(is_read_only: bool) -> AdminAccess {
+fn admin_access(is_read_only: bool) -> AdminAccess {
     if is_read_only { AdminAccess::ReadOnly } else { AdminAccess::Full }
 }
 

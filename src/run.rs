@@ -152,7 +152,7 @@ fn open_screen(
         match ended {
             tui::ScreenEnd::Quit => {
                 let _inside = runtime.enter();
-                tasks.spawn("quit", async move { drop(quit.ask(Command::Stop).await) });
+                tasks.spawn("quit", async move { drop(quit.send_and_wait(Command::Stop).await) });
             }
             tui::ScreenEnd::LeftHeadless => {
                 tracing::info!(event = %LogEvent::Headless, "the screen was left; the gateway goes on headless")
@@ -228,5 +228,5 @@ fn obey_signals(
 
 /// The gateway itself records the result.
 async fn send_command(handle: GatewayHandle, command: Command) {
-    drop(handle.ask(command).await);
+    drop(handle.send_and_wait(command).await);
 }

@@ -101,7 +101,7 @@ fn the_cast_matches_its_recording() {
         if snapshot.mode == Mode::Reverse {
             reverse_since.get_or_insert(at);
         }
-        app.take_snapshot(Arc::clone(&snapshot));
+        app.receive_snapshot(Arc::clone(&snapshot));
         // The overview until reverse mode has stood for a moment, and then the path.
         if reverse_since.is_some_and(|since| at - since > 4.0) && shown.is_none() {
             shown = Some(buffer(&app));
@@ -131,8 +131,8 @@ fn draw(recording: &Path, moment: fn(&Snapshot) -> bool, keys: &str) -> Buffer {
     let mut history = PictureHistory::default();
     let found = (0..recording.count()).any(|place| {
         let snapshot = recording.snapshot(place).unwrap();
-        app.take_snapshot(Arc::clone(&snapshot));
-        history.take_snapshot(&snapshot);
+        app.receive_snapshot(Arc::clone(&snapshot));
+        history.receive_snapshot(&snapshot);
         moment(&snapshot)
     });
     assert!(found, "the recording has no such moment");
@@ -164,7 +164,7 @@ struct PictureHistory {
 }
 
 impl PictureHistory {
-    fn take_snapshot(&mut self, snapshot: &Snapshot) {
+    fn receive_snapshot(&mut self, snapshot: &Snapshot) {
         self.now = BEGAN + snapshot.uptime_seconds as u64;
         let rate = snapshot.traffic.last().copied().unwrap_or_default();
         let half = snapshot.roles[0];

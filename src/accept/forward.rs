@@ -28,7 +28,7 @@ use crate::{
         server::{IdleLossReason, LinkServer},
         session_side::Downstream,
         shares::GatewayShares,
-        succession::{Succeeding, Succession, forget_lost_peers},
+        succession::{Succession, SuccessionEntry, forget_lost_peers},
     },
     net::tcp,
     profile::Half,
@@ -174,7 +174,7 @@ impl DialledInPeers {
     }
 }
 
-impl Succeeding for DialledInPeer {
+impl SuccessionEntry for DialledInPeer {
     fn peer(&self) -> &Peer {
         &self.peer
     }
@@ -213,12 +213,12 @@ impl DialledInPeer {
 
     fn row(&self) -> PoolRow {
         let is_own = self.protocol == Some(multiplex::PROTOCOL_NAME);
-        let looks_in = !is_own && self.at.elapsed() < CHECKED_IN_WITHIN;
+        let has_checked_in = !is_own && self.at.elapsed() < CHECKED_IN_WITHIN;
         let fault = |words: &str| LinkFault::new(LinkCause::Other, words);
         let ready = self.counts.ready();
         let left = self.counts.drains() && ready == 0;
         let target = if is_own { self.target } else { 0 };
-        let (state, last_fault) = match self.has_links() || looks_in {
+        let (state, last_fault) = match self.has_links() || has_checked_in {
             true if left => (PoolState::Filling, Some(fault("it drains, and opens no new sessions"))),
             true if ready < target => (PoolState::Filling, None),
             true => (PoolState::Healthy, None),

@@ -114,8 +114,8 @@ impl DialledLinkHandler {
             let links = self.clone();
             match event {
                 KeeperEvent::Linked(linked) => self.tasks.spawn("link", links.serve(linked)),
-                KeeperEvent::Reached(link) => self.tasks.spawn("dialled link", links.keep_parked(link)),
-                KeeperEvent::Unused(..) => {}
+                KeeperEvent::SocksDialled(link) => self.tasks.spawn("dialled link", links.keep_parked(link)),
+                KeeperEvent::NothingGranted(..) => {}
             }
         }
     }
@@ -141,7 +141,7 @@ impl DialledLinkHandler {
     /// take a clean end for the end of its session.
     async fn park(&self, offered: &OfferedServices, dialled: SocksLink) {
         let keeper = &self.keeper;
-        let SocksLink { mut reached, service, place, under_way } = dialled;
+        let SocksLink { mut reached, service, permit, under_way } = dialled;
         let Some(service) = service else {
             return keeper.note_failed(None, &LinkFailure::NothingOffered, DialFailure::Path);
         };
@@ -154,7 +154,7 @@ impl DialledLinkHandler {
             return keeper.note_failed(Some(&service), &error.into(), DialFailure::Path);
         }
         let DialledStream { mut stream, peer, .. } = reached;
-        let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(place)).describe(
+        let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(permit)).describe(
             &stream,
             &peer,
             LinkEnd::Server,

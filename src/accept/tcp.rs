@@ -88,11 +88,11 @@ pub async fn run(
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
     let _accepting = shared.arrivals.begin();
-    let accepted = |stream, client: SocketAddr, place: QuotaPermit| {
+    let accepted = |stream, client: SocketAddr, quota_permit: QuotaPermit| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         if let Some(probe) = probes(client) {
             let probing = serve_probe(stream, client, probe, port_routes.load_full(), serve.clone());
-            return tasks.spawn("probe", serve_within_quota(place, probing));
+            return tasks.spawn("probe", serve_within_quota(quota_permit, probing));
         }
         let arrival = shared.arrivals.begin();
         match &**port_routes.load() {
@@ -104,7 +104,7 @@ pub async fn run(
                 let entered =
                     AdmittedClient { client, service, stream, prefix: Vec::new(), origin, admission };
                 let requested = SessionRequest { arrival: Some(arrival), ..session_request(entered) };
-                let serving = serve_within_quota(place, serve(requested));
+                let serving = serve_within_quota(quota_permit, serve(requested));
                 match is_refused {
                     true => tasks.run_or_spawn("refusal", serving),
                     false => tasks.spawn("session", serving),
@@ -130,7 +130,7 @@ pub async fn run(
                 tasks.spawn(
                     "session",
                     serve_within_quota(
-                        place,
+                        quota_permit,
                         serve_client(stream, client, serve.clone(), lifetime, (handshake, arrival)),
                     ),
                 );
@@ -160,8 +160,11 @@ fn report_port(notices: &NoticeLog, event: &ListenEvent<'_>) {
 }
 
 /// Serves a client while holding its descriptor permit.
-fn serve_within_quota(place: QuotaPermit, serving: impl Future<Output = ()>) -> impl Future<Output = ()> {
-    serving.map(move |()| drop(place))
+fn serve_within_quota(
+    quota_permit: QuotaPermit,
+    serving: impl Future<Output = ()>,
+) -> impl Future<Output = ()> {
+    serving.map(move |()| drop(quota_permit))
 }
 
 /// Serves a probe. If it fails before it has a session, it learns that from its TLS.

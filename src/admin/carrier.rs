@@ -29,7 +29,7 @@ const STDERR_CHARS_MAX: usize = 200;
 const BANNER_BYTES_MAX: usize = 16 * 1024;
 /// How long a program that has closed its output gets to say why, and to end.
 const EXIT_OUTPUT_WAIT: Duration = Duration::from_millis(500);
-const LOOK: Duration = Duration::from_millis(10);
+const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How every gateway's first message begins, after its length.
 const HELLO_BEGINS: &[u8] = b"{\"portcullis\":";
 const LENGTH_BYTES: usize = 4;
@@ -112,11 +112,11 @@ impl Carrier {
         let ended = async {
             while !self.has_closed {
                 // This never returns by itself; what it has read is kept.
-                let _ = timeout(LOOK, self.keep_errors()).await;
+                let _ = timeout(EXIT_POLL_INTERVAL, self.keep_errors()).await;
             }
             loop {
                 match self.child.as_mut().map(Child::try_wait) {
-                    Some(Ok(None)) => sleep(LOOK).await,
+                    Some(Ok(None)) => sleep(EXIT_POLL_INTERVAL).await,
                     Some(Ok(Some(status))) => break Some(status),
                     Some(Err(_)) | None => break None,
                 }

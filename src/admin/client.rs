@@ -73,12 +73,12 @@ pub async fn send_command_to(target: &AdminTarget, command: Command) -> Result<C
 }
 
 async fn send_part(target: &AdminTarget, command: Command) -> Result<CommandAnswer, ClientError> {
-    let is_look = command == Command::Status;
+    let is_status = command == Command::Status;
     let mut client = AdminConnection::connect(target).await?;
     client.send(&AdminRequest::Command(command)).await?;
     loop {
         match client.receive(ANSWER).await {
-            Err(ClientError::Silent { .. }) if !is_look => check_answers(target).await?,
+            Err(ClientError::Silent { .. }) if !is_status => check_answers(target).await?,
             answered => return answered,
         }
     }

@@ -261,7 +261,7 @@ fn refusal(why: String) -> CommandAnswer {
 /// The engine's answer, or that there is none: nobody should wait for what does not come.
 async fn answer_command(handle: &GatewayHandle, command: Command) -> CommandAnswer {
     tokio::select! {
-        answer = handle.ask(command) => answer,
+        answer = handle.send_and_wait(command) => answer,
         () = wait_until_hung(handle) => CommandAnswer::Refused("the gateway does not answer: its engine hangs".into()),
     }
 }

@@ -42,7 +42,7 @@ pub async fn carry(
             answered = carry_all(&mut answers, &mut answer_stream) => answered,
         },
         AdminAccess::ReadOnly => {
-            carry_looks(&mut request_stream, &mut requests, &mut answers, &mut answer_stream).await
+            carry_read_only(&mut request_stream, &mut requests, &mut answers, &mut answer_stream).await
         }
     };
     match carried {
@@ -85,7 +85,7 @@ async fn forward_remaining(
 }
 
 /// Copies request by request, so that each can be checked and answers stay in order.
-async fn carry_looks(
+async fn carry_read_only(
     request_stream: &mut (impl AsyncRead + Unpin),
     requests: &mut (impl AsyncWrite + Unpin),
     answers: &mut (impl AsyncRead + Unpin),

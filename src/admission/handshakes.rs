@@ -32,7 +32,7 @@ struct PendingHandshakes {
     max_each: usize,
     count: u64,
     /// By address, oldest first.
-    of: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
+    by_network: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
     /// The address with the most comes last; among equals, the one with the oldest handshake of all.
     ranks: BTreeSet<EvictionRank>,
     all: usize,
@@ -47,20 +47,20 @@ pub struct HandshakePermit {
     network: IpAddr,
     /// Cancelled when a newer handshake takes its place.
     pub evicted: CancellationToken,
-    of: Arc<HandshakeLimiter>,
+    limiter: Arc<HandshakeLimiter>,
 }
 
 impl HandshakePermit {
-    pub fn begin(of: Arc<HandshakeLimiter>, from: IpAddr) -> Self {
+    pub fn begin(limiter: Arc<HandshakeLimiter>, from: IpAddr) -> Self {
         let (network, evicted) = (source_network(from), CancellationToken::new());
-        let number = of.lock().begin(network, evicted.clone());
-        Self { number, network, evicted, of }
+        let number = limiter.lock().begin(network, evicted.clone());
+        Self { number, network, evicted, limiter }
     }
 }
 
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        self.of.lock().remove(self.network, self.number);
+        self.limiter.lock().remove(self.network, self.number);
     }
 }
 
@@ -89,7 +89,8 @@ impl HandshakeLimiter {
 impl PendingHandshakes {
     fn begin(&mut self, network: IpAddr, token: CancellationToken) -> u64 {
         let oldest_of = |tokens: &BTreeMap<u64, _>| tokens.first_key_value().map(|(oldest, _)| *oldest);
-        match self.of.get(&network).filter(|tokens| tokens.len() >= self.max_each).and_then(oldest_of) {
+        match self.by_network.get(&network).filter(|tokens| tokens.len() >= self.max_each).and_then(oldest_of)
+        {
             Some(oldest) => self.evict(network, oldest),
             None if self.all >= self.max => {
                 if let Some(&(_, Reverse(oldest), most)) = self.ranks.last() {
@@ -123,7 +124,7 @@ impl PendingHandshakes {
         network: IpAddr,
         change: impl FnOnce(&mut BTreeMap<u64, CancellationToken>) -> T,
     ) -> T {
-        let tokens = self.of.entry(network).or_default();
+        let tokens = self.by_network.entry(network).or_default();
         let rank = |tokens: &BTreeMap<u64, _>| {
             tokens.first_key_value().map(|(first, _)| (tokens.len(), Reverse(*first), network))
         };
@@ -138,7 +139,7 @@ impl PendingHandshakes {
                 self.ranks.insert(after);
             }
             None => {
-                self.of.remove(&network);
+                self.by_network.remove(&network);
             }
         }
         changed
@@ -174,7 +175,7 @@ mod tests {
         assert!(!one.evicted.is_cancelled());
         drop((honest, flood, more, one, _newcomer));
         let left = limiter.lock();
-        assert_eq!((left.all, left.of.len(), left.ranks.len()), (0, 0, 0));
+        assert_eq!((left.all, left.by_network.len(), left.ranks.len()), (0, 0, 0));
     }
 
     #[test]

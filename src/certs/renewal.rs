@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     CertificateAuthority, CertificatePair, CertificateUsage, CertsError, CertsReport, ShownCertificate, list,
-    read_existing, read_text, write_new,
+    read_existing_pair, read_text, write_new,
 };
 
 /// Certificates that end within this many days are replaced.
@@ -106,7 +106,7 @@ fn replace(
     authority: &CertificateAuthority,
 ) -> Result<(), CertsError> {
     // A certificate whose key is elsewhere is renewed there.
-    read_existing(folder, stem)?;
+    read_existing_pair(folder, stem)?;
     let usage = if shown.is_client_only { CertificateUsage::Client } else { CertificateUsage::Both };
     let CertificatePair { certificate, key } = authority.issue_for(shown.names.clone(), usage)?;
     let parts = [("key", key, 0o600), ("pem", certificate, 0o644)];

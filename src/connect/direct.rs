@@ -86,18 +86,19 @@ impl BackendTarget {
 /// made of the client's.
 pub async fn connect(
     group: &Arc<BackendGroup>,
-    order: &mut ConnectRequest<'_>,
+    connect_request: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     // A probe belongs to no client: it is a connection of our own.
-    let client = order.client.filter(|_| !order.probe);
-    let candidates = group.find_candidates(order.client.map(|client| client.ip())).await;
+    let client = connect_request.client.filter(|_| !connect_request.probe);
+    let candidates = group.find_candidates(connect_request.client.map(|client| client.ip())).await;
     let sends_request = candidates.first().is_some_and(|first| first.http().is_some());
-    let stream = match sends_request && !order.probe {
-        true => web::connect_backend(group, candidates, order).await?,
+    let stream = match sends_request && !connect_request.probe {
+        true => web::connect_backend(group, candidates, connect_request).await?,
         // A probe requests nothing.
         false => {
-            let (member, stream) = group.connect_first(candidates, client, &order.origin).await?;
-            order.backend = (!order.probe).then(|| member.begin_use(order.counters));
+            let (member, stream) = group.connect_first(candidates, client, &connect_request.origin).await?;
+            connect_request.backend =
+                (!connect_request.probe).then(|| member.begin_use(connect_request.counters));
             stream
         }
     };

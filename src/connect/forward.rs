@@ -131,22 +131,22 @@ async fn take_links(
                 let Some(kept) = pool.take_in_dialled(linked, &keeper.counts(None)) else { continue };
                 tasks.spawn("shared link", async move { keeper.note_lost(None, kept.await) });
             }
-            KeeperEvent::Unused(peer, mismatches) => {
+            KeeperEvent::NothingGranted(peer, mismatches) => {
                 // The keeper has already reported these too.
                 let _ = pool.note_mismatches(&peer, &mismatches);
             }
-            KeeperEvent::Reached(link) => tasks.spawn("dialled link", look_in(keeper, link)),
+            KeeperEvent::SocksDialled(link) => tasks.spawn("dialled link", check_socks_gateway(keeper, link)),
         }
     }
 }
 
 /// The method shows that a gateway is there and is who it should be.
-async fn look_in(keeper: Arc<LinkKeeper>, dialled: SocksLink) {
-    let SocksLink { mut reached, place, under_way, .. } = dialled;
+async fn check_socks_gateway(keeper: Arc<LinkKeeper>, dialled: SocksLink) {
+    let SocksLink { mut reached, permit, under_way, .. } = dialled;
     match handshake::offer_method(&mut reached).await {
         Ok(()) => {
             keeper.note_reached(&reached.peer.label());
-            drop((place, under_way));
+            drop((permit, under_way));
             handshake::close_lingering(reached.stream).await;
         }
         Err(error) => keeper.note_failed(None, &error.into(), DialFailure::Path),
@@ -211,16 +211,19 @@ impl ForwardDialler {
     }
 
     /// Whether there is another gateway that has not refused the session.
-    pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
-        self.pool.has_peer_for(order.service, &order.refused_by) || self.any_uses_socks()
+    pub fn has_other(&self, connect_request: &ConnectRequest<'_>) -> bool {
+        self.pool.has_peer_for(connect_request.service, &connect_request.refused_by) || self.any_uses_socks()
     }
 
     fn any_uses_socks(&self) -> bool {
         self.gateways.list().iter().any(|gateway| gateway.keeper.uses_socks())
     }
 
-    pub async fn connect(&self, order: &mut ConnectRequest<'_>) -> Result<ConnectedUpstream, ConnectFailure> {
-        let tried = timeout(CONNECT_TOTAL, self.try_gateways(order)).await;
+    pub async fn connect(
+        &self,
+        connect_request: &mut ConnectRequest<'_>,
+    ) -> Result<ConnectedUpstream, ConnectFailure> {
+        let tried = timeout(CONNECT_TOTAL, self.try_gateways(connect_request)).await;
         tried.unwrap_or_else(|_| {
             let reason = format!("no internal gateway answered within {}s", CONNECT_TOTAL.as_secs());
             let at = RefusedAt::Link(LinkCause::NoInternalGateway);
@@ -230,19 +233,22 @@ impl ForwardDialler {
 
     async fn try_gateways(
         &self,
-        order: &mut ConnectRequest<'_>,
+        connect_request: &mut ConnectRequest<'_>,
     ) -> Result<ConnectedUpstream, ConnectFailure> {
         for _ in 0..OPENS_MAX {
-            let Some(taken) = self.pool.take_ready(order.service, &order.refused_by) else { break };
-            order.counters.enter(SessionPhase::Connecting);
-            if let Ok(connected) = reverse::open_session(taken, order).await {
+            let Some(taken) = self.pool.take_ready(connect_request.service, &connect_request.refused_by)
+            else {
+                break;
+            };
+            connect_request.counters.enter(SessionPhase::Connecting);
+            if let Ok(connected) = reverse::open_session(taken, connect_request).await {
                 return Ok(connected);
             }
         }
         let mut last = None;
         for keeper in self.socks_keepers_in_order() {
-            order.counters.enter(SessionPhase::Connecting);
-            match dial(&keeper, order).await {
+            connect_request.counters.enter(SessionPhase::Connecting);
+            match dial(&keeper, connect_request).await {
                 Ok(connected) => return Ok(connected),
                 // The gateway has answered for its backend; another gateway would give another answer.
                 Err(failure) if failure.who == EndedBy::Backend => return Err(failure),
@@ -252,7 +258,7 @@ impl ForwardDialler {
         let all_speak_socks = || self.gateways.list().iter().all(|gateway| gateway.keeper.uses_socks());
         match last {
             Some(failure) if all_speak_socks() => Err(failure),
-            _ => reverse::connect(&self.pool, order).await,
+            _ => reverse::connect(&self.pool, connect_request).await,
         }
     }
 
@@ -275,9 +281,9 @@ impl ForwardDialler {
 /// Dials a SOCKS5 link for one session.
 async fn dial(
     keeper: &LinkKeeper,
-    order: &mut ConnectRequest<'_>,
+    connect_request: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
-    let Some(place) = keeper.take_permit() else {
+    let Some(permit) = keeper.take_permit() else {
         let reason = format!("link to {}: {AT_MAXIMUM}", keeper.gateway());
         let at = RefusedAt::Link(LinkCause::AtMaximum);
         return Err(ConnectFailure { who: EndedBy::Limit, refusal: Refusal::Full, at, reason });
@@ -299,15 +305,15 @@ async fn dial(
             failure
         })?;
     keeper.note_reached(&peer.label());
-    if !peer.is_among(order.peers) {
+    if !peer.is_among(connect_request.peers) {
         handshake::close_lingering(stream).await;
         let reason = format!("{} is not among the service's `peers`", peer.label());
         return Err(ConnectFailure::here(EndedBy::Policy, Refusal::NotAllowed, reason));
     }
     let link_guard =
-        LinkGuard::carrying(&keeper.counts(None), Some(place)).describe(&stream, &peer, LinkEnd::Opener);
+        LinkGuard::carrying(&keeper.counts(None), Some(permit)).describe(&stream, &peer, LinkEnd::Opener);
     let answered = timeout(ANSWER, async {
-        socks5::send_request(&mut stream, SocksCommand::Connect, order.service).await?;
+        socks5::send_request(&mut stream, SocksCommand::Connect, connect_request.service).await?;
         socks5::read_reply(&mut stream).await
     });
     match answered.await {
@@ -316,7 +322,7 @@ async fn dial(
                 // This fails only on a socket that is already gone, as the session will find out.
                 let _ = tcp::prepare_busy_link(stream);
             }
-            let first = order.take_unsent();
+            let first = connect_request.take_unsent();
             Ok(ConnectedUpstream { side: Upstream::Socks(stream, link_guard), peer: Some(peer), first })
         }
         Ok(Err(error)) => Err(refused_by_reply(&peer, &error)),
@@ -408,9 +414,9 @@ mod tests {
         let listeners = join_all((0..gateways).map(|_| TcpListener::bind("127.0.0.1:0"))).await;
         let listeners: Vec<_> = listeners.into_iter().map(|bound| bound.expect("a free port")).collect();
         let (dialler, session) = (dialler(&listeners), TestSession::of("orders"));
-        let mut order = session.order();
+        let mut connect_request = session.connect_request();
         let connected = tokio::select! {
-            connected = happens_after(deadline, dialler.connect(&mut order)) => connected,
+            connected = happens_after(deadline, dialler.connect(&mut connect_request)) => connected,
             _ = join_all(listeners.iter().map(serve_silently)) => unreachable!("they serve forever"),
         };
         let failure = connected.expect_err("nobody answers");

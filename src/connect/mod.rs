@@ -182,23 +182,26 @@ impl Connector {
     }
 
     /// Whether there is anybody left to try who has not refused the session.
-    pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
+    pub fn has_other(&self, connect_request: &ConnectRequest<'_>) -> bool {
         match self {
             Self::Direct(_) => false,
-            Self::Forward(dialler) => dialler.has_other(order),
-            Self::Reverse(pool) => pool.has_peer_for(order.service, &order.refused_by),
+            Self::Forward(dialler) => dialler.has_other(connect_request),
+            Self::Reverse(pool) => pool.has_peer_for(connect_request.service, &connect_request.refused_by),
         }
     }
 
-    pub async fn connect(&self, order: &mut ConnectRequest<'_>) -> Result<ConnectedUpstream, ConnectFailure> {
+    pub async fn connect(
+        &self,
+        connect_request: &mut ConnectRequest<'_>,
+    ) -> Result<ConnectedUpstream, ConnectFailure> {
         match self {
             Self::Direct(group) => {
-                order.counters.enter(SessionPhase::Connecting);
-                let connected = direct::connect(group, order).await?;
-                Ok(ConnectedUpstream { first: order.take_unsent(), ..connected })
+                connect_request.counters.enter(SessionPhase::Connecting);
+                let connected = direct::connect(group, connect_request).await?;
+                Ok(ConnectedUpstream { first: connect_request.take_unsent(), ..connected })
             }
-            Self::Forward(dialler) => dialler.connect(order).await,
-            Self::Reverse(pool) => reverse::connect(pool, order).await,
+            Self::Forward(dialler) => dialler.connect(connect_request).await,
+            Self::Reverse(pool) => reverse::connect(pool, connect_request).await,
         }
     }
 }
@@ -228,7 +231,7 @@ impl TestSession {
         }
     }
 
-    pub fn order(&self) -> ConnectRequest<'_> {
+    pub fn connect_request(&self) -> ConnectRequest<'_> {
         ConnectRequest {
             service: &self.service,
             peers: None,
@@ -282,8 +285,11 @@ mod tests {
     #[tokio::test]
     async fn a_backend_that_does_not_answer_costs_no_byte_of_the_clients() {
         let session = TestSession::of("orders");
-        let mut order =
-            ConnectRequest { resend: b"only".to_vec(), unsent: b" once".to_vec(), ..session.order() };
+        let mut connect_request = ConnectRequest {
+            resend: b"only".to_vec(),
+            unsent: b" once".to_vec(),
+            ..session.connect_request()
+        };
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = port.local_addr().expect("it is bound");
         let direct = backend(at);
@@ -293,12 +299,15 @@ mod tests {
         closed.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
         let at = closed.local_addr().expect("it is bound").as_socket().expect("of IPv4");
         let refused = backend(at);
-        let failure = refused.connect(&mut order).await.expect_err("nobody listens there");
+        let failure = refused.connect(&mut connect_request).await.expect_err("nobody listens there");
         assert_eq!((failure.refusal, failure.who), (Refusal::BackendRefused, EndedBy::Backend));
-        assert_eq!((order.resend.as_slice(), order.unsent.as_slice()), (&b"only"[..], &b" once"[..]));
-        let connected = direct.connect(&mut order).await.expect("it listens");
+        assert_eq!(
+            (connect_request.resend.as_slice(), connect_request.unsent.as_slice()),
+            (&b"only"[..], &b" once"[..])
+        );
+        let connected = direct.connect(&mut connect_request).await.expect("it listens");
         assert_eq!(connected.first, b"only once");
-        assert!(order.resend.is_empty() && order.unsent.is_empty());
+        assert!(connect_request.resend.is_empty() && connect_request.unsent.is_empty());
         drop(connected);
         let mut received = Vec::new();
         let mut served = port.accept().await.expect("it has come").0;
@@ -317,12 +326,12 @@ mod tests {
             let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let at = port.local_addr().expect("it is bound");
             let client = Some(([127, 0, 0, 1], 50_000).into());
-            let mut order = ConnectRequest { client, probe: true, ..session.order() };
+            let mut connect_request = ConnectRequest { client, probe: true, ..session.connect_request() };
             let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
             let at = ServerAddress::Network(at);
             let proxy = Some(version);
             let backend = Backend::Socket(RemoteServer { at, tls: None, proxy, source: None, ip: None });
-            let connected = direct_to(backend).connect(&mut order).await.expect("it listens");
+            let connected = direct_to(backend).connect(&mut connect_request).await.expect("it listens");
             let mut served = port.accept().await.expect("it has come").0;
             let mut received = vec![0; header.len()];
             served.read_exact(&mut received).await.expect("a header");

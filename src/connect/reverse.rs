@@ -33,22 +33,23 @@ const OPENS_MAX: usize = 8;
 /// until then another link can be tried.
 pub async fn connect(
     pool: &Pool,
-    order: &mut ConnectRequest<'_>,
+    connect_request: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     let mut last = None;
     for _ in 0..OPENS_MAX {
-        order.counters.enter(SessionPhase::Waiting);
-        let taken = match pool.take(order.service, &order.refused_by).await {
+        connect_request.counters.enter(SessionPhase::Waiting);
+        let taken = match pool.take(connect_request.service, &connect_request.refused_by).await {
             Ok(taken) => taken,
             Err(error) => {
                 // A probe tests the path at any hour.
-                let continues = || pool.take_outside_hours(order.service, &order.refused_by);
-                let of_probe = order.probe.then(continues).flatten();
-                of_probe.ok_or_else(|| connect_failure(&error, order.counters))?
+                let continues =
+                    || pool.take_outside_hours(connect_request.service, &connect_request.refused_by);
+                let of_probe = connect_request.probe.then(continues).flatten();
+                of_probe.ok_or_else(|| connect_failure(&error, connect_request.counters))?
             }
         };
-        order.counters.enter(SessionPhase::Connecting);
-        match open_session(taken, order).await {
+        connect_request.counters.enter(SessionPhase::Connecting);
+        match open_session(taken, connect_request).await {
             Ok(connected) => return Ok(connected),
             Err(error) => last = Some(error),
         }
@@ -77,7 +78,7 @@ enum OpenFailure {
 /// Opens a session on a link that was taken. If that fails, no byte of the client was sent.
 pub async fn open_session(
     taken: AcquiredLink,
-    order: &mut ConnectRequest<'_>,
+    connect_request: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, OpenError> {
     let AcquiredLink { side, peer } = taken;
     let failed = |why| OpenError { peer: peer.label(), why };
@@ -87,16 +88,17 @@ pub async fn open_session(
                 // This fails only on a socket that is already gone, as the next lines find out.
                 let _ = tcp::prepare_busy_link(stream);
             }
-            let side = announce_session(stream, guard, order).await.map_err(failed)?;
+            let side = announce_session(stream, guard, connect_request).await.map_err(failed)?;
             // SOCKS5 cannot refuse, and bytes cannot be sent again: a copy is no longer useful.
-            Ok(ConnectedUpstream { side, peer: Some(peer), first: order.take_unsent() })
+            Ok(ConnectedUpstream { side, peer: Some(peer), first: connect_request.take_unsent() })
         }
         AcquiredSide::Slot(slot) => {
-            let mut request = OpenRequest::new(order.service.clone(), order.id.to_owned());
-            (request.client, request.is_probe) = (order.client, order.probe);
-            request.origin = (*order.origin).clone();
+            let mut request =
+                OpenRequest::new(connect_request.service.clone(), connect_request.id.to_owned());
+            (request.client, request.is_probe) = (connect_request.client, connect_request.probe);
+            request.origin = (*connect_request.origin).clone();
             let side = Upstream::Shared(Box::new(SessionOpening { slot, request }));
-            Ok(ConnectedUpstream { side, peer: Some(peer), first: order.take_unsent() })
+            Ok(ConnectedUpstream { side, peer: Some(peer), first: connect_request.take_unsent() })
         }
     }
 }
@@ -104,9 +106,9 @@ pub async fn open_session(
 async fn announce_session(
     mut stream: NetStream,
     mut guard: LinkGuard,
-    order: &ConnectRequest<'_>,
+    connect_request: &ConnectRequest<'_>,
 ) -> Result<Upstream, OpenFailure> {
-    let client = order.client.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let client = connect_request.client.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     guard.mark_busy();
     match timeout(HANDSHAKE, socks5::send_announcement(&mut stream, client)).await {
         Ok(Ok(())) => Ok(Upstream::Socks(stream, guard)),

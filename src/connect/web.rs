@@ -44,7 +44,7 @@ use crate::{
         driver::{self, CloseSignal, ConnectionDrivers, DriverKey},
         error_response::{self, ErrorResponse, bad_request},
         fields::{HeadOrigin, UpgradeProtocols},
-        flushed::Flushes,
+        flushed::FlushTracker,
         framing,
         interim::{InterimResponses, InterimStream},
         own_names::OwnNames,
@@ -90,7 +90,7 @@ struct BackendRequests {
     /// Tells the session what has failed.
     failure_sender: PipeFailureSender,
     interims: InterimResponses,
-    flushes: Flushes,
+    flushes: FlushTracker,
 }
 
 /// A connection that the session drives.
@@ -105,28 +105,28 @@ struct HeldConnection {
 pub async fn connect_backend(
     group: &Arc<BackendGroup>,
     candidates: Vec<Arc<BackendMember>>,
-    order: &ConnectRequest<'_>,
+    connect_request: &ConnectRequest<'_>,
 ) -> Result<NetStream, ConnectFailure> {
     static NEXT_USER: AtomicU64 = AtomicU64::new(0);
     let (downstream, upstream) = pipe();
     let requests = BackendRequests {
-        place: BackendPlace::new(group, order.counters),
-        id: order.id.to_owned(),
-        service: order.service.clone(),
-        notices: order.notices.clone(),
-        reported: order.reported.clone(),
-        client: order.client,
-        origin: order.origin.without_alpn(),
-        requests: order.counters.count_requests(),
+        place: BackendPlace::new(group, connect_request.counters),
+        id: connect_request.id.to_owned(),
+        service: connect_request.service.clone(),
+        notices: connect_request.notices.clone(),
+        reported: connect_request.reported.clone(),
+        client: connect_request.client,
+        origin: connect_request.origin.without_alpn(),
+        requests: connect_request.counters.count_requests(),
         drivers: ConnectionDrivers::default(),
-        log: order.log.clone(),
+        log: connect_request.log.clone(),
         user: ConnectionUser(NEXT_USER.fetch_add(1, Ordering::Relaxed)),
         connection: Mutex::default(),
         downstream_upgrade: Mutex::default(),
         upstream_upgrade: Mutex::default(),
         failure_sender: upstream.failure_sender(),
         interims: InterimResponses::default(),
-        flushes: Flushes::default(),
+        flushes: FlushTracker::default(),
     };
     let first = candidates.first().cloned();
     let waits = |cx: &mut Context<'_>| first.as_ref().is_some_and(|first| first.target.idle().has_any(cx));
@@ -137,7 +137,7 @@ pub async fn connect_backend(
             *requests.lock_connection() = Some(reached);
         }
     }
-    let serving = Box::pin(serve(requests, upstream, order.leave.clone()));
+    let serving = Box::pin(serve(requests, upstream, connect_request.leave.clone()));
     Ok(NetStream::Pipe(Box::new(downstream.driven_by(serving))))
 }
 
@@ -178,7 +178,7 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
             tracing::debug!(event = %LogEvent::RequestsEnded, id = requests.id, "the requests of a session have ended: {error}");
             if error.is_user() {
                 let reason = format!("the backend's answer was cut within its body: {}", error_cause(&error));
-                requests.failure_sender.report_failure(PipeFailure { of: FailedParty::Backend, reason });
+                requests.failure_sender.report_failure(PipeFailure { party: FailedParty::Backend, reason });
             }
         }
     }

@@ -304,8 +304,8 @@ mod tests {
         }
         assert_eq!(snapshot.services.len(), 1);
         let reported = handles["hangs"].clone();
-        assert!(matches!(handles["absent"].ask(Command::Reload).await, CommandAnswer::Refused(_)));
-        let requests = async { handles["well"].ask(Command::Reload).await };
+        assert!(matches!(handles["absent"].send_and_wait(Command::Reload).await, CommandAnswer::Refused(_)));
+        let requests = async { handles["well"].send_and_wait(Command::Reload).await };
         let answers = async {
             let requested = well.feed.commands.recv().await.unwrap();
             requested.answer.send(CommandAnswer::Done("read again".into())).unwrap();

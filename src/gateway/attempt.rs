@@ -43,7 +43,7 @@ const LATE: &str =
 /// A session that was let in, with its request to the connector.
 pub(super) struct AdmittedSession<'a> {
     pub downstream: DownstreamSide,
-    pub order: ConnectRequest<'a>,
+    pub connect_request: ConnectRequest<'a>,
 }
 
 /// The downstream side of a session, and what it is still waiting for.
@@ -86,13 +86,14 @@ impl AdmittedSession<'_> {
         let ConnectedUpstream { side: upstream, peer, first: unsent } = unboxed(connected);
         let (upstream, link_guard) = match upstream {
             Upstream::Shared(opening) => {
-                self.order.tried = peer;
+                self.connect_request.tried = peer;
                 return self.carry_on_link(opening, unsent, stopper).await;
             }
             Upstream::Backend(stream) => (stream, None),
             Upstream::Socks(stream, guard) => (stream, Some(guard)),
         };
-        let relaying = self.downstream.relay_to(upstream, link_guard, unsent, self.order.counters, stopper);
+        let relaying =
+            self.downstream.relay_to(upstream, link_guard, unsent, self.connect_request.counters, stopper);
         AttemptOutcome::Ended(Box::pin(relaying).await)
     }
 
@@ -114,7 +115,7 @@ impl AdmittedSession<'_> {
                 OpenAnswer::Over(remains) => remains,
             },
             () = stopper.stopped() => {
-                let end = stopper.end(self.order.counters.phase());
+                let end = stopper.end(self.connect_request.counters.phase());
                 handle.cut(cut_cause(end.who));
                 return AttemptOutcome::Ended(end);
             }
@@ -127,23 +128,23 @@ impl AdmittedSession<'_> {
         opening: Box<SessionOpening>,
         unsent: Vec<u8>,
     ) -> Result<SessionHandle, AttemptOutcome> {
-        let (downstream, order) = (&mut self.downstream, &mut self.order);
+        let (downstream, connect_request) = (&mut self.downstream, &mut self.connect_request);
         let SessionOpening { slot: LinkSlot { handle: link, place, .. }, request } = *opening;
         let Downstream::Client(stream) = std::mem::replace(&mut downstream.side, Downstream::Taken) else {
-            let end = internal_end(order.counters, "a session without a client");
+            let end = internal_end(connect_request.counters, "a session without a client");
             return Err(AttemptOutcome::Ended(end));
         };
-        order.counters.set_via(link.id());
+        connect_request.counters.set_via(link.id());
         let local = LocalSide {
             stream,
             unsent,
-            counters: order.counters.clone(),
+            counters: connect_request.counters.clone(),
             idle: downstream.idle,
             cause_of: link_session::cause_of_client,
         };
         link.open(request, Box::new(local), place).await.map_err(|LinkClosed(local)| {
             downstream.side = Downstream::Client(local.stream);
-            order.unsent = local.unsent;
+            connect_request.unsent = local.unsent;
             AttemptOutcome::Again
         })
     }
@@ -155,28 +156,28 @@ impl AdmittedSession<'_> {
         record: &PeerRecord,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
-        let (downstream, order) = (&mut self.downstream, &mut self.order);
+        let (downstream, connect_request) = (&mut self.downstream, &mut self.connect_request);
         let SessionLeftover { how, mut stream, rest, again, is_unsent } = *remains;
-        let peer = order.tried.take();
+        let peer = connect_request.tried.take();
         match how {
             SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink) => {
                 downstream.take_back(&mut stream);
-                order.unsent = again;
+                connect_request.unsent = again;
                 return AttemptOutcome::Again;
             }
             SessionFate::Refused(why) => {
                 downstream.take_back(&mut stream);
-                order.unsent = again;
-                return AttemptOutcome::Refused(refused_by_peer(why, peer, order));
+                connect_request.unsent = again;
+                return AttemptOutcome::Refused(refused_by_peer(why, peer, connect_request));
             }
             SessionFate::Unanswered => {
                 if record.note_unanswered() {
-                    order.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
+                    connect_request.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
                 }
                 if is_unsent && !std::mem::replace(&mut downstream.has_waited, true) {
                     downstream.take_back(&mut stream);
-                    order.unsent = again;
-                    order.refused_by.extend(peer);
+                    connect_request.unsent = again;
+                    connect_request.refused_by.extend(peer);
                     return AttemptOutcome::Refused(ConnectFailure {
                         who: EndedBy::Time,
                         refusal: Refusal::Unavailable,
@@ -192,18 +193,18 @@ impl AdmittedSession<'_> {
             | SessionFate::Idle => {}
         }
         let local = LocalEnd { stream, toward: CountedDirection::Client, idle: downstream.idle };
-        AttemptOutcome::Ended(local.finish(how, &rest, order.counters, stopper).await)
+        AttemptOutcome::Ended(local.finish(how, &rest, connect_request.counters, stopper).await)
     }
 
     /// The other gateway has taken it, over the link that the handle is of.
     pub fn into_carried(self: Box<Self>, handle: SessionHandle) -> CarriedSession {
-        let Self { downstream: DownstreamSide { idle, permits, .. }, order } = unboxed(self);
+        let Self { downstream: DownstreamSide { idle, permits, .. }, connect_request } = unboxed(self);
         CarriedSession {
             handle,
             toward: CountedDirection::Client,
             idle,
             _permits: permits,
-            _backend: order.backend,
+            _backend: connect_request.backend,
         }
     }
 
@@ -212,23 +213,23 @@ impl AdmittedSession<'_> {
         self: Box<Self>,
         connected: Box<ConnectedUpstream>,
     ) -> Result<CarriedSession, SessionEnd> {
-        let (Self { downstream, order }, ConnectedUpstream { side, first: unsent, .. }) =
+        let (Self { downstream, connect_request }, ConnectedUpstream { side, first: unsent, .. }) =
             (unboxed(self), unboxed(connected));
         let DownstreamSide { side: session, idle, permits, .. } = downstream;
         let (Downstream::Opened(session), Upstream::Backend(stream)) = (session, side) else {
-            return Err(internal_end(order.counters, "a session that no link has brought"));
+            return Err(internal_end(connect_request.counters, "a session that no link has brought"));
         };
-        order.counters.set_via(session.link());
+        connect_request.counters.set_via(session.link());
         let local = Box::new(LocalSide {
             stream,
             unsent,
-            counters: order.counters.clone(),
+            counters: connect_request.counters.clone(),
             idle,
             cause_of: link_session::cause_of_backend,
         });
         let handle = session.attach(local).await;
         let toward = CountedDirection::Backend;
-        Ok(CarriedSession { handle, toward, idle, _permits: permits, _backend: order.backend })
+        Ok(CarriedSession { handle, toward, idle, _permits: permits, _backend: connect_request.backend })
     }
 
     /// Answers a probe at the last half that recognises it as one. Its backend was connected; from here on an
@@ -429,9 +430,13 @@ fn peer_rests(peer: Option<&Peer>) -> String {
 }
 
 /// A peer has refused a session; no byte reached a backend.
-fn refused_by_peer(why: Refusal, peer: Option<Peer>, order: &mut ConnectRequest<'_>) -> ConnectFailure {
+fn refused_by_peer(
+    why: Refusal,
+    peer: Option<Peer>,
+    connect_request: &mut ConnectRequest<'_>,
+) -> ConnectFailure {
     let label = peer.as_ref().map_or_else(|| "the peer".into(), Peer::label);
-    order.refused_by.extend(peer);
+    connect_request.refused_by.extend(peer);
     let who = match why {
         Refusal::UnknownService | Refusal::NotAllowed => EndedBy::Policy,
         Refusal::BackendRefused

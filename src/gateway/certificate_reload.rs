@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How often the files are checked.
-const LOOK: Duration = Duration::from_secs(1);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What no key names.
 const ALL_FILES: &str = "certificates";
 /// How often files that could not be used are opened again, even if they look unchanged.
@@ -52,17 +52,17 @@ pub struct CertificateReload {
     retry: Instant,
     /// The files looked the same at the last two checks.
     is_unchanged: bool,
-    is_looking: bool,
+    is_checking: bool,
     /// The last check got no answer from the file system.
     is_silent: bool,
     /// Identifies the profile: a result for a previous profile is ignored.
-    of: Arc<()>,
+    profile_token: Arc<()>,
 }
 
 impl CertificateReload {
     /// Starts from these files as the ones in force.
     pub fn new(in_force: CertificateFiles) -> Self {
-        let next = Instant::now() + LOOK;
+        let next = Instant::now() + FILE_CHECK_INTERVAL;
         Self {
             last: in_force.clone(),
             in_force,
@@ -71,14 +71,14 @@ impl CertificateReload {
             next,
             retry: Instant::now() + RETRY,
             is_unchanged: false,
-            is_looking: false,
+            is_checking: false,
             is_silent: false,
-            of: Arc::default(),
+            profile_token: Arc::default(),
         }
     }
 
     fn schedule_next_check(&mut self) {
-        (self.is_looking, self.next) = (false, Instant::now() + LOOK);
+        (self.is_checking, self.next) = (false, Instant::now() + FILE_CHECK_INTERVAL);
     }
 
     /// The files, if they have changed, look the same as last time, and were not refused.
@@ -97,16 +97,16 @@ impl CertificateReload {
 impl Engine {
     /// Checks the files when that is due.
     pub(super) fn check_certificate_files(&mut self) {
-        if self.certificate_reload.is_looking || Instant::now() < self.certificate_reload.next {
+        if self.certificate_reload.is_checking || Instant::now() < self.certificate_reload.next {
             return;
         }
-        self.certificate_reload.is_looking = true;
-        let (profile, of) = (self.profile.clone(), self.certificate_reload.of.clone());
+        self.certificate_reload.is_checking = true;
+        let (profile, profile_token) = (self.profile.clone(), self.certificate_reload.profile_token.clone());
         self.read_periodically(
             move || CertificateFiles::stat(profile.materials()),
             move |engine, seen| {
-                if Arc::ptr_eq(&of, &engine.certificate_reload.of) {
-                    engine.handle_file_check(of, seen);
+                if Arc::ptr_eq(&profile_token, &engine.certificate_reload.profile_token) {
+                    engine.handle_file_check(profile_token, seen);
                 }
             },
         );
@@ -114,7 +114,7 @@ impl Engine {
 
     /// Opens the files if they have changed, and from time to time while something is wrong with them: a
     /// certificate may have become valid, or a key readable.
-    fn handle_file_check(&mut self, of: Arc<()>, seen: Result<CertificateFiles, FileWorkError>) {
+    fn handle_file_check(&mut self, profile_token: Arc<()>, seen: Result<CertificateFiles, FileWorkError>) {
         self.certificate_reload.schedule_next_check();
         let Some(files) = self.report_file_silence(seen) else { return };
         let has_faults = !self.faults.is_empty() || !self.certificate_reload.faults.is_empty();
@@ -125,9 +125,9 @@ impl Engine {
         else {
             return;
         };
-        self.certificate_reload.is_looking = true;
+        self.certificate_reload.is_checking = true;
         if self.busy_reason().is_some() {
-            return self.read_lists_again(of);
+            return self.read_lists_again(profile_token);
         }
         self.certificate_reload.retry = Instant::now() + RETRY;
         let changed_files = files.changed_since(&self.certificate_reload.in_force);
@@ -140,19 +140,19 @@ impl Engine {
             opened
         };
         self.read_periodically(open, move |engine, opened| {
-            if Arc::ptr_eq(&of, &engine.certificate_reload.of) {
+            if Arc::ptr_eq(&profile_token, &engine.certificate_reload.profile_token) {
                 engine.handle_opened_files(files, &changed_files, opened);
             }
         });
     }
 
     /// Applies the lists alone; the rest is opened once nothing else is changing.
-    fn read_lists_again(&self, of: Arc<()>) {
+    fn read_lists_again(&self, profile_token: Arc<()>) {
         let checks = self.revocation_checks();
         self.read_periodically(
             move || checks.iter().for_each(|check| check.read_again()),
             move |engine, read| {
-                if Arc::ptr_eq(&of, &engine.certificate_reload.of) {
+                if Arc::ptr_eq(&profile_token, &engine.certificate_reload.profile_token) {
                     engine.certificate_reload.schedule_next_check();
                     if engine.report_file_silence(read).is_some() {
                         engine.enforce_revocations();
@@ -339,24 +339,24 @@ mod tests {
         let path = folder.path().join("www.pem");
         let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
         let material = PemSource::File { path: path.clone(), place };
-        let look = || CertificateFiles::stat([&material].into_iter());
+        let stat_files = || CertificateFiles::stat([&material].into_iter());
         let write = |text: &str| fs::write(&path, text).expect("it is written");
         write("one");
-        let mut renewal = CertificateReload::new(look());
-        assert_eq!(renewal.settled_change(look()), None, "as it was");
+        let mut renewal = CertificateReload::new(stat_files());
+        assert_eq!(renewal.settled_change(stat_files()), None, "as it was");
         for part in ["t", "tw", "two!"] {
             write(part);
-            assert_eq!(renewal.settled_change(look()), None, "it is being written");
+            assert_eq!(renewal.settled_change(stat_files()), None, "it is being written");
         }
-        let whole = look();
-        assert_eq!(renewal.settled_change(look()), Some(whole.clone()));
+        let whole = stat_files();
+        assert_eq!(renewal.settled_change(stat_files()), Some(whole.clone()));
         renewal.refused = Some(whole);
-        assert_eq!(renewal.settled_change(look()), None, "it was refused");
+        assert_eq!(renewal.settled_change(stat_files()), None, "it was refused");
         write("another");
-        assert_eq!(renewal.settled_change(look()), None, "for the first time");
-        assert_eq!(renewal.settled_change(look()), Some(look()));
+        assert_eq!(renewal.settled_change(stat_files()), None, "for the first time");
+        assert_eq!(renewal.settled_change(stat_files()), Some(stat_files()));
         fs::remove_file(&path).expect("it is removed");
-        assert_eq!(renewal.settled_change(look()), None, "it may be back in a moment");
-        assert_eq!(renewal.settled_change(look()), Some(look()), "it is gone");
+        assert_eq!(renewal.settled_change(stat_files()), None, "it may be back in a moment");
+        assert_eq!(renewal.settled_change(stat_files()), Some(stat_files()), "it is gone");
     }
 }

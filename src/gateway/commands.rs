@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     profile::ServiceName,
-    telemetry::{log, registry::NotKilled, snapshot::TrafficTotals},
+    telemetry::{log, registry::KillError, snapshot::TrafficTotals},
 };
 
 impl Engine {
@@ -56,8 +56,8 @@ impl Engine {
     fn kill(&self, session: &str) -> CommandAnswer {
         match self.shared.sessions.registry.kill(session) {
             Ok(()) => CommandAnswer::Done(format!("session {session} is cut")),
-            Err(NotKilled::None) => CommandAnswer::Refused(format!("no open session {session}")),
-            Err(NotKilled::Several(names)) => CommandAnswer::Refused(format!(
+            Err(KillError::None) => CommandAnswer::Refused(format!("no open session {session}")),
+            Err(KillError::Several(names)) => CommandAnswer::Refused(format!(
                 "{} sessions are called {session}: {}",
                 names.len(),
                 names.join(", ")

@@ -236,7 +236,7 @@ impl GatewayHandle {
     }
 
     /// Sends one command and waits for its answer.
-    pub async fn ask(&self, command: Command) -> CommandAnswer {
+    pub async fn send_and_wait(&self, command: Command) -> CommandAnswer {
         let (answer, answered) = oneshot::channel();
         let requested = self.pending(command, answer);
         if self.commands.send(requested).await.is_err() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often a session's sockets are checked while data is in flight.
-pub(super) const LOOK: Duration = Duration::from_secs(2);
+pub(super) const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two checks when there is nothing to check for.
 const REST: Duration = Duration::from_secs(30);
 
@@ -39,7 +39,7 @@ impl SocketWatch {
     /// When the next check is due.
     pub(super) fn next_check(&self, now: Instant) -> Instant {
         let pause = match self.activity {
-            SocketActivity::Busy => LOOK,
+            SocketActivity::Busy => SOCKET_CHECK_INTERVAL,
             SocketActivity::Quiet | SocketActivity::Asleep => REST,
         };
         let at = match self.idle {

@@ -31,7 +31,7 @@ pub enum CountedDirection {
 /// The cause to report to the other gateway when a client's stream fails.
 pub fn cause_of_client(stream: &NetStream, error: &io::Error) -> CutCause {
     if let Some(failure) = stream.pipe().and_then(|pipe| pipe.failure()) {
-        return match failure.of {
+        return match failure.party {
             crate::net::pipe::FailedParty::Backend => CutCause::Backend,
             crate::net::pipe::FailedParty::Time => CutCause::Time,
         };

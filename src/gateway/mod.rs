@@ -393,12 +393,12 @@ impl Engine {
         };
         tracing::info!(event = %LogEvent::Stopped, "{line}");
         let audit = self.shared.audit.clone();
-        let askers = self.into_askers_of_stop();
-        if askers.is_empty() {
+        let requesters = self.into_stop_requesters();
+        if requesters.is_empty() {
             let actor = AuditActor::own(ActorPlace::Gateway);
             audit.write(AuditRecord::new(actor, "stop", "", &line));
         }
-        for asker in askers {
+        for asker in requesters {
             asker.answer(match outcome {
                 GatewayOutcome::Clean => CommandAnswer::Done(line.clone()),
                 GatewayOutcome::Cut(_) => CommandAnswer::Cut(line.clone()),

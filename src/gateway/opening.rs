@@ -48,17 +48,17 @@ const SWITCH_RETRY_MAX: Duration = Duration::from_secs(1);
 /// How many links and peers one session tries.
 const TRIES_MAX: usize = 8;
 /// How many idle sessions are closed for one that another gateway has no room for.
-const ROOMS_MAX: usize = 3;
+const IDLE_CLOSES_MAX: usize = 3;
 
 /// Where a session goes: to its service's destination or, for a probe, to the one under test.
 pub(super) struct SessionDestination<'a> {
-    pub of: Option<Arc<Connector>>,
+    pub connector: Option<Arc<Connector>>,
     pub service: &'a Arc<Service>,
 }
 
 impl SessionDestination<'_> {
     fn connector(&self) -> Arc<Connector> {
-        self.of.clone().unwrap_or_else(|| self.service.connector.load_full())
+        self.connector.clone().unwrap_or_else(|| self.service.connector.load_full())
     }
 }
 
@@ -86,7 +86,7 @@ fn admit<'a>(
             return Err(Box::new(RefusedSession { downstream: request.downstream, failure }));
         }
     };
-    let order = ConnectRequest {
+    let connect_request = ConnectRequest {
         service: &service.name,
         peers: settings.peers.as_deref(),
         id: record.id(),
@@ -110,7 +110,7 @@ fn admit<'a>(
         has_waited: false,
         permits,
     };
-    Ok(Box::new(AdmittedSession { downstream, order }))
+    Ok(Box::new(AdmittedSession { downstream, connect_request }))
 }
 
 /// The result of opening a session.
@@ -136,7 +136,7 @@ pub(super) async fn open(
             return SessionStart::Over(Box::pin(refuse_session(downstream, failure, counters)).await);
         }
     };
-    let mut rooms_made = 0;
+    let mut idle_closed = 0;
     for _ in 0..TRIES_MAX {
         let connecting =
             Box::pin(connect_while_client_waits(destination, &mut session, stopper, &sessions.switching));
@@ -151,7 +151,7 @@ pub(super) async fn open(
             record.set_peer(&peer.label());
         }
         if let Upstream::Backend(_) | Upstream::Socks(..) = connected.side {
-            if session.order.probe {
+            if session.connect_request.probe {
                 let connector = destination.connector();
                 return SessionStart::Over(
                     Box::pin(session.answer_probe(&connector, connected, record)).await,
@@ -168,10 +168,14 @@ pub(super) async fn open(
             AttemptOutcome::Refused(failure) => {
                 // After waiting for one backend, no other is waited for.
                 let goes_on = failure.refusal != Refusal::BackendLate
-                    && destination.connector().has_other(&session.order);
+                    && destination.connector().has_other(&session.connect_request);
                 let has_room = goes_on || {
-                    let making =
-                        make_room(&failure, destination.service, &mut session.order, &mut rooms_made);
+                    let making = close_idle_session(
+                        &failure,
+                        destination.service,
+                        &mut session.connect_request,
+                        &mut idle_closed,
+                    );
                     tokio::select! {
                         biased;
                         () = stopper.stopped() => false,
@@ -194,22 +198,22 @@ pub(super) async fn open(
 /// Where another gateway is full: closes the session that has been idle for longest, which counts there like one at
 /// work, and waits until it has ended. Another client may take that room first, so this is done for a session a few
 /// times, before the limit there is taken to be another one.
-async fn make_room(
+async fn close_idle_session(
     failure: &ConnectFailure,
     service: &Service,
-    order: &mut ConnectRequest<'_>,
-    rooms_made: &mut usize,
+    connect_request: &mut ConnectRequest<'_>,
+    idle_closed: &mut usize,
 ) -> bool {
-    if order.probe || failure.refusal != Refusal::Full || failure.at != RefusedAt::Peer {
+    if connect_request.probe || failure.refusal != Refusal::Full || failure.at != RefusedAt::Peer {
         return false;
     }
-    if *rooms_made == ROOMS_MAX {
+    if *idle_closed == IDLE_CLOSES_MAX {
         service.note_no_room(PEER_REST);
         return false;
     }
-    *rooms_made += 1;
+    *idle_closed += 1;
     let Some(closed) = service.close_idle() else { return false };
-    order.refused_by.clear();
+    connect_request.refused_by.clear();
     // If it takes longer than that, the next attempt is refused in the same words.
     let _ = timeout(HANDSHAKE, closed.until_ended()).await;
     true
@@ -222,12 +226,13 @@ async fn connect_while_client_waits(
     stopper: &SessionStopper,
     switching: &AtomicBool,
 ) -> Result<Result<Box<ConnectedUpstream>, ConnectFailure>, SessionEnd> {
-    let AdmittedSession { downstream, order } = session;
-    let (counters, service, is_probe) = (order.counters, destination.service, order.probe);
+    let AdmittedSession { downstream, connect_request } = session;
+    let (counters, service, is_probe) =
+        (connect_request.counters, destination.service, connect_request.probe);
     tokio::select! {
         biased;
         () = stopper.stopped() => Err(stopper.end(counters.phase())),
-        connected = connect_upstream(destination, order, switching) => {
+        connected = connect_upstream(destination, connect_request, switching) => {
             if let Some(wait) = counters.waited() {
                 service.waits.add(wait);
                 if !is_probe {
@@ -254,13 +259,13 @@ fn pace_client(side: Downstream, half: Half, service: &Service) -> Downstream {
 /// sent yet. The other half may have closed the old path a moment before this one takes the new.
 async fn connect_upstream(
     destination: &SessionDestination<'_>,
-    order: &mut ConnectRequest<'_>,
+    connect_request: &mut ConnectRequest<'_>,
     switching: &AtomicBool,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     let mut failing_since = None;
     loop {
         let connector = destination.connector();
-        let result = connector.connect(order).await;
+        let result = connector.connect(connect_request).await;
         let is_of_path = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
         // Read first, because a switch replaces the connector before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
@@ -327,10 +332,11 @@ mod tests {
         let closed = Connector::Reverse(pool);
         let service = Service::new(name, ServiceSettings::default(), closed, CancellationToken::new());
         let (destination, session) =
-            (SessionDestination { of: None, service: &service }, TestSession::of("orders"));
-        let (mut order, switching) = (session.order(), AtomicBool::new(true));
+            (SessionDestination { connector: None, service: &service }, TestSession::of("orders"));
+        let (mut connect_request, switching) = (session.connect_request(), AtomicBool::new(true));
         let connected =
-            happens_after(SWITCH_RETRY_MAX, connect_upstream(&destination, &mut order, &switching)).await;
+            happens_after(SWITCH_RETRY_MAX, connect_upstream(&destination, &mut connect_request, &switching))
+                .await;
         assert_eq!(connected.expect_err("it is closed").who, EndedBy::Operator);
     }
 }

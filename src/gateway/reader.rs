@@ -158,15 +158,15 @@ mod tests {
         begins.await.unwrap();
         let running = tokio::task::JoinSet::from_iter([engine.run()]);
         for command in [Command::Reload, Command::Profiles, Command::Plan { profile: "direct".into() }] {
-            match handle.ask(command.clone()).await {
+            match handle.send_and_wait(command.clone()).await {
                 CommandAnswer::Refused(why) => {
                     assert!(why.contains("did not answer within"), "{command:?}: {why}")
                 }
                 other => panic!("{command:?}: {other:?}"),
             }
-            assert!(matches!(handle.ask(Command::Status).await, CommandAnswer::Status(_)));
+            assert!(matches!(handle.send_and_wait(Command::Status).await, CommandAnswer::Status(_)));
         }
-        assert!(matches!(handle.ask(Command::Stop).await, CommandAnswer::Done(_)));
+        assert!(matches!(handle.send_and_wait(Command::Stop).await, CommandAnswer::Done(_)));
         assert_eq!(running.join_all().await, [GatewayOutcome::Clean]);
         release.send(()).unwrap();
     }

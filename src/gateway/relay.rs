@@ -423,7 +423,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::gateway::idle_watch::LOOK;
+    use crate::gateway::idle_watch::SOCKET_CHECK_INTERVAL;
 
     const EDGES: LinkSides = LinkSides { downstream: false, upstream: false };
 
@@ -509,7 +509,7 @@ mod tests {
             relay(&permits, &mut downstream, &mut upstream, Vec::new(), EDGES, &counters, Some(idle)).await;
         assert!(matches!(end, RelayOutcome::Idle), "{end:?}");
         let took = began.elapsed();
-        assert!(took >= idle && took <= idle + 2 * LOOK, "{took:?}");
+        assert!(took >= idle && took <= idle + 2 * SOCKET_CHECK_INTERVAL, "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -531,7 +531,7 @@ mod tests {
         };
         let (relayed, left) = tokio::join!(relaying, talking);
         assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Downstream, _)), "{relayed:?}");
-        assert!(left.elapsed() <= 5 * LOOK, "{:?}", left.elapsed());
+        assert!(left.elapsed() <= 5 * SOCKET_CHECK_INTERVAL, "{:?}", left.elapsed());
     }
 
     #[tokio::test]

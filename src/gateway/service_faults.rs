@@ -19,7 +19,7 @@ pub struct ServiceFaults(BTreeMap<(Half, ServiceName), ServiceFault>);
 #[derive(Debug, Clone, PartialEq)]
 struct ServiceFault {
     effect: FaultEffect,
-    of: FaultyFiles,
+    files: FaultyFiles,
     problem: Problem,
 }
 
@@ -41,7 +41,7 @@ enum FaultEffect {
 
 impl fmt::Display for ServiceFault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let effect = match (self.effect, self.of) {
+        let effect = match (self.effect, self.files) {
             (FaultEffect::Kept, FaultyFiles::Certificates) => "goes on with the certificates it had",
             (FaultEffect::Kept, FaultyFiles::Users) => "goes on with the users it had",
             (FaultEffect::Partly, _) => "is down on one of its ports",
@@ -87,12 +87,12 @@ impl ServiceFaults {
 
 fn fault_of_edge(fault: EdgeFault<'_>) -> ServiceFault {
     let effect = if fault.is_kept { FaultEffect::Kept } else { FaultEffect::Down };
-    ServiceFault { effect, of: FaultyFiles::Certificates, problem: fault.problem.clone() }
+    ServiceFault { effect, files: FaultyFiles::Certificates, problem: fault.problem.clone() }
 }
 
 fn fault_of_auth(fault: AuthFault<'_>) -> ServiceFault {
     let effect = if fault.is_kept { FaultEffect::Kept } else { FaultEffect::Down };
-    ServiceFault { effect, of: FaultyFiles::Users, problem: fault.problem.clone() }
+    ServiceFault { effect, files: FaultyFiles::Users, problem: fault.problem.clone() }
 }
 
 /// A service with one accept that can be used is not down.

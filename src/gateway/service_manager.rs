@@ -243,7 +243,7 @@ mod tests {
             received += &end.received();
         }
         assert!(received.starts_with("READY=1\n"), "{received}");
-        handle.ask(Command::Stop).await;
+        handle.send_and_wait(Command::Stop).await;
         tasks.all_ended().await;
     }
 }

@@ -82,7 +82,7 @@ impl SessionContext {
             idle_state.note_session(record.counters());
         }
         let probed = listeners.as_ref().and_then(|listeners| listeners.probe.as_ref()?.connector.clone());
-        let destination = SessionDestination { of: probed, service: &service };
+        let destination = SessionDestination { connector: probed, service: &service };
         let bounds = SessionBounds::of(&request, &service);
         let opening = Box::pin(open(&destination, request, &record, &self));
         let ended = match bounds {

@@ -161,8 +161,8 @@ pub(super) fn cut_cause(who: EndedBy) -> CutCause {
 
 /// The failure of the protocol at the other end of a pipe; its bytes may have ended well.
 pub(super) fn pipe_failure(stream: &NetStream) -> Option<SessionEnd> {
-    let PipeFailure { of, reason } = stream.pipe()?.failure()?;
-    let who = match of {
+    let PipeFailure { party, reason } = stream.pipe()?.failure()?;
+    let who = match party {
         FailedParty::Backend => EndedBy::Backend,
         FailedParty::Time => EndedBy::Time,
     };

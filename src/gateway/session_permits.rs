@@ -216,7 +216,7 @@ fn take_backend(
 ) -> Result<Option<Box<SharePermit>>, ConnectFailure> {
     let Some(gateway) = gateway.map(Peer::label) else { return Ok(None) };
     let Some(permit) = backends.take(&gateway) else {
-        let (open, most) = (backends.held(), backends.max());
+        let (open, most) = (backends.permits_taken(), backends.max());
         let reason = match open >= most {
             true => format!("{open} backend connections are open, all that the limit of open files allows"),
             false => format!(

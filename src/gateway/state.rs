@@ -156,9 +156,9 @@ impl Engine {
     }
 
     /// Those who requested the stop and wait for its end.
-    pub(super) fn into_askers_of_stop(self) -> Vec<CommandAudit> {
+    pub(super) fn into_stop_requesters(self) -> Vec<CommandAudit> {
         match self.state {
-            EngineState::Stopping(stop) | EngineState::Stopped(stop) => stop.askers,
+            EngineState::Stopping(stop) | EngineState::Stopped(stop) => stop.requesters,
             EngineState::Starting
             | EngineState::Serving
             | EngineState::Loading

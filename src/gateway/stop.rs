@@ -19,7 +19,7 @@ pub struct PendingStop {
     pub(super) deadline: Instant,
     pub(super) cut: Option<usize>,
     by: String,
-    pub(super) askers: Vec<CommandAudit>,
+    pub(super) requesters: Vec<CommandAudit>,
 }
 
 /// ```text
@@ -40,7 +40,7 @@ impl Engine {
     pub(super) fn stop(&mut self, asker: Option<CommandAudit>) {
         if let EngineState::Stopping(stopping) = &mut self.state {
             stopping.deadline = Instant::now();
-            stopping.askers.extend(asker);
+            stopping.requesters.extend(asker);
             self.close_when_due();
             return;
         }
@@ -52,9 +52,9 @@ impl Engine {
         let by = asker.as_ref().map_or("this process", |asker| asker.by.as_str()).to_owned();
         let (delay, now) = (self.profile.drain_delay, Instant::now());
         let deadline = now + delay + self.profile.drain;
-        let askers = asker.into_iter().collect();
+        let requesters = asker.into_iter().collect();
         let stage = StopStage::Open { until: now + delay };
-        self.state = EngineState::Stopping(PendingStop { stage, deadline, cut: None, by, askers });
+        self.state = EngineState::Stopping(PendingStop { stage, deadline, cut: None, by, requesters });
         if !delay.is_zero() {
             let delay = humantime::format_duration(delay);
             self.shared.notices.info(
@@ -181,7 +181,7 @@ mod tests {
             client.read_exact(&mut [0; 1]).await.unwrap();
             pause();
             let stopped = Instant::now();
-            let requested = async { handle.ask(Command::Stop).await };
+            let requested = async { handle.send_and_wait(Command::Stop).await };
             let cut = async {
                 let received = client.read(&mut [0; 1]).await;
                 (received, stopped.elapsed())

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     fields::{self, HeadOrigin},
-    flushed::Flushes,
+    flushed::FlushTracker,
 };
 use crate::net::timeout::STALLED_MAX;
 
@@ -48,14 +48,14 @@ enum BodyContent {
 
 /// A failure that is reported only after the bytes before it have been written.
 struct DelayedFailure {
-    flushes: Flushes,
+    flushes: FlushTracker,
     error: Option<BodyError>,
     /// Until when something has to be written, and how much had been written when this began.
     stalled: Option<(Pin<Box<Sleep>>, u64)>,
 }
 
 impl DelayedFailure {
-    fn new(flushes: Flushes) -> Self {
+    fn new(flushes: FlushTracker) -> Self {
         Self { flushes, error: None, stalled: None }
     }
 
@@ -179,7 +179,7 @@ impl MessageBody {
     }
 
     /// A response's body.
-    pub fn response(body: Incoming, flushes: Flushes) -> Self {
+    pub fn response(body: Incoming, flushes: FlushTracker) -> Self {
         Self { failed: Some(DelayedFailure::new(flushes)), ..Self::passed(body, HeadOrigin::Response) }
     }
 

@@ -40,7 +40,7 @@ pub struct ErrorResponse {
     pub status: StatusCode,
     pub reason: Cow<'static, str>,
     /// Whose failure it is, if the session ends with it.
-    pub of: Option<FailedParty>,
+    pub party: Option<FailedParty>,
     /// When the request may be repeated, if known.
     pub retry_after: Option<Duration>,
     /// What an unknown client has to show.
@@ -64,7 +64,7 @@ pub fn bad_request(reason: &'static str) -> ErrorResponse {
 impl ErrorResponse {
     pub fn new(status: StatusCode, reason: impl Into<Cow<'static, str>>) -> Self {
         let after = AfterResponse::ByStatus;
-        Self { status, reason: reason.into(), of: None, retry_after: None, challenge: None, after }
+        Self { status, reason: reason.into(), party: None, retry_after: None, challenge: None, after }
     }
 
     /// For a client that sent a proper request but may not have what it asked for, or not before some time.
@@ -74,17 +74,17 @@ impl ErrorResponse {
 
     /// The backend has failed.
     pub fn bad_gateway(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { of: Some(FailedParty::Backend), ..Self::new(StatusCode::BAD_GATEWAY, reason) }
+        Self { party: Some(FailedParty::Backend), ..Self::new(StatusCode::BAD_GATEWAY, reason) }
     }
 
     /// The backend has failed too, as noticed by a timeout of ours.
     pub fn gateway_timeout(reason: &'static str) -> Self {
-        Self { of: Some(FailedParty::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, reason) }
+        Self { party: Some(FailedParty::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, reason) }
     }
 
     /// What the session ends with.
     pub fn failure(&self) -> Option<PipeFailure> {
-        self.of.map(|of| PipeFailure { of, reason: self.reason.clone().into_owned() })
+        self.party.map(|party| PipeFailure { party, reason: self.reason.clone().into_owned() })
     }
 
     /// The answer for the other half. After it, this half ends the session if that has failed.
@@ -141,12 +141,12 @@ fn whole_seconds(wait: Duration) -> u64 {
 }
 
 fn write_failure(failure: &PipeFailure, headers: &mut HeaderMap) {
-    let of = match failure.of {
+    let word = match failure.party {
         FailedParty::Backend => BACKEND,
         FailedParty::Time => TIME,
     };
     // A reason must be one line of visible characters; otherwise it is left out.
-    if let Ok(value) = HeaderValue::from_str(&format!("{of} {}", failure.reason)) {
+    if let Ok(value) = HeaderValue::from_str(&format!("{word} {}", failure.reason)) {
         headers.insert(FAILURE, value);
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -158,13 +158,13 @@ const TIME: &str = "time";
 /// Takes the other half's report of a failure out of the head, since it is not meant for others.
 pub fn take_failure(headers: &mut HeaderMap) -> Option<PipeFailure> {
     let value = headers.remove(FAILURE)?;
-    let (of, reason) = std::str::from_utf8(value.as_bytes()).ok()?.split_once(' ')?;
-    let of = match of {
+    let (word, reason) = std::str::from_utf8(value.as_bytes()).ok()?.split_once(' ')?;
+    let party = match word {
         BACKEND => FailedParty::Backend,
         TIME => FailedParty::Time,
         _ => return None,
     };
-    Some(PipeFailure { of, reason: reason.chars().take(REASON_MAX).collect() })
+    Some(PipeFailure { party, reason: reason.chars().take(REASON_MAX).collect() })
 }
 
 /// The other half may be another program.

@@ -9,17 +9,17 @@ use std::{
 
 /// Shared by a connection, which is flushed, and the body that waits for that.
 #[derive(Debug, Clone, Default)]
-pub struct Flushes(Arc<Mutex<Flushing>>);
+pub struct FlushTracker(Arc<Mutex<FlushState>>);
 
 #[derive(Debug, Default)]
-struct Flushing {
+struct FlushState {
     waiter: Option<Waker>,
     is_done: bool,
     /// Bytes written so far, by which a receiver that takes nothing is recognised.
     written: u64,
 }
 
-impl Flushes {
+impl FlushTracker {
     /// Waits for the next flush from now on; the waiter's own task performs it.
     pub fn expect(&self) {
         self.lock().is_done = false;
@@ -51,7 +51,7 @@ impl Flushes {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Flushing> {
+    fn lock(&self) -> MutexGuard<'_, FlushState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     fields::{self, HeadOrigin},
-    flushed::Flushes,
+    flushed::FlushTracker,
 };
 
 /// The most bytes that may wait to be written; a client that does not read gets no more interim responses.
@@ -120,11 +120,11 @@ impl InterimPolicy {
 pub struct InterimStream<S> {
     stream: S,
     interims: InterimResponses,
-    flushes: Flushes,
+    flushes: FlushTracker,
 }
 
 impl<S> InterimStream<S> {
-    pub fn new(stream: S, interims: InterimResponses, flushes: Flushes) -> Self {
+    pub fn new(stream: S, interims: InterimResponses, flushes: FlushTracker) -> Self {
         Self { stream, interims, flushes }
     }
 

@@ -105,7 +105,7 @@ fn check_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
     };
     if status != 101 {
         let sent = format!("{status} {}", answer.reason.unwrap_or_default());
-        let answer = shown(sent.trim().as_bytes());
+        let answer = escape_for_display(sent.trim().as_bytes());
         return Err(match status {
             502..=504 => UpgradeError::OfNobody { answer },
             _ => UpgradeError::Refused { answer },
@@ -125,13 +125,13 @@ fn check_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
 }
 
 /// What the other end says, in a form that is safe to show.
-fn shown(bytes: &[u8]) -> String {
+fn escape_for_display(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(ANSWER_TEXT_CHARS_MAX).collect();
     text.escape_default().to_string()
 }
 
 fn other_protocol(received: &[u8]) -> UpgradeError {
-    UpgradeError::OtherProtocol(shown(&received[..received.len().min(16)]))
+    UpgradeError::OtherProtocol(escape_for_display(&received[..received.len().min(16)]))
 }
 
 /// Answers a request for a link's path: anything but a WebSocket request gets "not found".

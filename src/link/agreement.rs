@@ -239,7 +239,7 @@ impl AgreedLink {
                 () = wait_until(self.dropped.map(|(_, by)| by)), if self.dropped.is_some() => {
                     return AgreedLinkEvent::Ended(self.reason(&LinkLoss::Closed));
                 }
-                () = wait_until(expired_at) => match self.overstayed() {
+                () = wait_until(expired_at) => match self.overdue_reason() {
                     Some(reason) => return AgreedLinkEvent::Ended(reason),
                     None => continue,
                 },
@@ -303,7 +303,7 @@ impl AgreedLink {
     }
 
     /// The reason, if the other end is alive but does not close a link that carries nothing.
-    fn overstayed(&self) -> Option<IdleLossReason> {
+    fn overdue_reason(&self) -> Option<IdleLossReason> {
         self.expired_at().filter(|by| *by <= Instant::now())?;
         Some(match self.received {
             Some(FrameType::Drain) => IdleLossReason::Drained,
@@ -379,7 +379,7 @@ impl AgreedLink {
             OwnerEvent::Ended(loss) => {
                 let reason = self.reason(&loss);
                 if let (IdleLossReason::Failed(_), Some(guard)) = (&reason, &self.guard) {
-                    guard.note_failed(loss.unnoticed());
+                    guard.note_failed(loss.detection_delay());
                 }
                 Some(AgreedLinkEvent::Ended(reason))
             }

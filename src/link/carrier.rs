@@ -11,7 +11,7 @@ use crate::{
     http::link_upgrade::{UpgradeError, ask_upgrade},
     net::{
         framed::{FramedEnd, FramedSocket},
-        read_ahead::BelowTls,
+        read_ahead::TlsTransport,
         stream::NetStream,
     },
     profile::{LinkAddress, LinkCarrier, OuterTls},
@@ -44,8 +44,8 @@ pub async fn dial_carrier(
     stream: TcpStream,
     address: &LinkAddress,
     outer: &EdgeTls,
-) -> Result<BelowTls, CarrierError> {
-    let LinkCarrier::WebSocket(socket) = &address.carrier else { return Ok(BelowTls::Socket(stream)) };
+) -> Result<TlsTransport, CarrierError> {
+    let LinkCarrier::WebSocket(socket) = &address.carrier else { return Ok(TlsTransport::Socket(stream)) };
     let stream = match &socket.outer {
         OuterTls::None => NetStream::Tcp(stream),
         OuterTls::Checked(tls) => {
@@ -59,5 +59,5 @@ pub async fn dial_carrier(
         OuterTls::OfPort | OuterTls::Shown(_) => return Err(CarrierError::Faulty),
     };
     let upgraded = ask_upgrade(stream, &address.authority(), &socket.path).await?;
-    Ok(BelowTls::Framed(Box::new(FramedSocket::new(upgraded, FramedEnd::Dialled))))
+    Ok(TlsTransport::Framed(Box::new(FramedSocket::new(upgraded, FramedEnd::Dialled))))
 }

@@ -45,7 +45,7 @@ pub struct DialState {
     /// What the gateway had said by the time its links ended.
     pub goodbye: GoodbyeState,
     /// When a SOCKS5 gateway without standing links is next checked.
-    pub look_in: Option<Instant>,
+    pub next_check: Option<Instant>,
     /// Until when no dial begins after a failure.
     paused_until: Option<Instant>,
     failures: u64,
@@ -90,7 +90,7 @@ impl DialState {
             retired,
             last_fault: None,
             goodbye: GoodbyeState::default(),
-            look_in: None,
+            next_check: None,
             paused_until: None,
             failures: 0,
             backoff: Backoff::default(),
@@ -119,7 +119,7 @@ impl DialState {
 
     /// How long no dial may begin.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
-        let until = self.paused_until.max(self.look_in)?;
+        let until = self.paused_until.max(self.next_check)?;
         Some(until.saturating_duration_since(now)).filter(|pause| !pause.is_zero())
     }
 

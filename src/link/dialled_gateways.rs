@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// How often to check whether a standby target has to be dialled or released.
-const LOOK: Duration = Duration::from_millis(250);
+const STANDBY_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Keeps links to one gateway.
 pub trait GatewayDialler: Send + Sync + 'static {
@@ -252,7 +252,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
     }
 
     /// Checks whether standby targets are needed, or no longer needed.
-    fn look_at_standbys(&self) {
+    fn check_standbys(&self) {
         self.reconcile(&mut self.lock());
     }
 
@@ -282,7 +282,7 @@ async fn follow_services<D: GatewayDialler>(
     written: LinkAddress,
     mut watch: NameWatch<ServiceRecords>,
 ) {
-    let mut checks = interval(LOOK);
+    let mut checks = interval(STANDBY_CHECK_INTERVAL);
     loop {
         let event = {
             // Kept across the checks: a look-up that started again each time might never end.
@@ -292,7 +292,7 @@ async fn follow_services<D: GatewayDialler>(
                     event = &mut next => break event,
                     _ = checks.tick() => {
                         let Some(gateways) = gateways.upgrade() else { return };
-                        gateways.look_at_standbys();
+                        gateways.check_standbys();
                     }
                 }
             }

@@ -15,7 +15,7 @@ use crate::{
     net::{
         framed::{FramedEnd, FramedSocket},
         prefixed::PrefixedStream,
-        read_ahead::BelowTls,
+        read_ahead::TlsTransport,
     },
     profile::{EdgeScheme, LinkCarrier, LinkWebSocket, OuterTls},
     tls::edge::TlsServer,
@@ -38,7 +38,7 @@ impl LinkEndpoint {
     /// Receives a connection that has become the WebSocket of a link.
     pub fn receive(&self, upgraded: PrefixedStream, from: SocketAddr) {
         let framed = FramedSocket::new(upgraded, FramedEnd::Accepted);
-        self.reception.receive(BelowTls::Framed(Box::new(framed)), from);
+        self.reception.receive(TlsTransport::Framed(Box::new(framed)), from);
     }
 
     /// The TLS to end here, if links have a certificate of their own to show.

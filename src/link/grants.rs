@@ -23,11 +23,13 @@ pub struct GrantRule {
 
 /// A service that carries one thing at the other half and another at this one, so it is not granted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{service}` carries {there} there and {here} here: write the same `carries` on both halves")]
+#[error(
+    "`{service}` carries {peer_carries} there and {own_carries} here: write the same `carries` on both halves"
+)]
 pub struct CarriesMismatch {
     pub service: ServiceName,
-    pub there: Carries,
-    pub here: Carries,
+    pub peer_carries: Carries,
+    pub own_carries: Carries,
 }
 
 /// What the links of an opener are granted, as its profile says now.
@@ -73,14 +75,16 @@ impl ServiceGrants {
     pub fn judge(&self, peer: &Peer, offer: &[ServiceOffer]) -> (Vec<ServiceName>, Vec<CarriesMismatch>) {
         let policy = self.policy.load();
         let (mut granted, mut mismatches) = (Vec::new(), Vec::new());
-        for ServiceOffer { name, carries: there, .. } in offer {
+        for ServiceOffer { name, carries: peer_carries, .. } in offer {
             let Some(rule) = policy.get(name).filter(|rule| peer.is_among(rule.peers.as_deref())) else {
                 continue;
             };
-            let (service, here) = (name.clone(), rule.carries);
-            match here == *there {
+            let (service, own_carries) = (name.clone(), rule.carries);
+            match own_carries == *peer_carries {
                 true => granted.push(service),
-                false => mismatches.push(CarriesMismatch { service, there: *there, here }),
+                false => {
+                    mismatches.push(CarriesMismatch { service, peer_carries: *peer_carries, own_carries })
+                }
             }
         }
         (granted, mismatches)

@@ -30,7 +30,7 @@ use super::{
     target_addresses::{self, TargetAddresses},
 };
 use crate::{
-    net::{dial::DialError, read_ahead::BelowTls, stream::NetStream, tcp, via::ViaError},
+    net::{dial::DialError, read_ahead::TlsTransport, stream::NetStream, tcp, via::ViaError},
     profile::{HostPort, LinkAddress, ServiceName, ViaProxy},
     proto::{
         Refusal,
@@ -52,7 +52,7 @@ const CLOSE_BYTES_MAX: u64 = 64 * 1024;
 const HELLO_READ_BYTES: usize = 16 * 1024;
 
 /// Only the dialling end announces how many links it keeps; the accepting end sends 0.
-const DIALLER_KEEPS: usize = 0;
+const LISTENER_LINKS_KEPT: usize = 0;
 
 /// Why a link could not be opened.
 #[derive(Debug, Error)]
@@ -208,12 +208,12 @@ pub struct SocksRequest {
 
 /// The listening side, up to and including the request.
 pub async fn accept(
-    below: BelowTls,
+    below: TlsTransport,
     from: SocketAddr,
     identity: &ArcSwap<Option<LinkIdentity>>,
     terms: &HandshakeTerms,
 ) -> Result<AcceptedLink, HandshakeError> {
-    let holds = terms.generation.token();
+    let terms_token = terms.generation.token();
     let identity = identity.load_full();
     let by = Instant::now() + HANDSHAKE;
     let handshake = async {
@@ -229,7 +229,7 @@ pub async fn accept(
         let peer = Peer { name, address, instance: None };
         if uses_own_protocol(&stream) {
             let reached = DialledStream { stream, peer, by };
-            let linked = exchange_hello(reached, &terms.role, DIALLER_KEEPS, holds).await?;
+            let linked = exchange_hello(reached, &terms.role, LISTENER_LINKS_KEPT, terms_token).await?;
             return Ok(AcceptedLink { outcome: HandshakeOutcome::Linked(linked), versions: Vec::new() });
         }
         let outcome = match read_request(&mut stream, terms.role.served_over_socks()).await {
@@ -260,21 +260,21 @@ pub fn uses_own_protocol(stream: &NetStream) -> bool {
 }
 
 /// The exchange of `hello`: the server offers, the opener grants. The dialling end announces how
-/// many links it keeps. `holds` must be taken before the certificate is read, so that a change of the terms in
+/// many links it keeps. `terms_token` must be taken before the certificate is read, so that a change of the terms in
 /// between replaces the link.
 pub async fn exchange_hello(
     reached: DialledStream,
     hello_role: &HelloRole,
     links_kept: usize,
-    holds: CancellationToken,
+    terms_token: CancellationToken,
 ) -> Result<EstablishedLink, HandshakeError> {
     let DialledStream { stream, peer, by } = reached;
     let handshake = async {
         match hello_role {
-            HelloRole::Opens(grants) => grant_services(stream, peer, grants, links_kept, holds).await,
+            HelloRole::Opens(grants) => grant_services(stream, peer, grants, links_kept, terms_token).await,
             HelloRole::Serves(offered) => {
                 let offered = offered.load_full();
-                offer_services(stream, peer, &offered, links_kept, holds).await
+                offer_services(stream, peer, &offered, links_kept, terms_token).await
             }
         }
     };
@@ -289,7 +289,7 @@ async fn grant_services(
     mut peer: Peer,
     grants: &Arc<ServiceGrants>,
     links_kept: usize,
-    holds: CancellationToken,
+    terms_token: CancellationToken,
 ) -> io::Result<EstablishedLink> {
     let LinkFrame::ServerHello(offer) = read_hello(&mut stream, LinkEnd::Server).await? else {
         return Err(unexpected_frame());
@@ -306,7 +306,7 @@ async fn grant_services(
         sessions_max: offer.sessions_per_link.into(),
         serves: LinkServices::of_opener(&offer.services, grants.clone(), peer.clone()),
         retire: grants.retire(),
-        retired: holds,
+        retired: terms_token,
     };
     Ok(EstablishedLink { link: AgreedLink::new(stream, peer, agreed), offer, grant, mismatches })
 }
@@ -316,7 +316,7 @@ async fn offer_services(
     mut peer: Peer,
     offered: &OfferedServices,
     links_kept: usize,
-    holds: CancellationToken,
+    terms_token: CancellationToken,
 ) -> io::Result<EstablishedLink> {
     let offer = offered.hello_for(&peer, links_kept);
     let hello = LinkFrame::ServerHello(offer.clone());
@@ -332,7 +332,7 @@ async fn offer_services(
         sessions_max: offer.sessions_per_link.into(),
         serves: LinkServices::of_server(&offer.services, &grant.granted),
         retire: offered.retire,
-        retired: holds,
+        retired: terms_token,
     };
     let link = AgreedLink::new(stream, peer, agreed);
     Ok(EstablishedLink { link, offer, grant, mismatches: Vec::new() })
@@ -380,7 +380,7 @@ fn unexpected_frame() -> io::Error {
 /// Why no gateway answers at this address.
 pub async fn why_unanswered(address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
     match target_addresses::connect(address, None).await {
-        Ok(stream) => why_nobody(stream, address, outer).await,
+        Ok(stream) => find_balancer_refusal(stream, address, outer).await,
         Err(error) => Some(error),
     }
 }
@@ -392,14 +392,18 @@ pub async fn why_unanswered_at(
     outer: &EdgeTls,
 ) -> Option<HandshakeError> {
     match target_addresses::connect_known(address, target, DIAL).await {
-        Ok(stream) => why_nobody(stream, address, outer).await,
+        Ok(stream) => find_balancer_refusal(stream, address, outer).await,
         Err(error) => Some(error),
     }
 }
 
 /// The same for an accepted connection: a balancer that says it has nobody behind it does not count as a
 /// gateway.
-async fn why_nobody(stream: TcpStream, address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
+async fn find_balancer_refusal(
+    stream: TcpStream,
+    address: &LinkAddress,
+    outer: &EdgeTls,
+) -> Option<HandshakeError> {
     match timeout(HANDSHAKE, dial_carrier(stream, address, outer)).await {
         Ok(Err(error)) if error.has_no_gateway_behind() => Some(HandshakeError::Carrier(error)),
         Ok(_) | Err(_) => None,

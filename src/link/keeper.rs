@@ -52,11 +52,11 @@ pub use dialling::{KeeperEvent, SocksLink};
 use sharers::AddressSharers;
 
 /// A keeper checks at least this often, even without an event.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 /// A link that was ready for this long proves that dialling works, so losing it starts no pause.
 pub const LIVED: Duration = Duration::from_secs(1);
 /// How often to check a SOCKS5 gateway that is otherwise dialled once for each session.
-const LOOK_IN: Duration = Duration::from_secs(5);
+const SOCKS_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Links that may wait to be taken; the dials of more wait.
 const EVENTS_MAX: usize = 16;
 
@@ -243,7 +243,7 @@ impl LinkKeeper {
     fn reconcile(self: &Arc<Self>, events: &mpsc::Sender<KeeperEvent>) -> Duration {
         let mut state = self.lock();
         if self.is_locked(&state) {
-            return LOOK_AGAIN;
+            return RECONCILE_INTERVAL;
         }
         self.release_surplus(&mut state);
         self.check_sharers(&mut state);
@@ -256,7 +256,7 @@ impl LinkKeeper {
             self.check_links(&mut state, service.as_ref());
             self.dial_missing(&mut state, service, events)
         });
-        pauses.min().unwrap_or(LOOK_AGAIN)
+        pauses.min().unwrap_or(RECONCILE_INTERVAL)
     }
 
     /// Checks whether several gateways stand behind the address, and whether one of them is gone.
@@ -276,7 +276,7 @@ impl LinkKeeper {
             self.report_failed(service, &broken.fault(), DialFailure::Protocol, is_first);
         }
         self.check_drain(dial_state, service, retry);
-        if let Some(refused) = dial_state.take_held_back(LOOK_AGAIN, now) {
+        if let Some(refused) = dial_state.take_held_back(RECONCILE_INTERVAL, now) {
             self.report_failed(service, &refused, DialFailure::Path, true);
         }
     }
@@ -317,7 +317,7 @@ impl LinkKeeper {
         let failures = {
             let mut state = self.lock();
             let dial_state = self.dial_state(&mut state, None);
-            dial_state.look_in = Some(Instant::now() + LOOK_IN);
+            dial_state.next_check = Some(Instant::now() + SOCKS_CHECK_INTERVAL);
             dial_state.note_proven()
         };
         self.report_proven(None, failures);

@@ -40,10 +40,10 @@ pub struct LinkCounters {
     /// Ready links that are no longer needed; idle links check this and close themselves.
     surplus: AtomicUsize,
     /// When the last link ended, in microseconds of the process; 0 if none has.
-    emptied_us: AtomicU64,
+    last_link_ended_us: AtomicU64,
     /// When the peer's process may have gone, judged by the first link that failed since one was last
     /// established. In microseconds of the process; 0 if none has failed.
-    gone_us: AtomicU64,
+    peer_lost_at_us: AtomicU64,
     round_trip: Mutex<RoundTrip>,
     table: LinkTable,
     /// Whether a session was answered since this was last read.
@@ -96,14 +96,14 @@ impl LinkCounters {
 
     /// When the last link went, in microseconds of [`clock`]; `None` as for [`Self::empty_for`].
     pub fn empty_since_us(&self) -> Option<u64> {
-        Some(self.emptied_us.load(Ordering::Relaxed)).filter(|&at| at > 0 && self.links() == 0)
+        Some(self.last_link_ended_us.load(Ordering::Relaxed)).filter(|&at| at > 0 && self.links() == 0)
     }
 
     /// How long the process of a peer without links may have been gone.
     pub fn gone_for(&self) -> Option<Duration> {
         let empty = self.empty_for()?;
-        let gone_us = Some(self.gone_us.load(Ordering::Relaxed)).filter(|&at| at > 0);
-        let away = gone_us.map(|at| Duration::from_micros(clock::now_us().saturating_sub(at)));
+        let peer_lost_at_us = Some(self.peer_lost_at_us.load(Ordering::Relaxed)).filter(|&at| at > 0);
+        let away = peer_lost_at_us.map(|at| Duration::from_micros(clock::now_us().saturating_sub(at)));
         Some(away.map_or(empty, |away| away.max(empty)))
     }
 
@@ -116,7 +116,7 @@ impl LinkCounters {
             |before: u64| before == 0 || at > before.saturating_add(PROCESS_LOSS_WINDOW.as_micros() as u64);
         let first = |before: u64| is_news(before).then_some(at);
         // Where there is an estimate already, it is kept.
-        let _ = self.gone_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, first);
+        let _ = self.peer_lost_at_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, first);
     }
 
     fn counter(&self, is: LinkActivity) -> &AtomicUsize {
@@ -242,7 +242,7 @@ impl LinkActivity {
 impl LinkGuard {
     pub fn ready(counts: &Arc<LinkCounters>, place: Option<SharePermit>) -> Self {
         counts.counter(LinkActivity::Ready).fetch_add(1, Ordering::Relaxed);
-        counts.gone_us.store(0, Ordering::Relaxed);
+        counts.peer_lost_at_us.store(0, Ordering::Relaxed);
         counts.drains.store(false, Ordering::Relaxed);
         let (key, entry) = counts.table.add();
         Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: place }
@@ -331,7 +331,7 @@ impl Drop for LinkGuard {
     fn drop(&mut self) {
         self.counts.counter(self.activity).fetch_sub(1, Ordering::Relaxed);
         // The last to write is the last to leave.
-        self.counts.emptied_us.store(clock::now_us().max(1), Ordering::Relaxed);
+        self.counts.last_link_ended_us.store(clock::now_us().max(1), Ordering::Relaxed);
         self.counts.table.remove(self.key);
         self.counts.fewer.notify_one();
     }

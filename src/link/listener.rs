@@ -17,7 +17,7 @@ use crate::{
     admission::handshakes::{EVICTED, HandshakeLimiter, HandshakePermit},
     net::{
         listen::{ListenEvent, Listener},
-        read_ahead::BelowTls,
+        read_ahead::TlsTransport,
     },
     proto::multiplex::PROTOCOL_NAME,
     tasks::Tasks,
@@ -88,7 +88,7 @@ impl LinkReception {
     }
 
     /// Runs the handshake of a link in a task of its own.
-    pub fn receive(&self, below: BelowTls, from: SocketAddr) {
+    pub fn receive(&self, below: TlsTransport, from: SocketAddr) {
         let Self { context, on_handshake } = self.clone();
         let permit = HandshakePermit::begin(context.handshakes.clone(), from.ip());
         self.context.tasks.spawn("link", async move {
@@ -113,7 +113,8 @@ impl LinkReception {
 /// Accepts links until the port is closed.
 pub async fn run(listener: Arc<Listener>, reception: LinkReception) {
     let notices = reception.context.notices.clone();
-    let accepted = |stream: TcpStream, from: SocketAddr| reception.receive(BelowTls::Socket(stream), from);
+    let accepted =
+        |stream: TcpStream, from: SocketAddr| reception.receive(TlsTransport::Socket(stream), from);
     let on_event = |event: ListenEvent<'_>| match event {
         ListenEvent::Pauses(error) => {
             notices.error(

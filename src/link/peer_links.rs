@@ -18,7 +18,7 @@ use super::{
     link_services::LinkServices,
     peer_record::PeerRecord,
     session_side::LinkSlot,
-    succession::{Succeeding, Succession},
+    succession::{Succession, SuccessionEntry},
 };
 use crate::{
     profile::{Half, ServiceName},
@@ -270,7 +270,7 @@ impl PeerLinks {
     }
 }
 
-impl Succeeding for PeerLinks {
+impl SuccessionEntry for PeerLinks {
     fn peer(&self) -> &Peer {
         &self.peer
     }
@@ -352,7 +352,7 @@ mod tests {
     }
 
     fn lose(group: &mut PeerLinks, link: LinkGuard, how: &LinkLoss) {
-        link.note_failed(how.unnoticed());
+        link.note_failed(how.detection_delay());
         drop(link);
         group.note_lost(&how.clone().into());
     }

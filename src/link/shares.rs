@@ -89,7 +89,7 @@ impl GatewayUse {
 
 /// One unit of a gateway's share, held for as long as its link or connection lives.
 pub struct SharePermit {
-    of: Arc<GatewayShares>,
+    shares: Arc<GatewayShares>,
     gateway: Arc<str>,
     /// The address it was dialled at, or the same name.
     asked_for: Arc<str>,
@@ -149,7 +149,7 @@ impl GatewayShares {
     }
 
     /// What all gateways hold.
-    pub fn held(&self) -> usize {
+    pub fn permits_taken(&self) -> usize {
         self.lock().gateways.values().map(|of_gateway| of_gateway.held).sum()
     }
 
@@ -164,7 +164,7 @@ impl GatewayShares {
             return None;
         }
         held.add_one(&name);
-        Some(SharePermit { of: self.clone(), gateway: name, asked_for: gateway.clone() })
+        Some(SharePermit { shares: self.clone(), gateway: name, asked_for: gateway.clone() })
     }
 
     /// How many links a gateway may have now.
@@ -202,7 +202,7 @@ impl GatewayShares {
 impl SharePermit {
     /// Notes the name that the gateway at its other end has shown: all links of that name share.
     pub fn note_name(&mut self, name: &Arc<str>) {
-        let mut held = self.of.lock();
+        let mut held = self.shares.lock();
         held.names.insert(self.asked_for.clone(), name.clone());
         if self.gateway != *name {
             held.remove_one(&self.gateway);
@@ -213,7 +213,7 @@ impl SharePermit {
 
     /// Notes that a session has come over the link.
     pub fn note_used(&self) {
-        if let Some(of_gateway) = self.of.lock().gateways.get_mut(&self.gateway) {
+        if let Some(of_gateway) = self.shares.lock().gateways.get_mut(&self.gateway) {
             of_gateway.used_ms = Some(clock::coarse_ms());
         }
     }
@@ -221,7 +221,7 @@ impl SharePermit {
 
 impl Drop for SharePermit {
     fn drop(&mut self) {
-        self.of.lock().remove_one(&self.gateway);
+        self.shares.lock().remove_one(&self.gateway);
     }
 }
 
@@ -249,9 +249,9 @@ mod tests {
         let greedy = take_all(&shares, "greedy");
         assert_eq!(greedy.len(), 32);
         assert_eq!(take_all(&shares, "honest").len(), 31);
-        assert_eq!(shares.held(), 33);
+        assert_eq!(shares.permits_taken(), 33);
         drop((honest, greedy));
-        assert_eq!(shares.held(), 0);
+        assert_eq!(shares.permits_taken(), 0);
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
         dialled[2].note_name(&name("third"));
         assert_eq!(shares.links_allowed(&name("c:1")), 20, "the other one was here a moment ago");
         drop((dialled, of_twice));
-        assert_eq!(shares.held(), 0);
+        assert_eq!(shares.permits_taken(), 0);
         shares.follow_rule(ShareRule::Divided(1));
         assert_eq!(take_all(&shares, "a:1").len(), 60 - 20 - 20, "two were here a moment ago");
     }
@@ -299,7 +299,11 @@ mod tests {
         let held = take_all(&shares, "only");
         assert_eq!((held.len(), shares.links_allowed(&name("only"))), (4, 4));
         shares.bound_each(Some(2));
-        assert_eq!((shares.held(), shares.links_allowed(&name("only"))), (4, 2), "those that stand stay");
+        assert_eq!(
+            (shares.permits_taken(), shares.links_allowed(&name("only"))),
+            (4, 2),
+            "those that stand stay"
+        );
         shares.bound_each(None);
         assert_eq!(shares.links_allowed(&name("only")), 100);
     }

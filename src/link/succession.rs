@@ -41,7 +41,7 @@ impl Succession {
 }
 
 /// An entry for a gateway that may have a successor.
-pub trait Succeeding {
+pub trait SuccessionEntry {
     fn peer(&self) -> &Peer;
     fn succession(&mut self) -> &mut Succession;
     fn counters(&self) -> &LinkCounters;
@@ -58,7 +58,7 @@ pub trait Succeeding {
 }
 
 /// Forgets gateways that have said goodbye or were restarted, and those lost longest ago if there are too many.
-pub fn forget_lost_peers<T: Succeeding>(all: &mut Vec<T>) {
+pub fn forget_lost_peers<T: SuccessionEntry>(all: &mut Vec<T>) {
     all.retain(T::is_remembered);
     forget_succeeded(all);
     while all.iter().filter(|one| one.lost_for().is_some()).count() > LOST_MAX {
@@ -69,7 +69,7 @@ pub fn forget_lost_peers<T: Succeeding>(all: &mut Vec<T>) {
 }
 
 /// Removes each lost entry that has a successor.
-fn forget_succeeded<T: Succeeding>(all: &mut Vec<T>) {
+fn forget_succeeded<T: SuccessionEntry>(all: &mut Vec<T>) {
     let mut at = 0;
     while at < all.len() {
         match successor_of(all, at) {
@@ -84,7 +84,7 @@ fn forget_succeeded<T: Succeeding>(all: &mut Vec<T>) {
     }
 }
 
-fn successor_of<T: Succeeding>(all: &mut [T], at: usize) -> Option<usize> {
+fn successor_of<T: SuccessionEntry>(all: &mut [T], at: usize) -> Option<usize> {
     all[at].lost_for()?;
     let now = Instant::now();
     let gone_at = now.checked_sub(all[at].counters().gone_for()?)?;

@@ -139,7 +139,7 @@ async fn dial_addresses(
     deadline: Instant,
     within: Duration,
 ) -> Result<TcpStream, DialError> {
-    let addresses = match found.and_then(|addresses| of_family(rules.source, addresses)) {
+    let addresses = match found.and_then(|addresses| retain_family(rules.source, addresses)) {
         Ok(addresses) => interleave_families(addresses),
         Err(source) if at.is_address() => {
             return Err(DialError::Unreachable { at: at.clone(), source, tried: TriedAddresses::default() });
@@ -162,7 +162,7 @@ async fn dial_addresses(
 }
 
 /// The addresses that can be dialled from there.
-fn of_family(source: Option<IpAddr>, mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+fn retain_family(source: Option<IpAddr>, mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
     let Some(source) = source else { return Ok(addresses) };
     addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
     match addresses.is_empty() {

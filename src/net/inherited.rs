@@ -3,12 +3,12 @@
 
 use std::io;
 
-use super::sockets::{OpenSocket, process_sockets};
+use super::sockets::{ListeningSocket, process_sockets};
 use crate::profile::{ConfinePolicy, Mode, Profile};
 
 /// What was open at the start, or why the kernel does not say.
 #[derive(Debug)]
-pub struct InheritedSockets(io::Result<Vec<OpenSocket>>);
+pub struct InheritedSockets(io::Result<Vec<ListeningSocket>>);
 
 impl Default for InheritedSockets {
     /// Nothing is looked for, as where a gateway runs as a library.
@@ -47,7 +47,7 @@ impl InheritedSockets {
     }
 
     /// The first of them that has not been closed since.
-    fn first_open(&self) -> io::Result<Option<OpenSocket>> {
+    fn first_open(&self) -> io::Result<Option<ListeningSocket>> {
         let inherited = match &self.0 {
             Ok(inherited) if inherited.is_empty() => return Ok(None),
             Ok(inherited) => inherited,

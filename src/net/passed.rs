@@ -64,12 +64,12 @@ fn take_over_from(first: RawFd, count: RawFd, names: &str) -> Vec<PassedSocket> 
     let socket = |number| {
         let name = names.next().unwrap_or(UNNAMED).to_owned();
         let socket = take_over(number).map_err(|_| PassedError::Closed);
-        PassedSocket { name, socket: socket.and_then(|socket| judge(&socket).map(|()| socket)) }
+        PassedSocket { name, socket: socket.and_then(|socket| check_listener(&socket).map(|()| socket)) }
     };
     (first..first.saturating_add(count)).map(socket).collect()
 }
 
-fn judge(socket: &OwnedFd) -> Result<(), PassedError> {
+fn check_listener(socket: &OwnedFd) -> Result<(), PassedError> {
     let kind = sockopt::socket_type(socket).map_err(|_| PassedError::OtherKind("a file"))?;
     if kind != SocketType::STREAM {
         return Err(PassedError::OtherKind("a socket for datagrams"));
@@ -91,10 +91,13 @@ pub fn listeners(name: &str) -> Result<Vec<std::net::TcpListener>, PassedError> 
     if of_name.is_empty() {
         return Err(PassedError::Missing(name_all(&passed)));
     }
-    of_name.into_iter().map(|socket| open_again(socket.socket.as_ref().map_err(Clone::clone)?)).collect()
+    of_name
+        .into_iter()
+        .map(|socket| duplicate_listener(socket.socket.as_ref().map_err(Clone::clone)?))
+        .collect()
 }
 
-fn open_again(socket: &OwnedFd) -> Result<std::net::TcpListener, PassedError> {
+fn duplicate_listener(socket: &OwnedFd) -> Result<std::net::TcpListener, PassedError> {
     fcntl_setfl(socket, fcntl_getfl(socket)? | OFlags::NONBLOCK)?;
     Ok(fcntl_dupfd_cloexec(socket, FIRST)?.into())
 }

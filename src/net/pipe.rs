@@ -72,7 +72,7 @@ struct PipeState {
 /// this reason, however its bytes end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PipeFailure {
-    pub of: FailedParty,
+    pub party: FailedParty,
     pub reason: String,
 }
 

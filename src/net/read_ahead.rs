@@ -29,7 +29,7 @@ const AHEAD: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub struct ReadAhead {
-    below: BelowTls,
+    below: TlsTransport,
     /// Holds no memory while little comes in.
     held: Vec<u8>,
     /// The part of it that was read and not passed on.
@@ -44,18 +44,18 @@ pub struct ReadAhead {
 
 /// What TLS runs over.
 #[derive(Debug)]
-pub enum BelowTls {
+pub enum TlsTransport {
     Socket(TcpStream),
     Framed(Box<FramedSocket>),
 }
 
-impl From<TcpStream> for BelowTls {
+impl From<TcpStream> for TlsTransport {
     fn from(socket: TcpStream) -> Self {
         Self::Socket(socket)
     }
 }
 
-impl BelowTls {
+impl TlsTransport {
     /// The same stream for use without TLS.
     pub fn into_plain(self) -> NetStream {
         match self {
@@ -89,12 +89,12 @@ impl BelowTls {
 }
 
 impl ReadAhead {
-    pub fn new(below: BelowTls) -> Self {
+    pub fn new(below: TlsTransport) -> Self {
         Self { below, held: Vec::new(), left: 0..0, has_more: false, written: 0, watch: None }
     }
 
     pub fn of_socket(socket: TcpStream) -> Self {
-        Self::new(BelowTls::Socket(socket))
+        Self::new(TlsTransport::Socket(socket))
     }
 
     /// A socket with a prefix that was already read and is returned first.
@@ -110,8 +110,8 @@ impl ReadAhead {
     /// Bytes that the kernel has taken; not known of a WebSocket, which may hold some back.
     pub fn written(&self) -> Option<u64> {
         match &self.below {
-            BelowTls::Socket(_) => Some(self.written),
-            BelowTls::Framed(_) => None,
+            TlsTransport::Socket(_) => Some(self.written),
+            TlsTransport::Framed(_) => None,
         }
     }
 
@@ -125,8 +125,8 @@ impl ReadAhead {
     /// The WebSocket below, if there is one.
     pub fn framed(&mut self) -> Option<&mut FramedSocket> {
         match &mut self.below {
-            BelowTls::Socket(_) => None,
-            BelowTls::Framed(framed) => Some(framed),
+            TlsTransport::Socket(_) => None,
+            TlsTransport::Framed(framed) => Some(framed),
         }
     }
 
@@ -174,8 +174,8 @@ impl AsyncWrite for ReadAhead {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = match &mut this.below {
-            BelowTls::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
-            BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_write(cx, buf),
+            TlsTransport::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
+            TlsTransport::Framed(framed) => Pin::new(&mut **framed).poll_write(cx, buf),
         };
         this.count(written)
     }
@@ -187,8 +187,8 @@ impl AsyncWrite for ReadAhead {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = match &mut this.below {
-            BelowTls::Socket(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_write_vectored(cx, bufs),
+            TlsTransport::Socket(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            TlsTransport::Framed(framed) => Pin::new(&mut **framed).poll_write_vectored(cx, bufs),
         };
         this.count(written)
     }
@@ -199,15 +199,15 @@ impl AsyncWrite for ReadAhead {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().below {
-            BelowTls::Socket(socket) => Pin::new(socket).poll_flush(cx),
-            BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_flush(cx),
+            TlsTransport::Socket(socket) => Pin::new(socket).poll_flush(cx),
+            TlsTransport::Framed(framed) => Pin::new(&mut **framed).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().below {
-            BelowTls::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
-            BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_shutdown(cx),
+            TlsTransport::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
+            TlsTransport::Framed(framed) => Pin::new(&mut **framed).poll_shutdown(cx),
         }
     }
 }

@@ -26,12 +26,12 @@ const MPTCP: u32 = 262;
 pub struct ProcessSockets {
     pub looked_at: usize,
     /// The sockets through which others can reach it.
-    pub open: Vec<OpenSocket>,
+    pub open: Vec<ListeningSocket>,
 }
 
 /// A socket that accepts connections, or datagrams from anybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenSocket {
+pub struct ListeningSocket {
     pub descriptor: RawFd,
     /// `tcp`, `udp`, `mptcp`, `unix`, ...
     pub kind: String,
@@ -45,7 +45,7 @@ pub enum SocketAddress {
     Other(String),
 }
 
-impl fmt::Display for OpenSocket {
+impl fmt::Display for ListeningSocket {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {} (descriptor {})", self.kind, self.at, self.descriptor)
     }
@@ -82,14 +82,14 @@ pub fn process_sockets() -> io::Result<ProcessSockets> {
             // What cannot be asked may be open.
             Err(error) => {
                 let at = SocketAddress::Other(format!("that cannot be asked: {error}"));
-                held.open.push(OpenSocket { descriptor: number, kind: "a socket".into(), at });
+                held.open.push(ListeningSocket { descriptor: number, kind: "a socket".into(), at });
             }
         }
     }
     Ok(held)
 }
 
-fn open_socket(descriptor: RawFd, socket: &OwnedFd) -> io::Result<Option<OpenSocket>> {
+fn open_socket(descriptor: RawFd, socket: &OwnedFd) -> io::Result<Option<ListeningSocket>> {
     let (family, form) = (socket_domain(socket)?, socket_type(socket)?);
     // Families that do not know this option answer with an error, and accept no connections.
     let accepts = socket_acceptconn(socket).unwrap_or(false);
@@ -122,7 +122,7 @@ fn open_socket(descriptor: RawFd, socket: &OwnedFd) -> io::Result<Option<OpenSoc
         (false, _) => format!("family {}", family.as_raw()),
     };
     let at = local.as_ref().map_or_else(|| SocketAddress::Other("no address".into()), socket_address);
-    Ok(Some(OpenSocket { descriptor, kind, at }))
+    Ok(Some(ListeningSocket { descriptor, kind, at }))
 }
 
 fn socket_address(any: &SocketAddrAny) -> SocketAddress {

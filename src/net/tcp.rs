@@ -40,7 +40,7 @@ pub const UNACKNOWLEDGED: Duration = Duration::from_secs(7);
 const QUESTIONS_MIN: u8 = 2;
 
 /// The longest time between two checks of what is acknowledged.
-const ACKNOWLEDGED_LOOK_MAX: Duration = Duration::from_millis(50);
+const ACKNOWLEDGED_CHECK_MAX: Duration = Duration::from_millis(50);
 /// A value of `tcpi_state` (include/net/tcp_states.h).
 const TCP_CLOSE: u8 = 7;
 
@@ -130,7 +130,7 @@ pub async fn await_acknowledged(stream: &TcpStream, stalled: Duration) {
     while left != (0, 0) {
         let give_up_at = *give_up.get_or_insert_with(|| Instant::now() + stalled);
         sleep(pause).await;
-        pause = (2 * pause).min(ACKNOWLEDGED_LOOK_MAX);
+        pause = (2 * pause).min(ACKNOWLEDGED_CHECK_MAX);
         match std::mem::replace(&mut left, outstanding(stream)) {
             before if before != left => give_up = None,
             _ if Instant::now() >= give_up_at => return,

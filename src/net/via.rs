@@ -184,7 +184,8 @@ fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
         let fields = answer.headers.iter();
         fields.filter(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value).next()
     };
-    let message = shown(format!("{status} {}", answer.reason.unwrap_or_default()).trim().as_bytes());
+    let message =
+        escape_for_display(format!("{status} {}", answer.reason.unwrap_or_default()).trim().as_bytes());
     let has_body = field("content-length").is_some_and(|length| length != b"0");
     match status {
         200..=299 if has_body || field("content-type").is_some_and(|kind| kind.starts_with(b"text/")) => {
@@ -197,9 +198,9 @@ fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
             let schemes: Vec<_> = requested.map(|field| field.value).collect();
             let is_basic = |value: &&[u8]| value.len() >= 5 && value[..5].eq_ignore_ascii_case(b"basic");
             if !schemes.is_empty() && !schemes.iter().any(is_basic) {
-                return Err(ViaFailure::OtherLogin(shown(schemes[0])));
+                return Err(ViaFailure::OtherLogin(escape_for_display(schemes[0])));
             }
-            let realm = schemes.iter().find(|value| is_basic(value)).map(|value| shown(value));
+            let realm = schemes.iter().find(|value| is_basic(value)).map(|value| escape_for_display(value));
             let reported = realm.map_or(message.clone(), |realm| format!("{message}, {realm}"));
             Err(match login {
                 None => ViaFailure::NoLogin(reported),
@@ -212,7 +213,7 @@ fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
 }
 
 /// What a proxy says, in a form that is safe to show.
-fn shown(bytes: &[u8]) -> String {
+fn escape_for_display(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(PROXY_TEXT_CHARS_MAX).collect();
     text.escape_default().to_string().replace("\\\"", "\"").replace("\\'", "'")
 }
@@ -220,7 +221,7 @@ fn shown(bytes: &[u8]) -> String {
 fn other_protocol(expected: &'static str, received: &[u8]) -> ViaFailure {
     ViaFailure::OtherProtocol {
         expected,
-        begins: format!("`{}`", shown(&received[..received.len().min(16)])),
+        begins: format!("`{}`", escape_for_display(&received[..received.len().min(16)])),
     }
 }
 

@@ -268,7 +268,7 @@ impl OuterOptions {
         {
             is_used = true;
             if let Some(pair) = &self.pair {
-                socket.outer = OuterTls::Shown(Box::new(shown(pair)));
+                socket.outer = OuterTls::Shown(Box::new(outer_accept_tls(pair)));
             }
         }
         if let ReadValue::Good(connect) = connect {
@@ -329,7 +329,7 @@ fn service_name(text: &str) -> Result<HostPort, ValueProblem> {
     Ok(at)
 }
 
-fn shown(pair: &KeyPair) -> AcceptTls {
+fn outer_accept_tls(pair: &KeyPair) -> AcceptTls {
     AcceptTls {
         pair: pair.clone(),
         clients: ClientCheck::Nobody,

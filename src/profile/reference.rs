@@ -18,8 +18,13 @@ pub fn reference() -> String {
 fn row(key: &dyn AnyKey) -> String {
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
     let default = key.value().default().unwrap_or_default();
-    let cells =
-        [code(key.name()), key.about().to_owned(), key.value().words(), code(&default), code(key.example())];
+    let cells = [
+        code(key.name()),
+        key.about().to_owned(),
+        key.value().describe_type(),
+        code(&default),
+        code(key.example()),
+    ];
     let cells = cells.map(|cell| cell.replace('|', "\\|"));
     format!("| {} |\n", cells.join(" | "))
 }

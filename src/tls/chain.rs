@@ -176,12 +176,13 @@ impl Chain<'_> {
                 ..
             } => self.algorithm(id),
             CertificateError::ExpiredContext { not_after, .. } => {
-                let at = self.behind_first(|one| is_at(one.validity().not_after.timestamp(), *not_after))?;
+                let at =
+                    self.position_after_leaf(|one| is_at(one.validity().not_after.timestamp(), *not_after))?;
                 Some(ChainFault::Expired { one: self.located(at), on: describe::date(*not_after) })
             }
             CertificateError::NotValidYetContext { not_before, .. } => {
-                let at =
-                    self.behind_first(|one| is_at(one.validity().not_before.timestamp(), *not_before))?;
+                let at = self
+                    .position_after_leaf(|one| is_at(one.validity().not_before.timestamp(), *not_before))?;
                 Some(ChainFault::NotYet { one: self.located(at), on: describe::date(*not_before) })
             }
             CertificateError::Other(other) => self.path_fault(other.0.downcast_ref()?),
@@ -202,7 +203,7 @@ impl Chain<'_> {
                 Some(ChainFault::Version { one: self.located(at) })
             }
             PathError::EndEntityUsedAsCa => {
-                let issuer = self.behind_first(|one| !one.is_ca())?;
+                let issuer = self.position_after_leaf(|one| !one.is_ca())?;
                 let issued = |one: &X509Certificate<'_>| one.issuer() == self.shown[issuer].subject();
                 let at = self.shown.iter().position(issued)?;
                 Some(ChainFault::IssuerNoCa { one: self.located(at), issuer: self.located(issuer) })
@@ -275,7 +276,7 @@ impl Chain<'_> {
     }
 
     /// The first matching one after the first certificate.
-    fn behind_first(&self, fits: impl Fn(&X509Certificate<'_>) -> bool) -> Option<usize> {
+    fn position_after_leaf(&self, fits: impl Fn(&X509Certificate<'_>) -> bool) -> Option<usize> {
         (1..self.shown.len()).find(|at| fits(&self.shown[*at]))
     }
 

@@ -18,7 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     authorities::Authorities,
     client_hello::ClientHello,
-    edge_verifiers::{BackendVerifier, NamedClientVerifier, Showing},
+    edge_verifiers::{BackendVerifier, ClientCertificateDemand, NamedClientVerifier},
     error::TlsError,
     handshake::run_handshake,
     party::TlsParty,
@@ -254,14 +254,14 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
         Some(clients) => load_revoked(clients, pipes)?,
         None => Arc::default(),
     };
-    let verifier = |clients, showing| verifier(clients, &provider, pipes, showing, revoked.clone());
+    let verifier = |clients, demand| verifier(clients, &provider, pipes, demand, revoked.clone());
     let builder = match &tls.clients {
         ClientCheck::Nobody => builder.with_no_client_auth(),
         ClientCheck::Optional(clients) => {
-            builder.with_client_cert_verifier(verifier(clients, Showing::AsTheyLike)?)
+            builder.with_client_cert_verifier(verifier(clients, ClientCertificateDemand::Optional)?)
         }
         ClientCheck::Required(clients) => {
-            builder.with_client_cert_verifier(verifier(clients, Showing::Must)?)
+            builder.with_client_cert_verifier(verifier(clients, ClientCertificateDemand::Required)?)
         }
     };
     let mut bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
@@ -395,11 +395,11 @@ fn verifier(
     clients: &ClientCertificates,
     provider: &Arc<CryptoProvider>,
     pipes: PipePolicy,
-    showing: Showing,
+    demand: ClientCertificateDemand,
     revoked: Arc<RevocationCheck>,
 ) -> Result<Arc<NamedClientVerifier>, Problem> {
     let authorities = authorities(&clients.ca, provider, TlsParty::Client, pipes)?;
-    Ok(Arc::new(NamedClientVerifier { authorities, names: clients.names.clone(), showing, revoked }))
+    Ok(Arc::new(NamedClientVerifier { authorities, names: clients.names.clone(), demand, revoked }))
 }
 
 /// If several lists are wrong, the first is reported.

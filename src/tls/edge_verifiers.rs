@@ -19,9 +19,9 @@ use super::{authorities::Authorities, peer_verifier::name_among, revocation::Rev
 
 /// Whether clients must show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Showing {
-    Must,
-    AsTheyLike,
+pub(super) enum ClientCertificateDemand {
+    Required,
+    Optional,
 }
 
 /// Accepts clients whose certificate comes from an authority and, if names are given, has one of them.
@@ -29,13 +29,13 @@ pub(super) enum Showing {
 pub(super) struct NamedClientVerifier {
     pub authorities: Authorities,
     pub names: Option<Vec<String>>,
-    pub showing: Showing,
+    pub demand: ClientCertificateDemand,
     pub revoked: Arc<RevocationCheck>,
 }
 
 impl ClientCertVerifier for NamedClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.showing == Showing::Must
+        self.demand == ClientCertificateDemand::Required
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     disk::PipePolicy,
     net::{
-        read_ahead::{BelowTls, ReadAhead},
+        read_ahead::{ReadAhead, TlsTransport},
         stream::NetStream,
     },
     profile::{KeyExchangePolicy, LinkTls, PemSource, Problem},
@@ -203,7 +203,7 @@ impl LinkIdentity {
     }
 
     /// The handshake of the side that listens.
-    pub async fn accept(&self, below: BelowTls) -> Result<AcceptedTls, TlsError> {
+    pub async fn accept(&self, below: TlsTransport) -> Result<AcceptedTls, TlsError> {
         let offer_recorder = Arc::new(OfferWitness { pair: self.pair.clone(), offered: OnceLock::new() });
         let mut server = (*self.server).clone();
         server.cert_resolver = offer_recorder.clone();
@@ -217,7 +217,7 @@ impl LinkIdentity {
     }
 
     /// The handshake of the side that dialled `host`.
-    pub async fn connect(&self, below: BelowTls, host: &str) -> Result<(NetStream, String), TlsError> {
+    pub async fn connect(&self, below: TlsTransport, host: &str) -> Result<(NetStream, String), TlsError> {
         let server =
             ServerName::try_from(host.to_owned()).map_err(|_| TlsError::HostName(host.to_owned()))?;
         let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(below));

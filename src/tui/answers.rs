@@ -29,7 +29,7 @@ impl App {
                 self.message = None;
                 // Another question may be open by now.
                 if matches!(self.overlay, Overlay::Nothing) {
-                    self.overlay = Overlay::ask(Confirmation::Switch(plan));
+                    self.overlay = Overlay::question(Confirmation::Switch(plan));
                 }
                 return;
             }

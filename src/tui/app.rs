@@ -101,7 +101,7 @@ pub enum Overlay {
 
 impl Overlay {
     /// A question, from its first line on.
-    pub(super) fn ask(question: Confirmation) -> Self {
+    pub(super) fn question(question: Confirmation) -> Self {
         Self::Ask { question, scroll: 0 }
     }
 }
@@ -197,7 +197,7 @@ impl App {
         let mut lists = ListState::default();
         lists.order.arrange(&snapshot);
         let mut history = RateHistory::default();
-        history.take_snapshot(&snapshot);
+        history.receive_snapshot(&snapshot);
         Self {
             style: screen_style,
             attachment: Attachment::Own,
@@ -253,7 +253,7 @@ impl App {
         &self.lists
     }
 
-    pub fn order(&self) -> &SessionOrder {
+    pub fn session_order(&self) -> &SessionOrder {
         &self.lists.order
     }
 
@@ -297,14 +297,14 @@ impl App {
     }
 
     /// Whether an action makes sense for this gateway and for the selected row.
-    pub fn offers(&self, action: Action) -> bool {
+    pub fn is_available(&self, action: Action) -> bool {
         let closes_ended = || {
             action == Action::Close
                 && matches!(self.selected_session(self.snapshot()), Some(ListedSession::Ended(_)))
         };
         let resizes_nothing = action == Action::Resize && !self.keeps_links();
         let hides_nothing = || action == Action::Hide && !self.can_hide_gateway(self.snapshot());
-        self.is_offered(action) && !closes_ended() && !resizes_nothing && !hides_nothing()
+        self.is_action_known(action) && !closes_ended() && !resizes_nothing && !hides_nothing()
     }
 
     /// Whether this gateway keeps links ready: the half that dials decides how many.
@@ -384,14 +384,14 @@ impl App {
     }
 
     /// Takes a new snapshot; returns whether that changes the screen.
-    pub fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) -> bool {
+    pub fn receive_snapshot(&mut self, snapshot: Arc<Snapshot>) -> bool {
         let snapshot = self.narrowed(snapshot);
         let silent = self.silent_seconds.take().is_some();
         let seconds_before = self.latest.uptime_seconds as u64;
         let changed = *self.latest != *snapshot;
         self.profiles_aged |= self.running_profile(&self.latest) != self.running_profile(&snapshot);
         self.latest = snapshot;
-        self.history.take_snapshot(&self.latest);
+        self.history.receive_snapshot(&self.latest);
         if let Some(frozen) = &mut self.frozen {
             // Only the age of the frozen snapshot changes, in whole seconds.
             let is_second = seconds_before != self.latest.uptime_seconds as u64;
@@ -427,7 +427,7 @@ impl App {
     fn press_key(&mut self, key: KeyEvent) -> UpdateResult {
         let message = self.message.take();
         match keys::action_for(self.context(), key) {
-            Some(action) if self.is_offered(action) => return self.perform(action),
+            Some(action) if self.is_action_known(action) => return self.perform(action),
             Some(action) if action.changes() => {
                 self.refuse(LOOKS_ONLY);
                 return UpdateResult::Redraw;

@@ -41,7 +41,7 @@ impl App {
             Some(ListedSession::Open(row)) => {
                 let id = SessionNames::of(&shown).name(row);
                 let (service, client) = (row.service.clone(), row.client.clone());
-                self.overlay = Overlay::ask(Confirmation::Close { id, service, client });
+                self.overlay = Overlay::question(Confirmation::Close { id, service, client });
             }
             Some(ListedSession::Ended(row)) => self.refuse(format!("session {} has ended already", row.id)),
             None if id.is_some() => self.refuse("no open session is called so"),
@@ -64,7 +64,7 @@ impl App {
             Some(facts) => facts.sessions_open.saturating_add(facts.sessions_waiting),
             None => self.latest().totals.clients(),
         };
-        self.overlay = Overlay::ask(Confirmation::Stop { sessions_open });
+        self.overlay = Overlay::question(Confirmation::Stop { sessions_open });
     }
 
     pub(super) fn ask_drain(&mut self, service: Option<&str>) {
@@ -81,7 +81,7 @@ impl App {
         let Some(sessions_open) = open.max() else {
             return self.refuse(format!("no service is called {service}"));
         };
-        self.overlay = Overlay::ask(Confirmation::Drain { service, sessions_open });
+        self.overlay = Overlay::question(Confirmation::Drain { service, sessions_open });
     }
 
     /// All that pass the filter, or this one, which is applied so that they are visible.
@@ -117,7 +117,7 @@ impl App {
         let clients = rows.iter().map(|row| clients::host(&row.client)).collect::<HashSet<_>>().len();
         let filter = order.filter.text.clone();
         self.note_listed(of_gateways);
-        self.overlay = Overlay::ask(Confirmation::CloseAll {
+        self.overlay = Overlay::question(Confirmation::CloseAll {
             sessions,
             clients,
             client: client.map(str::to_owned),

@@ -24,7 +24,7 @@ pub fn table(app: &App) -> serde_json::Result<String> {
             app.lists().clients.rows().iter().map(client_value).collect()
         }
         Screen::Overview | Screen::Sessions => {
-            let order = app.order();
+            let order = app.session_order();
             let rows = order.rows(shown, 0..order.len()).into_iter();
             rows.map(|row| match row {
                 ListedSession::Open(row) => value(row),
@@ -46,7 +46,7 @@ pub fn table(app: &App) -> serde_json::Result<String> {
         "table": app.screen().name().to_lowercase(),
         "profile": shown.profile,
         "uptime_seconds": shown.uptime_seconds,
-        "filter": app.order().filter.text,
+        "filter": app.session_order().filter.text,
         "rows": rows,
     });
     mask_addresses(&mut table, app.addresses());

@@ -60,10 +60,10 @@ pub struct FleetConfirmation {
 
 impl App {
     /// Whether an action makes sense on this screen; a recording may be of a fleet.
-    pub fn is_offered(&self, action: Action) -> bool {
+    pub fn is_action_known(&self, action: Action) -> bool {
         match action {
             Action::Only | Action::Hide | Action::Show(Screen::Gateways) => self.is_fleet(),
-            _ => self.attachment().offers(action),
+            _ => self.attachment().is_available(action),
         }
     }
 

@@ -37,7 +37,7 @@ struct RateSeries {
 }
 
 impl RateHistory {
-    pub fn take_snapshot(&mut self, snapshot: &Snapshot) {
+    pub fn receive_snapshot(&mut self, snapshot: &Snapshot) {
         let now = snapshot.uptime_seconds;
         if now < self.received_at {
             // Another gateway, or a recording that was rewound.
@@ -170,12 +170,12 @@ mod tests {
     fn rates_come_from_totals_and_silence_is_a_gap() {
         let mut history = RateHistory::default();
         for (at, bytes) in [(1.0, 0), (1.5, 50), (2.0, 100), (9.0, 900), (10.0, 1000)] {
-            history.take_snapshot(&snapshot(at, bytes));
+            history.receive_snapshot(&snapshot(at, bytes));
         }
         let seen: Vec<_> =
             history.of(&orders()).iter().map(|(second, sample)| (*second, sample.up)).collect();
         assert_eq!(seen, [(2, 100), (10, 100)], "the seven silent seconds are in no sample");
-        history.take_snapshot(&snapshot(3.0, 0));
+        history.receive_snapshot(&snapshot(3.0, 0));
         assert!(history.of(&orders()).is_empty(), "another life");
     }
 
@@ -183,7 +183,7 @@ mod tests {
     fn totals_that_go_back_are_those_of_another_gateway() {
         let mut history = RateHistory::default();
         for (at, bytes) in [(1.0, 0), (2.0, 900), (3.0, 0), (4.0, 7)] {
-            history.take_snapshot(&snapshot(at, bytes));
+            history.receive_snapshot(&snapshot(at, bytes));
         }
         let seen: Vec<_> = history.of(&orders()).iter().map(|(_, sample)| sample.up).collect();
         assert_eq!(seen, [7]);
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn ten_minutes_are_kept() {
         let mut history = RateHistory::default();
-        (0..900).for_each(|second| history.take_snapshot(&snapshot(f64::from(second), 0)));
+        (0..900).for_each(|second| history.receive_snapshot(&snapshot(f64::from(second), 0)));
         assert_eq!((history.of(&orders()).len(), history.all().len()), (600, 600));
     }
 
@@ -202,7 +202,7 @@ mod tests {
         let add_sample = |history: &mut RateHistory, at, traffic: &[u64], bytes_up| {
             let traffic = traffic.iter().map(|&up| TrafficSample { up, down: 0 }).collect();
             let totals = TrafficTotals { bytes_up, ..TrafficTotals::default() };
-            history.take_snapshot(&Snapshot { traffic, totals, ..snapshot(at, 0) });
+            history.receive_snapshot(&Snapshot { traffic, totals, ..snapshot(at, 0) });
         };
         add_sample(&mut history, 100.0, &[1, 2, 3], 6);
         add_sample(&mut history, 101.0, &[1, 2, 3], 11);

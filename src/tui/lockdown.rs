@@ -46,7 +46,7 @@ impl App {
             return self.refuse(format!("no service `{service}` of an internal half"));
         }
         let (sessions_open, links) = count_cut(&shown, &target, chosen.as_ref());
-        self.overlay = Overlay::ask(Confirmation::Lockdown { target, sessions_open, links });
+        self.overlay = Overlay::question(Confirmation::Lockdown { target, sessions_open, links });
     }
 
     pub(super) fn ask_unlock(&mut self, target: LockdownTarget) {
@@ -54,7 +54,7 @@ impl App {
         if !self.is_fleet() && self.shown_snapshot().lockdown.is_empty() {
             return self.refuse("nothing is locked");
         }
-        self.overlay = Overlay::ask(Confirmation::Unlock { target });
+        self.overlay = Overlay::question(Confirmation::Unlock { target });
     }
 }
 

@@ -52,7 +52,9 @@ impl App {
             HitTarget::Nothing => return UpdateResult::Nothing,
             HitTarget::Screen(screen) => return self.perform(Action::Show(screen)),
             HitTarget::Row(line) => self.move_selection(|_, _| line),
-            HitTarget::Head(column) if column == self.order().column => return self.perform(Action::Flip),
+            HitTarget::Head(column) if column == self.session_order().column => {
+                return self.perform(Action::Flip);
+            }
             HitTarget::Head(column) => self.sort(column),
         }
         UpdateResult::Redraw

@@ -133,7 +133,7 @@ impl<B: Backend> ScreenLoop<B> {
     pub async fn follow_stop(&mut self, show: impl Fn(&Snapshot)) {
         let mut reported_at: Option<Instant> = None;
         while let SourceEvent::Snapshot(snapshot) = self.source.next().await {
-            self.app.take_snapshot(Arc::clone(&snapshot));
+            self.app.receive_snapshot(Arc::clone(&snapshot));
             if snapshot.phase == GatewayPhase::Stopped {
                 return;
             }
@@ -234,7 +234,7 @@ impl<B: Backend> ScreenLoop<B> {
         match source_event {
             SourceEvent::Snapshot(snapshot) => {
                 self.received_at = Instant::now();
-                self.change(|app| app.take_snapshot(snapshot));
+                self.change(|app| app.receive_snapshot(snapshot));
                 self.send_background_command();
             }
             SourceEvent::Attachment => {}

@@ -125,7 +125,7 @@ impl ScreenSource {
         match self {
             Self::Own(handle, ..) | Self::Attached(handle, ..) => {
                 let handle = handle.clone();
-                async move { handle.ask(command).await }.boxed()
+                async move { handle.send_and_wait(command).await }.boxed()
             }
             Self::Fleet(..) => {
                 async { CommandAnswer::Refused("no gateway is chosen; select a row of one".into()) }.boxed()
@@ -146,7 +146,7 @@ impl ScreenSource {
         let name = Arc::clone(name);
         async move {
             match handle {
-                Some(handle) => handle.ask(command).await.of_gateway(&name),
+                Some(handle) => handle.send_and_wait(command).await.of_gateway(&name),
                 None => CommandAnswer::Refused(format!("no gateway is called {name}")),
             }
         }
@@ -196,7 +196,7 @@ fn history_answer(read: Result<HistoryReport, RecordError>) -> CommandAnswer {
 
 impl Attachment {
     /// Whether `action` makes sense here; keys without a meaning are neither shown nor handled.
-    pub fn offers(&self, action: Action) -> bool {
+    pub fn is_available(&self, action: Action) -> bool {
         match action {
             _ if action.changes() => match self {
                 Self::Own | Self::Attached(AdminAccess::Full, _) | Self::Fleet(AdminAccess::Full) => true,

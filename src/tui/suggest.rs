@@ -44,7 +44,7 @@ impl App {
 
     fn commands(&self, line: &InputLine) -> Vec<Suggestion> {
         let text = line.text().trim_start();
-        let offered = keys::BINDINGS.iter().filter(|binding| self.is_offered(binding.action));
+        let offered = keys::BINDINGS.iter().filter(|binding| self.is_action_known(binding.action));
         let mut words: Vec<_> = offered.filter(|binding| !binding.word.is_empty()).collect();
         words.sort_unstable_by_key(|binding| binding.word);
         match text.split_once(' ') {

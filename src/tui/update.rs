@@ -112,7 +112,7 @@ impl App {
 
     /// The screens that this app has, in order.
     pub fn screens(&self) -> impl Iterator<Item = Screen> {
-        Screen::ALL.into_iter().filter(|&screen| self.offers(Action::Show(screen)))
+        Screen::ALL.into_iter().filter(|&screen| self.is_available(Action::Show(screen)))
     }
 
     fn show_last_screen(&mut self) -> UpdateResult {
@@ -128,7 +128,7 @@ impl App {
     /// Opens the list of profiles; if it is open, asks for a switch to the selected one.
     fn show_profiles(&mut self) -> UpdateResult {
         let is_there = self.screen == Screen::Profiles && self.selected_line().is_some();
-        match is_there && self.attachment().offers(Action::Switch) {
+        match is_there && self.attachment().is_available(Action::Switch) {
             true => self.ask_switch(None),
             false => self.show(Screen::Profiles),
         }
@@ -179,7 +179,7 @@ impl App {
         if let Overlay::Ask { question, .. } = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
             match question.next(self.forward_checks(self.addressees().first())) {
                 Ok(command) => return UpdateResult::Ask(command),
-                Err(question) => self.overlay = Overlay::ask(question),
+                Err(question) => self.overlay = Overlay::question(question),
             }
         }
         UpdateResult::Redraw
@@ -409,7 +409,7 @@ impl App {
         action: Action,
         argument: Option<&'a str>,
     ) -> Result<(Action, Option<&'a str>), String> {
-        if !self.is_offered(action) {
+        if !self.is_action_known(action) {
             let is_of_fleet = matches!(action, Action::Only | Action::Hide | Action::Show(Screen::Gateways));
             return Err(if is_of_fleet { NO_FLEET } else { LOOKS_ONLY }.into());
         }

@@ -45,7 +45,7 @@ impl VerifyRun {
         };
         let mut expected = dmz_ports(&snapshot);
         expected.extend(self.entries.iter().map(|entry| entry.at.port()));
-        let is_strange = |open: &&sockets::OpenSocket| match &open.at {
+        let is_strange = |open: &&sockets::ListeningSocket| match &open.at {
             SocketAddress::Inet(at) => open.kind != "tcp" || !expected.contains(&at.port()),
             SocketAddress::Path(path) => self.admin.as_ref() != Some(path),
             SocketAddress::Other(_) => true,
@@ -109,7 +109,7 @@ impl VerifyRun {
         Ok(format!("not locked: {why}"))
     }
 
-    fn describe_owner(&self, open: &sockets::OpenSocket) -> String {
+    fn describe_owner(&self, open: &sockets::ListeningSocket) -> String {
         match &open.at {
             SocketAddress::Path(path) => format!("the admin socket {}", text::clean_path(path)),
             at => format!("{} {at} of the DMZ half in this process", open.kind),

@@ -27,7 +27,7 @@ struct ProgressState {
 #[derive(Debug)]
 struct RunProgress {
     profile: String,
-    walking: Option<CheckStep>,
+    running_step: Option<CheckStep>,
     steps: Vec<StepReport>,
     at: Instant,
 }
@@ -35,14 +35,15 @@ struct RunProgress {
 impl VerifyProgress {
     /// Begins a run. The engine ensures that there is only one at a time.
     pub fn begin(&self, profile: &str) {
-        let walking = Some(CheckStep::Profile);
-        let run = RunProgress { profile: profile.into(), walking, steps: Vec::new(), at: Instant::now() };
+        let running_step = Some(CheckStep::Profile);
+        let run =
+            RunProgress { profile: profile.into(), running_step, steps: Vec::new(), at: Instant::now() };
         self.lock().run = Some(run);
     }
 
     pub fn start_step(&self, step: CheckStep) {
         if let Some(run) = &mut self.lock().run {
-            run.walking = Some(step);
+            run.running_step = Some(step);
         }
     }
 
@@ -59,18 +60,18 @@ impl VerifyProgress {
 
     pub fn end(&self) {
         if let Some(run) = &mut self.lock().run {
-            (run.walking, run.at) = (None, Instant::now());
+            (run.running_step, run.at) = (None, Instant::now());
         }
     }
 
     pub fn is_running(&self) -> bool {
-        self.lock().run.as_ref().is_some_and(|run| run.walking.is_some())
+        self.lock().run.as_ref().is_some_and(|run| run.running_step.is_some())
     }
 
     pub fn row(&self) -> Option<VerifyRow> {
         self.lock().run.as_ref().map(|run| VerifyRow {
             profile: run.profile.clone(),
-            walking: run.walking,
+            walking: run.running_step,
             steps: run.steps.clone(),
             age_seconds: run.at.elapsed().as_secs_f64(),
         })

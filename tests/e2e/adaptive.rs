@@ -172,7 +172,7 @@ async fn profiles_are_reported_with_the_lines_of_their_problems() {
     let direct = Plan::new(Mode::Direct, "echo://").direct();
     place.profile("broken", "mode: direct\ndmz:\n  services:\n    web: { accpet: [] }\n");
     let gateway = place.start("good", &direct);
-    let CommandAnswer::Profiles(profiles) = gateway.handle.ask(Command::Profiles).await else {
+    let CommandAnswer::Profiles(profiles) = gateway.handle.send_and_wait(Command::Profiles).await else {
         panic!("no profiles")
     };
     let of = |name: &str| profiles.iter().find(|row| row.name == name).unwrap();

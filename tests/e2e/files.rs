@@ -32,7 +32,7 @@ fn start(place: &TestFolder) -> Gateway {
 
 /// An answer, from an engine that is not held up.
 async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
-    timeout(PATIENCE, gateway.handle.ask(command)).await.expect("the engine answers")
+    timeout(PATIENCE, gateway.handle.send_and_wait(command)).await.expect("the engine answers")
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ async fn probes_of_the_checklist_are_no_clients() {
     let pair = Plan { dmz_service: rules, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
     refused_from("127.0.0.1", pair.dmz.client_port("orders").await).await;
     for _ in 0..3 {
-        let answer = pair.dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
+        let answer = pair.dmz.handle.send_and_wait(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
         let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
         assert!(report.steps.iter().all(|step| step.result == StepResult::Pass), "{:?}", report.steps);
     }

@@ -97,7 +97,7 @@ async fn verify_names_missing_and_healthy_peers_with_advice() {
     until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
     beta.kill();
     dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
-    let answer = dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
+    let answer = dmz.handle.send_and_wait(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
     let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
     let (seen, advice) = (&report.steps[0].seen, report.steps[0].advice.as_deref().unwrap_or_default());
     let (missing, well) = seen.split_once("; well: ").expect("both are told");
@@ -161,12 +161,12 @@ async fn a_gateway_that_leaves_is_none_for_the_next_client_though_it_still_carri
     until_healthy(&dmz).await;
     let (alpha_stops, beta_stops) = (alpha.handle.clone(), beta.handle.clone());
     let mut stops = JoinSet::new();
-    stops.spawn(async move { beta_stops.ask(Command::Stop).await });
+    stops.spawn(async move { beta_stops.send_and_wait(Command::Stop).await });
     let seen = dmz.until("it leaves", |seen| leaves(seen, "beta")).await;
     assert_eq!((seen.health, texts(&seen).len()), (Some(Health::Healthy), 0), "{:?}", seen.alerts);
     assert_eq!((count_peers(&seen).linked, count_peers(&seen).known), (1, 2));
     assert!(seen.readiness.as_ref().is_some_and(|readiness| readiness.ready), "{:?}", seen.readiness);
-    stops.spawn(async move { alpha_stops.ask(Command::Stop).await });
+    stops.spawn(async move { alpha_stops.send_and_wait(Command::Stop).await });
     let seen = dmz.until("both leave", |seen| leaves(seen, "beta") && leaves(seen, "alpha")).await;
     let lack = seen.services[0].lack.as_ref().map(|lack| &*lack.why);
     assert_eq!(
@@ -218,7 +218,7 @@ async fn check_quiet_stop(clients: &Gateway, dials: &Gateway, (stops, name): (Ga
     };
     let before = warned(&*until_healthy(dials).await);
     let mut stopping = JoinSet::new();
-    stopping.spawn(async move { stops.ask(Command::Stop).await });
+    stopping.spawn(async move { stops.send_and_wait(Command::Stop).await });
     // It is dialled again and again, and refuses.
     let is_refused =
         |seen: &Snapshot| leaves(seen, name) && row(seen, name).is_some_and(|row| row.failures > 2);
@@ -276,12 +276,12 @@ async fn a_drained_service_names_its_operator() {
     let text = format!("mode: direct\ndmz:\n  services:\n{}{}", service("orders"), service("mail"));
     let gateway = TestFolder::new().start("dmz", &text);
     until_healthy(&gateway).await;
-    gateway.handle.for_actor("ada").ask(Command::Drain { service: Some("mail".into()) }).await;
+    gateway.handle.for_actor("ada").send_and_wait(Command::Drain { service: Some("mail".into()) }).await;
     let seen = gateway.now().await;
     let drained = alert(&seen, AlertKind::Drained).unwrap();
     assert_eq!((&*drained.object, seen.health), ("mail", Some(Health::Degraded)));
     assert!(drained.text.ends_with("by ada") && drained.text.contains(&drained.since), "{drained:?}");
-    gateway.handle.for_actor("ada").ask(Command::Drain { service: None }).await;
+    gateway.handle.for_actor("ada").send_and_wait(Command::Drain { service: None }).await;
     assert_eq!(gateway.now().await.health, Some(Health::Down));
     gateway.done(Command::Reload).await;
     until_healthy(&gateway).await;

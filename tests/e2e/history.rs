@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 async fn history(gateway: &Gateway, step_seconds: u64, steps: u64) -> HistoryReport {
-    match gateway.handle.ask(Command::History(HistoryRequest { step_seconds, steps })).await {
+    match gateway.handle.send_and_wait(Command::History(HistoryRequest { step_seconds, steps })).await {
         CommandAnswer::History(report) => *report,
         other => panic!("{other:?}"),
     }

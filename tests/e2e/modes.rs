@@ -128,7 +128,7 @@ async fn a_stop_lets_sessions_end_and_takes_no_new_ones() {
         let (pair, mut client, mut server) = open_with(Plan { drain: "30s", ..Plan::new(mode, "") }).await;
         let port = pair.dmz.client_port("orders").await;
         let handle = pair.dmz.handle.clone();
-        let stopping = tokio::join!(handle.ask(Command::Stop), async {
+        let stopping = tokio::join!(handle.send_and_wait(Command::Stop), async {
             pair.dmz.until("draining", |snapshot| snapshot.phase == GatewayPhase::Draining).await;
             assert_eq!(
                 TcpStream::connect(port).await.unwrap_err().kind(),

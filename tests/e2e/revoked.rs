@@ -159,7 +159,7 @@ async fn a_list_takes_effect_while_a_switch_is_under_way() {
     place.profile("next", &next.replace(DMZ_TLS, &with_list(DMZ_TLS)));
     let profile = place.path("next.yaml").to_str().unwrap().to_owned();
     // The other half does not follow.
-    let switching = pair.dmz.handle.ask(Command::Switch { profile });
+    let switching = pair.dmz.handle.send_and_wait(Command::Switch { profile });
     let revoking = async {
         pair.dmz.until("it waits", |seen| seen.switching.is_some()).await;
         lists.revoke("internal");

@@ -150,7 +150,7 @@ async fn a_hundred_rotations_right_and_wrong_cut_no_session() {
                 Rotation::Whole => drop(gateway.done(Command::Reload).await),
                 // Refused where it is of a link, done without it where it is of a service.
                 Rotation::WrongPair | Rotation::HalfWritten => {
-                    drop(gateway.handle.ask(Command::Reload).await)
+                    drop(gateway.handle.send_and_wait(Command::Reload).await)
                 }
             }
         }

@@ -82,7 +82,9 @@ async fn echoes(dmz: &Gateway) {
 }
 
 async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
-    timeout(PATIENCE, gateway.handle.ask(command)).await.expect("no operator waits for those that are silent")
+    timeout(PATIENCE, gateway.handle.send_and_wait(command))
+        .await
+        .expect("no operator waits for those that are silent")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -175,7 +175,8 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
     for client in &mut open {
         check_echo(client, "hello").await;
     }
-    let CommandAnswer::Planned(plan) = gateway.handle.ask(Command::Plan { profile: "after".into() }).await
+    let CommandAnswer::Planned(plan) =
+        gateway.handle.send_and_wait(Command::Plan { profile: "after".into() }).await
     else {
         panic!("no plan")
     };
@@ -191,7 +192,8 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
     ] {
         assert!(text.lines().any(|reported| reported.trim() == line), "{line}\nis not in\n{text}");
     }
-    let CommandAnswer::Planned(same) = gateway.handle.ask(Command::Plan { profile: "before".into() }).await
+    let CommandAnswer::Planned(same) =
+        gateway.handle.send_and_wait(Command::Plan { profile: "before".into() }).await
     else {
         panic!("no plan")
     };

@@ -40,12 +40,16 @@ fn joined_by_one_that_waits(count: u64) -> (Snapshot, Snapshot) {
 #[test]
 fn a_client_that_begins_to_wait_is_on_top_at_once() {
     let (before, after) = joined_by_one_that_waits(10);
-    let top = |app: &App| app.order().row(app.snapshot(), 0).unwrap().id().to_owned();
+    let top = |app: &App| app.session_order().row(app.snapshot(), 0).unwrap().id().to_owned();
     let mut app = app(before);
-    app.take_snapshot(Arc::new(after.clone()));
+    app.receive_snapshot(Arc::new(after.clone()));
     assert_eq!(top(&app), "waits");
     press(&mut app, "S");
-    assert_eq!(app.order().row(app.snapshot(), 10).unwrap().id(), "waits", "last, where that was asked for");
+    assert_eq!(
+        app.session_order().row(app.snapshot(), 10).unwrap().id(),
+        "waits",
+        "last, where that was asked for"
+    );
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn help_offers_what_the_standing_does_and_nothing_else() {
         let app = standing(which);
         assert!(!text.contains("stop the gateway"), "{name} can only leave it");
         for binding in keys::BINDINGS.iter().filter(|binding| binding.action != Action::Back) {
-            let offered = app.is_offered(binding.action);
+            let offered = app.is_action_known(binding.action);
             assert_eq!(text.contains(binding.label), offered, "{name}: {}", binding.label);
         }
     }
@@ -143,7 +143,7 @@ fn a_gateway_that_is_back_is_live_again() {
     let line = |app: &App| styled::line(&styled::draw(app, 120, 36), 0);
     assert!(line(&app).contains("LOST 1m") && !line(&app).contains("HEALTHY"), "{}", line(&app));
     assert!(app.set_attachment(Attachment::Attached(AdminAccess::Full, GatewayContact::There)));
-    app.take_snapshot(Arc::new(pictures::judged(pictures::healthy())));
+    app.receive_snapshot(Arc::new(pictures::judged(pictures::healthy())));
     assert!(line(&app).contains("LIVE") && line(&app).contains("HEALTHY"), "{}", line(&app));
 }
 

@@ -59,7 +59,7 @@ fn a_repaired_cause_is_no_finding_in_the_next_snapshot() {
     assert!(text(&app, (120, 36)).contains("certificate-ends"));
     let well =
         Snapshot { uptime_seconds: 999.0, certificates: vec![certificate(300)], ..pictures::healthy() };
-    app.take_snapshot(Arc::new(pictures::judged(well)));
+    app.receive_snapshot(Arc::new(pictures::judged(well)));
     assert!(text(&app, (120, 36)).contains("it is gone"), "a detail outlives nothing");
     app.press(crossterm::event::KeyCode::Esc.into());
     assert!(!text(&app, (120, 36)).contains("certificate-ends"));
@@ -132,7 +132,7 @@ fn problems_of_the_last_hour_are_listed_with_those_of_now() {
     let mut later = |seconds: f64| {
         let uptime_seconds = pictures::healthy().uptime_seconds + seconds;
         let snapshot = Snapshot { uptime_seconds, ..pictures::healthy() };
-        app.take_snapshot(Arc::new(pictures::judged(snapshot)));
+        app.receive_snapshot(Arc::new(pictures::judged(snapshot)));
         app.history_requests().len()
     };
     assert_eq!((later(59.0), later(61.0)), (0, 1), "once a minute");
@@ -148,7 +148,7 @@ fn of_a_fleet_each_gateway_is_asked_for_its_last_hour() {
     app.set_attachment(Attachment::Fleet(AdminAccess::Full));
     press(&mut app, "0");
     assert_eq!(app.history_requests(), [], "none is reached yet");
-    app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 62.5, ..fleet::fleet() }));
+    app.receive_snapshot(Arc::new(Snapshot { uptime_seconds: 62.5, ..fleet::fleet() }));
     let requested = app.history_requests();
     let names: Vec<_> = requested.iter().filter_map(|(name, _)| name.as_deref()).collect();
     assert_eq!(names, ["edge-2", "edge-1", "inside-1"], "those that are reached");

@@ -358,7 +358,7 @@ fn one_gateway_alone_can_be_looked_at_and_all_again() {
     }
     assert!(!line("00a3").contains("inside-1 "), "an id alone proves nothing here either: {shown}");
     // The next picture is narrowed too, and commands need no row.
-    app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 63.0, ..fleet() }));
+    app.receive_snapshot(Arc::new(Snapshot { uptime_seconds: 63.0, ..fleet() }));
     assert_eq!(pools(&app), 1);
     assert_eq!(press(&mut app, "r"), UpdateResult::AskGateways(vec![("edge-1".into(), Command::Reload)]));
     press(&mut app, "o");
@@ -377,7 +377,7 @@ fn a_frozen_fleet_counts_only_what_has_changed() {
         change(&mut after);
         let mut app = App::new(Arc::new(before.clone()), ScreenStyle::FULL);
         press(&mut app, " ");
-        app.take_snapshot(Arc::new(after));
+        app.receive_snapshot(Arc::new(after));
         text(&app)
     };
     let same = after(|_| {});

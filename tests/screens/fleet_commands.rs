@@ -84,7 +84,7 @@ fn profiles_that_belong_to_no_gateway_yet_are_not_asked_for() {
     let mut app = app();
     press(&mut app, "6");
     let reported = Snapshot { profile: "4 of 5 gateways".into(), uptime_seconds: 63.0, ..fleet() };
-    app.take_snapshot(Arc::new(reported));
+    app.receive_snapshot(Arc::new(reported));
     assert_eq!(app.background_command(), None);
 }
 

@@ -158,11 +158,11 @@ fn a_gateway_that_was_stopped_is_neutral_and_may_be_hidden_until_it_runs_again()
     assert!(shown.contains("x hide"), "{shown}");
     press(&mut app, "x");
     assert!(!text(&app).contains(&name), "{}", text(&app));
-    app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 70.0, ..fleet.clone() }));
+    app.receive_snapshot(Arc::new(Snapshot { uptime_seconds: 70.0, ..fleet.clone() }));
     assert!(!text(&app).contains(&name), "{}", text(&app));
     let last = fleet.gateways.len() - 1;
     fleet.gateways[last].reach = GatewayReach::Reached;
-    app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 71.0, ..fleet }));
+    app.receive_snapshot(Arc::new(Snapshot { uptime_seconds: 71.0, ..fleet }));
     assert!(text(&app).contains(&name), "{}", text(&app));
     press(&mut app, "8gx");
     assert!(text(&app).contains("no gateway that was stopped is selected"), "{}", text(&app));

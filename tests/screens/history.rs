@@ -99,7 +99,7 @@ fn it_is_asked_for_while_it_is_shown_and_not_too_often() {
     assert_eq!(answer(&mut app, report_of), 1);
     let later = |app: &mut App, seconds: f64| {
         let uptime_seconds = app.latest().uptime_seconds + seconds;
-        app.take_snapshot(Arc::new(pictures::judged(Snapshot { uptime_seconds, ..pictures::healthy() })));
+        app.receive_snapshot(Arc::new(pictures::judged(Snapshot { uptime_seconds, ..pictures::healthy() })));
         answer(app, report_of)
     };
     assert_eq!((later(&mut app, 1.0), later(&mut app, 2.5)), (0, 1));
@@ -179,7 +179,7 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     let mut other = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
     press(&mut other, "H");
     answer(&mut other, report_of);
-    other.take_snapshot(Arc::new(more));
+    other.receive_snapshot(Arc::new(more));
     assert_eq!(answer(&mut other, report_of), 4, "one that is reached now is asked at once");
     let shown = text(&app, (120, 36));
     assert!(shown.contains("119 open") && !shown.contains("77.8k"), "{shown}");
@@ -197,7 +197,7 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     assert!(!text(&app, (120, 36)).contains("inside-1"), "now the charts have the room");
     press(&mut app, ":only edge-2\n");
     let later = Snapshot { uptime_seconds: 99.0, ..fleet::fleet() };
-    app.take_snapshot(Arc::new(later));
+    app.receive_snapshot(Arc::new(later));
     assert_eq!(answer(&mut app, |_, _| CommandAnswer::Refused("it is no request".into())), 1);
     assert!(text(&app, (120, 36)).contains("no history: it is no request"));
 }
@@ -222,12 +222,12 @@ fn a_gateway_that_is_lost_keeps_its_past() {
     let shown = text(&app, (120, 36));
     assert!(shown.contains("238 open") && !shown.contains("of 2 gateways"), "{shown}");
     // It is lost, which its answer tells before the snapshot does.
-    app.take_snapshot(of(75.0, GatewayReach::Reached));
+    app.receive_snapshot(of(75.0, GatewayReach::Reached));
     answer(&mut app, |name, requested| match name {
         Some("edge-1") => CommandAnswer::Refused("the gateway is lost".into()),
         _ => later(requested, 15),
     });
-    app.take_snapshot(of(90.0, GatewayReach::Unreachable));
+    app.receive_snapshot(of(90.0, GatewayReach::Unreachable));
     assert_eq!(answer(&mut app, |_, requested| later(requested, 30)), 2, "those that are reached");
     let shown = text(&app, (120, 36));
     assert!(shown.contains("238 open") && shown.contains("now 1 of 2 gateways"), "{shown}");
@@ -237,7 +237,7 @@ fn a_gateway_that_is_lost_keeps_its_past() {
     assert!(line.contains(" open"), "{then}");
     // One that refuses all the time has no past that anybody knows.
     for seconds in [105.0, 120.0] {
-        app.take_snapshot(of(seconds, GatewayReach::Reached));
+        app.receive_snapshot(of(seconds, GatewayReach::Reached));
         answer(&mut app, |name, requested| match name {
             Some("edge-1") => CommandAnswer::Refused("it keeps none".into()),
             _ => later(requested, 45),

@@ -291,7 +291,7 @@ fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
         missing: Some("link to 127.0.0.1:41443: 3 of 8 links are ready".into()),
         seconds_left: 6.2,
     });
-    proven.take_snapshot(Arc::new(Snapshot {
+    proven.receive_snapshot(Arc::new(Snapshot {
         switching,
         uptime_seconds: 9999.0,
         ..forward(&[("forward", true)])
@@ -383,7 +383,7 @@ fn help_tells_every_line_of_the_key_table() {
     for size in [(120, 36), (80, 24), (60, 15)] {
         let reported = all_help(&Attachment::Own, size);
         for binding in keys::BINDINGS {
-            let offered = Attachment::Own.offers(binding.action);
+            let offered = Attachment::Own.is_available(binding.action);
             let elsewhere = matches!(
                 binding.action,
                 keys::Action::Suspend
@@ -427,7 +427,7 @@ fn the_selection_follows_its_session_and_closing_names_it() {
     for row in later.sessions.iter_mut().filter(|row| row.id == id) {
         (row.rate_up, row.rate_down) = (0, 0);
     }
-    app.take_snapshot(Arc::new(pictures::judged(later)));
+    app.receive_snapshot(Arc::new(pictures::judged(later)));
     assert_ne!(app.selected_line(), Some(0), "the row has moved down");
     press(&mut app, "x");
     assert_eq!(press(&mut app, "y"), UpdateResult::Ask(Command::Kill { session: id }));
@@ -449,8 +449,8 @@ fn closing_one_of_two_sessions_with_one_id_names_its_peer() {
 fn rows_keep_their_places_for_two_seconds() {
     let mut app = app(pictures::healthy());
     let ids = |app: &App| -> Vec<String> {
-        app.order()
-            .rows(app.snapshot(), 0..app.order().open_len())
+        app.session_order()
+            .rows(app.snapshot(), 0..app.session_order().open_len())
             .iter()
             .map(|row| row.id().to_owned())
             .collect()
@@ -460,10 +460,10 @@ fn rows_keep_their_places_for_two_seconds() {
     later.sessions.reverse();
     later.sessions[0].rate_up = u64::MAX / 2;
     later.uptime_seconds += 1.0;
-    app.take_snapshot(Arc::new(pictures::judged(later.clone())));
+    app.receive_snapshot(Arc::new(pictures::judged(later.clone())));
     assert_eq!(ids(&app), before, "a second later");
     later.uptime_seconds += 1.5;
-    app.take_snapshot(Arc::new(pictures::judged(later.clone())));
+    app.receive_snapshot(Arc::new(pictures::judged(later.clone())));
     assert_eq!(ids(&app)[0], later.sessions[0].id, "after two seconds the busiest is on top");
 }
 
@@ -486,7 +486,7 @@ fn a_hundred_thousand_sessions_cost_a_frame_no_more_than_a_hundred() {
 fn a_pair_lists_each_session_once_with_both_halves() {
     let mut app = app(pictures::pair());
     press(&mut app, "3");
-    let (shown, order) = (app.snapshot(), app.order());
+    let (shown, order) = (app.snapshot(), app.session_order());
     let listed: Vec<_> =
         order.rows(shown, 0..99).iter().map(|row| (row.id().to_owned(), row.role())).collect();
     let of = |number: u64| {
@@ -548,7 +548,7 @@ proptest! {
             styled::draw(&app, width, height);
             let mut snapshot = pictures[next].clone();
             snapshot.uptime_seconds += f64::from(width);
-            app.take_snapshot(Arc::new(pictures::judged(snapshot)));
+            app.receive_snapshot(Arc::new(pictures::judged(snapshot)));
             app.set_silence(u64::from(height));
             styled::draw(&app, width, height);
         }

@@ -55,12 +55,12 @@ fn a_filter_narrows_while_typed_and_an_invalid_one_shows_its_reason() {
     press(&mut app, "/!service:orders\n");
     shows(&app, "44 of 66 pass the filter");
     code(&mut app, KeyCode::Esc);
-    assert!(app.order().filter.is_empty(), "Esc takes the filter off");
+    assert!(app.session_order().filter.is_empty(), "Esc takes the filter off");
 }
 
 /// The first line of the list of sessions.
 fn top(app: &App) -> String {
-    app.order().row(app.snapshot(), 0).unwrap().id().to_owned()
+    app.session_order().row(app.snapshot(), 0).unwrap().id().to_owned()
 }
 
 #[test]
@@ -149,17 +149,17 @@ fn a_filter_shows_its_fields_and_their_values_and_comes_back() {
     press(&mut app, "!serv\t");
     shows(&app, "/!service:_");
     press(&mut app, "o\t\n");
-    assert_eq!(app.order().filter.text, "!service:orders");
+    assert_eq!(app.session_order().filter.text, "!service:orders");
     code(&mut app, KeyCode::Esc);
     press(&mut app, "/in>1M\n");
     code(&mut app, KeyCode::Esc);
     press(&mut app, "/");
     code(&mut app, KeyCode::Up);
     code(&mut app, KeyCode::Up);
-    assert_eq!(app.order().filter.text, "!service:orders", "the one before the last");
+    assert_eq!(app.session_order().filter.text, "!service:orders", "the one before the last");
     code(&mut app, KeyCode::Down);
     code(&mut app, KeyCode::Down);
-    assert!(app.order().filter.is_empty(), "what was being typed");
+    assert!(app.session_order().filter.is_empty(), "what was being typed");
 }
 
 /// The screen tells its columns and the ends of sessions, each on a page of the help.
@@ -236,12 +236,12 @@ fn failures_are_reported_by_cause_and_those_of_now_come_first() {
     let mut later = pictures::degraded();
     later.uptime_seconds += 1.0;
     later.failures[3] = FailureRow { count: 18_862, ago_seconds: 0.1, ..later.failures[3].clone() };
-    app.take_snapshot(Arc::new(pictures::judged(later)));
+    app.receive_snapshot(Arc::new(pictures::judged(later)));
     assert_eq!(app.selected_line(), Some(0));
     press(&mut app, "d");
     shows(&app, "Drain chat?");
     code(&mut app, KeyCode::Esc);
-    app.take_snapshot(Arc::new(pictures::judged(pictures::healthy())));
+    app.receive_snapshot(Arc::new(pictures::judged(pictures::healthy())));
     shows(&app, "no session has failed");
 }
 
@@ -304,9 +304,9 @@ fn the_cursor_follows_its_client() {
     for row in later.sessions.iter_mut().filter(|row| row.client == "192.0.2.77:1") {
         row.phase = SessionPhase::Waiting;
     }
-    app.take_snapshot(Arc::new(pictures::judged(later)));
+    app.receive_snapshot(Arc::new(pictures::judged(later)));
     assert_eq!((app.selected_client(), app.selected_line()), (Some("192.0.2.9"), Some(2)));
-    app.take_snapshot(Arc::new(pictures::judged(pictures::down())));
+    app.receive_snapshot(Arc::new(pictures::judged(pictures::down())));
     assert_eq!((app.selected_client(), app.selected_line()), (None, None), "it is gone");
     shows(&app, "no session is open");
 }
@@ -322,7 +322,7 @@ fn all_that_pass_the_filter_are_closed_after_they_were_counted() {
     code(&mut app, KeyCode::Esc);
     press(&mut app, ":close-all service:chat\n");
     shows(&app, "Close 2 sessions of 1 client that pass `service:chat`?");
-    assert_eq!(app.order().filter.text, "service:chat", "what will be closed is listed");
+    assert_eq!(app.session_order().filter.text, "service:chat", "what will be closed is listed");
     assert_eq!(closed(press(&mut app, "y")), ["000003", "000005"]);
     press(&mut app, ":close-all nosuch\n");
     shows(&app, "no open session passes the filter");
@@ -641,7 +641,7 @@ fn a_frozen_snapshot_counts_what_it_misses() {
     later.uptime_seconds += 41.0;
     later.sessions.pop();
     later.totals.sessions += 17;
-    app.take_snapshot(Arc::new(pictures::judged(later)));
+    app.receive_snapshot(Arc::new(pictures::judged(later)));
     shows(&app, "FROZEN 00:41 (+17 changes)");
     shows(&app, "4 open");
     press(&mut app, " ");
@@ -738,7 +738,7 @@ fn a_bad_filter_leaves_the_one_before_it_in_force() {
     press(&mut app, "3/service:orders\n/");
     app.press(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
     press(&mut app, "upp>1M");
-    assert_eq!(app.order().filter.text, "service:orders");
+    assert_eq!(app.session_order().filter.text, "service:orders");
     shows(&app, "22 of 66 pass the filter");
 }
 
@@ -752,7 +752,7 @@ fn the_cursor_leaves_with_its_row() {
     let mut later = pictures::degraded();
     later.uptime_seconds += 6.0;
     later.ended.iter_mut().for_each(|row| row.ago_seconds += 6.0);
-    app.take_snapshot(Arc::new(pictures::judged(later)));
+    app.receive_snapshot(Arc::new(pictures::judged(later)));
     assert_eq!(app.selected_line(), None);
     press(&mut app, "x");
     shows(&app, "no session is selected");
@@ -765,7 +765,7 @@ fn profiles_are_read_again_when_another_one_runs() {
     app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
     assert_eq!(app.background_command(), None);
     let other = Snapshot { profile: "forward".into(), ..pictures::healthy() };
-    app.take_snapshot(Arc::new(pictures::judged(other)));
+    app.receive_snapshot(Arc::new(pictures::judged(other)));
     assert_eq!(
         (app.background_command(), app.background_command()),
         (Some(Command::Profiles), None),

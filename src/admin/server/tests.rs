@@ -190,7 +190,7 @@ async fn a_read_only_handle_asks_nothing_of_the_gateway() {
             () = publish => unreachable!("it publishes forever"),
         };
         let received = tokio::select! {
-            answer = handle.ask(Command::Reload) => {
+            answer = handle.send_and_wait(Command::Reload) => {
                 assert!(matches!(answer, CommandAnswer::Refused(_)), "{answer:?}");
                 false
             }

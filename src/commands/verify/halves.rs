@@ -33,7 +33,7 @@ use crate::{
 
 /// A half must answer, and end, within this time.
 const PROMPT: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(20);
+const HALF_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why the halves could not be started.
 #[derive(Debug, Error)]
@@ -135,13 +135,13 @@ impl TrialHalves {
         let all = steps.clone();
         let here = async {
             match &self.here {
-                Some(handle) => Some(handle.ask(Command::Verify { steps }).await),
+                Some(handle) => Some(handle.send_and_wait(Command::Verify { steps }).await),
                 None => None,
             }
         };
         let there = async {
             match &self.child {
-                Some(child) => Some(child.ask(Command::Verify { steps: inside }).await),
+                Some(child) => Some(child.send_and_wait(Command::Verify { steps: inside }).await),
                 None => None,
             }
         };
@@ -153,7 +153,7 @@ impl TrialHalves {
 
     /// The last link that the internal half has rejected or lost since then.
     pub async fn refused_link(&self, since: &str) -> Option<LinkFault> {
-        match self.child.as_ref()?.ask(Command::Status).await {
+        match self.child.as_ref()?.send_and_wait(Command::Status).await {
             CommandAnswer::Status(snapshot) => steps::refused_link(&snapshot, since),
             _ => None,
         }
@@ -164,7 +164,7 @@ impl TrialHalves {
             child.stop().await;
         }
         if let Some(handle) = self.here {
-            handle.ask(Command::Stop).await;
+            handle.send_and_wait(Command::Stop).await;
             drop(handle);
             // One that hangs is dropped with the process.
             let _ = timeout(PROMPT, self.tasks.all_ended()).await;
@@ -219,7 +219,7 @@ impl InternalProcess {
                 if let Ok(Some(_)) = self.process.try_wait() {
                     return Err(TrialHalvesError::Ended(self.last_output()));
                 }
-                sleep(LOOK).await;
+                sleep(HALF_POLL_INTERVAL).await;
             }
             Ok(())
         };
@@ -240,7 +240,7 @@ impl InternalProcess {
             .to_owned()
     }
 
-    async fn ask(&self, command: Command) -> CommandAnswer {
+    async fn send_and_wait(&self, command: Command) -> CommandAnswer {
         client::send_command(&self.socket, command)
             .await
             .unwrap_or_else(|error| CommandAnswer::Refused(error.to_string()))
@@ -248,9 +248,9 @@ impl InternalProcess {
 
     async fn stop(mut self) {
         let ended = async {
-            self.ask(Command::Stop).await;
+            self.send_and_wait(Command::Stop).await;
             while !matches!(self.process.try_wait(), Ok(Some(_))) {
-                sleep(LOOK).await;
+                sleep(HALF_POLL_INTERVAL).await;
             }
         };
         // One that hangs is killed.

@@ -37,7 +37,7 @@ use crate::{
 use self::halves::TrialHalves;
 
 /// How often a gateway is asked about its progress.
-const LOOK: Duration = Duration::from_millis(300);
+const PROGRESS_POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Runs the checklist of the profile and prints the results.
 pub async fn run(cli: &Cli, form: OutputForm) -> anyhow::Result<ExitCode> {
@@ -49,7 +49,7 @@ pub async fn run(cli: &Cli, form: OutputForm) -> anyhow::Result<ExitCode> {
         ));
     }
     let report = match gateways.is_empty() {
-        true => OwnVerifyRun { cli, source: source.clone(), form }.run().await?,
+        true => LocalVerifyRun { cli, source: source.clone(), form }.run().await?,
         false => verify_running(cli, &source, &gateways, form).await?,
     };
     match form {
@@ -119,27 +119,27 @@ async fn verify_with_progress(path: &Path) -> Result<CommandAnswer, ClientError>
     loop {
         tokio::select! {
             answer = &mut verify_run => return answer,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(PROGRESS_POLL_INTERVAL) => {}
         }
         let Ok(CommandAnswer::Status(snapshot)) = client::send_command(path, Command::Status).await else {
             continue;
         };
-        let walking = snapshot.walk.as_ref().and_then(|verify_run| verify_run.walking);
-        if let Some(step) = walking.filter(|_| walking != reported) {
+        let running_step = snapshot.walk.as_ref().and_then(|verify_run| verify_run.walking);
+        if let Some(step) = running_step.filter(|_| running_step != reported) {
             print_note(format_args!("verify: {} ...", step.word()));
         }
-        reported = walking;
+        reported = running_step;
     }
 }
 
 /// A run with halves of its own.
-struct OwnVerifyRun<'a> {
+struct LocalVerifyRun<'a> {
     cli: &'a Cli,
     source: ProfileSource,
     form: OutputForm,
 }
 
-impl OwnVerifyRun<'_> {
+impl LocalVerifyRun<'_> {
     async fn run(&self) -> Result<VerifyReport, OutputError> {
         let mut steps = Vec::new();
         let began = Instant::now();

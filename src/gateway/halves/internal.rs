@@ -283,7 +283,7 @@ impl InternalSide {
 
     /// Links that still have to be closed.
     pub fn links(&self) -> usize {
-        self.links.held()
+        self.links.permits_taken()
     }
 
     /// Closes ready links; sessions go on.

@@ -30,7 +30,7 @@ use crate::{
         offered_services::OfferedServices,
         server::{IdleLossReason, LinkServer},
     },
-    net::{dial, read_ahead::BelowTls, stream::NetStream, tcp},
+    net::{dial, read_ahead::TlsTransport, stream::NetStream, tcp},
     profile::{GatewaysOfName, HostPort, LinkAddress, LinkCarrier, ServiceName},
     proto::multiplex::{
         PeerViolation,
@@ -197,7 +197,7 @@ async fn check_accepted(value: Duration) {
     let from = ours.peer_addr().expect("it is connected");
     let identity = ArcSwap::from_pointee(None);
     let handshake_done =
-        happens_after(value, handshake::accept(BelowTls::Socket(ours), from, &identity, &terms())).await;
+        happens_after(value, handshake::accept(TlsTransport::Socket(ours), from, &identity, &terms())).await;
     assert!(matches!(handshake_done, Err(HandshakeError::Late)), "{handshake_done:?}");
 }
 

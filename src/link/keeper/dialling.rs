@@ -8,7 +8,9 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{KeeperState, KeeperTarget, LOOK_AGAIN, LinkKeeper, LinkProtocol, notices::unused_reason};
+use super::{
+    KeeperState, KeeperTarget, LinkKeeper, LinkProtocol, RECONCILE_INTERVAL, notices::unused_reason,
+};
 use crate::{
     link::{
         Peer,
@@ -28,9 +30,9 @@ pub enum KeeperEvent {
     /// Takes over a link of our own that is up and already counted.
     Linked(EstablishedLink),
     /// A link came up, but no service was granted on it.
-    Unused(Peer, Vec<CarriesMismatch>),
+    NothingGranted(Peer, Vec<CarriesMismatch>),
     /// A SOCKS5 link is established up to and including TLS.
-    Reached(SocksLink),
+    SocksDialled(SocksLink),
 }
 
 /// A SOCKS5 link that has just been dialled.
@@ -39,7 +41,7 @@ pub struct SocksLink {
     pub reached: DialledStream,
     /// The service it is to be parked for.
     pub service: Option<ServiceName>,
-    pub place: SharePermit,
+    pub permit: SharePermit,
     /// Counts it as dialling until it is up or has failed.
     pub under_way: DialGuard,
 }
@@ -65,12 +67,12 @@ impl LinkKeeper {
         let dial_state = self.dial_state(state, service.as_ref());
         let now = Instant::now();
         if let Some(pause) = dial_state.pause(now) {
-            return pause.min(LOOK_AGAIN);
+            return pause.min(RECONCILE_INTERVAL);
         }
         let missing = dial_state.missing_dials(wanted);
         dial_state.counts.set_at_maximum(missing > space);
         for _ in 0..missing.min(space) {
-            let Some(place) = self.shared.links.take(&self.name) else {
+            let Some(permit) = self.shared.links.take(&self.name) else {
                 dial_state.counts.set_at_maximum(true);
                 break;
             };
@@ -78,17 +80,17 @@ impl LinkKeeper {
                 break;
             }
             dial_state.dialling += 1;
-            let dial = self.clone().dial_link(service.clone(), place, events.clone());
+            let dial = self.clone().dial_link(service.clone(), permit, events.clone());
             self.shared.tasks.spawn("dialled link", dial);
         }
-        LOOK_AGAIN
+        RECONCILE_INTERVAL
     }
 
     /// One link from its dial to where it is taken.
     async fn dial_link(
         self: Arc<Self>,
         service: Option<ServiceName>,
-        mut place: SharePermit,
+        mut permit: SharePermit,
         events: mpsc::Sender<KeeperEvent>,
     ) {
         let under_way = DialGuard { keeper: self.clone(), service: service.clone() };
@@ -99,7 +101,7 @@ impl LinkKeeper {
             Err(error) => return self.note_failed(service.as_ref(), &error.into(), DialFailure::Path),
         };
         if let Some(name) = &reached.peer.name {
-            place.note_name(name);
+            permit.note_name(name);
         }
         let is_own = handshake::uses_own_protocol(&reached.stream);
         self.note_protocol(if is_own { LinkProtocol::Own } else { LinkProtocol::Socks }, &reached);
@@ -107,28 +109,29 @@ impl LinkKeeper {
             let hello = handshake::exchange_hello(reached, &self.terms.role, self.wanted().prepared, holds);
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
-                Ok(linked) => self.establish_link(linked, place, &events).await,
+                Ok(linked) => self.establish_link(linked, permit, &events).await,
                 Err(error) => self.note_failed(None, &error.into(), DialFailure::Path),
             };
         }
         let service = service.or_else(|| self.parked_services().first().cloned());
-        send_event(&events, KeeperEvent::Reached(SocksLink { reached, service, place, under_way })).await;
+        send_event(&events, KeeperEvent::SocksDialled(SocksLink { reached, service, permit, under_way }))
+            .await;
     }
 
     async fn establish_link(
         &self,
         mut linked: EstablishedLink,
-        place: SharePermit,
+        permit: SharePermit,
         events: &mpsc::Sender<KeeperEvent>,
     ) {
         let peer = linked.link.peer().clone();
         if linked.grant.granted.is_empty() {
             self.note_failed(None, &unused_reason(&linked), DialFailure::Path);
-            send_event(events, KeeperEvent::Unused(peer, linked.mismatches)).await;
+            send_event(events, KeeperEvent::NothingGranted(peer, linked.mismatches)).await;
             return linked.link.close_gracefully(FrameType::Retire).await;
         }
         self.report_refused(&linked);
-        linked.link.set_guard(LinkGuard::ready(&self.counts(None), Some(place)));
+        linked.link.set_guard(LinkGuard::ready(&self.counts(None), Some(permit)));
         {
             let mut state = self.lock();
             state.serves = Some(linked.link.serves().clone());

@@ -146,7 +146,7 @@ impl From<io::Error> for LinkLoss {
 
 impl LinkLoss {
     /// How long its other end may have been gone by now. Anything but silence is noticed at once.
-    pub fn unnoticed(&self) -> Duration {
+    pub fn detection_delay(&self) -> Duration {
         match self {
             Self::Closed | Self::Cut | Self::Broken(_) | Self::Socket(_) => Duration::ZERO,
             Self::Silent | Self::Unreachable(_) => SILENCE_MAX,

@@ -51,7 +51,7 @@ pub struct LinkedSession {
     /// Boxed, because most services have no such limit.
     pub idle: Option<Box<IdleWatch>>,
     /// Whether a check of its socket is scheduled.
-    pub has_look: bool,
+    pub is_check_scheduled: bool,
     /// Bytes in both directions, by which a stall is recognised.
     pub moved: u64,
     _place: Option<SessionPlace>,
@@ -138,7 +138,7 @@ impl LinkedSession {
             owner: Some(owner),
             owes_opened: false,
             idle: None,
-            has_look: false,
+            is_check_scheduled: false,
             moved: 0,
             _place: place,
         }
@@ -182,7 +182,7 @@ impl LinkedSession {
     }
 
     /// Bytes waiting for the local stream.
-    pub fn held(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         self.held.len()
     }
 
@@ -379,7 +379,7 @@ impl LinkedSession {
             self.held = HeldBytes::default();
             self.local.iter_mut().for_each(|side| side.stream.stop_pacing());
             // From now on it is checked for another reason.
-            self.has_look = false;
+            self.is_check_scheduled = false;
         }
     }
 
@@ -392,14 +392,14 @@ impl LinkedSession {
     }
 
     /// Whether no byte has moved for its service's `idle`, and when to check again.
-    pub fn look_idle(&mut self, now: Instant) -> (bool, Option<Instant>) {
+    pub fn check_idle(&mut self, now: Instant) -> (bool, Option<Instant>) {
         let bytes = self.counters().map_or(0, SessionCounters::bytes);
         let Some(idle) = &mut self.idle else { return (false, None) };
         if idle.bytes != bytes {
             (idle.bytes, idle.still_since) = (bytes, now);
         }
         let is_over = now.saturating_duration_since(idle.still_since) >= idle.limit;
-        (is_over, Some(idle.next_look(now)))
+        (is_over, Some(idle.next_check(now)))
     }
 
     /// Notes that its link was lost while this batch was still completely unsent.
@@ -449,7 +449,7 @@ impl LinkedSession {
 
 impl IdleWatch {
     /// The next check is due after a quarter of the limit, and after 2.5 s at the latest.
-    pub fn next_look(&self, now: Instant) -> Instant {
+    pub fn next_check(&self, now: Instant) -> Instant {
         let pause = (self.limit / 4).min(Duration::from_millis(2500));
         (now + pause).min(self.still_since + self.limit).max(now + Duration::from_millis(1))
     }

@@ -386,7 +386,7 @@ impl MultiplexedLink {
     pub(super) fn give_credit(&mut self, number: u32, taken: usize) -> Result<(), LinkLoss> {
         let other = self.end.other();
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
-        let due = entry.channel.receive.take(taken, entry.row.held(), Instant::now);
+        let due = entry.channel.receive.take(taken, entry.row.held_bytes(), Instant::now);
         let has_ended = entry.channel.stage().has_ended(other);
         if entry.row.owes_opened && (due.is_some() || entry.row.moved >= BATCH_BYTES_FIRST as u64) {
             self.send_opened(number)?;

@@ -313,7 +313,7 @@ impl MultiplexedLink {
         let Some(entry) = self.table.entry(number) else { return };
         entry.row.attach(side, now);
         if let Some(idle) = &entry.row.idle {
-            self.timers.add(idle.next_look(now), number, TimerKind::Idle);
+            self.timers.add(idle.next_check(now), number, TimerKind::Idle);
         }
         self.timers.add(now + super::timing::OPENED_WITHIN, number, TimerKind::Opened);
         self.list(number);
@@ -321,7 +321,7 @@ impl MultiplexedLink {
 
     fn watch_idle(&mut self, row: &LinkedSession, number: u32, now: Instant) {
         if let Some(idle) = &row.idle {
-            self.timers.add(idle.next_look(now), number, TimerKind::Idle);
+            self.timers.add(idle.next_check(now), number, TimerKind::Idle);
         }
     }
 
@@ -369,7 +369,7 @@ impl MultiplexedLink {
         let has_place = place.is_some();
         self.table.open(number, LinkedSession::incoming(waker, owner, place))?;
         let commander = self.commander.as_ref().and_then(mpsc::WeakSender::upgrade);
-        match commander.filter(|_| has_place && self.has_hands()) {
+        match commander.filter(|_| has_place && self.has_session_capacity()) {
             Some(commands) => {
                 let handle = handle.holding(self.served.clone());
                 let session = IncomingSession::new((self.id, number), commands, handle);
@@ -384,7 +384,7 @@ impl MultiplexedLink {
     /// Whether one more session may be served. A session that has ended on the wire counts until whoever serves
     /// it has finished, and there may be as many of these as open ones. Otherwise endless opens and resets, or
     /// sessions with much left for slow backends, could keep any number of them at work.
-    fn has_hands(&self) -> bool {
+    fn has_session_capacity(&self) -> bool {
         Arc::strong_count(&self.served) - 1 < 2 * self.load.max()
     }
 
@@ -448,11 +448,11 @@ impl MultiplexedLink {
         let row = &mut entry.row;
         let is_failed = matches!(row.outbound, Outbound::Failed { .. });
         let is_read = matches!(row.outbound, Outbound::Reading) && entry.channel.send.left() > 0;
-        if row.has_stream() && !is_read && !std::mem::replace(&mut row.has_look, true) {
+        if row.has_stream() && !is_read && !std::mem::replace(&mut row.is_check_scheduled, true) {
             let moved = row.moved;
             match is_failed {
                 true => self.watch_stall(number, moved),
-                false => self.timers.add(Instant::now() + super::timing::LOOK, number, TimerKind::Look),
+                false => self.timers.add(Instant::now() + super::timing::RECHECK, number, TimerKind::Check),
             }
         }
     }

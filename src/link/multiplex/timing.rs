@@ -24,7 +24,7 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 /// How long `opened` may wait for the first bytes from the backend.
 pub const OPENED_WITHIN: Duration = Duration::from_millis(5);
 /// How often to check a socket that is not being read.
-pub const LOOK: Duration = Duration::from_secs(2);
+pub const RECHECK: Duration = Duration::from_secs(2);
 /// After a pause of this process, data that arrived during the pause must be read within this time.
 const PAUSED: Duration = Duration::from_secs(1);
 
@@ -34,7 +34,7 @@ pub enum TimerKind {
     Answer,
     Opened,
     Idle,
-    Look,
+    Check,
     /// Nothing more can be read or sent. Holds the bytes that had moved when that began.
     Stall(u64),
 }
@@ -88,7 +88,7 @@ impl MultiplexedLink {
             }
         }
         while let Some((at, number, kind)) = self.timers.pop_due(now) {
-            self.look_after(number, kind, now, at)?;
+            self.handle_session_timer(number, kind, now, at)?;
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl MultiplexedLink {
         }
     }
 
-    fn look_after(
+    fn handle_session_timer(
         &mut self,
         number: u32,
         kind: TimerKind,
@@ -135,7 +135,7 @@ impl MultiplexedLink {
                 Ok(())
             }
             TimerKind::Opened => self.send_opened(number),
-            TimerKind::Idle => match row.look_idle(now) {
+            TimerKind::Idle => match row.check_idle(now) {
                 (true, _) => {
                     self.send(LinkFrame::Reset(CutCause::Time), number)?;
                     self.finish(number, SessionFate::Idle);
@@ -147,8 +147,8 @@ impl MultiplexedLink {
                 }
                 (false, None) => Ok(()),
             },
-            TimerKind::Look => {
-                row.has_look = false;
+            TimerKind::Check => {
+                row.is_check_scheduled = false;
                 let socket = row.stream().and_then(NetStream::tcp);
                 if let Some(Err(error) | Ok(Some(error))) = socket.map(tokio::net::TcpStream::take_error) {
                     row.fail(error, FailedCall::Read);
@@ -157,13 +157,13 @@ impl MultiplexedLink {
                 self.line_up(number);
                 Ok(())
             }
-            TimerKind::Stall(before) => self.look_at_stall(number, before, now),
+            TimerKind::Stall(before) => self.check_stall(number, before, now),
         }
     }
 
     /// Checks a failed stream. It sends nothing new; if what it had sent does not get out either, the session
     /// ends.
-    fn look_at_stall(&mut self, number: u32, before: u64, now: Instant) -> Result<(), LinkLoss> {
+    fn check_stall(&mut self, number: u32, before: u64, now: Instant) -> Result<(), LinkLoss> {
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         if !matches!(entry.row.outbound, Outbound::Failed { .. }) {
             return Ok(());

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{confine::refused_call, net::exhausted::ExhaustedResource};
 
 /// Time between two attempts at a socket whose queue is full: the kernel gives no event for it.
-const FULL_LOOK_MAX: Duration = Duration::from_millis(100);
+const FULL_CHECK_MAX: Duration = Duration::from_millis(100);
 
 /// Why a Unix socket was not connected.
 #[derive(Debug, Error)]
@@ -54,7 +54,7 @@ pub async fn dial_unix(at: &Path, within: Duration) -> Result<UnixStream, UnixDi
             return Err(UnixDialError::Full { at: at.into(), within });
         }
         sleep(pause).await;
-        pause = (2 * pause).min(FULL_LOOK_MAX);
+        pause = (2 * pause).min(FULL_CHECK_MAX);
     }
 }
 

@@ -138,12 +138,12 @@ impl DnsResolver {
     /// The addresses of a name; never empty.
     pub async fn addresses(&self, host: &str) -> Result<HostAddresses, DnsError> {
         if let Ok(literal) = host.parse() {
-            return Ok(of_family([literal].into_iter(), HOSTS_LAST));
+            return Ok(split_by_family([literal].into_iter(), HOSTS_LAST));
         }
         let looked_up = async {
             let known = self.files.hosts_of(host).await;
             if !known.is_empty() {
-                return Ok(of_family(known.into_iter(), HOSTS_LAST));
+                return Ok(split_by_family(known.into_iter(), HOSTS_LAST));
             }
             self.try_names(host, |name| self.addresses_of(name)).await
         };
@@ -283,7 +283,7 @@ fn join_families(v4: FamilyAnswer<Ipv4Addr>, v6: FamilyAnswer<Ipv6Addr>) -> Resu
     if has_any { Ok(joined) } else { Err(error.unwrap_or(DnsError::NoAddress)) }
 }
 
-fn of_family(addresses: impl Iterator<Item = IpAddr>, ttl: Duration) -> HostAddresses {
+fn split_by_family(addresses: impl Iterator<Item = IpAddr>, ttl: Duration) -> HostAddresses {
     let mut known = HostAddresses { v4: Some(Vec::new()), v6: Some(Vec::new()), ttl };
     for address in addresses {
         match address {

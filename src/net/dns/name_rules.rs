@@ -192,7 +192,10 @@ mod tests {
     }
 
     fn answer(text: &str) -> HostAddresses {
-        super::super::of_family(text.split_whitespace().map(|ip| ip.parse().expect("one")), Duration::ZERO)
+        super::super::split_by_family(
+            text.split_whitespace().map(|ip| ip.parse().expect("one")),
+            Duration::ZERO,
+        )
     }
 
     #[test]

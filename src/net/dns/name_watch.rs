@@ -189,7 +189,7 @@ mod tests {
     use std::{net::IpAddr, sync::Mutex, time::Duration};
 
     use super::*;
-    use crate::net::dns::of_family;
+    use crate::net::dns::split_by_family;
 
     type Answers = Arc<Mutex<Box<dyn FnMut() -> Result<HostAddresses, DnsError> + Send>>>;
 
@@ -207,7 +207,7 @@ mod tests {
 
     fn hosts(text: &str, ttl: u64) -> Result<HostAddresses, DnsError> {
         let addresses = text.split_whitespace().map(|ip| ip.parse().expect("an address"));
-        Ok(of_family(addresses, Duration::from_secs(ttl)))
+        Ok(split_by_family(addresses, Duration::from_secs(ttl)))
     }
 
     fn used(watch: &NameWatch<HostAddresses>) -> String {

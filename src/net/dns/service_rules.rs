@@ -37,7 +37,7 @@ impl ServiceRecords {
         for ServiceRecord { rank, port, target } in &self.records {
             let Some(target) = HostPort::of_record(target, *port) else { continue };
             let best: &mut TargetRank = ranks.entry(target).or_insert(*rank);
-            if order(*rank) < order(*best) {
+            if dial_rank(*rank) < dial_rank(*best) {
                 *best = *rank;
             }
         }
@@ -46,7 +46,7 @@ impl ServiceRecords {
 }
 
 /// Sorts by priority, then the heavier first.
-fn order(rank: TargetRank) -> (u16, Reverse<u16>) {
+fn dial_rank(rank: TargetRank) -> (u16, Reverse<u16>) {
     (rank.priority, Reverse(rank.weight))
 }
 
@@ -58,7 +58,7 @@ impl LookupAnswer for ServiceRecords {
     fn choose(&self) -> ChosenTargets<HostPort> {
         let mut ranked: Vec<_> = self.ranks().into_iter().collect();
         ranked.sort_by(|(one, of_one), (other, of_other)| {
-            (order(*of_one), one).cmp(&(order(*of_other), other))
+            (dial_rank(*of_one), one).cmp(&(dial_rank(*of_other), other))
         });
         let beyond = ranked.len().saturating_sub(TARGETS_MAX);
         ranked.truncate(TARGETS_MAX);

@@ -5,8 +5,8 @@ use super::{
     BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CLIENT_LOGIN, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS,
     KeyGroup, KeyMap, OPENING_HOURS, ProfileKey, REVOKED, REVOKED_EXPIRED, UNREADY,
     values::{
-        ALPN_NAMES, AddressValue, Alone, ChoiceValue, CountValue, DurationValue, NAME_IN_CERTIFICATE,
-        OptionalDurationValue, PEM_FILE, SizeValue, SubMap, TextListValue, TextValue,
+        ALPN_NAMES, AddressValue, ChoiceValue, CountValue, DurationValue, NAME_IN_CERTIFICATE,
+        OptionalDurationValue, PEM_FILE, SingleText, SizeValue, SubMap, TextListValue, TextValue,
     },
 };
 use crate::profile::{Carries, MessageKind, TlsVersion, defaults, fields::ZeroDuration};
@@ -66,7 +66,7 @@ pub(in crate::profile) static MAY_OFFER: ProfileKey<TextListValue> = ProfileKey 
     name: "peers",
     about: "Which of the link's peers may offer this service. Unset: all of them.",
     example: r#"[internal]"#,
-    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, single: SingleText::Refused },
 };
 
 pub(in crate::profile) static CARRIES: ProfileKey<ChoiceValue<Carries>> = ProfileKey {
@@ -123,7 +123,7 @@ pub(in crate::profile) static SNI: ProfileKey<TextListValue> = ProfileKey {
     value: TextListValue {
         each: TextValue { pattern: "", words: "a DNS name; `*.` stands for one label" },
         max: defaults::NAMES_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 
@@ -141,7 +141,7 @@ pub(in crate::profile) static PROXY_NETWORKS: ProfileKey<TextListValue> = Profil
     name: "from",
     about: "The networks of the proxies; connections from elsewhere are refused.",
     example: r#"[10.1.0.0/24]"#,
-    value: TextListValue { each: NETWORK, max: defaults::NETWORKS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NETWORK, max: defaults::NETWORKS_MAX, single: SingleText::Refused },
 };
 
 pub(in crate::profile) static FORWARDED: ProfileKey<SubMap> = ProfileKey {
@@ -158,7 +158,7 @@ pub(in crate::profile) static FORWARDED_NETWORKS: ProfileKey<TextListValue> = Pr
     name: "from",
     about: "The networks of the proxies; what others say is dropped, and their requests are served.",
     example: r#"[10.1.0.0/24]"#,
-    value: TextListValue { each: NETWORK, max: defaults::NETWORKS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NETWORK, max: defaults::NETWORKS_MAX, single: SingleText::Refused },
 };
 
 pub(in crate::profile) static HOSTS: ProfileKey<TextListValue> = ProfileKey {
@@ -168,7 +168,7 @@ pub(in crate::profile) static HOSTS: ProfileKey<TextListValue> = ProfileKey {
     value: TextListValue {
         each: TextValue { pattern: "", words: "a name without a port; `*.` stands for one label" },
         max: defaults::NAMES_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 
@@ -179,7 +179,7 @@ pub(in crate::profile) static ORIGINS: ProfileKey<TextListValue> = ProfileKey {
     value: TextListValue {
         each: TextValue { pattern: "", words: "an origin as a browser writes it" },
         max: defaults::NAMES_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 
@@ -218,7 +218,7 @@ pub(in crate::profile) static PROTOCOLS: ProfileKey<TextListValue> = ProfileKey 
     value: TextListValue {
         each: TextValue { pattern: "", words: "a name as clients offer it" },
         max: defaults::NAMES_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 
@@ -306,7 +306,7 @@ pub(in crate::profile) static CLIENT_NAMES: ProfileKey<TextListValue> = ProfileK
     name: "names",
     about: "Names of which a client's certificate must carry one. Unset: any.",
     example: r#"[partner-a]"#,
-    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::NAMES_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::NAMES_MAX, single: SingleText::Refused },
 };
 
 /// Whether clients of an accept show certificates.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     KeyGroup, KeyMap, ProfileKey,
-    values::{Alone, ChoiceValue, FlagValue, SubMap, TextListValue, TextValue, ValueKind},
+    values::{ChoiceValue, FlagValue, SingleText, SubMap, TextListValue, TextValue, ValueKind},
 };
 use crate::profile::{PreflightPolicy, defaults};
 
@@ -25,7 +25,7 @@ pub(in crate::profile) static USERS: ProfileKey<TextListValue> = ProfileKey {
     value: TextListValue {
         each: TextValue { pattern: "", words: "a user's name, at most 255 bytes" },
         max: defaults::USERS_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 
@@ -91,7 +91,7 @@ pub(in crate::profile) static TOKEN_FROM: ProfileKey<TextListValue> = ProfileKey
             words: "`header`, `cookie:NAME` or `query:NAME`",
         },
         max: defaults::TOKEN_PLACES_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 
@@ -111,7 +111,7 @@ impl ValueKind for ClaimMap {
         json!({ "type": "object", "minProperties": 1, "maxProperties": defaults::CLAIMS_MAX, "additionalProperties": value })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         "map: a claim's name, and text, a whole number or `true` or `false`".to_owned()
     }
 }

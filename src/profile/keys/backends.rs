@@ -3,8 +3,8 @@
 use super::{
     ANSWER, CARRIES, INTERNAL_SESSIONS, KeyGroup, KeyMap, OPENING_HOURS, PER_PEER, ProfileKey, SOURCE,
     values::{
-        ALPN_NAMES, AddressValue, Alone, ChoiceValue, CountValue, DurationValue, FlagValue,
-        NAME_IN_CERTIFICATE, PEM_FILE, StatusList, SubMap, TextListValue, TextValue,
+        ALPN_NAMES, AddressValue, ChoiceValue, CountValue, DurationValue, FlagValue, NAME_IN_CERTIFICATE,
+        PEM_FILE, SingleText, StatusList, SubMap, TextListValue, TextValue,
     },
 };
 use crate::profile::{Balance, ProxyVersion, defaults, fields::ZeroDuration};
@@ -113,7 +113,7 @@ pub(in crate::profile) static MAY_USE: ProfileKey<TextListValue> = ProfileKey {
     name: "peers",
     about: "Which of the link's peers may use this service. Unset: all of them.",
     example: r#"[dmz]"#,
-    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, single: SingleText::Refused },
 };
 
 pub(in crate::profile) static OWN_NAMES: ProfileKey<TextListValue> = ProfileKey {
@@ -123,7 +123,7 @@ pub(in crate::profile) static OWN_NAMES: ProfileKey<TextListValue> = ProfileKey 
     value: TextListValue {
         each: TextValue { pattern: "", words: "a host, without a port" },
         max: defaults::NAMES_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 
@@ -134,7 +134,7 @@ pub(in crate::profile) static SOCKET_HOSTS: ProfileKey<TextListValue> = ProfileK
     value: TextListValue {
         each: TextValue { pattern: "", words: "a host, without a port" },
         max: defaults::NAMES_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 

@@ -3,7 +3,7 @@
 use super::{
     KeyGroup, KeyMap, ProfileKey,
     rates::{OptionalCountValue, PerTime, Throughput, ThroughputOrMap},
-    values::{Alone, OptionalDurationValue, SubMap, TextListValue, TextValue},
+    values::{OptionalDurationValue, SingleText, SubMap, TextListValue, TextValue},
 };
 use crate::profile::defaults;
 
@@ -17,7 +17,7 @@ pub(in crate::profile) static HOURS: ProfileKey<TextListValue> = ProfileKey {
     name: "hours",
     about: "When it takes new sessions; open ones continue. Past midnight is allowed. Without days, every day. Unset: always.",
     example: r#"["Mon-Fri 07:00-19:00", "Sat 22:00-06:00"]"#,
-    value: TextListValue { each: HOURS_SPAN, max: defaults::HOURS_MAX, alone: Alone::Allowed },
+    value: TextListValue { each: HOURS_SPAN, max: defaults::HOURS_MAX, single: SingleText::Allowed },
 };
 
 pub(in crate::profile) static TIMEZONE: ProfileKey<TextValue> = ProfileKey {
@@ -48,14 +48,22 @@ pub(in crate::profile) static ALLOWED_NETWORKS: ProfileKey<TextListValue> = Prof
     name: "allow",
     about: "Allowed networks; all others are then denied. Unset: all that are not denied.",
     example: r#"[203.0.113.0/24, "2001:db8::/32"]"#,
-    value: TextListValue { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
+    value: TextListValue {
+        each: CLIENT_NETWORK,
+        max: defaults::CLIENT_NETWORKS_MAX,
+        single: SingleText::Refused,
+    },
 };
 
 pub(in crate::profile) static DENIED_NETWORKS: ProfileKey<TextListValue> = ProfileKey {
     name: "deny",
     about: "Denied networks.",
     example: r#"[203.0.113.7]"#,
-    value: TextListValue { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
+    value: TextListValue {
+        each: CLIENT_NETWORK,
+        max: defaults::CLIENT_NETWORKS_MAX,
+        single: SingleText::Refused,
+    },
 };
 
 pub(in crate::profile) static PER_CLIENT: ProfileKey<SubMap> = ProfileKey {

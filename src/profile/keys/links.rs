@@ -4,8 +4,8 @@ use super::{
     EACH_GATEWAY, KeyMap, LINKS_PER_PEER, OUTER, POST_QUANTUM, ProfileKey, REVOKED, REVOKED_EXPIRED, SOURCE,
     VIA, VIA_CREDENTIALS,
     values::{
-        AddressValue, Alone, ChoiceValue, CountValue, DurationValue, FlagValue, NAME_IN_CERTIFICATE,
-        PEM_FILE, SubMap, TextListValue, TextValue,
+        AddressValue, ChoiceValue, CountValue, DurationValue, FlagValue, NAME_IN_CERTIFICATE, PEM_FILE,
+        SingleText, SubMap, TextListValue, TextValue,
     },
 };
 use crate::profile::{BindPolicy, defaults, fields::ZeroDuration};
@@ -241,7 +241,7 @@ pub(in crate::profile) static LINK_PEERS: ProfileKey<TextListValue> = ProfileKey
     name: "peers",
     about: "Names of which a peer's certificate must carry one.",
     example: r#"[internal]"#,
-    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
+    value: TextListValue { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, single: SingleText::Refused },
 };
 
 const LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`; `socks+wss://HOST:PORT/PATH` or `socks+ws://HOST:PORT/PATH`";

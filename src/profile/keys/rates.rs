@@ -22,7 +22,7 @@ impl ValueKind for OptionalCountValue {
         json!({ "type": "integer", "minimum": self.range.start(), "maximum": self.range.end() })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         format!("whole number, {} to {}", self.range.start(), self.range.end())
     }
 }
@@ -41,7 +41,7 @@ impl ValueKind for PerTime {
         json!({ "type": "string", "pattern": "^[1-9][0-9]*/(s|m|h)$" })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         "a number per second, minute or hour: `20/s`, `100/m`, `1000/h`".to_owned()
     }
 }
@@ -84,7 +84,7 @@ impl ValueKind for Throughput {
         json!({ "type": "string", "pattern": THROUGHPUT_PATTERN })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         "bytes a second: `64KiB/s`, `1MB/s`".to_owned()
     }
 }
@@ -103,8 +103,8 @@ impl ValueKind for ThroughputOrMap {
         json!({ "anyOf": [Throughput.schema(), crate::profile::schema::map(self.0)] })
     }
 
-    fn words(&self) -> String {
-        Throughput.words()
+    fn describe_type(&self) -> String {
+        Throughput.describe_type()
     }
 
     fn map(&self) -> Option<&'static KeyMap> {

@@ -2,7 +2,7 @@
 
 use super::{
     KeyMap, ProfileKey,
-    values::{Alone, FlagValue, PEM_FILE, SubMap, TextListValue, TextValue},
+    values::{FlagValue, PEM_FILE, SingleText, SubMap, TextListValue, TextValue},
 };
 use crate::profile::defaults;
 
@@ -40,7 +40,7 @@ pub(in crate::profile) static RESOLVER: ProfileKey<TextListValue> = ProfileKey {
             words: "`ADDRESS:PORT`",
         },
         max: defaults::NAME_SERVERS_MAX,
-        alone: Alone::Allowed,
+        single: SingleText::Allowed,
     },
 };
 

@@ -3,7 +3,7 @@
 
 use super::{
     ProfileKey,
-    values::{Alone, ChoiceValue, PEM_OR_DER_FILE, TextListValue},
+    values::{ChoiceValue, PEM_OR_DER_FILE, SingleText, TextListValue},
 };
 use crate::profile::{ExpiredListPolicy, KeyExchangePolicy, defaults};
 
@@ -11,7 +11,7 @@ pub(in crate::profile) static REVOKED: ProfileKey<TextListValue> = ProfileKey {
     name: "revoked",
     about: "Lists of revoked certificates (CRLs) of the CAs in `ca`. Read again when they change: within 5 s, what stands on a revoked certificate is cut.",
     example: r#"[pki/crl.pem]"#,
-    value: TextListValue { each: PEM_OR_DER_FILE, max: defaults::REVOKED_MAX, alone: Alone::Allowed },
+    value: TextListValue { each: PEM_OR_DER_FILE, max: defaults::REVOKED_MAX, single: SingleText::Allowed },
 };
 
 pub(in crate::profile) static REVOKED_EXPIRED: ProfileKey<ChoiceValue<ExpiredListPolicy>> = ProfileKey {

@@ -19,7 +19,7 @@ pub(in crate::profile) trait ValueKind {
     /// The JSON Schema of a value; maps below it are added from their own tables.
     fn schema(&self) -> Value;
     /// The type, its unit and its range, in words.
-    fn words(&self) -> String;
+    fn describe_type(&self) -> String;
     /// The value of a key that is left out; `None` if it has none.
     fn default(&self) -> Option<String> {
         None
@@ -46,7 +46,7 @@ impl ValueKind for CountValue {
         json!({ "type": "integer", "minimum": least, "maximum": most, "default": self.default })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         format!("whole number, {} to {}", self.range.start(), self.range.end())
     }
 
@@ -83,8 +83,8 @@ impl ValueKind for DurationValue {
         schema
     }
 
-    fn words(&self) -> String {
-        OptionalDurationValue.words()
+    fn describe_type(&self) -> String {
+        OptionalDurationValue.describe_type()
     }
 
     fn default(&self) -> Option<String> {
@@ -114,7 +114,7 @@ impl ValueKind for OptionalDurationValue {
         json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         "duration: `500ms`, `30s`, `5m`, `2h`".to_owned()
     }
 
@@ -141,7 +141,7 @@ impl ValueKind for SizeValue {
         json!({ "type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB)$", "default": default })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         format!("size, {} to {}", size::written(*self.range.start()), size::written(*self.range.end()))
     }
 
@@ -177,7 +177,7 @@ impl ValueKind for FlagValue {
         json!({ "type": "boolean", "default": false })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         "`true` or `false`".to_owned()
     }
 
@@ -215,7 +215,7 @@ impl<T> ValueKind for ChoiceValue<T> {
         schema
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         one_of(&self.words_alone())
     }
 
@@ -239,7 +239,7 @@ impl<T: Copy + Sync> ProfileKey<ChoiceValue<T>> {
         let meant = nearest(text, &self.value.words_alone()).filter(|meant| meant.len() > 3);
         let advice = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("write {}", self.value.words()),
+            None => format!("write {}", self.value.describe_type()),
         };
         field.refuse(ValueProblem::new(what, advice), problems)
     }
@@ -262,7 +262,7 @@ impl ValueKind for StatusList {
         json!({ "anyOf": [one, many], "default": self.default })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         let (least, most) = (STATUS_RANGE.start(), STATUS_RANGE.end());
         format!("one or a list of at most {STATUSES_MAX}: whole number, {least} to {most}")
     }
@@ -305,7 +305,7 @@ impl ValueKind for TextValue {
         self.schema_of_one()
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         self.words.to_owned()
     }
 }
@@ -314,7 +314,7 @@ impl ValueKind for TextValue {
 pub(super) const ALPN_NAMES: TextListValue = TextListValue {
     each: TextValue { pattern: "", words: "a protocol's name, at most 255 bytes" },
     max: defaults::ALPN_NAMES_MAX,
-    alone: Alone::Allowed,
+    single: SingleText::Allowed,
 };
 
 /// The name of a PEM file.
@@ -330,11 +330,11 @@ pub(in crate::profile) struct TextListValue {
     pub each: TextValue,
     pub max: usize,
     /// Whether a single text counts as a list of one.
-    pub alone: Alone,
+    pub single: SingleText,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::profile) enum Alone {
+pub(in crate::profile) enum SingleText {
     Allowed,
     Refused,
 }
@@ -343,15 +343,15 @@ impl ValueKind for TextListValue {
     fn schema(&self) -> Value {
         let one = self.each.schema_of_one();
         let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": self.max });
-        match self.alone {
-            Alone::Allowed => json!({ "anyOf": [one, many] }),
-            Alone::Refused => many,
+        match self.single {
+            SingleText::Allowed => json!({ "anyOf": [one, many] }),
+            SingleText::Refused => many,
         }
     }
 
-    fn words(&self) -> String {
-        let alone = if self.alone == Alone::Allowed { "one or a list" } else { "a list" };
-        format!("{alone} of at most {}: {}", self.max, self.each.words)
+    fn describe_type(&self) -> String {
+        let count = if self.single == SingleText::Allowed { "one or a list" } else { "a list" };
+        format!("{count} of at most {}: {}", self.max, self.each.words)
     }
 }
 
@@ -383,7 +383,7 @@ impl ValueKind for AddressValue {
         }
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         match self.max {
             None => self.words.to_owned(),
             Some(max) => format!("one or a list of at most {max}: {}", self.words),
@@ -406,8 +406,8 @@ impl ValueKind for FileOrMap {
         json!({ "anyOf": [self.file.schema(), crate::profile::schema::map(self.options)] })
     }
 
-    fn words(&self) -> String {
-        self.file.words()
+    fn describe_type(&self) -> String {
+        self.file.describe_type()
     }
 
     fn map(&self) -> Option<&'static KeyMap> {
@@ -423,7 +423,7 @@ impl ValueKind for SubMap {
         crate::profile::schema::map(self.0)
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         "map".to_owned()
     }
 
@@ -446,7 +446,7 @@ impl ValueKind for ServiceMap {
         })
     }
 
-    fn words(&self) -> String {
+    fn describe_type(&self) -> String {
         "map: a service's name, 1 to 255 of `A-Za-z0-9._-`, and its keys".to_owned()
     }
 

@@ -71,9 +71,9 @@ impl Collector for SnapshotMetrics {
 }
 
 /// Writes the values of one metric.
-struct Family<'a>(MetricEncoder<'a>);
+struct MetricFamily<'a>(MetricEncoder<'a>);
 
-impl<'a> Family<'a> {
+impl<'a> MetricFamily<'a> {
     fn begin(
         encoder: &'a mut DescriptorEncoder<'_>,
         (name, help): (&'a str, &str),
@@ -107,13 +107,13 @@ impl<'a> Family<'a> {
 
 fn of_gateway(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     let build = ("portcullis_build_info", "The version that runs.");
-    Family::begin(encoder, build, MetricType::Gauge)?.gauge(&[("version", &*snapshot.version)], 1.0)?;
+    MetricFamily::begin(encoder, build, MetricType::Gauge)?.gauge(&[("version", &*snapshot.version)], 1.0)?;
     let ready = ("portcullis_ready", "1 when the gateway is ready for clients, as /readyz tells.");
     let is_ready = snapshot.readiness.as_ref().is_some_and(|readiness| readiness.ready);
-    Family::begin(encoder, ready, MetricType::Gauge)?.gauge(&NONE, f64::from(u8::from(is_ready)))?;
+    MetricFamily::begin(encoder, ready, MetricType::Gauge)?.gauge(&NONE, f64::from(u8::from(is_ready)))?;
     let reloads =
         ("portcullis_reloads", "Reloads and switches that operators asked for, by what came of them.");
-    let mut family = Family::begin(encoder, reloads, MetricType::Counter)?;
+    let mut family = MetricFamily::begin(encoder, reloads, MetricType::Counter)?;
     family.counter(&[("result", "success")], snapshot.reloads.done)?;
     family.counter(&[("result", "failure")], snapshot.reloads.refused)?;
     let last = (
@@ -121,11 +121,11 @@ fn of_gateway(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resul
         "1 unless the last reload or switch was refused or rolled back.",
     );
     let was_successful = f64::from(u8::from(!snapshot.reloads.was_last_refused));
-    Family::begin(encoder, last, MetricType::Gauge)?.gauge(&NONE, was_successful)?;
+    MetricFamily::begin(encoder, last, MetricType::Gauge)?.gauge(&NONE, was_successful)?;
     let lost = ("portcullis_log_lines_lost", "Log lines that could not be written.");
-    Family::begin(encoder, lost, MetricType::Counter)?.counter(&NONE, snapshot.log_lines_lost)?;
+    MetricFamily::begin(encoder, lost, MetricType::Counter)?.counter(&NONE, snapshot.log_lines_lost)?;
     let confined = ("portcullis_confined", "1 when the kernel refuses the half whatever is not its part.");
-    let mut family = Family::begin(encoder, confined, MetricType::Gauge)?;
+    let mut family = MetricFamily::begin(encoder, confined, MetricType::Gauge)?;
     snapshot.roles.iter().try_for_each(|role| {
         let is_locked = snapshot.confined.get(role).is_some_and(Option::is_some);
         family.gauge(&[("role", word(*role))], f64::from(u8::from(is_locked)))
@@ -134,19 +134,19 @@ fn of_gateway(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resul
 
 fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     let open = ("portcullis_sessions_open", "Sessions that are carried now.");
-    let mut family = Family::begin(encoder, open, MetricType::Gauge)?;
+    let mut family = MetricFamily::begin(encoder, open, MetricType::Gauge)?;
     for row in &snapshot.services {
         family.gauge(&labels(row), row.totals.sessions_open as f64)?;
     }
     let bytes = ("portcullis_bytes", "Bytes of sessions; up is from the client to the backend.");
-    let mut family = Family::begin(encoder, bytes, MetricType::Counter)?;
+    let mut family = MetricFamily::begin(encoder, bytes, MetricType::Counter)?;
     for row in &snapshot.services {
         let [role, service] = labels(row);
         family.counter(&[role, service, ("direction", "up")], row.totals.bytes_up)?;
         family.counter(&[role, service, ("direction", "down")], row.totals.bytes_down)?;
     }
     let waiting = ("portcullis_clients_waiting", "Clients that wait for a link.");
-    let mut family = Family::begin(encoder, waiting, MetricType::Gauge)?;
+    let mut family = MetricFamily::begin(encoder, waiting, MetricType::Gauge)?;
     for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz) {
         family.gauge(&[("service", &*row.name)], row.counts.waiting as f64)?;
     }
@@ -154,7 +154,7 @@ fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
         "portcullis_backends",
         "Backends of a service by their state; one that is alone is down where its sessions fail.",
     );
-    let mut family = Family::begin(encoder, backends, MetricType::Gauge)?;
+    let mut family = MetricFamily::begin(encoder, backends, MetricType::Gauge)?;
     for row in snapshot.services.iter().filter(|row| row.connect.is_some()) {
         for state in BackendRowState::ALL {
             let count = match &row.backends[..] {
@@ -187,7 +187,7 @@ fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
         "portcullis_sessions",
         "Sessions that have ended and clients that were refused, by the letters of the end.",
     );
-    let mut family = Family::begin(encoder, ends, MetricType::Counter)?;
+    let mut family = MetricFamily::begin(encoder, ends, MetricType::Counter)?;
     for row in &snapshot.services {
         let [role, service] = labels(row);
         for end in
@@ -200,20 +200,20 @@ fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
         }
     }
     let wait = ("portcullis_wait_seconds", "How long clients waited for a link.");
-    let mut family = Family::begin(encoder, wait, MetricType::Histogram)?;
+    let mut family = MetricFamily::begin(encoder, wait, MetricType::Histogram)?;
     for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz && row.connect.is_none()) {
         family.histogram(&[("service", &*row.name)], &row.counts.waits)?;
     }
     let connect =
         ("portcullis_connect_seconds", "How long it took to open a session's way, its backend included.");
-    let mut family = Family::begin(encoder, connect, MetricType::Histogram)?;
+    let mut family = MetricFamily::begin(encoder, connect, MetricType::Histogram)?;
     // In a pair, a session is counted once, where clients come in.
     let first = snapshot.roles.first().copied();
     for row in snapshot.services.iter().filter(|row| Some(row.role) == first) {
         family.histogram(&[("service", &*row.name)], &row.counts.connects)?;
     }
     let requests = ("portcullis_http_requests", "Requests that were answered, by the class of the answer.");
-    let mut family = Family::begin(encoder, requests, MetricType::Counter)?;
+    let mut family = MetricFamily::begin(encoder, requests, MetricType::Counter)?;
     for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz) {
         for (class, count) in row.counts.requests.by_class() {
             family.counter(&[("service", &*row.name), ("code", class)], count)?;
@@ -224,11 +224,11 @@ fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
 
 /// The sums of one gateway's rows.
 #[derive(Default)]
-struct OfPeer<'a> {
+struct PeerSums<'a> {
     rows: Vec<&'a PoolRow>,
 }
 
-impl OfPeer<'_> {
+impl PeerSums<'_> {
     fn sum(&self, of: impl Fn(&PoolRow) -> usize) -> f64 {
         self.rows.iter().map(|row| of(row)).fold(0_usize, usize::saturating_add) as f64
     }
@@ -241,7 +241,7 @@ impl OfPeer<'_> {
 }
 
 fn of_links(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-    let mut peers: BTreeMap<(Half, &str), OfPeer<'_>> = BTreeMap::new();
+    let mut peers: BTreeMap<(Half, &str), PeerSums<'_>> = BTreeMap::new();
     for row in &snapshot.pools {
         // A gateway that was never reached has no name other than its address.
         let peer = row.peer.as_deref().or(row.address.as_deref()).unwrap_or_default();
@@ -251,7 +251,7 @@ fn of_links(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<
         "portcullis_links",
         "Links that take a new session, that carry some and take no more, and that are dialled.",
     );
-    let mut family = Family::begin(encoder, links, MetricType::Gauge)?;
+    let mut family = MetricFamily::begin(encoder, links, MetricType::Gauge)?;
     for ((role, peer), of) in &peers {
         let of_state = |state| [("role", word(*role)), ("peer", *peer), ("state", state)];
         family.gauge(&of_state("ready"), of.sum(|row| row.ready))?;
@@ -259,18 +259,18 @@ fn of_links(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<
         family.gauge(&of_state("dialling"), of.sum(|row| row.dialling))?;
     }
     let wanted = ("portcullis_links_wanted", "Links that should be ready.");
-    let mut family = Family::begin(encoder, wanted, MetricType::Gauge)?;
+    let mut family = MetricFamily::begin(encoder, wanted, MetricType::Gauge)?;
     for ((role, peer), of) in &peers {
         family.gauge(&[("role", word(*role)), ("peer", peer)], of.sum(|row| row.target))?;
     }
     let failures = ("portcullis_link_failures", "Dials, handshakes and ready links that failed.");
-    let mut family = Family::begin(encoder, failures, MetricType::Counter)?;
+    let mut family = MetricFamily::begin(encoder, failures, MetricType::Counter)?;
     for ((role, peer), of) in &peers {
         let failed = of.rows.iter().fold(0_u64, |sum, row| sum.saturating_add(row.failures));
         family.counter(&[("role", word(*role)), ("peer", peer)], failed)?;
     }
     let round_trip = ("portcullis_link_rtt_seconds", "The median round-trip time of the links.");
-    let mut family = Family::begin(encoder, round_trip, MetricType::Gauge)?;
+    let mut family = MetricFamily::begin(encoder, round_trip, MetricType::Gauge)?;
     for ((role, peer), of) in &peers {
         if let Some(seconds) = of.round_trip_seconds() {
             family.gauge(&[("role", word(*role)), ("peer", peer)], seconds)?;
@@ -292,7 +292,7 @@ fn of_certificates(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> 
         "portcullis_certificate_expiry_timestamp_seconds",
         "When the first certificate of this use ends, in seconds since 1970.",
     );
-    let mut family = Family::begin(encoder, expiry, MetricType::Gauge)?;
+    let mut family = MetricFamily::begin(encoder, expiry, MetricType::Gauge)?;
     earliest.iter().try_for_each(|((role, used), ends)| {
         family.gauge(&[("role", word(*role)), ("use", used)], *ends as f64)
     })

@@ -8,7 +8,7 @@ use std::{
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Family, NONE};
+use super::{MetricFamily, NONE};
 use crate::telemetry::snapshot::Snapshot;
 
 /// The values from `/proc/self/stat`.
@@ -29,7 +29,7 @@ pub fn encode(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resul
     ];
     if let Some(usage) = read() {
         let cpu = ("process_cpu_seconds", "Processor time, of user and system.");
-        let mut family = Family::begin(encoder, cpu, MetricType::Counter)?;
+        let mut family = MetricFamily::begin(encoder, cpu, MetricType::Counter)?;
         family.seconds(usage.cpu_seconds)?;
         gauges.extend([
             ("process_resident_memory_bytes", "Resident memory.", usage.resident_bytes),
@@ -39,7 +39,7 @@ pub fn encode(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resul
         ]);
     }
     for (name, help, value) in gauges {
-        Family::begin(encoder, (name, help), MetricType::Gauge)?.gauge(&NONE, value)?;
+        MetricFamily::begin(encoder, (name, help), MetricType::Gauge)?.gauge(&NONE, value)?;
     }
     Ok(())
 }

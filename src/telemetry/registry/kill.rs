@@ -17,7 +17,7 @@ use crate::{
 
 /// Why no session was ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotKilled {
+pub enum KillError {
     None,
     /// All of these have the id.
     Several(Vec<String>),
@@ -54,7 +54,7 @@ pub struct SessionMatch {
 impl SessionRegistry {
     /// Ends a session by its id, on both halves if a pair runs in one process; or by `PEER/ID`, since two peers
     /// may use the same id.
-    pub fn kill(&self, named: &str) -> Result<(), NotKilled> {
+    pub fn kill(&self, named: &str) -> Result<(), KillError> {
         let state = self.lock();
         let sessions = || state.open.values();
         let mut found: Vec<_> =
@@ -66,11 +66,11 @@ impl SessionRegistry {
             let of_half = found.iter().filter(|session| session.half == role);
             let names: BTreeSet<_> = of_half.map(|session| session.full_name()).collect();
             if names.len() > 1 {
-                return Err(NotKilled::Several(names.into_iter().collect()));
+                return Err(KillError::Several(names.into_iter().collect()));
             }
         }
         found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));
-        if found.is_empty() { Err(NotKilled::None) } else { Ok(()) }
+        if found.is_empty() { Err(KillError::None) } else { Ok(()) }
     }
 
     /// Ends the sessions of the internal half that `is_meant` selects by peer and service; returns how many.

@@ -15,7 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
     disk::PipePolicy,
-    net::read_ahead::BelowTls,
+    net::read_ahead::TlsTransport,
     profile::{ConnectTls, KeyExchangePolicy, LinkTls, PemSource, ProfilePlace, RevokedFiles},
     tls::{edge::EdgeTls, link::LinkIdentity, party::TlsParty, pem},
 };
@@ -132,8 +132,8 @@ async fn connected() -> (TcpStream, TcpStream) {
 async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>; 2] {
     let (accepted, dialled) = connected().await;
     let (accepted, dialled) = tokio::join!(
-        listens.accept(BelowTls::Socket(accepted)),
-        dials.connect(BelowTls::Socket(dialled), "127.0.0.1"),
+        listens.accept(TlsTransport::Socket(accepted)),
+        dials.connect(TlsTransport::Socket(dialled), "127.0.0.1"),
     );
     [accepted.err(), dialled.err()].map(|error| error.map(|error| error.to_string()))
 }
@@ -243,12 +243,12 @@ async fn a_certificate_of_version_1_is_reported_by_either_half_that_is_shown_it(
     let (near, far) = connected().await;
     let name = ServerName::try_from("judge").unwrap();
     let (accepted, _) = tokio::join!(
-        judge.accept(BelowTls::Socket(near)),
+        judge.accept(TlsTransport::Socket(near)),
         TlsConnector::from(Arc::new(dials)).connect(name, far)
     );
     let (near, far) = connected().await;
     let (connected, _) = tokio::join!(
-        judge.connect(BelowTls::Socket(near), "127.0.0.1"),
+        judge.connect(TlsTransport::Socket(near), "127.0.0.1"),
         TlsAcceptor::from(Arc::new(listens)).accept(far)
     );
     let words = "its certificate 1 of 1 (`CN=dmz`) is not of X.509 version 3; have it reissued as version 3";

@@ -42,11 +42,11 @@ pub const COLUMNS: [TableColumn<ClientColumn>; 9] = [
 /// `12 clients, 66 sessions`.
 pub fn facts(app: &App) -> String {
     let clients = app.lists().clients.rows();
-    let sessions = app.order().open_len();
-    let passing = if app.order().filter.is_empty() { "" } else { ", of those that pass the filter" };
+    let sessions = app.session_order().open_len();
+    let passing = if app.session_order().filter.is_empty() { "" } else { ", of those that pass the filter" };
     let [clients, sessions] =
         [format::count(clients.len() as u64, "client"), format::count(sessions as u64, "session")];
-    format!("{clients}, {sessions}{passing}, {}, in bytes", app.order().words())
+    format!("{clients}, {sessions}{passing}, {}, in bytes", app.session_order().words())
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {

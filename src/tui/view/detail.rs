@@ -147,7 +147,7 @@ pub(super) fn gateway_line(app: &App, gateway: Option<&str>) -> Option<DetailLin
 fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
-    let inner = app.order().inner(shown, row);
+    let inner = app.session_order().inner(shown, row);
     let backend = sessions::backend(app, row);
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
@@ -182,7 +182,7 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
     let code = end::explain_code(&row.end).unwrap_or_default();
-    let inner = app.order().inner_ended(shown, row);
+    let inner = app.session_order().inner_ended(shown, row);
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
         fact("state", format!("ended {} ago", format::span(row.ago_seconds))),
@@ -225,7 +225,7 @@ fn client_lines(app: &App, shown: &Snapshot) -> Option<Vec<DetailLine>> {
             ..fact("open", "   AGE   UP/S DOWN/S ID        SERVICE, PHASE".into())
         },
     ];
-    let sessions = clients::sessions_of(app.order(), shown, &row.client);
+    let sessions = clients::sessions_of(app.session_order(), shown, &row.client);
     facts.extend(sessions.take(CLIENT_SESSIONS_MAX).map(|row| fact("", of_session(row))));
     let rest = row.sessions.saturating_sub(CLIENT_SESSIONS_MAX as u64);
     facts.extend((rest > 0).then(|| fact("", format!("and {rest} more"))));

@@ -119,7 +119,7 @@ fn draw_box(app: &App, title: &str, mut lines: Vec<(String, Style)>, area: Rect,
 /// Hints that do not fit are dropped from the front: help and quit come last.
 fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
     let hints: Vec<_> = keys::bindings_in(app.context())
-        .filter(|binding| app.offers(binding.action))
+        .filter(|binding| app.is_available(binding.action))
         .filter_map(|binding| Some((binding.keys.first()?.name(&app.style.symbols), binding.hint?)))
         .collect();
     let cells = |hint: &(String, &str)| table::width(&hint.0) + table::width(hint.1) + GAP_CELLS;

@@ -85,7 +85,7 @@ fn keys_page(app: &App) -> Vec<HelpLine> {
         (KeyContext::Help, "In this help"),
     ];
     let lines = sections.into_iter().flat_map(|(context, title)| {
-        let offered = keys::bindings_in(context).filter(|binding| app.is_offered(binding.action));
+        let offered = keys::bindings_in(context).filter(|binding| app.is_action_known(binding.action));
         let mut offered: Vec<_> = offered.collect();
         offered.sort_by_key(|binding| binding.help_rank());
         let entries = offered.into_iter().map(|binding| {

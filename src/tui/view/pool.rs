@@ -108,7 +108,7 @@ pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
     let inside = panel::draw_frame(screen_style, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
     let inside = panel::margin(inside);
     draw_list(app, list_area(area), buffer);
-    let resize = if app.offers(Action::Resize) { "   n resizes the pool" } else { "" };
+    let resize = if app.is_available(Action::Resize) { "   n resizes the pool" } else { "" };
     let text =
         format!("{} ready  {} dialling  {} missing{resize}", signs.ready, signs.dialling, signs.missing);
     let last = table::line(inside, inside.height.saturating_sub(1));

@@ -85,7 +85,7 @@ pub fn list_area(framed: Rect) -> Rect {
 
 /// Only heads and rows.
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (screen_style, order) = (&app.style, app.order());
+    let (screen_style, order) = (&app.style, app.session_order());
     if app.grouping() == SessionGrouping::ByClient {
         return clients::draw_list(app, area, buffer);
     }
@@ -110,7 +110,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// The text for a list that has nothing to show.
 pub fn draw_none(app: &App, area: Rect, buffer: &mut Buffer) {
-    let has_filter = !app.order().filter.is_empty();
+    let has_filter = !app.session_order().filter.is_empty();
     let text = if has_filter { " no session passes the filter" } else { " no session is open" };
     panel::draw_empty(&app.style, text, area, buffer);
 }
@@ -120,7 +120,7 @@ pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     if app.grouping() == SessionGrouping::ByClient {
         return clients::visible_lines(app, area);
     }
-    let order = app.order();
+    let order = app.session_order();
     let below = Rect { width: area.width.saturating_sub(2), ..area };
     let (left, ..) = panel::split_selected_text(&app.style, selected_text(app), below);
     let area = Rect { height: left.height, ..area };
@@ -147,7 +147,7 @@ pub fn head_at(app: &App, area: Rect, cells: u16) -> Option<order::SortColumn> {
 }
 
 fn sheet(app: &App, area: Rect, lines: &[usize]) -> TableSheet<SessionColumn> {
-    let (order, snapshot, selected) = (app.order(), app.snapshot(), app.selected_line());
+    let (order, snapshot, selected) = (app.session_order(), app.snapshot(), app.selected_line());
     let row = |&line: &usize| Some((line, order.row(snapshot, line)?));
     let rows: Vec<_> = lines.iter().filter_map(row).collect();
     TableSheet::with_heads(
@@ -167,7 +167,7 @@ fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColum
     let reported = row_cell(app, row, is_selected, kind);
     let inner = match (kind, row) {
         (SessionColumn::Inside | SessionColumn::Backend, ListedSession::Open(row)) => {
-            app.order().inner(app.snapshot(), row)
+            app.session_order().inner(app.snapshot(), row)
         }
         _ => None,
     };
@@ -195,7 +195,7 @@ fn row_cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionC
 
 /// The head of the sort column has an arrow: up if the smallest is on top.
 pub fn sorted_head(app: &App, title: &str, column: Option<order::SortColumn>) -> String {
-    let (order, symbols) = (app.order(), &app.style.symbols);
+    let (order, symbols) = (app.session_order(), &app.style.symbols);
     if column != Some(order.column) {
         return title.into();
     }
@@ -260,12 +260,12 @@ fn facts(app: &App) -> String {
     if snapshot.sessions_left_out > 0 {
         facts.push_str(&format!(", {} not listed", snapshot.sessions_left_out));
     }
-    format!("{facts}, {}, in bytes", app.order().words())
+    format!("{facts}, {}, in bytes", app.session_order().words())
 }
 
 /// `12 of 66` while a filter hides rows.
 pub fn listed(app: &App) -> Option<String> {
-    let order = app.order();
+    let order = app.session_order();
     let open = order.listable_len();
     (!order.filter.is_empty()).then(|| format!("{} of {open}", order.open_len()))
 }
@@ -284,7 +284,7 @@ fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
     match kind {
         SessionColumn::Mark => TableCell::new("", theme.plain),
         SessionColumn::Id => TableCell::new(screen_style.text(&row.id, TEXT_CHARS), theme.plain),
-        SessionColumn::Half if app.order().inner(app.snapshot(), row).is_some() => {
+        SessionColumn::Half if app.session_order().inner(app.snapshot(), row).is_some() => {
             TableCell::new("both", theme.plain)
         }
         SessionColumn::Half => half(app, row.role),
@@ -305,7 +305,7 @@ fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
         SessionColumn::RateDown => number(screen_style, row.rate_down),
         SessionColumn::Up => moved(app, row, |row| row.bytes_up),
         SessionColumn::Down => moved(app, row, |row| row.bytes_down),
-        SessionColumn::Phase => match app.order().inner(app.snapshot(), row) {
+        SessionColumn::Phase => match app.session_order().inner(app.snapshot(), row) {
             // The outer half's phase, then the inner one's.
             Some(inner) if inner.phase != row.phase => {
                 let outer = phase(app, row);
@@ -369,11 +369,11 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
         SessionColumn::Gateway => peer(app, row.gateway.as_deref()).text,
         SessionColumn::Link | SessionColumn::Waits => "-".into(),
         SessionColumn::Inside => {
-            let inner = app.order().inner_ended(app.snapshot(), row);
+            let inner = app.session_order().inner_ended(app.snapshot(), row);
             peer(app, inner.and_then(|inner| inner.gateway.as_deref()).or(row.peer.as_deref())).text
         }
         SessionColumn::Backend => {
-            let inner = app.order().inner_ended(app.snapshot(), row);
+            let inner = app.session_order().inner_ended(app.snapshot(), row);
             let dialled = inner.and_then(|inner| inner.backend.as_deref()).or(row.backend.as_deref());
             peer(app, dialled.or_else(|| lists::backend(app.whole_snapshot(), &row.service, None))).text
         }
@@ -395,7 +395,7 @@ fn gateway(app: &App, row: &SessionRow) -> TableCell {
 
 /// The gateway that carries it on: its name in the fleet, or else the one in its certificate.
 fn inside(app: &App, row: &SessionRow) -> TableCell {
-    match (row.role, app.order().inner(app.snapshot(), row)) {
+    match (row.role, app.session_order().inner(app.snapshot(), row)) {
         (Half::Internal, _) => peer(app, row.gateway.as_deref()),
         (Half::Dmz, Some(inner)) => peer(app, inner.gateway.as_deref()),
         (Half::Dmz, None) => peer(app, row.peer.as_deref()),
@@ -404,7 +404,7 @@ fn inside(app: &App, row: &SessionRow) -> TableCell {
 
 /// How long it waited for a link, and how long the backend took inside.
 fn waits(app: &App, row: &SessionRow) -> TableCell {
-    let inner = app.order().inner(app.snapshot(), row);
+    let inner = app.session_order().inner(app.snapshot(), row);
     let backend = inner.map_or(row.connected_ms, |inner| inner.connected_ms);
     let ms = |ms: Option<f64>| ms.map_or("-".into(), format::wait);
     TableCell::new(format!("{}+{}", ms(row.waited_ms), ms(backend)), app.style.theme.plain)
@@ -412,7 +412,7 @@ fn waits(app: &App, row: &SessionRow) -> TableCell {
 
 /// What it reaches: the backend itself if a half on the screen has dialled it, otherwise those of its service.
 pub(super) fn backend<'a>(app: &'a App, row: &'a SessionRow) -> Option<&'a str> {
-    let inner = app.order().inner(app.snapshot(), row);
+    let inner = app.session_order().inner(app.snapshot(), row);
     let dialled = inner.and_then(|inner| inner.backend.as_deref()).or(row.backend.as_deref());
     let inside = inner.and_then(|inner| inner.gateway.as_ref());
     let own = row.gateway.as_ref().filter(|_| row.role == Half::Internal);
@@ -421,7 +421,7 @@ pub(super) fn backend<'a>(app: &'a App, row: &'a SessionRow) -> Option<&'a str> 
 
 /// Bytes that the two halves count differently are marked: nothing may be lost between them.
 fn moved(app: &App, row: &SessionRow, bytes: fn(&SessionRow) -> u64) -> TableCell {
-    match app.order().inner(app.snapshot(), row) {
+    match app.session_order().inner(app.snapshot(), row) {
         // If one of them no longer answers, its last number says nothing about a difference.
         Some(inner)
             if !app.is_answering(row.gateway.as_ref()) || !app.is_answering(inner.gateway.as_ref()) =>
@@ -437,7 +437,7 @@ fn moved(app: &App, row: &SessionRow, bytes: fn(&SessionRow) -> u64) -> TableCel
 }
 
 fn ended_moved(app: &App, row: &EndedRow, bytes: fn(&EndedRow) -> u64) -> String {
-    let inner = app.order().inner_ended(app.snapshot(), row);
+    let inner = app.session_order().inner_ended(app.snapshot(), row);
     let differs = inner.is_some_and(|inner| bytes(row) != bytes(inner));
     format!("{}{}", format::amount(bytes(row)), if differs { app.style.symbols.differs } else { "" })
 }

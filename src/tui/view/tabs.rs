@@ -13,7 +13,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         let step = table::width(&text).min(rest.width);
         rest = Rect { x: rest.x + step, width: rest.width - step, ..rest };
     }
-    let order = app.order();
+    let order = app.session_order();
     if app.screen().lists_sessions() {
         let mut text = listed(app);
         if table::width(&text) > rest.width {
@@ -55,7 +55,7 @@ enum TabNames {
 
 /// As much as fits beside the description of the list.
 fn names(app: &App, width: u16) -> impl Iterator<Item = (Screen, String)> {
-    let filter_cells = match app.order().filter.is_empty() {
+    let filter_cells = match app.session_order().filter.is_empty() {
         true => 0,
         // A space and a slash come before it.
         false => table::width(&filter_text(app)) + 2,
@@ -92,17 +92,17 @@ fn names_of(app: &App, kind: TabNames) -> impl Iterator<Item = (Screen, String)>
 
 /// `busiest first`, `filter web, oldest first`.
 pub fn listed(app: &App) -> String {
-    let words = app.order().words();
+    let words = app.session_order().words();
     filter(app).map_or(words.into(), |filter| format!("{filter}, {words}"))
 }
 
 fn filter(app: &App) -> Option<String> {
-    let filter = &app.order().filter;
+    let filter = &app.session_order().filter;
     (!filter.is_empty()).then(|| format!("filter {}", filter_text(app)))
 }
 
 fn filter_text(app: &App) -> String {
-    app.style.text(&app.order().filter.text, FILTER_CHARS)
+    app.style.text(&app.session_order().filter.text, FILTER_CHARS)
 }
 
 const FILTER_CHARS: usize = 60;

@@ -320,7 +320,7 @@ async fn without_a_user_file_the_service_is_down() {
 async fn probes_of_the_checklist_need_no_password() {
     let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
     let pair = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place(ALICE)).await;
-    let answer = pair.dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
+    let answer = pair.dmz.handle.send_and_wait(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
     let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
     assert!(report.steps.iter().all(|step| step.result == StepResult::Pass), "{:?}", report.steps);
 }

@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 async fn run_step(gateway: &Gateway, step: CheckStep) -> StepReport {
-    match gateway.handle.ask(Command::Verify { steps: vec![step] }).await {
+    match gateway.handle.send_and_wait(Command::Verify { steps: vec![step] }).await {
         CommandAnswer::Verified(report) => report.steps[0].clone(),
         other => panic!("{other:?}"),
     }

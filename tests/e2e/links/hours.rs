@@ -57,7 +57,7 @@ async fn until_phase(gateway: &Gateway, wanted: ServicePhase) {
 }
 
 async fn verify(gateway: &Gateway, step: CheckStep) {
-    let answer = gateway.handle.ask(Command::Verify { steps: vec![step] }).await;
+    let answer = gateway.handle.send_and_wait(Command::Verify { steps: vec![step] }).await;
     let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
     assert!(report.steps.iter().all(|step| step.result == StepResult::Pass), "{:?}", report.steps);
 }
@@ -163,7 +163,9 @@ async fn hours_that_a_reload_changes_are_in_the_plan_and_hold_at_once() {
     let connect = format!("connect: 'socks+tls://{}'", pair.dmz.link_port().await);
     let file = pair.place.profile("internal", &Plan { backend: night, ..plan }.internal(&connect));
     let requested = Command::Plan { profile: file.to_str().unwrap().into() };
-    let CommandAnswer::Planned(planned) = pair.inner().handle.ask(requested).await else { panic!("no plan") };
+    let CommandAnswer::Planned(planned) = pair.inner().handle.send_and_wait(requested).await else {
+        panic!("no plan")
+    };
     let planned = planned.to_string();
     assert!(planned.contains("orders: hours 22:00-06:00 (UTC), was Mon-Fri 07:00-19:00 (UTC)"), "{planned}");
     pair.inner().done(Command::Reload).await;

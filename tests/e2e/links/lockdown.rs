@@ -16,7 +16,7 @@ use crate::support::{
 
 /// Without a state folder it holds until the process ends, which is reported.
 async fn run_and_expect_notice(gateway: &Gateway, command: Command) {
-    match gateway.handle.ask(command.clone()).await {
+    match gateway.handle.send_and_wait(command.clone()).await {
         CommandAnswer::Unkept(text) => assert!(text.contains("until this process ends"), "{text}"),
         other => panic!("{command:?}: {other:?}"),
     }
@@ -31,7 +31,7 @@ async fn what_is_locked_inside_is_cut_and_refused_and_comes_back() {
     for (mode, is_plain) in PATHS {
         let pair = Plan { is_plain, ..Plan::new(mode, "echo://") }.start().await;
         let Some(inside) = &pair.internal else {
-            let locked = pair.dmz.handle.ask(Command::Lockdown(LockdownTarget::default())).await;
+            let locked = pair.dmz.handle.send_and_wait(Command::Lockdown(LockdownTarget::default())).await;
             assert!(
                 matches!(&locked, CommandAnswer::Refused(why) if why.contains("no internal half")),
                 "{locked:?}"

@@ -304,7 +304,11 @@ async fn names_of_services_that_a_gateway_makes_up_become_no_series() {
     let inside = ServerHalf::new(ECHO).await;
     let mut link = GatewayEchoSession::on(inside.link().await).await.ends().await;
     let series = async || {
-        let answer = inside.gateway.handle.ask(Command::Metrics { format: MetricsFormat::OpenMetrics }).await;
+        let answer = inside
+            .gateway
+            .handle
+            .send_and_wait(Command::Metrics { format: MetricsFormat::OpenMetrics })
+            .await;
         let CommandAnswer::Metrics(text) = answer else { panic!("{answer:?}") };
         let names = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(' ').next());
         names.map(|name| name.unwrap_or_default().to_owned()).collect::<BTreeSet<_>>()

@@ -137,7 +137,7 @@ impl Gateway {
     }
 
     pub async fn now(&self) -> Arc<Snapshot> {
-        match self.handle.ask(Command::Status).await {
+        match self.handle.send_and_wait(Command::Status).await {
             CommandAnswer::Status(snapshot) => snapshot,
             other => panic!("{other:?}"),
         }
@@ -205,7 +205,7 @@ impl Gateway {
 
     /// What a command was answered, which must have been done.
     pub async fn done(&self, command: Command) -> String {
-        match self.handle.ask(command).await {
+        match self.handle.send_and_wait(command).await {
             CommandAnswer::Done(line) => line,
             other => panic!("{other:?}"),
         }
@@ -213,7 +213,7 @@ impl Gateway {
 
     /// Why a command was refused.
     pub async fn refused(&self, command: Command) -> String {
-        match self.handle.ask(command).await {
+        match self.handle.send_and_wait(command).await {
             CommandAnswer::Refused(why) => why,
             other => panic!("{other:?}"),
         }
@@ -225,7 +225,7 @@ impl Gateway {
 
     /// Stops it and waits for its outcome.
     pub async fn stop(mut self) -> GatewayOutcome {
-        match self.handle.ask(Command::Stop).await {
+        match self.handle.send_and_wait(Command::Stop).await {
             CommandAnswer::Done(_) | CommandAnswer::Cut(_) => {}
             other => panic!("{other:?}"),
         }

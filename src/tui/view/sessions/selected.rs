@@ -14,7 +14,7 @@ pub(super) fn describe(app: &App, row: ListedSession<'_>) -> (String, Style) {
     let over = |peer: &Option<String>| peer.as_ref().map(|peer| format!(" over {}", addresses.text(peer)));
     let text = match row {
         ListedSession::Open(row) => {
-            let inner = app.order().inner(app.snapshot(), row);
+            let inner = app.session_order().inner(app.snapshot(), row);
             let waited = row.waited_ms.map(|ms| format!(", waited {}", format::wait(ms)));
             let connected = row.connected_ms.map(|ms| format!(", connected in {}", format::wait(ms)));
             let inside = inner.filter(|inner| inner.gateway.is_some()).and_then(|inner| inner.connected_ms);
