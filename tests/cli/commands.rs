@@ -349,9 +349,9 @@ fn halves_that_are_checked_together_have_to_go_together() {
         }
     };
     place.write("edge.yaml", &dmz_half("127.0.0.1:0", &["db"]));
-    place.write("inside.yaml", &internal_half("127.0.0.1:9", &[("db", "tcp://127.0.0.1:9")]));
+    place.write("inside.yaml", &internal_half("127.0.0.1:9", &[("db", "tcp://127.0.0.1:10")]));
     check(&["edge.yaml", "inside.yaml"], &[]);
-    place.write("other.yaml", &internal_half("127.0.0.1:9", &[("database", "tcp://127.0.0.1:9")]));
+    place.write("other.yaml", &internal_half("127.0.0.1:9", &[("database", "tcp://127.0.0.1:10")]));
     check(&["edge.yaml"], &[]);
     check(
         &["edge.yaml", "other.yaml"],
@@ -365,7 +365,7 @@ fn halves_that_are_checked_together_have_to_go_together() {
     // A second internal gateway may serve the rest.
     place.write("both.yaml", &dmz_half("127.0.0.1:0", &["db", "database"]));
     check(&["both.yaml", "inside.yaml", "other.yaml"], &[]);
-    place.write("http.yaml", &internal_half("127.0.0.1:9", &[("db", "http://127.0.0.1:9")]));
+    place.write("http.yaml", &internal_half("127.0.0.1:9", &[("db", "http://127.0.0.1:10")]));
     check(&["edge.yaml", "http.yaml"], &["`db` carries bytes on the DMZ half, and http here"]);
     let forward = fs::read_to_string(place.path("inside.yaml"))
         .expect("a file")
