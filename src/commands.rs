@@ -70,9 +70,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         CliAction::Admin(options) => return remote::carry(cli, admin_access(options.read_only)).await,
         CliAction::Replay { file } => return attach::replay(file).await,
         CliAction::Switch { profile, plan, form } => {
-            let profile = absolute_profile(profile)?;
-            let command = if *plan { Command::Plan { profile } } else { Command::Switch { profile } };
-            return send_command(cli, command, *form).await;
+            return print_outcome(switch_outcome(cli, profile, *plan).await, *form);
         }
         CliAction::Drain { service, form } => {
             return send_command(cli, Command::Drain { service: service.clone() }, *form).await;
@@ -174,7 +172,16 @@ async fn print_metrics(cli: &Cli, format: MetricsFormat) -> anyhow::Result<ExitC
 }
 
 async fn send_command(cli: &Cli, command: Command, form: AnswerForm) -> anyhow::Result<ExitCode> {
-    let outcome = outcome_of(cli, command).await;
+    print_outcome(outcome_of(cli, command).await, form)
+}
+
+async fn switch_outcome(cli: &Cli, profile: &str, is_plan: bool) -> anyhow::Result<(u8, String)> {
+    let profile = absolute_profile(profile)?;
+    let command = if is_plan { Command::Plan { profile } } else { Command::Switch { profile } };
+    outcome_of(cli, command).await
+}
+
+fn print_outcome(outcome: anyhow::Result<(u8, String)>, form: AnswerForm) -> anyhow::Result<ExitCode> {
     let (code, text) = match (outcome, form.json) {
         (outcome, false) => outcome?,
         (outcome, true) => {

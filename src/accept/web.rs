@@ -327,7 +327,7 @@ impl ClientConnection {
         let payload = MessageBody::request(body, HeadOrigin::Client, Some(route.web.body));
         let payload = trail.count_request(payload);
         let wanted = wanted_upgrade(route, &parts, payload.progress().is_some())?;
-        client.is_web_socket = request::is_websocket(wanted.as_ref());
+        client.is_web_socket = client.expires.is_some() && request::is_websocket(wanted.as_ref());
         let passed = InterimPolicy::for_request(&parts);
         let by = by.with_user(client.user.as_ref().map(|user| &*user.name));
         request::clean_request(&mut parts, wanted.clone(), &by, &route.path, &route.web.hosts);

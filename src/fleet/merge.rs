@@ -131,7 +131,11 @@ fn row(member: &MemberSnapshot, reach: GatewayReach) -> GatewayRow {
         GatewayContact::Lost { .. } if reach == GatewayReach::Stopped => None,
         // Its target is already in the row.
         GatewayContact::Lost { why } => {
-            Some(why.strip_prefix(&format!("{}: ", member.target)).unwrap_or(why).to_owned())
+            let why = why.strip_prefix(&format!("{}: ", member.target)).unwrap_or(why);
+            Some(match reach::has_ended(member) {
+                true => format!("it was stopped and has not come back: {why}"),
+                false => why.to_owned(),
+            })
         }
         GatewayContact::Calling | GatewayContact::There => None,
     };
@@ -223,7 +227,7 @@ fn finish(merged: &mut Snapshot) {
         Mode::Forward => 1,
         Mode::Reverse => 2,
     });
-    // One that was stopped is missed by nobody.
+    // One that was stopped is missed by nobody for a while.
     let expected = || merged.gateways.iter().filter(|row| row.reach != GatewayReach::Stopped);
     let phases: Vec<_> = expected().filter_map(|row| Some(row.heard.as_ref()?.phase)).collect();
     let reached = || merged.gateways.iter().filter(|row| row.reach == GatewayReach::Reached);

@@ -14,12 +14,14 @@ use crate::{
         format,
         health::{Alert, AlertKind, Health},
         log,
-        snapshot::{GatewayPhase, GatewayReach, GatewayRow, Notice, NoticeLevel, Snapshot},
+        snapshot::{GatewayPhase, GatewayReach, GatewayRow, Notice, NoticeLevel},
     },
 };
 
 /// A connected gateway sends its snapshots every second.
 const SILENT_SECONDS: f64 = 5.0;
+/// How long a gateway that was stopped is missed by nobody: a restart takes less.
+const STOPPED_SECONDS: f64 = 60.0;
 /// How many recent losses and returns are shown.
 const EVENTS_MAX: usize = 100;
 
@@ -27,7 +29,7 @@ pub fn reach(member: &MemberSnapshot) -> GatewayReach {
     let heard_seconds = member.latest.as_ref().map(|(_, seconds)| *seconds);
     match &member.contact {
         GatewayContact::Calling => GatewayReach::Calling,
-        GatewayContact::Lost { .. } if member.latest.as_ref().is_some_and(|(last, _)| is_stopping(last)) => {
+        GatewayContact::Lost { .. } if has_ended(member) && member.contact_seconds <= STOPPED_SECONDS => {
             GatewayReach::Stopped
         }
         GatewayContact::Lost { .. } => GatewayReach::Unreachable,
@@ -40,9 +42,9 @@ pub fn reach(member: &MemberSnapshot) -> GatewayReach {
     }
 }
 
-/// Whether it says that it has stopped, or is about to.
-fn is_stopping(snapshot: &Snapshot) -> bool {
-    snapshot.phase == GatewayPhase::Stopped || snapshot.cut_in_seconds.is_some()
+/// Whether it said that it has stopped. One that vanished while it was about to may have crashed.
+pub fn has_ended(member: &MemberSnapshot) -> bool {
+    member.latest.as_ref().is_some_and(|(last, _)| last.phase == GatewayPhase::Stopped)
 }
 
 /// The worse, the higher up; those that were stopped come last.
@@ -158,7 +160,7 @@ mod tests {
     };
     use crate::{
         profile::Half,
-        telemetry::snapshot::{DoctorFinding, FindingSeverity},
+        telemetry::snapshot::{DoctorFinding, FindingSeverity, Snapshot},
     };
 
     fn silent(seconds: f64) -> MemberSnapshot {
@@ -217,24 +219,44 @@ mod tests {
         let with = |change: fn(&mut Snapshot)| {
             let mut last = snapshot(Half::Dmz, "a", 0);
             change(&mut last);
-            vec![lost("edge", 60.0, Some(last)), member("other", Some(snapshot(Half::Dmz, "b", 0)))]
+            vec![lost("edge", 30.0, Some(last)), member("other", Some(snapshot(Half::Dmz, "b", 0)))]
         };
         let judged = |merged: &Snapshot| (merged.alerts.len(), merged.findings.clone(), merged.health);
-        for stopped in [
-            with(|last| last.phase = GatewayPhase::Stopped),
+        let stopped = with(|last| last.phase = GatewayPhase::Stopped);
+        let other = FleetMerge::default().next(vec![stopped[1].clone()], 1.0);
+        let merged = FleetMerge::default().next(stopped, 1.0);
+        let row = merged.gateways.last().expect("its row is the last");
+        assert_eq!((&*row.name, row.reach, &row.why), ("edge", GatewayReach::Stopped, &None));
+        assert_eq!(judged(&merged), judged(&other));
+        let reported: Vec<_> = merged.notices.iter().map(|event| (event.level, &*event.text)).collect();
+        assert_eq!(reported, [(NoticeLevel::Info, "was stopped")]);
+        for vanished in [
+            with(|last| last.phase = GatewayPhase::Draining),
             with(|last| (last.phase, last.cut_in_seconds) = (GatewayPhase::Draining, Some(3.0))),
         ] {
-            let other = FleetMerge::default().next(vec![stopped[1].clone()], 1.0);
-            let merged = FleetMerge::default().next(stopped, 1.0);
-            let row = merged.gateways.last().expect("its row is the last");
-            assert_eq!((&*row.name, row.reach, &row.why), ("edge", GatewayReach::Stopped, &None));
-            assert_eq!(judged(&merged), judged(&other));
-            let reported: Vec<_> = merged.notices.iter().map(|event| (event.level, &*event.text)).collect();
-            assert_eq!(reported, [(NoticeLevel::Info, "was stopped")]);
+            let merged = FleetMerge::default().next(vanished, 1.0);
+            assert_eq!(merged.gateways[0].reach, GatewayReach::Unreachable, "it never said that it ended");
         }
-        let drained = with(|last| last.phase = GatewayPhase::Draining);
-        let merged = FleetMerge::default().next(drained, 1.0);
-        assert_eq!(merged.gateways[0].reach, GatewayReach::Unreachable, "nobody has stopped it");
+    }
+
+    #[test]
+    fn a_gateway_that_was_stopped_and_does_not_come_back_is_an_alert() {
+        let mut merge = FleetMerge::default();
+        let mut away = |seconds| {
+            let last = Snapshot { phase: GatewayPhase::Stopped, ..snapshot(Half::Dmz, "a", 0) };
+            merge.next(vec![lost("edge", seconds, Some(last))], seconds)
+        };
+        assert!(away(59.0).alerts.is_empty());
+        let merged = away(61.0);
+        assert_eq!(
+            (merged.gateways[0].reach, merged.health),
+            (GatewayReach::Unreachable, Some(Health::Down))
+        );
+        let text = "cannot be reached: it was stopped and has not come back: it closed";
+        let alerts: Vec<_> = merged.alerts.iter().map(|alert| alert.text.clone()).collect();
+        assert_eq!(alerts, [format!("gateway edge {text}")]);
+        let events: Vec<_> = merged.notices.iter().map(|event| (event.level, &*event.text)).collect();
+        assert_eq!(events, [(NoticeLevel::Info, "was stopped"), (NoticeLevel::Warn, text)]);
     }
 
     #[test]

@@ -42,6 +42,8 @@ const RETRY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct CertificateReload {
     in_force: CertificateFiles,
+    /// What was opened last, whether or not all of it could be used.
+    applied: CertificateFiles,
     last: CertificateFiles,
     /// Files that could not be used, which has been reported.
     refused: Option<CertificateFiles>,
@@ -65,6 +67,7 @@ impl CertificateReload {
         let next = Instant::now() + FILE_CHECK_INTERVAL;
         Self {
             last: in_force.clone(),
+            applied: in_force.clone(),
             in_force,
             refused: None,
             faults: Vec::new(),
@@ -162,16 +165,19 @@ impl Engine {
         );
     }
 
-    /// All that tells whose certificates are revoked, in the parts that run and in those that a switch has begun.
+    /// All that tells whose certificates are revoked, in the parts that run and in what a switch has loaded, for its
+    /// new parts and for those that stay.
     fn revocation_checks(&self) -> Vec<Arc<RevocationCheck>> {
         let pending = self.pending_switch();
-        let dmz = [self.dmz.as_ref(), pending.and_then(|it| it.dmz.as_ref())];
-        let internal = [self.internal.as_ref(), pending.and_then(|it| it.internal.as_ref())];
-        let of_dmz = dmz.into_iter().flatten().map(DmzSide::identity);
-        let identities = of_dmz.chain(internal.into_iter().flatten().map(InternalSide::identity));
-        let of_links = identities.filter_map(|identity| Some(identity.as_ref().as_ref()?.revoked().clone()));
+        let running =
+            [self.dmz.as_ref().map(DmzSide::identity), self.internal.as_ref().map(InternalSide::identity)];
+        let running = running.into_iter().flatten();
+        let of_running = running.filter_map(|identity| Some(identity.as_ref().as_ref()?.revoked().clone()));
+        let loaded = pending.into_iter().flat_map(|it| [&it.loaded.dmz, &it.loaded.internal]).flatten();
+        let of_loaded = loaded.map(|identity| identity.revoked().clone());
         let of_edges = pending.iter().map(|it| &it.loaded.edges).chain([&self.edge_tls]);
-        of_links.chain(of_edges.flat_map(EdgeTls::revoked).cloned()).collect()
+        let of_edges = of_edges.flat_map(EdgeTls::revoked).cloned();
+        of_running.chain(of_loaded).chain(of_edges).collect()
     }
 
     /// What changed in the meantime is opened at the next check.
@@ -186,7 +192,10 @@ impl Engine {
         if self.busy_reason().is_some() {
             return;
         }
-        let problems = self.apply_renewed(opened, changed_files);
+        // What could not be used is opened again and again, which is no reason to apply the rest each time.
+        let fresh = files.changed_since(&self.certificate_reload.applied);
+        let problems = self.apply_renewed(opened, &fresh);
+        self.certificate_reload.applied = files.clone();
         self.enforce_revocations();
         let of_gateway = problems.iter().filter(|problem| !self.faults.has(problem));
         self.certificate_reload.faults = of_gateway.map(file_fault).collect();
@@ -231,7 +240,8 @@ impl Engine {
         work.ok()
     }
 
-    /// Puts what is usable in force. What is not usable is returned, and its predecessor stays in force.
+    /// Puts what is usable in force. What is not usable is returned, and its predecessor stays in force. `changed`
+    /// are the files that have changed since the last time.
     fn apply_renewed(&mut self, opened: OpenedMaterials, changed: &ChangedFiles) -> Vec<Problem> {
         let OpenedMaterials { dmz, internal, edges, auth, files: _, certificates } = opened;
         self.certificates = certificates;
@@ -253,8 +263,12 @@ impl Engine {
         self.shared.sessions.logins.update(&auth);
         let faults = ServiceFaults::find(&self.profile, &edges, &auth);
         self.auth_files = auth;
-        // Clients that keep sending requests are closed if their routes change.
-        if changed.has_any_of(self.profile.edge_materials()) || faults != self.faults {
+        // Clients that keep sending requests are closed if their routes change. A certificate may have become valid
+        // though no file has changed.
+        if changed.has_any_of(self.profile.edge_materials())
+            || faults != self.faults
+            || !has_same_problems(&edges, &self.edge_tls)
+        {
             self.apply_edge_tls(&edges);
             self.set_outer_tls(&edges);
             self.take_over_faults(faults);
@@ -320,6 +334,13 @@ impl Engine {
         }
         ports::replace_ports(&mut self.ports, ClientPorts::new(), &self.profile, edges, &self.shared);
     }
+}
+
+/// Whether the same files cannot be used, and the same ones of them have a predecessor in force.
+fn has_same_problems(one: &EdgeTls, other: &EdgeTls) -> bool {
+    let is_kept = |edges: &EdgeTls, problem: &Problem| edges.kept_problems().any(|kept| kept == problem);
+    one.problems() == other.problems()
+        && one.problems().iter().all(|problem| is_kept(one, problem) == is_kept(other, problem))
 }
 
 fn file_fault(problem: &Problem) -> FileFaultRow {

@@ -74,6 +74,10 @@ pub fn process_sockets() -> io::Result<ProcessSockets> {
         };
         let open = match socket_options::duplicate(number) {
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => continue,
+            // Without a free descriptor no socket can be asked, which says nothing about this one.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                return Err(error);
+            }
             duplicated => duplicated.and_then(|socket| open_socket(number, &socket)),
         };
         held.looked_at += 1;

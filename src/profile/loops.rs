@@ -1,5 +1,6 @@
 //! Backends that are this gateway itself. A service that leads back to itself would have its sessions go round until
-//! no descriptor is left; at its other ports, nobody serves clients.
+//! no descriptor is left; at the port for links, nobody serves clients. The port for monitors is no such port: a
+//! service may publish it behind TLS and logins.
 
 use std::collections::HashMap;
 
@@ -12,12 +13,12 @@ use super::{
 
 /// Checks files that have both backends and ports, since one process then serves both.
 pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
-    check_other_ports(raw, mode, problems);
+    check_link_port(raw, mode, problems);
     check_client_ports(raw, mode, problems);
 }
 
-/// The ports of links and of monitors.
-fn check_other_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
+/// The port for links, of a half that runs in the same process as the backends.
+fn check_link_port(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     let (dmz, internal) = (raw.dmz.good(), raw.internal.good());
     let link = match mode {
         Mode::Direct => None,
@@ -27,18 +28,16 @@ fn check_other_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) 
     let mut accepts =
         dmz.into_iter().flat_map(|half| &half.services).flat_map(|service| &service.accept.list);
     // Services may share the port of links, and one may lead to another.
-    let link =
-        link.map(|link| &link.value.at).filter(|at| accepts.all(|accept| accept.value.address.at != **at));
-    let health = raw.health.good().map(|health| &health.value);
-    let own = [(link, "port for links"), (health, "port for monitors")];
-    let of_dmz = dmz.filter(|_| mode == Mode::Direct).into_iter().flat_map(|half| &half.services);
-    let of_internal = internal.into_iter().flat_map(|half| &half.services);
-    let backends = of_dmz.map(|service| &service.connect).chain(of_internal.map(|service| &service.connect));
+    let Some(link) =
+        link.map(|link| &link.value.at).filter(|at| accepts.all(|accept| accept.value.address.at != **at))
+    else {
+        return;
+    };
+    let backends = internal.into_iter().flat_map(|half| &half.services).map(|service| &service.connect);
     for backend in backends.filter_map(ReadValue::good).flat_map(|backends| backends.iter()) {
         let Some(to) = backend.value.remote().and_then(|remote| remote.at.network()) else { continue };
-        let found = own.iter().find(|(at, _)| at.is_some_and(|at| is_at(to, at)));
-        if let Some((_, which)) = found {
-            let what = format!("`{}` is this gateway's own {which}", backend.value);
+        if is_at(to, link) {
+            let what = format!("`{}` is this gateway's own port for links", backend.value);
             let fault = ValueProblem::new(what, "write the address of the server itself");
             problems.push(fault.at(backend.place.clone()));
         }

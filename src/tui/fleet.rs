@@ -108,22 +108,23 @@ impl App {
         narrowed
     }
 
-    /// A gateway that was stopped and hidden is listed again as soon as it is anything else.
+    /// A gateway that was stopped and hidden is listed again as soon as it is anything else, and until then nobody
+    /// is alerted of it.
     fn drop_hidden(&mut self, snapshot: &mut Arc<Snapshot>) {
         let hidden = &mut self.fleet.hidden;
         hidden.retain(|name| {
             let mut rows = snapshot.gateways.iter();
-            rows.find(|row| row.name == *name).is_none_or(|row| row.reach == GatewayReach::Stopped)
+            rows.find(|row| row.name == *name).is_none_or(was_stopped)
         });
         if !hidden.is_empty() {
-            Arc::make_mut(snapshot).gateways.retain(|row| !hidden.contains(&row.name));
+            leave_out(Arc::make_mut(snapshot), hidden);
         }
     }
 
     /// Whether the selected gateway was stopped, and is not the last on the screen.
     pub(super) fn can_hide_gateway(&self, shown: &Snapshot) -> bool {
         let row = self.selected_gateway_row(shown);
-        row.is_some_and(|row| row.reach == GatewayReach::Stopped) && shown.gateways.len() > 1
+        row.is_some_and(was_stopped) && shown.gateways.len() > 1
     }
 
     /// Takes the selected gateway from the list until it runs again, if it was stopped.
@@ -314,10 +315,12 @@ impl App {
             CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => false,
             CommandAnswer::Metrics(_) | CommandAnswer::History(_) | CommandAnswer::Verified(_) => false,
         };
+        // The message may still be the checklist of another gateway.
+        let is_checklist = matches!(answer, CommandAnswer::Verified(_));
         self.take_answer(answer);
         match &mut self.message {
             // No checklist is asked of several gateways together.
-            Some(StatusMessage::Checked(of, _)) => *of = Some(name),
+            Some(StatusMessage::Checked(of, _)) if is_checklist => *of = Some(name),
             _ if is_of_command => self.join_answer(&name),
             _ => {}
         }
@@ -364,6 +367,33 @@ pub(super) fn is_of(requested: Option<&Arc<str>>, gateway: &Option<Arc<str>>) ->
 pub(super) fn is_answering(snapshot: &Snapshot, gateway: Option<&Arc<str>>) -> bool {
     let row = snapshot.gateways.iter().find(|row| Some(&row.name) == gateway);
     row.is_none_or(|row| row.reach == GatewayReach::Reached)
+}
+
+/// Whether it is away since it said that it ended, however long ago.
+fn was_stopped(row: &GatewayRow) -> bool {
+    let has_ended = || row.heard.as_ref().is_some_and(|facts| facts.phase == GatewayPhase::Stopped);
+    match row.reach {
+        GatewayReach::Stopped => true,
+        GatewayReach::Unreachable => has_ended(),
+        GatewayReach::Reached | GatewayReach::Calling | GatewayReach::Silent => false,
+    }
+}
+
+/// Takes hidden gateways out, with what is said of their absence.
+fn leave_out(whole: &mut Snapshot, hidden: &BTreeSet<Arc<str>>) {
+    let is_hidden = |gateway: &Option<Arc<str>>| gateway.as_ref().is_some_and(|name| hidden.contains(name));
+    let is_missed = |row: &GatewayRow| row.reach == GatewayReach::Unreachable && hidden.contains(&row.name);
+    let was_judged = whole.gateways.iter().any(is_missed);
+    whole.gateways.retain(|row| !hidden.contains(&row.name));
+    whole.alerts.retain(|alert| !is_hidden(&alert.gateway));
+    whole.findings.retain(|finding| !is_hidden(&finding.gateway));
+    let rest = &whole.gateways;
+    let is_expected = |row: &&GatewayRow| row.reach != GatewayReach::Stopped;
+    // If another one is away too, the fleet stays as it was judged.
+    if was_judged && rest.iter().filter(is_expected).all(|row| row.reach == GatewayReach::Reached) {
+        let healths = rest.iter().filter(is_expected).filter_map(|row| row.heard.as_ref()?.health);
+        whole.health = healths.max();
+    }
 }
 
 /// The rows of one gateway, with the other parts of its sessions. The list of gateways stays complete.

@@ -273,12 +273,13 @@ impl Write for FrameBuffer {
         if self.frame.is_empty() || !DRAWS.get() {
             return Ok(());
         }
-        if !is_entered() && LENT.load(Ordering::SeqCst) {
-            self.frame.clear();
-            return Ok(());
-        }
         if !is_entered() {
-            return Err(io::ErrorKind::NotConnected.into());
+            return if LENT.load(Ordering::SeqCst) {
+                self.frame.clear();
+                Ok(())
+            } else {
+                Err(io::ErrorKind::NotConnected.into())
+            };
         }
         let mut whole = Vec::with_capacity(self.frame.len() + BEGIN.len() + END.len());
         whole.extend_from_slice(BEGIN);

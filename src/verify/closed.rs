@@ -40,7 +40,10 @@ impl VerifyRun {
         let held = match sockets::process_sockets() {
             Ok(held) => held,
             Err(error) => {
-                return StepFinding::fail(format!("the kernel does not say: {error}"), "mount /proc");
+                return StepFinding::fail(
+                    format!("the kernel does not say: {error}"),
+                    "mount /proc, or raise the limit of open files",
+                );
             }
         };
         let mut expected = dmz_ports(&snapshot);

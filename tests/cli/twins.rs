@@ -127,7 +127,7 @@ fn of_two_gateways_behind_one_dialled_address_one_that_goes_is_reported() {
         };
         place.write(&format!("{mode}-dials.yaml"), &dialling);
         let dials = place.start(&format!("{mode}-dials"));
-        until("both are seen", SOON, || dials.log().contains("2 gateways answer there").then_some(()));
+        until("both are seen", 2 * SOON, || dials.log().contains("2 gateways answer there").then_some(()));
         let gone = instance(&first);
         first.signal(Signal::KILL);
         let reported = format!("one of the gateways there has no link any more (instance {gone}); 1 left");

@@ -66,11 +66,12 @@ impl LinkKeeper {
             if state.protocol == Some(LinkProtocol::Socks) { LinkReuse::OneSession } else { LinkReuse::Long };
         let dial_state = self.dial_state(state, service.as_ref());
         let now = Instant::now();
+        let missing = dial_state.missing_dials(wanted);
+        // Also during a pause, in which links may end.
+        dial_state.counts.set_at_maximum(missing > space);
         if let Some(pause) = dial_state.pause(now) {
             return pause.min(RECONCILE_INTERVAL);
         }
-        let missing = dial_state.missing_dials(wanted);
-        dial_state.counts.set_at_maximum(missing > space);
         for _ in 0..missing.min(space) {
             let Some(permit) = self.shared.links.take(&self.name) else {
                 dial_state.counts.set_at_maximum(true);

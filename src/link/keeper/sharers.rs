@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
-use crate::proto::multiplex::hello::InstanceId;
+use crate::{
+    link::liveness::{HEARTBEAT, SILENCE_MAX},
+    proto::multiplex::hello::InstanceId,
+};
 
 /// Gateways whose links have stood side by side for this long share their address. A shorter time is that of a
-/// process which takes over from another one.
-const SETTLED: Duration = Duration::from_secs(5);
+/// process which takes over from another one: if that is dead, its links are there until their silence is noticed.
+const SETTLED: Duration = SILENCE_MAX.saturating_add(HEARTBEAT.saturating_mul(2));
 
 /// The gateways that share an address; none while one has it alone.
 #[derive(Debug, Default)]
@@ -57,7 +60,8 @@ mod tests {
     #[test]
     fn gateways_that_share_an_address_are_reported_and_so_is_one_that_goes() {
         let [one, other, third] = [1, 2, 3].map(|number| InstanceId([number; 16]));
-        let (old, new) = (SETTLED, SETTLED / 2);
+        // The links of a dead process may still be there when those of its successor are as old as `new`.
+        let (old, new) = (SETTLED, SILENCE_MAX + HEARTBEAT);
         let mut sharers = AddressSharers::default();
         let gone = |instance, left| SharersChange::Gone { instance, left };
         let rounds = [

@@ -20,7 +20,7 @@ pub struct GatewayRow {
     pub reach: GatewayReach,
     /// Seconds since it was reached, or since it was lost.
     pub since_seconds: f64,
-    /// Why it cannot be reached, if it was not stopped.
+    /// Why it cannot be reached.
     pub why: Option<String>,
     /// Seconds since its last snapshot; `None` before the first.
     pub heard_seconds: Option<f64>,
@@ -36,7 +36,7 @@ pub enum GatewayReach {
     Reached,
     /// The first connection is being made.
     Calling,
-    /// It is gone, and its last snapshot said that it was being stopped.
+    /// It is gone, and its last snapshot said that it had ended, at most a minute ago.
     Stopped,
     /// It is connected, but its snapshots do not arrive.
     Silent,

@@ -7,8 +7,8 @@ use ratatui::{
 
 use crate::{
     telemetry::{
-        checklist::{StepReport, StepResult},
-        snapshot::ProfileRow,
+        checklist::{CheckStep, StepReport, StepResult},
+        snapshot::{ProfileRow, VerifyRow},
     },
     tui::{
         app::App,
@@ -136,7 +136,7 @@ fn under_way(app: &App) -> Option<(String, Vec<String>)> {
         ));
     }
     let verify_run = app.verify_row().filter(|verify_run| verify_run.walking.is_some())?;
-    let done = verify_run.steps.iter().flat_map(StepReport::lines);
+    let done = step_lines(app, verify_run);
     let now = verify_run.walking.map(|step| format!("{:<8} ...", step.word()));
     Some((
         format!("Checklist of {}", app.style.text(&verify_run.profile, NAME_CHARS)),
@@ -149,11 +149,25 @@ fn last_checklist(app: &App) -> Vec<String> {
     let Some(verify_run) = app.verify_row().filter(|verify_run| verify_run.walking.is_none()) else {
         return Vec::new();
     };
-    let has_failed = verify_run.steps.iter().any(|step_report| step_report.result == StepResult::Fail);
-    let word = if has_failed { "failed" } else { "passed" };
+    let steps = &verify_run.steps;
+    let has_failed = steps.iter().any(|step_report| step_report.result == StepResult::Fail);
+    // A run that was refused after its beginning, or dropped midway, has not all of them.
+    let is_whole = CheckStep::ALL.iter().all(|step| steps.iter().any(|report| report.step == *step));
+    let word = match (has_failed, is_whole) {
+        (true, _) => "failed",
+        (false, true) => "passed",
+        (false, false) => "was not finished",
+    };
     let age = format::age(verify_run.age_seconds);
-    let head = [String::new(), format!("the checklist of {} {word} {age} ago:", verify_run.profile)];
-    head.into_iter().chain(verify_run.steps.iter().flat_map(StepReport::lines)).collect()
+    let colon = if steps.is_empty() { "" } else { ":" };
+    let head = [String::new(), format!("the checklist of {} {word} {age} ago{colon}", verify_run.profile)];
+    head.into_iter().chain(step_lines(app, verify_run)).collect()
+}
+
+/// What was seen at a step may be an address.
+fn step_lines(app: &App, verify_run: &VerifyRow) -> impl Iterator<Item = String> {
+    let lines = verify_run.steps.iter().flat_map(StepReport::lines);
+    lines.map(move |line| app.addresses().text(&line))
 }
 
 /// Each problem, followed by the lines it is about.
