@@ -32,7 +32,7 @@ pub struct RequestClient {
     pub user: Option<ProvenUser>,
     /// When its session ends, because the proof of its identity expires then.
     pub expires: Option<SystemTime>,
-    /// It has asked for a WebSocket, and so it can be told that this is over before its session is cut.
+    /// It has asked for a WebSocket, which can be closed with a reason before its session is cut.
     pub is_web_socket: bool,
 }
 

@@ -160,7 +160,7 @@ struct RunningSession {
 
 impl RunningSession {
     fn finish(self, end: SessionEnd) {
-        // Its permits are free before anybody hears of its end.
+        // Its permits are free before anybody learns of its end.
         drop(self.carried);
         finish(self.record, self.listeners, (end, None));
     }

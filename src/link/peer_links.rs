@@ -1,4 +1,5 @@
-//! The links of one peer in a pool: those that are ready, newest last, and what is known about them.
+//! The links of one peer in a pool: those that are ready, newest last, and what is known about them. Those that
+//! sessions share are in [`shared_links`].
 
 mod shared_links;
 

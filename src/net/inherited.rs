@@ -41,7 +41,7 @@ impl InheritedSockets {
         }
     }
 
-    /// What an operator should know where `profile` runs all the same.
+    /// What an operator should know where `profile` still runs.
     pub fn warning(&self, profile: &Profile) -> Option<String> {
         self.first_open().err().filter(|_| dials_only(profile)).map(|error| unknown(&error))
     }

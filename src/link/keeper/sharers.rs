@@ -1,7 +1,7 @@
 //! Several gateways behind one dialled address, as behind a balancer. Their links are kept as one, and have one row
 //! for `status`. So a notice says that there are several, and when one of them has no link any more.
 //!
-//! Over SOCKS5, gateways of one name cannot be told apart.
+//! Over SOCKS5, gateways of one name cannot be distinguished.
 
 use std::time::Duration;
 

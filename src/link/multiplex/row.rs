@@ -69,6 +69,12 @@ pub struct UnansweredOpen {
     pub copy: Vec<u8>,
 }
 
+impl UnansweredOpen {
+    pub fn new(batch: u64, answer_by: Instant, stopped_before: Duration) -> Self {
+        Self { batch, answer_by, stopped_before, copy: Vec::new() }
+    }
+}
+
 /// The direction from the local stream to the link.
 #[derive(Debug)]
 pub enum Outbound {

@@ -287,12 +287,7 @@ impl MultiplexedLink {
         };
         let waker = self.ready.waker(number);
         let answer_by = now + super::timing::ANSWER;
-        let unanswered = UnansweredOpen {
-            batch: self.outgoing.next_batch(),
-            answer_by,
-            stopped_before: self.stopped_for,
-            copy: Vec::new(),
-        };
+        let unanswered = UnansweredOpen::new(self.outgoing.next_batch(), answer_by, self.stopped_for);
         let row = LinkedSession::outgoing(waker, owner, side, place, unanswered, now);
         if self.stage != LinkStage::Running || self.closing != Closing::Running {
             row.end(SessionFate::Unsent, None);
