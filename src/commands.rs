@@ -28,7 +28,7 @@ use crate::{
         plan::SwitchVerdict,
     },
     init, manual,
-    output::{OutputForm, print, print_line, print_note},
+    output::{OutputError, OutputForm, print, print_line, print_note},
     profile::{self, Half},
     selftest,
     source::ProfileSource,
@@ -103,16 +103,18 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         }
         CliAction::Init(options) => return Ok(init::run(options, cli.mode)?),
         CliAction::Schema => print_line(format_args!("{:#}", profile::schema()))?,
-        CliAction::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut text);
-            print(&String::from_utf8_lossy(&text))?;
-        }
+        CliAction::Completions { shell } => print_completions(*shell)?,
         // Outside the runtime, whose threads would be older than the lock.
         CliAction::Selftest { of } => return run_selftest(*of, cli.role),
         CliAction::Man => print(&String::from_utf8_lossy(&manual::page()?))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_completions(shell: clap_complete::Shell) -> Result<(), OutputError> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "portcullis", &mut text);
+    print(&String::from_utf8_lossy(&text))
 }
 
 /// Must be called where no other thread runs.

@@ -90,6 +90,15 @@ impl Drop for Prometheus {
     }
 }
 
+/// The buckets of a histogram count upwards, and the last one has all.
+fn expect_sorted_buckets(scraped: &str, name: &str, all: f64) {
+    let of = format!("portcullis_{name}_seconds_bucket{{");
+    let buckets =
+        scraped.lines().filter(|line| line.starts_with(&of)).filter_map(|line| line.rsplit_once(' '));
+    let counts: Vec<f64> = buckets.map(|(_, count)| count.parse().expect("a number")).collect();
+    assert!(counts.len() > 5 && counts.is_sorted() && counts.last() == Some(&all), "{name}: {counts:?}");
+}
+
 #[test]
 fn prometheus_reads_what_status_shows() {
     let place = TestFolder::with_certificates();
@@ -130,16 +139,7 @@ fn prometheus_reads_what_status_shows() {
         assert!(prometheus.ask(&expression).is_some_and(|sum| sum > 0.0), "{expression}");
     }
     let scraped = fetch(&[], &format!("http://{}/metrics", port(&dmz))).1;
-    for name in ["wait", "connect"] {
-        let of = format!("portcullis_{name}_seconds_bucket{{");
-        let buckets =
-            scraped.lines().filter(|line| line.starts_with(&of)).filter_map(|line| line.rsplit_once(' '));
-        let counts: Vec<f64> = buckets.map(|(_, count)| count.parse().expect("a number")).collect();
-        assert!(
-            counts.len() > 5 && counts.is_sorted() && counts.last() == Some(&100.0),
-            "{name}: {counts:?}"
-        );
-    }
+    ["wait", "connect"].iter().for_each(|name| expect_sorted_buckets(&scraped, name, 100.0));
     // Links that were dialled for the load are closed again.
     until("the links are the same", 2 * SOON, || {
         let ready = dmz.status()["pools"][0]["ready"].as_f64()?;

@@ -87,6 +87,58 @@ async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
         .expect("no operator waits for those that are silent")
 }
 
+/// Silent before and within each thing that is read of clients; `void` waits for its `open`.
+async fn silent_clients(outer: &Gateway) -> Vec<TcpStream> {
+    let head = b"POST / HTTP/1.1\r\nHost: pages\r\nContent-Length: 10\r\n";
+    let whole_head = [&head[..], b"\r\nhalf"].concat();
+    let handshake = b"GET / HTTP/1.1\r\nHost: live\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    let mut clients = Vec::new();
+    for (service, sent) in [
+        ("mute", &b""[..]),
+        ("mute", b"a question without an answer"),
+        ("vault", b"to a backend that begins no TLS"),
+        ("sealed", b""),
+        ("sealed", &[0x16, 3, 1, 2, 0, 1, 0]),
+        ("pages", b""),
+        ("pages", head),
+        ("pages", &whole_head),
+        ("pages", b"GET /never-answered HTTP/1.1\r\nHost: pages\r\n\r\n"),
+        ("live", b"GET / HTTP/1.1\r\n"),
+        ("live", handshake),
+        ("mail", b""),
+        ("mail", b"PROXY TCP4 192.0.2.1"),
+        ("void", b"to nobody"),
+    ] {
+        for _ in 0..3 {
+            clients.push(silent_client(outer, service, sent).await);
+        }
+    }
+    // One has said all, and gets no end.
+    let mut half_closed = silent_client(outer, "mute", b"the last word").await;
+    half_closed.shutdown().await.unwrap();
+    clients.push(half_closed);
+    clients
+}
+
+async fn others_go_on(mode: Mode, outer: &Gateway, inner: &Gateway) {
+    for _ in 0..5 {
+        for _ in 0..10 {
+            echoes(outer).await;
+        }
+        assert!(matches!(ask(outer, Command::Status).await, CommandAnswer::Status(_)));
+        for gateway in [outer, inner] {
+            let reloaded = ask(gateway, Command::Reload).await;
+            assert!(matches!(reloaded, CommandAnswer::Done(_)), "{mode:?}: {reloaded:?}");
+        }
+        // The pipe is refused by name, and the rest of the folder is listed.
+        match ask(outer, Command::Profiles).await {
+            CommandAnswer::Profiles(rows) => assert!(rows.iter().any(|row| row.name == "pipe"), "{rows:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_anywhere_delays_neither_others_nor_a_stop() {
     for mode in [Mode::Reverse, Mode::Forward] {
@@ -127,64 +179,16 @@ async fn check_silence(mode: Mode) {
         Mode::Reverse => Some(silent_link(&place, &outer).await),
         Mode::Forward | Mode::Direct => None,
     };
-    // Clients: silent before and within each thing that is read of them; `void` waits for its `open`.
-    let head = b"POST / HTTP/1.1\r\nHost: pages\r\nContent-Length: 10\r\n";
-    let whole_head = [&head[..], b"\r\nhalf"].concat();
-    let handshake = b"GET / HTTP/1.1\r\nHost: live\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-    let mut clients = Vec::new();
-    for (service, sent) in [
-        ("mute", &b""[..]),
-        ("mute", b"a question without an answer"),
-        ("vault", b"to a backend that begins no TLS"),
-        ("sealed", b""),
-        ("sealed", &[0x16, 3, 1, 2, 0, 1, 0]),
-        ("pages", b""),
-        ("pages", head),
-        ("pages", &whole_head),
-        ("pages", b"GET /never-answered HTTP/1.1\r\nHost: pages\r\n\r\n"),
-        ("live", b"GET / HTTP/1.1\r\n"),
-        ("live", handshake),
-        ("mail", b""),
-        ("mail", b"PROXY TCP4 192.0.2.1"),
-        ("void", b"to nobody"),
-    ] {
-        for _ in 0..3 {
-            clients.push(silent_client(&outer, service, sent).await);
-        }
-    }
-    // One has said all, and gets no end.
-    let mut half_closed = silent_client(&outer, "mute", b"the last word").await;
-    half_closed.shutdown().await.unwrap();
-    clients.push(half_closed);
+    let clients = silent_clients(&outer).await;
     let backends = async {
         let mut held = Vec::new();
         loop {
             held.push(mute.listener.accept().await.unwrap());
         }
     };
-    let others = async {
-        for _ in 0..5 {
-            for _ in 0..10 {
-                echoes(&outer).await;
-            }
-            assert!(matches!(ask(&outer, Command::Status).await, CommandAnswer::Status(_)));
-            for gateway in [&outer, &inner] {
-                let reloaded = ask(gateway, Command::Reload).await;
-                assert!(matches!(reloaded, CommandAnswer::Done(_)), "{mode:?}: {reloaded:?}");
-            }
-            // The pipe is refused by name, and the rest of the folder is listed.
-            match ask(&outer, Command::Profiles).await {
-                CommandAnswer::Profiles(rows) => {
-                    assert!(rows.iter().any(|row| row.name == "pipe"), "{rows:?}")
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    };
     tokio::select! {
         () = backends => {}
-        () = others => {}
+        () = others_go_on(mode, &outer, &inner) => {}
     }
     // What is silent is cut when the time for it is over.
     assert!(matches!(outer.stop().await, GatewayOutcome::Cut(_)));
