@@ -46,7 +46,8 @@ fn load_text(text: impl AsRef<[u8]>, mode: Option<Mode>) -> Result<Profile, Vec<
     fs::write(&file, text).expect("the text is written");
     let start = Instant::now();
     let loaded = load(&file, &ProfileOverrides { mode, role: None });
-    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+    // For what grows without bound; a busy machine takes 2 s for the largest profile.
+    assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
     loaded
 }
 
