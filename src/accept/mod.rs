@@ -7,6 +7,7 @@
 //! The files here use each other: a client connection is made of the steps of a request, and these share its types.
 
 mod access;
+pub mod expected_probes;
 pub mod forward;
 pub mod idle;
 mod refused_client;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ServeSession, SessionRequest,
+    expected_probes::{ExpectedProbe, ExpectedProbes},
     routes::{self, AdmittedClient, PortRoutes, RouteError, RouteTable, RoutedClient},
     web,
 };
@@ -32,7 +33,7 @@ use crate::{
         listen::{ListenEvent, Listener},
         stream::NetStream,
     },
-    profile::{Half, ServiceName},
+    profile::Half,
     tasks::Tasks,
     telemetry::{
         log::AccessLog, log::LogEvent, notices::NoticeLog, rate_limited::RateLimitedLog,
@@ -40,24 +41,14 @@ use crate::{
     },
 };
 
-/// Looks up the probe of our own that comes from an address, if any. It does not use the PROXY protocol.
-pub type ProbeLookup = Arc<dyn Fn(SocketAddr) -> Option<ExpectedProbe> + Send + Sync>;
-
-/// A probe that is on its way.
-#[derive(Debug)]
-pub struct ExpectedProbe {
-    pub service: ServiceName,
-    /// Whether it begins with a handshake.
-    pub by_tls: bool,
-}
-
 /// What the client ports share.
 #[derive(Clone)]
 pub struct ClientPortContext {
     pub serve: ServeSession,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
-    pub probes: ProbeLookup,
+    /// Probes of our own, which come in like clients.
+    pub probes: Arc<ExpectedProbes>,
     /// Which clients of each service may come in.
     pub gates: Arc<ClientGates>,
     /// And who they are, if requests say so.
@@ -90,7 +81,7 @@ pub async fn run(
     let _accepting = shared.arrivals.begin();
     let accepted = |stream, client: SocketAddr, quota_permit: QuotaPermit| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-        if let Some(probe) = probes(client) {
+        if let Some(probe) = probes.lookup(client) {
             let probing = serve_probe(stream, client, probe, port_routes.load_full(), serve.clone());
             return tasks.spawn("probe", serve_within_quota(quota_permit, probing));
         }

@@ -136,7 +136,7 @@ impl ClientPort {
             serve: common.serve.clone(),
             tasks: common.tasks.clone(),
             notices: common.notices.clone(),
-            probes: common.sessions.probes.lookup(),
+            probes: common.sessions.probes.expected(),
             gates: common.sessions.gates.clone(),
             logins: common.sessions.logins.clone(),
             quota: common.clients.clone(),

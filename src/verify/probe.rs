@@ -10,10 +10,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -29,8 +26,9 @@ use super::probe_failure::{ProbeCause, ProbeEnd, ProbeFailure};
 use crate::{
     accept::{
         ServeSession,
+        expected_probes::{ExpectedProbe, ExpectedProbes},
         routes::PortRoutes,
-        tcp::{self, ExpectedProbe, ProbeLookup},
+        tcp,
     },
     connect::Connector,
     net::stream::NetStream,
@@ -76,20 +74,16 @@ pub enum ProbeResult<'a> {
 
 /// The probes under way, by the address they come from.
 #[derive(Debug, Clone, Default)]
-pub struct PendingProbes(Arc<ProbeTable>);
-
-#[derive(Debug, Default)]
-struct ProbeTable {
-    /// Read for each client; the lock is taken only while this is not 0.
-    count: AtomicUsize,
-    by_address: Mutex<HashMap<SocketAddr, PendingProbe>>,
+pub struct PendingProbes {
+    /// What client ports know of them.
+    expected: Arc<ExpectedProbes>,
+    /// Those that no session has claimed yet.
+    unclaimed: Arc<Mutex<HashMap<SocketAddr, PendingProbe>>>,
 }
 
 /// A probe under way.
 #[derive(Debug)]
 pub struct PendingProbe {
-    service: ServiceName,
-    by_tls: bool,
     /// Where it goes, if not to the same place as sessions of its service.
     pub connector: Option<Arc<Connector>>,
     pub ended: oneshot::Sender<ProbeEnd>,
@@ -98,25 +92,15 @@ pub struct PendingProbe {
 impl PendingProbes {
     /// Returns the probe if this client is one.
     pub fn claim(&self, client: SocketAddr) -> Option<PendingProbe> {
-        match self.0.count.load(Ordering::SeqCst) {
-            0 => None,
-            _ => self.remove(client),
+        if self.expected.is_empty() {
+            return None;
         }
+        self.remove(client)
     }
 
-    /// The look-up by which a client port recognises probes.
-    pub fn lookup(&self) -> ProbeLookup {
-        let probes = self.clone();
-        Arc::new(move |client| match probes.0.count.load(Ordering::SeqCst) {
-            0 => None,
-            _ => {
-                let sent = |sent: &PendingProbe| ExpectedProbe {
-                    service: sent.service.clone(),
-                    by_tls: sent.by_tls,
-                };
-                probes.lock().get(&client).map(sent)
-            }
-        })
+    /// The table by which client ports recognise probes.
+    pub fn expected(&self) -> Arc<ExpectedProbes> {
+        self.expected.clone()
     }
 
     /// Sends a probe to a client port of this gateway; returns its round-trip time.
@@ -129,27 +113,21 @@ impl PendingProbes {
         let port = local_address_of(entry.at);
         let no_socket = |error| internal_failure(OTHER, format!("no socket for a probe: {error}"));
         let (end, ended) = oneshot::channel();
-        let by_tls = entry.tls.is_some();
-        let sent = PendingProbe {
-            service: entry.service.clone(),
-            by_tls,
-            connector: connector.map(Arc::new),
-            ended: end,
-        };
+        let sent = PendingProbe { connector: connector.map(Arc::new), ended: end };
+        let expected = ExpectedProbe { service: entry.service.clone(), by_tls: entry.tls.is_some() };
         let is_unmet = |from| self.remove(from).is_some();
         let (from, result) = match passage {
             ProbeResult::Port => {
                 let (socket, from) = bind(port).map_err(no_socket)?;
-                self.expect(from, sent);
+                self.expect(from, expected, sent);
                 let opened = socket.connect(port);
                 let going = run_probe(opened, port, entry.tls.as_ref(), ended, || is_unmet(from));
                 (from, timeout(WITHIN, going).await)
             }
             ProbeResult::Memory(serve) => {
                 let (ours, theirs) = socket_pair().map_err(no_socket)?;
-                let from = self.unused_address();
-                let expected = ExpectedProbe { service: entry.service.clone(), by_tls };
-                self.expect(from, sent);
+                let from = self.expected.unused_address();
+                self.expect(from, expected.clone(), sent);
                 let serving =
                     tcp::serve_probe(theirs, from, expected, entry.routes.load_full(), serve.clone());
                 let going = run_probe(ready(Ok(ours)), port, entry.tls.as_ref(), ended, || is_unmet(from));
@@ -157,7 +135,7 @@ impl PendingProbes {
                 (from, timeout(WITHIN, both).await)
             }
         };
-        self.0.count.fetch_sub(1, Ordering::SeqCst);
+        self.expected.forget(from);
         self.remove(from);
         result.unwrap_or_else(|_| {
             let reason = format!("the probe did not come back within {}s", WITHIN.as_secs());
@@ -166,25 +144,14 @@ impl PendingProbes {
         })
     }
 
-    fn expect(&self, from: SocketAddr, probe: PendingProbe) {
-        self.lock().insert(from, probe);
-        self.0.count.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// An address that no client uses.
-    fn unused_address(&self) -> SocketAddr {
-        let probes = self.lock();
-        let all = (0..=u16::MAX).map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-        // Probes run one after another, so there is always one free.
-        all.into_iter().find(|at| !probes.contains_key(at)).unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, PendingProbe>> {
-        self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A session claims the probe only after its port has recognised it.
+    fn expect(&self, from: SocketAddr, expected: ExpectedProbe, probe: PendingProbe) {
+        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).insert(from, probe);
+        self.expected.expect(from, expected);
     }
 
     fn remove(&self, client: SocketAddr) -> Option<PendingProbe> {
-        self.lock().remove(&client)
+        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).remove(&client)
     }
 }
 
