@@ -4,6 +4,8 @@
 
 use std::{
     cmp::Reverse,
+    fmt,
+    future::ready,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::timeout;
 
 use super::{ServeSession, SessionRequest, served_links::serve_link};
@@ -23,11 +25,11 @@ use crate::{
         goodbye::GoodbyeState,
         handshake::{self, EstablishedLink, HandshakeOutcome, SocksRequest},
         link_guard::{LinkCounters, LinkGuard},
-        listener::{HandshakeContext, LinkReception},
+        listener::LinkIntake,
         peer_links::REMEMBERED,
         server::{IdleLossReason, LinkServer},
         session_side::Downstream,
-        shares::GatewayShares,
+        shares::{GatewayShares, SharePermit},
         succession::{Succession, SuccessionEntry, forget_lost_peers},
     },
     net::tcp,
@@ -37,8 +39,10 @@ use crate::{
         multiplex::{self, frame::FrameType, state::LinkEnd},
         socks5,
     },
+    tasks::Tasks,
     telemetry::{
         link_cause::{LinkCause, LinkFault},
+        notices::NoticeLog,
         snapshot::{PoolRow, PoolState},
     },
 };
@@ -243,65 +247,88 @@ impl DialledInPeer {
     }
 }
 
-/// Runs the handshakes of links; `links` limits how many there are.
-pub fn reception(
-    context: HandshakeContext,
-    dialled_in: Arc<DialledInPeers>,
-    server: Arc<LinkServer>,
-    links: Arc<GatewayShares>,
-    serve: ServeSession,
-) -> LinkReception {
-    let (notices, tasks) = (context.notices.clone(), context.tasks.clone());
-    let handshake_done = move |handshake_done, permit: HandshakePermit| {
-        let (dialled_in, server, links) = (dialled_in.clone(), server.clone(), links.clone());
-        let (serve, notices, tasks) = (serve.clone(), notices.clone(), tasks.clone());
-        async move {
-            match handshake_done {
-                HandshakeOutcome::Seen(peer) => drop(dialled_in.note_peer(&peer, None)),
-                HandshakeOutcome::Linked(EstablishedLink { link, .. }) if server.locks(link.peer()) => {
-                    let line = format!("link from {}: it is locked", link.peer().label());
-                    notices.warn_rejected_link(LinkCause::Other, line);
-                    // It may take its time to leave, and does not have it.
-                    let _ = timeout(LINGERING_CLOSE, link.close_gracefully(FrameType::Drain)).await;
-                }
-                HandshakeOutcome::Linked(EstablishedLink { mut link, offer, grant, .. }) => {
-                    let counts = dialled_in.note_linked(link.peer(), grant.links_kept, offer.links_max);
-                    let Some(place) = links.take(&link.peer().label()) else {
-                        notices.warn_rejected_link(
-                            LinkCause::AtMaximum,
-                            format!("link from {}: {AT_MAXIMUM}", link.peer().label()),
-                        );
-                        return link.close_gracefully(FrameType::Retire).await;
-                    };
-                    link.set_guard(LinkGuard::ready(&counts, Some(place)));
-                    let (peer, served) = (link.peer().clone(), server.serve(link));
-                    tasks.clone().spawn("link", async move {
-                        let lost = serve_link(served, serve, tasks).await;
-                        dialled_in.record_loss(&peer, &lost.why);
-                    });
-                }
-                HandshakeOutcome::SocksRequested(requested) => {
-                    let counts = dialled_in.note_peer(&requested.peer, Some(socks5::PROTOCOL_NAME));
-                    let Some(place) = links.take(&requested.peer.label()) else {
-                        notices.warn_rejected_link(
-                            LinkCause::AtMaximum,
-                            format!("link from {}: {AT_MAXIMUM}", requested.peer.label()),
-                        );
-                        return handshake::refuse(requested.stream, Refusal::Full).await;
-                    };
-                    let link_guard = LinkGuard::carrying(&counts, Some(place)).describe(
-                        &requested.stream,
-                        &requested.peer,
-                        LinkEnd::Server,
-                    );
-                    drop(permit);
-                    serve(session_request(requested, link_guard)).await;
-                }
+/// Takes in the links that DMZ gateways dial.
+#[derive(Clone)]
+pub struct DialledInLinks {
+    pub peers: Arc<DialledInPeers>,
+    pub server: Arc<LinkServer>,
+    /// Limits how many links there are.
+    pub links: Arc<GatewayShares>,
+    pub serve: ServeSession,
+    pub tasks: Tasks,
+    pub notices: Arc<NoticeLog>,
+}
+
+impl fmt::Debug for DialledInLinks {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("DialledInLinks").field("peers", &self.peers).finish_non_exhaustive()
+    }
+}
+
+impl LinkIntake for DialledInLinks {
+    fn take_in(&self, handshake: HandshakeOutcome, permit: HandshakePermit) -> BoxFuture<'static, ()> {
+        let intake = self.clone();
+        match handshake {
+            HandshakeOutcome::Seen(peer) => {
+                drop(self.peers.note_peer(&peer, None));
+                ready(()).boxed()
             }
+            HandshakeOutcome::Linked(linked) => async move {
+                intake.take_in_link(linked).await;
+                drop(permit);
+            }
+            .boxed(),
+            HandshakeOutcome::SocksRequested(requested) => intake.serve_requested(requested, permit).boxed(),
         }
-        .boxed()
-    };
-    LinkReception::new(context, Arc::new(handshake_done))
+    }
+}
+
+impl DialledInLinks {
+    async fn take_in_link(self, linked: EstablishedLink) {
+        let EstablishedLink { mut link, offer, grant, .. } = linked;
+        let label = link.peer().label();
+        if self.server.locks(link.peer()) {
+            self.notices.warn_rejected_link(LinkCause::Other, format!("link from {label}: it is locked"));
+            // It may take its time to leave, and does not have it.
+            let _ = timeout(LINGERING_CLOSE, link.close_gracefully(FrameType::Drain)).await;
+            return;
+        }
+        let counts = self.peers.note_linked(link.peer(), grant.links_kept, offer.links_max);
+        let Some(place) = self.take_place(&label) else {
+            return link.close_gracefully(FrameType::Retire).await;
+        };
+        link.set_guard(LinkGuard::ready(&counts, Some(place)));
+        let (peer, served) = (link.peer().clone(), self.server.serve(link));
+        let Self { peers, serve, tasks, .. } = self;
+        tasks.clone().spawn("link", async move {
+            let lost = serve_link(served, serve, tasks).await;
+            peers.record_loss(&peer, &lost.why);
+        });
+    }
+
+    /// Serves the one session of a SOCKS5 link.
+    async fn serve_requested(self, requested: SocksRequest, permit: HandshakePermit) {
+        let counts = self.peers.note_peer(&requested.peer, Some(socks5::PROTOCOL_NAME));
+        let Some(place) = self.take_place(&requested.peer.label()) else {
+            return handshake::refuse(requested.stream, Refusal::Full).await;
+        };
+        let link_guard = LinkGuard::carrying(&counts, Some(place)).describe(
+            &requested.stream,
+            &requested.peer,
+            LinkEnd::Server,
+        );
+        drop(permit);
+        (self.serve)(session_request(requested, link_guard)).await;
+    }
+
+    /// A place among the links, for one more of this peer.
+    fn take_place(&self, label: &Arc<str>) -> Option<SharePermit> {
+        let place = self.links.take(label);
+        if place.is_none() {
+            self.notices.warn_rejected_link(LinkCause::AtMaximum, format!("link from {label}: {AT_MAXIMUM}"));
+        }
+        place
+    }
 }
 
 fn session_request(requested: SocksRequest, link_guard: LinkGuard) -> SessionRequest {

@@ -1,8 +1,8 @@
 //! Where sessions come from: a TCP port for clients ([`tcp`]), their requests ([`web`]), links that the DMZ
 //! gateway dials ([`forward`]), or links that are kept ready there ([`reverse`]).
 //!
-//! Each kind produces a [`SessionRequest`] and hands it to the function it was given; what happens then is up to
-//! the gateway.
+//! Each kind produces a [`SessionRequest`] and has it served by [`ServeSession`]; what happens then is up to the
+//! gateway.
 //!
 //! The files here use each other: a client connection is made of the steps of a request, and these share its types.
 
@@ -99,5 +99,9 @@ impl SessionRequest {
     }
 }
 
-/// Serves one session from here to its end.
+/// Serves one session from here to its end: the gateway's part, which no kind of accept knows.
+///
+/// A function whose future the caller runs, and no queue of requests. A client's permit, a connection's requests and a
+/// probe's deadline all last as long as this future, and dropping it ends the session with them. Behind a queue each of
+/// those would need a task, a way back, and a rule for a queue that is full.
 pub type ServeSession = Arc<dyn Fn(SessionRequest) -> BoxFuture<'static, ()> + Send + Sync>;

@@ -60,26 +60,26 @@ impl HandshakeContext {
     }
 }
 
-/// Receives a link after its handshake. It gives up its handshake permit when it has another one.
-pub type HandshakeHandler =
-    Arc<dyn Fn(HandshakeOutcome, HandshakePermit) -> BoxFuture<'static, ()> + Send + Sync>;
-
-/// Runs the handshakes of a half's links, wherever they come in.
-#[derive(Clone)]
-pub struct LinkReception {
-    context: HandshakeContext,
-    on_handshake: HandshakeHandler,
+/// Where a half takes in the links that have come in to it: the DMZ half in its pool, the internal half as a server.
+///
+/// A plain call in the task of the handshake, since that task holds the permit, and is what an eviction ends. A queue
+/// to the half would need another task for each link, and one more thing to close at a switch.
+pub trait LinkIntake: fmt::Debug + Send + Sync {
+    /// Takes a link in after its handshake. It gives up the permit once the link counts otherwise; a link that is
+    /// rejected keeps it until it is closed, so that a peer which dials without end holds no more than that.
+    fn take_in(&self, handshake: HandshakeOutcome, permit: HandshakePermit) -> BoxFuture<'static, ()>;
 }
 
-impl fmt::Debug for LinkReception {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("LinkReception").finish_non_exhaustive()
-    }
+/// Runs the handshakes of a half's links, wherever they come in.
+#[derive(Debug, Clone)]
+pub struct LinkReception {
+    context: HandshakeContext,
+    intake: Arc<dyn LinkIntake>,
 }
 
 impl LinkReception {
-    pub fn new(context: HandshakeContext, on_handshake: HandshakeHandler) -> Self {
-        Self { context, on_handshake }
+    pub fn new(context: HandshakeContext, intake: Arc<dyn LinkIntake>) -> Self {
+        Self { context, intake }
     }
 
     /// The handshakes that are running.
@@ -89,16 +89,15 @@ impl LinkReception {
 
     /// Runs the handshake of a link in a task of its own.
     pub fn receive(&self, below: TlsTransport, from: SocketAddr) {
-        let Self { context, on_handshake } = self.clone();
+        let Self { context, intake } = self.clone();
         let permit = HandshakePermit::begin(context.handshakes.clone(), from.ip());
         self.context.tasks.spawn("link", async move {
             let evicted = permit.evicted.clone();
             let served = async {
                 match handshake::accept(below, from, &context.identity, &context.terms).await {
-                    // A link that is rejected keeps its permit until it is closed.
                     Ok(accepted) => {
                         context.report_versions(&accepted);
-                        on_handshake(accepted.outcome, permit).await;
+                        intake.take_in(accepted.outcome, permit).await;
                     }
                     Err(error) => report(&context.notices, from, (&error).into(), &error),
                 }

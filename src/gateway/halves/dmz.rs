@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::FutureExt;
+use arc_swap::ArcSwap;
+use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
     EndpointIngress, LinkIngress, LinkSecurity, RETRY, ResizeOutcome, SWITCH_RETRY, SharedContext,
@@ -11,12 +12,12 @@ use super::{
 use crate::{
     admission::handshakes::HandshakePermit,
     connect::{Connector, backend_group::BackendGroup, forward::ForwardDialler},
-    gateway::descriptors::DescriptorShares,
+    gateway::{descriptors::DescriptorShares, service::ServiceTable},
     link::{
         grants::{GrantRule, ServiceGrants},
         handshake::{self, EstablishedLink, HandshakeOutcome, HandshakeTerms, HelloRole, SocksRequest},
         keeper::{KeeperContext, KeeperTarget},
-        listener::LinkReception,
+        listener::{LinkIntake, LinkReception},
         pool::Pool,
         shares::{GatewayShares, ShareRule},
     },
@@ -25,6 +26,7 @@ use crate::{
     proto::{Refusal, multiplex::frame::FrameType, socks5},
     telemetry::{
         link_cause::LinkCause,
+        notices::NoticeLog,
         snapshot::{PoolRow, ServicePhase},
     },
     tls::{edge::EdgeTls, link::LinkIdentity},
@@ -120,10 +122,13 @@ impl DmzSide {
                 };
                 let handshakes = common.shares.load().dmz_handshakes;
                 let context = handshake_context(ingress, &self.security, terms, handshakes, common);
-                let intake = PoolIntake { pool: pool.clone(), grants, common: common.clone() };
-                let handshake_done =
-                    move |handshake_done, permit| intake.clone().take_in(handshake_done, permit).boxed();
-                let reception = LinkReception::new(context, Arc::new(handshake_done));
+                let intake = PoolIntake {
+                    pool: pool.clone(),
+                    grants,
+                    services: common.sessions.services.clone(),
+                    notices: common.notices.clone(),
+                };
+                let reception = LinkReception::new(context, Arc::new(intake));
                 ingress.start(reception, &self.security, &common.tasks);
             }
             (DmzParts::Direct(_) | DmzParts::Forward { .. }, _) => {}
@@ -333,41 +338,48 @@ impl DmzSide {
 }
 
 /// Accepts the links that internal gateways dial.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct PoolIntake {
     pool: Arc<Pool>,
     grants: Arc<ServiceGrants>,
-    common: SharedContext,
+    services: Arc<ArcSwap<ServiceTable>>,
+    notices: Arc<NoticeLog>,
+}
+
+impl LinkIntake for PoolIntake {
+    fn take_in(&self, handshake: HandshakeOutcome, permit: HandshakePermit) -> BoxFuture<'static, ()> {
+        let intake = self.clone();
+        let taken_in = async move {
+            match handshake {
+                HandshakeOutcome::Seen(_) => {}
+                HandshakeOutcome::Linked(linked) => intake.take_in_link(linked).await,
+                HandshakeOutcome::SocksRequested(requested) => intake.take_in_parked(requested).await,
+            }
+            drop(permit);
+        };
+        taken_in.boxed()
+    }
 }
 
 impl PoolIntake {
-    /// Adds a link to the pool. One that is rejected keeps its handshake permit until it is closed, so that
-    /// a peer which dials without end holds no more than that.
-    async fn take_in(self, handshake_done: HandshakeOutcome, _permit: HandshakePermit) {
-        match handshake_done {
-            HandshakeOutcome::Seen(_) => {}
-            HandshakeOutcome::Linked(linked) => self.take_in_link(linked).await,
-            HandshakeOutcome::SocksRequested(requested) => self.take_in_parked(requested).await,
-        }
-    }
-
+    /// Adds a link to the pool.
     async fn take_in_link(self, linked: EstablishedLink) {
         let who = linked.link.peer().label();
         for mismatch in self.pool.note_mismatches(linked.link.peer(), &linked.mismatches) {
-            self.common.notices.warn_rejected_link(LinkCause::Other, format!("link from {who}: {mismatch}"));
+            self.notices.warn_rejected_link(LinkCause::Other, format!("link from {who}: {mismatch}"));
         }
         if !linked.grant.granted.is_empty() {
             let Err(refused) = self.pool.take_in(linked) else { return };
             let line =
                 format!("link from {who} refused: it has as many links as it may, or too many addresses");
-            self.common.notices.warn_rejected_link(LinkCause::Other, line);
+            self.notices.warn_rejected_link(LinkCause::Other, line);
             let kind = self.pool.leave_kind();
             return refused.close_gracefully(kind).await;
         }
         if linked.mismatches.is_empty() {
             let why = "it offers no service that is known here and allows it in its `peers`";
             let line = format!("link from {who} refused: {why}");
-            self.common.notices.warn_rejected_link(LinkCause::NoKnownService, line);
+            self.notices.warn_rejected_link(LinkCause::NoKnownService, line);
         }
         linked.link.close_gracefully(FrameType::Retire).await;
     }
@@ -376,7 +388,7 @@ impl PoolIntake {
     async fn take_in_parked(self, requested: SocksRequest) {
         let SocksRequest { mut stream, peer, service } = requested;
         let allowed = self.grants.policy().get(&service).map(|of| peer.is_among(of.peers.as_deref()));
-        let known = self.common.sessions.services.load().get(&(Half::Dmz, service.clone())).cloned();
+        let known = self.services.load().get(&(Half::Dmz, service.clone())).cloned();
         let drains = known.is_some_and(|known| known.phase() == ServicePhase::Draining);
         let refusal = match allowed {
             None => Some((Refusal::UnknownService, "no such service here")),
@@ -387,7 +399,7 @@ impl PoolIntake {
         if let Some((refusal, why)) = refusal {
             let who = peer.label();
             let line = format!("link from {who} for `{service}` refused: {why}");
-            self.common.notices.warn_rejected_link(LinkCause::Other, line);
+            self.notices.warn_rejected_link(LinkCause::Other, line);
             return handshake::refuse(stream, refusal).await;
         }
         let granted = tokio::time::timeout(

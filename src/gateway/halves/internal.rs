@@ -10,13 +10,14 @@ use super::{
 };
 use crate::{
     accept::{
-        forward,
+        forward::{DialledInLinks, DialledInPeers},
         reverse::{ReverseDialler, ReverseSessions},
     },
     gateway::descriptors::DescriptorShares,
     link::{
         dialled_gateways::DialledGateways,
         keeper::{KeeperContext, KeeperTarget},
+        listener::LinkReception,
         offered_services::{OfferedService, OfferedServices},
         server::LinkServer,
         shares::{GatewayShares, ShareRule},
@@ -38,7 +39,7 @@ pub struct InternalSide {
 }
 
 enum InternalParts {
-    Forward { ingress: LinkIngress, dialled_in: Arc<forward::DialledInPeers>, server: Arc<LinkServer> },
+    Forward { ingress: LinkIngress, dialled_in: Arc<DialledInPeers>, server: Arc<LinkServer> },
     Reverse { gateways: Arc<DialledGateways<ReverseDialler>> },
 }
 
@@ -59,7 +60,7 @@ impl InternalSide {
         let parts = match &half.mode {
             InternalMode::Forward { listen, bind, .. } => {
                 let ingress = LinkIngress::prepare(listen, *bind, found)?;
-                let dialled_in = Arc::<forward::DialledInPeers>::default();
+                let dialled_in = Arc::<DialledInPeers>::default();
                 let server = LinkServer::new(offering.clone());
                 InternalParts::Forward { ingress, dialled_in, server }
             }
@@ -94,13 +95,16 @@ impl InternalSide {
         match &mut self.parts {
             InternalParts::Forward { ingress, dialled_in, server } => {
                 let handshakes = common.shares.load().internal_handshakes;
-                let reception = forward::reception(
-                    handshake_context(ingress, &self.security, server.terms(), handshakes, common),
-                    dialled_in.clone(),
-                    server.clone(),
-                    self.links.clone(),
-                    common.serve.clone(),
-                );
+                let context = handshake_context(ingress, &self.security, server.terms(), handshakes, common);
+                let intake = DialledInLinks {
+                    peers: dialled_in.clone(),
+                    server: server.clone(),
+                    links: self.links.clone(),
+                    serve: common.serve.clone(),
+                    tasks: common.tasks.clone(),
+                    notices: common.notices.clone(),
+                };
+                let reception = LinkReception::new(context, Arc::new(intake));
                 ingress.start(reception, &self.security, &common.tasks);
             }
             InternalParts::Reverse { .. } => self.keep_links(half, Some(SWITCH_RETRY)),
