@@ -25,7 +25,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use crate::disk;
+use crate::disk::{self, ReadError};
 
 /// A CA is valid long enough not to surprise anyone; a half's certificate is valid for a year.
 const CA_DAYS: i64 = 3650;
@@ -35,7 +35,9 @@ const HALF_DAYS: i64 = 398;
 pub enum CertsError {
     #[error("{}: {source}{}", path.display(), io_advice(source))]
     Io { path: PathBuf, source: io::Error },
-    #[error("{}: {source}; mend or remove it", path.display())]
+    #[error("{}: {source}{}", path.display(), read_advice(source))]
+    Read { path: PathBuf, source: ReadError },
+    #[error("{}: {source}; fix or remove it", path.display())]
     Ca { path: PathBuf, source: rcgen::Error },
     #[error("{}: is there without {}; restore the other, or remove it", present.display(), missing.display())]
     Half { present: PathBuf, missing: PathBuf },
@@ -46,7 +48,7 @@ pub enum CertsError {
     OtherName { path: PathBuf, found: Vec<String>, wanted: String },
     #[error("`{0}`: {NAME_RULE}")]
     Name(String),
-    #[error("{}: {why}; mend or remove it", path.display())]
+    #[error("{}: {why}; fix or remove it", path.display())]
     List { path: PathBuf, why: String },
     #[error("{} holds no CA; make one with `portcullis certs --out {}`", .0.display(), .0.display())]
     NoCa(PathBuf),
@@ -63,6 +65,13 @@ fn io_advice(source: &io::Error) -> &'static str {
             "; choose a folder with --out that is this user's, or run this as the user whose it is"
         }
         _ => "",
+    }
+}
+
+fn read_advice(source: &ReadError) -> &'static str {
+    match source {
+        ReadError::Io(source) => io_advice(source),
+        ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Locked | ReadError::Silent => "",
     }
 }
 
@@ -401,15 +410,15 @@ fn read_existing_pair(folder: &Path, stem: &str) -> Result<Option<CertificatePai
 }
 
 /// The text of a plain file: anything else might never answer.
-fn read_text(path: &Path) -> io::Result<String> {
-    io::read_to_string(disk::open_plain(path)?)
+fn read_text(path: &Path) -> Result<String, ReadError> {
+    Ok(io::read_to_string(disk::open_plain(path)?)?)
 }
 
 fn read(path: PathBuf) -> Result<(PathBuf, Option<String>), CertsError> {
     match read_text(&path) {
         Ok(text) => Ok((path, Some(text))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((path, None)),
-        Err(source) => Err(CertsError::Io { path, source }),
+        Err(error) if error.is_missing() => Ok((path, None)),
+        Err(source) => Err(CertsError::Read { path, source }),
     }
 }
 

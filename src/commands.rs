@@ -11,7 +11,7 @@ mod verify;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::CommandFactory;
 
 use self::profile_folders::profile_source;
@@ -24,7 +24,7 @@ use crate::{
     disk::PipePolicy,
     exit,
     gateway::{
-        handle::{AdminAccess, Command, CommandAnswer, LockdownTarget},
+        handle::{AdminAccess, AnswerMismatch, Command, CommandAnswer, LockdownTarget},
         plan::SwitchVerdict,
     },
     init, manual,
@@ -157,19 +157,13 @@ async fn snapshot(cli: &Cli) -> anyhow::Result<Arc<Snapshot>> {
 }
 
 async fn ask_status(at: &AdminTarget) -> anyhow::Result<Arc<Snapshot>> {
-    match client::send_command_to(at, Command::Status).await? {
-        CommandAnswer::Status(snapshot) => Ok(snapshot),
-        CommandAnswer::Refused(text) => bail!("the gateway gave no status: {text}"),
-        other => bail!("the gateway gave no status but {other:?}"),
-    }
+    let answer = client::send_command_to(at, Command::Status).await?;
+    answer.into_status().map_err(|error| anyhow!("the gateway gave no status: {error}"))
 }
 
 async fn print_metrics(cli: &Cli, format: MetricsFormat) -> anyhow::Result<ExitCode> {
-    match client::send_command(&admin_socket(cli)?, Command::Metrics { format }).await? {
-        CommandAnswer::Metrics(text) => print(&text)?,
-        CommandAnswer::Refused(text) => bail!(text),
-        _ => bail!(OTHER_ANSWER),
-    }
+    let answer = client::send_command(&admin_socket(cli)?, Command::Metrics { format }).await?;
+    print(&answer.into_metrics()?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -214,11 +208,9 @@ async fn outcome_of(cli: &Cli, command: Command) -> anyhow::Result<(u8, String)>
         | CommandAnswer::Status(_)
         | CommandAnswer::History(_)
         | CommandAnswer::Verified(_)
-        | CommandAnswer::Profiles(_) => bail!(OTHER_ANSWER),
+        | CommandAnswer::Profiles(_) => bail!(AnswerMismatch::OtherQuestion),
     })
 }
-
-const OTHER_ANSWER: &str = "the gateway answered another question";
 
 fn kill_command(options: &KillOptions) -> Command {
     match options.session.clone() {

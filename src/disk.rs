@@ -104,6 +104,13 @@ pub enum ReadError {
     Silent,
 }
 
+impl ReadError {
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == ErrorKind::NotFound)
+    }
+}
+
 /// What was found in place of a plain file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
@@ -204,15 +211,12 @@ fn is_locked_out(path: &Path) -> bool {
 }
 
 /// Opens a plain file for reading; anything else is refused, and not waited for.
-pub fn open_plain(path: &Path) -> io::Result<File> {
-    let opened = open(path).and_then(|file| match FileKind::of(file.metadata()?.file_type()) {
+pub fn open_plain(path: &Path) -> Result<File, ReadError> {
+    let file = open(path)?;
+    match FileKind::of(file.metadata()?.file_type()) {
         Some(kind) => Err(ReadError::NotPlain(kind)),
         None => Ok(file),
-    });
-    opened.map_err(|error| match error {
-        ReadError::Io(error) => error,
-        other => io::Error::new(ErrorKind::InvalidInput, other),
-    })
+    }
 }
 
 /// Opening a pipe without a writer would wait, and so would opening some devices.

@@ -6,6 +6,8 @@
 mod circles;
 #[path = "tidy/errors.rs"]
 mod errors;
+#[path = "tidy/matches.rs"]
+mod matches;
 #[path = "tidy/names.rs"]
 mod names;
 

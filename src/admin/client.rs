@@ -64,10 +64,9 @@ pub async fn send_command(path: &Path, command: Command) -> Result<CommandAnswer
 pub async fn send_command_to(target: &AdminTarget, command: Command) -> Result<CommandAnswer, ClientError> {
     let mut killed_before = 0;
     for part in in_parts(command) {
-        match send_part(target, part).await? {
-            CommandAnswer::Killed(killed) => killed_before += killed,
-            other => return Ok(other),
-        }
+        let answer = send_part(target, part).await?;
+        let CommandAnswer::Killed(killed) = answer else { return Ok(answer) };
+        killed_before += killed;
     }
     Ok(CommandAnswer::Killed(killed_before))
 }

@@ -64,10 +64,7 @@ pub enum AdminRequest {
 
 /// Commands with the same effect, each short enough for a request.
 pub fn in_parts(command: Command) -> Vec<Command> {
-    let listed = match command {
-        Command::KillAll(KillSelection::Listed(listed)) => listed,
-        other => return vec![other],
-    };
+    let Command::KillAll(KillSelection::Listed(listed)) = command else { return vec![command] };
     let (mut lists, mut list, mut bytes) = (Vec::new(), Vec::new(), 0);
     for session in listed.sessions {
         // In its escaped form, which is longer.

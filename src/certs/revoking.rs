@@ -97,8 +97,8 @@ fn issue(
 fn read_register(file: &Path, authority: &CertificateAuthority) -> Result<RevokedList, CertsError> {
     let text = match read_text(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RevokedList::default()),
-        Err(source) => return Err(CertsError::Io { path: file.into(), source }),
+        Err(error) if error.is_missing() => return Ok(RevokedList::default()),
+        Err(source) => return Err(CertsError::Read { path: file.into(), source }),
     };
     let fault = |why: &str| CertsError::List { path: file.into(), why: why.into() };
     let (_, pem) =

@@ -232,16 +232,15 @@ impl ProcessLock {
         if let Some(why) = self.refusal(profile) {
             return Some(format!("refused: {why}"));
         }
-        match (self.half, half_to_lock(profile)) {
-            (None, Some(half)) if self.is_begun => Some(format!(
-                "from then on, {} until this process ends; going back takes a restart",
-                half_words(half)
-            )),
-            (Some(_), _) if profile.confine == ConfinePolicy::Off => {
-                Some("the lock stays until this process ends".into())
-            }
-            _ => None,
+        if self.half.is_some() {
+            let is_off = profile.confine == ConfinePolicy::Off;
+            return is_off.then(|| "the lock stays until this process ends".into());
         }
+        let half = half_to_lock(profile).filter(|_| self.is_begun)?;
+        Some(format!(
+            "from then on, {} until this process ends; going back takes a restart",
+            half_words(half)
+        ))
     }
 }
 

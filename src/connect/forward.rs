@@ -337,14 +337,16 @@ async fn dial(
 
 /// A refused request; the reply code says who refused.
 fn refused_by_reply(peer: &Peer, error: &SocksError) -> ConnectFailure {
-    let (who, refusal) = match error {
-        SocksError::Refused(Reply::ConnectionNotAllowed) => (EndedBy::Policy, Refusal::NotAllowed),
-        SocksError::Refused(Reply::HostUnreachable | Reply::NetworkUnreachable) => {
+    let reply = if let SocksError::Refused(reply) = error { Some(*reply) } else { None };
+    let (who, refusal) = match reply {
+        Some(Reply::ConnectionNotAllowed) => (EndedBy::Policy, Refusal::NotAllowed),
+        Some(Reply::HostUnreachable | Reply::NetworkUnreachable) => {
             (EndedBy::Backend, Refusal::BackendUnreachable)
         }
-        SocksError::Refused(Reply::ConnectionRefused) => (EndedBy::Backend, Refusal::BackendRefused),
-        SocksError::Refused(Reply::TtlExpired) => (EndedBy::Backend, Refusal::BackendLate),
-        _ => (EndedBy::Peer, Refusal::Unavailable),
+        Some(Reply::ConnectionRefused) => (EndedBy::Backend, Refusal::BackendRefused),
+        Some(Reply::TtlExpired) => (EndedBy::Backend, Refusal::BackendLate),
+        // Replies of another software, and errors before any reply.
+        Some(_) | None => (EndedBy::Peer, Refusal::Unavailable),
     };
     ConnectFailure { who, refusal, at: RefusedAt::Peer, reason: format!("{}: {error}", peer.label()) }
 }

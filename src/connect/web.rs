@@ -365,7 +365,14 @@ impl BackendRequests {
                 Refusal::ServiceDown => {
                     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "none of the backends is up")
                 }
-                _ => ErrorResponse::bad_gateway("the backend cannot be reached"),
+                Refusal::BackendRefused
+                | Refusal::BackendUnreachable
+                | Refusal::UnknownService
+                | Refusal::NotAllowed
+                | Refusal::Full
+                | Refusal::Draining
+                | Refusal::Unavailable
+                | Refusal::OtherLink => ErrorResponse::bad_gateway("the backend cannot be reached"),
             }
         })?;
         self.prepare_request(&mut request, &requested, &reached, public);

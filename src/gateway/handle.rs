@@ -13,6 +13,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::plan::SwitchPlan;
@@ -127,7 +128,47 @@ pub enum CommandAnswer {
     Refused(String),
 }
 
+/// Why an answer is not the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AnswerMismatch {
+    #[error("{0}")]
+    Refused(String),
+    #[error("the gateway answered another question")]
+    OtherQuestion,
+}
+
 impl CommandAnswer {
+    pub fn into_status(self) -> Result<Arc<Snapshot>, AnswerMismatch> {
+        let Self::Status(snapshot) = self else { return Err(self.mismatch()) };
+        Ok(snapshot)
+    }
+
+    pub fn into_metrics(self) -> Result<String, AnswerMismatch> {
+        let Self::Metrics(text) = self else { return Err(self.mismatch()) };
+        Ok(text)
+    }
+
+    pub fn into_history(self) -> Result<HistoryReport, AnswerMismatch> {
+        let Self::History(report) = self else { return Err(self.mismatch()) };
+        Ok(*report)
+    }
+
+    pub fn into_verified(self) -> Result<VerifyReport, AnswerMismatch> {
+        let Self::Verified(report) = self else { return Err(self.mismatch()) };
+        Ok(report)
+    }
+
+    fn mismatch(self) -> AnswerMismatch {
+        match self {
+            Self::Refused(why) => AnswerMismatch::Refused(why),
+            Self::Status(_) | Self::Profiles(_) | Self::Metrics(_) | Self::History(_) => {
+                AnswerMismatch::OtherQuestion
+            }
+            Self::Killed(_) | Self::Done(_) | Self::Cut(_) | Self::Unkept(_) => AnswerMismatch::OtherQuestion,
+            Self::Planned(_) | Self::Verified(_) => AnswerMismatch::OtherQuestion,
+        }
+    }
+
     /// The same, with the name of the gateway that answered where the answer is a text.
     pub fn of_gateway(self, name: &str) -> Self {
         match self {

@@ -305,10 +305,8 @@ impl AgreedLink {
     /// The reason, if the other end is alive but does not close a link that carries nothing.
     fn overdue_reason(&self) -> Option<IdleLossReason> {
         self.expired_at().filter(|by| *by <= Instant::now())?;
-        Some(match self.received {
-            Some(FrameType::Drain) => IdleLossReason::Drained,
-            _ => IdleLossReason::Retired,
-        })
+        let is_drain = self.received == Some(FrameType::Drain);
+        Some(if is_drain { IdleLossReason::Drained } else { IdleLossReason::Retired })
     }
 
     /// Ends the link if its peer keeps requesting what it was not offered: it ignores what is

@@ -190,13 +190,19 @@ impl From<&CarrierError> for LinkCause {
     fn from(error: &CarrierError) -> Self {
         match error {
             // The link's own names and certificates are checked inside it.
-            CarrierError::Tls(error) => match error.into() {
-                Self::OtherCa => Self::OuterOtherCa,
-                cause @ Self::CertificateDates => cause,
-                _ => Self::Other,
-            },
+            CarrierError::Tls(error) => Self::of_outer(error.into()),
             CarrierError::Faulty | CarrierError::WebSocket(_) => Self::Other,
         }
+    }
+}
+
+impl LinkCause {
+    /// What a cause is called when it concerns the TLS around a link's WebSocket.
+    fn of_outer(cause: Self) -> Self {
+        if cause == Self::OtherCa {
+            return Self::OuterOtherCa;
+        }
+        if cause == Self::CertificateDates { cause } else { Self::Other }
     }
 }
 

@@ -121,12 +121,19 @@ impl HandshakeError {
 
 impl From<SocksError> for HandshakeError {
     fn from(error: SocksError) -> Self {
-        match &error {
-            SocksError::Io(read) => {
-                TlsError::alert(read, TlsParty::Gateway).map_or(Self::Socks(error), Self::Tls)
-            }
-            _ => Self::Socks(error),
-        }
+        let alert = match &error {
+            SocksError::Io(read) => TlsError::alert(read, TlsParty::Gateway),
+            SocksError::Closed
+            | SocksError::NoRequest
+            | SocksError::Version(_)
+            | SocksError::Method
+            | SocksError::Command(_)
+            | SocksError::NotAName
+            | SocksError::BadName(_)
+            | SocksError::Refused(_)
+            | SocksError::Protocol(_) => None,
+        };
+        alert.map_or(Self::Socks(error), Self::Tls)
     }
 }
 

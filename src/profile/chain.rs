@@ -149,7 +149,12 @@ fn take_extends(
             // Rebuilt from its components, which removes a `.` in the middle.
             Some((folder.join(name).components().collect(), Some(place)))
         }
-        _ => {
+        YamlValue::Text(_)
+        | YamlValue::Bool(_)
+        | YamlValue::Integer(_)
+        | YamlValue::Float(_)
+        | YamlValue::List(_)
+        | YamlValue::Map(_) => {
             problems.push(
                 ValueProblem::new("this is not the name of a file", "write one, `forward.yaml`").at(place),
             );

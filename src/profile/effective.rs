@@ -30,12 +30,13 @@ fn push_entries(text: &mut String, depth: usize, map: &YamlNode) {
     let YamlValue::Map(entries) = &map.value else { return };
     for entry in entries {
         let key = format!("{:1$}{2}:", "", depth * INDENT, plain_or_quoted(&entry.key));
-        match &entry.node.value {
-            YamlValue::Map(below) if !below.is_empty() => {
-                push_line(text, &key, &entry.position);
-                push_entries(text, depth + 1, &entry.node);
-            }
-            _ => push_line(text, &format!("{key} {}", flow(&entry.node)), &entry.node.position),
+        if let YamlValue::Map(below) = &entry.node.value
+            && !below.is_empty()
+        {
+            push_line(text, &key, &entry.position);
+            push_entries(text, depth + 1, &entry.node);
+        } else {
+            push_line(text, &format!("{key} {}", flow(&entry.node)), &entry.node.position);
         }
     }
 }

@@ -266,7 +266,7 @@ pub(super) fn path(text: &str) -> Result<String, ValueProblem> {
 }
 
 /// What a port is for: a free one (0) is possible only for listening.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PortUse {
     Listening,
     Dialled,
@@ -347,12 +347,10 @@ pub(super) fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Resu
         let what = format!("`{}` is not a port", quote_for_problem(port));
         ValueProblem::new(what, "write a number from 1 to 65535")
     })?;
-    match (port, use_of_port) {
-        (0, PortUse::Dialled) => {
-            Err(ValueProblem::new("port 0 cannot be dialled", "write the port that is listened on"))
-        }
-        _ => host_of(host).map(|host| HostPort { host, port }),
+    if port == 0 && use_of_port == PortUse::Dialled {
+        return Err(ValueProblem::new("port 0 cannot be dialled", "write the port that is listened on"));
     }
+    host_of(host).map(|host| HostPort { host, port })
 }
 
 /// Comes before the name of a socket that was passed in.

@@ -165,17 +165,18 @@ impl<'a> ValueReader<'a> {
     }
 
     pub fn text(&self, problems: &mut Vec<Problem>) -> Option<&'a str> {
-        match &self.node.value {
-            YamlValue::Text(text) => Some(text),
-            _ => self.refuse_type("text", "write text, in quotes if it looks like something else", problems),
-        }
+        let YamlValue::Text(text) = &self.node.value else {
+            let advice = "write text, in quotes if it looks like something else";
+            return self.refuse_type("text", advice, problems);
+        };
+        Some(text)
     }
 
     pub fn flag(&self, problems: &mut Vec<Problem>) -> Option<bool> {
-        match &self.node.value {
-            YamlValue::Bool(flag) => Some(*flag),
-            _ => self.refuse_type("true or false", "write `true`, or remove the key", problems),
-        }
+        let YamlValue::Bool(flag) = &self.node.value else {
+            return self.refuse_type("true or false", "write `true`, or remove the key", problems);
+        };
+        Some(*flag)
     }
 
     pub fn number(&self, range: RangeInclusive<usize>, problems: &mut Vec<Problem>) -> Option<usize> {
@@ -193,7 +194,11 @@ impl<'a> ValueReader<'a> {
         let read = match &self.node.value {
             YamlValue::Text(text) => duration::parse(text),
             YamlValue::Integer(number) => duration::parse(&number.to_string()),
-            _ => {
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Float(_)
+            | YamlValue::List(_)
+            | YamlValue::Map(_) => {
                 return self.refuse_type(
                     "a duration",
                     "write a whole number and its unit: `500ms`, `30s`",
@@ -237,10 +242,10 @@ impl<'a> ValueReader<'a> {
 
     /// A single value counts as a list of one.
     pub fn one_or_many(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<ValueReader<'a>>> {
-        match &self.node.value {
-            YamlValue::List(_) => self.items(max, problems),
-            _ => Some(vec![self.clone()]),
+        if let YamlValue::List(_) = &self.node.value {
+            return self.items(max, problems);
         }
+        Some(vec![self.clone()])
     }
 
     /// Names that a certificate can contain.

@@ -188,7 +188,8 @@ impl LinkAddress {
         let default_port = if self.web_socket().is_some_and(LinkWebSocket::is_secure) { 443 } else { 80 };
         let host = match self.web_socket().map(|socket| &socket.outer) {
             Some(OuterTls::Checked(tls)) => &tls.name,
-            _ => self.host_name(),
+            Some(OuterTls::None | OuterTls::OfPort | OuterTls::Shown(_) | OuterTls::CheckedByTarget(_))
+            | None => self.host_name(),
         };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         match self.at.port == default_port {

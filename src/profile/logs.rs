@@ -93,8 +93,10 @@ pub(super) fn access_log(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -
 }
 
 fn target(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<AccessLogTarget> {
-    match &field.node.value {
-        YamlValue::Text(text) if text == "stderr" => Some(AccessLogTarget::StandardError),
-        _ => Some(AccessLogTarget::File(file(field, problems)?)),
+    if let YamlValue::Text(text) = &field.node.value
+        && text == "stderr"
+    {
+        return Some(AccessLogTarget::StandardError);
     }
+    Some(AccessLogTarget::File(file(field, problems)?))
 }

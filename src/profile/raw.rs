@@ -142,11 +142,10 @@ pub(super) fn read(
 /// A word, or true and false, since some YAML parsers turn `on` and `off` into those.
 fn confine(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<ConfinePolicy> {
     let field = top.take(&keys::CONFINE)?;
-    match field.node.value {
-        YamlValue::Bool(true) => Some(ConfinePolicy::On),
-        YamlValue::Bool(false) => Some(ConfinePolicy::Off),
-        _ => keys::CONFINE.read_field(&field, problems),
+    if let YamlValue::Bool(is_on) = field.node.value {
+        return Some(if is_on { ConfinePolicy::On } else { ConfinePolicy::Off });
     }
+    keys::CONFINE.read_field(&field, problems)
 }
 
 /// An operator's name for a gateway: like a profile's name, and not an option of a program.

@@ -35,13 +35,12 @@ pub fn read_text_map(text: &str, label: &str) -> Result<(Vec<NamedText>, Vec<Pro
     let mut texts = Vec::new();
     for entry in entries {
         let place = entry.position.place(&yaml::join_path("", &entry.key));
-        match entry.node.value {
-            YamlValue::Text(text) => texts.push(NamedText { name: entry.key, text, place }),
-            _ => problems.push(
-                ValueProblem::new("what stands behind a name must be a text", "write `NAME: TARGET`")
-                    .at(place),
-            ),
+        if let YamlValue::Text(text) = entry.node.value {
+            texts.push(NamedText { name: entry.key, text, place });
+            continue;
         }
+        let fault = ValueProblem::new("what stands behind a name must be a text", "write `NAME: TARGET`");
+        problems.push(fault.at(place));
     }
     Ok((texts, problems))
 }

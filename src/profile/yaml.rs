@@ -118,7 +118,11 @@ pub(super) fn read_map(
     match node.value {
         YamlValue::Map(_) => Ok((YamlNode { position: top, ..node }, problems.into_inner())),
         YamlValue::Null => Err(vec![described(words.empty, &top)]),
-        _ => Err(vec![described(words.not_a_map, &node.position)]),
+        YamlValue::Bool(_)
+        | YamlValue::Integer(_)
+        | YamlValue::Float(_)
+        | YamlValue::Text(_)
+        | YamlValue::List(_) => Err(vec![described(words.not_a_map, &node.position)]),
     }
 }
 

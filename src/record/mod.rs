@@ -24,14 +24,17 @@ pub use player::{PlayerAction, PlayerState, RecordingPlayer, ReplayProgress};
 pub use reader::Recording;
 pub use writer::{Recorder, RecorderEnd};
 
-use crate::telemetry::snapshot::{self, Snapshot};
+use crate::{
+    disk::ReadError,
+    telemetry::snapshot::{self, Snapshot},
+};
 
 #[derive(Debug, Error)]
 pub enum RecordError {
     #[error("recording {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("recording {}: {source}; name a file that `--record` has written", path.display())]
-    Open { path: PathBuf, source: std::io::Error },
+    Open { path: PathBuf, source: ReadError },
     #[error("recording {}: something else, or a recording of another version, is there; choose another name", .0.display())]
     Other(PathBuf),
     #[error("recording {}: another process records to it; choose another name", .0.display())]
@@ -40,7 +43,7 @@ pub enum RecordError {
     Line { path: PathBuf, line: usize, fault: LineFault },
     #[error("recording {}: the last snapshots were not written within {seconds}s", path.display())]
     Late { path: PathBuf, seconds: u64 },
-    #[error("recording {}: there is no picture in it", .0.display())]
+    #[error("recording {}: it contains no snapshot", .0.display())]
     Empty(PathBuf),
 }
 

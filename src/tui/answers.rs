@@ -16,11 +16,12 @@ use crate::{
 impl App {
     pub fn take_answer(&mut self, answer: CommandAnswer) {
         let message = self.message.take();
-        self.reload = match (self.reload, &answer) {
-            (ReloadState::Asked, CommandAnswer::Refused(_)) => ReloadState::Refused,
-            (reported, CommandAnswer::Profiles(_)) => reported,
-            _ => ReloadState::None,
-        };
+        let is_refused = matches!(answer, CommandAnswer::Refused(_));
+        if self.reload == ReloadState::Asked && is_refused {
+            self.reload = ReloadState::Refused;
+        } else if !matches!(answer, CommandAnswer::Profiles(_)) {
+            self.reload = ReloadState::None;
+        }
         // It may have been a reload or a switch.
         self.profiles_aged |= matches!(answer, CommandAnswer::Done(_));
         self.message = Some(match answer {

@@ -230,7 +230,20 @@ fn test(name: &str, sign: &str, value: &str) -> Result<FilterTest, String> {
             FilterField::Client if value.parse::<Network>().is_ok() => {
                 value.parse().map(FilterTest::ClientIn).map_err(|_| format!("`{value}` is no network"))
             }
-            field => Ok(FilterTest::In(field, TextPattern::Word(value.to_ascii_lowercase()))),
+            field @ (FilterField::Id
+            | FilterField::Client
+            | FilterField::User
+            | FilterField::Service
+            | FilterField::Peer
+            | FilterField::Target
+            | FilterField::State
+            | FilterField::Half
+            | FilterField::Mode
+            | FilterField::Code
+            | FilterField::Reason
+            | FilterField::Gateway) => {
+                Ok(FilterTest::In(field, TextPattern::Word(value.to_ascii_lowercase())))
+            }
         };
     }
     let amount = AMOUNTS.iter().find(|(known, ..)| *known == name);

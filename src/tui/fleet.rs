@@ -295,34 +295,38 @@ impl App {
     /// Takes the answer of one gateway. A plan becomes a question about that gateway, whatever others were sent
     /// meanwhile.
     pub fn take_answer_of(&mut self, name: Arc<str>, answer: CommandAnswer) {
-        match &answer {
-            CommandAnswer::Profiles(_) if self.fleet.profiles_of.as_ref() != Some(&name) => return,
-            CommandAnswer::Planned(_) if matches!(self.overlay, Overlay::Nothing) => {
-                self.fleet.addressees = vec![Arc::clone(&name)];
-            }
-            // Its profiles show the lines for which a reload was refused.
-            CommandAnswer::Refused(_)
-                if self.reload == ReloadState::Asked && self.fleet.profiles_of.as_ref() != Some(&name) =>
-            {
-                self.lists.profiles.clear();
-                self.fleet.profiles_of = Some(Arc::clone(&name));
-            }
-            _ => {}
-        }
+        let lists_its_profiles = self.fleet.profiles_of.as_ref() == Some(&name);
         let is_of_command = match answer {
+            CommandAnswer::Profiles(_) if !lists_its_profiles => return,
+            CommandAnswer::Planned(_) => {
+                if matches!(self.overlay, Overlay::Nothing) {
+                    self.fleet.addressees = vec![Arc::clone(&name)];
+                }
+                false
+            }
+            CommandAnswer::Refused(_) => {
+                // Its profiles show the lines for which a reload was refused.
+                if self.reload == ReloadState::Asked && !lists_its_profiles {
+                    self.lists.profiles.clear();
+                    self.fleet.profiles_of = Some(Arc::clone(&name));
+                }
+                true
+            }
             CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::Unkept(_) => true,
-            CommandAnswer::Refused(_) | CommandAnswer::Killed(_) => true,
-            CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => false,
+            CommandAnswer::Killed(_) => true,
+            CommandAnswer::Status(_) | CommandAnswer::Profiles(_) => false,
             CommandAnswer::Metrics(_) | CommandAnswer::History(_) | CommandAnswer::Verified(_) => false,
         };
         // The message may still be the checklist of another gateway.
         let is_checklist = matches!(answer, CommandAnswer::Verified(_));
         self.take_answer(answer);
-        match &mut self.message {
-            // No checklist is asked of several gateways together.
-            Some(StatusMessage::Checked(of, _)) if is_checklist => *of = Some(name),
-            _ if is_of_command => self.join_answer(&name),
-            _ => {}
+        // No checklist is asked of several gateways together.
+        if let Some(StatusMessage::Checked(of, _)) = &mut self.message
+            && is_checklist
+        {
+            *of = Some(name);
+        } else if is_of_command {
+            self.join_answer(&name);
         }
     }
 

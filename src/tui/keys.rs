@@ -142,18 +142,21 @@ pub fn bindings_in(context: KeyContext) -> impl Iterator<Item = &'static KeyBind
 
 impl BindingScope {
     fn covers(self, context: KeyContext) -> bool {
-        match (self, context) {
-            (Everywhere, KeyContext::Screen(_) | KeyContext::Detail(_)) | (Lists, KeyContext::Screen(_)) => {
-                true
-            }
-            (On(screens), KeyContext::Screen(screen) | KeyContext::Detail(screen)) => {
-                screens.contains(&screen)
-            }
-            (Detail, KeyContext::Detail(_)) | (Helping, KeyContext::Help) => true,
-            (Typing, KeyContext::Typing) | (Asked, KeyContext::Ask) | (AskedToQuit, KeyContext::AskQuit) => {
-                true
-            }
-            _ => false,
+        match context {
+            KeyContext::Screen(screen) => match self {
+                Everywhere | Lists => true,
+                On(screens) => screens.contains(&screen),
+                Detail | Helping | Typing | AskedToQuit | Asked => false,
+            },
+            KeyContext::Detail(screen) => match self {
+                Everywhere | Detail => true,
+                On(screens) => screens.contains(&screen),
+                Lists | Helping | Typing | AskedToQuit | Asked => false,
+            },
+            KeyContext::Help => self == Helping,
+            KeyContext::Typing => self == Typing,
+            KeyContext::AskQuit => self == AskedToQuit,
+            KeyContext::Ask => self == Asked,
         }
     }
 }

@@ -130,10 +130,12 @@ impl ScreenSource {
             Self::Fleet(..) => {
                 async { CommandAnswer::Refused("no gateway is chosen; select a row of one".into()) }.boxed()
             }
-            Self::Replay(player, _) => match command {
-                Command::History(requested) => player.history(requested).map(history_answer).boxed(),
-                _ => async { CommandAnswer::Refused("a recording takes no commands".into()) }.boxed(),
-            },
+            Self::Replay(player, _) => {
+                let Command::History(requested) = command else {
+                    return async { CommandAnswer::Refused("a recording takes no commands".into()) }.boxed();
+                };
+                player.history(requested).map(history_answer).boxed()
+            }
         }
     }
 

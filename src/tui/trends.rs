@@ -126,10 +126,15 @@ impl App {
                 .collect();
         }
         let asked = asked_gateways(self.latest(), self.scope());
+        if is_frozen {
+            return Vec::new();
+        }
         match self.screen() {
-            Screen::History if !is_frozen => self.request_for_charts(asked),
-            Screen::Doctor if !is_frozen => self.request_for_doctor(asked),
-            _ => Vec::new(),
+            Screen::History => self.request_for_charts(asked),
+            Screen::Doctor => self.request_for_doctor(asked),
+            Screen::Overview | Screen::Path | Screen::Gateways | Screen::Pool => Vec::new(),
+            Screen::Sessions | Screen::Services | Screen::Failures => Vec::new(),
+            Screen::Events | Screen::Profiles => Vec::new(),
         }
     }
 
@@ -232,11 +237,7 @@ impl App {
 
     /// Takes a gateway's answer to that.
     pub fn take_history(&mut self, name: Option<Arc<str>>, requested: HistoryRequest, answer: CommandAnswer) {
-        let report = match answer {
-            CommandAnswer::History(report) => Ok(*report),
-            CommandAnswer::Refused(why) => Err(why),
-            _ => Err("it has answered something else".into()),
-        };
+        let report = answer.into_history().map_err(|error| error.to_string());
         if requested == doctor::LAST_HOUR {
             // A gateway without a history has no such findings.
             let found =
@@ -287,9 +288,10 @@ impl App {
 
     /// To a connected part, or to another time.
     pub(super) fn move_sideways(&mut self, step: SideStep) {
-        match self.screen() {
-            Screen::History => self.move_history_cursor(step, 1),
-            _ => self.select_part_beside(step),
+        if self.screen() == Screen::History {
+            self.move_history_cursor(step, 1);
+        } else {
+            self.select_part_beside(step);
         }
     }
 

@@ -208,12 +208,8 @@ impl App {
         self.screen = screen;
         self.detail = None;
         self.overlay = Overlay::Nothing;
-        match (screen, self.attachment()) {
-            (Screen::Profiles, Attachment::Own | Attachment::Attached(..) | Attachment::Fleet(_)) => {
-                UpdateResult::Ask(Command::Profiles)
-            }
-            _ => UpdateResult::Redraw,
-        }
+        let is_asked = screen == Screen::Profiles && !matches!(self.attachment(), Attachment::Replay(_));
+        if is_asked { UpdateResult::Ask(Command::Profiles) } else { UpdateResult::Redraw }
     }
 
     fn enter(&mut self) {

@@ -115,7 +115,9 @@ impl VerifyRun {
     fn describe_owner(&self, open: &sockets::ListeningSocket) -> String {
         match &open.at {
             SocketAddress::Path(path) => format!("the admin socket {}", text::clean_path(path)),
-            at => format!("{} {at} of the DMZ half in this process", open.kind),
+            at @ (SocketAddress::Inet(_) | SocketAddress::Other(_)) => {
+                format!("{} {at} of the DMZ half in this process", open.kind)
+            }
         }
     }
 

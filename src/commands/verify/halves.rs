@@ -18,7 +18,7 @@ use crate::{
     cli::Cli,
     gateway::{
         Engine, EngineStartError,
-        handle::{Command, CommandAnswer, GatewayHandle},
+        handle::{AnswerMismatch, Command, CommandAnswer, GatewayHandle},
     },
     profile::{Half, HealthPort, Mode, Problem},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
@@ -153,10 +153,8 @@ impl TrialHalves {
 
     /// The last link that the internal half has rejected or lost since then.
     pub async fn refused_link(&self, since: &str) -> Option<LinkFault> {
-        match self.child.as_ref()?.send_and_wait(Command::Status).await {
-            CommandAnswer::Status(snapshot) => steps::refused_link(&snapshot, since),
-            _ => None,
-        }
+        let answer = self.child.as_ref()?.send_and_wait(Command::Status).await;
+        steps::refused_link(&answer.into_status().ok()?, since)
     }
 
     pub async fn stop(self) {
@@ -173,10 +171,10 @@ impl TrialHalves {
 }
 
 fn report(answer: CommandAnswer, steps: &[CheckStep]) -> VerifyReport {
-    let why = match answer {
-        CommandAnswer::Verified(report) => return report,
-        CommandAnswer::Refused(why) => why,
-        other => format!("a half did not run the checklist: {other:?}"),
+    let why = match answer.into_verified() {
+        Ok(report) => return report,
+        Err(AnswerMismatch::Refused(why)) => why,
+        Err(AnswerMismatch::OtherQuestion) => "a half did not run the checklist".into(),
     };
     let failed =
         |step: &CheckStep| StepFinding::fail(why.clone(), "run `verify` again").at(*step, Duration::ZERO);

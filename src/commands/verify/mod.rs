@@ -93,16 +93,13 @@ async fn verify_running(
     let mut merged: Option<VerifyReport> = None;
     for path in gateways {
         print_note(format_args!("verify: the gateway at {} runs the checklist", path.display()));
-        match verify_with_progress(path).await? {
-            CommandAnswer::Verified(report) => {
-                merged = Some(match merged {
-                    None => report,
-                    Some(before) => before.merge(report),
-                });
-            }
-            CommandAnswer::Refused(why) => anyhow::bail!("{}: {why}", path.display()),
-            other => anyhow::bail!("{}: it answered another command: {other:?}", path.display()),
-        }
+        let answer = verify_with_progress(path).await?;
+        let report =
+            answer.into_verified().map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        merged = Some(match merged {
+            None => report,
+            Some(before) => before.merge(report),
+        });
     }
     let mut report = merged.unwrap_or_else(|| VerifyReport::new(Vec::new()));
     if let Ok(chosen) = choose(cli, source) {

@@ -42,7 +42,7 @@ impl LinkKeeper {
             protocol,
             serves: match (state.protocol, &state.serves) {
                 (Some(LinkProtocol::Own), Some(serves)) => serves.names(),
-                _ => Vec::new(),
+                (Some(LinkProtocol::Own), None) | (Some(LinkProtocol::Socks) | None, _) => Vec::new(),
             },
             ..PoolRow::new(self.shared.half, name)
         };

@@ -174,13 +174,13 @@ fn over_line(snapshot: &Snapshot, active: &ActiveAlert) -> String {
     let mut pools = snapshot.pools.iter();
     let is_back =
         pools.any(|pool| pool.peer.as_ref() == Some(object) && pool.address == *address && is_linked(pool));
-    match (kind, is_back) {
-        (AlertKind::PeerLost | AlertKind::NoLink, true) => {
-            format!("{}: back after {span}", active.alert.who())
-        }
-        (AlertKind::PeerLost, false) => format!("{}: not waited for any more", active.alert.who()),
-        _ => format!("over after {span}: {text}"),
+    if is_back && matches!(kind, AlertKind::PeerLost | AlertKind::NoLink) {
+        return format!("{}: back after {span}", active.alert.who());
     }
+    if *kind == AlertKind::PeerLost {
+        return format!("{}: not waited for any more", active.alert.who());
+    }
+    format!("over after {span}: {text}")
 }
 
 /// How long a better state must last before it is shown.

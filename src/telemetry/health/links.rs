@@ -215,8 +215,10 @@ fn find_short(snapshot: &Snapshot, pool: &PoolRow, now: SystemTime, alerts: &mut
 
 /// The services whose clients wait for a link of a pool.
 fn starved_services(pool: &PoolRow) -> Vec<&str> {
+    if severity(pool) != Severity::Starved {
+        return Vec::new();
+    }
     match pool.waited_for.as_slice() {
-        _ if severity(pool) != Severity::Starved => Vec::new(),
         [] if pool.service == "*" => Vec::new(),
         [] => vec![&pool.service],
         waited_for => waited_for.iter().map(String::as_str).collect(),

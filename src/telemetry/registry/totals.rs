@@ -168,7 +168,7 @@ impl SessionTally {
                 (CARRIED, _) => |totals| &totals.ended,
                 (WAITING, CountedEnd::Left) => |totals| &totals.left,
                 (WAITING, CountedEnd::Refused) => |totals| &totals.refused,
-                _ => return,
+                (_, CountedEnd::Left | CountedEnd::Refused) => return,
             };
         self.each(|totals| _ = counter(totals).fetch_add(1, Ordering::Relaxed));
     }

@@ -307,10 +307,9 @@ fn backend_line(app: &App, row: &BackendRow) -> DetailLine {
         BackendRowState::Standby => theme.plain,
         BackendRowState::Down | BackendRowState::Resting => theme.warn,
     };
-    let error = match (row.state, &row.last_error) {
-        (BackendRowState::Down | BackendRowState::Resting, Some(error)) => format!(": {error}"),
-        _ => String::new(),
-    };
+    let is_down = matches!(row.state, BackendRowState::Down | BackendRowState::Resting);
+    let error = row.last_error.as_ref().filter(|_| is_down);
+    let error = error.map_or_else(String::new, |error| format!(": {error}"));
     let of_name = row.name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
     let text = format!(
         "{}{of_name} {}, {} open, {} in all, {} failed{error}",

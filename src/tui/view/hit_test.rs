@@ -40,7 +40,9 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
             let list = match app.screen() {
                 Screen::Overview => small_overview(app, list)[1],
                 Screen::Sessions => list,
-                _ => panel::margin(list),
+                Screen::Pool | Screen::Services | Screen::Events | Screen::Profiles => panel::margin(list),
+                Screen::Failures | Screen::Gateways | Screen::Path => panel::margin(list),
+                Screen::Doctor | Screen::History => panel::margin(list),
             };
             (Rect::ZERO, list)
         }
@@ -55,7 +57,8 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
     let by_place = match app.screen() {
         Screen::Path => Some(path::part_at(app, list, at)),
         Screen::Doctor => Some(doctor::finding_at(app, list, at)),
-        _ => None,
+        Screen::Overview | Screen::Pool | Screen::Sessions | Screen::Services | Screen::Events => None,
+        Screen::Profiles | Screen::Failures | Screen::Gateways | Screen::History => None,
     };
     if let Some(place) = by_place {
         return place.map_or(HitTarget::Nothing, HitTarget::Row);
@@ -73,14 +76,15 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
 /// The area of the list inside its frame.
 fn framed(app: &App, area: Rect, body: Rect) -> Rect {
     match app.screen() {
-        Screen::Overview | Screen::Sessions => {
-            let framed = match (app.screen(), size(area)) {
-                (Screen::Overview, LayoutSize::Full) => full_overview(app, area, body)[1],
-                (Screen::Overview, _) => compact_overview(app, area, body)[2],
-                _ => body,
+        Screen::Overview => {
+            let is_full = size(area) == LayoutSize::Full;
+            let framed = match is_full {
+                true => full_overview(app, area, body)[1],
+                false => compact_overview(app, area, body)[2],
             };
             sessions::list_area(framed)
         }
+        Screen::Sessions => sessions::list_area(body),
         Screen::Pool if app.snapshot().mode != Mode::Direct => pool::list_area(body),
         Screen::Pool | Screen::Services => panel::margin(panel::inside(services::areas(body)[0])),
         Screen::Events

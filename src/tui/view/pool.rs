@@ -82,11 +82,10 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let list = panel::below_heads(inside);
     let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
     // The bar is easier to read at a glance than the numbers behind it.
-    let columns = columns(snapshot).into_iter().map(|column| match column.kind {
-        PoolColumn::Bar => TableColumn { rank: 2, ..column },
-        _ => column,
-    });
-    let columns: Vec<_> = columns.collect();
+    let mut columns = columns(snapshot);
+    if let Some(bar) = columns.iter_mut().find(|column| column.kind == PoolColumn::Bar) {
+        bar.rank = 2;
+    }
     let sheet = TableSheet::new(&columns, drawn, inside.width, |row, kind| cell(app, row, kind));
     sheet.draw_heads(screen_style, inside, buffer);
     for (row, at) in panel::lines(list).take(drawn.len()).enumerate() {
@@ -208,12 +207,14 @@ fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
 
 fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
     let reported = row_cell(app, row, kind);
-    match kind {
-        _ if app.is_answering(row.gateway.as_ref()) => reported,
-        // Its gateway's last state may be outdated.
-        PoolColumn::State => TableCell::new("unknown", app.style.theme.faint),
-        _ => TableCell { style: app.style.theme.faint, ..reported },
+    if app.is_answering(row.gateway.as_ref()) {
+        return reported;
     }
+    // Its gateway's last state may be outdated.
+    if kind == PoolColumn::State {
+        return TableCell::new("unknown", app.style.theme.faint);
+    }
+    TableCell { style: app.style.theme.faint, ..reported }
 }
 
 fn row_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {

@@ -138,13 +138,17 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<ServiceColumn>> {
 
 fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
     let reported = row_cell(app, row, kind);
-    match kind {
-        _ if app.is_answering(row.gateway.as_ref()) => reported,
-        // Its gateway's last state may be outdated.
-        ServiceColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
-        ServiceColumn::RateUp | ServiceColumn::RateDown => TableCell::new("-", app.style.theme.faint),
-        _ => TableCell { style: app.style.theme.faint, ..reported },
+    if app.is_answering(row.gateway.as_ref()) {
+        return reported;
     }
+    // Its gateway's last state may be outdated.
+    if kind == ServiceColumn::Phase {
+        return TableCell::new("unknown", app.style.theme.faint);
+    }
+    if matches!(kind, ServiceColumn::RateUp | ServiceColumn::RateDown) {
+        return TableCell::new("-", app.style.theme.faint);
+    }
+    TableCell { style: app.style.theme.faint, ..reported }
 }
 
 fn row_cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {

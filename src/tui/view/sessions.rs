@@ -165,21 +165,24 @@ fn selected_text(app: &App) -> Option<(String, Style)> {
 
 fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
     let reported = row_cell(app, row, is_selected, kind);
-    let inner = match (kind, row) {
-        (SessionColumn::Inside | SessionColumn::Backend, ListedSession::Open(row)) => {
-            app.session_order().inner(app.snapshot(), row)
-        }
-        _ => None,
-    };
-    let gateway = inner.map_or(row.gateway(), |inner| inner.gateway.as_ref());
-    match kind {
-        SessionColumn::Mark => reported,
+    let open = match row {
+        ListedSession::Open(open) if kind != SessionColumn::Mark => open,
         // A session that has ended does not change any more.
-        _ if app.is_answering(gateway) || matches!(row, ListedSession::Ended(_)) => reported,
-        SessionColumn::Phase => TableCell::new("unknown", app.style.theme.faint),
-        SessionColumn::RateUp | SessionColumn::RateDown => TableCell::new("-", app.style.theme.faint),
-        _ => TableCell { style: app.style.theme.faint, ..reported },
+        ListedSession::Open(_) | ListedSession::Ended(_) => return reported,
+    };
+    let is_inner = matches!(kind, SessionColumn::Inside | SessionColumn::Backend);
+    let inner = is_inner.then(|| app.session_order().inner(app.snapshot(), open)).flatten();
+    let gateway = inner.map_or(row.gateway(), |inner| inner.gateway.as_ref());
+    if app.is_answering(gateway) {
+        return reported;
     }
+    if kind == SessionColumn::Phase {
+        return TableCell::new("unknown", app.style.theme.faint);
+    }
+    if matches!(kind, SessionColumn::RateUp | SessionColumn::RateDown) {
+        return TableCell::new("-", app.style.theme.faint);
+    }
+    TableCell { style: app.style.theme.faint, ..reported }
 }
 
 fn row_cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
@@ -353,11 +356,10 @@ fn ended_mark(app: &App, row: &EndedRow) -> &'static str {
 /// Rates are unknown by now; the end is shown in place of the phase.
 fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
     let screen_style = &app.style;
-    let style = match kind {
-        SessionColumn::Mark | SessionColumn::Phase => end_style(app, &row.end),
-        _ if EndWeight::of_code(&row.end).is_failure() => screen_style.theme.plain,
-        _ => screen_style.theme.faint,
-    };
+    let is_failure = EndWeight::of_code(&row.end).is_failure();
+    let rest = if is_failure { screen_style.theme.plain } else { screen_style.theme.faint };
+    let is_end = matches!(kind, SessionColumn::Mark | SessionColumn::Phase);
+    let style = if is_end { end_style(app, &row.end) } else { rest };
     let text = match kind {
         SessionColumn::Mark => format!(" {}", ended_mark(app, row)),
         SessionColumn::Id => screen_style.text(&row.id, TEXT_CHARS),
