@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// After a signal, a terminal that nobody reads may hold the screen for this long.
-const SCREEN_CLOSE: Duration = Duration::from_secs(1);
+const SCREEN_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Shows the gateway at `target` until the operator leaves.
 pub async fn run(
@@ -112,7 +112,7 @@ async fn show_screen(source: ScreenSource) -> anyhow::Result<ExitCode> {
         _ = hang_up.recv() => screen.terminal_gone(),
         () = &mut others => {}
     }
-    Ok(exit_code(tokio::time::timeout(SCREEN_CLOSE, ended).await.ok().and_then(Result::ok)))
+    Ok(exit_code(tokio::time::timeout(SCREEN_CLOSE_TIMEOUT, ended).await.ok().and_then(Result::ok)))
 }
 
 /// A screen that has lost its terminal, has panicked or is stuck has failed.

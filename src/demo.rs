@@ -18,7 +18,7 @@ use crate::{
 /// How many clients run at once.
 const CLIENTS: usize = 4;
 /// A client gives up if there is no answer within this time.
-const ANSWER: Duration = Duration::from_secs(5);
+const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest message; each is sent and read back as a whole.
 const MESSAGE_BYTES_MAX: usize = 48 * 1024;
 
@@ -72,7 +72,7 @@ async fn run_client(address: &str, handle: &GatewayHandle) -> std::io::Result<()
         }
         let part = &mut message[..fastrand::usize(1..=MESSAGE_BYTES_MAX)];
         stream.write_all(part).await?;
-        timeout(ANSWER, stream.read_exact(part)).await??;
+        timeout(ECHO_TIMEOUT, stream.read_exact(part)).await??;
         sleep(Duration::from_millis(fastrand::u64(50..800))).await;
     }
     stream.shutdown().await
@@ -103,7 +103,7 @@ mod tests {
             ..Snapshot::new("demo", Mode::Direct)
         };
         let (handle, _feed) = handle::channel(Arc::new(snapshot), "test");
-        let ended = happens_after(ANSWER, run_client(&address, &handle)).await;
+        let ended = happens_after(ECHO_TIMEOUT, run_client(&address, &handle)).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

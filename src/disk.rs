@@ -25,7 +25,7 @@ use thiserror::Error;
 use tokio::{sync::Semaphore, time::timeout};
 
 /// How long a command waits for data from a pipe.
-pub const PIPE_WITHIN: Duration = Duration::from_secs(5);
+pub const PIPE_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether a pipe may stand where a file is expected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub enum ReadError {
         "the lock of this gateway (`confine`) covers no such folder; a restart with that profile opens it"
     )]
     Locked,
-    #[error("it is a pipe, and what is written to it did not end within {}s", PIPE_WITHIN.as_secs())]
+    #[error("it is a pipe, and what is written to it did not end within {}s", PIPE_READ_TIMEOUT.as_secs())]
     Silent,
 }
 
@@ -283,7 +283,7 @@ fn credentials_folder(named: &Path) -> Option<PathBuf> {
 
 /// Reads until the last writer has closed, or too much has arrived.
 fn read_pipe(pipe: &mut File, bytes_max: u64, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
-    let deadline = Instant::now() + PIPE_WITHIN;
+    let deadline = Instant::now() + PIPE_READ_TIMEOUT;
     let mut chunk = vec![0; 64 * 1024];
     loop {
         match pipe.read(&mut chunk) {
@@ -446,7 +446,7 @@ mod tests {
         writer.join().unwrap();
         let began = Instant::now();
         let silent = read(&path, 8, PipePolicy::Read).unwrap_err();
-        assert!(began.elapsed() >= PIPE_WITHIN && began.elapsed() < 2 * PIPE_WITHIN);
+        assert!(began.elapsed() >= PIPE_READ_TIMEOUT && began.elapsed() < 2 * PIPE_READ_TIMEOUT);
         assert!(silent.to_string().ends_with("did not end within 5s"), "{silent}");
     }
 

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::gateway::handle::GatewayHandle;
 
-const SUMMARY: Duration = Duration::from_secs(60);
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Logs a summary until the gateway ends.
 pub async fn log_summaries(handle: GatewayHandle) {
     let mut last = None;
     loop {
-        tokio::time::sleep(SUMMARY).await;
+        tokio::time::sleep(SUMMARY_INTERVAL).await;
         let snapshot = handle.latest();
         let ready: usize = snapshot.pools.iter().map(|pool| pool.ready).sum();
         let target: usize = snapshot.pools.iter().map(|pool| pool.target).sum();

@@ -39,9 +39,9 @@ use crate::{
 pub use self::prepare::{GatewayStart, PreparedGateway, prepare};
 
 /// How long the screen gets to restore the terminal after the gateway has stopped.
-const SCREEN_CLOSE: Duration = Duration::from_secs(1);
+const SCREEN_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the last snapshot of a recording gets to be written.
-const RECORDER_FLUSH: Duration = Duration::from_secs(1);
+const RECORDER_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<ExitCode> {
@@ -120,9 +120,9 @@ async fn close_front_ends(
     if let Some(screen) = screen {
         screen.end(tui::ScreenEnd::GatewayStopped);
         // A terminal that nobody reads is left as it is.
-        let _ = screen.wait(SCREEN_CLOSE);
+        let _ = screen.wait(SCREEN_CLOSE_TIMEOUT);
     }
-    if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.wait(RECORDER_FLUSH))).await {
+    if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.wait(RECORDER_FLUSH_TIMEOUT))).await {
         // Once more at the end, since a screen may have hidden the log line.
         print_note(format_args!("portcullis: {error}"));
     }

@@ -17,15 +17,15 @@ use crate::{
 };
 
 /// A little longer than a gateway needs to cut its sessions and close everything.
-const CUT_WITHIN: Duration = Duration::from_secs(8);
+const CUT_TIMEOUT: Duration = Duration::from_secs(8);
 /// A running engine makes several snapshots in this time.
 const ENGINE_TURN_MAX: Duration = Duration::from_secs(5);
 /// How long the last log line gets to be written.
-const LOG_FLUSH: Duration = Duration::from_millis(100);
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Handles both signals until the process ends; `cut` is the exit code if it has to be ended from here.
 pub fn obey(handle: &GatewayHandle, cut: u8) -> io::Result<()> {
-    obey_within(handle, cut, CUT_WITHIN)
+    obey_within(handle, cut, CUT_TIMEOUT)
 }
 
 fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<()> {
@@ -51,7 +51,7 @@ fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<
                     event = "signal_failed",
                     "a signal could not be handled: {error}; the process ends"
                 );
-                end(cut, LOG_FLUSH);
+                end(cut, LOG_FLUSH_TIMEOUT);
             }
         }
     })
@@ -82,7 +82,7 @@ fn end(code: u8, within: Duration) {
         "the process has not ended {}s after the second signal; it is ended now",
         within.as_secs()
     );
-    thread::sleep(LOG_FLUSH);
+    thread::sleep(LOG_FLUSH_TIMEOUT);
     exit(code.into());
 }
 
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::{gateway::handle, profile::Mode};
 
-    /// Used in place of [`CUT_WITHIN`].
+    /// Used in place of [`CUT_TIMEOUT`].
     const CUT_SOONER: Duration = Duration::from_millis(300);
     const CHILD: &str = "PORTCULLIS_TEST_HANGS";
 
@@ -158,6 +158,6 @@ mod tests {
         let second = Instant::now();
         kill_process(pid, Signal::TERM).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(3));
-        assert!(second.elapsed() >= CUT_SOONER && second.elapsed() < CUT_WITHIN, "{:?}", second.elapsed());
+        assert!(second.elapsed() >= CUT_SOONER && second.elapsed() < CUT_TIMEOUT, "{:?}", second.elapsed());
     }
 }

@@ -48,9 +48,9 @@ use crate::{
 };
 
 /// Our DMZ gateways check every 5 s; one that has missed three checks is gone.
-const CHECKED_IN_WITHIN: Duration = Duration::from_secs(15);
+const CHECK_IN_WINDOW: Duration = Duration::from_secs(15);
 /// A gateway that dials for each session keeps no links, and is shown for this long.
-const SEEN_BRIEFLY: Duration = Duration::from_secs(60);
+const SEEN_RETENTION_PERIOD: Duration = Duration::from_secs(60);
 /// How many peers are remembered at once.
 const PEERS_MAX: usize = 256;
 
@@ -211,13 +211,13 @@ impl DialledInPeer {
         let has_left = self.goodbye.was_received() && self.counts.links() == 0;
         match lost {
             Some(lost) => lost < REMEMBERED,
-            None => self.has_links() || !has_left && self.at.elapsed() < SEEN_BRIEFLY,
+            None => self.has_links() || !has_left && self.at.elapsed() < SEEN_RETENTION_PERIOD,
         }
     }
 
     fn row(&self) -> PoolRow {
         let is_own = self.protocol == Some(multiplex::PROTOCOL_NAME);
-        let has_checked_in = !is_own && self.at.elapsed() < CHECKED_IN_WITHIN;
+        let has_checked_in = !is_own && self.at.elapsed() < CHECK_IN_WINDOW;
         let fault = |words: &str| LinkFault::new(LinkCause::Other, words);
         let ready = self.counts.ready();
         let left = self.counts.drains() && ready == 0;

@@ -16,7 +16,7 @@ use super::{
     refused_client::refuse_client,
     routes::HttpRoute,
     tcp::RouteLifetime,
-    upstream_session::{GRACE, RequestFailure},
+    upstream_session::{OUTCOME_GRACE_PERIOD, RequestFailure},
 };
 use crate::{
     admission::clients::{ClientRefusal, LoginRefusal},
@@ -45,9 +45,9 @@ impl RequestClient {
     /// When its session ends, on a clock that is not changed when other clocks are set.
     pub fn deadline(&self) -> Option<Instant> {
         // No token is valid for so long that this matters.
-        const FAR: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+        const EXPIRY_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
         let left = self.expires?.duration_since(SystemTime::now()).unwrap_or_default();
-        Some(Instant::now() + left.min(FAR))
+        Some(Instant::now() + left.min(EXPIRY_MAX))
     }
 
     /// When its connection is closed by a frame, if it has become a WebSocket: the backend may have granted another
@@ -58,7 +58,7 @@ impl RequestClient {
 
     /// When its session is cut: a WebSocket may have to end a frame, and its client to read why it is closed.
     pub fn cut_at(&self) -> Option<Instant> {
-        let more = if self.is_web_socket { GRACE * 2 } else { Duration::ZERO };
+        let more = if self.is_web_socket { OUTCOME_GRACE_PERIOD * 2 } else { Duration::ZERO };
         self.deadline().map(|at| at + more)
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 use super::SessionOutcome;
 use crate::{
     http::{
-        LINGER, LINGER_QUIET,
+        LINGER_IDLE_TIMEOUT, LINGER_TIMEOUT,
         checked_stream::CheckedStream,
         driver::{ConnectionDriver, ConnectionDrivers},
         error_response::{self, ErrorResponse},
@@ -124,11 +124,12 @@ pub(super) async fn close_lingering(mut stream: NetStream, last: &[u8]) {
         let _ = stream.write_all(last).await;
         let _ = stream.shutdown().await;
         let mut discard_buffer = Vec::with_capacity(DISCARD_BUFFER_BYTES);
-        while matches!(timeout(LINGER_QUIET, stream.read_buf(&mut discard_buffer)).await, Ok(Ok(1..))) {
+        while matches!(timeout(LINGER_IDLE_TIMEOUT, stream.read_buf(&mut discard_buffer)).await, Ok(Ok(1..)))
+        {
             discard_buffer.clear();
         }
     };
-    let _ = timeout(LINGER, received).await;
+    let _ = timeout(LINGER_TIMEOUT, received).await;
     stream.let_close_cleanly();
 }
 
@@ -142,7 +143,8 @@ mod tests {
     /// Closes a silent client at once. One that keeps sending is read until the limit.
     #[tokio::test(start_paused = true)]
     async fn a_refused_client_is_read_until_it_stops_or_the_limit() {
-        for (every, expected) in [(None, LINGER_QUIET), (Some(Duration::from_secs(1)), LINGER)] {
+        for (every, expected) in [(None, LINGER_IDLE_TIMEOUT), (Some(Duration::from_secs(1)), LINGER_TIMEOUT)]
+        {
             let (ours, theirs) = pipe();
             let (mut reader, mut writer) = tokio::io::split(theirs);
             let continues = async {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a client may take to read an error response, and a session to end.
-pub const GRACE: Duration = Duration::from_secs(1);
+pub const OUTCOME_GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 /// A session that requests are sent over.
 pub struct UpstreamSession {
@@ -64,7 +64,7 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
         ResponseFailure::BodyCut => bad_request("the body of the request was cut"),
         ResponseFailure::Unanswered | ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_) => {
             drop(channel.connection);
-            match timeout(GRACE, channel.outcome).await {
+            match timeout(OUTCOME_GRACE_PERIOD, channel.outcome).await {
                 Ok(Ok(outcome)) => {
                     end = Some(outcome.end.code());
                     error_response_for(&outcome)

@@ -39,7 +39,9 @@ use super::{
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},
     upgrade::{UpgradedSocket, UpgradedTo, accept_link, downgrade_client, hand_over, web_socket_session},
-    upstream_session::{GRACE, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
+    upstream_session::{
+        OUTCOME_GRACE_PERIOD, RequestFailure, UpstreamSession, failure_response, session_id, unreadable,
+    },
 };
 use crate::{
     admission::{
@@ -147,7 +149,7 @@ pub async fn serve(
     let became = lock(&connection.upgraded).take();
     // A connection that takes too long is cut; what is passed on uses a session that stays.
     if !matches!(became, Some(UpgradedTo::Passed(..))) {
-        let _ = timeout(GRACE, connection.drivers.all_ended()).await;
+        let _ = timeout(OUTCOME_GRACE_PERIOD, connection.drivers.all_ended()).await;
     }
     let left = lock(&connection.downstream_upgrade).take();
     match became {

@@ -91,7 +91,7 @@ pub fn attach_when_there(
 }
 
 /// The next snapshot may arrive a moment before it is due.
-const EARLY: Duration = Duration::from_millis(500);
+const FIRST_SNAPSHOT_DELAY: Duration = Duration::from_millis(500);
 
 /// Calls one gateway and asks it for snapshots.
 struct Watcher {
@@ -138,8 +138,9 @@ impl Watcher {
                     Err(error) => break error,
                 }
                 if let Some(pace) = &self.pace
-                    && let Err((error, last)) =
-                        client.skip_snapshots(Instant::now() + pace.every().saturating_sub(EARLY)).await
+                    && let Err((error, last)) = client
+                        .skip_snapshots(Instant::now() + pace.every().saturating_sub(FIRST_SNAPSHOT_DELAY))
+                        .await
                 {
                     last.into_iter().for_each(|last| drop(snapshots.send_replace(last)));
                     break error;

@@ -28,7 +28,7 @@ const STDERR_CHARS_MAX: usize = 200;
 /// The longest greeting that a login may print before the program at the far end begins.
 const BANNER_BYTES_MAX: usize = 16 * 1024;
 /// How long a program that has closed its output gets to say why, and to end.
-const EXIT_OUTPUT_WAIT: Duration = Duration::from_millis(500);
+const EXIT_OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How every gateway's first message begins, after its length.
 const HELLO_BEGINS: &[u8] = b"{\"portcullis\":";
@@ -122,7 +122,7 @@ impl Carrier {
                 }
             }
         };
-        let status = timeout(EXIT_OUTPUT_WAIT, ended).await.ok().flatten();
+        let status = timeout(EXIT_OUTPUT_TIMEOUT, ended).await.ok().flatten();
         let error_output = String::from_utf8_lossy(&self.error_output);
         let last = error_output.lines().rev().map(str::trim).find(|line| !line.is_empty());
         let last = last.map(|line| text::clean_text(line, STDERR_CHARS_MAX));

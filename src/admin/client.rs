@@ -21,10 +21,10 @@ use crate::{
 };
 
 /// A healthy gateway reads a request within this time.
-const SEND: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most commands are answered at once. During longer ones, this is how often to check that the gateway
 /// responds.
-const ANSWER: Duration = Duration::from_secs(8);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -76,7 +76,7 @@ async fn send_part(target: &AdminTarget, command: Command) -> Result<CommandAnsw
     let mut client = AdminConnection::connect(target).await?;
     client.send(&AdminRequest::Command(command)).await?;
     loop {
-        match client.receive(ANSWER).await {
+        match client.receive(RESPONSE_TIMEOUT).await {
             Err(ClientError::Silent { .. }) if !is_status => check_answers(target).await?,
             answered => return answered,
         }
@@ -146,7 +146,7 @@ impl AdminConnection {
     }
 
     pub async fn send(&mut self, request: &AdminRequest) -> Result<(), ClientError> {
-        match timeout(SEND, self.wire.send(request)).await {
+        match timeout(WRITE_TIMEOUT, self.wire.send(request)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.client_error(error).await),
             Err(_) => Err(ClientError::Silent { at: self.target.to_string() }),
@@ -245,7 +245,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admin::target::{HELLO, PROGRAM_HELLO, PROGRAM_SNAPSHOT, SNAPSHOT},
+        admin::target::{CARRIER_HELLO_TIMEOUT, CARRIER_SNAPSHOT_TIMEOUT, HELLO_TIMEOUT, SNAPSHOT_TIMEOUT},
         tests::happens_after,
     };
 
@@ -268,7 +268,7 @@ mod tests {
         let path = folder.path().join("a.sock");
         let gateway = hang(UnixListener::bind(&path).unwrap());
         let answer = tokio::select! {
-            answer = happens_after(ANSWER, send_command(&path, Command::Status)) => answer,
+            answer = happens_after(RESPONSE_TIMEOUT, send_command(&path, Command::Status)) => answer,
             () = gateway => unreachable!("it hangs forever"),
         };
         assert!(matches!(answer, Err(ClientError::Silent { .. })), "{answer:?}");
@@ -280,9 +280,9 @@ mod tests {
         let path = folder.path().join("a.sock");
         let _gateway = UnixListener::bind(&path).unwrap();
         let target = AdminTarget::Socket(path);
-        let error = happens_after(HELLO, AdminConnection::connect(&target)).await.unwrap_err();
+        let error = happens_after(HELLO_TIMEOUT, AdminConnection::connect(&target)).await.unwrap_err();
         assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
-        assert_eq!(program().hello_within(), PROGRAM_HELLO);
+        assert_eq!(program().hello_within(), CARRIER_HELLO_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
@@ -292,14 +292,14 @@ mod tests {
         let gateway = hang(UnixListener::bind(&path).unwrap());
         let looking = async {
             let mut client = AdminConnection::connect(&AdminTarget::Socket(path)).await.unwrap();
-            happens_after(SNAPSHOT, client.next_snapshot()).await.unwrap_err()
+            happens_after(SNAPSHOT_TIMEOUT, client.next_snapshot()).await.unwrap_err()
         };
         let error = tokio::select! {
             error = looking => error,
             () = gateway => unreachable!("it hangs for ever"),
         };
         assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
-        assert_eq!(program().snapshot_within(), PROGRAM_SNAPSHOT);
+        assert_eq!(program().snapshot_within(), CARRIER_SNAPSHOT_TIMEOUT);
     }
 
     fn program() -> AdminTarget {
@@ -322,7 +322,7 @@ mod tests {
             }
         };
         let error = tokio::select! {
-            error = happens_after(SEND, asking) => error,
+            error = happens_after(WRITE_TIMEOUT, asking) => error,
             () = gateway => unreachable!("it hangs forever"),
         };
         assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");

@@ -44,13 +44,13 @@ const SILENT_MAX: usize = 32;
 /// The message for that client.
 const EVICTED: &str = "too many idle clients are connected; this was the oldest";
 /// After this long, a connected client that sends nothing is closed.
-const SILENT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// If an answer is not read within this time, it is dropped with its client.
-const SEND: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A running engine makes several snapshots in this time.
-const TURNS: Duration = Duration::from_secs(3);
+const ENGINE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long answers under way get when the gateway ends.
-const CLOSE_GRACE: Duration = Duration::from_millis(500);
+const CLOSE_GRACE_PERIOD: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Error)]
 pub enum AdminError {
@@ -122,7 +122,7 @@ impl AdminSocket {
     pub async fn close(self) {
         self.stop.cancel();
         // A client that does not read its answer is dropped with the process.
-        let _ = timeout(CLOSE_GRACE, self.tasks.all_ended()).await;
+        let _ = timeout(CLOSE_GRACE_PERIOD, self.tasks.all_ended()).await;
     }
 }
 
@@ -203,7 +203,7 @@ async fn receive_request(
     tokio::select! {
         biased;
         // A request that has arrived is answered, even if the place belongs to another client by now.
-        requested = timeout(SILENT, wire.request()) => requested.map_or(SilentClientEvent::Nothing, SilentClientEvent::Request),
+        requested = timeout(IDLE_TIMEOUT, wire.request()) => requested.map_or(SilentClientEvent::Nothing, SilentClientEvent::Request),
         () = silent.evicted.cancelled() => SilentClientEvent::Evicted,
         () = stop.cancelled() => SilentClientEvent::Nothing,
     }
@@ -216,7 +216,7 @@ async fn serve_connection(
     (places, mut silent): (&AdminPlaces, HandshakePermit),
 ) {
     let hello = AdminHello { portcullis: env!("CARGO_PKG_VERSION").into(), snapshot: snapshot::VERSION };
-    if !matches!(timeout(SEND, wire.send(&hello)).await, Ok(Ok(()))) {
+    if !matches!(timeout(WRITE_TIMEOUT, wire.send(&hello)).await, Ok(Ok(()))) {
         return;
     }
     loop {
@@ -226,7 +226,7 @@ async fn serve_connection(
             SilentClientEvent::Request(request) => (request, false),
             SilentClientEvent::Evicted => {
                 // A client that does not read this is still closed.
-                let _ = timeout(SEND, wire.send(&refusal(EVICTED.into()))).await;
+                let _ = timeout(WRITE_TIMEOUT, wire.send(&refusal(EVICTED.into()))).await;
                 return;
             }
             SilentClientEvent::Nothing => return,
@@ -247,7 +247,7 @@ async fn serve_connection(
             Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })) => refusal(error.to_string()),
             Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed | WireError::Banner(_)) => return,
         };
-        if !matches!(timeout(SEND, wire.send(&answer)).await, Ok(Ok(()))) || is_last {
+        if !matches!(timeout(WRITE_TIMEOUT, wire.send(&answer)).await, Ok(Ok(()))) || is_last {
             return;
         }
         silent = places.begin_silence();
@@ -271,7 +271,7 @@ async fn answer_command(handle: &GatewayHandle, command: Command) -> CommandAnsw
 async fn wait_until_hung(handle: &GatewayHandle) {
     let (mut last, mut same) = (handle.latest(), 0);
     while same < 2 {
-        tokio::time::sleep(TURNS).await;
+        tokio::time::sleep(ENGINE_RESPONSE_TIMEOUT).await;
         let now = handle.latest();
         same = if Arc::ptr_eq(&last, &now) { same + 1 } else { 0 };
         last = now;
@@ -290,7 +290,7 @@ async fn send_snapshots(mut wire: AdminStream, handle: GatewayHandle, pace: Watc
             Cow::Borrowed(_) => snapshot,
         };
         let next_at = Instant::now() + pace.every();
-        if !matches!(timeout(SEND, wire.send(&CommandAnswer::Status(snapshot))).await, Ok(Ok(()))) {
+        if !matches!(timeout(WRITE_TIMEOUT, wire.send(&CommandAnswer::Status(snapshot))).await, Ok(Ok(()))) {
             return;
         }
         // The last snapshot says that the gateway has stopped, so it is sent whatever the pace.

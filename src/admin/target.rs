@@ -23,26 +23,26 @@ pub struct CarrierCommand {
 }
 
 /// A socket sends its hello at once; a program may have to go through a network first.
-pub(super) const HELLO: Duration = Duration::from_secs(5);
-pub(super) const PROGRAM_HELLO: Duration = Duration::from_secs(20);
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CARRIER_HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 /// Snapshots come several times a second; a large one may take its time through a network.
-pub(super) const SNAPSHOT: Duration = Duration::from_secs(10);
-pub(super) const PROGRAM_SNAPSHOT: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(500);
-const PROGRAM_PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CARRIER_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
+const RECONNECT_DELAY: Duration = Duration::from_millis(500);
+const CARRIER_RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 
 impl AdminTarget {
     pub(super) fn hello_within(&self) -> Duration {
         match self {
-            Self::Socket(_) => HELLO,
-            Self::Program(_) => PROGRAM_HELLO,
+            Self::Socket(_) => HELLO_TIMEOUT,
+            Self::Program(_) => CARRIER_HELLO_TIMEOUT,
         }
     }
 
     pub(super) fn snapshot_within(&self) -> Duration {
         match self {
-            Self::Socket(_) => SNAPSHOT,
-            Self::Program(_) => PROGRAM_SNAPSHOT,
+            Self::Socket(_) => SNAPSHOT_TIMEOUT,
+            Self::Program(_) => CARRIER_SNAPSHOT_TIMEOUT,
         }
     }
 
@@ -50,8 +50,10 @@ impl AdminTarget {
     /// such as a guard against guessed passwords, must not be called too often.
     pub(super) fn wait_before_call(&self, failed_in_a_row: u32) -> Duration {
         match self {
-            Self::Socket(_) => PAUSE,
-            Self::Program(_) => Duration::from_secs(1 << failed_in_a_row.min(5)).min(PROGRAM_PAUSE_MAX),
+            Self::Socket(_) => RECONNECT_DELAY,
+            Self::Program(_) => {
+                Duration::from_secs(1 << failed_in_a_row.min(5)).min(CARRIER_RECONNECT_DELAY_MAX)
+            }
         }
     }
 }

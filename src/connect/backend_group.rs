@@ -37,10 +37,10 @@ use crate::{
 };
 
 /// A backend that has not answered within this time is late, if there is another one to try.
-const LATE: Duration = Duration::from_secs(1);
+const FAILOVER_DELAY: Duration = Duration::from_secs(1);
 
 /// How long a session waits for the first look-up of a name: long enough for one silent server and the next.
-const LOOK_UP: Duration = Duration::from_secs(3);
+const FIRST_LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub struct BackendGroup {
@@ -160,7 +160,7 @@ impl BackendGroup {
 
     /// The backends that a session may try, the best first. If no address is known yet, it waits for the names.
     pub async fn find_candidates(&self, client: Option<IpAddr>) -> Vec<Arc<BackendMember>> {
-        let by = Instant::now() + LOOK_UP;
+        let by = Instant::now() + FIRST_LOOKUP_TIMEOUT;
         for entry in &self.entries {
             if self.entries.iter().any(|entry| !entry.members().is_empty()) {
                 break;
@@ -206,7 +206,7 @@ impl BackendGroup {
                     (member, reached)
                 }));
             }
-            let silent = sleep(LATE);
+            let silent = sleep(FAILOVER_DELAY);
             let (member, reached) = tokio::select! {
                 ended = first_ended(&mut dials), if !dials.is_empty() => ended,
                 () = silent, if left.peek().is_some() => continue,
@@ -215,7 +215,7 @@ impl BackendGroup {
             pending.retain(|(_, other)| !Arc::ptr_eq(other, &member));
             match reached {
                 Ok(stream) => {
-                    for (_, silent) in pending.iter().filter(|(began, _)| began.elapsed() >= LATE) {
+                    for (_, silent) in pending.iter().filter(|(began, _)| began.elapsed() >= FAILOVER_DELAY) {
                         self.note_unreached(silent, "it did not answer in time");
                     }
                     let change = member.lock().note_reached();
@@ -383,6 +383,6 @@ mod tests {
         let service = ServiceName::parse("orders").expect("a name");
         // It is not in use yet, so nobody looks the names up.
         let group = BackendGroup::new(&service, &set, &EdgeTls::default());
-        assert!(happens_after(LOOK_UP, group.find_candidates(None)).await.is_empty());
+        assert!(happens_after(FIRST_LOOKUP_TIMEOUT, group.find_candidates(None)).await.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::backend_check::CheckError;
 
 /// A backend that comes back has its whole share of sessions again after this time.
-const SLOW_START: Duration = Duration::from_secs(10);
+const SLOW_START_PERIOD: Duration = Duration::from_secs(10);
 /// The smallest share of a backend that has just come back.
 const SHARE_MIN: f64 = 0.1;
 
@@ -56,7 +56,7 @@ impl BackendState {
     /// Its share of its usual sessions.
     pub fn share(&self, now: Instant) -> f64 {
         let Some(since) = self.returned_at else { return 1.0 };
-        let grown = now.saturating_duration_since(since).as_secs_f64() / SLOW_START.as_secs_f64();
+        let grown = now.saturating_duration_since(since).as_secs_f64() / SLOW_START_PERIOD.as_secs_f64();
         grown.clamp(SHARE_MIN, 1.0)
     }
 

@@ -36,7 +36,7 @@ use crate::{
 
 /// Deadline for the backend to accept the connection. With the time for the link it stays below the 5 s after
 /// which a client must have an answer.
-pub const BACKEND_CONNECT: Duration = Duration::from_secs(4);
+pub const BACKEND_CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A backend, and the TLS to use with it, if any.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ pub async fn reach_backend(
         return Err(ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason));
     }
     let rules = DialRules { source: remote.source, own_ports };
-    let dialled = dial::dial_from(rules, at, BACKEND_CONNECT).await;
+    let dialled = dial::dial_from(rules, at, BACKEND_CONNECT_TIMEOUT).await;
     let mut stream = dialled.map_err(|error| connect_failure(&error))?;
     let unreachable = |refusal, error: String| {
         ConnectFailure::here(EndedBy::Backend, refusal, format!("backend {at}: {error}"))
@@ -144,11 +144,11 @@ pub async fn reach_backend(
         reported.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     }
     let Some(caller) = &target.tls else { return Ok(NetStream::Tcp(stream)) };
-    match timeout_at(began + BACKEND_CONNECT, caller.connect(stream, &origin.alpn)).await {
+    match timeout_at(began + BACKEND_CONNECT_TIMEOUT, caller.connect(stream, &origin.alpn)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(unreachable(Refusal::BackendUnreachable, format!("TLS: {error}"))),
         Err(_) => {
-            let within = format!("TLS: no answer within {}s", BACKEND_CONNECT.as_secs());
+            let within = format!("TLS: no answer within {}s", BACKEND_CONNECT_TIMEOUT.as_secs());
             Err(unreachable(Refusal::BackendLate, within))
         }
     }
@@ -161,7 +161,7 @@ async fn dial_socket(
     client: Option<SocketAddr>,
     origin: &ClientOrigin,
 ) -> Result<NetStream, ConnectFailure> {
-    let mut stream = dial_unix(file, BACKEND_CONNECT).await.map_err(|error| {
+    let mut stream = dial_unix(file, BACKEND_CONNECT_TIMEOUT).await.map_err(|error| {
         let (who, refusal) = match &error {
             UnixDialError::Missing(_) | UnixDialError::Refused(_) => {
                 (EndedBy::Backend, Refusal::BackendRefused)

@@ -46,9 +46,9 @@ use crate::{
 
 /// Deadline for a SOCKS5 gateway to answer a request: its backend's deadline, and a second for the way there
 /// and back.
-const ANSWER: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Deadline for all gateways together.
-const CONNECT_TOTAL: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many ready links may die before they are opened until a session gives up.
 const OPENS_MAX: usize = 8;
 
@@ -223,9 +223,9 @@ impl ForwardDialler {
         &self,
         connect_request: &mut ConnectRequest<'_>,
     ) -> Result<ConnectedUpstream, ConnectFailure> {
-        let tried = timeout(CONNECT_TOTAL, self.try_gateways(connect_request)).await;
+        let tried = timeout(CONNECT_TIMEOUT, self.try_gateways(connect_request)).await;
         tried.unwrap_or_else(|_| {
-            let reason = format!("no internal gateway answered within {}s", CONNECT_TOTAL.as_secs());
+            let reason = format!("no internal gateway answered within {}s", CONNECT_TIMEOUT.as_secs());
             let at = RefusedAt::Link(LinkCause::NoInternalGateway);
             Err(ConnectFailure { who: EndedBy::Time, refusal: Refusal::Unavailable, at, reason })
         })
@@ -312,7 +312,7 @@ async fn dial(
     }
     let link_guard =
         LinkGuard::carrying(&keeper.counts(None), Some(permit)).describe(&stream, &peer, LinkEnd::Opener);
-    let answered = timeout(ANSWER, async {
+    let answered = timeout(REPLY_TIMEOUT, async {
         socks5::send_request(&mut stream, SocksCommand::Connect, connect_request.service).await?;
         socks5::read_reply(&mut stream).await
     });
@@ -330,7 +330,7 @@ async fn dial(
             who: EndedBy::Time,
             refusal: Refusal::Unavailable,
             at: RefusedAt::Peer,
-            reason: format!("{} did not answer within {}s", peer.label(), ANSWER.as_secs()),
+            reason: format!("{} did not answer within {}s", peer.label(), REPLY_TIMEOUT.as_secs()),
         }),
     }
 }
@@ -361,7 +361,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        connect::{TestSession, direct::BACKEND_CONNECT},
+        connect::{TestSession, direct::BACKEND_CONNECT_TIMEOUT},
         net::dns::DnsResolver,
         profile::{GatewaysOfName, Half, HostPort, LinkCarrier, PoolLimits, RetryPolicy},
         tasks::Tasks,
@@ -428,14 +428,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_socks_gateway_that_does_not_answer_is_given_up_in_time() {
-        assert!(ANSWER > BACKEND_CONNECT, "it may wait for its backend first");
-        let failure = fails_after(ANSWER, 1).await;
+        assert!(REPLY_TIMEOUT > BACKEND_CONNECT_TIMEOUT, "it may wait for its backend first");
+        let failure = fails_after(REPLY_TIMEOUT, 1).await;
         assert_eq!(failure.at, RefusedAt::Peer);
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_gateways_together_have_no_longer_than_so_long() {
-        let failure = fails_after(CONNECT_TOTAL, 4).await;
+        let failure = fails_after(CONNECT_TIMEOUT, 4).await;
         assert_eq!(failure.at, RefusedAt::Link(LinkCause::NoInternalGateway));
     }
 }

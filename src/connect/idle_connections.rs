@@ -19,11 +19,11 @@ use super::backend_connection::BackendConnection;
 use crate::{http::driver::ConnectionDriver, tasks::Tasks};
 
 /// How many are kept; past that the one that has waited longest is closed.
-const KEPT_MAX: usize = 128;
+const IDLE_MAX: usize = 128;
 /// A connection for which no request has come is closed after this time.
-const KEPT_FOR: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two checks of waiting connections.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The session that used a connection last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl IdleConnections {
     fn keep(&self, idle: IdleConnection) {
         let mut waiting = lock(&self.waiting);
         waiting.list.push_back(idle);
-        let surplus = (waiting.list.len() > KEPT_MAX).then(|| waiting.list.pop_front()).flatten();
+        let surplus = (waiting.list.len() > IDLE_MAX).then(|| waiting.list.pop_front()).flatten();
         let begins = !std::mem::replace(&mut waiting.is_swept, true);
         drop(waiting);
         if let Some(surplus) = surplus {
@@ -136,12 +136,12 @@ impl IdleConnection {
 /// Closes connections that have ended or waited too long, until none is left.
 async fn sweep(waiting: Weak<Mutex<WaitingConnections>>) {
     loop {
-        sleep(SWEEP).await;
+        sleep(SWEEP_INTERVAL).await;
         let Some(waiting) = waiting.upgrade() else { return };
         let (expired, is_empty) = {
             let mut waiting = lock(&waiting);
             let now = Instant::now();
-            let is_late = |idle: &IdleConnection| idle.since + KEPT_FOR <= now;
+            let is_late = |idle: &IdleConnection| idle.since + IDLE_TIMEOUT <= now;
             let (expired, kept): (Vec<_>, Vec<_>) = waiting.list.drain(..).partition(is_late);
             waiting.list = kept.into();
             // Whoever uses one polls it again, with a waker of its own.
@@ -193,10 +193,10 @@ mod tests {
     async fn a_connection_idle_for_too_long_is_closed_cleanly() {
         let idle = IdleConnections::default();
         let (mut old, began) = (put_one(&idle, 0).await, Instant::now());
-        sleep(KEPT_FOR / 2).await;
+        sleep(IDLE_TIMEOUT / 2).await;
         let mut young = put_one(&idle, 1).await;
         assert_eq!(old.read(&mut [0]).await.expect("a clean end"), 0);
-        assert!(began.elapsed() >= KEPT_FOR && began.elapsed() <= KEPT_FOR + 2 * SWEEP);
+        assert!(began.elapsed() >= IDLE_TIMEOUT && began.elapsed() <= IDLE_TIMEOUT + 2 * SWEEP_INTERVAL);
         assert_eq!(take(&idle, WantedConnection::Any).await, Some(1));
         assert_eq!(take(&idle, WantedConnection::Any).await, None);
         young.read(&mut [0]).await.expect_err("whoever took it has dropped it");
@@ -212,16 +212,16 @@ mod tests {
     async fn the_last_used_one_comes_first_and_no_more_are_kept_than_may_be() {
         let idle = IdleConnections::default();
         let mut ends = Vec::new();
-        for user in 0..=KEPT_MAX as u64 {
+        for user in 0..=IDLE_MAX as u64 {
             ends.push(put_one(&idle, user).await);
         }
         assert_eq!(ends[0].read(&mut [0]).await.expect("a clean end"), 0);
-        assert_eq!(take(&idle, WantedConnection::Any).await, Some(KEPT_MAX as u64));
+        assert_eq!(take(&idle, WantedConnection::Any).await, Some(IDLE_MAX as u64));
         assert_eq!(take(&idle, WantedConnection::UsedBy(ConnectionUser(7))).await, Some(7));
         assert_eq!(take(&idle, WantedConnection::UsedBy(ConnectionUser(7))).await, None);
         // Connections that the other end has closed, or on which it has sent something, are skipped.
-        drop(ends.remove(KEPT_MAX - 1));
-        tokio::io::AsyncWriteExt::write_all(&mut ends[KEPT_MAX - 2], b"x").await.expect("it is taken");
-        assert_eq!(take(&idle, WantedConnection::Any).await, Some(KEPT_MAX as u64 - 3));
+        drop(ends.remove(IDLE_MAX - 1));
+        tokio::io::AsyncWriteExt::write_all(&mut ends[IDLE_MAX - 2], b"x").await.expect("it is taken");
+        assert_eq!(take(&idle, WantedConnection::Any).await, Some(IDLE_MAX as u64 - 3));
     }
 }

@@ -36,7 +36,7 @@ const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What no key names.
 const ALL_FILES: &str = "certificates";
 /// How often files that could not be used are opened again, even if they look unchanged.
-const RETRY: Duration = Duration::from_secs(10);
+const FILE_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is known about the certificate files of the current profile.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl CertificateReload {
             refused: None,
             faults: Vec::new(),
             next,
-            retry: Instant::now() + RETRY,
+            retry: Instant::now() + FILE_RETRY_INTERVAL,
             is_unchanged: false,
             is_checking: false,
             is_silent: false,
@@ -132,7 +132,7 @@ impl Engine {
         if self.busy_reason().is_some() {
             return self.read_lists_again(profile_token);
         }
-        self.certificate_reload.retry = Instant::now() + RETRY;
+        self.certificate_reload.retry = Instant::now() + FILE_RETRY_INTERVAL;
         let changed_files = files.changed_since(&self.certificate_reload.in_force);
         let (profile, checks) = (self.profile.clone(), self.revocation_checks());
         let open = move || {

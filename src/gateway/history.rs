@@ -15,9 +15,9 @@ use crate::telemetry::{
 };
 
 /// How often the file is written, besides at exit. A killed process loses at most this much.
-const WRITE_EVERY: Duration = Duration::from_secs(300);
+const WRITE_INTERVAL: Duration = Duration::from_secs(300);
 /// Time to write the file at exit, so that a hanging disk cannot delay it further.
-const HISTORY_FLUSH: Duration = Duration::from_millis(500);
+const HISTORY_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The ring, and the totals when its last sample was taken.
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ impl Engine {
         self.history.refused = totals.refused;
         let pools = pools.iter().filter(|pool| pool.role == role);
         self.history.ring.take_second(HistorySample::of_second(at, rate, refused, totals, pools));
-        if self.history.written_at.is_some_and(|at| at.elapsed() >= WRITE_EVERY) {
+        if self.history.written_at.is_some_and(|at| at.elapsed() >= WRITE_INTERVAL) {
             self.keep_history();
         }
     }
@@ -90,7 +90,7 @@ impl Engine {
     pub(super) async fn keep_last_history(&mut self) {
         let Some(write) = self.history_write() else { return };
         let files = self.reader.states.clone();
-        if let Ok(Ok(written)) = timeout(HISTORY_FLUSH, files.run(write)).await {
+        if let Ok(Ok(written)) = timeout(HISTORY_FLUSH_TIMEOUT, files.run(write)).await {
             self.note_history_written(written);
         }
     }

@@ -108,14 +108,14 @@ use crate::{
 pub use self::{history::KeptHistory, lockdown::KeptLockdown, snapshot_builder::host_name};
 
 /// How often a snapshot is taken.
-const TICK: Duration = Duration::from_millis(250);
+const TICK_INTERVAL: Duration = Duration::from_millis(250);
 /// The same while a switch or a stop is under way.
-const BUSY_TICK: Duration = Duration::from_millis(20);
+const BUSY_TICK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long sessions that were cut, and links that are closing, get to end.
-const FLUSH: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the last lines of the audit get to be written.
-const AUDIT_FLUSH: Duration = Duration::from_millis(500);
+const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -302,7 +302,7 @@ impl Engine {
         let mut unattended = false;
         loop {
             let quick_retry = self.is_waiting_for_parts() || !self.retiring.is_empty();
-            let pause = if quick_retry { BUSY_TICK } else { TICK };
+            let pause = if quick_retry { BUSY_TICK_INTERVAL } else { TICK_INTERVAL };
             tokio::select! {
                 requested = self.feed.commands.recv(), if !unattended => match requested {
                     Some(requested) => self.handle_command(requested),
@@ -351,7 +351,7 @@ impl Engine {
             self.follow_closed_services();
             self.recent.sample(&pools, &self.shared.sessions.services.load(), now);
         }
-        if is_second || since >= TICK.as_secs_f64() {
+        if is_second || since >= TICK_INTERVAL.as_secs_f64() {
             self.publish();
         }
     }
@@ -382,7 +382,7 @@ impl Engine {
 
     async fn finish(mut self, outcome: GatewayOutcome) -> GatewayOutcome {
         // Links close in tasks of their own; one that is stuck is dropped with the process.
-        let _ = tokio::time::timeout(FLUSH, self.shared.tasks.all_ended()).await;
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.shared.tasks.all_ended()).await;
         self.mark_stopped();
         self.publish();
         self.keep_last_history().await;
@@ -405,7 +405,7 @@ impl Engine {
             });
         }
         // A disk that does not answer must not delay the exit.
-        let _ = tokio::time::timeout(AUDIT_FLUSH, audit.flush()).await;
+        let _ = tokio::time::timeout(AUDIT_FLUSH_TIMEOUT, audit.flush()).await;
         outcome
     }
 }

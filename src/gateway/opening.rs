@@ -42,7 +42,7 @@ use crate::{
 
 /// During a switch, a connect that failed is tried again after this pause, for at most this long. The other
 /// half may have switched a moment earlier; if the failure persists, it is real.
-const SWITCH_RETRY_PAUSE: Duration = Duration::from_millis(50);
+const SWITCH_RETRY_DELAY: Duration = Duration::from_millis(50);
 const SWITCH_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// How many links and peers one session tries.
@@ -275,7 +275,7 @@ async fn connect_upstream(
                 if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_RETRY_MAX {
                     return Err(failure);
                 }
-                tokio::time::sleep(SWITCH_RETRY_PAUSE).await;
+                tokio::time::sleep(SWITCH_RETRY_DELAY).await;
             }
             result => return result,
         }
@@ -283,7 +283,7 @@ async fn connect_upstream(
 }
 
 /// How often to check on a waiting client that has finished sending.
-const CLIENT_CHECK_EVERY: Duration = Duration::from_millis(100);
+const CLIENT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Returns when the client has left before its session was connected, because its connection has failed. One
 /// that has only finished sending waits like any other.
@@ -296,7 +296,7 @@ async fn wait_until_client_left(downstream: &mut Downstream, counters: &SessionC
     if let Some(pipe) = stream.pipe() {
         // A client that has sent its request and finished sending is answered. But it may have left, and should
         // then not keep a place among those that wait for a link.
-        while timeout(CLIENT_CHECK_EVERY, pipe.other_end_gone()).await.is_err() {
+        while timeout(CLIENT_CHECK_INTERVAL, pipe.other_end_gone()).await.is_err() {
             if pipe.has_client_ended() && counters.phase() == SessionPhase::Waiting {
                 return;
             }

@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// A healthy disk answers at once, a busy one within this time.
-const WITHIN: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// A name to listen on that is not resolved within this time counts as unresolvable.
-pub const LOOK_UP: Duration = Duration::from_secs(5);
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many reads for operators may run (or hang) at once.
 const AT_ONCE: usize = 4;
 /// Finished reads that the engine has not handled yet.
@@ -43,9 +43,9 @@ pub struct EngineReader {
 impl Default for EngineReader {
     fn default() -> Self {
         let (continuation_sender, continuations) = mpsc::channel(UNHANDLED_READS_MAX);
-        let [periodic, states] = [(); 2].map(|()| FileWork::new(1, WITHIN));
+        let [periodic, states] = [(); 2].map(|()| FileWork::new(1, READ_TIMEOUT));
         Self {
-            on_request: FileWork::new(AT_ONCE, WITHIN),
+            on_request: FileWork::new(AT_ONCE, READ_TIMEOUT),
             periodic,
             states,
             tasks: Tasks::default(),
@@ -101,7 +101,7 @@ impl Engine {
         }
         let continuation_sender = self.reader.continuation_sender.clone();
         self.reader.tasks.spawn("look-up", async move {
-            let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOK_UP).await;
+            let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOKUP_TIMEOUT).await;
             // An engine that has ended needs no result.
             let _ = continuation_sender.send(Box::new(move |engine: &mut Self| then(engine, found))).await;
         });
@@ -177,7 +177,10 @@ mod tests {
         for files in [reader.on_request, reader.periodic, reader.states] {
             let (release, held) = threads::channel::<()>();
             let read = files.run(move || held.recv().is_ok());
-            assert_eq!(happens_after_beside_a_thread(WITHIN, read).await, Err(FileWorkError::Late(WITHIN)));
+            assert_eq!(
+                happens_after_beside_a_thread(READ_TIMEOUT, read).await,
+                Err(FileWorkError::Late(READ_TIMEOUT))
+            );
             drop(release);
         }
     }
@@ -191,8 +194,8 @@ mod tests {
             Err(std::io::ErrorKind::NotFound.into())
         });
         let wanted = HostPort { host: "db".into(), port: 7 };
-        let looking_up = ResolvedNames::look_up(&names, vec![wanted.clone()], LOOK_UP);
-        let found = happens_after(LOOK_UP, looking_up).await;
+        let looking_up = ResolvedNames::look_up(&names, vec![wanted.clone()], LOOKUP_TIMEOUT);
+        let found = happens_after(LOOKUP_TIMEOUT, looking_up).await;
         let error = found.addresses(&wanted).unwrap_err();
         assert!(error.to_string().contains("no answer within 5s"), "{error}");
         drop(release);

@@ -209,7 +209,7 @@ impl SessionBounds {
         let limit = match request.probe {
             false => service.settings.load().session_limit,
             // Another gateway may claim to send a probe, and never end it.
-            true => request.peer.as_ref().map(|_| probe::WITHIN),
+            true => request.peer.as_ref().map(|_| probe::PROBE_TIMEOUT),
         };
         let stop_reason = if request.probe { StopReason::ProbeLate } else { StopReason::SessionLimit };
         let limit = limit.map(|limit| (Instant::now() + limit, stop_reason(limit)));

@@ -6,7 +6,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Engine, FLUSH, GatewayOutcome,
+    Engine, FLUSH_TIMEOUT, GatewayOutcome,
     audit::CommandAudit,
     halves::{DmzSide, InternalSide},
     state::EngineState,
@@ -132,7 +132,7 @@ impl Engine {
             None if now >= stopping.deadline => {
                 let clients = self.shared.sessions.registry.clients_open();
                 stopping.cut = Some(clients);
-                stopping.deadline = now + FLUSH;
+                stopping.deadline = now + FLUSH_TIMEOUT;
                 let line = format!("stopping: {} cut", format::count(clients as u64, "session"));
                 self.shared.notices.warn(LogEvent::SessionsCut.line(line));
                 self.cut.cancel();

@@ -42,10 +42,10 @@ use crate::{
 };
 
 /// How long the new parts may take to become ready; the other half has to follow within that time.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ready links of the old mode can still be taken for this long: the other half may learn a moment later that
 /// new sessions use the new mode.
-const LINGER: Duration = Duration::from_secs(1);
+const OLD_PARTS_GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 /// A switch that has begun.
 pub struct PendingSwitch {
@@ -105,7 +105,7 @@ impl Engine {
         internal.iter_mut().zip(new_internal).for_each(|(side, half)| side.start(half, common));
         let sides = (dmz.as_ref(), internal.as_ref());
         ports::open_endpoints(sides, (&self.ports, &mut ports), (&loaded.profile, edges), common);
-        let deadline = Instant::now() + READY_WITHIN;
+        let deadline = Instant::now() + READY_TIMEOUT;
         Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, files, deadline, asker: None, plan })
     }
 
@@ -210,7 +210,7 @@ impl Engine {
             );
             self.commit(switching);
         } else {
-            self.roll_back(switching, &format!("not ready within {}s: {missing}", READY_WITHIN.as_secs()));
+            self.roll_back(switching, &format!("not ready within {}s: {missing}", READY_TIMEOUT.as_secs()));
         }
     }
 
@@ -339,7 +339,7 @@ impl Engine {
                 let old = std::mem::replace(&mut self.dmz, new);
                 self.retiring.dmz.extend(old.map(|side| {
                     side.close_port();
-                    (side, Instant::now() + LINGER)
+                    (side, Instant::now() + OLD_PARTS_GRACE_PERIOD)
                 }));
             }
         }
@@ -355,7 +355,7 @@ impl Engine {
             let old = std::mem::replace(&mut self.internal, new);
             self.retiring.internal.extend(old.map(|side| {
                 side.close_port();
-                (side, Instant::now() + LINGER)
+                (side, Instant::now() + OLD_PARTS_GRACE_PERIOD)
             }));
         }
         if let (Some(side), Some(half)) = (&mut self.internal, &profile.internal) {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::body::BodyGuard;
 
 /// A head must be complete this long after its first byte.
-const HEAD: Duration = Duration::from_secs(10);
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tracks whether anything is happening on a connection.
 #[derive(Default)]
@@ -51,7 +51,7 @@ impl ConnectionPhase {
     fn limit(self, idle: Duration) -> Option<Duration> {
         match self {
             Self::Idle => Some(idle),
-            Self::Head => Some(HEAD),
+            Self::Head => Some(HEADER_READ_TIMEOUT),
             Self::Exchange => None,
         }
     }
@@ -176,7 +176,7 @@ pub struct PhaseTimer {
 impl PhaseTimer {
     pub fn begin() -> Self {
         let since = Instant::now();
-        let fires = since + HEAD;
+        let fires = since + HEADER_READ_TIMEOUT;
         // A connection that sends nothing at all is as late as one that sends too little.
         Self { phase: ConnectionPhase::Head, since, fires, timer: Box::pin(sleep_until(fires)) }
     }
@@ -233,7 +233,7 @@ mod tests {
         let tracker = Arc::new(KeepAliveTracker::default());
         assert_eq!(
             time_phase(&mut PhaseTimer::begin(), &tracker).await,
-            (ConnectionPhase::Head, HEAD),
+            (ConnectionPhase::Head, HEADER_READ_TIMEOUT),
             "nothing is said at all"
         );
         let mut watch = PhaseTimer::begin();
@@ -254,7 +254,7 @@ mod tests {
         tracker.note_received();
         assert_eq!(
             time_phase(&mut watch, &tracker).await,
-            (ConnectionPhase::Head, HEAD),
+            (ConnectionPhase::Head, HEADER_READ_TIMEOUT),
             "a next head has begun"
         );
     }

@@ -76,6 +76,6 @@ impl HeadSource {
 pub const READ_BYTES_MAX: usize = 64 * 1024;
 /// After an answer, a connection is read for this long before it is closed, so that no reset overtakes the
 /// answer: more of the request may be on its way (RFC 9112, section 9.6).
-pub const LINGER: Duration = Duration::from_secs(30);
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same, if nothing more has arrived for this long.
-pub const LINGER_QUIET: Duration = Duration::from_secs(2);
+pub const LINGER_IDLE_TIMEOUT: Duration = Duration::from_secs(2);

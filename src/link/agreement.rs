@@ -17,7 +17,7 @@ use super::{
     GOODBYE, LINGERING_CLOSE, Peer,
     failure::IdleLinkFailure,
     grants::CarriesMismatch,
-    keeper::LIVED,
+    keeper::STABLE_PERIOD,
     link_guard::LinkGuard,
     link_services::LinkServices,
     link_table::next_link_id,

@@ -3,7 +3,7 @@
 //! It works by reconciliation: on every event and on a timer, it compares the links that are ready or under way
 //! with those that are wanted. Then it dials the missing ones, several at once. A failed dial needs no
 //! correction, since nothing was promised. After a failure it pauses, and then dials one link at a time until
-//! one is up. Dialling counts as healthy again when a link has lived for [`LIVED`] or has carried a session,
+//! one is up. Dialling counts as healthy again when a link has lived for [`STABLE_PERIOD`] or has carried a session,
 //! since the other gateway may accept links and close each at once.
 //!
 //! The first link shows which protocol the other gateway speaks. Links of our own are for any service. SOCKS5
@@ -54,7 +54,7 @@ use sharers::AddressSharers;
 /// A keeper checks at least this often, even without an event.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 /// A link that was ready for this long proves that dialling works, so losing it starts no pause.
-pub const LIVED: Duration = Duration::from_secs(1);
+pub const STABLE_PERIOD: Duration = Duration::from_secs(1);
 /// How often to check a SOCKS5 gateway that is otherwise dialled once for each session.
 const SOCKS_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Links that may wait to be taken; the dials of more wait.
@@ -339,7 +339,7 @@ impl LinkKeeper {
                 let is_broken = self.dial_state(&mut self.lock(), service).counts.take_violation().is_some();
                 let failure = match is_broken {
                     true => DialFailure::Protocol,
-                    false if lifetime >= LIVED => DialFailure::Link,
+                    false if lifetime >= STABLE_PERIOD => DialFailure::Link,
                     false => DialFailure::Path,
                 };
                 let error = match self.gateway.via.clone() {

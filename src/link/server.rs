@@ -32,7 +32,7 @@ use crate::proto::multiplex::{frame::FrameType, open::OpenRequest};
 
 /// Time between two offers on one link: if a service comes and goes all the time, offers are sent as often as
 /// openers accept them.
-const OFFER_PAUSE: Duration = Duration::from_millis(300);
+const OFFER_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Why an idle link has ended.
 #[derive(Debug, Clone)]
@@ -139,7 +139,7 @@ impl ServedLink {
                 () = offer_changed(offers, *next_offer_at) => {
                     offers.mark_unchanged();
                     link.offer(server.offered.load().services_for(&peer));
-                    *next_offer_at = Instant::now() + OFFER_PAUSE;
+                    *next_offer_at = Instant::now() + OFFER_INTERVAL;
                     continue;
                 }
                 event = link.next_event(requested) => event,
@@ -178,7 +178,7 @@ mod tests {
         link::{
             GOODBYE, LINGERING_CLOSE,
             agreement::{Agreement, CROSSING_MAX},
-            keeper::LIVED,
+            keeper::STABLE_PERIOD,
             link_services::LinkServices,
             liveness::HEARTBEAT,
         },

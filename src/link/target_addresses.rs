@@ -118,7 +118,7 @@ async fn connect_via(
     source: Option<IpAddr>,
     (target, known): (&HostPort, &[IpAddr]),
 ) -> Result<TcpStream, HandshakeError> {
-    let by = Instant::now() + DIAL + via::ANSWER;
+    let by = Instant::now() + DIAL + via::CONNECT_RESPONSE_TIMEOUT;
     let mut failed = HandshakeError::Late;
     for ip in known {
         let to = HostPort { host: ip.to_string(), port: target.port };

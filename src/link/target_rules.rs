@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::net::dns::service_rules::TargetRank;
 
 /// After this long without a link, the targets with the next number are dialled as well.
-pub const LINKLESS: Duration = Duration::from_secs(5);
+pub const FAILOVER_DELAY: Duration = Duration::from_secs(5);
 
 /// A target's state when the choice is made.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +52,7 @@ impl StandbyRule {
         let since = *self.linkless_since.get_or_insert(now);
         let next = of(|_| true).filter(|priority| *priority > last).min();
         match next {
-            Some(next) if now.saturating_duration_since(since) >= LINKLESS => {
+            Some(next) if now.saturating_duration_since(since) >= FAILOVER_DELAY => {
                 self.linkless_since = Some(now);
                 Some(next)
             }

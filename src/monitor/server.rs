@@ -25,7 +25,7 @@ use crate::{
 /// oldest connection of the address with the most gives way, so that one address cannot keep the others out.
 pub const CONNECTIONS_MAX: usize = 16;
 /// From the connection to the last byte of the answer: longer than any monitor waits.
-const WITHIN: Duration = Duration::from_secs(10);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest head of a request, and how much is read at once.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const FIELDS_MAX: usize = 64;
@@ -39,7 +39,8 @@ pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Task
         let (place, watched) = (HandshakePermit::begin(places.clone(), from.ip()), watched.clone());
         tasks.spawn("monitor", async move {
             // A connection that is late or gives way is cut; nothing is owed to a monitor.
-            let _ = place.evicted.run_until_cancelled(timeout(WITHIN, serve(stream, watched))).await;
+            let _ =
+                place.evicted.run_until_cancelled(timeout(EXCHANGE_TIMEOUT, serve(stream, watched))).await;
         });
     };
     let on_event = |reported: ListenEvent<'_>| match reported {
@@ -111,7 +112,7 @@ mod tests {
         let watched = MonitoredGateway::new(snapshots, LastTurn::default());
         let mut received = [0; 1];
         let received = tokio::select! {
-            received = happens_after(WITHIN, monitor.read(&mut received)) => received,
+            received = happens_after(EXCHANGE_TIMEOUT, monitor.read(&mut received)) => received,
             () = run(listener, watched, Tasks::default(), Arc::default()) => unreachable!("it listens"),
         };
         assert!(matches!(received, Ok(0) | Err(_)), "{received:?}");

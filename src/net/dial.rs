@@ -29,7 +29,7 @@ use super::{
 use crate::{confine::refused_call, profile::HostPort};
 
 /// The next address is tried this long after the previous one began (RFC 8305, section 5).
-const NEXT: Duration = Duration::from_millis(250);
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How many addresses an error mentions.
 const ERROR_ADDRESSES_MAX: usize = 4;
 
@@ -228,7 +228,7 @@ async fn race(
                 Ok(stream) => return Some(stream),
                 Err(error) => failed.push((address, error)),
             },
-            () = sleep(NEXT), if waiting.len() > 0 => {}
+            () = sleep(CONNECTION_ATTEMPT_DELAY), if waiting.len() > 0 => {}
         }
     }
 }
@@ -338,7 +338,11 @@ mod tests {
         let (names, at) = names(&[silent.at, local(3, silent.at.port())]);
         let began = std::time::Instant::now();
         let stream = dial_with(&names, None, &at, WITHIN).await.expect("the second answers");
-        assert!(began.elapsed() >= NEXT && began.elapsed() < WITHIN, "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() >= CONNECTION_ATTEMPT_DELAY && began.elapsed() < WITHIN,
+            "{:?}",
+            began.elapsed()
+        );
         assert_eq!(stream.peer_addr().expect("its address"), listener.local_addr().expect("its address"));
     }
 

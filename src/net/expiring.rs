@@ -21,7 +21,7 @@ use super::{
     prefixed::PrefixedStream,
     stream::NetStream,
     timeout::TimeoutError,
-    ws::{CLOSE_REASON_GRACE, DISCARD_BUFFER_BYTES},
+    ws::{CLOSE_REASON_GRACE_PERIOD, DISCARD_BUFFER_BYTES},
 };
 use crate::proto::frame_boundary::FrameBoundary;
 
@@ -94,11 +94,11 @@ impl SocketExpiry {
             match self.step {
                 ExpiryStep::Open => {
                     ready!(self.timer.as_mut().poll(cx));
-                    self.timer.as_mut().reset(Instant::now() + CLOSE_REASON_GRACE);
+                    self.timer.as_mut().reset(Instant::now() + CLOSE_REASON_GRACE_PERIOD);
                     self.step = ExpiryStep::WithinFrame;
                 }
                 ExpiryStep::WithinFrame if self.frames.is_between() => {
-                    self.timer.as_mut().reset(Instant::now() + CLOSE_REASON_GRACE);
+                    self.timer.as_mut().reset(Instant::now() + CLOSE_REASON_GRACE_PERIOD);
                     let may_send = !self.has_ended && !self.frames.has_closed();
                     self.step = ExpiryStep::Closing(if may_send { &CLOSE_FRAME } else { &[] });
                 }
@@ -265,7 +265,7 @@ mod tests {
             1,
             "the rest of that frame alone"
         );
-        let error = happens_after(CLOSE_REASON_GRACE, socket.read_u8()).await.expect_err("it is over");
+        let error = happens_after(CLOSE_REASON_GRACE_PERIOD, socket.read_u8()).await.expect_err("it is over");
         assert!(TimeoutError::is_cause_of(&error), "{error}");
         let mut received = Vec::new();
         client.read_to_end(&mut received).await.expect("a clean end");
@@ -276,8 +276,9 @@ mod tests {
     async fn a_frame_that_does_not_end_is_not_waited_for_longer() {
         let (_client, mut socket) = connected().await;
         socket.write_all(b"\x82\x03bc").await.expect("it is taken");
-        let error =
-            happens_after(LIFETIME + CLOSE_REASON_GRACE, socket.read_u8()).await.expect_err("it is over");
+        let error = happens_after(LIFETIME + CLOSE_REASON_GRACE_PERIOD, socket.read_u8())
+            .await
+            .expect_err("it is over");
         assert!(TimeoutError::is_cause_of(&error), "{error}");
     }
 

@@ -28,7 +28,7 @@ use crate::proto::ws::{
 };
 
 /// A ping is sent this often, so that no device on the way takes the link for dead.
-pub const PING_EVERY: Duration = Duration::from_secs(10);
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// This many pings in a row without a sign of the other end are silence. It is judged only where nothing keeps the other
 /// end from reading.
 const SILENT_PINGS: u8 = 3;
@@ -136,7 +136,7 @@ impl FramedSocket {
             sending: DataFrame::default(),
             control: Vec::new(),
             control_sent: 0,
-            pings: Some(Box::pin(sleep(PING_EVERY))),
+            pings: Some(Box::pin(sleep(PING_INTERVAL))),
             unanswered_pings: 0,
             was_full: false,
         }
@@ -209,7 +209,7 @@ impl FramedSocket {
         while let Some(timer) = &mut self.pings
             && timer.as_mut().poll(cx).is_ready()
         {
-            timer.as_mut().reset(Instant::now() + PING_EVERY);
+            timer.as_mut().reset(Instant::now() + PING_INTERVAL);
             self.unanswered_pings = self.unanswered_pings.saturating_add(1);
             if self.control.is_empty() {
                 self.push_control(Opcode::Ping, b"");

@@ -36,9 +36,9 @@ use binding::{
 };
 
 /// The pause when a resource has run out; some will be free afterwards.
-const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How often an address that does not exist yet is tried again; its name is looked up within the same time.
-const AGAIN: Duration = Duration::from_secs(1);
+const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a listener reports besides connections.
 #[derive(Debug)]
@@ -250,7 +250,7 @@ impl Listener {
                 Err(error) => {
                     pauses(AcceptPause::Failed(&error), &mut on_event);
                     // A stop ends the pause early.
-                    let _ = self.stop.run_until_cancelled(sleep(RESOURCE_PAUSE)).await;
+                    let _ = self.stop.run_until_cancelled(sleep(ACCEPT_BACKOFF)).await;
                 }
             }
         }
@@ -267,7 +267,7 @@ impl Listener {
             on_event(ListenEvent::Waits { at: &at, why: why.clone() });
             *last = why;
         }
-        Some(Instant::now() + AGAIN)
+        Some(Instant::now() + BIND_RETRY_INTERVAL)
     }
 
     /// What it waits for, and why that is not possible yet.
@@ -294,7 +294,7 @@ impl Listener {
             MissingAddresses::Nothing => return,
             MissingAddresses::Addresses(absent) => absent.into_iter().map(|(address, _)| address).collect(),
             MissingAddresses::Name(before) => {
-                let looked_up = timeout(AGAIN, names.resolve(&self.at));
+                let looked_up = timeout(BIND_RETRY_INTERVAL, names.resolve(&self.at));
                 match self.stop.run_until_cancelled(looked_up).await {
                     Some(Ok(Ok(addresses))) => addresses,
                     Some(Ok(Err(error))) => return *self.lock_missing() = MissingAddresses::Name(error),

@@ -19,7 +19,7 @@ use super::stream::NetStream;
 use crate::admission::pace::{PaceBooking, PaceDirection, ServicePace, SessionPace};
 
 /// How often a stream that waits looks whether its limits have changed.
-const LOOK: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct PacedStream {
@@ -107,7 +107,7 @@ impl PacedDirection {
 
     /// Waits until then, and no longer than until the limits are looked at again.
     fn set_timer(&mut self, at: Instant) {
-        let at = at.min(Instant::now() + LOOK);
+        let at = at.min(Instant::now() + RECHECK_INTERVAL);
         match &mut self.timer {
             Some(timer) => timer.as_mut().reset(at),
             None => self.timer = Some(Box::pin(sleep_until(at))),

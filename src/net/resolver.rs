@@ -21,11 +21,11 @@ use tokio::{sync::watch, time::timeout_at};
 use crate::profile::HostPort;
 
 /// All clients that arrive within this time share one look-up.
-const FRESH: Duration = Duration::from_secs(1);
+const CACHE_TTL: Duration = Duration::from_secs(1);
 /// How long a new answer is waited for if there is an old one, from when it was requested.
-const STALE_ANSWER_WAIT: Duration = Duration::from_millis(300);
+const STALE_ANSWER_DELAY: Duration = Duration::from_millis(300);
 /// A look-up that took longer counts among the late ones the next time.
-const LATE: Duration = Duration::from_secs(1);
+const SLOW_LOOKUP_DELAY: Duration = Duration::from_secs(1);
 /// How many look-ups run at once. A thread that waits for a name server costs about 30 KiB.
 const THREADS_MAX: usize = 256;
 /// How many of them may be for one zone.
@@ -98,7 +98,7 @@ impl NameResolver {
     }
 
     pub fn new(resolve: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
-        Self { resolve: Arc::new(resolve), fresh: FRESH, table: Arc::default() }
+        Self { resolve: Arc::new(resolve), fresh: CACHE_TTL, table: Arc::default() }
     }
 
     /// The addresses of `at`, at least one. This may take forever.
@@ -110,7 +110,7 @@ impl NameResolver {
             LookupState::Known(known) => Ok(known),
             LookupState::Running { answer, last: None, .. } => await_lookup(answer).await,
             LookupState::Running { since, answer, last: Some(last) } => {
-                match timeout_at((since + STALE_ANSWER_WAIT).into(), await_lookup(answer)).await {
+                match timeout_at((since + STALE_ANSWER_DELAY).into(), await_lookup(answer)).await {
                     Ok(Ok(new)) => Ok(new),
                     Ok(Err(error)) => Ok(self.fall_back(&at.host, last, &error.to_string())),
                     Err(_) => Ok(self.fall_back(&at.host, last, "no answer yet")),
@@ -259,7 +259,7 @@ impl NameTable {
         // A name is not forgotten while its look-up runs.
         let Some(name) = self.names.get_mut(host) else { return };
         self.slow -= usize::from(name.was_late);
-        name.was_late = took > LATE;
+        name.was_late = took > SLOW_LOOKUP_DELAY;
         let answer: LookupResult = match found {
             Ok(mut addresses) if !addresses.is_empty() => {
                 addresses.truncate(ADDRESSES_MAX);

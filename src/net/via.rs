@@ -20,7 +20,7 @@ use crate::profile::{HostPort, ProxyKind, ProxyLogin, ViaProxy};
 mod socks5;
 
 /// Once connected, a proxy must answer within this time, in which it dials itself.
-pub const ANSWER: Duration = Duration::from_secs(5);
+pub const CONNECT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest head of an answer to CONNECT.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The longest text of a proxy that is shown.
@@ -38,7 +38,7 @@ pub struct ViaError {
 pub enum ViaFailure {
     #[error("{0}")]
     Dial(DialError),
-    #[error("no answer within {}s", ANSWER.as_secs())]
+    #[error("no answer within {}s", CONNECT_RESPONSE_TIMEOUT.as_secs())]
     Late,
     #[error("it closed the connection before it answered")]
     Closed,
@@ -118,7 +118,7 @@ pub async fn dial_via(
             ProxyKind::Socks5 => socks5::connect(&mut stream, to, login).await,
         }
     };
-    match timeout(ANSWER, requested).await {
+    match timeout(CONNECT_RESPONSE_TIMEOUT, requested).await {
         Ok(Ok(())) => Ok(stream),
         Ok(Err(failure)) => Err(failed(failure)),
         Err(_) => Err(failed(ViaFailure::Late)),

@@ -35,9 +35,9 @@ const MESSAGE: usize = 64 * 1024;
 const OUT_MAX: usize = 2 * MESSAGE;
 /// The client must answer a close frame within this time, or send more meanwhile. The same applies to the
 /// backend's end after the client's close frame.
-const CLOSE: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client gets to read the reason why it is closed.
-pub(super) const CLOSE_REASON_GRACE: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_REASON_GRACE_PERIOD: Duration = Duration::from_secs(1);
 /// How much is read at once from a client whose bytes are discarded.
 pub(super) const DISCARD_BUFFER_BYTES: usize = 4 * 1024;
 /// Codes of our close frames: a normal end; and the backend did not end.
@@ -202,7 +202,7 @@ impl WebSocket {
                     Poll::Ready(_) | Poll::Pending => Poll::Pending,
                 };
             }
-            let seconds = CLOSE.as_secs();
+            let seconds = CLOSE_TIMEOUT.as_secs();
             let why =
                 format!("the client closed; for {seconds}s the backend neither ended nor got a byte to it");
             self.fail(AWAY, TimeoutError(why).into());
@@ -290,7 +290,7 @@ impl WebSocket {
 
     /// From now on the other side has to end as well.
     fn start_close_timer(&mut self, cx: &mut Context<'_>) {
-        let watch = self.watch.insert(InactivityTimer::new(CLOSE, CLOSE));
+        let watch = self.watch.insert(InactivityTimer::new(CLOSE_TIMEOUT, CLOSE_TIMEOUT));
         // This registers the new timer, so that it wakes the session.
         let _ = watch.poll(cx);
     }
@@ -320,7 +320,7 @@ impl WebSocket {
     /// Tells the client why it is closed.
     fn fail(&mut self, code: u16, why: io::Error) {
         push_frame(&mut self.out, Opcode::Close, &code.to_be_bytes(), Masking::None);
-        self.watch = Some(InactivityTimer::new(CLOSE_REASON_GRACE, CLOSE_REASON_GRACE));
+        self.watch = Some(InactivityTimer::new(CLOSE_REASON_GRACE_PERIOD, CLOSE_REASON_GRACE_PERIOD));
         self.step = WebSocketState::Failing(Some(why));
     }
 
@@ -417,7 +417,7 @@ impl AsyncWrite for WebSocket {
         this.out.extend_from_slice(&head[written.min(length)..]);
         this.out.extend_from_slice(&bytes[written.saturating_sub(length)..]);
         if let (WebSocketState::TheyClosed(_), Some(watch)) = (&this.step, &mut this.watch) {
-            watch.set(Instant::now() + CLOSE);
+            watch.set(Instant::now() + CLOSE_TIMEOUT);
         }
         Poll::Ready(Ok(bytes.len()))
     }
@@ -492,13 +492,13 @@ mod tests {
         client.write_all(b"\x80\0\0\0\0").await.expect("it is taken");
         assert_eq!(socket.read(&mut [0; 8]).await.expect("an end"), 0);
         for _ in 0..4 {
-            tokio::time::advance(CLOSE * 3 / 4).await;
+            tokio::time::advance(CLOSE_TIMEOUT * 3 / 4).await;
             assert!(poll_fn(|cx| Poll::Ready(socket.poll_control(cx).is_pending())).await);
             socket.write_all(b"more").await.expect("it is taken");
         }
         // Then the client gets a close frame, which does not wait for it either.
         let failing = poll_fn(|cx| socket.poll_control(cx));
-        let error = happens_after(CLOSE + CLOSE_REASON_GRACE, failing).await;
+        let error = happens_after(CLOSE_TIMEOUT + CLOSE_REASON_GRACE_PERIOD, failing).await;
         assert!(error.get_ref().is_some_and(|inner| inner.is::<TimeoutError>()), "{error}");
     }
 }

@@ -79,7 +79,7 @@ impl RecordingPlayer {
     }
 
     pub fn progress(&self) -> ReplayProgress {
-        let gap = self.until_next().filter(|until| *until > GAP);
+        let gap = self.until_next().filter(|until| *until > GAP_MAX);
         ReplayProgress {
             state: self.state,
             at: self.recording.at(self.place),
@@ -95,7 +95,7 @@ impl RecordingPlayer {
     pub async fn next(&mut self) -> Result<Arc<Snapshot>, RecordError> {
         let until = self.until_next().filter(|_| self.state == PlayerState::Playing);
         let Some(until) = until else { return std::future::pending().await };
-        let shown = until.min(GAP).div_f64(SPEEDS[self.speed]);
+        let shown = until.min(GAP_MAX).div_f64(SPEEDS[self.speed]);
         tokio::time::sleep_until(self.since + shown).await;
         self.move_to(self.place + 1);
         self.read()
@@ -198,7 +198,7 @@ const SPEEDS: [f64; 9] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 const NORMAL: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Snapshots come every second; after a longer pause than this, the gateway was away.
-const GAP: Duration = Duration::from_secs(3);
+const GAP_MAX: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -58,7 +58,7 @@ impl Recorder {
     async fn record(mut self, mut watch: SnapshotWatch, notices: &NoticeLog) -> Result<(), RecordError> {
         let (mut last, mut result): (Option<Instant>, io::Result<()>) = (None, Ok(()));
         while let Some(snapshot) = watch.next().await {
-            let due = last.is_none_or(|last| last.elapsed() >= PACE);
+            let due = last.is_none_or(|last| last.elapsed() >= SNAPSHOT_INTERVAL);
             if due || snapshot.phase == GatewayPhase::Stopped {
                 last = Some(Instant::now());
                 result = self.append(&snapshot, notices).await;
@@ -113,7 +113,7 @@ async fn count_while(
     let mut write = pin!(write);
     let mut missed = 0;
     loop {
-        if let Ok(written) = timeout(PACE, write.as_mut()).await {
+        if let Ok(written) = timeout(SNAPSHOT_INTERVAL, write.as_mut()).await {
             return written;
         }
         (missed, row.left_out) = (missed + 1, row.left_out + 1);
@@ -150,7 +150,7 @@ impl RecorderEnd {
 }
 
 /// A little less than a second, since snapshots do not come exactly at quarters.
-const PACE: Duration = Duration::from_millis(900);
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(900);
 /// This many skipped snapshots are reported; fewer only mean a busy disk.
 const SKIPPED_REPORT_MIN: u32 = 3;
 
@@ -163,7 +163,7 @@ mod tests {
         let notices = NoticeLog::default();
         let mut row = RecordingRow { file: "r.rec".into(), left_out: 0, trouble: None };
         let hangs = async {
-            tokio::time::sleep(PACE * 10 + PACE / 2).await;
+            tokio::time::sleep(SNAPSHOT_INTERVAL * 10 + SNAPSHOT_INTERVAL / 2).await;
             Ok(())
         };
         assert!(count_while(hangs, &mut row, &notices).await.is_ok());
@@ -172,7 +172,7 @@ mod tests {
         // A pause that costs two snapshots is not reported.
         row.trouble = None;
         let slow = async {
-            tokio::time::sleep(PACE * 2 + PACE / 2).await;
+            tokio::time::sleep(SNAPSHOT_INTERVAL * 2 + SNAPSHOT_INTERVAL / 2).await;
             Ok(())
         };
         assert!(count_while(slow, &mut row, &notices).await.is_ok());

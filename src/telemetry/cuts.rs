@@ -21,13 +21,13 @@ struct CutBurst {
 impl CutCounters {
     pub fn add(&mut self, role: Half, peer: Arc<str>, now: Instant) {
         if self.0.len() >= PEERS_MAX {
-            self.0.retain(|_, burst| now.saturating_duration_since(burst.last) <= REMEMBERED);
+            self.0.retain(|_, burst| now.saturating_duration_since(burst.last) <= RETENTION_PERIOD);
         }
         if self.0.len() >= PEERS_MAX && !self.0.contains_key(&(role, peer.clone())) {
             return;
         }
         let burst = self.0.entry((role, peer)).or_insert(CutBurst { sessions: 0, last: now });
-        if now.saturating_duration_since(burst.last) > SAME_CAUSE_WITHIN {
+        if now.saturating_duration_since(burst.last) > SAME_CAUSE_WINDOW {
             burst.sessions = 0;
         }
         (burst.sessions, burst.last) = (burst.sessions + 1, now);
@@ -37,7 +37,7 @@ impl CutCounters {
     pub fn cut_with(&self, role: Half, peer: &str, gone_seconds: f64) -> u64 {
         let burst = self.0.get(&(role, Arc::from(peer)));
         let is_of_it = |burst: &&CutBurst| {
-            burst.last.elapsed().as_secs_f64() <= gone_seconds + SAME_CAUSE_WITHIN.as_secs_f64()
+            burst.last.elapsed().as_secs_f64() <= gone_seconds + SAME_CAUSE_WINDOW.as_secs_f64()
         };
         burst.filter(is_of_it).map_or(0, |burst| burst.sessions)
     }
@@ -45,6 +45,6 @@ impl CutCounters {
 
 /// How many peers are remembered.
 const PEERS_MAX: usize = 256;
-const REMEMBERED: Duration = Duration::from_secs(3600);
+const RETENTION_PERIOD: Duration = Duration::from_secs(3600);
 /// Cuts that are further apart have different causes; a dead link is noticed within this time.
-const SAME_CAUSE_WITHIN: Duration = Duration::from_secs(15);
+const SAME_CAUSE_WINDOW: Duration = Duration::from_secs(15);

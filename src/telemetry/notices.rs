@@ -20,7 +20,7 @@ use crate::text;
 /// How many lines are kept for the screen.
 const KEPT_MAX: usize = 200;
 /// An older line with the same cause stays separate.
-const MERGED_OVER: Duration = Duration::from_secs(600);
+const MERGE_WINDOW: Duration = Duration::from_secs(600);
 /// The longest text of a line; parts of it come from the other side.
 const TEXT_CHARS_MAX: usize = 400;
 
@@ -124,7 +124,7 @@ impl NoticeLog {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (cause, at) = (text::cause(&line), Instant::now());
         let is_same = |kept: &KeptNotice| {
-            kept.notice.level == level && kept.cause == cause && at.duration_since(kept.at) < MERGED_OVER
+            kept.notice.level == level && kept.cause == cause && at.duration_since(kept.at) < MERGE_WINDOW
         };
         let same = kept.iter().rposition(is_same);
         let count = same.and_then(|place| kept.remove(place)).map_or(1, |kept| kept.count + 1);

@@ -37,7 +37,7 @@ impl RefusalCounts {
         let fresh =
             RefusalEntry { count: 0, reported: 1, reported_at: now, last: now, reason: String::new() };
         let refused = self.0.entry(kind).or_insert(fresh);
-        if now.saturating_duration_since(refused.last) >= OVER {
+        if now.saturating_duration_since(refused.last) >= QUIET_PERIOD {
             (refused.count, refused.reported, refused.reported_at) = (0, 1, now);
         }
         refused.count += 1;
@@ -52,14 +52,14 @@ impl RefusalCounts {
         for ((_, service, _, code), refused) in &mut self.0 {
             let since = now.saturating_duration_since(refused.reported_at);
             let more = refused.count - refused.reported;
-            if more > 0 && since >= REPORT_EVERY {
+            if more > 0 && since >= REPORT_INTERVAL {
                 let (seconds, reason) = (since.as_secs(), &refused.reason);
                 lines.push(format!("{service}: {code} {more} more refused within {seconds}s: {reason}"));
                 (refused.reported, refused.reported_at) = (refused.count, now);
             }
         }
         self.0.retain(|_, refused| {
-            refused.count > refused.reported || now.saturating_duration_since(refused.last) < OVER
+            refused.count > refused.reported || now.saturating_duration_since(refused.last) < QUIET_PERIOD
         });
         lines
     }
@@ -81,9 +81,9 @@ impl RefusalCounts {
     }
 }
 
-const REPORT_EVERY: Duration = Duration::from_secs(60);
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// After a pause this long, the next refusal is a first one again.
-const OVER: Duration = Duration::from_secs(60);
+const QUIET_PERIOD: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -52,7 +52,7 @@ use totals::{CountedEnd, ServiceTotals, SessionTally};
 pub const ROWS_MAX: usize = 20_000;
 
 /// The time over which rates are calculated, and from how many ticks at most.
-const RATE_OVER: Duration = Duration::from_secs(1);
+const RATE_WINDOW: Duration = Duration::from_secs(1);
 const TICKS_KEPT: usize = 8;
 
 /// What kind of session it is: a client's, or a probe, which is not counted anywhere.
@@ -285,7 +285,7 @@ impl SessionRegistry {
 
     fn tick_at(&self, now: Instant) {
         let mut state = self.lock();
-        let is_old = |at: Instant| now.saturating_duration_since(at) >= RATE_OVER;
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= RATE_WINDOW;
         while state.ticked.len() >= TICKS_KEPT || state.ticked.get(1).is_some_and(|(_, at)| is_old(*at)) {
             state.ticked.pop_front();
         }

@@ -18,7 +18,7 @@ pub type ExportResult = Result<String, String>;
 /// How many exports may run at once. One that hangs keeps its thread, and so its place.
 const AT_ONCE: usize = 2;
 /// Longer than any working disk takes.
-const WITHIN: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct ExportWriter {
     files: FileWork,
@@ -28,7 +28,7 @@ pub struct ExportWriter {
 
 impl Default for ExportWriter {
     fn default() -> Self {
-        Self::new(write_export, WITHIN)
+        Self::new(write_export, WRITE_TIMEOUT)
     }
 }
 
@@ -97,7 +97,10 @@ pub(super) mod tests {
         let (release, held) = threads::channel::<()>();
         let writer = ExportWriter::default();
         let written = writer.files.run(move || held.recv().is_ok());
-        assert_eq!(happens_after_beside_a_thread(WITHIN, written).await, Err(FileWorkError::Late(WITHIN)));
+        assert_eq!(
+            happens_after_beside_a_thread(WRITE_TIMEOUT, written).await,
+            Err(FileWorkError::Late(WRITE_TIMEOUT))
+        );
         drop(release);
     }
 

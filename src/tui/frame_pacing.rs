@@ -45,8 +45,8 @@ impl FramePacing {
     pub fn due(&self) -> Option<Instant> {
         let pause = match self.owed {
             PendingFrame::Nothing => return None,
-            PendingFrame::Calmly => NUMBERS_EVERY,
-            PendingFrame::Soon => HELD_KEY,
+            PendingFrame::Calmly => IDLE_FRAME_INTERVAL,
+            PendingFrame::Soon => KEY_REPEAT_FRAME_INTERVAL,
             PendingFrame::First => Duration::ZERO,
         };
         Some(self.since + pause)
@@ -54,9 +54,9 @@ impl FramePacing {
 }
 
 /// Numbers that change faster cannot be read.
-const NUMBERS_EVERY: Duration = Duration::from_millis(500);
+const IDLE_FRAME_INTERVAL: Duration = Duration::from_millis(500);
 /// Ten frames a second while a key is held: 3 % of a core in a debug build.
-const HELD_KEY: Duration = Duration::from_millis(100);
+const KEY_REPEAT_FRAME_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -70,9 +70,9 @@ mod tests {
         pace.note_drawn(now);
         assert_eq!(pace.due(), None);
         pace.note_change();
-        assert_eq!(pace.due(), Some(now + NUMBERS_EVERY));
+        assert_eq!(pace.due(), Some(now + IDLE_FRAME_INTERVAL));
         pace.note_input();
         pace.note_change();
-        assert_eq!(pace.due(), Some(now + HELD_KEY));
+        assert_eq!(pace.due(), Some(now + KEY_REPEAT_FRAME_INTERVAL));
     }
 }

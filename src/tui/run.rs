@@ -355,7 +355,7 @@ impl<B: Backend> ScreenLoop<B> {
 
     /// Reads a few small kernel files while their contents are shown.
     fn read_machine_if_due(&mut self) {
-        let is_due = self.machine_read_at.is_none_or(|at| at.elapsed() >= MACHINE_EVERY);
+        let is_due = self.machine_read_at.is_none_or(|at| at.elapsed() >= MACHINE_FACTS_INTERVAL);
         if is_due && self.app.wants_machine() {
             self.machine_read_at = Some(Instant::now());
             self.change(|app| app.set_machine(MachineFacts::read()));
@@ -385,7 +385,7 @@ impl<B: Backend> ScreenLoop<B> {
 /// the gateway still responds is seen meanwhile, by an attached handle or by the snapshots.
 fn answer_wait(command: &Command) -> Option<Duration> {
     let is_long = matches!(command, Command::Stop | Command::Switch { .. } | Command::Verify { .. });
-    (!is_long).then_some(ANSWER_WAIT)
+    (!is_long).then_some(RESPONSE_TIMEOUT)
 }
 
 /// An answer, or an error if it does not come in time.
@@ -417,13 +417,13 @@ fn seconds_since(then: Instant) -> u32 {
 }
 
 /// The kernel limits seldom change.
-const MACHINE_EVERY: Duration = Duration::from_secs(5);
+const MACHINE_FACTS_INTERVAL: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 /// The most commands to one gateway without an answer; more would only be the same key pressed again.
 const PENDING_COMMANDS_MAX: usize = 4;
 const NOT_ANSWERED_YET: &str = "the gateway has not answered the last commands yet";
 /// Longer than any other command should take, shorter than an operator's patience.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]

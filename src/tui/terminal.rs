@@ -122,7 +122,7 @@ pub fn leave_terminal() {
     });
     if thread.is_ok() {
         // Late or not, the caller goes on.
-        let _ = has_left.recv_timeout(LEAVE_WAIT);
+        let _ = has_left.recv_timeout(LEAVE_TIMEOUT);
     }
 }
 
@@ -299,4 +299,4 @@ const END: &[u8] = b"\x1b[?2026l";
 /// The size that most screens have at least.
 const FALLBACK: Size = Size::new(80, 24);
 /// A hundred times longer than a working terminal takes.
-const LEAVE_WAIT: Duration = Duration::from_millis(500);
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);

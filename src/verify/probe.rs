@@ -42,9 +42,9 @@ use crate::{
 };
 
 /// The deadline of a probe: enough for a client's `wait`, the dial of a backend, and some more.
-pub const WITHIN: Duration = Duration::from_secs(10);
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// SOCKS5 cannot express every refusal: one that it cannot shows as a cut within this time.
-const CUT_WITHIN: Duration = Duration::from_millis(500);
+const REFUSAL_DELAY_MAX: Duration = Duration::from_millis(500);
 /// A cause for which there is no advice.
 const OTHER: ProbeCause = ProbeCause::Link(LinkCause::Other);
 
@@ -122,7 +122,7 @@ impl PendingProbes {
                 self.expect(from, expected, sent);
                 let opened = socket.connect(port);
                 let going = run_probe(opened, port, entry.tls.as_ref(), ended, || is_unmet(from));
-                (from, timeout(WITHIN, going).await)
+                (from, timeout(PROBE_TIMEOUT, going).await)
             }
             ProbeResult::Memory(serve) => {
                 let (ours, theirs) = socket_pair().map_err(no_socket)?;
@@ -132,13 +132,13 @@ impl PendingProbes {
                     tcp::serve_probe(theirs, from, expected, entry.routes.load_full(), serve.clone());
                 let going = run_probe(ready(Ok(ours)), port, entry.tls.as_ref(), ended, || is_unmet(from));
                 let both = async { tokio::join!(going, serving).0 };
-                (from, timeout(WITHIN, both).await)
+                (from, timeout(PROBE_TIMEOUT, both).await)
             }
         };
         self.expected.forget(from);
         self.remove(from);
         result.unwrap_or_else(|_| {
-            let reason = format!("the probe did not come back within {}s", WITHIN.as_secs());
+            let reason = format!("the probe did not come back within {}s", PROBE_TIMEOUT.as_secs());
             let end = SessionEnd { who: EndedBy::Time, phase: SessionPhase::Relaying, reason };
             Err(ProbeFailure { end, cause: OTHER })
         })
@@ -209,7 +209,7 @@ async fn run_probe(
 /// Whether a granted SOCKS5 link is cut because the inside or its backend refuses.
 pub async fn is_refused_after_grant(stream: &mut NetStream) -> bool {
     let mut bytes = [0; 512];
-    let received = timeout(CUT_WITHIN, async {
+    let received = timeout(REFUSAL_DELAY_MAX, async {
         loop {
             match stream.read(&mut bytes).await {
                 // The backend sends first; only its end matters.
@@ -270,6 +270,6 @@ mod tests {
     async fn a_link_that_is_not_cut_in_time_was_not_refused() {
         let (ours, _theirs) = pipe();
         let mut stream = NetStream::Pipe(Box::new(ours));
-        assert!(!happens_after(CUT_WITHIN, is_refused_after_grant(&mut stream)).await);
+        assert!(!happens_after(REFUSAL_DELAY_MAX, is_refused_after_grant(&mut stream)).await);
     }
 }

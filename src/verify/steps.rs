@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// The mode under test must be ready within this time, or its step fails.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The parts of the other mode, opened beside the running ones for one run; dropping them closes them.
 pub trait TrialParts: Send + Sync {
@@ -414,7 +414,7 @@ async fn wait_until_ready(
             let missing = readiness.map_or(&[][..], |readiness| &readiness.unlinked).iter().cloned();
             return Ok(join(rows.iter().map(describe_pool).chain(missing)));
         }
-        if began.elapsed() >= READY_WITHIN {
+        if began.elapsed() >= READY_TIMEOUT {
             return Err(not_ready_finding(&rows, refused_link(&snapshot, &since)));
         }
     }
@@ -446,7 +446,7 @@ fn not_ready_finding(rows: &[PoolRow], refused: Option<LinkFault>) -> StepFindin
         true => advice::LINKS_ARE_BOUNDED,
         false => advice::advise_on_link(causes.min().unwrap_or(LinkCause::Other)),
     };
-    let seen = format!("not ready within {}s: {seen}", READY_WITHIN.as_secs());
+    let seen = format!("not ready within {}s: {seen}", READY_TIMEOUT.as_secs());
     StepFinding::fail(seen, advice).of(StepFailure::NotReady)
 }
 
@@ -496,7 +496,7 @@ mod tests {
         };
         let waiting = wait_until_ready(&snapshots, Half::Dmz, Mode::Reverse, None);
         let ready = tokio::select! {
-            ready = happens_after(READY_WITHIN, waiting) => ready,
+            ready = happens_after(READY_TIMEOUT, waiting) => ready,
             () = publishing => unreachable!("it publishes forever"),
         };
         let failed = ready.expect_err("there is no pool");

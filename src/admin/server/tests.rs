@@ -71,7 +71,11 @@ async fn a_screen_that_does_not_read_costs_itself_only() {
     let began = tokio::time::Instant::now();
     gateway.publish_until(|gateway| !gateway.feed.is_watched()).await;
     // Filling the socket takes some time too.
-    assert!(began.elapsed() >= SEND && began.elapsed() < 2 * SEND, "after {:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= WRITE_TIMEOUT && began.elapsed() < 2 * WRITE_TIMEOUT,
+        "after {:?}",
+        began.elapsed()
+    );
     assert_eq!(gateway.socket.tasks.count(), 1, "its task has ended, with what it held");
     drop(stuck);
 }
@@ -170,7 +174,7 @@ async fn a_silent_client_is_closed_at_its_deadline() {
     let mut client = UnixStream::connect(gateway.path()).await.unwrap();
     client.read_exact(&mut [0; 4]).await.unwrap();
     let mut rest = Vec::new();
-    happens_after(SILENT, client.read_to_end(&mut rest)).await.unwrap();
+    happens_after(IDLE_TIMEOUT, client.read_to_end(&mut rest)).await.unwrap();
     assert!(!rest.is_empty(), "the rest of its hello");
 }
 
@@ -282,7 +286,7 @@ async fn a_client_learns_that_the_engine_hangs() {
     let gateway = Gateway::start();
     for command in [Command::Status, Command::Stop] {
         let path = gateway.path();
-        match happens_after(2 * TURNS, client::send_command(&path, command)).await {
+        match happens_after(2 * ENGINE_RESPONSE_TIMEOUT, client::send_command(&path, command)).await {
             Ok(CommandAnswer::Refused(why)) => assert!(why.contains("its engine hangs"), "{why}"),
             other => panic!("{other:?}"),
         }

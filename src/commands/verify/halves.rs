@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A half must answer, and end, within this time.
-const PROMPT: Duration = Duration::from_secs(10);
+const HALF_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const HALF_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why the halves could not be started.
@@ -52,7 +52,7 @@ pub enum TrialHalvesError {
     /// It has ended, with this last output.
     #[error("the internal half does not start: {0}")]
     Ended(String),
-    #[error("the internal half does not answer within {}s", PROMPT.as_secs())]
+    #[error("the internal half does not answer within {}s", HALF_RESPONSE_TIMEOUT.as_secs())]
     Silent,
 }
 
@@ -165,7 +165,7 @@ impl TrialHalves {
             handle.send_and_wait(Command::Stop).await;
             drop(handle);
             // One that hangs is dropped with the process.
-            let _ = timeout(PROMPT, self.tasks.all_ended()).await;
+            let _ = timeout(HALF_RESPONSE_TIMEOUT, self.tasks.all_ended()).await;
         }
     }
 }
@@ -221,7 +221,7 @@ impl InternalProcess {
             }
             Ok(())
         };
-        timeout(PROMPT, answers).await.unwrap_or(Err(TrialHalvesError::Silent))
+        timeout(HALF_RESPONSE_TIMEOUT, answers).await.unwrap_or(Err(TrialHalvesError::Silent))
     }
 
     /// The last output of a child that has ended.
@@ -252,7 +252,7 @@ impl InternalProcess {
             }
         };
         // One that hangs is killed.
-        let _ = timeout(PROMPT, ended).await;
+        let _ = timeout(HALF_RESPONSE_TIMEOUT, ended).await;
     }
 }
 
@@ -280,8 +280,8 @@ mod tests {
         let _silent = UnixListener::bind(&socket).expect("a socket");
         let process = Process::new("sleep").arg("600").spawn().expect("it starts");
         let mut inside = InternalProcess { process, socket };
-        let answered = happens_after(PROMPT, inside.wait_until_answers()).await;
+        let answered = happens_after(HALF_RESPONSE_TIMEOUT, inside.wait_until_answers()).await;
         assert!(matches!(answered, Err(TrialHalvesError::Silent)), "{answered:?}");
-        happens_after(PROMPT, inside.stop()).await;
+        happens_after(HALF_RESPONSE_TIMEOUT, inside.stop()).await;
     }
 }

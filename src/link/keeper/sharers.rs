@@ -12,7 +12,7 @@ use crate::{
 
 /// Gateways whose links have stood side by side for this long share their address. A shorter time is that of a
 /// process which takes over from another one: if that is dead, its links are there until their silence is noticed.
-const SETTLED: Duration = SILENCE_MAX.saturating_add(HEARTBEAT.saturating_mul(2));
+const SETTLING_PERIOD: Duration = SILENCE_MAX.saturating_add(HEARTBEAT.saturating_mul(2));
 
 /// The gateways that share an address; none while one has it alone.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl AddressSharers {
             changes.extend(missing.map(|instance| SharersChange::Gone { instance: *instance, left }));
         }
         self.0.retain(is_linked);
-        let settled = linked.iter().filter(|(_, age)| *age >= SETTLED).map(|(instance, _)| *instance);
+        let settled = linked.iter().filter(|(_, age)| *age >= SETTLING_PERIOD).map(|(instance, _)| *instance);
         let before = self.0.len();
         let unknown: Vec<_> = settled.filter(|instance| !self.0.contains(instance)).collect();
         self.0.extend(unknown);
@@ -61,7 +61,7 @@ mod tests {
     fn gateways_that_share_an_address_are_reported_and_so_is_one_that_goes() {
         let [one, other, third] = [1, 2, 3].map(|number| InstanceId([number; 16]));
         // The links of a dead process may still be there when those of its successor are as old as `new`.
-        let (old, new) = (SETTLED, SILENCE_MAX + HEARTBEAT);
+        let (old, new) = (SETTLING_PERIOD, SILENCE_MAX + HEARTBEAT);
         let mut sharers = AddressSharers::default();
         let gone = |instance, left| SharersChange::Gone { instance, left };
         let rounds = [

@@ -14,7 +14,7 @@ use crate::{
 /// The maximum number of pairs of service and peer; each service is one of this half's.
 const MAX: usize = 1024;
 /// How long a mismatch is remembered after its peer has lost all links.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const RETENTION_PERIOD: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub struct CarriesMismatches(HashMap<(ServiceName, Peer), SeenMismatch>);
@@ -52,7 +52,7 @@ impl CarriesMismatches {
 
     /// Forgets peers that have not come back.
     pub fn forget(&mut self, has_links: impl Fn(&Peer) -> bool) {
-        self.0.retain(|(_, peer), received| received.at.elapsed() < REMEMBERED || has_links(peer));
+        self.0.retain(|(_, peer), received| received.at.elapsed() < RETENTION_PERIOD || has_links(peer));
     }
 
     /// Why a service cannot be used at a peer that offers it.

@@ -12,7 +12,7 @@ use crate::{
     link::{
         agreement::{self, Agreement},
         grants::granting,
-        keeper::LIVED,
+        keeper::STABLE_PERIOD,
         link_services::LinkServices,
         peer_links::take_looks,
         shares::ShareRule,

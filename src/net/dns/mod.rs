@@ -36,11 +36,11 @@ use service_rules::{ServiceRecord, ServiceRecords, TargetRank};
 use system_files::{HOSTS_LAST, SystemFiles, absolute_name};
 
 /// If one server has not answered within this time, the next one is asked.
-pub const SERVER_ANSWER: Duration = Duration::from_secs(2);
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Deadline of a look-up as a whole.
-pub const LOOK_UP: Duration = Duration::from_secs(5);
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the other family is waited for once one has been answered.
-const OTHER_FAMILY: Duration = Duration::from_secs(1);
+const RESOLUTION_DELAY: Duration = Duration::from_secs(1);
 /// How many aliases are followed from one name to the next.
 const ALIASES_MAX: usize = 16;
 
@@ -57,9 +57,9 @@ pub enum DnsError {
     LongChain,
     #[error("it is no name that DNS has")]
     BadName,
-    #[error("no answer within {}s", LOOK_UP.as_secs())]
+    #[error("no answer within {}s", LOOKUP_TIMEOUT.as_secs())]
     Late,
-    #[error("name server {0}: no answer within {time}s", time = SERVER_ANSWER.as_secs())]
+    #[error("name server {0}: no answer within {time}s", time = QUERY_TIMEOUT.as_secs())]
     ServerLate(SocketAddr),
     #[error("name server {0}: {1}")]
     Socket(SocketAddr, std::io::Error),
@@ -147,13 +147,13 @@ impl DnsResolver {
             }
             self.try_names(host, |name| self.addresses_of(name)).await
         };
-        timeout(LOOK_UP, looked_up).await.unwrap_or(Err(DnsError::Late))
+        timeout(LOOKUP_TIMEOUT, looked_up).await.unwrap_or(Err(DnsError::Late))
     }
 
     /// The SRV records of a name; never empty.
     pub async fn services(&self, host: &str) -> Result<ServiceRecords, DnsError> {
         let looked_up = self.try_names(host, |name| self.services_of(name));
-        timeout(LOOK_UP, looked_up).await.unwrap_or(Err(DnsError::Late))
+        timeout(LOOKUP_TIMEOUT, looked_up).await.unwrap_or(Err(DnsError::Late))
     }
 
     /// The first answer for any full name that a host may have.
@@ -206,8 +206,8 @@ impl DnsResolver {
         tokio::pin!(a, aaaa);
         // An answer for one family does not wait long for the other.
         let (v4, v6) = tokio::select! {
-            v4 = &mut a => (Some(v4), timeout(OTHER_FAMILY, aaaa).await.ok()),
-            v6 = &mut aaaa => (timeout(OTHER_FAMILY, a).await.ok(), Some(v6)),
+            v4 = &mut a => (Some(v4), timeout(RESOLUTION_DELAY, aaaa).await.ok()),
+            v6 = &mut aaaa => (timeout(RESOLUTION_DELAY, a).await.ok(), Some(v6)),
         };
         join_families(v4, v6)
     }

@@ -19,12 +19,12 @@ const KNOWN_MAX: usize = 2 * TARGETS_MAX;
 /// An address that is missing from this many answers in a row is given up,
 const MISSING_ANSWERS: u32 = 3;
 /// but not before this time has passed since the first of them.
-const MISSING_FOR: Duration = Duration::from_secs(30);
+const TARGET_RETENTION: Duration = Duration::from_secs(30);
 /// A name is looked up again when its time to live is over, within these limits.
-const AGAIN_LEAST: Duration = Duration::from_secs(1);
-const AGAIN_MOST: Duration = Duration::from_secs(60);
+const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// After a look-up without an address: from the minimum, twice as long each time.
-const FAILED_MOST: Duration = Duration::from_secs(8);
+const FAILURE_BACKOFF_MAX: Duration = Duration::from_secs(8);
 
 /// The result of looking up a name that is followed.
 pub trait LookupAnswer {
@@ -150,7 +150,7 @@ impl<T: Ord + Clone> FollowedTargets<T> {
             } else if covers(target) {
                 let missing = absence.get_or_insert(Absence { answers: 0, since: now });
                 missing.answers += 1;
-                let is_over = missing.answers >= MISSING_ANSWERS && now - missing.since >= MISSING_FOR;
+                let is_over = missing.answers >= MISSING_ANSWERS && now - missing.since >= TARGET_RETENTION;
                 if is_over {
                     retired.push(target.clone());
                 }
@@ -168,19 +168,19 @@ impl<T: Ord + Clone> FollowedTargets<T> {
 
 /// When to look a name up again whose answer is valid for `ttl`; `random` is from 0 to 1.
 pub fn next_look_up(ttl: Duration, random: f64) -> Duration {
-    let ttl = ttl.clamp(AGAIN_LEAST, AGAIN_MOST);
+    let ttl = ttl.clamp(REFRESH_INTERVAL_MIN, REFRESH_INTERVAL_MAX);
     let spread = (ttl / 10).mul_f64(random);
     // A little after the answer expires, so that a caching server has dropped it too.
-    match ttl == AGAIN_MOST {
+    match ttl == REFRESH_INTERVAL_MAX {
         true => ttl - spread,
-        false => (ttl + spread.min(AGAIN_LEAST)).min(AGAIN_MOST),
+        false => (ttl + spread.min(REFRESH_INTERVAL_MIN)).min(REFRESH_INTERVAL_MAX),
     }
 }
 
 /// When to look a name up again after this many failures in a row, including the last one.
 pub fn pause_after_failure(failures: u32, random: f64) -> Duration {
-    let longest = AGAIN_LEAST.saturating_mul(1 << failures.clamp(1, 8)).min(FAILED_MOST);
-    AGAIN_LEAST + (longest - AGAIN_LEAST).mul_f64(random)
+    let longest = REFRESH_INTERVAL_MIN.saturating_mul(1 << failures.clamp(1, 8)).min(FAILURE_BACKOFF_MAX);
+    REFRESH_INTERVAL_MIN + (longest - REFRESH_INTERVAL_MIN).mul_f64(random)
 }
 
 #[cfg(test)]

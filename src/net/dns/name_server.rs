@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{DnsError, SERVER_ANSWER};
+use super::{DnsError, QUERY_TIMEOUT};
 use crate::confine::refused_call;
 
 /// Fits into a datagram on any path (RFC 9715, appendix A).
@@ -27,7 +27,7 @@ pub(super) async fn query_server(server: SocketAddr, query: &Query) -> Result<Me
             _ => Ok(message),
         }
     };
-    let message = timeout(SERVER_ANSWER, requested).await.unwrap_or(Err(DnsError::ServerLate(server)))?;
+    let message = timeout(QUERY_TIMEOUT, requested).await.unwrap_or(Err(DnsError::ServerLate(server)))?;
     match message.metadata.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain => Ok(message),
         code => Err(DnsError::Failed(server, code)),

@@ -13,10 +13,10 @@ use resolv_conf::{Config, ScopedIp};
 use crate::disk::{self, FileWork, PipePolicy};
 
 /// `/etc/hosts` is read again after this time, because a file has no time to live.
-pub(super) const HOSTS_LAST: Duration = Duration::from_secs(5);
+pub(super) const HOSTS_CACHE_TTL: Duration = Duration::from_secs(5);
 /// How many reads may run at once, and how long each may take.
 const READINGS_MAX: usize = 4;
-const READ_WITHIN: Duration = Duration::from_secs(2);
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lists of blocked names can have several MiB.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The number of servers that the C library uses of such a file.
@@ -39,7 +39,7 @@ impl Default for SystemFiles {
 
 impl SystemFiles {
     pub fn new(hosts: PathBuf, resolv_conf: PathBuf) -> Self {
-        Self { hosts, resolv_conf, work: FileWork::new(READINGS_MAX, READ_WITHIN) }
+        Self { hosts, resolv_conf, work: FileWork::new(READINGS_MAX, READ_TIMEOUT) }
     }
 
     /// The addresses of a host, from all lines that name it.
@@ -167,8 +167,8 @@ mod tests {
         let files = SystemFiles::default();
         let read = files.work.run(move || held.recv().is_ok());
         assert_eq!(
-            happens_after_beside_a_thread(READ_WITHIN, read).await,
-            Err(FileWorkError::Late(READ_WITHIN))
+            happens_after_beside_a_thread(READ_TIMEOUT, read).await,
+            Err(FileWorkError::Late(READ_TIMEOUT))
         );
         drop(release);
     }

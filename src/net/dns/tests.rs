@@ -252,13 +252,13 @@ async fn a_silent_server_costs_its_time_and_a_silent_family_a_second() {
     let began = Instant::now();
     let found = resolver(&[half.at]).addresses("gate.test").await.expect("an answer");
     assert_eq!((found.v4.as_ref().map(Vec::len), found.v6), (Some(1), None));
-    assert!(began.elapsed() >= OTHER_FAMILY && began.elapsed() < LOOK_UP, "{:?}", began.elapsed());
+    assert!(began.elapsed() >= RESOLUTION_DELAY && began.elapsed() < LOOKUP_TIMEOUT, "{:?}", began.elapsed());
     let began = Instant::now();
     resolver(&[silent_at, half.at]).addresses("gate.test").await.expect("an answer");
-    assert!(began.elapsed() >= SERVER_ANSWER, "{:?}", began.elapsed());
+    assert!(began.elapsed() >= QUERY_TIMEOUT, "{:?}", began.elapsed());
     let began = Instant::now();
     let error = resolver(&[silent_at]).addresses("gate.test").await.expect_err("nobody answers");
-    assert!(began.elapsed() >= 2 * SERVER_ANSWER, "it is asked twice: {:?}", began.elapsed());
+    assert!(began.elapsed() >= 2 * QUERY_TIMEOUT, "it is asked twice: {:?}", began.elapsed());
     assert_eq!(error.to_string(), format!("name server {silent_at}: no answer within 2s"));
 }
 
@@ -268,7 +268,11 @@ async fn a_look_up_ends_at_its_deadline_however_many_servers_are_silent() {
     let servers: Vec<_> = silent.iter().map(|socket| socket.local_addr().expect("its address")).collect();
     let began = Instant::now();
     let error = resolver(&servers).addresses("gate.test").await.expect_err("nobody answers");
-    assert!(began.elapsed() >= LOOK_UP && began.elapsed() < 2 * LOOK_UP, "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= LOOKUP_TIMEOUT && began.elapsed() < 2 * LOOKUP_TIMEOUT,
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(error.to_string(), "no answer within 5s");
 }
 

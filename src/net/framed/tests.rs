@@ -114,7 +114,7 @@ async fn a_link_is_pinged_read_or_not() {
     let mut ping = [0; 2];
     tokio::select! {
         read = reading => panic!("{read:?}"),
-        received = happens_after(PING_EVERY, theirs.read_exact(&mut ping)) => drop(received.expect("a ping")),
+        received = happens_after(PING_INTERVAL, theirs.read_exact(&mut ping)) => drop(received.expect("a ping")),
     }
     assert_eq!(ping, [0x89, 0]);
     let idle = poll_fn(|cx| {
@@ -123,7 +123,7 @@ async fn a_link_is_pinged_read_or_not() {
     });
     tokio::select! {
         () = idle => {}
-        received = happens_after(PING_EVERY, theirs.read_exact(&mut ping)) => drop(received.expect("a ping")),
+        received = happens_after(PING_INTERVAL, theirs.read_exact(&mut ping)) => drop(received.expect("a ping")),
     }
     assert_eq!(ping, [0x89, 0]);
     ours.stop_pings();
@@ -131,7 +131,7 @@ async fn a_link_is_pinged_read_or_not() {
     tokio::select! {
         read = reading => panic!("{read:?}"),
         received = theirs.read(&mut ping) => panic!("{received:?}"),
-        () = sleep(3 * PING_EVERY) => {}
+        () = sleep(3 * PING_INTERVAL) => {}
     }
 }
 

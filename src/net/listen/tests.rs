@@ -120,7 +120,7 @@ async fn an_address_that_came_is_bound_at_the_next_try() {
             client = Some(std::net::TcpStream::connect(at));
         }
     };
-    happens_after(AGAIN, listener.accept(|_, _| closer.close(), listens)).await;
+    happens_after(BIND_RETRY_INTERVAL, listener.accept(|_, _| closer.close(), listens)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +129,7 @@ async fn an_address_that_never_comes_is_reported_once_and_waited_for() {
     let listener = bound.expect("the one that is there");
     let mut event = Vec::new();
     let accepting = listener.accept(|_, _| (), |reports| event.push(format!("{reports:?}")));
-    assert!(timeout(60 * AGAIN, accepting).await.is_err(), "it goes on");
+    assert!(timeout(60 * BIND_RETRY_INTERVAL, accepting).await.is_err(), "it goes on");
     assert_eq!(event.len(), 1, "{event:?}");
     assert!(event[0].contains("192.0.2.7") && event[0].contains("no such address"), "{event:?}");
 }

@@ -89,7 +89,7 @@ async fn a_new_answer_that_hangs_is_waited_for_a_moment() {
     });
     ask(&names, "db").await.expect("the first answer");
     tokio::time::pause();
-    let found = happens_after(STALE_ANSWER_WAIT, names.resolve(&at("db"))).await.expect("the last answer");
+    let found = happens_after(STALE_ANSWER_DELAY, names.resolve(&at("db"))).await.expect("the last answer");
     assert_eq!(found[0].ip().to_string(), "192.0.2.1");
 }
 

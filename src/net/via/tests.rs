@@ -174,12 +174,15 @@ async fn a_proxy_answers_in_its_time_or_not_at_all() {
     let to = target();
     let began = Instant::now();
     let mut dialling = Box::pin(dial_via(&proxy, None, &to, WITHIN));
-    let early = ANSWER - Duration::from_millis(100);
+    let early = CONNECT_RESPONSE_TIMEOUT - Duration::from_millis(100);
     tokio::select! {
         _ = &mut dialling => panic!("it is too early"),
         () = sleep(early) => {}
     }
     let timed_out = timeout(Duration::from_secs(1), dialling).await.expect("it is late");
     let reported = timed_out.expect_err("it says nothing").to_string();
-    assert!(reported.ends_with("no answer within 5s") && began.elapsed() >= ANSWER, "{reported}");
+    assert!(
+        reported.ends_with("no answer within 5s") && began.elapsed() >= CONNECT_RESPONSE_TIMEOUT,
+        "{reported}"
+    );
 }

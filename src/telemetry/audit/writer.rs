@@ -27,7 +27,7 @@ use crate::{
 /// How many records may wait for a slow disk.
 const QUEUED_MAX: usize = 1024;
 /// While lines are being lost, how often the file is tried again.
-const TRIED_AGAIN: Duration = Duration::from_secs(2);
+const REOPEN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Every audit log that is in use.
 static LOGS: Mutex<Vec<Weak<AuditHandle>>> = Mutex::new(Vec::new());
@@ -139,7 +139,7 @@ impl AuditWriter {
         loop {
             let next = match self.state.lost.load(Ordering::Relaxed) {
                 0 => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                _ => self.messages.recv_timeout(TRIED_AGAIN),
+                _ => self.messages.recv_timeout(REOPEN_INTERVAL),
             };
             match next {
                 Ok(AuditMessage::Record(record)) => self.write(Some(*record)),

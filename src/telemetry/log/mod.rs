@@ -54,7 +54,7 @@ pub enum LogFormat {
 }
 
 /// A stuck reader must not delay the exit for longer.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Ends the log: waits a moment for queued lines to be written.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ pub fn failed_start_line(format: LogFormat, problem: &str, text: &str) -> String
     if let Some(file) = &*FILE.lock().unwrap_or_else(PoisonError::into_inner) {
         file.write(line.as_json(false));
     }
-    sink::flush_all(FLUSH);
+    sink::flush_all(FLUSH_TIMEOUT);
     let is_journal = is_journal();
     let shown = match format {
         LogFormat::Text => text.to_owned(),
@@ -222,7 +222,7 @@ const YEARS_9999: Duration = Duration::from_secs(253_402_300_799);
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        sink::flush_all(FLUSH);
+        sink::flush_all(FLUSH_TIMEOUT);
     }
 }
 

@@ -34,10 +34,10 @@ use crate::{
 /// How many lines may wait for a slow reader.
 const QUEUED_LINES_MAX: usize = 8192;
 /// How long the writer waits for more lines after the first, and how many bytes it writes at once.
-const BATCH_WAIT: Duration = Duration::from_millis(5);
+const BATCH_DELAY: Duration = Duration::from_millis(5);
 const WRITTEN_BYTES: usize = 64 * 1024;
 /// How long until a file that cannot be opened is tried again.
-const TRIED_AGAIN: Duration = Duration::from_secs(1);
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a loss is shown.
 const LOSS_SHOWN_MS: u64 = 60_000;
 /// A Landlock rule covers the folder itself, not its name.
@@ -160,7 +160,7 @@ impl LineSink {
                 return;
             }
             message = again;
-            thread::sleep(BATCH_WAIT);
+            thread::sleep(BATCH_DELAY);
         }
         // Lines that are still waiting are lost with the reader.
         let _ = all_written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -188,7 +188,7 @@ impl OpenSink {
         }
         // Nobody writes to it any more, and its thread ends when it is done.
         while self.state.strong_count() > 0 && Instant::now() < deadline {
-            thread::sleep(BATCH_WAIT);
+            thread::sleep(BATCH_DELAY);
         }
     }
 }
@@ -323,7 +323,7 @@ impl SinkWriter {
         // The file exists from the start, even if nothing is logged for a long time.
         self.open_if_due();
         while let Ok(first) = self.lines.recv() {
-            thread::sleep(BATCH_WAIT);
+            thread::sleep(BATCH_DELAY);
             let (mut text, mut count, mut flushes) = (Vec::new(), 0, Vec::new());
             let mut message = Some(first);
             while let Some(next) = message {
@@ -413,7 +413,7 @@ impl SinkWriter {
         if self.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|facts| facts.nlink() == 0)) {
             self.file = None;
         }
-        let is_due = self.tried.is_none_or(|(at, _)| at.elapsed() >= TRIED_AGAIN);
+        let is_due = self.tried.is_none_or(|(at, _)| at.elapsed() >= REOPEN_INTERVAL);
         if self.file.is_none() && is_due {
             match open(path) {
                 Ok(file) => (self.file, self.tried) = (Some(file), None),

@@ -171,7 +171,7 @@ async fn a_lost_terminal_ends_the_screen_and_not_the_gateway() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_does_not_come_is_reported_in_time() {
     let requested = answered_in_time(answer_wait(&Command::Reload), Box::pin(std::future::pending()));
-    let answer = happens_after(ANSWER_WAIT, requested).await;
+    let answer = happens_after(RESPONSE_TIMEOUT, requested).await;
     let CommandAnswer::Refused(why) = answer else { panic!("{answer:?}") };
     assert_eq!(why, "no answer within 30 s");
 }
@@ -182,7 +182,7 @@ async fn an_answer_that_comes_when_the_work_is_done_is_waited_for() {
     let switch = Command::Switch { profile: "forward".into() };
     for command in [Command::Stop, Command::Verify { steps: Vec::new() }, switch] {
         let ends = async {
-            tokio::time::sleep(5 * ANSWER_WAIT).await;
+            tokio::time::sleep(5 * RESPONSE_TIMEOUT).await;
             CommandAnswer::Verified(VerifyReport::new(Vec::new()))
         };
         let answer = answered_in_time(answer_wait(&command), Box::pin(ends)).await;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use portcullis::{
-    connect::direct::BACKEND_CONNECT,
+    connect::direct::BACKEND_CONNECT_TIMEOUT,
     gateway::handle::Command,
     profile::Mode,
     telemetry::snapshot::{EndedRow, SessionPhase, Snapshot, TrafficTotals},
@@ -461,7 +461,7 @@ async fn a_backend_that_does_not_shake_hands_is_given_up_in_time() {
         expect_reset(&mut client).await;
         pair.inner().until_ended("BC").await
     };
-    let row = happens_after(BACKEND_CONNECT, failing).await;
+    let row = happens_after(BACKEND_CONNECT_TIMEOUT, failing).await;
     assert!(row.reason.contains("TLS: no answer within 4s"), "{}", row.reason);
     let relaying = |row: &portcullis::telemetry::snapshot::SessionRow| row.phase == SessionPhase::Relaying;
     assert!(!pair.dmz.now().await.sessions.iter().any(relaying));
