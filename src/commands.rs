@@ -105,7 +105,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         CliAction::Schema => print_line(format_args!("{:#}", profile::schema()))?,
         CliAction::Completions { shell } => print_completions(*shell)?,
         // Outside the runtime, whose threads would be older than the lock.
-        CliAction::Selftest { of } => return run_selftest(*of, cli.role),
+        CliAction::Selftest { of } => return run_selftest(*of, cli.half),
         CliAction::Man => print(&String::from_utf8_lossy(&manual::page()?))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         // The lock under test needs a process without other threads.
-        Some(CliAction::Selftest { of }) => commands::run_selftest(*of, cli.role),
+        Some(CliAction::Selftest { of }) => commands::run_selftest(*of, cli.half),
         Some(action) => in_runtime(|runtime| runtime.block_on(commands::run(cli, action))),
         None => Ok(run_gateway(cli).unwrap_or_else(|error| run::report_failed_start(cli, &error))),
     }

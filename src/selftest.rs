@@ -27,8 +27,8 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
         let program = std::env::current_exe()?;
         let mut failed = false;
         for half in [Half::Internal, Half::Dmz] {
-            let role = ["selftest", "confine", "--role", role(half)];
-            failed |= !Command::new(&program).args(role).status()?.success();
+            let arguments = ["selftest", "confine", "--role", half_word(half)];
+            failed |= !Command::new(&program).args(arguments).status()?.success();
         }
         return Ok(if failed { exit::FAILED.into() } else { ExitCode::SUCCESS });
     };
@@ -45,7 +45,7 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
     let own = attempts::try_all(lock);
     begin.send(())?;
     let older = older.join().map_err(|_| anyhow::anyhow!("the older thread has panicked"))??;
-    let word = role(half);
+    let word = half_word(half);
     print_line(format_args!(
         "{word}: what was open before the lock, and is refused by it in its own thread and in an older one"
     ))?;
@@ -93,7 +93,7 @@ pub fn call_as_32_bits(half: Option<Half>) -> anyhow::Result<ExitCode> {
 /// The same in a child, locked as `half` if there is one.
 fn try_32_bits(half: Option<Half>) -> io::Result<EscapeOutcome> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["selftest", "int80"]).args(half.iter().flat_map(|half| ["--role", role(*half)]));
+    command.args(["selftest", "int80"]).args(half.iter().flat_map(|half| ["--role", half_word(*half)]));
     let ended = command.stderr(Stdio::null()).status()?;
     Ok(match (ended.success(), ended.signal()) {
         (true, _) => EscapeOutcome::LetThrough("it worked".into()),
@@ -102,7 +102,7 @@ fn try_32_bits(half: Option<Half>) -> io::Result<EscapeOutcome> {
     })
 }
 
-fn role(half: Half) -> &'static str {
+fn half_word(half: Half) -> &'static str {
     match half {
         Half::Dmz => "dmz",
         Half::Internal => "internal",

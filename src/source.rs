@@ -34,7 +34,7 @@ pub enum ChosenProfile {
 pub struct ProfileSource {
     pub folders: Vec<PathBuf>,
     /// Run only this half of a profile that has both.
-    pub role: Option<Half>,
+    pub half: Option<Half>,
     pub pipes: PipePolicy,
 }
 
@@ -110,7 +110,7 @@ impl ProfileSource {
         chosen: &ChosenProfile,
         mode: Option<Mode>,
     ) -> Result<LoadedProfile, Vec<Problem>> {
-        let choice = ProfileOverrides { mode, role: self.role };
+        let choice = ProfileOverrides { mode, half: self.half };
         let profile = match chosen {
             ChosenProfile::File(file) => profile::load_with(file, &choice, self.pipes)?,
             ChosenProfile::Demo(ports) => profile::builtin_demo(&choice, &demo_tls()?, *ports)?,
@@ -134,7 +134,7 @@ impl ProfileSource {
     pub fn files_of(&self, profile: &Path) -> Vec<PathBuf> {
         let mut files = profile::profile_files(profile);
         for mode in [None, Some(Mode::Reverse)] {
-            let choice = ProfileOverrides { mode, role: self.role };
+            let choice = ProfileOverrides { mode, half: self.half };
             let Ok(profile) = profile::load_with(profile, &choice, self.pipes) else { continue };
             let named =
                 profile.materials().chain(profile.credentials()).filter_map(|material| match material {
@@ -148,7 +148,7 @@ impl ProfileSource {
 
     /// The files that a profile writes.
     pub fn files_written_by(&self, profile: &Path) -> Vec<PathBuf> {
-        let choice = ProfileOverrides { mode: None, role: self.role };
+        let choice = ProfileOverrides { mode: None, half: self.half };
         let Ok(profile) = profile::load_with(profile, &choice, self.pipes) else { return Vec::new() };
         profile.files_written().map(Path::to_path_buf).collect()
     }

@@ -167,8 +167,8 @@ impl PictureHistory {
     fn receive_snapshot(&mut self, snapshot: &Snapshot) {
         self.now = BEGAN + snapshot.uptime_seconds as u64;
         let rate = snapshot.traffic.last().copied().unwrap_or_default();
-        let half = snapshot.roles[0];
-        let pools = || snapshot.pools.iter().filter(|pool| pool.role == half);
+        let half = snapshot.halves[0];
+        let pools = || snapshot.pools.iter().filter(|pool| pool.half == half);
         let refused = snapshot.totals.refused - self.refused;
         self.refused = snapshot.totals.refused;
         self.ring.take_second(HistorySample {

@@ -45,7 +45,7 @@ fn load_text(text: impl AsRef<[u8]>, mode: Option<Mode>) -> Result<Profile, Vec<
     let file = folder.path().join("text.yaml");
     fs::write(&file, text).expect("the text is written");
     let start = Instant::now();
-    let loaded = load(&file, &ProfileOverrides { mode, role: None });
+    let loaded = load(&file, &ProfileOverrides { mode, half: None });
     // For what grows without bound; a busy machine takes 2 s for the largest profile.
     assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
     loaded
@@ -93,7 +93,7 @@ fn samples_load_in_their_mode_and_pairs_in_every_mode() {
             continue;
         }
         for mode in MODES {
-            let profile = load(&file, &ProfileOverrides { mode: Some(mode), role: None });
+            let profile = load(&file, &ProfileOverrides { mode: Some(mode), half: None });
             let profile = profile.unwrap_or_else(|problems| panic!("{problems:?}"));
             assert_eq!((profile.mode, profile.internal.is_some()), (mode, mode != Mode::Direct));
         }
@@ -102,7 +102,7 @@ fn samples_load_in_their_mode_and_pairs_in_every_mode() {
 
 #[test]
 fn reverse_is_forward_but_for_one_word() {
-    let choice = |mode| ProfileOverrides { mode: Some(mode), role: None };
+    let choice = |mode| ProfileOverrides { mode: Some(mode), half: None };
     for mode in MODES {
         let mut forward = load(&root("profiles/forward.yaml"), &choice(mode)).expect("forward loads");
         let reverse = load(&root("profiles/reverse.yaml"), &choice(mode)).expect("reverse loads");
@@ -270,17 +270,17 @@ fn what_a_service_carries_is_explicit_or_follows_from_its_edges() {
 #[test]
 fn a_role_picks_one_half_and_must_have_it() {
     let file = root("profiles/forward.yaml");
-    let as_role = |file: &Path, mode, role| load(file, &ProfileOverrides { mode, role: Some(role) });
-    let dmz = as_role(&file, None, Half::Dmz).expect("the half is there");
+    let half_of = |file: &Path, mode, half| load(file, &ProfileOverrides { mode, half: Some(half) });
+    let dmz = half_of(&file, None, Half::Dmz).expect("the half is there");
     assert!(dmz.dmz.is_some() && dmz.internal.is_none());
-    let internal = as_role(&file, None, Half::Internal).expect("the half is there");
+    let internal = half_of(&file, None, Half::Internal).expect("the half is there");
     assert!(internal.dmz.is_none() && internal.internal.is_some());
 
     let what =
         |loaded: Result<Profile, Vec<Problem>>| loaded.map_err(|problems| problems[0].what.clone()).err();
-    let lacking = as_role(&root("profiles/dmz.yaml"), None, Half::Internal);
+    let lacking = half_of(&root("profiles/dmz.yaml"), None, Half::Internal);
     assert_eq!(what(lacking).as_deref(), Some("role `internal` needs this half"));
-    let direct = as_role(&file, Some(Mode::Direct), Half::Internal);
+    let direct = half_of(&file, Some(Mode::Direct), Half::Internal);
     assert_eq!(what(direct).as_deref(), Some("in mode `direct` there is no internal gateway to run"));
 }
 
@@ -297,7 +297,7 @@ fn the_built_in_profile_resolves_in_every_mode() {
     };
     let tls = DemoTls { dmz: tls("internal"), internal: tls("dmz") };
     for mode in MODES {
-        let demo = builtin_demo(&ProfileOverrides { mode: Some(mode), role: None }, &tls, DemoPorts::USUAL)
+        let demo = builtin_demo(&ProfileOverrides { mode: Some(mode), half: None }, &tls, DemoPorts::USUAL)
             .expect("it is valid");
         assert_eq!((demo.name.as_str(), demo.file, demo.mode), ("demo", None, mode));
     }

@@ -58,8 +58,8 @@ pub fn is_in_runtime_folder(file: &Path) -> bool {
 }
 
 /// The default socket of a profile, in a folder that is created if it is missing.
-pub fn default_socket(profile: &str, role: Option<Half>) -> Result<PathBuf, PlaceError> {
-    private_socket(&match role {
+pub fn default_socket(profile: &str, half: Option<Half>) -> Result<PathBuf, PlaceError> {
+    private_socket(&match half {
         None => format!("{profile}.sock"),
         Some(Half::Dmz) => format!("{profile}-dmz.sock"),
         Some(Half::Internal) => format!("{profile}-internal.sock"),
@@ -89,7 +89,7 @@ pub fn only_socket() -> Result<PathBuf, PlaceError> {
 
 /// The socket of the only gateway with this profile, whichever halves it has.
 pub fn socket_of(profile: &str) -> Result<PathBuf, PlaceError> {
-    let names = ["", "-dmz", "-internal"].map(|role| format!("{profile}{role}.sock"));
+    let names = ["", "-dmz", "-internal"].map(|half| format!("{profile}{half}.sock"));
     let is_of =
         |path: &PathBuf| path.file_name().is_some_and(|name| names.iter().any(|known| name == &**known));
     let mut found: Vec<_> = sockets().into_iter().filter(is_of).collect();

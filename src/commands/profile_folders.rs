@@ -16,5 +16,5 @@ pub fn profile_source(cli: &Cli) -> ProfileSource {
             [Some("profiles".into()), user, Some(system)].into_iter().flatten().collect()
         }
     };
-    ProfileSource { folders, role: cli.role, pipes: PipePolicy::Refused }
+    ProfileSource { folders, half: cli.half, pipes: PipePolicy::Refused }
 }

@@ -23,7 +23,7 @@ use crate::{
         dialled_gateways::{DialledGateways, GatewayDialler},
         generation::TermsGeneration,
         grants::ServiceGrants,
-        handshake::{self, DialledStream, HandshakeTerms, HelloRole},
+        handshake::{self, DialledStream, HandshakeTerms, HelloEnd},
         keeper::{KeeperContext, KeeperEvent, KeeperTarget, LinkKeeper, SocksLink},
         link_guard::LinkGuard,
         pool::{Pool, ServiceClosed},
@@ -82,8 +82,8 @@ impl GatewayDialler for ForwardGateway {
         shared: &ForwardLinks,
     ) -> Self {
         let generation = Arc::<TermsGeneration>::default();
-        let role = HelloRole::Opens(shared.grants.clone());
-        let terms = HandshakeTerms { role, generation: generation.clone() };
+        let end = HelloEnd::Opens(shared.grants.clone());
+        let terms = HandshakeTerms { end, generation: generation.clone() };
         let (keeper, events) = LinkKeeper::start(gateway, wanted, keepers.clone(), terms);
         let taking = take_links(events, keeper.clone(), shared.pool.clone(), keepers.tasks.clone());
         keepers.tasks.spawn("dialled links", taking);

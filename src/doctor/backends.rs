@@ -70,7 +70,7 @@ fn find_failing(service: &ServiceRow) -> Option<DoctorFinding> {
 fn find_slow(snapshot: &Snapshot, service: &ServiceRow) -> Option<DoctorFinding> {
     let to = service.connect.as_ref()?;
     let of_service =
-        snapshot.sessions.iter().filter(|row| row.role == service.role && row.service == service.name);
+        snapshot.sessions.iter().filter(|row| row.half == service.half && row.service == service.name);
     let mut times: Vec<_> = of_service.filter_map(|row| row.connected_ms).collect();
     times.sort_unstable_by(f64::total_cmp);
     let middle = *times.get(times.len() / 2)?;
@@ -154,7 +154,7 @@ mod tests {
             let row = |connected_ms: &f64| SessionRow {
                 gateway: None,
                 id: "0a1b".into(),
-                role: Half::Dmz,
+                half: Half::Dmz,
                 service: "orders".into(),
                 client: "192.0.2.7:50000".into(),
                 peer: None,

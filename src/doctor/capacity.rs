@@ -15,7 +15,7 @@ const RECENT_SECONDS: f64 = 60.0;
 
 pub fn find_full_services(snapshot: &Snapshot) -> Vec<DoctorFinding> {
     // The internal half's capacity follows from its links, which have findings of their own.
-    let of_clients = snapshot.services.iter().filter(|service| service.role == Half::Dmz);
+    let of_clients = snapshot.services.iter().filter(|service| service.half == Half::Dmz);
     of_clients.filter_map(find_full_service).collect()
 }
 
@@ -66,11 +66,11 @@ pub fn find_descriptors(snapshot: &Snapshot) -> Option<DoctorFinding> {
 fn needed_descriptors(snapshot: &Snapshot) -> u64 {
     let mut pools = snapshot.pools.iter();
     let has_one_session_links = pools.any(|pool| pool.protocol.as_deref() == Some(socks5::PROTOCOL_NAME));
-    let halves = snapshot.roles.len() as u64;
+    let halves = snapshot.halves.len() as u64;
     // A client, its backend if this process dials that too, and each end of a link that is not shared.
     let ends = if snapshot.mode == Mode::Direct { 2 } else { halves.max(1) };
     let each = if has_one_session_links { ends.saturating_add(halves) } else { ends };
-    let limits = snapshot.services.iter().filter(|service| service.role == Half::Dmz);
+    let limits = snapshot.services.iter().filter(|service| service.half == Half::Dmz);
     let sessions = limits.map(|service| service.limit.unwrap_or_default() as u64);
     let links = snapshot.pools.iter().map(|pool| pool.target as u64);
     links.chain(sessions.map(|limit| limit.saturating_mul(each))).fold(0, u64::saturating_add)
@@ -121,7 +121,7 @@ mod tests {
         let socks = Snapshot { pools: vec![socks], ..of(40, 1024) };
         assert_eq!(found(&socks, "descriptors"), [Should], "each session has a link of its own");
         let inner = ServiceRow { limit: Some(262_144), ..ServiceRow::new(Half::Internal, "orders") };
-        let inner = Snapshot { roles: vec![Half::Internal], services: vec![inner], ..of(40, 1024) };
+        let inner = Snapshot { halves: vec![Half::Internal], services: vec![inner], ..of(40, 1024) };
         let inner = Snapshot { confined: Default::default(), ..inner };
         assert_eq!(found(&inner, "descriptors"), [], "nobody has asked for this many");
         let reported = find_descriptors(&socks).map(|reported| reported.figure);

@@ -69,7 +69,7 @@ fn find_local_ports(service: &ServiceRow, machine: &MachineFacts) -> Option<Doct
     let severity = match () {
         () if open.saturating_mul(10) >= ports.saturating_mul(9) => Must,
         // For the internal half, the profile has no limit.
-        () if limit > ports && service.role == Half::Dmz => Should,
+        () if limit > ports && service.half == Half::Dmz => Should,
         () => return None,
     };
     let figure = format!(
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(found_on(&of(backend, 900, 1001), &narrow, "local-ports"), [Must]);
         assert_eq!(found_on(&of(backend, 10, 1001), &narrow, "local-ports"), [Should]);
         let mut inner = of(backend, 10, 262_144);
-        inner.services[0].role = Half::Internal;
+        inner.services[0].half = Half::Internal;
         assert_eq!(found_on(&inner, &narrow, "local-ports"), [], "nobody has asked for this many");
         assert_eq!(found_on(&of(backend, 10, 1000), &narrow, "local-ports"), []);
         assert_eq!(found_on(&of("unix:///run/app.sock", 10, 1001), &narrow, "local-ports"), []);

@@ -31,7 +31,7 @@ pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
         return Vec::new();
     }
     let drains = |pool: &&PoolRow| {
-        let is_it = |row: &ServiceRow| row.role == pool.role && row.name == pool.service;
+        let is_it = |row: &ServiceRow| row.half == pool.half && row.name == pool.service;
         snapshot.services.iter().any(|row| is_it(row) && row.phase == ServicePhase::Draining)
     };
     let of_pools = snapshot.pools.iter().filter(|pool| !drains(pool)).flat_map(|pool| {
@@ -48,7 +48,7 @@ pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
 /// `any service from internal at 10.0.0.5`.
 fn object(pool: &PoolRow) -> String {
     let service = if pool.service == "*" { "any service" } else { &pool.service };
-    let direction = match pool.role {
+    let direction = match pool.half {
         Half::Dmz => "from",
         Half::Internal => "to",
     };
@@ -91,7 +91,7 @@ fn find_missing(snapshot: &Snapshot, pool: &PoolRow) -> Option<DoctorFinding> {
 
 fn advice_on_missing(pool: &PoolRow, has_rejected: bool) -> &'static str {
     let is_awaited = matches!(pool.last_cause, Some(LinkCause::NoInternalGateway | LinkCause::NoDmzGateway));
-    match pool.role {
+    match pool.half {
         _ if has_rejected => {
             "correct what was rejected, on this half or on the other: names, certificates and services are compared by `check` of both profiles"
         }
@@ -114,7 +114,7 @@ fn advice_on_missing(pool: &PoolRow, has_rejected: bool) -> &'static str {
 fn is_replaced(snapshot: &Snapshot, pool: &PoolRow) -> bool {
     let may_replace = |other: &&PoolRow| {
         let has_service = |name: &String| other.may_serve(name);
-        other.role == pool.role
+        other.half == pool.half
             && match (pool.serves.as_slice(), pool.service.as_str()) {
                 ([], "*") => true,
                 ([], service) => other.may_serve(service),
@@ -142,7 +142,7 @@ fn is_locked(snapshot: &Snapshot, pool: &PoolRow) -> bool {
             .is_none_or(|locked| pool.peer.as_ref().is_some_and(|peer| is_same_name(locked, peer)))
     };
     let is_of_links = |row: &&LockdownRow| row.service.is_none() && is_of_peer(row);
-    pool.role == Half::Internal && snapshot.lockdown.iter().any(|row| is_of_links(&row))
+    pool.half == Half::Internal && snapshot.lockdown.iter().any(|row| is_of_links(&row))
 }
 
 /// What the inside has locked serves nobody until it is unlocked, which may be what is wanted.
@@ -246,7 +246,7 @@ fn find_hopeless_waits(service: &ServiceRow) -> Option<DoctorFinding> {
 fn find_impatient_clients(snapshot: &Snapshot, service: &ServiceRow) -> Option<DoctorFinding> {
     let is_one = |row: &&EndedRow| {
         row.end == "CW"
-            && row.role == service.role
+            && row.half == service.half
             && row.service == service.name
             && row.ago_seconds < RECENT_SECONDS
     };
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn a_lock_is_reported_instead_of_the_links_that_it_closed() {
         let down = PoolRow {
-            role: Half::Internal,
+            half: Half::Internal,
             state: PoolState::Down,
             ready: 0,
             peer: Some("dmz".into()),

@@ -109,7 +109,7 @@ mod tests {
         let lock = ConfinedRow { seccomp: true, landlock: Some(4), refuses: Vec::new(), unix: None };
         Snapshot {
             phase: GatewayPhase::Running,
-            roles: vec![Half::Dmz],
+            halves: vec![Half::Dmz],
             confined: [(Half::Dmz, Some(lock))].into(),
             services: vec![ServiceRow { limit: Some(1000), ..ServiceRow::new(Half::Dmz, "orders") }],
             pools: vec![pool()],
@@ -133,7 +133,7 @@ mod tests {
 
     pub(super) fn certificate(days: i64) -> CertificateRow {
         let object = "pki/dmz.pem".into();
-        CertificateRow { role: Half::Dmz, used: "link".into(), object, ends: String::new(), days }
+        CertificateRow { half: Half::Dmz, used: "link".into(), object, ends: String::new(), days }
     }
 
     pub(super) fn spacious() -> MachineFacts {

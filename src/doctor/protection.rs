@@ -51,7 +51,7 @@ fn find_certificate(object: String, days: i64) -> Option<DoctorFinding> {
 /// A half that is alone in its process can be locked in reverse mode; otherwise the process has to listen and
 /// to dial.
 pub fn find_open_locks(snapshot: &Snapshot) -> Option<DoctorFinding> {
-    let &[half] = snapshot.roles.as_slice() else { return None };
+    let &[half] = snapshot.halves.as_slice() else { return None };
     if snapshot.mode != Mode::Reverse {
         return None;
     }
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(found(&lock(Some(ConfinedRow { landlock: Some(1), ..row })), "lock-off"), []);
         let forward = Snapshot { mode: Mode::Forward, ..lock(None) };
         assert_eq!(found(&forward, "lock-off"), []);
-        let pair = Snapshot { roles: vec![Half::Dmz, Half::Internal], ..lock(None) };
+        let pair = Snapshot { halves: vec![Half::Dmz, Half::Internal], ..lock(None) };
         assert_eq!(found(&pair, "lock-off"), []);
     }
 }

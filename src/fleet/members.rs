@@ -194,7 +194,7 @@ mod tests {
 
     fn gateway(path: &std::path::Path) -> Gateway {
         let services = vec![ServiceRow::new(Half::Dmz, "orders")];
-        let snapshot = Snapshot { services, roles: vec![Half::Dmz], ..Snapshot::new("shop", Mode::Reverse) };
+        let snapshot = Snapshot { services, halves: vec![Half::Dmz], ..Snapshot::new("shop", Mode::Reverse) };
         let (socket, listener) = AdminSocket::bind(path).unwrap();
         let (handle, feed) = handle::channel(Arc::new(snapshot), "test");
         socket.serve(listener, handle);

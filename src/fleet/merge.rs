@@ -62,11 +62,11 @@ impl FleetMerge {
         let mut merged = Snapshot::new(&fleet_name(&members), Mode::Direct);
         (merged.time, merged.uptime_seconds) = (log::format_utc(now), uptime_seconds);
         let has_outer = members.iter().any(|member| {
-            member.latest.as_ref().is_some_and(|(snapshot, _)| snapshot.roles.contains(&Half::Dmz))
+            member.latest.as_ref().is_some_and(|(snapshot, _)| snapshot.halves.contains(&Half::Dmz))
         });
         merged.findings = doctor::find_clock_skew(self.clocks.read(&members, now));
         let kept: Vec<_> = members.iter().map(kept_snapshot).collect();
-        let mut roles = BTreeSet::new();
+        let mut halves = BTreeSet::new();
         for (member, listed) in members.iter().zip(shares::list_sessions(&kept, SESSIONS_MAX)) {
             let reach = reach::reach(member);
             let row = row(member, reach);
@@ -76,13 +76,13 @@ impl FleetMerge {
             merged.findings.extend(absence.clone().map(|why| doctor::find_absence(&row, why)));
             merged.gateways.push(row);
             let Some((snapshot, _)) = &member.latest else { continue };
-            let counts = !has_outer || snapshot.roles.contains(&Half::Dmz);
+            let counts = !has_outer || snapshot.halves.contains(&Half::Dmz);
             self.count_bytes(&member.name, snapshot, counts);
             let Some(snapshot) = kept_snapshot(member) else { continue };
             if absence.is_none() && reach != GatewayReach::Stopped {
                 merged.findings.extend(findings_of(member, snapshot));
             }
-            roles.extend(snapshot.roles.iter().copied());
+            halves.extend(snapshot.halves.iter().copied());
             add_rows(&mut merged, &member.name, snapshot, &listed);
             if counts {
                 merged.totals = merged.totals.with(&snapshot.totals);
@@ -90,7 +90,7 @@ impl FleetMerge {
         }
         self.clocks.sort_notices(&mut merged.notices, self.events.notices().cloned(), now);
         (merged.totals.bytes_up, merged.totals.bytes_down) = (self.bytes.up, self.bytes.down);
-        merged.roles = roles.into_iter().collect();
+        merged.halves = halves.into_iter().collect();
         finish(&mut merged);
         merged
     }
@@ -152,15 +152,15 @@ fn row(member: &MemberSnapshot, reach: GatewayReach) -> GatewayRow {
 
 fn facts(snapshot: &Snapshot) -> GatewayFacts {
     // For one half only: a pair's snapshot has both ends of a link.
-    let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
-    let pools = || snapshot.pools.iter().filter(|pool| pool.role == counted);
+    let counted = snapshot.halves.first().copied().unwrap_or(Half::Dmz);
+    let pools = || snapshot.pools.iter().filter(|pool| pool.half == counted);
     let rate = snapshot.traffic.last().copied().unwrap_or_default();
     GatewayFacts {
         version: snapshot.version.clone(),
         host: snapshot.host.clone(),
         profile: snapshot.profile.clone(),
         mode: snapshot.mode,
-        roles: snapshot.roles.clone(),
+        halves: snapshot.halves.clone(),
         phase: snapshot.phase,
         health: snapshot.health,
         ready: snapshot.readiness.as_ref().map(|readiness| readiness.ready),
@@ -258,15 +258,15 @@ pub(super) mod tests {
     use super::*;
     use crate::telemetry::snapshot::{PoolRow, ServiceRow, TrafficTotals};
 
-    pub(in crate::fleet) fn snapshot(role: Half, instance: &str, bytes_up: u64) -> Snapshot {
+    pub(in crate::fleet) fn snapshot(half: Half, instance: &str, bytes_up: u64) -> Snapshot {
         let totals = TrafficTotals { sessions_open: 3, bytes_up, ..TrafficTotals::default() };
         Snapshot {
-            roles: vec![role],
+            halves: vec![half],
             phase: GatewayPhase::Running,
             health: Some(Health::Healthy),
             instance: instance.into(),
-            services: vec![ServiceRow::new(role, "orders")],
-            pools: vec![PoolRow::new(role, "*".into())],
+            services: vec![ServiceRow::new(half, "orders")],
+            pools: vec![PoolRow::new(half, "*".into())],
             totals,
             ..Snapshot::new("shop", Mode::Reverse)
         }

@@ -27,7 +27,7 @@ pub fn list_sessions<'a>(snapshots: &[Option<&'a Snapshot>], space: usize) -> Ve
     let counts: Vec<_> = (0..snapshots.len()).map(|place| rows_of(place).len()).collect();
     let shares = share_out(&counts, space);
     let is_outer =
-        |place: usize| snapshots[place].is_some_and(|snapshot| snapshot.roles.contains(&Half::Dmz));
+        |place: usize| snapshots[place].is_some_and(|snapshot| snapshot.halves.contains(&Half::Dmz));
     let mut places: Vec<_> = (0..snapshots.len()).collect();
     places.sort_by_key(|&place| !is_outer(place));
     let (mut listed, mut outer_ids) = (vec![Vec::new(); snapshots.len()], HashSet::new());

@@ -94,9 +94,9 @@ impl Engine {
         if service.is_none() {
             self.shared.leaving.store(true, Ordering::Relaxed);
         }
-        let role = self.first_role();
+        let half = self.first_half();
         let of_services = self.shared.sessions.registry.totals();
-        let of_drained = of_services.iter().filter(|((of, name), _)| *of == role && meant(name.as_str()));
+        let of_drained = of_services.iter().filter(|((of, name), _)| *of == half && meant(name.as_str()));
         let totals = of_drained.fold(TrafficTotals::default(), |sum, (_, totals)| sum.with(totals));
         let what = service.map_or_else(|| "all services".into(), |name| format!("service `{name}`"));
         let wait = match totals.sessions_waiting {

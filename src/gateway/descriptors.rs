@@ -58,7 +58,7 @@ impl OneSessionLinks {
     pub fn seen_in(pools: &[PoolRow]) -> Self {
         let uses_socks =
             |row: &&PoolRow| row.protocol.as_deref() == Some(socks5::PROTOCOL_NAME) && !row.is_gone();
-        let any = |half| pools.iter().filter(uses_socks).any(|row| row.role == half);
+        let any = |half| pools.iter().filter(uses_socks).any(|row| row.half == half);
         Self { dmz: any(Half::Dmz), internal: any(Half::Internal) }
     }
 

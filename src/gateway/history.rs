@@ -64,11 +64,11 @@ impl Engine {
 
     /// Must be called once a second.
     pub(super) fn sample_history(&mut self, totals: &TrafficTotals, pools: &[PoolRow]) {
-        let (role, at) = (self.first_role(), self.unix_now());
+        let (half, at) = (self.first_half(), self.unix_now());
         let rate = self.traffic.newest();
         let refused = totals.refused.saturating_sub(self.history.refused);
         self.history.refused = totals.refused;
-        let pools = pools.iter().filter(|pool| pool.role == role);
+        let pools = pools.iter().filter(|pool| pool.half == half);
         self.history.ring.take_second(HistorySample::of_second(at, rate, refused, totals, pools));
         if self.history.written_at.is_some_and(|at| at.elapsed() >= WRITE_INTERVAL) {
             self.keep_history();

@@ -97,7 +97,7 @@ fn named_gateways(profile: &Profile) -> Vec<NamedGateway> {
         InternalMode::Forward { .. } => certificates(half.link_tls()),
         InternalMode::Reverse { connect, .. } => connect.iter().map(dialled).collect(),
     });
-    let of = |role| move |by| NamedGateway { role, by };
+    let of = |half| move |by| NamedGateway { half, by };
     of_dmz.map(of(Half::Dmz)).chain(of_internal.map(of(Half::Internal))).collect()
 }
 

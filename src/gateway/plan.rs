@@ -229,9 +229,9 @@ impl Engine {
 
     /// How many open sessions stay, and those that will have to end.
     fn sessions_after_switch(&self, profile: &Profile) -> (usize, Vec<EndingSessions>) {
-        let first = self.first_role();
+        let first = self.first_half();
         let services = self.shared.sessions.services.load();
-        let of_first = services.iter().filter(|((role, _), _)| *role == first);
+        let of_first = services.iter().filter(|((half, _), _)| *half == first);
         let (kept, lacking): (Vec<_>, Vec<_>) =
             of_first.partition(|((_, name), _)| profile.services().any(|kept| kept == name));
         let ending = lacking.iter().filter(|(_, service)| service.open_sessions() > 0);
@@ -247,8 +247,8 @@ impl Engine {
     }
 }
 
-fn half_word(role: Half) -> &'static str {
-    match role {
+fn half_word(half: Half) -> &'static str {
+    match half {
         Half::Dmz => "dmz",
         Half::Internal => "internal",
     }
@@ -267,8 +267,8 @@ impl fmt::Display for SwitchPlan {
             lines.iter().try_for_each(|line| writeln!(out, "  {word:<8} {line}"))
         };
         for change in &self.services {
-            let ServiceChange { role, service, becomes, what } = change;
-            let of = if self.has_both_halves() { format!(" ({})", half_word(*role)) } else { String::new() };
+            let ServiceChange { half, service, becomes, what } = change;
+            let of = if self.has_both_halves() { format!(" ({})", half_word(*half)) } else { String::new() };
             let what = if what.is_empty() { String::new() } else { format!(": {}", what.join("; ")) };
             lines(becomes.verb(), &[format!("{service}{of}{what}")])?;
         }

@@ -58,19 +58,19 @@ fn profile_row(
 ) -> (ProfileRow, Option<Profile>) {
     let file = chosen.file();
     let stem = file.and_then(Path::file_stem).map_or("demo".into(), |stem| stem.to_string_lossy());
-    let choice = ProfileOverrides { mode: None, role: source.role };
+    let choice = ProfileOverrides { mode: None, half: source.half };
     let (profile, problems) = match source.load(chosen, None) {
         Ok(loaded) => (Some(loaded.profile), Vec::new()),
         // If certificates are missing, whatever can be read is still worth showing.
         Err(problems) => (file.and_then(|file| load(file, &choice).ok()), problems),
     };
-    let (mode, roles, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), mode_and_halves);
+    let (mode, halves, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), mode_and_halves);
     let row = ProfileRow {
         name: stem.into_owned(),
         file: file.map(text::clean_path),
         is_current,
         mode,
-        roles,
+        halves,
         services,
         problems: problems.iter().take(PROBLEMS_MAX).map(problem_row).collect(),
         refused: None,
@@ -82,11 +82,11 @@ fn mode_and_halves(profile: &Profile) -> (Option<crate::profile::Mode>, Vec<Half
     let dmz = profile.dmz.as_ref().map(|half| half.services.iter().map(|service| service.name.to_string()));
     let internal =
         profile.internal.as_ref().map(|half| half.services.iter().map(|service| service.name.to_string()));
-    let roles = [dmz.is_some().then_some(Half::Dmz), internal.is_some().then_some(Half::Internal)];
+    let halves = [dmz.is_some().then_some(Half::Dmz), internal.is_some().then_some(Half::Internal)];
     let mut services: Vec<_> = dmz.into_iter().flatten().chain(internal.into_iter().flatten()).collect();
     services.sort_unstable();
     services.dedup();
-    (Some(profile.mode), roles.into_iter().flatten().collect(), services)
+    (Some(profile.mode), halves.into_iter().flatten().collect(), services)
 }
 
 fn problem_row(problem: &Problem) -> ProblemRow {
@@ -132,7 +132,7 @@ mod tests {
         }
         let link = place.path().join("link");
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let source = ProfileSource { folders: vec![link], role: None, pipes: PipePolicy::Refused };
+        let source = ProfileSource { folders: vec![link], half: None, pipes: PipePolicy::Refused };
         let rows = profile_rows(&source, &ChosenProfile::File(real.join("one.yaml")));
         let reported: Vec<_> =
             rows.iter().map(|(row, _)| (&*row.name, row.is_current, row.problems.len())).collect();

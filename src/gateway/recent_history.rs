@@ -44,7 +44,7 @@ struct PoolKey {
 impl PoolKey {
     fn of(row: &PoolRow) -> Self {
         Self {
-            half: row.role,
+            half: row.half,
             service: row.service.clone(),
             peer: row.peer.clone(),
             address: row.address.clone(),
@@ -102,7 +102,7 @@ impl RecentHistory {
     pub(super) fn fill_rows(&self, rows: &mut [PoolRow], services: &ServiceTable) {
         let mut counted = HashSet::new();
         let is_first = |service: &(Half, ServiceName), row: &PoolRow, counted: &mut HashSet<_>| {
-            service.0 == row.role && row.may_serve(service.1.as_str()) && counted.insert(service.clone())
+            service.0 == row.half && row.may_serve(service.1.as_str()) && counted.insert(service.clone())
         };
         for row in rows {
             let before = self.failures_before(row).and_then(|counts| counts.front());

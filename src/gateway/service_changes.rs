@@ -10,7 +10,8 @@ use crate::profile::{Accept, BackendSet, ClientRules, DmzMode, Half, OpeningHour
 /// One service that differs between the two profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceChange {
-    pub role: Half,
+    #[serde(rename = "role")]
+    pub half: Half,
     pub service: String,
     pub becomes: ServiceChangeKind,
     /// What is added, removed or different.
@@ -39,8 +40,8 @@ impl ServiceChangeKind {
 pub fn compare_services(before: &Profile, after: &Profile) -> Vec<ServiceChange> {
     let (before, after) = (collect_facts(before), collect_facts(after));
     let keys: BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
-    let change = |(service, role): (String, Half)| {
-        let key = (service.clone(), role);
+    let change = |(service, half): (String, Half)| {
+        let key = (service.clone(), half);
         let (becomes, what) = match (before.get(&key), after.get(&key)) {
             (None, Some(facts)) => (ServiceChangeKind::Added, facts.describe()),
             (Some(facts), None) => (ServiceChangeKind::Removed, facts.describe()),
@@ -48,7 +49,7 @@ pub fn compare_services(before: &Profile, after: &Profile) -> Vec<ServiceChange>
             (None, None) => return None,
         };
         (becomes != ServiceChangeKind::Changed || !what.is_empty()).then_some(ServiceChange {
-            role,
+            half,
             service,
             becomes,
             what,

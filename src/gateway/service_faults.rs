@@ -67,8 +67,8 @@ impl ServiceFaults {
         faults
     }
 
-    fn add(&mut self, role: Half, service: &ServiceName, fault: Option<ServiceFault>) {
-        self.0.extend(fault.map(|fault| ((role, service.clone()), fault)));
+    fn add(&mut self, half: Half, service: &ServiceName, fault: Option<ServiceFault>) {
+        self.0.extend(fault.map(|fault| ((half, service.clone()), fault)));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -80,8 +80,8 @@ impl ServiceFaults {
         self.0.values().any(|fault| fault.problem == *problem)
     }
 
-    pub fn reason(&self, role: Half, service: &ServiceName) -> Option<String> {
-        self.0.get(&(role, service.clone())).map(|fault| fault.problem.to_string())
+    pub fn reason(&self, half: Half, service: &ServiceName) -> Option<String> {
+        self.0.get(&(half, service.clone())).map(|fault| fault.problem.to_string())
     }
 }
 
@@ -149,9 +149,9 @@ impl Engine {
                 reported.push(line);
             }
         }
-        for ((role, name), _) in before.0.iter().filter(|(_, fault)| fault.effect > FaultEffect::Kept) {
-            let continues = self.shared.sessions.services.load().contains_key(&(*role, name.clone()));
-            if continues && !self.faults.0.contains_key(&(*role, name.clone())) {
+        for ((half, name), _) in before.0.iter().filter(|(_, fault)| fault.effect > FaultEffect::Kept) {
+            let continues = self.shared.sessions.services.load().contains_key(&(*half, name.clone()));
+            if continues && !self.faults.0.contains_key(&(*half, name.clone())) {
                 self.shared
                     .notices
                     .info(LogEvent::ServiceUp.line(format!("service `{name}` is served again")));

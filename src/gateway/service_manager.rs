@@ -218,7 +218,7 @@ mod tests {
         let file = folder.path().join("direct.yaml");
         let services = "{ echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } }";
         std::fs::write(&file, format!("mode: direct\ndmz: {{ services: {services} }}\n")).unwrap();
-        let source = ProfileSource { folders: Vec::new(), role: None, pipes: PipePolicy::Refused };
+        let source = ProfileSource { folders: Vec::new(), half: None, pipes: PipePolicy::Refused };
         let chosen = ChosenProfile::File(file);
         let loaded = source.load(&chosen, None).unwrap();
         let (handle, engine) = Engine::start(source, chosen, loaded).await.unwrap();

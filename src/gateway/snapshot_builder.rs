@@ -88,7 +88,7 @@ impl Engine {
         self.recent.fill_rows(&mut pools, &self.shared.sessions.services.load());
         for pool in &mut pools {
             if let (Some(peer), Some(away)) = (&pool.peer, pool.gone_seconds) {
-                pool.cut = self.shared.sessions.registry.cut_with(pool.role, peer, away);
+                pool.cut = self.shared.sessions.registry.cut_with(pool.half, peer, away);
             }
         }
         pools
@@ -128,7 +128,7 @@ impl Engine {
             host: self.host.clone(),
             profile: self.profile.name.clone(),
             mode: self.profile.mode,
-            roles: self.roles(),
+            halves: self.halves(),
             confined: self.confined_rows(),
             phase: self.phase(),
             health: None,
@@ -178,18 +178,18 @@ impl Engine {
 
     /// A pair's sessions are counted once: where clients come in or, where they have come in elsewhere, inside.
     fn totals_of(&self, of_services: &TotalsByService) -> TrafficTotals {
-        let role = self.first_role();
-        let of_role = of_services.iter().filter(|((of, _), _)| *of == role);
-        let elsewhere = match role {
+        let half = self.first_half();
+        let of_half = of_services.iter().filter(|((of, _), _)| *of == half);
+        let elsewhere = match half {
             Half::Dmz => self.shared.sessions.registry.totals_elsewhere(),
             Half::Internal => TrafficTotals::default(),
         };
-        of_role.fold(elsewhere, |sum, (_, service)| sum.with(service))
+        of_half.fold(elsewhere, |sum, (_, service)| sum.with(service))
     }
 
     /// The half whose sessions are counted.
-    pub(super) fn first_role(&self) -> Half {
-        self.roles().first().copied().unwrap_or(Half::Dmz)
+    pub(super) fn first_half(&self) -> Half {
+        self.halves().first().copied().unwrap_or(Half::Dmz)
     }
 
     /// What the kernel refuses each half.
@@ -201,10 +201,10 @@ impl Engine {
             unix: (locked.unix == UnixSockets::ForBackends).then(|| "any".into()),
         };
         let of = |half| (half, self.lock.locked().filter(|locked| locked.half == half).map(row));
-        self.roles().into_iter().map(of).collect()
+        self.halves().into_iter().map(of).collect()
     }
 
-    fn roles(&self) -> Vec<Half> {
+    fn halves(&self) -> Vec<Half> {
         let dmz = self.profile.dmz.is_some().then_some(Half::Dmz);
         let internal = self.profile.internal.is_some().then_some(Half::Internal);
         dmz.into_iter().chain(internal).collect()
@@ -216,13 +216,13 @@ impl Engine {
         let services = self.shared.sessions.services.load();
         let mut rows: Vec<_> = services
             .iter()
-            .map(|((role, name), service)| {
-                let (phase, reason) = self.service_phase(*role, name, service);
+            .map(|((half, name), service)| {
+                let (phase, reason) = self.service_phase(*half, name, service);
                 ServiceRow {
                     gateway: None,
-                    role: *role,
+                    half: *half,
                     name: name.to_string(),
-                    accept: self.accepts(*role, name),
+                    accept: self.accepts(*half, name),
                     connect: match &**service.connector.load() {
                         Connector::Direct(group) => Some(group.addresses()),
                         Connector::Forward(_) | Connector::Reverse(_) => None,
@@ -233,21 +233,21 @@ impl Engine {
                     },
                     phase,
                     reason,
-                    totals: totals.get(&(*role, name.clone())).copied().unwrap_or_default(),
+                    totals: totals.get(&(*half, name.clone())).copied().unwrap_or_default(),
                     failed_in_a_row: failing
-                        .get(&(*role, name.clone()))
+                        .get(&(*half, name.clone()))
                         .map_or(0, |failing| failing.sessions),
-                    backend_error: failing.get(&(*role, name.clone())).map(|failing| failing.error.clone()),
+                    backend_error: failing.get(&(*half, name.clone())).map(|failing| failing.error.clone()),
                     limit: Some(service.settings.load().sessions),
-                    refusals: self.shared.sessions.registry.refusals(*role, name),
+                    refusals: self.shared.sessions.registry.refusals(*half, name),
                     drained: service.drain_request(),
                     health: None,
                     lack: None,
-                    counts: self.counts(*role, name, service, &mut ends),
+                    counts: self.counts(*half, name, service, &mut ends),
                 }
             })
             .collect();
-        rows.sort_unstable_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
+        rows.sort_unstable_by(|a, b| (a.half, &a.name).cmp(&(b.half, &b.name)));
         rows
     }
 
@@ -302,7 +302,7 @@ impl Engine {
         let row = |expiry: &CertificateExpiry| {
             let ends = UNIX_EPOCH + Duration::from_secs(u64::try_from(expiry.ends).unwrap_or(0));
             CertificateRow {
-                role: expiry.role,
+                half: expiry.half,
                 used: expiry.used.word().into(),
                 object: expiry.object.clone(),
                 ends: log::format_utc(ends),
@@ -320,8 +320,8 @@ impl Engine {
         }
     }
 
-    fn accepts(&self, role: Half, name: &ServiceName) -> Vec<String> {
-        match role {
+    fn accepts(&self, half: Half, name: &ServiceName) -> Vec<String> {
+        match half {
             Half::Dmz => ports::addresses_of_service(&self.ports, name),
             Half::Internal => Vec::new(),
         }

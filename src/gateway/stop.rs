@@ -170,7 +170,7 @@ mod tests {
         let services = "{ echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } }";
         std::fs::write(&file, format!("mode: direct\ndmz: {{ services: {services} }}\n")).unwrap();
         let source =
-            ProfileSource { folders: vec![folder.path().into()], role: None, pipes: PipePolicy::Refused };
+            ProfileSource { folders: vec![folder.path().into()], half: None, pipes: PipePolicy::Refused };
         let chosen = ChosenProfile::File(file);
         let loaded = source.load(&chosen, None).unwrap();
         let (handle, engine) = Engine::start(source, chosen, loaded).await.unwrap();

@@ -370,8 +370,8 @@ impl Engine {
         let before = self.shared.sessions.services.load_full();
         let services: ServiceTable = self
             .wanted_services(profile, edges)
-            .map(|((role, name), settings, connector)| {
-                let service = match before.get(&(role, name.clone())) {
+            .map(|((half, name), settings, connector)| {
+                let service = match before.get(&(half, name.clone())) {
                     Some(service) => {
                         service.set_settings(settings);
                         service.replace_connector(connector);
@@ -382,7 +382,7 @@ impl Engine {
                 };
                 let SharedContext { notices, dns, own_ports, .. } = &self.shared;
                 service.connector.load().watch(notices, dns, own_ports);
-                ((role, name), service)
+                ((half, name), service)
             })
             .collect();
         let deadline = Instant::now() + profile.drain;
@@ -391,8 +391,8 @@ impl Engine {
         let removed = before.iter().filter(|((_, name), _)| is_missing(name));
         self.retiring.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
         // A link may have opened a session a moment ago, which is still served.
-        let of_links = |role: Half| role == Half::Internal && !services.keys().any(|(kept, _)| *kept == role);
-        let departed = before.iter().filter(|((role, _), _)| of_links(*role));
+        let of_links = |half: Half| half == Half::Internal && !services.keys().any(|(kept, _)| *kept == half);
+        let departed = before.iter().filter(|((half, _), _)| of_links(*half));
         let departed =
             departed.map(|(key, service)| (key.clone(), service.clone())).collect::<ServiceTable>();
         self.shared.sessions.leaving.store(departed.into());

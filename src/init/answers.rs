@@ -170,9 +170,9 @@ impl InitAnswers {
         if let Some(problem) = self.given.get(&InitQuestion::Host).and_then(|host| more_than_a_host(host)) {
             return Err(vec![problem]);
         }
-        let choice = ProfileOverrides { mode: None, role: None };
-        let wrong = [Half::Dmz, Half::Internal].into_iter().filter_map(|role| {
-            let text = text::profile(role, self);
+        let choice = ProfileOverrides { mode: None, half: None };
+        let wrong = [Half::Dmz, Half::Internal].into_iter().filter_map(|half| {
+            let text = text::profile(half, self);
             profile::parse(&text, Path::new("init.yaml"), &choice).err()
         });
         let mut wrong: Vec<Problem> = wrong.flatten().collect();

@@ -96,12 +96,12 @@ fn files(folders: &HalfFolders, answers: &InitAnswers) -> Result<Vec<NewFile>, I
     let mut add = |folder: &Path, name: &str, text: String, mode| {
         files.push(NewFile { path: folder.join(name), text, mode });
     };
-    for (role, name, folder) in
+    for (half, name, folder) in
         [(Half::Dmz, "dmz", &folders.dmz), (Half::Internal, "internal", &folders.internal)]
     {
         let pair = authority.issue(name)?;
-        add(folder, &format!("{name}.yaml"), text::profile(role, answers), 0o644);
-        if role == Half::Internal || folders.dmz != folders.internal {
+        add(folder, &format!("{name}.yaml"), text::profile(half, answers), 0o644);
+        if half == Half::Internal || folders.dmz != folders.internal {
             add(folder, "pki/ca.pem", authority.pair.certificate.clone(), 0o644);
         }
         add(folder, &format!("pki/{name}.pem"), pair.certificate, 0o644);

@@ -10,8 +10,8 @@ const DMZ: &str = include_str!("dmz.yaml");
 const INTERNAL: &str = include_str!("internal.yaml");
 
 /// The profile of one half.
-pub fn profile(role: Half, answers: &InitAnswers) -> String {
-    let (template, listens_in, dials_in) = match role {
+pub fn profile(half: Half, answers: &InitAnswers) -> String {
+    let (template, listens_in, dials_in) = match half {
         Half::Dmz => (DMZ, Mode::Reverse, Mode::Forward),
         Half::Internal => (INTERNAL, Mode::Forward, Mode::Reverse),
     };

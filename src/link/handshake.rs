@@ -149,18 +149,18 @@ pub struct DialledStream {
 /// What this half says in its `hello`, and the generation it belongs to.
 #[derive(Debug, Clone)]
 pub struct HandshakeTerms {
-    pub role: HelloRole,
+    pub end: HelloEnd,
     pub generation: Arc<TermsGeneration>,
 }
 
 /// The contents of this end's `hello`; they determine which end of the link it is.
 #[derive(Debug, Clone)]
-pub enum HelloRole {
+pub enum HelloEnd {
     Opens(Arc<ServiceGrants>),
     Serves(Arc<ArcSwap<OfferedServices>>),
 }
 
-impl HelloRole {
+impl HelloEnd {
     /// The SOCKS5 command that this half serves, for links that speak SOCKS5.
     fn served_over_socks(&self) -> SocksCommand {
         match self {
@@ -236,10 +236,10 @@ pub async fn accept(
         let peer = Peer { name, address, instance: None };
         if uses_own_protocol(&stream) {
             let reached = DialledStream { stream, peer, by };
-            let linked = exchange_hello(reached, &terms.role, LISTENER_LINKS_KEPT, terms_token).await?;
+            let linked = exchange_hello(reached, &terms.end, LISTENER_LINKS_KEPT, terms_token).await?;
             return Ok(AcceptedLink { outcome: HandshakeOutcome::Linked(linked), versions: Vec::new() });
         }
-        let outcome = match read_request(&mut stream, terms.role.served_over_socks()).await {
+        let outcome = match read_request(&mut stream, terms.end.served_over_socks()).await {
             Ok(service) => HandshakeOutcome::SocksRequested(SocksRequest { stream, peer, service }),
             Err(HandshakeError::Socks(SocksError::NoRequest)) => {
                 close_lingering(stream).await;
@@ -271,15 +271,15 @@ pub fn uses_own_protocol(stream: &NetStream) -> bool {
 /// between replaces the link.
 pub async fn exchange_hello(
     reached: DialledStream,
-    hello_role: &HelloRole,
+    hello_end: &HelloEnd,
     links_kept: usize,
     terms_token: CancellationToken,
 ) -> Result<EstablishedLink, HandshakeError> {
     let DialledStream { stream, peer, by } = reached;
     let handshake = async {
-        match hello_role {
-            HelloRole::Opens(grants) => grant_services(stream, peer, grants, links_kept, terms_token).await,
-            HelloRole::Serves(offered) => {
+        match hello_end {
+            HelloEnd::Opens(grants) => grant_services(stream, peer, grants, links_kept, terms_token).await,
+            HelloEnd::Serves(offered) => {
                 let offered = offered.load_full();
                 offer_services(stream, peer, &offered, links_kept, terms_token).await
             }

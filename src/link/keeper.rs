@@ -225,7 +225,7 @@ impl LinkKeeper {
 
     /// The services that SOCKS5 links are parked for; empty if each session dials its own link.
     fn parked_services(&self) -> Vec<ServiceName> {
-        self.terms.role.parked_services()
+        self.terms.end.parked_services()
     }
 
     async fn run(self: Arc<Self>, events: mpsc::Sender<KeeperEvent>) {

@@ -62,7 +62,7 @@ struct SharedDetails {
 #[derive(Debug)]
 struct LinkDetails {
     id: u64,
-    role: &'static str,
+    half: &'static str,
     peer: Arc<str>,
     address: Option<String>,
     secured: Option<TlsDetails>,
@@ -102,15 +102,15 @@ impl LinkEntry {
                 Some(shared) => (shared.id, multiplex::PROTOCOL_NAME),
                 None => (key, socks5::PROTOCOL_NAME),
             };
-            let role = match end {
+            let half = match end {
                 LinkEnd::Opener => "dmz",
                 LinkEnd::Server => "internal",
             };
             let (peer, secured) = (peer.label(), stream.tls_details());
-            let about = LinkDetails { id, role, peer, address: address(), secured };
+            let about = LinkDetails { id, half, peer, address: address(), secured };
             let tls = about.secured.as_ref().map_or("none", |secured| secured.version.as_str());
             let (peer, address) = (&*about.peer, about.address.as_deref().unwrap_or("?"));
-            tracing::debug!(event = %LogEvent::LinkUp, id, role, peer, address, protocol, tls, "a link stands");
+            tracing::debug!(event = %LogEvent::LinkUp, id, role = half, peer, address, protocol, tls, "a link stands");
             about
         });
     }
@@ -167,9 +167,9 @@ impl LinkTable {
         drop(entries);
         if let Some(about) = entry.as_ref().and_then(|entry| entry.details.get()) {
             let sessions = entry.as_ref().map_or(0, |entry| entry.sessions.load(Ordering::Relaxed));
-            let LinkDetails { id, role, peer, address, .. } = about;
+            let LinkDetails { id, half, peer, address, .. } = about;
             let address = address.as_deref().unwrap_or("?");
-            tracing::debug!(event = %LogEvent::LinkDown, id, role, peer = &**peer, address, sessions, "a link is gone");
+            tracing::debug!(event = %LogEvent::LinkDown, id, role = half, peer = &**peer, address, sessions, "a link is gone");
         }
     }
 

@@ -23,7 +23,7 @@ use super::{
     agreement::{AgreedLink, AgreedLinkEvent},
     failure::IdleLinkFailure,
     generation::TermsGeneration,
-    handshake::{HandshakeTerms, HelloRole},
+    handshake::{HandshakeTerms, HelloEnd},
     lockdown::Lockdown,
     multiplex::handle::IncomingSession,
     offered_services::OfferedServices,
@@ -85,7 +85,7 @@ impl LinkServer {
 
     /// What its links are established with.
     pub fn terms(&self) -> HandshakeTerms {
-        HandshakeTerms { role: HelloRole::Serves(self.offered.clone()), generation: self.generation.clone() }
+        HandshakeTerms { end: HelloEnd::Serves(self.offered.clone()), generation: self.generation.clone() }
     }
 
     /// Tells the opener of each link that the services or their states have changed.

@@ -84,7 +84,7 @@ mod tests {
              'socks://127.0.0.1:2' }}\n  services: {{ orders: {{ connect: 'echo://' }} }}\n"
         );
         std::fs::write(&file, text).expect("it is written");
-        let choice = ProfileOverrides { mode: None, role: None };
+        let choice = ProfileOverrides { mode: None, half: None };
         crate::profile::load_with(&file, &choice, crate::disk::PipePolicy::Refused).expect("a profile")
     }
 

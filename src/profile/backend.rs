@@ -147,18 +147,18 @@ pub struct ConnectTls {
     pub alpn: Vec<String>,
 }
 
-/// A backend's role among those of its service.
+/// A backend's usage among those of its service.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BackendRole {
+pub(super) struct BackendUsage {
     pub is_standby: bool,
     pub is_each: bool,
 }
 
-/// A backend, and its role among the others.
+/// A backend, and its usage among the others.
 pub(super) fn backend(
     field: &ValueReader<'_>,
     problems: &mut Vec<Problem>,
-) -> Option<(Located<Backend>, BackendRole)> {
+) -> Option<(Located<Backend>, BackendUsage)> {
     let (read, fields) =
         address(field, &keys::CONNECT_ADDRESS, &keys::CONNECT_ADDRESS_KEY, BackendAddress::parse, problems)?;
     let tls = fields.as_ref().and_then(|fields| fields.take(&keys::CONNECT_TLS_KEY));
@@ -219,7 +219,7 @@ pub(super) fn backend(
             remote(scheme, "/".into(), RemoteServer { at, tls: None, proxy, source, ip })
         }
     };
-    Some((Located { value: backend, place }, BackendRole { is_standby, is_each }))
+    Some((Located { value: backend, place }, BackendUsage { is_standby, is_each }))
 }
 
 fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt, time::Duration};
 
 use super::{
     Backend, HttpRemote, OpeningHours,
-    backend::{BackendRole, backend},
+    backend::{BackendUsage, backend},
     defaults,
     fields::{Located, MapReader, ReadValue, ValueReader},
     hours,
@@ -90,7 +90,7 @@ impl fmt::Display for BackendSet {
 pub(super) struct RawBackends {
     pub first: Located<Backend>,
     pub others: Vec<Located<Backend>>,
-    roles: Vec<BackendRole>,
+    usages: Vec<BackendUsage>,
     balance: Balance,
     check: Option<BackendCheck>,
     rest: Duration,
@@ -129,13 +129,13 @@ impl RawBackends {
     }
 
     pub fn resolve(&self) -> BackendSet {
-        let listed = |(backend, role): (&Located<Backend>, &BackendRole)| ListedBackend {
+        let listed = |(backend, usage): (&Located<Backend>, &BackendUsage)| ListedBackend {
             backend: backend.value.clone(),
-            is_standby: role.is_standby,
-            is_each: role.is_each,
+            is_standby: usage.is_standby,
+            is_each: usage.is_each,
         };
         BackendSet {
-            list: self.iter().zip(&self.roles).map(listed).collect(),
+            list: self.iter().zip(&self.usages).map(listed).collect(),
             balance: self.balance,
             check: self.check.clone(),
             rest: self.rest,
@@ -187,7 +187,7 @@ pub(super) fn reached(
         ReadValue::Bad => {}
     }
     if let (ReadValue::Good(backends), Some(place)) = (&backends, place)
-        && backends.roles.iter().all(|role| role.is_standby)
+        && backends.usages.iter().all(|usage| usage.is_standby)
     {
         let what = "every backend of this service stands by, for none";
         problems.push(ValueProblem::new(what, "remove `standby` from one of them").at(place));
@@ -197,9 +197,9 @@ pub(super) fn reached(
 
 fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RawBackends> {
     let before = problems.len();
-    let (mut seen, mut list, mut roles) = (HashSet::new(), Vec::new(), Vec::new());
+    let (mut seen, mut list, mut usages) = (HashSet::new(), Vec::new(), Vec::new());
     for item in field.one_or_many(defaults::BACKENDS_MAX, problems)? {
-        let Some((backend, role)) = backend(&item, problems) else { continue };
+        let Some((backend, usage)) = backend(&item, problems) else { continue };
         let server = match &backend.value {
             Backend::Echo => None,
             Backend::Socket(remote) => Some((remote.at.clone(), String::new())),
@@ -211,14 +211,14 @@ fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
             continue;
         }
         list.push(backend);
-        roles.push(role);
+        usages.push(usage);
     }
     if problems.len() > before || list.is_empty() {
         return None;
     }
     let first = list.remove(0);
     let (balance, check, rest) = (Balance::default(), None, defaults::REST);
-    Some(RawBackends { first, others: list, roles, balance, check, rest, hours: None })
+    Some(RawBackends { first, others: list, usages, balance, check, rest, hours: None })
 }
 
 /// How long to wait for an answer, for backends that receive requests.

@@ -38,9 +38,9 @@ pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What happens to it in a gateway that runs as `role`.
-pub(super) fn resolve(raw: &RawProfile, role: Option<Half>) -> HealthPort {
-    match (&raw.health, role) {
+/// What happens to it in a gateway that runs only `half`.
+pub(super) fn resolve(raw: &RawProfile, half: Option<Half>) -> HealthPort {
+    match (&raw.health, half) {
         (ReadValue::Absent | ReadValue::Bad, _) => HealthPort::Closed,
         (ReadValue::Good(_), Some(Half::Internal)) => HealthPort::LeftOut,
         (ReadValue::Good(health), Some(Half::Dmz) | None) => HealthPort::Open(health.value.clone()),

@@ -27,7 +27,7 @@ pub struct ProfileOverrides {
     /// Runs the profile in another mode than its own.
     pub mode: Option<Mode>,
     /// Runs one half of a profile that has both.
-    pub role: Option<Half>,
+    pub half: Option<Half>,
 }
 
 /// Reads `file` with everything it extends, and checks all of it.
@@ -90,7 +90,7 @@ fn resolve(
         cross_checks::check(&raw, mode, &mut problems);
         let name = name(&raw, file, &mut problems);
         let mode = mode?;
-        check_halves(&raw, mode, choice.role, &mut problems);
+        check_halves(&raw, mode, choice.half, &mut problems);
         let outside = raw.dmz.good().and_then(|dmz| dmz_half(dmz, &raw.internal, mode, &mut problems));
         let inside = raw.internal.good().and_then(|internal| internal_half(internal, mode, &mut problems));
         let passed = passed_names(&raw);
@@ -98,11 +98,11 @@ fn resolve(
             name: name?,
             file: file.map(Path::to_path_buf),
             mode,
-            dmz: outside.filter(|_| choice.role != Some(Half::Internal)),
-            internal: inside.filter(|_| choice.role != Some(Half::Dmz)),
+            dmz: outside.filter(|_| choice.half != Some(Half::Internal)),
+            internal: inside.filter(|_| choice.half != Some(Half::Dmz)),
             drain: raw.drain,
             drain_delay: raw.drain_delay,
-            health: health::resolve(&raw, choice.role),
+            health: health::resolve(&raw, choice.half),
             ready: raw.ready,
             passed,
             log: raw.log,
@@ -167,8 +167,8 @@ fn name(raw: &RawProfile, file: Option<&Path>, problems: &mut Vec<Problem>) -> O
     None
 }
 
-/// Checks that the halves needed by the mode and the role are there.
-fn check_halves(raw: &RawProfile, mode: Mode, role: Option<Half>, problems: &mut Vec<Problem>) {
+/// Checks that the halves needed by the mode and by `--role` are there.
+fn check_halves(raw: &RawProfile, mode: Mode, half: Option<Half>, problems: &mut Vec<Problem>) {
     let mut missing = |half: &str, what: String, advice: &str| {
         let place = ProfilePlace { key: half.to_owned(), ..raw.place.clone() };
         problems.push(ValueProblem::new(what, advice).at(place));
@@ -178,11 +178,11 @@ fn check_halves(raw: &RawProfile, mode: Mode, role: Option<Half>, problems: &mut
         missing("profile", "there is neither `dmz` nor `internal`".to_owned(), "write one of them, or both");
     } else if no_dmz && mode == Mode::Direct {
         missing("dmz", "mode `direct` needs this half".to_owned(), "write it, or choose another mode");
-    } else if no_dmz && role == Some(Half::Dmz) {
+    } else if no_dmz && half == Some(Half::Dmz) {
         missing("dmz", "role `dmz` needs this half".to_owned(), "write it, or choose role `internal`");
-    } else if no_internal && role == Some(Half::Internal) {
+    } else if no_internal && half == Some(Half::Internal) {
         missing("internal", "role `internal` needs this half".to_owned(), "write it, or choose role `dmz`");
-    } else if mode == Mode::Direct && role == Some(Half::Internal) {
+    } else if mode == Mode::Direct && half == Some(Half::Internal) {
         let what = "in mode `direct` there is no internal gateway to run".to_owned();
         missing("internal", what, "choose role `dmz`, or another mode");
     }

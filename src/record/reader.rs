@@ -130,8 +130,8 @@ fn sample(snapshot: &Snapshot, at: u64, since: Option<(&TrafficTotals, Duration)
         || TrafficSample { up: mean(|totals| totals.bytes_up), down: mean(|totals| totals.bytes_down) };
     let rate = snapshot.traffic.last().copied().unwrap_or_else(means);
     let refused = since.map_or(0, |(before, _)| totals.refused.saturating_sub(before.refused));
-    let half = snapshot.roles.first();
-    let pools = snapshot.pools.iter().filter(|pool| Some(&pool.role) == half);
+    let half = snapshot.halves.first();
+    let pools = snapshot.pools.iter().filter(|pool| Some(&pool.half) == half);
     HistorySample::of_second(at, rate, refused, totals, pools)
 }
 

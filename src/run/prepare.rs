@@ -94,7 +94,7 @@ fn prepare_loaded(
     let socket = match cli.admin.as_deref() {
         Some(path) if path == Path::new("none") => None,
         Some(path) => Some(path.to_path_buf()),
-        None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
+        None => Some(socket_path::default_socket(&loaded.profile.name, cli.half)?),
     };
     // What `verify` starts may have been handed some: its checklist looks for them.
     let inherited = cli.ends_with.map_or_else(InheritedSockets::look, |_| InheritedSockets::default());

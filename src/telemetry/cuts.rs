@@ -19,14 +19,14 @@ struct CutBurst {
 }
 
 impl CutCounters {
-    pub fn add(&mut self, role: Half, peer: Arc<str>, now: Instant) {
+    pub fn add(&mut self, half: Half, peer: Arc<str>, now: Instant) {
         if self.0.len() >= PEERS_MAX {
             self.0.retain(|_, burst| now.saturating_duration_since(burst.last) <= RETENTION_PERIOD);
         }
-        if self.0.len() >= PEERS_MAX && !self.0.contains_key(&(role, peer.clone())) {
+        if self.0.len() >= PEERS_MAX && !self.0.contains_key(&(half, peer.clone())) {
             return;
         }
-        let burst = self.0.entry((role, peer)).or_insert(CutBurst { sessions: 0, last: now });
+        let burst = self.0.entry((half, peer)).or_insert(CutBurst { sessions: 0, last: now });
         if now.saturating_duration_since(burst.last) > SAME_CAUSE_WINDOW {
             burst.sessions = 0;
         }
@@ -34,8 +34,8 @@ impl CutCounters {
     }
 
     /// Sessions cut with a peer's last link, which ended this many seconds ago.
-    pub fn cut_with(&self, role: Half, peer: &str, gone_seconds: f64) -> u64 {
-        let burst = self.0.get(&(role, Arc::from(peer)));
+    pub fn cut_with(&self, half: Half, peer: &str, gone_seconds: f64) -> u64 {
+        let burst = self.0.get(&(half, Arc::from(peer)));
         let is_of_it = |burst: &&CutBurst| {
             burst.last.elapsed().as_secs_f64() <= gone_seconds + SAME_CAUSE_WINDOW.as_secs_f64()
         };

@@ -29,7 +29,8 @@ pub struct FailureRow {
     /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
-    pub role: Half,
+    #[serde(rename = "role")]
+    pub half: Half,
     pub service: String,
     /// Who ended them and when: two letters, see `telemetry::end`.
     pub end: String,
@@ -161,7 +162,7 @@ impl FailureGroup {
     fn row(&self, now: Instant) -> FailureRow {
         FailureRow {
             gateway: None,
-            role: self.half,
+            half: self.half,
             service: self.service.to_string(),
             end: self.code.clone(),
             reason: self.reason.clone(),

@@ -32,8 +32,8 @@ struct RefusalEntry {
 
 impl RefusalCounts {
     /// Counts one. Returns whether it is the first of its kind for a while, and should be reported.
-    pub fn add(&mut self, role: Half, service: &ServiceName, end: &SessionEnd, now: Instant) -> bool {
-        let kind = (role, service.clone(), end.who, end.code());
+    pub fn add(&mut self, half: Half, service: &ServiceName, end: &SessionEnd, now: Instant) -> bool {
+        let kind = (half, service.clone(), end.who, end.code());
         let fresh =
             RefusalEntry { count: 0, reported: 1, reported_at: now, last: now, reason: String::new() };
         let refused = self.0.entry(kind).or_insert(fresh);
@@ -65,8 +65,8 @@ impl RefusalCounts {
     }
 
     /// The refusals of one service, the latest first.
-    pub fn rows_of(&self, role: Half, service: &ServiceName, now: Instant) -> Vec<RefusalRow> {
-        let of_service = self.0.iter().filter(|((of, name, ..), _)| (*of, name) == (role, service));
+    pub fn rows_of(&self, half: Half, service: &ServiceName, now: Instant) -> Vec<RefusalRow> {
+        let of_service = self.0.iter().filter(|((of, name, ..), _)| (*of, name) == (half, service));
         let mut rows: Vec<_> = of_service
             .map(|((_, _, who, code), refused)| RefusalRow {
                 code: code.clone(),

@@ -173,7 +173,7 @@ impl SessionRegistry {
     /// Registers a session; `id` is the other gateway's name for it, if it came from there.
     pub fn open(
         self: &Arc<Self>,
-        (role, service): (Half, ServiceName),
+        (half, service): (Half, ServiceName),
         id: Option<String>,
         client: Option<SocketAddr>,
         kind: SessionKind,
@@ -185,14 +185,14 @@ impl SessionRegistry {
         let also = (kind == SessionKind::ClientElsewhere).then(|| state.elsewhere.clone());
         let counters = match kind.is_client() {
             true => {
-                let totals = state.totals.entry((role, service.clone())).or_default().clone();
+                let totals = state.totals.entry((half, service.clone())).or_default().clone();
                 SessionCounters::adding_to(SessionTally::begin(totals, also))
             }
             false => SessionCounters::default(),
         };
         let session = Arc::new(OpenSession {
             id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)).into(),
-            half: role,
+            half,
             service,
             client,
             kind,
@@ -241,13 +241,13 @@ impl SessionRegistry {
     }
 
     /// Clients of a service that were refused recently, by reason.
-    pub fn refusals(&self, role: Half, service: &ServiceName) -> Vec<RefusalRow> {
-        self.lock().refusals.rows_of(role, service, Instant::now())
+    pub fn refusals(&self, half: Half, service: &ServiceName) -> Vec<RefusalRow> {
+        self.lock().refusals.rows_of(half, service, Instant::now())
     }
 
     /// Sessions that were cut when a peer's last link ended, this many seconds ago.
-    pub fn cut_with(&self, role: Half, peer: &str, gone_seconds: f64) -> u64 {
-        self.lock().cuts.cut_with(role, peer, gone_seconds)
+    pub fn cut_with(&self, half: Half, peer: &str, gone_seconds: f64) -> u64 {
+        self.lock().cuts.cut_with(half, peer, gone_seconds)
     }
 
     /// Reports how many more clients were refused; must be called from time to time.

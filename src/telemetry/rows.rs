@@ -18,7 +18,7 @@ impl Snapshot {
             host: String::new(),
             profile: profile.into(),
             mode,
-            roles: Vec::new(),
+            halves: Vec::new(),
             confined: Default::default(),
             phase: GatewayPhase::Starting,
             health: None,
@@ -60,10 +60,10 @@ impl Snapshot {
 
 impl ServiceRow {
     /// For a service about which nothing is known yet.
-    pub fn new(role: Half, name: &str) -> Self {
+    pub fn new(half: Half, name: &str) -> Self {
         Self {
             gateway: None,
-            role,
+            half,
             name: name.into(),
             accept: Vec::new(),
             connect: None,
@@ -85,10 +85,10 @@ impl ServiceRow {
 
 impl PoolRow {
     /// A row about which nothing is known yet.
-    pub fn new(role: Half, service: String) -> Self {
+    pub fn new(half: Half, service: String) -> Self {
         Self {
             gateway: None,
-            role,
+            half,
             service,
             peer: None,
             address: None,

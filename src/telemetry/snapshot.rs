@@ -87,7 +87,8 @@ pub struct Snapshot {
     pub host: String,
     pub profile: String,
     pub mode: Mode,
-    pub roles: Vec<Half>,
+    #[serde(rename = "roles")]
+    pub halves: Vec<Half>,
     /// What the kernel refuses each of them; `None` if it is not locked.
     #[serde(default)]
     pub confined: BTreeMap<Half, Option<ConfinedRow>>,
@@ -232,7 +233,8 @@ pub struct ServiceRow {
     /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
-    pub role: Half,
+    #[serde(rename = "role")]
+    pub half: Half,
     pub name: String,
     pub accept: Vec<String>,
     pub connect: Option<String>,
@@ -309,7 +311,8 @@ pub struct PoolRow {
     /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
-    pub role: Half,
+    #[serde(rename = "role")]
+    pub half: Half,
     /// The service its links are ready for; `*` for any service of the peer.
     pub service: String,
     /// The name in the peer's certificate, or its address if the link is plain.
@@ -470,7 +473,7 @@ mod tests {
         let ended = |id: &str, ago_seconds| EndedRow {
             gateway: None,
             id: id.into(),
-            role: Half::Dmz,
+            half: Half::Dmz,
             service: "orders".into(),
             client: "192.0.2.7:50000".into(),
             peer: None,

@@ -197,7 +197,8 @@ pub struct DrainRequest {
 /// A certificate that this gateway shows, or uses to judge others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateRow {
-    pub role: Half,
+    #[serde(rename = "role")]
+    pub half: Half,
     /// `link`, `accept` or `connect`.
     #[serde(rename = "use")]
     pub used: String,

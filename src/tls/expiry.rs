@@ -12,7 +12,7 @@ use crate::{
 /// One file of certificates, with the earliest expiry in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateExpiry {
-    pub role: Half,
+    pub half: Half,
     pub used: CertificateUse,
     /// The file it was read from.
     pub object: String,
@@ -41,13 +41,13 @@ impl CertificateUse {
 /// The expiry of each file that can be read. Others are reported where they are opened.
 pub fn certificate_expiries(profile: &Profile) -> Vec<CertificateExpiry> {
     let mut found: Vec<CertificateExpiry> = Vec::new();
-    for (role, used, material) in materials(profile) {
+    for (half, used, material) in materials(profile) {
         let Some(ends) = earliest_end(material) else { continue };
         let object = match material {
             PemSource::File { path, .. } => path.display().to_string(),
             PemSource::Memory(_) => "built in".into(),
         };
-        let expiry = CertificateExpiry { role, used, object, ends };
+        let expiry = CertificateExpiry { half, used, object, ends };
         // Several services may name the same file.
         if !found.contains(&expiry) {
             found.push(expiry);
@@ -68,12 +68,12 @@ fn materials(profile: &Profile) -> Vec<(Half, CertificateUse, &PemSource)> {
         (Half::Dmz, profile.dmz.as_ref().and_then(DmzHalf::link_tls)),
         (Half::Internal, profile.internal.as_ref().and_then(InternalHalf::link_tls)),
     ];
-    for (role, tls) in links {
+    for (half, tls) in links {
         let Some(LinkTls { certificate, ca, .. }) = tls else { continue };
-        found.extend([(role, CertificateUse::Link, certificate), (role, CertificateUse::Link, ca)]);
+        found.extend([(half, CertificateUse::Link, certificate), (half, CertificateUse::Link, ca)]);
     }
     let outer = profile.outer_accept_tls();
-    found.extend(outer.map(|(role, tls)| (role, CertificateUse::Link, &tls.pair.certificate)));
+    found.extend(outer.map(|(half, tls)| (half, CertificateUse::Link, &tls.pair.certificate)));
     for tls in profile.accept_tls() {
         found.push((Half::Dmz, CertificateUse::Accept, &tls.pair.certificate));
         let clients = tls.client_certificates();

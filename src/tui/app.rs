@@ -312,9 +312,9 @@ impl App {
         let snapshot = &self.latest;
         match snapshot.mode {
             Mode::Direct => false,
-            Mode::Reverse => snapshot.roles.contains(&Half::Internal),
+            Mode::Reverse => snapshot.halves.contains(&Half::Internal),
             // Over SOCKS5 each session dials its own link.
-            Mode::Forward => snapshot.pools.iter().any(|row| row.role == Half::Dmz && row.target > 0),
+            Mode::Forward => snapshot.pools.iter().any(|row| row.half == Half::Dmz && row.target > 0),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::telemetry::snapshot::Snapshot;
 /// Sessions that came or went, pools with another state, and new notices.
 pub fn count_changes(held: &Snapshot, latest: &Snapshot) -> usize {
     let ids = |snapshot: &'_ Snapshot| -> HashSet<_> {
-        snapshot.sessions.iter().map(|row| (row.gateway.clone(), row.role, row.id.clone())).collect()
+        snapshot.sessions.iter().map(|row| (row.gateway.clone(), row.half, row.id.clone())).collect()
     };
     let sessions = ids(held).symmetric_difference(&ids(latest)).count();
     // Sessions that came and went in between: two changes each, and in neither snapshot.
@@ -15,8 +15,8 @@ pub fn count_changes(held: &Snapshot, latest: &Snapshot) -> usize {
     let passed = over(latest).saturating_sub(over(held));
     let pools = latest.pools.iter().filter(|pool| {
         let before = held.pools.iter().find(|row| {
-            (&row.gateway, row.role, &row.service, &row.peer, &row.address)
-                == (&pool.gateway, pool.role, &pool.service, &pool.peer, &pool.address)
+            (&row.gateway, row.half, &row.service, &row.peer, &row.address)
+                == (&pool.gateway, pool.half, &pool.service, &pool.peer, &pool.address)
         });
         before
             .is_none_or(|row| (row.shown_state(), &row.last_error) != (pool.shown_state(), &pool.last_error))

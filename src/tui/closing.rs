@@ -53,7 +53,7 @@ impl App {
     fn named_session<'a>(&self, shown: &'a Snapshot, id: &str) -> Option<&'a SessionRow> {
         let chosen = self.selected_gateway(shown);
         let rows = || shown.sessions.iter().filter(|row| row.id == id || full_name(row) == id);
-        rows().find(|row| row.gateway == chosen).or_else(|| rows().min_by_key(|row| row.role))
+        rows().find(|row| row.gateway == chosen).or_else(|| rows().min_by_key(|row| row.half))
     }
 
     pub(super) fn ask_stop(&mut self) {
@@ -155,7 +155,7 @@ impl<'a> SessionNames<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
         let mut peers = HashMap::new();
         for row in &snapshot.sessions {
-            let of_id = peers.entry((row.gateway.as_ref(), row.role, &*row.id)).or_insert(Some(&row.peer));
+            let of_id = peers.entry((row.gateway.as_ref(), row.half, &*row.id)).or_insert(Some(&row.peer));
             if *of_id != Some(&row.peer) {
                 *of_id = None;
             }
@@ -164,7 +164,7 @@ impl<'a> SessionNames<'a> {
     }
 
     fn name(&self, row: &SessionRow) -> String {
-        let key = (row.gateway.as_ref(), row.role, &*row.id);
+        let key = (row.gateway.as_ref(), row.half, &*row.id);
         let is_shared = self.peers.get(&key).is_some_and(Option::is_none);
         if is_shared { full_name(row) } else { row.id.clone() }
     }

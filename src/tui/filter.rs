@@ -318,10 +318,10 @@ impl<'a> ListedSession<'a> {
         }
     }
 
-    pub fn role(self) -> Half {
+    pub fn half(self) -> Half {
         match self {
-            Self::Open(row) => row.role,
-            Self::Ended(row) => row.role,
+            Self::Open(row) => row.half,
+            Self::Ended(row) => row.half,
         }
     }
 
@@ -340,9 +340,9 @@ impl<'a> ListedSession<'a> {
     }
 
     fn text(self, snapshot: &'a Snapshot, field: FilterField) -> Option<&'a str> {
-        let (id, client, service, peer, role) = match self {
-            Self::Open(row) => (&row.id, &row.client, &row.service, &row.peer, row.role),
-            Self::Ended(row) => (&row.id, &row.client, &row.service, &row.peer, row.role),
+        let (id, client, service, peer, half) = match self {
+            Self::Open(row) => (&row.id, &row.client, &row.service, &row.peer, row.half),
+            Self::Ended(row) => (&row.id, &row.client, &row.service, &row.peer, row.half),
         };
         Some(match field {
             FilterField::Id => id,
@@ -355,7 +355,7 @@ impl<'a> ListedSession<'a> {
             FilterField::Peer => peer.as_deref()?,
             FilterField::Target => self.target(snapshot)?,
             FilterField::State => self.state(),
-            FilterField::Half => match role {
+            FilterField::Half => match half {
                 Half::Dmz => "dmz",
                 Half::Internal => "internal",
             },

@@ -341,8 +341,8 @@ impl App {
                 match chosen.filter(|name| rows().any(|row| row.gateway.as_ref() == Some(*name))) {
                     Some(name) => vec![Arc::clone(name)],
                     None => {
-                        let outer = rows().map(|row| row.role).min();
-                        let outer = rows().filter(|row| Some(row.role) == outer);
+                        let outer = rows().map(|row| row.half).min();
+                        let outer = rows().filter(|row| Some(row.half) == outer);
                         let names: BTreeSet<_> = outer.filter_map(|row| row.gateway.clone()).collect();
                         // If several have a session with this name, none was meant more than the others.
                         if names.len() == 1 { names.into_iter().collect() } else { Vec::new() }
@@ -422,14 +422,14 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
             |row: &GatewayRow| matches!(row.reach, GatewayReach::Unreachable | GatewayReach::Stopped);
         one.health = facts.health.filter(|_| !row.is_some_and(is_away));
         (one.mode, one.phase) = (facts.mode, facts.phase);
-        one.roles = facts.roles.clone();
+        one.halves = facts.halves.clone();
         (one.totals.sessions_open, one.totals.sessions_waiting) =
             (facts.sessions_open, facts.sessions_waiting);
         (one.totals.sessions, one.totals.refused) = (facts.sessions, facts.refused);
     } else {
         // Nothing is known of it.
         (one.health, one.phase) = (None, GatewayPhase::Starting);
-        one.roles.clear();
+        one.halves.clear();
         one.totals = TrafficTotals {
             bytes_up: one.totals.bytes_up,
             bytes_down: one.totals.bytes_down,
@@ -437,9 +437,9 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
         };
     }
     // The other half's parts of its sessions are shown with them.
-    one.roles.extend(one.sessions.iter().map(|row| row.role).collect::<BTreeSet<_>>());
-    one.roles.sort_unstable();
-    one.roles.dedup();
+    one.halves.extend(one.sessions.iter().map(|row| row.half).collect::<BTreeSet<_>>());
+    one.halves.sort_unstable();
+    one.halves.dedup();
     one.profile = scope.to_string();
     one
 }

@@ -21,8 +21,8 @@ pub struct PeerCounts {
 /// may share a name. One that dials a link for each session keeps none ready, and counts as linked while its
 /// pool is healthy.
 pub fn count_peers(snapshot: &Snapshot) -> PeerCounts {
-    let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
-    count_peers_of(snapshot.pools.iter().filter(|pool| pool.role == counted))
+    let counted = snapshot.halves.first().copied().unwrap_or(Half::Dmz);
+    count_peers_of(snapshot.pools.iter().filter(|pool| pool.half == counted))
 }
 
 /// The gateways behind these pools.
@@ -41,8 +41,8 @@ pub fn count_peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> PeerCount
 /// Ready links and wanted links: a surplus in one pool does not help another. Only one half is counted, since a
 /// pair's snapshot has both ends of a link.
 pub fn links_ready(snapshot: &Snapshot) -> (usize, usize) {
-    let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
-    let pools = snapshot.pools.iter().filter(|pool| pool.role == counted);
+    let counted = snapshot.halves.first().copied().unwrap_or(Half::Dmz);
+    let pools = snapshot.pools.iter().filter(|pool| pool.half == counted);
     pools.fold((0_usize, 0_usize), |(ready, target), pool| {
         (ready.saturating_add(pool.ready.min(pool.target)), target.saturating_add(pool.target))
     })
@@ -69,9 +69,9 @@ mod tests {
             ..pool(PoolState::Healthy, ready)
         };
         let away = PoolRow { gone_seconds: Some(34.0), state: PoolState::Down, ..at("10.0.0.6", 0) };
-        let inner = PoolRow { role: Half::Internal, peer: Some("dmz".into()), ..at("10.0.0.1", 8) };
+        let inner = PoolRow { half: Half::Internal, peer: Some("dmz".into()), ..at("10.0.0.1", 8) };
         let seen = Snapshot {
-            roles: vec![Half::Dmz, Half::Internal],
+            halves: vec![Half::Dmz, Half::Internal],
             pools: vec![at("10.0.0.5", 8), away, inner],
             ..Snapshot::new("edge", crate::profile::Mode::Reverse)
         };

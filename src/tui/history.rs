@@ -26,7 +26,7 @@ pub struct RateHistory {
 type ServiceKey = (Option<Arc<str>>, Half, String);
 
 fn key(row: &ServiceRow) -> ServiceKey {
-    (row.gateway.clone(), row.role, row.name.clone())
+    (row.gateway.clone(), row.half, row.name.clone())
 }
 
 #[derive(Debug, Default)]

@@ -238,7 +238,7 @@ pub fn is_session(row: ListedSession<'_>, key: &str) -> bool {
 
 fn session_parts(row: ListedSession<'_>) -> [Option<&str>; 3] {
     let gateway = row.gateway().map(|name| &**name);
-    match row.role() {
+    match row.half() {
         Half::Dmz => [gateway, Some("dmz"), None],
         Half::Internal => [gateway, Some("internal"), Some(row.peer().unwrap_or("-"))],
     }
@@ -246,11 +246,11 @@ fn session_parts(row: ListedSession<'_>) -> [Option<&str>; 3] {
 
 pub fn pool_key(row: &PoolRow) -> String {
     let (peer, address) = (row.peer.as_deref().unwrap_or("-"), row.address.as_deref().unwrap_or("-"));
-    format!("{}{:?} {} {peer} {address}", of(&row.gateway), row.role, row.service)
+    format!("{}{:?} {} {peer} {address}", of(&row.gateway), row.half, row.service)
 }
 
 pub fn service_key(row: &ServiceRow) -> String {
-    format!("{}{:?} {}", of(&row.gateway), row.role, row.name)
+    format!("{}{:?} {}", of(&row.gateway), row.half, row.name)
 }
 
 pub fn notice_key(notice: &Notice) -> String {
@@ -260,7 +260,7 @@ pub fn notice_key(notice: &Notice) -> String {
 /// A group is identified by its first failure, since the numbers in its reason change.
 pub fn failure_key(row: &FailureRow) -> String {
     let cause = text::cause(&row.reason);
-    format!("{}{:?} {} {} {} {cause}", of(&row.gateway), row.role, row.service, row.end, row.first)
+    format!("{}{:?} {} {} {} {cause}", of(&row.gateway), row.half, row.service, row.end, row.first)
 }
 
 /// Without its figure, which changes from one snapshot to the next.

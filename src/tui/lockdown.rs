@@ -38,7 +38,7 @@ impl App {
         let shown = self.shown_snapshot();
         let chosen = self.selected_gateway(&shown);
         let is_there = |row: &ServiceRow, service: &str| {
-            row.role == Half::Internal && row.name == service && is_of(chosen.as_ref(), &row.gateway)
+            row.half == Half::Internal && row.name == service && is_of(chosen.as_ref(), &row.gateway)
         };
         if let Some(service) = &target.service
             && !shown.services.iter().any(|row| is_there(row, service))
@@ -63,10 +63,10 @@ fn count_cut(shown: &Snapshot, target: &LockdownTarget, gateway: Option<&Arc<str
     let is_of_peer = |peer: &Option<String>| target.peer.is_none() || *peer == target.peer;
     let is_cut = |row: &&SessionRow| {
         let is_of_service = target.service.as_ref().is_none_or(|service| row.service == *service);
-        row.role == Half::Internal && is_of_service && is_of_peer(&row.peer) && is_of(gateway, &row.gateway)
+        row.half == Half::Internal && is_of_service && is_of_peer(&row.peer) && is_of(gateway, &row.gateway)
     };
     let is_closed = |row: &&PoolRow| {
-        row.role == Half::Internal
+        row.half == Half::Internal
             && target.service.is_none()
             && is_of_peer(&row.peer)
             && is_of(gateway, &row.gateway)

@@ -98,7 +98,7 @@ impl SortColumn {
             Self::Down => b.bytes_down.cmp(&a.bytes_down),
         }
         .then_with(|| a.id.cmp(&b.id))
-        .then_with(|| a.role.cmp(&b.role))
+        .then_with(|| a.half.cmp(&b.half))
     }
 }
 

@@ -219,12 +219,12 @@ impl<'a> PathBuilder<'a> {
     /// Services of the halves that run here; rows of a half that was switched off may remain for a while.
     fn services(&self) -> impl Iterator<Item = &'a ServiceRow> + use<'a> {
         let snapshot = self.snapshot;
-        snapshot.services.iter().filter(move |row| is_shown(snapshot, row.role))
+        snapshot.services.iter().filter(move |row| is_shown(snapshot, row.half))
     }
 
     fn pools(&self) -> impl Iterator<Item = &'a PoolRow> + use<'a> {
         let snapshot = self.snapshot;
-        snapshot.pools.iter().filter(move |row| is_shown(snapshot, row.role) && !row.standby)
+        snapshot.pools.iter().filter(move |row| is_shown(snapshot, row.half) && !row.standby)
     }
 
     fn is_answering(&self, gateway: Option<&Arc<str>>) -> bool {
@@ -255,5 +255,5 @@ impl<'a> PathBuilder<'a> {
 }
 
 fn is_shown(snapshot: &Snapshot, half: Half) -> bool {
-    !snapshot.gateways.is_empty() || snapshot.roles.contains(&half)
+    !snapshot.gateways.is_empty() || snapshot.halves.contains(&half)
 }

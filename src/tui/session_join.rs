@@ -49,7 +49,7 @@ struct OuterSessionIndex<'a> {
 impl<'a> OuterSessionIndex<'a> {
     fn of(rows: impl Iterator<Item = ListedSession<'a>>) -> Self {
         let mut outer = Self::default();
-        for (place, row) in rows.enumerate().filter(|(_, row)| row.role() == Half::Dmz) {
+        for (place, row) in rows.enumerate().filter(|(_, row)| row.half() == Half::Dmz) {
             let before = outer.last.insert(row.id(), outer.parts.len());
             outer.parts.push((part(row, place), before));
         }
@@ -65,7 +65,7 @@ impl<'a> OuterSessionIndex<'a> {
 
 impl<'a> SessionJoin<'a> {
     pub fn of(snapshot: &'a Snapshot) -> Self {
-        let has_both = snapshot.roles.contains(&Half::Dmz) && snapshot.roles.contains(&Half::Internal);
+        let has_both = snapshot.halves.contains(&Half::Dmz) && snapshot.halves.contains(&Half::Internal);
         let mut join = Self::default();
         if !has_both {
             return join;
@@ -79,7 +79,7 @@ impl<'a> SessionJoin<'a> {
         }
         for pool in &snapshot.pools {
             if let (Some(peer), Some(instance)) = (&pool.peer, &pool.instance) {
-                let of_peer = join.peers.entry((pool.gateway.as_ref(), pool.role, peer)).or_default();
+                let of_peer = join.peers.entry((pool.gateway.as_ref(), pool.half, peer)).or_default();
                 of_peer.insert(instance);
             }
         }
@@ -104,7 +104,7 @@ impl<'a> SessionJoin<'a> {
     }
 
     fn outer(&self, parts: &OuterSessionIndex<'a>, row: ListedSession<'a>) -> Option<usize> {
-        if row.role() != Half::Internal {
+        if row.half() != Half::Internal {
             return None;
         }
         let inner = part(row, 0);

@@ -118,7 +118,7 @@ mod tests {
         (pool.target, pool.address, pool.last_error) =
             (8, Some("192.0.2.7:1443".into()), Some("refused".into()));
         let mut snapshot = Snapshot {
-            roles: vec![Half::Dmz],
+            halves: vec![Half::Dmz],
             phase: GatewayPhase::Running,
             uptime_seconds: 754.5,
             totals: TrafficTotals {

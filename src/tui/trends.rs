@@ -326,7 +326,7 @@ fn known_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc
 /// Whether clients come in at this gateway of a fleet.
 fn is_outer(shown: &Snapshot, name: &Option<Arc<str>>) -> bool {
     let row = shown.gateways.iter().find(|row| Some(&row.name) == name.as_ref());
-    row.and_then(|row| row.heard.as_ref()).is_some_and(|facts| facts.roles.contains(&Half::Dmz))
+    row.and_then(|row| row.heard.as_ref()).is_some_and(|facts| facts.halves.contains(&Half::Dmz))
 }
 
 impl HistoryView {

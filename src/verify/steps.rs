@@ -129,7 +129,7 @@ impl VerifyRun {
 
     /// Checks one mode: it is ready, and a probe of each service gets through.
     async fn check_mode(&self, mode: Mode) -> StepFinding {
-        let role = match (&self.profile.dmz, mode) {
+        let half = match (&self.profile.dmz, mode) {
             (Some(_), _) => Half::Dmz,
             (None, Mode::Reverse) => Half::Internal,
             (None, _) => return StepFinding::skip("the DMZ half sends the probe; verify it on that host"),
@@ -145,11 +145,11 @@ impl VerifyRun {
         if let (Some(_), Some(why)) = (trial, self.unanswered_reason(mode).await) {
             return StepFinding::skip(why);
         }
-        let links = match wait_until_ready(&self.snapshots, role, mode, trial).await {
+        let links = match wait_until_ready(&self.snapshots, half, mode, trial).await {
             Ok(links) => links,
             Err(failed) => return failed,
         };
-        match role {
+        match half {
             Half::Dmz => self.probe_all(&links, trial).await,
             Half::Internal => StepFinding::pass(format!("links are parked: {links}")),
         }
@@ -396,7 +396,7 @@ async fn next_snapshot(snapshots: &watch::Receiver<Arc<Snapshot>>) -> Option<Arc
 /// service, a probe over a dialled link explains best why.
 async fn wait_until_ready(
     snapshots: &watch::Receiver<Arc<Snapshot>>,
-    role: Half,
+    half: Half,
     mode: Mode,
     trial: Option<&dyn TrialParts>,
 ) -> Result<String, StepFinding> {
@@ -404,8 +404,8 @@ async fn wait_until_ready(
     loop {
         let Some(snapshot) = next_snapshot(snapshots).await else { return Err(stopped_finding()) };
         let mut rows: Vec<_> = match trial {
-            Some(trial) => trial.rows(role),
-            None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
+            Some(trial) => trial.rows(half),
+            None => snapshot.pools.iter().filter(|row| row.half == half).cloned().collect(),
         };
         rows.retain(|row| !row.standby && (mode != Mode::Forward || row.address.is_some()));
         if !rows.is_empty() && rows.iter().all(is_healthy) {

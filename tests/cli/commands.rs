@@ -140,12 +140,12 @@ fn missing_certificates_are_named_one_by_one() {
 fn a_role_leaves_the_files_of_the_other_half_alone() {
     let place = TestFolder::with_certificates();
     place.write("pair.yaml", &pair());
-    for (role, other) in [("dmz", "internal"), ("internal", "dmz")] {
+    for (half, other) in [("dmz", "internal"), ("internal", "dmz")] {
         for ending in ["pem", "key"] {
             let (file, aside) = (format!("pki/{other}.{ending}"), format!("{other}.{ending}"));
             fs::rename(place.path(&file), place.path(&aside)).expect("it is moved");
         }
-        let sent = run(&place, &["check", "pair.yaml", "--role", role]);
+        let sent = run(&place, &["check", "pair.yaml", "--role", half]);
         assert_eq!(sent.code, Some(0), "{}", sent.out);
         for ending in ["pem", "key"] {
             let (file, aside) = (format!("pki/{other}.{ending}"), format!("{other}.{ending}"));

@@ -319,7 +319,7 @@ async fn a_pair_in_one_process_counts_a_session_once() {
 
 /// What holds of every picture, and of each against the one before.
 fn assert_true(before: &Snapshot, seen: &Snapshot) {
-    let of_clients = seen.services.iter().filter(|row| row.role == seen.roles[0]);
+    let of_clients = seen.services.iter().filter(|row| row.half == seen.halves[0]);
     let sum = of_clients.fold(TrafficTotals::default(), |sum, row| sum.with(&row.totals));
     assert_eq!(sum, seen.totals, "the services make up the whole");
     let (was, is) = (before.totals, seen.totals);

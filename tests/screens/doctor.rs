@@ -18,7 +18,7 @@ use crate::{app, check, fleet, pictures, press, report, styled};
 
 fn certificate(days: i64) -> CertificateRow {
     CertificateRow {
-        role: Half::Internal,
+        half: Half::Internal,
         used: "link".into(),
         object: format!("pki/{days}.pem"),
         ends: String::new(),

@@ -30,7 +30,7 @@ fn gateway(name: &str, half: Half, reach: GatewayReach, health: Health) -> Gatew
         host: format!("{name}.example"),
         profile: "shop".into(),
         mode: Mode::Reverse,
-        roles: vec![half],
+        halves: vec![half],
         phase: GatewayPhase::Running,
         health: Some(health),
         ready: Some(health != Health::Down),
@@ -66,7 +66,7 @@ pub fn session(id: &str, half: Half, gateway: &str, peer: &str, bytes: u64) -> S
     SessionRow {
         gateway: Some(gateway.into()),
         id: id.into(),
-        role: half,
+        half,
         client: "203.0.113.7:51220".into(),
         peer: Some(peer.into()),
         bytes_up: bytes,
@@ -116,7 +116,7 @@ pub fn fleet() -> Snapshot {
     };
     let denied = "gateway edge-3 cannot be reached: ops@10.0.0.9: Permission denied (publickey).";
     Snapshot {
-        roles: vec![Half::Dmz, Half::Internal],
+        halves: vec![Half::Dmz, Half::Internal],
         phase: GatewayPhase::Running,
         health: Some(Health::Degraded),
         uptime_seconds: 62.0,
@@ -176,9 +176,9 @@ pub fn fleet() -> Snapshot {
 
 fn ended(id: &str, half: Half, gateway: &str, bytes_up: u64) -> EndedRow {
     let peer = if half == Half::Dmz { "inside" } else { "dmz-1" };
-    let (gateway, role) = (Some(gateway.into()), half);
+    let gateway = Some(gateway.into());
     let plain = pictures::ended(1, "--", "both sides finished", 2.0);
-    EndedRow { gateway, role, id: id.into(), peer: Some(peer.into()), bytes_up, ..plain }
+    EndedRow { gateway, half, id: id.into(), peer: Some(peer.into()), bytes_up, ..plain }
 }
 
 pub fn app() -> App {

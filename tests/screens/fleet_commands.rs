@@ -49,7 +49,7 @@ fn a_lock_counts_what_its_gateway_cuts_alone() {
     let other = |name: &mut Option<Arc<str>>| *name = Some("inside-2".into());
     let mut sessions = vec![session("00c1", Half::Internal, "inside-1", "dmz-1", 0)];
     sessions.iter_mut().for_each(|row| other(&mut row.gateway));
-    let mut pools: Vec<_> = two.pools.iter().filter(|row| row.role == Half::Internal).cloned().collect();
+    let mut pools: Vec<_> = two.pools.iter().filter(|row| row.half == Half::Internal).cloned().collect();
     pools.iter_mut().for_each(|row| other(&mut row.gateway));
     two.sessions.extend(sessions);
     two.pools.extend(pools);

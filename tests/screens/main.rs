@@ -488,7 +488,7 @@ fn a_pair_lists_each_session_once_with_both_halves() {
     press(&mut app, "3");
     let (shown, order) = (app.snapshot(), app.session_order());
     let listed: Vec<_> =
-        order.rows(shown, 0..99).iter().map(|row| (row.id().to_owned(), row.role())).collect();
+        order.rows(shown, 0..99).iter().map(|row| (row.id().to_owned(), row.half())).collect();
     let of = |number: u64| {
         let id = format!("{number:06x}");
         listed.iter().filter(|row| row.0 == id).map(|row| row.1).collect::<Vec<_>>()

@@ -117,7 +117,7 @@ fn a_service_that_serves_nobody_is_marked_with_its_reason() {
 #[test]
 fn commands_are_shown_with_their_help_while_one_is_typed() {
     let mut pair = pictures::healthy();
-    let other_half = |row: &_| SessionRow { role: Half::Internal, ..SessionRow::clone(row) };
+    let other_half = |row: &_| SessionRow { half: Half::Internal, ..SessionRow::clone(row) };
     pair.sessions = pair.sessions.iter().flat_map(|row| [row.clone(), other_half(row)]).collect();
     let mut app = app(pair);
     press(&mut app, ":");
@@ -427,9 +427,9 @@ fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
 #[test]
 fn locking_names_what_it_cuts_and_unlocking_asks_too() {
     let mut inside = pictures::healthy();
-    inside.services.iter_mut().for_each(|row| row.role = Half::Internal);
-    inside.sessions.iter_mut().for_each(|row| row.role = Half::Internal);
-    inside.pools.iter_mut().for_each(|row| row.role = Half::Internal);
+    inside.services.iter_mut().for_each(|row| row.half = Half::Internal);
+    inside.sessions.iter_mut().for_each(|row| row.half = Half::Internal);
+    inside.pools.iter_mut().for_each(|row| row.half = Half::Internal);
     let of_chat = inside.sessions.iter().filter(|row| row.service == "chat").count();
     let links: usize = inside.pools.iter().map(|row| row.ready + row.carrying).sum();
     assert!(of_chat > 1 && links > 1 && of_chat < inside.sessions.len());
@@ -466,7 +466,7 @@ fn locking_names_what_it_cuts_and_unlocking_asks_too() {
     assert_eq!(press(&mut locked, "y"), UpdateResult::Ask(Command::Unlock(chat)));
     // A DMZ half locks nothing.
     let mut outside = pictures::healthy();
-    outside.services.retain(|row| row.role == Half::Dmz);
+    outside.services.retain(|row| row.half == Half::Dmz);
     let mut outside = app(outside);
     press(&mut outside, ":lockdown chat\n");
     shows(&outside, "no service `chat` of an internal half");
@@ -498,7 +498,7 @@ fn what_destroys_nothing_is_asked_at_once() {
 #[test]
 fn a_half_that_does_not_dial_says_at_once_that_it_resizes_nothing() {
     let healthy = pictures::healthy();
-    let half = |mode, role| Snapshot { mode, roles: vec![role], ..healthy.clone() };
+    let half = |mode, half| Snapshot { mode, halves: vec![half], ..healthy.clone() };
     for (snapshot, dials) in [
         (half(Mode::Reverse, Half::Internal), true),
         (half(Mode::Reverse, Half::Dmz), false),

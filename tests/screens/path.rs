@@ -96,9 +96,9 @@ fn a_gateway_that_was_killed_is_one_part() {
 fn a_gateway_that_is_not_shown_moves_what_its_links_do() {
     let mut outer = fleet::fleet();
     outer.gateways.retain(|row| &*row.name != "inside-1");
-    outer.services.retain(|row| row.role == Half::Dmz);
-    outer.pools.retain(|row| row.role == Half::Dmz);
-    outer.sessions.retain(|row| row.role == Half::Dmz);
+    outer.services.retain(|row| row.half == Half::Dmz);
+    outer.pools.retain(|row| row.half == Half::Dmz);
+    outer.sessions.retain(|row| row.half == Half::Dmz);
     let app = fleet_app(outer);
     line_with(&app, &["▶ ● edge-1", "▶ ● 8 of 8 ready", "▶ ● inside"]);
     // Two sessions of the one edge and one of the other, 1.2 kB and 3.4 kB a second each.
@@ -131,14 +131,15 @@ fn what_is_broken_is_marked_where_it_is() {
 
 #[test]
 fn one_gateway_knows_the_other_half_by_its_links() {
-    let mut outer = app(Snapshot { roles: vec![Half::Dmz], host: "edge".into(), ..pictures::healthy() });
+    let mut outer = app(Snapshot { halves: vec![Half::Dmz], host: "edge".into(), ..pictures::healthy() });
     press(&mut outer, "9");
     line_with(
         &outer,
         &["clients", "▶ ● chat", "▶ ● edge", "▶ ● 15 of 16 ready", "▶ ● internal", "▶ ● of chat"],
     );
     line_with(&outer, &["known inside"]);
-    let mut inner = app(Snapshot { roles: vec![Half::Internal], host: "core".into(), ..pictures::healthy() });
+    let mut inner =
+        app(Snapshot { halves: vec![Half::Internal], host: "core".into(), ..pictures::healthy() });
     press(&mut inner, "9");
     line_with(&inner, &["▶ ● chat", "▶ ● dmz", "▶ ● 15 of 16 ready", "▶ ● core", "▶ ● 10.0.0.8:900"]);
     let mut direct = app(pictures::direct());
@@ -159,7 +160,7 @@ fn backends_that_stand_in_for_each_other_are_reported_one_by_one() {
         failures: 1,
         last_error: Some("connection refused (os error 111)".into()),
     };
-    let inner = snapshot.services.iter_mut().find(|row| row.role == Half::Internal).unwrap();
+    let inner = snapshot.services.iter_mut().find(|row| row.half == Half::Internal).unwrap();
     inner.backends = vec![
         backend("tcp://db-1:5432", BackendRowState::Up),
         backend("tcp://db-2:5432", BackendRowState::Down),

@@ -46,7 +46,7 @@ pub fn judged(mut snapshot: Snapshot) -> Snapshot {
 /// A DMZ gateway that has just started.
 pub fn empty() -> Snapshot {
     Snapshot {
-        roles: vec![Half::Dmz],
+        halves: vec![Half::Dmz],
         uptime_seconds: 0.2,
         descriptors: DescriptorUsage { used: 12, limit: 1024 },
         ..Snapshot::new("demo", Mode::Reverse)
@@ -63,7 +63,7 @@ pub fn healthy() -> Snapshot {
     ];
     Snapshot {
         profile: "reverse".into(),
-        roles: vec![Half::Dmz, Half::Internal],
+        halves: vec![Half::Dmz, Half::Internal],
         phase: GatewayPhase::Running,
         uptime_seconds: 754.5,
         listening: vec!["socks+tls://127.0.0.1:41443".into()],
@@ -92,20 +92,20 @@ pub fn healthy() -> Snapshot {
 pub fn pair() -> Snapshot {
     let mut snapshot = healthy();
     snapshot.sessions.extend([
-        SessionRow { role: Half::Internal, ..session(18_611, "chat", 6_600, 610) },
-        SessionRow { role: Half::Internal, ..session(18_888, "chat", 0, 0) },
+        SessionRow { half: Half::Internal, ..session(18_611, "chat", 6_600, 610) },
+        SessionRow { half: Half::Internal, ..session(18_888, "chat", 0, 0) },
     ]);
-    let inner = EndedRow { role: Half::Internal, ..ended(18_859, "--", "both sides finished", 2.0) };
+    let inner = EndedRow { half: Half::Internal, ..ended(18_859, "--", "both sides finished", 2.0) };
     snapshot.ended.insert(1, inner);
     snapshot
 }
 
 fn services() -> Vec<ServiceRow> {
-    let service = |role, name: &str, accept: &[&str], connect: Option<&str>, totals| ServiceRow {
+    let service = |half, name: &str, accept: &[&str], connect: Option<&str>, totals| ServiceRow {
         accept: accept.iter().map(|&at| at.into()).collect(),
         connect: connect.map(Into::into),
         totals,
-        ..ServiceRow::new(role, name)
+        ..ServiceRow::new(half, name)
     };
     vec![
         service(Half::Dmz, "chat", &["tcp://0.0.0.0:8001"], None, totals(3)),
@@ -119,7 +119,7 @@ fn services() -> Vec<ServiceRow> {
 pub fn degraded() -> Snapshot {
     let refused = "connect 10.1.4.9:41443: connection refused (os error 111)";
     let mut snapshot = healthy();
-    snapshot.roles = vec![Half::Internal];
+    snapshot.halves = vec![Half::Internal];
     snapshot.profile = "prod-reverse".into();
     snapshot.uptime_seconds = 273_840.0;
     snapshot.pools = vec![
@@ -220,7 +220,7 @@ pub fn down() -> Snapshot {
     };
     Snapshot {
         profile: "dmz".into(),
-        roles: vec![Half::Dmz],
+        halves: vec![Half::Dmz],
         phase: GatewayPhase::Draining,
         pools: vec![lost("orders"), lost("chat")],
         sessions: vec![],
@@ -243,7 +243,7 @@ pub fn forward() -> Snapshot {
     Snapshot {
         profile: "forward".into(),
         mode: Mode::Forward,
-        roles: vec![Half::Dmz],
+        halves: vec![Half::Dmz],
         listening: vec![],
         pools: vec![dialled],
         traffic: traffic(45),
@@ -272,7 +272,7 @@ pub fn direct() -> Snapshot {
     Snapshot {
         profile: "direct".into(),
         mode: Mode::Direct,
-        roles: vec![Half::Dmz],
+        halves: vec![Half::Dmz],
         listening: vec![],
         pools: vec![],
         services: vec![
@@ -295,7 +295,7 @@ pub fn profiles() -> Vec<ProfileRow> {
         file: Some(format!("/etc/portcullis/profiles/{name}.yaml")),
         is_current: false,
         mode: Some(mode),
-        roles: vec![Half::Dmz, Half::Internal],
+        halves: vec![Half::Dmz, Half::Internal],
         services: vec!["chat".into(), "orders".into()],
         problems: vec![],
         refused: None,
@@ -309,7 +309,7 @@ pub fn profiles() -> Vec<ProfileRow> {
         row("forward", Mode::Forward),
         ProfileRow {
             mode: None,
-            roles: vec![],
+            halves: vec![],
             services: vec![],
             problems: vec![problem],
             ..row("dr-site", Mode::Direct)
@@ -328,7 +328,7 @@ pub fn plan() -> SwitchPlan {
         dmz: HalfChange::Replaced,
         internal: HalfChange::Replaced,
         services: vec![ServiceChange {
-            role: Half::Dmz,
+            half: Half::Dmz,
             service: "chat".into(),
             becomes: ServiceChangeKind::Removed,
             what: vec!["accept tcp://0.0.0.0:8001".into()],
@@ -358,7 +358,7 @@ pub fn crowded(sessions: u64) -> Snapshot {
             .chain(["chat".into(), "orders".into()])
             .map(|service| pool(Half::Dmz, &service, 8, 8))
             .collect(),
-        roles: vec![Half::Dmz],
+        halves: vec![Half::Dmz],
         ..healthy()
     }
 }
@@ -407,8 +407,8 @@ pub fn hostile() -> Snapshot {
     snapshot
 }
 
-fn pool(role: Half, service: &str, ready: usize, target: usize) -> PoolRow {
-    let (peer, address) = match role {
+fn pool(half: Half, service: &str, ready: usize, target: usize) -> PoolRow {
+    let (peer, address) = match half {
         Half::Dmz => ("internal", "10.0.0.5"),
         Half::Internal => ("dmz", "192.0.2.1:41443"),
     };
@@ -423,10 +423,10 @@ fn pool(role: Half, service: &str, ready: usize, target: usize) -> PoolRow {
         round_trip_ms: Some(8.4),
         round_trip_spread_ms: Some(2.1),
         certificate_days: Some(300),
-        wait_p50_ms: (role == Half::Dmz).then_some(0.4),
-        wait_p99_ms: (role == Half::Dmz).then_some(212.0),
+        wait_p50_ms: (half == Half::Dmz).then_some(0.4),
+        wait_p99_ms: (half == Half::Dmz).then_some(212.0),
         links: (0..ready.min(9)).map(link).collect(),
-        ..PoolRow::new(role, service.into())
+        ..PoolRow::new(half, service.into())
     }
 }
 
@@ -450,7 +450,7 @@ pub fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> Sess
     SessionRow {
         gateway: None,
         id: format!("{number:06x}"),
-        role: Half::Dmz,
+        half: Half::Dmz,
         service: service.into(),
         client: format!("203.0.113.{}:{}", number % 250, 40_000 + number % 20_000),
         peer: Some("internal".into()),
@@ -476,7 +476,7 @@ pub fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow
     EndedRow {
         gateway: None,
         id: row.id,
-        role: row.role,
+        half: row.half,
         service: row.service,
         client: row.client,
         peer: row.peer,
@@ -497,7 +497,7 @@ pub fn failures() -> Vec<FailureRow> {
     let row = |service: &str, end: &str, reason: &str, count, (first, last): (&str, &str), ago_seconds| {
         FailureRow {
             gateway: None,
-            role: Half::Internal,
+            half: Half::Internal,
             service: service.into(),
             end: end.into(),
             reason: reason.into(),

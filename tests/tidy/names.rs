@@ -38,6 +38,8 @@ const REFUSED_NAMES: &[(&str, &str)] = &[
     ("pinned", "self_issued"),
     ("pulse", "tracker"),
     ("rewound", "prefixed"),
+    ("role", "half"),
+    ("roles", "halves"),
     ("room", "space, fill_level"),
     ("said", "sent, message"),
     ("says", "writer"),

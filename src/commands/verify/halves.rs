@@ -100,7 +100,7 @@ impl TrialHalves {
             halves.child = Some(InternalProcess::start(cli, &chosen, mode).await?);
         }
         if has_dmz {
-            let outside = ProfileSource { role: Some(Half::Dmz), ..source.clone() };
+            let outside = ProfileSource { half: Some(Half::Dmz), ..source.clone() };
             let loaded = outside.load(&chosen, Some(mode)).map_err(TrialHalvesError::Profile)?;
             halves.start_here(outside, chosen.clone(), loaded).await?;
         }

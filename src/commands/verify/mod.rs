@@ -71,7 +71,7 @@ async fn running_gateways(cli: &Cli, source: &ProfileSource) -> anyhow::Result<V
     for path in socket_path::sockets() {
         if let Ok(CommandAnswer::Status(snapshot)) = client::send_command(&path, Command::Status).await
             && snapshot.profile == loaded.profile.name
-            && cli.role.is_none_or(|role| snapshot.roles.contains(&role))
+            && cli.half.is_none_or(|half| snapshot.halves.contains(&half))
         {
             found.push(path);
         }

@@ -15,7 +15,7 @@ use crate::{
     gateway::{descriptors::DescriptorShares, service::ServiceTable},
     link::{
         grants::{GrantRule, ServiceGrants},
-        handshake::{self, EstablishedLink, HandshakeOutcome, HandshakeTerms, HelloRole, SocksRequest},
+        handshake::{self, EstablishedLink, HandshakeOutcome, HandshakeTerms, HelloEnd, SocksRequest},
         keeper::{KeeperContext, KeeperTarget},
         listener::{LinkIntake, LinkReception},
         pool::Pool,
@@ -117,7 +117,7 @@ impl DmzSide {
             }
             (DmzParts::Reverse { ingress, pool }, _) => {
                 let terms = HandshakeTerms {
-                    role: HelloRole::Opens(grants.clone()),
+                    end: HelloEnd::Opens(grants.clone()),
                     generation: pool.generation().clone(),
                 };
                 let handshakes = common.shares.load().dmz_handshakes;

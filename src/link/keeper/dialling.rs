@@ -107,7 +107,7 @@ impl LinkKeeper {
         let is_own = handshake::uses_own_protocol(&reached.stream);
         self.note_protocol(if is_own { LinkProtocol::Own } else { LinkProtocol::Socks }, &reached);
         if is_own {
-            let hello = handshake::exchange_hello(reached, &self.terms.role, self.wanted().prepared, holds);
+            let hello = handshake::exchange_hello(reached, &self.terms.end, self.wanted().prepared, holds);
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
                 Ok(linked) => self.establish_link(linked, permit, &events).await,

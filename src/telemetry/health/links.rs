@@ -49,7 +49,7 @@ pub fn serving_pools<'a>(
     snapshot: &'a Snapshot,
     service: &'a ServiceRow,
 ) -> impl Iterator<Item = &'a PoolRow> {
-    snapshot.pools.iter().filter(|pool| pool.role == service.role && pool.may_serve(&service.name))
+    snapshot.pools.iter().filter(|pool| pool.half == service.half && pool.may_serve(&service.name))
 }
 
 /// Whether every link that may stand is in use.
@@ -99,12 +99,12 @@ type GatewayKey<'a> = (Half, Option<&'a str>, Option<&'a str>, Option<&'a str>);
 /// Several gateways may share a name.
 fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
     let drains = |pool: &PoolRow, name: &str| {
-        let is_it = |row: &&ServiceRow| row.role == pool.role && row.name == name;
+        let is_it = |row: &&ServiceRow| row.half == pool.half && row.name == name;
         snapshot.services.iter().find(is_it).is_some_and(is_draining)
     };
     let is_unused = |pool: &PoolRow| match pool.serves.as_slice() {
         [] if pool.service == "*" => {
-            let mut of_half = snapshot.services.iter().filter(|row| row.role == pool.role).peekable();
+            let mut of_half = snapshot.services.iter().filter(|row| row.half == pool.half).peekable();
             of_half.peek().is_some() && of_half.all(is_draining)
         }
         [] => drains(pool, &pool.service),
@@ -113,7 +113,7 @@ fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
     let mut gateways: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let known = snapshot.pools.iter().filter(|pool| pool.peer.is_some() || pool.address.is_some());
     for pool in known.filter(|pool| !is_unused(pool)) {
-        let key = (pool.role, pool.peer.as_deref(), pool.address.as_deref(), pool.instance.as_deref());
+        let key = (pool.half, pool.peer.as_deref(), pool.address.as_deref(), pool.instance.as_deref());
         gateways.entry(key).or_default().push(pool);
     }
     gateways
@@ -121,7 +121,7 @@ fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
 
 fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &mut Vec<Alert>) {
     let Some(first) = rows.first() else { return };
-    let of_half = snapshot.services.iter().filter(|service| service.role == first.role);
+    let of_half = snapshot.services.iter().filter(|service| service.half == first.half);
     let hit = of_half.filter(|service| rows.iter().any(|pool| serves(pool, service)));
     let hit: Vec<_> = hit.filter(|service| has_no_link(snapshot, service)).collect();
     // A gateway that has said goodbye is not missed while others serve.
@@ -230,17 +230,17 @@ fn find_starved(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     let mut queues: BTreeMap<(Half, &str), Vec<&PoolRow>> = BTreeMap::new();
     for pool in &snapshot.pools {
         for service in starved_services(pool) {
-            queues.entry((pool.role, service)).or_default().push(pool);
+            queues.entry((pool.half, service)).or_default().push(pool);
         }
     }
-    for ((role, service), pools) in queues {
+    for ((half, service), pools) in queues {
         let sum =
             |of: fn(&PoolRow) -> usize| pools.iter().fold(0_usize, |sum, pool| sum.saturating_add(of(pool)));
         let waiting = match sum(|pool| pool.waiting) {
             0 => "short".to_owned(),
             waiting => format!("{waiting} waiting"),
         };
-        let may_serve = snapshot.pools.iter().filter(|pool| pool.role == role && pool.may_serve(service));
+        let may_serve = snapshot.pools.iter().filter(|pool| pool.half == half && pool.may_serve(service));
         let (kind, full) = match are_full(may_serve) {
             true => (AlertKind::Full, ", full"),
             false => (AlertKind::Starved, ""),
@@ -256,7 +256,7 @@ fn with_peer(mut text: String, pools: &[&PoolRow]) -> String {
     if let [pool] = pools
         && let Some(peer) = pool.peer.as_ref().or(pool.address.as_ref())
     {
-        let direction = match pool.role {
+        let direction = match pool.half {
             Half::Dmz => "from",
             Half::Internal => "to",
         };
@@ -269,7 +269,7 @@ fn with_peer(mut text: String, pools: &[&PoolRow]) -> String {
 }
 
 fn serves(pool: &PoolRow, service: &ServiceRow) -> bool {
-    pool.role == service.role && pool.may_serve(&service.name)
+    pool.half == service.half && pool.may_serve(&service.name)
 }
 
 /// Whether its clients cannot be carried anywhere.
@@ -277,7 +277,7 @@ fn has_no_link(snapshot: &Snapshot, service: &ServiceRow) -> bool {
     let needs_links = snapshot.mode != Mode::Direct && !is_draining(service);
     let mut pools = serving_pools(snapshot, service).peekable();
     let is_offered = pools.peek().is_some();
-    needs_links && (service.role == Half::Dmz || is_offered) && pools.all(|pool| !is_linked(pool))
+    needs_links && (service.half == Half::Dmz || is_offered) && pools.all(|pool| !is_linked(pool))
 }
 
 fn names(services: &[&ServiceRow]) -> String {

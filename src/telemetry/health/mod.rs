@@ -257,7 +257,7 @@ mod tests {
     fn certificates_are_alerted_from_two_weeks_on() {
         let reported = |days| {
             let row = CertificateRow {
-                role: Half::Dmz,
+                half: Half::Dmz,
                 used: "accept".into(),
                 object: "pki/www.pem".into(),
                 ends: String::new(),

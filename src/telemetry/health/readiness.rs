@@ -14,7 +14,7 @@ use crate::{
 /// A gateway that the profile names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedGateway {
-    pub role: Half,
+    pub half: Half,
     pub by: NamedBy,
 }
 
@@ -81,11 +81,11 @@ impl Readiness {
 
 /// The half with the client ports serves at least one service; the internal half has a link.
 fn is_ready(snapshot: &Snapshot) -> bool {
-    match snapshot.roles.contains(&Half::Dmz) {
+    match snapshot.halves.contains(&Half::Dmz) {
         true => snapshot
             .services
             .iter()
-            .filter(|row| row.role == Half::Dmz)
+            .filter(|row| row.half == Half::Dmz)
             .any(|row| is_service_ready(snapshot, &row.name)),
         false => snapshot.pools.iter().any(is_linked),
     }
@@ -114,7 +114,7 @@ impl NamedGateway {
             NamedBy::Name(name) => pool.name.as_ref() == Some(name),
             NamedBy::Certificate(name) => pool.peer.as_ref() == Some(name),
         };
-        pool.role == self.role && is_it && is_linked(pool)
+        pool.half == self.half && is_it && is_linked(pool)
     }
 
     fn line(&self) -> String {
@@ -134,7 +134,7 @@ mod tests {
     use crate::telemetry::snapshot::{PoolState, ServicePhase};
 
     fn of(services: Vec<ServiceRow>, pools: Vec<PoolRow>, named: &[NamedGateway]) -> Readiness {
-        let snapshot = Snapshot { roles: vec![Half::Dmz], ..judged(services, pools) };
+        let snapshot = Snapshot { halves: vec![Half::Dmz], ..judged(services, pools) };
         Readiness::of(&snapshot, named)
     }
 
@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn who_asks_strictly_wants_a_link_to_each_gateway_that_is_named() {
-        let role = Half::Dmz;
-        let named = |by| NamedGateway { role, by };
+        let half = Half::Dmz;
+        let named = |by| NamedGateway { half, by };
         let (alpha, internal) =
             (NamedBy::Certificate("alpha".into()), NamedBy::Certificate("internal".into()));
         let well = vec![pool(PoolState::Filling, 1)];
@@ -173,7 +173,7 @@ mod tests {
     fn a_gateway_that_drains_is_not_ready_whatever_it_still_serves() {
         let drains = Snapshot {
             phase: GatewayPhase::Draining,
-            roles: vec![Half::Dmz],
+            halves: vec![Half::Dmz],
             ..judged(vec![orders()], vec![pool(PoolState::Healthy, 8)])
         };
         let reported = Readiness::of(&drains, &[]);
@@ -185,10 +185,10 @@ mod tests {
 
     #[test]
     fn an_internal_half_is_ready_with_one_link() {
-        let link = PoolRow { role: Half::Internal, ..pool(PoolState::Filling, 1) };
+        let link = PoolRow { half: Half::Internal, ..pool(PoolState::Filling, 1) };
         let inside = |pools| {
             let rows = vec![ServiceRow::new(Half::Internal, "orders")];
-            Readiness::of(&Snapshot { roles: vec![Half::Internal], ..judged(rows, pools) }, &[])
+            Readiness::of(&Snapshot { halves: vec![Half::Internal], ..judged(rows, pools) }, &[])
         };
         assert!(inside(vec![link]).ready);
         let reported = inside(vec![]);

@@ -159,7 +159,7 @@ fn clients(count: u64) -> String {
 fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceProblem> {
     let pools: Vec<_> = links::serving_pools(snapshot, service).collect();
     let Some(best) = pools.iter().map(|pool| severity(pool)).min() else {
-        let needs_links = snapshot.mode != Mode::Direct && service.role == Half::Dmz;
+        let needs_links = snapshot.mode != Mode::Direct && service.half == Half::Dmz;
         let why = "no link stands that serves it".into();
         return needs_links.then_some(ServiceProblem { kind: AlertKind::NoLink, why });
     };

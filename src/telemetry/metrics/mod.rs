@@ -126,9 +126,9 @@ fn of_gateway(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resul
     MetricFamily::begin(encoder, lost, MetricType::Counter)?.counter(&NONE, snapshot.log_lines_lost)?;
     let confined = ("portcullis_confined", "1 when the kernel refuses the half whatever is not its part.");
     let mut family = MetricFamily::begin(encoder, confined, MetricType::Gauge)?;
-    snapshot.roles.iter().try_for_each(|role| {
-        let is_locked = snapshot.confined.get(role).is_some_and(Option::is_some);
-        family.gauge(&[("role", word(*role))], f64::from(u8::from(is_locked)))
+    snapshot.halves.iter().try_for_each(|half| {
+        let is_locked = snapshot.confined.get(half).is_some_and(Option::is_some);
+        family.gauge(&[("role", word(*half))], f64::from(u8::from(is_locked)))
     })
 }
 
@@ -141,13 +141,13 @@ fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     let bytes = ("portcullis_bytes", "Bytes of sessions; up is from the client to the backend.");
     let mut family = MetricFamily::begin(encoder, bytes, MetricType::Counter)?;
     for row in &snapshot.services {
-        let [role, service] = labels(row);
-        family.counter(&[role, service, ("direction", "up")], row.totals.bytes_up)?;
-        family.counter(&[role, service, ("direction", "down")], row.totals.bytes_down)?;
+        let [half, service] = labels(row);
+        family.counter(&[half, service, ("direction", "up")], row.totals.bytes_up)?;
+        family.counter(&[half, service, ("direction", "down")], row.totals.bytes_down)?;
     }
     let waiting = ("portcullis_clients_waiting", "Clients that wait for a link.");
     let mut family = MetricFamily::begin(encoder, waiting, MetricType::Gauge)?;
-    for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz) {
+    for row in snapshot.services.iter().filter(|row| row.half == Half::Dmz) {
         family.gauge(&[("service", &*row.name)], row.counts.waiting as f64)?;
     }
     let backends = (
@@ -189,32 +189,32 @@ fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     );
     let mut family = MetricFamily::begin(encoder, ends, MetricType::Counter)?;
     for row in &snapshot.services {
-        let [role, service] = labels(row);
+        let [half, service] = labels(row);
         for end in
             ENDS_FROM_THE_START.iter().filter(|known| !row.counts.ends.iter().any(|(end, _)| end == **known))
         {
-            family.counter(&[role, service, ("end", end)], 0)?;
+            family.counter(&[half, service, ("end", end)], 0)?;
         }
         for (end, count) in &row.counts.ends {
-            family.counter(&[role, service, ("end", &**end)], *count)?;
+            family.counter(&[half, service, ("end", &**end)], *count)?;
         }
     }
     let wait = ("portcullis_wait_seconds", "How long clients waited for a link.");
     let mut family = MetricFamily::begin(encoder, wait, MetricType::Histogram)?;
-    for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz && row.connect.is_none()) {
+    for row in snapshot.services.iter().filter(|row| row.half == Half::Dmz && row.connect.is_none()) {
         family.histogram(&[("service", &*row.name)], &row.counts.waits)?;
     }
     let connect =
         ("portcullis_connect_seconds", "How long it took to open a session's way, its backend included.");
     let mut family = MetricFamily::begin(encoder, connect, MetricType::Histogram)?;
     // In a pair, a session is counted once, where clients come in.
-    let first = snapshot.roles.first().copied();
-    for row in snapshot.services.iter().filter(|row| Some(row.role) == first) {
+    let first = snapshot.halves.first().copied();
+    for row in snapshot.services.iter().filter(|row| Some(row.half) == first) {
         family.histogram(&[("service", &*row.name)], &row.counts.connects)?;
     }
     let requests = ("portcullis_http_requests", "Requests that were answered, by the class of the answer.");
     let mut family = MetricFamily::begin(encoder, requests, MetricType::Counter)?;
-    for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz) {
+    for row in snapshot.services.iter().filter(|row| row.half == Half::Dmz) {
         for (class, count) in row.counts.requests.by_class() {
             family.counter(&[("service", &*row.name), ("code", class)], count)?;
         }
@@ -245,35 +245,35 @@ fn of_links(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<
     for row in &snapshot.pools {
         // A gateway that was never reached has no name other than its address.
         let peer = row.peer.as_deref().or(row.address.as_deref()).unwrap_or_default();
-        peers.entry((row.role, peer)).or_default().rows.push(row);
+        peers.entry((row.half, peer)).or_default().rows.push(row);
     }
     let links = (
         "portcullis_links",
         "Links that take a new session, that carry some and take no more, and that are dialled.",
     );
     let mut family = MetricFamily::begin(encoder, links, MetricType::Gauge)?;
-    for ((role, peer), of) in &peers {
-        let of_state = |state| [("role", word(*role)), ("peer", *peer), ("state", state)];
+    for ((half, peer), of) in &peers {
+        let of_state = |state| [("role", word(*half)), ("peer", *peer), ("state", state)];
         family.gauge(&of_state("ready"), of.sum(|row| row.ready))?;
         family.gauge(&of_state("carrying"), of.sum(|row| row.carrying))?;
         family.gauge(&of_state("dialling"), of.sum(|row| row.dialling))?;
     }
     let wanted = ("portcullis_links_wanted", "Links that should be ready.");
     let mut family = MetricFamily::begin(encoder, wanted, MetricType::Gauge)?;
-    for ((role, peer), of) in &peers {
-        family.gauge(&[("role", word(*role)), ("peer", peer)], of.sum(|row| row.target))?;
+    for ((half, peer), of) in &peers {
+        family.gauge(&[("role", word(*half)), ("peer", peer)], of.sum(|row| row.target))?;
     }
     let failures = ("portcullis_link_failures", "Dials, handshakes and ready links that failed.");
     let mut family = MetricFamily::begin(encoder, failures, MetricType::Counter)?;
-    for ((role, peer), of) in &peers {
+    for ((half, peer), of) in &peers {
         let failed = of.rows.iter().fold(0_u64, |sum, row| sum.saturating_add(row.failures));
-        family.counter(&[("role", word(*role)), ("peer", peer)], failed)?;
+        family.counter(&[("role", word(*half)), ("peer", peer)], failed)?;
     }
     let round_trip = ("portcullis_link_rtt_seconds", "The median round-trip time of the links.");
     let mut family = MetricFamily::begin(encoder, round_trip, MetricType::Gauge)?;
-    for ((role, peer), of) in &peers {
+    for ((half, peer), of) in &peers {
         if let Some(seconds) = of.round_trip_seconds() {
-            family.gauge(&[("role", word(*role)), ("peer", peer)], seconds)?;
+            family.gauge(&[("role", word(*half)), ("peer", peer)], seconds)?;
         }
     }
     Ok(())
@@ -285,7 +285,7 @@ fn of_certificates(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> 
         let ends = humantime::parse_rfc3339(&row.ends).ok();
         let ends =
             ends.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |at| at.as_secs());
-        let first = earliest.entry((row.role, &row.used)).or_insert(ends);
+        let first = earliest.entry((row.half, &row.used)).or_insert(ends);
         *first = ends.min(*first);
     }
     let expiry = (
@@ -293,19 +293,19 @@ fn of_certificates(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> 
         "When the first certificate of this use ends, in seconds since 1970.",
     );
     let mut family = MetricFamily::begin(encoder, expiry, MetricType::Gauge)?;
-    earliest.iter().try_for_each(|((role, used), ends)| {
-        family.gauge(&[("role", word(*role)), ("use", used)], *ends as f64)
+    earliest.iter().try_for_each(|((half, used), ends)| {
+        family.gauge(&[("role", word(*half)), ("use", used)], *ends as f64)
     })
 }
 
 const NONE: [(&str, &str); 0] = [];
 
 fn labels(row: &ServiceRow) -> [(&str, &str); 2] {
-    [("role", word(row.role)), ("service", &row.name)]
+    [("role", word(row.half)), ("service", &row.name)]
 }
 
-fn word(role: Half) -> &'static str {
-    match role {
+fn word(half: Half) -> &'static str {
+    match half {
         Half::Dmz => "dmz",
         Half::Internal => "internal",
     }

@@ -62,8 +62,8 @@ impl SessionRegistry {
         if found.is_empty() {
             found = sessions().filter(|session| &*session.id == named).collect();
         }
-        for role in [Half::Dmz, Half::Internal] {
-            let of_half = found.iter().filter(|session| session.half == role);
+        for half in [Half::Dmz, Half::Internal] {
+            let of_half = found.iter().filter(|session| session.half == half);
             let names: BTreeSet<_> = of_half.map(|session| session.full_name()).collect();
             if names.len() > 1 {
                 return Err(KillError::Several(names.into_iter().collect()));

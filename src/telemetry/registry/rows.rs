@@ -17,7 +17,7 @@ impl OpenSession {
         SessionRow {
             gateway: None,
             id: self.id.to_string(),
-            role: self.half,
+            half: self.half,
             service: self.service.to_string(),
             client: client_name(self.client),
             peer: self.peer().map(|peer| peer.to_string()),
@@ -44,7 +44,7 @@ impl EndedSession {
         EndedRow {
             gateway: None,
             id: self.session.id.to_string(),
-            role: self.session.half,
+            half: self.session.half,
             service: self.session.service.to_string(),
             client: client_name(self.session.client),
             peer: self.session.peer().map(|peer| peer.to_string()),

@@ -53,7 +53,8 @@ pub struct GatewayFacts {
     pub host: String,
     pub profile: String,
     pub mode: Mode,
-    pub roles: Vec<Half>,
+    #[serde(rename = "roles")]
+    pub halves: Vec<Half>,
     pub phase: GatewayPhase,
     pub health: Option<Health>,
     pub ready: Option<bool>,

@@ -45,7 +45,8 @@ pub struct ProfileRow {
     pub is_current: bool,
     /// Unknown if it cannot be read.
     pub mode: Option<Mode>,
-    pub roles: Vec<Half>,
+    #[serde(rename = "roles")]
+    pub halves: Vec<Half>,
     pub services: Vec<String>,
     pub problems: Vec<ProblemRow>,
     /// Why this process would refuse a switch to it, although it is valid.

@@ -12,7 +12,8 @@ pub struct SessionRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     pub id: String,
-    pub role: Half,
+    #[serde(rename = "role")]
+    pub half: Half,
     pub service: String,
     pub client: String,
     pub peer: Option<String>,
@@ -66,7 +67,8 @@ pub struct EndedRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Arc<str>>,
     pub id: String,
-    pub role: Half,
+    #[serde(rename = "role")]
+    pub half: Half,
     pub service: String,
     pub client: String,
     pub peer: Option<String>,

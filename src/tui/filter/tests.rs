@@ -6,7 +6,7 @@ fn row() -> SessionRow {
     SessionRow {
         gateway: None,
         id: "0049ad".into(),
-        role: Half::Dmz,
+        half: Half::Dmz,
         service: "Orders".into(),
         client: "203.0.113.7:51220".into(),
         peer: Some("internal-2".into()),
@@ -31,7 +31,7 @@ fn ended() -> EndedRow {
     EndedRow {
         gateway: None,
         id: "0049ae".into(),
-        role: Half::Dmz,
+        half: Half::Dmz,
         service: "Orders".into(),
         client: "203.0.113.9:51221".into(),
         peer: None,

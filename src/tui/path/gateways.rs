@@ -19,7 +19,7 @@ impl PathBuilder<'_> {
     pub(super) fn add_own_gateways(&mut self) {
         let snapshot = self.snapshot;
         if snapshot.gateways.is_empty() {
-            for &half in &snapshot.roles {
+            for &half in &snapshot.halves {
                 self.add(self.own_part(half));
             }
             return;
@@ -28,7 +28,7 @@ impl PathBuilder<'_> {
         let scope = snapshot.gateways.iter().find(|row| *row.name == *snapshot.profile);
         for row in snapshot.gateways.iter().filter(|row| scope.is_none_or(|scope| scope.name == row.name)) {
             // A gateway that never answered is put where most are.
-            let halves = row.heard.as_ref().map_or(&[Half::Dmz][..], |facts| facts.roles.as_slice());
+            let halves = row.heard.as_ref().map_or(&[Half::Dmz][..], |facts| facts.halves.as_slice());
             for &half in halves {
                 self.add(self.member_part(row, half));
             }
@@ -110,7 +110,7 @@ impl PathBuilder<'_> {
 
     /// The gateway at the other end of a pool's links.
     pub(super) fn peer_of(&mut self, pool: &PoolRow) -> PartKey {
-        let half = match pool.role {
+        let half = match pool.half {
             Half::Dmz => Half::Internal,
             Half::Internal => Half::Dmz,
         };
@@ -148,11 +148,11 @@ impl PathBuilder<'_> {
         let snapshot = self.snapshot;
         if snapshot.gateways.is_empty() {
             let is_own = instance.is_none_or(|instance| instance == snapshot.instance);
-            return (snapshot.roles.len() > 1 && is_own).then(|| self.own_part(half));
+            return (snapshot.halves.len() > 1 && is_own).then(|| self.own_part(half));
         }
         let is_it = |row: &&GatewayRow| {
             row.heard.as_ref().is_some_and(|facts| {
-                facts.roles.contains(&half)
+                facts.halves.contains(&half)
                     && !facts.instance.is_empty()
                     && Some(facts.instance.as_str()) == instance
             })
@@ -191,7 +191,7 @@ impl PathBuilder<'_> {
 }
 
 fn peer_address(pool: &PoolRow) -> PeerAddress<'_> {
-    (pool.gateway.as_ref(), pool.role, pool.address.as_deref())
+    (pool.gateway.as_ref(), pool.half, pool.address.as_deref())
 }
 
 /// The word, and how bad it is.

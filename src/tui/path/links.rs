@@ -16,9 +16,9 @@ impl PathBuilder<'_> {
     pub(super) fn add_links(&mut self) {
         let mut by_ends: BTreeMap<(PartKey, PartKey), Vec<&PoolRow>> = BTreeMap::new();
         for pool in self.pools() {
-            let own = self.gateway_of(pool.gateway.as_ref(), pool.role);
+            let own = self.gateway_of(pool.gateway.as_ref(), pool.half);
             let peer = self.peer_of(pool);
-            let ends = if pool.role == Half::Dmz { (own, peer) } else { (peer, own) };
+            let ends = if pool.half == Half::Dmz { (own, peer) } else { (peer, own) };
             by_ends.entry(ends).or_default().push(pool);
         }
         for ((dmz, internal), pools) in by_ends {
@@ -46,8 +46,8 @@ impl PathBuilder<'_> {
 
 /// Both ends of a link may be in the snapshot: the DMZ half's is counted, and problems of either are shown.
 fn link_part(key: &str, pools: &[&PoolRow]) -> PathPart {
-    let outer = pools.iter().any(|pool| pool.role == Half::Dmz);
-    let counted = || pools.iter().filter(move |pool| (pool.role == Half::Dmz) == outer);
+    let outer = pools.iter().any(|pool| pool.half == Half::Dmz);
+    let counted = || pools.iter().filter(move |pool| (pool.half == Half::Dmz) == outer);
     let sum = |of: fn(&PoolRow) -> u64| counted().fold(0_u64, |sum, pool| sum.saturating_add(of(pool)));
     let (ready, target) = (sum(|pool| pool.ready as u64), sum(|pool| pool.target as u64));
     let open_links = ready.saturating_add(sum(|pool| pool.carrying as u64));
@@ -100,7 +100,7 @@ pub(super) fn unknown_part(part: PathPart) -> PathPart {
 
 pub(super) fn rows_of(pool: &PoolRow) -> PartRows {
     let peer = pool.peer.clone().unwrap_or_default();
-    let sessions = LinkSessions { gateway: pool.gateway.clone(), half: pool.role, peer };
+    let sessions = LinkSessions { gateway: pool.gateway.clone(), half: pool.half, peer };
     PartRows::Pools { worst: lists::pool_key(pool), sessions }
 }
 

@@ -26,7 +26,7 @@ impl PathBuilder<'_> {
                 [] => unknown_part(service_part(name, &rows)),
                 received => service_part(name, received),
             });
-            let outer: Vec<_> = rows.iter().filter(|row| row.role == Half::Dmz).collect();
+            let outer: Vec<_> = rows.iter().filter(|row| row.half == Half::Dmz).collect();
             for row in &outer {
                 let gateway = self.gateway_of(row.gateway.as_ref(), Half::Dmz);
                 self.lead(&service, &gateway);
@@ -34,7 +34,7 @@ impl PathBuilder<'_> {
             if outer.is_empty() {
                 // If it is known only from the inside, it is connected to the gateways that may bring its
                 // sessions.
-                for pool in self.pools().filter(|pool| pool.role == Half::Internal && pool.may_serve(name)) {
+                for pool in self.pools().filter(|pool| pool.half == Half::Internal && pool.may_serve(name)) {
                     let gateway = self.peer_of(pool);
                     self.lead(&service, &gateway);
                 }
@@ -45,14 +45,14 @@ impl PathBuilder<'_> {
     /// From the half that dials them. If that half is not shown, it is only known that there are some.
     pub(super) fn add_backends(&mut self) {
         let is_direct = self.is_direct();
-        let dials = |row: &&ServiceRow| row.role == Half::Internal || row.connect.is_some();
+        let dials = |row: &&ServiceRow| row.half == Half::Internal || row.connect.is_some();
         let mut named = BTreeSet::new();
         let mut rows: Vec<_> = self.services().filter(dials).collect();
         // A gateway that answers knows more about a backend than one that does not.
         rows.sort_by_key(|row| !self.is_answering(row.gateway.as_ref()));
         for row in rows {
             named.insert(row.name.as_str());
-            let gateway = self.gateway_of(row.gateway.as_ref(), row.role);
+            let gateway = self.gateway_of(row.gateway.as_ref(), row.half);
             let is_answering = self.is_answering(row.gateway.as_ref());
             for part in backend_parts(row) {
                 let key = (part.stage, part.key.clone());
@@ -61,15 +61,15 @@ impl PathBuilder<'_> {
                     false if self.parts.contains_key(&key) => key,
                     false => self.add(unknown_part(part)),
                 };
-                if row.role == Half::Internal || is_direct {
+                if row.half == Half::Internal || is_direct {
                     self.lead(&gateway, &backend);
                 }
             }
         }
-        for row in self.services().filter(|row| row.role == Half::Dmz && !named.contains(row.name.as_str())) {
+        for row in self.services().filter(|row| row.half == Half::Dmz && !named.contains(row.name.as_str())) {
             let backend = self.add(unknown_backend(row));
             let serves = |pool: &&PoolRow| {
-                pool.role == Half::Dmz && pool.gateway == row.gateway && pool.may_serve(&row.name)
+                pool.half == Half::Dmz && pool.gateway == row.gateway && pool.may_serve(&row.name)
             };
             for pool in self.pools().filter(serves) {
                 let gateway = self.peer_of(pool);
@@ -96,8 +96,8 @@ impl PathBuilder<'_> {
     pub(super) fn add_clients(&mut self) {
         let snapshot = self.snapshot;
         // In a pair, both halves refuse a client, which counts where it came in.
-        let has_outer = self.services().any(|row| row.role == Half::Dmz);
-        let counted = self.services().filter(|row| (row.role == Half::Dmz) == has_outer);
+        let has_outer = self.services().any(|row| row.half == Half::Dmz);
+        let counted = self.services().filter(|row| (row.half == Half::Dmz) == has_outer);
         let recent = counted.flat_map(|row| &row.refusals);
         let recent = recent.filter(|row| !row.is_of_one_client && row.ago_seconds < RECENT_SECONDS);
         let refused = recent.fold(0_u64, |sum, row| sum.saturating_add(row.count));
@@ -133,8 +133,8 @@ impl PathBuilder<'_> {
 const RECENT_SECONDS: f64 = 10.0;
 
 fn service_part(name: &str, rows: &[&ServiceRow]) -> PathPart {
-    let has_outer = rows.iter().any(|row| row.role == Half::Dmz);
-    let counted = || rows.iter().filter(move |row| (row.role == Half::Dmz) == has_outer);
+    let has_outer = rows.iter().any(|row| row.half == Half::Dmz);
+    let counted = || rows.iter().filter(move |row| (row.half == Half::Dmz) == has_outer);
     let mut totals = TrafficTotals::default();
     for row in counted() {
         totals.sessions_open = totals.sessions_open.saturating_add(row.totals.sessions_open);

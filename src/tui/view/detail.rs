@@ -26,7 +26,7 @@ use crate::{
         screen::Screen,
         view::{
             alert, doctor, gateways,
-            header::{mode_word, role_word},
+            header::{half_label, mode_word},
             panel,
             pool::half_word,
             profiles, sessions, table, traffic,
@@ -150,7 +150,7 @@ fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLin
     let inner = app.session_order().inner(shown, row);
     let backend = sessions::backend(app, row);
     let mut facts = vec![
-        fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
+        fact("session", format!("{} in the {} half", row.id, half_word(row.half))),
         fact("state", format!("{}, last byte {}", phase_word(row.phase), last_byte(row))),
         fact("client", addresses.client(&row.client)),
         fact("service", row.service.clone()),
@@ -184,7 +184,7 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
     let code = end::explain_code(&row.end).unwrap_or_default();
     let inner = app.session_order().inner_ended(shown, row);
     let mut facts = vec![
-        fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
+        fact("session", format!("{} in the {} half", row.id, half_word(row.half))),
         fact("state", format!("ended {} ago", format::span(row.ago_seconds))),
         DetailLine {
             style: sessions::end_style(app, &row.end),
@@ -238,7 +238,7 @@ fn failure_lines(app: &App, row: &FailureRow) -> Vec<DetailLine> {
     let code = end::explain_code(&row.end).unwrap_or_default();
     let mut facts: Vec<_> = gateway_line(app, row.gateway.as_deref()).into_iter().collect();
     facts.extend([
-        fact("service", format!("{} in the {} half", row.service, half_word(row.role))),
+        fact("service", format!("{} in the {} half", row.service, half_word(row.half))),
         DetailLine {
             style: sessions::end_style(app, &row.end),
             ..fact("end", format!("{} {code}", row.end))
@@ -288,7 +288,7 @@ fn certificate(app: &App, pool: &PoolRow) -> Option<DetailLine> {
 
 /// How many of the gateways that may serve a service are there; those that are missing, by name.
 fn peers(app: &App, row: &ServiceRow) -> Option<DetailLine> {
-    let serving = |pool: &&PoolRow| pool.role == row.role && pool.may_serve(&row.name);
+    let serving = |pool: &&PoolRow| pool.half == row.half && pool.may_serve(&row.name);
     let pools = || app.snapshot().pools.iter().filter(serving);
     let PeerCounts { linked, known, .. } = count_peers_of(pools());
     let removed = pools().filter_map(|pool| {
@@ -346,7 +346,7 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
     };
     let mut facts: Vec<_> = gateway_line(app, row.gateway.as_deref()).into_iter().collect();
     facts.extend([
-        fact("service", format!("{} in the {} half", row.name, half_word(row.role))),
+        fact("service", format!("{} in the {} half", row.name, half_word(row.half))),
         match &row.lack {
             Some(lack) => DetailLine {
                 style: alert::style(&app.style, lack.kind.severity()),
@@ -395,7 +395,7 @@ fn event_lines(app: &App) -> Option<Vec<DetailLine>> {
 fn profile_lines(app: &App) -> Option<Vec<DetailLine>> {
     let key = &app.detail()?.key;
     let row = app.profiles().iter().find(|row| row.name == *key)?;
-    let halves: Vec<_> = row.roles.iter().map(|&role| role_word(role)).collect();
+    let halves: Vec<_> = row.halves.iter().map(|&half| half_label(half)).collect();
     let mut facts = vec![
         fact(app, "profile", format!("{}{}", row.name, if row.is_current { ", runs now" } else { "" })),
         fact(app, "file", row.file.clone().unwrap_or("built in".into())),

@@ -52,7 +52,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         return panel::draw_empty(&app.style, "no session has failed", area, buffer);
     }
     let area = panel::draw_selected_text(&app.style, selected_text(app), area, buffer);
-    let has_halves = snapshot.roles.len() > 1;
+    let has_halves = snapshot.halves.len() > 1;
     let is_shown = |column: &TableColumn<FailureColumn>| match column.kind {
         FailureColumn::Gateway => app.is_fleet(),
         FailureColumn::Half => has_halves,
@@ -109,7 +109,7 @@ fn cell(app: &App, row: &FailureRow, kind: FailureColumn) -> TableCell {
         FailureColumn::Gateway => {
             TableCell::new(screen_style.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
         }
-        FailureColumn::Half => TableCell::new(half_word(row.role), theme.plain),
+        FailureColumn::Half => TableCell::new(half_word(row.half), theme.plain),
         FailureColumn::Service => TableCell::new(screen_style.text(&row.service, TEXT_CHARS), theme.accent),
         FailureColumn::Last => TableCell::new(format::age(row.ago_seconds), theme.plain),
         FailureColumn::First => {

@@ -19,7 +19,7 @@ use crate::{
         view::{
             alert,
             detail::{DetailLine, fact, last_byte},
-            header::{mode_word, role_word},
+            header::{half_label, mode_word},
             panel,
             pool::number,
             table::{self, CellAlign, TableCell, TableColumn, TableSheet, column},
@@ -228,7 +228,7 @@ fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
 
 /// `dmz`, or `dmz+internal` for a pair.
 pub fn halves(facts: &GatewayFacts) -> String {
-    facts.roles.iter().map(|&role| role_word(role)).collect::<Vec<_>>().join("+")
+    facts.halves.iter().map(|&half| half_label(half)).collect::<Vec<_>>().join("+")
 }
 
 pub fn ready_word(ready: Option<bool>) -> &'static str {

@@ -68,18 +68,18 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
     let (screen_style, theme) = (&app.style, app.style.theme);
     let member = chosen_member(app, snapshot);
     let profile = screen_style.text(&snapshot.profile, PROFILE_CHARS);
-    let (profile, roles, uptime_seconds) = match member {
-        None => (with_mode(&profile, snapshot.mode), &*snapshot.roles, Some(snapshot.uptime_seconds)),
+    let (profile, halves, uptime_seconds) = match member {
+        None => (with_mode(&profile, snapshot.mode), &*snapshot.halves, Some(snapshot.uptime_seconds)),
         Some(GatewayRow { heard: Some(facts), .. }) => {
-            (with_mode(&profile, facts.mode), &*facts.roles, Some(facts.uptime_seconds))
+            (with_mode(&profile, facts.mode), &*facts.halves, Some(facts.uptime_seconds))
         }
         Some(GatewayRow { heard: None, .. }) => (profile, &[][..], None),
     };
-    let roles: Vec<_> = roles.iter().map(|&role| role_word(role)).collect();
+    let halves: Vec<_> = halves.iter().map(|&half| half_label(half)).collect();
     let mut parts = vec![
         HeaderPart { rank: 8, text: "portcullis".into(), style: theme.accent },
         HeaderPart { rank: 2, text: profile, style: theme.title },
-        HeaderPart { rank: 7, text: roles.join("+"), style: theme.plain },
+        HeaderPart { rank: 7, text: halves.join("+"), style: theme.plain },
         health_part(app, snapshot),
         member
             .and_then(|row| absence(screen_style, row))
@@ -225,8 +225,8 @@ pub fn mode_word(mode: Mode) -> &'static str {
     }
 }
 
-pub fn role_word(role: Half) -> &'static str {
-    match role {
+pub fn half_label(half: Half) -> &'static str {
+    match half {
         Half::Dmz => "dmz",
         Half::Internal => "internal",
     }

@@ -384,7 +384,7 @@ impl<'a> PathRates<'a> {
         for row in &app.snapshot().sessions {
             let rate = TrafficSample { up: row.rate_up, down: row.rate_down };
             if let Some(peer) = row.peer.as_deref() {
-                add_rate(links.entry((row.gateway.as_ref(), row.role, peer)).or_default(), rate);
+                add_rate(links.entry((row.gateway.as_ref(), row.half, peer)).or_default(), rate);
             }
             // Only the half that dialled it knows it, so none is counted twice.
             if let Some(backend) = row.backend.as_deref() {
@@ -438,8 +438,8 @@ fn gateway_rate(snapshot: &Snapshot, name: &str) -> Option<TrafficSample> {
 /// A pair's session is counted where its client comes in.
 fn service_rate(app: &App, name: &str) -> Option<TrafficSample> {
     let rows = || app.snapshot().services.iter().filter(|row| row.name == name);
-    let has_outer = rows().any(|row| row.role == Half::Dmz);
-    let counted = rows().filter(|row| (row.role == Half::Dmz) == has_outer);
+    let has_outer = rows().any(|row| row.half == Half::Dmz);
+    let counted = rows().filter(|row| (row.half == Half::Dmz) == has_outer);
     let rates = counted.filter_map(|row| app.history().of(row).last().map(|(_, rate)| *rate));
     rates.reduce(|mut sum, rate| {
         add_rate(&mut sum, rate);

@@ -152,7 +152,7 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<PoolColumn>> {
 
 fn title(snapshot: &Snapshot) -> &'static str {
     match snapshot.mode {
-        Mode::Forward if snapshot.roles.contains(&Half::Dmz) => "Links dialled",
+        Mode::Forward if snapshot.halves.contains(&Half::Dmz) => "Links dialled",
         Mode::Forward => "Links accepted",
         Mode::Direct | Mode::Reverse => "Reverse pool",
     }
@@ -162,7 +162,7 @@ fn title(snapshot: &Snapshot) -> &'static str {
 fn is_shown(kind: PoolColumn, snapshot: &Snapshot) -> bool {
     match kind {
         PoolColumn::Gateway => !snapshot.gateways.is_empty(),
-        PoolColumn::Half => snapshot.roles.len() > 1,
+        PoolColumn::Half => snapshot.halves.len() > 1,
         PoolColumn::Bar | PoolColumn::Ready | PoolColumn::Waiting | PoolColumn::Misses => is_pooled(snapshot),
         PoolColumn::Wait50 | PoolColumn::Wait99 => snapshot.pools.iter().any(|row| row.wait_p99_ms.is_some()),
         PoolColumn::Protocol => snapshot.pools.iter().any(|row| row.protocol.is_some()),
@@ -200,8 +200,8 @@ pub fn ready(snapshot: &Snapshot) -> String {
 
 /// For one half only: a pair's snapshot has both ends of a link.
 fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
-    let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
-    let rows = snapshot.pools.iter().filter(|row| row.role == counted);
+    let counted = snapshot.halves.first().copied().unwrap_or(Half::Dmz);
+    let rows = snapshot.pools.iter().filter(|row| row.half == counted);
     format::amount(rows.fold(0, |sum: u64, row| sum.saturating_add(count(row) as u64)))
 }
 
@@ -224,7 +224,7 @@ fn row_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
             TableCell::new(screen_style.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
         }
         PoolColumn::State => TableCell::new(state_word(row), state_style(screen_style, row)),
-        PoolColumn::Half => TableCell::new(half_word(row.role), theme.plain),
+        PoolColumn::Half => TableCell::new(half_word(row.half), theme.plain),
         PoolColumn::Service if !row.waited_for.is_empty() => {
             TableCell::new(screen_style.text(&row.waited_for.join(" "), TEXT_CHARS), theme.accent)
         }
@@ -319,8 +319,8 @@ fn state_style(screen_style: &ScreenStyle, row: &PoolRow) -> Style {
     }
 }
 
-pub fn half_word(role: Half) -> &'static str {
-    match role {
+pub fn half_word(half: Half) -> &'static str {
+    match half {
         Half::Dmz => "dmz",
         Half::Internal => "int",
     }

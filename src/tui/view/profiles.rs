@@ -15,7 +15,7 @@ use crate::{
         format,
         source::Attachment,
         view::{
-            header::{mode_word, role_word},
+            header::{half_label, mode_word},
             panel,
             table::{self, CellAlign, TableCell, TableColumn, column},
         },
@@ -184,7 +184,7 @@ fn cell(app: &App, row: &ProfileRow, kind: ProfileColumn) -> TableCell {
         ProfileColumn::Profile => TableCell::new(screen_style.text(&row.name, NAME_CHARS), theme.accent),
         ProfileColumn::Mode => TableCell::new(row.mode.map_or("-", mode_word), theme.plain),
         ProfileColumn::Halves => {
-            let halves: Vec<_> = row.roles.iter().map(|&role| role_word(role)).collect();
+            let halves: Vec<_> = row.halves.iter().map(|&half| half_label(half)).collect();
             TableCell::new(if halves.is_empty() { "-".into() } else { halves.join("+") }, theme.plain)
         }
         ProfileColumn::Valid => match row.problems.len() {

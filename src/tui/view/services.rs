@@ -97,7 +97,7 @@ pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let worst = || lists::services(snapshot).into_iter().next();
     let row = app.selected_service_row(snapshot).or_else(worst)?;
     let lack = row.lack.as_ref()?;
-    let text = format!("{} in the {} half: {}", row.name, half_word(row.role), lack.why);
+    let text = format!("{} in the {} half: {}", row.name, half_word(row.half), lack.why);
     Some((app.addresses().text(&text), alert::style(&app.style, lack.kind.severity())))
 }
 
@@ -120,7 +120,7 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<ServiceColumn>> {
     let has_lacks = rows.iter().any(|row| row.lack.is_some());
     let is_shown = |kind| match kind {
         ServiceColumn::Gateway => !snapshot.gateways.is_empty(),
-        ServiceColumn::Half => snapshot.roles.len() > 1,
+        ServiceColumn::Half => snapshot.halves.len() > 1,
         ServiceColumn::Address => accepts && connects && has_either,
         ServiceColumn::Accept => accepts && !(connects && has_either),
         ServiceColumn::Backend => connects && !(accepts && has_either),
@@ -174,7 +174,7 @@ fn row_cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
         ServiceColumn::Gateway => {
             TableCell::new(screen_style.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
         }
-        ServiceColumn::Half => TableCell::new(half_word(row.role), theme.plain),
+        ServiceColumn::Half => TableCell::new(half_word(row.half), theme.plain),
         ServiceColumn::RateUp => rate(app, row, |sample| sample.up),
         ServiceColumn::RateDown => rate(app, row, |sample| sample.down),
         ServiceColumn::Address if row.accept.is_empty() => {

@@ -229,7 +229,7 @@ fn sorted_by(kind: SessionColumn) -> Option<order::SortColumn> {
 }
 
 fn columns(snapshot: &Snapshot) -> Vec<TableColumn<SessionColumn>> {
-    let has_halves = snapshot.roles.len() > 1;
+    let has_halves = snapshot.halves.len() > 1;
     let is_fleet = !snapshot.gateways.is_empty();
     let has_peers = snapshot.sessions.iter().any(|row| row.peer.is_some())
         || snapshot.ended.iter().any(|row| row.peer.is_some());
@@ -290,7 +290,7 @@ fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
         SessionColumn::Half if app.session_order().inner(app.snapshot(), row).is_some() => {
             TableCell::new("both", theme.plain)
         }
-        SessionColumn::Half => half(app, row.role),
+        SessionColumn::Half => half(app, row.half),
         SessionColumn::Age => TableCell::new(format::age(row.age_seconds), theme.plain),
         SessionColumn::Client => {
             TableCell::new(screen_style.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain)
@@ -363,7 +363,7 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
     let text = match kind {
         SessionColumn::Mark => format!(" {}", ended_mark(app, row)),
         SessionColumn::Id => screen_style.text(&row.id, TEXT_CHARS),
-        SessionColumn::Half => half_word(row.role).into(),
+        SessionColumn::Half => half_word(row.half).into(),
         SessionColumn::Age => format::age(row.seconds),
         SessionColumn::Client => screen_style.text(&app.addresses().client(&row.client), TEXT_CHARS),
         SessionColumn::Service => screen_style.text(&row.service, TEXT_CHARS),
@@ -391,13 +391,13 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
 
 /// The gateway of the row; for an inner part whose outer part is not in the fleet, the inner gateway.
 fn gateway(app: &App, row: &SessionRow) -> TableCell {
-    let outer = row.gateway.as_deref().filter(|_| row.role == Half::Dmz);
+    let outer = row.gateway.as_deref().filter(|_| row.half == Half::Dmz);
     peer(app, outer.or(row.peer.as_deref()))
 }
 
 /// The gateway that carries it on: its name in the fleet, or else the one in its certificate.
 fn inside(app: &App, row: &SessionRow) -> TableCell {
-    match (row.role, app.session_order().inner(app.snapshot(), row)) {
+    match (row.half, app.session_order().inner(app.snapshot(), row)) {
         (Half::Internal, _) => peer(app, row.gateway.as_deref()),
         (Half::Dmz, Some(inner)) => peer(app, inner.gateway.as_deref()),
         (Half::Dmz, None) => peer(app, row.peer.as_deref()),
@@ -417,7 +417,7 @@ pub(super) fn backend<'a>(app: &'a App, row: &'a SessionRow) -> Option<&'a str> 
     let inner = app.session_order().inner(app.snapshot(), row);
     let dialled = inner.and_then(|inner| inner.backend.as_deref()).or(row.backend.as_deref());
     let inside = inner.and_then(|inner| inner.gateway.as_ref());
-    let own = row.gateway.as_ref().filter(|_| row.role == Half::Internal);
+    let own = row.gateway.as_ref().filter(|_| row.half == Half::Internal);
     dialled.or_else(|| lists::backend(app.whole_snapshot(), &row.service, inside.or(own)))
 }
 
@@ -444,8 +444,8 @@ fn ended_moved(app: &App, row: &EndedRow, bytes: fn(&EndedRow) -> u64) -> String
     format!("{}{}", format::amount(bytes(row)), if differs { app.style.symbols.differs } else { "" })
 }
 
-fn half(app: &App, role: Half) -> TableCell {
-    TableCell::new(half_word(role), app.style.theme.plain)
+fn half(app: &App, half: Half) -> TableCell {
+    TableCell::new(half_word(half), app.style.theme.plain)
 }
 
 fn peer(app: &App, peer: Option<&str>) -> TableCell {

@@ -78,7 +78,7 @@ async fn sessions_take_turns_among_backends() {
         }
         if mode != Mode::Direct {
             let outer = pair.dmz.now().await;
-            let known: Vec<_> = outer.ended.iter().filter(|row| row.role == Half::Dmz).collect();
+            let known: Vec<_> = outer.ended.iter().filter(|row| row.half == Half::Dmz).collect();
             assert!(known.iter().all(|row| row.backend.is_none()), "it never learns them: {known:?}");
         }
     }

@@ -93,7 +93,7 @@ async fn a_certificate_that_has_expired_takes_its_service_down_alone() {
     assert!(line.contains("is in force") && row(&gateway, "old").await.phase == ServicePhase::Down, "{line}");
     // `check` reports it as a problem.
     let folders = vec![place.path("")];
-    let source = ProfileSource { folders, role: None, pipes: PipePolicy::Refused };
+    let source = ProfileSource { folders, half: None, pipes: PipePolicy::Refused };
     let problems = source.load(&ChosenProfile::File(place.path("direct.yaml")), None).unwrap_err();
     assert!(problems.len() == 1 && problems[0].to_string() == why, "{problems:?}");
     renew(&place, "old");

@@ -310,7 +310,7 @@ async fn followed_names_go_through(mode: Mode, (scheme, behaviour): (&str, Behav
 async fn verify_goes_through(place: &TestFolder, proxy: &Proxy) {
     let source = ProfileSource {
         folders: vec![place.path("")],
-        role: None,
+        half: None,
         pipes: portcullis::disk::PipePolicy::Refused,
     };
     let loaded = source.load_to_serve(&ChosenProfile::File(place.path("dials.yaml")), None).unwrap();

@@ -119,7 +119,7 @@ impl Gateway {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let source = ProfileSource {
             folders: vec![profile.parent().unwrap().into()],
-            role: None,
+            half: None,
             pipes: PipePolicy::Refused,
         };
         let chosen = ChosenProfile::File(profile.into());

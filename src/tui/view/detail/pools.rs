@@ -6,7 +6,7 @@ use crate::{
     tui::{
         app::App,
         format,
-        view::{header::role_word, pool::state_word},
+        view::{header::half_label, pool::state_word},
     },
 };
 
@@ -47,7 +47,7 @@ pub(super) fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
     let mut facts: Vec<_> = gateway_line(app, row.gateway.as_deref()).into_iter().collect();
     facts.extend([
         fact("service", service.to_owned()),
-        fact("half", role_word(row.role).to_owned()),
+        fact("half", half_label(row.half).to_owned()),
         DetailLine { style: app.style.theme.title, ..fact("state", pool_state(row)) },
         fact("peer", known(&row.peer)),
         fact("address", known(&row.address)),
