@@ -27,7 +27,8 @@ use portcullis::{
     },
     net::{stream::NetStream, tcp},
     profile::{
-        Carries, KeyExchangePolicy, LinkTls, PemSource, PoolLimits, ProfilePlace, RevokedFiles, ServiceName,
+        Carries, KeyExchangePolicy, LinkTls, PemSource, PoolLimits, ProfileLocation, RevokedFiles,
+        ServiceName,
     },
     proto::multiplex::{
         PROTOCOL_NAME,
@@ -235,7 +236,7 @@ fn handshake() -> Operation {
     let identity = |name: &str, peer: &str| {
         let file = |file: String| PemSource::File {
             path: folder.path().join(file),
-            place: ProfilePlace { file: "bench".into(), line: 1, column: 1, key: "tls".into() },
+            place: ProfileLocation { file: "bench".into(), line: 1, column: 1, key: "tls".into() },
         };
         let (certificate, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
         let tls = LinkTls {

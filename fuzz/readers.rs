@@ -33,7 +33,7 @@ use portcullis::{
     },
     net::pipe::pipe,
     profile::{
-        self, KeyExchangePolicy, LinkTls, PemSource, ProfileOverrides, ProfilePlace, ProxyVersion,
+        self, KeyExchangePolicy, LinkTls, PemSource, ProfileLocation, ProfileOverrides, ProxyVersion,
         RevokedFiles,
     },
     proto::{
@@ -437,7 +437,7 @@ pub fn pem(file: &Path, input: &[u8]) -> String {
     let mut options = OpenOptions::new();
     let opened = options.write(true).create(true).truncate(true).mode(0o600).open(file);
     opened.and_then(|mut file| file.write_all(input)).expect("the file is written");
-    let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+    let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
     let material = || PemSource::File { path: file.into(), place: place.clone() };
     let tls = LinkTls {
         certificate: material(),

@@ -203,7 +203,7 @@ async fn outcome_of(cli: &Cli, command: Command) -> anyhow::Result<(u8, String)>
             };
             (code, plan.to_string())
         }
-        CommandAnswer::Refused(text) | CommandAnswer::Unkept(text) => bail!(text),
+        CommandAnswer::Refused(text) | CommandAnswer::NotSaved(text) => bail!(text),
         CommandAnswer::Metrics(_)
         | CommandAnswer::Status(_)
         | CommandAnswer::History(_)

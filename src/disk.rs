@@ -51,12 +51,12 @@ pub struct FileAccess {
     /// The user that owns it, and its group.
     pub owner: u32,
     pub group: u32,
-    pub place: FilePlace,
+    pub place: FileLocation,
 }
 
 /// Where a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FilePlace {
+pub enum FileLocation {
     /// In the folder that a service manager has handed over to this process (`LoadCredential=`).
     Credentials,
     Elsewhere,
@@ -64,7 +64,7 @@ pub enum FilePlace {
 
 impl FileAccess {
     /// For text of this program that is not a file.
-    pub const OWN: Self = Self { mode: 0o600, owner: 0, group: 0, place: FilePlace::Elsewhere };
+    pub const OWN: Self = Self { mode: 0o600, owner: 0, group: 0, place: FileLocation::Elsewhere };
 
     /// Whether such a file may contain a secret: only its owner, or those whom root allows, can read or change
     /// it.
@@ -82,7 +82,7 @@ impl FileAccess {
             (0o440 | 0o640, 0, _) if is_of(groups) => true,
             // From version 254 on, systemd lets the unit's user read through an access control list. Its mask
             // appears as the group's bits, while the group itself, root's, has no rights at all.
-            (0o440, 0, FilePlace::Credentials) => is_of(&[Gid::ROOT]),
+            (0o440, 0, FileLocation::Credentials) => is_of(&[Gid::ROOT]),
             (_, _, _) => false,
         }
     }
@@ -244,7 +244,7 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
         mode: facts.mode() & 0o7777,
         owner: facts.uid(),
         group: facts.gid(),
-        place: FilePlace::of(path),
+        place: FileLocation::of(path),
     };
     let mut bytes = Vec::new();
     match FileKind::of(facts.file_type()) {
@@ -260,7 +260,7 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
     }
 }
 
-impl FilePlace {
+impl FileLocation {
     fn of(path: &Path) -> Self {
         // systemd.exec(5): set if the unit has credentials.
         let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY") else { return Self::Elsewhere };
@@ -375,7 +375,7 @@ mod tests {
         let keeps = |mode, owner, group, place| {
             FileAccess { mode, owner, group, place }.keeps_secret_from_all_but(&ours)
         };
-        for place in [FilePlace::Elsewhere, FilePlace::Credentials] {
+        for place in [FileLocation::Elsewhere, FileLocation::Credentials] {
             assert!(keeps(0o600, 1000, 1000, place) && keeps(0o400, 0, 0, place));
             assert!(keeps(0o640, 0, 998, place) && keeps(0o440, 0, 33, place));
             for mode in [0o644, 0o660, 0o650, 0o4640, 0o604, 0o444] {
@@ -392,10 +392,10 @@ mod tests {
         let keeps = |mode, owner, group, place| {
             FileAccess { mode, owner, group, place }.keeps_secret_from_all_but(&ours)
         };
-        assert!(keeps(0o440, 0, 0, FilePlace::Credentials));
-        assert!(!keeps(0o440, 0, 0, FilePlace::Elsewhere));
+        assert!(keeps(0o440, 0, 0, FileLocation::Credentials));
+        assert!(!keeps(0o440, 0, 0, FileLocation::Elsewhere));
         for (mode, owner, group) in [(0o460, 0, 0), (0o444, 0, 0), (0o440, 1000, 0), (0o440, 0, 1000)] {
-            assert!(!keeps(mode, owner, group, FilePlace::Credentials), "{mode:o} {owner} {group}");
+            assert!(!keeps(mode, owner, group, FileLocation::Credentials), "{mode:o} {owner} {group}");
         }
         // A folder that others may write to cannot be trusted.
         let folder = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use crate::{
     disk::PipePolicy,
     profile::{
         self, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, KeyExchangePolicy, LinkTls, Mode, PemSource,
-        Problem, Profile, ProfileOverrides, ProfilePlace, RevokedFiles,
+        Problem, Profile, ProfileLocation, ProfileOverrides, RevokedFiles,
     },
     proto::{multiplex, socks5},
     text,
@@ -252,7 +252,7 @@ pub fn compare_certificates(dmz: &LoadedProfile, internal: &LoadedProfile) -> Ve
             let why = identity.refusal_reason(other)?;
             let PemSource::File { place, .. } = &tls.certificate else { return None };
             let key = place.key.trim_end_matches("certificate");
-            let place = ProfilePlace { key: format!("{key}peers"), ..place.clone() };
+            let place = ProfileLocation { key: format!("{key}peers"), ..place.clone() };
             let file = of.profile.file.as_deref().unwrap_or(Path::new("demo"));
             let what = format!("it would refuse the other half, in {}: {why}", text::clean_path(file));
             let advice = "correct `peers`, or issue both certificates from one CA".to_owned();
@@ -293,7 +293,7 @@ fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
         Ok(DemoTls { dmz: half("dmz", "internal")?, internal: half("internal", "dmz")? })
     };
     make().map_err(|error| {
-        let place = ProfilePlace { file: "demo".into(), line: 0, column: 0, key: "tls".into() };
+        let place = ProfileLocation { file: "demo".into(), line: 0, column: 0, key: "tls".into() };
         let what = format!("the demo's certificates cannot be made: {error}");
         vec![Problem { place, what, advice: "please report this".into() }]
     })

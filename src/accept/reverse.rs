@@ -16,7 +16,7 @@ use crate::{
         Peer,
         dial_state::DialFailure,
         dialled_gateways::GatewayDialler,
-        failure::{IdleLinkFailure, LinkFailure},
+        failure::{IdleLinkError, LinkError},
         handshake::{self, DialledStream, EstablishedLink, HandshakeError},
         keeper::{KeeperContext, KeeperEvent, KeeperTarget, LinkKeeper, SocksLink},
         link_guard::LinkGuard,
@@ -143,11 +143,11 @@ impl DialledLinkHandler {
         let keeper = &self.keeper;
         let SocksLink { mut reached, service, permit, under_way } = dialled;
         let Some(service) = service else {
-            return keeper.note_failed(None, &LinkFailure::NothingOffered, DialFailure::Path);
+            return keeper.note_failed(None, &LinkError::NothingOffered, DialFailure::Path);
         };
         let of_service = offered.services.iter().find(|of| of.name == service);
         if of_service.is_some_and(|of| !reached.peer.is_among(of.peers.as_deref())) {
-            let why = LinkFailure::PeerNotAllowed(reached.peer.label());
+            let why = LinkError::PeerNotAllowed(reached.peer.label());
             return keeper.note_failed(Some(&service), &why, DialFailure::Path);
         }
         if let Err(error) = handshake::park(&mut reached, &service).await {
@@ -173,9 +173,9 @@ impl DialledLinkHandler {
                 // Runs in a task of its own, which a retirement does not cut.
                 return self.tasks.spawn("session", (self.serve)(parked.into_session(client)));
             }
-            Err(HandshakeError::Socks(SocksError::Closed)) => IdleLinkFailure::CLOSED,
-            Err(HandshakeError::Revoked) => IdleLinkFailure::Revoked,
-            Err(error) => IdleLinkFailure::Announcement(Arc::new(error)),
+            Err(HandshakeError::Socks(SocksError::Closed)) => IdleLinkError::CLOSED,
+            Err(HandshakeError::Revoked) => IdleLinkError::Revoked,
+            Err(error) => IdleLinkError::Announcement(Arc::new(error)),
         };
         drop(link_guard);
         let lost = LinkLost { lifetime: since.elapsed(), why: IdleLossReason::Failed(why) };

@@ -169,7 +169,7 @@ impl AdminConnection {
             }
             CommandAnswer::Done(why)
             | CommandAnswer::Cut(why)
-            | CommandAnswer::Unkept(why)
+            | CommandAnswer::NotSaved(why)
             | CommandAnswer::Refused(why) => Err(ClientError::Refused { at, why }),
         }
     }

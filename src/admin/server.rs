@@ -100,7 +100,7 @@ impl AdminSocket {
     /// Answers until [`AdminSocket::close`].
     pub fn serve(&self, listener: UnixListener, handle: GatewayHandle) {
         let (stop, tasks, path) = (self.stop.clone(), self.tasks.clone(), self.path.clone());
-        let places = Arc::new(AdminPlaces::default());
+        let places = Arc::new(AdminPermits::default());
         self.tasks.spawn("admin socket", async move {
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 let Ok((stream, _)) = accepted else {
@@ -162,13 +162,13 @@ impl SocketFile {
 }
 
 /// The places that clients have taken.
-struct AdminPlaces {
+struct AdminPermits {
     commands: Semaphore,
     watches: Semaphore,
     silent: Arc<HandshakeLimiter>,
 }
 
-impl Default for AdminPlaces {
+impl Default for AdminPermits {
     fn default() -> Self {
         Self {
             commands: Semaphore::new(COMMANDS_MAX),
@@ -178,7 +178,7 @@ impl Default for AdminPlaces {
     }
 }
 
-impl AdminPlaces {
+impl AdminPermits {
     /// Notes that a client is silent from now on. All clients belong to the same user, so none may have more
     /// than another.
     fn begin_silence(&self) -> HandshakePermit {
@@ -213,7 +213,7 @@ async fn serve_connection(
     mut wire: AdminStream,
     handle: GatewayHandle,
     stop: &CancellationToken,
-    (places, mut silent): (&AdminPlaces, HandshakePermit),
+    (places, mut silent): (&AdminPermits, HandshakePermit),
 ) {
     let hello = AdminHello { portcullis: env!("CARGO_PKG_VERSION").into(), snapshot: snapshot::VERSION };
     if !matches!(timeout(WRITE_TIMEOUT, wire.send(&hello)).await, Ok(Ok(()))) {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     disk::{self, FileAccess, FileContents, PipePolicy},
-    profile::{AuthSource, PemSource, Problem, ProfilePlace},
+    profile::{AuthSource, PemSource, Problem, ProfileLocation},
 };
 
 /// The largest file of users.
@@ -40,7 +40,7 @@ enum SourceState {
 
 /// What is wrong with one of them.
 #[derive(Debug, Clone, Copy)]
-pub struct AuthFault<'a> {
+pub struct AuthFileError<'a> {
     pub problem: &'a Problem,
     /// The previous contents stay in force.
     pub is_kept: bool,
@@ -96,11 +96,11 @@ impl AuthFiles {
         Self { sources: sources.collect(), problems: self.problems }
     }
 
-    pub fn fault_of(&self, source: &AuthSource) -> Option<AuthFault<'_>> {
+    pub fn fault_of(&self, source: &AuthSource) -> Option<AuthFileError<'_>> {
         match self.sources.get(source)? {
             SourceState::Opened(_) => None,
-            SourceState::Kept(_, problem) => Some(AuthFault { problem, is_kept: true }),
-            SourceState::Faulty(problem) => Some(AuthFault { problem, is_kept: false }),
+            SourceState::Kept(_, problem) => Some(AuthFileError { problem, is_kept: true }),
+            SourceState::Faulty(problem) => Some(AuthFileError { problem, is_kept: false }),
         }
     }
 
@@ -188,7 +188,7 @@ fn problem(file: &PemSource, what: String, advice: &str) -> Problem {
             advice: advice.to_owned(),
         },
         PemSource::Memory(_) => {
-            let place = ProfilePlace { file: "built in".into(), line: 0, column: 0, key: "auth".into() };
+            let place = ProfileLocation { file: "built in".into(), line: 0, column: 0, key: "auth".into() };
             Problem { place, what, advice: advice.to_owned() }
         }
     }

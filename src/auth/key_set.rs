@@ -41,7 +41,7 @@ pub enum KeySetError {
     #[error("key {at}{id} holds a private key (`d`)", id = named(.id))]
     Private { at: usize, id: Option<String> },
     #[error("key {at}{id}: {what}", id = named(.id))]
-    Damaged { at: usize, id: Option<String>, what: KeyFault },
+    Damaged { at: usize, id: Option<String>, what: KeyError },
     #[error("key {at}: there is another one called `{id}`")]
     Twice { at: usize, id: String },
     #[error("shared secrets (`oct`) and public keys stand in one file")]
@@ -50,7 +50,7 @@ pub enum KeySetError {
 
 /// What is wrong with one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum KeyFault {
+pub enum KeyError {
     /// A member is missing, or is not base64url.
     #[error("it has no `{0}`")]
     Missing(&'static str),
@@ -134,8 +134,8 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
 }
 
 /// `None` for a key with another purpose.
-fn read_key(fields: &Map<String, Value>) -> Result<Option<(Algorithm, DecodingKey)>, KeyFault> {
-    let (kind, curve) = (text(fields, "kty").ok_or(KeyFault::Missing("kty"))?, text(fields, "crv"));
+fn read_key(fields: &Map<String, Value>) -> Result<Option<(Algorithm, DecodingKey)>, KeyError> {
+    let (kind, curve) = (text(fields, "kty").ok_or(KeyError::Missing("kty"))?, text(fields, "crv"));
     let algorithm = match (kind, curve) {
         ("RSA", _) => Algorithm::RS256,
         ("EC", Some("P-256")) => Algorithm::ES256,
@@ -156,37 +156,37 @@ fn read_key(fields: &Map<String, Value>) -> Result<Option<(Algorithm, DecodingKe
         return Ok(None);
     }
     let bytes = |name: &'static str| {
-        let value = text(fields, name).ok_or(KeyFault::Missing(name))?;
-        BASE64URL_NOPAD.decode(value.as_bytes()).map_err(|_| KeyFault::Missing(name))
+        let value = text(fields, name).ok_or(KeyError::Missing(name))?;
+        BASE64URL_NOPAD.decode(value.as_bytes()).map_err(|_| KeyError::Missing(name))
     };
     let key = match algorithm {
         Algorithm::RS256 => {
             let (modulus, exponent) = (bytes("n")?, bytes("e")?);
             if modulus.iter().skip_while(|byte| **byte == 0).count() < RSA_BYTES_MIN {
-                return Err(KeyFault::ShortModulus);
+                return Err(KeyError::ShortModulus);
             }
             DecodingKey::from_rsa_raw_components(&modulus, &exponent)
         }
         Algorithm::ES256 => {
             let point = [vec![4], bytes("x")?, bytes("y")?].concat();
             if point.len() != 65 {
-                return Err(KeyFault::PointLength);
+                return Err(KeyError::PointLength);
             }
             DecodingKey::from_ec_der(&point)
         }
         Algorithm::EdDSA => {
             let point = bytes("x")?;
             if point.len() != 32 {
-                return Err(KeyFault::EdwardsLength);
+                return Err(KeyError::EdwardsLength);
             }
             DecodingKey::from_ed_der(&point)
         }
         _ => {
             let secret = bytes("k")?;
             if secret.len() < SECRET_BYTES_MIN {
-                return Err(KeyFault::ShortSecret);
+                return Err(KeyError::ShortSecret);
             }
-            DecodingKey::from_secret(&secret).map_err(|_| KeyFault::EmptySecret)?
+            DecodingKey::from_secret(&secret).map_err(|_| KeyError::EmptySecret)?
         }
     };
     Ok(Some((algorithm, key)))

@@ -22,7 +22,7 @@ use hyper::{
     http::request::Parts,
 };
 
-pub use self::files::{AuthFault, AuthFiles};
+pub use self::files::{AuthFileError, AuthFiles};
 use self::{
     files::OpenedSource,
     hashing::{HashingQueue, HashingRefusal},

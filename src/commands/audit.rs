@@ -9,7 +9,7 @@ use crate::{
     exit,
     output::{print_line, print_note},
     telemetry::{
-        audit::{AuditFault, ChainWalk, LineHash},
+        audit::{ChainBreak, ChainCheck, LineHash},
         format,
     },
 };
@@ -24,8 +24,8 @@ pub fn verify(path: &Path, head: Option<LineHash>) -> anyhow::Result<ExitCode> {
     let facts = file.metadata().with_context(|| name.clone()).map_err(in_one_line)?;
     ensure!(facts.is_file(), "{name}: it is no file");
     let chain =
-        ChainWalk::through(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
-    let missing = head.filter(|head| *head != chain.last).map(|head| AuditFault {
+        ChainCheck::through(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
+    let missing = head.filter(|head| *head != chain.last).map(|head| ChainBreak {
         line: chain.lines,
         what: format!(
             "the last has the hash {}, not {head}: lines at the end are missing, were changed or were added",

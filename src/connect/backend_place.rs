@@ -12,13 +12,13 @@ use super::{
 use crate::telemetry::registry::SessionCounters;
 
 /// A session's choice of a backend; it stays there as long as that backend is well.
-pub struct BackendPlace {
+pub struct BackendChoice {
     pub group: Arc<BackendGroup>,
     session: Arc<SessionCounters>,
     taken: Mutex<Option<BackendUse>>,
 }
 
-impl BackendPlace {
+impl BackendChoice {
     pub fn new(group: &Arc<BackendGroup>, session: &Arc<SessionCounters>) -> Self {
         Self { group: group.clone(), session: session.clone(), taken: Mutex::default() }
     }

@@ -64,11 +64,11 @@ pub async fn connect(
 #[error("link to {peer}: {why}")]
 pub struct OpenError {
     peer: Arc<str>,
-    why: OpenFailure,
+    why: SessionOpenError,
 }
 
 #[derive(Debug, Error)]
-enum OpenFailure {
+enum SessionOpenError {
     #[error(transparent)]
     Announcement(SocksError),
     #[error("it takes no bytes")]
@@ -107,13 +107,13 @@ async fn announce_session(
     mut stream: NetStream,
     mut guard: LinkGuard,
     connect_request: &ConnectRequest<'_>,
-) -> Result<Upstream, OpenFailure> {
+) -> Result<Upstream, SessionOpenError> {
     let client = connect_request.client.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     guard.mark_busy();
     match timeout(HANDSHAKE, socks5::send_announcement(&mut stream, client)).await {
         Ok(Ok(())) => Ok(Upstream::Socks(stream, guard)),
-        Ok(Err(error)) => Err(OpenFailure::Announcement(error)),
-        Err(_) => Err(OpenFailure::Timeout),
+        Ok(Err(error)) => Err(SessionOpenError::Announcement(error)),
+        Err(_) => Err(SessionOpenError::Timeout),
     }
 }
 

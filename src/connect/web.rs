@@ -34,7 +34,7 @@ use super::{
     backend_connection::{BackendConnection, ConnectionSharing, proves_client},
     backend_group::BackendGroup,
     backend_member::BackendMember,
-    backend_place::BackendPlace,
+    backend_place::BackendChoice,
     idle_connections::{ConnectionUser, WantedConnection},
 };
 use crate::{
@@ -54,7 +54,7 @@ use crate::{
         upstream::{ResponseFailure, UpstreamConnection},
     },
     net::{
-        pipe::{FailedParty, PipeEnd, PipeFailure, PipeFailureSender, pipe},
+        pipe::{FailureOrigin, PipeEnd, PipeFailure, PipeFailureSender, pipe},
         stream::NetStream,
         tcp,
     },
@@ -70,7 +70,7 @@ use crate::{
 
 /// Requests of one session.
 struct BackendRequests {
-    place: BackendPlace,
+    place: BackendChoice,
     id: String,
     service: ServiceName,
     notices: Arc<NoticeLog>,
@@ -110,7 +110,7 @@ pub async fn connect_backend(
     static NEXT_USER: AtomicU64 = AtomicU64::new(0);
     let (downstream, upstream) = pipe();
     let requests = BackendRequests {
-        place: BackendPlace::new(group, connect_request.counters),
+        place: BackendChoice::new(group, connect_request.counters),
         id: connect_request.id.to_owned(),
         service: connect_request.service.clone(),
         notices: connect_request.notices.clone(),
@@ -178,7 +178,7 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
             tracing::debug!(event = %LogEvent::RequestsEnded, id = requests.id, "the requests of a session have ended: {error}");
             if error.is_user() {
                 let reason = format!("the backend's answer was cut within its body: {}", error_cause(&error));
-                requests.failure_sender.report_failure(PipeFailure { party: FailedParty::Backend, reason });
+                requests.failure_sender.report_failure(PipeFailure { party: FailureOrigin::Backend, reason });
             }
         }
     }

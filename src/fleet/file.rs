@@ -9,14 +9,14 @@ use super::target::{self, FleetTarget};
 use crate::{
     disk::{self, PipePolicy},
     gateway::handle::AdminAccess,
-    profile::{NamedText, Problem, ProfilePlace, is_gateway_name, read_text_map},
+    profile::{NamedText, Problem, ProfileLocation, is_gateway_name, read_text_map},
 };
 
 /// The gateways that a file names, in its order; or everything that is wrong with it.
 pub fn read(path: &Path, access: AdminAccess) -> Result<Vec<FleetTarget>, Vec<Problem>> {
     let label = path.display().to_string();
     let whole = |what: String, advice: &str| {
-        let place = ProfilePlace { file: label.as_str().into(), line: 0, column: 0, key: "(file)".into() };
+        let place = ProfileLocation { file: label.as_str().into(), line: 0, column: 0, key: "(file)".into() };
         vec![Problem { place, what, advice: advice.into() }]
     };
     let contents = disk::read(path, FILE_BYTES_MAX, PipePolicy::Refused)

@@ -175,7 +175,7 @@ fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel
         CommandAnswer::Killed(sessions) => ("done", NoticeLevel::Info, handle::describe_killed(*sessions)),
         CommandAnswer::Done(text) => ("done", NoticeLevel::Info, text.clone()),
         CommandAnswer::Cut(text) => ("cut", NoticeLevel::Warn, text.clone()),
-        CommandAnswer::Unkept(text) => ("done", NoticeLevel::Warn, text.clone()),
+        CommandAnswer::NotSaved(text) => ("done", NoticeLevel::Warn, text.clone()),
         CommandAnswer::Refused(text) => ("refused", NoticeLevel::Warn, text.clone()),
         CommandAnswer::Verified(report) if report.passed => ("passed", NoticeLevel::Info, report.line()),
         CommandAnswer::Verified(report) => ("failed", NoticeLevel::Warn, report.line()),

@@ -352,13 +352,13 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::profile::{PemSource, ProfilePlace};
+    use crate::profile::{PemSource, ProfileLocation};
 
     #[test]
     fn files_are_opened_when_they_stand_still_and_refused_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("www.pem");
-        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
         let material = PemSource::File { path: path.clone(), place };
         let stat_files = || CertificateFiles::stat([&material].into_iter());
         let write = |text: &str| fs::write(&path, text).expect("it is written");

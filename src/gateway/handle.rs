@@ -123,7 +123,8 @@ pub enum CommandAnswer {
     /// The result of a run of the checklist.
     Verified(VerifyReport),
     /// It was done, but holds only until this process ends.
-    Unkept(String),
+    #[serde(rename = "unkept")]
+    NotSaved(String),
     /// It was not done; the text says why, and nothing changed.
     Refused(String),
 }
@@ -164,7 +165,9 @@ impl CommandAnswer {
             Self::Status(_) | Self::Profiles(_) | Self::Metrics(_) | Self::History(_) => {
                 AnswerMismatch::OtherQuestion
             }
-            Self::Killed(_) | Self::Done(_) | Self::Cut(_) | Self::Unkept(_) => AnswerMismatch::OtherQuestion,
+            Self::Killed(_) | Self::Done(_) | Self::Cut(_) | Self::NotSaved(_) => {
+                AnswerMismatch::OtherQuestion
+            }
             Self::Planned(_) | Self::Verified(_) => AnswerMismatch::OtherQuestion,
         }
     }
@@ -174,7 +177,7 @@ impl CommandAnswer {
         match self {
             Self::Done(text) => Self::Done(format!("{name}: {text}")),
             Self::Cut(text) => Self::Cut(format!("{name}: {text}")),
-            Self::Unkept(text) => Self::Unkept(format!("{name}: {text}")),
+            Self::NotSaved(text) => Self::NotSaved(format!("{name}: {text}")),
             Self::Refused(text) => Self::Refused(format!("{name}: {text}")),
             Self::Killed(sessions) => Self::Done(format!("{name}: {}", describe_killed(sessions))),
             Self::Status(_) | Self::Profiles(_) | Self::Metrics(_) => self,

@@ -33,14 +33,14 @@ pub(super) struct GatewayHistory {
 
 /// What a gateway starts with: the last hour of the process before it.
 #[derive(Debug, Default)]
-pub struct KeptHistory {
+pub struct SavedHistory {
     ring: HistoryRing,
     /// Why it could not be read.
     read_error: Option<HistoryFileError>,
     file: Option<HistoryFile>,
 }
 
-impl KeptHistory {
+impl SavedHistory {
     pub fn read(file: Option<HistoryFile>) -> Self {
         let now = unix_seconds(SystemTime::now());
         match file.as_ref().map_or(Ok(HistoryRing::default()), |file| file.read(now)) {
@@ -52,7 +52,7 @@ impl KeptHistory {
 
 impl Engine {
     /// Continues the history of the previous process, and saves it from now on.
-    pub fn with_kept_history(mut self, kept: KeptHistory) -> Self {
+    pub fn with_kept_history(mut self, kept: SavedHistory) -> Self {
         if let Some(error) = kept.read_error {
             let line = format!("nothing is known of the hour before the start: {error}");
             self.shared.notices.warn(LogEvent::HistoryFile.line(line));

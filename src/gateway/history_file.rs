@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::state_file::{StateFile, StateFileError};
 use crate::{
     profile::Profile,
-    telemetry::history::{HistoryRing, HistorySample, KeptHistoryError},
+    telemetry::history::{HistoryRing, HistorySample, SavedHistoryError},
 };
 
 /// Several times what an hour takes.
@@ -25,7 +25,7 @@ pub enum HistoryFileError {
     #[error("{}: it is of another version of this program", path.display())]
     Version { path: PathBuf },
     #[error("{}: {source}", path.display())]
-    Contents { path: PathBuf, source: KeptHistoryError },
+    Contents { path: PathBuf, source: SavedHistoryError },
 }
 
 #[derive(Serialize, Deserialize)]

@@ -32,8 +32,8 @@ pub enum CountedDirection {
 pub fn cause_of_client(stream: &NetStream, error: &io::Error) -> CutCause {
     if let Some(failure) = stream.pipe().and_then(|pipe| pipe.failure()) {
         return match failure.party {
-            crate::net::pipe::FailedParty::Backend => CutCause::Backend,
-            crate::net::pipe::FailedParty::Time => CutCause::Time,
+            crate::net::pipe::FailureOrigin::Backend => CutCause::Backend,
+            crate::net::pipe::FailureOrigin::Timeout => CutCause::Time,
         };
     }
     match () {

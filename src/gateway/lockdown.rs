@@ -26,7 +26,7 @@ use crate::{
 
 /// What a profile has locked in an earlier process, as its file says.
 #[derive(Debug, Default)]
-pub struct KeptLockdown {
+pub struct SavedLockdown {
     pub(super) rows: Vec<LockdownRow>,
     /// Why they could not be read, in which case everything is locked.
     file_error: Option<LockdownFileError>,
@@ -35,7 +35,7 @@ pub struct KeptLockdown {
     is_kept: bool,
 }
 
-impl KeptLockdown {
+impl SavedLockdown {
     /// Reads the file; a file that cannot be read locks everything.
     pub fn read(file: Option<LockdownFile>) -> Self {
         let (rows, file_error) = match file.as_ref().map_or(Ok(Vec::new()), LockdownFile::read) {
@@ -60,10 +60,10 @@ pub struct LockdownWriter {
 
 impl LockdownWriter {
     /// What a profile that is not in force yet has locked; `None` if that is known already.
-    pub fn read_new(&self, profile: &Profile) -> Option<KeptLockdown> {
+    pub fn read_new(&self, profile: &Profile) -> Option<SavedLockdown> {
         let file = LockdownFile::of_profile(profile).filter(|_| self.is_kept)?;
         let is_known = self.lock().iter().any(|known| known.state_file().path() == file.state_file().path());
-        (!is_known).then(|| KeptLockdown::read(Some(file)))
+        (!is_known).then(|| SavedLockdown::read(Some(file)))
     }
 
     fn write(&self, lockdown: &Lockdown) -> Result<(), LockdownFileError> {
@@ -83,14 +83,14 @@ impl LockdownWriter {
 
 impl Engine {
     /// Reports what is locked at the start, and prepares to write later changes.
-    pub(super) fn take_kept_lockdown(&mut self, kept: KeptLockdown) {
+    pub(super) fn take_kept_lockdown(&mut self, kept: SavedLockdown) {
         self.lockdown_writer.is_kept = kept.is_kept;
         self.report_kept_lockdown(&kept);
         self.lockdown_writer.lock().extend(kept.file);
     }
 
     /// Adds what the profile of a switch has locked. Locks that were in force go on, and are kept for it as well.
-    pub(super) fn add_kept_lockdown(&mut self, kept: KeptLockdown) {
+    pub(super) fn add_kept_lockdown(&mut self, kept: SavedLockdown) {
         let lockdown = self.shared.sessions.lockdown.clone();
         let mut rows = lockdown.rows();
         let added = kept.rows.iter().filter(|row| !rows.iter().any(|held| is_same(held, row)));
@@ -119,7 +119,7 @@ impl Engine {
         );
     }
 
-    fn report_kept_lockdown(&self, kept: &KeptLockdown) {
+    fn report_kept_lockdown(&self, kept: &SavedLockdown) {
         let notices = &self.shared.notices;
         if let Some(error) = &kept.file_error {
             let line = format!("{error}; so everything is locked until `unlock`");
@@ -208,7 +208,7 @@ impl Engine {
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };
-                asker.answer(CommandAnswer::Unkept(format!(
+                asker.answer(CommandAnswer::NotSaved(format!(
                     "{done}; but this holds only until this process ends, since it cannot be written: {why}"
                 )));
             },

@@ -105,7 +105,7 @@ use crate::{
     verify::progress::VerifyProgress,
 };
 
-pub use self::{history::KeptHistory, lockdown::KeptLockdown, snapshot_builder::host_name};
+pub use self::{history::SavedHistory, lockdown::SavedLockdown, snapshot_builder::host_name};
 
 /// How often a snapshot is taken.
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
@@ -193,7 +193,7 @@ impl Engine {
         chosen: ChosenProfile,
         loaded: LoadedProfile,
     ) -> Result<(GatewayHandle, Self), EngineStartError> {
-        Self::start_locked(source, chosen, loaded, KeptLockdown::default()).await
+        Self::start_locked(source, chosen, loaded, SavedLockdown::default()).await
     }
 
     /// The same with earlier locks, which apply before the first link or session.
@@ -201,7 +201,7 @@ impl Engine {
         source: ProfileSource,
         chosen: ChosenProfile,
         loaded: LoadedProfile,
-        kept: KeptLockdown,
+        kept: SavedLockdown,
     ) -> Result<(GatewayHandle, Self), EngineStartError> {
         clock::tick();
         let (handle, feed) = handle::channel(

@@ -17,7 +17,7 @@ use crate::{
     },
     link::endpoint::LinkEndpoints,
     net::{
-        listen::{self, BindError, Listener, ListenerGuard, ListenerPlace},
+        listen::{self, BindError, Listener, ListenerAddresses, ListenerGuard},
         resolved_names::ResolvedNames,
     },
     profile::{
@@ -209,10 +209,10 @@ pub fn open_endpoints(
         let routes = build_routes(&wanted, edges).without_services();
         if let Some(port) = running.get(&key) {
             let borrowed = BorrowedRoutes::join(&port.routes, routes);
-            endpoint.open_in(&port.endpoints, ListenerPlace::clone(&port.closer), borrowed);
+            endpoint.open_in(&port.endpoints, ListenerAddresses::clone(&port.closer), borrowed);
         } else if let Some(port) = new.get_mut(&key) {
             port.routes.store(Arc::new(routes));
-            endpoint.open_in(&port.endpoints, ListenerPlace::clone(&port.closer), None);
+            endpoint.open_in(&port.endpoints, ListenerAddresses::clone(&port.closer), None);
             if let Some(listener) = port.listener.take() {
                 port.start(listener, common);
             }
@@ -287,7 +287,7 @@ pub(super) fn note_own_ports(ports: &ClientPorts, common: &SharedContext) {
         if let Some(first) = services.next()
             && services.all(|service| service == first)
         {
-            own.entry(first.clone()).or_default().push(ListenerPlace::clone(&port.closer));
+            own.entry(first.clone()).or_default().push(ListenerAddresses::clone(&port.closer));
         }
     }
     common.own_ports.set(own);

@@ -18,7 +18,7 @@ use crate::{
     connect::Connector,
     profile::{ByteRates, Half, OpeningHours, ServiceName, SessionLimits},
     telemetry::{
-        clock, duration_buckets::DurationBuckets, health::DrainRequest, histogram::WaitHistogram, log,
+        clock, duration_buckets::DurationHistogram, health::DrainRequest, histogram::WaitHistogram, log,
         notices::ReportOnce, snapshot::ServicePhase,
     },
 };
@@ -46,8 +46,8 @@ pub struct Service {
     /// How long its clients waited for a link.
     pub waits: WaitHistogram,
     /// The same, and how long it took to open sessions, for monitors.
-    pub wait_times: DurationBuckets,
-    pub connect_times: Arc<DurationBuckets>,
+    pub wait_times: DurationHistogram,
+    pub connect_times: Arc<DurationHistogram>,
     /// Why it cannot serve anybody, if it cannot.
     down: ArcSwapOption<String>,
     drained: ArcSwapOption<DrainRequest>,
@@ -93,7 +93,7 @@ impl Service {
             peer_usage: Arc::default(),
             reported: Arc::default(),
             waits: WaitHistogram::default(),
-            wait_times: DurationBuckets::default(),
+            wait_times: DurationHistogram::default(),
             connect_times: Arc::default(),
             down: ArcSwapOption::empty(),
             drained: ArcSwapOption::empty(),

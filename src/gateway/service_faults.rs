@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, fmt};
 
 use super::Engine;
 use crate::{
-    auth::{AuthFault, AuthFiles},
+    auth::{AuthFileError, AuthFiles},
     profile::{Backend, BackendSet, DmzHalf, DmzMode, DmzService, Half, Problem, Profile, ServiceName},
     telemetry::log::LogEvent,
-    tls::edge::{EdgeFault, EdgeTls},
+    tls::edge::{EdgeTls, EdgeTlsError},
 };
 
 /// By half and service.
@@ -85,12 +85,12 @@ impl ServiceFaults {
     }
 }
 
-fn fault_of_edge(fault: EdgeFault<'_>) -> ServiceFault {
+fn fault_of_edge(fault: EdgeTlsError<'_>) -> ServiceFault {
     let effect = if fault.is_kept { FaultEffect::Kept } else { FaultEffect::Down };
     ServiceFault { effect, files: FaultyFiles::Certificates, problem: fault.problem.clone() }
 }
 
-fn fault_of_auth(fault: AuthFault<'_>) -> ServiceFault {
+fn fault_of_auth(fault: AuthFileError<'_>) -> ServiceFault {
     let effect = if fault.is_kept { FaultEffect::Kept } else { FaultEffect::Down };
     ServiceFault { effect, files: FaultyFiles::Users, problem: fault.problem.clone() }
 }

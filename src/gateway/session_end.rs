@@ -8,7 +8,7 @@ use crate::{
     link::multiplex::{handle::SessionFate, timing::ANSWER},
     net::{
         exhausted::ExhaustedResource,
-        pipe::{FailedParty, PipeFailure},
+        pipe::{FailureOrigin, PipeFailure},
         stream::NetStream,
         timeout::TimeoutError,
         ws::NotUtf8,
@@ -163,8 +163,8 @@ pub(super) fn cut_cause(who: EndedBy) -> CutCause {
 pub(super) fn pipe_failure(stream: &NetStream) -> Option<SessionEnd> {
     let PipeFailure { party, reason } = stream.pipe()?.failure()?;
     let who = match party {
-        FailedParty::Backend => EndedBy::Backend,
-        FailedParty::Time => EndedBy::Time,
+        FailureOrigin::Backend => EndedBy::Backend,
+        FailureOrigin::Timeout => EndedBy::Time,
     };
     Some(SessionEnd { who, phase: SessionPhase::Relaying, reason })
 }

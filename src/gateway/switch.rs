@@ -20,7 +20,7 @@ use super::{
     descriptors::OneSessionLinks,
     halves::{DmzSide, InternalSide, SharedContext},
     handle::CommandAnswer,
-    lockdown::KeptLockdown,
+    lockdown::SavedLockdown,
     plan::{SwitchPlan, SwitchRefusal},
     ports::{self, ClientPorts},
     service::{Service, ServiceSettings, ServiceTable},
@@ -68,7 +68,7 @@ pub struct SwitchFiles {
     /// The new audit file, if it changes.
     pub audit: Option<AuditLog>,
     /// What the profile has locked, if it was not in force before in this process.
-    pub lockdown: Option<KeptLockdown>,
+    pub lockdown: Option<SavedLockdown>,
 }
 
 impl Engine {

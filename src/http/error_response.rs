@@ -9,7 +9,7 @@ use hyper::{
 };
 
 use super::body::MessageBody;
-use crate::net::pipe::{FailedParty, PipeFailure};
+use crate::net::pipe::{FailureOrigin, PipeFailure};
 
 /// The header that tells the DMZ half, and nobody else, why the internal half could not answer.
 const FAILURE: HeaderName = HeaderName::from_static("x-portcullis-failure");
@@ -40,7 +40,7 @@ pub struct ErrorResponse {
     pub status: StatusCode,
     pub reason: Cow<'static, str>,
     /// Whose failure it is, if the session ends with it.
-    pub party: Option<FailedParty>,
+    pub party: Option<FailureOrigin>,
     /// When the request may be repeated, if known.
     pub retry_after: Option<Duration>,
     /// What an unknown client has to show.
@@ -74,12 +74,12 @@ impl ErrorResponse {
 
     /// The backend has failed.
     pub fn bad_gateway(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { party: Some(FailedParty::Backend), ..Self::new(StatusCode::BAD_GATEWAY, reason) }
+        Self { party: Some(FailureOrigin::Backend), ..Self::new(StatusCode::BAD_GATEWAY, reason) }
     }
 
     /// The backend has failed too, as noticed by a timeout of ours.
     pub fn gateway_timeout(reason: &'static str) -> Self {
-        Self { party: Some(FailedParty::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, reason) }
+        Self { party: Some(FailureOrigin::Timeout), ..Self::new(StatusCode::GATEWAY_TIMEOUT, reason) }
     }
 
     /// What the session ends with.
@@ -142,8 +142,8 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 fn write_failure(failure: &PipeFailure, headers: &mut HeaderMap) {
     let word = match failure.party {
-        FailedParty::Backend => BACKEND,
-        FailedParty::Time => TIME,
+        FailureOrigin::Backend => BACKEND,
+        FailureOrigin::Timeout => TIME,
     };
     // A reason must be one line of visible characters; otherwise it is left out.
     if let Ok(value) = HeaderValue::from_str(&format!("{word} {}", failure.reason)) {
@@ -160,8 +160,8 @@ pub fn take_failure(headers: &mut HeaderMap) -> Option<PipeFailure> {
     let value = headers.remove(FAILURE)?;
     let (word, reason) = std::str::from_utf8(value.as_bytes()).ok()?.split_once(' ')?;
     let party = match word {
-        BACKEND => FailedParty::Backend,
-        TIME => FailedParty::Time,
+        BACKEND => FailureOrigin::Backend,
+        TIME => FailureOrigin::Timeout,
         _ => return None,
     };
     Some(PipeFailure { party, reason: reason.chars().take(REASON_MAX).collect() })

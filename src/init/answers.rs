@@ -188,7 +188,7 @@ impl InitAnswers {
         };
         let (outside, inside) = (is_bytes(&accept), is_bytes(&connect));
         let place =
-            profile::ProfilePlace { file: "init.yaml".into(), line: 0, column: 0, key: "connect".into() };
+            profile::ProfileLocation { file: "init.yaml".into(), line: 0, column: 0, key: "connect".into() };
         let what = format!("`{accept}` and `{connect}` do not go together");
         let advice = "take tcp for both, or http for both".to_owned();
         (outside != inside).then_some(Problem { place, what, advice })
@@ -260,7 +260,7 @@ fn host_name(answer: &str) -> String {
 fn more_than_a_host(host: &str) -> Option<Problem> {
     let has_more = host.contains('/') || !host.starts_with('[') && host.contains(':');
     let key = "the other gateway's host".into();
-    let place = profile::ProfilePlace { file: "init.yaml".into(), line: 0, column: 0, key };
+    let place = profile::ProfileLocation { file: "init.yaml".into(), line: 0, column: 0, key };
     let what = format!("`{host}` is more than a name or an IP address");
     let advice = "give it alone; the link's port is asked next, or given as `--link-port`".to_owned();
     has_more.then_some(Problem { place, what, advice })

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     GOODBYE, LINGERING_CLOSE, Peer,
-    failure::IdleLinkFailure,
+    failure::IdleLinkError,
     grants::CarriesMismatch,
     keeper::STABLE_PERIOD,
     link_guard::LinkGuard,
@@ -386,10 +386,10 @@ impl AgreedLink {
 
     fn reason(&self, loss: &LinkLoss) -> IdleLossReason {
         match (loss, self.received) {
-            _ if self.is_dropped_for(DropCause::Revoked) => IdleLossReason::Failed(IdleLinkFailure::Revoked),
+            _ if self.is_dropped_for(DropCause::Revoked) => IdleLossReason::Failed(IdleLinkError::Revoked),
             (LinkLoss::Broken(how), _) => {
                 self.guard.iter().for_each(|guard| guard.counts().note_violation(how.clone()));
-                IdleLossReason::Failed(IdleLinkFailure::Link(loss.clone()))
+                IdleLossReason::Failed(IdleLinkError::Link(loss.clone()))
             }
             (LinkLoss::Closed, Some(FrameType::Drain)) => IdleLossReason::Drained,
             // A link that its other end closes as soon as it is up has failed, since another one would fail in
@@ -397,11 +397,11 @@ impl AgreedLink {
             (LinkLoss::Closed, Some(_))
                 if self.asked_at.is_none() && !self.has_carried && self.lifetime() < LIVED =>
             {
-                IdleLossReason::Failed(IdleLinkFailure::ClosedAtOnce)
+                IdleLossReason::Failed(IdleLinkError::ClosedAtOnce)
             }
             (LinkLoss::Closed, Some(_)) => IdleLossReason::Retired,
             (LinkLoss::Closed, None) if self.asked_at.is_some() => IdleLossReason::Retired,
-            (loss, _) => IdleLossReason::Failed(IdleLinkFailure::Link(loss.clone())),
+            (loss, _) => IdleLossReason::Failed(IdleLinkError::Link(loss.clone())),
         }
     }
 

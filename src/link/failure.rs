@@ -14,20 +14,20 @@ use crate::{
     net::{
         dial::DialError,
         listen::BindError,
-        via::{ViaError, ViaFailure},
+        via::{ViaError, ViaErrorKind},
     },
     profile::ViaProxy,
     proto::multiplex::PeerViolation,
     telemetry::link_cause::{LinkCause, LinkFault},
     tls::{
-        chain::ChainFault,
+        chain::ChainError,
         error::{NameMismatch, TlsError},
     },
 };
 
 /// Why links to a gateway cannot be opened, or do not last.
 #[derive(Debug, Error)]
-pub enum LinkFailure {
+pub enum LinkError {
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// Every service that it offers carries something else here.
@@ -48,10 +48,10 @@ pub enum LinkFailure {
     #[error("it drains, and takes no links now")]
     Drains,
     #[error("ready link lost: {0}")]
-    Lost(IdleLinkFailure),
+    Lost(IdleLinkError),
     /// The proxy may have cut it. One that cuts what is silent does so after the same time each time.
     #[error("ready link lost after {:.1}s, through proxy {proxy}: {why}", .lived.as_secs_f64())]
-    LostThrough { proxy: Arc<ViaProxy>, lived: Duration, why: IdleLinkFailure },
+    LostThrough { proxy: Arc<ViaProxy>, lived: Duration, why: IdleLinkError },
     /// A link with sessions on it has broken the protocol.
     #[error("{}", LinkLoss::Broken(.0.clone()))]
     Violation(PeerViolation),
@@ -59,7 +59,7 @@ pub enum LinkFailure {
 
 /// Why an idle link has failed.
 #[derive(Debug, Clone, Error)]
-pub enum IdleLinkFailure {
+pub enum IdleLinkError {
     #[error(transparent)]
     Link(#[from] LinkLoss),
     #[error("the other gateway closes new links at once")]
@@ -74,13 +74,13 @@ pub enum IdleLinkFailure {
     Announcement(Arc<HandshakeError>),
 }
 
-impl From<io::Error> for IdleLinkFailure {
+impl From<io::Error> for IdleLinkError {
     fn from(error: io::Error) -> Self {
         Self::Link(error.into())
     }
 }
 
-impl IdleLinkFailure {
+impl IdleLinkError {
     /// The error for a link that was closed without a reason.
     pub const CLOSED: Self = Self::Link(LinkLoss::Closed);
 
@@ -89,7 +89,7 @@ impl IdleLinkFailure {
     }
 }
 
-impl LinkFailure {
+impl LinkError {
     pub fn fault(&self) -> LinkFault {
         LinkFault::new(self.into(), self.to_string())
     }
@@ -99,37 +99,37 @@ fn mismatch_words(mismatches: &[CarriesMismatch]) -> String {
     mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-impl From<&LinkFailure> for LinkCause {
-    fn from(failure: &LinkFailure) -> Self {
+impl From<&LinkError> for LinkCause {
+    fn from(failure: &LinkError) -> Self {
         match failure {
-            LinkFailure::Handshake(error) => error.into(),
-            LinkFailure::Lost(why) | LinkFailure::LostThrough { why, .. } => why.into(),
-            LinkFailure::Mismatches(_)
-            | LinkFailure::NothingAllowed(_)
-            | LinkFailure::NothingGranted(_)
-            | LinkFailure::NothingOffered
-            | LinkFailure::PeerNotAllowed(_)
-            | LinkFailure::Drains
-            | LinkFailure::Violation(_) => Self::Other,
+            LinkError::Handshake(error) => error.into(),
+            LinkError::Lost(why) | LinkError::LostThrough { why, .. } => why.into(),
+            LinkError::Mismatches(_)
+            | LinkError::NothingAllowed(_)
+            | LinkError::NothingGranted(_)
+            | LinkError::NothingOffered
+            | LinkError::PeerNotAllowed(_)
+            | LinkError::Drains
+            | LinkError::Violation(_) => Self::Other,
         }
     }
 }
 
-impl From<&IdleLinkFailure> for LinkCause {
-    fn from(failure: &IdleLinkFailure) -> Self {
+impl From<&IdleLinkError> for LinkCause {
+    fn from(failure: &IdleLinkError) -> Self {
         match failure {
-            IdleLinkFailure::Announcement(error) => (&**error).into(),
-            IdleLinkFailure::Link(
+            IdleLinkError::Announcement(error) => (&**error).into(),
+            IdleLinkError::Link(
                 LinkLoss::Closed
                 | LinkLoss::Cut
                 | LinkLoss::Silent
                 | LinkLoss::Socket(_)
                 | LinkLoss::Unreachable(_),
             ) => Self::GatewayLost,
-            IdleLinkFailure::Link(LinkLoss::Broken(_))
-            | IdleLinkFailure::ClosedAtOnce
-            | IdleLinkFailure::Revoked
-            | IdleLinkFailure::EarlyBytes => Self::Other,
+            IdleLinkError::Link(LinkLoss::Broken(_))
+            | IdleLinkError::ClosedAtOnce
+            | IdleLinkError::Revoked
+            | IdleLinkError::EarlyBytes => Self::Other,
         }
     }
 }
@@ -167,21 +167,20 @@ impl From<&DialError> for LinkCause {
 impl From<&ViaError> for LinkCause {
     fn from(error: &ViaError) -> Self {
         match &error.failure {
-            ViaFailure::Dial(DialError::Refused { .. } | DialError::Timeout { .. }) | ViaFailure::Late => {
-                Self::ProxyAway
-            }
-            ViaFailure::Dial(error) => error.into(),
-            ViaFailure::Closed
-            | ViaFailure::Io(_)
-            | ViaFailure::NoLogin(_)
-            | ViaFailure::BadLogin(_)
-            | ViaFailure::OtherLogin(_)
-            | ViaFailure::Refused { .. }
-            | ViaFailure::Unreachable { .. }
-            | ViaFailure::Page(_)
-            | ViaFailure::OtherProtocol { .. }
-            | ViaFailure::LongHead
-            | ViaFailure::LongName => Self::Other,
+            ViaErrorKind::Dial(DialError::Refused { .. } | DialError::Timeout { .. })
+            | ViaErrorKind::Late => Self::ProxyAway,
+            ViaErrorKind::Dial(error) => error.into(),
+            ViaErrorKind::Closed
+            | ViaErrorKind::Io(_)
+            | ViaErrorKind::NoLogin(_)
+            | ViaErrorKind::BadLogin(_)
+            | ViaErrorKind::OtherLogin(_)
+            | ViaErrorKind::Refused { .. }
+            | ViaErrorKind::Unreachable { .. }
+            | ViaErrorKind::Page(_)
+            | ViaErrorKind::OtherProtocol { .. }
+            | ViaErrorKind::LongHead
+            | ViaErrorKind::LongName => Self::Other,
         }
     }
 }
@@ -217,19 +216,19 @@ impl From<&TlsError> for LinkCause {
     }
 }
 
-impl From<&ChainFault> for LinkCause {
-    fn from(fault: &ChainFault) -> Self {
+impl From<&ChainError> for LinkCause {
+    fn from(fault: &ChainError) -> Self {
         match fault {
-            ChainFault::IssuerMissing { .. } | ChainFault::SelfSigned { .. } => Self::OtherCa,
-            ChainFault::Expired { .. } | ChainFault::NotYet { .. } | ChainFault::ListExpired { .. } => {
+            ChainError::IssuerMissing { .. } | ChainError::SelfSigned { .. } => Self::OtherCa,
+            ChainError::Expired { .. } | ChainError::NotYet { .. } | ChainError::ListExpired { .. } => {
                 Self::CertificateDates
             }
-            ChainFault::IssuerNoCa { .. }
-            | ChainFault::NameExcluded { .. }
-            | ChainFault::Algorithm { .. }
-            | ChainFault::Version { .. }
-            | ChainFault::IsAuthority { .. }
-            | ChainFault::Revoked { .. } => Self::Other,
+            ChainError::IssuerNoCa { .. }
+            | ChainError::NameExcluded { .. }
+            | ChainError::Algorithm { .. }
+            | ChainError::Version { .. }
+            | ChainError::IsAuthority { .. }
+            | ChainError::Revoked { .. } => Self::Other,
         }
     }
 }
@@ -294,7 +293,7 @@ mod tests {
             (DialError::Unreachable { at: at(), source: source(), tried: tried() }, LinkCause::Unreachable),
             (DialError::Local { at: at(), source: source(), tried: tried() }, LinkCause::Other),
         ] {
-            let failure = LinkFailure::Handshake(error.into());
+            let failure = LinkError::Handshake(error.into());
             assert_eq!(failure.fault().cause, cause, "{failure}");
         }
     }

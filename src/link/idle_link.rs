@@ -14,7 +14,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{failure::IdleLinkFailure, multiplex::handle::LinkLoss};
+use super::{failure::IdleLinkError, multiplex::handle::LinkLoss};
 use crate::net::stream::NetStream;
 
 /// Holds one ready link until it is taken or lost.
@@ -31,7 +31,7 @@ struct IdleLinkCell {
 #[derive(Debug)]
 pub enum RemovedReason {
     Taken,
-    Lost(IdleLinkFailure),
+    Lost(IdleLinkError),
     /// Over SOCKS5, which has no other goodbye: the peer has closed it in good order.
     Closed,
 }
@@ -58,7 +58,7 @@ impl IdleLink {
         tokio::select! {
             removed = removed => removed,
             () = revocation.given() => match self.lock().take() {
-                Some(_) => RemovedReason::Lost(IdleLinkFailure::Revoked),
+                Some(_) => RemovedReason::Lost(IdleLinkError::Revoked),
                 None => RemovedReason::Taken,
             },
         }
@@ -93,10 +93,10 @@ fn poll_loss(stream: &mut NetStream, cx: &mut Context<'_>) -> Poll<RemovedReason
     let mut buf = ReadBuf::new(&mut byte);
     Poll::Ready(match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
         // A parked link has nobody to wait for, so its far end reads and answers pings.
-        Poll::Pending if stream.is_silent() => RemovedReason::Lost(IdleLinkFailure::Link(LinkLoss::Silent)),
+        Poll::Pending if stream.is_silent() => RemovedReason::Lost(IdleLinkError::Link(LinkLoss::Silent)),
         Poll::Pending => return Poll::Pending,
         Poll::Ready(Err(error)) => RemovedReason::Lost(error.into()),
         Poll::Ready(Ok(())) if buf.filled().is_empty() => RemovedReason::Closed,
-        Poll::Ready(Ok(())) => RemovedReason::Lost(IdleLinkFailure::EarlyBytes),
+        Poll::Ready(Ok(())) => RemovedReason::Lost(IdleLinkError::EarlyBytes),
     })
 }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     carrier::OuterTlsCell,
     dial_state::{DialFailure, DialState},
-    failure::LinkFailure,
+    failure::LinkError,
     handshake::{self, DialledStream, HandshakeError, HandshakeTerms},
     link_guard::{LinkActivity, LinkCounters},
     link_services::LinkServices,
@@ -271,7 +271,7 @@ impl LinkKeeper {
         let dial_state = self.dial_state(state, service);
         let proven = dial_state.check_proven(now);
         self.report_proven(service, proven.unwrap_or_default());
-        if let Some(broken) = dial_state.counts.take_violation().map(LinkFailure::Violation) {
+        if let Some(broken) = dial_state.counts.take_violation().map(LinkError::Violation) {
             let is_first = dial_state.note_failure(broken.fault(), DialFailure::Protocol, retry, now);
             self.report_failed(service, &broken.fault(), DialFailure::Protocol, is_first);
         }
@@ -285,7 +285,7 @@ impl LinkKeeper {
     /// up again, it is dialled with pauses.
     fn check_drain(&self, dial_state: &mut DialState, service: Option<&ServiceName>, retry: RetryPolicy) {
         if dial_state.counts.take_drain() {
-            let fault = LinkFailure::Drains.fault();
+            let fault = LinkError::Drains.fault();
             let is_first = dial_state.note_drain(fault.clone(), retry, Instant::now());
             self.report_failed(service, &fault, DialFailure::Drains, is_first);
         }
@@ -343,8 +343,8 @@ impl LinkKeeper {
                     false => DialFailure::Path,
                 };
                 let error = match self.gateway.via.clone() {
-                    None => LinkFailure::Lost(why),
-                    Some(proxy) => LinkFailure::LostThrough { proxy, lived: lifetime, why },
+                    None => LinkError::Lost(why),
+                    Some(proxy) => LinkError::LostThrough { proxy, lived: lifetime, why },
                 };
                 self.note_failed(service, &error, failure);
             }
@@ -352,7 +352,7 @@ impl LinkKeeper {
     }
 
     /// Notes that a dial or a ready link has failed.
-    pub fn note_failed(&self, service: Option<&ServiceName>, error: &LinkFailure, failure: DialFailure) {
+    pub fn note_failed(&self, service: Option<&ServiceName>, error: &LinkError, failure: DialFailure) {
         let mut state = self.lock();
         let (retry, now) = (state.wanted.retry, Instant::now());
         let dial_state = self.dial_state(&mut state, service);

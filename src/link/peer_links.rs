@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Peer,
-    failure::IdleLinkFailure,
+    failure::IdleLinkError,
     goodbye::GoodbyeState,
     idle_link::{IdleLink, RemovedReason},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
@@ -208,7 +208,7 @@ impl PeerLinks {
             RemovedReason::Taken => {}
             RemovedReason::Lost(why) => self.note_lost(why),
             RemovedReason::Closed => {
-                self.note_lost(&IdleLinkFailure::CLOSED);
+                self.note_lost(&IdleLinkError::CLOSED);
                 self.note_retired();
             }
         }
@@ -225,7 +225,7 @@ impl PeerLinks {
         self.goodbye.note_retired(is_last && self.counts.count(LinkActivity::Full) == 0);
     }
 
-    pub fn note_lost(&mut self, why: &IdleLinkFailure) {
+    pub fn note_lost(&mut self, why: &IdleLinkError) {
         self.goodbye.note_failure();
         self.failures += 1;
         self.last_fault = Some(why.fault());
@@ -452,18 +452,18 @@ mod tests {
             writer(&mut group);
             group.is_remembered()
         };
-        assert!(remembered(|group| group.note_lost(&IdleLinkFailure::CLOSED)), "killed");
+        assert!(remembered(|group| group.note_lost(&IdleLinkError::CLOSED)), "killed");
         assert!(!remembered(|group| group.note_drain()), "it drains");
         assert!(!remembered(|group| group.note_retired()), "its last link retired");
         let cut_while_it_drains = |group: &mut PeerLinks| {
             group.note_drain();
-            group.note_lost(&IdleLinkFailure::CLOSED);
+            group.note_lost(&IdleLinkError::CLOSED);
         };
         assert!(!remembered(cut_while_it_drains));
         let back_and_killed = |group: &mut PeerLinks| {
             group.note_drain();
             group.note_seen();
-            group.note_lost(&IdleLinkFailure::CLOSED);
+            group.note_lost(&IdleLinkError::CLOSED);
         };
         assert!(remembered(back_and_killed));
         let mut drains = group();
@@ -476,7 +476,7 @@ mod tests {
         );
         drop(carries);
         let mut killed = group();
-        killed.note_lost(&IdleLinkFailure::CLOSED);
+        killed.note_lost(&IdleLinkError::CLOSED);
         assert!(killed.is_remembered_when(Some(Duration::from_secs(3600))), "an hour later");
         assert!(!killed.is_remembered_when(Some(REMEMBERED)));
         let mut busy = group();

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Peer,
     agreement::{AgreedLink, AgreedLinkEvent},
-    failure::IdleLinkFailure,
+    failure::IdleLinkError,
     generation::TermsGeneration,
     handshake::{HandshakeTerms, HelloEnd},
     lockdown::Lockdown,
@@ -41,7 +41,7 @@ pub enum IdleLossReason {
     Retired,
     /// Its opener drains and wants no links.
     Drained,
-    Failed(IdleLinkFailure),
+    Failed(IdleLinkError),
 }
 
 /// A link that has ended: how long it stood, and why it ended.
@@ -402,7 +402,7 @@ mod tests {
                     assert!(matches!(why, IdleLossReason::Retired), "this end had asked by {goodbye_sent:?}")
                 }
                 None => {
-                    assert!(matches!(why, IdleLossReason::Failed(IdleLinkFailure::ClosedAtOnce)), "{why:?}")
+                    assert!(matches!(why, IdleLossReason::Failed(IdleLinkError::ClosedAtOnce)), "{why:?}")
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::{
     net::{
         dial::{self, DialError},
         dns::{HostAddresses, name_watch::NameWatch},
-        via::{self, ViaFailure, dial_via},
+        via::{self, ViaErrorKind, dial_via},
     },
     profile::{GatewaysOfName, HostPort, LinkAddress, ViaProxy},
     telemetry::notices::NoticeLog,
@@ -126,7 +126,7 @@ async fn connect_via(
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => {
                 // The proxy itself cannot be reached, so other addresses would not help.
-                let is_lost = matches!(error.failure, ViaFailure::Dial(_));
+                let is_lost = matches!(error.failure, ViaErrorKind::Dial(_));
                 failed = error.into();
                 if is_lost {
                     break;

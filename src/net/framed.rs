@@ -23,8 +23,8 @@ use tokio::{
 
 use super::prefixed::PrefixedStream;
 use crate::proto::ws::{
-    FrameMask, FramePlace, FrameSource, Masking, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketFrameHead,
-    push_frame,
+    FrameMask, FramePosition, FrameSource, Masking, Opcode, WebSocketDecoder, WebSocketEnd,
+    WebSocketFrameHead, push_frame,
 };
 
 /// A ping is sent this often, so that no device on the way takes the link for dead.
@@ -99,7 +99,7 @@ struct DataFrame {
 
 impl DataFrame {
     fn begin(length: usize, masking: Masking) -> Self {
-        let head = WebSocketFrameHead::new(Opcode::Binary, FramePlace::Last, length, masking);
+        let head = WebSocketFrameHead::new(Opcode::Binary, FramePosition::Last, length, masking);
         Self { mask: head.mask, head: Some(head), head_sent: 0, left: length }
     }
 

@@ -82,7 +82,7 @@ enum MissingAddresses {
 
 /// Closes a port when it is dropped, whoever accepts on it.
 #[derive(Debug)]
-pub struct ListenerGuard(ListenerPlace);
+pub struct ListenerGuard(ListenerAddresses);
 
 impl ListenerGuard {
     /// When this returns, no more connections are accepted. The accept loop closes the sockets.
@@ -97,18 +97,18 @@ impl ListenerGuard {
 }
 
 impl Deref for ListenerGuard {
-    type Target = ListenerPlace;
+    type Target = ListenerAddresses;
 
-    fn deref(&self) -> &ListenerPlace {
+    fn deref(&self) -> &ListenerAddresses {
         &self.0
     }
 }
 
 /// Tells where a port listens.
 #[derive(Debug, Clone)]
-pub struct ListenerPlace(Weak<Listener>);
+pub struct ListenerAddresses(Weak<Listener>);
 
-impl ListenerPlace {
+impl ListenerAddresses {
     /// Where it listens; empty once it is closed.
     pub fn listens_at(&self) -> Vec<SocketAddr> {
         let open = self.0.upgrade().filter(|listener| !listener.stop.is_cancelled());
@@ -193,7 +193,7 @@ impl Listener {
     }
 
     pub fn closer(self: &Arc<Self>) -> ListenerGuard {
-        ListenerGuard(ListenerPlace(Arc::downgrade(self)))
+        ListenerGuard(ListenerAddresses(Arc::downgrade(self)))
     }
 
     /// Accepts until it is closed.

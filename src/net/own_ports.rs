@@ -13,22 +13,22 @@ use std::{
 use arc_swap::ArcSwap;
 use socket2::{Domain, Socket, Type};
 
-use super::listen::ListenerPlace;
+use super::listen::ListenerAddresses;
 use crate::profile::ServiceName;
 
 /// The ports of each service at which nobody comes in but its own clients.
 #[derive(Debug, Clone, Default)]
-pub struct OwnPorts(Arc<ArcSwap<HashMap<ServiceName, Vec<ListenerPlace>>>>);
+pub struct OwnPorts(Arc<ArcSwap<HashMap<ServiceName, Vec<ListenerAddresses>>>>);
 
 impl OwnPorts {
-    pub fn set(&self, places: HashMap<ServiceName, Vec<ListenerPlace>>) {
+    pub fn set(&self, places: HashMap<ServiceName, Vec<ListenerAddresses>>) {
         self.0.store(Arc::new(places));
     }
 
     /// Where clients of the service come in at the moment.
     pub fn of(&self, service: &ServiceName) -> Vec<SocketAddr> {
         let places = self.0.load();
-        places.get(service).into_iter().flatten().flat_map(ListenerPlace::listens_at).collect()
+        places.get(service).into_iter().flatten().flat_map(ListenerAddresses::listens_at).collect()
     }
 }
 

@@ -72,16 +72,16 @@ struct PipeState {
 /// this reason, however its bytes end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PipeFailure {
-    pub party: FailedParty,
+    pub party: FailureOrigin,
     pub reason: String,
 }
 
 /// Which side has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailedParty {
+pub enum FailureOrigin {
     Backend,
     /// A timeout of ours.
-    Time,
+    Timeout,
 }
 
 #[derive(Default)]

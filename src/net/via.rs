@@ -31,11 +31,11 @@ const PROXY_TEXT_CHARS_MAX: usize = 80;
 #[error("proxy {proxy}: {failure}")]
 pub struct ViaError {
     proxy: String,
-    pub failure: ViaFailure,
+    pub failure: ViaErrorKind,
 }
 
 #[derive(Debug, Error)]
-pub enum ViaFailure {
+pub enum ViaErrorKind {
     #[error("{0}")]
     Dial(DialError),
     #[error("no answer within {}s", CONNECT_RESPONSE_TIMEOUT.as_secs())]
@@ -66,7 +66,7 @@ pub enum ViaFailure {
     LongName,
 }
 
-impl From<io::Error> for ViaFailure {
+impl From<io::Error> for ViaErrorKind {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
@@ -81,19 +81,19 @@ impl ViaError {
     /// The resource that this process or host has run out of, if that is the reason.
     pub fn exhausted(&self) -> Option<ExhaustedResource> {
         match &self.failure {
-            ViaFailure::Dial(error) => error.exhausted(),
-            ViaFailure::Late
-            | ViaFailure::Closed
-            | ViaFailure::Io(_)
-            | ViaFailure::NoLogin(_)
-            | ViaFailure::BadLogin(_)
-            | ViaFailure::OtherLogin(_)
-            | ViaFailure::Refused { .. }
-            | ViaFailure::Unreachable { .. }
-            | ViaFailure::Page(_)
-            | ViaFailure::OtherProtocol { .. }
-            | ViaFailure::LongHead
-            | ViaFailure::LongName => None,
+            ViaErrorKind::Dial(error) => error.exhausted(),
+            ViaErrorKind::Late
+            | ViaErrorKind::Closed
+            | ViaErrorKind::Io(_)
+            | ViaErrorKind::NoLogin(_)
+            | ViaErrorKind::BadLogin(_)
+            | ViaErrorKind::OtherLogin(_)
+            | ViaErrorKind::Refused { .. }
+            | ViaErrorKind::Unreachable { .. }
+            | ViaErrorKind::Page(_)
+            | ViaErrorKind::OtherProtocol { .. }
+            | ViaErrorKind::LongHead
+            | ViaErrorKind::LongName => None,
         }
     }
 }
@@ -108,7 +108,7 @@ pub async fn dial_via(
 ) -> Result<TcpStream, ViaError> {
     let failed = |failure| ViaError { proxy: proxy.to_string(), failure };
     let dialled = dial::dial_from(source, &proxy.at, within).await;
-    let mut stream = dialled.map_err(|error| failed(ViaFailure::Dial(error)))?;
+    let mut stream = dialled.map_err(|error| failed(ViaErrorKind::Dial(error)))?;
     // The request is one segment, and so is what follows it.
     stream.set_nodelay(true).map_err(|error| failed(error.into()))?;
     let login = proxy.login.as_ref();
@@ -121,7 +121,7 @@ pub async fn dial_via(
     match timeout(CONNECT_RESPONSE_TIMEOUT, requested).await {
         Ok(Ok(())) => Ok(stream),
         Ok(Err(failure)) => Err(failed(failure)),
-        Err(_) => Err(failed(ViaFailure::Late)),
+        Err(_) => Err(failed(ViaErrorKind::Late)),
     }
 }
 
@@ -130,7 +130,7 @@ async fn connect(
     stream: &mut TcpStream,
     to: &HostPort,
     login: Option<&ProxyLogin>,
-) -> Result<(), ViaFailure> {
+) -> Result<(), ViaErrorKind> {
     let mut head = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: portcullis\r\n");
     if let Some(ProxyLogin { user, password }) = login {
         let basic = BASE64.encode(format!("{user}:{password}").as_bytes());
@@ -144,13 +144,13 @@ async fn connect(
 }
 
 /// Reads up to the empty line and not a byte more: what follows belongs to the other end.
-async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ViaFailure> {
+async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ViaErrorKind> {
     let (mut head, mut scratch) = (Vec::new(), [0; 2048]);
     loop {
         let count = stream.peek(&mut scratch).await?;
         if count == 0 {
             return Err(match head.is_empty() {
-                true => ViaFailure::Closed,
+                true => ViaErrorKind::Closed,
                 false => other_protocol("HTTP", &head),
             });
         }
@@ -168,12 +168,12 @@ async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ViaFailure> {
             return Ok(head);
         }
         if head.len() > HEAD_BYTES_MAX {
-            return Err(ViaFailure::LongHead);
+            return Err(ViaErrorKind::LongHead);
         }
     }
 }
 
-fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Result<(), ViaFailure> {
+fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Result<(), ViaErrorKind> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut answer = httparse::Response::new(&mut fields);
     let status = match answer.parse(head) {
@@ -189,7 +189,7 @@ fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
     let has_body = field("content-length").is_some_and(|length| length != b"0");
     match status {
         200..=299 if has_body || field("content-type").is_some_and(|kind| kind.starts_with(b"text/")) => {
-            Err(ViaFailure::Page(message))
+            Err(ViaErrorKind::Page(message))
         }
         200..=299 => Ok(()),
         407 => {
@@ -198,17 +198,17 @@ fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
             let schemes: Vec<_> = requested.map(|field| field.value).collect();
             let is_basic = |value: &&[u8]| value.len() >= 5 && value[..5].eq_ignore_ascii_case(b"basic");
             if !schemes.is_empty() && !schemes.iter().any(is_basic) {
-                return Err(ViaFailure::OtherLogin(escape_for_display(schemes[0])));
+                return Err(ViaErrorKind::OtherLogin(escape_for_display(schemes[0])));
             }
             let realm = schemes.iter().find(|value| is_basic(value)).map(|value| escape_for_display(value));
             let reported = realm.map_or(message.clone(), |realm| format!("{message}, {realm}"));
             Err(match login {
-                None => ViaFailure::NoLogin(reported),
-                Some(_) => ViaFailure::BadLogin(reported),
+                None => ViaErrorKind::NoLogin(reported),
+                Some(_) => ViaErrorKind::BadLogin(reported),
             })
         }
-        502..=504 => Err(ViaFailure::Unreachable { to: to.clone(), message }),
-        _ => Err(ViaFailure::Refused { to: to.clone(), message }),
+        502..=504 => Err(ViaErrorKind::Unreachable { to: to.clone(), message }),
+        _ => Err(ViaErrorKind::Refused { to: to.clone(), message }),
     }
 }
 
@@ -218,8 +218,8 @@ fn escape_for_display(bytes: &[u8]) -> String {
     text.escape_default().to_string().replace("\\\"", "\"").replace("\\'", "'")
 }
 
-fn other_protocol(expected: &'static str, received: &[u8]) -> ViaFailure {
-    ViaFailure::OtherProtocol {
+fn other_protocol(expected: &'static str, received: &[u8]) -> ViaErrorKind {
+    ViaErrorKind::OtherProtocol {
         expected,
         begins: format!("`{}`", escape_for_display(&received[..received.len().min(16)])),
     }

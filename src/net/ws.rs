@@ -24,7 +24,7 @@ use super::{certificate_watch::RevocationSignal, prefixed::PrefixedStream, tcp, 
 use crate::{
     profile::MessageKind,
     proto::ws::{
-        FramePlace, FrameSource, Masking, Opcode, Utf8Check, WebSocketDecoder, WebSocketEnd,
+        FramePosition, FrameSource, Masking, Opcode, Utf8Check, WebSocketDecoder, WebSocketEnd,
         WebSocketFrameHead, push_frame,
     },
 };
@@ -81,14 +81,14 @@ enum NextFrame {
 
 impl NextFrame {
     /// The kind of a frame with these bytes, its place in its message, and what comes next.
-    fn frame(&self, bytes: &[u8]) -> Result<(Opcode, FramePlace, Self), NotUtf8> {
+    fn frame(&self, bytes: &[u8]) -> Result<(Opcode, FramePosition, Self), NotUtf8> {
         match self {
-            Self::Binary => Ok((Opcode::Binary, FramePlace::Last, Self::Binary)),
+            Self::Binary => Ok((Opcode::Binary, FramePosition::Last, Self::Binary)),
             Self::Text(text) => {
                 let kind = if text.is_cut() { Opcode::More } else { Opcode::Text };
                 let mut text = text.clone();
                 text.feed(bytes).map_err(|_| NotUtf8)?;
-                let place = if text.is_cut() { FramePlace::BeforeLast } else { FramePlace::Last };
+                let place = if text.is_cut() { FramePosition::BeforeLast } else { FramePosition::Last };
                 Ok((kind, place, Self::Text(text)))
             }
         }

@@ -12,7 +12,7 @@ use super::{
     endpoint::EdgeScheme,
     fields::{Located, ReadValue, ValueReader},
     keys,
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
     raw::{RawDmz, RawDmzService, RawInternal, RawInternalService, RawProfile},
 };
 
@@ -39,7 +39,7 @@ impl std::fmt::Display for Carries {
 /// What a service carries, and the place that says so; `None` if no place does.
 struct DeclaredCarries<'a> {
     carries: Carries,
-    declared_at: Option<&'a ProfilePlace>,
+    declared_at: Option<&'a ProfileLocation>,
 }
 
 pub(super) fn read(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<Carries>> {
@@ -140,7 +140,7 @@ fn declared_by_internal_service(service: &RawInternalService) -> Option<Declared
     Some(declared_by_internal(&service.carries, &connect.first))
 }
 
-fn declared(declaration: Option<(Carries, &ProfilePlace)>) -> DeclaredCarries<'_> {
+fn declared(declaration: Option<(Carries, &ProfileLocation)>) -> DeclaredCarries<'_> {
     declaration.map_or(DeclaredCarries { carries: Carries::Bytes, declared_at: None }, |(carries, by)| {
         DeclaredCarries { carries, declared_at: Some(by) }
     })
@@ -225,7 +225,7 @@ fn mismatch_problem(
     outer: &RawDmzService,
     declaration: &DeclaredCarries<'_>,
     inner: &DeclaredCarries<'_>,
-    partner: Option<&ProfilePlace>,
+    partner: Option<&ProfileLocation>,
 ) -> Problem {
     let by =
         declaration.declared_at.map(|by| format!(" (by `{}`, line {})", by.key, by.line)).unwrap_or_default();

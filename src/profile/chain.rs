@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    problem::{Problem, ProfilePlace, ValueProblem},
+    problem::{Problem, ProfileLocation, ValueProblem},
     yaml::{self, SourceFile, YamlEntry, YamlNode, YamlValue},
 };
 use crate::{
@@ -65,7 +65,7 @@ fn append_problems(problems: &mut Vec<Problem>, last: Vec<Problem>) -> Vec<Probl
 /// Refuses a file that was read already, and a chain that does not end.
 fn check_extends(
     path: &Path,
-    named_at: Option<&ProfilePlace>,
+    named_at: Option<&ProfileLocation>,
     seen: &mut Vec<PathBuf>,
 ) -> Result<(), Problem> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
@@ -86,8 +86,8 @@ fn check_extends(
 }
 
 /// The text of a file, or why there is none; reported at `named_at` if another file named it.
-fn read_text(path: &Path, named_at: Option<ProfilePlace>, pipes: PipePolicy) -> Result<String, Problem> {
-    let whole = || ProfilePlace { file: label(path), line: 0, column: 0, key: "profile".to_owned() };
+fn read_text(path: &Path, named_at: Option<ProfileLocation>, pipes: PipePolicy) -> Result<String, Problem> {
+    let whole = || ProfileLocation { file: label(path), line: 0, column: 0, key: "profile".to_owned() };
     let named = text::clean_path(path);
     let fault = |error: ReadError| match error {
         ReadError::NotPlain(kind) => ValueProblem::new(format!("`{named}` is {kind}"), "name a profile file"),
@@ -121,7 +121,7 @@ fn not_utf8(file: &Arc<str>, error: &std::string::FromUtf8Error) -> Problem {
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
-    let place = ProfilePlace { file: file.clone(), line, column, key: "profile".to_owned() };
+    let place = ProfileLocation { file: file.clone(), line, column, key: "profile".to_owned() };
     ValueProblem::new("the text is not UTF-8 from here on", "save the file as UTF-8").at(place)
 }
 
@@ -139,7 +139,7 @@ fn take_extends(
     node: &mut YamlNode,
     path: &Path,
     problems: &mut Vec<Problem>,
-) -> Option<(PathBuf, Option<ProfilePlace>)> {
+) -> Option<(PathBuf, Option<ProfileLocation>)> {
     let value = remove_entry(node, "extends")?.node;
     let place = value.position.place("extends");
     match value.value {

@@ -10,7 +10,7 @@ use super::{
     endpoint::HostPort,
     fields::{Located, ReadValue},
     health, link_ports, loops,
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
     raw::{RawDmz, RawDmzService, RawInternal, RawProfile},
     source,
 };
@@ -131,29 +131,29 @@ fn find_clash<'a>(one: &'a Accept, other: &Accept) -> Option<AcceptClash<'a>> {
     one.sni.iter().find(|name| other.sni.contains(name)).map(|name| AcceptClash::Name(name))
 }
 
-fn same_requests(accept: &Located<Accept>, other: &ProfilePlace) -> Problem {
+fn same_requests(accept: &Located<Accept>, other: &ProfileLocation) -> Problem {
     let Located { value: Accept { address, .. }, place } = accept;
     let what = format!("requests for `{address}` belong to `{}` (line {}) already", other.key, other.line);
     ValueProblem::new(what, "give one of the two another path, other `hosts` or another port")
         .at(place.clone())
 }
 
-fn other_proxy(place: &ProfilePlace, other: &ProfilePlace) -> Problem {
+fn other_proxy(place: &ProfileLocation, other: &ProfileLocation) -> Problem {
     let what = format!("`{}` (line {}) is the same port with another `proxy`", other.key, other.line);
     ValueProblem::new(what, "give all accepts of a port the same `proxy`").at(place.clone())
 }
 
-fn same_name(name: &str, place: &ProfilePlace, other: &ProfilePlace) -> Problem {
+fn same_name(name: &str, place: &ProfileLocation, other: &ProfileLocation) -> Problem {
     let what = format!("`{name}` belongs to `{}` (line {}) already", other.key, other.line);
     ValueProblem::new(what, "give it to one of the two alone").at(place.clone())
 }
 
 /// The hosts of listeners, by port.
 #[derive(Default)]
-struct PortClaims<'a>(HashMap<u16, Vec<(&'a str, &'a ProfilePlace)>>);
+struct PortClaims<'a>(HashMap<u16, Vec<(&'a str, &'a ProfileLocation)>>);
 
 impl<'a> PortClaims<'a> {
-    fn take(&mut self, at: &'a HostPort, place: &'a ProfilePlace, problems: &mut Vec<Problem>) {
+    fn take(&mut self, at: &'a HostPort, place: &'a ProfileLocation, problems: &mut Vec<Problem>) {
         // Each listener on port 0 gets a port of its own.
         if at.takes_free_port() {
             return;
@@ -193,7 +193,7 @@ fn addresses(host: &str) -> Option<Vec<IpAddr>> {
     }
 }
 
-fn collision(at: &HostPort, place: &ProfilePlace, other: &ProfilePlace) -> Problem {
+fn collision(at: &HostPort, place: &ProfileLocation, other: &ProfileLocation) -> Problem {
     let what = format!("`{at}` is listened on by `{}` (line {}) already", other.key, other.line);
     ValueProblem::new(what, "give one of the two another port").at(place.clone())
 }
@@ -205,7 +205,7 @@ fn check_link_listeners(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec
     let (Some(dmz), Some(internal)) = (dmz, internal) else { return };
     let port = internal.value.at.port;
     if port != 0 && port == dmz.value.at.port {
-        let Located { place: ProfilePlace { key, line, .. }, .. } = dmz;
+        let Located { place: ProfileLocation { key, line, .. }, .. } = dmz;
         let what = format!("port {port} is that of `{key}` (line {line}), and a switch of modes needs both");
         problems.push(ValueProblem::new(what, "give one of the two another port").at(internal.place.clone()));
     }

@@ -10,7 +10,7 @@ use super::{
     fields::{Located, MapReader, ReadValue, ValueReader},
     keys::{self, AnyKey, ClientVerification, KeyMap},
     link::material,
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
     raw::{self, address},
     revoked, web,
 };
@@ -102,7 +102,7 @@ struct AcceptOptions {
 #[derive(Default)]
 pub(super) struct ServiceAccepts {
     pub list: Vec<Located<Accept>>,
-    pub of_frames: Vec<ProfilePlace>,
+    pub of_frames: Vec<ProfileLocation>,
 }
 
 /// The accepts of a service, with the options that the service sets for all of them, and the half for all
@@ -145,7 +145,7 @@ pub(super) fn accepts(
 fn accept(
     field: &ValueReader<'_>,
     of_service: &AcceptOptions,
-    of_frames: &mut Vec<ProfilePlace>,
+    of_frames: &mut Vec<ProfileLocation>,
     problems: &mut Vec<Problem>,
 ) -> Option<Located<Accept>> {
     let (read, fields) =

@@ -6,7 +6,7 @@ use std::{collections::HashSet, ops::RangeInclusive, time::Duration};
 use super::{
     duration,
     keys::{AnyKey, KeyMap},
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
     spelling::listed,
     yaml::{SourcePosition, YamlEntry, YamlNode, YamlValue, join_path},
 };
@@ -15,7 +15,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Located<T> {
     pub value: T,
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
 }
 
 /// The result of reading a key. For a bad value, the problem has already been left.
@@ -60,7 +60,7 @@ pub(super) struct MapReader<'a> {
     path: String,
     keys: &'static KeyMap,
     /// The place of the map's own key.
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
     entries: &'a [YamlEntry],
 }
 
@@ -87,7 +87,7 @@ impl<'a> MapReader<'a> {
         if self.entries.iter().any(|entry| self.keys.meant(&entry.key) == Some(key)) {
             return;
         }
-        let place = ProfilePlace { key: join_path(&self.path, key), ..self.place.clone() };
+        let place = ProfileLocation { key: join_path(&self.path, key), ..self.place.clone() };
         problems.push(ValueProblem::new("this key is missing", advice).at(place));
     }
 }
@@ -103,12 +103,12 @@ pub(super) struct ValueReader<'a> {
 
 impl<'a> ValueReader<'a> {
     /// The position of the value.
-    pub fn place(&self) -> ProfilePlace {
+    pub fn place(&self) -> ProfileLocation {
         self.node.position.place(&self.path)
     }
 
     /// The position of the key.
-    pub fn key_place(&self) -> ProfilePlace {
+    pub fn key_place(&self) -> ProfileLocation {
         self.position.place(&self.path)
     }
 

@@ -5,7 +5,7 @@ use std::{
     path::{MAIN_SEPARATOR, Path, PathBuf},
 };
 
-use super::problem::{Problem, ProfilePlace, ValueProblem};
+use super::problem::{Problem, ProfileLocation, ValueProblem};
 use crate::text;
 
 /// The file for `name_or_file`: that file if it looks like a file's name, or else `NAME.yaml` in the first
@@ -19,7 +19,7 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
     let found = folders.iter().map(|folder| folder.join(&file_name)).find(|file| file.is_file());
     found.ok_or_else(|| {
         let looked: Vec<_> = folders.iter().map(|folder| text::clean_path(folder)).collect();
-        let place = ProfilePlace {
+        let place = ProfileLocation {
             file: text::clean_path(Path::new(&file_name)).into(),
             line: 0,
             column: 0,

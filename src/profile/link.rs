@@ -11,7 +11,7 @@ use super::{
     gateways,
     keys::{self, AnyKey},
     link_address::OuterOptions,
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
     raw::{self, address, distinct},
     revoked, source, via,
 };
@@ -39,7 +39,7 @@ pub(super) struct InternalLink {
 
 /// What both halves have, each from its own point of view.
 pub(super) struct LinkEnds {
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
     pub listen: ReadValue<Located<LinkAddress>>,
     pub bind: BindPolicy,
     pub connect: ReadValue<Vec<Located<LinkAddress>>>,
@@ -169,7 +169,7 @@ impl LinkEnds {
                 "write `tls: { certificate: FILE, key: FILE, ca: FILE, peers: [NAME] }`",
             );
             let key = format!("{}.tls", self.place.key);
-            problems.push(fault.at(ProfilePlace { key, ..self.place.clone() }));
+            problems.push(fault.at(ProfileLocation { key, ..self.place.clone() }));
         }
     }
 }

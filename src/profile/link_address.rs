@@ -11,7 +11,7 @@ use super::{
     fields::{Located, MapReader, ReadValue, ValueReader},
     keys::{self, AnyKey},
     link::material,
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
 };
 
 /// One end of a link between the gateways, to listen on or to dial.
@@ -219,7 +219,7 @@ impl LinkAddress {
 /// `outer` of a link, as written.
 #[derive(Default)]
 pub(super) struct OuterOptions {
-    place: Option<ProfilePlace>,
+    place: Option<ProfileLocation>,
     pair: Option<KeyPair>,
     ca: Option<PemSource>,
     name: Option<String>,
@@ -294,7 +294,7 @@ impl OuterOptions {
         }
     }
 
-    fn checked(&self, host: String, place: &ProfilePlace) -> Result<ConnectTls, ValueProblem> {
+    fn checked(&self, host: String, place: &ProfileLocation) -> Result<ConnectTls, ValueProblem> {
         let of_system =
             || Some(PemSource::File { path: system_authorities()?.to_path_buf(), place: place.clone() });
         let ca = self.ca.clone().or_else(of_system).ok_or_else(|| {

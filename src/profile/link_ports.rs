@@ -4,7 +4,7 @@
 use super::{
     Accept, ClientCheck, DmzHalf, LinkAddress, OuterTls, UnreadyPolicy,
     fields::Located,
-    problem::{Problem, ProfilePlace, ValueProblem},
+    problem::{Problem, ProfileLocation, ValueProblem},
     raw::{RawDmz, RawDmzService, RawProfile},
 };
 
@@ -60,7 +60,7 @@ pub(super) fn check_sharing(dmz: &RawDmz, listen: &Located<LinkAddress>, problem
     let accepts = dmz.services.iter().flat_map(of_service);
     let shared = accepts.filter(|(_, accept)| is_shared(&listen.value, &accept.value));
     for (unready, Located { value: accept, place }) in shared {
-        let Located { place: ProfilePlace { key, line, .. }, .. } = listen;
+        let Located { place: ProfileLocation { key, line, .. }, .. } = listen;
         if matches!(accept.tls.as_ref().map(|tls| &tls.clients), Some(ClientCheck::Required(_))) {
             let what = format!(
                 "clients have to show certificates on the port of `{key}` (line {line}), and links show none there"

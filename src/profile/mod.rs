@@ -85,7 +85,7 @@ pub use link_address::{LinkAddress, LinkCarrier, LinkWebSocket, OuterTls};
 pub use logs::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 pub use network::Network;
 pub use pair_checks::compare_files;
-pub use problem::{Problem, ProfilePlace};
+pub use problem::{Problem, ProfileLocation};
 pub use raw::is_gateway_name;
 pub use reference::reference;
 pub use resolve::{DEMO_TEXT, DemoPorts, ProfileOverrides, builtin_demo, load, load_with, parse};
@@ -398,7 +398,7 @@ pub enum ExpiredListPolicy {
 #[derive(Debug, Clone, Eq)]
 pub enum PemSource {
     /// A file, and the place in the profile that names it.
-    File { path: PathBuf, place: ProfilePlace },
+    File { path: PathBuf, place: ProfileLocation },
     /// Made at the start, never on disk.
     Memory(Arc<str>),
 }

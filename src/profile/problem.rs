@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 /// A place in a profile. Line and column count from 1; 0 where there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ProfilePlace {
+pub struct ProfileLocation {
     pub file: Arc<str>,
     pub line: usize,
     pub column: usize,
@@ -15,14 +15,14 @@ pub struct ProfilePlace {
 /// One thing wrong with a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
     pub what: String,
     pub advice: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ProfilePlace { file, line, column, key } = &self.place;
+        let ProfileLocation { file, line, column, key } = &self.place;
         write!(out, "{file}:{line}:{column}: {key}: {}; {}", self.what, self.advice)
     }
 }
@@ -39,7 +39,7 @@ impl ValueProblem {
         Self { what: what.into(), advice: advice.into() }
     }
 
-    pub fn at(self, place: ProfilePlace) -> Problem {
+    pub fn at(self, place: ProfileLocation) -> Problem {
         Problem { place, what: self.what, advice: self.advice }
     }
 }

@@ -21,14 +21,14 @@ use super::{
     keys::{self, AnyKey, KeyMap},
     link::{DemoTls, DmzLink, InternalLink},
     logs,
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
     web,
     yaml::{YamlNode, YamlValue},
 };
 
 pub(super) struct RawProfile {
     /// The beginning of the file.
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
     pub name: ReadValue<String>,
     pub mode: ReadValue<Mode>,
     pub dmz: ReadValue<RawDmz>,
@@ -45,7 +45,7 @@ pub(super) struct RawProfile {
 }
 
 pub(super) struct RawDmz {
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
     pub link: ReadValue<DmzLink>,
     pub unready: UnreadyPolicy,
     /// For services that do not set it themselves.
@@ -56,7 +56,7 @@ pub(super) struct RawDmz {
 }
 
 pub(super) struct RawInternal {
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
     pub link: ReadValue<InternalLink>,
     /// Every named service, including those with problems.
     pub names: ReadValue<Vec<Located<ServiceName>>>,
@@ -65,7 +65,7 @@ pub(super) struct RawInternal {
 
 pub(super) struct RawDmzService {
     pub name: ServiceName,
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
     pub accept: ServiceAccepts,
     pub unready: Option<UnreadyPolicy>,
     pub clients: RawClientRules,
@@ -78,7 +78,7 @@ pub(super) struct RawDmzService {
 
 pub(super) struct RawInternalService {
     pub name: ServiceName,
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
     pub connect: ReadValue<RawBackends>,
     pub sessions: Option<usize>,
     pub per_peer: Option<SessionLimits>,

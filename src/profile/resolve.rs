@@ -14,7 +14,7 @@ use super::{
     fields::{Located, ReadValue},
     health,
     link::{DemoTls, DmzLink, InternalLink, LinkEnds},
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
     raw::{self, RawDmz, RawDmzService, RawInternal, RawInternalService, RawProfile},
     via,
     yaml::{self, SourceFile, YamlNode},
@@ -118,7 +118,7 @@ fn resolve(
     }
     // In the order of the file, whatever order they were found in.
     problems.sort_by(|a, b| {
-        let order = |place: &ProfilePlace| (place.file.clone(), place.line, place.column);
+        let order = |place: &ProfileLocation| (place.file.clone(), place.line, place.column);
         order(&a.place).cmp(&order(&b.place))
     });
     match profile {
@@ -138,7 +138,7 @@ fn passed_names(raw: &RawProfile) -> BTreeSet<String> {
 
 fn mode(raw: &RawProfile, choice: &ProfileOverrides, problems: &mut Vec<Problem>) -> Option<Mode> {
     if choice.mode.is_none() && raw.mode.is_absent() {
-        let place = ProfilePlace { key: "mode".to_owned(), ..raw.place.clone() };
+        let place = ProfileLocation { key: "mode".to_owned(), ..raw.place.clone() };
         let fault = ValueProblem::new(
             "this key is missing",
             "write `mode: direct`, `mode: forward` or `mode: reverse`",
@@ -160,7 +160,7 @@ fn name(raw: &RawProfile, file: Option<&Path>, problems: &mut Vec<Problem>) -> O
         return Some(stem.into_owned());
     }
     let what = format!("the file's name, `{}`, cannot be the profile's", quote_for_problem(&stem));
-    let place = ProfilePlace { key: "name".to_owned(), ..raw.place.clone() };
+    let place = ProfileLocation { key: "name".to_owned(), ..raw.place.clone() };
     problems.push(
         ValueProblem::new(what, "write `name:` with 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`").at(place),
     );
@@ -170,7 +170,7 @@ fn name(raw: &RawProfile, file: Option<&Path>, problems: &mut Vec<Problem>) -> O
 /// Checks that the halves needed by the mode and by `--role` are there.
 fn check_halves(raw: &RawProfile, mode: Mode, half: Option<Half>, problems: &mut Vec<Problem>) {
     let mut missing = |half: &str, what: String, advice: &str| {
-        let place = ProfilePlace { key: half.to_owned(), ..raw.place.clone() };
+        let place = ProfileLocation { key: half.to_owned(), ..raw.place.clone() };
         problems.push(ValueProblem::new(what, advice).at(place));
     };
     let (no_dmz, no_internal) = (raw.dmz.is_absent(), raw.internal.is_absent());
@@ -305,7 +305,7 @@ fn backends(
                     "mode `direct` needs what this service reaches",
                     "write `connect:` here, or under `internal.services`",
                 );
-                problems.push(fault.at(ProfilePlace { key, ..service.place.clone() }));
+                problems.push(fault.at(ProfileLocation { key, ..service.place.clone() }));
             }
         }
     }
@@ -325,7 +325,7 @@ fn backends_stay_inside(raw: &RawDmz, mode: Mode, problems: &mut Vec<Problem>) {
 /// A half's link, which every mode except direct needs.
 fn link<'a, L>(
     link: &'a ReadValue<L>,
-    half: &ProfilePlace,
+    half: &ProfileLocation,
     key: &str,
     mode: Mode,
     problems: &mut Vec<Problem>,
@@ -335,7 +335,7 @@ fn link<'a, L>(
             format!("mode `{}` needs a link, and this half has none", mode_name(mode)),
             "write `link:` with `listen:` or `connect:` under it",
         );
-        problems.push(fault.at(ProfilePlace { key: key.to_owned(), ..half.clone() }));
+        problems.push(fault.at(ProfileLocation { key: key.to_owned(), ..half.clone() }));
     }
     link.good()
 }
@@ -353,8 +353,9 @@ fn needed<'a, T>(
             format!("mode `{}` needs `{key}`, and the link has none", mode_name(mode)),
             format!("write `{key}: socks+tls://HOST:PORT`"),
         );
-        problems
-            .push(fault.at(ProfilePlace { key: format!("{}.{key}", ends.place.key), ..ends.place.clone() }));
+        problems.push(
+            fault.at(ProfileLocation { key: format!("{}.{key}", ends.place.key), ..ends.place.clone() }),
+        );
     }
     end.good()
 }

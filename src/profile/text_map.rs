@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    problem::{Problem, ProfilePlace, ValueProblem},
+    problem::{Problem, ProfileLocation, ValueProblem},
     yaml::{self, DocumentWords, SourceFile, WHOLE, YamlValue},
 };
 
@@ -13,7 +13,7 @@ use super::{
 pub struct NamedText {
     pub name: String,
     pub text: String,
-    pub place: ProfilePlace,
+    pub place: ProfileLocation,
 }
 
 const WORDS: DocumentWords = DocumentWords {
@@ -25,7 +25,7 @@ const WORDS: DocumentWords = DocumentWords {
 pub fn read_text_map(text: &str, label: &str) -> Result<(Vec<NamedText>, Vec<Problem>), Vec<Problem>> {
     let source = Arc::new(SourceFile { label: label.into(), folder: PathBuf::new() });
     let of_file = |problem: Problem| match problem.place.key == WHOLE {
-        true => Problem { place: ProfilePlace { key: "file".into(), ..problem.place }, ..problem },
+        true => Problem { place: ProfileLocation { key: "file".into(), ..problem.place }, ..problem },
         false => problem,
     };
     let (top, problems) = yaml::read_map(text, &source, &WORDS)

@@ -8,7 +8,7 @@ use super::{
     endpoint::is_name,
     fields::{MapReader, ValueReader},
     keys,
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
 };
 
 /// What a service requires of its requests.
@@ -46,7 +46,7 @@ pub enum MessageKind {
 }
 
 /// The places of keys that mean nothing unless WebSocket frames are decoded.
-pub(super) fn frame_key_places(fields: &MapReader<'_>) -> Vec<ProfilePlace> {
+pub(super) fn frame_key_places(fields: &MapReader<'_>) -> Vec<ProfileLocation> {
     keys::FRAME_OPTIONS.iter().filter_map(|key| fields.take(*key)).map(|field| field.place()).collect()
 }
 

@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use super::{
     positions::{EntryMark, MarkChildren, SourceMark, SyntaxProblem, mark_positions},
-    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
 };
 
 /// A file that profiles are read from.
@@ -31,9 +31,9 @@ pub(super) struct SourcePosition {
 }
 
 impl SourcePosition {
-    pub fn place(&self, key: &str) -> ProfilePlace {
+    pub fn place(&self, key: &str) -> ProfileLocation {
         let key = if key.is_empty() { WHOLE } else { key };
-        ProfilePlace {
+        ProfileLocation {
             file: self.source.label.clone(),
             line: self.line,
             column: self.column,

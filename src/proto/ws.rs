@@ -419,7 +419,7 @@ fn parse_close(body: &[u8]) -> Result<Option<u16>, WebSocketError> {
 /// The header of one of our frames, and its mask.
 /// Where a frame is in its message, as the FIN bit of its head says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FramePlace {
+pub enum FramePosition {
     Last = 0x80,
     BeforeLast = 0,
 }
@@ -432,7 +432,7 @@ pub struct WebSocketFrameHead {
 }
 
 impl WebSocketFrameHead {
-    pub fn new(kind: Opcode, place: FramePlace, length: usize, masking: Masking) -> Self {
+    pub fn new(kind: Opcode, place: FramePosition, length: usize, masking: Masking) -> Self {
         let mut bytes = [0; HEAD_MAX];
         bytes[0] = place as u8 | kind as u8;
         let length = length as u64;
@@ -471,7 +471,7 @@ impl WebSocketFrameHead {
 
 /// Appends a complete frame of ours.
 pub fn push_frame(out: &mut Vec<u8>, kind: Opcode, body: &[u8], masking: Masking) {
-    let mut head = WebSocketFrameHead::new(kind, FramePlace::Last, body.len(), masking);
+    let mut head = WebSocketFrameHead::new(kind, FramePosition::Last, body.len(), masking);
     out.extend_from_slice(head.as_bytes());
     match masking {
         Masking::None => out.extend_from_slice(body),

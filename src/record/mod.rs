@@ -40,7 +40,7 @@ pub enum RecordError {
     #[error("recording {}: another process records to it; choose another name", .0.display())]
     Taken(PathBuf),
     #[error("recording {}, line {line}: {fault}", path.display())]
-    Line { path: PathBuf, line: usize, fault: LineFault },
+    Line { path: PathBuf, line: usize, fault: LineError },
     #[error("recording {}: the last snapshots were not written within {seconds}s", path.display())]
     Late { path: PathBuf, seconds: u64 },
     #[error("recording {}: it contains no snapshot", .0.display())]
@@ -49,7 +49,7 @@ pub enum RecordError {
 
 /// Why a line of a file is invalid.
 #[derive(Debug, Error)]
-pub enum LineFault {
+pub enum LineError {
     #[error("not a recording; `--record` makes one")]
     NoHeader,
     #[error("a recording of something else")]

@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{LineFault, RECORDING, RecordError, RecordedSnapshot, RecordingHeader};
+use super::{LineError, RECORDING, RecordError, RecordedSnapshot, RecordingHeader};
 use crate::{
     disk,
     telemetry::{
@@ -113,7 +113,7 @@ impl Recording {
         Ok(line)
     }
 
-    fn line_error(&self, line: usize, fault: LineFault) -> RecordError {
+    fn line_error(&self, line: usize, fault: LineError) -> RecordError {
         RecordError::Line { path: self.path.clone(), line, fault }
     }
 }
@@ -135,16 +135,16 @@ fn sample(snapshot: &Snapshot, at: u64, since: Option<(&TrafficTotals, Duration)
     HistorySample::of_second(at, rate, refused, totals, pools)
 }
 
-fn check_header(line: &[u8]) -> Result<(), LineFault> {
+fn check_header(line: &[u8]) -> Result<(), LineError> {
     match serde_json::from_slice::<RecordingHeader>(line) {
-        Ok(header) if header.recording != RECORDING => Err(LineFault::Foreign),
-        Ok(header) if header.snapshot != snapshot::VERSION => Err(LineFault::Version(header.version)),
+        Ok(header) if header.recording != RECORDING => Err(LineError::Foreign),
+        Ok(header) if header.snapshot != snapshot::VERSION => Err(LineError::Version(header.version)),
         Ok(_) => Ok(()),
-        Err(_) => Err(LineFault::NoHeader),
+        Err(_) => Err(LineError::NoHeader),
     }
 }
 
-fn line_time(line: &[u8]) -> Result<SystemTime, LineFault> {
+fn line_time(line: &[u8]) -> Result<SystemTime, LineError> {
     #[derive(Deserialize)]
     struct LineTime {
         at: String,

@@ -18,7 +18,7 @@ use crate::{
     commands::profile_folders::profile_source,
     confine::{self, ProcessLock, folders::LockedFolders},
     demo, exit,
-    gateway::{KeptHistory, KeptLockdown, history_file::HistoryFile, lockdown_file::LockdownFile},
+    gateway::{SavedHistory, SavedLockdown, history_file::HistoryFile, lockdown_file::LockdownFile},
     net::{inherited::InheritedSockets, passed},
     output::print_note,
     profile::{DemoPorts, Profile},
@@ -41,8 +41,8 @@ pub struct GatewayStart {
     pub(super) loaded: LoadedProfile,
     pub(super) lock: ProcessLock,
     pub(super) inherited: InheritedSockets,
-    pub(super) lockdown: KeptLockdown,
-    pub(super) history: KeptHistory,
+    pub(super) lockdown: SavedLockdown,
+    pub(super) history: SavedHistory,
     pub(super) demo_ports: Option<DemoPorts>,
     /// The path of its admin socket.
     pub(super) socket: Option<PathBuf>,
@@ -121,8 +121,8 @@ fn prepare_loaded(
         folders.written.push(file.folder().to_path_buf());
     }
     // Faults in the files are kept and reported once the log is open.
-    let lockdown = if keeps_locks { KeptLockdown::read(file) } else { KeptLockdown::default() };
-    let history = KeptHistory::read(history);
+    let lockdown = if keeps_locks { SavedLockdown::read(file) } else { SavedLockdown::default() };
+    let history = SavedHistory::read(history);
     let lock = ProcessLock::begin(&loaded.profile, &folders)?;
     let demo_ports = match &chosen {
         ChosenProfile::Demo(ports) => Some(*ports),

@@ -14,7 +14,7 @@ const BOUNDS_US: [u64; 13] = [
 
 /// What was measured since the start.
 #[derive(Debug, Default)]
-pub struct DurationBuckets {
+pub struct DurationHistogram {
     /// The last one counts what exceeds every limit.
     counts: [AtomicU64; BOUNDS_US.len() + 1],
     sum_us: AtomicU64,
@@ -27,7 +27,7 @@ pub struct DurationCounts {
     sum_us: u64,
 }
 
-impl DurationBuckets {
+impl DurationHistogram {
     pub fn add(&self, measured: Duration) {
         let us = u64::try_from(measured.as_micros()).unwrap_or(u64::MAX);
         let at = BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(BOUNDS_US.len());
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_duration_is_within_its_bound_and_adds_up() {
-        let buckets = DurationBuckets::default();
+        let buckets = DurationHistogram::default();
         let measured = [0, 500, 501, 300_000, 5_000_000, 5_000_001].map(Duration::from_micros);
         measured.iter().for_each(|one| buckets.add(*one));
         let now = buckets.now();

@@ -48,25 +48,25 @@ impl EndedBy {
 
 /// How serious an end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndWeight {
+pub enum EndSeverity {
     /// Both sides had finished.
     Healthy,
     /// The client or the operator wanted it.
-    Wanted,
+    Intended,
     /// A limit, a timeout or a rule of ours.
     Refusal,
     /// A backend, a peer or a bug.
     Failure,
 }
 
-impl EndWeight {
+impl EndSeverity {
     /// From the two letters.
     pub fn of_code(code: &str) -> Self {
         match code.chars().next() {
             Some('B' | 'P' | 'I') => Self::Failure,
             Some('T' | 'L' | 'X') => Self::Refusal,
             Some('-') => Self::Healthy,
-            Some(_) | None => Self::Wanted,
+            Some(_) | None => Self::Intended,
         }
     }
 
@@ -95,7 +95,7 @@ impl SessionEnd {
 
     /// Whether something went wrong that neither the client nor the operator wanted.
     pub fn is_failure(&self) -> bool {
-        EndWeight::of_code(&self.code()).is_failure()
+        EndSeverity::of_code(&self.code()).is_failure()
     }
 
     /// The two letters.

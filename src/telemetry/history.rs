@@ -198,10 +198,10 @@ impl HistoryRing {
     }
 
     /// What a process before this one has kept so.
-    pub fn from_kept(tiers: Vec<Vec<HistorySample>>, now: u64) -> Result<Self, KeptHistoryError> {
+    pub fn from_kept(tiers: Vec<Vec<HistorySample>>, now: u64) -> Result<Self, SavedHistoryError> {
         let latest = now.saturating_add(CLOCK_SLACK_SECONDS);
         if tiers.iter().flatten().any(|sample| sample.at > latest) {
-            return Err(KeptHistoryError::Future);
+            return Err(SavedHistoryError::Future);
         }
         let is_whole = |(tier, (step, most)): (&Vec<HistorySample>, (u64, usize))| {
             tier.len() <= most
@@ -209,10 +209,10 @@ impl HistoryRing {
                 && tier.iter().all(|sample| sample.at.is_multiple_of(step) && sample.seconds <= step)
         };
         if !tiers.iter().zip(TIERS).all(is_whole) {
-            return Err(KeptHistoryError::Damaged);
+            return Err(SavedHistoryError::Damaged);
         }
         let tiers: Vec<_> = tiers.into_iter().map(VecDeque::from).collect();
-        tiers.try_into().map(|tiers| Self { tiers }).map_err(|_| KeptHistoryError::Damaged)
+        tiers.try_into().map(|tiers| Self { tiers }).map_err(|_| SavedHistoryError::Damaged)
     }
 
     pub fn report(&self, requested: HistoryRequest, now: u64) -> HistoryReport {
@@ -240,7 +240,7 @@ impl HistoryRing {
 
 /// Why nothing is known of the time before a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum KeptHistoryError {
+pub enum SavedHistoryError {
     #[error("it is damaged")]
     Damaged,
     #[error("it contains times in the future by this machine's clock")]

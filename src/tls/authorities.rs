@@ -17,7 +17,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::{
-    chain::{self, ChainFault},
+    chain::{self, ChainError},
     handshake,
     party::TlsParty,
 };
@@ -97,7 +97,7 @@ impl Authorities {
         error: &Error,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
-    ) -> Option<ChainFault> {
+    ) -> Option<ChainError> {
         chain::fault(error, leaf, rest, &self.all, self.of)
     }
 

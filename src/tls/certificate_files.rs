@@ -87,10 +87,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::profile::ProfilePlace;
+    use crate::profile::ProfileLocation;
 
     fn file(path: &Path) -> PemSource {
-        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
         PemSource::File { path: path.to_owned(), place }
     }
 

@@ -49,7 +49,7 @@ impl fmt::Display for ChainCertificate {
 
 /// Why a chain is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
-pub enum ChainFault {
+pub enum ChainError {
     #[error("{one} is issued by `{issuer}`, which is neither behind it in the same file nor in {ca}")]
     IssuerMissing { one: ChainCertificate, issuer: String, ca: &'static str },
     #[error("{one} signs itself, and {ca} does not hold it")]
@@ -76,7 +76,7 @@ pub enum ChainFault {
     ListExpired { issuer: String, list: String, on: String },
 }
 
-impl ChainFault {
+impl ChainError {
     /// What to do about it.
     pub fn advice(&self) -> String {
         match self {
@@ -136,7 +136,7 @@ pub fn fault(
     rest: &[CertificateDer<'_>],
     authorities: &[CertificateDer<'_>],
     of: TlsParty,
-) -> Option<ChainFault> {
+) -> Option<ChainError> {
     let Error::InvalidCertificate(error) = error else { return None };
     let shown = std::iter::once(leaf).chain(rest).map(parse).collect::<Option<Vec<_>>>()?;
     let chain = Chain { shown, authorities: authorities.iter().filter_map(parse).collect(), ca: of.ca() };
@@ -144,16 +144,16 @@ pub fn fault(
 }
 
 /// The fault that one certificate of a chain is revoked.
-pub fn revoked(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], at: usize) -> Option<ChainFault> {
+pub fn revoked(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], at: usize) -> Option<ChainError> {
     let subject = text(parse(std::iter::once(leaf).chain(rest).nth(at)?)?.subject());
     let one = ChainCertificate { number: at + 1, of: rest.len() + 1, within: None, subject };
-    Some(ChainFault::Revoked { one })
+    Some(ChainError::Revoked { one })
 }
 
 /// The fault that it is no longer known whether one is revoked.
-pub fn list_expired(one: &CertificateDer<'_>, list: &str, on: UnixTime) -> Option<ChainFault> {
+pub fn list_expired(one: &CertificateDer<'_>, list: &str, on: UnixTime) -> Option<ChainError> {
     let issuer = text(parse(one)?.issuer());
-    Some(ChainFault::ListExpired { issuer, list: printable(list), on: describe::date(on) })
+    Some(ChainError::ListExpired { issuer, list: printable(list), on: describe::date(on) })
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
@@ -167,7 +167,7 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    fn fault(&self, error: &CertificateError) -> Option<ChainFault> {
+    fn fault(&self, error: &CertificateError) -> Option<ChainError> {
         match error {
             CertificateError::UnknownIssuer => Some(self.unknown_issuer()),
             CertificateError::UnsupportedSignatureAlgorithmContext { signature_algorithm_id: id, .. }
@@ -178,12 +178,12 @@ impl Chain<'_> {
             CertificateError::ExpiredContext { not_after, .. } => {
                 let at =
                     self.position_after_leaf(|one| is_at(one.validity().not_after.timestamp(), *not_after))?;
-                Some(ChainFault::Expired { one: self.located(at), on: describe::date(*not_after) })
+                Some(ChainError::Expired { one: self.located(at), on: describe::date(*not_after) })
             }
             CertificateError::NotValidYetContext { not_before, .. } => {
                 let at = self
                     .position_after_leaf(|one| is_at(one.validity().not_before.timestamp(), *not_before))?;
-                Some(ChainFault::NotYet { one: self.located(at), on: describe::date(*not_before) })
+                Some(ChainError::NotYet { one: self.located(at), on: describe::date(*not_before) })
             }
             CertificateError::Other(other) => self.path_fault(other.0.downcast_ref()?),
             _ => None,
@@ -191,38 +191,38 @@ impl Chain<'_> {
     }
 
     /// Faults for which rustls has no words.
-    fn path_fault(&self, error: &PathError) -> Option<ChainFault> {
+    fn path_fault(&self, error: &PathError) -> Option<ChainError> {
         match error {
             PathError::NameConstraintViolation => self.name_excluded(),
             PathError::CaUsedAsEndEntity if self.shown[0].subject() == self.shown[0].issuer() => {
-                Some(ChainFault::SelfSigned { one: self.located(0), ca: self.ca })
+                Some(ChainError::SelfSigned { one: self.located(0), ca: self.ca })
             }
-            PathError::CaUsedAsEndEntity => Some(ChainFault::IsAuthority { one: self.located(0) }),
+            PathError::CaUsedAsEndEntity => Some(ChainError::IsAuthority { one: self.located(0) }),
             PathError::UnsupportedCertVersion => {
                 let at = self.shown.iter().position(|one| one.version() != X509Version::V3)?;
-                Some(ChainFault::Version { one: self.located(at) })
+                Some(ChainError::Version { one: self.located(at) })
             }
             PathError::EndEntityUsedAsCa => {
                 let issuer = self.position_after_leaf(|one| !one.is_ca())?;
                 let issued = |one: &X509Certificate<'_>| one.issuer() == self.shown[issuer].subject();
                 let at = self.shown.iter().position(issued)?;
-                Some(ChainFault::IssuerNoCa { one: self.located(at), issuer: self.located(issuer) })
+                Some(ChainError::IssuerNoCa { one: self.located(at), issuer: self.located(issuer) })
             }
             _ => None,
         }
     }
 
     /// The fault of the first certificate whose issuer is missing.
-    fn unknown_issuer(&self) -> ChainFault {
+    fn unknown_issuer(&self) -> ChainError {
         let last = self.path().last().copied().unwrap_or_default();
         let (one, issuer) = (self.located(last), self.shown[last].issuer());
         if self.shown[last].subject() == issuer {
-            return ChainFault::SelfSigned { one, ca: self.ca };
+            return ChainError::SelfSigned { one, ca: self.ca };
         }
         match self.authorities.iter().position(|of| of.subject() == issuer) {
             // It is there, but may not issue certificates.
-            Some(at) => ChainFault::IssuerNoCa { one, issuer: self.in_ca(at) },
-            None => ChainFault::IssuerMissing { one, issuer: text(issuer), ca: self.ca },
+            Some(at) => ChainError::IssuerNoCa { one, issuer: self.in_ca(at) },
+            None => ChainError::IssuerMissing { one, issuer: text(issuer), ca: self.ca },
         }
     }
 
@@ -241,17 +241,17 @@ impl Chain<'_> {
         path
     }
 
-    fn algorithm(&self, id: &[u8]) -> Option<ChainFault> {
+    fn algorithm(&self, id: &[u8]) -> Option<ChainError> {
         let is_it = |one: &X509Certificate<'_>| {
             let oid = one.signature_algorithm.algorithm.as_bytes();
             id.windows(oid.len()).any(|part| part == oid)
         };
         let at = self.shown.iter().position(is_it)?;
         let algorithm = algorithm_name(&self.shown[at].signature_algorithm.algorithm);
-        Some(ChainFault::Algorithm { one: self.located(at), algorithm })
+        Some(ChainError::Algorithm { one: self.located(at), algorithm })
     }
 
-    fn name_excluded(&self) -> Option<ChainFault> {
+    fn name_excluded(&self) -> Option<ChainError> {
         let path = self.path();
         let issuer = self.shown[*path.last()?].issuer();
         let within = path[1..].iter().map(|at| (&self.shown[*at], self.located(*at)));
@@ -267,7 +267,7 @@ impl Chain<'_> {
             .iter()
             .find(|(limits, _)| names.iter().any(|name| excludes(limits, name)))
             .or_else(|| limiting.first())?;
-        Some(ChainFault::NameExcluded {
+        Some(ChainError::NameExcluded {
             one: self.located(0),
             names: describe::list_names(&names),
             authority: authority.clone(),

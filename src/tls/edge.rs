@@ -78,18 +78,18 @@ impl<T: Clone> EdgeConfig<T> {
         }
     }
 
-    fn fault(&self) -> Option<EdgeFault<'_>> {
+    fn fault(&self) -> Option<EdgeTlsError<'_>> {
         match self {
             Self::Opened(_) => None,
-            Self::Kept(_, problem) => Some(EdgeFault { problem, is_kept: true }),
-            Self::Faulty(problem) => Some(EdgeFault { problem, is_kept: false }),
+            Self::Kept(_, problem) => Some(EdgeTlsError { problem, is_kept: true }),
+            Self::Faulty(problem) => Some(EdgeTlsError { problem, is_kept: false }),
         }
     }
 }
 
 /// What is wrong with one edge's TLS.
 #[derive(Debug, Clone, Copy)]
-pub struct EdgeFault<'a> {
+pub struct EdgeTlsError<'a> {
     pub problem: &'a Problem,
     /// The previous configuration stays in force.
     pub is_kept: bool,
@@ -184,11 +184,11 @@ impl EdgeTls {
         faults.filter(|fault| fault.is_kept).map(|fault| fault.problem)
     }
 
-    pub fn fault_of_accept(&self, tls: &AcceptTls) -> Option<EdgeFault<'_>> {
+    pub fn fault_of_accept(&self, tls: &AcceptTls) -> Option<EdgeTlsError<'_>> {
         self.accepts.get(tls)?.fault()
     }
 
-    pub fn fault_of_connect(&self, tls: &ConnectTls) -> Option<EdgeFault<'_>> {
+    pub fn fault_of_connect(&self, tls: &ConnectTls) -> Option<EdgeTlsError<'_>> {
         self.connects.get(tls)?.fault()
     }
 

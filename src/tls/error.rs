@@ -5,14 +5,14 @@ use std::io;
 use rustls::{AlertDescription as Alert, CertificateError, Error, PeerIncompatible};
 use thiserror::Error as ThisError;
 
-use super::{chain::ChainFault, describe::date, party::TlsParty};
+use super::{chain::ChainError, describe::date, party::TlsParty};
 
 /// Why a TLS handshake failed.
 #[derive(Debug, ThisError)]
 pub enum TlsError {
     /// The other side's certificates are not trusted, and it is known which one is at fault.
     #[error("{}", .0.of_other_side())]
-    Chain(Box<ChainFault>),
+    Chain(Box<ChainError>),
     /// rustls gave up: a check of ours failed, or the other side's alert says that one of its own did.
     #[error("{}", failure_reason(.error, *.with))]
     Handshake { with: TlsParty, error: Box<Error> },

@@ -2,17 +2,17 @@
 
 use std::{cell::RefCell, io};
 
-use super::{chain::ChainFault, error::TlsError, party::TlsParty};
+use super::{chain::ChainError, error::TlsError, party::TlsParty};
 use crate::net::{read_ahead::ReadAhead, tcp};
 
 tokio::task_local! {
     /// What a verifier has found in the current handshake. The rustls errors that produce the right alerts have
     /// no room for it, and one verifier serves all handshakes.
-    static FAULT: RefCell<Option<ChainFault>>;
+    static FAULT: RefCell<Option<ChainError>>;
 }
 
 /// Keeps a verifier's finding for [`run_handshake`].
-pub(super) fn keep_fault(fault: ChainFault) {
+pub(super) fn keep_fault(fault: ChainError) {
     // Outside a handshake there is nobody to report it to.
     let _ = FAULT.try_with(|slot| slot.replace(Some(fault)));
 }

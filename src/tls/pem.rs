@@ -14,7 +14,7 @@ use x509_parser::{
 
 use crate::{
     disk::{self, FileAccess, FileContents, PipePolicy, ReadError},
-    profile::{PemSource, Problem, ProfilePlace},
+    profile::{PemSource, Problem, ProfileLocation},
 };
 
 /// Enough for the authorities of a whole country; a larger file cannot be one of certificates.
@@ -168,7 +168,7 @@ pub(super) fn pem_problem(material: &PemSource, what: String, advice: &str) -> P
     let place = match material {
         PemSource::File { place, .. } => place.clone(),
         PemSource::Memory(_) => {
-            ProfilePlace { file: "built in".into(), line: 0, column: 0, key: "tls".into() }
+            ProfileLocation { file: "built in".into(), line: 0, column: 0, key: "tls".into() }
         }
     };
     Problem { place, what, advice: advice.into() }
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn material(folder: &Path, name: &str) -> PemSource {
-        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
         PemSource::File { path: folder.join(name), place }
     }
 

@@ -134,7 +134,7 @@ impl ListExpiry {
 
 /// Why a list cannot be used.
 #[derive(Debug, ThisError)]
-enum ListFault {
+enum RevocationListError {
     #[error("it is damaged: {0}")]
     Damaged(String),
     #[error("it is {0}, which is not supported")]
@@ -147,7 +147,7 @@ enum ListFault {
     OtherSigner { issuer: String, ca: &'static str },
 }
 
-impl ListFault {
+impl RevocationListError {
     fn advice(&self) -> &'static str {
         match self {
             Self::Damaged(_) => "copy it again from where it was issued",
@@ -259,26 +259,27 @@ fn read_list(
     object: &Arc<str>,
     issuers: &[X509Certificate<'_>],
     of: TlsParty,
-) -> Result<RevocationList, ListFault> {
-    let (rest, list) =
-        CertificateRevocationList::from_der(der).map_err(|error| ListFault::Damaged(error.to_string()))?;
+) -> Result<RevocationList, RevocationListError> {
+    let (rest, list) = CertificateRevocationList::from_der(der)
+        .map_err(|error| RevocationListError::Damaged(error.to_string()))?;
     if !rest.is_empty() {
-        return Err(ListFault::Damaged(format!("{} bytes follow it", rest.len())));
+        return Err(RevocationListError::Damaged(format!("{} bytes follow it", rest.len())));
     }
     let serials = read_serials(der, &list)?;
     let (issuer, ca) = (list.issuer(), of.ca());
     let mut named = issuers.iter().filter(|one| one.subject().as_raw() == issuer.as_raw()).peekable();
     if named.peek().is_none() {
-        return Err(ListFault::OtherCa { issuer: chain::text(issuer), ca });
+        return Err(RevocationListError::OtherCa { issuer: chain::text(issuer), ca });
     }
     let signer = named.find(|one| may_sign(one) && list.verify_signature(one.public_key()).is_ok());
     let Some(signer) = signer else {
-        return Err(ListFault::OtherSigner { issuer: chain::text(issuer), ca });
+        return Err(RevocationListError::OtherSigner { issuer: chain::text(issuer), ca });
     };
     let of_part = list.extensions().iter().find(|it| it.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT);
     let scope = [signer.public_key().raw, of_part.map_or(&[], |part| part.value)].concat();
-    let next_update =
-        list.next_update().ok_or(ListFault::Unsupported("a list that says not until when it holds"))?;
+    let next_update = list
+        .next_update()
+        .ok_or(RevocationListError::Unsupported("a list that says not until when it holds"))?;
     Ok(RevocationList {
         object: object.clone(),
         issuer: issuer.as_raw().into(),
@@ -293,7 +294,10 @@ fn read_list(
 
 /// The serial numbers in a list. A list of version 1 has no extensions that could restrict it, and webpki does
 /// not read it.
-fn read_serials(der: &[u8], list: &CertificateRevocationList<'_>) -> Result<HashSet<Box<[u8]>>, ListFault> {
+fn read_serials(
+    der: &[u8],
+    list: &CertificateRevocationList<'_>,
+) -> Result<HashSet<Box<[u8]>>, RevocationListError> {
     if list.version().is_none() {
         return Ok(list.iter_revoked_certificates().map(|entry| plain_serial(entry.raw_serial())).collect());
     }
@@ -302,14 +306,16 @@ fn read_serials(der: &[u8], list: &CertificateRevocationList<'_>) -> Result<Hash
     entries.map(|entry| entry.map(|of| plain_serial(of.serial_number)).map_err(list_fault)).collect()
 }
 
-fn list_fault(error: ListError) -> ListFault {
+fn list_fault(error: ListError) -> RevocationListError {
     match error {
-        ListError::UnsupportedDeltaCrl => ListFault::Unsupported("a list of changes (a delta CRL)"),
-        ListError::UnsupportedIndirectCrl => ListFault::Unsupported("a list of other CAs' certificates"),
-        ListError::UnsupportedRevocationReasonsPartitioning | ListError::UnsupportedRevocationReason => {
-            ListFault::Unsupported("a list of some reasons alone")
+        ListError::UnsupportedDeltaCrl => RevocationListError::Unsupported("a list of changes (a delta CRL)"),
+        ListError::UnsupportedIndirectCrl => {
+            RevocationListError::Unsupported("a list of other CAs' certificates")
         }
-        other => ListFault::Damaged(other.to_string()),
+        ListError::UnsupportedRevocationReasonsPartitioning | ListError::UnsupportedRevocationReason => {
+            RevocationListError::Unsupported("a list of some reasons alone")
+        }
+        other => RevocationListError::Damaged(other.to_string()),
     }
 }
 

@@ -35,7 +35,7 @@ impl App {
                 return;
             }
             CommandAnswer::Killed(sessions) => StatusMessage::Done(describe_killed(sessions)),
-            CommandAnswer::Unkept(text) | CommandAnswer::Refused(text) => StatusMessage::Refused(text),
+            CommandAnswer::NotSaved(text) | CommandAnswer::Refused(text) => StatusMessage::Refused(text),
             CommandAnswer::Verified(report) => StatusMessage::Checked(None, report),
             CommandAnswer::Status(_) | CommandAnswer::Metrics(_) | CommandAnswer::History(_) => {
                 StatusMessage::Done("the gateway sent its snapshot".into())

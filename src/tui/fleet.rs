@@ -312,7 +312,7 @@ impl App {
                 }
                 true
             }
-            CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::Unkept(_) => true,
+            CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::NotSaved(_) => true,
             CommandAnswer::Killed(_) => true,
             CommandAnswer::Status(_) | CommandAnswer::Profiles(_) => false,
             CommandAnswer::Metrics(_) | CommandAnswer::History(_) | CommandAnswer::Verified(_) => false,

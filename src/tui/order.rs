@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::HashMap, ops::Range};
 
 use crate::{
     telemetry::{
-        end::EndWeight,
+        end::EndSeverity,
         snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
     },
     tui::{
@@ -166,8 +166,8 @@ impl SessionOrder {
         };
         self.ended = ended.filter(|(place, row)| is_shown(*place, row)).map(|(place, _)| place).collect();
         // Failures stay together, above the healthy ends, because they have lines of their own.
-        self.ended.sort_by_key(|&place| !EndWeight::of_code(&snapshot.ended[place].end).is_failure());
-        let is_failure = |&&place: &&usize| EndWeight::of_code(&snapshot.ended[place].end).is_failure();
+        self.ended.sort_by_key(|&place| !EndSeverity::of_code(&snapshot.ended[place].end).is_failure());
+        let is_failure = |&&place: &&usize| EndSeverity::of_code(&snapshot.ended[place].end).is_failure();
         self.failed = self.ended.iter().take_while(is_failure).count();
         let now = snapshot.uptime_seconds;
         let due = |at: f64| !(0.0..SORT_SECONDS).contains(&(now - at));
@@ -279,7 +279,7 @@ fn waits(row: &SessionRow) -> bool {
 }
 
 fn is_listed_still(row: &EndedRow) -> bool {
-    let is_failure = EndWeight::of_code(&row.end).is_failure();
+    let is_failure = EndSeverity::of_code(&row.end).is_failure();
     row.ago_seconds < if is_failure { FAILED_KEPT_SECONDS } else { KEPT_SECONDS }
 }
 

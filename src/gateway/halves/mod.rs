@@ -27,7 +27,7 @@ use crate::{
     },
     net::{
         dns::DnsResolver,
-        listen::{self, BindError, Listener, ListenerGuard, ListenerPlace},
+        listen::{self, BindError, Listener, ListenerAddresses, ListenerGuard},
         own_ports::OwnPorts,
         resolved_names::ResolvedNames,
     },
@@ -103,7 +103,7 @@ pub struct EndpointIngress {
 
 #[derive(Debug)]
 struct OpenEndpoint {
-    at: ListenerPlace,
+    at: ListenerAddresses,
     /// Routes that the port has for links alone, until it has routes for services as well.
     _borrowed: Option<BorrowedRoutes>,
 }
@@ -173,7 +173,7 @@ impl LinkIngress {
             }
         };
         let real = |at| LinkAddress { at, ..self.address().clone() }.to_string();
-        place.map(ListenerPlace::describe).unwrap_or_default().into_iter().map(real).collect()
+        place.map(ListenerAddresses::describe).unwrap_or_default().into_iter().map(real).collect()
     }
 
     /// The same in words.
@@ -187,7 +187,12 @@ impl LinkIngress {
 
 impl EndpointIngress {
     /// Opens the endpoint in its port.
-    pub fn open_in(&self, endpoints: &LinkEndpoints, at: ListenerPlace, borrowed: Option<BorrowedRoutes>) {
+    pub fn open_in(
+        &self,
+        endpoints: &LinkEndpoints,
+        at: ListenerAddresses,
+        borrowed: Option<BorrowedRoutes>,
+    ) {
         if let Some(endpoint) = &self.endpoint
             && self.place.set(OpenEndpoint { at, _borrowed: borrowed }).is_ok()
         {

@@ -19,7 +19,7 @@ use crate::{
     link::{
         DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
         agreement::{AgreedLink, AgreedLinkEvent, Agreement},
-        failure::IdleLinkFailure,
+        failure::IdleLinkError,
         handshake::{self, HandshakeError, HandshakeTerms},
         liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
         multiplex::{
@@ -281,7 +281,7 @@ async fn check_begun(value: Duration) {
     // Read at the first turn, since it has arrived by then.
     link.tcp().expect("it is one").readable().await.expect("it lives");
     let reason = happens_after(value, ends(&mut link)).await;
-    let IdleLossReason::Failed(IdleLinkFailure::Link(loss)) = reason else { panic!("{reason:?}") };
+    let IdleLossReason::Failed(IdleLinkError::Link(loss)) = reason else { panic!("{reason:?}") };
     assert_eq!(loss, LinkLoss::Broken(PeerViolation::TooSlow));
 }
 

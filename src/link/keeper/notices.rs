@@ -5,7 +5,7 @@ use crate::{
     link::{
         agreement::SOFTWARE,
         dial_state::DialFailure,
-        failure::LinkFailure,
+        failure::LinkError,
         handshake::{DialledStream, EstablishedLink},
     },
     profile::{Half, ServiceName},
@@ -109,13 +109,13 @@ impl LinkKeeper {
 }
 
 /// Why a link cannot be used for anything.
-pub(super) fn unused_reason(linked: &EstablishedLink) -> LinkFailure {
+pub(super) fn unused_reason(linked: &EstablishedLink) -> LinkError {
     if !linked.mismatches.is_empty() {
-        return LinkFailure::Mismatches(linked.mismatches.clone());
+        return LinkError::Mismatches(linked.mismatches.clone());
     }
     let offered: Vec<_> = linked.offer.services.iter().map(|of| of.name.to_string()).collect();
     match offered.is_empty() {
-        true => LinkFailure::NothingAllowed(linked.link.peer().label()),
-        false => LinkFailure::NothingGranted(offered),
+        true => LinkError::NothingAllowed(linked.link.peer().label()),
+        false => LinkError::NothingGranted(offered),
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{ViaFailure, other_protocol};
+use super::{ViaErrorKind, other_protocol};
 use crate::profile::{HostPort, ProxyLogin};
 
 const VERSION: u8 = 5;
@@ -21,7 +21,7 @@ pub(super) async fn connect(
     stream: &mut TcpStream,
     to: &HostPort,
     login: Option<&ProxyLogin>,
-) -> Result<(), ViaFailure> {
+) -> Result<(), ViaErrorKind> {
     let request = request(to)?;
     let offer: &[u8] = match login {
         None => &[VERSION, 1, NO_LOGIN],
@@ -35,9 +35,11 @@ pub(super) async fn connect(
     match (method, login) {
         (NO_LOGIN, _) => {}
         (PASSWORD, Some(login)) => log_in(stream, login).await?,
-        (NONE_FITS | PASSWORD, None) => return Err(ViaFailure::NoLogin("no method without one".into())),
-        (NONE_FITS, Some(_)) => return Err(ViaFailure::OtherLogin("another method than a password".into())),
-        (other, _) => return Err(ViaFailure::OtherLogin(format!("method {other}"))),
+        (NONE_FITS | PASSWORD, None) => return Err(ViaErrorKind::NoLogin("no method without one".into())),
+        (NONE_FITS, Some(_)) => {
+            return Err(ViaErrorKind::OtherLogin("another method than a password".into()));
+        }
+        (other, _) => return Err(ViaErrorKind::OtherLogin(format!("method {other}"))),
     }
     stream.write_all(&request).await?;
     let [version, reply, _, kind] = read(stream).await?;
@@ -56,19 +58,19 @@ pub(super) async fn connect(
     let (to, message) = (to.clone(), |words: &str| format!("{words} (reply {reply})"));
     match reply {
         0 => Ok(read_off.map(|_| ())?),
-        2 => Err(ViaFailure::Refused { to, message: message("not allowed by its rules") }),
-        3 => Err(ViaFailure::Unreachable { to, message: message("network unreachable") }),
-        4 => Err(ViaFailure::Unreachable { to, message: message("host unreachable") }),
-        5 => Err(ViaFailure::Unreachable { to, message: message("connection refused") }),
-        6 => Err(ViaFailure::Unreachable { to, message: message("no answer in time") }),
-        7 => Err(ViaFailure::Refused { to, message: message("it does not serve CONNECT") }),
-        8 => Err(ViaFailure::Refused { to, message: message("it does not serve this kind of address") }),
-        _ => Err(ViaFailure::Refused { to, message: message("general failure") }),
+        2 => Err(ViaErrorKind::Refused { to, message: message("not allowed by its rules") }),
+        3 => Err(ViaErrorKind::Unreachable { to, message: message("network unreachable") }),
+        4 => Err(ViaErrorKind::Unreachable { to, message: message("host unreachable") }),
+        5 => Err(ViaErrorKind::Unreachable { to, message: message("connection refused") }),
+        6 => Err(ViaErrorKind::Unreachable { to, message: message("no answer in time") }),
+        7 => Err(ViaErrorKind::Refused { to, message: message("it does not serve CONNECT") }),
+        8 => Err(ViaErrorKind::Refused { to, message: message("it does not serve this kind of address") }),
+        _ => Err(ViaErrorKind::Refused { to, message: message("general failure") }),
     }
 }
 
 /// The request; a name is left for the proxy to look up.
-fn request(to: &HostPort) -> Result<Vec<u8>, ViaFailure> {
+fn request(to: &HostPort) -> Result<Vec<u8>, ViaErrorKind> {
     let mut request = vec![VERSION, CONNECT, 0];
     match to.host_without_zone().parse() {
         Ok(IpAddr::V4(ip)) => {
@@ -81,7 +83,7 @@ fn request(to: &HostPort) -> Result<Vec<u8>, ViaFailure> {
         }
         Err(_) => {
             request.push(3);
-            request.push(u8::try_from(to.host.len()).map_err(|_| ViaFailure::LongName)?);
+            request.push(u8::try_from(to.host.len()).map_err(|_| ViaErrorKind::LongName)?);
             request.extend(to.host.as_bytes());
         }
     }
@@ -89,22 +91,22 @@ fn request(to: &HostPort) -> Result<Vec<u8>, ViaFailure> {
     Ok(request)
 }
 
-async fn log_in(stream: &mut TcpStream, login: &ProxyLogin) -> Result<(), ViaFailure> {
+async fn log_in(stream: &mut TcpStream, login: &ProxyLogin) -> Result<(), ViaErrorKind> {
     let mut message = vec![1];
     for part in [&login.user, &login.password] {
         // The profile allows no longer ones.
-        message.push(u8::try_from(part.len()).map_err(|_| ViaFailure::LongName)?);
+        message.push(u8::try_from(part.len()).map_err(|_| ViaErrorKind::LongName)?);
         message.extend(part.as_bytes());
     }
     stream.write_all(&message).await?;
     // Any other status is a refusal (RFC 1929, section 2).
     match read(stream).await? {
         [_, 0] => Ok(()),
-        [_, status] => Err(ViaFailure::BadLogin(format!("status {status}"))),
+        [_, status] => Err(ViaErrorKind::BadLogin(format!("status {status}"))),
     }
 }
 
-async fn read<const COUNT: usize>(stream: &mut TcpStream) -> Result<[u8; COUNT], ViaFailure> {
+async fn read<const COUNT: usize>(stream: &mut TcpStream) -> Result<[u8; COUNT], ViaErrorKind> {
     let mut bytes = [0; COUNT];
     stream.read_exact(&mut bytes).await?;
     Ok(bytes)

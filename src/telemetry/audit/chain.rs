@@ -70,19 +70,19 @@ pub(super) struct AuditLine {
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
-pub struct AuditFault {
+pub struct ChainBreak {
     pub line: u64,
     pub what: String,
 }
 
 /// What the lines of an audit file have shown.
 #[derive(Debug, Default)]
-pub struct ChainWalk {
+pub struct ChainCheck {
     pub lines: u64,
     /// The hash of the last line; zeros before the first.
     pub last: LineHash,
     /// The first fault.
-    pub fault: Option<AuditFault>,
+    pub fault: Option<ChainBreak>,
     /// The last line is unfinished.
     pub(super) is_open: bool,
     /// The file was not written as an audit.
@@ -94,7 +94,7 @@ pub struct ChainWalk {
     first_unmarked: u64,
 }
 
-impl ChainWalk {
+impl ChainCheck {
     /// Goes through all lines; also keeps what can be said about the last one.
     pub fn through(mut file: impl BufRead) -> io::Result<Self> {
         let (mut chain, mut line) = (Self::default(), Vec::new());
@@ -165,7 +165,7 @@ impl ChainWalk {
     }
 
     fn note_fault(&mut self, line: u64, what: &str) {
-        self.fault.get_or_insert_with(|| AuditFault { line, what: what.into() });
+        self.fault.get_or_insert_with(|| ChainBreak { line, what: what.into() });
     }
 }
 

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{
     ActorPlace, AuditActor, AuditRecord,
-    chain::{AuditLine, CUT, ChainWalk, LineHash, describe_cut},
+    chain::{AuditLine, CUT, ChainCheck, LineHash, describe_cut},
 };
 use crate::disk;
 
@@ -62,17 +62,17 @@ impl AuditFile {
             return Err(AuditFileError::NoFile);
         }
         // A device has no chain to continue, and no other writers that matter.
-        let chain = if is_device { ChainWalk::default() } else { Self::take_over(&file, &facts)? };
+        let chain = if is_device { ChainCheck::default() } else { Self::take_over(&file, &facts)? };
         let (lines, last, cut) = (chain.lines, chain.last, chain.cut_lines());
         Ok(Self { file, lines, last, cut, is_open: chain.is_open })
     }
 
-    fn take_over(file: &File, facts: &fs::Metadata) -> Result<ChainWalk, AuditFileError> {
+    fn take_over(file: &File, facts: &fs::Metadata) -> Result<ChainCheck, AuditFileError> {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Err(AuditFileError::Taken),
             locked => locked.map_err(io::Error::from)?,
         }
-        let chain = ChainWalk::through(BufReader::new(file))?;
+        let chain = ChainCheck::through(BufReader::new(file))?;
         if chain.is_foreign {
             return Err(AuditFileError::Foreign);
         }

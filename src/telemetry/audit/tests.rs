@@ -29,8 +29,8 @@ fn append(path: &Path, objects: &[&str]) {
     objects.iter().for_each(|object| file.append(vec![record(object)]).unwrap());
 }
 
-fn check_chain(text: &[u8]) -> ChainWalk {
-    ChainWalk::through(text).unwrap()
+fn check_chain(text: &[u8]) -> ChainCheck {
+    ChainCheck::through(text).unwrap()
 }
 
 fn actions(path: &Path) -> Vec<(String, String)> {

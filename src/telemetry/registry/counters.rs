@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::totals::SessionTally;
-use crate::telemetry::{clock, duration_buckets::DurationBuckets, snapshot::SessionPhase};
+use crate::telemetry::{clock, duration_buckets::DurationHistogram, snapshot::SessionPhase};
 
 /// Bytes of one session, written only by its relay.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ struct BackendContact {
     /// Where it is, if this half knows it. A session that carries requests may change backends.
     address: Option<Arc<str>>,
     /// Where the time to connect to it is recorded, until it is.
-    connects: Option<Arc<DurationBuckets>>,
+    connects: Option<Arc<DurationHistogram>>,
 }
 
 impl SessionCounters {
@@ -129,7 +129,7 @@ impl SessionCounters {
     }
 
     /// Sets where the time to connect is recorded.
-    pub fn time_connects(&self, connects: Arc<DurationBuckets>) {
+    pub fn time_connects(&self, connects: Arc<DurationHistogram>) {
         self.contact().connects = Some(connects);
     }
 

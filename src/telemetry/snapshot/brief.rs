@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{EndedRow, Snapshot};
-use crate::telemetry::end::EndWeight;
+use crate::telemetry::end::EndSeverity;
 
 /// Longer than a screen lists a session that has ended.
 const FRESH_SECONDS: f64 = 10.0;
@@ -16,7 +16,7 @@ impl Snapshot {
     pub fn brief(&self) -> Cow<'_, Self> {
         let mut failures = 0;
         let mut is_kept = |row: &EndedRow| {
-            let is_failure = EndWeight::of_code(&row.end).is_failure();
+            let is_failure = EndSeverity::of_code(&row.end).is_failure();
             failures += usize::from(is_failure);
             row.ago_seconds <= FRESH_SECONDS
                 || (is_failure && failures <= BRIEF_FAILURES_MAX && row.ago_seconds <= FRESH_FAILURE_SECONDS)

@@ -16,7 +16,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::{
     disk::PipePolicy,
     net::read_ahead::TlsTransport,
-    profile::{ConnectTls, KeyExchangePolicy, LinkTls, PemSource, ProfilePlace, RevokedFiles},
+    profile::{ConnectTls, KeyExchangePolicy, LinkTls, PemSource, ProfileLocation, RevokedFiles},
     tls::{edge::EdgeTls, link::LinkIdentity, party::TlsParty, pem},
 };
 
@@ -87,7 +87,7 @@ impl Pki {
     }
 
     fn material(&self, name: &str) -> PemSource {
-        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
         PemSource::File { path: self.0.path().join(name), place }
     }
 

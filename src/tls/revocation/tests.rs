@@ -1,7 +1,7 @@
 use std::{fs, path::Path, process::Command};
 
 use super::*;
-use crate::profile::ProfilePlace;
+use crate::profile::ProfileLocation;
 
 /// CAs and their lists, made by the openssl command.
 struct Authority {
@@ -66,7 +66,7 @@ impl Authority {
     }
 
     fn load(&self, file: &str, expired: ExpiredListPolicy) -> Result<RevocationLists, Vec<Problem>> {
-        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls.revoked".into() };
+        let place = ProfileLocation { file: "p.yaml".into(), line: 1, column: 1, key: "tls.revoked".into() };
         let files = vec![PemSource::File { path: self.folder.path().join(file), place }];
         let ca = self.certificate("ca.pem");
         RevocationLists::load(&RevokedFiles { files, expired }, &[ca], TlsParty::Gateway, PipePolicy::Refused)

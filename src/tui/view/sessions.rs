@@ -8,7 +8,7 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use crate::{
     profile::Half,
     telemetry::{
-        end::EndWeight,
+        end::EndSeverity,
         snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
     },
     tui::{
@@ -339,24 +339,24 @@ fn phase(app: &App, row: &SessionRow) -> TableCell {
 /// How serious an end is, as the colour of its letters.
 pub fn end_style(app: &App, code: &str) -> Style {
     let theme = app.style.theme;
-    match EndWeight::of_code(code) {
-        EndWeight::Failure => theme.bad,
-        EndWeight::Refusal => theme.warn,
-        EndWeight::Wanted => theme.plain,
-        EndWeight::Healthy => theme.faint,
+    match EndSeverity::of_code(code) {
+        EndSeverity::Failure => theme.bad,
+        EndSeverity::Refusal => theme.warn,
+        EndSeverity::Intended => theme.plain,
+        EndSeverity::Healthy => theme.faint,
     }
 }
 
 /// Colour is never the only sign: failures are marked like problems.
 fn ended_mark(app: &App, row: &EndedRow) -> &'static str {
-    let is_failure = EndWeight::of_code(&row.end).is_failure();
+    let is_failure = EndSeverity::of_code(&row.end).is_failure();
     if is_failure { app.style.symbols.alert } else { app.style.symbols.ended }
 }
 
 /// Rates are unknown by now; the end is shown in place of the phase.
 fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
     let screen_style = &app.style;
-    let is_failure = EndWeight::of_code(&row.end).is_failure();
+    let is_failure = EndSeverity::of_code(&row.end).is_failure();
     let rest = if is_failure { screen_style.theme.plain } else { screen_style.theme.faint };
     let is_end = matches!(kind, SessionColumn::Mark | SessionColumn::Phase);
     let style = if is_end { end_style(app, &row.end) } else { rest };

@@ -17,7 +17,7 @@ use crate::support::{
 /// Without a state folder it holds until the process ends, which is reported.
 async fn run_and_expect_notice(gateway: &Gateway, command: Command) {
     match gateway.handle.send_and_wait(command.clone()).await {
-        CommandAnswer::Unkept(text) => assert!(text.contains("until this process ends"), "{text}"),
+        CommandAnswer::NotSaved(text) => assert!(text.contains("until this process ends"), "{text}"),
         other => panic!("{command:?}: {other:?}"),
     }
 }
