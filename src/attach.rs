@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, carrier, target::AdminTarget},
+    admin::{self, program, target::AdminTarget},
     fleet::{members, target::FleetTarget},
     gateway::handle::{AdminAccess, GatewayHandle},
     output::print_note,
@@ -67,7 +67,7 @@ async fn record_screen(
 /// Shows it until the operator leaves; then says so if its recording lacks anything. The gateways go on.
 async fn show_recorded(source: ScreenSource) -> anyhow::Result<ExitCode> {
     let code = show_screen(source).await;
-    carrier::end_all();
+    program::end_all();
     let code = code?;
     let Some(RecordingRow { file, left_out, trouble: reason }) = recording::state() else { return Ok(code) };
     let missing = format::count(left_out, "snapshot");
@@ -103,7 +103,7 @@ async fn show_screen(source: ScreenSource) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut others = pin!(tui::signals::handle_signals(carrier::end_all)?);
+    let mut others = pin!(tui::signals::handle_signals(program::end_all)?);
     let screen = tui::spawn(source, on_end)?;
     tokio::select! {
         ended = &mut ended => return Ok(exit_code(ended.ok())),

@@ -8,6 +8,8 @@ mod balancer;
 mod browser;
 #[path = "foreign/bulk.rs"]
 mod bulk;
+#[path = "foreign/changing_names.rs"]
+mod changing_names;
 #[path = "foreign/clients.rs"]
 mod clients;
 #[path = "foreign/databases.rs"]
@@ -22,8 +24,6 @@ mod link_balancers;
 mod logins;
 #[path = "foreign/mqtt.rs"]
 mod mqtt;
-#[path = "foreign/names.rs"]
-mod names;
 #[path = "foreign/netcat.rs"]
 mod netcat;
 mod process;

@@ -6,13 +6,13 @@
 //!
 //! The files here use each other: a client connection is made of the steps of a request, and these share its types.
 
-mod access;
 pub mod expected_probes;
 pub mod forward;
 pub mod idle;
 mod refused_client;
 mod request_auth;
 mod request_routing;
+mod request_trail;
 pub mod reverse;
 pub mod routes;
 mod served_links;

@@ -11,7 +11,7 @@ use hyper::{
 use super::routes::{HttpRoute, WebKind};
 use crate::http::{
     error_response::{self, ErrorResponse, bad_request},
-    forwarded,
+    forwarded_chain,
     request::{self, ForwardedHeaders, RequestTarget},
     request_path,
 };
@@ -92,7 +92,7 @@ pub fn client_of(
     if !is_trusted(peer) {
         return (connected, by);
     }
-    let through = forwarded::read_chain(headers, peer, is_trusted);
+    let through = forwarded_chain::read_chain(headers, peer, is_trusted);
     let client = if through.client == peer { connected } else { SocketAddr::new(through.client, 0) };
     (client, by.via_proxies(&through, headers))
 }

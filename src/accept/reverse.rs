@@ -16,7 +16,7 @@ use crate::{
         Peer,
         dial_state::DialFailure,
         dialled_gateways::GatewayDialler,
-        failure::{IdleLinkError, LinkError},
+        error::{IdleLinkError, LinkError},
         handshake::{self, DialledStream, EstablishedLink, HandshakeError},
         keeper::{KeeperContext, KeeperEvent, KeeperTarget, LinkKeeper, SocksLink},
         link_guard::LinkGuard,

@@ -30,11 +30,11 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     ServeSession, SessionRequest,
-    access::RequestTrail,
     idle::{BusyGuard, IdleReclaim, IdleState},
     refused_client::refuse_client,
     request_auth::{RequestClient, identify_client},
     request_routing::{client_of, find_route, wanted_upgrade},
+    request_trail::RequestTrail,
     routes::{AdmittedClient, HttpRoute, WebClient, WebKind},
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},

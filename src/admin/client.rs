@@ -11,9 +11,9 @@ use tokio::{
 use tokio_util::bytes::BytesMut;
 
 use super::{
-    carrier::{self, Carrier},
+    program::{self, AdminProgram},
     protocol::{AdminHello, AdminRequest, AdminStream, WireError, in_parts},
-    target::{AdminTarget, CarrierCommand},
+    target::{AdminTarget, ProgramCommand},
 };
 use crate::{
     gateway::handle::{Command, CommandAnswer},
@@ -36,7 +36,7 @@ pub enum ClientError {
     Wire { at: String, source: WireError },
     /// The program that leads there has ended or hangs; it said why.
     #[error("{at}: {error_output}")]
-    Carrier { at: String, error_output: String },
+    Program { at: String, error_output: String },
     #[error("{at}: the gateway does not answer; it hangs, or is stopped by a signal")]
     Silent { at: String },
     #[error(
@@ -96,7 +96,7 @@ async fn check_answers(target: &AdminTarget) -> Result<(), ClientError> {
 pub(super) struct AdminConnection {
     target: AdminTarget,
     wire: AdminStream,
-    carrier: Option<Carrier>,
+    program: Option<AdminProgram>,
 }
 
 impl AdminConnection {
@@ -119,27 +119,27 @@ impl AdminConnection {
             io::ErrorKind::WouldBlock => ClientError::Silent { at: at() },
             _ => ClientError::Connect { at: at(), source },
         })?;
-        Ok(Self { target: target.clone(), wire: AdminStream::client(stream), carrier: None })
+        Ok(Self { target: target.clone(), wire: AdminStream::client(stream), program: None })
     }
 
-    async fn over_program(target: &AdminTarget, command: &CarrierCommand) -> Result<Self, ClientError> {
-        let started = Carrier::start(command);
-        let (mut carrier, mut child_output, child_input) =
+    async fn over_program(target: &AdminTarget, command: &ProgramCommand) -> Result<Self, ClientError> {
+        let started = AdminProgram::start(command);
+        let (mut program, mut child_output, child_input) =
             started.map_err(|source| ClientError::Start { at: target.to_string(), source })?;
         let read = timeout(target.hello_within(), async {
             tokio::select! {
-                read = carrier::skip_banner(&mut child_output) => read,
-                () = carrier.keep_errors() => Err(WireError::Closed),
+                read = program::skip_banner(&mut child_output) => read,
+                () = program.keep_errors() => Err(WireError::Closed),
             }
         });
         match read.await {
             Ok(Ok(read)) => {
                 let wire = AdminStream::piped(read, child_output, child_input);
-                Ok(Self { target: target.clone(), wire, carrier: Some(carrier) })
+                Ok(Self { target: target.clone(), wire, program: Some(program) })
             }
-            Ok(Err(error)) => Err(carrier_error(target, &mut carrier, error).await),
-            Err(_) => Err(match carrier.last_output().await {
-                Some(error_output) => ClientError::Carrier { at: target.to_string(), error_output },
+            Ok(Err(error)) => Err(program_error(target, &mut program, error).await),
+            Err(_) => Err(match program.last_output().await {
+                Some(error_output) => ClientError::Program { at: target.to_string(), error_output },
                 None => ClientError::Silent { at: target.to_string() },
             }),
         }
@@ -200,10 +200,10 @@ impl AdminConnection {
 
     async fn message(&mut self, within: Duration) -> Result<BytesMut, ClientError> {
         let received = timeout(within, async {
-            let Some(carrier) = &mut self.carrier else { return self.wire.message().await };
+            let Some(program) = &mut self.program else { return self.wire.message().await };
             tokio::select! {
                 received = self.wire.message() => received,
-                () = carrier.keep_errors() => Err(WireError::Closed),
+                () = program.keep_errors() => Err(WireError::Closed),
             }
         });
         match received.await {
@@ -214,8 +214,8 @@ impl AdminConnection {
     }
 
     async fn client_error(&mut self, source: WireError) -> ClientError {
-        match &mut self.carrier {
-            Some(carrier) => carrier_error(&self.target, carrier, source).await,
+        match &mut self.program {
+            Some(program) => program_error(&self.target, program, source).await,
             None => ClientError::Wire { at: self.target.to_string(), source },
         }
     }
@@ -228,12 +228,12 @@ fn snapshot_in(message: &[u8]) -> Option<Arc<Snapshot>> {
     }
 }
 
-/// The carrier's own message is closer to the cause than the fact that it has ended.
-async fn carrier_error(target: &AdminTarget, carrier: &mut Carrier, source: WireError) -> ClientError {
+/// The program's own message is closer to the cause than the fact that it has ended.
+async fn program_error(target: &AdminTarget, program: &mut AdminProgram, source: WireError) -> ClientError {
     let at = target.to_string();
     let has_ended = matches!(source, WireError::Closed | WireError::Io(_));
-    match carrier.last_output().await.filter(|_| has_ended) {
-        Some(error_output) => ClientError::Carrier { at, error_output },
+    match program.last_output().await.filter(|_| has_ended) {
+        Some(error_output) => ClientError::Program { at, error_output },
         None => ClientError::Wire { at, source },
     }
 }
@@ -245,7 +245,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admin::target::{CARRIER_HELLO_TIMEOUT, CARRIER_SNAPSHOT_TIMEOUT, HELLO_TIMEOUT, SNAPSHOT_TIMEOUT},
+        admin::target::{HELLO_TIMEOUT, PROGRAM_HELLO_TIMEOUT, PROGRAM_SNAPSHOT_TIMEOUT, SNAPSHOT_TIMEOUT},
         tests::happens_after,
     };
 
@@ -282,7 +282,7 @@ mod tests {
         let target = AdminTarget::Socket(path);
         let error = happens_after(HELLO_TIMEOUT, AdminConnection::connect(&target)).await.unwrap_err();
         assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
-        assert_eq!(program().hello_within(), CARRIER_HELLO_TIMEOUT);
+        assert_eq!(program().hello_within(), PROGRAM_HELLO_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
@@ -299,12 +299,12 @@ mod tests {
             () = gateway => unreachable!("it hangs for ever"),
         };
         assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
-        assert_eq!(program().snapshot_within(), CARRIER_SNAPSHOT_TIMEOUT);
+        assert_eq!(program().snapshot_within(), PROGRAM_SNAPSHOT_TIMEOUT);
     }
 
     fn program() -> AdminTarget {
         let (shown, program, arguments) = ("exec:true".into(), "true".into(), Vec::new());
-        AdminTarget::Program(CarrierCommand { shown, program, arguments })
+        AdminTarget::Program(ProgramCommand { shown, program, arguments })
     }
 
     #[tokio::test(start_paused = true)]

@@ -195,7 +195,7 @@ mod tests {
         socket.serve(listener, handle);
         let (request_stream, from) = duplex(1024 * 1024);
         let (to, answer_stream) = duplex(1024 * 1024);
-        Tasks::default().spawn("carrier", async move {
+        Tasks::default().spawn("program", async move {
             carry(&path, access, from, to).await.unwrap();
         });
         FarEnd { _folder: folder, _socket: socket, feed, request_stream, answer_stream }

@@ -10,12 +10,12 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminTarget {
     Socket(PathBuf),
-    Program(CarrierCommand),
+    Program(ProgramCommand),
 }
 
 /// A program whose standard input and output are the gateway's, such as `ssh`. No shell reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CarrierCommand {
+pub struct ProgramCommand {
     /// In the operator's words.
     pub shown: String,
     pub program: String,
@@ -24,25 +24,25 @@ pub struct CarrierCommand {
 
 /// A socket sends its hello at once; a program may have to go through a network first.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-pub(super) const CARRIER_HELLO_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const PROGRAM_HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 /// Snapshots come several times a second; a large one may take its time through a network.
 pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
-pub(super) const CARRIER_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const PROGRAM_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
-const CARRIER_RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
+const PROGRAM_RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 
 impl AdminTarget {
     pub(super) fn hello_within(&self) -> Duration {
         match self {
             Self::Socket(_) => HELLO_TIMEOUT,
-            Self::Program(_) => CARRIER_HELLO_TIMEOUT,
+            Self::Program(_) => PROGRAM_HELLO_TIMEOUT,
         }
     }
 
     pub(super) fn snapshot_within(&self) -> Duration {
         match self {
             Self::Socket(_) => SNAPSHOT_TIMEOUT,
-            Self::Program(_) => CARRIER_SNAPSHOT_TIMEOUT,
+            Self::Program(_) => PROGRAM_SNAPSHOT_TIMEOUT,
         }
     }
 
@@ -52,7 +52,7 @@ impl AdminTarget {
         match self {
             Self::Socket(_) => RECONNECT_DELAY,
             Self::Program(_) => {
-                Duration::from_secs(1 << failed_in_a_row.min(5)).min(CARRIER_RECONNECT_DELAY_MAX)
+                Duration::from_secs(1 << failed_in_a_row.min(5)).min(PROGRAM_RECONNECT_DELAY_MAX)
             }
         }
     }

@@ -6,11 +6,11 @@
 //! name each other.
 
 mod backend_check;
+mod backend_choice;
 mod backend_connection;
 mod backend_entry;
 pub mod backend_group;
 mod backend_member;
-mod backend_place;
 mod backend_state;
 mod balance;
 pub mod direct;

@@ -31,10 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConnectFailure, ConnectRequest,
+    backend_choice::BackendChoice,
     backend_connection::{BackendConnection, ConnectionSharing, proves_client},
     backend_group::BackendGroup,
     backend_member::BackendMember,
-    backend_place::BackendChoice,
     idle_connections::{ConnectionUser, WantedConnection},
 };
 use crate::{

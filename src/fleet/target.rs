@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 use thiserror::Error;
 
 use crate::{
-    admin::target::{AdminTarget, CarrierCommand},
+    admin::target::{AdminTarget, ProgramCommand},
     gateway::handle::AdminAccess,
     profile::is_gateway_name,
 };
@@ -113,13 +113,13 @@ fn ssh(shown: &str, text: &str, access: AdminAccess) -> Result<AdminTarget, Targ
     let mut arguments: Vec<String> = fixed.map(str::to_owned).into();
     arguments.extend((access == AdminAccess::ReadOnly).then(|| "--read-only".into()));
     arguments.extend(profile.into_iter().flat_map(|profile| ["--profile".to_owned(), profile.to_owned()]));
-    Ok(AdminTarget::Program(CarrierCommand { shown: shown.into(), program: "ssh".into(), arguments }))
+    Ok(AdminTarget::Program(ProgramCommand { shown: shown.into(), program: "ssh".into(), arguments }))
 }
 
 fn exec(shown: &str, text: &str) -> Result<AdminTarget, TargetError> {
     let mut words = split_words(text)?.into_iter();
     let program = words.next().filter(|program| !program.is_empty()).ok_or(TargetError::NoCommand)?;
-    Ok(AdminTarget::Program(CarrierCommand { shown: shown.into(), program, arguments: words.collect() }))
+    Ok(AdminTarget::Program(ProgramCommand { shown: shown.into(), program, arguments: words.collect() }))
 }
 
 /// Splits at blanks outside single or double quotes. No other character is special, since no shell is involved.

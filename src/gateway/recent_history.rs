@@ -9,8 +9,8 @@ use super::service::{Service, ServiceTable};
 use crate::{
     profile::{Half, ServiceName},
     telemetry::{
-        histogram::{LastMinute, WaitCounts},
         snapshot::{PoolRow, PoolState},
+        wait_histogram::{LastMinute, WaitCounts},
     },
 };
 

@@ -18,8 +18,8 @@ use crate::{
     connect::Connector,
     profile::{ByteRates, Half, OpeningHours, ServiceName, SessionLimits},
     telemetry::{
-        clock, duration_buckets::DurationHistogram, health::DrainRequest, histogram::WaitHistogram, log,
-        notices::ReportOnce, snapshot::ServicePhase,
+        clock, duration_histogram::DurationHistogram, health::DrainRequest, log, notices::ReportOnce,
+        snapshot::ServicePhase, wait_histogram::WaitHistogram,
     },
 };
 

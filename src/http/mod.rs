@@ -4,7 +4,7 @@
 //! itself. In reading order:
 //!
 //! - [`request`] and [`response`] clean heads; [`fields`] knows hop-by-hop fields, [`own_names`] the backend's
-//!   internal names, [`forwarded`] the client behind proxies.
+//!   internal names, [`forwarded_chain`] the client behind proxies.
 //! - [`request_path`] compares the path of a request with those of services.
 //! - [`body`] carries bodies and [`framing`] announces their length; [`interim`] forwards 1xx responses.
 //! - [`error_response`] makes the gateway's own answers, `unreadable_head` replaces those of hyper, and
@@ -20,7 +20,7 @@ pub mod driver;
 pub mod error_response;
 pub mod fields;
 pub mod flushed;
-pub mod forwarded;
+pub mod forwarded_chain;
 pub mod framing;
 pub mod half_open;
 pub mod interim;

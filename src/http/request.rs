@@ -11,7 +11,7 @@ use hyper::{
 use super::{
     error_response::{ErrorResponse, bad_request},
     fields::{self, HeadOrigin},
-    forwarded::ForwardedChain,
+    forwarded_chain::ForwardedChain,
     request_path,
 };
 

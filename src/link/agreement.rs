@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     GOODBYE, LINGERING_CLOSE, Peer,
-    failure::IdleLinkError,
+    error::IdleLinkError,
     grants::CarriesMismatch,
     keeper::STABLE_PERIOD,
     link_guard::LinkGuard,

@@ -14,7 +14,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{failure::IdleLinkError, multiplex::handle::LinkLoss};
+use super::{error::IdleLinkError, multiplex::handle::LinkLoss};
 use crate::net::stream::NetStream;
 
 /// Holds one ready link until it is taken or lost.

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     carrier::OuterTlsCell,
     dial_state::{DialFailure, DialState},
-    failure::LinkError,
+    error::LinkError,
     handshake::{self, DialledStream, HandshakeError, HandshakeTerms},
     link_guard::{LinkActivity, LinkCounters},
     link_services::LinkServices,

@@ -14,7 +14,7 @@
 //! - **Establish.** [`carrier`] is what a link runs over, [`handshake`] establishes it, and [`listener`] accepts
 //!   incoming links, on their own port or through an [`endpoint`].
 //! - **Keep.** [`keeper`] keeps links to one gateway dialled, [`dial_state`] says when to dial,
-//!   [`dialled_gateways`] which gateways have a keeper, and [`failure`] why links fail.
+//!   [`dialled_gateways`] which gateways have a keeper, and [`error`] why links fail.
 //! - **Wait.** [`pool::Pool`] holds the ready links of the half that opens sessions, each in an
 //!   [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`]; [`peer_record`] decides whose turn it is.
 //! - **Serve.** [`server`] waits for sessions on the other half. [`offered_services`] is what it offers, [`grants`]
@@ -32,7 +32,7 @@ pub mod carrier;
 pub mod dial_state;
 pub mod dialled_gateways;
 pub mod endpoint;
-pub mod failure;
+pub mod error;
 mod gateway_entry;
 pub mod generation;
 pub mod goodbye;

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Peer,
-    failure::IdleLinkError,
+    error::IdleLinkError,
     goodbye::GoodbyeState,
     idle_link::{IdleLink, RemovedReason},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},

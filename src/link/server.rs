@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Peer,
     agreement::{AgreedLink, AgreedLinkEvent},
-    failure::IdleLinkError,
+    error::IdleLinkError,
     generation::TermsGeneration,
     handshake::{HandshakeTerms, HelloEnd},
     lockdown::Lockdown,

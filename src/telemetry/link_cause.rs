@@ -1,6 +1,6 @@
 //! Why links to a gateway fail, as far as an operator can do something about it.
 //!
-//! A cause is determined where the error is (`link::failure`), and travels with the rows and notices of a
+//! A cause is determined where the error is (`link::error`), and travels with the rows and notices of a
 //! snapshot beside its text. What to do about each cause is in `verify::advice`.
 
 use serde::{Deserialize, Serialize};

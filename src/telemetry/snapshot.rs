@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use sessions::{EndedRow, SessionPhase, SessionRow};
 
 use super::{
-    duration_buckets::DurationCounts,
+    duration_histogram::DurationCounts,
     failures::FailureRow,
     link_cause::LinkCause,
     requests::RequestCounts,

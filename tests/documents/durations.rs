@@ -17,10 +17,10 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
         "how often something is done, and how long is paused between two tries",
         &[
             "accept::forward::CHECK_IN_WINDOW",
-            "admin::carrier::EXIT_POLL_INTERVAL",
+            "admin::program::EXIT_POLL_INTERVAL",
             "admin::protocol::PACE_MAX",
             "admin::target::RECONNECT_DELAY",
-            "admin::target::CARRIER_RECONNECT_DELAY_MAX",
+            "admin::target::PROGRAM_RECONNECT_DELAY_MAX",
             "commands::verify::PROGRESS_POLL_INTERVAL",
             "commands::verify::halves::HALF_POLL_INTERVAL",
             "connect::idle_connections::SWEEP_INTERVAL",
@@ -114,7 +114,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
         "how long the end of a process or of a connection is held up at most, behind all that counts",
         &[
             "accept::upstream_session::OUTCOME_GRACE_PERIOD",
-            "admin::carrier::EXIT_OUTPUT_TIMEOUT",
+            "admin::program::EXIT_OUTPUT_TIMEOUT",
             "admin::server::CLOSE_GRACE_PERIOD",
             "attach::SCREEN_CLOSE_TIMEOUT",
             "gateway::AUDIT_FLUSH_TIMEOUT",

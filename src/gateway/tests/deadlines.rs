@@ -19,7 +19,7 @@ use crate::{
     link::{
         DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
         agreement::{AgreedLink, AgreedLinkEvent, Agreement},
-        failure::IdleLinkError,
+        error::IdleLinkError,
         handshake::{self, HandshakeError, HandshakeTerms},
         liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
         multiplex::{

@@ -5,7 +5,7 @@ use crate::{
     link::{
         agreement::SOFTWARE,
         dial_state::DialFailure,
-        failure::LinkError,
+        error::LinkError,
         handshake::{DialledStream, EstablishedLink},
     },
     profile::{Half, ServiceName},

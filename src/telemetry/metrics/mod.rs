@@ -7,7 +7,7 @@
 //! The files here use each other: families are defined here, and those of the process are in a file of their own.
 
 mod process;
-mod text;
+mod prometheus_text;
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::profile::Half;
 
-pub use text::TEXT_CONTENT_TYPE;
+pub use prometheus_text::TEXT_CONTENT_TYPE;
 
 /// The content type of OpenMetrics.
 pub const OPEN_METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -51,7 +51,7 @@ pub fn render(snapshot: Arc<Snapshot>, format: MetricsFormat) -> String {
     let _ = encode(&mut out, &registry);
     match format {
         MetricsFormat::OpenMetrics => out,
-        MetricsFormat::Text => text::from_open_metrics(&out),
+        MetricsFormat::Text => prometheus_text::from_open_metrics(&out),
     }
 }
 
@@ -97,7 +97,7 @@ impl<'a> MetricFamily<'a> {
     fn histogram(
         &mut self,
         labels: &impl EncodeLabelSet,
-        counts: &super::duration_buckets::DurationCounts,
+        counts: &super::duration_histogram::DurationCounts,
     ) -> Result<(), Error> {
         let buckets: Vec<_> = counts.by_bound().collect();
         let mut family = self.0.encode_family(labels)?;

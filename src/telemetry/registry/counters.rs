@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::totals::SessionTally;
-use crate::telemetry::{clock, duration_buckets::DurationHistogram, snapshot::SessionPhase};
+use crate::telemetry::{clock, duration_histogram::DurationHistogram, snapshot::SessionPhase};
 
 /// Bytes of one session, written only by its relay.
 #[derive(Debug, Default)]

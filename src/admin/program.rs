@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::bytes::BytesMut;
 
-use super::{protocol::WireError, target::CarrierCommand};
+use super::{protocol::WireError, target::ProgramCommand};
 use crate::{systemd, text};
 
 /// How much of its standard error is kept, from the end.
@@ -34,32 +34,32 @@ const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(10);
 const HELLO_BEGINS: &[u8] = b"{\"portcullis\":";
 const LENGTH_BYTES: usize = 4;
 
-/// The process groups of running carriers: when a process exits, what its tasks hold is not dropped.
+/// The process groups of running programs: when a process exits, what its tasks hold is not dropped.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Ends every carrier of this process, before it exits.
+/// Ends every program of this process, before it exits.
 pub fn end_all() {
     let running = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
     running.into_iter().for_each(kill_group);
 }
 
-/// A carrier that has already ended is fine.
+/// A program that has already ended is fine.
 fn kill_group(group: i32) {
     let _ = Pid::from_raw(group).map(|group| kill_process_group(group, Signal::KILL));
 }
 
-/// A running carrier; it is killed when this is dropped.
+/// A running program; it is killed when this is dropped.
 #[derive(Debug)]
-pub(super) struct Carrier {
+pub(super) struct AdminProgram {
     child: Option<Child>,
     errors: pipe::Receiver,
     error_output: Vec<u8>,
     has_closed: bool,
 }
 
-impl Carrier {
+impl AdminProgram {
     /// Starts it; returns its output and its input.
-    pub fn start(command: &CarrierCommand) -> io::Result<(Self, pipe::Receiver, pipe::Sender)> {
+    pub fn start(command: &ProgramCommand) -> io::Result<(Self, pipe::Receiver, pipe::Sender)> {
         let mut process = Command::new(&command.program);
         systemd::keep_from(&mut process);
         let mut child = process
@@ -130,7 +130,7 @@ impl Carrier {
     }
 }
 
-impl Drop for Carrier {
+impl Drop for AdminProgram {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let group = i32::try_from(child.id()).unwrap_or_default();
@@ -140,7 +140,7 @@ impl Drop for Carrier {
         }
         // Its process id is free once it was waited for. That is done on another thread, since the kernel may
         // take its time.
-        let reaper = thread::Builder::new().name("carrier end".into());
+        let reaper = thread::Builder::new().name("program end".into());
         let _ = reaper.spawn(move || drop(child.wait()));
     }
 }
