@@ -168,13 +168,13 @@ async fn print_metrics(cli: &Cli, format: MetricsFormat) -> anyhow::Result<ExitC
 }
 
 async fn send_command(cli: &Cli, command: Command, form: AnswerForm) -> anyhow::Result<ExitCode> {
-    print_outcome(outcome_of(cli, command).await, form)
+    print_outcome(send_for_outcome(cli, command).await, form)
 }
 
 async fn switch_outcome(cli: &Cli, profile: &str, is_plan: bool) -> anyhow::Result<(u8, String)> {
     let profile = absolute_profile(profile)?;
     let command = if is_plan { Command::Plan { profile } } else { Command::Switch { profile } };
-    outcome_of(cli, command).await
+    send_for_outcome(cli, command).await
 }
 
 fn print_outcome(outcome: anyhow::Result<(u8, String)>, form: AnswerForm) -> anyhow::Result<ExitCode> {
@@ -190,7 +190,7 @@ fn print_outcome(outcome: anyhow::Result<(u8, String)>, form: AnswerForm) -> any
 }
 
 /// What came of a command: the exit code, and what is printed. A refusal is an error.
-async fn outcome_of(cli: &Cli, command: Command) -> anyhow::Result<(u8, String)> {
+async fn send_for_outcome(cli: &Cli, command: Command) -> anyhow::Result<(u8, String)> {
     Ok(match client::send_command(&admin_socket(cli)?, command).await? {
         CommandAnswer::Done(text) => (exit::CLEAN, text),
         CommandAnswer::Killed(sessions) => (exit::CLEAN, sessions.to_string()),

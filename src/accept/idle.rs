@@ -1,5 +1,5 @@
 //! The idle state of sessions whose clients keep their connection open between requests. A service's limit
-//! applies to sessions at work, so an idle one gives up its permit when another client needs it.
+//! applies to sessions at work, so an idle one is_reclaimed up its permit when another client needs it.
 
 use std::{
     sync::{
@@ -14,11 +14,11 @@ use tokio::sync::Notify;
 
 use crate::telemetry::{log::AccessRecord, registry::SessionCounters};
 
-const AT_WORK: u64 = 0;
-const LEFT: u64 = u64::MAX;
+const BUSY: u64 = 0;
+const RECLAIMED: u64 = u64::MAX;
 
-/// Grows with each session that becomes idle, so a smaller number means a longer rest.
-static TURN: AtomicU64 = AtomicU64::new(AT_WORK + 1);
+/// Grows with each session that becomes idle, so a smaller number means idle for longer.
+static IDLE_SEQUENCE: AtomicU64 = AtomicU64::new(BUSY + 1);
 
 /// ```text
 /// busy ⇄ idle
@@ -33,7 +33,7 @@ pub struct IdleState {
     requests: Arc<AtomicU64>,
     /// The counters of the session, from when it begins.
     counters: OnceLock<Arc<SessionCounters>>,
-    fate: Mutex<AwaitedEnd>,
+    end: Mutex<AwaitedEnd>,
     /// Notified when the session has ended.
     ended: Notify,
 }
@@ -47,10 +47,10 @@ enum AwaitedEnd {
 
 impl IdleState {
     pub fn new_busy(reclaim: &Arc<IdleReclaim>) -> Arc<Self> {
-        let fate = Mutex::new(AwaitedEnd::Open(Vec::new()));
-        let (state, requests) = (AtomicU64::new(AT_WORK), Arc::new(AtomicU64::new(1)));
+        let end = Mutex::new(AwaitedEnd::Open(Vec::new()));
+        let (state, requests) = (AtomicU64::new(BUSY), Arc::new(AtomicU64::new(1)));
         let (reclaim, counters, ended) = (reclaim.clone(), OnceLock::new(), Notify::new());
-        Arc::new(Self { state, reclaim, requests, counters, fate, ended })
+        Arc::new(Self { state, reclaim, requests, counters, end, ended })
     }
 
     fn change(&self, from: u64, to: u64) -> bool {
@@ -58,13 +58,13 @@ impl IdleState {
     }
 
     fn mark_idle(&self) {
-        self.change(AT_WORK, TURN.fetch_add(1, Ordering::Relaxed));
+        self.change(BUSY, IDLE_SEQUENCE.fetch_add(1, Ordering::Relaxed));
     }
 
     /// Marks it busy again, unless its permit has been reclaimed.
     pub fn try_mark_busy(&self) -> bool {
         let state = self.state.load(Ordering::Acquire);
-        let is_ours = state != LEFT && self.change(state, AT_WORK);
+        let is_ours = state != RECLAIMED && self.change(state, BUSY);
         self.requests.fetch_add(u64::from(is_ours), Ordering::Relaxed);
         is_ours
     }
@@ -84,25 +84,25 @@ impl IdleState {
     /// The turn since which it is idle, if it is.
     pub fn idle_since(&self) -> Option<u64> {
         let state = self.state.load(Ordering::Acquire);
-        (state != AT_WORK && state != LEFT).then_some(state)
+        (state != BUSY && state != RECLAIMED).then_some(state)
     }
 
-    /// Takes its permit away if it has been idle since that turn, and tells its client's connection.
+    /// Reclaims its permit, if it has been idle since then, and notifies the client's connection.
     pub fn try_reclaim(&self, since: u64) -> bool {
-        let gives = self.change(since, LEFT);
-        if gives {
+        let is_reclaimed = self.change(since, RECLAIMED);
+        if is_reclaimed {
             self.reclaim.notify();
         }
-        gives
+        is_reclaimed
     }
 
     pub fn is_reclaimed(&self) -> bool {
-        self.state.load(Ordering::Acquire) == LEFT
+        self.state.load(Ordering::Acquire) == RECLAIMED
     }
 
     /// Writes the line of a request that ends together with its session, now or later.
     pub fn finish_with_session(&self, record: AccessRecord) {
-        match &mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &mut *self.end.lock().unwrap_or_else(PoisonError::into_inner) {
             AwaitedEnd::Open(records) => records.push(record),
             AwaitedEnd::Ended { code } => self.finish_record(record, code),
         }
@@ -116,7 +116,7 @@ impl IdleState {
     /// Notes how its session has ended.
     pub fn note_end(&self, code: &str) {
         let ended = AwaitedEnd::Ended { code: code.to_owned() };
-        let before = std::mem::replace(&mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner), ended);
+        let before = std::mem::replace(&mut *self.end.lock().unwrap_or_else(PoisonError::into_inner), ended);
         if let AwaitedEnd::Open(records) = before {
             records.into_iter().for_each(|record| self.finish_record(record, code));
         }
@@ -131,7 +131,7 @@ impl IdleState {
     pub fn end(&self) -> bool {
         // Here and not where the end is noted: a session that is dropped midway ends here alone.
         self.ended.notify_one();
-        self.state.swap(LEFT, Ordering::AcqRel) != LEFT
+        self.state.swap(RECLAIMED, Ordering::AcqRel) != RECLAIMED
     }
 }
 
@@ -140,8 +140,8 @@ impl IdleState {
 pub struct BusyGuard(Arc<IdleState>);
 
 impl BusyGuard {
-    pub fn new(rest: &Arc<IdleState>) -> Self {
-        Self(rest.clone())
+    pub fn new(state: &Arc<IdleState>) -> Self {
+        Self(state.clone())
     }
 }
 
@@ -154,20 +154,20 @@ impl Drop for BusyGuard {
 /// Tells a client connection that some of its sessions were reclaimed.
 #[derive(Debug, Default)]
 pub struct IdleReclaim {
-    is_asked: AtomicBool,
+    is_pending: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl IdleReclaim {
     fn notify(&self) {
-        self.is_asked.store(true, Ordering::Release);
+        self.is_pending.store(true, Ordering::Release);
         self.waker.wake();
     }
 
     /// Whether any were reclaimed since the last check.
     pub fn poll(&self, cx: &Context<'_>) -> bool {
         self.waker.register(cx.waker());
-        self.is_asked.swap(false, Ordering::AcqRel)
+        self.is_pending.swap(false, Ordering::AcqRel)
     }
 }
 

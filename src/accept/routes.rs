@@ -305,7 +305,7 @@ impl ArrivedClient {
         from: SocketAddr,
         proxies: Option<&[Network]>,
     ) -> Result<Self, RouteError> {
-        let mut origin = origin_of(&stream);
+        let mut origin = origin_with_destination(&stream);
         let (client, prefix) = match proxies {
             None => (from, Vec::new()),
             Some(networks) if networks.iter().any(|network| network.contains(from.ip())) => {
@@ -408,7 +408,7 @@ fn note_user(origin: &mut ClientOrigin, user: Option<ProvenUser>, stream: &NetSt
 }
 
 /// Where a client has connected to: all that is known without reading from it.
-pub fn origin_of(stream: &TcpStream) -> Box<ClientOrigin> {
+pub fn origin_with_destination(stream: &TcpStream) -> Box<ClientOrigin> {
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     let destination = stream.local_addr().ok().map(canonical);
     Box::new(ClientOrigin { destination, ..ClientOrigin::default() })

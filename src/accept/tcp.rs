@@ -88,7 +88,7 @@ pub async fn run(
         let arrival = shared.arrivals.begin();
         match &**port_routes.load() {
             PortRoutes { proxy: None, table: RouteTable::One(service) } => {
-                let (service, origin) = (service.clone(), routes::origin_of(&stream));
+                let (service, origin) = (service.clone(), routes::origin_with_destination(&stream));
                 let stream = NetStream::Tcp(stream);
                 let admission = ClientAdmission::from(shared.gates.enter(&service, client.ip()));
                 let is_refused = matches!(admission, ClientAdmission::Refused(_));

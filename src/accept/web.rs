@@ -72,7 +72,7 @@ use crate::{
 };
 
 /// The most sessions of one connection; past that the one that was idle longest is closed.
-const CHANNELS_MAX: usize = 8;
+const SESSIONS_MAX: usize = 8;
 
 /// What all requests of one connection share.
 struct ClientConnection {
@@ -146,29 +146,29 @@ pub async fn serve(
     connection.serve_requests(stream, prefix).await;
     // Each session sees an end.
     lock(&connection.idle_sessions).clear();
-    let became = lock(&connection.upgraded).take();
+    let upgraded = lock(&connection.upgraded).take();
     // A connection that takes too long is cut; what is passed on uses a session that stays.
-    if !matches!(became, Some(UpgradedTo::Passed(..))) {
+    if !matches!(upgraded, Some(UpgradedTo::Passed(..))) {
         let _ = timeout(OUTCOME_GRACE_PERIOD, connection.drivers.all_ended()).await;
     }
-    let left = lock(&connection.downstream_upgrade).take();
-    match became {
+    let io = lock(&connection.downstream_upgrade).take();
+    match upgraded {
         None => None,
         Some(UpgradedTo::Passed(there, closed_at)) => {
-            connection.drivers.add(Box::pin(hand_over(left, (there, closed_at), client)));
-            let sides = connection.drivers.clone();
+            connection.drivers.add(Box::pin(hand_over(io, (there, closed_at), client)));
+            let drivers = connection.drivers.clone();
             drop(connection);
-            sides.all_ended().await;
+            drivers.all_ended().await;
             None
         }
         Some(UpgradedTo::Link(endpoint)) => {
             // From here on it counts among the links' handshakes.
             lock(&connection.handshake_permit).take();
-            accept_link(&endpoint, left, client).await;
+            accept_link(&endpoint, io, client).await;
             None
         }
         Some(UpgradedTo::Socket(socket)) => {
-            web_socket_session(*socket, left, &connection.origin, &connection.reclaim).await
+            web_socket_session(*socket, io, &connection.origin, &connection.reclaim).await
         }
     }
 }
@@ -216,9 +216,13 @@ impl ClientConnection {
                 timed_out = Some(ConnectionPhase::Head);
                 return Poll::Ready(Ok(()));
             }
-            if self.reclaim.poll(cx) && self.close_reclaimed() {
-                served.as_mut().graceful_shutdown();
-                cx.waker().wake_by_ref();
+            if self.reclaim.poll(cx) {
+                self.close_reclaimed();
+                // With nothing under way, the connection ends with them.
+                if self.tracker.phase() == ConnectionPhase::Idle {
+                    served.as_mut().graceful_shutdown();
+                    cx.waker().wake_by_ref();
+                }
             }
             match watch.poll(self.tracker.phase(), *lock(&self.keep_alive), cx) {
                 Poll::Ready(phase) => {
@@ -231,24 +235,22 @@ impl ClientConnection {
         .await;
         let is_busy = self.tracker.phase() == ConnectionPhase::Exchange;
         self.is_cut.store(is_busy, Ordering::Relaxed);
-        let left = match Pin::into_inner(served).into_parts() {
+        let io = match Pin::into_inner(served).into_parts() {
             Some(parts) => Some(parts.io.into_inner().into_inner()),
             // A requested upgrade did not happen.
             None if lock(&self.upgraded).is_none() => {
-                let left = lock(&self.downstream_upgrade).take();
-                downgrade_client(left).await.ok()
+                let io = lock(&self.downstream_upgrade).take();
+                downgrade_client(io).await.ok()
             }
             None => None,
         };
-        let left = left.filter(|_| !self.revocation.is_given());
-        close_connection(left, ended, timed_out, (self.client, &self.lifetime.log)).await;
+        let io = io.filter(|_| !self.revocation.is_given());
+        close_connection(io, ended, timed_out, (self.client, &self.lifetime.log)).await;
     }
 
-    /// Closes the sessions that have given up their permits. Returns whether nothing is under way on the
-    /// connection, which then ends with them.
-    fn close_reclaimed(&self) -> bool {
-        lock(&self.idle_sessions).retain(|channel| !channel.idle_state.is_reclaimed());
-        self.tracker.phase() == ConnectionPhase::Idle
+    /// Closes the sessions that have given up their permits.
+    fn close_reclaimed(&self) {
+        lock(&self.idle_sessions).retain(|session| !session.idle_state.is_reclaimed());
     }
 
     async fn answer_request(self: Arc<Self>, mut request: Request<Incoming>) -> Response<MessageBody> {
@@ -326,23 +328,22 @@ impl ClientConnection {
         if let Some(requested) = &route.web.auth {
             auth::remove_credential(requested, &mut parts);
         }
-        let payload = MessageBody::request(body, HeadOrigin::Client, Some(route.web.body));
-        let payload = trail.count_request(payload);
-        let wanted = wanted_upgrade(route, &parts, payload.progress().is_some())?;
+        let body = MessageBody::request(body, HeadOrigin::Client, Some(route.web.body));
+        let body = trail.count_request(body);
+        let wanted = wanted_upgrade(route, &parts, body.progress().is_some())?;
         client.is_web_socket = client.expires.is_some() && request::is_websocket(wanted.as_ref());
         let passed = InterimPolicy::for_request(&parts);
         let by = by.with_user(client.user.as_ref().map(|user| &*user.name));
         request::clean_request(&mut parts, wanted.clone(), &by, &route.path, &route.web.hosts);
-        framing::frame_request(&mut parts.headers, &payload);
-        let requested =
-            SentRequest { method: parts.method.clone(), wanted, body_progress: payload.progress() };
-        let mut request = Request::from_parts(parts, payload);
+        framing::frame_request(&mut parts.headers, &body);
+        let requested = SentRequest { method: parts.method.clone(), wanted, body_progress: body.progress() };
+        let mut request = Request::from_parts(parts, body);
         if let Some(passed) = passed {
             self.interims.pass_those_of(&mut request, passed);
         }
-        let (channel, response) = self.send_request(route, client, request).await?;
-        trail.note_session(&channel.id, Some(&channel.idle_state));
-        self.clean_response(channel, response, requested, exchange, trail)
+        let (session, response) = self.send_request(route, client, request).await?;
+        trail.note_session(&session.id, Some(&session.idle_state));
+        self.clean_response(session, response, requested, exchange, trail)
     }
 
     /// Turns the connection into a session that carries the payload of its frames.
@@ -366,7 +367,7 @@ impl ClientConnection {
     /// Prepares a backend's answer for the client.
     fn clean_response(
         &self,
-        channel: UpstreamSession,
+        session: UpstreamSession,
         mut response: Response<Incoming>,
         sent: SentRequest,
         exchange: &ExchangeGuard,
@@ -377,7 +378,7 @@ impl ClientConnection {
         head.version = Version::HTTP_11;
         if let Some(failure) = error_response::take_failure(&mut head.headers) {
             trail.note_session_failed();
-            channel.failure_sender.report_failure(failure);
+            session.failure_sender.report_failure(failure);
         }
         let is_coded = framing::frame_response(&mut head, &sent.method, &body).is_err();
         let (protocols, is_last) = (
@@ -391,14 +392,14 @@ impl ClientConnection {
         }
         match (head.status, sent.wanted) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(_)) => {
-                *lock(&self.upgraded) = Some(UpgradedTo::Passed(there, channel.client.closes(&head.headers)));
+                *lock(&self.upgraded) = Some(UpgradedTo::Passed(there, session.client.closes(&head.headers)));
                 Ok(Response::from_parts(head, MessageBody::empty()))
             }
-            (_, _) if is_coded => Err(unreadable(channel)),
-            (StatusCode::SWITCHING_PROTOCOLS, None) => Err(unreadable(channel)),
+            (_, _) if is_coded => Err(unreadable(session)),
+            (StatusCode::SWITCHING_PROTOCOLS, None) => Err(unreadable(session)),
             (_, _) => {
-                let work = BusyGuard::new(&channel.idle_state);
-                lock(&self.idle_sessions).push(channel);
+                let work = BusyGuard::new(&session.idle_state);
+                lock(&self.idle_sessions).push(session);
                 let body = MessageBody::response(body, self.flushes.clone());
                 Ok(Response::from_parts(head, body.with_guard(Box::new((exchange.into_body_guard(), work)))))
             }
@@ -413,27 +414,27 @@ impl ClientConnection {
         mut request: Request<MessageBody>,
     ) -> Result<(UpstreamSession, Response<Incoming>), RequestFailure> {
         let open = {
-            let mut channels = lock(&self.idle_sessions);
-            let at = channels
+            let mut sessions = lock(&self.idle_sessions);
+            let at = sessions
                 .iter()
-                .position(|channel| channel.service == route.service && channel.client == client);
-            at.map(|at| channels.remove(at))
-                .filter(|channel| channel.connection.is_open() && channel.idle_state.try_mark_busy())
+                .position(|session| session.service == route.service && session.client == client);
+            at.map(|at| sessions.remove(at))
+                .filter(|session| session.connection.is_open() && session.idle_state.try_mark_busy())
         };
         let names_itself = request.headers().contains_key(request::REQUEST_ID);
-        if let Some(mut channel) = open {
-            request::set_request_id(request.headers_mut(), names_itself, &channel.id);
-            match channel.connection.send(request).await {
-                Ok(response) => return Ok((channel, response)),
+        if let Some(mut session) = open {
+            request::set_request_id(request.headers_mut(), names_itself, &session.id);
+            match session.connection.send(request).await {
+                Ok(response) => return Ok((session, response)),
                 Err(ResponseFailure::Unsent(unsent)) => request = *unsent,
-                Err(lost) => return Err(failure_response(channel, &lost).await),
+                Err(lost) => return Err(failure_response(session, &lost).await),
             }
         }
-        let mut channel = self.open_session(&route.service, client).await?;
-        request::set_request_id(request.headers_mut(), names_itself, &channel.id);
-        match channel.connection.send(request).await {
-            Ok(response) => Ok((channel, response)),
-            Err(lost) => Err(failure_response(channel, &lost).await),
+        let mut session = self.open_session(&route.service, client).await?;
+        request::set_request_id(request.headers_mut(), names_itself, &session.id);
+        match session.connection.send(request).await {
+            Ok(response) => Ok((session, response)),
+            Err(lost) => Err(failure_response(session, &lost).await),
         }
     }
 
@@ -485,9 +486,9 @@ impl ClientConnection {
             UpstreamConnection::handshake(ours, HeadSource::Peer, None).await.map_err(unserved)?;
         lock(&self.handshake_permit).take();
         self.drivers.add(drive_until_closed(going, (self.serve)(requested), self.is_cut.clone()));
-        let mut channels = lock(&self.idle_sessions);
-        if channels.len() >= CHANNELS_MAX {
-            channels.remove(0);
+        let mut sessions = lock(&self.idle_sessions);
+        if sessions.len() >= SESSIONS_MAX {
+            sessions.remove(0);
         }
         Ok(UpstreamSession {
             service: service.clone(),

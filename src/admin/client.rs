@@ -138,7 +138,7 @@ impl AdminConnection {
                 Ok(Self { target: target.clone(), wire, program: Some(program) })
             }
             Ok(Err(error)) => Err(program_error(target, &mut program, error).await),
-            Err(_) => Err(match program.last_output().await {
+            Err(_) => Err(match program.exit_reason().await {
                 Some(error_output) => ClientError::Program { at: target.to_string(), error_output },
                 None => ClientError::Silent { at: target.to_string() },
             }),
@@ -232,7 +232,7 @@ fn snapshot_in(message: &[u8]) -> Option<Arc<Snapshot>> {
 async fn program_error(target: &AdminTarget, program: &mut AdminProgram, source: WireError) -> ClientError {
     let at = target.to_string();
     let has_ended = matches!(source, WireError::Closed | WireError::Io(_));
-    match program.last_output().await.filter(|_| has_ended) {
+    match program.exit_reason().await.filter(|_| has_ended) {
         Some(error_output) => ClientError::Program { at, error_output },
         None => ClientError::Wire { at, source },
     }

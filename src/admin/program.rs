@@ -108,7 +108,7 @@ impl AdminProgram {
     }
 
     /// Why it carries nothing any more: its last output or, if there is none, how it ended.
-    pub async fn last_output(&mut self) -> Option<String> {
+    pub async fn exit_reason(&mut self) -> Option<String> {
         let ended = async {
             while !self.has_closed {
                 // This never returns by itself; what it has read is kept.
@@ -170,8 +170,8 @@ fn hello_at(read: &[u8]) -> Option<usize> {
 }
 
 fn describe_banner(read: &[u8]) -> String {
-    let error_output = String::from_utf8_lossy(&read[..read.len().min(STDERR_BYTES_MAX)]).into_owned();
-    let line = error_output.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&read[..read.len().min(STDERR_BYTES_MAX)]).into_owned();
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     text::clean_text(line, STDERR_CHARS_MAX)
 }
 
@@ -184,12 +184,12 @@ mod tests {
     async fn a_login_banner_is_skipped_and_garbage_is_reported() {
         let hello = b"\x00\x00\x00\x25{\"portcullis\":\"0.1.0\",\"snapshot\":1}";
         for banner in ["", "Welcome to edge-1!\n", "tty: no terminal\r\n\r\n"] {
-            let error_output = [banner.as_bytes(), hello, b"more"].concat();
-            let read = skip_banner(&mut error_output.as_slice()).await.unwrap();
+            let output = [banner.as_bytes(), hello, b"more"].concat();
+            let read = skip_banner(&mut output.as_slice()).await.unwrap();
             assert!(read.starts_with(hello), "{banner:?}: {read:?}");
         }
-        let reported = |error_output: Vec<u8>| async move {
-            skip_banner(&mut error_output.as_slice()).await.unwrap_err().to_string()
+        let reported = |output: Vec<u8>| async move {
+            skip_banner(&mut output.as_slice()).await.unwrap_err().to_string()
         };
         assert_eq!(reported(Vec::new()).await, "it closed without an answer");
         let rubbish = reported(b"\x1b[31mbash: portcullis: command not found\n".to_vec()).await;

@@ -23,8 +23,7 @@ pub fn verify(path: &Path, head: Option<LineHash>) -> anyhow::Result<ExitCode> {
     let file = opened.with_context(|| name.clone()).map_err(in_one_line)?;
     let facts = file.metadata().with_context(|| name.clone()).map_err(in_one_line)?;
     ensure!(facts.is_file(), "{name}: it is no file");
-    let chain =
-        ChainCheck::through(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
+    let chain = ChainCheck::check(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
     let missing = head.filter(|head| *head != chain.last).map(|head| ChainBreak {
         line: chain.lines,
         what: format!(

@@ -69,17 +69,19 @@ const ALWAYS: &[EscapeMethod] = &[
     ("bpf", || by_number(libc::SYS_bpf, [NONE, 0, 0, 0, 0])),
     // Without a name, so nothing is made.
     ("a device node", || by_number(libc::SYS_mknodat, [NONE, 0, libc::S_IFCHR, 0, 0])),
-    ("raw socket", || open(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))),
-    ("packet socket", || open(Domain::PACKET, Type::RAW, None)),
-    ("netlink socket", || open(Domain::from(libc::AF_NETLINK), Type::RAW, None)),
-    ("vsock socket", || open(Domain::from(libc::AF_VSOCK), Type::STREAM, None)),
-    ("SMC socket", || open(Domain::from(AF_SMC), Type::STREAM, None)),
-    ("MPTCP socket", || open(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP))),
-    ("MPTCP socket, IPv6", || open(Domain::IPV6, Type::STREAM, Some(Protocol::MPTCP))),
-    ("SCTP socket", || open(Domain::IPV4, Type::STREAM, Some(Protocol::from(libc::IPPROTO_SCTP)))),
-    ("UDP-Lite socket", || open(Domain::IPV4, Type::DGRAM, Some(Protocol::from(libc::IPPROTO_UDPLITE)))),
-    ("ICMP datagram socket", || open(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))),
-    ("DCCP socket", || open(Domain::IPV4, Type::from(libc::SOCK_DCCP), None)),
+    ("raw socket", || open_socket(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))),
+    ("packet socket", || open_socket(Domain::PACKET, Type::RAW, None)),
+    ("netlink socket", || open_socket(Domain::from(libc::AF_NETLINK), Type::RAW, None)),
+    ("vsock socket", || open_socket(Domain::from(libc::AF_VSOCK), Type::STREAM, None)),
+    ("SMC socket", || open_socket(Domain::from(AF_SMC), Type::STREAM, None)),
+    ("MPTCP socket", || open_socket(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP))),
+    ("MPTCP socket, IPv6", || open_socket(Domain::IPV6, Type::STREAM, Some(Protocol::MPTCP))),
+    ("SCTP socket", || open_socket(Domain::IPV4, Type::STREAM, Some(Protocol::from(libc::IPPROTO_SCTP)))),
+    ("UDP-Lite socket", || {
+        open_socket(Domain::IPV4, Type::DGRAM, Some(Protocol::from(libc::IPPROTO_UDPLITE)))
+    }),
+    ("ICMP datagram socket", || open_socket(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))),
+    ("DCCP socket", || open_socket(Domain::IPV4, Type::from(libc::SOCK_DCCP), None)),
     ("pair of TCP sockets", || Socket::pair(Domain::IPV4, Type::STREAM, None).map(drop)),
     ("execve by its x32 number", || by_x32(X32_EXECVE)),
     ("io_uring_setup by its x32 number", || by_x32(libc::SYS_io_uring_setup)),
@@ -102,8 +104,8 @@ const OF_INTERNAL: &[EscapeMethod] = &[
     ("listen without bind, IPv6", || Socket::new(Domain::IPV6, Type::STREAM, None)?.listen(1)),
     ("UDP to anybody", || send_to(Type::DGRAM, 0)),
     ("sendmsg", || on_socket(Type::DGRAM, libc::SYS_sendmsg)),
-    (UNIX_SOCKET, || open(Domain::UNIX, Type::STREAM, None)),
-    ("Unix datagram socket", || open(Domain::UNIX, Type::DGRAM, None)),
+    (UNIX_SOCKET, || open_socket(Domain::UNIX, Type::STREAM, None)),
+    ("Unix datagram socket", || open_socket(Domain::UNIX, Type::DGRAM, None)),
     ("listen by its x32 number", || by_x32(libc::SYS_listen)),
     ("bind by its x32 number", || by_x32(libc::SYS_bind)),
 ];
@@ -116,8 +118,8 @@ const OF_DMZ: &[EscapeMethod] = &[
     ("UDP to anybody", || send_to(Type::DGRAM, 0)),
     ("sendmsg", || on_socket(Type::DGRAM, libc::SYS_sendmsg)),
     ("sendmmsg", || on_socket(Type::DGRAM, libc::SYS_sendmmsg)),
-    (UNIX_SOCKET, || open(Domain::UNIX, Type::STREAM, None)),
-    ("Unix datagram socket", || open(Domain::UNIX, Type::DGRAM, None)),
+    (UNIX_SOCKET, || open_socket(Domain::UNIX, Type::STREAM, None)),
+    ("Unix datagram socket", || open_socket(Domain::UNIX, Type::DGRAM, None)),
     ("connect by its x32 number", || by_x32(libc::SYS_connect)),
 ];
 
@@ -224,7 +226,7 @@ fn on_socket(kind: Type, number: libc::c_long) -> io::Result<()> {
     by_number(number, [socket.as_raw_fd().cast_unsigned(), 0, 0, 0, 0])
 }
 
-fn open(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<()> {
+fn open_socket(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<()> {
     Socket::new(domain, kind, protocol).map(drop)
 }
 

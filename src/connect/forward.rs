@@ -212,7 +212,8 @@ impl ForwardDialler {
 
     /// Whether there is another gateway that has not refused the session.
     pub fn has_other(&self, connect_request: &ConnectRequest<'_>) -> bool {
-        self.pool.has_peer_for(connect_request.service, &connect_request.refused_by) || self.any_uses_socks()
+        self.pool.has_other_peer_for(connect_request.service, &connect_request.refused_by)
+            || self.any_uses_socks()
     }
 
     fn any_uses_socks(&self) -> bool {

@@ -186,7 +186,9 @@ impl Connector {
         match self {
             Self::Direct(_) => false,
             Self::Forward(dialler) => dialler.has_other(connect_request),
-            Self::Reverse(pool) => pool.has_peer_for(connect_request.service, &connect_request.refused_by),
+            Self::Reverse(pool) => {
+                pool.has_other_peer_for(connect_request.service, &connect_request.refused_by)
+            }
         }
     }
 

@@ -274,19 +274,19 @@ impl BackendRequests {
         }
         request::check_request(&request)?;
         let (mut parts, body) = request.into_parts();
-        let (payload, method) = (MessageBody::request(body, HeadOrigin::Peer, None), parts.method.clone());
-        let wanted = request::requested_upgrade(&parts.headers, parts.version)
-            .filter(|_| payload.progress().is_none());
+        let (body, method) = (MessageBody::request(body, HeadOrigin::Peer, None), parts.method.clone());
+        let wanted =
+            request::requested_upgrade(&parts.headers, parts.version).filter(|_| body.progress().is_none());
         if self.place.takes_sockets_alone() && !request::is_websocket(wanted.as_ref()) {
             return Err(ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"));
         }
         let public = Arc::new(public_address(&parts.headers));
         request::clean_peer_request(&mut parts, wanted.clone());
-        framing::frame_request(&mut parts.headers, &payload);
-        let progress = payload.progress();
+        framing::frame_request(&mut parts.headers, &body);
+        let progress = body.progress();
         let is_bound = wanted.is_some() || proves_client(&parts.headers, &header::AUTHORIZATION);
         let (mut reached, mut response) =
-            self.send_request(Request::from_parts(parts, payload), &public).await?;
+            self.send_request(Request::from_parts(parts, body), &public).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if wanted.is_none() {
                 return Err(ErrorResponse::bad_gateway("the backend switches to another protocol unasked"));

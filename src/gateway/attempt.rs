@@ -114,7 +114,7 @@ impl AdmittedSession<'_> {
                 OpenAnswer::Taken => return AttemptOutcome::Carried(handle),
                 OpenAnswer::Over(remains) => remains,
             },
-            () = stopper.stopped() => {
+            () = stopper.until_stopped() => {
                 let end = stopper.end(self.connect_request.counters.phase());
                 handle.cut(cut_cause(end.who));
                 return AttemptOutcome::Ended(end);
@@ -304,7 +304,7 @@ impl DownstreamSide {
             relayed = relay::relay(
                 &self.permits, downstream, &mut upstream, unsent, links, counters, self.idle,
             ) => relayed,
-            () = stopper.stopped() => {
+            () = stopper.until_stopped() => {
                 self.side = Downstream::Taken;
                 return stopper.end(counters.phase());
             }
@@ -351,7 +351,7 @@ impl CarriedSession {
     pub async fn run(&mut self, record: &SessionGuard) -> SessionEnd {
         let remains = tokio::select! {
             remains = self.handle.outcome() => Some(remains),
-            () = record.stopper().stopped() => None,
+            () = record.stopper().until_stopped() => None,
         };
         // Only from here on: an open session should hold no memory for them.
         let (counters, stopper) = (record.counters(), record.stopper());
@@ -397,7 +397,7 @@ impl LocalEnd {
             SessionFate::Clean => {
                 let delivered = tokio::select! {
                     delivered = link_session::deliver(&mut stream, rest, self.toward, counters, None) => delivered,
-                    () = stopper.stopped() => {
+                    () = stopper.until_stopped() => {
                         return stopper.end(counters.phase());
                     }
                 };

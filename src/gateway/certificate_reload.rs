@@ -198,7 +198,7 @@ impl Engine {
         self.certificate_reload.applied = files.clone();
         self.enforce_revocations();
         let of_gateway = problems.iter().filter(|problem| !self.faults.has(problem));
-        self.certificate_reload.faults = of_gateway.map(file_fault).collect();
+        self.certificate_reload.faults = of_gateway.map(file_fault_row).collect();
         if problems.is_empty() {
             self.certificate_reload.in_force = files.clone();
             self.certificate_reload.refused = None;
@@ -343,7 +343,7 @@ fn has_same_problems(one: &EdgeTls, other: &EdgeTls) -> bool {
         && one.problems().iter().all(|problem| is_kept(one, problem) == is_kept(other, problem))
 }
 
-fn file_fault(problem: &Problem) -> FileFaultRow {
+fn file_fault_row(problem: &Problem) -> FileFaultRow {
     FileFaultRow { object: problem.place.key.clone(), what: problem.to_string() }
 }
 

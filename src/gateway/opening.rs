@@ -178,7 +178,7 @@ pub(super) async fn open(
                     );
                     tokio::select! {
                         biased;
-                        () = stopper.stopped() => false,
+                        () = stopper.until_stopped() => false,
                         () = wait_until_client_left(&mut session.downstream.side, counters) => false,
                         made = making => made,
                     }
@@ -231,7 +231,7 @@ async fn connect_while_client_waits(
         (connect_request.counters, destination.service, connect_request.probe);
     tokio::select! {
         biased;
-        () = stopper.stopped() => Err(stopper.end(counters.phase())),
+        () = stopper.until_stopped() => Err(stopper.end(counters.phase())),
         connected = connect_upstream(destination, connect_request, switching) => {
             if let Some(wait) = counters.waited() {
                 service.waits.add(wait);

@@ -103,7 +103,7 @@ impl Engine {
         if let Some(side) = &self.dmz {
             side.retire();
         }
-        let open = format::count(self.totals().clients(), "session");
+        let open = format::count(self.totals().open_and_waiting(), "session");
         let drain = humantime::format_duration(self.profile.drain);
         self.shared
             .notices

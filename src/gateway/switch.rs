@@ -282,14 +282,14 @@ impl Engine {
         let line = line.join("; ");
         self.profile = profile;
         self.chosen = chosen;
-        let how_long = match self.chosen == self.first {
+        let duration = match self.chosen == self.first {
             true => String::new(),
             false => {
                 format!("; it lasts until this process ends: a restart begins with {}", self.first.describe())
             }
         };
         match asker {
-            Some(asker) => asker.answer(CommandAnswer::Done(line + &how_long)),
+            Some(asker) => asker.answer(CommandAnswer::Done(line + &duration)),
             None => {
                 self.audit_start(&self.profile.name, &line);
                 self.shared.notices.info(LogEvent::ProfileInForce.line(line));
@@ -392,10 +392,9 @@ impl Engine {
         self.retiring.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
         // A link may have opened a session a moment ago, which is still served.
         let of_links = |half: Half| half == Half::Internal && !services.keys().any(|(kept, _)| *kept == half);
-        let departed = before.iter().filter(|((half, _), _)| of_links(*half));
-        let departed =
-            departed.map(|(key, service)| (key.clone(), service.clone())).collect::<ServiceTable>();
-        self.shared.sessions.leaving.store(departed.into());
+        let removed = before.iter().filter(|((half, _), _)| of_links(*half));
+        let removed = removed.map(|(key, service)| (key.clone(), service.clone())).collect::<ServiceTable>();
+        self.shared.sessions.leaving.store(removed.into());
         self.shared.sessions.services.store(services.into());
     }
 

@@ -62,13 +62,13 @@ impl ForwardedHeaders {
 
     /// The same for a request that a trusted proxy has forwarded.
     pub fn via_proxies(self, through: &ForwardedChain, headers: &HeaderMap) -> Self {
-        let mut reported = HeaderMap::new();
+        let mut forwarded = HeaderMap::new();
         for name in [FORWARDED_PROTO, FORWARDED_HOST] {
             for value in headers.get_all(&name) {
-                reported.append(name.clone(), value.clone());
+                forwarded.append(name.clone(), value.clone());
             }
         }
-        Self { list: HeaderValue::from_bytes(&through.list).unwrap_or(self.list), trusted: reported, ..self }
+        Self { list: HeaderValue::from_bytes(&through.list).unwrap_or(self.list), trusted: forwarded, ..self }
     }
 }
 

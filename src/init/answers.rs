@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The port of the internal gateway in forward mode is the one after that of reverse mode.
-const LINK_PORT: u16 = 1443;
+const REVERSE_LINK_PORT: u16 = 1443;
 
 #[derive(Debug, Error)]
 pub enum InitAnswersError {
@@ -150,7 +150,7 @@ impl InitAnswers {
             InitQuestion::Connect => "http://127.0.0.1:8080".into(),
             InitQuestion::Host if self.half == InitHalf::Pair => "127.0.0.1".into(),
             InitQuestion::Host => return None,
-            InitQuestion::LinkPort => LINK_PORT.to_string(),
+            InitQuestion::LinkPort => REVERSE_LINK_PORT.to_string(),
         })
     }
 

@@ -197,7 +197,7 @@ impl AgreedLink {
     }
 
     /// At a server: what its links obey.
-    pub fn set_lockdown(&mut self, lockdown: Lockdown) {
+    pub fn obey_lockdown(&mut self, lockdown: Lockdown) {
         self.lockdown = lockdown;
     }
 

@@ -106,7 +106,7 @@ pub struct LinkKeeper {
 struct KeeperState {
     wanted: KeeperTarget,
     /// How many links in all the peer accepts.
-    links_max: usize,
+    peer_links_max: usize,
     protocol: Option<LinkProtocol>,
     /// By the service that the links are ready for; `None` means any service.
     dial_states: BTreeMap<Option<ServiceName>, DialState>,
@@ -131,7 +131,7 @@ impl LinkKeeper {
     ) -> (Arc<Self>, mpsc::Receiver<KeeperEvent>) {
         let state = KeeperState {
             wanted,
-            links_max: usize::MAX,
+            peer_links_max: usize::MAX,
             // A plain link can only speak SOCKS5.
             protocol: (!gateway.tls).then_some(LinkProtocol::Socks),
             dial_states: BTreeMap::new(),
@@ -160,7 +160,7 @@ impl LinkKeeper {
 
     /// How many links in all the peer accepts, as far as is known.
     pub fn links_max(&self) -> usize {
-        self.lock().links_max
+        self.lock().peer_links_max
     }
 
     /// Stops dialling; ready links stay until [`LinkKeeper::retire`].

@@ -47,7 +47,7 @@ pub struct LinkCounters {
     round_trip: Mutex<RoundTrip>,
     table: LinkTable,
     /// Whether a session was answered since this was last read.
-    carried: AtomicBool,
+    has_carried: AtomicBool,
     /// How a link has broken the protocol, until it is read.
     broken: Mutex<Option<PeerViolation>>,
     /// The peer has said that it drains, and no link was established since.
@@ -55,13 +55,13 @@ pub struct LinkCounters {
     /// At the half that dials: more links are wanted than are allowed.
     at_maximum: AtomicBool,
     /// Notified when a ready link is taken or lost, when one has broken the protocol, or when the peer drains.
-    fewer: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 impl LinkCounters {
     /// Counters that notify somebody when a ready link is taken or lost.
-    pub fn notifying(fewer: Arc<Notify>) -> Arc<Self> {
-        Arc::new(Self { fewer, ..Self::default() })
+    pub fn notifying(changed: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { changed, ..Self::default() })
     }
 
     /// Number of links with this activity.
@@ -148,19 +148,19 @@ impl LinkCounters {
     /// Notes that a session on one of the links was answered.
     pub fn note_carried(&self) {
         // Read first: under load it is already set, and otherwise every link would write here.
-        if !self.carried.load(Ordering::Relaxed) {
-            self.carried.store(true, Ordering::Relaxed);
+        if !self.has_carried.load(Ordering::Relaxed) {
+            self.has_carried.store(true, Ordering::Relaxed);
         }
     }
 
     pub fn take_carried(&self) -> bool {
-        self.carried.swap(false, Ordering::Relaxed)
+        self.has_carried.swap(false, Ordering::Relaxed)
     }
 
     /// Notes that a link has broken the protocol.
     pub fn note_violation(&self, how: PeerViolation) {
         *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
-        self.fewer.notify_one();
+        self.changed.notify_one();
     }
 
     pub fn take_violation(&self) -> Option<PeerViolation> {
@@ -170,7 +170,7 @@ impl LinkCounters {
     /// Notes that the peer has said on a link that it drains. Its sessions may go on for long.
     pub fn note_drain(&self) {
         self.drains.store(true, Ordering::Relaxed);
-        self.fewer.notify_one();
+        self.changed.notify_one();
     }
 
     pub fn drains(&self) -> bool {
@@ -322,7 +322,7 @@ impl LinkGuard {
         self.counts.counter(is).fetch_add(1, Ordering::Relaxed);
         self.entry.set_activity(is);
         if before == LinkActivity::Ready && is != LinkActivity::Ready {
-            self.counts.fewer.notify_one();
+            self.counts.changed.notify_one();
         }
     }
 }
@@ -333,7 +333,7 @@ impl Drop for LinkGuard {
         // The last to write is the last to leave.
         self.counts.last_link_ended_us.store(clock::now_us().max(1), Ordering::Relaxed);
         self.counts.table.remove(self.key);
-        self.counts.fewer.notify_one();
+        self.counts.changed.notify_one();
     }
 }
 

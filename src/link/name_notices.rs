@@ -14,7 +14,7 @@ pub fn report_update<A: LookupAnswer>(notices: &NoticeLog, name: &str, event: &N
         let line = format!("name {name}: {report}");
         match report {
             NameReport::Unanswered(_) => notices.warn(LogEvent::NameUnanswered.line(line)),
-            NameReport::Answered { .. } => notices.info(LogEvent::NameAnswered.line(line)),
+            NameReport::AnsweredAgain { .. } => notices.info(LogEvent::NameAnswered.line(line)),
             NameReport::Unusable(_) | NameReport::TooMany(..) => {
                 notices.warn(LogEvent::NameLeftOut.line(line));
             }

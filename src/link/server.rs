@@ -95,7 +95,7 @@ impl LinkServer {
 
     /// Serves an established link.
     pub fn serve(self: &Arc<Self>, mut link: Box<AgreedLink>) -> ServedLink {
-        link.set_lockdown(self.lockdown.clone());
+        link.obey_lockdown(self.lockdown.clone());
         let mut offers = self.offers.subscribe();
         // What its `hello` said may already be out of date.
         offers.mark_changed();

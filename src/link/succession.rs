@@ -87,11 +87,11 @@ fn forget_succeeded<T: SuccessionEntry>(all: &mut Vec<T>) {
 fn successor_of<T: SuccessionEntry>(all: &mut [T], at: usize) -> Option<usize> {
     all[at].lost_for()?;
     let now = Instant::now();
-    let gone_at = now.checked_sub(all[at].counters().gone_for()?)?;
-    let (peer, came_at) = (all[at].peer().clone(), all[at].succession().began);
+    let lost_at = now.checked_sub(all[at].counters().gone_for()?)?;
+    let (peer, arrived_at) = (all[at].peer().clone(), all[at].succession().began);
     all.iter_mut().position(|one| {
         let Succession { began, is_successor } = *one.succession();
-        let is_later = began > came_at && began >= gone_at;
+        let is_later = began > arrived_at && began >= lost_at;
         is_later && !is_successor && one.has_links() && one.peer().may_succeed(&peer)
     })
 }

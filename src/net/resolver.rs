@@ -169,7 +169,7 @@ impl NameResolver {
 
     /// Starts the queued look-ups that may run.
     fn start_queued(&self, table: &mut NameTable) {
-        while let Some(host) = table.next_queued() {
+        while let Some(host) = table.start_next_queued() {
             let names = self.clone();
             let look_up = {
                 let host = host.clone();
@@ -221,7 +221,7 @@ impl NameTable {
     }
 
     /// The first queued name whose look-up may begin, counted as running.
-    fn next_queued(&mut self) -> Option<String> {
+    fn start_next_queued(&mut self) -> Option<String> {
         if self.running >= THREADS_MAX {
             return None;
         }

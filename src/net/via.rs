@@ -112,13 +112,13 @@ pub async fn dial_via(
     // The request is one segment, and so is what follows it.
     stream.set_nodelay(true).map_err(|error| failed(error.into()))?;
     let login = proxy.login.as_ref();
-    let requested = async {
+    let request = async {
         match proxy.kind {
             ProxyKind::Http => connect(&mut stream, to, login).await,
             ProxyKind::Socks5 => socks5::connect(&mut stream, to, login).await,
         }
     };
-    match timeout(CONNECT_RESPONSE_TIMEOUT, requested).await {
+    match timeout(CONNECT_RESPONSE_TIMEOUT, request).await {
         Ok(Ok(())) => Ok(stream),
         Ok(Err(failure)) => Err(failed(failure)),
         Err(_) => Err(failed(ViaErrorKind::Late)),
@@ -201,10 +201,10 @@ fn check_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Resul
                 return Err(ViaErrorKind::OtherLogin(escape_for_display(schemes[0])));
             }
             let realm = schemes.iter().find(|value| is_basic(value)).map(|value| escape_for_display(value));
-            let reported = realm.map_or(message.clone(), |realm| format!("{message}, {realm}"));
+            let detail = realm.map_or(message.clone(), |realm| format!("{message}, {realm}"));
             Err(match login {
-                None => ViaErrorKind::NoLogin(reported),
-                Some(_) => ViaErrorKind::BadLogin(reported),
+                None => ViaErrorKind::NoLogin(detail),
+                Some(_) => ViaErrorKind::BadLogin(detail),
             })
         }
         502..=504 => Err(ViaErrorKind::Unreachable { to: to.clone(), message }),

@@ -32,7 +32,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
         }
     }
     if let Some(dmz) = raw.dmz.good() {
-        check_unready_ports(dmz, problems);
+        check_passed_ports_can_close(dmz, problems);
         let tls = dmz.link.good().map(|link| &link.ends.tls);
         let peers = dmz.services.iter().filter_map(|service| service.peers.as_ref());
         check_known_peers(tls, peers.flatten(), "dmz", problems);
@@ -71,9 +71,11 @@ fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
         match others.iter().find_map(|other| Some((other, find_clash(&accept.value, &other.value)?))) {
             Some((other, AcceptClash::Whole)) => problems.push(collision(at, &accept.place, &other.place)),
             Some((other, AcceptClash::Requests)) => problems.push(same_requests(accept, &other.place)),
-            Some((other, AcceptClash::Proxy)) => problems.push(other_proxy(&accept.place, &other.place)),
+            Some((other, AcceptClash::Proxy)) => {
+                problems.push(other_proxy_problem(&accept.place, &other.place))
+            }
             Some((other, AcceptClash::Name(name))) => {
-                problems.push(same_name(name, &accept.place, &other.place))
+                problems.push(same_name_problem(name, &accept.place, &other.place))
             }
             None if !others.is_empty() => {}
             None if link.is_some_and(|link| link_ports::is_shared(&link.value, &accept.value)) => {}
@@ -87,7 +89,7 @@ fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
 }
 
 /// A port that another process holds cannot be closed.
-fn check_unready_ports(dmz: &RawDmz, problems: &mut Vec<Problem>) {
+fn check_passed_ports_can_close(dmz: &RawDmz, problems: &mut Vec<Problem>) {
     let refuses = |service: &&RawDmzService| service.unready.unwrap_or(dmz.unready) == UnreadyPolicy::Refuse;
     let accepts = dmz.services.iter().filter(refuses).flat_map(|service| &service.accept.list);
     for accept in accepts.filter(|accept| accept.value.address.at.passed_name().is_some()) {
@@ -138,12 +140,12 @@ fn same_requests(accept: &Located<Accept>, other: &ProfileLocation) -> Problem {
         .at(place.clone())
 }
 
-fn other_proxy(place: &ProfileLocation, other: &ProfileLocation) -> Problem {
+fn other_proxy_problem(place: &ProfileLocation, other: &ProfileLocation) -> Problem {
     let what = format!("`{}` (line {}) is the same port with another `proxy`", other.key, other.line);
     ValueProblem::new(what, "give all accepts of a port the same `proxy`").at(place.clone())
 }
 
-fn same_name(name: &str, place: &ProfileLocation, other: &ProfileLocation) -> Problem {
+fn same_name_problem(name: &str, place: &ProfileLocation, other: &ProfileLocation) -> Problem {
     let what = format!("`{name}` belongs to `{}` (line {}) already", other.key, other.line);
     ValueProblem::new(what, "give it to one of the two alone").at(place.clone())
 }

@@ -480,7 +480,7 @@ impl SessionGuard {
 impl Drop for SessionGuard {
     fn drop(&mut self) {
         let phase = self.session.counters.phase();
-        let let_go = || match std::thread::panicking() {
+        let closed = || match std::thread::panicking() {
             true => {
                 SessionEnd { who: EndedBy::Internal, phase, reason: "its task failed; this is a bug".into() }
             }
@@ -491,7 +491,7 @@ impl Drop for SessionGuard {
                 reason: "its client had gone, and the rest did not end in time".into(),
             },
         };
-        let end = self.end.take().map_or_else(let_go, |end| *end);
+        let end = self.end.take().map_or_else(closed, |end| *end);
         self.registry.close(self.key, self.session.clone(), end);
     }
 }

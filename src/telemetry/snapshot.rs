@@ -211,8 +211,8 @@ pub struct TrafficTotals {
 }
 
 impl TrafficTotals {
-    /// Clients that a stop would cut.
-    pub fn clients(&self) -> u64 {
+    /// Clients with a session, or that wait for one: those that a stop would cut.
+    pub fn open_and_waiting(&self) -> u64 {
         self.sessions_open.saturating_add(self.sessions_waiting)
     }
 

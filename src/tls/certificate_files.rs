@@ -38,8 +38,8 @@ impl CertificateFiles {
 
     /// The files whose state differs from `before`.
     pub fn changed_since(&self, before: &Self) -> ChangedFiles {
-        let is_unlike = |(path, look): &(&PathBuf, &Option<FileStamp>)| before.0.get(*path) != Some(look);
-        ChangedFiles(self.0.iter().filter(is_unlike).map(|(path, _)| path.clone()).collect())
+        let differs = |(path, look): &(&PathBuf, &Option<FileStamp>)| before.0.get(*path) != Some(look);
+        ChangedFiles(self.0.iter().filter(differs).map(|(path, _)| path.clone()).collect())
     }
 }
 
@@ -113,8 +113,8 @@ mod tests {
         fs::rename(at("same"), at("moved")).expect("it is renamed");
         fs::write(at("written"), "and more").expect("it is written");
         let changed = look().changed_since(&before);
-        for (material, is_unlike) in materials.iter().zip([true, true, true, false]) {
-            assert_eq!(changed.has_any_of([material].into_iter()), is_unlike, "{material:?}");
+        for (material, differs) in materials.iter().zip([true, true, true, false]) {
+            assert_eq!(changed.has_any_of([material].into_iter()), differs, "{material:?}");
         }
         let reported = changed.to_string();
         let expected = ["linked", "moved", "written"].map(|name| at(name).display().to_string());

@@ -62,7 +62,7 @@ impl App {
         let row = shown.gateways.iter().find(|row| Some(&row.name) == chosen.as_ref());
         let sessions_open = match row.and_then(|row| row.heard.as_ref()) {
             Some(facts) => facts.sessions_open.saturating_add(facts.sessions_waiting),
-            None => self.latest().totals.clients(),
+            None => self.latest().totals.open_and_waiting(),
         };
         self.overlay = Overlay::question(Confirmation::Stop { sessions_open });
     }

@@ -24,7 +24,7 @@ pub fn print(ended: ScreenEnd, app: &App) {
 
 /// One line about a stop that is under way.
 pub fn print_stopping(snapshot: &Snapshot) {
-    let open = snapshot.totals.clients();
+    let open = snapshot.totals.open_and_waiting();
     let left = snapshot.cut_in_seconds.unwrap_or_default();
     let sessions = if open == 1 { "1 session is".into() } else { format!("{open} sessions are") };
     let line = format!("stopping: {sessions} open, cut in {left:.0} s; Ctrl-C cuts now\n");

@@ -60,8 +60,8 @@ impl VerifyRun {
                 "start it without inherited sockets; find who hands them on with `ss -lpn`",
             );
         }
-        let knocked = match self.try_forward_port().await {
-            Ok(knocked) => knocked,
+        let probed = match self.try_forward_port().await {
+            Ok(probed) => probed,
             Err(failed) => return failed,
         };
         let rest = match rest.is_empty() {
@@ -76,7 +76,7 @@ impl VerifyRun {
             Err(failed) => return failed,
         };
         StepFinding::pass(format!(
-            "each of the {} sockets of process {} was asked (/proc/self/fd, SO_ACCEPTCONN, getsockname; TCP, MPTCP, UDP, IPv6, Unix, raw): {rest}; {knocked}; {refused}",
+            "each of the {} sockets of process {} was asked (/proc/self/fd, SO_ACCEPTCONN, getsockname; TCP, MPTCP, UDP, IPv6, Unix, raw): {rest}; {probed}; {refused}",
             held.looked_at,
             std::process::id()
         ))
@@ -192,7 +192,7 @@ mod tests {
         let at = silent.local_addr().expect("it is bound").as_socket().expect("an address");
         let _fills = TcpStream::connect(at).await.expect("it connects");
         let at = HostPort { host: at.ip().to_string(), port: at.port() };
-        let knocked = happens_after(CONNECT_TIMEOUT, try_connect(&at)).await;
-        assert!(knocked.is_err_and(|error| error.to_string().contains("no answer within 1s")));
+        let probed = happens_after(CONNECT_TIMEOUT, try_connect(&at)).await;
+        assert!(probed.is_err_and(|error| error.to_string().contains("no answer within 1s")));
     }
 }

@@ -501,7 +501,7 @@ async fn a_client_is_carried_or_refused_in_time_while_links_die_at_random() {
     while let Some(carried) = clients.join_next().await {
         carried.unwrap();
     }
-    let snapshot = gateway.until("all ended", |snapshot| snapshot.totals.clients() == 0).await;
+    let snapshot = gateway.until("all ended", |snapshot| snapshot.totals.open_and_waiting() == 0).await;
     assert_eq!(snapshot.totals.sessions + snapshot.totals.refused, 300);
     assert_eq!(snapshot.pools[0].waiting, 0);
 }

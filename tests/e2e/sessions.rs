@@ -354,7 +354,7 @@ async fn totals_hold_together_at_every_moment() {
                 });
             }
             let mut before = pair.dmz.now().await;
-            while before.totals.clients() > 0 || !clients.is_empty() {
+            while before.totals.open_and_waiting() > 0 || !clients.is_empty() {
                 let seen = pair.dmz.now().await;
                 assert_true(&before, &seen);
                 while let Some(carried) = clients.try_join_next() {

@@ -60,7 +60,7 @@ impl LinkKeeper {
             Some(LinkProtocol::Socks) if service.is_none() => 1,
             Some(_) => self.target(state, service.as_ref()),
         };
-        let space = state.links_max.saturating_sub(state.links());
+        let space = state.peer_links_max.saturating_sub(state.links());
         let kept = state.wanted;
         let reuse =
             if state.protocol == Some(LinkProtocol::Socks) { LinkReuse::OneSession } else { LinkReuse::Long };
@@ -136,7 +136,7 @@ impl LinkKeeper {
         {
             let mut state = self.lock();
             state.serves = Some(linked.link.serves().clone());
-            state.links_max = match self.shared.half {
+            state.peer_links_max = match self.shared.half {
                 Half::Internal => linked.grant.links_max,
                 Half::Dmz => linked.offer.links_max,
             }

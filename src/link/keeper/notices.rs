@@ -43,10 +43,10 @@ impl LinkKeeper {
     /// Names the services that the links are not used for, whenever that changes.
     pub(super) fn report_refused(&self, linked: &EstablishedLink) {
         let mismatch: Vec<_> = linked.mismatches.iter().map(ToString::to_string).collect();
-        let is_unlike =
+        let is_mismatched =
             |service: &ServiceName| linked.mismatches.iter().any(|mismatch| mismatch.service == *service);
         let is_refused =
-            |service: &&ServiceName| !linked.grant.granted.contains(*service) && !is_unlike(service);
+            |service: &&ServiceName| !linked.grant.granted.contains(*service) && !is_mismatched(service);
         let offered = linked.offer.services.iter().map(|of| &of.name);
         let names: Vec<_> = offered.filter(is_refused).map(ToString::to_string).collect();
         let mut state = self.lock();

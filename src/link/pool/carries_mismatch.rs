@@ -26,23 +26,23 @@ struct SeenMismatch {
 }
 
 impl CarriesMismatches {
-    /// Notes everything that a peer offers differently. Returns what it has not said before.
+    /// Notes everything that a peer offers differently. Returns those that were not reported yet.
     pub fn note_mismatches(&mut self, peer: &Peer, mismatch: &[CarriesMismatch]) -> Vec<CarriesMismatch> {
-        let is_reported =
+        let still_mismatched =
             |service: &ServiceName| mismatch.iter().any(|mismatch| mismatch.service == *service);
-        self.0.retain(|(service, of), _| of != peer || is_reported(service));
-        let mut event = Vec::new();
+        self.0.retain(|(service, of), _| of != peer || still_mismatched(service));
+        let mut unreported = Vec::new();
         for mismatch in mismatch {
             let key = (mismatch.service.clone(), peer.clone());
             if self.0.len() >= MAX && !self.0.contains_key(&key) {
                 continue;
             }
-            let received = SeenMismatch { mismatch: mismatch.clone(), at: Instant::now() };
-            if self.0.insert(key, received).is_none_or(|before| before.mismatch != *mismatch) {
-                event.push(mismatch.clone());
+            let seen = SeenMismatch { mismatch: mismatch.clone(), at: Instant::now() };
+            if self.0.insert(key, seen).is_none_or(|before| before.mismatch != *mismatch) {
+                unreported.push(mismatch.clone());
             }
         }
-        event
+        unreported
     }
 
     /// Forgets everything, because the terms have changed.
@@ -52,18 +52,18 @@ impl CarriesMismatches {
 
     /// Forgets peers that have not come back.
     pub fn forget(&mut self, has_links: impl Fn(&Peer) -> bool) {
-        self.0.retain(|(_, peer), received| received.at.elapsed() < RETENTION_PERIOD || has_links(peer));
+        self.0.retain(|(_, peer), seen| seen.at.elapsed() < RETENTION_PERIOD || has_links(peer));
     }
 
     /// Why a service cannot be used at a peer that offers it.
     pub fn of_service(&self, service: &ServiceName) -> Option<&CarriesMismatch> {
         let of = self.0.iter().filter(|((of, _), _)| of == service);
-        of.min_by_key(|((_, peer), _)| peer.label()).map(|(_, received)| &received.mismatch)
+        of.min_by_key(|((_, peer), _)| peer.label()).map(|(_, seen)| &seen.mismatch)
     }
 
     /// What cannot be used at a peer: the first of its services.
     pub fn of_peer(&self, peer: &Peer) -> Option<&CarriesMismatch> {
         let of = self.0.iter().filter(|((_, of), _)| of == peer);
-        of.min_by_key(|((service, _), _)| service).map(|(_, received)| &received.mismatch)
+        of.min_by_key(|((service, _), _)| service).map(|(_, seen)| &seen.mismatch)
     }
 }

@@ -107,10 +107,10 @@ impl PoolContents {
         if self.is_full_for(peer) {
             return None;
         }
-        let conduct = self.peers.iter().find(|group| group.peer.is_same_gateway(peer));
-        let conduct = conduct.map(|group| group.record.clone()).unwrap_or_default();
+        let record = self.peers.iter().find(|group| group.peer.is_same_gateway(peer));
+        let record = record.map(|group| group.record.clone()).unwrap_or_default();
         let mut group = PeerLinks::new(peer.clone(), serves, target);
-        group.record = conduct;
+        group.record = record;
         self.peers.push(group);
         Some(self.peers.len() - 1)
     }

@@ -404,7 +404,7 @@ impl Pool {
     }
 
     /// Whether any peer other than these has a ready link for a service.
-    pub fn has_peer_for(&self, service: &ServiceName, not: &[Peer]) -> bool {
+    pub fn has_other_peer_for(&self, service: &ServiceName, not: &[Peer]) -> bool {
         let contents = self.lock();
         contents.peers.iter().any(|group| !not.contains(&group.peer) && group.can_take(service))
     }

@@ -49,7 +49,7 @@ pub enum NameReport {
     /// The first look-up without an address, and why it failed.
     Unanswered(String),
     /// The first look-up with an address after those.
-    Answered { failures: u32 },
+    AnsweredAgain { failures: u32 },
     /// Targets that cannot be connected to.
     Unusable(Vec<String>),
     /// There are this many of the second, and fewer are used.
@@ -61,7 +61,7 @@ impl<A: LookupAnswer> NameUpdate<A> {
     pub fn unanswered(&self) -> Option<&str> {
         self.lines.iter().find_map(|line| match line {
             NameReport::Unanswered(why) => Some(why.as_str()),
-            NameReport::Answered { .. } | NameReport::Unusable(_) | NameReport::TooMany(..) => None,
+            NameReport::AnsweredAgain { .. } | NameReport::Unusable(_) | NameReport::TooMany(..) => None,
         })
     }
 }
@@ -144,7 +144,7 @@ impl<A: LookupAnswer> NameWatch<A> {
         }
         self.beyond = chosen.beyond;
         if self.failures > 0 {
-            lines.push(NameReport::Answered { failures: std::mem::take(&mut self.failures) });
+            lines.push(NameReport::AnsweredAgain { failures: std::mem::take(&mut self.failures) });
         }
         let change = self.known.note_answer(&chosen.used, |target| answer.covers(target), now);
         self.next = now + next_look_up(answer.ttl(), fastrand::f64());
@@ -166,7 +166,7 @@ impl std::fmt::Display for NameReport {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unanswered(why) => write!(out, "{why}; what is known of it stays in use"),
-            Self::Answered { failures } => {
+            Self::AnsweredAgain { failures } => {
                 write!(out, "it is answered again, after {failures} failures in a row")
             }
             Self::Unusable(targets) => {

@@ -153,7 +153,7 @@ fn names_that_were_late_have_a_part_of_the_threads() {
     let slow = (0..300).map(|number| (format!("www.late{number}.test"), true));
     let prompt = (0..300).map(|number| (format!("www.prompt{number}.test"), false));
     let _asking: Vec<_> = slow.chain(prompt).map(|(host, was_late)| add(host, was_late)).collect();
-    let begun: Vec<_> = std::iter::from_fn(|| table.next_queued()).collect();
+    let begun: Vec<_> = std::iter::from_fn(|| table.start_next_queued()).collect();
     assert_eq!(begun.len(), THREADS_MAX);
     assert_eq!(begun.iter().filter(|host| host.contains("late")).count(), LATE_MAX);
     for host in &begun {

@@ -96,7 +96,7 @@ pub struct ChainCheck {
 
 impl ChainCheck {
     /// Goes through all lines; also keeps what can be said about the last one.
-    pub fn through(mut file: impl BufRead) -> io::Result<Self> {
+    pub fn check(mut file: impl BufRead) -> io::Result<Self> {
         let (mut chain, mut line) = (Self::default(), Vec::new());
         loop {
             line.clear();

@@ -72,7 +72,7 @@ impl AuditFile {
             Err(Errno::WOULDBLOCK) => return Err(AuditFileError::Taken),
             locked => locked.map_err(io::Error::from)?,
         }
-        let chain = ChainCheck::through(BufReader::new(file))?;
+        let chain = ChainCheck::check(BufReader::new(file))?;
         if chain.is_foreign {
             return Err(AuditFileError::Foreign);
         }

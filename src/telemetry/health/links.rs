@@ -122,10 +122,10 @@ fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
 fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &mut Vec<Alert>) {
     let Some(first) = rows.first() else { return };
     let of_half = snapshot.services.iter().filter(|service| service.half == first.half);
-    let hit = of_half.filter(|service| rows.iter().any(|pool| serves(pool, service)));
-    let hit: Vec<_> = hit.filter(|service| has_no_link(snapshot, service)).collect();
+    let affected = of_half.filter(|service| rows.iter().any(|pool| serves(pool, service)));
+    let affected: Vec<_> = affected.filter(|service| has_no_link(snapshot, service)).collect();
     // A gateway that has said goodbye is not missed while others serve.
-    if hit.is_empty() && rows.iter().all(|pool| pool.left) {
+    if affected.is_empty() && rows.iter().all(|pool| pool.left) {
         return;
     }
     let away = rows.iter().filter_map(|pool| pool.gone_seconds).reduce(f64::min);
@@ -143,7 +143,7 @@ fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &m
         Some(cut) if cut > 0 => text.push_str(&format!(", {cut} sessions cut")),
         _ => {}
     }
-    text.push_str(&services_without_link(snapshot, &hit));
+    text.push_str(&services_without_link(snapshot, &affected));
     // Last, because it may be long and the line may be cut.
     if let Some(error) = rows.iter().find_map(|pool| pool.last_error.as_deref()) {
         text.push_str(&format!(": {error}"));

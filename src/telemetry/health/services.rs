@@ -112,7 +112,7 @@ fn limit_lack(snapshot: &Snapshot, row: &ServiceRow) -> Option<ServiceProblem> {
         |refusal: &RefusalRow| refusal.code == "LW" && links::are_full(links::serving_pools(snapshot, row));
     let refused = recent_refusals(row, LIMIT_SECONDS)
         .find(|refusal| refusal.code.starts_with('L') && !refusal.is_of_one_client && !is_of_links(refusal));
-    let is_reached = row.limit.is_some_and(|limit| row.totals.clients() >= limit as u64);
+    let is_reached = row.limit.is_some_and(|limit| row.totals.open_and_waiting() >= limit as u64);
     let why = match (refused, row.limit) {
         (Some(refusal), _) => format!("full, {} refused: {}", clients(refusal.count), refusal.reason),
         (None, Some(limit)) if is_reached => {

@@ -45,7 +45,7 @@ impl SessionStopper {
     }
 
     /// Returns when it is stopped. Not an async function, whose state would be larger.
-    pub fn stopped(&self) -> WaitForCancellationFuture<'_> {
+    pub fn until_stopped(&self) -> WaitForCancellationFuture<'_> {
         self.token.cancelled()
     }
 

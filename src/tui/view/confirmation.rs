@@ -108,7 +108,7 @@ pub fn all_lines(app: &App, space: u16) -> Vec<String> {
 pub fn text(app: &App) -> String {
     match app.overlay() {
         Overlay::Nothing | Overlay::Help { .. } | Overlay::Typing(_) => String::new(),
-        Overlay::AskQuit => match app.latest().totals.clients() {
+        Overlay::AskQuit => match app.latest().totals.open_and_waiting() {
             0 => "Quit, and stop the gateway? No session is open.".into(),
             1 => "Quit? 1 session is open in this gateway.".into(),
             open => format!("Quit? {open} sessions are open in this gateway."),

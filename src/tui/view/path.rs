@@ -341,8 +341,8 @@ fn draw_stage_line(
     let rest = Rect { x: beside.x + indent, width: beside.width - indent, ..beside };
     let Some(worst) = worst else { return table::write("none", theme.faint, rest, buffer) };
     draw_symbol(app, worst, at, buffer);
-    let ill = parts.iter().filter(|part| part.severity > Severity::Fine).count();
-    let (text, style) = match (parts.as_slice(), ill) {
+    let failing = parts.iter().filter(|part| part.severity > Severity::Fine).count();
+    let (text, style) = match (parts.as_slice(), failing) {
         ([part], _) if stage == PathStage::Clients => (one_line(app, part, rates), state_style(app, part)),
         ([part], _) => {
             (format!("{} {}", name(app, part), one_line(app, part, rates)), state_style(app, part))
@@ -351,9 +351,9 @@ fn draw_stage_line(
             let names: Vec<_> = parts.iter().map(|part| name(app, part)).collect();
             (format!("{} well: {}", parts.len(), names.join(", ")), theme.plain)
         }
-        (parts, ill) => {
+        (parts, failing) => {
             let text = format!(
-                "{ill} of {} not well: {} {}",
+                "{failing} of {} not well: {} {}",
                 parts.len(),
                 name(app, worst),
                 one_line(app, worst, rates)

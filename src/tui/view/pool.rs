@@ -245,7 +245,7 @@ fn row_cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
         ),
         PoolColumn::Carrying => number(screen_style, row.carrying as u64),
         PoolColumn::Sessions => number(screen_style, row.sessions as u64),
-        PoolColumn::Dialling => dialling(screen_style, row),
+        PoolColumn::Dialling => dialling_cell(screen_style, row),
         PoolColumn::Protocol => TableCell::new(row.protocol.clone().unwrap_or_default(), theme.plain),
         PoolColumn::RoundTrip => TableCell::new(round_trip(screen_style, row), theme.plain),
         PoolColumn::Waiting => number(screen_style, row.waiting as u64),
@@ -284,7 +284,7 @@ fn known(app: &App, text: Option<&str>) -> TableCell {
 }
 
 /// Dials under way, or how long the next one is delayed.
-fn dialling(screen_style: &ScreenStyle, row: &PoolRow) -> TableCell {
+fn dialling_cell(screen_style: &ScreenStyle, row: &PoolRow) -> TableCell {
     match row.retry_seconds {
         Some(seconds) if row.dialling == 0 => {
             TableCell::new(format!("in {}", format::whole_span(seconds)), screen_style.theme.plain)
