@@ -182,7 +182,8 @@ mod tests {
         assert_eq!(one.idle_since(), None);
         drop(BusyGuard::new(&one));
         drop(BusyGuard::new(&other));
-        let (first, second) = (one.idle_since().expect("it rests"), other.idle_since().expect("it rests"));
+        let (first, second) =
+            (one.idle_since().expect("it is idle"), other.idle_since().expect("it is idle"));
         assert!(first < second);
         let cx = Context::from_waker(std::task::Waker::noop());
         assert!(other.try_mark_busy() && !other.try_reclaim(second) && !reclaim.poll(&cx));

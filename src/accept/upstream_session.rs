@@ -1,6 +1,11 @@
-//! A session that the requests of a client connection are sent over.
+//! A session that the requests of a client connection are sent over, and those of a connection that are idle.
+//! The requests of a connection come one after another, so one session is busy at most; the others wait here for the
+//! next request of their client to their service.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use hyper::StatusCode;
 use tokio::{sync::oneshot, time::timeout};
@@ -30,6 +35,49 @@ pub struct UpstreamSession {
     pub idle_state: Arc<IdleState>,
 }
 
+/// The most sessions of one connection; past that the one that was idle longest is closed.
+const SESSIONS_MAX: usize = 8;
+
+/// The idle sessions of one client connection; the one used last comes last.
+#[derive(Default)]
+pub struct IdleSessions(Mutex<Vec<UpstreamSession>>);
+
+impl IdleSessions {
+    /// The session of a service for this client, busy from now on, if it is still open.
+    pub fn take(&self, service: &ServiceName, client: &RequestClient) -> Option<UpstreamSession> {
+        let mut sessions = self.lock();
+        let is_it = |session: &UpstreamSession| session.service == *service && session.client == *client;
+        let at = sessions.iter().position(is_it)?;
+        let session = sessions.remove(at);
+        (session.connection.is_open() && session.idle_state.try_mark_busy()).then_some(session)
+    }
+
+    pub fn put(&self, session: UpstreamSession) {
+        self.lock().push(session);
+    }
+
+    /// Closes the oldest session if there are as many as a connection may have.
+    pub fn make_room(&self) {
+        let mut sessions = self.lock();
+        if sessions.len() >= SESSIONS_MAX {
+            sessions.remove(0);
+        }
+    }
+
+    /// Closes the sessions that have given up their permits.
+    pub fn close_reclaimed(&self) {
+        self.lock().retain(|session| !session.idle_state.is_reclaimed());
+    }
+
+    pub fn close_all(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<UpstreamSession>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A request for which there was no answer from a backend.
 pub struct RequestFailure {
     /// The response for the client.
@@ -48,11 +96,11 @@ impl From<ErrorResponse> for RequestFailure {
 }
 
 /// Makes the response for a request that got none from its session. If the session has ended, it knows why.
-pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) -> RequestFailure {
-    let (mut end, backend) = (None, channel.idle_state.backend());
+pub async fn failure_response(session: UpstreamSession, lost: &ResponseFailure) -> RequestFailure {
+    let (mut end, backend) = (None, session.idle_state.backend());
     // The connection was cut, and learns that when it is next polled.
     if matches!(lost, ResponseFailure::BodyStalled | ResponseFailure::TimedOut) {
-        channel.failure_sender.report_timeout();
+        session.failure_sender.report_timeout();
     }
     let response = match lost {
         ResponseFailure::BodyStalled => {
@@ -63,8 +111,8 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
         }
         ResponseFailure::BodyCut => bad_request("the body of the request was cut"),
         ResponseFailure::Unanswered | ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_) => {
-            drop(channel.connection);
-            match timeout(OUTCOME_GRACE_PERIOD, channel.outcome).await {
+            drop(session.connection);
+            match timeout(OUTCOME_GRACE_PERIOD, session.outcome).await {
                 Ok(Ok(outcome)) => {
                     end = Some(outcome.end.code());
                     error_response_for(&outcome)
@@ -75,14 +123,14 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
             }
         }
     };
-    RequestFailure { response, session: Some(channel.id), end, backend }
+    RequestFailure { response, session: Some(session.id), end, backend }
 }
 
 /// The failure of a session whose answer cannot be passed on.
-pub fn unreadable(channel: UpstreamSession) -> RequestFailure {
+pub fn unreadable(session: UpstreamSession) -> RequestFailure {
     let response = ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service's answer is no HTTP/1.1");
-    let backend = channel.idle_state.backend();
-    RequestFailure { response, session: Some(channel.id), end: Some("BR".into()), backend }
+    let backend = session.idle_state.backend();
+    RequestFailure { response, session: Some(session.id), end: Some("BR".into()), backend }
 }
 
 /// An id for a new session.

@@ -40,7 +40,8 @@ use super::{
     teardown::{close_connection, drive_until_closed},
     upgrade::{UpgradedSocket, UpgradedTo, accept_link, downgrade_client, hand_over, web_socket_session},
     upstream_session::{
-        OUTCOME_GRACE_PERIOD, RequestFailure, UpstreamSession, failure_response, session_id, unreadable,
+        IdleSessions, OUTCOME_GRACE_PERIOD, RequestFailure, UpstreamSession, failure_response, session_id,
+        unreadable,
     },
 };
 use crate::{
@@ -71,9 +72,6 @@ use crate::{
     proto::multiplex::open::ClientOrigin,
 };
 
-/// The most sessions of one connection; past that the one that was idle longest is closed.
-const SESSIONS_MAX: usize = 8;
-
 /// What all requests of one connection share.
 struct ClientConnection {
     client: SocketAddr,
@@ -86,8 +84,7 @@ struct ClientConnection {
     tracker: Arc<KeepAliveTracker>,
     interims: InterimResponses,
     flushes: FlushTracker,
-    /// Idle sessions; the one used last comes last.
-    idle_sessions: Mutex<Vec<UpstreamSession>>,
+    idle_sessions: IdleSessions,
     upgraded: Mutex<Option<UpgradedTo>>,
     /// Where hyper leaves the connection when it ends, if a request has asked for an upgrade.
     downstream_upgrade: Mutex<Option<OnUpgrade>>,
@@ -133,7 +130,7 @@ pub async fn serve(
         tracker: Arc::default(),
         interims: InterimResponses::default(),
         flushes: FlushTracker::default(),
-        idle_sessions: Mutex::default(),
+        idle_sessions: IdleSessions::default(),
         upgraded: Mutex::default(),
         downstream_upgrade: Mutex::default(),
         reclaim: Arc::default(),
@@ -145,7 +142,7 @@ pub async fn serve(
     });
     connection.serve_requests(stream, prefix).await;
     // Each session sees an end.
-    lock(&connection.idle_sessions).clear();
+    connection.idle_sessions.close_all();
     let upgraded = lock(&connection.upgraded).take();
     // A connection that takes too long is cut; what is passed on uses a session that stays.
     if !matches!(upgraded, Some(UpgradedTo::Passed(..))) {
@@ -217,7 +214,7 @@ impl ClientConnection {
                 return Poll::Ready(Ok(()));
             }
             if self.reclaim.poll(cx) {
-                self.close_reclaimed();
+                self.idle_sessions.close_reclaimed();
                 // With nothing under way, the connection ends with them.
                 if self.tracker.phase() == ConnectionPhase::Idle {
                     served.as_mut().graceful_shutdown();
@@ -246,11 +243,6 @@ impl ClientConnection {
         };
         let io = io.filter(|_| !self.revocation.is_given());
         close_connection(io, ended, timed_out, (self.client, &self.lifetime.log)).await;
-    }
-
-    /// Closes the sessions that have given up their permits.
-    fn close_reclaimed(&self) {
-        lock(&self.idle_sessions).retain(|session| !session.idle_state.is_reclaimed());
     }
 
     async fn answer_request(self: Arc<Self>, mut request: Request<Incoming>) -> Response<MessageBody> {
@@ -399,7 +391,7 @@ impl ClientConnection {
             (StatusCode::SWITCHING_PROTOCOLS, None) => Err(unreadable(session)),
             (_, _) => {
                 let work = BusyGuard::new(&session.idle_state);
-                lock(&self.idle_sessions).push(session);
+                self.idle_sessions.put(session);
                 let body = MessageBody::response(body, self.flushes.clone());
                 Ok(Response::from_parts(head, body.with_guard(Box::new((exchange.into_body_guard(), work)))))
             }
@@ -413,16 +405,8 @@ impl ClientConnection {
         client: RequestClient,
         mut request: Request<MessageBody>,
     ) -> Result<(UpstreamSession, Response<Incoming>), RequestFailure> {
-        let open = {
-            let mut sessions = lock(&self.idle_sessions);
-            let at = sessions
-                .iter()
-                .position(|session| session.service == route.service && session.client == client);
-            at.map(|at| sessions.remove(at))
-                .filter(|session| session.connection.is_open() && session.idle_state.try_mark_busy())
-        };
         let names_itself = request.headers().contains_key(request::REQUEST_ID);
-        if let Some(mut session) = open {
+        if let Some(mut session) = self.idle_sessions.take(&route.service, &client) {
             request::set_request_id(request.headers_mut(), names_itself, &session.id);
             match session.connection.send(request).await {
                 Ok(response) => return Ok((session, response)),
@@ -458,7 +442,7 @@ impl ClientConnection {
     ) -> Result<UpstreamSession, RequestFailure> {
         let admission = ClientAdmission::Admitted(self.enter(service, &client).await?);
         let (ours, theirs) = pipe();
-        let deadline = ours.failure_sender();
+        let failure_sender = ours.failure_sender();
         let (outcome_sender, outcome) = oneshot::channel();
         let id = session_id();
         let entered = AdmittedClient {
@@ -471,33 +455,30 @@ impl ClientConnection {
             origin: client.origin(&self.origin),
             admission,
         };
-        let rest = IdleState::new_busy(&self.reclaim);
+        let idle_state = IdleState::new_busy(&self.reclaim);
         let requested = SessionRequest {
             id: Some(id.clone()),
             outcome_sender: Some(outcome_sender),
-            idle_state: Some(rest.clone()),
+            idle_state: Some(idle_state.clone()),
             expires: client.cut_at(),
             arrival: lock(&self.arrival).take(),
             ..session_request(entered)
         };
         let unserved =
             |_| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the service cannot be reached");
-        let (line, going) =
+        let (connection, going) =
             UpstreamConnection::handshake(ours, HeadSource::Peer, None).await.map_err(unserved)?;
         lock(&self.handshake_permit).take();
         self.drivers.add(drive_until_closed(going, (self.serve)(requested), self.is_cut.clone()));
-        let mut sessions = lock(&self.idle_sessions);
-        if sessions.len() >= SESSIONS_MAX {
-            sessions.remove(0);
-        }
+        self.idle_sessions.make_room();
         Ok(UpstreamSession {
             service: service.clone(),
             client,
             id,
-            connection: line,
-            failure_sender: deadline,
+            connection,
+            failure_sender,
             outcome,
-            idle_state: rest,
+            idle_state,
         })
     }
 }
