@@ -322,7 +322,7 @@ pub struct FileWork {
 pub enum FileWorkError {
     #[error("a file, or the file system it is on, did not answer within {}s", .0.as_secs())]
     Late(Duration),
-    #[error("the reading of a file panicked; this is a bug, please report it")]
+    #[error("the thread that read a file panicked; this is a bug, see the log, please report it")]
     Panicked,
 }
 

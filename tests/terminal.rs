@@ -186,7 +186,7 @@ fn pasted_text_is_no_command() {
     let mut terminal = open(&place);
     terminal.until_shown("running");
     terminal.press("\u{1b}[200~query the logs\u{1b}[201~");
-    terminal.until_shown("pasted text is no command here");
+    terminal.until_shown("pasted text is not run as a command");
     // Into a line that is typed it goes as text, on one line.
     terminal.press("/");
     terminal.press("\u{1b}[200~service:or\nders\u{1b}[201~");

@@ -209,7 +209,7 @@ pub enum RouteError {
     Evicted,
     #[error("its handshake was not complete within {}s", HANDSHAKE.as_secs())]
     Timeout,
-    #[error("it is none of the accept's proxies")]
+    #[error("it is not among the accept's proxies")]
     NotProxy,
     #[error(transparent)]
     Proxy(#[from] ProxyReadError),

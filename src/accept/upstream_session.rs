@@ -128,7 +128,7 @@ pub async fn failure_response(session: UpstreamSession, lost: &ResponseFailure) 
 
 /// The failure of a session whose answer cannot be passed on.
 pub fn unreadable(session: UpstreamSession) -> RequestFailure {
-    let response = ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service's answer is no HTTP/1.1");
+    let response = ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service's answer is not HTTP/1.1");
     let backend = session.idle_state.backend();
     RequestFailure { response, session: Some(session.id), end: Some("BR".into()), backend }
 }

@@ -121,7 +121,7 @@ impl AdminRequest {
 
 /// What is wrong with a request, in one line.
 #[derive(Debug, PartialEq, Eq, Error)]
-#[error("it is no request: {0}")]
+#[error("not a valid request: {0}")]
 pub struct RequestParseError(String);
 
 impl RequestParseError {
@@ -134,7 +134,7 @@ impl RequestParseError {
 pub enum WireError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it does not speak as a gateway does: {0}")]
+    #[error("not a Portcullis admin socket: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{0}")]
     Unclear(#[from] RequestParseError),
@@ -142,7 +142,7 @@ pub enum WireError {
     TooLong { bytes_max: usize },
     #[error("it closed without an answer")]
     Closed,
-    #[error("it does not speak as a gateway does, but says: {0}")]
+    #[error("not a Portcullis admin socket: it says {0}")]
     Banner(String),
 }
 

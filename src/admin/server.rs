@@ -56,7 +56,7 @@ const CLOSE_GRACE_PERIOD: Duration = Duration::from_millis(500);
 pub enum AdminError {
     #[error("admin socket {}: a gateway answers there already; stop it, or choose another with --admin", .0.display())]
     Taken(PathBuf),
-    #[error("admin socket {}: there is something else of that name; remove it, or choose another with --admin", .0.display())]
+    #[error("admin socket {}: a file that is not a socket is in the way; remove it, or choose another with --admin", .0.display())]
     NoSocket(PathBuf),
     #[error("admin socket {}: {source}; choose another with --admin", path.display())]
     Io { path: PathBuf, source: io::Error },

@@ -123,7 +123,7 @@ async fn carry_read_only(
 enum RequestRefusal {
     #[error(transparent)]
     Parse(#[from] RequestParseError),
-    #[error("this way to the gateway is read-only")]
+    #[error("this connection to the gateway is read-only")]
     ReadOnly,
 }
 

@@ -102,9 +102,9 @@ fn read_register(file: &Path, authority: &CertificateAuthority) -> Result<Revoke
     };
     let fault = |why: &str| CertsError::List { path: file.into(), why: why.into() };
     let (_, pem) =
-        x509_parser::pem::parse_x509_pem(text.as_bytes()).map_err(|_| fault("it is no PEM file"))?;
+        x509_parser::pem::parse_x509_pem(text.as_bytes()).map_err(|_| fault("it is not a PEM file"))?;
     let (_, list) = CertificateRevocationList::from_der(&pem.contents)
-        .map_err(|_| fault("it is no list of revoked certificates"))?;
+        .map_err(|_| fault("it is not a list of revoked certificates"))?;
     let issuer = ShownCertificate::read(&authority.pair.certificate).map(|shown| shown.subject);
     if issuer.as_deref() != Some(list.issuer().as_raw()) {
         return Err(fault("it comes from another CA than `ca.pem`"));

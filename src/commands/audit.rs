@@ -9,7 +9,7 @@ use crate::{
     exit,
     output::{print_line, print_note},
     telemetry::{
-        audit::{ChainBreak, ChainCheck, LineHash},
+        audit::{ChainBreak, ChainBreakKind, ChainCheck, LineHash},
         format,
     },
 };
@@ -22,14 +22,11 @@ pub fn verify(path: &Path, head: Option<LineHash>) -> anyhow::Result<ExitCode> {
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = opened.with_context(|| name.clone()).map_err(in_one_line)?;
     let facts = file.metadata().with_context(|| name.clone()).map_err(in_one_line)?;
-    ensure!(facts.is_file(), "{name}: it is no file");
-    let chain = ChainCheck::check(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
+    ensure!(facts.is_file(), "{name}: it is not a file");
+    let chain = ChainCheck::of(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
     let missing = head.filter(|head| *head != chain.last).map(|head| ChainBreak {
         line: chain.lines,
-        what: format!(
-            "the last has the hash {}, not {head}: lines at the end are missing, were changed or were added",
-            chain.last
-        ),
+        kind: ChainBreakKind::OtherHead { found: chain.last, kept: head },
     });
     if let Some(fault) = chain.fault.or(missing) {
         print_note(format_args!("{name}: {fault}"));

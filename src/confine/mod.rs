@@ -35,7 +35,7 @@ const IN_EVERY_MODE: &str = "locked as in every mode (seccomp): it starts no pro
 /// Why `confine: required` does not start.
 #[derive(Debug, Error)]
 pub enum LockError {
-    #[error("`confine: required`: the kernel takes no seccomp filter: {0}")]
+    #[error("`confine: required`: the kernel rejected the seccomp filter: {0}")]
     Seccomp(#[from] FilterError),
     #[error("`confine: required`: {0}")]
     Folders(#[from] FolderLockError),
@@ -106,7 +106,9 @@ impl ProcessLock {
         let taken = filters::refuse_always();
         match taken {
             Err(error) if policy == ConfinePolicy::Required => return Err(error.into()),
-            Err(ref error) => self.unreported.push(format!("the kernel takes no seccomp filter: {error}")),
+            Err(ref error) => {
+                self.unreported.push(format!("the kernel rejected the seccomp filter: {error}"))
+            }
             Ok(()) => {}
         }
         self.always = Some(taken);
@@ -213,7 +215,7 @@ impl ProcessLock {
             return None;
         }
         if let Some(Err(error)) = &self.always {
-            return Some(format!("`confine: required`: the kernel takes no seccomp filter: {error}"));
+            return Some(format!("`confine: required`: the kernel rejected the seccomp filter: {error}"));
         }
         half_to_lock(profile)?;
         match &self.folders {

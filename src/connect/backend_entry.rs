@@ -15,7 +15,7 @@ use tokio::{
 use super::{backend_group::BackendGroup, backend_member::BackendMember, direct::BackendTarget};
 use crate::{
     link::name_notices::report_update,
-    net::dns::{DnsResolver, HostAddresses, name_watch::NameWatch},
+    net::dns::{DnsError, DnsResolver, HostAddresses, name_watch::NameWatch},
     profile::ListedBackend,
     telemetry::{
         notices::NoticeLog,
@@ -39,7 +39,7 @@ pub(super) struct BackendEntry {
 enum NameState {
     Pending,
     /// Why it has no address.
-    Unanswered(String),
+    Unanswered(Arc<DnsError>),
     Known,
 }
 
@@ -91,7 +91,7 @@ impl BackendEntry {
     /// A name without an address has a row as well.
     pub fn row_without_member(&self) -> Option<BackendRow> {
         let why = match &*self.look_up.borrow() {
-            NameState::Unanswered(why) => why.clone(),
+            NameState::Unanswered(why) => why.to_string(),
             NameState::Pending | NameState::Known => "its name is being looked up".into(),
         };
         self.members.load().is_empty().then(|| BackendRow {
@@ -154,7 +154,7 @@ async fn follow_name(
         }
         match (&event.answer, event.unanswered()) {
             (Some(_), _) => drop(entry.look_up.send_replace(NameState::Known)),
-            (None, Some(why)) => drop(entry.look_up.send_replace(NameState::Unanswered(why.to_owned()))),
+            (None, Some(why)) => drop(entry.look_up.send_replace(NameState::Unanswered(why.clone()))),
             (None, None) => {}
         }
     }

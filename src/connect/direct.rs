@@ -211,7 +211,7 @@ fn connect_failure(error: &DialError) -> ConnectFailure {
     let (who, refusal) = match error {
         DialError::Refused { .. } => (EndedBy::Backend, Refusal::BackendRefused),
         DialError::Timeout { .. } => (EndedBy::Backend, Refusal::BackendLate),
-        DialError::Resolve { .. } | DialError::Unreachable { .. } => {
+        DialError::Resolve { .. } | DialError::Unroutable { .. } | DialError::Unreachable { .. } => {
             (EndedBy::Backend, Refusal::BackendUnreachable)
         }
         DialError::Local { .. } if error.exhausted().is_some() => (EndedBy::Limit, Refusal::Unavailable),

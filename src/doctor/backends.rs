@@ -62,7 +62,7 @@ fn find_failing(service: &ServiceRow) -> Option<DoctorFinding> {
     }
     let figure = format!("the last {} sessions failed at the backend", service.failed_in_a_row);
     let reason = service.backend_error.clone().unwrap_or_else(|| "none of them reached it".into());
-    let advice = "start the backend, or mend the address or the certificate that `connect` names";
+    let advice = "start the backend, or fix the address or the certificate that `connect` names";
     Some(DoctorFinding::new("backend-failing", Must, figure, reason, advice).about(service.name.clone()))
 }
 

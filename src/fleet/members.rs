@@ -293,7 +293,7 @@ mod tests {
             ("rubbish", "command not found"),
             ("missing", "No such file"),
             ("broken", "exit status: 3"),
-            ("babbles", "it does not speak as a gateway does"),
+            ("babbles", "not a Portcullis admin socket"),
             ("endless", "a message is longer than"),
         ] {
             let reported = row(&snapshot, name).why.as_deref().unwrap_or_default();
@@ -348,7 +348,7 @@ mod tests {
             }
             for (name, ..) in wrong {
                 let why = row(&merged, name).why.as_deref().unwrap_or_default();
-                assert!(why.contains("it does not speak as a gateway does"), "{name}: {why}");
+                assert!(why.contains("not a Portcullis admin socket"), "{name}: {why}");
                 assert_eq!(row(&merged, name).heard, None);
             }
             break;

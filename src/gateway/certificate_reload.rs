@@ -214,7 +214,7 @@ impl Engine {
             let line = format!("{changed_files} changed, and cannot be used: {why}");
             self.shared
                 .notices
-                .warn(LogEvent::CertificatesRefused.line(format!("{line}; those before stay in force")));
+                .warn(LogEvent::CertificatesRefused.line(format!("{line}; the previous ones stay in force")));
             self.certificate_reload.refused = Some(files);
         }
     }

@@ -49,8 +49,9 @@ impl Engine {
         }
         if profile.health == HealthPort::LeftOut {
             self.shared.notices.info(
-                LogEvent::HealthLeftOut
-                    .line("health: this half opens no port for monitors; `status --ready` tells the same"),
+                LogEvent::HealthLeftOut.line(
+                    "health: ignored, because this half opens no port for monitors; use `status --ready`",
+                ),
             );
         }
     }

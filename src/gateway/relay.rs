@@ -232,6 +232,7 @@ fn check_socket(side: &NetStream, link: Option<&mut SocksLinkWatch>) -> io::Resu
         return Err(error);
     }
     match link.map_or(SocksLinkState::All, |delivery| delivery.check(socket)) {
+        // Like the kernel's own error, which would come much later.
         SocksLinkState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
         delivered @ (SocksLinkState::All | SocksLinkState::NotYet) => Ok(delivered),
     }

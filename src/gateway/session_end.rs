@@ -121,9 +121,9 @@ fn describe_cause(cause: CutCause) -> &'static str {
     match cause {
         CutCause::Client => "the client failed",
         CutCause::Backend => "the backend failed",
-        CutCause::Time => "a time limit of the other gateway",
+        CutCause::Time => "a timeout at the other gateway; see its log",
         CutCause::Operator => "cut by the operator of the other gateway",
-        CutCause::Other => "the other gateway had to give it up",
+        CutCause::Other => "the other gateway ended it; its log has the reason under this id",
         CutCause::Policy => REVOKED,
     }
 }
@@ -179,7 +179,7 @@ mod tests {
         for (fate, code, reason) in [
             (SessionFate::Reset(CutCause::Client), "CC", CLIENT_LEFT),
             (SessionFate::Reset(CutCause::Operator), "OC", "cut by the operator of the other gateway"),
-            (SessionFate::Reset(CutCause::Time), "TC", "a time limit of the other gateway"),
+            (SessionFate::Reset(CutCause::Time), "TC", "a timeout at the other gateway; see its log"),
             (SessionFate::LinkLost(LinkLoss::Cut), "PC", "the link was lost"),
         ] {
             let end = report_unattached(fate, WhichSide::Upstream, SessionPhase::Connecting, None);

@@ -206,7 +206,8 @@ impl Engine {
         let Some(missing) = switching.missing_reason() else { return self.commit(switching) };
         if switching.can_serve_all() {
             self.shared.notices.warn(
-                LogEvent::SwitchUnready.line(format!("switch goes on though not all is ready: {missing}")),
+                LogEvent::SwitchUnready
+                    .line(format!("switched, although not everything is ready: {missing}")),
             );
             self.commit(switching);
         } else {

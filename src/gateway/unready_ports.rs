@@ -63,7 +63,7 @@ fn reopen(port: &mut ClientPort, mut closed: ClosedPort, at: &HostPort, common: 
             if !std::mem::replace(&mut closed.is_taken, true) {
                 common
                     .notices
-                    .warn(LogEvent::PortWaits.line(format!("client port {error}; it is tried again")));
+                    .warn(LogEvent::PortWaits.line(format!("client port {error}; retrying every second")));
             }
             port.closed = Some(closed);
         }

@@ -21,7 +21,7 @@ pub enum ResponseParseError {
     Status,
     #[error("the backend's answer speaks {0}")]
     Version(String),
-    #[error("the backend's answer is no HTTP")]
+    #[error("the backend's answer is not HTTP")]
     Foreign,
     #[error("the backend's answer has a malformed Content-Length")]
     Length,
@@ -101,7 +101,7 @@ mod tests {
             (&format!("{ok}X: a\r\n b\r\n\r\n"), "the backend's answer has a malformed field line"),
             ("HTTP/1.1 2x0 OK\r\n\r\n", "the backend's answer has a malformed status line"),
             ("HTTP/2.0 200 OK\r\n\r\n", "the backend's answer speaks HTTP/2.0"),
-            ("SSH-2.0-OpenSSH_9.2\r\n", "the backend's answer is no HTTP"),
+            ("SSH-2.0-OpenSSH_9.2\r\n", "the backend's answer is not HTTP"),
             (
                 &format!("{ok}Content-Length: x\r\n\r\n"),
                 "the backend's answer has a malformed Content-Length",

@@ -103,7 +103,7 @@ pub fn check_request<B>(request: &Request<B>) -> Result<String, ErrorResponse> {
         _ => {}
     }
     let host = match single_value(request.headers(), header::HOST)? {
-        Some(host) => Some(RequestHost::read(host).ok_or(bad_request("Host is none"))?),
+        Some(host) => Some(RequestHost::read(host).ok_or(bad_request("invalid Host"))?),
         None if request.version() == Version::HTTP_10 => None,
         None => return Err(bad_request("there is no Host")),
     };
@@ -118,7 +118,7 @@ pub fn check_request<B>(request: &Request<B>) -> Result<String, ErrorResponse> {
     let path = request.uri().path();
     let is_path = path.starts_with('/') || (path == "*" && *request.method() == Method::OPTIONS);
     if !is_path || leaves_folder(path) {
-        return Err(bad_request("its path is none"));
+        return Err(bad_request("invalid path"));
     }
     Ok(host)
 }
@@ -129,7 +129,7 @@ fn target_host(uri: &Uri) -> Result<Option<(RequestHost, u16)>, ErrorResponse> {
     let port = match uri.scheme_str() {
         Some("http") => 80,
         Some("https") => 443,
-        _ => return Err(bad_request("its target is none of HTTP")),
+        _ => return Err(bad_request("its target's scheme is neither http nor https")),
     };
     let host =
         RequestHost::read(authority.as_str().as_bytes()).ok_or(bad_request("its target has no host"))?;
@@ -181,7 +181,11 @@ pub fn origin(headers: &HeaderMap) -> Result<Option<&[u8]>, ErrorResponse> {
 pub(super) fn single_value(headers: &HeaderMap, name: HeaderName) -> Result<Option<&[u8]>, ErrorResponse> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(HeaderValue::as_bytes);
-    if values.next().is_some() { Err(bad_request("a header stands there twice")) } else { Ok(value) }
+    if values.next().is_some() {
+        Err(bad_request("a header that may appear only once is repeated"))
+    } else {
+        Ok(value)
+    }
 }
 
 /// Whether a path leaves its folder, in any spelling that a backend might accept.

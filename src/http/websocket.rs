@@ -43,10 +43,10 @@ pub fn grant_upgrade(
         ));
     }
     let key = single_value(headers, header::SEC_WEBSOCKET_KEY)?.filter(|key| is_key(key));
-    let key = key.ok_or(bad_request("Sec-WebSocket-Key is none"))?;
+    let key = key.ok_or(bad_request("invalid Sec-WebSocket-Key"))?;
     let protocol = choose_protocol(headers, protocols)?;
     let accept = HeaderValue::from_str(&derive_accept_key(key))
-        .map_err(|_| bad_request("Sec-WebSocket-Key is none"))?;
+        .map_err(|_| bad_request("invalid Sec-WebSocket-Key"))?;
     let mut response = Response::new(MessageBody::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();

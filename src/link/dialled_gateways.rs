@@ -217,7 +217,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         for entry in &table.entries {
             if entry.is_empty() {
                 let why = match &entry.unanswered {
-                    Some(why) => LinkFault::new(LinkCause::NameUnresolved, why.as_str()),
+                    Some(why) => LinkFault::new(LinkCause::NameUnresolved, why.to_string()),
                     None => LinkFault::new(LinkCause::Other, "its name is being looked up"),
                 };
                 let row = PoolRow { target, ..row(Some(&entry.written.at.host), &entry.written) };
@@ -244,7 +244,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
         report_update(&self.keepers.notices, &written.at.host, event);
         match (&event.answer, event.unanswered()) {
             (Some(_), _) => entry.unanswered = None,
-            (None, Some(why)) => entry.unanswered = Some(why.to_owned()),
+            (None, Some(why)) => entry.unanswered = Some(why.clone()),
             (None, None) => {}
         }
         take_in(entry);

@@ -158,7 +158,7 @@ impl From<&DialError> for LinkCause {
             DialError::Resolve { .. } => Self::NameUnresolved,
             DialError::Refused { .. } => Self::ConnectionRefused,
             DialError::Timeout { .. } => Self::NoAnswer,
-            DialError::Unreachable { .. } => Self::Unreachable,
+            DialError::Unreachable { .. } | DialError::Unroutable { .. } => Self::Unreachable,
             DialError::Local { .. } => Self::Other,
         }
     }
@@ -276,7 +276,9 @@ impl From<&BindError> for LinkCause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{net::dial::TriedAddresses, profile::HostPort, tls::party::TlsParty};
+    use crate::{
+        net::dial::TriedAddresses, net::resolve_error::ResolveError, profile::HostPort, tls::party::TlsParty,
+    };
 
     fn at() -> HostPort {
         HostPort { host: "dmz".into(), port: 1444 }
@@ -287,7 +289,8 @@ mod tests {
         let (tried, within) = (TriedAddresses::default, Duration::from_secs(3));
         let source = || io::Error::other("it failed");
         for (error, cause) in [
-            (DialError::Resolve { at: at(), source: source() }, LinkCause::NameUnresolved),
+            (DialError::Resolve { at: at(), source: ResolveError::NoAddress }, LinkCause::NameUnresolved),
+            (DialError::Unroutable { at: at(), source: ResolveError::NoAddress }, LinkCause::Unreachable),
             (DialError::Refused { at: at(), tried: tried() }, LinkCause::ConnectionRefused),
             (DialError::Timeout { at: at(), within, tried: tried() }, LinkCause::NoAnswer),
             (DialError::Unreachable { at: at(), source: source(), tried: tried() }, LinkCause::Unreachable),

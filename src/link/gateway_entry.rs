@@ -1,13 +1,13 @@
 //! One address of the profile that links are dialled to, and the gateways that it stands for at the moment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 use super::target_rules::{DialProgress, StandbyRule, TargetState, share_links};
 use crate::{
-    net::dns::service_rules::TargetRank,
+    net::dns::{DnsError, service_rules::TargetRank},
     profile::{HostPort, LinkAddress},
 };
 
@@ -15,7 +15,7 @@ pub(super) struct GatewayEntry {
     pub written: LinkAddress,
     pub gateways_behind: GatewaysBehind,
     /// Why its name could not be looked up.
-    pub unanswered: Option<String>,
+    pub unanswered: Option<Arc<DnsError>>,
     /// Stops the look-ups of its name when dropped.
     pub follows: Option<DropGuard>,
 }

@@ -2,7 +2,7 @@
 //! records, at those that our own resolver has found and follows while the target is dialled. Nothing else is
 //! known about it; its certificate proves who it is.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -15,7 +15,8 @@ use super::{DIAL, handshake::HandshakeError, keeper::KeeperContext, name_notices
 use crate::{
     net::{
         dial::{self, DialError},
-        dns::{HostAddresses, name_watch::NameWatch},
+        dns::{DnsError, HostAddresses, name_watch::NameWatch},
+        resolve_error::ResolveError,
         via::{self, ViaErrorKind, dial_via},
     },
     profile::{GatewaysOfName, HostPort, LinkAddress, ViaProxy},
@@ -30,7 +31,7 @@ pub struct TargetAddresses(watch::Receiver<FoundAddresses>);
 struct FoundAddresses {
     addresses: Vec<IpAddr>,
     /// Why there is none.
-    unanswered: Option<String>,
+    unanswered: Option<Arc<DnsError>>,
 }
 
 impl TargetAddresses {
@@ -48,14 +49,14 @@ impl TargetAddresses {
     }
 
     /// The known addresses, once there has been an answer; IPv6 first, as the system would order them.
-    async fn known(&self) -> Result<Vec<IpAddr>, io::Error> {
+    async fn known(&self) -> Result<Vec<IpAddr>, ResolveError> {
         let mut found = self.0.clone();
         let is_answered = |found: &FoundAddresses| !found.addresses.is_empty() || found.unanswered.is_some();
         let found = found.wait_for(is_answered).await;
-        let found = found.map_err(|_| io::Error::other("it is not looked up any more"))?;
-        match (found.addresses.is_empty(), &found.unanswered) {
-            (true, Some(why)) => Err(io::Error::other(why.clone())),
-            _ => Ok(found.addresses.iter().rev().copied().collect()),
+        let found = found.map_err(|_| ResolveError::NotFollowed)?;
+        match &found.unanswered {
+            Some(why) if found.addresses.is_empty() => Err(ResolveError::Dns(why.clone())),
+            Some(_) | None => Ok(found.addresses.iter().rev().copied().collect()),
         }
     }
 }
@@ -69,7 +70,7 @@ async fn follow_target(
     while !found.is_closed() {
         let event = watch.next_update().await;
         report_update(&notices, &host, &event);
-        let unanswered = event.unanswered().map(ToOwned::to_owned);
+        let unanswered = event.unanswered().cloned();
         found.send_modify(|found| {
             found.addresses = watch.targets().copied().collect();
             found.unanswered = match event.answer {
@@ -94,8 +95,7 @@ pub async fn connect(
     let by = Instant::now() + DIAL;
     let failed = |source| DialError::Resolve { at: address.at.clone(), source };
     let known = timeout_at(by, target.known()).await;
-    let known =
-        known.unwrap_or_else(|_| Err(io::Error::other("its name is being looked up"))).map_err(failed)?;
+    let known = known.unwrap_or(Err(ResolveError::Pending)).map_err(failed)?;
     connect_known(address, (&address.at, &known), by - Instant::now()).await
 }
 

@@ -21,9 +21,7 @@ use tokio::{
 };
 
 use super::{
-    exhausted::ExhaustedResource,
-    own_ports,
-    resolver::{self, NameResolver},
+    exhausted::ExhaustedResource, own_ports, resolve_error::ResolveError, resolver::NameResolver,
     socket_options,
 };
 use crate::{confine::refused_call, profile::HostPort};
@@ -37,7 +35,10 @@ const ERROR_ADDRESSES_MAX: usize = 4;
 #[derive(Debug, Error)]
 pub enum DialError {
     #[error("{at}: the name does not resolve: {source}")]
-    Resolve { at: HostPort, source: io::Error },
+    Resolve { at: HostPort, source: ResolveError },
+    /// An address that was written, but that nothing here leads to.
+    #[error("{at}: unreachable: {source}")]
+    Unroutable { at: HostPort, source: ResolveError },
     #[error("{at}: connection refused{tried}")]
     Refused { at: HostPort, tried: TriedAddresses },
     #[error("{at}: no answer within {}s{tried}", within.as_secs_f32())]
@@ -74,9 +75,8 @@ impl DialError {
     pub fn exhausted(&self) -> Option<ExhaustedResource> {
         match self {
             Self::Local { source, .. } => ExhaustedResource::of(source),
-            Self::Resolve { .. } | Self::Refused { .. } | Self::Timeout { .. } | Self::Unreachable { .. } => {
-                None
-            }
+            Self::Resolve { .. } | Self::Unroutable { .. } | Self::Refused { .. } => None,
+            Self::Timeout { .. } | Self::Unreachable { .. } => None,
         }
     }
 }
@@ -102,7 +102,7 @@ pub async fn dial(at: &HostPort, within: Duration) -> Result<TcpStream, DialErro
     dial_from(None, at, within).await
 }
 
-/// The same by these rules.
+/// Connects as [`dial`] does, by these rules.
 pub async fn dial_from<'a>(
     rules: impl Into<DialRules<'a>>,
     at: &HostPort,
@@ -111,7 +111,7 @@ pub async fn dial_from<'a>(
     dial_with(NameResolver::system(), rules, at, within).await
 }
 
-/// The same to a name whose addresses are known.
+/// Connects to a name whose addresses are known.
 pub async fn dial_known(
     source: Option<IpAddr>,
     (at, known): (&HostPort, &[IpAddr]),
@@ -129,21 +129,19 @@ async fn dial_with<'a>(
 ) -> Result<TcpStream, DialError> {
     let deadline = Instant::now() + within;
     let found = timeout_at(deadline, names.resolve(at)).await;
-    let found = found.unwrap_or_else(|_| Err(resolver::lookup_timeout(within)));
+    let found = found.unwrap_or(Err(ResolveError::Late(within)));
     dial_addresses(rules.into(), (at, found), deadline, within).await
 }
 
 async fn dial_addresses(
     rules: DialRules<'_>,
-    (at, found): (&HostPort, io::Result<Vec<SocketAddr>>),
+    (at, found): (&HostPort, Result<Vec<SocketAddr>, ResolveError>),
     deadline: Instant,
     within: Duration,
 ) -> Result<TcpStream, DialError> {
     let addresses = match found.and_then(|addresses| retain_family(rules.source, addresses)) {
         Ok(addresses) => interleave_families(addresses),
-        Err(source) if at.is_address() => {
-            return Err(DialError::Unreachable { at: at.clone(), source, tried: TriedAddresses::default() });
-        }
+        Err(source) if at.is_address() => return Err(DialError::Unroutable { at: at.clone(), source }),
         Err(source) => return Err(DialError::Resolve { at: at.clone(), source }),
     };
     let mut failed = Vec::new();
@@ -162,13 +160,13 @@ async fn dial_addresses(
 }
 
 /// The addresses that can be dialled from there.
-fn retain_family(source: Option<IpAddr>, mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+fn retain_family(
+    source: Option<IpAddr>,
+    mut addresses: Vec<SocketAddr>,
+) -> Result<Vec<SocketAddr>, ResolveError> {
     let Some(source) = source else { return Ok(addresses) };
     addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
-    match addresses.is_empty() {
-        true => Err(io::Error::other(format!("no address of it can be dialled from {source}"))),
-        false => Ok(addresses),
-    }
+    if addresses.is_empty() { Err(ResolveError::OtherFamily(source)) } else { Ok(addresses) }
 }
 
 async fn connect(rules: DialRules<'_>, to: SocketAddr) -> io::Result<TcpStream> {
@@ -240,7 +238,7 @@ fn all_failed(at: &HostPort, failed: Vec<(SocketAddr, io::Error)>) -> DialError 
     let at = at.clone();
     match failed.into_iter().next_back() {
         _ if is_refused => DialError::Refused { at, tried },
-        None => DialError::Resolve { at, source: io::ErrorKind::NotFound.into() },
+        None => DialError::Resolve { at, source: ResolveError::NoAddress },
         Some((_, source)) => match source.kind() {
             io::ErrorKind::TimedOut
             | io::ErrorKind::HostUnreachable

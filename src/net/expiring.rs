@@ -147,7 +147,7 @@ impl SocketExpiry {
 }
 
 fn expired() -> io::Error {
-    TimeoutError("its token has expired".into()).into()
+    TimeoutError::TokenExpired.into()
 }
 
 impl AsyncRead for ExpiringStream {

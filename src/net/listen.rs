@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{resolver::NameResolver, tcp};
+use super::{resolve_error::ResolveError, resolver::NameResolver, tcp};
 use crate::{
     admission::quota::{DescriptorQuota, QuotaPermit},
     profile::{BindPolicy, HostPort},
@@ -75,7 +75,7 @@ pub struct Listener {
 enum MissingAddresses {
     Nothing,
     /// Its name has no address yet, or its zone no interface.
-    Name(io::Error),
+    Name(ResolveError),
     /// Never empty.
     Addresses(Vec<(SocketAddr, io::Error)>),
 }
@@ -137,7 +137,7 @@ impl Drop for ListenerGuard {
 /// Binds a port for clients at these addresses; port 0 takes a free port.
 pub fn bind_for_clients(
     at: &HostPort,
-    found: io::Result<Vec<SocketAddr>>,
+    found: Result<Vec<SocketAddr>, ResolveError>,
     bind: BindPolicy,
 ) -> Result<Arc<Listener>, BindError> {
     Listener::bind(at, found, bind, tcp::prepare_clients)
@@ -146,7 +146,7 @@ pub fn bind_for_clients(
 /// Binds a port for links at these addresses; port 0 takes a free port.
 pub fn bind(
     at: &HostPort,
-    found: io::Result<Vec<SocketAddr>>,
+    found: Result<Vec<SocketAddr>, ResolveError>,
     bind: BindPolicy,
 ) -> Result<Arc<Listener>, BindError> {
     Listener::bind(at, found, bind, |_| Ok(()))
@@ -155,7 +155,7 @@ pub fn bind(
 impl Listener {
     fn bind(
         at: &HostPort,
-        found: io::Result<Vec<SocketAddr>>,
+        found: Result<Vec<SocketAddr>, ResolveError>,
         bind: BindPolicy,
         prepare: PrepareSocket,
     ) -> Result<Arc<Self>, BindError> {

@@ -28,6 +28,7 @@ pub mod pipe;
 pub mod prefixed;
 pub mod proxy;
 pub mod read_ahead;
+pub mod resolve_error;
 pub mod resolved_names;
 pub mod resolver;
 mod socket_options;

@@ -38,7 +38,6 @@ use super::{
 
 /// The most that one end may have written ahead of the other.
 const HELD_MAX: usize = 64 * 1024;
-const LATE: &str = "a request, or the answer to it, did not come in time";
 /// How much of what nobody needs is read at once.
 const DISCARDED_BYTES: usize = 8 * 1024;
 /// How much memory of an emptied direction is kept for the next bytes.
@@ -148,7 +147,7 @@ impl PipeDirection {
                     Poll::Pending
                 }
                 PipeDirectionState::Ended => Poll::Ready(Ok(())),
-                PipeDirectionState::Cut if self.is_late => Poll::Ready(Err(TimeoutError(LATE.into()).into())),
+                PipeDirectionState::Cut if self.is_late => Poll::Ready(Err(TimeoutError::Exchange.into())),
                 PipeDirectionState::Cut => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             };
         }

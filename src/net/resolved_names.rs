@@ -1,23 +1,26 @@
 //! Names that were looked up in advance, for callers that must not wait.
 
-use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::resolver::{NameResolver, literal_address, lookup_timeout, with_port};
+use super::{
+    resolve_error::ResolveError,
+    resolver::{NameResolver, literal_address, with_port},
+};
 use crate::profile::HostPort;
 
 /// Names that were looked up in advance, for callers that must not wait.
 #[derive(Debug, Default)]
-pub struct ResolvedNames(HashMap<String, io::Result<Vec<SocketAddr>>>);
+pub struct ResolvedNames(HashMap<String, Result<Vec<SocketAddr>, ResolveError>>);
 
 impl ResolvedNames {
     /// Looks up the names among `wanted`, all at once, within the deadline.
     pub async fn look_up(names: &NameResolver, wanted: Vec<HostPort>, within: Duration) -> Self {
         let look_up = async |at: HostPort| {
             let found =
-                timeout(within, names.resolve(&at)).await.unwrap_or_else(|_| Err(lookup_timeout(within)));
+                timeout(within, names.resolve(&at)).await.unwrap_or_else(|_| Err(ResolveError::Late(within)));
             (at.host, found)
         };
         let named = wanted.into_iter().filter(|at| !needs_no_look_up(at));
@@ -29,14 +32,14 @@ impl ResolvedNames {
         wanted.iter().all(needs_no_look_up)
     }
 
-    pub fn addresses(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
+    pub fn addresses(&self, at: &HostPort) -> Result<Vec<SocketAddr>, ResolveError> {
         if let Some(literal) = literal_address(at) {
             return Ok(vec![literal?]);
         }
         match self.0.get(&at.host) {
             Some(Ok(addresses)) => Ok(with_port(addresses, at.port)),
-            Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, "it was not looked up")),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(ResolveError::NotAsked),
         }
     }
 }

@@ -18,6 +18,7 @@ use rustix::net::netdevice::name_to_index;
 use socket2::{Domain, Socket, Type};
 use tokio::{sync::watch, time::timeout_at};
 
+use super::resolve_error::ResolveError;
 use crate::profile::HostPort;
 
 /// All clients that arrive within this time share one look-up.
@@ -41,7 +42,7 @@ const ADDRESSES_MAX: usize = 64;
 
 /// Resolved with port 0.
 type ResolvedAddresses = Arc<[SocketAddr]>;
-type LookupResult = Result<ResolvedAddresses, Arc<io::Error>>;
+type LookupResult = Result<ResolvedAddresses, ResolveError>;
 type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Looks names up and remembers the answers.
@@ -102,7 +103,7 @@ impl NameResolver {
     }
 
     /// The addresses of `at`, at least one. This may take forever.
-    pub async fn resolve(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
+    pub async fn resolve(&self, at: &HostPort) -> Result<Vec<SocketAddr>, ResolveError> {
         if let Some(literal) = literal_address(at) {
             return Ok(vec![literal?]);
         }
@@ -117,10 +118,7 @@ impl NameResolver {
                 }
             }
         };
-        match answer {
-            Ok(addresses) => Ok(with_port(&addresses, at.port)),
-            Err(error) => Err(io::Error::new(error.kind(), error)),
-        }
+        Ok(with_port(&answer?, at.port))
     }
 
     fn fall_back(&self, host: &str, last: ResolvedAddresses, why: &str) -> ResolvedAddresses {
@@ -201,9 +199,8 @@ pub(super) fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> 
 
 /// Waits for a look-up. One that never begins, because its name was dropped, is an error.
 async fn await_lookup(mut answer: watch::Receiver<Option<LookupResult>>) -> LookupResult {
-    let too_many = || Arc::new(io::Error::other("too many names are looked up at once"));
-    let answer = answer.wait_for(Option::is_some).await.map_err(|_| too_many())?;
-    answer.clone().unwrap_or_else(|| Err(too_many()))
+    let answer = answer.wait_for(Option::is_some).await.map_err(|_| ResolveError::TooMany)?;
+    answer.clone().unwrap_or(Err(ResolveError::TooMany))
 }
 
 impl NameTable {
@@ -268,8 +265,8 @@ impl NameTable {
                 name.is_reported = false;
                 Ok(addresses)
             }
-            Ok(_) => Err(Arc::new(io::Error::new(io::ErrorKind::NotFound, "it has no address"))),
-            Err(error) => Err(Arc::new(error)),
+            Ok(_) => Err(ResolveError::NoAddress),
+            Err(error) => Err(error.into()),
         };
         if let Some(under_way) = name.under_way.take() {
             under_way.answer.send_replace(Some(answer));
@@ -287,7 +284,7 @@ fn zone(host: &str) -> &str {
 }
 
 /// The address that is written, with its zone as this machine numbers it; `None` if it is a name.
-pub(super) fn literal_address(at: &HostPort) -> Option<io::Result<SocketAddr>> {
+pub(super) fn literal_address(at: &HostPort) -> Option<Result<SocketAddr, ResolveError>> {
     if let Ok(ip) = at.host.parse::<IpAddr>() {
         return Some(Ok(SocketAddr::new(ip, at.port)));
     }
@@ -297,15 +294,10 @@ pub(super) fn literal_address(at: &HostPort) -> Option<io::Result<SocketAddr>> {
 }
 
 /// An interface's number, from its name or its number.
-fn interface_index(zone: &str) -> io::Result<u32> {
+fn interface_index(zone: &str) -> Result<u32, ResolveError> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
-    let none = |_| io::Error::new(io::ErrorKind::AddrNotAvailable, format!("there is no interface `{zone}`"));
+    let none = |_| ResolveError::NoInterface(zone.to_owned());
     name_to_index(&socket, zone).or_else(|error| zone.parse().map_err(|_| error)).map_err(none)
-}
-
-/// The error of a look-up that was not answered.
-pub fn lookup_timeout(within: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {}s", within.as_secs_f32()))
 }
 
 #[cfg(test)]

@@ -44,9 +44,7 @@ pub enum ViaErrorKind {
     Closed,
     #[error("{0}")]
     Io(io::Error),
-    #[error(
-        "it asks for a user and a password ({0}); write them into a file, and name it in `via_credentials`"
-    )]
+    #[error("it requires a login ({0}); write them into a file, and name it in `via_credentials`")]
     NoLogin(String),
     #[error("it does not take the user and the password of `via_credentials` ({0})")]
     BadLogin(String),

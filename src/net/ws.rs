@@ -61,7 +61,7 @@ pub struct WebSocketLimits {
 
 /// The error for backend bytes that are not text where they must be.
 #[derive(Debug, Error)]
-#[error("the backend's bytes are no UTF-8, and `frames` is text")]
+#[error("the backend's bytes are not UTF-8, but `frames` is `text`")]
 pub struct NotUtf8;
 
 impl NotUtf8 {
@@ -203,9 +203,7 @@ impl WebSocket {
                 };
             }
             let seconds = CLOSE_TIMEOUT.as_secs();
-            let why =
-                format!("the client closed; for {seconds}s the backend neither ended nor got a byte to it");
-            self.fail(AWAY, TimeoutError(why).into());
+            self.fail(AWAY, TimeoutError::EndOfBackend { seconds }.into());
         }
         if matches!(self.step, WebSocketState::Failing(_)) {
             self.poll_lingering_close(cx)
@@ -272,7 +270,7 @@ impl WebSocket {
         if is_over {
             self.expiry = None;
             if matches!(self.step, WebSocketState::Open | WebSocketState::WeClosed) {
-                self.fail(POLICY, TimeoutError("its token has expired".into()).into());
+                self.fail(POLICY, TimeoutError::TokenExpired.into());
             }
         }
     }

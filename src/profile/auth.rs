@@ -285,7 +285,7 @@ fn token_places(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
             }
             Some(_) => ValueProblem::new(format!("`{text}` stands here twice"), "remove one"),
             None => ValueProblem::new(
-                format!("`{}` is no place of a token", quote_for_problem(text)),
+                format!("`{}` is not where a token can be", quote_for_problem(text)),
                 "write `header`, `cookie:NAME` or `query:NAME`, with a name of letters, digits, `_`, `.` and `-`",
             ),
         };

@@ -284,7 +284,7 @@ fn check_request(
         })
     });
     if read.is_none() {
-        let what = format!("`{}` is no request", quote_for_problem(text));
+        let what = format!("`{}` is not a request", quote_for_problem(text));
         let advice = "write a method without a body and a path: `GET /healthz`, `HEAD /` or `OPTIONS /`";
         problems.push(ValueProblem::new(what, advice).at(field.place()));
     }

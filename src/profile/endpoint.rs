@@ -410,12 +410,12 @@ pub(super) fn host_of(text: &str) -> Result<String, ValueProblem> {
 fn parse_zoned(ip: Ipv6Addr, zone: &str) -> Result<String, ValueProblem> {
     let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !ip.is_unicast_link_local() {
-        let what = format!("`{ip}` is no link-local address, and only those have a zone");
+        let what = format!("`{ip}` is not a link-local address; only those have a zone");
         return Err(ValueProblem::new(what, format!("remove the `%{}`", quote_for_problem(zone))));
     }
     // An interface's name has at most 15 bytes (IFNAMSIZ).
     if !(1..=15).contains(&zone.len()) || !zone.bytes().all(sign) {
-        let what = format!("`{}` is no interface's name", quote_for_problem(zone));
+        let what = format!("`{}` is not the name of an interface", quote_for_problem(zone));
         return Err(ValueProblem::new(what, "write it as `ip link` shows it, `[fe80::1%eth0]`"));
     }
     Ok(format!("{ip}%{zone}"))
@@ -477,7 +477,7 @@ mod tests {
             ("https://h/shop:1", "`h` has no port"),
             ("socks://h:1", "`socks` is not a scheme that can stand here"),
             ("echo://h:1", "`echo` takes neither host nor port"),
-            ("unix://run/app.sock", "`run/app.sock` is no path from the root"),
+            ("unix://run/app.sock", "`run/app.sock` is not an absolute path"),
             ("unix:///run/", "`/run/` names no socket"),
             ("http+unix:///", "`/` names no socket"),
             ("unix:///a\nb", "`/a\\nb` has a sign that no path of a socket has"),
@@ -492,10 +492,13 @@ mod tests {
             ("tcp://::1:80", "`::1:80` is an IPv6 address without brackets"),
             ("tcp://[::1", "`[::1` has no port"),
             ("tcp://[h]:80", "`[h]` is not an IPv6 address"),
-            ("tcp://[fe80::1%]:80", "`` is no interface's name"),
-            ("tcp://[fe80::1%a b]:80", "`a b` is no interface's name"),
-            ("tcp://[fe80::1%an_interface_too_long]:80", "`an_interface_too_long` is no interface's name"),
-            ("tcp://[::1%lo]:80", "`::1` is no link-local address, and only those have a zone"),
+            ("tcp://[fe80::1%]:80", "`` is not the name of an interface"),
+            ("tcp://[fe80::1%a b]:80", "`a b` is not the name of an interface"),
+            (
+                "tcp://[fe80::1%an_interface_too_long]:80",
+                "`an_interface_too_long` is not the name of an interface",
+            ),
+            ("tcp://[::1%lo]:80", "`::1` is not a link-local address; only those have a zone"),
             ("tcp://fe80%eth0:80", "`fe80%eth0` is not a host"),
             ("tcp://256.1.1.1:80", "`256.1.1.1` is not a host"),
             ("tcp://a..b:80", "`a..b` is not a host"),

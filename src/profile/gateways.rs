@@ -139,7 +139,7 @@ pub(super) fn name_servers(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> 
                 continue;
             }
             Err(_) => {
-                let what = format!("`{written}` is no address of a name server");
+                let what = format!("`{written}` is not the address of a name server");
                 ValueProblem::new(what, "write ADDRESS:PORT, `127.0.0.1:53` or `[::1]:53`, and no name")
             }
         };

@@ -100,7 +100,7 @@ fn named_zone<'a>(field: &ValueReader<'a>, problems: &mut Vec<Problem>) -> Optio
     match TimeZone::get(name) {
         Ok(zone) => Some((zone, name)),
         Err(_) => {
-            let what = format!("`{}` is no time zone", quote_for_problem(name));
+            let what = format!("`{}` is not a time zone", quote_for_problem(name));
             let advice = "write a name of the IANA database: `Europe/Berlin`, `UTC`";
             field.refuse(ValueProblem::new(what, advice), problems)
         }
@@ -120,7 +120,7 @@ fn span(text: &str) -> Result<WeeklySpan, ValueProblem> {
         None => ([true; 7], text),
     };
     let Some((from, to)) = times.split_once('-').filter(|_| times.contains(':')) else {
-        return Err(ValueProblem::new(format!("`{}` is no span of hours", quote_for_problem(text)), FORM));
+        return Err(ValueProblem::new(format!("`{}` is not a span of hours", quote_for_problem(text)), FORM));
     };
     let (from_minute, to_minute) = (minute_of_day(from)?, minute_of_day(to)?);
     if from_minute == to_minute {
@@ -150,7 +150,7 @@ fn weekdays(text: &str) -> Result<[bool; 7], ValueProblem> {
 
 fn weekday(text: &str) -> Result<usize, ValueProblem> {
     DAYS.iter().position(|day| *day == text).ok_or_else(|| {
-        let what = format!("`{}` is no day of the week", quote_for_problem(text));
+        let what = format!("`{}` is not a day of the week", quote_for_problem(text));
         ValueProblem::new(what, format!("write one of {}", DAYS.map(|day| format!("`{day}`")).join(", ")))
     })
 }
@@ -165,7 +165,7 @@ fn minute_of_day(text: &str) -> Result<u16, ValueProblem> {
         (minute < 60 && hour * 60 + minute <= DAY_MINUTES).then_some(hour * 60 + minute)
     });
     parsed.ok_or_else(|| {
-        let what = format!("`{}` is no time of day", quote_for_problem(text));
+        let what = format!("`{}` is not a time of day", quote_for_problem(text));
         ValueProblem::new(what, "write hours and minutes, from `00:00` to `24:00`")
     })
 }
@@ -284,19 +284,19 @@ mod tests {
     #[test]
     fn an_invalid_span_has_its_reason() {
         let table = [
-            ("Mon-Fri", "`Mon-Fri` is no span"),
-            ("Mon 07:00", "`Mon 07:00` is no span"),
+            ("Mon-Fri", "`Mon-Fri` is not a span"),
+            ("Mon 07:00", "`Mon 07:00` is not a span"),
             ("Mon-Fri 07:00-07:00", "`07:00-07:00` begins when it ends"),
-            ("Mo 07:00-08:00", "`Mo` is no day"),
-            ("Mon-Xxx 07:00-08:00", "`Xxx` is no day"),
-            ("mon 07:00-08:00", "`mon` is no day"),
-            ("Mon 7:00-08:00", "`7:00` is no time"),
-            ("Mon 07:60-08:00", "`07:60` is no time"),
-            ("Mon 07:00-24:01", "`24:01` is no time"),
+            ("Mo 07:00-08:00", "`Mo` is not a day"),
+            ("Mon-Xxx 07:00-08:00", "`Xxx` is not a day"),
+            ("mon 07:00-08:00", "`mon` is not a day"),
+            ("Mon 7:00-08:00", "`7:00` is not a time"),
+            ("Mon 07:60-08:00", "`07:60` is not a time"),
+            ("Mon 07:00-24:01", "`24:01` is not a time"),
             ("Mon 24:00-06:00", "a day has ended at 24:00"),
-            ("Mon 07:00-08:00-09:00", "`08:00-09:00` is no time"),
-            ("Mon +7:00-08:00", "`+7:00` is no time"),
-            ("Mon,,Tue 07:00-08:00", "`` is no day"),
+            ("Mon 07:00-08:00-09:00", "`08:00-09:00` is not a time"),
+            ("Mon +7:00-08:00", "`+7:00` is not a time"),
+            ("Mon,,Tue 07:00-08:00", "`` is not a day"),
         ];
         for (text, expected) in table {
             let fault = span(text).expect_err(text);

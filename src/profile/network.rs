@@ -94,7 +94,7 @@ impl fmt::Display for Network {
 
 /// The error for a text that is neither an address nor an address with its bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it is no network; write an address, or one with its bits: 10.0.0.0/8")]
+#[error("it is not a network; write an address, or one with its bits: 10.0.0.0/8")]
 pub struct NotANetwork;
 
 impl FromStr for Network {

@@ -51,7 +51,7 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, ValueProblem> {
     let fault = |what: String| Err(ValueProblem::new(what, advice));
     let written = quote_for_problem(text);
     if !text.starts_with('/') {
-        return fault(format!("`{written}` is no path from the root"));
+        return fault(format!("`{written}` is not an absolute path"));
     }
     if text.ends_with('/') {
         return fault(format!("`{written}` names no socket"));

@@ -22,7 +22,7 @@ pub(super) fn read(
             ValueProblem::new("what has no address on the network is not dialled from one", "remove it")
         }
         (Err(_), _) => {
-            let what = format!("`{written}` is no address");
+            let what = format!("`{written}` is not an address");
             ValueProblem::new(what, "write one of this machine, `192.0.2.8`, without a port")
         }
         (Ok(ip), _) if ip.is_unspecified() || ip.is_multicast() => {

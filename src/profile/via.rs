@@ -123,13 +123,13 @@ fn read_login(path: &std::path::Path) -> Result<ProxyLogin, ValueProblem> {
     if !contents.access.keeps_secret() {
         return Err(fault(&format!("others may read it (mode {:04o})", contents.access.mode)));
     }
-    let text = std::str::from_utf8(&contents.bytes).map_err(|_| fault("it is no text"))?;
+    let text = std::str::from_utf8(&contents.bytes).map_err(|_| fault("it is not text"))?;
     let line = text.strip_suffix('\n').unwrap_or(text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     let (user, password) =
         line.split_once(':').ok_or_else(|| fault("there is no `:` between user and password"))?;
     if line.chars().any(char::is_control) {
-        return Err(fault("it has more than one line, or a sign that is none of text"));
+        return Err(fault("it has more than one line, or a control character"));
     }
     if user.is_empty() || user.len() > LOGIN_BYTES_MAX || password.len() > LOGIN_BYTES_MAX {
         return Err(fault("user and password have 1 to 255 bytes each"));

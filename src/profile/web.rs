@@ -114,9 +114,10 @@ impl RawWebOptions {
 pub(super) fn hosts(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
     let whole = |text: &str| match text.starts_with("*.") {
         false => host(text),
-        true => {
-            Err(ValueProblem::new(format!("`{}` is no one host", quote_for_problem(text)), "write each name"))
-        }
+        true => Err(ValueProblem::new(
+            format!("`{}` is not a single host name", quote_for_problem(text)),
+            "write each name",
+        )),
     };
     names(field, whole, problems)
 }

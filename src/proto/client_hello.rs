@@ -21,7 +21,7 @@ const HELLO_BYTES_MAX: usize = 64 * 1024;
 pub enum ClientHelloError {
     #[error("it does not speak TLS: its first byte is {0:#04x}")]
     NoTls(u8),
-    #[error("the records of its hello are of version {0}, which is no TLS")]
+    #[error("the records of its hello are of version {0}, which is not TLS")]
     Version(u8),
     #[error("the record of its hello has {0} bytes")]
     Record(usize),
@@ -33,7 +33,7 @@ pub enum ClientHelloError {
     Cut,
     #[error("its hello asks for two names")]
     Twice,
-    #[error("the name that its hello asks for is none")]
+    #[error("its hello has an invalid server name")]
     Name,
 }
 

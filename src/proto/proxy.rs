@@ -32,7 +32,7 @@ pub enum ProxyHeaderError {
     Long,
     #[error("its PROXY line ends in LF alone, where CR LF has to stand")]
     End,
-    #[error("byte {0} of its PROXY line is no ASCII")]
+    #[error("byte {0} of its PROXY line is not ASCII")]
     Text(usize),
     #[error("field 2 of its PROXY line is neither TCP4, TCP6 nor UNKNOWN")]
     Family,
@@ -42,7 +42,7 @@ pub enum ProxyHeaderError {
     More,
     #[error("byte 12 of its PROXY header is {0:#04x}, neither 0x20 (LOCAL) nor 0x21 (PROXY) of version 2")]
     Command(u8),
-    #[error("byte 13 of its PROXY header is {0:#04x}, which is no family of addresses")]
+    #[error("byte 13 of its PROXY header is {0:#04x}, which is not a known address family")]
     Kind(u8),
     #[error("bytes 14 and 15 of its PROXY header say that {announced} bytes follow, where {least} have to")]
     Short { announced: usize, least: usize },
@@ -432,7 +432,7 @@ mod tests {
             (b"\r\n\r\n\0\r\nQUIX".to_vec(), "its byte 10 is 0x58;"),
             (long.into_bytes(), "no end within 107 bytes"),
             (b"PROXY TCP4 1\n".to_vec(), "LF alone"),
-            (b"PROXY \xff\r\n".to_vec(), "byte 6 of its PROXY line is no ASCII"),
+            (b"PROXY \xff\r\n".to_vec(), "byte 6 of its PROXY line is not ASCII"),
             (b"PROXY TCP9 1 2 3 4\r\n".to_vec(), "field 2"),
             (b"PROXY  TCP4 192.0.2.7 192.0.2.8 1 2\r\n".to_vec(), "field 2"),
             (b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec(), "field 3 of its PROXY line is not an IPv4 address"),

@@ -73,17 +73,17 @@ pub enum WebSocketError {
     Kind(u8),
     #[error("a frame without a mask")]
     Unmasked,
-    #[error("a frame with a mask")]
+    #[error("a masked frame")]
     Masked,
-    #[error("a frame whose length is no number of bytes")]
+    #[error("a frame with an invalid length")]
     Length,
     #[error("a text message, where all are binary")]
     TextMessage,
-    #[error("a control frame in pieces")]
+    #[error("a fragmented control frame")]
     Pieces,
     #[error("a control frame of {0} bytes")]
     Control(u64),
-    #[error("a piece of no message")]
+    #[error("a continuation frame without a message")]
     Stray,
     #[error("a message within another")]
     Within,

@@ -45,7 +45,7 @@ impl RecordingFile {
             _ => io(error),
         })?;
         if !file.metadata().await.map_err(io)?.is_file() {
-            return Err(io(io::Error::new(ErrorKind::InvalidInput, "it is no plain file")));
+            return Err(io(io::Error::new(ErrorKind::InvalidInput, "it is not a plain file")));
         }
         let length = whole_lines(&mut file).await.map_err(io)?;
         let mut recording = Self { path: path.to_path_buf(), file, length, bytes_max };

@@ -118,13 +118,11 @@ async fn count_while(
         }
         (missed, row.left_out) = (missed + 1, row.left_out + 1);
         if missed == SKIPPED_REPORT_MIN && row.trouble.is_none() {
-            let error_text = "the disk does not take what is written".to_owned();
-            notices.warn(
-                LogEvent::Recording.line(format!(
-                    "recording {}: {error_text}; snapshots are left out until it does",
-                    row.file
-                )),
-            );
+            let error_text = "writes to the disk are stalled".to_owned();
+            notices.warn(LogEvent::Recording.line(format!(
+                "recording {}: {error_text}; snapshots are left out until they resume",
+                row.file
+            )));
             row.trouble = Some(error_text);
         }
         recording::set_state(Some(row.clone()));
@@ -168,7 +166,7 @@ mod tests {
         };
         assert!(count_while(hangs, &mut row, &notices).await.is_ok());
         assert_eq!(row.left_out, 10);
-        assert_eq!(row.trouble.as_deref(), Some("the disk does not take what is written"));
+        assert_eq!(row.trouble.as_deref(), Some("writes to the disk are stalled"));
         // A pause that costs two snapshots is not reported.
         row.trouble = None;
         let slow = async {

@@ -243,7 +243,7 @@ impl HistoryRing {
 pub enum SavedHistoryError {
     #[error("it is damaged")]
     Damaged,
-    #[error("it contains times in the future by this machine's clock")]
+    #[error("its newest sample is in the future; check this machine's clock")]
     Future,
 }
 

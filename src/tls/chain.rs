@@ -54,7 +54,7 @@ pub enum ChainError {
     IssuerMissing { one: ChainCertificate, issuer: String, ca: &'static str },
     #[error("{one} signs itself, and {ca} does not hold it")]
     SelfSigned { one: ChainCertificate, ca: &'static str },
-    #[error("{one} is issued by {issuer}, which is no CA (CA:FALSE)")]
+    #[error("{one} is issued by {issuer}, which is not a CA (CA:FALSE)")]
     IssuerNoCa { one: ChainCertificate, issuer: ChainCertificate },
     #[error("{one} is for {names}, which the name constraints of {authority} exclude ({limits})")]
     NameExcluded { one: ChainCertificate, names: String, authority: ChainCertificate, limits: String },

@@ -442,8 +442,8 @@ fn load_pair(pair: &KeyPair, provider: &CryptoProvider, pipes: PipePolicy) -> Re
 fn check_in_date(material: &PemSource, chain: &[CertificateDer<'_>]) -> Result<(), Problem> {
     let Some(leaf) = chain.first() else { return Ok(()) };
     let fault = |what: String| pem_problem(material, what, "name one that is in date");
-    let (_, leaf) =
-        X509Certificate::from_der(leaf).map_err(|error| fault(format!("it is no certificate: {error}")))?;
+    let (_, leaf) = X509Certificate::from_der(leaf)
+        .map_err(|error| fault(format!("it is not a certificate: {error}")))?;
     let (from, until) = (leaf.validity().not_before, leaf.validity().not_after);
     match now() {
         now if now < from.timestamp() => Err(fault(format!("it is not valid before {from}"))),

@@ -18,7 +18,7 @@ pub enum TlsError {
     Handshake { with: TlsParty, error: Box<Error> },
     #[error(transparent)]
     Io(io::Error),
-    #[error("`{0}` is no host name")]
+    #[error("`{0}` is not a host name")]
     HostName(String),
     #[error("it takes none of the protocols that it is offered by ALPN: {0}")]
     NoProtocol(String),

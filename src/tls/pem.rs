@@ -81,7 +81,7 @@ pub(super) fn read_key(material: &PemSource, pipes: PipePolicy) -> Result<Privat
     match rustls_pemfile::private_key(&mut text.as_slice()) {
         Ok(Some(key)) => Ok(key),
         Ok(None) => Err(pem_problem(material, "it holds no private key".into(), "name a PEM file with one")),
-        Err(error) => Err(pem_problem(material, format!("it is no PEM file: {error}"), "name a PEM file")),
+        Err(error) => Err(pem_problem(material, format!("it is not a PEM file: {error}"), "name a PEM file")),
     }
 }
 

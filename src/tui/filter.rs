@@ -208,7 +208,7 @@ fn regex(pattern: &str) -> Result<Regex, String> {
         // Its last line is the reason; the lines before show the pattern.
         let reported = error.to_string();
         let why = reported.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
-        format!("`/{pattern}/` is no pattern: {why}")
+        format!("`/{pattern}/` is not a valid pattern: {why}")
     })
 }
 
@@ -225,10 +225,10 @@ fn test(name: &str, sign: &str, value: &str) -> Result<FilterTest, String> {
     if sign == ":" {
         return match field(name)? {
             FilterField::Port => {
-                value.parse().map(FilterTest::Port).map_err(|_| format!("`{value}` is no port"))
+                value.parse().map(FilterTest::Port).map_err(|_| format!("`{value}` is not a port"))
             }
             FilterField::Client if value.parse::<Network>().is_ok() => {
-                value.parse().map(FilterTest::ClientIn).map_err(|_| format!("`{value}` is no network"))
+                value.parse().map(FilterTest::ClientIn).map_err(|_| format!("`{value}` is not a network"))
             }
             field @ (FilterField::Id
             | FilterField::Client
@@ -270,7 +270,7 @@ fn number(amount: FilterAmount, value: &str) -> Result<f64, String> {
     let count = digits.parse::<f64>().ok();
     match (count, scale) {
         (Some(count), Some(scale)) => Ok(count * scale),
-        _ => Err(format!("`{value}` is no amount here; write {example}")),
+        _ => Err(format!("`{value}` is not an amount; write {example}")),
     }
 }
 

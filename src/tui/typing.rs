@@ -12,7 +12,7 @@ impl App {
     /// Pasted text goes into an open input line, and is dropped otherwise.
     pub fn paste(&mut self, pasted: &str) -> UpdateResult {
         let Overlay::Typing(line) = &mut self.overlay else {
-            self.refuse("pasted text is no command here; `/` takes a filter, `:` a command");
+            self.refuse("pasted text is not run as a command; `/` takes a filter, `:` a command");
             return UpdateResult::Redraw;
         };
         line.insert(&text::clean_text(pasted, pasted.len()));

@@ -166,7 +166,7 @@ fn a_killed_gateway_leaves_a_cut_line_and_the_next_goes_on() {
 fn a_file_that_cannot_be_written_is_reported_and_stops_nothing() {
     let place = TestFolder::with_certificates();
     fs::create_dir(place.path("folder")).expect("it is made");
-    for (file, why) in [("folder", "it is no file"), ("/dev/full", "No space left on device")] {
+    for (file, why) in [("folder", "it is not a file"), ("/dev/full", "No space left on device")] {
         place.write("one.yaml", &format!("audit: {file}\n{DIRECT}"));
         let gateway = place.start("one");
         let reported = format!("cannot be written: {why}");

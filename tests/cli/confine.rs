@@ -489,7 +489,7 @@ fn without(call: libc::c_long, errno: i32, test: impl FnOnce() + Send) {
 fn what_this_kernel_does_not_offer_is_reported_once_and_refused_where_it_is_required() {
     for (call, errno, reason) in [
         (libc::SYS_landlock_create_ruleset, libc::ENOSYS, "this kernel has no Landlock"),
-        (libc::SYS_seccomp, libc::EINVAL, "the kernel takes no seccomp filter"),
+        (libc::SYS_seccomp, libc::EINVAL, "the kernel rejected the seccomp filter"),
     ] {
         without(call, errno, || {
             let place = TestFolder::with_certificates();

@@ -78,7 +78,10 @@ fn an_invalid_level_is_reported_and_the_usual_one_is_used() {
     let gateway =
         place.start_as("one", &["env", "PORTCULLIS_LOG=debgu"], &["--no-ui", "--profile", "one.yaml"]);
     until("it is told", SOON, || {
-        gateway.log().contains("WARN PORTCULLIS_LOG: `debgu` is no level; write error, warn").then_some(())
+        gateway
+            .log()
+            .contains("WARN PORTCULLIS_LOG: `debgu` is not a log level; write error, warn")
+            .then_some(())
     });
     until("and in the file", SOON, || {
         let lines = fs::read_to_string(place.path("gate.json")).unwrap_or_default();

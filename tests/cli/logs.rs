@@ -326,7 +326,11 @@ fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
     let level = |level: &str| run(&place, &["log-level", level, "--admin", &socket]);
     let refused = level("debgu");
     assert_eq!(refused.code, Some(1));
-    assert!(refused.err.contains("`debgu` is no level; write error, warn, info, debug"), "{}", refused.err);
+    assert!(
+        refused.err.contains("`debgu` is not a log level; write error, warn, info, debug"),
+        "{}",
+        refused.err
+    );
     let link = format!("127.0.0.1:{}", dmz.link_port());
     place.write(
         "internal.yaml",

@@ -110,7 +110,7 @@ async fn a_pair_that_is_written_by_halves_is_taken_when_it_is_whole() {
         reported.contains("it is not the key of the certificate; name the pair that belongs"),
         "{reported}"
     );
-    assert!(reported.ends_with("; those before stay in force"), "{reported}");
+    assert!(reported.ends_with("; the previous ones stay in force"), "{reported}");
     assert_eq!(shown(&ask(&place, at).await), before);
     // Looked at many times more.
     let then = gateway.now().await.uptime_seconds;

@@ -415,7 +415,7 @@ async fn a_list_that_is_half_written_changes_nothing() {
     let reported = gateway.until_notice("and cannot be used: ").await;
     assert!(
         reported.contains("crl.pem: list 1 is damaged: ")
-            && reported.ends_with("; those before stay in force"),
+            && reported.ends_with("; the previous ones stay in force"),
         "{reported}"
     );
     is_turned_away(&place, "partner", &gateway).await;

@@ -142,7 +142,7 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
     until_logged(
         &internal,
         SOON,
-        "name alias.gate.test: there is no such name; what is known of it stays in use",
+        "name alias.gate.test: there is no such name; the last known addresses stay in use",
     );
     let status = internal.status();
     assert_eq!(addresses(&status), [format!("socks+tls://alias.gate.test:{port}")]);
@@ -175,13 +175,13 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
     knot.stop();
     until("it is told", SOON, || {
         let reported =
-            "127.0.0.1:{port}: Connection refused (os error 111); what is known of it stays in use";
+            "127.0.0.1:{port}: Connection refused (os error 111); the last known addresses stay in use";
         internal.log().contains(&reported.replace("{port}", &knot.port.to_string())).then_some(())
     });
     echoes(&mut client(other.accept("app")));
     knot.start();
-    until("it is answered again", SOON, || {
-        (internal.log().matches("it is answered again").count() == 2).then_some(())
+    until("it resolves again", SOON, || {
+        (internal.log().matches("it resolves again").count() == 2).then_some(())
     });
     assert!(is_healthy_at(&internal.status(), &second));
     echoes(&mut session);
@@ -279,7 +279,7 @@ fn long_answers_and_long_lives_and_a_slow_server_are_borne() {
     echoes(&mut client(dmz.accept("app")));
     assert!(is_healthy_at(&internal.status(), &first));
     knot.signal(Signal::CONT);
-    until_logged(&internal, SOON, "name a.gate.test: it is answered again");
+    until_logged(&internal, SOON, "name a.gate.test: it resolves again");
 
     // However long it may be kept, it is asked for again after a minute.
     internal.wait("links to the second", 2 * GIVEN_UP, |status| is_healthy_at(status, &new));

@@ -249,7 +249,7 @@ fn squid_lets_links_through_with_the_right_password_alone() {
     let via = format!(", via: 'http://127.0.0.1:{port}'");
     let retry = ", retry: { first: 100ms, maximum: 300ms }";
     let (without, listens) = WAYS[0].start(&place, &format!("{via}{retry}"), "echo://");
-    is_down_for(&without, &["it asks for a user and a password (407", "Basic realm=\"the gate\""]);
+    is_down_for(&without, &["it requires a login (407", "Basic realm=\"the gate\""]);
     drop((without, listens));
     write_login(&place, "wr0ng");
     let via = format!("{via}, via_credentials: login");

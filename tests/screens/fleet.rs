@@ -357,7 +357,7 @@ fn one_gateway_alone_can_be_looked_at_and_all_again() {
         assert!(line("00a1").contains(part), "the other end of its sessions is told with them: {shown}");
     }
     assert!(!line("00a3").contains("inside-1 "), "an id alone proves nothing here either: {shown}");
-    // The next picture is narrowed too, and commands need no row.
+    // The next snapshot is narrowed too, and commands need no row.
     app.receive_snapshot(Arc::new(Snapshot { uptime_seconds: 63.0, ..fleet() }));
     assert_eq!(pools(&app), 1);
     assert_eq!(press(&mut app, "r"), UpdateResult::AskGateways(vec![("edge-1".into(), Command::Reload)]));

@@ -296,7 +296,7 @@ fn a_key_that_may_only_look_changes_nothing() {
     let mut terminal = attach(&place, &["ssh:edge"]);
     terminal.until_shown("LIVE");
     terminal.press("r");
-    terminal.until_shown("refused: this way to the gateway is read-only");
+    terminal.until_shown("refused: this connection to the gateway is read-only");
     assert!(!gateway.log().contains("kind=\"reload\""), "{}", gateway.log());
 }
 

@@ -246,7 +246,7 @@ async fn an_unparsable_request_gets_the_reason() {
     let reported =
         ["EOF while parsing", "unknown variant `stpo`, expected one of", "missing field `session`"];
     for (answer, expected) in answers.iter().zip(reported) {
-        assert!(answer.contains("it is no request: ") && answer.contains(expected), "{answer}");
+        assert!(answer.contains("not a valid request: ") && answer.contains(expected), "{answer}");
     }
     assert!(answers[3].contains("invalid type: integer `7`"), "{}", answers[3]);
     assert!(answers[4].contains("read again"), "the connection goes on: {answers:?}");

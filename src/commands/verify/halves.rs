@@ -47,10 +47,10 @@ pub enum TrialHalvesError {
     Socket(PlaceError),
     #[error("this program is not found: {0}")]
     Program(io::Error),
-    #[error("the internal half does not start: {0}")]
+    #[error("the internal half could not be started: {0}")]
     Spawn(io::Error),
     /// It has ended, with this last output.
-    #[error("the internal half does not start: {0}")]
+    #[error("the internal half ended before it was ready: {0}")]
     Ended(String),
     #[error("the internal half does not answer within {}s", HALF_RESPONSE_TIMEOUT.as_secs())]
     Silent,

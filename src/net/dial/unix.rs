@@ -24,9 +24,9 @@ const FULL_CHECK_MAX: Duration = Duration::from_millis(100);
 pub enum UnixDialError {
     #[error("unix://{}: there is no such socket", .0.display())]
     Missing(PathBuf),
-    #[error("unix://{}: it is no socket", .0.display())]
+    #[error("unix://{}: it is not a socket", .0.display())]
     NotSocket(PathBuf),
-    #[error("unix://{}: it is no stream socket", .0.display())]
+    #[error("unix://{}: it is not a stream socket", .0.display())]
     OtherKind(PathBuf),
     #[error("unix://{}: this gateway may not write to it", .0.display())]
     Forbidden(PathBuf),
@@ -96,8 +96,8 @@ mod tests {
         for (name, words) in [
             ("missing", "unix://PATH: there is no such socket"),
             ("file/below", "unix://PATH: there is no such socket"),
-            ("file", "unix://PATH: it is no socket"),
-            ("datagrams", "unix://PATH: it is no stream socket"),
+            ("file", "unix://PATH: it is not a socket"),
+            ("datagrams", "unix://PATH: it is not a stream socket"),
             ("left", "unix://PATH: connection refused: nobody listens at it"),
         ] {
             assert_eq!(dial_error(&path(name)).await, words, "{name}");

@@ -53,9 +53,12 @@ pub enum DnsError {
     NoAddress,
     #[error("it has no SRV record")]
     NoService,
-    #[error("it leads from alias to alias, {ALIASES_MAX} times and more")]
+    /// Of addresses or targets.
+    #[error("it has no {0} that can be dialled")]
+    NothingUsable(&'static str),
+    #[error("its CNAME chain is longer than {ALIASES_MAX}")]
     LongChain,
-    #[error("it is no name that DNS has")]
+    #[error("it is not a valid DNS name")]
     BadName,
     #[error("no answer within {}s", LOOKUP_TIMEOUT.as_secs())]
     Late,
@@ -63,7 +66,7 @@ pub enum DnsError {
     ServerLate(SocketAddr),
     #[error("name server {0}: {1}")]
     Socket(SocketAddr, std::io::Error),
-    #[error("name server {0}: its answer is not one: {1}")]
+    #[error("name server {0}: malformed answer: {1}")]
     Garbled(SocketAddr, String),
     #[error("name server {0} answers: {1}")]
     Failed(SocketAddr, ResponseCode),

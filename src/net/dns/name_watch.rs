@@ -44,23 +44,23 @@ pub struct NameUpdate<A: LookupAnswer> {
     pub answer: Option<A>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum NameReport {
     /// The first look-up without an address, and why it failed.
-    Unanswered(String),
+    Unanswered(Arc<DnsError>),
     /// The first look-up with an address after those.
     AnsweredAgain { failures: u32 },
     /// Targets that cannot be connected to.
     Unusable(Vec<String>),
-    /// There are this many of the second, and fewer are used.
+    /// The name has this many addresses (or targets, as the second says), and only some are used.
     TooMany(usize, &'static str),
 }
 
 impl<A: LookupAnswer> NameUpdate<A> {
     /// Why there was no answer, if this is the first failure.
-    pub fn unanswered(&self) -> Option<&str> {
+    pub fn unanswered(&self) -> Option<&Arc<DnsError>> {
         self.lines.iter().find_map(|line| match line {
-            NameReport::Unanswered(why) => Some(why.as_str()),
+            NameReport::Unanswered(why) => Some(why),
             NameReport::AnsweredAgain { .. } | NameReport::Unusable(_) | NameReport::TooMany(..) => None,
         })
     }
@@ -101,7 +101,7 @@ impl<A: LookupAnswer> NameWatch<A> {
         }
     }
 
-    /// The same, with the targets that were used before.
+    /// Continues with the targets that were used before.
     pub fn knowing(mut self, targets: Vec<A::Target>) -> Self {
         self.known = FollowedTargets::of(targets);
         self
@@ -127,7 +127,7 @@ impl<A: LookupAnswer> NameWatch<A> {
         let mut lines = Vec::new();
         let answer = match answered {
             Ok(answer) => answer,
-            Err(error) => return self.note_failure(error.to_string(), lines),
+            Err(error) => return self.note_failure(error, lines),
         };
         let chosen = answer.choose();
         if self.unusable != chosen.unusable {
@@ -137,7 +137,7 @@ impl<A: LookupAnswer> NameWatch<A> {
             }
         }
         if chosen.used.is_empty() {
-            return self.note_failure(format!("it has no {} that can be dialled", A::ONE), lines);
+            return self.note_failure(DnsError::NothingUsable(A::ONE), lines);
         }
         if self.beyond == 0 && chosen.beyond > 0 {
             lines.push(NameReport::TooMany(TARGETS_MAX + chosen.beyond, A::ALL));
@@ -152,11 +152,11 @@ impl<A: LookupAnswer> NameWatch<A> {
     }
 
     /// The known targets stay in use.
-    fn note_failure(&mut self, why: String, mut lines: Vec<NameReport>) -> NameUpdate<A> {
+    fn note_failure(&mut self, why: DnsError, mut lines: Vec<NameReport>) -> NameUpdate<A> {
         self.failures = self.failures.saturating_add(1);
         self.next = Instant::now() + pause_after_failure(self.failures, fastrand::f64());
         if self.failures == 1 {
-            lines.push(NameReport::Unanswered(why));
+            lines.push(NameReport::Unanswered(Arc::new(why)));
         }
         NameUpdate { change: TargetChange::default(), lines, answer: None }
     }
@@ -165,9 +165,9 @@ impl<A: LookupAnswer> NameWatch<A> {
 impl std::fmt::Display for NameReport {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unanswered(why) => write!(out, "{why}; what is known of it stays in use"),
+            Self::Unanswered(why) => write!(out, "{why}; the last known addresses stay in use"),
             Self::AnsweredAgain { failures } => {
-                write!(out, "it is answered again, after {failures} failures in a row")
+                write!(out, "it resolves again, after {failures} failures in a row")
             }
             Self::Unusable(targets) => {
                 let named = &targets[..targets.len().min(UNUSABLE_LISTED_MAX)];
@@ -262,9 +262,9 @@ mod tests {
         }
         let lines: Vec<_> = reported.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 3, "{lines:?}");
-        assert_eq!(lines[0], "there is no such name; what is known of it stays in use");
+        assert_eq!(lines[0], "there is no such name; the last known addresses stay in use");
         assert_eq!(lines[1], "not dialled, because they are not usable addresses: 0.0.0.0");
-        assert!(lines[2].starts_with("it is answered again, after "), "{lines:?}");
+        assert!(lines[2].starts_with("it resolves again, after "), "{lines:?}");
         assert_eq!(used(&watch), "10.0.0.1 10.0.0.2");
     }
 

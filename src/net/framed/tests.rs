@@ -81,16 +81,16 @@ async fn an_end_without_a_close_frame_is_a_cut() {
 async fn a_websocket_violation_closes_the_link_and_is_reported() {
     let table: [(FramedEnd, &[u8], &str, u16); 6] = [
         (FramedEnd::Accepted, b"\x82\x01a", "a frame without a mask", 1002),
-        (FramedEnd::Dialled, b"\x82\x81\0\0\0\0a", "a frame with a mask", 1002),
+        (FramedEnd::Dialled, b"\x82\x81\0\0\0\0a", "a masked frame", 1002),
         (FramedEnd::Accepted, b"\x81\x81\0\0\0\0a", "a text message, where all are binary", 1003),
         (FramedEnd::Accepted, b"\x16\x03\x01\0\xa5", "a frame with a reserved bit", 1002),
         (
             FramedEnd::Dialled,
             b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff",
-            "a frame whose length is no number of bytes",
+            "a frame with an invalid length",
             1002,
         ),
-        (FramedEnd::Dialled, b"\x80\x01a", "a piece of no message", 1002),
+        (FramedEnd::Dialled, b"\x80\x01a", "a continuation frame without a message", 1002),
     ];
     for (end, wire, why, code) in table {
         let (mut theirs, ours) = pair().await;

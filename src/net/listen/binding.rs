@@ -10,6 +10,7 @@ use crate::{
     confine::refused_call,
     net::{
         passed::{self, PassedError},
+        resolve_error::ResolveError,
         sockets,
     },
     profile::HostPort,
@@ -23,7 +24,7 @@ const FREE_PORT_TRIES: usize = 16;
 #[derive(Debug, Error)]
 pub enum BindError {
     #[error("{at}: the name does not resolve: {source}")]
-    Resolve { at: HostPort, source: io::Error },
+    Resolve { at: HostPort, source: ResolveError },
     #[error(
         "{at}: this machine has no such address; correct it, or add `bind: wait` to wait until it exists"
     )]
@@ -68,19 +69,20 @@ impl BindOutcome {
         let mut tries = if at.port == 0 { FREE_PORT_TRIES } else { 1 };
         loop {
             tries -= 1;
-            let bound = Self::each(&addresses, at.port, prepare);
-            let Some((address, source)) = bound.absent.iter().find(|(_, error)| !is_absence(error)) else {
+            let mut bound = Self::each(&addresses, at.port, prepare);
+            let Some(failed) = bound.absent.iter().position(|(_, error)| !is_absence(error)) else {
                 return Ok(bound);
             };
+            let (address, source) = bound.absent.swap_remove(failed);
             // A port that is free at the first address may be taken at the second.
             if tries > 0 && source.kind() == io::ErrorKind::AddrInUse {
                 continue;
             }
-            let at = described_address(at, *address);
+            let at = described_address(at, address);
             return Err(match source.kind() {
                 io::ErrorKind::AddrInUse => BindError::Taken { by: sockets::port_holder(address.port()), at },
                 io::ErrorKind::PermissionDenied => BindError::Forbidden { at },
-                _ => BindError::Other { at, source: io::Error::new(source.kind(), source.to_string()) },
+                _ => BindError::Other { at, source },
             });
         }
     }

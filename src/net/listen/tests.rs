@@ -7,7 +7,7 @@ fn at(host: &str, port: u16) -> HostPort {
     HostPort { host: host.into(), port }
 }
 
-fn found(addresses: &[&str], port: u16) -> io::Result<Vec<SocketAddr>> {
+fn found(addresses: &[&str], port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
     let address = |ip: &&str| SocketAddr::new(ip.parse().expect("an address"), port);
     Ok(addresses.iter().map(address).collect())
 }

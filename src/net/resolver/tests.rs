@@ -27,7 +27,7 @@ fn one(last: u8) -> Vec<SocketAddr> {
     vec![SocketAddr::from(([192, 0, 2, last], 0))]
 }
 
-async fn ask(names: &NameResolver, host: &str) -> io::Result<Vec<SocketAddr>> {
+async fn ask(names: &NameResolver, host: &str) -> Result<Vec<SocketAddr>, ResolveError> {
     timeout(PATIENT, names.resolve(&at(host))).await.expect("an answer")
 }
 

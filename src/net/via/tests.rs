@@ -49,7 +49,7 @@ async fn each_answer_to_connect_has_its_own_words() {
         ("HTTP/1.0 200 Connection established\r\nContent-Length: 0\r\n\r\n", "a way through"),
         (
             "HTTP/1.1 407 Who are you\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n",
-            "it asks for a user and a password (407 Who are you, Basic realm=\"office\"); write them into a file, \
+            "it requires a login (407 Who are you, Basic realm=\"office\"); write them into a file, \
              and name it in `via_credentials`",
         ),
         (
@@ -104,7 +104,7 @@ async fn each_answer_of_a_socks_proxy_has_its_own_words() {
         (
             None,
             [&[5, 0xff][..]].to_vec(),
-            "it asks for a user and a password (no method without one); write them into a file, and name it in \
+            "it requires a login (no method without one); write them into a file, and name it in \
              `via_credentials`",
         ),
         (

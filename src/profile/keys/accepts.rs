@@ -174,7 +174,7 @@ pub(in crate::profile) static HOSTS: ProfileKey<TextListValue> = ProfileKey {
 
 pub(in crate::profile) static ORIGINS: ProfileKey<TextListValue> = ProfileKey {
     name: "origins",
-    about: "The pages that may open a WebSocket. Unset: any, and clients that are no page.",
+    about: "The pages that may open a WebSocket. Unset: any, and clients other than web pages.",
     example: r#"["https://www.example.com"]"#,
     value: TextListValue {
         each: TextValue { pattern: "", words: "an origin as a browser writes it" },

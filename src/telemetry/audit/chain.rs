@@ -67,12 +67,34 @@ pub(super) struct AuditLine {
     pub previous: String,
 }
 
-/// What is wrong with a line.
+/// Where the chain of an audit file breaks, and how.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {what}")]
+#[error("line {line}: {kind}")]
 pub struct ChainBreak {
     pub line: u64,
-    pub what: String,
+    pub kind: ChainBreakKind,
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChainBreakKind {
+    #[error("it is not a line of an audit file")]
+    Foreign,
+    #[error("the line is truncated, and no later line records the truncation")]
+    Truncated,
+    #[error("it cannot be read, and no later line records that it was cut")]
+    Unreadable,
+    #[error("its `previous` is not the SHA-256 of the line before it")]
+    OtherPrevious,
+    #[error("its number does not follow that of the previous line")]
+    OtherNumber,
+    #[error("the lines before it are not those that it says were cut")]
+    OtherCut,
+    /// The last line has another hash than the operator has kept.
+    #[error(
+        "the last has the hash {found}, not {kept}: lines at the end are missing, were changed or were added"
+    )]
+    OtherHead { found: LineHash, kept: LineHash },
 }
 
 /// What the lines of an audit file have shown.
@@ -96,7 +118,7 @@ pub struct ChainCheck {
 
 impl ChainCheck {
     /// Goes through all lines; also keeps what can be said about the last one.
-    pub fn check(mut file: impl BufRead) -> io::Result<Self> {
+    pub fn of(mut file: impl BufRead) -> io::Result<Self> {
         let (mut chain, mut line) = (Self::default(), Vec::new());
         loop {
             line.clear();
@@ -108,7 +130,7 @@ impl ChainCheck {
             chain.take(&line);
         }
         if chain.fault.is_none() && chain.is_open {
-            chain.note_fault(chain.lines, "it has no end: it was cut, and no later line records that");
+            chain.note_fault(chain.lines, ChainBreakKind::Truncated);
         } else if !chain.unmarked.is_empty() {
             chain.note_unmarked();
         }
@@ -132,7 +154,7 @@ impl ChainCheck {
         self.last = hash;
         let is_too_long = line.len() as u64 > LINE_BYTES_MAX;
         if is_foreign || is_too_long || self.unmarked.len() > CUT_LINES_MAX {
-            self.note_fault(self.lines, "it is no line of an audit file");
+            self.note_fault(self.lines, ChainBreakKind::Foreign);
             self.is_foreign = true;
         }
     }
@@ -141,12 +163,12 @@ impl ChainCheck {
         if !self.unmarked.is_empty() && read.action != CUT {
             self.note_unmarked();
         } else if read.previous != self.last.to_string() {
-            self.note_fault(self.lines, "its `previous` is not the SHA-256 of the line before it");
+            self.note_fault(self.lines, ChainBreakKind::OtherPrevious);
         } else if read.n <= self.n {
-            self.note_fault(self.lines, "its number does not follow that of the previous line");
+            self.note_fault(self.lines, ChainBreakKind::OtherNumber);
         } else if self.unmarked.len() > 1 && read.result != describe_cut(&self.unmarked) {
             // One line is covered by `previous`, several are listed.
-            self.note_fault(self.lines, "the lines before it are not those that it says were cut");
+            self.note_fault(self.lines, ChainBreakKind::OtherCut);
         }
         self.n = read.n;
         self.unmarked.clear();
@@ -161,11 +183,11 @@ impl ChainCheck {
     }
 
     fn note_unmarked(&mut self) {
-        self.note_fault(self.first_unmarked, "it cannot be read, and no later line records that it was cut");
+        self.note_fault(self.first_unmarked, ChainBreakKind::Unreadable);
     }
 
-    fn note_fault(&mut self, line: u64, what: &str) {
-        self.fault.get_or_insert_with(|| ChainBreak { line, what: what.into() });
+    fn note_fault(&mut self, line: u64, kind: ChainBreakKind) {
+        self.fault.get_or_insert(ChainBreak { line, kind });
     }
 }
 

@@ -24,9 +24,9 @@ use crate::disk;
 pub enum AuditFileError {
     #[error("another gateway writes it")]
     Taken,
-    #[error("it is no file")]
+    #[error("it is not a file")]
     NoFile,
-    #[error("it holds something else than an audit")]
+    #[error("it is not an audit file")]
     Foreign,
     #[error("it is a link")]
     Link,
@@ -72,7 +72,7 @@ impl AuditFile {
             Err(Errno::WOULDBLOCK) => return Err(AuditFileError::Taken),
             locked => locked.map_err(io::Error::from)?,
         }
-        let chain = ChainCheck::check(BufReader::new(file))?;
+        let chain = ChainCheck::of(BufReader::new(file))?;
         if chain.is_foreign {
             return Err(AuditFileError::Foreign);
         }

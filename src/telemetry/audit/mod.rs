@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    chain::{ChainBreak, ChainCheck, LineHash},
+    chain::{ChainBreak, ChainBreakKind, ChainCheck, LineHash},
     writer::{AuditFileInUse, AuditLog, reopen_all},
 };
 use super::log;

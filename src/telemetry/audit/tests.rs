@@ -30,7 +30,7 @@ fn append(path: &Path, objects: &[&str]) {
 }
 
 fn check_chain(text: &[u8]) -> ChainCheck {
-    ChainCheck::check(text).unwrap()
+    ChainCheck::of(text).unwrap()
 }
 
 fn actions(path: &Path) -> Vec<(String, String)> {

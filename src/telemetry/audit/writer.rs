@@ -84,7 +84,10 @@ impl AuditLog {
         }
         if let Err(error) = thread::Builder::new().name("audit".into()).spawn(move || writer.run()) {
             // Records that come now are lost, because nobody takes them.
-            notices.warn(LogEvent::AuditFile.line(format!("audit: no thread to write it: {error}")));
+            notices.warn(
+                LogEvent::AuditFile
+                    .line(format!("audit: cannot start the writer thread: {error}; nothing is audited")),
+            );
         }
         let handle = Arc::new(AuditHandle { path: path.to_owned(), queue, state });
         let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -125,13 +125,13 @@ fn an_invalid_filter_has_its_reason() {
         ("colour:red", "no field `colour`; there are client, user, service"),
         ("client:", "`client:` lacks a value"),
         ("size>1M", "no amount `size`; there are in, out"),
-        ("age>5", "`5` is no amount here; write 100ms, 30s"),
+        ("age>5", "`5` is not an amount; write 100ms, 30s"),
         ("/app", "a pattern ends in `/`"),
-        ("/app(/", "`/app(/` is no pattern: unclosed group"),
-        ("/a{1000}{1000}/", "`/a{1000}{1000}/` is no pattern: Compiled regex exceeds size limit"),
+        ("/app(/", "`/app(/` is not a valid pattern: unclosed group"),
+        ("/a{1000}{1000}/", "`/a{1000}{1000}/` is not a valid pattern: Compiled regex exceeds size limit"),
         ("port:/80/", "a port is a number"),
-        ("port:http", "`http` is no port"),
-        ("up>fast", "`fast` is no amount here; write 500"),
+        ("port:http", "`http` is not a port"),
+        ("up>fast", "`fast` is not an amount; write 500"),
     ] {
         let wrong = SessionFilter::parse(text).unwrap_err();
         assert!(wrong.starts_with(expected), "{text}: {wrong}");

@@ -157,7 +157,10 @@ async fn an_unknown_name_is_reported_and_known_addresses_survive_the_server() {
     let backend = format!("{{ address: 'tcp://app.test:{}', each: true }}", servers.port);
     let reached = Reached::start(Mode::Direct, &backend, "tcp://127.0.0.1:0", &dns).await;
     reached.until_backends(&[(format!("tcp://app.test:{}", servers.port), Down)]).await;
-    reached.dmz.until_notice("name app.test: there is no such name; what is known of it stays in use").await;
+    reached
+        .dmz
+        .until_notice("name app.test: there is no such name; the last known addresses stay in use")
+        .await;
     let row = rows(&*reached.dmz.now().await).remove(0);
     assert_eq!(row.last_error.as_deref(), Some("there is no such name"));
     let at = reached.client_port().await;

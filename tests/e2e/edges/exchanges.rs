@@ -50,7 +50,7 @@ async fn an_invalid_response_is_reported_on_both_halves() {
         ),
         (format!("{ok}X-A : 1\r\n\r\n"), "the backend's answer has a malformed field line"),
         ("HTTP/2.0 200 OK\r\n\r\n".into(), "the backend's answer speaks HTTP/2.0"),
-        ("220 mail.example ESMTP\r\n".into(), "the backend's answer is no HTTP"),
+        ("220 mail.example ESMTP\r\n".into(), "the backend's answer is not HTTP"),
         (
             format!("{ok}Content-Length: 5x\r\n\r\nhello"),
             "the backend's answer has a malformed Content-Length",

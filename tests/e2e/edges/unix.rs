@@ -113,7 +113,7 @@ async fn a_unix_socket_that_is_not_there_has_its_own_error() {
     let may_all = rustix::process::geteuid().is_root();
     for (name, words) in [
         ("missing", "there is no such socket"),
-        ("file", "it is no socket"),
+        ("file", "it is not a socket"),
         ("left", "nobody listens at it"),
         ("locked", "this gateway may not write to it"),
     ] {

@@ -261,7 +261,7 @@ async fn a_websocket_violation_is_answered_and_affects_no_other_client() {
         ("a reserved bit", frame(0xc2, &[0x81], b"a"), 1002),
         ("an unknown kind", frame(0x83, &[0x81], b"a"), 1002),
         ("a control frame too long", frame(0x89, &[254, 0, 126], &[7; 126]), 1002),
-        ("a control frame in pieces", frame(0x09, &[0x81], b"a"), 1002),
+        ("a fragmented control frame", frame(0x09, &[0x81], b"a"), 1002),
         ("a piece of nothing", frame(0x80, &[0x81], b"a"), 1002),
         ("broken UTF-8", frame(0x81, &[0x82], b"\xc3\x28"), 1007),
         ("a frame too large", large, 1009),

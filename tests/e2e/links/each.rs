@@ -86,7 +86,7 @@ async fn survives_empty_answers(mode: Mode) {
     pair.until_linked().await;
     let before = pair.dials.now().await.pools[0].failures;
     for (answer, reported) in [
-        (DnsAnswer::NoName, "name gate.test: there is no such name; what is known of it stays in use"),
+        (DnsAnswer::NoName, "name gate.test: there is no such name; the last known addresses stay in use"),
         (DnsAnswer::Empty, "name gate.test: it has no address; what is known"),
         (addresses("0.0.0.0"), "name gate.test: it has no address that can be dialled; what is known"),
         (DnsAnswer::Failure, "answers: Server Failure; what is known"),
@@ -96,7 +96,7 @@ async fn survives_empty_answers(mode: Mode) {
         assert_eq!(pair.dialled().await, [pair.address("127.0.0.1")]);
         dns.set_answer_until_asked(addresses("127.0.0.1"), 2).await;
     }
-    pair.dials.until_notice("name gate.test: it is answered again, after ").await;
+    pair.dials.until_notice("name gate.test: it resolves again, after ").await;
     assert_eq!(pair.dials.now().await.pools[0].failures, before, "no link was lost");
     pair.carries_a_session(&backend).await;
 }

@@ -235,7 +235,7 @@ async fn addresses_added_by_an_srv_server_are_ignored() {
         dials.until_notice(&format!("{name}: {reported}")).await;
         until_linked(&dials, &to_alias).await;
         dns.set_answer_until_asked(DnsAnswer::Zone(honest.clone()), 4).await;
-        dials.until_notice(&format!("{name}: it is answered again")).await;
+        dials.until_notice(&format!("{name}: it resolves again")).await;
     }
     let names: Vec<_> = (0..200).map(|number| format!("t{number:03}.test.")).collect();
     let mut many: Vec<_> = names.iter().map(|name| (1, 1, port, name.as_str())).collect();
