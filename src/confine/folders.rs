@@ -14,7 +14,7 @@ use landlock::{
 };
 use thiserror::Error;
 
-use super::count_threads;
+use super::{count_threads, lock_refusal::LockRefusal};
 use crate::{
     disk,
     profile::{Half, Profile},
@@ -136,13 +136,9 @@ impl LockedFolders {
 
 impl FolderLock {
     /// Why a gateway of `profile` could not write once it is locked.
-    pub fn refusal(&self, profile: &Profile) -> Option<String> {
+    pub fn refusal(&self, profile: &Profile) -> Option<LockRefusal> {
         let file = profile.files_written().find(|file| !self.lets_write(file))?;
-        Some(format!(
-            "this process is locked, and writes in the folders that it knew at its start: {} takes a restart with \
-             that profile",
-            file.display()
-        ))
+        Some(LockRefusal::Folder(file.into()))
     }
 
     fn lets_write(&self, file: &Path) -> bool {

@@ -14,13 +14,15 @@
 pub mod attempts;
 mod filters;
 pub mod folders;
+mod lock_refusal;
 pub mod refused_call;
 mod system_call;
 
-use std::{fs, io};
+use std::{fs, io, sync::Arc};
 
 use thiserror::Error;
 
+pub use self::lock_refusal::LockRefusal;
 use self::{
     filters::FilterError,
     folders::{FolderLock, FolderLockError, LockedFolders},
@@ -71,10 +73,10 @@ pub struct ProcessLock {
     /// It was begun, so this process belongs to a gateway.
     is_begun: bool,
     /// Whether the kernel has taken the filter of what no gateway ever does; nothing before it was asked.
-    always: Option<Result<(), FilterError>>,
+    always: Option<Result<(), Arc<FilterError>>>,
     half: Option<LockedHalf>,
     /// Nothing where the process has not started as a half alone in reverse mode.
-    folders: Option<Result<FolderLock, FolderLockError>>,
+    folders: Option<Result<FolderLock, Arc<FolderLockError>>>,
     /// It was reported that both halves share this process.
     is_shared_reported: bool,
     /// What has not been reported yet.
@@ -96,7 +98,7 @@ impl ProcessLock {
                 Err(ref error) => lock.unreported.push(error.to_string()),
                 Ok(_) => {}
             }
-            lock.folders = Some(taken);
+            lock.folders = Some(taken.map_err(Arc::new));
         }
         lock.refuse_always(profile.confine)?;
         Ok(lock)
@@ -111,7 +113,7 @@ impl ProcessLock {
             }
             Ok(()) => {}
         }
-        self.always = Some(taken);
+        self.always = Some(taken.map_err(Arc::new));
         Ok(())
     }
 
@@ -188,25 +190,16 @@ impl ProcessLock {
     }
 
     /// Why this process can no longer run `profile`.
-    pub fn refusal(&self, profile: &Profile) -> Option<String> {
+    pub fn refusal(&self, profile: &Profile) -> Option<LockRefusal> {
         if let Some(LockedHalf { half, .. }) = self.half
             && half_alone(profile) != Some(half)
         {
-            let going = match profile.mode {
-                Mode::Reverse => "to another half",
-                Mode::Direct | Mode::Forward => "out of reverse mode",
-            };
-            return Some(format!(
-                "this process is locked: {}; {going} takes a restart with that profile",
-                half_words(half)
-            ));
+            return Some(LockRefusal::OtherHalf { locked: half, mode: profile.mode });
         }
         if let Some(LockedHalf { unix: UnixSockets::Refused, .. }) = self.half
             && let Some(backend) = unix_backend(profile)
         {
-            return Some(format!(
-                "this process is locked, and opens no Unix socket: {backend} takes a restart with that profile"
-            ));
+            return Some(LockRefusal::UnixBackend(backend.clone()));
         }
         if let Some(why) = self.folders().and_then(|folders| folders.refusal(profile)) {
             return Some(why);
@@ -215,17 +208,13 @@ impl ProcessLock {
             return None;
         }
         if let Some(Err(error)) = &self.always {
-            return Some(format!("`confine: required`: the kernel rejected the seccomp filter: {error}"));
+            return Some(LockRefusal::Seccomp(error.clone()));
         }
         half_to_lock(profile)?;
         match &self.folders {
             Some(Ok(_)) => None,
-            Some(Err(error)) => Some(format!("`confine: required`: {error}")),
-            None => Some(
-                "`confine: required` needs Landlock, which is put on only where a process starts in reverse mode; \
-                 restart it with that profile"
-                    .into(),
-            ),
+            Some(Err(error)) => Some(LockRefusal::Landlock(error.clone())),
+            None => Some(LockRefusal::StartedElsewhere),
         }
     }
 

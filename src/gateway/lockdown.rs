@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use thiserror::Error;
+
 use super::{
     Engine,
     audit::CommandAudit,
@@ -113,7 +115,7 @@ impl Engine {
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };
-                let line = format!("what is locked is not kept for this profile: {why}");
+                let line = format!("the lockdown could not be saved for this profile: {why}");
                 engine.shared.notices.warn(LogEvent::Lockdown.line(line));
             },
         );
@@ -139,7 +141,7 @@ impl Engine {
 
     pub(super) fn lock_down(&mut self, target: LockdownTarget, asker: CommandAudit) {
         if let Some(why) = self.lockdown_refusal(&target) {
-            return asker.answer(CommandAnswer::Refused(why));
+            return asker.answer(CommandAnswer::Refused(why.to_string()));
         }
         let lockdown = self.shared.sessions.lockdown.clone();
         let mut rows = lockdown.rows();
@@ -160,20 +162,21 @@ impl Engine {
         let row = LockdownRow { peer: target.peer, service: target.service, since: String::new() };
         let is_all = row.peer.is_none() && row.service.is_none();
         if self.internal.is_none() && rows.is_empty() {
-            return asker.answer(CommandAnswer::Refused(DMZ_CANNOT_LOCK.into()));
+            return asker.answer(CommandAnswer::Refused(LockdownRefusal::NoInternalHalf.to_string()));
         }
         let before = rows.len();
         rows.retain(|held| !is_all && !is_same(held, &row));
         if rows.len() == before && !is_all {
-            return asker.answer(CommandAnswer::Refused(format!("{row} is not locked by itself")));
+            let why = LockdownRefusal::NotLocked(row.to_string());
+            return asker.answer(CommandAnswer::Refused(why.to_string()));
         }
         lockdown.set_rows(rows);
         self.follow_lockdown();
         self.keep_lockdown(format!("{row} is unlocked"), asker);
     }
 
-    fn lockdown_refusal(&self, target: &LockdownTarget) -> Option<String> {
-        let Some(internal) = &self.internal else { return Some(DMZ_CANNOT_LOCK.into()) };
+    fn lockdown_refusal(&self, target: &LockdownTarget) -> Option<LockdownRefusal> {
+        let Some(internal) = &self.internal else { return Some(LockdownRefusal::NoInternalHalf) };
         if let Some(why) = target.peer.as_deref().and_then(|peer| self.peer_refusal(internal, peer)) {
             return Some(why);
         }
@@ -181,20 +184,19 @@ impl Engine {
         let services = self.shared.sessions.services.load();
         let is_known =
             services.keys().any(|(half, name)| *half == Half::Internal && name.as_str() == service);
-        (!is_known).then(|| format!("no service `{service}`"))
+        (!is_known).then(|| LockdownRefusal::UnknownService(service.to_owned()))
     }
 
-    /// A gateway may be locked before its first link, but a misspelt name would lock nobody. Who comes over plain
-    /// links has no name that could be known in advance.
-    fn peer_refusal(&self, internal: &InternalSide, peer: &str) -> Option<String> {
+    /// A gateway may be locked before its first link, but a misspelt name would lock nobody. A peer on a plain link
+    /// has no certificate, so its name cannot be known in advance.
+    fn peer_refusal(&self, internal: &InternalSide, peer: &str) -> Option<LockdownRefusal> {
         let listed = &self.profile.internal.as_ref()?.link_tls()?.peers;
         let rows = internal.rows();
         let linked = rows.iter().filter_map(|row| row.peer.as_ref());
         let known: BTreeSet<_> = listed.iter().chain(linked).map(String::as_str).collect();
         let is_known = known.iter().any(|name| is_same_name(name, peer));
-        let known: Vec<_> = known.into_iter().map(|name| format!("`{name}`")).collect();
-        let why = || format!("no gateway `{peer}`: the link's `peers` has {}", known.join(", "));
-        (!is_known).then(why)
+        let known = known.into_iter().map(ToOwned::to_owned).collect();
+        (!is_known).then(|| LockdownRefusal::UnknownPeer { peer: peer.to_owned(), known })
     }
 
     /// Answers when the file is written. A lock that cannot be written still applies.
@@ -209,7 +211,7 @@ impl Engine {
                     Err(error) => error.to_string(),
                 };
                 asker.answer(CommandAnswer::NotSaved(format!(
-                    "{done}; but this holds only until this process ends, since it cannot be written: {why}"
+                    "{done}, but only until this process ends: the lockdown file cannot be written: {why}"
                 )));
             },
         );
@@ -233,5 +235,19 @@ fn is_same(one: &LockdownRow, other: &LockdownRow) -> bool {
     (&one.peer, &one.service) == (&other.peer, &other.service)
 }
 
-const DMZ_CANNOT_LOCK: &str =
-    "this gateway has no internal half now, and the inside alone locks; ask the internal half";
+/// Why nothing is locked or unlocked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+enum LockdownRefusal {
+    #[error("only an internal half can lock; run this on the internal gateway")]
+    NoInternalHalf,
+    #[error("no service `{0}`")]
+    UnknownService(String),
+    #[error("no gateway `{peer}`: the link's `peers` has {}", quoted(known))]
+    UnknownPeer { peer: String, known: Vec<String> },
+    #[error("{0} is not locked by itself")]
+    NotLocked(String),
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

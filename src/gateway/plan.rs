@@ -10,7 +10,7 @@ use super::{
     service_changes::{self, ServiceChange},
 };
 use crate::{
-    confine::folders::FolderLock,
+    confine::{LockRefusal, folders::FolderLock},
     profile::{DmzMode, Half, HostPort, InternalMode, Mode, Problem, Profile, ServiceName},
     telemetry::audit::AuditFileInUse,
 };
@@ -306,8 +306,8 @@ impl fmt::Display for SwitchPlan {
 pub enum SwitchRefusal {
     #[error("{}", problem_lines(.0))]
     Profile(Vec<Problem>),
-    #[error("{0}")]
-    Locked(String),
+    #[error(transparent)]
+    Locked(#[from] LockRefusal),
     #[error(transparent)]
     Audit(#[from] AuditFileInUse),
 }
@@ -316,7 +316,7 @@ impl SwitchRefusal {
     /// Must be called before a file is opened that could not be written.
     pub fn check_lock(folders: Option<&FolderLock>, profile: &Profile) -> Result<(), Self> {
         match folders.and_then(|folders| folders.refusal(profile)) {
-            Some(why) => Err(Self::Locked(why)),
+            Some(why) => Err(why.into()),
             None => Ok(()),
         }
     }

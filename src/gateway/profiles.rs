@@ -29,7 +29,7 @@ impl Engine {
 
     /// With the reason why this process would refuse to switch to it.
     fn judged(&self, row: ProfileRow, profile: Option<Profile>) -> ProfileRow {
-        let refused = profile.and_then(|profile| self.lock.refusal(&profile));
+        let refused = profile.and_then(|profile| self.lock.refusal(&profile)).map(|why| why.to_string());
         ProfileRow { refused: refused.filter(|_| !row.is_current && row.problems.is_empty()), ..row }
     }
 }

@@ -162,7 +162,8 @@ impl Engine {
 
     /// Why this process cannot run `profile`, because of how it was started or locked.
     pub(super) fn process_refusal(&self, profile: &Profile) -> Option<String> {
-        self.lock.refusal(profile).or_else(|| self.inherited.refusal(profile))
+        let by_lock = self.lock.refusal(profile).map(|why| why.to_string());
+        by_lock.or_else(|| self.inherited.refusal(profile))
     }
 
     /// Begins a switch; the answer follows when it has ended.
