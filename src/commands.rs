@@ -70,7 +70,11 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         CliAction::Admin(options) => return remote::carry(cli, admin_access(options.read_only)).await,
         CliAction::Replay { file } => return attach::replay(file).await,
         CliAction::Switch { profile, plan, form } => {
-            return print_outcome(switch_outcome(cli, profile, *plan).await, *form);
+            let command: fn(String) -> Command = match plan {
+                true => |profile| Command::Plan { profile },
+                false => |profile| Command::Switch { profile },
+            };
+            return print_outcome(switch_outcome(cli, profile, command).await, *form);
         }
         CliAction::Drain { service, form } => {
             return send_command(cli, Command::Drain { service: service.clone() }, *form).await;
@@ -171,10 +175,12 @@ async fn send_command(cli: &Cli, command: Command, form: AnswerForm) -> anyhow::
     print_outcome(send_for_outcome(cli, command).await, form)
 }
 
-async fn switch_outcome(cli: &Cli, profile: &str, is_plan: bool) -> anyhow::Result<(u8, String)> {
-    let profile = absolute_profile(profile)?;
-    let command = if is_plan { Command::Plan { profile } } else { Command::Switch { profile } };
-    send_for_outcome(cli, command).await
+async fn switch_outcome(
+    cli: &Cli,
+    profile: &str,
+    command: fn(String) -> Command,
+) -> anyhow::Result<(u8, String)> {
+    send_for_outcome(cli, command(absolute_profile(profile)?)).await
 }
 
 fn print_outcome(outcome: anyhow::Result<(u8, String)>, form: AnswerForm) -> anyhow::Result<ExitCode> {

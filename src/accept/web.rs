@@ -63,7 +63,7 @@ use crate::{
         interim::{InterimPolicy, InterimResponses, InterimStream},
         keep_alive::{ConnectionPhase, ExchangeGuard, KeepAliveTracker, PhaseTimer},
         link_upgrade,
-        request::{self, ForwardedHeaders},
+        request::{self, ForwardedHeaders, RequestName},
         upstream::{ResponseFailure, UpstreamConnection},
         websocket,
     },
@@ -405,9 +405,9 @@ impl ClientConnection {
         client: RequestClient,
         mut request: Request<MessageBody>,
     ) -> Result<(UpstreamSession, Response<Incoming>), RequestFailure> {
-        let names_itself = request.headers().contains_key(request::REQUEST_ID);
+        let name = RequestName::of(request.headers());
         if let Some(mut session) = self.idle_sessions.take(&route.service, &client) {
-            request::set_request_id(request.headers_mut(), names_itself, &session.id);
+            request::set_request_id(request.headers_mut(), name, &session.id);
             match session.connection.send(request).await {
                 Ok(response) => return Ok((session, response)),
                 Err(ResponseFailure::Unsent(unsent)) => request = *unsent,
@@ -415,7 +415,7 @@ impl ClientConnection {
             }
         }
         let mut session = self.open_session(&route.service, client).await?;
-        request::set_request_id(request.headers_mut(), names_itself, &session.id);
+        request::set_request_id(request.headers_mut(), name, &session.id);
         match session.connection.send(request).await {
             Ok(response) => Ok((session, response)),
             Err(lost) => Err(failure_response(session, &lost).await),

@@ -49,12 +49,12 @@ pub struct CertificateReload {
     refused: Option<CertificateFiles>,
     /// What is wrong as long as it is so, but for the faults of single services.
     pub faults: Vec<FileFaultRow>,
-    next: Instant,
+    /// When the files are checked next; nothing while a check or a reload is under way.
+    next_check: Option<Instant>,
     /// When files that could not be used are opened again.
     retry: Instant,
     /// The files looked the same at the last two checks.
     is_unchanged: bool,
-    is_checking: bool,
     /// The last check got no answer from the file system.
     is_silent: bool,
     /// Identifies the profile: a result for a previous profile is ignored.
@@ -64,24 +64,22 @@ pub struct CertificateReload {
 impl CertificateReload {
     /// Starts from these files as the ones in force.
     pub fn new(in_force: CertificateFiles) -> Self {
-        let next = Instant::now() + FILE_CHECK_INTERVAL;
         Self {
             last: in_force.clone(),
             applied: in_force.clone(),
             in_force,
             refused: None,
             faults: Vec::new(),
-            next,
+            next_check: Some(Instant::now() + FILE_CHECK_INTERVAL),
             retry: Instant::now() + FILE_RETRY_INTERVAL,
             is_unchanged: false,
-            is_checking: false,
             is_silent: false,
             profile_token: Arc::default(),
         }
     }
 
     fn schedule_next_check(&mut self) {
-        (self.is_checking, self.next) = (false, Instant::now() + FILE_CHECK_INTERVAL);
+        self.next_check = Some(Instant::now() + FILE_CHECK_INTERVAL);
     }
 
     /// The files, if they have changed, look the same as last time, and were not refused.
@@ -100,10 +98,10 @@ impl CertificateReload {
 impl Engine {
     /// Checks the files when that is due.
     pub(super) fn check_certificate_files(&mut self) {
-        if self.certificate_reload.is_checking || Instant::now() < self.certificate_reload.next {
+        if self.certificate_reload.next_check.is_none_or(|at| Instant::now() < at) {
             return;
         }
-        self.certificate_reload.is_checking = true;
+        self.certificate_reload.next_check = None;
         let (profile, profile_token) = (self.profile.clone(), self.certificate_reload.profile_token.clone());
         self.read_periodically(
             move || CertificateFiles::stat(profile.materials()),
@@ -128,7 +126,7 @@ impl Engine {
         else {
             return;
         };
-        self.certificate_reload.is_checking = true;
+        self.certificate_reload.next_check = None;
         if self.busy_reason().is_some() {
             return self.read_lists_again(profile_token);
         }

@@ -78,10 +78,26 @@ struct HalfShares {
     handshakes: usize,
 }
 
-/// If the half accepts links (`accepts_links`), their handshakes have a share of their own.
-fn divide_half(of_half: usize, one_session: bool, accepts_links: bool) -> HalfShares {
-    let handshakes = |whole: usize| if accepts_links { bounded_handshakes(whole) } else { 0 };
-    if one_session {
+/// How many sessions one link of a half carries; in direct mode, one connection to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SessionsPerLink {
+    One,
+    Many,
+}
+
+/// Who opens the links of a half: only those that come in need handshakes that others begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkOrigin {
+    Dialled,
+    Accepted,
+}
+
+fn divide_half(of_half: usize, sessions: SessionsPerLink, links: LinkOrigin) -> HalfShares {
+    let handshakes = |whole: usize| match links {
+        LinkOrigin::Dialled => 0,
+        LinkOrigin::Accepted => bounded_handshakes(whole),
+    };
+    if sessions == SessionsPerLink::One {
         let ends = of_half.div_ceil(2).max(1);
         let links = of_half.saturating_sub(ends);
         let handshakes = handshakes(links / 4);
@@ -91,6 +107,10 @@ fn divide_half(of_half: usize, one_session: bool, accepts_links: bool) -> HalfSh
     let links = (of_half / 32).max(SHARED_LINKS_ENOUGH.min(of_half / 4)).max(1);
     let handshakes = handshakes(of_half / 32);
     HalfShares { ends: of_half.saturating_sub(links + handshakes).max(1), links, handshakes }
+}
+
+fn sessions_per_link(uses_socks: bool) -> SessionsPerLink {
+    if uses_socks { SessionsPerLink::One } else { SessionsPerLink::Many }
 }
 
 impl DescriptorBudget {
@@ -113,15 +133,22 @@ impl DescriptorBudget {
         let mut shares = DescriptorShares::default();
         if let Some(half) = &profile.dmz {
             // In direct mode each session has a connection to a backend of its own.
-            let one_session = seen.dmz || matches!(half.mode, DmzMode::Direct(_));
-            let of = divide_half(of_half, one_session, matches!(half.mode, DmzMode::Reverse { .. }));
+            let (each, links) = match half.mode {
+                DmzMode::Direct(_) => (SessionsPerLink::One, LinkOrigin::Dialled),
+                DmzMode::Forward { .. } => (sessions_per_link(seen.dmz), LinkOrigin::Dialled),
+                DmzMode::Reverse { .. } => (sessions_per_link(seen.dmz), LinkOrigin::Accepted),
+            };
+            let of = divide_half(of_half, each, links);
             (shares.clients, shares.dmz_links, shares.dmz_handshakes) =
                 (of.ends, of.links.min(LINKS_MAX), of.handshakes);
             shares.client_handshakes = bounded_handshakes(shares.clients / 2);
         }
         if let Some(half) = &profile.internal {
-            let accepts_links = matches!(half.mode, InternalMode::Forward { .. });
-            let of = divide_half(of_half, seen.internal, accepts_links);
+            let links = match half.mode {
+                InternalMode::Forward { .. } => LinkOrigin::Accepted,
+                InternalMode::Reverse { .. } => LinkOrigin::Dialled,
+            };
+            let of = divide_half(of_half, sessions_per_link(seen.internal), links);
             (shares.backends, shares.internal_links, shares.internal_handshakes) =
                 (of.ends, of.links.clamp(1, half.maximum), of.handshakes);
         }

@@ -31,6 +31,13 @@ enum SocketActivity {
     Asleep,
 }
 
+/// Whether bytes of a session are on the way: kept back here, or sent and not acknowledged yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InFlight {
+    Nothing,
+    Bytes,
+}
+
 impl SocketWatch {
     pub(super) fn new(bytes: u64, idle: Option<Duration>) -> Self {
         Self { idle, bytes, still_since: Instant::now(), activity: SocketActivity::Busy }
@@ -50,8 +57,9 @@ impl SocketWatch {
     }
 
     /// Whether a sleeping watch has a reason to wake up.
-    pub(super) fn has_reason_to_wake(&mut self, bytes: u64, held: bool) -> bool {
-        let wakes = self.activity != SocketActivity::Busy && (held || bytes != self.bytes);
+    pub(super) fn has_reason_to_wake(&mut self, bytes: u64, in_flight: InFlight) -> bool {
+        let wakes =
+            self.activity != SocketActivity::Busy && (in_flight == InFlight::Bytes || bytes != self.bytes);
         if wakes {
             self.activity = SocketActivity::Busy;
         }
@@ -63,17 +71,15 @@ impl SocketWatch {
     }
 
     /// Records the result of a check; true when nothing has moved for the service's `idle`.
-    pub(super) fn check(&mut self, bytes: u64, owed: bool) -> bool {
+    pub(super) fn check(&mut self, bytes: u64, in_flight: InFlight) -> bool {
         let moved = self.bytes != bytes;
         if moved {
             self.bytes = bytes;
             self.still_since = Instant::now();
         }
-        self.activity = match self.idle {
-            _ if moved || owed => SocketActivity::Busy,
-            Some(_) => SocketActivity::Quiet,
-            None => SocketActivity::Asleep,
-        };
+        let at_rest = if self.idle.is_some() { SocketActivity::Quiet } else { SocketActivity::Asleep };
+        let is_busy = moved || in_flight == InFlight::Bytes;
+        self.activity = if is_busy { SocketActivity::Busy } else { at_rest };
         self.idle.is_some_and(|idle| self.still_since.elapsed() >= idle)
     }
 }
@@ -85,11 +91,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watch_sleeps_while_nothing_is_on_the_way() {
         let mut watch = SocketWatch::new(0, None);
-        assert!(!watch.check(5, false) && watch.is_awake(), "bytes have moved");
-        assert!(!watch.check(5, true) && watch.is_awake(), "some are not acknowledged");
-        assert!(!watch.check(5, false) && !watch.is_awake(), "nothing is on the way");
+        assert!(!watch.check(5, InFlight::Nothing) && watch.is_awake(), "bytes have moved");
+        assert!(!watch.check(5, InFlight::Bytes) && watch.is_awake(), "some are not acknowledged");
+        assert!(!watch.check(5, InFlight::Nothing) && !watch.is_awake(), "nothing is on the way");
         assert!(
-            !watch.has_reason_to_wake(5, false) && watch.has_reason_to_wake(6, false) && watch.is_awake()
+            !watch.has_reason_to_wake(5, InFlight::Nothing)
+                && watch.has_reason_to_wake(6, InFlight::Nothing)
+                && watch.is_awake()
         );
     }
 
@@ -99,7 +107,7 @@ mod tests {
         let mut ended = Vec::new();
         for bytes in [0, 0, 5, 5, 5, 5] {
             tokio::time::advance(Duration::from_secs(1)).await;
-            ended.push(watch.check(bytes, false));
+            ended.push(watch.check(bytes, InFlight::Nothing));
         }
         assert_eq!(ended, [false, false, false, false, false, true]);
     }

@@ -67,7 +67,7 @@ use self::{
     lockdown::LockdownWriter,
     offers::ClosedServices,
     ports::ClientPorts,
-    reader::{EngineReader, LOOK_UP},
+    reader::{EngineReader, LOOKUP_TIMEOUT},
     recent_history::RecentHistory,
     retiring::RetiringParts,
     service::ServiceTable,
@@ -253,7 +253,7 @@ impl Engine {
         let audit = open_audit(&loaded.profile, None, &engine.shared.notices)?;
         engine.take_kept_lockdown(kept);
         let wanted = engine.addresses_to_bind(&loaded.profile);
-        let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOK_UP).await;
+        let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOKUP_TIMEOUT).await;
         let files = SwitchFiles { audit, lockdown: None };
         let switching = engine.begin_switch(chosen, loaded, files, &found)?;
         engine.commit(switching);

@@ -19,7 +19,11 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{final_delivery::deliver_remaining, idle_watch::SocketWatch, session_permits::SessionPermits};
+use super::{
+    final_delivery::deliver_remaining,
+    idle_watch::{InFlight, SocketWatch},
+    session_permits::SessionPermits,
+};
 use crate::{
     net::{
         stream::NetStream,
@@ -177,14 +181,15 @@ impl Relay<'_> {
         mut next_check: Pin<&mut Sleep>,
     ) -> Poll<Result<RelayOutcome, SideFailure>> {
         // A side that is no longer read gives no event when it is gone.
-        let held =
+        let is_held =
             [&self.up, &self.down].iter().any(|direction| direction.holds_bytes() || direction.has_ended());
+        let held = if is_held { InFlight::Bytes } else { InFlight::Nothing };
         if self.watch.has_reason_to_wake(self.counters.bytes(), held) {
             next_check.as_mut().reset(self.watch.next_check(Instant::now()));
         }
         while self.watch.is_awake() && next_check.as_mut().poll(cx).is_ready() {
-            let is_owed = self.check_sockets()?;
-            if self.watch.check(self.counters.bytes(), held || is_owed) {
+            let in_flight = if self.check_sockets()? { InFlight::Bytes } else { held };
+            if self.watch.check(self.counters.bytes(), in_flight) {
                 return Poll::Ready(Ok(RelayOutcome::Idle));
             }
             next_check.as_mut().reset(self.watch.next_check(Instant::now()));

@@ -326,9 +326,24 @@ impl RequestedTarget {
 
 /// Sets the session's id, by which the logs of both halves and the backend can be matched. A client that names
 /// its request keeps that name.
-pub fn set_request_id(headers: &mut HeaderMap, names_itself: bool, id: &str) {
-    if !names_itself && let Ok(id) = HeaderValue::from_str(id) {
+pub fn set_request_id(headers: &mut HeaderMap, name: RequestName, id: &str) {
+    if name == RequestName::OfSession
+        && let Ok(id) = HeaderValue::from_str(id)
+    {
         headers.insert(REQUEST_ID, id);
+    }
+}
+
+/// Where the name of a request comes from. It is kept if the request has to be sent a second time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestName {
+    OfClient,
+    OfSession,
+}
+
+impl RequestName {
+    pub fn of(headers: &HeaderMap) -> Self {
+        if headers.contains_key(REQUEST_ID) { Self::OfClient } else { Self::OfSession }
     }
 }
 

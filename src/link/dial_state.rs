@@ -60,6 +60,13 @@ pub struct DialState {
     held_back: Option<(LinkFault, Instant)>,
 }
 
+/// Whether a failure is the first one since dialling last worked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureRun {
+    Begins,
+    GoesOn,
+}
+
 /// What has failed, which decides about the next dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialFailure {
@@ -185,14 +192,14 @@ impl DialState {
         failures
     }
 
-    /// Notes a failure. Returns whether it is the first one since dialling last worked.
+    /// Notes a failure.
     pub fn note_failure(
         &mut self,
         fault: LinkFault,
         failure: DialFailure,
         retry: RetryPolicy,
         now: Instant,
-    ) -> bool {
+    ) -> FailureRun {
         self.failures += 1;
         self.is_distrusted |= failure == DialFailure::Protocol;
         if failure != DialFailure::Link {
@@ -202,7 +209,7 @@ impl DialState {
                 self.paused_until = Some(now + self.backoff.fail(retry, fastrand::f64()));
             }
         }
-        self.last_fault.replace(fault).is_none()
+        if self.last_fault.replace(fault).is_none() { FailureRun::Begins } else { FailureRun::GoesOn }
     }
 
     /// Whether a first failure is to be reported later, or not at all: the dial was refused while links are up.
@@ -222,11 +229,12 @@ impl DialState {
         self.held_back.take_if(is_due).map(|(fault, _)| fault)
     }
 
-    /// Notes that the gateway drains, which explains a failure that was held back. Returns whether that is news.
-    pub fn note_drain(&mut self, fault: LinkFault, retry: RetryPolicy, now: Instant) -> bool {
+    /// Notes that the gateway drains, which explains a failure that was held back.
+    pub fn note_drain(&mut self, fault: LinkFault, retry: RetryPolicy, now: Instant) -> FailureRun {
         self.goodbye.note_drain();
         let was_held_back = self.held_back.take().is_some();
-        self.note_failure(fault, DialFailure::Drains, retry, now) || was_held_back
+        let run = self.note_failure(fault, DialFailure::Drains, retry, now);
+        if was_held_back { FailureRun::Begins } else { run }
     }
 
     /// Adds what is known here to a snapshot row.
@@ -279,7 +287,8 @@ mod tests {
     #[test]
     fn a_pause_ends_when_a_link_has_lived_and_not_when_it_stands() {
         let (mut dial_state, now) = (dial_state(), Instant::now());
-        assert!(dial_state.note_failure(fault("refused"), DialFailure::Path, RETRY, now));
+        let run = dial_state.note_failure(fault("refused"), DialFailure::Path, RETRY, now);
+        assert_eq!(run, FailureRun::Begins);
         let paused_until = dial_state.paused_until;
         let _guard = LinkGuard::ready(&dial_state.counts, None);
         dial_state.note_established(now);
@@ -288,7 +297,8 @@ mod tests {
             (dial_state.paused_until, &dial_state.last_fault),
             (paused_until, &Some(fault("refused")))
         );
-        assert!(!dial_state.note_failure(fault("lost"), DialFailure::Link, RETRY, now), "it goes on");
+        let run = dial_state.note_failure(fault("lost"), DialFailure::Link, RETRY, now);
+        assert_eq!(run, FailureRun::GoesOn);
         assert_eq!(dial_state.check_proven(now + LIVED), Some(1));
         assert_eq!((dial_state.paused_until, dial_state.last_fault), (None, None));
     }
@@ -315,7 +325,7 @@ mod tests {
         let refused = LinkFault::new(LinkCause::ConnectionRefused, "connection refused");
         let (mut dial_state, began) = (dial_state(), Instant::now());
         let fails = |dial_state: &mut DialState, failure| {
-            dial_state.note_failure(refused.clone(), failure, RETRY, began)
+            dial_state.note_failure(refused.clone(), failure, RETRY, began) == FailureRun::Begins
                 && !dial_state.hold_back(&refused, failure, began)
         };
         assert!(fails(&mut dial_state, DialFailure::Path), "no link is up that could explain it");
@@ -331,7 +341,8 @@ mod tests {
         assert_eq!(dial_state.take_held_back(LIVED, began + LIVED), None, "it is reported once");
         dial_state.note_proven();
         assert!(!fails(&mut dial_state, DialFailure::Path));
-        assert!(dial_state.note_drain(fault("it drains"), RETRY, began), "that is news");
+        let run = dial_state.note_drain(fault("it drains"), RETRY, began);
+        assert_eq!(run, FailureRun::Begins, "that is news");
         assert_eq!(dial_state.take_held_back(LIVED, began + LIVED), None, "it is explained");
         assert!(!fails(&mut dial_state, DialFailure::Path), "what follows is no news");
         dial_state.counts.note_carried();

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     carrier::OuterTlsCell,
-    dial_state::{DialFailure, DialState},
+    dial_state::{DialFailure, DialState, FailureRun},
     error::LinkError,
     handshake::{self, DialledStream, HandshakeError, HandshakeTerms},
     link_guard::{LinkActivity, LinkCounters},
@@ -272,12 +272,12 @@ impl LinkKeeper {
         let proven = dial_state.check_proven(now);
         self.report_proven(service, proven.unwrap_or_default());
         if let Some(broken) = dial_state.counts.take_violation().map(LinkError::Violation) {
-            let is_first = dial_state.note_failure(broken.fault(), DialFailure::Protocol, retry, now);
-            self.report_failed(service, &broken.fault(), DialFailure::Protocol, is_first);
+            let run = dial_state.note_failure(broken.fault(), DialFailure::Protocol, retry, now);
+            self.report_failed(service, &broken.fault(), DialFailure::Protocol, run);
         }
         self.check_drain(dial_state, service, retry);
         if let Some(refused) = dial_state.take_held_back(RECONCILE_INTERVAL, now) {
-            self.report_failed(service, &refused, DialFailure::Path, true);
+            self.report_failed(service, &refused, DialFailure::Path, FailureRun::Begins);
         }
     }
 
@@ -286,8 +286,8 @@ impl LinkKeeper {
     fn check_drain(&self, dial_state: &mut DialState, service: Option<&ServiceName>, retry: RetryPolicy) {
         if dial_state.counts.take_drain() {
             let fault = LinkError::Drains.fault();
-            let is_first = dial_state.note_drain(fault.clone(), retry, Instant::now());
-            self.report_failed(service, &fault, DialFailure::Drains, is_first);
+            let run = dial_state.note_drain(fault.clone(), retry, Instant::now());
+            self.report_failed(service, &fault, DialFailure::Drains, run);
         }
     }
 
@@ -358,12 +358,12 @@ impl LinkKeeper {
         let dial_state = self.dial_state(&mut state, service);
         let proven = dial_state.check_proven(now);
         let fault = error.fault();
-        let is_first = dial_state.note_failure(fault.clone(), failure, retry, now);
-        let is_held_back = is_first && dial_state.hold_back(&fault, failure, now);
+        let run = dial_state.note_failure(fault.clone(), failure, retry, now);
+        let is_held_back = run == FailureRun::Begins && dial_state.hold_back(&fault, failure, now);
         drop(state);
         self.report_proven(service, proven.unwrap_or_default());
         if !is_held_back {
-            self.report_failed(service, &fault, failure, is_first);
+            self.report_failed(service, &fault, failure, run);
         }
         self.changed.notify_one();
     }

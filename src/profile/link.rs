@@ -137,7 +137,10 @@ impl LinkEnds {
         post_quantum(link, &mut tls, problems);
         let insecure = keys::INSECURE.read(link, problems);
         let ends = Self { place: link.place.clone(), listen, bind, connect, tls };
-        ends.check(insecure, problems);
+        if !insecure {
+            ends.refuse_plain(problems);
+        }
+        ends.require_tls_options(problems);
         ends
     }
 
@@ -146,22 +149,24 @@ impl LinkEnds {
         self.listen.good().into_iter().chain(self.connect.good().into_iter().flatten())
     }
 
-    /// Requires TLS, except for plain links that nobody else can listen to.
-    fn check(&self, insecure: bool, problems: &mut Vec<Problem>) {
+    /// Refuses links without TLS, except those that nobody else can listen to.
+    fn refuse_plain(&self, problems: &mut Vec<Problem>) {
         let plain = |address: &&Located<LinkAddress>| !address.value.tls && !address.value.at.is_loopback();
-        if !insecure {
-            let fault = |address: &Located<LinkAddress>| {
-                let advice = match address.value.web_socket() {
-                    None => "use `socks+tls`, a loopback address, or say `insecure: true` under `link`",
-                    Some(_) => {
-                        "write `tls: { certificate: FILE, key: FILE, ca: FILE, peers: [NAME] }`: the outer TLS \
-                         proves nothing of the other gateway; or use a loopback address, or say `insecure: true`"
-                    }
-                };
-                ValueProblem::new("a link without TLS leaves this machine", advice).at(address.place.clone())
+        let fault = |address: &Located<LinkAddress>| {
+            let advice = match address.value.web_socket() {
+                None => "use `socks+tls`, a loopback address, or say `insecure: true` under `link`",
+                Some(_) => {
+                    "write `tls: { certificate: FILE, key: FILE, ca: FILE, peers: [NAME] }`: the outer TLS \
+                     proves nothing of the other gateway; or use a loopback address, or say `insecure: true`"
+                }
             };
-            problems.extend(self.addresses().filter(plain).map(fault));
-        }
+            ValueProblem::new("a link without TLS leaves this machine", advice).at(address.place.clone())
+        };
+        problems.extend(self.addresses().filter(plain).map(fault));
+    }
+
+    /// An address with TLS needs certificates.
+    fn require_tls_options(&self, problems: &mut Vec<Problem>) {
         let needing = self.addresses().find(|address| address.value.tls);
         if let (Some(address), ReadValue::Absent) = (needing, &self.tls) {
             let fault = ValueProblem::new(

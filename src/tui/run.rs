@@ -271,7 +271,7 @@ impl<B: Backend> ScreenLoop<B> {
                 Err(why) => self.app.note_result(Err(why)),
             },
             UpdateResult::Mouse(mouse) => {
-                if terminal::take_mouse(mouse == MouseCapture::On).is_err() {
+                if terminal::capture_mouse(mouse).is_err() {
                     return Some(ScreenEnd::TerminalGone);
                 }
             }

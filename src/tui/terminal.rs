@@ -26,6 +26,7 @@ use crossterm::{
 use ratatui::layout::Size;
 use rustix::process::Signal;
 
+use super::app::MouseCapture;
 use crate::telemetry::log::LogEvent;
 
 /// The screen is in raw mode on its alternate screen.
@@ -85,13 +86,17 @@ fn take_over() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the mouse from the terminal, or gives it back.
-pub fn take_mouse(taken: bool) -> io::Result<()> {
+/// Captures the mouse, or gives it back to the terminal.
+pub fn capture_mouse(mouse: MouseCapture) -> io::Result<()> {
     if !is_entered() {
         return Ok(());
     }
-    MOUSE.store(taken, Ordering::SeqCst);
-    execute!(io::stdout(), style::Print(if taken { MOUSE_ON } else { MOUSE_OFF }))
+    MOUSE.store(mouse == MouseCapture::On, Ordering::SeqCst);
+    let sequence = match mouse {
+        MouseCapture::On => MOUSE_ON,
+        MouseCapture::Off => MOUSE_OFF,
+    };
+    execute!(io::stdout(), style::Print(sequence))
 }
 
 impl Drop for TerminalGuard {

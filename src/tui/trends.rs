@@ -264,9 +264,17 @@ impl App {
         &self.trends
     }
 
-    pub(super) fn change_history_span(&mut self, is_longer: bool) {
+    pub(super) fn lengthen_history_span(&mut self) {
+        self.set_history_span(self.trends.span.longer());
+    }
+
+    pub(super) fn shorten_history_span(&mut self) {
+        self.set_history_span(self.trends.span.shorter());
+    }
+
+    fn set_history_span(&mut self, span: HistorySpan) {
         let view = &mut self.trends;
-        view.span = if is_longer { view.span.longer() } else { view.span.shorter() };
+        view.span = span;
         view.asked_at = None;
         view.cursor = None;
     }

@@ -47,9 +47,8 @@ impl App {
             Action::Right => return self.step_sideways(SideStep::Right),
             Action::Only => self.set_scope(None),
             Action::LastScreen => return self.show_last_screen(),
-            Action::Longer | Action::Shorter if self.screen == Screen::History => {
-                self.change_history_span(action == Action::Longer);
-            }
+            Action::Longer if self.screen == Screen::History => self.lengthen_history_span(),
+            Action::Shorter if self.screen == Screen::History => self.shorten_history_span(),
             Action::Longer => self.window = self.window.longer(),
             Action::Shorter => self.window = self.window.shorter(),
             Action::Mouse => return self.toggle_mouse(),

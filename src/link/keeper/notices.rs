@@ -4,7 +4,7 @@ use super::{LinkKeeper, sharers::SharersChange};
 use crate::{
     link::{
         agreement::SOFTWARE,
-        dial_state::DialFailure,
+        dial_state::{DialFailure, FailureRun},
         error::LinkError,
         handshake::{DialledStream, EstablishedLink},
     },
@@ -27,16 +27,19 @@ impl LinkKeeper {
         service: Option<&ServiceName>,
         fault: &LinkFault,
         failure: DialFailure,
-        is_first: bool,
+        run: FailureRun,
     ) {
         let line = format!("{}: {}", self.link_to(service), fault.words);
-        match (is_first, failure) {
-            (true, DialFailure::Path | DialFailure::Protocol | DialFailure::Link) => {
+        if run == FailureRun::GoesOn {
+            tracing::debug!(event = %LogEvent::LinkFailedAgain, "{line}");
+            return;
+        }
+        match failure {
+            DialFailure::Path | DialFailure::Protocol | DialFailure::Link => {
                 self.shared.notices.warn_limited(LogKind::LinkChanged, line);
             }
             // The gateway's own operator has requested that.
-            (true, DialFailure::Drains) => self.shared.notices.info_limited(LogKind::LinkChanged, line),
-            (false, _) => tracing::debug!(event = %LogEvent::LinkFailedAgain, "{line}"),
+            DialFailure::Drains => self.shared.notices.info_limited(LogKind::LinkChanged, line),
         }
     }
 

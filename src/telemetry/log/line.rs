@@ -34,7 +34,13 @@ impl<S: Subscriber> Layer<S> for LogLayer {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_quiet = self.quiet.load(Ordering::Relaxed);
         let is_text = !is_quiet && self.format == LogFormat::Text;
-        let mut event_text = EventText::for_forms(is_text, file.is_some() || !is_quiet && !is_text);
+        let mut event_text = EventText::default();
+        if is_text {
+            event_text.keep_text();
+        }
+        if file.is_some() || !is_quiet && !is_text {
+            event_text.keep_json();
+        }
         event.record(&mut event_text);
         let (level, time) = (*event.metadata().level(), utc_now());
         if !is_quiet {
@@ -83,16 +89,28 @@ pub(super) struct PlainLine<'a> {
     pub field: Option<(&'a str, u64)>,
 }
 
+/// Who records the time of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LineTime {
+    Written,
+    /// The journal does, for each line that it gets.
+    OfJournal,
+}
+
 impl PlainLine<'_> {
-    /// The journal records the time of each line itself.
-    pub fn as_json(&self, is_journal: bool) -> String {
-        let mut event_text = EventText::for_forms(false, true);
+    pub fn as_json(&self, time: LineTime) -> String {
+        let mut event_text = EventText::default();
+        event_text.keep_json();
         event_text.event = Some(self.event.name().into());
         event_text.message.push_str(self.message);
         if let Some((name, value)) = self.field {
             event_text.add_number(name, value);
         }
-        event_text.as_json(self.level, (!is_journal).then(utc_now).as_deref())
+        let written = match time {
+            LineTime::Written => Some(utc_now()),
+            LineTime::OfJournal => None,
+        };
+        event_text.as_json(self.level, written.as_deref())
     }
 }
 
@@ -111,9 +129,12 @@ struct EventText {
 }
 
 impl EventText {
-    fn for_forms(is_text: bool, is_json: bool) -> Self {
-        let space = || String::with_capacity(FIELDS_BYTES);
-        Self { text: is_text.then(space), json: is_json.then(space), ..Self::default() }
+    fn keep_text(&mut self) {
+        self.text = Some(String::with_capacity(FIELDS_BYTES));
+    }
+
+    fn keep_json(&mut self) {
+        self.json = Some(String::with_capacity(FIELDS_BYTES));
     }
 
     fn as_text(&self) -> String {
@@ -233,7 +254,9 @@ mod tests {
 
     #[test]
     fn a_line_says_the_same_to_people_and_to_programs() {
-        let mut event_text = EventText::for_forms(true, true);
+        let mut event_text = EventText::default();
+        event_text.keep_text();
+        event_text.keep_json();
         event_text.event = Some("session_ended".into());
         event_text.message.push_str("session\nended");
         event_text.add_string("end", format_args!("{:?}", "-\"-"), "-\"-");
