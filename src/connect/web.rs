@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     http::{
-        HeadSource, LINGER,
+        HeadSource, LINGER_TIMEOUT,
         body::{MessageBody, ends_connection},
         driver::{self, CloseSignal, ConnectionDrivers, DriverKey},
         error_response::{self, ErrorResponse, bad_request},
@@ -201,7 +201,7 @@ fn error_cause(error: &hyper::Error) -> String {
 /// failure to the other end of the pipe, and could overtake the answer.
 async fn drain_pipe(pipe: PipeEnd) {
     // Whoever does not stop by then is cut.
-    let _ = timeout(LINGER, pipe.drain()).await;
+    let _ = timeout(LINGER_TIMEOUT, pipe.drain()).await;
 }
 
 type BackendServiceError = Box<dyn std::error::Error + Send + Sync>;

@@ -395,7 +395,7 @@ impl AgreedLink {
             // A link that its other end closes as soon as it is up has failed, since another one would fail in
             // the same way. One that this end asked to leave is not the other's fault.
             (LinkLoss::Closed, Some(_))
-                if self.asked_at.is_none() && !self.has_carried && self.lifetime() < LIVED =>
+                if self.asked_at.is_none() && !self.has_carried && self.lifetime() < STABLE_PERIOD =>
             {
                 IdleLossReason::Failed(IdleLinkError::ClosedAtOnce)
             }

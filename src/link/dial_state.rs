@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     goodbye::GoodbyeState,
-    keeper::{KeeperTarget, LIVED},
+    keeper::{KeeperTarget, STABLE_PERIOD},
     link_guard::{LinkActivity, LinkCounters},
 };
 use crate::{
@@ -165,7 +165,7 @@ impl DialState {
     /// Whether a link is up, and some link has been up for a while.
     pub fn has_lived(&self, now: Instant) -> bool {
         self.good_since
-            .is_some_and(|at| now.saturating_duration_since(at) >= LIVED && self.counts.links() > 0)
+            .is_some_and(|at| now.saturating_duration_since(at) >= STABLE_PERIOD && self.counts.links() > 0)
     }
 
     /// Whether a link has lived or carried a session since the last failure. Returns the number of failures in
@@ -299,7 +299,7 @@ mod tests {
         );
         let run = dial_state.note_failure(fault("lost"), DialFailure::Link, RETRY, now);
         assert_eq!(run, FailureRun::GoesOn);
-        assert_eq!(dial_state.check_proven(now + LIVED), Some(1));
+        assert_eq!(dial_state.check_proven(now + STABLE_PERIOD), Some(1));
         assert_eq!((dial_state.paused_until, dial_state.last_fault), (None, None));
     }
 
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(dial_state.check_proven(now), None);
         let _guard = LinkGuard::ready(&dial_state.counts, None);
         dial_state.note_established(now);
-        assert_eq!(dial_state.check_proven(now + LIVED), Some(1));
+        assert_eq!(dial_state.check_proven(now + STABLE_PERIOD), Some(1));
     }
 
     #[test]
@@ -332,21 +332,29 @@ mod tests {
         dial_state.note_proven();
         let _guard = LinkGuard::ready(&dial_state.counts, None);
         assert!(!fails(&mut dial_state, DialFailure::Path), "it is held back");
-        assert_eq!(dial_state.take_held_back(LIVED, began + LIVED / 2), None);
+        assert_eq!(dial_state.take_held_back(STABLE_PERIOD, began + STABLE_PERIOD / 2), None);
         assert_eq!(
-            dial_state.take_held_back(LIVED, began + LIVED),
+            dial_state.take_held_back(STABLE_PERIOD, began + STABLE_PERIOD),
             Some(refused.clone()),
             "nobody explains it"
         );
-        assert_eq!(dial_state.take_held_back(LIVED, began + LIVED), None, "it is reported once");
+        assert_eq!(
+            dial_state.take_held_back(STABLE_PERIOD, began + STABLE_PERIOD),
+            None,
+            "it is reported once"
+        );
         dial_state.note_proven();
         assert!(!fails(&mut dial_state, DialFailure::Path));
         let run = dial_state.note_drain(fault("it drains"), RETRY, began);
         assert_eq!(run, FailureRun::Begins, "that is news");
-        assert_eq!(dial_state.take_held_back(LIVED, began + LIVED), None, "it is explained");
+        assert_eq!(dial_state.take_held_back(STABLE_PERIOD, began + STABLE_PERIOD), None, "it is explained");
         assert!(!fails(&mut dial_state, DialFailure::Path), "what follows is no news");
         dial_state.counts.note_carried();
-        assert_eq!(dial_state.check_proven(began + LIVED), None, "what it still carries proves no dial");
+        assert_eq!(
+            dial_state.check_proven(began + STABLE_PERIOD),
+            None,
+            "what it still carries proves no dial"
+        );
     }
 
     #[test]

@@ -396,7 +396,7 @@ mod tests {
                 theirs.shutdown().await.expect("it ends");
             };
             let (LinkLost { lifetime, why }, ()) = tokio::join!(ends(served), talks);
-            assert!(lifetime < LIVED, "{lifetime:?}");
+            assert!(lifetime < STABLE_PERIOD, "{lifetime:?}");
             match goodbye_sent {
                 Some(_) => {
                     assert!(matches!(why, IdleLossReason::Retired), "this end had asked by {goodbye_sent:?}")

@@ -33,7 +33,7 @@ use tokio::{sync::watch, time::timeout};
 
 use answer::{Answer, FoundRecords, read_answer};
 use service_rules::{ServiceRecord, ServiceRecords, TargetRank};
-use system_files::{HOSTS_LAST, SystemFiles, absolute_name};
+use system_files::{HOSTS_CACHE_TTL, SystemFiles, absolute_name};
 
 /// If one server has not answered within this time, the next one is asked.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
