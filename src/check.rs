@@ -1,4 +1,5 @@
-//! `check` and `profiles`: what is wrong with profiles, and which profiles there are.
+//! `check` and `profiles`: what is wrong with profiles, and which profiles there are. Nothing is bound or dialled: a
+//! profile that is fine here can still meet a port that is taken.
 
 use std::{path::Path, process::ExitCode};
 

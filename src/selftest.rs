@@ -90,7 +90,7 @@ pub fn call_as_32_bits(half: Option<Half>) -> anyhow::Result<ExitCode> {
     Ok(if attempts::call_of_32_bits().is_ok() { ExitCode::SUCCESS } else { exit::FAILED.into() })
 }
 
-/// The same in a child, locked as `half` if there is one.
+/// Makes the call of a 32-bit program in a child, locked as `half` if there is one.
 fn try_32_bits(half: Option<Half>) -> io::Result<EscapeOutcome> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["selftest", "int80"]).args(half.iter().flat_map(|half| ["--role", half_word(*half)]));

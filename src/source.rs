@@ -1,5 +1,5 @@
-//! Where profiles come from: the folders they are looked up in, the built-in one, and the certificates they
-//! name.
+//! Where profiles come from: the folders they are looked up in, the built-in one, and the certificates they name.
+//! Reading is kept from running: a profile with its certificates is complete and checked before anything is bound.
 
 use std::path::{Path, PathBuf};
 
@@ -103,7 +103,7 @@ impl ProfileSource {
         }
     }
 
-    /// The same for running a gateway: a fault in the TLS of one service, or in the file of its users, affects
+    /// Loads a profile to run it: a fault in the TLS of one service, or in the file of its users, affects
     /// only that service and is reported with the edges.
     pub fn load_to_serve(
         &self,

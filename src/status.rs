@@ -1,4 +1,5 @@
-//! `status` as text: the facts of a snapshot in lines, for people and screen readers.
+//! `status` as text: the facts of a snapshot in lines, for people and screen readers. It prints what the snapshot says
+//! and judges nothing; `--json` prints the snapshot itself.
 
 use std::fmt::Write;
 

@@ -20,7 +20,7 @@ impl Tasks {
         self.tracker.spawn(catch_panic(name, future));
     }
 
-    /// The same for something that is probably finished after its first poll, which happens at once: a flood of
+    /// Runs something that is probably finished after its first poll, which happens at once: a flood of
     /// those costs no tasks.
     #[expect(clippy::disallowed_methods, reason = "as above")]
     pub fn run_or_spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {

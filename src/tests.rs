@@ -17,7 +17,7 @@ pub async fn happens_after<T>(value: Duration, event: impl Future<Output = T>) -
     arrived
 }
 
-/// The same if a thread is at work meanwhile, which stops a paused clock.
+/// Checks when an event happens while a thread is at work, which stops a paused clock.
 pub async fn happens_after_beside_a_thread<T>(value: Duration, event: impl Future<Output = T>) -> T {
     let mut event = pin!(event);
     assert!(poll!(event.as_mut()).is_pending(), "at once");

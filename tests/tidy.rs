@@ -4,6 +4,8 @@
 
 #[path = "tidy/circles.rs"]
 mod circles;
+#[path = "tidy/comments.rs"]
+mod comments;
 #[path = "tidy/errors.rs"]
 mod errors;
 #[path = "tidy/matches.rs"]
@@ -157,7 +159,7 @@ const FILE_LINES_MAX: usize = 500;
 const FILE_LINES_MEDIAN_MAX: usize = 150;
 const FILE_LINES_OF_NINE_IN_TEN_MAX: usize = 350;
 /// A longer file has more to say in its opening than what it is.
-const LONG_FILE_LINES: usize = 300;
+const LONG_FILE_LINES: usize = 150;
 /// The share of type names, in percent, that may be a single word.
 const ONE_WORD_NAMES_MAX: usize = 40;
 const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];

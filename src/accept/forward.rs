@@ -132,7 +132,7 @@ impl DialledInPeers {
         counts
     }
 
-    /// The same for a link of our own, on which the two ends have agreed how many there should be.
+    /// Notes that a peer has a link of our own, on which the two ends have agreed how many there should be.
     fn note_linked(&self, peer: &Peer, kept: u16, accepted: u16) -> Arc<LinkCounters> {
         let counts = self.note_peer(peer, Some(multiplex::PROTOCOL_NAME));
         if let Some(peer_entry) = self.lock().iter_mut().find(|peer_entry| peer_entry.peer == *peer) {

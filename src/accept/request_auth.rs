@@ -1,4 +1,5 @@
-//! Identifies who has sent a request, if its service asks for that, before anything of it goes further.
+//! Identifies who has sent a request, if its service asks for that, before anything of it goes further. A refused
+//! request is recorded as a session that was refused, like any other client that is not let in.
 
 use std::{
     net::SocketAddr,

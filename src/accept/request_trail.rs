@@ -1,4 +1,5 @@
-//! What is recorded about a request while it is served, for the access log.
+//! What is recorded about a request while it is served, for the access log. A request has several ways out, so what is
+//! left to record is written when its response is dropped.
 
 use std::{net::SocketAddr, sync::Arc};
 

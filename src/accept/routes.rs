@@ -94,7 +94,7 @@ impl PortRoutes {
         }
     }
 
-    /// The same routes before its services use this port: TLS is spoken in the same way, but no service is
+    /// These routes before its services use this port: TLS is spoken in the same way, but no service is
     /// found.
     pub fn without_services(self) -> Self {
         let table = match self.table {

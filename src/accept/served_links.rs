@@ -1,4 +1,5 @@
-//! Sessions that another gateway opens on a link of our own.
+//! Sessions that another gateway opens on a link of our own. Both directions of dialling end here, so a session does
+//! not know who has dialled its link.
 
 use super::{ServeSession, SessionRequest};
 use crate::{

@@ -37,7 +37,7 @@ use crate::{
 pub enum UpgradedTo {
     /// A WebSocket whose frames are decoded here.
     Socket(Box<UpgradedSocket>),
-    /// The same for a link.
+    /// A connection that has become a link.
     Link(Box<LinkEndpoint>),
     /// Something that is passed on as it is, with the other end of its upstream session. A WebSocket may have to be
     /// closed at a certain time.

@@ -68,7 +68,7 @@ impl SnapshotPace {
     }
 }
 
-/// The same for a gateway that may not be there yet, with at most one snapshot per pace. Until the first one
+/// Attaches to a gateway that may not be there yet, with at most one snapshot per pace. Until the first one
 /// arrives, the handle has an empty one.
 pub fn attach_when_there(
     target: &AdminTarget,

@@ -1,4 +1,6 @@
-//! Sends commands to a running gateway, through its admin socket or a program that leads there.
+//! Sends commands to a running gateway, through its admin socket or a program that leads there. A gateway may hang or
+//! be stopped by a signal, so each wait has a deadline; a long command is waited for as long as the gateway answers
+//! others meanwhile.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -59,7 +61,7 @@ pub async fn send_command(path: &Path, command: Command) -> Result<CommandAnswer
     send_command_to(&AdminTarget::from(path), command).await
 }
 
-/// The same, wherever the gateway is. A command that is too long for one request is sent in several, and
+/// Sends one command to a gateway, wherever it is. A command that is too long for one request is sent in several, and
 /// answered as one.
 pub async fn send_command_to(target: &AdminTarget, command: Command) -> Result<CommandAnswer, ClientError> {
     let mut killed_before = 0;

@@ -1,5 +1,5 @@
-//! A program that carries the admin protocol: it is started, its standard error is kept for the operator, and
-//! it is ended with its caller.
+//! A program that carries the admin protocol: it is started, its standard error is kept for the operator, and it is
+//! ended with its caller. It has a process group of its own, so that what it has started ends with it.
 
 use std::{
     collections::BTreeSet,

@@ -55,7 +55,7 @@ pub struct AdminHello {
 pub enum AdminRequest {
     /// Every snapshot from now on; one that is not read in time is replaced by a newer one.
     Watch,
-    /// The same, but no faster than this.
+    /// Snapshots as for `Watch`, but no faster than this.
     #[serde(rename = "watch")]
     WatchEvery(WatchPace),
     #[serde(untagged)]
@@ -167,7 +167,7 @@ impl AdminStream {
         Self::new(stream, ANSWER_BYTES_MAX)
     }
 
-    /// The same over the pipes of a program, from which some of the answer was already read.
+    /// The stream over the pipes of a program, from which some of the answer was already read.
     pub(super) fn piped(read: BytesMut, reader: pipe::Receiver, writer: pipe::Sender) -> Self {
         let reader = Cursor::new(read).chain(reader);
         Self::over(Either::Right(reader), Either::Right(writer), ANSWER_BYTES_MAX)

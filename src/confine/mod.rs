@@ -154,7 +154,7 @@ impl ProcessLock {
         Ok(lines)
     }
 
-    /// The same when it is too late to refuse: what cannot be locked is reported.
+    /// Takes the lock when it is too late to refuse: what cannot be locked is reported.
     pub fn enter_reporting(&mut self, profile: &Profile) -> Vec<String> {
         self.enter(profile).unwrap_or_else(|error| vec![error.to_string()])
     }

@@ -1,4 +1,5 @@
-//! Checks whether a backend is well: it accepts a connection, or answers a request as the profile says.
+//! Checks whether a backend is well: it accepts a connection, or answers a request as the profile says. It uses no
+//! idle connection and counts as no session: it is a new client each time.
 
 use std::{fmt::Write, net::SocketAddr, time::Duration};
 

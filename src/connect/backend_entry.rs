@@ -1,5 +1,6 @@
-//! One entry of a service's `connect`: a backend or, with `each`, one backend at every address that a name has
-//! at the moment.
+//! One entry of a service's `connect`: a backend or, with `each`, one backend at every address that a name has at the
+//! moment. With `each`, its members change as the name's records do; a session that runs keeps the member that it
+//! uses.
 
 use std::{
     net::IpAddr,

@@ -1,4 +1,5 @@
-//! One backend of a group: how it is doing, and its sessions.
+//! One backend of a group: how it is doing, and its sessions. An entry with `each` has one for each address; sessions
+//! hold a member, so it outlives its address while they run.
 
 use std::{
     net::IpAddr,

@@ -1,4 +1,6 @@
-//! How one backend of a service is doing, judged by its sessions and its checks.
+//! How one backend of a service is doing, judged by its sessions and its checks. A session that cannot reach a backend
+//! lets it rest for `rest`: it is tried last (passive checking). A check that fails several times in a row takes it
+//! out (active checking). Either way it comes back with a share that grows (slow start).
 
 use std::time::Duration;
 

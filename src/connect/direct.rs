@@ -1,4 +1,5 @@
-//! Dials the backend, and runs TLS with it if the profile says so.
+//! Dials the backend, and runs TLS with it if the profile says so. It is one attempt at one backend; which backend
+//! comes next, and when, is `backend_group`.
 
 use std::{
     io,
@@ -58,7 +59,7 @@ impl BackendTarget {
         }
     }
 
-    /// The same backend at one address of its name.
+    /// This backend at one address of its name.
     pub fn at_address(&self, ip: IpAddr) -> Self {
         let (backend, tls) = (self.backend.at_address(ip), self.tls.clone());
         Self { backend, tls, idle: IdleConnections::default() }

@@ -1,4 +1,5 @@
-//! Links: too few, full, or unstable, and clients that wait for one.
+//! Links: too few, full, or unstable, and clients that wait for one. Each finding names its figure and its remedy;
+//! `telemetry::health` judges the same rows for alerts.
 
 use super::{
     DoctorFinding,

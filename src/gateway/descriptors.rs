@@ -1,5 +1,6 @@
-//! Divides the file descriptors of the process: a share for clients, one for links, and a reserve for the
-//! admin socket and files, so that no use can starve another.
+//! Divides the file descriptors of the process: a share for clients, one for links, and a reserve for the admin socket
+//! and files, so that no use can starve another. A share is a bound and no reservation: what one use leaves is not
+//! lent to another.
 
 use std::fs;
 
@@ -40,7 +41,7 @@ pub struct DescriptorShares {
     /// Links of the DMZ half, and further ones that are still in their handshake.
     pub dmz_links: usize,
     pub dmz_handshakes: usize,
-    /// The same for the internal half, and its connections to backends.
+    /// The internal half's links, their handshakes, and its connections to backends.
     pub internal_links: usize,
     pub internal_handshakes: usize,
     pub backends: usize,

@@ -172,7 +172,7 @@ impl CommandAnswer {
         }
     }
 
-    /// The same, with the name of the gateway that answered where the answer is a text.
+    /// Adds the name of the gateway that answered where the answer is a text.
     pub fn of_gateway(self, name: &str) -> Self {
         match self {
             Self::Done(text) => Self::Done(format!("{name}: {text}")),
@@ -197,7 +197,7 @@ pub struct PendingCommand {
     pub command: Command,
     /// Who asked, for the log: `dashboard`, `SIGHUP`, or the admin socket's peer.
     pub by: String,
-    /// The same for the audit file.
+    /// Who asked, for the audit file.
     pub actor: AuditActor,
     pub answer: oneshot::Sender<CommandAnswer>,
 }
@@ -244,12 +244,12 @@ pub struct GatewayHandle {
 }
 
 impl GatewayHandle {
-    /// The same handle, with another name in the log.
+    /// A handle with another name in the log.
     pub fn for_actor(&self, by: &str) -> Self {
         Self { by: by.into(), ..self.clone() }
     }
 
-    /// The same handle, with another actor in the audit file.
+    /// A handle with another actor in the audit file.
     pub fn acting_for(self, actor: AuditActor) -> Self {
         Self { actor, ..self }
     }

@@ -1,4 +1,5 @@
-//! What the engine keeps of its last 24 hours, a sample a second, and the last hour of it over a restart.
+//! What the engine keeps of its last 24 hours, a sample a second, and the last hour of it over a restart. The ring
+//! itself is `telemetry::history`; here is when it is fed, read and saved.
 
 use std::time::{Duration, SystemTime};
 

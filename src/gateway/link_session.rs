@@ -44,7 +44,7 @@ pub fn cause_of_client(stream: &NetStream, error: &io::Error) -> CutCause {
     }
 }
 
-/// The same for a backend's stream.
+/// The cause to report to the other gateway when a backend's stream fails.
 pub fn cause_of_backend(_: &NetStream, error: &io::Error) -> CutCause {
     if ExhaustedResource::of(error).is_some() { CutCause::Other } else { CutCause::Backend }
 }
@@ -81,7 +81,7 @@ pub async fn deliver(
     Ok(())
 }
 
-/// The same for a session that was cut: bytes that came before the cut are delivered first.
+/// Delivers what came before a cut, and then passes the cut on.
 pub async fn deliver_before_cut(
     stream: &mut NetStream,
     rest: &Undelivered,

@@ -1,5 +1,6 @@
-//! The lock that operators set from the inside: whatever is locked is cut, refused and no longer offered, even
-//! after a restart, until it is unlocked.
+//! The lock that operators set from the inside: whatever is locked is cut, refused and no longer offered, even after a
+//! restart, until it is unlocked. The rule for one session or link is `link::lockdown`, and the file that keeps it is
+//! `lockdown_file`.
 
 use std::{
     collections::BTreeSet,

@@ -109,7 +109,7 @@ pub use self::{history::SavedHistory, lockdown::SavedLockdown, snapshot_builder:
 
 /// How often a snapshot is taken.
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
-/// The same while a switch or a stop is under way.
+/// How often the engine takes a turn while a switch or a stop is under way.
 const BUSY_TICK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long sessions that were cut, and links that are closing, get to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -196,7 +196,7 @@ impl Engine {
         Self::start_locked(source, chosen, loaded, SavedLockdown::default()).await
     }
 
-    /// The same with earlier locks, which apply before the first link or session.
+    /// Starts with earlier locks, which apply before the first link or session.
     pub async fn start_locked(
         source: ProfileSource,
         chosen: ChosenProfile,

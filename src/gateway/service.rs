@@ -1,4 +1,5 @@
-//! A service while it runs: its accept → connect pairing, its limits and its open sessions.
+//! A service while it runs: its accept → connect pairing, its limits and its open sessions. Its routes and its
+//! backends are not here: they change with a switch, while a service and its sessions stay.
 
 use std::{
     collections::HashMap,
@@ -45,7 +46,7 @@ pub struct Service {
     pub reported: Arc<ReportOnce>,
     /// How long its clients waited for a link.
     pub waits: WaitHistogram,
-    /// The same, and how long it took to open sessions, for monitors.
+    /// How long clients waited, and how long it took to open sessions, for monitors.
     pub wait_times: DurationHistogram,
     pub connect_times: Arc<DurationHistogram>,
     /// Why it cannot serve anybody, if it cannot.

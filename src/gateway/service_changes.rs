@@ -1,5 +1,5 @@
-//! Describes what a switch changes for each service: whether it is added, removed, or changed in a way that
-//! clients, peers or backends will notice.
+//! Describes what a switch changes for each service: whether it is added, removed, or changed in a way that clients,
+//! peers or backends will notice. The plan of a switch shows it; what actually changes them is the switch.
 
 use std::collections::{BTreeMap, BTreeSet};
 

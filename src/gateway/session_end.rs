@@ -63,7 +63,7 @@ pub(super) fn report_fate(
     SessionEnd { who, phase, reason }
 }
 
-/// The same for a session that ended on its link before its own stream was attached there.
+/// Reports a session that ended on its link before its own stream was attached there.
 pub(super) fn report_unattached(
     fate: SessionFate,
     local: WhichSide,

@@ -101,7 +101,7 @@ impl Engine {
         snapshot
     }
 
-    /// The same, with alerts that do not consider earlier snapshots.
+    /// The snapshot with its alerts, which do not consider earlier snapshots.
     pub(super) fn judged_snapshot(&self, sessions: SessionRows) -> Snapshot {
         let now = SystemTime::now();
         let mut snapshot = self.snapshot_rows(sessions, now);

@@ -1,4 +1,5 @@
-//! Starts a run of the checklist: reads what it needs, and opens the parts of the other mode for it.
+//! Starts a run of the checklist: reads what it needs, and opens the parts of the other mode for it. The parts of
+//! another mode live only as long as the run, and no switch begins meanwhile.
 
 use super::{
     Engine,

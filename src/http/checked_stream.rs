@@ -1,4 +1,5 @@
-//! A client's connection whose bytes are checked before hyper reads requests from them.
+//! A client's connection whose bytes are checked before hyper reads requests from them. hyper accepts more than other
+//! servers do, and a difference between two servers is how requests are smuggled.
 
 use std::{
     io::{self, IoSlice},
@@ -34,7 +35,7 @@ impl CheckedStream {
         Self { stream, tracker, checker, held: Vec::new(), refused_rest: None, refusal: Vec::new() }
     }
 
-    /// The same with bytes that were already read from it and not used.
+    /// Puts bytes in front that were already read from it and not used.
     pub fn with_prefix(mut self, read: &[u8]) -> Self {
         self.stream.prefix = [read, &std::mem::take(&mut self.held), &self.stream.prefix].concat().into();
         self

@@ -1,5 +1,5 @@
-//! The responses that the gateway makes itself: a status, and one line that reveals no more than the
-//! session's id.
+//! The responses that the gateway makes itself: a status, and one line that reveals no more than the session's id. The
+//! session's id leads an operator to the cause in the log, which a client does not get to see.
 
 use std::{borrow::Cow, time::Duration};
 

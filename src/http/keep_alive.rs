@@ -1,4 +1,6 @@
-//! Tracks what is happening on a client's connection, and how long it may stay open.
+//! Tracks what is happening on a client's connection, and how long it may stay open. hyper has one timeout, for
+//! reading a head. This tracks three phases with a time each, and knows when the last bytes of an answer have really
+//! been written.
 
 use std::{
     future::Future,

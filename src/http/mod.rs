@@ -77,5 +77,5 @@ pub const READ_BYTES_MAX: usize = 64 * 1024;
 /// After an answer, a connection is read for this long before it is closed, so that no reset overtakes the
 /// answer: more of the request may be on its way (RFC 9112, section 9.6).
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same, if nothing more has arrived for this long.
+/// How long such a client is read if nothing more arrives.
 pub const LINGER_IDLE_TIMEOUT: Duration = Duration::from_secs(2);

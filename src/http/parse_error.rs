@@ -59,7 +59,7 @@ impl ResponseParseError {
         }
     }
 
-    /// The same for a head that is syntactically correct.
+    /// What is wrong with a head that is syntactically correct.
     fn diagnose_fields(head: &httparse::Response<'_, '_>) -> Self {
         let has = |name: &str| head.headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
         if has("transfer-encoding") {

@@ -55,12 +55,12 @@ impl ForwardedHeaders {
         }
     }
 
-    /// The same for a client that has proven this name.
+    /// Adds the name that the client has proven.
     pub fn with_user(self, name: Option<&str>) -> Self {
         Self { user: name.and_then(user_value), ..self }
     }
 
-    /// The same for a request that a trusted proxy has forwarded.
+    /// Adds what a trusted proxy says of a request that it has forwarded.
     pub fn via_proxies(self, through: &ForwardedChain, headers: &HeaderMap) -> Self {
         let mut forwarded = HeaderMap::new();
         for name in [FORWARDED_PROTO, FORWARDED_HOST] {

@@ -108,7 +108,7 @@ impl UpstreamConnection {
         self.is_open() && self.sender.is_ready()
     }
 
-    /// The same for a connection that has been waiting, with its driver: nothing may have arrived on it. If
+    /// Whether a connection that has been waiting can be used: nothing may have arrived on it. If
     /// something did, nobody requested it, and it would be taken for the answer to the next request.
     pub fn poll_unused(&self, driver: &mut ConnectionDriver, cx: &mut Context<'_>) -> bool {
         let polled = self.capture.during_silence(|| driver.as_mut().poll(cx));

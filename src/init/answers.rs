@@ -1,4 +1,5 @@
-//! The answers that `init` needs: from options, from questions in a terminal, or by default.
+//! The answers that `init` needs: from options, from questions in a terminal, or by default. What is written from them
+//! is in the files beside this one.
 
 use std::{
     collections::BTreeMap,

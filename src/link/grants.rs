@@ -1,4 +1,5 @@
-//! What an opener grants of the services that a server offers: those that clients may reach through this half.
+//! What an opener grants of the services that a server offers: those that clients may reach through this half. A
+//! service that carries something else at the other half is not granted, and reported as a mismatch.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

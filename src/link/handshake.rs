@@ -404,8 +404,8 @@ pub async fn why_unanswered_at(
     }
 }
 
-/// The same for an accepted connection: a balancer that says it has nobody behind it does not count as a
-/// gateway.
+/// Why a connection that was accepted leads to no gateway: a balancer that says it has nobody behind it does not count
+/// as one.
 async fn find_balancer_refusal(
     stream: TcpStream,
     address: &LinkAddress,

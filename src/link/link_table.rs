@@ -1,4 +1,5 @@
-//! The table of a peer's links, for status: how old each link is, how it is secured, what it is doing.
+//! The table of a peer's links, for status: how old each link is, how it is secured, what it is doing. It is locked
+//! when a link comes or goes, and read for a snapshot; a link updates its own atomics meanwhile.
 
 use std::{
     collections::HashMap,

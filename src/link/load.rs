@@ -1,4 +1,5 @@
-//! How busy a link is: the sessions on it, compared with how many it carries at once.
+//! How busy a link is: the sessions on it, compared with how many it carries at once. A brimming link is one that is
+//! three quarters full: from then on it does not count as ready, so another one is dialled.
 
 use std::sync::{
     Arc, Mutex, PoisonError,

@@ -1,4 +1,5 @@
-//! What an internal half offers over its links, as its profile says now.
+//! What an internal half offers over its links, as its profile says now. Each peer is offered only what its name may
+//! use; a change is announced on links that are up.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -207,7 +207,7 @@ mod tests {
         (link_over(NetStream::Tcp(ours), retired), theirs)
     }
 
-    /// The same without sockets, whose bytes take real time that a paused clock does not wait for.
+    /// A link without sockets, whose bytes take real time that a paused clock does not wait for.
     fn piped_link(retired: CancellationToken) -> (Box<AgreedLink>, PipeEnd) {
         let (ours, theirs) = pipe();
         (link_over(NetStream::Pipe(Box::new(ours)), retired), theirs)

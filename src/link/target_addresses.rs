@@ -99,7 +99,7 @@ pub async fn connect(
     connect_known(address, (&address.at, &known), by - Instant::now()).await
 }
 
-/// The same for a target whose addresses are known, and with the rest of the dial's time. `address` is the
+/// Connects to a target whose addresses are known, with the rest of the dial's time. `address` is the
 /// profile's entry; the target's name and port may be another.
 pub async fn connect_known(
     address: &LinkAddress,

@@ -1,4 +1,5 @@
-//! The connections of monitors: each carries one request and one answer, and is limited in every way.
+//! The connections of monitors: each carries one request and one answer, and is limited in every way. A monitor that
+//! is silent or endless costs one of few places, and only until its deadline.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -71,7 +71,7 @@ impl ExpiringStream {
         Self { stream: PrefixedStream { prefix: Bytes::new(), stream }, expiry }
     }
 
-    /// The same, with bytes that were read already.
+    /// Puts bytes that were read already in front.
     pub fn with_prefix(mut self, prefix: Bytes) -> Self {
         self.stream.prefix = prefix;
         self

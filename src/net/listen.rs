@@ -121,7 +121,7 @@ impl ListenerAddresses {
         Some(format!("{at}: {why}"))
     }
 
-    /// The same for operators: an address that is written in the profile appears as it is there.
+    /// Where it listens, for operators: an address that is written in the profile appears as it is there.
     pub fn describe(&self) -> Vec<HostPort> {
         let Some(at) = self.0.upgrade().map(|listener| listener.at.clone()) else { return Vec::new() };
         self.listens_at().into_iter().map(|local| described_address(&at, local)).collect()

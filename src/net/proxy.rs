@@ -1,4 +1,5 @@
-//! Reads the PROXY protocol header that a proxy in front of us sends.
+//! Reads the PROXY protocol header that a proxy in front of us sends. The bytes are parsed in `proto::proxy`; here is
+//! only how many of them are read, and no more.
 
 use std::{io, net::SocketAddr};
 

@@ -56,7 +56,7 @@ impl From<TcpStream> for TlsTransport {
 }
 
 impl TlsTransport {
-    /// The same stream for use without TLS.
+    /// Turns it into a stream for use without TLS.
     pub fn into_plain(self) -> NetStream {
         match self {
             Self::Socket(socket) => NetStream::Tcp(socket),

@@ -1,4 +1,5 @@
-//! Names that were looked up in advance, for callers that must not wait.
+//! Names that were looked up in advance, for callers that must not wait. The engine must not wait for a name server,
+//! so its names are looked up before it binds or switches.
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 

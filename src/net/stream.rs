@@ -79,7 +79,7 @@ impl NetStream {
         }
     }
 
-    /// The same stream, limited to the speed that its service allows.
+    /// Limits the stream to the speed that its service allows.
     pub fn paced(self, pace: &Arc<ServicePace>) -> Self {
         match pace.is_bounded() {
             true => Self::Paced(Box::new(PacedStream::new(self, pace))),

@@ -25,7 +25,7 @@ use super::socket_options;
 /// apart. If the connection stands still for 5 s, one of them is still answered; if it is dead, that is noticed
 /// in 11 s.
 const LINK_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 3, interval: 2, questions: 4 };
-/// The same for clients and backends, whose networks may be slow or sleeping.
+/// How the kernel asks clients and backends, whose networks may be slow or sleeping.
 const EDGE_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 30, interval: 10, questions: 3 };
 /// If nothing is acknowledged for this long, a ready link is dead. This is only for ready links: on a link in
 /// use it would also end a living peer that does not read.
@@ -201,7 +201,7 @@ impl SocksLinkWatch {
         self.note(unacknowledged_for(stream), Instant::now())
     }
 
-    /// The same, from the kernel's figures.
+    /// Judges the link by the kernel's figures.
     pub fn note(&mut self, unacknowledged: Option<Duration>, now: Instant) -> SocksLinkState {
         let Some(silent) = unacknowledged else {
             self.since = None;

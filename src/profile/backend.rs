@@ -1,4 +1,5 @@
-//! What a session finally reaches, with the options of each scheme. Where clients come in is `edge`.
+//! What a session finally reaches, with the options of each scheme. Where clients come in is `edge`. Several of them
+//! behind one service are `backends`.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -112,7 +113,7 @@ impl Backend {
         }
     }
 
-    /// The same backend at one address of its name; requests and TLS still use the name.
+    /// This backend at one address of its name; requests and TLS still use the name.
     pub fn at_address(&self, ip: IpAddr) -> Self {
         let mut backend = self.clone();
         match &mut backend {

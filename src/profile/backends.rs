@@ -1,4 +1,5 @@
-//! What a service reaches: one backend, or several that stand in for each other.
+//! What a service reaches: one backend, or several that stand in for each other. How a session chooses among them is
+//! `connect::balance`; what is in force now is `connect::backend_group`.
 
 use std::{collections::HashSet, fmt, time::Duration};
 
@@ -39,7 +40,7 @@ pub enum Balance {
     Turn,
     /// The one with the fewest open sessions.
     Least,
-    /// The same client always gets the same backend.
+    /// A client always gets the same backend.
     Client,
 }
 
@@ -86,7 +87,7 @@ impl fmt::Display for BackendSet {
     }
 }
 
-/// The same as written; at least one.
+/// The backends of a service as written; at least one.
 pub(super) struct RawBackends {
     pub first: Located<Backend>,
     pub others: Vec<Located<Backend>>,

@@ -1,4 +1,5 @@
-//! What has to agree between different keys: ports, the two halves' services, peers.
+//! What has to agree between different keys: ports, the two halves' services, peers. A single key is checked where it
+//! is read; here are only problems that no key alone has.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,4 +1,5 @@
-//! Where clients come in, with the options of each scheme. What a session finally reaches is `backend`.
+//! Where clients come in, with the options of each scheme. What a session finally reaches is `backend`. The options of
+//! requests are in `web`, those of logins in `auth`.
 
 use std::collections::HashSet;
 

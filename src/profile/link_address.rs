@@ -54,7 +54,7 @@ pub enum OuterTls {
     Shown(Box<AcceptTls>),
     /// The certificate that a dialling half accepts.
     Checked(Box<ConnectTls>),
-    /// The same; the name in it is that of each target of the SRV records.
+    /// The certificate that a dialling half accepts; the name in it is that of each target of the SRV records.
     CheckedByTarget(Box<ConnectTls>),
 }
 

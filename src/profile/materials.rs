@@ -1,4 +1,5 @@
-//! The certificates and keys that a profile names, anywhere in it.
+//! The certificates and keys that a profile names, anywhere in it. Opening, watching and reloading go over the same
+//! list, so none can miss a file.
 
 use super::{
     Accept, AcceptTls, AuthSource, BackendSet, ConnectTls, DmzHalf, DmzMode, Half, InternalHalf,

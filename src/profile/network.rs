@@ -35,7 +35,7 @@ impl Network {
         Ok(Self { address, bits })
     }
 
-    /// The same, but bits beyond the prefix must be zero: otherwise another network was probably meant.
+    /// Reads a network whose bits beyond the prefix are zero: otherwise another one was probably meant.
     pub(super) fn parse_whole(text: &str) -> Result<Self, ValueProblem> {
         let network = Self::parse(text)?;
         let network = match network.address.to_canonical() {

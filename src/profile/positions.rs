@@ -32,7 +32,7 @@ pub(super) struct EntryMark {
     pub name: String,
     pub line: usize,
     pub column: usize,
-    /// The same key was used before in the same map.
+    /// Its key was used before in this map.
     pub again: bool,
     pub value: SourceMark,
 }

@@ -37,13 +37,13 @@ pub fn load(file: &Path, choice: &ProfileOverrides) -> Result<Profile, Vec<Probl
     load_with(file, choice, PipePolicy::Refused)
 }
 
-/// The same; also from pipes, if that is allowed.
+/// Loads a profile; also from pipes, if that is allowed.
 pub fn load_with(file: &Path, choice: &ProfileOverrides, pipes: PipePolicy) -> Result<Profile, Vec<Problem>> {
     let (tree, problems) = chain::read(file, pipes)?;
     resolve(&tree, Some(file), None, choice, problems)
 }
 
-/// The same for a text that is not in its file yet.
+/// Resolves a text that is not in its file yet.
 pub fn parse(text: &str, file: &Path, choice: &ProfileOverrides) -> Result<Profile, Vec<Problem>> {
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let source = Arc::new(SourceFile { label: text::clean_path(file).into(), folder });

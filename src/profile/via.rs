@@ -1,5 +1,5 @@
-//! The proxy through which links are dialled, and the name and password for it, which are in a file of their
-//! own and are never shown.
+//! The proxy through which links are dialled, and the name and password for it, which are in a file of their own and
+//! are never shown. What is spoken with the proxy is `net::via`.
 
 use std::{fmt, sync::Arc};
 

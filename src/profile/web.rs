@@ -1,5 +1,5 @@
-//! The options of accepts that begin with an HTTP request: which requests are for the service, and what a
-//! WebSocket may be.
+//! The options of accepts that begin with an HTTP request: which requests are for the service, and what a WebSocket
+//! may be. How a request is matched against them is `accept::request_routing`.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

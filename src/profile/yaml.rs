@@ -87,7 +87,7 @@ pub(super) fn read(text: &str, source: &Arc<SourceFile>) -> Result<(YamlNode, Ve
     read_map(text, source, &PROFILE_WORDS)
 }
 
-/// The same for any file whose top is a map.
+/// Reads any file whose top is a map.
 pub(super) fn read_map(
     text: &str,
     source: &Arc<SourceFile>,

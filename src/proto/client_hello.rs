@@ -13,7 +13,7 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 const RECORD_BYTES_MAX: usize = 1 << 14;
-/// The same limit as in rustls.
+/// As many as rustls accepts.
 const HELLO_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the client's bytes are not a ClientHello, or contain no name.

@@ -1,4 +1,5 @@
-//! The file of a recording: it is appended to, kept below a size, and never left with an incomplete line.
+//! The file of a recording: it is appended to, kept below a size, and never left with an incomplete line. Another
+//! process may have been killed in the middle of a line, which is cut off when the file is opened again.
 
 use std::{
     ffi::OsString,

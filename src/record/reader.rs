@@ -1,4 +1,5 @@
-//! Reads a recording: first the positions of its snapshots, then each of them on demand.
+//! Reads a recording: first the positions of its snapshots, then each of them on demand. A recording may be larger
+//! than memory, so only positions are kept.
 
 use std::{
     fs::File,

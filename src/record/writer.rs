@@ -1,4 +1,5 @@
-//! Writes a recording: a snapshot a second, and the last one when a gateway ends.
+//! Writes a recording: a snapshot a second, and the last one when a gateway ends. It never holds up the gateway: a
+//! snapshot that the disk is too slow for is left out and counted.
 
 use std::{
     io,

@@ -1,5 +1,5 @@
-//! What is done before anything runs: the profile is loaded, and the part of the lock that applies from the
-//! start is taken.
+//! What is done before anything runs: the profile is loaded, and the part of the lock that applies from the start is
+//! taken. The lock comes first, because it holds only for threads that are started later.
 
 use std::{
     fs::DirBuilder,

@@ -1,4 +1,5 @@
-//! The checklist of `verify`: its steps, and the result of each.
+//! The checklist of `verify`: its steps, and the result of each. It is plain data, which a snapshot carries and the
+//! admin socket sends; the steps run in `verify`.
 
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +98,7 @@ impl StepFinding {
         Self { result: StepResult::Fail, seen: seen.into(), advice: Some(advice.into()), failure: None }
     }
 
-    /// The same failure, of this kind.
+    /// Says which kind of failure it is.
     pub fn of(self, failure: StepFailure) -> Self {
         Self { failure: Some(failure), ..self }
     }

@@ -1,4 +1,5 @@
-//! Counts the sessions that were cut when a peer lost its links, so that the alert can say what the loss cost.
+//! Counts the sessions that were cut when a peer lost its links, so that the alert can say what the loss cost. Cuts
+//! within a few seconds of each other have one cause, and are counted together.
 
 use std::{
     collections::HashMap,

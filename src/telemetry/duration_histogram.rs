@@ -1,4 +1,5 @@
-//! Durations in the buckets that monitors read; adding takes no lock, and they are read as a whole.
+//! Durations in the buckets that monitors read; adding takes no lock, and they are read as a whole. How long clients
+//! have waited in the last minute is not here but in `wait_histogram`.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

@@ -20,7 +20,7 @@ pub enum EndedBy {
     Time,
     /// A limit of ours: sessions, waiters.
     Limit,
-    /// The same, for a limit of one client: others are served.
+    /// A limit of one client is reached: others are served.
     ClientLimit,
     /// A policy refused it.
     Policy,

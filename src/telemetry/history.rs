@@ -173,7 +173,7 @@ pub struct HistoryReport {
     pub samples: Vec<HistorySample>,
 }
 
-/// The same time in three resolutions.
+/// The last hours in three resolutions.
 #[derive(Debug, Default)]
 pub struct HistoryRing {
     tiers: [VecDeque<HistorySample>; TIERS.len()],

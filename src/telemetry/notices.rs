@@ -81,7 +81,7 @@ impl NoticeLog {
         }
     }
 
-    /// The same for a rejected link.
+    /// Warns of a rejected link, at a bounded rate.
     pub fn warn_rejected_link(&self, cause: LinkCause, text: impl Into<String>) {
         if self.limited.admits(LogKind::LinkRejected) {
             let line = LogKind::LinkRejected.event().line(text);

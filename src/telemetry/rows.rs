@@ -1,4 +1,5 @@
-//! Empty snapshot rows to be filled in, and what several fields of a row mean together.
+//! Empty snapshot rows to be filled in, and what several fields of a row mean together. They are plain data: who fills
+//! them in is the owner of each part.
 
 use super::{
     link_cause::LinkFault,
@@ -126,7 +127,7 @@ impl PoolRow {
         }
     }
 
-    /// The same with the fault of its links, if known.
+    /// Adds the fault of its links, if known.
     pub fn with_fault(self, fault: Option<LinkFault>) -> Self {
         let Some(LinkFault { cause, words }) = fault else { return self };
         Self { last_error: Some(words), last_cause: Some(cause), ..self }

@@ -77,7 +77,7 @@ impl Authorities {
         )
     }
 
-    /// The same for a TLS client.
+    /// Checks the certificates that a TLS client has shown.
     pub fn check_client(
         &self,
         leaf: &CertificateDer<'_>,

@@ -1,4 +1,5 @@
-//! The state of certificate files when they were opened, so that a change is noticed cheaply.
+//! The state of certificate files when they were opened, so that a change is noticed cheaply. Length and times are
+//! compared, and nothing is opened; the contents are read only when one of them differs.
 
 use std::{
     collections::BTreeMap,

@@ -24,7 +24,7 @@ const READ_BYTES: usize = 4 * 1024;
 /// Fatal alerts: `unrecognized_name` (RFC 6066, section 3) and `decode_error` (RFC 8446, section 6.2).
 const UNRECOGNISED: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 const UNREADABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
-/// The same, `internal_error` (RFC 8446, section 6.2).
+/// The alert `internal_error` (RFC 8446, section 6.2).
 const INTERNAL: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// Why a client's hello could not be read.

@@ -144,7 +144,7 @@ impl EdgeTls {
         &self.problems
     }
 
-    /// The same, but where the current files cannot be used, what was loaded before for the same edge stays in
+    /// Keeps what can be used of it: where the current files cannot, what was loaded before for the same edge stays in
     /// force, as long as it is in date.
     pub fn falling_back_to(self, before: &Self) -> Self {
         let accepts = self.accepts.into_iter().map(|(tls, edge)| {
@@ -316,7 +316,7 @@ impl TlsClient {
         Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
     }
 
-    /// The same for a server with another name.
+    /// TLS to a server with another name.
     pub fn named(self, name: &str) -> Option<Self> {
         Some(Self { name: ServerName::try_from(name.to_owned()).ok()?, ..self })
     }

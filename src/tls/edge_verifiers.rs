@@ -1,4 +1,5 @@
-//! Whom a gateway trusts at its edges: clients with a certificate, and backends.
+//! Whom a gateway trusts at its edges: clients with a certificate, and backends. Links have stricter rules, in
+//! `peer_verifier`: there both ends are ours.
 
 use std::sync::Arc;
 

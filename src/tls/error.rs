@@ -1,4 +1,5 @@
-//! Why a TLS handshake failed, and the words for it.
+//! Why a TLS handshake failed, and the words for it. They name the side whose certificate or setting is wrong, since
+//! both ends log the same handshake.
 
 use std::io;
 

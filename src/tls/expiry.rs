@@ -1,4 +1,5 @@
-//! When the certificates that a profile names expire, so that operators can be warned in time.
+//! When the certificates that a profile names expire, so that operators can be warned in time. These are the files as
+//! they are now; what is in force may be older, and is watched by `gateway::certificate_reload`.
 
 use rustls::pki_types::CertificateDer;
 

@@ -1,4 +1,5 @@
-//! Runs a handshake, and finds out why one failed.
+//! Runs a handshake, and finds out why one failed. rustls gives the right alerts but has no room for our finding, so a
+//! verifier leaves it in the task for the caller.
 
 use std::{cell::RefCell, io};
 

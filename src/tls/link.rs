@@ -165,7 +165,7 @@ impl LinkIdentity {
             && self.key_exchange == other.key_exchange
     }
 
-    /// The same, keeping track of the previous one's links.
+    /// Keeps track of the previous identity's links as well.
     pub fn succeeding(self, before: Option<&Self>) -> Self {
         let shown_by_peers = before.map_or(self.shown_by_peers, |before| before.shown_by_peers.clone());
         Self { shown_by_peers, ..self }

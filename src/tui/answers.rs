@@ -1,4 +1,5 @@
-//! What the screen says about a command that is under way, and about its result; and what it requests by itself.
+//! What the screen says about a command that is under way, and about its result; and what it requests by itself. The
+//! answers of several gateways to one command are joined here into one message.
 
 use std::sync::Arc;
 

@@ -171,7 +171,7 @@ pub enum UpdateResult {
     Nothing,
     Redraw,
     Ask(Command),
-    /// The same for gateways of a fleet.
+    /// Send commands to gateways of a fleet.
     AskGateways(Vec<(Arc<str>, Command)>),
     /// Move through the recording.
     Play(PlayerAction),
@@ -228,7 +228,7 @@ impl App {
         self.frozen.as_ref().map_or(&self.latest, |frozen| &frozen.held)
     }
 
-    /// The same, to be kept while the app changes.
+    /// The snapshot that is shown, to be kept while the app changes.
     pub(super) fn shown_snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.frozen.as_ref().map_or(&self.latest, |frozen| &frozen.held))
     }

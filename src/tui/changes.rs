@@ -1,4 +1,5 @@
-//! How much has changed since a frozen snapshot.
+//! How much has changed since a frozen snapshot. The footer of a frozen screen shows it, so that nobody takes an old
+//! state for the present one.
 
 use std::collections::HashSet;
 

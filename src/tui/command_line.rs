@@ -1,4 +1,5 @@
-//! The line that is typed: a command, or the filter of the sessions.
+//! The line that is typed: a command, or the filter of the sessions. What a line may mean is the table of `keys`; what
+//! it does is `update`.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 

@@ -1,4 +1,5 @@
-//! The questions before something is destroyed: they name the thing, and only `y` confirms.
+//! The questions before something is destroyed: they name the thing, and only `y` confirms. What happens after `y` is
+//! a command like any other.
 
 use crate::{
     gateway::{

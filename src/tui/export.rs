@@ -1,4 +1,5 @@
 //! The visible table as JSON: the listed rows, in their order, with addresses hidden if the screen hides them.
+//! Anything that the screen masks is masked in the file as well.
 
 use serde::Serialize;
 use serde_json::Value;

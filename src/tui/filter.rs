@@ -143,7 +143,7 @@ impl SessionFilter {
         self.matches_parts(snapshot, row, None)
     }
 
-    /// The same for a session that two gateways carry: either part may match.
+    /// Whether it matches a session that two gateways carry: either part may.
     pub fn matches_parts(
         &self,
         snapshot: &Snapshot,

@@ -1,4 +1,5 @@
-//! What limits the gateway on the screen, found again for each snapshot.
+//! What limits the gateway on the screen, found again for each snapshot. The facts about the machine are read every
+//! few seconds while they are shown.
 
 use super::{app::App, lists, screen::Screen, source::Attachment};
 use crate::{

@@ -217,7 +217,7 @@ impl App {
         }
     }
 
-    /// The same for the gateway whose profiles are listed.
+    /// The checks of forward mode of the gateway whose profiles are listed.
     pub fn listed_checks(&self) -> &[CheckRow] {
         self.forward_checks(self.profiles_of())
     }

@@ -1,4 +1,5 @@
-//! The list of each screen, and its cursor, which follows its row and not its line.
+//! The list of each screen, and its cursor, which follows its row and not its line. The snapshot changes four times a
+//! second, so a cursor remembers the key of its row.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -25,7 +26,7 @@ use crate::{
 pub struct ListState {
     pub order: SessionOrder,
     pub grouping: SessionGrouping,
-    /// The same by client, while grouping is on.
+    /// The sessions by client, while grouping is on.
     pub clients: ClientList,
     /// As last reported by the gateway.
     pub profiles: Vec<ProfileRow>,

@@ -1,4 +1,5 @@
-//! Which sessions are listed and in which order, so that rows do not jump around.
+//! Which sessions are listed and in which order, so that rows do not jump around. Rows are sorted only from time to
+//! time; between two sorts they keep their order, and new ones come last.
 
 use std::{cmp::Ordering, collections::HashMap, ops::Range};
 
@@ -118,7 +119,7 @@ pub struct SessionOrder {
     listable: usize,
     /// In a pair or a fleet: the index of the inner half's part of a session, by the index of its outer part.
     inner: HashMap<usize, usize>,
-    /// The same for those that ended.
+    /// The inner row of each session that has ended.
     inner_ended: HashMap<usize, usize>,
     /// The line of each session when the rows were last sorted.
     lines: HashMap<String, usize>,
@@ -238,7 +239,7 @@ impl SessionOrder {
         snapshot.sessions.get(place).filter(|inner| inner.id == row.id)
     }
 
-    /// The same for a session that has ended.
+    /// The inner row of a session that has ended.
     pub fn inner_ended<'a>(&self, snapshot: &'a Snapshot, row: &EndedRow) -> Option<&'a EndedRow> {
         let &place = self.inner_ended.get(&place_of(&snapshot.ended, row)?)?;
         snapshot.ended.get(place).filter(|inner| inner.id == row.id)

@@ -295,7 +295,7 @@ impl<B: Backend> ScreenLoop<B> {
         self.send(None, command);
     }
 
-    /// The same for gateways of a fleet: what they are sent together counts as one question.
+    /// Asks gateways of a fleet: what they are sent together counts as one question.
     fn ask_gateways(&mut self, commands: Vec<(Arc<str>, Command)>) {
         commands.iter().for_each(|(_, command)| self.app.note_sent(command));
         if commands.len() > 1 {

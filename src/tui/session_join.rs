@@ -98,7 +98,7 @@ impl<'a> SessionJoin<'a> {
         self.outer(&self.open, row)
     }
 
-    /// The same for those that have ended.
+    /// The outer row of a session that has ended.
     pub fn outer_ended(&self, row: ListedSession<'a>) -> Option<usize> {
         self.outer(&self.ended, row)
     }

@@ -139,7 +139,7 @@ impl ScreenSource {
         }
     }
 
-    /// The same for one gateway of a fleet, which the answer names.
+    /// Sends a command to one gateway of a fleet, which the answer names.
     pub fn ask_gateway(&self, name: &Arc<str>, command: Command) -> BoxFuture<'static, CommandAnswer> {
         let handle = match self {
             Self::Fleet(_, _, _, members, _) => members.get(name).cloned(),

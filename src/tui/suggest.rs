@@ -1,5 +1,5 @@
-//! What may be typed next, with an explanation: commands and their arguments, fields of a filter and their
-//! values.
+//! What may be typed next, with an explanation: commands and their arguments, fields of a filter and their values. The
+//! values come from the snapshot that is shown, so nothing is asked for while a line is typed.
 
 use crate::{
     telemetry::{

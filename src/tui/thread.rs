@@ -1,4 +1,5 @@
-//! The thread of the screen, as the process around it sees it.
+//! The thread of the screen, as the process around it sees it. A screen that hangs, or whose terminal is gone, must
+//! not keep the gateway from running or from ending.
 
 use std::{
     io,
@@ -42,8 +43,8 @@ pub fn spawn(source: ScreenSource, on_end: impl FnOnce(ScreenEnd) + Send + 'stat
     open(move |entered, end_receiver| show_screen(entered, source, end_receiver), on_end, print_closing)
 }
 
-/// The same for anything: `show` uses the terminal until it ends or panics; `show_summary` gets what it leaves
-/// behind.
+/// Opens a thread for anything that owns the terminal: `show` uses it until it ends or panics, and `show_summary` gets
+/// what it leaves behind.
 fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
     show: impl FnOnce(TerminalGuard, mpsc::Receiver<ScreenEnd>) -> F + Send + 'static,
     on_end: impl FnOnce(ScreenEnd) + Send + 'static,

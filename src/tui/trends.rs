@@ -28,7 +28,7 @@ const CURSOR_PARTS: u64 = 100;
 const AGAIN_SECONDS: (f64, f64) = (3.0, 30.0);
 /// How long a report may have been on its way.
 const DELAY_SECONDS: i128 = 5;
-/// The same for a fleet, where each request may go through a program.
+/// How often a fleet is asked, where each request may go through a program.
 const AGAIN_SECONDS_OF_FLEET: (f64, f64) = (10.0, 60.0);
 /// How many seconds a busy gateway may miss before they are a gap.
 const MISSED_SECONDS_MAX: u64 = 2;
@@ -322,7 +322,7 @@ fn asked_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc
     names
 }
 
-/// The same with those that are away.
+/// The gateways in scope, with those that are away.
 fn known_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc<str>>> {
     if latest.gateways.is_empty() {
         return vec![None];
@@ -406,7 +406,7 @@ impl HistoryView {
     }
 }
 
-/// The same by a clock that is this many seconds ahead, in whole steps. Time on the way does not count as a
+/// A report by a clock that is this many seconds ahead, in whole steps. Time on the way does not count as a
 /// difference.
 fn shift(report: &HistoryReport, seconds: i128) -> HistoryReport {
     let step = i128::from(report.step_seconds.max(1));

@@ -1,5 +1,6 @@
-//! The step `closed`: the internal half has no listening socket, the kernel refuses it one if it is locked, and
-//! the port of forward mode is not open either.
+//! The step `closed`: the internal half has no listening socket, the kernel refuses it one if it is locked, and the
+//! port of forward mode is not open either. It asks the kernel and not the profile: a socket that somebody else has
+//! opened is found as well.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Why a probe did not come back, and what that means for an operator.
+//! Why a probe did not come back, and what that means for an operator. The same failure is worded for each step in
+//! `advice`.
 
 use crate::{
     connect::{RefusedAt, SessionRefusal},

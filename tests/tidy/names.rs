@@ -150,7 +150,7 @@ fn the_reader_of_names_knows_what_is_one() {
 }
 
 /// All Rust files below a folder of the package.
-fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
+pub fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from(folder)];
     while let Some(folder) = folders.pop() {

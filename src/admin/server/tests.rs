@@ -1,4 +1,5 @@
-//! Tests of the module above.
+//! The admin socket against real clients, with an engine that the test plays: answers, deadlines and a client that
+//! does not read.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;

@@ -1,4 +1,5 @@
-//! Halves for `verify`: the DMZ half in this process, the internal half in a child process.
+//! Halves for `verify`: the DMZ half in this process, the internal half in a child process. They are only for the
+//! checklist: they keep no locks and write no history, and end with it.
 
 use std::{
     io::{self, Read},

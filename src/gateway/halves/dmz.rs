@@ -1,4 +1,5 @@
-//! The running parts of the DMZ half: where its sessions go. A switch keeps what still fits.
+//! The running parts of the DMZ half: where its sessions go. A switch keeps what still fits. Its three modes differ
+//! only in how it comes to links, or to backends.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! The running parts of the internal half: where its sessions come from. A switch keeps what still fits.
+//! The running parts of the internal half: where its sessions come from. A switch keeps what still fits. It never
+//! listens for clients; in reverse mode it listens for nobody.
 
 use std::{collections::BTreeMap, sync::Arc};
 

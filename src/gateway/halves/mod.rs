@@ -176,7 +176,7 @@ impl LinkIngress {
         place.map(ListenerAddresses::describe).unwrap_or_default().into_iter().map(real).collect()
     }
 
-    /// The same in words.
+    /// Where it listens, in words.
     fn describe(&self) -> String {
         match &self.listening()[..] {
             [] => format!("{}, which is not there yet", self.address()),

@@ -1,4 +1,5 @@
-//! Changes that reach a keeper while it runs.
+//! Changes that reach a keeper while it runs. They take effect at the keeper's next turn, which each of them brings
+//! about at once.
 
 use super::{KeeperState, KeeperTarget, LinkKeeper};
 use crate::profile::ServiceName;

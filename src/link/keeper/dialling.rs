@@ -1,4 +1,5 @@
-//! How a keeper dials links, and the events that it sends about them.
+//! How a keeper dials links, and the events that it sends about them. Whoever takes the links learns of them by an event, so
+//! a keeper knows neither pools nor sessions.
 
 use std::{
     fmt,

@@ -1,4 +1,5 @@
-//! The notices that a keeper writes for operators about its links.
+//! The notices that a keeper writes for operators about its links. The first failure is a warning and the others are
+//! not, since the row shows that they go on.
 
 use super::{LinkKeeper, sharers::SharersChange};
 use crate::{

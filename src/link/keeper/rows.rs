@@ -1,4 +1,5 @@
-//! The snapshot rows of a keeper's links.
+//! The snapshot rows of a keeper's links. One row stands for all links of our own; over SOCKS5, each service has its
+//! own.
 
 use std::time::Instant;
 

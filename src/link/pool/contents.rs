@@ -80,7 +80,7 @@ impl PoolContents {
             .position(|group| group.peer == *peer && matches!(group.serves, ServedServices::Granted(_)))
     }
 
-    /// The same for a link of our own that was just established.
+    /// The group of a link of our own that was just established.
     pub fn peer_links_for(&mut self, link: &mut AgreedLink, target: usize) -> Option<usize> {
         // Its handshake ran under terms that are no longer valid.
         if link.has_expired() {

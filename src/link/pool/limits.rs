@@ -1,4 +1,5 @@
-//! How many links and clients a pool accepts, from the profile and the descriptors.
+//! How many links and clients a pool accepts, from the profile and the descriptors. A limit that shrinks cuts nothing:
+//! what is there stays, and new ones are refused.
 
 use super::Pool;
 use crate::{link::shares::ShareRule, profile::PoolLimits};

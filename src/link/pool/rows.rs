@@ -1,4 +1,4 @@
-//! The snapshot rows of a pool.
+//! The snapshot rows of a pool. They are made for a snapshot under the pool's short lock, and keep nothing of it.
 
 use super::{
     super::{
@@ -42,7 +42,7 @@ impl Pool {
         rows
     }
 
-    /// The same for links that this half dials, whose keepers have a row each.
+    /// Completes the rows of links that this half dials, whose keepers have a row each.
     pub fn rows_of_dialled<'a>(
         &self,
         services: impl Iterator<Item = &'a ServiceName>,

@@ -1,4 +1,5 @@
-//! Why a session could not get a link.
+//! Why a session could not get a link. Each reason maps to one refusal, and so to one reply and one end of the
+//! session.
 
 use std::{fmt, sync::Arc, time::Duration};
 

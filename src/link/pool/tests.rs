@@ -78,7 +78,7 @@ async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
     linked_for(number, orders()).await
 }
 
-/// The same for a peer that serves this service.
+/// A link of a peer that serves this service.
 async fn linked_for(number: usize, service: ServiceName) -> (EstablishedLink, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");

@@ -141,12 +141,12 @@ impl DnsResolver {
     /// The addresses of a name; never empty.
     pub async fn addresses(&self, host: &str) -> Result<HostAddresses, DnsError> {
         if let Ok(literal) = host.parse() {
-            return Ok(split_by_family([literal].into_iter(), HOSTS_LAST));
+            return Ok(split_by_family([literal].into_iter(), HOSTS_CACHE_TTL));
         }
         let looked_up = async {
             let known = self.files.hosts_of(host).await;
             if !known.is_empty() {
-                return Ok(split_by_family(known.into_iter(), HOSTS_LAST));
+                return Ok(split_by_family(known.into_iter(), HOSTS_CACHE_TTL));
             }
             self.try_names(host, |name| self.addresses_of(name)).await
         };

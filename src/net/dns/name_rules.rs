@@ -14,7 +14,7 @@ use super::HostAddresses;
 
 /// How many addresses, or targets, of one name are used.
 pub const TARGETS_MAX: usize = 64;
-/// The same, including those about to be given up: it limits a server that always returns different ones.
+/// How many targets are known, including those about to be given up: it limits a server that always returns different ones.
 const KNOWN_MAX: usize = 2 * TARGETS_MAX;
 /// An address that is missing from this many answers in a row is given up,
 const MISSING_ANSWERS: u32 = 3;

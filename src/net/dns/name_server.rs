@@ -74,7 +74,7 @@ async fn ask_by_datagram(server: SocketAddr, requested: &Message, bytes: &[u8]) 
     }
 }
 
-/// The same over TCP (RFC 7766), with a length in front of the message.
+/// Asks over TCP (RFC 7766), with a length in front of the message.
 async fn ask_by_stream(server: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
     let connected = TcpStream::connect(server).await;
     let mut stream = connected.map_err(|error| refused_call::explain("connect", error))?;

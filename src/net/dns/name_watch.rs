@@ -1,5 +1,5 @@
-//! Follows one name by looking it up again and again: which addresses, or targets of its SRV records, are new,
-//! and which are gone.
+//! Follows one name by looking it up again and again: which addresses, or targets of its SRV records, are new, and
+//! which are gone. When that is due, and how long a missing target is kept, is `name_rules`; nobody is dialled here.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! How the addresses of a port become sockets, and why they do not.
+//! How the addresses of a port become sockets, and why they do not. All addresses of a port are bound or none is,
+//! except those that this machine does not have yet.
 
 use std::{io, net::SocketAddr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Tests of the module above.
+//! Ports that are bound, waited for and closed, on addresses that this machine has and on one that it has not.
 
 use super::*;
 use crate::tests::happens_after;

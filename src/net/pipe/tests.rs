@@ -1,4 +1,4 @@
-//! Tests of the module above.
+//! Both ends of a pipe in one task: bytes, ends, cuts and failures, and what memory an idle one keeps.
 
 use tokio::{
     io::AsyncReadExt,

@@ -1,4 +1,5 @@
-//! Tests of the module above.
+//! Look-ups with a resolver that the test holds back: who waits, who shares an answer, and who does not start a
+//! thread.
 
 use std::sync::{
     atomic::{AtomicUsize, Ordering},

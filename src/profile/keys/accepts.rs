@@ -102,7 +102,7 @@ pub(in crate::profile) static ACCEPT_ADDRESS_KEY: ProfileKey<TextValue> = Profil
 /// Options of one accept, or of a service for all of its accepts.
 pub(in crate::profile) static ACCEPT_OPTIONS: KeyGroup = &[&ACCEPT_TLS_KEY, &SNI, &PROXY_FROM_KEY];
 
-/// The same for accepts that read requests.
+/// The keys of accepts that read requests.
 pub(in crate::profile) static ACCEPT_WEB: KeyGroup =
     &[&HOSTS, &ORIGINS, &FORWARDED, &BODY, &KEEP_ALIVE, &MESSAGE_LIMIT, &INACTIVITY, &PROTOCOLS, &FRAMES];
 

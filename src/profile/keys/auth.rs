@@ -1,4 +1,5 @@
-//! Keys that say how clients of accepts that read requests identify themselves.
+//! Keys that say how clients of accepts that read requests identify themselves. Reading them, the schema and the
+//! reference are made from this table, so none of them can forget a key.
 
 use serde_json::{Value, json};
 

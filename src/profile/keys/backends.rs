@@ -1,4 +1,5 @@
-//! Keys of services as the inside reaches them: backends, and what is sent to them about clients.
+//! Keys of services as the inside reaches them: backends, and what is sent to them about clients. Reading them, the
+//! schema and the reference are made from this table, so none of them can forget a key.
 
 use super::{
     ANSWER, CARRIES, INTERNAL_SESSIONS, KeyGroup, KeyMap, OPENING_HOURS, PER_PEER, ProfileKey, SOURCE,

@@ -1,4 +1,5 @@
-//! Keys of the profile itself, and of its halves.
+//! Keys of the profile itself, and of its halves. Reading them, the schema and the reference are made from this table,
+//! so none of them can forget a key.
 
 use super::{
     CLIENT_GUARDS, CLIENT_LOGIN, DMZ_LINK, DMZ_SERVICE, INTERNAL_LINK, INTERNAL_SERVICE, KeyMap, ProfileKey,

@@ -1,4 +1,5 @@
-//! Keys that say which clients may come in, and how much one client gets.
+//! Keys that say which clients may come in, and how much one client gets. Reading them, the schema and the reference
+//! are made from this table, so none of them can forget a key.
 
 use super::{
     KeyGroup, KeyMap, ProfileKey,

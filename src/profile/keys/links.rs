@@ -1,4 +1,5 @@
-//! Keys of the link of each half.
+//! Keys of the link of each half. Reading them, the schema and the reference are made from this table, so none of them
+//! can forget a key.
 
 use super::{
     EACH_GATEWAY, KeyMap, LINKS_PER_PEER, OUTER, POST_QUANTUM, ProfileKey, REVOKED, REVOKED_EXPIRED, SOURCE,

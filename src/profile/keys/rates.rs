@@ -95,7 +95,7 @@ impl ProfileKey<Throughput> {
     }
 }
 
-/// The same, or a map with more options.
+/// A throughput, or a map with more options.
 pub(in crate::profile) struct ThroughputOrMap(pub &'static KeyMap);
 
 impl ValueKind for ThroughputOrMap {

@@ -106,7 +106,7 @@ impl ProfileKey<DurationValue> {
     }
 }
 
-/// The same, for something that is off by default.
+/// A duration of something that is off by default.
 pub(in crate::profile) struct OptionalDurationValue;
 
 impl ValueKind for OptionalDurationValue {

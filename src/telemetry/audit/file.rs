@@ -1,4 +1,5 @@
-//! An open audit file: locked, read to the end of its chain, and appended to.
+//! An open audit file: locked, read to the end of its chain, and appended to. The lock keeps a second process from
+//! continuing the same chain.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},

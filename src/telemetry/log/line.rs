@@ -1,4 +1,5 @@
-//! One line of the log: the content of an event, as text for people and as JSON for programs.
+//! One line of the log: the content of an event, as text for people and as JSON for programs. Which lines are written,
+//! and where, is `sink`; this only makes the text.
 
 use std::{
     borrow::Cow,

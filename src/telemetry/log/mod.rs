@@ -211,7 +211,7 @@ pub fn utc_now() -> String {
     format_utc(SystemTime::now())
 }
 
-/// The same for any time that this format can express.
+/// A time in the form of the log, if that form can express it.
 pub fn format_utc(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(YEARS_9999)).to_string()

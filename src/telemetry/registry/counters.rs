@@ -1,4 +1,5 @@
-//! What a session counts: its bytes, its phases, and when each phase was entered.
+//! What a session counts: its bytes, its phases, and when each phase was entered. They are relaxed atomics, so that
+//! the byte path takes no lock.
 
 use std::{
     sync::{

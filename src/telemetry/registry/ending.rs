@@ -1,4 +1,5 @@
-//! Ends an open session from outside, with a reason.
+//! Ends an open session from outside, with a reason. The first reason counts, whatever else stops the session a moment
+//! later.
 
 use std::{sync::OnceLock, time::Duration};
 

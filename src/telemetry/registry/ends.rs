@@ -1,4 +1,5 @@
-//! How many sessions have ended in which way, for monitors.
+//! How many sessions have ended in which way, for monitors. They are totals since the start; the recent ones with
+//! their reasons are in `ended`.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! Ends sessions that an operator has chosen: one by its id, or all of a list, a client, a peer or a service.
+//! Ends sessions that an operator has chosen: one by its id, or all of a list, a client, a peer or a service. A
+//! session ends as by itself, with its record; this only stops it and counts.
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -1,4 +1,4 @@
-//! The snapshot rows of a session, while it is open and after it has ended.
+//! The snapshot rows of a session, while it is open and after it has ended. They are made only while somebody watches.
 
 use std::{sync::atomic::Ordering, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Tests of the module above.
+//! Sessions that open, move bytes and end in the registry, and what its rows and totals say of them.
 
 use std::collections::HashSet;
 

@@ -74,7 +74,7 @@ pub struct EndedRow {
     pub peer: Option<String>,
     /// Who ended it and when: two letters, see `telemetry::end`.
     pub end: String,
-    /// The same in words, with the cause.
+    /// How it ended in words, with the cause.
     pub reason: String,
     pub seconds: f64,
     /// Seconds since it ended.

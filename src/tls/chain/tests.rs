@@ -1,4 +1,4 @@
-//! Tests of the module above.
+//! Chains with one thing wrong each, made by openssl: which certificate is blamed for it, at links and at edges.
 
 use std::{fs, path::Path, process::Command, sync::Arc};
 

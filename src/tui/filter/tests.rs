@@ -1,4 +1,4 @@
-//! Tests of the module above.
+//! Filters as an operator types them: what they match, and what is said of those that cannot be read.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! The gateways on the path: those on the screen, and those known only by their links.
+//! The gateways on the path: those on the screen, and those known only by their links. A gateway that only a link has
+//! named is drawn as well, without figures of its own.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Clients, services and backends on the path.
+//! Clients, services and backends on the path. The gateways and links between them are in the files beside this one.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! What limits the gateway: each finding with its figure, its reason and what to change, the most urgent first.
+//! What limits the gateway: each finding with its figure, its reason and what to change, the most urgent first. The
+//! findings are made by `doctor` from the snapshot and from facts about this machine.
 
 use ratatui::{
     buffer::Buffer,
@@ -131,7 +132,7 @@ fn severity_style(app: &App, severity: FindingSeverity) -> Style {
     }
 }
 
-/// The same as a page of its own.
+/// A finding as a page of its own.
 pub fn detail_lines(app: &App, finding: &DoctorFinding) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let masked = |text: &str| app.addresses().text(text);

@@ -72,7 +72,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     draw_worst(app, panel::below_heads(inside), buffer).draw_heads(screen_style, inside, buffer);
 }
 
-/// The same without frame and heads, where there is no room for them.
+/// Draws the gateways without frame and heads, where there is no room for them.
 pub fn draw_short(app: &App, area: Rect, buffer: &mut Buffer) {
     draw_worst(app, area, buffer);
 }
@@ -290,7 +290,7 @@ pub fn inner_lines(app: &App, row: &SessionRow, inner: &SessionRow) -> Vec<Detai
     lines
 }
 
-/// The same for a session that has ended on both.
+/// The lines about the inner part of a session that has ended on both gateways.
 pub fn inner_ended_lines(app: &App, row: &EndedRow, inner: &EndedRow) -> Vec<DetailLine> {
     let sent = format!("{} {}", inner.end, app.addresses().text(&inner.reason));
     let Some(gateway) = &inner.gateway else { return vec![fact(app, "other half", sent)] };

@@ -1,4 +1,5 @@
-//! The first line: which gateway this is, how it is, and how current the screen is.
+//! The first line: which gateway this is, how it is, and how current the screen is. It is the one line that stays at
+//! every size, so it says the worst first.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 

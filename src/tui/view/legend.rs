@@ -1,4 +1,5 @@
-//! What the columns of each screen mean, for the help.
+//! What the columns of each screen mean, for the help. It is text for people: what is in a column is decided by the
+//! file of its screen.
 
 use crate::{
     profile::Mode,

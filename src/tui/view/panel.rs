@@ -1,4 +1,5 @@
-//! The frame around a panel, and the text for a list with no rows or too many.
+//! The frame around a panel, and the text for a list with no rows or too many. What is in a panel is drawn by the file
+//! of its screen.
 
 use ratatui::{
     buffer::Buffer,

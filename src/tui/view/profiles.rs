@@ -1,4 +1,5 @@
-//! The profiles that the gateway can switch to, and what is wrong with the selected one.
+//! The profiles that the gateway can switch to, and what is wrong with the selected one. They were checked when they
+//! were listed; a switch checks the chosen one again.
 
 use ratatui::{
     buffer::Buffer,

@@ -1,4 +1,5 @@
-//! The services: where clients come in, where they go, and what they carry.
+//! The services: where clients come in, where they go, and what they carry. Where the terminal is narrow, the columns
+//! of the highest rank go first.
 
 use ratatui::{
     buffer::Buffer,

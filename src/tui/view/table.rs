@@ -305,7 +305,7 @@ pub fn cut(screen_style: &ScreenStyle, text: &str, cells: u16) -> String {
     out
 }
 
-/// The same, but the port of an address stays: without it, two addresses of one host look alike.
+/// Cuts an address, but its port stays: without it, two addresses of one host look alike.
 pub fn cut_address(screen_style: &ScreenStyle, text: &str, cells: u16) -> String {
     let port = text.rfind(':').map_or("", |at| &text[at..]);
     let is_port = (2..=6).contains(&port.len()) && port[1..].bytes().all(|byte| byte.is_ascii_digit());

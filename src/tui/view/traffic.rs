@@ -177,7 +177,7 @@ pub fn lines_below_list(lines: u16) -> u16 {
 
 /// Two ways of two lines, and the totals.
 pub const FRAMED: u16 = 7;
-/// The same with curves of three lines, which are enough to read.
+/// The lines of a frame with curves of three lines, which are enough to read.
 pub const FRAMED_HIGH: u16 = 11;
 const NAME_CHARS: usize = 40;
 
