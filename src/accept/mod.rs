@@ -8,7 +8,7 @@
 
 pub mod expected_probes;
 pub mod forward;
-pub mod idle;
+pub mod idle_permit;
 mod refused_client;
 mod request_auth;
 mod request_routing;
@@ -27,7 +27,7 @@ use std::{net::SocketAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 use tokio::{sync::oneshot, time::Instant};
 
-use self::idle::IdleState;
+use self::idle_permit::IdleState;
 use crate::{
     admission::arrivals::ClientArrival,
     admission::clients::ClientAdmission,

@@ -8,7 +8,7 @@ use hyper::{
     header::{self, HeaderName},
 };
 
-use super::{idle::IdleState, upstream_session::RequestFailure};
+use super::{idle_permit::IdleState, upstream_session::RequestFailure};
 use crate::{
     http::body::{BodyTally, MessageBody},
     profile::ServiceName,

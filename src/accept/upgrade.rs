@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     SessionRequest,
-    idle::{IdleReclaim, IdleState},
+    idle_permit::{IdleReclaim, IdleState},
     request_auth::RequestClient,
     routes::{AdmittedClient, HttpRoute},
     tcp::session_request,

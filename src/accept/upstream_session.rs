@@ -10,7 +10,9 @@ use std::{
 use hyper::StatusCode;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{SessionOutcome, idle::IdleState, request_auth::RequestClient, teardown::error_response_for};
+use super::{
+    SessionOutcome, idle_permit::IdleState, request_auth::RequestClient, teardown::error_response_for,
+};
 use crate::{
     http::{
         error_response::{ErrorResponse, bad_request},

@@ -30,7 +30,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     ServeSession, SessionRequest,
-    idle::{BusyGuard, IdleReclaim, IdleState},
+    idle_permit::{BusyGuard, IdleReclaim, IdleState},
     refused_client::refuse_client,
     request_auth::{RequestClient, identify_client},
     request_routing::{client_of, find_route, wanted_upgrade},

@@ -14,7 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accept::idle::IdleState,
+    accept::idle_permit::IdleState,
     admission::{pace::ServicePace, usage_table::UsageTable},
     connect::Connector,
     profile::{ByteRates, Half, OpeningHours, ServiceName, SessionLimits},

@@ -12,7 +12,7 @@ use super::{
     service::{Service, ServiceTable},
 };
 use crate::{
-    accept::{SessionOutcome, SessionRequest, idle::IdleState},
+    accept::{SessionOutcome, SessionRequest, idle_permit::IdleState},
     admission::clients::ClientGates,
     auth::ClientLogins,
     connect::SessionRefusal,

@@ -17,7 +17,7 @@ use {
 };
 
 use crate::{
-    accept::{SessionRequest, idle::IdleState},
+    accept::{SessionRequest, idle_permit::IdleState},
     admission::{
         clients::{ClientAdmission, ClientPermit, ClientRefusal, LoginRefusal},
         usage_table::{LimitReached, UsagePlace},

@@ -1,5 +1,5 @@
 //! The idle state of sessions whose clients keep their connection open between requests. A service's limit
-//! applies to sessions at work, so an idle one is_reclaimed up its permit when another client needs it.
+//! applies to sessions at work, so an idle one gives up its permit when another client needs it.
 
 use std::{
     sync::{
