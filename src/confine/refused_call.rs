@@ -9,7 +9,7 @@ use std::{
 use thiserror::Error;
 
 #[derive(Debug, Error)]
-#[error("the lock of this process refuses `{0}`; to undo the lock takes a restart")]
+#[error("`{0}` is blocked by the lock of this process, which only a restart lifts")]
 struct RefusedCall(&'static str);
 
 /// The calls refused so far. Process-wide, because the filter is.

@@ -31,16 +31,16 @@ fn find_backends_down(service: &ServiceRow) -> Vec<DoctorFinding> {
 fn find_backend_down(service: &ServiceRow, backend: &BackendRow) -> Option<DoctorFinding> {
     let (severity, reason) = match backend.state {
         BackendRowState::Up | BackendRowState::Standby => return None,
-        BackendRowState::Down => (Must, "its checks fail, so that others carry its share or nobody does"),
+        BackendRowState::Down => (Must, "its checks fail"),
         BackendRowState::Resting => {
-            (Should, "it has refused a session or was late, and is left alone for a while")
+            (Should, "it refused a session or was slow, and is tried last for a while")
         }
     };
     let error =
         backend.last_error.as_ref().map_or(String::new(), |error| format!("; the last error: {error}"));
     let failures = format::count(backend.failures, "failure");
     let figure = format!("backend {} is {}, {failures}", backend.address, backend.state.word());
-    let advice = "start it, or take it out of `connect`; from this host it has to answer at that address";
+    let advice = "start it, or take it out of `connect`; it must be reachable from this host";
     let reason = format!("{reason}{error}");
     Some(DoctorFinding::new("backend-down", severity, figure, reason, advice).about(service.name.clone()))
 }
@@ -79,7 +79,7 @@ fn find_slow(snapshot: &Snapshot, service: &ServiceRow) -> Option<DoctorFinding>
     }
     let figure =
         format!("half of {} open sessions took {} or more to connect", times.len(), format::wait(middle));
-    let reason = format!("clients wait as long before {to} answers them");
+    let reason = format!("clients wait that long for {to}");
     let advice = "look at the backend's load and its accept backlog, and at the name server where `connect` has a name";
     Some(DoctorFinding::new("backend-slow", Should, figure, reason, advice).about(service.name.clone()))
 }

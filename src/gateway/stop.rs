@@ -58,8 +58,7 @@ impl Engine {
         if !delay.is_zero() {
             let delay = humantime::format_duration(delay);
             self.shared.notices.info(
-                LogEvent::Stopping
-                    .line(format!("stopping: not ready from now on, and ports close in {delay}")),
+                LogEvent::Stopping.line(format!("stopping: reporting not ready, closing ports in {delay}")),
             );
         }
         self.close_when_due();
@@ -107,7 +106,7 @@ impl Engine {
         let drain = humantime::format_duration(self.profile.drain);
         self.shared
             .notices
-            .info(LogEvent::Stopping.line(format!("stopping: {open} may take {drain} to end")));
+            .info(LogEvent::Stopping.line(format!("stopping: draining {open}, for at most {drain}")));
     }
 
     /// While it stops: how long until everything open is cut.

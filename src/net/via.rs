@@ -54,7 +54,7 @@ pub enum ViaErrorKind {
     Refused { to: HostPort, message: String },
     #[error("it cannot reach {to}: {message}")]
     Unreachable { to: HostPort, message: String },
-    #[error("it answered with a page ({0}) and not with a way through")]
+    #[error("it answered with a web page ({0}) instead of a tunnel")]
     Page(String),
     #[error("it does not speak {expected}: its answer begins with {begins}")]
     OtherProtocol { expected: &'static str, begins: String },

@@ -162,7 +162,7 @@ impl RawAuth {
         let behind_proxy = proxies.iter().any(Option::is_some);
         let fault = if !address.scheme.is_web() {
             ValueProblem::new(
-                format!("`{address}` reads no requests, so nobody is asked there"),
+                format!("`auth` does not apply to `{address}`, which reads no requests"),
                 "write it at the accepts that do, or carry requests by `https://…` or `wss://…` there",
             )
         } else if !(address.scheme.is_tls()

@@ -18,9 +18,7 @@ pub(super) fn read(
     let text = field.text(problems)?;
     let written = quote_for_problem(text);
     let fault = match (text.parse::<IpAddr>(), at) {
-        (_, None) => {
-            ValueProblem::new("what has no address on the network is not dialled from one", "remove it")
-        }
+        (_, None) => ValueProblem::new("`source` needs a network address to dial", "remove it"),
         (Err(_), _) => {
             let what = format!("`{written}` is not an address");
             ValueProblem::new(what, "write one of this machine, `192.0.2.8`, without a port")

@@ -60,7 +60,7 @@ async fn each_answer_to_connect_has_its_own_words() {
         ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "it cannot reach gate.example:443: 502 Bad Gateway"),
         (
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
-            "it answered with a page (200 OK) and not with a way through",
+            "it answered with a page (200 OK) instead of a tunnel",
         ),
         ("\x05\x00", "it does not speak HTTP: its answer begins with `\\u{5}\\u{0}`"),
         ("<html>sign in</html>", "it does not speak HTTP: its answer begins with `<html>sign in</h`"),
