@@ -159,9 +159,9 @@ pub fn request(input: &[u8]) -> String {
         ([], Some(number)) => format!("{waits}the target of request {number} is refused"),
         ([at], _) => {
             assert_eq!((whole[*at], is_cut, good), (0, true, *at + 1));
-            format!("{waits}spoilt at {at}")
+            format!("{waits}damaged at {at}")
         }
-        (more, _) => panic!("more than one byte is spoilt: {more:?}"),
+        (more, _) => panic!("more than one byte is damaged: {more:?}"),
     }
 }
 

@@ -78,7 +78,7 @@ fn the_images_match_the_recording() {
 fn assert_kept(file: &Path, drawn: &str) {
     let kept = fs::read_to_string(file).unwrap_or_default();
     let line = kept.lines().zip(drawn.lines()).position(|(kept, drawn)| kept != drawn);
-    let how = "PORTCULLIS_BLESS=1 cargo test --test pictures draws them anew; look at them";
+    let how = "PORTCULLIS_BLESS=1 cargo test --test pictures draws them again; look at them";
     assert!(kept == drawn, "{} differs, line {:?}; {how}", file.display(), line.map(|line| line + 1));
 }
 

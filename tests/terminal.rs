@@ -96,7 +96,7 @@ fn a_gateway_that_lost_its_terminal_goes_on_and_burns_nothing() {
     terminal.until_shown("running");
     terminal.hang_up();
     let input = format!("/proc/{}/fd/0", terminal.process());
-    until("it lets go of its lost terminal", SOON, || {
+    until("it drops its lost terminal", SOON, || {
         fs::read_link(&input).unwrap().to_string_lossy().starts_with("pipe:").then_some(())
     });
     let before = terminal.cpu_ticks();
@@ -121,7 +121,7 @@ fn a_log_that_went_to_a_lost_terminal_is_reported_as_just_that() {
     terminal.until_shown("up to ");
     terminal.hang_up();
     // Headless, a hang-up is a reload, whose line is the first that is lost.
-    let status = until("it is told", SOON, || {
+    let status = until("it is reported", SOON, || {
         let status = status(&place);
         (!status["log_trouble"].is_null()).then_some(status)
     });

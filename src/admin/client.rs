@@ -298,7 +298,7 @@ mod tests {
         };
         let error = tokio::select! {
             error = looking => error,
-            () = gateway => unreachable!("it hangs for ever"),
+            () = gateway => unreachable!("it hangs forever"),
         };
         assert!(matches!(error, ClientError::Silent { .. }), "{error:?}");
         assert_eq!(program().snapshot_within(), PROGRAM_SNAPSHOT_TIMEOUT);

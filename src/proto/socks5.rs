@@ -46,7 +46,7 @@ pub enum SocksError {
     Command(&'static str),
     #[error("it named an address, not a service; only names of services are served")]
     NotAName,
-    #[error("it named a service of {0} bytes, longer than any name")]
+    #[error("it named a service of {0} bytes, which is not a valid name")]
     BadName(usize),
     #[error("it answered {}", describe_reply(*.0))]
     Refused(Reply),

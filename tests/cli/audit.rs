@@ -170,7 +170,7 @@ fn a_file_that_cannot_be_written_is_reported_and_stops_nothing() {
         place.write("one.yaml", &format!("audit: {file}\n{DIRECT}"));
         let gateway = place.start("one");
         let reported = format!("cannot be written: {why}");
-        until("it is told", SOON, || gateway.log().contains(&reported).then_some(()));
+        until("it is reported", SOON, || gateway.log().contains(&reported).then_some(()));
         assert_eq!(gateway.status()["phase"], "running");
     }
 }
@@ -187,5 +187,5 @@ fn a_locked_half_writes_its_audit() {
     until("it is written", SOON, || (!lines(&place, "trail/audit.jsonl").is_empty()).then_some(()));
     fs::rename(&file, place.path("trail/old")).expect("it is renamed");
     dmz.signal(Signal::USR1);
-    until("it is opened anew", SOON, || (actions(&place, "trail/audit.jsonl") == ["signal"]).then_some(()));
+    until("it is opened again", SOON, || (actions(&place, "trail/audit.jsonl") == ["signal"]).then_some(()));
 }

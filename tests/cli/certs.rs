@@ -104,7 +104,7 @@ fn certs_renews_what_ends_and_keeps_what_it_was() {
     assert_eq!(typo.code, Some(1), "{}", typo.out);
     assert!(typo.err.contains("no certificate for `snoo` is in pki"), "{}", typo.err);
     let all = run(&place, &["certs", "--out", "pki", "--renew"]);
-    assert_eq!(all.code, Some(1), "what is not renewed is told: {}", all.out);
+    assert_eq!(all.code, Some(1), "what is not renewed is reported: {}", all.out);
     assert!(all.out.contains("renewed pki/ended.pem"), "{}", all.out);
     assert!(all.err.contains("keyless.pem: ends on") && all.err.contains("keyless.key"), "{}", all.err);
 }

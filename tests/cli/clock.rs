@@ -71,7 +71,7 @@ fn a_wall_clock_that_jumps_cuts_no_session_and_keeps_nobody_out() {
         for (gateway, before) in [&dmz, &internal].into_iter().zip(before) {
             if is_judged {
                 // It has noticed: a certificate has ended, or has not after all.
-                until("the certificate is judged anew", SOON, || {
+                until("the certificate is judged again", SOON, || {
                     gateway.log()[before..].contains("has ended").then_some(())
                 });
             }

@@ -202,7 +202,7 @@ fn bad_keys_and_certificates_are_refused_with_their_reason() {
         let sent = run(&place, &["check", "dmz.yaml"]);
         assert_eq!(sent.code, Some(2), "{wanted}: {}", sent.out);
         assert!(sent.out.contains(wanted), "`{wanted}` is not in: {}", sent.out);
-        assert!(sent.out.starts_with("dmz.yaml:3:"), "the place is not told: {}", sent.out);
+        assert!(sent.out.starts_with("dmz.yaml:3:"), "the place is not reported: {}", sent.out);
         let start = run(&place, &["--profile", "dmz.yaml", "--no-ui"]);
         assert_eq!(start.code, Some(2), "{}", start.err);
     };

@@ -306,7 +306,7 @@ fn what_the_lock_refuses_later_is_reported_by_its_name_and_once() {
         let notices = status["notices"].as_array().expect("a list").iter();
         notices.filter(|line| line["text"].as_str().is_some_and(|text| text.starts_with(words))).count()
     };
-    let status = pair.internal.wait("both are told", SOON, |status| {
+    let status = pair.internal.wait("both are reported", SOON, |status| {
         status["ended"].to_string().matches(words).count() == 2 && notice_count(status) > 0
     });
     assert_eq!(notice_count(&status), 1, "{:#}", status["notices"]);
@@ -352,7 +352,7 @@ fn what_was_not_known_at_the_start_is_refused_by_its_path() {
     place.write("profiles/dmz.yaml", &dmz);
     let gateway = place.start_as("dmz", &[], &["--no-ui", "--profile", "profiles/dmz.yaml"]);
     if gateway.status()["confined"]["dmz"]["landlock"].is_null() {
-        assert!(gateway.log().contains("Landlock"), "it is told: {}", gateway.log());
+        assert!(gateway.log().contains("Landlock"), "it is reported: {}", gateway.log());
         return;
     }
     fs::create_dir(place.path("elsewhere")).expect("a folder");
@@ -379,7 +379,7 @@ fn a_log_that_the_lock_does_not_cover_is_refused_by_its_path() {
     place.write("dmz.yaml", &logged);
     let gateway = place.start("dmz");
     if gateway.status()["confined"]["dmz"]["landlock"].is_null() {
-        assert!(gateway.log().contains("Landlock"), "it is told: {}", gateway.log());
+        assert!(gateway.log().contains("Landlock"), "it is reported: {}", gateway.log());
         return;
     }
     let text = || fs::read_to_string(place.path("logs/gate.json")).unwrap_or_default();
@@ -406,7 +406,7 @@ fn a_log_that_the_lock_does_not_cover_is_refused_by_its_path() {
     fs::remove_dir_all(place.path("logs")).expect("it is removed");
     fs::create_dir(place.path("logs")).expect("a folder");
     done(&place, "dmz", &["reload"]);
-    let status = gateway.wait("it is told", SOON, |status| status["log_trouble"].is_string());
+    let status = gateway.wait("it is reported", SOON, |status| status["log_trouble"].is_string());
     let why = status["log_trouble"].as_str().expect("text");
     assert!(why.ends_with("covers no folder that was made after the start: a restart does"), "{why}");
 }
@@ -578,7 +578,7 @@ fn a_log_to_a_device_opens_no_other() {
     place.write("dmz.yaml", &format!("log: /dev/full\n{dmz}"));
     let gateway = place.start("dmz");
     if gateway.status()["confined"]["dmz"]["landlock"].is_null() {
-        assert!(gateway.log().contains("Landlock"), "it is told: {}", gateway.log());
+        assert!(gateway.log().contains("Landlock"), "it is reported: {}", gateway.log());
         return;
     }
     let is_full = |status: &Value| status["log_trouble"].to_string().contains("No space left on device");

@@ -79,7 +79,7 @@ fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
         let (lines, more) = logged_sessions(&gateway.log());
         (lines + more == CUT).then_some(lines)
     };
-    let lines = until("each is told or counted", SOON, all_logged);
+    let lines = until("each is reported or counted", SOON, all_logged);
     // A few of each kind of end.
     let seconds = began.elapsed().as_secs() as usize + 1;
     assert!(lines <= 60 * seconds, "{lines} lines in {seconds} s");
@@ -197,7 +197,7 @@ struct Flooded {
 /// The most memory that a gateway has held, or what it holds now.
 fn memory(gateway: &Gateway<'_>, which: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("it is told");
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("it is reported");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
 }
 

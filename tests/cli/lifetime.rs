@@ -77,7 +77,7 @@ fn an_invalid_level_is_reported_and_the_usual_one_is_used() {
     place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     let gateway =
         place.start_as("one", &["env", "PORTCULLIS_LOG=debgu"], &["--no-ui", "--profile", "one.yaml"]);
-    until("it is told", SOON, || {
+    until("it is reported", SOON, || {
         gateway
             .log()
             .contains("WARN PORTCULLIS_LOG: `debgu` is not a log level; write error, warn")

@@ -188,11 +188,11 @@ fn a_file_that_takes_nothing_loses_lines_that_are_counted_and_reported() {
     let gateway = place.start("one");
     let socket = place.path("run/one.sock").display().to_string();
     echo(gateway.accept("echo"));
-    let status = gateway.wait("the loss is told", SOON, |status| {
+    let status = gateway.wait("the loss is reported", SOON, |status| {
         status["log_lines_lost"].as_u64() > Some(0) && status["log_trouble"].is_string()
     });
     assert_eq!(status["log_trouble"], "/dev/full: No space left on device (os error 28)");
-    until("the alert is told", SOON, || gateway.log().contains("log lines lost: /dev/full").then_some(()));
+    until("the alert is reported", SOON, || gateway.log().contains("log lines lost: /dev/full").then_some(()));
     // A reload with another file ends it.
     place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
@@ -207,7 +207,7 @@ fn an_access_log_on_a_full_disk_costs_its_lines_and_no_request() {
     let gateway = place.start("one");
     let url = format!("http://{}/", web(&gateway));
     (0..3).for_each(|_| assert_eq!(fetch(&[], &url), (200, "0123456789".into())));
-    let status = gateway.wait("the loss is told", SOON, |status| status["log_lines_lost"] == 3);
+    let status = gateway.wait("the loss is reported", SOON, |status| status["log_lines_lost"] == 3);
     assert_eq!(status["log_trouble"], "/dev/full: No space left on device (os error 28)");
 }
 
@@ -299,7 +299,7 @@ fn a_line_that_was_cut_by_a_full_disk_spoils_no_other() {
     until("the first session has its lines", SOON, || (ended(&text()) == 1).then_some(()));
     limit_file_size(&gateway, &(text().len() + 40).to_string());
     echo(gateway.accept("echo"));
-    let status = gateway.wait("the loss is told", SOON, |status| status["log_lines_lost"].as_u64() > Some(0));
+    let status = gateway.wait("the loss is reported", SOON, |status| status["log_lines_lost"].as_u64() > Some(0));
     let reason = status["log_trouble"].as_str().expect("a reason").to_owned();
     assert!(reason.ends_with("gate.json: File too large (os error 27)"), "{reason}");
     limit_file_size(&gateway, "unlimited");

@@ -86,7 +86,7 @@ fn one_service_of_two_makes_a_gateway_ready_and_the_other_is_named() {
     let url = |path: &str| format!("http://{at}{path}");
     assert_eq!(fetch(&[], &url("/readyz?strict")), (200, "ready\n".into()));
     assert_eq!(run(&place, &["drain", "echo", "--admin", &socket]).code, Some(0));
-    let (status, strictly) = until("it is told", SOON, || {
+    let (status, strictly) = until("it is reported", SOON, || {
         let answer = fetch(&[], &url("/readyz?strict"));
         (answer.0 != 200).then_some(answer)
     });
@@ -121,7 +121,7 @@ fn who_drains_is_not_ready() {
     let (at, socket) = (port(&gateway), place.path("run/one.sock").display().to_string());
     assert_eq!(fetch(&[], &format!("http://{at}/readyz")).0, 200);
     assert_eq!(run(&place, &["drain", "--admin", &socket]).code, Some(0));
-    let refused = until("it is told", SOON, || {
+    let refused = until("it is reported", SOON, || {
         let answer = fetch(&[], &format!("http://{at}/readyz"));
         (answer.0 == 503).then_some(answer.1)
     });

@@ -247,7 +247,7 @@ fn kill_ends_the_one_session_with_a_reset() {
     assert_eq!(again.code, Some(1), "{}", again.out);
     let ended = pair.dmz.status();
     assert_eq!((&ended["ended"][0]["id"], &ended["ended"][0]["end"]), (&id.into(), &"OR".into()));
-    pair.internal.wait("the inside has told the back-end", SOON, |status| {
+    pair.internal.wait("the inside has notified the back-end", SOON, |status| {
         status["ended"][0]["end"] == "OR"
             && status["ended"][0]["id"] == id
             && status["sessions"].as_array().is_some_and(|rows| rows.len() == 1)

@@ -69,7 +69,7 @@ fn press(stream: &mut TcpStream, unit: &[u8]) -> usize {
 /// Memory of a gateway's process.
 fn resident(gateway: &Gateway<'_>) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is told");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is reported");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
 }
 

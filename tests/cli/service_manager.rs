@@ -161,6 +161,6 @@ fn a_missing_service_manager_is_logged_and_does_no_harm() {
     let wrapper = ["env", "NOTIFY_SOCKET=/nowhere/notify"];
     let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
     let expected = "WARN NOTIFY_SOCKET /nowhere/notify: No such file";
-    until("it is told", SOON, || gateway.log().contains(expected).then_some(()));
+    until("it is reported", SOON, || gateway.log().contains(expected).then_some(()));
     assert_eq!(gateway.status()["phase"], "running");
 }

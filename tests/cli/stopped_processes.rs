@@ -113,7 +113,7 @@ fn run_session(
     let mut received = vec![0; words.len()];
     while !is_over.load(Ordering::Relaxed) {
         stream.write_all(&words).map_err(|error| reported("it says", error))?;
-        stream.read_exact(&mut received).map_err(|error| reported("it hears", error))?;
+        stream.read_exact(&mut received).map_err(|error| reported("it receives", error))?;
         sent.fetch_add(1, Ordering::Relaxed);
         thread::sleep(every);
     }

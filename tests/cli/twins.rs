@@ -58,7 +58,7 @@ fn of_two_gateways_of_one_name_either_is_missed_until_it_is_back() {
         assert_eq!(instances(&seen), [vec![&*left], vec![&*gone]], "{killed}: {seen:#}");
         assert_eq!(seen["health"], "degraded", "{killed}");
         // What is over before the next look is no event.
-        until("it is told", SOON, || dmz.log().contains("internal at 127.0.0.1: lost").then_some(()));
+        until("it is reported", SOON, || dmz.log().contains("internal at 127.0.0.1: lost").then_some(()));
         // After a restart it is another process, and replaces the lost one.
         let again = place.start(killed);
         let seen = dmz.wait("it is back", SOON, both);

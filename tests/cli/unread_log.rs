@@ -69,8 +69,8 @@ fn an_unread_log_loses_lines_and_delays_nothing() {
     assert!(began.elapsed() < SOON / 4, "a client waits for the log");
     // Its reader continues: it learns how much it has missed, and then what happens now.
     let mut lines = BufReader::new(reader).lines().map(|line| line.expect("the pipe is read"));
-    let count = lines.find_map(|line| lost_line_count(&line)).expect("the count is told");
-    assert!(count >= before, "{count} of {before} are told");
+    let count = lines.find_map(|line| lost_line_count(&line)).expect("the count is reported");
+    assert!(count >= before, "{count} of {before} are reported");
     let (sender, received) = mpsc::channel();
     thread::spawn(move || lines.try_for_each(|line| sender.send(line)));
     let mut late_clients = Vec::new();

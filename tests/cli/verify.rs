@@ -92,7 +92,7 @@ pub fn results(report: &Value) -> String {
 
 pub fn step<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
     let steps = report["steps"].as_array().expect("a list of steps");
-    let step = steps.iter().find(|step| step["step"] == name).expect("each step is told");
+    let step = steps.iter().find(|step| step["step"] == name).expect("each step is reported");
     (step["seen"].as_str().expect("text"), step["advice"].as_str().unwrap_or_default())
 }
 
@@ -206,7 +206,7 @@ fn halves_of_its_own_open_no_health_port_and_write_no_file() {
         assert!(!place.path(file).exists(), "{file}");
     }
     // Nor does one of them speak for this command to the service manager.
-    let error = manager.recv(&mut [0; 64]).expect_err("nothing was told");
+    let error = manager.recv(&mut [0; 64]).expect_err("nothing was reported");
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
 }
 

@@ -58,7 +58,7 @@ async fn an_answer_arrives_whose_backend_closes_with_input_unread() {
         }
         let ended = |row: &portcullis::telemetry::snapshot::EndedRow| row.end == "BR";
         pair.inner()
-            .until("each is told", |seen| seen.ended.iter().all(ended) && !seen.ended.is_empty())
+            .until("each is reported", |seen| seen.ended.iter().all(ended) && !seen.ended.is_empty())
             .await;
     }
 }
@@ -279,5 +279,5 @@ async fn until_refused(stream: &mut TcpStream) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, refused).await.expect("it is told in time");
+    timeout(PATIENCE, refused).await.expect("it is reported in time");
 }

@@ -74,7 +74,7 @@ async fn clients_that_are_not_allowed_are_refused_before_a_byte_is_read() {
             let reported = |shown: &Snapshot| {
                 shown.ended.iter().any(|row| row.client.starts_with(from) && row.end == "XA")
             };
-            let shown = pair.dmz.until("it is told", reported).await;
+            let shown = pair.dmz.until("it is reported", reported).await;
             let row = shown.ended.iter().find(|row| row.client.starts_with(from)).unwrap();
             assert_eq!((&*row.end, &*row.reason), ("XA", reason), "{mode:?}");
         }

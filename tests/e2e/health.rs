@@ -100,7 +100,7 @@ async fn verify_names_missing_and_healthy_peers_with_advice() {
     let answer = dmz.handle.send_and_wait(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
     let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
     let (seen, advice) = (&report.steps[0].seen, report.steps[0].advice.as_deref().unwrap_or_default());
-    let (missing, well) = seen.split_once("; well: ").expect("both are told");
+    let (missing, well) = seen.split_once("; well: ").expect("both are reported");
     assert!(missing.contains("0 of 2 links ready, beta at 127.0.0.1"), "{seen}");
     assert!(well.starts_with("2 of 2 links ready, alpha at 127.0.0.1"), "{seen}");
     assert!(advice.starts_with("start that gateway again"), "{advice}");
@@ -296,7 +296,7 @@ async fn an_accepts_certificate_that_ends_soon_is_reported() {
     let text = "mode: direct\ndmz:\n  services:\n    orders:\n      accept: [{ address: 'tls://127.0.0.1:0', \
                 tls: { certificate: pki/www.pem, key: pki/www.key } }]\n      connect: 'echo://'\n";
     let gateway = place.start("dmz", text);
-    let seen = gateway.until("it is told", |seen| alert(seen, AlertKind::Certificate).is_some()).await;
+    let seen = gateway.until("it is reported", |seen| alert(seen, AlertKind::Certificate).is_some()).await;
     let soon = alert(&seen, AlertKind::Certificate).unwrap();
     // By whole days, of which the first may have begun.
     let days = seen.certificates[0].days;

@@ -44,7 +44,7 @@ async fn traffic_is_kept_per_second_and_reported_at_every_step() {
         let newest = fine.samples.last().map_or(0, |sample| sample.at);
         assert!(
             fine.now >= newest && fine.now - newest < 60,
-            "{mode:?}: told at {}, newest {newest}",
+            "{mode:?}: reported at {}, newest {newest}",
             fine.now
         );
         let day = history(&pair.dmz, 60, 1440).await;

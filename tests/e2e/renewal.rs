@@ -117,7 +117,7 @@ async fn a_pair_that_is_written_by_halves_is_taken_when_it_is_whole() {
     gateway.until("it has looked again", |snapshot| snapshot.uptime_seconds > then + 5.0).await;
     assert_eq!(notices(&*gateway.now().await, "and cannot be used"), 1);
     fs::write(place.pki("www.key"), &new_key[..new_key.len() / 2]).unwrap();
-    gateway.until("half of it is told", |snapshot| notices(snapshot, "and cannot be used") == 2).await;
+    gateway.until("half of it is reported", |snapshot| notices(snapshot, "and cannot be used") == 2).await;
     fs::write(place.pki("www.key"), new_key).unwrap();
     gateway.until_notice("certificates renewed: ").await;
     assert_eq!(shown(&ask(&place, at).await), chain(&place, "www.pem")[0]);
@@ -240,7 +240,7 @@ async fn a_client_that_asks_again_is_answered_and_then_sees_what_is_new() {
     pair.dmz.until_notice("certificates renewed: ").await;
     assert!(!answer(&mut client, &mut served).await.contains("connection: close"));
     renew(&place, "www");
-    pair.dmz.until("both are told", |snapshot| notices(snapshot, "certificates renewed: ") == 2).await;
+    pair.dmz.until("both are reported", |snapshot| notices(snapshot, "certificates renewed: ") == 2).await;
     assert!(answer(&mut client, &mut served).await.contains("connection: close"));
     expect_end(&mut client).await;
     assert_eq!(shown(&ask(&place, at).await), chain(&place, "www.pem")[0]);

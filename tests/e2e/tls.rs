@@ -286,7 +286,7 @@ async fn the_dialling_half_learns_that_its_certificate_is_refused() {
         let dialling = place.start(dials, &dialling);
         let refused = "TLS: the other gateway refuses this one's certificate";
         let is_reported = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains(refused));
-        let within = "it is told that its certificate is refused";
+        let within = "it learns that its certificate is refused";
         dialling.until_pool(within, |row| is_reported(&row.last_error)).await;
     }
 }
@@ -308,7 +308,7 @@ async fn the_dialling_half_learns_the_refusal_from_a_listener_that_is_no_gateway
             let _ = acceptor.accept(listener.accept().await.unwrap().0).await;
         }
     };
-    let reported = gateway.until_pool("it is told", |row| {
+    let reported = gateway.until_pool("it is reported", |row| {
         let last = row.last_error.as_deref().unwrap_or_default();
         last.contains(
             "TLS: the other gateway says that this one's certificate comes from another CA than its `ca`",

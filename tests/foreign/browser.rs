@@ -101,7 +101,7 @@ fn a_page_talks_through_both_gateways() {
             Pair::of(&place, &dmz_half(&at, page, socket), |link| internal_half(link, pages, sockets, bytes));
         let _browser = Browser::open(&place, &format!("{page}://{at}/"));
         let reported =
-            until("the page has told", SOON * 3, || fs::read_to_string(place.path("told.txt")).ok());
+            until("the page has notified", SOON * 3, || fs::read_to_string(place.path("told.txt")).ok());
         assert_eq!(
             reported,
             "/bytes: bytes from the page, 1000 true\n/socket: text from the page, 1000 true\n",

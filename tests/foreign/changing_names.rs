@@ -173,7 +173,7 @@ fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
     echoes(&mut session);
 
     knot.stop();
-    until("it is told", SOON, || {
+    until("it is reported", SOON, || {
         let reported =
             "127.0.0.1:{port}: Connection refused (os error 111); the last known addresses stay in use";
         internal.log().contains(&reported.replace("{port}", &knot.port.to_string())).then_some(())

@@ -170,7 +170,7 @@ fn where_mitmproxy_does_not_know_the_ca_of_the_dmz_half_it_is_the_one_to_ask() {
 /// Starts the internal half, whose links fail by these words.
 fn start_and_notice<'a>(place: &'a TestFolder, words: &[&str]) -> Gateway<'a> {
     let inside = place.start("inside");
-    let status = inside.wait("it is told", SOON, |status| {
+    let status = inside.wait("it is reported", SOON, |status| {
         let reported = status["pools"][0]["last_error"].as_str().unwrap_or_default();
         words.iter().all(|words| reported.contains(words))
     });

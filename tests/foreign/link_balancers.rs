@@ -279,7 +279,7 @@ fn check_verified(place: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_
         let steps = report["steps"].as_array().expect("a list of steps");
         let result = |wanted: &str| {
             let step = steps.iter().find(|step| step["step"] == wanted);
-            step.and_then(|step| step["result"].as_str()).expect("each step is told")
+            step.and_then(|step| step["result"].as_str()).expect("each step is reported")
         };
         // A balancer that answers for nobody is no gateway in forward mode.
         let results = ["forward", "reverse"].map(result);
@@ -296,7 +296,7 @@ fn check_renewal(place: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_>
     let made = ended(&mut place.command(&["certs", "--out", "pki"]));
     assert!(made.status.success(), "{made:?}");
     for gateway in [outside, inside] {
-        until("it is told", SOON, || gateway.log().contains("certificates renewed").then_some(()));
+        until("it is reported", SOON, || gateway.log().contains("certificates renewed").then_some(()));
         gateway
             .wait("its links were replaced", SOON, |status| oldest_link(status) < 10.0 && is_healthy(status));
     }

@@ -308,7 +308,7 @@ for restarts in 1 2 3; do
 done
 touch /root/enough
 wait
-echo "restarted: $(systemctl is-active portcullis@dmz), $(grep -vc served /root/clients) turned away"
+echo "restarted: $(systemctl is-active portcullis@dmz), $(grep -vc served /root/clients) rejected"
 echo 'mode: sideways' >> /etc/portcullis/profiles/dmz.yaml
 systemctl reload portcullis@dmz || echo "refused: $(systemctl is-active portcullis@dmz)"
 systemctl start portcullis@nobody || echo "nobody: $(systemctl is-active portcullis@nobody)"
@@ -387,7 +387,7 @@ fn gateways_run_under_systemd() {
         "reloaded: active",
         "portcullis: portcullis@dmz.service goes on with the version before, until: systemctl restart portcullis@dmz.service",
         "upgraded: the same process",
-        "restarted: active, 0 turned away",
+        "restarted: active, 0 rejected",
         "refused: active",
         "nobody: inactive",
         "held: still",

@@ -51,8 +51,8 @@ pub fn socks() -> Rows {
         ("command-9", ask(0, &orders(9)), "an unknown command, which this side does not serve"),
         ("an-address", ask(0, &[5, 1, 0, 1, 127, 0, 0, 1, 0, 80]), "only names of services are served"),
         ("an-address-type-9", ask(0, &[5, 1, 0, 9, 0, 0]), "only names of services are served"),
-        ("no-name", ask(0, &[5, 1, 0, 3, 0, 0, 0]), "of 0 bytes that no profile could hold"),
-        ("no-utf-8", ask(0, &[5, 1, 0, 3, 2, 0xff, 0xfe, 0, 0]), "of 2 bytes that no profile could hold"),
+        ("no-name", ask(0, &[5, 1, 0, 3, 0, 0, 0]), "of 0 bytes, which is not a valid name"),
+        ("no-utf-8", ask(0, &[5, 1, 0, 3, 2, 0xff, 0xfe, 0, 0]), "of 2 bytes, which is not a valid name"),
         ("cut", ask(0, &orders(1)[..6]), "before the method was chosen"),
         ("method-alone", ask(0, &[]), "it chose the method and closed"),
         ("no-method", vec![0, 5, 0], "`no authentication`"),
@@ -77,7 +77,7 @@ pub fn request() -> Rows {
         (
             "length-then-lf",
             [post("Content-Length: 1\r\n", "a"), b"GET /\n".to_vec()].concat(),
-            "spoilt at 44",
+            "damaged at 44",
         ),
         ("chunks", post("Transfer-Encoding: chunked\r\n", "2\r\n\n\n\r\n0\r\n\r\n"), "as it was"),
         (
@@ -90,9 +90,9 @@ pub fn request() -> Rows {
             post("Transfer-Encoding: chunked\r\n", "2;\n\r\nab\r\n"),
             "nothing is read from 50 on, as it was",
         ),
-        ("lf", b"GET / HTTP/1.1\nHost: h\n\n".to_vec(), "spoilt at 14"),
-        ("both", post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "abc"), "spoilt at 63"),
-        ("twice", post("Content-Length: 3\r\nContent-Length: 4\r\n", "abc"), "spoilt at 54"),
+        ("lf", b"GET / HTTP/1.1\nHost: h\n\n".to_vec(), "damaged at 14"),
+        ("both", post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "abc"), "damaged at 63"),
+        ("twice", post("Content-Length: 3\r\nContent-Length: 4\r\n", "abc"), "damaged at 54"),
         ("upgrade", [get("Upgrade: own\r\n"), get("")].concat(), "waits at 41, as it was"),
         ("target", b"GET /?\"<b>\" HTTP/1.1\r\n\r\n".to_vec(), "the target of request 1 is refused"),
     ]

@@ -45,7 +45,7 @@ fn the_images_of_the_docs_match_the_screen() {
             wrong.push(name);
         }
     }
-    let how = "PORTCULLIS_BLESS=1 cargo test --test screens draws them anew; look at them";
+    let how = "PORTCULLIS_BLESS=1 cargo test --test screens draws them again; look at them";
     assert!(wrong.is_empty(), "{wrong:?} differ; {how}");
 }
 

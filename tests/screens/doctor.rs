@@ -44,7 +44,7 @@ fn the_screen_tells_what_the_command_finds_with_figure_reason_and_advice() {
         for part in [figure, &format!("[{id}]"), reason, advice] {
             rest = rest
                 .split_once(part.as_str())
-                .unwrap_or_else(|| panic!("{part} is not told in turn\n{shown}"))
+                .unwrap_or_else(|| panic!("{part} is not reported in turn\n{shown}"))
                 .1;
         }
     }

@@ -354,7 +354,7 @@ fn one_gateway_alone_can_be_looked_at_and_all_again() {
     assert!(shown.contains("00a1") && !shown.contains("00a2"), "{shown}");
     let line = |id: &str| shown.lines().find(|line| line.contains(id)).unwrap_or_default();
     for part in ["inside-1", "tcp://inside-1-", "12ms+3.0ms"] {
-        assert!(line("00a1").contains(part), "the other end of its sessions is told with them: {shown}");
+        assert!(line("00a1").contains(part), "the other end of its sessions is reported with them: {shown}");
     }
     assert!(!line("00a3").contains("inside-1 "), "an id alone proves nothing here either: {shown}");
     // The next snapshot is narrowed too, and commands need no row.

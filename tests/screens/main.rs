@@ -97,7 +97,7 @@ fn check(name: &str, app: &App, (width, height): (u16, u16), wrong: &mut Vec<Str
 }
 
 fn report(wrong: &[String]) {
-    let how = "PORTCULLIS_BLESS=1 cargo test --test screens writes them anew; read the difference";
+    let how = "PORTCULLIS_BLESS=1 cargo test --test screens writes them again; read the difference";
     assert!(wrong.is_empty(), "{} screens differ; {how}\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -494,7 +494,7 @@ fn a_pair_lists_each_session_once_with_both_halves() {
         listed.iter().filter(|row| row.0 == id).map(|row| row.1).collect::<Vec<_>>()
     };
     assert_eq!(shown.sessions.iter().filter(|row| row.id == "0048b3").count(), 2, "as `status` has it");
-    assert_eq!((of(18_611), of(18_859)), (vec![Half::Dmz], vec![Half::Dmz]), "told with its other half");
+    assert_eq!((of(18_611), of(18_859)), (vec![Half::Dmz], vec![Half::Dmz]), "reported with its other half");
     assert_eq!(of(18_888), [Half::Internal], "its other half has ended");
     assert_eq!((order.open_len(), order.listable_len(), order.len()), (5, 5, 6));
     let text = styled::dump(&styled::draw(&app, 120, 36));

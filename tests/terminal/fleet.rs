@@ -260,7 +260,7 @@ fn a_screen_that_is_quit_by_a_signal_leaves_nothing_running() {
 #[test]
 fn a_carrier_program_does_not_see_the_service_manager() {
     let place = place();
-    write_script(&place.path("bin/tells"), "env > told.new; mv told.new told; sleep 1000\n");
+    write_script(&place.path("bin/tells"), "env > reported.new; mv reported.new reported; sleep 1000\n");
     let path = format!("PATH={}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
     let ours = [
         "NOTIFY_SOCKET=/run/notify",
@@ -273,7 +273,7 @@ fn a_carrier_program_does_not_see_the_service_manager() {
     let attach =
         [&["env", &path][..], &ours, &[PROGRAM, "attach", "one=exec:tells", "two=run/none.sock"]].concat();
     let mut terminal = Terminal::run(&place, &attach);
-    let reported = until("it is told", SOON, || fs::read_to_string(place.path("told")).ok());
+    let reported = until("it is reported", SOON, || fs::read_to_string(place.path("reported")).ok());
     assert!(reported.lines().any(|line| line == path), "{reported}");
     for (name, _) in ours.iter().filter_map(|one| one.split_once('=')) {
         assert!(!reported.lines().any(|line| line.starts_with(name)), "{name}: {reported}");

@@ -287,8 +287,11 @@ fn names_and_comments_everywhere_are_plain() {
         if path.starts_with("tests/tidy") {
             continue;
         }
-        let SourceParts { code, comments, .. } = source_parts(&text);
+        let SourceParts { code, comments, strings } = source_parts(&text);
         let names = names_with_refused_parts(&code);
+        for (phrase, instead) in refused_phrases(&strings) {
+            refused.push(format!("{}: a text says `{phrase}` in place of {instead}", path.display()));
+        }
         refused.extend(names.iter().map(|name| format!("{}: the name `{name}`", path.display())));
         for (phrase, instead) in refused_phrases(&comments) {
             refused.push(format!("{}: a comment says `{phrase}` in place of {instead}", path.display()));

@@ -20,7 +20,7 @@ async fn what_one_end_writes_the_other_reads_and_no_more_is_held() {
     let sent: Vec<u8> = (0..1_000_003_u32).map(|at| (at ^ (at >> 8)) as u8).collect();
     let writing = async {
         one.write_all(&sent).await.expect("it is taken");
-        one.shutdown().await.expect("it is told");
+        one.shutdown().await.expect("it is reported");
     };
     let reading = async {
         let (mut received, mut piece, mut held) = (Vec::new(), [0; 999], 0);
@@ -75,12 +75,12 @@ async fn an_end_goes_on_as_the_stream_behind_the_other() {
     let handed = one.hand_over(stream, Bytes::from_static(b"heard "), Bytes::from_static(b"unsaid "));
     handed.await.expect("the stream is there");
     peer.write_all(b"streamed").await.expect("it is taken");
-    peer.shutdown().await.expect("it is told");
+    peer.shutdown().await.expect("it is reported");
     let mut received = String::new();
     other.read_to_string(&mut received).await.expect("a clean end");
     assert_eq!(received, "1 written heard streamed");
     other.write_all(b"straight").await.expect("it is taken");
-    other.shutdown().await.expect("it is told");
+    other.shutdown().await.expect("it is reported");
     let mut reported = String::new();
     peer.read_to_string(&mut reported).await.expect("a clean end");
     assert_eq!(reported, "unsaid 2 written straight");
@@ -91,7 +91,7 @@ async fn an_end_goes_on_as_the_stream_behind_the_other() {
 async fn an_end_that_had_ended_is_passed_on_with_the_stream() {
     let ((one, mut other), (stream, mut peer)) = (pipe(), sockets().await);
     other.write_all(b"last").await.expect("it is taken");
-    other.shutdown().await.expect("it is told");
+    other.shutdown().await.expect("it is reported");
     one.hand_over(stream, Bytes::new(), Bytes::new()).await.expect("the stream is there");
     let mut reported = String::new();
     peer.read_to_string(&mut reported).await.expect("a clean end");
@@ -109,7 +109,7 @@ async fn bytes_of_an_end_cut_before_the_handover_are_delivered() {
         let ((one, mut other), (stream, mut peer)) = (pipe(), sockets().await);
         other.write_all(b"not to be lost").await.expect("it is taken");
         if has_ended {
-            other.shutdown().await.expect("it is told");
+            other.shutdown().await.expect("it is reported");
         }
         drop(other);
         let handed = one.hand_over(stream, Bytes::new(), Bytes::from_static(b"unsaid, "));
@@ -128,14 +128,14 @@ async fn a_driver_is_kept_going_by_the_end_that_is_read() {
         while far.read_exact(&mut received).await.is_ok() {
             far.write_all(&received).await.expect("it is taken");
         }
-        far.shutdown().await.expect("it is told");
+        far.shutdown().await.expect("it is reported");
     }));
     let (mut sent, mut received) = (vec![7; 4 * HELD_MAX], Vec::new());
     sent.extend_from_slice(b"last");
     let (mut reading, mut writing) = tokio::io::split(&mut near);
     let writer = async {
         writing.write_all(&sent).await.expect("it is taken");
-        writing.shutdown().await.expect("it is told");
+        writing.shutdown().await.expect("it is reported");
     };
     tokio::join!(writer, async { reading.read_to_end(&mut received).await.expect("a clean end") });
     assert!(received == sent, "{} bytes", received.len());

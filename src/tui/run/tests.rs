@@ -250,7 +250,7 @@ async fn a_gateway_that_hangs_holds_up_no_command_to_another() {
     };
     let event = tokio::select! {
         event = next_event(&mut screen) => event,
-        () = answers => unreachable!("it waits for ever"),
+        () = answers => unreachable!("it waits forever"),
     };
     screen.handle_wakeup(event);
     assert_eq!(screen.app.status_message(), Some(&StatusMessage::Done("well: read again".into())));
@@ -270,7 +270,7 @@ async fn a_gateway_that_hangs_holds_up_no_chart_of_another() {
         };
         let event = tokio::select! {
             event = next_event(&mut screen) => event,
-            () = answers => unreachable!("it waits for ever"),
+            () = answers => unreachable!("it waits forever"),
         };
         assert!(matches!(&event, LoopEvent::HistoryArrived((Some(name), _), _) if &**name == "well"));
         screen.handle_wakeup(event);

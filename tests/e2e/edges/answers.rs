@@ -124,6 +124,6 @@ async fn other_names_of_the_backend_are_rewritten_like_its_address() {
     {
         assert!(received.contains(field), "{field}: {received}");
     }
-    gateway.until("it is told", |snapshot| reported_fields(snapshot, "server").len() == 1).await;
+    gateway.until("it is reported", |snapshot| reported_fields(snapshot, "server").len() == 1).await;
     client.shutdown().await.unwrap();
 }

@@ -47,7 +47,7 @@ fn cases() -> Vec<Case> {
         ("two upgrades", upgrade("Upgrade: foo\r\nUpgrade: websocket"), 101, 101),
         ("an empty choice", upgrade("Upgrade: , websocket ,"), 101, 101),
         ("another HTTP first", upgrade("Upgrade: h2c, websocket"), 101, 101),
-        ("no body, told", more("Content-Length: 0"), 101, 101),
+        ("no body, reported", more("Content-Length: 0"), 101, 101),
         ("fields in another case", GOOD.replace("Sec-WebSocket-", "sEC-wEBsOCKET-"), 101, 101),
         ("bytes of no ASCII beside it", more("X-Name: gr\u{fc}\u{df}e"), 101, 101),
         ("absolute form", with("GET /live", "GET http://h/live"), 101, 101),

@@ -369,7 +369,7 @@ async fn is_as_direct(sending: Sending) {
                 wrong.push(format!("{case}: {:?}, and directly {:?}", short(&ours), short(&answered)));
             }
             if came.next.is_some_and(|next| next != "HTTP/1.1 200 OK hello") {
-                wrong.push(format!("{case}: the connection is of no use for the next request"));
+                wrong.push(format!("{case}: the connection is useless for the next request"));
             }
         }
         wrong.sort();

@@ -190,7 +190,7 @@ async fn invalid_tokens_are_refused_and_never_shown() {
     for (what, token) in &corpus {
         assert_eq!(status(&mut client, &bearer(token)).await, "401 Unauthorized", "{what}: {token}");
     }
-    let shown = pair.dmz.until("all are told", |shown| shown.totals.refused == corpus.len() as u64).await;
+    let shown = pair.dmz.until("all are reported", |shown| shown.totals.refused == corpus.len() as u64).await;
     let reported = format!("{:?} {:?}", shown.ended, shown.notices);
     assert!(!reported.contains("eyJ"), "{reported}");
     let within = [

@@ -344,7 +344,7 @@ async fn a_captured_dmz_half_leaves_others_their_share_of_backend_connections() 
         let mut rows = seen.ended.iter().filter(|row| row.end == "LA");
         rows.any(|row| row.reason.contains("dmz's part of the backend connections"))
     };
-    besieged.program.until("it is told why", is_full).await;
+    besieged.program.until("it learns why", is_full).await;
 }
 
 /// A check of the path, as far as it says, reaches a backend without a byte, and is over by the time that a check has.

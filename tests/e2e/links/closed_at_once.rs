@@ -226,7 +226,7 @@ async fn a_port_that_is_closed_beside_links_that_stay_is_a_warning_after_a_momen
     goes.send_frame(OPEN, &frames::open("s-1", None, "echo")).await;
     goes.expect_frame(frames::OPENED, &[]).await;
     goes.send_frame(RETIRE, &[]).await;
-    let row = gateway.until_pool("another is dialled in vain", |row| row.failures > 0).await;
+    let row = gateway.until_pool("another is dialled without success", |row| row.failures > 0).await;
     assert_eq!((row.ready, row.carrying), (1, 1), "{row:?}");
     let line = gateway.until_notice("refused").await;
     assert!(line.starts_with("link to "), "{line}");

@@ -65,7 +65,7 @@ async fn first_to_receive(one: RawLink, other: RawLink, kind: u8) -> (RawLink, R
     let is_one = tokio::select! {
         _ = one.stream.get_ref().0.readable() => true,
         _ = other.stream.get_ref().0.readable() => false,
-        () = tokio::time::sleep(PATIENCE) => panic!("neither hears anything"),
+        () = tokio::time::sleep(PATIENCE) => panic!("neither receives anything"),
     };
     let (mut first, second) = if is_one { (one, other) } else { (other, one) };
     let body = first.expect_kind(kind).await;

@@ -196,7 +196,7 @@ async fn a_socks_link_under_way_for_a_service_that_goes_is_not_parked() {
         web.unwrap().cut();
         // Its TLS waits for us.
         let dials = |seen: &Snapshot| seen.pools.iter().any(|row| of_web(&row) && row.dialling == 1);
-        gateway.until("web dialled anew", dials).await;
+        gateway.until("web dialled again", dials).await;
         match drains {
             true => drop(gateway.done(Command::Drain { service: Some("web".into()) }).await),
             false => reload_without(&place, &gateway, "internal", ", web: { connect: 'echo://' }").await,

@@ -455,7 +455,7 @@ async fn what_was_never_offered_is_not_granted() {
     let mut link = other.port.accept().await;
     link.expect_kind(HELLO).await;
     link.send_frame(HELLO, &frames::grant(8, &["ghost"])).await;
-    other.until_pool("it is of no use", |row| row.failures > 0 && row.ready == 0).await;
+    other.until_pool("it is useless", |row| row.failures > 0 && row.ready == 0).await;
 }
 
 #[tokio::test]

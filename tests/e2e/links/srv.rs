@@ -186,7 +186,7 @@ async fn a_spare_stands_in_while_no_other_has_a_link_and_keeps_its_sessions_when
         until_standby(&dials, &to_spare).await;
         let has_none_ready = |snapshot: &Snapshot| snapshot.pools.iter().all(|row| row.ready == 0);
         if mode == Mode::Reverse {
-            spare.until("its links are let go", has_none_ready).await;
+            spare.until("its links are closed", has_none_ready).await;
         }
         send(&mut client, b"still here").await;
         expect_bytes(&mut server, b"still here").await;
