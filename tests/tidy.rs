@@ -12,6 +12,8 @@ mod errors;
 mod matches;
 #[path = "tidy/names.rs"]
 mod names;
+#[path = "tidy/waits.rs"]
+mod waits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

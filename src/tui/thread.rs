@@ -200,7 +200,10 @@ mod tests {
             let seen = in_terminal("tui::thread::tests::a_screen_that_panics_gives_the_terminal_back");
             let (screen, shown) = (seen.screen(), seen.screen().contents());
             assert!(!screen.alternate_screen() && !screen.hide_cursor(), "{shown}");
-            assert!(shown.contains("a view that fails"), "the panic is reported on the restored screen\n{shown}");
+            assert!(
+                shown.contains("a view that fails"),
+                "the panic is reported on the restored screen\n{shown}"
+            );
             return;
         }
         let (end_sender, end_receiver) = channel();

@@ -192,7 +192,9 @@ fn a_file_that_takes_nothing_loses_lines_that_are_counted_and_reported() {
         status["log_lines_lost"].as_u64() > Some(0) && status["log_trouble"].is_string()
     });
     assert_eq!(status["log_trouble"], "/dev/full: No space left on device (os error 28)");
-    until("the alert is reported", SOON, || gateway.log().contains("log lines lost: /dev/full").then_some(()));
+    until("the alert is reported", SOON, || {
+        gateway.log().contains("log lines lost: /dev/full").then_some(())
+    });
     // A reload with another file ends it.
     place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
     assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
@@ -299,7 +301,8 @@ fn a_line_that_was_cut_by_a_full_disk_spoils_no_other() {
     until("the first session has its lines", SOON, || (ended(&text()) == 1).then_some(()));
     limit_file_size(&gateway, &(text().len() + 40).to_string());
     echo(gateway.accept("echo"));
-    let status = gateway.wait("the loss is reported", SOON, |status| status["log_lines_lost"].as_u64() > Some(0));
+    let status =
+        gateway.wait("the loss is reported", SOON, |status| status["log_lines_lost"].as_u64() > Some(0));
     let reason = status["log_trouble"].as_str().expect("a reason").to_owned();
     assert!(reason.ends_with("gate.json: File too large (os error 27)"), "{reason}");
     limit_file_size(&gateway, "unlimited");
