@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_just_come_back_gives_way_as_chance_has_it() {
+    fn a_backend_in_slow_start_declines_most_of_its_turns() {
         let mut backends = addressed();
         backends[0].share = 0.3;
         let first = |chance| order_backends(&backends, Balance::Turn, BalanceInput { chance, ..INPUT });

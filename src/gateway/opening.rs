@@ -323,7 +323,7 @@ mod tests {
     };
 
     #[tokio::test(start_paused = true)]
-    async fn a_way_that_stays_closed_under_a_switch_is_given_up_in_time() {
+    async fn a_mode_that_fails_a_session_under_a_switch_is_given_up_in_time() {
         let (wait, retire) = (SWITCH_RETRY_MAX * 9, SWITCH_RETRY_MAX * 99);
         let limits = PoolLimits { prepared: 1, wait, waiters: 1, retire, links_per_peer: None };
         let pool = Pool::new(limits, 1, Arc::default(), Tasks::default());

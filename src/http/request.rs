@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_of_the_backends_stands_in_for_the_accepts() {
+    fn the_path_of_a_backend_replaces_that_of_its_accept() {
         let table = [
             ("/shop/a?b", Some("/shop"), "/app", "/app/a?b"),
             ("/shop", Some("/shop"), "/app", "/app"),

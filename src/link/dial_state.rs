@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_was_answered_proves_the_way_until_the_protocol_is_broken() {
+    fn an_answered_session_proves_a_link_until_the_protocol_is_broken() {
         let (mut dial_state, now) = (dial_state(), Instant::now());
         dial_state.note_failure(fault("refused"), DialFailure::Path, RETRY, now);
         dial_state.counts.note_carried();

@@ -269,7 +269,7 @@ mod tests {
     const NOW: u64 = 1_769_868_120;
     const DAY: u64 = 86_400;
 
-    fn second(at: u64, up: u64) -> HistorySample {
+    fn sample_at(at: u64, up: u64) -> HistorySample {
         HistorySample {
             at,
             up,
@@ -289,7 +289,7 @@ mod tests {
     fn a_day_and_more_stays_within_its_bound() {
         let mut ring = HistoryRing::default();
         for at in NOW - DAY - 4000..=NOW {
-            ring.take_second(second(at, 7));
+            ring.take_second(sample_at(at, 7));
         }
         let kept: usize = ring.tiers.iter().map(VecDeque::len).sum();
         assert_eq!(kept, 600 + 720 + 1440);
@@ -320,7 +320,7 @@ mod tests {
     fn what_was_not_measured_is_a_gap() {
         let mut ring = HistoryRing::default();
         for at in [NOW - 50, NOW - 9, NOW] {
-            ring.take_second(second(at, 1));
+            ring.take_second(sample_at(at, 1));
         }
         let reported: Vec<_> =
             ring.report(history_request(1, 60), NOW).samples.iter().map(|sample| NOW - sample.at).collect();
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn older_samples_are_reported_in_coarser_steps() {
         let mut ring = HistoryRing::default();
-        (NOW - 3600..=NOW).for_each(|at| ring.take_second(second(at, 5)));
+        (NOW - 3600..=NOW).for_each(|at| ring.take_second(sample_at(at, 5)));
         let hour = ring.report(history_request(2, 600), NOW);
         assert_eq!(hour.step_seconds, 10, "twenty minutes are not kept by the second");
         assert!((120..=121).contains(&hour.samples.len()));
@@ -341,8 +341,8 @@ mod tests {
     #[test]
     fn a_clock_set_back_reports_no_time_twice() {
         let mut ring = HistoryRing::default();
-        (NOW - 30..=NOW).for_each(|at| ring.take_second(second(at, 5)));
-        (NOW - 10..=NOW - 5).for_each(|at| ring.take_second(second(at, 9)));
+        (NOW - 30..=NOW).for_each(|at| ring.take_second(sample_at(at, 5)));
+        (NOW - 10..=NOW - 5).for_each(|at| ring.take_second(sample_at(at, 9)));
         let reported = ring.report(history_request(1, 60), NOW).samples;
         assert!(reported.is_sorted_by(|a, b| a.at < b.at), "{reported:?}");
         assert_eq!(reported.last().map(|sample| (sample.at, sample.up)), Some((NOW - 5, 9)));

@@ -176,7 +176,7 @@ fn until_closed(ports: [u16; 2]) {
 }
 
 #[test]
-fn who_was_let_in_before_a_stop_is_served() {
+fn a_client_accepted_before_a_stop_is_served() {
     let (place, ports) = (TestFolder::with_certificates(), free_ports());
     let gateway = asking_first(&place, ports);
     let [bytes, mut pages] = let_in(ports);
@@ -228,7 +228,7 @@ fn the_journal_gets_priorities_and_no_time() {
 }
 
 #[test]
-fn a_client_of_an_older_tls_is_turned_away_where_the_profile_says_so() {
+fn a_client_of_an_older_tls_is_rejected_where_the_profile_says_so() {
     let place = TestFolder::with_certificates();
     let accept = |name: &str, more: &str| {
         format!(

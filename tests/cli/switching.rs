@@ -39,7 +39,10 @@ impl Load {
             let (enough, carried) = (enough.clone(), carried.clone());
             thread::spawn(move || session(at, &enough, &carried))
         };
-        let threads = [short as fn(_, &_, &_), short, short, long, long].map(begin).into();
+        let threads =
+            [run_short_sessions as fn(_, &_, &_), run_short_sessions, run_short_sessions, long, long]
+                .map(begin)
+                .into();
         Self { threads, enough, carried }
     }
 
@@ -57,7 +60,7 @@ impl Load {
 }
 
 /// One session after another, each of its own length, ended by both sides.
-fn short(at: SocketAddr, enough: &AtomicBool, carried: &AtomicUsize) {
+fn run_short_sessions(at: SocketAddr, enough: &AtomicBool, carried: &AtomicUsize) {
     while !enough.load(Ordering::Relaxed) {
         let mut client = connect(at);
         let sent: Vec<u8> = (0..fastrand::usize(1..40_000)).map(|_| fastrand::u8(..)).collect();

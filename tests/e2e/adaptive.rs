@@ -115,7 +115,7 @@ async fn the_half_that_dials_resizes_the_pool_and_a_reload_undoes_it() {
             Mode::Forward => (&pair.dmz, pair.inner()),
             Mode::Direct | Mode::Reverse => (pair.inner(), &pair.dmz),
         };
-        let refused = listens.refused(Command::Resize { prepared: 3 }).await;
+        let refused = listens.refusal_of(Command::Resize { prepared: 3 }).await;
         assert!(refused.contains("the half that dials decides"), "{refused}");
         for (prepared, command) in
             [(3, Command::Resize { prepared: 3 }), (9, Command::Resize { prepared: 9 }), (6, Command::Reload)]
@@ -136,9 +136,9 @@ async fn a_pool_is_not_resized_to_nothing_or_beyond_the_maximum() {
     for mode in [Mode::Forward, Mode::Reverse] {
         let pair = Plan { internal_link: ", maximum: 12", ..Plan::new(mode, "echo://") }.start().await;
         let dials = if mode == Mode::Forward { &pair.dmz } else { pair.inner() };
-        let refused = dials.refused(Command::Resize { prepared: 13 }).await;
+        let refused = dials.refusal_of(Command::Resize { prepared: 13 }).await;
         assert!(refused.contains("the internal half's `maximum`, 12"), "{mode:?}: {refused}");
-        let refused = dials.refused(Command::Resize { prepared: 0 }).await;
+        let refused = dials.refusal_of(Command::Resize { prepared: 0 }).await;
         assert!(refused.contains("would serve nobody"), "{mode:?}: {refused}");
         let row = dials.now().await.pools[0].clone();
         assert_eq!((row.target, row.ready), (8, 8), "{mode:?}: nothing has changed");

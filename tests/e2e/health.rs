@@ -85,7 +85,7 @@ async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
     dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
     dmz.done(Command::Dismiss { peer: "beta".into() }).await;
     assert_eq!(count_peers(&*until_healthy(&dmz).await).known, 1);
-    dmz.refused(Command::Dismiss { peer: "alpha".into() }).await;
+    dmz.refusal_of(Command::Dismiss { peer: "alpha".into() }).await;
 }
 
 #[tokio::test]

@@ -182,7 +182,7 @@ async fn a_list_that_is_older_than_the_one_before_is_reported() {
     lists.revoke("partner");
     lists.issue_later();
     gateway.until_notice("certificates renewed: ").await;
-    is_turned_away(&place, "partner", &gateway).await;
+    is_rejected(&place, "partner", &gateway).await;
     std::fs::write(place.pki("crl.new"), before).unwrap();
     std::fs::rename(place.pki("crl.new"), place.pki("crl.pem")).unwrap();
     gateway.until_notice("this list of revoked certificates is older than the one before").await;
@@ -293,7 +293,7 @@ async fn tls_client_as(config: ClientConfig, at: SocketAddr) -> std::io::Result<
     timeout(PATIENCE, shaking).await.unwrap()
 }
 
-async fn is_turned_away(place: &TestFolder, name: &str, gateway: &Gateway) {
+async fn is_rejected(place: &TestFolder, name: &str, gateway: &Gateway) {
     let at = gateway.client_port("orders").await;
     // In TLS 1.3 the client is done before the server has judged it: the alert comes after.
     let refused = match tls_client_as(tls::client(place, name), at).await {
@@ -327,7 +327,7 @@ async fn a_revoked_client_is_out_and_the_others_stay() {
         }
         assert!(began.elapsed() < OUT, "{mode:?}: {:?}", began.elapsed());
         pair.dmz.until_notice("1 client connection cut: the certificate was revoked").await;
-        is_turned_away(&place, "partner", &pair.dmz).await;
+        is_rejected(&place, "partner", &pair.dmz).await;
         send(&mut stays, b"still").await;
         expect_bytes(&mut stays, b"still").await;
         drop(tls_client(&place, "other", at).await);
@@ -368,7 +368,7 @@ async fn a_revoked_client_of_requests_is_out() {
         let both = |seen: &Snapshot| seen.ended.iter().filter(|row| row.end.starts_with('X')).count() == 2;
         gateway.until("both are out", both).await;
     }
-    is_turned_away(&place, "partner", &pair.dmz).await;
+    is_rejected(&place, "partner", &pair.dmz).await;
 }
 
 #[tokio::test]
@@ -409,7 +409,7 @@ async fn a_list_that_is_half_written_changes_nothing() {
     lists.issue();
     let gateway =
         place.start("direct", &Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") }.direct());
-    is_turned_away(&place, "partner", &gateway).await;
+    is_rejected(&place, "partner", &gateway).await;
     let whole = std::fs::read(place.pki("crl.pem")).unwrap();
     std::fs::write(place.pki("crl.pem"), &whole[..whole.len() / 2]).unwrap();
     let reported = gateway.until_notice("and cannot be used: ").await;
@@ -418,7 +418,7 @@ async fn a_list_that_is_half_written_changes_nothing() {
             && reported.ends_with("; the previous ones stay in force"),
         "{reported}"
     );
-    is_turned_away(&place, "partner", &gateway).await;
+    is_rejected(&place, "partner", &gateway).await;
     let mut other = tls_client(&place, "other", gateway.client_port("orders").await).await;
     send(&mut other, b"word").await;
     expect_bytes(&mut other, b"word").await;

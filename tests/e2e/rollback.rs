@@ -37,7 +37,7 @@ async fn the_internal_half_is_killed_while_the_dmz_half_switches() {
     let mut cut = dial(pair.clients.at()).await;
     check_echo(&mut cut, "open").await;
     let reverse = to(&pair, "reverse", "dmz");
-    let refused = tokio::join!(dmz.refused(reverse), async {
+    let refused = tokio::join!(dmz.refusal_of(reverse), async {
         dmz.until("it listens on the new way", |snapshot| !snapshot.listening.is_empty()).await;
         internal.kill();
         expect_reset(&mut cut).await;
@@ -59,7 +59,7 @@ async fn the_dmz_half_is_killed_while_the_internal_half_switches() {
     let pair = Pair::new();
     let (dmz, internal) = forward(&pair).await;
     let reverse = to(&pair, "reverse", "internal");
-    let refused = tokio::join!(internal.refused(reverse), async {
+    let refused = tokio::join!(internal.refusal_of(reverse), async {
         let dials = |snapshot: &Snapshot| snapshot.notices.iter().any(|line| line.text.contains("begun"));
         internal.until("it has begun", dials).await;
         dmz.kill();
@@ -81,7 +81,7 @@ async fn a_rejected_dialler_does_not_count_as_a_peer() {
     let text = text.replace("internal.pem", "dmz.pem");
     let stranger = pair.place.profile("stranger", &text.replace("internal.key", "dmz.key"));
     let stranger = pair.place.start_file(&stranger);
-    let refused = dmz.refused(to(&pair, "reverse", "dmz")).await;
+    let refused = dmz.refusal_of(to(&pair, "reverse", "dmz")).await;
     assert!(refused.contains("rolled back"), "{refused}");
     dmz.until_notice("its certificate is for dmz, none of which is among this link's peers").await;
     stranger.kill();
@@ -98,7 +98,7 @@ async fn a_link_port_that_is_taken_changes_nothing() {
     let _holder = TcpListener::bind(pair.dmz_link.at()).await.unwrap();
     let load = Load::start(pair.clients.at());
     let reverse = Command::Switch { profile: pair.both("reverse").to_str().unwrap().into() };
-    let refused = gateway.refused(reverse).await;
+    let refused = gateway.refusal_of(reverse).await;
     let why = format!("{}: the port is taken by another program (", pair.dmz_link.at());
     assert!(
         refused.starts_with(&why) && refused.contains(&format!("process {}", std::process::id())),
@@ -123,14 +123,14 @@ async fn certificates_that_cannot_be_read_change_nothing() {
         fs::write(pair.place.pki("internal.key"), broken).unwrap();
         let reverse = Command::Switch { profile: pair.both("reverse").to_str().unwrap().into() };
         for command in [reverse, Command::Reload] {
-            let refused = gateway.refused(command).await;
+            let refused = gateway.refusal_of(command).await;
             assert!(refused.contains("internal.link.tls.key: it holds no private key"), "{refused}");
             load.serves(10).await;
             check_echo(&mut open, "still").await;
         }
     }
     fs::remove_file(pair.place.pki("internal.key")).unwrap();
-    let refused = gateway.refused(Command::Reload).await;
+    let refused = gateway.refusal_of(Command::Reload).await;
     assert!(refused.contains("internal.key: No such file"), "{refused}");
     fs::rename(pair.place.pki("kept.key"), pair.place.pki("internal.key")).unwrap();
     gateway.done(Command::Reload).await;

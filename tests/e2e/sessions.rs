@@ -247,7 +247,7 @@ async fn kill_ends_one_session_by_a_reset_at_both_ends() {
         expect_reset(&mut server).await;
         assert_eq!(pair.dmz.until_ended("OR").await.id, id);
         assert_eq!(
-            pair.dmz.refused(Command::Kill { session: id.clone() }).await,
+            pair.dmz.refusal_of(Command::Kill { session: id.clone() }).await,
             format!("no open session {id}")
         );
         send(other, b"on").await;

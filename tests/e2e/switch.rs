@@ -282,12 +282,12 @@ async fn a_switch_that_the_other_half_does_not_follow_goes_back() {
     ready(&dmz).await;
     let load = Load::start(pair.clients.at());
     let file = pair.half("reverse", "dmz").to_str().unwrap().to_owned();
-    let refused = dmz.refused(Command::Switch { profile: file.clone() });
+    let refused = dmz.refusal_of(Command::Switch { profile: file.clone() });
     let switching = tokio::join!(happens_after(Duration::from_secs(10), refused), async {
         let both =
             |snapshot: &Snapshot| snapshot.listening == [format!("socks+tls://{}", pair.dmz_link.at())];
         dmz.until("it listens on the new way", both).await;
-        assert_eq!(dmz.refused(Command::Switch { profile: file.clone() }).await, "a switch is under way");
+        assert_eq!(dmz.refusal_of(Command::Switch { profile: file.clone() }).await, "a switch is under way");
         load.serves(10).await;
     });
     let expected = format!(
@@ -386,7 +386,7 @@ async fn a_switch_that_cannot_begin_changes_nothing() {
         (&no_certificate, "none.pem".into()),
         (&place.path("absent.yaml"), "there is no file".into()),
     ] {
-        let refused = gateway.refused(Command::Switch { profile: file.to_str().unwrap().into() }).await;
+        let refused = gateway.refusal_of(Command::Switch { profile: file.to_str().unwrap().into() }).await;
         assert!(refused.contains(&why), "`{why}` is not in: {refused}");
         assert_eq!(shape(&*gateway.now().await), before);
         check_echo(&mut open, "still").await;
@@ -404,7 +404,7 @@ async fn a_plain_name_is_looked_up_by_the_gateway() {
     place.profile("two", &direct("30s", &[("orders", port.at(), "echo://")]));
     gateway.done(Command::Switch { profile: "two".into() }).await;
     assert_eq!(gateway.now().await.profile, "two");
-    let refused = gateway.refused(Command::Switch { profile: "three".into() }).await;
+    let refused = gateway.refusal_of(Command::Switch { profile: "three".into() }).await;
     assert!(refused.contains("three"), "{refused}");
 }
 

@@ -69,7 +69,7 @@ async fn ended_after(at: SocketAddr, bytes: &[u8]) -> SocketAddr {
 }
 
 /// Shakes hands and asks, which must not succeed; where from.
-async fn turned_away(config: ClientConfig, at: SocketAddr) -> SocketAddr {
+async fn rejected(config: ClientConfig, at: SocketAddr) -> SocketAddr {
     let stream = dial(at).await;
     let from = stream.local_addr().unwrap();
     let name = ServerName::try_from("internal").unwrap();
@@ -104,7 +104,7 @@ pub fn make_ending(place: &TestFolder, file: &str, after: time::Duration) {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_a_peers_is_turned_away() {
+async fn a_certificate_that_is_not_a_peers_is_rejected() {
     let (place, other) = (TestFolder::with(&["dmz", "internal", "stranger"]), TestFolder::new());
     make_expired(&place);
     let gateway = internal(&place);
@@ -120,7 +120,7 @@ async fn a_certificate_that_is_not_a_peers_is_turned_away() {
         (anonymous, "peer sent no certificates"),
         (tls::client(&place, "expired"), "expired"),
     ] {
-        let from = turned_away(config, at).await;
+        let from = rejected(config, at).await;
         expect_one_line(&gateway, from, why).await;
         good_link_is_carried(&place, at).await;
     }
@@ -424,7 +424,7 @@ async fn a_link_may_demand_a_hybrid_key_exchange() {
         let gateway = place.start("internal", &text);
         let at = gateway.link_port().await;
         if policy.contains("required") {
-            let from = turned_away(classic_client(&place), at).await;
+            let from = rejected(classic_client(&place), at).await;
             expect_one_line(&gateway, from, "takes X25519MLKEM768 alone").await;
         } else {
             let mut stream = tls::link(classic_client(&place), at, "internal").await;

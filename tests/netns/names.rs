@@ -69,7 +69,7 @@ fn start<'a>(place: &'a TestFolder, wire: &Wire, profile: &str) -> Gateway<'a> {
     place.start_as("names", &["ip", "netns", "exec", &wire.outside], &["--no-ui", "--profile", "names.yaml"])
 }
 
-const FIRST_WORD_AND_TIME: &str = "print(s.recv(100).decode(), time.time() - began)";
+const PRINT_FIRST_WORD_AND_TIME: &str = "print(s.recv(100).decode(), time.time() - began)";
 
 /// What a client received, and the seconds that it took.
 fn first_word(reported: &str) -> (String, f64) {
@@ -91,7 +91,7 @@ fn a_name_whose_first_address_is_silent_is_reached_by_the_next() {
         &wire,
         "mode: direct\ndmz:\n  services:\n    db: { accept: [\"tcp://192.0.2.1:8000\"], connect: \"tcp://db:9000\" }\n",
     );
-    let (word, seconds) = first_word(&client_at(&wire, 8000, FIRST_WORD_AND_TIME));
+    let (word, seconds) = first_word(&client_at(&wire, 8000, PRINT_FIRST_WORD_AND_TIME));
     assert_eq!(word, "hello");
     assert!(seconds < 3.0, "{seconds}");
 }
@@ -166,7 +166,7 @@ fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
         "late = [socket.create_connection(('192.0.2.1', 10000 + n)) for n in range(700)]\n\
          same = [socket.create_connection(('192.0.2.1', 10000)) for n in range(700)]\n\
          time.sleep(1); began = time.time()\n\
-         for port in (8000, 8001):\n    s = socket.create_connection(('192.0.2.1', port)); s.settimeout(60)\n    {FIRST_WORD_AND_TIME}"
+         for port in (8000, 8001):\n    s = socket.create_connection(('192.0.2.1', port)); s.settimeout(60)\n    {PRINT_FIRST_WORD_AND_TIME}"
     );
     let reported = client_at(&wire, 8001, &script);
     for line in reported.lines() {
@@ -278,6 +278,6 @@ fn a_locked_half_asks_its_name_server_and_sorts_what_it_answers() {
     let _backend = word_server(&wire, "192.0.2.1", 9000, "hello");
     let [_dmz, internal] = crate::start(&place, &wire, "reverse", "tcp://db.example.test:9000");
     assert!(internal.status()["confined"]["internal"].is_object(), "{}", internal.log());
-    let (word, _) = first_word(&client_at(&wire, 8000, FIRST_WORD_AND_TIME));
+    let (word, _) = first_word(&client_at(&wire, 8000, PRINT_FIRST_WORD_AND_TIME));
     assert_eq!(word, "hello", "{}", internal.log());
 }

@@ -70,7 +70,7 @@ const DEADLINES: &[DeadlineRow] = &[
     DeadlineRow { name: "answer to `open`", value: ANSWER, check: |value| Box::pin(check_answer(value)) },
     DeadlineRow { name: "check", value: HEARTBEAT, check: |value| Box::pin(check_look(value)) },
     DeadlineRow { name: "ping", value: UNANSWERED, check: |value| Box::pin(check_ping(value)) },
-    DeadlineRow { name: "begun frame", value: BEGUN, check: |value| Box::pin(check_begun(value)) },
+    DeadlineRow { name: "begun frame", value: BEGUN, check: |value| Box::pin(check_begun_frame(value)) },
     DeadlineRow {
         name: "acknowledgement",
         value: tcp::UNACKNOWLEDGED,
@@ -275,7 +275,7 @@ async fn check_ping(value: Duration) {
     assert_eq!(look(&mut liveness), LivenessVerdict::Dead);
 }
 
-async fn check_begun(value: Duration) {
+async fn check_begun_frame(value: Duration) {
     let (mut link, mut theirs) = agreed_link(LinkEnd::Server).await;
     theirs.write_all(&[FrameType::Ping as u8]).await.expect("it is taken");
     // Read at the first turn, since it has arrived by then.

@@ -136,7 +136,7 @@ async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
 }
 
 #[tokio::test]
-async fn full_books_keep_every_ready_link_and_turn_the_newcomer_away() {
+async fn a_pool_with_all_its_peers_refuses_another_and_keeps_their_links() {
     let pool = full();
     assert!(!parks(&pool, ENTRIES_MAX), "one too many");
     assert!(parks(&pool, 7), "a peer that is known may bring more");

@@ -77,7 +77,7 @@ async fn each_answer_to_connect_has_its_own_words() {
 }
 
 #[tokio::test]
-async fn a_login_goes_to_the_proxy_and_into_no_words() {
+async fn a_login_is_sent_to_the_proxy_and_shown_nowhere() {
     let refused = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n";
     let (sent, received) = dial_through(ProxyKind::Http, Some(login()), &[refused]).await;
     assert_eq!(

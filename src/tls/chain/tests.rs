@@ -286,7 +286,7 @@ async fn called(pki: &Pki, pair: &str, ca: &str, name: &str) -> Result<(), Strin
 }
 
 #[tokio::test]
-async fn a_backend_is_believed_by_a_certificate_that_signs_itself_and_stands_in_its_ca() {
+async fn a_self_signed_certificate_of_a_backend_is_trusted_if_it_is_in_ca() {
     let pki = Pki::new();
     pki.root("shop", "-addext subjectAltName=DNS:shop");
     pki.root("other", "-addext subjectAltName=DNS:shop");

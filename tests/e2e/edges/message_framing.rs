@@ -215,7 +215,7 @@ async fn serve(stream: TcpStream, answers: Arc<Vec<(&'static str, String)>>, see
 /// Whether a client shuts its sending side behind its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sending {
-    Stays,
+    StaysOpen,
     Ends,
 }
 
@@ -291,7 +291,11 @@ async fn start(mode: Mode, at: SocketAddr) -> (ModePair, SocketAddr) {
 }
 
 /// All shapes over one way in, a few at a time; what each came to.
-async fn all(at: SocketAddr, sending: Sending, backend: &Answering) -> HashMap<String, ExchangeResult> {
+async fn exchange_all_shapes(
+    at: SocketAddr,
+    sending: Sending,
+    backend: &Answering,
+) -> HashMap<String, ExchangeResult> {
     let mut cases = Vec::new();
     for method in METHODS {
         for (shape, rest) in request_shapes() {
@@ -343,11 +347,11 @@ fn without_hop(mut response: ParsedMessage) -> ParsedMessage {
 
 async fn is_as_direct(sending: Sending) {
     let backend = Answering::new(answers()).await;
-    let direct = all(backend.at, sending, &backend).await;
+    let direct = exchange_all_shapes(backend.at, sending, &backend).await;
     for mode in MODES {
         let (_pair, at) = start(mode, backend.at).await;
         let mut wrong = Vec::new();
-        for (case, came) in all(at, sending, &backend).await {
+        for (case, came) in exchange_all_shapes(at, sending, &backend).await {
             let straight = &direct[&case];
             let request = straight.request.clone();
             let answered = straight.answered.clone().map(expected_response);
@@ -384,7 +388,7 @@ async fn is_as_direct(sending: Sending) {
 
 #[tokio::test]
 async fn every_shape_of_a_message_arrives_as_on_a_direct_connection() {
-    is_as_direct(Sending::Stays).await;
+    is_as_direct(Sending::StaysOpen).await;
 }
 
 #[tokio::test]
@@ -404,8 +408,8 @@ async fn an_old_client_gets_every_answer_whole() {
                 let rest = if body.is_empty() { "\r\n" } else { body };
                 let requested =
                     |version: &str| format!("{method} /{number} HTTP/{version}\r\nHost: h\r\n{rest}");
-                let (straight, _) = exchange(backend.at, method, &requested("1.1"), Sending::Stays).await;
-                let (received, _) = exchange(at, method, &requested("1.0"), Sending::Stays).await;
+                let (straight, _) = exchange(backend.at, method, &requested("1.1"), Sending::StaysOpen).await;
+                let (received, _) = exchange(at, method, &requested("1.0"), Sending::StaysOpen).await;
                 let (straight, received) =
                     (straight.expect("an answer"), received.unwrap_or_else(|| panic!("{case}")));
                 assert!(received.framing != Framing::Chunks, "{case}: {:?}", received.fields);
@@ -455,7 +459,7 @@ enum Client {
     Lazy,
 }
 
-async fn uploads(at: SocketAddr, client: Client) -> Option<ParsedMessage> {
+async fn answer_to_upload(at: SocketAddr, client: Client) -> Option<ParsedMessage> {
     const UPLOAD: usize = 8 << 20;
     let (reading, mut writing) = dial(at).await.into_split();
     let mut reader = BufReader::new(reading);
@@ -492,7 +496,7 @@ async fn an_answer_before_the_end_of_an_upload_arrives() {
             let (pair, at) = start(mode, at).await;
             for client in [Client::Attentive, Client::Lazy] {
                 let mut clients = JoinSet::new();
-                (0..CLIENTS).for_each(|_| drop(clients.spawn(uploads(at, client))));
+                (0..CLIENTS).for_each(|_| drop(clients.spawn(answer_to_upload(at, client))));
                 let received = clients.join_all().await;
                 let reported = |received: &ParsedMessage| {
                     received.line.contains(" 413 ") && received.body == b"too large"

@@ -314,7 +314,7 @@ fn old_hello(version: u8, extensions: &[u8]) -> Vec<u8> {
     [&[22, 3, 1][..], &length(&message), &message].concat()
 }
 
-fn server_name(name: &str) -> Vec<u8> {
+fn server_name_extension(name: &str) -> Vec<u8> {
     let length = u8::try_from(name.len()).unwrap();
     [&[0, 0, 0, length + 5, 0, length + 3, 0, 0, length][..], name.as_bytes()].concat()
 }
@@ -333,7 +333,7 @@ async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
     drop(reserved);
     for version in [0, 1, 2, 3] {
         for (name, index) in [("bank.example", 0), ("BANK.example.", 0), ("x.example", 1)] {
-            let hello = old_hello(version, &server_name(name));
+            let hello = old_hello(version, &server_name_extension(name));
             // All at once with more behind it, and in records of a few bytes.
             let pieces = hello[5..]
                 .chunks(7)
@@ -350,7 +350,7 @@ async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
             }
         }
         // No name here, and none at all.
-        for none in [old_hello(version, &server_name("elsewhere.test")), old_hello(version, b"")] {
+        for none in [old_hello(version, &server_name_extension("elsewhere.test")), old_hello(version, b"")] {
             let mut client = dial(at).await;
             send(&mut client, &none).await;
             assert_eq!(read_all(&mut client).await, [21, 3, 3, 0, 2, 2, 112]);

@@ -135,7 +135,7 @@ async fn a_captured_gateway_that_is_locked_loses_its_links_whatever_it_does() {
 }
 
 #[tokio::test]
-async fn a_locked_gateway_that_dials_in_is_turned_away_at_once() {
+async fn a_locked_gateway_that_dials_in_is_rejected_at_once() {
     let place = TestFolder::new();
     let text = format!(
         "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \

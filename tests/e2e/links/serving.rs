@@ -479,12 +479,12 @@ async fn an_id_that_two_peers_use_is_cut_by_its_peers_name() {
     }
     let [mut of_dmz, of_other] =
         <[GatewayEchoSession; 2]>::try_from(links).unwrap_or_else(|_| unreachable!());
-    let refused = gateway.refused(Command::Kill { session: "good-1".into() }).await;
+    let refused = gateway.refusal_of(Command::Kill { session: "good-1".into() }).await;
     assert_eq!(refused, "2 sessions are called good-1: dmz/good-1, other/good-1");
     gateway.done(Command::Kill { session: "other/good-1".into() }).await;
     of_other.expect_cut().await;
     of_dmz.serves().await;
-    let refused = gateway.refused(Command::Kill { session: "other/good-1".into() }).await;
+    let refused = gateway.refusal_of(Command::Kill { session: "other/good-1".into() }).await;
     assert_eq!(refused, "no open session other/good-1");
     gateway.done(Command::Kill { session: "good-1".into() }).await;
     of_dmz.expect_cut().await;

@@ -149,20 +149,20 @@ fn not_there() -> (u16, String) {
     (404, "there is no such service\n".into())
 }
 
-fn found(target: &str) -> (u16, String) {
+fn page_of(target: &str) -> (u16, String) {
     (200, target.into())
 }
 
 /// What the port has to do for clients, whatever links do on it.
 async fn check_services<S: AsyncRead + AsyncWrite + Unpin>(mut page: S, live: S) {
     for host in ["dmz", "any.example.com"] {
-        assert_eq!(ask(&mut page, "GET /", host).await, found("/"));
+        assert_eq!(ask(&mut page, "GET /", host).await, page_of("/"));
         for method in ["GET", "POST", "OPTIONS"] {
             assert_eq!(ask(&mut page, &format!("{method} /link"), host).await, not_there(), "{method}");
         }
         // The path is matched exactly: what is below it, or like it, is the service's.
         for target in ["/link/", "/link/below", "/LINK", "/linked"] {
-            assert_eq!(ask(&mut page, &format!("GET {target}"), host).await, found(target));
+            assert_eq!(ask(&mut page, &format!("GET {target}"), host).await, page_of(target));
         }
     }
     let mut live = open_socket(live, "/live").await;
@@ -254,7 +254,7 @@ async fn strangers_at_the_path_cost_themselves_alone() {
         let reported = dmz.until_notice(words).await;
         assert!(reported.contains("link from 127.0.0.1"), "{reported}");
         echo(&mut live, "still").await;
-        assert_eq!(ask(&mut page, "GET /", "any").await, found("/"));
+        assert_eq!(ask(&mut page, "GET /", "any").await, page_of("/"));
     }
     until_healthy(&internal).await;
 }
@@ -292,10 +292,10 @@ async fn upgrades_without_end_leave_room_for_services_and_peers() {
     let mut page = dial(at).await;
     let mut live = open_socket(dial(at).await, "/live").await;
     for _ in 0..50 {
-        assert_eq!(ask(&mut page, "GET /", "any").await, found("/"));
+        assert_eq!(ask(&mut page, "GET /", "any").await, page_of("/"));
         echo(&mut live, "all the while").await;
         let mut new = dial(at).await;
-        assert_eq!(ask(&mut new, "GET /new", "any").await, found("/new"));
+        assert_eq!(ask(&mut new, "GET /new", "any").await, page_of("/new"));
     }
 }
 
@@ -316,7 +316,7 @@ async fn links_show_a_certificate_of_their_own_beside_named_services() {
     let internal = place.start("internal", &internal);
     until_healthy(&internal).await;
     let mut www = in_tls(&place, at, "www").await.unwrap();
-    assert_eq!(ask(&mut www, "GET /", "www").await, found("/"));
+    assert_eq!(ask(&mut www, "GET /", "www").await, page_of("/"));
     assert_eq!(ask(&mut www, "GET /link", "www").await, not_there());
     let mut gate = in_tls(&place, at, "gate").await.unwrap();
     // Nothing but links is there.
@@ -372,9 +372,9 @@ async fn a_switch_moves_links_to_the_port_of_services_and_back() {
         assert_eq!(dmz.now().await.listening, [links[to].clone()]);
         echo(&mut live, "after").await;
         let mut page = in_tls(&place, at, "dmz").await.unwrap();
-        assert_eq!(ask(&mut page, "GET /", "any").await, found("/"));
+        assert_eq!(ask(&mut page, "GET /", "any").await, page_of("/"));
         let there = ask(&mut page, "GET /link", "any").await;
-        assert_eq!(there, if to == 1 { not_there() } else { found("/link") });
+        assert_eq!(there, if to == 1 { not_there() } else { page_of("/link") });
     }
 }
 
@@ -389,11 +389,11 @@ async fn an_unused_link_endpoint_is_closed_again() {
     let internal = place.start("internal", &Outer::None.internal(&format!("socks+tls://{own}"), &pages));
     until_healthy(&internal).await;
     let shared = place.profile("shared", &shared).to_str().unwrap().to_owned();
-    let why = dmz.refused(Command::Switch { profile: shared }).await;
+    let why = dmz.refusal_of(Command::Switch { profile: shared }).await;
     assert!(why.contains(&format!("no internal gateway has dialled in at socks+ws://{at}/link")), "{why}");
     assert_eq!(dmz.now().await.listening, [format!("socks+tls://{own}")]);
     let mut page = dial(at).await;
-    assert_eq!(ask(&mut page, "GET /link", "any").await, found("/link"));
+    assert_eq!(ask(&mut page, "GET /link", "any").await, page_of("/link"));
 }
 
 /// What links show may come with a service that is new on the port: it is there before that service is, and goes again
@@ -420,14 +420,14 @@ async fn links_come_by_the_name_of_a_service_that_a_switch_brings() {
     let dmz = place.start("dmz", &dmz(&bare, "{ accept: 'tcp://127.0.0.1:0' }"));
     let internal = place.start("internal", &Outer::Tls.internal(&bare, &pages));
     until_healthy(&dmz).await;
-    dmz.refused(Command::Switch { profile: outer.to_str().unwrap().into() }).await;
+    dmz.refusal_of(Command::Switch { profile: outer.to_str().unwrap().into() }).await;
     assert!(in_tls(&place, at, "gate").await.is_err(), "nobody has that name any more");
     tokio::join!(dmz.switch(&outer), internal.switch(&inner));
     until_healthy(&dmz).await;
     let mut live = open_socket(in_tls(&place, at, "gate").await.unwrap(), "/live").await;
     echo(&mut live, "by its name").await;
     let mut www = in_tls(&place, at, "www").await.unwrap();
-    assert_eq!(ask(&mut www, "GET /", "www").await, found("/"));
+    assert_eq!(ask(&mut www, "GET /", "www").await, page_of("/"));
 }
 
 /// The port of links becomes one of services as well, and theirs alone again, by a reload; links do not hear of it.
@@ -452,7 +452,7 @@ async fn a_reload_brings_services_to_the_port_of_links() {
     place.profile("dmz", &shared);
     dmz.done(Command::Reload).await;
     let mut page = in_tls(&place, at, "dmz").await.unwrap();
-    assert_eq!(ask(&mut page, "GET /", "any").await, found("/"));
+    assert_eq!(ask(&mut page, "GET /", "any").await, page_of("/"));
     place.profile("dmz", &own);
     dmz.done(Command::Reload).await;
     let mut page = in_tls(&place, at, "dmz").await.unwrap();
@@ -488,7 +488,7 @@ async fn a_client_becomes_a_link_on_a_connection_that_has_asked_before() {
     let _internal = place.start("internal", &Outer::None.internal(&Outer::None.link(at), &pages));
     until_healthy(&dmz).await;
     let mut client = dial(at).await;
-    assert_eq!(ask(&mut client, "GET /", "any").await, found("/"));
+    assert_eq!(ask(&mut client, "GET /", "any").await, page_of("/"));
     // What is said right behind the request belongs to the link.
     send(&mut client, &[UPGRADE, b"\x82\x85\0\0\0\0hello"].concat()).await;
     expect_bytes(&mut client, b"HTTP/1.1 101 Switching Protocols\r\n").await;

@@ -195,7 +195,7 @@ async fn carries_a_session(pair: &ModePair, backend: &Backend) {
 }
 
 /// What a link may be: plain or in TLS, bare or inside a WebSocket.
-const SCHEMES: [(Carrier, bool); 5] = [
+const LINK_KINDS: [(Carrier, bool); 5] = [
     (Carrier::Tcp, true),
     (Carrier::Tcp, false),
     (Carrier::Ws, true),
@@ -204,7 +204,7 @@ const SCHEMES: [(Carrier, bool); 5] = [
 ];
 
 async fn links_go_through(mode: Mode, scheme: &str, behaviour: Behaviour) {
-    for (carrier, is_plain) in SCHEMES {
+    for (carrier, is_plain) in LINK_KINDS {
         let (proxy, backend) = (Proxy::new(behaviour).await, Backend::new().await);
         let via = format!(", via: '{scheme}://{}'", proxy.at);
         let address = backend.address();

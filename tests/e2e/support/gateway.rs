@@ -212,7 +212,7 @@ impl Gateway {
     }
 
     /// Why a command was refused.
-    pub async fn refused(&self, command: Command) -> String {
+    pub async fn refusal_of(&self, command: Command) -> String {
         match self.handle.send_and_wait(command).await {
             CommandAnswer::Refused(why) => why,
             other => panic!("{other:?}"),
