@@ -91,7 +91,7 @@ fn status(line: &[u8]) -> Option<u16> {
     let rest = line.strip_prefix(b"HTTP/1.")?;
     let [b'0'..=b'9', b' ', status @ ..] = rest else { return None };
     let (digits, rest) = status.split_at_checked(3)?;
-    if !rest.first().is_some_and(|sign| b" \r\n".contains(sign)) {
+    if !rest.first().is_some_and(|byte| b" \r\n".contains(byte)) {
         return None;
     }
     std::str::from_utf8(digits).ok()?.parse().ok()

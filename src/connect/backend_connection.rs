@@ -49,5 +49,5 @@ pub fn proves_client(headers: &HeaderMap, field: &HeaderName) -> bool {
     let is_scheme =
         |word: &[u8]| [&b"ntlm"[..], b"negotiate"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
     let mut values = headers.get_all(field).iter();
-    values.any(|value| value.as_bytes().split(|sign| b" \t,".contains(sign)).any(is_scheme))
+    values.any(|value| value.as_bytes().split(|byte| b" \t,".contains(byte)).any(is_scheme))
 }

@@ -48,21 +48,21 @@ fn forwarded_node(element: &[u8]) -> Option<Vec<u8>> {
     })?;
     let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
     let node = quoted.unwrap_or(value);
-    let is_node = |sign: &u8| sign.is_ascii_alphanumeric() || b"._-:[]".contains(sign);
+    let is_node = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-:[]".contains(byte);
     node.iter().all(is_node).then(|| node.to_vec())
 }
 
 /// Splits at a character that is outside quotes.
 fn split_unquoted(text: &[u8], at: u8) -> Vec<&[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
-    let is_end = |sign: &u8| {
-        match (*sign, is_escaped) {
+    let is_end = |byte: &u8| {
+        match (*byte, is_escaped) {
             (_, true) => is_escaped = false,
             (b'\\', _) => is_escaped = is_quoted,
             (b'"', _) => is_quoted = !is_quoted,
             _ => {}
         }
-        *sign == at && !is_quoted
+        *byte == at && !is_quoted
     };
     text.split(is_end).collect()
 }
@@ -125,7 +125,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             for (name, value) in fields {
-                let value: Vec<u8> = value.chars().map(|sign| sign as u8).collect();
+                let value: Vec<u8> = value.chars().map(|byte| byte as u8).collect();
                 headers.append(*name, HeaderValue::from_bytes(&value).expect("a value"));
             }
             let through = read_chain(&headers, peer, is_trusted);

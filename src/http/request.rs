@@ -76,11 +76,11 @@ impl ForwardedHeaders {
 /// so is `%`, so that no two names look alike. A name that is too long is cut between two characters.
 fn user_value(name: &str) -> Option<HeaderValue> {
     let mut value = String::new();
-    for sign in name.chars() {
+    for ch in name.chars() {
         let mut bytes = [0; 4];
-        let written: String = match sign {
-            '!'..='~' if sign != '%' => sign.into(),
-            _ => sign.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect(),
+        let written: String = match ch {
+            '!'..='~' if ch != '%' => ch.into(),
+            _ => ch.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect(),
         };
         if value.len() + written.len() > USER_BYTES_MAX {
             break;
@@ -145,8 +145,8 @@ struct RequestHost {
 impl RequestHost {
     /// `None` if it is not a host, or could be read in two ways.
     fn read(text: &[u8]) -> Option<Self> {
-        let is_sign = |sign: &u8| sign.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(sign);
-        let text = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|sign| is_sign(&sign)))?;
+        let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(byte);
+        let text = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| is_sign(&byte)))?;
         let is_digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
         let (name, port) = match text.rsplit_once(':') {
             Some((name, "")) => (name, None),

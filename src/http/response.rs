@@ -108,27 +108,27 @@ impl NameMapping {
                 at = past(equals + 1, &is_space);
             }
         }
-        let quote = value.get(at).copied().filter(|sign| b"\"'".contains(sign));
+        let quote = value.get(at).copied().filter(|byte| b"\"'".contains(byte));
         at += usize::from(quote.is_some());
         let end =
-            value[at..].iter().position(|sign| Some(*sign) == quote).map_or(value.len(), |end| at + end);
+            value[at..].iter().position(|byte| Some(*byte) == quote).map_or(value.len(), |end| at + end);
         Some([&value[..at], &self.map_reference(&value[at..end], public)?, &value[end..]].concat())
     }
 
     /// `<http://backend/next>; rel=next, <…>`
     fn map_links(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let (mut rewritten, mut at, mut is_quoted) = (Vec::new(), 0, false);
-        while let Some(sign) = value.get(at) {
-            rewritten.push(*sign);
+        while let Some(byte) = value.get(at) {
+            rewritten.push(*byte);
             at += 1;
-            match sign {
+            match byte {
                 b'"' => is_quoted = !is_quoted,
                 b'\\' if is_quoted => {
                     rewritten.extend(value.get(at));
                     at += 1;
                 }
                 b'<' if !is_quoted => {
-                    let end = at + value[at..].iter().position(|sign| *sign == b'>')?;
+                    let end = at + value[at..].iter().position(|byte| *byte == b'>')?;
                     let target = &value[at..end];
                     rewritten.extend(self.map_reference(target, public).as_deref().unwrap_or(target));
                     at = end;
@@ -142,7 +142,7 @@ impl NameMapping {
     /// A cookie applies to the host that the client used, and to a path that it knows.
     fn map_cookie(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let attribute = |part: &[u8]| -> Option<Vec<u8>> {
-            let equals = part.iter().position(|sign| *sign == b'=').unwrap_or(part.len());
+            let equals = part.iter().position(|byte| *byte == b'=').unwrap_or(part.len());
             let (name, value) =
                 (part[..equals].trim_ascii(), part.get(equals + 1..).unwrap_or_default().trim_ascii());
             if name.eq_ignore_ascii_case(b"domain") {
@@ -154,7 +154,7 @@ impl NameMapping {
                 _ => Some(part.to_vec()),
             }
         };
-        let mut parts = value.split(|sign| *sign == b';');
+        let mut parts = value.split(|byte| *byte == b';');
         let pair = parts.next()?.to_vec();
         let parts: Vec<_> = std::iter::once(pair).chain(parts.filter_map(attribute)).collect();
         let rewritten = parts.join(&b';');
@@ -164,12 +164,12 @@ impl NameMapping {
     /// The sources that a policy names, directive by directive.
     fn map_policy(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let rewritten: Vec<_> = value
-            .split_inclusive(|sign| b";,".contains(sign))
+            .split_inclusive(|byte| b";,".contains(byte))
             .map(|directive| {
                 let mut names_sources = None;
-                let words = directive.split_inclusive(|sign| b" \t;,".contains(sign)).map(|word| {
+                let words = directive.split_inclusive(|byte| b" \t;,".contains(byte)).map(|word| {
                     let end =
-                        word.len() - usize::from(word.last().is_some_and(|sign| b" \t;,".contains(sign)));
+                        word.len() - usize::from(word.last().is_some_and(|byte| b" \t;,".contains(byte)));
                     let (source, remainder) = word.split_at(end);
                     let rewritten = match names_sources {
                         Some(true) => self.map_source(source, public),
@@ -192,7 +192,7 @@ impl NameMapping {
     /// A source of a policy that is the backend: replaced by the host that the client used.
     fn map_source(&self, source: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let without_scheme = || {
-            let end = source.iter().position(|sign| *sign == b'/').unwrap_or(source.len());
+            let end = source.iter().position(|byte| *byte == b'/').unwrap_or(source.len());
             (&b""[..], &source[..end], &source[end..])
         };
         let (scheme, authority, target) = split_reference(source).unwrap_or_else(without_scheme);
@@ -236,7 +236,7 @@ mod tests {
 
     /// A field as it is forwarded, with a Latin-1 character for each byte, and whether it was reported.
     fn cleaned(names: &NameMapping, prefix: &str, name: &str, value: &str) -> (Option<String>, bool) {
-        let bytes: Vec<u8> = value.chars().map(|sign| sign as u8).collect();
+        let bytes: Vec<u8> = value.chars().map(|byte| byte as u8).collect();
         let mut headers = HeaderMap::new();
         let name = name.parse::<HeaderName>().expect("a name");
         headers.insert(&name, HeaderValue::from_bytes(&bytes).expect("a value"));

@@ -95,7 +95,7 @@ pub struct LinkKeeper {
     target: Option<TargetAddresses>,
     /// Its address, which serves as its name until it has shown its certificate.
     name: Arc<str>,
-    shared: KeeperContext,
+    context: KeeperContext,
     terms: HandshakeTerms,
     state: Mutex<KeeperState>,
     changed: Arc<Notify>,
@@ -126,7 +126,7 @@ impl LinkKeeper {
     pub fn start(
         gateway: LinkAddress,
         wanted: KeeperTarget,
-        shared: KeeperContext,
+        context: KeeperContext,
         terms: HandshakeTerms,
     ) -> (Arc<Self>, mpsc::Receiver<KeeperEvent>) {
         let state = KeeperState {
@@ -144,9 +144,9 @@ impl LinkKeeper {
         let retired = CancellationToken::new();
         let keeper = Arc::new(Self {
             name: gateway.to_string().into(),
-            target: TargetAddresses::follow(&gateway, &shared, retired.clone()),
+            target: TargetAddresses::follow(&gateway, &context, retired.clone()),
             gateway,
-            shared,
+            context,
             terms,
             state: Mutex::new(state),
             changed: Arc::default(),
@@ -154,7 +154,7 @@ impl LinkKeeper {
             stop_dialling: CancellationToken::new(),
         });
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        keeper.shared.tasks.spawn("keeper", keeper.clone().run(events));
+        keeper.context.tasks.spawn("keeper", keeper.clone().run(events));
         (keeper, receiver)
     }
 
@@ -181,7 +181,7 @@ impl LinkKeeper {
 
     /// A permit for a link that is dialled for one session.
     pub fn take_permit(&self) -> Option<SharePermit> {
-        self.shared.links.take(&self.name)
+        self.context.links.take(&self.name)
     }
 
     pub fn gateway(&self) -> &LinkAddress {
@@ -190,7 +190,7 @@ impl LinkKeeper {
 
     /// Connects to the gateway, including TLS.
     pub async fn dial(&self) -> Result<DialledStream, HandshakeError> {
-        let (identity, outer) = (self.shared.identity.load_full(), self.shared.outer.load_full());
+        let (identity, outer) = (self.context.identity.load_full(), self.context.outer.load_full());
         handshake::dial(&self.gateway, self.target.as_ref(), identity.as_ref().as_ref(), &outer).await
     }
 

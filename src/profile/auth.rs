@@ -270,7 +270,7 @@ fn token_places(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     let mut places = Vec::new();
     for item in field.one_or_many(defaults::TOKEN_PLACES_MAX, problems)? {
         let Some(text) = item.text(problems) else { continue };
-        let is_sign = |sign: u8| sign.is_ascii_alphanumeric() || b"_.-".contains(&sign);
+        let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         let is_name = |name: &&str| (1..=64).contains(&name.len()) && name.bytes().all(is_sign);
         let place = match text.split_once(':') {
             None if text == "header" => Some(TokenPlace::Header),
@@ -297,7 +297,7 @@ fn token_places(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
 /// Restricted to characters that can be used unchanged in a challenge (RFC 9110, section 5.6.4).
 fn realm(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<String> {
     let text = field.text(problems)?;
-    let is_plain = |sign: u8| (b' '..=b'~').contains(&sign) && sign != b'"' && sign != b'\\';
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
     if (1..=defaults::REALM_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain) {
         return Some(text.to_owned());
     }

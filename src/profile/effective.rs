@@ -66,7 +66,7 @@ fn flow(node: &YamlNode) -> String {
 /// A word that YAML reads as text stays as it is; all else is quoted.
 fn plain_or_quoted(text: &str) -> String {
     let is_word = text.starts_with(|first: char| first.is_ascii_alphabetic())
-        && text.chars().all(|sign| sign.is_ascii_alphanumeric() || matches!(sign, '_' | '-'))
+        && text.chars().all(|ch| ch.is_ascii_alphanumeric() || matches!(ch, '_' | '-'))
         && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
             .contains(&text.to_lowercase().as_str());
     if is_word { text.to_owned() } else { serde_json::Value::from(text).to_string() }

@@ -325,10 +325,10 @@ pub(super) fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Resu
     }
     let written = quote_for_problem(text);
     let fault = |what: String| ValueProblem::new(what, format!("write it like `{example}`"));
-    if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
+    if let Some(ch) = text.chars().find(|ch| matches!(ch, '/' | '?' | '#')) {
         return Err(ValueProblem::new(
             format!("unexpected text after the port in `{written}`"),
-            format!("remove everything from the `{sign}`"),
+            format!("remove everything from the `{ch}`"),
         ));
     }
     let Some((host, port)) = text.rsplit_once(':') else {

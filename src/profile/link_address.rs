@@ -309,9 +309,9 @@ impl OuterOptions {
 /// The name whose SRV records are looked up, and nothing after it.
 fn service_name(text: &str) -> Result<HostPort, ValueProblem> {
     let written = quote_for_problem(text);
-    if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
+    if let Some(ch) = text.chars().find(|ch| matches!(ch, '/' | '?' | '#')) {
         let what = format!("unexpected text after the name in `{written}`");
-        return Err(ValueProblem::new(what, format!("remove everything from the `{sign}`")));
+        return Err(ValueProblem::new(what, format!("remove everything from the `{ch}`")));
     }
     if !text.starts_with('[')
         && let Some((name, port)) = text.rsplit_once(':')

@@ -12,7 +12,7 @@ const UNITS: [(&str, usize); 7] = [
 
 /// Reads `1024B`, `64KiB` or `1MB`, in bytes.
 pub(super) fn parse(text: &str) -> Option<usize> {
-    let (digits, unit) = text.split_at(text.find(|sign: char| !sign.is_ascii_digit()).unwrap_or(text.len()));
+    let (digits, unit) = text.split_at(text.find(|ch: char| !ch.is_ascii_digit()).unwrap_or(text.len()));
     let (_, bytes) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
     digits.parse::<usize>().ok()?.checked_mul(bytes)
 }

@@ -129,12 +129,12 @@ pub(super) fn read_map(
 /// YAML does not allow control characters (YAML 1.2, section 5.1), and `serde_yaml` does not say where it found
 /// one.
 fn control_sign(text: &str, top: &SourcePosition) -> Option<Problem> {
-    let refused = |sign: char| sign.is_control() && !matches!(sign, '\t' | '\n' | '\r' | '\u{85}');
-    let (at, sign) = text.char_indices().find(|(_, sign)| refused(*sign))?;
+    let refused = |ch: char| ch.is_control() && !matches!(ch, '\t' | '\n' | '\r' | '\u{85}');
+    let (at, ch) = text.char_indices().find(|(_, ch)| refused(*ch))?;
     let before = &text[..at];
     let line = 1 + before.matches('\n').count();
-    let column = 1 + before.chars().rev().take_while(|sign| *sign != '\n').count();
-    let what = format!("a control sign, `{}`, stands here", sign.escape_default());
+    let column = 1 + before.chars().rev().take_while(|ch| *ch != '\n').count();
+    let what = format!("a control sign, `{}`, stands here", ch.escape_default());
     Some(ValueProblem::new(what, "remove it").at(SourcePosition { line, column, ..top.clone() }.place("")))
 }
 

@@ -301,7 +301,7 @@ pub(super) fn text(name: &X509Name<'_>) -> String {
 }
 
 fn printable(text: &str) -> String {
-    text.chars().filter(|sign| !sign.is_control()).take(NAME_CHARS_MAX).collect()
+    text.chars().filter(|ch| !ch.is_control()).take(NAME_CHARS_MAX).collect()
 }
 
 /// Whether a host name is outside what a CA may issue for (RFC 5280, section 4.2.1.10).

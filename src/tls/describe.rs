@@ -17,7 +17,7 @@ pub(super) fn list_names(names: &[String]) -> String {
         true => "no name".into(),
         false => {
             let plain =
-                |name: &String| name.chars().filter(|sign| !sign.is_control()).take(NAME_CHARS_MAX).collect();
+                |name: &String| name.chars().filter(|ch| !ch.is_control()).take(NAME_CHARS_MAX).collect();
             names.iter().take(NAMES_MAX).map(plain).collect::<Vec<String>>().join(", ")
         }
     }

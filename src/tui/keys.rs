@@ -118,7 +118,7 @@ pub enum KeyPress {
 /// One line of the table.
 #[derive(Debug)]
 pub struct KeyBinding {
-    pub place: BindingScope,
+    pub scope: BindingScope,
     pub keys: &'static [KeyPress],
     pub action: Action,
     /// Its word on the command line; empty if there is only a key.
@@ -137,7 +137,7 @@ pub fn action_for(context: KeyContext, key: KeyEvent) -> Option<Action> {
 
 /// The lines of one context, in the order they are shown.
 pub fn bindings_in(context: KeyContext) -> impl Iterator<Item = &'static KeyBinding> {
-    BINDINGS.iter().filter(move |binding| binding.place.covers(context))
+    BINDINGS.iter().filter(move |binding| binding.scope.covers(context))
 }
 
 impl BindingScope {
@@ -216,8 +216,8 @@ impl KeyBinding {
             Action::Close,
             Action::Help,
         ];
-        let place = first.iter().position(|&action| action == self.action && !self.keys.is_empty());
-        place.unwrap_or(first.len())
+        let rank = first.iter().position(|&action| action == self.action && !self.keys.is_empty());
+        rank.unwrap_or(first.len())
     }
 }
 
@@ -253,14 +253,14 @@ impl KeyPress {
 }
 
 const fn line(
-    place: BindingScope,
+    scope: BindingScope,
     keys: &'static [KeyPress],
     action: Action,
     word: &'static str,
     label: &'static str,
     hint: Option<&'static str>,
 ) -> KeyBinding {
-    KeyBinding { place, keys, action, word, label, hint }
+    KeyBinding { scope, keys, action, word, label, hint }
 }
 
 const SESSIONS: BindingScope = On(&[Screen::Overview, Screen::Sessions]);

@@ -33,7 +33,7 @@ impl LinkKeeper {
 
     /// Whether dialling is forbidden by a lock: by the gateway's name once it is known, or by its address.
     pub(super) fn is_locked(&self, state: &KeeperState) -> bool {
-        let lockdown = &self.shared.lockdown;
+        let lockdown = &self.context.lockdown;
         lockdown.locks_links(state.peer.as_deref()) || lockdown.locks_links(Some(&self.name))
     }
 }

@@ -74,7 +74,7 @@ impl LinkKeeper {
             return pause.min(RECONCILE_INTERVAL);
         }
         for _ in 0..missing.min(space) {
-            let Some(permit) = self.shared.links.take(&self.name) else {
+            let Some(permit) = self.context.links.take(&self.name) else {
                 dial_state.counts.set_at_maximum(true);
                 break;
             };
@@ -83,7 +83,7 @@ impl LinkKeeper {
             }
             dial_state.dialling += 1;
             let dial = self.clone().dial_link(service.clone(), permit, events.clone());
-            self.shared.tasks.spawn("dialled link", dial);
+            self.context.tasks.spawn("dialled link", dial);
         }
         RECONCILE_INTERVAL
     }
@@ -137,7 +137,7 @@ impl LinkKeeper {
         {
             let mut state = self.lock();
             state.serves = Some(linked.link.serves().clone());
-            state.peer_links_max = match self.shared.half {
+            state.peer_links_max = match self.context.half {
                 Half::Internal => linked.grant.links_max,
                 Half::Dmz => linked.offer.links_max,
             }

@@ -18,7 +18,7 @@ impl LinkKeeper {
     pub(super) fn report_proven(&self, service: Option<&ServiceName>, failures: u32) {
         if failures > 0 {
             let line = format!("{} stands, after {failures} failures in a row", self.link_to(service));
-            self.shared.notices.info_limited(LogKind::LinkChanged, line);
+            self.context.notices.info_limited(LogKind::LinkChanged, line);
         }
     }
 
@@ -37,10 +37,10 @@ impl LinkKeeper {
         }
         match failure {
             DialFailure::Path | DialFailure::Protocol | DialFailure::Link => {
-                self.shared.notices.warn_limited(LogKind::LinkChanged, line);
+                self.context.notices.warn_limited(LogKind::LinkChanged, line);
             }
             // The gateway's own operator has requested that.
-            DialFailure::Drains => self.shared.notices.info_limited(LogKind::LinkChanged, line),
+            DialFailure::Drains => self.context.notices.info_limited(LogKind::LinkChanged, line),
         }
     }
 
@@ -57,7 +57,7 @@ impl LinkKeeper {
         state.mismatch = mismatch.first().cloned();
         let mut refused = mismatch;
         if !names.is_empty() {
-            let why = match self.shared.half {
+            let why = match self.context.half {
                 Half::Dmz => "unknown here, or not allowed",
                 Half::Internal => "unknown there, not allowed, or not carried in the same way",
             };
@@ -70,7 +70,7 @@ impl LinkKeeper {
         drop(state);
         for line in refused {
             let line = format!("link to {}: {line}", self.gateway);
-            self.shared.notices.warn_limited(LogKind::LinkChanged, line);
+            self.context.notices.warn_limited(LogKind::LinkChanged, line);
         }
     }
 
@@ -83,12 +83,12 @@ impl LinkKeeper {
                 "link to {gateway}: {peer} does not speak {PROTOCOL_NAME}, as {SOFTWARE} does here: links there speak \
                  SOCKS5, one session each; run one version on both halves"
             );
-            self.shared.notices.warn(LogEvent::LinkProtocol.line(line));
+            self.context.notices.warn(LogEvent::LinkProtocol.line(line));
         }
     }
 
     pub(super) fn report_sharers(&self, changes: &[SharersChange]) {
-        let notices = &self.shared.notices;
+        let notices = &self.context.notices;
         for change in changes {
             let link = self.link_to(None);
             match change {

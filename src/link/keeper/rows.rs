@@ -45,7 +45,7 @@ impl LinkKeeper {
                 (Some(LinkProtocol::Own), Some(serves)) => serves.names(),
                 (Some(LinkProtocol::Own), None) | (Some(LinkProtocol::Socks) | None, _) => Vec::new(),
             },
-            ..PoolRow::new(self.shared.half, name)
+            ..PoolRow::new(self.context.half, name)
         };
         let mismatch = state.mismatch.clone();
         let is_locked = self.is_locked(state);
