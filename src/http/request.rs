@@ -179,12 +179,11 @@ pub fn origin(headers: &HeaderMap) -> Result<Option<&[u8]>, ErrorResponse> {
 
 /// The value of a field that may appear only once.
 pub(super) fn single_value(headers: &HeaderMap, name: HeaderName) -> Result<Option<&[u8]>, ErrorResponse> {
-    let mut values = headers.get_all(name).iter();
+    let mut values = headers.get_all(&name).iter();
     let value = values.next().map(HeaderValue::as_bytes);
-    if values.next().is_some() {
-        Err(bad_request("a header that may appear only once is repeated"))
-    } else {
-        Ok(value)
+    match values.next() {
+        Some(_) => Err(ErrorResponse::new(StatusCode::BAD_REQUEST, format!("{name} may appear only once"))),
+        None => Ok(value),
     }
 }
 

@@ -300,10 +300,46 @@ fn names_and_comments_everywhere_are_plain() {
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
+/// The places where a text says that something is no X, or none: it is not an X. What does not exist may be said so.
+fn says_is_no(text: &str) -> Vec<&str> {
+    let words: Vec<_> = text.split(' ').collect();
+    let is_no = |at: &usize| {
+        let (before, next) = (at.checked_sub(1).map(|before| words[before]), words.get(at + 2).copied());
+        let is_verb = matches!(words[*at], "is" | "are");
+        let exists = before.is_some_and(|word| word.ends_with("there"));
+        match words.get(at + 1).copied() {
+            Some("no") => is_verb && !exists && !matches!(next, Some("longer" | "reason" | "doubt")),
+            Some(word) => {
+                is_verb && word.trim_end_matches(|sign: char| !sign.is_alphanumeric()) == "none" && !exists
+            }
+            None => false,
+        }
+    };
+    (0..words.len()).filter(is_no).map(|at| words[at]).collect()
+}
+
+#[test]
+fn the_reader_of_texts_knows_what_is_not_one() {
+    for (text, count) in [
+        ("it is no socket", 1),
+        ("what is none; or", 1),
+        ("there is no such name", 0),
+        ("there are none", 0),
+        ("it is no longer here", 0),
+    ] {
+        assert_eq!(says_is_no(text).len(), count, "{text}");
+    }
+}
+
 #[test]
 fn what_the_program_shows_is_plain() {
     let mut refused = Vec::new();
     for source in sources() {
+        let strings = source_parts(&source.code).strings;
+        if !says_is_no(&strings).is_empty() {
+            let at = strings.split(['.', '"']).filter(|text| !says_is_no(text).is_empty());
+            refused.push(format!("{}: {}", source.path.display(), at.collect::<Vec<_>>().join(" | ")));
+        }
         for (phrase, instead) in refused_phrases(&source_parts(&source.code).strings) {
             refused.push(format!("{}: a text says `{phrase}` in place of {instead}", source.path.display()));
         }
