@@ -308,7 +308,7 @@ mod tests {
         for (back, up, links, refused, wait_ms) in
             [(4, 100, 8, 0, None), (3, 300, 2, 2, Some(40.0)), (2, 0, 8, 1, Some(7.0)), (1, 0, 8, 0, None)]
         {
-            ring.take_second(HistorySample { links, refused, wait_ms, ..second(NOW - back, up) });
+            ring.take_second(HistorySample { links, refused, wait_ms, ..sample_at(NOW - back, up) });
         }
         let reported = ring.report(history_request(10, 60), NOW).samples;
         let [step] = reported.as_slice() else { panic!("{reported:?}") };
@@ -350,8 +350,8 @@ mod tests {
 
     #[test]
     fn two_gateways_are_summed_and_the_longer_wait_counts() {
-        let one = HistorySample { wait_ms: Some(3.0), ..second(NOW, 40) };
-        let sum = one.beside(&HistorySample { wait_ms: Some(9.0), up: u64::MAX, ..second(NOW, 50) });
+        let one = HistorySample { wait_ms: Some(3.0), ..sample_at(NOW, 40) };
+        let sum = one.beside(&HistorySample { wait_ms: Some(9.0), up: u64::MAX, ..sample_at(NOW, 50) });
         assert_eq!((sum.up, sum.open, sum.links_wanted, sum.wait_ms), (u64::MAX, 9, 16, Some(9.0)));
     }
 }

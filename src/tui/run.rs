@@ -31,7 +31,7 @@ use crate::{
     },
     tui::{
         ScreenEnd,
-        app::{App, MouseCapture, UpdateResult},
+        app::{App, UpdateResult},
         export_writer::{ExportResult, ExportWriter},
         frame_pacing::FramePacing,
         source::{ScreenSource, SourceEvent},

@@ -155,7 +155,8 @@ impl TrialHalves {
     /// The last link that the internal half has rejected or lost since then.
     pub async fn refused_link(&self, since: &str) -> Option<LinkFault> {
         let answer = self.child.as_ref()?.send_and_wait(Command::Status).await;
-        steps::refused_link(&answer.into_status().ok()?, since)
+        let snapshot = answer.into_status().ok()?;
+        steps::refused_link(&snapshot, since)
     }
 
     pub async fn stop(self) {

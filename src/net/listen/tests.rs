@@ -84,7 +84,7 @@ async fn an_address_that_this_machine_lacks_is_named() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_there_yet_is_waited_for_and_then_listens() {
     // The name has an address by then, though it had none on this machine.
-    let listener = bind(&at("localhost", 0), Err(io::ErrorKind::NotFound.into()), BindPolicy::Wait);
+    let listener = bind(&at("localhost", 0), Err(ResolveError::NoAddress), BindPolicy::Wait);
     let listener = listener.expect("it waits");
     assert_eq!(listener.local_addrs(), []);
     let (closer, mut event) = (listener.closer(), Vec::new());
@@ -112,7 +112,7 @@ async fn what_is_not_there_yet_is_waited_for_and_then_listens() {
 
 #[tokio::test(start_paused = true)]
 async fn an_address_that_came_is_bound_at_the_next_try() {
-    let missing = Err(io::ErrorKind::NotFound.into());
+    let missing = Err(ResolveError::NoAddress);
     let listener = bind(&at("127.0.0.1", 0), missing, BindPolicy::Wait).expect("it waits");
     let (closer, mut client) = (listener.closer(), None);
     let listens = |reports: ListenEvent<'_>| {

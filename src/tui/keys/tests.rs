@@ -24,7 +24,7 @@ fn no_key_means_two_things_in_one_context() {
 #[test]
 fn every_line_holds_somewhere_and_can_be_asked_for() {
     for binding in BINDINGS {
-        assert!(contexts().into_iter().any(|context| binding.place.covers(context)), "{binding:?}");
+        assert!(contexts().into_iter().any(|context| binding.scope.covers(context)), "{binding:?}");
         assert!(!binding.label.is_empty(), "{binding:?}");
         assert!(!binding.keys.is_empty() || !binding.word.is_empty(), "{binding:?} has neither key nor word");
     }
@@ -35,7 +35,7 @@ fn every_line_holds_somewhere_and_can_be_asked_for() {
 #[test]
 fn keys_command_line_and_admin_socket_know_the_same_actions() {
     use Action::*;
-    for binding in BINDINGS.iter().filter(|binding| matches!(binding.place, Everywhere | Lists | On(_))) {
+    for binding in BINDINGS.iter().filter(|binding| matches!(binding.scope, Everywhere | Lists | On(_))) {
         let by_key_alone = matches!(
             binding.action,
             Down | Up
