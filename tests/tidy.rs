@@ -6,6 +6,8 @@
 mod circles;
 #[path = "tidy/comments.rs"]
 mod comments;
+#[path = "tidy/durations.rs"]
+mod durations;
 #[path = "tidy/errors.rs"]
 mod errors;
 #[path = "tidy/matches.rs"]

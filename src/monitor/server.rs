@@ -31,7 +31,7 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const FIELDS_MAX: usize = 64;
 /// How long the rest of a client's bytes is read after the answer, so that no reset overtakes the answer.
-const LINGER: Duration = Duration::from_millis(500);
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Answers until the port is closed.
 pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Tasks, notices: Arc<NoticeLog>) {
@@ -71,7 +71,7 @@ async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
         let mut discard_buffer = [0; 1024];
         while matches!(stream.read(&mut discard_buffer).await, Ok(1..)) {}
     };
-    let _ = timeout(LINGER, rest).await;
+    let _ = timeout(LINGER_TIMEOUT, rest).await;
 }
 
 async fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Response<MessageBody> {

@@ -120,7 +120,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "gateway::AUDIT_FLUSH_TIMEOUT",
             "gateway::FLUSH_TIMEOUT",
             "gateway::history::HISTORY_FLUSH_TIMEOUT",
-            "monitor::server::LINGER",
+            "monitor::server::LINGER_TIMEOUT",
             "run::RECORDER_FLUSH_TIMEOUT",
             "run::SCREEN_CLOSE_TIMEOUT",
             "signals::LOG_FLUSH_TIMEOUT",
