@@ -14,7 +14,7 @@ use portcullis::{
     link::{
         HANDSHAKE, Peer, agreement,
         grants::{GrantRule, ServiceGrants},
-        handshake::{DialledStream, EstablishedLink, HelloRole, exchange_hello},
+        handshake::{DialledStream, EstablishedLink, HelloEnd, exchange_hello},
         multiplex::{
             credit::{LINK_BUDGET_BYTES, WindowBudget},
             handle::{LocalSide, SessionHandle},
@@ -291,7 +291,7 @@ async fn linked() -> (EstablishedLink, EstablishedLink) {
     let (listener, at) = listener().await.unwrap();
     let (dialled, accepted) = tokio::join!(dial(at), listener.accept());
     let peer = Peer { name: Some("peer".into()), address: "127.0.0.1".into(), instance: None };
-    let (opens, serves) = (HelloRole::Opens(grants()), HelloRole::Serves(offered()));
+    let (opens, serves) = (HelloEnd::Opens(grants()), HelloEnd::Serves(offered()));
     let reached = |stream| DialledStream {
         stream: NetStream::Tcp(stream),
         peer: peer.clone(),
