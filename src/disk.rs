@@ -104,13 +104,6 @@ pub enum ReadError {
     Silent,
 }
 
-impl ReadError {
-    /// Whether there is no such file.
-    pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Io(error) if error.kind() == ErrorKind::NotFound)
-    }
-}
-
 /// What was found in place of a plain file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
@@ -133,6 +126,10 @@ impl FileKind {
 }
 
 impl ReadError {
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == ErrorKind::NotFound)
+    }
+
     /// What to do about a file that this process may not read.
     pub fn permission_advice(&self, path: &Path) -> Option<String> {
         match self {

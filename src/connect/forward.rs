@@ -338,15 +338,12 @@ async fn dial(
 
 /// A refused request; the reply code says who refused.
 fn refused_by_reply(peer: &Peer, error: &SocksError) -> ConnectFailure {
-    let reply = if let SocksError::Refused(reply) = error { Some(*reply) } else { None };
-    let (who, refusal) = match reply {
+    let backend = |refusal| (EndedBy::Backend, refusal);
+    let (who, refusal) = match error.reply() {
         Some(Reply::ConnectionNotAllowed) => (EndedBy::Policy, Refusal::NotAllowed),
-        Some(Reply::HostUnreachable | Reply::NetworkUnreachable) => {
-            (EndedBy::Backend, Refusal::BackendUnreachable)
-        }
-        Some(Reply::ConnectionRefused) => (EndedBy::Backend, Refusal::BackendRefused),
-        Some(Reply::TtlExpired) => (EndedBy::Backend, Refusal::BackendLate),
-        // Replies of another software, and errors before any reply.
+        Some(Reply::HostUnreachable | Reply::NetworkUnreachable) => backend(Refusal::BackendUnreachable),
+        Some(Reply::ConnectionRefused) => backend(Refusal::BackendRefused),
+        Some(Reply::TtlExpired) => backend(Refusal::BackendLate),
         Some(_) | None => (EndedBy::Peer, Refusal::Unavailable),
     };
     ConnectFailure { who, refusal, at: RefusedAt::Peer, reason: format!("{}: {error}", peer.label()) }

@@ -42,7 +42,7 @@ use crate::{
         HeadSource, LINGER_TIMEOUT,
         body::{MessageBody, ends_connection},
         driver::{self, CloseSignal, ConnectionDrivers, DriverKey},
-        error_response::{self, ErrorResponse, bad_request},
+        error_response::{self, BACKEND_LATE, ErrorResponse, bad_request},
         fields::{HeadOrigin, UpgradeProtocols},
         flushed::FlushTracker,
         framing,
@@ -360,20 +360,7 @@ impl BackendRequests {
             if self.log.admits(LogKind::RequestFailed) {
                 tracing::info!(event = %LogEvent::BackendUnreachable, id = self.id, "backend: {}", failure.reason);
             }
-            match failure.refusal {
-                Refusal::BackendLate => ErrorResponse::gateway_timeout(LATE),
-                Refusal::ServiceDown => {
-                    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "none of the backends is up")
-                }
-                Refusal::BackendRefused
-                | Refusal::BackendUnreachable
-                | Refusal::UnknownService
-                | Refusal::NotAllowed
-                | Refusal::Full
-                | Refusal::Draining
-                | Refusal::Unavailable
-                | Refusal::OtherLink => ErrorResponse::bad_gateway("the backend cannot be reached"),
-            }
+            ErrorResponse::unreached_backend(failure.refusal)
         })?;
         self.prepare_request(&mut request, &requested, &reached, public);
         match reached.connection.upstream.send(request).await {
@@ -486,14 +473,12 @@ fn public_address(headers: &HeaderMap) -> PublicAddress {
     }
 }
 
-const LATE: &str = "the backend did not answer in time";
-
 fn error_response(lost: &ResponseFailure) -> ErrorResponse {
     match lost {
         ResponseFailure::BodyStalled => {
             ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped")
         }
-        ResponseFailure::TimedOut => ErrorResponse::gateway_timeout(LATE),
+        ResponseFailure::TimedOut => ErrorResponse::gateway_timeout(BACKEND_LATE),
         ResponseFailure::BodyCut => bad_request("the body of the request was cut"),
         ResponseFailure::Unanswered | ResponseFailure::Unsent(_) => {
             ErrorResponse::bad_gateway(ResponseParseError::Nothing.to_string())

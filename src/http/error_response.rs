@@ -9,7 +9,10 @@ use hyper::{
 };
 
 use super::body::MessageBody;
-use crate::net::pipe::{FailureOrigin, PipeFailure};
+use crate::{
+    net::pipe::{FailureOrigin, PipeFailure},
+    proto::Refusal,
+};
 
 /// The header that tells the DMZ half, and nobody else, why the internal half could not answer.
 const FAILURE: HeaderName = HeaderName::from_static("x-portcullis-failure");
@@ -57,6 +60,8 @@ enum AfterResponse {
     Stays,
 }
 
+pub const BACKEND_LATE: &str = "the backend did not answer in time";
+
 pub fn bad_request(reason: &'static str) -> ErrorResponse {
     ErrorResponse::new(StatusCode::BAD_REQUEST, reason)
 }
@@ -65,6 +70,22 @@ impl ErrorResponse {
     pub fn new(status: StatusCode, reason: impl Into<Cow<'static, str>>) -> Self {
         let after = AfterResponse::ByStatus;
         Self { status, reason: reason.into(), party: None, retry_after: None, challenge: None, after }
+    }
+
+    /// For a request whose backend was not reached.
+    pub fn unreached_backend(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::BackendLate => Self::gateway_timeout(BACKEND_LATE),
+            Refusal::ServiceDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, "none of the backends is up"),
+            Refusal::BackendRefused
+            | Refusal::BackendUnreachable
+            | Refusal::UnknownService
+            | Refusal::NotAllowed
+            | Refusal::Full
+            | Refusal::Draining
+            | Refusal::Unavailable
+            | Refusal::OtherLink => Self::bad_gateway("the backend cannot be reached"),
+        }
     }
 
     /// For a client that sent a proper request but may not have what it asked for, or not before some time.

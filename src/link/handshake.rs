@@ -121,18 +121,7 @@ impl HandshakeError {
 
 impl From<SocksError> for HandshakeError {
     fn from(error: SocksError) -> Self {
-        let alert = match &error {
-            SocksError::Io(read) => TlsError::alert(read, TlsParty::Gateway),
-            SocksError::Closed
-            | SocksError::NoRequest
-            | SocksError::Version(_)
-            | SocksError::Method
-            | SocksError::Command(_)
-            | SocksError::NotAName
-            | SocksError::BadName(_)
-            | SocksError::Refused(_)
-            | SocksError::Protocol(_) => None,
-        };
+        let alert = error.io().and_then(|read| TlsError::alert(read, TlsParty::Gateway));
         alert.map_or(Self::Socks(error), Self::Tls)
     }
 }

@@ -186,11 +186,8 @@ impl LinkAddress {
     /// The host in the request for its WebSocket: the name in its certificate, if there is TLS around it.
     pub fn authority(&self) -> String {
         let default_port = if self.web_socket().is_some_and(LinkWebSocket::is_secure) { 443 } else { 80 };
-        let host = match self.web_socket().map(|socket| &socket.outer) {
-            Some(OuterTls::Checked(tls)) => &tls.name,
-            Some(OuterTls::None | OuterTls::OfPort | OuterTls::Shown(_) | OuterTls::CheckedByTarget(_))
-            | None => self.host_name(),
-        };
+        let outer = self.web_socket().map(|socket| &socket.outer);
+        let host = if let Some(OuterTls::Checked(tls)) = outer { &tls.name } else { self.host_name() };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         match self.at.port == default_port {
             true => host,

@@ -54,6 +54,18 @@ pub enum SocksError {
     Protocol(String),
 }
 
+impl SocksError {
+    /// The error of the stream, if it is one.
+    pub fn io(&self) -> Option<&io::Error> {
+        if let Self::Io(error) = self { Some(error) } else { None }
+    }
+
+    /// The reply of the other side, if it has refused.
+    pub fn reply(&self) -> Option<Reply> {
+        if let Self::Refused(reply) = self { Some(*reply) } else { None }
+    }
+}
+
 fn protocol_hint(first: u8) -> &'static str {
     match first {
         0x04 => " (SOCKS4 is not supported)",

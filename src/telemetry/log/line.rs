@@ -92,14 +92,14 @@ pub(super) struct PlainLine<'a> {
 
 /// Who records the time of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LineTime {
+pub(super) enum LineClock {
     Written,
     /// The journal does, for each line that it gets.
     OfJournal,
 }
 
 impl PlainLine<'_> {
-    pub fn as_json(&self, time: LineTime) -> String {
+    pub fn as_json(&self, time: LineClock) -> String {
         let mut event_text = EventText::default();
         event_text.keep_json();
         event_text.event = Some(self.event.name().into());
@@ -108,8 +108,8 @@ impl PlainLine<'_> {
             event_text.add_number(name, value);
         }
         let written = match time {
-            LineTime::Written => Some(utc_now()),
-            LineTime::OfJournal => None,
+            LineClock::Written => Some(utc_now()),
+            LineClock::OfJournal => None,
         };
         event_text.as_json(self.level, written.as_deref())
     }

@@ -34,7 +34,7 @@ pub use self::{
     sink::{lines_lost, loss_rows, reopen_all},
 };
 use self::{
-    line::{ERROR, LineTime, LogLayer, PlainLine, WARNING, with_priority},
+    line::{ERROR, LineClock, LogLayer, PlainLine, WARNING, with_priority},
     sink::{LineSink, LossLine, SinkTarget},
 };
 use super::format;
@@ -110,16 +110,16 @@ fn loss_line(format: LogFormat, is_journal: bool) -> LossLine {
         (LogFormat::Text, true) => |lost, cause| with_priority(lost_text(lost, cause), Some(WARNING)),
         (LogFormat::Json, false) => missing_lines,
         (LogFormat::Json, true) => {
-            |lost, cause| with_priority(missing_lines_at(LineTime::OfJournal, lost, cause), Some(WARNING))
+            |lost, cause| with_priority(missing_lines_at(LineClock::OfJournal, lost, cause), Some(WARNING))
         }
     }
 }
 
 fn missing_lines(lost: u64, cause: &str) -> String {
-    missing_lines_at(LineTime::Written, lost, cause)
+    missing_lines_at(LineClock::Written, lost, cause)
 }
 
-fn missing_lines_at(time: LineTime, lost: u64, cause: &str) -> String {
+fn missing_lines_at(time: LineClock, lost: u64, cause: &str) -> String {
     let message = &lost_text(lost, cause);
     let (level, event, field) = (Level::WARN, LogEvent::LinesLost, Some(("lines", lost)));
     PlainLine { level, event, message, field }.as_json(time)
@@ -136,13 +136,13 @@ pub fn failed_start_line(format: LogFormat, problem: &str, text: &str) -> String
     let (level, event) = (Level::ERROR, LogEvent::StartFailed);
     let line = PlainLine { level, event, message: problem, field: None };
     if let Some(file) = &*FILE.lock().unwrap_or_else(PoisonError::into_inner) {
-        file.write(line.as_json(LineTime::Written));
+        file.write(line.as_json(LineClock::Written));
     }
     sink::flush_all(FLUSH_TIMEOUT);
     let is_journal = is_journal();
     let shown = match format {
         LogFormat::Text => text.to_owned(),
-        LogFormat::Json => line.as_json(if is_journal { LineTime::OfJournal } else { LineTime::Written }),
+        LogFormat::Json => line.as_json(if is_journal { LineClock::OfJournal } else { LineClock::Written }),
     };
     with_priority(shown, is_journal.then_some(ERROR))
 }
