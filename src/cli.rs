@@ -30,7 +30,7 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub mode: Option<Mode>,
     /// Run only one half of a profile that has both; files of the other half are not read
-    #[arg(long = "role", value_name = "ROLE", global = true)]
+    #[arg(id = "role", long = "role", value_name = "ROLE", global = true)]
     pub half: Option<Half>,
     /// Headless: log lines on standard error, no screen
     #[arg(long, global = true)]

@@ -70,7 +70,7 @@ impl HandshakeLimiter {
         Self::with_each(max, usize::MAX)
     }
 
-    /// The same, with a limit for each address.
+    /// Admits `max` at once, and no more than `max_each` of one address.
     pub fn with_each(max: usize, max_each: usize) -> Self {
         let under_way = PendingHandshakes { max, max_each, ..PendingHandshakes::default() };
         Self { under_way: Mutex::new(under_way) }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 const SAVED: Duration = Duration::from_millis(80);
 /// What a session books is worth at least this time, so that a fast one does not wake up for a few bytes.
 const SESSION_TURN_NS: u64 = 10_000_000;
-/// The same for the rate that all sessions of a service share, where others wait for their turn.
+/// What a session books of its service's rate is worth at least this time; the others wait for their turn.
 const SERVICE_TURN_NS: u64 = 2_000_000;
 
 const SAVED_NS: u64 = SAVED.as_nanos() as u64;

@@ -79,8 +79,8 @@ impl AuthFiles {
         &self.problems
     }
 
-    /// The same, but what cannot be used keeps its previous contents in force. A file with the same contents as
-    /// before stays the same value, with everything that is remembered for it.
+    /// Keeps the previous contents in force of what cannot be used now. A file with the same contents as before stays
+    /// the same value, with everything that is remembered for it.
     pub fn falling_back_to(self, before: &Self) -> Self {
         let sources = self.sources.into_iter().map(|(source, state)| {
             let was = before.sources.get(&source).and_then(SourceState::opened);

@@ -1,5 +1,5 @@
-//! Which gateways can be reached: a word for each, an alert for one that cannot, and an event when that
-//! changes.
+//! Which gateways can be reached: a word for each, an alert for one that cannot, and an event when that changes. A
+//! gateway that is silent keeps its last rows, which the screen shows as unknown.
 
 use std::{
     collections::{HashMap, VecDeque},

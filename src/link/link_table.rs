@@ -111,7 +111,7 @@ impl LinkEntry {
             let about = LinkDetails { id, half, peer, address: address(), secured };
             let tls = about.secured.as_ref().map_or("none", |secured| secured.version.as_str());
             let (peer, address) = (&*about.peer, about.address.as_deref().unwrap_or("?"));
-            tracing::debug!(event = %LogEvent::LinkUp, id, role = half, peer, address, protocol, tls, "a link stands");
+            tracing::debug!(event = %LogEvent::LinkUp, id, "role" = half, peer, address, protocol, tls, "a link stands");
             about
         });
     }
@@ -170,7 +170,7 @@ impl LinkTable {
             let sessions = entry.as_ref().map_or(0, |entry| entry.sessions.load(Ordering::Relaxed));
             let LinkDetails { id, half, peer, address, .. } = about;
             let address = address.as_deref().unwrap_or("?");
-            tracing::debug!(event = %LogEvent::LinkDown, id, role = half, peer = &**peer, address, sessions, "a link is gone");
+            tracing::debug!(event = %LogEvent::LinkDown, id, "role" = half, peer = &**peer, address, sessions, "a link is gone");
         }
     }
 

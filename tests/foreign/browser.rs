@@ -17,16 +17,16 @@ const talk = path => new Promise((done, failed) => {
   const socket = new WebSocket(location.origin.replace("http", "ws") + path);
   socket.binaryType = "arraybuffer";
   const heard = data => typeof data === "string" ? "text " + data : "bytes " + new TextDecoder().decode(data);
-  let told = "nothing";
+  let reported = "nothing";
   socket.onopen = () => socket.send("from the page");
-  socket.onmessage = event => { told = heard(event.data); socket.close(1000); };
-  socket.onclose = event => done(`${path}: ${told}, ${event.code} ${event.wasClean}`);
+  socket.onmessage = event => { reported = heard(event.data); socket.close(1000); };
+  socket.onclose = event => done(`${path}: ${reported}, ${event.code} ${event.wasClean}`);
   socket.onerror = () => failed(`${path}: failed`);
 });
 const show = text => document.querySelector("pre").textContent += text + "\n";
 (async () => {
-  for (const path of ["/bytes", "/socket"]) show(await talk(path).catch(told => told));
-  await fetch("/told", { method: "POST", body: document.querySelector("pre").textContent });
+  for (const path of ["/bytes", "/socket"]) show(await talk(path).catch(reported => reported));
+  await fetch("/reported", { method: "POST", body: document.querySelector("pre").textContent });
 })();
 </script>"#;
 
@@ -35,9 +35,9 @@ const PAGES: &str = r#"
 import http.server, sys
 class Pages(http.server.SimpleHTTPRequestHandler):
     def do_POST(self):
-        told = self.rfile.read(int(self.headers["Content-Length"]))
-        open("told.part", "wb").write(told)
-        __import__("os").rename("told.part", "told.txt")
+        reported = self.rfile.read(int(self.headers["Content-Length"]))
+        open("reported.part", "wb").write(reported)
+        __import__("os").rename("reported.part", "reported.txt")
         self.send_response(204)
         self.end_headers()
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Pages).serve_forever()
@@ -101,7 +101,7 @@ fn a_page_talks_through_both_gateways() {
             Pair::of(&place, &dmz_half(&at, page, socket), |link| internal_half(link, pages, sockets, bytes));
         let _browser = Browser::open(&place, &format!("{page}://{at}/"));
         let reported =
-            until("the page has notified", SOON * 3, || fs::read_to_string(place.path("told.txt")).ok());
+            until("the page has notified", SOON * 3, || fs::read_to_string(place.path("reported.txt")).ok());
         assert_eq!(
             reported,
             "/bytes: bytes from the page, 1000 true\n/socket: text from the page, 1000 true\n",

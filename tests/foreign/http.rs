@@ -32,7 +32,7 @@ fn nginx(place: &TestFolder) -> (Server, u16) {
              access_log off;\nclient_body_temp_path {folder}/body;\nproxy_temp_path {folder}/p;\n\
              fastcgi_temp_path {folder}/f;\nuwsgi_temp_path {folder}/u;\nscgi_temp_path {folder}/s;\nserver {{\n\
              listen 127.0.0.1:{port};\nroot {folder}/www;\nclient_max_body_size 10m;\n\
-             location = /told {{ return 200 \"$http_x_forwarded_for $http_x_forwarded_host $http_host\\n\"; }}\n\
+             location = /reported {{ return 200 \"$http_x_forwarded_for $http_x_forwarded_host $http_host\\n\"; }}\n\
              location = /moved {{ return 302 http://127.0.0.1:{port}/page.txt; }}\n\
              location /up/ {{ root {folder}; dav_methods PUT; create_full_put_path on; }}\n}}\n}}\n"
         ),
@@ -62,7 +62,8 @@ fn curl_reaches_nginx_by_requests() {
     let count = ["curl", "-sSf", "-w", "%{num_connects}\n", &page, &page, &page];
     let line = "a page from the inside\n";
     assert_eq!(printed(&count), format!("{line}1\n{line}0\n{line}0\n"));
-    let reported = printed(&["curl", "-sSf", "-H", "X-Forwarded-For: 192.0.2.1", &format!("{base}/told")]);
+    let reported =
+        printed(&["curl", "-sSf", "-H", "X-Forwarded-For: 192.0.2.1", &format!("{base}/reported")]);
     assert_eq!(reported, format!("127.0.0.1 {at} {at}\n"));
     assert_eq!(printed(&["curl", "-sSfL", &format!("{base}/moved")]), line);
     let fetched = place.path("fetched.bin");
@@ -94,7 +95,7 @@ fn curl_sends_a_proxy_header_before_its_requests() {
         .replace("tcp://127.0.0.1:0\"]", "http://127.0.0.1:0\"], proxy: { from: [127.0.0.0/8] }");
     let pair =
         Pair::of(&place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]));
-    let reported = format!("http://{}/told", pair.dmz.accept("web"));
+    let reported = format!("http://{}/reported", pair.dmz.accept("web"));
     let answer = printed(&["curl", "-sSf", "--haproxy-protocol", &reported]);
     assert!(answer.starts_with("127.0.0.1 "), "{answer}");
     // Who does not is no proxy.

@@ -85,7 +85,7 @@ fn haproxy_learns_the_client_that_nginx_and_haproxy_name() {
         "haproxy.cfg",
         &format!(
             "defaults\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n\
-             frontend told\n  mode http\n  bind 127.0.0.1:{backend} accept-proxy\n  \
+             frontend reported\n  mode http\n  bind 127.0.0.1:{backend} accept-proxy\n  \
              http-request return status 200 content-type text/plain lf-string %ci:%cp\\n\n\
              listen v1\n  mode tcp\n  bind 127.0.0.1:{v1}\n  server gateway {behind} send-proxy\n\
              listen v2\n  mode tcp\n  bind 127.0.0.1:{v2}\n  server gateway {behind} send-proxy-v2\n"

@@ -146,19 +146,19 @@ def go():
             served[0] += 1
         except Exception as error: failed.append(repr(error))
         time.sleep(0.02)
-def told(**more): print(json.dumps({'served': served[0], 'failed': len(failed), **more}), flush=True)
+def reported(**more): print(json.dumps({'served': served[0], 'failed': len(failed), **more}), flush=True)
 stay = []
 while len(stay) < int(sys.argv[1]):
     try: s = session(); echo(s); stay.append(s)
     except Exception: time.sleep(0.1)
-told()
-sys.stdin.readline(); thread = threading.Thread(target=go); thread.start(); told()
-for line in sys.stdin: told()
+reported()
+sys.stdin.readline(); thread = threading.Thread(target=go); thread.start(); reported()
+for line in sys.stdin: reported()
 over.set(); thread.join(); lost = 0
 for s in stay:
     try: echo(s)
     except Exception: lost += 1
-told(lost=lost)
+reported(lost=lost)
 ";
 
 struct Clients {

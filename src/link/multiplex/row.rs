@@ -391,10 +391,8 @@ impl LinkedSession {
 
     /// The cause to report to the other gateway when the stream fails.
     pub fn failure_cause(&self) -> CutCause {
-        match (&self.local, &self.outbound) {
-            (Some(side), Outbound::Failed { error, .. }) => (side.cause_of)(&side.stream, error),
-            _ => CutCause::Other,
-        }
+        let Outbound::Failed { error, .. } = &self.outbound else { return CutCause::Other };
+        self.local.as_ref().map_or(CutCause::Other, |side| (side.cause_of)(&side.stream, error))
     }
 
     /// Whether no byte has moved for its service's `idle`, and when to check again.
@@ -423,10 +421,8 @@ impl LinkedSession {
     pub fn end(mut self, how: SessionFate, window: Option<ReceiveWindow>) {
         let Some(owner) = self.owner.take() else { return };
         let is_unsent = self.is_unsent();
-        let how = match how {
-            SessionFate::LinkLost(_) if is_unsent => SessionFate::Unsent,
-            how => how,
-        };
+        let is_lost = matches!(how, SessionFate::LinkLost(_));
+        let how = if is_lost && is_unsent { SessionFate::Unsent } else { how };
         let mut again = self.unanswered.take().map(|open| open.copy).unwrap_or_default();
         if let (Some(side), SessionFate::Refused(_) | SessionFate::Unsent | SessionFate::Unanswered) =
             (&mut self.local, &how)

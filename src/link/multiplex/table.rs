@@ -101,7 +101,7 @@ impl<R> SessionTable<R> {
         self.entry(number).map(|entry| step(entry, other, number, kind)).transpose()
     }
 
-    /// The same for `data` of a session, which must be within its credit.
+    /// Judges `data` of a session, which must be within its credit.
     pub fn receive_data(
         &mut self,
         number: u32,

@@ -56,7 +56,7 @@ pub struct ClientOrigin {
 }
 
 impl ClientOrigin {
-    /// The same for a backend whose connections are shared by clients.
+    /// For a backend whose connections are shared by clients.
     pub fn without_alpn(&self) -> Box<Self> {
         Box::new(Self { alpn: Vec::new(), ..self.clone() })
     }

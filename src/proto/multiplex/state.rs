@@ -152,7 +152,7 @@ impl fmt::Display for LinkStage {
 pub enum SessionStage {
     /// Opened, and not answered yet; the client's bytes may follow.
     Opening,
-    /// The same, and the client has ended its direction.
+    /// As before, and the client has ended its direction.
     OpeningEnded,
     /// Both directions run.
     Carrying,
@@ -257,7 +257,7 @@ pub fn link_table() -> String {
     table(&LinkStage::ALL, LinkStage::after, &columns)
 }
 
-/// The same for sessions.
+/// The table of sessions, in the form of that of links.
 pub fn session_table() -> String {
     use FrameType::{Credit, Data, End, Opened, Refused, Reset};
     let columns = [(Opened, ""), (Refused, ""), (Data, ""), (End, ""), (Reset, ""), (Credit, "")];
