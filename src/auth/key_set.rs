@@ -1,4 +1,5 @@
 //! The keys that tokens are signed with (RFC 7517), and the single algorithm that each is for.
+//! The key decides, so that the header of a forged token cannot choose another one.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,5 @@
 //! A signed token that names its bearer (RFC 7519): where it is in a request, and whether it is valid.
+//! A request with two of them has none, since parsers would not agree on which counts.
 
 use std::{
     fmt,

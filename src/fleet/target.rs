@@ -1,4 +1,5 @@
 //! An operator's name for a gateway: `NAME=TARGET`, where a target is a socket's path, `ssh:` or `exec:`.
+//! A host can be neither an option of `ssh` nor anything that a shell would interpret.
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 

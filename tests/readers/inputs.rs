@@ -33,7 +33,7 @@ pub fn proxy() -> Rows {
         ("block-cut", v2(&[&b"\x21\x11\0\x0c"[..], &v4[..11]].concat()), "more"),
         ("block-too-short", v2(b"\x21\x11\0\x04abcd"), "say that 4 bytes follow, where 12 have to"),
         ("block-other-version", v2(b"\x31\x11\0\0"), "of version 2"),
-        ("block-other-family", v2(b"\x21\x41\0\0"), "no family of addresses"),
+        ("block-other-family", v2(b"\x21\x41\0\0"), "not a known address family"),
     ]
 }
 

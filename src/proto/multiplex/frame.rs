@@ -1,4 +1,5 @@
 //! A frame: one byte of type, three of length, four of session (big-endian), then the body.
+//! The type limits the length, so that a peer cannot make this side buffer more than it needs.
 
 use std::fmt;
 

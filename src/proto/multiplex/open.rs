@@ -150,12 +150,12 @@ fn session_id(value: &[u8]) -> Result<String, PeerViolation> {
     let is_id = (1..=SESSION_ID_BYTES_MAX).contains(&value.len()) && value.iter().all(is_of_an_id);
     match is_id {
         true => Ok(value.iter().map(|byte| char::from(*byte)).collect()),
-        false => Err(bad("no session's id")),
+        false => Err(bad("an invalid session id")),
     }
 }
 
 fn proven_user(value: &[u8]) -> Result<ProvenUser, PeerViolation> {
-    let wrong = || bad("a user that is none");
+    let wrong = || bad("an invalid user");
     let (length, rest) = value.split_first().ok_or_else(wrong)?;
     let (method, name) = rest.split_at_checked(usize::from(*length)).ok_or_else(wrong)?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| wrong());
@@ -175,7 +175,7 @@ fn address_value(address: SocketAddr) -> Vec<u8> {
 
 /// Distinguished by their length.
 fn address(value: &[u8]) -> Result<SocketAddr, PeerViolation> {
-    let wrong = || bad("an address that is none");
+    let wrong = || bad("an invalid address");
     let (ip, port) = value.split_last_chunk::<2>().ok_or_else(wrong)?;
     let ip: IpAddr = match *ip {
         [a, b, c, d] => [a, b, c, d].into(),
