@@ -144,7 +144,7 @@ impl CertificateAuthority {
     }
 }
 
-/// What a certificate may be used for.
+/// The use of a certificate: by a client only, or by both ends.
 #[derive(Debug, Clone, Copy)]
 enum CertificateUsage {
     /// TLS server and TLS client, because a gateway may be either.
@@ -188,7 +188,7 @@ struct WantedCertificate {
     usage: CertificateUsage,
 }
 
-/// What `portcullis certs` should do. Names that are not given are not compared with existing files.
+/// A request of `portcullis certs`. Names that are not given are not compared with existing files.
 #[derive(Debug, Clone, Default)]
 pub struct CertsRequest {
     pub dmz: Vec<String>,
@@ -198,7 +198,7 @@ pub struct CertsRequest {
     pub revoke: Vec<String>,
 }
 
-/// What was done, and what was not, with the reasons.
+/// The outcome: what was done, and what was not, with the reasons.
 #[derive(Debug, Default)]
 pub struct CertsReport {
     pub done: Vec<String>,
@@ -331,7 +331,7 @@ fn check_name(path: &Path, pair: &CertificatePair, wanted: &str) -> Result<(), C
     Err(CertsError::OtherName { path: path.into(), found, wanted: wanted.to_owned() })
 }
 
-/// What is known about a certificate in a file.
+/// The names and the expiry of a certificate in a file.
 struct ShownCertificate {
     /// Host names and addresses.
     names: Vec<String>,

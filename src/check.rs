@@ -141,7 +141,7 @@ fn what_runs(profile: &Profile) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(half) = &profile.dmz {
         lines.push(match &half.mode {
-            DmzMode::Direct(_) => "the DMZ half, which reaches the back-ends itself".to_owned(),
+            DmzMode::Direct(_) => "the DMZ half, which reaches the backends itself".to_owned(),
             DmzMode::Forward { connect, .. } => format!("the DMZ half, which dials {}", list(connect)),
             DmzMode::Reverse { listen, .. } => format!("the DMZ half, which waits for links at {listen}"),
         });
@@ -165,7 +165,7 @@ fn what_runs(profile: &Profile) -> Vec<String> {
             }
         });
         let services = half.services.iter();
-        lines.extend(services.map(|service| format!("{}: back-end {}", service.name, service.connect)));
+        lines.extend(services.map(|service| format!("{}: backend {}", service.name, service.connect)));
     }
     lines
 }

@@ -200,7 +200,7 @@ async fn send_for_outcome(cli: &Cli, command: Command) -> anyhow::Result<(u8, St
     Ok(match client::send_command(&admin_socket(cli)?, command).await? {
         CommandAnswer::Done(text) => (exit::CLEAN, text),
         CommandAnswer::Killed(sessions) => (exit::CLEAN, sessions.to_string()),
-        // The same code as the gateway's own.
+        // The code of the gateway itself.
         CommandAnswer::Cut(text) => (exit::CUT, text),
         CommandAnswer::Planned(plan) => {
             let code = match plan.outlook {

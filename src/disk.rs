@@ -44,7 +44,7 @@ pub struct FileContents {
     pub access: FileAccess,
 }
 
-/// Who may read a file, according to its owner and permission bits.
+/// The owner and permission bits of a file, which say who may read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileAccess {
     pub mode: u32,
@@ -54,7 +54,7 @@ pub struct FileAccess {
     pub place: FileLocation,
 }
 
-/// Where a file is.
+/// The location of a file: a credentials folder of systemd, or elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileLocation {
     /// In the folder that a service manager has handed over to this process (`LoadCredential=`).
@@ -104,7 +104,7 @@ pub enum ReadError {
     Silent,
 }
 
-/// What was found in place of a plain file.
+/// The kind of something that is not a plain file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     Folder,

@@ -180,7 +180,7 @@ impl ChosenProfile {
     }
 }
 
-/// What a profile names, loaded and checked part by part.
+/// The files that a profile names, loaded and checked part by part.
 #[derive(Debug)]
 pub struct OpenedMaterials {
     pub dmz: Result<Option<LinkIdentity>, Vec<Problem>>,

@@ -102,7 +102,7 @@ fn every_command_that_is_shown_exists() {
     let mut count = 0;
     for (file, text) in documents().into_iter().filter(|(file, _)| !file.ends_with("CHANGELOG.md")) {
         for command in commands(&text) {
-            // A grammar, with its alternatives and placeholders, is no command.
+            // A grammar, with its alternatives and placeholders, is not a command.
             if command.contains(['[', '<', '…']) {
                 continue;
             }
@@ -129,7 +129,7 @@ fn no_web_server_of_a_walk_publishes_the_folder_that_it_is_started_in() {
             let path = path.unwrap_or_else(|| panic!("{}: which folder?{}", file.display(), &line[0]));
             let has_keys = path.contains("pki") || text.contains(&format!("--out {path}"));
             let is_own = Path::new(&path).is_absolute() && path != "/" && !has_keys;
-            assert!(is_own, "{}: {path} is no folder of its own", file.display());
+            assert!(is_own, "{}: {path} is not a folder of its own", file.display());
             count += 1;
         }
     }
@@ -304,7 +304,7 @@ fn each_promise_of_security_names_tests_that_exist() {
         let tests = quoted(row);
         assert!(!tests.is_empty(), "no test shows this: {row}");
         for test in tests {
-            assert!(code.contains(&format!("fn {test}()")), "SECURITY.md names {test}, which is no test");
+            assert!(code.contains(&format!("fn {test}()")), "SECURITY.md names {test}, which is not a test");
         }
     }
     assert!(rows.len() > 20, "the tables have moved: {} rows", rows.len());

@@ -103,7 +103,7 @@ fn start<'a>(place: &'a TestFolder, wire: &Wire, mode: &str, backend: &str) -> [
     start_linked(place, wire, mode, backend, ["socks+tls", TLS[0], TLS[1]])
 }
 
-/// The same; the links' scheme, and what each half says of TLS.
+/// Starts a pair with this scheme of links, and what each half says of TLS.
 fn start_linked<'a>(
     place: &'a TestFolder,
     wire: &Wire,
@@ -144,7 +144,7 @@ fn client(wire: &Wire, script: &str) -> String {
     client_at(wire, 8000, script)
 }
 
-/// The same at another port.
+/// A client at another port.
 fn client_at(wire: &Wire, port: u16, script: &str) -> String {
     let script = format!(
         "import socket, time\ns = socket.create_connection(('192.0.2.1', {port}))\ns.settimeout(60)\nbegan = time.time()\n{script}"

@@ -351,7 +351,7 @@ fn keys_and_their_defaults_are_those_that_were_promised() {
             "*" => &map["additionalProperties"],
             name => &map["properties"][name],
         });
-        assert!(found["description"].is_string(), "{path} is no key");
+        assert!(found["description"].is_string(), "{path} is not a key");
         let shown = found["default"].as_str().map_or_else(|| found["default"].to_string(), str::to_owned);
         assert_eq!(shown, default, "{path}");
     }

@@ -79,7 +79,7 @@ pub fn wanted_upgrade(
     }
 }
 
-/// Who has sent a request: the client of the connection or, if that is a trusted proxy, the client it names.
+/// The sender of a request: the client of the connection or, if that is a trusted proxy, the client it names.
 pub fn client_of(
     connected: SocketAddr,
     by: ForwardedHeaders,

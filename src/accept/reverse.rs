@@ -36,7 +36,7 @@ pub struct ReverseDialler {
     server: Arc<LinkServer>,
 }
 
-/// What the diallers of one half share.
+/// State shared by the diallers of one half.
 pub struct ReverseSessions {
     pub offered: Arc<ArcSwap<OfferedServices>>,
     pub serve: ServeSession,

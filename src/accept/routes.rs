@@ -155,7 +155,7 @@ impl Drop for BorrowedRoutes {
     }
 }
 
-/// One service that requests can be for.
+/// A service that requests can be for.
 #[derive(Debug, Clone)]
 pub struct HttpRoute {
     pub service: ServiceName,
@@ -174,7 +174,7 @@ pub enum WebKind {
     Requests,
 }
 
-/// What a client has been routed to.
+/// The destination that a client was routed to.
 pub enum RoutedClient {
     Session(AdmittedClient),
     Web(WebClient),
@@ -398,7 +398,7 @@ async fn end_tls_for_requests(
     Ok(WebClient { client, stream, prefix: Vec::new(), routes, is_tls: true, origin })
 }
 
-/// Who a client has proven to be by TLS, and what TLS that was.
+/// Notes the name that a client has proven by TLS, and the TLS.
 fn note_user(origin: &mut ClientOrigin, user: Option<ProvenUser>, stream: &NetStream) {
     if let (Some(_), Some(version)) = (&user, stream.tls_version()) {
         let received = std::mem::take(&mut origin.proxy_tlvs);

@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-/// What the client ports share.
+/// State shared by the client ports.
 #[derive(Clone)]
 pub struct ClientPortContext {
     pub serve: ServeSession,

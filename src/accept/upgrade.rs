@@ -33,7 +33,7 @@ use crate::{
     telemetry::log::{AccessRecord, LogEvent},
 };
 
-/// What a request has upgraded the connection to.
+/// The protocol that a request has upgraded the connection to.
 pub enum UpgradedTo {
     /// A WebSocket whose frames are decoded here.
     Socket(Box<UpgradedSocket>),

@@ -72,7 +72,7 @@ use crate::{
     proto::multiplex::open::ClientOrigin,
 };
 
-/// What all requests of one connection share.
+/// A client connection, shared by all of its requests.
 struct ClientConnection {
     client: SocketAddr,
     origin: Box<ClientOrigin>,
@@ -102,7 +102,7 @@ struct ClientConnection {
     revocation: RevocationSignal,
 }
 
-/// What is needed from a request to handle its response.
+/// The parts of a request that are needed to handle its response.
 struct SentRequest {
     method: Method,
     wanted: Option<HeaderValue>,

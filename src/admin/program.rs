@@ -25,7 +25,7 @@ use crate::{systemd, text};
 /// How much of its standard error is kept, from the end.
 const STDERR_BYTES_MAX: usize = 2048;
 const STDERR_CHARS_MAX: usize = 200;
-/// The longest greeting that a login may print before the program at the far end begins.
+/// The longest banner that a login may print before the program at the remote end begins.
 const BANNER_BYTES_MAX: usize = 16 * 1024;
 /// How long a program that has closed its output gets to say why, and to end.
 const EXIT_OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -145,7 +145,7 @@ impl Drop for AdminProgram {
     }
 }
 
-/// Reads up to a gateway's first message, and returns what was read of that; a greeting before it is dropped.
+/// Reads up to a gateway's first message, and returns what was read of that; a banner before it is dropped.
 pub(super) async fn skip_banner(child_output: &mut (impl AsyncRead + Unpin)) -> Result<BytesMut, WireError> {
     let mut read = BytesMut::new();
     loop {

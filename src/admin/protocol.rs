@@ -119,7 +119,7 @@ impl AdminRequest {
     }
 }
 
-/// What is wrong with a request, in one line.
+/// Why a request is invalid, in one line.
 #[derive(Debug, PartialEq, Eq, Error)]
 #[error("not a valid request: {0}")]
 pub struct RequestParseError(String);
@@ -149,7 +149,7 @@ pub enum WireError {
 /// The bytes already read from a pipe, and the rest of it.
 type ReadOnPipe = Chain<Cursor<BytesMut>, pipe::Receiver>;
 
-/// One end of the socket.
+/// An end of the socket.
 #[derive(Debug)]
 pub struct AdminStream {
     incoming: FramedRead<Either<OwnedReadHalf, ReadOnPipe>, LengthDelimitedCodec>,

@@ -186,7 +186,7 @@ impl AdminPermits {
     }
 }
 
-/// What a silent client sends.
+/// An event on the connection of a silent client.
 enum SilentClientEvent {
     Request(Result<AdminRequest, WireError>),
     /// Too many are silent, and this one has been for longest.

@@ -1,4 +1,4 @@
-//! The admin protocol between standard input and output and a gateway's socket: the far end of `attach ssh:`.
+//! The admin protocol between standard input and output and a gateway's socket: the remote end of `attach ssh:`.
 //!
 //! Read-only access is enforced here, where nobody at the other end can change it: a key in `authorized_keys`
 //! may be restricted to this command.

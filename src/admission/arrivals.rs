@@ -23,7 +23,7 @@ pub struct ClientArrivals {
     ended: CancellationToken,
 }
 
-/// One client, until it has a session or is gone; or a port, which may accept a client at any moment.
+/// A client, until it has a session or is gone; or a port, which may accept a client at any moment.
 #[derive(Debug)]
 pub struct ClientArrival(Arc<ClientArrivals>);
 

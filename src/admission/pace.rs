@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 /// No burst has more bytes than this time is worth.
 const SAVED: Duration = Duration::from_millis(80);
-/// What a session books is worth at least this time, so that a fast one does not wake up for a few bytes.
+/// The least time that a session books, so that a fast one does not wake up for a few bytes.
 const SESSION_TURN_NS: u64 = 10_000_000;
 /// What a session books of its service's rate is worth at least this time; the others wait for their turn.
 const SERVICE_TURN_NS: u64 = 2_000_000;
@@ -49,7 +49,7 @@ pub struct ServicePace {
     clocks: [PaceClock; 2],
 }
 
-/// One direction of one session.
+/// A direction of one session.
 #[derive(Debug)]
 pub struct SessionPace {
     of: Arc<ServicePace>,

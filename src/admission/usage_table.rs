@@ -20,7 +20,7 @@ pub const REMEMBERED_MAX: usize = 65_536;
 /// How many with open sessions are skipped before one of them is forgotten after all.
 const SECOND_CHANCES: usize = 8;
 
-/// What each user has used; `K` identifies the users.
+/// The usage of each user; `K` identifies the users.
 #[derive(Debug)]
 pub struct UsageTable<K: Hash + Eq>(Mutex<TableState<K>>);
 
@@ -41,14 +41,14 @@ struct UsageEntry {
     begins: TokenBucket,
 }
 
-/// Which limit was reached.
+/// The limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitReached {
     Sessions(usize),
     Rate { rate: NewSessionRate, retry_after: Duration },
 }
 
-/// One session's place, held for as long as the session is open.
+/// A session's place, held for as long as the session is open.
 #[derive(Debug)]
 pub struct UsagePlace<K: Hash + Eq> {
     table: Arc<UsageTable<K>>,

@@ -38,7 +38,7 @@ enum SourceState {
     Faulty(Problem),
 }
 
-/// What is wrong with one of them.
+/// Why a file is invalid.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthFileError<'a> {
     pub problem: &'a Problem,
@@ -79,8 +79,8 @@ impl AuthFiles {
         &self.problems
     }
 
-    /// Keeps the previous contents in force of what cannot be used now. A file with the same contents as before stays
-    /// the same value, with everything that is remembered for it.
+    /// What cannot be used now keeps its previous contents. A file with the same contents as before stays the
+    /// same value, with everything that is remembered for it.
     pub fn falling_back_to(self, before: &Self) -> Self {
         let sources = self.sources.into_iter().map(|(source, state)| {
             let was = before.sources.get(&source).and_then(SourceState::opened);

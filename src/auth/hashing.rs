@@ -44,7 +44,7 @@ pub struct HashingQueue {
     clients: Mutex<LruCache<IpAddr, Arc<HashingClient>, RandomState>>,
 }
 
-/// One client: an IPv4 address, or an IPv6 network.
+/// A client: an IPv4 address, or an IPv6 network.
 #[derive(Debug)]
 struct HashingClient {
     places: Arc<Semaphore>,

@@ -28,10 +28,10 @@ pub struct TokenKey {
     pub key: DecodingKey,
 }
 
-/// What is wrong with a set; `at` counts its keys from 1.
+/// Why a set is invalid; `at` counts its keys from 1.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KeySetError {
-    #[error("it is no JSON with a list `keys`")]
+    #[error("it is not JSON with a list `keys`")]
     NoSet,
     #[error(
         "it holds no key that could be used: RSA, P-256 and Ed25519 for RS256, ES256 and EdDSA, `oct` for HS256"
@@ -45,11 +45,11 @@ pub enum KeySetError {
     Damaged { at: usize, id: Option<String>, what: KeyError },
     #[error("key {at}: there is another one called `{id}`")]
     Twice { at: usize, id: String },
-    #[error("shared secrets (`oct`) and public keys stand in one file")]
+    #[error("shared secrets (`oct`) and public keys must be in separate files")]
     Mixed,
 }
 
-/// What is wrong with one key.
+/// Why a key is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyError {
     /// A member is missing, or is not base64url.
@@ -57,9 +57,9 @@ pub enum KeyError {
     Missing(&'static str),
     #[error("it is shorter than 2048 bits")]
     ShortModulus,
-    #[error("its `x` and `y` have not 32 bytes each")]
+    #[error("its `x` and `y` are not 32 bytes long each")]
     PointLength,
-    #[error("its `x` has not 32 bytes")]
+    #[error("its `x` is not 32 bytes long")]
     EdwardsLength,
     #[error("its secret is shorter than 32 bytes")]
     ShortSecret,
@@ -218,7 +218,7 @@ mod tests {
             (rsa(255, ""), damaged("key 1: it is shorter than 2048 bits")),
             (rsa(256, r#","d":"AQAB""#), damaged("key 1 holds a private key (`d`)")),
             (oct(31), damaged("key 1 (`own`): its secret is shorter than 32 bytes")),
-            (point, damaged("key 1: its `x` and `y` have not 32 bytes each")),
+            (point, damaged("key 1: its `x` and `y` are not 32 bytes long each")),
             (r#"{"kid":"e"}"#.to_owned(), damaged("key 1 (`e`): it has no `kty`")),
             ([edwards.clone(), edwards.clone()].join(","), damaged("key 2: there is another one called `e`")),
             ([oct(32), edwards].join(","), damaged(&KeySetError::Mixed.to_string())),

@@ -34,7 +34,7 @@ use crate::{
     proto::multiplex::open::ProvenUser,
 };
 
-/// What identifies clients, for all accepts of the gateway.
+/// Password files and keys that identify clients, for all accepts of the gateway.
 #[derive(Debug, Default)]
 pub struct ClientLogins {
     sources: ArcSwap<HashMap<AuthSource, Arc<OpenedSource>>>,

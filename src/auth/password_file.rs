@@ -13,7 +13,7 @@ use super::{
 };
 use crate::profile::is_user_name;
 
-/// One file.
+/// A file.
 pub struct PasswordFile {
     /// Where each user's hash is in `hashes`.
     users: HashMap<String, usize>,
@@ -28,10 +28,10 @@ impl fmt::Debug for PasswordFile {
     }
 }
 
-/// What is wrong with a file. No line is shown, since it may contain a password.
+/// Why a file is invalid. No line is shown, since it may contain a password.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum PasswordFileError {
-    #[error("it is no text")]
+    #[error("it is not text")]
     NotText,
     #[error("it contains no users")]
     Empty,
@@ -41,7 +41,7 @@ pub enum PasswordFileError {
     NoColon(usize),
     #[error("line {0}: a name has 1 to 255 bytes, none of them a control character")]
     Name(usize),
-    #[error("line {line}: `{name}` stands in line {first} already")]
+    #[error("line {line}: `{name}` is already on line {first}")]
     Twice { line: usize, name: String, first: usize },
     #[error("line {line}, of `{name}`: {error}")]
     Hash { line: usize, name: String, error: PasswordHashError },
@@ -143,7 +143,7 @@ mod tests {
             (format!("alice:{HASH}\n\nalice:{HASH}"), Err("line 3: `alice` stands in line 1 already".into())),
             (
                 format!("alice:{HASH}\nbob:hunter2\n"),
-                Err("line 2, of `bob`: it is no hash: a password in plain text, perhaps".into()),
+                Err("line 2, of `bob`: it is not a hash: a password in plain text, perhaps".into()),
             ),
         ];
         for (text, expected) in table {

@@ -13,21 +13,21 @@ pub enum PasswordHash {
     Argon2(Box<phc::PasswordHash>),
 }
 
-/// What is wrong with a hash. Nothing of it is shown, since it may be a password.
+/// Why a hash is invalid. Nothing of it is shown, since it may be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PasswordHashError {
-    #[error("it is MD5 (`htpasswd -m`), which is guessed in no time")]
+    #[error("it is MD5 (`htpasswd -m`), which is too weak; use `htpasswd -B`")]
     Md5,
-    #[error("it is SHA-1 (`htpasswd -s`), which is guessed in no time")]
+    #[error("it is SHA-1 (`htpasswd -s`), which is too weak; use `htpasswd -B`")]
     Sha1,
     #[error("it is made by crypt(3) without bcrypt")]
     Crypt,
-    #[error("it is no hash: a password in plain text, perhaps")]
+    #[error("it is not a hash: a password in plain text, perhaps")]
     PlainText,
     #[error("it is damaged")]
     Damaged,
-    #[error("its cost is not from {} to {}", BCRYPT_COST.start(), BCRYPT_COST.end())]
-    BcryptCost,
+    #[error("its bcrypt cost is {0}; allowed are {start} to {end}", start = BCRYPT_COST.start(), end = BCRYPT_COST.end())]
+    BcryptCost(u32),
     #[error("it takes more than {} MiB of memory, {ARGON2_PASSES_MAX} passes or {ARGON2_LANES_MAX} lanes", ARGON2_KIB_MAX >> 10)]
     Argon2Cost,
 }
@@ -45,9 +45,10 @@ impl FromStr for PasswordHash {
         let begins = |begin: &str| text.starts_with(begin);
         if begins("$2a$") || begins("$2b$") || begins("$2y$") {
             let parts = HashParts::from_str(text).map_err(|_| PasswordHashError::Damaged)?;
-            return match BCRYPT_COST.contains(&parts.get_cost()) {
+            let cost = parts.get_cost();
+            return match BCRYPT_COST.contains(&cost) {
                 true => Ok(Self::Bcrypt(text.into())),
-                false => Err(PasswordHashError::BcryptCost),
+                false => Err(PasswordHashError::BcryptCost(cost)),
             };
         }
         if begins("$argon2id$") || begins("$argon2i$") || begins("$argon2d$") {
@@ -115,8 +116,8 @@ mod tests {
             ("s3cret", PasswordHashError::PlainText),
             ("", PasswordHashError::PlainText),
             (&BCRYPT[..59], PasswordHashError::Damaged),
-            (&BCRYPT.replace("$04$", "$03$"), PasswordHashError::BcryptCost),
-            (&BCRYPT.replace("$04$", "$17$"), PasswordHashError::BcryptCost),
+            (&BCRYPT.replace("$04$", "$03$"), PasswordHashError::BcryptCost(3)),
+            (&BCRYPT.replace("$04$", "$17$"), PasswordHashError::BcryptCost(17)),
             (&ARGON2.replace("m=", "m=x"), PasswordHashError::Damaged),
             ("$argon2id$v=19$m=64,t=1,p=1", PasswordHashError::Damaged),
             (&ARGON2.replace("m=", "m=4194304,x="), PasswordHashError::Argon2Cost),

@@ -24,7 +24,7 @@ enum RenewalError {
     Authority,
     #[error("it comes from another CA than `ca.pem`")]
     OtherCa,
-    #[error("it has a name that is neither a host nor an address, or none")]
+    #[error("it has no name, or one that is neither a host nor an address")]
     Names,
     #[error("{0}")]
     Write(#[from] CertsError),
@@ -53,10 +53,11 @@ pub(super) fn renew(
         let path = folder.join(format!("{stem}.pem"));
         let (path, ends) = (path.display(), shown.ends.date());
         match renew_pair(folder, stem, shown, authority) {
-            Ok(()) => report
-                .done
-                .push(format!("renewed {path} for {}; the one before ends on {ends}", list(&shown.names))),
-            Err(why) => report.left.push(format!("{path}: ends on {ends}, and is not renewed: {why}")),
+            Ok(()) => report.done.push(format!(
+                "renewed {path} for {}; the previous one expires on {ends}",
+                list(&shown.names)
+            )),
+            Err(why) => report.left.push(format!("{path}: expires on {ends}, and is not renewed: {why}")),
         }
     }
     if report.is_empty() {
@@ -130,7 +131,7 @@ fn replace(
     Ok(())
 }
 
-/// Whoever could read the old file can read the new one.
+/// Gives the new file to the owner of the old one, so that the same processes can read it.
 fn take_owner(old: &Path, new: &Path) -> Result<(), CertsError> {
     let io = |source| CertsError::Io { path: new.into(), source };
     let (was, is) = (fs::metadata(old).map_err(io)?, fs::metadata(new).map_err(io)?);

@@ -46,7 +46,7 @@ pub struct LockdownOptions {
 
 #[derive(Debug, Clone, Args)]
 pub struct CarrierOptions {
-    /// Over standard input and output: what `attach ssh:` runs at the far end
+    /// Over standard input and output: what `attach ssh:` runs at the remote end
     #[arg(long, required = true)]
     pub stdio: bool,
     /// Nothing can be changed over it, whatever the other end asks
@@ -67,7 +67,7 @@ pub struct InitOptions {
     /// Where clients come in [default: tcp://0.0.0.0:8000, of a pair tcp://127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS")]
     pub accept: Option<String>,
-    /// The back-end, as the internal gateway reaches it [default: tcp://127.0.0.1:8080]
+    /// The backend, as the internal gateway reaches it [default: tcp://127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     pub connect: Option<String>,
     /// Host of the DMZ gateway, which is dialled in reverse mode

@@ -15,7 +15,7 @@ use crate::{
     output::{OutputForm, print_line, print_note},
 };
 
-/// What limits one gateway, and how its clock goes.
+/// One gateway's findings, and its clock.
 struct ExaminedGateway {
     findings: Vec<DoctorFinding>,
     clock: Option<GatewayClock>,

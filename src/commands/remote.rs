@@ -1,4 +1,4 @@
-//! `attach`, to one gateway or to many, and its far end, `admin --stdio`.
+//! `attach`, to one gateway or to many, and its remote end, `admin --stdio`.
 
 use std::{path::Path, process::ExitCode};
 

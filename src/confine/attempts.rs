@@ -12,7 +12,7 @@ use super::{
 };
 use crate::profile::Half;
 
-/// One attempt, and its result.
+/// An attempt, and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EscapeAttempt {
     pub method: &'static str,
@@ -46,7 +46,7 @@ impl EscapeAttempt {
 
 type EscapeMethod = (&'static str, fn() -> io::Result<()>);
 
-/// What no half may do.
+/// System calls that no half may make.
 const ALWAYS: &[EscapeMethod] = &[
     ("execve", || by_number(libc::SYS_execve, [0; 5])),
     ("execveat", || by_number(libc::SYS_execveat, [NONE, 0, 0, 0, 0])),
@@ -123,7 +123,7 @@ const OF_DMZ: &[EscapeMethod] = &[
     ("connect by its x32 number", || by_x32(libc::SYS_connect)),
 ];
 
-/// What Landlock refuses by itself.
+/// Attempts that Landlock alone refuses.
 const OF_FOLDERS: &[EscapeMethod] = &[
     ("Landlock alone: reading /", || std::fs::read_dir("/").map(drop)),
     // This one holds nothing.

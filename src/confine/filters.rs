@@ -26,7 +26,7 @@ pub enum FilterError {
 /// Calls that are refused whatever their arguments, by name.
 type RefusedCalls = &'static [(&'static str, libc::c_long)];
 
-/// What no gateway ever does: other programs, other processes, and ways round this filter.
+/// Calls that no gateway makes: for other programs, for other processes, and to get round this filter.
 const ALWAYS: RefusedCalls = &[
     ("execve", libc::SYS_execve),
     ("execveat", libc::SYS_execveat),

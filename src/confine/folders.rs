@@ -40,7 +40,7 @@ pub struct FolderLock {
     written: Vec<PathBuf>,
 }
 
-/// What a locked gateway may still access in the file system.
+/// Files and folders that a locked gateway may still access.
 #[derive(Debug, Default)]
 pub struct LockedFolders {
     /// In addition to the system's folders.
@@ -49,13 +49,13 @@ pub struct LockedFolders {
     pub written: Vec<PathBuf>,
 }
 
-/// What the system's libraries, the resolver and the clock read.
+/// Folders that the system's libraries, the resolver and the clock read.
 const SYSTEM: [&str; 8] = ["/etc", "/usr", "/lib", "/lib32", "/lib64", "/libx32", "/proc/self", "/sys"];
 /// Files of the resolver that are often links.
 const LINKED: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime"];
 /// The devices that are read and written: the process' own terminal, and the one that holds nothing.
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/tty"];
-/// Those that are read only.
+/// Devices that are only read.
 const READ_DEVICES: [&str; 2] = ["/dev/random", "/dev/urandom"];
 /// Disks, memory and other people's terminals are here too, so this is never opened as a whole.
 const DEVICE_FOLDER: &str = "/dev";

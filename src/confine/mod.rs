@@ -67,7 +67,7 @@ pub struct LockedHalf {
     pub unix: UnixSockets,
 }
 
-/// What the kernel was asked to refuse this process; nothing without [`ProcessLock::begin`].
+/// The lock of this process: what the kernel was asked to refuse; nothing without [`ProcessLock::begin`].
 #[derive(Debug, Default)]
 pub struct ProcessLock {
     /// It was begun, so this process belongs to a gateway.

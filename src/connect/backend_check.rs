@@ -21,7 +21,7 @@ use crate::{
 /// The longest accepted status line.
 const LINE_BYTES_MAX: usize = 1024;
 
-/// What is checked, and how.
+/// A backend to check, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckedBackend<'a> {
     pub target: &'a BackendTarget,

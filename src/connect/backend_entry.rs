@@ -35,7 +35,7 @@ pub(super) struct BackendEntry {
     look_up: watch::Sender<NameState>,
 }
 
-/// What is known of its name.
+/// The state of an entry's name.
 #[derive(Debug, Clone)]
 enum NameState {
     Pending,

@@ -53,7 +53,7 @@ pub struct BackendGroup {
     watch: OnceLock<GroupWatch>,
 }
 
-/// What runs while the group is in use.
+/// The tasks that run while a group is in use.
 #[derive(Debug)]
 struct GroupWatch {
     notices: Arc<NoticeLog>,
@@ -97,7 +97,7 @@ impl BackendGroup {
         self.note_leaving(before.into_iter().filter(|member| !is_kept(member)));
     }
 
-    /// These are no backends of the service any more.
+    /// Notes members that are no longer backends of the service.
     pub(super) fn note_leaving(&self, members: impl Iterator<Item = Arc<BackendMember>>) {
         self.leaving().extend(members);
     }

@@ -111,7 +111,7 @@ impl BackendMember {
         state.open + state.dialling > 0
     }
 
-    /// It is no backend of its service any more, and sessions are left.
+    /// The row of a backend that has left its service and still has sessions.
     pub(super) fn leaving_row(&self, now: Instant) -> BackendRow {
         let why = "taken out of the profile, or of its name's addresses; its sessions go on";
         BackendRow { state: BackendRowState::Standby, last_error: Some(why.into()), ..self.row(now, true) }

@@ -13,7 +13,7 @@ const SLOW_START_PERIOD: Duration = Duration::from_secs(10);
 /// The smallest share of a backend that has just come back.
 const SHARE_MIN: f64 = 0.1;
 
-/// What an event has changed for a backend.
+/// The change that an event has made to a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendChange {
     None,

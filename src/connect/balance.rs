@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::profile::Balance;
 
-/// What is known about a backend when a session comes.
+/// A backend as it stands when a session comes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate<'a> {
     pub address: &'a str,
@@ -33,8 +33,7 @@ pub struct BalanceInput {
 pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: BalanceInput) -> Vec<usize> {
     let mut order: Vec<_> = (0..candidates.len()).filter(|at| !candidates[*at].is_down).collect();
     let client = input.client.map(|client| client.to_canonical());
-    // One that has just come back passes on most of its turns; with `client`, always those of the same
-    // addresses.
+    // A backend in slow start declines most of its turns; with `client`, always those of the same addresses.
     let stands_back = |at: usize| {
         let Candidate { address, share, .. } = candidates[at];
         let chance = match (balance, client) {
@@ -192,7 +191,7 @@ mod tests {
             assert!(back.iter().all(|last| before[usize::from(*last)] == 1));
             seen = back.len();
         }
-        // The same client, as an IPv6 socket shows it.
+        // That client, as an IPv6 socket shows it.
         let mapped = BalanceInput { client: Some("::ffff:192.0.2.7".parse().expect("an address")), ..INPUT };
         assert_eq!(order_backends(&addressed(), Balance::Client, mapped)[0], before[7]);
     }

@@ -66,7 +66,7 @@ struct ForwardGateway {
     generation: Arc<TermsGeneration>,
 }
 
-/// What the diallers of one half share.
+/// State shared by the diallers of one half.
 struct ForwardLinks {
     pool: Arc<Pool>,
     grants: Arc<ServiceGrants>,

@@ -37,7 +37,7 @@ pub struct IdleConnection {
     since: Instant,
 }
 
-/// Which connection may be used for the next request.
+/// The connection that may be used for the next request.
 #[derive(Debug, Clone, Copy)]
 pub enum WantedConnection {
     /// Any: for a request that may be repeated.

@@ -43,7 +43,7 @@ use crate::{
     },
 };
 
-/// One kind of connect side.
+/// A kind of connect side.
 #[derive(Debug)]
 pub enum Connector {
     Direct(Arc<BackendGroup>),
@@ -106,7 +106,7 @@ pub struct ConnectFailure {
     pub reason: String,
 }
 
-/// Where a session was refused.
+/// The place where a session was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedAt {
     /// In this gateway, or by the backend that it tried.
@@ -208,7 +208,7 @@ impl Connector {
     }
 }
 
-/// What a connect request borrows from a session, for tests.
+/// Everything that a connect request borrows from a session, for tests.
 #[cfg(test)]
 #[derive(Debug)]
 pub struct TestSession {

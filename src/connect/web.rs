@@ -402,7 +402,7 @@ impl BackendRequests {
     /// Reports that a field shows clients one of the backend's own names.
     fn report_own_name(&self, field: &HeaderName) {
         if self.reported.is_first(field.as_str()) {
-            let line = "names the back-end, and goes to clients as it is";
+            let line = "names the backend, and goes to clients as it is";
             self.notices.warn(
                 LogEvent::OwnNamePassed
                     .line(format!("service `{}`: the field `{field}` of its answers {line}", self.service)),

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// This many failures of one peer's links within a minute are no accident.
+/// This many failures of one peer's links within a minute are not an accident.
 const FLAPS_MIN: u64 = 3;
 /// A wait that people notice.
 const LONG_WAIT_MS: f64 = 1000.0;

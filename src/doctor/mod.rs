@@ -181,9 +181,9 @@ mod tests {
         let text = findings_text(&findings, "this gateway");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 6, "{text}");
-        assert_eq!(lines[0], "must    certificate-ends  pki/dmz.pem: ends in 3 days");
+        assert_eq!(lines[0], "must    certificate-ends  pki/dmz.pem: expires in 3 days");
         assert!(lines[1].starts_with("        why: ") && lines[2].starts_with("        do:  "), "{text}");
-        assert_eq!(lines[3], "should  certificate-ends  pki/www.pem: ends in 20 days");
+        assert_eq!(lines[3], "should  certificate-ends  pki/www.pem: expires in 20 days");
         let less = findings_text(&findings[1..], "this gateway");
         assert!(less.ends_with("\nnothing must be done"), "{less}");
     }

@@ -33,10 +33,10 @@ pub fn find_certificates(snapshot: &Snapshot) -> Vec<DoctorFinding> {
 
 fn find_certificate(object: String, days: i64) -> Option<DoctorFinding> {
     let figure = match days {
-        ..0 => "has ended".into(),
-        0 => "ends within a day".into(),
-        1 => "ends in 1 day".into(),
-        2..=SOON_DAYS => format!("ends in {days} days"),
+        ..0 => "has expired".into(),
+        0 => "expires within a day".into(),
+        1 => "expires in 1 day".into(),
+        2..=SOON_DAYS => format!("expires in {days} days"),
         _ => return None,
     };
     let severity = if days <= LATE_DAYS { Must } else { Should };

@@ -43,7 +43,7 @@ fn parse(text: &str, label: &str, access: AdminAccess) -> Result<Vec<FleetTarget
     let mut targets = Vec::new();
     for NamedText { name, text, place } in entries {
         if !is_gateway_name(&name) {
-            let what = format!("`{}` is no gateway's name", crate::text::clean_text(&name, NAME_CHARS));
+            let what = format!("`{}` is not a gateway name", crate::text::clean_text(&name, NAME_CHARS));
             let advice = "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`".into();
             problems.push(Problem { place, what, advice });
             continue;

@@ -112,7 +112,7 @@ impl ReachEvents {
         let before = self.known.get(&row.name).copied();
         let away_at_seconds = before.and_then(|before| before.away_at_seconds);
         let (level, text, away_at_seconds) = match (row.reach, before.map(|before| before.reach)) {
-            // A call is no news until it has succeeded or failed.
+            // A call is reported only when it has succeeded or failed.
             (GatewayReach::Calling, _) => return,
             (reach, Some(before)) if reach == before => return,
             (GatewayReach::Reached, _) => {

@@ -11,14 +11,14 @@ use crate::{
     profile::is_gateway_name,
 };
 
-/// One gateway of a fleet: its name, and where it is.
+/// A gateway of a fleet: its name, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetTarget {
     pub name: Arc<str>,
     pub at: AdminTarget,
 }
 
-/// What is wrong with a target.
+/// Why a target is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TargetError {
     #[error("it is empty; write a socket's path, `ssh:HOST` or `exec:COMMAND`")]
@@ -32,7 +32,7 @@ pub enum TargetError {
     )]
     Host(String),
     #[error(
-        "`{0}` is no profile's name, which the remote shell would read; write letters, digits, `.`, `_`, `-`"
+        "`{0}` is not a profile name, and the remote shell would read it; write letters, digits, `.`, `_`, `-`"
     )]
     Profile(String),
     #[error("`exec:` lacks a command")]

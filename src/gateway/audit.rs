@@ -90,7 +90,7 @@ impl CommandAudit {
         (command, audit)
     }
 
-    /// Who sent it, and which command it is, for a line of its own.
+    /// The sender and the name of the command, for a line of its own.
     pub fn actor(&self) -> (AuditActor, &'static str) {
         (self.actor.clone(), self.kind.unwrap_or("reload"))
     }

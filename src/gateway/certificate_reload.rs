@@ -33,12 +33,12 @@ use crate::{
 
 /// How often the files are checked.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// What no key names.
+/// The object of problems that no key names.
 const ALL_FILES: &str = "certificates";
 /// How often files that could not be used are opened again, even if they look unchanged.
 const FILE_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is known about the certificate files of the current profile.
+/// The state of the certificate files of the current profile.
 #[derive(Debug)]
 pub struct CertificateReload {
     in_force: CertificateFiles,
@@ -190,7 +190,7 @@ impl Engine {
         if self.busy_reason().is_some() {
             return;
         }
-        // What could not be used is opened again and again, which is no reason to apply the rest each time.
+        // What could not be used is opened again and again, but the rest is not applied each time.
         let fresh = files.changed_since(&self.certificate_reload.applied);
         let problems = self.apply_renewed(opened, &fresh);
         self.certificate_reload.applied = files.clone();
@@ -307,8 +307,8 @@ impl Engine {
         let is_older = |list: &&ListExpiry| before.iter().any(|before| list.is_older_than(before));
         for list in lists.iter().filter(|list| !before.contains(list)).filter(is_older) {
             self.shared.notices.warn(LogEvent::CertificatesRenewed.line(format!(
-                "{}: this list of revoked certificates is older than the one before, so what only that one names is \
-                 no longer revoked",
+                "{}: this revocation list is older than the previous one; certificates listed only there are no \
+                 longer revoked",
                 list.object
             )));
         }

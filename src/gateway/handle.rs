@@ -30,7 +30,7 @@ use crate::telemetry::{
 /// How many commands may wait for the engine at once.
 pub const COMMANDS_MAX: usize = 64;
 
-/// What an operator locks or unlocks; everything, if it names nothing.
+/// The target of a lock or unlock; everything, if it names nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockdownTarget {
     #[serde(default)]
@@ -340,7 +340,7 @@ pub enum GatewayContact {
     },
 }
 
-/// What an attached handle may do to its gateway.
+/// The access that an attached handle has to its gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminAccess {
     Full,

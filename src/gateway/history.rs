@@ -32,7 +32,7 @@ pub(super) struct GatewayHistory {
     is_failing: bool,
 }
 
-/// What a gateway starts with: the last hour of the process before it.
+/// The last hour of the previous process, which a gateway starts with.
 #[derive(Debug, Default)]
 pub struct SavedHistory {
     ring: HistoryRing,

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// What a profile has locked in an earlier process, as its file says.
+/// The locks of a profile from an earlier process, as its file says.
 #[derive(Debug, Default)]
 pub struct SavedLockdown {
     pub(super) rows: Vec<LockdownRow>,

@@ -20,7 +20,7 @@ pub enum LockdownFileError {
     Form { path: PathBuf, source: serde_json::Error },
 }
 
-/// Where the locks of one profile's internal half are stored.
+/// The file with the locks of one profile's internal half.
 #[derive(Debug, Clone)]
 pub struct LockdownFile(StateFile);
 

@@ -50,7 +50,7 @@ const TRIES_MAX: usize = 8;
 /// How many idle sessions are closed for one that another gateway has no room for.
 const IDLE_CLOSES_MAX: usize = 3;
 
-/// Where a session goes: to its service's destination or, for a probe, to the one under test.
+/// The destination of a session: that of its service or, for a probe, the one under test.
 pub(super) struct SessionDestination<'a> {
     pub connector: Option<Arc<Connector>>,
     pub service: &'a Arc<Service>,

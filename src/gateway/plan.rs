@@ -15,7 +15,7 @@ use crate::{
     telemetry::audit::AuditFileInUse,
 };
 
-/// What a switch from the running profile to another one will do.
+/// The plan of a switch from the running profile to another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchPlan {
     /// As the operator named it: a name or a file.
@@ -69,7 +69,7 @@ pub struct EndingSessions {
     pub drain_seconds: u64,
 }
 
-/// What happens to one half.
+/// The change that a switch makes to one half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HalfChange {

@@ -39,7 +39,7 @@ pub(super) enum PortOwner {
     Links(Half),
 }
 
-/// One bound port, which may be handed from one service to another.
+/// A bound port, which may be handed from one service to another.
 #[derive(Debug)]
 pub struct ClientPort {
     routes: Arc<ArcSwap<PortRoutes>>,
@@ -66,7 +66,7 @@ pub(super) struct ClosedPort {
     pub is_taken: bool,
 }
 
-/// What a profile wants on one port.
+/// One port as a profile wants it.
 #[derive(Default)]
 struct WantedPort<'a> {
     /// The services, and their accepts.

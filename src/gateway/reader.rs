@@ -25,7 +25,7 @@ const AT_ONCE: usize = 4;
 /// Finished reads that the engine has not handled yet.
 const UNHANDLED_READS_MAX: usize = 16;
 
-/// What the engine does with the result of a read.
+/// The engine's work with the result of a read.
 pub type EngineContinuation = Box<dyn FnOnce(&mut Engine) + Send>;
 
 #[derive(Debug)]

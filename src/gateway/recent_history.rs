@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// What previous snapshots contribute: failures of each pool row and waits of each service in the last minute,
+/// The contribution of previous snapshots: failures of each pool row and waits of each service in the last minute,
 /// and the states that are held.
 #[derive(Debug, Default)]
 pub struct RecentHistory {

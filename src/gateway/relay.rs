@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep},
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     net::{
         stream::NetStream,
-        tcp::{self, SocksLinkState, SocksLinkWatch},
+        tcp::{self, SocksLinkState, SocksLinkWatch, UNACKNOWLEDGED},
     },
     telemetry::{registry::SessionCounters, snapshot::SessionPhase},
 };
@@ -39,7 +40,7 @@ thread_local! {
     static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
 }
 
-/// Which side of a session a result is about.
+/// The side of a session that a result is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhichSide {
     /// The side the session came from.
@@ -59,7 +60,7 @@ pub enum RelayOutcome {
     Idle,
 }
 
-/// Which sides of a session are SOCKS5 links, which [`SocksLinkWatch`] watches for silence.
+/// The sides of a session that are SOCKS5 links, which [`SocksLinkWatch`] watches for silence.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkSides {
     pub downstream: bool,
@@ -229,6 +230,11 @@ impl WhichSide {
     }
 }
 
+/// A SOCKS5 link whose peer has stopped acknowledging. It is a failure of the link, not a timeout of a session.
+#[derive(Debug, Error)]
+#[error("the peer acknowledged nothing for {}s", UNACKNOWLEDGED.as_secs())]
+struct SilentSocksLink;
+
 /// Checks what a side's socket knows that reading it would not show now: an error, while we wait to write to
 /// the other side and do not read; or a silent SOCKS5 link, long before the kernel gives up on it.
 fn check_socket(side: &NetStream, link: Option<&mut SocksLinkWatch>) -> io::Result<SocksLinkState> {
@@ -238,7 +244,7 @@ fn check_socket(side: &NetStream, link: Option<&mut SocksLinkWatch>) -> io::Resu
     }
     match link.map_or(SocksLinkState::All, |delivery| delivery.check(socket)) {
         // Like the kernel's own error, which would come much later.
-        SocksLinkState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
+        SocksLinkState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, SilentSocksLink)),
         delivered @ (SocksLinkState::All | SocksLinkState::NotYet) => Ok(delivered),
     }
 }
@@ -258,7 +264,7 @@ pub(super) enum DirectionState {
     Lost,
 }
 
-/// One direction of a session.
+/// A direction of a session.
 #[derive(Debug, Default)]
 pub(super) struct RelayDirection {
     pub(super) state: DirectionState,

@@ -184,7 +184,7 @@ impl Service {
         self.drained.store(None);
     }
 
-    /// Who has drained it, and since when.
+    /// The drain of this service, if it was drained: by whom, and since when.
     pub fn drain_request(&self) -> Option<DrainRequest> {
         self.drained.load().as_deref().cloned()
     }
@@ -229,7 +229,7 @@ impl Service {
     }
 }
 
-/// One session's permit within its service's limit, unless it was reclaimed for another session.
+/// A session's permit within its service's limit, unless it was reclaimed for another session.
 #[derive(Debug)]
 pub struct SessionPermit {
     service: Arc<Service>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::{Accept, BackendSet, ClientRules, DmzMode, Half, OpeningHours, Profile};
 
-/// One service that differs between the two profiles.
+/// A service that differs between the two profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceChange {
     #[serde(rename = "role")]

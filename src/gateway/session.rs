@@ -34,7 +34,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use tokio::{sync::oneshot, time::Instant};
 
-/// What sessions share.
+/// State shared by all sessions.
 #[derive(Debug)]
 pub struct SessionContext {
     pub services: Arc<ArcSwap<ServiceTable>>,
@@ -47,7 +47,7 @@ pub struct SessionContext {
     pub probes: PendingProbes,
     /// Which clients of each service may come in.
     pub gates: Arc<ClientGates>,
-    /// Who the clients of requests are.
+    /// Password files and keys that identify the clients of requests.
     pub logins: Arc<ClientLogins>,
     /// Connections of the internal half to backends, shared out among the DMZ gateways.
     pub backends: Arc<GatewayShares>,
@@ -173,7 +173,7 @@ fn finish(record: SessionGuard, listeners: Option<Box<EndListeners>>, (end, refu
     record.finish(end);
 }
 
-/// Who waits for the end of a session.
+/// Those that wait for the end of a session.
 struct EndListeners {
     probe: Option<PendingProbe>,
     outcome: Option<oneshot::Sender<SessionOutcome>>,
@@ -196,7 +196,7 @@ impl EndListeners {
     }
 }
 
-/// What ends a session whatever it is doing: a time limit, or the revocation of its client's certificate.
+/// The bounds that end a session whatever it is doing: a time limit, or the revocation of its client's certificate.
 struct SessionBounds {
     end: Option<(Instant, StopReason)>,
     revocation: RevocationSignal,

@@ -107,7 +107,7 @@ fn stream_failure(side: WhichSide, links: LinkSides, error: &io::Error) -> (Ende
             (EndedBy::Backend, format!("the backend failed: {reason}"))
         }
         WhichSide::Upstream if is_cut(error) => {
-            (EndedBy::Peer, format!("the inside or the link was cut: {error}"))
+            (EndedBy::Peer, format!("the link was cut, by the internal gateway or on the way: {error}"))
         }
         WhichSide::Downstream | WhichSide::Upstream => (EndedBy::Peer, format!("the link failed: {error}")),
     }
@@ -128,7 +128,7 @@ fn describe_cause(cause: CutCause) -> &'static str {
     }
 }
 
-/// Who cut a session, as the other gateway reports it.
+/// The party that cut a session, as the other gateway reports it.
 fn ended_by(cause: CutCause) -> EndedBy {
     match cause {
         CutCause::Client => EndedBy::Client,

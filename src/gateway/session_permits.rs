@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// What a session that may be served holds until it ends. Who relays shows it:
+/// The permits that a session holds until it ends. The relay does not run without them:
 ///
 /// ```
 /// use portcullis::{
@@ -62,7 +62,7 @@ use crate::{
 /// }
 /// ```
 ///
-/// Nobody makes one without asking, and one is no session's but its own:
+/// Nobody makes one without asking, and each belongs to its own session:
 ///
 /// ```compile_fail,E0599
 /// use portcullis::gateway::session_permits::SessionPermits;

@@ -155,7 +155,7 @@ impl Engine {
         };
     }
 
-    /// Those who requested the stop and wait for its end.
+    /// The requesters of the stop, who wait for its end.
     pub(super) fn into_stop_requesters(self) -> Vec<CommandAudit> {
         match self.state {
             EngineState::Stopping(stop) | EngineState::Stopped(stop) => stop.requesters,

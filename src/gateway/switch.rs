@@ -62,7 +62,7 @@ pub struct PendingSwitch {
     asker: Option<CommandAudit>,
 }
 
-/// What a switch has opened and read beside the profile.
+/// The files that a switch has opened and read beside the profile.
 #[derive(Default)]
 pub struct SwitchFiles {
     /// The new audit file, if it changes.
@@ -388,7 +388,7 @@ impl Engine {
             })
             .collect();
         let deadline = Instant::now() + profile.drain;
-        // If the new mode does not need a half, that is no reason to cut: its service goes on elsewhere.
+        // If the new mode does not need a half, nothing is cut: its service goes on elsewhere.
         let is_missing = |name: &ServiceName| !services.keys().any(|(_, kept)| kept == name);
         let removed = before.iter().filter(|((_, name), _)| is_missing(name));
         self.retiring.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));

@@ -51,7 +51,7 @@ pub struct ErrorResponse {
     after: AfterResponse,
 }
 
-/// What happens to the client's connection afterwards.
+/// The fate of the client's connection after the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AfterResponse {
     /// A client error closes it, since a broken client would only go on; a missing page does not.

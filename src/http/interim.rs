@@ -97,7 +97,7 @@ impl InterimResponses {
     }
 }
 
-/// Which interim responses a client may get.
+/// The interim responses that a client may get.
 #[derive(Debug, Clone, Copy)]
 pub struct InterimPolicy {
     /// hyper has already asked it for its body.
@@ -133,7 +133,7 @@ impl<S> InterimStream<S> {
     }
 }
 
-/// Which heads may be written.
+/// The heads that may be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WriteUpTo {
     All,

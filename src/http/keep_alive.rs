@@ -77,7 +77,7 @@ impl KeepAliveTracker {
         self.refused.store(number, Ordering::Relaxed);
     }
 
-    /// Whether the request that was read last is such a one.
+    /// Whether the last request is one that was refused.
     pub fn is_refused(&self) -> bool {
         self.requests.load(Ordering::Relaxed) == self.refused.load(Ordering::Relaxed)
     }

@@ -48,7 +48,7 @@ pub const ANSWER_FIELDS_MAX: usize = 200;
 const PEER_EXTRA_BYTES: usize = 4 * 1024;
 const PEER_EXTRA_FIELDS: usize = 16;
 
-/// Who sends the heads that are read.
+/// The sender of the heads that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadSource {
     /// A client or a backend.

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::{ANSWER_FIELDS_MAX, HEAD_BYTES_MAX};
 
-/// What is wrong with a response, or that there was none.
+/// Why a response is invalid, or that there was none.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ResponseParseError {
     #[error("the backend ended before it had answered")]
@@ -59,7 +59,7 @@ impl ResponseParseError {
         }
     }
 
-    /// What is wrong with a head that is syntactically correct.
+    /// Why a head is invalid although its syntax is correct.
     fn diagnose_fields(head: &httparse::Response<'_, '_>) -> Self {
         let has = |name: &str| head.headers.iter().any(|field| field.name.eq_ignore_ascii_case(name));
         if has("transfer-encoding") {

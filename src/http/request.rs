@@ -285,7 +285,7 @@ pub fn clean_peer_request(parts: &mut Parts, upgrade: Option<HeaderValue>) {
     pass_headers(parts, upgrade, HeadOrigin::Peer);
 }
 
-/// What a request asks for, whichever backend it goes to.
+/// The target of a request, whichever backend it goes to.
 #[derive(Debug, Clone)]
 pub struct RequestedTarget {
     uri: Uri,

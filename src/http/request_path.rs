@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-/// One character of a path: a byte, and whether it stays encoded.
+/// A character of a path: a byte, and whether it stays encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PathSign {
     byte: u8,

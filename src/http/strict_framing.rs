@@ -38,7 +38,7 @@ enum CheckerState {
     Refused,
 }
 
-/// What was found in the targets of requests.
+/// The findings about targets of requests.
 #[derive(Debug, Default)]
 struct TargetCheck {
     is_query: bool,
@@ -48,7 +48,7 @@ struct TargetCheck {
     refused: Option<u64>,
 }
 
-/// What a head says about the bytes after it.
+/// The framing that a head declares for the bytes after it.
 #[derive(Debug, Default)]
 struct HeadFraming {
     length: Option<u64>,
@@ -64,7 +64,7 @@ struct InvalidLine;
 pub const REPLACEMENT_BYTE: u8 = b'_';
 
 impl RequestChecker {
-    /// Checks the bytes that have arrived; returns how many of them may be read now. After a refusal that is none,
+    /// Checks the bytes that have arrived; returns how many of them may be read now. After a refusal that is 0,
     /// ever.
     pub fn check(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;

@@ -166,7 +166,7 @@ impl InitAnswers {
         }
     }
 
-    /// What is wrong with the profiles that these answers produce.
+    /// Why the profiles that these answers produce are invalid.
     fn check(&self) -> Result<(), Vec<Problem>> {
         if let Some(problem) = self.given.get(&InitQuestion::Host).and_then(|host| more_than_a_host(host)) {
             return Err(vec![problem]);
@@ -240,7 +240,7 @@ impl InitAnswers {
         match (question, self.mode) {
             (InitQuestion::Service, _) => "Name of the service",
             (InitQuestion::Accept, _) => "Where clients come in",
-            (InitQuestion::Connect, _) => "The back-end, as the internal gateway reaches it",
+            (InitQuestion::Connect, _) => "The backend, as the internal gateway reaches it",
             (InitQuestion::Host, Mode::Forward) => {
                 "Host of the internal gateway, as the DMZ gateway reaches it"
             }

@@ -105,7 +105,7 @@ enum DropCause {
     Locked,
 }
 
-/// What a link reports to its owner.
+/// An event that a link reports to its owner.
 #[derive(Debug)]
 pub enum AgreedLinkEvent {
     Opened(Box<OpenRequest>, IncomingSession),
@@ -118,7 +118,7 @@ pub enum AgreedLinkEvent {
     Ended(IdleLossReason),
 }
 
-/// What was agreed on a link.
+/// The agreement of the two ends of a link.
 #[derive(Debug)]
 pub struct Agreement {
     pub end: LinkEnd,

@@ -67,7 +67,7 @@ pub enum FailureRun {
     GoesOn,
 }
 
-/// What has failed, which decides about the next dial.
+/// The kind of a failure, which decides about the next dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialFailure {
     /// A dial, or a link that did not live: another dial would fail in the same way.
@@ -348,7 +348,7 @@ mod tests {
         let run = dial_state.note_drain(fault("it drains"), RETRY, began);
         assert_eq!(run, FailureRun::Begins, "that is news");
         assert_eq!(dial_state.take_held_back(STABLE_PERIOD, began + STABLE_PERIOD), None, "it is explained");
-        assert!(!fails(&mut dial_state, DialFailure::Path), "what follows is no news");
+        assert!(!fails(&mut dial_state, DialFailure::Path), "what follows is not reported");
         dial_state.counts.note_carried();
         assert_eq!(
             dial_state.check_proven(began + STABLE_PERIOD),

@@ -42,7 +42,7 @@ const STANDBY_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Keeps links to one gateway.
 pub trait GatewayDialler: Send + Sync + 'static {
-    /// What the dialled gateways of one half share, besides the context of their keepers.
+    /// State that the dialled gateways of one half share, besides the context of their keepers.
     type Shared: Send + Sync;
 
     /// Starts to keep links to a gateway.

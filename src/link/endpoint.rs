@@ -21,7 +21,7 @@ use crate::{
     tls::edge::TlsServer,
 };
 
-/// One path of a port that leads to a half's links.
+/// A path of a port that leads to a half's links.
 #[derive(Debug, Clone)]
 pub struct LinkEndpoint {
     pub path: Arc<str>,

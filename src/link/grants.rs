@@ -33,7 +33,7 @@ pub struct CarriesMismatch {
     pub own_carries: Carries,
 }
 
-/// What the links of an opener are granted, as its profile says now.
+/// The services that the links of an opener are used for, as its profile says now.
 #[derive(Debug)]
 pub struct ServiceGrants {
     policy: ArcSwap<GrantPolicy>,
@@ -72,7 +72,7 @@ impl ServiceGrants {
         u16::try_from(self.links.links_allowed(&peer.label())).unwrap_or(u16::MAX)
     }
 
-    /// Those services of an offer that a peer's links are used for, and those that are carried otherwise here.
+    /// Judges an offer: the services that a peer's links are used for, and those that are carried otherwise here.
     pub fn judge(&self, peer: &Peer, offer: &[ServiceOffer]) -> (Vec<ServiceName>, Vec<CarriesMismatch>) {
         let policy = self.policy.load();
         let (mut granted, mut mismatches) = (Vec::new(), Vec::new());

@@ -135,7 +135,7 @@ pub struct DialledStream {
     pub by: Instant,
 }
 
-/// What this half says in its `hello`, and the generation it belongs to.
+/// The contents of this half's `hello`, and the generation they belong to.
 #[derive(Debug, Clone)]
 pub struct HandshakeTerms {
     pub end: HelloEnd,

@@ -92,7 +92,7 @@ fn poll_loss(stream: &mut NetStream, cx: &mut Context<'_>) -> Poll<RemovedReason
     let mut byte = [0; 1];
     let mut buf = ReadBuf::new(&mut byte);
     Poll::Ready(match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
-        // A parked link has nobody to wait for, so its far end reads and answers pings.
+        // A parked link has nobody to wait for, so the peer reads and answers pings.
         Poll::Pending if stream.is_silent() => RemovedReason::Lost(IdleLinkError::Link(LinkLoss::Silent)),
         Poll::Pending => return Poll::Pending,
         Poll::Ready(Err(error)) => RemovedReason::Lost(error.into()),

@@ -67,7 +67,7 @@ pub struct KeeperTarget {
     pub retry: RetryPolicy,
 }
 
-/// What the keepers of one half share.
+/// State shared by the keepers of one half.
 #[derive(Clone)]
 pub struct KeeperContext {
     pub half: Half,
@@ -296,7 +296,7 @@ impl LinkKeeper {
         if state.protocol == Some(LinkProtocol::Own) {
             let counts = self.dial_state(state, None).counts.clone();
             let target = self.target(state, None);
-            // A quarter more than wanted is no reason to close links that may soon be needed again.
+            // Keeps up to a quarter more than wanted, since they may be needed again soon.
             let spare = counts.count(LinkActivity::Ready);
             counts.set_surplus(spare.saturating_sub(target + target / 4));
         }

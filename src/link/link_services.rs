@@ -25,7 +25,7 @@ pub struct LinkServices {
     end: ServicesEnd,
 }
 
-/// Which end of the link keeps this table.
+/// The end of the link that keeps this table.
 #[derive(Debug)]
 enum ServicesEnd {
     /// What it grants to whom.
@@ -40,7 +40,7 @@ impl Default for ServicesEnd {
     }
 }
 
-/// What an offer has changed.
+/// The change that an offer has made.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct OfferChange {
     pub has_changed: bool,

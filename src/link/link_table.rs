@@ -42,7 +42,7 @@ struct LinkEntries {
     last: Option<(u64, InstanceId)>,
 }
 
-/// One link in the table. The table's lock is taken when a link is added or removed, never for a session.
+/// A link in the table. The table's lock is taken when a link is added or removed, never for a session.
 #[derive(Debug)]
 pub struct LinkEntry {
     since: Instant,

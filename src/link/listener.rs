@@ -29,7 +29,7 @@ use crate::{
     tls::link::LinkIdentity,
 };
 
-/// What the handshakes of links need.
+/// The context of the handshakes of links.
 #[derive(Debug, Clone)]
 pub struct HandshakeContext {
     pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,

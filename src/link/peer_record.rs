@@ -12,7 +12,7 @@ use crate::telemetry::clock;
 const UNANSWERED_MAX: u32 = 3;
 pub const PEER_REST: Duration = Duration::from_secs(10);
 
-/// What is known about one peer, shared by all its links.
+/// The record of one peer, shared by all its links.
 #[derive(Debug, Default)]
 pub struct PeerRecord {
     /// The number of its last take; the peer with the lowest number is next.

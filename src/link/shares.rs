@@ -32,7 +32,7 @@ impl ShareRule {
     }
 }
 
-/// What gateways hold of one kind, and how much there is.
+/// The shares that gateways hold of one resource, and how much there is of it.
 #[derive(Debug)]
 pub struct GatewayShares {
     max: AtomicUsize,
@@ -73,7 +73,7 @@ impl HeldByGateway {
     }
 }
 
-/// What one gateway holds.
+/// The share that one gateway holds.
 #[derive(Debug)]
 struct GatewayUse {
     held: usize,
@@ -87,7 +87,7 @@ impl GatewayUse {
     }
 }
 
-/// One unit of a gateway's share, held for as long as its link or connection lives.
+/// A unit of a gateway's share, held for as long as its link or connection lives.
 pub struct SharePermit {
     shares: Arc<GatewayShares>,
     gateway: Arc<str>,

@@ -10,7 +10,7 @@ use crate::telemetry::{
     snapshot::Snapshot,
 };
 
-/// One answer.
+/// An answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MonitorAnswer {
     pub status: StatusCode,

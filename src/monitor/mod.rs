@@ -38,7 +38,7 @@ const ENGINE_TURN_MAX: Duration = Duration::from_secs(5);
 /// The most descriptors of the port, including itself.
 pub const DESCRIPTORS_MAX: usize = server::CONNECTIONS_MAX + 1;
 
-/// What the port answers from.
+/// The gateway whose state the port reports.
 #[derive(Debug, Clone)]
 pub struct MonitoredGateway {
     snapshots: watch::Receiver<Arc<Snapshot>>,

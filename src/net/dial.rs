@@ -81,7 +81,7 @@ impl DialError {
     }
 }
 
-/// What a dial keeps to.
+/// Rules that a dial keeps to.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DialRules<'a> {
     /// One of this machine's addresses to dial from, which needs `bind`; only addresses of the same family are

@@ -48,7 +48,7 @@ thread_local! {
     static MASKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Which end of the WebSocket this is.
+/// The end of the WebSocket that this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FramedEnd {
     Dialled,

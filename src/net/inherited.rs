@@ -6,7 +6,7 @@ use std::io;
 use super::sockets::{ListeningSocket, process_sockets};
 use crate::profile::{ConfinePolicy, Mode, Profile};
 
-/// What was open at the start, or why the kernel does not say.
+/// The sockets that were open at the start, or why the kernel does not say.
 #[derive(Debug)]
 pub struct InheritedSockets(io::Result<Vec<ListeningSocket>>);
 

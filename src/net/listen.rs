@@ -40,7 +40,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How often an address that does not exist yet is tried again; its name is looked up within the same time.
 const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a listener reports besides connections.
+/// An event that a listener reports besides connections.
 #[derive(Debug)]
 pub enum ListenEvent<'a> {
     /// It cannot accept at the moment.

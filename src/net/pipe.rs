@@ -43,7 +43,7 @@ const DISCARDED_BYTES: usize = 8 * 1024;
 /// How much memory of an emptied direction is kept for the next bytes.
 const KEPT_MAX: usize = 1024;
 
-/// One end. Both ends share a lock without contention, since they usually run in one task.
+/// An end. Both ends share a lock without contention, since they usually run in one task.
 pub struct PipeEnd {
     shared: Arc<Mutex<PipeState>>,
     side: usize,
@@ -75,7 +75,7 @@ pub struct PipeFailure {
     pub reason: String,
 }
 
-/// Which side has failed.
+/// The side that has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureOrigin {
     Backend,

@@ -42,7 +42,7 @@ pub struct ReadAhead {
     watch: Option<Arc<CertificateWatch>>,
 }
 
-/// What TLS runs over.
+/// The stream that TLS runs over.
 #[derive(Debug)]
 pub enum TlsTransport {
     Socket(TcpStream),

@@ -33,7 +33,7 @@ const THREADS_MAX: usize = 256;
 const OF_ZONE_MAX: usize = 64;
 /// How many of them may be for names that were late the last time.
 const LATE_MAX: usize = 64;
-/// What the C library and its modules need, with room to spare.
+/// The stack that the C library and its modules need, with room to spare.
 const STACK: usize = 512 * 1024;
 /// How many names are remembered; even the largest profile dials fewer.
 const NAMES_MAX: usize = 4096;

@@ -78,7 +78,7 @@ pub fn prepare_link(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&LINK_KEEPALIVE.options())?;
     SockRef::from(stream).set_tcp_user_timeout(Some(READY_USER_TIMEOUT))?;
     // An older kernel doubles its pauses up to two minutes. A dead connection with a closed window is then
-    // noticed later, but that is no reason to do without the link.
+    // noticed later, but the link is kept anyway.
     let _ = socket_options::set_rto_max(stream.as_fd(), LINK_RTO_MAX_MS);
     Ok(())
 }

@@ -46,7 +46,7 @@ pub enum ViaErrorKind {
     Io(io::Error),
     #[error("it requires a login ({0}); write them into a file, and name it in `via_credentials`")]
     NoLogin(String),
-    #[error("it does not take the user and the password of `via_credentials` ({0})")]
+    #[error("it rejected the credentials in `via_credentials` ({0})")]
     BadLogin(String),
     #[error("it asks for `{0}`; `via_credentials` is for `Basic` alone")]
     OtherLogin(String),

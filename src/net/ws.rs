@@ -70,7 +70,7 @@ impl NotUtf8 {
     }
 }
 
-/// What kind of frame comes next towards the client.
+/// The kind of frame that comes next towards the client.
 #[derive(Debug, Clone)]
 enum NextFrame {
     /// Each is a whole message.

@@ -15,7 +15,7 @@ use super::{
     yaml::YamlValue,
 };
 
-/// What an accept asks of its clients.
+/// The login that an accept requires of its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientAuth {
     pub source: AuthSource,
@@ -34,7 +34,7 @@ impl ClientAuth {
     }
 }
 
-/// What identifies a client, and the file for it.
+/// The kind of proof that identifies a client, and the file for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AuthSource {
     /// Names with hashes of passwords.
@@ -43,7 +43,7 @@ pub enum AuthSource {
     Tokens(Box<TokenRules>),
 }
 
-/// Which tokens identify a client.
+/// The tokens that identify a client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TokenRules {
     /// The keys that they are signed with.
@@ -65,7 +65,7 @@ pub enum ClaimValue {
     Flag(bool),
 }
 
-/// Where a token is in a request.
+/// The location of a token in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TokenPlace {
     Header,
@@ -73,7 +73,7 @@ pub enum TokenPlace {
     Query(String),
 }
 
-/// What happens to a session whose token expires.
+/// The policy for a session whose token expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExpiryPolicy {
     Continues,
@@ -90,14 +90,14 @@ impl AuthSource {
     }
 }
 
-/// What happens to the credential of a client that may come in.
+/// The policy for the credential of a client that may come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialPolicy {
     Removed,
     Passed,
 }
 
-/// What happens to a browser's question whether a page may send a request.
+/// The policy for a browser's preflight request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PreflightPolicy {
     #[default]

@@ -17,7 +17,7 @@ use super::{
     source,
 };
 
-/// What a session finally reaches.
+/// The server that a session finally reaches.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Backend {
     /// Sends back whatever it receives.
@@ -137,7 +137,7 @@ impl Backend {
     }
 }
 
-/// Who a backend must be, and how the gateway identifies itself to it.
+/// The identity that a backend must prove, and the one that the gateway shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ConnectTls {
     pub ca: PemSource,

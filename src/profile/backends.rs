@@ -32,7 +32,7 @@ pub struct ListedBackend {
     pub is_each: bool,
 }
 
-/// Which backend a session gets.
+/// The rule by which a session gets its backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Balance {
     /// One after the other.
@@ -108,7 +108,7 @@ impl RawBackends {
         std::iter::once(&mut self.first).chain(&mut self.others)
     }
 
-    /// Those that receive requests.
+    /// The backends that receive requests.
     pub fn http_mut(&mut self) -> impl Iterator<Item = &mut HttpRemote> {
         self.iter_mut().filter_map(|backend| match &mut backend.value {
             Backend::Http(http) => Some(http),

@@ -16,7 +16,7 @@ use super::{
     raw::{RawDmz, RawDmzService, RawInternal, RawInternalService, RawProfile},
 };
 
-/// What crosses the link for a service, equally on both halves.
+/// The payload that crosses the link for a service, equally on both halves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Carries {
@@ -36,7 +36,7 @@ impl std::fmt::Display for Carries {
     }
 }
 
-/// What a service carries, and the place that says so; `None` if no place does.
+/// The declared payload of a service, and its location in the profile; `None` if nothing declares it.
 struct DeclaredCarries<'a> {
     carries: Carries,
     declared_at: Option<&'a ProfileLocation>,

@@ -16,7 +16,7 @@ use super::{
     revoked, web,
 };
 
-/// Where clients of a service come in.
+/// An address where clients of a service come in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accept {
     pub address: AcceptAddress,
@@ -71,7 +71,7 @@ pub enum ClientCheck {
     Required(ClientCertificates),
 }
 
-/// Which certificates of clients are valid.
+/// The certificates of clients that are valid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientCertificates {
     pub ca: PemSource,
@@ -99,7 +99,7 @@ struct AcceptOptions {
     auth: RawAuth,
 }
 
-/// Where clients of a service come in, and the places of options for WebSocket frames.
+/// The accepts of a service, and the locations of options for WebSocket frames.
 #[derive(Default)]
 pub(super) struct ServiceAccepts {
     pub list: Vec<Located<Accept>>,

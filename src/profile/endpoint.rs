@@ -36,7 +36,7 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// What to do if an address to listen on does not exist.
+/// The policy if an address to listen on does not exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum BindPolicy {
     /// The gateway does not start, or stays as it is.
@@ -46,7 +46,7 @@ pub enum BindPolicy {
     Wait,
 }
 
-/// Where clients are accepted.
+/// An address where clients are accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AcceptAddress {
     pub scheme: EdgeScheme,
@@ -130,7 +130,7 @@ impl fmt::Display for AcceptAddress {
     }
 }
 
-/// What a session finally reaches.
+/// The address of the server that a session finally reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum BackendAddress {
     /// Sends back whatever it receives.
@@ -265,7 +265,7 @@ pub(super) fn path(text: &str) -> Result<String, ValueProblem> {
     Err(ValueProblem::new(what, "write plain segments, `/orders/live`, without `?`, `#`, `%` or `..`"))
 }
 
-/// What a port is for: a free one (0) is possible only for listening.
+/// The use of a port: a free one (0) is possible only for listening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PortUse {
     Listening,

@@ -92,7 +92,7 @@ impl<'a> MapReader<'a> {
     }
 }
 
-/// One value, and the key that it belongs to.
+/// A value, and the key that it belongs to.
 #[derive(Clone)]
 pub(super) struct ValueReader<'a> {
     /// Dotted, with the index for an item of a list.

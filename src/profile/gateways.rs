@@ -14,7 +14,7 @@ use super::{
     problem::{Problem, ValueProblem, quote_for_problem},
 };
 
-/// Which of the gateways behind an address are dialled.
+/// The gateways behind an address that are dialled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum GatewaysOfName {
     /// One: whichever of its addresses answers.

@@ -21,7 +21,7 @@ pub struct ClientRules {
     pub session_limit: Option<Duration>,
 }
 
-/// Which clients may come in.
+/// The clients that may come in.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClientFilter {
     /// By the number of bits, so that the longest prefix is looked up first.
@@ -66,14 +66,14 @@ impl fmt::Display for FilterRefusal {
     }
 }
 
-/// What one client may have.
+/// The limits of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
     pub limits: SessionLimits,
     pub scope: ClientScope,
 }
 
-/// What one client, or one DMZ gateway, may have.
+/// The limits of one client, or of one DMZ gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionLimits {
     /// Concurrent sessions.
@@ -93,7 +93,7 @@ impl fmt::Display for SessionLimits {
     }
 }
 
-/// What the sessions of one client are counted over.
+/// The scope over which the sessions of one client are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientScope {
     Service,
@@ -101,7 +101,7 @@ pub enum ClientScope {
     Half,
 }
 
-/// This many new sessions in this time.
+/// A number of new sessions in a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewSessionRate {
     pub count: u32,

@@ -37,7 +37,7 @@ pub(super) struct InternalLink {
     pub sessions_per_link: usize,
 }
 
-/// What both halves have, each from its own point of view.
+/// The keys of a link that both halves have.
 pub(super) struct LinkEnds {
     pub place: ProfileLocation,
     pub listen: ReadValue<Located<LinkAddress>>,
@@ -89,7 +89,7 @@ impl InternalLink {
         }
         Some(Self {
             ends,
-            // A small maximum alone is no contradiction: the default gives way.
+            // A small maximum alone does not contradict it: the default gives way.
             prepared: prepared.unwrap_or(defaults::INTERNAL_PREPARED.min(maximum)),
             maximum,
             retire: retire(&fields, problems),
@@ -293,7 +293,7 @@ fn retire(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> Duration {
 fn retry(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RetryPolicy> {
     let fields = field.map(&keys::RETRY, problems)?;
     let first = keys::RETRY_FIRST.read(&fields, problems);
-    // A longer first pause alone is no contradiction: the default gives way.
+    // A longer first pause alone does not contradict it: the default gives way.
     let maximum_default = defaults::RETRY_MAXIMUM.max(first);
     let maximum = fields.take(&keys::RETRY_MAXIMUM);
     let limit = maximum.as_ref().and_then(|field| keys::RETRY_MAXIMUM.read_field(field, problems));

@@ -14,7 +14,7 @@ use super::{
     problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
 };
 
-/// One end of a link between the gateways, to listen on or to dial.
+/// An end of a link between the gateways, to listen on or to dial.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LinkAddress {
     /// Whether the gateways use mutual TLS with each other.
@@ -28,7 +28,7 @@ pub struct LinkAddress {
     pub source: Option<IpAddr>,
 }
 
-/// What carries a link's bytes.
+/// The carrier of a link's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LinkCarrier {
     Tcp,

@@ -1,5 +1,5 @@
 //! Backends that are this gateway itself. A service that leads back to itself would have its sessions go round until
-//! no descriptor is left; at the port for links, nobody serves clients. The port for monitors is no such port: a
+//! no descriptor is left; at the port for links, nobody serves clients. The port for monitors is not one of them: a
 //! service may publish it behind TLS and logins.
 
 use std::collections::HashMap;

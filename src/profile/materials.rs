@@ -7,7 +7,7 @@ use super::{
 };
 
 impl Profile {
-    /// All of them: those of both halves' links, of clients and of backends.
+    /// All files: those of both halves' links, of clients and of backends.
     pub fn materials(&self) -> impl Iterator<Item = &PemSource> {
         let links = self.dmz.iter().filter_map(DmzHalf::link_tls);
         let links = links.chain(self.internal.iter().filter_map(InternalHalf::link_tls));
@@ -17,7 +17,7 @@ impl Profile {
         links.chain(self.edge_materials()).chain(self.auth_sources().map(AuthSource::material))
     }
 
-    /// Those of clients and of backends, and those around the WebSockets of links.
+    /// Files of clients and of backends, and those around the WebSockets of links.
     pub fn edge_materials(&self) -> impl Iterator<Item = &PemSource> {
         let accepts = self.accept_tls().chain(self.outer_accept_tls().map(|(_, tls)| tls));
         let connects = self.connect_tls().chain(self.outer_connect_tls());

@@ -96,7 +96,7 @@ pub use via::{ProxyKind, ProxyLogin, ViaProxy};
 pub use warnings::warnings;
 pub use web::{MessageKind, WebOptions};
 
-/// Who dials the link between the two gateways.
+/// The mode, which says who dials the link between the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -129,7 +129,7 @@ pub enum Half {
     Internal,
 }
 
-/// What one gateway should be, resolved for one mode.
+/// A profile: what one gateway should be, resolved for one mode.
 ///
 /// ```
 /// use portcullis::profile::{Mode, Profile, ProfileOverrides, parse};
@@ -236,7 +236,7 @@ pub struct DmzHalf {
     pub services: Vec<DmzService>,
 }
 
-/// Where the DMZ half takes its sessions.
+/// The mode of the DMZ half: where it takes its sessions.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DmzMode {
     /// Straight to the backend of the service.
@@ -278,7 +278,7 @@ pub struct DmzService {
     pub clients: ClientRules,
 }
 
-/// What happens to a client port while no service on it is ready.
+/// The policy for a client port while no service on it is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnreadyPolicy {
     /// Clients wait, or are rejected one by one.
@@ -301,7 +301,7 @@ pub struct InternalHalf {
     pub sessions_per_link: usize,
 }
 
-/// Where the internal half gets its sessions from.
+/// The mode of the internal half: where it gets its sessions from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InternalMode {
     /// Links that the DMZ half dials.
@@ -367,7 +367,7 @@ pub struct LinkTls {
     pub key_exchange: KeyExchangePolicy,
 }
 
-/// Which key exchanges a link may have.
+/// The key exchanges that a link may have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KeyExchangePolicy {
     /// A hybrid one if the other gateway supports it.
@@ -384,7 +384,7 @@ pub struct RevokedFiles {
     pub expired: ExpiredListPolicy,
 }
 
-/// What an expired list of revoked certificates means for new handshakes.
+/// The policy for new handshakes if a list of revoked certificates has expired.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum ExpiredListPolicy {
     /// Certificates that it covers are refused.

@@ -12,7 +12,7 @@ pub struct ProfileLocation {
     pub key: String,
 }
 
-/// One thing wrong with a profile.
+/// A thing wrong with a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub place: ProfileLocation,

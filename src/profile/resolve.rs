@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{disk::PipePolicy, text};
 
-/// What the command line sets in place of the profile.
+/// Values that the command line sets in place of the profile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProfileOverrides {
     /// Runs the profile in another mode than its own.

@@ -8,7 +8,7 @@ use super::{
     yaml::{self, DocumentWords, SourceFile, WHOLE, YamlValue},
 };
 
-/// One entry, and its place.
+/// An entry, and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedText {
     pub name: String,

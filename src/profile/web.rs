@@ -11,7 +11,7 @@ use super::{
     problem::{Problem, ProfileLocation, ValueProblem, quote_for_problem},
 };
 
-/// What a service requires of its requests.
+/// The requirements of a service for its requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebOptions {
     /// The host names of this service, as written; if empty, any.
@@ -171,7 +171,7 @@ fn origin(text: &str) -> Result<String, ValueProblem> {
     Err(ValueProblem::new(what, "write it as a browser does: `https://www.example.com`"))
 }
 
-/// Whoever agrees to this subprotocol has to continue with a handshake inside the WebSocket.
+/// A subprotocol that continues with a handshake inside the WebSocket, which is not supported.
 const UNSPOKEN_HANDSHAKE: &str = "x-kaazing-handshake";
 
 /// A subprotocol as a client offers it (RFC 6455, section 4.1).

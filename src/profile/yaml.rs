@@ -22,7 +22,7 @@ pub(super) struct SourceFile {
     pub folder: PathBuf,
 }
 
-/// Where something was written.
+/// The position where something was written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct SourcePosition {
     pub source: Arc<SourceFile>,
@@ -161,7 +161,7 @@ pub(super) fn join_path(path: &str, key: &str) -> String {
     }
 }
 
-/// What problems call a file as a whole.
+/// The key by which problems name a file as a whole.
 pub(super) const WHOLE: &str = "profile";
 
 /// Reads the value at a mark.

@@ -20,7 +20,7 @@ const LINE_BYTES_MAX: usize = 107;
 /// Version 2: signature, command, family, length.
 const HEAD_BYTES: usize = SIGNATURE.len() + 4;
 
-/// What is wrong with a header, and where. What was sent instead appears as a number at most.
+/// Why a header is invalid, and where. What was sent instead appears as a number at most.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ProxyHeaderError {
     #[error(
@@ -447,7 +447,7 @@ mod tests {
             (v2(b"\x21\x13\0\0"), "byte 13 of its PROXY header is 0x13"),
             (v2(b"\x21\x21\0\x0c"), "say that 12 bytes follow, where 36 have to"),
         ] {
-            let fault = parse(&bytes).expect_err("it is none").to_string();
+            let fault = parse(&bytes).expect_err("it is invalid").to_string();
             assert!(fault.contains(reported), "{bytes:?}: {fault}");
         }
     }

@@ -71,7 +71,7 @@ pub enum WebSocketError {
     Reserved,
     #[error("a frame of unknown kind {0:#x}")]
     Kind(u8),
-    #[error("a frame without a mask")]
+    #[error("an unmasked frame")]
     Unmasked,
     #[error("a masked frame")]
     Masked,

@@ -54,7 +54,7 @@ pub enum LineError {
     NoHeader,
     #[error("a recording of something else")]
     Foreign,
-    #[error("version {0} made it, whose pictures this version cannot read; use that")]
+    #[error("version {0} made it, whose snapshots this version cannot read; use that version")]
     Version(String),
     #[error(transparent)]
     Json(#[from] serde_json::Error),

@@ -36,7 +36,7 @@ pub enum PlayerState {
     Ended,
 }
 
-/// What an operator may ask a player to do.
+/// An action that an operator may request of a player.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PlayerAction {
     /// Or continue; from the end, continue from the start.

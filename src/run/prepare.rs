@@ -34,7 +34,7 @@ pub enum PreparedGateway {
     Refused(ExitCode),
 }
 
-/// What a gateway starts with.
+/// The profile and everything else that a gateway starts with.
 pub struct GatewayStart {
     pub(super) source: ProfileSource,
     pub(super) chosen: ChosenProfile,

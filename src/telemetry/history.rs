@@ -28,7 +28,7 @@ const CLOCK_SLACK_SECONDS: u64 = 120;
 /// The most steps in one answer, whatever was requested.
 pub const HISTORY_STEPS_MAX: u64 = 600;
 
-/// What was measured in one step. Zero fields are not sent.
+/// The measurements of one step. Zero fields are not sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HistorySample {

@@ -81,7 +81,7 @@ impl LogKind {
         }
     }
 
-    /// Who ended them, as the first letter of an end code.
+    /// The first letter of an end code, which says who ended them.
     fn by(self) -> char {
         match self {
             Self::SessionEnded(who) => who.letter(),

@@ -55,7 +55,7 @@ pub const ROWS_MAX: usize = 20_000;
 const RATE_WINDOW: Duration = Duration::from_secs(1);
 const TICKS_KEPT: usize = 8;
 
-/// What kind of session it is: a client's, or a probe, which is not counted anywhere.
+/// The kind of a session: a client's, or a probe, which is not counted anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionKind {
     Client,
@@ -78,7 +78,7 @@ pub fn client_name(client: Option<SocketAddr>) -> String {
     client.map_or_else(|| "unknown".into(), |client| client.to_string())
 }
 
-/// What is known of an open session.
+/// An open session.
 #[derive(Debug)]
 struct OpenSession {
     id: Box<str>,
@@ -97,7 +97,7 @@ struct OpenSession {
     rates: [AtomicU64; 2],
 }
 
-/// Who takes part in a session beside its client, as far as it is known.
+/// The peer and the user of a session, once known.
 #[derive(Debug, Default)]
 struct SessionParties {
     /// The gateway it came through or goes to; the last one that was tried.
@@ -120,7 +120,7 @@ struct RegistryState {
     open: foldhash::HashMap<u64, Arc<OpenSession>>,
     /// For each service that has had a session; a service that is gone keeps its totals.
     totals: HashMap<(Half, ServiceName), Arc<ServiceTotals>>,
-    /// Those of clients elsewhere, once more and of all services together.
+    /// Totals of clients elsewhere, once more and of all services together.
     elsewhere: Arc<ServiceTotals>,
     ended: EndedSessions,
     failures: FailureGroups,
@@ -207,7 +207,6 @@ impl SessionRegistry {
         SessionGuard { registry: self.clone(), key, session, end: None }
     }
 
-    /// The number of open sessions.
     pub fn open_count(&self) -> usize {
         let open: u64 = self.lock().totals.values().map(|totals| totals.open()).sum();
         usize::try_from(open).unwrap_or(usize::MAX)
@@ -224,7 +223,7 @@ impl SessionRegistry {
         self.lock().totals.iter().map(|(key, totals)| (key.clone(), totals.read())).collect()
     }
 
-    /// Those of all clients of other DMZ gateways.
+    /// Totals of all clients of other DMZ gateways.
     pub fn totals_elsewhere(&self) -> TrafficTotals {
         self.lock().elsewhere.read()
     }
@@ -332,7 +331,6 @@ impl SessionRegistry {
             || end.who != EndedBy::Client && state.refusals.add(session.half, &session.service, &end, now);
         let of_service = state.ends.entry((session.half, session.service.clone())).or_default();
         *of_service.entry(end.code()).or_default() += 1;
-        // A client that left before it was carried was not refused by us.
         let otherwise = if end.who == EndedBy::Client { CountedEnd::Left } else { CountedEnd::Refused };
         session.counters.tally.iter().for_each(|tally| tally.end(otherwise));
         if end.is_failure() {

@@ -43,7 +43,7 @@ use crate::profile::{Half, Mode};
 /// Version of the format of [`Snapshot`], sent in the admin socket's hello.
 pub const VERSION: u32 = 1;
 
-/// What it is made of can be compared, sent and read again:
+/// A snapshot consists of plain data that can be compared, sent and read again:
 ///
 /// ```
 /// use portcullis::telemetry::snapshot::Snapshot;
@@ -390,7 +390,7 @@ pub struct PoolRow {
     /// The services whose clients wait for one of its links, or did a moment ago, by name.
     #[serde(default)]
     pub waited_for: Vec<String>,
-    /// Days until the first of its peer's certificates ends.
+    /// Days until the first of its peer's certificates expires.
     #[serde(default)]
     pub certificate_days: Option<i64>,
     /// Its links, oldest first; only the first of them if there are many.
@@ -398,7 +398,7 @@ pub struct PoolRow {
     pub links: Vec<LinkRow>,
 }
 
-/// One link of a pool.
+/// A link of a pool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinkRow {
     /// Its number in this process.

@@ -64,7 +64,7 @@ pub enum AlertKind {
     Refused,
     /// A service or the gateway has a fault of its own, but clients are still served.
     Fault,
-    /// A certificate has ended.
+    /// A certificate has expired.
     Expired,
     Descriptors,
     /// Fewer links than a burst of clients may need.
@@ -75,7 +75,7 @@ pub enum AlertKind {
     Lockdown,
     /// It is outside its hours.
     Closed,
-    /// A certificate ends soon.
+    /// A certificate expires soon.
     Certificate,
     /// A list of revoked certificates has expired, but is still accepted.
     ExpiredList,
@@ -137,7 +137,7 @@ impl AlertKind {
     }
 }
 
-/// One thing that is wrong.
+/// A thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
     /// Its gateway in a fleet; `None` in a snapshot of a single gateway.
@@ -164,7 +164,7 @@ impl Alert {
     }
 }
 
-/// What the clients of one service lack.
+/// A problem that the clients of one service have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceProblem {
     pub kind: AlertKind,
@@ -186,7 +186,7 @@ pub struct RefusalRow {
     pub ago_seconds: f64,
 }
 
-/// Who has drained a service, and when.
+/// A drain of a service: who requested it, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainRequest {
     /// UTC, RFC 3339.

@@ -77,7 +77,7 @@ pub enum ChainError {
 }
 
 impl ChainError {
-    /// What to do about it.
+    /// How to fix it.
     pub fn advice(&self) -> String {
         match self {
             Self::IssuerMissing { issuer, ca, .. } => format!(

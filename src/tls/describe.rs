@@ -23,7 +23,7 @@ pub(super) fn list_names(names: &[String]) -> String {
     }
 }
 
-/// Who a certificate is for, and how many days it is still valid.
+/// The names in a certificate, and how many days it is still valid.
 pub fn describe_certificate(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate_names(certificate)?;

@@ -51,7 +51,7 @@ pub struct EdgeTls {
     problems: Vec<Problem>,
 }
 
-/// Who is at the other end, and the configuration.
+/// The party at the other end, and the configuration.
 type ConnectConfig = (TlsParty, Arc<ClientConfig>);
 
 /// The configuration of one edge.
@@ -87,7 +87,7 @@ impl<T: Clone> EdgeConfig<T> {
     }
 }
 
-/// What is wrong with one edge's TLS.
+/// An error in the TLS of one edge.
 #[derive(Debug, Clone, Copy)]
 pub struct EdgeTlsError<'a> {
     pub problem: &'a Problem,

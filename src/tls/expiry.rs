@@ -10,7 +10,7 @@ use crate::{
     proto::certificate::expiry_seconds,
 };
 
-/// One file of certificates, with the earliest expiry in it.
+/// A file of certificates, with the earliest expiry in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateExpiry {
     pub half: Half,
@@ -21,7 +21,7 @@ pub struct CertificateExpiry {
     pub ends: i64,
 }
 
-/// What a certificate is for.
+/// The use of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateUse {
     Link,

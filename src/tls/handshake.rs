@@ -7,7 +7,7 @@ use super::{chain::ChainError, error::TlsError, party::TlsParty};
 use crate::net::{read_ahead::ReadAhead, tcp};
 
 tokio::task_local! {
-    /// What a verifier has found in the current handshake. The rustls errors that produce the right alerts have
+    /// The finding of a verifier in the current handshake. The rustls errors that produce the right alerts have
     /// no room for it, and one verifier serves all handshakes.
     static FAULT: RefCell<Option<ChainError>>;
 }

@@ -36,7 +36,7 @@ use crate::{
     profile::{KeyExchangePolicy, LinkTls, PemSource, Problem},
 };
 
-/// What one side of a link shows and accepts, loaded and checked.
+/// The identity that one side of a link shows, and the peers it accepts, loaded and checked.
 #[derive(Debug, Clone)]
 pub struct LinkIdentity {
     server: Arc<ServerConfig>,

@@ -1,6 +1,6 @@
 //! Who is at the other end of a handshake, and how messages name it.
 
-/// Who is at the other end of a handshake.
+/// The party at the other end of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsParty {
     Gateway,

@@ -184,7 +184,7 @@ mod tests {
             let own = params.self_signed(&key).expect("a certificate");
             let pinning = verifier(&[own.der().clone()]);
             assert_eq!(accepts(&pinning, own.der(), &[]), [Ok(()), Ok(())], "{is_ca:?}");
-            // The same names and key, but another certificate.
+            // Another certificate with the same names and key.
             let other_certificate = params.self_signed(&key).expect("a certificate");
             if !issues {
                 assert!(

@@ -103,7 +103,7 @@ pub(super) fn read_roots(
     let mut roots = RootCertStore::empty();
     for (at, certificate) in authorities.iter().enumerate() {
         roots.add(certificate.clone()).map_err(|error| {
-            let what = format!("{}certificate {} can be no CA's: {error}", name_prefix(material), at + 1);
+            let what = format!("{}certificate {} cannot be a CA's: {error}", name_prefix(material), at + 1);
             pem_problem(material, what, "take that one out, or name a CA's file")
         })?;
     }

@@ -33,7 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub struct RevocationCheck {
     files: RevokedFiles,
-    /// Those that may have signed them.
+    /// Certificates that may have signed the lists.
     issuers: Vec<CertificateDer<'static>>,
     of: TlsParty,
     lists: ArcSwap<RevocationLists>,
@@ -78,7 +78,7 @@ pub struct RevocationLists {
     expired: ExpiredListPolicy,
 }
 
-/// One list.
+/// A list.
 #[derive(Debug, PartialEq, Eq)]
 struct RevocationList {
     /// The file, for operators.

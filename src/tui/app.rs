@@ -69,7 +69,7 @@ pub struct App {
     pub(super) profiles_aged: bool,
 }
 
-/// Who has the mouse. By default it is the terminal, which selects text with it.
+/// The owner of the mouse: by default the terminal, which selects text with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MouseCapture {
     Off,
@@ -89,7 +89,7 @@ pub struct OpenDetail {
     pub scroll: usize,
 }
 
-/// What covers the panels.
+/// An overlay that covers the panels.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Overlay {
     Nothing,
@@ -106,7 +106,7 @@ impl Overlay {
     }
 }
 
-/// What a page of the help explains.
+/// A page of the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HelpPage {
     Keys,

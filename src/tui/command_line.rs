@@ -10,7 +10,7 @@ use crate::tui::keys::{self, Action};
 pub struct InputLine {
     kind: InputKind,
     text: String,
-    /// What is wrong with the current text.
+    /// Why the current text is invalid.
     pub wrong: Option<String>,
     /// How far back in the earlier lines, and what was being typed before that.
     back: usize,

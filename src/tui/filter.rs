@@ -461,7 +461,7 @@ fn contains(text: &str, word: &str) -> bool {
     text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
 }
 
-/// Where a word without a field is searched: in the texts of the row.
+/// The fields that are searched for a word without a field.
 const ANYWHERE: [FilterField; 9] = [
     FilterField::Client,
     FilterField::Service,

@@ -49,7 +49,7 @@ pub struct FleetState {
     pub(super) joint: Option<FleetConfirmation>,
 }
 
-/// One command that several gateways were sent; their answers are shown together.
+/// A command that several gateways were sent; their answers are shown together.
 #[derive(Debug, Default)]
 pub struct FleetConfirmation {
     /// How many answers of each are still to come.

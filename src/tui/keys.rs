@@ -13,7 +13,7 @@ use crate::{
     tui::{screen::Screen, symbols::SymbolSet},
 };
 
-/// What the keys apply to now.
+/// The context that decides what keys do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyContext {
     /// A screen with its list.
@@ -29,7 +29,7 @@ pub enum KeyContext {
     Ask,
 }
 
-/// Where a line of the table applies.
+/// The contexts that a line of the table applies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BindingScope {
     /// On every screen and in all details.
@@ -45,7 +45,7 @@ pub enum BindingScope {
     Asked,
 }
 
-/// What a key or a typed word does.
+/// The action of a key or a typed command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     Down,

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// What the lists show apart from the snapshot.
+/// State of the lists apart from the snapshot.
 #[derive(Debug, Default)]
 pub struct ListState {
     pub order: SessionOrder,
@@ -203,7 +203,7 @@ pub fn notices(snapshot: &Snapshot) -> impl Iterator<Item = &Notice> {
     snapshot.notices.iter().rev()
 }
 
-/// Those that grew in the last minute first, then those with most sessions.
+/// Failures that grew in the last minute first, then those with most sessions.
 pub fn failures(snapshot: &Snapshot) -> Vec<&FailureRow> {
     let mut rows: Vec<_> = snapshot.failures.iter().collect();
     rows.sort_by_key(|row| (row.ago_seconds >= FAILS_NOW_SECONDS, Reverse(row.count)));

@@ -73,7 +73,7 @@ impl PathStage {
     }
 }
 
-/// One thing on the path.
+/// A thing on the path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PathPart {
     pub stage: PathStage,
@@ -201,7 +201,7 @@ impl DrawnPath {
     }
 }
 
-/// Where a peer is, as seen from a gateway's half.
+/// The address of a peer, as seen from a gateway's half.
 type PeerAddress<'a> = (Option<&'a Arc<str>>, Half, Option<&'a str>);
 
 /// Stage and key of a part.

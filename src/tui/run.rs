@@ -40,7 +40,7 @@ use crate::{
     },
 };
 
-/// Which gateway of a fleet is asked for a history, and for which one.
+/// The gateway of a fleet that is asked for a history, and the history.
 type AskedHistory = (Option<Arc<str>>, HistoryRequest);
 
 /// The screen while it runs.

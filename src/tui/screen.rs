@@ -1,6 +1,6 @@
 //! The screens, by number.
 
-/// What the panels show.
+/// A screen: the panels that are shown together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Screen {
     Overview,

@@ -17,7 +17,7 @@ use crate::{
     tui::{keys::Action, screen::Screen},
 };
 
-/// What the screen shows.
+/// The source of what the screen shows.
 #[derive(Debug)]
 pub enum ScreenSource {
     /// The gateway of this process.
@@ -30,10 +30,10 @@ pub enum ScreenSource {
     Replay(RecordingPlayer, Arc<Snapshot>),
 }
 
-/// What the recorder of an attached screen reports, if it records: no gateway and no log would show it.
+/// Notices of an attached screen's recorder, if it records: no gateway and no log would show them.
 pub type OwnRecorder = Option<Arc<NoticeLog>>;
 
-/// What comes from a source.
+/// An event of a source.
 #[derive(Debug)]
 pub enum SourceEvent {
     Snapshot(Arc<Snapshot>),

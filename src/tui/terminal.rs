@@ -148,7 +148,7 @@ pub fn stop_now() {
     // By default this stops the process as SIGTSTP does, unless its group is orphaned: no shell could continue that
     // one, so the kernel does not stop it. `emulate_default_handler` would raise SIGSTOP, which always stops.
     let stop = || {
-        // This fails only for numbers that are no signal.
+        // This fails only for numbers that are not a signal.
         let _ = signal_hook::low_level::raise(Signal::TTIN.as_raw());
     };
     if is_entered() { lend_terminal(stop) } else { stop() }

@@ -64,7 +64,7 @@ impl HistorySpan {
     }
 }
 
-/// What is known of the history.
+/// The history as far as it is known.
 #[derive(Debug)]
 pub struct HistoryView {
     pub span: HistorySpan,
@@ -87,7 +87,7 @@ struct TimedReport {
     is_last: bool,
 }
 
-/// What a chart shows is a sum over gateways; those that count, and those whose newest report is in it.
+/// The gateways that a chart sums up, and those whose newest report is in the sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SummedGateways {
     pub reported: usize,
@@ -430,7 +430,7 @@ fn align(reports: &mut [HistoryReport]) {
     for report in reports.iter_mut() {
         fill_missed_seconds(&mut report.samples);
     }
-    // The same at both ends: where one report goes a moment further, its last seconds are no sum yet.
+    // The same at both ends: where one report goes a moment further, its last seconds are not complete yet.
     let (begins, ends): (Vec<_>, Vec<_>) = reports
         .iter()
         .filter_map(|report| Some((report.samples.first()?.at, report.samples.last()?.at)))

@@ -259,7 +259,7 @@ impl App {
         self.message = Some(StatusMessage::Refused(why.into()));
     }
 
-    /// This ends nothing: there is nothing left, and the gateway may come back.
+    /// Forgets a lost peer. This ends nothing: there is nothing left, and the gateway may come back.
     fn dismiss(&mut self, peer: Option<&str>) -> UpdateResult {
         let shown = self.shown_snapshot();
         let selected = self.selected_pool(&shown).filter(|pool| severity(pool) == Severity::Lost);

@@ -48,7 +48,7 @@ const REFUSAL_DELAY_MAX: Duration = Duration::from_millis(500);
 /// A cause for which there is no advice.
 const OTHER: ProbeCause = ProbeCause::Link(LinkCause::Other);
 
-/// Where a probe of a service enters.
+/// The port where a probe of a service enters.
 #[derive(Debug, Clone)]
 pub struct ProbeEntry {
     pub service: ServiceName,
@@ -77,7 +77,7 @@ pub enum ProbeResult<'a> {
 pub struct PendingProbes {
     /// What client ports know of them.
     expected: Arc<ExpectedProbes>,
-    /// Those that no session has claimed yet.
+    /// Probes that no session has claimed yet.
     unclaimed: Arc<Mutex<HashMap<SocketAddr, PendingProbe>>>,
 }
 

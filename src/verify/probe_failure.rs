@@ -24,7 +24,7 @@ pub struct ProbeFailure {
     pub cause: ProbeCause,
 }
 
-/// What must be changed before a probe comes back.
+/// The cause of a failed probe: what must be changed before it comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeCause {
     /// The TLS of this half's accept.

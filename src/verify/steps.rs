@@ -73,7 +73,7 @@ impl From<&TrialError> for LinkCause {
     }
 }
 
-/// What a run of the checklist needs from its gateway.
+/// Everything that a run of the checklist needs from its gateway.
 pub struct VerifyRun {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub source: ProfileSource,

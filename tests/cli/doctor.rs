@@ -85,7 +85,7 @@ fn until_found(place: &TestFolder, gateway: &str, reported: Finding<'_>) {
     until_found_by(place, &[], gateway, reported);
 }
 
-/// The same of a `doctor` that another program starts.
+/// Waits until a `doctor` that another program starts finds this.
 #[track_caller]
 fn until_found_by(place: &TestFolder, wrapper: &[&str], gateway: &str, (id, severity, figure): Finding<'_>) {
     let admin = format!("run/{gateway}.sock");
@@ -246,7 +246,7 @@ fn clients_that_wait_for_nothing_are_found() {
         let clients: Vec<_> = (0..4).map(|_| connect(port)).collect();
         if id == "wait-outlasts" {
             dmz.wait("they wait", SOON, |status| status["totals"]["sessions_waiting"] == 4);
-            // Each is gone with a reset: the end of what it says would be no goodbye.
+            // Each is gone with a reset: the end of what it says would not be a goodbye.
             clients.iter().for_each(|client| {
                 SockRef::from(client).set_linger(Some(Duration::ZERO)).expect("it is set");
             });

@@ -243,7 +243,7 @@ fn check_prints_what_would_run() {
     let place = TestFolder::with_certificates();
     place.write("direct.yaml", crate::DIRECT);
     let sent = run(&place, &["check", "direct.yaml"]);
-    let end = "`portcullis --profile direct.yaml` would run:\n  the DMZ half, which reaches the back-ends itself\n  \
+    let end = "`portcullis --profile direct.yaml` would run:\n  the DMZ half, which reaches the backends itself\n  \
                echo: clients at tcp://127.0.0.1:0 → echo://\n";
     assert!(sent.out.ends_with(end), "{}", sent.out);
     // An unreadable profile gets no plan.

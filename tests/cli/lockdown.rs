@@ -150,7 +150,7 @@ fn all_or_a_gateway_lose_their_links_too() {
         wait_links(&pair.dmz, true);
         wait_phase(&pair.dmz, "orders", "open");
     }
-    // Another gateway's lock is none of this one's.
+    // A lock of another gateway does not apply to this one.
     let mut spared = open(&pair, "orders");
     done(&place, &["lockdown", "--peer", "other"]);
     echo(&mut spared);

@@ -247,7 +247,7 @@ fn kill_ends_the_one_session_with_a_reset() {
     assert_eq!(again.code, Some(1), "{}", again.out);
     let ended = pair.dmz.status();
     assert_eq!((&ended["ended"][0]["id"], &ended["ended"][0]["end"]), (&id.into(), &"OR".into()));
-    pair.internal.wait("the inside has notified the back-end", SOON, |status| {
+    pair.internal.wait("the inside has notified the backend", SOON, |status| {
         status["ended"][0]["end"] == "OR"
             && status["ended"][0]["id"] == id
             && status["sessions"].as_array().is_some_and(|rows| rows.len() == 1)
@@ -361,7 +361,7 @@ fn a_switch_is_planned_done_and_written_down() {
         Some(gateway.log()).filter(|log| log.contains("kind=\"kill\""))
     });
     let notices = gateway.status()["notices"].to_string();
-    assert!(!log.contains("kind=\"plan\""), "a look is no action: {log}");
+    assert!(!log.contains("kind=\"plan\""), "a plan alone is not audited: {log}");
     let socket = place.path("run/one.sock").display().to_string();
     for (kind, requested, outcome) in [
         ("switch", "switch to `", "done"),

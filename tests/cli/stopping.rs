@@ -29,7 +29,7 @@ fn a_gateway_that_stops_is_unready_before_its_ports_close() {
     let began = Instant::now();
     gateway.signal(Signal::TERM);
     until("it is not ready", SOON, || (fetch(&[], &url).0 == 503).then_some(()));
-    // Who has not heard of it yet is served as ever.
+    // Clients that have not noticed yet are still served.
     let mut late = connect(accept);
     late.write_all(b"hello").expect("it is sent");
     late.read_exact(&mut [0; 5]).expect("it comes back");
@@ -219,7 +219,7 @@ fn the_journal_gets_priorities_and_no_time() {
         assert!(!line.contains("INFO") && !line.contains("WARN") && !line.contains("Z "), "{line}");
     }
     assert!(lines.contains("<4>NOTIFY_SOCKET") && lines.contains("<6>profile `one` is in force"), "{lines}");
-    // Another stream than the one that is named is none.
+    // Only a stream of that name counts.
     let plain = place.start_as("two", &["env", "JOURNAL_STREAM=1:1"], &["--no-ui", "--profile", "one.yaml"]);
     let sent = until("it has said something", Duration::from_secs(20), || {
         Some(plain.log()).filter(|log| log.contains("is in force"))

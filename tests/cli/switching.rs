@@ -21,7 +21,7 @@ use crate::{
 
 /// Switches of a run; `PORTCULLIS_SWITCHES=1000` for the long one.
 const SWITCHES: usize = 40;
-/// Growth that is none: the allocator's and the kernel's own moods.
+/// Growth that does not count: what the allocator and the kernel keep for themselves.
 const MEMORY_KIB: u64 = 16 * 1024;
 
 /// Sessions that must be carried byte for byte: short ones one after another, and long ones that

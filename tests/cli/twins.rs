@@ -57,7 +57,7 @@ fn of_two_gateways_of_one_name_either_is_missed_until_it_is_back() {
         let seen = dmz.wait("it is missed", SOON, is_missed);
         assert_eq!(instances(&seen), [vec![&*left], vec![&*gone]], "{killed}: {seen:#}");
         assert_eq!(seen["health"], "degraded", "{killed}");
-        // What is over before the next look is no event.
+        // What is over before the next check is not an event.
         until("it is reported", SOON, || dmz.log().contains("internal at 127.0.0.1: lost").then_some(()));
         // After a restart it is another process, and replaces the lost one.
         let again = place.start(killed);

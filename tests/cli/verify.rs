@@ -175,7 +175,7 @@ fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
     assert_eq!(after["walk"]["steps"].as_array().map(Vec::len), Some(5), "{after:#}");
     let log = gateway.log();
     let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ")).collect();
-    assert!(warnings.is_empty(), "a check is no trouble: {warnings:?}");
+    assert!(warnings.is_empty(), "a check warns of nothing: {warnings:?}");
 }
 
 /// The port for monitors, the logs, the audit and the locks are those of the gateway that serves.
@@ -227,7 +227,7 @@ fn a_running_gateway_verifies_itself_and_counts_no_probe() {
     client.read_exact(&mut [0; 5]).expect("it comes back");
     let status = gateway.status();
     assert_eq!((&status["totals"]["sessions"], &status["totals"]["bytes_up"]), (&1.into(), &5.into()));
-    assert_eq!(status["ended"], serde_json::json!([]), "a probe is no session");
+    assert_eq!(status["ended"], serde_json::json!([]), "a probe is not a session");
     // The log is written by a thread of its own.
     let written = || Some(gateway.log()).filter(|log| log.contains("operator kind=\"verify\""));
     let log = crate::until("the walk is written down", SOON, written);

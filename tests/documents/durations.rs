@@ -177,7 +177,7 @@ fn every_duration_in_the_sources_is_classified() {
     for path in found.keys() {
         let places = [in_tables.contains(&path.as_str()), others.contains(&path.as_str())];
         assert!(places.contains(&true), "src: {path} is in no table of deadlines; what is it?");
-        assert!(places != [true, true], "{path} is a deadline, and said to be none");
+        assert!(places != [true, true], "{path} is a deadline, and said not to be one");
     }
     for path in &others {
         assert!(found.contains_key(*path), "no constant {path}");

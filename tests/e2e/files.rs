@@ -1,4 +1,4 @@
-//! Files that do not answer: what a gateway reads is read beside it, and what is no plain file is refused.
+//! Files that do not answer: what a gateway reads is read beside it, and what is not a plain file is refused.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 

@@ -301,6 +301,6 @@ async fn an_accepts_certificate_that_ends_soon_is_reported() {
     // By whole days, of which the first may have begun.
     let days = seen.certificates[0].days;
     assert!((2..=3).contains(&days) && seen.health == Some(Health::Degraded), "{seen:?}");
-    let text = format!("ends in {days} days");
+    let text = format!("expires in {days} days");
     assert!(soon.object.ends_with("www.pem") && soon.text.ends_with(&text), "{soon:?}");
 }

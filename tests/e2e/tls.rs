@@ -88,7 +88,7 @@ fn make_expired(place: &TestFolder) {
     make_ending(place, "expired", time::Duration::days(-1));
 }
 
-/// The same that ends after this time, in files of this name.
+/// A certificate that expires after this time, in files of this name.
 pub fn make_ending(place: &TestFolder, file: &str, after: time::Duration) {
     let authority = fs::read_to_string(place.pki("ca.pem")).unwrap();
     let authority_key = KeyPair::from_pem(&fs::read_to_string(place.pki("ca.key")).unwrap()).unwrap();
@@ -224,7 +224,7 @@ async fn the_name_in_the_certificate_is_shown_as_the_peer() {
     }
 }
 
-/// A TLS server that is no gateway of ours.
+/// A TLS server that is not one of our gateways.
 async fn serve_as(place: &TestFolder, name: &str, ca: &TestFolder) -> (TcpListener, TlsAcceptor) {
     let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(ca))).build().unwrap();
     let config = ServerConfig::builder()

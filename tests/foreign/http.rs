@@ -98,7 +98,7 @@ fn curl_sends_a_proxy_header_before_its_requests() {
     let reported = format!("http://{}/reported", pair.dmz.accept("web"));
     let answer = printed(&["curl", "-sSf", "--haproxy-protocol", &reported]);
     assert!(answer.starts_with("127.0.0.1 "), "{answer}");
-    // Who does not is no proxy.
+    // One that does not is not a proxy.
     let without = crate::ended(Command::new("timeout").args(["30", "curl", "-sS", &reported]));
     assert!(!without.status.success(), "{without:?}");
 }

@@ -281,7 +281,7 @@ fn check_verified(place: &TestFolder, outside: &Gateway<'_>, inside: &Gateway<'_
             let step = steps.iter().find(|step| step["step"] == wanted);
             step.and_then(|step| step["result"].as_str()).expect("each step is reported")
         };
-        // A balancer that answers for nobody is no gateway in forward mode.
+        // A balancer that answers for nobody is not a gateway in forward mode.
         let results = ["forward", "reverse"].map(result);
         assert!(report["passed"] == true && results == ["skip", "pass"], "{report:#}");
     }

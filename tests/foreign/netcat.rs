@@ -8,7 +8,7 @@ use crate::{
     setup::{Pair, free_port},
 };
 
-/// A back-end that answers only when its client has finished sending: with the count of bytes.
+/// A backend that answers only when its client has finished sending: with the count of bytes.
 fn counter(port: u16) -> Server {
     let listen = format!("TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr");
     Server::start(Command::new("socat").args(["-t", "30", &listen, "SYSTEM:wc -c"]), port)

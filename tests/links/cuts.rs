@@ -245,7 +245,7 @@ fn side(stream: TcpStream) -> Box<LocalSide> {
     Box::new(LocalSide { stream, unsent: Vec::new(), counters, idle: None, cause_of: cause })
 }
 
-/// The far end of a session's stream says nothing and ends at once; how the session ended, and what it was given.
+/// The peer of a session's stream says nothing and ends at once; how the session ended, and what it was given.
 async fn carried(
     number: u32,
     mut session: SessionHandle,

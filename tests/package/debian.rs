@@ -73,7 +73,7 @@ fn components_and_licences_are_of_what_is_linked() {
     let version = rustls["version"].as_str().expect("a version");
     assert_eq!(rustls["purl"], format!("pkg:cargo/rustls@{version}"));
     assert_eq!(rustls["hashes"][0]["content"].as_str().map(str::len), Some(64), "{rustls}");
-    // What tests or the compiler use alone is no part of the program.
+    // What tests or the compiler use alone is not part of the program.
     for absent in ["proptest", "criterion", "cc", "serde_derive"] {
         assert!(named(absent).is_none(), "{absent}");
     }

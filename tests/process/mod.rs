@@ -53,7 +53,7 @@ impl TestFolder {
         self.wrapped(&[], args)
     }
 
-    /// The same behind another program's command line, such as `prlimit …`. `PORTCULLIS_PROGRAM` names another build
+    /// The command behind another program's command line, such as `prlimit …`. `PORTCULLIS_PROGRAM` names another build
     /// to be measured.
     pub fn wrapped(&self, wrapper: &[&str], args: &[&str]) -> Command {
         let program = std::env::var("PORTCULLIS_PROGRAM");
@@ -78,13 +78,13 @@ impl TestFolder {
         self.start_logging(name, self.wrapped(wrapper, args), file.into())
     }
 
-    /// The same, of a command that logs elsewhere than in `NAME.log`.
+    /// Starts a command that logs elsewhere than in `NAME.log`.
     pub fn start_logging(&self, name: &str, mut command: Command, to: Stdio) -> Gateway<'_> {
         command.stdout(Stdio::null()).stderr(to);
         self.start_command(name, command)
     }
 
-    /// The same, of a command whose streams are its caller's business.
+    /// Starts a command whose streams are its caller's business.
     pub fn start_command(&self, name: &str, mut command: Command) -> Gateway<'_> {
         let socket = self.path(&format!("run/{name}.sock"));
         let log = self.path(&format!("{name}.log"));

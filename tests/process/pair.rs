@@ -21,7 +21,7 @@ pub struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    /// A reverse pair over mutual TLS, with a service for each name and back-end.
+    /// A reverse pair over mutual TLS, with a service for each name and backend.
     pub fn reverse(place: &'a TestFolder, services: &[(&str, &str)]) -> Self {
         let names: Vec<&str> = services.iter().map(|(name, _)| *name).collect();
         Self::of(place, &dmz_half("127.0.0.1:0", &names), |link| internal_half(link, services))

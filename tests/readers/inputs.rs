@@ -176,7 +176,7 @@ pub fn web_socket() -> Rows {
         ("cut-in-body", rules(b"\x82\x84\0\0\0\0ab"), "2 bytes, 0 of answers, more"),
         ("reserved", of(&[frame(0xc2, b"a")]), "a frame with a reserved bit"),
         ("kind-3", of(&[frame(0x83, b"a")]), "a frame of unknown kind 0x3"),
-        ("unmasked", rules(b"\x82\x01a"), "a frame without a mask"),
+        ("unmasked", rules(b"\x82\x01a"), "an unmasked frame"),
         ("control-in-pieces", of(&[frame(0x09, b"a")]), "a fragmented control frame"),
         ("control-too-long", of(&[frame(0x89, &[7; 126])]), "a control frame of 126 bytes"),
         ("stray", of(&[frame(0x80, b"a")]), "a continuation frame without a message"),

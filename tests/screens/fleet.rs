@@ -242,7 +242,7 @@ fn a_session_that_two_gateways_carry_is_one_row_from_client_to_backend() {
     press(&mut app, "/!gateway:inside\n");
 }
 
-/// Bytes under way between two pictures are no difference.
+/// Bytes on their way between two snapshots do not count as a difference.
 #[test]
 fn bytes_that_move_are_not_compared() {
     let mut moving = fleet();
@@ -277,7 +277,7 @@ fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
     let kill = |id: &str| Command::Kill { session: id.into() };
     assert_eq!(press(&mut app, "y"), UpdateResult::AskGateways(vec![("edge-2".into(), kill("00a2"))]));
 
-    // Of two rows with one id that are no one session it is the chosen one.
+    // Of two rows with one id that are different sessions, it is the chosen one.
     for (name, filter) in [("inside-1", "/id:00a3 gateway:inside\n"), ("edge-1", "/id:00a3 gateway:edge\n")] {
         press(&mut app, "3");
         app.press(crossterm::event::KeyCode::Esc.into());

@@ -100,7 +100,7 @@ fn the_detail_of_a_joined_session_tells_both_sides_also_when_it_has_ended() {
     for part in ["gateway", "edge-1", "inside", "inside-1: -- both sides finished", "differs", "200 B up"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    // The other row of this id is no part of it.
+    // The other row of this id does not belong to it.
     let mut other = fleet();
     other.ended[1].peer = Some("dmz-2".into());
     let mut app = App::new(Arc::new(other), ScreenStyle::FULL);

@@ -164,7 +164,7 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
     press(&mut app, "H");
     let requested = answer(&mut app, |name, requested| match name {
-        Some("edge-2") => CommandAnswer::Refused("it is no request".into()),
+        Some("edge-2") => CommandAnswer::Refused("it is not a request".into()),
         Some("inside-1") => {
             let mut inner = sample_report(requested);
             inner.samples.iter_mut().for_each(|sample| sample.open = 77_777);
@@ -192,14 +192,14 @@ fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() 
     let line = |name: &str| then.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
     assert!(line("edge-1").contains("87 open"), "{then}");
     assert!(line("inside-1").contains("77.8k open") && line("inside-1").contains("9 wait"), "{then}");
-    assert!(line("edge-2").contains("it is no request"), "{then}");
+    assert!(line("edge-2").contains("it is not a request"), "{then}");
     app.press(KeyCode::Esc.into());
     assert!(!text(&app, (120, 36)).contains("inside-1"), "now the charts have the room");
     press(&mut app, ":only edge-2\n");
     let later = Snapshot { uptime_seconds: 99.0, ..fleet::fleet() };
     app.receive_snapshot(Arc::new(later));
-    assert_eq!(answer(&mut app, |_, _| CommandAnswer::Refused("it is no request".into())), 1);
-    assert!(text(&app, (120, 36)).contains("no history: it is no request"));
+    assert_eq!(answer(&mut app, |_, _| CommandAnswer::Refused("it is not a request".into())), 1);
+    assert!(text(&app, (120, 36)).contains("no history: it is not a request"));
 }
 
 /// What it has reported was so; only what comes after lacks it, which is reported.

@@ -317,7 +317,7 @@ fn all_that_pass_the_filter_are_closed_after_they_were_counted() {
     press(&mut app, "3X");
     shows(&app, "Close 7 sessions of 4 clients?");
     press(&mut app, "z/client:192.0.2.7\nX");
-    // A whole address is no other one that begins so.
+    // A whole address does not match another that begins with it.
     shows(&app, "Close 3 sessions of 1 client that pass `client:192.0.2.7`?");
     code(&mut app, KeyCode::Esc);
     press(&mut app, ":close-all service:chat\n");

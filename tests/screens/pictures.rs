@@ -88,7 +88,7 @@ pub fn healthy() -> Snapshot {
     }
 }
 
-/// The same with the inner half's parts of two sessions, one open and one ended, and one by itself.
+/// The healthy gateway with the inner half's parts of two sessions, one open, one ended, and one by itself.
 pub fn pair() -> Snapshot {
     let mut snapshot = healthy();
     snapshot.sessions.extend([

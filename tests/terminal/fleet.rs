@@ -33,7 +33,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
 fn start<'a>(place: &'a TestFolder, name: &str) -> Gateway<'a> {
     let gateway = place.start_as(name, &[], &["--no-ui", "--profile", "shop.yaml"]);
     gateway.wait_healthy();
-    // Where the far end looks for the gateway of a profile.
+    // Where the remote end looks for the gateway of a profile.
     let folder = place.path("run/portcullis");
     fs::create_dir_all(&folder).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
@@ -309,7 +309,7 @@ fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_reported_by_line() {
     let mut terminal = attach(&place, &["--read-only", "--fleet", "fleet.yaml"]);
     terminal.until_shown("2 of 2 reached, 2 healthy");
     terminal.until_shown("READ-ONLY");
-    // What is stopped on purpose is no fault, whatever leads to it.
+    // What is stopped on purpose is not an error, whatever leads to it.
     send(&gateway, Signal::TERM);
     terminal.press("8");
     for name in ["one", "two"] {
@@ -368,7 +368,7 @@ fn a_recording_of_a_fleet_is_replayed_with_all_its_gateways() {
     assert_eq!(replay.exit_code(), 0);
 }
 
-/// The far end of `attach ssh:` finds the gateway of a profile, and says when there is none.
+/// The remote end of `attach ssh:` finds the gateway of a profile, and says when there is none.
 #[test]
 fn the_far_end_carries_to_the_gateway_of_a_profile() {
     let place = place();

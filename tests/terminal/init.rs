@@ -17,7 +17,7 @@ fn a_half_is_written_from_answers() {
         screen.contents().matches("Where clients come in").count() == 2 && screen.contents().contains("; ")
     });
     terminal.press("8100\r");
-    terminal.until_shown("The back-end, as the internal gateway reaches it [tcp://127.0.0.1:8080]:");
+    terminal.until_shown("The backend, as the internal gateway reaches it [tcp://127.0.0.1:8080]:");
     terminal.press("\r");
     terminal.until_shown("Host of the DMZ gateway, as the internal gateway reaches it:");
     terminal.press("\r");
@@ -39,7 +39,7 @@ fn what_options_give_is_not_asked() {
     let place = TestFolder::with_certificates();
     let mut terminal =
         Terminal::open(&place, &["init", "pair", "--out", "all", "--service", "shop", "--accept", "8100"]);
-    terminal.until_shown("The back-end");
+    terminal.until_shown("The backend");
     let shown = |screen: &vt100::Screen, text: &str| screen.contents().contains(text);
     terminal
         .until("no other question", |screen| !shown(screen, "Name of") && !shown(screen, "Where clients"));

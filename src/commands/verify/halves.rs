@@ -58,7 +58,7 @@ pub enum TrialHalvesError {
 }
 
 impl TrialHalvesError {
-    /// What to do about it.
+    /// How to fix it.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Bind(EngineStartError::Bind(error)) => advice::advise_on_link(error.into()),

@@ -33,7 +33,7 @@ use crate::{
     tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
-/// Where the DMZ half takes its sessions.
+/// The running DMZ half.
 pub struct DmzSide {
     security: LinkSecurity,
     grants: Arc<ServiceGrants>,

@@ -30,7 +30,7 @@ use crate::{
     tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
-/// Where the internal half gets its sessions from.
+/// The running internal half.
 pub struct InternalSide {
     security: LinkSecurity,
     links: Arc<GatewayShares>,

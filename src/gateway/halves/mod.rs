@@ -49,7 +49,7 @@ const SWITCH_RETRY: RetryPolicy =
 /// port.
 const ENDPOINT_HANDSHAKES_EACH: usize = 64;
 
-/// What the halves share with the rest of the engine.
+/// State that the halves share with the rest of the engine.
 #[derive(Clone)]
 pub struct SharedContext {
     pub sessions: Arc<SessionContext>,
@@ -76,7 +76,7 @@ pub struct SharedContext {
 /// The TLS identity of a half's links, `None` without TLS; a reload replaces it.
 type IdentityCell = Arc<ArcSwap<Option<LinkIdentity>>>;
 
-/// Where links come in to a half.
+/// The port or endpoint where links come in to a half.
 #[derive(Debug)]
 enum LinkIngress {
     /// A port of their own, which listens or waits until it can.

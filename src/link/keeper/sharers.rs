@@ -18,7 +18,7 @@ const SETTLING_PERIOD: Duration = SILENCE_MAX.saturating_add(HEARTBEAT.saturatin
 #[derive(Debug, Default)]
 pub(super) struct AddressSharers(Vec<InstanceId>);
 
-/// What has changed about them.
+/// A change among the gateways that share an address.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SharersChange {
     /// This many share the address, more than before.

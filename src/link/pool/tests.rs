@@ -277,7 +277,7 @@ async fn a_session_looks_at_no_link_of_a_peer_that_does_not_serve_it() {
     let taken = pool.take_ready(&orders(), NOBODY).expect("it is served");
     assert_eq!((taken.peer, take_looks()), (peer(1), 2), "one asks whether it can, one for the place");
     assert!(pool.take_ready(&orders(), &[peer(1)]).is_none() && pool.service_closed(&orders()).is_none());
-    assert!(take_looks() <= 1, "and those of the crowd are none of them");
+    assert!(take_looks() <= 1, "and the crowd costs none");
     // What the crowd now offers is found, and what it no longer offers is not.
     for link in &crowd {
         let offer =

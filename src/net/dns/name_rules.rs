@@ -97,7 +97,7 @@ struct Absence {
     since: Instant,
 }
 
-/// What an answer has changed.
+/// The change that an answer has made.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TargetChange<T> {
     pub added: Vec<T>,

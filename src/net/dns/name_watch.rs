@@ -34,7 +34,7 @@ pub struct NameWatch<A: LookupAnswer> {
     next: Instant,
 }
 
-/// What a look-up has found.
+/// The result of a look-up.
 #[derive(Debug)]
 pub struct NameUpdate<A: LookupAnswer> {
     pub change: TargetChange<A::Target>,

@@ -14,7 +14,7 @@ pub struct ServiceRecord {
     pub target: String,
 }
 
-/// Which target is dialled before which, and its share of the links.
+/// The rank of a target among the others, and its share of the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TargetRank {
     /// The lowest number comes first.

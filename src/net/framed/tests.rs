@@ -80,7 +80,7 @@ async fn an_end_without_a_close_frame_is_a_cut() {
 #[tokio::test]
 async fn a_websocket_violation_closes_the_link_and_is_reported() {
     let table: [(FramedEnd, &[u8], &str, u16); 6] = [
-        (FramedEnd::Accepted, b"\x82\x01a", "a frame without a mask", 1002),
+        (FramedEnd::Accepted, b"\x82\x01a", "an unmasked frame", 1002),
         (FramedEnd::Dialled, b"\x82\x81\0\0\0\0a", "a masked frame", 1002),
         (FramedEnd::Accepted, b"\x81\x81\0\0\0\0a", "a text message, where all are binary", 1003),
         (FramedEnd::Accepted, b"\x16\x03\x01\0\xa5", "a frame with a reserved bit", 1002),

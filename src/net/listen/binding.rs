@@ -48,7 +48,7 @@ pub(super) struct BoundSocket {
     pub origin: SocketOrigin,
 }
 
-/// Who keeps the port when this process does not.
+/// The owner of a socket, which keeps the port when this process does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SocketOrigin {
     Own,

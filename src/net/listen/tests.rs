@@ -26,7 +26,7 @@ async fn a_closed_port_refuses_before_the_accept_loop_runs_again() {
     assert_eq!(dial().expect_err("it is closed").kind(), io::ErrorKind::ConnectionRefused);
     assert_eq!(closer.listens_at(), []);
     let unused = |_, _| ();
-    listener.accept(unused, |event| panic!("a closed port is no trouble: {event:?}")).await;
+    listener.accept(unused, |event| panic!("a closed port is not an error: {event:?}")).await;
 }
 
 #[tokio::test]

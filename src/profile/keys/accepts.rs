@@ -106,7 +106,7 @@ pub(in crate::profile) static ACCEPT_OPTIONS: KeyGroup = &[&ACCEPT_TLS_KEY, &SNI
 pub(in crate::profile) static ACCEPT_WEB: KeyGroup =
     &[&HOSTS, &ORIGINS, &FORWARDED, &BODY, &KEEP_ALIVE, &MESSAGE_LIMIT, &INACTIVITY, &PROTOCOLS, &FRAMES];
 
-/// Those that mean nothing unless WebSocket frames are decoded.
+/// Options that mean nothing unless WebSocket frames are decoded.
 pub(in crate::profile) static FRAME_OPTIONS: KeyGroup = &[&MESSAGE_LIMIT, &INACTIVITY, &PROTOCOLS, &FRAMES];
 
 pub(in crate::profile) static ACCEPT_TLS_KEY: ProfileKey<SubMap> = ProfileKey {

@@ -29,7 +29,7 @@ pub(super) use reach::*;
 pub(super) use revoked::*;
 pub(super) use values::ValueKind;
 
-/// One key of a profile; `V` defines its values and how they are read.
+/// A key of a profile; `V` defines its values and how they are read.
 pub(super) struct ProfileKey<V> {
     pub name: &'static str,
     /// Its purpose, in one or two sentences.

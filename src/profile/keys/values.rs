@@ -245,7 +245,7 @@ impl<T: Copy + Sync> ProfileKey<ChoiceValue<T>> {
     }
 }
 
-/// One status of an HTTP answer, or several.
+/// A status of an HTTP answer, or several.
 pub(in crate::profile) struct StatusList {
     pub default: u16,
 }

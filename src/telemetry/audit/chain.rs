@@ -75,7 +75,7 @@ pub struct ChainBreak {
     pub kind: ChainBreakKind,
 }
 
-/// What is wrong with a line.
+/// Why a line is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainBreakKind {
     #[error("it is not a line of an audit file")]
@@ -97,7 +97,7 @@ pub enum ChainBreakKind {
     OtherHead { found: LineHash, kept: LineHash },
 }
 
-/// What the lines of an audit file have shown.
+/// The check of an audit file's chain, line by line.
 #[derive(Debug, Default)]
 pub struct ChainCheck {
     pub lines: u64,

@@ -33,7 +33,7 @@ pub enum ActorPlace {
     Gateway,
 }
 
-/// Who has done something.
+/// The actor of an audited event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditActor {
     pub from: ActorPlace,
@@ -61,7 +61,7 @@ impl AuditActor {
     }
 }
 
-/// What has happened.
+/// An audited event.
 #[derive(Debug, Clone)]
 pub struct AuditRecord {
     time: String,

@@ -48,7 +48,7 @@ struct AuditHandle {
     state: Arc<AuditState>,
 }
 
-/// What the log and its thread share.
+/// State shared by the log and its thread.
 #[derive(Debug, Default)]
 struct AuditState {
     /// Records for which there is no line.

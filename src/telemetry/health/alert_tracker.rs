@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Alert, AlertKind, Health, certificate_ends, expiry_reminders::ExpiryReminders};
 use crate::telemetry::{health::is_linked, log::LogEvent, notices::NoticeLog, snapshot::Snapshot};
 
-/// What is known from previous snapshots.
+/// The alerts of previous snapshots, and since when they hold.
 #[derive(Debug, Default)]
 pub struct AlertTracker {
     active: Vec<ActiveAlert>,
@@ -288,6 +288,6 @@ mod tests {
         let lines = reported.lines();
         let of_certificates: Vec<_> = lines.iter().filter(|line| line.contains("certificate")).collect();
         // At 30, 8 and 7 days; such lines within a short time are shown as one.
-        assert_eq!(of_certificates, ["WARN the certificate of internal ends in 7 days (3x)"]);
+        assert_eq!(of_certificates, ["WARN the certificate of internal expires in 7 days (3x)"]);
     }
 }

@@ -61,10 +61,10 @@ mod tests {
         assert_eq!(
             reported_at,
             [
-                (30, line("ends in 30 days")),
-                (14, line("ends in 14 days")),
-                (7, line("ends in 7 days")),
-                (1, line("ends in 1 day")),
+                (30, line("expires in 30 days")),
+                (14, line("expires in 14 days")),
+                (7, line("expires in 7 days")),
+                (1, line("expires in 1 day")),
             ]
         );
     }
@@ -73,10 +73,10 @@ mod tests {
     fn only_the_last_passed_mark_is_reported_and_a_renewal_starts_over() {
         let mut reminders = ExpiryReminders::default();
         let end = |days| [CertificateEnd { what: "it".into(), object: "it".into(), days }];
-        assert_eq!(reminders.due(&end(5)), ["it ends in 5 days"]);
+        assert_eq!(reminders.due(&end(5)), ["it expires in 5 days"]);
         assert!(reminders.due(&end(4)).is_empty());
         assert!(reminders.due(&end(397)).is_empty(), "it was renewed");
-        assert_eq!(reminders.due(&end(29)), ["it ends in 29 days"]);
+        assert_eq!(reminders.due(&end(29)), ["it expires in 29 days"]);
         // A peer's links are gone for a moment, and come back; and one of two certificates is new.
         assert!(reminders.due(&[]).is_empty());
         assert!(reminders.due(&end(28)).is_empty(), "it was reported");

@@ -17,8 +17,8 @@ use crate::{
 };
 
 /// Whether links are up, so that sessions can be carried. A pool that dials a link for each session keeps none
-/// ready, and counts as linked while it is healthy. A gap shorter than a client's patience is ignored. The links
-/// on which a gateway that drains still carries sessions are none for the next client.
+/// ready, and counts as linked while it is healthy. A gap shorter than a client's patience is ignored. Links of
+/// a draining gateway do not count: they take no new sessions.
 pub fn is_linked(pool: &PoolRow) -> bool {
     pool.ready > 0
         || pool.carrying > 0 && !pool.left

@@ -91,7 +91,7 @@ fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     }
 }
 
-/// When a certificate of this gateway or of a peer ends.
+/// When a certificate of this gateway or of a peer expires.
 #[derive(Debug, Clone)]
 pub struct CertificateEnd {
     what: String,
@@ -115,10 +115,10 @@ pub fn certificate_ends(snapshot: &Snapshot) -> Vec<CertificateEnd> {
 
 fn days_left(days: i64) -> String {
     match days {
-        ..0 => "has ended".into(),
-        0 => "ends within a day".into(),
-        1 => "ends in 1 day".into(),
-        days => format!("ends in {days} days"),
+        ..0 => "has expired".into(),
+        0 => "expires within a day".into(),
+        1 => "expires in 1 day".into(),
+        days => format!("expires in {days} days"),
     }
 }
 
@@ -271,9 +271,9 @@ mod tests {
         let (healthy, degraded) = (Some(Health::Healthy), Some(Health::Degraded));
         assert_eq!(reported(15), (healthy, None));
         let text = |text: &str| format!("the accept certificate pki/www.pem {text}");
-        assert_eq!(reported(14), (degraded, Some((AlertKind::Certificate, text("ends in 14 days")))));
-        assert_eq!(reported(0), (degraded, Some((AlertKind::Certificate, text("ends within a day")))));
-        assert_eq!(reported(-1), (degraded, Some((AlertKind::Expired, text("has ended")))));
+        assert_eq!(reported(14), (degraded, Some((AlertKind::Certificate, text("expires in 14 days")))));
+        assert_eq!(reported(0), (degraded, Some((AlertKind::Certificate, text("expires within a day")))));
+        assert_eq!(reported(-1), (degraded, Some((AlertKind::Expired, text("has expired")))));
     }
 
     #[test]

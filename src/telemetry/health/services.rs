@@ -189,7 +189,7 @@ fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceProblem
     Some(ServiceProblem { kind, why })
 }
 
-/// What `link::dial_state` says of such a gateway.
+/// The error of `link::dial_state` about such a gateway.
 const AT_MAXIMUM: &str = "`maximum` links are in use";
 /// A limit that has refused nobody for this long, and is not reached, refuses nobody now.
 const LIMIT_SECONDS: f64 = 10.0;

@@ -25,7 +25,7 @@ const SWITCHING_PROTOCOLS: u16 = 101;
 /// The longest text from a client.
 const TEXT_CHARS_MAX: usize = 1024;
 
-/// Where requests are logged, if anywhere; a reload may change that while requests are under way.
+/// The file where requests are logged, if any; a reload may change that while requests are under way.
 #[derive(Debug, Default)]
 pub struct AccessLog(ArcSwapOption<OpenAccessLog>);
 
@@ -90,7 +90,7 @@ pub struct AccessRecord {
     pub fields: AccessFields,
 }
 
-/// What is known of a request; unknown fields are null.
+/// The fields of a request's line; unknown ones are null.
 #[derive(Debug, Default, Serialize)]
 pub struct AccessFields {
     time: String,

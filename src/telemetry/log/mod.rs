@@ -59,7 +59,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Ends the log: waits a moment for queued lines to be written.
 #[derive(Debug)]
 pub struct LogGuard {
-    /// What is wrong with the environment variable.
+    /// Why the environment variable is invalid.
     refused_level: Option<LogLevelError>,
 }
 
@@ -73,7 +73,7 @@ impl LogGuard {
 
 /// While a screen owns the terminal, lines are dropped; notices are kept in the snapshot.
 static QUIET: AtomicBool = AtomicBool::new(false);
-/// Where the profile's `log` is written.
+/// The sink of the profile's `log`.
 static FILE: Mutex<Option<LineSink>> = Mutex::new(None);
 /// The current filter, once the log is installed.
 static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();

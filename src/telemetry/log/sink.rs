@@ -58,7 +58,7 @@ struct OpenSink {
     state: Weak<SinkState>,
 }
 
-/// Where lines go.
+/// The target of a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SinkTarget {
     StandardError,
@@ -78,7 +78,7 @@ struct SinkHandle {
     queue: SyncSender<SinkMessage>,
 }
 
-/// What the sink and its thread share.
+/// State shared by the sink and its thread.
 #[derive(Debug)]
 struct SinkState {
     target: SinkTarget,

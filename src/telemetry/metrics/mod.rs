@@ -290,7 +290,7 @@ fn of_certificates(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> 
     }
     let expiry = (
         "portcullis_certificate_expiry_timestamp_seconds",
-        "When the first certificate of this use ends, in seconds since 1970.",
+        "When the first certificate of this use expires, in seconds since 1970.",
     );
     let mut family = MetricFamily::begin(encoder, expiry, MetricType::Gauge)?;
     earliest.iter().try_for_each(|((half, used), ends)| {

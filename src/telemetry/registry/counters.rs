@@ -31,7 +31,7 @@ pub struct SessionCounters {
     pub(super) tally: Option<SessionTally>,
 }
 
-/// What is known of the backend of a session.
+/// A session's contact with its backend.
 #[derive(Debug, Default)]
 struct BackendContact {
     /// Where it is, if this half knows it. A session that carries requests may change backends.

@@ -24,7 +24,7 @@ pub enum KillError {
     Several(Vec<String>),
 }
 
-/// Which sessions to end.
+/// The sessions to end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KillSelection {
@@ -41,7 +41,7 @@ pub struct ListedSessions {
     pub by: String,
 }
 
-/// What all of them have in common: each field that is given must match.
+/// Properties that all of them have: each field that is given must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionMatch {
     pub client: Option<Network>,

@@ -41,7 +41,7 @@ struct ByteTotals {
     down: AtomicU64,
 }
 
-/// What happened to a client whose session was never carried.
+/// The end of a client whose session was never carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CountedEnd {
     /// It went by itself.
@@ -91,7 +91,7 @@ fn own_part() -> usize {
     OWN.get()
 }
 
-/// What one client's session adds to its service's totals.
+/// The part of its service's totals that one client's session adds.
 ///
 /// ```text
 /// waiting ─► carried ─► ended

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One backend of a service.
+/// A backend of a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackendRow {
     pub address: String,

@@ -23,7 +23,7 @@ impl FindingSeverity {
     }
 }
 
-/// One thing that limits the gateway.
+/// A thing that limits the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoctorFinding {
     /// Its gateway in a fleet; `None` for a single gateway.

@@ -10,7 +10,7 @@ use crate::{
     telemetry::verdict::Health,
 };
 
-/// One gateway of a fleet, as far as it has answered.
+/// A gateway of a fleet, as far as it has answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GatewayRow {
     /// The operator's name for it.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One lock: of a service, of a gateway, of a service for a gateway, or of everything.
+/// A lock: of a service, of a gateway, of a service for a gateway, or of everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockdownRow {
     /// The gateway that it is for; `None` means all of them.

@@ -35,7 +35,7 @@ pub struct CheckRow {
     pub age_seconds: f64,
 }
 
-/// One profile that the gateway can be switched to.
+/// A profile that the gateway can be switched to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProfileRow {
     pub name: String,
@@ -54,7 +54,7 @@ pub struct ProfileRow {
     pub refused: Option<String>,
 }
 
-/// One thing wrong with a profile, and the lines it is about.
+/// A thing wrong with a profile, and the lines it is about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProblemRow {
     pub text: String,

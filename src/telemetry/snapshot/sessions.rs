@@ -47,7 +47,7 @@ pub struct SessionRow {
     pub backend: Option<Arc<str>>,
 }
 
-/// Where a session is: the steps of `gateway::session`, in order.
+/// The phase of a session: the steps of `gateway::session`, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]

@@ -72,7 +72,7 @@ impl Authority {
         RevocationLists::load(&RevokedFiles { files, expired }, &[ca], TlsParty::Gateway, PipePolicy::Refused)
     }
 
-    /// What is wrong with a file, and what to do.
+    /// Why a file is invalid, and what to do.
     fn problem(&self, file: &str) -> String {
         let problems = self.load(file, ExpiredListPolicy::Refuse).unwrap_err();
         assert_eq!(problems.len(), 1, "{problems:?}");

@@ -82,7 +82,7 @@ impl PathBuilder<'_> {
         }
     }
 
-    /// What is wrong with a gateway itself; problems of links, services and backends are shown there.
+    /// The problem of a gateway itself; problems of links, services and backends are shown there.
     fn own_state(&self, gateway: Option<&Arc<str>>) -> (Severity, Option<String>) {
         let is_service = |name: &str| self.snapshot.services.iter().any(|row| row.name == name);
         let is_own = |alert: &&Alert| {

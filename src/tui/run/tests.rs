@@ -176,7 +176,7 @@ async fn an_answer_that_does_not_come_is_reported_in_time() {
     assert_eq!(why, "no answer within 30 s");
 }
 
-/// A gateway answers a stop when it has ended, and a checklist when it has run: half a minute is no refusal.
+/// A gateway answers a stop when it has ended, and a checklist when it has run: half a minute does not mean a refusal.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_comes_when_the_work_is_done_is_waited_for() {
     let switch = Command::Switch { profile: "forward".into() };

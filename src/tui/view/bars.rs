@@ -4,7 +4,7 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::tui::{style::ScreenStyle, view::table};
 
-/// What a chart shows.
+/// The data of a chart.
 pub struct BarChartData {
     /// Heights with their styles; `None` where nothing was measured.
     pub columns: Vec<Option<(f64, Style)>>,

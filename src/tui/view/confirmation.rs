@@ -126,7 +126,7 @@ pub fn text(app: &App) -> String {
 const KEY_CELLS: u16 = 5;
 const WIDTH_MIN: u16 = 40;
 const WIDTH_MAX: u16 = 76;
-/// It may contain a typed filter.
+/// The longest text of a question, which may contain a typed filter.
 const TEXT_CHARS: usize = 400;
 /// A refusal in a plan contains paths.
 const PLAN_CHARS: usize = 2000;

@@ -278,8 +278,8 @@ fn certificate(app: &App, pool: &PoolRow) -> Option<DetailLine> {
     let days = pool.certificate_days?;
     let name = pool.peer.as_deref().unwrap_or("-");
     let text = match days {
-        ..0 => format!("of {name}: it has ended"),
-        0 => format!("of {name}: ends today"),
+        ..0 => format!("of {name}: it has expired"),
+        0 => format!("of {name}: expires today"),
         _ => format!("of {name}: good for {days} more days"),
     };
     let style = if days < CERTIFICATE_SOON_DAYS { app.style.theme.warn } else { app.style.theme.plain };

@@ -63,7 +63,7 @@ pub fn finding_at(app: &App, area: Rect, at: Position) -> Option<usize> {
         .map(|block| block.place)
 }
 
-/// One finding, as drawn.
+/// A finding, as drawn.
 struct FindingBlock {
     place: usize,
     area: Rect,

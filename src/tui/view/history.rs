@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// One thing that is charted.
+/// A thing that is charted.
 struct HistoryChart {
     title: &'static str,
     value: fn(&HistorySample) -> Option<f64>,
@@ -156,7 +156,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     draw_axis(app, &report, &columns, label, table::line(area, axis), buffer);
 }
 
-/// What a gateway of a fleet was like where the cursor stands.
+/// The sample of a gateway of a fleet at the cursor.
 type GatewayThen<'a> = (&'a str, Result<Option<HistorySample>, &'a str>);
 
 fn gateways_then<'a>(app: &'a App, columns: &HistoryColumns) -> Vec<GatewayThen<'a>> {

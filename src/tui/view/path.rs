@@ -49,7 +49,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// What is wrong with the selected part, or else with the worst one, if the stages leave enough lines.
+/// The problem of the selected part, or else of the worst one, if the stages leave enough lines.
 fn detail_text(app: &App, path: &DrawnPath, area: Rect) -> Option<(String, Style)> {
     if area.height < DESCRIBED_LINES_MIN {
         return None;
@@ -88,7 +88,7 @@ pub fn part_at(app: &App, area: Rect, at: Position) -> Option<usize> {
     placed.into_iter().find(|part| part.area.contains(at)).map(|part| part.place)
 }
 
-/// One stage of the picture.
+/// A stage of the picture.
 struct PlacedStage {
     stage: PathStage,
     area: Rect,
@@ -96,7 +96,7 @@ struct PlacedStage {
     hidden: usize,
 }
 
-/// Where one part is drawn; its name is on the first line.
+/// The area of a part; its name is on the first line.
 struct PlacedPart {
     place: usize,
     area: Rect,

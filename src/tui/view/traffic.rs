@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// One direction of the traffic.
+/// A direction of the traffic.
 struct TrafficDirection {
     word: &'static str,
     rate: fn(&TrafficSample) -> u64,
@@ -185,7 +185,7 @@ const NAME_CHARS: usize = 40;
 mod tests {
     use super::*;
 
-    /// This many seconds up to `now`, each with its rate.
+    /// The seconds up to `now`, each with its rate.
     fn up_to(now: u64, rates: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
         let rates: Vec<_> = rates.into_iter().collect();
         (now + 1 - rates.len() as u64..).zip(rates).collect()

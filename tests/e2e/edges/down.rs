@@ -1,4 +1,4 @@
-//! A fault of one service is no fault of the profile: the others are served, and that one when it is
+//! A fault of one service does not fail the profile: the others are served, and that one when it is
 //! repaired.
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};

@@ -62,7 +62,7 @@ fn cases() -> Vec<Case> {
         ("no version", version(""), 426, 426),
         ("no key", key(""), 400, 400),
         ("a short key", key("Sec-WebSocket-Key: AAAA\r\n"), 400, 400),
-        ("a key that is none", key("Sec-WebSocket-Key: ????????????????????????\r\n"), 400, 400),
+        ("an invalid key", key("Sec-WebSocket-Key: ????????????????????????\r\n"), 400, 400),
         ("two keys", key(&KEY.repeat(2)), 400, 101),
         ("two versions", version("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 8\r\n"), 400, 101),
         ("another method", with("GET", "POST"), 400, 400),

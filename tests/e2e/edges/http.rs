@@ -87,7 +87,7 @@ pub(super) async fn send_request(at: SocketAddr, request: &str) -> String {
     String::from_utf8(read_all(&mut client).await).unwrap()
 }
 
-/// The same where the connection stays: the head, and a body of a known length.
+/// The answer on a connection that stays: the head, and a body of a known length.
 pub(crate) async fn answered(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
     request: &str,

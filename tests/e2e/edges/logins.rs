@@ -46,7 +46,7 @@ pub(super) fn place(users: &str) -> TestFolder {
     place
 }
 
-/// The same with the certificates of an accept and of a client.
+/// A folder with users, and with the certificates of an accept and of a client.
 pub(super) fn place_of_tls(users: &str) -> TestFolder {
     let place = TestFolder::with(&["dmz", "internal", "www", "partner"]);
     write_users(&place, users);
@@ -294,7 +294,10 @@ async fn a_file_of_users_that_changes_is_in_force_at_once_and_one_that_is_wrong_
     assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "200 OK");
     write_users(&pair.place, "alice:s3cret\n");
     let line = pair.dmz.until_notice("cannot be used").await;
-    assert!(line.contains("line 1, of `alice`: it is no hash: a password in plain text, perhaps"), "{line}");
+    assert!(
+        line.contains("line 1, of `alice`: it is not a hash: a password in plain text, perhaps"),
+        "{line}"
+    );
     assert!(!line.contains("s3cret"), "{line}");
     assert_eq!(answered(&mut client, &with(GET, OF_BOB)).await.0[0], "HTTP/1.1 200 OK");
 }

@@ -261,7 +261,7 @@ fn expected_response(mut direct: ParsedMessage) -> ParsedMessage {
     let is_chunked = value(&direct.fields, "transfer-encoding").is_some();
     // Fields of one hop (RFC 9110, section 7.6.1), and a date that a backend has not given.
     direct = without_hop(direct);
-    // The end of a connection is no end of a body where chunks can tell one.
+    // The end of a connection does not end a body where chunks can tell one.
     if direct.framing == Framing::Close {
         direct.framing = Framing::Chunks;
     }

@@ -19,7 +19,7 @@ use crate::support::{
 const LISTED: &str = "{ address: 'tcp://127.0.0.1:0', proxy: { from: ['127.0.0.0/8'] } }";
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n";
-/// The same in version 2, with padding behind it.
+/// The header in version 2, with padding behind it.
 const V2: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb\x04\0\x01\0";
 /// Further fields: the name that the client asked for, and one of a number for private use.
@@ -120,7 +120,7 @@ async fn other_proxy_fields_are_checked_and_forwarded() {
         send(&mut near, &head(V2_FIELDS)).await;
         let header = proxy_header(&mut backend.accept().await).await;
         assert_eq!(&header[14..], V2_FIELDS, "{mode:?}");
-        // A checksum that is none costs the connection.
+        // An invalid checksum costs the connection.
         let mut near = pair.client().await;
         send(&mut near, &head(&[V2_FIELDS, b"\x03\0\x04\0\0\0\0"].concat())).await;
         expect_reset(&mut near).await;
@@ -242,7 +242,7 @@ fn headers_of_the_manual() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)>
     ]
 }
 
-/// What is none of them.
+/// What belongs to neither.
 fn headers_that_are_none() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("nothing of it", b"GET / HTTP/1.1\r\n\r\n".to_vec()),

@@ -196,7 +196,7 @@ async fn an_idle_client_gives_its_permit_to_an_active_one() {
         send(&mut fourth, GET.as_bytes()).await;
         let mut server = served.next_request().await;
         expect_end(&mut clients.remove(1)).await;
-        // The others stay, and are none the worse.
+        // The others stay as they are.
         for kept in &mut clients {
             serve(kept, &mut served).await;
         }

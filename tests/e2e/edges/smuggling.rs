@@ -92,7 +92,7 @@ async fn ambiguous_requests_reach_no_backend() {
     }
 }
 
-/// What follows a chunk that two readers could read differently is no request, even where its head was good and
+/// What follows a chunk that two readers could read differently is not a request, even where its head was good and
 /// has been passed on.
 #[tokio::test]
 async fn nothing_after_an_ambiguous_chunk_reaches_a_backend() {

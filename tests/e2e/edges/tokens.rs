@@ -38,7 +38,7 @@ fn claims() -> Value {
         "exp": now() + 600, "nbf": now() - 10 })
 }
 
-/// The same with other values, and without those that are null.
+/// The claims with other values, and without those that are null.
 fn claims_with(changed: &Value) -> Value {
     let mut claims = claims();
     for (name, value) in changed.as_object().unwrap() {
@@ -128,7 +128,7 @@ fn broken(signer: &Signer) -> Vec<(&'static str, String)> {
         ("no signature", format!("{}.{}.", parts[0], parts[1])),
         ("padding", format!("{}=.{}.{}", parts[0], parts[1], parts[2])),
         ("the other base64", format!("{}.{}.{}+/", parts[0], parts[1], parts[2])),
-        ("a head that is no JSON", signer.sign_text("{", &text)),
+        ("a head that is not JSON", signer.sign_text("{", &text)),
         ("a head that is a list", signer.sign_text("[]", &text)),
         ("a head without alg", signer.sign_text(r#"{"kid":"one-es"}"#, &text)),
         ("none", unsigned(r#"{"alg":"none"}"#)),
@@ -136,7 +136,7 @@ fn broken(signer: &Signer) -> Vec<(&'static str, String)> {
         ("an algorithm of nobody's", unsigned(r#"{"alg":"XS256"}"#)),
         ("a number for an algorithm", unsigned(r#"{"alg":1}"#)),
         ("a public key as a secret", by_secret(&signer.modulus())),
-        ("a secret that is none of these", by_secret(&signer.secret)),
+        ("a secret that is not one of these", by_secret(&signer.secret)),
         ("RS512 by a key of RS256", headed(json!({ "alg": "RS512", "kid": "one-rs" }))),
         ("PS256 by a key of RS256", headed(json!({ "alg": "PS256", "kid": "one-rs" }))),
         ("a key of another kind", headed(json!({ "alg": "RS256", "kid": "one-es" }))),
@@ -155,7 +155,7 @@ fn broken(signer: &Signer) -> Vec<(&'static str, String)> {
             "something critical",
             headed(json!({ "alg": "ES256", "kid": "one-es", "crit": ["b64"], "b64": false })),
         ),
-        ("claims that are no JSON", signed("{")),
+        ("claims that are not JSON", signed("{")),
         ("claims that are a list", signed("[]")),
         ("no exp", claiming(json!({ "exp": null }))),
         ("exp as text", claiming(json!({ "exp": (now() + 600).to_string() }))),

@@ -461,7 +461,7 @@ async fn what_is_text_comes_down_as_text_and_nothing_else_does() {
         assert_eq!(u16::from(code), 1000);
         let _ = socket.flush().await;
         pair.dmz.until_ended("--").await;
-        // What is no text, and a text that ends within a letter.
+        // What is not text, and a text that ends within a character.
         for (bytes, ends) in [(&b"\xc3\x28"[..], false), (b"\xc3", true)] {
             let mut client = raw(at).await;
             let mut server = backend.accept().await;

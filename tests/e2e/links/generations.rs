@@ -21,7 +21,7 @@ use crate::support::{
 const ECHO: &str = "echo: { connect: 'echo://' }";
 const BOTH: &str = "echo: { connect: 'echo://' }, web: { connect: 'echo://' }";
 
-/// The same profile without what `text` names, which is in force then.
+/// Reloads the profile without what `text` names.
 async fn reload_without(place: &TestFolder, gateway: &Gateway, name: &str, text: &str) {
     let file = place.path(&format!("{name}.yaml"));
     let before = std::fs::read_to_string(&file).unwrap();
@@ -30,7 +30,7 @@ async fn reload_without(place: &TestFolder, gateway: &Gateway, name: &str, text:
     gateway.done(Command::Reload).await;
 }
 
-/// The same profile with another authority and other certificates of these names.
+/// Reloads the profile with another authority and other certificates of these names.
 async fn reload_with_fresh(place: &TestFolder, gateway: &Gateway, names: &[&str]) {
     let fresh = TestFolder::with(names);
     let of_names = names.iter().flat_map(|name| [format!("{name}.pem"), format!("{name}.key")]);

@@ -110,7 +110,7 @@ impl OpenerHalf {
         link
     }
 
-    /// The same, seen in the pool: this many are ready there.
+    /// An established link, once the pool shows this many as ready.
     pub async fn ready(&self, name: &str, ready: usize) -> RawLink {
         let link = self.established_link(name).await;
         self.until_ready(name, ready).await;

@@ -65,7 +65,7 @@ struct OpenedLink {
     link: RawLink,
     /// The backend's side of the first, or its client.
     beside: Option<TcpStream>,
-    /// The same of the second, where it has one.
+    /// The connection of the second, where it has one.
     tested: Option<TcpStream>,
     number: u32,
 }

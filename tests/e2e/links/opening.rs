@@ -277,7 +277,7 @@ async fn a_link_whose_peer_asks_with_its_last_frame_is_closed_in_good_order() {
         expect_bytes(&mut client, b"x").await;
         expect_end(&mut client).await;
         assert_eq!(alpha.over().await, (LinkOver::Cleanly, vec![(RETIRE, vec![])]));
-        // Both have ended it: how this end closes it is no failure.
+        // Both have ended it: how this end closes it does not matter.
         drop(alpha);
         let row = outside.gateway.until_pool("none ready", |row| row.ready == 0 && row.carrying == 0).await;
         let reported = row.last_error.unwrap_or_default();

@@ -231,7 +231,7 @@ async fn links_come_while_clients_have_used_up_what_they_may_have() {
     until_healthy(&dmz).await;
 }
 
-/// What a client that is no peer does once the connection is a WebSocket, and the one line that is logged
+/// What a client that is not a peer does once the connection is a WebSocket, and the one line that is logged
 /// about it.
 #[tokio::test]
 async fn strangers_at_the_path_cost_themselves_alone() {
@@ -243,7 +243,7 @@ async fn strangers_at_the_path_cost_themselves_alone() {
     let mut live = open_socket(dial(at).await, "/live").await;
     let mut page = dial(at).await;
     for (wire, words) in [
-        (&b"\x82\x01a"[..], "WebSocket: a frame without a mask"),
+        (&b"\x82\x01a"[..], "WebSocket: an unmasked frame"),
         (b"\x81\x81\0\0\0\0a", "WebSocket: a text message, where all are binary"),
         (b"GET / HTTP/1.1\r\n\r\n", "WebSocket: a frame with a reserved bit"),
         (b"\x82\x85\0\0\0\0hello", "TLS: "),

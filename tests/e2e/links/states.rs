@@ -83,7 +83,7 @@ async fn clients_that_wait_are_refused_when_the_service_closes() {
     announce_state(&mut link, DOWN).await;
     expect_reset(&mut waits).await;
     outside.gateway.until_ended("BC").await;
-    // The session that is open is none of its business.
+    // The open session is not affected.
     send(&mut first, b"still here").await;
     assert_eq!(link.expect_data(10).await, b"still here");
 }

@@ -311,7 +311,7 @@ async fn bad_frames_close_their_link_and_are_reported() {
     let dmz = place.start("dmz", &plan.dmz("listen: 'socks+ws://127.0.0.1:0/link'"));
     let at = dmz.link_port().await;
     for (wire, words) in [
-        (&b"\x82\x01a"[..], "WebSocket: a frame without a mask"),
+        (&b"\x82\x01a"[..], "WebSocket: an unmasked frame"),
         (b"\x81\x81\0\0\0\0a", "WebSocket: a text message, where all are binary"),
         (b"GET / HTTP/1.1\r\n\r\n", "WebSocket: a frame with a reserved bit"),
         (b"\x82\x85\0\0\0\0hello", "TLS: "),

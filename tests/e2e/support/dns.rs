@@ -133,7 +133,7 @@ impl Dns {
         self.asked.store(0, Ordering::SeqCst);
     }
 
-    /// The same, until it was asked for so often.
+    /// Sets an answer, and waits until it was asked for this often.
     pub async fn set_answer_until_asked(&self, answer: DnsAnswer, times: usize) {
         self.set_answer(answer.clone());
         let received = async {

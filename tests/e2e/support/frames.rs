@@ -67,7 +67,7 @@ pub fn header(kind: u8, length: usize) -> [u8; 8] {
     header_of(0, kind, length)
 }
 
-/// The same of this session.
+/// The header of a frame of this session.
 pub fn header_of(session: u32, kind: u8, length: usize) -> [u8; 8] {
     let [a, b, c, d] = session.to_be_bytes();
     [kind, (length >> 16) as u8, (length >> 8) as u8, length as u8, a, b, c, d]
@@ -115,12 +115,12 @@ pub fn offer(target: u16, maximum: u16, services: &[&str]) -> Vec<u8> {
     offer_of(target, maximum, &services)
 }
 
-/// The same of services that carry what stands beside them.
+/// An offer of services that carry what stands beside them.
 pub fn offer_of(target: u16, maximum: u16, services: &[(&str, u8)]) -> Vec<u8> {
     offer_with(256, target, maximum, services)
 }
 
-/// The same with this many sessions at once on a link.
+/// An offer with this many sessions at once on a link.
 pub fn offer_with(sessions: u16, target: u16, maximum: u16, services: &[(&str, u8)]) -> Vec<u8> {
     let mut body = about();
     field(&mut body, 4, &target.to_be_bytes());
@@ -140,7 +140,7 @@ pub fn grant(links: u16, services: &[&str]) -> Vec<u8> {
     body
 }
 
-/// The same, of all that an offer names.
+/// A grant of all services that an offer names.
 pub fn grant_of(links: u16, offer: &[u8]) -> Vec<u8> {
     let mut body = grant(links, &[]);
     let offered = fields(offer).into_iter().filter(|(tag, _)| *tag == 7);
@@ -177,7 +177,7 @@ pub fn services(names: &[&str]) -> Vec<u8> {
     services_in(&states)
 }
 
-/// The same of services in the state that stands beside them.
+/// The services, each in the state that stands beside it.
 pub fn services_in(states: &[(&str, u8)]) -> Vec<u8> {
     let mut body = Vec::new();
     states
@@ -258,7 +258,7 @@ impl RawLink {
         self.try_send(bytes).await.unwrap();
     }
 
-    /// The same, as they are: no number is put in.
+    /// Sends bytes as they are: no number is put in.
     pub async fn send_raw(&mut self, bytes: &[u8]) {
         let sent = async {
             self.stream.write_all(bytes).await?;
@@ -343,7 +343,7 @@ impl RawLink {
         timeout(patience, reading).await.expect("a frame, or the end, in time")
     }
 
-    /// The next frame that is no ping; pings are answered.
+    /// The next frame other than a ping; pings are answered.
     pub async fn next_other_than_ping(&mut self) -> (u8, Vec<u8>) {
         let hearing = async {
             loop {
@@ -389,7 +389,7 @@ impl RawLink {
         self.expect_offer_of(target, maximum, &carried).await;
     }
 
-    /// The same of services that carry what stands beside them.
+    /// Expects an offer of services that carry what stands beside them.
     pub async fn expect_offer_of(&mut self, target: u16, maximum: u16, services: &[(&str, u8)]) {
         let received = fields(&self.expect_kind(HELLO).await);
         let instance = received.iter().find(|(tag, _)| *tag == 3).expect("an instance");

@@ -123,7 +123,7 @@ impl<'a> Plan<'a> {
         self.start_in(TestFolder::new()).await
     }
 
-    /// The same with the certificates of `place`, which has those of both halves.
+    /// Starts the pair with the certificates of a folder, which has those of both halves.
     pub async fn start_in(&self, place: TestFolder) -> ModePair {
         let listen = &format!("listen: '{}'", self.link("127.0.0.1:0"));
         let connect = |at: std::net::SocketAddr| format!("connect: '{}'", self.link(&at.to_string()));

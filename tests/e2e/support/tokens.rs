@@ -54,7 +54,7 @@ impl Signer {
         self.rsa.public_key().modulus().big_endian_without_leading_zero().to_vec()
     }
 
-    /// A token by the algorithm that its head names; one that is no algorithm signs nothing.
+    /// A token by the algorithm that its head names; an unknown algorithm signs nothing.
     pub fn sign(&self, head: &Value, claims: &Value) -> String {
         self.sign_text(&head.to_string(), &claims.to_string())
     }
