@@ -216,7 +216,7 @@ fn connect_failure(error: &DialError) -> ConnectFailure {
             (EndedBy::Backend, Refusal::BackendUnreachable)
         }
         DialError::Local { .. } if error.exhausted().is_some() => (EndedBy::Limit, Refusal::Unavailable),
-        DialError::Local { .. } => (EndedBy::Backend, Refusal::BackendUnreachable),
+        DialError::Local { .. } | DialError::Rule { .. } => (EndedBy::Backend, Refusal::BackendUnreachable),
     };
     ConnectFailure::here(who, refusal, format!("backend {error}"))
 }

@@ -159,7 +159,7 @@ impl From<&DialError> for LinkCause {
             DialError::Refused { .. } => Self::ConnectionRefused,
             DialError::Timeout { .. } => Self::NoAnswer,
             DialError::Unreachable { .. } | DialError::Unroutable { .. } => Self::Unreachable,
-            DialError::Local { .. } => Self::Other,
+            DialError::Local { .. } | DialError::Rule { .. } => Self::Other,
         }
     }
 }
@@ -277,7 +277,10 @@ impl From<&BindError> for LinkCause {
 mod tests {
     use super::*;
     use crate::{
-        net::dial::TriedAddresses, net::resolve_error::ResolveError, profile::HostPort, tls::party::TlsParty,
+        net::dial::{DialRuleError, TriedAddresses},
+        net::resolve_error::ResolveError,
+        profile::HostPort,
+        tls::party::TlsParty,
     };
 
     fn at() -> HostPort {
@@ -295,6 +298,7 @@ mod tests {
             (DialError::Timeout { at: at(), within, tried: tried() }, LinkCause::NoAnswer),
             (DialError::Unreachable { at: at(), source: source(), tried: tried() }, LinkCause::Unreachable),
             (DialError::Local { at: at(), source: source(), tried: tried() }, LinkCause::Other),
+            (DialError::Rule { at: at(), source: DialRuleError::OwnPort, tried: tried() }, LinkCause::Other),
         ] {
             let failure = LinkError::Handshake(error.into());
             assert_eq!(failure.fault().cause, cause, "{failure}");

@@ -47,6 +47,44 @@ pub enum DialError {
     Unreachable { at: HostPort, source: io::Error, tried: TriedAddresses },
     #[error("{at}: {}{tried}", ExhaustedResource::describe(source))]
     Local { at: HostPort, source: io::Error, tried: TriedAddresses },
+    #[error("{at}: {source}{tried}")]
+    Rule { at: HostPort, source: DialRuleError, tried: TriedAddresses },
+}
+
+/// A rule that a dial could not keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DialRuleError {
+    #[error("it leads back to the clients of its own service")]
+    OwnPort,
+    #[error("this machine has no address {0}")]
+    NoSource(IpAddr),
+}
+
+/// Why one address of a name was not connected to.
+#[derive(Debug, Error)]
+enum AttemptError {
+    #[error(transparent)]
+    Rule(#[from] DialRuleError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl AttemptError {
+    fn is_refusal(&self) -> bool {
+        let kind = self.kind();
+        matches!(kind, Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset))
+    }
+
+    fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Rule(_) => None,
+            Self::Io(error) => Some(error.kind()),
+        }
+    }
+
+    fn reason(&self) -> String {
+        if self.is_refusal() { "connection refused".into() } else { self.to_string() }
+    }
 }
 
 /// The addresses of a name and what each attempt returned; empty if an address was dialled.
@@ -76,7 +114,7 @@ impl DialError {
         match self {
             Self::Local { source, .. } => ExhaustedResource::of(source),
             Self::Resolve { .. } | Self::Unroutable { .. } | Self::Refused { .. } => None,
-            Self::Timeout { .. } | Self::Unreachable { .. } => None,
+            Self::Timeout { .. } | Self::Unreachable { .. } | Self::Rule { .. } => None,
         }
     }
 }
@@ -150,9 +188,8 @@ async fn dial_addresses(
         Ok(None) => Err(all_failed(at, failed)),
         Err(_) => {
             let failure_of = |address: &SocketAddr| failed.iter().find(|(at, _)| at == address);
-            let why = |address| {
-                failure_of(address).map_or_else(|| "no answer".into(), |(_, error)| dial_reason(error))
-            };
+            let why =
+                |address| failure_of(address).map_or_else(|| "no answer".into(), |(_, error)| error.reason());
             let tried = addresses.iter().map(|address| (*address, why(address)));
             Err(DialError::Timeout { at: at.clone(), within, tried: tried_addresses(at, tried) })
         }
@@ -169,21 +206,21 @@ fn retain_family(
     if addresses.is_empty() { Err(ResolveError::OtherFamily(source)) } else { Ok(addresses) }
 }
 
-async fn connect(rules: DialRules<'_>, to: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(rules: DialRules<'_>, to: SocketAddr) -> Result<TcpStream, AttemptError> {
     if rules.own_ports.iter().any(|own| own_ports::is_reached_at(to, *own)) {
-        return Err(io::Error::other("it leads back to the clients of its own service"));
+        return Err(DialRuleError::OwnPort.into());
     }
     let refused = |error| refused_call::explain("connect", error);
-    let Some(source) = rules.source else { return TcpStream::connect(to).await.map_err(refused) };
+    let Some(source) = rules.source else { return Ok(TcpStream::connect(to).await.map_err(refused)?) };
     let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // The kernel chooses the port when the destination is known, so that one port can serve several
     // destinations.
     socket_options::choose_port_late(socket.as_fd())?;
     socket.bind((source, 0).into()).map_err(|error| match error.raw_os_error() {
-        Some(libc::EADDRNOTAVAIL) => io::Error::other(format!("this machine has no address {source}")),
-        _ => refused_call::explain("bind", error),
+        Some(libc::EADDRNOTAVAIL) => AttemptError::Rule(DialRuleError::NoSource(source)),
+        _ => AttemptError::Io(refused_call::explain("bind", error)),
     })?;
-    socket.connect(to).await.map_err(refused)
+    Ok(socket.connect(to).await.map_err(refused)?)
 }
 
 /// Alternates the families, beginning with that of the first address. Within a family the resolver's order
@@ -207,7 +244,7 @@ fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 async fn race(
     rules: DialRules<'_>,
     addresses: &[SocketAddr],
-    failed: &mut Vec<(SocketAddr, io::Error)>,
+    failed: &mut Vec<(SocketAddr, AttemptError)>,
 ) -> Option<TcpStream> {
     if let [only] = addresses {
         // There is only one, as for most backends.
@@ -232,14 +269,15 @@ async fn race(
 }
 
 /// The error when all have failed: a refusal if there was one, else the last error.
-fn all_failed(at: &HostPort, failed: Vec<(SocketAddr, io::Error)>) -> DialError {
-    let tried = tried_addresses(at, failed.iter().map(|(address, error)| (*address, dial_reason(error))));
-    let is_refused = failed.iter().any(|(_, error)| is_refusal(error));
+fn all_failed(at: &HostPort, failed: Vec<(SocketAddr, AttemptError)>) -> DialError {
+    let tried = tried_addresses(at, failed.iter().map(|(address, error)| (*address, error.reason())));
+    let is_refused = failed.iter().any(|(_, error)| error.is_refusal());
     let at = at.clone();
     match failed.into_iter().next_back() {
         _ if is_refused => DialError::Refused { at, tried },
         None => DialError::Resolve { at, source: ResolveError::NoAddress },
-        Some((_, source)) => match source.kind() {
+        Some((_, AttemptError::Rule(source))) => DialError::Rule { at, source, tried },
+        Some((_, AttemptError::Io(source))) => match source.kind() {
             io::ErrorKind::TimedOut
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
@@ -248,14 +286,6 @@ fn all_failed(at: &HostPort, failed: Vec<(SocketAddr, io::Error)>) -> DialError 
             _ => DialError::Local { at, source, tried },
         },
     }
-}
-
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
-}
-
-fn dial_reason(error: &io::Error) -> String {
-    if is_refusal(error) { "connection refused".into() } else { error.to_string() }
 }
 
 /// If an address was dialled as written, the error contains it already.
