@@ -66,8 +66,7 @@ impl FileAccess {
     /// For text of this program that is not a file.
     pub const OWN: Self = Self { mode: 0o600, owner: 0, group: 0, place: FileLocation::Elsewhere };
 
-    /// Whether such a file may contain a secret: only its owner, or those whom root allows, can read or change
-    /// it.
+    /// Whether such a file may contain a secret: only its owner, or those whom root allows, can open it.
     pub fn keeps_secret(&self) -> bool {
         let mut own = rustix::process::getgroups().unwrap_or_default();
         own.push(rustix::process::getegid());

@@ -44,8 +44,7 @@ use crate::{
     },
 };
 
-/// Deadline for a SOCKS5 gateway to answer a request: its backend's deadline, and a second for the way there
-/// and back.
+/// Deadline for a SOCKS5 gateway to answer a request: its backend's deadline, and a second for the link.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Deadline for all gateways together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

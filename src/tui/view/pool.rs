@@ -92,13 +92,8 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         sheet.draw_row(screen_style, row, at, buffer);
     }
     let well = rest.iter().filter(|row| severity(row) == Severity::Fine).count();
-    panel::draw_hidden_count(
-        screen_style,
-        rest.len(),
-        &format!(", {well} of them fine; 2 shows all"),
-        list,
-        buffer,
-    );
+    let more = format!(", {well} of them fine; 2 shows all");
+    panel::draw_hidden_count(screen_style, rest.len(), &more, list, buffer);
 }
 
 /// A whole screen of them, and the full last error of the selected one.
