@@ -458,7 +458,7 @@ fn log_call(body: &str) -> Option<(String, Vec<String>)> {
     let name = found.get(1).or(found.get(2)).unwrap().as_str().to_owned();
     let rest = &body[found.get(0).unwrap().end()..];
     // Up to the text: what stands in brackets and quotes before it belongs to a value.
-    let value = Regex::new(r#"\s*[%?"]?(\w+)"?\s*(?:=\s*(?:[^,"()]|\([^()]*\)|\("[^"]*"\))*)?,"#).unwrap();
+    let value = Regex::new(r#"\s*[%?]?"?(\w+)"?\s*(?:=\s*(?:[^,"()]|\([^()]*\)|\("[^"]*"\))*)?,"#).unwrap();
     let (mut fields, mut at) = (Vec::new(), 0);
     while let Some(field) = value.captures_at(rest, at).filter(|field| field.get(0).unwrap().start() == at) {
         fields.push(field[1].to_owned());

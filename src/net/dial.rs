@@ -351,11 +351,12 @@ mod tests {
             (libc::ENOBUFS, ExhaustedResource::Memory),
         ];
         for (number, exhausted) in out {
-            let error = all_failed(&at, vec![(local(1, 9000), io::Error::from_raw_os_error(number))]);
+            let error = all_failed(&at, vec![(local(1, 9000), io::Error::from_raw_os_error(number).into())]);
             assert_eq!(error.exhausted(), Some(exhausted));
             assert_eq!(error.to_string(), format!("192.0.2.7:9000: {exhausted}"));
         }
-        let refused = all_failed(&at, vec![(local(1, 9000), io::ErrorKind::ConnectionRefused.into())]);
+        let refused =
+            all_failed(&at, vec![(local(1, 9000), io::Error::from(io::ErrorKind::ConnectionRefused).into())]);
         assert_eq!(refused.exhausted(), None);
     }
 
