@@ -140,7 +140,7 @@ mod tests {
                 format!(":{HASH}"),
                 Err("line 1: a name has 1 to 255 bytes, none of them a control character".into()),
             ),
-            (format!("alice:{HASH}\n\nalice:{HASH}"), Err("line 3: `alice` stands in line 1 already".into())),
+            (format!("alice:{HASH}\n\nalice:{HASH}"), Err("line 3: `alice` is already on line 1".into())),
             (
                 format!("alice:{HASH}\nbob:hunter2\n"),
                 Err("line 2, of `bob`: it is not a hash: a password in plain text, perhaps".into()),

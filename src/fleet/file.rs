@@ -91,7 +91,7 @@ mod tests {
             problems("a: ssh:-x\nb c: /run/x\nc: { target: /run/x, colour: red }\nd:\ne: \"exec:\"\n");
         assert_eq!(reported.len(), 5, "{reported:?}");
         for (line, part) in
-            [(3, "c: "), (4, "d: "), (1, "begins with `-`"), (2, "no gateway's name"), (5, "lacks")]
+            [(3, "c: "), (4, "d: "), (1, "begins with `-`"), (2, "not a gateway name"), (5, "lacks")]
         {
             let begins = format!("f.yaml:{line}:");
             assert!(

@@ -204,8 +204,8 @@ mod tests {
             assert!(full(bad).contains("lacks a host"), "{bad}");
         }
         assert!(full("ssh:a b").contains("cannot be a host"));
-        assert!(full("ssh:edge:a;reboot").contains("no profile's name"));
-        assert!(full("ssh:edge:$(x)").contains("no profile's name"));
+        assert!(full("ssh:edge:a;reboot").contains("not a profile name"));
+        assert!(full("ssh:edge:$(x)").contains("not a profile name"));
     }
 
     #[test]

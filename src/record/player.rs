@@ -367,7 +367,7 @@ mod tests {
         assert!(reported("").contains("line 1: not a recording"));
         assert!(reported("{\"at\":1}\n").contains("line 1: not a recording"));
         assert!(reported(&header.replace(":1}", ":999}")).contains("version"));
-        assert!(reported(&format!("{header}\n")).contains("no picture"));
+        assert!(reported(&format!("{header}\n")).contains("no snapshot"));
         assert!(reported(&format!("{header}\nnonsense\n")).contains("line 2: "));
         let good = fs::read_to_string(file(&folder, &[7], "")).unwrap();
         assert!(reported(&format!("{good}{{\"at\":\"yesterday\"}}\n")).contains("line 3: at: "));

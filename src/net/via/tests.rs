@@ -60,7 +60,7 @@ async fn each_answer_to_connect_has_its_own_words() {
         ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "it cannot reach gate.example:443: 502 Bad Gateway"),
         (
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
-            "it answered with a page (200 OK) instead of a tunnel",
+            "it answered with a web page (200 OK) instead of a tunnel",
         ),
         ("\x05\x00", "it does not speak HTTP: its answer begins with `\\u{5}\\u{0}`"),
         ("<html>sign in</html>", "it does not speak HTTP: its answer begins with `<html>sign in</h`"),
@@ -80,10 +80,7 @@ async fn each_answer_to_connect_has_its_own_words() {
 async fn a_login_is_sent_to_the_proxy_and_shown_nowhere() {
     let refused = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n";
     let (sent, received) = dial_through(ProxyKind::Http, Some(login()), &[refused]).await;
-    assert_eq!(
-        sent,
-        "it does not take the user and the password of `via_credentials` (407 No, Basic realm=\"office\")"
-    );
+    assert_eq!(sent, "it rejected the credentials in `via_credentials` (407 No, Basic realm=\"office\")");
     let received = String::from_utf8(received).expect("text");
     assert!(received.contains("\r\nProxy-Authorization: Basic Z2F0ZTpzM2NyZXQ=\r\n"), "{received}");
     assert!(!format!("{:?}", login()).contains("s3cret"));
@@ -99,7 +96,7 @@ async fn each_answer_of_a_socks_proxy_has_its_own_words() {
         (
             Some(login()),
             [&[5, 2][..], &[1, 7]].to_vec(),
-            "it does not take the user and the password of `via_credentials` (status 7)",
+            "it rejected the credentials in `via_credentials` (status 7)",
         ),
         (
             None,
