@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     exhausted::ExhaustedResource,
-    own_ports,
+    own_ports::ServicePorts,
     resolver::{self, NameResolver},
     socket_options,
 };
@@ -87,13 +87,13 @@ pub struct DialRules<'a> {
     /// One of this machine's addresses to dial from, which needs `bind`; only addresses of the same family are
     /// dialled then.
     pub source: Option<IpAddr>,
-    /// Ports of this process that are not dialled, since they would lead back to where the dial comes from.
-    pub own_ports: &'a [SocketAddr],
+    /// Ports of this process at which the dial must not come in, since they would lead back to where it comes from.
+    pub own_ports: Option<&'a ServicePorts>,
 }
 
 impl From<Option<IpAddr>> for DialRules<'_> {
     fn from(source: Option<IpAddr>) -> Self {
-        Self { source, own_ports: &[] }
+        Self { source, own_ports: None }
     }
 }
 
@@ -172,8 +172,8 @@ fn retain_family(source: Option<IpAddr>, mut addresses: Vec<SocketAddr>) -> io::
 }
 
 async fn connect(rules: DialRules<'_>, to: SocketAddr) -> io::Result<TcpStream> {
-    if rules.own_ports.iter().any(|own| own_ports::is_reached_at(to, *own)) {
-        return Err(io::Error::other("it leads back to the clients of its own service"));
+    if let Some(own) = rules.own_ports.filter(|own| own.may_include(to)) {
+        return own.dial_elsewhere(rules.source, to).await;
     }
     let refused = |error| refused_call::explain("connect", error);
     let Some(source) = rules.source else { return TcpStream::connect(to).await.map_err(refused) };

@@ -95,6 +95,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "link::peer_record::PEER_REST",
             "link::pool::carries_mismatch::REMEMBERED",
             "net::dns::name_rules::MISSING_FOR",
+            "net::own_ports::ELSEWHERE_FOR",
             "net::resolver::FRESH",
             "net::resolver::LATE",
             "profile::defaults::RETIRE",
