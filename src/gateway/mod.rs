@@ -381,6 +381,8 @@ impl Engine {
     }
 
     async fn finish(mut self, outcome: GatewayOutcome) -> GatewayOutcome {
+        // Its port would be waited for as well.
+        self.health = None;
         // Links close in tasks of their own; one that is stuck is dropped with the process.
         let _ = tokio::time::timeout(FLUSH, self.shared.tasks.all_ended()).await;
         self.mark_stopped();
