@@ -232,7 +232,7 @@ fn snapshot_in(message: &[u8]) -> Option<Arc<Snapshot>> {
 /// The carrier's own message is closer to the cause than the fact that it has ended.
 async fn carrier_error(target: &AdminTarget, carrier: &mut Carrier, source: WireError) -> ClientError {
     let at = target.to_string();
-    let has_ended = matches!(source, WireError::Closed | WireError::Io(_));
+    let has_ended = matches!(source, WireError::Closed | WireError::Unfinished | WireError::Io(_));
     match carrier.last_output().await.filter(|_| has_ended) {
         Some(error_output) => ClientError::Carrier { at, error_output },
         None => ClientError::Wire { at, source },
