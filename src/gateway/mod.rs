@@ -21,6 +21,7 @@ mod idle_watch;
 mod link_session;
 mod lockdown;
 pub mod lockdown_file;
+mod lost_grants;
 mod monitoring;
 mod offers;
 mod opening;
