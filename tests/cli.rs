@@ -54,6 +54,8 @@ mod process;
 mod service_manager;
 #[path = "process/pair.rs"]
 mod setup;
+#[path = "cli/silence.rs"]
+mod silence;
 #[path = "cli/stopped_processes.rs"]
 mod stopped_processes;
 #[path = "cli/stopping.rs"]
