@@ -6,6 +6,8 @@
 mod circles;
 #[path = "tidy/errors.rs"]
 mod errors;
+#[path = "tidy/hashers.rs"]
+mod hashers;
 #[path = "tidy/names.rs"]
 mod names;
 
