@@ -49,10 +49,17 @@ pub struct FleetState {
     pub(super) joint: Option<FleetConfirmation>,
 }
 
+/// How a gateway was sent a command: its answer belongs to those of others, or stands alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskedAs {
+    Alone,
+    Together,
+}
+
 /// One command that several gateways were sent; their answers are shown together.
 #[derive(Debug, Default)]
 pub struct FleetConfirmation {
-    /// How many answers of each are still to come.
+    /// How many answers of each to such commands are still to come.
     pub awaited: BTreeMap<Arc<str>, usize>,
     pub refused: Vec<String>,
     pub done: Vec<String>,
@@ -294,7 +301,7 @@ impl App {
 
     /// Takes the answer of one gateway. A plan becomes a question about that gateway, whatever others were sent
     /// meanwhile.
-    pub fn take_answer_of(&mut self, name: Arc<str>, answer: CommandAnswer) {
+    pub fn take_answer_of(&mut self, name: Arc<str>, asked: AskedAs, answer: CommandAnswer) {
         match &answer {
             CommandAnswer::Profiles(_) if self.fleet.profiles_of.as_ref() != Some(&name) => return,
             CommandAnswer::Planned(_) if matches!(self.overlay, Overlay::Nothing) => {
@@ -309,20 +316,19 @@ impl App {
             }
             _ => {}
         }
-        let is_of_command = match answer {
-            CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::Unkept(_) => true,
-            CommandAnswer::Refused(_) | CommandAnswer::Killed(_) => true,
-            CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => false,
-            CommandAnswer::Metrics(_) | CommandAnswer::History(_) | CommandAnswer::Verified(_) => false,
-        };
         // The message may still be the checklist of another gateway.
         let is_checklist = matches!(answer, CommandAnswer::Verified(_));
         self.take_answer(answer);
-        match &mut self.message {
+        match asked {
+            AskedAs::Together => self.join_answer(&name),
             // No checklist is asked of several gateways together.
-            Some(StatusMessage::Checked(of, _)) if is_checklist => *of = Some(name),
-            _ if is_of_command => self.join_answer(&name),
-            _ => {}
+            AskedAs::Alone => {
+                if let Some(StatusMessage::Checked(of, _)) = &mut self.message
+                    && is_checklist
+                {
+                    *of = Some(name);
+                }
+            }
         }
     }
 

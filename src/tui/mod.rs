@@ -23,7 +23,7 @@ mod export;
 mod export_writer;
 mod filter;
 mod findings;
-mod fleet;
+pub mod fleet;
 mod frame_pacing;
 pub mod health;
 mod history;
