@@ -16,6 +16,7 @@ pub mod format;
 pub mod health;
 pub mod histogram;
 pub mod history;
+pub mod history_rows;
 pub mod link_cause;
 pub mod log;
 pub mod metrics;

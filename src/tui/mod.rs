@@ -32,6 +32,7 @@ mod lists;
 mod lockdown;
 mod mouse;
 mod order;
+mod past_rows;
 mod path;
 pub mod privacy;
 mod progress;
