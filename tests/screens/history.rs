@@ -301,10 +301,10 @@ fn under_the_cursor_services_and_links_are_as_they_were() {
     };
     let mut app = app(pictures::healthy());
     press(&mut app, "H");
-    assert_eq!(answer(&mut app, &then), 1, "without a cursor nobody needs rows");
+    assert_eq!(answer(&mut app, then), 1, "without a cursor nobody needs rows");
     (0..33).for_each(|_| drop(press(&mut app, "h")));
-    assert_eq!(answer(&mut app, &then), 1, "the rows of one minute");
-    assert_eq!(answer(&mut app, &then), 0, "once");
+    assert_eq!(answer(&mut app, then), 1, "the rows of one minute");
+    assert_eq!(answer(&mut app, then), 0, "once");
     let shown = text(&app, (120, 36));
     let line = |name: &str| shown.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
     assert!(line("orders").contains("37 open") && line("orders").contains("84"), "{shown}");
