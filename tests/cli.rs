@@ -37,6 +37,8 @@ mod metric_values;
 mod metrics;
 #[path = "cli/monitor.rs"]
 mod monitor;
+#[path = "cli/moving.rs"]
+mod moving;
 #[path = "cli/operate.rs"]
 mod operate;
 #[path = "cli/pair.rs"]
