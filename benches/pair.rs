@@ -6,15 +6,17 @@
 //! machine that does other work too. `PORTCULLIS_BENCH_ROUNDS` sets the repetitions.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on stops")]
 
+mod gateways;
+
 use std::{
-    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use gateways::{Pair, PairPlan, USUAL};
 
 /// Argument that makes this program the backend.
 const AS_BACKEND: &str = "--as-backend";
@@ -30,7 +32,6 @@ const WATCHED_FOR: Duration = Duration::from_secs(20);
 const BURST: usize = 5000;
 const OPEN_SESSIONS: [usize; 3] = [10, 1000, 9000];
 const SERVICES_MAX: usize = 64;
-const READY_WITHIN: Duration = Duration::from_secs(20);
 
 fn main() {
     if std::env::args().any(|argument| argument == AS_BACKEND) {
@@ -44,7 +45,7 @@ fn main() {
         std::env::var("PORTCULLIS_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
     let process = start_backend();
     let backend = process.address;
-    let pair = Pair::start(backend);
+    let pair = start(backend);
     println!(
         "portcullis {}: reverse links over mutual TLS, against a direct connection",
         env!("CARGO_PKG_VERSION")
@@ -52,7 +53,7 @@ fn main() {
     println!("{rounds} rounds, medians; {} cores\n", thread::available_parallelism().unwrap());
     println!("| figure | direct | through both gateways | ratio |");
     println!("|---|---|---|---|");
-    let targets = [backend, pair.address];
+    let targets = [backend, pair.address()];
     let row = |name: &str, unit: &str, measure: &mut dyn FnMut(SocketAddr) -> f64| {
         let [direct, through] = in_turn(rounds, targets, measure);
         println!("| {name} | {direct:.1} {unit} | {through:.1} {unit} | {:.2} |", through / direct);
@@ -67,7 +68,7 @@ fn main() {
             row(&label, "MiB/s", &mut |to| {
                 let before = pair.cpu_seconds();
                 let rate = bulk(to, operation, streams);
-                if to == pair.address {
+                if to == pair.address() {
                     cpu.push((pair.cpu_seconds() - before) / (BULK_BYTES as f64 / (1u64 << 30) as f64));
                 }
                 rate
@@ -75,16 +76,16 @@ fn main() {
             println!("| CPU of both gateways, {label} | | {:.2} s/GiB | |", median(&mut cpu));
         }
     }
-    let fresh = Pair::start(backend);
-    set_up(fresh.address, 200);
+    let fresh = start(backend);
+    set_up(fresh.address(), 200);
     println!("| memory of an idle session, both gateways | | {:.1} KiB | |", idle_memory(&fresh));
-    let fresh = Pair::start(backend);
-    set_up(fresh.address, 200);
+    let fresh = start(backend);
+    set_up(fresh.address(), 200);
     let [none, many] = idle_cpu(&fresh);
     println!("| CPU of both gateways, no session | | {none:.2} % of a core | |");
     println!("| CPU of both gateways, {WATCHED_SESSIONS} idle sessions | | {many:.2} % of a core | |");
-    let fresh = Pair::start(backend);
-    set_up(fresh.address, 200);
+    let fresh = start(backend);
+    set_up(fresh.address(), 200);
     println!(
         "| memory over the start, a minute after {BURST} sessions | | {:.1} MiB | |",
         kept_memory(&fresh)
@@ -101,7 +102,7 @@ fn main() {
 fn print_beside(backend: SocketAddr, rounds: usize, kinds: [(&str, PairPlan); 2]) {
     let names = kinds.map(|(name, _)| name);
     let [first, second] = kinds.map(|(_, plan)| Pair::start_with(backend, plan));
-    let targets = [first.address, second.address];
+    let targets = [first.address(), second.address()];
     println!("\n| figure | {} | {} | ratio |", names[0], names[1]);
     println!("|---|---|---|---|");
     let row = |name: &str, unit: &str, measure: &mut dyn FnMut(SocketAddr) -> f64| {
@@ -111,7 +112,7 @@ fn print_beside(backend: SocketAddr, rounds: usize, kinds: [(&str, PairPlan); 2]
     row("session set-up, one at a time", "us", &mut |to| set_up(to, SETUPS) * 1e6);
     for (name, operation) in [("up", b'U'), ("down", b'D')] {
         row(&format!("CPU of both gateways, bulk {name}, 1 stream"), "s/GiB", &mut |to| {
-            let pair = if to == first.address { &first } else { &second };
+            let pair = if to == first.address() { &first } else { &second };
             let before = pair.cpu_seconds();
             bulk(to, operation, 1);
             (pair.cpu_seconds() - before) / (BULK_BYTES as f64 / (1u64 << 30) as f64)
@@ -121,7 +122,7 @@ fn print_beside(backend: SocketAddr, rounds: usize, kinds: [(&str, PairPlan); 2]
 
 /// What a session costs while others are open, and beside other services.
 fn print_growth(backend: SocketAddr, rounds: usize) {
-    let few = Pair::start(backend);
+    let few = start(backend);
     let many = Pair::start_with(backend, PairPlan { services: SERVICES_MAX, ..USUAL });
     let mut seen: Vec<Vec<f64>> = vec![Vec::new(); OPEN_SESSIONS.len() + 1];
     let mut open = Vec::new();
@@ -129,7 +130,7 @@ fn print_growth(backend: SocketAddr, rounds: usize) {
     of_64(&mut seen[OPEN_SESSIONS.len()]);
     for (at, count) in OPEN_SESSIONS.into_iter().enumerate() {
         while open.len() < count {
-            open.push(open_session(few.idle));
+            open.push(open_session(few.idle()));
         }
         thread::sleep(Duration::from_secs(2));
         seen[at].extend((0..rounds).map(|_| cpu_of_sessions(&few)));
@@ -150,7 +151,7 @@ fn print_growth(backend: SocketAddr, rounds: usize) {
 fn cpu_of_sessions(pair: &Pair) -> f64 {
     let before = pair.cpu_seconds();
     for _ in 0..3 {
-        set_up_at_once(pair.address);
+        set_up_at_once(pair.address());
     }
     (pair.cpu_seconds() - before) * 10_000.0 / (3 * CONCURRENT_SETUPS) as f64
 }
@@ -158,7 +159,7 @@ fn cpu_of_sessions(pair: &Pair) -> f64 {
 /// MiB that the gateways hold a minute after a burst, over what they held before.
 fn kept_memory(pair: &Pair) -> f64 {
     let before = pair.resident_kib();
-    let sessions: Vec<_> = (0..BURST).map(|_| open_session(pair.idle)).collect();
+    let sessions: Vec<_> = (0..BURST).map(|_| open_session(pair.idle())).collect();
     drop(sessions);
     thread::sleep(Duration::from_secs(60));
     (pair.resident_kib() - before) / 1024.0
@@ -276,7 +277,7 @@ fn idle_memory(pair: &Pair) -> f64 {
     let before = pair.resident_kib();
     let sessions: Vec<_> = (0..IDLE_SESSIONS)
         .map(|_| {
-            let mut stream = connect(pair.address);
+            let mut stream = connect(pair.address());
             stream.write_all(b"Ex").unwrap();
             stream.read_exact(&mut [0]).unwrap();
             stream
@@ -296,7 +297,7 @@ fn idle_cpu(pair: &Pair) -> [f64; 2] {
         (pair.cpu_seconds() - before) / WATCHED_FOR.as_secs_f64() * 100.0
     };
     let none = watched();
-    let _sessions: Vec<_> = (0..WATCHED_SESSIONS).map(|_| open_session(pair.idle)).collect();
+    let _sessions: Vec<_> = (0..WATCHED_SESSIONS).map(|_| open_session(pair.idle())).collect();
     [none, watched()]
 }
 
@@ -368,137 +369,17 @@ fn serve(mut stream: TcpStream) -> Option<()> {
     if operation == *b"U" { stream.write_all(b".").ok() } else { Some(()) }
 }
 
-/// What pairs differ by.
-#[derive(Clone, Copy)]
-struct PairPlan {
-    /// The first leads to the backend.
-    services: usize,
-    /// Where links come in.
-    listen: &'static str,
-    confine: &'static str,
-}
-
-const USUAL: PairPlan = PairPlan { services: 2, listen: "socks+tls://127.0.0.1:0", confine: "on" };
-
-/// Two gateways, each a process of its own.
-struct Pair {
-    address: SocketAddr,
-    /// Of a service that answers by itself.
-    idle: SocketAddr,
-    halves: Vec<Child>,
-    _folder: tempfile::TempDir,
-}
-
 impl Pair {
-    fn start(backend: SocketAddr) -> Self {
-        Self::start_with(backend, USUAL)
+    fn address(&self) -> SocketAddr {
+        self.accepts[0]
     }
 
-    fn start_with(backend: SocketAddr, PairPlan { services, listen, confine }: PairPlan) -> Self {
-        let of = |at: usize| match at {
-            0 => format!("tcp://{backend}"),
-            _ => "echo://".into(),
-        };
-        let accepts: String = (0..services)
-            .map(|at| format!("    s{at:02}: {{ accept: [\"tcp://127.0.0.1:0\"], sessions: 20000 }}\n"))
-            .collect();
-        let connects: String =
-            (0..services).map(|at| format!("    s{at:02}: {{ connect: \"{}\" }}\n", of(at))).collect();
-        let folder = tempfile::tempdir().unwrap();
-        portcullis::certs::write(
-            folder.path(),
-            &["dmz", "internal"].map(|half| portcullis::certs::HalfNames { half, names: &[] }),
-        )
-        .unwrap();
-        let tls = |half: &str, peer: &str| {
-            format!("tls: {{ certificate: {half}.pem, key: {half}.key, ca: ca.pem, peers: [{peer}] }}")
-        };
-        let dmz = format!(
-            "mode: reverse\nconfine: {confine}\ndmz:\n  link:\n    listen: {listen}\n    {}\n    prepared: 64\n    wait: 10s\n  services:\n{accepts}",
-            tls("dmz", "internal")
-        );
-        let mut halves = vec![start_half(folder.path(), "dmz", &dmz)];
-        let status = wait_for(folder.path(), "dmz", |status| status["phase"] == "running");
-        let link = status["listening"][0].as_str().unwrap().to_owned();
-        let accept = |at: usize| -> SocketAddr {
-            let text = status["services"][at]["accept"][0].as_str().unwrap();
-            text.trim_start_matches("tcp://").parse().unwrap()
-        };
-        let internal = format!(
-            "mode: reverse\nconfine: {confine}\ninternal:\n  link:\n    connect: {link}\n    {}\n    prepared: 64\n    maximum: 20000\n  services:\n{connects}",
-            tls("internal", "dmz")
-        );
-        halves.push(start_half(folder.path(), "internal", &internal));
-        wait_for(folder.path(), "internal", |status| status["pools"][0]["state"] == "healthy");
-        Self { address: accept(0), idle: accept(1), halves, _folder: folder }
-    }
-
-    fn cpu_seconds(&self) -> f64 {
-        let ticks = |child: &Child| {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-            let fields: Vec<u64> = stat
-                .rsplit(')')
-                .next()
-                .unwrap()
-                .split_whitespace()
-                .skip(11)
-                .take(2)
-                .flat_map(str::parse)
-                .collect();
-            fields.iter().sum::<u64>()
-        };
-        self.halves.iter().map(ticks).sum::<u64>() as f64 / 100.0
-    }
-
-    fn resident_kib(&self) -> f64 {
-        let resident = |child: &Child| {
-            let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-            let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
-        };
-        self.halves.iter().map(resident).sum()
+    /// Of a service that answers by itself.
+    fn idle(&self) -> SocketAddr {
+        self.accepts[1]
     }
 }
 
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for half in &mut self.halves {
-            // Gone already is as good.
-            let _ = half.kill();
-            let _ = half.wait();
-        }
-    }
-}
-
-fn start_half(folder: &Path, half: &str, profile: &str) -> Child {
-    let file = folder.join(format!("{half}.yaml"));
-    fs::write(&file, profile).unwrap();
-    let admin = folder.join(format!("{half}.sock"));
-    let log = fs::File::create(folder.join(format!("{half}.log"))).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .arg("--no-ui")
-        .args([Path::new("--profile"), &file, Path::new("--admin"), &admin])
-        .env("STATE_DIRECTORY", folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
-}
-
-fn wait_for(folder: &Path, half: &str, ready: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
-    let began = Instant::now();
-    loop {
-        let answered = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["status", "--json", "--admin"])
-            .arg(folder.join(format!("{half}.sock")))
-            .output()
-            .unwrap();
-        let status: serde_json::Value = serde_json::from_slice(&answered.stdout).unwrap_or_default();
-        if ready(&status) {
-            return status;
-        }
-        assert!(began.elapsed() < READY_WITHIN, "the {half} half is not ready: {status}");
-        thread::sleep(Duration::from_millis(50));
-    }
+fn start(backend: SocketAddr) -> Pair {
+    Pair::start_with(backend, USUAL)
 }

@@ -8,12 +8,15 @@
 //!
 //! What this end sends of a session is of the one that was opened last. The bytes are decoded twice, in those
 //! pieces and one by one, with the same result. The decoded frames are encoded again, which must give the
-//! original bytes, or, where a body may contain unknown fields, equal frames.
+//! original bytes, or, where a body may contain unknown fields, equal frames. A session that moves comes back to the
+//! same link.
+
+use std::collections::HashMap;
 
 use portcullis::{
     link::multiplex::{
         credit::{LINK_BUDGET_BYTES, WINDOW_BYTES_MAX, WindowBudget},
-        table::SessionTable,
+        table::{SessionTable, TableEntry},
     },
     proto::multiplex::{
         PeerViolation,
@@ -109,6 +112,8 @@ struct ReceivingEnd {
     stage: LinkStage,
     reader: FrameReader,
     table: SessionTable<()>,
+    /// Sessions that have left the link, and not come back yet.
+    parked: HashMap<u32, Box<TableEntry<()>>>,
     /// The session that was opened last.
     last: u32,
     received: Vec<u8>,
@@ -123,6 +128,7 @@ impl ReceivingEnd {
             stage: if is_running { LinkStage::Running } else { LinkStage::AwaitingOffer },
             reader: FrameReader::new(end.other()),
             table: SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES)),
+            parked: HashMap::new(),
             last: 0,
             received: Vec::new(),
             frames: 0,
@@ -178,6 +184,11 @@ impl ReceivingEnd {
                 self.last = session;
                 self.table.open(session, ())
             }
+            LinkFrame::Move { sent, .. } => self.receive_move(session, *sent),
+            LinkFrame::Resume { .. } => {
+                let parked = self.parked.remove(&session).ok_or(PeerViolation::NotMoving(session))?;
+                self.table.move_in(session, parked)
+            }
             LinkFrame::Credit(bytes) => self.table.receive_credit(session, *bytes).map(drop),
             _ if kind.is_about_session() => {
                 let entry = self.table.receive(session, kind)?;
@@ -188,6 +199,26 @@ impl ReceivingEnd {
             }
             _ => Ok(()),
         }
+    }
+
+    fn receive_move(&mut self, session: u32, sent: u64) -> Result<(), PeerViolation> {
+        let before = self.table.entry(session).map(|entry| entry.channel.stage());
+        let Some(entry) = self.table.receive(session, FrameType::Move)? else { return Ok(()) };
+        if entry.channel.receive.received() != sent {
+            return Err(PeerViolation::MovedBytes(session));
+        }
+        if self.end == LinkEnd::Opener {
+            self.park(session, before);
+        }
+        Ok(())
+    }
+
+    /// A session whose last frame has gone over the link.
+    fn park(&mut self, session: u32, before: Option<SessionStage>) {
+        let stage = before.and_then(SessionStage::resumed).expect("only one that moves leaves");
+        let mut entry = self.table.move_out(session, stage).expect("it is there");
+        entry.channel.receive.restart(0);
+        self.parked.insert(session, entry);
     }
 
     fn step(&mut self, from: LinkEnd, kind: FrameType) -> Result<(), PeerViolation> {
@@ -206,6 +237,11 @@ impl ReceivingEnd {
                 self.last += 1;
                 self.table.open(self.last, ()).expect("its own numbers rise");
             }
+            FrameType::Resume => {
+                if let Some(parked) = self.parked.remove(&self.last) {
+                    self.table.move_in(self.last, parked).expect("its number is free");
+                }
+            }
             _ if kind.is_about_session() => {
                 let before = self.table.entry(self.last).map(|entry| entry.channel.stage());
                 let may = before.is_some_and(|stage| stage.after(self.end, kind).is_some());
@@ -213,7 +249,10 @@ impl ReceivingEnd {
                 assert_eq!(sent.is_ok(), may, "{kind} in {before:?}");
                 let after = self.table.entry(self.last).map(|entry| entry.channel.stage());
                 if sent.is_ok() && after == Some(SessionStage::Closed) {
-                    self.table.close(self.last);
+                    match kind {
+                        FrameType::Move => self.park(self.last, before),
+                        _ => drop(self.table.close(self.last)),
+                    }
                 }
             }
             _ => {}

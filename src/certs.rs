@@ -49,7 +49,9 @@ pub enum CertsError {
     #[error("`{0}`: {NAME_RULE}")]
     Name(String),
     #[error("{}: {why}; fix or remove it", path.display())]
-    List { path: PathBuf, why: String },
+    Unusable { path: PathBuf, why: String },
+    #[error("{}: it is not a folder; choose another one with --out", .0.display())]
+    NoFolder(PathBuf),
     #[error("{} holds no CA; make one with `portcullis certs --out {}`", .0.display(), .0.display())]
     NoCa(PathBuf),
     #[error("{0}")]
@@ -64,6 +66,7 @@ fn io_advice(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "; choose a folder with --out that is this user's, or run this as the user whose it is"
         }
+        io::ErrorKind::StorageFull => "; make room there, and run this again",
         _ => "",
     }
 }
@@ -284,7 +287,10 @@ fn make_missing(
     if let Some(bad) = wanted.iter().find(|wanted| !is_name(&wanted.name)) {
         return Err(CertsError::Name(bad.name.clone()));
     }
-    fs::create_dir_all(folder).map_err(|source| CertsError::Io { path: folder.into(), source })?;
+    fs::create_dir_all(folder).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => CertsError::NoFolder(folder.into()),
+        _ => CertsError::Io { path: folder.into(), source },
+    })?;
     let (mut written, mut failed) = (Vec::new(), Vec::new());
     let authority = match read_authority(folder)? {
         Some(authority) => authority,
@@ -300,8 +306,7 @@ fn make_missing(
                 .issue_for(vec![name.clone()], *usage)
                 .map_err(CertsError::from)
                 .and_then(|pair| store(folder, stem, &pair, &mut written)),
-            Ok(Some(pair)) if *has_to_match => check_name(&folder.join(format!("{stem}.pem")), &pair, name),
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(pair)) => check_pair(folder, stem, &pair, has_to_match.then_some(name)),
             Err(error) => Err(error),
         };
         failed.extend(made.err());
@@ -322,13 +327,27 @@ fn is_name(name: &str) -> bool {
     begins && name.len() <= 255 && name.bytes().all(valid) && !OWN_STEMS.contains(&name)
 }
 
-fn check_name(path: &Path, pair: &CertificatePair, wanted: &str) -> Result<(), CertsError> {
+/// A pair that exists is one, and is for the wanted name, if there is one.
+fn check_pair(
+    folder: &Path,
+    stem: &str,
+    pair: &CertificatePair,
+    wanted: Option<&String>,
+) -> Result<(), CertsError> {
+    let path = |extension: &str| folder.join(format!("{stem}.{extension}"));
+    let unusable =
+        |extension: &str, why: &str| CertsError::Unusable { path: path(extension), why: why.into() };
     let shown = ShownCertificate::read(&pair.certificate);
-    if shown.as_ref().is_some_and(|shown| shown.has_name(wanted)) {
-        return Ok(());
+    let shown = shown.ok_or_else(|| unusable("pem", "it holds no certificate"))?;
+    if !pair.key.contains("PRIVATE KEY-----") {
+        return Err(unusable("key", "it holds no private key"));
     }
-    let found = shown.map(|shown| shown.names).unwrap_or_default();
-    Err(CertsError::OtherName { path: path.into(), found, wanted: wanted.to_owned() })
+    match wanted.filter(|wanted| !shown.has_name(wanted)) {
+        None => Ok(()),
+        Some(wanted) => {
+            Err(CertsError::OtherName { path: path("pem"), found: shown.names, wanted: wanted.clone() })
+        }
+    }
 }
 
 /// The names and the expiry of a certificate in a file.
@@ -428,20 +447,26 @@ fn store(
     pair: &CertificatePair,
     written: &mut Vec<PathBuf>,
 ) -> Result<(), CertsError> {
+    let [key, certificate] = ["key", "pem"].map(|extension| folder.join(format!("{stem}.{extension}")));
     // The key first: a certificate without its key would look complete.
-    for (extension, text, mode) in [("key", &pair.key, 0o600), ("pem", &pair.certificate, 0o644)] {
-        let path = folder.join(format!("{stem}.{extension}"));
-        write_new(&path, text, mode)?;
-        written.push(path);
+    write_new(&key, &pair.key, 0o600)?;
+    if let Err(error) = write_new(&certificate, &pair.certificate, 0o644) {
+        // A key alone would be taken for half of somebody else's pair.
+        let _ = fs::remove_file(&key);
+        return Err(error);
     }
+    written.extend([key, certificate]);
     Ok(())
 }
 
-/// Writes a file that does not exist yet.
+/// Writes a file that does not exist yet. One that cannot be written whole is not left there.
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
     let io = |source| CertsError::Io { path: path.into(), source };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(io)?;
-    file.write_all(text.as_bytes()).map_err(io)
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|source| {
+        let _ = fs::remove_file(path);
+        io(source)
+    })
 }
 
 fn with_validity(mut params: CertificateParams, days: i64) -> CertificateParams {

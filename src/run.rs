@@ -49,13 +49,14 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
         start;
     let _inside = runtime.enter();
     let log_guard = log::init_log(cli.log_format);
+    // From the moment they exist, nobody else may access the admin socket and its folder.
+    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    log::keep_umask(umask.bits());
     log::set_file(loaded.profile.log.as_deref());
     // From the first line on, since a late line would spoil the screen.
     log::set_quiet(!cli.no_ui && tui::check_terminal().is_ok() && std::io::stderr().is_terminal());
     refuse_sockets_inside(&loaded.profile)?;
     let limit = raise_descriptors();
-    // From the moment they exist, nobody else may access the admin socket and its folder.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // The admin socket first: if it answers, this gateway is running already.
     let named = loaded.profile.passed.clone();
     let admin = socket.as_deref().map(AdminSocket::bind).transpose()?;

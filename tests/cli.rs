@@ -37,6 +37,8 @@ mod metric_values;
 mod metrics;
 #[path = "cli/monitor.rs"]
 mod monitor;
+#[path = "cli/moving.rs"]
+mod moving;
 #[path = "cli/operate.rs"]
 mod operate;
 #[path = "cli/pair.rs"]
@@ -54,6 +56,8 @@ mod process;
 mod service_manager;
 #[path = "process/pair.rs"]
 mod setup;
+#[path = "cli/silence.rs"]
+mod silence;
 #[path = "cli/stopped_processes.rs"]
 mod stopped_processes;
 #[path = "cli/stopping.rs"]

@@ -5,9 +5,13 @@
 mod addresses;
 #[path = "netns/cluster.rs"]
 mod cluster;
+#[path = "netns/flood.rs"]
+mod flood;
 #[path = "netns/names.rs"]
 mod names;
 mod process;
+#[path = "netns/wire_stalls.rs"]
+mod wire_stalls;
 
 use std::{
     path::Path,

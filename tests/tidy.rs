@@ -10,6 +10,8 @@ mod comments;
 mod durations;
 #[path = "tidy/errors.rs"]
 mod errors;
+#[path = "tidy/hashers.rs"]
+mod hashers;
 #[path = "tidy/matches.rs"]
 mod matches;
 #[path = "tidy/names.rs"]
@@ -196,10 +198,11 @@ const READER_FILES: [&str; 5] = [
 /// All unsafe code of the program, but for an attribute in `main.rs`.
 const UNSAFE_FILES: [&str; 2] = ["src/confine/system_call.rs", "src/net/socket_options.rs"];
 
-/// Who dials and listens; a dial binds to an address only in the first, where the profile has a `source`, and in the
-/// last, which dials a client port of its own.
-const SOCKET_FILES: [&str; 5] = [
+/// Who dials and listens; a dial binds to an address only in the first, where the profile has a `source`, in the second,
+/// which asks whether it dials a client port of its own, and in the last, which does.
+const SOCKET_FILES: [&str; 6] = [
     "src/net/dial.rs",
+    "src/net/own_ports.rs",
     "src/net/listen/binding.rs",
     "src/net/dns/name_server.rs",
     "src/demo.rs",

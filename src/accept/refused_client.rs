@@ -50,6 +50,9 @@ pub async fn refuse_client(
         ClientRefusal::Login(LoginRefusal::TooMany) => {
             (StatusCode::TOO_MANY_REQUESTS, "too many of your passwords are waiting to be checked")
         }
+        ClientRefusal::Login(LoginRefusal::TooManyTokens) => {
+            (StatusCode::TOO_MANY_REQUESTS, "you have sent too many tokens that are not good")
+        }
         ClientRefusal::Login(LoginRefusal::Busy | LoginRefusal::Unavailable) => {
             (StatusCode::SERVICE_UNAVAILABLE, "passwords cannot be checked at the moment")
         }

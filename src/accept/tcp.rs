@@ -31,6 +31,7 @@ use crate::{
     link::{endpoint::LinkEndpoints, session_side::Downstream},
     net::{
         listen::{ListenEvent, Listener},
+        own_ports::OwnPorts,
         stream::NetStream,
     },
     profile::Half,
@@ -49,6 +50,8 @@ pub struct ClientPortContext {
     pub notices: Arc<NoticeLog>,
     /// Probes of our own, which come in like clients.
     pub probes: Arc<ExpectedProbes>,
+    /// Recognises dials of our own, which are no clients.
+    pub own_ports: OwnPorts,
     /// Which clients of each service may come in.
     pub gates: Arc<ClientGates>,
     /// And who they are, if requests say so.
@@ -81,6 +84,9 @@ pub async fn run(
     let _accepting = shared.arrivals.begin();
     let accepted = |stream, client: SocketAddr, quota_permit: QuotaPermit| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        if shared.own_ports.is_own_dial(client) {
+            return;
+        }
         if let Some(probe) = probes.lookup(client) {
             let probing = serve_probe(stream, client, probe, port_routes.load_full(), serve.clone());
             return tasks.spawn("probe", serve_within_quota(quota_permit, probing));

@@ -233,7 +233,7 @@ fn snapshot_in(message: &[u8]) -> Option<Arc<Snapshot>> {
 /// The program's own message is closer to the cause than the fact that it has ended.
 async fn program_error(target: &AdminTarget, program: &mut AdminProgram, source: WireError) -> ClientError {
     let at = target.to_string();
-    let has_ended = matches!(source, WireError::Closed | WireError::Io(_));
+    let has_ended = matches!(source, WireError::Closed | WireError::Unfinished | WireError::Io(_));
     match program.exit_reason().await.filter(|_| has_ended) {
         Some(error_output) => ClientError::Program { at, error_output },
         None => ClientError::Wire { at, source },

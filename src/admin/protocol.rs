@@ -142,6 +142,8 @@ pub enum WireError {
     TooLong { bytes_max: usize },
     #[error("it closed without an answer")]
     Closed,
+    #[error("it closed in the middle of a message, or is not a Portcullis admin socket")]
+    Unfinished,
     #[error("not a Portcullis admin socket: it says {0}")]
     Banner(String),
 }
@@ -207,6 +209,8 @@ impl AdminStream {
         self.incoming.next().await.ok_or(WireError::Closed)?.map_err(|error| {
             match error.get_ref().is_some_and(|inner| inner.is::<LengthDelimitedCodecError>()) {
                 true => WireError::TooLong { bytes_max: self.incoming.decoder().max_frame_length() },
+                // What the codec itself reports at the end of the stream.
+                false if error.kind() == io::ErrorKind::Other => WireError::Unfinished,
                 false => WireError::Io(error),
             }
         })
@@ -216,6 +220,16 @@ impl AdminStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_message_that_ends_early_is_reported_as_such() {
+        let (client, gateway) = UnixStream::pair().expect("two ends");
+        let mut gateway = gateway.into_std().expect("one end");
+        std::io::Write::write_all(&mut gateway, b"\0\0\0\x09half").expect("it is sent");
+        drop(gateway);
+        let received = AdminStream::client(client).message().await;
+        assert!(matches!(received, Err(WireError::Unfinished)), "{received:?}");
+    }
 
     #[test]
     fn a_list_of_every_session_is_split_into_valid_requests() {

@@ -245,7 +245,13 @@ async fn serve_connection(
                 Err(_) => refusal(format!("{WATCHES_MAX} screens watch already")),
             },
             Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })) => refusal(error.to_string()),
-            Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed | WireError::Banner(_)) => return,
+            Err(
+                WireError::Io(_)
+                | WireError::Json(_)
+                | WireError::Closed
+                | WireError::Unfinished
+                | WireError::Banner(_),
+            ) => return,
         };
         if !matches!(timeout(WRITE_TIMEOUT, wire.send(&answer)).await, Ok(Ok(()))) || is_last {
             return;

@@ -58,6 +58,8 @@ pub enum LoginRefusal {
     NotListed,
     #[error("too many of its passwords are waiting to be checked")]
     TooMany,
+    #[error("it has sent too many wrong tokens")]
+    TooManyTokens,
     #[error("too many passwords are waiting to be checked")]
     Busy,
     #[error("there is no file that could be used")]
@@ -72,7 +74,7 @@ impl ClientRefusal {
             // As soon as one of its sessions has ended.
             Self::Sessions(_) => Some(Duration::from_secs(1)),
             Self::Rate { retry_after, .. } => Some(*retry_after),
-            Self::Login(LoginRefusal::TooMany) => Some(Duration::from_secs(1)),
+            Self::Login(LoginRefusal::TooMany | LoginRefusal::TooManyTokens) => Some(Duration::from_secs(1)),
             Self::Login(_) => None,
         }
     }

@@ -27,7 +27,7 @@ pub struct AuthFiles {
 #[derive(Debug)]
 pub enum OpenedSource {
     Passwords(Box<PasswordFile>),
-    Tokens(TokenKeys),
+    Tokens(Box<TokenKeys>),
 }
 
 #[derive(Debug, Clone)]
@@ -153,7 +153,7 @@ fn open(source: &AuthSource, pipes: PipePolicy) -> Result<OpenedSource, Problem>
             if keys.secrecy == KeySecrecy::Shared {
                 check_secret(file, read.access)?;
             }
-            Ok(OpenedSource::Tokens(TokenKeys::new(keys, &read.bytes)))
+            Ok(OpenedSource::Tokens(TokenKeys::new(keys, &read.bytes).into()))
         }
     }
 }

@@ -3,54 +3,30 @@
 //! computed at a time, and clients take turns. A client that has sent many wrong passwords waits longer for
 //! each.
 
-use std::{
-    hash::RandomState,
-    net::IpAddr,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
-use lru::LruCache;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
-use crate::admission::{source_network::source_network, token_bucket::TokenBucket};
+use super::login_clients::{LoginClient, LoginClients, WrongLogins};
 
-/// How many logins of one client may be computed or wait.
-const PER_CLIENT_MAX: usize = 8;
 /// How many of all clients may be computed or wait for a processor. A client has one of these places at most, and
 /// none while it waits for its own logins or for its wrong passwords.
 const IN_ALL_MAX: usize = 256;
 /// How many are computed at once, and never on more than half of the processors.
 const AT_ONCE_MAX: usize = 4;
-/// How many wrong passwords a client may send without waiting, and how many it earns back each second.
-const WRONG_PASSWORD_BURST: f64 = 32.0;
-const WRONG_PASSWORD_RATE: f64 = 1.0;
+const WRONG_PASSWORDS: WrongLogins = WrongLogins { burst: 32.0, per_second: 1.0 };
 /// The longest wait of a login for its turn.
 const TURN: Duration = Duration::from_secs(10);
-/// How many clients are remembered.
-const CLIENTS_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("it is not zero");
 
 #[derive(Debug)]
 pub struct HashingQueue {
     at_once: Arc<Semaphore>,
     in_all: Arc<Semaphore>,
-    /// Its hasher is one that clients cannot foresee.
-    clients: Mutex<LruCache<IpAddr, Arc<HashingClient>, RandomState>>,
-}
-
-/// A client: an IPv4 address, or an IPv6 network.
-#[derive(Debug)]
-struct HashingClient {
-    places: Arc<Semaphore>,
-    /// Held by one of its logins at a time, in order.
-    turn: Arc<Semaphore>,
-    wrong: Mutex<TokenBucket>,
+    clients: LoginClients,
 }
 
 /// Why a login is not checked.
@@ -74,7 +50,7 @@ impl HashingQueue {
         Self {
             at_once: Arc::new(Semaphore::new(at_once)),
             in_all: Arc::new(Semaphore::new(IN_ALL_MAX)),
-            clients: Mutex::new(LruCache::with_hasher(CLIENTS_MAX, RandomState::new())),
+            clients: LoginClients::new(WRONG_PASSWORDS),
         }
     }
 
@@ -84,15 +60,15 @@ impl HashingQueue {
         client: IpAddr,
         is_right: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<bool, HashingRefusal> {
-        let client = self.client(source_network(client));
-        let place = client.places.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfClient)?;
+        let client = self.clients.remember(client);
+        let place = client.take_place().ok_or(HashingRefusal::OfClient)?;
         let turn = timeout(TURN, self.wait_for_turn(&client)).await.map_err(|_| HashingRefusal::OfAll)??;
         // The computation cannot be stopped, so its permits are held until it ends, even if its client has
         // left. A wrong password is counted before the client's next login can look.
         let computing = spawn_blocking(move || {
             let is_right = is_right();
             if !is_right {
-                client.earned_wrong_passwords().take();
+                client.count_wrong_login();
             }
             drop((place, turn));
             is_right
@@ -103,48 +79,25 @@ impl HashingQueue {
     /// Waits first among the client's own logins, then among the clients, in the order of arrival.
     async fn wait_for_turn(
         &self,
-        client: &HashingClient,
+        client: &LoginClient,
     ) -> Result<[Option<OwnedSemaphorePermit>; 3], HashingRefusal> {
-        let own = client.turn.clone().acquire_owned().await.ok();
-        let wait = client.earned_wrong_passwords().until_one(WRONG_PASSWORD_RATE);
-        if !wait.is_zero() {
-            sleep(wait).await;
-        }
+        let own = client.wait_for_turn().await;
         let in_all = self.in_all.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfAll)?;
         Ok([own, Some(in_all), self.at_once.clone().acquire_owned().await.ok()])
-    }
-
-    fn client(&self, network: IpAddr) -> Arc<HashingClient> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.get_or_insert(network, || Arc::new(HashingClient::new())).clone()
-    }
-}
-
-impl HashingClient {
-    fn new() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(PER_CLIENT_MAX)),
-            turn: Arc::new(Semaphore::new(1)),
-            wrong: Mutex::new(TokenBucket::new(WRONG_PASSWORD_BURST, Instant::now())),
-        }
-    }
-
-    /// How many wrong passwords it may send now.
-    fn earned_wrong_passwords(&self) -> MutexGuard<'_, TokenBucket> {
-        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.earn(Instant::now(), WRONG_PASSWORD_RATE, WRONG_PASSWORD_BURST);
-        wrong
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, sync::mpsc};
+    use std::{
+        net::Ipv4Addr,
+        sync::{Mutex, mpsc},
+    };
 
     use futures_util::future::join_all;
 
     use super::*;
-    use crate::tests::happens_after;
+    use crate::{auth::login_clients::PER_CLIENT_MAX, tests::happens_after};
 
     fn address(last: u8) -> IpAddr {
         Ipv4Addr::new(192, 0, 2, last).into()
@@ -180,7 +133,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn many_wrong_passwords_delay_only_their_client() {
         let queue = HashingQueue::new(1);
-        for _ in 0..WRONG_PASSWORD_BURST as usize {
+        for _ in 0..WRONG_PASSWORDS.burst as usize {
             assert_eq!(queue.run(address(1), || false).await, Ok(false));
         }
         let took = |client: u8| {
@@ -199,7 +152,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wrong_password_counts_for_the_login_behind_it() {
         let queue = HashingQueue::new(1);
-        for _ in 1..WRONG_PASSWORD_BURST as usize {
+        for _ in 1..WRONG_PASSWORDS.burst as usize {
             assert_eq!(queue.run(address(1), || false).await, Ok(false));
         }
         let began = tokio::time::Instant::now();
@@ -216,7 +169,7 @@ mod tests {
         let queue = HashingQueue::new(1);
         let senders = 1..=(IN_ALL_MAX / PER_CLIENT_MAX + 8) as u8;
         for sender in senders.clone() {
-            for _ in 0..WRONG_PASSWORD_BURST as usize {
+            for _ in 0..WRONG_PASSWORDS.burst as usize {
                 assert_eq!(queue.run(address(sender), || false).await, Ok(false));
             }
         }

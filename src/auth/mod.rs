@@ -8,10 +8,12 @@ mod basic;
 mod files;
 mod hashing;
 mod key_set;
+mod login_clients;
 mod password_file;
 mod password_hash;
 mod remembered;
 mod token;
+mod token_checks;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -27,6 +29,7 @@ use self::{
     files::OpenedSource,
     hashing::{HashingQueue, HashingRefusal},
     token::{find_token, remove_token},
+    token_checks::TokenChecks,
 };
 use crate::{
     admission::clients::LoginRefusal,
@@ -39,6 +42,7 @@ use crate::{
 pub struct ClientLogins {
     sources: ArcSwap<HashMap<AuthSource, Arc<OpenedSource>>>,
     hashing: HashingQueue,
+    token_checks: TokenChecks,
 }
 
 impl ClientLogins {
@@ -70,7 +74,8 @@ impl ClientLogins {
                 }
             }
             (Some(OpenedSource::Tokens(keys)), AuthSource::Tokens(rules)) => {
-                let bearer = keys.check(find_token(&rules.from, head.headers, head.uri)?, rules)?;
+                let token = find_token(&rules.from, head.headers, head.uri)?;
+                let bearer = keys.identify(token, rules, client, &self.token_checks).await?;
                 let user = ProvenUser { method: TOKEN_METHOD.into(), name: bearer.user };
                 let expires = (rules.expiry == ExpiryPolicy::EndsSession).then_some(bearer.expires);
                 Ok(Some(KnownClient { user, expires }))

@@ -9,7 +9,7 @@ use super::{
     basic::BasicLogin,
     hashing::{HashingQueue, HashingRefusal},
     password_hash::{PasswordHash, PasswordHashError},
-    remembered::RememberedPasswords,
+    remembered::RememberedLogins,
 };
 use crate::profile::is_user_name;
 
@@ -18,7 +18,7 @@ pub struct PasswordFile {
     /// Where each user's hash is in `hashes`.
     users: HashMap<String, usize>,
     hashes: Vec<PasswordHash>,
-    remembered: RememberedPasswords,
+    remembered: RememberedLogins,
     digest: digest::Digest,
 }
 
@@ -81,7 +81,7 @@ impl PasswordFile {
         Ok(Self {
             users,
             hashes,
-            remembered: RememberedPasswords::default(),
+            remembered: RememberedLogins::default(),
             digest: digest::digest(&SHA256, bytes),
         })
     }

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +16,12 @@ use hyper::{
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
-use super::{basic::credentials, key_set::KeySet};
+use super::{
+    basic::credentials,
+    key_set::KeySet,
+    remembered::RememberedLogins,
+    token_checks::{TokenChecks, TokenMemory},
+};
 use crate::{
     admission::clients::LoginRefusal,
     profile::{ClaimValue, TokenPlace, TokenRules, is_user_name},
@@ -24,6 +30,7 @@ use crate::{
 /// The keys of one file.
 pub struct TokenKeys {
     pub keys: KeySet,
+    remembered: RememberedLogins,
     digest: digest::Digest,
 }
 
@@ -49,7 +56,7 @@ const SLACK: Duration = Duration::from_secs(60);
 
 impl TokenKeys {
     pub fn new(keys: KeySet, file: &[u8]) -> Self {
-        Self { keys, digest: digest::digest(&SHA256, file) }
+        Self { keys, remembered: RememberedLogins::default(), digest: digest::digest(&SHA256, file) }
     }
 
     /// Whether both have exactly the same contents.
@@ -57,9 +64,28 @@ impl TokenKeys {
         self.digest.as_ref() == other.digest.as_ref()
     }
 
+    /// Who has sent a request with this token, once it is the client's turn.
+    pub async fn identify(
+        &self,
+        token: &[u8],
+        rules: &TokenRules,
+        client: IpAddr,
+        checks: &TokenChecks,
+    ) -> Result<TokenBearer, LoginRefusal> {
+        let key = self.remembered.key_of_token(token);
+        let memory = if self.remembered.knows(&key) { TokenMemory::Right } else { TokenMemory::Unknown };
+        let checked = checks.run(client, memory, || self.check(token, rules)).await;
+        match &checked {
+            Ok(_) => self.remembered.remember(key),
+            // Its time may be over, or another service wants other claims.
+            Err(_) => self.remembered.forget(&key),
+        }
+        checked
+    }
+
     /// Who has sent a request with this token, if the token is valid. Nothing of it is shown, whatever is wrong
     /// with it.
-    pub fn check(&self, token: &[u8], rules: &TokenRules) -> Result<TokenBearer, LoginRefusal> {
+    fn check(&self, token: &[u8], rules: &TokenRules) -> Result<TokenBearer, LoginRefusal> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(LoginRefusal::Unreadable);
         }

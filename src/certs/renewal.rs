@@ -1,4 +1,5 @@
-//! `certs --renew`: replaces pairs whose certificate ends soon; the old files are kept as `.old`.
+//! `certs --renew`: replaces pairs whose certificate expires soon. The old files are kept as `.old`, so that whoever
+//! still uses them can go on.
 
 use std::{
     fs, io,
@@ -38,10 +39,16 @@ pub(super) fn renew(
     report: &mut CertsReport,
 ) -> Result<(), CertsError> {
     let until = OffsetDateTime::now_utc() + time::Duration::days(DUE_DAYS);
-    let found = certificates(folder)?;
+    let FolderCertificates { readable: found, unreadable } = certificates(folder)?;
     let is_for =
         |(stem, shown): &(String, ShownCertificate), name: &String| stem == name || shown.has_name(name);
-    for name in only.iter().filter(|name| !found.iter().any(|one| is_for(one, name))) {
+    let mut unreadable = unreadable;
+    unreadable.retain(|one| only.is_empty() || only.contains(&one.stem));
+    report.left.extend(unreadable.iter().map(ToString::to_string));
+    let is_there = |name: &&String| {
+        found.iter().any(|one| is_for(one, name)) || unreadable.iter().any(|one| one.stem == **name)
+    };
+    for name in only.iter().filter(|name| !is_there(name)) {
         report
             .left
             .push(format!("no certificate for `{name}` is in {}, so none is renewed", folder.display()));
@@ -85,17 +92,47 @@ fn renew_pair(
     Ok(replace(folder, stem, shown, authority)?)
 }
 
-/// All readable certificates of a folder, by the stem of their file.
-pub(super) fn certificates(folder: &Path) -> Result<Vec<(String, ShownCertificate)>, CertsError> {
+/// The certificates of a folder.
+#[derive(Default)]
+pub(super) struct FolderCertificates {
+    /// By the stem of their file.
+    pub readable: Vec<(String, ShownCertificate)>,
+    /// Those beside a key, where a certificate is to be expected.
+    unreadable: Vec<UnreadableCertificate>,
+}
+
+/// A file that should hold a certificate.
+#[derive(Debug, Error)]
+#[error("{}: {why}, so it is not renewed", path.display())]
+struct UnreadableCertificate {
+    stem: String,
+    path: PathBuf,
+    why: String,
+}
+
+/// All certificates of a folder, in the order of their names.
+pub(super) fn certificates(folder: &Path) -> Result<FolderCertificates, CertsError> {
     let io = |source| CertsError::Io { path: folder.into(), source };
-    let mut found = Vec::new();
+    let mut found = FolderCertificates::default();
     for entry in fs::read_dir(folder).map_err(io)? {
         let name = entry.map_err(io)?.file_name();
         let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".pem")) else { continue };
-        let Ok(text) = read_text(&folder.join(&name)) else { continue };
-        found.extend(ShownCertificate::read(&text).map(|shown| (stem.to_owned(), shown)));
+        let (stem, path) = (stem.to_owned(), folder.join(&name));
+        let read = read_text(&path).map(|text| ShownCertificate::read(&text));
+        let why = match read {
+            Ok(Some(shown)) => {
+                found.readable.push((stem, shown));
+                continue;
+            }
+            Ok(None) => "it holds no certificate".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if path.with_extension("key").exists() {
+            found.unreadable.push(UnreadableCertificate { stem, path, why });
+        }
     }
-    found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    found.readable.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    found.unreadable.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     Ok(found)
 }
 

@@ -28,7 +28,7 @@ pub(super) fn revoke(
 ) -> Result<(), CertsError> {
     let (file, new) = (folder.join("crl.pem"), folder.join("crl.pem.new"));
     let mut meant = Vec::new();
-    for (stem, shown) in certificates(folder)? {
+    for (stem, shown) in certificates(folder)?.readable {
         let old = read_text(&folder.join(format!("{stem}.pem.old"))).ok();
         let old = old.and_then(|text| ShownCertificate::read(&text));
         let all = [Some(shown), old].into_iter().flatten();
@@ -100,7 +100,7 @@ fn read_register(file: &Path, authority: &CertificateAuthority) -> Result<Revoke
         Err(error) if error.is_missing() => return Ok(RevokedList::default()),
         Err(source) => return Err(CertsError::Read { path: file.into(), source }),
     };
-    let fault = |why: &str| CertsError::List { path: file.into(), why: why.into() };
+    let fault = |why: &str| CertsError::Unusable { path: file.into(), why: why.into() };
     let (_, pem) =
         x509_parser::pem::parse_x509_pem(text.as_bytes()).map_err(|_| fault("it is not a PEM file"))?;
     let (_, list) = CertificateRevocationList::from_der(&pem.contents)

@@ -1,7 +1,7 @@
 //! Checks whether a backend is well: it accepts a connection, or answers a request as the profile says. It uses no
 //! idle connection and counts as no session: it is a new client each time.
 
-use std::{fmt::Write, net::SocketAddr, time::Duration};
+use std::{fmt::Write, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +13,7 @@ use super::{
     direct::{self, BackendTarget},
 };
 use crate::{
-    net::stream::NetStream,
+    net::{own_ports::ServicePorts, stream::NetStream},
     profile::{BackendCheck, CheckRequest},
     proto::multiplex::open::ClientOrigin,
 };
@@ -27,7 +27,7 @@ pub struct CheckedBackend<'a> {
     pub target: &'a BackendTarget,
     pub check: &'a BackendCheck,
     /// Where clients of the service come in.
-    pub own_ports: &'a [SocketAddr],
+    pub own_ports: &'a ServicePorts,
 }
 
 /// Why a backend is not well.
@@ -142,7 +142,9 @@ mod tests {
             rises: 1,
             request: Some(request),
         };
-        let checking = check_backend(CheckedBackend { target: &target, check: &check, own_ports: &[] });
+        let own_ports = ServicePorts::default();
+        let checking =
+            check_backend(CheckedBackend { target: &target, check: &check, own_ports: &own_ports });
         let checked = happens_after(CHECK_TIMEOUT, checking).await;
         assert!(matches!(checked, Err(CheckError::Timeout(CHECK_TIMEOUT))), "{checked:?}");
     }

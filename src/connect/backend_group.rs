@@ -28,7 +28,11 @@ use super::{
     direct,
 };
 use crate::{
-    net::{dns::DnsResolver, own_ports::OwnPorts, stream::NetStream},
+    net::{
+        dns::DnsResolver,
+        own_ports::{OwnPorts, ServicePorts},
+        stream::NetStream,
+    },
     profile::{BackendCheck, BackendSet, ServiceName},
     proto::{Refusal, multiplex::open::ClientOrigin},
     tasks::Tasks,
@@ -126,7 +130,7 @@ impl BackendGroup {
     }
 
     /// Where clients of its service come in to this process.
-    fn own_ports(&self) -> Vec<SocketAddr> {
+    fn own_ports(&self) -> ServicePorts {
         self.watch.get().map(|watch| watch.own_ports.of(&self.service)).unwrap_or_default()
     }
 
@@ -191,8 +195,7 @@ impl BackendGroup {
         client: Option<SocketAddr>,
         origin: &ClientOrigin,
     ) -> Result<(Arc<BackendMember>, NetStream), ConnectFailure> {
-        let own_ports = self.own_ports();
-        let own_ports = own_ports.as_slice();
+        let own_ports = &self.own_ports();
         let mut left = candidates.into_iter().peekable();
         let (mut dials, mut pending) = (Vec::new(), Vec::<(Instant, Arc<BackendMember>)>::new());
         let mut failure = None;
@@ -322,7 +325,7 @@ async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
             continue;
         }
         due.as_mut().reset(Instant::now() + check.every.mul_f64(0.9 + 0.2 * fastrand::f64()));
-        let own_ports = Arc::<[_]>::from(group.own_ports());
+        let own_ports = group.own_ports();
         for member in group.members() {
             if under_way.iter().any(|other| Arc::ptr_eq(other, &member)) {
                 continue;

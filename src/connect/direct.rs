@@ -26,6 +26,7 @@ use crate::{
             unix::{UnixDialError, dial_unix},
         },
         exhausted::ExhaustedResource,
+        own_ports::ServicePorts,
         stream::NetStream,
         tcp,
     },
@@ -107,17 +108,17 @@ pub async fn connect(
 }
 
 /// Whether a backend answers, including TLS; nothing else is sent to it.
-pub async fn check_backend(target: &BackendTarget) -> Result<(), ConnectFailure> {
-    reach_backend(target, None, &ClientOrigin::default(), &[]).await?.let_close_cleanly();
+pub async fn check_backend(target: &BackendTarget, own_ports: &ServicePorts) -> Result<(), ConnectFailure> {
+    reach_backend(target, None, &ClientOrigin::default(), own_ports).await?.let_close_cleanly();
     Ok(())
 }
 
-/// Connects to the backend itself. If it is at one of these ports, the session would come back to where it began.
+/// Connects to the backend itself. If that is one of these ports, the session would come back to where it began.
 pub async fn reach_backend(
     target: &BackendTarget,
     client: Option<SocketAddr>,
     origin: &ClientOrigin,
-    own_ports: &[SocketAddr],
+    own_ports: &ServicePorts,
 ) -> Result<NetStream, ConnectFailure> {
     let Some(remote) = target.backend.remote() else { return Ok(NetStream::Echo(Box::default())) };
     let at = match &remote.at {
@@ -129,7 +130,7 @@ pub async fn reach_backend(
         let reason = format!("backend {at}: its `tls` cannot be used");
         return Err(ConnectFailure::here(EndedBy::Backend, Refusal::BackendUnreachable, reason));
     }
-    let rules = DialRules { source: remote.source, own_ports };
+    let rules = DialRules { source: remote.source, own_ports: Some(own_ports) };
     let dialled = dial::dial_from(rules, at, BACKEND_CONNECT_TIMEOUT).await;
     let mut stream = dialled.map_err(|error| connect_failure(&error))?;
     let unreachable = |refusal, error: String| {

@@ -7,7 +7,7 @@ use crate::telemetry::{
 };
 
 /// The last hour, by the minute.
-pub const LAST_HOUR: HistoryRequest = HistoryRequest { step_seconds: 60, steps: 60 };
+pub const LAST_HOUR: HistoryRequest = HistoryRequest { step_seconds: 60, steps: 60, rows_at: None };
 /// A single minute is what a start takes.
 const MINUTES_MIN: usize = 2;
 /// A wait that people notice.
@@ -56,7 +56,7 @@ mod tests {
             ..HistorySample::default()
         };
         let samples = samples.iter().map(sample).collect();
-        let report = HistoryReport { now: 0, step_seconds: 60, samples };
+        let report = HistoryReport { step_seconds: 60, samples, ..HistoryReport::default() };
         find_in_last_hour(&report)
             .into_iter()
             .map(|found| format!("{}: {}", found.id, found.figure))

@@ -182,14 +182,12 @@ fn find_full(pool: &PoolRow) -> Option<DoctorFinding> {
 }
 
 fn find_flapping(pool: &PoolRow) -> Option<DoctorFinding> {
-    if pool.failures_minute < FLAPS_MIN || !is_linked(pool) {
+    let up = pool.ready.saturating_add(pool.carrying);
+    // A peer that has just died counts as linked for a second more, and has only died once.
+    if pool.failures_minute < FLAPS_MIN || !is_linked(pool) || up == 0 {
         return None;
     }
-    let figure = format!(
-        "{} links failed within a minute, {} up",
-        pool.failures_minute,
-        pool.ready.saturating_add(pool.carrying)
-    );
+    let figure = format!("{} links failed within a minute, {up} up", pool.failures_minute);
     let reason = format!("each link that is lost ends the sessions on it{}", last_error(pool));
     let advice = "look for a firewall or proxy that ends connections, for packets that are lost, and for a peer that starts again and again";
     Some(DoctorFinding::new("peer-flaps", Must, figure, reason, advice).about(object(pool)))
@@ -365,6 +363,9 @@ mod tests {
     fn a_peer_whose_links_come_and_go_is_reported() {
         assert_eq!(found(&of(PoolRow { failures_minute: 3, ..pool() }), "peer-flaps"), [Must]);
         assert_eq!(found(&of(PoolRow { failures_minute: 2, failures: 900, ..pool() }), "peer-flaps"), []);
+        let gone = PoolRow { state: PoolState::Down, ready: 0, gone_seconds: Some(0.1), ..pool() };
+        let just_died = PoolRow { failures_minute: 8, ..gone };
+        assert!(is_linked(&just_died) && find_flapping(&just_died).is_none());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::telemetry::{
     history::{HistoryReport, HistoryRequest, HistoryRing, HistorySample, unix_seconds},
+    history_rows::RowHistory,
     log::LogEvent,
     snapshot::{PoolRow, TrafficTotals},
 };
@@ -24,6 +25,8 @@ const HISTORY_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct GatewayHistory {
     ring: HistoryRing,
+    /// Not kept over a restart.
+    rows: RowHistory,
     refused: u64,
     file: Option<HistoryFile>,
     /// When the file was written last, or read.
@@ -69,6 +72,9 @@ impl Engine {
         let rate = self.traffic.newest();
         let refused = totals.refused.saturating_sub(self.history.refused);
         self.history.refused = totals.refused;
+        if self.history.rows.is_due(at) {
+            self.history.rows.take(at, self.shared.sessions.registry.totals(), pools);
+        }
         let pools = pools.iter().filter(|pool| pool.half == half);
         self.history.ring.take_second(HistorySample::of_second(at, rate, refused, totals, pools));
         if self.history.written_at.is_some_and(|at| at.elapsed() >= WRITE_INTERVAL) {
@@ -114,7 +120,8 @@ impl Engine {
     }
 
     pub(super) fn history_report(&self, requested: HistoryRequest) -> HistoryReport {
-        self.history.ring.report(requested, self.unix_now())
+        let rows = requested.rows_at.and_then(|at| self.history.rows.at(at)).cloned();
+        HistoryReport { rows, ..self.history.ring.report(requested, self.unix_now()) }
     }
 
     fn unix_now(&self) -> u64 {

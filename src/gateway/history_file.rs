@@ -96,7 +96,7 @@ mod tests {
     use crate::telemetry::history::HistoryRequest;
 
     const NOW: u64 = 1_769_868_120;
-    const HOUR: HistoryRequest = HistoryRequest { step_seconds: 10, steps: 360 };
+    const HOUR: HistoryRequest = HistoryRequest { step_seconds: 10, steps: 360, rows_at: None };
 
     fn file(folder: &Path) -> HistoryFile {
         HistoryFile(StateFile::in_folder(folder, "edge-dmz.history"))
@@ -120,7 +120,7 @@ mod tests {
         let read = file.read(NOW + 30).unwrap();
         assert_eq!(read.report(HOUR, NOW), ring.report(HOUR, NOW));
         for step_seconds in [1, 10, 60] {
-            let all = HistoryRequest { step_seconds, steps: 600 };
+            let all = HistoryRequest { step_seconds, steps: 600, rows_at: None };
             let report = read.report(all, NOW);
             assert!(report.samples.len() > 10, "{step_seconds}");
             assert!(report.samples.iter().all(|sample| sample.at + 3660 >= NOW), "{step_seconds}");

@@ -21,6 +21,7 @@ mod idle_watch;
 mod link_session;
 mod lockdown;
 pub mod lockdown_file;
+mod lost_grants;
 mod monitoring;
 mod offers;
 mod opening;
@@ -381,6 +382,8 @@ impl Engine {
     }
 
     async fn finish(mut self, outcome: GatewayOutcome) -> GatewayOutcome {
+        // Its port would be waited for as well.
+        self.health = None;
         // Links close in tasks of their own; one that is stuck is dropped with the process.
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.shared.tasks.all_ended()).await;
         self.mark_stopped();

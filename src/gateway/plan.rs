@@ -32,6 +32,9 @@ pub struct SwitchPlan {
     /// New limits that are already exceeded: there are no new sessions until enough have ended.
     #[serde(default)]
     pub over: Vec<String>,
+    /// Open sessions whose peer may no longer carry their service, and which go on.
+    #[serde(default)]
+    pub lost_grants: Vec<String>,
     /// Listeners, for clients and for links.
     pub opens: Vec<String>,
     /// Closed as soon as new sessions use the new parts.
@@ -161,7 +164,7 @@ impl Engine {
         closes.extend(closes_health);
         let (stay, end) = self.sessions_after_switch(profile);
         let services = service_changes::compare_services(&self.profile, profile);
-        let over = self.limits_exceeded(profile);
+        let (over, lost_grants) = (self.limits_exceeded(profile), self.lost_grants(profile));
         SwitchPlan {
             profile: profile.name.clone(),
             from: self.profile.name.clone(),
@@ -172,6 +175,7 @@ impl Engine {
             internal,
             services,
             over,
+            lost_grants,
             opens,
             closes,
             links,
@@ -285,6 +289,7 @@ impl fmt::Display for SwitchPlan {
         }
         lines("lock", self.lock.as_slice())?;
         lines("stay", &[format!("{} open sessions", self.stay)])?;
+        lines("stay", &self.lost_grants)?;
         let ending = |end: &EndingSessions| {
             format!(
                 "{} of `{}`, which the profile lacks, within {}s",

@@ -137,6 +137,7 @@ impl ClientPort {
             tasks: common.tasks.clone(),
             notices: common.notices.clone(),
             probes: common.sessions.probes.expected(),
+            own_ports: common.own_ports.clone(),
             gates: common.sessions.gates.clone(),
             logins: common.sessions.logins.clone(),
             quota: common.clients.clone(),

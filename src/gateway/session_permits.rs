@@ -160,7 +160,9 @@ fn client_failure(refused: ClientRefusal) -> ConnectFailure {
         ) => (EndedBy::Policy, Refusal::NotAllowed),
         ClientRefusal::Sessions(_)
         | ClientRefusal::Rate { .. }
-        | ClientRefusal::Login(LoginRefusal::TooMany) => (EndedBy::ClientLimit, Refusal::Full),
+        | ClientRefusal::Login(LoginRefusal::TooMany | LoginRefusal::TooManyTokens) => {
+            (EndedBy::ClientLimit, Refusal::Full)
+        }
         ClientRefusal::Login(LoginRefusal::Busy) => (EndedBy::Limit, Refusal::Full),
         ClientRefusal::Login(LoginRefusal::Unavailable) => (EndedBy::Policy, Refusal::Unavailable),
     };

@@ -154,7 +154,10 @@ mod tests {
 
     use crate::{
         disk::PipePolicy,
-        gateway::{Engine, GatewayOutcome, handle::Command},
+        gateway::{
+            Engine, GatewayOutcome,
+            handle::{Command, GatewayHandle},
+        },
         profile::defaults::DRAIN,
         source::{ChosenProfile, ProfileSource},
         tests::LITTLE,
@@ -162,17 +165,31 @@ mod tests {
 
     use super::*;
 
+    /// The built-in echo at a port, and the profile's other keys.
+    async fn start(folder: &std::path::Path, keys: &str) -> (GatewayHandle, Engine) {
+        let file = folder.join("direct.yaml");
+        let services = "{ echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } }";
+        std::fs::write(&file, format!("mode: direct\n{keys}dmz: {{ services: {services} }}\n")).unwrap();
+        let source = ProfileSource { folders: vec![folder.into()], half: None, pipes: PipePolicy::Refused };
+        let chosen = ChosenProfile::File(file);
+        let loaded = source.load(&chosen, None).unwrap();
+        Engine::start(source, chosen, loaded).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_port_for_monitors_holds_up_no_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        let (handle, engine) = start(folder.path(), "health: '127.0.0.1:0'\n").await;
+        let began = Instant::now();
+        let (_, outcome) = tokio::join!(handle.send_and_wait(Command::Stop), engine.run());
+        assert_eq!(outcome, GatewayOutcome::Clean);
+        assert!(began.elapsed() < FLUSH_TIMEOUT, "{:?}", began.elapsed());
+    }
+
     #[tokio::test]
     async fn a_session_that_does_not_end_is_cut_in_time() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("direct.yaml");
-        let services = "{ echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } }";
-        std::fs::write(&file, format!("mode: direct\ndmz: {{ services: {services} }}\n")).unwrap();
-        let source =
-            ProfileSource { folders: vec![folder.path().into()], half: None, pipes: PipePolicy::Refused };
-        let chosen = ChosenProfile::File(file);
-        let loaded = source.load(&chosen, None).unwrap();
-        let (handle, engine) = Engine::start(source, chosen, loaded).await.unwrap();
+        let (handle, engine) = start(folder.path(), "").await;
         let port = handle.latest().services[0].accept[0].trim_start_matches("tcp://").to_owned();
         let session = async {
             let mut client = TcpStream::connect(port).await.unwrap();

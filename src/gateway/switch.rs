@@ -276,7 +276,8 @@ impl Engine {
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
-        let line = [line].into_iter().chain(reported).chain(self.lock.enter_reporting(&profile));
+        let line = [line].into_iter().chain(self.lost_grants(&profile)).chain(reported);
+        let line = line.chain(self.lock.enter_reporting(&profile));
         let warning = self.inherited.warning(&profile);
         // Reported once.
         let warning = warning.filter(|_| self.inherited.warning(&self.profile).is_none());

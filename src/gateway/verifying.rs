@@ -82,6 +82,7 @@ impl Engine {
             probes: self.shared.sessions.probes.clone(),
             entries: ports::probe_entries(&self.ports),
             admin: self.admin.clone(),
+            own_ports: self.shared.own_ports.clone(),
             checks: self.verify_progress.clone(),
             files: self.reader.on_request.clone(),
             trial,

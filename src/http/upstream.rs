@@ -1,7 +1,12 @@
 //! A connection on which requests are sent, one after another. It knows whether it can be used again; which
 //! connection a request gets is decided in `connect`.
 
-use std::{sync::Arc, task::Context, time::Duration};
+use std::{
+    future::{poll_fn, ready},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use hyper::{
     Request, Response,
@@ -84,7 +89,14 @@ impl UpstreamConnection {
                 }
             }
         };
-        Ok((Self { sender, cut, capture, answer }, Box::pin(going)))
+        let mut driver: ConnectionDriver = Box::pin(going);
+        // Hyper takes no request before that. Whoever sends one now finds it written with the next turn of the
+        // driver, before a session is opened for it: so it goes out together with `open`.
+        let has_ended = poll_fn(|cx| Poll::Ready(driver.as_mut().poll(cx).is_ready())).await;
+        if has_ended {
+            driver = Box::pin(ready(()));
+        }
+        Ok((Self { sender, cut, capture, answer }, driver))
     }
 
     /// The connection itself after an upgrade, with the bytes that were already read from it.
@@ -195,6 +207,7 @@ fn response_failure(error: &hyper::Error, capture: &ResponseCapture) -> Response
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use hyper::{server::conn::http1 as server, service::service_fn};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -234,6 +247,20 @@ mod tests {
 
     fn get() -> Request<MessageBody> {
         Request::new(MessageBody::empty())
+    }
+
+    /// Otherwise the session that is opened for it would go out first, in a record of its own.
+    #[tokio::test]
+    async fn a_first_request_is_written_with_the_next_turn_of_its_driver() {
+        let (ours, mut theirs) = pipe();
+        let opened = UpstreamConnection::handshake(ours, HeadSource::Outside, None).await;
+        let (mut connection, mut driver) = opened.expect("a fresh pipe");
+        let mut sending = std::pin::pin!(connection.send(get()));
+        assert!(sending.as_mut().now_or_never().is_none(), "no answer yet");
+        assert!(driver.as_mut().now_or_never().is_none());
+        let mut bytes = [0; 64];
+        let count = theirs.read(&mut bytes).now_or_never().expect("it is there").expect("an open pipe");
+        assert!(bytes[..count].starts_with(b"GET / HTTP/1.1\r\n"), "{}", bytes[..count].escape_ascii());
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,7 +31,7 @@ use crate::{
 pub enum InitError {
     #[error("{} already: nothing was written; choose another folder with --out, or remove what is there", list(.0))]
     Exists(Vec<PathBuf>),
-    #[error("{}: {source}; nothing was written: choose a folder with --out that this user may write to", path.display())]
+    #[error("{}: {source}; nothing was written: {}", path.display(), write_advice(source))]
     Write { path: PathBuf, source: io::Error },
     #[error("the certificates cannot be made: {0}; please report this")]
     Certificates(#[from] rcgen::Error),
@@ -80,6 +80,13 @@ impl HalfFolders {
             InitHalf::Dmz => Self { internal: out.join("internal-host"), dmz: out },
             InitHalf::Internal => Self { dmz: out.join("dmz-host"), internal: out },
         }
+    }
+}
+
+fn write_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull => "make room there, or choose another folder with --out",
+        _ => "choose a folder with --out that this user may write to",
     }
 }
 

@@ -26,6 +26,8 @@ use super::{
     lockdown::Lockdown,
     multiplex::{
         handle::{IncomingSession, LinkHandle, LinkLoss},
+        moving::MoveTargets,
+        parked::ParkedSessions,
         task::{LinkParts, MultiplexedLink, OwnerEvent},
     },
     peer_record::PeerRecord,
@@ -55,6 +57,8 @@ pub const CROSSING_MAX: Duration = Duration::from_secs(5);
 
 /// Session numbers of this process. All its peers share them, so they are unique for each.
 static SESSION_NUMBERS: OnceLock<Arc<AtomicU32>> = OnceLock::new();
+/// Sessions of this process that have left a link. All links share them.
+static PARKED_SESSIONS: OnceLock<Arc<ParkedSessions>> = OnceLock::new();
 static INSTANCE: OnceLock<InstanceId> = OnceLock::new();
 
 /// Which process this gateway is.
@@ -138,7 +142,8 @@ impl AgreedLink {
         let numbers = SESSION_NUMBERS.get_or_init(Arc::default).clone();
         let id = next_link_id();
         let revocation = stream.revocation();
-        let parts = LinkParts { id, stream, peer: peer.clone(), end, load: load.clone(), numbers };
+        let parked = PARKED_SESSIONS.get_or_init(Arc::default).clone();
+        let parts = LinkParts { id, stream, peer: peer.clone(), end, load: load.clone(), numbers, parked };
         let (link, handle) = MultiplexedLink::new(parts);
         let now = Instant::now();
         Box::new(Self {
@@ -226,6 +231,11 @@ impl AgreedLink {
             self.link.ask_to_leave(kind);
             self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
         }
+    }
+
+    /// At an opener: its sessions go on over these other links from now on, as far as there are any.
+    pub fn move_sessions_to(&mut self, targets: Arc<dyn MoveTargets>) {
+        self.link.move_sessions_to(targets);
     }
 
     /// The next event. `requested` resolves when its owner wants it to leave.
@@ -351,6 +361,10 @@ impl AgreedLink {
             OwnerEvent::Refused => {
                 self.has_carried = true;
                 self.record.iter().for_each(|record| record.note_answered());
+                None
+            }
+            OwnerEvent::Resumed => {
+                self.has_carried = true;
                 None
             }
             OwnerEvent::RoundTrip(took) => {

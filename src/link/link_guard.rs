@@ -89,6 +89,11 @@ impl LinkCounters {
         self.table.instances()
     }
 
+    /// A copy of the row for each of these gateways, with its own links.
+    pub fn rows_by_gateway(&self, row: &PoolRow) -> Vec<PoolRow> {
+        self.table.rows_by_gateway(row)
+    }
+
     /// How long there has been no link; `None` while there is one, or before the first.
     pub fn empty_for(&self) -> Option<Duration> {
         self.empty_since_us().map(|at| Duration::from_micros(clock::now_us().saturating_sub(at)))

@@ -79,6 +79,11 @@ impl LinkEntry {
         self.shared.get_or_init(|| SharedDetails { id, load, instance });
     }
 
+    /// The process at its other end, if it has said which one it is.
+    fn instance(&self) -> Option<InstanceId> {
+        self.shared.get()?.instance
+    }
+
     /// Sessions on it now.
     fn sessions_open(&self) -> usize {
         match self.shared.get() {
@@ -159,7 +164,7 @@ impl LinkTable {
     pub fn remove(&self, key: u64) {
         let mut entries = self.lock();
         let entry = entries.links.remove(&key);
-        let instance = entry.as_ref().and_then(|entry| entry.shared.get()?.instance);
+        let instance = entry.as_ref().and_then(|entry| entry.instance());
         if let Some(instance) = instance
             && entries.last.is_none_or(|(newest, _)| newest < key)
         {
@@ -178,8 +183,7 @@ impl LinkTable {
     pub fn instances(&self) -> Vec<(InstanceId, Duration)> {
         let mut oldest = HashMap::new();
         for link in self.lock().links.values() {
-            let instance = link.shared.get().and_then(|shared| shared.instance);
-            if let Some(instance) = instance.filter(|_| link.activity() != LinkActivity::Leaving) {
+            if let Some(instance) = link.instance().filter(|_| link.activity() != LinkActivity::Leaving) {
                 let age = oldest.entry(instance).or_insert(Duration::ZERO);
                 *age = link.since.elapsed().max(*age);
             }
@@ -189,8 +193,33 @@ impl LinkTable {
 
     /// Adds the links to their row, oldest first, and how long the peer's certificate is still valid.
     pub fn fill_row(&self, row: PoolRow) -> PoolRow {
+        self.fill_row_with(row, |_| true)
+    }
+
+    /// A copy of the row for each gateway at the other end of links, with its own links and their numbers.
+    pub fn rows_by_gateway(&self, row: &PoolRow) -> Vec<PoolRow> {
+        let mut gateways: Vec<_> = self.lock().links.values().filter_map(|link| link.instance()).collect();
+        gateways.sort_unstable_by_key(|gateway| gateway.0);
+        gateways.dedup();
+        let row_of = |(at, gateway): (usize, &InstanceId)| {
+            // One that has not said where it leads to is with the first.
+            let is_of = |link: &LinkEntry| link.instance().map_or(at == 0, |instance| instance == *gateway);
+            let own: Vec<_> = self.lock().links.values().filter(|link| is_of(link)).cloned().collect();
+            let takes_sessions = |link: &&Arc<LinkEntry>| {
+                matches!(link.activity(), LinkActivity::Ready | LinkActivity::Brimming)
+            };
+            let ready = own.iter().filter(takes_sessions).count();
+            let peer = own.iter().find_map(|link| Some(link.details.get()?.peer.to_string()));
+            let filled = self.fill_row_with(row.clone(), is_of);
+            PoolRow { peer: peer.or(filled.peer), ready, carrying: own.len() - ready, ..filled }
+        };
+        gateways.iter().enumerate().map(row_of).collect()
+    }
+
+    fn fill_row_with(&self, row: PoolRow, is_meant: impl Fn(&LinkEntry) -> bool) -> PoolRow {
         let entries = self.lock();
-        let mut links: Vec<_> = entries.links.iter().map(|(key, entry)| (*key, entry.clone())).collect();
+        let meant = entries.links.iter().filter(|(_, entry)| is_meant(entry));
+        let mut links: Vec<_> = meant.map(|(key, entry)| (*key, entry.clone())).collect();
         // A peer that is lost is still the process that it was.
         let last = entries.last.filter(|_| links.is_empty()).map(|(_, instance)| instance);
         drop(entries);
@@ -200,7 +229,7 @@ impl LinkTable {
         let certificate_days = expire.min().map(|at| (at - now).div_euclid(DAY_SECONDS));
         let sessions = links.iter().map(|(_, entry)| entry.sessions_open()).sum();
         // From the newest link, in case another process has started at the same address.
-        let instance = links.iter().rev().find_map(|(_, entry)| entry.shared.get()?.instance);
+        let instance = links.iter().rev().find_map(|(_, entry)| entry.instance());
         let instance = instance.or(last).map(|instance| instance.to_string()).or(row.instance);
         let key_exchange = links.iter().rev().find_map(|(_, entry)| {
             Some(entry.details.get()?.secured.as_ref()?.group.clone()).filter(|group| !group.is_empty())

@@ -89,7 +89,17 @@ impl LinkLoad {
     }
 
     pub fn take(self: &Arc<Self>) -> Option<SessionPlace> {
-        let one_more = |sessions: usize| (sessions < self.max).then_some(sessions + 1);
+        self.take_within(self.max)
+    }
+
+    /// A place for a session that comes from another link, where there are not twice as many as the link carries. What
+    /// its opener has ended here already may not be noted yet.
+    pub fn take_for_move(self: &Arc<Self>) -> Option<SessionPlace> {
+        self.take_within(2 * self.max)
+    }
+
+    fn take_within(self: &Arc<Self>, max: usize) -> Option<SessionPlace> {
+        let one_more = |sessions: usize| (sessions < max).then_some(sessions + 1);
         let taken = self.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         let before = taken.ok()?;
         self.note_change(before, before + 1);

@@ -17,6 +17,7 @@ use super::{
     idle_link::{IdleLink, RemovedReason},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
+    multiplex::moving::MoveTarget,
     peer_record::PeerRecord,
     session_side::LinkSlot,
     succession::{Succession, SuccessionEntry},
@@ -150,6 +151,14 @@ impl PeerLinks {
         let link = serving.min_by_key(|link| link.load.sessions())?;
         let (handle, place) = (link.handle.clone(), link.load.take()?);
         Some(LinkSlot { handle, place, record: self.record.clone() })
+    }
+
+    /// A place for a session that leaves another link of it: on the least busy one, whatever that serves, because the
+    /// session was granted before.
+    pub fn move_target(&self) -> Option<MoveTarget> {
+        let link = self.shared.all().filter(|link| link.handle.takes_sessions());
+        let link = link.min_by_key(|link| link.load.sessions())?;
+        Some(MoveTarget { handle: link.handle.clone(), place: link.load.take()? })
     }
 
     /// Whether a session of a service can go to it now.

@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    exhausted::ExhaustedResource, own_ports, resolve_error::ResolveError, resolver::NameResolver,
-    socket_options,
+    exhausted::ExhaustedResource, own_ports::ServicePorts, resolve_error::ResolveError,
+    resolver::NameResolver, socket_options,
 };
 use crate::{confine::refused_call, profile::HostPort};
 
@@ -125,13 +125,13 @@ pub struct DialRules<'a> {
     /// One of this machine's addresses to dial from, which needs `bind`; only addresses of the same family are
     /// dialled then.
     pub source: Option<IpAddr>,
-    /// Ports of this process that are not dialled, since they would lead back to where the dial comes from.
-    pub own_ports: &'a [SocketAddr],
+    /// Ports of this process at which the dial must not come in, since they would lead back to where it comes from.
+    pub own_ports: Option<&'a ServicePorts>,
 }
 
 impl From<Option<IpAddr>> for DialRules<'_> {
     fn from(source: Option<IpAddr>) -> Self {
-        Self { source, own_ports: &[] }
+        Self { source, own_ports: None }
     }
 }
 
@@ -207,8 +207,9 @@ fn retain_family(
 }
 
 async fn connect(rules: DialRules<'_>, to: SocketAddr) -> Result<TcpStream, AttemptError> {
-    if rules.own_ports.iter().any(|own| own_ports::is_reached_at(to, *own)) {
-        return Err(DialRuleError::OwnPort.into());
+    if let Some(own) = rules.own_ports.filter(|own| own.may_include(to)) {
+        let elsewhere = own.dial_elsewhere(rules.source, to).await?;
+        return elsewhere.ok_or_else(|| DialRuleError::OwnPort.into());
     }
     let refused = |error| refused_call::explain("connect", error);
     let Some(source) = rules.source else { return Ok(TcpStream::connect(to).await.map_err(refused)?) };

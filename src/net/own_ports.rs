@@ -1,39 +1,170 @@
 //! The ports at which this process takes the clients of its services. A backend that leads back to those of its own
-//! service is not even dialled: each session would open the next one, until no place is left.
+//! service gets no session: each would open the next one, until no place is left.
 //!
-//! That is all that one process can know. A way round through another process or another host is not noticed.
+//! An address alone does not decide that, since the kernel may lead it elsewhere (NAT, IPVS). Whether a connection has
+//! come in here, its port knows. So the first dial to an address that looks like an own port is announced there, and
+//! the port closes what was announced.
+//!
+//! That is all that one process can know. A way round through another process or another host is not noticed, nor is
+//! an address of another machine's that the kernel leads to a port of this one.
 
 use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::listen::ListenerAddresses;
 use crate::profile::ServiceName;
 
+/// A connection to a port of this process is accepted within this time.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an address that leads elsewhere is dialled without asking again.
+const ELSEWHERE_TTL: Duration = Duration::from_secs(300);
+
 /// The ports of each service at which nobody comes in but its own clients.
 #[derive(Debug, Clone, Default)]
-pub struct OwnPorts(Arc<ArcSwap<HashMap<ServiceName, Vec<ListenerAddresses>>>>);
+pub struct OwnPorts {
+    places: Arc<ArcSwap<HashMap<ServiceName, Vec<ListenerAddresses>>>>,
+    announced: Arc<AnnouncedDials>,
+}
+
+/// Those of one service at the moment.
+#[derive(Debug, Clone, Default)]
+pub struct ServicePorts {
+    at: Vec<SocketAddr>,
+    announced: Arc<AnnouncedDials>,
+}
 
 impl OwnPorts {
     pub fn set(&self, places: HashMap<ServiceName, Vec<ListenerAddresses>>) {
-        self.0.store(Arc::new(places));
+        self.places.store(Arc::new(places));
+        self.announced.elsewhere().clear();
     }
 
     /// Where clients of the service come in at the moment.
-    pub fn of(&self, service: &ServiceName) -> Vec<SocketAddr> {
-        let places = self.0.load();
-        places.get(service).into_iter().flatten().flat_map(ListenerAddresses::listens_at).collect()
+    pub fn of(&self, service: &ServiceName) -> ServicePorts {
+        let places = self.places.load();
+        let at = places.get(service).into_iter().flatten().flat_map(ListenerAddresses::listens_at).collect();
+        ServicePorts { at, announced: self.announced.clone() }
+    }
+
+    /// Whether a connection that has just come in at a port was dialled by this process itself, which learns it.
+    pub fn is_own_dial(&self, client: SocketAddr) -> bool {
+        self.announced.claim(client)
     }
 }
 
-/// Whether a connection to `to` comes in at `own`.
-pub(super) fn is_reached_at(to: SocketAddr, own: SocketAddr) -> bool {
+impl ServicePorts {
+    /// Whether this address looks like one of them, and is not known to lead elsewhere.
+    pub(super) fn may_include(&self, to: SocketAddr) -> bool {
+        self.at.iter().any(|own| is_reached_at(to, *own)) && !self.announced.is_elsewhere(to)
+    }
+
+    /// Dials an address that may be one of them; `None` if it is.
+    pub(super) async fn dial_elsewhere(
+        &self,
+        source: Option<IpAddr>,
+        to: SocketAddr,
+    ) -> io::Result<Option<TcpStream>> {
+        let from = source.map_or_else(|| dialled_from(to.ip()), Ok)?;
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind(SocketAddr::new(from, 0))?;
+        let (announcement, came_in) = self.announced.announce(socket.local_addr()?);
+        let connected = socket.connect(to).await;
+        // One that was closed at once may fail with that; it was claimed before.
+        let within = if connected.is_ok() { ARRIVAL_TIMEOUT } else { Duration::ZERO };
+        let came_in = matches!(timeout(within, came_in).await, Ok(Ok(())));
+        drop(announcement);
+        match came_in {
+            true => Ok(None),
+            false => {
+                let stream = connected?;
+                self.announced.note_elsewhere(to);
+                Ok(Some(stream))
+            }
+        }
+    }
+}
+
+/// Dials of this process that may come in at its own ports.
+#[derive(Debug, Default)]
+struct AnnouncedDials {
+    /// Read for each client; the lock is taken only while this is not 0.
+    count: AtomicUsize,
+    /// By the address they come from.
+    under_way: Mutex<HashMap<SocketAddr, oneshot::Sender<()>>>,
+    /// The addresses that lead elsewhere, and until when this counts.
+    elsewhere: Mutex<HashMap<SocketAddr, Instant>>,
+}
+
+/// Ends the announcement of a dial when dropped.
+struct DialAnnouncement<'a> {
+    dials: &'a AnnouncedDials,
+    from: SocketAddr,
+}
+
+impl AnnouncedDials {
+    fn announce(&self, from: SocketAddr) -> (DialAnnouncement<'_>, oneshot::Receiver<()>) {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let (claimed, came_in) = oneshot::channel();
+        self.under_way().insert(from, claimed);
+        self.count.fetch_add(1, Ordering::SeqCst);
+        (DialAnnouncement { dials: self, from }, came_in)
+    }
+
+    fn claim(&self, client: SocketAddr) -> bool {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        let Some(claimed) = self.under_way().remove(&client) else { return false };
+        // Whoever does not wait for it any more has taken the connection.
+        claimed.send(()).is_ok()
+    }
+
+    fn is_elsewhere(&self, to: SocketAddr) -> bool {
+        self.elsewhere().get(&to).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn note_elsewhere(&self, to: SocketAddr) {
+        let now = Instant::now();
+        let mut elsewhere = self.elsewhere();
+        elsewhere.retain(|_, until| *until > now);
+        elsewhere.insert(to, now + ELSEWHERE_TTL);
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<SocketAddr, oneshot::Sender<()>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn elsewhere(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for DialAnnouncement<'_> {
+    fn drop(&mut self) {
+        self.dials.count.fetch_sub(1, Ordering::SeqCst);
+        self.dials.under_way().remove(&self.from);
+    }
+}
+
+/// Whether a connection to `to`, as it is written, comes in at `own`.
+fn is_reached_at(to: SocketAddr, own: SocketAddr) -> bool {
     let (ip, own_ip) = (to.ip().to_canonical(), own.ip());
     to.port() == own.port()
         && ip.is_ipv4() == own_ip.is_ipv4()
@@ -57,7 +188,10 @@ fn dialled_from(ip: IpAddr) -> io::Result<IpAddr> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -79,5 +213,54 @@ mod tests {
             let read = |text: &str| text.parse().expect("an address");
             assert_eq!(is_reached_at(read(to), read(own)), comes_in, "{to} at {own}");
         }
+    }
+
+    /// A port of a service, and where its clients come in.
+    async fn service_port(ports: &OwnPorts) -> (TcpListener, ServicePorts) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = vec![listener.local_addr().unwrap()];
+        (listener, ServicePorts { at, announced: ports.announced.clone() })
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_comes_in_here_is_refused() {
+        let ports = OwnPorts::default();
+        let (listener, own) = service_port(&ports).await;
+        let to = listener.local_addr().unwrap();
+        assert!(own.may_include(to));
+        for _ in 0..2 {
+            let accepted = async {
+                let (_stream, client) = listener.accept().await.unwrap();
+                assert!(ports.is_own_dial(client) && !ports.is_own_dial(client), "it is claimed once");
+            };
+            let (dialled, ()) = tokio::join!(own.dial_elsewhere(None, to), accepted);
+            assert!(dialled.unwrap().is_none());
+        }
+        let (client, accepted) = tokio::join!(TcpStream::connect(to), listener.accept());
+        assert!(client.is_ok() && !ports.is_own_dial(accepted.unwrap().1), "a client");
+        assert_eq!(ports.announced.count.load(Ordering::SeqCst), 0);
+        assert!(ports.announced.under_way().is_empty());
+    }
+
+    /// Here another process accepts what is dialled, as the kernel would lead it there.
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_that_comes_in_elsewhere_is_used_and_the_next_one_does_not_wait() {
+        let ports = OwnPorts::default();
+        let (listener, own) = service_port(&ports).await;
+        let to = listener.local_addr().unwrap();
+        for _ in 0..2 {
+            assert!(own.may_include(to));
+            let began = Instant::now();
+            let stream = own.dial_elsewhere(None, to).await.unwrap().unwrap();
+            assert!(began.elapsed() >= ARRIVAL_TIMEOUT);
+            let (_stream, client) = listener.accept().await.unwrap();
+            assert_eq!(stream.local_addr().unwrap(), client, "it is dialled once");
+            assert!(!ports.is_own_dial(client), "it is not announced any more");
+            assert!(!own.may_include(to), "for a while nobody asks again");
+            tokio::time::advance(ELSEWHERE_TTL).await;
+        }
+        ports.announced.note_elsewhere(to);
+        ports.set(HashMap::new());
+        assert!(own.may_include(to), "other ports may be there now");
     }
 }

@@ -347,7 +347,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let recording = Recording::open(&file(&folder, &[10, 11, 13, 100, 101], "")).unwrap();
         let player = RecordingPlayer::new(recording);
-        let requested = HistoryRequest { step_seconds: 1, steps: 600 };
+        let requested = HistoryRequest { step_seconds: 1, steps: 600, rows_at: None };
         for _ in 0..2 {
             let report = player.history(requested).await.unwrap();
             let at: Vec<_> = report.samples.iter().map(|sample| sample.at).collect();

@@ -16,7 +16,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::snapshot::{PoolRow, TrafficSample, TrafficTotals};
+use super::{
+    history_rows::MinuteRows,
+    snapshot::{PoolRow, TrafficSample, TrafficTotals},
+};
 
 /// The seconds of a step, and how many steps are kept.
 const TIERS: [(u64, usize); 3] = [(1, 600), (10, 720), (60, 1440)];
@@ -161,6 +164,9 @@ fn longest(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 pub struct HistoryRequest {
     pub step_seconds: u64,
     pub steps: u64,
+    /// The time of which the rows of services and links are wanted as well, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_at: Option<u64>,
 }
 
 /// The answer: the measured steps, oldest first.
@@ -171,6 +177,9 @@ pub struct HistoryReport {
     /// As requested, or longer if nothing finer is kept for that long.
     pub step_seconds: u64,
     pub samples: Vec<HistorySample>,
+    /// The rows that were asked for, if they are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<MinuteRows>,
 }
 
 /// The last hours in three resolutions.
@@ -226,7 +235,7 @@ impl HistoryRing {
         // Each step of the answer consists of this many kept steps.
         let step_seconds = step_seconds.div_ceil(finest) * finest;
         let oldest = now.saturating_sub(span) / step_seconds * step_seconds;
-        let mut report = HistoryReport { now, step_seconds, samples: Vec::new() };
+        let mut report = HistoryReport { now, step_seconds, ..HistoryReport::default() };
         for sample in self.tiers[place].iter().filter(|sample| (oldest..=now).contains(&sample.at)) {
             let at = sample.at / step_seconds * step_seconds;
             match report.samples.last_mut() {
@@ -282,7 +291,7 @@ mod tests {
     }
 
     fn history_request(step_seconds: u64, steps: u64) -> HistoryRequest {
-        HistoryRequest { step_seconds, steps }
+        HistoryRequest { step_seconds, steps, rows_at: None }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod failures;
 pub mod format;
 pub mod health;
 pub mod history;
+pub mod history_rows;
 pub mod link_cause;
 pub mod log;
 pub mod metrics;

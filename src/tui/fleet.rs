@@ -49,10 +49,17 @@ pub struct FleetState {
     pub(super) joint: Option<FleetConfirmation>,
 }
 
+/// How a gateway was sent a command: its answer belongs to those of others, or stands alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskedAs {
+    Alone,
+    Together,
+}
+
 /// A command that several gateways were sent; their answers are shown together.
 #[derive(Debug, Default)]
 pub struct FleetConfirmation {
-    /// How many answers of each are still to come.
+    /// How many answers of each to such commands are still to come.
     pub awaited: BTreeMap<Arc<str>, usize>,
     pub refused: Vec<String>,
     pub done: Vec<String>,
@@ -294,15 +301,14 @@ impl App {
 
     /// Takes the answer of one gateway. A plan becomes a question about that gateway, whatever others were sent
     /// meanwhile.
-    pub fn take_answer_of(&mut self, name: Arc<str>, answer: CommandAnswer) {
+    pub fn take_answer_of(&mut self, name: Arc<str>, asked: AskedAs, answer: CommandAnswer) {
         let lists_its_profiles = self.fleet.profiles_of.as_ref() == Some(&name);
-        let is_of_command = match answer {
+        match answer {
             CommandAnswer::Profiles(_) if !lists_its_profiles => return,
             CommandAnswer::Planned(_) => {
                 if matches!(self.overlay, Overlay::Nothing) {
                     self.fleet.addressees = vec![Arc::clone(&name)];
                 }
-                false
             }
             CommandAnswer::Refused(_) => {
                 // Its profiles show the lines for which a reload was refused.
@@ -310,23 +316,24 @@ impl App {
                     self.lists.profiles.clear();
                     self.fleet.profiles_of = Some(Arc::clone(&name));
                 }
-                true
             }
-            CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::NotSaved(_) => true,
-            CommandAnswer::Killed(_) => true,
-            CommandAnswer::Status(_) | CommandAnswer::Profiles(_) => false,
-            CommandAnswer::Metrics(_) | CommandAnswer::History(_) | CommandAnswer::Verified(_) => false,
-        };
+            CommandAnswer::Done(_) | CommandAnswer::Cut(_) | CommandAnswer::NotSaved(_) => {}
+            CommandAnswer::Killed(_) | CommandAnswer::Status(_) | CommandAnswer::Profiles(_) => {}
+            CommandAnswer::Metrics(_) | CommandAnswer::History(_) | CommandAnswer::Verified(_) => {}
+        }
         // The message may still be the checklist of another gateway.
         let is_checklist = matches!(answer, CommandAnswer::Verified(_));
         self.take_answer(answer);
-        // No checklist is asked of several gateways together.
-        if let Some(StatusMessage::Checked(of, _)) = &mut self.message
-            && is_checklist
-        {
-            *of = Some(name);
-        } else if is_of_command {
-            self.join_answer(&name);
+        match asked {
+            AskedAs::Together => self.join_answer(&name),
+            // No checklist is asked of several gateways together.
+            AskedAs::Alone => {
+                if let Some(StatusMessage::Checked(of, _)) = &mut self.message
+                    && is_checklist
+                {
+                    *of = Some(name);
+                }
+            }
         }
     }
 

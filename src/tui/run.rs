@@ -33,6 +33,7 @@ use crate::{
         ScreenEnd,
         app::{App, UpdateResult},
         export_writer::{ExportResult, ExportWriter},
+        fleet::AskedAs,
         frame_pacing::FramePacing,
         source::{ScreenSource, SourceEvent},
         style::ScreenStyle,
@@ -53,7 +54,7 @@ pub struct ScreenLoop<B: Backend> {
     /// A new size, used at the next frame: dragging a window produces many.
     resized: Option<Size>,
     /// Answers that are still to come.
-    asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
+    asking: FuturesUnordered<BoxFuture<'static, ArrivedAnswer>>,
     /// How many of them each gateway owes, [`PENDING_COMMANDS_MAX`] at most: one that hangs holds up no other.
     owed: HashMap<Option<Arc<str>>, usize>,
     /// Histories that the screen itself has requested.
@@ -63,6 +64,13 @@ pub struct ScreenLoop<B: Backend> {
     machine_read_at: Option<Instant>,
     received_at: Instant,
     frames: u64,
+}
+
+/// The answer to a command, of one gateway of a fleet or of the only one.
+struct ArrivedAnswer {
+    of: Option<Arc<str>>,
+    asked: AskedAs,
+    answer: CommandAnswer,
 }
 
 /// Why the loop woke up.
@@ -77,8 +85,7 @@ enum LoopEvent {
     Ignored,
     InputLost,
     SourceChanged(SourceEvent),
-    /// By one gateway of a fleet, or by the only one.
-    Answered(Option<Arc<str>>, CommandAnswer),
+    Answered(ArrivedAnswer),
     HistoryArrived(AskedHistory, CommandAnswer),
     Exported(ExportResult),
     FrameDue,
@@ -167,9 +174,7 @@ impl<B: Backend> ScreenLoop<B> {
             Some(end) = end_receiver.recv() => LoopEvent::StopRequested(end),
             event = input.next() => loop_event(event),
             () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => LoopEvent::FrameDue,
-            Some((of, answer)) = self.asking.next(), if !self.asking.is_empty() => {
-                LoopEvent::Answered(of, answer)
-            }
+            Some(arrived) = self.asking.next(), if !self.asking.is_empty() => LoopEvent::Answered(arrived),
             Some((asked, answer)) = self.histories.next(), if !self.histories.is_empty() => {
                 LoopEvent::HistoryArrived(asked, answer)
             }
@@ -200,12 +205,12 @@ impl<B: Backend> ScreenLoop<B> {
                 self.pacing.note_input();
             }
             LoopEvent::SourceChanged(source_event) => return self.handle_event(source_event),
-            LoopEvent::Answered(of, answer) => {
+            LoopEvent::Answered(ArrivedAnswer { of, asked, answer }) => {
                 if let Some(owed) = self.owed.get_mut(&of) {
                     *owed -= 1;
                 }
                 match of {
-                    Some(name) => self.app.take_answer_of(name, answer),
+                    Some(name) => self.app.take_answer_of(name, asked, answer),
                     None => self.app.take_answer(answer),
                 }
                 self.pacing.note_input();
@@ -292,13 +297,14 @@ impl<B: Backend> ScreenLoop<B> {
             return self.app.take_answer(CommandAnswer::Refused(NOT_ANSWERED_YET.into()));
         }
         self.app.note_sent(&command);
-        self.send(None, command);
+        self.send(None, AskedAs::Alone, command);
     }
 
     /// Asks gateways of a fleet: what they are sent together counts as one question.
     fn ask_gateways(&mut self, commands: Vec<(Arc<str>, Command)>) {
         commands.iter().for_each(|(_, command)| self.app.note_sent(command));
-        if commands.len() > 1 {
+        let asked = if commands.len() > 1 { AskedAs::Together } else { AskedAs::Alone };
+        if asked == AskedAs::Together {
             self.app.note_asked_together(commands.iter().map(|(name, _)| Arc::clone(name)));
         }
         for (name, command) in commands {
@@ -306,9 +312,9 @@ impl<B: Backend> ScreenLoop<B> {
             match of.clone().filter(|_| self.owes_too_many(&of)) {
                 Some(name) => {
                     let refused = CommandAnswer::Refused(NOT_ANSWERED_YET.into()).of_gateway(&name);
-                    self.app.take_answer_of(name, refused);
+                    self.app.take_answer_of(name, asked, refused);
                 }
-                None => self.send(of, command),
+                None => self.send(of, asked, command),
             }
         }
     }
@@ -323,7 +329,7 @@ impl<B: Backend> ScreenLoop<B> {
         if !self.owes_too_many(&of)
             && let Some(command) = self.app.background_command()
         {
-            self.send(of, command);
+            self.send(of, AskedAs::Alone, command);
         }
     }
 
@@ -338,10 +344,10 @@ impl<B: Backend> ScreenLoop<B> {
         }
     }
 
-    fn send(&mut self, of: Option<Arc<str>>, command: Command) {
+    fn send(&mut self, of: Option<Arc<str>>, asked: AskedAs, command: Command) {
         let answer = self.answer_of(of.as_ref(), command);
         *self.owed.entry(of.clone()).or_default() += 1;
-        self.asking.push(Box::pin(async move { (of, answer.await) }));
+        self.asking.push(Box::pin(async move { ArrivedAnswer { of, asked, answer: answer.await } }));
     }
 
     fn answer_of(&self, of: Option<&Arc<str>>, command: Command) -> BoxFuture<'static, CommandAnswer> {

@@ -32,7 +32,7 @@ pub fn handle_signals(
                     before_quit();
                     tokio::task::block_in_place(terminal::quit_now);
                 }
-                Some(()) = continues.recv() => terminal::continued(),
+                Some(()) = continues.recv() => tokio::task::block_in_place(terminal::continued),
                 Some(()) = user.recv() => reopen::reopen_files(),
                 else => return,
             }

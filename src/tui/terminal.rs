@@ -37,6 +37,9 @@ static NEEDS_FULL_REDRAW: AtomicBool = AtomicBool::new(false);
 /// The shell has the terminal for a moment: what is drawn meanwhile is discarded.
 static LENT: AtomicBool = AtomicBool::new(false);
 
+/// The terminal is being taken back from the shell.
+static TAKEN_BACK: AtomicBool = AtomicBool::new(false);
+
 /// The screen has the mouse.
 static MOUSE: AtomicBool = AtomicBool::new(false);
 
@@ -151,7 +154,7 @@ pub fn stop_now() {
         // This fails only for numbers that are not a signal.
         let _ = signal_hook::low_level::raise(Signal::TTIN.as_raw());
     };
-    if is_entered() { lend_terminal(stop) } else { stop() }
+    if is_entered() && !is_held() { lend_terminal(stop) } else { stop() }
 }
 
 /// Restores the terminal, and takes it again after `meanwhile`.
@@ -159,10 +162,28 @@ fn lend_terminal(meanwhile: impl FnOnce()) {
     LENT.store(true, Ordering::SeqCst);
     leave_terminal();
     meanwhile();
-    // If the terminal is no longer available, the next frame fails too, which ends the screen.
-    let _ = take_over();
-    NEEDS_FULL_REDRAW.store(true, Ordering::SeqCst);
-    LENT.store(false, Ordering::SeqCst);
+    take_back();
+}
+
+/// Sets the terminal up again, on a thread of its own: a terminal whose output is held (Ctrl-S, a stalled
+/// connection) blocks whoever writes to it, for as long as it likes.
+fn take_back() {
+    TAKEN_BACK.store(true, Ordering::SeqCst);
+    let taken = || {
+        // If the terminal is no longer available, the next frame fails too, which ends the screen.
+        let _ = take_over();
+        NEEDS_FULL_REDRAW.store(true, Ordering::SeqCst);
+        LENT.store(false, Ordering::SeqCst);
+        TAKEN_BACK.store(false, Ordering::SeqCst);
+    };
+    if thread::Builder::new().name("take-terminal".into()).spawn(taken).is_err() {
+        taken();
+    }
+}
+
+/// Whether it is being taken back, and whoever holds its output keeps that waiting.
+fn is_held() -> bool {
+    TAKEN_BACK.load(Ordering::SeqCst)
 }
 
 /// SIGQUIT ends the process with a core dump; the terminal is restored first.
@@ -181,9 +202,10 @@ pub fn suspend() -> io::Result<()> {
 }
 
 /// Continues after a stop from outside that left no time to restore the terminal: the shell has used it
-/// meanwhile, so it is set up again and every cell is drawn.
+/// meanwhile, so it is set up again and every cell is drawn. May wait for [`LEAVE_TIMEOUT`].
 pub fn continued() {
-    if is_entered() {
+    // Whoever takes it back sets it up.
+    if is_entered() && !is_held() {
         lend_terminal(|| {});
     }
 }

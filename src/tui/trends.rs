@@ -14,6 +14,7 @@ use crate::{
     },
     tui::{
         app::{App, Freshness},
+        past_rows::PastRows,
         path::SideStep,
         screen::Screen,
         source::Attachment,
@@ -52,7 +53,7 @@ impl HistorySpan {
     }
 
     fn request(self) -> HistoryRequest {
-        HistoryRequest { step_seconds: self.seconds() / STEPS, steps: STEPS }
+        HistoryRequest { step_seconds: self.seconds() / STEPS, steps: STEPS, rows_at: None }
     }
 
     fn longer(self) -> Self {
@@ -74,6 +75,8 @@ pub struct HistoryView {
     asked_at: Option<f64>,
     /// The selected time, in seconds since 1970; `None` for the newest.
     pub cursor: Option<u64>,
+    /// What services and links were like there.
+    pub(super) rows: Option<PastRows>,
     /// When the doctor's screen requested the last hour of each gateway, by the same clock.
     doctor_asked_at: BTreeMap<Option<Arc<str>>, f64>,
 }
@@ -108,6 +111,7 @@ impl Default for HistoryView {
             reports: BTreeMap::new(),
             asked_at: None,
             cursor: None,
+            rows: None,
             doctor_asked_at: BTreeMap::new(),
         }
     }
@@ -130,7 +134,11 @@ impl App {
             return Vec::new();
         }
         match self.screen() {
-            Screen::History => self.request_for_charts(asked),
+            Screen::History => {
+                let mut due = self.request_for_charts(asked);
+                due.extend(self.request_for_rows());
+                due
+            }
             Screen::Doctor => self.request_for_doctor(asked),
             Screen::Overview | Screen::Path | Screen::Gateways | Screen::Pool => Vec::new(),
             Screen::Sessions | Screen::Services | Screen::Failures => Vec::new(),
@@ -237,6 +245,9 @@ impl App {
 
     /// Takes a gateway's answer to that.
     pub fn take_history(&mut self, name: Option<Arc<str>>, requested: HistoryRequest, answer: CommandAnswer) {
+        if let Some(at) = requested.rows_at {
+            return self.take_past_rows(name, at, answer);
+        }
         let report = answer.into_history().map_err(|error| error.to_string());
         if requested == doctor::LAST_HOUR {
             // A gateway without a history has no such findings.
@@ -470,5 +481,6 @@ fn sum_reports(one: &HistoryReport, other: &HistoryReport) -> HistoryReport {
         now: one.now.max(other.now),
         step_seconds: one.step_seconds,
         samples: samples.into_values().collect(),
+        rows: None,
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     net::{
         dns::{DnsError, DnsResolver, name_rules::LookupAnswer},
         listen::BindError,
+        own_ports::OwnPorts,
     },
     profile::{
         Backend, BackendSet, DmzMode, GatewaysOfName, Half, HostPort, LinkAddress, ListedBackend, Mode,
@@ -87,6 +88,8 @@ pub struct VerifyRun {
     /// Where probes of each service enter.
     pub entries: Vec<ProbeEntry>,
     pub admin: Option<PathBuf>,
+    /// Where its clients come in.
+    pub own_ports: OwnPorts,
     pub checks: VerifyProgress,
     /// Reads its files.
     pub files: FileWork,
@@ -122,7 +125,7 @@ impl VerifyRun {
     async fn check_basic(&self) -> StepFinding {
         let of = self.profile.clone();
         match self.files.run(move || source::load_edges(&of, PipePolicy::Refused)).await {
-            Ok(edges) => check_basic(&self.profile, edges).await,
+            Ok(edges) => check_basic(&self.profile, edges, &self.own_ports).await,
             Err(error) => unanswered_finding(error),
         }
     }
@@ -323,8 +326,8 @@ async fn addresses_of(listed: &ListedBackend, dns: &DnsResolver) -> Result<Vec<B
     Ok(used.into_iter().map(|ip| listed.backend.at_address(ip)).collect())
 }
 
-/// Each backend accepts a connection from the half that reaches it.
-pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
+/// Each backend accepts a connection from the half that reaches it, and is none of the service's own ports.
+pub async fn check_basic(profile: &Profile, edges: EdgeTls, own_ports: &OwnPorts) -> StepFinding {
     let backends: Vec<(ServiceName, BackendSet)> = match (&profile.dmz, &profile.internal) {
         (_, Some(half)) => {
             half.services.iter().map(|service| (service.name.clone(), service.connect.clone())).collect()
@@ -361,7 +364,8 @@ pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
     let dialled = join_all(each.map(async |(service, backend)| {
         let began = Instant::now();
         let backend = backend.map_err(|error| (service, error.to_string()))?;
-        let answered = direct::check_backend(&BackendTarget::new(backend, &edges)).await;
+        let answered =
+            direct::check_backend(&BackendTarget::new(backend, &edges), &own_ports.of(service)).await;
         let took = format_ms(began.elapsed());
         match (answered, backend.remote()) {
             (Ok(()), None) => Ok(format!("`{service}` is the built-in echo")),

@@ -45,6 +45,52 @@ fn a_pipe_in_place_of_a_file_is_reported() {
     assert!(made.err.contains("ca.pem: it is a pipe"), "{}", made.err);
 }
 
+/// A file that grows too large fails as on a full disk.
+#[test]
+fn what_cannot_be_written_whole_is_not_left_there() {
+    let place = TestFolder::with_certificates();
+    // In blocks of 512 bytes: a key fits, a certificate does not.
+    for (blocks, begun) in [("0", "ca.key"), ("1", "ca.pem")] {
+        let line = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" certs --out new");
+        let mut command = Command::new("sh");
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_portcullis")]).current_dir(place.path("."));
+        let done = command.output().unwrap();
+        let reported = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{reported}");
+        assert!(reported.contains(&format!("new/{begun}: File too large")), "{reported}");
+        assert_eq!(fs::read_dir(place.path("new")).unwrap().count(), 0, "{reported}");
+    }
+    assert_eq!(run(&place, &["certs", "--out", "new"]).code, Some(0), "nothing is in the way");
+}
+
+#[test]
+fn a_pair_that_is_none_is_named_and_not_taken_for_complete() {
+    let place = TestFolder::with_certificates();
+    let ask = |arguments: &[&str]| {
+        let sent = run(&place, &[&["certs", "--out", "pki"], arguments].concat());
+        assert_eq!(sent.code, Some(1), "{}", sent.out);
+        sent.err
+    };
+    place.write("pki/dmz.key", "");
+    assert!(ask(&[]).contains("pki/dmz.key: it holds no private key; mend or remove it"));
+    place.write("pki/dmz.pem", "no certificate");
+    assert!(ask(&[]).contains("pki/dmz.pem: it holds no certificate; mend or remove it"));
+    for only in [&[][..], &["--dmz", "dmz"]] {
+        let reported = ask(&[&["--renew"], only].concat());
+        assert!(
+            reported.contains("pki/dmz.pem: it holds no certificate, so it is not renewed"),
+            "{reported}"
+        );
+        assert!(!reported.contains("no certificate for"), "{reported}");
+    }
+    // Beside no key it may be anything.
+    fs::remove_file(place.path("pki/dmz.key")).unwrap();
+    let other = run(&place, &["certs", "--out", "pki", "--renew"]);
+    assert_eq!((other.code, other.out.contains("nothing to renew")), (Some(0), true), "{}", other.err);
+    let no_folder = run(&place, &["certs", "--out", "pki/dmz.pem"]);
+    assert!(no_folder.err.contains("pki/dmz.pem: it is not a folder"), "{}", no_folder.err);
+}
+
 #[test]
 fn certs_issues_for_clients_of_any_name() {
     let place = TestFolder::with_certificates();

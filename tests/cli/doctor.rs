@@ -107,6 +107,34 @@ fn until_found_by(place: &TestFolder, wrapper: &[&str], gateway: &str, (id, seve
     panic!("{id}, {severity}, {figure} is not found: {last:#}");
 }
 
+/// One service was drained and nobody offers the other one, while all links are well. `serves-nobody` is for an outage
+/// that no other finding explains: here one does.
+#[test]
+fn a_gateway_that_serves_nobody_has_a_finding_that_says_why() {
+    let place = TestFolder::with_certificates();
+    let forward = |profile: String, link: &str| {
+        let link = format!("link: {{ {link},");
+        profile.replace("mode: reverse", "mode: forward").replace("link: {", &link)
+    };
+    let inner = internal_half("127.0.0.1:9", &[("echo", "echo://")]);
+    place.write("internal.yaml", &forward(inner, "listen: 'socks+tls://127.0.0.1:0'"));
+    let internal = place.start("internal");
+    let connect = format!("connect: 'socks+tls://127.0.0.1:{}'", internal.link_port());
+    place.write("dmz.yaml", &forward(dmz_half("127.0.0.1:0", &["echo", "unoffered"]), &connect));
+    let dmz = place.start("dmz");
+    // There is a row for what nobody offers as well.
+    dmz.wait("its links are up", SOON, |status| status["pools"][0]["state"] == "healthy");
+    let drained = run(&place, &["drain", "echo", "--admin", "run/dmz.sock"]);
+    assert_eq!(drained.code, Some(0), "{}", drained.err);
+    dmz.wait("it serves nobody", SOON, |status| {
+        (&status["health"], &status["pools"][0]["state"]) == (&"down".into(), &"healthy".into())
+    });
+    until_found(&place, "dmz", ("links-missing", "must", "0 of 2 links up"));
+    let reloaded = run(&place, &["reload", "--admin", "run/dmz.sock"]);
+    assert_eq!(reloaded.code, Some(0), "{}", reloaded.err);
+    dmz.wait("it serves again", SOON, |status| status["health"] != "down");
+}
+
 #[test]
 fn a_lock_that_is_off_and_descriptors_that_are_few_are_found() {
     let place = TestFolder::with_certificates();

@@ -123,12 +123,18 @@ fn the_log_is_a_file_of_json_lines_with_stable_events() {
 fn renamed_log_files_are_reopened_and_many_signals_do_no_harm() {
     let place = TestFolder::with_certificates();
     place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
-    let gateway = place.start("one");
+    let wrapper = ["sh", "-c", "umask 027; exec \"$0\" \"$@\""];
+    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
     line_of(&place, "gate.json", event("profile_in_force"));
     fs::rename(place.path("gate.json"), place.path("gate.json.1")).expect("it is renamed");
     gateway.signal(Signal::USR1);
     let opened = line_of(&place, "gate.json", event("log_reopened"));
     assert_eq!(opened["files"], 1);
+    // Whoever could read the old file can read the new one.
+    for name in ["gate.json.1", "gate.json"] {
+        let mode = fs::metadata(place.path(name)).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640, "{name}");
+    }
     (0..2000).for_each(|_| gateway.signal(Signal::USR1));
     echo(gateway.accept("echo"));
     line_of(&place, "gate.json", event("session_ended"));

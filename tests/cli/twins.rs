@@ -127,12 +127,23 @@ fn of_two_gateways_behind_one_dialled_address_one_that_goes_is_reported() {
         };
         place.write(&format!("{mode}-dials.yaml"), &dialling);
         let dials = place.start(&format!("{mode}-dials"));
-        until("both are seen", 2 * SOON, || dials.log().contains("2 gateways answer there").then_some(()));
-        let gone = instance(&first);
+        let announced = "2 gateways answer there, each with a row of its own";
+        until("both are seen", 2 * SOON, || dials.log().contains(announced).then_some(()));
+        let [gone, left] = [&first, &second].map(instance);
+        let shown = dials.wait("each has a row", SOON, |status| rows(status).len() == 2);
+        let [mut linked, without] = instances(&shown);
+        linked.sort_unstable();
+        let mut both = [&*gone, &*left];
+        both.sort_unstable();
+        assert_eq!((linked.as_slice(), without.len()), (&both[..], 0), "{shown:#}");
+        let sum = |field: &str| rows(&shown).iter().filter_map(|row| row[field].as_u64()).sum::<u64>();
+        assert_eq!(sum("target"), 4, "what is wanted of the address: {shown:#}");
         first.signal(Signal::KILL);
         let reported = format!("one of the gateways there has no link any more (instance {gone}); 1 left");
         until("one is missed", SOON, || dials.log().contains(&reported).then_some(()));
-        // They have one row, which the other one serves.
-        assert_eq!(rows(&dials.wait_healthy()).len(), 1);
+        // The other one serves alone.
+        let alone = |status: &Value| instances(status)[0] == [&*left] && rows(status).len() == 1;
+        dials.wait("only its row is left", SOON, alone);
+        dials.wait_healthy();
     }
 }

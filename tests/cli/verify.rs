@@ -249,6 +249,28 @@ fn a_gateway_that_is_named_and_has_never_come_is_missed() {
 }
 
 #[test]
+fn a_backend_that_is_the_own_port_of_a_running_gateway_fails_and_opens_no_session() {
+    let (place, ports) = (TestFolder::with_certificates(), Ports::new());
+    // By a name, which the profile's check takes for another host.
+    place.write(
+        "loop.yaml",
+        &format!(
+            "mode: direct\ndmz: {{ services: {{ web: {{ accept: 'tcp://127.0.0.1:{at}', connect: 'tcp://localhost:{at}' }} }} }}\n",
+            at = ports.clients
+        ),
+    );
+    let gateway = start_unnamed(&place, "loop");
+    let report = verify(&place, "loop.yaml");
+    assert!(results(&report).starts_with("profile pass, basic fail, "), "{report:#}");
+    assert!(
+        step(&report, "basic").0.contains("it leads back to the clients of its own service"),
+        "{report:#}"
+    );
+    let totals = &gateway.status()["totals"];
+    assert_eq!((&totals["sessions"], &totals["refused"]), (&0.into(), &0.into()), "no client: {totals:#}");
+}
+
+#[test]
 fn a_backend_that_is_down_is_named() {
     let (place, ports) = (TestFolder::with_certificates(), Ports::new());
     let (_socket, port) = reserved();

@@ -2,7 +2,7 @@
 //! with what it is.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -95,6 +95,7 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
             "link::peer_record::PEER_REST",
             "link::pool::carries_mismatch::RETENTION_PERIOD",
             "net::dns::name_rules::TARGET_RETENTION",
+            "net::own_ports::ELSEWHERE_TTL",
             "net::resolver::CACHE_TTL",
             "net::resolver::SLOW_LOOKUP_DELAY",
             "profile::defaults::RETIRE",
@@ -130,11 +131,38 @@ const NO_DEADLINES: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Durations that are written where they are used, and so have no name to list: module, argument, and why that
+/// may be.
+const WITHOUT_NAME: &[(&str, &str, &str)] = &[
+    ("admin::server", "100", "a pause behind an error of the kernel's, before the next `accept`"),
+    ("admin::target", "1 << failed_in_a_row.min(5)", "a pause that doubles up to a constant"),
+    ("admission::clients", "1", "what a refused client reads in `Retry-After`"),
+    ("demo", "fastrand::u64(50..800)", "a sample client's pause"),
+    ("demo", "fastrand::u64(500..3000)", "a sample client's pause"),
+    ("gateway::idle_watch", "1", "the least pause, so that nothing spins"),
+    ("link::multiplex::row", "1", "the least pause, so that nothing spins"),
+    ("link::multiplex::row", "2500", "how often a window is looked at; its limit is the deadline"),
+    ("net::dial::unix", "1", "a pause that doubles up to a constant"),
+    ("net::listen", "1", "how often the same error is reported"),
+    ("net::tcp", "1", "a pause that doubles up to a constant"),
+];
+
 /// The path of each constant of this kind in the sources, without their tests, and its value as it is written.
 fn durations() -> BTreeMap<String, String> {
     let constant = Regex::new(r"\bconst ([A-Z0-9_]+): (?:\[)?Duration\b[^=]*=\s*([^;]+);").unwrap();
+    let mut found = BTreeMap::new();
+    for (module, code) in production_code() {
+        for each in constant.captures_iter(&code) {
+            found.insert(format!("{module}::{}", &each[1]), each[2].to_owned());
+        }
+    }
+    found
+}
+
+/// Each module of the sources with its text, without tests.
+fn production_code() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut found, mut folders) = (BTreeMap::new(), vec![root.clone()]);
+    let (mut found, mut folders) = (Vec::new(), vec![root.clone()]);
     while let Some(folder) = folders.pop() {
         for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
@@ -151,9 +179,7 @@ fn durations() -> BTreeMap<String, String> {
             let text = fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
             let code = code.split("#[cfg(test)]\n#[expect").next().unwrap();
-            for each in constant.captures_iter(code) {
-                found.insert(format!("{}::{}", module(below), &each[1]), each[2].to_owned());
-            }
+            found.push((module(below), code.to_owned()));
         }
     }
     found
@@ -183,4 +209,36 @@ fn every_duration_in_the_sources_is_classified() {
         assert!(found.contains_key(*path), "no constant {path}");
         assert_eq!(others.iter().filter(|other| other == &path).count(), 1, "{path}");
     }
+}
+
+/// The argument of a call, which begins behind its bracket.
+fn argument(rest: &str) -> &str {
+    let mut depth = 0;
+    let end = rest.find(|sign| {
+        depth += i32::from(sign == '(') - i32::from(sign == ')');
+        depth < 0
+    });
+    &rest[..end.unwrap_or(rest.len())]
+}
+
+/// A deadline without a name would stand in no table, and nobody would test it.
+#[test]
+fn a_duration_with_a_number_is_a_constant_or_has_a_reason() {
+    let constant = Regex::new(r"\bconst [A-Z0-9_]+: [^=]*=[^;]*;").unwrap();
+    let made = Regex::new(r"\bDuration::(?:from_\w+|new)\(").unwrap();
+    let number = Regex::new(r"\b[1-9][0-9_]*\b").unwrap();
+    let mut used = BTreeSet::new();
+    for (module, code) in production_code() {
+        let code = constant.replace_all(&code, "");
+        for call in made.find_iter(&code) {
+            let argument = argument(&code[call.end()..]);
+            if !number.is_match(argument) {
+                continue;
+            }
+            let row = WITHOUT_NAME.iter().position(|row| (row.0, row.1) == (module.as_str(), argument));
+            assert!(row.is_some(), "src: {module} has a duration of {argument} without a name; what is it?");
+            used.extend(row);
+        }
+    }
+    assert_eq!(used.len(), WITHOUT_NAME.len(), "only these are there still: {used:?}");
 }

@@ -7,7 +7,11 @@ use std::{
 
 use portcullis::{
     gateway::handle::{Command, CommandAnswer},
-    telemetry::history::{HistoryReport, HistoryRequest},
+    profile::Mode,
+    telemetry::{
+        history::{HistoryReport, HistoryRequest},
+        history_rows::{MinuteRow, RowSubject},
+    },
 };
 
 use crate::support::{
@@ -18,7 +22,11 @@ use crate::support::{
 };
 
 async fn history(gateway: &Gateway, step_seconds: u64, steps: u64) -> HistoryReport {
-    match gateway.handle.send_and_wait(Command::History(HistoryRequest { step_seconds, steps })).await {
+    match gateway
+        .handle
+        .send_and_wait(Command::History(HistoryRequest { step_seconds, steps, rows_at: None }))
+        .await
+    {
         CommandAnswer::History(report) => *report,
         other => panic!("{other:?}"),
     }
@@ -55,12 +63,40 @@ async fn traffic_is_kept_per_second_and_reported_at_every_step() {
     }
 }
 
+/// The first minute begins with the gateway, so its rows are there at once.
+#[tokio::test]
+async fn services_and_links_have_a_row_for_each_minute() {
+    for mode in MODES {
+        let pair = Plan::new(mode, "echo://").start().await;
+        let _client = pair.client().await;
+        let began = Instant::now();
+        let rows = loop {
+            let now = history(&pair.dmz, 1, 1).await.now;
+            let asked = HistoryRequest { step_seconds: 60, steps: 1, rows_at: Some(now) };
+            let answer = pair.dmz.handle.send_and_wait(Command::History(asked)).await;
+            let CommandAnswer::History(report) = answer else { panic!("{answer:?}") };
+            let of_service = |row: &MinuteRow| row.subject == RowSubject::Service && &*row.name == "orders";
+            let rows = report.rows.unwrap_or_default().rows;
+            if rows.iter().any(of_service) {
+                break rows;
+            }
+            assert!(began.elapsed() < Duration::from_secs(90), "{mode:?}: {rows:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let peers = rows.iter().filter(|row| row.subject == RowSubject::Peer).count();
+        assert_eq!(peers > 0, mode != Mode::Direct, "{mode:?}: {rows:?}");
+    }
+}
+
 const EDGE: &str =
     "mode: direct\ndmz: { services: { echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } } }\n";
 const KEPT: &str = "state/edge-dmz.history";
 
 async fn kept_history(program: &Program) -> HistoryReport {
-    match program.answer(Command::History(HistoryRequest { step_seconds: 1, steps: 600 })).await {
+    match program
+        .answer(Command::History(HistoryRequest { step_seconds: 1, steps: 600, rows_at: None }))
+        .await
+    {
         Ok(CommandAnswer::History(report)) => *report,
         other => panic!("{other:?}"),
     }

@@ -11,6 +11,7 @@ mod guards;
 mod health;
 mod history;
 mod links;
+mod lost_grants;
 mod modes;
 mod pool;
 mod renewal;

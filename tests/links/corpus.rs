@@ -24,7 +24,7 @@ pub struct Conversation {
 }
 
 pub fn conversations() -> Vec<Conversation> {
-    let all = [greetings(), opens(), sessions(), hostile(), links(), headers()].concat();
+    let all = [greetings(), opens(), sessions(), moves(), hostile(), links(), headers()].concat();
     all.into_iter().map(|(name, input, comes_to)| Conversation { name, input, comes_to }).collect()
 }
 
@@ -218,6 +218,59 @@ fn sessions() -> Vec<Row> {
     ]
 }
 
+fn moves() -> Vec<Row> {
+    use FrameType::{Data, Move, Open, Opened, Resume};
+    let open = push(&LinkFrame::Open(plain("1").into()), 1);
+    let moves = |sent| push(&LinkFrame::Move { sent, credit: 5, ticket: [6; 16] }, 1);
+    let resumes = |number| push(&LinkFrame::Resume { received: 0, credit: 5, ticket: [6; 16] }, number);
+    let data = raw(Data, 1, b"some bytes");
+    let (ping, opened) = (push(&LinkFrame::Ping(*b"12345678"), 0), push(&LinkFrame::Opened, 1));
+    // `opened` goes out behind the 18 bytes of `open`, and the answer behind the 36 of `move`.
+    let begins = [turn(4, None), turn(0, None), turn(0, Some(Opened))];
+    let unanswered = |wire: &[&[u8]]| {
+        input(
+            Server,
+            true,
+            &[&begins[..], &[turn(9, None)]].concat(),
+            &[&[&open[..]], wire].concat().concat(),
+        )
+    };
+    let answered = |wire: &[&[u8]]| {
+        let turns = [&begins[..], &[turn(5, None), turn(2, Some(Move)), turn(9, None)]].concat();
+        input(Server, true, &turns, &[&[&open[..]], wire].concat().concat())
+    };
+    // The opener opens after a byte of the first ping, moves behind `opened`, and resumes behind the answer.
+    let opener = |wire: &[&[u8]]| {
+        let sends = [turn(0, Some(Open)), turn(4, None), turn(3, Some(Move))];
+        let turns = [&sends[..], &[turn(5, None), turn(2, Some(Resume)), turn(9, None)]].concat();
+        input(Opener, true, &turns, &[&[&ping[..], &opened], wire, &[&ping]].concat().concat())
+    };
+    let not_moving = "session 1, which is not on its way to another link";
+    vec![
+        ("move", unanswered(&[&moves(0)]), "running, 1 moving"),
+        ("move-and-resume", answered(&[&moves(0), &resumes(1), &data]), "running, 1 carrying"),
+        ("move-of-the-opener", opener(&[&moves(0)]), "running, 1 carrying"),
+        ("move-of-the-opener-unanswered", opener(&[&data]), "running, 1 moving"),
+        ("move-of-other-bytes", unanswered(&[&moves(5)]), "of which not all bytes have come that were sent"),
+        (
+            "move-answered-with-other-bytes",
+            opener(&[&moves(5)]),
+            "of which not all bytes have come that were sent",
+        ),
+        ("move-before-opened", input(Server, true, &[], &[open.clone(), moves(0)].concat()), "1 is opening"),
+        ("move-then-data", unanswered(&[&moves(0), &data]), "`data` while session 1 is moving"),
+        ("move-then-late-data", answered(&[&moves(0), &data]), "bytes for sessions that have ended"),
+        (
+            "move-by-the-server-unasked",
+            input(Opener, true, &[turn(0, Some(Open))], &[&ping[..], &opened, &moves(0)].concat()),
+            "`move` while session 1 is carrying",
+        ),
+        ("resume-of-nothing", unanswered(&[&resumes(1)]), not_moving),
+        ("resume-twice", answered(&[&moves(0), &resumes(1), &resumes(1)]), not_moving),
+        ("resume-by-the-server", input(Opener, true, &[], &resumes(1)), "`resume` while the link is running"),
+    ]
+}
+
 fn hostile() -> Vec<Row> {
     let open = |number| push(&LinkFrame::Open(plain("1").into()), number);
     let opens_with = |wire: &[Vec<u8>]| input(Server, true, &[turn(10, None)], &wire.concat());
@@ -293,7 +346,8 @@ fn headers() -> Vec<Row> {
     };
     vec![
         ("header-type-0", opens_with(Server, true, &header(0, 0, 0)), "a frame of unknown type 0x00"),
-        ("header-type-14", opens_with(Server, true, &header(14, 0, 1)), "a frame of unknown type 0x0e"),
+        ("header-type-16", opens_with(Server, true, &header(16, 0, 1)), "a frame of unknown type 0x10"),
+        ("header-move-too-short", opens_with(Server, true, &header(14, 27, 1)), "a frame `move` of 27 bytes"),
         ("header-data-of-nothing", opens_with(Server, true, &header(6, 0, 1)), "a frame `data` of 0 bytes"),
         (
             "header-data-too-long",

@@ -176,6 +176,7 @@ async fn play(reader: LinkEnd, bytes: &[u8], close: Close) -> (Sessions, LinkLos
         end: reader,
         load: LinkLoad::new(256),
         numbers: Arc::new(AtomicU32::new(0)),
+        parked: Arc::default(),
     };
     let (link, handle) = MultiplexedLink::new(parts);
     let mut sessions = JoinSet::new();

@@ -12,6 +12,7 @@ mod cuts;
 mod driver;
 mod model;
 mod mutations;
+mod tally;
 
 /// The seed of a run, printed, so that a failure can be repeated.
 fn seed() -> u64 {

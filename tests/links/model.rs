@@ -6,13 +6,13 @@
 //!        ◄── bytes ──             so the two are in different states until all has arrived
 //! ```
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use fastrand::Rng;
 use portcullis::{
     link::multiplex::{
-        credit::{LINK_BUDGET_BYTES, WINDOW_BYTES_MAX, WindowBudget},
-        table::SessionTable,
+        credit::{LINK_BUDGET_BYTES, WINDOW_BYTES, WINDOW_BYTES_MAX, WindowBudget},
+        table::{SessionTable, TableEntry},
     },
     profile::{Carries, ServiceName},
     proto::{
@@ -27,7 +27,10 @@ use portcullis::{
     },
 };
 
-use crate::seed;
+use crate::{
+    seed,
+    tally::{ENDS, Tally},
+};
 
 const LINKS_MIN: usize = 60;
 /// By then every cell of the tables has been come by, or never will be.
@@ -39,7 +42,6 @@ const QUEUE_MAX: usize = 128 * 1024;
 /// Steps after which a link that has not come to its end is a failure.
 const STEPS_MAX: usize = 400_000;
 const BLOCK: u64 = 16;
-const ENDS: [LinkEnd; 2] = [LinkEnd::Opener, LinkEnd::Server];
 
 #[test]
 fn sessions_share_a_link_and_never_a_byte() {
@@ -52,60 +54,12 @@ fn sessions_share_a_link_and_never_a_byte() {
         }
     }
     assert_eq!(tally.missing(), Vec::<String>::new(), "never sent, or never heard");
-    let Tally { sessions, first_ends, late, grown, used_up, .. } = tally;
+    let Tally { sessions, first_ends, late, grown, used_up, resumed, .. } = tally;
     assert!(first_ends.iter().all(|count| *count > 100), "{first_ends:?}");
     assert!(
-        sessions > 800 && late > 400 && grown > 10 && used_up > 100,
-        "{sessions}, {late}, {grown}, {used_up}"
+        sessions > 800 && late > 400 && grown > 10 && used_up > 100 && resumed > 100,
+        "{sessions}, {late}, {grown}, {used_up}, {resumed}"
     );
-}
-
-/// What a run has come by.
-#[derive(Default)]
-struct Tally {
-    sessions: usize,
-    /// By whether it was heard, and not sent.
-    of_sessions: HashSet<(bool, SessionStage, LinkEnd, FrameType)>,
-    of_links: HashSet<(bool, LinkStage, LinkEnd, FrameType)>,
-    /// Sessions whose first end came from the opener, and from the server.
-    first_ends: [usize; 2],
-    /// Frames for sessions that have ended.
-    late: usize,
-    /// Windows that grew, and sessions that had no credit left.
-    grown: usize,
-    used_up: usize,
-}
-
-impl Tally {
-    /// The cells of the tables that are not empty, and were not come by. What a closed session receives is
-    /// late, and has no cell.
-    fn missing(&self) -> Vec<String> {
-        let mut missing = Vec::new();
-        for is_received in [false, true] {
-            for (end, kind) in ENDS.into_iter().flat_map(|end| FrameType::ALL.map(|kind| (end, kind))) {
-                let stages = SessionStage::ALL.into_iter().filter(|stage| *stage != SessionStage::Closed);
-                for stage in
-                    stages.filter(|stage| kind.is_about_session() && stage.after(end, kind).is_some())
-                {
-                    if !self.of_sessions.contains(&(is_received, stage, end, kind)) {
-                        missing.push(format!("{is_received} {stage} {end:?} {kind}"));
-                    }
-                }
-                let may_be =
-                    |stage: SessionStage| stage.after(end, kind).is_some() && stage != SessionStage::Closed;
-                let is_of_link = !kind.is_about_session() || kind == FrameType::Open;
-                if !is_of_link && !SessionStage::ALL.into_iter().any(may_be) {
-                    continue;
-                }
-                for stage in LinkStage::ALL.into_iter().filter(|stage| stage.after(end, kind).is_some()) {
-                    if !self.of_links.contains(&(is_received, stage, end, kind)) {
-                        missing.push(format!("{is_received} {stage} {end:?} {kind}"));
-                    }
-                }
-            }
-        }
-        missing
-    }
 }
 
 /// What an end keeps of a session.
@@ -123,6 +77,8 @@ struct Side {
     stage: LinkStage,
     reader: FrameReader,
     table: SessionTable<Row>,
+    /// Sessions that have left the link, and not come back yet.
+    parked: HashMap<u32, Box<TableEntry<Row>>>,
     /// Bytes on the way to it.
     inbox: VecDeque<u8>,
     asked: VecDeque<[u8; PING_BYTES]>,
@@ -153,6 +109,7 @@ impl<'a> LinkModel<'a> {
             stage: LinkStage::AwaitingOffer,
             reader: FrameReader::new(end.other()),
             table: SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES)),
+            parked: HashMap::new(),
             inbox: VecDeque::new(),
             asked: VecDeque::new(),
             unanswered: VecDeque::new(),
@@ -175,7 +132,7 @@ impl<'a> LinkModel<'a> {
             if self.is_drained() {
                 self.agree();
                 let is_over = self.totals.len() >= self.sessions_max
-                    && self.sides.iter().all(|side| side.table.is_empty())
+                    && self.sides.iter().all(|side| side.table.is_empty() && side.parked.is_empty())
                     && self.sides[0].stage == LinkStage::Leaving;
                 if is_over && self.rng.u8(0..8) == 0 {
                     return self.close();
@@ -244,6 +201,7 @@ impl<'a> LinkModel<'a> {
                 return self.send(at, 0, leaves);
             }
             7 if at == 1 => return self.send(at, 0, services()),
+            8..12 if at == 0 && !side.parked.is_empty() => return self.resume(),
             _ => {}
         }
         let numbers = side.table.numbers();
@@ -281,6 +239,8 @@ impl<'a> LinkModel<'a> {
             FrameType::End => 2,
             FrameType::Refused | FrameType::Reset => usize::from(number.is_multiple_of(4)),
             FrameType::Credit => 8 * usize::from(held > 0),
+            FrameType::Move if at == 0 => 1,
+            FrameType::Move => 3 * usize::from(held <= WINDOW_BYTES),
             _ => 0,
         };
         let mut bag = Vec::new();
@@ -302,6 +262,7 @@ impl<'a> LinkModel<'a> {
             Some(FrameType::Refused) => self.send(at, number, LinkFrame::Refused(Refusal::BackendRefused)),
             Some(FrameType::Reset) => self.send(at, number, LinkFrame::Reset(CutCause::Client)),
             Some(FrameType::Credit) => self.take(at, number, held),
+            Some(FrameType::Move) => self.move_out(at, number),
             Some(_) => self.send_data(at, number, left),
         }
     }
@@ -315,6 +276,54 @@ impl<'a> LinkModel<'a> {
             self.tally.grown += usize::from(credit as usize > count + 64 * 1024);
             assert!(entry.channel.receive.open() + entry.row.held <= WINDOW_BYTES_MAX);
             self.send(at, number, LinkFrame::Credit(credit));
+        }
+    }
+
+    /// An end has sent all that it sends of a session before it goes on; the server's answer takes it from the link.
+    fn move_out(&mut self, at: usize, number: u32) {
+        let entry = self.sides[at].table.entry(number).unwrap();
+        let sent = entry.row.sent;
+        if at == 0 {
+            return self.send(at, number, LinkFrame::Move { sent, credit: 0, ticket: [0; 16] });
+        }
+        entry.channel.receive.restart(entry.row.held);
+        let (stage, credit) = (entry.channel.stage(), entry.channel.receive.open() as u32);
+        self.send(at, number, LinkFrame::Move { sent, credit, ticket: [7; 16] });
+        self.park(at, number, stage);
+    }
+
+    fn park(&mut self, at: usize, number: u32, stage: SessionStage) {
+        let side = &mut self.sides[at];
+        let entry = side.table.move_out(number, stage.resumed().unwrap()).unwrap();
+        assert!(side.parked.insert(number, entry).is_none());
+    }
+
+    /// The opener goes on with one that has left.
+    fn resume(&mut self) {
+        let numbers: Vec<_> = self.sides[0].parked.keys().copied().collect();
+        let Some(number) = self.rng.choice(numbers) else { return };
+        let entry = self.sides[0].parked.remove(&number).unwrap();
+        let (received, credit) = (entry.row.received, entry.channel.receive.open() as u32);
+        self.sides[0].table.move_in(number, entry).unwrap();
+        self.note_link(0, FrameType::Resume);
+        self.put(0, number, LinkFrame::Resume { received, credit, ticket: [7; 16] });
+        self.tally.resumed += 1;
+    }
+
+    /// What the other end says of a session that it moves, or goes on with.
+    fn receive_move(&mut self, at: usize, number: u32, (bytes, credit): (u64, u32), is_resumed: bool) {
+        let side = &mut self.sides[at];
+        if is_resumed {
+            let mut entry = side.parked.remove(&number).unwrap();
+            assert_eq!(entry.row.sent, bytes);
+            entry.channel.send.restart(credit);
+            return side.table.move_in(number, entry).unwrap();
+        }
+        let entry = side.table.entry(number).unwrap();
+        assert_eq!(entry.row.received, bytes, "all that was sent has come");
+        if at == 0 {
+            entry.channel.send.restart(credit);
+            entry.channel.receive.restart(entry.row.held);
         }
     }
 
@@ -338,15 +347,18 @@ impl<'a> LinkModel<'a> {
 
     fn send(&mut self, at: usize, number: u32, frame: LinkFrame) {
         self.note_sent(at, number, frame.kind());
+        self.put(at, number, frame);
+    }
+
+    fn put(&mut self, at: usize, number: u32, frame: LinkFrame) {
         let mut bytes = Vec::new();
         frame.push(&mut bytes, number);
         self.sides[1 - at].inbox.extend(bytes);
     }
 
     fn note_sent(&mut self, at: usize, number: u32, kind: FrameType) {
+        self.note_link(at, kind);
         let side = &mut self.sides[at];
-        self.tally.of_links.insert((false, side.stage, side.end, kind));
-        side.stage = side.stage.after(side.end, kind).unwrap();
         if number != 0 && kind != FrameType::Open {
             let before = side.table.entry(number).unwrap().channel.stage();
             self.tally.of_sessions.insert((false, before, side.end, kind));
@@ -356,9 +368,15 @@ impl<'a> LinkModel<'a> {
         }
     }
 
-    /// A session that is over is taken out, as a link does.
+    fn note_link(&mut self, at: usize, kind: FrameType) {
+        let side = &mut self.sides[at];
+        self.tally.of_links.insert((false, side.stage, side.end, kind));
+        side.stage = side.stage.after(side.end, kind).unwrap();
+    }
+
+    /// A session that is over is taken out, as a link does; one that moves goes on elsewhere.
     fn note_stage(&mut self, at: usize, number: u32, kind: FrameType, stage: SessionStage) {
-        if stage == SessionStage::Closed {
+        if stage == SessionStage::Closed && kind != FrameType::Move {
             self.sides[at].table.close(number).unwrap();
             if kind != FrameType::End {
                 self.totals.entry(number).or_default().is_cut = true;
@@ -434,11 +452,19 @@ impl<'a> LinkModel<'a> {
                 assert_eq!(*open, request(number));
                 return side.table.open(number, Row::default()).unwrap();
             }
+            LinkFrame::Resume { received, credit, ticket } => {
+                assert_eq!(ticket, [7; 16]);
+                return self.receive_move(at, number, (received, credit), true);
+            }
             _ => {}
         }
         let before = side.table.entry(number).map(|entry| entry.channel.stage());
         let Some(before) = before else {
             assert!(side.table.receive(number, kind).unwrap().is_none());
+            if kind == FrameType::Reset {
+                // It has left meanwhile, and is cut where it waits.
+                side.parked.remove(&number);
+            }
             self.tally.late += 1;
             return;
         };
@@ -451,6 +477,12 @@ impl<'a> LinkModel<'a> {
         let (after, received) = (entry.channel.stage(), entry.row.received);
         if kind == FrameType::End {
             self.totals.entry(number).or_default().received[1 - at] = Some(received);
+        }
+        if let LinkFrame::Move { sent, credit, .. } = frame {
+            self.receive_move(at, number, (sent, credit), false);
+            if at == 0 {
+                self.park(at, number, before);
+            }
         }
         self.note_stage(at, number, kind, after);
     }

@@ -131,6 +131,52 @@ const ECHO: &str = "import socketserver\nclass Echo(socketserver.BaseRequestHand
                     socketserver.ThreadingTCPServer.allow_reuse_address = True\n\
                     socketserver.ThreadingTCPServer(('192.0.2.2', 9000), Echo).serve_forever()";
 
+/// As where IPVS or a firewall gives this machine the address of a service that is elsewhere.
+#[test]
+fn where_a_dial_comes_in_decides_whether_it_leads_back() {
+    if !can_run("where_a_dial_comes_in_decides_whether_it_leads_back") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), TestFolder::with_certificates());
+    ip(&["-n", &wire.outside, "addr", "add", "192.0.2.9/32", "dev", "lo"]);
+    let backend = ["netns", "exec", &wire.inside, "python3", "-c", ECHO];
+    let _backend = Server(Command::new("ip").args(backend).spawn().expect("a server"));
+    let reached = "import socket, time\nfor _ in range(200):\n    try: socket.create_connection(('192.0.2.2', 9000)); break\n    \
+                   except OSError: time.sleep(0.1)\nelse: raise SystemExit(1)";
+    run(&wire.inside, &["python3", "-c", reached]);
+    let profile = "mode: direct\ndmz:\n  services: { orders: { accept: 'tcp://0.0.0.0:8000', connect: 'tcp://192.0.2.9:8000' } }\n";
+    place.write("led.yaml", profile);
+    let host = ["ip", "netns", "exec", &wire.outside];
+    let end = |gateway: &crate::Gateway<'_>| {
+        let over =
+            |status: &serde_json::Value| status["ended"].as_array().is_some_and(|rows| !rows.is_empty());
+        let status = gateway.wait("a session ends", SOON, over);
+        assert_eq!(status["ended"].as_array().map(Vec::len), Some(1), "no session opens another: {status:#}");
+        status["ended"][0].clone()
+    };
+
+    // By itself the address is this machine's, and the port is the service's own.
+    let gateway = place.start_as("back", &host, &["--no-ui", "--profile", "led.yaml"]);
+    let refused = "try:\n    print(s.recv(1))\nexcept ConnectionResetError:\n    print('reset')";
+    assert_eq!(client_at(&wire, 8000, refused).trim(), "reset");
+    let ended = end(&gateway);
+    assert_eq!(ended["end"], "BC", "{ended:#}");
+    assert!(
+        ended["reason"].to_string().contains("it leads back to the clients of its own service"),
+        "{ended:#}"
+    );
+    drop(gateway);
+
+    let nat = "table ip nat { chain out { type nat hook output priority -100; ip daddr 192.0.2.9 tcp dport 8000 \
+               dnat to 192.0.2.2:9000; }; chain post { type nat hook postrouting priority 100; ip daddr 192.0.2.2 \
+               masquerade; }; }";
+    run(&wire.outside, &["nft", nat]);
+    let gateway = place.start_as("elsewhere", &host, &["--no-ui", "--profile", "led.yaml"]);
+    assert_eq!(client_at(&wire, 8000, crate::HELLO).trim(), "hello.");
+    let ended = end(&gateway);
+    assert_eq!(ended["end"], "--", "{ended:#}");
+}
+
 #[test]
 fn exhausted_local_ports_are_reported_as_such() {
     if !can_run("exhausted_local_ports_are_reported_as_such") {

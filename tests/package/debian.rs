@@ -16,12 +16,12 @@ use tempfile::TempDir;
 use crate::{installed, root, succeed};
 
 /// The package of the program under test, and what lies beside it.
-struct Package {
+pub struct Package {
     _folder: TempDir,
-    out: PathBuf,
+    pub out: PathBuf,
 }
 
-static PACKAGE: LazyLock<Option<Package>> = LazyLock::new(|| {
+pub static PACKAGE: LazyLock<Option<Package>> = LazyLock::new(|| {
     ["dpkg-deb", "objcopy", "python3"].into_iter().map(installed).collect::<Option<Vec<_>>>()?;
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
@@ -149,7 +149,7 @@ fn symbols_are_in_a_file_beside_the_program() {
 }
 
 /// A fresh system, made once and kept, for others to be copied from: what is downloaded does not change.
-static KEPT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+pub static KEPT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let debootstrap = installed("debootstrap")?;
     let facts = fs::read_to_string("/etc/os-release").expect("the system says what it is");
     let suite = facts.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));

@@ -8,6 +8,7 @@
 mod changes;
 #[path = "../links/count.rs"]
 mod count;
+mod growth;
 mod inputs;
 #[path = "../../fuzz/readers.rs"]
 mod readers;

@@ -116,7 +116,7 @@ fn hour_with_links_away(requested: HistoryRequest) -> CommandAnswer {
     assert_eq!(requested, doctor::LAST_HOUR);
     let sample = |links| HistorySample { links, links_wanted: 8, ..HistorySample::default() };
     let samples = [8, 0, 0, 0, 8].map(sample).to_vec();
-    CommandAnswer::History(Box::new(HistoryReport { now: 0, step_seconds: 60, samples }))
+    CommandAnswer::History(Box::new(HistoryReport { step_seconds: 60, samples, ..HistoryReport::default() }))
 }
 
 #[test]

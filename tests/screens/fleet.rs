@@ -17,6 +17,7 @@ use portcullis::{
     },
     tui::{
         app::{App, StatusMessage, UpdateResult},
+        fleet::AskedAs,
         source::Attachment,
         style::ScreenStyle,
     },
@@ -391,16 +392,16 @@ fn profiles_are_those_of_the_chosen_gateway() {
     let mut app = app();
     press(&mut app, "8gjjj");
     assert_eq!(press(&mut app, "p"), UpdateResult::AskGateways(vec![("edge-1".into(), Command::Profiles)]));
-    app.take_answer_of("edge-2".into(), CommandAnswer::Profiles(Vec::new()));
-    app.take_answer_of("edge-1".into(), CommandAnswer::Profiles(pictures::profiles()));
-    app.take_answer_of("edge-2".into(), CommandAnswer::Profiles(Vec::new()));
+    app.take_answer_of("edge-2".into(), AskedAs::Alone, CommandAnswer::Profiles(Vec::new()));
+    app.take_answer_of("edge-1".into(), AskedAs::Alone, CommandAnswer::Profiles(pictures::profiles()));
+    app.take_answer_of("edge-2".into(), AskedAs::Alone, CommandAnswer::Profiles(Vec::new()));
     press(&mut app, "j");
     let plan = Command::Plan { profile: "reverse".into() };
     assert_eq!(press(&mut app, "p"), UpdateResult::AskGateways(vec![("edge-1".into(), plan)]));
     // Something else is asked of another gateway before the plan comes, and left.
     press(&mut app, ":kill 00a2\n");
     app.press(crossterm::event::KeyCode::Esc.into());
-    app.take_answer_of("edge-1".into(), CommandAnswer::Planned(pictures::plan().into()));
+    app.take_answer_of("edge-1".into(), AskedAs::Alone, CommandAnswer::Planned(pictures::plan().into()));
     assert!(text(&app).contains("edge-1: Switch from"), "{}", text(&app));
 }
 

@@ -12,6 +12,7 @@ use portcullis::{
     },
     tui::{
         app::{App, StatusMessage, UpdateResult},
+        fleet::AskedAs::{Alone, Together},
         source::Attachment,
         style::ScreenStyle,
     },
@@ -63,18 +64,18 @@ fn a_lock_counts_what_its_gateway_cuts_alone() {
 fn a_refused_reload_is_reported_and_its_gateways_profiles_are_read() {
     let mut app = app();
     press(&mut app, "8gjjjp");
-    app.take_answer_of("edge-1".into(), CommandAnswer::Profiles(pictures::profiles()));
+    app.take_answer_of("edge-1".into(), Alone, CommandAnswer::Profiles(pictures::profiles()));
     assert_eq!(app.background_command(), None);
     press(&mut app, "8gjj");
     let reload = press(&mut app, "r");
     assert_eq!(reload, UpdateResult::AskGateways(vec![("edge-2".into(), Command::Reload)]));
     app.note_sent(&Command::Reload);
     let why = "edge-2: shop.yaml:2:1: mode: no such mode";
-    app.take_answer_of("edge-2".into(), CommandAnswer::Refused(why.into()));
+    app.take_answer_of("edge-2".into(), Alone, CommandAnswer::Refused(why.into()));
     assert_eq!(app.background_command(), Some(Command::Profiles));
-    app.take_answer_of("edge-1".into(), CommandAnswer::Profiles(pictures::profiles()));
+    app.take_answer_of("edge-1".into(), Alone, CommandAnswer::Profiles(pictures::profiles()));
     assert!(app.profiles().is_empty(), "another gateway's profiles say nothing of it");
-    app.take_answer_of("edge-2".into(), CommandAnswer::Profiles(pictures::profiles()));
+    app.take_answer_of("edge-2".into(), Alone, CommandAnswer::Profiles(pictures::profiles()));
     assert_eq!(app.status_message(), Some(&StatusMessage::Refused(why.into())));
     assert!(!app.profiles().is_empty());
 }
@@ -96,7 +97,7 @@ fn a_refusal_by_one_of_many_is_not_hidden_by_what_the_others_did() {
     requested.iter().for_each(|(_, command)| app.note_sent(command));
     app.note_asked_together(requested.iter().map(|(name, _)| name.clone()));
     let killed = |name: &str, sessions| CommandAnswer::Killed(sessions).of_gateway(name);
-    app.take_answer_of("edge-1".into(), killed("edge-1", 2));
+    app.take_answer_of("edge-1".into(), Together, killed("edge-1", 2));
     assert!(
         matches!(app.status_message(), Some(StatusMessage::Waiting(text)) if text.contains("edge-2, inside-1")),
         "{:?}",
@@ -104,16 +105,17 @@ fn a_refusal_by_one_of_many_is_not_hidden_by_what_the_others_did() {
     );
     app.take_answer_of(
         "edge-2".into(),
+        Together,
         CommandAnswer::Refused("this way is read-only".into()).of_gateway("edge-2"),
     );
-    app.take_answer_of("inside-1".into(), killed("inside-1", 1));
+    app.take_answer_of("inside-1".into(), Together, killed("inside-1", 1));
     let reported = "edge-2: this way is read-only; edge-1: 2 sessions are cut; inside-1: 1 session is cut";
     assert_eq!(app.status_message(), Some(&StatusMessage::Refused(reported.into())));
 }
 
-/// A command between a question to many and their answers.
+/// A command between a question to many and their answers, of a gateway that still owes one of those.
 #[test]
-fn another_command_hides_no_answer_that_is_still_to_come() {
+fn another_command_hides_no_answer_that_is_still_to_come_and_is_not_taken_for_one() {
     let mut app = app();
     let asked = |app: &mut App| {
         let kill = Command::Kill { session: "00a1".into() };
@@ -123,12 +125,14 @@ fn another_command_hides_no_answer_that_is_still_to_come() {
     let killed = |name: &str, sessions| CommandAnswer::Killed(sessions).of_gateway(name);
     asked(&mut app);
     app.note_sent(&Command::Reload);
-    app.take_answer_of("edge-1".into(), killed("edge-1", 2));
-    app.take_answer_of("inside-1".into(), CommandAnswer::Done("read again".into()).of_gateway("inside-1"));
+    app.take_answer_of("edge-1".into(), Together, killed("edge-1", 2));
+    let reloaded = CommandAnswer::Done("read again".into()).of_gateway("edge-2");
+    app.take_answer_of("edge-2".into(), Alone, reloaded);
+    assert_eq!(app.status_message(), Some(&StatusMessage::Done("edge-2: read again".into())));
     asked(&mut app);
-    app.take_answer_of("edge-2".into(), killed("edge-2", 1));
-    app.take_answer_of("edge-2".into(), killed("edge-2", 3));
-    app.take_answer_of("edge-1".into(), killed("edge-1", 4));
+    app.take_answer_of("edge-2".into(), Together, killed("edge-2", 1));
+    app.take_answer_of("edge-2".into(), Together, killed("edge-2", 3));
+    app.take_answer_of("edge-1".into(), Together, killed("edge-1", 4));
     let all = "edge-1: 2 sessions are cut; edge-2: 1 session is cut; edge-2: 3 sessions are cut; \
                edge-1: 4 sessions are cut";
     assert_eq!(app.status_message(), Some(&StatusMessage::Done(all.into())));
@@ -139,7 +143,7 @@ fn a_failed_checklist_names_its_gateway() {
     let mut app = app();
     let found = StepFinding::fail("no link", "look").at(CheckStep::Reverse, Duration::ZERO);
     let failed = CommandAnswer::Verified(VerifyReport::new(vec![found])).of_gateway("inside-1");
-    app.take_answer_of("inside-1".into(), failed);
+    app.take_answer_of("inside-1".into(), Alone, failed);
     let shown = text(&app);
     assert!(shown.contains("Checklist of inside-1 failed: reverse fail (no link; do: look)"), "{shown}");
 }
@@ -161,9 +165,9 @@ fn a_switch_of_one_gateway_is_asked_for_and_followed_by_its_own_checks() {
     for (name, is_proven) in [("edge-1", true), ("edge-2", false)] {
         let mut app = of(with(name));
         press(&mut app, "8gjjjp");
-        app.take_answer_of("edge-1".into(), CommandAnswer::Profiles(pictures::profiles()));
+        app.take_answer_of("edge-1".into(), Alone, CommandAnswer::Profiles(pictures::profiles()));
         assert_eq!(text(&app).contains("Switch to reverse"), is_proven, "{}", text(&app));
-        app.take_answer_of("edge-1".into(), CommandAnswer::Planned(plan.clone().into()));
+        app.take_answer_of("edge-1".into(), Alone, CommandAnswer::Planned(plan.clone().into()));
         let reaction = press(&mut app, "y");
         let asks = matches!(&reaction, UpdateResult::AskGateways(requested) if &*requested[0].0 == "edge-1");
         assert_eq!(asks, is_proven, "{name}: {reaction:?} {}", text(&app));

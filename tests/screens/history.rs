@@ -8,9 +8,11 @@ use std::{
 use crossterm::event::KeyCode;
 use portcullis::{
     gateway::handle::{AdminAccess, CommandAnswer},
+    profile::Half,
     record::{PlayerAction, PlayerState, ReplayProgress},
     telemetry::{
         history::{HistoryReport, HistoryRequest, HistorySample},
+        history_rows::{MinuteRow, MinuteRows, RowSubject},
         snapshot::{GatewayReach, Snapshot},
     },
     tui::{
@@ -49,7 +51,7 @@ fn sample_report(requested: HistoryRequest) -> HistoryReport {
             wait_ms: (n > 100).then_some(if is_lost { 2900.0 } else { 0.4 + (n % 9) as f64 * 0.3 }),
         }
     });
-    HistoryReport { now: NOW, step_seconds: step, samples: samples.collect() }
+    HistoryReport { now: NOW, step_seconds: step, samples: samples.collect(), rows: None }
 }
 
 /// Answers what the screen asks by itself.
@@ -245,7 +247,7 @@ fn a_gateway_that_is_lost_keeps_its_past() {
     }
     assert!(text(&app, (120, 36)).contains("it keeps none"));
     press(&mut app, ":only edge-2\n");
-    assert_eq!(answer(&mut app, |_, requested| later(requested, 60)), 1, "at once");
+    assert_eq!(answer(&mut app, |_, requested| later(requested, 60)), 2, "its charts and its rows, at once");
     let one = text(&app, (120, 36));
     assert!(one.contains("119 open") && !one.contains("238 open") && !one.contains("gateways"), "{one}");
 }
@@ -272,6 +274,73 @@ fn a_fleet_whose_clocks_differ_has_no_dip_that_never_was() {
     assert_eq!(draw(3600), draw(0));
 }
 
+/// Under the cursor each service and each peer has its row of that minute.
+#[test]
+fn under_the_cursor_services_and_links_are_as_they_were() {
+    let row = |subject, name: &str, open, links| MinuteRow {
+        half: Half::Dmz,
+        subject,
+        name: name.into(),
+        up: 84_000,
+        down: 12_000,
+        open,
+        waiting: 9,
+        refused: 4,
+        links,
+        links_wanted: 8,
+    };
+    let then = move |_: Option<&str>, requested: HistoryRequest| {
+        let rows = requested.rows_at.map(|at| {
+            let rows = vec![
+                row(RowSubject::Service, "orders", 37, 0),
+                row(RowSubject::Peer, "internal at 10.0.0.5", 12, 3),
+            ];
+            MinuteRows { at, rows }
+        });
+        CommandAnswer::History(Box::new(HistoryReport { rows, ..sample_report(requested) }))
+    };
+    let mut app = app(pictures::healthy());
+    press(&mut app, "H");
+    assert_eq!(answer(&mut app, then), 1, "without a cursor nobody needs rows");
+    (0..33).for_each(|_| drop(press(&mut app, "h")));
+    assert_eq!(answer(&mut app, then), 1, "the rows of one minute");
+    assert_eq!(answer(&mut app, then), 0, "once");
+    let shown = text(&app, (120, 36));
+    let line = |name: &str| shown.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    assert!(line("orders").contains("37 open") && line("orders").contains("84"), "{shown}");
+    assert!(line("internal at").contains("12 open") && line("internal at").contains("3/8"), "{shown}");
+    let mut wrong = vec![];
+    check("history-rows", &app, (120, 36), &mut wrong);
+    report(&wrong);
+    // Within the same minute there is nothing to ask; in another one there is.
+    press(&mut app, "hhhhhhhhhhhh");
+    assert!(!text(&app, (120, 36)).contains("37 open"), "what is not known yet is not shown");
+    assert_eq!(answer(&mut app, |_, _| CommandAnswer::Refused("it keeps none".into())), 1);
+    assert!(text(&app, (120, 36)).contains("it keeps none"));
+    app.press(KeyCode::Esc.into());
+    assert!(!text(&app, (120, 36)).contains("it keeps none"), "now the charts have the space");
+}
+
+/// Screen `H` alone knows what was of a running gateway: a table must not be read as if it did.
+#[test]
+fn a_table_beside_a_cursor_in_the_past_says_that_it_shows_now() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "H");
+    answer(&mut app, report_of);
+    (0..33).for_each(|_| drop(press(&mut app, "h")));
+    let note = "this is now; the cursor of H is at 13:58:";
+    assert!(!text(&app, (120, 36)).contains(note), "the charts show what was then");
+    for screen in ["1", "2", "3", "4", "7", "9", "0"] {
+        press(&mut app, screen);
+        assert!(text(&app, (120, 36)).contains(note), "{screen}: {}", text(&app, (120, 36)));
+        assert_eq!(text(&app, (80, 24)).contains(note), screen != "1", "{screen}");
+    }
+    press(&mut app, "H");
+    app.press(KeyCode::Esc.into());
+    press(&mut app, "2");
+    assert!(!text(&app, (120, 36)).contains("this is now"), "the cursor is gone");
+}
+
 /// The cursor is where the player stands, and moving it moves the player: all screens show what was then.
 #[test]
 fn in_a_recording_the_cursor_moves_everything() {
@@ -289,7 +358,7 @@ fn in_a_recording_the_cursor_moves_everything() {
     }));
     press(&mut app, "H");
     let requested = app.history_requests();
-    let hour = HistoryRequest { step_seconds: 6, steps: 600 };
+    let hour = HistoryRequest { step_seconds: 6, steps: 600, rows_at: None };
     assert_eq!(requested, [(None, hour)], "as long as the recording");
     app.take_history(None, hour, report_of(None, hour));
     assert_eq!(app.history_requests(), [], "it does not change");
@@ -328,7 +397,7 @@ fn hostile_histories_keep_to_their_place() {
     ] {
         let mut app = app(pictures::healthy());
         press(&mut app, "H");
-        let report = HistoryReport { now, step_seconds, samples };
+        let report = HistoryReport { now, step_seconds, samples, rows: None };
         answer(&mut app, |_, _| CommandAnswer::History(Box::new(report.clone())));
         for keys in ["", "hhh", "l", "+", "e"] {
             press(&mut app, keys);
@@ -362,6 +431,7 @@ fn a_second_that_one_gateway_missed_is_no_dip_of_the_sum() {
             now: NOW,
             step_seconds: requested.step_seconds,
             samples: samples.collect(),
+            rows: None,
         }))
     });
     let sum = app.trends().report(app.snapshot()).unwrap();

@@ -362,10 +362,67 @@ fn a_recording_of_a_fleet_is_replayed_with_all_its_gateways() {
     replay.until("all its gateways", |screen| {
         ["one", "two", "gone", "UNREACHABLE"].iter().all(|word| screen.contents().contains(word))
     });
+    // The charts are of all of them, and the cursor goes through the recording.
+    replay.press("H");
+    replay.until("charts of the recording", |screen| {
+        let shown = screen.contents();
+        ["sessions", "links", "refused"].iter().all(|chart| shown.contains(chart))
+            && !shown.contains("no history")
+    });
+    replay.press("h8");
+    until_row(&replay, &["one"]);
     replay.press("r");
     replay.until("nothing is asked of anybody", |screen| !screen.contents().contains("reloading"));
     replay.press("q");
     assert_eq!(replay.exit_code(), 0);
+}
+
+/// What is pasted by mistake is no command to any of them, wherever the cursor is.
+#[test]
+fn text_that_is_pasted_into_a_fleet_commands_nobody() {
+    let place = place();
+    let gateways = [start(&place, "shop"), start(&place, "far")];
+    let mut terminal = attach(&place, &["one=run/shop.sock", "two=run/far.sock"]);
+    terminal.until_shown("2 of 2 reached");
+    let paste = |text: &str| format!("\u{1b}[200~{text}\u{1b}[201~");
+    for screen in ["8", "3", "4", "H"] {
+        terminal.press(screen);
+        terminal.press(&paste("r\rq\ry:reload\ry:stop\ryD\ry"));
+        terminal.until_shown("pasted text is no command here");
+    }
+    // In a line it stays in the line.
+    terminal.press("8:");
+    terminal.press(&paste("reload\ry\rstop\ry"));
+    terminal.until_shown(":reload");
+    // What was typed afterwards has been read, so all before was too.
+    terminal.press("\u{1b}");
+    terminal.until("the line is closed", |screen| !screen.contents().contains(":reload"));
+    terminal.press("?");
+    terminal.until_shown("On this screen");
+    for gateway in &gateways {
+        assert_eq!(gateway.status()["phase"], "running");
+        assert!(!gateway.log().contains("operator kind="), "{}", gateway.log());
+    }
+}
+
+/// `doctor` of a fleet's screen, on a gateway that is killed and comes back.
+#[test]
+fn a_gateway_that_is_away_is_found_until_it_is_back() {
+    let place = place();
+    let _here = start(&place, "shop");
+    let args = ["--no-ui", "--profile", "shop.yaml"];
+    let away = place.start_as("far", &[], &args);
+    let mut terminal = attach(&place, &["here=run/shop.sock", "there=run/far.sock"]);
+    terminal.until_shown("2 of 2 reached");
+    terminal.press("0");
+    terminal.until("nothing is away", |screen| !screen.contents().contains("gateway-away"));
+    drop(away);
+    until_row(&terminal, &["must", "there: cannot be reached"]);
+    terminal.until_shown("[gateway-away]");
+    let _back = place.start_as("far", &[], &args);
+    terminal.until("it is back", |screen| !screen.contents().contains("gateway-away"));
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
 }
 
 /// The remote end of `attach ssh:` finds the gateway of a profile, and says when there is none.

@@ -14,7 +14,10 @@ use std::{
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-use rustix::process::Pid;
+use rustix::{
+    process::Pid,
+    termios::{Action, tcflow},
+};
 
 use crate::process::{SOON, TestFolder, until};
 
@@ -81,6 +84,12 @@ impl Terminal {
         self.screen.lock().unwrap().screen_mut().set_size(height, width);
         let size = PtySize { rows, cols: columns, ..PtySize::default() };
         self.master.as_ref().unwrap().resize(size).unwrap();
+    }
+
+    /// Holds what is written to it from now on, as Ctrl-S does, or lets it go on.
+    pub fn control_output(&self, action: Action) {
+        let tty = self.master.as_ref().unwrap().tty_name().unwrap();
+        tcflow(fs::File::open(tty).unwrap(), action).unwrap();
     }
 
     /// The program that a shell in the terminal has started.

@@ -1,6 +1,9 @@
 //! Signals and Ctrl-Z, for every kind of screen: the terminal is sane afterwards, and so is a screen that goes on.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    termios::Action,
+};
 
 use crate::{
     attach::{SOCKET, start, stop},
@@ -140,5 +143,38 @@ fn a_screen_that_no_shell_could_continue_is_not_stopped() {
         kind.leave(&mut terminal);
         assert_eq!(terminal.exit_code(), 0, "{kind:?}");
         terminal.until_left();
+    }
+}
+
+/// Whoever stopped and continued it from outside had the terminal meanwhile, and holds its output.
+#[test]
+fn a_terminal_that_is_held_holds_up_no_signal() {
+    for ends_held in [false, true] {
+        let place = shop();
+        let profile = std::fs::read_to_string(place.path("shop.yaml")).unwrap();
+        place.write("shop.yaml", &format!("log: gate.json\n{profile}"));
+        let mut terminal = Terminal::open(&place, OfGateway.args());
+        until_drawn(&terminal);
+        let process = Pid::from_raw(terminal.process() as i32).unwrap();
+        terminal.control_output(Action::OOff);
+        for signal in [Signal::STOP, Signal::CONT] {
+            kill_process(process, signal).unwrap();
+        }
+        for number in 0..3 {
+            std::fs::rename(place.path("gate.json"), place.path(&format!("gate.{number}"))).unwrap();
+            kill_process(process, Signal::USR1).unwrap();
+            until("there is a new log", SOON, || place.path("gate.json").exists().then_some(()));
+            kill_process(process, Signal::CONT).unwrap();
+        }
+        assert_eq!(status(&place)["phase"], "running");
+        match ends_held {
+            false => {
+                terminal.control_output(Action::OOn);
+                until_drawn(&terminal);
+                terminal.quit();
+            }
+            true => kill_process(process, Signal::TERM).unwrap(),
+        }
+        assert_eq!(terminal.exit_code(), 0, "held at its end: {ends_held}");
     }
 }

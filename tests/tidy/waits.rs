@@ -12,6 +12,7 @@ const MAY_SLEEP: &[(&str, &[&str])] = &[
             "tests/netns.rs",
             "tests/netns/addresses.rs",
             "tests/netns/cluster.rs",
+            "tests/package/container.rs",
             "tests/package/debian.rs",
             "tests/process/mod.rs",
             "tests/terminal/pty.rs",

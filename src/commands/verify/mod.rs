@@ -24,6 +24,7 @@ use crate::{
     disk::PipePolicy,
     exit,
     gateway::handle::{Command, CommandAnswer},
+    net::own_ports::OwnPorts,
     output::{OutputError, OutputForm, print_line, print_note},
     profile::Mode,
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
@@ -161,7 +162,9 @@ impl LocalVerifyRun<'_> {
         self.add_step(&mut steps, found.at(CheckStep::Profile, began.elapsed()))?;
         let began = Instant::now();
         print_note(format_args!("verify: basic: dialling the backends"));
-        let found = steps::check_basic(&profile, source::load_edges(&profile, PipePolicy::Refused)).await;
+        let edges = source::load_edges(&profile, PipePolicy::Refused);
+        // Nobody listens for clients here yet.
+        let found = steps::check_basic(&profile, edges, &OwnPorts::default()).await;
         self.add_step(&mut steps, found.at(CheckStep::Basic, began.elapsed()))?;
         for mode in [Mode::Forward, Mode::Reverse] {
             let word = step_of(mode).word();

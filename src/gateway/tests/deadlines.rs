@@ -24,18 +24,19 @@ use crate::{
         liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
         multiplex::{
             handle::{LinkLoss, LocalSide, SessionFate},
+            parked::PARKED,
             receiving::BEGUN,
             timing::ANSWER,
         },
         offered_services::OfferedServices,
         server::{IdleLossReason, LinkServer},
     },
-    net::{dial, read_ahead::TlsTransport, stream::NetStream, tcp},
+    net::{dial, pipe::pipe, read_ahead::TlsTransport, stream::NetStream, tcp},
     profile::{GatewaysOfName, HostPort, LinkAddress, LinkCarrier, ServiceName},
     proto::multiplex::{
         PeerViolation,
         decoder::{DecodedPiece, FrameReader},
-        frame::{FrameType, LinkFrame},
+        frame::{FrameType, HEADER_BYTES, LinkFrame, MOVE_BYTES},
         open::OpenRequest,
         state::LinkEnd,
     },
@@ -76,6 +77,7 @@ const DEADLINES: &[DeadlineRow] = &[
         value: tcp::UNACKNOWLEDGED,
         check: |value| Box::pin(check_acknowledged(value)),
     },
+    DeadlineRow { name: "parked session", value: PARKED, check: |value| Box::pin(check_parked(value)) },
     DeadlineRow {
         name: "lingering close",
         value: LINGERING_CLOSE,
@@ -141,10 +143,14 @@ fn peer() -> Peer {
 /// An established link of one end, and its peer's socket.
 async fn agreed_link(end: LinkEnd) -> (Box<AgreedLink>, TcpStream) {
     let (ours, theirs) = connection().await;
+    (agreed_link_over(NetStream::Tcp(ours), end), theirs)
+}
+
+fn agreed_link_over(stream: NetStream, end: LinkEnd) -> Box<AgreedLink> {
     let serves = [orders()].into_iter().collect();
     let agreed =
         Agreement { end, sessions_max: 8, serves, retire: GOODBYE * 6, retired: CancellationToken::new() };
-    (AgreedLink::new(NetStream::Tcp(ours), peer(), agreed), theirs)
+    AgreedLink::new(stream, peer(), agreed)
 }
 
 /// Drives a link until it has ended.
@@ -283,6 +289,42 @@ async fn check_begun_frame(value: Duration) {
     let reason = happens_after(value, ends(&mut link)).await;
     let IdleLossReason::Failed(IdleLinkError::Link(loss)) = reason else { panic!("{reason:?}") };
     assert_eq!(loss, LinkLoss::Broken(PeerViolation::TooSlow));
+}
+
+/// Its opener moves a session, and goes on with it nowhere. Without sockets, whose bytes take real time.
+async fn check_parked(value: Duration) {
+    let (ours, mut theirs) = pipe();
+    let mut link = agreed_link_over(NetStream::Pipe(Box::new(ours)), LinkEnd::Server);
+    let (mut opens, mut moves) = (Vec::new(), Vec::new());
+    LinkFrame::Open(Box::new(OpenRequest::new(orders(), "s-1".into()))).push(&mut opens, 1);
+    LinkFrame::Move { sent: 0, credit: 0, ticket: [0; 16] }.push(&mut moves, 1);
+    theirs.write_all(&opens).await.expect("it is taken");
+    let opened = link.next_event(std::future::pending()).await;
+    let AgreedLinkEvent::Opened(_, session) = opened else { panic!("{opened:?}") };
+    let local = LocalSide {
+        stream: NetStream::Echo(Box::default()),
+        unsent: Vec::new(),
+        counters: Arc::new(SessionCounters::default()),
+        idle: None,
+        cause_of: link_session::cause_of_backend,
+    };
+    let moving = async {
+        let mut session = session.attach(Box::new(local)).await;
+        theirs.read_exact(&mut [0; HEADER_BYTES]).await.expect("it is opened");
+        theirs.write_all(&moves).await.expect("it is taken");
+        theirs.read_exact(&mut [0; HEADER_BYTES + MOVE_BYTES]).await.expect("it is answered");
+        happens_after(value, session.outcome()).await.how
+    };
+    let ending = async {
+        // Meanwhile nobody answers its pings.
+        ends(&mut link).await;
+        std::future::pending::<()>().await;
+    };
+    let how = tokio::select! {
+        how = moving => how,
+        () = ending => unreachable!("it never ends"),
+    };
+    assert!(matches!(how, SessionFate::LinkLost(_)), "{how:?}");
 }
 
 async fn check_acknowledged(value: Duration) {

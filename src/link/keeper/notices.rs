@@ -93,7 +93,7 @@ impl LinkKeeper {
             let link = self.link_to(None);
             match change {
                 SharersChange::More(count) => {
-                    let line = format!("{link}: {count} gateways answer there, and have one row here");
+                    let line = format!("{link}: {count} gateways answer there, each with a row of its own");
                     notices.info(LogEvent::LinkShared.line(line));
                 }
                 SharersChange::Gone { instance, left } => {

@@ -14,7 +14,7 @@ use crate::{
 const LOCKED: &str = "it is locked, and `portcullis unlock` lifts that";
 
 impl LinkKeeper {
-    /// One row for each kind of link it keeps.
+    /// One row for each kind of link it keeps. Several gateways behind the address have one each.
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut state = self.lock();
         let services: Vec<_> = match state.protocol {
@@ -22,7 +22,13 @@ impl LinkKeeper {
             None | Some(LinkProtocol::Own) => Vec::new(),
         };
         if services.is_empty() {
-            return vec![self.row(&mut state, None)];
+            let row = self.row(&mut state, None);
+            let several = state.sharers.are_several();
+            let rows = several.then(|| self.dial_state(&mut state, None).counts.rows_by_gateway(&row));
+            return match rows.filter(|rows| rows.len() > 1) {
+                Some(rows) => share_row(&row, rows),
+                None => vec![row],
+            };
         }
         services.into_iter().map(|service| self.row(&mut state, service)).collect()
     }
@@ -88,6 +94,70 @@ impl LinkKeeper {
         match (state.protocol, service) {
             (Some(LinkProtocol::Socks), None) => 0,
             (Some(LinkProtocol::Own) | None, _) | (Some(LinkProtocol::Socks), Some(_)) => wanted,
+        }
+    }
+}
+
+/// What is wanted of the address is shared among its gateways, and what only the address has is in the first row.
+fn share_row(whole: &PoolRow, rows: Vec<PoolRow>) -> Vec<PoolRow> {
+    let ready: Vec<_> = rows.iter().map(|row| row.ready).collect();
+    let targets = share_target(whole.target, &ready);
+    let share = |(at, (row, target)): (usize, (PoolRow, usize))| match at {
+        0 => PoolRow { target, ..row },
+        _ => PoolRow {
+            target,
+            dialling: 0,
+            failures: 0,
+            cut: 0,
+            last_error: None,
+            last_cause: None,
+            retry_seconds: None,
+            ..row
+        },
+    };
+    rows.into_iter().zip(targets).enumerate().map(share).collect()
+}
+
+/// Parts of a target that go with the links that are ready. If there are enough in all, each has enough.
+fn share_target(target: usize, ready: &[usize]) -> Vec<usize> {
+    let all = ready.iter().sum::<usize>().max(1);
+    let (mut counted, mut shared) = (0, 0);
+    let mut parts: Vec<_> = ready
+        .iter()
+        .map(|links| {
+            counted += links;
+            let part = target * counted / all - shared;
+            shared += part;
+            part
+        })
+        .collect();
+    // Nothing is ready yet.
+    if let Some(first) = parts.first_mut() {
+        *first += target - shared;
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_is_shared_so_that_each_gateway_has_enough_if_all_have() {
+        for (target, ready, expected) in [
+            (8, &[4, 4][..], &[4, 4][..]),
+            (8, &[6, 2], &[6, 2]),
+            (8, &[5, 4], &[4, 4]),
+            (8, &[1, 9, 1], &[0, 7, 1]),
+            (8, &[2, 2], &[4, 4]),
+            (8, &[0, 8], &[0, 8]),
+            (8, &[0, 0], &[8, 0]),
+        ] {
+            let shared = share_target(target, ready);
+            assert_eq!(shared, expected, "{ready:?}");
+            assert_eq!(shared.iter().sum::<usize>(), target);
+            let has_enough = shared.iter().zip(ready).all(|(target, ready)| ready >= target);
+            assert_eq!(has_enough, ready.iter().sum::<usize>() >= target, "{ready:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Several gateways behind one dialled address, as behind a balancer. Their links are kept as one, and have one row
-//! for `status`. So a notice says that there are several, and when one of them has no link any more.
+//! Several gateways behind one dialled address, as behind a balancer. Their links are kept as one, and `status` has a
+//! row for each gateway. A notice says that there are several, and when one of them has no link any more.
 //!
 //! Over SOCKS5, gateways of one name cannot be distinguished.
 
@@ -28,6 +28,11 @@ pub(super) enum SharersChange {
 }
 
 impl AddressSharers {
+    /// Whether there are several.
+    pub fn are_several(&self) -> bool {
+        self.0.len() > 1
+    }
+
     /// Compares them with the gateways that take sessions now, each with the age of its oldest link.
     pub fn compare(&mut self, linked: &[(InstanceId, Duration)]) -> Vec<SharersChange> {
         let is_linked = |known: &InstanceId| linked.iter().any(|(instance, _)| instance == known);

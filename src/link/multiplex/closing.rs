@@ -33,7 +33,9 @@ pub(super) enum Closing {
 impl MultiplexedLink {
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let is_due = self.closing == Closing::Leaving && self.end == LinkEnd::Opener;
-        if !is_due || !self.table.is_empty() || self.outgoing.holds() {
+        // A session between two links has a place on either, and may come here, or come back.
+        let may_get_sessions = self.load.sessions() > 0;
+        if !is_due || !self.table.is_empty() || may_get_sessions || self.outgoing.holds() {
             return Ok(false);
         }
         self.stream.let_close_cleanly();
@@ -63,6 +65,8 @@ impl MultiplexedLink {
     /// moment to be sent.
     pub fn revoke(&mut self) {
         let sent = self.table.numbers().into_iter().try_for_each(|number| self.cut(number, CutCause::Policy));
+        self.moves.is_revoked = true;
+        self.parked.revoke(self.id);
         // If nothing can be sent any more, the link has ended.
         let _ = sent.and_then(|()| self.leave(FrameType::Retire));
     }

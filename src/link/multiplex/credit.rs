@@ -41,6 +41,10 @@ impl WindowBudget {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
+    fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub fn left(&self) -> usize {
         self.left.load(Ordering::Relaxed)
     }
@@ -49,11 +53,14 @@ impl WindowBudget {
 /// What a peer may still send for one session. When dropped, it returns its growth to the budget.
 #[derive(Debug)]
 pub struct ReceiveWindow {
-    window: usize,
+    // Narrow numbers, because each session has these.
+    window: u32,
     /// Bytes that may still come.
-    open: usize,
+    open: u32,
     /// Bytes taken and not given back yet.
-    taken: usize,
+    taken: u32,
+    /// Bytes that have come in all.
+    received: u64,
     /// When credit was last given, or the first bytes were taken.
     since: Option<Instant>,
     budget: Arc<WindowBudget>,
@@ -65,12 +72,15 @@ pub struct BeyondWindow;
 
 impl ReceiveWindow {
     pub fn new(budget: Arc<WindowBudget>) -> Self {
-        Self { window: WINDOW_BYTES, open: WINDOW_BYTES, taken: 0, since: None, budget }
+        let window = WINDOW_BYTES as u32;
+        Self { window, open: window, taken: 0, received: 0, since: None, budget }
     }
 
     /// Counts bytes that have come.
     pub fn receive(&mut self, bytes: usize) -> Result<(), BeyondWindow> {
-        self.open = self.open.checked_sub(bytes).ok_or(BeyondWindow)?;
+        let bytes_left = self.open().checked_sub(bytes).ok_or(BeyondWindow)?;
+        self.open = bytes_left as u32;
+        self.received += bytes as u64;
         Ok(())
     }
 
@@ -78,7 +88,7 @@ impl ReceiveWindow {
     /// credit that is due, if any. The clock is read for the first bytes and when credit is due, not for each
     /// chunk.
     pub fn take(&mut self, bytes: usize, waiting: usize, clock: impl Fn() -> Instant) -> Option<u32> {
-        self.taken += bytes;
+        self.taken += bytes as u32;
         let since = *self.since.get_or_insert_with(&clock);
         if self.taken < self.window / 2 {
             return None;
@@ -90,13 +100,12 @@ impl ReceiveWindow {
         }
         self.since = Some(now);
         self.open += credit;
-        // This is at most twice the largest window.
-        Some(credit as u32)
+        Some(credit)
     }
 
-    fn grow(&mut self) -> usize {
-        let by = self.window.min(WINDOW_BYTES_MAX - self.window);
-        if by == 0 || !self.budget.take(by) {
+    fn grow(&mut self) -> u32 {
+        let by = self.window.min(WINDOW_BYTES_MAX as u32 - self.window);
+        if by == 0 || !self.budget.take(by as usize) {
             return 0;
         }
         self.window += by;
@@ -105,13 +114,46 @@ impl ReceiveWindow {
 
     /// Bytes that may still come.
     pub fn open(&self) -> usize {
-        self.open
+        self.open as usize
+    }
+
+    /// Bytes that have come in all.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Begins again with the credit of a session's start, less what still waits for its socket; the growth that
+    /// this does not need goes back. All credit that was given before is void.
+    pub fn restart(&mut self, waiting: usize) {
+        // What waits has come within the window.
+        let window = WINDOW_BYTES.max(waiting);
+        self.budget.give_back(self.window as usize - window);
+        (self.window, self.open) = (window as u32, (window - waiting) as u32);
+        (self.taken, self.since) = (0, None);
+    }
+
+    /// Charges its growth to another link's budget, if there is room.
+    pub fn change_budget(&mut self, to: &Arc<WindowBudget>) -> bool {
+        let growth = self.growth();
+        if Arc::ptr_eq(&self.budget, to) {
+            return true;
+        }
+        if growth > 0 && !to.take(growth) {
+            return false;
+        }
+        self.budget.give_back(growth);
+        self.budget = to.clone();
+        true
+    }
+
+    fn growth(&self) -> usize {
+        self.window as usize - WINDOW_BYTES
     }
 }
 
 impl Drop for ReceiveWindow {
     fn drop(&mut self) {
-        self.budget.left.fetch_add(self.window - WINDOW_BYTES, Ordering::Relaxed);
+        self.budget.give_back(self.growth());
     }
 }
 
@@ -119,6 +161,8 @@ impl Drop for ReceiveWindow {
 #[derive(Debug)]
 pub struct SendCredit {
     left: u32,
+    /// Bytes that were sent in all. Not aligned, because each session has one.
+    sent: [u8; 8],
 }
 
 /// The error for credit that exceeds what the counter can hold.
@@ -127,7 +171,7 @@ pub struct CreditOverflow;
 
 impl Default for SendCredit {
     fn default() -> Self {
-        Self { left: WINDOW_BYTES as u32 }
+        Self { left: WINDOW_BYTES as u32, sent: [0; 8] }
     }
 }
 
@@ -139,6 +183,17 @@ impl SendCredit {
     pub fn spend(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.left(), "a turn is bounded by it");
         self.left = self.left.saturating_sub(bytes as u32);
+        self.sent = (self.sent() + bytes as u64).to_ne_bytes();
+    }
+
+    /// Bytes that were sent in all.
+    pub fn sent(&self) -> u64 {
+        u64::from_ne_bytes(self.sent)
+    }
+
+    /// Begins again with this much; what was left is void.
+    pub fn restart(&mut self, credit: u32) {
+        self.left = credit;
     }
 
     /// Adds credit; returns whether there was none before.
@@ -216,6 +271,29 @@ mod tests {
         let open: usize = windows.iter().map(ReceiveWindow::open).sum();
         assert_eq!(open, 256 * WINDOW_BYTES + LINK_BUDGET_BYTES - budget.left());
         assert!(open <= 32 * 1024 * 1024);
+    }
+
+    #[test]
+    fn a_window_that_moves_takes_only_what_waits_along() {
+        let ((mut window, budget), now) = (window(), Instant::now());
+        for _ in 0..100 {
+            window.receive(30_000).expect("it has credit");
+            window.take(30_000, 0, || now);
+        }
+        window.receive(300_000).expect("it has grown");
+        assert!(budget.left() < LINK_BUDGET_BYTES - 300_000);
+        window.restart(300_000);
+        assert_eq!((window.open(), window.received()), (0, 3_300_000));
+        assert_eq!(budget.left(), LINK_BUDGET_BYTES - (300_000 - WINDOW_BYTES));
+        let full = WindowBudget::new(300_000 - WINDOW_BYTES - 1);
+        assert!(!window.change_budget(&full), "it has no room");
+        let other = WindowBudget::new(LINK_BUDGET_BYTES);
+        assert!(window.change_budget(&other) && window.change_budget(&other));
+        assert_eq!(budget.left(), LINK_BUDGET_BYTES);
+        assert_eq!(other.left(), LINK_BUDGET_BYTES - (300_000 - WINDOW_BYTES));
+        assert_eq!(window.take(300_000, 0, || now), Some(300_000 + 300_000), "it grows again");
+        window.restart(100);
+        assert_eq!((window.open(), other.left()), (WINDOW_BYTES - 100, LINK_BUDGET_BYTES));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{credit::ReceiveWindow, held::HeldBytes};
+use super::{credit::ReceiveWindow, held::HeldBytes, moving::MovedSession};
 use crate::{
     link::{liveness::SILENCE_MAX, load::SessionPlace},
     net::stream::NetStream,
@@ -36,6 +36,10 @@ pub(super) enum LinkCommand {
     Open(Box<OpenCommand>),
     Attach(u32, Box<LocalSide>),
     Refuse(u32, Refusal),
+    /// Go on with a session that has left another link.
+    Resume(Box<MovedSession>),
+    /// Another link goes on with a session of this one, which may have been the last.
+    SessionLeft,
     /// Take no more sessions: `drain` or `retire`.
     Leave(FrameType),
 }
@@ -224,6 +228,19 @@ pub struct LinkHandle {
 #[derive(Debug)]
 pub struct LinkClosed(pub Box<LocalSide>);
 
+/// Hands a link's task a session that has left another link.
+pub(super) fn resume_by(
+    commands: &mpsc::Sender<LinkCommand>,
+    moved: Box<MovedSession>,
+) -> Result<(), Box<MovedSession>> {
+    use mpsc::error::TrySendError::{Closed, Full};
+    match commands.try_send(LinkCommand::Resume(moved)) {
+        Ok(()) => Ok(()),
+        Err(Full(LinkCommand::Resume(moved)) | Closed(LinkCommand::Resume(moved))) => Err(moved),
+        Err(_) => unreachable!("what comes back is what was sent"),
+    }
+}
+
 pub(super) fn session_owner() -> (SessionOwner, SessionHandle) {
     let (sender, outcome) = oneshot::channel();
     let cause = Arc::new(AtomicU8::new(CutCause::Other as u8));
@@ -339,6 +356,11 @@ impl LinkHandle {
             Err(mpsc::error::SendError(LinkCommand::Open(command))) => Err(LinkClosed(command.side)),
             Err(_) => unreachable!("what comes back is what was sent"),
         }
+    }
+
+    /// Hands it a session that has left another link. It comes back if the link has ended, or is busy.
+    pub(super) fn resume(&self, moved: Box<MovedSession>) -> Result<(), Box<MovedSession>> {
+        resume_by(&self.commands, moved)
     }
 
     /// Asks that no more sessions be opened on it; it ends after the last one has ended.

@@ -9,8 +9,9 @@
 //! In reading order: [`credit`] and [`turns`] are the rules, and [`table`] has the sessions by their numbers;
 //! none of the three has sockets or clocks. [`row`] is a session's local stream, [`held`] has the bytes it has
 //! yet to take, and [`ready`] tells which sessions have something to do. [`task`] is the link itself:
-//! `receiving` reads, `sending` writes, `timing` acts when a time is up, `closing` ends it. [`handle`] is what
-//! others hold.
+//! `receiving` reads, `sending` writes, `serving` gives each session's stream what is held for it, `timing` acts when a
+//! time is up, `closing` ends it. [`moving`] takes sessions from one link to another, and [`parked`] has them in
+//! between. [`handle`] is what others hold.
 //!
 //! How a link is established, who opens sessions and what becomes of them is not here.
 //!
@@ -20,10 +21,13 @@ mod closing;
 pub mod credit;
 pub mod handle;
 pub mod held;
+pub mod moving;
+pub mod parked;
 pub mod ready;
 pub mod receiving;
 mod row;
 mod sending;
+mod serving;
 pub mod table;
 pub mod task;
 pub mod timing;

@@ -162,6 +162,10 @@ impl MultiplexedLink {
             LinkFrame::Opened | LinkFrame::Refused(_) | LinkFrame::End | LinkFrame::Reset(_) => {
                 self.receive_session_frame(number, &frame)
             }
+            LinkFrame::Move { sent, credit, ticket } => self.receive_move(number, sent, (credit, ticket)),
+            LinkFrame::Resume { received, credit, ticket } => {
+                self.receive_resume((number, ticket), received, credit)
+            }
             LinkFrame::Ping(token) => self.receive_ping(token),
             LinkFrame::Pong(token) => {
                 if let Some(took) = self.liveness.note_pong(token, Instant::now()) {
@@ -190,7 +194,12 @@ impl MultiplexedLink {
     }
 
     fn receive_session_frame(&mut self, number: u32, frame: &LinkFrame) -> Result<(), LinkLoss> {
-        let Some(entry) = self.table.receive(number, frame.kind())? else { return Ok(()) };
+        let Some(entry) = self.table.receive(number, frame.kind())? else {
+            if let LinkFrame::Reset(cause) = frame {
+                self.reset_parked(number, *cause);
+            }
+            return Ok(());
+        };
         let (stage, row) = (entry.channel.stage(), &mut entry.row);
         match frame {
             LinkFrame::Opened => {
@@ -224,6 +233,8 @@ impl MultiplexedLink {
             | LinkFrame::Services(_)
             | LinkFrame::Open(_)
             | LinkFrame::Credit(_)
+            | LinkFrame::Move { .. }
+            | LinkFrame::Resume { .. }
             | LinkFrame::Ping(_)
             | LinkFrame::Pong(_)
             | LinkFrame::Drain

@@ -52,9 +52,7 @@ pub struct LinkedSession {
     pub idle: Option<Box<IdleWatch>>,
     /// Whether a check of its socket is scheduled.
     pub is_check_scheduled: bool,
-    /// Bytes in both directions, by which a stall is recognised.
-    pub moved: u64,
-    _place: Option<SessionPlace>,
+    place: Option<SessionPlace>,
 }
 
 /// An `open` that was not answered yet.
@@ -145,8 +143,7 @@ impl LinkedSession {
             owes_opened: false,
             idle: None,
             is_check_scheduled: false,
-            moved: 0,
-            _place: place,
+            place,
         }
     }
 
@@ -172,6 +169,20 @@ impl LinkedSession {
         self.idle = side.idle.map(watch).map(Box::new);
         self.owes_opened = self.end == LinkEnd::Server;
         self.local = Some(side);
+    }
+
+    /// It is on this link from now on. `place` is the one that it has there, unless it keeps its own.
+    pub fn rebind(&mut self, link: u64, waker: Arc<SessionWaker>, place: Option<SessionPlace>) {
+        self.waker = waker;
+        (self.is_in_line, self.is_check_scheduled) = (false, false);
+        if place.is_some() {
+            self.place = place;
+        }
+        self.counters().into_iter().for_each(|counters| counters.set_via(link));
+    }
+
+    pub fn has_failed(&self) -> bool {
+        matches!(self.outbound, Outbound::Failed { .. })
     }
 
     pub fn has_stream(&self) -> bool {
@@ -230,8 +241,7 @@ impl LinkedSession {
 
     /// Handles bytes from the link; returns how many the stream took at once.
     pub fn receive(&mut self, pieces: &mut [IoSlice<'_>]) -> io::Result<usize> {
-        let is_failed = matches!(self.outbound, Outbound::Failed { .. });
-        if is_failed {
+        if self.has_failed() {
             // Nobody is left to take them.
             return Ok(0);
         }
@@ -271,14 +281,13 @@ impl LinkedSession {
                 LinkEnd::Server => side.counters.add_up(taken),
             }
             self.is_unflushed = true;
-            self.moved += taken as u64;
         }
         Ok(taken)
     }
 
     /// Gives the stream the bytes held for it, and its end; returns how many bytes it took.
     pub fn deliver(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
-        if self.local.is_none() || matches!(self.outbound, Outbound::Failed { .. }) {
+        if self.local.is_none() || self.has_failed() {
             return Ok(0);
         }
         let mut all = 0;
@@ -349,7 +358,6 @@ impl LinkedSession {
         if let Some(open) = &mut self.unanswered {
             open.copy.extend_from_slice(bytes);
         }
-        self.moved += bytes.len() as u64;
         let Some(counters) = self.counters() else { return };
         match self.end {
             LinkEnd::Opener => counters.add_up(bytes.len()),
@@ -360,7 +368,7 @@ impl LinkedSession {
     /// What to return when there is nothing to read. From a failed stream nothing more comes, unless the
     /// runtime has not yet noticed what a closed socket still holds.
     fn nothing_now(&self) -> TurnRead {
-        let is_failed = matches!(self.outbound, Outbound::Failed { .. });
+        let is_failed = self.has_failed();
         let is_closed = || self.stream().and_then(NetStream::tcp).is_some_and(crate::net::tcp::is_closed);
         match is_failed && !is_closed() {
             true => TurnRead::Failed,
@@ -378,7 +386,7 @@ impl LinkedSession {
 
     /// Notes that the stream has failed. The first error counts.
     pub fn fail(&mut self, error: io::Error, call: FailedCall) {
-        if !matches!(self.outbound, Outbound::Failed { .. }) {
+        if !self.has_failed() {
             let has_ended = matches!(self.outbound, Outbound::Ended);
             let may_end = has_ended || call == FailedCall::Write && error.kind() == io::ErrorKind::BrokenPipe;
             self.outbound = Outbound::Failed { error, may_end };

@@ -299,7 +299,8 @@ impl MultiplexedLink {
             return Ok(());
         };
         let most = turn.bytes.saturating_sub(2 * HEADER_BYTES);
-        let most = most.min(entry.channel.send.left()).min(DATA_BYTES_MAX);
+        let is_held_back = entry.channel.stage().is_held_back(self.end);
+        let most = if is_held_back { 0 } else { most.min(entry.channel.send.left()).min(DATA_BYTES_MAX) };
         let read = if most == 0 { TurnRead::Nothing } else { self.read_turn(number, batch, most) };
         let mut has_more = false;
         match read {
@@ -388,7 +389,8 @@ impl MultiplexedLink {
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
         let due = entry.channel.receive.take(taken, entry.row.held_bytes(), Instant::now);
         let has_ended = entry.channel.stage().has_ended(other);
-        if entry.row.owes_opened && (due.is_some() || entry.row.moved >= BATCH_BYTES_FIRST as u64) {
+        let all_taken = entry.channel.taken(entry.row.held_bytes());
+        if entry.row.owes_opened && (due.is_some() || all_taken >= BATCH_BYTES_FIRST as u64) {
             self.send_opened(number)?;
         }
         due.filter(|_| !has_ended).map_or(Ok(()), |credit| self.send(LinkFrame::Credit(credit), number))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use super::credit::{BeyondWindow, CreditOverflow, ReceiveWindow, SendCredit, WindowBudget};
+use super::credit::{BeyondWindow, CreditOverflow, ReceiveWindow, SendCredit, WINDOW_BYTES, WindowBudget};
 use crate::proto::multiplex::{
     PeerViolation,
     frame::FrameType,
@@ -29,6 +29,11 @@ pub struct SessionChannel {
 impl SessionChannel {
     pub fn stage(&self) -> SessionStage {
         self.stage
+    }
+
+    /// Bytes of it that have come, and that its socket has taken or will not take, while `waiting` wait for it.
+    pub fn taken(&self, waiting: usize) -> u64 {
+        self.receive.received() - waiting as u64
     }
 }
 
@@ -146,6 +151,50 @@ impl<R> SessionTable<R> {
         Some(*entry)
     }
 
+    /// Takes out a session whose last frame has gone over this link, to go on as `stage` elsewhere. No byte of it
+    /// comes late.
+    pub fn move_out(&mut self, number: u32, stage: SessionStage) -> Option<Box<TableEntry<R>>> {
+        let mut entry = self.sessions.remove(&number)?;
+        self.late_frames += LATE_FRAMES;
+        entry.channel.stage = stage;
+        Some(entry)
+    }
+
+    /// Takes in a session that has left another link, or this one.
+    pub fn move_in(&mut self, number: u32, entry: Box<TableEntry<R>>) -> Result<(), PeerViolation> {
+        if self.sessions.contains_key(&number) {
+            return Err(PeerViolation::NumberUsedAgain(number));
+        }
+        self.note_number(number);
+        self.sessions.insert(number, entry);
+        Ok(())
+    }
+
+    /// Resets a session that comes from another link and has ended here meanwhile. What its other end sends before it
+    /// knows is late.
+    pub fn reset_moved(&mut self, number: u32) -> Result<FramePermit, PeerViolation> {
+        if self.sessions.contains_key(&number) {
+            return Err(PeerViolation::NumberUsedAgain(number));
+        }
+        self.note_number(number);
+        self.late_frames += LATE_FRAMES;
+        self.late_bytes += WINDOW_BYTES as u64;
+        let mut stage = SessionStage::Carrying;
+        stage.permit(self.end, FrameType::Reset, number)
+    }
+
+    /// Later frames of a session that has come must not look like those of one that was never opened.
+    fn note_number(&mut self, number: u32) {
+        if self.last == 0 || is_after(number, self.last) {
+            self.last = number;
+        }
+    }
+
+    /// Within which the windows of its sessions grow.
+    pub fn budget(&self) -> &Arc<WindowBudget> {
+        &self.budget
+    }
+
     pub fn numbers(&self) -> Vec<u32> {
         self.sessions.keys().copied().collect()
     }
@@ -171,7 +220,7 @@ fn step<R>(
 }
 
 /// Numbers wrap around, and are compared as RFC 1982 defines.
-fn is_after(number: u32, other: u32) -> bool {
+pub fn is_after(number: u32, other: u32) -> bool {
     (1..1 << 31).contains(&number.wrapping_sub(other))
 }
 
@@ -180,11 +229,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::link::multiplex::{
-        credit::{LINK_BUDGET_BYTES, WINDOW_BYTES},
-        handle::LocalSide,
-        row::LinkedSession,
-    };
+    use crate::link::multiplex::{credit::LINK_BUDGET_BYTES, handle::LocalSide, row::LinkedSession};
 
     fn table(end: LinkEnd) -> SessionTable<()> {
         SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES))
@@ -217,6 +262,27 @@ mod tests {
         assert_eq!(table.receive_data(8, 1).err(), Some(PeerViolation::NeverOpened(8)));
         table.close(7);
         assert!(matches!(table.receive(7, FrameType::End), Ok(None)), "it comes late");
+    }
+
+    #[test]
+    fn a_session_that_moves_leaves_no_late_bytes_and_keeps_numbers_rising() {
+        let (mut old, mut new) = (table(LinkEnd::Server), table(LinkEnd::Server));
+        old.open(5, ()).expect("it is the first");
+        old.send(5, FrameType::Opened).expect("it is asked for");
+        assert!(old.receive(5, FrameType::Move).is_ok_and(|entry| entry.is_some()));
+        old.send(5, FrameType::Move).expect("it is the answer");
+        let entry = old.move_out(5, SessionStage::Carrying).expect("it is there");
+        assert!(matches!(old.receive(5, FrameType::Reset), Ok(None)), "it comes late");
+        assert!(matches!(old.receive_data(5, 1), Err(PeerViolation::TooMany(_))));
+        new.open(3, ()).expect("it is the first");
+        new.move_in(5, entry).expect("its number is free");
+        assert!(new.receive_data(5, 1).is_ok_and(|entry| entry.is_some()), "it goes on");
+        assert_eq!(new.reset_moved(5).err(), Some(PeerViolation::NumberUsedAgain(5)));
+        assert_eq!(new.open(4, ()), Err(PeerViolation::NumberUsedAgain(4)));
+        new.close(5);
+        assert!(matches!(new.receive(5, FrameType::Reset), Ok(None)), "it comes late");
+        assert!(new.reset_moved(9).is_ok());
+        assert!(matches!(new.receive_data(9, WINDOW_BYTES), Ok(None)), "it does not know yet");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -26,9 +26,11 @@ use super::{
     handle::{
         COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, LocalSide, OpenCommand, SessionFate,
     },
+    moving::Moves,
+    parked::ParkedSessions,
     ready::ReadyQueue,
     receiving::OFFERS_AT_ONCE,
-    row::{FailedCall, LinkedSession, Outbound, UnansweredOpen},
+    row::{LinkedSession, UnansweredOpen},
     sending::Outgoing,
     table::SessionTable,
     timing::{TimerKind, Timers},
@@ -43,10 +45,10 @@ use crate::{
         multiplex::{
             PeerViolation,
             decoder::FrameReader,
-            frame::{CutCause, FrameType, LinkFrame},
+            frame::{FrameType, LinkFrame},
             hello::ServiceOffer,
             open::OpenRequest,
-            state::{LinkEnd, LinkStage, SessionStage},
+            state::{LinkEnd, LinkStage},
         },
     },
 };
@@ -55,8 +57,6 @@ use crate::{
 const ROUNDS_MAX: usize = 16;
 /// A check that is this late shows that the process was not running.
 const STOPPED_MIN: Duration = Duration::from_millis(100);
-/// How many sessions are served in one round.
-const SERVED_MAX: usize = 1024;
 
 /// What a link reports to its owner.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub enum OwnerEvent {
     Answered,
     /// One was refused, which is an answer too.
     Refused,
+    /// A session has come from another link.
+    Resumed,
     /// A round trip was measured.
     RoundTrip(Duration),
     /// All of its sessions know that; no event follows.
@@ -88,24 +90,28 @@ pub struct LinkParts {
     pub load: Arc<LinkLoad>,
     /// At an opener: the numbers of its sessions with this peer.
     pub numbers: Arc<AtomicU32>,
+    /// At a server: sessions that have left another link, and not come to this one yet.
+    pub parked: Arc<ParkedSessions>,
 }
 
 #[derive(Debug)]
 pub struct MultiplexedLink {
-    id: u64,
+    pub(super) id: u64,
     pub(super) stream: NetStream,
     pub end: LinkEnd,
     pub(super) stage: LinkStage,
-    peer: Peer,
+    pub(super) peer: Peer,
     pub(super) decoder: FrameReader,
     pub(super) table: SessionTable<LinkedSession>,
     pub(super) queue: TurnQueue,
     pub(super) outgoing: Outgoing,
     pub(super) ready: ReadyQueue,
     pub(super) commands: mpsc::Receiver<LinkCommand>,
-    /// At a server, for its sessions; an opener's owner keeps its own.
-    commander: Option<mpsc::WeakSender<LinkCommand>>,
-    numbers: Arc<AtomicU32>,
+    /// For its sessions; its owner keeps one of its own.
+    pub(super) commander: mpsc::WeakSender<LinkCommand>,
+    pub(super) numbers: Arc<AtomicU32>,
+    pub(super) moves: Moves,
+    pub(super) parked: Arc<ParkedSessions>,
     pub(super) load: Arc<LinkLoad>,
     pub(super) liveness: LinkLiveness,
     /// How many offers a server may still send.
@@ -122,14 +128,14 @@ pub struct MultiplexedLink {
     /// Why it was lost, until that is reported to its owner.
     pub(super) lost: Option<LinkLoss>,
     /// When the last session that it carried ended, not one that was only asked for; or when it began.
-    quiet_since: Instant,
+    pub(super) quiet_since: Instant,
     /// Shared with its handles.
     pub(super) leaves: Arc<AtomicBool>,
 }
 
 impl MultiplexedLink {
     pub fn new(parts: LinkParts) -> (Self, LinkHandle) {
-        let LinkParts { id, mut stream, peer, end, load, numbers } = parts;
+        let LinkParts { id, mut stream, peer, end, load, numbers, parked } = parts;
         stream.take_whole_writes();
         stream.stop_framed_pings();
         if let Some(socket) = stream.tcp() {
@@ -152,8 +158,10 @@ impl MultiplexedLink {
             outgoing,
             ready: ReadyQueue::default(),
             commands,
-            commander: (end == LinkEnd::Server).then(|| commander.downgrade()),
+            commander: commander.downgrade(),
             numbers,
+            moves: Moves::default(),
+            parked,
             load,
             liveness: LinkLiveness::new(now),
             offers: TokenBucket::new(OFFERS_AT_ONCE, now.into_std()),
@@ -271,6 +279,8 @@ impl MultiplexedLink {
                 Ok(())
             }
             LinkCommand::Refuse(number, refusal) => self.refuse(number, refusal),
+            LinkCommand::Resume(moved) => self.resume(moved),
+            LinkCommand::SessionLeft => Ok(()),
             LinkCommand::Leave(kind) => self.leave(kind),
         }
     }
@@ -314,7 +324,7 @@ impl MultiplexedLink {
         self.list(number);
     }
 
-    fn watch_idle(&mut self, row: &LinkedSession, number: u32, now: Instant) {
+    pub(super) fn watch_idle(&mut self, row: &LinkedSession, number: u32, now: Instant) {
         if let Some(idle) = &row.idle {
             self.timers.add(idle.next_check(now), number, TimerKind::Idle);
         }
@@ -363,8 +373,7 @@ impl MultiplexedLink {
         let place = self.load.take();
         let has_place = place.is_some();
         self.table.open(number, LinkedSession::incoming(waker, owner, place))?;
-        let commander = self.commander.as_ref().and_then(mpsc::WeakSender::upgrade);
-        match commander.filter(|_| has_place && self.has_session_capacity()) {
+        match self.commander.upgrade().filter(|_| has_place && self.has_session_capacity()) {
             Some(commands) => {
                 let handle = handle.holding(self.served.clone());
                 let session = IncomingSession::new((self.id, number), commands, handle);
@@ -381,98 +390,6 @@ impl MultiplexedLink {
     /// sessions with much left for slow backends, could keep any number of them at work.
     fn has_session_capacity(&self) -> bool {
         Arc::strong_count(&self.served) - 1 < 2 * self.load.max()
-    }
-
-    /// Lists a session as having something to do.
-    pub(super) fn list(&mut self, number: u32) {
-        if let Some(entry) = self.table.entry(number) {
-            entry.row.waker.list();
-        }
-    }
-
-    fn serve_ready(&mut self) -> Result<bool, LinkLoss> {
-        let mut progress = false;
-        self.ready.begin_round();
-        for _ in 0..SERVED_MAX {
-            let Some(number) = self.ready.pop() else { break };
-            progress = true;
-            self.serve(number)?;
-        }
-        Ok(progress)
-    }
-
-    /// Gives a session's stream the bytes held for it, and queues the session if it may send.
-    fn serve(&mut self, number: u32) -> Result<(), LinkLoss> {
-        let Some(entry) = self.table.entry(number) else { return Ok(()) };
-        let row = &mut entry.row;
-        row.waker.unlist();
-        let waker = Waker::from(row.waker.clone());
-        let cx = &mut Context::from_waker(&waker);
-        if let Poll::Ready(cause) = row.poll_cut(cx) {
-            return self.cut(number, cause);
-        }
-        match row.deliver(cx) {
-            Ok(0) => {}
-            Ok(taken) => self.give_credit(number, taken)?,
-            Err(error) => row.fail(error, FailedCall::Write),
-        }
-        self.line_up(number);
-        Ok(())
-    }
-
-    /// Puts a session in the queue of turns, if it has something to send.
-    pub(super) fn line_up(&mut self, number: u32) {
-        let Some(entry) = self.table.entry(number) else { return };
-        let row = &mut entry.row;
-        let wants = match row.outbound {
-            Outbound::Reading => row.has_stream() && entry.channel.send.left() > 0,
-            Outbound::Ended => false,
-            Outbound::Failed { .. } => true,
-        };
-        if wants && !row.is_in_line {
-            row.is_in_line = true;
-            self.queue.push(number);
-        }
-        self.watch_unread(number);
-    }
-
-    /// From time to time checks a stream that is not being read, since nothing else shows that it has gone, and
-    /// a failed one whose last bytes may never get out.
-    pub(super) fn watch_unread(&mut self, number: u32) {
-        let Some(entry) = self.table.entry(number) else { return };
-        let row = &mut entry.row;
-        let is_failed = matches!(row.outbound, Outbound::Failed { .. });
-        let is_read = matches!(row.outbound, Outbound::Reading) && entry.channel.send.left() > 0;
-        if row.has_stream() && !is_read && !std::mem::replace(&mut row.is_check_scheduled, true) {
-            let moved = row.moved;
-            match is_failed {
-                true => self.watch_stall(number, moved),
-                false => self.timers.add(Instant::now() + super::timing::RECHECK, number, TimerKind::Check),
-            }
-        }
-    }
-
-    /// Cuts a session: tells the other end why, and resets its stream.
-    pub(super) fn cut(&mut self, number: u32, cause: CutCause) -> Result<(), LinkLoss> {
-        if !self.is_closed(number) {
-            self.send(LinkFrame::Reset(cause), number)?;
-        }
-        self.finish(number, SessionFate::Reset(cause));
-        Ok(())
-    }
-
-    /// Removes a session, and tells its owner.
-    pub(super) fn finish(&mut self, number: u32, how: SessionFate) {
-        if let Some(entry) = self.table.close(number) {
-            let channel = entry.channel;
-            self.quiet_since = if entry.row.has_stream() { Instant::now() } else { self.quiet_since };
-            entry.row.end(how, Some(channel.receive));
-        }
-    }
-
-    /// Whether a session has ended in both directions.
-    pub(super) fn is_closed(&mut self, number: u32) -> bool {
-        self.table.entry(number).is_some_and(|entry| entry.channel.stage() == SessionStage::Closed)
     }
 
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {

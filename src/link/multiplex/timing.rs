@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     handle::{LinkLoss, SessionFate},
-    row::{FailedCall, Outbound},
+    row::FailedCall,
     task::MultiplexedLink,
 };
 use crate::{
@@ -35,7 +35,7 @@ pub enum TimerKind {
     Opened,
     Idle,
     Check,
-    /// Nothing more can be read or sent. Holds the bytes that had moved when that began.
+    /// Nothing more can be read. Holds the bytes that had been sent when that began.
     Stall(u64),
 }
 
@@ -51,6 +51,11 @@ impl Timers {
     /// Removes the timer of an answer that has come: thousands a second would have to be skipped otherwise.
     pub fn remove_answer(&mut self, at: Instant, number: u32) {
         self.0.remove(&(at, number, TimerKind::Answer));
+    }
+
+    /// Removes all timers of a session that leaves.
+    pub fn forget(&mut self, number: u32) {
+        self.0.retain(|(_, of, _)| *of != number);
     }
 
     fn first(&self) -> Option<&(Instant, u32, TimerKind)> {
@@ -79,6 +84,7 @@ impl MultiplexedLink {
     pub(super) fn time_is_up(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(), LinkLoss> {
         if now >= self.liveness.next_check() {
             self.check_alive(now)?;
+            self.check_moves()?;
         }
         if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
             // What has arrived by now counts: perhaps this process was not running.
@@ -165,20 +171,20 @@ impl MultiplexedLink {
     /// ends.
     fn check_stall(&mut self, number: u32, before: u64, now: Instant) -> Result<(), LinkLoss> {
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
-        if !matches!(entry.row.outbound, Outbound::Failed { .. }) {
+        if !entry.row.has_failed() {
             return Ok(());
         }
-        if entry.row.moved == before {
+        let sent = entry.channel.send.sent();
+        if sent == before {
             return self.reset_failed(number);
         }
-        let moved = entry.row.moved;
-        self.timers.add(now + STALLED_MAX, number, TimerKind::Stall(moved));
+        self.timers.add(now + STALLED_MAX, number, TimerKind::Stall(sent));
         Ok(())
     }
 
     /// Watches a session whose stream has failed.
-    pub(super) fn watch_stall(&mut self, number: u32, moved: u64) {
-        self.timers.add(Instant::now() + STALLED_MAX, number, TimerKind::Stall(moved));
+    pub(super) fn watch_stall(&mut self, number: u32, sent: u64) {
+        self.timers.add(Instant::now() + STALLED_MAX, number, TimerKind::Stall(sent));
     }
 
     /// Sends `opened`, if that is due.

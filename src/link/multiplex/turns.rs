@@ -58,6 +58,12 @@ impl TurnQueue {
         self.fresh.push_back(session);
     }
 
+    /// Takes out a session that leaves.
+    pub fn remove(&mut self, session: u32) {
+        self.fresh.retain(|queued| *queued != session);
+        self.waiting.retain(|(queued, _)| *queued != session);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.fresh.is_empty() && self.waiting.is_empty()
     }

@@ -39,6 +39,10 @@ impl SharedLinks {
         self.links.is_empty()
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &SharedLink> {
+        self.links.values().map(|counted| &counted.link)
+    }
+
     /// All of them, if any serves this service.
     pub fn serving(&self, service: &ServiceName) -> impl Iterator<Item = &SharedLink> {
         let is_served = self.serving.contains_key(service);

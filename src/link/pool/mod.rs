@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 mod carries_mismatch;
 mod contents;
 mod limits;
+mod other_links;
 mod probes;
 mod rows;
 mod take_error;
@@ -234,7 +235,10 @@ impl Pool {
                 AgreedLinkEvent::Leaves(FrameType::Drain) => {
                     self.remove_link(&peer, key, PeerLinks::note_drain);
                 }
-                AgreedLinkEvent::Leaves(_) => self.remove_link(&peer, key, PeerLinks::note_retired),
+                AgreedLinkEvent::Leaves(_) => {
+                    self.remove_link(&peer, key, PeerLinks::note_retired);
+                    link.move_sessions_to(self.other_links(&peer));
+                }
                 AgreedLinkEvent::Ended(why) => {
                     let lifetime = link.lifetime();
                     // Its guard is dropped before anybody looks.

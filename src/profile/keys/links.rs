@@ -150,7 +150,7 @@ pub(in crate::profile) static RETRY_KEY: ProfileKey<SubMap> = ProfileKey {
 
 pub(in crate::profile) static RETIRE: ProfileKey<DurationValue> = ProfileKey {
     name: "retire",
-    about: "A link is replaced at this age, ± 10 %; its sessions continue. From 1m to 24h.",
+    about: "A link is replaced at this age, ± 10 %; its sessions move to other links. From 1m to 24h.",
     example: "",
     value: DurationValue { zero: ZeroDuration::Refused, default: defaults::RETIRE },
 };

@@ -152,6 +152,8 @@ mod tests {
         LinkFrame::Credit(65_536).push(&mut out, 1);
         LinkFrame::End.push(&mut out, 1);
         LinkFrame::Retire.push(&mut out, 0);
+        LinkFrame::Move { sent: 1 << 40, credit: 0, ticket: [0; 16] }.push(&mut out, 4);
+        LinkFrame::Resume { received: 7, credit: 65_536, ticket: [9; 16] }.push(&mut out, 4);
         out
     }
 
@@ -186,7 +188,7 @@ mod tests {
     fn a_cut_at_any_offset_changes_nothing() {
         let stream = stream();
         let whole = decode_pieces(&[&stream]).expect("frames");
-        assert_eq!(whole.len(), 9);
+        assert_eq!(whole.len(), 11);
         for at in 0..stream.len() {
             assert_eq!(decode_pieces(&[&stream[..at], &stream[at..]]), Ok(whole.clone()), "cut at {at}");
         }

@@ -1,5 +1,6 @@
 //! A frame: one byte of type, three of length, four of session (big-endian), then the body.
-//! The type limits the length, so that a peer cannot make this side buffer more than it needs.
+//! The type limits the length, so that a peer cannot make this side buffer more than it needs. Whether it may come
+//! now is not judged here.
 
 use std::fmt;
 
@@ -12,7 +13,14 @@ pub const DATA_BYTES_MAX: usize = 64 * 1024;
 /// The body of `ping` and `pong`: a pong repeats the ping's.
 pub const PING_BYTES: usize = 8;
 
-/// The type of a frame. 14 and 15 are reserved for sessions that move to another link.
+/// The body of `move` and `resume`: a count of bytes, credit, and the ticket.
+pub const MOVE_BYTES: usize = 28;
+
+/// Shows that whoever goes on with a session is who moved it: a secret of the server's for each move. An opener has
+/// none to give, and sends zeros.
+pub type MoveTicket = [u8; 16];
+
+/// The type of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FrameType {
@@ -29,10 +37,12 @@ pub enum FrameType {
     Pong,
     Drain,
     Retire,
+    Move,
+    Resume,
 }
 
 impl FrameType {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Hello,
         Self::Services,
         Self::Open,
@@ -46,6 +56,8 @@ impl FrameType {
         Self::Pong,
         Self::Drain,
         Self::Retire,
+        Self::Move,
+        Self::Resume,
     ];
 
     /// How many bytes the body may have.
@@ -57,6 +69,7 @@ impl FrameType {
             Self::Refused | Self::Reset => length == 1,
             Self::Credit => length == 4,
             Self::Ping | Self::Pong => length == PING_BYTES,
+            Self::Move | Self::Resume => length == MOVE_BYTES,
             Self::Opened | Self::End | Self::Drain | Self::Retire => length == 0,
         }
     }
@@ -70,7 +83,9 @@ impl FrameType {
             | Self::Data
             | Self::End
             | Self::Reset
-            | Self::Credit => true,
+            | Self::Credit
+            | Self::Move
+            | Self::Resume => true,
             Self::Hello | Self::Services | Self::Ping | Self::Pong | Self::Drain | Self::Retire => false,
         }
     }
@@ -90,6 +105,8 @@ impl FrameType {
             Self::Pong => "pong",
             Self::Drain => "drain",
             Self::Retire => "retire",
+            Self::Move => "move",
+            Self::Resume => "resume",
         }
     }
 }
@@ -173,6 +190,19 @@ pub enum LinkFrame {
     Pong([u8; PING_BYTES]),
     Drain,
     Retire,
+    /// The last frame of a session on this link: how many bytes of it this end has sent in all, and how many the
+    /// other end may send once it goes on. An opener says that in `resume`.
+    Move {
+        sent: u64,
+        credit: u32,
+        ticket: MoveTicket,
+    },
+    /// It goes on over this link: how many bytes of it the opener has received in all, and how many may come now.
+    Resume {
+        received: u64,
+        credit: u32,
+        ticket: MoveTicket,
+    },
 }
 
 impl LinkFrame {
@@ -190,6 +220,8 @@ impl LinkFrame {
             Self::Pong(_) => FrameType::Pong,
             Self::Drain => FrameType::Drain,
             Self::Retire => FrameType::Retire,
+            Self::Move { .. } => FrameType::Move,
+            Self::Resume { .. } => FrameType::Resume,
         }
     }
 
@@ -210,6 +242,10 @@ impl LinkFrame {
             Self::Ping(token) | Self::Pong(token) => push_frame(out, self.kind(), session, token),
             Self::Opened | Self::End | Self::Drain | Self::Retire => {
                 push_frame(out, self.kind(), session, &[]);
+            }
+            Self::Move { sent: bytes, credit, ticket } | Self::Resume { received: bytes, credit, ticket } => {
+                let body = [&bytes.to_be_bytes()[..], &credit.to_be_bytes(), ticket].concat();
+                push_frame(out, self.kind(), session, &body);
             }
         }
     }
@@ -237,11 +273,27 @@ impl LinkFrame {
             FrameType::Pong => Self::Pong(token()?),
             FrameType::Drain => Self::Drain,
             FrameType::Retire => Self::Retire,
+            FrameType::Move => {
+                let (sent, credit, ticket) = parse_move(kind, body)?;
+                Self::Move { sent, credit, ticket }
+            }
+            FrameType::Resume => {
+                let (received, credit, ticket) = parse_move(kind, body)?;
+                Self::Resume { received, credit, ticket }
+            }
             FrameType::Hello | FrameType::Data => {
                 return Err(PeerViolation::BadLength(kind, body.len()));
             }
         })
     }
+}
+
+fn parse_move(kind: FrameType, body: &[u8]) -> Result<(u64, u32, MoveTicket), PeerViolation> {
+    let bad = || PeerViolation::BadLength(kind, body.len());
+    let (bytes, rest) = body.split_first_chunk().ok_or_else(bad)?;
+    let (credit, ticket) = rest.split_first_chunk().ok_or_else(bad)?;
+    let ticket = ticket.try_into().map_err(|_| bad())?;
+    Ok((u64::from_be_bytes(*bytes), u32::from_be_bytes(*credit), ticket))
 }
 
 /// The possible reasons in `refused`.
@@ -310,7 +362,7 @@ mod tests {
     fn every_length_and_session_out_of_bounds_is_refused() {
         for (bytes, expected) in [
             ([0, 0, 0, 0, 0, 0, 0, 1], "a frame of unknown type 0x00"),
-            ([14, 0, 0, 0, 0, 0, 0, 1], "a frame of unknown type 0x0e"),
+            ([16, 0, 0, 0, 0, 0, 0, 1], "a frame of unknown type 0x10"),
             ([6, 0, 0, 0, 0, 0, 0, 1], "a frame `data` of 0 bytes"),
             ([6, 1, 0, 1, 0, 0, 0, 1], "a frame `data` of 65537 bytes"),
             ([7, 0, 0, 1, 0, 0, 0, 1], "a frame `end` of 1 bytes"),
@@ -318,6 +370,8 @@ mod tests {
             ([3, 255, 255, 255, 0, 0, 0, 1], "a frame `open` of 16777215 bytes"),
             ([7, 0, 0, 0, 0, 0, 0, 0], "a frame `end` for session 0"),
             ([12, 0, 0, 0, 0, 0, 0, 9], "a frame `drain` for session 9"),
+            ([14, 0, 0, 27, 0, 0, 0, 1], "a frame `move` of 27 bytes"),
+            ([15, 0, 0, 28, 0, 0, 0, 0], "a frame `resume` for session 0"),
         ] {
             assert_eq!(FrameHead::parse(bytes).map_err(|error| error.to_string()), Err(expected.into()));
         }

@@ -55,6 +55,10 @@ pub enum PeerViolation {
     BeyondCredit(u32, usize),
     #[error("session {0} has been given more credit than a number holds")]
     CreditOverflow(u32),
+    #[error("session {0}, which is not on its way to another link")]
+    NotMoving(u32),
+    #[error("session {0}, of which not all bytes have come that were sent")]
+    MovedBytes(u32),
     #[error("too many {0}")]
     TooMany(&'static str),
     #[error("a frame that was begun and not ended")]

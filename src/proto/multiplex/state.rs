@@ -3,6 +3,7 @@
 //! ```text
 //! link:    awaiting offer ─hello─► awaiting grant ─hello─► running ─opener's drain, retire─► leaving
 //! session: (open) ─► opening ─opened─► carrying ─end─► … ─end─► closed
+//!                                      carrying … ─opener's move─► moving … ─server's move─► closed here
 //! ```
 //!
 //! Each end follows them for what it sends and what it receives, in its own order. The tables apply to both,
@@ -107,7 +108,8 @@ impl LinkStage {
             (Self::AwaitingGrant, Opener, FrameType::Hello) => Self::Running,
             (Self::AwaitingOffer | Self::AwaitingGrant, _, _) | (_, _, FrameType::Hello) => return None,
             (Self::Running, Opener, FrameType::Drain | FrameType::Retire) => Self::Leaving,
-            (Self::Leaving, Opener, FrameType::Open) | (_, Server, FrameType::Open) => return None,
+            (Self::Leaving, Opener, FrameType::Open) => return None,
+            (_, Server, FrameType::Open | FrameType::Resume) => return None,
             (_, Opener, FrameType::Services) => return None,
             (stage, _, _) => stage,
         })
@@ -124,6 +126,11 @@ impl LinkStage {
     /// The opener opens a session.
     pub fn permit_open(&mut self, session: u32) -> Result<FramePermit, PeerViolation> {
         self.step(LinkEnd::Opener, FrameType::Open, session)
+    }
+
+    /// The opener goes on with a session that has left another link.
+    pub fn permit_resume(&mut self, session: u32) -> Result<FramePermit, PeerViolation> {
+        self.step(LinkEnd::Opener, FrameType::Resume, session)
     }
 
     fn step(&mut self, from: LinkEnd, kind: FrameType, session: u32) -> Result<FramePermit, PeerViolation> {
@@ -160,17 +167,25 @@ pub enum SessionStage {
     OpenerEnded,
     /// The server has ended its direction.
     ServerEnded,
-    /// Both have ended, or it was refused or reset. Whatever still comes is late.
+    /// The opener has sent all that it sends here, and the session goes on over another link once the server has
+    /// too. Until then only a reset or credit comes from the opener.
+    Moving,
+    MovingOpenerEnded,
+    MovingServerEnded,
+    /// Both have ended, or it was refused or reset, or it has left this link. Whatever still comes is late.
     Closed,
 }
 
 impl SessionStage {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Opening,
         Self::OpeningEnded,
         Self::Carrying,
         Self::OpenerEnded,
         Self::ServerEnded,
+        Self::Moving,
+        Self::MovingOpenerEnded,
+        Self::MovingServerEnded,
         Self::Closed,
     ];
 
@@ -178,7 +193,7 @@ impl SessionStage {
     pub fn after(self, from: LinkEnd, kind: FrameType) -> Option<Self> {
         use LinkEnd::{Opener, Server};
         Some(match (self, from, kind) {
-            (_, _, FrameType::Open) => return None,
+            (_, _, FrameType::Open | FrameType::Resume) => return None,
             (Self::Closed, _, _) | (_, _, FrameType::Reset) => Self::Closed,
             (Self::Opening, Server, FrameType::Opened) => Self::Carrying,
             (Self::OpeningEnded, Server, FrameType::Opened) => Self::OpenerEnded,
@@ -194,7 +209,18 @@ impl SessionStage {
             (Self::OpenerEnded, Server, FrameType::End) => Self::Closed,
             (Self::ServerEnded, Opener, FrameType::Data) => Self::ServerEnded,
             (Self::ServerEnded, Opener, FrameType::End) => Self::Closed,
+            (Self::Carrying, Opener, FrameType::Move) => Self::Moving,
+            (Self::OpenerEnded, Opener, FrameType::Move) => Self::MovingOpenerEnded,
+            (Self::ServerEnded, Opener, FrameType::Move) => Self::MovingServerEnded,
             (Self::Carrying | Self::OpenerEnded | Self::ServerEnded, _, _) => return None,
+            (Self::Moving, Server, FrameType::Data) => Self::Moving,
+            (Self::Moving, Server, FrameType::End) => Self::MovingServerEnded,
+            (Self::MovingOpenerEnded, Server, FrameType::Data) => Self::MovingOpenerEnded,
+            (Self::MovingOpenerEnded, Server, FrameType::End) => Self::Closed,
+            (Self::Moving | Self::MovingOpenerEnded | Self::MovingServerEnded, Server, FrameType::Move) => {
+                Self::Closed
+            }
+            (Self::Moving | Self::MovingOpenerEnded | Self::MovingServerEnded, _, _) => return None,
         })
     }
 
@@ -212,9 +238,9 @@ impl SessionStage {
     /// Whether an end has said that no more of its bytes come.
     pub fn has_ended(self, end: LinkEnd) -> bool {
         match self {
-            Self::Opening | Self::Carrying => false,
-            Self::OpeningEnded | Self::OpenerEnded => end == LinkEnd::Opener,
-            Self::ServerEnded => end == LinkEnd::Server,
+            Self::Opening | Self::Carrying | Self::Moving => false,
+            Self::OpeningEnded | Self::OpenerEnded | Self::MovingOpenerEnded => end == LinkEnd::Opener,
+            Self::ServerEnded | Self::MovingServerEnded => end == LinkEnd::Server,
             Self::Closed => true,
         }
     }
@@ -224,6 +250,26 @@ impl SessionStage {
         matches!(self, Self::Opening | Self::OpeningEnded)
     }
 
+    /// Of a session on its way to another link: its stage there.
+    pub fn resumed(self) -> Option<Self> {
+        match self {
+            Self::Moving => Some(Self::Carrying),
+            Self::MovingOpenerEnded => Some(Self::OpenerEnded),
+            Self::MovingServerEnded => Some(Self::ServerEnded),
+            Self::Opening
+            | Self::OpeningEnded
+            | Self::Carrying
+            | Self::OpenerEnded
+            | Self::ServerEnded
+            | Self::Closed => None,
+        }
+    }
+
+    /// Whether this end has sent `move`, and sends no more bytes on this link.
+    pub fn is_held_back(self, end: LinkEnd) -> bool {
+        end == LinkEnd::Opener && self.resumed().is_some()
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Opening => "opening",
@@ -231,6 +277,9 @@ impl SessionStage {
             Self::Carrying => "carrying",
             Self::OpenerEnded => "opener ended",
             Self::ServerEnded => "server ended",
+            Self::Moving => "moving",
+            Self::MovingOpenerEnded => "moving, opener ended",
+            Self::MovingServerEnded => "moving, server ended",
             Self::Closed => "closed",
         }
     }
@@ -245,11 +294,12 @@ impl fmt::Display for SessionStage {
 /// The table of links as in `docs/link-protocol.md`: a row for each stage, a column for each frame and its
 /// sender; an empty cell is a violation.
 pub fn link_table() -> String {
-    use FrameType::{Data, Hello, Open, Ping, Retire, Services};
+    use FrameType::{Data, Hello, Open, Ping, Resume, Retire, Services};
     let columns = [
         (Hello, ""),
         (Services, ""),
         (Open, ""),
+        (Resume, ""),
         (Data, "of a session"),
         (Ping, "ping pong"),
         (Retire, "drain retire"),
@@ -259,8 +309,8 @@ pub fn link_table() -> String {
 
 /// The table of sessions, in the form of that of links.
 pub fn session_table() -> String {
-    use FrameType::{Credit, Data, End, Opened, Refused, Reset};
-    let columns = [(Opened, ""), (Refused, ""), (Data, ""), (End, ""), (Reset, ""), (Credit, "")];
+    use FrameType::{Credit, Data, End, Move, Opened, Refused, Reset};
+    let columns = [(Opened, ""), (Refused, ""), (Data, ""), (End, ""), (Reset, ""), (Credit, ""), (Move, "")];
     table(&SessionStage::ALL, SessionStage::after, &columns)
 }
 
@@ -305,12 +355,14 @@ mod tests {
 
     #[test]
     fn the_frames_of_one_column_move_alike() {
-        use FrameType::{Credit, Data, Drain, End, Opened, Ping, Pong, Refused, Reset, Retire};
+        use FrameType::{Credit, Data, Drain, End, Move, Opened, Ping, Pong, Refused, Reset, Retire};
         for stage in LinkStage::ALL {
             for end in [LinkEnd::Opener, LinkEnd::Server] {
-                for (shown, others) in
-                    [(Data, &[Opened, Refused, End, Reset, Credit][..]), (Ping, &[Pong]), (Retire, &[Drain])]
-                {
+                for (shown, others) in [
+                    (Data, &[Opened, Refused, End, Reset, Credit, Move][..]),
+                    (Ping, &[Pong]),
+                    (Retire, &[Drain]),
+                ] {
                     let next = |kind| stage.after(end, kind);
                     assert!(others.iter().all(|kind| next(*kind) == next(shown)), "{stage}: {shown}");
                 }
@@ -328,6 +380,28 @@ mod tests {
             let other = first.other();
             assert_eq!(stage.after(other, FrameType::Data), Some(stage));
             assert_eq!(stage.after(other, FrameType::End), Some(SessionStage::Closed));
+        }
+    }
+
+    #[test]
+    fn a_session_moves_once_it_is_answered_and_as_it_is() {
+        for stage in SessionStage::ALL {
+            let moving = stage.after(LinkEnd::Opener, FrameType::Move);
+            let is_movable = matches!(
+                stage,
+                SessionStage::Carrying | SessionStage::OpenerEnded | SessionStage::ServerEnded
+            );
+            let resumed = moving.and_then(SessionStage::resumed);
+            assert_eq!(resumed, is_movable.then_some(stage), "{stage}");
+            let Some(moving) = moving.filter(|_| is_movable) else { continue };
+            for kind in [FrameType::Data, FrameType::End, FrameType::Move] {
+                assert_eq!(moving.after(LinkEnd::Opener, kind), None, "{stage}: `move` was the last");
+            }
+            assert_eq!(moving.after(LinkEnd::Server, FrameType::Move), Some(SessionStage::Closed));
+            assert_eq!(moving.has_ended(LinkEnd::Server), stage.has_ended(LinkEnd::Server));
+            let may_send = |stage: SessionStage| stage.after(LinkEnd::Server, FrameType::Data).is_some();
+            assert_eq!(may_send(moving), may_send(stage));
+            assert!(moving.is_held_back(LinkEnd::Opener) && !moving.is_held_back(LinkEnd::Server));
         }
     }
 

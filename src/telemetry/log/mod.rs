@@ -31,7 +31,7 @@ use tracing_subscriber::{
 pub use self::{
     access::{AccessLog, AccessRecord},
     events::{LogEvent, NoticeLine},
-    sink::{lines_lost, loss_rows, reopen_all},
+    sink::{keep_umask, lines_lost, loss_rows, reopen_all},
 };
 use self::{
     line::{ERROR, LineClock, LogLayer, PlainLine, WARNING, with_priority},

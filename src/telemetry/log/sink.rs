@@ -1,20 +1,20 @@
 //! Where lines go: standard error or a file, each written by a thread of its own with a bounded queue.
 //!
 //! The reader may stop reading, the disk may be full, and the folder may disappear. In each case lines are lost
-//! and counted with their cause, and nothing else happens. A file that cannot be written is opened again with a
-//! later line, and so is one that was deleted. One that was renamed is written to until [`reopen_all`]. A line
+//! and counted with their cause, and nothing else happens. A file that cannot be written is tried again every second,
+//! and one that was deleted is made again with the next line. One that was renamed is written to until [`reopen_all`]. A line
 //! that was written only in part is ended before the next one.
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -38,16 +38,20 @@ const BATCH_DELAY: Duration = Duration::from_millis(5);
 const WRITTEN_BYTES: usize = 64 * 1024;
 /// How long until a file that cannot be opened is tried again.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a loss is shown.
+/// How long a loss is shown after its last line.
 const LOSS_SHOWN_MS: u64 = 60_000;
 /// A Landlock rule covers the folder itself, not its name.
 const LOCKED_OUT: &str = "; the lock of this gateway (`confine`) covers no folder that was made after the start: a restart \
                           does";
+/// The mode of a new file, before the umask.
+const FILE_MODE: u32 = 0o640;
 /// Not an error: the queue was full.
 const TOO_SLOW: i32 = 0;
 
 /// Lines that any sink has failed to write so far.
 static LINES_LOST: AtomicU64 = AtomicU64::new(0);
+/// The umask with which the process began, once it has another one.
+static FIRST_UMASK: OnceLock<u32> = OnceLock::new();
 /// Every sink that is in use, or still has lines to write.
 static SINKS: Mutex<Vec<OpenSink>> = Mutex::new(Vec::new());
 
@@ -100,6 +104,9 @@ struct SinkLoss {
     errno: i32,
     /// The time of the last one, by `clock::coarse_ms`.
     at_ms: Option<u64>,
+    /// The file still misses them, since it could not be written again so far. Otherwise an alert would end, write a
+    /// line about that, and lose it.
+    goes_on: bool,
 }
 
 #[derive(Debug)]
@@ -198,7 +205,8 @@ pub fn lines_lost() -> u64 {
     LINES_LOST.load(Ordering::Relaxed)
 }
 
-/// Where lines are being lost; each is shown for a minute after the last one.
+/// Where lines are being lost; each is shown for a minute after the last one, and as long as it cannot be reported
+/// there.
 pub fn loss_rows() -> Vec<LogLossRow> {
     let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
     let sinks = sinks.iter().filter_map(|sink| sink.handle.upgrade());
@@ -280,7 +288,7 @@ impl SinkState {
 
 impl SinkLoss {
     fn is_shown(&self, now_ms: u64) -> bool {
-        self.at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < LOSS_SHOWN_MS)
+        self.goes_on || self.at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < LOSS_SHOWN_MS)
     }
 }
 
@@ -322,7 +330,7 @@ impl SinkWriter {
     fn run(mut self) {
         // The file exists from the start, even if nothing is logged for a long time.
         self.open_if_due();
-        while let Ok(first) = self.lines.recv() {
+        while let Some(first) = self.next_message() {
             thread::sleep(BATCH_DELAY);
             let (mut text, mut count, mut flushes) = (Vec::new(), 0, Vec::new());
             let mut message = Some(first);
@@ -344,6 +352,18 @@ impl SinkWriter {
         }
     }
 
+    /// The next message; while lines are missing, the file is tried again meanwhile.
+    fn next_message(&mut self) -> Option<SinkMessage> {
+        while self.state.loss().goes_on {
+            match self.lines.recv_timeout(REOPEN_INTERVAL) {
+                Ok(message) => return Some(message),
+                Err(RecvTimeoutError::Timeout) => self.write_batch(&[], 0),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        self.lines.recv().ok()
+    }
+
     fn write_batch(&mut self, text: &[u8], count: u64) {
         self.open_if_due();
         let (lost, errno) = {
@@ -360,7 +380,10 @@ impl SinkWriter {
         let end = if self.torn.is_some() && self.torn == self.identity() { "\n" } else { "" };
         let batch = [end.as_bytes(), missing.as_bytes(), text].concat();
         match self.write_all(&batch) {
-            Ok(()) => (self.reported, self.torn) = (lost, None),
+            Ok(()) => {
+                (self.reported, self.torn) = (lost, None);
+                self.state.loss().goes_on = false;
+            }
             Err(CutBatch { written, error }) => {
                 let before = end.len() + missing.len();
                 if written > 0 {
@@ -373,6 +396,9 @@ impl SinkWriter {
                 let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
                 self.file = None;
                 self.state.lose(count.saturating_sub(whole as u64), errno);
+                // Only a line about the loss shows that it is over.
+                self.state.loss().goes_on =
+                    self.loss_line.is_some() && self.state.target != SinkTarget::StandardError;
                 // A terminal that has gone never comes back, and neither does whoever read the log there.
                 if self.state.target == SinkTarget::StandardError && errno == Errno::IO.raw_os_error() {
                     super::set_quiet(true);
@@ -440,10 +466,30 @@ fn write_counted(to: &mut impl Write, batch: &[u8]) -> Result<(), CutBatch> {
     Ok(())
 }
 
+/// New files keep to the umask with which the process began, whatever it is now: one that is made after a rotation is
+/// for the same readers.
+pub fn keep_umask(umask: u32) {
+    FIRST_UMASK.get_or_init(|| umask);
+}
+
 /// Opens without waiting, then writes normally: a slow reader delays only this thread.
 fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)?;
+    let mut options = OpenOptions::new();
+    options.append(true).mode(FILE_MODE).custom_flags(flags);
+    let file = match options.create_new(true).open(path) {
+        Ok(file) => {
+            if let Some(umask) = FIRST_UMASK.get() {
+                file.set_permissions(Permissions::from_mode(FILE_MODE & !umask))?;
+            }
+            file
+        }
+        // It is there, or is a symbolic link to somewhere.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            options.create_new(false).create(true).open(path)?
+        }
+        Err(error) => return Err(error),
+    };
     fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
     Ok(file)
 }
@@ -558,6 +604,26 @@ mod tests {
         sink.flush(SOON);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("1 lost: ") && text.ends_with("\nthree\n"), "{text}");
+    }
+
+    #[test]
+    fn a_loss_is_shown_until_the_file_can_be_written_again_even_if_no_line_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/log");
+        let sink = sink(&path);
+        sink.write("one".into());
+        sink.flush(SOON);
+        let state = &sink.0.state;
+        let a_minute_later = || clock::coarse_ms() + LOSS_SHOWN_MS;
+        assert!(state.loss_row(a_minute_later()).is_some());
+        fs::create_dir(folder.path().join("logs")).unwrap();
+        let begun = Instant::now();
+        while state.loss_row(a_minute_later()).is_some() {
+            assert!(begun.elapsed() < SOON, "it is still shown");
+            thread::sleep(BATCH_DELAY);
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("1 lost: ") && text.lines().count() == 1, "{text}");
     }
 
     #[test]

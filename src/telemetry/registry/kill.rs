@@ -2,7 +2,7 @@
 //! session ends as by itself, with its record; this only stops it and counts.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     sync::Arc,
 };
@@ -106,6 +106,18 @@ impl SessionRegistry {
         // Each of them wakes a task, so it is not done under the lock.
         found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));
         count_once(found.iter()) as u64
+    }
+
+    /// Sessions that links carry, by half, service and peer.
+    pub fn open_by_peer(&self) -> BTreeMap<(Half, ServiceName, Arc<str>), usize> {
+        let mut counts = BTreeMap::new();
+        let state = self.lock();
+        for (_, session) in state.clients().filter(|(_, session)| session.counters.is_carried()) {
+            if let Some(peer) = session.peer() {
+                *counts.entry((session.half, session.service.clone(), peer)).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Open sessions of clients; in a pair that runs in one process, a session is counted once.

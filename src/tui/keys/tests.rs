@@ -86,7 +86,11 @@ fn every_command_of_the_admin_socket_is_an_action() {
         Command::Dismiss { peer: String::new() },
         Command::Profiles,
         Command::Metrics { format: crate::telemetry::metrics::MetricsFormat::Text },
-        Command::History(crate::telemetry::history::HistoryRequest { step_seconds: 1, steps: 1 }),
+        Command::History(crate::telemetry::history::HistoryRequest {
+            step_seconds: 1,
+            steps: 1,
+            rows_at: None,
+        }),
         Command::Plan { profile: String::new() },
         Command::Verify { steps: Vec::new() },
         Command::Lockdown(Default::default()),

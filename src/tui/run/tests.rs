@@ -282,3 +282,37 @@ async fn a_gateway_that_hangs_holds_up_no_chart_of_another() {
     assert!(hangs.commands.try_recv().is_ok(), "it was asked");
     assert!(hangs.commands.try_recv().is_err(), "and not again, since it has not answered");
 }
+
+/// A gateway owes two answers at once, and the later one comes first.
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_another_command_is_none_of_those_that_were_asked_together() {
+    let (mut screen, _feed, [mut one, mut other]) = fleet();
+    let kill = Command::Kill { session: "00a1".into() };
+    screen.ask_gateways(vec![("hangs".into(), kill.clone()), ("well".into(), kill)]);
+    screen.ask_gateways(vec![("well".into(), Command::Reload)]);
+    let mut kills = Vec::new();
+    let answers = async {
+        for feed in [&mut other, &mut one] {
+            kills.push(feed.commands.recv().await.unwrap());
+        }
+        kills.push(other.commands.recv().await.unwrap());
+        let reload = kills.iter().position(|asked| asked.command == Command::Reload).unwrap();
+        kills.remove(reload).answer.send(CommandAnswer::Done("read again".into())).unwrap();
+        future::pending::<()>().await;
+    };
+    let event = tokio::select! {
+        event = next_event(&mut screen) => event,
+        () = answers => unreachable!("it waits forever"),
+    };
+    screen.handle_wakeup(event);
+    assert_eq!(screen.app.status_message(), Some(&StatusMessage::Done("well: read again".into())));
+    for kill in kills {
+        kill.answer.send(CommandAnswer::Killed(1)).unwrap();
+        let event = next_event(&mut screen).await;
+        screen.handle_wakeup(event);
+    }
+    let Some(StatusMessage::Done(text)) = screen.app.status_message() else { panic!("it is over") };
+    let mut parts: Vec<_> = text.split("; ").collect();
+    parts.sort_unstable();
+    assert_eq!(parts, ["hangs: 1 session is cut", "well: 1 session is cut"]);
+}

@@ -21,7 +21,7 @@ use crate::{
         trends::SummedGateways,
         view::{
             bars::{self, BarChartData},
-            panel, table,
+            panel, past_rows, table,
         },
     },
 };
@@ -134,13 +134,15 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     };
     let label = LABEL_CELLS.min(area.width / 3);
     let columns = columns(app, &report, area.width - label);
-    let gateways = gateways_then(app, &columns);
-    let [area, below] = Layout::vertical([
-        Constraint::Min(0),
-        Constraint::Length(gateway_lines(gateways.len(), area.height)),
-    ])
-    .areas(area);
-    draw_gateways(app, &gateways, below, buffer);
+    let (gateways, rows) = (gateways_then(app, &columns), app.past_rows());
+    let lines = rows.map_or(gateways.len(), past_rows::count);
+    let [area, below] =
+        Layout::vertical([Constraint::Min(0), Constraint::Length(lines_below(lines, area.height))])
+            .areas(area);
+    match rows {
+        Some(rows) => past_rows::draw(app, rows, below, buffer),
+        None => draw_gateways(app, &gateways, below, buffer),
+    }
     let plot = Rect { x: area.x + label, width: area.width - label, ..area };
     let axis = area.height.saturating_sub(1);
     let charts = u16::try_from(CHARTS.len()).unwrap_or(1).min(axis);
@@ -165,11 +167,11 @@ fn gateways_then<'a>(app: &'a App, columns: &HistoryColumns) -> Vec<GatewayThen<
     app.trends().of_gateways(begins..begins.saturating_add(columns.seconds))
 }
 
-/// Heads, the gateways and a line before them, where the charts leave that much.
-fn gateway_lines(gateways: usize, lines: u16) -> u16 {
-    match (gateways, lines) {
+/// Heads, the rows and a line before them, where the charts leave that much.
+fn lines_below(rows: usize, lines: u16) -> u16 {
+    match (rows, lines) {
         (0, _) | (_, ..GATEWAYS_LINES_MIN) => 0,
-        (gateways, lines) => u16::try_from(gateways.saturating_add(2)).unwrap_or(u16::MAX).min(lines / 3),
+        (rows, lines) => u16::try_from(rows.saturating_add(2)).unwrap_or(u16::MAX).min(lines / 3),
     }
 }
 
@@ -209,7 +211,7 @@ fn draw_gateways(app: &App, gateways: &[GatewayThen<'_>], area: Rect, buffer: &m
 }
 
 /// The first cell stands where the labels of the charts do, the others share what is left.
-fn draw_cells(
+pub fn draw_cells(
     app: &App,
     (name, style): (&str, Style),
     cells: impl IntoIterator<Item = (String, Style)>,
@@ -328,7 +330,7 @@ fn draw_axis(
 }
 
 /// `14:02:00Z`.
-fn time(at: u64) -> String {
+pub fn time(at: u64) -> String {
     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at.min(LATEST_SECONDS)));
     let text = time.map(|time| humantime::format_rfc3339_seconds(time).to_string()).unwrap_or_default();
     text.get(11..).unwrap_or("-").to_owned()

@@ -37,6 +37,7 @@ mod hit_test;
 mod legend;
 mod one_line;
 mod panel;
+mod past_rows;
 mod path;
 mod pool;
 mod profiles;
@@ -86,8 +87,28 @@ pub fn draw(frame: &mut Frame, app: &App) {
         LayoutSize::Small => return draw_small(app, area, buffer),
         LayoutSize::Line => return one_line::draw(app, table::line(area, 0), buffer),
     }
+    note_time(app, area, buffer);
     fade_outdated(app, body(area), buffer);
     draw_over(app, area, buffer);
+}
+
+/// While the cursor of the history is in the past, the tables still show now: only a recording has them for every
+/// time. Their frame says so.
+fn note_time(app: &App, area: Rect, buffer: &mut Buffer) {
+    let has_frame = match size(area) {
+        LayoutSize::Full => true,
+        // The last lines of the compact overview are events.
+        LayoutSize::Compact => app.screen() != Screen::Overview || app.detail().is_some(),
+        LayoutSize::List | LayoutSize::Small | LayoutSize::Line => false,
+    };
+    let Some(at) = app.history_cursor().filter(|_| has_frame && !app.is_replay()) else { return };
+    if app.screen() != Screen::History {
+        let body = body(area);
+        let line = table::line(body, body.height.saturating_sub(1));
+        let place = Rect { x: line.x + 2, width: line.width.saturating_sub(4), ..line };
+        let note = format!(" this is now; the cursor of H is at {} ", history::time(at));
+        table::write(&note, app.style.theme.attention, place, buffer);
+    }
 }
 
 /// What covers the panels.

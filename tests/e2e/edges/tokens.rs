@@ -4,9 +4,9 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD as BASE64URL;
-use portcullis::profile::Mode;
+use portcullis::{profile::Mode, telemetry::snapshot::EndedRow};
 use serde_json::{Value, json};
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{io::AsyncReadExt, net::TcpStream, sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
     http::{GET, answered, port},
@@ -16,7 +16,7 @@ use super::{
 use crate::support::{
     gateway::{PATIENCE, TestFolder},
     mode_pair::{MODES, ModePair, Plan},
-    peers::{Backend, dial, expect_bytes, send},
+    peers::{Backend, dial, dial_from, expect_bytes, send},
     tokens::{Signer, hmac_of, now},
 };
 
@@ -202,6 +202,52 @@ async fn invalid_tokens_are_refused_and_never_shown() {
         let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&changed));
         assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK", "{changed}");
     }
+}
+
+/// Their signatures are computed beside what carries sessions, so a sender that goes on is made to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_wrong_tokens_is_charged_to_its_sender_and_nobody_else() {
+    const SENDERS: usize = 16;
+    let (signer, backend, place) = (Signer::new(), DescribingBackend::new().await, TestFolder::new());
+    write_keys(&place, &signer.keys("one"), 0o644);
+    let (auth, accept) = (auth(""), "http://127.0.0.1:0");
+    let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Direct, &backend.address) };
+    let pair = plan.start_in(place).await;
+    let at = port(&pair).await;
+    let head = json!({ "alg": "RS256", "kid": "one-rs" });
+    let (right, forged) = (signer.sign(&head, &claims()), Signer::new().sign(&head, &claims()));
+    let (right, forged) = (bearer(&right), bearer(&forged));
+    // Somebody else behind the senders' address, who was there before.
+    let mut beside = dial_from("127.0.1.1", at).await;
+    assert_eq!(status(&mut beside, &right).await, "200 OK");
+    let (tell, mut answers) = mpsc::channel(1 << 10);
+    let mut flood = JoinSet::new();
+    for _ in 0..SENDERS {
+        let (tell, forged) = (tell.clone(), forged.clone());
+        flood.spawn(async move {
+            let mut client = dial_from("127.0.1.1", at).await;
+            while tell.send(status(&mut client, &forged).await).await.is_ok() {}
+        });
+    }
+    let mut unknown = 0;
+    loop {
+        let answer = timeout(4 * PATIENCE, answers.recv()).await.expect("it is answered").unwrap();
+        match answer.as_str() {
+            "401 Unauthorized" => unknown += 1,
+            other => break assert_eq!(other, "429 Too Many Requests"),
+        }
+    }
+    assert!(unknown >= 48, "only {unknown} before the first one is made to wait");
+    let mut elsewhere = dial(at).await;
+    for _ in 0..10 {
+        assert_eq!(status(&mut elsewhere, &right).await, "200 OK");
+        assert_eq!(status(&mut beside, &right).await, "200 OK", "its token was right a moment ago");
+    }
+    flood.shutdown().await;
+    let shown = pair.dmz.now().await;
+    let is_refused =
+        |row: &EndedRow| row.end == "LA" && row.reason == "`auth`: it has sent too many wrong tokens";
+    assert!(shown.ended.iter().any(is_refused), "{:?}", shown.ended);
 }
 
 #[tokio::test]

@@ -6,18 +6,19 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use super::halves::{GatewayEchoSession, OpenerHalf, ServerHalf};
 use crate::support::{
     frames::{
-        self, CREDIT, DATA, DATA_MAX, DRAIN, END, HELLO, OPEN, OPENED, PING, PONG, REFUSED, RESET, RETIRE,
-        RawLink, SERVICES, WINDOW, frame, frame_of,
+        self, CREDIT, DATA, DATA_MAX, DRAIN, END, HELLO, MOVE, OPEN, OPENED, PING, PONG, REFUSED, RESET,
+        RESUME, RETIRE, RawLink, SERVICES, WINDOW, frame, frame_of,
     },
     peers::{Backend, expect_end, expect_reset, send},
 };
 
-const KINDS: [u8; 13] =
-    [HELLO, SERVICES, OPEN, OPENED, REFUSED, DATA, END, RESET, CREDIT, PING, PONG, DRAIN, RETIRE];
+const KINDS: [u8; 15] = [
+    HELLO, SERVICES, OPEN, OPENED, REFUSED, DATA, END, RESET, CREDIT, PING, PONG, DRAIN, RETIRE, MOVE, RESUME,
+];
 /// What may come whenever a link stands.
 const ALWAYS: [u8; 4] = [PING, PONG, DRAIN, RETIRE];
 /// What an end that has closed a session passes over.
-const LATE: [u8; 6] = [OPENED, REFUSED, DATA, END, RESET, CREDIT];
+const LATE: [u8; 7] = [OPENED, REFUSED, DATA, END, RESET, CREDIT, MOVE];
 
 /// A well-formed frame of each kind, of `session` where it is of one; `hello` is the one of the end that speaks.
 fn any(session: u32, kind: u8, hello: &[u8]) -> Vec<u8> {
@@ -30,9 +31,11 @@ fn any(session: u32, kind: u8, hello: &[u8]) -> Vec<u8> {
         RESET => frames::reset(2),
         CREDIT => frames::credit(1000),
         PING | PONG => b"12345678".to_vec(),
+        // Of no bytes, with a ticket that is none.
+        MOVE | RESUME => vec![0; 28],
         _ => Vec::new(),
     };
-    let is_of_session = LATE.contains(&kind) || kind == OPEN;
+    let is_of_session = LATE.contains(&kind) || matches!(kind, OPEN | RESUME);
     frame_of(if is_of_session { session } else { 0 }, kind, &body)
 }
 
@@ -55,9 +58,9 @@ const OPENER: [(State, &[u8]); 6] = [
     (State::AwaitingGrant, &[HELLO]),
     (State::Ready, &[OPEN]),
     (State::Refused, &LATE),
-    (State::Carrying, &[DATA, END, RESET, CREDIT]),
-    (State::OpenerEnded, &[RESET, CREDIT]),
-    (State::ServerEnded, &[DATA, END, RESET, CREDIT]),
+    (State::Carrying, &[DATA, END, RESET, CREDIT, MOVE]),
+    (State::OpenerEnded, &[RESET, CREDIT, MOVE]),
+    (State::ServerEnded, &[DATA, END, RESET, CREDIT, MOVE]),
 ];
 
 /// A link with a session on it, and one more in a state.
@@ -117,6 +120,11 @@ async fn the_half_that_serves_takes_each_frame_only_where_it_belongs() {
                 allowed.contains(&kind) || (state != State::AwaitingGrant && ALWAYS.contains(&kind));
             link.send_raw(&any(number, kind, &frames::grant(8, &["orders"]))).await;
             if is_allowed {
+                if kind == MOVE && state != State::Refused {
+                    // It would wait for its ticket to come back.
+                    let answer = link.expect_kind(MOVE).await;
+                    link.send_raw(&frame_of(number, RESUME, &answer)).await;
+                }
                 until_pong(&mut link, &format!("{kind} in {state:?}")).await;
                 if let (RESET, Some(mut tested)) = (kind, tested)
                     && state != State::OpenerEnded
@@ -248,7 +256,7 @@ async fn the_half_that_opens_takes_each_frame_only_where_it_belongs() {
 /// Invalid bytes and forbidden frames, each sent on an established link.
 fn lies() -> Vec<Vec<u8>> {
     let mut lies = Vec::new();
-    for kind in (0..=0).chain(14..=18).chain([0x16, 0x7f, 0x80, 0xff]) {
+    for kind in (0..=0).chain(16..=18).chain([0x16, 0x7f, 0x80, 0xff]) {
         for length in [0, 8, 0xff_ffff] {
             lies.push(frames::header(kind, length).to_vec());
             lies.push(frames::header_of(1, kind, length).to_vec());
@@ -269,17 +277,20 @@ fn lies() -> Vec<Vec<u8>> {
         (PONG, &[0, 7, 9]),
         (DRAIN, &[1]),
         (RETIRE, &[1]),
+        (MOVE, &[0, 27, 29]),
+        (RESUME, &[0, 27, 29]),
     ] {
-        let session = u32::from(LATE.contains(&kind) || kind == OPEN);
+        let session = u32::from(LATE.contains(&kind) || matches!(kind, OPEN | RESUME));
         for length in lengths.iter().chain(&[0xff_ffff]) {
             lies.push(frames::header_of(session, kind, *length).to_vec());
         }
         // A session where there is none, or none where there is one.
-        let length = [0, 1, 4, 8, 16].into_iter().find(|length| match kind {
+        let length = [0, 1, 4, 8, 16, 28].into_iter().find(|length| match kind {
             OPENED | END | DRAIN | RETIRE => *length == 0,
             REFUSED | RESET | DATA => *length == 1,
             CREDIT => *length == 4,
             PING | PONG => *length == 8,
+            MOVE | RESUME => *length == 28,
             _ => *length == 16,
         });
         lies.push(frames::header_of(1 - session, kind, length.unwrap()).to_vec());

@@ -15,6 +15,7 @@ mod hours;
 mod liveness;
 mod lockdown;
 mod misused;
+mod moving;
 mod opening;
 mod per_peer;
 mod retried;

@@ -37,6 +37,8 @@ pub const PING: u8 = 10;
 pub const PONG: u8 = 11;
 pub const DRAIN: u8 = 12;
 pub const RETIRE: u8 = 13;
+pub const MOVE: u8 = 14;
+pub const RESUME: u8 = 15;
 
 pub const OURS: &str = "portcullis/2";
 pub const SOCKS: &str = "socks/5";
@@ -50,7 +52,7 @@ pub const COPY_MAX: usize = 65_536;
 pub const WINDOW: usize = 65_536;
 
 fn is_about_session(kind: u8) -> bool {
-    (OPEN..=CREDIT).contains(&kind)
+    matches!(kind, OPEN..=CREDIT | MOVE | RESUME)
 }
 
 pub fn frame(kind: u8, body: &[u8]) -> Vec<u8> {

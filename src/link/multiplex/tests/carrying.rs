@@ -49,7 +49,7 @@ fn the_row_of_a_session_is_small() {
 }
 
 /// Carries a session to its end, with this much in each direction.
-async fn carry(at: usize, session: Session, up: Vec<u8>, down: Vec<u8>) {
+pub(super) async fn carry(at: usize, session: Session, up: Vec<u8>, down: Vec<u8>) {
     let Session { client, backend, mut opener, mut server, counters } = session;
     let (mut client_in, mut client_out) = client.into_split();
     let (mut backend_in, mut backend_out) = backend.into_split();

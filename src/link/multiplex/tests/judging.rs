@@ -70,7 +70,8 @@ async fn sessions_of_which_nothing_has_left_come_back_for_the_next() {
 async fn check_come_back(ours: NetStream, theirs: NetStream) {
     let peer = Peer { name: None, address: "peer".into(), instance: None };
     let (end, load, numbers) = (LinkEnd::Opener, LinkLoad::new(256), Arc::default());
-    let parts = LinkParts { id: 1, stream: ours, peer, end, load, numbers };
+    let parked = Arc::default();
+    let parts = LinkParts { id: 1, stream: ours, peer, end, load, numbers, parked };
     let (mut link, handle) = MultiplexedLink::new(parts);
     let local = || LocalSide {
         stream: NetStream::Echo(Box::default()),

@@ -2,6 +2,8 @@
 
 mod carrying;
 mod judging;
+mod moved_by_hand;
+mod moving;
 
 use std::{
     io,
@@ -16,6 +18,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     credit::{WINDOW_BYTES, WINDOW_BYTES_MAX},
@@ -23,11 +26,14 @@ use super::{
         COMMANDS_MAX, IncomingSession, LinkClosed, LinkHandle, LinkLoss, LocalSide, SessionFate,
         SessionHandle,
     },
+    moving::MoveTargets,
+    parked::ParkedSessions,
     task::{LinkParts, MultiplexedLink, OwnerEvent},
 };
 use crate::{
     link::{
         Peer,
+        link_table::next_link_id,
         load::{LinkLoad, SessionPlace},
     },
     net::{read_ahead::ReadAhead, stream::NetStream},
@@ -39,7 +45,7 @@ use crate::{
             decoder::{DecodedPiece, FrameReader},
             frame::{CutCause, FrameHead, FrameType, LinkFrame},
             open::OpenRequest,
-            state::LinkEnd,
+            state::{LinkEnd, LinkStage, SessionStage},
         },
     },
     tasks::Tasks,
@@ -72,31 +78,68 @@ fn cause_of(_: &NetStream, _: &io::Error) -> CutCause {
 /// One end of a link, served until it ends.
 struct Served {
     handle: LinkHandle,
+    load: Arc<LinkLoad>,
     incoming: mpsc::Receiver<IncomingSession>,
     ended: mpsc::Receiver<LinkLoss>,
+    /// Retires the link, whose sessions move there.
+    moves: mpsc::Sender<Arc<dyn MoveTargets>>,
+    /// Cuts it, like a process that is killed.
+    cut: CancellationToken,
+}
+
+/// What all links of a process share.
+#[derive(Default, Clone)]
+struct LinksOfProcess {
+    numbers: Arc<AtomicU32>,
+    parked: Arc<ParkedSessions>,
 }
 
 fn serve(stream: NetStream, end: LinkEnd) -> Served {
-    let peer = Peer { name: None, address: "peer".into(), instance: None };
-    let numbers = Arc::new(AtomicU32::new(0));
-    let parts = LinkParts { id: 1, stream, peer, end, load: LinkLoad::new(256), numbers };
-    let (mut link, handle) = MultiplexedLink::new(parts);
-    let tasks = Tasks::default();
-    let ((opened, incoming), (end, ended)) = (mpsc::channel(256), mpsc::channel(1));
-    tasks.spawn("link", async move {
-        loop {
-            match link.next_event().await {
-                OwnerEvent::Opened(_, session) => drop(opened.try_send(session)),
-                OwnerEvent::Ended(loss) => {
-                    // A test may not wait for it.
-                    let _ = end.try_send(loss);
-                    return;
-                }
-                _ => {}
+    LinksOfProcess::default().serve(stream, end)
+}
+
+impl LinksOfProcess {
+    fn serve(&self, stream: NetStream, end: LinkEnd) -> Served {
+        let peer = Peer { name: None, address: "peer".into(), instance: None };
+        let (load, numbers, parked) = (LinkLoad::new(256), self.numbers.clone(), self.parked.clone());
+        let parts = LinkParts { id: next_link_id(), stream, peer, end, load: load.clone(), numbers, parked };
+        let (link, handle) = MultiplexedLink::new(parts);
+        let ((opened, incoming), (end, ended)) = (mpsc::channel(256), mpsc::channel(1));
+        let ((moves, asked), cut) = (mpsc::channel(1), CancellationToken::new());
+        let driving = drive(link, opened, end, asked);
+        let is_cut = cut.clone();
+        Tasks::default().spawn("link", async move {
+            is_cut.run_until_cancelled(driving).await;
+        });
+        Served { handle, load, incoming, ended, moves, cut }
+    }
+}
+
+async fn drive(
+    mut link: MultiplexedLink,
+    opened: mpsc::Sender<IncomingSession>,
+    end: mpsc::Sender<LinkLoss>,
+    mut asked: mpsc::Receiver<Arc<dyn MoveTargets>>,
+) {
+    loop {
+        let event = tokio::select! {
+            Some(targets) = asked.recv() => {
+                link.ask_to_leave(FrameType::Retire);
+                link.move_sessions_to(targets);
+                continue;
             }
+            event = link.next_event() => event,
+        };
+        match event {
+            OwnerEvent::Opened(_, session) => drop(opened.try_send(session)),
+            OwnerEvent::Ended(loss) => {
+                // A test may not wait for it.
+                let _ = end.try_send(loss);
+                return;
+            }
+            _ => {}
         }
-    });
-    Served { handle, incoming, ended }
+    }
 }
 
 impl Served {
@@ -209,9 +252,14 @@ struct RawPeer {
 
 impl RawPeer {
     async fn to(end: LinkEnd) -> (Self, Served) {
+        Self::to_process(end, &LinksOfProcess::default()).await
+    }
+
+    async fn to_process(end: LinkEnd, process: &LinksOfProcess) -> (Self, Served) {
         let (ours, theirs) = connected().await;
         let decoder = FrameReader::new(end);
-        (Self { stream: theirs, decoder, received: Default::default() }, serve(NetStream::Tcp(ours), end))
+        let peer = Self { stream: theirs, decoder, received: Default::default() };
+        (peer, process.serve(NetStream::Tcp(ours), end))
     }
 
     async fn send(&mut self, session: u32, frame: LinkFrame) {
